@@ -1,0 +1,60 @@
+"""Lightning modules that join models which know different things.
+
+The names below are resolved on first use, so that importing the package costs little more than importing Lightning.
+Anything else is named by its import path.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Batch": "data.base",
+    "Expert": "experts.expert",
+    "ExpertModule": "experts.training",
+    "ExpertOutputs": "experts.outputs",
+    "ExpertPool": "experts.pool",
+    "FoEFuserModule": "foe.module",
+    "ImageDataModule": "data.image",
+    "OutputsDataModule": "experts.outputs",
+    "collect": "experts.collecting",
+    "diagnose": "experts.diagnosis",
+}
+
+if TYPE_CHECKING:
+    from lightning_fusion.data.base import Batch
+    from lightning_fusion.data.image import ImageDataModule
+    from lightning_fusion.experts.collecting import collect
+    from lightning_fusion.experts.diagnosis import diagnose
+    from lightning_fusion.experts.expert import Expert
+    from lightning_fusion.experts.outputs import ExpertOutputs, OutputsDataModule
+    from lightning_fusion.experts.pool import ExpertPool
+    from lightning_fusion.experts.training import ExpertModule
+    from lightning_fusion.foe.module import FoEFuserModule
+
+__all__ = [
+    "Batch",
+    "Expert",
+    "ExpertModule",
+    "ExpertOutputs",
+    "ExpertPool",
+    "FoEFuserModule",
+    "ImageDataModule",
+    "OutputsDataModule",
+    "collect",
+    "diagnose",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562)."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; public names: {', '.join(__all__)}")
+    value = getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

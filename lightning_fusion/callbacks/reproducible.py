@@ -1,0 +1,49 @@
+"""A resumed run draws the same random numbers as one that was not interrupted."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+
+class EpochSeed(Callback):
+    """Seed Python, NumPy and torch at the start of every training epoch from (seed, epoch, process).
+
+    Random states need not be stored then: epoch n draws the same numbers whether the run began with it, was resumed
+    before it, or came from epoch n - 1. Each process draws its own. A seed that was not given is drawn once from
+    torch's generator, which ``seed_everything`` controls, and kept in the checkpoint.
+
+    Args:
+        seed: Of all epochs; drawn at the start of training where None.
+
+    Example:
+        >>> EpochSeed(seed=3).state_dict()
+        {'seed': 3}
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        self.seed = seed
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw a seed where none was given; the first process's is everybody's."""
+        if self.seed is None:
+            drawn = int(torch.randint(2**31, (1,)).item())
+            self.seed = int(trainer.strategy.broadcast(drawn))
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Seed this process for this epoch."""
+        state = np.random.SeedSequence([self.seed or 0, trainer.current_epoch, trainer.global_rank])
+        value = int(state.generate_state(1)[0])
+        random.seed(value)
+        np.random.seed(value)  # noqa: NPY002  (the global state is what user code draws from)
+        torch.manual_seed(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seed."""
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the seed of the interrupted run."""
+        self.seed = state_dict["seed"]

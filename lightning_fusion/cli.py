@@ -1,0 +1,367 @@
+"""The command line: LightningCLI for ``fit``, ``validate``, ``test`` and ``predict``, and four commands of our own."""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from lightning_fusion import __version__
+from lightning_fusion.errors import InputError, shorten
+
+RECIPES = {"foe": "lightning_fusion.recipes.foe.foe"}
+"""Recipes by name, as import paths."""
+
+_USAGE = """usage: lightning-fusion COMMAND [options]
+
+commands of a training run (LightningCLI):
+  fit         train an expert, a fuser, ... from a YAML: -c FILE
+  validate    evaluate on the validation split
+  test        evaluate on the test split
+  predict     predict the test split
+
+commands around it:
+  recipe      a paper's whole protocol: recipe {recipes} --config FILE --output DIR
+  collect     ask a pool of experts about a data set, once, and store the answers
+  diagnose    say whether fusing is worth it, before anything is trained
+  export      a fused network as one torch.export program or ONNX file
+
+'lightning-fusion COMMAND --help' lists the options. A configuration file that does not exist is looked up among the
+shipped ones: {configs}"""
+
+# Facts that flow from the data module to the model, by the name that both use.
+_LINKS = {
+    "classes": "classes",
+    "expert_classes": "expert_classes",
+    "expert_domains": "expert_domains",
+    "domains": "domains",
+    "own_domains": "trained_on",
+    "preprocessing": "preprocessing",
+}
+
+
+def shipped_configs() -> Path:
+    """The folder of the shipped YAMLs: inside an installed wheel, or beside the package in a clone."""
+    package = Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def find_config(name: str) -> str:
+    """A configuration file by path, or by its name among the shipped ones.
+
+    Args:
+        name: ``my.yaml``, or ``foe/digits.yaml``, ``configs/foe/digits.yaml`` or ``foe/digits`` for a shipped file.
+
+    Raises:
+        InputError: If there is none; names those that there are.
+    """
+    if Path(name).is_file():
+        return name
+    root = shipped_configs()
+    short = name.removeprefix("configs/")
+    for candidate in (root / short, root / f"{short}.yaml"):
+        if candidate.is_file():
+            return str(candidate)
+    known = sorted(str(path.relative_to(root)) for path in root.rglob("*.yaml"))
+    raise InputError(f"config: found no file {name}, and no shipped one of that name; shipped are {shorten(known, 50)}")
+
+
+class FusionArgumentParser(LightningArgumentParser):
+    """Says in one line which key is wrong."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Stop with one line that names the key; ``JSONARGPARSE_DEBUG=true`` shows everything."""
+        if os.environ.get("JSONARGPARSE_DEBUG"):
+            return super().error(message, ex)
+        raise InputError(condense(message))
+
+
+def condense(message: str) -> str:
+    """The innermost complaint of a parser's message, with the key it is about.
+
+    Example:
+        >>> condense('Parser key "model":\\n  Problem with given class_path "a.B":\\n    Key "hidn" is not expected')
+        'model: Key "hidn" is not expected'
+    """
+    keys = re.findall(r'Parser key "([^"]+)"|key "([\w.]+)":', message)
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
+    informative = [
+        line
+        for line in lines
+        if not re.match(r"(Parser key|Problem with given class_path|Does not validate against any|tip:|usage:)", line)
+    ]
+    best = next(
+        (line for line in informative if re.search(r"not expected|is required|No such|Unable to import|not a subclass", line)),
+        informative[0] if informative else message.strip(),
+    )
+    key = ".".join(dict.fromkeys(a or b for a, b in keys))
+    text = best if not key or best.startswith(key) else f"{key}: {best}"
+    return re.sub(r"\s+", " ", text)[:600]
+
+
+class FusionSaveConfig(SaveConfigCallback):
+    """Keep the configuration with each run: in the logger's own folder, and in wandb's record of the run."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save once, before anything is trained."""
+        if self.already_saved:
+            return
+        text = self.parser.dump(self.config, skip_none=False)
+        plain = yaml.safe_load(text)
+        if trainer.is_global_zero:
+            for folder in self._folders(trainer):
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / self.config_filename).write_text(text)
+            for logger in trainer.loggers:
+                record = getattr(getattr(logger, "experiment", None), "config", None)
+                if type(logger).__name__ == "WandbLogger" and record is not None:
+                    record.update(_flat(plain), allow_val_change=True)
+        self.already_saved = True
+
+    @staticmethod
+    def _folders(trainer: Trainer) -> list[Path]:
+        folders = []
+        for logger in trainer.loggers:
+            if type(logger).__name__ == "WandbLogger":  # its save_dir is shared by all runs
+                folders.append(Path(logger.save_dir or ".") / str(logger.name) / str(logger.version))
+            elif getattr(logger, "log_dir", None):
+                folders.append(Path(logger.log_dir))
+        return folders or [Path(trainer.default_root_dir)]
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots, as a sweep names them."""
+    if not isinstance(config, dict) or not config:
+        return {prefix: config}
+    result: dict[str, Any] = {}
+    for key, value in config.items():
+        result |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return result
+
+
+class FusionCLI(LightningCLI):
+    """LightningCLI in subclass mode on both sides, with facts that flow from the data module to the model."""
+
+    def __init__(self, args: Sequence[str]) -> None:
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            save_config_callback=FusionSaveConfig,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            parser_kwargs={"parser_mode": "omegaconf+", "version": __version__},
+            parser_class=FusionArgumentParser,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=list(args),  # type: ignore[arg-type]
+            auto_configure_optimizers=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Link the data module's facts to the model's arguments of the same name."""
+        for source, target in _LINKS.items():
+            parser.link_arguments(
+                "data", f"model.init_args.{target}", compute_fn=self._fact(source, target), apply_on="instantiate"
+            )
+
+    def _fact(self, source: str, target: str) -> Callable[[Any], Any]:
+        """The data module's fact; what the user wrote where the data module has none."""
+
+        def fact(data: Any) -> Any:
+            value = getattr(data, source, None)
+            return self._written(target) if value is None else value
+
+        return fact
+
+    def _written(self, target: str) -> Any:
+        value = self.config[self.config.subcommand].get(f"model.init_args.{target}")
+        return value.as_dict() if isinstance(value, Namespace) else value
+
+    def _parse_ckpt_path(self) -> None:
+        """Take the model's arguments from the checkpoint, as Lightning does, and say which ones that changes.
+
+        A checkpoint that names no class was written by a module built in Python from objects: the YAML stands.
+        """
+        subcommand = self.config.get("subcommand")
+        path = self.config[subcommand].get("ckpt_path") if subcommand else None
+        if not path or not Path(path).is_file():
+            if path and path not in ("best", "last", "hpc", "registry"):
+                raise InputError(f"ckpt_path: found no file {path}")
+            return
+        import torch
+
+        recorded = torch.load(path, weights_only=True, map_location="cpu").get("hyper_parameters", {})
+        if "_class_path" not in recorded:
+            return
+        before = _flat(self.config[subcommand].get("model").as_dict())
+        super()._parse_ckpt_path()
+        after = _flat(self.config[subcommand].get("model").as_dict())
+        changed = [key for key in after if key.startswith("init_args.") and key in before and before[key] != after[key]]
+        if changed:
+            print(f"ckpt_path: {path} sets {shorten(changed, 20)} (resuming keeps the checkpoint's values)")
+
+
+def main(args: Sequence[str] | None = None) -> Any:
+    """Run the command line.
+
+    Args:
+        args: Command and options; those of the process where None.
+
+    Returns:
+        What the command made: the CLI object, a report, a store, a diagnosis, or an export's manifest. From a shell it is None.
+
+    Raises:
+        SystemExit: With status 2 and one line on standard error for wrong input, from a shell.
+        InputError: For wrong input, when called with ``args``.
+    """
+    from_shell = args is None
+    given = sys.argv[1:] if args is None else [str(arg) for arg in args]
+    if from_shell:
+        sys.argv = sys.argv[:1]
+        sys.path.insert(0, os.getcwd())  # a user's own modules, as 'python -m' finds them
+    try:
+        result = _dispatch(given)
+    except InputError as error:
+        if not from_shell or os.environ.get("LIGHTNING_FUSION_DEBUG"):
+            raise
+        print(f"lightning-fusion: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    return None if from_shell else result
+
+
+def _dispatch(args: list[str]) -> Any:
+    set_parsing_settings(config_read_mode_urls_enabled=False)
+    command = args[0] if args else "--help"
+    if command in ("-h", "--help"):
+        print(_USAGE.format(recipes="{" + ",".join(RECIPES) + "}", configs=shipped_configs()))
+        return None
+    if command == "--version":
+        print(f"lightning-fusion {__version__}")
+        return None
+    own: dict[str, Callable[[list[str]], Any]] = {
+        "recipe": _recipe,
+        "collect": _collect,
+        "diagnose": _diagnose,
+        "export": _export,
+    }
+    if command in own:
+        return own[command](_with_found_configs(args[1:]))
+    if command not in FusionCLI.subcommands():
+        raise InputError(f"found no command {command!r}; there are {', '.join([*FusionCLI.subcommands(), *own])}")
+    return FusionCLI(_with_found_configs(args))
+
+
+def _with_found_configs(args: list[str]) -> list[str]:
+    result, previous = [], ""
+    for arg in args:
+        if previous in ("-c", "--config"):
+            result.append(find_config(arg))
+        elif arg.startswith(("--config=", "-c=")):
+            name, _, value = arg.partition("=")
+            result.append(f"{name}={find_config(value)}")
+        else:
+            result.append(arg)
+        previous = arg
+    return result
+
+
+def _parser(command: str, description: str) -> FusionArgumentParser:
+    parser = FusionArgumentParser(
+        prog=f"lightning-fusion {command}", description=description, parser_mode="omegaconf+", dump_header=None
+    )
+    parser.add_argument("-c", "--config", action="config", help="YAML file with any of the options below.")
+    return parser
+
+
+def _arguments(parser: ArgumentParser, args: list[str]) -> dict[str, Any]:
+    config = parser.parse_args(args)
+    return parser.instantiate_classes(config).as_dict() | {"config": config}
+
+
+def _recipe(args: list[str]) -> Any:
+    from importlib import import_module
+
+    if not args or args[0] in ("-h", "--help") or args[0] not in RECIPES:
+        found = f"found {args[0]!r}" if args and not args[0].startswith("-") else "found none"
+        raise InputError(f"recipe: name one of {', '.join(RECIPES)} first; {found}")
+    module, _, name = RECIPES[args[0]].rpartition(".")
+    function = getattr(import_module(module), name)
+    parser = _parser(f"recipe {args[0]}", (function.__doc__ or "").partition("\n")[0])
+    parser.add_function_arguments(function, fail_untyped=True)
+    arguments = _arguments(parser, args[1:])
+    config = arguments.pop("config")
+    report = function(**arguments)
+    config.pop("config", None)
+    (Path(arguments["output"]) / "config.yaml").write_text(parser.dump(config, skip_none=False))
+    return report
+
+
+def _collect(args: list[str]) -> Any:
+    from lightning_fusion.experts.collecting import collect
+    from lightning_fusion.experts.expert import Expert
+    from lightning_fusion.experts.pool import ExpertPool
+
+    parser = _parser("collect", "Ask a pool of experts about a data set, once, and store the answers.")
+    parser.add_argument("--experts", type=dict[str, Expert], required=True, help="Experts by name.")
+    parser.add_subclass_arguments(LightningDataModule, "data", required=True)
+    parser.add_argument("--output", type=str, required=True, help="Folder of the store.")
+    parser.add_argument("--splits", type=list[str], default=["train", "val", "test"])
+    parser.add_argument("--features", type=bool, default=False, help="Store each expert's features as well.")
+    parser.add_argument("--overwrite", type=bool, default=False, help="Replace another store.")
+    parser.add_class_arguments(Trainer, "trainer", instantiate=True)
+    parser.set_defaults({"trainer.logger": False, "trainer.enable_checkpointing": False})
+    given = _arguments(parser, args)
+    outputs = collect(
+        ExpertPool(given["experts"]),
+        given["data"],
+        given["output"],
+        given["splits"],
+        given["features"],
+        given["trainer"],
+        given["overwrite"],
+    )
+    print(outputs)
+    return outputs
+
+
+def _diagnose(args: list[str]) -> Any:
+    from lightning_fusion.experts.diagnosis import diagnose
+    from lightning_fusion.experts.outputs import ExpertOutputs
+
+    parser = _parser("diagnose", "Say whether fusing is worth it, before anything is trained.")
+    parser.add_argument("--store", type=str, required=True, help="Folder that 'collect' wrote.")
+    parser.add_argument("--split", type=str, default="train", help="The rows the fuser would train on.")
+    parser.add_argument("--unseen", type=str | None, default="test", help="A split that no expert was trained on.")
+    parser.add_argument("--output", type=str | None, default=None, help="Folder for diagnosis.json and diagnosis.png.")
+    given = _arguments(parser, args)
+    diagnosis = diagnose(ExpertOutputs.open(given["store"]), given["split"], given["unseen"])
+    diagnosis.print()
+    if given["output"]:
+        diagnosis.save(given["output"])
+        print(f"wrote diagnosis.json and diagnosis.png to {given['output']}")
+    return diagnosis
+
+
+def _export(args: list[str]) -> Any:
+    from lightning_fusion.experts.expert import Expert
+    from lightning_fusion.export import export
+
+    parser = _parser("export", "Write a fused network as one program, with a manifest and a parity check.")
+    parser.add_argument("--experts", type=dict[str, Expert], required=True, help="Experts by name.")
+    parser.add_argument("--checkpoint", type=str, required=True, help="The fuser's checkpoint.")
+    parser.add_argument("--output", type=str, required=True, help="Folder of the exported program.")
+    parser.add_argument("--input_shape", type=list[int], required=True, help="Shape of one sample, [3, 32, 32] say.")
+    parser.add_argument("--onnx", type=bool, default=False, help="Write an ONNX file as well.")
+    parser.add_argument("--overwrite", type=bool, default=False, help="Replace an earlier export.")
+    given = _arguments(parser, args)
+    given.pop("config")
+    manifest = export(**given)
+    print(f"wrote {', '.join(manifest['files'])} to {given['output']}; largest difference {manifest['parity']:.1e}")
+    return manifest

@@ -1,0 +1,562 @@
+"""Images: scikit-learn's digits, CIFAR through torchvision, and folder trees of files."""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from PIL import Image, ImageOps
+from rich.progress import track
+from torch import Tensor, nn
+
+from lightning_fusion.data.base import (
+    Batch,
+    FusionDataModule,
+    RowDataset,
+    Rows,
+    digest,
+    draw_class_subsets,
+    stratified_split,
+)
+from lightning_fusion.data.superclasses import CIFAR100_SUPERCLASSES
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.hyperparameters import keep_plain
+
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_SPLIT_FOLDERS = {"train": "train", "val": "train", "valid": "train", "validation": "train", "test": "test"}
+_CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+class ImageDataModule(FusionDataModule):
+    """Labelled images with domains, split before the domains are cut.
+
+    Sources:
+
+    - ``digits``: 1,797 real handwritten digits, 8x8, that come with scikit-learn: no file, no network.
+    - ``cifar10``, ``cifar100``: torchvision's data sets under ``root``.
+    - ``split_tree``: files under ``root/<split>/<class>/*`` with the splits ``train`` (``val`` is added to it) and
+      ``test``.
+    - ``domain_tree``: files under ``root/<domain>/<class>/*``; each folder is a domain.
+
+    Two roles share the same splits. The ``expert`` role gives what *one* expert may train on: the samples of one
+    domain, with that domain's own classes. The ``fuser`` role gives what a fuser trains on: all domains. Under the
+    ``clean`` protocol one global fuser set is held out before the domains are cut, so that no expert has seen it.
+    Under the ``paper`` protocol (Wang et al., ICLR 2024, as released) each domain holds out its own share and the
+    fuser set is their union: with overlapping domains most experts were then trained on most of it.
+
+    Images are decoded once into uint8 memory where they fit, else file by file when a batch asks for them. Batches
+    are turned into floats, augmented and normalised on the device.
+
+    Args:
+        source: Where the images come from, see above.
+        root: Folder of the images; none for ``digits``.
+        role: ``fuser`` or ``expert``.
+        domain: For the ``expert`` role: number or name of the domain; all of them where None (a centralised model).
+        num_domains: Cut this many domains as class subsets. None: the folders of a ``domain_tree``, else one domain.
+        classes_per_domain: Classes of each of the ``num_domains``, counted before they are joined to super-classes.
+        superclasses: Targets are super-classes: ``cifar100`` for its 20, or a JSON file {super-class: [class, ...]}.
+        protocol: ``clean`` or ``paper``, see above.
+        fuser_share: Share of the non-test samples that is held out for the fuser.
+        val_share: Share of an expert's, and of the fuser's, samples that is its validation split.
+        test_share: Share held out for testing where the source has no test split of its own; refused elsewhere.
+        image_size: Side in pixels to which images are resized and centre-cropped; None keeps them as they are.
+        channels: 1 or 3; None takes 1 for digits and 3 elsewhere.
+        mean: Of each channel, subtracted after scaling to [0, 1]; 0.5 where None.
+        std: Of each channel, divided by; 0.5 where None.
+        augmentation: Module applied to float batches (B, channels, H, W) in [0, 1], in training only.
+        batch_size: Samples per batch and process.
+        num_workers: Loader processes; only lazily decoded images gain from them.
+        seed: Of splits, domains and order.
+        memory_limit_gb: Decoded images larger than this stay on disk and are decoded batch by batch.
+        skip_unreadable: Leave out files that do not decode, and say how many; else the first one is an error.
+        download: Let torchvision download CIFAR into ``root`` in ``prepare_data``.
+
+    Raises:
+        InputError: Where an argument does not fit the source or a file cannot be read.
+
+    Example:
+        >>> data = ImageDataModule(source="digits", num_domains=5, classes_per_domain=4, batch_size=32)
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> batch.input.shape, batch.input.dtype, batch.domain.shape
+        (torch.Size([32, 1, 8, 8]), torch.uint8, torch.Size([32, 5]))
+    """
+
+    source: str
+    root: str | None
+    role: str
+    domain: int | str | None
+
+    def __init__(
+        self,
+        source: Literal["digits", "cifar10", "cifar100", "split_tree", "domain_tree"] = "digits",
+        root: str | None = None,
+        role: Literal["fuser", "expert"] = "fuser",
+        domain: int | str | None = None,
+        num_domains: int | None = None,
+        classes_per_domain: int | None = None,
+        superclasses: str | None = None,
+        protocol: Literal["clean", "paper"] = "clean",
+        fuser_share: float = 0.2,
+        val_share: float = 0.1,
+        test_share: float | None = None,
+        image_size: int | None = None,
+        channels: Literal[1, 3] | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        augmentation: nn.Module | None = None,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        seed: int = 0,
+        memory_limit_gb: float = 4.0,
+        skip_unreadable: bool = False,
+        download: bool = False,
+    ) -> None:
+        super().__init__()
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self.save_hyperparameters(logger=False)
+        keep_plain(self)
+        self._table: _Table | None = None
+        self._configure(**arguments)
+
+    # ------------------------------------------------------------------ facts
+
+    @property
+    def classes(self) -> list[str]:
+        """Task classes; for the ``expert`` role with a ``domain``, only the classes of that domain."""
+        names = self._layout.targets
+        if self.role == "fuser" or self.domain is None:
+            return names
+        return [names[target] for target in self._own_targets()]
+
+    @property
+    def domains(self) -> list[str]:
+        """Names of the columns of ``Batch.domain``."""
+        return self._layout.domains
+
+    @property
+    def own_domains(self) -> list[str]:
+        """Names of the domains whose samples this data module trains on."""
+        if self.role == "fuser" or self.domain is None:
+            return self.domains
+        return [self.domains[self._domain_number()]]
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How pixel values become network input: ``(value / 255 - mean) / std``, channels first."""
+        channels = self._layout.channels
+        return {
+            "scale": 1 / 255,
+            "mean": list(self.mean or [0.5] * channels),
+            "std": list(self.std or [0.5] * channels),
+            "channels": channels,
+            "image_size": self.image_size,
+        }
+
+    def fingerprint(self, split: str) -> str:
+        """A fingerprint of the pixels (of paths and sizes, where files are read lazily), labels and preprocessing."""
+        dataset = self.rows(split)
+        inputs = dataset.inputs
+        content = inputs.identity(dataset.rows) if isinstance(inputs, _ImageFiles) else inputs[dataset.rows]
+        return digest(
+            content, dataset.targets[dataset.rows], dataset.domains[dataset.rows], dataset.rows, self.preprocessing
+        )
+
+    # ------------------------------------------------------------- Lightning
+
+    def prepare_data(self) -> None:
+        """Download CIFAR, once per machine, if asked to."""
+        if self.download and self.source in ("cifar10", "cifar100"):
+            self._torchvision(download=True)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the images and cut splits and domains; cheap when repeated."""
+        self.rows("test")
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Floats, augmentation (in training) and normalisation, on the device."""
+        if not isinstance(batch, Batch):
+            return batch
+        augment = self.augmentation is not None and self.trainer is not None and self.trainer.training
+        return batch._replace(input=self.preprocess(batch.input, augment))
+
+    def preprocess(self, images: Tensor, augment: bool = False) -> Tensor:
+        """Turn (B, channels, H, W) uint8 images into normalised float32 network input of the same shape."""
+        floats = images.to(torch.float32).div_(255)
+        if augment:
+            floats = self.augmentation(floats)
+        how = self.preprocessing
+        mean = torch.tensor(how["mean"], device=images.device).view(-1, 1, 1)
+        std = torch.tensor(how["std"], device=images.device).view(-1, 1, 1)
+        return (floats - mean) / std
+
+    def rows(self, split: str) -> RowDataset:
+        """The data set of one split: ``train``, ``val`` or ``test``, for the role and domain at hand."""
+        if self._splits is None:
+            self._splits = self._cut()
+        table = self._load()
+        targets = torch.from_numpy(self._target_of_row(table))
+        domains = torch.from_numpy(self._membership(table))
+        rows = self._splits[split]
+        if not len(rows):
+            raise InputError(
+                f"the {split} split of domain {shorten(self.own_domains)} has no sample (source {self.source}, "
+                f"role {self.role}); change domain, or the shares of the splits"
+            )
+        return RowDataset(table.images, targets, domains, torch.from_numpy(rows))
+
+    # -------------------------------------------------------------- internals
+
+    def _configure(self, **arguments: Any) -> None:
+        super()._configure(**arguments)
+        if {"source", "root", "image_size", "channels", "memory_limit_gb", "skip_unreadable"} & set(arguments):
+            self._table = None
+        self._layout_cache: _Layout | None = None
+        self._splits: dict[str, np.ndarray] | None = None
+        self._check()
+
+    def _check(self) -> None:
+        if self.source == "digits" and self.root is not None:
+            raise InputError("source digits comes with scikit-learn and has no root; remove root or change source")
+        if self.source != "digits" and self.root is None:
+            raise InputError(f"source {self.source} needs root: the folder that holds the images")
+        if self.source not in ("digits", "domain_tree") and self.test_share is not None:
+            raise InputError(f"source {self.source} has its own test split; remove test_share")
+        if (self.num_domains is None) != (self.classes_per_domain is None):
+            raise InputError("num_domains and classes_per_domain go together; set both or neither")
+        if self.num_domains is not None and self.source == "domain_tree":
+            raise InputError("a domain_tree has its folders as domains; remove num_domains and classes_per_domain")
+        if self.domain is not None and self.role != "expert":
+            raise InputError("domain selects what one expert trains on; set role: expert, or remove domain")
+        for name in ("fuser_share", "val_share", "test_share"):
+            share = getattr(self, name)
+            if share is not None and not 0 < share < 1:
+                raise InputError(f"{name} is {share}; expected a share between 0 and 1")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values is not None and self.channels is not None and len(values) != self.channels:
+                raise InputError(f"{name} has {len(values)} values for {self.channels} channels")
+
+    @property
+    def _layout(self) -> "_Layout":
+        """Names and who has what, read without decoding an image."""
+        if self._layout_cache is None:
+            self._layout_cache = self._read_layout()
+        return self._layout_cache
+
+    def _read_layout(self) -> "_Layout":
+        files: list[_File] = []
+        folders: list[str] = []
+        channels = self.channels or 3
+        if self.source == "digits":
+            fine, channels = [str(digit) for digit in range(10)], self.channels or 1
+        elif self.source == "cifar10":
+            fine = _CIFAR10
+        elif self.source == "cifar100":
+            fine = sorted(name for names in CIFAR100_SUPERCLASSES.values() for name in names)
+        else:
+            files = _list_tree(Path(str(self.root)), self.source)
+            fine = sorted({file.label for file in files})
+            if self.source == "domain_tree":
+                folders = sorted({file.folder for file in files})
+        group, targets = self._groups(fine)
+        number = {name: position for position, name in enumerate(fine)}
+        if self.num_domains is not None:
+            assert self.classes_per_domain is not None
+            member = draw_class_subsets(
+                len(fine),
+                self.num_domains,
+                self.classes_per_domain,
+                group if self.superclasses else None,
+                self.seed,
+            )
+            domains = [f"domain_{position}" for position in range(self.num_domains)]
+        elif folders:
+            member = np.zeros((len(fine), len(folders)), bool)
+            place = {name: position for position, name in enumerate(folders)}
+            for file in files:
+                member[number[file.label], place[file.folder]] = True
+            domains = folders
+        else:
+            member, domains = np.ones((len(fine), 1), bool), ["all"]
+        return _Layout(fine, group, targets, domains, folders, member, channels, files)
+
+    def _groups(self, fine: list[str]) -> tuple[np.ndarray, list[str]]:
+        """The target of each fine class, and the targets' names."""
+        if self.superclasses is None:
+            return np.arange(len(fine)), fine
+        if self.superclasses == "cifar100":
+            table = CIFAR100_SUPERCLASSES
+        else:
+            path = Path(self.superclasses)
+            if not path.is_file():
+                raise InputError(f"superclasses: found no file {path}; expected 'cifar100' or a JSON file")
+            table = json.loads(path.read_text())
+        parent = {name: parent for parent, names in table.items() for name in names}
+        missing = [name for name in fine if name not in parent]
+        if missing:
+            raise InputError(f"superclasses ({self.superclasses}) names no super-class for {shorten(missing)}")
+        targets = [name for name in table if name in {parent[f] for f in fine}]
+        return np.array([targets.index(parent[name]) for name in fine]), targets
+
+    def _domain_number(self) -> int:
+        names = self._layout.domains
+        if isinstance(self.domain, str) and self.domain in names:
+            return names.index(self.domain)
+        if str(self.domain).isdigit() and int(str(self.domain)) < len(names):
+            return int(str(self.domain))
+        raise InputError(f"domain is {self.domain!r}; expected a number below {len(names)} or one of {shorten(names)}")
+
+    def _own_targets(self) -> np.ndarray:
+        """(C_k,) sorted task targets of the chosen domain."""
+        return np.unique(self._layout.group[self._layout.member[:, self._domain_number()]])
+
+    def _target_of_row(self, table: "_Table") -> np.ndarray:
+        targets = self._layout.group[table.fine]
+        if self.role == "fuser" or self.domain is None:
+            return targets
+        local = np.full(len(self._layout.targets), -1)
+        local[self._own_targets()] = np.arange(len(self._own_targets()))
+        return local[targets]
+
+    def _membership(self, table: "_Table") -> np.ndarray:
+        """(N, D) bool: which row belongs to which domain."""
+        if table.folder is not None:
+            return table.folder[:, None] == np.arange(len(self._layout.domains))
+        return self._layout.member[table.fine]
+
+    def _cut(self) -> dict[str, np.ndarray]:
+        """Cut train, val and test rows of the role and domain at hand."""
+        table = self._load()
+        strata = table.fine if table.folder is None else table.fine * len(self._layout.folders) + table.folder
+        usable = np.flatnonzero(table.readable)
+        if table.test is not None:
+            rest, test = usable[~table.test[usable]], usable[table.test[usable]]
+        else:
+            rest, test = self._hold_out(strata, usable, 0.2 if self.test_share is None else self.test_share, 1)
+        member = self._membership(table)
+        mine = slice(None) if self.role == "fuser" or self.domain is None else [self._domain_number()]
+        if self.protocol == "paper":
+            kept, held = {}, {}
+            for domain in range(member.shape[1]):
+                own = rest[member[rest, domain]]
+                kept[domain], held[domain] = self._hold_out(strata, own, self.fuser_share, 100 + domain)
+            chosen = list(kept)[mine] if isinstance(mine, slice) else mine
+            fuser = _union(held.values())
+            train, val = _union(kept[d] for d in chosen), _union(held[d] for d in chosen)
+            val = np.setdiff1d(val, train)  # the centralised model: a row that any domain trains on is a training row
+        else:
+            expert, fuser = self._hold_out(strata, rest, self.fuser_share, 2)
+            expert = expert[member[expert][:, mine].any(1)]
+            train, val = self._hold_out(strata, expert, self.val_share, 3)
+        if self.role == "fuser":
+            train, val = self._hold_out(strata, fuser, self.val_share, 4)
+            return {"train": train, "val": val, "test": test[member[test].any(1)]}
+        return {"train": train, "val": val, "test": test[member[test][:, mine].any(1)]}
+
+    def _hold_out(
+        self, strata: np.ndarray, rows: np.ndarray, share: float, purpose: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        kept, held = stratified_split(strata[rows], share, seed=self.seed * 1009 + purpose)
+        return rows[kept], rows[held]
+
+    def _load(self) -> "_Table":
+        if self._table is None:
+            self._table = self._read_table()
+        return self._table
+
+    def _read_table(self) -> "_Table":
+        layout = self._layout
+        number = {name: position for position, name in enumerate(layout.fine)}
+        if self.source == "digits":
+            from sklearn.datasets import load_digits
+
+            digits = load_digits()
+            pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)[:, None].repeat(layout.channels, 1)
+            return _Table(self._sized(pixels), digits.target.astype(np.int64))
+        if self.source in ("cifar10", "cifar100"):
+            parts = self._torchvision(download=False)
+            pixels = np.concatenate([part.data for part in parts]).transpose(0, 3, 1, 2)
+            if layout.channels == 1:
+                pixels = pixels.mean(1, keepdims=True).round().astype(np.uint8)
+            labels = np.concatenate([[number[part.classes[label]] for label in part.targets] for part in parts])
+            test = np.repeat([False, True], [len(part.targets) for part in parts])
+            return _Table(self._sized(pixels), labels, test=test)
+        reader = _ImageFiles([file.path for file in layout.files], layout.channels, self.image_size)
+        fine = np.array([number[file.label] for file in layout.files])
+        place = {name: position for position, name in enumerate(layout.folders)}
+        folder = np.array([place[file.folder] for file in layout.files]) if layout.folders else None
+        test = None if layout.folders else np.array([file.folder == "test" for file in layout.files])
+        images, readable = reader.load(self.memory_limit_gb, self.skip_unreadable)
+        return _Table(images, fine, folder, test, readable)
+
+    def _torchvision(self, download: bool) -> list[Any]:
+        from torchvision import datasets
+
+        kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[self.source]
+        try:
+            return [kind(str(self.root), train=train, download=download) for train in (True, False)]
+        except (RuntimeError, OSError) as error:
+            raise InputError(
+                f"{self.source} under root {self.root}: {error}. Set download: true where there is a network, or use "
+                "source split_tree for a folder of image files"
+            ) from error
+
+    def _sized(self, pixels: np.ndarray) -> Tensor:
+        images = torch.from_numpy(np.ascontiguousarray(pixels))
+        if self.image_size is None or images.shape[-1] == self.image_size:
+            return images
+        from torchvision.transforms.v2.functional import resize
+
+        return resize(images, [self.image_size, self.image_size], antialias=True)
+
+
+@dataclass
+class _File:
+    path: Path
+    folder: str
+    label: str
+
+
+@dataclass
+class _Layout:
+    fine: list[str]
+    group: np.ndarray
+    targets: list[str]
+    domains: list[str]
+    folders: list[str]
+    member: np.ndarray
+    channels: int
+    files: list[_File]
+
+
+class _Table:
+    """All images of a source, with what is known of each row."""
+
+    def __init__(
+        self,
+        images: Rows,
+        fine: np.ndarray,
+        folder: np.ndarray | None = None,
+        test: np.ndarray | None = None,
+        readable: np.ndarray | None = None,
+    ) -> None:
+        self.images, self.fine, self.folder, self.test = images, fine, folder, test
+        self.readable = np.ones(len(fine), bool) if readable is None else readable
+
+
+class _ImageFiles:
+    """Image files as rows: decoded in threads, all at once or batch by batch."""
+
+    def __init__(self, paths: list[Path], channels: int, image_size: int | None) -> None:
+        self.paths, self.mode, self.size = paths, {1: "L", 3: "RGB"}[channels], image_size
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return torch.stack([self._decode(self.paths[row]) for row in rows.tolist()])
+
+    def identity(self, rows: Tensor) -> str:
+        """Names and sizes of the files of some rows."""
+        paths = [self.paths[row] for row in rows.tolist()]
+        return "\n".join(f"{path.parent.parent.name}/{path.parent.name}/{path.name}:{path.stat().st_size}" for path in paths)
+
+    def load(self, limit_gb: float, skip_unreadable: bool) -> tuple[Rows, np.ndarray]:
+        """The images in memory, or this reader itself where they do not fit, and which of them can be read."""
+        readable = np.ones(len(self.paths), bool)
+        first = self._decode(next((path for path in self.paths if self._reads(path)), self.paths[0]))
+        fits = first.numel() * len(self.paths) <= limit_gb * 1e9
+        if fits:
+            images = torch.zeros((len(self.paths), *first.shape), dtype=torch.uint8)
+            work: Callable[[int], str | None] = partial(self._store, images)
+        elif skip_unreadable:
+            work = lambda row: None if self._reads(self.paths[row]) else str(self.paths[row])  # noqa: E731
+        else:
+            rank_zero_info(f"{len(self.paths)} images do not fit into {limit_gb} GB: they are decoded batch by batch")
+            return self, readable
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            results: Iterable[str | None] = threads.map(work, range(len(self.paths)))
+            quiet = len(self.paths) < 2000
+            problems = list(track(results, "Decoding images", total=len(self.paths), transient=True, disable=quiet))
+        broken = [problem for problem in problems if problem is not None]
+        if broken and not skip_unreadable:
+            raise InputError(
+                f"{len(broken)} image(s) do not decode: {shorten(broken, 3)}; remove them or set skip_unreadable: true"
+            )
+        if broken:
+            rank_zero_warn(f"left out {len(broken)} image(s) that do not decode: {shorten(broken, 3)}")
+            readable = np.array([problem is None for problem in problems])
+        return (images if fits else self), readable
+
+    def _store(self, images: Tensor, row: int) -> str | None:
+        try:
+            image = self._decode(self.paths[row])
+        except InputError as error:
+            return str(error)
+        if image.shape != images.shape[1:]:
+            height, width = image.shape[1:]
+            raise InputError(
+                f"{self.paths[row]} is {width}x{height} where others are {images.shape[3]}x{images.shape[2]}; set "
+                "image_size to bring them to one size"
+            )
+        images[row] = image
+        return None
+
+    def _reads(self, path: Path) -> bool:
+        try:
+            self._decode(path)
+        except InputError:
+            return False
+        return True
+
+    def _decode(self, path: Path) -> Tensor:
+        try:
+            with Image.open(path) as image:
+                picture = image.convert(self.mode)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise InputError(f"{path} ({error})") from error
+        if self.size is not None:
+            picture = ImageOps.fit(picture, (self.size, self.size), method=Image.Resampling.BILINEAR)
+        pixels = np.asarray(picture)
+        return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
+
+
+def _list_tree(root: Path, source: str) -> list[_File]:
+    """All image files of a two-level tree, sorted by path."""
+    what = "split" if source == "split_tree" else "domain"
+    expected = f"expected {root}/<{what}>/<class>/*"
+    if not root.is_dir():
+        raise InputError(f"root: found no folder {root}; {expected}")
+    files = []
+    for folder in _folders(root):
+        split = _SPLIT_FOLDERS.get(folder.name)
+        if source == "split_tree" and split is None:
+            raise InputError(
+                f"root: found the folder {folder.name} in {root}, which names no split "
+                f"({', '.join(_SPLIT_FOLDERS)}); for {root}/<domain>/<class>/* set source: domain_tree"
+            )
+        before = len(files)
+        for label in _folders(folder):
+            for path in sorted(label.iterdir()):
+                if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+                    files.append(_File(path, split if source == "split_tree" else folder.name, label.name))  # type: ignore[arg-type]
+        if len(files) == before:
+            raise InputError(f"root: the {what} {folder.name} in {root} has no image; {expected}")
+    if not files:
+        raise InputError(f"root: found no image under {root}; {expected}")
+    if source == "split_tree" and {file.folder for file in files} != {"train", "test"}:
+        raise InputError(f"root: {root} lacks a train or a test folder; {expected}")
+    return files
+
+
+def _folders(parent: Path) -> list[Path]:
+    return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _union(parts: Iterable[np.ndarray]) -> np.ndarray:
+    return np.unique(np.concatenate(list(parts)))

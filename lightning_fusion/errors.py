@@ -1,0 +1,29 @@
+"""The one exception that a user's own input can raise."""
+
+
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something the user gave does not fit: the message says what was found, what was expected and what to change.
+
+    The command line prints it as one line and exits with status 2; in Python it is an ordinary :class:`ValueError`.
+
+    Example:
+        >>> raise InputError("found 3 classes, expected 4")
+        Traceback (most recent call last):
+        ...
+        lightning_fusion.errors.InputError: found 3 classes, expected 4
+    """
+
+
+def shorten(values: Iterable[object], limit: int = 5) -> str:
+    """List the first few of many values for a message.
+
+    Example:
+        >>> shorten(range(7), limit=3)
+        '0, 1, 2 and 4 more'
+    """
+    listed = [str(value) for value in values]
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more

@@ -1,0 +1,283 @@
+"""Is fusing worth it? Answered from stored outputs, before anything is trained."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from lightning_fusion.baselines import BestSingle, MajorityVote, MostConfident, SoftmaxAverage, oracle_selection
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.outputs import ExpertOutputs
+from lightning_fusion.metrics.diversity import PairwiseDiversity
+
+LEAK_GAP = 0.03
+"""Smallest excess of accuracy on the fuser's rows over unseen rows that is called a leak."""
+LEAK_P = 0.001
+"""Largest p-value of that excess, before it is divided by the number of experts."""
+
+
+@dataclass
+class ExpertFigures:
+    """What is known of one expert.
+
+    Attributes:
+        name: Its name.
+        accuracy: Share of right answers on all rows.
+        own_accuracy: The same on rows of its own domains; NaN where they are unknown.
+        calibration_error: Expected calibration error over 15 bins, on rows whose class it knows.
+        unseen_accuracy: As ``own_accuracy`` (``accuracy`` where NaN), on the unseen split; NaN without one.
+        leak_p: One-sided p-value of the hypothesis that it is not better on the fuser's rows than on unseen ones.
+        leaks: Whether the excess is called a leak.
+    """
+
+    name: str
+    accuracy: float
+    own_accuracy: float
+    calibration_error: float
+    unseen_accuracy: float
+    leak_p: float
+    leaks: bool
+
+
+@dataclass
+class Diagnosis:
+    """The answer of :func:`~lightning_fusion.diagnose`.
+
+    Attributes:
+        split: The rows that were looked at.
+        rows: How many.
+        experts: Figures of each expert.
+        domain_accuracy: {domain: {expert: accuracy}}.
+        diversity: {measure: (K, K) nested lists}; see :class:`~lightning_fusion.metrics.PairwiseDiversity`.
+        accuracies: Accuracy of the simple baselines, and ``oracle selection``, their common ceiling.
+        findings: Sentences a reader should know, warnings first.
+        worthwhile: Whether choosing among experts can gain at least 0.02 over the best single one.
+    """
+
+    split: str
+    rows: int
+    experts: list[ExpertFigures]
+    domain_accuracy: dict[str, dict[str, float]]
+    diversity: dict[str, list[list[float]]]
+    accuracies: dict[str, float]
+    findings: list[str] = field(default_factory=list)
+    worthwhile: bool = True
+
+    def to_json(self) -> str:
+        """The diagnosis as JSON; undefined numbers are null."""
+        return json.dumps(_without_nan(asdict(self)), indent=1)
+
+    def print(self, console: Console | None = None) -> None:
+        """Print tables and findings."""
+        console = console or Console()
+        table = Table(title=f"{len(self.experts)} experts on {self.rows} rows of the split {self.split}")
+        for column in ("expert", "accuracy", "own domains", "unseen", "calibration error", "leak"):
+            table.add_column(column, justify="left" if column == "expert" else "right")
+        for expert in self.experts:
+            table.add_row(
+                expert.name,
+                *(_number(v) for v in (expert.accuracy, expert.own_accuracy, expert.unseen_accuracy)),
+                _number(expert.calibration_error),
+                "[red]yes[/red]" if expert.leaks else "no",
+            )
+        console.print(table)
+        rules = Table(title="without training anything")
+        rules.add_column("rule")
+        rules.add_column("accuracy", justify="right")
+        for name, value in self.accuracies.items():
+            rules.add_row(name, _number(value))
+        console.print(rules)
+        for finding in self.findings:
+            console.print(f"- {finding}")
+
+    def plot(self, path: str | Path) -> None:
+        """Draw accuracy per expert and domain, and the disagreement of each pair, side by side."""
+        from matplotlib.figure import Figure
+
+        names = [expert.name for expert in self.experts]
+        domains = list(self.domain_accuracy) or ["all"]
+        grid = np.array(
+            [[self.domain_accuracy[d][n] for n in names] for d in self.domain_accuracy]
+            or [[expert.accuracy for expert in self.experts]]
+        )
+        many = max(len(names), len(domains)) > 12
+        width = min(16.0, 8 + 0.45 * len(names))
+        figure = Figure(figsize=(width, 2.6 + 0.28 * max(len(domains), len(names))), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        pairs = np.array(self.diversity["disagreement"])
+        for axes, values, rows, title, limit in (
+            (left, grid, domains, "accuracy of each expert on each domain", 1.0),
+            (right, pairs, names, "share of rows on which one of a pair errs alone", max(0.01, np.nanmax(pairs))),
+        ):
+            image = axes.imshow(values, vmin=0, vmax=limit, cmap="viridis", aspect="auto")
+            axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8 if many else 9)
+            axes.set_yticks(range(len(rows)), rows, fontsize=8 if many else 9)
+            axes.set_title(title, fontsize=10)
+            figure.colorbar(image, ax=axes, shrink=0.8)
+            if not many:
+                for (row, column), value in np.ndenumerate(values):
+                    shade = "white" if value < 0.6 * limit else "black"
+                    axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=shade)
+        figure.savefig(path, dpi=130)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``diagnosis.json`` and ``diagnosis.png``."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        draft = target / f"diagnosis.json.{os.getpid()}"
+        draft.write_text(self.to_json())
+        os.replace(draft, target / "diagnosis.json")
+        self.plot(target / "diagnosis.png")
+
+
+def diagnose(outputs: ExpertOutputs, split: str = "train", unseen: str | None = "test") -> Diagnosis:
+    """Say whether fusing is worth it: single accuracies, complementarity, calibration, simple rules, and leaks.
+
+    The leak check compares each expert's accuracy on the fuser's rows with its accuracy on rows that it surely never
+    saw, by a one-sided test of two proportions. An expert that was trained on the fuser's rows teaches the fuser to
+    trust it more than it deserves.
+
+    Args:
+        outputs: Stored outputs.
+        split: The rows the fuser would train on.
+        unseen: A split that no expert was trained on; None leaves the leak check out.
+
+    Raises:
+        InputError: If the store lacks a split, or it is empty.
+    """
+    part = outputs[split]
+    if not len(part):
+        raise InputError(f"split {split} of the store has no rows")
+    unseen = unseen if unseen in outputs.splits and unseen != split else None
+    spread = outputs.scattered(split)
+    target = np.asarray(part.target)
+    predictions = spread.argmax(2)
+    right = predictions == target[:, None]
+    owners = outputs.owners(split)
+    experts = [
+        _figures(outputs, number, right, owners, spread, target, unseen) for number in range(len(outputs.names))
+    ]
+    member = np.asarray(part.domain, bool)
+    by_domain = {
+        name: {expert: float(right[member[:, column], k].mean()) for k, expert in enumerate(outputs.names)}
+        for column, name in enumerate(outputs.domains)
+        if member[:, column].any()
+    }
+    pairs = PairwiseDiversity(len(outputs.names))
+    pairs.update(torch.from_numpy(predictions), torch.from_numpy(target.copy()))
+    accuracies = {
+        "best single expert": BestSingle(),
+        "softmax average": SoftmaxAverage(),
+        "most confident": MostConfident(),
+        "majority vote": MajorityVote(),
+    }
+    scores = {
+        name: float((rule.fit(spread, target).predict(spread) == target).mean()) for name, rule in accuracies.items()
+    }
+    scores["oracle selection"] = float(oracle_selection(spread, target).mean())
+    result = Diagnosis(
+        split,
+        len(part),
+        experts,
+        by_domain,
+        {name: value.tolist() for name, value in pairs.compute().items()},
+        scores,
+    )
+    _conclude(result, unseen)
+    return result
+
+
+def _figures(
+    outputs: ExpertOutputs,
+    number: int,
+    right: np.ndarray,
+    owners: np.ndarray,
+    spread: np.ndarray,
+    target: np.ndarray,
+    unseen: str | None,
+) -> ExpertFigures:
+    name = outputs.names[number]
+    own = owners[:, number]
+    known = np.isin(target, [outputs.classes.index(label) for label in outputs.expert_classes[name]])
+    error = float("nan")
+    if known.any():
+        error = multiclass_calibration_error(
+            torch.from_numpy(spread[known, number]), torch.from_numpy(target[known]), len(outputs.classes), n_bins=15
+        ).item()
+    unseen_accuracy, p = float("nan"), float("nan")
+    if unseen is not None:
+        other = outputs[unseen]
+        hits = outputs.scattered(unseen)[:, number].argmax(1) == np.asarray(other.target)
+        theirs = outputs.owners(unseen)[:, number]
+        here, there = (right[own, number], hits[theirs]) if own.any() and theirs.any() else (right[:, number], hits)
+        unseen_accuracy = float(there.mean())
+        p = _larger(int(here.sum()), len(here), int(there.sum()), len(there))
+        gap = here.mean() - unseen_accuracy
+    leaks = unseen is not None and p * len(outputs.names) < LEAK_P and gap > LEAK_GAP
+    own_accuracy = float(right[own, number].mean()) if own.any() else float("nan")
+    return ExpertFigures(
+        name, float(right[:, number].mean()), own_accuracy, error, unseen_accuracy, p, bool(leaks)
+    )
+
+
+def _larger(hits: int, rows: int, other_hits: int, other_rows: int) -> float:
+    """One-sided p-value of two proportions: the first is not larger (pooled normal approximation)."""
+    from scipy.stats import norm
+
+    pooled = (hits + other_hits) / (rows + other_rows)
+    deviation = (pooled * (1 - pooled) * (1 / rows + 1 / other_rows)) ** 0.5
+    if deviation == 0:
+        return 1.0
+    return float(norm.sf((hits / rows - other_hits / other_rows) / deviation))
+
+
+def _conclude(result: Diagnosis, unseen: str | None) -> None:
+    leaking = [expert.name for expert in result.experts if expert.leaks]
+    if leaking:
+        result.findings.append(
+            f"LEAK: {shorten(leaking)} do better on the fuser's rows than on {unseen}, beyond chance: they were "
+            "probably trained on them. Hold out rows that no expert has seen."
+        )
+    best, ceiling = result.accuracies["best single expert"], result.accuracies["oracle selection"]
+    result.worthwhile = ceiling - best >= 0.02
+    if result.worthwhile:
+        result.findings.append(
+            f"Some expert is right on {ceiling:.1%} of the rows, the best single one on {best:.1%}: fusing can gain up "
+            f"to {100 * (ceiling - best):.1f} points by choosing alone."
+        )
+    else:
+        result.findings.append(
+            f"The experts are not complementary: some expert is right on {ceiling:.1%} of the rows, the best single "
+            f"one on {best:.1%}. Fusing will hardly pay."
+        )
+    rule = max((n for n in result.accuracies if n not in ("oracle selection", "best single expert")), key=result.accuracies.__getitem__)
+    gain = result.accuracies[rule] - best
+    result.findings.append(
+        f"Without training, {rule} reaches {result.accuracies[rule]:.1%} ({100 * gain:+.1f} points against the best "
+        "single expert): a fuser must beat that."
+    )
+    poor = [expert.name for expert in result.experts if expert.calibration_error > 0.15]
+    if poor:
+        result.findings.append(
+            f"Poorly calibrated (error above 0.15): {shorten(poor)}. Rules that compare confidences suffer; a trained "
+            "fuser does not."
+        )
+
+
+def _number(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.3f}"
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and np.isnan(value) else value

@@ -1,0 +1,237 @@
+"""One frozen model with the facts a fuser needs to know about it."""
+
+import pickle
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_fusion.data.base import digest
+from lightning_fusion.errors import InputError, shorten
+
+CARD_KEY = "expert"
+"""Key of a checkpoint under which :class:`~lightning_fusion.ExpertModule` stores the facts of its expert."""
+
+
+class Expert(nn.Module):
+    """A frozen model that already knows something, with its facts.
+
+    It maps an input batch to (B, C_k) float32 probabilities over the classes it knows. It holds no gradient, and
+    stays in eval mode whatever is called.
+
+    Args:
+        network: Any module, or in Python any callable (a remote service, another framework), that maps a batch to
+            (B, C_k) outputs. May be left out for a checkpoint of :class:`~lightning_fusion.ExpertModule`, which
+            knows its own network.
+        checkpoint: Weights to load into ``network``: a Lightning checkpoint, a plain state dict, or safetensors.
+            Loading is weights-only: nothing in the file is executed.
+        classes: Names of the C_k classes, in the order of the outputs. Taken from the checkpoint where it has them.
+        output: What ``network`` returns: ``logits`` (softmax is applied, in float32) or ``probabilities``.
+        features: Name of the submodule whose output is the expert's representation, ``head`` say; None: no features.
+        domains: Names of the domains whose data the expert was trained on, where known.
+        cost: Price of asking the expert for one sample, in any unit.
+        preprocess: Module applied to the input before ``network``, a resize say.
+        version: For a callable: what tells one state of it from another, since its weights cannot be read.
+
+    Raises:
+        InputError: If the checkpoint does not fit the network, or facts are missing or wrong.
+
+    Example:
+        >>> expert = Expert(nn.Linear(4, 2), classes=["cat", "dog"])
+        >>> expert(torch.zeros(3, 4))
+        tensor([[0.5000, 0.5000], [0.5000, 0.5000], [0.5000, 0.5000]])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | Callable[..., Any] | None = None,
+        checkpoint: str | None = None,
+        classes: list[str] | None = None,
+        output: Literal["logits", "probabilities"] = "logits",
+        features: str | None = None,
+        domains: list[str] | None = None,
+        cost: float = 1.0,
+        preprocess: nn.Module | None = None,
+        version: str = "",
+    ) -> None:
+        super().__init__()
+        if network is None and checkpoint is None:
+            raise InputError("an expert needs a network, a checkpoint, or both; found neither")
+        state: dict[str, Tensor] = {}
+        card: dict[str, Any] = {}
+        if checkpoint is not None:
+            state, card = _read_checkpoint(checkpoint)
+            if network is None:
+                network = _network_of(card, checkpoint)
+            if not isinstance(network, nn.Module):
+                raise InputError(f"checkpoint {checkpoint} needs a network that is a torch module to load it into")
+        classes = classes if classes is not None else card.get("classes")
+        if not classes:
+            raise InputError("classes: the expert must name the classes it knows, in the order of its outputs")
+        if len(set(classes)) != len(classes):
+            raise InputError(f"classes: found doubled names in {shorten(classes)}")
+        if not cost >= 0:
+            raise InputError(f"cost is {cost}; expected a number >= 0")
+        if output not in ("logits", "probabilities"):
+            raise InputError(f"output is {output!r}; expected 'logits' or 'probabilities'")
+        if checkpoint is not None:
+            _load_weights(network, state, checkpoint, list(classes))  # type: ignore[arg-type]
+        self.network = network
+        self.preprocess = preprocess
+        self.classes, self.output, self.cost = [str(name) for name in classes], output, float(cost)
+        self.domains = domains if domains is not None else card.get("domains")
+        self.checkpoint, self.version = checkpoint, version
+        self.preprocessing: dict[str, Any] | None = card.get("preprocessing")
+        self.features = features if features is not None else card.get("features")
+        if self.features is not None:
+            self._check_features(self.features)
+        self.requires_grad_(False)
+        self.train(False)
+
+    def _check_features(self, name: str) -> None:
+        known = dict(self.network.named_modules()) if isinstance(self.network, nn.Module) else {}
+        if name not in known or not name:
+            layers = shorten([layer for layer in known if layer], 20) or "none (a callable has outputs only)"
+            raise InputError(f"features: the expert has no layer {name!r}; its layers: {layers}")
+
+    def train(self, mode: bool = True) -> "Expert":
+        """Stay in eval mode: batch-norm statistics and dropout of a frozen model must not move."""
+        return super().train(False)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies weights and facts; two experts with the same fingerprint answer alike."""
+        facts = ",".join(self.classes), self.output, self.features, repr(self.preprocess)
+        if isinstance(self.network, nn.Module):
+            state = self.state_dict()
+            return digest(*facts, type(self.network).__qualname__, *[part for item in state.items() for part in item])
+        name = getattr(self.network, "__qualname__", type(self.network).__qualname__)
+        return digest(*facts, f"{getattr(self.network, '__module__', '')}.{name}", self.version)
+
+    def facts(self) -> dict[str, Any]:
+        """The expert's facts as plain data, for manifests and checkpoints."""
+        return {
+            "classes": self.classes,
+            "domains": self.domains,
+            "cost": self.cost,
+            "fingerprint": self.fingerprint,
+            "checkpoint": self.checkpoint,
+        }
+
+    @torch.no_grad()
+    def forward(self, input: Any) -> Tensor:
+        """Map a batch of inputs to (B, C_k) float32 probabilities."""
+        if self.preprocess is not None:
+            input = self.preprocess(input)
+        assert self.network is not None
+        raw = self.network(input)
+        raw = raw if isinstance(raw, Tensor) else torch.as_tensor(raw)
+        if raw.ndim != 2 or raw.shape[1] != len(self.classes):
+            raise InputError(
+                f"the expert's output has shape {tuple(raw.shape)}; expected (batch, {len(self.classes)}) for its "
+                f"classes {shorten(self.classes)}; change classes or the network's head"
+            )
+        raw = raw.to(torch.float32)
+        return raw.softmax(-1) if self.output == "logits" else raw
+
+    @torch.no_grad()
+    def forward_with_features(self, input: Any) -> tuple[Tensor, Tensor]:
+        """Probabilities (B, C_k) and the representation (B, D) of the layer named ``features``.
+
+        An output with more than two dimensions is averaged over all but the first two (space), or over the second
+        where it has three (tokens, time).
+
+        Raises:
+            InputError: If the expert names no layer.
+        """
+        if self.features is None:
+            raise InputError("features: the expert names no layer; set features to a submodule's name")
+        assert isinstance(self.network, nn.Module)
+        caught: list[Tensor] = []
+        layer = self.network.get_submodule(self.features)
+        handle = layer.register_forward_hook(lambda module, args, output: caught.append(output))
+        try:
+            probabilities = self(input)
+        finally:
+            handle.remove()
+        value = caught[-1].to(torch.float32)
+        if value.ndim == 3:
+            value = value.mean(1)
+        elif value.ndim > 3:
+            value = value.flatten(2).mean(2)
+        return probabilities, value
+
+
+def _read_checkpoint(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights in a file, and the expert's card where an ExpertModule wrote one."""
+    if not Path(path).is_file():
+        raise InputError(f"checkpoint: found no file {path}")
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            return load_file(path), {}
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"checkpoint: {path} holds objects that weights-only loading refuses; save the state dict alone, or as "
+            "safetensors"
+        ) from error
+    except Exception as error:  # torch and safetensors raise many kinds for a truncated or foreign file
+        raise InputError(f"checkpoint: {path} cannot be read ({type(error).__name__}: {error})") from error
+    if not isinstance(content, Mapping):
+        raise InputError(f"checkpoint: {path} holds a {type(content).__name__}; expected a state dict")
+    card = dict(content.get(CARD_KEY) or {}) if isinstance(content.get(CARD_KEY), Mapping) else {}
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    if not state:
+        raise InputError(f"checkpoint: {path} holds no weights; its keys: {shorten(content, 5)}")
+    return state, card
+
+
+def _network_of(card: dict[str, Any], path: str) -> nn.Module:
+    """Build the network that an ExpertModule's checkpoint describes; its class must be imported already."""
+    spec = card.get("network")
+    if not spec:
+        raise InputError(f"network: checkpoint {path} does not say which network it belongs to; set network")
+    module, _, name = spec["class_path"].rpartition(".")
+    if module.partition(".")[0] == __package__.partition(".")[0]:
+        __import__(module)
+    kind = getattr(sys.modules.get(module), name, None)
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise InputError(
+            f"network: checkpoint {path} names {spec['class_path']}, which is not an imported module; import it "
+            "first, or set network (a checkpoint must not import code by itself)"
+        )
+    return kind(len(card["classes"]), **spec.get("init_args", {}))
+
+
+def _load_weights(network: nn.Module, state: dict[str, Tensor], path: str, classes: list[str]) -> None:
+    """Load weights, whatever prefix a wrapper (Lightning, DDP, torch.compile) put before their names."""
+    state = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
+    wanted = network.state_dict()
+    if not wanted:
+        return
+    first = next(iter(wanted))
+    prefixes = [key[: -len(first)] for key in state if key == first or key.endswith("." + first)]
+    prefix = next((p for p in sorted(prefixes, key=len) if all(p + key in state for key in wanted)), None)
+    if prefix is None:
+        raise InputError(
+            f"checkpoint: {path} does not belong to {type(network).__name__}: the network has weights such as "
+            f"{shorten(wanted, 2)}, the file {shorten(state, 2)}"
+        )
+    found = {key: state[prefix + key] for key in wanted}
+    differ = [key for key in wanted if found[key].shape != wanted[key].shape]
+    if differ:
+        last = differ[-1]
+        raise InputError(
+            f"checkpoint: {path} has {tuple(found[last].shape)} for {last}, the network {tuple(wanted[last].shape)}; "
+            f"it names {len(classes)} classes ({shorten(classes)}): change classes or network"
+        )
+    network.load_state_dict(found)

@@ -1,0 +1,138 @@
+"""Named experts of one task, asked together."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.expert import Expert
+
+
+def task_classes(expert_classes: Mapping[str, Sequence[str]], classes: Sequence[str] | None = None) -> list[str]:
+    """The vocabulary of the task: the given one, or every class that an expert knows, in order of appearance.
+
+    Raises:
+        InputError: If an expert knows a class that the given vocabulary lacks.
+
+    Example:
+        >>> task_classes({"a": ["cat", "dog"], "b": ["dog", "owl"]})
+        ['cat', 'dog', 'owl']
+    """
+    if classes is None:
+        return list(dict.fromkeys(name for names in expert_classes.values() for name in names))
+    for expert, names in expert_classes.items():
+        unknown = [name for name in names if name not in classes]
+        if unknown:
+            raise InputError(
+                f"expert {expert} knows {shorten(unknown)}, which the task's classes ({shorten(classes)}) lack; "
+                "change the expert's classes or the task's"
+            )
+    return list(classes)
+
+
+def scatter_columns(expert_classes: Mapping[str, Sequence[str]], classes: Sequence[str]) -> list[list[int]]:
+    """For each expert, the position of each of its classes in the task's vocabulary.
+
+    Example:
+        >>> scatter_columns({"a": ["dog"], "b": ["owl", "cat"]}, ["cat", "dog", "owl"])
+        [[1], [2, 0]]
+    """
+    place = {name: position for position, name in enumerate(classes)}
+    return [[place[name] for name in names] for names in expert_classes.values()]
+
+
+class ExpertPool(nn.Module):
+    """Experts by name, frozen, gradient-free and locked in eval mode.
+
+    Args:
+        experts: The experts by name; names must not hold dots.
+        classes: The task's vocabulary; every class that some expert knows where None.
+
+    Raises:
+        InputError: If the pool is empty, a name is unusable, or an expert knows a class outside the vocabulary.
+
+    Example:
+        >>> pool = ExpertPool({"a": Expert(nn.Linear(4, 2), classes=["cat", "dog"])})
+        >>> pool.classes, pool(torch.zeros(3, 4))["a"].shape
+        (['cat', 'dog'], torch.Size([3, 2]))
+    """
+
+    def __init__(self, experts: Mapping[str, Expert], classes: Sequence[str] | None = None) -> None:
+        super().__init__()
+        if not experts:
+            raise InputError("experts: the pool is empty; name at least one expert")
+        for name, expert in experts.items():
+            if not isinstance(expert, Expert):
+                raise InputError(
+                    f"experts: {name} is a {type(expert).__name__}; wrap it as lightning_fusion.Expert(network, ...)"
+                )
+            if not name or "." in name or "/" in name:
+                raise InputError(f"experts: the name {name!r} holds a dot or slash, or is empty; choose another")
+        if len({id(expert) for expert in experts.values()}) != len(experts):
+            raise InputError("experts: one expert stands under two names; give each name its own")
+        self.experts = nn.ModuleDict(dict(experts))
+        self.classes = task_classes(self.expert_classes, classes)
+        self.train(False)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the experts, in order."""
+        return list(self.experts)
+
+    @property
+    def expert_classes(self) -> dict[str, list[str]]:
+        """Classes of each expert, in the order of its outputs."""
+        return {name: expert.classes for name, expert in self.experts.items()}
+
+    def train(self, mode: bool = True) -> "ExpertPool":
+        """Stay in eval mode."""
+        return super().train(False)
+
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """Facts of every expert by name, as plain data."""
+        return {name: expert.facts() for name, expert in self.experts.items()}
+
+    @torch.no_grad()
+    def forward(self, input: Any) -> dict[str, Tensor]:
+        """Ask every expert: (B, C_k) probabilities by name, checked.
+
+        Raises:
+            InputError: If an output is not finite or no distribution; names expert and rows.
+        """
+        outputs = {name: expert(input) for name, expert in self.experts.items()}
+        check_outputs(outputs)
+        return outputs
+
+    @torch.no_grad()
+    def forward_with_features(self, input: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Ask every expert for probabilities (B, C_k) and features (B, D_k), by name."""
+        both = {name: expert.forward_with_features(input) for name, expert in self.experts.items()}
+        outputs, features = ({name: pair[part] for name, pair in both.items()} for part in (0, 1))
+        check_outputs(outputs)
+        return outputs, features
+
+
+def check_outputs(outputs: Mapping[str, Tensor]) -> None:
+    """Refuse outputs that are not distributions: one synchronisation for all experts.
+
+    Args:
+        outputs: (B, C_k) probabilities by expert.
+
+    Raises:
+        InputError: If some output has NaN, infinite or negative entries, or a row does not sum to 1 within 0.001.
+    """
+    wrong = {
+        name: ~(((values.sum(-1) - 1).abs() <= 1e-3) & (values >= 0).all(-1)) for name, values in outputs.items()
+    }
+    if not torch.stack([rows.any() for rows in wrong.values()]).any():
+        return
+    name, rows = next((name, rows) for name, rows in wrong.items() if rows.any())
+    values, listed = outputs[name][rows], shorten(rows.nonzero().flatten().tolist())
+    if not values.isfinite().all():
+        raise InputError(f"expert {name} returned NaN or infinite outputs for row(s) {listed} of the batch")
+    raise InputError(
+        f"expert {name} returned outputs that are no probabilities for row(s) {listed} of the batch (sum "
+        f"{values[0].sum().item():.3g}); set its output to 'logits', or return probabilities"
+    )

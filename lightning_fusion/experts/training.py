@@ -1,0 +1,137 @@
+"""The LightningModule that trains one ordinary expert."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from lightning import Callback, LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_fusion.callbacks.reproducible import EpochSeed
+from lightning_fusion.data.base import as_batch
+from lightning_fusion.errors import InputError
+from lightning_fusion.experts.expert import CARD_KEY
+from lightning_fusion.hyperparameters import keep_plain
+from lightning_fusion.optimization import build_optimizer
+
+
+class ExpertModule(LightningModule):
+    """Trains any classifier; its checkpoint is an expert: ``Expert(checkpoint=path)`` needs nothing else.
+
+    Args:
+        network: Called with the number of classes, gives the network: a class whose first argument is that number.
+            A finished module may be passed in Python.
+        classes: Names of the classes, in the order of the targets; the command line takes them from the data module.
+        trained_on: Names of the domains of the training data; from the data module on the command line.
+        preprocessing: How raw values became network input; from the data module on the command line, kept with the
+            expert.
+        features: Submodule whose output is the expert's representation, kept with the expert.
+        loss: Called as ``loss(logits (B, C), target)``; cross-entropy where None.
+        metric: Called as ``metric(logits (B, C), target (B,))``; accuracy where None.
+        label_smoothing: Of the default loss.
+        mixup: Parameter alpha of Mixup (Zhang et al., ICLR 2018) in training; 0 turns it off.
+        optimizer: AdamW, 1e-3, weight decay 1e-4 where None.
+        scheduler: A cosine to 0 over the run where None.
+        scheduler_interval: Whether a given ``scheduler`` steps each epoch or each step.
+
+    Raises:
+        InputError: If ``classes`` is missing, or ``label_smoothing`` is given beside a ``loss``.
+
+    Example:
+        >>> import torch
+        >>> from functools import partial
+        >>> from lightning_fusion.encoders import SmallConvNet
+        >>> module = ExpertModule(partial(SmallConvNet, in_channels=1), classes=["zero", "one"])
+        >>> module(torch.zeros(3, 1, 8, 8)).shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(
+        self,
+        network: Callable[[int], nn.Module],
+        classes: list[str] | None = None,
+        trained_on: list[str] | None = None,
+        preprocessing: dict[str, Any] | None = None,
+        features: str | None = None,
+        loss: nn.Module | None = None,
+        metric: Metric | None = None,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        optimizer: OptimizerCallable | None = None,
+        scheduler: LRSchedulerCallable | None = None,
+        scheduler_interval: Literal["epoch", "step"] = "epoch",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        keep_plain(self)
+        if not classes:
+            raise InputError("classes: the expert must know its classes; the data module names none, so set them")
+        if loss is not None and label_smoothing:
+            raise InputError("label_smoothing belongs to the default loss; set it in your loss")
+        self.classes = list(classes)
+        self.network = network if isinstance(network, nn.Module) else network(len(classes))
+        self.loss = loss if loss is not None else nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        metric = metric if metric is not None else MulticlassAccuracy(len(classes), average="micro")
+        self.val_metric, self.test_metric = metric.clone(), metric.clone()
+        self.trained_on, self.preprocessing, self.features = trained_on, preprocessing, features
+        self.mixup = mixup
+        self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
+
+    def forward(self, input: Any) -> Tensor:
+        """Map a batch of inputs to (B, C) logits."""
+        return self.network(input)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Mean loss of one batch."""
+        batch = as_batch(batch, "the train loader")
+        input, target = batch.input, batch.target
+        if self.mixup:
+            from torchvision.transforms.v2 import MixUp
+
+            input, target = MixUp(alpha=self.mixup, num_classes=len(self.classes))(input, target)
+        loss = self.loss(self(input), target)
+        self.log("train_loss", loss, prog_bar=True, batch_size=len(batch.target))
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log ``val_loss`` and ``val_accuracy``."""
+        self._evaluate(batch, "val", self.val_metric)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Log ``test_loss`` and ``test_accuracy``."""
+        self._evaluate(batch, "test", self.test_metric)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """The ``index`` (B,) and ``probabilities`` (B, C) of one batch."""
+        batch = as_batch(batch, "the predict loader")
+        return {"index": batch.index, "probabilities": self(batch.input).float().softmax(-1)}
+
+    def _evaluate(self, batch: Any, split: str, metric: Metric) -> None:
+        batch = as_batch(batch, f"the {split} loader")
+        logits = self(batch.input)
+        metric(logits, batch.target)
+        rows = len(batch.target)
+        self.log(f"{split}_loss", self.loss(logits, batch.target), sync_dist=True, batch_size=rows)
+        self.log(f"{split}_accuracy", metric, prog_bar=True, batch_size=rows)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and a cosine, or what the constructor was given."""
+        return build_optimizer(self, self.parameters(), self._optimizer, self._scheduler, self._interval)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """A resumed run draws the random numbers of an uninterrupted one."""
+        return [EpochSeed()]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the expert's card, which makes the checkpoint an expert."""
+        spec = self.hparams.get("network")
+        checkpoint[CARD_KEY] = {
+            "classes": self.classes,
+            "domains": self.trained_on,
+            "features": self.features,
+            "preprocessing": self.preprocessing,
+            "network": spec if isinstance(spec, dict) else None,
+        }
+

@@ -1,0 +1,105 @@
+"""Networks that read the outputs of all experts, and the targets they learn."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class MLPFuser(nn.Module):
+    """The fuser network of the FoE paper: Linear - ReLU - Linear - ReLU - Linear.
+
+    Args:
+        num_inputs: Width of the experts' outputs side by side.
+        num_outputs: Classes, or experts where the fuser chooses one.
+        hidden: Widths of the hidden layers; (512, 512) in the paper's CIFAR-100 experiment.
+        dropout: Probability after the last hidden layer; 0 in that experiment, 0.5 for generative tasks.
+
+    Example:
+        >>> MLPFuser(400, 20)(torch.zeros(3, 400)).shape
+        torch.Size([3, 20])
+    """
+
+    def __init__(
+        self, num_inputs: int, num_outputs: int, hidden: Sequence[int] = (512, 512), dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = num_inputs
+        for size in hidden:
+            layers += [nn.Linear(width, size), nn.ReLU()]
+            width = size
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+        self.layers = nn.Sequential(*layers, nn.Linear(width, num_outputs))
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        """Map (B, num_inputs) probabilities to (B, num_outputs) logits."""
+        return self.layers(outputs)
+
+
+def scatter(outputs: Tensor, columns: Sequence[Sequence[int]], num_classes: int) -> Tensor:
+    """Spread the experts' outputs over the task's classes.
+
+    Args:
+        outputs: (B, sum of C_k), experts side by side.
+        columns: For each expert, the task class of each of its columns.
+        num_classes: C.
+
+    Returns:
+        (B, K, C), zeros where an expert does not know a class.
+
+    Example:
+        >>> scatter(torch.tensor([[0.9, 0.1, 1.0]]), [[0, 2], [1]], 3)
+        tensor([[[0.9000, 0.0000, 0.1000],
+                 [0.0000, 1.0000, 0.0000]]])
+    """
+    flat = [expert * num_classes + column for expert, own in enumerate(columns) for column in own]
+    result = outputs.new_zeros(len(outputs), len(columns) * num_classes)
+    result[:, torch.tensor(flat, device=outputs.device)] = outputs
+    return result.reshape(len(outputs), len(columns), num_classes)
+
+
+def draw_owner(owners: Tensor, index: Tensor, seed: int = 0) -> Tensor:
+    """Draw one owner of each row at random, the same one whenever and wherever the row is seen.
+
+    The FoE paper draws one expert where several own a sample's class. The draw is a hash of (seed, sample, expert), so
+    it depends neither on the order of rows nor on the process or device.
+
+    Args:
+        owners: (B, K) bool.
+        index: (B,) int64 sample numbers.
+        seed: Of the draw.
+
+    Returns:
+        (B,) int64 expert numbers; -100, which cross-entropy ignores, where a row has no owner.
+
+    Example:
+        >>> draw_owner(torch.tensor([[False, True], [False, False]]), torch.tensor([4, 5]))
+        tensor([   1, -100])
+    """
+    expert = torch.arange(owners.shape[1], device=owners.device)
+    value = index[:, None] * 1_000_003 + expert + seed * 7_919
+    for factor in (0x9E3779B97F4A7C1, 0x3F58476D1CE4E5B9):  # wrap-around multiplication and shifts mix all bits
+        value = (value ^ (value >> 31)) * factor
+    drawn = value.bitwise_and(0x7FFFFFFF).masked_fill(~owners, -1).argmax(1)
+    return drawn.masked_fill(~owners.any(1), -100)
+
+
+def best_owner(owners: Tensor, domain: Tensor, accuracy: Tensor) -> Tensor:
+    """The owner with the highest validation accuracy on the row's domains; the first of equals.
+
+    Args:
+        owners: (B, K) bool.
+        domain: (B, D) bool.
+        accuracy: (D, K) validation accuracy of each expert on each domain.
+
+    Returns:
+        (B,) int64 expert numbers; -100 where a row has no owner.
+
+    Example:
+        >>> best_owner(torch.tensor([[True, True]]), torch.tensor([[True]]), torch.tensor([[0.6, 0.7]]))
+        tensor([1])
+    """
+    score = (domain.to(accuracy.dtype) @ accuracy).masked_fill(~owners, -1.0)
+    return score.argmax(1).masked_fill(~owners.any(1), -100)

@@ -1,0 +1,326 @@
+"""FoE for classification: a small network learns to read the outputs of frozen experts."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from lightning import Callback, LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_fusion.callbacks.reproducible import EpochSeed
+from lightning_fusion.data.base import as_batch
+from lightning_fusion.errors import InputError
+from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.outputs import OutputsBatch, OutputsDataModule, owner_matrix
+from lightning_fusion.experts.pool import ExpertPool, scatter_columns, task_classes
+from lightning_fusion.foe.fusers import MLPFuser, best_owner, draw_owner, scatter
+from lightning_fusion.hyperparameters import keep_plain
+from lightning_fusion.metrics.diversity import BestExpertAccuracy
+from lightning_fusion.optimization import build_optimizer
+
+_POOL = "pool."
+
+
+class FoEFuserModule(LightningModule):
+    """Fusion of Experts for classification (Wang et al., ICLR 2024, section 3).
+
+    The fuser F reads the experts' softmax outputs side by side and minimises
+
+        sum over rows of CE(F([f_1(x), ..., f_K(x)]), target)
+
+    where the target is the class label, or the expert that should answer (``target: expert``: then the chosen
+    expert's prediction is the answer). The experts stay frozen. The same class trains on stored outputs
+    (:class:`~lightning_fusion.OutputsDataModule`: seconds) and on raw input, which then needs ``experts``.
+
+    A checkpoint holds the fuser, and the experts' facts with fingerprints; ``save_experts`` adds their weights.
+
+    Args:
+        experts: The frozen experts by name; None where only stored outputs are read.
+        classes: The task's C classes. The command line takes this and the next three from the data module; with
+            ``experts`` alone they are every class that some expert knows.
+        expert_classes: Classes of each expert, in the order of its outputs; from ``experts`` where given.
+        domains: Names of the columns of ``Batch.domain``; needed where the target is the expert.
+        expert_domains: Domains that each expert was trained on; likewise.
+        target: ``label`` or ``expert``.
+        owner: Which expert is the target where several own a row: drawn at ``random`` once (the paper's way), or the
+            ``best`` on the validation split in the row's domains (our choice; needs stored outputs).
+        network: Called as ``network(num_inputs, num_outputs)``; the paper's two hidden layers of 512 where None.
+        optimizer: AdamW, 1e-3, weight decay 1e-4 where None.
+        scheduler: A cosine to 0 over the run where None.
+        scheduler_interval: Whether a given ``scheduler`` steps each epoch or each step.
+        save_experts: Keep the experts' weights in checkpoints.
+        seed: Of the random owners.
+
+    Raises:
+        InputError: If facts are missing or contradict the experts.
+
+    Example:
+        >>> module = FoEFuserModule(expert_classes={"a": ["cat", "dog"], "b": ["dog", "owl"]})
+        >>> module.classes, module.fuse(torch.tensor([[0.9, 0.1, 0.5, 0.5]])).shape
+        (['cat', 'dog', 'owl'], torch.Size([1, 3]))
+    """
+
+    def __init__(
+        self,
+        experts: dict[str, Expert] | None = None,
+        classes: list[str] | None = None,
+        expert_classes: dict[str, list[str]] | None = None,
+        domains: list[str] | None = None,
+        expert_domains: dict[str, list[str]] | None = None,
+        target: Literal["label", "expert"] = "label",
+        owner: Literal["random", "best"] = "random",
+        network: Callable[[int, int], nn.Module] | None = None,
+        optimizer: OptimizerCallable | None = None,
+        scheduler: LRSchedulerCallable | None = None,
+        scheduler_interval: Literal["epoch", "step"] = "epoch",
+        save_experts: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        given, experts = experts, None  # recording arguments copies them: not the weights of all experts
+        self.save_hyperparameters()
+        keep_plain(self)
+        self.pool = None if given is None else _as_pool(given, classes)
+        if self.pool is not None:
+            if expert_classes is not None and dict(expert_classes) != self.pool.expert_classes:
+                raise InputError("expert_classes differ from the classes of experts; leave them out beside experts")
+            expert_classes, classes = self.pool.expert_classes, self.pool.classes
+            expert_domains = {name: expert.domains or [] for name, expert in self.pool.experts.items()}  # type: ignore[misc]
+        if not expert_classes:
+            raise InputError(
+                "expert_classes: the fuser must know its experts; give experts, or use OutputsDataModule as data"
+            )
+        self.classes = task_classes(expert_classes, classes)
+        self.expert_classes = {name: list(names) for name, names in expert_classes.items()}
+        self.columns = scatter_columns(self.expert_classes, self.classes)
+        self.target, self.owner, self.seed, self.save_experts = target, owner, seed, save_experts
+        if target not in ("label", "expert") or owner not in ("random", "best"):
+            raise InputError(f"target is {target!r}, owner {owner!r}; expected label or expert, random or best")
+        owners = owner_matrix(domains or [], expert_domains or {name: [] for name in self.expert_classes})
+        if target == "expert" and not owners.any():
+            raise InputError(
+                "target: expert needs to know who was trained on what: no expert's domains are among the data's "
+                f"domains ({domains}); set the experts' domains, or target: label"
+            )
+        self.hparams.update(
+            classes=self.classes, expert_classes=self.expert_classes, domains=domains, expert_domains=expert_domains
+        )
+        self.owners: Tensor
+        self.register_buffer("owners", owners, persistent=False)
+        num_inputs = sum(len(names) for names in self.expert_classes.values())
+        num_outputs = len(self.classes) if target == "label" else len(self.expert_classes)
+        self.network = network(num_inputs, num_outputs) if network is not None else MLPFuser(num_inputs, num_outputs)
+        self.val_accuracy = MulticlassAccuracy(len(self.classes), average="micro")
+        self.test_accuracy = MulticlassAccuracy(len(self.classes), average="micro")
+        self.val_choice, self.test_choice = MeanMetric(), MeanMetric()
+        self.val_experts = BestExpertAccuracy(len(self.expert_classes))
+        self._best_accuracy: Tensor | None = None
+        self._expert_facts: dict[str, Any] | None = None if self.pool is None else self.pool.facts()
+        self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
+
+    # ----------------------------------------------------------- mathematics
+
+    def forward(self, input: Any) -> Tensor:
+        """Ask every expert about a batch of raw inputs and fuse.
+
+        Returns:
+            (B, C) fused logits; log-probabilities of the chosen expert where the target is the expert.
+
+        Raises:
+            InputError: If the module has no experts.
+        """
+        return self.fuse(self._ask(input))
+
+    def fuse(self, outputs: Tensor) -> Tensor:
+        """Map (B, sum of C_k) expert outputs to (B, C) fused logits."""
+        logits = self.network(outputs)
+        return logits if self.target == "label" else self._answer(outputs, logits.argmax(1))
+
+    def _answer(self, outputs: Tensor, chosen: Tensor) -> Tensor:
+        """(B, C) log-probabilities of the chosen experts."""
+        spread = scatter(outputs, self.columns, len(self.classes))
+        return spread[torch.arange(len(outputs), device=outputs.device), chosen].clamp_min(1e-12).log()
+
+    def _ask(self, input: Any) -> Tensor:
+        if self.pool is None:
+            raise InputError(
+                "this fuser reads stored outputs and holds no experts; give experts to ask them about raw input"
+            )
+        return torch.cat(list(self.pool(input).values()), dim=1)
+
+    def _read(self, batch: Any, split: str) -> OutputsBatch:
+        """Stored outputs as they are; raw input after asking the experts."""
+        if isinstance(batch, OutputsBatch):
+            return batch
+        batch = as_batch(batch, f"the {split} loader")
+        return OutputsBatch(self._ask(batch.input), batch.target, batch.domain, batch.index)
+
+    def _expert_target(self, batch: OutputsBatch) -> tuple[Tensor, Tensor]:
+        """(B,) the expert to choose and (B, K) all that own the row."""
+        owners = (batch.domain.to(torch.float32) @ self.owners.to(torch.float32)) > 0
+        if self.owner == "random":
+            return draw_owner(owners, batch.index, self.seed), owners
+        assert self._best_accuracy is not None
+        return best_owner(owners, batch.domain, self._best_accuracy.to(owners.device)), owners
+
+    # ----------------------------------------------------------------- steps
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Cross-entropy of one batch; logged every ``log_every_n_steps`` steps."""
+        batch = self._read(batch, "train")
+        goal = batch.target if self.target == "label" else self._expert_target(batch)[0]
+        loss = _cross_entropy(self.network(batch.outputs), goal)
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+            self.log("train_loss", loss, prog_bar=True, batch_size=len(goal))
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log ``val_loss``, ``val_accuracy`` and ``val_best_expert``, the accuracy of the best single expert."""
+        batch = self._read(batch, "val")
+        self._evaluate(batch, "val", self.val_accuracy, self.val_choice)
+        spread = scatter(batch.outputs, self.columns, len(self.classes))
+        self.val_experts.update(spread.argmax(2) == batch.target[:, None])
+        self.log("val_best_expert", self.val_experts, batch_size=len(batch.target))
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Log ``test_loss`` and ``test_accuracy``."""
+        self._evaluate(self._read(batch, "test"), "test", self.test_accuracy, self.test_choice)
+
+    def _evaluate(self, batch: OutputsBatch, split: str, accuracy: MulticlassAccuracy, choice: MeanMetric) -> None:
+        rows = len(batch.target)
+        logits = self.network(batch.outputs)
+        answer = logits
+        goal = batch.target
+        if self.target == "expert":
+            goal, owners = self._expert_target(batch)
+            chosen = logits.argmax(1)
+            answer = self._answer(batch.outputs, chosen)
+            choice.update(owners[torch.arange(rows, device=owners.device), chosen].float())
+            self.log(f"{split}_choice_accuracy", choice, batch_size=rows)
+        accuracy.update(answer, batch.target)
+        self.log(f"{split}_loss", _cross_entropy(logits, goal), sync_dist=True, batch_size=rows)
+        self.log(f"{split}_accuracy", accuracy, prog_bar=True, batch_size=rows)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """The ``index`` (B,) and fused ``probabilities`` (B, C) of a batch, and the ``expert`` (B,) it chose."""
+        batch = self._read(batch, "predict")
+        logits = self.network(batch.outputs)
+        if self.target == "label":
+            return {"index": batch.index, "probabilities": logits.float().softmax(-1)}
+        chosen = logits.argmax(1)
+        return {"index": batch.index, "probabilities": self._answer(batch.outputs, chosen).exp(), "expert": chosen}
+
+    # ----------------------------------------------------- around the training
+
+    def setup(self, stage: str) -> None:
+        """Check that store and experts belong together; learn who is best where, if that is the target."""
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, OutputsDataModule):
+            if self.owner == "best" and self.target == "expert":
+                raise InputError("owner: best needs stored outputs; use OutputsDataModule as data, or owner: random")
+            return
+        outputs = data.outputs
+        if outputs.expert_classes != self.expert_classes or outputs.classes != self.classes:
+            raise InputError(
+                f"the store {outputs.path} has the experts {outputs.names} and classes {outputs.classes}; the fuser "
+                f"was built for {list(self.expert_classes)} and {self.classes}"
+            )
+        if self.pool is not None:
+            outputs.check_pool(self.pool)
+        self._expert_facts = outputs.experts
+        if self.owner == "best" and self.target == "expert":
+            right = torch.from_numpy(outputs.scattered("val").argmax(2) == outputs["val"].target[:, None])
+            member = torch.from_numpy(outputs["val"].domain.copy()).to(torch.float64)
+            counts = member.sum(0).clamp_min(1)
+            self._best_accuracy = (member.T @ right.to(torch.float64) / counts[:, None]).to(torch.float32)
+
+    def on_fit_end(self) -> None:
+        """Warn where the result shows a known failure."""
+        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        for message in failure_signs(metrics, self.target):
+            rank_zero_warn(message)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and a cosine on the fuser network alone, or what the constructor was given."""
+        return build_optimizer(self, self.network.parameters(), self._optimizer, self._scheduler, self._interval)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """A resumed run draws the random numbers of an uninterrupted one."""
+        return [EpochSeed()]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the experts; leave their weights out unless ``save_experts`` says otherwise."""
+        checkpoint["experts"] = self._expert_facts
+        if not self.save_experts:
+            weights = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {name: value for name, value in weights.items() if not name.startswith(_POOL)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check the experts against those the fuser was trained with, and complete the weights for strict loading."""
+        state, known = checkpoint["state_dict"], checkpoint.get("experts")
+        if self.pool is None:
+            for name in [name for name in state if name.startswith(_POOL)]:
+                del state[name]
+            self._expert_facts = known
+            return
+        stored = {name for name in state if name.startswith(_POOL)}
+        if not stored:
+            _check_experts(self.pool, known)
+        own = {f"{_POOL}{name}": value for name, value in self.pool.state_dict().items()}
+        state.update({name: value for name, value in own.items() if name not in stored})
+
+
+def failure_signs(metrics: Mapping[str, float], target: str) -> list[str]:
+    """What validation metrics say about a fuser that went wrong.
+
+    Args:
+        metrics: ``val_accuracy``, ``val_best_expert`` and, where the target is the expert, ``val_choice_accuracy``.
+        target: ``label`` or ``expert``.
+
+    Example:
+        >>> failure_signs({"val_accuracy": 0.5, "val_best_expert": 0.6}, "label")
+        ['the fuser (validation accuracy 0.500) is below the best single expert (0.600): too few rows, too short a ...']
+    """
+    signs = []
+    accuracy, best = metrics.get("val_accuracy"), metrics.get("val_best_expert")
+    if accuracy is not None and best is not None and accuracy < best:
+        signs.append(
+            f"the fuser (validation accuracy {accuracy:.3f}) is below the best single expert ({best:.3f}): too few rows, "
+            "too short a training, or experts that are not complementary; see 'lightning-fusion diagnose'"
+        )
+    choice = metrics.get("val_choice_accuracy")
+    if target == "expert" and choice is not None and choice < 0.5:
+        signs.append(
+            f"the chosen expert owns the row in only {choice:.1%} of the validation rows: the outputs do not tell the "
+            "domains apart; target: label may do better"
+        )
+    return signs
+
+
+def _cross_entropy(logits: Tensor, goal: Tensor) -> Tensor:
+    """Mean over the rows that have a target (not -100); 0, still attached to the graph, where none has."""
+    total = F.cross_entropy(logits.float(), goal, ignore_index=-100, reduction="sum")
+    return total / (goal != -100).sum().clamp_min(1)
+
+
+def _as_pool(experts: Mapping[str, Expert] | ExpertPool, classes: list[str] | None) -> ExpertPool:
+    if isinstance(experts, ExpertPool):
+        return experts if classes is None or classes == experts.classes else ExpertPool(dict(experts.experts.items()), classes)  # type: ignore[arg-type]
+    return ExpertPool(experts, classes)
+
+
+def _check_experts(pool: ExpertPool, known: Mapping[str, Any] | None) -> None:
+    """Refuse experts that the fuser was not trained with."""
+    facts = pool.facts()
+    for name, fact in (known or {}).items():
+        found = facts.get(name, {}).get("fingerprint")
+        if found != fact["fingerprint"]:
+            raise InputError(
+                f"experts: the fuser was trained with expert {name} of fingerprint {fact['fingerprint']} (checkpoint "
+                f"{fact['checkpoint']}); the one given has {found}"
+            )

@@ -1,0 +1,5 @@
+"""torchmetrics classes for pools of models."""
+
+from lightning_fusion.metrics.diversity import BestExpertAccuracy, PairwiseDiversity
+
+__all__ = ["BestExpertAccuracy", "PairwiseDiversity"]

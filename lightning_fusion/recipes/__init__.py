@@ -1,0 +1,1 @@
+"""A paper's whole protocol as one typed function; ``lightning-fusion recipe NAME`` calls it."""

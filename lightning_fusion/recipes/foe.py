@@ -1,0 +1,398 @@
+"""FoE's classification protocol: experts on domains, outputs once, fusers, and everything they must beat."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from rich.console import Console
+from torch import nn
+
+from lightning_fusion.baselines import BASELINES, oracle_expert, oracle_selection
+from lightning_fusion.data.base import FusionDataModule, digest
+from lightning_fusion.errors import InputError
+from lightning_fusion.experts.collecting import collect
+from lightning_fusion.experts.diagnosis import diagnose
+from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.outputs import ExpertOutputs, OutputsDataModule
+from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.experts.training import ExpertModule
+from lightning_fusion.foe.module import FoEFuserModule, failure_signs
+from lightning_fusion.hyperparameters import describe_factory
+from lightning_fusion.recipes.report import Report, claim_folder, write_text
+
+MAIN = "FoE (label)"
+FUSERS: dict[str, dict[str, Any]] = {
+    MAIN: {"target": "label"},
+    "FoE (expert, random owner)": {"target": "expert", "owner": "random"},
+    "FoE (expert, best owner)": {"target": "expert", "owner": "best"},
+}
+
+
+def foe(
+    data: FusionDataModule,
+    network: Callable[[int], nn.Module],
+    output: str,
+    seeds: list[int] | None = None,
+    expert_epochs: int = 10,
+    fuser_epochs: int = 50,
+    fuser_batch_size: int = 128,
+    fuser: Callable[[int, int], nn.Module] | None = None,
+    optimizer: OptimizerCallable | None = None,
+    scheduler: LRSchedulerCallable | None = None,
+    label_smoothing: float = 0.0,
+    mixup: float = 0.0,
+    centralised: bool = True,
+    accelerator: str = "auto",
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true",
+    overwrite: bool = False,
+) -> Report:
+    """Train one expert per domain, fuse them, and compare with every baseline on the same rows.
+
+    For each seed: splits and domains are drawn, one expert is trained per domain and, as an upper line, one model on
+    all experts' data; the pool is asked once; FoE is trained with the three kinds of target; baselines are fitted on
+    the same rows; all are tested on the test split. A run that was interrupted goes on with what it has.
+
+    Args:
+        data: The data, in the ``fuser`` role; its domains are the experts'.
+        network: Called with a number of classes, gives an expert's network.
+        output: Folder of the run.
+        seeds: One run each; [0] where None.
+        expert_epochs: Epochs of each expert and of the centralised model.
+        fuser_epochs: Epochs of each fuser; the weights of the best validation accuracy are kept.
+        fuser_batch_size: Rows per batch of the fusers.
+        fuser: Called as ``fuser(num_inputs, num_outputs)``; the paper's MLP where None.
+        optimizer: Of the experts; AdamW, 1e-3, weight decay 1e-4 where None.
+        scheduler: Of the experts, stepping each epoch; a cosine to 0 where None.
+        label_smoothing: Of the experts.
+        mixup: Of the experts, its alpha; 0 turns it off.
+        centralised: Train the centralised model as well.
+        accelerator: Lightning's name of the device.
+        precision: Lightning's name of the precision of the experts.
+        overwrite: Replace another run in ``output``.
+
+    Returns:
+        The report, which is also in ``output``: ``results.json``, ``report.md``, pictures, and for each seed the
+        experts' checkpoints, their outputs, the fusers' checkpoints and ``pool.yaml``, which names the experts.
+
+    Raises:
+        InputError: If ``output`` holds another run, or the data have fewer than two domains.
+    """
+    seeds = [0] if seeds is None else seeds
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise InputError(f"seeds: found {seeds}; expected at least one, each once")
+    if len(data.domains) < 2:
+        raise InputError(
+            f"data: found {len(data.domains)} domain(s); fusion needs two at least: set num_domains and "
+            "classes_per_domain, or use a domain_tree"
+        )
+    config = {
+        "data": {"class_path": f"{type(data).__module__}.{type(data).__qualname__}", **dict(data.hparams)},
+        "network": describe_factory(network) or repr(network),
+        "seeds": seeds,
+        "expert_epochs": expert_epochs,
+        "fuser_epochs": fuser_epochs,
+        "fuser_batch_size": fuser_batch_size,
+        "fuser": describe_factory(fuser) if fuser else None,
+        "optimizer": describe_factory(optimizer) if optimizer else None,
+        "scheduler": describe_factory(scheduler) if scheduler else None,
+        "label_smoothing": label_smoothing,
+        "mixup": mixup,
+        "centralised": centralised,
+        "precision": precision,
+    }
+    folder, resumed = claim_folder(output, "foe", config, overwrite)
+    console = Console()
+    if resumed:
+        console.print(f"going on with the run in {folder}")
+    report = Report("foe", config)
+    data.prepare_data()
+    with _quiet_lightning():
+        for seed in seeds:
+            run = _Seed(
+                data.variant(seed=seed), seed, folder / f"seed_{seed}", report, console, dict(accelerator=accelerator)
+            )
+            expert_arguments = {
+                "network": network,
+                "optimizer": optimizer,
+                "scheduler": scheduler,
+                "label_smoothing": label_smoothing,
+                "mixup": mixup,
+            }
+            experts = run.train_experts(expert_arguments, expert_epochs, precision)
+            outputs = run.collect(experts)
+            run.fit_fusers(outputs, fuser, fuser_epochs, fuser_batch_size)
+            run.score_rules(outputs)
+            if centralised:
+                run.score_centralised(expert_arguments, expert_epochs, precision)
+    pictures = _draw(report, folder, outputs, seeds[-1])
+    report.data = {
+        "source": str(data.hparams.get("source", type(data).__name__)),
+        "classes": len(outputs.classes),
+        "experts": len(outputs.names),
+        "rows": ", ".join(f"{name} {len(part)}" for name, part in outputs.splits.items()),
+    }
+    report.save(folder, MAIN, pictures)
+    report.print(MAIN, folder, console)
+    return report
+
+
+class _Seed:
+    """One seed of the protocol."""
+
+    def __init__(
+        self, data: FusionDataModule, seed: int, folder: Path, report: Report, console: Console, trainer: dict[str, Any]
+    ) -> None:
+        self.data, self.seed, self.folder, self.report, self.console = data, seed, folder, report, console
+        self.trainer_arguments = trainer
+        folder.mkdir(exist_ok=True)
+
+    # --------------------------------------------------------------- experts
+
+    def train_experts(self, arguments: dict[str, Any], epochs: int, precision: str) -> dict[str, Expert]:
+        """One expert per domain; those that are there already are taken as they are."""
+        experts = {}
+        names = self.data.domains
+        for number, name in enumerate(names):
+            label = f"seed {self.seed}  expert {number + 1}/{len(names)} {name}"
+            path = self._train(name, self.data.variant(role="expert", domain=number), arguments, epochs, precision, label)
+            experts[name] = self._expert(path, arguments["network"])
+        write_text(self.folder / "pool.yaml", self._pool_yaml(experts))
+        return experts
+
+    def _expert(self, path: Path, network: Callable[[int], nn.Module]) -> Expert:
+        card = torch.load(path, map_location="cpu", weights_only=True)["expert"]
+        return Expert(network(len(card["classes"])), str(path))
+
+    def _train(
+        self, name: str, data: FusionDataModule, arguments: dict[str, Any], epochs: int, precision: str, label: str
+    ) -> Path:
+        path = self.folder / "experts" / f"{name}.ckpt"
+        if path.is_file():  # Lightning moves a finished checkpoint into place: a file is a whole one
+            self.console.print(f"{label}: there already")
+            return path
+        start = time.perf_counter()
+        seed_everything(self.seed * 1000 + int(digest(name)[:6], 16), verbose=False)
+        module = ExpertModule(
+            classes=data.classes,
+            trained_on=data.own_domains,  # type: ignore[attr-defined]
+            preprocessing=getattr(data, "preprocessing", None),
+            **arguments,
+        )
+        trainer = self._trainer(epochs, precision=precision)
+        trainer.fit(module, datamodule=data)
+        accuracy = float(trainer.callback_metrics["val_accuracy"])
+        path.parent.mkdir(exist_ok=True)
+        draft = path.with_suffix(".part")
+        trainer.save_checkpoint(draft, weights_only=True)
+        draft.replace(path)
+        self._took("training experts", start)
+        self.console.print(f"{label}: validation accuracy {accuracy:.3f}, {time.perf_counter() - start:.0f} s")
+        return path
+
+    def _pool_yaml(self, experts: dict[str, Expert]) -> str:
+        lines = ["# The experts of this run, for 'lightning-fusion collect', 'fit' and 'export'.", "experts:"]
+        for name, expert in experts.items():
+            lines += [
+                f"  {json.dumps(name)}:",
+                "    class_path: lightning_fusion.Expert",
+                f"    init_args: {{checkpoint: {json.dumps(str(expert.checkpoint))}}}",
+            ]
+        return "\n".join([*lines, ""])
+
+    # --------------------------------------------------------------- outputs
+
+    def collect(self, experts: dict[str, Expert]) -> ExpertOutputs:
+        """Ask the pool once, and diagnose it."""
+        start = time.perf_counter()
+        pool = ExpertPool(experts, self.data.classes)
+        outputs = collect(pool, self.data, self.folder / "outputs", trainer=self._trainer(1))
+        self._took("asking experts", start)
+        diagnosis = diagnose(outputs)
+        diagnosis.save(self.folder)
+        if any(expert.leaks for expert in diagnosis.experts) or not diagnosis.worthwhile:
+            self.report.notes.append(f"Seed {self.seed}: {diagnosis.findings[0]}")
+        return outputs
+
+    # ---------------------------------------------------------------- fusers
+
+    def fit_fusers(self, outputs: ExpertOutputs, network: Any, epochs: int, batch_size: int) -> None:
+        """Train and test FoE with each kind of target."""
+        owned = all(outputs.owners(split).any() for split in ("train", "val"))
+        for method, arguments in FUSERS.items():
+            if arguments["target"] == "expert" and not owned:
+                self.report.notes.append(f"{method} left out: no expert's domains are known.")
+                continue
+            start = time.perf_counter()
+            seed_everything(self.seed, verbose=False)
+            data = OutputsDataModule(outputs, batch_size=batch_size, seed=self.seed)
+            module = FoEFuserModule(**outputs.facts(), network=network, seed=self.seed, **arguments)
+            path = self.folder / "fusers"
+            name = method.replace("FoE (", "").replace(")", "").replace(", ", "_").replace(" ", "_")
+            best = ModelCheckpoint(
+                path, name, monitor="val_accuracy", mode="max", save_weights_only=True, enable_version_counter=False
+            )
+            trainer = self._trainer(epochs, best, accelerator="cpu")
+            trainer.fit(module, datamodule=data)
+            state = torch.load(best.best_model_path, weights_only=True, map_location="cpu")
+            module.load_state_dict(state["state_dict"])
+            metrics = trainer.validate(module, datamodule=data, verbose=False)[0]
+            for sign in failure_signs(metrics, module.target):
+                self.report.notes.append(f"Seed {self.seed}, {method}: {sign}")
+            self._score_fuser(module, outputs, method)
+            self._took("training fusers", start)
+
+    def _score_fuser(self, module: FoEFuserModule, outputs: ExpertOutputs, method: str) -> None:
+        part = outputs["test"]
+        module.eval()
+        with torch.no_grad():
+            given = torch.from_numpy(outputs.concatenated("test"))
+            logits = module.fuse(given)
+            if module.target == "expert":
+                chosen = module.network(given).argmax(1).numpy()
+                owns = outputs.owners("test")[np.arange(len(part)), chosen]
+                self.report.add(method, "choice accuracy", owns.mean(), self.seed)
+        prediction = logits.argmax(1).numpy()
+        self._score(method, prediction == part.target, outputs)
+        if method == MAIN:
+            np.save(self.folder / "fused.npy", prediction)
+            self._listen(module, outputs)
+
+    def _listen(self, module: FoEFuserModule, outputs: ExpertOutputs) -> None:
+        """Which experts the fuser listens to: accuracy lost when one expert's outputs are shuffled over test rows."""
+        generator = np.random.default_rng(self.seed)
+        given, target = outputs.concatenated("test"), np.asarray(outputs["test"].target)
+        base = self.report.values(MAIN)[-1]
+        start = 0
+        for name, labels in outputs.expert_classes.items():
+            mixed = given.copy()
+            block = slice(start, start + len(labels))
+            mixed[:, block] = mixed[generator.permutation(len(mixed)), block]
+            with torch.no_grad():
+                right = module.fuse(torch.from_numpy(mixed)).argmax(1).numpy() == target
+            self.report.add(f"without {name}", "accuracy lost by shuffling", base - right.mean(), self.seed)
+            start += len(labels)
+
+    # ------------------------------------------------------------- baselines
+
+    def score_rules(self, outputs: ExpertOutputs) -> None:
+        """Fit every baseline on the fuser's rows and test it; add the oracles."""
+        start = time.perf_counter()
+        train, test = outputs.scattered("train"), outputs.scattered("test")
+        target, truth = np.asarray(outputs["train"].target), np.asarray(outputs["test"].target)
+        singles = (test.argmax(2) == truth[:, None]).mean(0)
+        self.report.add("mean single expert", "accuracy", singles.mean(), self.seed)
+        for name, rule in BASELINES.items():
+            self._score(name, rule().fit(train, target).predict(test) == truth, outputs)
+        owners = outputs.owners("test")
+        if owners.any():
+            self._score("oracle expert (domain known)", oracle_expert(test, truth, owners), outputs)
+        self._score("oracle selection (some expert right)", oracle_selection(test, truth), outputs)
+        self._took("baselines", start)
+
+    def score_centralised(self, arguments: dict[str, Any], epochs: int, precision: str) -> None:
+        """One model on the data of all experts: what sharing the data would give."""
+        data = self.data.variant(role="expert", domain=None)
+        path = self._train("centralised", data, arguments, epochs, precision, f"seed {self.seed}  centralised model")
+        pool = ExpertPool({"centralised": self._expert(path, arguments["network"])}, self.data.classes)
+        outputs = collect(pool, self.data, splits=["test"], trainer=self._trainer(1))
+        right = outputs.scattered("test")[:, 0].argmax(1) == outputs["test"].target
+        self._score("centralised model (shares data)", right, outputs)
+
+    # --------------------------------------------------------------- helpers
+
+    def _score(self, method: str, right: np.ndarray, outputs: ExpertOutputs) -> None:
+        self.report.add(method, "accuracy", right.mean(), self.seed)
+        member = np.asarray(outputs["test"].domain, bool)
+        for column, name in enumerate(outputs.domains):
+            if member[:, column].any():
+                self.report.add(method, "accuracy", right[member[:, column]].mean(), self.seed, domain=name)
+
+    def _took(self, what: str, start: float) -> None:
+        self.report.seconds[what] = self.report.seconds.get(what, 0.0) + time.perf_counter() - start
+
+    def _trainer(self, epochs: int, *callbacks: Any, **more: Any) -> Trainer:
+        return Trainer(
+            max_epochs=epochs,
+            devices=1,
+            logger=False,
+            enable_checkpointing=bool(callbacks),
+            enable_model_summary=False,
+            callbacks=[RichProgressBar(leave=False), *callbacks],
+            default_root_dir=str(self.folder),
+            **(self.trainer_arguments | more),
+        )
+
+
+@contextmanager
+def _quiet_lightning() -> Any:
+    """Lightning greets once per Trainer; a recipe makes dozens."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _draw(report: Report, folder: Path, outputs: ExpertOutputs, seed: int) -> dict[str, str]:
+    """The three pictures of the report."""
+    from matplotlib.figure import Figure
+
+    shown = [MAIN, "best single expert", "softmax average", "most confident", "logistic stacking"]
+    rows = [row for row in report.rows if "domain" in row and row["method"] in shown]
+    domains = [name for name in outputs.domains if any(row["domain"] == name for row in rows)]
+    figure = Figure(figsize=(min(15.0, 3.5 + 1.1 * len(domains)), 4.2), layout="constrained")
+    axes = figure.subplots()
+    for number, method in enumerate(shown):
+        means = [np.mean([r["value"] for r in rows if (r["method"], r["domain"]) == (method, d)]) for d in domains]
+        place = np.arange(len(domains)) + (number - 2) * 0.16
+        axes.bar(place, means, 0.16, label=method)
+    axes.set_xticks(range(len(domains)), domains, rotation=45 if len(domains) > 6 else 0, ha="right" if len(domains) > 6 else "center")
+    axes.set(ylabel="test accuracy", ylim=(0, 1), title="Accuracy on the samples of each domain")
+    axes.legend(ncols=len(shown), fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18 if len(domains) > 6 else -0.08))
+    figure.savefig(folder / "domains.png", dpi=130)
+
+    truth, fused = np.asarray(outputs["test"].target), np.load(folder / f"seed_{seed}" / "fused.npy")
+    count = len(outputs.classes)
+    confusion = np.zeros((count, count))
+    np.add.at(confusion, (truth, fused), 1)
+    confusion /= np.maximum(confusion.sum(1, keepdims=True), 1)
+    size = 3.5 + 0.28 * count
+    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(confusion, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(count), outputs.classes, rotation=60, ha="right", fontsize=8)
+    axes.set_yticks(range(count), outputs.classes, fontsize=8)
+    axes.set(xlabel="predicted class", ylabel="true class", title=f"{MAIN}: shares of each true class, seed {seed}")
+    figure.colorbar(image, ax=axes, shrink=0.8)
+    figure.savefig(folder / "confusion.png", dpi=130)
+
+    lost = [row for row in report.rows if row["metric"] == "accuracy lost by shuffling"]
+    names = outputs.names
+    values = [[100 * r["value"] for r in lost if r["method"] == f"without {name}"] for name in names]
+    figure = Figure(figsize=(6.5, 1.4 + 0.28 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(range(len(names)), [np.mean(v) for v in values], color="tab:green")
+    for place, points in enumerate(values):
+        axes.plot(points, [place] * len(points), "k.", markersize=4)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set(xlabel="points of test accuracy lost when this expert's outputs are shuffled", title="Whom the fuser listens to")
+    figure.savefig(folder / "listens.png", dpi=130)
+    return {
+        "domains.png": "Test accuracy on the samples of each domain, mean over seeds.",
+        "confusion.png": f"Confusion of {MAIN} on the test split, one seed.",
+        "listens.png": "Accuracy lost when one expert's outputs are shuffled over the test rows: bars are means, dots seeds.",
+    }

@@ -1,0 +1,235 @@
+"""What a recipe leaves behind: ``results.json``, ``report.md`` and pictures."""
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from lightning_fusion.errors import InputError
+
+_RUN = "run.json"
+_PACKAGES = ("lightning-fusion", "torch", "torchvision", "lightning", "scikit-learn", "numpy")
+
+
+def claim_folder(folder: str | Path, recipe: str, config: Mapping[str, Any], overwrite: bool = False) -> tuple[Path, bool]:
+    """Make a folder this run's own, or take up the run of the same configuration that was interrupted in it.
+
+    Args:
+        folder: The output folder.
+        recipe: Name of the recipe.
+        config: Its configuration, plain data.
+        overwrite: Empty a folder that holds another run of this library.
+
+    Returns:
+        The folder, and whether an earlier run of the same configuration is taken up.
+
+    Raises:
+        InputError: If the folder holds another run, or files that no run wrote.
+    """
+    path = Path(folder)
+    wanted = json.loads(json.dumps({"recipe": recipe, "config": config}))
+    marker = path / _RUN
+    if path.exists() and not path.is_dir():
+        raise InputError(f"output: {path} is a file; name a folder")
+    if path.is_dir() and any(path.iterdir()):
+        if not marker.is_file():
+            raise InputError(f"output: {path} holds files that no recipe wrote; name another folder")
+        try:
+            found = json.loads(marker.read_text())
+        except ValueError:
+            found = None
+        if overwrite:
+            shutil.rmtree(path)
+        elif found == wanted:
+            return path, True
+        else:
+            differ = _difference((found or {}).get("config", {}), wanted["config"])
+            raise InputError(
+                f"output: {path} holds another run (differs in {differ}); name another folder, or give --overwrite=true"
+            )
+    path.mkdir(parents=True, exist_ok=True)
+    write_text(marker, json.dumps(wanted, indent=1))
+    return path, False
+
+
+def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    keys = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
+    return ", ".join(keys) or "the recipe"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    draft.write_text(text)
+    os.replace(draft, path)
+
+
+def paired_gain(values: Sequence[float], against: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Mean paired difference and its 95 % interval by Student's t; no interval from one pair.
+
+    Example:
+        >>> [round(value, 3) for value in paired_gain([0.5, 0.6, 0.7], [0.4, 0.4, 0.6])]
+        [0.133, -0.01, 0.277]
+    """
+    from scipy.stats import t
+
+    difference = np.asarray(values, float) - np.asarray(against, float)
+    mean = float(difference.mean())
+    if len(difference) < 2:
+        return mean, None, None
+    half = float(t.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / np.sqrt(len(difference)))
+    return mean, mean - half, mean + half
+
+
+@dataclass
+class Report:
+    """Rows of results, gathered seed by seed, and the files made of them.
+
+    Attributes:
+        recipe: Name of the recipe.
+        config: Its configuration.
+        data: What the data were: sizes, classes, domains, fingerprint.
+        rows: One dict per figure: method, metric, split, seed, value, and where they apply domain, cost, bytes.
+        notes: Sentences for the reader: warnings, what was left out.
+        seconds: Duration of the parts.
+    """
+
+    recipe: str
+    config: dict[str, Any]
+    data: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, method: str, metric: str, value: float, seed: int, split: str = "test", **more: Any) -> None:
+        """Add one figure."""
+        self.rows.append(
+            {"method": method, "metric": metric, "split": split, "seed": seed, "value": float(value), **more}
+        )
+
+    def values(self, method: str, metric: str = "accuracy", split: str = "test") -> list[float]:
+        """Figures of a method over all data, ordered by seed."""
+        rows = [
+            row
+            for row in self.rows
+            if (row["method"], row["metric"], row["split"]) == (method, metric, split) and "domain" not in row
+        ]
+        return [row["value"] for row in sorted(rows, key=lambda row: row["seed"])]
+
+    def methods(self, metric: str = "accuracy") -> list[str]:
+        """Methods in the order in which they were added."""
+        return list(dict.fromkeys(row["method"] for row in self.rows if row["metric"] == metric))
+
+    def summary(self, main: str, metric: str = "accuracy") -> list[dict[str, Any]]:
+        """Mean and deviation over seeds of each method, and the gain of ``main`` against each other one.
+
+        A row of another method has ``gain`` None; rows of ``main`` name in ``against`` whom they gain over.
+        """
+        result: list[dict[str, Any]] = []
+        own = self.values(main, metric)
+        for method in self.methods(metric):
+            values = self.values(method, metric)
+            entry = {
+                "method": method,
+                "metric": metric,
+                "mean": float(np.mean(values)),
+                "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+            }
+            result.append(entry | {"gain": None, "gain_low": None, "gain_high": None, "against": None})
+        for entry in [entry for entry in result if entry["method"] != main]:
+            other = self.values(entry["method"], metric)
+            if len(other) == len(own):
+                mean, low, high = paired_gain(own, other)
+                first = next(e for e in result if e["method"] == main)
+                gains = {"gain": mean, "gain_low": low, "gain_high": high, "against": entry["method"]}
+                result.append(first | gains)
+        return result
+
+    def save(self, folder: Path, main: str, pictures: Mapping[str, str]) -> None:
+        """Write ``results.json`` and ``report.md``.
+
+        Args:
+            folder: Where to.
+            main: The method whose gains are of interest.
+            pictures: {file name: caption} of pictures in the same folder.
+        """
+        results = {
+            "recipe": self.recipe,
+            "config": self.config,
+            "data": self.data,
+            "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+            "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
+            "rows": self.rows,
+            "summary": self.summary(main),
+            "notes": self.notes,
+        }
+        write_text(folder / "results.json", json.dumps(results, indent=1))
+        write_text(folder / "report.md", self._markdown(main, pictures, results["versions"]))
+
+    def table(self, main: str) -> Table:
+        """The summary as a table for the terminal."""
+        seeds = len(self.values(main))
+        title = f"{self.recipe}: test accuracy" + (f", mean of {seeds} seeds" if seeds > 1 else ", one seed")
+        table = Table(title=title)
+        table.add_column("method")
+        table.add_column("accuracy", justify="right")
+        table.add_column(f"{main} gains", justify="right")
+        for cells in self._cells(main):
+            style = "bold" if cells[0] == main else None
+            table.add_row(*cells, style=style)
+        return table
+
+    def print(self, main: str, folder: Path, console: Console | None = None) -> None:
+        """Print the table, the notes and where the files are."""
+        console = console or Console()
+        console.print(self.table(main))
+        for note in self.notes:
+            console.print(f"- {note}")
+        console.print(f"report: {folder / 'report.md'}   figures: {folder / 'results.json'}", soft_wrap=True)
+
+    def _cells(self, main: str) -> list[tuple[str, str, str]]:
+        entries = self.summary(main)
+        gains = {entry["against"]: entry for entry in entries if entry["against"]}
+        cells = []
+        for entry in entries:
+            if entry["against"]:
+                continue
+            spread = f" ± {entry['std']:.3f}" if entry["std"] is not None else ""
+            gain = gains.get(entry["method"])
+            text = ""
+            if gain:
+                text = f"{100 * gain['gain']:+.1f}"
+                if gain["gain_low"] is not None:
+                    text += f"  [{100 * gain['gain_low']:+.1f}, {100 * gain['gain_high']:+.1f}]"
+            cells.append((entry["method"], f"{entry['mean']:.3f}{spread}", text))
+        return cells
+
+    def _markdown(self, main: str, pictures: Mapping[str, str], versions: Mapping[str, str]) -> str:
+        seeds = len(self.values(main))
+        lines = [f"# Recipe `{self.recipe}`", ""]
+        lines += [f"- {name}: {value}" for name, value in self.data.items()]
+        how = (
+            f"Test accuracy, mean ± standard deviation of {seeds} seeds. Gains are in points, paired by seed, with a 95 % "
+            "interval (Student's t)."
+            if seeds > 1
+            else "Test accuracy of one seed: gains are in points and have no interval; give more seeds for one."
+        )
+        lines += ["", how, "", f"| method | accuracy | {main} gains |", "|---|---|---|"]
+        for method, value, gain in self._cells(main):
+            bold = "**" if method == main else ""
+            lines.append(f"| {bold}{method}{bold} | {bold}{value}{bold} | {gain} |")
+        lines += ["", *(f"- {note}" for note in self.notes), ""]
+        for name, caption in pictures.items():
+            lines += [f"![{caption}]({name})", "", caption, ""]
+        took = ", ".join(f"{name} {value:.0f} s" for name, value in self.seconds.items())
+        lines += [f"Duration: {took}.", "", "Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()) + ".", ""]
+        return "\n".join(lines)
