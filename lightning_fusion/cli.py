@@ -1,10 +1,13 @@
 """The command line: LightningCLI for ``fit``, ``validate``, ``test`` and ``predict``, and four commands of our own."""
 
+import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import yaml
@@ -74,36 +77,51 @@ def find_config(name: str) -> str:
 
 
 class FusionArgumentParser(LightningArgumentParser):
-    """Says in one line which key is wrong."""
+    """Takes no abbreviated options, and says in one line which key is wrong."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **({"allow_abbrev": False} | kwargs))
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Stop with one line that names the key; ``JSONARGPARSE_DEBUG=true`` shows everything."""
-        if os.environ.get("JSONARGPARSE_DEBUG"):
+        if os.environ.get("JSONARGPARSE_DEBUG", "").lower() == "true":
             return super().error(message, ex)
-        raise InputError(condense(message))
+        raise InputError(condense(message)) from _input_error(ex)
+
+
+_NOISE = re.compile(
+    r"(Parser key|Problem with given class_path|Does not validate|Subtypes:|Errors:|Given value|tip:|usage:|"
+    r"Expected a <class 'NoneType'>)"
+)
 
 
 def condense(message: str) -> str:
-    """The innermost complaint of a parser's message, with the key it is about.
+    """The innermost complaint of a parser's message, after the keys that lead to it.
 
     Example:
-        >>> condense('Parser key "model":\\n  Problem with given class_path "a.B":\\n    Key "hidn" is not expected')
-        'model: Key "hidn" is not expected'
+        >>> condense('Parser key "model":\\n  Errors:\\n    - Option \'hidn\' is not accepted\\n  Given value: 3')
+        "model: Option 'hidn' is not accepted"
+        >>> condense('Parser key "epochs":\\n  Expected a <class \'int\'>. Got value: x')
+        "epochs: Expected a <class 'int'>. Got value: x"
     """
-    keys = re.findall(r'Parser key "([^"]+)"|key "([\w.]+)":', message)
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
-    informative = [
-        line
-        for line in lines
-        if not re.match(r"(Parser key|Problem with given class_path|Does not validate against any|tip:|usage:)", line)
-    ]
-    best = next(
-        (line for line in informative if re.search(r"not expected|is required|No such|Unable to import|not a subclass", line)),
-        informative[0] if informative else message.strip(),
-    )
-    key = ".".join(dict.fromkeys(a or b for a, b in keys))
-    text = best if not key or best.startswith(key) else f"{key}: {best}"
-    return re.sub(r"\s+", " ", text)[:600]
+    keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
+    lines = [re.sub(r"\s+", " ", line).strip(" -") for line in message.splitlines()]
+    complaints = [line for line in lines if line and not _NOISE.match(line)]
+    for line in lines:
+        if (problem := re.match(r"Problem with given class_path '([^']+)'", line)) and complaints:
+            complaints[0] = f"{problem[1]}: {complaints[0]}"
+            break
+    text = complaints[0] if complaints else re.sub(r"\s+", " ", message).strip()
+    return f"{'.'.join(keys)}: {text}"[:600] if keys else text[:600]
+
+
+def _input_error(error: BaseException | None) -> InputError | None:
+    """The InputError that a chain of exceptions began with, where there is one."""
+    while error is not None:
+        if isinstance(error, InputError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 class FusionSaveConfig(SaveConfigCallback):
@@ -136,6 +154,10 @@ class FusionSaveConfig(SaveConfigCallback):
         return folders or [Path(trainer.default_root_dir)]
 
 
+def _parameters(kind: type) -> Iterable[str]:
+    return inspect.signature(kind.__init__).parameters if "__init__" in vars(kind) else ()  # type: ignore[misc]
+
+
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
     """Nested keys joined by dots, as a sweep names them."""
     if not isinstance(config, dict) or not config:
@@ -164,25 +186,43 @@ class FusionCLI(LightningCLI):
             auto_configure_optimizers=False,
         )
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link the data module's facts to the model's arguments of the same name."""
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the given arguments; those of the process do not matter here."""
+        self.config = parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        """Link the data module's facts to those arguments of the chosen model class that have the same name.
+
+        Links are made here, when both classes are known: a link to an argument that the class does not have would
+        end up among the checkpoint's hyperparameters.
+        """
+        chosen = self.config[self.subcommand]
+        if not chosen.get("data") or not chosen.get("model"):
+            return
+        has = resolve_name(chosen.data.class_path)
+        takes = {name for kind in resolve_name(chosen.model.class_path).__mro__ for name in _parameters(kind)}
         for source, target in _LINKS.items():
-            parser.link_arguments(
-                "data", f"model.init_args.{target}", compute_fn=self._fact(source, target), apply_on="instantiate"
-            )
+            if target in takes and hasattr(has, source):
+                self._parser(self.subcommand).link_arguments(
+                    "data", f"model.init_args.{target}", compute_fn=self._fact(source, target), apply_on="instantiate"
+                )
 
     def _fact(self, source: str, target: str) -> Callable[[Any], Any]:
-        """The data module's fact; what the user wrote where the data module has none."""
+        written = self.config[self.subcommand].get(f"model.init_args.{target}")
+        written = written.as_dict() if isinstance(written, Namespace) else written
 
         def fact(data: Any) -> Any:
-            value = getattr(data, source, None)
-            return self._written(target) if value is None else value
+            value = getattr(data, source)
+            if written is None or written == value:
+                return value
+            if target in ("classes", "expert_classes"):
+                raise InputError(
+                    f"model.init_args.{target}: the configuration or checkpoint says {shorten(written)}, the data say "
+                    f"{shorten(value)}; change the data, or leave {target} out"
+                )
+            return written
 
         return fact
-
-    def _written(self, target: str) -> Any:
-        value = self.config[self.config.subcommand].get(f"model.init_args.{target}")
-        return value.as_dict() if isinstance(value, Namespace) else value
 
     def _parse_ckpt_path(self) -> None:
         """Take the model's arguments from the checkpoint, as Lightning does, and say which ones that changes.
@@ -224,20 +264,25 @@ def main(args: Sequence[str] | None = None) -> Any:
     from_shell = args is None
     given = sys.argv[1:] if args is None else [str(arg) for arg in args]
     if from_shell:
-        sys.argv = sys.argv[:1]
         sys.path.insert(0, os.getcwd())  # a user's own modules, as 'python -m' finds them
+    # torch 2.14 deprecates what lightning 2.6 does on every batch transfer; users can do nothing about it
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     try:
         result = _dispatch(given)
-    except InputError as error:
-        if not from_shell or os.environ.get("LIGHTNING_FUSION_DEBUG"):
+    except Exception as error:
+        wrong = _input_error(error)  # the parser wraps what a constructor says
+        if wrong is None or os.environ.get("LIGHTNING_FUSION_DEBUG"):
             raise
-        print(f"lightning-fusion: error: {error}", file=sys.stderr)
+        if not from_shell:
+            raise wrong from error
+        print(f"lightning-fusion: error: {wrong}", file=sys.stderr)
         raise SystemExit(2) from None
     return None if from_shell else result
 
 
 def _dispatch(args: list[str]) -> Any:
-    set_parsing_settings(config_read_mode_urls_enabled=False)
+    # an interpolation in a YAML names keys from the file's root, not from the subcommand's
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     command = args[0] if args else "--help"
     if command in ("-h", "--help"):
         print(_USAGE.format(recipes="{" + ",".join(RECIPES) + "}", configs=shipped_configs()))
@@ -286,13 +331,10 @@ def _arguments(parser: ArgumentParser, args: list[str]) -> dict[str, Any]:
 
 
 def _recipe(args: list[str]) -> Any:
-    from importlib import import_module
-
     if not args or args[0] in ("-h", "--help") or args[0] not in RECIPES:
         found = f"found {args[0]!r}" if args and not args[0].startswith("-") else "found none"
         raise InputError(f"recipe: name one of {', '.join(RECIPES)} first; {found}")
-    module, _, name = RECIPES[args[0]].rpartition(".")
-    function = getattr(import_module(module), name)
+    function = resolve_name(RECIPES[args[0]])
     parser = _parser(f"recipe {args[0]}", (function.__doc__ or "").partition("\n")[0])
     parser.add_function_arguments(function, fail_untyped=True)
     arguments = _arguments(parser, args[1:])

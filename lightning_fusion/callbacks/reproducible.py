@@ -39,6 +39,12 @@ class EpochSeed(Callback):
         random.seed(value)
         np.random.seed(value)  # noqa: NPY002  (the global state is what user code draws from)
         torch.manual_seed(value)
+        # Lightning makes the first iterator of a resumed run before it tells the sampler the epoch, and before the
+        # lines above, and keeps it (https://github.com/Lightning-AI/pytorch-lightning/issues/21938): make it anew,
+        # as an uninterrupted run does at this point.
+        loop = trainer.fit_loop
+        if trainer.current_epoch > 0 and (loop.is_resuming or loop.epoch_loop.restarting):
+            iter(loop._data_fetcher)  # type: ignore[call-overload]
 
     def state_dict(self) -> dict[str, Any]:
         """The seed."""

@@ -31,6 +31,12 @@ from lightning_fusion.hyperparameters import keep_plain
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _SPLIT_FOLDERS = {"train": "train", "val": "train", "valid": "train", "validation": "train", "test": "test"}
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "source": ("digits", "cifar10", "cifar100", "split_tree", "domain_tree"),
+    "role": ("fuser", "expert"),
+    "protocol": ("clean", "paper"),
+    "channels": (1, 3, None),
+}
 _CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
@@ -223,6 +229,11 @@ class ImageDataModule(FusionDataModule):
         self._check()
 
     def _check(self) -> None:
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} is {getattr(self, name)!r}; expected {shorten(known)}")
+        if self.batch_size < 1:
+            raise InputError(f"batch_size is {self.batch_size}; expected at least 1")
         if self.source == "digits" and self.root is not None:
             raise InputError("source digits comes with scikit-learn and has no root; remove root or change source")
         if self.source != "digits" and self.root is None:
@@ -239,10 +250,11 @@ class ImageDataModule(FusionDataModule):
             share = getattr(self, name)
             if share is not None and not 0 < share < 1:
                 raise InputError(f"{name} is {share}; expected a share between 0 and 1")
+        channels = self.channels or (1 if self.source == "digits" else 3)
         for name in ("mean", "std"):
             values = getattr(self, name)
-            if values is not None and self.channels is not None and len(values) != self.channels:
-                raise InputError(f"{name} has {len(values)} values for {self.channels} channels")
+            if values is not None and len(values) != channels:
+                raise InputError(f"{name} has {len(values)} values for {channels} channels")
 
     @property
     def _layout(self) -> "_Layout":
@@ -459,7 +471,10 @@ class _ImageFiles:
         self.paths, self.mode, self.size = paths, {1: "L", 3: "RGB"}[channels], image_size
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        return torch.stack([self._decode(self.paths[row]) for row in rows.tolist()])
+        images = [self._decode(self.paths[row]) for row in rows.tolist()]
+        for row, image in zip(rows.tolist(), images, strict=True):
+            self._check_size(row, image, images[0])
+        return torch.stack(images)
 
     def identity(self, rows: Tensor) -> str:
         """Names and sizes of the files of some rows."""
@@ -498,14 +513,16 @@ class _ImageFiles:
             image = self._decode(self.paths[row])
         except InputError as error:
             return str(error)
-        if image.shape != images.shape[1:]:
-            height, width = image.shape[1:]
-            raise InputError(
-                f"{self.paths[row]} is {width}x{height} where others are {images.shape[3]}x{images.shape[2]}; set "
-                "image_size to bring them to one size"
-            )
+        self._check_size(row, image, images[0])
         images[row] = image
         return None
+
+    def _check_size(self, row: int, image: Tensor, other: Tensor) -> None:
+        if image.shape != other.shape:
+            raise InputError(
+                f"{self.paths[row]} is {image.shape[2]}x{image.shape[1]} where others are "
+                f"{other.shape[2]}x{other.shape[1]}; set image_size to bring them to one size"
+            )
 
     def _reads(self, path: Path) -> bool:
         try:
@@ -523,7 +540,7 @@ class _ImageFiles:
         if self.size is not None:
             picture = ImageOps.fit(picture, (self.size, self.size), method=Image.Resampling.BILINEAR)
         pixels = np.asarray(picture)
-        return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
+        return torch.from_numpy((pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)).copy())
 
 
 def _list_tree(root: Path, source: str) -> list[_File]:

@@ -1,5 +1,6 @@
 """Ask a pool of experts about a data set, once."""
 
+import mmap
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -58,8 +59,8 @@ def collect(
     Example:
         >>> from lightning_fusion import Expert
         >>> pool = ExpertPool({"a": Expert(torch.nn.Linear(4, 2), classes=["cat", "dog"])})
-        >>> outputs = collect(pool, {"test": (torch.zeros(6, 4), torch.zeros(6, dtype=torch.long))}, splits=["test"])
-        >>> outputs
+        >>> data = {"test": (torch.zeros(6, 4), torch.zeros(6, dtype=torch.long))}
+        >>> collect(pool, data, trainer=Trainer(logger=False, enable_progress_bar=False))
         ExpertOutputs(1 experts, 2 classes; rows: test 6)
     """
     if not isinstance(data, LightningDataModule):
@@ -67,6 +68,8 @@ def collect(
         data = TensorDataModule(data, classes=pool.classes)
     if not splits:
         raise InputError(f"splits is empty; choose from {shorten(SPLITS)}")
+    if output is None and trainer is not None and trainer.world_size > 1:
+        raise InputError("output: several processes need one folder for their answers; name it")
     kept = tempfile.TemporaryDirectory(prefix="expert-outputs-") if output is None else None
     folder = Path(kept.name if kept is not None else str(output))
     data.prepare_data()
@@ -162,11 +165,7 @@ def _merge(shards: Path, split: str, writer: StoreWriter, classes: list[str], ex
     unique, place = np.unique(index, return_inverse=True)
     if len(folders) == 1 and len(unique) < len(index):
         raise InputError(f"the {split} loader gave {len(index)} rows with {len(unique)} indices; Batch.index must be unique")
-    if expected is not None and len(unique) != expected:
-        raise InputError(
-            f"the {split} loader gave {len(unique)} of {expected} rows; it must give all of them (drop_last, "
-            "limit_predict_batches?)"
-        )
+    _check_whole(split, len(unique), expected)
     starts = np.cumsum([0, *(len(part) for part in indices)])
     for file in sorted(folders[0].iterdir()):
         name, dtype, width = file.name.rsplit("@", 2)
@@ -178,8 +177,27 @@ def _merge(shards: Path, split: str, writer: StoreWriter, classes: list[str], ex
                 last = min(first + _MERGE_ROWS, stop - start)
                 if array.size:
                     array[place[start + first : start + last]] = part[first:last]
+                    _let_go(array, part)
         if name == "target":
             check_targets(array, classes, f"the {split} loader")
+
+
+def _let_go(*arrays: np.ndarray) -> None:
+    """Give back the memory of what was read from or written to mapped files; the files keep their content."""
+    for array in arrays:
+        pages = getattr(array, "_mmap", None)
+        if hasattr(pages, "madvise"):  # not on every system
+            pages.madvise(mmap.MADV_DONTNEED)
+
+
+def _check_whole(split: str, found: int, expected: int | None) -> None:
+    if not found:
+        raise InputError(f"the {split} loader gave no rows; leave {split} out of splits")
+    if expected is not None and found != expected:
+        raise InputError(
+            f"the {split} loader gave {found} of {expected} rows; it must give all of them (drop_last, "
+            "limit_predict_batches?)"
+        )
 
 
 def _read(file: Path) -> np.ndarray:
@@ -249,10 +267,12 @@ def _fingerprint(data: LightningDataModule, split: str) -> str:
     """The data module's own fingerprint, or one of all batches that does not depend on their order."""
     if isinstance(data, FusionDataModule):
         return data.fingerprint(split)
-    total = np.zeros(2, np.uint64)
+    total, rows = np.zeros(2, np.uint64), 0
     for raw in _loader_of(data, split):
         batch = as_batch(raw, f"the {split} loader")
         total += _row_hashes(batch).sum(0, dtype=np.uint64)
+        rows += len(batch.index)
+    _check_whole(split, rows, _expected_rows(data, split))
     return f"{total[0]:016x}{total[1]:016x}"
 
 

@@ -155,7 +155,7 @@ def diagnose(outputs: ExpertOutputs, split: str = "train", unseen: str | None = 
     part = outputs[split]
     if not len(part):
         raise InputError(f"split {split} of the store has no rows")
-    unseen = unseen if unseen in outputs.splits and unseen != split else None
+    unseen = unseen if unseen in outputs.splits and unseen != split and len(outputs[unseen]) else None
     spread = outputs.scattered(split)
     target = np.asarray(part.target)
     predictions = spread.argmax(2)
@@ -187,7 +187,8 @@ def diagnose(outputs: ExpertOutputs, split: str = "train", unseen: str | None = 
         len(part),
         experts,
         by_domain,
-        {name: value.tolist() for name, value in pairs.compute().items()},
+        # torchmetrics makes a scalar of a single entry
+        {name: value.reshape(len(experts), -1).tolist() for name, value in pairs.compute().items()},
         scores,
     )
     _conclude(result, unseen)

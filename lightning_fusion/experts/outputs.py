@@ -222,23 +222,27 @@ class ExpertOutputs:
             target = np.asarray(given["target"], np.int64)
             rows = len(target)
             probabilities = {
-                name: np.asarray(given["probabilities"][name], np.float32).reshape(rows, -1) for name in expert_classes
+                name: _shaped(values, np.float32, (rows, len(expert_classes[name])), f"split {split}: expert {name}")
+                for name, values in ((name, given["probabilities"][name]) for name in expert_classes)
             }
-            for name, values in probabilities.items():
-                if values.shape[1] != len(expert_classes[name]):
-                    raise InputError(
-                        f"split {split}: expert {name} has {values.shape[1]} columns for its "
-                        f"{len(expert_classes[name])} classes"
-                    )
             check_outputs({name: torch.from_numpy(values) for name, values in probabilities.items()})
             check_targets(target, vocabulary, f"split {split}")
+            domain = given.get("domain", np.zeros((rows, len(domains))))
+            index = _shaped(given.get("index", np.arange(rows)), np.int64, (rows,), f"split {split}: index")
+            if len(np.unique(index)) < rows:
+                raise InputError(f"split {split}: index holds numbers twice; they must be unique")
             parts[split] = OutputsSplit(
                 probabilities,
                 target,
-                np.asarray(given.get("domain", np.zeros((rows, len(domains)))), bool).reshape(rows, len(domains)),
-                np.asarray(given.get("index", np.arange(rows)), np.int64),
+                _shaped(domain, bool, (rows, len(domains)), f"split {split}: domain"),
+                index,
                 {name: np.asarray(values, np.float32) for name, values in (given.get("features") or {}).items()},
             )
+            for name, values in parts[split].features.items():
+                if name not in expert_classes:
+                    raise InputError(f"split {split}: features of an expert that expert_classes lacks: {name}")
+                if values.ndim != 2 or len(values) != rows:
+                    raise InputError(f"split {split}: features of {name} have shape {values.shape} for {rows} rows")
         experts = {
             name: {
                 "classes": [str(label) for label in names],
@@ -297,6 +301,13 @@ class ExpertOutputs:
         return ExpertOutputs.open(path)
 
 
+def _shaped(values: Any, dtype: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
+    array = np.asarray(values, dtype)
+    if array.shape != shape:
+        raise InputError(f"{what} has shape {array.shape}; expected {shape}")
+    return array
+
+
 def owner_matrix(domains: Sequence[str], expert_domains: Mapping[str, Sequence[str]]) -> Tensor:
     """(D, K) bool: which domain belongs to which expert.
 
@@ -335,8 +346,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         manifest = json.loads(file.read_text())
     except ValueError as error:
         raise InputError(f"store: {file} is damaged ({error}); collect again with overwrite") from error
-    if manifest.get("format") != FORMAT:
-        raise InputError(f"store: {file} has format {manifest.get('format')}; this version reads {FORMAT}")
+    found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+    if found != FORMAT:
+        raise InputError(f"store: {file} has format {found}; this version reads {FORMAT}")
     return manifest
 
 

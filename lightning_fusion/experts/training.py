@@ -31,7 +31,7 @@ class ExpertModule(LightningModule):
         loss: Called as ``loss(logits (B, C), target)``; cross-entropy where None.
         metric: Called as ``metric(logits (B, C), target (B,))``; accuracy where None.
         label_smoothing: Of the default loss.
-        mixup: Parameter alpha of Mixup (Zhang et al., ICLR 2018) in training; 0 turns it off.
+        mixup: Parameter alpha of Mixup (Zhang et al., ICLR 2018) in training, for images; 0 turns it off.
         optimizer: AdamW, 1e-3, weight decay 1e-4 where None.
         scheduler: A cosine to 0 over the run where None.
         scheduler_interval: Whether a given ``scheduler`` steps each epoch or each step.
@@ -90,6 +90,8 @@ class ExpertModule(LightningModule):
         if self.mixup:
             from torchvision.transforms.v2 import MixUp
 
+            if not isinstance(input, Tensor) or input.ndim < 4:
+                raise InputError("mixup is for images (B, channels, H, W) and videos; set mixup: 0 for other input")
             input, target = MixUp(alpha=self.mixup, num_classes=len(self.classes))(input, target)
         loss = self.loss(self(input), target)
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch.target))

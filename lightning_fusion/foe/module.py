@@ -221,7 +221,7 @@ class FoEFuserModule(LightningModule):
         """Check that store and experts belong together; learn who is best where, if that is the target."""
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, OutputsDataModule):
-            if self.owner == "best" and self.target == "expert":
+            if self.owner == "best" and self.target == "expert" and stage != "predict":
                 raise InputError("owner: best needs stored outputs; use OutputsDataModule as data, or owner: random")
             return
         outputs = data.outputs
@@ -283,8 +283,8 @@ def failure_signs(metrics: Mapping[str, float], target: str) -> list[str]:
         target: ``label`` or ``expert``.
 
     Example:
-        >>> failure_signs({"val_accuracy": 0.5, "val_best_expert": 0.6}, "label")
-        ['the fuser (validation accuracy 0.500) is below the best single expert (0.600): too few rows, too short a ...']
+        >>> print(*failure_signs({"val_accuracy": 0.5, "val_best_expert": 0.6}, "label"))
+        the fuser (validation accuracy 0.500) is below the best single expert (0.600): too few rows, ...
     """
     signs = []
     accuracy, best = metrics.get("val_accuracy"), metrics.get("val_best_expert")
