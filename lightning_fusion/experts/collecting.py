@@ -21,7 +21,7 @@ from lightning_fusion.experts.pool import ExpertPool
 
 _SHARDS = ".shards"
 _FACTS = ("target", "domain", "index")
-_MERGE_ROWS = 65_536
+_MERGE_ROWS = 16_384
 
 
 def collect(

@@ -94,6 +94,24 @@ class ExpertPool(nn.Module):
         """Facts of every expert by name, as plain data."""
         return {name: expert.facts() for name, expert in self.experts.items()}
 
+    def check_known(self, known: Mapping[str, Mapping[str, Any]] | None) -> None:
+        """Refuse this pool where a fuser was trained with other experts.
+
+        Args:
+            known: Facts of the fuser's experts by name, as its checkpoint holds them; None where it knows nothing.
+
+        Raises:
+            InputError: With both fingerprints.
+        """
+        facts = self.facts()
+        for name, fact in (known or {}).items():
+            found = facts.get(name, {}).get("fingerprint")
+            if found != fact["fingerprint"]:
+                raise InputError(
+                    f"experts: the fuser was trained with expert {name} of fingerprint {fact['fingerprint']} "
+                    f"(checkpoint {fact['checkpoint']}); the one given has {found}"
+                )
+
     @torch.no_grad()
     def forward(self, input: Any) -> dict[str, Tensor]:
         """Ask every expert: (B, C_k) probabilities by name, checked.

@@ -40,7 +40,7 @@ class FoEFuserModule(LightningModule):
     A checkpoint holds the fuser, and the experts' facts with fingerprints; ``save_experts`` adds their weights.
 
     Args:
-        experts: The frozen experts by name; None where only stored outputs are read.
+        experts: The frozen experts by name, or a pool; None where only stored outputs are read.
         classes: The task's C classes. The command line takes this and the next three from the data module; with
             ``experts`` alone they are every class that some expert knows.
         expert_classes: Classes of each expert, in the order of its outputs; from ``experts`` where given.
@@ -67,7 +67,7 @@ class FoEFuserModule(LightningModule):
 
     def __init__(
         self,
-        experts: dict[str, Expert] | None = None,
+        experts: dict[str, Expert] | ExpertPool | None = None,
         classes: list[str] | None = None,
         expert_classes: dict[str, list[str]] | None = None,
         domains: list[str] | None = None,
@@ -87,7 +87,7 @@ class FoEFuserModule(LightningModule):
         keep_plain(self)
         self.pool = None if given is None else _as_pool(given, classes)
         if self.pool is not None:
-            if expert_classes is not None and dict(expert_classes) != self.pool.expert_classes:
+            if expert_classes is not None and list(expert_classes.items()) != list(self.pool.expert_classes.items()):
                 raise InputError("expert_classes differ from the classes of experts; leave them out beside experts")
             expert_classes, classes = self.pool.expert_classes, self.pool.classes
             expert_domains = {name: expert.domains or [] for name, expert in self.pool.experts.items()}  # type: ignore[misc]
@@ -225,7 +225,7 @@ class FoEFuserModule(LightningModule):
                 raise InputError("owner: best needs stored outputs; use OutputsDataModule as data, or owner: random")
             return
         outputs = data.outputs
-        if outputs.expert_classes != self.expert_classes or outputs.classes != self.classes:
+        if list(outputs.expert_classes.items()) != list(self.expert_classes.items()) or outputs.classes != self.classes:
             raise InputError(
                 f"the store {outputs.path} has the experts {outputs.names} and classes {outputs.classes}; the fuser "
                 f"was built for {list(self.expert_classes)} and {self.classes}"
@@ -270,7 +270,7 @@ class FoEFuserModule(LightningModule):
             return
         stored = {name for name in state if name.startswith(_POOL)}
         if not stored:
-            _check_experts(self.pool, known)
+            self.pool.check_known(known)
         own = {f"{_POOL}{name}": value for name, value in self.pool.state_dict().items()}
         state.update({name: value for name, value in own.items() if name not in stored})
 
@@ -312,15 +312,3 @@ def _as_pool(experts: Mapping[str, Expert] | ExpertPool, classes: list[str] | No
     if isinstance(experts, ExpertPool):
         return experts if classes is None or classes == experts.classes else ExpertPool(dict(experts.experts.items()), classes)  # type: ignore[arg-type]
     return ExpertPool(experts, classes)
-
-
-def _check_experts(pool: ExpertPool, known: Mapping[str, Any] | None) -> None:
-    """Refuse experts that the fuser was not trained with."""
-    facts = pool.facts()
-    for name, fact in (known or {}).items():
-        found = facts.get(name, {}).get("fingerprint")
-        if found != fact["fingerprint"]:
-            raise InputError(
-                f"experts: the fuser was trained with expert {name} of fingerprint {fact['fingerprint']} (checkpoint "
-                f"{fact['checkpoint']}); the one given has {found}"
-            )

@@ -1,0 +1,61 @@
+"""Speed and memory as ratios, both sides measured in this run: ``python benchmarks/run.py [name ...]``."""
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from measuring import Result
+from rich.console import Console
+from rich.table import Table
+
+BENCHMARKS = {"fuser": "fuser", "collect": "collecting", "expert": "expert", "import": "importing"}
+"""File of each benchmark; it has ``measure() -> list[Result]``."""
+OUTPUT = Path("runs/bench/results.json")
+
+
+def main(names: Sequence[str]) -> None:
+    unknown = set(names) - set(BENCHMARKS)
+    if unknown:
+        sys.exit(f"no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(BENCHMARKS)}")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    warnings.simplefilter("ignore")
+    if "OMP_NUM_THREADS" not in os.environ:  # two threads that wait for each other measure the neighbours' load
+        torch.set_num_threads(1)
+    console = Console()
+    results: list[Result] = []
+    for name in names or BENCHMARKS:
+        console.print(f"measuring {name} ...", style="dim")
+        results += import_module(BENCHMARKS[name]).measure()
+    console.print(table(results))
+    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
+    OUTPUT.write_text(json.dumps([asdict(result) | {"ok": result.ok} for result in results], indent=1))
+    console.print(f"written to {OUTPUT}", style="dim")
+
+
+def table(results: Sequence[Result]) -> Table:
+    shown = Table(
+        "name",
+        "what is compared",
+        title=f"medians of ratios, measured side by side, {torch.get_num_threads()} thread(s)",
+    )
+    for heading in ("ratio", "range", "CPU", "target", "ok?"):
+        shown.add_column(heading, justify="right")
+    for result in results:
+        spread = "" if result.low is None else f"{result.low:.2f}-{result.high:.2f}"
+        cpu = "" if result.cpu_ratio is None else f"{result.cpu_ratio:.2f}"
+        target = "" if result.target is None else f"<= {result.target:g}"
+        verdict = {True: "yes", False: "NO", None: ""}[result.ok]
+        shown.add_row(result.name, result.compared, f"{result.ratio:.2f}", spread, cpu, target, verdict)
+    return shown
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

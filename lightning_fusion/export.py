@@ -1,0 +1,158 @@
+"""Experts and fuser as one program that runs without this library."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.foe.module import FoEFuserModule
+
+_BATCHES = (1, 5)
+_TOLERANCE = 1e-4
+
+
+class FusedNetwork(nn.Module):
+    """A pool of experts and the fuser that reads them, from input to probabilities.
+
+    Args:
+        pool: The experts; none may be a plain callable.
+        fuser: The trained fuser.
+
+    Raises:
+        InputError: If an expert is no torch module.
+    """
+
+    def __init__(self, pool: ExpertPool, fuser: FoEFuserModule) -> None:
+        super().__init__()
+        for name, expert in pool.experts.items():
+            if not isinstance(expert.network, nn.Module):
+                raise InputError(f"experts: {name} is a plain callable; only torch modules can be exported")
+        self.experts, self.network = pool.experts, fuser.network
+        self.target = fuser.target
+        width = len(fuser.classes)
+        place = [expert * width + column for expert, own in enumerate(fuser.columns) for column in own]
+        self.register_buffer("place", torch.tensor(place), persistent=False)
+        self.place: Tensor
+        self.shape = (len(pool.experts), width)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (B, ...) input to (B, C) fused probabilities."""
+        outputs = torch.cat([expert(input) for expert in self.experts.values()], dim=1)
+        logits = self.network(outputs)
+        if self.target == "label":
+            return logits.softmax(-1)
+        experts, classes = self.shape
+        spread = outputs.new_zeros(outputs.shape[0], experts * classes).index_copy(1, self.place, outputs)
+        chosen = logits.argmax(1).reshape(-1, 1, 1).expand(-1, 1, classes)
+        return spread.reshape(-1, experts, classes).gather(1, chosen).squeeze(1)
+
+
+def export(
+    experts: Mapping[str, Expert] | ExpertPool,
+    checkpoint: str,
+    output: str,
+    input_shape: Sequence[int],
+    onnx: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write ``fused.pt2`` (``torch.export``, any batch size), ``manifest.json`` and, if asked for, ``fused.onnx``.
+
+    What was written is loaded again and compared with the modules on random input of two batch sizes.
+
+    Args:
+        experts: The experts the fuser was trained with; fingerprints are checked.
+        checkpoint: The fuser's checkpoint.
+        output: A new folder.
+        input_shape: Shape of one sample of the experts' input: (3, 32, 32), say.
+        onnx: Write an ONNX file as well (extra ``onnx``).
+        overwrite: Replace an earlier export.
+
+    Returns:
+        The manifest: classes, preprocessing, input shape, experts, versions, files, and ``parity``, the largest
+        absolute difference found.
+
+    Raises:
+        InputError: If the experts are not the fuser's, the folder is taken, or an expert cannot be exported.
+        RuntimeError: If the exported program differs from the modules by more than 1e-4.
+    """
+    folder = Path(output)
+    if folder.exists() and not (overwrite and (folder / "manifest.json").is_file() and (folder / "fused.pt2").is_file()):
+        raise InputError(f"output: {folder} exists; name a new folder, or set overwrite to replace an earlier export")
+    if not Path(checkpoint).is_file():
+        raise InputError(f"checkpoint: found no file {checkpoint}")
+    pool = experts if isinstance(experts, ExpertPool) else ExpertPool(experts)
+    fuser = FoEFuserModule.load_from_checkpoint(checkpoint, map_location="cpu", experts=None)
+    known = torch.load(checkpoint, map_location="cpu", weights_only=True).get("experts")
+    pool = ExpertPool(dict(pool.experts.items()), fuser.classes)  # type: ignore[arg-type]
+    if list(pool.names) != list(fuser.expert_classes):
+        raise InputError(
+            f"experts: found {shorten(pool.names)}; the fuser was trained with {shorten(fuser.expert_classes)}"
+        )
+    pool.check_known(known)
+    network = FusedNetwork(pool, fuser).eval().cpu()
+    example = torch.rand(2, *input_shape)
+    try:
+        network(example)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"input_shape: the experts refuse a sample of shape {tuple(input_shape)}: {error}") from error
+    draft = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    with torch.no_grad():
+        program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    torch.export.save(program, draft / "fused.pt2")
+    loaded = torch.export.load(draft / "fused.pt2").module()
+    parity = _largest_difference(network, loaded, input_shape)
+    files = ["fused.pt2"]
+    if onnx:
+        parity = max(parity, _write_onnx(program, network, draft / "fused.onnx", input_shape))
+        files.append("fused.onnx")
+    if parity > _TOLERANCE:
+        raise RuntimeError(f"the exported program differs from the modules by {parity:.1e}; at most {_TOLERANCE} is allowed")
+    ways = [expert.preprocessing for expert in pool.experts.values()]
+    manifest = {
+        "classes": fuser.classes,
+        "input_shape": [None, *input_shape],
+        "output": "probabilities",
+        "preprocessing": ways[0] if all(way == ways[0] for way in ways) else dict(zip(pool.names, ways, strict=True)),
+        "target": fuser.target,
+        "experts": pool.facts(),
+        "checkpoint": checkpoint,
+        "versions": {name: version(name) for name in ("lightning-fusion", "torch")},
+        "files": files,
+        "parity": parity,
+        "parity_batches": list(_BATCHES),
+    }
+    (draft / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    if folder.exists():
+        shutil.rmtree(folder)
+    draft.rename(folder)
+    return manifest
+
+
+def _largest_difference(network: nn.Module, other: Any, input_shape: Sequence[int]) -> float:
+    largest = 0.0
+    with torch.no_grad():
+        for rows in _BATCHES:
+            sample = torch.randn(rows, *input_shape)
+            largest = max(largest, float((network(sample) - torch.as_tensor(other(sample))).abs().max()))
+    return largest
+
+
+def _write_onnx(program: Any, network: nn.Module, path: Path, input_shape: Sequence[int]) -> float:
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  (torch's exporter needs it and says so less clearly)
+    except ImportError as error:
+        raise InputError(f"onnx: {error.name} is not installed; pip install 'lightning-fusion[onnx]'") from error
+    torch.onnx.export(program, f=str(path), input_names=["input"], output_names=["probabilities"], external_data=False, verbose=False)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return _largest_difference(network, lambda x: session.run(None, {"input": x.numpy()})[0], input_shape)

@@ -1,0 +1,155 @@
+"""The command line on problems that take a second: what the tests of the shipped YAMLs share."""
+
+import re
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from lightning_fusion.cli import main, shipped_configs
+from lightning_fusion.errors import InputError
+
+CONFIGS = shipped_configs()
+HERE = Path(__file__).parent
+EXPERTS = ("domain_0", "domain_1")
+
+# The one shared override, by key, wherever in a file the key stands.
+SMALL: dict[str, Any] = {
+    "num_domains": 2,
+    "classes_per_domain": 6,
+    "batch_size": 16,
+    "image_size": 8,
+    "width": 2,
+    "hidden": [8],
+    "expert_epochs": 1,
+    "fuser_epochs": 1,
+    "fuser_batch_size": 64,
+    "seeds": [0],
+}
+TWO_BATCHES: dict[str, Any] = {
+    "accelerator": "cpu",
+    "devices": 1,
+    "max_epochs": 1,
+    "log_every_n_steps": 1,
+    "enable_model_summary": False,
+} | {f"limit_{split}_batches": 2 for split in ("train", "val", "test", "predict")}
+# four fine classes of two super-classes stand in for CIFAR-100
+CIFAR = {"source": "split_tree", "root": "data/cifar100", "classes_per_domain": 3}
+
+
+def shipped(*folders: str) -> list[str]:
+    """Names of the shipped YAMLs in some folders of configs/, or of all."""
+    names = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
+    return [name for name in names if not folders or name.partition("/")[0] in folders]
+
+
+def read(name: str) -> dict[str, Any]:
+    return yaml.safe_load((CONFIGS / name).read_text())
+
+
+def small(config: Any) -> dict[str, Any]:
+    """What makes a configuration tiny: the keys of SMALL that it has, at their places; two experts; CIFAR as files."""
+    result: dict[str, Any] = {}
+    for key, value in config.items():
+        if key == "experts":
+            result[key] = {name: value[name] for name in EXPERTS}
+        elif isinstance(value, dict):
+            result |= {key: inner} if (inner := small(value)) else {}
+        elif key in SMALL and value is not None:
+            result[key] = SMALL[key]
+    if str(config.get("source", "")).startswith("cifar"):
+        result |= CIFAR
+    if "class_path" in config and result:
+        result = {"class_path": config["class_path"]} | result
+    return result
+
+
+def merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Both, key by key; the other wins."""
+    both = {key: merged(one[key], other[key]) for key in one.keys() & other.keys() if isinstance(other[key], dict)}
+    return one | other | both
+
+
+def write_yaml(path: Path, content: Any) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return str(path)
+
+
+def images(folder: Path, tree: dict[str, list[str]], count: int, side: int = 8) -> None:
+    """PNG files as ``folder/<first>/<class>/<n>.png``; each class has its own colour, with noise."""
+    generator = np.random.default_rng(0)
+    colours = {name: generator.integers(256, size=3) for name in sorted({c for names in tree.values() for c in names})}
+    for first, names in tree.items():
+        for name in names:
+            (folder / first / name).mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                noise = generator.integers(-60, 60, size=(side, side, 3))
+                pixels = np.clip(colours[name] + noise, 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / first / name / f"{number}.png")
+
+
+@cache
+def _prepared(base: Path) -> Path:
+    """A folder in which a user has trained two experts on digits and collected their outputs; made once."""
+    folder = base / "prepared"
+    images(folder / "data/images", {"studio": ["cat", "dog"], "street": ["cat", "dog", "owl"]}, 30)
+    fine = ["beaver", "dolphin", "flatfish", "ray"]
+    images(folder / "data/cifar100", {"train": fine, "test": fine}, 16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for number in range(2):
+            train_expert(number)
+        collect_outputs()
+    return folder
+
+
+def train_expert(number: int, *more: str) -> Any:
+    """Train one expert of configs/experts/digits.yaml for two batches."""
+    override = small(read("experts/digits.yaml")) | {"trainer": TWO_BATCHES}
+    file = write_yaml(Path("small/expert.yaml"), override)
+    return main(["fit", "-c", "experts/digits.yaml", "-c", file, f"--data.init_args.domain={number}", *more])
+
+
+def collect_outputs(*more: str, name: str = "digits") -> Any:
+    """Ask the two experts, as configs/foe/collect_NAME.yaml says with the pool of configs/experts/NAME_pool.yaml."""
+    names = [f"experts/{name}_pool.yaml", f"foe/collect_{name}.yaml"]
+    override = merged(small(read(names[0])), small(read(names[1])))
+    files = [*names, write_yaml(Path("small/collect.yaml"), override)]
+    return main(["collect", *(part for each in files for part in ("-c", each)), *more])
+
+
+def prepare(factory: pytest.TempPathFactory, folder: Path, patch: pytest.MonkeyPatch) -> Path:
+    """Put trained experts, their outputs and image files into ``folder`` and go there."""
+    shutil.copytree(_prepared(factory.getbasetemp()), folder, dirs_exist_ok=True)
+    patch.chdir(folder)
+    return folder
+
+
+def refused(args: list[str]) -> str:
+    """The message with which the command line refuses some arguments."""
+    with pytest.raises(InputError) as caught:
+        main(args)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def shell(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run a program of this Python's environment as a user does from a folder."""
+    import os
+
+    program = str(Path(sys.executable).parent / command[0])
+    variables = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"} | environment
+    return subprocess.run([program, *command[1:]], cwd=folder, env=variables, capture_output=True, text=True, timeout=300)
+
+
+def without_ansi(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)

@@ -1,0 +1,22 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Each test starts from the same random numbers, whatever ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder with the unpacked real data sets."""
+    folder = os.environ.get("LIGHTNING_FUSION_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("LIGHTNING_FUSION_DATA names no folder with unpacked data sets")
+    return Path(folder)

@@ -1,0 +1,110 @@
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightning_fusion import Expert, ExpertPool
+from lightning_fusion.errors import InputError
+from lightning_fusion.experts.pool import check_outputs, scatter_columns, task_classes
+
+
+class TestPool:
+    def test_asks_every_expert(self):
+        made, x = tiny.experts(), torch.randn(3, 4)
+        answers = ExpertPool(made)(x)
+        assert list(answers) == ["a", "b"]
+        assert all(torch.equal(answers[name], made[name](x)) for name in made)
+
+    def test_features_come_with_the_same_answers(self):
+        made, x = tiny.experts(features="body"), torch.randn(3, 4)
+        answers, features = ExpertPool(made).forward_with_features(x)
+        assert all(torch.equal(answers[name], made[name](x)) for name in made)
+        assert all(torch.equal(features[name], made[name].network.body(x)) for name in made)
+
+    def test_stays_frozen_in_eval_mode(self):
+        pool = tiny.pool()
+        torch.nn.Sequential(pool).train()
+        assert not any(module.training for module in pool.modules())
+        assert not any(p.requires_grad for p in pool.parameters())
+
+    def test_vocabulary_is_what_the_experts_know_or_what_is_given(self):
+        assert ExpertPool(tiny.experts()).classes == ["cat", "dog", "owl"]
+        assert ExpertPool(tiny.experts(), ["owl", "cow", "dog", "cat"]).classes == ["owl", "cow", "dog", "cat"]
+
+    def test_facts_name_every_expert(self):
+        facts = tiny.pool().facts()
+        assert {name: fact["classes"] for name, fact in facts.items()} == tiny.EXPERT_CLASSES
+        assert len({fact["fingerprint"] for fact in facts.values()}) == 2
+
+
+class TestBadPools:
+    @pytest.mark.parametrize("name", ["a.b", "a/b", ""])
+    def test_names(self, name):
+        with pytest.raises(InputError, match="holds a dot or slash, or is empty"):
+            ExpertPool({name: tiny.experts()["a"]})
+
+    def test_empty(self):
+        with pytest.raises(InputError, match="the pool is empty"):
+            ExpertPool({})
+
+    def test_a_bare_network(self):
+        with pytest.raises(InputError, match=r"experts: a is a Net; wrap it as lightning_fusion.Expert\(network"):
+            ExpertPool({"a": tiny.Net(2)})
+
+    def test_one_expert_twice(self):
+        expert = tiny.experts()["a"]
+        with pytest.raises(InputError, match="stands under two names"):
+            ExpertPool({"a": expert, "b": expert})
+
+    def test_a_class_outside_the_vocabulary(self):
+        with pytest.raises(InputError, match=r"expert b knows owl, which the task's classes \(cat, dog\) lack"):
+            ExpertPool(tiny.experts(), ["cat", "dog"])
+
+
+def broken(value: list[float], row: int = 2) -> ExpertPool:
+    """A pool whose second expert gives one bad row."""
+
+    def network(x):
+        answer = torch.full((len(x), 2), 0.5)
+        answer[row] = torch.tensor(value)
+        return answer
+
+    good, classes = tiny.experts()["a"], ["dog", "owl"]
+    return ExpertPool({"good": good, "bad": Expert(network, classes=classes, output="probabilities")})
+
+
+class TestBadAnswers:
+    @pytest.mark.parametrize("value", [[float("nan"), 0.5], [float("inf"), 0.0], [1.0, float("-inf")]])
+    def test_not_finite(self, value):
+        with pytest.raises(
+            InputError, match=r"expert bad returned NaN or infinite outputs for row\(s\) 2 of the batch"
+        ):
+            broken(value)(torch.zeros(5, 4))
+
+    @pytest.mark.parametrize("value", [[0.5, 0.6], [2.0, -1.0], [0.0, 0.0], [3.0, 4.0]])
+    def test_no_probabilities(self, value):
+        with pytest.raises(
+            InputError, match=r"expert bad .* no probabilities for row\(s\) 2 .* set its output to 'logits'"
+        ):
+            broken(value)(torch.zeros(5, 4))
+
+    def test_a_network_with_nan_weights_is_named(self):
+        made = tiny.experts()
+        made["b"].network.head.bias.fill_(float("nan"))
+        with pytest.raises(InputError, match=r"expert b returned NaN .* row\(s\) 0, 1, 2, 3, 4 and 2 more"):
+            ExpertPool(made)(torch.zeros(7, 4))
+
+    def test_rounding_is_forgiven(self):
+        check_outputs({"a": torch.tensor([[0.5, 0.5005]])})
+        with pytest.raises(InputError, match=r"sum 1.01"):
+            check_outputs({"a": torch.tensor([[0.5, 0.51]])})
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.dictionaries(st.sampled_from("abc"), st.lists(st.sampled_from("pqrst"), min_size=1, unique=True), min_size=1))
+def test_columns_lead_back_to_the_names(expert_classes):
+    classes = task_classes(expert_classes)
+    assert len(set(classes)) == len(classes)
+    columns = scatter_columns(expert_classes, classes)
+    assert [[classes[column] for column in own] for own in columns] == list(expert_classes.values())

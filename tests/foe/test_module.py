@@ -1,0 +1,393 @@
+from functools import partial
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from lightning import LightningModule
+from torch import nn
+from torch.nn import functional as F
+
+from lightning_fusion import Expert, ExpertOutputs, ExpertPool, FoEFuserModule, OutputsDataModule, collect
+from lightning_fusion.errors import InputError
+from lightning_fusion.foe.fusers import MLPFuser, best_owner, draw_owner
+
+SMALL = partial(MLPFuser, hidden=(6,))
+
+
+def fuser(outputs: ExpertOutputs | None = None, **arguments) -> FoEFuserModule:
+    """A small fuser for stored outputs."""
+    torch.manual_seed(0)
+    facts = (outputs or tiny.outputs()).facts()
+    return FoEFuserModule(**({"network": SMALL} | facts | arguments))
+
+
+def fit(module: FoEFuserModule, outputs: ExpertOutputs | None = None, epochs: int = 2, **arguments):
+    data = OutputsDataModule(outputs or tiny.outputs(), batch_size=8)
+    trainer = tiny.trainer(epochs, **arguments)
+    trainer.fit(module, datamodule=data)
+    return trainer
+
+
+def batches(outputs: ExpertOutputs, epochs: int) -> list:
+    found = []
+    for epoch in range(epochs):
+        loader = OutputsDataModule(outputs, batch_size=8).train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        found += list(loader)
+    return found
+
+
+def close(ours: nn.Module, theirs: nn.Module, **how) -> None:
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, **({"rtol": 1e-6, "atol": 1e-7} | how))
+
+
+class TestTrainingStep:
+    @pytest.mark.parametrize(
+        "arguments", [{}, {"target": "expert"}, {"target": "expert", "owner": "best"}], ids=["label", "random", "best"]
+    )
+    def test_equals_hand_written_steps(self, arguments):
+        outputs = tiny.outputs()
+        module, network = fuser(**arguments), fuser(**arguments).network
+        assert network(torch.zeros(1, 4)).shape == (1, 3 if not arguments else 2)
+        trainer = fit(module, outputs)
+        seen = batches(outputs, 2)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-4)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=len(seen))
+        spread, val = outputs.scattered("val"), outputs["val"]
+        right = torch.from_numpy(spread.argmax(2) == val.target[:, None])
+        accuracy = torch.stack([right[val.domain[:, d]].float().mean(0) for d in range(2)])
+        for batch in seen:
+            owners = torch.stack([batch.target != 2, batch.target != 0], 1)  # cats are a's, owls b's, dogs both's
+            goal = {
+                "random": draw_owner(owners, batch.index),
+                "best": best_owner(owners, batch.domain, accuracy),
+                None: batch.target,
+            }[arguments.get("owner", "random" if arguments else None)]
+            optimizer.zero_grad()
+            F.cross_entropy(network(batch.outputs), goal).backward()
+            optimizer.step()
+            schedule.step()
+        assert trainer.global_step == len(seen) == 6
+        close(module.network, network)
+
+    def test_rows_without_owner_are_left_out_of_the_mean(self):
+        outputs = tiny.outputs()
+        outputs["train"].domain[::2] = False
+        module, network = fuser(target="expert"), fuser(target="expert").network
+        fit(module, outputs, epochs=1, max_steps=1)
+        batch = batches(outputs, 1)[0]
+        owners = batch.domain.clone()
+        goal = draw_owner(owners, batch.index)
+        kept = goal >= 0
+        assert 0 < kept.sum() < 8
+        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-4)
+        F.cross_entropy(network(batch.outputs[kept]), goal[kept]).backward()
+        optimizer.step()
+        close(module.network, network)
+
+    def test_a_batch_without_any_owner_changes_nothing_but_decay(self):
+        outputs = tiny.outputs()
+        outputs["train"].domain[:] = False
+        module = fuser(target="expert", optimizer=partial(torch.optim.SGD, lr=1.0))
+        before = {name: value.clone() for name, value in module.network.state_dict().items()}
+        fit(module, outputs, epochs=1)
+        assert all(torch.equal(before[name], value) for name, value in module.network.state_dict().items())
+
+    def test_optimizer_and_schedule_are_the_users(self):
+        module = fuser(
+            optimizer=partial(torch.optim.SGD, lr=0.5),
+            scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5),
+            scheduler_interval="step",
+        )
+        trainer = fit(module, epochs=1)
+        assert isinstance(trainer.optimizers[0], torch.optim.SGD)
+        assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.5**4)
+
+    def test_bfloat16_is_finite_and_close(self):
+        full, half = fuser(), fuser()
+        fit(full)
+        fit(half, precision="bf16-mixed")
+        close(half.network, full.network, atol=0.02, rtol=0)
+        assert not tiny.same(full.network, half.network)
+
+    def test_more_training_fits_the_training_rows(self):
+        outputs = tiny.outputs()
+        module = fuser(optimizer=partial(torch.optim.Adam, lr=0.05))
+        fit(module, outputs, epochs=60)
+        fused = module.fuse(torch.from_numpy(outputs.concatenated("train"))).argmax(1).numpy()
+        single = (outputs.scattered("train").argmax(2) == outputs["train"].target[:, None]).mean(0).max()
+        assert (fused == outputs["train"].target).mean() > single
+
+
+class TestAnswers:
+    def test_label_fuser_gives_its_networks_logits(self):
+        module, given = fuser(), torch.from_numpy(tiny.outputs().concatenated("test"))
+        assert torch.equal(module.fuse(given), module.network(given))
+
+    def test_expert_fuser_gives_the_chosen_experts_prediction(self):
+        outputs = tiny.outputs()
+        module, given = fuser(target="expert"), torch.from_numpy(outputs.concatenated("test"))
+        chosen = module.network(given).argmax(1).tolist()
+        for row, expert in enumerate(chosen):
+            expected = outputs.scattered("test")[row, expert]
+            np.testing.assert_allclose(module.fuse(given)[row].exp().detach(), expected, atol=1e-6)
+
+    @pytest.mark.parametrize("target", ["label", "expert"])
+    def test_metrics_are_those_of_all_rows(self, target):
+        outputs = tiny.outputs()
+        module, data = fuser(target=target), OutputsDataModule(outputs, batch_size=4)
+        given, truth = torch.from_numpy(outputs.concatenated("val")), torch.from_numpy(outputs["val"].target)
+        (found,) = tiny.trainer().validate(module, datamodule=data, verbose=False)
+        logits = module.network(given)
+        assert found["val_accuracy"] == pytest.approx((module.fuse(given).argmax(1) == truth).float().mean().item())
+        singles = (outputs.scattered("val").argmax(2) == outputs["val"].target[:, None]).mean(0)
+        assert found["val_best_expert"] == pytest.approx(singles.max())
+        if target == "label":
+            assert found["val_loss"] == pytest.approx(F.cross_entropy(logits, truth).item(), rel=1e-5)
+        else:
+            chosen = logits.argmax(1).numpy()
+            owned = outputs.owners("val")[np.arange(9), chosen]
+            assert found["val_choice_accuracy"] == pytest.approx(owned.mean())
+        (tested,) = tiny.trainer().test(module, datamodule=data, verbose=False)
+        assert {"test_loss", "test_accuracy"} <= set(tested)
+
+    @pytest.mark.parametrize("target", ["label", "expert"])
+    def test_predictions_carry_their_index(self, target):
+        outputs = tiny.outputs()
+        module = fuser(target=target)
+        parts = tiny.trainer().predict(module, datamodule=OutputsDataModule(outputs, batch_size=4))
+        assert torch.cat([part["index"] for part in parts]).tolist() == list(range(11))
+        given = torch.from_numpy(outputs.concatenated("test"))
+        expected = module.fuse(given).softmax(1)
+        torch.testing.assert_close(torch.cat([part["probabilities"] for part in parts]), expected, atol=1e-6, rtol=1e-5)
+        if target == "expert":
+            chosen = torch.cat([part["expert"] for part in parts])
+            assert torch.equal(chosen, module.network(given).argmax(1))
+
+    def test_a_failed_fuser_says_so(self):
+        with pytest.warns(UserWarning, match="below the best single expert"):
+            fit(fuser(optimizer=partial(torch.optim.SGD, lr=0.0)), epochs=1)
+
+
+class TestFrozenExperts:
+    def fitted(self, **arguments) -> tuple[FoEFuserModule, dict]:
+        module = FoEFuserModule(tiny.experts(), domains=tiny.DOMAINS, network=SMALL, **arguments)
+        before = {name: value.clone() for name, value in module.pool.state_dict().items()}
+        assert any("running_mean" in name for name in before)
+        tiny.trainer(2).fit(module.train(), datamodule=tiny.data())
+        return module, before
+
+    @pytest.mark.parametrize("target", ["label", "expert"])
+    def test_weights_and_statistics_do_not_move(self, target):
+        module, before = self.fitted(target=target)
+        module.train()
+        module.pool(torch.randn(9, 4) + 3)
+        after = module.pool.state_dict()
+        assert all(torch.equal(before[name], value) for name, value in after.items())
+        assert not any(part.training for part in module.pool.modules())
+
+    def test_no_gradient_and_no_optimizer_reach_them(self):
+        module = FoEFuserModule(tiny.experts(), network=SMALL)
+        trainer = tiny.trainer()
+        trainer.fit(module, datamodule=tiny.data())
+        optimised = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
+        assert optimised == {id(p) for p in module.network.parameters()}
+        assert all(p.grad is None and not p.requires_grad for p in module.pool.parameters())
+        module(torch.randn(3, 4)).sum().backward()
+        assert all(p.grad is None for p in module.pool.parameters())
+
+    def test_no_tensor_is_shared_with_the_trained_network(self):
+        module, _ = self.fitted()
+        theirs = {value.data_ptr() for value in module.pool.state_dict().values() if value.numel()}
+        ours = {value.data_ptr() for value in module.network.state_dict().values()}
+        assert not theirs & ours
+
+    def test_dropout_in_an_expert_stays_off_in_training(self):
+        expert = Expert(tiny.Net(3, dropout=0.9), classes=tiny.CLASSES)
+        module = FoEFuserModule({"a": expert}, network=SMALL).train()
+        x = torch.randn(8, 4)
+        assert torch.equal(module._ask(x), module._ask(x))
+
+
+class TestRawInput:
+    @pytest.mark.parametrize("target", ["label", "expert"])
+    def test_gives_the_fuser_of_stored_outputs(self, target):
+        pool, data = tiny.pool(), tiny.data(batch_size=8)
+        outputs = collect(pool, data, trainer=tiny.trainer())
+        stored = fuser(outputs, target=target)
+        raw = FoEFuserModule(dict(pool.experts), tiny.CLASSES, domains=tiny.DOMAINS, target=target, network=SMALL)
+        raw.network.load_state_dict(stored.network.state_dict())
+        fit(stored, outputs, epochs=3)
+        tiny.trainer(3).fit(raw, datamodule=data)
+        close(raw.network, stored.network, atol=1e-5, rtol=1e-5)
+        answer = raw(data.rows("test").inputs)
+        torch.testing.assert_close(
+            answer, stored.fuse(torch.from_numpy(outputs.concatenated("test"))), atol=1e-5, rtol=1e-4
+        )
+
+    def test_owner_best_needs_stored_outputs(self):
+        module = FoEFuserModule(tiny.experts(), domains=tiny.DOMAINS, target="expert", owner="best", network=SMALL)
+        with pytest.raises(InputError, match="owner: best needs stored outputs; use OutputsDataModule as data"):
+            tiny.trainer().fit(module, datamodule=tiny.data())
+
+    def test_owner_best_may_predict_from_raw_input(self):
+        module = FoEFuserModule(tiny.experts(), domains=tiny.DOMAINS, target="expert", owner="best", network=SMALL)
+        parts = tiny.trainer().predict(module, datamodule=tiny.data())
+        assert sum(len(part["index"]) for part in parts) == 11
+
+    def test_needs_experts(self):
+        with pytest.raises(InputError, match="reads stored outputs and holds no experts; give experts"):
+            fuser()(torch.zeros(1, 4))
+
+
+class TestFacts:
+    def test_experts_bring_their_facts(self):
+        module = FoEFuserModule(tiny.experts(), domains=tiny.DOMAINS)
+        assert module.classes == tiny.CLASSES
+        assert module.expert_classes == tiny.EXPERT_CLASSES
+        assert module.owners.tolist() == [[True, False], [False, True]]
+        assert [p.shape[0] for p in module.network.parameters()][::2] == [512, 512, 3]
+        again = FoEFuserModule(ExpertPool(tiny.experts(), ["owl", "dog", "cat"]))
+        assert again.classes == ["owl", "dog", "cat"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({}, "expert_classes: the fuser must know its experts"),
+            ({"expert_classes": {}}, "expert_classes: the fuser must know its experts"),
+            (
+                {"expert_classes": tiny.EXPERT_CLASSES, "classes": ["cat"]},
+                "expert a knows dog, which the task's classes",
+            ),
+            ({"expert_classes": tiny.EXPERT_CLASSES, "target": "domain"}, "target is 'domain'"),
+            ({"expert_classes": tiny.EXPERT_CLASSES, "owner": "first"}, "owner 'first'"),
+            ({"expert_classes": tiny.EXPERT_CLASSES, "target": "expert"}, "needs to know who was trained on what"),
+            (
+                {
+                    "expert_classes": tiny.EXPERT_CLASSES,
+                    "target": "expert",
+                    "domains": ["z"],
+                    "expert_domains": {"a": ["x"], "b": []},
+                },
+                r"no expert's domains are among the data's domains \(\['z'\]\)",
+            ),
+        ],
+    )
+    def test_refused(self, arguments, message):
+        with pytest.raises(InputError, match=message):
+            FoEFuserModule(**arguments)
+
+    def test_facts_that_contradict_the_experts_are_refused(self):
+        with pytest.raises(InputError, match="expert_classes differ from the classes of experts"):
+            FoEFuserModule(tiny.experts(), expert_classes={"a": ["cat", "dog"], "b": ["dog", "owl"]})
+
+    def test_the_order_of_the_experts_is_a_fact(self):
+        backwards = dict(reversed(tiny.EXPERT_CLASSES.items()))
+        with pytest.raises(InputError, match="expert_classes differ from the classes of experts"):
+            FoEFuserModule(tiny.experts(), expert_classes=backwards)
+        with pytest.raises(InputError, match="was built for"):
+            fit(fuser(expert_classes=backwards))
+
+    def test_a_store_of_other_experts_is_refused(self):
+        other = ExpertOutputs.from_arrays({"train": {"probabilities": {"z": [[1.0]]}, "target": [0]}}, {"z": ["cat"]})
+        with pytest.raises(InputError, match=r"the store None has the experts \['z'\] .* was built for \['a', 'b'\]"):
+            fit(fuser(), other)
+
+    def test_a_store_of_the_same_names_but_other_weights_is_refused(self):
+        outputs = collect(tiny.pool(0), tiny.data(), trainer=tiny.trainer())
+        module = FoEFuserModule(tiny.experts(1), network=SMALL)
+        with pytest.raises(InputError, match="another expert a: its fingerprint is"):
+            fit(module, outputs)
+
+
+class TestCheckpoints:
+    def saved(self, tmp_path, module, data=None) -> str:
+        trainer = tiny.trainer()
+        trainer.fit(module, datamodule=data or tiny.data())
+        trainer.save_checkpoint(tmp_path / "fuser.ckpt")
+        return str(tmp_path / "fuser.ckpt")
+
+    @pytest.mark.parametrize("save", [False, True])
+    def test_experts_weights_are_kept_only_if_asked(self, tmp_path, save):
+        module = FoEFuserModule(tiny.experts(), network=SMALL, save_experts=save)
+        content = torch.load(self.saved(tmp_path, module), weights_only=True)
+        theirs = [name for name in content["state_dict"] if name.startswith("pool.")]
+        assert len(theirs) == (len(module.pool.state_dict()) if save else 0)
+        assert {name for name in content["state_dict"] if name.startswith("network.")} == {
+            f"network.{name}" for name in module.network.state_dict()
+        }
+        assert content["experts"] == module.pool.facts()
+
+    @pytest.mark.parametrize(
+        ("factories", "kind"),
+        [
+            ({}, FoEFuserModule),
+            ({"network": partial(tiny.LinearFuser, scale=2.0)}, FoEFuserModule),
+            ({"network": partial(tiny.LinearFuser, scale=2.0)}, LightningModule),
+            ({"optimizer": partial(torch.optim.SGD, lr=0.1)}, FoEFuserModule),
+            ({"optimizer": partial(torch.optim.SGD, lr=0.1)}, LightningModule),
+            (
+                {
+                    "network": tiny.LinearFuser,
+                    "optimizer": torch.optim.Adam,
+                    "scheduler": partial(torch.optim.lr_scheduler.StepLR, step_size=1),
+                },
+                FoEFuserModule,
+            ),
+        ],
+    )
+    def test_loads_weights_only_without_and_with_experts(self, tmp_path, factories, kind):
+        made = FoEFuserModule(tiny.experts(), domains=tiny.DOMAINS, target="expert", **factories)
+        path = self.saved(tmp_path, made)
+        x = torch.randn(5, 4)
+        alone = FoEFuserModule.load_from_checkpoint(path, weights_only=True)
+        assert alone.pool is None
+        assert tiny.same(alone.network, made.network)
+        assert (alone.target, alone.classes, alone.expert_classes) == ("expert", made.classes, made.expert_classes)
+        assert torch.equal(alone.owners, made.owners)
+        again = kind.load_from_checkpoint(path, weights_only=True, experts=tiny.experts())
+        assert type(again) is FoEFuserModule
+        assert torch.equal(again(x), made(x))
+        assert tiny.same(again.pool, made.pool)
+        assert getattr(again.network, "scale", 1.0) == getattr(made.network, "scale", 1.0)
+
+    @pytest.mark.parametrize("network", [None, tiny.LinearFuser])
+    def test_other_experts_are_refused_with_both_fingerprints(self, tmp_path, network):
+        made = FoEFuserModule(tiny.experts(0), network=network)
+        path = self.saved(tmp_path, made)
+        theirs, ours = (ExpertPool(tiny.experts(seed)).facts()["a"]["fingerprint"] for seed in (0, 1))
+        with pytest.raises(
+            InputError, match=f"trained with expert a of fingerprint {theirs} .* the one given has {ours}"
+        ):
+            FoEFuserModule.load_from_checkpoint(path, weights_only=True, experts=tiny.experts(1))
+
+    def test_one_trained_on_stored_outputs_takes_the_experts_that_were_asked(self, tmp_path):
+        outputs = collect(tiny.pool(), tiny.data(), trainer=tiny.trainer())
+        made = fuser(outputs)
+        path = self.saved(tmp_path, made, OutputsDataModule(outputs))
+        loaded = FoEFuserModule.load_from_checkpoint(path, weights_only=True, experts=tiny.experts())
+        inputs = tiny.data().rows("test").inputs
+        expected = made.fuse(torch.from_numpy(outputs.concatenated("test")))
+        torch.testing.assert_close(loaded(inputs), expected, rtol=1e-4, atol=1e-5)
+        with pytest.raises(InputError, match="the fuser was trained with expert a of fingerprint"):
+            FoEFuserModule.load_from_checkpoint(path, weights_only=True, experts=tiny.experts(1))
+
+    def test_saved_experts_come_back(self, tmp_path):
+        made = FoEFuserModule(tiny.experts(0), network=SMALL, save_experts=True)
+        path = self.saved(tmp_path, made)
+        loaded = FoEFuserModule.load_from_checkpoint(path, weights_only=True, experts=tiny.experts(1))
+        assert tiny.same(loaded.pool, made.pool)
+        alone = FoEFuserModule.load_from_checkpoint(path, weights_only=True)
+        assert tiny.same(alone.network, made.network)
+
+    def test_what_was_trained_goes_on_training(self, tmp_path):
+        made = FoEFuserModule(tiny.experts(), network=SMALL)
+        path = self.saved(tmp_path, made)
+        trainer = tiny.trainer(3)
+        other = FoEFuserModule(tiny.experts(), network=SMALL)
+        trainer.fit(other, datamodule=tiny.data(), ckpt_path=path, weights_only=True)
+        assert trainer.current_epoch == 3
+        assert not tiny.same(other.network, made.network)
+        assert tiny.same(other.pool, made.pool)

@@ -1,0 +1,71 @@
+"""What one or several processes do in ``test_processes.py``; run as a script, Lightning starts the others."""
+
+import sys
+from collections import OrderedDict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import tiny
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from lightning_fusion import Expert, ExpertModule, ExpertPool, FoEFuserModule, OutputsDataModule, collect
+from lightning_fusion.callbacks import PredictionWriter
+from lightning_fusion.foe.fusers import MLPFuser
+
+ROWS = {"train": 23, "val": 9, "test": 7}  # odd numbers: a distributed sampler repeats rows
+
+
+class RowWise(nn.Linear):
+    """A linear layer whose rounding does not depend on how many rows stand in a batch, as a matrix product's does."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return (input[:, None] * self.weight).sum(2) + self.bias
+
+
+def exact_pool() -> ExpertPool:
+    torch.manual_seed(0)
+    made = {}
+    for name, classes in tiny.EXPERT_CLASSES.items():
+        network = nn.Sequential(OrderedDict(body=RowWise(4, 5), head=RowWise(5, 2)))
+        made[name] = Expert(network, classes=classes, features="body")
+    return ExpertPool(made, tiny.CLASSES)
+
+
+def work(folder: Path, processes: int) -> None:
+    """Collect, train an expert and fusers on the same global batches, and predict."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    folder.mkdir(exist_ok=True)
+
+    def trainer(epochs: int = 1, **arguments: Any) -> Any:
+        several = {"devices": processes, "strategy": "ddp"} if processes > 1 else {}
+        return tiny.trainer(epochs, **several, **arguments)
+
+    def train(module: LightningModule, data: Any, name: str) -> None:
+        runner = trainer(3)
+        runner.fit(module, datamodule=data)
+        if runner.is_global_zero:
+            torch.save({"weights": module.network.state_dict(), "steps": runner.global_step}, folder / f"{name}.pt")
+
+    pool, data = exact_pool(), tiny.data(rows=ROWS, batch_size=2)
+    outputs = collect(pool, data, folder / "store", features=True, trainer=trainer())
+    assert outputs.experts == pool.facts()
+    collect(pool, data, folder / "store", features=True, trainer=trainer())  # opens what is there
+
+    even = {"train": 32, "val": 8, "test": 8}
+    torch.manual_seed(0)
+    train(ExpertModule(tiny.Net, classes=tiny.CLASSES), tiny.data(rows=even, batch_size=8 // processes), "module")
+    stored = tiny.outputs(rows=even)
+    for target in ("label", "expert"):
+        torch.manual_seed(0)
+        fuser = FoEFuserModule(**stored.facts(), target=target, network=partial(MLPFuser, hidden=(6,)))
+        train(fuser, OutputsDataModule(stored, batch_size=8 // processes), target)
+    writer = PredictionWriter(str(folder / "predictions.csv"))
+    trainer(callbacks=[writer]).predict(fuser, datamodule=OutputsDataModule(tiny.outputs(rows=ROWS), batch_size=2))
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]), int(sys.argv[2]))

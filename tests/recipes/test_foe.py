@@ -1,0 +1,223 @@
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from matplotlib import image as pictures
+
+from lightning_fusion import Expert, ExpertOutputs, FoEFuserModule, ImageDataModule
+from lightning_fusion.baselines import BASELINES
+from lightning_fusion.encoders import SmallConvNet
+from lightning_fusion.errors import InputError
+from lightning_fusion.foe.fusers import MLPFuser
+from lightning_fusion.recipes.foe import FUSERS, MAIN, foe
+
+NETWORK = partial(SmallConvNet, width=2, in_channels=1)
+CHECKPOINTS = ["centralised.ckpt", "domain_0.ckpt", "domain_1.ckpt"]
+
+
+def run(output: Path, **arguments):
+    data = ImageDataModule(num_domains=2, classes_per_domain=6, batch_size=256)
+    settings = {
+        "expert_epochs": 1,
+        "fuser_epochs": 1,
+        "fuser": partial(MLPFuser, hidden=(8,)),
+        "optimizer": partial(torch.optim.AdamW, lr=0.02),
+        "accelerator": "cpu",
+    }
+    return foe(**({"data": data, "network": NETWORK, "output": str(output)} | settings | arguments))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A finished run of two seeds, not in order."""
+    folder = tmp_path_factory.mktemp("recipe") / "run"
+    run(folder, seeds=[1, 0])
+    return folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    """The same, to be damaged."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("experts/*.ckpt"))}
+
+
+class TestResults:
+    def test_json_has_the_contracts_keys(self, finished):
+        content = results(finished)
+        assert {"recipe", "config", "data", "versions", "seconds", "rows", "summary"} <= set(content)
+        assert content["recipe"] == "foe"
+        for row in content["rows"]:
+            assert {"method", "metric", "split", "seed", "value"} <= set(row)
+            assert set(row) - {"method", "metric", "split", "seed", "value"} <= {
+                "experts_asked",
+                "cost",
+                "domain",
+                "bytes",
+            }
+            assert np.isfinite(row["value"])
+        for entry in content["summary"]:
+            assert set(entry) == {"method", "metric", "mean", "std", "gain", "gain_low", "gain_high", "against"}
+        assert content["config"]["seeds"] == [1, 0]
+        assert content["config"]["network"]["class_path"].endswith("SmallConvNet")
+        assert content["data"]["experts"] == 2
+
+    def test_every_method_has_a_figure_of_each_seed(self, finished):
+        content = results(finished)
+        methods = {row["method"]: [] for row in content["rows"] if row["metric"] == "accuracy" and "domain" not in row}
+        for row in content["rows"]:
+            if row["metric"] == "accuracy" and "domain" not in row:
+                methods[row["method"]].append(row["seed"])
+        expected = {*FUSERS, *BASELINES, "mean single expert", "oracle expert (domain known)"}
+        expected |= {"oracle selection (some expert right)", "centralised model (shares data)"}
+        assert set(methods) == expected
+        assert all(sorted(seeds) == [0, 1] for seeds in methods.values())
+
+    def test_figures_follow_from_the_stored_outputs(self, finished):
+        rows = results(finished)["rows"]
+        for seed in (0, 1):
+            outputs = ExpertOutputs.open(finished / f"seed_{seed}" / "outputs")
+            found = {
+                (row["method"], row["metric"]): row["value"]
+                for row in rows
+                if row["seed"] == seed and "domain" not in row
+            }
+            test, truth = outputs.scattered("test"), outputs["test"].target
+            right = test.argmax(2) == truth[:, None]
+            assert found["oracle selection (some expert right)", "accuracy"] == pytest.approx(right.any(1).mean())
+            assert found["mean single expert", "accuracy"] == pytest.approx(right.mean(0).mean())
+            best = (outputs.scattered("train").argmax(2) == outputs["train"].target[:, None]).mean(0).argmax()
+            assert found["best single expert", "accuracy"] == pytest.approx(right[:, best].mean())
+            fused = np.load(finished / f"seed_{seed}" / "fused.npy")
+            assert found[MAIN, "accuracy"] == pytest.approx((fused == truth).mean())
+            for column, domain in enumerate(outputs.domains):
+                inside = outputs["test"].domain[:, column]
+                (row,) = [
+                    row
+                    for row in rows
+                    if (row["method"], row["seed"], row.get("domain"), row["metric"])
+                    == (MAIN, seed, domain, "accuracy")
+                ]
+                assert row["value"] == pytest.approx((fused == truth)[inside].mean())
+
+    def test_what_shuffling_an_expert_costs_is_taken_from_the_same_seed(self, finished):
+        rows = results(finished)["rows"]
+        for seed in (0, 1):
+            folder = finished / f"seed_{seed}"
+            outputs = ExpertOutputs.open(folder / "outputs")
+            module = FoEFuserModule(**outputs.facts(), network=partial(MLPFuser, hidden=(8,)), seed=seed)
+            state = torch.load(folder / "fusers" / "label.ckpt", weights_only=True)["state_dict"]
+            module.load_state_dict(state)
+            given, target = outputs.concatenated("test"), outputs["test"].target
+            order = np.random.default_rng(seed).permutation(len(given))
+            mixed = given.copy()
+            mixed[:, :6] = mixed[order, :6]
+            answers = [module.fuse(torch.from_numpy(values)).argmax(1).numpy() == target for values in (given, mixed)]
+            (found,) = [row["value"] for row in rows if row["method"] == "without domain_0" and row["seed"] == seed]
+            assert found == pytest.approx(answers[0].mean() - answers[1].mean())
+
+    def test_the_summary_pairs_the_seeds(self, finished):
+        content = results(finished)
+        values = {
+            (row["method"], row["seed"]): row["value"]
+            for row in content["rows"]
+            if row["metric"] == "accuracy" and "domain" not in row
+        }
+        gains = [entry for entry in content["summary"] if entry["against"] == "softmax average"]
+        differences = [values[MAIN, seed] - values["softmax average", seed] for seed in (0, 1)]
+        assert gains[0]["method"] == MAIN
+        assert gains[0]["gain"] == pytest.approx(np.mean(differences))
+        assert gains[0]["gain_low"] <= gains[0]["gain"] <= gains[0]["gain_high"]
+
+    def test_the_experts_can_be_used_again(self, finished):
+        spec = yaml.safe_load((finished / "seed_0" / "pool.yaml").read_text())["experts"]
+        assert list(spec) == ["domain_0", "domain_1"]
+        expert = Expert(**spec["domain_1"]["init_args"])
+        outputs = ExpertOutputs.open(finished / "seed_0" / "outputs")
+        assert expert.classes == outputs.expert_classes["domain_1"]
+        assert expert.fingerprint == outputs.experts["domain_1"]["fingerprint"]
+        assert expert.domains == ["domain_1"]
+        assert expert.preprocessing["mean"] == [0.5]
+
+    def test_pictures_and_report_are_there(self, finished):
+        text = (finished / "report.md").read_text()
+        for name in ("domains.png", "confusion.png", "listens.png"):
+            assert f"({name})" in text
+            picture = pictures.imread(finished / name)
+            assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 20
+        assert "mean ± standard deviation of 2 seeds" in text
+        assert f"| **{MAIN}** |" in text
+        assert (finished / "seed_1" / "diagnosis.png").is_file()
+        json.loads((finished / "seed_1" / "diagnosis.json").read_text())
+
+
+class TestGoingOn:
+    def test_a_finished_run_trains_no_expert_again(self, copied):
+        before, rows = times(copied), results(copied)["rows"]
+        assert [Path(path).name for path in before] == CHECKPOINTS * 2
+        (copied / "results.json").unlink()
+        run(copied, seeds=[1, 0])
+        assert times(copied) == before
+        assert results(copied)["rows"] == rows
+
+    def test_a_killed_run_makes_what_is_missing_and_gets_the_same_results(self, copied):
+        before, rows = times(copied), results(copied)["rows"]
+        shutil.rmtree(copied / "seed_0")  # the second of the seeds never began
+        shutil.rmtree(copied / "seed_1" / "outputs")
+        shutil.rmtree(copied / "seed_1" / "fusers")
+        for name in ("results.json", "report.md", "seed_1/fused.npy", "seed_1/experts/domain_1.ckpt"):
+            (copied / name).unlink()
+        (copied / "seed_1" / "experts" / "centralised.part").write_bytes(b"half")
+        run(copied, seeds=[1, 0])
+        after = times(copied)
+        kept = {path for path in before if before[path] == after[path]}
+        assert {Path(path).name for path in kept} == {"centralised.ckpt", "domain_0.ckpt"}
+        assert results(copied)["rows"] == rows
+
+    def test_another_configuration_is_refused_and_named(self, copied):
+        before = results(copied)
+        with pytest.raises(
+            InputError, match=r"holds another run \(differs in expert_epochs, mixup\).*--overwrite=true"
+        ):
+            run(copied, seeds=[1, 0], expert_epochs=2, mixup=0.1)
+        assert results(copied) == before
+
+    def test_overwrite_begins_anew(self, copied):
+        before = times(copied)
+        run(copied, seeds=[1], centralised=False, overwrite=True)
+        after = times(copied)
+        assert [Path(path).name for path in after] == CHECKPOINTS[1:]
+        assert all(before[path] != when for path, when in after.items())
+        assert not any("centralised" in row["method"] for row in results(copied)["rows"])
+        assert "one seed" in (copied / "report.md").read_text()
+
+
+class TestRefused:
+    def test_foreign_files(self, tmp_path):
+        (tmp_path / "thesis.tex").touch()
+        with pytest.raises(InputError, match="holds files that no recipe wrote"):
+            run(tmp_path, overwrite=True)
+        assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+    @pytest.mark.parametrize("seeds", [[], [1, 1]])
+    def test_seeds(self, tmp_path, seeds):
+        with pytest.raises(InputError, match=r"seeds: found .* expected at least one, each once"):
+            run(tmp_path / "run", seeds=seeds)
+        assert not (tmp_path / "run").exists()
+
+    def test_one_domain(self, tmp_path):
+        with pytest.raises(InputError, match=r"found 1 domain.*fusion needs two at least"):
+            run(tmp_path / "run", data=ImageDataModule())
+        assert not (tmp_path / "run").exists()

@@ -1,0 +1,130 @@
+import json
+import os
+
+import numpy as np
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from lightning_fusion.errors import InputError
+from lightning_fusion.recipes.report import Report, claim_folder, paired_gain, write_text
+
+
+class TestPairedGain:
+    @pytest.mark.parametrize("count", [2, 3, 10])
+    def test_equals_scipys_paired_t_interval(self, count):
+        generator = np.random.default_rng(count)
+        ours, theirs = generator.random(count), generator.random(count)
+        mean, low, high = paired_gain(ours.tolist(), theirs.tolist())
+        interval = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+        assert mean == pytest.approx((ours - theirs).mean())
+        assert (low, high) == pytest.approx((interval.low, interval.high))
+
+    def test_one_pair_has_no_interval(self):
+        assert paired_gain([0.75], [0.5]) == (0.25, None, None)
+
+
+def report() -> Report:
+    made = Report("foe", {"seeds": [1, 0]}, {"source": "digits"})
+    for seed, (ours, theirs) in {1: (0.8, 0.7), 0: (0.6, 0.6)}.items():
+        made.add("ours", "accuracy", ours, seed)
+        made.add("ours", "accuracy", 0.1, seed, domain="x")
+        made.add("theirs", "accuracy", theirs, seed)
+    made.add("once", "accuracy", 0.9, 0)
+    made.seconds["training"] = 1.234
+    made.notes.append("A note.")
+    return made
+
+
+class TestReport:
+    def test_figures_are_ordered_by_seed_and_leave_domains_out(self):
+        assert report().values("ours") == [0.6, 0.8]
+        assert report().methods() == ["ours", "theirs", "once"]
+
+    def test_summary_has_means_deviations_and_paired_gains(self):
+        entries = report().summary("ours")
+        means = {entry["method"]: entry for entry in entries if entry["against"] is None}
+        assert means["ours"]["mean"] == pytest.approx(0.7)
+        assert means["ours"]["std"] == pytest.approx(np.std([0.6, 0.8], ddof=1))
+        assert means["once"]["std"] is None
+        (gain,) = [entry for entry in entries if entry["against"] is not None]  # 'once' has no pair
+        assert (gain["method"], gain["against"]) == ("ours", "theirs")
+        assert (gain["gain"], gain["gain_low"], gain["gain_high"]) == pytest.approx(paired_gain([0.6, 0.8], [0.6, 0.7]))
+
+    def test_files_hold_everything(self, tmp_path):
+        report().save(tmp_path, "ours", {"a.png": "A picture"})
+        results = json.loads((tmp_path / "results.json").read_text())
+        assert set(results) == {"recipe", "config", "data", "versions", "seconds", "rows", "summary", "notes"}
+        assert results["rows"][1] == {
+            "method": "ours", "metric": "accuracy", "split": "test", "seed": 1, "value": 0.1, "domain": "x"
+        }  # fmt: skip
+        assert results["seconds"] == {"training": 1.2}
+        text = (tmp_path / "report.md").read_text()
+        for part in (
+            "| **ours** | **0.700 ± 0.141** |",
+            "| theirs | 0.650 ± 0.071 | +5.0  [",
+            "![A picture](a.png)",
+            "- A note.",
+        ):
+            assert part in text
+        assert sorted(os.listdir(tmp_path)) == ["report.md", "results.json"]
+
+    def test_the_table_says_how_many_seeds(self, tmp_path):
+        console = Console(record=True, width=120, file=open(os.devnull, "w"))  # noqa: SIM115
+        report().print("ours", tmp_path, console)
+        text = console.export_text()
+        assert "mean of 2 seeds" in text
+        assert "+5.0" in text
+        assert "A note." in text
+
+
+class TestClaimFolder:
+    def test_a_new_folder_is_made_and_the_same_run_taken_up(self, tmp_path):
+        folder = tmp_path / "new" / "run"
+        assert claim_folder(folder, "foe", {"a": (1, 2)}) == (folder, False)
+        (folder / "kept").touch()
+        assert claim_folder(folder, "foe", {"a": (1, 2)}) == (folder, True)
+        assert (folder / "kept").exists()
+
+    @pytest.mark.parametrize(
+        ("recipe", "config", "message"),
+        [
+            ("foe", {"a": 2}, r"differs in a\)"),
+            ("foe", {"a": 1, "b": 0}, r"differs in b\)"),
+            ("hat", {"a": 1}, "the recipe"),
+        ],
+    )
+    def test_another_run_is_refused_and_named(self, tmp_path, recipe, config, message):
+        claim_folder(tmp_path, "foe", {"a": 1})
+        with pytest.raises(InputError, match=f"holds another run .*{message}"):
+            claim_folder(tmp_path, recipe, config)
+
+    def test_overwrite_empties_a_run(self, tmp_path):
+        claim_folder(tmp_path, "foe", {"a": 1})
+        (tmp_path / "old").touch()
+        assert claim_folder(tmp_path, "foe", {"a": 2}, overwrite=True) == (tmp_path, False)
+        assert os.listdir(tmp_path) == ["run.json"]
+
+    @pytest.mark.parametrize("overwrite", [False, True])
+    def test_foreign_files_are_never_touched(self, tmp_path, overwrite):
+        (tmp_path / "thesis.tex").write_text("all of it")
+        with pytest.raises(InputError, match="holds files that no recipe wrote"):
+            claim_folder(tmp_path, "foe", {}, overwrite)
+        assert (tmp_path / "thesis.tex").read_text() == "all of it"
+
+    def test_a_file_is_no_folder(self, tmp_path):
+        (tmp_path / "file").touch()
+        with pytest.raises(InputError, match="is a file; name a folder"):
+            claim_folder(tmp_path / "file", "foe", {})
+
+    def test_a_damaged_marker_is_another_run(self, tmp_path):
+        (tmp_path / "run.json").write_text("{")
+        with pytest.raises(InputError, match="holds another run"):
+            claim_folder(tmp_path, "foe", {"a": 1})
+
+
+def test_text_is_written_whole_or_not_at_all(tmp_path):
+    write_text(tmp_path / "file", "old")
+    with pytest.raises(TypeError):
+        write_text(tmp_path / "file", b"new")  # fails half-way
+    assert (tmp_path / "file").read_text() == "old"

@@ -1,0 +1,139 @@
+"""The house's floors: imports only go down, and everything public says what it is."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+import lightning_fusion
+
+ROOT = Path(lightning_fusion.__file__).parent
+FLOORS = [
+    {"hyperparameters", "optimization"},
+    {"data", "baselines", "metrics", "schedules", "callbacks"},
+    {"experts"},
+    {"acorl", "foe", "hat", "export"},
+    {"recipes"},
+    {"cli"},
+    {"__main__"},
+]
+METHODS = {"acorl", "foe", "hat"}
+FREE = {"errors", "encoders"}  # errors: below everything; encoders: tied to nothing
+FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of the house's modules that a file imports anywhere, in functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import in line {node.lineno}"
+            names |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    modules = {module_of(file) for file in FILES}
+    return {name for name in names if name in modules}
+
+
+def rooms(path: Path) -> set[str]:
+    return {name.split(".")[1] for name in imported(path) if "." in name} - {room_of(path)}
+
+
+def floor(room: str) -> int:
+    return next(number for number, names in enumerate(FLOORS) if room in names)
+
+
+def test_every_room_has_a_floor():
+    assert {room_of(path) for path in FILES} <= set.union(FREE, *FLOORS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_imports_only_go_down(path):
+    others = rooms(path) - {"errors"}
+    if room_of(path) in FREE:
+        assert not others
+        return
+    allowed = {"encoders"} if room_of(path) in ("recipes", "cli") else set()
+    for other in others - allowed:
+        assert other not in FREE, f"{room_of(path)} is tied to {other}"
+        assert floor(other) <= floor(room_of(path)), f"{room_of(path)} imports {other}, which stands above it"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if room_of(path) in METHODS], ids=module_of)
+def test_methods_do_not_import_one_another(path):
+    assert not rooms(path) & METHODS
+
+
+def test_there_is_no_circle():
+    graph = {module_of(path): imported(path) - {module_of(path)} for path in FILES}
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, f"circle: {' -> '.join([*above, name])}"
+        if name not in done:
+            for other in graph.get(name, ()):
+                visit(other, (*above, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.parent.name in METHODS and path.name != "module.py"], ids=module_of
+)
+def test_the_mathematics_does_not_know_lightning(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert (node.module or "").partition(".")[0] != "lightning"
+        if isinstance(node, ast.Import):
+            assert all(alias.name.partition(".")[0] != "lightning" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", [ROOT / "__init__.py", *FILES], ids=module_of)
+def test_everything_public_has_a_docstring(path):
+    tree = ast.parse(path.read_text())
+    missing = [] if ast.get_docstring(tree) else ["the module"]
+
+    def look(node: ast.AST, prefix: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and not child.name.startswith(
+                "_"
+            ):
+                if not ast.get_docstring(child):
+                    missing.append(prefix + child.name)
+                if isinstance(child, ast.ClassDef):
+                    look(child, f"{prefix}{child.name}.")
+
+    look(tree, "")
+    assert not missing
+
+
+@pytest.mark.parametrize("name", lightning_fusion.__all__)
+def test_public_names_resolve(name):
+    value = getattr(lightning_fusion, name)
+    assert value.__name__ == name
+    assert value.__module__.startswith("lightning_fusion.")
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(AttributeError, match="no attribute 'Foe'; public names: Batch, Expert,"):
+        lightning_fusion.Foe  # noqa: B018
+    assert set(lightning_fusion.__all__) <= set(dir(lightning_fusion))
+    assert sorted(lightning_fusion._PUBLIC) == sorted(lightning_fusion.__all__)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_every_module_can_be_imported(path):
+    if path.name != "__main__.py":
+        importlib.import_module(module_of(path))

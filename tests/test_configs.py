@@ -1,0 +1,145 @@
+"""Every shipped YAML runs: once with fast_dev_run, once for two real batches with checkpoint, reload and test."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import wandb
+import yaml
+from commands import CONFIGS, EXPERTS, TWO_BATCHES, collect_outputs, merged, prepare, read, shipped, small, write_yaml
+
+from lightning_fusion import ExpertOutputs
+from lightning_fusion.cli import RECIPES, main
+
+# What a file that is only a part of a configuration is combined with.
+BASES = {"trainer": "foe/digits.yaml", "data": "experts/folders.yaml"}
+
+
+def kind(name: str) -> str:
+    """How a file is to be run: as a recipe, a collection, a fit, a part of a fit, or by test_sweeps.py."""
+    folder, keys = name.partition("/")[0], set(read(name))
+    if folder == "sweeps":
+        return "sweep"
+    if folder == "recipes":
+        assert Path(name).stem.partition("_")[0] in RECIPES, f"{name} names no known recipe: {sorted(RECIPES)}"
+        return "recipe"
+    if {"model", "data", "trainer"} <= keys:
+        return "fit"
+    if folder == "experts" and keys == {"experts"}:
+        assert name.endswith("_pool.yaml") and f"foe/collect_{name[8:-10]}.yaml" in shipped()
+        return "pool"
+    if {"data", "output"} == keys:
+        assert name.startswith("foe/collect_") and f"experts/{name[12:-5]}_pool.yaml" in shipped()
+        return "collect"
+    assert folder in BASES and keys == {folder}, f"no test knows how to run {name}"
+    return "part"
+
+
+def of_kind(*kinds: str) -> list[str]:
+    return [name for name in shipped() if kind(name) in kinds]
+
+
+@pytest.fixture(autouse=True)
+def _prepared(tmp_path, tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    prepare(tmp_path_factory, tmp_path, monkeypatch)
+    yield
+    if wandb.run is not None:
+        wandb.finish()
+
+
+def files_of(name: str, trainer: dict[str, Any]) -> list[str]:
+    """The arguments that run a shipped file, made tiny."""
+    names = [name] if kind(name) == "fit" else [BASES[name.partition("/")[0]], name]
+    override: dict[str, Any] = {}
+    for each in names:
+        override = merged(override, small(read(each)))
+    override["trainer"] = trainer
+    return [part for each in [*names, write_yaml(Path("override.yaml"), override)] for part in ("-c", each)]
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_the_kind_of_every_file_is_known(name):
+    assert kind(name) in ("fit", "part", "pool", "collect", "recipe", "sweep")
+
+
+def test_a_file_of_an_unknown_kind_is_not_passed_over(tmp_path, monkeypatch):
+    monkeypatch.setattr("commands.CONFIGS", tmp_path)
+    write_yaml(tmp_path / "novel/thing.yaml", {"model": {}})
+    with pytest.raises(AssertionError, match="no test knows how to run novel/thing"):
+        kind("novel/thing.yaml")
+    write_yaml(tmp_path / "recipes/novel_digits.yaml", {"data": {}})
+    with pytest.raises(AssertionError, match="names no known recipe"):
+        kind("recipes/novel_digits.yaml")
+
+
+@pytest.mark.parametrize("name", of_kind("fit", "part"))
+def test_one_batch_of_everything(name):
+    before = {path for path in Path().rglob("*") if path.is_file()}
+    keep = {"accelerator": "cpu", "devices": 1, "enable_model_summary": False, "fast_dev_run": True}
+    cli = main(["fit", *files_of(name, keep)])
+    assert cli.trainer.global_step == 1
+    assert {"val_loss", "val_accuracy"} <= set(cli.trainer.callback_metrics)
+    assert {path for path in Path().rglob("*") if path.is_file()} - before <= {Path("override.yaml")}
+
+
+@pytest.mark.parametrize("name", of_kind("fit", "part"))
+def test_two_batches_with_checkpoint_reload_test_and_predict(name):
+    if read(name).get("trainer", {}).get("fast_dev_run"):
+        assert kind(name) == "part"  # it turns checkpoints off: test_one_batch_of_everything is all it can do
+        return
+    files = files_of(name, TWO_BATCHES)
+    trained = main(["fit", *files])
+    assert trained.trainer.global_step == 2
+    if precision := read(name).get("trainer", {}).get("precision"):
+        assert trained.trainer.precision == precision
+    path = trained.trainer.checkpoint_callback.best_model_path
+    assert Path(path).is_file()
+    stored = torch.load(path, weights_only=True)["state_dict"]
+
+    tested = main(["test", *files, "--ckpt_path", path])
+    weights = tested.model.network.state_dict()
+    assert weights and all(torch.equal(value, stored[f"network.{key}"]) for key, value in weights.items())
+    assert 0 <= float(tested.trainer.callback_metrics["test_accuracy"]) <= 1
+
+    predicted = main(["predict", *files, "--ckpt_path", path])
+    for callback in predicted.trainer.callbacks:
+        if type(callback).__name__ == "PredictionWriter":
+            rows = list(csv.DictReader(Path(callback.path).open()))
+            assert len(rows) == 2 * predicted.datamodule.batch_size
+            assert {row["prediction"] for row in rows} <= set(predicted.datamodule.classes)
+
+
+@pytest.mark.parametrize("name", of_kind("collect"))
+def test_a_collection_of_a_pool_gives_a_store(name):
+    outputs = collect_outputs("--output=store", name=name[12:-5])
+    assert outputs.names == list(EXPERTS)
+    again = ExpertOutputs.open("store")
+    assert again.classes == outputs.classes and {"train", "val", "test"} <= set(again.splits)
+
+
+@pytest.mark.parametrize("name", of_kind("recipe"))
+def test_a_recipe_gives_a_report(name):
+    override = write_yaml(Path("override.yaml"), small(read(name)) | {"output": "run"})
+    recipe = Path(name).stem.partition("_")[0]
+    report = main(["recipe", recipe, "-c", name, "-c", override, "--accelerator=cpu"])
+
+    results = json.loads(Path("run/results.json").read_text())
+    assert {"recipe", "config", "data", "versions", "seconds", "rows", "summary"} <= set(results)
+    assert results["recipe"] == recipe and results["rows"] == report.rows
+    for row in results["rows"]:
+        assert {"method", "metric", "split", "seed", "value"} <= set(row) and row["seed"] == 0
+    for row in results["summary"]:
+        assert {"method", "metric", "mean", "std", "gain", "gain_low", "gain_high", "against"} == set(row)
+    text = Path("run/report.md").read_text()
+    pictures = {path.name for path in Path("run").glob("*.png")}
+    assert pictures and all(f"]({picture})" in text for picture in pictures)
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["seeds"] == [0]
+
+
+def test_shipped_files_are_where_the_command_line_looks():
+    assert {name.partition("/")[0] for name in shipped()} == {path.name for path in CONFIGS.iterdir() if path.is_dir()}
+    assert not list(CONFIGS.glob("*.yaml"))

@@ -1,0 +1,64 @@
+"""Two processes do what one does."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import processes
+import pytest
+import torch
+
+from lightning_fusion import ExpertOutputs
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> tuple[Path, Path]:
+    """What one process left, and what two gloo processes left."""
+    one, two = (tmp_path_factory.mktemp("processes") / name for name in ("one", "two"))
+    processes.work(one, 1)
+    done = subprocess.run(
+        [sys.executable, processes.__file__, str(two), "2"], capture_output=True, text=True, timeout=240, cwd=two.parent
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return one, two
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("split", processes.ROWS)
+def test_a_store_is_the_same_store(folders, split):
+    one, two = (ExpertOutputs.open(folder / "store") for folder in folders)
+    assert (one.experts, one.fingerprints, one.classes, one.domains) == (
+        two.experts,
+        two.fingerprints,
+        two.classes,
+        two.domains,
+    )
+    arrays = dict(one[split].arrays())
+    assert len(arrays) == 7
+    for name, values in two[split].arrays():
+        assert values.dtype == arrays[name].dtype
+        assert np.array_equal(values, arrays[name]), name
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ["module", "label", "expert"])
+def test_training_on_the_same_global_batches_gives_the_same_weights(folders, name):
+    one, two = (torch.load(folder / f"{name}.pt", weights_only=True) for folder in folders)
+    assert one["steps"] == two["steps"] == 12
+    for key, value in one["weights"].items():
+        torch.testing.assert_close(two["weights"][key], value, atol=1e-5, rtol=0)
+
+
+@pytest.mark.timeout(300)
+def test_predictions_are_written_once_with_every_row(folders):
+    tables = []
+    for folder in folders:
+        with open(folder / "predictions.csv", newline="") as file:
+            tables.append(list(csv.reader(file)))
+    one, two = tables
+    assert [row[0] for row in one] == [row[0] for row in two] == ["index", *(str(row) for row in range(7))]
+    assert one[0] == two[0]
+    values = [np.array([[float(value) for value in row[3:]] for row in table[1:]]) for table in tables]
+    np.testing.assert_allclose(*values, atol=1e-4)

@@ -1,0 +1,1 @@
+"""A package of somebody else, who uses the library by class_path and by subclassing."""
