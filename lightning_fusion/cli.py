@@ -96,12 +96,12 @@ _NOISE = re.compile(
 
 
 def condense(message: str) -> str:
-    """The innermost complaint of a parser's message, after the keys that lead to it.
+    r"""The innermost complaint of a parser's message, after the keys that lead to it.
 
     Example:
-        >>> condense('Parser key "model":\\n  Errors:\\n    - Option \'hidn\' is not accepted\\n  Given value: 3')
+        >>> condense('Parser key "model":\n  Errors:\n    - Option \'hidn\' is not accepted\n  Given value: 3')
         "model: Option 'hidn' is not accepted"
-        >>> condense('Parser key "epochs":\\n  Expected a <class \'int\'>. Got value: x')
+        >>> condense('Parser key "epochs":\n  Expected a <class \'int\'>. Got value: x')
         "epochs: Expected a <class 'int'>. Got value: x"
     """
     keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
@@ -149,8 +149,8 @@ class FusionSaveConfig(SaveConfigCallback):
         for logger in trainer.loggers:
             if type(logger).__name__ == "WandbLogger":  # its save_dir is shared by all runs
                 folders.append(Path(logger.save_dir or ".") / str(logger.name) / str(logger.version))
-            elif getattr(logger, "log_dir", None):
-                folders.append(Path(logger.log_dir))
+            elif folder := getattr(logger, "log_dir", None):
+                folders.append(Path(folder))
         return folders or [Path(trainer.default_root_dir)]
 
 
@@ -182,7 +182,7 @@ class FusionCLI(LightningCLI):
             parser_class=FusionArgumentParser,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            args=list(args),  # type: ignore[arg-type]
+            args=list(args),
             auto_configure_optimizers=False,
         )
 
@@ -235,17 +235,51 @@ class FusionCLI(LightningCLI):
             if path and path not in ("best", "last", "hpc", "registry"):
                 raise InputError(f"ckpt_path: found no file {path}")
             return
-        import torch
-
-        recorded = torch.load(path, weights_only=True, map_location="cpu").get("hyper_parameters", {})
+        recorded = _hyperparameters(path)
         if "_class_path" not in recorded:
             return
+        chosen = self.config[subcommand].model.class_path
+        if not _same_class(recorded["_class_path"], chosen):
+            raise InputError(
+                f"ckpt_path: {path} holds a {recorded['_class_path']}, the configuration names {chosen}; give the "
+                "checkpoint's own configuration, or change model.class_path"
+            )
         before = _flat(self.config[subcommand].get("model").as_dict())
         super()._parse_ckpt_path()
         after = _flat(self.config[subcommand].get("model").as_dict())
-        changed = [key for key in after if key.startswith("init_args.") and key in before and before[key] != after[key]]
+        from_data = {f"init_args.{name}" for name in _LINKS.values()}
+        changed = [
+            key
+            for key in after
+            if key.startswith("init_args.")
+            and key in before
+            and before[key] != after[key]
+            and not (key in from_data and before[key] is None)
+        ]
         if changed:
             print(f"ckpt_path: {path} sets {shorten(changed, 20)} (resuming keeps the checkpoint's values)")
+
+
+def _hyperparameters(path: str) -> dict[str, Any]:
+    """What a Lightning checkpoint records of its module's arguments."""
+    import torch
+
+    try:
+        content = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises many kinds for a truncated or foreign file
+        raise InputError(f"ckpt_path: {path} cannot be read as a checkpoint ({type(error).__name__})") from error
+    if not isinstance(content, dict) or "pytorch-lightning_version" not in content:
+        raise InputError(f"ckpt_path: {path} is no Lightning checkpoint; 'fit' writes one")
+    return content.get("hyper_parameters", {})
+
+
+def _same_class(one: str, other: str) -> bool:
+    """Whether two import paths name one class; what is not imported yet is compared by name, not imported."""
+    if one == other:
+        return True
+    kind = resolve_name(other)
+    module, _, name = one.rpartition(".")
+    return one == f"{kind.__module__}.{kind.__qualname__}" or getattr(sys.modules.get(module), name, None) is kind
 
 
 def main(args: Sequence[str] | None = None) -> Any:
@@ -255,7 +289,8 @@ def main(args: Sequence[str] | None = None) -> Any:
         args: Command and options; those of the process where None.
 
     Returns:
-        What the command made: the CLI object, a report, a store, a diagnosis, or an export's manifest. From a shell it is None.
+        What the command made: the CLI object, a report, a store, a diagnosis, or an export's manifest; None from a
+        shell.
 
     Raises:
         SystemExit: With status 2 and one line on standard error for wrong input, from a shell.
@@ -275,7 +310,7 @@ def main(args: Sequence[str] | None = None) -> Any:
             raise
         if not from_shell:
             raise wrong from error
-        print(f"lightning-fusion: error: {wrong}", file=sys.stderr)
+        print(f"lightning-fusion: error: {' '.join(str(wrong).split())}", file=sys.stderr)
         raise SystemExit(2) from None
     return None if from_shell else result
 
@@ -303,14 +338,38 @@ def _dispatch(args: list[str]) -> Any:
     return FusionCLI(_with_found_configs(args))
 
 
+def _refuse_doubled_keys(path: str) -> None:
+    """YAML readers keep the last of two equal keys without a word: one of two experts of a name would be lost."""
+    try:
+        nodes = [yaml.compose(Path(path).read_text())]
+    except (OSError, ValueError, yaml.YAMLError):
+        return  # the parser says what is wrong
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        if not isinstance(node, yaml.MappingNode):
+            continue
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            nodes.append(value)
+            line = key.start_mark.line + 1
+            name = str(key.value)
+            if name in lines:
+                raise InputError(f"config: {path} has {name} twice, in lines {lines[name]} and {line}")
+            lines[name] = line
+
+
 def _with_found_configs(args: list[str]) -> list[str]:
     result, previous = [], ""
     for arg in args:
         if previous in ("-c", "--config"):
             result.append(find_config(arg))
+            _refuse_doubled_keys(result[-1])
         elif arg.startswith(("--config=", "-c=")):
             name, _, value = arg.partition("=")
             result.append(f"{name}={find_config(value)}")
+            _refuse_doubled_keys(find_config(value))
         else:
             result.append(arg)
         previous = arg

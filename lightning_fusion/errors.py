@@ -1,6 +1,5 @@
 """The one exception that a user's own input can raise."""
 
-
 from collections.abc import Iterable
 
 

@@ -32,7 +32,7 @@ class FusedNetwork(nn.Module):
 
     def __init__(self, pool: ExpertPool, fuser: FoEFuserModule) -> None:
         super().__init__()
-        for name, expert in pool.experts.items():
+        for name, expert in pool.members.items():
             if not isinstance(expert.network, nn.Module):
                 raise InputError(f"experts: {name} is a plain callable; only torch modules can be exported")
         self.experts, self.network = pool.experts, fuser.network
@@ -84,14 +84,15 @@ def export(
         RuntimeError: If the exported program differs from the modules by more than 1e-4.
     """
     folder = Path(output)
-    if folder.exists() and not (overwrite and (folder / "manifest.json").is_file() and (folder / "fused.pt2").is_file()):
+    if folder.exists() and not (
+        overwrite and (folder / "manifest.json").is_file() and (folder / "fused.pt2").is_file()
+    ):
         raise InputError(f"output: {folder} exists; name a new folder, or set overwrite to replace an earlier export")
     if not Path(checkpoint).is_file():
         raise InputError(f"checkpoint: found no file {checkpoint}")
-    pool = experts if isinstance(experts, ExpertPool) else ExpertPool(experts)
     fuser = FoEFuserModule.load_from_checkpoint(checkpoint, map_location="cpu", experts=None)
     known = torch.load(checkpoint, map_location="cpu", weights_only=True).get("experts")
-    pool = ExpertPool(dict(pool.experts.items()), fuser.classes)  # type: ignore[arg-type]
+    pool = experts.for_task(fuser.classes) if isinstance(experts, ExpertPool) else ExpertPool(experts, fuser.classes)
     if list(pool.names) != list(fuser.expert_classes):
         raise InputError(
             f"experts: found {shorten(pool.names)}; the fuser was trained with {shorten(fuser.expert_classes)}"
@@ -116,8 +117,10 @@ def export(
         parity = max(parity, _write_onnx(program, network, draft / "fused.onnx", input_shape))
         files.append("fused.onnx")
     if parity > _TOLERANCE:
-        raise RuntimeError(f"the exported program differs from the modules by {parity:.1e}; at most {_TOLERANCE} is allowed")
-    ways = [expert.preprocessing for expert in pool.experts.values()]
+        raise RuntimeError(
+            f"the exported program differs from the modules by {parity:.1e}; at most {_TOLERANCE} is allowed"
+        )
+    ways = [expert.preprocessing for expert in pool.members.values()]
     manifest = {
         "classes": fuser.classes,
         "input_shape": [None, *input_shape],
@@ -153,6 +156,8 @@ def _write_onnx(program: Any, network: nn.Module, path: Path, input_shape: Seque
         import onnxscript  # noqa: F401  (torch's exporter needs it and says so less clearly)
     except ImportError as error:
         raise InputError(f"onnx: {error.name} is not installed; pip install 'lightning-fusion[onnx]'") from error
-    torch.onnx.export(program, f=str(path), input_names=["input"], output_names=["probabilities"], external_data=False, verbose=False)
+    torch.onnx.export(
+        program, f=str(path), input_names=["input"], output_names=["probabilities"], external_data=False, verbose=False
+    )
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return _largest_difference(network, lambda x: session.run(None, {"input": x.numpy()})[0], input_shape)

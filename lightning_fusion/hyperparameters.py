@@ -59,4 +59,4 @@ def keep_plain(module: LightningModule | LightningDataModule) -> None:
         kind = type(module)
         hparams["_class_path"] = f"{kind.__module__}.{kind.__qualname__}"
         hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
-    module._hparams_initial = dict(hparams)
+    module._hparams_initial = dict(hparams)  # type: ignore[union-attr]

@@ -1,6 +1,6 @@
 """The command line on problems that take a second: what the tests of the shipped YAMLs share."""
 
-import re
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from lightning_fusion import cli
 from lightning_fusion.cli import main, shipped_configs
 from lightning_fusion.errors import InputError
 
@@ -144,12 +145,31 @@ def refused(args: list[str]) -> str:
 
 def shell(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess:
     """Run a program of this Python's environment as a user does from a folder."""
-    import os
-
     program = str(Path(sys.executable).parent / command[0])
     variables = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"} | environment
-    return subprocess.run([program, *command[1:]], cwd=folder, env=variables, capture_output=True, text=True, timeout=300)
+    words = [program, *command[1:]]
+    return subprocess.run(words, cwd=folder, env=variables, capture_output=True, text=True, timeout=300)
 
 
-def without_ansi(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+class _Parsed(Exception):
+    """Carries a parsed configuration out of the command line before anything runs."""
+
+
+def parse(args: list[str]) -> dict[str, Any]:
+    """The configuration that the command line reads from some arguments; nothing is built or run."""
+
+    def stop(config: Any) -> Any:
+        raise _Parsed(config)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(_Parsed) as caught:
+        patch.setattr(cli, "_arguments", lambda parser, rest: stop(parser.parse_args(rest)))
+        patch.setattr(cli.FusionCLI, "_parse_ckpt_path", lambda self: stop(self.config[self.config.subcommand]))
+        main(args)
+    return caught.value.args[0].as_dict()
+
+
+def look_up(config: dict[str, Any], key: str) -> Any:
+    """The value of a dotted key."""
+    for part in key.split("."):
+        config = config[part]
+    return config

@@ -108,7 +108,7 @@ def test_two_batches_with_checkpoint_reload_test_and_predict(name):
     predicted = main(["predict", *files, "--ckpt_path", path])
     for callback in predicted.trainer.callbacks:
         if type(callback).__name__ == "PredictionWriter":
-            rows = list(csv.DictReader(Path(callback.path).open()))
+            rows = list(csv.DictReader(Path(callback.path).read_text().splitlines()))
             assert len(rows) == 2 * predicted.datamodule.batch_size
             assert {row["prediction"] for row in rows} <= set(predicted.datamodule.classes)
 

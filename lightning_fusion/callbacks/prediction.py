@@ -34,7 +34,13 @@ class PredictionWriter(Callback):
         self._parts.clear()
 
     def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Keep the rows of one batch."""
         if not isinstance(outputs, dict) or not {"index", "probabilities"} <= set(outputs):

@@ -44,7 +44,7 @@ class EpochSeed(Callback):
         # as an uninterrupted run does at this point.
         loop = trainer.fit_loop
         if trainer.current_epoch > 0 and (loop.is_resuming or loop.epoch_loop.restarting):
-            iter(loop._data_fetcher)  # type: ignore[call-overload]
+            iter(loop._data_fetcher)  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
         """The seed."""

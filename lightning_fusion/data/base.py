@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import inspect
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -32,7 +33,7 @@ class Batch(NamedTuple):
     input: Any
     target: Tensor
     domain: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
 
 
 def as_batch(batch: Any, source: str) -> Batch:
@@ -108,7 +109,7 @@ class SliceSampler(DistributedSampler):
         self.rank = torch.distributed.get_rank() if group else 0
         self.num_rows, self.batch_size, self.shuffle, self.seed, self.epoch = num_rows, batch_size, shuffle, seed, 0
 
-    def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Tensor]:
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             order = torch.randperm(self.num_rows, generator=generator)
@@ -119,12 +120,10 @@ class SliceSampler(DistributedSampler):
         return iter(order[self.rank :: self.num_replicas].split(self.batch_size)) if self.num_rows else iter(())
 
     def __len__(self) -> int:
-        return -(-(-(-self.num_rows // self.num_replicas)) // self.batch_size)
+        return math.ceil(math.ceil(self.num_rows / self.num_replicas) / self.batch_size)
 
 
-def slice_loader(
-    dataset: Dataset, batch_size: int, shuffle: bool, seed: int = 0, num_workers: int = 0
-) -> DataLoader:
+def slice_loader(dataset: Dataset, batch_size: int, shuffle: bool, seed: int = 0, num_workers: int = 0) -> DataLoader:
     """A loader whose batches are slices of ``dataset``, which must take index tensors (see :class:`SliceSampler`)."""
     sampler = SliceSampler(len(dataset), batch_size, shuffle, seed)  # type: ignore[arg-type]
     return DataLoader(

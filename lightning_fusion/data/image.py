@@ -99,6 +99,22 @@ class ImageDataModule(FusionDataModule):
     root: str | None
     role: str
     domain: int | str | None
+    num_domains: int | None
+    classes_per_domain: int | None
+    superclasses: str | None
+    protocol: str
+    fuser_share: float
+    val_share: float
+    test_share: float | None
+    image_size: int | None
+    channels: int | None
+    mean: list[float] | None
+    std: list[float] | None
+    augmentation: nn.Module | None
+    memory_limit_gb: float
+    skip_unreadable: bool
+    download: bool
+    _splits: dict[str, np.ndarray] | None
 
     def __init__(
         self,
@@ -196,7 +212,7 @@ class ImageDataModule(FusionDataModule):
     def preprocess(self, images: Tensor, augment: bool = False) -> Tensor:
         """Turn (B, channels, H, W) uint8 images into normalised float32 network input of the same shape."""
         floats = images.to(torch.float32).div_(255)
-        if augment:
+        if augment and self.augmentation is not None:
             floats = self.augmentation(floats)
         how = self.preprocessing
         mean = torch.tensor(how["mean"], device=images.device).view(-1, 1, 1)
@@ -225,7 +241,7 @@ class ImageDataModule(FusionDataModule):
         if {"source", "root", "image_size", "channels", "memory_limit_gb", "skip_unreadable"} & set(arguments):
             self._table = None
         self._layout_cache: _Layout | None = None
-        self._splits: dict[str, np.ndarray] | None = None
+        self._splits = None
         self._check()
 
     def _check(self) -> None:
@@ -399,8 +415,8 @@ class ImageDataModule(FusionDataModule):
             if layout.channels == 1:
                 pixels = pixels.mean(1, keepdims=True).round().astype(np.uint8)
             labels = np.concatenate([[number[part.classes[label]] for label in part.targets] for part in parts])
-            test = np.repeat([False, True], [len(part.targets) for part in parts])
-            return _Table(self._sized(pixels), labels, test=test)
+            of_test = np.repeat([False, True], [len(part.targets) for part in parts])
+            return _Table(self._sized(pixels), labels, test=of_test)
         reader = _ImageFiles([file.path for file in layout.files], layout.channels, self.image_size)
         fine = np.array([number[file.label] for file in layout.files])
         place = {name: position for position, name in enumerate(layout.folders)}
@@ -479,7 +495,9 @@ class _ImageFiles:
     def identity(self, rows: Tensor) -> str:
         """Names and sizes of the files of some rows."""
         paths = [self.paths[row] for row in rows.tolist()]
-        return "\n".join(f"{path.parent.parent.name}/{path.parent.name}/{path.name}:{path.stat().st_size}" for path in paths)
+        return "\n".join(
+            f"{path.parent.parent.name}/{path.parent.name}/{path.name}:{path.stat().st_size}" for path in paths
+        )
 
     def load(self, limit_gb: float, skip_unreadable: bool) -> tuple[Rows, np.ndarray]:
         """The images in memory, or this reader itself where they do not fit, and which of them can be read."""
@@ -549,7 +567,7 @@ def _list_tree(root: Path, source: str) -> list[_File]:
     expected = f"expected {root}/<{what}>/<class>/*"
     if not root.is_dir():
         raise InputError(f"root: found no folder {root}; {expected}")
-    files = []
+    files: list[_File] = []
     for folder in _folders(root):
         split = _SPLIT_FOLDERS.get(folder.name)
         if source == "split_tree" and split is None:
@@ -566,6 +584,8 @@ def _list_tree(root: Path, source: str) -> list[_File]:
             raise InputError(f"root: the {what} {folder.name} in {root} has no image; {expected}")
     if not files:
         raise InputError(f"root: found no image under {root}; {expected}")
+    if source == "domain_tree" and {file.folder for file in files} <= set(_SPLIT_FOLDERS):
+        raise InputError(f"root: the folders of {root} name splits, not domains; set source: split_tree")
     if source == "split_tree" and {file.folder for file in files} != {"train", "test"}:
         raise InputError(f"root: {root} lacks a train or a test folder; {expected}")
     return files

@@ -56,7 +56,7 @@ class TorchvisionClassifier(nn.Module):
     Args:
         num_classes: C.
         name: A name that ``torchvision.models.get_model`` knows.
-        weights: Pre-trained weights by their torchvision name, ``DEFAULT`` say (torchvision downloads them); the head is then
+        weights: Pre-trained weights by their torchvision name, ``DEFAULT`` say, which it downloads; the head is then
             replaced by a new one.
         small_images: For ResNets: a 3x3 stem of stride 1 without max-pool, the usual CIFAR variant.
 

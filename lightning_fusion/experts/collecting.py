@@ -68,6 +68,8 @@ def collect(
         data = TensorDataModule(data, classes=pool.classes)
     if not splits:
         raise InputError(f"splits is empty; choose from {shorten(SPLITS)}")
+    for split in splits:
+        _check_split(split)
     if output is None and trainer is not None and trainer.world_size > 1:
         raise InputError("output: several processes need one folder for their answers; name it")
     kept = tempfile.TemporaryDirectory(prefix="expert-outputs-") if output is None else None
@@ -75,8 +77,7 @@ def collect(
     data.prepare_data()
     _set_up(data)
     task = list(getattr(data, "classes", pool.classes))
-    if task != pool.classes:  # the data module's vocabulary is the task's
-        pool = ExpertPool(dict(pool.experts.items()), task)  # type: ignore[arg-type]
+    pool = pool.for_task(task)  # the data module's vocabulary is the task's
     prints = {split: _fingerprint(data, split) for split in splits}
     manifest = None if overwrite else read_manifest(folder)
     if manifest is not None:
@@ -87,7 +88,7 @@ def collect(
             rank_zero_info(f"{folder} holds the answers already; no expert is asked")
             return stored
         raise InputError(f"output: the store {folder} has no features; set overwrite to collect them")
-    if rank_zero_only.rank == 0:
+    if _first_process():
         with StoreWriter(folder, overwrite) as writer:
             trainer = _ask(pool, data, splits, features, folder, trainer)
             for split in splits:
@@ -102,15 +103,21 @@ def collect(
     return result
 
 
+def _first_process() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 def _ask(
     pool: ExpertPool, data: Any, splits: Sequence[str], features: bool, folder: Path, trainer: Trainer | None
 ) -> Trainer:
     shards = folder / _SHARDS
-    if rank_zero_only.rank == 0:
+    if _first_process():
         shutil.rmtree(shards, ignore_errors=True)
     if trainer is None:
         trainer = Trainer(devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False)
-    trainer.predict(_Asking(pool, splits, features, shards), datamodule=_EverySplit(data, splits), return_predictions=False)
+    trainer.predict(
+        _Asking(pool, splits, features, shards), datamodule=_EverySplit(data, splits), return_predictions=False
+    )
     trainer.strategy.barrier("collect: asked")
     return trainer
 
@@ -164,7 +171,9 @@ def _merge(shards: Path, split: str, writer: StoreWriter, classes: list[str], ex
     index = np.concatenate(indices) if indices else np.empty(0, np.int64)
     unique, place = np.unique(index, return_inverse=True)
     if len(folders) == 1 and len(unique) < len(index):
-        raise InputError(f"the {split} loader gave {len(index)} rows with {len(unique)} indices; Batch.index must be unique")
+        raise InputError(
+            f"the {split} loader gave {len(index)} rows with {len(unique)} indices; Batch.index must be unique"
+        )
     _check_whole(split, len(unique), expected)
     starts = np.cumsum([0, *(len(part) for part in indices)])
     for file in sorted(folders[0].iterdir()):
@@ -185,7 +194,7 @@ def _merge(shards: Path, split: str, writer: StoreWriter, classes: list[str], ex
 def _let_go(*arrays: np.ndarray) -> None:
     """Give back the memory of what was read from or written to mapped files; the files keep their content."""
     for array in arrays:
-        pages = getattr(array, "_mmap", None)
+        pages: Any = getattr(array, "_mmap", None)
         if hasattr(pages, "madvise"):  # not on every system
             pages.madvise(mmap.MADV_DONTNEED)
 
@@ -242,12 +251,18 @@ def _set_up(data: LightningDataModule) -> None:
         data.setup(stage)
 
 
-def _loader_of(data: LightningDataModule, split: str) -> DataLoader:
+def _check_split(split: str) -> None:
     if split not in SPLITS:
         raise InputError(f"splits: found {split!r}; choose from {shorten(SPLITS)}")
+
+
+def _loader_of(data: LightningDataModule, split: str) -> DataLoader:
+    _check_split(split)
     loader = getattr(data, f"{split}_dataloader")()
     if not isinstance(loader, DataLoader):
-        raise InputError(f"{type(data).__name__}.{split}_dataloader() gives a {type(loader).__name__}, not a DataLoader")
+        raise InputError(
+            f"{type(data).__name__}.{split}_dataloader() gives a {type(loader).__name__}, not a DataLoader"
+        )
     return loader
 
 
@@ -290,5 +305,3 @@ def _row_hashes(batch: Batch) -> np.ndarray:
             mixed = (content * weights[:, column]).sum(1, dtype=np.uint64)
             hashes[:, column] = (hashes[:, column] ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9) + mixed
     return hashes
-
-

@@ -161,9 +161,7 @@ def diagnose(outputs: ExpertOutputs, split: str = "train", unseen: str | None = 
     predictions = spread.argmax(2)
     right = predictions == target[:, None]
     owners = outputs.owners(split)
-    experts = [
-        _figures(outputs, number, right, owners, spread, target, unseen) for number in range(len(outputs.names))
-    ]
+    experts = [_figures(outputs, number, right, owners, spread, target, unseen) for number in range(len(outputs.names))]
     member = np.asarray(part.domain, bool)
     by_domain = {
         name: {expert: float(right[member[:, column], k].mean()) for k, expert in enumerate(outputs.names)}
@@ -223,9 +221,7 @@ def _figures(
         gap = here.mean() - unseen_accuracy
     leaks = unseen is not None and p * len(outputs.names) < LEAK_P and gap > LEAK_GAP
     own_accuracy = float(right[own, number].mean()) if own.any() else float("nan")
-    return ExpertFigures(
-        name, float(right[:, number].mean()), own_accuracy, error, unseen_accuracy, p, bool(leaks)
-    )
+    return ExpertFigures(name, float(right[:, number].mean()), own_accuracy, error, unseen_accuracy, p, bool(leaks))
 
 
 def _larger(hits: int, rows: int, other_hits: int, other_rows: int) -> float:
@@ -258,7 +254,10 @@ def _conclude(result: Diagnosis, unseen: str | None) -> None:
             f"The experts are not complementary: some expert is right on {ceiling:.1%} of the rows, the best single "
             f"one on {best:.1%}. Fusing will hardly pay."
         )
-    rule = max((n for n in result.accuracies if n not in ("oracle selection", "best single expert")), key=result.accuracies.__getitem__)
+    rule = max(
+        (n for n in result.accuracies if n not in ("oracle selection", "best single expert")),
+        key=result.accuracies.__getitem__,
+    )
     gain = result.accuracies[rule] - best
     result.findings.append(
         f"Without training, {rule} reaches {result.accuracies[rule]:.1%} ({100 * gain:+.1f} points against the best "

@@ -28,13 +28,13 @@ FORMAT = 1
 
 @dataclass
 class OutputsSplit:
-    """What the experts said about one split, ordered by sample index.
+    """What the experts said about one split.
 
     Attributes:
         probabilities: (N, C_k) float32 by expert.
         target: (N,) int64.
         domain: (N, D) bool.
-        index: (N,) int64, ascending.
+        index: (N,) int64, unique; ascending where ``collect`` made it.
         features: (N, D_k) float32 by expert, where they were asked for.
     """
 
@@ -218,7 +218,9 @@ class ExpertOutputs:
         for split, given in splits.items():
             missing = set(expert_classes) ^ set(given["probabilities"])
             if missing:
-                raise InputError(f"split {split}: probabilities and expert_classes differ in {shorten(sorted(missing))}")
+                raise InputError(
+                    f"split {split}: probabilities and expert_classes differ in {shorten(sorted(missing))}"
+                )
             target = np.asarray(given["target"], np.int64)
             rows = len(target)
             probabilities = {
@@ -368,7 +370,7 @@ class StoreWriter:
 
     def __enter__(self) -> "StoreWriter":
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.folder / ".lock", "w")  # noqa: SIM115  (held until __exit__)
+        self._lock = open(self.folder / ".lock", "w")
         try:
             _lock_file(self._lock)
         except OSError as error:
@@ -475,7 +477,7 @@ class OutputsBatch(NamedTuple):
     outputs: Tensor
     target: Tensor
     domain: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
 
 
 class _OutputsRows(Dataset[OutputsBatch]):
@@ -508,7 +510,7 @@ class OutputsDataModule(LightningDataModule):
         memory_limit_gb: A split larger than this stays on disk; its batches are read from the memory map.
 
     Raises:
-        InputError: If there is no valid store.
+        InputError: If there is no valid store, or ``batch_size`` is below 1.
 
     Example:
         >>> outputs = ExpertOutputs.from_arrays(
@@ -526,6 +528,8 @@ class OutputsDataModule(LightningDataModule):
         memory_limit_gb: float = 2.0,
     ) -> None:
         super().__init__()
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; expected at least 1")
         self.save_hyperparameters({"batch_size": batch_size, "seed": seed, "store": str(getattr(store, "path", store))})
         self.batch_size, self.seed, self.memory_limit_gb = batch_size, seed, memory_limit_gb
         self._given = store

@@ -77,14 +77,23 @@ class ExpertPool(nn.Module):
         self.train(False)
 
     @property
+    def members(self) -> dict[str, Expert]:
+        """The experts by name, in order."""
+        return dict(self.experts.items())  # type: ignore[arg-type]  # a ModuleDict knows modules only
+
+    @property
     def names(self) -> list[str]:
         """Names of the experts, in order."""
         return list(self.experts)
 
+    def for_task(self, classes: Sequence[str] | None) -> "ExpertPool":
+        """The same experts under another vocabulary; this pool where it is the same, or None is given."""
+        return self if classes is None or list(classes) == self.classes else ExpertPool(self.members, classes)
+
     @property
     def expert_classes(self) -> dict[str, list[str]]:
         """Classes of each expert, in the order of its outputs."""
-        return {name: expert.classes for name, expert in self.experts.items()}
+        return {name: expert.classes for name, expert in self.members.items()}
 
     def train(self, mode: bool = True) -> "ExpertPool":
         """Stay in eval mode."""
@@ -92,7 +101,7 @@ class ExpertPool(nn.Module):
 
     def facts(self) -> dict[str, dict[str, Any]]:
         """Facts of every expert by name, as plain data."""
-        return {name: expert.facts() for name, expert in self.experts.items()}
+        return {name: expert.facts() for name, expert in self.members.items()}
 
     def check_known(self, known: Mapping[str, Mapping[str, Any]] | None) -> None:
         """Refuse this pool where a fuser was trained with other experts.
@@ -119,14 +128,14 @@ class ExpertPool(nn.Module):
         Raises:
             InputError: If an output is not finite or no distribution; names expert and rows.
         """
-        outputs = {name: expert(input) for name, expert in self.experts.items()}
+        outputs = {name: expert(input) for name, expert in self.members.items()}
         check_outputs(outputs)
         return outputs
 
     @torch.no_grad()
     def forward_with_features(self, input: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Ask every expert for probabilities (B, C_k) and features (B, D_k), by name."""
-        both = {name: expert.forward_with_features(input) for name, expert in self.experts.items()}
+        both = {name: expert.forward_with_features(input) for name, expert in self.members.items()}
         outputs, features = ({name: pair[part] for name, pair in both.items()} for part in (0, 1))
         check_outputs(outputs)
         return outputs, features
@@ -141,9 +150,7 @@ def check_outputs(outputs: Mapping[str, Tensor]) -> None:
     Raises:
         InputError: If some output has NaN, infinite or negative entries, or a row does not sum to 1 within 0.001.
     """
-    wrong = {
-        name: ~(((values.sum(-1) - 1).abs() <= 1e-3) & (values >= 0).all(-1)) for name, values in outputs.items()
-    }
+    wrong = {name: ~(((values.sum(-1) - 1).abs() <= 1e-3) & (values >= 0).all(-1)) for name, values in outputs.items()}
     if not torch.stack([rows.any() for rows in wrong.values()]).any():
         return
     name, rows = next((name, rows) for name, rows in wrong.items() if rows.any())

@@ -136,4 +136,3 @@ class ExpertModule(LightningModule):
             "preprocessing": self.preprocessing,
             "network": spec if isinstance(spec, dict) else None,
         }
-

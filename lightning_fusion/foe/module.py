@@ -90,7 +90,7 @@ class FoEFuserModule(LightningModule):
             if expert_classes is not None and list(expert_classes.items()) != list(self.pool.expert_classes.items()):
                 raise InputError("expert_classes differ from the classes of experts; leave them out beside experts")
             expert_classes, classes = self.pool.expert_classes, self.pool.classes
-            expert_domains = {name: expert.domains or [] for name, expert in self.pool.experts.items()}  # type: ignore[misc]
+            expert_domains = {name: expert.domains or [] for name, expert in self.pool.members.items()}
         if not expert_classes:
             raise InputError(
                 "expert_classes: the fuser must know its experts; give experts, or use OutputsDataModule as data"
@@ -175,7 +175,7 @@ class FoEFuserModule(LightningModule):
         batch = self._read(batch, "train")
         goal = batch.target if self.target == "label" else self._expert_target(batch)[0]
         loss = _cross_entropy(self.network(batch.outputs), goal)
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train_loss", loss, prog_bar=True, batch_size=len(goal))
         return loss
 
@@ -290,8 +290,8 @@ def failure_signs(metrics: Mapping[str, float], target: str) -> list[str]:
     accuracy, best = metrics.get("val_accuracy"), metrics.get("val_best_expert")
     if accuracy is not None and best is not None and accuracy < best:
         signs.append(
-            f"the fuser (validation accuracy {accuracy:.3f}) is below the best single expert ({best:.3f}): too few rows, "
-            "too short a training, or experts that are not complementary; see 'lightning-fusion diagnose'"
+            f"the fuser (validation accuracy {accuracy:.3f}) is below the best single expert ({best:.3f}): too few "
+            "rows, too short a training, or experts that are not complementary; see 'lightning-fusion diagnose'"
         )
     choice = metrics.get("val_choice_accuracy")
     if target == "expert" and choice is not None and choice < 0.5:
@@ -309,6 +309,4 @@ def _cross_entropy(logits: Tensor, goal: Tensor) -> Tensor:
 
 
 def _as_pool(experts: Mapping[str, Expert] | ExpertPool, classes: list[str] | None) -> ExpertPool:
-    if isinstance(experts, ExpertPool):
-        return experts if classes is None or classes == experts.classes else ExpertPool(dict(experts.experts.items()), classes)  # type: ignore[arg-type]
-    return ExpertPool(experts, classes)
+    return experts.for_task(classes) if isinstance(experts, ExpertPool) else ExpertPool(experts, classes)

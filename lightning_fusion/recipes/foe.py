@@ -96,14 +96,14 @@ def foe(
         )
     config = {
         "data": {"class_path": f"{type(data).__module__}.{type(data).__qualname__}", **dict(data.hparams)},
-        "network": describe_factory(network) or repr(network),
+        "network": _describe(network),
         "seeds": seeds,
         "expert_epochs": expert_epochs,
         "fuser_epochs": fuser_epochs,
         "fuser_batch_size": fuser_batch_size,
-        "fuser": describe_factory(fuser) if fuser else None,
-        "optimizer": describe_factory(optimizer) if optimizer else None,
-        "scheduler": describe_factory(scheduler) if scheduler else None,
+        "fuser": _describe(fuser),
+        "optimizer": _describe(optimizer),
+        "scheduler": _describe(scheduler),
         "label_smoothing": label_smoothing,
         "mixup": mixup,
         "centralised": centralised,
@@ -118,7 +118,7 @@ def foe(
     with _quiet_lightning():
         for seed in seeds:
             run = _Seed(
-                data.variant(seed=seed), seed, folder / f"seed_{seed}", report, console, dict(accelerator=accelerator)
+                data.variant(seed=seed), seed, folder / f"seed_{seed}", report, console, {"accelerator": accelerator}
             )
             expert_arguments = {
                 "network": network,
@@ -145,6 +145,14 @@ def foe(
     return report
 
 
+def _describe(factory: Any) -> Any:
+    """A class with its arguments; the name of any other function, which says nothing of its content."""
+    if factory is None:
+        return None
+    described = describe_factory(factory)
+    return described if described is not None else getattr(factory, "__qualname__", type(factory).__qualname__)
+
+
 class _Seed:
     """One seed of the protocol."""
 
@@ -163,7 +171,9 @@ class _Seed:
         names = self.data.domains
         for number, name in enumerate(names):
             label = f"seed {self.seed}  expert {number + 1}/{len(names)} {name}"
-            path = self._train(name, self.data.variant(role="expert", domain=number), arguments, epochs, precision, label)
+            path = self._train(
+                name, self.data.variant(role="expert", domain=number), arguments, epochs, precision, label
+            )
             experts[name] = self._expert(path, arguments["network"])
         write_text(self.folder / "pool.yaml", self._pool_yaml(experts))
         return experts
@@ -360,9 +370,16 @@ def _draw(report: Report, folder: Path, outputs: ExpertOutputs, seed: int) -> di
         means = [np.mean([r["value"] for r in rows if (r["method"], r["domain"]) == (method, d)]) for d in domains]
         place = np.arange(len(domains)) + (number - 2) * 0.16
         axes.bar(place, means, 0.16, label=method)
-    axes.set_xticks(range(len(domains)), domains, rotation=45 if len(domains) > 6 else 0, ha="right" if len(domains) > 6 else "center")
+    axes.set_xticks(
+        range(len(domains)),
+        domains,
+        rotation=45 if len(domains) > 6 else 0,
+        ha="right" if len(domains) > 6 else "center",
+    )
     axes.set(ylabel="test accuracy", ylim=(0, 1), title="Accuracy on the samples of each domain")
-    axes.legend(ncols=len(shown), fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18 if len(domains) > 6 else -0.08))
+    axes.legend(
+        ncols=len(shown), fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18 if len(domains) > 6 else -0.08)
+    )
     figure.savefig(folder / "domains.png", dpi=130)
 
     truth, fused = np.asarray(outputs["test"].target), np.load(folder / f"seed_{seed}" / "fused.npy")
@@ -386,14 +403,16 @@ def _draw(report: Report, folder: Path, outputs: ExpertOutputs, seed: int) -> di
     figure = Figure(figsize=(6.5, 1.4 + 0.28 * len(names)), layout="constrained")
     axes = figure.subplots()
     axes.barh(range(len(names)), [np.mean(v) for v in values], color="tab:green")
-    for place, points in enumerate(values):
-        axes.plot(points, [place] * len(points), "k.", markersize=4)
+    for row, points in enumerate(values):
+        axes.plot(points, [row] * len(points), "k.", markersize=4)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set(xlabel="points of test accuracy lost when this expert's outputs are shuffled", title="Whom the fuser listens to")
+    axes.set(
+        xlabel="points of test accuracy lost when this expert's outputs are shuffled", title="Whom the fuser listens to"
+    )
     figure.savefig(folder / "listens.png", dpi=130)
     return {
         "domains.png": "Test accuracy on the samples of each domain, mean over seeds.",
         "confusion.png": f"Confusion of {MAIN} on the test split, one seed.",
-        "listens.png": "Accuracy lost when one expert's outputs are shuffled over the test rows: bars are means, dots seeds.",
+        "listens.png": "Accuracy lost when one expert's outputs are shuffled over the test rows; dots are seeds.",
     }

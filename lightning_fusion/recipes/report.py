@@ -20,7 +20,9 @@ _RUN = "run.json"
 _PACKAGES = ("lightning-fusion", "torch", "torchvision", "lightning", "scikit-learn", "numpy")
 
 
-def claim_folder(folder: str | Path, recipe: str, config: Mapping[str, Any], overwrite: bool = False) -> tuple[Path, bool]:
+def claim_folder(
+    folder: str | Path, recipe: str, config: Mapping[str, Any], overwrite: bool = False
+) -> tuple[Path, bool]:
     """Make a folder this run's own, or take up the run of the same configuration that was interrupted in it.
 
     Args:
@@ -138,7 +140,7 @@ class Report:
         own = self.values(main, metric)
         for method in self.methods(metric):
             values = self.values(method, metric)
-            entry = {
+            entry: dict[str, Any] = {
                 "method": method,
                 "metric": metric,
                 "mean": float(np.mean(values)),
@@ -162,18 +164,19 @@ class Report:
             main: The method whose gains are of interest.
             pictures: {file name: caption} of pictures in the same folder.
         """
+        versions = {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()}
         results = {
             "recipe": self.recipe,
             "config": self.config,
             "data": self.data,
-            "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+            "versions": versions,
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
             "rows": self.rows,
             "summary": self.summary(main),
             "notes": self.notes,
         }
         write_text(folder / "results.json", json.dumps(results, indent=1))
-        write_text(folder / "report.md", self._markdown(main, pictures, results["versions"]))
+        write_text(folder / "report.md", self._markdown(main, pictures, versions))
 
     def table(self, main: str) -> Table:
         """The summary as a table for the terminal."""
@@ -218,8 +221,8 @@ class Report:
         lines = [f"# Recipe `{self.recipe}`", ""]
         lines += [f"- {name}: {value}" for name, value in self.data.items()]
         how = (
-            f"Test accuracy, mean ± standard deviation of {seeds} seeds. Gains are in points, paired by seed, with a 95 % "
-            "interval (Student's t)."
+            f"Test accuracy, mean ± standard deviation of {seeds} seeds. Gains are in points, paired by seed, with a "
+            "95 % interval (Student's t)."
             if seeds > 1
             else "Test accuracy of one seed: gains are in points and have no interval; give more seeds for one."
         )

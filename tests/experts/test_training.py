@@ -31,11 +31,13 @@ def order(data, epochs: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 class TestTraining:
     @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-    def test_equals_a_hand_written_loop(self, smoothing):
-        trained, by_hand, data = module(label_smoothing=smoothing), module().network, tiny.data()
+    @pytest.mark.parametrize("given", [None, partial(torch.optim.SGD, lr=0.5)], ids=["AdamW", "SGD"])
+    def test_equals_a_hand_written_loop(self, smoothing, given):
+        trained, by_hand, data = module(label_smoothing=smoothing, optimizer=given), module().network, tiny.data()
         tiny.trainer(2).fit(trained, datamodule=data)
         batches = order(tiny.data(), 2)
-        optimizer = torch.optim.AdamW(by_hand.parameters(), lr=1e-3, weight_decay=1e-4)
+        adam = partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-4)
+        optimizer = (given or adam)(by_hand.parameters())
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=len(batches))
         for input, target in batches:
             optimizer.zero_grad()

@@ -1,0 +1,49 @@
+"""Every YAML under conf/misconfigured is refused with one line that says what to change."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from commands import HERE, prepare, refused
+
+FILES = sorted((HERE / "conf/misconfigured").glob("*.yaml"))
+
+
+def command(keys: set[str]) -> list[str]:
+    """Which command a file is for."""
+    if "model" in keys:
+        return ["fit"]
+    if "network" in keys:
+        return ["recipe", "foe"]
+    return ["collect"] if "experts" in keys else ["diagnose"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _folder(tmp_path_factory):
+    """A user's folder with experts and a store, and some files that are not what they seem."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = prepare(tmp_path_factory, tmp_path_factory.mktemp("misconfigured"), patch)
+        Path("junk.ckpt").write_text("junk")
+        torch.save({"weight": torch.zeros(2)}, "state.ckpt")
+        Path("other").mkdir()
+        Path("other/run.json").write_text(json.dumps({"recipe": "foe", "config": {"seeds": [7]}}))
+        yield folder
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_it_is_refused(path):
+    text = path.read_text()
+    expected = re.match(r"# error: (.+)\n", text)
+    assert expected, f"{path.name}: the first line must be '# error: <regular expression>'"
+    before = {file: file.stat().st_mtime_ns for file in Path().rglob("*") if file.is_file()}
+    message = refused([*command(set(yaml.safe_load(text))), "-c", str(path)])
+    assert re.search(expected[1], message), message
+    after = {file: file.stat().st_mtime_ns for file in Path().rglob("*") if file.is_file() and file.name != ".lock"}
+    assert after.items() <= before.items(), "nothing may be written where the input is wrong"
+
+
+def test_there_are_files():
+    assert len(FILES) > 40
