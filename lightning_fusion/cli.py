@@ -390,7 +390,10 @@ def _arguments(parser: ArgumentParser, args: list[str]) -> dict[str, Any]:
 
 
 def _recipe(args: list[str]) -> Any:
-    if not args or args[0] in ("-h", "--help") or args[0] not in RECIPES:
+    if args and args[0] in ("-h", "--help"):
+        print(f"usage: lightning-fusion recipe {{{','.join(RECIPES)}}} [--help] --config FILE --output DIR")
+        return None
+    if not args or args[0] not in RECIPES:
         found = f"found {args[0]!r}" if args and not args[0].startswith("-") else "found none"
         raise InputError(f"recipe: name one of {', '.join(RECIPES)} first; {found}")
     function = resolve_name(RECIPES[args[0]])

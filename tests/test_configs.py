@@ -49,6 +49,7 @@ def _prepared(tmp_path, tmp_path_factory, monkeypatch):
     yield
     if wandb.run is not None:
         wandb.finish()
+        wandb.teardown()  # its service keeps the folder it was started in
 
 
 def files_of(name: str, trainer: dict[str, Any]) -> list[str]:
@@ -138,6 +139,17 @@ def test_a_recipe_gives_a_report(name):
     pictures = {path.name for path in Path("run").glob("*.png")}
     assert pictures and all(f"]({picture})" in text for picture in pictures)
     assert yaml.safe_load(Path("run/config.yaml").read_text())["seeds"] == [0]
+
+
+def test_the_saved_configuration_of_a_recipe_runs_to_the_same_figures():
+    name = "recipes/foe_digits.yaml"
+    override = write_yaml(Path("override.yaml"), small(read(name)) | {"output": "run", "accelerator": "cpu"})
+    first = main(["recipe", "foe", "-c", name, "-c", override])
+    again = main(["recipe", "foe", "-c", "run/config.yaml", "--output=again"])
+    assert again.rows == first.rows
+    trained = {path: path.stat().st_mtime_ns for path in Path("run").rglob("experts/*.ckpt")}
+    assert main(["recipe", "foe", "-c", "run/config.yaml"]).rows == first.rows  # taken up, not trained again
+    assert trained == {path: path.stat().st_mtime_ns for path in trained} and len(trained) == 3
 
 
 def test_shipped_files_are_where_the_command_line_looks():

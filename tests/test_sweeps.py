@@ -122,8 +122,7 @@ class TestSweep:
                 key = name.rpartition(".")[2]
                 start = optimizer.param_groups[0].get(f"initial_{key}", optimizer.param_groups[0][key])
                 assert torch.tensor(start) == torch.tensor(value)
-        if wandb.run is not None:
-            wandb.finish()
+        assert wandb.run is None
 
 
 def test_a_sweep_file_says_everything_that_wandb_asks_for():

@@ -65,6 +65,7 @@ def runs(tmp_path_factory):
         folder = prepare(tmp_path_factory, tmp_path_factory.mktemp("wandb"), patch)
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("WANDB_SILENT", "true")
+        wandb.teardown()  # a service that another test started would write into that test's folder
         quick = write_yaml(Path("quick.yaml"), merged(small(read("foe/digits.yaml")), {"trainer": TWO_BATCHES}))
         result = []
         for lr in (0.25, 0.5):
@@ -74,6 +75,7 @@ def runs(tmp_path_factory):
             place = Path(run.dir).resolve().parent
             wandb.finish()
             result.append((lr, place, folder / "runs/wandb/lightning_fusion" / run.id / "config.yaml"))
+        wandb.teardown()
     return result
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from rich.console import Console
 from torch import nn
@@ -67,7 +67,7 @@ def foe(
         output: Folder of the run.
         seeds: One run each; [0] where None.
         expert_epochs: Epochs of each expert and of the centralised model.
-        fuser_epochs: Epochs of each fuser; the weights of the best validation accuracy are kept.
+        fuser_epochs: Epochs of each fuser; as in the paper, the last weights are kept.
         fuser_batch_size: Rows per batch of the fusers.
         fuser: Called as ``fuser(num_inputs, num_outputs)``; the paper's MLP where None.
         optimizer: Of the experts; AdamW, 1e-3, weight decay 1e-4 where None.
@@ -245,16 +245,11 @@ class _Seed:
             seed_everything(self.seed, verbose=False)
             data = OutputsDataModule(outputs, batch_size=batch_size, seed=self.seed)
             module = FoEFuserModule(**outputs.facts(), network=network, seed=self.seed, **arguments)
-            path = self.folder / "fusers"
-            name = method.replace("FoE (", "").replace(")", "").replace(", ", "_").replace(" ", "_")
-            best = ModelCheckpoint(
-                path, name, monitor="val_accuracy", mode="max", save_weights_only=True, enable_version_counter=False
-            )
-            trainer = self._trainer(epochs, best, accelerator="cpu")
+            trainer = self._trainer(epochs, accelerator="cpu")
             trainer.fit(module, datamodule=data)
-            state = torch.load(best.best_model_path, weights_only=True, map_location="cpu")
-            module.load_state_dict(state["state_dict"])
-            metrics = trainer.validate(module, datamodule=data, verbose=False)[0]
+            name = method.replace("FoE (", "").replace(")", "").replace(", ", "_").replace(" ", "_")
+            trainer.save_checkpoint(self.folder / "fusers" / f"{name}.ckpt", weights_only=True)
+            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
             for sign in failure_signs(metrics, module.target):
                 self.report.notes.append(f"Seed {self.seed}, {method}: {sign}")
             self._score_fuser(module, outputs, method)
@@ -330,14 +325,14 @@ class _Seed:
     def _took(self, what: str, start: float) -> None:
         self.report.seconds[what] = self.report.seconds.get(what, 0.0) + time.perf_counter() - start
 
-    def _trainer(self, epochs: int, *callbacks: Any, **more: Any) -> Trainer:
+    def _trainer(self, epochs: int, **more: Any) -> Trainer:
         return Trainer(
             max_epochs=epochs,
             devices=1,
             logger=False,
-            enable_checkpointing=bool(callbacks),
+            enable_checkpointing=False,
             enable_model_summary=False,
-            callbacks=[RichProgressBar(leave=False), *callbacks],
+            callbacks=[RichProgressBar(leave=False)],
             default_root_dir=str(self.folder),
             **(self.trainer_arguments | more),
         )
