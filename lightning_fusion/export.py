@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
-from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.experts.pool import ExpertPool, check_same_experts
 from lightning_fusion.foe.module import FoEFuserModule
 
 _BATCHES = (1, 5)
@@ -97,7 +97,7 @@ def export(
         raise InputError(
             f"experts: found {shorten(pool.names)}; the fuser was trained with {shorten(fuser.expert_classes)}"
         )
-    pool.check_known(known)
+    check_same_experts(known or {}, pool.facts())
     network = FusedNetwork(pool, fuser).eval().cpu()
     example = torch.rand(2, *input_shape)
     try:

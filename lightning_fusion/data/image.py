@@ -26,13 +26,14 @@ from lightning_fusion.data.base import (
     stratified_split,
 )
 from lightning_fusion.data.superclasses import CIFAR100_SUPERCLASSES
+from lightning_fusion.data.synthetic import synthetic_images
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.hyperparameters import keep_plain
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _SPLIT_FOLDERS = {"train": "train", "val": "train", "valid": "train", "validation": "train", "test": "test"}
 _CHOICES: dict[str, tuple[Any, ...]] = {
-    "source": ("digits", "cifar10", "cifar100", "split_tree", "domain_tree"),
+    "source": ("digits", "cifar10", "cifar100", "split_tree", "domain_tree", "synthetic"),
     "role": ("fuser", "expert"),
     "protocol": ("clean", "paper"),
     "channels": (1, 3, None),
@@ -50,6 +51,8 @@ class ImageDataModule(FusionDataModule):
     - ``split_tree``: files under ``root/<split>/<class>/*`` with the splits ``train`` (``val`` is added to it) and
       ``test``.
     - ``domain_tree``: files under ``root/<domain>/<class>/*``; each folder is a domain.
+    - ``synthetic``: 960 coloured gratings of 16x16 pixels in four domains
+      (:func:`~lightning_fusion.data.synthetic.synthetic_images`), for tests: no file, no network.
 
     Two roles share the same splits. The ``expert`` role gives what *one* expert may train on: the samples of one
     domain, with that domain's own classes. The ``fuser`` role gives what a fuser trains on: all domains. Under the
@@ -62,10 +65,11 @@ class ImageDataModule(FusionDataModule):
 
     Args:
         source: Where the images come from, see above.
-        root: Folder of the images; none for ``digits``.
+        root: Folder of the images; none for ``digits`` and ``synthetic``.
         role: ``fuser`` or ``expert``.
         domain: For the ``expert`` role: number or name of the domain; all of them where None (a centralised model).
-        num_domains: Cut this many domains as class subsets. None: the folders of a ``domain_tree``, else one domain.
+        num_domains: Cut this many domains as class subsets. None: the folders of a ``domain_tree``, the
+            styles of ``synthetic``, else one domain.
         classes_per_domain: Classes of each of the ``num_domains``, counted before they are joined to super-classes.
         superclasses: Targets are super-classes: ``cifar100`` for its 20, or a JSON file {super-class: [class, ...]}.
         protocol: ``clean`` or ``paper``, see above.
@@ -118,7 +122,7 @@ class ImageDataModule(FusionDataModule):
 
     def __init__(
         self,
-        source: Literal["digits", "cifar10", "cifar100", "split_tree", "domain_tree"] = "digits",
+        source: Literal["digits", "cifar10", "cifar100", "split_tree", "domain_tree", "synthetic"] = "digits",
         root: str | None = None,
         role: Literal["fuser", "expert"] = "fuser",
         domain: int | str | None = None,
@@ -250,16 +254,17 @@ class ImageDataModule(FusionDataModule):
                 raise InputError(f"{name} is {getattr(self, name)!r}; expected {shorten(known)}")
         if self.batch_size < 1:
             raise InputError(f"batch_size is {self.batch_size}; expected at least 1")
-        if self.source == "digits" and self.root is not None:
-            raise InputError("source digits comes with scikit-learn and has no root; remove root or change source")
-        if self.source != "digits" and self.root is None:
+        embedded = self.source in ("digits", "synthetic")
+        if embedded and self.root is not None:
+            raise InputError(f"source {self.source} needs no file and has no root; remove root or change source")
+        if not embedded and self.root is None:
             raise InputError(f"source {self.source} needs root: the folder that holds the images")
-        if self.source not in ("digits", "domain_tree") and self.test_share is not None:
+        if self.source in ("cifar10", "cifar100", "split_tree") and self.test_share is not None:
             raise InputError(f"source {self.source} has its own test split; remove test_share")
         if (self.num_domains is None) != (self.classes_per_domain is None):
             raise InputError("num_domains and classes_per_domain go together; set both or neither")
-        if self.num_domains is not None and self.source == "domain_tree":
-            raise InputError("a domain_tree has its folders as domains; remove num_domains and classes_per_domain")
+        if self.num_domains is not None and self.source in ("domain_tree", "synthetic"):
+            raise InputError(f"source {self.source} has domains of its own; remove num_domains and classes_per_domain")
         if self.domain is not None and self.role != "expert":
             raise InputError("domain selects what one expert trains on; set role: expert, or remove domain")
         for name in ("fuser_share", "val_share", "test_share"):
@@ -285,6 +290,9 @@ class ImageDataModule(FusionDataModule):
         channels = self.channels or 3
         if self.source == "digits":
             fine, channels = [str(digit) for digit in range(10)], self.channels or 1
+        elif self.source == "synthetic":
+            fine = [f"class_{number}" for number in range(4)]
+            folders = [f"style_{number}" for number in range(4)]
         elif self.source == "cifar10":
             fine = _CIFAR10
         elif self.source == "cifar100":
@@ -311,6 +319,7 @@ class ImageDataModule(FusionDataModule):
             place = {name: position for position, name in enumerate(folders)}
             for file in files:
                 member[number[file.label], place[file.folder]] = True
+            member |= not files  # the synthetic twin has every class in every domain
             domains = folders
         else:
             member, domains = np.ones((len(fine), 1), bool), ["all"]
@@ -409,6 +418,9 @@ class ImageDataModule(FusionDataModule):
             digits = load_digits()
             pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)[:, None].repeat(layout.channels, 1)
             return _Table(self._sized(pixels), digits.target.astype(np.int64))
+        if self.source == "synthetic":
+            pixels, labels, styles = synthetic_images(60, len(layout.fine), len(layout.folders))
+            return _Table(self._sized(pixels[:, : layout.channels]), labels, styles)
         if self.source in ("cifar10", "cifar100"):
             parts = self._torchvision(download=False)
             pixels = np.concatenate([part.data for part in parts]).transpose(0, 3, 1, 2)

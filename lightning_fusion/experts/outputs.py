@@ -150,7 +150,7 @@ class ExpertOutputs:
         if list(facts) != self.names:
             raise InputError(f"{self._where()} holds experts {shorten(self.names)}; the pool has {shorten(facts)}")
         for name, fact in facts.items():
-            if fact["fingerprint"] != self.experts[name]["fingerprint"]:
+            if self.experts[name]["fingerprint"] not in (None, fact["fingerprint"]):
                 raise InputError(
                     f"{self._where()} is from another expert {name}: its fingerprint is "
                     f"{self.experts[name]['fingerprint']}, the pool's {fact['fingerprint']}; collect again"
@@ -250,7 +250,7 @@ class ExpertOutputs:
                 "classes": [str(label) for label in names],
                 "domains": list((expert_domains or {}).get(name, [])) or None,
                 "cost": float((costs or {}).get(name, 1.0)),
-                "fingerprint": digest(*(part.probabilities[name] for part in parts.values())),
+                "fingerprint": None,  # where the predictions came from is not known
                 "checkpoint": None,
             }
             for name, names in expert_classes.items()

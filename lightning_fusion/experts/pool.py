@@ -103,24 +103,6 @@ class ExpertPool(nn.Module):
         """Facts of every expert by name, as plain data."""
         return {name: expert.facts() for name, expert in self.members.items()}
 
-    def check_known(self, known: Mapping[str, Mapping[str, Any]] | None) -> None:
-        """Refuse this pool where a fuser was trained with other experts.
-
-        Args:
-            known: Facts of the fuser's experts by name, as its checkpoint holds them; None where it knows nothing.
-
-        Raises:
-            InputError: With both fingerprints.
-        """
-        facts = self.facts()
-        for name, fact in (known or {}).items():
-            found = facts.get(name, {}).get("fingerprint")
-            if found != fact["fingerprint"]:
-                raise InputError(
-                    f"experts: the fuser was trained with expert {name} of fingerprint {fact['fingerprint']} "
-                    f"(checkpoint {fact['checkpoint']}); the one given has {found}"
-                )
-
     @torch.no_grad()
     def forward(self, input: Any) -> dict[str, Tensor]:
         """Ask every expert: (B, C_k) probabilities by name, checked.
@@ -139,6 +121,27 @@ class ExpertPool(nn.Module):
         outputs, features = ({name: pair[part] for name, pair in both.items()} for part in (0, 1))
         check_outputs(outputs)
         return outputs, features
+
+
+def check_same_experts(known: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse experts other than those a fuser was trained with.
+
+    Args:
+        known: Facts of the fuser's experts by name.
+        found: Facts of the experts at hand. An expert without a fingerprint (predictions from elsewhere) passes.
+
+    Raises:
+        InputError: With both fingerprints.
+    """
+    for name, fact in known.items():
+        if name not in found:
+            raise InputError(f"experts: the fuser was trained with an expert {name}; found {shorten(found)}")
+        other = found[name]["fingerprint"]
+        if fact["fingerprint"] != other and None not in (fact["fingerprint"], other):
+            raise InputError(
+                f"experts: the fuser was trained with expert {name} of fingerprint {fact['fingerprint']} (checkpoint "
+                f"{fact['checkpoint']}); the one given has {other}"
+            )
 
 
 def check_outputs(outputs: Mapping[str, Tensor]) -> None:

@@ -17,7 +17,7 @@ from lightning_fusion.data.base import as_batch
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs import OutputsBatch, OutputsDataModule, owner_matrix
-from lightning_fusion.experts.pool import ExpertPool, scatter_columns, task_classes
+from lightning_fusion.experts.pool import ExpertPool, check_same_experts, scatter_columns, task_classes
 from lightning_fusion.foe.fusers import MLPFuser, best_owner, draw_owner, scatter
 from lightning_fusion.hyperparameters import keep_plain
 from lightning_fusion.metrics.diversity import BestExpertAccuracy
@@ -232,6 +232,8 @@ class FoEFuserModule(LightningModule):
             )
         if self.pool is not None:
             outputs.check_pool(self.pool)
+        elif stage != "fit" and self._expert_facts:
+            check_same_experts(self._expert_facts, outputs.experts)
         self._expert_facts = outputs.experts
         if self.owner == "best" and self.target == "expert":
             right = torch.from_numpy(outputs.scattered("val").argmax(2) == outputs["val"].target[:, None])
@@ -262,15 +264,17 @@ class FoEFuserModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check the experts against those the fuser was trained with, and complete the weights for strict loading."""
-        state, known = checkpoint["state_dict"], checkpoint.get("experts")
+        state, known = checkpoint["state_dict"], checkpoint.get("experts") or {}
         if self.pool is None:
             for name in [name for name in state if name.startswith(_POOL)]:
                 del state[name]
+            if self._expert_facts:  # of the store at hand: a Trainer sets up before it loads
+                check_same_experts(known, self._expert_facts)
             self._expert_facts = known
             return
         stored = {name for name in state if name.startswith(_POOL)}
         if not stored:
-            self.pool.check_known(known)
+            check_same_experts(known, self.pool.facts())
         own = {f"{_POOL}{name}": value for name, value in self.pool.state_dict().items()}
         state.update({name: value for name, value in own.items() if name not in stored})
 

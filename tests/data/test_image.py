@@ -195,14 +195,14 @@ class TestRefusedArguments:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"root": "here"}, "digits comes with scikit-learn and has no root"),
+            ({"root": "here"}, "digits needs no file and has no root"),
             ({"source": "cifar10"}, "source cifar10 needs root"),
             ({"source": "split_tree", "root": ".", "test_share": 0.1}, "has its own test split; remove test_share"),
             ({"num_domains": 3}, "num_domains and classes_per_domain go together"),
             ({"classes_per_domain": 3}, "num_domains and classes_per_domain go together"),
             (
                 {"source": "domain_tree", "root": ".", "num_domains": 3, "classes_per_domain": 2},
-                "a domain_tree has its folders as domains",
+                "source domain_tree has domains of its own",
             ),
             ({"domain": 0}, "set role: expert, or remove domain"),
             ({"fuser_share": 1.0}, "fuser_share is 1.0; expected a share between 0 and 1"),

@@ -306,6 +306,18 @@ class TestFacts:
         with pytest.raises(InputError, match="another expert a: its fingerprint is"):
             fit(module, outputs)
 
+    def test_a_fuser_is_not_tested_on_answers_of_other_experts(self, tmp_path):
+        one, other = (collect(tiny.pool(seed), tiny.data(), trainer=tiny.trainer()) for seed in (0, 1))
+        trainer, module = tiny.trainer(), FoEFuserModule(**one.facts(), network=SMALL)
+        trainer.fit(module, datamodule=OutputsDataModule(one))
+        trainer.save_checkpoint(path := tmp_path / "fuser.ckpt")
+        with pytest.raises(InputError, match="was trained with expert a of fingerprint"):
+            tiny.trainer().test(module, datamodule=OutputsDataModule(other), verbose=False)
+        again = FoEFuserModule(**one.facts(), network=SMALL)
+        with pytest.raises(InputError, match="was trained with expert a of fingerprint"):
+            tiny.trainer().test(again, datamodule=OutputsDataModule(other), ckpt_path=path, verbose=False)
+        assert tiny.trainer().test(again, datamodule=OutputsDataModule(one), ckpt_path=path, verbose=False)
+
 
 class TestCheckpoints:
     def saved(self, tmp_path, module, data=None) -> str:
