@@ -120,7 +120,8 @@ class FoEFuserModule(LightningModule):
         self.val_choice, self.test_choice = MeanMetric(), MeanMetric()
         self.val_experts = BestExpertAccuracy(len(self.expert_classes))
         self._best_accuracy: Tensor | None = None
-        self._expert_facts: dict[str, Any] | None = None if self.pool is None else self.pool.facts()
+        self._expert_facts: dict[str, Any] | None = None if self.pool is None else self.pool.facts()  # trained with
+        self._asked: dict[str, Any] | None = None  # experts of the store at hand
         self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
 
     # ----------------------------------------------------------- mathematics
@@ -232,9 +233,11 @@ class FoEFuserModule(LightningModule):
             )
         if self.pool is not None:
             outputs.check_pool(self.pool)
-        elif stage != "fit" and self._expert_facts:
-            check_same_experts(self._expert_facts, outputs.experts)
-        self._expert_facts = outputs.experts
+        self._asked = outputs.experts
+        if stage == "fit":
+            self._expert_facts = outputs.experts
+        elif self.pool is None:
+            check_same_experts(self._expert_facts or {}, self._asked)
         if self.owner == "best" and self.target == "expert":
             right = torch.from_numpy(outputs.scattered("val").argmax(2) == outputs["val"].target[:, None])
             member = torch.from_numpy(outputs["val"].domain.copy()).to(torch.float64)
@@ -268,8 +271,8 @@ class FoEFuserModule(LightningModule):
         if self.pool is None:
             for name in [name for name in state if name.startswith(_POOL)]:
                 del state[name]
-            if self._expert_facts:  # of the store at hand: a Trainer sets up before it loads
-                check_same_experts(known, self._expert_facts)
+            if self._asked:  # a Trainer sets up before it loads
+                check_same_experts(known, self._asked)
             self._expert_facts = known
             return
         stored = {name for name in state if name.startswith(_POOL)}
