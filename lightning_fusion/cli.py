@@ -14,9 +14,11 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from omegaconf.errors import OmegaConfBaseException
 
 from lightning_fusion import __version__
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.hyperparameters import check_trusted
 
 RECIPES = {"foe": "lightning_fusion.recipes.foe.foe"}
 """Recipes by name, as import paths."""
@@ -270,7 +272,9 @@ def _hyperparameters(path: str) -> dict[str, Any]:
         raise InputError(f"ckpt_path: {path} cannot be read as a checkpoint ({type(error).__name__})") from error
     if not isinstance(content, dict) or "pytorch-lightning_version" not in content:
         raise InputError(f"ckpt_path: {path} is no Lightning checkpoint; 'fit' writes one")
-    return content.get("hyper_parameters", {})
+    recorded = content.get("hyper_parameters", {})
+    check_trusted(recorded, f"ckpt_path: {path}")
+    return recorded
 
 
 def _same_class(one: str, other: str) -> bool:
@@ -306,6 +310,12 @@ def main(args: Sequence[str] | None = None) -> Any:
         result = _dispatch(given)
     except Exception as error:
         wrong = _input_error(error)  # the parser wraps what a constructor says
+        if wrong is None and isinstance(
+            error, (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+        ):
+            wrong = InputError(f"{error.strerror}: {error.filename}")
+        if wrong is None and isinstance(error, OmegaConfBaseException):
+            wrong = InputError(f"the configuration's interpolation fails: {str(error).partition(chr(10))[0]}")
         if wrong is None or os.environ.get("LIGHTNING_FUSION_DEBUG"):
             raise
         if not from_shell:

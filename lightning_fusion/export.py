@@ -91,6 +91,8 @@ def export(
     if not Path(checkpoint).is_file():
         raise InputError(f"checkpoint: found no file {checkpoint}")
     fuser = FoEFuserModule.load_from_checkpoint(checkpoint, map_location="cpu", experts=None)
+    if type(fuser).fuse is not FoEFuserModule.fuse or type(fuser).forward is not FoEFuserModule.forward:
+        raise InputError(f"checkpoint: {type(fuser).__name__} fuses in its own way, which this export does not know")
     known = torch.load(checkpoint, map_location="cpu", weights_only=True).get("experts")
     pool = experts.for_task(fuser.classes) if isinstance(experts, ExpertPool) else ExpertPool(experts, fuser.classes)
     if list(pool.names) != list(fuser.expert_classes):

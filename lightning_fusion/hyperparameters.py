@@ -1,9 +1,17 @@
 """What a checkpoint may hold of a module's constructor arguments: plain data only."""
 
+import contextlib
+import os
+import sys
 from functools import partial
+from importlib import import_module
 from typing import Any
 
+import torch
 from lightning import LightningDataModule, LightningModule
+from torch import nn
+
+from lightning_fusion.errors import InputError
 
 
 def is_plain(value: Any) -> bool:
@@ -46,7 +54,7 @@ def keep_plain(module: LightningModule | LightningDataModule) -> None:
     Where something else had to be dropped (a module instance, a function), ``load_from_checkpoint`` wants it again.
     """
     hparams = module.hparams
-    if "_instantiator" in hparams or all(is_plain(value) for value in hparams.values()):
+    if "_instantiator" in hparams:
         return
     described = {name: describe_factory(value) for name, value in hparams.items() if not is_plain(value)}
     whole = all(value is not None for value in described.values())
@@ -55,8 +63,74 @@ def keep_plain(module: LightningModule | LightningDataModule) -> None:
             hparams[name] = value
         else:
             del hparams[name]
-    if whole and isinstance(module, LightningModule):
-        kind = type(module)
+    kind = type(module)
+    if whole and isinstance(module, LightningModule) and "<locals>" not in kind.__qualname__:
         hparams["_class_path"] = f"{kind.__module__}.{kind.__qualname__}"
         hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
     module._hparams_initial = dict(hparams)  # type: ignore[union-attr]
+
+
+_FACTORIES = {"experts", "loss", "metric", "network", "optimizer", "preprocess", "scheduler"}
+
+
+def check_trusted(hparams: Any, where: str) -> None:
+    """Refuse hyperparameters of a checkpoint that name anything but classes which are imported already.
+
+    Lightning builds what a checkpoint's hyperparameters name. It checks the module's own class; the arguments may name
+    any function at any depth. Here every ``class_path`` must be a torch module, optimizer or schedule that this
+    process has imported, or one of this library: loading imports nothing and calls no function.
+
+    Args:
+        hparams: The ``hyper_parameters`` of a checkpoint.
+        where: The checkpoint, for the message.
+
+    Raises:
+        InputError: Naming what was found.
+    """
+    if isinstance(hparams, dict):
+        for key, value in hparams.items():
+            if key in ("class_path", "_class_path"):
+                _check_class(value, where)
+            elif key in _FACTORIES and isinstance(value, str):
+                raise InputError(f"{where} names {value!r} as {key}; expected a class_path with init_args")
+            else:
+                check_trusted(value, where)
+    elif isinstance(hparams, (list, tuple)):
+        for value in hparams:
+            check_trusted(value, where)
+
+
+def _check_class(path: Any, where: str) -> None:
+    module, _, name = str(path).rpartition(".")
+    if module.partition(".")[0] == __package__:
+        with contextlib.suppress(ImportError):
+            import_module(module)
+    kind = getattr(sys.modules.get(module), name, None)
+    bases = (nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
+    if not (isinstance(kind, type) and issubclass(kind, bases)):
+        raise InputError(
+            f"{where} names {path}, which is no imported torch module, optimizer or schedule; import it first if you "
+            "trust the file (a checkpoint must not import or call code by itself)"
+        )
+
+
+def check_checkpoint(path: Any) -> None:
+    """Apply :func:`check_trusted` to a checkpoint before Lightning builds what it names.
+
+    Args:
+        path: A file's path, or an open binary file.
+
+    Raises:
+        InputError: If the file is missing, cannot be read weights-only, is no Lightning checkpoint, or is not trusted.
+    """
+    if isinstance(path, (str, os.PathLike)) and not os.path.isfile(path):
+        raise InputError(f"checkpoint: found no file {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a truncated or foreign file
+        raise InputError(f"checkpoint: {path} cannot be read weights-only ({type(error).__name__})") from error
+    if hasattr(path, "seek"):
+        path.seek(0)
+    if not isinstance(content, dict) or "pytorch-lightning_version" not in content:
+        raise InputError(f"checkpoint: {path} is no Lightning checkpoint")
+    check_trusted(content.get("hyper_parameters", {}), f"checkpoint: {path}")

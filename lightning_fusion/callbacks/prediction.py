@@ -52,6 +52,9 @@ class PredictionWriter(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather all rows and write them."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            rank_zero_info(f"fast_dev_run: {self.path} is left as it is")
+            return
         parts = self._parts
         if trainer.world_size > 1:
             gathered: list[Any] = [None] * trainer.world_size

@@ -147,6 +147,7 @@ class ImageDataModule(FusionDataModule):
     ) -> None:
         super().__init__()
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        augmentation = None  # a module is no plain data; what the command line parsed is recorded all the same
         self.save_hyperparameters(logger=False)
         keep_plain(self)
         self._table: _Table | None = None
@@ -345,8 +346,8 @@ class ImageDataModule(FusionDataModule):
 
     def _domain_number(self) -> int:
         names = self._layout.domains
-        if isinstance(self.domain, str) and self.domain in names:
-            return names.index(self.domain)
+        if str(self.domain) in names:  # a name comes first: folders may be called 2019
+            return names.index(str(self.domain))
         if str(self.domain).isdigit() and int(str(self.domain)) < len(names):
             return int(str(self.domain))
         raise InputError(f"domain is {self.domain!r}; expected a number below {len(names)} or one of {shorten(names)}")
@@ -564,13 +565,27 @@ class _ImageFiles:
     def _decode(self, path: Path) -> Tensor:
         try:
             with Image.open(path) as image:
-                picture = image.convert(self.mode)
+                picture = _upright(image).convert(self.mode)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise InputError(f"{path} ({error})") from error
         if self.size is not None:
             picture = ImageOps.fit(picture, (self.size, self.size), method=Image.Resampling.BILINEAR)
         pixels = np.asarray(picture)
         return torch.from_numpy((pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)).copy())
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture as a viewer shows it: turned as its EXIF says, on white where transparent, 16 bits scaled to 8."""
+    picture = ImageOps.exif_transpose(image)
+    if picture.mode == "F":
+        raise ValueError("floating-point pixels have no known range; store 8 or 16 bits")
+    if picture.mode.startswith("I"):
+        pixels = np.asarray(picture)
+        return Image.fromarray((pixels // 257 if pixels.max(initial=0) > 255 else pixels).astype(np.uint8))
+    if picture.has_transparency_data:
+        layered = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
+    return picture
 
 
 def _list_tree(root: Path, source: str) -> list[_File]:

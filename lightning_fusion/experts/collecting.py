@@ -79,11 +79,13 @@ def collect(
     task = list(getattr(data, "classes", pool.classes))
     pool = pool.for_task(task)  # the data module's vocabulary is the task's
     prints = {split: _fingerprint(data, split) for split in splits}
+    facts = pool.facts()  # before asking: a precision such as bf16-true changes the weights at hand
     manifest = None if overwrite else read_manifest(folder)
     if manifest is not None:
         stored = ExpertOutputs.open(folder)
         stored.check_pool(pool)
         stored.check_data(prints)
+        stored.check_facts(facts)
         if not features or all(len(stored[split].features) == len(pool.names) for split in splits):
             rank_zero_info(f"{folder} holds the answers already; no expert is asked")
             return stored
@@ -94,7 +96,7 @@ def collect(
             for split in splits:
                 _merge(folder / _SHARDS, split, writer, pool.classes, _expected_rows(data, split))
             shutil.rmtree(folder / _SHARDS)
-            writer.commit(pool.classes, list(getattr(data, "domains", [])), pool.facts(), prints)
+            writer.commit(pool.classes, list(getattr(data, "domains", [])), facts, prints)
     else:
         trainer = _ask(pool, data, splits, features, folder, trainer)
     trainer.strategy.barrier("collect: merged")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torchmetrics.functional.classification import multiclass_calibration_error
 
@@ -82,7 +83,7 @@ class Diagnosis:
             table.add_column(column, justify="left" if column == "expert" else "right")
         for expert in self.experts:
             table.add_row(
-                expert.name,
+                escape(expert.name),
                 *(_number(v) for v in (expert.accuracy, expert.own_accuracy, expert.unseen_accuracy)),
                 _number(expert.calibration_error),
                 "[red]yes[/red]" if expert.leaks else "no",
@@ -95,7 +96,7 @@ class Diagnosis:
             rules.add_row(name, _number(value))
         console.print(rules)
         for finding in self.findings:
-            console.print(f"- {finding}")
+            console.print(f"- {finding}", markup=False)
 
     def plot(self, path: str | Path) -> None:
         """Draw accuracy per expert and domain, and the disagreement of each pair, side by side."""
@@ -141,7 +142,7 @@ def diagnose(outputs: ExpertOutputs, split: str = "train", unseen: str | None = 
     """Say whether fusing is worth it: single accuracies, complementarity, calibration, simple rules, and leaks.
 
     The leak check compares each expert's accuracy on the fuser's rows with its accuracy on rows that it surely never
-    saw, by a one-sided test of two proportions. An expert that was trained on the fuser's rows teaches the fuser to
+    saw, by Fisher's exact test, one-sided. An expert that was trained on the fuser's rows teaches the fuser to
     trust it more than it deserves.
 
     Args:
@@ -155,6 +156,8 @@ def diagnose(outputs: ExpertOutputs, split: str = "train", unseen: str | None = 
     part = outputs[split]
     if not len(part):
         raise InputError(f"split {split} of the store has no rows")
+    if unseen is not None and unseen not in outputs.splits and unseen != "test":
+        raise InputError(f"unseen: the store has no split {unseen!r}; it has {shorten(outputs.splits)}")
     unseen = unseen if unseen in outputs.splits and unseen != split and len(outputs[unseen]) else None
     spread = outputs.scattered(split)
     target = np.asarray(part.target)
@@ -208,7 +211,10 @@ def _figures(
     error = float("nan")
     if known.any():
         error = multiclass_calibration_error(
-            torch.from_numpy(spread[known, number]), torch.from_numpy(target[known]), len(outputs.classes), n_bins=15
+            torch.from_numpy(spread[known, number]),
+            torch.from_numpy(target[known]),
+            max(2, len(outputs.classes)),
+            n_bins=15,
         ).item()
     unseen_accuracy, p = float("nan"), float("nan")
     if unseen is not None:
@@ -225,14 +231,11 @@ def _figures(
 
 
 def _larger(hits: int, rows: int, other_hits: int, other_rows: int) -> float:
-    """One-sided p-value of two proportions: the first is not larger (pooled normal approximation)."""
-    from scipy.stats import norm
+    """One-sided p-value of two proportions: the first is not larger (Fisher's exact test)."""
+    from scipy.stats import fisher_exact
 
-    pooled = (hits + other_hits) / (rows + other_rows)
-    deviation = (pooled * (1 - pooled) * (1 / rows + 1 / other_rows)) ** 0.5
-    if deviation == 0:
-        return 1.0
-    return float(norm.sf((hits / rows - other_hits / other_rows) / deviation))
+    table = [[hits, rows - hits], [other_hits, other_rows - other_hits]]
+    return float(fisher_exact(table, alternative="greater").pvalue)
 
 
 def _conclude(result: Diagnosis, unseen: str | None) -> None:

@@ -1,5 +1,6 @@
 """One frozen model with the facts a fuser needs to know about it."""
 
+import json
 import pickle
 import sys
 from collections.abc import Callable, Mapping
@@ -104,10 +105,10 @@ class Expert(nn.Module):
     @property
     def fingerprint(self) -> str:
         """Identifies weights and facts; two experts with the same fingerprint answer alike."""
-        facts = ",".join(self.classes), self.output, self.features, repr(self.preprocess)
+        facts = json.dumps(self.classes), self.output, self.features, repr(self.preprocess)
         if isinstance(self.network, nn.Module):
-            state = self.state_dict()
-            return digest(*facts, type(self.network).__qualname__, *[part for item in state.items() for part in item])
+            tensors = self.state_dict() | dict(self.named_buffers())  # buffers that are not saved count as well
+            return digest(*facts, repr(self.network), *[part for item in tensors.items() for part in item])
         name = getattr(self.network, "__qualname__", type(self.network).__qualname__)
         return digest(*facts, f"{getattr(self.network, '__module__', '')}.{name}", self.version)
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_fusion.data.base import digest, slice_loader
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.pool import ExpertPool, check_outputs, scatter_columns, task_classes
+from lightning_fusion.experts.pool import ExpertPool, check_name, check_outputs, scatter_columns, task_classes
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -170,11 +171,30 @@ class ExpertOutputs:
             InputError: With both fingerprints.
         """
         for split, fingerprint in fingerprints.items():
+            if split not in self.splits:
+                raise InputError(f"{self._where()} has no split {split}; collect again, with overwrite")
             if self.fingerprints.get(split) != fingerprint:
                 raise InputError(
                     f"{self._where()} is from other data: the fingerprint of {split} is "
                     f"{self.fingerprints.get(split)} there and {fingerprint} here; collect again"
                 )
+
+    def check_facts(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse experts whose declared domains or costs have changed since they were asked.
+
+        Args:
+            facts: Of each expert, as :meth:`ExpertPool.facts` gives them.
+
+        Raises:
+            InputError: Naming expert and fact.
+        """
+        for name, fact in facts.items():
+            for key in ("domains", "cost"):
+                if fact[key] != self.experts[name][key]:
+                    raise InputError(
+                        f"{self._where()} says {key} {self.experts[name][key]} of expert {name}, the pool {fact[key]}; "
+                        "collect again, with overwrite"
+                    )
 
     def _where(self) -> str:
         return f"the store {self.path}" if self.path else "this ExpertOutputs"
@@ -213,7 +233,21 @@ class ExpertOutputs:
             >>> outputs.scattered("test").tolist()
             [[[0.8999999761581421, 0.10000000149011612, 0.0], [0.0, 0.0, 1.0]]]
         """
-        vocabulary = task_classes(expert_classes, classes)
+        expert_classes = {name: [str(label) for label in labels] for name, labels in expert_classes.items()}
+        vocabulary = task_classes(expert_classes, None if classes is None else [str(label) for label in classes])
+        if not expert_classes:
+            raise InputError("expert_classes is empty; name at least one expert")
+        for name, labels in {**expert_classes, "the task": vocabulary}.items():
+            if len(set(labels)) < len(labels):
+                raise InputError(f"classes of {name}: found doubled names in {shorten(labels)}")
+        unknown = (set(costs or {}) | set(expert_domains or {})) - set(expert_classes)
+        if unknown:
+            raise InputError(f"costs or expert_domains name {shorten(sorted(unknown))}, which is no expert")
+        for name in expert_classes:
+            check_name(name, "experts: the name")
+        for split in splits:
+            if not re.fullmatch(r"[\w-]+", split):
+                raise InputError(f"the split {split!r} will name a folder: letters, digits, '_' and '-' only")
         parts = {}
         for split, given in splits.items():
             missing = set(expert_classes) ^ set(given["probabilities"])
@@ -247,7 +281,7 @@ class ExpertOutputs:
                     raise InputError(f"split {split}: features of {name} have shape {values.shape} for {rows} rows")
         experts = {
             name: {
-                "classes": [str(label) for label in names],
+                "classes": names,
                 "domains": list((expert_domains or {}).get(name, [])) or None,
                 "cost": float((costs or {}).get(name, 1.0)),
                 "fingerprint": None,  # where the predictions came from is not known
@@ -260,7 +294,7 @@ class ExpertOutputs:
 
     @classmethod
     def open(cls, path: str | Path) -> "ExpertOutputs":
-        """Open a store; every file is checked against the manifest.
+        """Open a store; the size of every file is checked against the manifest.
 
         Raises:
             InputError: If there is no store, or it is damaged.
@@ -370,6 +404,9 @@ class StoreWriter:
 
     def __enter__(self) -> "StoreWriter":
         self.folder.mkdir(parents=True, exist_ok=True)
+        foreign = [path.name for path in self.folder.iterdir() if not _ours(path)]
+        if foreign:
+            raise InputError(f"output: {self.folder} holds other files ({shorten(sorted(foreign))}); choose another")
         self._lock = open(self.folder / ".lock", "w")
         try:
             _lock_file(self._lock)
@@ -381,11 +418,7 @@ class StoreWriter:
             self._lock.close()
             raise InputError(f"output: {self.folder} holds a store already; set overwrite to replace it")
         current = self._current()
-        remains = [path for path in self.folder.glob("data-*") if path.name != current]
-        foreign = [path.name for path in self.folder.iterdir() if not _ours(path)]
-        if foreign:
-            self._lock.close()
-            raise InputError(f"output: {self.folder} holds other files ({shorten(sorted(foreign))}); choose another")
+        remains = [path for path in self.folder.iterdir() if _DATA.fullmatch(path.name) and path.name != current]
         for path in remains:
             shutil.rmtree(path)
         if remains:
@@ -398,8 +431,8 @@ class StoreWriter:
 
     def __exit__(self, *exception: object) -> None:
         current = self._current()
-        for path in self.folder.glob("data-*"):
-            if path.name != current:
+        for path in self.folder.iterdir():
+            if _DATA.fullmatch(path.name) and path.name != current:
                 shutil.rmtree(path, ignore_errors=True)
         self._lock.close()
 
@@ -452,8 +485,12 @@ class StoreWriter:
         os.replace(draft, self.folder / MANIFEST)
 
 
+_DATA = re.compile("data-[0-9a-f]{12}")
+
+
 def _ours(path: Path) -> bool:
-    return path.name in (".lock", ".shards") or path.name.startswith(("data-", MANIFEST))
+    known = _DATA.fullmatch(path.name) or re.fullmatch(rf"{re.escape(MANIFEST)}(\.\d+)?", path.name)
+    return path.name in (".lock", ".shards") or known is not None
 
 
 def _lock_file(handle: Any) -> None:

@@ -1,5 +1,6 @@
 """Named experts of one task, asked together."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,23 @@ def scatter_columns(expert_classes: Mapping[str, Sequence[str]], classes: Sequen
     return [[place[name] for name in names] for names in expert_classes.values()]
 
 
+def check_name(name: str, what: str) -> None:
+    """Refuse a name that cannot be both a module's and a file's.
+
+    Args:
+        name: Of an expert, or of a domain that will name one.
+        what: It is, for the message.
+
+    Raises:
+        InputError: If it is empty, too long, or holds a dot, slash or control character, or torch uses it itself.
+    """
+    if not name or len(name.encode()) > 150 or re.search(r"[./\\\x00-\x1f]", name) or hasattr(nn.ModuleDict(), name):
+        raise InputError(
+            f"{what} {name!r} cannot name an expert: it is empty, too long, holds a dot, slash or control character, "
+            "or is a word that torch uses; rename it"
+        )
+
+
 class ExpertPool(nn.Module):
     """Experts by name, frozen, gradient-free and locked in eval mode.
 
@@ -68,8 +86,7 @@ class ExpertPool(nn.Module):
                 raise InputError(
                     f"experts: {name} is a {type(expert).__name__}; wrap it as lightning_fusion.Expert(network, ...)"
                 )
-            if not name or "." in name or "/" in name:
-                raise InputError(f"experts: the name {name!r} holds a dot or slash, or is empty; choose another")
+            check_name(name, "experts: the name")
         if len({id(expert) for expert in experts.values()}) != len(experts):
             raise InputError("experts: one expert stands under two names; give each name its own")
         self.experts = nn.ModuleDict(dict(experts))
@@ -110,17 +127,24 @@ class ExpertPool(nn.Module):
         Raises:
             InputError: If an output is not finite or no distribution; names expert and rows.
         """
-        outputs = {name: expert(input) for name, expert in self.members.items()}
+        outputs = {name: expert(_copy(input)) for name, expert in self.members.items()}
         check_outputs(outputs)
         return outputs
 
     @torch.no_grad()
     def forward_with_features(self, input: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Ask every expert for probabilities (B, C_k) and features (B, D_k), by name."""
-        both = {name: expert.forward_with_features(input) for name, expert in self.members.items()}
+        both = {name: expert.forward_with_features(_copy(input)) for name, expert in self.members.items()}
         outputs, features = ({name: pair[part] for name, pair in both.items()} for part in (0, 1))
         check_outputs(outputs)
         return outputs, features
+
+
+def _copy(input: Any) -> Any:
+    """A copy for one expert, which may write into its input: the next one must not read that."""
+    if isinstance(input, Mapping):
+        return {key: _copy(value) for key, value in input.items()}
+    return input.clone() if isinstance(input, Tensor) else input
 
 
 def check_same_experts(known: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[str, Any]]) -> None:

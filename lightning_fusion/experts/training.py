@@ -1,7 +1,7 @@
 """The LightningModule that trains one ordinary expert."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from lightning import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -13,7 +13,7 @@ from lightning_fusion.callbacks.reproducible import EpochSeed
 from lightning_fusion.data.base import as_batch
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import CARD_KEY
-from lightning_fusion.hyperparameters import keep_plain
+from lightning_fusion.hyperparameters import check_checkpoint, keep_plain
 from lightning_fusion.optimization import build_optimizer
 
 
@@ -73,7 +73,7 @@ class ExpertModule(LightningModule):
         self.classes = list(classes)
         self.network = network if isinstance(network, nn.Module) else network(len(classes))
         self.loss = loss if loss is not None else nn.CrossEntropyLoss(label_smoothing=label_smoothing)
-        metric = metric if metric is not None else MulticlassAccuracy(len(classes), average="micro")
+        metric = metric if metric is not None else MulticlassAccuracy(max(2, len(classes)), average="micro")
         self.val_metric, self.test_metric = metric.clone(), metric.clone()
         self.trained_on, self.preprocessing, self.features = trained_on, preprocessing, features
         self.mixup = mixup
@@ -125,6 +125,16 @@ class ExpertModule(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """A resumed run draws the random numbers of an uninterrupted one."""
         return [EpochSeed()]
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **arguments: Any) -> Self:
+        """Lightning's, after a check that the file names no code but imported classes.
+
+        Raises:
+            InputError: If it is no such checkpoint.
+        """
+        check_checkpoint(checkpoint_path)
+        return super().load_from_checkpoint(checkpoint_path, *args, **arguments)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the expert's card, which makes the checkpoint an expert."""

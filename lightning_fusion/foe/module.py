@@ -1,7 +1,7 @@
 """FoE for classification: a small network learns to read the outputs of frozen experts."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from lightning import Callback, LightningModule
@@ -19,7 +19,7 @@ from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs import OutputsBatch, OutputsDataModule, owner_matrix
 from lightning_fusion.experts.pool import ExpertPool, check_same_experts, scatter_columns, task_classes
 from lightning_fusion.foe.fusers import MLPFuser, best_owner, draw_owner, scatter
-from lightning_fusion.hyperparameters import keep_plain
+from lightning_fusion.hyperparameters import check_checkpoint, keep_plain
 from lightning_fusion.metrics.diversity import BestExpertAccuracy
 from lightning_fusion.optimization import build_optimizer
 
@@ -115,8 +115,8 @@ class FoEFuserModule(LightningModule):
         num_inputs = sum(len(names) for names in self.expert_classes.values())
         num_outputs = len(self.classes) if target == "label" else len(self.expert_classes)
         self.network = network(num_inputs, num_outputs) if network is not None else MLPFuser(num_inputs, num_outputs)
-        self.val_accuracy = MulticlassAccuracy(len(self.classes), average="micro")
-        self.test_accuracy = MulticlassAccuracy(len(self.classes), average="micro")
+        self.val_accuracy = MulticlassAccuracy(max(2, len(self.classes)), average="micro")
+        self.test_accuracy = MulticlassAccuracy(max(2, len(self.classes)), average="micro")
         self.val_choice, self.test_choice = MeanMetric(), MeanMetric()
         self.val_experts = BestExpertAccuracy(len(self.expert_classes))
         self._best_accuracy: Tensor | None = None
@@ -138,7 +138,10 @@ class FoEFuserModule(LightningModule):
         return self.fuse(self._ask(input))
 
     def fuse(self, outputs: Tensor) -> Tensor:
-        """Map (B, sum of C_k) expert outputs to (B, C) fused logits."""
+        """Map (B, sum of C_k) expert outputs to (B, C) fused logits.
+
+        With ``target: label`` everything but the training step goes through here: override it to fuse in another way.
+        """
         logits = self.network(outputs)
         return logits if self.target == "label" else self._answer(outputs, logits.argmax(1))
 
@@ -194,10 +197,11 @@ class FoEFuserModule(LightningModule):
 
     def _evaluate(self, batch: OutputsBatch, split: str, accuracy: MulticlassAccuracy, choice: MeanMetric) -> None:
         rows = len(batch.target)
-        logits = self.network(batch.outputs)
-        answer = logits
         goal = batch.target
-        if self.target == "expert":
+        if self.target == "label":
+            logits = answer = self.fuse(batch.outputs)
+        else:
+            logits = self.network(batch.outputs)
             goal, owners = self._expert_target(batch)
             chosen = logits.argmax(1)
             answer = self._answer(batch.outputs, chosen)
@@ -210,10 +214,9 @@ class FoEFuserModule(LightningModule):
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The ``index`` (B,) and fused ``probabilities`` (B, C) of a batch, and the ``expert`` (B,) it chose."""
         batch = self._read(batch, "predict")
-        logits = self.network(batch.outputs)
         if self.target == "label":
-            return {"index": batch.index, "probabilities": logits.float().softmax(-1)}
-        chosen = logits.argmax(1)
+            return {"index": batch.index, "probabilities": self.fuse(batch.outputs).float().softmax(-1)}
+        chosen = self.network(batch.outputs).argmax(1)
         return {"index": batch.index, "probabilities": self._answer(batch.outputs, chosen).exp(), "expert": chosen}
 
     # ----------------------------------------------------- around the training
@@ -257,6 +260,16 @@ class FoEFuserModule(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """A resumed run draws the random numbers of an uninterrupted one."""
         return [EpochSeed()]
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **arguments: Any) -> Self:
+        """Lightning's, after a check that the file names no code but imported classes.
+
+        Raises:
+            InputError: If it is no such checkpoint.
+        """
+        check_checkpoint(checkpoint_path)
+        return super().load_from_checkpoint(checkpoint_path, *args, **arguments)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the experts; leave their weights out unless ``save_experts`` says otherwise."""

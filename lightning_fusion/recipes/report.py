@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +13,10 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from lightning_fusion.errors import InputError
+from lightning_fusion.errors import InputError, shorten
 
 _RUN = "run.json"
 _PACKAGES = ("lightning-fusion", "torch", "torchvision", "lightning", "scikit-learn", "numpy")
@@ -42,7 +44,7 @@ def claim_folder(
     marker = path / _RUN
     if path.exists() and not path.is_dir():
         raise InputError(f"output: {path} is a file; name a folder")
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and not all(re.fullmatch(r"run\.json\.\d+", item.name) for item in path.iterdir()):
         if not marker.is_file():
             raise InputError(f"output: {path} holds files that no recipe wrote; name another folder")
         try:
@@ -50,6 +52,12 @@ def claim_folder(
         except ValueError:
             found = None
         if overwrite:
+            strangers = [item.name for item in path.iterdir() if not _OURS.fullmatch(item.name)]
+            if strangers or not isinstance(found, dict) or "recipe" not in found:
+                raise InputError(
+                    f"output: {path} holds files that no recipe wrote ({shorten(sorted(strangers)) or _RUN}); name "
+                    "another folder, or remove it yourself"
+                )
             shutil.rmtree(path)
         elif found == wanted:
             return path, True
@@ -61,6 +69,9 @@ def claim_folder(
     path.mkdir(parents=True, exist_ok=True)
     write_text(marker, json.dumps(wanted, indent=1))
     return path, False
+
+
+_OURS = re.compile(r"(run|results)\.json(\.\d+)?|report\.md(\.\d+)?|config\.yaml|\w+\.png|seed_\d+")
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
@@ -188,7 +199,7 @@ class Report:
         table.add_column(f"{main} gains", justify="right")
         for cells in self._cells(main):
             style = "bold" if cells[0] == main else None
-            table.add_row(*cells, style=style)
+            table.add_row(*map(escape, cells), style=style)
         return table
 
     def print(self, main: str, folder: Path, console: Console | None = None) -> None:
@@ -196,7 +207,7 @@ class Report:
         console = console or Console()
         console.print(self.table(main))
         for note in self.notes:
-            console.print(f"- {note}")
+            console.print(f"- {note}", markup=False)
         console.print(f"report: {folder / 'report.md'}   figures: {folder / 'results.json'}", soft_wrap=True)
 
     def _cells(self, main: str) -> list[tuple[str, str, str]]:

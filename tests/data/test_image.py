@@ -585,3 +585,45 @@ def test_the_real_cifar100_tree_has_the_papers_layout(real_data):
     batch = next(iter(fuser.test_dataloader()))
     assert batch.input.shape == (8, 3, 32, 32)
     assert batch.input.float().std() > 10
+
+
+class TestDecoding:
+    def decoded(self, tmp_path, picture, suffix=".png", **arguments):
+        for domain, label in itertools.product("xy", "ab"):
+            (tmp_path / domain / label).mkdir(parents=True, exist_ok=True)
+            for number in range(6):
+                picture.save(tmp_path / domain / label / f"{number}{suffix}", **arguments)
+        data = ImageDataModule(source="domain_tree", root=str(tmp_path), channels=1)
+        return data.rows("test")[torch.arange(1)].input[0, 0]
+
+    def test_16_bits_are_scaled_not_cut(self, tmp_path):
+        ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+        found = self.decoded(tmp_path, Image.fromarray(ramp))
+        assert np.array_equal(found.numpy(), (ramp // 257).astype(np.uint8))
+
+    def test_exif_turns_the_picture_upright(self, tmp_path):
+        exif = Image.Exif()
+        exif[0x0112] = 6  # turn right to view
+        left_dark = np.full((8, 4), 255, np.uint8)
+        left_dark[:, :2] = 0
+        found = self.decoded(tmp_path, Image.fromarray(left_dark), exif=exif)
+        assert found.shape == (4, 8)
+        assert found[0].tolist() == [0] * 8
+        assert found[3].tolist() == [255] * 8
+
+    def test_what_is_transparent_is_white_and_not_its_hidden_colour(self, tmp_path):
+        assert self.decoded(tmp_path, Image.new("RGBA", (4, 4), (200, 0, 0, 0))).unique().tolist() == [255]
+
+    def test_pixels_without_a_known_range_are_refused(self, tmp_path):
+        with pytest.raises(InputError, match="floating-point pixels"):
+            self.decoded(tmp_path, Image.new("F", (4, 4), 0.5), suffix=".tif")
+
+
+def test_a_domain_is_meant_by_its_name_before_its_number(tmp_path):
+    for domain, label in itertools.product("123", "ab"):
+        (tmp_path / domain / label).mkdir(parents=True)
+        for number in range(8):
+            Image.new("L", (4, 4), int(domain)).save(tmp_path / domain / label / f"{number}.png")
+    data = ImageDataModule(source="domain_tree", root=str(tmp_path), channels=1, role="expert", domain=1)
+    assert data.own_domains == ["1"]
+    assert data.rows("train")[torch.arange(2)].input.unique().tolist() == [1]

@@ -292,3 +292,18 @@ def test_the_manifest_is_readable_json(tmp_path):
     assert manifest["splits"]["val"]["rows"] == 9
     assert set(manifest["experts"]) == {"a", "b"}
     assert set(manifest["versions"]) == {"torch", "numpy"}
+
+
+def test_a_folder_of_the_users_that_looks_like_ours_is_refused_and_kept(tmp_path):
+    precious = tmp_path / "data-2024" / "precious.csv"
+    precious.parent.mkdir()
+    precious.write_text("x")
+    with pytest.raises(InputError, match="holds other files"):
+        tiny.outputs().save(tmp_path, overwrite=True)
+    assert precious.read_text() == "x"
+    assert [path.name for path in tmp_path.iterdir()] == ["data-2024"]
+
+
+def test_a_split_cannot_name_a_path_outside_the_store():
+    with pytest.raises(InputError, match="will name a folder"):
+        ExpertOutputs.from_arrays({"../evil": {"probabilities": {"a": [[1.0]]}, "target": [0]}}, {"a": ["cat"]})

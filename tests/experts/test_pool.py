@@ -3,6 +3,7 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from lightning_fusion import Expert, ExpertPool
 from lightning_fusion.errors import InputError
@@ -41,7 +42,7 @@ class TestPool:
 class TestBadPools:
     @pytest.mark.parametrize("name", ["a.b", "a/b", ""])
     def test_names(self, name):
-        with pytest.raises(InputError, match="holds a dot or slash, or is empty"):
+        with pytest.raises(InputError, match="cannot name an expert"):
             ExpertPool({name: tiny.experts()["a"]})
 
     def test_empty(self):
@@ -108,3 +109,19 @@ def test_columns_lead_back_to_the_names(expert_classes):
     assert len(set(classes)) == len(classes)
     columns = scatter_columns(expert_classes, classes)
     assert [[classes[column] for column in own] for own in columns] == list(expert_classes.values())
+
+
+def test_an_expert_that_writes_into_its_input_does_not_spoil_the_next_one():
+    spoiler = Expert(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 2)), classes=["cat", "dog"])
+    other = Expert(nn.Linear(4, 2), classes=["cat", "dog"])
+    input = torch.randn(5, 4)
+    before = input.clone()
+    together = ExpertPool({"spoiler": spoiler, "other": other})(input)["other"]
+    assert torch.equal(input, before)
+    assert torch.equal(together, other(before))
+
+
+@pytest.mark.parametrize("name", ["train", "cpu", "keys", "x" * 200, "a\0b", "a\nb"])
+def test_names_that_torch_or_files_cannot_take_are_refused(name):
+    with pytest.raises(InputError, match="cannot name an expert"):
+        ExpertPool({name: Expert(nn.Linear(4, 2), classes=["cat", "dog"])})

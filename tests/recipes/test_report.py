@@ -101,7 +101,7 @@ class TestClaimFolder:
 
     def test_overwrite_empties_a_run(self, tmp_path):
         claim_folder(tmp_path, "foe", {"a": 1})
-        (tmp_path / "old").touch()
+        (tmp_path / "seed_0").mkdir()
         assert claim_folder(tmp_path, "foe", {"a": 2}, overwrite=True) == (tmp_path, False)
         assert os.listdir(tmp_path) == ["run.json"]
 
@@ -128,3 +128,12 @@ def test_text_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(TypeError):
         write_text(tmp_path / "file", b"new")  # fails half-way
     assert (tmp_path / "file").read_text() == "old"
+
+
+@pytest.mark.parametrize("marker", ["{}", '{"recipe": "foe", "config": {}}'])
+def test_overwrite_removes_nothing_that_no_recipe_wrote(tmp_path, marker):
+    (tmp_path / "run.json").write_text(marker)
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match=r"thesis\.tex"):
+        claim_folder(tmp_path, "foe", {"a": 1}, overwrite=True)
+    assert (tmp_path / "thesis.tex").read_text() == "x"
