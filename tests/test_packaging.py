@@ -98,4 +98,4 @@ def test_git_ignores_nothing_that_belongs_to_the_project():
     files = [path for folder, pattern in kinds.items() for path in (ROOT / folder).rglob(pattern)]
     wanted = {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts and path.is_file()}
     assert wanted - set(listed) == set()
-    assert {"lightning_fusion/data/base.py", "configs/data/images.yaml", "tests/data/test_base.py"} <= wanted
+    assert {"lightning_fusion/data/base.py", "configs/experts/folders.yaml", "tests/data/test_base.py"} <= wanted

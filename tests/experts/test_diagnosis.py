@@ -9,6 +9,7 @@ from rich.console import Console
 
 from lightning_fusion import ExpertOutputs, diagnose
 from lightning_fusion.errors import InputError
+from lightning_fusion.experts.diagnosis import _larger
 
 
 def answers(right: np.ndarray, target: np.ndarray, classes: int, confidence: float = 0.8) -> np.ndarray:
@@ -126,11 +127,21 @@ class TestLeaks:
         assert not result.experts[0].leaks
         assert result.experts[0].leak_p > 0.999
 
-    @pytest.mark.parametrize("unseen", [None, "val", "train"])
+    @pytest.mark.parametrize("unseen", [None, "train"])
     def test_without_unseen_rows_there_is_no_check(self, unseen):
         result = diagnose(store({"train": {"a": 0.99}, "test": {"a": 0.5}}), unseen=unseen)
         assert np.isnan(result.experts[0].unseen_accuracy)
         assert not result.experts[0].leaks
+
+    def test_a_split_that_is_named_must_be_there(self):
+        with pytest.raises(InputError, match="unseen: the store has no split 'tset'"):
+            diagnose(store({"train": {"a": 0.9}, "test": {"a": 0.9}}), unseen="tset")
+
+    def test_a_handful_of_unseen_rows_raises_no_alarm(self):
+        generator = np.random.default_rng(0)
+        draws = generator.binomial([[500], [8]], 0.99, size=(2, 4000))
+        alarms = [_larger(int(a), 500, int(b), 8) < 0.001 for a, b in draws.T]
+        assert np.mean(alarms) <= 0.001
 
 
 class TestConclusions:
