@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.pool import ExpertPool, check_same_experts
 from lightning_fusion.foe.module import FoEFuserModule
+from lightning_fusion.hyperparameters import check_checkpoint
 
 _BATCHES = (1, 5)
 _TOLERANCE = 1e-4
@@ -90,16 +92,20 @@ def export(
         raise InputError(f"output: {folder} exists; name a new folder, or set overwrite to replace an earlier export")
     if not Path(checkpoint).is_file():
         raise InputError(f"checkpoint: found no file {checkpoint}")
-    fuser = FoEFuserModule.load_from_checkpoint(checkpoint, map_location="cpu", experts=None)
+    check_checkpoint(checkpoint)
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    kind = resolve_name(content["hyper_parameters"].get("_class_path", "lightning_fusion.FoEFuserModule"))
+    if not issubclass(kind, FoEFuserModule):
+        raise InputError(f"checkpoint: {checkpoint} holds a {kind.__name__}; expected a FoEFuserModule")
+    fuser = kind.load_from_checkpoint(checkpoint, map_location="cpu", experts=None)
     if type(fuser).fuse is not FoEFuserModule.fuse or type(fuser).forward is not FoEFuserModule.forward:
         raise InputError(f"checkpoint: {type(fuser).__name__} fuses in its own way, which this export does not know")
-    known = torch.load(checkpoint, map_location="cpu", weights_only=True).get("experts")
     pool = experts.for_task(fuser.classes) if isinstance(experts, ExpertPool) else ExpertPool(experts, fuser.classes)
     if list(pool.names) != list(fuser.expert_classes):
         raise InputError(
             f"experts: found {shorten(pool.names)}; the fuser was trained with {shorten(fuser.expert_classes)}"
         )
-    check_same_experts(known or {}, pool.facts())
+    check_same_experts(content.get("experts") or {}, pool.facts())
     network = FusedNetwork(pool, fuser).eval().cpu()
     example = torch.rand(2, *input_shape)
     try:

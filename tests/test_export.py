@@ -1,0 +1,103 @@
+import json
+
+import pytest
+import tiny
+import torch
+
+from lightning_fusion import Expert, FoEFuserModule, OutputsDataModule, collect
+from lightning_fusion.errors import InputError
+from lightning_fusion.export import export
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Fusers with both kinds of target, trained on the answers of one pool."""
+    folder = tmp_path_factory.mktemp("export")
+    outputs = collect(tiny.pool(), tiny.data(), trainer=tiny.trainer())
+    facts = outputs.facts() | {"domains": ["x", "y"], "expert_domains": {"a": ["x"], "b": ["y"]}}
+    paths = {}
+    for target in ("label", "expert"):
+        module, trainer = FoEFuserModule(**facts, target=target), tiny.trainer()
+        trainer.fit(module, datamodule=OutputsDataModule(outputs))
+        trainer.save_checkpoint(paths.setdefault(target, folder / f"{target}.ckpt"))
+    return {target: str(path) for target, path in paths.items()}
+
+
+def sample_shape():
+    return list(tiny.data().rows("test").inputs.shape[1:])
+
+
+@pytest.mark.parametrize("target", ["label", "expert"])
+@pytest.mark.parametrize("onnx", [False, True])
+def test_the_program_answers_as_the_modules_do_for_any_batch(trained, tmp_path, target, onnx):
+    manifest = export(tiny.pool(), trained[target], str(tmp_path / "out"), sample_shape(), onnx=onnx)
+    fuser = FoEFuserModule.load_from_checkpoint(trained[target], experts=tiny.pool()).eval()
+    program = torch.export.load(tmp_path / "out" / "fused.pt2").module()
+    for rows in (1, 3, 8):
+        batch = torch.randn(rows, *sample_shape())
+        with torch.no_grad():
+            fused = fuser(batch)
+            wanted = fused.softmax(-1) if target == "label" else fused.exp()
+            assert torch.allclose(program(batch), wanted, atol=1e-5)
+    if onnx:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(tmp_path / "out" / "fused.onnx"))
+        (found,) = session.run(None, {"input": batch.numpy()})
+        assert torch.allclose(torch.from_numpy(found), wanted, atol=1e-5)
+    assert manifest == json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["classes"] == fuser.classes
+    assert manifest["parity"] < 1e-5
+    assert {name: fact["fingerprint"] for name, fact in manifest["experts"].items()} == {
+        name: expert.fingerprint for name, expert in tiny.pool().members.items()
+    }
+    assert set(manifest["files"]) == {"fused.pt2", *(["fused.onnx"] if onnx else [])}
+
+
+class OwnWay(FoEFuserModule):
+    def fuse(self, outputs):
+        return outputs[:, : len(self.classes)]
+
+
+def test_what_does_not_belong_together_is_refused_and_nothing_is_written(trained, tmp_path):
+    out, shape = str(tmp_path / "out"), sample_shape()
+    with pytest.raises(InputError, match="fingerprint"):
+        export(tiny.pool(seed=1), trained["label"], out, shape)
+    with pytest.raises(InputError, match="trained with"):
+        export({"a": tiny.pool().members["a"]}, trained["label"], out, shape)
+    with pytest.raises(InputError, match="plain callable"):
+        called = {
+            name: Expert(expert.network.forward, classes=expert.classes) for name, expert in tiny.pool().members.items()
+        }
+        content = torch.load(trained["label"], weights_only=True)
+        torch.save(content | {"experts": None}, tmp_path / "unknown.ckpt")
+        export(called, str(tmp_path / "unknown.ckpt"), out, shape)
+    with pytest.raises(InputError, match="input_shape"):
+        export(tiny.pool(), trained["label"], out, [*shape, 3])
+    with pytest.raises(InputError, match="found no file"):
+        export(tiny.pool(), str(tmp_path / "none.ckpt"), out, shape)
+    (tmp_path / "cut.ckpt").write_bytes(open(trained["label"], "rb").read()[:500])
+    with pytest.raises(InputError, match="cannot be read"):
+        export(tiny.pool(), str(tmp_path / "cut.ckpt"), out, shape)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_fuser_that_fuses_in_its_own_way_is_not_exported_as_another(trained, tmp_path):
+    module, trainer = OwnWay(expert_classes=tiny.EXPERT_CLASSES, classes=tiny.CLASSES), tiny.trainer()
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "own.ckpt")
+    with pytest.raises(InputError, match="fuses in its own way"):
+        export(tiny.pool(), str(tmp_path / "own.ckpt"), str(tmp_path / "out"), sample_shape())
+
+
+def test_only_an_earlier_export_is_replaced(trained, tmp_path):
+    out, shape = tmp_path / "out", sample_shape()
+    export(tiny.pool(), trained["label"], str(out), shape)
+    with pytest.raises(InputError, match="exists"):
+        export(tiny.pool(), trained["label"], str(out), shape)
+    assert export(tiny.pool(), trained["expert"], str(out), shape, overwrite=True)["target"] == "expert"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match="exists"):
+        export(tiny.pool(), trained["label"], str(tmp_path / "mine"), shape, overwrite=True)
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "x"
