@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import tiny
@@ -76,7 +77,7 @@ def test_what_does_not_belong_together_is_refused_and_nothing_is_written(trained
         export(tiny.pool(), trained["label"], out, [*shape, 3])
     with pytest.raises(InputError, match="found no file"):
         export(tiny.pool(), str(tmp_path / "none.ckpt"), out, shape)
-    (tmp_path / "cut.ckpt").write_bytes(open(trained["label"], "rb").read()[:500])
+    (tmp_path / "cut.ckpt").write_bytes(Path(trained["label"]).read_bytes()[:500])
     with pytest.raises(InputError, match="cannot be read"):
         export(tiny.pool(), str(tmp_path / "cut.ckpt"), out, shape)
     assert not (tmp_path / "out").exists()
