@@ -395,9 +395,7 @@ def _draw(report: Report, folder: Path, outputs: ExpertOutputs, seed: int) -> di
         ha="right" if len(domains) > 6 else "center",
     )
     axes.set(ylabel="test accuracy", ylim=(0, 1), title="Accuracy on the samples of each domain")
-    axes.legend(
-        ncols=len(shown), fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18 if len(domains) > 6 else -0.08)
-    )
+    figure.legend(loc="outside lower center", ncols=len(shown), fontsize=8)
     figure.savefig(folder / "domains.png", dpi=130)
 
     truth, fused = np.asarray(outputs["test"].target), np.load(folder / f"seed_{seed}" / "fused.npy")
