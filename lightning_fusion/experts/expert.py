@@ -129,6 +129,12 @@ class Expert(nn.Module):
             input = self.preprocess(input)
         assert self.network is not None
         raw = self.network(input)
+        raw = getattr(raw, "logits", raw)  # what transformers' models return
+        if isinstance(raw, (tuple, Mapping)):
+            raise InputError(
+                f"the expert's network returns a {type(raw).__name__}; wrap it so that it returns its (batch, "
+                f"{len(self.classes)}) outputs alone"
+            )
         raw = raw if isinstance(raw, Tensor) else torch.as_tensor(raw)
         if raw.ndim != 2 or raw.shape[1] != len(self.classes):
             raise InputError(

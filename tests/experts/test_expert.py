@@ -292,3 +292,18 @@ class TestBadCheckpoints:
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
         assert "SmallConvNet" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("wrong", [lambda x: (x, x), lambda x: {"scores": x}])
+def test_a_network_that_returns_more_than_its_outputs_is_named(wrong):
+    with pytest.raises(InputError, match=r"returns a (tuple|dict); wrap it"):
+        Expert(wrong, classes=["cat", "dog"])(torch.zeros(2, 2))
+
+
+def test_logits_are_taken_from_an_output_object():
+    class Output:
+        def __init__(self, logits):
+            self.logits = logits
+
+    found = Expert(lambda x: Output(x), classes=["cat", "dog"])(torch.tensor([[0.0, 0.0]]))
+    assert found.tolist() == [[0.5, 0.5]]
