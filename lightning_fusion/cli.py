@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_fusion import __version__
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.hyperparameters import check_trusted
+from lightning_fusion.hyperparameters import read_checkpoint
 
 RECIPES = {"foe": "lightning_fusion.recipes.foe.foe"}
 """Recipes by name, as import paths."""
@@ -237,7 +237,7 @@ class FusionCLI(LightningCLI):
             if path and path not in ("best", "last", "hpc", "registry"):
                 raise InputError(f"ckpt_path: found no file {path}")
             return
-        recorded = _hyperparameters(path)
+        recorded = read_checkpoint(path, "ckpt_path").get("hyper_parameters", {})
         if "_class_path" not in recorded:
             return
         chosen = self.config[subcommand].model.class_path
@@ -260,21 +260,6 @@ class FusionCLI(LightningCLI):
         ]
         if changed:
             print(f"ckpt_path: {path} sets {shorten(changed, 20)} (resuming keeps the checkpoint's values)")
-
-
-def _hyperparameters(path: str) -> dict[str, Any]:
-    """What a Lightning checkpoint records of its module's arguments."""
-    import torch
-
-    try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # torch raises many kinds for a truncated or foreign file
-        raise InputError(f"ckpt_path: {path} cannot be read as a checkpoint ({type(error).__name__})") from error
-    if not isinstance(content, dict) or "pytorch-lightning_version" not in content:
-        raise InputError(f"ckpt_path: {path} is no Lightning checkpoint; 'fit' writes one")
-    recorded = content.get("hyper_parameters", {})
-    check_trusted(recorded, f"ckpt_path: {path}")
-    return recorded
 
 
 def _same_class(one: str, other: str) -> bool:

@@ -15,7 +15,7 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.pool import ExpertPool, check_same_experts
 from lightning_fusion.foe.module import FoEFuserModule
-from lightning_fusion.hyperparameters import check_checkpoint
+from lightning_fusion.hyperparameters import read_checkpoint
 
 _BATCHES = (1, 5)
 _TOLERANCE = 1e-4
@@ -90,10 +90,7 @@ def export(
         overwrite and (folder / "manifest.json").is_file() and (folder / "fused.pt2").is_file()
     ):
         raise InputError(f"output: {folder} exists; name a new folder, or set overwrite to replace an earlier export")
-    if not Path(checkpoint).is_file():
-        raise InputError(f"checkpoint: found no file {checkpoint}")
-    check_checkpoint(checkpoint)
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    content = read_checkpoint(checkpoint)
     kind = resolve_name(content["hyper_parameters"].get("_class_path", "lightning_fusion.FoEFuserModule"))
     if not issubclass(kind, FoEFuserModule):
         raise InputError(f"checkpoint: {checkpoint} holds a {kind.__name__}; expected a FoEFuserModule")

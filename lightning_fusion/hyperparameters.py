@@ -114,23 +114,25 @@ def _check_class(path: Any, where: str) -> None:
         )
 
 
-def check_checkpoint(path: Any) -> None:
-    """Apply :func:`check_trusted` to a checkpoint before Lightning builds what it names.
+def read_checkpoint(path: Any, what: str = "checkpoint") -> dict[str, Any]:
+    """The content of a Lightning checkpoint, weights-only, after :func:`check_trusted`.
 
     Args:
-        path: A file's path, or an open binary file.
+        path: A file's path, or an open binary file, which is rewound.
+        what: The argument that named it, for the message.
 
     Raises:
         InputError: If the file is missing, cannot be read weights-only, is no Lightning checkpoint, or is not trusted.
     """
     if isinstance(path, (str, os.PathLike)) and not os.path.isfile(path):
-        raise InputError(f"checkpoint: found no file {path}")
+        raise InputError(f"{what}: found no file {path}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a truncated or foreign file
-        raise InputError(f"checkpoint: {path} cannot be read weights-only ({type(error).__name__})") from error
+        raise InputError(f"{what}: {path} cannot be read as a checkpoint ({type(error).__name__})") from error
     if hasattr(path, "seek"):
         path.seek(0)
     if not isinstance(content, dict) or "pytorch-lightning_version" not in content:
-        raise InputError(f"checkpoint: {path} is no Lightning checkpoint")
-    check_trusted(content.get("hyper_parameters", {}), f"checkpoint: {path}")
+        raise InputError(f"{what}: {path} is no Lightning checkpoint; 'fit' writes one")
+    check_trusted(content.get("hyper_parameters", {}), f"{what}: {path}")
+    return content

@@ -13,7 +13,7 @@ from lightning_fusion.callbacks.reproducible import EpochSeed
 from lightning_fusion.data.base import as_batch
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import CARD_KEY
-from lightning_fusion.hyperparameters import check_checkpoint, keep_plain
+from lightning_fusion.hyperparameters import keep_plain, read_checkpoint
 from lightning_fusion.optimization import build_optimizer
 
 
@@ -133,7 +133,7 @@ class ExpertModule(LightningModule):
         Raises:
             InputError: If it is no such checkpoint.
         """
-        check_checkpoint(checkpoint_path)
+        read_checkpoint(checkpoint_path)
         return super().load_from_checkpoint(checkpoint_path, *args, **arguments)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs import OutputsBatch, OutputsDataModule, owner_matrix
 from lightning_fusion.experts.pool import ExpertPool, check_same_experts, scatter_columns, task_classes
 from lightning_fusion.foe.fusers import MLPFuser, best_owner, draw_owner, scatter
-from lightning_fusion.hyperparameters import check_checkpoint, keep_plain
+from lightning_fusion.hyperparameters import keep_plain, read_checkpoint
 from lightning_fusion.metrics.diversity import BestExpertAccuracy
 from lightning_fusion.optimization import build_optimizer
 
@@ -268,7 +268,7 @@ class FoEFuserModule(LightningModule):
         Raises:
             InputError: If it is no such checkpoint.
         """
-        check_checkpoint(checkpoint_path)
+        read_checkpoint(checkpoint_path)
         return super().load_from_checkpoint(checkpoint_path, *args, **arguments)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
