@@ -37,6 +37,8 @@ class OutputsSplit:
         domain: (N, D) bool.
         index: (N,) int64, unique; ascending where ``collect`` made it.
         features: (N, D_k) float32 by expert, where they were asked for.
+        classes: The task's C classes, and the facts of the experts, which the store fills in.
+        experts: See ``classes``.
     """
 
     probabilities: dict[str, np.ndarray]
@@ -44,6 +46,16 @@ class OutputsSplit:
     domain: np.ndarray
     index: np.ndarray
     features: dict[str, np.ndarray] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)
+    experts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def scattered(self) -> np.ndarray:
+        """(N, K, C) float32: each expert in the task's classes, zeros elsewhere."""
+        columns = scatter_columns({name: facts["classes"] for name, facts in self.experts.items()}, self.classes)
+        result = np.zeros((len(self), len(self.experts), len(self.classes)), np.float32)
+        for expert, values in enumerate(self.probabilities.values()):
+            result[:, expert, columns[expert]] = values
+        return result
 
     def __len__(self) -> int:
         return len(self.index)
@@ -82,6 +94,8 @@ class ExpertOutputs:
         self.classes, self.domains = list(classes), list(domains)
         self.experts = {name: dict(facts) for name, facts in experts.items()}
         self.splits, self.path = dict(splits), path
+        for split in self.splits.values():
+            split.classes, split.experts = self.classes, self.experts
         self.fingerprints = dict(fingerprints or {})
         self._keep: Any = None  # a temporary folder lives as long as its store
 
@@ -128,12 +142,7 @@ class ExpertOutputs:
 
     def scattered(self, split: str) -> np.ndarray:
         """(N, K, C) float32: what baselines read, each expert in the task's classes, zeros elsewhere."""
-        part = self[split]
-        result = np.zeros((len(part), len(self.experts), len(self.classes)), np.float32)
-        columns = scatter_columns(self.expert_classes, self.classes)
-        for expert, values in enumerate(part.probabilities.values()):
-            result[:, expert, columns[expert]] = values
-        return result
+        return self[split].scattered()
 
     def owners(self, split: str) -> np.ndarray:
         """(N, K) bool: which expert was trained on a domain of which sample; all False where nothing is known."""

@@ -1,0 +1,919 @@
+"""FrugalFoE: asks as few experts as a sample needs."""
+
+import json
+import math
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_fusion.data.base import digest
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.outputs import OutputsSplit
+from lightning_fusion.experts.pool import check_same_experts
+from lightning_fusion.foe.neighbours import SubsetNeighbours
+from lightning_fusion.foe.risk import KNNRisk, RiskEstimator
+from lightning_fusion.foe.subset_fusers import KNNFuser, SubsetFuser
+
+FORMAT = 1
+TRADE_OFFS = (0.5, 0.2, 0.1, 0.05, 0.03, 0.02, 0.015, 0.01, 0.005, 0.002)
+"""Trade-offs of a curve, unless others are given."""
+
+Ask = Callable[[str, Tensor], Any]
+"""Called as ``ask(expert name, rows)`` with (R,) ascending row indices; gives that expert's (R, C) outputs."""
+
+_TIE = 1e-6  # errors closer than this are equal
+_CHUNK = 4096  # samples whose questions are decided together
+_MOST_SETS = 2000  # sets of experts that a look-ahead may compare
+
+
+class FrugalPrediction(NamedTuple):
+    """What :meth:`FrugalFoE.predict` answers.
+
+    Attributes:
+        probabilities: (B, C) of the fuser on the outputs of the experts that were asked.
+        asked: (B, K) bool, whom.
+        cost: (B,) float64, the sum of their costs.
+        risk: (B,) float64, the estimated loss of the answer.
+        abstained: (B,) bool: the risk is above ``abstain_above``.
+        far: (B,) bool: the nearest validation rows are much farther than they are from one another.
+    """
+
+    probabilities: Tensor
+    asked: Tensor
+    cost: Tensor
+    risk: Tensor
+    abstained: Tensor
+    far: Tensor
+
+
+@dataclass
+class FrugalCurve:
+    """Accuracy and cost of one fitted policy at several trade-offs.
+
+    Attributes:
+        trade_off: The trade-offs, falling.
+        accuracy: Share of right answers, those of abstained samples included.
+        cost: Mean cost per sample.
+        asked: Mean number of experts asked.
+        predictions: What was predicted at each trade-off.
+    """
+
+    trade_off: list[float]
+    accuracy: list[float]
+    cost: list[float]
+    asked: list[float]
+    predictions: list[FrugalPrediction]
+
+
+class FrugalFoE(nn.Module):
+    r"""Fusion of frugal experts (Wang et al., ICLR 2024, section 4): decides for each sample whom to ask next.
+
+    With S the experts asked so far, M validation rows that are nearest on their outputs, costs c_k and a trade-off,
+
+        R(T | x, S) = mean loss of F^T on these rows + trade_off * sum over k in T of c_k
+
+    the expert that lowers R(S + k | x, S) most is asked next, until the gain is smaller than its price. The first one is
+    the same for all samples; the answer is F^S. Deciding costs no question: what every expert says about the validation
+    rows is known. Ties go to the cheaper expert, then to the first; a gain equal to the price goes on.
+
+    The trade-off is the loss that one unit of cost must save: at 0.02 an expert of cost 1 must save 2 errors in 100.
+
+    Args:
+        costs: Price of a question to each expert, by name or in order; where None, that of the stored outputs, or 1.
+        trade_off: Loss per unit of cost, >= 0.
+        budget: Instead of a trade-off, the mean cost per sample that the validation rows (each judged by the others)
+            may have: the smallest trade-off that keeps it is found, to 1 %.
+        neighbors: M. Where None, as many as resolve the price of the cheapest expert: ceil(1 / (trade_off * cost)),
+            at least 10 and at most N - 1; 50 where the trade-off is 0 or a budget is given.
+        fuser_neighbors: Voters of the kNN fuser.
+        min_queries: Experts to ask in any case.
+        leave_one_out: A validation row is no voter for itself.
+        loss: ``zero_one``, or ``log``.
+        abstain_above: Abstain where the estimated loss of the answer is larger.
+        on_failure: What to do when an expert raises, or its outputs are not finite: ``raise``, or ``skip`` it for these
+            samples, with a warning. A question that failed costs nothing.
+        fuser: The family of fusers F^S; :class:`KNNFuser` where None.
+        risk: The estimator of R; :class:`KNNRisk` where None.
+        look_ahead: How many more experts a decision may plan with (our extension). 1 is the paper's greedy search; the
+            number of experts is the exhaustive one. Of the best set, the one that helps most alone is asked.
+
+    Raises:
+        InputError: If an argument is out of range.
+
+    Example:
+        >>> good = torch.eye(3).repeat(20, 1)  # an expert that is always sure and right
+        >>> outputs, targets = {"good": good, "mute": torch.full((60, 3), 1 / 3)}, torch.arange(60) % 3
+        >>> policy = FrugalFoE(trade_off=0.02).fit(outputs, targets)
+        >>> answer = policy.predict(lambda name, rows: outputs[name][rows], num_rows=60)
+        >>> answer.asked.sum(0).tolist(), float((answer.probabilities.argmax(1) == targets).float().mean())
+        ([60, 0], 1.0)
+    """
+
+    outputs: Tensor
+    targets: Tensor
+
+    def __init__(
+        self,
+        costs: dict[str, float] | list[float] | None = None,
+        trade_off: float = 0.02,
+        *,
+        budget: float | None = None,
+        neighbors: int | None = None,
+        fuser_neighbors: int = 9,
+        min_queries: int = 1,
+        leave_one_out: bool = True,
+        loss: Literal["zero_one", "log"] = "zero_one",
+        abstain_above: float | None = None,
+        on_failure: Literal["raise", "skip"] = "raise",
+        fuser: SubsetFuser | None = None,
+        risk: RiskEstimator | None = None,
+        look_ahead: int = 1,
+    ) -> None:
+        super().__init__()
+        if not 0 <= trade_off < math.inf:
+            raise InputError(f"trade_off is {trade_off}; expected a number >= 0")
+        if budget is not None and not budget > 0:
+            raise InputError(f"budget is {budget}; expected a number > 0")
+        for name, value in (("neighbors", neighbors), ("fuser_neighbors", fuser_neighbors), ("look_ahead", look_ahead)):
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}; expected at least 1")
+        if min_queries < 1:
+            raise InputError(f"min_queries is {min_queries}; expected at least 1: an answer needs one expert")
+        if loss not in ("zero_one", "log") or on_failure not in ("raise", "skip"):
+            raise InputError(
+                f"loss is {loss!r}, on_failure {on_failure!r}; expected zero_one or log, and raise or skip"
+            )
+        if abstain_above is not None and not abstain_above >= 0:
+            raise InputError(f"abstain_above is {abstain_above}; expected a risk >= 0")
+        if isinstance(costs, Tensor | np.ndarray):
+            costs = costs.tolist()
+        self.costs, self.trade_off, self.budget, self.neighbors = costs, float(trade_off), budget, neighbors
+        self.fuser_neighbors, self.min_queries, self.leave_one_out = fuser_neighbors, min_queries, leave_one_out
+        self.loss, self.abstain_above, self.on_failure = loss, abstain_above, on_failure
+        self.look_ahead = look_ahead
+        self.fuser = KNNFuser(fuser_neighbors) if fuser is None else fuser
+        self.risk = KNNRisk() if risk is None else risk
+        self.names: list[str] = []
+        self.register_buffer("outputs", torch.empty(0, 0, 0))
+        self.register_buffer("targets", torch.empty(0, dtype=torch.int64))
+
+    # ------------------------------------------------------------------ fitting
+
+    def fit(self, outputs: Mapping[str, Any] | OutputsSplit, targets: Any = None) -> Self:
+        """Learn from what every expert says about labelled rows that none of them was trained on.
+
+        Args:
+            outputs: (N, C) by expert, or one split of an :class:`~lightning_fusion.ExpertOutputs`. Outputs of float64
+                are kept as they are; neighbours are those of float64 in any case.
+            targets: (N,) classes 0..C-1; a split has its own.
+
+        Returns:
+            The policy itself, with ``trade_off_`` and ``neighbors_`` as found.
+
+        Raises:
+            InputError: If shapes, labels, costs or the number of rows do not fit.
+        """
+        stacked, goal, facts = _labelled(outputs, targets)
+        self.names, self.classes, self.experts = list(stacked[0]), facts["classes"], facts["experts"]
+        self.outputs, self.targets = stacked[1].to(self.outputs.device), goal.to(self.outputs.device)
+        self.costs_ = _costs(self.costs, self.names, facts["costs"])
+        rows = len(goal)
+        if self.neighbors is not None and self.neighbors > rows:
+            raise InputError(
+                f"neighbors is {self.neighbors}, but there are {rows} validation rows; give more, or fewer"
+            )
+        if rows < 2:
+            raise InputError(f"targets: found {rows} validation row(s); expected two at least")
+        if self.budget is not None:
+            least = math.fsum(sorted(self.costs_)[: self.min_queries])
+            if self.budget < least:
+                raise InputError(f"budget is {self.budget}, but {self.min_queries} expert(s) cost {least} at least")
+        self.trade_off_ = self.trade_off
+        self.neighbors_ = self.neighbors or self._resolution(rows)
+        cheapest = min((cost for cost in self.costs_ if cost > 0), default=0.0)
+        if self.budget is None and self.loss == "zero_one" and self.trade_off * cheapest > 1:
+            warnings.warn(
+                f"trade_off * cost is {self.trade_off * cheapest:.3g} for the cheapest expert: none can save more than "
+                "1 error per sample, so no second one is ever asked; scale the costs, or lower trade_off",
+                stacklevel=2,
+            )
+        self._ready(fresh=True)
+        self.fuser.fit()
+        self.risk.fit(self._first(self.trade_off_), self.loss == "zero_one")
+        if self.budget is not None:
+            self.trade_off_ = self._affordable(self.budget)
+        self._warn_of_the_fuser()
+        return self
+
+    def _resolution(self, rows: int) -> int:
+        """M by default: enough neighbours to tell one price from none."""
+        cheapest = min((cost for cost in self.costs_ if cost > 0), default=0.0)
+        price = self.trade_off * cheapest
+        if self.budget is not None or price == 0:
+            return min(rows - 1, 50)
+        return min(rows - 1, max(10, math.ceil(1 / price - 1e-9)))
+
+    def _ready(self, fresh: bool = False) -> None:
+        """Build what is derived from the rows, after a fit, a load or a move to another device."""
+        if not self.names:
+            raise InputError("this FrugalFoE is not fitted; call fit(outputs, targets), or FrugalFoE.load(folder)")
+        if not fresh and self._search is not None and self._search.device == self.outputs.device:
+            return
+        self._search = SubsetNeighbours(self.outputs)
+        self._tables = _Tables(self.fuser, self.targets, self.loss)
+        self._spread: dict[tuple[int, ...], Tensor] = {}
+        self.fuser.attach(self._search, self.outputs, self.targets, self.leave_one_out)
+        self.risk.attach(self._search, self.outputs, self._tables, self.neighbors_)
+
+    _search: SubsetNeighbours | None = None
+
+    def _singles(self) -> Tensor:
+        """(K,) held-out loss of each expert alone, summed over all validation rows."""
+        rows = torch.arange(len(self.targets), device=self.targets.device)
+        return self._tables((), [(k,) for k in range(len(self.names))], rows).sum(1)
+
+    def _first(self, trade_off: float, failed: frozenset[int] = frozenset()) -> int:
+        """The expert to ask first: the smallest unconditional risk, price included."""
+        rows = torch.arange(len(self.targets), device=self.targets.device)
+        sets = self._sets(failed)
+        totals = self._tables((), sets, rows).sum(1)[None]
+        return int(self._best(totals, (), sets, trade_off, len(rows))[0][0])
+
+    def error(self, subset: Sequence[str]) -> float:
+        """Held-out loss of the fuser on the validation rows, from the outputs of some experts.
+
+        Args:
+            subset: Their names.
+        """
+        self._ready()
+        rows = torch.arange(len(self.targets), device=self.targets.device)
+        return float(self._tables((), [tuple(self._number(name) for name in subset)], rows).mean())
+
+    def fuse(self, subset: Sequence[str], outputs: Mapping[str, Any] | OutputsSplit) -> Tensor:
+        """(B, C) class probabilities from the outputs of some experts, whatever they cost.
+
+        Args:
+            subset: Their names.
+            outputs: (B, C) by expert, those of all experts.
+        """
+        self._ready()
+        return self.fuser.predict([self._number(name) for name in subset], self._known(outputs))
+
+    def _number(self, name: str) -> int:
+        if name not in self.names:
+            raise InputError(f"found no expert {name}; there are {shorten(self.names)}")
+        return self.names.index(name)
+
+    def _warn_of_the_fuser(self) -> None:
+        """Say where fusing all experts does worse than the best one alone."""
+        if self.loss != "zero_one":
+            return
+        rows = len(self.targets)
+        right = (self.outputs.argmax(2) == self.targets).sum(1)
+        fused = rows - int(rows * self.error(self.names) + 0.5)
+        if fused < int(right.max()):
+            best = self.names[int(right.argmax())]
+            warnings.warn(
+                f"the fuser of all experts ({fused / rows:.3f} right) is below expert {best} alone "
+                f"({int(right.max()) / rows:.3f}): too few validation rows, or outputs that do not tell classes apart",
+                stacklevel=3,
+            )
+
+    def _affordable(self, budget: float) -> float:
+        """The smallest trade-off, to 1 %, whose mean cost on the validation rows is within the budget."""
+        if budget >= math.fsum(self.costs_):
+            return 0.0
+        rows = torch.arange(len(self.targets), device=self.targets.device)
+
+        def cost(trade_off: float) -> float:
+            return float(self._answer(self._replay(self.outputs), len(rows), trade_off, rows).cost.mean())
+
+        mean = math.fsum(self.costs_) / len(self.costs_) or 1.0
+        high = 1 / mean
+        while cost(high) > budget:
+            high *= 4
+            if high * mean > 1e6:
+                raise InputError(f"budget is {budget}, but the first expert alone costs {cost(high):.4g} on average")
+        low = high / 4
+        while low * mean > 1e-4 and cost(low) <= budget:
+            high, low = low, low / 4
+        while high / low > 1.01 and high * mean > 1e-4:
+            middle = math.sqrt(high * low)
+            high, low = (middle, low) if cost(middle) <= budget else (high, middle)
+        return high
+
+    # --------------------------------------------------------------- predicting
+
+    def predict(self, ask: Mapping[str, Any] | OutputsSplit | Ask, num_rows: int | None = None) -> FrugalPrediction:
+        """Ask experts until further ones are not worth their price, and fuse what they said.
+
+        Args:
+            ask: Outputs that are known, (B, C) by expert or one split of stored outputs; or a function ``ask(expert
+                name, rows)`` that runs the expert on just these rows, given as ascending (R,) int64, and returns (R, C).
+                It is called once per expert and step, for up to 4,096 samples at a time.
+            num_rows: B, required with a function.
+
+        Returns:
+            Answers, whom they are from, and what they cost.
+
+        Raises:
+            InputError: If experts, shapes or numbers do not fit; names the expert and rows.
+        """
+        self._ready()
+        if isinstance(ask, Mapping | OutputsSplit):
+            known = self._known(ask)
+            if num_rows not in (None, known.shape[1]):
+                raise InputError(f"num_rows is {num_rows}, but the outputs have {known.shape[1]} rows; leave it out")
+            question, count = self._replay(known), known.shape[1]
+        else:
+            if not callable(ask):
+                raise InputError(f"ask is a {type(ask).__name__}; expected outputs by expert, or a function")
+            if num_rows is None or num_rows < 0:
+                raise InputError("num_rows: say how many samples there are when experts are asked by a function")
+            question, count = self._careful(ask), num_rows
+        answer = self._answer(question, count, self.trade_off_)
+        for message in self.signs(answer):
+            warnings.warn(message, stacklevel=2)
+        return answer
+
+    def signs(self, answer: FrugalPrediction) -> list[str]:
+        """What a batch of answers says about a policy that went wrong, for 100 samples or more."""
+        found: list[str] = []
+        count = len(answer.cost)
+        if count < 100:
+            return found
+        everyone = float(answer.asked.all(1).float().mean())
+        if everyone > 0.5 and len(self.names) > 2 and self.trade_off_ > 0:
+            found.append(
+                f"{everyone:.0%} of {count} samples asked every expert: the trade-off is too timid, or these samples are "
+                "unlike the validation rows"
+            )
+        far = float(answer.far.float().mean())
+        if far > FAR_SHARE:
+            found.append(
+                f"{far:.0%} of {count} samples lie far from all validation rows: estimated risks do not hold there; fit "
+                "the policy on rows like these"
+            )
+        return found
+
+    def curve(
+        self,
+        outputs: Mapping[str, Any] | OutputsSplit,
+        targets: Any = None,
+        trade_offs: Iterable[float] = TRADE_OFFS,
+    ) -> FrugalCurve:
+        """Accuracy and cost at several trade-offs from this one fit; M stays what it is.
+
+        Args:
+            outputs: (B, C) by expert, or one split of stored outputs.
+            targets: (B,) classes; a split has its own.
+            trade_offs: In any order; each >= 0.
+        """
+        self._ready()
+        goal = _labelled(outputs, targets)[1].to(self.targets.device)
+        known = self._known(outputs)
+        prices = sorted({float(value) for value in trade_offs}, reverse=True)
+        if not prices or not prices[-1] >= 0 or prices[0] == math.inf:
+            raise InputError(f"trade_offs: found {shorten(prices) or 'none'}; expected numbers >= 0")
+        answers = [self._answer(self._replay(known), known.shape[1], price) for price in prices]
+        return FrugalCurve(
+            prices,
+            [float((answer.probabilities.argmax(1) == goal).double().mean()) for answer in answers],
+            [float(answer.cost.mean()) for answer in answers],
+            [float(answer.asked.sum(1).double().mean()) for answer in answers],
+            answers,
+        )
+
+    def _known(self, outputs: Mapping[str, Any] | OutputsSplit) -> Tensor:
+        """(K, B, C) outputs of the experts of this policy, in its order."""
+        given, known = _stack(outputs)
+        if isinstance(outputs, OutputsSplit) and self.experts and outputs.experts:
+            check_same_experts(self.experts, outputs.experts)
+            if self.classes and outputs.classes != self.classes:
+                raise InputError(
+                    f"the policy was fitted on the classes {shorten(self.classes)}; found {shorten(outputs.classes)}"
+                )
+        if set(given) != set(self.names):
+            raise InputError(
+                f"the policy was fitted with the experts {shorten(self.names)}; found {shorten(given)}; they differ in "
+                f"{shorten(sorted(set(given) ^ set(self.names)))}"
+            )
+        if known.shape[2] != self.outputs.shape[2]:
+            raise InputError(f"the policy was fitted on {self.outputs.shape[2]} classes; found {known.shape[2]}")
+        return known[[given.index(name) for name in self.names]].to(self.outputs.device)
+
+    def _replay(self, known: Tensor) -> Callable[[int, Tensor], Tensor]:
+        return lambda expert, rows: known[expert, rows]
+
+    def _careful(self, ask: Ask) -> Callable[[int, Tensor], Tensor]:
+        """Run an expert; what goes wrong is named, or becomes NaN where failures are skipped."""
+        classes = self.outputs.shape[2]
+
+        def question(expert: int, rows: Tensor) -> Tensor:
+            name = self.names[expert]
+            try:
+                answer = ask(name, rows.cpu())
+            except Exception as error:
+                if self.on_failure == "raise":
+                    raise InputError(
+                        f"expert {name} failed on {len(rows)} row(s) ({shorten(rows.tolist())}) with "
+                        f"{type(error).__name__}: {error}; on_failure='skip' goes on without it"
+                    ) from error
+                warnings.warn(f"expert {name} failed with {type(error).__name__}: {error}", stacklevel=2)
+                return self.outputs.new_full((len(rows), classes), math.nan)
+            values = torch.as_tensor(answer)
+            if tuple(values.shape) != (len(rows), classes):
+                raise InputError(
+                    f"ask: expert {name} returned outputs of shape {tuple(values.shape)} for {len(rows)} row(s); "
+                    f"expected {(len(rows), classes)}: one row for each that it was asked about, in their order"
+                )
+            return values.detach().to(self.outputs.device, self.outputs.dtype)
+
+        return question
+
+    @torch.no_grad()
+    def _answer(
+        self, question: Callable[[int, Tensor], Tensor], count: int, trade_off: float, own: Tensor | None = None
+    ) -> FrugalPrediction:
+        """Decide for all samples, some thousand at a time.
+
+        Args:
+            question: Gives the (R, C) outputs of an expert on some rows.
+            count: B.
+            trade_off: In use.
+            own: (B,) the validation row that each sample is itself, for judging the policy on these rows.
+        """
+        self._ready()
+        device = self.outputs.device
+        experts, _, classes = self.outputs.shape
+        asked = torch.zeros(count, experts, dtype=torch.bool, device=device)
+        probabilities = torch.zeros(count, classes, device=device)
+        risk = torch.zeros(count, dtype=torch.float64, device=device)
+        far = torch.zeros(count, dtype=torch.bool, device=device)
+        failures: dict[str, int] = {}
+        for first in range(0, count, _CHUNK):
+            rows = torch.arange(first, min(first + _CHUNK, count), device=device)
+            state = _State(self, question, rows, trade_off, None if own is None else own[rows], failures)
+            state.run()
+            asked[rows], probabilities[rows], risk[rows], far[rows] = (
+                state.asked,
+                state.probabilities,
+                state.risk,
+                state.far,
+            )
+        for name, number in failures.items():
+            warnings.warn(f"expert {name} failed on {number} row(s): went on with the others", stacklevel=3)
+        cost = asked.to(torch.float64) @ torch.tensor(self.costs_, dtype=torch.float64, device=device)
+        above = math.inf if self.abstain_above is None else self.abstain_above
+        return FrugalPrediction(probabilities, asked, cost, risk, risk > above, far)
+
+    # ------------------------------------------------------------------ deciding
+
+    def _sets(self, taken: Iterable[int]) -> list[tuple[int, ...]]:
+        """Sets of experts that may be asked next, cheapest first."""
+        free = [k for k in range(len(self.names)) if k not in set(taken)]
+        depth = min(self.look_ahead, len(free))
+        number = sum(math.comb(len(free), size) for size in range(1, depth + 1))
+        if number > _MOST_SETS and depth > 1:
+            raise InputError(
+                f"look_ahead is {self.look_ahead}: {number} sets of {len(free)} experts to compare at each step, of "
+                f"{_MOST_SETS} at most; lower it"
+            )
+        sets = [found for size in range(1, depth + 1) for found in combinations(free, size)]
+        return sorted(sets, key=lambda found: (self._cost(found), found))
+
+    def _cost(self, experts: Iterable[int]) -> float:
+        return math.fsum(self.costs_[k] for k in experts)
+
+    def _best(
+        self, totals: Tensor, base: Sequence[int], sets: Sequence[tuple[int, ...]], trade_off: float, count: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The best set of further experts for each sample.
+
+        Args:
+            totals: (R, A) summed loss after asking each set.
+            base: Experts that were asked.
+            sets: The A sets, cheapest first.
+            trade_off: In use.
+            count: M.
+
+        Returns:
+            (R,) the expert to ask next, (R,) summed loss after asking the best set, (R,) its price.
+        """
+        prices = torch.tensor([trade_off * self._cost(added) * count for added in sets], dtype=torch.float64)
+        prices = prices.to(totals.device)
+        scores = totals + prices
+        best = (scores <= scores.amin(1, keepdim=True) + _TIE).to(torch.uint8).argmax(1)
+        alone = {added[0]: place for place, added in enumerate(sets) if len(added) == 1}
+        order = torch.full((len(totals), len(self.names)), math.inf, dtype=torch.float64, device=totals.device)
+        for expert, place in alone.items():
+            order[:, expert] = scores[:, place]
+        member = torch.zeros(len(sets), len(self.names), dtype=torch.bool, device=totals.device)
+        for place, added in enumerate(sets):
+            member[place, list(added)] = True
+        ranks = sorted(alone, key=lambda k: (self.costs_[k], k))
+        inside = order.masked_fill(~member[best], math.inf)[:, ranks]
+        chosen = (inside <= inside.amin(1, keepdim=True) + _TIE).to(torch.uint8).argmax(1)
+        return torch.tensor(ranks, device=totals.device)[chosen], totals.gather(1, best[:, None])[:, 0], prices[best]
+
+    def _is_far(self, subset: tuple[int, ...], voters: Tensor, last: Tensor) -> Tensor:
+        """(R,) whether the k-distance of a sample is more than twice that of its neighbours (Breunig et al., 2000).
+
+        Args:
+            subset: Experts that were asked.
+            voters: (R, k) its nearest validation rows.
+            last: (R,) squared distance of the farthest of them.
+        """
+        assert self._search is not None
+        spread = self._spread.setdefault(subset, torch.full(self.targets.shape, math.nan, device=last.device))
+        needed = voters.unique()
+        unknown = needed[spread[needed].isnan()]
+        if len(unknown):
+            count = min(voters.shape[1], len(self.targets) - 1)
+            spread[unknown] = self._search.nearest(subset, [()], self.outputs[:, unknown], count, unknown)[1][0].sqrt()
+        return last.sqrt() > FAR_RATIO * spread[voters].mean(1) + 1e-3
+
+    # -------------------------------------------------------------------- files
+
+    def facts(self) -> dict[str, Any]:
+        """Everything but the arrays, as plain data."""
+        self._ready()
+        return {
+            "format": FORMAT,
+            "names": self.names,
+            "classes": self.classes,
+            "experts": self.experts,
+            "rows": len(self.targets),
+            "num_classes": self.outputs.shape[2],
+            "costs_": self.costs_,
+            "trade_off_": self.trade_off_,
+            "neighbors_": self.neighbors_,
+            "arguments": {name: getattr(self, name) for name in _ARGUMENTS},
+            "fuser": _describe(self.fuser),
+            "risk": _describe(self.risk),
+            "digest": digest(self.outputs.cpu(), self.targets.cpu()),
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``policy.safetensors`` and ``policy.json``, each whole or not at all.
+
+        Args:
+            folder: Made where it is missing; a policy in it is replaced.
+        """
+        from safetensors.torch import save_file
+
+        facts = json.dumps(self.facts(), indent=1)
+        path = Path(folder)
+        if path.exists() and not path.is_dir():
+            raise InputError(f"policy: {path} is a file; name a folder")
+        path.mkdir(parents=True, exist_ok=True)
+        draft = path / f"policy.safetensors.{os.getpid()}"
+        save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, draft)
+        os.replace(draft, path / "policy.safetensors")
+        draft = path / f"policy.json.{os.getpid()}"
+        draft.write_text(facts)
+        os.replace(draft, path / "policy.json")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read a policy that :meth:`save` wrote. Nothing in the files is executed.
+
+        Raises:
+            InputError: If there is none, or it is damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = Path(folder)
+        try:
+            facts = json.loads((path / "policy.json").read_text())
+            tensors = load_file(path / "policy.safetensors")
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise InputError(
+                f"policy: found no policy in {path} ({Path(error.filename or path).name} is missing)"
+            ) from error
+        except (ValueError, SafetensorError, OSError) as error:
+            raise InputError(f"policy: {path} cannot be read ({type(error).__name__}: {error})") from error
+        return cls.from_state(facts, tensors, str(path))
+
+    @classmethod
+    def from_state(cls, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str = "the policy") -> Self:
+        """Rebuild a policy from :meth:`facts` and its ``state_dict``.
+
+        Args:
+            facts: Plain data.
+            tensors: By name.
+            where: They come from, for messages.
+
+        Raises:
+            InputError: If they do not belong together.
+        """
+        try:
+            if facts["format"] != FORMAT:
+                raise InputError(f"policy: {where} has format {facts['format']}; this version reads {FORMAT}")
+            policy = cls(**facts["arguments"], fuser=_build(facts["fuser"], where), risk=_build(facts["risk"], where))
+            policy.names, policy.classes, policy.experts = facts["names"], facts["classes"], facts["experts"]
+            policy.costs_, policy.trade_off_ = facts["costs_"], facts["trade_off_"]
+            policy.neighbors_ = facts["neighbors_"]
+            shape = len(policy.names), facts["rows"], facts["num_classes"]
+            policy.outputs, policy.targets = tensors["outputs"], tensors["targets"]
+            if tuple(policy.outputs.shape) != shape or digest(policy.outputs, policy.targets) != facts["digest"]:
+                raise InputError(f"policy: the arrays of {where} are not those that its facts were written with")
+            policy.fuser.allocate(*shape)
+            policy.risk.allocate(*shape)
+            policy.load_state_dict(dict(tensors))
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise InputError(f"policy: {where} is damaged ({type(error).__name__}: {error})") from error
+        policy._ready(fresh=True)
+        return policy
+
+
+FAR_RATIO = 2.0
+"""A sample is far where its k-distance is this many times that of its neighbours."""
+FAR_SHARE = 0.1
+"""Share of far samples in a batch from which on :meth:`FrugalFoE.predict` warns."""
+_ARGUMENTS = (
+    "costs",
+    "trade_off",
+    "budget",
+    "neighbors",
+    "fuser_neighbors",
+    "min_queries",
+    "leave_one_out",
+    "loss",
+    "abstain_above",
+    "on_failure",
+    "look_ahead",
+)
+
+
+class _State:
+    """What is known about some samples while they are decided."""
+
+    def __init__(
+        self,
+        policy: FrugalFoE,
+        question: Callable[[int, Tensor], Tensor],
+        rows: Tensor,
+        trade_off: float,
+        own: Tensor | None,
+        failures: dict[str, int],
+    ) -> None:
+        self.policy, self.question, self.rows, self.trade_off, self.own = policy, question, rows, trade_off, own
+        self.failures = failures
+        experts, _, classes = policy.outputs.shape
+        self.points = policy.outputs.new_zeros(experts, len(rows), classes)
+        self.asked = torch.zeros(len(rows), experts, dtype=torch.bool, device=rows.device)
+        self.failed = torch.zeros_like(self.asked)
+        self.probabilities = torch.zeros(len(rows), classes, device=rows.device)
+        self.risk = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+        self.far = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+
+    def run(self) -> None:
+        """Ask until every sample has its answer."""
+        active = torch.arange(len(self.rows), device=self.rows.device)
+        while len(active):
+            following = torch.full_like(active, -1)
+            states, inverse, counts = torch.cat([self.asked[active], self.failed[active]], 1).unique(
+                dim=0, return_inverse=True, return_counts=True
+            )
+            groups = inverse.argsort(stable=True).split(counts.tolist())
+            for state, places in zip(states, groups, strict=True):
+                asked, failed = (tuple(part.nonzero().flatten().tolist()) for part in state.chunk(2))
+                following[places] = self._decide(asked, failed, active[places])
+            going = following >= 0
+            active, following = active[going], following[going]
+            for expert in following.unique().tolist():
+                self._ask(expert, active[following == expert])
+
+    def _ask(self, expert: int, some: Tensor) -> None:
+        rows = self.rows[some]
+        values = self.question(expert, rows)
+        sound = values.isfinite().all(1)
+        if not sound.all():
+            name, wrong = self.policy.names[expert], rows[~sound]
+            if self.policy.on_failure == "raise":
+                raise InputError(
+                    f"expert {name} returned NaN or infinite outputs for row(s) {shorten(wrong.tolist())}; "
+                    "on_failure='skip' goes on without it"
+                )
+            self.failures[name] = self.failures.get(name, 0) + len(wrong)
+            self.failed[some[~sound], expert] = True
+            some, values = some[sound], values[sound]
+        self.points[expert, some] = values
+        self.asked[some, expert] = True
+
+    def _decide(self, asked: tuple[int, ...], failed: tuple[int, ...], some: Tensor) -> Tensor:
+        """(R,) the expert to ask next, -1 where the answer is given, for samples in one state."""
+        policy, count = self.policy, self.policy.neighbors_
+        free = len(policy.names) - len(asked) - len(failed)
+        if not asked:
+            if not free:
+                raise InputError(f"every expert failed on row(s) {shorten(self.rows[some].tolist())}")
+            return torch.full_like(some, policy._first(self.trade_off, frozenset(failed)))
+        points = self.points[:, some]
+        own = None if self.own is None else self.own[some]
+        looked = policy.risk.look(asked, points, own)
+        now = policy.risk.total(looked, asked, [()])[:, 0]
+        following = torch.full_like(some, -1)
+        if free:
+            taken = {*asked, *failed}
+            cheapest = min(cost for k, cost in enumerate(policy.costs_) if k not in taken)
+            hope = now >= self.trade_off * cheapest * count - _TIE  # no gain is larger than the whole loss
+            must = len(asked) < policy.min_queries
+            live = torch.ones_like(hope) if must else hope
+            if live.any():
+                sets = policy._sets(taken)
+                totals = policy.risk.total(looked[live], asked, sets)
+                expert, after, price = policy._best(totals, asked, sets, self.trade_off, count)
+                goes_on = torch.ones_like(price, dtype=torch.bool) if must else now[live] - after >= price - _TIE
+                following[live] = torch.where(goes_on, expert, -1)
+        ends = following < 0
+        if ends.any():
+            self._conclude(asked, some[ends], points[:, ends], now[ends] / count, None if own is None else own[ends])
+        return following
+
+    def _conclude(self, asked: tuple[int, ...], some: Tensor, points: Tensor, risk: Tensor, own: Tensor | None) -> None:
+        policy = self.policy
+        self.risk[some] = risk
+        if own is not None:  # the policy is judged on its own rows: only costs and risks are wanted
+            return
+        assert policy._search is not None
+        self.probabilities[some] = policy.fuser.predict(asked, points).to(self.probabilities.dtype)
+        count = min(policy.fuser_neighbors, len(policy.targets) - 1)
+        voters, last = policy._search.nearest(asked, [()], points, count)
+        self.far[some] = policy._is_far(asked, voters[0], last[0])
+
+
+class _Tables:
+    """Held-out loss of F^T on each validation row, for each set T that was looked at; filled where it is asked for."""
+
+    limit_bytes = 2**28
+
+    def __init__(self, fuser: SubsetFuser, targets: Tensor, loss: str) -> None:
+        self.fuser, self.targets, self.zero_one = fuser, targets, loss == "zero_one"
+        dtype = torch.int8 if self.zero_one else torch.float64
+        self.stored = torch.full((64, len(targets)), -1, dtype=dtype, device=targets.device)
+        self.slots: dict[tuple[int, ...], int] = {}
+
+    def __call__(self, base: Sequence[int], additions: Sequence[Sequence[int]], rows: Tensor) -> Tensor:
+        """(A,) + rows.shape float64 loss of F^T, for T = ``base`` and each addition, on validation rows."""
+        slots = torch.tensor(self._slots([tuple(sorted((*base, *added))) for added in additions]), device=rows.device)
+        needed = rows.unique()
+        unknown = self.stored[slots[:, None], needed] < 0  # (A, U)
+        lacking = unknown.any(1)
+        if lacking.any():
+            which = lacking.nonzero().flatten().tolist()
+            some = unknown[lacking].any(0)
+            if unknown[lacking][:, some].float().mean() > 0.5:  # mostly the same rows: one search for all
+                self._fill(base, [additions[number] for number in which], slots[lacking], needed[some])
+            else:
+                for number in which:
+                    self._fill(base, [additions[number]], slots[number : number + 1], needed[unknown[number]])
+        result = self.stored[slots[:, None], rows.flatten()].to(torch.float64)
+        return result.view(len(slots), *rows.shape)
+
+    def _slots(self, sets: Sequence[tuple[int, ...]]) -> list[int]:
+        new = [found for found in dict.fromkeys(sets) if found not in self.slots]
+        wanted = len(self.slots) + len(new)
+        room = max(64, self.limit_bytes // (len(self.targets) * self.stored.element_size()))
+        if wanted > room:  # forget, and fill again what is still needed
+            self.slots, new, wanted = {}, list(dict.fromkeys(sets)), len(set(sets))
+            self.stored.fill_(-1)
+        if wanted > len(self.stored):
+            size = max(wanted, min(room, 2 * len(self.stored)))
+            more = self.stored.new_full((size - len(self.stored), self.stored.shape[1]), -1)
+            self.stored = torch.cat([self.stored, more])
+        for found in new:
+            self.slots[found] = len(self.slots)
+        return [self.slots[found] for found in sets]
+
+    def _fill(self, base: Sequence[int], additions: Sequence[Sequence[int]], slots: Tensor, rows: Tensor) -> None:
+        said = self.fuser.held_out(base, additions, rows)  # (A, U, C)
+        goal = self.targets[rows]
+        if self.zero_one:
+            loss = (said.argmax(2) != goal).to(self.stored.dtype)
+        else:
+            share = said.gather(2, goal.expand(len(said), -1)[:, :, None])[:, :, 0].to(torch.float64)
+            mixed = (1 - self.fuser.smoothing) * share + self.fuser.smoothing / said.shape[2]
+            loss = -mixed.clamp_max(1).log()
+        self.stored[slots[:, None], rows] = loss
+
+
+def _stack(outputs: Mapping[str, Any] | OutputsSplit) -> tuple[list[str], Tensor]:
+    """Names of the experts, and (K, N, C) floating-point outputs."""
+    if isinstance(outputs, OutputsSplit):
+        return list(outputs.probabilities), torch.from_numpy(outputs.scattered()).transpose(0, 1)
+    if not isinstance(outputs, Mapping) or not outputs:
+        raise InputError(
+            f"outputs: found {type(outputs).__name__}; expected {{expert: (N, C)}}, or one split of a store"
+        )
+    values = {str(name): torch.as_tensor(value).detach() for name, value in outputs.items()}
+    first = next(iter(values.values()))
+    for name, value in values.items():
+        if value.ndim != 2 or value.shape != first.shape or not value.shape[1]:
+            raise InputError(
+                f"outputs: expert {name} has shape {tuple(value.shape)}, the first one {tuple(first.shape)}; expected "
+                "(N, C) for all, C the task's classes"
+            )
+    stacked = torch.stack([value.to(torch.promote_types(value.dtype, torch.float32)) for value in _same(values)])
+    return list(values), stacked
+
+
+def _same(values: Mapping[str, Tensor]) -> list[Tensor]:
+    kind = torch.float32
+    for value in values.values():
+        kind = torch.promote_types(kind, value.dtype)
+    return [value.to(kind) for value in values.values()]
+
+
+def _labelled(
+    outputs: Mapping[str, Any] | OutputsSplit, targets: Any
+) -> tuple[tuple[list[str], Tensor], Tensor, dict[str, Any]]:
+    """Stacked outputs and targets, checked, with the facts that stored outputs have."""
+    facts: dict[str, Any] = {"classes": None, "experts": None, "costs": None}
+    names, stacked = _stack(outputs)
+    if isinstance(outputs, OutputsSplit):
+        targets = outputs.target if targets is None else targets
+        if outputs.experts:
+            facts["classes"], facts["experts"] = outputs.classes, outputs.experts
+            facts["costs"] = {name: fact["cost"] for name, fact in outputs.experts.items()}
+    if targets is None:
+        raise InputError("targets: found none; give the (N,) classes of the rows")
+    goal = torch.as_tensor(np.array(targets) if isinstance(targets, np.ndarray) else targets)
+    if goal.shape != stacked.shape[1:2]:
+        raise InputError(f"targets: found shape {tuple(goal.shape)} for {stacked.shape[1]} rows of outputs")
+    if goal.is_floating_point() or goal.dtype == torch.bool:
+        raise InputError(f"targets: found {goal.dtype}; expected integer classes")
+    goal = goal.to(torch.int64)
+    classes = stacked.shape[2]
+    wrong = (goal < 0) | (goal >= classes)
+    if wrong.any():
+        raise InputError(
+            f"targets: found {shorten(goal[wrong].unique().tolist())} in row(s) {shorten(wrong.nonzero().flatten().tolist())}; "
+            f"the outputs have the classes 0 to {classes - 1}"
+        )
+    bad = ~stacked.isfinite().all(2)
+    if bad.any():
+        expert = int(bad.any(1).to(torch.uint8).argmax())
+        raise InputError(
+            f"outputs: expert {names[expert]} has NaN or infinite values in row(s) "
+            f"{shorten(bad[expert].nonzero().flatten().tolist())}"
+        )
+    return (names, stacked), goal, facts
+
+
+def _costs(given: Any, names: Sequence[str], stored: Mapping[str, float] | None) -> list[float]:
+    """Costs in the order of the experts."""
+    if given is None:
+        found = [1.0] * len(names) if stored is None else [stored[name] for name in names]
+    elif isinstance(given, Mapping):
+        if set(given) != set(names):
+            missing, unknown = set(names) - set(given), set(given) - set(names)
+            parts = [f"none for {shorten(sorted(missing))}"] if missing else []
+            parts += [f"one for {shorten(sorted(unknown))}, which is no expert"] if unknown else []
+            raise InputError(f"costs: found {' and '.join(parts)}; the experts are {shorten(names)}")
+        found = [given[name] for name in names]
+    else:
+        if len(given) != len(names):
+            raise InputError(f"costs: found {len(given)} for {len(names)} experts ({shorten(names)})")
+        found = list(given)
+    costs = [float(value) for value in found]
+    for name, value in zip(names, costs, strict=True):
+        if not 0 <= value < math.inf:
+            raise InputError(f"costs: found {value} for expert {name}; expected a number >= 0")
+    return costs
+
+
+def _describe(part: nn.Module) -> dict[str, Any]:
+    """The class of a fuser or risk estimator, with its arguments: attributes of the same names."""
+    import inspect
+
+    names = [name for name in inspect.signature(type(part).__init__).parameters if name != "self"]
+    values = {name: getattr(part, name) for name in names if hasattr(part, name)}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return {"class_path": f"{type(part).__module__}.{type(part).__qualname__}", "init_args": plain}
+
+
+def _build(spec: Mapping[str, Any], where: str) -> Any:
+    """The fuser or risk estimator that a file names; its class must be this library's, or imported already."""
+    module, _, name = str(spec["class_path"]).rpartition(".")
+    if module.partition(".")[0] == __package__.partition(".")[0]:
+        import_module(module)
+    kind = getattr(sys.modules.get(module), name, None)
+    if not (isinstance(kind, type) and issubclass(kind, SubsetFuser | RiskEstimator)):
+        raise InputError(
+            f"policy: {where} names {spec['class_path']}, which is no imported fuser or risk estimator; import it first "
+            "if you trust the file (a policy must not import code by itself)"
+        )
+    return kind(**spec["init_args"])
