@@ -535,7 +535,7 @@ class FrugalFoE(nn.Module):
             last: (R,) squared distance of the farthest of them.
         """
         assert self._search is not None
-        spread = self._spread.setdefault(subset, torch.full(self.targets.shape, math.nan, device=last.device))
+        spread = self._spread.setdefault(subset, torch.full_like(last, math.nan).new_full(self.targets.shape, math.nan))
         needed = voters.unique()
         unknown = needed[spread[needed].isnan()]
         if len(unknown):
