@@ -16,6 +16,8 @@ _PUBLIC = {
     "ExpertOutputs": "experts.outputs",
     "ExpertPool": "experts.pool",
     "FoEFuserModule": "foe.module",
+    "FrugalFoE": "foe.frugal",
+    "FrugalFoEModule": "foe.frugal_module",
     "ImageDataModule": "data.image",
     "OutputsDataModule": "experts.outputs",
     "collect": "experts.collecting",
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from lightning_fusion.experts.outputs import ExpertOutputs, OutputsDataModule
     from lightning_fusion.experts.pool import ExpertPool
     from lightning_fusion.experts.training import ExpertModule
+    from lightning_fusion.foe.frugal import FrugalFoE
+    from lightning_fusion.foe.frugal_module import FrugalFoEModule
     from lightning_fusion.foe.module import FoEFuserModule
 
 __all__ = [
@@ -40,6 +44,8 @@ __all__ = [
     "ExpertOutputs",
     "ExpertPool",
     "FoEFuserModule",
+    "FrugalFoE",
+    "FrugalFoEModule",
     "ImageDataModule",
     "OutputsDataModule",
     "collect",

@@ -1,6 +1,7 @@
 """Predictions as a table that other programs read."""
 
 import csv
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from lightning_fusion.errors import InputError
 
 
 class PredictionWriter(Callback):
-    """Write the predictions of ``predict`` as CSV: index, prediction, confidence, one column per class.
+    """Write the predictions of ``predict`` as CSV: index, prediction, confidence, one column per class, and more.
 
     The module's ``predict_step`` must return a dict with ``index`` (B,) and ``probabilities`` (B, C), and have
-    ``classes``. Each process keeps its own rows in memory; the first one writes all of them, ordered by index.
+    ``classes``. Further entries become columns before those of the classes: numbers (B,) as they are, experts by their
+    names (``expert`` (B,), or ``asked`` (B, K) bool joined by ``+``). Each process keeps its own rows in memory; the
+    first one writes all of them, ordered by index.
 
     Args:
         path: The CSV file; written whole or not at all.
@@ -27,7 +30,7 @@ class PredictionWriter(Callback):
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._parts: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._parts: list[dict[str, torch.Tensor]] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the rows of an earlier run."""
@@ -48,7 +51,7 @@ class PredictionWriter(Callback):
                 f"PredictionWriter: {type(pl_module).__name__}.predict_step must return a dict with index and "
                 "probabilities"
             )
-        self._parts.append((outputs["index"].cpu(), outputs["probabilities"].float().cpu()))
+        self._parts.append({name: values.cpu() for name, values in outputs.items()})
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather all rows and write them."""
@@ -62,17 +65,34 @@ class PredictionWriter(Callback):
             parts = [part for rank in gathered for part in rank]
         if not trainer.is_global_zero:
             return
-        rows = {int(i): values for index, block in parts for i, values in zip(index, block, strict=True)}
-        classes = list(pl_module.classes)  # type: ignore[arg-type]
+        classes, experts = list(pl_module.classes), list(getattr(pl_module, "expert_classes", ()))  # type: ignore[arg-type]
+        rows: dict[int, list[Any]] = {}
+        more: list[str] = []
+        for part in parts:
+            more = [name for name in part if name not in ("index", "probabilities")]
+            probabilities = part["probabilities"].float()
+            columns = [_column(name, part[name], experts) for name in more]
+            for place, index in enumerate(part["index"].tolist()):
+                best = int(probabilities[place].argmax())
+                values = [f"{value:.6f}" for value in probabilities[place].tolist()]
+                rows[index] = [classes[best], values[best], *(column[place] for column in columns), *values]
         target = Path(self.path)
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = target.with_name(f"{target.name}.{os.getpid()}")
         with open(draft, "w", newline="") as file:
             table = csv.writer(file)
-            table.writerow(["index", "prediction", "confidence", *classes])
-            for index in sorted(rows):
-                best = int(rows[index].argmax())
-                values = [f"{value:.6f}" for value in rows[index].tolist()]
-                table.writerow([index, classes[best], values[best], *values])
+            table.writerow(["index", "prediction", "confidence", *more, *classes])
+            table.writerows([index, *rows[index]] for index in sorted(rows))
         os.replace(draft, target)
         rank_zero_info(f"wrote {len(rows)} predictions to {target}")
+
+
+def _column(name: str, values: torch.Tensor, experts: list[str]) -> list[Any]:
+    """Cells of one further entry of the predictions."""
+    if name == "asked":
+        return ["+".join(itertools.compress(experts, row)) for row in values.tolist()]
+    if name == "expert":
+        return [experts[number] for number in values.tolist()]
+    if values.is_floating_point():
+        return [f"{value:.6g}" for value in values.tolist()]
+    return [int(value) for value in values.tolist()]

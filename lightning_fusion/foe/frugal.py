@@ -82,9 +82,9 @@ class FrugalFoE(nn.Module):
 
         R(T | x, S) = mean loss of F^T on these rows + trade_off * sum over k in T of c_k
 
-    the expert that lowers R(S + k | x, S) most is asked next, until the gain is smaller than its price. The first one is
-    the same for all samples; the answer is F^S. Deciding costs no question: what every expert says about the validation
-    rows is known. Ties go to the cheaper expert, then to the first; a gain equal to the price goes on.
+    the expert that lowers R(S + k | x, S) most is asked next, until the gain is smaller than its price. The first one
+    is the same for all samples; the answer is F^S. Deciding costs no question: what every expert says about the
+    validation rows is known. Ties go to the cheaper expert, then to the first; a gain equal to the price goes on.
 
     The trade-off is the loss that one unit of cost must save: at 0.02 an expert of cost 1 must save 2 errors in 100.
 
@@ -319,7 +319,7 @@ class FrugalFoE(nn.Module):
 
         Args:
             ask: Outputs that are known, (B, C) by expert or one split of stored outputs; or a function ``ask(expert
-                name, rows)`` that runs the expert on just these rows, given as ascending (R,) int64, and returns (R, C).
+                name, rows)`` that runs the expert on just these rows, given as ascending (R,) int64, and gives (R, C).
                 It is called once per expert and step, for up to 4,096 samples at a time.
             num_rows: B, required with a function.
 
@@ -355,14 +355,14 @@ class FrugalFoE(nn.Module):
         everyone = float(answer.asked.all(1).float().mean())
         if everyone > 0.5 and len(self.names) > 2 and self.trade_off_ > 0:
             found.append(
-                f"{everyone:.0%} of {count} samples asked every expert: the trade-off is too timid, or these samples are "
-                "unlike the validation rows"
+                f"{everyone:.0%} of {count} samples asked every expert: the trade-off is too timid, or these samples "
+                "are unlike the validation rows"
             )
         far = float(answer.far.float().mean())
         if far > FAR_SHARE:
             found.append(
-                f"{far:.0%} of {count} samples lie far from all validation rows: estimated risks do not hold there; fit "
-                "the policy on rows like these"
+                f"{far:.0%} of {count} samples lie far from all validation rows: estimated risks do not hold there; "
+                "fit the policy on rows like these"
             )
         return found
 
@@ -860,8 +860,8 @@ def _labelled(
     wrong = (goal < 0) | (goal >= classes)
     if wrong.any():
         raise InputError(
-            f"targets: found {shorten(goal[wrong].unique().tolist())} in row(s) {shorten(wrong.nonzero().flatten().tolist())}; "
-            f"the outputs have the classes 0 to {classes - 1}"
+            f"targets: found {shorten(goal[wrong].unique().tolist())} in row(s) "
+            f"{shorten(wrong.nonzero().flatten().tolist())}; the outputs have the classes 0 to {classes - 1}"
         )
     bad = ~stacked.isfinite().all(2)
     if bad.any():
@@ -913,7 +913,7 @@ def _build(spec: Mapping[str, Any], where: str) -> Any:
     kind = getattr(sys.modules.get(module), name, None)
     if not (isinstance(kind, type) and issubclass(kind, SubsetFuser | RiskEstimator)):
         raise InputError(
-            f"policy: {where} names {spec['class_path']}, which is no imported fuser or risk estimator; import it first "
-            "if you trust the file (a policy must not import code by itself)"
+            f"policy: {where} names {spec['class_path']}, which is no imported fuser or risk estimator; import it "
+            "first if you trust the file (a policy must not import code by itself)"
         )
     return kind(**spec["init_args"])

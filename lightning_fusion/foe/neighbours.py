@@ -12,13 +12,13 @@ _PAD = 64
 class SubsetNeighbours:
     """Finds the rows that are nearest to a point on the outputs of a subset S of the experts.
 
-    Squared distances add over experts, D_S(x, n) = sum over k in S of ||f_k(x) - f_k(x_n)||^2, so one more expert is one
-    more matrix product. Rows are ordered by (distance, row index), in float64; distances that rounding could have
+    Squared distances add over experts, D_S(x, n) = sum over k in S of ||f_k(x) - f_k(x_n)||^2, so one more expert is
+    one more matrix product. Rows are ordered by (distance, row index), in float64; distances that rounding could have
     swapped are taken again from differences, so that equal rows are equal.
 
     A search for many supersets S + k of one S looks among the rows close in S first. A row that is not among them has
-    D_(S + k) >= D_S >= the largest distance in the list: where the neighbours that were found are nearer than that, they
-    are the right ones, and elsewhere all rows are searched.
+    D_(S + k) >= D_S >= the largest distance in the list: where the neighbours that were found are nearer than that,
+    they are the right ones, and elsewhere all rows are searched.
 
     Args:
         outputs: (K, N, C) outputs of K experts on N labelled rows, zeros where an expert does not know a class.

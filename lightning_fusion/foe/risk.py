@@ -1,8 +1,7 @@
-"""What asking more experts is expected to bring: estimates of the risk of F^T for one sample, given the outputs of S."""
+"""What asking more experts is expected to bring: the risk of F^T for one sample, given the outputs of S."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +57,7 @@ class RiskEstimator(nn.Module, ABC):
 
 
 class KNNRisk(RiskEstimator):
-    """The mean loss of the M validation rows that are nearest on the outputs of S (Wang et al., ICLR 2024, section 4)."""
+    """The mean loss of the M validation rows nearest on the outputs of S (Wang et al., ICLR 2024, section 4)."""
 
     def look(self, subset: Sequence[int], points: Tensor, own: Tensor | None) -> Tensor:
         """(R, M) the nearest rows."""

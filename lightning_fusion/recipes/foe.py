@@ -1,33 +1,33 @@
 """FoE's classification protocol: experts on domains, outputs once, fusers, and everything they must beat."""
 
-import json
-import logging
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning import seed_everything
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from rich.console import Console
 from torch import nn
 
 from lightning_fusion.baselines import BASELINES, oracle_expert, oracle_selection
-from lightning_fusion.data.base import SPLITS, FusionDataModule, digest
+from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.collecting import collect
-from lightning_fusion.experts.diagnosis import diagnose
-from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs import ExpertOutputs, OutputsDataModule
-from lightning_fusion.experts.pool import ExpertPool, check_name
-from lightning_fusion.experts.training import ExpertModule
+from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.foe.module import FoEFuserModule, failure_signs
-from lightning_fusion.hyperparameters import describe_factory
-from lightning_fusion.recipes.report import Report, claim_folder, write_text
+from lightning_fusion.recipes.experts import (
+    SeedRun,
+    check_domains,
+    check_seeds,
+    describe,
+    describe_data,
+    quiet_lightning,
+)
+from lightning_fusion.recipes.report import Report, claim_folder
 
 MAIN = "FoE (label)"
 FUSERS: dict[str, dict[str, Any]] = {
@@ -88,32 +88,21 @@ def foe(
         InputError: If ``output`` holds another run, or the data have fewer than two domains.
     """
     seeds = [0] if seeds is None else seeds
-    if not seeds or len(set(seeds)) != len(seeds):
-        raise InputError(f"seeds: found {seeds}; expected at least one, each once")
-    if any(not 0 <= seed < 2**32 for seed in seeds):
-        raise InputError(f"seeds: found {seeds}; expected numbers from 0 to 2**32 - 1")
+    check_seeds(seeds)
     if expert_epochs < 1 or fuser_epochs < 1 or (fuser_batch_size is not None and fuser_batch_size < 1):
         raise InputError("expert_epochs, fuser_epochs and fuser_batch_size must be at least 1")
-    if len(data.domains) < 2:
-        raise InputError(
-            f"data: found {len(data.domains)} domain(s); fusion needs two at least: set num_domains and "
-            "classes_per_domain, or use a domain_tree"
-        )
-    for name in data.domains:
-        check_name(name, "data: the domain")
+    check_domains(data)
     data.prepare_data()
     config = {
-        "data": {"class_path": f"{type(data).__module__}.{type(data).__qualname__}", **dict(data.hparams)},
-        "augmentation": repr(getattr(data, "augmentation", None)),
-        "content": _content(data.variant(seed=seeds[0])),
-        "network": _describe(network),
+        **describe_data(data, seeds[0]),
+        "network": describe(network),
         "seeds": seeds,
         "expert_epochs": expert_epochs,
         "fuser_epochs": fuser_epochs,
         "fuser_batch_size": fuser_batch_size,
-        "fuser": _describe(fuser),
-        "optimizer": _describe(optimizer),
-        "scheduler": _describe(scheduler),
+        "fuser": describe(fuser),
+        "optimizer": describe(optimizer),
+        "scheduler": describe(scheduler),
         "label_smoothing": label_smoothing,
         "mixup": mixup,
         "centralised": centralised,
@@ -124,7 +113,7 @@ def foe(
     if resumed:
         console.print(f"going on with the run in {folder}")
     report = Report("foe", config)
-    with _quiet_lightning():
+    with quiet_lightning():
         for seed in seeds:
             run = _Seed(
                 data.variant(seed=seed), seed, folder / f"seed_{seed}", report, console, {"accelerator": accelerator}
@@ -161,98 +150,8 @@ def foe(
     return report
 
 
-def _content(data: FusionDataModule) -> str:
-    """A fingerprint of all samples and of their splits: a run on other images must not go on with these experts."""
-    pool = data.variant(role="expert", domain=None)
-    return digest(*(data.fingerprint(split) for split in SPLITS), pool.fingerprint("train"), pool.fingerprint("val"))
-
-
-def _describe(factory: Any) -> Any:
-    """A class with its arguments; the name of any other function, which says nothing of its content."""
-    if factory is None:
-        return None
-    described = describe_factory(factory)
-    return described if described is not None else getattr(factory, "__qualname__", type(factory).__qualname__)
-
-
-class _Seed:
+class _Seed(SeedRun):
     """One seed of the protocol."""
-
-    def __init__(
-        self, data: FusionDataModule, seed: int, folder: Path, report: Report, console: Console, trainer: dict[str, Any]
-    ) -> None:
-        self.data, self.seed, self.folder, self.report, self.console = data, seed, folder, report, console
-        self.trainer_arguments = trainer
-        folder.mkdir(exist_ok=True)
-
-    # --------------------------------------------------------------- experts
-
-    def train_experts(self, arguments: dict[str, Any], epochs: int, precision: str) -> dict[str, Expert]:
-        """One expert per domain; those that are there already are taken as they are."""
-        experts = {}
-        names = self.data.domains
-        for number, name in enumerate(names):
-            label = f"seed {self.seed}  expert {number + 1}/{len(names)} {name}"
-            path = self._train(
-                f"experts/{name}", self.data.variant(role="expert", domain=name), arguments, epochs, precision, label
-            )
-            experts[name] = self._expert(path, arguments["network"])
-        write_text(self.folder / "pool.yaml", self._pool_yaml(experts))
-        return experts
-
-    def _expert(self, path: Path, network: Callable[[int], nn.Module]) -> Expert:
-        card = torch.load(path, map_location="cpu", weights_only=True)["expert"]
-        return Expert(network(len(card["classes"])), str(path))
-
-    def _train(
-        self, name: str, data: FusionDataModule, arguments: dict[str, Any], epochs: int, precision: str, label: str
-    ) -> Path:
-        path = self.folder / f"{name}.ckpt"
-        if path.is_file():  # Lightning moves a finished checkpoint into place: a file is a whole one
-            self.console.print(f"{label}: there already")
-            return path
-        start = time.perf_counter()
-        seed_everything((self.seed * 1000 + int(digest(Path(name).name)[:6], 16)) % 2**32, verbose=False)
-        module = ExpertModule(
-            classes=data.classes,
-            trained_on=data.own_domains,  # type: ignore[attr-defined]
-            preprocessing=getattr(data, "preprocessing", None),
-            **arguments,
-        )
-        trainer = self._trainer(epochs, precision=precision)
-        trainer.fit(module, datamodule=data)
-        accuracy = float(trainer.callback_metrics["val_accuracy"])
-        path.parent.mkdir(exist_ok=True, parents=True)
-        draft = path.with_suffix(".part")
-        trainer.save_checkpoint(draft, weights_only=True)
-        draft.replace(path)
-        self._took("training experts", start)
-        self.console.print(f"{label}: validation accuracy {accuracy:.3f}, {time.perf_counter() - start:.0f} s")
-        return path
-
-    def _pool_yaml(self, experts: dict[str, Expert]) -> str:
-        lines = ["# The experts of this run, for 'lightning-fusion collect', 'fit' and 'export'.", "experts:"]
-        for name, expert in experts.items():
-            lines += [
-                f"  {json.dumps(name)}:",
-                "    class_path: lightning_fusion.Expert",
-                f"    init_args: {{checkpoint: {json.dumps(str(expert.checkpoint))}}}",
-            ]
-        return "\n".join([*lines, ""])
-
-    # --------------------------------------------------------------- outputs
-
-    def collect(self, experts: dict[str, Expert]) -> ExpertOutputs:
-        """Ask the pool once, and diagnose it."""
-        start = time.perf_counter()
-        pool = ExpertPool(experts, self.data.classes)
-        outputs = collect(pool, self.data, self.folder / "outputs", trainer=self._trainer(1))
-        self._took("asking experts", start)
-        diagnosis = diagnose(outputs)
-        diagnosis.save(self.folder)
-        if any(expert.leaks for expert in diagnosis.experts) or not diagnosis.worthwhile:
-            self.report.notes.append(f"Seed {self.seed}: {diagnosis.findings[0]}")
-        return outputs
 
     # ---------------------------------------------------------------- fusers
 
@@ -268,7 +167,7 @@ class _Seed:
             rows = batch_size or min(128, max(8, len(outputs["train"]) // 16))
             data = OutputsDataModule(outputs, batch_size=rows, seed=self.seed)
             module = FoEFuserModule(**outputs.facts(), network=network, seed=self.seed, **arguments)
-            trainer = self._trainer(epochs, accelerator="cpu")
+            trainer = self.trainer(epochs, accelerator="cpu")
             trainer.fit(module, datamodule=data)
             name = method.replace("FoE (", "").replace(")", "").replace(", ", "_").replace(" ", "_")
             trainer.save_checkpoint(self.folder / "fusers" / f"{name}.ckpt", weights_only=True)
@@ -276,7 +175,7 @@ class _Seed:
             for sign in failure_signs(metrics, module.target):
                 self.report.notes.append(f"Seed {self.seed}, {method}: {sign}")
             self._score_fuser(module, outputs, method)
-            self._took("training fusers", start)
+            self.took("training fusers", start)
 
     def _score_fuser(self, module: FoEFuserModule, outputs: ExpertOutputs, method: str) -> None:
         part = outputs["test"]
@@ -325,14 +224,16 @@ class _Seed:
         if owners.any():
             self._score("oracle expert (domain known)", oracle_expert(test, truth, owners), outputs)
         self._score("oracle selection (some expert right)", oracle_selection(test, truth), outputs)
-        self._took("baselines", start)
+        self.took("baselines", start)
 
     def score_centralised(self, arguments: dict[str, Any], epochs: int, precision: str) -> None:
         """One model on the data of all experts: what sharing the data would give."""
         data = self.data.variant(role="expert", domain=None)
-        path = self._train("centralised", data, arguments, epochs, precision, f"seed {self.seed}  centralised model")
-        pool = ExpertPool({"centralised": self._expert(path, arguments["network"])}, self.data.classes)
-        outputs = collect(pool, self.data, splits=["test"], trainer=self._trainer(1))
+        path = self.train_expert(
+            "centralised", data, arguments, epochs, precision, f"seed {self.seed}  centralised model"
+        )
+        pool = ExpertPool({"centralised": self.load_expert(path, arguments["network"])}, self.data.classes)
+        outputs = collect(pool, self.data, splits=["test"], trainer=self.trainer(1))
         right = outputs.scattered("test")[:, 0].argmax(1) == outputs["test"].target
         self._score("centralised model (shares data)", right, outputs)
 
@@ -344,35 +245,6 @@ class _Seed:
         for column, name in enumerate(outputs.domains):
             if member[:, column].any():
                 self.report.add(method, "accuracy", right[member[:, column]].mean(), self.seed, domain=name)
-
-    def _took(self, what: str, start: float) -> None:
-        self.report.seconds[what] = self.report.seconds.get(what, 0.0) + time.perf_counter() - start
-
-    def _trainer(self, epochs: int, **more: Any) -> Trainer:
-        return Trainer(
-            max_epochs=epochs,
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            callbacks=[RichProgressBar(leave=False)],
-            default_root_dir=str(self.folder),
-            **(self.trainer_arguments | more),
-        )
-
-
-@contextmanager
-def _quiet_lightning() -> Any:
-    """Lightning greets once per Trainer; a recipe makes dozens."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _draw(report: Report, folder: Path, outputs: ExpertOutputs, seed: int) -> dict[str, str]:

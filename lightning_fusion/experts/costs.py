@@ -1,0 +1,89 @@
+"""What asking an expert costs, measured."""
+
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.pool import ExpertPool
+
+
+def measure_costs(
+    pool: ExpertPool,
+    input: Any,
+    kind: Literal["flops", "latency"] = "flops",
+    relative: bool = True,
+    repeats: int = 5,
+) -> dict[str, float]:
+    """Measure the price of one sample for each expert.
+
+    Args:
+        pool: The experts.
+        input: A batch like those that will be asked about, on the experts' device.
+        kind: ``flops``: floating-point operations, by torch's own counter; ``latency``: seconds on the wall, the median
+            of ``repeats`` after one that is not counted. Latency per sample depends on the batch's size.
+        relative: Divide by the mean over experts, so that an expert of average price costs 1 and a trade-off keeps its
+            meaning.
+        repeats: Measurements of the latency.
+
+    Returns:
+        Cost by expert.
+
+    Raises:
+        InputError: If an expert does no operation that torch can count (a plain callable), or all are free.
+
+    Example:
+        >>> from torch import nn
+        >>> from lightning_fusion import Expert
+        >>> networks = {"a": nn.Linear(4, 2), "b": nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 2))}
+        >>> pool = ExpertPool({name: Expert(network, classes=["cat", "dog"]) for name, network in networks.items()})
+        >>> measure_costs(pool, torch.zeros(8, 4), relative=False)
+        {'a': 16.0, 'b': 72.0}
+    """
+    if kind not in ("flops", "latency"):
+        raise InputError(f"kind is {kind!r}; expected flops or latency")
+    rows = _length(input)
+    if not rows:
+        raise InputError("input: found no samples; give a batch of at least one")
+    measure = _flops if kind == "flops" else _latency
+    costs = {name: measure(expert, input, repeats) / rows for name, expert in pool.members.items()}
+    free = [name for name, cost in costs.items() if not cost > 0]
+    if free:
+        raise InputError(
+            f"costs: torch counts no operation of expert(s) {shorten(free)}; measure latency, or give costs"
+        )
+    if relative:
+        mean = statistics.fmean(costs.values())
+        costs = {name: cost / mean for name, cost in costs.items()}
+    return costs
+
+
+def _length(input: Any) -> int:
+    return _length(next(iter(input.values()))) if isinstance(input, Mapping) else len(input)
+
+
+def _flops(expert: torch.nn.Module, input: Any, repeats: int) -> float:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        expert(input)
+    return float(counter.get_total_flops())
+
+
+def _latency(expert: torch.nn.Module, input: Any, repeats: int) -> float:
+    seconds = []
+    for _ in range(repeats + 1):
+        _wait()
+        start = time.perf_counter()
+        expert(input)
+        _wait()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,209 @@
+"""What recipes share: one expert per domain for each seed, trained once and asked once."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import RichProgressBar
+from rich.console import Console
+from torch import nn
+
+from lightning_fusion.data.base import SPLITS, FusionDataModule, digest
+from lightning_fusion.errors import InputError
+from lightning_fusion.experts.collecting import collect
+from lightning_fusion.experts.diagnosis import diagnose
+from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.outputs import ExpertOutputs
+from lightning_fusion.experts.pool import ExpertPool, check_name
+from lightning_fusion.experts.training import ExpertModule
+from lightning_fusion.hyperparameters import describe_factory
+from lightning_fusion.recipes.report import Report, write_text
+
+
+def check_seeds(seeds: list[int]) -> None:
+    """Refuse seeds that are no seeds, or doubled.
+
+    Raises:
+        InputError: With what was found.
+    """
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise InputError(f"seeds: found {seeds}; expected at least one, each once")
+    if any(not 0 <= seed < 2**32 for seed in seeds):
+        raise InputError(f"seeds: found {seeds}; expected numbers from 0 to 2**32 - 1")
+
+
+def check_domains(data: FusionDataModule) -> None:
+    """Refuse data without domains that could name experts.
+
+    Raises:
+        InputError: If there are fewer than two, or a name is unusable.
+    """
+    if len(data.domains) < 2:
+        raise InputError(
+            f"data: found {len(data.domains)} domain(s); fusion needs two at least: set num_domains and "
+            "classes_per_domain, or use a domain_tree"
+        )
+    for name in data.domains:
+        check_name(name, "data: the domain")
+
+
+def describe_data(data: FusionDataModule, seed: int) -> dict[str, Any]:
+    """What a run's record says about its data, as plain data."""
+    return {
+        "data": {"class_path": f"{type(data).__module__}.{type(data).__qualname__}", **dict(data.hparams)},
+        "augmentation": repr(getattr(data, "augmentation", None)),
+        "content": _content(data.variant(seed=seed)),
+    }
+
+
+def _content(data: FusionDataModule) -> str:
+    """A fingerprint of all samples and of their splits: a run on other images must not go on with these experts."""
+    pool = data.variant(role="expert", domain=None)
+    return digest(*(data.fingerprint(split) for split in SPLITS), pool.fingerprint("train"), pool.fingerprint("val"))
+
+
+def describe(factory: Any) -> Any:
+    """A class with its arguments; the name of any other function, which says nothing of its content."""
+    if factory is None:
+        return None
+    described = describe_factory(factory)
+    return described if described is not None else getattr(factory, "__qualname__", type(factory).__qualname__)
+
+
+class SeedRun:
+    """One seed of a recipe: its experts, and what they say.
+
+    Args:
+        data: The data, with this seed.
+        seed: Of the experts' training.
+        folder: Of this seed's files.
+        report: Gathers the figures.
+        console: To print on.
+        trainer: Arguments of each Trainer.
+    """
+
+    def __init__(
+        self, data: FusionDataModule, seed: int, folder: Path, report: Report, console: Console, trainer: dict[str, Any]
+    ) -> None:
+        self.data, self.seed, self.folder, self.report, self.console = data, seed, folder, report, console
+        self.trainer_arguments = trainer
+        folder.mkdir(exist_ok=True)
+
+    # --------------------------------------------------------------- experts
+
+    def train_experts(self, arguments: dict[str, Any], epochs: int, precision: str) -> dict[str, Expert]:
+        """One expert per domain; those that are there already are taken as they are."""
+        experts = {}
+        names = self.data.domains
+        for number, name in enumerate(names):
+            label = f"seed {self.seed}  expert {number + 1}/{len(names)} {name}"
+            path = self.train_expert(
+                f"experts/{name}", self.data.variant(role="expert", domain=name), arguments, epochs, precision, label
+            )
+            experts[name] = self.load_expert(path, arguments["network"])
+        write_text(self.folder / "pool.yaml", self._pool_yaml(experts))
+        return experts
+
+    def load_expert(self, path: Path, network: Callable[[int], nn.Module]) -> Expert:
+        """The expert in a checkpoint of :meth:`train_expert`."""
+        card = torch.load(path, map_location="cpu", weights_only=True)["expert"]
+        return Expert(network(len(card["classes"])), str(path))
+
+    def train_expert(
+        self, name: str, data: FusionDataModule, arguments: dict[str, Any], epochs: int, precision: str, label: str
+    ) -> Path:
+        """Train one expert, unless it is there already, and give the path of its checkpoint.
+
+        Args:
+            name: Of the checkpoint, below the seed's folder.
+            data: To train on.
+            arguments: Of :class:`~lightning_fusion.ExpertModule`.
+            epochs: Passes over the data.
+            precision: Lightning's name of it.
+            label: To print.
+        """
+        path = self.folder / f"{name}.ckpt"
+        if path.is_file():  # Lightning moves a finished checkpoint into place: a file is a whole one
+            self.console.print(f"{label}: there already")
+            return path
+        start = time.perf_counter()
+        seed_everything((self.seed * 1000 + int(digest(Path(name).name)[:6], 16)) % 2**32, verbose=False)
+        module = ExpertModule(
+            classes=data.classes,
+            trained_on=data.own_domains,  # type: ignore[attr-defined]
+            preprocessing=getattr(data, "preprocessing", None),
+            **arguments,
+        )
+        trainer = self.trainer(epochs, precision=precision)
+        trainer.fit(module, datamodule=data)
+        accuracy = float(trainer.callback_metrics["val_accuracy"])
+        path.parent.mkdir(exist_ok=True, parents=True)
+        draft = path.with_suffix(".part")
+        trainer.save_checkpoint(draft, weights_only=True)
+        draft.replace(path)
+        self.took("training experts", start)
+        self.console.print(f"{label}: validation accuracy {accuracy:.3f}, {time.perf_counter() - start:.0f} s")
+        return path
+
+    def _pool_yaml(self, experts: dict[str, Expert]) -> str:
+        lines = ["# The experts of this run, for 'lightning-fusion collect', 'fit' and 'export'.", "experts:"]
+        for name, expert in experts.items():
+            lines += [
+                f"  {json.dumps(name)}:",
+                "    class_path: lightning_fusion.Expert",
+                f"    init_args: {{checkpoint: {json.dumps(str(expert.checkpoint))}}}",
+            ]
+        return "\n".join([*lines, ""])
+
+    # --------------------------------------------------------------- outputs
+
+    def collect(self, experts: dict[str, Expert]) -> ExpertOutputs:
+        """Ask the pool once, and diagnose it."""
+        start = time.perf_counter()
+        pool = ExpertPool(experts, self.data.classes)
+        outputs = collect(pool, self.data, self.folder / "outputs", trainer=self.trainer(1))
+        self.took("asking experts", start)
+        diagnosis = diagnose(outputs)
+        diagnosis.save(self.folder)
+        if any(expert.leaks for expert in diagnosis.experts) or not diagnosis.worthwhile:
+            self.report.notes.append(f"Seed {self.seed}: {diagnosis.findings[0]}")
+        return outputs
+
+    # --------------------------------------------------------------- helpers
+
+    def took(self, what: str, start: float) -> None:
+        """Count the seconds since ``start`` (of :func:`time.perf_counter`) as a part of the run."""
+        self.report.seconds[what] = self.report.seconds.get(what, 0.0) + time.perf_counter() - start
+
+    def trainer(self, epochs: int, **more: Any) -> Trainer:
+        """A Trainer that writes nothing but its progress bar."""
+        return Trainer(
+            max_epochs=epochs,
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            callbacks=[RichProgressBar(leave=False)],
+            default_root_dir=str(self.folder),
+            **(self.trainer_arguments | more),
+        )
+
+
+@contextmanager
+def quiet_lightning() -> Any:
+    """Lightning greets once per Trainer; a recipe makes dozens."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
