@@ -152,7 +152,7 @@ class MaskedMLPFuser(SubsetFuser):
         for _ in range(self.epochs):
             sizes = generator.integers(1, experts + 1, (rows, 1))
             mask = (generator.random((rows, experts)).argsort(1).argsort(1) < sizes).astype(np.float32)
-            model.partial_fit(_masked(data, mask), goal, labels)
+            model.partial_fit(_masked(data, mask), goal, classes=labels)
         copy_perceptron(model, network, labels, classes)
 
     @torch.no_grad()

@@ -114,6 +114,10 @@ class Report:
         rows: One dict per figure: method, metric, split, seed, value, and where they apply domain, cost, bytes.
         notes: Sentences for the reader: warnings, what was left out.
         seconds: Duration of the parts.
+        metric: The metric of the table.
+        title: What the metric is, in the table's title.
+        beside: Further metrics that the table shows.
+        text: Further lines of ``report.md``, in Markdown.
     """
 
     recipe: str
@@ -122,6 +126,10 @@ class Report:
     rows: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    metric: str = "accuracy"
+    title: str = "test accuracy"
+    beside: tuple[str, ...] = ()
+    text: list[str] = field(default_factory=list)
 
     def add(self, method: str, metric: str, value: float, seed: int, split: str = "test", **more: Any) -> None:
         """Add one figure."""
@@ -142,11 +150,14 @@ class Report:
         """Methods in the order in which they were added."""
         return list(dict.fromkeys(row["method"] for row in self.rows if row["metric"] == metric))
 
-    def summary(self, main: str, metric: str = "accuracy") -> list[dict[str, Any]]:
+    def summary(self, main: str, metric: str | None = None) -> list[dict[str, Any]]:
         """Mean and deviation over seeds of each method, and the gain of ``main`` against each other one.
+
+        The metric is the report's own where None.
 
         A row of another method has ``gain`` None; rows of ``main`` name in ``against`` whom they gain over.
         """
+        metric = metric or self.metric
         result: list[dict[str, Any]] = []
         own = self.values(main, metric)
         for method in self.methods(metric):
@@ -183,7 +194,7 @@ class Report:
             "versions": versions,
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
             "rows": self.rows,
-            "summary": self.summary(main),
+            "summary": [row for metric in (self.metric, *self.beside) for row in self.summary(main, metric)],
             "notes": self.notes,
         }
         write_text(folder / "results.json", json.dumps(results, indent=1))
@@ -191,12 +202,11 @@ class Report:
 
     def table(self, main: str) -> Table:
         """The summary as a table for the terminal."""
-        seeds = len(self.values(main))
-        title = f"{self.recipe}: test accuracy" + (f", mean of {seeds} seeds" if seeds > 1 else ", one seed")
-        table = Table(title=title)
-        table.add_column("method")
-        table.add_column("accuracy", justify="right")
-        table.add_column(f"{main} gains", justify="right")
+        seeds = len(self.values(main, self.metric))
+        title = f"{self.recipe}: {self.title}" + (f", mean of {seeds} seeds" if seeds > 1 else ", one seed")
+        table = Table("method", title=title)
+        for heading in (self.metric, *self.beside, f"{main} gains"):
+            table.add_column(heading, justify="right")
         for cells in self._cells(main):
             style = "bold" if cells[0] == main else None
             table.add_row(*map(escape, cells), style=style)
@@ -210,40 +220,51 @@ class Report:
             console.print(f"- {note}", markup=False)
         console.print(f"report: {folder / 'report.md'}   figures: {folder / 'results.json'}", soft_wrap=True)
 
-    def _cells(self, main: str) -> list[tuple[str, str, str]]:
+    def _cells(self, main: str) -> list[tuple[str, ...]]:
+        """Method, its metric, those beside it, and the gain over it."""
         entries = self.summary(main)
         gains = {entry["against"]: entry for entry in entries if entry["against"]}
+        more = [{row["method"]: row for row in self.summary(main, metric)} for metric in self.beside]
         cells = []
         for entry in entries:
             if entry["against"]:
                 continue
-            spread = f" ± {entry['std']:.3f}" if entry["std"] is not None else ""
             gain = gains.get(entry["method"])
             text = ""
             if gain:
                 text = f"{100 * gain['gain']:+.1f}"
                 if gain["gain_low"] is not None:
                     text += f"  [{100 * gain['gain_low']:+.1f}, {100 * gain['gain_high']:+.1f}]"
-            cells.append((entry["method"], f"{entry['mean']:.3f}{spread}", text))
+            others = (_spread(rows.get(entry["method"])) for rows in more)
+            cells.append((entry["method"], _spread(entry), *others, text))
         return cells
 
     def _markdown(self, main: str, pictures: Mapping[str, str], versions: Mapping[str, str]) -> str:
-        seeds = len(self.values(main))
+        seeds = len(self.values(main, self.metric))
         lines = [f"# Recipe `{self.recipe}`", ""]
         lines += [f"- {name}: {value}" for name, value in self.data.items()]
+        title = self.title[0].upper() + self.title[1:]
         how = (
-            f"Test accuracy, mean ± standard deviation of {seeds} seeds. Gains are in points, paired by seed, with a "
-            "95 % interval (Student's t)."
+            f"{title}, mean ± standard deviation of {seeds} seeds. Gains are in points, paired by seed, with a 95 % "
+            "interval (Student's t)."
             if seeds > 1
-            else "Test accuracy of one seed: gains are in points and have no interval; give more seeds for one."
+            else f"{title} of one seed: gains are in points and have no interval; give more seeds for one."
         )
-        lines += ["", how, "", f"| method | accuracy | {main} gains |", "|---|---|---|"]
-        for method, value, gain in self._cells(main):
-            bold = "**" if method == main else ""
-            lines.append(f"| {bold}{method}{bold} | {bold}{value}{bold} | {gain} |")
-        lines += ["", *(f"- {note}" for note in self.notes), ""]
+        headings = ["method", self.metric, *self.beside, f"{main} gains"]
+        lines += ["", how, "", f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+        for *cells, gain in self._cells(main):
+            bold = "**" if cells[0] == main else ""
+            lines.append("| " + " | ".join(f"{bold}{cell}{bold}" if cell else "" for cell in cells) + f" | {gain} |")
+        lines += ["", *(f"- {note}" for note in self.notes), "", *self.text, ""]
         for name, caption in pictures.items():
             lines += [f"![{caption}]({name})", "", caption, ""]
         took = ", ".join(f"{name} {value:.0f} s" for name, value in self.seconds.items())
         lines += [f"Duration: {took}.", "", "Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()) + ".", ""]
         return "\n".join(lines)
+
+
+def _spread(entry: Mapping[str, Any] | None) -> str:
+    """Mean and deviation of a row of the summary."""
+    if entry is None:
+        return ""
+    return f"{entry['mean']:.3f}" + (f" ± {entry['std']:.3f}" if entry["std"] is not None else "")
