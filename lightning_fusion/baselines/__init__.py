@@ -10,6 +10,21 @@ from lightning_fusion.baselines.fixed import (
     oracle_expert,
     oracle_selection,
 )
+from lightning_fusion.baselines.frugal import (
+    FRUGAL_ML_TRADE_OFFS,
+    CostPoint,
+    FrugalMLStrategy,
+    SubsetFusion,
+    best_static_subsets,
+    cheapest_right,
+    confidence_cascade,
+    exhaustive_subsets,
+    frugal_ml,
+    frugal_ml_strategy,
+    random_subsets,
+    subset_point,
+    zero_cost,
+)
 
 BASELINES: dict[str, type[Baseline]] = {
     "best single expert": BestSingle,
@@ -24,14 +39,27 @@ BASELINES: dict[str, type[Baseline]] = {
 
 __all__ = [
     "BASELINES",
+    "FRUGAL_ML_TRADE_OFFS",
     "KNORAE",
     "Baseline",
     "BestSingle",
+    "CostPoint",
+    "FrugalMLStrategy",
     "LogisticStacking",
     "MajorityVote",
     "MostConfident",
     "NearestNeighbours",
     "SoftmaxAverage",
+    "SubsetFusion",
+    "best_static_subsets",
+    "cheapest_right",
+    "confidence_cascade",
+    "exhaustive_subsets",
+    "frugal_ml",
+    "frugal_ml_strategy",
     "oracle_expert",
     "oracle_selection",
+    "random_subsets",
+    "subset_point",
+    "zero_cost",
 ]
