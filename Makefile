@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 METHOD ?= foe
 DEMO_CONFIG_foe := recipes/foe_digits.yaml
+DEMO_CONFIG_frugal := recipes/frugal_digits.yaml
 
 .PHONY: help install demo test lint types bench notebooks sweep-check clean
 
@@ -18,7 +19,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 install: $(VENV)/.installed  ## set up .venv with everything
 
-demo: $(VENV)/.installed  ## run the main job on embedded data (METHOD=foe)
+demo: $(VENV)/.installed  ## run the main job on embedded data (METHOD=foe or frugal)
 	$(BIN)/lightning-fusion recipe $(METHOD) --config $(DEMO_CONFIG_$(METHOD)) --output runs/demo_$(METHOD) --overwrite=true
 
 test: $(VENV)/.installed  ## run all tests and doctests

@@ -237,6 +237,11 @@ class FrugalFoE(nn.Module):
 
     _search: SubsetNeighbours | None = None
 
+    def _neighbours(self) -> SubsetNeighbours:
+        self._ready()
+        assert self._search is not None
+        return self._search
+
     def _singles(self) -> Tensor:
         """(K,) held-out loss of each expert alone, summed over all validation rows."""
         rows = torch.arange(len(self.targets), device=self.targets.device)
@@ -371,14 +376,26 @@ class FrugalFoE(nn.Module):
         outputs: Mapping[str, Any] | OutputsSplit,
         targets: Any = None,
         trade_offs: Iterable[float] = TRADE_OFFS,
+        neighbors: int | None = None,
     ) -> FrugalCurve:
-        """Accuracy and cost at several trade-offs from this one fit; M stays what it is.
+        """Accuracy and cost at several trade-offs from this one fit, all with one M.
 
         Args:
             outputs: (B, C) by expert, or one split of stored outputs.
             targets: (B,) classes; a split has its own.
             trade_offs: In any order; each >= 0.
+            neighbors: M, where it is to be another than that of the fit.
         """
+        if neighbors is not None:
+            if not 1 <= neighbors <= len(self.targets):
+                raise InputError(f"neighbors is {neighbors}; expected 1 to {len(self.targets)}, the validation rows")
+            kept, self.neighbors_ = self.neighbors_, neighbors
+            self.risk.attach(self._neighbours(), self.outputs, self._tables, neighbors)
+            try:
+                return self.curve(outputs, targets, trade_offs)
+            finally:
+                self.neighbors_ = kept
+                self.risk.attach(self._neighbours(), self.outputs, self._tables, kept)
         self._ready()
         goal = _labelled(outputs, targets)[1].to(self.targets.device)
         known = self._known(outputs)

@@ -39,8 +39,8 @@ def draw(seed: int, rows: int = 30, experts: int = 3, classes: int = 3) -> tuple
 
 
 def prices_of(seed: int, experts: int) -> np.ndarray:
-    """Quarters from 0 to 2: sums are exact, some experts cost nothing."""
-    return np.random.default_rng(seed).integers(0, 9, experts) / 4
+    """Halves from 0 to 2: sums are exact, some experts cost nothing or the same."""
+    return np.random.default_rng(seed).integers(0, 5, experts) / 2
 
 
 class Average:
@@ -149,8 +149,9 @@ def test_greedy_ties_and_losses_go_to_the_cheaper_and_then_to_the_first():
     worse = {(0,): 0.1, (1,): 0.6, (2,): 0.6, (0, 1): 0.3, (0, 2): 0.3, (0, 1, 2): 0.4}
     assert [p.setting for p in best_static_subsets(table(worse), [1, 2, 1])] == [(0,), (0, 2), (0, 1, 2)]
     assert best_static_subsets(table(worse), [1, 2, 2])[1].setting == (0, 1)
-    equal = {(0,): 0.4, (1,): 0.7, (0, 1): 0.4}  # .6 / 2 = .3 / 1, not in floating point
-    assert best_static_subsets(table(equal), [2, 1])[0].setting == (1,)
+    equal = {(0,): 0.1, (1,): 0.7, (0, 1): 0.1}  # .9 / 9 = .3 / 3, not in floating point
+    assert best_static_subsets(table(equal), [9, 3])[0].setting == (1,)
+    assert best_static_subsets(table(equal), [9e9, 3e9])[0].setting == (1,)
     fewest = {(0,): 0.1, (1,): 0.6, (2,): 0.6, (0, 1): 0.2, (0, 2): 0.3, (0, 1, 2): 0.4}
     assert best_static_subsets(table(fewest), [1, 9, 1])[1].setting == (0, 1)  # .1 / 9 < .2 / 1
 
@@ -257,6 +258,8 @@ def test_the_cascade_asks_what_is_right_most_often_per_cost_first():
     assert first([2, 1, 1]) == [False, True, False]  # equal rates: the cheaper one
     assert first([2, 1, 0]) == [False, False, True]  # nothing to pay
     assert first([0, 1, 0]) == [True, False, False]
+    known = known[:, ::-1]
+    assert first([0, 1, 0]) == [False, False, True]  # of those that cost nothing the one that is right
 
 
 def test_a_confidence_equal_to_the_threshold_does_not_exceed_it():
@@ -344,12 +347,11 @@ def test_frugal_ml_by_hand():
 
 
 def test_frugal_ml_keeps_none_where_the_add_on_is_always_better():
-    sure = np.tile([[0.9, 0.1], [0.6, 0.4]], (1, 1, 1))
-    outputs = np.concatenate([sure, sure[:, :, ::-1], sure * [[[1], [1]]]])
-    outputs[:, 1] = [[0.1, 0.9], [0.9, 0.1], [0.1, 0.9]]
-    targets = outputs[:, 1].argmax(1)
-    strategy = frugal_ml_strategy(outputs, targets, [0, 4], 0.01)
-    assert strategy.base == 0 and strategy.thresholds.max() == math.inf
+    # the base errs wherever it says 0, and is right about the row that it calls 1
+    base, other = [[0.9, 0.1], [0.6, 0.4], [0.3, 0.7]], [[0.1, 0.9], [0.1, 0.9], [0.9, 0.1]]
+    strategy = frugal_ml_strategy(np.stack([base, other], axis=1), np.array([1, 1, 1]), [0, 4], 0.01)
+    assert (strategy.base, strategy.add_ons.tolist()) == (0, [1, -1])
+    assert strategy.thresholds.tolist() == [math.inf, -math.inf]
     assert strategy.decide(np.array([[[1.0, 0.0], [0.2, 0.8]]]))[0].tolist() == [1]  # however sure
 
 
