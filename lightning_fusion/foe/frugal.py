@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import combinations
@@ -427,7 +428,7 @@ class FrugalFoE(nn.Module):
             )
         if known.shape[2] != self.outputs.shape[2]:
             raise InputError(f"the policy was fitted on {self.outputs.shape[2]} classes; found {known.shape[2]}")
-        return known[[given.index(name) for name in self.names]].to(self.outputs.device)
+        return known[[given.index(name) for name in self.names]].to(self.outputs.device, self.outputs.dtype)
 
     def _replay(self, known: Tensor) -> Callable[[int, Tensor], Tensor]:
         return lambda expert, rows: known[expert, rows]
@@ -448,7 +449,10 @@ class FrugalFoE(nn.Module):
                     ) from error
                 warnings.warn(f"expert {name} failed with {type(error).__name__}: {error}", stacklevel=2)
                 return self.outputs.new_full((len(rows), classes), math.nan)
-            values = torch.as_tensor(answer)
+            try:
+                values = torch.as_tensor(answer)
+            except (RuntimeError, TypeError, ValueError) as error:
+                raise InputError(f"ask: expert {name} returned {type(answer).__name__}; expected numbers") from error
             if tuple(values.shape) != (len(rows), classes):
                 raise InputError(
                     f"ask: expert {name} returned outputs of shape {tuple(values.shape)} for {len(rows)} row(s); "
@@ -616,9 +620,8 @@ class FrugalFoE(nn.Module):
             facts = json.loads((path / "policy.json").read_text())
             tensors = load_file(path / "policy.safetensors")
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise InputError(
-                f"policy: found no policy in {path} ({Path(error.filename or path).name} is missing)"
-            ) from error
+            missing = next((n for n in ("policy.json", "policy.safetensors") if not (path / n).is_file()), path.name)
+            raise InputError(f"policy: found no policy in {path} ({missing} is missing)") from error
         except (ValueError, SafetensorError, OSError) as error:
             raise InputError(f"policy: {path} cannot be read ({type(error).__name__}: {error})") from error
         return cls.from_state(facts, tensors, str(path))
@@ -638,7 +641,11 @@ class FrugalFoE(nn.Module):
         try:
             if facts["format"] != FORMAT:
                 raise InputError(f"policy: {where} has format {facts['format']}; this version reads {FORMAT}")
-            policy = cls(**facts["arguments"], fuser=_build(facts["fuser"], where), risk=_build(facts["risk"], where))
+            policy = cls(
+                **facts["arguments"],
+                fuser=_build(facts["fuser"], SubsetFuser, where),
+                risk=_build(facts["risk"], RiskEstimator, where),
+            )
             policy.names, policy.classes, policy.experts = facts["names"], facts["classes"], facts["experts"]
             policy.costs_, policy.trade_off_ = facts["costs_"], facts["trade_off_"]
             policy.neighbors_ = facts["neighbors_"]
@@ -922,13 +929,14 @@ def _describe(part: nn.Module) -> dict[str, Any]:
     return {"class_path": f"{type(part).__module__}.{type(part).__qualname__}", "init_args": plain}
 
 
-def _build(spec: Mapping[str, Any], where: str) -> Any:
+def _build(spec: Mapping[str, Any], family: type, where: str) -> Any:
     """The fuser or risk estimator that a file names; its class must be this library's, or imported already."""
     module, _, name = str(spec["class_path"]).rpartition(".")
     if module.partition(".")[0] == __package__.partition(".")[0]:
-        import_module(module)
+        with suppress(ImportError):
+            import_module(module)
     kind = getattr(sys.modules.get(module), name, None)
-    if not (isinstance(kind, type) and issubclass(kind, SubsetFuser | RiskEstimator)):
+    if not (isinstance(kind, type) and issubclass(kind, family)):
         raise InputError(
             f"policy: {where} names {spec['class_path']}, which is no imported fuser or risk estimator; import it "
             "first if you trust the file (a policy must not import code by itself)"
