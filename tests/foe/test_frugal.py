@@ -90,7 +90,7 @@ def problems(draw, most_experts: int = 8, depth: int = 1):
         "unequal": generator.integers(0, 9, size=experts) / 4,
     }[draw(st.sampled_from(["unit", "zero", "some zero", "equal", "unequal"]))]
     arguments = {
-        "trade_off": draw(st.sampled_from([0.0, 0.01, 0.02, 0.05, 0.1, 0.125, 0.25, 0.5])),
+        "trade_off": draw(st.sampled_from([0.0, 0.0, 0.0, 0.01, 0.02, 0.05, 0.1, 0.125, 0.25, 0.5])),
         "neighbors": draw(st.sampled_from([None, 1, 2, 5, 10, 12])),
         "fuser_neighbors": draw(st.sampled_from([9, 9, 1, 2, 4])),
         "min_queries": draw(st.integers(1, 3)),
@@ -203,6 +203,25 @@ class TestDecisions:
         assert greedy.asked.sum(1).unique().tolist() == [1]
         assert planned.asked.all(0).tolist() == [True, True, False]
         assert (planned.probabilities.argmax(1) == goal).all()
+
+    @pytest.mark.parametrize("look_ahead", [1, 2])
+    @pytest.mark.parametrize(
+        ("costs", "order"),
+        [([2, 2, 2], ["e0"]), ([2, 1, 2], ["e1"]), ([2, 2, 1], ["e2"]), ([0, 2, 1], ["e0"]), ([3, 1, 1], ["e1"])],
+    )
+    def test_ties_go_to_the_cheaper_expert_then_to_the_first(self, costs, order, look_ahead):
+        """At a trade-off of 0 nothing but the tie rule tells twins apart, nor the two bits of an exclusive or."""
+        target = torch.arange(120) % 4
+        twins, goal = named(torch.eye(4)[target].repeat(3, 1, 1)), target
+        policy = FrugalFoE(costs, 0.0, look_ahead=look_ahead).fit(twins, goal)
+        policy.predict(asker(twins, calls := []), num_rows=120)
+        assert [name for name, _ in calls][:1] == order
+        bits = named(torch.stack([torch.eye(2)[target % 2], torch.eye(2)[target // 2], torch.full((120, 2), 0.5)]))
+        policy = FrugalFoE(costs, 0.0, look_ahead=2).fit(bits, (target % 2) ^ (target // 2))
+        policy.predict(asker(bits, calls := []), num_rows=120)
+        alone = {name: policy.error([name]) for name in ("e0", "e1")}
+        first = min(("e0", "e1"), key=lambda name: (alone[name], costs[int(name[1])], name))
+        assert [name for name, _ in calls][:1] == [first]
 
     def test_costs_by_name_and_in_order_are_the_same(self):
         outputs, targets = specialists()
