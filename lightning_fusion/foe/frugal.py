@@ -156,12 +156,17 @@ class FrugalFoE(nn.Module):
             )
         if abstain_above is not None and not abstain_above >= 0:
             raise InputError(f"abstain_above is {abstain_above}; expected a risk >= 0")
-        if isinstance(costs, Tensor | np.ndarray):
-            costs = costs.tolist()
-        self.costs, self.trade_off, self.budget, self.neighbors = costs, float(trade_off), budget, neighbors
-        self.fuser_neighbors, self.min_queries, self.leave_one_out = fuser_neighbors, min_queries, leave_one_out
-        self.loss, self.abstain_above, self.on_failure = loss, abstain_above, on_failure
-        self.look_ahead = look_ahead
+        if isinstance(costs, Mapping):
+            costs = {str(name): float(cost) for name, cost in costs.items()}
+        elif costs is not None:
+            costs = [float(cost) for cost in costs]
+        self.costs, self.trade_off = costs, float(trade_off)
+        self.budget = None if budget is None else float(budget)
+        self.neighbors = None if neighbors is None else int(neighbors)
+        self.fuser_neighbors, self.min_queries = int(fuser_neighbors), int(min_queries)
+        self.leave_one_out, self.loss, self.on_failure = bool(leave_one_out), loss, on_failure
+        self.abstain_above = None if abstain_above is None else float(abstain_above)
+        self.look_ahead = int(look_ahead)
         self.fuser = KNNFuser(fuser_neighbors) if fuser is None else fuser
         self.risk = KNNRisk() if risk is None else risk
         self.names: list[str] = []
@@ -184,37 +189,46 @@ class FrugalFoE(nn.Module):
         Raises:
             InputError: If shapes, labels, costs or the number of rows do not fit.
         """
-        stacked, goal, facts = _labelled(outputs, targets)
-        self.names, self.classes, self.experts = list(stacked[0]), facts["classes"], facts["experts"]
-        self.outputs, self.targets = stacked[1].to(self.outputs.device), goal.to(self.outputs.device)
-        self.costs_ = _costs(self.costs, self.names, facts["costs"])
+        (names, stacked), goal, facts = _labelled(outputs, targets)
+        costs = _costs(self.costs, names, facts["costs"])
         rows = len(goal)
-        if self.neighbors is not None and self.neighbors > rows:
-            raise InputError(
-                f"neighbors is {self.neighbors}, but there are {rows} validation rows; give more, or fewer"
-            )
         if rows < 2:
             raise InputError(f"targets: found {rows} validation row(s); expected two at least")
+        most = rows if self.budget is None else rows - 1  # judged by a budget, a row is no neighbour of its own
+        if self.neighbors is not None and self.neighbors > most:
+            raise InputError(
+                f"neighbors is {self.neighbors}, but there are {most} validation rows; give more, or fewer"
+            )
         if self.budget is not None:
-            least = math.fsum(sorted(self.costs_)[: self.min_queries])
+            least = math.fsum(sorted(costs)[: self.min_queries])
             if self.budget < least:
                 raise InputError(f"budget is {self.budget}, but {self.min_queries} expert(s) cost {least} at least")
-        self.trade_off_ = self.trade_off
-        self.neighbors_ = self.neighbors or self._resolution(rows)
-        cheapest = min((cost for cost in self.costs_ if cost > 0), default=0.0)
+        cheapest = min((cost for cost in costs if cost > 0), default=0.0)
         if self.budget is None and self.loss == "zero_one" and self.trade_off * cheapest > 1:
             warnings.warn(
                 f"trade_off * cost is {self.trade_off * cheapest:.3g} for the cheapest expert: none can save more than "
                 "1 error per sample, so no second one is ever asked; scale the costs, or lower trade_off",
                 stacklevel=2,
             )
+        device = self.outputs.device
+        self.names, self.classes, self.experts = names, facts["classes"], facts["experts"]
+        self.outputs, self.targets, self.costs_ = stacked.to(device), goal.to(device), costs
+        self.trade_off_ = self.trade_off
+        self.neighbors_ = self.neighbors or self._resolution(rows)
+        try:
+            self._learn()
+        except BaseException:
+            self.names = []  # half a fit is none
+            raise
+        self._warn_of_the_fuser()
+        return self
+
+    def _learn(self) -> None:
         self._ready(fresh=True)
         self.fuser.fit()
         self.risk.fit(self._first(self.trade_off_), self.loss == "zero_one")
         if self.budget is not None:
             self.trade_off_ = self._affordable(self.budget)
-        self._warn_of_the_fuser()
-        return self
 
     def _resolution(self, rows: int) -> int:
         """M by default: enough neighbours to tell one price from none."""
@@ -243,11 +257,6 @@ class FrugalFoE(nn.Module):
         assert self._search is not None
         return self._search
 
-    def _singles(self) -> Tensor:
-        """(K,) held-out loss of each expert alone, summed over all validation rows."""
-        rows = torch.arange(len(self.targets), device=self.targets.device)
-        return self._tables((), [(k,) for k in range(len(self.names))], rows).sum(1)
-
     def _first(self, trade_off: float, failed: frozenset[int] = frozenset()) -> int:
         """The expert to ask first: the smallest unconditional risk, price included."""
         rows = torch.arange(len(self.targets), device=self.targets.device)
@@ -263,7 +272,7 @@ class FrugalFoE(nn.Module):
         """
         self._ready()
         rows = torch.arange(len(self.targets), device=self.targets.device)
-        return float(self._tables((), [tuple(self._number(name) for name in subset)], rows).mean())
+        return float(self._tables((), [self._numbers(subset)], rows).mean())
 
     def fuse(self, subset: Sequence[str], outputs: Mapping[str, Any] | OutputsSplit) -> Tensor:
         """(B, C) class probabilities from the outputs of some experts, whatever they cost.
@@ -273,12 +282,15 @@ class FrugalFoE(nn.Module):
             outputs: (B, C) by expert, those of all experts.
         """
         self._ready()
-        return self.fuser.predict([self._number(name) for name in subset], self._known(outputs))
+        return self.fuser.predict(self._numbers(subset), self._known(outputs))
 
-    def _number(self, name: str) -> int:
-        if name not in self.names:
-            raise InputError(f"found no expert {name}; there are {shorten(self.names)}")
-        return self.names.index(name)
+    def _numbers(self, subset: Sequence[str]) -> tuple[int, ...]:
+        unknown = [name for name in subset if name not in self.names]
+        if unknown or not subset or len(set(subset)) < len(subset):
+            raise InputError(
+                f"subset: found {shorten(subset) or 'nobody'}; expected some of {shorten(self.names)}, each once"
+            )
+        return tuple(self.names.index(name) for name in subset)
 
     def _warn_of_the_fuser(self) -> None:
         """Say where fusing all experts does worse than the best one alone."""

@@ -30,7 +30,7 @@ class SubsetNeighbours:
         wide = outputs.to(torch.float64)
         squares = wide.square().sum(2)
         sides = torch.cat([-2 * wide, torch.ones_like(squares)[:, :, None], squares[:, :, None]], dim=2)
-        pad = sides.new_zeros(self.num_experts, -self.num_rows % _PAD, sides.shape[2])
+        pad = sides.new_zeros(self.num_experts, _PAD - self.num_rows % _PAD, sides.shape[2])  # one at least
         pad[:, :, -1] = float("inf")
         self._sides = torch.cat([sides, pad], dim=1).transpose(1, 2).contiguous()  # (K, C + 2, padded N)
         self._rows = wide.transpose(0, 1).reshape(self.num_rows, -1)  # (N, K C)

@@ -1,5 +1,6 @@
 """What asking more experts is expected to bring: the risk of F^T for one sample, given the outputs of S."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
@@ -78,12 +79,15 @@ class ParametricRisk(RiskEstimator):
         hidden: Widths of the hidden layers.
         states: Random states.
         rows: Validation rows drawn for each state.
+        epochs: Passes over these states.
         seed: Of the draws and the weights.
     """
 
-    def __init__(self, hidden: Sequence[int] = (256,), states: int = 300, rows: int = 64, seed: int = 0) -> None:
+    def __init__(
+        self, hidden: Sequence[int] = (256,), states: int = 300, rows: int = 64, epochs: int = 30, seed: int = 0
+    ) -> None:
         super().__init__()
-        self.hidden, self.states, self.rows, self.seed = tuple(hidden), states, rows, seed
+        self.hidden, self.states, self.rows, self.epochs, self.seed = tuple(hidden), states, rows, epochs, seed
         self.network = nn.Sequential()
 
     def allocate(self, num_experts: int, num_rows: int, num_classes: int) -> None:
@@ -98,6 +102,7 @@ class ParametricRisk(RiskEstimator):
         """
         if not zero_one:
             raise InputError("risk: ParametricRisk predicts errors; use loss: zero_one, or the default risk")
+        from sklearn.exceptions import ConvergenceWarning
         from sklearn.neural_network import MLPClassifier
 
         outputs, loss = self._outputs, self._loss
@@ -118,12 +123,14 @@ class ParametricRisk(RiskEstimator):
             if free:
                 wrong[:, free] = loss(state, [(k,) for k in free], rows).T
             goals.append(wrong)
-        model = MLPClassifier(self.hidden, max_iter=100, early_stopping=True, random_state=self.seed)
+        model = MLPClassifier(self.hidden, max_iter=self.epochs, random_state=self.seed)
         goal = torch.cat(goals).cpu().numpy().astype(int)
         self.allocate(experts, known, classes)
         if experts == 1:  # nothing to choose
             goal = goal.ravel()
-        model.fit(torch.cat(inputs).cpu().numpy(), goal)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a fixed number of epochs is what is wanted
+            model.fit(torch.cat(inputs).cpu().numpy(), goal)
         copy_perceptron(model, self.network, torch.arange(experts).numpy(), experts)
         self.to(outputs.device)
 

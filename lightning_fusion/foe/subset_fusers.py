@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from lightning_fusion.errors import InputError
 from lightning_fusion.foe.neighbours import SubsetNeighbours
 
+_MIN_STEPS = 1500  # of 200 rows, scikit-learn's batch
+
 
 class SubsetFuser(nn.Module, ABC):
     """F^S for every subset S of the experts. Subclass it to fuse in another way."""
@@ -106,7 +108,7 @@ class MaskedMLPFuser(SubsetFuser):
 
     Args:
         hidden: Widths of the hidden layers.
-        epochs: Passes over the rows.
+        epochs: Passes over the rows; more where these are fewer than 1,500 steps of 200 rows.
         folds: Of the cross-fitting.
         seed: Of weights, order, subsets and folds.
     """
@@ -149,7 +151,7 @@ class MaskedMLPFuser(SubsetFuser):
         labels = np.unique(goal)
         if len(labels) == 1:
             raise InputError(f"MaskedMLPFuser: found one class ({labels[0]}) among {rows} rows; expected two at least")
-        for _ in range(self.epochs):
+        for _ in range(max(self.epochs, -(-_MIN_STEPS * 200 // max(rows, 200)))):
             sizes = generator.integers(1, experts + 1, (rows, 1))
             mask = (generator.random((rows, experts)).argsort(1).argsort(1) < sizes).astype(np.float32)
             model.partial_fit(_masked(data, mask), goal, classes=labels)

@@ -350,8 +350,10 @@ class TestBudget:
     @pytest.mark.parametrize("rows", [40, 64])
     def test_all_rows_but_its_own_may_be_neighbours(self, rows):
         outputs, targets = specialists(rows)
-        policy = FrugalFoE(budget=1.5, neighbors=rows).fit(outputs, targets)
+        policy = FrugalFoE(budget=1.5, neighbors=rows - 1).fit(outputs, targets)
         assert policy.predict(outputs).risk.max() <= 1
+        with pytest.raises(InputError, match=f"neighbors is {rows}, but there are {rows - 1} validation rows"):
+            FrugalFoE(budget=1.5, neighbors=rows).fit(outputs, targets)
 
 
 class TestLoss:
