@@ -15,7 +15,14 @@ from measuring import Result
 from rich.console import Console
 from rich.table import Table
 
-BENCHMARKS = {"fuser": "fuser", "collect": "collecting", "expert": "expert", "import": "importing"}
+BENCHMARKS = {
+    "fuser": "fuser",
+    "collect": "collecting",
+    "expert": "expert",
+    "import": "importing",
+    "frugal": "frugal",
+    "serving": "frugal_serving",
+}
 """File of each benchmark; it has ``measure() -> list[Result]``."""
 OUTPUT = Path("runs/bench/results.json")
 
@@ -49,12 +56,17 @@ def table(results: Sequence[Result]) -> Table:
     for heading in ("ratio", "range", "CPU", "target", "ok?"):
         shown.add_column(heading, justify="right")
     for result in results:
-        spread = "" if result.low is None else f"{result.low:.2f}-{result.high:.2f}"
-        cpu = "" if result.cpu_ratio is None else f"{result.cpu_ratio:.2f}"
-        target = "" if result.target is None else f"<= {result.target:g}"
+        spread = "" if result.low is None else f"{figure(result.low)}-{figure(result.high)}"
+        cpu = "" if result.cpu_ratio is None else figure(result.cpu_ratio)
+        target = "" if result.target is None else f"<= {result.target:.3g}"
         verdict = {True: "yes", False: "NO", None: ""}[result.ok]
-        shown.add_row(result.name, result.compared, f"{result.ratio:.2f}", spread, cpu, target, verdict)
+        shown.add_row(result.name, result.compared, figure(result.ratio), spread, cpu, target, verdict)
     return shown
+
+
+def figure(value: float | None) -> str:
+    """Two decimals, or two digits where the number is small."""
+    return "" if value is None else f"{value:.2f}" if value >= 0.1 or not value else f"{value:.2g}"
 
 
 if __name__ == "__main__":

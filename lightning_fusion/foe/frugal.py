@@ -13,7 +13,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,8 +21,10 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs import OutputsSplit
 from lightning_fusion.experts.pool import check_same_experts
 from lightning_fusion.foe.neighbours import SubsetNeighbours
+from lightning_fusion.foe.reading import read_costs, read_labelled, read_outputs
 from lightning_fusion.foe.risk import KNNRisk, RiskEstimator
 from lightning_fusion.foe.subset_fusers import KNNFuser, SubsetFuser
+from lightning_fusion.foe.tables import LossTables
 
 FORMAT = 1
 TRADE_OFFS = (0.5, 0.2, 0.1, 0.05, 0.03, 0.02, 0.015, 0.01, 0.005, 0.002)
@@ -189,8 +190,8 @@ class FrugalFoE(nn.Module):
         Raises:
             InputError: If shapes, labels, costs or the number of rows do not fit.
         """
-        (names, stacked), goal, facts = _labelled(outputs, targets)
-        costs = _costs(self.costs, names, facts["costs"])
+        (names, stacked), goal, facts = read_labelled(outputs, targets)
+        costs = read_costs(self.costs, names, facts["costs"])
         rows = len(goal)
         if rows < 2:
             raise InputError(f"targets: found {rows} validation row(s); expected two at least")
@@ -245,7 +246,7 @@ class FrugalFoE(nn.Module):
         if not fresh and self._search is not None and self._search.device == self.outputs.device:
             return
         self._search = SubsetNeighbours(self.outputs)
-        self._tables = _Tables(self.fuser, self.targets, self.loss)
+        self._tables = LossTables(self.fuser, self.targets, self.loss)
         self._spread: dict[tuple[int, ...], Tensor] = {}
         self.fuser.attach(self._search, self.outputs, self.targets, self.leave_one_out)
         self.risk.attach(self._search, self.outputs, self._tables, self.neighbors_)
@@ -410,7 +411,7 @@ class FrugalFoE(nn.Module):
                 self.neighbors_ = kept
                 self.risk.attach(self._neighbours(), self.outputs, self._tables, kept)
         self._ready()
-        goal = _labelled(outputs, targets)[1].to(self.targets.device)
+        goal = read_labelled(outputs, targets)[1].to(self.targets.device)
         known = self._known(outputs)
         prices = sorted({float(value) for value in trade_offs}, reverse=True)
         if not prices or not prices[-1] >= 0 or prices[0] == math.inf:
@@ -426,7 +427,7 @@ class FrugalFoE(nn.Module):
 
     def _known(self, outputs: Mapping[str, Any] | OutputsSplit) -> Tensor:
         """(K, B, C) outputs of the experts of this policy, in its order."""
-        given, known = _stack(outputs)
+        given, known = read_outputs(outputs)
         if isinstance(outputs, OutputsSplit) and self.experts and outputs.experts:
             check_same_experts(self.experts, outputs.experts)
             if self.classes and outputs.classes != self.classes:
@@ -789,146 +790,6 @@ class _State:
         count = min(policy.fuser_neighbors, len(policy.targets) - 1)
         voters, last = policy._search.nearest(asked, [()], points, count)
         self.far[some] = policy._is_far(asked, voters[0], last[0])
-
-
-class _Tables:
-    """Held-out loss of F^T on each validation row, for each set T that was looked at; filled where it is asked for."""
-
-    limit_bytes = 2**28
-
-    def __init__(self, fuser: SubsetFuser, targets: Tensor, loss: str) -> None:
-        self.fuser, self.targets, self.zero_one = fuser, targets, loss == "zero_one"
-        dtype = torch.int8 if self.zero_one else torch.float64
-        self.stored = torch.full((64, len(targets)), -1, dtype=dtype, device=targets.device)
-        self.slots: dict[tuple[int, ...], int] = {}
-
-    def __call__(self, base: Sequence[int], additions: Sequence[Sequence[int]], rows: Tensor) -> Tensor:
-        """(A,) + rows.shape float64 loss of F^T, for T = ``base`` and each addition, on validation rows."""
-        slots = torch.tensor(self._slots([tuple(sorted((*base, *added))) for added in additions]), device=rows.device)
-        needed = rows.unique()
-        unknown = self.stored[slots[:, None], needed] < 0  # (A, U)
-        lacking = unknown.any(1)
-        if lacking.any():
-            which = lacking.nonzero().flatten().tolist()
-            some = unknown[lacking].any(0)
-            if unknown[lacking][:, some].float().mean() > 0.5:  # mostly the same rows: one search for all
-                self._fill(base, [additions[number] for number in which], slots[lacking], needed[some])
-            else:
-                for number in which:
-                    self._fill(base, [additions[number]], slots[number : number + 1], needed[unknown[number]])
-        result = self.stored[slots[:, None], rows.flatten()].to(torch.float64)
-        return result.view(len(slots), *rows.shape)
-
-    def _slots(self, sets: Sequence[tuple[int, ...]]) -> list[int]:
-        new = [found for found in dict.fromkeys(sets) if found not in self.slots]
-        wanted = len(self.slots) + len(new)
-        room = max(64, self.limit_bytes // (len(self.targets) * self.stored.element_size()))
-        if wanted > room:  # forget, and fill again what is still needed
-            self.slots, new, wanted = {}, list(dict.fromkeys(sets)), len(set(sets))
-            self.stored.fill_(-1)
-        if wanted > len(self.stored):
-            size = max(wanted, min(room, 2 * len(self.stored)))
-            more = self.stored.new_full((size - len(self.stored), self.stored.shape[1]), -1)
-            self.stored = torch.cat([self.stored, more])
-        for found in new:
-            self.slots[found] = len(self.slots)
-        return [self.slots[found] for found in sets]
-
-    def _fill(self, base: Sequence[int], additions: Sequence[Sequence[int]], slots: Tensor, rows: Tensor) -> None:
-        said = self.fuser.held_out(base, additions, rows)  # (A, U, C)
-        goal = self.targets[rows]
-        if self.zero_one:
-            loss = (said.argmax(2) != goal).to(self.stored.dtype)
-        else:
-            share = said.gather(2, goal.expand(len(said), -1)[:, :, None])[:, :, 0].to(torch.float64)
-            mixed = (1 - self.fuser.smoothing) * share + self.fuser.smoothing / said.shape[2]
-            loss = -mixed.clamp_max(1).log()
-        self.stored[slots[:, None], rows] = loss
-
-
-def _stack(outputs: Mapping[str, Any] | OutputsSplit) -> tuple[list[str], Tensor]:
-    """Names of the experts, and (K, N, C) floating-point outputs."""
-    if isinstance(outputs, OutputsSplit):
-        return list(outputs.probabilities), torch.from_numpy(outputs.scattered()).transpose(0, 1)
-    if not isinstance(outputs, Mapping) or not outputs:
-        raise InputError(
-            f"outputs: found {type(outputs).__name__}; expected {{expert: (N, C)}}, or one split of a store"
-        )
-    values = {str(name): torch.as_tensor(value).detach() for name, value in outputs.items()}
-    first = next(iter(values.values()))
-    for name, value in values.items():
-        if value.ndim != 2 or value.shape != first.shape or not value.shape[1]:
-            raise InputError(
-                f"outputs: expert {name} has shape {tuple(value.shape)}, the first one {tuple(first.shape)}; expected "
-                "(N, C) for all, C the task's classes"
-            )
-    stacked = torch.stack([value.to(torch.promote_types(value.dtype, torch.float32)) for value in _same(values)])
-    return list(values), stacked
-
-
-def _same(values: Mapping[str, Tensor]) -> list[Tensor]:
-    kind = torch.float32
-    for value in values.values():
-        kind = torch.promote_types(kind, value.dtype)
-    return [value.to(kind) for value in values.values()]
-
-
-def _labelled(
-    outputs: Mapping[str, Any] | OutputsSplit, targets: Any
-) -> tuple[tuple[list[str], Tensor], Tensor, dict[str, Any]]:
-    """Stacked outputs and targets, checked, with the facts that stored outputs have."""
-    facts: dict[str, Any] = {"classes": None, "experts": None, "costs": None}
-    names, stacked = _stack(outputs)
-    if isinstance(outputs, OutputsSplit):
-        targets = outputs.target if targets is None else targets
-        if outputs.experts:
-            facts["classes"], facts["experts"] = outputs.classes, outputs.experts
-            facts["costs"] = {name: fact["cost"] for name, fact in outputs.experts.items()}
-    if targets is None:
-        raise InputError("targets: found none; give the (N,) classes of the rows")
-    goal = torch.as_tensor(np.array(targets) if isinstance(targets, np.ndarray) else targets)
-    if goal.shape != stacked.shape[1:2]:
-        raise InputError(f"targets: found shape {tuple(goal.shape)} for {stacked.shape[1]} rows of outputs")
-    if goal.is_floating_point() or goal.dtype == torch.bool:
-        raise InputError(f"targets: found {goal.dtype}; expected integer classes")
-    goal = goal.to(torch.int64)
-    classes = stacked.shape[2]
-    wrong = (goal < 0) | (goal >= classes)
-    if wrong.any():
-        raise InputError(
-            f"targets: found {shorten(goal[wrong].unique().tolist())} in row(s) "
-            f"{shorten(wrong.nonzero().flatten().tolist())}; the outputs have the classes 0 to {classes - 1}"
-        )
-    bad = ~stacked.isfinite().all(2)
-    if bad.any():
-        expert = int(bad.any(1).to(torch.uint8).argmax())
-        raise InputError(
-            f"outputs: expert {names[expert]} has NaN or infinite values in row(s) "
-            f"{shorten(bad[expert].nonzero().flatten().tolist())}"
-        )
-    return (names, stacked), goal, facts
-
-
-def _costs(given: Any, names: Sequence[str], stored: Mapping[str, float] | None) -> list[float]:
-    """Costs in the order of the experts."""
-    if given is None:
-        found = [1.0] * len(names) if stored is None else [stored[name] for name in names]
-    elif isinstance(given, Mapping):
-        if set(given) != set(names):
-            missing, unknown = set(names) - set(given), set(given) - set(names)
-            parts = [f"none for {shorten(sorted(missing))}"] if missing else []
-            parts += [f"one for {shorten(sorted(unknown))}, which is no expert"] if unknown else []
-            raise InputError(f"costs: found {' and '.join(parts)}; the experts are {shorten(names)}")
-        found = [given[name] for name in names]
-    else:
-        if len(given) != len(names):
-            raise InputError(f"costs: found {len(given)} for {len(names)} experts ({shorten(names)})")
-        found = list(given)
-    costs = [float(value) for value in found]
-    for name, value in zip(names, costs, strict=True):
-        if not 0 <= value < math.inf:
-            raise InputError(f"costs: found {value} for expert {name}; expected a number >= 0")
-    return costs
 
 
 def _describe(part: nn.Module) -> dict[str, Any]:

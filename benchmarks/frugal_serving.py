@@ -1,0 +1,52 @@
+"""Serving 20 networks: asking as few as FrugalFoE decides against asking all of them."""
+
+import time
+
+import torch
+from measuring import Result, clock
+from recorded import CLASSES, recorded
+from torch import Tensor
+
+from lightning_fusion.encoders import TorchvisionClassifier
+from lightning_fusion.foe.frugal import FrugalFoE
+
+VALIDATION, IMAGES, EXPERTS, BATCH = 5_000, 500, 20, 128
+
+
+def measure() -> list[Result]:
+    """One pass over the images on either side; what untrained networks say is replaced by recorded outputs."""
+    torch.manual_seed(0)
+    data = recorded(VALIDATION + IMAGES)
+    known, served = data[:VALIDATION], data[VALIDATION:]
+    answers = {name: torch.from_numpy(values) for name, values in served.outputs.items()}
+    networks = {name: TorchvisionClassifier(CLASSES, "resnet18", small_images=True).eval() for name in answers}
+    images = torch.randn(IMAGES, 3, 32, 32)
+    policy = FrugalFoE(trade_off=0.02, neighbors=50).fit(known.outputs, known.targets)
+    waited, questions = 0.0, 0
+
+    @torch.inference_mode()
+    def ask(name: str, rows: Tensor) -> Tensor:
+        nonlocal waited, questions
+        begin = time.perf_counter()
+        for some in rows.split(BATCH):
+            networks[name](images[some]).softmax(-1)
+        waited += time.perf_counter() - begin
+        questions += len(rows)
+        return answers[name][rows]
+
+    everything = torch.arange(IMAGES)
+    for name in answers:
+        ask(name, everything[:2])  # warm
+    waited, questions = 0.0, 0
+    frugal = clock(lambda: policy.predict(ask, IMAGES))
+    asked, deciding = questions / IMAGES, 1 - waited / frugal.wall
+    everyone = clock(lambda: [ask(name, everything) for name in answers])
+    what = (
+        f"{IMAGES} images, {asked:.1f} of {EXPERTS} ResNet-18 asked, empty tables (deciding is {deciding:.0%} of it) / "
+        f"all asked, {everyone.wall:.0f} s"
+    )
+    ratio = frugal.wall / everyone.wall
+    return [
+        Result("serving", what, ratio, 0.35, cpu_ratio=frugal.cpu / everyone.cpu),
+        Result("serving", "the same without deciding", ratio * (1 - deciding)),
+    ]
