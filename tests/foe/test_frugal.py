@@ -383,7 +383,7 @@ class TestLoss:
         reference = frugal.Frugal(stacked, targets.numpy(), [1.0] * 4, 0.02, 10)
         expected = [reference.vote([1, 2], asked[:, place]) for place in range(7)]
         np.testing.assert_allclose(policy.fuse(["e2", "e1"], queries).numpy(), expected, atol=1e-6)
-        with pytest.raises(InputError, match="subset: found z; expected some of e0, e1, e2, e3"):
+        with pytest.raises(InputError, match="subset: found z; expected some of the experts e0, e1, e2, e3, each once"):
             policy.fuse(["z"], queries)
 
     def test_an_answer_from_nobody_is_refused(self):
