@@ -4,12 +4,11 @@ import json
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Trainer
-from measuring import Result, interleave
+from measuring import Result, interleave, resident_mb
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -109,12 +108,6 @@ class GeneratedData(FusionDataModule):
 def linear_pool() -> ExpertPool:
     torch.manual_seed(0)
     return ExpertPool({f"expert_{number}": Expert(nn.Linear(64, 20), classes=LABELS) for number in range(20)})
-
-
-def resident_mb(key: str) -> float:
-    """Memory of this process, ``VmRSS`` now or ``VmHWM`` at its peak, in MB."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
-    return int(line.split()[1]) / 1024
 
 
 def report_memory(rows: int) -> None:

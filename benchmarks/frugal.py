@@ -12,8 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from collecting import resident_mb
-from measuring import Result, Times, clock
+from measuring import Result, Times, clock, resident_mb
 from recorded import CLASSES, Recorded, recorded
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -209,6 +208,7 @@ def growth(repeats: int) -> list[Result]:
     plain = {"rows": VALIDATION, "experts": 20, "queries": QUERIES}
     times: dict[tuple[str, int], list[float]] = {}
     runs: dict[tuple[str, int], Callable[[], object]] = {}
+    asked: dict[tuple[str, int], float] = {}
     for what, values in sizes.items():
         for value in values:
             case = plain | {what: value}
@@ -216,7 +216,7 @@ def growth(repeats: int) -> list[Result]:
             known, others = data[: case["rows"]], data[case["rows"] : case["rows"] + QUERIES]
             queries = data[case["rows"] + QUERIES :][: case["queries"]]
             fitted = policy(10).fit(known.outputs, known.targets)
-            fitted.predict(others.outputs)
+            asked[what, value] = float(fitted.predict(others.outputs).asked.sum(1).double().mean())
             runs[what, value] = partial(fitted.predict, queries.outputs)
             times[what, value] = [clock(runs[what, value]).cpu]  # fills what these queries need beside
     warm: dict[tuple[str, int], list[float]] = {key: [] for key in runs}
@@ -229,7 +229,8 @@ def growth(repeats: int) -> list[Result]:
         for few, many in pairwise(values):
             for label, table in (("other queries filled the tables", times), ("full tables", warm)):
                 ratios = [one / other for one, other in zip(table[what, many], table[what, few], strict=True)]
-                text = f"CPU time of predict, {many:,} {names[what]} / {few:,}, {label}; linear: 2"
+                means = f"{asked[what, many]:.1f} / {asked[what, few]:.1f} asked"
+                text = f"CPU time of predict, {many:,} {names[what]} / {few:,}, {label} ({means}); linear: 2"
                 results.append(Result("frugal", text, statistics.median(ratios), None, min(ratios), max(ratios)))
     return results
 
@@ -247,18 +248,16 @@ def report_memory(neighbors: int, rows: int) -> None:
 
 
 def memory(rows: int = 10_000) -> list[Result]:
-    """Peak memory of a process that fits and decides; all of it counts, the libraries too."""
+    """Peak memory of a process that fits and decides: what that adds, and all of it."""
     results = []
     for neighbors in SETTINGS:
         command = [sys.executable, __file__, str(neighbors), str(rows)]
         child = subprocess.run(command, check=True, capture_output=True, text=True)
         found = json.loads(child.stdout.splitlines()[-1])
-        grown = found["peak"] - found["before"]
-        what = (
-            f"peak memory, {rows:,} rows, 20 experts, {QUERIES:,} queries, M = {neighbors} / 1 GB "
-            f"(of which fit and predict took {grown:.0f} MB)"
-        )
-        results.append(Result("frugal", what, found["peak"] * 2**20 / 1e9, 1.0))
+        what = f"{rows:,} rows, 20 experts, {QUERIES:,} queries, M = {neighbors} / 1 GB"
+        grown, peak = ((found["peak"] - less) * 2**20 / 1e9 for less in (found["before"], 0))
+        results.append(Result("frugal", f"memory that fit and predict take at their peak, {what}", grown, 1.0))
+        results.append(Result("frugal", f"peak memory of that process, libraries and outputs included, {what}", peak))
     return results
 
 

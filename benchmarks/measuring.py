@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 Prepare = Callable[[], Callable[[], object]]
 """Builds what is not measured and returns what is."""
@@ -75,3 +76,9 @@ def interleave(sides: dict[str, Prepare], repeats: int) -> dict[str, list[Times]
         for name in list(sides)[:: -1 if repeat % 2 else 1]:
             times[name].append(clock(sides[name]()))
     return times
+
+
+def resident_mb(key: str) -> float:
+    """Memory of this process, ``VmRSS`` now or ``VmHWM`` at its peak, in MB."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) / 1024
