@@ -103,7 +103,7 @@ def _prepared(base: Path) -> Path:
     folder = base / "prepared"
     images(folder / "data/images", {"studio": ["cat", "dog"], "street": ["cat", "dog", "owl"]}, 30)
     fine = ["beaver", "dolphin", "flatfish", "ray"]
-    images(folder / "data/cifar100", {"train": fine, "test": fine}, 16)
+    images(folder / "data/cifar100", {"train": fine, "test": fine}, 24)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for number in range(2):

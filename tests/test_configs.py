@@ -9,10 +9,23 @@ import pytest
 import torch
 import wandb
 import yaml
-from commands import CONFIGS, EXPERTS, TWO_BATCHES, collect_outputs, merged, prepare, read, shipped, small, write_yaml
+from commands import (
+    CONFIGS,
+    EXPERTS,
+    TWO_BATCHES,
+    collect_outputs,
+    merged,
+    prepare,
+    read,
+    refused,
+    shipped,
+    small,
+    write_yaml,
+)
 
-from lightning_fusion import ExpertOutputs
-from lightning_fusion.cli import RECIPES, main
+from lightning_fusion import ExpertOutputs, FrugalFoEModule
+from lightning_fusion.callbacks import PredictionWriter
+from lightning_fusion.cli import RECIPES, FusionCLI, main
 
 # What a file that is only a part of a configuration is combined with.
 BASES = {"trainer": "foe/digits.yaml", "data": "experts/folders.yaml"}
@@ -83,7 +96,8 @@ def test_one_batch_of_everything(name):
     keep = {"accelerator": "cpu", "devices": 1, "enable_model_summary": False, "fast_dev_run": True}
     cli = main(["fit", *files_of(name, keep)])
     assert cli.trainer.global_step == 1
-    assert {"val_loss", "val_accuracy"} <= set(cli.trainer.callback_metrics)
+    other = "val_cost" if isinstance(cli.model, FrugalFoEModule) else "val_loss"
+    assert {other, "val_accuracy"} <= set(cli.trainer.callback_metrics)
     assert {path for path in Path().rglob("*") if path.is_file()} - before <= {Path("override.yaml")}
 
 
@@ -99,11 +113,17 @@ def test_two_batches_with_checkpoint_reload_test_and_predict(name):
         assert trained.trainer.precision == precision
     path = trained.trainer.checkpoint_callback.best_model_path
     assert Path(path).is_file()
-    stored = torch.load(path, weights_only=True)["state_dict"]
+    stored = torch.load(path, weights_only=True)
 
     tested = main(["test", *files, "--ckpt_path", path])
-    weights = tested.model.network.state_dict()
-    assert weights and all(torch.equal(value, stored[f"network.{key}"]) for key, value in weights.items())
+    if isinstance(tested.model, FrugalFoEModule):
+        weights, kept = tested.model.policy.state_dict(), stored["policy"]["tensors"]
+        assert weights["outputs"].shape[1] == 2 * tested.datamodule.batch_size
+        _check_the_saved_policy(files, tested, path)
+    else:
+        weights = {f"network.{key}": value for key, value in tested.model.network.state_dict().items()}
+        kept = stored["state_dict"]
+    assert weights and all(torch.equal(value, kept[key]) for key, value in weights.items())
     assert 0 <= float(tested.trainer.callback_metrics["test_accuracy"]) <= 1
 
     predicted = main(["predict", *files, "--ckpt_path", path])
@@ -112,6 +132,21 @@ def test_two_batches_with_checkpoint_reload_test_and_predict(name):
             rows = list(csv.DictReader(Path(callback.path).read_text().splitlines()))
             assert len(rows) == 2 * predicted.datamodule.batch_size
             assert {row["prediction"] for row in rows} <= set(predicted.datamodule.classes)
+
+
+def _check_the_saved_policy(files: list[str], tested: FusionCLI, checkpoint: str) -> None:
+    """The folder of a fitted policy serves test and predict as the checkpoint does; without it both are refused."""
+    served = main(["test", *files])
+    assert served.trainer.callback_metrics == tested.trainer.callback_metrics
+    tables = []
+    for more in ([], ["--ckpt_path", checkpoint]):
+        (writer,) = [c for c in main(["predict", *files, *more]).trainer.callbacks if type(c) is PredictionWriter]
+        tables.append(Path(writer.path).read_text())
+        Path(writer.path).unlink()
+    assert tables[0] == tables[1]
+    Path(served.model.folder, "policy.json").rename("kept.json")
+    assert "found no policy" in refused(["test", *files])
+    Path("kept.json").rename(Path(served.model.folder, "policy.json"))
 
 
 @pytest.mark.parametrize("name", of_kind("collect"))
@@ -124,8 +159,9 @@ def test_a_collection_of_a_pool_gives_a_store(name):
 
 @pytest.mark.parametrize("name", of_kind("recipe"))
 def test_a_recipe_gives_a_report(name):
-    override = write_yaml(Path("override.yaml"), small(read(name)) | {"output": "run"})
     recipe = Path(name).stem.partition("_")[0]
+    quick = {"variants": False} if recipe == "frugal" else {}  # tests/recipes/test_frugal.py has them
+    override = write_yaml(Path("override.yaml"), small(read(name)) | {"output": "run"} | quick)
     report = main(["recipe", recipe, "-c", name, "-c", override, "--accelerator=cpu"])
 
     results = json.loads(Path("run/results.json").read_text())
