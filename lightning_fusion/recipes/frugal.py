@@ -25,7 +25,7 @@ from lightning_fusion.baselines.frugal import (
     zero_cost,
 )
 from lightning_fusion.data.base import FusionDataModule
-from lightning_fusion.errors import InputError
+from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.costs import measure_costs
 from lightning_fusion.experts.outputs import ExpertOutputs
 from lightning_fusion.experts.pool import ExpertPool
@@ -162,6 +162,11 @@ def frugal(
             "mixup": mixup,
             "precision": precision,
         }
+    if isinstance(costs, dict):
+        for names in [store.names for store in opened] if data is None else [data.domains]:
+            if set(costs) != set(names):
+                differ = shorten(sorted(set(costs) ^ set(names)))
+                raise InputError(f"costs: expected one for each of {shorten(names)}; found {shorten(costs)}: {differ}")
     folder, resumed = claim_folder(output, "frugal", config, overwrite)
     console = Console(markup=False)
     if resumed:
@@ -247,7 +252,7 @@ class _Study:
         console: Console,
     ) -> None:
         self.outputs, self.seed, self.trade_offs, self.report, self.console = outputs, seed, trade_offs, report, console
-        self.costs = costs or {name: float(fact["cost"]) for name, fact in outputs.experts.items()}
+        self.costs = {name: costs[name] if costs else float(fact["cost"]) for name, fact in outputs.experts.items()}
         self.arrays: dict[str, np.ndarray] = {}  # (N, K, C)
         self.goal: dict[str, np.ndarray] = {}
         for split, limit in rows.items():
