@@ -1,5 +1,6 @@
 """What one or several processes do in ``test_processes.py``; run as a script, Lightning starts the others."""
 
+import json
 import sys
 from collections import OrderedDict
 from functools import partial
@@ -11,11 +12,21 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from lightning_fusion import Expert, ExpertModule, ExpertPool, FoEFuserModule, OutputsDataModule, collect
+from lightning_fusion import (
+    Expert,
+    ExpertModule,
+    ExpertPool,
+    FoEFuserModule,
+    FrugalFoE,
+    FrugalFoEModule,
+    OutputsDataModule,
+    collect,
+)
 from lightning_fusion.callbacks import PredictionWriter
 from lightning_fusion.foe.fusers import MLPFuser
 
 ROWS = {"train": 23, "val": 9, "test": 7}  # odd numbers: a distributed sampler repeats rows
+FRUGAL_ROWS = {"train": 95, "val": 31, "test": 47}  # odd, and even with one more
 
 
 class RowWise(nn.Linear):
@@ -65,6 +76,32 @@ def work(folder: Path, processes: int) -> None:
         train(fuser, OutputsDataModule(stored, batch_size=8 // processes), target)
     writer = PredictionWriter(str(folder / "predictions.csv"))
     trainer(callbacks=[writer]).predict(fuser, datamodule=OutputsDataModule(tiny.outputs(rows=ROWS), batch_size=2))
+    for name, rows in (("odd", FRUGAL_ROWS), ("even", {split: count + 1 for split, count in FRUGAL_ROWS.items()})):
+        frugal(folder / name, trainer, tiny.outputs(rows=rows), processes)
+
+
+def frugal(folder: Path, trainer: Any, outputs: Any, processes: int) -> None:
+    """Fit, test and predict a policy on stored outputs, several batches per process."""
+    policy = FrugalFoE(trade_off=0.05, neighbors=12)
+    facts = {"classes": outputs.classes, "expert_classes": outputs.expert_classes}
+    module = FrugalFoEModule(policy, **facts, folder=str(folder / "policy"))
+    data = OutputsDataModule(outputs, batch_size=8 // processes)
+    runner = trainer()
+    runner.fit(module, datamodule=data)
+    figures = {name: float(value) for name, value in runner.callback_metrics.items()}
+    tested = trainer()
+    tested.test(module, datamodule=data, verbose=False)
+    figures |= {name: float(value) for name, value in tested.callback_metrics.items()}
+    served = FrugalFoEModule(**facts, folder=str(folder / "policy"))  # read by every process
+    writer = PredictionWriter(str(folder / "predictions.csv"))
+    trainer(callbacks=[writer]).predict(served, datamodule=data)
+    digests = [module.policy.facts()["digest"]]
+    if processes > 1:
+        digests = [None] * processes
+        torch.distributed.all_gather_object(digests, module.policy.facts()["digest"])
+    if runner.is_global_zero:
+        found = {"figures": figures, "steps": runner.global_step, "facts": served.policy.facts(), "digests": digests}
+        (folder / "found.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -5,15 +5,21 @@ import re
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 import yaml
 from commands import HERE, prepare, refused
 
+from lightning_fusion import FrugalFoE
+
 FILES = sorted((HERE / "conf/misconfigured").glob("*.yaml"))
 
 
-def command(keys: set[str]) -> list[str]:
-    """Which command a file is for."""
+def command(text: str) -> list[str]:
+    """Which command a file is for: the one in its second line, or what its keys are for."""
+    if given := re.search(r"^# command: (.+)$", text, re.MULTILINE):
+        return given[1].split()
+    keys = set(yaml.safe_load(text))
     if "model" in keys:
         return ["fit"]
     if "network" in keys:
@@ -30,6 +36,7 @@ def _folder(tmp_path_factory):
         torch.save({"weight": torch.zeros(2)}, "state.ckpt")
         Path("other").mkdir()
         Path("other/run.json").write_text(json.dumps({"recipe": "foe", "config": {"seeds": [7]}}))
+        FrugalFoE().fit(tiny.outputs()["train"]).save("policy_of_others")
         yield folder
 
 
@@ -39,7 +46,7 @@ def test_it_is_refused(path):
     expected = re.match(r"# error: (.+)\n", text)
     assert expected, f"{path.name}: the first line must be '# error: <regular expression>'"
     before = {file: file.stat().st_mtime_ns for file in Path().rglob("*") if file.is_file()}
-    message = refused([*command(set(yaml.safe_load(text))), "-c", str(path)])
+    message = refused([*command(text), "-c", str(path)])
     assert re.search(expected[1], message), message
     after = {file: file.stat().st_mtime_ns for file in Path().rglob("*") if file.is_file() and file.name != ".lock"}
     assert after.items() <= before.items(), "nothing may be written where the input is wrong"

@@ -1,6 +1,7 @@
 """Two processes do what one does."""
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -60,5 +61,27 @@ def test_predictions_are_written_once_with_every_row(folders):
     one, two = tables
     assert [row[0] for row in one] == [row[0] for row in two] == ["index", *(str(row) for row in range(7))]
     assert one[0] == two[0]
-    values = [np.array([[float(value) for value in row[3:]] for row in table[1:]]) for table in tables]
+    assert [row[3] for row in one] == [row[3] for row in two] and one[0][3] == "expert"
+    values = [np.array([[float(value) for value in row[4:]] for row in table[1:]]) for table in tables]
     np.testing.assert_allclose(*values, atol=1e-4)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ["odd", "even"])
+def test_a_policy_is_fitted_on_the_rows_of_all_processes(folders, name):
+    one, two = (json.loads((folder / name / "found.json").read_text()) for folder in folders)
+    more = name == "even"
+    assert one["facts"] == two["facts"]
+    assert one["facts"]["rows"] == processes.FRUGAL_ROWS["train"] + more  # repeated rows count once
+    assert two["digests"] == 2 * one["digests"]  # each process has the policy
+    assert one["steps"] == two["steps"] == 12
+    assert set(one["figures"]) == set(two["figures"]) and {"val_cost", "test_accuracy"} <= set(one["figures"])
+    if more:  # a sampler repeats no row
+        assert two["figures"] == pytest.approx(one["figures"], abs=1e-6)
+    tables = []
+    for folder in folders:
+        with open(folder / name / "predictions.csv", newline="") as file:
+            tables.append(list(csv.DictReader(file)))
+    assert tables[0] == tables[1]
+    assert [row["index"] for row in tables[0]] == [str(row) for row in range(processes.FRUGAL_ROWS["test"] + more)]
+    assert len({row["asked"] for row in tables[0]}) > 1
