@@ -57,6 +57,11 @@ class FrugalPrediction(NamedTuple):
     abstained: Tensor
     far: Tensor
 
+    @property
+    def predicted(self) -> Tensor:
+        """(B,) the class of the largest probability, the lowest of equal ones; of abstained samples too."""
+        return self.probabilities.argmax(1)
+
 
 @dataclass
 class FrugalCurve:
@@ -375,13 +380,13 @@ class FrugalFoE(nn.Module):
         everyone = float(answer.asked.all(1).float().mean())
         if everyone > 0.5 and len(self.names) > 2 and self.trade_off_ > 0:
             found.append(
-                f"{everyone:.0%} of {count} samples asked every expert: the trade-off is too timid, or these samples "
+                f"{everyone:.1%} of {count} samples asked every expert: the trade-off is too timid, or these samples "
                 "are unlike the validation rows"
             )
         far = float(answer.far.float().mean())
         if far > FAR_SHARE:
             found.append(
-                f"{far:.0%} of {count} samples lie far from all validation rows: estimated risks do not hold there; "
+                f"{far:.1%} of {count} samples lie far from all validation rows: estimated risks do not hold there; "
                 "fit the policy on rows like these"
             )
         return found

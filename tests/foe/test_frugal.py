@@ -449,7 +449,7 @@ class TestSigns:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert policy.predict(near).far.double().mean() < 0.1
-        with pytest.warns(UserWarning, match="100% of 150 samples lie far from all validation rows"):
+        with pytest.warns(UserWarning, match="100.0% of 150 samples lie far from all validation rows"):
             assert policy.predict(odd).far.all()
         with warnings.catch_warnings():  # too few samples to say so
             warnings.simplefilter("error")
@@ -466,7 +466,7 @@ class TestSigns:
     def test_asking_everyone_is_said(self):
         outputs, targets = digits()
         policy = FrugalFoE(trade_off=0.02).fit(outputs, targets)
-        with pytest.warns(UserWarning, match="100% of 240 samples asked every expert: the trade-off is too timid"):
+        with pytest.warns(UserWarning, match="100.0% of 240 samples asked every expert: the trade-off is too timid"):
             assert policy.predict(outputs).asked.all()
 
     @pytest.mark.filterwarnings("default:the fuser of all experts")
