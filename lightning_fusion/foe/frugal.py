@@ -294,8 +294,8 @@ class FrugalFoE(nn.Module):
         unknown = [name for name in subset if name not in self.names]
         if unknown or not subset or len(set(subset)) < len(subset):
             raise InputError(
-                f"subset: found {shorten(subset) or 'nobody'}; expected some of the experts {shorten(self.names)}, each "
-                "once"
+                f"subset: found {shorten(subset) or 'nobody'}; expected some of the experts {shorten(self.names)}, "
+                "each once"
             )
         return tuple(self.names.index(name) for name in subset)
 
