@@ -303,14 +303,16 @@ class FrugalFoE(nn.Module):
         """Say where fusing all experts does worse than the best one alone."""
         if self.loss != "zero_one":
             return
-        rows = len(self.targets)
-        right = (self.outputs.argmax(2) == self.targets).sum(1)
-        fused = rows - int(rows * self.error(self.names) + 0.5)
-        if fused < int(right.max()):
+        step = -(-len(self.targets) // 1000)  # some thousand rows tell
+        rows = torch.arange(0, len(self.targets), step, device=self.targets.device)
+        right = (self.outputs[:, rows].argmax(2) == self.targets[rows]).sum(1)
+        wrong = int(self._tables((), [tuple(range(len(self.names)))], rows).sum())
+        if len(rows) - wrong < int(right.max()):
             best = self.names[int(right.argmax())]
             warnings.warn(
-                f"the fuser of all experts ({fused / rows:.3f} right) is below expert {best} alone "
-                f"({int(right.max()) / rows:.3f}): too few validation rows, or outputs that do not tell classes apart",
+                f"the fuser of all experts ({1 - wrong / len(rows):.3f} right) is below expert {best} alone "
+                f"({int(right.max()) / len(rows):.3f}): too few validation rows, or outputs that do not tell "
+                "classes apart",
                 stacklevel=3,
             )
 
@@ -700,6 +702,17 @@ _ARGUMENTS = (
 )
 
 
+class _Look(NamedTuple):
+    """Samples in one state: whom they asked, who failed, and, once somebody was asked, what the risk looked up."""
+
+    asked: tuple[int, ...]
+    failed: tuple[int, ...]
+    some: Tensor
+    looked: Tensor | None = None
+    now: Tensor = torch.empty(0)
+    live: Tensor = torch.empty(0)
+
+
 class _State:
     """What is known about some samples while they are decided."""
 
@@ -731,9 +744,15 @@ class _State:
                 dim=0, return_inverse=True, return_counts=True
             )
             groups = inverse.argsort(stable=True).split(counts.tolist())
+            looks = []
             for state, places in zip(states, groups, strict=True):
                 asked, failed = (tuple(part.nonzero().flatten().tolist()) for part in state.chunk(2))
-                following[places] = self._decide(asked, failed, active[places])
+                looks.append(self._look(asked, failed, active[places]))
+            if self.policy.look_ahead == 1:
+                open_ = [(look.asked, look.looked[look.live]) for look in looks if look.looked is not None]
+                self.policy.risk.prepare([(asked, looked) for asked, looked in open_ if len(looked)])
+            for look, places in zip(looks, groups, strict=True):
+                following[places] = self._decide(look)
             going = following >= 0
             active, following = active[going], following[going]
             for expert in following.unique().tolist():
@@ -756,34 +775,42 @@ class _State:
         self.points[expert, some] = values
         self.asked[some, expert] = True
 
-    def _decide(self, asked: tuple[int, ...], failed: tuple[int, ...], some: Tensor) -> Tensor:
-        """(R,) the expert to ask next, -1 where the answer is given, for samples in one state."""
+    def _look(self, asked: tuple[int, ...], failed: tuple[int, ...], some: Tensor) -> "_Look":
+        """What is known about samples in one state, and which of them may go on."""
         policy, count = self.policy, self.policy.neighbors_
         free = len(policy.names) - len(asked) - len(failed)
         if not asked:
             if not free:
                 raise InputError(f"every expert failed on row(s) {shorten(self.rows[some].tolist())}")
-            return torch.full_like(some, policy._first(self.trade_off, frozenset(failed)))
-        points = self.points[:, some]
-        own = None if self.own is None else self.own[some]
+            return _Look(asked, failed, some)
+        points, own = self.points[:, some], None if self.own is None else self.own[some]
         looked = policy.risk.look(asked, points, own)
         now = policy.risk.total(looked, asked, [()])[:, 0]
-        following = torch.full_like(some, -1)
-        if free:
-            taken = {*asked, *failed}
-            cheapest = min(cost for k, cost in enumerate(policy.costs_) if k not in taken)
-            hope = now >= self.trade_off * cheapest * count - _TIE  # no gain is larger than the whole loss
+        live = torch.zeros(len(some), dtype=torch.bool, device=some.device)
+        if free and len(asked) < policy.min_queries:
+            live[:] = True
+        elif free:  # no gain is larger than the whole loss
+            cheapest = min(cost for k, cost in enumerate(policy.costs_) if k not in asked and k not in failed)
+            live = now >= self.trade_off * cheapest * count - _TIE
+        return _Look(asked, failed, some, looked, now, live)
+
+    def _decide(self, look: "_Look") -> Tensor:
+        """(R,) the expert to ask next, -1 where the answer is given, for samples in one state."""
+        policy, count, asked, some = self.policy, self.policy.neighbors_, look.asked, look.some
+        if look.looked is None:
+            return torch.full_like(some, policy._first(self.trade_off, frozenset(look.failed)))
+        following, live = torch.full_like(some, -1), look.live
+        if live.any():
+            sets = policy._sets({*asked, *look.failed})
+            totals = policy.risk.total(look.looked[live], asked, sets)
+            expert, after, price = policy._best(totals, asked, sets, self.trade_off, count)
             must = len(asked) < policy.min_queries
-            live = torch.ones_like(hope) if must else hope
-            if live.any():
-                sets = policy._sets(taken)
-                totals = policy.risk.total(looked[live], asked, sets)
-                expert, after, price = policy._best(totals, asked, sets, self.trade_off, count)
-                goes_on = torch.ones_like(price, dtype=torch.bool) if must else now[live] - after >= price - _TIE
-                following[live] = torch.where(goes_on, expert, -1)
+            goes_on = torch.ones_like(live[live]) if must else look.now[live] - after >= price - _TIE
+            following[live] = torch.where(goes_on, expert, -1)
         ends = following < 0
         if ends.any():
-            self._conclude(asked, some[ends], points[:, ends], now[ends] / count, None if own is None else own[ends])
+            own = None if self.own is None else self.own[some[ends]]
+            self._conclude(asked, some[ends], self.points[:, some[ends]], look.now[ends] / count, own)
         return following
 
     def _conclude(self, asked: tuple[int, ...], some: Tensor, points: Tensor, risk: Tensor, own: Tensor | None) -> None:

@@ -1,12 +1,15 @@
 """Nearest labelled rows in the space of any subset of the experts' outputs, exactly."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 _BLOCK = 2**19  # numbers held at once: 4 MB
+_DISTANCES = 2**22  # distances of some rows in every expert, held at once: 32 MB
 _PAD = 64
+_NOWHERE_NARROW = 1e36  # the same in float32
+_NOWHERE = 1e300  # the distance of what is no neighbour; finite, since 0 * inf is no number
 
 
 class SubsetNeighbours:
@@ -15,10 +18,6 @@ class SubsetNeighbours:
     Squared distances add over experts, D_S(x, n) = sum over k in S of ||f_k(x) - f_k(x_n)||^2, so one more expert is
     one more matrix product. Rows are ordered by (distance, row index), in float64; distances that rounding could have
     swapped are taken again from differences, so that equal rows are equal.
-
-    A search for many supersets S + k of one S looks among the rows close in S first. A row that is not among them has
-    D_(S + k) >= D_S >= the largest distance in the list: where the neighbours that were found are nearer than that,
-    they are the right ones, and elsewhere all rows are searched.
 
     Args:
         outputs: (K, N, C) outputs of K experts on N labelled rows, zeros where an expert does not know a class.
@@ -30,12 +29,20 @@ class SubsetNeighbours:
         wide = outputs.to(torch.float64)
         squares = wide.square().sum(2)
         sides = torch.cat([-2 * wide, torch.ones_like(squares)[:, :, None], squares[:, :, None]], dim=2)
-        pad = sides.new_zeros(self.num_experts, _PAD - self.num_rows % _PAD, sides.shape[2])  # one at least
-        pad[:, :, -1] = float("inf")
+        unit = _PAD if self.num_rows < 2048 else 8 * _PAD  # blocks of blocks of whole size
+        pad = sides.new_zeros(self.num_experts, unit - self.num_rows % unit, sides.shape[2])  # one at least
+        pad[:, :, -1] = _NOWHERE
         self._sides = torch.cat([sides, pad], dim=1).transpose(1, 2).contiguous()  # (K, C + 2, padded N)
         self._rows = wide.transpose(0, 1).reshape(self.num_rows, -1)  # (N, K C)
+        self._narrow = self._sides.to(torch.float32).clamp_max_(_NOWHERE_NARROW)
         self._ones = wide.new_ones(self.num_classes)
         self._largest = squares.amax(1).tolist()
+        # by the size of S: how much float32 may change the difference of two distances in S + k, by the usual bound of
+        # a product's rounding error (its terms are at most 4 |y|^2 together), sums and rounded inputs included
+        unit = 2.0**-24 if torch.get_float32_matmul_precision() == "highest" else 2.0**-8
+        most = squares.amax(1).sort(descending=True).values.cumsum(0)
+        sizes = torch.arange(self.num_experts + 1, device=wide.device).clamp_max(self.num_experts - 1)
+        self._narrow_margin = (8 * (self.num_classes + 7 + sizes) * unit * most[sizes]).to(torch.float32)
         self._buffer = wide.new_empty(max(1, _BLOCK // self._sides.shape[2]), self._sides.shape[2])
 
     def nearest(
@@ -60,14 +67,6 @@ class SubsetNeighbours:
         """
         with torch.autocast(points.device.type, enabled=False):
             points = points.to(torch.float64)
-            close = max(64, 384 // max(1, len(base)), 4 * count)
-            if (
-                len(base) > 1
-                and len(additions) > 3
-                and 4 * close < self.num_rows
-                and all(len(more) == 1 for more in additions)
-            ):
-                return self._among_close(base, [more[0] for more in additions], points, count, own, close)
             return self._among_all(base, additions, points, count, own)
 
     # ------------------------------------------------------------- all the rows
@@ -131,11 +130,11 @@ class SubsetNeighbours:
                 assert shared is not None
                 place.copy_(shared)
         if own is not None:
-            flat.scatter_(1, own.repeat(len(additions))[:, None], float("inf"))
+            flat.scatter_(1, own.repeat(len(additions))[:, None], _NOWHERE)
         values, indices = smallest(flat, count + 1)
         indices, last = indices[:, :count], values[:, count - 1]
         margin = max(self._margin([*base, *added]) for added in additions)
-        unsure = values[:, count] - last <= margin
+        unsure = (values[:, count] - last <= margin) & (values[:, count] < _NOWHERE)
         if unsure.any():
             again = unsure.nonzero().flatten()
             suspect = flat[again] <= (last[again] + margin)[:, None]
@@ -175,77 +174,131 @@ class SubsetNeighbours:
             some = slice(first, first + step)
             theirs = self._rows[rows[some]].view(-1, widest, self.num_experts, self.num_classes)[:, :, index]
             distances = (theirs - chosen[some][:, None]).square_().flatten(2).sum(2)
-            distances.masked_fill_(missing[some], float("inf"))
+            distances.masked_fill_(missing[some], _NOWHERE)
             result.append(distances.argsort(dim=1, stable=True)[:, :count])
         return rows.gather(1, torch.cat(result))
 
-    # ---------------------------------------------------------- the close rows
+    # --------------------------------------------------- supersets of many sets
 
-    def _among_close(
-        self, base: Sequence[int], extra: Sequence[int], points: Tensor, count: int, own: Tensor | None, close: int
-    ) -> tuple[Tensor, Tensor]:
-        """Search the rows close in ``base``, and all rows where these do not suffice."""
-        known, found = points.shape[1], len(extra)
-        indices = torch.empty(known, found, count, dtype=torch.int64, device=points.device)
-        last = torch.empty(known, found, dtype=torch.float64, device=points.device)
-        sure = torch.empty(known, found, dtype=torch.bool, device=points.device)
-        margin = self._margin([*base, *extra])
-        base_index, extra_index = (torch.tensor(list(part), device=points.device) for part in (base, extra))
-        held, step = len(self._buffer), max(1, _BLOCK // (close * self._rows.shape[1]))
-        for start in range(0, known, held):
-            block = slice(start, min(start + held, known))
-            shared = self._add(None, base, self._augment(points[:, block]))
-            assert shared is not None
-            if own is not None:
-                shared.scatter_(1, own[block, None], float("inf"))
-            values, lists = smallest(shared, close + 1)
-            reach, lists = values[:, close], lists[:, :close]
-            for first in range(0, len(lists), step):
-                part = slice(start + first, min(start + first + step, block.stop))
-                here = slice(first, first + step)
-                theirs = self._rows.index_select(0, lists[here].flatten()).view(
-                    -1, close, self._rows.shape[1]
-                )  # (r, P, K C)
-                theirs -= points[:, part].transpose(0, 1).reshape(-1, 1, theirs.shape[2])
-                single = theirs.square_().view(-1, self.num_classes) @ self._ones
-                single = single.view(*theirs.shape[:2], self.num_experts)
-                total = single[:, :, base_index].sum(2, keepdim=True) + single[:, :, extra_index]
-                nearest = total.transpose(1, 2).topk(count + 1, dim=2, largest=False)  # (r, A, count + 1)
-                edge = nearest.values[:, :, count]
-                last[part] = nearest.values[:, :, count - 1]
-                sure[part] = (edge + margin < reach[here, None]) & (edge - last[part] > margin)
-                theirs_index = lists[here][:, None].expand(-1, found, -1)
-                indices[part] = theirs_index.gather(2, nearest.indices[:, :, :count])
-        indices, last = indices.transpose(0, 1), last.transpose(0, 1)
-        self._search_unsure(base, extra, points, count, own, sure.T, indices, last)
-        return indices, last
+    def supersets(self, bases: Tensor, own: Tensor, count: int, apart: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """The nearest rows of many rows, each in a set S of experts and in S with one more.
 
-    def _search_unsure(
-        self,
-        base: Sequence[int],
-        extra: Sequence[int],
-        points: Tensor,
-        count: int,
-        own: Tensor | None,
-        sure: Tensor,
-        indices: Tensor,
-        last: Tensor,
-    ) -> None:
-        """Fill in place, from all rows, the pairs (A, R) that are not ``sure``."""
-        unsure = ~sure
-        subsets, rows = unsure.any(1).nonzero().flatten(), unsure.any(0).nonzero().flatten()
-        if not len(rows):
-            return
-        pairs = int(unsure.sum())
-        groups = [(subsets, rows)]
-        if len(subsets) * len(rows) > max(64, 2 * pairs):  # few of all combinations: one search for each subset
-            groups = [(number[None], unsure[number].nonzero().flatten()) for number in subsets]
-        for some, places in groups:
-            mine = None if own is None else own[places]
-            more = [(extra[number],) for number in some.tolist()]
-            indices[some[:, None], places], last[some[:, None], places] = self._among_all(
-                base, more, points[:, places], count, mine
-            )
+        Rows close in S are found first. A row that is not among them has D_(S + k) >= D_S >= the largest distance in
+        the list: where the neighbours in S + k are nearer than that, they are the right ones; elsewhere all rows are
+        searched. Distances of a row are computed once for all the sets it stands in, in float32; where their rounding
+        could matter, the rows in question are compared again in float64.
+
+        Args:
+            bases: (Q, K) bool, a set S of experts each.
+            own: (Q,) the row in question.
+            count: Rows to find.
+            apart: A row is no neighbour of its own.
+
+        Yields:
+            (q,) numbers of some of the Q questions, and (q, K, count) the nearest rows in S + k; in S itself where k is
+            in S.
+        """
+        if max(self._largest) > 1e12 or count > self._narrow.shape[2] - 16:  # beyond float32, or nearly all rows
+            return  # set by set, in float64, goes on
+        order = own.argsort(stable=True)
+        points, number = own[order].unique_consecutive(return_counts=True)
+        ends = number.cumsum(0).tolist()
+        width = self._narrow.shape[2]
+        held = max(1, _DISTANCES // (self.num_experts * width))
+        step = max(1, _BLOCK // width)
+        with torch.autocast(own.device.type, enabled=False):
+            for begin in range(0, len(points), held):
+                some = points[begin : begin + held]
+                rows = self._rows[some].view(len(some), self.num_experts, -1).transpose(0, 1)
+                distances = torch.bmm(self._augment(rows).to(torch.float32), self._narrow)  # (K, r, padded N)
+                if apart:
+                    distances.scatter_(2, some[None, :, None].expand(self.num_experts, -1, 1), _NOWHERE_NARROW)
+                asked = order[ends[begin - 1] if begin else 0 : ends[begin + len(some) - 1]]
+                place = torch.arange(len(some), device=own.device).repeat_interleave(number[begin : begin + len(some)])
+                for part in range(0, len(asked), step):
+                    here = slice(part, part + step)
+                    yield asked[here], self._in_supersets(bases[asked[here]], place[here], some, distances, count)
+
+    def _in_supersets(self, bases: Tensor, place: Tensor, points: Tensor, distances: Tensor, count: int) -> Tensor:
+        """(q, K, count) nearest rows for questions about a few points whose distances (K, r, N) are known."""
+        experts, known, width = distances.shape
+        sizes = bases.sum(1)
+        weights = bases.to(distances.dtype)
+        shared = torch.cat(
+            [
+                part @ distances[:, point] for point, part in _runs(place, weights)
+            ]  # a point's questions follow one another
+        )
+        close = min(width - 8, max(64, 512 // int(sizes.min()), 4 * count) // 8 * 8)
+        values, lists = smallest(shared, close + 1)
+        reach, lists = values[:, close], lists[:, :close]
+        offset = (torch.arange(experts, device=place.device) * known + place[:, None]) * width  # (q, K)
+        total = distances.view(-1).take(offset[:, :, None] + lists[:, None])  # (q, K, P)
+        total.masked_fill_(bases[:, :, None], 0.0)
+        total += values[:, None, :close]
+        nearest, position = (part.view(len(bases), experts, -1) for part in smallest(total.view(-1, close), count + 1))
+        indices = lists[:, None].expand(-1, experts, -1).gather(2, position[:, :, :count])
+        last, edge = nearest[:, :, count - 1], nearest[:, :, count]
+        margin = self._narrow_margin[sizes][:, None]
+        unsure = ~((edge + margin < reach[:, None]) & (edge - last > margin))
+        question, expert = unsure.nonzero().T
+        step = max(1, _BLOCK // width)
+        for begin in range(0, len(question), step):
+            few, more = question[begin : begin + step], expert[begin : begin + step]
+            whole = distances[more, place[few]]
+            whole.masked_fill_(bases[few, more][:, None], 0.0)
+            whole += shared[few]
+            indices[few, more] = self._settle(whole, bases[few], more, points[place[few]], margin[few, 0], count)
+        return indices
+
+    def _settle(self, whole: Tensor, bases: Tensor, more: Tensor, points: Tensor, margin: Tensor, count: int) -> Tensor:
+        """(u, count) nearest rows from all distances in float32, compared again in float64 where these are too close.
+
+        Args:
+            whole: (u, N) distances.
+            bases: (u, K) bool, S.
+            more: (u,) the expert k.
+            points: (u,) rows.
+            margin: (u,) how much rounding may change a difference of distances.
+            count: Of the nearest.
+        """
+        wider = min(count + 24, whole.shape[1] - 1)
+        values, found = smallest(whole, wider + 1)
+        close = (values[:, count] - values[:, count - 1] <= margin) & (values[:, count] < _NOWHERE_NARROW)
+        result = found[:, :count].clone()
+        again = close.nonzero().flatten()
+        if not len(again):
+            return result
+        reach = values[again, count - 1] + margin[again]
+        fits = values[again, wider] > reach
+        few = again[fits]
+        if len(few):
+            rows = found[few, :wider].sort(1).values  # rising, so that equal distances keep the order of the rows
+            real = rows < self.num_rows
+            shape = len(few), wider, self.num_experts, self.num_classes
+            apart = self._rows.index_select(0, rows.clamp_max(self.num_rows - 1).flatten()).view(shape)
+            apart -= self._rows[points[few]].view(len(few), 1, *shape[2:])
+            subset = bases[few].clone()
+            subset[torch.arange(len(few), device=few.device), more[few]] = True
+            exact = (apart.square_().view(-1, self.num_classes) @ self._ones).view(shape[:3])
+            exact = (exact * subset[:, None]).sum(2)
+            far = ~real | (whole[few].gather(1, rows) >= _NOWHERE_NARROW)
+            exact.masked_fill_(far, _NOWHERE)
+            result[few] = rows.gather(1, exact.argsort(dim=1, stable=True)[:, :count])
+        for number, limit in zip(again[~fits].tolist(), reach[~fits].tolist(), strict=True):
+            mine = bases[number].clone()
+            mine[more[number]] = True
+            row = self._rows[points[number]].view(self.num_experts, 1, -1)
+            result[number] = self._exact(
+                mine.nonzero().flatten().tolist(), row, whole[number : number + 1] <= limit, count
+            )[0]
+        return result
+
+
+def _runs(place: Tensor, values: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Runs of equal numbers, with their part of the values."""
+    numbers, lengths = place.unique_consecutive(return_counts=True)
+    return zip(numbers.tolist(), values.split(lengths.tolist()), strict=True)
 
 
 def smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from lightning_fusion.errors import InputError
 from lightning_fusion.foe.neighbours import SubsetNeighbours
 from lightning_fusion.foe.subset_fusers import copy_perceptron, masked_input, perceptron
-
-LossOf = Callable[[Sequence[int], Sequence[Sequence[int]], Tensor], Tensor]
-"""Called as ``loss(base, additions, rows)``: (A,) + rows.shape float64, the loss of F^T on validation rows."""
+from lightning_fusion.foe.tables import LossTables
 
 
 class RiskEstimator(nn.Module, ABC):
@@ -22,7 +20,7 @@ class RiskEstimator(nn.Module, ABC):
         """Make room for what :meth:`fit` learns, so that a saved state can be loaded."""
         return
 
-    def attach(self, search: SubsetNeighbours, outputs: Tensor, loss: LossOf, count: int) -> None:
+    def attach(self, search: SubsetNeighbours, outputs: Tensor, loss: LossTables, count: int) -> None:
         """Take hold of the validation rows, before :meth:`fit` or after a saved state was loaded.
 
         Args:
@@ -52,6 +50,14 @@ class RiskEstimator(nn.Module, ABC):
             own: (R,) the validation row that each point is itself; None for new points.
         """
 
+    def prepare(self, states: Sequence[tuple[tuple[int, ...], Tensor]]) -> None:
+        """Get ready for :meth:`total` of every set with one more expert, for several sets at once.
+
+        Args:
+            states: Sets of experts, and what was looked up for the samples that may go on.
+        """
+        return
+
     @abstractmethod
     def total(self, looked: Tensor, base: Sequence[int], additions: Sequence[Sequence[int]]) -> Tensor:
         """(R, A) float64: M times the estimated loss of F^T, for T = ``base`` and each of A sets of more experts."""
@@ -63,6 +69,10 @@ class KNNRisk(RiskEstimator):
     def look(self, subset: Sequence[int], points: Tensor, own: Tensor | None) -> Tensor:
         """(R, M) the nearest rows."""
         return self._search.nearest(subset, [()], points, self._count, own)[0][0]
+
+    def prepare(self, states: Sequence[tuple[tuple[int, ...], Tensor]]) -> None:
+        """Fill the tables of these rows."""
+        self._loss.prepare([(subset, looked.unique()) for subset, looked in states])
 
     def total(self, looked: Tensor, base: Sequence[int], additions: Sequence[Sequence[int]]) -> Tensor:
         """The summed loss of these rows."""

@@ -1,7 +1,7 @@
 """Fusers that read any subset of the experts: one family of functions F^S for all S."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -35,6 +35,7 @@ class SubsetFuser(nn.Module, ABC):
             leave_one_out: Whether :meth:`held_out` must not let a row vote for itself.
         """
         self._search, self._outputs, self._targets, self._leave = search, outputs, targets, leave_one_out
+        self.num_experts = len(outputs)
 
     def fit(self) -> None:
         """Learn from the attached rows, where there is something to learn."""
@@ -58,6 +59,18 @@ class SubsetFuser(nn.Module, ABC):
             additions: For each of A subsets, the experts it has beside ``base``.
             rows: (R,) indices of fitted rows.
         """
+
+    def held_out_supersets(self, bases: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same for many sets and rows at once, where a family can do better than set by set; else nothing.
+
+        Args:
+            bases: (Q, K) bool, a set S of experts each.
+            rows: (Q,) a fitted row each.
+
+        Yields:
+            (q,) numbers of some of the Q questions, and (q, K, C) class probabilities in S + k; in S where k is in S.
+        """
+        return iter(())
 
 
 class KNNFuser(SubsetFuser):
@@ -93,6 +106,11 @@ class KNNFuser(SubsetFuser):
         """The shares of the votes of other rows."""
         own = rows if self._leave else None
         return self._vote(self._search.nearest(base, additions, self._outputs[:, rows], self.neighbors, own)[0])
+
+    def held_out_supersets(self, bases: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The shares of the votes of other rows."""
+        for some, voters in self._search.supersets(bases, rows, self.neighbors, self._leave):
+            yield some, self._vote(voters)
 
     def _vote(self, voters: Tensor) -> Tensor:
         ones = torch.ones((), device=voters.device).expand(voters.shape)

@@ -60,13 +60,39 @@ class LossTables:
             self.slots[found] = len(self.slots)
         return [self.slots[found] for found in sets]
 
+    def prepare(self, requests: Sequence[tuple[tuple[int, ...], Tensor]]) -> None:
+        """Fill at once what will be asked for: F^S and F^(S + k) for every k, for several sets S and their rows.
+
+        Args:
+            requests: Sets of experts, and (R,) validation rows of each.
+        """
+        if not requests:
+            return
+        experts = range(self.fuser.num_experts)
+        slots = torch.tensor(
+            self._slots([tuple(sorted({*base, k})) for base, _ in requests for k in experts]),
+            device=self.targets.device,
+        ).view(len(requests), -1)
+        bases = torch.zeros(len(requests), len(experts), dtype=torch.bool, device=self.targets.device)
+        which, wanted = [], []
+        for number, (base, rows) in enumerate(requests):
+            bases[number, list(base)] = True
+            lacking = rows[(self.stored[slots[number][:, None], rows] < 0).any(0)]
+            which.append(torch.full_like(lacking, number))
+            wanted.append(lacking)
+        group, row = torch.cat(which), torch.cat(wanted)
+        for some, said in self.fuser.held_out_supersets(bases[group], row):
+            loss = self._loss(said.transpose(0, 1), self.targets[row[some]])  # (K, q)
+            self.stored[slots[group[some]].T, row[some]] = loss
+
     def _fill(self, base: Sequence[int], additions: Sequence[Sequence[int]], slots: Tensor, rows: Tensor) -> None:
         said = self.fuser.held_out(base, additions, rows)  # (A, U, C)
-        goal = self.targets[rows]
+        self.stored[slots[:, None], rows] = self._loss(said, self.targets[rows])
+
+    def _loss(self, said: Tensor, goal: Tensor) -> Tensor:
+        """(A, U) loss of (A, U, C) probabilities."""
         if self.zero_one:
-            loss = (said.argmax(2) != goal).to(self.stored.dtype)
-        else:
-            share = said.gather(2, goal.expand(len(said), -1)[:, :, None])[:, :, 0].to(torch.float64)
-            mixed = (1 - self.fuser.smoothing) * share + self.fuser.smoothing / said.shape[2]
-            loss = -mixed.clamp_max(1).log()
-        self.stored[slots[:, None], rows] = loss
+            return (said.argmax(2) != goal).to(self.stored.dtype)
+        share = said.gather(2, goal.expand(len(said), -1)[:, :, None])[:, :, 0].to(torch.float64)
+        mixed = (1 - self.fuser.smoothing) * share + self.fuser.smoothing / said.shape[2]
+        return -mixed.clamp_max(1).log()
