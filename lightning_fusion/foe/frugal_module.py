@@ -80,6 +80,7 @@ class FrugalFoEModule(LightningModule):
             {f"{split}_{name}": MeanMetric() for split in ("val", "test") for name in (*_FIGURES, "accuracy_answered")}
         )
         self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._used = 0  # batches that the policy was fitted on
         self._facts = None if self.pool is None else self.pool.facts()
 
     # --------------------------------------------------------------- deciding
@@ -191,26 +192,26 @@ class FrugalFoEModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Forget the rows of an earlier fit."""
-        self._rows = []
+        self._rows, self._used = [], 0
 
     def on_validation_start(self) -> None:
         """Fit the policy, before it is validated for the first time."""
         self._finish()
 
     def on_train_epoch_end(self) -> None:
-        """Fit the policy, where no validation came before."""
+        """Fit the policy, where no validation came after the last row."""
         self._finish()
+        self._rows, self._used = [], 0
 
     def _finish(self) -> None:
-        if not self._rows:
+        if len(self._rows) == self._used:
             return
-        parts = self._rows
+        parts, self._used = self._rows, len(self._rows)
         if self.trainer.world_size > 1:
             gathered: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(gathered, parts)
             parts = [part for rank in gathered for part in rank]
         outputs, target, index = (torch.cat(some) for some in zip(*parts, strict=True))
-        self._rows = []
         order = index.argsort(stable=True)
         first = torch.ones_like(order, dtype=torch.bool)
         first[1:] = index[order][1:] != index[order][:-1]  # a sampler repeats rows to give all processes as many

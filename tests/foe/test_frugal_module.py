@@ -111,7 +111,7 @@ class TestFit:
         assert fitted.policy.costs_ == [3.0, 1.0, 1.0, 1.0]
         assert fitted.policy.costs == {"a": 3.0, "b": 1.0, "c": 1.0, "d": 1.0}
 
-    def test_rows_seen_twice_count_once_and_a_second_fit_forgets_the_first(self):
+    def test_a_second_fit_or_epoch_forgets_the_first(self):
         outputs, other = stored(), stored(seed=5)
         fitted = module(outputs)
         fit(fitted, other)
@@ -124,6 +124,12 @@ class TestFit:
         del outputs.splits["val"]
         fitted = module(outputs)
         fit(fitted, outputs, limit_val_batches=0)
+        check_same(predicted(fitted, OutputsDataModule(outputs)), by_hand(outputs))
+
+    def test_a_validation_within_the_epoch_loses_no_row(self):
+        outputs = stored()
+        fitted = module(outputs)
+        fit(fitted, outputs, val_check_interval=0.5)
         check_same(predicted(fitted, OutputsDataModule(outputs)), by_hand(outputs))
 
     def test_a_sanity_check_before_the_fit_does_no_harm(self):
