@@ -1,5 +1,6 @@
 """FrugalFoE: asks as few experts as a sample needs."""
 
+import copy
 import json
 import math
 import os
@@ -8,9 +9,12 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import wraps
 from importlib import import_module
 from itertools import combinations
+from numbers import Integral, Real
 from pathlib import Path
+from threading import RLock
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
@@ -38,6 +42,17 @@ _CHUNK = 4096  # samples whose questions are decided together
 _MOST_SETS = 2000  # sets of experts that a look-ahead may compare
 
 
+def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
+    """One thread at a time, without gradients, and outside inference mode: tables that are filled there are kept."""
+
+    @wraps(method)
+    def run(self: "FrugalFoE", *args: Any, **kwargs: Any) -> Any:
+        with self._lock, torch.inference_mode(False), torch.no_grad():
+            return method(self, *args, **kwargs)
+
+    return run
+
+
 class FrugalPrediction(NamedTuple):
     """What :meth:`FrugalFoE.predict` answers.
 
@@ -46,7 +61,8 @@ class FrugalPrediction(NamedTuple):
         asked: (B, K) bool, whom.
         cost: (B,) float64, the sum of their costs.
         risk: (B,) float64, the estimated loss of the answer.
-        abstained: (B,) bool: the risk is above ``abstain_above``.
+        abstained: (B,) bool: the risk is above ``abstain_above``, or every expert failed; then the shares of the
+            classes among the validation rows are the answer.
         far: (B,) bool: the nearest validation rows are much farther than they are from one another.
     """
 
@@ -57,13 +73,20 @@ class FrugalPrediction(NamedTuple):
     abstained: Tensor
     far: Tensor
 
+    def __repr__(self) -> str:
+        return (
+            f"FrugalPrediction({len(self.cost)} samples, mean cost {float(self.cost.mean()):.3g}, experts asked "
+            f"{float(self.asked.sum(1).double().mean()):.3g}, risk {float(self.risk.mean()):.3g}; abstained "
+            f"{int(self.abstained.sum())}, far {int(self.far.sum())})"
+        )
+
     @property
     def predicted(self) -> Tensor:
         """(B,) the class of the largest probability, the lowest of equal ones; of abstained samples too."""
         return self.probabilities.argmax(1)
 
 
-@dataclass
+@dataclass(repr=False)
 class FrugalCurve:
     """Accuracy and cost of one fitted policy at several trade-offs.
 
@@ -80,6 +103,10 @@ class FrugalCurve:
     cost: list[float]
     asked: list[float]
     predictions: list[FrugalPrediction]
+
+    def __repr__(self) -> str:
+        rows = zip(self.trade_off, self.accuracy, self.cost, strict=True)
+        return "FrugalCurve(" + ", ".join(f"{price:g}: {value:.3f} at {cost:.2f}" for price, value, cost in rows) + ")"
 
 
 class FrugalFoE(nn.Module):
@@ -147,6 +174,26 @@ class FrugalFoE(nn.Module):
         look_ahead: int = 1,
     ) -> None:
         super().__init__()
+        self._lock = RLock()
+        numbers = {
+            "trade_off": trade_off,
+            "budget": budget,
+            "neighbors": neighbors,
+            "fuser_neighbors": fuser_neighbors,
+            "min_queries": min_queries,
+            "abstain_above": abstain_above,
+            "look_ahead": look_ahead,
+        }
+        for name, number in numbers.items():
+            whole = name not in ("trade_off", "budget", "abstain_above")
+            optional = name in ("budget", "neighbors", "abstain_above")
+            if not (optional and number is None) and not _is_number(number, whole):
+                raise InputError(f"{name} is {number!r}; expected a {'whole ' * whole}number")
+        if isinstance(costs, str | bytes) or not (costs is None or hasattr(costs, "__len__")):
+            raise InputError(f"costs: found {costs!r}; expected one number per expert, by name or in order")
+        for part, kind in ((fuser, SubsetFuser), (risk, RiskEstimator)):
+            if not (part is None or isinstance(part, kind)):
+                raise InputError(f"found a {type(part).__name__} where a {kind.__name__} was expected")
         if not 0 <= trade_off < math.inf:
             raise InputError(f"trade_off is {trade_off}; expected a number >= 0")
         if budget is not None and not budget > 0:
@@ -162,10 +209,13 @@ class FrugalFoE(nn.Module):
             )
         if abstain_above is not None and not abstain_above >= 0:
             raise InputError(f"abstain_above is {abstain_above}; expected a risk >= 0")
-        if isinstance(costs, Mapping):
-            costs = {str(name): float(cost) for name, cost in costs.items()}
-        elif costs is not None:
-            costs = [float(cost) for cost in costs]
+        try:
+            if isinstance(costs, Mapping):
+                costs = {str(name): float(cost) for name, cost in costs.items()}
+            elif costs is not None:
+                costs = [float(cost) for cost in costs]
+        except (TypeError, ValueError) as error:
+            raise InputError(f"costs: found {costs!r}; expected numbers ({error})") from error
         self.costs, self.trade_off = costs, float(trade_off)
         self.budget = None if budget is None else float(budget)
         self.neighbors = None if neighbors is None else int(neighbors)
@@ -173,14 +223,24 @@ class FrugalFoE(nn.Module):
         self.leave_one_out, self.loss, self.on_failure = bool(leave_one_out), loss, on_failure
         self.abstain_above = None if abstain_above is None else float(abstain_above)
         self.look_ahead = int(look_ahead)
-        self.fuser = KNNFuser(fuser_neighbors) if fuser is None else fuser
-        self.risk = KNNRisk() if risk is None else risk
+        self.fuser = KNNFuser(fuser_neighbors) if fuser is None else _own(fuser)
+        self.risk = KNNRisk() if risk is None else _own(risk)
         self.names: list[str] = []
         self.register_buffer("outputs", torch.empty(0, 0, 0))
         self.register_buffer("targets", torch.empty(0, dtype=torch.int64))
 
+    def extra_repr(self) -> str:
+        """What was found by the fit, or what is wanted of it."""
+        if not self.names:
+            return f"trade_off={self.trade_off:g}, not fitted"
+        return (
+            f"trade_off={self.trade_off_:g}, neighbors={self.neighbors_}, {len(self.names)} experts, fitted on "
+            f"{len(self.targets)} rows"
+        )
+
     # ------------------------------------------------------------------ fitting
 
+    @_guarded
     def fit(self, outputs: Mapping[str, Any] | OutputsSplit, targets: Any = None) -> Self:
         """Learn from what every expert says about labelled rows that none of them was trained on.
 
@@ -258,6 +318,26 @@ class FrugalFoE(nn.Module):
 
     _search: SubsetNeighbours | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}  # a lock cannot be copied
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._lock = RLock()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Follow a move to another device; numbers keep their precision, which decides who is nearest."""
+        kept = {name: value.dtype for name, value in self.state_dict().items()}
+        outputs = self.outputs
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.outputs.dtype != outputs.dtype:
+            self.outputs = outputs.to(self.outputs.device)
+        for part in (self.fuser, self.risk):
+            if any(value.dtype != kept[name] for name, value in self.state_dict().items()):
+                part.float()
+        self._search = None
+        return self
+
     def _neighbours(self) -> SubsetNeighbours:
         self._ready()
         assert self._search is not None
@@ -270,6 +350,7 @@ class FrugalFoE(nn.Module):
         totals = self._tables((), sets, rows).sum(1)[None]
         return int(self._best(totals, (), sets, trade_off, len(rows))[0][0])
 
+    @_guarded
     def error(self, subset: Sequence[str]) -> float:
         """Held-out loss of the fuser on the validation rows, from the outputs of some experts.
 
@@ -280,6 +361,7 @@ class FrugalFoE(nn.Module):
         rows = torch.arange(len(self.targets), device=self.targets.device)
         return float(self._tables((), [self._numbers(subset)], rows).mean())
 
+    @_guarded
     def fuse(self, subset: Sequence[str], outputs: Mapping[str, Any] | OutputsSplit) -> Tensor:
         """(B, C) class probabilities from the outputs of some experts, whatever they cost.
 
@@ -292,7 +374,7 @@ class FrugalFoE(nn.Module):
 
     def _numbers(self, subset: Sequence[str]) -> tuple[int, ...]:
         unknown = [name for name in subset if name not in self.names]
-        if unknown or not subset or len(set(subset)) < len(subset):
+        if isinstance(subset, str) or unknown or not subset or len(set(subset)) < len(subset):
             raise InputError(
                 f"subset: found {shorten(subset) or 'nobody'}; expected some of the experts {shorten(self.names)}, "
                 "each once"
@@ -341,6 +423,7 @@ class FrugalFoE(nn.Module):
 
     # --------------------------------------------------------------- predicting
 
+    @_guarded
     def predict(self, ask: Mapping[str, Any] | OutputsSplit | Ask, num_rows: int | None = None) -> FrugalPrediction:
         """Ask experts until further ones are not worth their price, and fuse what they said.
 
@@ -393,6 +476,7 @@ class FrugalFoE(nn.Module):
             )
         return found
 
+    @_guarded
     def curve(
         self,
         outputs: Mapping[str, Any] | OutputsSplit,
@@ -408,6 +492,7 @@ class FrugalFoE(nn.Module):
             trade_offs: In any order; each >= 0.
             neighbors: M, where it is to be another than that of the fit.
         """
+        self._ready()
         if neighbors is not None:
             if not 1 <= neighbors <= len(self.targets):
                 raise InputError(f"neighbors is {neighbors}; expected 1 to {len(self.targets)}, the validation rows")
@@ -517,7 +602,7 @@ class FrugalFoE(nn.Module):
             warnings.warn(f"expert {name} failed on {number} row(s): went on with the others", stacklevel=3)
         cost = asked.to(torch.float64) @ torch.tensor(self.costs_, dtype=torch.float64, device=device)
         above = math.inf if self.abstain_above is None else self.abstain_above
-        return FrugalPrediction(probabilities, asked, cost, risk, risk > above, far)
+        return FrugalPrediction(probabilities, asked, cost, risk, (risk > above) | ~asked.any(1), far)
 
     # ------------------------------------------------------------------ deciding
 
@@ -577,6 +662,8 @@ class FrugalFoE(nn.Module):
             last: (R,) squared distance of the farthest of them.
         """
         assert self._search is not None
+        if len(self._spread) * 8 * len(self.targets) > LossTables.limit_bytes:
+            self._spread.clear()
         spread = self._spread.setdefault(subset, torch.full_like(last, math.nan).new_full(self.targets.shape, math.nan))
         needed = voters.unique()
         unknown = needed[spread[needed].isnan()]
@@ -600,10 +687,10 @@ class FrugalFoE(nn.Module):
             "costs_": self.costs_,
             "trade_off_": self.trade_off_,
             "neighbors_": self.neighbors_,
-            "arguments": {name: getattr(self, name) for name in _ARGUMENTS},
+            "arguments": {name: getattr(self, name) for name in ARGUMENTS},
             "fuser": _describe(self.fuser),
             "risk": _describe(self.risk),
-            "digest": digest(self.outputs.cpu(), self.targets.cpu()),
+            "digest": _digest(self.state_dict()),
         }
 
     def save(self, folder: str | Path) -> None:
@@ -668,18 +755,24 @@ class FrugalFoE(nn.Module):
                 risk=_build(facts["risk"], RiskEstimator, where),
             )
             policy.names, policy.classes, policy.experts = facts["names"], facts["classes"], facts["experts"]
-            policy.costs_, policy.trade_off_ = facts["costs_"], facts["trade_off_"]
-            policy.neighbors_ = facts["neighbors_"]
+            policy.costs_ = read_costs(facts["costs_"], policy.names, None)
+            policy.trade_off_, policy.neighbors_ = facts["trade_off_"], facts["neighbors_"]
+            if (
+                not (_is_number(policy.trade_off_) and 0 <= policy.trade_off_ < math.inf)
+                or not (_is_number(policy.neighbors_, True) and 1 <= policy.neighbors_ <= facts["rows"])
+                or len(set(policy.names)) < len(policy.names)
+            ):
+                raise InputError(f"policy: the facts of {where} are out of range")
             shape = len(policy.names), facts["rows"], facts["num_classes"]
             policy.outputs, policy.targets = tensors["outputs"], tensors["targets"]
-            if tuple(policy.outputs.shape) != shape or digest(policy.outputs, policy.targets) != facts["digest"]:
+            if tuple(policy.outputs.shape) != shape or _digest(tensors) != facts["digest"]:
                 raise InputError(f"policy: the arrays of {where} are not those that its facts were written with")
             policy.fuser.allocate(*shape)
             policy.risk.allocate(*shape)
             policy.load_state_dict(dict(tensors))
+            policy._ready(fresh=True)
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise InputError(f"policy: {where} is damaged ({type(error).__name__}: {error})") from error
-        policy._ready(fresh=True)
         return policy
 
 
@@ -687,7 +780,7 @@ FAR_RATIO = 2.0
 """A sample is far where its k-distance is this many times that of its neighbours."""
 FAR_SHARE = 0.1
 """Share of far samples in a batch from which on :meth:`FrugalFoE.predict` warns."""
-_ARGUMENTS = (
+ARGUMENTS = (
     "costs",
     "trade_off",
     "budget",
@@ -780,8 +873,6 @@ class _State:
         policy, count = self.policy, self.policy.neighbors_
         free = len(policy.names) - len(asked) - len(failed)
         if not asked:
-            if not free:
-                raise InputError(f"every expert failed on row(s) {shorten(self.rows[some].tolist())}")
             return _Look(asked, failed, some)
         points, own = self.points[:, some], None if self.own is None else self.own[some]
         looked = policy.risk.look(asked, points, own)
@@ -798,7 +889,13 @@ class _State:
         """(R,) the expert to ask next, -1 where the answer is given, for samples in one state."""
         policy, count, asked, some = self.policy, self.policy.neighbors_, look.asked, look.some
         if look.looked is None:
-            return torch.full_like(some, policy._first(self.trade_off, frozenset(look.failed)))
+            if len(look.failed) < len(policy.names):
+                return torch.full_like(some, policy._first(self.trade_off, frozenset(look.failed)))
+            warnings.warn(f"every expert failed on row(s) {shorten(self.rows[some].tolist())}: abstained", stacklevel=3)
+            share = torch.bincount(policy.targets, minlength=self.probabilities.shape[1]) / len(policy.targets)
+            self.probabilities[some] = share.to(self.probabilities.dtype)
+            self.risk[some] = 1.0
+            return torch.full_like(some, -1)
         following, live = torch.full_like(some, -1), look.live
         if live.any():
             sets = policy._sets({*asked, *look.failed})
@@ -825,11 +922,29 @@ class _State:
         self.far[some] = policy._is_far(asked, voters[0], last[0])
 
 
+def _is_number(value: Any, whole: bool = False) -> bool:
+    return isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+
+
+def _own(part: Any) -> Any:
+    """A fuser or estimator that serves another policy already is copied."""
+    return copy.deepcopy(part) if hasattr(part, "_search") else part
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    return digest(*(part for name in sorted(tensors) for part in (name, tensors[name].cpu())))
+
+
 def _describe(part: nn.Module) -> dict[str, Any]:
     """The class of a fuser or risk estimator, with its arguments: attributes of the same names."""
     import inspect
 
     names = [name for name in inspect.signature(type(part).__init__).parameters if name != "self"]
+    lost = [name for name in names if not hasattr(part, name) and name not in ("args", "kwargs")]
+    if lost:
+        raise InputError(
+            f"{type(part).__name__}: its argument {lost[0]} cannot be saved; keep it as an attribute of the same name"
+        )
     values = {name: getattr(part, name) for name in names if hasattr(part, name)}
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
     return {"class_path": f"{type(part).__module__}.{type(part).__qualname__}", "init_args": plain}

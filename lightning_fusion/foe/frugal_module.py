@@ -5,6 +5,7 @@ from typing import Any, Self
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -13,7 +14,7 @@ from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs import OutputsBatch, OutputsDataModule
 from lightning_fusion.experts.pool import ExpertPool, check_same_experts, scatter_columns, task_classes
-from lightning_fusion.foe.frugal import FrugalFoE, FrugalPrediction
+from lightning_fusion.foe.frugal import ARGUMENTS, FrugalFoE, FrugalPrediction
 from lightning_fusion.foe.fusers import scatter
 from lightning_fusion.hyperparameters import keep_plain, read_checkpoint
 
@@ -82,6 +83,8 @@ class FrugalFoEModule(LightningModule):
         self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
         self._used = 0  # batches that the policy was fitted on
         self._facts = None if self.pool is None else self.pool.facts()
+        if self.policy.names:
+            self._check(self._facts)
 
     # --------------------------------------------------------------- deciding
 
@@ -175,9 +178,22 @@ class FrugalFoEModule(LightningModule):
         if stage == "fit":
             return
         if not self.policy.names and self.folder is not None and not self.trainer.ckpt_path:
-            self.policy = FrugalFoE.load(self.folder).to(self.device)
+            self._serve(FrugalFoE.load(self.folder).to(self.device))
         if self.policy.names:
             self._check(asked)
+
+    def _serve(self, saved: FrugalFoE) -> None:
+        """Take a saved policy, with what this one says about serving; say what of it would need another fit."""
+        wanted = self.policy
+        saved.abstain_above, saved.on_failure = wanted.abstain_above, wanted.on_failure
+        differ = [
+            f"{name} {getattr(saved, name)} (not {getattr(wanted, name)})"
+            for name in ARGUMENTS
+            if getattr(saved, name) != getattr(wanted, name)
+        ]
+        if differ:
+            rank_zero_warn(f"the policy saved in {self.folder} has {', '.join(differ)}; fit again to change that")
+        self.policy = saved
 
     def _check(self, asked: Mapping[str, Any] | None) -> None:
         """Refuse experts or classes other than those the policy was fitted with."""
@@ -220,10 +236,14 @@ class FrugalFoEModule(LightningModule):
         costs = None if self._facts is None else {name: fact["cost"] for name, fact in self._facts.items()}
         given = self.policy.costs
         self.policy.costs = costs if given is None else given
-        self.policy.fit(named, target[order])
-        self.policy.costs, self.policy.classes, self.policy.experts = given, self.classes, self._facts
+        try:
+            self.policy.fit(named, target[order])
+        finally:
+            self.policy.costs = given
+        self.policy.classes, self.policy.experts = self.classes, self._facts
         if self.folder is not None and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.policy.save(self.folder)
+            rank_zero_info(f"policy in {self.folder}: {self.policy.extra_repr()}")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """An optimizer with nothing to do, whose steps the Trainer counts."""

@@ -29,13 +29,12 @@ class SubsetNeighbours:
         wide = outputs.to(torch.float64)
         squares = wide.square().sum(2)
         sides = torch.cat([-2 * wide, torch.ones_like(squares)[:, :, None], squares[:, :, None]], dim=2)
-        unit = _PAD if self.num_rows < 2048 else 8 * _PAD  # blocks of blocks of whole size
-        pad = sides.new_zeros(self.num_experts, unit - self.num_rows % unit, sides.shape[2])  # one at least
+        whole = _PAD if self.num_rows < 2048 else 8 * _PAD  # blocks of blocks of whole size
+        pad = sides.new_zeros(self.num_experts, whole - self.num_rows % whole, sides.shape[2])  # one at least
         pad[:, :, -1] = _NOWHERE
         self._sides = torch.cat([sides, pad], dim=1).transpose(1, 2).contiguous()  # (K, C + 2, padded N)
         self._rows = wide.transpose(0, 1).reshape(self.num_rows, -1)  # (N, K C)
         self._narrow = self._sides.to(torch.float32).clamp_max_(_NOWHERE_NARROW)
-        self._ones = wide.new_ones(self.num_classes)
         self._largest = squares.amax(1).tolist()
         # by the size of S: how much float32 may change the difference of two distances in S + k, by the usual bound of
         # a product's rounding error (its terms are at most 4 |y|^2 together), sums and rounded inputs included
@@ -166,14 +165,15 @@ class SubsetNeighbours:
         starts = found.cumsum(0) - found
         missing = order >= found[:, None]
         rows = place[(starts[:, None] + order).clamp_max(len(place) - 1)]  # (R, widest)
-        index = torch.tensor(list(subset), device=place.device)
-        chosen = points[index].transpose(0, 1)  # (R, S, C)
+        members = points.new_zeros(self.num_experts)  # sums go over all experts, so that their order is always the same
+        members[list(subset)] = 1
+        chosen = points.transpose(0, 1)  # (R, K, C)
         step = max(1, _BLOCK // max(1, widest * self._rows.shape[1]))
         result = []
         for first in range(0, len(rows), step):
             some = slice(first, first + step)
-            theirs = self._rows[rows[some]].view(-1, widest, self.num_experts, self.num_classes)[:, :, index]
-            distances = (theirs - chosen[some][:, None]).square_().flatten(2).sum(2)
+            theirs = self._rows[rows[some]].view(-1, widest, self.num_experts, self.num_classes)
+            distances = ((theirs - chosen[some][:, None]).square_().sum(3) * members).sum(2)
             distances.masked_fill_(missing[some], _NOWHERE)
             result.append(distances.argsort(dim=1, stable=True)[:, :count])
         return rows.gather(1, torch.cat(result))
@@ -280,7 +280,7 @@ class SubsetNeighbours:
             apart -= self._rows[points[few]].view(len(few), 1, *shape[2:])
             subset = bases[few].clone()
             subset[torch.arange(len(few), device=few.device), more[few]] = True
-            exact = (apart.square_().view(-1, self.num_classes) @ self._ones).view(shape[:3])
+            exact = apart.square_().sum(3)
             exact = (exact * subset[:, None]).sum(2)
             far = ~real | (whole[few].gather(1, rows) >= _NOWHERE_NARROW)
             exact.masked_fill_(far, _NOWHERE)

@@ -21,7 +21,9 @@ def read_outputs(outputs: Mapping[str, Any] | OutputsSplit) -> tuple[list[str], 
         raise InputError(
             f"outputs: found {type(outputs).__name__}; expected {{expert: (N, C)}}, or one split of a store"
         )
-    values = {str(name): torch.as_tensor(value).detach() for name, value in outputs.items()}
+    values = {str(name): _numbers(value, f"outputs: expert {name}") for name, value in outputs.items()}
+    if len(values) < len(outputs):
+        raise InputError(f"outputs: two experts have one name, as text: {shorten(outputs)}")
     first = next(iter(values.values()))
     for name, value in values.items():
         if value.ndim != 2 or value.shape != first.shape or not value.shape[1]:
@@ -46,7 +48,7 @@ def read_labelled(
             facts["costs"] = {name: fact["cost"] for name, fact in outputs.experts.items()}
     if targets is None:
         raise InputError("targets: found none; give the (N,) classes of the rows")
-    goal = torch.as_tensor(np.array(targets) if isinstance(targets, np.ndarray) else targets)
+    goal = _numbers(targets, "targets").clone()  # the caller's own may change
     if goal.shape != stacked.shape[1:2]:
         raise InputError(f"targets: found shape {tuple(goal.shape)} for {stacked.shape[1]} rows of outputs")
     if goal.is_floating_point() or goal.dtype == torch.bool:
@@ -59,11 +61,11 @@ def read_labelled(
             f"targets: found {shorten(goal[wrong].unique().tolist())} in row(s) "
             f"{shorten(wrong.nonzero().flatten().tolist())}; the outputs have the classes 0 to {classes - 1}"
         )
-    bad = ~stacked.isfinite().all(2)
+    bad = ~(stacked.abs() <= 1e100).all(2)  # squares must be numbers too
     if bad.any():
         expert = int(bad.any(1).to(torch.uint8).argmax())
         raise InputError(
-            f"outputs: expert {names[expert]} has NaN or infinite values in row(s) "
+            f"outputs: expert {names[expert]} has NaN, infinite or huge values in row(s) "
             f"{shorten(bad[expert].nonzero().flatten().tolist())}"
         )
     return (names, stacked), goal, facts
@@ -89,3 +91,22 @@ def read_costs(given: Any, names: Sequence[str], stored: Mapping[str, float] | N
         if not 0 <= value < math.inf:
             raise InputError(f"costs: found {value} for expert {name}; expected a number >= 0")
     return costs
+
+
+def _numbers(value: Any, what: str) -> Tensor:
+    """A tensor of what a user gave as numbers."""
+    if isinstance(value, Tensor):
+        found = value.detach()
+    else:
+        try:
+            array = np.asarray(value)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{what}: found {type(value).__name__} that makes no array ({error})") from error
+        if array.dtype.kind not in "biuf":
+            raise InputError(f"{what}: found an array of {array.dtype}; expected numbers")
+        found = torch.from_numpy(
+            np.ascontiguousarray(array).copy() if not array.flags.writeable else np.ascontiguousarray(array)
+        )
+    if found.is_complex():
+        raise InputError(f"{what}: found complex numbers; expected real ones")
+    return found

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from lightning_fusion.errors import InputError
 from lightning_fusion.foe.neighbours import SubsetNeighbours
 
-_MIN_STEPS = 1500  # of 200 rows, scikit-learn's batch
+_MIN_STEPS = 500  # of 200 rows, scikit-learn's batch
 
 
 class SubsetFuser(nn.Module, ABC):
@@ -82,6 +82,8 @@ class KNNFuser(SubsetFuser):
 
     def __init__(self, neighbors: int = 9) -> None:
         super().__init__()
+        if not neighbors >= 1:
+            raise InputError(f"fuser_neighbors is {neighbors}; expected at least 1")
         self.neighbors = neighbors
         self.smoothing = 1 / (neighbors + 1)
 
@@ -126,7 +128,7 @@ class MaskedMLPFuser(SubsetFuser):
 
     Args:
         hidden: Widths of the hidden layers.
-        epochs: Passes over the rows; more where these are fewer than 1,500 steps of 200 rows.
+        epochs: Passes over the rows; more where these are fewer than 500 steps of 200 rows.
         folds: Of the cross-fitting.
         seed: Of weights, order, subsets and folds.
     """

@@ -26,7 +26,7 @@ pytestmark = [
 ROWS = {"train": 160, "test": 110}
 COSTS = {"a": 1.0, "b": 2.0, "c": 0.5}
 CLASSES = ["cat", "dog", "owl"]
-PAPER = "FrugalFoE (the paper's code: M = 10, two at least)"
+PAPER = "FrugalFoE (M = 10, two at least)"
 VARIANTS = {
     PAPER,
     "FrugalFoE (masked MLP)",
@@ -35,13 +35,13 @@ VARIANTS = {
 }
 RULES = {
     "random subsets",
-    "best static subset (greedy)",
-    "best static subset (exhaustive)",
+    "static subset (greedy)",
+    "static subset (exhaustive)",
     "cascade by confidence",
-    "FrugalML-style base and add-on",
+    "FrugalML-style",
 }
 NOBODY = "nobody (most frequent class)"
-ORACLE = "oracle (cheapest expert that is right)"
+ORACLE = "oracle (cheapest right one)"
 POINTS = {"best single expert", "all experts, kNN", "all experts, logistic stacking", NOBODY, ORACLE}
 
 
@@ -191,7 +191,7 @@ class TestResults:
 
     def test_areas_are_those_under_the_curves(self, finished):
         rows = results(finished / "run")["rows"]
-        for method in (MAIN, "cascade by confidence", "best static subset (exhaustive)"):
+        for method in (MAIN, "cascade by confidence", "static subset (exhaustive)"):
             points = [(0.0, value(rows, NOBODY, seed=4)), *(point for point in curve(rows, method, 4) if point[0] > 0)]
             found = value(rows, method, "area", 4)
             assert found == pytest.approx(area_under_cost_curve(*zip(*points, strict=True), total_cost=3.5))
