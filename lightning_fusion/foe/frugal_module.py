@@ -184,11 +184,13 @@ class FrugalFoEModule(LightningModule):
 
     def _serve(self, saved: FrugalFoE) -> None:
         """Take a saved policy, with what this one says about serving; say what of it would need another fit."""
-        wanted = self.policy
-        saved.abstain_above, saved.on_failure = wanted.abstain_above, wanted.on_failure
+        wanted, plain = self.policy, FrugalFoE()
+        said = [name for name in ARGUMENTS if getattr(wanted, name) not in (getattr(plain, name), getattr(saved, name))]
+        for name in {"abstain_above", "on_failure"} & set(said):
+            setattr(saved, name, getattr(wanted, name))
         differ = [
             f"{name} {getattr(saved, name)} (not {getattr(wanted, name)})"
-            for name in ARGUMENTS
+            for name in said
             if getattr(saved, name) != getattr(wanted, name)
         ]
         if differ:

@@ -61,7 +61,7 @@ def read_labelled(
             f"targets: found {shorten(goal[wrong].unique().tolist())} in row(s) "
             f"{shorten(wrong.nonzero().flatten().tolist())}; the outputs have the classes 0 to {classes - 1}"
         )
-    bad = ~(stacked.abs() <= 1e100).all(2)  # squares must be numbers too
+    bad = ~(stacked.to(torch.float64).abs() <= 1e100).all(2)  # squares must be numbers too
     if bad.any():
         expert = int(bad.any(1).to(torch.uint8).argmax())
         raise InputError(

@@ -1,7 +1,10 @@
+import copy
 import json
 import math
+import pickle
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -816,9 +819,9 @@ class TestBadInput:
 
     def test_outputs(self):
         outputs, targets = specialists(60)
-        with pytest.raises(InputError, match=r"outputs: expert e1 has NaN or infinite values in row\(s\) 7"):
+        with pytest.raises(InputError, match=r"outputs: expert e1 has NaN, infinite or huge values in row\(s\) 7"):
             FrugalFoE().fit(broken(outputs, "e1", 7), targets)
-        with pytest.raises(InputError, match=r"expert e2 has NaN or infinite"):
+        with pytest.raises(InputError, match=r"expert e2 has NaN, infinite or huge"):
             FrugalFoE().fit(broken(outputs, "e2", 7, value=math.inf), targets)
         with pytest.raises(InputError, match=r"expert e3 has shape \(60, 3\), the first one \(60, 4\)"):
             FrugalFoE().fit(outputs | {"e3": outputs["e3"][:, :3]}, targets)
@@ -972,14 +975,18 @@ class TestFailures:
         policy, queries = self.fitted("skip")
         for name in policy.names:
             queries = broken(queries, name, slice(8, 10))
-        with pytest.raises(InputError, match=r"every expert failed on row\(s\) 8, 9"):
-            policy.predict(queries)
+        with pytest.warns(UserWarning, match=r"every expert failed on row\(s\) 8, 9: abstained"):
+            answer = policy.predict(queries)
+        assert answer.abstained.nonzero().flatten().tolist() == [8, 9]
+        assert not answer.asked[8:10].any() and (answer.cost[8:10] == 0).all() and (answer.risk[8:10] == 1).all()
+        shares = torch.bincount(policy.targets, minlength=4) / len(policy.targets)
+        torch.testing.assert_close(answer.probabilities[8], shares)
 
         def ask(name, rows):
             raise OSError("gone")
 
-        with pytest.raises(InputError, match=r"every expert failed on row\(s\) 0, 1, 2, 3, 4 and 35 more"):
-            policy.predict(ask, num_rows=40)
+        with pytest.warns(UserWarning, match=r"every expert failed on row\(s\) 0, 1, 2, 3, 4 and 35 more"):
+            assert policy.predict(ask, num_rows=40).abstained.all()
 
     def test_what_the_user_stops_is_not_skipped(self):
         policy, _ = self.fitted("skip")
@@ -989,3 +996,63 @@ class TestFailures:
 
         with pytest.raises(KeyboardInterrupt):
             policy.predict(ask, num_rows=40)
+
+
+class TestServing:
+    """What a policy in a server meets."""
+
+    def test_threads_get_the_answers_of_one(self):
+        outputs, targets = specialists(300)
+        queries, _ = specialists(300, seed=1)
+        policy = FrugalFoE(trade_off=0.01).fit(outputs, targets)
+        expected = FrugalFoE(trade_off=0.01).fit(outputs, targets).predict(queries)
+        with ThreadPoolExecutor(4) as pool:
+            for answer in pool.map(lambda _: policy.predict(queries), range(8)):
+                assert same(expected, answer)
+
+    def test_copies_decide_alike(self):
+        outputs, targets = specialists(80)
+        policy = FrugalFoE().fit(outputs, targets)
+        for other in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy)), copy.deepcopy(policy).half()):
+            assert same(policy.predict(outputs), other.predict(outputs))
+
+    def test_inference_mode_leaves_nothing_behind(self):
+        outputs, targets = specialists(120)
+        with torch.inference_mode():
+            policy = FrugalFoE(trade_off=0.01).fit(outputs, targets)
+            policy.predict({name: values[:10] for name, values in outputs.items()})
+        assert same(policy.predict(outputs), FrugalFoE(trade_off=0.01).fit(outputs, targets).predict(outputs))
+
+    def test_the_targets_are_its_own(self):
+        outputs, targets = specialists(80)
+        policy = FrugalFoE().fit(outputs, targets)
+        expected = policy.predict(outputs)
+        targets.zero_()
+        assert same(expected, policy.predict(outputs))
+
+    def test_a_fuser_serves_one_policy(self):
+        outputs, targets = specialists(80)
+        others, answers = specialists(90, seed=2)
+        shared = KNNFuser(9)
+        policy = FrugalFoE(fuser=shared).fit(outputs, targets)
+        expected = policy.predict(outputs)
+        FrugalFoE(fuser=shared).fit(others, answers)
+        assert same(expected, policy.predict(outputs))
+
+    def test_answers_do_not_depend_on_the_batch(self):
+        generator = np.random.default_rng(0)
+        shares = generator.multinomial(20, [0.25] * 4, size=(6, 300)) / 20  # float64 fractions that are not exact
+        outputs = {f"e{k}": torch.from_numpy(values) for k, values in enumerate(shares)}
+        targets = torch.from_numpy(generator.integers(4, size=300))
+        policy = FrugalFoE(trade_off=0.005).fit(outputs, targets)
+        whole = policy.predict({name: values[:60] for name, values in outputs.items()})
+        fresh = FrugalFoE(trade_off=0.005).fit(outputs, targets)
+        single = [fresh.predict({name: v[row : row + 1] for name, v in outputs.items()}) for row in reversed(range(60))]
+        assert torch.equal(whole.asked, torch.cat([answer.asked for answer in reversed(single)]))
+
+    def test_printing_is_short(self):
+        outputs, targets = specialists(80)
+        policy = FrugalFoE().fit(outputs, targets)
+        assert "4 experts, fitted on 80 rows" in repr(policy) and "not fitted" in repr(FrugalFoE())
+        assert repr(policy.predict(outputs)).startswith("FrugalPrediction(80 samples, mean cost ")
+        assert repr(policy.curve(outputs, targets, [0.1])).startswith("FrugalCurve(0.1: ")
