@@ -230,12 +230,12 @@ class SubsetNeighbours:
             ]  # a point's questions follow one another
         )
         close = min(width - 8, max(64, 512 // int(sizes.min()), 4 * count) // 8 * 8)
-        values, lists = smallest(shared, close + 1)
-        reach, lists = values[:, close], lists[:, :close]
+        values, lists = smallest(shared, close, ordered=False)
+        reach = values.amax(1)
         offset = (torch.arange(experts, device=place.device) * known + place[:, None]) * width  # (q, K)
         total = distances.view(-1).take(offset[:, :, None] + lists[:, None])  # (q, K, P)
         total.masked_fill_(bases[:, :, None], 0.0)
-        total += values[:, None, :close]
+        total += values[:, None]
         nearest, position = (part.view(len(bases), experts, -1) for part in smallest(total.view(-1, close), count + 1))
         indices = lists[:, None].expand(-1, experts, -1).gather(2, position[:, :, :count])
         last, edge = nearest[:, :, count - 1], nearest[:, :, count]
@@ -262,18 +262,19 @@ class SubsetNeighbours:
             margin: (u,) how much rounding may change a difference of distances.
             count: Of the nearest.
         """
-        wider = min(count + 24, whole.shape[1] - 1)
-        values, found = smallest(whole, wider + 1)
+        values, found = smallest(whole, count + 1)
         close = (values[:, count] - values[:, count - 1] <= margin) & (values[:, count] < _NOWHERE_NARROW)
         result = found[:, :count].clone()
         again = close.nonzero().flatten()
         if not len(again):
             return result
         reach = values[again, count - 1] + margin[again]
-        fits = values[again, wider] > reach
+        wider = min(count + 24, whole.shape[1] - 1)
+        values, found = smallest(whole[again], wider + 1)
+        fits = values[:, wider] > reach
         few = again[fits]
         if len(few):
-            rows = found[few, :wider].sort(1).values  # rising, so that equal distances keep the order of the rows
+            rows = found[fits, :wider].sort(1).values  # rising, so that equal distances keep the order of the rows
             real = rows < self.num_rows
             shape = len(few), wider, self.num_experts, self.num_classes
             apart = self._rows.index_select(0, rows.clamp_max(self.num_rows - 1).flatten()).view(shape)
@@ -301,7 +302,7 @@ def _runs(place: Tensor, values: Tensor) -> Iterator[tuple[int, Tensor]]:
     return zip(numbers.tolist(), values.split(lengths.tolist()), strict=True)
 
 
-def smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def smallest(values: Tensor, count: int, ordered: bool = True) -> tuple[Tensor, Tensor]:
     """The smallest entries of each row, in order: :func:`torch.topk` after leaving out blocks that hold none of them.
 
     If an entry is among the ``count`` smallest, so is the smallest of its block among the blocks' smallest.
@@ -309,9 +310,10 @@ def smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     Args:
         values: (R, N).
         count: At most N.
+        ordered: Sort what is found.
 
     Returns:
-        (R, count) values, ascending, and their positions; which of equal values are taken is not defined.
+        (R, count) values, ascending if ``ordered``, and their positions; which of equal values are taken is open.
 
     Example:
         >>> smallest(torch.tensor([[3.0, 1.0, 2.0]]), 2)
@@ -321,11 +323,11 @@ def smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     height = 8 if width >= 64 * count else 4
     blocks = width // height
     if width % height or blocks < 2 * count:
-        found = values.topk(count, dim=1, largest=False)
+        found = values.topk(count, dim=1, largest=False, sorted=ordered)
         return found.values, found.indices
     stacked = values.view(rows, height, blocks)  # block b holds the entries b, b + blocks, ...
-    _, chosen = smallest(stacked.amin(1), count)
+    _, chosen = smallest(stacked.amin(1), count, ordered=False)
     kept = stacked.gather(2, chosen[:, None, :].expand(-1, height, -1)).view(rows, -1)
-    found = kept.topk(count, dim=1, largest=False)
+    found = kept.topk(count, dim=1, largest=False, sorted=ordered)
     block = chosen.gather(1, found.indices % count)
     return found.values, block + found.indices // count * blocks
