@@ -49,6 +49,15 @@ TRADE_OFFS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01)
 """Trade-offs of the curves, unless others are given."""
 _NEIGHBORS = (10, 20, 50, 100)  # of the sensitivity table
 _MOST_EXHAUSTIVE = 10  # experts
+_MARKERS = {
+    "best single expert": "s",
+    "all experts, kNN": "^",
+    "all experts, masked MLP": "D",
+    "all experts, logistic stacking": "v",
+    "nobody (most frequent class)": "x",
+    "oracle (cheapest right one)": "*",
+}
+"""Rules without a curve, as the picture marks them."""
 
 
 def frugal(
@@ -483,40 +492,39 @@ def _draw(report: Report, folder: Path, study: _Study) -> dict[str, str]:
 
     seeds = sorted({row["seed"] for row in report.rows})
     total = subset_cost(study.costs)
-    figure = Figure(figsize=(8.5, 5.2), layout="constrained")
-    axes = figure.subplots()
-    grid = np.linspace(0, total, 200)
+    figure = Figure(figsize=(12, 5.2), layout="constrained")
+    whole, close = figure.subplots(1, 2)
+    grid = np.linspace(0, total, 400)
     nobody = {
         row["seed"]: row["value"]
         for row in report.rows
         if row["method"].startswith("nobody") and row["metric"] == "accuracy"
     }
-    for method in report.methods("accuracy on the curve"):
+    for number, method in enumerate(report.methods("accuracy on the curve")):
         lines = [curve_of(report, method, seed, nobody[seed]) for seed in seeds]
         end = max(line[0][-1] for line in lines)
         place = grid[grid <= end + 1e-9]
         mean = np.mean([np.interp(place, *line) for line in lines], axis=0)
         main = method == MAIN
         style = "-" if main else (":" if method.startswith(MAIN) else "--")
-        axes.plot(place, mean, style, label=method, linewidth=2.6 if main else 1.4, color="black" if main else None)
-    for method, marker in (
-        ("best single expert", "s"),
-        ("all experts, kNN", "^"),
-        ("all experts, logistic stacking", "v"),
-    ):
-        axes.plot(np.mean(report.values(method, "cost")), np.mean(report.values(method)), marker, label=method)
-    oracle = "oracle (cheapest right one)"
-    axes.plot(np.mean(report.values(oracle, "cost")), np.mean(report.values(oracle)), "*", label=oracle, markersize=10)
-    axes.plot(
-        np.mean(report.values(MAIN, "cost")),
-        np.mean(report.values(MAIN)),
-        "o",
-        color="black",
-        label="FrugalFoE in the table",
-    )
-    axes.set(xlabel="mean cost per sample", ylabel="test accuracy", title="What a sample costs, and what that buys")
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize=7)
+        color = "black" if main else f"C{number}"
+        for axes in (whole, close):
+            axes.plot(place, mean, style, label=method, linewidth=2.6 if main else 1.6, color=color)
+    single = {method: marker for method, marker in _MARKERS.items() if report.values(method)}
+    for method, marker in single.items():
+        cost, value = np.mean(report.values(method, "cost")), np.mean(report.values(method))
+        for axes in (whole, close):
+            axes.plot(cost, value, marker, label=method, color="tab:red", markersize=8)
+    own = np.mean(report.values(MAIN, "cost")), np.mean(report.values(MAIN))
+    for axes in (whole, close):
+        axes.plot(*own, "o", color="black", label=f"{MAIN} in the table")
+        axes.set(xlabel="mean cost per sample", ylabel="test accuracy")
+        axes.grid(alpha=0.3)
+    top = max(np.mean(report.values(method)) for method in report.methods() if not method.startswith("oracle"))
+    close.set(ylim=(own[1] - 0.25 * (own[1] - 0.9 * min(nobody.values())), top + 0.02), title="The upper part")
+    whole.set_title("What a sample costs, and what that buys")
+    handles, labels = whole.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(folder / "curve.png", dpi=130)
 
     asked = study.answer.asked.cpu().numpy()
@@ -535,11 +543,11 @@ def _draw(report: Report, folder: Path, study: _Study) -> dict[str, str]:
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(100 * study.coverage.coverage, 100 * study.coverage.error, color="tab:red")
+    axes.plot(100 * study.coverage.coverage, 100 * study.coverage.error, ".-", color="tab:red")
     axes.set(
         xlabel="share of samples answered (%), least risk first",
         ylabel="errors among them (%)",
-        xlim=(0, 100),
+        xlim=(0, 102),
         title="Abstaining where the estimated risk is high",
     )
     axes.set_ylim(bottom=0)
