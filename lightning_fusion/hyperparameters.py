@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from dataclasses import asdict, is_dataclass
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -12,6 +13,7 @@ from lightning import LightningDataModule, LightningModule
 from torch import nn
 
 from lightning_fusion.errors import InputError
+from lightning_fusion.schedules import Schedule
 
 
 def is_plain(value: Any) -> bool:
@@ -29,7 +31,7 @@ def is_plain(value: Any) -> bool:
 
 
 def describe_factory(factory: Any) -> dict[str, Any] | None:
-    """The ``class_path`` and ``init_args`` of a class or a ``functools.partial`` of one; None where there is none.
+    """The ``class_path`` and ``init_args`` of a class, a ``functools.partial`` of one, or a schedule; None elsewhere.
 
     Example:
         >>> from torch import nn
@@ -37,6 +39,8 @@ def describe_factory(factory: Any) -> dict[str, Any] | None:
         {'class_path': 'torch.nn.modules.dropout.Dropout', 'init_args': {'p': 0.3}}
     """
     keywords: dict[str, Any] = {}
+    if isinstance(factory, Schedule) and is_dataclass(factory):
+        keywords, factory = asdict(factory), type(factory)
     if isinstance(factory, partial):
         keywords = dict(factory.keywords)
         factory = next((part for part in (factory.func, *factory.args) if isinstance(part, type)), None)
@@ -101,14 +105,28 @@ def check_trusted(hparams: Any, where: str) -> None:
             check_trusted(value, where)
 
 
-def _check_class(path: Any, where: str) -> None:
+def imported_class(path: Any, *families: type) -> type | None:
+    """The class that a file names, without importing anything but this library; None where there is none.
+
+    Args:
+        path: Its import path.
+        families: What it must be a subclass of, one of them.
+
+    Example:
+        >>> imported_class("torch.nn.Linear", nn.Module).__name__, imported_class("os.system", nn.Module)
+        ('Linear', None)
+    """
     module, _, name = str(path).rpartition(".")
     if module.partition(".")[0] == __package__:
         with contextlib.suppress(ImportError):
             import_module(module)
     kind = getattr(sys.modules.get(module), name, None)
-    bases = (nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
-    if not (isinstance(kind, type) and issubclass(kind, bases)):
+    return kind if isinstance(kind, type) and issubclass(kind, families) else None
+
+
+def _check_class(path: Any, where: str) -> None:
+    families = nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, Schedule
+    if imported_class(path, *families) is None:
         raise InputError(
             f"{where} names {path}, which is no imported torch module, optimizer or schedule; import it first if you "
             "trust the file (a checkpoint must not import or call code by itself)"

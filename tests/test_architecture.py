@@ -10,8 +10,8 @@ import lightning_fusion
 
 ROOT = Path(lightning_fusion.__file__).parent
 FLOORS = [
-    {"hyperparameters", "optimization"},
-    {"data", "baselines", "metrics", "schedules", "callbacks"},
+    {"hyperparameters", "optimization", "schedules"},
+    {"data", "baselines", "metrics", "callbacks"},
     {"experts"},
     {"acorl", "foe", "hat", "export"},
     {"recipes"},

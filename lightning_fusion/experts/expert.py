@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_fusion.data.base import digest
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.hyperparameters import imported_class
 
 CARD_KEY = "expert"
 """Key of a checkpoint under which :class:`~lightning_fusion.ExpertModule` stores the facts of its expert."""
@@ -207,11 +207,8 @@ def _network_of(card: dict[str, Any], path: str) -> nn.Module:
     spec = card.get("network")
     if not spec:
         raise InputError(f"network: checkpoint {path} does not say which network it belongs to; set network")
-    module, _, name = spec["class_path"].rpartition(".")
-    if module.partition(".")[0] == __package__.partition(".")[0]:
-        __import__(module)
-    kind = getattr(sys.modules.get(module), name, None)
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+    kind = imported_class(spec["class_path"], nn.Module)
+    if kind is None:
         raise InputError(
             f"network: checkpoint {path} names {spec['class_path']}, which is not an imported module; import it "
             "first, or set network (a checkpoint must not import code by itself)"

@@ -4,13 +4,10 @@ import copy
 import json
 import math
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
-from importlib import import_module
 from itertools import combinations
 from numbers import Integral, Real
 from pathlib import Path
@@ -29,6 +26,7 @@ from lightning_fusion.foe.reading import read_costs, read_labelled, read_outputs
 from lightning_fusion.foe.risk import KNNRisk, RiskEstimator
 from lightning_fusion.foe.subset_fusers import KNNFuser, SubsetFuser
 from lightning_fusion.foe.tables import LossTables
+from lightning_fusion.hyperparameters import imported_class
 
 FORMAT = 1
 TRADE_OFFS = (0.5, 0.2, 0.1, 0.05, 0.03, 0.02, 0.015, 0.01, 0.005, 0.002)
@@ -952,12 +950,8 @@ def _describe(part: nn.Module) -> dict[str, Any]:
 
 def _build(spec: Mapping[str, Any], family: type, where: str) -> Any:
     """The fuser or risk estimator that a file names; its class must be this library's, or imported already."""
-    module, _, name = str(spec["class_path"]).rpartition(".")
-    if module.partition(".")[0] == __package__.partition(".")[0]:
-        with suppress(ImportError):
-            import_module(module)
-    kind = getattr(sys.modules.get(module), name, None)
-    if not (isinstance(kind, type) and issubclass(kind, family)):
+    kind = imported_class(spec["class_path"], family)
+    if kind is None:
         raise InputError(
             f"policy: {where} names {spec['class_path']}, which is no imported fuser or risk estimator; import it "
             "first if you trust the file (a policy must not import code by itself)"

@@ -64,33 +64,24 @@ class SubsetNeighbours:
         Returns:
             (A, R, count) row indices, ordered by distance up to rounding, and (A, R) the squared distance of the last.
         """
-        with torch.autocast(points.device.type, enabled=False):
-            points = points.to(torch.float64)
-            return self._among_all(base, additions, points, count, own)
-
-    # ------------------------------------------------------------- all the rows
-
-    def _among_all(
-        self, base: Sequence[int], additions: Sequence[Sequence[int]], points: Tensor, count: int, own: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Search all rows."""
         known, found = points.shape[1], len(additions)
         indices = torch.empty(found, known, count, dtype=torch.int64, device=points.device)
         last = torch.empty(found, known, dtype=torch.float64, device=points.device)
         held = len(self._buffer)
         rows = max(1, min(known, held // min(found, 8)))
         subsets = max(1, held // rows)
-        for start in range(0, known, rows):
-            part = slice(start, start + rows)
-            few = points[:, part]
-            sides = self._augment(few)
-            mine = None if own is None else own[part]
-            shared = self._add(None, base, sides)
-            for first in range(0, found, subsets):
-                some = slice(first, first + subsets)
-                indices[some, part], last[some, part] = self._search(
-                    shared, base, additions[some], few, sides, count, mine
-                )
+        with torch.autocast(points.device.type, enabled=False):
+            for start in range(0, known, rows):
+                part = slice(start, start + rows)
+                few = points[:, part].to(torch.float64)
+                sides = self._augment(few)
+                mine = None if own is None else own[part]
+                shared = self._add(None, base, sides)
+                for first in range(0, found, subsets):
+                    some = slice(first, first + subsets)
+                    indices[some, part], last[some, part] = self._search(
+                        shared, base, additions[some], few, sides, count, mine
+                    )
         return indices, last
 
     def _augment(self, points: Tensor) -> Tensor:
@@ -220,15 +211,14 @@ class SubsetNeighbours:
                     yield asked[here], self._in_supersets(bases[asked[here]], place[here], some, distances, count)
 
     def _in_supersets(self, bases: Tensor, place: Tensor, points: Tensor, distances: Tensor, count: int) -> Tensor:
-        """(q, K, count) nearest rows for questions about a few points whose distances (K, r, N) are known."""
+        """(q, K, count) nearest rows for questions about a few points whose distances (K, r, N) are known.
+
+        The questions about one point follow one another.
+        """
         experts, known, width = distances.shape
         sizes = bases.sum(1)
         weights = bases.to(distances.dtype)
-        shared = torch.cat(
-            [
-                part @ distances[:, point] for point, part in _runs(place, weights)
-            ]  # a point's questions follow one another
-        )
+        shared = torch.cat([part @ distances[:, point] for point, part in _runs(place, weights)])
         close = min(width - 8, max(64, 512 // int(sizes.min()), 4 * count) // 8 * 8)
         values, lists = smallest(shared, close, ordered=False)
         reach = values.amax(1)

@@ -104,9 +104,7 @@ def _numbers(value: Any, what: str) -> Tensor:
             raise InputError(f"{what}: found {type(value).__name__} that makes no array ({error})") from error
         if array.dtype.kind not in "biuf":
             raise InputError(f"{what}: found an array of {array.dtype}; expected numbers")
-        found = torch.from_numpy(
-            np.ascontiguousarray(array).copy() if not array.flags.writeable else np.ascontiguousarray(array)
-        )
+        found = torch.from_numpy(np.require(array, requirements=["C", "W"]))
     if found.is_complex():
         raise InputError(f"{what}: found complex numbers; expected real ones")
     return found

@@ -124,9 +124,7 @@ class ParametricRisk(RiskEstimator):
             others = [k for k in torch.randperm(experts, generator=generator).tolist() if k != start]
             state = [start, *others[:more]]
             rows = torch.randint(known, (self.rows,), generator=generator).to(outputs.device)
-            mask = torch.zeros(self.rows, experts, device=outputs.device)
-            mask[:, state] = 1
-            inputs.append(masked_input(outputs[:, rows], mask))
+            inputs.append(masked_input(outputs[:, rows], state))
             wrong = torch.empty(self.rows, experts, dtype=torch.float64, device=outputs.device)
             wrong[:, state] = loss(state, [()], rows).T
             free = [k for k in range(experts) if k not in state]
@@ -141,15 +139,13 @@ class ParametricRisk(RiskEstimator):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a fixed number of epochs is what is wanted
             model.fit(torch.cat(inputs).cpu().numpy(), goal)
-        copy_perceptron(model, self.network, torch.arange(experts).numpy(), experts)
+        copy_perceptron(model, self.network, torch.arange(experts).numpy())
         self.to(outputs.device)
 
     @torch.no_grad()
     def look(self, subset: Sequence[int], points: Tensor, own: Tensor | None) -> Tensor:
         """(R, K) the predicted errors of F^(S + k)."""
-        mask = torch.zeros(points.shape[1], len(points), device=points.device)
-        mask[:, list(subset)] = 1
-        return self.network(masked_input(points, mask)).sigmoid()
+        return self.network(masked_input(points, subset)).sigmoid()
 
     def total(self, looked: Tensor, base: Sequence[int], additions: Sequence[Sequence[int]]) -> Tensor:
         """The predicted errors, times M. That of S is the mean over its members, each of which adds nothing."""

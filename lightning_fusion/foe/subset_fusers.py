@@ -160,9 +160,9 @@ class MaskedMLPFuser(SubsetFuser):
         goal = targets.cpu().numpy()
         for number, network in enumerate(self.networks):
             seen = np.flatnonzero(order % self.folds != number)
-            self._train(network, data[seen], goal[seen], classes)
+            self._train(network, data[seen], goal[seen])
 
-    def _train(self, network: nn.Module, data: np.ndarray, goal: np.ndarray, classes: int) -> None:
+    def _train(self, network: nn.Module, data: np.ndarray, goal: np.ndarray) -> None:
         from sklearn.neural_network import MLPClassifier
 
         generator = np.random.default_rng(self.seed)
@@ -175,7 +175,7 @@ class MaskedMLPFuser(SubsetFuser):
             sizes = generator.integers(1, experts + 1, (rows, 1))
             mask = (generator.random((rows, experts)).argsort(1).argsort(1) < sizes).astype(np.float32)
             model.partial_fit(_masked(data, mask), goal, classes=labels)
-        copy_perceptron(model, network, labels, classes)
+        copy_perceptron(model, network, labels)
 
     @torch.no_grad()
     def predict(self, subset: Sequence[int], points: Tensor) -> Tensor:
@@ -194,20 +194,19 @@ class MaskedMLPFuser(SubsetFuser):
         return result
 
     def _ask(self, network: nn.Module, subset: Sequence[int], points: Tensor) -> Tensor:
-        experts = points.shape[0]
-        mask = torch.zeros(points.shape[1], experts, device=points.device)
-        mask[:, list(subset)] = 1
-        return network(_masked(points.transpose(0, 1).to(torch.float32), mask)).softmax(-1)
+        return network(masked_input(points, subset)).softmax(-1)
 
 
-def masked_input(points: Tensor, mask: Tensor) -> Tensor:
+def masked_input(points: Tensor, subset: Sequence[int]) -> Tensor:
     """(R, K (C + 1)) input of a perceptron that reads some experts.
 
     Args:
         points: (K, R, C) outputs.
-        mask: (R, K) which experts it may read.
+        subset: The experts it may read.
     """
-    return _masked(points.transpose(0, 1).to(torch.float32), mask.to(torch.float32))
+    mask = torch.zeros(points.shape[1], len(points), device=points.device)
+    mask[:, list(subset)] = 1
+    return _masked(points.transpose(0, 1).to(torch.float32), mask)
 
 
 def _masked(data, mask):  # type: ignore[no-untyped-def]  # arrays or tensors alike
@@ -224,14 +223,13 @@ def perceptron(widths: Sequence[int]) -> nn.Sequential:
 
 
 @torch.no_grad()
-def copy_perceptron(model, network: nn.Module, labels: np.ndarray, num_outputs: int) -> None:  # type: ignore[no-untyped-def]
+def copy_perceptron(model, network: nn.Module, labels: np.ndarray) -> None:  # type: ignore[no-untyped-def]
     """Copy the weights of scikit-learn's perceptron; classes it has not seen get a very small logit.
 
     Args:
         model: scikit-learn's fitted MLPClassifier.
         network: What :func:`perceptron` made, without gradient from here on.
         labels: The output that each of the model's outputs stands for.
-        num_outputs: Outputs of the network.
     """
     linear = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
     for number, (layer, weight, bias) in enumerate(zip(linear, model.coefs_, model.intercepts_, strict=True)):
