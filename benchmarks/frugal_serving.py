@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_fusion.encoders import TorchvisionClassifier
 from lightning_fusion.foe.frugal import FrugalFoE
 
-VALIDATION, IMAGES, EXPERTS, BATCH = 5_000, 200, 20, 128
+VALIDATION, IMAGES, EXPERTS, BATCH = 5_000, 500, 20, 128
 """200 images to stay within minutes. With 500 the tables, empty at first, serve more images: their share is smaller."""
 
 
