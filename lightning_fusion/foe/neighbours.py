@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 _BLOCK = 2**19  # distances held at once in float64: 4 MB
-_HELD = 2**20  # in float32, of some rows in every expert: 4 MB
+_HELD = 2**21  # in float32, of some rows in every expert: 8 MB
 _PAD = 64
 _NOWHERE = 1e300  # the distance of what is no neighbour; finite, since 0 * inf is no number
 _NOWHERE_NARROW = 1e36  # the same in float32
