@@ -300,12 +300,15 @@ class ACoRLModule(ExpertModule):
         with _undisturbed(self.network, self.adversary):
             self.train()
             z = self.forward_with_features(batch.input)[1]
-            turned, plain = (
-                self._gradients(self.complementarity(z, batch.input, batch.target, strength), [z])[0]
-                for strength in (1.0, -1.0)
-            )
-            found = self.complementarity(z, batch.input, batch.target, 1.0)
-            reached = any(bool(gradient.any()) for gradient in self._gradients(found, weights))
+            turned = plain = torch.zeros_like(z)
+            reached = False
+            if z.requires_grad:
+                turned, plain = (
+                    self._gradients(self.complementarity(z, batch.input, batch.target, strength), [z])[0]
+                    for strength in (1.0, -1.0)
+                )
+                found = self.complementarity(z, batch.input, batch.target, 1.0)
+                reached = any(bool(gradient.any()) for gradient in self._gradients(found, weights))
         if not (reached and turned.any()):
             raise InputError(
                 f"features: no gradient of the projections reaches the network through its layer {self.features!r}; "

@@ -20,6 +20,7 @@ class ProjectionMLP(nn.Module):
         hidden: Width between them; the larger of both sizes where None.
 
     Example:
+        >>> import torch
         >>> ProjectionMLP(8, 3)(torch.zeros(2, 8)).shape
         torch.Size([2, 3])
     """
@@ -56,6 +57,7 @@ class Adversary(nn.Module):
         dissimilarity: Called as ``dissimilarity(size of v_k, C)``; :class:`CentredCosine` where None.
 
     Example:
+        >>> import torch
         >>> adversary = Adversary(4, {"first": 3}, num_classes=2)
         >>> loss = adversary(torch.rand(5, 4), {"first": torch.rand(5, 3)}, torch.zeros(5, dtype=torch.long), 1.0)
         >>> sorted(loss)
