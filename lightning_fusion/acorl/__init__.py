@@ -1,0 +1,1 @@
+"""Adversarial complementary representation learning: Kang et al., arXiv 2404.15704."""
