@@ -300,7 +300,8 @@ def plot_attributions(images: Tensor, maps: Mapping[str, Tensor], path: str | Pa
     Each map is scaled by its own 99th percentile: colours compare places within a map, not strengths between maps.
 
     Args:
-        images: (N, C, H, W) images with one or three channels, in any range, or (N, H, W) spectrograms; four say.
+        images: (N, C, H, W) images with one or three channels, in any range, or (N, mel, T) spectrograms, drawn with the
+            low frequencies at the bottom; four samples, say.
         maps: (N, H, W) maps of :func:`attribute` by the name of their model.
         path: Of the picture; its suffix chooses the format.
 
@@ -310,6 +311,7 @@ def plot_attributions(images: Tensor, maps: Mapping[str, Tensor], path: str | Pa
     from matplotlib.figure import Figure
 
     shape = tuple(images.shape)
+    origin = "lower" if images.ndim == 3 else "upper"
     if images.ndim == 3:
         images = images[:, None]
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
@@ -328,7 +330,7 @@ def plot_attributions(images: Tensor, maps: Mapping[str, Tensor], path: str | Pa
     size = (side * (1 + len(maps)), side * ratio * len(images) + 0.4)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(images), 1 + len(maps), squeeze=False)
-    look = {"aspect": "auto" if ratio != height / width else "equal", "interpolation": "nearest"}
+    look = {"aspect": "auto" if ratio != height / width else "equal", "interpolation": "nearest", "origin": origin}
     for row, picture in enumerate(pictures.numpy()):
         gray = picture.shape[2] == 1
         grid[row, 0].imshow(picture[..., 0] if gray else picture, cmap="gray", vmin=0, vmax=1, **look)

@@ -203,6 +203,8 @@ def test_the_picture_shows_the_strongest_place_of_each_map(shape, tmp_path):
         part = np.array_split(bright, 3, axis=1)[column]
         left, right = np.array_split(part, 2, axis=1)
         assert (left.sum(), right.sum())[first] > 0.02 * part.size > (right.sum(), left.sum())[first]
+        highest = np.flatnonzero(part.any(1))[0] / len(part)
+        assert (highest < 0.15) == ((column == 1) == (len(shape) == 4))  # row 0 of a spectrogram is at the bottom
 
 
 NET = nn.Linear(4, 3).eval()
