@@ -126,13 +126,13 @@ class SpeechAugmentation(nn.Module):
         factors = torch.randint(len(self.speeds), (len(changed),))
         who = torch.rand(len(changed)) < self.speed
         for number, factor in enumerate(self.speeds):
-            self._apply(changed, who & (factors == number), lambda part, factor=factor: _respeed(part, factor))  # type: ignore[misc]
-        self._apply(changed, torch.rand(len(changed)) < self.reverb, self._room)
-        self._apply(changed, torch.rand(len(changed)) < self.noise, self._background)
+            self._change(changed, who & (factors == number), lambda part, factor=factor: _respeed(part, factor))  # type: ignore[misc]
+        self._change(changed, torch.rand(len(changed)) < self.reverb, self._room)
+        self._change(changed, torch.rand(len(changed)) < self.noise, self._background)
         return changed
 
     @staticmethod
-    def _apply(waveforms: Tensor, who: Tensor, change: Callable[[Tensor], Tensor]) -> None:
+    def _change(waveforms: Tensor, who: Tensor, change: Callable[[Tensor], Tensor]) -> None:
         if who.any():
             rows = who.nonzero().squeeze(1).to(waveforms.device)
             waveforms[rows] = change(waveforms[rows])

@@ -98,7 +98,9 @@ def synthetic_voices(
     waveforms = np.empty((len(speakers), round(duration_s * sample_rate_hz)), np.float32)
     for row, (speaker, number) in enumerate(zip(speakers.tolist(), numbers.tolist(), strict=True)):
         generator = np.random.default_rng([seed, speaker, number])
-        waveforms[row] = voices[speaker].say(number % len(VOWELS), waveforms.shape[1], sample_rate_hz, session, generator)
+        waveforms[row] = voices[speaker].say(
+            number % len(VOWELS), waveforms.shape[1], sample_rate_hz, session, generator
+        )
     return waveforms, speakers, numbers % len(VOWELS)
 
 

@@ -24,7 +24,7 @@ class Trials(NamedTuple):
 
 
 def read_trials(path: str | Path, numbers: Mapping[str, int], key: str = "trials", root: str = "root") -> Trials:
-    """Read a list with one trial a line, ``label enrol test``: ``1`` before two recordings of one person, else ``0``.
+    r"""Read a list with one trial a line, ``label enrol test``: ``1`` before two recordings of one person, else ``0``.
 
     VoxCeleb1-O, -E and -H and their cleaned versions have this format.
 
@@ -40,7 +40,7 @@ def read_trials(path: str | Path, numbers: Mapping[str, int], key: str = "trials
     Example:
         >>> from tempfile import NamedTemporaryFile
         >>> with NamedTemporaryFile("w", suffix=".txt") as file:
-        ...     _ = file.write("1 anna/0.wav anna/1.wav\\n0 anna/0.wav ben/0.wav\\n")
+        ...     _ = file.write("1 anna/0.wav anna/1.wav\n0 anna/0.wav ben/0.wav\n")
         ...     file.flush()
         ...     trials = read_trials(file.name, {"anna/0.wav": 0, "anna/1.wav": 1, "ben/0.wav": 2})
         >>> trials.pairs.tolist(), trials.same.tolist()
@@ -56,10 +56,9 @@ def read_trials(path: str | Path, numbers: Mapping[str, int], key: str = "trials
     labels = words[::3]
     if len(words) % 3 or set(labels) - {"0", "1"}:
         raise InputError(f"{key}: {path}, {_malformed(text)}; expected '1 enrol test' or '0 enrol test'")
-    if not 0 < labels.count("1") < len(labels):
-        raise InputError(
-            f"{key}: {path} has {labels.count('1')} trials of one speaker and {labels.count('0')} of two; both are needed"
-        )
+    if not 0 < (ones := labels.count("1")) < len(labels):
+        found = f"{ones} trials of one speaker and {len(labels) - ones} of two"
+        raise InputError(f"{key}: {path} has {found}; both kinds are needed")
     sides = [np.fromiter((numbers.get(name, -1) for name in words[side::3]), np.int64, len(labels)) for side in (1, 2)]
     if (missing := [np.flatnonzero(side < 0) for side in sides]) and any(map(len, missing)):
         names = sorted({words[3 * row + 1 + side] for side, rows in enumerate(missing) for row in rows.tolist()})
