@@ -96,7 +96,7 @@ def find_recordings(root: str | Path, pattern: str, key: str = "root") -> list[R
         )
         raise InputError(
             f"{key}: there is no audio file ({', '.join(sorted(AUDIO_SUFFIXES))}) under {root}, which should hold "
-            f"{pattern}{seen}"
+            f"{pattern}; found {seen or 'no file at all'}"
         )
     if not found:
         raise InputError(

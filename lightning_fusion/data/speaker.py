@@ -1,10 +1,10 @@
 """Speech: who speaks (verification), or what is said by speakers who were never heard in training."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -292,9 +292,7 @@ class SpeakerDataModule(FusionDataModule):
         if self.source == "synthetic":
             for name in ("root", "val_root", "test_root", "pattern"):
                 if getattr(self, name) is not None:
-                    raise InputError(
-                        f"source synthetic needs no file and has no {name}; remove {name} or set source: files"
-                    )
+                    raise InputError(f"source synthetic needs no {name}; remove {name} or set source: files")
         elif self.root is None:
             raise InputError("source files needs root: the folder that holds a folder of recordings per speaker")
         for name in ("batch_size", "val_segments", "test_segments", "train_crops", "num_mels"):
@@ -365,13 +363,9 @@ class SpeakerDataModule(FusionDataModule):
                 "the one to train on, and val_root or test_root to the others"
             )
         names = sorted({recording.fields["speaker"] for recording in found})
-        alike = [
-            name for _, group in groupby(sorted(names, key=str.casefold), str.casefold) if len(name := [*group]) > 1
-        ]
-        if alike:
-            rank_zero_warn(
-                f"speakers whose names differ in case only count as different people: {shorten(map(' and '.join, alike))}"
-            )
+        folded = Counter(map(str.casefold, names))
+        if alike := [name for name in names if folded[name.casefold()] > 1]:
+            rank_zero_warn(f"speakers whose names differ only in case count as different people: {shorten(alike)}")
         number = {name: position for position, name in enumerate(names)}
         return _Layout(
             {tree: os.path.abspath(getattr(self, _TREES[tree])) for tree in trees},
@@ -407,7 +401,7 @@ class SpeakerDataModule(FusionDataModule):
         for split in ("test", "val"):
             wanted = getattr(self, f"{split}_speakers")
             if getattr(self, f"{split}_root") is not None:
-                held[split] = np.unique(layout.speaker[layout.tree == _TREES.index(f"{split}_root")])
+                held[split] = np.unique(layout.speaker[layout.tree == self._tree(split)])
                 self._refuse_both("train", pool, split, held[split])
             elif isinstance(wanted, list):
                 known = {layout.speakers[speaker]: speaker for speaker in pool.tolist()}
@@ -429,14 +423,13 @@ class SpeakerDataModule(FusionDataModule):
         train = np.setdiff1d(pool, np.concatenate(list(held.values())))
         if len(train) < least:
             raise InputError(
-                f"{len(train)} of the {len(pool)} speakers of {self.root or self.source} are left to train on, expected "
-                f"at least {least}; a trial list takes all speakers that it names (VoxCeleb1-E and -H name them all: "
+                f"{len(train)} of the {len(pool)} speakers of {self.root or self.source} are left to train on, "
+                f"expected at least {least}; a trial list takes all speakers that it names (VoxCeleb1-E and -H name them all: "
                 "give them a test_root and train on another root), lists and numbers what they say"
             )
         files = {"train": np.flatnonzero((layout.tree == 0) & np.isin(layout.speaker, train))}
         for split, speakers in held.items():
-            tree = _TREES.index(f"{split}_root") if getattr(self, f"{split}_root") is not None else 0
-            own = np.flatnonzero((layout.tree == tree) & np.isin(layout.speaker, speakers))
+            own = np.flatnonzero((layout.tree == self._tree(split)) & np.isin(layout.speaker, speakers))
             if split in lists:
                 named = np.unique(lists[split].pairs.numpy())
                 if len(outside := np.setdiff1d(layout.speaker[named], speakers)):
@@ -449,16 +442,18 @@ class SpeakerDataModule(FusionDataModule):
             files[split] = own
         return _Split(files, [layout.speakers[speaker] for speaker in train], lists)
 
+    def _tree(self, split: str) -> int:
+        return _TREES.index(f"{split}_root") if getattr(self, f"{split}_root") is not None else 0
+
     def _read_list(self, split: str) -> Trials:
-        layout, key = self._layout, f"{split}_trials"
-        tree = _TREES.index(f"{split}_root") if getattr(self, f"{split}_root") is not None else 0
+        layout, key, tree = self._layout, f"{split}_trials", self._tree(split)
         numbers = {layout.names[file]: file for file in np.flatnonzero(layout.tree == tree).tolist()}
         trials = read_trials(getattr(self, key), numbers, key, layout.roots.get(tree, self.source))
         speakers = layout.speaker[trials.pairs.numpy()]
         if wrong := int((trials.same.numpy() != (speakers[:, 0] == speakers[:, 1])).sum()):
             rank_zero_warn(
-                f"{key}: the labels of {wrong} of {len(trials.same)} trials contradict the speakers that the paths name; "
-                "the list is believed"
+                f"{key}: the labels of {wrong} of {len(trials.same)} trials contradict the speakers that the paths "
+                "name; the list is believed"
             )
         return trials
 
