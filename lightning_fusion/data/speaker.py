@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_fusion.data.audio import Recordings, find_recordings
+from lightning_fusion.data.audio import Recordings, compile_pattern, find_recordings
 from lightning_fusion.data.base import SPLITS, Batch, FusionDataModule, RowDataset, SliceSampler, digest, slice_loader
 from lightning_fusion.data.speech import LogMel
 from lightning_fusion.data.synthetic import VOWELS, synthetic_voices
@@ -29,6 +29,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "features": ("log_mel", "waveform"),
 }
 _SPLIT_NAMES = {"train", "dev", "val", "valid", "validation", "test", "eval"}
+_PATTERN = "{speaker}/**"
 _TREES = ("root", "val_root", "test_root")
 _PARTS = {"train": "train_crops", "val": "val_segments", "test": "test_segments"}
 _TWIN = 36, 6
@@ -240,6 +241,7 @@ class SpeakerDataModule(FusionDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Find, split and read the recordings; cheap when repeated."""
+        self._split()
         self._load()
 
     def train_dataloader(self) -> DataLoader:
@@ -305,6 +307,14 @@ class SpeakerDataModule(FusionDataModule):
         for name in ("crop_s", "eval_crop_s"):
             if getattr(self, name) < 0.1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected at least 0.1 seconds")
+        pattern = (self.pattern or _PATTERN) if self.source == "files" else "{speaker}, {label}"
+        fields = compile_pattern(pattern).groupindex
+        for name in ("speaker", *(["label"] if self.target == "label" else []), *filter(None, [self.domain_field])):
+            if name not in fields:
+                raise InputError(
+                    f"pattern {pattern} has no {{{name}}}: set pattern to say where it stands in a path, as in "
+                    "{label}_{speaker}_{utterance}.wav"
+                )
         for split in ("val", "test"):
             self._check_held_out(split)
         rate = getattr(self.augmentation, "sample_rate_hz", self.sample_rate_hz)
@@ -342,16 +352,8 @@ class SpeakerDataModule(FusionDataModule):
             names = [f"{voice}/{number}.wav" for voice, number in zip(said, numbers, strict=True)]
             fields = {"speaker": said, "label": vowels}
             return _Layout({}, names, np.zeros(len(names), np.int64), voices, speakers, fields)
-        pattern = self.pattern or "{speaker}/**"
-        wanted = ["speaker", *(["label"] if self.target == "label" else []), *filter(None, [self.domain_field])]
-        for name in wanted:
-            if f"{{{name}}}" not in pattern:
-                raise InputError(
-                    f"pattern {pattern} has no {{{name}}}: set pattern to say where it stands in a path, as in "
-                    "{label}_{speaker}_{utterance}.wav"
-                )
         trees = {
-            tree: find_recordings(getattr(self, key), pattern, key)
+            tree: find_recordings(getattr(self, key), self.pattern or _PATTERN, key)
             for tree, key in enumerate(_TREES)
             if getattr(self, key) is not None
         }
@@ -361,6 +363,11 @@ class SpeakerDataModule(FusionDataModule):
             raise InputError(
                 f"root: the folders of {self.root} name splits, not speakers ({shorten(sorted(first))}); set root to "
                 "the one to train on, and val_root or test_root to the others"
+            )
+        if len(first) == 1:
+            raise InputError(
+                f"root: all recordings under {self.root} are of one speaker, {first.pop()} (as {found[0].name}); set "
+                "root to the folder that holds the speakers' folders, or pattern to how paths name them"
             )
         names = sorted({recording.fields["speaker"] for recording in found})
         folded = Counter(map(str.casefold, names))
@@ -424,8 +431,8 @@ class SpeakerDataModule(FusionDataModule):
         if len(train) < least:
             raise InputError(
                 f"{len(train)} of the {len(pool)} speakers of {self.root or self.source} are left to train on, "
-                f"expected at least {least}; a trial list takes all speakers that it names (VoxCeleb1-E and -H name them all: "
-                "give them a test_root and train on another root), lists and numbers what they say"
+                f"expected at least {least}; a trial list takes all speakers that it names (VoxCeleb1-E and -H name "
+                "all of them: give them a test_root and train on another root), lists and numbers what they say"
             )
         files = {"train": np.flatnonzero((layout.tree == 0) & np.isin(layout.speaker, train))}
         for split, speakers in held.items():
@@ -494,8 +501,6 @@ class SpeakerDataModule(FusionDataModule):
         chosen = self.domain_field or ("speaker" if self.target == "label" else None)
         if chosen is None:
             return ["all"], np.zeros(len(self._layout.names), np.int64)
-        if chosen not in self._layout.fields:
-            raise InputError(f"domain_field is {chosen}; expected one of {shorten(self._layout.fields)}")
         names, number = np.unique(self._layout.fields[chosen], return_inverse=True)
         return names.tolist(), number
 
