@@ -32,7 +32,7 @@ _SPLIT_NAMES = {"train", "dev", "val", "valid", "validation", "test", "eval"}
 _PATTERN = "{speaker}/**"
 _TREES = ("root", "val_root", "test_root")
 _PARTS = {"train": "train_crops", "val": "val_segments", "test": "test_segments"}
-_TWIN = 36, 6
+_TWIN = 60, 4
 """Speakers and utterances of each of the synthetic source."""
 _WINDOW_S, _HOP_S, _LOW_HZ, _FLOOR = 0.025, 0.01, 20.0, 1e-6
 
@@ -50,7 +50,7 @@ class SpeakerDataModule(FusionDataModule):
     - ``files``: WAV, FLAC or Ogg files under ``root`` (and ``val_root``, ``test_root``), of which the path ``pattern``
       says who speaks: ``{speaker}/**`` fits ``root/<speaker>/**/*.wav`` as VoxCeleb and LibriSpeech have it,
       ``{label}_{speaker}_{utterance}.wav`` the Free Spoken Digit Dataset.
-    - ``synthetic``: 216 utterances of 36 made-up voices
+    - ``synthetic``: 240 utterances of 60 made-up voices
       (:func:`~lightning_fusion.data.synthetic.synthetic_voices`), for tests: no file, no network; the label is a vowel.
 
     Validation and test speakers come from folders of their own, from lists of names, from trial lists (all speakers
@@ -103,7 +103,7 @@ class SpeakerDataModule(FusionDataModule):
         >>> batch.input.shape, data.preprocess(batch.input).shape
         (torch.Size([16, 16000]), torch.Size([16, 80, 201]))
         >>> data.rows("test").targets[data.rows("test").rows].unique().tolist(), len(data.trials("test").same)
-        ([-100], 861)
+        ([-100], 1128)
     """
 
     source: str
@@ -346,7 +346,7 @@ class SpeakerDataModule(FusionDataModule):
     def _read_layout(self) -> "_Layout":
         if self.source == "synthetic":
             speakers, numbers = (axis.reshape(-1) for axis in np.indices(_TWIN))
-            vowels = [list(VOWELS)[number % len(VOWELS)] for number in numbers]
+            vowels = [list(VOWELS)[vowel] for vowel in (speakers + numbers) % len(VOWELS)]
             voices = [f"voice_{speaker:02}" for speaker in range(_TWIN[0])]
             said = [voices[speaker] for speaker in speakers]
             names = [f"{voice}/{number}.wav" for voice, number in zip(said, numbers, strict=True)]
