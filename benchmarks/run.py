@@ -23,6 +23,7 @@ BENCHMARKS = {
     "frugal": "frugal",
     "serving": "frugal_serving",
     "verification": "verification",
+    "audio": "audio",
 }
 """File of each benchmark; it has ``measure() -> list[Result]``."""
 OUTPUT = Path("runs/bench/results.json")

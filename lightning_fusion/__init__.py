@@ -21,6 +21,7 @@ _PUBLIC = {
     "FrugalFoEModule": "foe.frugal_module",
     "ImageDataModule": "data.image",
     "OutputsDataModule": "experts.outputs",
+    "SpeakerDataModule": "data.speaker",
     "collect": "experts.collecting",
     "diagnose": "experts.diagnosis",
     "reverse_gradient": "acorl.reversal",
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from lightning_fusion.acorl.reversal import reverse_gradient
     from lightning_fusion.data.base import Batch
     from lightning_fusion.data.image import ImageDataModule
+    from lightning_fusion.data.speaker import SpeakerDataModule
     from lightning_fusion.experts.collecting import collect
     from lightning_fusion.experts.diagnosis import diagnose
     from lightning_fusion.experts.expert import Expert
@@ -53,6 +55,7 @@ __all__ = [
     "FrugalFoEModule",
     "ImageDataModule",
     "OutputsDataModule",
+    "SpeakerDataModule",
     "collect",
     "diagnose",
     "reverse_gradient",
