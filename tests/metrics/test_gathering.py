@@ -1,0 +1,32 @@
+"""Two gloo processes find what one finds."""
+
+import json
+import subprocess
+import sys
+
+import gathering
+import pytest
+import torch
+
+from lightning_fusion.metrics import LinearCKA
+
+
+@pytest.mark.timeout(180)
+def test_states_are_gathered_over_processes(tmp_path):
+    started = [
+        subprocess.Popen([sys.executable, gathering.__file__, str(tmp_path), str(rank)], stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    for process in started:
+        _, error = process.communicate(timeout=150)
+        assert process.returncode == 0, error.decode()[-3000:]
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert first == second
+    one = gathering.figures([list(range(10))])
+    assert 0 < one["fused_eer"] < 1 and one["eer"][0] != one["eer"][1]
+    x, y = gathering.representations()
+    repeated = LinearCKA(4, 3)  # sums count a repeated sample twice
+    repeated.update(x[[*range(10), 0]], y[[*range(10), 0]])
+    assert first.pop("cka") == pytest.approx(repeated.compute().item(), rel=1e-6) != one.pop("cka")
+    assert first == one
+    assert torch.tensor(one["idle"]).isfinite()
