@@ -20,6 +20,7 @@ _PUBLIC = {
     "FrugalFoEModule": "foe.frugal_module",
     "ImageDataModule": "data.image",
     "OutputsDataModule": "experts.outputs",
+    "SpeakerDataModule": "data.speaker",
     "collect": "experts.collecting",
     "diagnose": "experts.diagnosis",
 }
@@ -27,6 +28,7 @@ _PUBLIC = {
 if TYPE_CHECKING:
     from lightning_fusion.data.base import Batch
     from lightning_fusion.data.image import ImageDataModule
+    from lightning_fusion.data.speaker import SpeakerDataModule
     from lightning_fusion.experts.collecting import collect
     from lightning_fusion.experts.diagnosis import diagnose
     from lightning_fusion.experts.expert import Expert
@@ -48,6 +50,7 @@ __all__ = [
     "FrugalFoEModule",
     "ImageDataModule",
     "OutputsDataModule",
+    "SpeakerDataModule",
     "collect",
     "diagnose",
 ]

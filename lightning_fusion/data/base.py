@@ -123,9 +123,16 @@ class SliceSampler(DistributedSampler):
         return math.ceil(math.ceil(self.num_rows / self.num_replicas) / self.batch_size)
 
 
-def slice_loader(dataset: Dataset, batch_size: int, shuffle: bool, seed: int = 0, num_workers: int = 0) -> DataLoader:
-    """A loader whose batches are slices of ``dataset``, which must take index tensors (see :class:`SliceSampler`)."""
-    sampler = SliceSampler(len(dataset), batch_size, shuffle, seed)  # type: ignore[arg-type]
+def slice_loader(
+    dataset: Dataset,
+    batch_size: int,
+    shuffle: bool,
+    seed: int = 0,
+    num_workers: int = 0,
+    kind: type[SliceSampler] = SliceSampler,
+) -> DataLoader:
+    """A loader whose batches are slices of ``dataset``, which must take what a sampler of this ``kind`` yields."""
+    sampler = kind(len(dataset), batch_size, shuffle, seed)  # type: ignore[arg-type]
     return DataLoader(
         dataset,
         batch_size=None,

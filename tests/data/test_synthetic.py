@@ -1,10 +1,19 @@
+import math
+
 import numpy as np
 import pytest
 import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.metrics import roc_curve
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler, normalize
 
 from lightning_fusion import ImageDataModule
-from lightning_fusion.data.synthetic import synthetic_images
+from lightning_fusion.data import synthetic
+from lightning_fusion.data.speech import LogMel
+from lightning_fusion.data.synthetic import synthetic_images, synthetic_voices
+from lightning_fusion.data.trials import draw_trials
 
 
 def spectra(pixels):
@@ -39,3 +48,54 @@ def test_the_twin_is_a_source_of_the_data_module():
     assert batch.domain.tolist() == [[False, False, True, False]] * len(batch.domain)
     used = torch.cat([part.rows for part in rows.values()] + [expert.rows(s).rows for s in ("train", "val")])
     assert len(used.unique()) == len(used)
+
+
+def equal_error_rate(scores, same):
+    false_alarm, hit, _ = roc_curve(same, scores)
+    at = np.abs(false_alarm - (1 - hit)).argmin()
+    return (false_alarm[at] + 1 - hit[at]) / 2
+
+
+class TestVoices:
+    def test_the_same_seed_gives_the_same_voices_and_another_does_not(self):
+        first, again, other = (synthetic_voices(2, 2, duration_s=0.3, seed=seed)[0] for seed in (0, 0, 1))
+        assert np.array_equal(first, again)
+        assert not np.array_equal(first, other)
+        assert first.dtype == np.float32
+        assert np.abs(first).max(1).min() > 0.1
+        assert np.abs(first).max() <= 1
+
+    def test_more_speakers_and_utterances_leave_the_others_as_they_are(self):
+        few = synthetic_voices(2, 2, duration_s=0.3)[0].reshape(2, 2, -1)
+        many = synthetic_voices(3, 4, duration_s=0.3)[0].reshape(3, 4, -1)
+        assert np.array_equal(many[:2, :2], few)
+
+    def test_a_voice_has_its_pitch(self):
+        waveforms, speakers, _ = synthetic_voices(8, 1, duration_s=2.0, session=0.0)
+        for waveform, speaker in zip(waveforms, speakers.tolist(), strict=True):
+            pitch_hz = synthetic._Voice(np.random.default_rng([0, speaker])).pitch_hz
+            frames = np.lib.stride_tricks.sliding_window_view(waveform, 1024)[::512] * np.hanning(1024)
+            cepstrum = np.fft.irfft(np.log(np.abs(np.fft.rfft(frames, 2048)) + 1e-3))
+            lags = np.arange(16_000 // 350, 16_000 // 60)
+            found_hz = np.median(16_000 / lags[cepstrum[:, lags].argmax(1)])
+            assert abs(math.log2(found_hz / pitch_hz)) < 0.2  # a semitone or two of melody
+
+    def test_who_speaks_is_not_trivial_and_can_be_learned_for_speakers_never_heard(self):
+        waveforms, speakers, _ = synthetic_voices(60, 6, duration_s=2.0, sample_rate_hz=8000)
+        with torch.no_grad():
+            features = LogMel(8000, 40)(torch.from_numpy(waveforms))
+        statistics = torch.cat([features.std(-1), features.pow(3).mean(-1)], 1).numpy()
+        unseen = speakers >= 40
+        trials = draw_trials(np.arange(unseen.sum()), speakers[unseen], np.arange(unseen.sum()), 10**6, seed=0)
+        plain = StandardScaler().fit(statistics[~unseen])
+        learned = make_pipeline(
+            StandardScaler(), LinearDiscriminantAnalysis("eigen", shrinkage="auto", n_components=20)
+        )
+        learned.fit(statistics[~unseen], speakers[~unseen])
+        rates = []
+        for model in (plain, learned):
+            unit = normalize(model.transform(statistics[unseen]))
+            scores = (unit[trials.pairs[:, 0]] * unit[trials.pairs[:, 1]]).sum(1)
+            rates.append(equal_error_rate(scores, trials.same))
+        assert rates[0] > 0.25
+        assert 0.03 < rates[1] < 0.75 * rates[0]

@@ -1,0 +1,290 @@
+"""Recordings on disk: found by a path pattern, read in slices, kept in memory where they fit."""
+
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from rich.progress import track
+from torch import Tensor
+from torchaudio.transforms import Resample
+
+from lightning_fusion.errors import InputError, shorten
+
+AUDIO_SUFFIXES = {".flac", ".ogg", ".wav"}
+LOUDEST = 10.0
+"""Floating-point samples beyond this are no audio in [-1, 1]: integers that were never scaled, say. Our choice."""
+
+
+@dataclass
+class Recording:
+    """A file that matched a pattern.
+
+    Attributes:
+        name: Path relative to the root, with forward slashes.
+        fields: What the pattern's fields stand for.
+    """
+
+    name: str
+    fields: dict[str, str]
+
+
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """A path pattern as a regular expression.
+
+    ``{name}`` stands for a part of a file's or folder's name, as short as possible, and for the same text where it
+    stands again; ``*`` for any part of a name; ``**`` for any number of folders.
+
+    Raises:
+        InputError: If a brace is left over.
+
+    Example:
+        >>> match = compile_pattern("{label}_{speaker}_{utterance}.wav").fullmatch("7_lucas_12.wav")
+        >>> match.groupdict()
+        {'label': '7', 'speaker': 'lucas', 'utterance': '12'}
+        >>> compile_pattern("{speaker}/**").fullmatch("id10270/5r0dWxy17C8/00001.wav")["speaker"]
+        'id10270'
+    """
+    seen: set[str] = set()
+    parts = []
+    for token in re.split(r"(\*\*/|\*\*|\*|\{[^\W\d]\w*\})", pattern):
+        if name := re.fullmatch(r"\{(\w+)\}", token):
+            parts.append(f"(?P={name[1]})" if name[1] in seen else f"(?P<{name[1]}>[^/]+?)")
+            seen.add(name[1])
+        elif "{" in token or "}" in token:
+            raise InputError(f"pattern: found {token!r} in {pattern!r}; a field is a name in braces, as {{speaker}}")
+        else:
+            parts.append({"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}.get(token) or re.escape(token))
+    return re.compile("".join(parts))
+
+
+def find_recordings(root: str | Path, pattern: str, key: str = "root") -> list[Recording]:
+    """All audio files under a folder that match a pattern, sorted by name; hidden ones are passed over.
+
+    Args:
+        root: The folder.
+        pattern: See :func:`compile_pattern`; matched against paths relative to ``root``.
+        key: The argument that named the folder, for messages.
+
+    Raises:
+        InputError: If there is no such folder, no audio file in it, or none that matches.
+    """
+    if not Path(root).is_dir():
+        raise InputError(f"{key}: found no folder {root}; expected audio files in it that match {pattern}")
+    expression = compile_pattern(pattern)
+    others: Counter[str] = Counter()
+    found, unmatched = [], []
+    for name in _walk(str(root)):
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix not in AUDIO_SUFFIXES:
+            others[suffix] += 1
+        elif match := expression.fullmatch(name):
+            found.append(Recording(name, match.groupdict()))
+        else:
+            unmatched.append(name)
+    if not found and not unmatched:
+        seen = (
+            f"; found {shorten((f'{count} {suffix}' for suffix, count in others.most_common()), 3)}" if others else ""
+        )
+        raise InputError(
+            f"{key}: there is no audio file ({', '.join(sorted(AUDIO_SUFFIXES))}) under {root}, which should hold "
+            f"{pattern}; found {seen or 'no file at all'}"
+        )
+    if not found:
+        raise InputError(
+            f"{key}: none of the {len(unmatched)} audio files under {root} matches the pattern {pattern}; one is "
+            f"{min(unmatched)}: set pattern to describe it, with {{speaker}} where the speaker's name stands"
+        )
+    if unmatched:
+        rank_zero_warn(
+            f"{len(unmatched)} of {len(found) + len(unmatched)} audio files under {root} do not match the pattern "
+            f"{pattern} and are left out: {shorten(sorted(unmatched), 3)}"
+        )
+    return sorted(found, key=lambda recording: recording.name)
+
+
+def _walk(root: str) -> Iterator[str]:
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = os.path.relpath(folder, root).replace(os.sep, "/")
+        prefix = "" if below == "." else below + "/"
+        for name in names:
+            if not name.startswith("."):
+                yield prefix + name
+
+
+@dataclass
+class Recordings:
+    """Recordings of one sample rate, any part of which can be read.
+
+    Attributes:
+        frames: (N,) int64, length of each in samples.
+        samples: All of them in a row, or None where they are read from disk.
+        begins: (N,) int64, where each begins in ``samples``.
+        files: Reads from disk; None for what was never a file.
+        told: What was already said about them, so that it is said once.
+    """
+
+    frames: Tensor
+    samples: Tensor | None
+    begins: Tensor
+    files: "AudioFiles | None" = None
+    told: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of_waveforms(cls, waveforms: Sequence[Tensor]) -> "Recordings":
+        """Recordings that are in memory already, each (T,) float32."""
+        frames = torch.tensor([len(waveform) for waveform in waveforms])
+        return cls(frames, torch.cat(list(waveforms)), frames.cumsum(0) - frames)
+
+    @classmethod
+    def of_files(cls, paths: list[str], sample_rate_hz: int, memory_limit_gb: float) -> "Recordings":
+        """Look at all files and decode them, where they fit into the limit.
+
+        Raises:
+            InputError: Listing the files that cannot be read.
+        """
+        files = AudioFiles(paths, sample_rate_hz)
+        frames = torch.from_numpy(files.frames)
+        total = int(frames.sum())
+        recordings = cls(frames, None, frames.cumsum(0) - frames, files)
+        if 4 * total > memory_limit_gb * 1e9:
+            hours = total / sample_rate_hz / 3600
+            rank_zero_info(f"{hours:.0f} h of audio do not fit into {memory_limit_gb} GB: read batch by batch")
+            return recordings
+        samples = torch.empty(total)
+
+        def store(number: int) -> None:
+            begin = int(recordings.begins[number])
+            samples[begin : begin + files.frames[number]] = files.read(number, 0, int(files.frames[number]))
+
+        _for_each(store, len(paths), "Decoding audio")
+        recordings.samples = samples
+        return recordings
+
+    def read(self, numbers: Tensor, starts: Tensor, spans: Tensor, length: int) -> Tensor:
+        """Parts of recordings, at one length; a part that is shorter is repeated.
+
+        Args:
+            numbers: (B,) int64, which recordings.
+            starts: (B,) int64, where the parts begin, in samples.
+            spans: (B,) int64, how long they are.
+            length: T, of the result.
+
+        Returns:
+            (B, T) float32 in [-1, 1].
+        """
+        waveforms = torch.empty(len(numbers), length)
+        short = spans < length
+        if self.samples is None:
+            assert self.files is not None
+            parts = zip(numbers.tolist(), starts.tolist(), spans.clamp(max=length).tolist(), strict=True)
+            for row, (number, start, span) in enumerate(parts):
+                part = self.files.read(number, start, span)
+                waveforms[row] = part.repeat(-(-length // span))[:length] if span < length else part
+            return waveforms
+        places = self.begins[numbers] + starts
+        if not short.all():
+            waveforms[~short] = self.samples.unfold(0, length, 1)[places[~short]]
+        if short.any():
+            waveforms[short] = self.samples[places[short, None] + torch.arange(length) % spans[short, None]]
+        return waveforms
+
+
+class AudioFiles:
+    """Files as mono waveforms of one sample rate, of which any slice can be read without decoding the rest.
+
+    Args:
+        paths: WAV, FLAC or Ogg files of any sample rate and number of channels.
+        sample_rate_hz: What they are resampled to.
+
+    Attributes:
+        frames: (N,) int64, length of each after resampling.
+
+    Raises:
+        InputError: Listing the files that are empty, truncated or no audio.
+    """
+
+    def __init__(self, paths: list[str], sample_rate_hz: int) -> None:
+        self.paths, self.sample_rate_hz = paths, sample_rate_hz
+        self._rates = np.zeros(len(paths), np.int64)
+        self._stored = np.zeros(len(paths), np.int64)
+        self._resamplers: dict[int, Resample] = {}
+        problems = [problem for problem in _for_each(self._look, len(paths), "Looking at audio") if problem]
+        if problems:
+            raise InputError(
+                f"{len(problems)} audio file(s) cannot be read: {shorten(problems, 3)}; repair or remove them"
+            )
+        divisor = np.gcd(self._rates, sample_rate_hz)
+        self._up, self._down = sample_rate_hz // divisor, self._rates // divisor
+        self.frames = -(-self._stored * self._up // self._down)
+        for rate in np.unique(self._rates).tolist():
+            self._resamplers[rate] = Resample(rate, sample_rate_hz)
+
+    def _look(self, number: int) -> str | None:
+        path = self.paths[number]
+        try:
+            with soundfile.SoundFile(path) as file:
+                self._rates[number], self._stored[number] = file.samplerate, file.frames
+                if not file.frames:
+                    return f"{path} (empty)"
+                if file.format in ("WAV", "WAVEX"):
+                    cut = re.search(r"^ *data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
+                    if cut and int(cut[2]) < int(cut[1]) < 2**31 - 2**16:  # a stream's header holds the largest number
+                        return f"{path} (truncated: {cut[2]} of {cut[1]} bytes)"
+                else:
+                    file.seek(file.frames - 1)
+                    if len(file.read(1)) != 1:
+                        return f"{path} (truncated)"
+        except (soundfile.SoundFileError, OSError) as error:
+            return f"{path} ({'truncated' if self._stored[number] else _reason(error)})"
+        return None
+
+    def read(self, number: int, start: int, count: int) -> Tensor:
+        """Samples ``start`` to ``start + count`` of a file as (count,) float32; a slice of the whole file resampled."""
+        up, down = int(self._up[number]), int(self._down[number])
+        if up == down:
+            return self._decode(number, start, count).clamp_(-1, 1)
+        # Blocks of `down` stored samples become blocks of `up` samples; the filter reaches some blocks to both sides.
+        reach = math.ceil(6 * down / (min(up, down) * 0.99) / down) + 1
+        first = max(0, start // up - reach)
+        last = min(int(self._stored[number]), (-(-(start + count) // up) + reach) * down)
+        samples = self._decode(number, first * down, last - first * down)
+        resampled = self._resamplers[int(self._rates[number])](samples)
+        return resampled[start - first * up :][:count].clamp(-1, 1)
+
+    def _decode(self, number: int, start: int, count: int) -> Tensor:
+        path = self.paths[number]
+        try:
+            with soundfile.SoundFile(path) as file:
+                file.seek(start)
+                samples = torch.from_numpy(file.read(count, dtype="float32", always_2d=True))
+        except (soundfile.SoundFileError, OSError) as error:
+            raise InputError(f"{path} cannot be decoded ({_reason(error)}); repair or remove it") from error
+        if len(samples) != count:
+            raise InputError(f"{path} is truncated: sample {start + len(samples)} is missing; repair or remove it")
+        mono = samples.mean(1) if samples.shape[1] > 1 else samples[:, 0]
+        loudest = float(mono.abs().amax())  # NaN and infinity pass through a maximum
+        if not loudest <= LOUDEST:
+            found = f"samples up to {loudest:.6g}" if math.isfinite(loudest) else "samples that are NaN or infinite"
+            raise InputError(f"{path} has {found}; expected audio in [-1, 1]: repair or remove it")
+        return mono
+
+
+def _reason(error: Exception) -> str:
+    return str(error).rpartition(": ")[2].rstrip(".").lower()
+
+
+def _for_each(work: Callable[[int], str | None], count: int, what: str) -> list[str | None]:
+    """Do something for numbers 0..count-1 in threads: libsndfile and the resampler release Python's lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        results: Iterable[str | None] = threads.map(work, range(count))
+        return list(track(results, what, total=count, transient=True, disable=count < 2000))

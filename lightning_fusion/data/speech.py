@@ -1,0 +1,173 @@
+"""What happens to batches of speech on the device: augmentation and log-mel features."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torchaudio.functional import fftconvolve, resample
+from torchaudio.transforms import MelSpectrogram
+
+from lightning_fusion.errors import InputError
+
+
+class LogMel(nn.Module):
+    """Log-mel features, from which each utterance's mean over time is subtracted.
+
+    A microphone's and a room's constant colour is a constant in the logarithm: it falls out with the mean. Windows of
+    25 ms every 10 ms are the toolkits' setting for speaker verification.
+
+    Args:
+        sample_rate_hz: Of the waveforms.
+        num_mels: M, mel bands between ``low_hz`` and half the sample rate.
+        window_s: Length of the analysis window.
+        hop_s: Step between windows.
+        low_hz: Lower edge of the first band.
+        floor: Smallest power, so that silence has a logarithm.
+
+    Example:
+        >>> LogMel(num_mels=40)(torch.rand(3, 16000)).shape
+        torch.Size([3, 40, 101])
+    """
+
+    _CHUNK = 8
+    """Utterances that a processor transforms at once: their spectra stay in its cache."""
+
+    def __init__(
+        self,
+        sample_rate_hz: int = 16_000,
+        num_mels: int = 80,
+        window_s: float = 0.025,
+        hop_s: float = 0.01,
+        low_hz: float = 20.0,
+        floor: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        window = round(window_s * sample_rate_hz)
+        self.floor = floor
+        self.mel = MelSpectrogram(
+            sample_rate_hz,
+            n_fft=max(512, 2 ** math.ceil(math.log2(window))),  # at low rates the bands want finer bins than the window
+            win_length=window,
+            hop_length=round(hop_s * sample_rate_hz),
+            f_min=low_hz,
+            n_mels=num_mels,
+        )
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """Map (B, T) waveforms to (B, M, frames)."""
+        if waveforms.is_cuda or len(waveforms) <= self._CHUNK:
+            return self._features(waveforms)
+        return torch.cat([self._features(part) for part in waveforms.split(self._CHUNK)])
+
+    def _features(self, waveforms: Tensor) -> Tensor:
+        features = self.mel(waveforms).clamp_min_(self.floor).log_()
+        return features - features.mean(-1, keepdim=True)
+
+
+class SpeechAugmentation(nn.Module):
+    """Speed, room and noise, each drawn for every utterance of a batch; needs no recorded noise (our choice).
+
+    Applied in this order, as nature does: the speaker, the room, the background.
+
+    - *Speed* (Ko et al., Interspeech 2015): resampled by a factor drawn from ``speeds``, which shifts the pitch too.
+      What is too short then is repeated. The speaker keeps the label.
+    - *Room*: a direct sound and a tail of Gaussian noise that decays exponentially (Polack's model), with a drawn
+      reverberation time (-60 dB) and direct-to-tail ratio. The utterance keeps its power.
+    - *Noise*: Gaussian, with a spectrum that falls by 0 to 6 dB per octave, at a drawn signal-to-noise ratio.
+
+    Draws come from torch's global generators: the parameters from the processor's, the noise from the device's.
+
+    Args:
+        sample_rate_hz: Of the waveforms; the data module's.
+        speed: Share of the utterances that change their speed.
+        reverb: Share that get a room.
+        noise: Share that get noise.
+        speeds: Factors to choose from; 1.1 is faster and higher.
+        reverb_s: Shortest and longest reverberation time.
+        direct_db: Lowest and highest ratio of direct sound to tail.
+        snr_db: Lowest and highest signal-to-noise ratio.
+
+    Raises:
+        InputError: If a share is outside [0, 1], or a range is empty.
+
+    Example:
+        >>> SpeechAugmentation(noise=1.0)(torch.rand(4, 16000)).shape
+        torch.Size([4, 16000])
+    """
+
+    def __init__(
+        self,
+        sample_rate_hz: int = 16_000,
+        speed: float = 0.3,
+        reverb: float = 0.3,
+        noise: float = 0.5,
+        speeds: Sequence[float] = (0.9, 1.1),
+        reverb_s: Sequence[float] = (0.1, 0.6),
+        direct_db: Sequence[float] = (0.0, 10.0),
+        snr_db: Sequence[float] = (5.0, 25.0),
+    ) -> None:
+        super().__init__()
+        for name, share in {"speed": speed, "reverb": reverb, "noise": noise}.items():
+            if not 0 <= share <= 1:
+                raise InputError(f"{name} is {share}; expected the share of utterances it changes, from 0 to 1")
+        for name, ends in {"reverb_s": reverb_s, "direct_db": direct_db, "snr_db": snr_db}.items():
+            if len(ends) != 2 or ends[0] > ends[1] or (name == "reverb_s" and ends[0] <= 0):
+                raise InputError(f"{name} is {list(ends)}; expected [lowest, highest]")
+        if not speeds or not all(0.5 <= factor <= 2 for factor in speeds):
+            raise InputError(f"speeds is {list(speeds)}; expected factors from 0.5 to 2, such as [0.9, 1.1]")
+        self.sample_rate_hz = sample_rate_hz
+        self.speed, self.reverb, self.noise = speed, reverb, noise
+        self.speeds, self.reverb_s, self.direct_db, self.snr_db = speeds, reverb_s, direct_db, snr_db
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """Augment (B, T) waveforms; the result has the same shape."""
+        changed = waveforms.clone()
+        factors = torch.randint(len(self.speeds), (len(changed),))
+        who = torch.rand(len(changed)) < self.speed
+        for number, factor in enumerate(self.speeds):
+            self._change(changed, who & (factors == number), lambda part, factor=factor: _respeed(part, factor))  # type: ignore[misc]
+        self._change(changed, torch.rand(len(changed)) < self.reverb, self._room)
+        self._change(changed, torch.rand(len(changed)) < self.noise, self._background)
+        return changed
+
+    @staticmethod
+    def _change(waveforms: Tensor, who: Tensor, change: Callable[[Tensor], Tensor]) -> None:
+        if who.any():
+            rows = who.nonzero().squeeze(1).to(waveforms.device)
+            waveforms[rows] = change(waveforms[rows])
+
+    def _room(self, waveforms: Tensor) -> Tensor:
+        decay = _uniform(self.reverb_s, waveforms) * self.sample_rate_hz
+        time = torch.arange(round(self.reverb_s[1] * self.sample_rate_hz), device=waveforms.device)
+        tail = torch.randn(len(waveforms), len(time), device=waveforms.device)
+        tail = tail * torch.exp(-3 * math.log(10) * time / decay)  # an amplitude of 1/1000 is -60 dB
+        tail[:, 0] = 0
+        direct = 10 ** (_uniform(self.direct_db, waveforms) / 20)
+        response = tail / tail.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        response[:, :1] = direct
+        wet = fftconvolve(waveforms, response)[:, : waveforms.shape[1]]
+        return wet * (_rms(waveforms) / _rms(wet).clamp_min(1e-12))
+
+    def _background(self, waveforms: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft(torch.randn_like(waveforms))
+        octave = torch.arange(1, spectrum.shape[1] + 1, device=waveforms.device).log2()
+        slope_db = _uniform((0.0, 6.0), waveforms)
+        noise = torch.fft.irfft(spectrum * 10 ** (-slope_db * octave / 20), n=waveforms.shape[1])
+        wanted = _rms(waveforms) * 10 ** (-_uniform(self.snr_db, waveforms) / 20)
+        return waveforms + noise * (wanted / _rms(noise).clamp_min(1e-12))
+
+
+def _uniform(ends: Sequence[float], waveforms: Tensor) -> Tensor:
+    """(B, 1) draws between two ends, made on the processor so that the device need not be waited for."""
+    return (ends[0] + (ends[1] - ends[0]) * torch.rand(len(waveforms), 1)).to(waveforms.device)
+
+
+def _rms(waveforms: Tensor) -> Tensor:
+    return waveforms.square().mean(1, keepdim=True).sqrt()
+
+
+def _respeed(waveforms: Tensor, factor: float) -> Tensor:
+    length = waveforms.shape[1]
+    changed = resample(waveforms, round(100 * factor), 100)
+    return changed.repeat(1, -(-length // changed.shape[1]))[:, :length]

@@ -1,0 +1,149 @@
+"""Trials of speaker verification: read from lists in VoxCeleb's format, or drawn."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_fusion.errors import InputError, shorten
+
+
+class Trials(NamedTuple):
+    """Pairs of recordings, and whether one person speaks in both.
+
+    Attributes:
+        pairs: (T, 2) int64 sample numbers, as in ``Batch.index``.
+        same: (T,) bool.
+    """
+
+    pairs: Tensor
+    same: Tensor
+
+
+def read_trials(path: str | Path, numbers: Mapping[str, int], key: str = "trials", root: str = "root") -> Trials:
+    r"""Read a list with one trial a line, ``label enrol test``: ``1`` before two recordings of one person, else ``0``.
+
+    VoxCeleb1-O, -E and -H and their cleaned versions have this format.
+
+    Args:
+        path: The list.
+        numbers: Sample number of each recording's name.
+        key: The argument that named the list, for messages.
+        root: Where the recordings were looked for, for messages.
+
+    Raises:
+        InputError: If a line is malformed, a recording is missing, or one kind of trial is.
+
+    Example:
+        >>> from tempfile import NamedTemporaryFile
+        >>> with NamedTemporaryFile("w", suffix=".txt") as file:
+        ...     _ = file.write("1 anna/0.wav anna/1.wav\n0 anna/0.wav ben/0.wav\n")
+        ...     file.flush()
+        ...     trials = read_trials(file.name, {"anna/0.wav": 0, "anna/1.wav": 1, "ben/0.wav": 2})
+        >>> trials.pairs.tolist(), trials.same.tolist()
+        ([[0, 1], [0, 2]], [True, False])
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{key}: found no file {path}")
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{key}: {path} is no text; expected lines of '1 enrol test' or '0 enrol test'") from error
+    words = text.split()
+    labels = words[::3]
+    if len(words) % 3 or set(labels) - {"0", "1"}:
+        raise InputError(f"{key}: {path}, {_malformed(text)}; expected '1 enrol test' or '0 enrol test'")
+    if not 0 < (ones := labels.count("1")) < len(labels):
+        found = f"{ones} trials of one speaker and {len(labels) - ones} of two"
+        raise InputError(f"{key}: {path} has {found}; both kinds are needed")
+    sides = [np.fromiter((numbers.get(name, -1) for name in words[side::3]), np.int64, len(labels)) for side in (1, 2)]
+    if (missing := [np.flatnonzero(side < 0) for side in sides]) and any(map(len, missing)):
+        names = sorted({words[3 * row + 1 + side] for side, rows in enumerate(missing) for row in rows.tolist()})
+        example = next(iter(numbers), "nothing")
+        raise InputError(
+            f"{key}: {path} names {len(names)} file(s) that are not under {root}: {shorten(names)}; names are relative "
+            f"to that folder, as in {example}"
+        )
+    same = np.fromiter((label == "1" for label in labels), bool, len(labels))
+    return Trials(torch.from_numpy(np.stack(sides, 1)), torch.from_numpy(same))
+
+
+def _malformed(text: str) -> str:
+    """The first line that is no trial."""
+    lines = ((number, line.strip(), line.split()) for number, line in enumerate(text.splitlines(), 1))
+    return next(
+        f"line {number}: found {line[:80]!r}"
+        for number, line, words in lines
+        if words and (len(words) != 3 or words[0] not in ("0", "1"))
+    )
+
+
+def draw_trials(
+    index: np.ndarray, speakers: np.ndarray, recordings: np.ndarray, max_trials: int, seed: int, split: str = "val"
+) -> Trials:
+    """All pairs of some samples, or ``max_trials`` of them.
+
+    Two samples of one recording share the session and are an easy pair. They are paired only where their speaker has
+    no other recording. Where there are too many pairs, half of those drawn are of one speaker (all of them, if they
+    are fewer), and each kind is drawn evenly from its pairs: error rates are shares of each kind and do not depend on
+    the balance (our choice).
+
+    Args:
+        index: (N,) sample numbers.
+        speakers: (N,) who speaks.
+        recordings: (N,) the recording that each sample is a part of.
+        max_trials: Most trials.
+        seed: Of the draw.
+        split: Whose samples they are, for messages.
+
+    Raises:
+        InputError: If no pair of one speaker, or none of two, can be made.
+
+    Example:
+        >>> trials = draw_trials(np.arange(4), np.array([0, 0, 1, 1]), np.arange(4), max_trials=10, seed=0)
+        >>> trials.pairs[trials.same].tolist(), len(trials.same)
+        ([[0, 1], [2, 3]], 6)
+    """
+    order = np.lexsort((index, recordings, speakers))
+    speakers, recordings = speakers[order], recordings[order]
+    row = np.arange(len(order))
+    first = np.searchsorted(speakers, speakers)
+    several = recordings[first] != recordings[np.searchsorted(speakers, speakers, "right") - 1]
+    begin = _first_of_recording(speakers, recordings)
+    # The partners of a row are a run of earlier rows: of its own speaker, and of all speakers before that one.
+    own, others = np.where(several, begin, row) - first, first
+    if not own.sum():
+        raise InputError(
+            f"no two recordings of the {split} split are of one speaker, so there is no trial to be verified; set "
+            f"{split}_segments: 2 to cut each recording into parts (optimistic: parts share their session), or give "
+            "more recordings per speaker"
+        )
+    if not others.sum():
+        raise InputError(f"the {split} split has one speaker; verification needs two: raise {split}_speakers")
+    generator = np.random.default_rng(seed)
+    count = min(int(own.sum()), max(max_trials // 2, max_trials - int(others.sum())))
+    later, earlier = _draw_pairs(own, count, generator)
+    target = np.stack([first[later] + earlier, later], 1)
+    other = np.stack(_draw_pairs(others, min(int(others.sum()), max_trials - count), generator)[::-1], 1)
+    pairs = index[order][np.concatenate([target, other])]
+    same = np.repeat([True, False], [len(target), len(other)])
+    return Trials(torch.from_numpy(pairs.astype(np.int64)), torch.from_numpy(same))
+
+
+def _first_of_recording(speakers: np.ndarray, recordings: np.ndarray) -> np.ndarray:
+    """The first row of each row's recording; rows are sorted by speaker and recording."""
+    new = np.ones(len(speakers), bool)
+    new[1:] = (speakers[1:] != speakers[:-1]) | (recordings[1:] != recordings[:-1])
+    return np.maximum.accumulate(np.where(new, np.arange(len(new)), 0))
+
+
+def _draw_pairs(partners: np.ndarray, count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw ``count`` different pairs (row, number of its partner), where row r has ``partners[r]`` partners."""
+    ends = partners.cumsum()
+    total = int(ends[-1])
+    codes = np.arange(total) if count == total else np.sort(generator.choice(total, count, replace=False))
+    rows = np.searchsorted(ends, codes, "right")
+    return rows, codes - (ends[rows] - partners[rows])
