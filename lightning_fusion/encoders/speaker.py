@@ -75,16 +75,16 @@ class _SpeakerNetwork(nn.Module):
     embedding: nn.Module
     head: CosineHead
 
-    def __init__(self, n_mels: int) -> None:
+    def __init__(self, num_mels: int) -> None:
         super().__init__()
-        self.n_mels = n_mels
+        self.num_mels = num_mels
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        """Map (B, n_mels, frames) to (B, C) scaled cosines."""
-        if log_mel.ndim != 3 or log_mel.shape[1] != self.n_mels:
+        """Map (B, num_mels, frames) to (B, C) scaled cosines."""
+        if log_mel.ndim != 3 or log_mel.shape[1] != self.num_mels:
             raise InputError(
-                f"the speaker network got input of shape {tuple(log_mel.shape)}; expected (batch, {self.n_mels}, "
-                "frames) log-mel: n_mels must be the same in network and data"
+                f"the speaker network got input of shape {tuple(log_mel.shape)}; expected (batch, {self.num_mels}, "
+                "frames) log-mel: num_mels must be the same in network and data"
             )
         return self.head(self.embedding(self.pool(self.body(log_mel))))
 
@@ -100,7 +100,7 @@ class SpeakerResNet(_SpeakerNetwork):
 
     Args:
         num_classes: C.
-        n_mels: Mel bands of the input, as in the data module.
+        num_mels: Mel bands of the input, as in the data module.
         width: Channels of the first stage; each further one has twice as many.
         blocks: Basic blocks of each stage; (3, 4, 6, 3) is ResNet34, (2, 2, 2, 2) ResNet18.
         embedding_dim: D.
@@ -111,7 +111,7 @@ class SpeakerResNet(_SpeakerNetwork):
         InputError: If ``blocks`` is empty or ``pooling`` is unknown.
 
     Example:
-        >>> network = SpeakerResNet(num_classes=5, n_mels=16, width=4, blocks=(1, 1))
+        >>> network = SpeakerResNet(num_classes=5, num_mels=16, width=4, blocks=(1, 1))
         >>> network(torch.zeros(2, 16, 50)).shape
         torch.Size([2, 5])
     """
@@ -119,25 +119,25 @@ class SpeakerResNet(_SpeakerNetwork):
     def __init__(
         self,
         num_classes: int,
-        n_mels: int = 80,
+        num_mels: int = 80,
         width: int = 32,
         blocks: Sequence[int] = (3, 4, 6, 3),
         embedding_dim: int = 192,
         pooling: Literal["statistics", "mean"] = "statistics",
         scale: float = 30.0,
     ) -> None:
-        super().__init__(n_mels)
+        super().__init__(num_mels)
         if not blocks or min(blocks) < 1:
             raise InputError(f"blocks is {tuple(blocks)}; expected at least one block for each of at least one stage")
         if pooling not in ("statistics", "mean"):
             raise InputError(f"pooling is {pooling!r}; expected 'statistics' or 'mean'")
         stages: list[nn.Module] = []
-        channels, bands = width, n_mels
+        channels, bands = width, num_mels
         for number, count in enumerate(blocks):
             stages.append(_stage(channels, width * 2**number, count, stride=1 if number == 0 else 2))
             channels, bands = width * 2**number, bands if number == 0 else -(-bands // 2)
         stem = [nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-        self.body = nn.Sequential(nn.Unflatten(1, (1, n_mels)), *stem, *stages, nn.Flatten(1, 2))
+        self.body = nn.Sequential(nn.Unflatten(1, (1, num_mels)), *stem, *stages, nn.Flatten(1, 2))
         for module in self.body.modules():
             if isinstance(module, nn.Conv2d):  # as torchvision's ResNet
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -170,28 +170,28 @@ class SmallSpeakerNet(_SpeakerNetwork):
 
     Args:
         num_classes: C.
-        n_mels: Mel bands of the input, as in the data module.
+        num_mels: Mel bands of the input, as in the data module.
         width: Channels of the first four convolutions; the last has twice as many.
         embedding_dim: D.
         scale: Of the cosines; the same as the loss's.
 
     Example:
-        >>> SmallSpeakerNet(num_classes=5, n_mels=40)(torch.zeros(2, 40, 200)).shape
+        >>> SmallSpeakerNet(num_classes=5, num_mels=40)(torch.zeros(2, 40, 200)).shape
         torch.Size([2, 5])
     """
 
     def __init__(
-        self, num_classes: int, n_mels: int = 80, width: int = 128, embedding_dim: int = 128, scale: float = 30.0
+        self, num_classes: int, num_mels: int = 80, width: int = 128, embedding_dim: int = 128, scale: float = 30.0
     ) -> None:
-        super().__init__(n_mels)
+        super().__init__(num_mels)
         self.body = nn.Sequential(
-            *_frames(n_mels, width, kernel=5, stride=2),
+            *_frames(num_mels, width, kernel=5, stride=2),
             *_frames(width, width, kernel=3, dilation=2),
             *_frames(width, width, kernel=3, dilation=3),
             *_frames(width, width, kernel=1),
             *_frames(width, 2 * width, kernel=1),
         )
-        self.pool = nn.Sequential(StatisticsPooling(), nn.BatchNorm1d(4 * width))
+        self.pool = StatisticsPooling()
         self.embedding = nn.Linear(4 * width, embedding_dim)
         self.head = CosineHead(embedding_dim, num_classes, scale)
 
@@ -212,7 +212,7 @@ class ECAPA(_SpeakerNetwork):
 
     Args:
         num_classes: C.
-        n_mels: Mel bands of the input, as in the data module.
+        num_mels: Mel bands of the input, as in the data module.
         channels: Of the convolution blocks, 512 or 1,024 in the paper; the last layer has three times as many.
         embedding_dim: D.
         scale: Of the cosines; the same as the loss's.
@@ -221,14 +221,14 @@ class ECAPA(_SpeakerNetwork):
         InputError: If SpeechBrain is not installed, or ``channels`` is no multiple of 8.
 
     Example:
-        >>> ECAPA(num_classes=5, n_mels=16, channels=16)(torch.zeros(2, 16, 50)).shape
+        >>> ECAPA(num_classes=5, num_mels=16, channels=16)(torch.zeros(2, 16, 50)).shape
         torch.Size([2, 5])
     """
 
     def __init__(
-        self, num_classes: int, n_mels: int = 80, channels: int = 512, embedding_dim: int = 192, scale: float = 30.0
+        self, num_classes: int, num_mels: int = 80, channels: int = 512, embedding_dim: int = 192, scale: float = 30.0
     ) -> None:
-        super().__init__(n_mels)
+        super().__init__(num_mels)
         try:
             from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
         except ImportError as error:
@@ -237,7 +237,7 @@ class ECAPA(_SpeakerNetwork):
             ) from error
         if channels < 8 or channels % 8:
             raise InputError(f"channels is {channels}; expected a multiple of 8, the branches of a Res2Net block")
-        body = ECAPA_TDNN(n_mels, lin_neurons=embedding_dim, channels=[*[channels] * 4, 3 * channels])
+        body = ECAPA_TDNN(num_mels, lin_neurons=embedding_dim, channels=[*[channels] * 4, 3 * channels])
         self.body = nn.Sequential(_Transpose(), body)
         self.pool = nn.Identity()  # SpeechBrain's network pools by itself
         self.embedding = nn.Flatten()

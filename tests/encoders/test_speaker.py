@@ -11,9 +11,9 @@ from lightning_fusion.encoders import ECAPA, CosineHead, SmallSpeakerNet, Speake
 from lightning_fusion.errors import InputError
 
 NETWORKS = {
-    "resnet": lambda **more: SpeakerResNet(5, n_mels=20, width=4, blocks=(1, 2, 1), embedding_dim=7, **more),
-    "small": lambda **more: SmallSpeakerNet(5, n_mels=20, width=8, embedding_dim=7, **more),
-    "ecapa": lambda **more: ECAPA(5, n_mels=20, channels=16, embedding_dim=7, **more),
+    "resnet": lambda **more: SpeakerResNet(5, num_mels=20, width=4, blocks=(1, 2, 1), embedding_dim=7, **more),
+    "small": lambda **more: SmallSpeakerNet(5, num_mels=20, width=8, embedding_dim=7, **more),
+    "ecapa": lambda **more: ECAPA(5, num_mels=20, channels=16, embedding_dim=7, **more),
 }
 
 
@@ -53,7 +53,7 @@ class TestEveryNetwork:
 
     @pytest.mark.parametrize("shape", [(2, 21, 40), (2, 40), (2, 1, 20, 40)])
     def test_other_input_is_refused(self, network, shape):
-        with pytest.raises(InputError, match=r"expected \(batch, 20, frames\) log-mel: n_mels must be the same"):
+        with pytest.raises(InputError, match=r"expected \(batch, 20, frames\) log-mel: num_mels must be the same"):
             network(torch.zeros(shape))
 
     def test_silence_gives_finite_gradients(self, network):
@@ -95,9 +95,9 @@ class TestSpeakerResNet:
         assert [m.out_channels for m in convolutions if m.kernel_size == (1, 1)] == [64, 128, 256]
         assert network.embedding.in_features == 2 * 256 * 10
 
-    @pytest.mark.parametrize("n_mels", [16, 20, 23, 80])
-    def test_any_number_of_bands_fits(self, n_mels):
-        assert SpeakerResNet(3, n_mels, width=2, blocks=(1, 1, 1, 1))(torch.randn(2, n_mels, 30)).shape == (2, 3)
+    @pytest.mark.parametrize("num_mels", [16, 20, 23, 80])
+    def test_any_number_of_bands_fits(self, num_mels):
+        assert SpeakerResNet(3, num_mels, width=2, blocks=(1, 1, 1, 1))(torch.randn(2, num_mels, 30)).shape == (2, 3)
 
     def test_mean_pooling_halves_the_embeddings_input(self):
         network = SpeakerResNet(3, 16, width=2, blocks=(1, 1), pooling="mean")
