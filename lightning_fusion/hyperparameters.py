@@ -1,6 +1,7 @@
 """What a checkpoint may hold of a module's constructor arguments: plain data only."""
 
 import contextlib
+import inspect
 import os
 import sys
 from dataclasses import asdict, is_dataclass
@@ -56,10 +57,15 @@ def keep_plain(module: LightningModule | LightningDataModule) -> None:
     hold factories of networks and optimizers: those that are classes, or partials of classes, are kept as
     ``class_path`` and ``init_args``, and the checkpoint is marked to be rebuilt from them as the command line's are.
     Where something else had to be dropped (a module instance, a function), ``load_from_checkpoint`` wants it again.
+    Arguments of a parent class that the module's own constructor does not take are its own affair, and not kept.
     """
     hparams = module.hparams
     if "_instantiator" in hparams:
         return
+    takes = inspect.signature(type(module)).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
+        for name in set(hparams) - set(takes):
+            del hparams[name]
     described = {name: describe_factory(value) for name, value in hparams.items() if not is_plain(value)}
     whole = all(value is not None for value in described.values())
     for name, value in described.items():

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import yaml
 from PIL import Image
 
 from lightning_fusion import cli
 from lightning_fusion.cli import main, shipped_configs
+from lightning_fusion.data.synthetic import synthetic_voices
 from lightning_fusion.errors import InputError
 
 CONFIGS = shipped_configs()
@@ -28,6 +30,10 @@ SMALL: dict[str, Any] = {
     "batch_size": 16,
     "image_size": 8,
     "width": 2,
+    "val_speakers": 4,
+    "test_speakers": 4,
+    "crop_s": 0.3,
+    "eval_crop_s": 0.5,
     "hidden": [8],
     "expert_epochs": 1,
     "fuser_epochs": 1,
@@ -97,12 +103,22 @@ def images(folder: Path, tree: dict[str, list[str]], count: int, side: int = 8) 
                 Image.fromarray(pixels).save(folder / first / name / f"{number}.png")
 
 
+def recordings(folder: Path, speakers: int, count: int) -> None:
+    """WAV files as ``folder/<speaker>/<n>.wav``."""
+    waveforms, who, _ = synthetic_voices(speakers, count, duration_s=0.5, sample_rate_hz=8000)
+    for row, (speaker, samples) in enumerate(zip(who, waveforms, strict=True)):
+        path = folder / f"s{speaker:02}" / f"{row % count}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, samples, 8000)
+
+
 @cache
 def _prepared(base: Path) -> Path:
     """A folder in which a user has trained two experts on digits and collected their outputs; made once."""
     folder = base / "prepared"
     images(folder / "data/images", {"studio": ["cat", "dog"], "street": ["cat", "dog", "owl"]}, 30)
     fine = ["beaver", "dolphin", "flatfish", "ray"]
+    recordings(folder / "data/speakers", speakers=24, count=8)
     images(folder / "data/cifar100", {"train": fine, "test": fine}, 24)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

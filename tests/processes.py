@@ -23,6 +23,9 @@ from lightning_fusion import (
     collect,
 )
 from lightning_fusion.callbacks import PredictionWriter
+from lightning_fusion.data.base import TensorDataModule
+from lightning_fusion.encoders import SmallSpeakerNet
+from lightning_fusion.experts.verification import VerificationModule
 from lightning_fusion.foe.fusers import MLPFuser
 
 ROWS = {"train": 23, "val": 9, "test": 7}  # odd numbers: a distributed sampler repeats rows
@@ -76,8 +79,43 @@ def work(folder: Path, processes: int) -> None:
         train(fuser, OutputsDataModule(stored, batch_size=8 // processes), target)
     writer = PredictionWriter(str(folder / "predictions.csv"))
     trainer(callbacks=[writer]).predict(fuser, datamodule=OutputsDataModule(tiny.outputs(rows=ROWS), batch_size=2))
+    verification(folder / "verification.json", trainer, processes)
     for name, rows in (("odd", FRUGAL_ROWS), ("even", {split: count + 1 for split, count in FRUGAL_ROWS.items()})):
         frugal(folder / name, trainer, tiny.outputs(rows=rows), processes)
+
+
+class Speakers(TensorDataModule):
+    """Recordings of 4 speakers; in validation and test all of the second process's rows are of nobody known."""
+
+    def __init__(self, batch_size: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        tensors = {}
+        for split, rows in ROWS.items():
+            target = torch.arange(rows) % 4
+            input = torch.randn(rows, 4, 20, generator=generator) * (1 + target[:, None, None])
+            tensors[split] = input, target if split == "train" else target.where(target % 2 == 0, -100)
+        super().__init__(tensors, ["a", "b", "c", "d"], batch_size=batch_size)
+
+    def trials(self, split: str) -> tuple[Tensor, Tensor]:
+        index = self.rows(split).index
+        pairs = torch.combinations(torch.arange(len(index)))
+        return index[pairs], pairs[:, 0] % 4 == pairs[:, 1] % 4
+
+
+def verification(path: Path, trainer: Any, processes: int) -> None:
+    """Validate and test one network on trials, of whose samples each process embeds its share."""
+    torch.manual_seed(0)
+    network = partial(SmallSpeakerNet, num_mels=4, width=4, embedding_dim=6)
+    module, data = VerificationModule(network, classes=["a", "b", "c", "d"]), Speakers(4 // processes)
+    found: dict[str, float] = {}
+    for run in ("validate", "test"):
+        (figures,) = getattr(trainer(), run)(module, datamodule=data, verbose=False)
+        found |= figures
+    (limited,) = trainer(limit_val_batches=2).validate(module, datamodule=data, verbose=False)
+    runner = trainer()
+    runner.fit(module, datamodule=data)
+    if runner.is_global_zero:
+        path.write_text(json.dumps({"whole": found, "limited": limited}))
 
 
 def frugal(folder: Path, trainer: Any, outputs: Any, processes: int) -> None:

@@ -26,6 +26,7 @@ from commands import (
 from lightning_fusion import ExpertOutputs, FrugalFoEModule
 from lightning_fusion.callbacks import PredictionWriter
 from lightning_fusion.cli import RECIPES, FusionCLI, main
+from lightning_fusion.experts.verification import VerificationModule
 
 # What a file that is only a part of a configuration is combined with.
 BASES = {"trainer": "foe/digits.yaml", "data": "experts/folders.yaml"}
@@ -96,8 +97,8 @@ def test_one_batch_of_everything(name):
     keep = {"accelerator": "cpu", "devices": 1, "enable_model_summary": False, "fast_dev_run": True}
     cli = main(["fit", *files_of(name, keep)])
     assert cli.trainer.global_step == 1
-    other = "val_cost" if isinstance(cli.model, FrugalFoEModule) else "val_loss"
-    assert {other, "val_accuracy"} <= set(cli.trainer.callback_metrics)
+    names = {FrugalFoEModule: {"val_cost", "val_accuracy"}, VerificationModule: {"val_eer", "val_min_dcf"}}
+    assert names.get(type(cli.model), {"val_loss", "val_accuracy"}) <= set(cli.trainer.callback_metrics)
     assert {path for path in Path().rglob("*") if path.is_file()} - before <= {Path("override.yaml")}
 
 
@@ -124,7 +125,8 @@ def test_two_batches_with_checkpoint_reload_test_and_predict(name):
         weights = {f"network.{key}": value for key, value in tested.model.network.state_dict().items()}
         kept = stored["state_dict"]
     assert weights and all(torch.equal(value, kept[key]) for key, value in weights.items())
-    assert 0 <= float(tested.trainer.callback_metrics["test_accuracy"]) <= 1
+    rate = "test_eer" if isinstance(tested.model, VerificationModule) else "test_accuracy"
+    assert 0 <= float(tested.trainer.callback_metrics[rate]) <= 1
 
     predicted = main(["predict", *files, "--ckpt_path", path])
     for callback in predicted.trainer.callbacks:

@@ -1,8 +1,11 @@
 """A checkpoint that holds plain data only must not run code either."""
 
+from functools import partial
+
 import pytest
 import tiny
 import torch
+from lightning import LightningModule
 
 from lightning_fusion import ExpertModule, FoEFuserModule
 from lightning_fusion.cli import main
@@ -59,3 +62,20 @@ def test_no_route_calls_or_imports_what_a_checkpoint_names(altered, route):
 
 def test_what_this_library_writes_is_trusted():
     check_trusted({"network": {"class_path": "lightning_fusion.foe.fusers.MLPFuser"}, "classes": ["os.system"]}, "here")
+
+
+class Narrow(ExpertModule):
+    """A user's subclass that settles most arguments itself."""
+
+    def __init__(self, classes: list[str], hidden: int = 5) -> None:
+        super().__init__(partial(tiny.Net, hidden=hidden), classes, label_smoothing=0.1)
+
+
+def test_a_subclass_with_fewer_arguments_is_rebuilt_from_its_own(tmp_path):
+    made, trainer = Narrow(tiny.CLASSES, hidden=7), tiny.trainer()
+    trainer.fit(made, datamodule=tiny.data())
+    trainer.save_checkpoint(tmp_path / "m.ckpt")
+    assert {name for name in made.hparams if name[0] != "_"} == {"classes", "hidden"}
+    for kind in (Narrow, LightningModule):
+        loaded = kind.load_from_checkpoint(tmp_path / "m.ckpt", weights_only=True)
+        assert type(loaded) is Narrow and tiny.same(loaded, made) and loaded.loss.label_smoothing == 0.1

@@ -67,6 +67,19 @@ def test_predictions_are_written_once_with_every_row(folders):
 
 
 @pytest.mark.timeout(300)
+def test_trials_are_scored_over_the_samples_of_all_processes(folders):
+    """The second process sees only speakers that nobody knows, and one sample twice."""
+    one, two = (json.loads((folder / "verification.json").read_text()) for folder in folders)
+    names = {f"{split}_{name}" for split in ("val", "test") for name in ("eer", "min_dcf", "loss", "accuracy")}
+    for kind in ("whole", "limited"):
+        assert set(one[kind]) == set(two[kind]) == {name for name in names if kind == "whole" or name[:3] == "val"}
+        rates = [name for name in one[kind] if name.endswith(("eer", "min_dcf"))]
+        assert {name: two[kind][name] for name in rates} == pytest.approx({name: one[kind][name] for name in rates})
+        assert 0 < one[kind]["val_eer"] < 1
+    assert one["whole"]["val_eer"] != one["limited"]["val_eer"]  # 8 of the 9 samples
+
+
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", ["odd", "even"])
 def test_a_policy_is_fitted_on_the_rows_of_all_processes(folders, name):
     one, two = (json.loads((folder / name / "found.json").read_text()) for folder in folders)

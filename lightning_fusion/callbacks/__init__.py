@@ -2,5 +2,6 @@
 
 from lightning_fusion.callbacks.prediction import PredictionWriter
 from lightning_fusion.callbacks.reproducible import EpochSeed
+from lightning_fusion.callbacks.scheduled import ScheduledAttribute
 
-__all__ = ["EpochSeed", "PredictionWriter"]
+__all__ = ["EpochSeed", "PredictionWriter", "ScheduledAttribute"]

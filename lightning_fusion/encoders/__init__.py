@@ -1,5 +1,15 @@
 """Small and standard networks per modality, named in YAML by ``class_path``."""
 
 from lightning_fusion.encoders.image import BatchAffine, SmallConvNet, TorchvisionClassifier
+from lightning_fusion.encoders.speaker import ECAPA, CosineHead, SmallSpeakerNet, SpeakerResNet, StatisticsPooling
 
-__all__ = ["BatchAffine", "SmallConvNet", "TorchvisionClassifier"]
+__all__ = [
+    "ECAPA",
+    "BatchAffine",
+    "CosineHead",
+    "SmallConvNet",
+    "SmallSpeakerNet",
+    "SpeakerResNet",
+    "StatisticsPooling",
+    "TorchvisionClassifier",
+]

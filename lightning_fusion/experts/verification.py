@@ -1,0 +1,207 @@
+"""The LightningModule that trains a speaker expert, and tests it by verification trials."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from lightning_fusion.data.base import as_batch
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.angular import AngularMarginLoss
+from lightning_fusion.experts.training import ExpertModule
+from lightning_fusion.metrics.verification import Verification
+
+_SPLITS = {"fit": ("val",), "validate": ("val",), "test": ("test",), "predict": ()}
+
+
+class VerificationModule(ExpertModule):
+    """Trains a network to tell speakers apart; judges its embeddings by trials of speakers that it never heard.
+
+    Training is that of :class:`~lightning_fusion.ExpertModule`: a classifier of the training speakers, whose checkpoint
+    is an expert. Validation and test collect the embedding of every sample and score the trials that the data module
+    names: its ``trials(split)`` returns ``pairs`` (T, 2) int64 of sample numbers and ``same`` (T,) bool, or None.
+    Logged are ``val_eer`` and ``val_min_dcf``, ``test_eer`` and ``test_min_dcf``, as fractions, and the loss and
+    accuracy of those rows whose speaker is known (target -100 marks the others), where there are any.
+
+    Args:
+        network: Called with the number of speakers, gives the network; its head must give scaled cosines for the
+            default loss, as those of :mod:`lightning_fusion.encoders.speaker` do.
+        classes: Names of the training speakers; the command line takes them from the data module.
+        trained_on: Names of the domains of the training data; from the data module on the command line.
+        preprocessing: How recordings became network input; from the data module on the command line.
+        features: Submodule whose output (B, D) is the embedding.
+        loss: Called as ``loss(logits (B, C), target)``; an :class:`~lightning_fusion.experts.angular.AngularMarginLoss`
+            of margin 0.2 and scale 30 where None.
+        metric: Called as ``metric(logits (B, C), target (B,))``; accuracy where None.
+        optimizer: AdamW, 1e-3, weight decay 1e-4 where None.
+        scheduler: A cosine to 0 over the run where None.
+        scheduler_interval: Whether a given ``scheduler`` steps each epoch or each step.
+        p_target: Of the detection cost, how probable a trial of one speaker is.
+
+    Raises:
+        InputError: If the network has no submodule ``features``, or its head's scale is not the loss's.
+
+    Example:
+        >>> from lightning_fusion.encoders import SmallSpeakerNet
+        >>> module = VerificationModule(SmallSpeakerNet, classes=["anna", "ben"])
+        >>> module(torch.zeros(3, 80, 200)).shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(
+        self,
+        network: Callable[[int], nn.Module],
+        classes: list[str] | None = None,
+        trained_on: list[str] | None = None,
+        preprocessing: dict[str, Any] | None = None,
+        features: str = "embedding",
+        loss: nn.Module | None = None,
+        metric: Metric | None = None,
+        optimizer: OptimizerCallable | None = None,
+        scheduler: LRSchedulerCallable | None = None,
+        scheduler_interval: Literal["epoch", "step"] = "epoch",
+        p_target: float = 0.01,
+    ) -> None:
+        super().__init__(
+            network,
+            classes,
+            trained_on,
+            preprocessing,
+            features,
+            loss if loss is not None else AngularMarginLoss(),
+            metric,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            scheduler_interval=scheduler_interval,
+        )
+        layers = dict(self.network.named_modules())
+        if not features or features not in layers:
+            known = shorten([layer for layer in layers if layer], 20)
+            raise InputError(f"features: the network has no layer {features!r}; its layers: {known}")
+        scale = getattr(getattr(self.network, "head", None), "scale", None)
+        if isinstance(self.loss, AngularMarginLoss) and scale is not None and scale != self.loss.scale:
+            raise InputError(
+                f"scale: the network's head has {scale}, the loss {self.loss.scale}; give both the same number"
+            )
+        self.val_trials, self.test_trials = Verification(p_target=p_target), Verification(p_target=p_target)
+        self.val_mean_loss, self.test_mean_loss = MeanMetric(), MeanMetric()
+
+    def embed(self, input: Any) -> tuple[Tensor, Tensor]:
+        """Logits (B, C) and embeddings (B, D), float32, from one pass.
+
+        Raises:
+            InputError: If the layer ``features`` gives no (B, D) tensor.
+        """
+        caught: list[Any] = []
+        layer = self.network.get_submodule(str(self.features))
+        handle = layer.register_forward_hook(lambda module, args, output: caught.append(output))
+        try:
+            logits = self(input)
+        finally:
+            handle.remove()
+        if not caught or not isinstance(caught[-1], Tensor) or caught[-1].ndim != 2:
+            found = f"gave {tuple(getattr(caught[-1], 'shape', ()))}" if caught else "was not called"
+            raise InputError(f"features: the layer {self.features!r} {found}; expected an embedding (batch, features)")
+        return logits, caught[-1].float()
+
+    def setup(self, stage: str) -> None:
+        """Ask the data module for its trials."""
+        find: Any = getattr(getattr(self.trainer, "datamodule", None), "trials", None)
+        for split in _SPLITS[stage]:
+            metric = self._parts(split)[0]
+            metric.trials = None
+            unused = find is None or getattr(self.trainer, f"limit_{split}_batches") == 0
+            if (trials := None if unused else find(split)) is not None:
+                metric.set_trials(*trials)
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin with nothing collected."""
+        self._reset("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Begin with nothing collected."""
+        self._reset("test")
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Collect embeddings; loss and accuracy of known speakers."""
+        self._collect(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Collect embeddings; loss and accuracy of known speakers."""
+        self._collect(batch, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val_eer`` and ``val_min_dcf``, and ``val_loss`` and ``val_accuracy`` of known speakers."""
+        self._finish("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test_eer`` and ``test_min_dcf``, and ``test_loss`` and ``test_accuracy`` of known speakers."""
+        self._finish("test")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """The ``index`` (B,) and ``embedding`` (B, D) of one batch."""
+        batch = as_batch(batch, "the predict loader")
+        return {"index": batch.index, "embedding": self.embed(batch.input)[1]}
+
+    def _parts(self, split: str) -> tuple[Verification, MeanMetric, Metric]:
+        if split == "val":
+            return self.val_trials, self.val_mean_loss, self.val_metric
+        return self.test_trials, self.test_mean_loss, self.test_metric
+
+    def _reset(self, split: str) -> None:
+        # at the start as well: what was reset in inference mode cannot be updated outside it, in a fit after a test
+        for part in self._parts(split):
+            part.reset()
+
+    def _collect(self, batch: Any, split: str) -> None:
+        batch = as_batch(batch, f"the {split} loader")
+        trials, mean_loss, metric = self._parts(split)
+        logits, embedding = self.embed(batch.input)
+        if trials.trials is not None:
+            trials.update([embedding], batch.index)
+        known = batch.target != -100
+        if known.any():
+            logits, target = logits[known], batch.target[known]
+            mean_loss.update(self.loss(logits, target), weight=len(target))
+            metric.update(logits, target)
+
+    def _finish(self, split: str) -> None:
+        trials, mean_loss, metric = self._parts(split)
+        # all processes log the same keys, or they would wait for one another
+        updates = torch.tensor(float(mean_loss.update_count), device=self.device)
+        known = bool(self.trainer.strategy.reduce(updates, reduce_op="sum") > 0)
+        if trials.trials is None and not known:
+            raise InputError(
+                f"the {split} split has no speaker of the training set, and the data module names no trials: there is "
+                f"nothing to measure; give {split} trials, or set trainer.limit_{split}_batches to 0"
+            )
+        if known:
+            self.log(f"{split}_loss", mean_loss.compute(), sync_dist=True)
+            self.log(f"{split}_accuracy", metric.compute(), prog_bar=True, sync_dist=True)
+        if trials.trials is not None and not self.trainer.sanity_checking:
+            for name, value in self._score(trials, split).items():
+                self.log(f"{split}_{name}", value, prog_bar=name == "eer", sync_dist=True)
+        self._reset(split)  # embeddings of many recordings take memory
+
+    def _score(self, metric: Verification, split: str) -> dict[str, Tensor]:
+        """EER and minDCF; in a run that is limited to some batches, of the trials among what those hold."""
+        limit = getattr(self.trainer, f"limit_{split}_batches")
+        if isinstance(limit, float) and limit == 1:
+            return metric.compute()
+        assert metric.trials is not None
+        with metric.sync_context():
+            seen = dim_zero_cat(metric.index).cpu()
+        pairs, same = whole = metric.trials
+        kept = torch.isin(pairs, seen).all(1)
+        rank_zero_info(f"limit_{split}_batches is {limit}: {int(kept.sum())} of {len(pairs)} trials are scored")
+        if not 0 < int(same[kept].sum()) < int(kept.sum()):
+            return {"eer": torch.tensor(torch.nan), "min_dcf": torch.tensor(torch.nan)}
+        metric.set_trials(pairs[kept], same[kept])
+        found = metric.compute()
+        metric.set_trials(*whole)
+        return found
