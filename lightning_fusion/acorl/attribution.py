@@ -300,8 +300,8 @@ def plot_attributions(images: Tensor, maps: Mapping[str, Tensor], path: str | Pa
     Each map is scaled by its own 99th percentile: colours compare places within a map, not strengths between maps.
 
     Args:
-        images: (N, C, H, W) images with one or three channels, in any range, or (N, mel, T) spectrograms, drawn with the
-            low frequencies at the bottom; four samples, say.
+        images: (N, C, H, W) images with one or three channels, in any range, or (N, mel, T) spectrograms, drawn with
+            the low frequencies at the bottom; four samples, say.
         maps: (N, H, W) maps of :func:`attribute` by the name of their model.
         path: Of the picture; its suffix chooses the format.
 
