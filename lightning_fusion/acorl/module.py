@@ -324,8 +324,13 @@ class ACoRLModule(ExpertModule):
 
     def on_fit_end(self) -> None:
         """Warn where the result shows a known failure."""
-        for message in failure_signs({name: float(value) for name, value in self.trainer.callback_metrics.items()}):
+        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        for message in self.failure_signs(metrics):
             rank_zero_warn(message)
+
+    def failure_signs(self, metrics: Mapping[str, float]) -> Sequence[str]:
+        """What validation metrics say about a member that went wrong."""
+        return failure_signs(metrics)
 
     def configure_optimizers(self) -> Any:
         """As :class:`~lightning_fusion.ExpertModule`, with the projections as a second group of weights."""
