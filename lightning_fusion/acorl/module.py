@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -290,7 +291,7 @@ class ACoRLModule(ExpertModule):
         if math.isinf(self._steps):
             raise InputError("schedule: a run without an end has no progress; set ramp_steps, or trainer.max_epochs")
         if not self._is_control:
-            self._check_reversal(self.trainer.strategy.batch_to_device(self._probe, self.device))
+            self._check_reversal(move_data_to_device(self._probe, self.device))
         del self._probe
 
     def _check_reversal(self, batch: Batch) -> None:
