@@ -137,6 +137,18 @@ class TestCrops:
         assert torch.equal(first[0], apart[0])
         assert not torch.equal(first[0], self.epoch(folders(tree, seed=1, val_speakers=2), 0)[0][: len(first[0])])
 
+    def test_two_processes_hear_what_one_hears(self, tree):
+        data = folders(tree)
+        one = list(data.train_dataloader())
+        halves = []
+        for rank in range(2):
+            loader = data.variant(batch_size=4).train_dataloader()
+            loader.sampler.num_replicas, loader.sampler.rank = 2, rank
+            halves.append(list(loader))
+        for whole, first, second in zip(one, *halves, strict=True):
+            assert torch.equal(torch.stack([first.index, second.index], 1).reshape(-1), whole.index)
+            assert torch.equal(torch.stack([first.input, second.input], 1).reshape(whole.input.shape), whole.input)
+
     def test_crops_come_from_everywhere(self, tree):
         data = folders(tree, crop_s=0.1)
         starts = torch.cat([self.epoch(data, epoch)[0][:, 0] for epoch in range(20)])
