@@ -22,6 +22,8 @@ BENCHMARKS = {
     "import": "importing",
     "frugal": "frugal",
     "serving": "frugal_serving",
+    "verification": "verification",
+    "audio": "audio",
 }
 """File of each benchmark; it has ``measure() -> list[Result]``."""
 OUTPUT = Path("runs/bench/results.json")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "ACoRLModule": "acorl.module",
     "Batch": "data.base",
     "Expert": "experts.expert",
     "ExpertModule": "experts.training",
@@ -23,9 +24,12 @@ _PUBLIC = {
     "SpeakerDataModule": "data.speaker",
     "collect": "experts.collecting",
     "diagnose": "experts.diagnosis",
+    "reverse_gradient": "acorl.reversal",
 }
 
 if TYPE_CHECKING:
+    from lightning_fusion.acorl.module import ACoRLModule
+    from lightning_fusion.acorl.reversal import reverse_gradient
     from lightning_fusion.data.base import Batch
     from lightning_fusion.data.image import ImageDataModule
     from lightning_fusion.data.speaker import SpeakerDataModule
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
     from lightning_fusion.foe.module import FoEFuserModule
 
 __all__ = [
+    "ACoRLModule",
     "Batch",
     "Expert",
     "ExpertModule",
@@ -53,6 +58,7 @@ __all__ = [
     "SpeakerDataModule",
     "collect",
     "diagnose",
+    "reverse_gradient",
 ]
 
 

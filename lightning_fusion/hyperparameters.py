@@ -80,7 +80,10 @@ def keep_plain(module: LightningModule | LightningDataModule) -> None:
     module._hparams_initial = dict(hparams)  # type: ignore[union-attr]
 
 
-_FACTORIES = {"experts", "loss", "metric", "network", "optimizer", "preprocess", "scheduler"}
+_FACTORIES = {
+    *("experts", "loss", "metric", "network", "optimizer", "preprocess", "scheduler"),
+    *("dissimilarity", "projection", "schedule"),
+}
 _CHOICES = {("loss", "zero_one"), ("loss", "log")}  # of FrugalFoE: words, not names of anything to call
 
 

@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor, nn
-from torchaudio.functional import fftconvolve, resample
+from torchaudio.functional import resample
 from torchaudio.transforms import MelSpectrogram
 
 from lightning_fusion.errors import InputError
@@ -76,6 +77,9 @@ class SpeechAugmentation(nn.Module):
       reverberation time (-60 dB) and direct-to-tail ratio. The utterance keeps its power.
     - *Noise*: Gaussian, with a spectrum that falls by 0 to 6 dB per octave, at a drawn signal-to-noise ratio.
 
+    A small network that is trained for a few minutes does worse with it on clean recordings: it pays with many speakers
+    and long training, or where the recordings to come are noisy.
+
     Draws come from torch's global generators: the parameters from the processor's, the noise from the device's.
 
     Args:
@@ -101,11 +105,11 @@ class SpeechAugmentation(nn.Module):
         sample_rate_hz: int = 16_000,
         speed: float = 0.3,
         reverb: float = 0.3,
-        noise: float = 0.5,
+        noise: float = 0.3,
         speeds: Sequence[float] = (0.9, 1.1),
         reverb_s: Sequence[float] = (0.1, 0.6),
         direct_db: Sequence[float] = (0.0, 10.0),
-        snr_db: Sequence[float] = (5.0, 25.0),
+        snr_db: Sequence[float] = (10.0, 30.0),
     ) -> None:
         super().__init__()
         for name, share in {"speed": speed, "reverb": reverb, "noise": noise}.items():
@@ -146,7 +150,9 @@ class SpeechAugmentation(nn.Module):
         direct = 10 ** (_uniform(self.direct_db, waveforms) / 20)
         response = tail / tail.norm(dim=1, keepdim=True).clamp_min(1e-12)
         response[:, :1] = direct
-        wet = fftconvolve(waveforms, response)[:, : waveforms.shape[1]]
+        length = next_fast_len(waveforms.shape[1] + len(time) - 1, real=True)
+        wet = torch.fft.irfft(torch.fft.rfft(waveforms, length) * torch.fft.rfft(response, length), length)
+        wet = wet[:, : waveforms.shape[1]]
         return wet * (_rms(waveforms) / _rms(wet).clamp_min(1e-12))
 
     def _background(self, waveforms: Tensor) -> Tensor:

@@ -63,8 +63,8 @@ VOWELS = {
 
 
 def synthetic_voices(
-    num_speakers: int = 36,
-    utterances: int = 6,
+    num_speakers: int = 60,
+    utterances: int = 4,
     duration_s: float = 4.0,
     sample_rate_hz: int = 16_000,
     session: float = 1.0,
@@ -78,7 +78,7 @@ def synthetic_voices(
 
     Args:
         num_speakers: Speakers.
-        utterances: Of each speaker; utterance u lingers on vowel u modulo 5.
+        utterances: Of each speaker; utterance u of speaker s lingers on vowel s + u modulo 5.
         duration_s: Of each utterance.
         sample_rate_hz: Of the waveforms.
         session: How much utterances of one speaker differ, from 0 (not) to 1.
@@ -91,17 +91,16 @@ def synthetic_voices(
     Example:
         >>> waveforms, speakers, vowels = synthetic_voices(num_speakers=2, utterances=3, duration_s=0.5)
         >>> waveforms.shape, speakers.tolist(), vowels.tolist()
-        ((6, 8000), [0, 0, 0, 1, 1, 1], [0, 1, 2, 0, 1, 2])
+        ((6, 8000), [0, 0, 0, 1, 1, 1], [0, 1, 2, 1, 2, 3])
     """
     speakers, numbers = (axis.reshape(-1) for axis in np.indices((num_speakers, utterances)))
     voices = [_Voice(np.random.default_rng([seed, speaker])) for speaker in range(num_speakers)]
     waveforms = np.empty((len(speakers), round(duration_s * sample_rate_hz)), np.float32)
+    vowels = (speakers + numbers) % len(VOWELS)
     for row, (speaker, number) in enumerate(zip(speakers.tolist(), numbers.tolist(), strict=True)):
         generator = np.random.default_rng([seed, speaker, number])
-        waveforms[row] = voices[speaker].say(
-            number % len(VOWELS), waveforms.shape[1], sample_rate_hz, session, generator
-        )
-    return waveforms, speakers, numbers % len(VOWELS)
+        waveforms[row] = voices[speaker].say(vowels[row], waveforms.shape[1], sample_rate_hz, session, generator)
+    return waveforms, speakers, vowels
 
 
 class _Voice:
@@ -109,9 +108,9 @@ class _Voice:
 
     def __init__(self, generator: np.random.Generator) -> None:
         self.pitch_hz = math.exp(generator.uniform(math.log(85), math.log(250)))
-        tract = (self.pitch_hz / 120) ** 0.2 * generator.uniform(0.93, 1.07)  # high voices have shorter tracts
-        own = generator.normal(1, 0.04, (len(VOWELS), 3))
-        higher = np.array([[3400, 4400]]) * generator.normal(1, 0.05, (1, 2))
+        tract = (self.pitch_hz / 120) ** 0.2 * generator.uniform(0.88, 1.12)  # high voices have shorter tracts
+        own = generator.normal(1, 0.07, (len(VOWELS), 3))
+        higher = np.array([[3400, 4400]]) * generator.normal(1, 0.08, (1, 2))
         self.formants_hz = tract * np.hstack([np.array(list(VOWELS.values())) * own, higher.repeat(len(VOWELS), 0)])
         self.widths_hz = np.array([70, 90, 130, 200, 300]) * generator.uniform(0.7, 1.5, 5)
         self.liveliness, self.open_share = generator.uniform(0.04, 0.15), generator.uniform(0.4, 0.75)

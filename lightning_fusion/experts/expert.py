@@ -2,7 +2,8 @@
 
 import json
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,15 +89,9 @@ class Expert(nn.Module):
         self.preprocessing: dict[str, Any] | None = card.get("preprocessing")
         self.features = features if features is not None else card.get("features")
         if self.features is not None:
-            self._check_features(self.features)
+            check_layer(self.network, self.features, "the expert")
         self.requires_grad_(False)
         self.train(False)
-
-    def _check_features(self, name: str) -> None:
-        known = dict(self.network.named_modules()) if isinstance(self.network, nn.Module) else {}
-        if name not in known or not name:
-            layers = shorten([layer for layer in known if layer], 20) or "none (a callable has outputs only)"
-            raise InputError(f"features: the expert has no layer {name!r}; its layers: {layers}")
 
     def train(self, mode: bool = True) -> "Expert":
         """Stay in eval mode: batch-norm statistics and dropout of a frozen model must not move."""
@@ -157,19 +152,67 @@ class Expert(nn.Module):
         if self.features is None:
             raise InputError("features: the expert names no layer; set features to a submodule's name")
         assert isinstance(self.network, nn.Module)
-        caught: list[Tensor] = []
-        layer = self.network.get_submodule(self.features)
-        handle = layer.register_forward_hook(lambda module, args, output: caught.append(output))
-        try:
+        with catch_output(self.network, self.features) as caught:
             probabilities = self(input)
-        finally:
-            handle.remove()
-        value = caught[-1].to(torch.float32)
-        if value.ndim == 3:
-            value = value.mean(1)
-        elif value.ndim > 3:
-            value = value.flatten(2).mean(2)
-        return probabilities, value
+        return probabilities, as_vectors(caught[-1]).to(torch.float32)
+
+
+def check_layer(network: Any, name: str | None, whose: str) -> None:
+    """Refuse a name that is no submodule of a network.
+
+    Args:
+        network: Any module or callable.
+        name: Of the layer.
+        whose: Network it is, for the message.
+
+    Raises:
+        InputError: Listing the layers that there are.
+    """
+    known = dict(network.named_modules()) if isinstance(network, nn.Module) else {}
+    if not name or name not in known:
+        layers = shorten([layer for layer in known if layer], 20) or "none (a callable has outputs only)"
+        raise InputError(f"features: {whose} has no layer {name!r}; its layers: {layers}")
+
+
+@contextmanager
+def catch_output(network: nn.Module, layer: str, change: Callable[[Any], Any] | None = None) -> Iterator[list[Any]]:
+    """Collect what a submodule returns, in the order of its calls.
+
+    Args:
+        network: Is not changed.
+        layer: The submodule's name.
+        change: Gives what goes on in its place; the same where None.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+        >>> with catch_output(network, "0") as caught:
+        ...     _ = network(torch.zeros(5, 4))
+        >>> caught[0].shape
+        torch.Size([5, 3])
+    """
+    caught: list[Any] = []
+
+    def keep(module: nn.Module, arguments: Any, output: Any) -> Any:
+        caught.append(output)
+        return None if change is None else change(output)
+
+    handle = network.get_submodule(layer).register_forward_hook(keep)
+    try:
+        yield caught
+    finally:
+        handle.remove()
+
+
+def as_vectors(value: Tensor) -> Tensor:
+    """One vector for each sample: (B, D, ...) is averaged over space, (B, T, D) over tokens or time.
+
+    Example:
+        >>> as_vectors(torch.zeros(2, 8, 4, 4)).shape, as_vectors(torch.zeros(2, 5, 8)).shape
+        (torch.Size([2, 8]), torch.Size([2, 8]))
+    """
+    if value.ndim == 3:
+        return value.mean(1)
+    return value.flatten(2).mean(2) if value.ndim > 3 else value
 
 
 def _read_checkpoint(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -44,6 +44,28 @@ def scatter_columns(expert_classes: Mapping[str, Sequence[str]], classes: Sequen
     return [[place[name] for name in names] for names in expert_classes.values()]
 
 
+def scatter(outputs: Tensor, columns: Sequence[Sequence[int]], num_classes: int) -> Tensor:
+    """Spread the experts' outputs over the task's classes.
+
+    Args:
+        outputs: (B, sum of C_k), experts side by side.
+        columns: For each expert, the task class of each of its columns.
+        num_classes: C.
+
+    Returns:
+        (B, K, C), zeros where an expert does not know a class.
+
+    Example:
+        >>> scatter(torch.tensor([[0.9, 0.1, 1.0]]), [[0, 2], [1]], 3)
+        tensor([[[0.9000, 0.0000, 0.1000],
+                 [0.0000, 1.0000, 0.0000]]])
+    """
+    flat = [expert * num_classes + column for expert, own in enumerate(columns) for column in own]
+    result = outputs.new_zeros(len(outputs), len(columns) * num_classes)
+    result[:, torch.tensor(flat, device=outputs.device)] = outputs
+    return result.reshape(len(outputs), len(columns), num_classes)
+
+
 def check_name(name: str, what: str) -> None:
     """Refuse a name that cannot be both a module's and a file's.
 
@@ -138,6 +160,62 @@ class ExpertPool(nn.Module):
         outputs, features = ({name: pair[part] for name, pair in both.items()} for part in (0, 1))
         check_outputs(outputs)
         return outputs, features
+
+    @torch.no_grad()
+    def representations(self, input: Any) -> dict[str, Tensor]:
+        """Ask every expert for features (B, D_k) alone, by name.
+
+        Raises:
+            InputError: If one has NaN or infinite entries; names expert and rows.
+        """
+        found = {name: expert.forward_with_features(_copy(input))[1] for name, expert in self.members.items()}
+        sound = {name: value.isfinite().flatten(1).all(1) for name, value in found.items()}
+        if not torch.stack([rows.all() for rows in sound.values()]).all():  # one synchronisation for all
+            name, rows = next((name, rows) for name, rows in sound.items() if not rows.all())
+            listed = shorten((~rows).nonzero().flatten().tolist())
+            raise InputError(f"the representation of expert {name} is NaN or infinite in row(s) {listed} of the batch")
+        return found
+
+    @classmethod
+    def of(cls, experts: "Mapping[str, Expert] | ExpertPool", classes: Sequence[str] | None = None) -> "ExpertPool":
+        """A pool of the given experts; a pool itself is taken as it is, under these classes."""
+        return experts.for_task(classes) if isinstance(experts, ExpertPool) else cls(experts, classes)
+
+
+POOL = "pool."
+"""Prefix of the experts' weights in the checkpoint of a module that holds its pool as ``pool``."""
+
+
+def store_experts(checkpoint: dict[str, Any], facts: Mapping[str, Any] | None, weights: bool) -> None:
+    """Keep the experts' facts in a module's checkpoint, and their weights only where these are wanted.
+
+    Args:
+        checkpoint: Is changed.
+        facts: Of the experts that the module was trained with.
+        weights: Keep them.
+    """
+    checkpoint["experts"] = facts
+    if not weights:
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: value for name, value in state.items() if not name.startswith(POOL)}
+
+
+def restore_experts(checkpoint: dict[str, Any], pool: ExpertPool) -> None:
+    """Complete a module's checkpoint with the weights of the experts at hand, after checking that they are the same.
+
+    Args:
+        checkpoint: Is changed.
+        pool: The module's.
+
+    Raises:
+        InputError: If the module was trained with other experts.
+    """
+    state = checkpoint["state_dict"]
+    stored = {name for name in state if name.startswith(POOL)}
+    if not stored:
+        check_same_experts(checkpoint.get("experts") or {}, pool.facts())
+    own = {f"{POOL}{name}": value for name, value in pool.state_dict().items()}
+    state.update({name: value for name, value in own.items() if name not in stored})
 
 
 def _copy(input: Any) -> Any:

@@ -10,7 +10,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_fusion.callbacks.reproducible import EpochSeed
-from lightning_fusion.data.base import as_batch
+from lightning_fusion.data.base import Batch, as_batch
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import CARD_KEY
 from lightning_fusion.hyperparameters import keep_plain, read_checkpoint
@@ -86,16 +86,20 @@ class ExpertModule(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean loss of one batch."""
         batch = as_batch(batch, "the train loader")
-        input, target = batch.input, batch.target
-        if self.mixup:
-            from torchvision.transforms.v2 import MixUp
-
-            if not isinstance(input, Tensor) or input.ndim < 4:
-                raise InputError("mixup is for images (B, channels, H, W) and videos; set mixup: 0 for other input")
-            input, target = MixUp(alpha=self.mixup, num_classes=len(self.classes))(input, target)
+        input, target = self.mix(batch)
         loss = self.loss(self(input), target)
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch.target))
         return loss
+
+    def mix(self, batch: Batch) -> tuple[Any, Tensor]:
+        """Input and target of a training step: those of the batch, or mixed ones where ``mixup`` is set."""
+        if not self.mixup:
+            return batch.input, batch.target
+        from torchvision.transforms.v2 import MixUp
+
+        if not isinstance(batch.input, Tensor) or batch.input.ndim < 4:
+            raise InputError("mixup is for images (B, channels, H, W) and videos; set mixup: 0 for other input")
+        return MixUp(alpha=self.mixup, num_classes=len(self.classes))(batch.input, batch.target)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log ``val_loss`` and ``val_accuracy``."""
@@ -110,13 +114,14 @@ class ExpertModule(LightningModule):
         batch = as_batch(batch, "the predict loader")
         return {"index": batch.index, "probabilities": self(batch.input).float().softmax(-1)}
 
-    def _evaluate(self, batch: Any, split: str, metric: Metric) -> None:
+    def _evaluate(self, batch: Any, split: str, metric: Metric) -> Tensor:
         batch = as_batch(batch, f"the {split} loader")
         logits = self(batch.input)
         metric(logits, batch.target)
         rows = len(batch.target)
         self.log(f"{split}_loss", self.loss(logits, batch.target), sync_dist=True, batch_size=rows)
         self.log(f"{split}_accuracy", metric, prog_bar=True, batch_size=rows)
+        return logits
 
     def configure_optimizers(self) -> Any:
         """AdamW and a cosine, or what the constructor was given."""

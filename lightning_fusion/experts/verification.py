@@ -1,18 +1,20 @@
 """The LightningModule that trains a speaker expert, and tests it by verification trials."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
+from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_fusion.data.base import as_batch
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.data.base import Batch, as_batch
+from lightning_fusion.errors import InputError
 from lightning_fusion.experts.angular import AngularMarginLoss
+from lightning_fusion.experts.expert import catch_output, check_layer
 from lightning_fusion.experts.training import ExpertModule
 from lightning_fusion.metrics.verification import Verification
 
@@ -79,17 +81,9 @@ class VerificationModule(ExpertModule):
             scheduler=scheduler,
             scheduler_interval=scheduler_interval,
         )
-        layers = dict(self.network.named_modules())
-        if not features or features not in layers:
-            known = shorten([layer for layer in layers if layer], 20)
-            raise InputError(f"features: the network has no layer {features!r}; its layers: {known}")
-        scale = getattr(getattr(self.network, "head", None), "scale", None)
-        if isinstance(self.loss, AngularMarginLoss) and scale is not None and scale != self.loss.scale:
-            raise InputError(
-                f"scale: the network's head has {scale}, the loss {self.loss.scale}; give both the same number"
-            )
-        self.val_trials, self.test_trials = Verification(p_target=p_target), Verification(p_target=p_target)
-        self.val_mean_loss, self.test_mean_loss = MeanMetric(), MeanMetric()
+        check_layer(self.network, features, "the network")
+        check_scale(self.network, self.loss)
+        self.evaluation = TrialEvaluation(p_target=p_target)
 
     def embed(self, input: Any) -> tuple[Tensor, Tensor]:
         """Logits (B, C) and embeddings (B, D), float32, from one pass.
@@ -97,13 +91,8 @@ class VerificationModule(ExpertModule):
         Raises:
             InputError: If the layer ``features`` gives no (B, D) tensor.
         """
-        caught: list[Any] = []
-        layer = self.network.get_submodule(str(self.features))
-        handle = layer.register_forward_hook(lambda module, args, output: caught.append(output))
-        try:
+        with catch_output(self.network, str(self.features)) as caught:
             logits = self(input)
-        finally:
-            handle.remove()
         if not caught or not isinstance(caught[-1], Tensor) or caught[-1].ndim != 2:
             found = f"gave {tuple(getattr(caught[-1], 'shape', ()))}" if caught else "was not called"
             raise InputError(f"features: the layer {self.features!r} {found}; expected an embedding (batch, features)")
@@ -111,21 +100,15 @@ class VerificationModule(ExpertModule):
 
     def setup(self, stage: str) -> None:
         """Ask the data module for its trials."""
-        find: Any = getattr(getattr(self.trainer, "datamodule", None), "trials", None)
-        for split in _SPLITS[stage]:
-            metric = self._parts(split)[0]
-            metric.trials = None
-            unused = find is None or getattr(self.trainer, f"limit_{split}_batches") == 0
-            if (trials := None if unused else find(split)) is not None:
-                metric.set_trials(*trials)
+        self.evaluation.setup(self, stage)
 
     def on_validation_epoch_start(self) -> None:
         """Begin with nothing collected."""
-        self._reset("val")
+        self.evaluation.reset("val")
 
     def on_test_epoch_start(self) -> None:
         """Begin with nothing collected."""
-        self._reset("test")
+        self.evaluation.reset("test")
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Collect embeddings; loss and accuracy of known speakers."""
@@ -137,62 +120,108 @@ class VerificationModule(ExpertModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val_eer`` and ``val_min_dcf``, and ``val_loss`` and ``val_accuracy`` of known speakers."""
-        self._finish("val")
+        self.evaluation.finish(self, "val", self.val_metric)
 
     def on_test_epoch_end(self) -> None:
         """Log ``test_eer`` and ``test_min_dcf``, and ``test_loss`` and ``test_accuracy`` of known speakers."""
-        self._finish("test")
+        self.evaluation.finish(self, "test", self.test_metric)
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The ``index`` (B,) and ``embedding`` (B, D) of one batch."""
         batch = as_batch(batch, "the predict loader")
         return {"index": batch.index, "embedding": self.embed(batch.input)[1]}
 
-    def _parts(self, split: str) -> tuple[Verification, MeanMetric, Metric]:
-        if split == "val":
-            return self.val_trials, self.val_mean_loss, self.val_metric
-        return self.test_trials, self.test_mean_loss, self.test_metric
-
-    def _reset(self, split: str) -> None:
-        # at the start as well: what was reset in inference mode cannot be updated outside it, in a fit after a test
-        for part in self._parts(split):
-            part.reset()
-
     def _collect(self, batch: Any, split: str) -> None:
         batch = as_batch(batch, f"the {split} loader")
-        trials, mean_loss, metric = self._parts(split)
         logits, embedding = self.embed(batch.input)
+        metric = self.val_metric if split == "val" else self.test_metric
+        self.evaluation.collect(batch, split, logits, [embedding], self.loss, metric)
+
+
+def check_scale(network: nn.Module, loss: nn.Module) -> None:
+    """Refuse an angular loss whose scale is not that of the network's head.
+
+    Raises:
+        InputError: With both.
+    """
+    scale = getattr(getattr(network, "head", None), "scale", None)
+    if isinstance(loss, AngularMarginLoss) and scale is not None and scale != loss.scale:
+        raise InputError(f"scale: the network's head has {scale}, the loss {loss.scale}; give both the same number")
+
+
+class TrialEvaluation(nn.Module):
+    """What a module of speakers collects over an epoch, and the figures made of it.
+
+    Args:
+        members: Names of the models whose embeddings are judged; the first is the module's own, "".
+        p_target: Of the detection cost, how probable a trial of one speaker is.
+    """
+
+    def __init__(self, members: Sequence[str] = ("",), p_target: float = 0.01) -> None:
+        super().__init__()
+        self.members = list(members)
+        self.trials = nn.ModuleDict({split: Verification(len(members), p_target) for split in ("val", "test")})
+        self.losses = nn.ModuleDict({split: MeanMetric() for split in ("val", "test")})
+
+    def setup(self, module: LightningModule, stage: str) -> None:
+        """Ask the data module for its trials."""
+        find: Any = getattr(getattr(module.trainer, "datamodule", None), "trials", None)
+        for split in _SPLITS[stage]:
+            metric: Any = self.trials[split]
+            metric.trials = None
+            unused = find is None or getattr(module.trainer, f"limit_{split}_batches") == 0
+            if (trials := None if unused else find(split)) is not None:
+                metric.set_trials(*trials)
+
+    def reset(self, split: str) -> None:
+        """Begin with nothing collected."""
+        # at the start as well: what was reset in inference mode cannot be updated outside it, in a fit after a test
+        for part in (self.trials[split], self.losses[split]):
+            part.reset()  # type: ignore[operator]
+
+    def collect(
+        self, batch: Batch, split: str, logits: Tensor, embeddings: Sequence[Tensor], loss: nn.Module, metric: Metric
+    ) -> None:
+        """Keep the embeddings (B, D_k) of each member, and count loss and accuracy of the known speakers."""
+        trials: Any = self.trials[split]
         if trials.trials is not None:
-            trials.update([embedding], batch.index)
+            trials.update(embeddings, batch.index)
         known = batch.target != -100
         if known.any():
             logits, target = logits[known], batch.target[known]
-            mean_loss.update(self.loss(logits, target), weight=len(target))
+            self.losses[split].update(loss(logits, target), weight=len(target))  # type: ignore[operator]
             metric.update(logits, target)
 
-    def _finish(self, split: str) -> None:
-        trials, mean_loss, metric = self._parts(split)
+    def finish(self, module: LightningModule, split: str, metric: Metric) -> None:
+        """Log everything of one epoch.
+
+        Raises:
+            InputError: If there is nothing to measure.
+        """
+        trials: Any = self.trials[split]
+        mean_loss: Any = self.losses[split]
         # all processes log the same keys, or they would wait for one another
-        updates = torch.tensor(float(mean_loss.update_count), device=self.device)
-        known = bool(self.trainer.strategy.reduce(updates, reduce_op="sum") > 0)
+        updates = torch.tensor(float(mean_loss.update_count), device=module.device)
+        known = bool(module.trainer.strategy.reduce(updates, reduce_op="sum") > 0)
         if trials.trials is None and not known:
             raise InputError(
                 f"the {split} split has no speaker of the training set, and the data module names no trials: there is "
                 f"nothing to measure; give {split} trials, or set trainer.limit_{split}_batches to 0"
             )
         if known:
-            self.log(f"{split}_loss", mean_loss.compute(), sync_dist=True)
-            self.log(f"{split}_accuracy", metric.compute(), prog_bar=True, sync_dist=True)
-        if trials.trials is not None and not self.trainer.sanity_checking:
-            for name, value in self._score(trials, split).items():
-                self.log(f"{split}_{name}", value, prog_bar=name == "eer", sync_dist=True)
-        self._reset(split)  # embeddings of many recordings take memory
+            module.log(f"{split}_loss", mean_loss.compute(), sync_dist=True)
+            module.log(f"{split}_accuracy", metric.compute(), prog_bar=True, sync_dist=True)
+            metric.reset()
+        if trials.trials is not None and not module.trainer.sanity_checking:
+            for name, value in self._score(trials, module.trainer, split).items():
+                module.log(f"{split}_{name}", value, prog_bar=name in ("eer", "fused_eer"), sync_dist=True)
+        self.reset(split)  # embeddings of many recordings take memory
 
-    def _score(self, metric: Verification, split: str) -> dict[str, Tensor]:
-        """EER and minDCF; in a run that is limited to some batches, of the trials among what those hold."""
-        limit = getattr(self.trainer, f"limit_{split}_batches")
+    def _score(self, metric: Verification, trainer: Trainer, split: str) -> dict[str, Tensor]:
+        """EER and minDCF by name; in a run limited to some batches, of the trials among what those hold."""
+        limit = getattr(trainer, f"limit_{split}_batches")
         if isinstance(limit, float) and limit == 1:
-            return metric.compute()
+            return self._named(metric.compute())
         assert metric.trials is not None
         with metric.sync_context():
             seen = dim_zero_cat(metric.index).cpu()
@@ -200,8 +229,18 @@ class VerificationModule(ExpertModule):
         kept = torch.isin(pairs, seen).all(1)
         rank_zero_info(f"limit_{split}_batches is {limit}: {int(kept.sum())} of {len(pairs)} trials are scored")
         if not 0 < int(same[kept].sum()) < int(kept.sum()):
-            return {"eer": torch.tensor(torch.nan), "min_dcf": torch.tensor(torch.nan)}
+            none = torch.full((len(self.members),), torch.nan)
+            return self._named({"eer": none, "min_dcf": none})
         metric.set_trials(pairs[kept], same[kept])
         found = metric.compute()
         metric.set_trials(*whole)
-        return found
+        return self._named(found)
+
+    def _named(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        result = {name: value for name, value in found.items() if name.startswith("fused")}
+        for name in ("eer", "min_dcf"):
+            result |= {
+                f"expert_{member}_{name}" if member else name: value
+                for member, value in zip(self.members, found[name].reshape(-1), strict=True)
+            }
+        return result

@@ -13,9 +13,8 @@ from lightning_fusion.data.base import as_batch
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs import OutputsBatch, OutputsDataModule
-from lightning_fusion.experts.pool import ExpertPool, check_same_experts, scatter_columns, task_classes
+from lightning_fusion.experts.pool import ExpertPool, check_same_experts, scatter, scatter_columns, task_classes
 from lightning_fusion.foe.frugal import ARGUMENTS, FrugalFoE, FrugalPrediction
-from lightning_fusion.foe.fusers import scatter
 from lightning_fusion.hyperparameters import keep_plain, read_checkpoint
 
 _POLICY, _POOL = "policy.", "pool."
@@ -62,7 +61,7 @@ class FrugalFoEModule(LightningModule):
         keep_plain(self)
         self.pool: ExpertPool | None = None
         if given is not None:
-            self.pool = given.for_task(classes) if isinstance(given, ExpertPool) else ExpertPool(given, classes)
+            self.pool = ExpertPool.of(given, classes)
             if expert_classes is not None and list(expert_classes.items()) != list(self.pool.expert_classes.items()):
                 raise InputError("expert_classes differ from the classes of experts; leave them out beside experts")
             expert_classes, classes = self.pool.expert_classes, self.pool.classes

@@ -38,28 +38,6 @@ class MLPFuser(nn.Module):
         return self.layers(outputs)
 
 
-def scatter(outputs: Tensor, columns: Sequence[Sequence[int]], num_classes: int) -> Tensor:
-    """Spread the experts' outputs over the task's classes.
-
-    Args:
-        outputs: (B, sum of C_k), experts side by side.
-        columns: For each expert, the task class of each of its columns.
-        num_classes: C.
-
-    Returns:
-        (B, K, C), zeros where an expert does not know a class.
-
-    Example:
-        >>> scatter(torch.tensor([[0.9, 0.1, 1.0]]), [[0, 2], [1]], 3)
-        tensor([[[0.9000, 0.0000, 0.1000],
-                 [0.0000, 1.0000, 0.0000]]])
-    """
-    flat = [expert * num_classes + column for expert, own in enumerate(columns) for column in own]
-    result = outputs.new_zeros(len(outputs), len(columns) * num_classes)
-    result[:, torch.tensor(flat, device=outputs.device)] = outputs
-    return result.reshape(len(outputs), len(columns), num_classes)
-
-
 def draw_owner(owners: Tensor, index: Tensor, seed: int = 0) -> Tensor:
     """Draw one owner of each row at random, the same one whenever and wherever the row is seen.
 

@@ -17,13 +17,20 @@ from lightning_fusion.data.base import as_batch
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs import OutputsBatch, OutputsDataModule, owner_matrix
-from lightning_fusion.experts.pool import ExpertPool, check_same_experts, scatter_columns, task_classes
-from lightning_fusion.foe.fusers import MLPFuser, best_owner, draw_owner, scatter
+from lightning_fusion.experts.pool import (
+    POOL,
+    ExpertPool,
+    check_same_experts,
+    restore_experts,
+    scatter,
+    scatter_columns,
+    store_experts,
+    task_classes,
+)
+from lightning_fusion.foe.fusers import MLPFuser, best_owner, draw_owner
 from lightning_fusion.hyperparameters import keep_plain, read_checkpoint
 from lightning_fusion.metrics.diversity import BestExpertAccuracy
 from lightning_fusion.optimization import build_optimizer
-
-_POOL = "pool."
 
 
 class FoEFuserModule(LightningModule):
@@ -85,7 +92,7 @@ class FoEFuserModule(LightningModule):
         given, experts = experts, None  # recording arguments copies them: not the weights of all experts
         self.save_hyperparameters()
         keep_plain(self)
-        self.pool = None if given is None else _as_pool(given, classes)
+        self.pool = None if given is None else ExpertPool.of(given, classes)
         if self.pool is not None:
             if expert_classes is not None and list(expert_classes.items()) != list(self.pool.expert_classes.items()):
                 raise InputError("expert_classes differ from the classes of experts; leave them out beside experts")
@@ -273,26 +280,19 @@ class FoEFuserModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the experts; leave their weights out unless ``save_experts`` says otherwise."""
-        checkpoint["experts"] = self._expert_facts
-        if not self.save_experts:
-            weights = checkpoint["state_dict"]
-            checkpoint["state_dict"] = {name: value for name, value in weights.items() if not name.startswith(_POOL)}
+        store_experts(checkpoint, self._expert_facts, self.save_experts)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check the experts against those the fuser was trained with, and complete the weights for strict loading."""
         state, known = checkpoint["state_dict"], checkpoint.get("experts") or {}
         if self.pool is None:
-            for name in [name for name in state if name.startswith(_POOL)]:
+            for name in [name for name in state if name.startswith(POOL)]:
                 del state[name]
             if self._asked:  # a Trainer sets up before it loads
                 check_same_experts(known, self._asked)
             self._expert_facts = known
             return
-        stored = {name for name in state if name.startswith(_POOL)}
-        if not stored:
-            check_same_experts(known, self.pool.facts())
-        own = {f"{_POOL}{name}": value for name, value in self.pool.state_dict().items()}
-        state.update({name: value for name, value in own.items() if name not in stored})
+        restore_experts(checkpoint, self.pool)
 
 
 def failure_signs(metrics: Mapping[str, float], target: str) -> list[str]:
@@ -326,7 +326,3 @@ def _cross_entropy(logits: Tensor, goal: Tensor) -> Tensor:
     """Mean over the rows that have a target (not -100); 0, still attached to the graph, where none has."""
     total = F.cross_entropy(logits.float(), goal, ignore_index=-100, reduction="sum")
     return total / (goal != -100).sum().clamp_min(1)
-
-
-def _as_pool(experts: Mapping[str, Expert] | ExpertPool, classes: list[str] | None) -> ExpertPool:
-    return experts.for_task(classes) if isinstance(experts, ExpertPool) else ExpertPool(experts, classes)

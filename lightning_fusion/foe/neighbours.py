@@ -1,15 +1,17 @@
 """Nearest labelled rows in the space of any subset of the experts' outputs, exactly."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-_BLOCK = 2**19  # numbers held at once: 4 MB
-_DISTANCES = 2**22  # distances of some rows in every expert, held at once: 32 MB
+_BLOCK = 2**19  # distances held at once in float64: 4 MB
+_HELD = 2**21  # in float32, of some rows in every expert: 8 MB
 _PAD = 64
-_NOWHERE_NARROW = 1e36  # the same in float32
 _NOWHERE = 1e300  # the distance of what is no neighbour; finite, since 0 * inf is no number
+_NOWHERE_NARROW = 1e36  # the same in float32
+_LARGEST = 1e12  # squared length of outputs that float32 is trusted with
 
 
 class SubsetNeighbours:
@@ -17,7 +19,9 @@ class SubsetNeighbours:
 
     Squared distances add over experts, D_S(x, n) = sum over k in S of ||f_k(x) - f_k(x_n)||^2, so one more expert is
     one more matrix product. Rows are ordered by (distance, row index), in float64; distances that rounding could have
-    swapped are taken again from differences, so that equal rows are equal.
+    swapped are taken again from differences, so that equal rows are equal. On a CPU products are in float32 and the
+    search is compiled (:mod:`~lightning_fusion.foe.kernels`); elsewhere, and for outputs too large for float32,
+    everything is in float64.
 
     Args:
         outputs: (K, N, C) outputs of K experts on N labelled rows, zeros where an expert does not know a class.
@@ -26,23 +30,31 @@ class SubsetNeighbours:
     def __init__(self, outputs: Tensor) -> None:
         self.num_experts, self.num_rows, self.num_classes = outputs.shape
         self.device = outputs.device
-        wide = outputs.to(torch.float64)
+        self._rows = outputs.to(torch.float64).transpose(0, 1).contiguous()  # (N, K, C)
+        self._largest = self._rows.square().sum(2).amax(0).tolist()
+        self.compiled = self.device.type == "cpu" and max(self._largest) <= _LARGEST
+
+    def _sides(self, dtype: torch.dtype, nowhere: float) -> Tensor:
+        """(K, C + 2, padded N): (-2 y, 1, |y|^2), whose product with (x, |x|^2, 1) is the squared distance."""
+        wide = self._rows.transpose(0, 1)
         squares = wide.square().sum(2)
         sides = torch.cat([-2 * wide, torch.ones_like(squares)[:, :, None], squares[:, :, None]], dim=2)
         whole = _PAD if self.num_rows < 2048 else 8 * _PAD  # blocks of blocks of whole size
         pad = sides.new_zeros(self.num_experts, whole - self.num_rows % whole, sides.shape[2])  # one at least
-        pad[:, :, -1] = _NOWHERE
-        self._sides = torch.cat([sides, pad], dim=1).transpose(1, 2).contiguous()  # (K, C + 2, padded N)
-        self._rows = wide.transpose(0, 1).reshape(self.num_rows, -1)  # (N, K C)
-        self._narrow = self._sides.to(torch.float32).clamp_max_(_NOWHERE_NARROW)
-        self._largest = squares.amax(1).tolist()
-        # by the size of S: how much float32 may change the difference of two distances in S + k, by the usual bound of
-        # a product's rounding error (its terms are at most 4 |y|^2 together), sums and rounded inputs included
-        unit = 2.0**-24 if torch.get_float32_matmul_precision() == "highest" else 2.0**-8
-        most = squares.amax(1).sort(descending=True).values.cumsum(0)
-        sizes = torch.arange(self.num_experts + 1, device=wide.device).clamp_max(self.num_experts - 1)
-        self._narrow_margin = (8 * (self.num_classes + 7 + sizes) * unit * most[sizes]).to(torch.float32)
-        self._buffer = wide.new_empty(max(1, _BLOCK // self._sides.shape[2]), self._sides.shape[2])
+        pad[:, :, -1] = nowhere
+        return torch.cat([sides, pad], dim=1).transpose(1, 2).to(dtype).contiguous()
+
+    @cached_property
+    def _wide(self) -> Tensor:
+        return self._sides(torch.float64, _NOWHERE)
+
+    @cached_property
+    def _narrow(self) -> Tensor:
+        return self._sides(torch.float32, _NOWHERE_NARROW)
+
+    @cached_property
+    def _buffer(self) -> Tensor:
+        return self._wide.new_empty(max(1, _BLOCK // self._wide.shape[2]), self._wide.shape[2])
 
     def nearest(
         self,
@@ -65,18 +77,22 @@ class SubsetNeighbours:
             (A, R, count) row indices, ordered by distance up to rounding, and (A, R) the squared distance of the last.
         """
         known, found = points.shape[1], len(additions)
+        points = points.to(torch.float64)
         indices = torch.empty(found, known, count, dtype=torch.int64, device=points.device)
         last = torch.empty(found, known, dtype=torch.float64, device=points.device)
-        held = len(self._buffer)
-        rows = max(1, min(known, held // min(found, 8)))
-        subsets = max(1, held // rows)
         with torch.autocast(points.device.type, enabled=False):
+            if self.compiled and (not known or float(points.square().sum(2).amax()) <= _LARGEST):
+                self._nearest_narrow(base, additions, points, own, indices, last)
+                return indices, last
+            held = len(self._buffer)
+            rows = max(1, min(known, held // min(found, 8)))
+            subsets = max(1, held // rows)
             for start in range(0, known, rows):
                 part = slice(start, start + rows)
-                few = points[:, part].to(torch.float64)
-                sides = self._augment(few)
+                few = points[:, part]
+                sides = _augment(few)
                 mine = None if own is None else own[part]
-                shared = self._add(None, base, sides)
+                shared = _add(None, base, sides, self._wide)
                 for first in range(0, found, subsets):
                     some = slice(first, first + subsets)
                     indices[some, part], last[some, part] = self._search(
@@ -84,22 +100,87 @@ class SubsetNeighbours:
                     )
         return indices, last
 
-    def _augment(self, points: Tensor) -> Tensor:
-        """(K, R, C + 2), whose product with (-2 y, 1, |y|^2) is the squared distance."""
-        squares = points.square().sum(2)
-        return torch.cat([points, squares[:, :, None], torch.ones_like(squares)[:, :, None]], dim=2)
+    # ------------------------------------------------------------- on a CPU
 
-    def _add(
-        self, shared: Tensor | None, experts: Sequence[int], sides: Tensor, out: Tensor | None = None
-    ) -> Tensor | None:
-        """(R, padded N) ``shared`` and the squared distances of more experts, added up."""
-        for number, expert in enumerate(experts):
-            into = out if out is not None or not number else shared
-            if shared is None:
-                shared = torch.mm(sides[expert], self._sides[expert], out=into)
-            else:
-                shared = torch.addmm(shared, sides[expert], self._sides[expert], out=into)
-        return shared
+    def _nearest_narrow(
+        self,
+        base: Sequence[int],
+        additions: Sequence[Sequence[int]],
+        points: Tensor,
+        own: Tensor | None,
+        indices: Tensor,
+        last: Tensor,
+    ) -> None:
+        """Fill indices (A, R, count) and last (A, R)."""
+        from lightning_fusion.foe import kernels  # compiles, or reads what was compiled before
+
+        rows = max(1, _BLOCK // self._narrow.shape[2])
+        mine = (torch.full((points.shape[1],), -1) if own is None else own).numpy()
+        members = [torch.tensor([*base, *added]).numpy() for added in additions]
+        for start in range(0, points.shape[1], rows):
+            part = slice(start, start + rows)
+            few = points[:, part]
+            sides = _augment(few).to(torch.float32)
+            shared = _add(None, base, sides, self._narrow)
+            room = sides.new_empty(few.shape[1], self._narrow.shape[2])
+            for number, added in enumerate(additions):
+                distances = _add(shared, added, sides, self._narrow, room) if added else shared
+                assert distances is not None
+                kernels.nearest_rows(
+                    distances.numpy(),
+                    members[number],
+                    few.transpose(0, 1).contiguous().numpy(),
+                    self._rows.numpy(),
+                    mine[part],
+                    _unit(),
+                    indices[number, part].numpy(),
+                    last[number, part].numpy(),
+                )
+
+    def supersets(self, bases: Tensor, own: Tensor, count: int, apart: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """The nearest rows of many rows, each in a set S of experts and in S with one more, on a CPU.
+
+        Distances of a row are computed once for all the sets it stands in.
+
+        Args:
+            bases: (Q, K) bool, a set S of experts each.
+            own: (Q,) the row in question.
+            count: Rows to find.
+            apart: A row is no neighbour of its own.
+
+        Yields:
+            (q,) numbers of some of the Q questions, and (q, K, count) the nearest rows in S + k; in S itself where k is
+            in S. Nothing on other devices, or where numbers are too large for float32.
+        """
+        if not self.compiled:
+            return
+        from lightning_fusion.foe import kernels
+
+        order = own.argsort(stable=True)
+        points, number = own[order].unique_consecutive(return_counts=True)
+        ends = number.cumsum(0).tolist()
+        held = max(1, _HELD // (self.num_experts * self._narrow.shape[2]))
+        with torch.autocast("cpu", enabled=False):
+            for begin in range(0, len(points), held):
+                some = points[begin : begin + held]
+                rows = self._rows[some].transpose(0, 1)  # (K, r, C)
+                distances = torch.bmm(_augment(rows).to(torch.float32), self._narrow)  # (K, r, padded N)
+                asked = order[ends[begin - 1] if begin else 0 : ends[begin + len(some) - 1]]
+                place = torch.arange(len(some)).repeat_interleave(number[begin : begin + len(some)])
+                found = torch.empty(len(asked), self.num_experts, count, dtype=torch.int64)
+                kernels.nearest_in_supersets(
+                    distances.numpy(),
+                    bases[asked].numpy(),
+                    place.numpy(),
+                    some.numpy(),
+                    apart,
+                    self._rows.numpy(),
+                    _unit(),
+                    found.numpy(),
+                )
+                yield asked, found
+
+    # ------------------------------------------------------------ in float64
 
     def _search(
         self,
@@ -115,7 +196,7 @@ class SubsetNeighbours:
         flat = self._buffer[: len(additions) * rows]
         for place, added in zip(flat.split(rows), additions, strict=True):
             if added:
-                self._add(shared, added, sides, place)
+                _add(shared, added, sides, self._wide, place)
             else:
                 assert shared is not None
                 place.copy_(shared)
@@ -159,7 +240,7 @@ class SubsetNeighbours:
         members = points.new_zeros(self.num_experts)  # sums go over all experts, so that their order is always the same
         members[list(subset)] = 1
         chosen = points.transpose(0, 1)  # (R, K, C)
-        step = max(1, _BLOCK // max(1, widest * self._rows.shape[1]))
+        step = max(1, _BLOCK // max(1, widest * self.num_experts * self.num_classes))
         result = []
         for first in range(0, len(rows), step):
             some = slice(first, first + step)
@@ -169,127 +250,29 @@ class SubsetNeighbours:
             result.append(distances.argsort(dim=1, stable=True)[:, :count])
         return rows.gather(1, torch.cat(result))
 
-    # --------------------------------------------------- supersets of many sets
 
-    def supersets(self, bases: Tensor, own: Tensor, count: int, apart: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """The nearest rows of many rows, each in a set S of experts and in S with one more.
-
-        Rows close in S are found first. A row that is not among them has D_(S + k) >= D_S >= the largest distance in
-        the list: where the neighbours in S + k are nearer than that, they are the right ones; elsewhere all rows are
-        searched. Distances of a row are computed once for all the sets it stands in, in float32; where their rounding
-        could matter, the rows in question are compared again in float64.
-
-        Args:
-            bases: (Q, K) bool, a set S of experts each.
-            own: (Q,) the row in question.
-            count: Rows to find.
-            apart: A row is no neighbour of its own.
-
-        Yields:
-            (q,) numbers of some of the Q questions, and (q, K, count) the nearest rows in S + k; in S itself where k is
-            in S.
-        """
-        if max(self._largest) > 1e12 or count > self._narrow.shape[2] - 16:  # beyond float32, or nearly all rows
-            return  # set by set, in float64, goes on
-        order = own.argsort(stable=True)
-        points, number = own[order].unique_consecutive(return_counts=True)
-        ends = number.cumsum(0).tolist()
-        width = self._narrow.shape[2]
-        held = max(1, _DISTANCES // (self.num_experts * width))
-        step = max(1, _BLOCK // width)
-        with torch.autocast(own.device.type, enabled=False):
-            for begin in range(0, len(points), held):
-                some = points[begin : begin + held]
-                rows = self._rows[some].view(len(some), self.num_experts, -1).transpose(0, 1)
-                distances = torch.bmm(self._augment(rows).to(torch.float32), self._narrow)  # (K, r, padded N)
-                if apart:
-                    distances.scatter_(2, some[None, :, None].expand(self.num_experts, -1, 1), _NOWHERE_NARROW)
-                asked = order[ends[begin - 1] if begin else 0 : ends[begin + len(some) - 1]]
-                place = torch.arange(len(some), device=own.device).repeat_interleave(number[begin : begin + len(some)])
-                for part in range(0, len(asked), step):
-                    here = slice(part, part + step)
-                    yield asked[here], self._in_supersets(bases[asked[here]], place[here], some, distances, count)
-
-    def _in_supersets(self, bases: Tensor, place: Tensor, points: Tensor, distances: Tensor, count: int) -> Tensor:
-        """(q, K, count) nearest rows for questions about a few points whose distances (K, r, N) are known.
-
-        The questions about one point follow one another.
-        """
-        experts, known, width = distances.shape
-        sizes = bases.sum(1)
-        weights = bases.to(distances.dtype)
-        shared = torch.cat([part @ distances[:, point] for point, part in _runs(place, weights)])
-        close = min(width - 8, max(64, 512 // int(sizes.min()), 4 * count) // 8 * 8)
-        values, lists = smallest(shared, close, ordered=False)
-        reach = values.amax(1)
-        offset = (torch.arange(experts, device=place.device) * known + place[:, None]) * width  # (q, K)
-        total = distances.view(-1).take(offset[:, :, None] + lists[:, None])  # (q, K, P)
-        total.masked_fill_(bases[:, :, None], 0.0)
-        total += values[:, None]
-        nearest, position = (part.view(len(bases), experts, -1) for part in smallest(total.view(-1, close), count + 1))
-        indices = lists[:, None].expand(-1, experts, -1).gather(2, position[:, :, :count])
-        last, edge = nearest[:, :, count - 1], nearest[:, :, count]
-        margin = self._narrow_margin[sizes][:, None]
-        unsure = ~((edge + margin < reach[:, None]) & (edge - last > margin))
-        question, expert = unsure.nonzero().T
-        step = max(1, _BLOCK // width)
-        for begin in range(0, len(question), step):
-            few, more = question[begin : begin + step], expert[begin : begin + step]
-            whole = distances[more, place[few]]
-            whole.masked_fill_(bases[few, more][:, None], 0.0)
-            whole += shared[few]
-            indices[few, more] = self._settle(whole, bases[few], more, points[place[few]], margin[few, 0], count)
-        return indices
-
-    def _settle(self, whole: Tensor, bases: Tensor, more: Tensor, points: Tensor, margin: Tensor, count: int) -> Tensor:
-        """(u, count) nearest rows from all distances in float32, compared again in float64 where these are too close.
-
-        Args:
-            whole: (u, N) distances.
-            bases: (u, K) bool, S.
-            more: (u,) the expert k.
-            points: (u,) rows.
-            margin: (u,) how much rounding may change a difference of distances.
-            count: Of the nearest.
-        """
-        values, found = smallest(whole, count + 1)
-        close = (values[:, count] - values[:, count - 1] <= margin) & (values[:, count] < _NOWHERE_NARROW)
-        result = found[:, :count].clone()
-        again = close.nonzero().flatten()
-        if not len(again):
-            return result
-        reach = values[again, count - 1] + margin[again]
-        wider = min(count + 24, whole.shape[1] - 1)
-        values, found = smallest(whole[again], wider + 1)
-        fits = values[:, wider] > reach
-        few = again[fits]
-        if len(few):
-            rows = found[fits, :wider].sort(1).values  # rising, so that equal distances keep the order of the rows
-            real = rows < self.num_rows
-            shape = len(few), wider, self.num_experts, self.num_classes
-            apart = self._rows.index_select(0, rows.clamp_max(self.num_rows - 1).flatten()).view(shape)
-            apart -= self._rows[points[few]].view(len(few), 1, *shape[2:])
-            subset = bases[few].clone()
-            subset[torch.arange(len(few), device=few.device), more[few]] = True
-            exact = apart.square_().sum(3)
-            exact = (exact * subset[:, None]).sum(2)
-            far = ~real | (whole[few].gather(1, rows) >= _NOWHERE_NARROW)
-            exact.masked_fill_(far, _NOWHERE)
-            result[few] = rows.gather(1, exact.argsort(dim=1, stable=True)[:, :count])
-        for number, limit in zip(again[~fits].tolist(), reach[~fits].tolist(), strict=True):
-            mine = bases[number].clone()
-            mine[more[number]] = True
-            row = self._rows[points[number]].view(self.num_experts, 1, -1)
-            result[number] = self._exact(
-                mine.nonzero().flatten().tolist(), row, whole[number : number + 1] <= limit, count
-            )[0]
-        return result
+def _augment(points: Tensor) -> Tensor:
+    """(K, R, C + 2), whose product with (-2 y, 1, |y|^2) is the squared distance."""
+    squares = points.square().sum(2)
+    return torch.cat([points, squares[:, :, None], torch.ones_like(squares)[:, :, None]], dim=2)
 
 
-def _runs(place: Tensor, values: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Runs of equal numbers, with their part of the values."""
-    numbers, lengths = place.unique_consecutive(return_counts=True)
-    return zip(numbers.tolist(), values.split(lengths.tolist()), strict=True)
+def _add(
+    shared: Tensor | None, experts: Sequence[int], sides: Tensor, others: Tensor, out: Tensor | None = None
+) -> Tensor | None:
+    """(R, padded N) ``shared`` and the squared distances of more experts, added up."""
+    for number, expert in enumerate(experts):
+        into = out if out is not None or not number else shared
+        if shared is None:
+            shared = torch.mm(sides[expert], others[expert], out=into)
+        else:
+            shared = torch.addmm(shared, sides[expert], others[expert], out=into)
+    return shared
+
+
+def _unit() -> float:
+    """The rounding error of a float32 product's terms."""
+    return 2.0**-24 if torch.get_float32_matmul_precision() == "highest" else 2.0**-8
 
 
 def smallest(values: Tensor, count: int, ordered: bool = True) -> tuple[Tensor, Tensor]:

@@ -189,7 +189,7 @@ class SeedRun:
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
-            callbacks=[RichProgressBar(leave=False)],
+            callbacks=[RichProgressBar(leave=False)] if more.get("enable_progress_bar", True) else [],
             default_root_dir=str(self.folder),
             **(self.trainer_arguments | more),
         )

@@ -70,8 +70,9 @@ class TestAugmentation:
         waveforms = torch.randn(300, 8000) * torch.rand(300, 1)
         noise = self.only(noise=1.0)(waveforms) - waveforms
         ratio = 10 * torch.log10(waveforms.square().mean(1) / noise.square().mean(1))
-        assert 5 - 1e-3 < ratio.min() < 6 and 24 < ratio.max() < 25 + 1e-3
-        assert ratio.mean() == pytest.approx(15, abs=1.5)
+        assert 10 - 1e-3 < ratio.min() < 11
+        assert 29 < ratio.max() < 30 + 1e-3
+        assert ratio.mean() == pytest.approx(20, abs=1.5)
 
     @pytest.mark.parametrize(("factor", "expected_hz"), [(0.9, 900), (1.1, 1100)])
     def test_speed_shifts_a_tone(self, factor, expected_hz):

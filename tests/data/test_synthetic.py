@@ -84,7 +84,8 @@ class TestVoices:
         waveforms, speakers, _ = synthetic_voices(60, 6, duration_s=2.0, sample_rate_hz=8000)
         with torch.no_grad():
             features = LogMel(8000, 40)(torch.from_numpy(waveforms))
-        statistics = torch.cat([features.std(-1), features.pow(3).mean(-1)], 1).numpy()
+        covariance = torch.einsum("bmt,bnt->bmn", features, features) / features.shape[-1]
+        statistics = covariance[:, *torch.triu_indices(40, 40)].numpy()
         unseen = speakers >= 40
         trials = draw_trials(np.arange(unseen.sum()), speakers[unseen], np.arange(unseen.sum()), 10**6, seed=0)
         plain = StandardScaler().fit(statistics[~unseen])
@@ -98,4 +99,4 @@ class TestVoices:
             scores = (unit[trials.pairs[:, 0]] * unit[trials.pairs[:, 1]]).sum(1)
             rates.append(equal_error_rate(scores, trials.same))
         assert rates[0] > 0.25
-        assert 0.03 < rates[1] < 0.75 * rates[0]
+        assert 0.03 < rates[1] < 0.8 * rates[0]

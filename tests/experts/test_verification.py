@@ -145,7 +145,7 @@ class TestEvaluation:
 
     def test_the_p_target_is_the_users(self):
         made, data = module(), Voices()
-        made.val_trials.p_target = 0.5
+        made.evaluation.trials["val"].p_target = 0.5
         (expected,) = tiny.trainer().validate(made, datamodule=data, verbose=False)
         (found,) = tiny.trainer().validate(module(p_target=0.5), datamodule=data, verbose=False)
         (usual,) = tiny.trainer().validate(module(), datamodule=data, verbose=False)
@@ -227,7 +227,7 @@ class TestCheckpoint:
         for kind in (VerificationModule, LightningModule):
             loaded = kind.load_from_checkpoint(tmp_path / "m.ckpt", weights_only=True)
             assert type(loaded) is VerificationModule and tiny.same(loaded, made)
-            assert loaded.test_trials.p_target == 0.05 and loaded.loss.scale == 30
+            assert loaded.evaluation.trials["test"].p_target == 0.05 and loaded.loss.scale == 30
 
 
 class Odd(nn.Module):

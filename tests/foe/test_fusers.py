@@ -7,7 +7,8 @@ from reference import rules
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_fusion.foe.fusers import MLPFuser, best_owner, draw_owner, scatter
+from lightning_fusion.experts.pool import scatter
+from lightning_fusion.foe.fusers import MLPFuser, best_owner, draw_owner
 from lightning_fusion.foe.module import failure_signs
 
 

@@ -5,7 +5,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import frugal
 
+from lightning_fusion.foe import neighbours
 from lightning_fusion.foe.neighbours import SubsetNeighbours, smallest
+
+
+@pytest.fixture(params=["compiled, float32 first", "float64"], scope="module", autouse=True)
+def engine(request):
+    """Every test of the search twice: as on a CPU, and as on other devices and for large numbers."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "float64":
+            patch.setattr(neighbours, "_LARGEST", -1.0)
+        yield request.param
 
 
 def outputs(experts: int, rows: int, classes: int, kind: str, seed: int = 0) -> torch.Tensor:
@@ -137,6 +147,39 @@ def test_many_subsets_and_points_at_once_are_those_alone():
         ]
 
 
+@pytest.mark.parametrize("kind", ["plain", "saturated", "duplicates", "grid"])
+@pytest.mark.parametrize("apart", [False, True])
+def test_one_more_expert_for_many_sets_at_once(kind, apart, engine):
+    known = outputs(6, 600, 3, "plain" if kind == "grid" else kind)
+    if kind == "grid":
+        known = (known * 4).round() / 4
+    generator = torch.Generator().manual_seed(0)
+    bases = torch.rand(80, 6, generator=generator) < 0.4
+    bases[0] = False
+    own = torch.randint(600, (80,), generator=generator)
+    asked = torch.zeros(80, dtype=torch.long)
+    for some, found in SubsetNeighbours(known).supersets(bases, own, 9, apart):
+        asked[some] += 1
+        for question, rows in zip(some.tolist(), found, strict=True):
+            for expert in range(6):
+                subset = sorted({*bases[question].nonzero().flatten().tolist(), expert})
+                if bases[question, expert]:
+                    subset = bases[question].nonzero().flatten().tolist()
+                place = own[question : question + 1]
+                right = expected(known, known[:, place], subset, 9, place if apart else None)[0]
+                if kind != "saturated":
+                    assert sorted(rows[expert].tolist()) == sorted(right)
+                apart_by = [
+                    (known[subset][:, some_rows].double() - known[subset][:, place].double())
+                    .square()
+                    .sum((0, 2))
+                    .sort()[0]
+                    for some_rows in (rows[expert], right)
+                ]
+                torch.testing.assert_close(apart_by[0], apart_by[1], rtol=1e-14, atol=1e-30)
+    assert (asked == (0 if engine == "float64" else 1)).all()
+
+
 def test_no_points_have_no_neighbours():
     found, last = SubsetNeighbours(outputs(2, 20, 3, "plain")).nearest([0], [(), (1,)], torch.zeros(2, 0, 3), 5)
     assert (found.shape, last.shape) == ((2, 0, 5), (2, 0))
@@ -147,6 +190,19 @@ def test_coarse_products_change_nothing():
     fine = SubsetNeighbours(known).nearest([0, 1], [()], points, 10)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(SubsetNeighbours(known).nearest([0, 1], [()], points, 10)[0].sort(2)[0], fine.sort(2)[0])
+
+
+def test_where_products_may_be_coarser_more_rows_are_compared(monkeypatch):
+    known = outputs(4, 200, 3, "plain")
+    rough = known.bfloat16().float()
+    search = SubsetNeighbours(known)
+    if search.compiled:  # distances of rounded outputs, as a product in bfloat16 would give them
+        search._narrow = SubsetNeighbours(rough)._narrow
+        monkeypatch.setattr(neighbours, "_unit", lambda: 2.0**-8)
+    found = search.nearest([0, 1], [()], known[:, :20], 10)[0][0]
+    assert [sorted(row) for row in found.tolist()] == [
+        sorted(row) for row in expected(known, known[:, :20], [0, 1], 10)
+    ]
 
 
 @given(st.integers(1, 5), st.integers(1, 2100), st.integers(0, 2**32), st.booleans(), st.data())

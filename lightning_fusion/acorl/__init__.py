@@ -1,0 +1,1 @@
+"""ACoRL: train the next expert to know what the pool does not."""

@@ -1,0 +1,136 @@
+"""How unlike a projected representation and that of a frozen model are: D(z_k, v_k) in ACoRL.
+
+The paper does not say which D it uses; all of these are our choice. Each needs its own strength of the reversal: their
+gradients differ by orders of magnitude. They are computed in float32, under autocast too.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Dissimilarity(nn.Module, ABC):
+    """A mean over a batch that is small where two representations are alike. Subclass it for another one.
+
+    Args:
+        num_features: D, the size of the frozen model's representation.
+        num_classes: C, for those that look at the classes.
+    """
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.num_features, self.num_classes = num_features, num_classes
+
+    def forward(self, projected: Tensor, representation: Tensor, target: Tensor) -> Tensor:
+        """The mean dissimilarity of a batch.
+
+        Args:
+            projected: (B, D) what the projection made of the new model's representation.
+            representation: (B, D) the frozen model's, without gradient.
+            target: (B,) classes, or (B, C) shares of classes where samples are mixed.
+        """
+        with torch.autocast(projected.device.type, enabled=False):
+            return self.measure(projected.float(), representation.float(), target)
+
+    @abstractmethod
+    def measure(self, projected: Tensor, representation: Tensor, target: Tensor) -> Tensor:
+        """The mean over the batch, of float32 tensors."""
+
+
+class Cosine(Dissimilarity):
+    """1 - cos(z, v). Representations after a ReLU have a common direction, which a constant prediction finds."""
+
+    def measure(self, projected: Tensor, representation: Tensor, target: Tensor) -> Tensor:
+        """Between 0 and 2."""
+        return 1 - F.cosine_similarity(projected, representation, dim=1).mean()
+
+
+class SquaredCosine(Dissimilarity):
+    """1 - cos(z, v)^2: opposite directions count as alike."""
+
+    def measure(self, projected: Tensor, representation: Tensor, target: Tensor) -> Tensor:
+        """Between 0 and 1."""
+        return 1 - F.cosine_similarity(projected, representation, dim=1).square().mean()
+
+
+class MeanSquaredError(Dissimilarity):
+    """Mean of (z - v)^2. It has no upper bound: with reversal it can drive the new model to chance."""
+
+    def measure(self, projected: Tensor, representation: Tensor, target: Tensor) -> Tensor:
+        """At least 0."""
+        return F.mse_loss(projected, representation)
+
+
+class SmoothL1(Dissimilarity):
+    """Mean of |z - v|, quadratic below 1 (Huber); no upper bound either."""
+
+    def measure(self, projected: Tensor, representation: Tensor, target: Tensor) -> Tensor:
+        """At least 0."""
+        return F.smooth_l1_loss(projected, representation)
+
+
+class CentredCosine(Dissimilarity):
+    """1 - cos(z, v - mean of v): the default.
+
+    What all samples share is taken out of v, so a constant prediction scores 1 and only what tells samples apart can
+    be learnt. The mean is that of all training batches so far, this one included.
+
+    Args:
+        num_features: D.
+        num_classes: Not used.
+
+    Example:
+        >>> measure = CentredCosine(2, 2)
+        >>> v = torch.tensor([[3.0, 1.0], [5.0, 1.0]])
+        >>> round(float(measure(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), v, torch.tensor([0, 1]))), 3)
+        0.0
+    """
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__(num_features, num_classes)
+        self.register_buffer("total", torch.zeros(self._groups(), num_features, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros(self._groups(), 1, dtype=torch.float64))
+
+    def _groups(self) -> int:
+        return 1
+
+    def _shares(self, representation: Tensor, target: Tensor) -> Tensor:
+        """(B, G) which of the G means each row belongs to."""
+        return representation.new_ones(len(representation), 1)
+
+    def measure(self, projected: Tensor, representation: Tensor, target: Tensor) -> Tensor:
+        """Between 0 and 2."""
+        shares = self._shares(representation, target)
+        if self.training:
+            self._count(representation.to(torch.float64), shares.to(torch.float64))
+        mean = (self.total / self.count.clamp_min(1e-12)).float()
+        return 1 - F.cosine_similarity(projected, representation - shares @ mean, dim=1).mean()
+
+    @torch.no_grad()
+    def _count(self, representation: Tensor, shares: Tensor) -> None:
+        new = torch.cat([shares.T @ representation, shares.sum(0)[:, None]], dim=1)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(new)
+        self.total += new[:, :-1]
+        self.count += new[:, -1:]
+
+
+class ClassCentredCosine(CentredCosine):
+    """1 - cos(z, v - mean of v in the sample's class): what v says beyond the class, which both models must know.
+
+    Args:
+        num_features: D.
+        num_classes: C.
+    """
+
+    def _groups(self) -> int:
+        return self.num_classes
+
+    def _shares(self, representation: Tensor, target: Tensor) -> Tensor:
+        shares = F.one_hot(target, self.num_classes) if target.ndim == 1 else target
+        return shares.to(representation.dtype)

@@ -1,0 +1,177 @@
+"""How frozen members are fused: their probabilities, their features, or their scores of a trial.
+
+The paper names late fusion, output fusion, score fusion and the concatenation of embeddings; the definitions are ours.
+"""
+
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_fusion.data.base import SPLITS, TensorDataModule
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.outputs import ExpertOutputs
+
+
+def average_outputs(outputs: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Output fusion: the mean of the members' probabilities, weighted where weights are given.
+
+    Args:
+        outputs: (B, K, C) probabilities.
+        weights: (K,) at least 0, with sum 1.
+
+    Example:
+        >>> average_outputs(torch.tensor([[[1.0, 0.0], [0.5, 0.5]]]), torch.tensor([0.2, 0.8]))
+        tensor([[0.6000, 0.4000]])
+    """
+    return outputs.mean(1) if weights is None else torch.einsum("bkc,k->bc", outputs, weights.to(outputs))
+
+
+def fit_output_weights(outputs: Tensor, target: Tensor) -> Tensor:
+    """The weights of the members under which held-out samples are most likely.
+
+    The mean log-likelihood is concave in the weights; it is climbed by expectation maximisation, from equal weights.
+
+    Args:
+        outputs: (N, K, C) probabilities on samples that no member was trained on.
+        target: (N,) classes.
+
+    Returns:
+        (K,) float64 weights, at least 0, with sum 1.
+
+    Raises:
+        InputError: If there is no sample.
+
+    Example:
+        >>> outputs = torch.tensor([[[0.9, 0.1], [0.5, 0.5]], [[0.2, 0.8], [0.5, 0.5]]])
+        >>> fit_output_weights(outputs, torch.tensor([0, 1])).round(decimals=3)
+        tensor([1., 0.], dtype=torch.float64)
+    """
+    if not len(outputs):
+        raise InputError("fit_output_weights: found no sample; give validation samples")
+    right = outputs.to(torch.float64)[torch.arange(len(outputs)), :, target].clamp_min(1e-12)  # (N, K)
+    weights = torch.full((outputs.shape[1],), 1 / outputs.shape[1], dtype=torch.float64, device=outputs.device)
+    for _ in range(1000):
+        shares = right * weights
+        new = (shares / shares.sum(1, keepdim=True)).mean(0)
+        done = float((new - weights).abs().max()) < 1e-9
+        weights = new
+        if done:
+            break
+    return weights
+
+
+class LinearHead(nn.Module):
+    """The head of late fusion: a linear layer on standardised features.
+
+    Args:
+        num_classes: C.
+        mean: (D,) of the features on the training split.
+        std: (D,) likewise; features that do not vary are left out.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, num_classes: int, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", torch.where(std > 1e-8, 1 / std.clamp_min(1e-8), 0.0))
+        self.linear = nn.Linear(len(mean), num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, D) features to (B, C) logits."""
+        return self.linear((features - self.mean) * self.scale)
+
+
+def late_fusion(
+    outputs: ExpertOutputs, members: Sequence[str], batch_size: int = 128, seed: int = 0
+) -> tuple[LinearHead, TensorDataModule]:
+    """Late fusion: an untrained head on the members' features side by side, and the stored features to train it on.
+
+    Both go to an ordinary :class:`~lightning_fusion.ExpertModule`.
+
+    Args:
+        outputs: A store with features.
+        members: Whose features.
+        batch_size: Of the training.
+        seed: Of the order of rows.
+
+    Raises:
+        InputError: If the store has no features of a member.
+    """
+    tensors = {}
+    for split in [split for split in SPLITS if split in outputs.splits]:
+        part = outputs[split]
+        missing = [name for name in members if name not in part.features]
+        if missing:
+            raise InputError(f"the store has no features of {shorten(missing)}; collect with features=True")
+        features = np.concatenate([part.features[name] for name in members], axis=1)
+        tensors[split] = (torch.from_numpy(features), torch.from_numpy(np.array(part.target)))
+    known = tensors["train"][0]
+    head = LinearHead(len(outputs.classes), known.mean(0), known.std(0))
+    return head, TensorDataModule(tensors, outputs.classes, batch_size=batch_size, seed=seed)
+
+
+# ---------------------------------------------------------------- verification
+
+
+def concatenate_embeddings(embeddings: Sequence[Tensor]) -> Tensor:
+    """The members' unit-norm embeddings side by side: their cosine is the mean of the members' cosines.
+
+    Args:
+        embeddings: (B, D_k) of each member.
+
+    Example:
+        >>> concatenate_embeddings([torch.tensor([[3.0, 4.0]]), torch.tensor([[2.0]])])
+        tensor([[0.6000, 0.8000, 1.0000]])
+    """
+    return torch.cat([F.normalize(values.float(), dim=1) for values in embeddings], dim=1)
+
+
+def average_scores(scores: Sequence[Tensor]) -> Tensor:
+    """Score fusion: the mean of the members' cosine scores, (T,) each."""
+    return torch.stack(list(scores)).mean(0)
+
+
+class CalibratedFusion:
+    """Logistic regression on the members' scores: fused log-odds that a trial is of one speaker (scikit-learn).
+
+    Classes count alike, so that the prior of the fitted trials does not enter. Source: Brümmer et al., Fusion of
+    Heterogeneous Speaker Recognition Systems, 2007.
+
+    Example:
+        >>> scores = torch.tensor([[0.9, 0.7, 0.1, 0.2], [0.8, 0.6, 0.3, 0.1]])
+        >>> fusion = CalibratedFusion().fit(scores, torch.tensor([True, True, False, False]))
+        >>> (fusion(scores) > 0).tolist()
+        [True, True, False, False]
+    """
+
+    def __init__(self) -> None:
+        from sklearn.linear_model import LogisticRegression
+
+        self.model = LogisticRegression(C=1e4, class_weight="balanced", max_iter=1000)
+
+    def fit(self, scores: Tensor, same: Tensor) -> Self:
+        """Learn from trials of known outcome.
+
+        Args:
+            scores: (K, T) by member.
+            same: (T,) bool.
+
+        Raises:
+            InputError: If there are only trials of one kind, or a score is no number.
+        """
+        if not scores.isfinite().all():
+            raise InputError("CalibratedFusion: found scores that are NaN or infinite")
+        if bool(same.all()) or not bool(same.any()):
+            raise InputError("CalibratedFusion: found trials of one kind only; give same and different speakers")
+        self.model.fit(scores.T.cpu().numpy(), same.cpu().numpy())
+        return self
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """(T,) float64 log-odds of (K, T) scores."""
+        return torch.from_numpy(self.model.decision_function(scores.T.cpu().numpy()))

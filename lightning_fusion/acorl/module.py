@@ -1,0 +1,424 @@
+"""ACoRL: train a model to be complementary to frozen ones."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torchmetrics import Metric
+
+from lightning_fusion.acorl.dissimilarity import Dissimilarity
+from lightning_fusion.acorl.projection import Adversary
+from lightning_fusion.data.base import Batch, FusionDataModule, as_batch
+from lightning_fusion.errors import InputError
+from lightning_fusion.experts.expert import Expert, as_vectors, catch_output, check_layer
+from lightning_fusion.experts.pool import ExpertPool, restore_experts, scatter, scatter_columns, store_experts
+from lightning_fusion.experts.training import ExpertModule
+from lightning_fusion.optimization import build_optimizer
+from lightning_fusion.schedules import DANNRamp, Schedule
+
+_PROBE_ROWS = 64  # of the start-up check
+_DEAD = 1e-10  # gradient norm of a projection that learns nothing
+
+
+class ACoRLModule(ExpertModule):
+    """Adversarial complementary representation learning (Kang et al., arXiv 2404.15704).
+
+    An ordinary expert is trained, with a second branch: for each frozen expert k, a projection d_k tries to predict
+    its representation v_k from the new model's representation z, through a gradient reversal,
+
+        loss = task loss + mean over k of D(d_k(GRL(z)), v_k)
+
+    so that d_k learns to predict, and the network learns the task and to be unpredictable. The checkpoint is an
+    ordinary expert, ``Expert(checkpoint=path)``; the projections in it serve a resumed run alone, and the weights of
+    the frozen experts stay out of it. With a strength of 0, the control arm, it trains bit for bit as
+    :class:`~lightning_fusion.ExpertModule` does.
+
+    Args:
+        network: As for :class:`~lightning_fusion.ExpertModule`.
+        experts: The frozen experts by name, or a pool; each must name its ``features``.
+        features: Submodule of ``network`` whose output is z: the one before the task head.
+        classes: As for :class:`~lightning_fusion.ExpertModule`, and so are the next two.
+        trained_on: See there.
+        preprocessing: See there.
+        schedule: Strength of the reversal, lambda, by training progress: the trainer's steps over all steps of the
+            run. :class:`~lightning_fusion.schedules.DANNRamp` where None.
+        ramp_steps: Steps that count as the whole training, for a run without an end.
+        allow_imitation: Accept a negative strength, which makes the models alike.
+        dissimilarity: D, called as ``dissimilarity(size of v_k, C)``;
+            :class:`~lightning_fusion.acorl.dissimilarity.CentredCosine` where None.
+        projection: d_k, called as ``projection(size of z, size of v_k)``;
+            :class:`~lightning_fusion.acorl.projection.ProjectionMLP` where None.
+        loss: As for :class:`~lightning_fusion.ExpertModule`, and so is the rest.
+        metric: See there.
+        label_smoothing: See there.
+        mixup: See there; the frozen experts see the same mixed images.
+        optimizer: See there; of the network and the projections together.
+        scheduler: See there.
+        scheduler_interval: See there.
+
+    Raises:
+        InputError: If an expert or the network lacks the named layer, or knows other classes.
+
+    Example:
+        >>> from functools import partial
+        >>> from lightning_fusion.encoders import SmallConvNet
+        >>> network = partial(SmallConvNet, in_channels=1)
+        >>> first = Expert(network(2), classes=["zero", "one"], features="pool")
+        >>> module = ACoRLModule(network, {"first": first}, features="pool", classes=["zero", "one"])
+        >>> module(torch.zeros(3, 1, 8, 8)).shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(
+        self,
+        network: Callable[[int], nn.Module],
+        experts: dict[str, Expert] | ExpertPool,
+        features: str,
+        classes: list[str] | None = None,
+        trained_on: list[str] | None = None,
+        preprocessing: dict[str, Any] | None = None,
+        schedule: Schedule | None = None,
+        ramp_steps: int | None = None,
+        allow_imitation: bool = False,
+        dissimilarity: Callable[[int, int], Dissimilarity] | None = None,
+        projection: Callable[[int, int], nn.Module] | None = None,
+        loss: nn.Module | None = None,
+        metric: Metric | None = None,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        optimizer: OptimizerCallable | None = None,
+        scheduler: LRSchedulerCallable | None = None,
+        scheduler_interval: Literal["epoch", "step"] = "epoch",
+    ) -> None:
+        given, experts = experts, {}  # recording arguments copies them: not the weights of all experts
+        super().__init__(
+            network=network,
+            classes=classes,
+            trained_on=trained_on,
+            preprocessing=preprocessing,
+            features=features,
+            loss=loss,
+            metric=metric,
+            label_smoothing=label_smoothing,
+            mixup=mixup,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            scheduler_interval=scheduler_interval,
+        )
+        if ramp_steps is not None and ramp_steps < 1:
+            raise InputError(f"ramp_steps is {ramp_steps}; expected at least 1")
+        self.pool = ExpertPool.of(given, self.classes)
+        for name, expert in self.pool.members.items():
+            check_layer(expert.network, expert.features, f"expert {name}")
+        check_layer(self.network, features, "the network")
+        self.columns = scatter_columns(self.pool.expert_classes, self.classes)
+        self.schedule = schedule if schedule is not None else DANNRamp()
+        self.ramp_steps, self.allow_imitation = ramp_steps, allow_imitation
+        self._dissimilarity, self._projection = dissimilarity, projection
+        self.adversary: Adversary | None = None  # the first batch tells the sizes
+        others = ["fused", "pool", *(f"expert_{name}" for name in self.pool.names)]
+        self.further = nn.ModuleDict(
+            {f"{split}_{who}": self.val_metric.clone() for split in ("val", "test") for who in others}
+        )
+        self._steps = math.inf
+        self._norms: dict[str, Tensor] = {}
+        self._learns: dict[str, bool] = {}
+        self._warned: set[str] = set()
+        for progress in (0.0, 0.5, 1.0):
+            self.strength(progress)  # a wrong schedule stops here
+
+    # ------------------------------------------------------------ mathematics
+
+    def strength(self, progress: float) -> float:
+        """Lambda at some training progress in [0, 1].
+
+        Raises:
+            InputError: If the schedule gives no number, or a negative one without ``allow_imitation``.
+        """
+        value = self.schedule(progress)
+        who = f"schedule: {type(self.schedule).__name__} gave {value!r} at progress {progress:.3g}"
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise InputError(f"{who}; expected a finite float")
+        if value < 0 and not self.allow_imitation:
+            raise InputError(f"{who}: a negative strength makes the models alike; set allow_imitation if that is meant")
+        return float(value)
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, by the trainer's count of optimizer steps."""
+        return min(1.0, self.trainer.global_step / max(1.0, self._steps))
+
+    @property
+    def _is_control(self) -> bool:
+        return all(self.strength(step / 20) == 0 for step in range(21))
+
+    def forward_with_features(self, input: Any, watch: bool = False) -> tuple[Tensor, Tensor]:
+        """Logits (B, C) and z (B, D), each on its own view of the layer's output.
+
+        Args:
+            input: A batch.
+            watch: Remember the norms of the gradients that come back through either view.
+        """
+        assert self.features is not None
+        with catch_output(self.network, self.features, partial(self._view, "task_gradient", watch)) as caught:
+            logits = self(input)
+        return logits, as_vectors(self._view("reversed_gradient", watch, caught[-1]))
+
+    def _view(self, name: str, watch: bool, x: Tensor) -> Tensor:
+        view = x.view_as(x)  # hooks on one view leave the other readers of x alone
+        if watch and view.requires_grad:
+            view.register_hook(lambda gradient: self._norms.update({name: gradient.detach().float().norm()}))
+        return view
+
+    def complementarity(self, z: Tensor, input: Any, target: Tensor, strength: float) -> dict[str, Tensor]:
+        """D(d_k(GRL(z)), v_k) for each frozen expert k, by name; override it for another branch.
+
+        Args:
+            z: (B, D).
+            input: The batch that gave z.
+            target: (B,), or (B, C) where samples are mixed.
+            strength: Of the reversal.
+        """
+        assert self.adversary is not None
+        return self.adversary(z, self.pool.representations(input), target, strength)
+
+    # ------------------------------------------------------------------ steps
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Task loss plus the mean dissimilarity; every ``log_every_n_steps`` steps both are logged with gradients."""
+        batch = as_batch(batch, "the train loader")
+        input, target = self.mix(batch)
+        strength, rows = self.strength(self.progress), len(batch.target)
+        seen = self.trainer.global_step % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        logits, z = self.forward_with_features(input, watch=seen)
+        found = self.complementarity(z, input, target, strength)
+        loss = self.loss(logits, target)
+        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=rows)
+        if seen:
+            self.log("lambda", strength, batch_size=rows)
+            for name, value in found.items():
+                self.log(f"dissimilarity_{name}", value.detach(), batch_size=rows)
+        return loss + torch.stack(list(found.values())).mean()
+
+    def on_after_backward(self) -> None:
+        """Log the norms of both gradients at z, and see whether the projections learn."""
+        if not self._norms:
+            return
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        scale = scaler.get_scale() if scaler is not None else 1.0
+        for name, norm in self._norms.items():
+            self.log(name, norm / scale, batch_size=1)
+        self._norms.clear()
+        if self.adversary is not None:
+            for name, projection in self.adversary.projections.items():
+                gradients = [weight.grad.norm() for weight in projection.parameters() if weight.grad is not None]
+                learns = bool(gradients) and not float(torch.stack(gradients).norm()) / scale <= _DEAD
+                self._learns[name] = self._learns.get(name, False) or learns
+
+    def on_train_epoch_end(self) -> None:
+        """Warn about a projection that has stopped learning: nothing pushes the models apart then."""
+        for name in [name for name, learns in self._learns.items() if not learns and name not in self._warned]:
+            self._warned.add(name)
+            rank_zero_warn(
+                f"the projection onto expert {name} gets no gradient any more (epoch {self.current_epoch}): it is "
+                "dead, and nothing makes the new model unlike this expert; lower the learning rate, or change "
+                "projection or dissimilarity"
+            )
+        self._learns.clear()
+
+    def _evaluate(self, batch: Any, split: str, metric: Metric) -> Tensor:
+        """Log accuracies of each expert, of the experts' mean probabilities (``pool``) and of all (``fused``)."""
+        logits = super()._evaluate(batch, split, metric)
+        batch = as_batch(batch, f"the {split} loader")
+        known = scatter(torch.cat(list(self.pool(batch.input).values()), dim=1), self.columns, len(self.classes))
+        own = logits.float().softmax(-1)[:, None]
+        answers = {"fused": torch.cat([own, known], 1).mean(1), "pool": known.mean(1)}
+        answers |= {f"expert_{name}": known[:, number] for number, name in enumerate(self.pool.names)}
+        for who, answer in answers.items():
+            measure: Any = self.further[f"{split}_{who}"]
+            measure(answer, batch.target)
+            self.log(f"{split}_{who}_accuracy", measure, prog_bar=who == "fused", batch_size=len(batch.target))
+        return logits
+
+    # ----------------------------------------------------- around the training
+
+    def setup(self, stage: str) -> None:
+        """Look at one training batch for the sizes of all representations, and make the projections."""
+        if stage != "fit":
+            return
+        self._probe = self._first_rows()
+        with _undisturbed(self.network), torch.no_grad():
+            self.network.eval()
+            z = self.forward_with_features(self._probe.input)[1]
+            sizes = {name: value.shape[1] for name, value in self.pool.representations(self._probe.input).items()}
+            if self.adversary is None:
+                self._build(z.shape[1], sizes)
+        assert self.adversary is not None
+        if self.adversary.sizes != sizes or self.adversary.num_features != z.shape[1]:
+            raise InputError(
+                f"features: the projections were made for {self.adversary.num_features} and {self.adversary.sizes} "
+                f"numbers; found {z.shape[1]} and {sizes}"
+            )
+
+    def _build(self, num_features: int, sizes: Mapping[str, int]) -> None:
+        self.adversary = Adversary(num_features, sizes, len(self.classes), self._projection, self._dissimilarity)
+
+    def _first_rows(self) -> Batch:
+        """The first training samples, as a training step sees them."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, FusionDataModule):  # no worker is started for it
+            rows = data.rows("train")
+            batch = rows[torch.arange(min(_PROBE_ROWS, len(rows)))]  # type: ignore[arg-type]
+        else:
+            batch = next(iter(self.trainer.fit_loop._data_source.dataloader()))
+        with torch.random.fork_rng():
+            if data is not None:
+                batch = data.on_after_batch_transfer(batch, 0)
+        batch = as_batch(batch, "the train loader")
+        return Batch(*(_head(part, _PROBE_ROWS) for part in batch))
+
+    def on_fit_start(self) -> None:
+        """Know how long the training is, and see that the reversed gradient reaches the network."""
+        self._steps = self.ramp_steps if self.ramp_steps is not None else self.trainer.estimated_stepping_batches
+        if math.isinf(self._steps):
+            raise InputError("schedule: a run without an end has no progress; set ramp_steps, or trainer.max_epochs")
+        if not self._is_control:
+            self._check_reversal(move_data_to_device(self._probe, self.device))
+        del self._probe
+
+    def _check_reversal(self, batch: Batch) -> None:
+        """One batch at strength 1, as lambda itself begins with 0: no step is taken, nothing is kept."""
+        assert self.adversary is not None
+        weights = [weight for weight in self.network.parameters() if weight.requires_grad]
+        with _undisturbed(self.network, self.adversary):
+            self.train()
+            z = self.forward_with_features(batch.input)[1]
+            turned = plain = torch.zeros_like(z)
+            reached = False
+            if z.requires_grad:
+                turned, plain = (
+                    self._gradients(self.complementarity(z, batch.input, batch.target, strength), [z])[0]
+                    for strength in (1.0, -1.0)
+                )
+                found = self.complementarity(z, batch.input, batch.target, 1.0)
+                reached = any(bool(gradient.any()) for gradient in self._gradients(found, weights))
+        if not (reached and turned.any()):
+            raise InputError(
+                f"features: no gradient of the projections reaches the network through its layer {self.features!r}; "
+                "its output is constant or detached: name the layer before the head"
+            )
+        if not torch.allclose(turned, -plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max())):
+            raise InputError("the gradient at the representation is not reversed: complementarity() must reverse it")
+
+    @staticmethod
+    def _gradients(found: Mapping[str, Tensor], wanted: Sequence[Tensor]) -> list[Tensor]:
+        mean = torch.stack(list(found.values())).mean()
+        return list(torch.autograd.grad(mean, wanted, retain_graph=True, allow_unused=True, materialize_grads=True))
+
+    def on_fit_end(self) -> None:
+        """Warn where the result shows a known failure."""
+        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        for message in self.failure_signs(metrics):
+            rank_zero_warn(message)
+
+    def failure_signs(self, metrics: Mapping[str, float]) -> Sequence[str]:
+        """What validation metrics say about a member that went wrong."""
+        return failure_signs(metrics)
+
+    def configure_optimizers(self) -> Any:
+        """As :class:`~lightning_fusion.ExpertModule`, with the projections as a second group of weights."""
+        assert self.adversary is not None
+        others = {id(weight) for part in (self.adversary, self.pool) for weight in part.parameters()}
+        own = [weight for weight in self.parameters() if id(weight) not in others]
+        groups: Any = [{"params": own}, {"params": list(self.adversary.parameters())}]
+        return build_optimizer(self, groups, self._optimizer, self._scheduler, self._interval)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the network and the projections each by themselves: one norm over both would mix them."""
+        if not gradient_clip_val:
+            return
+        clip = clip_grad_value_ if str(gradient_clip_algorithm) == "value" else clip_grad_norm_
+        for group in optimizer.param_groups:
+            clip(group["params"], gradient_clip_val)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the card of an ordinary expert; name the frozen experts, and leave their weights out."""
+        super().on_save_checkpoint(checkpoint)
+        store_experts(checkpoint, self.pool.facts(), weights=False)
+        if self.adversary is not None:
+            checkpoint["representations"] = {"own": self.adversary.num_features, "experts": self.adversary.sizes}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make the projections of the interrupted run, and check the frozen experts."""
+        sizes = checkpoint.get("representations")
+        if sizes is not None and self.adversary is None:
+            self._build(sizes["own"], sizes["experts"])
+        restore_experts(checkpoint, self.pool)
+
+
+def failure_signs(metrics: Mapping[str, float]) -> list[str]:
+    """What validation metrics say about a complementary model that went wrong.
+
+    Args:
+        metrics: ``val_accuracy``, ``val_pool_accuracy`` and ``val_fused_accuracy``.
+
+    Example:
+        >>> print(*failure_signs({"val_accuracy": 0.2, "val_pool_accuracy": 0.7, "val_fused_accuracy": 0.71}))
+        the new model (validation accuracy 0.200) falls far under the experts (0.700 together): ...
+    """
+    if not {"val_accuracy", "val_pool_accuracy", "val_fused_accuracy"} <= set(metrics):
+        return []
+    own, pool, fused = (metrics[f"val_{who}accuracy"] for who in ("", "pool_", "fused_"))
+    signs = []
+    if own < 0.7 * pool:
+        signs.append(
+            f"the new model (validation accuracy {own:.3f}) falls far under the experts ({pool:.3f} together): the "
+            "reversal is too strong for this dissimilarity, or the training too short; lower the schedule's maximum"
+        )
+    if fused <= pool:
+        signs.append(
+            f"fusing gains nothing: experts {pool:.3f}, with the new model {fused:.3f} (validation accuracy); compare "
+            "with a control arm of strength 0"
+        )
+    return signs
+
+
+@contextmanager
+def _undisturbed(*modules: nn.Module) -> Iterator[None]:
+    """Random states, buffers and modes are afterwards what they were."""
+    kept = [
+        (
+            {name: value.clone() for name, value in module.named_buffers()},
+            {part: part.training for part in module.modules()},
+        )
+        for module in modules
+    ]
+    devices = {value.device for module in modules for value in module.parameters() if value.device.type == "cuda"}
+    with torch.random.fork_rng(devices=list(devices)):
+        try:
+            yield
+        finally:
+            for module, (buffers, modes) in zip(modules, kept, strict=True):
+                for name, value in module.named_buffers():
+                    value.copy_(buffers[name])
+                for part, mode in modes.items():
+                    part.training = mode
+
+
+def _head(value: Any, rows: int) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _head(part, rows) for key, part in value.items()}
+    return value[:rows]

@@ -1,0 +1,111 @@
+"""The ACoRL branch: for each frozen model a small network that tries to predict its representation."""
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from lightning_fusion.acorl.dissimilarity import CentredCosine, Dissimilarity
+from lightning_fusion.acorl.reversal import reverse_gradient
+from lightning_fusion.errors import InputError
+
+
+class ProjectionMLP(nn.Module):
+    """Linear layers with ReLU between them, and no final norm; the two sizes may differ.
+
+    Args:
+        num_inputs: Size of the new model's representation.
+        num_outputs: Size of the frozen model's.
+        depth: Linear layers; two are our choice.
+        hidden: Width between them; the larger of both sizes where None.
+
+    Example:
+        >>> import torch
+        >>> ProjectionMLP(8, 3)(torch.zeros(2, 8)).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(self, num_inputs: int, num_outputs: int, depth: int = 2, hidden: int | None = None) -> None:
+        super().__init__()
+        if depth < 1 or (hidden is not None and hidden < 1):
+            raise InputError(f"ProjectionMLP: depth is {depth}, hidden {hidden}; expected at least 1")
+        hidden = hidden or max(num_inputs, num_outputs)
+        widths = [num_inputs, *[hidden] * (depth - 1), num_outputs]
+        layers: list[nn.Module] = []
+        for number, (before, after) in enumerate(pairwise(widths)):
+            layers += [nn.ReLU()] * (number > 0) + [nn.Linear(before, after)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map (B, num_inputs) to (B, num_outputs)."""
+        return self.layers(z)
+
+
+class Adversary(nn.Module):
+    """Predicts the representations of K frozen models from z, behind a gradient reversal.
+
+        L_a = mean over k of D(d_k(GRL(z)), v_k)
+
+    The sign and the strength live in the reversal alone, so each d_k learns at full speed at any strength. Source:
+    Kang et al., arXiv 2404.15704.
+
+    Args:
+        num_features: Size of z.
+        members: Size of the representation of each frozen model, by name.
+        num_classes: C.
+        projection: Called as ``projection(size of z, size of v_k)``; :class:`ProjectionMLP` where None.
+        dissimilarity: Called as ``dissimilarity(size of v_k, C)``; :class:`CentredCosine` where None.
+
+    Example:
+        >>> import torch
+        >>> adversary = Adversary(4, {"first": 3}, num_classes=2)
+        >>> loss = adversary(torch.rand(5, 4), {"first": torch.rand(5, 3)}, torch.zeros(5, dtype=torch.long), 1.0)
+        >>> sorted(loss)
+        ['first']
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        members: Mapping[str, int],
+        num_classes: int,
+        projection: Callable[[int, int], nn.Module] | None = None,
+        dissimilarity: Callable[[int, int], Dissimilarity] | None = None,
+    ) -> None:
+        super().__init__()
+        self.sizes = dict(members)
+        self.num_features = num_features
+        project, compare = projection or ProjectionMLP, dissimilarity or CentredCosine
+        self.projections = nn.ModuleDict({name: project(num_features, size) for name, size in members.items()})
+        self.dissimilarities = nn.ModuleDict({name: compare(size, num_classes) for name, size in members.items()})
+
+    def forward(
+        self, z: Tensor, representations: Mapping[str, Tensor], target: Tensor, strength: float | Tensor
+    ) -> dict[str, Tensor]:
+        """D of each member; their mean is L_a.
+
+        Args:
+            z: (B, D) the new model's representation.
+            representations: (B, D_k) of each frozen model, by name, without gradient.
+            target: (B,) classes, or (B, C) shares of them.
+            strength: lambda of the reversal.
+
+        Raises:
+            InputError: If a representation has another number of rows or columns.
+        """
+        turned = reverse_gradient(z, strength)
+        result = {}
+        for name, projection in self.projections.items():
+            v = representations[name]
+            if v.ndim != 2 or len(v) != len(z) or v.shape[1] != self.sizes[name]:
+                raise InputError(
+                    f"experts: the representation of {name} has shape {tuple(v.shape)}; expected "
+                    f"{(len(z), self.sizes[name])}: name a layer with one vector for each sample as its features"
+                )
+            projected = projection(turned)
+            if projected.shape != v.shape:
+                raise InputError(
+                    f"projection: found an output of shape {tuple(projected.shape)}; expected {tuple(v.shape)}"
+                )
+            result[name] = self.dissimilarities[name](projected, v, target)
+        return result

@@ -1,0 +1,27 @@
+"""Gradient reversal."""
+
+import torch
+from torch import Tensor
+
+
+def reverse_gradient(x: Tensor, strength: float | Tensor) -> Tensor:
+    """The identity whose gradient is turned round: -``strength`` times what comes back.
+
+    It acts on what is computed from the returned tensor alone: other readers of ``x`` keep their gradient. Source:
+    Ganin and Lempitsky, Unsupervised Domain Adaptation by Backpropagation, ICML 2015, section 3.
+
+    Args:
+        x: Any tensor; returned as it is where no gradient flows through it.
+        strength: lambda >= 0; negative leaves the sign as it is (imitation), 0 stops the gradient.
+
+    Example:
+        >>> x = torch.ones(2, requires_grad=True)
+        >>> (x.sum() + reverse_gradient(x, 0.5).sum()).backward()
+        >>> x.grad
+        tensor([0.5000, 0.5000])
+    """
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return x
+    view = x.view_as(x)  # a hook on x itself would turn the gradients of its other readers as well
+    view.register_hook(lambda gradient: gradient * -strength)
+    return view

@@ -1,0 +1,407 @@
+import copy
+import warnings
+from functools import partial
+
+import pytest
+import tiny
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+from torch.nn import functional as F
+
+from lightning_fusion import ACoRLModule, Expert, ExpertModule
+from lightning_fusion.acorl.dissimilarity import Dissimilarity, MeanSquaredError
+from lightning_fusion.acorl.module import failure_signs
+from lightning_fusion.data.base import TensorDataModule
+from lightning_fusion.encoders import SmallConvNet
+from lightning_fusion.errors import InputError
+from lightning_fusion.schedules import Constant, DANNRamp, Linear, Schedule
+
+SGD = partial(torch.optim.SGD, lr=0.5)
+EXPERTS = tiny.experts(features="body")
+
+
+def module(experts=None, **arguments) -> ACoRLModule:
+    experts = copy.deepcopy(EXPERTS) if experts is None else experts
+    torch.manual_seed(0)
+    given = {"network": tiny.Net, "features": "body", "classes": tiny.CLASSES, "optimizer": SGD} | arguments
+    return ACoRLModule(experts=experts, **given)
+
+
+def plain(**arguments) -> ExpertModule:
+    torch.manual_seed(0)
+    given = {"network": tiny.Net, "classes": tiny.CLASSES, "features": "body", "optimizer": SGD} | arguments
+    return ExpertModule(**given)
+
+
+def fit(made, epochs: int = 2, data=None, **arguments):
+    torch.manual_seed(3)
+    trainer = tiny.trainer(epochs, **arguments)
+    trainer.fit(made, datamodule=data or tiny.data(batch_size=6))
+    return trainer
+
+
+class TestStep:
+    @pytest.mark.parametrize("strength", [0.4, 1.0])
+    def test_equals_a_hand_written_loop(self, strength):
+        """With autograd's gradients of each part on detached copies, put together by the formulas."""
+        made = module(schedule=Constant(strength), dissimilarity=MeanSquaredError)
+        torch.manual_seed(3)
+        trainer = tiny.trainer(1, max_steps=0)
+        trainer.fit(made, datamodule=tiny.data(batch_size=6))  # makes the projections, takes no step
+        body, head, projections = (
+            copy.deepcopy(part) for part in (made.network.body, made.network.head, made.adversary.projections)
+        )
+        start = copy.deepcopy(made.state_dict())
+        again = module(schedule=Constant(strength), dissimilarity=MeanSquaredError)
+        again._build(made.adversary.num_features, made.adversary.sizes)
+        again.load_state_dict(start)
+        fit(again, 2)
+        optimizer = torch.optim.SGD([*body.parameters(), *head.parameters(), *projections.parameters()], lr=0.5)
+        data = tiny.data(batch_size=6)
+        batches = []
+        for epoch in range(2):
+            loader = data.train_dataloader()
+            loader.sampler.set_epoch(epoch)
+            batches += list(loader)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=len(batches))
+        for batch in batches:
+            optimizer.zero_grad()
+            z = body(batch.input)
+            task_z, own_z = z.detach().requires_grad_(), z.detach().requires_grad_()
+            F.cross_entropy(head(task_z), batch.target).backward()
+            unlike = []
+            for name, expert in EXPERTS.items():
+                with torch.no_grad():
+                    v = expert.network.body(batch.input)
+                unlike.append((projections[name](own_z) - v).square().mean())
+            (sum(unlike) / len(unlike)).backward()
+            z.backward(task_z.grad - strength * own_z.grad)
+            optimizer.step()
+            schedule.step()
+        for ours, theirs in (
+            (again.network.body, body),
+            (again.network.head, head),
+            (again.adversary.projections, projections),
+        ):
+            for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("clip", [None, 0.05])
+    def test_a_strength_of_nothing_is_the_plain_training_bit_for_bit(self, clip):
+        network = partial(tiny.Net, norm=True, dropout=0.3)
+        control, ordinary = module(network=network, schedule=Constant(0.0)), plain(network=network)
+        fit(control, 3, gradient_clip_val=clip)
+        fit(ordinary, 3, gradient_clip_val=clip)
+        assert tiny.same(control.network, ordinary.network)
+        pushed = module(network=network)
+        fit(pushed, 3, gradient_clip_val=clip)
+        assert not tiny.same(pushed.network, ordinary.network)
+
+    def test_experts_stay_as_they_are(self):
+        experts = copy.deepcopy(EXPERTS)
+        made = module(experts)
+        fit(made)
+        for name, expert in experts.items():
+            assert tiny.same(expert, EXPERTS[name])
+            assert not expert.network.training
+            assert all(weight.grad is None for weight in expert.parameters())
+
+    def test_reversal_makes_the_representation_harder_to_predict(self):
+        """What ACoRL is for: a projection fitted afterwards explains less of v than for the control arm."""
+        left = {}
+        for strength in (0.0, 3.0):
+            rows = {"train": 300, "val": 30, "test": 300}
+            made = module(schedule=Constant(strength), optimizer=partial(torch.optim.Adam, lr=0.01))
+            fit(made, 30, tiny.data(rows=rows, batch_size=30))
+            inputs = tiny.tensors(rows=rows)["test"][0]
+            z = made.eval().forward_with_features(inputs)[1].detach().double()
+            z = torch.cat([z, torch.ones(len(z), 1)], 1)
+            errors = 0.0
+            for v in made.pool.representations(inputs).values():
+                v = v.double()
+                residual = v - z @ torch.linalg.lstsq(z, v).solution
+                errors += float(residual.square().sum() / (v - v.mean(0)).square().sum())
+            left[strength] = errors
+        assert left[3.0] > 1.2 * left[0.0]
+
+    def test_two_groups_are_clipped_by_themselves(self):
+        norms = []
+
+        class Spy(torch.optim.SGD):
+            def step(self, closure=None):
+                closure()
+                norms.append([torch.stack([w.grad.norm() for w in g["params"]]).norm() for g in self.param_groups])
+
+        made = module(schedule=Constant(1.0), optimizer=partial(Spy, lr=0.1))
+        fit(made, 1, gradient_clip_val=1e-3)
+        found = torch.tensor(norms)
+        assert found.shape == (4, 2)
+        torch.testing.assert_close(found, torch.full_like(found, 1e-3), rtol=1e-3, atol=1e-7)
+
+    def test_accumulated_and_in_bfloat16(self):
+        full, half = module(schedule=Constant(0.5)), module(schedule=Constant(0.5))
+        fit(full, 2, accumulate_grad_batches=2)
+        fit(half, 2, accumulate_grad_batches=2, precision="bf16-mixed")
+        for ours, theirs in zip(half.network.parameters(), full.network.parameters(), strict=True):
+            assert ours.dtype == torch.float32
+            torch.testing.assert_close(ours, theirs, atol=0.05, rtol=0)
+
+    def test_mixed_images_are_what_the_experts_see(self):
+        images = {split: (torch.rand(24, 1, 8, 8), torch.arange(24) % 3) for split in ("train", "val")}
+        asked = []
+
+        class Spy(SmallConvNet):
+            def forward(self, images):
+                asked.append(images.detach().clone())
+                return super().forward(images)
+
+        network = partial(SmallConvNet, width=2, in_channels=1)
+        expert = Expert(Spy(3, width=2, in_channels=1), classes=tiny.CLASSES, features="pool")
+        made = module({"a": expert}, network=network, features="pool", mixup=0.8)
+        fit(made, 1, TensorDataModule(images, tiny.CLASSES, batch_size=24), limit_val_batches=0)
+        assert not any((asked[-1][0] == image).all() for image in images["train"][0])
+
+
+class TestSchedule:
+    def test_follows_the_trainers_steps(self, tmp_path):
+        made = module(schedule=Linear(0.0, 8.0))
+        logger = CSVLogger(tmp_path)
+        fit(made, 2, logger=logger, log_every_n_steps=1)  # 4 steps an epoch
+        logger.save()
+        lines = (tmp_path / "lightning_logs/version_0/metrics.csv").read_text().splitlines()
+        place = lines[0].split(",").index("lambda")
+        assert [float(line.split(",")[place]) for line in lines[1:] if line.split(",")[place]] == list(range(8))
+
+    def test_a_resumed_run_continues_it_bit_for_bit(self, tmp_path):
+        network = partial(tiny.Net, norm=True, dropout=0.2)
+        whole = module(network=network)
+        fit(whole, 4)
+        keep = ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}")
+        first = module(network=network)
+        fit(first, 4, callbacks=[keep], enable_checkpointing=True)
+        resumed = module(network=network)
+        torch.manual_seed(99)
+        trainer = tiny.trainer(4)
+        trainer.fit(resumed, datamodule=tiny.data(batch_size=6), ckpt_path=tmp_path / "epoch=1.ckpt", weights_only=True)
+        assert tiny.same(resumed, whole)
+        assert trainer.global_step == 16
+
+    def test_a_run_without_end_needs_its_length(self):
+        made = module(scheduler=partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0))
+        with pytest.raises(InputError, match="a run without an end has no progress; set ramp_steps"):
+            fit(made, -1, max_time="00:00:00:02")
+        made = module(
+            schedule=Linear(0, 1), ramp_steps=2, scheduler=partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0)
+        )
+        trainer = fit(made, -1, max_steps=5, log_every_n_steps=1)
+        assert float(trainer.callback_metrics["lambda"]) == 1.0
+
+    @pytest.mark.parametrize(
+        ("value", "message"),
+        [
+            (torch.tensor(1.0), r"Odd gave tensor\(1.\) at progress 0; expected a finite float"),
+            (float("nan"), "Odd gave nan at progress 0"),
+            (float("inf"), "Odd gave inf"),
+            (-0.1, "a negative strength makes the models alike; set allow_imitation"),
+            (None, "Odd gave None"),
+            (True, "Odd gave True"),
+        ],
+    )
+    def test_values_that_are_no_strength_are_refused(self, value, message):
+        class Odd(Schedule):
+            def __call__(self, progress):
+                return value
+
+        with pytest.raises(InputError, match=message):
+            module(schedule=Odd())
+
+    def test_imitation_on_request(self):
+        made = module(schedule=Constant(-0.5), allow_imitation=True)
+        assert float(fit(made).callback_metrics["lambda"]) == -0.5
+
+
+class TestEvaluation:
+    def test_accuracies_of_all_and_of_the_mean_of_probabilities(self):
+        made, data = module(), tiny.data()
+        fit(made)
+        rows = data.rows("val")
+        found = tiny.trainer().validate(made, datamodule=data, verbose=False)[0]
+        own = made.eval()(rows.inputs).softmax(1)
+        spread = torch.zeros(2, len(own), 3)
+        for number, (name, expert) in enumerate(made.pool.members.items()):
+            spread[number][:, [tiny.CLASSES.index(c) for c in tiny.EXPERT_CLASSES[name]]] = expert(rows.inputs)
+        for key, answer in {
+            "val_accuracy": own,
+            "val_fused_accuracy": (own + spread.sum(0)) / 3,
+            "val_pool_accuracy": spread.mean(0),
+            "val_expert_a_accuracy": spread[0],
+            "val_expert_b_accuracy": spread[1],
+        }.items():
+            assert found[key] == pytest.approx((answer.argmax(1) == rows.targets).float().mean().item()), key
+        tested = tiny.trainer().test(made, datamodule=data, verbose=False)[0]
+        assert {key.replace("test_", "val_") for key in tested} == set(found)
+
+    def test_norms_are_those_of_the_two_gradients(self):
+        made = module(
+            schedule=Constant(2.0), dissimilarity=MeanSquaredError, optimizer=partial(torch.optim.SGD, lr=0.0)
+        )
+        rows = {"train": 6, "val": 3, "test": 3}
+        trainer = fit(made, 1, tiny.data(rows=rows, batch_size=6), log_every_n_steps=1)
+        input, target, _ = tiny.tensors(rows=rows)["train"]
+        made.train()
+        z = made.network.body(input).detach().requires_grad_()
+        task = torch.autograd.grad(F.cross_entropy(made.network.head(z), target), z)[0].norm()
+        v = made.pool.representations(input)
+        unlike = sum((made.adversary.projections[name](z) - v[name]).square().mean() for name in v) / 2
+        turned = 2 * torch.autograd.grad(unlike, z)[0].norm()
+        assert float(trainer.callback_metrics["task_gradient"]) == pytest.approx(float(task), rel=1e-4)
+        assert float(trainer.callback_metrics["reversed_gradient"]) == pytest.approx(float(turned), rel=1e-4)
+
+    def test_failures_are_named(self):
+        fine = {"val_accuracy": 0.8, "val_pool_accuracy": 0.7, "val_fused_accuracy": 0.85}
+        assert failure_signs(fine) == []
+        assert failure_signs({}) == []
+        assert "falls far under the experts" in failure_signs(fine | {"val_accuracy": 0.3})[0]
+        assert "fusing gains nothing" in failure_signs(fine | {"val_fused_accuracy": 0.7})[0]
+
+
+class Dead(nn.Linear):
+    """A projection that nothing reaches after a ReLU: its output does not depend on its weights."""
+
+    def forward(self, z):
+        return super().forward(z).clamp(1e6, 1e6 + 1)
+
+
+class TestChecks:
+    def test_the_check_at_the_start_leaves_no_trace(self, monkeypatch):
+        network = partial(tiny.Net, norm=True, dropout=0.3)
+        checked, unchecked = module(network=network), module(network=network)
+        fit(checked)
+        monkeypatch.setattr(ACoRLModule, "_check_reversal", lambda self, batch: None)
+        fit(unchecked)
+        assert tiny.same(checked, unchecked)
+
+    def test_a_detached_layer_is_refused(self):
+        class Cut(nn.Module):
+            def __init__(self, num_classes):
+                super().__init__()
+                self.body, self.head = nn.Flatten(), nn.Linear(4, num_classes)
+
+            def forward(self, input):
+                return self.head(self.body(input))
+
+        for network in (Cut,):
+            with pytest.raises(
+                (InputError, RuntimeError), match=r"no gradient of the projections reaches|require grad"
+            ):
+                fit(module(network=network))
+
+    def test_a_branch_that_does_not_reverse_is_refused(self):
+        class Forward(ACoRLModule):
+            def complementarity(self, z, input, target, strength):
+                return super().complementarity(z, input, target, -abs(strength))
+
+        torch.manual_seed(0)
+        made = Forward(tiny.Net, copy.deepcopy(EXPERTS), "body", classes=tiny.CLASSES)
+        with pytest.raises(InputError, match="the gradient at the representation is not reversed"):
+            fit(made)
+
+    def test_a_dead_projection_is_named_once(self):
+        live = {"projection": lambda a, b: nn.Linear(a, b)}
+        made = module(schedule=Constant(0.0), projection=Dead)
+        with pytest.warns(UserWarning, match="the projection onto expert a gets no gradient any more"):
+            fit(made, 2, log_every_n_steps=1)
+        assert made._warned == {"a", "b"}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*gets no gradient any more.*")
+            fit(module(**live), 2, log_every_n_steps=1)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"features": "bod"}, r"the network has no layer 'bod'; its layers: body.*head"),
+            ({"ramp_steps": 0}, "ramp_steps is 0"),
+            ({"experts": {}}, "the pool is empty"),
+            ({"experts": tiny.experts()}, r"expert a has no layer None; its layers: body"),
+            ({"classes": ["cat", "dog"]}, "expert b knows owl, which the task's classes"),
+        ],
+    )
+    def test_refused(self, arguments, message):
+        with pytest.raises(InputError, match=message):
+            module(**arguments)
+
+    def test_a_representation_that_is_no_number_is_named(self):
+        experts = copy.deepcopy(EXPERTS)
+        with torch.no_grad():
+            experts["b"].network.body[0].bias.fill_(float("nan"))
+        with pytest.raises(InputError, match="the representation of expert b is NaN or infinite in row"):
+            fit(module(experts))
+
+
+class TestCheckpoint:
+    def test_is_an_expert_and_leaves_the_others_out(self, tmp_path):
+        made = module()
+        trainer = fit(made)
+        trainer.save_checkpoint(tmp_path / "m.ckpt")
+        content = torch.load(tmp_path / "m.ckpt", weights_only=True)
+        assert not any(name.startswith("pool.") for name in content["state_dict"])
+        assert {name: fact["fingerprint"] for name, fact in content["experts"].items()} == {
+            name: expert.fingerprint for name, expert in EXPERTS.items()
+        }
+        expert = Expert(checkpoint=str(tmp_path / "m.ckpt"))
+        input = torch.randn(5, 4)
+        torch.testing.assert_close(expert(input), made.eval()(input).softmax(1))
+        torch.testing.assert_close(expert.forward_with_features(input)[1], made.forward_with_features(input)[1])
+
+    def test_is_loaded_with_the_same_experts_alone(self, tmp_path):
+        made = module()
+        fit(made).save_checkpoint(tmp_path / "m.ckpt")
+        loaded = ACoRLModule.load_from_checkpoint(
+            tmp_path / "m.ckpt", weights_only=True, experts=copy.deepcopy(EXPERTS)
+        )
+        assert tiny.same(loaded, made)
+        others = tiny.experts(seed=5, features="body")
+        with pytest.raises(InputError, match="the fuser was trained with expert a of fingerprint"):
+            ACoRLModule.load_from_checkpoint(tmp_path / "m.ckpt", weights_only=True, experts=others)
+
+    def test_schedule_and_parts_come_back(self, tmp_path):
+        made = module(schedule=DANNRamp(0.3, steepness=5.0), dissimilarity=MeanSquaredError)
+        fit(made).save_checkpoint(tmp_path / "m.ckpt")
+        loaded = ACoRLModule.load_from_checkpoint(
+            tmp_path / "m.ckpt", weights_only=True, experts=copy.deepcopy(EXPERTS)
+        )
+        assert loaded.schedule == DANNRamp(0.3, steepness=5.0)
+        assert all(isinstance(part, MeanSquaredError) for part in loaded.adversary.dissimilarities.values())
+
+    def test_a_chain_costs_as_much_for_each_member(self, tmp_path):
+        sizes, experts = [], {}
+        for number in range(4):
+            if experts:
+                made = module(copy.deepcopy(experts), network=partial(tiny.Net, hidden=64))
+            else:
+                made = plain(network=partial(tiny.Net, hidden=64))
+            fit(made, 1).save_checkpoint(tmp_path / f"{number}.ckpt", weights_only=True)
+            sizes.append((tmp_path / f"{number}.ckpt").stat().st_size)
+            experts[f"m{number}"] = Expert(checkpoint=str(tmp_path / f"{number}.ckpt"))
+        projections = 2 * 4 * (64 * 64 + 64)  # two float32 layers for each frozen expert
+        assert sizes[3] - sizes[2] < 1.5 * projections + 4000
+
+
+class Halved(Dissimilarity):
+    """A user's own."""
+
+    def measure(self, projected, representation, target):
+        return (projected - representation).abs().mean() / 2
+
+
+def test_a_users_dissimilarity():
+    made = module(dissimilarity=Halved, schedule=Constant(0.5))
+    assert float(fit(made, log_every_n_steps=1).callback_metrics["dissimilarity_a"]) > 0
+
+
+def test_bare_loaders_do():
+    made, data = module(), tiny.data(batch_size=6)
+    tiny.trainer(1).fit(made, data.train_dataloader(), data.val_dataloader())
+    assert made.adversary.sizes == {"a": 5, "b": 5}
