@@ -35,6 +35,8 @@ SMALL: dict[str, Any] = {
     "crop_s": 0.3,
     "eval_crop_s": 0.5,
     "hidden": [8],
+    "epochs": 1,
+    "attribution_rows": 4,
     "expert_epochs": 1,
     "fuser_epochs": 1,
     "fuser_batch_size": 64,

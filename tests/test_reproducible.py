@@ -15,9 +15,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_fusion import ExpertModule, FoEFuserModule, ImageDataModule, OutputsDataModule
+from lightning_fusion import ExpertModule, FoEFuserModule, ImageDataModule, OutputsDataModule, SpeakerDataModule
 from lightning_fusion.callbacks import EpochSeed
 from lightning_fusion.data.base import SliceSampler
+from lightning_fusion.data.speech import SpeechAugmentation
 from lightning_fusion.encoders import BatchAffine
 from lightning_fusion.foe.fusers import MLPFuser
 
@@ -54,6 +55,27 @@ def expert_with_workers() -> Made:
     return ExpertModule(partial(tiny.Net, dropout=0.5), classes=tiny.CLASSES), data
 
 
+class Pooled(nn.Module):
+    """Statistics of log-mel features and a head."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(80, num_classes)
+
+    def forward(self, features):
+        return self.head(features.std(-1))
+
+
+def speech_with_workers() -> Made:
+    """Crops are drawn with the order, augmentation on the device."""
+    rate = {"sample_rate_hz": 8000}
+    short = {"crop_s": 0.5, "eval_crop_s": 0.5, "batch_size": 32}
+    data = SpeakerDataModule(
+        "synthetic", target="label", augmentation=SpeechAugmentation(**rate), num_workers=2, **rate, **short
+    )
+    return ExpertModule(Pooled, classes=data.classes), data
+
+
 class Shuffled(LightningDataModule):
     """Somebody's own data module: its order comes from torch's global generator."""
 
@@ -85,7 +107,9 @@ def run(make: Callable[[], Made], folder: Path, seed: int, resume: str | None = 
     return module, folder
 
 
-@pytest.mark.parametrize("make", [expert, expert_with_workers, expert_on_foreign_data, fuser, fuser_on_raw_input])
+@pytest.mark.parametrize(
+    "make", [expert, expert_with_workers, speech_with_workers, expert_on_foreign_data, fuser, fuser_on_raw_input]
+)
 def test_resumed_equals_uninterrupted(make, tmp_path):
     whole, folder = run(make, tmp_path / "whole", seed=1)
     resumed, again = run(make, tmp_path / "resumed", seed=99, resume=str(folder / "epoch=1.ckpt"))

@@ -110,7 +110,7 @@ def late_fusion(
         if missing:
             raise InputError(f"the store has no features of {shorten(missing)}; collect with features=True")
         features = np.concatenate([part.features[name] for name in members], axis=1)
-        tensors[split] = (torch.from_numpy(features), torch.from_numpy(np.asarray(part.target)))
+        tensors[split] = (torch.from_numpy(features), torch.from_numpy(np.array(part.target)))
     known = tensors["train"][0]
     head = LinearHead(len(outputs.classes), known.mean(0), known.std(0))
     return head, TensorDataModule(tensors, outputs.classes, batch_size=batch_size, seed=seed)

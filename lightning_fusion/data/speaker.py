@@ -113,8 +113,8 @@ class SpeakerDataModule(FusionDataModule):
     pattern: str | None
     target: str
     domain_field: str | None
-    val_speakers: int | float | list[str] | None
-    test_speakers: int | float | list[str] | None
+    val_speakers: int | float | list[str | int] | None
+    test_speakers: int | float | list[str | int] | None
     val_trials: str | None
     test_trials: str | None
     max_trials: int
@@ -138,8 +138,8 @@ class SpeakerDataModule(FusionDataModule):
         pattern: str | None = None,
         target: Literal["speaker", "label"] = "speaker",
         domain_field: str | None = None,
-        val_speakers: int | float | list[str] | None = None,
-        test_speakers: int | float | list[str] | None = None,
+        val_speakers: int | float | list[str | int] | None = None,
+        test_speakers: int | float | list[str | int] | None = None,
         val_trials: str | None = None,
         test_trials: str | None = None,
         max_trials: int = 100_000,
@@ -412,14 +412,21 @@ class SpeakerDataModule(FusionDataModule):
                 self._refuse_both("train", pool, split, held[split])
             elif isinstance(wanted, list):
                 known = {layout.speakers[speaker]: speaker for speaker in pool.tolist()}
-                if unknown := [name for name in wanted if name not in known]:
+                chosen = [str(name) for name in wanted]  # YAML reads 1688 as a number
+                if unknown := [name for name in chosen if name not in known]:
                     raise InputError(
                         f"{split}_speakers names {shorten(unknown)}, of whom {self.root or self.source} has no "
                         f"recording; it has {shorten(known)}"
                     )
-                held[split] = np.array([known[name] for name in wanted])
+                held[split] = np.array([known[name] for name in chosen])
             elif wanted is None and split in lists:
                 held[split] = np.unique(layout.speaker[lists[split].pairs.numpy()])
+                if not len(np.setdiff1d(pool, held[split])):
+                    raise InputError(
+                        f"{split}_trials names all {len(pool)} speakers of {self.root or self.source}, so nobody is "
+                        f"left to train on; set {split}_root to that folder and root to another one (VoxCeleb1-E and "
+                        "-H name all of VoxCeleb1: train on VoxCeleb2)"
+                    )
         if len(held) == 2:
             self._refuse_both("val", held["val"], "test", held["test"])
         least = 2 if self.target == "speaker" else 1
@@ -431,8 +438,7 @@ class SpeakerDataModule(FusionDataModule):
         if len(train) < least:
             raise InputError(
                 f"{len(train)} of the {len(pool)} speakers of {self.root or self.source} are left to train on, "
-                f"expected at least {least}; a trial list takes all speakers that it names (VoxCeleb1-E and -H name "
-                "all of them: give them a test_root and train on another root), lists and numbers what they say"
+                f"expected at least {least}; lower val_speakers and test_speakers, or name fewer"
             )
         files = {"train": np.flatnonzero((layout.tree == 0) & np.isin(layout.speaker, train))}
         for split, speakers in held.items():

@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from rich.console import Console
 from torch import Tensor, nn
 
+from lightning_fusion.acorl.attribution import attribute, compare_pairs, plot_attributions
 from lightning_fusion.acorl.dissimilarity import Dissimilarity
 from lightning_fusion.acorl.fusion import average_outputs, fit_output_weights, late_fusion
 from lightning_fusion.acorl.module import ACoRLModule
@@ -34,7 +35,8 @@ from lightning_fusion.schedules import DANNRamp, Schedule
 MAIN = "ACoRL, output fusion"
 PLAIN = "plain"
 DIVERSITY = ("disagreement", "double fault", "Q statistic", "error correlation", "linear CKA", "held-out linear R2")
-_LATE_STEPS, _LATE_RATE = 1500, 3e-3  # of the head on stored features: a convex problem, solved in seconds
+LOOKS = ("attribution rank correlation", "attribution top-10 % overlap")
+_LATE_STEPS, _LATE_RATE = 1000, 3e-3  # of the head on stored features: a convex problem, solved in seconds
 
 
 def acorl(
@@ -153,7 +155,7 @@ def acorl(
             runs.append(run)
         chosen = _choose(runs, strengths, tried)
         for run in runs:
-            run.score(chosen, tried)
+            run.score(chosen, attribution_rows)
     report.data = {
         "source": str(data.hparams.get("source", type(data).__name__)),
         "classes": len(data.classes),
@@ -180,6 +182,7 @@ class _Seed(SeedRun):
     """One seed: both chains, and what they say."""
 
     outputs: ExpertOutputs
+    maps: tuple[Tensor, dict[str, Tensor]] | None = None
 
     # ---------------------------------------------------------------- members
 
@@ -261,12 +264,12 @@ class _Seed(SeedRun):
 
     def _known(self, chain: Sequence[str], split: str) -> Tensor:
         places = [self.outputs.names.index(name) for name in chain]
-        return torch.from_numpy(self.outputs.scattered(split)[:, places])
+        return torch.from_numpy(self.outputs.scattered(split)[:, places].copy())
 
     def _average(self, chain: Sequence[str], split: str, weights: Tensor | None = None) -> Tensor:
         return average_outputs(self._known(chain, split), weights)
 
-    def score(self, chosen: float, strengths: Sequence[float]) -> None:
+    def score(self, chosen: float, attribution_rows: int) -> None:
         """Test everything that the report compares."""
         start = time.perf_counter()
         self.truth = np.asarray(self.outputs["test"].target)
@@ -292,6 +295,29 @@ class _Seed(SeedRun):
                 "output fusion", "accuracy by strength", self.validation[strength], self.seed, "val", strength=strength
             )
         self.took("fusing", start)
+        if attribution_rows:
+            self._look(arms, attribution_rows)
+
+    def _look(self, arms: dict[str, list[str]], rows: int) -> None:
+        """Where the first two members of both chains look: integrated gradients on some test samples."""
+        start = time.perf_counter()
+        self.data.setup("test")
+        data = self.data.rows("test")
+        count = len(data)  # type: ignore[arg-type]
+        drawn = np.random.default_rng(self.seed).choice(count, min(rows, count), replace=False)
+        with torch.no_grad():
+            batch = self.data.on_after_batch_transfer(data[torch.from_numpy(np.sort(drawn))], 0)
+        networks: dict[str, Any] = {name: self.experts[name].network for chain in arms.values() for name in chain[:2]}
+        ours, plain = ([networks[name] for name in arms[arm][:2]] for arm in ("ACoRL", PLAIN))
+        found = compare_pairs((ours[0], ours[1]), (plain[0], plain[1]), batch, seed=self.seed)
+        for arm, overlap in (("ACoRL", found.pair), (PLAIN, found.plain_pair)):
+            for name, values in zip(LOOKS, overlap, strict=True):
+                self.report.add(f"{arm}, output fusion", name, float(values.nanmean()), self.seed)
+        if batch.input.ndim == 4:
+            names = {"first member": plain[0], "second, plain": plain[1], "second, ACoRL": ours[1]}
+            some, target = batch.input[:4], batch.target[:4]
+            self.maps = some, {name: attribute(network, some, target) for name, network in names.items()}
+        self.took("attribution", start)
 
     def _score(self, method: str, answer: Tensor) -> None:
         self.report.add(method, "accuracy", (answer.argmax(1).numpy() == self.truth).mean(), self.seed)
@@ -316,7 +342,7 @@ class _Seed(SeedRun):
         found = {
             name.replace("_", " "): [float(values[i, j]) for i, j in pairs] for name, values in metric.compute().items()
         }
-        features = [torch.from_numpy(np.asarray(self.outputs["test"].features[name])) for name in chain]
+        features = [torch.from_numpy(np.array(self.outputs["test"].features[name])) for name in chain]
         found["linear CKA"] = [float(linear_cka(features[i], features[j])) for i, j in pairs]
         found["held-out linear R2"] = [heldout_linear_r2(features[j], features[i], seed=self.seed) for i, j in pairs]
         for name in DIVERSITY:
@@ -361,7 +387,7 @@ def _strength_table(report: Report, runs: Sequence[_Seed], strengths: Sequence[f
 
 def _diversity_table(report: Report) -> list[str]:
     lines = ["| mean over pairs, test | plain | ACoRL | difference |", "|---|---|---|---|"]
-    for name in DIVERSITY:
+    for name in [name for name in (*DIVERSITY, *LOOKS) if report.values(MAIN, name)]:
         ours, theirs = (report.values(f"{arm}, output fusion", name) for arm in ("ACoRL", PLAIN))
         mean, low, high = paired_gain(ours, theirs)
         text = f"{mean:+.3f}" + ("" if low is None else f" [{low:+.3f}, {high:+.3f}]")
@@ -420,4 +446,8 @@ def _draw(report: Report, folder: Path, runs: Sequence[_Seed], strengths: Sequen
     right.invert_yaxis()
     right.set(xlabel="points of test accuracy over the plain chain", title="Paired gain, 95 % interval; dots: seeds")
     figure.savefig(folder / "strengths.png", dpi=130)
-    return {"strengths.png": "Left: output fusion by strength. Right: ACoRL's chain against the plain one."}
+    pictures = {"strengths.png": "Left: output fusion by strength. Right: ACoRL's chain against the plain one."}
+    if runs[-1].maps is not None:
+        plot_attributions(*runs[-1].maps, folder / "attributions.png")
+        pictures["attributions.png"] = "Integrated gradients of the true class on four test samples, last seed."
+    return pictures

@@ -85,6 +85,12 @@ class TestSplits:
         assert len(data.classes) == 7
         assert len(folders(tree, val_speakers=0.25, test_speakers=4.0).classes) == 5
 
+    def test_names_may_be_numbers(self, tmp_path):
+        data = folders(
+            draw_tree(tmp_path, ["12", "84", "1688", "1998", "7"]), val_speakers=[12], test_speakers=["84", 7]
+        )
+        assert [heard(data, split) for split in SPLITS] == [{"1688", "1998"}, {"12"}, {"84", "7"}]
+
     def test_by_folders_of_their_own(self, tmp_path):
         root, val, test = (draw_tree(tmp_path / split, names(4, 10 * n)) for n, split in enumerate(SPLITS))
         data = folders(root, val_root=str(val), test_root=str(test))
@@ -136,6 +142,18 @@ class TestCrops:
         apart = self.epoch(folders(tree, num_workers=2, memory_limit_gb=1e-9), 0)
         assert torch.equal(first[0], apart[0])
         assert not torch.equal(first[0], self.epoch(folders(tree, seed=1, val_speakers=2), 0)[0][: len(first[0])])
+
+    def test_two_processes_hear_what_one_hears(self, tree):
+        data = folders(tree)
+        one = list(data.train_dataloader())
+        halves = []
+        for rank in range(2):
+            loader = data.variant(batch_size=4).train_dataloader()
+            loader.sampler.num_replicas, loader.sampler.rank = 2, rank
+            halves.append(list(loader))
+        for whole, first, second in zip(one, *halves, strict=True):
+            assert torch.equal(torch.stack([first.index, second.index], 1).reshape(-1), whole.index)
+            assert torch.equal(torch.stack([first.input, second.input], 1).reshape(whole.input.shape), whole.input)
 
     def test_crops_come_from_everywhere(self, tree):
         data = folders(tree, crop_s=0.1)
@@ -268,8 +286,8 @@ class TestTrials:
     def test_a_list_that_names_everybody_leaves_nobody_to_train_on(self, tree, tmp_path):
         lines = [f"1 {name}/v0/000.wav {name}/v1/002.wav" for name in names(12)]
         lines.append("0 id000/v0/000.wav id001/v0/000.wav")
-        data = folders(tree, test_trials=self.write(tmp_path / "list.txt", lines), val_root=None)
-        with pytest.raises(InputError, match="val_speakers asks for 2 of 0 speakers"):
+        data = folders(tree, test_trials=self.write(tmp_path / "list.txt", lines))
+        with pytest.raises(InputError, match=r"test_trials names all 12 speakers of .*; set test_root to that folder"):
             data.setup()
 
     def test_a_list_beside_named_speakers(self, tree, tmp_path):
@@ -500,6 +518,11 @@ class TestBadInput:
             InputError, match=r"val_speakers asks for 2 of 2 speakers, and at least 2 are needed for train"
         ):
             folders(tmp_path).setup()
+
+    def test_names_that_leave_one_to_train_on(self, tree):
+        data = folders(tree, val_speakers=names(2), test_speakers=names(9, 2))
+        with pytest.raises(InputError, match=r"1 of the 12 speakers of .* are left to train on, expected at least 2"):
+            data.setup()
 
     def test_unknown_speakers(self, tree):
         with pytest.raises(InputError, match=r"test_speakers names who, of whom .* has no recording; it has id000, "):
