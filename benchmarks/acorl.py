@@ -31,7 +31,9 @@ def data(rows: int) -> TensorDataModule:
 
 def experts(count: int) -> dict[str, Expert]:
     """With the backbone of the new member."""
-    return {f"member_{number}": Expert(NETWORK(len(CLASSES)), classes=CLASSES, features="pool") for number in range(count)}
+    return {
+        f"member_{number}": Expert(NETWORK(len(CLASSES)), classes=CLASSES, features="pool") for number in range(count)
+    }
 
 
 def trainer() -> Trainer:
@@ -40,7 +42,7 @@ def trainer() -> Trainer:
 
 
 def time_per_step() -> list[Result]:
-    """ACoRL's epoch with K frozen experts of the same network over the ordinary one, the check at its start included."""
+    """An epoch with K frozen experts of the same network over an ordinary one; the check at the start counts."""
     torch.manual_seed(0)
     given, pools = data(STEPS * BATCH), {count: experts(count) for count in TARGETS}
     arguments: dict[str, Any] = {"classes": CLASSES, "features": "pool"}
@@ -77,7 +79,11 @@ def disk_of_chains() -> list[Result]:
             sizes.append(path.stat().st_size)
             chain[f"member_{number}"] = Expert(checkpoint=str(path))
     return [
-        Result("acorl", f"bytes of a chain of {length} / {length} x bytes of a plain member", sum(sizes[:length]) / (length * sizes[0]))
+        Result(
+            "acorl",
+            f"bytes of a chain of {length} / {length} x bytes of a plain member",
+            sum(sizes[:length]) / (length * sizes[0]),
+        )
         for length in (2, 3, 4)
     ]
 

@@ -83,7 +83,11 @@ def work(folder: Path, processes: int) -> None:
         train(fuser, OutputsDataModule(stored, batch_size=8 // processes), target)
     torch.manual_seed(0)
     unlike = ACoRLModule(
-        tiny.Net, tiny.experts(features="body"), "body", classes=tiny.CLASSES, optimizer=partial(torch.optim.SGD, lr=0.1)
+        tiny.Net,
+        tiny.experts(features="body"),
+        "body",
+        classes=tiny.CLASSES,
+        optimizer=partial(torch.optim.SGD, lr=0.1),
     )
     train(unlike, tiny.data(rows=even, batch_size=8 // processes), "complementary")
     writer = PredictionWriter(str(folder / "predictions.csv"))

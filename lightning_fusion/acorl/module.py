@@ -38,9 +38,9 @@ class ACoRLModule(ExpertModule):
         loss = task loss + mean over k of D(d_k(GRL(z)), v_k)
 
     so that d_k learns to predict, and the network learns the task and to be unpredictable. The checkpoint is an
-    ordinary expert, ``Expert(checkpoint=path)``; the projections in it serve a resumed run alone, and one of weights
-    only leaves them out; the weights of the frozen experts are in none. With a strength of 0, the control arm, it trains bit for bit as
-    :class:`~lightning_fusion.ExpertModule` does.
+    ordinary expert, ``Expert(checkpoint=path)``, without the weights of the frozen ones; the projections in it serve a
+    resumed run alone, and a file of weights only leaves them out. With a strength of 0, the control arm, it trains bit
+    for bit as :class:`~lightning_fusion.ExpertModule` does.
 
     Args:
         network: As for :class:`~lightning_fusion.ExpertModule`.

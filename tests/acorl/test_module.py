@@ -7,6 +7,7 @@ import tiny
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from thirdparty.acorl import Weighted
 from torch import nn
 from torch.nn import functional as F
 
@@ -365,6 +366,15 @@ class TestCheckpoint:
         others = tiny.experts(seed=5, features="body")
         with pytest.raises(InputError, match="the fuser was trained with expert a of fingerprint"):
             ACoRLModule.load_from_checkpoint(tmp_path / "m.ckpt", weights_only=True, experts=others)
+
+    def test_of_a_subclass_that_passes_everything_on_holds_no_expert(self, tmp_path):
+        made = Weighted(
+            {"a": 2.0}, network=tiny.Net, experts=copy.deepcopy(EXPERTS), features="body", classes=tiny.CLASSES
+        )
+        assert made.hparams["experts"] is None
+        fit(made).save_checkpoint(tmp_path / "m.ckpt")
+        loaded = Weighted.load_from_checkpoint(tmp_path / "m.ckpt", weights_only=True, experts=copy.deepcopy(EXPERTS))
+        assert tiny.same(loaded, made) and loaded.weights == {"a": 2.0}
 
     def test_schedule_and_parts_come_back(self, tmp_path):
         made = module(schedule=DANNRamp(0.3, steepness=5.0), dissimilarity=MeanSquaredError)
