@@ -26,6 +26,7 @@ from lightning_fusion.schedules import DANNRamp, Schedule
 
 _PROBE_ROWS = 64  # of the start-up check
 _DEAD = 1e-10  # gradient norm of a projection that learns nothing
+_ADVERSARY = "adversary."  # prefix of the projections' weights in a checkpoint
 
 
 class ACoRLModule(ExpertModule):
@@ -37,9 +38,9 @@ class ACoRLModule(ExpertModule):
         loss = task loss + mean over k of D(d_k(GRL(z)), v_k)
 
     so that d_k learns to predict, and the network learns the task and to be unpredictable. The checkpoint is an
-    ordinary expert, ``Expert(checkpoint=path)``; the projections in it serve a resumed run alone, and the weights of
-    the frozen experts stay out of it. With a strength of 0, the control arm, it trains bit for bit as
-    :class:`~lightning_fusion.ExpertModule` does.
+    ordinary expert, ``Expert(checkpoint=path)``, without the weights of the frozen ones; the projections in it serve a
+    resumed run alone, and a file of weights only leaves them out. With a strength of 0, the control arm, it trains bit
+    for bit as :class:`~lightning_fusion.ExpertModule` does.
 
     Args:
         network: As for :class:`~lightning_fusion.ExpertModule`.
@@ -358,14 +359,22 @@ class ACoRLModule(ExpertModule):
         """Add the card of an ordinary expert; name the frozen experts, and leave their weights out."""
         super().on_save_checkpoint(checkpoint)
         store_experts(checkpoint, self.pool.facts(), weights=False)
-        if self.adversary is not None:
+        if self.adversary is None:
+            return
+        if "optimizer_states" in checkpoint:
             checkpoint["representations"] = {"own": self.adversary.num_features, "experts": self.adversary.sizes}
+        else:  # of weights alone no run resumes: a chain of N members takes O(N) disk, not O(N^2)
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {name: state[name] for name in state if not name.startswith(_ADVERSARY)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the projections of the interrupted run, and check the frozen experts."""
         sizes = checkpoint.get("representations")
         if sizes is not None and self.adversary is None:
             self._build(sizes["own"], sizes["experts"])
+        if sizes is None and self.adversary is not None:  # a file without projections leaves those at hand
+            own = self.adversary.state_dict()
+            checkpoint["state_dict"] |= {f"{_ADVERSARY}{name}": value for name, value in own.items()}
         restore_experts(checkpoint, self.pool)
 
 
