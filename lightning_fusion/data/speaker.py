@@ -237,6 +237,10 @@ class SpeakerDataModule(FusionDataModule):
             )
         return cut.trials[split]
 
+    def speaker_of(self, index: Tensor) -> Tensor:
+        """Who speaks in samples of any shape, by their numbers (``Batch.index``): a number of each speaker, int64."""
+        return torch.from_numpy(self._layout.speaker)[index % len(self._layout.names)]
+
     # ------------------------------------------------------------- Lightning
 
     def setup(self, stage: str | None = None) -> None:

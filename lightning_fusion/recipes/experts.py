@@ -1,15 +1,16 @@
 """What recipes share: one expert per domain for each seed, trained once and asked once."""
 
+import inspect
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Trainer, seed_everything
+from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 from torch import nn
@@ -62,9 +63,16 @@ def describe_data(data: FusionDataModule, seed: int) -> dict[str, Any]:
     }
 
 
+def expert_data(data: FusionDataModule) -> FusionDataModule:
+    """The data that experts of all domains train on: those of the ``expert`` role, where the data have roles."""
+    if "role" not in inspect.signature(type(data).__init__).parameters:
+        return data
+    return data.variant(role="expert", domain=None)
+
+
 def _content(data: FusionDataModule) -> str:
     """A fingerprint of all samples and of their splits: a run on other images must not go on with these experts."""
-    pool = data.variant(role="expert", domain=None)
+    pool = expert_data(data)
     return digest(*(data.fingerprint(split) for split in SPLITS), pool.fingerprint("train"), pool.fingerprint("val"))
 
 
@@ -181,15 +189,16 @@ class SeedRun:
         """Count the seconds since ``start`` (of :func:`time.perf_counter`) as a part of the run."""
         self.report.seconds[what] = self.report.seconds.get(what, 0.0) + time.perf_counter() - start
 
-    def trainer(self, epochs: int, **more: Any) -> Trainer:
+    def trainer(self, epochs: int, callbacks: Sequence[Callback] = (), **more: Any) -> Trainer:
         """A Trainer that writes nothing but its progress bar."""
+        bar = [RichProgressBar(leave=False)] if more.get("enable_progress_bar", True) else []
         return Trainer(
             max_epochs=epochs,
             devices=1,
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
-            callbacks=[RichProgressBar(leave=False)] if more.get("enable_progress_bar", True) else [],
+            callbacks=[*bar, *callbacks],
             default_root_dir=str(self.folder),
             **(self.trainer_arguments | more),
         )
