@@ -74,7 +74,7 @@ def small(config: Any) -> dict[str, Any]:
         elif key in SMALL and value is not None:
             result[key] = SMALL[key]
     if str(config.get("source", "")).startswith("cifar"):
-        result |= CIFAR
+        result |= {key: value for key, value in CIFAR.items() if key in config}
     if "class_path" in config and result:
         result = {"class_path": config["class_path"]} | result
     return result
@@ -105,11 +105,11 @@ def images(folder: Path, tree: dict[str, list[str]], count: int, side: int = 8) 
                 Image.fromarray(pixels).save(folder / first / name / f"{number}.png")
 
 
-def recordings(folder: Path, speakers: int, count: int) -> None:
-    """WAV files as ``folder/<speaker>/<n>.wav``."""
+def recordings(folder: Path, speakers: int, count: int, first: int = 0) -> None:
+    """WAV files as ``folder/<speaker>/<n>.wav``; speakers are numbered from ``first``."""
     waveforms, who, _ = synthetic_voices(speakers, count, duration_s=0.5, sample_rate_hz=8000)
     for row, (speaker, samples) in enumerate(zip(who, waveforms, strict=True)):
-        path = folder / f"s{speaker:02}" / f"{row % count}.wav"
+        path = folder / f"s{first + speaker:02}" / f"{row % count}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, samples, 8000)
 
@@ -121,7 +121,14 @@ def _prepared(base: Path) -> Path:
     images(folder / "data/images", {"studio": ["cat", "dog"], "street": ["cat", "dog", "owl"]}, 30)
     fine = ["beaver", "dolphin", "flatfish", "ray"]
     recordings(folder / "data/speakers", speakers=24, count=8)
-    images(folder / "data/cifar100", {"train": fine, "test": fine}, 24)
+    recordings(folder / "data/librispeech/train-clean-100", speakers=12, count=1)
+    recordings(folder / "data/voxceleb2", speakers=12, count=2)
+    for name in ("librispeech/test-other", "voxceleb1"):
+        recordings(folder / "data" / name, speakers=4, count=2, first=20)
+    trials = ["1 s20/0.wav s20/1.wav", "1 s21/0.wav s21/1.wav", "0 s20/0.wav s21/0.wav", "0 s22/1.wav s23/1.wav"]
+    (folder / "data/voxceleb1/veri_test2.txt").write_text("\n".join(trials))
+    for name in ("cifar100", "imagenet100"):
+        images(folder / "data" / name, {"train": fine, "test": fine}, 24)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for number in range(2):

@@ -247,7 +247,7 @@ def _signs(report: Report, kind: type[ChainRun]) -> list[str]:
     """What the figures say about a chain that did not do what it is for."""
     found = []
     ours, theirs = _both_arms(report, kind, metric="held-out linear R2")
-    if np.mean(ours) > np.mean(theirs) - 0.02:
+    if ours and np.mean(ours) > np.mean(theirs) - 0.02:
         found.append(
             f"The members' features are as predictable from one another as in the plain chain (held-out linear R2 "
             f"{np.mean(ours):.2f} against {np.mean(theirs):.2f}): the reversal did not make them unlike."

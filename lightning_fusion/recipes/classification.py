@@ -133,7 +133,7 @@ class ClassificationChains(ChainRun):
         head, data = late_fusion(self.outputs, chain, seed=self.seed)
         rows = data.rows("train")
         module = ExpertModule(lambda _: head, classes=data.classes, optimizer=partial(torch.optim.AdamW, lr=_LATE_RATE))
-        epochs = math.ceil(_LATE_STEPS * data.batch_size / len(rows))
+        epochs = math.ceil(_LATE_STEPS * min(1, data.batch_size / len(rows)))
         self.trainer(epochs, accelerator="cpu", limit_val_batches=0, enable_progress_bar=False).fit(module, data)
         with torch.no_grad():
             return module.eval()(data.rows("test").inputs)

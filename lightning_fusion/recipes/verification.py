@@ -31,6 +31,7 @@ from lightning_fusion.recipes.chains import COMPLEMENTARY, PLAIN, ChainRun, pair
 from lightning_fusion.schedules import Linear
 
 FEW_SPEAKERS = 40  # of VoxCeleb1-O; an EER of fewer is called a smoke figure (our choice)
+_LEAST_ROWS = 4  # two to fit a linear map, two to hold out
 _MARGIN = Linear(0.0, 0.2, until=0.3)  # radians, as in configs/experts/speaker.yaml
 
 
@@ -95,7 +96,7 @@ class SpeakerChains(ChainRun):
         self.curves: dict[str, Tensor] = {}
         for arm, chain in arms.items():
             val, test = (torch.stack([self.scores[split][name] for name in chain]) for split in ("val", "test"))
-            calibrated = CalibratedFusion().fit(val, self.same["val"])(test)
+            calibrated = CalibratedFusion().fit(val.double(), self.same["val"])(test.double())
             for fusion, scores in zip(self.fusions, (self._fused(chain, "test"), calibrated), strict=True):
                 self._score(self.method(arm, fusion), scores)
             self._diversity(arm, chain)
@@ -122,12 +123,14 @@ class SpeakerChains(ChainRun):
     def _diversity(self, arm: str, chain: list[str]) -> None:
         """How alike the members are, as the mean over their pairs."""
         both = pairs_of(chain, self.embeddings)
-        found = (
-            [float(linear_cka(x, y)) for x, y in both],
-            [heldout_linear_r2(y, x, seed=self.seed) for x, y in both],
-            [float(torch.corrcoef(torch.stack(scores))[0, 1]) for scores in pairs_of(chain, self.scores["test"])],
-        )
-        for name, values in zip(self.likeness, found, strict=True):
+        both_scores = pairs_of(chain, self.scores["test"])
+        found = {
+            "linear CKA": [float(linear_cka(x, y)) for x, y in both],
+            "correlation of scores": [float(torch.corrcoef(torch.stack(scores))[0, 1]) for scores in both_scores],
+        }
+        if len(both[0][0]) >= _LEAST_ROWS:
+            found["held-out linear R2"] = [heldout_linear_r2(y, x, seed=self.seed) for x, y in both]
+        for name, values in found.items():
             self.report.add(self.method(arm), name, float(np.mean(values)), self.seed)
 
     # ----------------------------------------------------------------- report
