@@ -12,7 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from lightning_fusion.callbacks.reproducible import EpochSeed
 from lightning_fusion.data.base import Batch, as_batch
 from lightning_fusion.errors import InputError
-from lightning_fusion.experts.expert import CARD_KEY
+from lightning_fusion.experts.expert import CARD_KEY, check_layer
 from lightning_fusion.hyperparameters import keep_plain, read_checkpoint
 from lightning_fusion.optimization import build_optimizer
 
@@ -37,7 +37,8 @@ class ExpertModule(LightningModule):
         scheduler_interval: Whether a given ``scheduler`` steps each epoch or each step.
 
     Raises:
-        InputError: If ``classes`` is missing, or ``label_smoothing`` is given beside a ``loss``.
+        InputError: If ``classes`` is missing, the network has no layer ``features``, or ``label_smoothing`` is given
+            beside a ``loss``.
 
     Example:
         >>> import torch
@@ -70,8 +71,12 @@ class ExpertModule(LightningModule):
             raise InputError("classes: the expert must know its classes; the data module names none, so set them")
         if loss is not None and label_smoothing:
             raise InputError("label_smoothing belongs to the default loss; set it in your loss")
+        if mixup < 0 or not 0 <= label_smoothing <= 1:
+            raise InputError(f"mixup is {mixup}, label_smoothing {label_smoothing}; expected at least 0, and 0 to 1")
         self.classes = list(classes)
         self.network = network if isinstance(network, nn.Module) else network(len(classes))
+        if features is not None:
+            check_layer(self.network, features, "the network")
         self.loss = loss if loss is not None else nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         metric = metric if metric is not None else MulticlassAccuracy(max(2, len(classes)), average="micro")
         self.val_metric, self.test_metric = metric.clone(), metric.clone()

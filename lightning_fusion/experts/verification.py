@@ -93,9 +93,11 @@ class VerificationModule(ExpertModule):
         """
         with catch_output(self.network, str(self.features)) as caught:
             logits = self(input)
-        if not caught or not isinstance(caught[-1], Tensor) or caught[-1].ndim != 2:
-            found = f"gave {tuple(getattr(caught[-1], 'shape', ()))}" if caught else "was not called"
-            raise InputError(f"features: the layer {self.features!r} {found}; expected an embedding (batch, features)")
+        if caught[-1].ndim != 2:
+            raise InputError(
+                f"features: the layer {self.features!r} gave {tuple(caught[-1].shape)}; expected an embedding (batch, "
+                "features)"
+            )
         return logits, caught[-1].float()
 
     def setup(self, stage: str) -> None:

@@ -1,5 +1,6 @@
 """Chains of members of one seed: a plain one, and those in which each member is trained against the ones before."""
 
+import os
 import time
 import warnings
 from abc import ABC, abstractmethod
@@ -106,9 +107,9 @@ class ChainRun(SeedRun, ABC):
         for number, name in enumerate(names):
             self._train(name, number, self.plain, plan.network, plan)
         for strength in plan.strengths:
-            chain = names[:1]
+            chain, exact = names[:1], repr(float(strength)).removesuffix(".0")
             for number in range(1, plan.members):
-                name = f"member_{number + 1}_against_{strength:g}".replace(".", "_")
+                name = f"member_{number + 1}_against_{exact}".replace(".", "_")
                 pool = {other: self._expert(other) for other in chain}
                 more = {"experts": pool, "schedule": plan.schedule(strength), **plan.branch}
                 self._train(name, number, self.complementary, plan.network, plan, more)
@@ -142,7 +143,7 @@ class ChainRun(SeedRun, ABC):
             warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the frozen ones
             trainer.fit(module, datamodule=self.data)
         path.parent.mkdir(exist_ok=True, parents=True)
-        draft = path.with_suffix(".part")
+        draft = path.with_suffix(f".{os.getpid()}.part")  # another process may be at the same member
         trainer.save_checkpoint(draft, weights_only=True)
         draft.replace(path)
         self.took("training members", start)

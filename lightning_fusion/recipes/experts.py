@@ -3,6 +3,7 @@
 import inspect
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -152,7 +153,7 @@ class SeedRun:
         trainer.fit(module, datamodule=data)
         accuracy = float(trainer.callback_metrics["val_accuracy"])
         path.parent.mkdir(exist_ok=True, parents=True)
-        draft = path.with_suffix(".part")
+        draft = path.with_suffix(f".{os.getpid()}.part")  # another process may be at the same expert
         trainer.save_checkpoint(draft, weights_only=True)
         draft.replace(path)
         self.took("training experts", start)

@@ -78,7 +78,7 @@ class SpeakerChains(ChainRun):
             run = trainer.validate if split == "val" else trainer.test
             run(listener, datamodule=self.data, verbose=False)
             path.parent.mkdir(exist_ok=True)
-            draft = path.with_suffix(".part")
+            draft = path.with_suffix(f".{os.getpid()}.part")
             with open(draft, "wb") as file:
                 np.savez(file, allow_pickle=False, stamp=np.array(stamp), **listener.heard())
             os.replace(draft, path)

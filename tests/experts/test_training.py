@@ -158,6 +158,9 @@ class TestCheckpoint:
         ({"classes": None}, "the expert must know its classes"),
         ({"classes": []}, "the expert must know its classes"),
         ({"loss": nn.MSELoss(), "label_smoothing": 0.1}, "label_smoothing belongs to the default loss"),
+        ({"label_smoothing": 1.5}, "mixup is 0.0, label_smoothing 1.5; expected at least 0, and 0 to 1"),
+        ({"mixup": -1.0}, "mixup is -1.0"),
+        ({"features": "bod"}, r"the network has no layer 'bod'; its layers: body"),
     ],
 )
 def test_refused(arguments, message):

@@ -257,7 +257,11 @@ class TestRefused:
             module(**arguments)
 
     @pytest.mark.parametrize(
-        ("layer", "message"), [("embedding", r"gave \(5, 4, 20\); expected an embedding"), ("unused", "was not called")]
+        ("layer", "message"),
+        [
+            ("embedding", r"gave \(5, 4, 20\); expected an embedding"),
+            ("unused", "the network does not call its layer 'unused'"),
+        ],
     )
     def test_a_layer_that_gives_no_embedding(self, layer, message):
         made = module(network=Odd, features=layer)

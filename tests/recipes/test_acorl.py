@@ -300,6 +300,12 @@ def test_a_finished_run_trains_and_asks_nobody_and_an_interrupted_one_goes_on(ki
     assert kept.stat().st_mtime_ns == before[kept]
 
 
+def test_strengths_that_print_alike_are_trained_each(tmp_path):
+    run_on_digits(tmp_path / "run", epochs=1, strengths=[0.1, 0.1000000001])
+    found = sorted(path.stem for path in tmp_path.glob("run/seed_0/members/*"))
+    assert found == ["member_1", "member_2", "member_2_against_0_1", "member_2_against_0_1000000001"]
+
+
 def test_embeddings_of_another_member_are_not_taken(tmp_path):
     folder = tmp_path / "run"
     rows = run_on_voices(folder, seeds=[3]).rows
