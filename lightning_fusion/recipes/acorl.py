@@ -181,8 +181,19 @@ def acorl(
 
 
 def _names_trials(data: Any) -> bool:
-    """Whether the samples are to be compared in pairs, not named."""
-    return hasattr(data, "trials") and data.trials("test") is not None
+    """Whether the samples are to be compared in pairs, not named.
+
+    Raises:
+        InputError: If they are, and the data module does not say who speaks in them.
+    """
+    if not hasattr(data, "trials") or data.trials("test") is None:
+        return False
+    if not hasattr(data, "speaker_of"):
+        raise InputError(
+            f"data: {type(data).__name__} names trials, but not who speaks in them: give it speaker_of(index), as "
+            "SpeakerDataModule has it, for intervals over speakers"
+        )
+    return True
 
 
 def _choose(runs: Sequence[ChainRun], strengths: Sequence[float], tried: Sequence[float]) -> float:

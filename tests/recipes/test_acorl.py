@@ -333,6 +333,17 @@ def test_wrong_arguments_are_refused_before_anything_is_written(arguments, messa
     assert not (tmp_path / "run").exists()
 
 
+class _Anonymous(SpeakerDataModule):
+    @property
+    def speaker_of(self):
+        raise AttributeError("speaker_of")
+
+
+def test_trials_of_nobody_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"_Anonymous names trials, but not who speaks in them: give it speaker_of"):
+        run_on_voices(tmp_path / "run", data=_Anonymous(**VOICES))
+
+
 def test_validation_without_a_trial_of_one_speaker_is_refused(tmp_path):
     generator = np.random.default_rng(0)
     for speaker in range(12):
