@@ -24,6 +24,7 @@ BENCHMARKS = {
     "serving": "frugal_serving",
     "verification": "verification",
     "audio": "audio",
+    "acorl": "acorl",
 }
 """File of each benchmark; it has ``measure() -> list[Result]``."""
 OUTPUT = Path("runs/bench/results.json")

@@ -56,7 +56,8 @@ def keep_plain(module: LightningModule | LightningDataModule) -> None:
     What the command line built holds its parsed configuration, which is plain: nothing changes. What Python built may
     hold factories of networks and optimizers: those that are classes, or partials of classes, are kept as
     ``class_path`` and ``init_args``, and the checkpoint is marked to be rebuilt from them as the command line's are.
-    Where something else had to be dropped (a module instance, a function), ``load_from_checkpoint`` wants it again.
+    Where something else had to be dropped (a module instance, a function), ``load_from_checkpoint`` wants it again;
+    experts that were built in Python are never kept, and given again.
     Arguments of a parent class that the module's own constructor does not take are its own affair, and not kept.
     """
     hparams = module.hparams
@@ -66,6 +67,8 @@ def keep_plain(module: LightningModule | LightningDataModule) -> None:
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
         for name in set(hparams) - set(takes):
             del hparams[name]
+    if not is_plain(hparams.get("experts")):  # as a subclass hands them on: their weights are none of its arguments
+        hparams["experts"] = None
     described = {name: describe_factory(value) for name, value in hparams.items() if not is_plain(value)}
     whole = all(value is not None for value in described.values())
     for name, value in described.items():

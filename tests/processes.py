@@ -13,6 +13,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from lightning_fusion import (
+    ACoRLModule,
     Expert,
     ExpertModule,
     ExpertPool,
@@ -62,7 +63,10 @@ def work(folder: Path, processes: int) -> None:
         runner = trainer(3)
         runner.fit(module, datamodule=data)
         if runner.is_global_zero:
-            torch.save({"weights": module.network.state_dict(), "steps": runner.global_step}, folder / f"{name}.pt")
+            weights = {key: value for key, value in module.state_dict().items() if not key.startswith("pool.")}
+            figures = {key: float(value) for key, value in runner.callback_metrics.items() if key.startswith("val_")}
+            found = {"weights": weights, "steps": runner.global_step, "figures": figures}
+            torch.save(found, folder / f"{name}.pt")
 
     pool, data = exact_pool(), tiny.data(rows=ROWS, batch_size=2)
     outputs = collect(pool, data, folder / "store", features=True, trainer=trainer())
@@ -77,6 +81,15 @@ def work(folder: Path, processes: int) -> None:
         torch.manual_seed(0)
         fuser = FoEFuserModule(**stored.facts(), target=target, network=partial(MLPFuser, hidden=(6,)))
         train(fuser, OutputsDataModule(stored, batch_size=8 // processes), target)
+    torch.manual_seed(0)
+    unlike = ACoRLModule(
+        tiny.Net,
+        tiny.experts(features="body"),
+        "body",
+        classes=tiny.CLASSES,
+        optimizer=partial(torch.optim.SGD, lr=0.1),
+    )
+    train(unlike, tiny.data(rows=even, batch_size=8 // processes), "complementary")
     writer = PredictionWriter(str(folder / "predictions.csv"))
     trainer(callbacks=[writer]).predict(fuser, datamodule=OutputsDataModule(tiny.outputs(rows=ROWS), batch_size=2))
     verification(folder / "verification.json", trainer, processes)

@@ -26,6 +26,7 @@ from commands import (
     write_yaml,
 )
 from lightning import LightningModule, Trainer
+from thirdparty.acorl import Late, Weighted, Whitened
 from thirdparty.fuser import PenalisedFuser, ShortFuser
 from thirdparty.plain import Classifier, Encoder
 
@@ -330,6 +331,17 @@ class TestOwnModules:
         assert isinstance(cli.model, ShortFuser) and cli.model.penalty == 2
         loaded = ShortFuser.load_from_checkpoint("runs/digits/fuser/label.ckpt", weights_only=True)
         assert loaded.penalty == 2 and loaded.expert_classes == cli.datamodule.expert_classes
+
+    def test_acorls_parts_from_outside_are_what_trains(self, folder):
+        cli = main(["fit", "-c", str(HERE / "conf/acorl_thirdparty.yaml"), "--trainer.limit_train_batches=4"])
+        adversary = cli.model.adversary
+        assert {name: part[0].out_features for name, part in adversary.projections.items()} == {"left": 2, "right": 2}
+        assert all(isinstance(part, Whitened) and part.power == 0.5 for part in adversary.dissimilarities.values())
+        assert cli.trainer.callback_metrics["lambda"] == pytest.approx(0.7)
+        path = cli.trainer.checkpoint_callback.best_model_path
+        loaded = Weighted.load_from_checkpoint(path, weights_only=True)
+        assert (loaded.weights, loaded.schedule) == ({"left": 3.0}, Late(0.25, 0.7))
+        assert Expert(checkpoint=path).classes == cli.datamodule.classes
 
     def test_a_network_from_outside_becomes_an_expert(self, folder):
         network = "--model.init_args.network"

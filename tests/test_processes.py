@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import processes
 import pytest
+import tiny
 import torch
 
-from lightning_fusion import ExpertOutputs
+from lightning_fusion import ExpertOutputs, ExpertPool
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +45,27 @@ def test_a_store_is_the_same_store(folders, split):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", ["module", "label", "expert"])
+@pytest.mark.parametrize("name", ["module", "label", "expert", "complementary"])
 def test_training_on_the_same_global_batches_gives_the_same_weights(folders, name):
     one, two = (torch.load(folder / f"{name}.pt", weights_only=True) for folder in folders)
     assert one["steps"] == two["steps"] == 12
+    assert two["figures"] == pytest.approx(one["figures"], abs=1e-5) and one["figures"]
+    assert list(one["weights"]) == list(two["weights"])
     for key, value in one["weights"].items():
         torch.testing.assert_close(two["weights"][key], value, atol=1e-5, rtol=0)
+
+
+@pytest.mark.timeout(300)
+def test_the_mean_of_representations_is_that_of_all_processes(folders):
+    """Not only alike: each of 3 x 32 rows counts once, and the start-up check leaves no trace."""
+    inputs = tiny.tensors(rows={"train": 32, "val": 8, "test": 8})["train"][0]
+    expected = ExpertPool(tiny.experts(features="body"), tiny.CLASSES).representations(inputs)
+    for folder in folders:
+        weights = torch.load(folder / "complementary.pt", weights_only=True)["weights"]
+        for name, v in expected.items():
+            part = f"adversary.dissimilarities.{name}"
+            assert float(weights[f"{part}.count"]) == 96
+            torch.testing.assert_close(weights[f"{part}.total"][0], 3 * v.double().sum(0), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.timeout(300)

@@ -116,6 +116,8 @@ class CentredCosine(Dissimilarity):
         new = torch.cat([shares.T @ representation, shares.sum(0)[:, None]], dim=1)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(new)
+        if self.total.dtype != torch.float64:  # cast by a run in true half precision, which cannot count to 1000
+            self.total, self.count = self.total.to(torch.float64), self.count.to(torch.float64)
         self.total += new[:, :-1]
         self.count += new[:, -1:]
 

@@ -17,7 +17,7 @@ from torchmetrics import Metric
 from lightning_fusion.acorl.dissimilarity import Dissimilarity
 from lightning_fusion.acorl.projection import Adversary
 from lightning_fusion.data.base import Batch, FusionDataModule, as_batch
-from lightning_fusion.errors import InputError
+from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert, as_vectors, catch_output, check_layer
 from lightning_fusion.experts.pool import ExpertPool, restore_experts, scatter, scatter_columns, store_experts
 from lightning_fusion.experts.training import ExpertModule
@@ -26,6 +26,7 @@ from lightning_fusion.schedules import DANNRamp, Schedule
 
 _PROBE_ROWS = 64  # of the start-up check
 _DEAD = 1e-10  # gradient norm of a projection that learns nothing
+_ADVERSARY = "adversary."  # prefix of the projections' weights in a checkpoint
 
 
 class ACoRLModule(ExpertModule):
@@ -37,9 +38,9 @@ class ACoRLModule(ExpertModule):
         loss = task loss + mean over k of D(d_k(GRL(z)), v_k)
 
     so that d_k learns to predict, and the network learns the task and to be unpredictable. The checkpoint is an
-    ordinary expert, ``Expert(checkpoint=path)``; the projections in it serve a resumed run alone, and the weights of
-    the frozen experts stay out of it. With a strength of 0, the control arm, it trains bit for bit as
-    :class:`~lightning_fusion.ExpertModule` does.
+    ordinary expert, ``Expert(checkpoint=path)``, without the weights of the frozen ones; the projections in it serve a
+    resumed run alone, and a file of weights only leaves them out. With a strength of 0, the control arm, it trains bit
+    for bit as :class:`~lightning_fusion.ExpertModule` does.
 
     Args:
         network: As for :class:`~lightning_fusion.ExpertModule`.
@@ -113,11 +114,16 @@ class ACoRLModule(ExpertModule):
             scheduler=scheduler,
             scheduler_interval=scheduler_interval,
         )
+        if schedule is not None and not callable(schedule):
+            raise InputError(f"schedule is {schedule!r}; expected a schedule such as schedules.Constant(1.0)")
         if ramp_steps is not None and ramp_steps < 1:
             raise InputError(f"ramp_steps is {ramp_steps}; expected at least 1")
         self.pool = ExpertPool.of(given, self.classes)
         for name, expert in self.pool.members.items():
             check_layer(expert.network, expert.features, f"expert {name}")
+        frozen = {id(weight) for weight in self.pool.parameters()}
+        if {id(weight) for weight in self.network.parameters()} <= frozen:
+            raise InputError("network: all of its weights are those of frozen experts; give it a copy.deepcopy")
         check_layer(self.network, features, "the network")
         self.columns = scatter_columns(self.pool.expert_classes, self.classes)
         self.schedule = schedule if schedule is not None else DANNRamp()
@@ -258,9 +264,16 @@ class ACoRLModule(ExpertModule):
         with _undisturbed(self.network), torch.no_grad():
             self.network.eval()
             z = self.forward_with_features(self._probe.input)[1]
-            sizes = {name: value.shape[1] for name, value in self.pool.representations(self._probe.input).items()}
+            found = self.pool.representations(self._probe.input)
+            sizes = {name: value.shape[1] for name, value in found.items()}
             if self.adversary is None:
                 self._build(z.shape[1], sizes)
+        constant = [name for name, value in found.items() if len(value) > 1 and bool((value == value[0]).all())]
+        if constant:
+            raise InputError(
+                f"experts: the representation of {shorten(constant)} is the same for all of the first {len(z)} "
+                "training samples; name another layer as its features"
+            )
         assert self.adversary is not None
         if self.adversary.sizes != sizes or self.adversary.num_features != z.shape[1]:
             raise InputError(
@@ -276,6 +289,8 @@ class ACoRLModule(ExpertModule):
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, FusionDataModule):  # no worker is started for it
             rows = data.rows("train")
+            if not len(rows):  # type: ignore[arg-type]
+                raise InputError("data: the training split has no samples")
             batch = rows[torch.arange(min(_PROBE_ROWS, len(rows)))]  # type: ignore[arg-type]
         else:
             batch = next(iter(self.trainer.fit_loop._data_source.dataloader()))
@@ -291,7 +306,8 @@ class ACoRLModule(ExpertModule):
         if math.isinf(self._steps):
             raise InputError("schedule: a run without an end has no progress; set ramp_steps, or trainer.max_epochs")
         if not self._is_control:
-            self._check_reversal(move_data_to_device(self._probe, self.device))
+            probe = move_data_to_device(self._probe, self.device)
+            self._check_reversal(self.trainer.precision_plugin.convert_input(probe))
         del self._probe
 
     def _check_reversal(self, batch: Batch) -> None:
@@ -304,24 +320,26 @@ class ACoRLModule(ExpertModule):
             turned = plain = torch.zeros_like(z)
             reached = False
             if z.requires_grad:
-                turned, plain = (
-                    self._gradients(self.complementarity(z, batch.input, batch.target, strength), [z])[0]
-                    for strength in (1.0, -1.0)
-                )
-                found = self.complementarity(z, batch.input, batch.target, 1.0)
-                reached = any(bool(gradient.any()) for gradient in self._gradients(found, weights))
+                turned, *others = self._probe_gradients(z, batch, 1.0, [z, *weights])
+                reached = any(bool(gradient.any()) for gradient in others)
+                (plain,) = self._probe_gradients(z, batch, -1.0, [z])
+        if not turned.isfinite().all():
+            raise InputError("dissimilarity: its gradient at the representation is NaN or infinite on the first batch")
         if not (reached and turned.any()):
             raise InputError(
                 f"features: no gradient of the projections reaches the network through its layer {self.features!r}; "
-                "its output is constant or detached: name the layer before the head"
+                "its output is constant, detached or that of frozen weights: name the layer before the head"
             )
         if not torch.allclose(turned, -plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max())):
             raise InputError("the gradient at the representation is not reversed: complementarity() must reverse it")
 
-    @staticmethod
-    def _gradients(found: Mapping[str, Tensor], wanted: Sequence[Tensor]) -> list[Tensor]:
-        mean = torch.stack(list(found.values())).mean()
-        return list(torch.autograd.grad(mean, wanted, retain_graph=True, allow_unused=True, materialize_grads=True))
+    def _probe_gradients(self, z: Tensor, batch: Batch, strength: float, wanted: Sequence[Tensor]) -> list[Tensor]:
+        """Gradients of L_a; every call draws the same random numbers and begins with the same running means."""
+        assert self.adversary is not None
+        with _undisturbed(self.adversary):
+            found = self.complementarity(z, batch.input, batch.target, strength)
+            mean = torch.stack(list(found.values())).mean()
+            return list(torch.autograd.grad(mean, wanted, retain_graph=True, allow_unused=True, materialize_grads=True))
 
     def on_fit_end(self) -> None:
         """Warn where the result shows a known failure."""
@@ -358,14 +376,26 @@ class ACoRLModule(ExpertModule):
         """Add the card of an ordinary expert; name the frozen experts, and leave their weights out."""
         super().on_save_checkpoint(checkpoint)
         store_experts(checkpoint, self.pool.facts(), weights=False)
-        if self.adversary is not None:
+        if self.adversary is None:
+            return
+        if "optimizer_states" in checkpoint:
             checkpoint["representations"] = {"own": self.adversary.num_features, "experts": self.adversary.sizes}
+        else:  # of weights alone no run resumes: a chain of N members takes O(N) disk, not O(N^2)
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {name: state[name] for name in state if not name.startswith(_ADVERSARY)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the projections of the interrupted run, and check the frozen experts."""
         sizes = checkpoint.get("representations")
+        if sizes is not None and set(sizes["experts"]) != set(self.pool.names):
+            raise InputError(
+                f"experts: the model was trained against {shorten(sizes['experts'])}; found {shorten(self.pool.names)}"
+            )
         if sizes is not None and self.adversary is None:
             self._build(sizes["own"], sizes["experts"])
+        if sizes is None and self.adversary is not None:  # a file without projections leaves those at hand
+            own = self.adversary.state_dict()
+            checkpoint["state_dict"] |= {f"{_ADVERSARY}{name}": value for name, value in own.items()}
         restore_experts(checkpoint, self.pool)
 
 
@@ -379,6 +409,8 @@ def failure_signs(metrics: Mapping[str, float]) -> list[str]:
         >>> print(*failure_signs({"val_accuracy": 0.2, "val_pool_accuracy": 0.7, "val_fused_accuracy": 0.71}))
         the new model (validation accuracy 0.200) falls far under the experts (0.700 together): ...
     """
+    if math.isnan(metrics.get("val_loss", 0.0)):
+        return ["the training diverged: val_loss is NaN; lower the learning rate or the strength of the reversal"]
     if not {"val_accuracy", "val_pool_accuracy", "val_fused_accuracy"} <= set(metrics):
         return []
     own, pool, fused = (metrics[f"val_{who}accuracy"] for who in ("", "pool_", "fused_"))

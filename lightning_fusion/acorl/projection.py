@@ -76,8 +76,14 @@ class Adversary(nn.Module):
         self.sizes = dict(members)
         self.num_features = num_features
         project, compare = projection or ProjectionMLP, dissimilarity or CentredCosine
+        for what, made in (("projection", project), ("dissimilarity", compare)):
+            if isinstance(made, nn.Module):
+                raise InputError(f"{what}: found a finished {type(made).__name__}; give its class: each expert has one")
         self.projections = nn.ModuleDict({name: project(num_features, size) for name, size in members.items()})
         self.dissimilarities = nn.ModuleDict({name: compare(size, num_classes) for name, size in members.items()})
+        for measure in self.dissimilarities.values():
+            if not isinstance(measure, Dissimilarity):
+                raise InputError(f"dissimilarity: {type(measure).__name__} is no acorl.dissimilarity.Dissimilarity")
 
     def forward(
         self, z: Tensor, representations: Mapping[str, Tensor], target: Tensor, strength: float | Tensor
@@ -108,4 +114,9 @@ class Adversary(nn.Module):
                     f"projection: found an output of shape {tuple(projected.shape)}; expected {tuple(v.shape)}"
                 )
             result[name] = self.dissimilarities[name](projected, v, target)
+            if result[name].ndim:
+                raise InputError(
+                    f"dissimilarity: {type(self.dissimilarities[name]).__name__} gave shape "
+                    f"{tuple(result[name].shape)}; expected one number, the mean of the batch"
+                )
         return result

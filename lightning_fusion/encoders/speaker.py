@@ -181,7 +181,7 @@ class SmallSpeakerNet(_SpeakerNetwork):
     """
 
     def __init__(
-        self, num_classes: int, num_mels: int = 80, width: int = 128, embedding_dim: int = 128, scale: float = 30.0
+        self, num_classes: int, num_mels: int = 80, width: int = 96, embedding_dim: int = 128, scale: float = 30.0
     ) -> None:
         super().__init__(num_mels)
         self.body = nn.Sequential(

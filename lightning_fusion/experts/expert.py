@@ -3,7 +3,7 @@
 import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -168,6 +168,7 @@ def check_layer(network: Any, name: str | None, whose: str) -> None:
     Raises:
         InputError: Listing the layers that there are.
     """
+    network = getattr(network, "_orig_mod", network)  # a compiled network's layers have their own names
     known = dict(network.named_modules()) if isinstance(network, nn.Module) else {}
     if not name or name not in known:
         layers = shorten([layer for layer in known if layer], 20) or "none (a callable has outputs only)"
@@ -178,10 +179,15 @@ def check_layer(network: Any, name: str | None, whose: str) -> None:
 def catch_output(network: nn.Module, layer: str, change: Callable[[Any], Any] | None = None) -> Iterator[list[Any]]:
     """Collect what a submodule returns, in the order of its calls.
 
+    Compiled networks run as they were before: compiled code does not see hooks that come and go.
+
     Args:
         network: Is not changed.
         layer: The submodule's name.
         change: Gives what goes on in its place; the same where None.
+
+    Raises:
+        InputError: If the layer returns no tensor (B, D, ...), or is not called.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
@@ -193,14 +199,25 @@ def catch_output(network: nn.Module, layer: str, change: Callable[[Any], Any] | 
     caught: list[Any] = []
 
     def keep(module: nn.Module, arguments: Any, output: Any) -> Any:
+        if not isinstance(output, Tensor) or output.ndim < 2:
+            found = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+            raise InputError(f"features: the layer {layer!r} gives {found}; name one that gives a tensor (B, D, ...)")
         caught.append(output)
         return None if change is None else change(output)
 
     handle = network.get_submodule(layer).register_forward_hook(keep)
     try:
-        yield caught
+        with torch.compiler.set_stance("force_eager") if _is_compiled(network) else nullcontext():
+            yield caught
     finally:
         handle.remove()
+    if not caught:
+        raise InputError(f"features: the network does not call its layer {layer!r}; name one that it passes through")
+
+
+def _is_compiled(network: nn.Module) -> bool:
+    parts = network.modules()
+    return any("_orig_mod" in part._modules or part._compiled_call_impl is not None for part in parts)
 
 
 def as_vectors(value: Tensor) -> Tensor:

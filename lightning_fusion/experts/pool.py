@@ -237,11 +237,11 @@ def check_same_experts(known: Mapping[str, Mapping[str, Any]], found: Mapping[st
     """
     for name, fact in known.items():
         if name not in found:
-            raise InputError(f"experts: the fuser was trained with an expert {name}; found {shorten(found)}")
+            raise InputError(f"experts: the model was trained with an expert {name}; found {shorten(found)}")
         other = found[name]["fingerprint"]
         if fact["fingerprint"] != other and None not in (fact["fingerprint"], other):
             raise InputError(
-                f"experts: the fuser was trained with expert {name} of fingerprint {fact['fingerprint']} (checkpoint "
+                f"experts: the model was trained with expert {name} of fingerprint {fact['fingerprint']} (checkpoint "
                 f"{fact['checkpoint']}); the one given has {other}"
             )
 

@@ -914,9 +914,13 @@ class _State:
         if own is not None:  # the policy is judged on its own rows: only costs and risks are wanted
             return
         assert policy._search is not None
-        self.probabilities[some] = policy.fuser.predict(asked, points).to(self.probabilities.dtype)
         count = min(policy.fuser_neighbors, len(policy.targets) - 1)
         voters, last = policy._search.nearest(asked, [()], points, count)
+        if type(policy.fuser) is KNNFuser and policy.fuser.neighbors == count:  # these are its voters
+            answer = policy.fuser.vote(voters)[0]
+        else:
+            answer = policy.fuser.predict(asked, points)
+        self.probabilities[some] = answer.to(self.probabilities.dtype)
         self.far[some] = policy._is_far(asked, voters[0], last[0])
 
 

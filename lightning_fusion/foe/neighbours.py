@@ -53,6 +53,11 @@ class SubsetNeighbours:
         return self._sides(torch.float32, _NOWHERE_NARROW)
 
     @cached_property
+    def _points(self) -> Tensor:
+        """(K, N, C + 2) float32: the rows as points."""
+        return _augment(self._rows.transpose(0, 1)).to(torch.float32)
+
+    @cached_property
     def _buffer(self) -> Tensor:
         return self._wide.new_empty(max(1, _BLOCK // self._wide.shape[2]), self._wide.shape[2])
 
@@ -163,8 +168,7 @@ class SubsetNeighbours:
         with torch.autocast("cpu", enabled=False):
             for begin in range(0, len(points), held):
                 some = points[begin : begin + held]
-                rows = self._rows[some].transpose(0, 1)  # (K, r, C)
-                distances = torch.bmm(_augment(rows).to(torch.float32), self._narrow)  # (K, r, padded N)
+                distances = torch.bmm(self._points[:, some], self._narrow)  # (K, r, padded N)
                 asked = order[ends[begin - 1] if begin else 0 : ends[begin + len(some) - 1]]
                 place = torch.arange(len(some)).repeat_interleave(number[begin : begin + len(some)])
                 found = torch.empty(len(asked), self.num_experts, count, dtype=torch.int64)

@@ -102,21 +102,28 @@ class KNNFuser(SubsetFuser):
 
     def predict(self, subset: Sequence[int], points: Tensor) -> Tensor:
         """The shares of the votes."""
-        return self._vote(self._search.nearest(subset, [()], points, self.neighbors)[0])[0]
+        return self.vote(self._search.nearest(subset, [()], points, self.neighbors)[0])[0]
 
     def held_out(self, base: Sequence[int], additions: Sequence[Sequence[int]], rows: Tensor) -> Tensor:
         """The shares of the votes of other rows."""
         own = rows if self._leave else None
-        return self._vote(self._search.nearest(base, additions, self._outputs[:, rows], self.neighbors, own)[0])
+        return self.vote(self._search.nearest(base, additions, self._outputs[:, rows], self.neighbors, own)[0])
 
     def held_out_supersets(self, bases: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """The shares of the votes of other rows."""
         for some, voters in self._search.supersets(bases, rows, self.neighbors, self._leave):
-            yield some, self._vote(voters)
+            yield some, self.vote(voters)
 
-    def _vote(self, voters: Tensor) -> Tensor:
-        ones = torch.ones((), device=voters.device).expand(voters.shape)
+    def vote(self, voters: Tensor) -> Tensor:
+        """(A, R, C) shares of the votes of the rows (A, R, k)."""
         counts = torch.zeros(*voters.shape[:2], self._outputs.shape[2], device=voters.device)
+        if voters.device.type == "cpu":
+            from lightning_fusion.foe.kernels import count_votes
+
+            flat = voters.reshape(-1, voters.shape[2]), self._targets, counts.view(-1, counts.shape[2])
+            count_votes(*(part.numpy() for part in flat))
+            return counts / self.neighbors
+        ones = torch.ones((), device=voters.device).expand(voters.shape)
         return counts.scatter_add_(2, self._targets[voters], ones) / self.neighbors
 
 

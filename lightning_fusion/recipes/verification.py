@@ -13,7 +13,7 @@ from lightning import Callback, LightningModule
 from torch import Tensor
 
 from lightning_fusion.acorl.fusion import CalibratedFusion, average_scores
-from lightning_fusion.acorl.speaker import ACoRLVerificationModule
+from lightning_fusion.acorl.speaker_module import ACoRLVerificationModule
 from lightning_fusion.callbacks.scheduled import ScheduledAttribute
 from lightning_fusion.data.base import as_batch
 from lightning_fusion.experts.pool import ExpertPool

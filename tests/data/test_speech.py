@@ -31,7 +31,7 @@ class TestLogMel:
     def test_against_numpy(self, rate, bands):
         waveforms = torch.randn(11, rate) * torch.linspace(0, 1, rate)
         found = LogMel(rate, bands)(waveforms)
-        for row in (0, 9):  # of two chunks
+        for row in (0, 9):  # of different chunks
             expected = log_mel_by_hand(waveforms[row].numpy(), rate, bands)
             np.testing.assert_allclose(found[row], expected, atol=2e-3)
 

@@ -324,7 +324,7 @@ class TestRefused:
         tiny.trainer().test(
             FrugalFoEModule(fitted.policy, ours, outputs.classes), datamodule=tiny.data(rows=ROWS), verbose=False
         )
-        with pytest.raises(InputError, match="experts: the fuser was trained with expert a of fingerprint"):
+        with pytest.raises(InputError, match="experts: the model was trained with expert a of fingerprint"):
             tiny.trainer().test(FrugalFoEModule(fitted.policy, theirs), datamodule=tiny.data(rows=ROWS), verbose=False)
 
     def test_a_checkpoint_for_other_experts(self, tmp_path):

@@ -388,7 +388,7 @@ class TestCheckpoints:
         inputs = tiny.data().rows("test").inputs
         expected = made.fuse(torch.from_numpy(outputs.concatenated("test")))
         torch.testing.assert_close(loaded(inputs), expected, rtol=1e-4, atol=1e-5)
-        with pytest.raises(InputError, match="the fuser was trained with expert a of fingerprint"):
+        with pytest.raises(InputError, match="the model was trained with expert a of fingerprint"):
             FoEFuserModule.load_from_checkpoint(path, weights_only=True, experts=tiny.experts(1))
 
     def test_saved_experts_come_back(self, tmp_path):

@@ -7,7 +7,7 @@ import tiny
 import torch
 
 from lightning_fusion import Expert, SpeakerDataModule
-from lightning_fusion.acorl.speaker import ACoRLVerificationModule
+from lightning_fusion.acorl.speaker_module import ACoRLVerificationModule
 from lightning_fusion.encoders import SmallSpeakerNet
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.verification import VerificationModule
