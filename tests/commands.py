@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {
     "num_domains": 2,
     "classes_per_domain": 6,
     "batch_size": 16,
-    "image_size": 8,
+    "image_size": 16,
     "width": 2,
     "val_speakers": 4,
     "test_speakers": 4,
