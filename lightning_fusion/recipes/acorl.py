@@ -173,7 +173,7 @@ def acorl(
     report.text = [*_comparison(report, kind), "", *_strength_table(report, kind, tried), "", *_likeness(report, kind)]
     if more_text := last.text(seeds):
         report.text += ["", *more_text]
-    report.notes += [*last.notes(), *_signs(report, kind)]
+    report.notes += [*last.notes(), *_signs(report, kind, chosen)]
     report.save(folder, main, {})  # the figures are safe before anything is drawn
     report.save(folder, main, _draw(report, kind, folder, tried) | last.draw(folder))
     report.print(main, folder, console)
@@ -181,8 +181,19 @@ def acorl(
 
 
 def _names_trials(data: Any) -> bool:
-    """Whether the samples are to be compared in pairs, not named."""
-    return hasattr(data, "trials") and data.trials("test") is not None
+    """Whether the samples are to be compared in pairs, not named.
+
+    Raises:
+        InputError: If they are, and the data module does not say who speaks in them.
+    """
+    if not hasattr(data, "trials") or data.trials("test") is None:
+        return False
+    if not hasattr(data, "speaker_of"):
+        raise InputError(
+            f"data: {type(data).__name__} names trials, but not who speaks in them: give it speaker_of(index), as "
+            "SpeakerDataModule has it, for intervals over speakers"
+        )
+    return True
 
 
 def _choose(runs: Sequence[ChainRun], strengths: Sequence[float], tried: Sequence[float]) -> float:
@@ -243,8 +254,10 @@ def _likeness(report: Report, kind: type[ChainRun]) -> list[str]:
     return lines
 
 
-def _signs(report: Report, kind: type[ChainRun]) -> list[str]:
+def _signs(report: Report, kind: type[ChainRun], chosen: float) -> list[str]:
     """What the figures say about a chain that did not do what it is for."""
+    if not chosen:
+        return ["Validation picked the strength 0: ACoRL's rows are the plain chain, and no reversal was of use."]
     found = []
     ours, theirs = _both_arms(report, kind, metric="held-out linear R2")
     if ours and np.mean(ours) > np.mean(theirs) - 0.02:
@@ -295,7 +308,7 @@ def _draw(report: Report, kind: type[ChainRun], folder: Path, strengths: Sequenc
     right.invert_yaxis()
     better = "more" if kind.sign > 0 else "less"
     right.set(
-        xlabel=f"points of test {metric} over the plain chain ({better} is better)",
+        xlabel=f"points of test {metric} over the plain chain\n({better} is better)",
         title="Paired gain, 95 % interval; dots: seeds",
     )
     figure.savefig(folder / "strengths.png", dpi=130)

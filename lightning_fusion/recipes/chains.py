@@ -190,6 +190,7 @@ def pairs_of(chain: Sequence[str], tensors: dict[str, Tensor]) -> list[tuple[Ten
     """Every two members' tensors, in order.
 
     Example:
+        >>> import torch
         >>> tensors = {name: torch.tensor(value) for name, value in (("a", 1), ("b", 2), ("c", 3))}
         >>> [(int(x), int(y)) for x, y in pairs_of(["a", "b", "c"], tensors)]
         [(1, 2), (1, 3), (2, 3)]

@@ -224,6 +224,17 @@ class TestStableNumbers:
         for other in (data, data.variant(seed=3), data.variant(num_workers=1, val_speakers=4)):
             assert numbers(other) == expected
 
+    def test_a_number_tells_who_speaks(self, tree):
+        data = folders(tree, val_segments=2)
+        for split, parts in (("train", 1), ("val", 2), ("test", 1)):
+            index = data.rows(split).rows
+            files = index % 36  # three of each speaker, in the order of their names
+            assert data.speaker_of(index).tolist() == (files // 3).tolist()
+            assert len(index) == parts * len(files.unique())
+        pairs, same = data.trials("test")
+        said = data.speaker_of(pairs)
+        assert torch.equal(said[:, 0] == said[:, 1], same)
+
     def test_variants_share_what_is_in_memory(self, tree):
         data = folders(tree)
         data.setup()

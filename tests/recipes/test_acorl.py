@@ -282,6 +282,12 @@ def test_without_reversal_the_chain_is_the_plain_one_and_the_report_says_so(kind
     assert any("One seed: whether ACoRL gains cannot be told" in note for note in report.notes)
 
 
+def test_a_plain_chain_that_validation_picked_is_called_so(tmp_path):
+    report = run_on_voices(tmp_path / "run", seeds=[3], strengths=[0, 1.0], schedule=lambda strength: Constant(0.0))
+    assert report.data["strength of the table"] == "0, picked by validation"  # of equal ones the smaller
+    assert report.notes[-1].startswith("Validation picked the strength 0: ACoRL's rows are the plain chain")
+
+
 @pytest.mark.parametrize("kind", RUNS)
 def test_a_finished_run_trains_and_asks_nobody_and_an_interrupted_one_goes_on(kind, tmp_path):
     folder = tmp_path / "run"
@@ -337,6 +343,17 @@ def test_wrong_arguments_are_refused_before_anything_is_written(arguments, messa
     with pytest.raises(InputError, match=message):
         run_on_voices(tmp_path / "run", **arguments)
     assert not (tmp_path / "run").exists()
+
+
+class _Anonymous(SpeakerDataModule):
+    @property
+    def speaker_of(self):
+        raise AttributeError("speaker_of")
+
+
+def test_trials_of_nobody_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"_Anonymous names trials, but not who speaks in them: give it speaker_of"):
+        run_on_voices(tmp_path / "run", data=_Anonymous(**VOICES))
 
 
 def test_validation_without_a_trial_of_one_speaker_is_refused(tmp_path):
