@@ -67,7 +67,7 @@ class ClassificationChains(ChainRun):
     def score(self, chosen: float) -> None:
         """Test everything that the report compares."""
         start = time.perf_counter()
-        self.truth = np.asarray(self.outputs["test"].target)
+        self.truth = np.array(self.outputs["test"].target)
         arms = self._arms(chosen)
         held_out = torch.from_numpy(np.array(self.outputs["val"].target))
         for arm, chain in arms.items():
