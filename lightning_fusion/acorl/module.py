@@ -346,6 +346,12 @@ class ACoRLModule(ExpertModule):
         metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         for message in self.failure_signs(metrics):
             rank_zero_warn(message)
+        reached, planned = self.strength(self.progress), self.strength(1.0)
+        if abs(reached) < abs(planned) / 2:
+            rank_zero_warn(
+                f"the training stopped after {self.progress:.0%} of its steps, when the strength of the reversal was "
+                f"{reached:.2g} of {planned:.2g}; set ramp_steps to the number of steps that it takes"
+            )
 
     def failure_signs(self, metrics: Mapping[str, float]) -> Sequence[str]:
         """What validation metrics say about a member that went wrong."""

@@ -67,9 +67,9 @@ class ClassificationChains(ChainRun):
     def score(self, chosen: float) -> None:
         """Test everything that the report compares."""
         start = time.perf_counter()
-        self.truth = np.asarray(self.outputs["test"].target)
+        self.truth = np.array(self.outputs["test"].target)
         arms = self._arms(chosen)
-        held_out = torch.from_numpy(np.asarray(self.outputs["val"].target))
+        held_out = torch.from_numpy(np.array(self.outputs["val"].target))
         for arm, chain in arms.items():
             weights = fit_output_weights(self._known(chain, "val"), held_out)
             answers = (self._average(chain, "test"), self._average(chain, "test", weights), self._late(chain))

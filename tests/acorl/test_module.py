@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import tiny
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from thirdparty.acorl import Weighted
 from torch import nn
@@ -210,6 +210,17 @@ class TestSchedule:
         trainer.fit(resumed, datamodule=tiny.data(batch_size=6), ckpt_path=tmp_path / "epoch=1.ckpt", weights_only=True)
         assert tiny.same(resumed, whole)
         assert trainer.global_step == 16
+
+    def test_a_run_that_stops_before_the_ramp_is_up_says_so(self):
+        class Stop(Callback):
+            def on_train_epoch_end(self, trainer, pl_module):
+                trainer.should_stop = trainer.current_epoch == 1
+
+        with pytest.warns(UserWarning, match=r"after 10% of its steps, when the strength .* was 0.8 of 8;"):
+            fit(module(schedule=Linear(0.0, 8.0)), 20, callbacks=[Stop()])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*the strength of the reversal was.*")
+            fit(module(schedule=Linear(0.0, 8.0)), 2)
 
     def test_a_run_without_end_needs_its_length(self):
         made = module(scheduler=partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0))

@@ -259,11 +259,11 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("layer", "message"),
         [
-            ("embedding", r"gave \(5, 4, 20\); expected an embedding"),
+            ("embedding", r"the layer 'embedding' gave \(5, 4, 20\); expected an embedding"),
             ("unused", "the network does not call its layer 'unused'"),
         ],
     )
     def test_a_layer_that_gives_no_embedding(self, layer, message):
         made = module(network=Odd, features=layer)
-        with pytest.raises(InputError, match=f"features: the layer '{layer}' {message}"):
+        with pytest.raises(InputError, match=f"features: {message}"):
             tiny.trainer().validate(made, datamodule=Voices(), verbose=False)
