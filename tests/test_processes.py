@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,9 +21,9 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
     """What one process left, and what two gloo processes left."""
     one, two = (tmp_path_factory.mktemp("processes") / name for name in ("one", "two"))
     processes.work(one, 1)
-    done = subprocess.run(
-        [sys.executable, processes.__file__, str(two), "2"], capture_output=True, text=True, timeout=240, cwd=two.parent
-    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PL_")}  # a seed of other tests
+    command = [sys.executable, processes.__file__, str(two), "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=two.parent, env=clean)
     assert done.returncode == 0, done.stderr[-3000:]
     return one, two
 
