@@ -9,15 +9,14 @@ from torchmetrics import Metric
 
 from lightning_fusion.acorl.dissimilarity import Dissimilarity
 from lightning_fusion.acorl.module import ACoRLModule
-from lightning_fusion.data.base import as_batch
 from lightning_fusion.experts.angular import AngularMarginLoss
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.pool import ExpertPool
-from lightning_fusion.experts.verification import TrialEvaluation, check_scale
+from lightning_fusion.experts.verification import JudgedByTrials, TrialEvaluation, check_scale
 from lightning_fusion.schedules import Schedule
 
 
-class ACoRLVerificationModule(ACoRLModule):
+class ACoRLVerificationModule(JudgedByTrials, ACoRLModule):
     """:class:`~lightning_fusion.ACoRLModule` whose members are judged by trials of speakers that they never heard.
 
     It trains as that does; validation and test are those of
@@ -87,45 +86,14 @@ class ACoRLVerificationModule(ACoRLModule):
         check_scale(self.network, self.loss)
         self.evaluation = TrialEvaluation(["", *self.pool.names], p_target)
 
-    def setup(self, stage: str) -> None:
-        """Ask the data module for its trials; look at one training batch."""
-        self.evaluation.setup(self, stage)
-        super().setup(stage)
+    def embed(self, input: Any) -> tuple[Tensor, Tensor]:
+        """Logits (B, C) and embeddings (B, D), float32, of the new model."""
+        logits, z = self.forward_with_features(input)
+        return logits, z.float()
 
-    def on_validation_epoch_start(self) -> None:
-        """Begin with nothing collected."""
-        self.evaluation.reset("val")
-
-    def on_test_epoch_start(self) -> None:
-        """Begin with nothing collected."""
-        self.evaluation.reset("test")
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Collect the embeddings of all members."""
-        self._collect(batch, "val", self.val_metric)
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Collect the embeddings of all members."""
-        self._collect(batch, "test", self.test_metric)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log EER and minDCF of every member and of all together."""
-        self.evaluation.finish(self, "val", self.val_metric)
-
-    def on_test_epoch_end(self) -> None:
-        """Log EER and minDCF of every member and of all together."""
-        self.evaluation.finish(self, "test", self.test_metric)
-
-    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """The ``index`` (B,) and ``embedding`` (B, D) of one batch."""
-        batch = as_batch(batch, "the predict loader")
-        return {"index": batch.index, "embedding": self.forward_with_features(batch.input)[1].float()}
-
-    def _collect(self, batch: Any, split: str, metric: Metric) -> None:
-        batch = as_batch(batch, f"the {split} loader")
-        logits, z = self.forward_with_features(batch.input)
-        embeddings = [z.float(), *self.pool.representations(batch.input).values()]
-        self.evaluation.collect(batch, split, logits, embeddings, self.loss, metric)
+    def other_embeddings(self, input: Any) -> list[Tensor]:
+        """Those of the frozen experts."""
+        return list(self.pool.representations(input).values())
 
     def failure_signs(self, metrics: Mapping[str, float]) -> Sequence[str]:
         """What validation metrics say about a member that went wrong."""

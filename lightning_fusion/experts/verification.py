@@ -21,7 +21,67 @@ from lightning_fusion.metrics.verification import Verification
 _SPLITS = {"fit": ("val",), "validate": ("val",), "test": ("test",), "predict": ()}
 
 
-class VerificationModule(ExpertModule):
+class JudgedByTrials:
+    """Validation and test of a module of speakers: embeddings are collected, and trials of them are scored.
+
+    Goes before the module's own parent. The module sets ``evaluation`` and gives :meth:`embed`.
+    """
+
+    evaluation: "TrialEvaluation"
+    val_metric: Metric
+    test_metric: Metric
+    loss: nn.Module
+
+    def embed(self, input: Any) -> tuple[Tensor, Tensor]:
+        """Logits (B, C) and embeddings (B, D), float32, of the module's own network."""
+        raise NotImplementedError(f"{type(self).__name__} must implement embed(input)")
+
+    def other_embeddings(self, input: Any) -> list[Tensor]:
+        """Those of further members, (B, D_k) each, in the order of ``evaluation``."""
+        return []
+
+    def setup(self, stage: str) -> None:
+        """Ask the data module for its trials."""
+        self.evaluation.setup(self, stage)  # type: ignore[arg-type]  # beside a LightningModule
+        super().setup(stage)  # type: ignore[misc]
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin with nothing collected."""
+        self.evaluation.reset("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Begin with nothing collected."""
+        self.evaluation.reset("test")
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Collect the embeddings of every member; loss and accuracy of known speakers."""
+        self._collect(batch, "val", self.val_metric)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Collect the embeddings of every member; loss and accuracy of known speakers."""
+        self._collect(batch, "test", self.test_metric)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log EER and minDCF of every member and of all together, and ``val_loss`` of known speakers."""
+        self.evaluation.finish(self, "val", self.val_metric)  # type: ignore[arg-type]
+
+    def on_test_epoch_end(self) -> None:
+        """Log EER and minDCF of every member and of all together, and ``test_loss`` of known speakers."""
+        self.evaluation.finish(self, "test", self.test_metric)  # type: ignore[arg-type]
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """The ``index`` (B,) and ``embedding`` (B, D) of one batch."""
+        batch = as_batch(batch, "the predict loader")
+        return {"index": batch.index, "embedding": self.embed(batch.input)[1]}
+
+    def _collect(self, batch: Any, split: str, metric: Metric) -> None:
+        batch = as_batch(batch, f"the {split} loader")
+        logits, embedding = self.embed(batch.input)
+        embeddings = [embedding, *self.other_embeddings(batch.input)]
+        self.evaluation.collect(batch, split, logits, embeddings, self.loss, metric)
+
+
+class VerificationModule(JudgedByTrials, ExpertModule):
     """Trains a network to tell speakers apart; judges its embeddings by trials of speakers that it never heard.
 
     Training is that of :class:`~lightning_fusion.ExpertModule`: a classifier of the training speakers, whose checkpoint
@@ -99,45 +159,6 @@ class VerificationModule(ExpertModule):
                 "features)"
             )
         return logits, caught[-1].float()
-
-    def setup(self, stage: str) -> None:
-        """Ask the data module for its trials."""
-        self.evaluation.setup(self, stage)
-
-    def on_validation_epoch_start(self) -> None:
-        """Begin with nothing collected."""
-        self.evaluation.reset("val")
-
-    def on_test_epoch_start(self) -> None:
-        """Begin with nothing collected."""
-        self.evaluation.reset("test")
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Collect embeddings; loss and accuracy of known speakers."""
-        self._collect(batch, "val")
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Collect embeddings; loss and accuracy of known speakers."""
-        self._collect(batch, "test")
-
-    def on_validation_epoch_end(self) -> None:
-        """Log ``val_eer`` and ``val_min_dcf``, and ``val_loss`` and ``val_accuracy`` of known speakers."""
-        self.evaluation.finish(self, "val", self.val_metric)
-
-    def on_test_epoch_end(self) -> None:
-        """Log ``test_eer`` and ``test_min_dcf``, and ``test_loss`` and ``test_accuracy`` of known speakers."""
-        self.evaluation.finish(self, "test", self.test_metric)
-
-    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """The ``index`` (B,) and ``embedding`` (B, D) of one batch."""
-        batch = as_batch(batch, "the predict loader")
-        return {"index": batch.index, "embedding": self.embed(batch.input)[1]}
-
-    def _collect(self, batch: Any, split: str) -> None:
-        batch = as_batch(batch, f"the {split} loader")
-        logits, embedding = self.embed(batch.input)
-        metric = self.val_metric if split == "val" else self.test_metric
-        self.evaluation.collect(batch, split, logits, [embedding], self.loss, metric)
 
 
 def check_scale(network: nn.Module, loss: nn.Module) -> None:

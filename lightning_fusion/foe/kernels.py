@@ -99,20 +99,6 @@ def nearest_in_supersets(
 
 
 @njit(nogil=True, cache=True)
-def count_votes(voters: Any, targets: Any, counts: Any) -> None:  # pragma: no cover
-    """How many voters of each question are of each class.
-
-    Args:
-        voters: (Q, k) int64 rows.
-        targets: (N,) int64 classes.
-        counts: (Q, C) float32 zeros, filled.
-    """
-    for question in range(len(voters)):
-        for place in range(voters.shape[1]):
-            counts[question, targets[voters[question, place]]] += 1
-
-
-@njit(nogil=True, cache=True)
 def _search(
     one: Any,
     other: Any,

@@ -117,12 +117,6 @@ class KNNFuser(SubsetFuser):
     def vote(self, voters: Tensor) -> Tensor:
         """(A, R, C) shares of the votes of the rows (A, R, k)."""
         counts = torch.zeros(*voters.shape[:2], self._outputs.shape[2], device=voters.device)
-        if voters.device.type == "cpu":
-            from lightning_fusion.foe.kernels import count_votes
-
-            flat = voters.reshape(-1, voters.shape[2]), self._targets, counts.view(-1, counts.shape[2])
-            count_votes(*(part.numpy() for part in flat))
-            return counts / self.neighbors
         ones = torch.ones((), device=voters.device).expand(voters.shape)
         return counts.scatter_add_(2, self._targets[voters], ones) / self.neighbors
 
