@@ -298,6 +298,12 @@ class FusionDataModule(LightningDataModule):
         for name, value in arguments.items():
             setattr(self, name, value)
 
+    def _check_choices(self, choices: Mapping[str, Sequence[str]]) -> None:
+        """Refuse an argument that is none of the words it may be."""
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} is {getattr(self, name)!r}; expected {shorten(known)}")
+
     def _loader(self, split: str, shuffle: bool = False) -> DataLoader:
         return slice_loader(self.rows(split), self.batch_size, shuffle, self.seed, self.num_workers)
 

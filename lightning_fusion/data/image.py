@@ -250,9 +250,7 @@ class ImageDataModule(FusionDataModule):
         self._check()
 
     def _check(self) -> None:
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise InputError(f"{name} is {getattr(self, name)!r}; expected {shorten(known)}")
+        self._check_choices(_CHOICES)
         if self.batch_size < 1:
             raise InputError(f"batch_size is {self.batch_size}; expected at least 1")
         embedded = self.source in ("digits", "synthetic")

@@ -292,9 +292,7 @@ class SpeakerDataModule(FusionDataModule):
         self._check()
 
     def _check(self) -> None:
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise InputError(f"{name} is {getattr(self, name)!r}; expected {shorten(known)}")
+        self._check_choices(_CHOICES)
         if self.source == "synthetic":
             for name in ("root", "val_root", "test_root", "pattern"):
                 if getattr(self, name) is not None:

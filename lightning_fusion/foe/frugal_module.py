@@ -13,11 +13,11 @@ from lightning_fusion.data.base import as_batch
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs import OutputsBatch, OutputsDataModule
-from lightning_fusion.experts.pool import ExpertPool, check_same_experts, scatter, scatter_columns, task_classes
+from lightning_fusion.experts.pool import POOL, ExpertPool, check_same_experts, scatter, scatter_columns, task_classes
 from lightning_fusion.foe.frugal import ARGUMENTS, FrugalFoE, FrugalPrediction
 from lightning_fusion.hyperparameters import keep_plain, read_checkpoint
 
-_POLICY, _POOL = "policy.", "pool."
+_POLICY = "policy."
 
 
 class FrugalFoEModule(LightningModule):
@@ -264,7 +264,7 @@ class FrugalFoEModule(LightningModule):
         """Keep the policy; the experts are named by it."""
         weights = checkpoint["state_dict"]
         checkpoint["state_dict"] = {
-            name: value for name, value in weights.items() if not name.startswith((_POLICY, _POOL))
+            name: value for name, value in weights.items() if not name.startswith((_POLICY, POOL))
         }
         if self.policy.names:
             checkpoint["policy"] = {"facts": self.policy.facts(), "tensors": dict(self.policy.state_dict())}
@@ -275,7 +275,7 @@ class FrugalFoEModule(LightningModule):
         if saved is not None:
             self.policy = FrugalFoE.from_state(saved["facts"], saved["tensors"], "the checkpoint").to(self.device)
             self._check(self._facts)
-        own = {name: value for name, value in self.state_dict().items() if name.startswith((_POLICY, _POOL))}
+        own = {name: value for name, value in self.state_dict().items() if name.startswith((_POLICY, POOL))}
         checkpoint["state_dict"].update(own)
 
 
