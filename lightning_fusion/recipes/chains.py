@@ -1,15 +1,14 @@
 """Chains of members of one seed: a plain one, and those in which each member is trained against the ones before."""
 
-import os
-import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning import Callback, seed_everything
+from lightning import Callback
 from torch import Tensor, nn
 
 from lightning_fusion.acorl.module import ACoRLModule
@@ -128,28 +127,23 @@ class ChainRun(SeedRun, ABC):
         more: dict[str, Any] | None = None,
     ) -> None:
         """One member; the n-th of every chain begins with the same weights and sees the same order of data."""
-        label, path = f"seed {self.seed}  {name}", self._path(name)
         self.networks[name] = network
-        if path.is_file():
-            self.console.print(f"{label}: there already")
-            return
-        start = time.perf_counter()
-        seed_everything((self.seed * 1000 + number) % 2**32, verbose=False)
         preprocessing = getattr(self.data, "preprocessing", None)
         arguments = plan.arguments | (more or {})
-        module = kind(network=network, classes=self.data.classes, preprocessing=preprocessing, **arguments)
-        trainer = self.trainer(plan.epochs, precision=plan.precision, callbacks=self._callbacks())
+        build = partial(kind, network=network, classes=self.data.classes, preprocessing=preprocessing, **arguments)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the frozen ones
-            trainer.fit(module, datamodule=self.data)
-        path.parent.mkdir(exist_ok=True, parents=True)
-        draft = path.with_suffix(f".{os.getpid()}.part")  # another process may be at the same member
-        trainer.save_checkpoint(draft, weights_only=True)
-        draft.replace(path)
-        self.took("training members", start)
-        value = float(trainer.callback_metrics[f"val_{self.metric}"])
-        took = time.perf_counter() - start
-        self.console.print(f"{label}: validation {self.metric} {value:.3f}, {took:.0f} s")
+            self.train(
+                f"members/{name}",
+                build,
+                self.data,
+                seed=(self.seed * 1000 + number) % 2**32,
+                epochs=plan.epochs,
+                precision=plan.precision,
+                label=f"seed {self.seed}  {name}",
+                metric=self.metric,
+                callbacks=self._callbacks(),
+            )
 
     def _callbacks(self) -> list[Callback]:
         """Of the training of a member."""

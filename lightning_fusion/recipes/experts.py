@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,27 +138,64 @@ class SeedRun:
             precision: Lightning's name of it.
             label: To print.
         """
-        path = self.folder / f"{name}.ckpt"
-        if path.is_file():  # Lightning moves a finished checkpoint into place: a file is a whole one
-            self.console.print(f"{label}: there already")
-            return path
-        start = time.perf_counter()
-        seed_everything((self.seed * 1000 + int(digest(Path(name).name)[:6], 16)) % 2**32, verbose=False)
-        module = ExpertModule(
+        seed = (self.seed * 1000 + int(digest(Path(name).name)[:6], 16)) % 2**32
+        return self.train(name, partial(self._expert_module, data, arguments), data, seed, epochs, precision, label)
+
+    @staticmethod
+    def _expert_module(data: FusionDataModule, arguments: dict[str, Any]) -> ExpertModule:
+        return ExpertModule(
             classes=data.classes,
             trained_on=data.own_domains,  # type: ignore[attr-defined]
             preprocessing=getattr(data, "preprocessing", None),
             **arguments,
         )
-        trainer = self.trainer(epochs, precision=precision)
+
+    def train(
+        self,
+        name: str,
+        build: Callable[[], ExpertModule],
+        data: FusionDataModule,
+        seed: int,
+        epochs: int,
+        precision: str,
+        label: str,
+        metric: str = "accuracy",
+        callbacks: Sequence[Callback] = (),
+    ) -> Path:
+        """Train one model, unless it is there already, and give the path of its checkpoint.
+
+        Args:
+            name: Of the checkpoint, below the seed's folder.
+            build: Gives the model, after the random numbers were seeded.
+            data: To train on.
+            seed: Of this training.
+            epochs: Passes over the data.
+            precision: Lightning's name of it.
+            label: To print.
+            metric: Of the validation split, to print.
+            callbacks: Of the Trainer.
+
+        Raises:
+            InputError: If the training diverged; there is no checkpoint then.
+        """
+        path = self.folder / f"{name}.ckpt"
+        if path.is_file():  # the file was moved into place: it is a whole one
+            self.console.print(f"{label}: there already")
+            return path
+        start = time.perf_counter()
+        seed_everything(seed, verbose=False)
+        module = build()
+        trainer = self.trainer(epochs, precision=precision, callbacks=callbacks)
         trainer.fit(module, datamodule=data)
-        accuracy = float(trainer.callback_metrics["val_accuracy"])
+        if not all(bool(value.isfinite().all()) for value in module.network.state_dict().values()):
+            raise InputError(f"{label}: the training diverged, weights are NaN or infinite; lower the learning rate")
         path.parent.mkdir(exist_ok=True, parents=True)
-        draft = path.with_suffix(f".{os.getpid()}.part")  # another process may be at the same expert
+        draft = path.with_suffix(f".{os.getpid()}.part")  # another process may train the same model
         trainer.save_checkpoint(draft, weights_only=True)
         draft.replace(path)
-        self.took("training experts", start)
-        self.console.print(f"{label}: validation accuracy {accuracy:.3f}, {time.perf_counter() - start:.0f} s")
+        self.took("training", start)
+        value, took = float(trainer.callback_metrics[f"val_{metric}"]), time.perf_counter() - start
+        self.console.print(f"{label}: validation {metric} {value:.3f}, {took:.0f} s")
         return path
 
     def _pool_yaml(self, experts: dict[str, Expert]) -> str:
