@@ -225,20 +225,27 @@ def _gain(ours: Sequence[float], theirs: Sequence[float]) -> str:
     return text if low is None or high is None else f"{text} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
-def _by_strength(report: Report, kind: type[ChainRun], strength: float, split: str) -> list[float]:
-    wanted = (f"{kind.metric} by strength", split, strength)
-    rows = [row for row in report.rows if (row["metric"], row["split"], row.get("strength")) == wanted]
+def _by_strength(
+    report: Report, kind: type[ChainRun], strength: float, split: str, fusion: str | None = None
+) -> list[float]:
+    wanted = (fusion or kind.fusions[0], f"{kind.metric} by strength", split, strength)
+    rows = [row for row in report.rows if (row["method"], row["metric"], row["split"], row.get("strength")) == wanted]
     return [row["value"] for row in sorted(rows, key=lambda row: row["seed"])]
 
 
 def _strength_table(report: Report, kind: type[ChainRun], strengths: Sequence[float]) -> list[str]:
-    fusion = kind.fusions[0]
-    lines = [f"| largest lambda | validation, {fusion} | test, {fusion} | gain on test |", "|---|---|---|---|"]
-    plain = _by_strength(report, kind, 0.0, "test")
+    headings = [
+        "largest lambda",
+        f"validation, {kind.fusions[0]}",
+        *(f"test, {fusion} (gain)" for fusion in kind.fusions),
+    ]
+    lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
     for strength in sorted({0.0, *strengths}):
-        val, test = (_by_strength(report, kind, strength, split) for split in ("val", "test"))
-        gain = _gain(test, plain) if strength else ""
-        lines.append(f"| {strength:g} | {np.mean(val):.3f} | {np.mean(test):.3f} | {gain} |")
+        cells = [f"{strength:g}", f"{np.mean(_by_strength(report, kind, strength, 'val')):.3f}"]
+        for fusion in kind.fusions:
+            plain, test = (_by_strength(report, kind, value, "test", fusion) for value in (0.0, strength))
+            cells.append(f"{np.mean(test):.3f}" + (f" ({_gain(test, plain)})" if strength else ""))
+        lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 

@@ -2,7 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -172,12 +172,13 @@ class ChainRun(SeedRun, ABC):
         if "larger" in self.networks:
             yield "one larger model", "larger"
 
-    def _by_strength(self, test: dict[float, float]) -> None:
-        """Add the first fusion's figures of every strength."""
-        for strength, value in test.items():
-            for split, figure in (("test", value), ("val", self.validation[strength])):
-                name = f"{self.metric} by strength"
-                self.report.add(self.fusions[0], name, figure, self.seed, split, strength=strength)
+    def _by_strength(self, test: Mapping[float, Mapping[str, float]]) -> None:
+        """Add the figures of every fusion at every strength, and those of the first one by which it is picked."""
+        name = f"{self.metric} by strength"
+        for strength, figures in test.items():
+            for fusion, value in figures.items():
+                self.report.add(fusion, name, value, self.seed, strength=strength)
+            self.report.add(self.fusions[0], name, self.validation[strength], self.seed, "val", strength=strength)
 
 
 def pairs_of(chain: Sequence[str], tensors: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:

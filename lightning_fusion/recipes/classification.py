@@ -69,21 +69,29 @@ class ClassificationChains(ChainRun):
         start = time.perf_counter()
         self.truth = np.array(self.outputs["test"].target)
         arms = self._arms(chosen)
-        held_out = torch.from_numpy(np.array(self.outputs["val"].target))
-        for arm, chain in arms.items():
-            weights = fit_output_weights(self._known(chain, "val"), held_out)
-            answers = (self._average(chain, "test"), self._average(chain, "test", weights), self._late(chain))
-            for fusion, answer in zip(self.fusions, answers, strict=True):
+        fused = {strength: self._fused(chain) for strength, chain in self.chains.items()}
+        for arm, strength in ((PLAIN, 0.0), (COMPLEMENTARY, chosen)):
+            for fusion, answer in fused[strength].items():
                 self._score(self.method(arm, fusion), answer)
-            self._diversity(arm, chain)
+            self._diversity(arm, arms[arm])
         for method, name in self._singles(arms):
             self._score(method, self._average([name], "test"))
         self._by_strength(
-            {strength: self._right(self._average(chain, "test")) for strength, chain in self.chains.items()}
+            {
+                strength: {fusion: self._right(answer) for fusion, answer in answers.items()}
+                for strength, answers in fused.items()
+            }
         )
         self.took("fusing", start)
         if self.attribution_rows:
             self._look(arms)
+
+    def _fused(self, chain: list[str]) -> dict[str, Tensor]:
+        """What each fusion of a chain says about the test split."""
+        held_out = torch.from_numpy(np.array(self.outputs["val"].target))
+        weights = fit_output_weights(self._known(chain, "val"), held_out)
+        answers = self._average(chain, "test"), self._average(chain, "test", weights), self._late(chain)
+        return dict(zip(self.fusions, answers, strict=True))
 
     def facts(self) -> dict[str, Any]:
         """Source, classes and rows."""

@@ -89,24 +89,29 @@ class SpeakerChains(ChainRun):
     def _fused(self, chain: Sequence[str], split: str) -> Tensor:
         return average_scores([self.scores[split][name] for name in chain])
 
+    def _both(self, chain: Sequence[str]) -> dict[str, Tensor]:
+        """Scores of the test trials by each fusion of a chain."""
+        val, test = (torch.stack([self.scores[split][name] for name in chain]) for split in ("val", "test"))
+        calibrated = CalibratedFusion().fit(val.double(), self.same["val"])(test.double())
+        return dict(zip(self.fusions, (self._fused(chain, "test"), calibrated), strict=True))
+
     def score(self, chosen: float) -> None:
         """Test everything that the report compares."""
         start = time.perf_counter()
         arms = self._arms(chosen)
         self.curves: dict[str, Tensor] = {}
-        for arm, chain in arms.items():
-            val, test = (torch.stack([self.scores[split][name] for name in chain]) for split in ("val", "test"))
-            calibrated = CalibratedFusion().fit(val.double(), self.same["val"])(test.double())
-            for fusion, scores in zip(self.fusions, (self._fused(chain, "test"), calibrated), strict=True):
+        fused = {strength: self._both(chain) for strength, chain in self.chains.items()}
+        for arm, strength in ((PLAIN, 0.0), (COMPLEMENTARY, chosen)):
+            for fusion, scores in fused[strength].items():
                 self._score(self.method(arm, fusion), scores)
-            self._diversity(arm, chain)
+            self._diversity(arm, arms[arm])
         for method, name in self._singles(arms):
             self._score(method, self.scores["test"][name])
         same = self.same["test"]
         self._by_strength(
             {
-                strength: float(equal_error_rate(self._fused(chain, "test"), same))
-                for strength, chain in self.chains.items()
+                strength: {fusion: float(equal_error_rate(scores, same)) for fusion, scores in both.items()}
+                for strength, both in fused.items()
             }
         )
         self.took("fusing", start)

@@ -81,9 +81,9 @@ def value(rows: list[dict], method: str, metric: str, seed: int) -> float:
     return row["value"]
 
 
-def by_strength(rows: list[dict], metric: str, split: str, strength: float) -> list[float]:
-    wanted = f"{metric} by strength", split, strength
-    return [row["value"] for row in rows if (row["metric"], row["split"], row.get("strength")) == wanted]
+def by_strength(rows: list[dict], fusion: str, metric: str, split: str, strength: float) -> list[float]:
+    wanted = fusion, f"{metric} by strength", split, strength
+    return [row["value"] for row in rows if (row["method"], row["metric"], row["split"], row.get("strength")) == wanted]
 
 
 def chosen(folder: Path) -> float:
@@ -240,14 +240,17 @@ class TestVoices:
 def test_the_strength_is_the_best_on_validation(kind, request):
     folder = request.getfixturevalue(kind)
     rows = results(folder)["rows"]
-    metric, fusion, sign = ("accuracy", "output", 1) if kind == "digits" else ("eer", "score", -1)
+    metric, sign = ("accuracy", 1) if kind == "digits" else ("eer", -1)
+    fusions = ["output fusion", "late fusion"] if kind == "digits" else ["score fusion", "calibrated fusion"]
     offered = [0.0, 1.0] if kind == "digits" else [0.3, 1.0]
-    means = {strength: np.mean(by_strength(rows, metric, "val", strength)) for strength in offered}
+    means = {strength: np.mean(by_strength(rows, fusions[0], metric, "val", strength)) for strength in offered}
     assert means[chosen(folder)] == sign * max(sign * mean for mean in means.values())
-    table = [value(rows, f"ACoRL, {fusion} fusion", metric, seed) for seed in SEEDS]
-    assert by_strength(rows, metric, "test", chosen(folder)) == table
+    for arm, strength in (("ACoRL", chosen(folder)), ("plain", 0.0)):
+        for fusion in fusions:
+            table = [value(rows, f"{arm}, {fusion}", metric, seed) for seed in SEEDS]
+            assert by_strength(rows, fusion, metric, "test", strength) == table
     if kind == "voices":
-        for seed, found in zip(SEEDS, by_strength(rows, metric, "val", 0.3), strict=True):
+        for seed, found in zip(SEEDS, by_strength(rows, fusions[0], metric, "val", 0.3), strict=True):
             heard = Heard(folder, seed)
             assert found == pytest.approx(rates(heard.fused("val", chain(0.3)), heard.same["val"])[0], abs=1e-6)
 
