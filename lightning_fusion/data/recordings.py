@@ -224,7 +224,8 @@ def _read_npy(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.n
 
 
 def _read_csv(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.ndarray, np.ndarray | None]:
-    return read_columns(path, numeric, [how.label] if how.label else [], how.columns, how.delimiter)
+    values, texts = read_columns(path, numeric, [how.label] if how.label else [], how.columns, how.delimiter)
+    return values, texts[:, 0] if how.label else None
 
 
 def read_columns(
@@ -243,10 +244,11 @@ def read_columns(
         text: Names of those that hold text.
         columns: Names of all columns.
         delimiter: Between them; a blank stands for any white space.
-        missing: What stands in a number's place where it is missing; it is read as NaN.
+        missing: What stands in a number's place where it is missing; that, and an empty cell, is read as NaN. None:
+            every number must be there.
 
     Returns:
-        (N, len(numeric)) float64, and (N,) texts, or (N, len(text)) where there are several.
+        (N, len(numeric)) float64 and (N, len(text)) texts.
 
     Raises:
         InputError: If a column is missing, or a row does not fit.
@@ -258,14 +260,13 @@ def read_columns(
     if missing is None:
         source: Any = path
     else:
-        place = re.escape(missing)
-        edge = re.escape(delimiter)
-        pattern = rf"(?m)(?:^|(?<={edge})) *{place} *(?={edge}|\r?$)"
+        edge = re.escape(delimiter)  # a line that is blank as a whole has none, and stays as it is
+        pattern = rf"(?m)(?:^(?=[^\n]*{edge})|(?<={edge})) *(?:{re.escape(missing)})? *(?={edge}|\r?$)"
         source = StringIO(re.sub(pattern, "nan", Path(path).read_text(encoding="utf-8-sig")))
     fields: list[tuple] = [("numbers", np.float64, (len(numeric),))] if numeric else []
     fields += [("texts", "U64", (len(text),))] if text else []
     if os.path.getsize(path) == 0 or (header and _lines(path) < 2):
-        return np.empty((0, len(numeric))), np.empty(0, str)
+        return np.empty((0, len(numeric))), np.empty((0, len(text)), str)
     try:
         table = np.loadtxt(
             source,
@@ -281,7 +282,7 @@ def read_columns(
     except (ValueError, UnicodeError) as error:
         raise _bad_row(path, names, numeric, text, between, header, missing, error) from error
     texts = np.char.strip(table["texts"]) if text else np.empty((len(table), 0), str)
-    return (table["numbers"] if numeric else np.empty((len(table), 0))), texts[:, 0] if len(text) == 1 else texts
+    return (table["numbers"] if numeric else np.empty((len(table), 0))), texts
 
 
 def read_header(path: str, delimiter: str = ",") -> list[str]:

@@ -162,7 +162,6 @@ def from_table(
     first = 1 + header
     if not len(values):
         raise InputError(f"{path} is empty: found no row of features")
-    said = said.reshape(len(values), len(texts))
     for name, column in zip(texts, said.T, strict=True):
         if len(blank := np.flatnonzero(np.isin(column, ["", "nan", missing]))):
             raise InputError(f"{path}, row {blank[0] + first}: {name} is missing; name it, or remove the row")
