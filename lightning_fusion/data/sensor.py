@@ -355,7 +355,7 @@ class SensorDataModule(FusionDataModule):
             raise InputError(
                 f"val_share {self.val_share} and test_share {self.test_share} leave nothing to train on; lower them"
             )
-        if self.source != "table" and min(self._length, self._step) < 1 + (self._length < 2):
+        if self.source in ("files", "synthetic") and min(self._length, self._step) < 1 + (self._length < 2):
             raise InputError(
                 f"window_s and step_s give windows of {self._length} samples every {self._step} at sample_rate_hz "
                 f"{self.sample_rate_hz:g}; expected at least 2 samples, every 1"
@@ -366,12 +366,9 @@ class SensorDataModule(FusionDataModule):
             if name not in _texts(self.channels) or len(ends) != 2 or not ends[0] < ends[1]:
                 raise InputError(f"limits of {name} is {ends}; expected a name among channels, and [smallest, largest]")
         known = _texts(self.labels)
-        if self.labels is not None and (
-            len(known) < 2 or len(set(known)) < len(known) or not set(known).isdisjoint(_texts(self.ignored_labels))
-        ):
-            raise InputError(
-                f"labels is {known}; expected at least two different names, none of them in ignored_labels"
-            )
+        both = [*known, *_texts(self.ignored_labels)]
+        if self.labels is not None and (len(known) < 2 or len(set(both)) < len(both)):
+            raise InputError(f"labels is {known}; expected two or more different names, none of them in ignored_labels")
 
     def _check_files(self) -> None:
         if not self.channels:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +184,7 @@ def from_table(
     return Source(series, rows, dict(zip(texts, said.T, strict=True)), chosen)
 
 
+@lru_cache(maxsize=1)
 def from_nothing(sample_rate_hz: float, heterogeneity: float) -> Source:
     """The synthetic twin: 4 people with 2 devices each."""
     motion = synthetic_motion(sample_rate_hz=sample_rate_hz, heterogeneity=heterogeneity)

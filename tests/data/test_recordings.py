@@ -20,7 +20,7 @@ def write(path, *lines):
 
 @pytest.fixture
 def plain(tmp_path):
-    return write(tmp_path / "a.csv", "label,y,x", "sit,2,1", 'sit,4,3', '"walk",6,5')
+    return write(tmp_path / "a.csv", "label,y,x", "sit,2,1", "sit,4,3", '"walk",6,5')
 
 
 class TestFormats:
@@ -65,7 +65,9 @@ class TestFormats:
 
 class TestResampling:
     def stamped(self, path, times, values, unit=1.0, **changes):
-        rows = [f"{time * unit:.9f},{value},{-value},{int(value > 4.5)}" for time, value in zip(times, values, strict=True)]
+        rows = [
+            f"{time * unit:.9f},{value},{-value},{int(value > 4.5)}" for time, value in zip(times, values, strict=True)
+        ]
         file = write(path, "t,x,y,label", *rows)
         return read_recording(file, how(**({"timestamp": "t", "label": "label"} | changes)))
 
@@ -88,7 +90,7 @@ class TestResampling:
 
     def test_fast_recordings_are_averaged(self, tmp_path):
         times = np.arange(0, 4, 0.01)
-        fast = np.sin(2 * np.pi * 10 * times)  # at 10 Hz every tenth sample is the same: a straight line folds it to 0 Hz
+        fast = np.sin(2 * np.pi * 10 * times)  # every tenth sample is the same: one point of 10 would fold it to 0 Hz
         one = self.stamped(tmp_path / "a.csv", times, 5 + fast)
         assert np.abs(one.samples[1:-1, 0] - 5).max() < 0.02
         one = self.stamped(tmp_path / "b.csv", times, times)
@@ -132,10 +134,22 @@ class TestBadFiles:
             (["x,y", "1,2", "nan,3"], {}, "row 3: x is nan; expected a number: repair the row"),
             (["x,y", "1,2", "3"], {}, r"row 3: found 1 columns, expected 2 \(x, y\); the file may be truncated"),
             (["x,y", "1,2"], {"label": "label"}, "a.csv has no label"),
-            (["x,y", "1,2", "1,99"], {"limits": {"y": (-80, 80)}}, "row 3: y is 99; limits says -80 to 80.*another unit"),
-            (["t,x,y", "0,1,2", ".1,1,2", ".05,1,2"], {"timestamp": "t"}, "row 4: the timestamp 0.05 is before the 0.1"),
+            (
+                ["x,y", "1,2", "1,99"],
+                {"limits": {"y": (-80, 80)}},
+                "row 3: y is 99; limits says -80 to 80.*another",
+            ),
+            (
+                ["t,x,y", "0,1,2", ".1,1,2", ".05,1,2"],
+                {"timestamp": "t"},
+                "row 4: the timestamp 0.05 is before",
+            ),
             (["t,x,y", "7,1,2", "7,1,2"], {"timestamp": "t"}, r"all 2 row\(s\) have the timestamp 7"),
-            (["t,x,y", "0,1,2", "100,1,2"], {"timestamp": "t"}, "say 0.01 Hz where sample_rate_hz is 10: another timestamp_unit than s?"),
+            (
+                ["t,x,y", "0,1,2", "100,1,2"],
+                {"timestamp": "t"},
+                "say 0.01 Hz where sample_rate_hz is 10: another timestamp_unit than s?",
+            ),
             (
                 ["t,x,y", "0,1,2", ".1,1,2"],
                 {"timestamp": "t", "recorded_rate_hz": 20.0},

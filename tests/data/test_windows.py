@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -86,7 +88,7 @@ class TestFacts:
         x = windows.astype(float)
         moving = x - x.mean(-1, keepdims=True)
         hertz, power = periodogram(x, fs=1, detrend="constant", scaling="spectrum")
-        bands = [power[..., (hertz * 2 > a) & (hertz * 2 <= b)].sum(-1) for a, b in zip(BANDS, BANDS[1:], strict=False)]
+        bands = [power[..., (hertz * 2 > a) & (hertz * 2 <= b)].sum(-1) for a, b in pairwise(BANDS)]
         crossings = (np.diff(np.where(moving >= 0, 1, -1)) != 0).sum(-1) / length
         steps = np.abs(np.diff(x)).mean(-1)
         expected = [x.mean(-1), x.std(-1), x.min(-1), x.max(-1), steps, np.sqrt((x**2).mean(-1)), crossings, *bands]
