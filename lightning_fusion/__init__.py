@@ -21,6 +21,7 @@ _PUBLIC = {
     "FrugalFoEModule": "foe.frugal_module",
     "ImageDataModule": "data.image",
     "OutputsDataModule": "experts.outputs",
+    "SensorDataModule": "data.sensor",
     "SpeakerDataModule": "data.speaker",
     "collect": "experts.collecting",
     "diagnose": "experts.diagnosis",
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from lightning_fusion.acorl.reversal import reverse_gradient
     from lightning_fusion.data.base import Batch
     from lightning_fusion.data.image import ImageDataModule
+    from lightning_fusion.data.sensor import SensorDataModule
     from lightning_fusion.data.speaker import SpeakerDataModule
     from lightning_fusion.experts.collecting import collect
     from lightning_fusion.experts.diagnosis import diagnose
@@ -55,6 +57,7 @@ __all__ = [
     "FrugalFoEModule",
     "ImageDataModule",
     "OutputsDataModule",
+    "SensorDataModule",
     "SpeakerDataModule",
     "collect",
     "diagnose",

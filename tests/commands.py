@@ -16,7 +16,7 @@ from PIL import Image
 
 from lightning_fusion import cli
 from lightning_fusion.cli import main, shipped_configs
-from lightning_fusion.data.synthetic import synthetic_voices
+from lightning_fusion.data.synthetic import synthetic_motion, synthetic_voices
 from lightning_fusion.errors import InputError
 
 CONFIGS = shipped_configs()
@@ -115,6 +115,35 @@ def recordings(folder: Path, speakers: int, count: int, first: int = 0) -> None:
         soundfile.write(path, samples, 8000)
 
 
+def motion_files(folder: Path, sessions: int = 5) -> None:
+    """CSV files as ``folder/s07/s07_<session>_<device>.csv``, at 104 Hz with timestamps in milliseconds."""
+    motion = synthetic_motion(num_people=1, sessions=sessions, segment_s=4.0, sample_rate_hz=104)
+    (folder / "s07").mkdir(parents=True)
+    for samples, labels, device, session in zip(
+        motion.samples, motion.activities, motion.device, motion.session, strict=True
+    ):
+        lines = ["x_acc,y_acc,z_acc,x_gyro,y_gyro,z_gyro,timestamp,label"]
+        stamps = 1_657_540_547_119 + (np.arange(len(samples)) * 1000 / 104).astype(np.int64)
+        for row, stamp, label in zip(samples.tolist(), stamps, labels, strict=True):
+            lines.append(",".join([*(f"{value:.4f}" for value in row), str(stamp), f"ACTIVITY_{label}"]))
+        (folder / "s07" / f"s07_{session:02}_{('sp', 'sw')[device]}.csv").write_text("\n".join(lines) + "\n")
+
+
+def feature_table(path: Path, people: tuple[int, ...] = (17, 33), rows: int = 60) -> None:
+    """A file as WISDM's: number, person, 43 features of which some are missing, activity; no line of names."""
+    generator = np.random.default_rng(0)
+    path.parent.mkdir(parents=True)
+    lines = []
+    for number in range(len(people) * rows):
+        label = number % 3
+        values = [f"{value:.2f}" for value in generator.normal(label, 1, 43)]
+        values[number % 5 + 36] = "?" if number % 7 == 0 else values[number % 5 + 36]
+        lines.append(
+            ",".join([str(number), str(people[number // rows]), *values, ["Jogging", "Sitting", "Walking"][label]])
+        )
+    path.write_text("\n".join(lines) + "\n")
+
+
 @cache
 def _prepared(base: Path) -> Path:
     """A folder in which a user has trained two experts on digits and collected their outputs; made once."""
@@ -122,6 +151,8 @@ def _prepared(base: Path) -> Path:
     images(folder / "data/images", {"studio": ["cat", "dog"], "street": ["cat", "dog", "owl"]}, 30)
     fine = ["beaver", "dolphin", "flatfish", "ray"]
     recordings(folder / "data/speakers", speakers=24, count=8)
+    motion_files(folder / "data/spsw_har")
+    feature_table(folder / "data/wisdm/wisdm_transformed_with_user.csv")
     recordings(folder / "data/librispeech/train-clean-100", speakers=12, count=1)
     recordings(folder / "data/voxceleb2", speakers=12, count=2)
     for name in ("librispeech/test-other", "voxceleb1"):

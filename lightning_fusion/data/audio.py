@@ -3,8 +3,7 @@
 import math
 import os
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from rich.progress import track
 from torch import Tensor
 from torchaudio.transforms import Resample
 
+from lightning_fusion.data.patterns import FoundFile, find_files
 from lightning_fusion.errors import InputError, shorten
 
 AUDIO_SUFFIXES = {".flac", ".ogg", ".wav"}
@@ -24,101 +24,9 @@ LOUDEST = 10.0
 """Floating-point samples beyond this are no audio in [-1, 1]: integers that were never scaled, say. Our choice."""
 
 
-@dataclass
-class Recording:
-    """A file that matched a pattern.
-
-    Attributes:
-        name: Path relative to the root, with forward slashes.
-        fields: What the pattern's fields stand for.
-    """
-
-    name: str
-    fields: dict[str, str]
-
-
-def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """A path pattern as a regular expression.
-
-    ``{name}`` stands for a part of a file's or folder's name, as short as possible, and for the same text where it
-    stands again; ``*`` for any part of a name; ``**`` for any number of folders.
-
-    Raises:
-        InputError: If a brace is left over.
-
-    Example:
-        >>> match = compile_pattern("{label}_{speaker}_{utterance}.wav").fullmatch("7_lucas_12.wav")
-        >>> match.groupdict()
-        {'label': '7', 'speaker': 'lucas', 'utterance': '12'}
-        >>> compile_pattern("{speaker}/**").fullmatch("id10270/5r0dWxy17C8/00001.wav")["speaker"]
-        'id10270'
-    """
-    seen: set[str] = set()
-    parts = []
-    for token in re.split(r"(\*\*/|\*\*|\*|\{[^\W\d]\w*\})", pattern):
-        if name := re.fullmatch(r"\{(\w+)\}", token):
-            parts.append(f"(?P={name[1]})" if name[1] in seen else f"(?P<{name[1]}>[^/]+?)")
-            seen.add(name[1])
-        elif "{" in token or "}" in token:
-            raise InputError(f"pattern: found {token!r} in {pattern!r}; a field is a name in braces, as {{speaker}}")
-        else:
-            parts.append({"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}.get(token) or re.escape(token))
-    return re.compile("".join(parts))
-
-
-def find_recordings(root: str | Path, pattern: str, key: str = "root") -> list[Recording]:
-    """All audio files under a folder that match a pattern, sorted by name; hidden ones are passed over.
-
-    Args:
-        root: The folder.
-        pattern: See :func:`compile_pattern`; matched against paths relative to ``root``.
-        key: The argument that named the folder, for messages.
-
-    Raises:
-        InputError: If there is no such folder, no audio file in it, or none that matches.
-    """
-    if not Path(root).is_dir():
-        raise InputError(f"{key}: found no folder {root}; expected audio files in it that match {pattern}")
-    expression = compile_pattern(pattern)
-    others: Counter[str] = Counter()
-    found, unmatched = [], []
-    for name in _walk(str(root)):
-        suffix = os.path.splitext(name)[1].lower()
-        if suffix not in AUDIO_SUFFIXES:
-            others[suffix] += 1
-        elif match := expression.fullmatch(name):
-            found.append(Recording(name, match.groupdict()))
-        else:
-            unmatched.append(name)
-    if not found and not unmatched:
-        seen = (
-            f"; found {shorten((f'{count} {suffix}' for suffix, count in others.most_common()), 3)}" if others else ""
-        )
-        raise InputError(
-            f"{key}: there is no audio file ({', '.join(sorted(AUDIO_SUFFIXES))}) under {root}, which should hold "
-            f"{pattern}; found {seen or 'no file at all'}"
-        )
-    if not found:
-        raise InputError(
-            f"{key}: none of the {len(unmatched)} audio files under {root} matches the pattern {pattern}; one is "
-            f"{min(unmatched)}: set pattern to describe it, with {{speaker}} where the speaker's name stands"
-        )
-    if unmatched:
-        rank_zero_warn(
-            f"{len(unmatched)} of {len(found) + len(unmatched)} audio files under {root} do not match the pattern "
-            f"{pattern} and are left out: {shorten(sorted(unmatched), 3)}"
-        )
-    return sorted(found, key=lambda recording: recording.name)
-
-
-def _walk(root: str) -> Iterator[str]:
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = os.path.relpath(folder, root).replace(os.sep, "/")
-        prefix = "" if below == "." else below + "/"
-        for name in names:
-            if not name.startswith("."):
-                yield prefix + name
+def find_recordings(root: str | Path, pattern: str, key: str = "root") -> list[FoundFile]:
+    """All audio files under a folder that match a pattern; see :func:`~lightning_fusion.data.patterns.find_files`."""
+    return find_files(root, pattern, AUDIO_SUFFIXES, "audio file", "{speaker} where the speaker's name stands", key)
 
 
 @dataclass

@@ -173,6 +173,56 @@ def stratified_split(strata: np.ndarray, share: float, seed: int) -> tuple[np.nd
     return np.setdiff1d(np.arange(len(strata)), held_out), held_out
 
 
+def stratified_sessions(
+    counts: np.ndarray, scope: np.ndarray, val_share: float, test_share: float, seed: int
+) -> np.ndarray:
+    """Draw whole sessions for validation and testing, inside of each scope.
+
+    Where every session of a scope has one class, they are drawn class by class (:func:`stratified_split`). Elsewhere
+    64 draws of the wanted number of sessions are made, and the one is taken whose splits have the classes' shares most
+    nearly (the sum of squared deviations), first of all those that leave no class without training samples. A scope of
+    one session trains; one of two has no validation session. Sessions without a sample train. (Our choices.)
+
+    Args:
+        counts: (U, C) samples of each session and class.
+        scope: (U,) what the shares hold in: a domain, or a group.
+        val_share: Of the sessions.
+        test_share: Of the sessions.
+        seed: Of the draws.
+
+    Returns:
+        (U,) the split of each session: 0 train, 1 val, 2 test.
+
+    Example:
+        >>> stratified_sessions(np.ones((10, 3)), np.zeros(10), 0.1, 0.2, seed=0).tolist().count(2)
+        2
+    """
+    split = np.zeros(len(counts), np.int64)
+    for place, number in enumerate(np.unique(scope)):
+        units = np.flatnonzero((scope == number) & (counts.sum(1) > 0))
+        if ((counts[units] > 0).sum(1) == 1).all():
+            label = counts[units].argmax(1)
+            rest, test = stratified_split(label, test_share, seed * 1009 + 1)
+            _, val = stratified_split(label[rest], val_share / (1 - test_share), seed * 1009 + 2)
+            split[units[test]], split[units[rest[val]]] = 2, 1
+            continue
+        tests = min(max(round(test_share * len(units)), int(test_share > 0)), len(units) - 1)
+        vals = min(max(round(val_share * len(units)), int(val_share > 0)), len(units) - tests - 1)
+        generator = np.random.default_rng([seed, place])
+        share = counts[units] / np.maximum(counts[units].sum(0), 1)
+        best, chosen = math.inf, np.arange(len(units))
+        for _ in range(64):
+            order = generator.permutation(len(units))
+            parts = np.split(order, [tests, tests + vals])
+            sums = [share[part].sum(0) for part in parts]
+            off = sum(((s - len(part) / len(units)) ** 2).sum() for s, part in zip(sums, parts, strict=True))
+            off += 1e6 * ((sums[2] == 0) & (share.sum(0) > 0)).sum()
+            if off < best:
+                best, chosen = off, order
+        split[units[chosen[:tests]]], split[units[chosen[tests : tests + vals]]] = 2, 1
+    return split
+
+
 def draw_class_subsets(
     num_classes: int, num_domains: int, classes_per_domain: int, groups: np.ndarray | None = None, seed: int = 0
 ) -> np.ndarray:
@@ -273,6 +323,10 @@ class FusionDataModule(LightningDataModule):
     def fingerprint(self, split: str) -> str:
         """A fingerprint of the content of one split, before augmentation."""
         raise NotImplementedError(f"{type(self).__name__} must implement fingerprint(split)")
+
+    def statistics(self, split: str = "train") -> Tensor:
+        """Light statistics of the samples of one split, as recorded: (S,) float32."""
+        raise NotImplementedError(f"{type(self).__name__} has no statistics; implement statistics(split), or give some")
 
     def variant(self, **changes: Any) -> Self:
         """A copy with other constructor arguments that shares what is already in memory.

@@ -13,8 +13,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_fusion.data.audio import Recordings, compile_pattern, find_recordings
+from lightning_fusion.data.audio import Recordings, find_recordings
 from lightning_fusion.data.base import SPLITS, Batch, FusionDataModule, RowDataset, SliceSampler, digest, slice_loader
+from lightning_fusion.data.patterns import compile_pattern
 from lightning_fusion.data.speech import LogMel
 from lightning_fusion.data.synthetic import VOWELS, synthetic_voices
 from lightning_fusion.data.trials import Trials, draw_trials, read_trials

@@ -1,9 +1,11 @@
 """Synthetic twins of real data: no file, no network, and heterogeneity is a dial."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from scipy.signal import lfilter, sosfilt
+from scipy.spatial.transform import Rotation
 
 
 def synthetic_images(
@@ -165,3 +167,91 @@ def _resonators(centres_hz: np.ndarray, widths_hz: np.ndarray, sample_rate_hz: i
     sections[:, 0] = np.where(within, 1 + first + second, 1)
     sections[within, 4], sections[within, 5] = first[within], second[within]
     return sections
+
+
+class Motion(NamedTuple):
+    """Made-up recordings of accelerometer and gyroscope.
+
+    Attributes:
+        samples: (R, T, 6) float32: three axes of acceleration in m/s², three of angular velocity in rad/s.
+        activities: (R, T) int64.
+        person: (R,) int64, who moves.
+        device: (R,) int64, which device records.
+        session: (R,) int64; devices of one person record a session together.
+    """
+
+    samples: np.ndarray
+    activities: np.ndarray
+    person: np.ndarray
+    device: np.ndarray
+    session: np.ndarray
+
+
+def synthetic_motion(
+    num_people: int = 4,
+    num_devices: int = 2,
+    num_activities: int = 4,
+    sessions: int = 6,
+    segment_s: float = 8.0,
+    sample_rate_hz: float = 50.0,
+    heterogeneity: float = 1.0,
+    noise: float = 0.5,
+    seed: int = 0,
+) -> Motion:
+    """People who go through all activities in each session, with devices on their bodies.
+
+    An activity is a posture towards gravity and three harmonics of a tempo on each axis. A person has an own amplitude,
+    tempo and way of wearing devices, a device a place (a rotation), a gain and noise; all of these grow with
+    ``heterogeneity``. With 0 all people and devices are alike; with 1 a model of one of them is poor on most others.
+
+    Args:
+        num_people: People.
+        num_devices: Of each person.
+        num_activities: Activities.
+        sessions: Of each person.
+        segment_s: How long an activity lasts in a session.
+        sample_rate_hz: Of the samples.
+        heterogeneity: How far people and devices differ.
+        noise: Standard deviation of the first device's noise, in m/s²; a tenth of it in rad/s.
+        seed: Of everything drawn; a session depends on its own number and person alone.
+
+    Example:
+        >>> motion = synthetic_motion(num_people=2, sessions=1, segment_s=1.0)
+        >>> motion.samples.shape, motion.person.tolist(), motion.device.tolist()
+        ((4, 200, 6), [0, 0, 1, 1], [0, 1, 0, 1])
+    """
+    person, session, device = (axis.reshape(-1) for axis in np.indices((num_people, sessions, num_devices)))
+    length = round(segment_s * sample_rate_hz)
+    time = np.arange(length) / sample_rate_hz
+    shapes = np.random.default_rng([seed, 0])
+    tempo_hz = np.geomspace(0.9, 2.0, num_activities)
+    amplitude = shapes.normal(0, [[2.5], [1.2], [0.6]], (num_activities, 3, 6)) * [1, 1, 1, 0.4, 0.4, 0.4]
+    phase = shapes.uniform(0, 2 * math.pi, (num_activities, 3, 6))
+    posture = _rotations(shapes.normal(0, 0.35, (num_activities, 3))) @ [0, 0, 9.81]
+    places = _rotations(heterogeneity * shapes.normal(0, 0.8, (num_devices, 3)))
+    gains = np.exp(heterogeneity * 0.2 * shapes.normal(size=num_devices))
+    samples = np.empty((len(person), num_activities * length, 6), np.float32)
+    activities = np.empty(samples.shape[:2], np.int64)
+    for row in range(0, len(person), num_devices):
+        body = np.random.default_rng([seed, 1, person[row]])
+        strength, pace = np.exp(heterogeneity * body.normal(0, [0.35, 0.2]))
+        worn = _rotations(heterogeneity * body.normal(0, 0.35, 3))
+        today = np.random.default_rng([seed, 2, person[row], session[row]])
+        order = today.permutation(num_activities)
+        angle = 2 * math.pi * (tempo_hz[order] * pace * today.normal(1, 0.03, num_activities))[:, None] * time
+        angle += today.uniform(0, 2 * math.pi, (num_activities, 1))
+        waves = np.sin(angle[:, None, :, None] * np.arange(1, 4)[:, None, None] + phase[order][:, :, None])
+        moved = strength * (waves * amplitude[order][:, :, None]).sum(1)
+        moved[..., :3] += posture[order][:, None]
+        for number in range(num_devices):
+            place, spread = places[number] @ worn, noise * (1 + heterogeneity * number)
+            seen = gains[number] * np.concatenate([moved[..., :3] @ place.T, moved[..., 3:] @ place.T], -1)
+            seen += today.normal(0, spread, seen.shape) * [1, 1, 1, 0.1, 0.1, 0.1]
+            samples[row + number] = seen.reshape(-1, 6)
+            activities[row + number] = np.repeat(order, length)
+    return Motion(samples, activities, person, device, session)
+
+
+def _rotations(vectors: np.ndarray) -> np.ndarray:
+    """(..., 3, 3) rotations about vectors (..., 3), by their lengths in radians."""
+    return Rotation.from_rotvec(vectors).as_matrix()

@@ -8,7 +8,7 @@ import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_fusion.data.audio import AudioFiles, Recordings, compile_pattern, find_recordings
+from lightning_fusion.data.audio import AudioFiles, Recordings, find_recordings
 from lightning_fusion.errors import InputError
 
 
@@ -20,31 +20,6 @@ def sound(path, samples, rate=16_000, **arguments):
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, samples, rate, **arguments)
     return str(path)
-
-
-class TestPattern:
-    @pytest.mark.parametrize(
-        ("pattern", "name", "fields"),
-        [
-            ("{speaker}/**", "a/x.wav", {"speaker": "a"}),
-            ("{speaker}/**", "a/b/c/x.flac", {"speaker": "a"}),
-            ("{speaker}/**", "x.wav", None),
-            ("{label}_{speaker}_{utterance}.wav", "7_jo_1.wav", {"label": "7", "speaker": "jo", "utterance": "1"}),
-            ("{label}_{speaker}_{utterance}.wav", "in/7_jo_1.wav", None),
-            ("**/{speaker}-*.flac", "x/y/84-121-0001.flac", {"speaker": "84"}),
-            ("**/{speaker}-*.flac", "84-1.flac", {"speaker": "84"}),
-            ("{speaker}/{session}/{speaker}_*.wav", "a/1/a_2.wav", {"speaker": "a", "session": "1"}),
-            ("{speaker}/{session}/{speaker}_*.wav", "a/1/b_2.wav", None),
-            ("{speaker}.(1)/*", "a.(1)/x.wav", {"speaker": "a"}),
-        ],
-    )
-    def test_what_it_matches(self, pattern, name, fields):
-        match = compile_pattern(pattern).fullmatch(name)
-        assert (match and match.groupdict()) == fields
-
-    def test_a_brace_that_is_left_over(self):
-        with pytest.raises(InputError, match=r"pattern: found '{speaker/' in"):
-            compile_pattern("{speaker/**")
 
 
 class TestFinding:

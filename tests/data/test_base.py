@@ -18,6 +18,7 @@ from lightning_fusion.data.base import (
     digest,
     draw_class_subsets,
     slice_loader,
+    stratified_sessions,
     stratified_split,
 )
 from lightning_fusion.errors import InputError
@@ -30,6 +31,46 @@ def sampler(num_rows: int, batch_size: int, rank: int = 0, world: int = 1, epoch
     batches = [batch.tolist() for batch in made]
     assert len(batches) == len(made)
     return batches
+
+
+class TestStratifiedSessions:
+    @settings(max_examples=60, deadline=None)
+    @given(st.integers(1, 30), st.integers(1, 4), st.integers(1, 3), st.integers(0, 99))
+    def test_every_scope_has_its_shares(self, count, num_classes, scopes, seed):
+        generator = np.random.default_rng(seed)
+        counts = generator.integers(1, 9, (count * scopes, max(2, num_classes)))
+        scope = np.repeat(np.arange(scopes) * 7, count)
+        split = stratified_sessions(counts, scope, 0.1, 0.2, seed)
+        for number in range(scopes):
+            tests = min(max(round(0.2 * count), 1), count - 1)
+            vals = min(max(round(0.1 * count), 1), count - tests - 1)
+            assert np.bincount(split[scope == number * 7], minlength=3).tolist() == [count - tests - vals, vals, tests]
+
+    @pytest.mark.parametrize("seed", range(10))
+    def test_a_rare_class_stays_in_training_and_shares_are_near(self, seed):
+        counts = np.random.default_rng(seed).integers(5, 15, (20, 3))
+        counts[:, 2] = 0
+        counts[7, 2] = 4
+        split = stratified_sessions(counts, np.zeros(20), 0.1, 0.2, seed)
+        assert split[7] == 0
+        shares = counts[split == 2].sum(0)[:2] / counts.sum(0)[:2]
+        np.testing.assert_allclose(shares, 0.2, atol=0.06)
+
+    def test_sessions_of_one_class_are_drawn_class_by_class_and_empty_ones_train(self):
+        counts = np.repeat([[3, 0], [0, 3], [0, 0]], [20, 10, 5], axis=0)
+        split = stratified_sessions(counts, np.zeros(35), 0.1, 0.2, seed=3)
+        assert [
+            np.bincount(split[part], minlength=3).tolist() for part in (slice(20), slice(20, 30), slice(30, 35))
+        ] == [
+            [14, 2, 4],
+            [7, 1, 2],
+            [5, 0, 0],
+        ]
+
+    def test_is_a_function_of_the_seed(self):
+        counts = np.random.default_rng(0).integers(1, 9, (30, 3))
+        one, same, other = (stratified_sessions(counts, np.zeros(30), 0.1, 0.2, seed).tolist() for seed in (1, 1, 2))
+        assert one == same != other
 
 
 class TestStratifiedSplit:

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler, normalize
 from lightning_fusion import ImageDataModule
 from lightning_fusion.data import synthetic
 from lightning_fusion.data.speech import LogMel
-from lightning_fusion.data.synthetic import synthetic_images, synthetic_voices
+from lightning_fusion.data.synthetic import synthetic_images, synthetic_motion, synthetic_voices
 from lightning_fusion.data.trials import draw_trials
 
 
@@ -100,3 +100,39 @@ class TestVoices:
             rates.append(equal_error_rate(scores, trials.same))
         assert rates[0] > 0.25
         assert 0.03 < rates[1] < 0.8 * rates[0]
+
+
+class TestMotion:
+    def test_devices_record_a_session_together_and_people_do_not(self):
+        motion = synthetic_motion(num_people=2, sessions=3, segment_s=2.0)
+        assert motion.samples.shape == (12, 400, 6) and motion.samples.dtype == np.float32
+        for person in range(2):
+            for session in range(3):
+                rows = np.flatnonzero((motion.person == person) & (motion.session == session))
+                assert motion.device[rows].tolist() == [0, 1]
+                assert np.array_equal(*motion.activities[rows])
+                assert sorted(motion.activities[rows[0], ::100]) == [0, 1, 2, 3]
+        again, other = (
+            synthetic_motion(2, sessions=3, segment_s=2.0),
+            synthetic_motion(2, sessions=3, segment_s=2.0, seed=1),
+        )
+        assert np.array_equal(motion.samples, again.samples) and not np.array_equal(motion.samples, other.samples)
+        assert np.array_equal(synthetic_motion(1, sessions=1, segment_s=2.0).samples, motion.samples[:2])
+
+    def test_it_stands_on_the_ground_and_keeps_its_length_when_turned(self):
+        for strength in (0.0, 1.0):
+            motion = synthetic_motion(num_devices=1, heterogeneity=strength, noise=0.0, segment_s=20.0)
+            rest = [motion.samples[motion.activities == number].mean(0)[:3] for number in range(4)]
+            np.testing.assert_allclose(np.linalg.norm(rest, axis=1), 9.81, rtol=0.05 if strength == 0 else 0.5)
+
+    @pytest.mark.parametrize(("strength", "least", "most"), [(0.0, 0.9, 1.0), (1.0, 0.0, 0.8)])
+    def test_heterogeneity_is_a_dial_of_how_far_a_model_of_one_domain_carries(self, strength, least, most):
+        motion = synthetic_motion(heterogeneity=strength)
+        windows = motion.samples.reshape(len(motion.samples), -1, 100, 6)
+        facts = np.concatenate([windows.mean(2), windows.std(2)], -1)
+        labels = motion.activities[:, ::100]
+        own = (motion.person == 0) & (motion.device == 0)
+        model = make_pipeline(StandardScaler(), KNeighborsClassifier(5))
+        model.fit(facts[own].reshape(-1, 12), labels[own].reshape(-1))
+        others = motion.person != 0
+        assert least <= model.score(facts[others].reshape(-1, 12), labels[others].reshape(-1)) <= most

@@ -1,0 +1,112 @@
+"""Files by the pattern of their paths: what their names say of them."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_fusion.errors import InputError, shorten
+
+
+@dataclass
+class FoundFile:
+    """A file that matched a pattern.
+
+    Attributes:
+        name: Path relative to the root, with forward slashes.
+        fields: What the pattern's fields stand for.
+    """
+
+    name: str
+    fields: dict[str, str]
+
+
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """A path pattern as a regular expression.
+
+    ``{name}`` stands for a part of a file's or folder's name, as short as possible, and for the same text where it
+    stands again; ``*`` for any part of a name; ``**`` for any number of folders.
+
+    Raises:
+        InputError: If a brace is left over.
+
+    Example:
+        >>> match = compile_pattern("{label}_{speaker}_{utterance}.wav").fullmatch("7_lucas_12.wav")
+        >>> match.groupdict()
+        {'label': '7', 'speaker': 'lucas', 'utterance': '12'}
+        >>> compile_pattern("{speaker}/**").fullmatch("id10270/5r0dWxy17C8/00001.wav")["speaker"]
+        'id10270'
+    """
+    seen: set[str] = set()
+    parts = []
+    for token in re.split(r"(\*\*/|\*\*|\*|\{[^\W\d]\w*\})", pattern):
+        if name := re.fullmatch(r"\{(\w+)\}", token):
+            parts.append(f"(?P={name[1]})" if name[1] in seen else f"(?P<{name[1]}>[^/]+?)")
+            seen.add(name[1])
+        elif "{" in token or "}" in token:
+            raise InputError(f"pattern: found {token!r} in {pattern!r}; a field is a name in braces, as {{speaker}}")
+        else:
+            parts.append({"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}.get(token) or re.escape(token))
+    return re.compile("".join(parts))
+
+
+def find_files(
+    root: str | Path, pattern: str, suffixes: Collection[str], kind: str, hint: str, key: str = "root"
+) -> list[FoundFile]:
+    """All files of some kind under a folder that match a pattern, sorted by name; hidden ones are passed over.
+
+    Args:
+        root: The folder.
+        pattern: See :func:`compile_pattern`; matched against paths relative to ``root``.
+        suffixes: Of the kind of files, in lower case.
+        kind: What such a file is called, for messages.
+        hint: What the pattern should name, for messages.
+        key: The argument that named the folder, for messages.
+
+    Raises:
+        InputError: If there is no such folder, no such file in it, or none that matches.
+    """
+    if not Path(root).is_dir():
+        raise InputError(f"{key}: found no folder {root}; expected {kind}s in it that match {pattern}")
+    expression = compile_pattern(pattern)
+    others: Counter[str] = Counter()
+    found, unmatched = [], []
+    for name in _walk(str(root)):
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix not in suffixes:
+            others[suffix] += 1
+        elif match := expression.fullmatch(name):
+            found.append(FoundFile(name, match.groupdict()))
+        else:
+            unmatched.append(name)
+    if not found and not unmatched:
+        seen = shorten((f"{count} {suffix}" for suffix, count in others.most_common()), 3)
+        raise InputError(
+            f"{key}: there is no {kind} ({', '.join(sorted(suffixes))}) under {root}, which should hold "
+            f"{pattern}; found {seen or 'no file at all'}"
+        )
+    if not found:
+        raise InputError(
+            f"{key}: none of the {len(unmatched)} {kind}s under {root} matches the pattern {pattern}; one is "
+            f"{min(unmatched)}: set pattern to describe it, with {hint}"
+        )
+    if unmatched:
+        rank_zero_warn(
+            f"{len(unmatched)} of {len(found) + len(unmatched)} {kind}s under {root} do not match the pattern "
+            f"{pattern} and are left out: {shorten(sorted(unmatched), 3)}"
+        )
+    return sorted(found, key=lambda file: file.name)
+
+
+def _walk(root: str) -> Iterator[str]:
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = os.path.relpath(folder, root).replace(os.sep, "/")
+        prefix = "" if below == "." else below + "/"
+        for name in names:
+            if not name.startswith("."):
+                yield prefix + name
