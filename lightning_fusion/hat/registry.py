@@ -277,16 +277,17 @@ class ExpertRegistry:
             raise InputError(f"name: {self.address} has a source {name!r} already; rename it, or set overwrite")
         given = _network_of(expert)
         spec = network if isinstance(network, Mapping) else describe_factory(network) if network else expert.spec
-        if not spec or not is_plain(spec):
+        if not spec or not is_plain(dict(spec)):
             raise InputError(
                 f"network: nothing says how to build the network of {name}; give the class, a functools.partial of it, "
                 "or a dict of class_path and init_args"
             )
+        spec, way = _as_json(spec), _as_json(expert.preprocessing or getattr(data, "preprocessing", None))
         vector = statistics_of(data, statistics)
         facts = {key: getattr(expert, key) for key in _EXPERT_FACTS}
         facts["domains"] = facts["domains"] or getattr(data, "own_domains", None) or data.domains or None
         where = f"the description of {name}"
-        check_trusted(dict(spec), where)
+        check_trusted(spec, where)
         twin = _restored(spec, given.state_dict(), where, **facts)
         original = Expert(given, **facts)
         if twin.fingerprint != original.fingerprint:
@@ -309,8 +310,8 @@ class ExpertRegistry:
             counts=counts.tolist(),
             statistics=[float(str(value)) for value in vector.numpy()],  # the shortest text of a float32
             width=means.shape[1],
-            preprocessing=expert.preprocessing or getattr(data, "preprocessing", None),
-            network=dict(spec),
+            preprocessing=way,
+            network=spec,
             fingerprint=original.fingerprint,
             files={
                 part: {"bytes": len(content), "fingerprint": digest(np.frombuffer(content, np.uint8))}
@@ -318,6 +319,7 @@ class ExpertRegistry:
             },
             **facts,
         )
+        Card.parse(card.dump(), name, f"the card of {name}")
         self._write(card, contents, overwrite)
         if old is not None:
             with suppress(FileNotFoundError):
@@ -362,6 +364,10 @@ class ExpertRegistry:
                 raise InputError(
                     f"address: found no {path}; 'publish' writes it into the folder that the server shows"
                 ) from error
+        if self._local:
+            with suppress(FileNotFoundError), os.scandir(self._root) as entries:
+                return sorted(entry.name for entry in entries if os.path.isfile(os.path.join(entry.path, CARD)))
+            return []
         self._fs.invalidate_cache()
         parts = (path[len(self._root) + 1 :].split("/") for path in self._fs.find(self._root, maxdepth=2))
         return sorted(found[0] for found in parts if found[1:] == [CARD])
@@ -390,10 +396,9 @@ class ExpertRegistry:
             except Exception as error:  # each file system has its own
                 if attempt == attempts:
                     what = f"{type(error).__name__}: {error}".removesuffix(": ")
-                    raise UnreachableError(
-                        f"address: {path} could not be read, tried {attempts} time(s) ({what}); the last one broke "
-                        f"after {arrived.tell()} bytes; nothing of it was kept"
-                    ) from error
+                    tried = f"tried {attempts} times; the last one broke after {arrived.tell()} bytes, nothing was kept"
+                    kind = UnreachableError if attempts > 1 else InputError
+                    raise kind(f"address: {path} could not be read ({what}; {tried})") from error
             finally:
                 self.ledger.append(Transfer(self.stage, "down", source, file, arrived.tell()))
             time.sleep(_PAUSE_S * attempt)
@@ -408,11 +413,30 @@ class ExpertRegistry:
         try:
             draft.write_bytes(content)
             if exclusive:
-                os.link(draft, path)
+                _claim(draft, path)
             else:
                 os.replace(draft, path)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def _claim(draft: Path, path: str) -> None:
+    """Give a file its name only where there is none of that name."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if os.path.exists(path):
+            raise FileExistsError(path) from None
+        os.replace(draft, path)
+
+
+def _as_json(value: Any) -> Any:
+    """As it will be read: tuples are lists."""
+    if not is_plain(value if value is None else dict(value)):
+        raise InputError(f"a card holds plain data only; found {value}")
+    return json.loads(json.dumps(value))
 
 
 _EXPERT_FACTS = ("classes", "output", "features", "domains", "cost")
