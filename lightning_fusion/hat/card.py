@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.hyperparameters import is_plain
 
 FORMAT = 1
 PARTS = ("centroids", "encoder", "head")
@@ -111,6 +112,23 @@ class Card:
         if found["name"] != name:
             raise InputError(f"{where} is the card of {found['name']!r}, not of {name!r}")
         return cls(**found)
+
+
+def as_json(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Plain data as it will be read from a card: tuples are lists.
+
+    Raises:
+        InputError: If it is no plain data.
+
+    Example:
+        >>> as_json({"mean": (0.5, 0.5)})
+        {'mean': [0.5, 0.5]}
+    """
+    if value is None:
+        return None
+    if not is_plain(dict(value)):
+        raise InputError(f"a card holds numbers, texts, lists and dicts only; found {value}")
+    return json.loads(json.dumps(dict(value)))
 
 
 def _list_of(*kinds: type) -> Callable[[Any], bool]:

@@ -27,7 +27,7 @@ from lightning_fusion.data.base import Batch, FusionDataModule, digest
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert, build_network
 from lightning_fusion.experts.pool import check_name
-from lightning_fusion.hat.card import FORMAT, PARTS, Card, Transfer
+from lightning_fusion.hat.card import FORMAT, PARTS, Card, Transfer, as_json
 from lightning_fusion.hat.summaries import class_sums, labelled_batches, statistics_of
 from lightning_fusion.hyperparameters import check_trusted, describe_factory, is_plain
 
@@ -282,7 +282,7 @@ class ExpertRegistry:
                 f"network: nothing says how to build the network of {name}; give the class, a functools.partial of it, "
                 "or a dict of class_path and init_args"
             )
-        spec, way = _as_json(spec), _as_json(expert.preprocessing or getattr(data, "preprocessing", None))
+        spec, way = as_json(spec) or {}, as_json(expert.preprocessing or getattr(data, "preprocessing", None))
         vector = statistics_of(data, statistics)
         facts = {key: getattr(expert, key) for key in _EXPERT_FACTS}
         facts["domains"] = facts["domains"] or getattr(data, "own_domains", None) or data.domains or None
@@ -432,13 +432,6 @@ def _claim(draft: Path, path: str) -> None:
         os.replace(draft, path)
 
 
-def _as_json(value: Any) -> Any:
-    """As it will be read: tuples are lists."""
-    if not is_plain(value if value is None else dict(value)):
-        raise InputError(f"a card holds plain data only; found {value}")
-    return json.loads(json.dumps(value))
-
-
 _EXPERT_FACTS = ("classes", "output", "features", "domains", "cost")
 
 
@@ -457,8 +450,8 @@ def _restored(
         raise InputError(f"network: the weights do not fit {where}: {error}") from error
     if unknown or (whole and missing):
         raise InputError(
-            f"network: {where} and the weights differ: missing {shorten(missing) or 'none'}; unknown "
-            f"{shorten(unknown) or 'none'}"
+            f"network: {where} and the weights differ: missing {shorten(sorted(missing)) or 'none'}; unknown "
+            f"{shorten(sorted(unknown)) or 'none'}"
         )
     expert = Expert(network, **facts)
     expert.spec = dict(spec)

@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_fusion.data.base import Batch, FusionDataModule
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
-from lightning_fusion.hat.card import Card, Transfer
+from lightning_fusion.hat.card import Card, Transfer, as_json
 from lightning_fusion.hat.registry import ExpertRegistry, UnreachableError
 from lightning_fusion.hat.summaries import class_sums, labelled_batches, statistics_of
 
@@ -147,13 +147,13 @@ class Selection:
             verdict = row.reason or ("chosen" if row.chosen else "kept" if row.kept else "")
             shown = ("" if value is None else f"{value:.3f}" for value in values)
             rows.add_row(escape(row.name), *shown, escape(verdict))
-        bytes_read = Table("stage", title=f"bytes read: {self.ledger.saving:.0%} less than sending all")
+        bytes_read = Table("bytes read")
         for heading in ("down", "up"):
             bytes_read.add_column(heading, justify="right")
         for stage, count in self.ledger.stages.items():
             bytes_read.add_row(stage, f"{count['down']:,}", f"{count['up']:,}")
         bytes_read.add_row("send all", f"{self.ledger.send_all:,}", "0")
-        return Group(rows, bytes_read)
+        return Group(rows, f"read {self.ledger.saving:.0%} less than sending all", bytes_read)
 
 
 def select_sources(
@@ -404,6 +404,7 @@ class _Search:
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
             row.reason = f"cannot be used: {kind}{error}"
             row.kept, row.score = False, None
+            self.kept = [kept for kept in self.kept if kept != name]
             warnings.warn(f"source {name} {row.reason}", stacklevel=4)
         return not row.reason
 
@@ -464,7 +465,7 @@ class _Search:
             row.accuracy = (int(right) + 1) / (int((own >= 0).sum()) + len(shared))
 
     def _warn_of_preprocessing(self) -> None:
-        ours = getattr(self.target, "preprocessing", None)
+        ours = as_json(getattr(self.target, "preprocessing", None))
         ways = {name: self.cards[name].preprocessing or ours for name in self.kept}
         other = {name: way for name, way in ways.items() if ours and way and way != ours}
         if ours and other:
