@@ -81,7 +81,7 @@ class Card:
 
     def dump(self) -> bytes:
         """The content of the card's file."""
-        return json.dumps({"format": FORMAT} | asdict(self), allow_nan=False).encode()
+        return json.dumps({"format": FORMAT} | asdict(self), allow_nan=False, separators=(",", ":")).encode()
 
     @classmethod
     def parse(cls, content: bytes, name: str, where: str) -> "Card":

@@ -130,9 +130,9 @@ class Selection:
 
     def __rich__(self) -> Group:
         """The table and the ledger, for ``rich.print``."""
-        rows = Table(title=f"sources by {self.rank_by}")
+        rows = Table(title=f"sources by {self.rank_by} (a: statistics, c: centroids, r: score)")
         rows.add_column("source")
-        for heading in ("statistics a", "coverage", "centroids c", "s(c)", "accuracy", "score r"):
+        for heading in ("a", "coverage", "c", "s(c)", "accuracy", "r"):
             rows.add_column(heading, justify="right")
         rows.add_column("")
         for row in self.table:

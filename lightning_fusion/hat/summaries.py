@@ -12,6 +12,10 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 
 
+def _none() -> Tensor:
+    raise NotImplementedError
+
+
 def statistics_of(data: FusionDataModule, given: Any = None) -> Tensor:
     """Light statistics of a data module's training split.
 
@@ -31,8 +35,8 @@ def statistics_of(data: FusionDataModule, given: Any = None) -> Tensor:
     """
     if given is None:
         try:
-            given = data.statistics()  # type: ignore[attr-defined]
-        except (AttributeError, NotImplementedError) as error:
+            given = getattr(data, "statistics", _none)()
+        except NotImplementedError as error:
             raise InputError(
                 f"statistics: {type(data).__name__} knows none of its data; give the numbers, or a function of the "
                 "data module"

@@ -339,6 +339,20 @@ class TestNothingIsHalfWritten:
         sources.publish(folder, "a", overwrite=True)
         assert folder.names == ["a", "b"]
 
+    def test_the_index_names_what_another_process_published_meanwhile(self, registry):
+        """The other one is done after this one has listed the sources, and before it writes the index."""
+        other, plain, done = registry.reader(), registry._put, []
+
+        def put(path, content, exclusive=False):
+            if path.endswith("index.json") and not done:
+                done.append(sources.publish(other, "b"))
+            plain(path, content, exclusive)
+
+        registry._put = put
+        sources.publish(registry, "a")
+        assert len(done) == 1
+        assert json.loads(registry._fs.cat_file(f"{registry._root}/index.json"))["sources"] == ["a", "b"]
+
     def test_two_processes_publish_at_once(self, tmp_path):
         context = multiprocessing.get_context("fork")  # they need not import everything again
         address, together = str(tmp_path / "shared"), context.Barrier(2)

@@ -211,6 +211,14 @@ class TestRanking:
             ("d", False, False),
         ]
 
+    @pytest.mark.parametrize(("keep_share", "kept"), [(0.7, 7), (0.71, 8), (0.1, 2)])
+    def test_the_share_is_rounded_up_and_not_by_its_binary_digits(self, keep_share, kept):
+        registry = ExpertRegistry(address())
+        for number in range(10):
+            sources.publish(registry, f"s{number}", statistics=[float(number), 0.0])
+        found = select_sources(registry, sources.data(), keep_share, 2, statistics=[1.0, 0.0])
+        assert sum(row.kept for row in found.table) == kept
+
     def test_a_poisoned_source_is_not_chosen(self, target):
         """Six sources of one kind; the labels of one were permuted."""
         registry = ExpertRegistry(address())
