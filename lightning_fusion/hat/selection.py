@@ -233,7 +233,7 @@ def select_sources(
         elif rank_by == "statistics":
             search.examine(search.by("similarity"), num_sources)
         else:
-            share = math.ceil(round(keep_share * eligible, 9))  # .7 * 10 is more than 7
+            share = math.ceil(round(keep_share * eligible, 9))  # .28 * 25 is more than 7
             search.examine(search.by("similarity"), max(num_sources, share))
         chosen = search.choose(num_sources)
     finally:
