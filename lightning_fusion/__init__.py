@@ -16,6 +16,7 @@ _PUBLIC = {
     "ExpertModule": "experts.training",
     "ExpertOutputs": "experts.outputs",
     "ExpertPool": "experts.pool",
+    "ExpertRegistry": "hat.registry",
     "FoEFuserModule": "foe.module",
     "FrugalFoE": "foe.frugal",
     "FrugalFoEModule": "foe.frugal_module",
@@ -26,6 +27,7 @@ _PUBLIC = {
     "collect": "experts.collecting",
     "diagnose": "experts.diagnosis",
     "reverse_gradient": "acorl.reversal",
+    "select_sources": "hat.selection",
 }
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from lightning_fusion.foe.frugal import FrugalFoE
     from lightning_fusion.foe.frugal_module import FrugalFoEModule
     from lightning_fusion.foe.module import FoEFuserModule
+    from lightning_fusion.hat.registry import ExpertRegistry
+    from lightning_fusion.hat.selection import select_sources
 
 __all__ = [
     "ACoRLModule",
@@ -52,6 +56,7 @@ __all__ = [
     "ExpertModule",
     "ExpertOutputs",
     "ExpertPool",
+    "ExpertRegistry",
     "FoEFuserModule",
     "FrugalFoE",
     "FrugalFoEModule",
@@ -62,6 +67,7 @@ __all__ = [
     "collect",
     "diagnose",
     "reverse_gradient",
+    "select_sources",
 ]
 
 

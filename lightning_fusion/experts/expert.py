@@ -64,10 +64,12 @@ class Expert(nn.Module):
             raise InputError("an expert needs a network, a checkpoint, or both; found neither")
         state: dict[str, Tensor] = {}
         card: dict[str, Any] = {}
+        spec: dict[str, Any] | None = None
         if checkpoint is not None:
             state, card = _read_checkpoint(checkpoint)
             if network is None:
-                network = _network_of(card, checkpoint)
+                spec = card.get("network")
+                network = build_network(spec, len(card.get("classes") or ()), f"checkpoint {checkpoint}")
             if not isinstance(network, nn.Module):
                 raise InputError(f"checkpoint {checkpoint} needs a network that is a torch module to load it into")
         classes = classes if classes is not None else card.get("classes")
@@ -86,6 +88,7 @@ class Expert(nn.Module):
         self.classes, self.output, self.cost = [str(name) for name in classes], output, float(cost)
         self.domains = domains if domains is not None else card.get("domains")
         self.checkpoint, self.version = checkpoint, version
+        self.spec = spec  # class_path and init_args of the network, where the checkpoint told them
         self.preprocessing: dict[str, Any] | None = card.get("preprocessing")
         self.features = features if features is not None else card.get("features")
         if self.features is not None:
@@ -262,18 +265,30 @@ def _read_checkpoint(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return state, card
 
 
-def _network_of(card: dict[str, Any], path: str) -> nn.Module:
-    """Build the network that an ExpertModule's checkpoint describes; its class must be imported already."""
-    spec = card.get("network")
+def build_network(spec: Mapping[str, Any] | None, num_classes: int, where: str) -> nn.Module:
+    """Build the network that a file describes; its class must be imported already.
+
+    Args:
+        spec: ``class_path`` and ``init_args``.
+        num_classes: The class's first argument.
+        where: The file, for the message.
+
+    Raises:
+        InputError: If nothing is described, or something other than an imported module.
+
+    Example:
+        >>> build_network({"class_path": "torch.nn.LazyLinear"}, 2, "checkpoint a.ckpt").out_features
+        2
+    """
     if not spec:
-        raise InputError(f"network: checkpoint {path} does not say which network it belongs to; set network")
+        raise InputError(f"network: {where} does not say which network it belongs to; set network")
     kind = imported_class(spec["class_path"], nn.Module)
     if kind is None:
         raise InputError(
-            f"network: checkpoint {path} names {spec['class_path']}, which is not an imported module; import it "
+            f"network: {where} names {spec['class_path']}, which is not an imported module; import it "
             "first, or set network (a checkpoint must not import code by itself)"
         )
-    return kind(len(card["classes"]), **spec.get("init_args", {}))
+    return kind(num_classes, **spec.get("init_args", {}))
 
 
 def _load_weights(network: nn.Module, state: dict[str, Tensor], path: str, classes: list[str]) -> None:

@@ -1,0 +1,1 @@
+"""HaT: expansion to a new domain by selected sources, sample-wise fusion and distillation."""

@@ -1,0 +1,495 @@
+"""Which few of many sources a new domain should learn from, and what it costs to find out."""
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+from lightning_fusion.data.base import Batch, FusionDataModule
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.expert import Expert
+from lightning_fusion.hat.card import Card, Transfer, as_json
+from lightning_fusion.hat.registry import ExpertRegistry, UnreachableError
+from lightning_fusion.hat.summaries import class_sums, labelled_batches, statistics_of
+
+_CHOICES = {
+    "similarity": ("cosine", "euclid", "jaccard"),
+    "rank_by": ("product", "centroid", "accuracy", "statistics", "random"),
+}
+_DIGITS = 12  # to which values are compared: equal sources tie whatever the order of their sums
+
+
+@dataclass
+class SelectionRow:
+    """What is known of one source; None where it was not asked.
+
+    Attributes:
+        name: Of the source.
+        similarity: a_i, of its statistics to the target's.
+        coverage: Share of the target's classes that it knows.
+        centroid_similarity: c_i, mean cosine of the shared classes' means under its encoder.
+        centroid_score: s(c_i) = (1 + c_i) / 2.
+        accuracy: Acc_i on the target's labelled samples of shared classes, Laplace-smoothed.
+        score: r_i, what the kept ones are ranked by.
+        kept: Passed the first stage.
+        chosen: Is one of the best.
+        reason: Why it is not eligible; empty where it is.
+    """
+
+    name: str
+    similarity: float | None = None
+    coverage: float = 0.0
+    centroid_similarity: float | None = None
+    centroid_score: float | None = None
+    accuracy: float | None = None
+    score: float | None = None
+    kept: bool = False
+    chosen: bool = False
+    reason: str = ""
+
+
+@dataclass
+class Ledger:
+    """Bytes that a selection really read, file by file.
+
+    The target reads, and sends nothing: its statistics and labels stay where they are.
+
+    Attributes:
+        transfers: In order.
+        send_all: Bytes of the index, all cards, and all files of every source whose card makes it eligible.
+    """
+
+    transfers: list[Transfer]
+    send_all: int
+
+    @property
+    def total(self) -> int:
+        """Bytes really transferred, those of broken reads included."""
+        return sum(one.num_bytes for one in self.transfers)
+
+    @property
+    def saving(self) -> float:
+        """Share of ``send_all`` that was not read."""
+        return 1 - self.total / self.send_all
+
+    @property
+    def stages(self) -> dict[str, dict[str, int]]:
+        """Bytes by stage and direction."""
+        result: dict[str, dict[str, int]] = {}
+        for one in self.transfers:
+            result.setdefault(one.stage, {"down": 0, "up": 0})[one.direction] += one.num_bytes
+        return result
+
+    def facts(self) -> dict[str, Any]:
+        """All of it as plain data, without the single files."""
+        return {"stages": self.stages, "total": self.total, "send_all": self.send_all, "saving": self.saving}
+
+
+@dataclass
+class Selection:
+    """The sources that were chosen, and why.
+
+    Attributes:
+        table: A row per source: chosen ones by rank, kept ones by rank, the others by similarity, ineligible ones by
+            name.
+        ledger: What was read.
+        experts: The chosen ones by name, best first.
+        cards: Theirs.
+        classes: The target's.
+        rank_by: What ``score`` is.
+    """
+
+    table: list[SelectionRow]
+    ledger: Ledger
+    experts: dict[str, Expert] = field(repr=False)
+    cards: dict[str, Card] = field(repr=False)
+    classes: list[str]
+    rank_by: str
+
+    @property
+    def uncovered(self) -> list[str]:
+        """Classes of the target that no chosen source knows."""
+        known = {label for expert in self.experts.values() for label in expert.classes}
+        return [label for label in self.classes if label not in known]
+
+    def facts(self) -> dict[str, Any]:
+        """All of it as plain data, for ``results.json``."""
+        return {
+            "rank_by": self.rank_by,
+            "table": [asdict(row) for row in self.table],
+            "ledger": self.ledger.facts(),
+            "uncovered": self.uncovered,
+        }
+
+    def __rich__(self) -> Group:
+        """The table and the ledger, for ``rich.print``."""
+        rows = Table(title=f"sources by {self.rank_by} (a: statistics, c: centroids, r: score)")
+        rows.add_column("source")
+        for heading in ("a", "coverage", "c", "s(c)", "accuracy", "r"):
+            rows.add_column(heading, justify="right")
+        rows.add_column("")
+        for row in self.table:
+            values = (
+                row.similarity,
+                row.coverage,
+                row.centroid_similarity,
+                row.centroid_score,
+                row.accuracy,
+                row.score,
+            )
+            verdict = row.reason or ("chosen" if row.chosen else "kept" if row.kept else "")
+            shown = ("" if value is None else f"{value:.3f}" for value in values)
+            rows.add_row(escape(row.name), *shown, escape(verdict))
+        bytes_read = Table("bytes read")
+        for heading in ("down", "up"):
+            bytes_read.add_column(heading, justify="right")
+        for stage, count in self.ledger.stages.items():
+            bytes_read.add_row(stage, f"{count['down']:,}", f"{count['up']:,}")
+        bytes_read.add_row("send all", f"{self.ledger.send_all:,}", "0")
+        return Group(rows, f"read {self.ledger.saving:.0%} less than sending all", bytes_read)
+
+
+def select_sources(
+    registry: ExpertRegistry,
+    target: FusionDataModule,
+    keep_share: float = 0.5,
+    num_sources: int = 5,
+    encoder_first: bool = False,
+    similarity: Literal["cosine", "euclid", "jaccard"] = "cosine",
+    rank_by: Literal["product", "centroid", "accuracy", "statistics", "random"] = "product",
+    exclude: Iterable[str] = (),
+    statistics: Any = None,
+    seed: int = 0,
+) -> Selection:
+    """Choose sources for a new domain, coarse then fine, and count the bytes.
+
+    Stage 1 reads cards only: a_i is the similarity of the target's statistics to those of source i, each number
+    z-scored over the sources. The best ``max(num_sources, ceil(keep_share * number of eligible sources))`` are kept.
+    Stage 2 reads models and centroids of the kept ones and runs them on the target's labelled samples: the ``score``
+    is r_i = coverage_i * s(c_i) * Acc_i, and the best ``num_sources`` are chosen. Ties go by name. Reconstructed from
+    Dai et al., arXiv 2412.04060: centroid similarity times accuracy, coarse then fine, is theirs; the statistics, who
+    sends what, coverage, s and the smoothing are our choice.
+
+    A source is not eligible if it shares no class with the target, its statistics are of another kind, its files do
+    not fit its card, or it does not run on the target's input; the table says why. One that is found out in stage 2
+    makes place for the next.
+
+    Args:
+        registry: Where the sources are published.
+        target: Its training rows with a target >= 0 are the labelled ones. Inputs are prepared as the target's data
+            module does.
+        keep_share: Eta, share of the eligible sources that stage 2 reads, in (0, 1]. A high one costs traffic.
+        num_sources: N_p, how many are chosen.
+        encoder_first: Read encoders and centroids of the kept, heads of the chosen only. Accuracies are not known when
+            they are ranked, so r_i = coverage_i * s(c_i). For ``rank_by`` ``product`` and ``centroid``.
+        similarity: Of the statistics. ``cosine``; ``euclid``, 1 / (1 + distance); or ``jaccard``, of the two sets of
+            numbers that lie above the sources' mean (z > 0): shared over all.
+        rank_by: ``product`` as above. Baselines: ``centroid``, r_i = coverage_i * s(c_i); ``accuracy``, r_i =
+            coverage_i * Acc_i; ``statistics``, r_i = a_i; ``random``, drawn from all eligible sources. The last two
+            read the chosen models only, the last three no centroids.
+        exclude: Names of sources that are not to be used: those of the same person, say. Not even their cards are
+            read.
+        statistics: As for :meth:`ExpertRegistry.publish`; ``target.statistics()`` where None.
+        seed: Of the ``random`` draw.
+
+    Raises:
+        InputError: If the target has no labels or one class only, no source is eligible, an argument does not fit, or
+            a network address fails.
+
+    Example:
+        >>> from functools import partial
+        >>> from lightning_fusion.data.base import TensorDataModule
+        >>> from lightning_fusion.encoders import SmallConvNet
+        >>> registry, names = ExpertRegistry("memory://select"), ["cat", "dog"]
+        >>> train = torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 1, 1, 0, 1])
+        >>> for width in (2, 3):
+        ...     network = partial(SmallConvNet, width=width, in_channels=1)
+        ...     expert = Expert(network(2), classes=names, features="pool")
+        ...     data = TensorDataModule({"train": train}, classes=names)
+        ...     _ = registry.publish(expert, data, f"site_{width}", statistics=[width, 1.0], network=network)
+        >>> target = TensorDataModule({"train": (train[0], torch.tensor([0, 1, -100, -100, -100, -100]))}, names)
+        >>> selection = select_sources(registry, target, num_sources=1, statistics=[2.2, 1.0])
+        >>> [(row.name, row.kept) for row in selection.table], list(selection.experts)
+        ([('site_2', True), ('site_3', False)], ['site_2'])
+    """
+    exclude = [exclude] if isinstance(exclude, str) else list(exclude)
+    _check(keep_share, num_sources, encoder_first, similarity, rank_by)
+    search = _Search(registry.reader(), target, list(labelled_batches(target)), rank_by, encoder_first)
+    vector = statistics_of(target, statistics)
+    try:
+        search.read_cards(vector, similarity, exclude)
+        eligible = len(search.eligible)
+        if rank_by == "random":
+            drawn = torch.randperm(eligible, generator=torch.Generator().manual_seed(seed))
+            names = sorted(search.eligible)
+            search.examine([names[position] for position in drawn], num_sources)
+        elif rank_by == "statistics":
+            search.examine(search.by("similarity"), num_sources)
+        else:
+            share = math.ceil(round(keep_share * eligible, 9))  # .28 * 25 is more than 7
+            search.examine(search.by("similarity"), max(num_sources, share))
+        chosen = search.choose(num_sources)
+    finally:
+        registry.ledger += search.reader.ledger
+    if len(chosen) < num_sources:
+        warnings.warn(
+            f"chose {len(chosen)} of {num_sources} sources: no other of {len(search.rows)} is eligible", stacklevel=2
+        )
+    return Selection(
+        search.table(chosen),
+        Ledger(search.reader.ledger, search.send_all),
+        chosen,
+        {name: search.cards[name] for name in chosen},
+        list(target.classes),
+        rank_by,
+    )
+
+
+def statistics_similarity(target: Tensor, sources: Tensor, similarity: str = "cosine") -> Tensor:
+    """Similarity of the target's statistics to those of each source.
+
+    Args:
+        target: (S,) numbers.
+        sources: (N, S) numbers, which are z-scored over their N rows first, the target's with the same mean and
+            deviation; a number that is the same everywhere becomes 0.
+        similarity: ``cosine``, ``euclid`` or ``jaccard``, see :func:`select_sources`.
+
+    Returns:
+        (N,) float64. Undefined ones are 0 for ``cosine`` (no direction) and 1 for ``jaccard`` (two empty sets).
+
+    Example:
+        >>> statistics_similarity(torch.tensor([3.0, 0.0]), torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
+        tensor([ 0.9487, -0.9487], dtype=torch.float64)
+    """
+    target, sources = target.double(), sources.double()
+    mean, deviation = sources.mean(0), sources.std(0, correction=0)
+    constant = deviation <= 1e-12 * mean.abs()
+    scale = deviation.where(~constant, torch.inf)
+    ours, theirs = (target - mean) / scale, (sources - mean) / scale
+    if similarity == "euclid":
+        return 1 / (1 + (theirs - ours).square().sum(1).sqrt())
+    if similarity == "jaccard":
+        one, others = ours > 0, theirs > 0
+        union = (one | others).sum(1)
+        return ((one & others).sum(1).double() / union).where(union > 0, 1.0)
+    return cosine(theirs, ours)
+
+
+def cosine(one: Tensor, other: Tensor) -> Tensor:
+    """Cosine of vectors (..., D) along the last dimension; 0 where one has no length.
+
+    Example:
+        >>> cosine(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([1.0, 0.0]))
+        tensor([1., 0.])
+    """
+    lengths = one.norm(dim=-1) * other.norm(dim=-1)
+    return ((one * other).sum(-1) / lengths).where(lengths > 0, 0.0)
+
+
+@dataclass
+class _Search:
+    """The state of one selection."""
+
+    reader: ExpertRegistry
+    target: FusionDataModule
+    labelled: list[Batch]
+    rank_by: str
+    encoder_first: bool
+    rows: dict[str, SelectionRow] = field(default_factory=dict)
+    cards: dict[str, Card] = field(default_factory=dict)
+    encoders: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    experts: dict[str, Expert] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
+    send_all: int = 0
+
+    def __post_init__(self) -> None:
+        classes = self.target.classes
+        self.targets = torch.cat([torch.empty(0, dtype=torch.int64), *(batch.target for batch in self.labelled)])
+        self.present = [classes[number] for number in self.targets.unique().tolist()]
+        if len(self.present) < 2:
+            what = f"only of class {self.present[0]}" if self.present else "none at all"
+            raise InputError(
+                f"target: its train split has labelled samples {what}; a selection needs at least 2 classes"
+            )
+
+    # ----------------------------------------------------------- stage 1: cards
+
+    def read_cards(self, vector: Tensor, similarity: str, exclude: Sequence[str]) -> None:
+        """Fill ``rows``: who is eligible, and how similar its statistics are."""
+        self.reader.stage = "statistics"
+        self.cards = self.reader.cards(exclude)
+        if not self.cards:
+            raise InputError(f"registry: {self.reader.address} has no source, beside {len(exclude)} excluded")
+        for name, card in self.cards.items():
+            shared = self.shared(card)
+            row = self.rows[name] = SelectionRow(name, coverage=len(shared) / len(self.target.classes))
+            row.reason = self._unfit(card, shared, len(vector))
+        names = list(self.eligible)
+        if not names:
+            reasons = shorten([f"{row.name}: {row.reason}" for row in self.rows.values()])
+            raise InputError(f"registry: none of {len(self.rows)} sources is eligible ({reasons})")
+        pool = torch.tensor([self.cards[name].statistics for name in names], dtype=torch.float64)
+        for name, value in zip(names, statistics_similarity(vector, pool, similarity).tolist(), strict=True):
+            self.rows[name].similarity = value
+        read = sum(one.num_bytes for one in self.reader.ledger)
+        self.send_all = read + sum(self.cards[name].num_bytes for name in names)
+
+    @property
+    def eligible(self) -> dict[str, SelectionRow]:
+        return {name: row for name, row in self.rows.items() if not row.reason}
+
+    def shared(self, card: Card) -> list[str]:
+        known = set(card.classes)
+        return [label for label in self.target.classes if label in known]
+
+    def _unfit(self, card: Card, shared: Sequence[str], num_statistics: int) -> str:
+        if not shared:
+            return f"shares no class with the target: knows {shorten(card.classes, 3)}"
+        if not set(shared) & set(self.present):
+            return f"no labelled sample is of a shared class ({shorten(shared, 3)})"
+        if len(card.statistics) != num_statistics:
+            return f"its statistics are {len(card.statistics)} numbers, the target's {num_statistics}"
+        if not all(math.isfinite(value) for value in card.statistics):
+            return "its statistics are NaN or infinite"
+        return ""
+
+    def by(self, what: str) -> list[str]:
+        """Names of the eligible sources, best first, ties by name."""
+        found = {name: getattr(row, what) for name, row in self.eligible.items()}
+        return sorted((n for n in found if found[n] is not None), key=lambda n: (-round(found[n], _DIGITS), n))
+
+    # ---------------------------------------------------------- stage 2: models
+
+    def examine(self, names: Sequence[str], wanted: int) -> None:
+        """Read and run sources in this order until ``wanted`` of them could be run."""
+        self.reader.stage = "encoders" if self.encoder_first else "models"
+        for name in names:
+            if len(self.kept) == wanted:
+                break
+            if self._tried(name, self._run):
+                self.kept.append(name)
+                self.rows[name].kept = True
+        self._warn_of_preprocessing()
+
+    def choose(self, num_sources: int) -> dict[str, Expert]:
+        """The best of the kept, with all of their weights."""
+        order = self.kept if self.rank_by == "random" else self.by("score")
+        chosen: dict[str, Expert] = {}
+        self.reader.stage = "heads" if self.encoder_first else "models"
+        for name in order:
+            if len(chosen) == num_sources:
+                break
+            if name in self.experts or self._tried(name, self._complete):
+                chosen[name] = self.experts[name]
+                self.rows[name].chosen = True
+        if not chosen:
+            reasons = shorten([f"{row.name}: {row.reason}" for row in self.rows.values() if row.reason])
+            raise InputError(f"registry: none of {len(self.rows)} sources can be used ({reasons})")
+        return chosen
+
+    def _tried(self, name: str, what: Any) -> bool:
+        row = self.rows[name]
+        try:
+            what(row, self.cards[name])
+        except UnreachableError:
+            raise
+        except Exception as error:  # a foreign network may raise anything
+            kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+            row.reason = f"cannot be used: {kind}{error}"
+            row.kept, row.score = False, None
+            self.kept = [kept for kept in self.kept if kept != name]
+            warnings.warn(f"source {name} {row.reason}", stacklevel=4)
+        return not row.reason
+
+    def _run(self, row: SelectionRow, card: Card) -> None:
+        """Read one source and fill its row."""
+        means = None
+        if self.rank_by in ("product", "centroid"):
+            means = dict(zip(*self.reader.read_centroids(card), strict=True))
+        weights = self.reader.weights(card, "encoder")
+        partial = self.encoder_first and card.splits
+        if not partial and card.splits:
+            weights |= self.reader.weights(card, "head")
+        expert = self.reader.build(card, weights, whole=not partial)
+        self._measure(row, expert, means, accuracy=not self.encoder_first)
+        if self.encoder_first:
+            self.encoders[row.name] = weights
+        else:
+            self.experts[row.name] = expert
+        row.score = self._score(row)
+
+    def _score(self, row: SelectionRow) -> float | None:
+        factors: dict[str, tuple[float | None, ...]] = {
+            "product": (row.coverage, row.centroid_score, row.accuracy),
+            "centroid": (row.coverage, row.centroid_score),
+            "accuracy": (row.coverage, row.accuracy),
+            "statistics": (row.similarity,),
+        }
+        if self.rank_by == "random":
+            return None
+        return math.prod(factor for factor in factors[self.rank_by] if factor is not None)  # no accuracy without heads
+
+    def _complete(self, row: SelectionRow, card: Card) -> None:
+        """Read the head of a source whose encoder is here."""
+        head = self.reader.weights(card, "head") if card.splits else {}
+        expert = self.reader.build(card, self.encoders[row.name] | head)
+        self._measure(row, expert, None, accuracy=True)
+        self.experts[row.name] = expert
+
+    def _measure(self, row: SelectionRow, expert: Expert, means: Mapping[str, Tensor] | None, accuracy: bool) -> None:
+        """Run a source on the labelled samples: similarity of its classes' means, and its accuracy."""
+        shared = self.shared(self.cards[row.name])
+        place = [shared.index(label) if label in shared else -1 for label in self.target.classes]
+        sums, counts, outputs = class_sums(expert, self.labelled, place, len(shared))
+        if means is not None:
+            both = [number for number, label in enumerate(shared) if counts[number] and label in means]
+            if not both:
+                raise InputError("it had no sample of a class of which the target has labelled ones")
+            ours = sums[both] / counts[both, None]
+            theirs = torch.stack([means[shared[number]] for number in both]).double()
+            row.centroid_similarity = float(cosine(ours, theirs).mean())
+            row.centroid_score = (1 + row.centroid_similarity) / 2
+        if accuracy:
+            own = torch.tensor(place)[self.targets]
+            columns = [expert.classes.index(label) for label in shared]
+            right = (
+                outputs[:, columns].argmax(1) == own
+            ).sum()  # the softmax over shared classes has its maximum there
+            row.accuracy = (int(right) + 1) / (int((own >= 0).sum()) + len(shared))
+
+    def _warn_of_preprocessing(self) -> None:
+        ours = as_json(getattr(self.target, "preprocessing", None))
+        ways = {name: self.cards[name].preprocessing or ours for name in self.kept}
+        other = {name: way for name, way in ways.items() if ours and way and way != ours}
+        if ours and other:
+            name, way = next(iter(other.items()))
+            keys = sorted(key for key in {*ours, *way} if ours.get(key) != way.get(key))
+            warnings.warn(
+                f"source(s) {shorten(sorted(other))} were trained on input that was prepared otherwise than the "
+                f"target's: {name} differs in {shorten(keys)}",
+                stacklevel=4,
+            )
+
+    def table(self, chosen: Mapping[str, Expert]) -> list[SelectionRow]:
+        """The rows in the order of :class:`Selection`."""
+        ranked = [*chosen, *self.by("score"), *self.kept, *self.by("similarity"), *self.rows]
+        return [self.rows[name] for name in dict.fromkeys(ranked)]
+
+
+def _check(keep_share: float, num_sources: int, encoder_first: bool, similarity: str, rank_by: str) -> None:
+    for name, value in (("similarity", similarity), ("rank_by", rank_by)):
+        if value not in _CHOICES[name]:
+            raise InputError(f"{name} is {value!r}; expected {shorten(_CHOICES[name])}")
+    if not 0 < keep_share <= 1:
+        raise InputError(f"keep_share is {keep_share}; expected a share of the sources, above 0 and at most 1")
+    if num_sources < 1:
+        raise InputError(f"num_sources is {num_sources}; expected at least 1")
+    if encoder_first and rank_by not in ("product", "centroid"):
+        raise InputError(f"encoder_first ranks by centroids, rank_by is {rank_by!r}; choose one of the two")

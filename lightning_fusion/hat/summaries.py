@@ -1,0 +1,115 @@
+"""What a domain can say of its data in few numbers: statistics, and sums of representations by class."""
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_fusion.data.base import Batch, FusionDataModule
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.expert import Expert
+
+
+def _none() -> Tensor:
+    raise NotImplementedError
+
+
+def statistics_of(data: FusionDataModule, given: Any = None) -> Tensor:
+    """Light statistics of a data module's training split.
+
+    Args:
+        data: Asked where nothing is given.
+        given: (S,) numbers, or a function of ``data`` that gives them.
+
+    Returns:
+        (S,) float32.
+
+    Raises:
+        InputError: If there are none, or some are not finite.
+
+    Example:
+        >>> statistics_of(None, [0.5, 0.25])
+        tensor([0.5000, 0.2500])
+    """
+    if given is None:
+        try:
+            given = getattr(data, "statistics", _none)()
+        except NotImplementedError as error:
+            raise InputError(
+                f"statistics: {type(data).__name__} knows none of its data; give the numbers, or a function of the "
+                "data module"
+            ) from error
+    elif callable(given):
+        given = given(data)
+    vector = torch.as_tensor(given).detach().to("cpu", torch.float32)
+    if vector.ndim != 1 or not len(vector):
+        raise InputError(f"statistics: found shape {tuple(vector.shape)}; expected (S,), at least one number")
+    if not vector.isfinite().all():
+        wrong = (~vector.isfinite()).nonzero().flatten().tolist()
+        raise InputError(f"statistics: number(s) {shorten(wrong)} of {len(vector)} are NaN or infinite; mend the data")
+    return vector
+
+
+def labelled_batches(data: FusionDataModule, device: torch.device | str = "cpu") -> Iterator[Batch]:
+    """The labelled samples of the training split in order, as network input without augmentation.
+
+    Args:
+        data: Rows with a negative target are unlabelled; a data module with a method ``labelled()`` gives the others
+            itself.
+        device: Where the batches go.
+    """
+    data = copy.copy(data)
+    data.trainer = None  # in training it would augment
+    data.prepare_data()
+    data.setup("fit")
+    dataset: Any = data.labelled() if hasattr(data, "labelled") else data.rows("train")
+    for rows in torch.arange(len(dataset)).split(data.batch_size):
+        batch = dataset[rows]
+        kept = batch.target >= 0
+        if not kept.all():
+            inputs = batch.input
+            picked = (
+                {key: value[kept] for key, value in inputs.items()} if isinstance(inputs, Mapping) else inputs[kept]
+            )
+            batch = Batch(picked, batch.target[kept], batch.domain[kept], batch.index[kept])
+        if len(batch.target):
+            batch = data.on_before_batch_transfer(batch, 0)
+            batch = data.transfer_batch_to_device(batch, torch.device(device), 0)
+            yield data.on_after_batch_transfer(batch, 0)
+
+
+def class_sums(
+    expert: Expert, batches: Iterable[Batch], place: Sequence[int], num_classes: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of an expert's representations by class.
+
+    Args:
+        expert: Names its features.
+        batches: Of labelled samples.
+        place: For each class of the batches' targets its number in the result; -1 leaves it out.
+        num_classes: C.
+
+    Returns:
+        (C, D) float64 sums, (C,) int64 counts, and (N, C_k) the probabilities of all N samples, all on the CPU.
+
+    Raises:
+        InputError: If a representation or probability is not finite.
+    """
+    places, sums, counts, outputs = torch.tensor(place), None, torch.zeros(num_classes, dtype=torch.int64), []
+    for batch in batches:
+        probabilities, features = (value.cpu() for value in expert.forward_with_features(copy.deepcopy(batch.input)))
+        sound = features.isfinite().all(1) & probabilities.isfinite().all(1)
+        if not sound.all():
+            listed = shorten(batch.index.cpu()[~sound].tolist())
+            raise InputError(f"its representation or output is NaN or infinite for sample(s) {listed}")
+        own = places[batch.target.cpu()]
+        known = own >= 0
+        if sums is None:
+            sums = torch.zeros(num_classes, features.shape[1], dtype=torch.float64)
+        sums.index_add_(0, own[known], features[known].double())
+        counts += own[known].bincount(minlength=num_classes)
+        outputs.append(probabilities)
+    assert sums is not None
+    return sums, counts, torch.cat(outputs)
