@@ -19,7 +19,9 @@ _PUBLIC = {
     "FoEFuserModule": "foe.module",
     "FrugalFoE": "foe.frugal",
     "FrugalFoEModule": "foe.frugal_module",
+    "HaTJointModule": "hat.module",
     "ImageDataModule": "data.image",
+    "KnowledgeDictionary": "hat.knowledge",
     "OutputsDataModule": "experts.outputs",
     "SpeakerDataModule": "data.speaker",
     "collect": "experts.collecting",
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from lightning_fusion.foe.frugal import FrugalFoE
     from lightning_fusion.foe.frugal_module import FrugalFoEModule
     from lightning_fusion.foe.module import FoEFuserModule
+    from lightning_fusion.hat.knowledge import KnowledgeDictionary
+    from lightning_fusion.hat.module import HaTJointModule
 
 __all__ = [
     "ACoRLModule",
@@ -53,7 +57,9 @@ __all__ = [
     "FoEFuserModule",
     "FrugalFoE",
     "FrugalFoEModule",
+    "HaTJointModule",
     "ImageDataModule",
+    "KnowledgeDictionary",
     "OutputsDataModule",
     "SpeakerDataModule",
     "collect",
