@@ -38,8 +38,8 @@ def head_name(expert: Expert, input: Any) -> str:
     Raises:
         InputError: If there is none; names the layers that were tried.
     """
-    network = expert.network
-    if expert.features is None or not isinstance(network, nn.Module):
+    network, features = expert.network, expert.features
+    if features is None or not isinstance(network, nn.Module):
         raise InputError("features: the expert names no layer, after which its head would begin; set features")
     z: list[Tensor] = []
     raw: list[Tensor] = []
@@ -48,9 +48,9 @@ def head_name(expert: Expert, input: Any) -> str:
     def note(name: str, module: nn.Module, arguments: Any, output: Any) -> None:
         if not name:
             raw.append(getattr(output, "logits", output))
-        elif name == expert.features:
+        elif name == features:
             z.append(as_vectors(output))
-        elif z:
+        elif z and not features.startswith(f"{name}."):
             after[name] = arguments
 
     parts = dict(network.named_modules())  # a part comes before its own parts
@@ -68,7 +68,7 @@ def head_name(expert: Expert, input: Any) -> str:
             if output.shape == raw[-1].shape and torch.allclose(output, raw[-1], rtol=1e-4, atol=1e-5):
                 return name
     raise InputError(
-        f"no layer of the expert's network turns its representation ({expert.features!r}, {z[-1].shape[1]} numbers) "
+        f"no layer of the expert's network turns its representation ({features!r}, {z[-1].shape[1]} numbers) "
         f"into its outputs; those after it: {shorten(after, 20) or 'none'}. Name the layer right before the head as "
         "features, or set heads: frozen"
     )

@@ -94,9 +94,9 @@ class KnowledgeDictionary(nn.Module):
             double = index[1:][index[1:] == index[:-1]][0]
             raise InputError(f"Batch.index must be unique; the number {int(double)} stands for several samples")
         rows = len(index)
-        target = torch.full((rows,), -100) if target is None else target[order]
-        if len(target) != rows:
+        if target is not None and len(target) != rows:
             raise InputError(f"found {len(target)} targets of {rows} samples")
+        target = torch.full((rows,), -100) if target is None else target[order]
         self.update_rule, self.accuracy_source = update_rule, accuracy_source
         self.num_mixers = num_folds if accuracy_source == "crossfit" else 1
         self.register_buffer("index", index)
