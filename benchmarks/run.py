@@ -25,6 +25,7 @@ BENCHMARKS = {
     "verification": "verification",
     "audio": "audio",
     "acorl": "acorl",
+    "hat": "hat",
 }
 """File of each benchmark; it has ``measure() -> list[Result]``."""
 OUTPUT = Path("runs/bench/results.json")

@@ -111,6 +111,7 @@ class KnowledgeDictionary(nn.Module):
         self.pending, self.seen = torch.zeros(rows, num_classes), torch.full((rows,), _NEVER)
         self.strange = torch.zeros((), dtype=torch.bool)
         self._step = 0
+        self._found: tuple[Tensor, Tensor] | None = None
 
     def _folds(self, target: Tensor, num_folds: int, seed: int) -> Tensor:
         """(N,) which mixer must not see the label: 0 where held out, the fold in crossfit, -1 where all may."""
@@ -149,6 +150,8 @@ class KnowledgeDictionary(nn.Module):
         Raises:
             InputError: If a number is none of the dictionary's; on a GPU :meth:`update` says so, without waiting here.
         """
+        if self._found is not None and self._found[0] is index:  # a step asks several times about one batch
+            return self._found[1]
         rows = torch.searchsorted(self.index, index).clamp_max(len(self.index) - 1)
         wrong = self.index[rows] != index
         if wrong.device.type == "cpu":
@@ -158,6 +161,7 @@ class KnowledgeDictionary(nn.Module):
                 )
         else:
             self.strange |= wrong.any()
+        self._found = index, rows
         return rows
 
     def forward(self, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -233,7 +237,7 @@ class KnowledgeDictionary(nn.Module):
             self.best.copy_(self.accuracy)
             self.updates += 1
         self.seen.fill_(_NEVER)
-        self._step = 0
+        self._step, self._found = 0, None
         return better
 
     def _gather(self) -> None:

@@ -31,7 +31,6 @@ from lightning_fusion.hat.sources import Answer, SourceTable, ask
 from lightning_fusion.optimization import build_optimizer
 
 _PROBE_ROWS = 64
-_TABLE_ROWS = 512  # asked at once
 _OF_TRAINING = ("mixers.", "knowledge.", "batches_done", "mean_weights")  # what the student alone does not need
 _FOLDS = 3  # of accuracy_source: crossfit
 _CHOICES: dict[str, tuple[Any, ...]] = {
@@ -229,6 +228,8 @@ class HaTJointModule(ExpertModule):
         """One step of both: a single backward pass, as the losses share no parameter."""
         batch = as_batch(batch, "the train loader")
         mixer, student = self._players
+        players = min(mixer + student, len(self.trainer.optimizers))
+        seen = self.trainer.global_step // players % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         logits, z = self._student(batch.input, student)
         figures, losses = {}, []
         fused = torch.empty(0)
@@ -242,11 +243,11 @@ class HaTJointModule(ExpertModule):
             self._weigh([log_weights for log_weights, _ in mixed])
         if student:
             losses.append(self._student_loss(batch, logits, fused, figures))
-        self._step(torch.stack(losses).sum(), mixer, student)
+        self._step(sum(losses[1:], losses[0]), mixer, student)
         if mixer:
             self.knowledge.keep(batch.index, fused)
         self.batches_done += 1
-        if batch_idx % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if seen:
             for name, value in figures.items():
                 self.log(name, value, prog_bar=name == "train_loss", batch_size=len(batch.target))
         if mixer and self.trainer.is_last_batch:  # before validation, whose end is when checkpoints are written
@@ -329,7 +330,7 @@ class HaTJointModule(ExpertModule):
     @torch.no_grad()
     def _weigh(self, log_weights: list[Tensor]) -> None:
         """Add a batch to the mean weights of the epoch."""
-        new = torch.stack(log_weights).exp().mean(0).sum(0)
+        new = sum((weights.exp().sum(0) for weights in log_weights[1:]), log_weights[0].exp().sum(0))
         self._weights = new if self._weights is None else self._weights + new
 
     @torch.no_grad()
@@ -374,7 +375,7 @@ class HaTJointModule(ExpertModule):
     def _table(self, split: str) -> SourceTable:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         rows = data.rows(split)
-        parts: Iterator[Tensor] = iter(torch.arange(len(rows)).split(_TABLE_ROWS))
+        parts = torch.arange(len(rows)).split(data.batch_size)  # no more memory than a training step takes
         return SourceTable(self.pool, (self._moved(rows[part]) for part in parts), self.heads == "frozen")
 
     def _moved(self, batch: Any) -> Batch:
