@@ -26,6 +26,7 @@ BENCHMARKS = {
     "audio": "audio",
     "acorl": "acorl",
     "selection": "selection",
+    "hat": "hat",
 }
 """File of each benchmark; it has ``measure() -> list[Result]``."""
 OUTPUT = Path("runs/bench/results.json")

@@ -20,7 +20,9 @@ _PUBLIC = {
     "FoEFuserModule": "foe.module",
     "FrugalFoE": "foe.frugal",
     "FrugalFoEModule": "foe.frugal_module",
+    "HaTJointModule": "hat.module",
     "ImageDataModule": "data.image",
+    "KnowledgeDictionary": "hat.knowledge",
     "OutputsDataModule": "experts.outputs",
     "SensorDataModule": "data.sensor",
     "SpeakerDataModule": "data.speaker",
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from lightning_fusion.foe.frugal import FrugalFoE
     from lightning_fusion.foe.frugal_module import FrugalFoEModule
     from lightning_fusion.foe.module import FoEFuserModule
+    from lightning_fusion.hat.knowledge import KnowledgeDictionary
+    from lightning_fusion.hat.module import HaTJointModule
     from lightning_fusion.hat.registry import ExpertRegistry
     from lightning_fusion.hat.selection import select_sources
 
@@ -60,7 +64,9 @@ __all__ = [
     "FoEFuserModule",
     "FrugalFoE",
     "FrugalFoEModule",
+    "HaTJointModule",
     "ImageDataModule",
+    "KnowledgeDictionary",
     "OutputsDataModule",
     "SensorDataModule",
     "SpeakerDataModule",

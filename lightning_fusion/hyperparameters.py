@@ -85,7 +85,7 @@ def keep_plain(module: LightningModule | LightningDataModule) -> None:
 
 _FACTORIES = {
     *("experts", "loss", "metric", "network", "optimizer", "preprocess", "scheduler"),
-    *("dissimilarity", "projection", "schedule"),
+    *("dissimilarity", "projection", "schedule", "mixer_optimizer", "mixer_scheduler"),
 }
 _CHOICES = {("loss", "zero_one"), ("loss", "log")}  # of FrugalFoE: words, not names of anything to call
 

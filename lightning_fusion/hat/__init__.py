@@ -1,1 +1,1 @@
-"""HaT: expansion to a new domain by selected sources, sample-wise fusion and distillation."""
+"""HaT: a new domain gets a small model of its own from selected sources. See ``docs/methods``."""

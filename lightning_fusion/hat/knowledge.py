@@ -1,0 +1,262 @@
+"""The knowledge dictionary: what the best mixer so far said about every sample of the target."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from lightning_fusion.data.base import stratified_split
+from lightning_fusion.data.target import stratified_folds
+from lightning_fusion.errors import InputError
+
+_HELD_SHARE = 0.2
+_NEVER = -1
+
+
+def default_threshold(target: Tensor, num_classes: int) -> float:
+    """The accuracy below which nothing is injected: b = min(.95, max(share of the largest class, 1 / C) + .05).
+
+    Args:
+        target: (N,) labels, -100 where there is none.
+        num_classes: C.
+
+    Example:
+        >>> default_threshold(torch.tensor([0, 0, 0, 1, -100]), 2)
+        0.8
+    """
+    counts = torch.bincount(target[target >= 0], minlength=num_classes)
+    majority = float(counts.max()) / max(1, int(counts.sum()))
+    return min(0.95, max(majority, 1 / num_classes) + 0.05)
+
+
+class KnowledgeDictionary(nn.Module):
+    """Probabilities of every sample by its number, replaced when the mixer has become better (HaT, section 3).
+
+    During an epoch :meth:`keep` takes what the mixer says about each batch. At its end :meth:`update` compares the
+    accuracy over the labelled rows with the best so far, and where it is better all rows seen in the epoch are
+    replaced in one write. Everything that a resumed run needs is a buffer; the values stay in float32 in any precision.
+
+    Over several processes the rows are gathered: each row comes from the process that saw it last.
+
+    Args:
+        index: (N,) numbers of the samples, in any order, not necessarily contiguous; or N for 0 to N - 1.
+        num_classes: C.
+        target: (N,) labels in the order of ``index``, -100 where there is none; none at all where None, and then
+            :meth:`update` wants the accuracy.
+        update_rule: Replace where the accuracy is greater (``gt``, the paper's), or greater or equal (``ge``).
+        accuracy_source: Which rows the accuracy counts: ``train``, all labelled ones, which the mixer is trained on
+            (the paper's); ``holdout``, a fifth of them, stratified, which it is not trained on; ``crossfit``, all of
+            them, each judged by a mixer that was not trained on it.
+        num_folds: Mixers of ``crossfit``.
+        seed: Of the draw of held-out rows and folds.
+
+    Raises:
+        InputError: If numbers are doubled, or there are too few labelled rows for the accuracy source.
+
+    Example:
+        >>> knowledge = KnowledgeDictionary(torch.tensor([70, 7]), 2, target=torch.tensor([1, -100]))
+        >>> knowledge.keep(torch.tensor([7, 70]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]))
+        >>> knowledge.update(), knowledge(torch.tensor([70]))[0].tolist()
+        (True, [[0.20000000298023224, 0.800000011920929]])
+    """
+
+    index: Tensor
+    target: Tensor
+    fold: Tensor
+    probabilities: Tensor
+    filled: Tensor
+    best: Tensor
+    accuracy: Tensor
+    updates: Tensor
+
+    def __init__(
+        self,
+        index: Tensor | int,
+        num_classes: int,
+        target: Tensor | None = None,
+        update_rule: Literal["gt", "ge"] = "gt",
+        accuracy_source: Literal["train", "holdout", "crossfit"] = "train",
+        num_folds: int = 3,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if update_rule not in ("gt", "ge") or accuracy_source not in ("train", "holdout", "crossfit"):
+            raise InputError(
+                f"update_rule is {update_rule!r}, accuracy_source {accuracy_source!r}; expected gt or ge, and train, "
+                "holdout or crossfit"
+            )
+        index = torch.arange(index) if isinstance(index, int) else index
+        order = index.argsort()
+        index = index[order].to(torch.int64)
+        if bool((index[1:] == index[:-1]).any()):
+            double = index[1:][index[1:] == index[:-1]][0]
+            raise InputError(f"Batch.index must be unique; the number {int(double)} stands for several samples")
+        rows = len(index)
+        if target is not None and len(target) != rows:
+            raise InputError(f"found {len(target)} targets of {rows} samples")
+        target = torch.full((rows,), -100) if target is None else target[order]
+        self.update_rule, self.accuracy_source = update_rule, accuracy_source
+        self.num_mixers = num_folds if accuracy_source == "crossfit" else 1
+        self.register_buffer("index", index)
+        self.register_buffer("target", target)
+        self.register_buffer("fold", self._folds(target, num_folds, seed))
+        self.register_buffer("probabilities", torch.zeros(rows, num_classes))
+        self.register_buffer("filled", torch.zeros(rows, dtype=torch.bool))
+        self.register_buffer("best", torch.zeros(()))
+        self.register_buffer("accuracy", torch.zeros(()))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        # of one epoch and one process: no buffers, which DDP would overwrite with those of the first process
+        self.pending, self.seen = torch.zeros(rows, num_classes), torch.full((rows,), _NEVER)
+        self.strange = torch.zeros((), dtype=torch.bool)
+        self._step = 0
+        self._found: tuple[Tensor, Tensor] | None = None
+
+    def _folds(self, target: Tensor, num_folds: int, seed: int) -> Tensor:
+        """(N,) which mixer must not see the label: 0 where held out, the fold in crossfit, -1 where all may."""
+        fold = torch.full_like(target, -1)
+        if self.accuracy_source == "train":
+            return fold
+        known = (target >= 0).nonzero().flatten()
+        if self.accuracy_source == "holdout":
+            held = torch.from_numpy(stratified_split(target[known].numpy(), _HELD_SHARE, seed)[1])
+            fold[known[held]] = 0
+            if not len(held):
+                raise InputError(
+                    "accuracy_source: holdout needs a class with two labelled samples; label more, or use train"
+                )
+            return fold
+        if num_folds < 2 or len(known) < num_folds:
+            raise InputError(
+                f"accuracy_source: crossfit with {num_folds} folds of {len(known)} labelled samples; expected 2 folds "
+                "or more, and a sample for each"
+            )
+        fold[known] = torch.from_numpy(stratified_folds(target[known].numpy(), num_folds, seed))
+        return fold
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Move, but do not cast: a run in true half precision must not round the dictionary."""
+
+        def move(value: Tensor) -> Tensor:
+            return value.to(fn(value.new_empty(0)).device)
+
+        self.pending, self.seen, self.strange = map(move, (self.pending, self.seen, self.strange))
+        return super()._apply(move, recurse)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """(B,) positions of sample numbers.
+
+        Raises:
+            InputError: If a number is none of the dictionary's; on a GPU :meth:`update` says so, without waiting here.
+        """
+        if self._found is not None and self._found[0] is index:  # a step asks several times about one batch
+            return self._found[1]
+        rows = torch.searchsorted(self.index, index).clamp_max(len(self.index) - 1)
+        wrong = self.index[rows] != index
+        if wrong.device.type == "cpu":
+            if bool(wrong.any()):
+                raise InputError(
+                    f"sample number {int(index[wrong][0])} is none of the training rows; Batch.index moved"
+                )
+        else:
+            self.strange |= wrong.any()
+        self._found = index, rows
+        return rows
+
+    def forward(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The entries (B, C) of samples by their numbers, zeros where there is none yet, and whether there is (B,)."""
+        rows = self.rows(index)
+        return self.probabilities[rows], self.filled[rows]
+
+    def taught(self, index: Tensor, target: Tensor, mixer: int = 0) -> Tensor:
+        """(B,) the targets that a mixer may be trained on: -100 where a row is held out from it.
+
+        Args:
+            index: (B,) sample numbers.
+            target: (B,) of the batch.
+            mixer: Its number; 0 but for ``crossfit``.
+        """
+        return target if self.accuracy_source == "train" else target.where(self.fold[self.rows(index)] != mixer, -100)
+
+    def combine(self, index: Tensor, probabilities: list[Tensor]) -> Tensor:
+        """(B, C) what several mixers say: of a labelled row the one that was not trained on it, else their mean.
+
+        Args:
+            index: (B,) sample numbers.
+            probabilities: (B, C) of each mixer.
+        """
+        if len(probabilities) == 1:
+            return probabilities[0]
+        stacked, fold = torch.stack(probabilities, 1), self.fold[self.rows(index)]
+        own = stacked[torch.arange(len(fold), device=fold.device), fold.clamp_min(0)]
+        return own.where((fold >= 0)[:, None], stacked.mean(1))
+
+    @torch.no_grad()
+    def keep(self, index: Tensor, probabilities: Tensor) -> None:
+        """Keep what the mixer says about a batch until :meth:`update`; a later word on a row replaces an earlier one.
+
+        Args:
+            index: (B,) sample numbers.
+            probabilities: (B, C).
+        """
+        rows = self.rows(index)
+        self.pending[rows] = probabilities.to(self.pending.dtype)
+        self.seen[rows] = self._step
+        self._step += 1
+
+    @torch.no_grad()
+    def update(self, accuracy: float | None = None) -> bool:
+        """End the epoch: replace the rows seen in it if the accuracy is better than ever; whether that was so.
+
+        Args:
+            accuracy: Of the mixer; counted over the labelled rows of ``accuracy_source`` where None.
+
+        Raises:
+            InputError: If no such row was seen.
+        """
+        self._gather()
+        if bool(self.strange):
+            raise InputError("sample numbers were seen that are none of the training rows; Batch.index must not change")
+        seen = self.seen != _NEVER
+        if accuracy is None:
+            judged = seen & (self.target >= 0)
+            if self.accuracy_source == "holdout":
+                judged &= self.fold >= 0
+            if not bool(judged.any()):
+                raise InputError("the epoch saw none of the labelled samples that the mixer's accuracy is counted over")
+            right = self.pending[judged].argmax(1) == self.target[judged]
+            accuracy = float(right.double().mean())
+        self.accuracy.fill_(accuracy)
+        better = bool(self.accuracy > self.best)  # both rounded alike
+        if self.update_rule == "ge":
+            better |= bool(self.accuracy == self.best) and accuracy > 0
+        if better:
+            self.probabilities[seen] = self.pending[seen]
+            self.filled |= seen
+            self.best.copy_(self.accuracy)
+            self.updates += 1
+        self.seen.fill_(_NEVER)
+        self._step, self._found = 0, None
+        return better
+
+    def _gather(self) -> None:
+        """Give every process each row as the process had it that saw it last."""
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return
+        last = self.seen.clone()
+        dist.all_reduce(last, dist.ReduceOp.MAX)
+        own = (self.seen == last) & (last != _NEVER)
+        parts = torch.cat([self.pending * own[:, None], own[:, None].to(self.pending.dtype)], 1)
+        dist.all_reduce(parts)
+        self.pending.copy_(parts[:, :-1] / parts[:, -1:].clamp_min(1))
+        self.seen.copy_(last)
+
+    def alpha(self, alpha_0: float, threshold: float) -> Tensor:
+        """Strength of the injection: alpha_0 * accuracy where that reaches the threshold, else 0.
+
+        Args:
+            alpha_0: Strength at an accuracy of 1.
+            threshold: b.
+        """
+        return alpha_0 * self.accuracy * (self.accuracy >= threshold)

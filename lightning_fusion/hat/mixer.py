@@ -1,0 +1,175 @@
+"""The mixer: how much each source counts for each sample of the target, and what they say together."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_fusion.errors import InputError, shorten
+
+_ABSENT = -1e30  # log-probability of a class that a source does not know: finite, as -inf has NaN gradients
+
+
+def shared_columns(
+    source_classes: Mapping[str, Sequence[str]], classes: Sequence[str]
+) -> tuple[dict[str, list[int]], list[str]]:
+    """Where the target's classes stand among each source's outputs.
+
+    Args:
+        source_classes: Classes of each source, in the order of its outputs.
+        classes: Of the target.
+
+    Returns:
+        For each source and each of the C target classes the source's column, -1 where it does not know the class; and
+        the target's classes that no source knows.
+
+    Raises:
+        InputError: If a source shares no class with the target; names it.
+
+    Example:
+        >>> shared_columns({"a": ["dog", "cow"], "b": ["cat"]}, ["cat", "dog", "owl"])
+        ({'a': [-1, 0, -1], 'b': [0, -1, -1]}, ['owl'])
+    """
+    columns = {}
+    for source, known in source_classes.items():
+        place = {name: position for position, name in enumerate(known)}
+        columns[source] = [place.get(name, -1) for name in classes]
+        if max(columns[source]) < 0:
+            raise InputError(
+                f"experts: {source} knows {shorten(known)}, and none of the target's classes ({shorten(classes)}): it "
+                "is not eligible as a source; leave it out"
+            )
+    uncovered = [name for number, name in enumerate(classes) if all(own[number] < 0 for own in columns.values())]
+    return columns, uncovered
+
+
+class Mixer(nn.Module):
+    """Sample-wise fusion of sources of any width (HaT, Dai et al., arXiv 2412.04060; shapes are our choice).
+
+        Q = W_q z_t      K_i = W_k A_i z_i      w_i(x) = softmax_i(Q . K_i / (temperature sqrt(dim)))
+        p_i = softmax of h_i(z_i) over the classes shared with the target, 0 elsewhere
+        p_mix(x) = sum over i of w_i(x) p_i(x)
+
+    Args:
+        num_target_features: Size of z_t.
+        source_features: Size of z_i by source.
+        heads: h_i by source, which are trained with the mixer; None: the sources' own scores are given to forward.
+        columns: For each source and each target class, the source's output of that class; -1 where it has none.
+        num_classes: C, of the target.
+        dim: Size of Q and K_i.
+        temperature: Of the softmax over sources.
+        weights: ``attention`` as above, ``static`` (one learnt weight for each source) or ``uniform``.
+
+    Raises:
+        InputError: If sizes do not fit one another.
+
+    Example:
+        >>> heads = {"a": nn.Linear(4, 2), "b": nn.Linear(3, 1)}
+        >>> mixer = Mixer(6, {"a": 4, "b": 3}, heads, {"a": [0, 1], "b": [-1, 0]}, num_classes=2)
+        >>> log_weights, log_mix = mixer(torch.rand(5, 6), {"a": torch.rand(5, 4), "b": torch.rand(5, 3)})
+        >>> log_weights.exp().sum(1).allclose(torch.ones(5)), log_mix.exp().sum(1).allclose(torch.ones(5))
+        (True, True)
+    """
+
+    places: Tensor
+    covered: Tensor
+
+    def __init__(
+        self,
+        num_target_features: int,
+        source_features: Mapping[str, int],
+        heads: Mapping[str, nn.Module] | None,
+        columns: Mapping[str, Sequence[int]],
+        num_classes: int,
+        dim: int = 32,
+        temperature: float = 1.0,
+        weights: Literal["attention", "static", "uniform"] = "attention",
+    ) -> None:
+        super().__init__()
+        if weights not in ("attention", "static", "uniform"):
+            raise InputError(f"mixing is {weights!r}; expected attention, static or uniform")
+        if not temperature > 0 or dim < 1:
+            raise InputError(f"temperature is {temperature}, dim {dim}; expected numbers above 0")
+        if not source_features:
+            raise InputError("experts: the mixer has no source")
+        self.names, self.weights = list(source_features), weights
+        self.scale = 1 / (temperature * math.sqrt(dim))
+        if weights == "attention":
+            self.query = nn.Linear(num_target_features, dim)
+            self.key = nn.Linear(dim, dim, bias=False)
+            self.maps = nn.ModuleDict({name: nn.Linear(width, dim) for name, width in source_features.items()})
+        elif weights == "static":
+            self.static = nn.Parameter(torch.zeros(len(self.names)))
+        self.heads = None if heads is None else nn.ModuleDict({name: heads[name] for name in self.names})
+        own = torch.tensor([list(columns[name]) for name in self.names])
+        if own.shape != (len(self.names), num_classes):
+            raise InputError(f"columns have shape {tuple(own.shape)}; expected ({len(self.names)}, {num_classes})")
+        self.register_buffer("places", own, persistent=False)
+        self.register_buffer("covered", (own >= 0).any(0), persistent=False)
+
+    def forward(
+        self, z_t: Tensor, features: Mapping[str, Tensor], scores: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Log-weights (B, S) and the logarithm of p_mix (B, C), both float32 whatever the precision.
+
+        Args:
+            z_t: (B, D_t) representation of the target's own network; detach it, or the mixer's loss trains that too.
+            features: (B, D_i) by source.
+            scores: (B, C_i) logits or log-probabilities by source, where there are no heads.
+        """
+        weight = next(self.parameters(), None)
+        if weight is not None:  # in true half precision, what was computed in float32
+            z_t, features = z_t.to(weight.dtype), {name: value.to(weight.dtype) for name, value in features.items()}
+        if self.heads is not None:
+            scores = {name: head(features[name]) for name, head in self.heads.items()}
+        assert scores is not None
+        answers = torch.stack([self._answer(scores[name], own) for name, own in zip(self.names, self.places)], 1)  # noqa: B905
+        log_weights = self._log_weights(z_t, features)
+        log_mix = (log_weights[:, :, None] + answers).logsumexp(1)
+        return log_weights, log_mix.masked_fill(~self.covered, -math.inf)
+
+    def _answer(self, scores: Tensor, places: Tensor) -> Tensor:
+        """(B, C) log p_i over the target's classes; ``_ABSENT`` where the source knows none."""
+        spread = scores.float()[:, places.clamp_min(0)].masked_fill(places < 0, _ABSENT)
+        return spread.log_softmax(1)
+
+    def _log_weights(self, z_t: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+        if self.weights == "uniform":
+            return z_t.new_full((len(z_t), len(self.names)), -math.log(len(self.names)), dtype=torch.float32)
+        if self.weights == "static":
+            return self.static.float().log_softmax(0).expand(len(z_t), -1)
+        keys = self.key(torch.stack([self.maps[name](features[name]) for name in self.names], 1))
+        similarity = (self.query(z_t).float()[:, None] * keys.float()).sum(2)
+        return (self.scale * similarity).log_softmax(1)
+
+    def known(self, target: Tensor) -> Tensor:
+        """(B,) the targets, -100 where there is none or no source knows the class: those teach the mixer nothing."""
+        return target.where((target >= 0) & self.covered[target.clamp_min(0)], -100)
+
+    def loss(self, log_mix: Tensor, target: Tensor) -> Tensor:
+        """Sum of -log p_mix[y] over the rows with a label that some source knows; in the graph where none has one.
+
+        Args:
+            log_mix: (B, C) from :meth:`forward`.
+            target: (B,), -100 where there is no label.
+        """
+        return F.nll_loss(log_mix, self.known(target), ignore_index=-100, reduction="sum")
+
+
+def injection_loss(log_student: Tensor, knowledge: Tensor, rows: Tensor) -> Tensor:
+    """Sum over some rows of KL(knowledge || student): what injects the sources' knowledge into the student.
+
+    Args:
+        log_student: (B, C) log-probabilities of the student.
+        knowledge: (B, C) probabilities; a row of zeros, where nothing is known, counts nothing.
+        rows: (B,) bool.
+
+    Example:
+        >>> uniform = torch.full((1, 2), 0.5)
+        >>> round(float(injection_loss(uniform.log(), torch.tensor([[1.0, 0.0]]), torch.tensor([True]))), 3)
+        0.693
+    """
+    return F.kl_div(log_student, knowledge * rows[:, None], reduction="sum")

@@ -1,0 +1,85 @@
+import copy
+
+import pytest
+import tiny
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lightning_fusion import Expert
+from lightning_fusion.encoders import SmallConvNet
+from lightning_fusion.errors import InputError
+from lightning_fusion.hat.heads import find_head, head_name
+
+
+class Net(nn.Module):
+    """A head behind a dropout, and a functional ReLU on the way."""
+
+    def __init__(self, relu: bool = False, named: bool = False) -> None:
+        super().__init__()
+        self.body, self.square = nn.Linear(4, 5), nn.Linear(5, 5)
+        self.classifier = nn.Sequential(nn.Dropout(0.5), nn.Linear(5, 3))
+        self.relu, self.named = relu, named
+
+    def forward(self, input):
+        z = self.square(self.body(input))
+        logits = self.classifier(F.relu(z) if self.relu else z)
+        return type("Output", (), {"logits": logits})() if self.named else logits
+
+
+def expert(network, features, **arguments) -> Expert:
+    return Expert(network, classes=tiny.CLASSES, features=features, **arguments)
+
+
+INPUT = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("network", "features", "name"),
+    [
+        (tiny.Net(3, norm=True, dropout=0.5), "body", "head"),
+        (Net(), "square", "classifier"),  # the outermost of two that are alike in eval mode
+        (Net(named=True), "square", "classifier"),
+        (Net(), "classifier.0", "classifier.1"),
+    ],
+)
+def test_it_turns_the_representation_into_the_outputs(network, features, name):
+    made = expert(network, features)
+    assert head_name(made, INPUT) == name
+    before = copy.deepcopy(made.state_dict())
+    head = find_head(made, INPUT)
+    assert head is made.network.get_submodule(name)
+    torch.testing.assert_close(head(made.forward_with_features(INPUT)[1]).softmax(1), made(INPUT))
+    assert all(torch.equal(value, before[key]) for key, value in made.state_dict().items())
+
+
+def test_maps_are_averaged_before_the_head():
+    """The layer may give maps, where the network averages them as the expert does."""
+    network = SmallConvNet(3, width=2)
+    for features in ("body", "pool"):
+        assert head_name(expert(network, features), torch.rand(4, 3, 8, 8)) == "head"
+
+
+def test_the_experts_own_preparation_comes_first():
+    made = expert(tiny.Net(3), "body", preprocess=nn.Tanh())
+    assert head_name(made, INPUT) == "head"
+
+
+def test_compiled_networks_have_heads():
+    network = tiny.Net(3)
+    network.compile(backend="eager")
+    assert head_name(expert(network, "body"), INPUT) == "head"
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (expert(Net(relu=True), "square"), r"'square', 5 numbers\) into its outputs; those after it: classifier"),
+        (expert(tiny.Net(3), "head"), "those after it: none. Name the layer right before the head"),
+        (expert(Net(), "body"), "heads: frozen"),
+        (Expert(tiny.Net(3), classes=tiny.CLASSES), "the expert names no layer, after which its head would begin"),
+    ],
+)
+def test_networks_without_a_head_are_refused(made, message):
+    with pytest.raises(InputError, match=message):
+        find_head(made, INPUT)

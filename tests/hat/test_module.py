@@ -1,0 +1,690 @@
+import copy
+import warnings
+from functools import partial
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins import MixedPrecision
+from reference import hat as reference
+from thirdparty import plain
+from torch import nn
+from torch.nn import functional as F
+
+from lightning_fusion import Expert, ExpertModule, ExpertPool, HaTJointModule, ImageDataModule
+from lightning_fusion.data.base import TensorDataModule
+from lightning_fusion.data.target import TargetDataModule
+from lightning_fusion.encoders import SmallConvNet
+from lightning_fusion.errors import InputError
+from lightning_fusion.hat.sources import ask
+
+SGD = partial(torch.optim.SGD, lr=0.3)
+ROWS = {"train": 60, "val": 30, "test": 40}
+
+
+def sources() -> dict[str, Expert]:
+    """Two sources of other classes and widths, trained a little on rows of their own."""
+    torch.manual_seed(0)
+    made = {}
+    input, target, _ = tiny.tensors(5, {"train": 300})["train"]
+    for (name, classes), hidden in zip(tiny.EXPERT_CLASSES.items(), (5, 7), strict=True):
+        network = tiny.Net(2, hidden=hidden, norm=True)
+        labels = torch.tensor([classes.index(c) if c in classes else -100 for c in tiny.CLASSES])[target]
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.05)
+        for _ in range(40):
+            optimizer.zero_grad()
+            F.cross_entropy(network(input), labels).backward()
+            optimizer.step()
+        made[name] = Expert(network, classes=classes, features="body")
+    return made
+
+
+SOURCES = sources()
+
+
+def target(batch_size=20, rows=ROWS, share=0.3, min_labelled=4, **tensors) -> TargetDataModule:
+    parts = {split: part[:2] for split, part in tiny.tensors(rows=rows).items()}
+    data = TensorDataModule(
+        {split: (*part, torch.ones(len(part[1]), 1, dtype=torch.bool)) for split, part in parts.items()},
+        tiny.CLASSES,
+        ["home"],
+        batch_size=batch_size,
+        **tensors,
+    )
+    return TargetDataModule(data, "home", labelled_share=share, min_labelled=min_labelled)
+
+
+def module(experts=None, seed=0, **arguments) -> HaTJointModule:
+    torch.manual_seed(seed)
+    given = {"network": tiny.Net, "features": "body", "classes": tiny.CLASSES}
+    given |= {"optimizer": SGD, "mixer_optimizer": SGD}
+    return HaTJointModule(experts=experts or copy.deepcopy(SOURCES), **(given | arguments))
+
+
+def fit(made, epochs=2, data=None, seed=3, **arguments):
+    torch.manual_seed(seed)
+    trainer = tiny.trainer(epochs, **arguments)
+    trainer.fit(made, datamodule=data or target())
+    return trainer
+
+
+def batches(data, epochs):
+    for epoch in range(epochs):
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        yield list(loader)
+
+
+def begun(**arguments) -> HaTJointModule:
+    """A module with its mixer made, before the first step."""
+    made = module(**arguments)
+    made.threshold = made.threshold if made.threshold is not None else 0.3
+    input, index, labels = (target().rows("train")[torch.arange(60)][place] for place in (0, 3, 1))
+    made._build(made._measure(input))
+    made._note_rows(index, labels)
+    return made
+
+
+class TestStep:
+    @pytest.mark.parametrize("mixing", ["attention", "static", "uniform"])
+    def test_equals_a_hand_written_loop(self, mixing):
+        """Two optimizers and two backward passes; losses, dictionary and alpha by the reference's formulas."""
+        epochs = 4
+        made = module(mixing=mixing, threshold=0.3, clip_norm=0.7)
+        start = begun(mixing=mixing)
+        made._build(start._sizes)
+        made.load_state_dict(start.state_dict(), strict=False)
+        student, mixer = copy.deepcopy(made.network), copy.deepcopy(made.mixers[0])
+        fit(made, epochs)
+
+        players = [torch.optim.SGD(part.parameters(), lr=0.3) for part in (student, mixer)]
+        total = sum(len(part) for part in batches(target(), epochs))
+        cosines = [torch.optim.lr_scheduler.CosineAnnealingLR(player, T_max=total) for player in players]
+        labels = target().rows("train")[torch.arange(60)].target
+        dictionary, best, alpha = np.zeros((60, 3)), 0.0, 0.0
+        for epoch in batches(target(), epochs):
+            said = {}
+            for batch in epoch:
+                z = student.body(batch.input)
+                features = {name: source.network.body(batch.input) for name, source in SOURCES.items()}
+                log_mix = mixer(z.detach(), {name: value.detach() for name, value in features.items()})[1]
+                mine = batch.target >= 0
+                players[1].zero_grad()
+                F.nll_loss(log_mix[mine], batch.target[mine]).backward()
+                logits = student.head(z)
+                knowledge = torch.tensor(dictionary[batch.index], dtype=torch.float32)
+                known = knowledge.sum(1) > 0
+                loss = F.cross_entropy(logits[mine], batch.target[mine])
+                if known.any():
+                    q = logits.log_softmax(1)[known]
+                    p = knowledge[known]
+                    loss = loss + alpha * (torch.special.xlogy(p, p) - p * q).sum(1).mean()
+                players[0].zero_grad()
+                loss.backward()
+                for player, part in zip(players, (student, mixer), strict=True):
+                    nn.utils.clip_grad_norm_(part.parameters(), 0.7)
+                    player.step()
+                for cosine in cosines:
+                    cosine.step()
+                said |= dict(zip(batch.index.tolist(), log_mix.detach().exp().numpy(), strict=True))
+            right = [said[row].argmax() == labels[row] for row in said if labels[row] >= 0]
+            accuracy = float(np.mean(right))
+            if accuracy > best:
+                best = accuracy
+                for row, p in said.items():
+                    dictionary[row] = p
+            alpha = accuracy if accuracy >= 0.3 else 0.0
+        assert best > 0.3 and alpha > 0, "the problem must exercise the dictionary"
+        for ours, theirs in ((made.network, student), (made.mixers[0], mixer)):
+            for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(made.knowledge(torch.arange(60))[0], dictionary, atol=1e-5)
+        assert float(made.knowledge.best) == pytest.approx(best)
+        assert float(made.strength()) == pytest.approx(alpha)
+
+    def test_losses_are_the_formulas(self):
+        made = begun(heads="frozen", alpha="fixed", alpha_0=0.6)
+        rows = target().rows("train")
+        batch = rows[torch.arange(30)]
+        made.knowledge.keep(torch.arange(20), torch.rand(20, 3).softmax(1))
+        made.knowledge.update(1.0)
+        logits, z = made.forward_with_features(batch.input)
+        answer = ask(made.pool, batch.input, with_scores=True)
+        ((_, log_mix),) = made.fuse(z.detach(), answer)
+        mixed, student = log_mix.detach().exp().numpy(), logits.detach().softmax(1).numpy()
+        wanted = reference.cross_entropy(mixed, batch.target.numpy())
+        assert made._mixer_loss(batch, [log_mix]).item() == pytest.approx(wanted, rel=1e-5)
+        knowledge = made.knowledge(batch.index)[0].numpy()
+        wanted = reference.cross_entropy(student, batch.target.numpy())
+        wanted += 0.6 * reference.divergence(knowledge, student)
+        assert made._student_loss(batch, logits, torch.empty(0), {}).item() == pytest.approx(wanted, rel=1e-5)
+
+    def test_no_gradient_crosses_over(self):
+        """The mixer's loss does not reach the student, nor the student's the mixer; the sources get none."""
+        made = begun(alpha="fixed", dictionary=False)
+        batch = target().rows("train")[torch.arange(30)]
+        for player in ("mixer", "student"):
+            made.zero_grad()
+            logits, z = made.forward_with_features(batch.input)
+            ((_, log_mix),) = made.fuse(z.detach(), ask(made.pool, batch.input, with_scores=False))
+            fused = log_mix.detach().exp()
+            if player == "mixer":
+                made._mixer_loss(batch, [log_mix]).backward()
+            else:
+                made._student_loss(batch, logits, fused, {}).backward()
+            reached = {
+                part
+                for part in ("network", "mixers", "pool")
+                for weight in getattr(made, part).parameters()
+                if weight.grad is not None
+            }
+            assert reached == ({"mixers"} if player == "mixer" else {"network"})
+
+    def test_the_training_detaches(self):
+        """Of a run whose mixer may not move the student is that of a run with another mixer's rate, without alpha."""
+        results = []
+        for rate in (0.0, 0.5):
+            made = module(mixer_optimizer=partial(torch.optim.SGD, lr=rate), alpha="fixed", alpha_0=0.0)
+            fit(made, 3)
+            results.append(made)
+        assert tiny.same(results[0].network, results[1].network)
+        assert not tiny.same(results[0].mixers, results[1].mixers)
+
+    @pytest.mark.parametrize("heads", ["trained", "frozen"])
+    @pytest.mark.parametrize("cache", [True, False])
+    def test_sources_stay_as_they_are(self, heads, cache):
+        experts = copy.deepcopy(SOURCES)
+        made = module(experts, heads=heads, cache=cache)
+        before = [copy.deepcopy(head) for head in (made.pool.members["a"].network.head,)]
+        fit(made)
+        made.train()
+        for name, expert in experts.items():
+            assert tiny.same(expert, SOURCES[name])
+            assert not any(part.training for part in expert.modules())
+            assert all(weight.grad is None for weight in expert.parameters())
+        if heads == "trained":
+            assert not tiny.same(made.mixers[0].heads["a"], before[0])
+            own = {weight.data_ptr() for weight in made.mixers.parameters()}
+            assert not own & {weight.data_ptr() for weight in made.pool.parameters()}
+        else:
+            assert made.mixers[0].heads is None
+
+    def test_uncovered_labels_are_left_to_the_student(self):
+        experts = {"a": copy.deepcopy(SOURCES["a"])}  # cat and dog alone
+        made = module(experts)
+        with pytest.warns(UserWarning, match=r"no source knows the class\(es\) owl of the target"):
+            fit(made, 3)
+        assert made.uncovered == ["owl"]
+        owls = target().rows("train")[torch.arange(60)].target == 2
+        assert owls.any() and not (made.knowledge.target[owls] >= 0).any()
+        assert not made.knowledge(torch.arange(60))[0][:, 2].any()
+        batch = target().rows("train")[torch.arange(60)]
+        logits = made(batch.input)
+        figures = {}
+        made._student_loss(batch, logits, torch.empty(0), figures)
+        covered = made.knowledge(batch.index)[0].numpy() * (~owls).numpy()[:, None]
+        wanted = reference.divergence(covered, logits.detach().softmax(1).numpy())
+        assert figures["train_kl"].item() == pytest.approx(wanted, rel=1e-4)
+        weights = made.mixers[0].heads["a"].weight
+        assert weights.isfinite().all()
+
+    def test_classes_that_only_a_source_knows_are_left_out(self):
+        torch.manual_seed(0)
+        experts = {"wide": Expert(tiny.Net(3), classes=["eel", "dog", "cat"], features="body")}
+        made = module(experts, heads="frozen")
+        fit(made, 1)
+        batch = target().rows("train")[torch.arange(9)]
+        raw = experts["wide"].network(batch.input)[:, [2, 1]].softmax(1)
+        ((_, log_mix),) = made.fuse(made.forward_with_features(batch.input)[1], ask(made.pool, batch.input, True))
+        torch.testing.assert_close(log_mix.exp()[:, :2], raw)
+
+
+class TestCache:
+    def test_with_and_without_it_the_training_is_the_same(self):
+        for heads in ("trained", "frozen"):
+            kept, asked = module(cache=True, heads=heads), module(cache=False, heads=heads)
+            for made in (kept, asked):
+                fit(made, 3)
+            assert (
+                kept.trainer.callback_metrics["val_mixer_accuracy"]
+                == asked.trainer.callback_metrics["val_mixer_accuracy"]
+            )
+            for ours, theirs in zip(kept.parameters(), asked.parameters(), strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+    def test_every_row_is_asked_about_once(self):
+        def counted(cache, epochs):
+            experts = {"a": Expert(tiny.CountingNet(2), classes=["cat", "dog"], features="net.body")}
+            made = module(experts, cache=cache)
+            fit(made, epochs)
+            return experts["a"].network.rows
+
+        assert counted("auto", 1) == counted("auto", 4) < counted(False, 1) + 60
+        assert counted(False, 4) > 4 * 60
+
+    @pytest.mark.parametrize("augmentation", [nn.Dropout(0.3), None])
+    def test_augmented_batches_are_asked_about_anew(self, augmentation):
+        data = ImageDataModule("synthetic", batch_size=32, augmentation=augmentation)
+        networks = [SmallConvNet(4, width=2)]
+        experts = {"a": Expert(networks[0], classes=data.classes, features="pool")}
+        made = module(experts, network=partial(SmallConvNet, width=2), features="pool", classes=data.classes)
+        seen = []
+        made.on_train_batch_end = lambda *_: seen.append(bool(made._tables))
+        fit(made, 1, TargetDataModule(data, "style_2"))
+        assert set(seen) == {augmentation is None}
+        assert not made._tables
+        if augmentation is not None:
+            made = module(
+                experts, network=partial(SmallConvNet, width=2), features="pool", classes=data.classes, cache=True
+            )
+            with pytest.raises(InputError, match="cache: the training batches are augmented or drawn anew"):
+                fit(made, 1, TargetDataModule(data, "style_2"))
+
+    def test_noise_without_a_name_is_found_by_the_values(self):
+        class Noisy(TensorDataModule):
+            def on_after_batch_transfer(self, batch, dataloader_idx):
+                noise = 0.1 * torch.randn_like(batch.input) if self.trainer.training else 0
+                return batch._replace(input=batch.input + noise)
+
+        data = target()
+        data.data.__class__ = Noisy
+        with pytest.raises(InputError, match="cache: the training batches are augmented or drawn anew"):
+            fit(module(cache=True), 1, data)
+        fit(module(), 1, data)
+
+    def test_bare_loaders_do(self):
+        made, data = module(), target()
+        tiny.trainer(1).fit(made, data.train_dataloader(), data.val_dataloader())
+        assert len(made.knowledge.index) == 60
+        with pytest.raises(InputError, match=r"cache: .* not one of this library"):
+            tiny.trainer(1).fit(module(cache=True), data.train_dataloader())
+
+    def test_foreign_data_modules_do(self):
+        expert = Expert(plain.Encoder(2, 16), classes=["a", "b"], features="head")
+        made = module(
+            {"x": expert},
+            network=partial(plain.Encoder, pixels=16),
+            features="head",
+            classes=["a", "b"],
+            heads="frozen",
+        )
+        fit(made, 1, plain.Data())
+        assert made.knowledge.filled.all()
+
+
+class TestOptimization:
+    def test_both_optimizers_step_with_every_batch(self):
+        made = module()
+        trainer = fit(made, 3)
+        batches_of_epoch = trainer.num_training_batches
+        assert int(made.batches_done) == 3 * batches_of_epoch and made.progress == 1
+        assert trainer.global_step == 2 * 3 * batches_of_epoch
+        for optimizer in trainer.optimizers:
+            assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)  # the cosine came to its end
+
+    def test_schedules_move_with_every_batch(self, tmp_path):
+        halve = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
+        hold = partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0)
+        made = module(scheduler=halve, mixer_scheduler=hold)
+        trainer = fit(made, 2)
+        rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
+        assert rates == pytest.approx([0.3 * 0.5 ** int(made.batches_done), 0.3])
+
+    @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+    def test_clipping_is_exact_for_each_optimizer(self, precision):
+        norms = []
+
+        class Spy(torch.optim.SGD):
+            def step(self, closure=None):
+                if closure is not None:
+                    closure()
+                weights = [weight.grad for group in self.param_groups for weight in group["params"]]
+                norms.append(float(torch.stack([grad.norm() for grad in weights]).norm()))
+
+        made = module(optimizer=partial(Spy, lr=0.1), mixer_optimizer=partial(Spy, lr=0.1), clip_norm=1e-3)
+        plugins = {
+            "fp16": MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=256.0)),
+            "bf16": MixedPrecision("bf16-mixed", "cpu"),
+        }
+        how = {"plugins": [plugins[precision]]} if precision in plugins else {}
+        fit(made, 2, **how)
+        assert len(norms) == 2 * int(made.batches_done)
+        np.testing.assert_allclose(norms, 1e-3, rtol=1e-3)
+
+    def test_all_gradients_carry_the_scale_of_the_one_backward_pass(self):
+        """The scaler changes its scale after each optimizer's step: the next one must not be unscaled by that."""
+        norms: dict[str, list[float]] = {"fp32": [], "fp16": []}
+        scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=1, growth_factor=4.0)
+        for precision, plugins in (("fp32", []), ("fp16", [MixedPrecision("16-mixed", "cpu", scaler)])):
+
+            class Spy(torch.optim.SGD):
+                found = norms[precision]
+
+                def step(self, closure=None):
+                    if closure is not None:
+                        closure()
+                    self.found += [float(weight.grad.norm()) for g in self.param_groups for weight in g["params"]]
+
+            made = module(optimizer=partial(Spy, lr=0.3), mixer_optimizer=partial(Spy, lr=0.3))
+            fit(made, 1, plugins=plugins, limit_train_batches=1)
+        assert len(norms["fp32"]) == len(list(made.network.parameters())) + len(list(made.mixers.parameters()))
+        np.testing.assert_allclose(norms["fp16"], norms["fp32"], rtol=0.03, atol=1e-4)
+        assert scaler.get_scale() == 256.0
+
+    def test_an_overflow_of_one_lowers_the_scale_for_both(self):
+        scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+
+        class Broken(tiny.Net):
+            def forward(self, input):
+                logits = super().forward(input)
+                if logits.requires_grad:
+                    logits.register_hook(lambda gradient: gradient * float("inf"))
+                return logits
+
+        made = module(network=Broken)
+        before = copy.deepcopy(made.network)
+        fit(made, 1, plugins=[MixedPrecision("16-mixed", "cpu", scaler)], limit_train_batches=1)
+        assert tiny.same(made.network, before)  # its step was left out
+        assert scaler.get_scale() == 32.0
+
+    @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+    def test_other_precisions(self, precision):
+        made = module()
+        trainer = fit(made, 3, precision=precision)
+        assert made.knowledge.probabilities.dtype == torch.float32
+        assert all(weight.isfinite().all() for weight in made.parameters())
+        assert float(trainer.callback_metrics["mixer_accuracy"]) > 0.5
+
+    def test_two_steps_train_the_one_and_then_the_other(self):
+        after = {}
+        made = module(training="two_step", network=partial(tiny.Net, norm=True))
+        made.on_train_epoch_start = lambda: after.update({made.current_epoch: copy.deepcopy(made)})
+        trainer = fit(made, 4)
+        begin, half = after[0], after[2]
+        assert tiny.same(half.network, begin.network) and not tiny.same(half.mixers, begin.mixers)
+        assert tiny.same(half.mixers, made.mixers) and not tiny.same(half.network, made.network)
+        assert tiny.same(half.knowledge, made.knowledge) and half.knowledge.filled.all()
+        assert trainer.global_step == int(made.batches_done)
+        for optimizer in trainer.optimizers:
+            assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+        with pytest.raises(InputError, match=r"two_step needs an epoch for each step; trainer.max_epochs is 1"):
+            fit(module(training="two_step"), 1)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"gradient_clip_val": 1.0}, "gradient_clip_val is 1.0.*set its clip_norm instead"),
+            ({"accumulate_grad_batches": 2}, "accumulate_grad_batches 2.*clip_norm instead, and a larger batch_size"),
+            ({"max_steps": 10}, "max_steps is 10: it counts the steps of two optimizers.*limit the run by max_epochs"),
+        ],
+    )
+    def test_what_the_trainer_cannot_do_is_refused(self, arguments, message):
+        with pytest.raises(InputError, match=message):
+            fit(module(), **arguments)
+
+    def test_schedules_that_wait_for_a_metric_are_refused(self):
+        with pytest.raises(InputError, match="ReduceLROnPlateau waits for a metric"):
+            fit(module(scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau))
+
+    def test_a_run_without_end_needs_schedules(self):
+        hold = partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0)
+        with pytest.raises(InputError, match="the cosine schedule needs an end"):
+            fit(module(scheduler=hold), -1, max_time="00:00:00:01")
+        made = module(scheduler=hold, mixer_scheduler=hold)
+        fit(made, -1, max_time="00:00:00:01")
+        assert int(made.batches_done) > 3
+
+
+class TestSwitches:
+    def test_without_a_dictionary_the_student_follows_the_mixer_of_the_moment(self):
+        made = module(dictionary=False, alpha="fixed", optimizer=partial(torch.optim.SGD, lr=0.0))
+        trainer = fit(made, 1, log_every_n_steps=1)
+        assert float(trainer.callback_metrics["train_kl"]) > 0
+        kept = module(alpha="fixed", optimizer=partial(torch.optim.SGD, lr=0.0))
+        trainer = fit(kept, 1, log_every_n_steps=1)
+        assert float(trainer.callback_metrics["train_kl"]) == 0  # the dictionary is empty in the first epoch
+
+    def test_uniform_distillation_has_one_optimizer(self):
+        made = module(mixing="uniform", heads="frozen", dictionary=False, alpha="fixed")
+        trainer = fit(made, 2)
+        assert len(trainer.optimizers) == 1 and not list(made.mixers.parameters())
+        assert trainer.global_step == int(made.batches_done)
+        assert made.source_weights == pytest.approx({"a": 0.5, "b": 0.5})
+        batch = target().rows("val")[torch.arange(30)]
+        spread = torch.zeros(2, 30, 3)
+        for number, (name, expert) in enumerate(SOURCES.items()):
+            spread[number][:, [tiny.CLASSES.index(c) for c in tiny.EXPERT_CLASSES[name]]] = expert(batch.input)
+        accuracy = (spread.mean(0).argmax(1) == batch.target).float().mean()
+        assert float(trainer.callback_metrics["val_mixer_accuracy"]) == pytest.approx(float(accuracy))
+
+    @pytest.mark.parametrize("accuracy_source", ["holdout", "crossfit"])
+    def test_accuracy_of_rows_that_were_not_trained_on(self, accuracy_source):
+        made = module(accuracy_source=accuracy_source)
+        data = target(share=0.5)
+        trainer = fit(made, 3, data)
+        assert len(made.mixers) == (3 if accuracy_source == "crossfit" else 1)
+        assert 0 < float(trainer.callback_metrics["mixer_accuracy"]) <= 1
+        held = made.knowledge.fold == 0
+        batch = data.rows("train")[torch.arange(60)]
+        assert not (made.knowledge.taught(batch.index, batch.target)[held] >= 0).any()
+
+    def test_a_fixed_alpha_is_alpha_0_from_the_start(self):
+        made = module(alpha="fixed", alpha_0=0.4)
+        trainer = fit(made, 1, log_every_n_steps=1)
+        assert float(trainer.callback_metrics["alpha"]) == pytest.approx(0.4)
+
+    def test_a_poisoned_source_gets_a_small_weight(self):
+        experts = {
+            name: Expert(copy.deepcopy(SOURCES["a"].network), classes=classes, features="body")
+            for name, classes in (("sound", ["cat", "dog"]), ("poisoned", ["dog", "cat"]))
+        }
+        adam = partial(torch.optim.Adam, lr=0.05)
+        for heads in ("frozen", "trained"):
+            made = module(experts, heads=heads, optimizer=adam, mixer_optimizer=adam)
+            trainer = fit(made, 30, target(60, rows=ROWS | {"train": 120}))
+            weight = made.source_weights["poisoned"]
+            assert float(trainer.callback_metrics["weight_poisoned"]) == pytest.approx(weight)
+            assert sum(made.source_weights.values()) == pytest.approx(1)
+            assert weight < (0.2 if heads == "frozen" else 0.5), heads
+
+    def test_the_student_gains_over_the_labels_alone(self):
+        """Few labels, many rows, sources that know: what HaT is for."""
+        rows = {"train": 300, "val": 30, "test": 600}
+        adam = partial(torch.optim.Adam, lr=0.02)
+        data = target(100, rows=rows, share=0.03)
+        made = module(optimizer=adam, mixer_optimizer=adam)
+        fit(made, 25, data)
+        torch.manual_seed(0)
+        alone = ExpertModule(tiny.Net, classes=tiny.CLASSES, optimizer=adam)
+        fit(alone, 25, data)
+        own, plainly = (tiny.trainer().test(m, data, verbose=False)[0]["test_accuracy"] for m in (made, alone))
+        assert own > plainly + 0.02
+
+
+class TestFigures:
+    def test_are_logged(self, tmp_path):
+        made = module()
+        logger = CSVLogger(tmp_path)
+        trainer = fit(made, 2, logger=logger, log_every_n_steps=1)
+        names = {
+            "train_loss",
+            "train_ce",
+            "train_kl",
+            "train_mixer_loss",
+            "alpha",
+            "mixer_accuracy",
+            "dictionary_updates",
+            "weight_a",
+            "weight_b",
+            "val_loss",
+            "val_accuracy",
+            "val_mixer_accuracy",
+        }
+        assert names <= set(trainer.callback_metrics)
+        logger.save()
+        header = (tmp_path / "lightning_logs/version_0/metrics.csv").read_text().splitlines()[0]
+        assert names <= set(header.split(","))
+        tested = tiny.trainer().test(made, target(), verbose=False)[0]
+        assert set(tested) == {"test_loss", "test_accuracy", "test_mixer_accuracy"}
+
+    def test_the_mixers_accuracy_is_that_of_the_fused_prediction(self):
+        made = module()
+        fit(made, 3)
+        found = tiny.trainer().validate(made, target(), verbose=False)[0]
+        batch = target().rows("val")[torch.arange(30)]
+        made.eval()
+        _, z = made.forward_with_features(batch.input)
+        ((_, log_mix),) = made.fuse(z, ask(made.pool, batch.input, with_scores=False))
+        wanted = (log_mix.argmax(1) == batch.target).float().mean()
+        assert found["val_mixer_accuracy"] == pytest.approx(float(wanted))
+
+    def test_nothing_learnt_from_the_sources_is_said(self):
+        with pytest.warns(UserWarning, match="under the threshold .*: the student learnt nothing from the sources"):
+            fit(module(threshold=1.0, mixer_optimizer=partial(torch.optim.SGD, lr=0.0)), 1)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*learnt nothing.*")
+            fit(module(threshold=0.0), 1)
+
+
+class TestCheckpoints:
+    def test_is_an_ordinary_expert_without_the_sources(self, tmp_path):
+        made = module(preprocessing={"scale": 1})
+        trainer = fit(made, 2)
+        batch = target().rows("test")[torch.arange(40)]
+        for weights_only in (False, True):
+            path = tmp_path / f"{weights_only}.ckpt"
+            trainer.save_checkpoint(path, weights_only=weights_only)
+            state = torch.load(path, weights_only=True)["state_dict"]
+            parts = {name.partition(".")[0] for name in state}
+            whole = {"network", "mixers", "knowledge", "batches_done", "mean_weights"}
+            assert parts == ({"network"} if weights_only else whole)
+            expert = Expert(checkpoint=str(path))
+            torch.testing.assert_close(expert(batch.input), made.eval()(batch.input).softmax(1))
+            assert expert.features == "body" and expert.classes == tiny.CLASSES
+            assert expert.preprocessing == {"scale": 1}
+
+    def test_is_loaded_with_its_mixer_and_dictionary(self, tmp_path):
+        made = module()
+        trainer = fit(made, 3)
+        trainer.save_checkpoint(tmp_path / "m.ckpt")
+        loaded = HaTJointModule.load_from_checkpoint(
+            tmp_path / "m.ckpt", weights_only=True, experts=copy.deepcopy(SOURCES)
+        )
+        assert tiny.same(loaded, made) and loaded.source_weights == made.source_weights
+        tested = [tiny.trainer().test(m, target(), verbose=False)[0] for m in (made, loaded)]
+        assert tested[0] == tested[1]
+
+    def test_a_student_alone_is_loaded_and_tested_without_a_mixer(self, tmp_path):
+        made = module()
+        fit(made).save_checkpoint(tmp_path / "m.ckpt", weights_only=True)
+        loaded = HaTJointModule.load_from_checkpoint(
+            tmp_path / "m.ckpt", weights_only=True, experts=copy.deepcopy(SOURCES)
+        )
+        assert loaded.mixers is None and tiny.same(loaded.network, made.network)
+        assert set(tiny.trainer().test(loaded, target(), verbose=False)[0]) == {"test_loss", "test_accuracy"}
+        other = module(seed=9)
+        fit(other)
+        mixers = copy.deepcopy(other.mixers)
+        tiny.trainer().test(other, target(), ckpt_path=tmp_path / "m.ckpt", weights_only=True, verbose=False)
+        assert tiny.same(other.network, made.network) and tiny.same(other.mixers, mixers)
+
+    @pytest.mark.parametrize("procedure", ["joint", "two_step"])
+    def test_a_resumed_run_equals_an_uninterrupted_one(self, procedure, tmp_path):
+        how = {"training": procedure, "network": partial(tiny.Net, norm=True, dropout=0.2)}
+        how |= {"optimizer": None, "mixer_optimizer": None}
+        whole = module(**how)
+        keep = ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}")
+        fit(whole, 6, callbacks=[keep], enable_checkpointing=True)
+        for epoch in (0, 3):
+            resumed = module(seed=9, **how)
+            trainer = tiny.trainer(6)
+            path = tmp_path / f"epoch={epoch}.ckpt"
+            trainer.fit(resumed, datamodule=target(), ckpt_path=path, weights_only=True)
+            assert tiny.same(resumed, whole)
+            assert trainer.global_step == whole.trainer.global_step
+            found = trainer.callback_metrics
+            assert found == {name: whole.trainer.callback_metrics[name] for name in found} and "val_accuracy" in found
+
+    def test_other_sources_or_rows_are_refused(self, tmp_path):
+        trainer = fit(module())
+        trainer.save_checkpoint(tmp_path / "m.ckpt")
+
+        def again(data=None, **arguments):
+            made = module(**arguments)
+            tiny.trainer(3).fit(made, data or target(), ckpt_path=tmp_path / "m.ckpt", weights_only=True)
+
+        with pytest.raises(InputError, match="the model was trained from a, b; found a"):
+            again(experts={"a": copy.deepcopy(SOURCES["a"])})
+        changed = copy.deepcopy(SOURCES)
+        changed["b"].network.head.bias.data += 1
+        with pytest.raises(InputError, match="trained with expert b of fingerprint"):
+            again(experts=changed)
+        with pytest.raises(InputError, match=r"had 60 training rows, .* labelled; found 50 and"):
+            again(data=target(rows=ROWS | {"train": 50}))
+        with pytest.raises(InputError, match="the mixer was made for sources"):
+            again(network=partial(tiny.Net, hidden=9))
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (
+                {"experts": {"x": Expert(tiny.Net(2), classes=["eel", "cow"], features="body")}},
+                r"experts: x knows eel, cow, and none of the target's classes \(cat, dog, owl\): it is not eligible",
+            ),
+            ({"experts": {"x": Expert(tiny.Net(2), classes=["cat", "cow"])}}, "expert x has no layer None"),
+            ({"features": "neck"}, "the network has no layer 'neck'; its layers: body"),
+            ({"network": SOURCES["a"].network, "experts": SOURCES}, "give it a copy.deepcopy"),
+            ({"heads": "cut"}, "heads is 'cut'; expected trained, frozen"),
+            ({"training": "one"}, "training is 'one'; expected joint, two_step"),
+            ({"alpha": "high"}, "alpha is 'high'; expected adaptive, fixed"),
+            ({"cache": "always"}, "cache is 'always'; expected auto, True, False"),
+            ({"mixing": "best"}, "mixing is 'best'"),
+            ({"update_rule": "lt"}, "update_rule is 'lt'"),
+            ({"accuracy_source": "test"}, "accuracy_source is 'test'"),
+            ({"alpha_0": -1.0}, "alpha_0 is -1.0, threshold None"),
+            ({"threshold": 1.5}, "threshold 1.5; expected at least 0, and 0 to 1"),
+            ({"clip_norm": 0.0}, "clip_norm is 0.0; expected a number above 0"),
+            ({"mixing": "uniform", "heads": "frozen", "training": "two_step"}, "two_step has nothing to train first"),
+        ],
+    )
+    def test_of_the_constructor(self, arguments, message):
+        with pytest.raises(InputError, match=message):
+            module(**arguments)
+
+    @pytest.mark.parametrize(
+        ("labels", "message"),
+        [([-100] * 8, "without any label"), ([1] * 8, r"of one class only \(dog\)"), ([], "no samples")],
+    )
+    def test_of_the_labels(self, labels, message):
+        parts = (torch.rand(len(labels), 4), torch.tensor(labels, dtype=torch.int64))
+        with pytest.raises(InputError, match=message):
+            fit(module(), data=TensorDataModule({"train": parts, "val": parts}, tiny.CLASSES))
+
+    def test_of_labels_that_no_source_knows(self):
+        experts = {"x": Expert(tiny.Net(2), classes=["cat", "cow"], features="body")}
+        parts = (torch.rand(8, 4), torch.tensor([1, 2] * 4))
+        with pytest.raises(InputError, match="no labelled training sample is of a class that a source knows"):
+            fit(module(experts), data=TensorDataModule({"train": parts, "val": parts}, tiny.CLASSES))
+
+    def test_of_sources_without_a_head(self):
+        experts = {"x": Expert(tiny.Net(3), classes=tiny.CLASSES, features="head")}
+        with pytest.raises(InputError, match=r"expert x: no layer of the expert's network .* set heads: frozen"):
+            fit(module(experts))
+        fit(module(experts, heads="frozen"), 1)
+
+    def test_of_doubled_numbers(self):
+        data = target()
+        data.data.rows("train").index[1] = 0
+        with pytest.raises(InputError, match="the number 0 stands for several samples"):
+            fit(module(), data=data)
+
+
+def test_a_pool_is_taken_as_experts_are():
+    made = module(ExpertPool(copy.deepcopy(SOURCES)))
+    fit(made, 1)
+    assert made.pool.names == ["a", "b"]
