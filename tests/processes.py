@@ -20,11 +20,13 @@ from lightning_fusion import (
     FoEFuserModule,
     FrugalFoE,
     FrugalFoEModule,
+    HaTJointModule,
     OutputsDataModule,
     collect,
 )
 from lightning_fusion.callbacks import PredictionWriter
 from lightning_fusion.data.base import TensorDataModule
+from lightning_fusion.data.target import TargetDataModule
 from lightning_fusion.encoders import SmallSpeakerNet
 from lightning_fusion.experts.verification import VerificationModule
 from lightning_fusion.foe.fusers import MLPFuser
@@ -90,11 +92,28 @@ def work(folder: Path, processes: int) -> None:
         optimizer=partial(torch.optim.SGD, lr=0.1),
     )
     train(unlike, tiny.data(rows=even, batch_size=8 // processes), "complementary")
+    for mixing in ("attention", "static"):
+        train(*joint(mixing, 8 // processes), f"hat_{mixing}")
     writer = PredictionWriter(str(folder / "predictions.csv"))
     trainer(callbacks=[writer]).predict(fuser, datamodule=OutputsDataModule(tiny.outputs(rows=ROWS), batch_size=2))
     verification(folder / "verification.json", trainer, processes)
     for name, rows in (("odd", FRUGAL_ROWS), ("even", {split: count + 1 for split, count in FRUGAL_ROWS.items()})):
         frugal(folder / name, trainer, tiny.outputs(rows=rows), processes)
+
+
+def joint(mixing: Any, batch_size: int) -> tuple[LightningModule, TargetDataModule]:
+    """HaT on 32 rows, half of them labelled: as many labelled ones in each batch of each process."""
+    target = torch.arange(32) % 2
+    input = torch.randn(32, 4, generator=torch.Generator().manual_seed(0)) + target[:, None]
+    home = torch.ones(32, 1, dtype=torch.bool)
+    splits = dict.fromkeys(("train", "val", "test"), (input, target, home))
+    data = TensorDataModule(splits, ["cat", "owl"], ["home"], batch_size=batch_size)
+    torch.manual_seed(0)
+    how: Any = {"mixing": mixing, "threshold": 0.1, "update_rule": "ge", "clip_norm": 5.0}
+    rates = {name: partial(torch.optim.SGD, lr=0.2) for name in ("optimizer", "mixer_optimizer")}
+    experts = tiny.experts(norm=False, features="body")  # each knows one of the two classes
+    module = HaTJointModule(tiny.Net, experts, "body", classes=["cat", "owl"], **how, **rates)
+    return module, TargetDataModule(data, "home", labelled_share=0.5, min_labelled=1)
 
 
 class Speakers(TensorDataModule):

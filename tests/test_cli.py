@@ -28,6 +28,7 @@ from commands import (
 from lightning import LightningModule, Trainer
 from thirdparty.acorl import Late, Weighted, Whitened
 from thirdparty.fuser import PenalisedFuser, ShortFuser
+from thirdparty.hat import Fading
 from thirdparty.plain import Classifier, Encoder
 
 from lightning_fusion import Expert, FoEFuserModule, OutputsDataModule, __version__
@@ -342,6 +343,17 @@ class TestOwnModules:
         loaded = Weighted.load_from_checkpoint(path, weights_only=True)
         assert (loaded.weights, loaded.schedule) == ({"left": 3.0}, Late(0.25, 0.7))
         assert Expert(checkpoint=path).classes == cli.datamodule.classes
+
+    def test_hats_parts_from_outside_are_what_trains(self, folder):
+        cli = main(["fit", "-c", str(HERE / "conf/hat_thirdparty.yaml"), "--trainer.limit_train_batches=4"])
+        assert isinstance(cli.model.network, Encoder) and cli.model.mixers[0].heads is None
+        assert float(cli.trainer.callback_metrics["alpha"]) == pytest.approx(0.5**3)  # three quarters over a quarter
+        assert [type(optimizer).__name__ for optimizer in cli.trainer.optimizers] == ["AdamW", "SGD"]
+        assert cli.trainer.optimizers[1].param_groups[0]["lr"] == pytest.approx(0.1 / 2**4)
+        path = cli.trainer.checkpoint_callback.best_model_path
+        loaded = Fading.load_from_checkpoint(path, weights_only=True)
+        assert loaded.half == 0.25 and equal(loaded.network.state_dict(), cli.model.network.state_dict())
+        assert Expert(checkpoint=path).classes == cli.datamodule.classes and Expert(checkpoint=path).domains == ["all"]
 
     def test_a_network_from_outside_becomes_an_expert(self, folder):
         network = "--model.init_args.network"

@@ -97,7 +97,7 @@ def test_one_batch_of_everything(name):
     before = {path for path in Path().rglob("*") if path.is_file()}
     keep = {"accelerator": "cpu", "devices": 1, "enable_model_summary": False, "fast_dev_run": True}
     cli = main(["fit", *files_of(name, keep)])
-    assert cli.trainer.global_step == 1
+    assert cli.trainer.global_step == len(cli.trainer.optimizers)  # where there are several, each step counts
     names = {FrugalFoEModule: {"val_cost", "val_accuracy"}, VerificationModule: {"val_eer", "val_min_dcf"}}
     assert names.get(type(cli.model), {"val_loss", "val_accuracy"}) <= set(cli.trainer.callback_metrics)
     assert {path for path in Path().rglob("*") if path.is_file()} - before <= {Path("override.yaml")}
@@ -110,7 +110,7 @@ def test_two_batches_with_checkpoint_reload_test_and_predict(name):
         return
     files = files_of(name, TWO_BATCHES)
     trained = main(["fit", *files])
-    assert trained.trainer.global_step == 2
+    assert trained.trainer.global_step == 2 * len(trained.trainer.optimizers)
     if precision := read(name).get("trainer", {}).get("precision"):
         assert trained.trainer.precision == precision
     path = trained.trainer.checkpoint_callback.best_model_path

@@ -57,6 +57,18 @@ def test_training_on_the_same_global_batches_gives_the_same_weights(folders, nam
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ["hat_attention", "hat_static"])
+def test_hats_players_and_dictionary_are_those_of_one_process(folders, name):
+    one, two = (torch.load(folder / f"{name}.pt", weights_only=True) for folder in folders)
+    assert one["steps"] == two["steps"] == 24  # two optimizers
+    assert two["figures"] == pytest.approx(one["figures"], abs=1e-5) and "val_mixer_accuracy" in one["figures"]
+    assert list(one["weights"]) == list(two["weights"])
+    assert one["weights"]["knowledge.filled"].all() and float(one["weights"]["knowledge.best"]) > 0.1
+    for key, value in one["weights"].items():
+        torch.testing.assert_close(two["weights"][key], value, atol=1e-5, rtol=0)
+
+
+@pytest.mark.timeout(300)
 def test_the_mean_of_representations_is_that_of_all_processes(folders):
     """Not only alike: each of 3 x 32 rows counts once, and the start-up check leaves no trace."""
     inputs = tiny.tensors(rows={"train": 32, "val": 8, "test": 8})["train"][0]

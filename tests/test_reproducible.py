@@ -15,10 +15,19 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_fusion import ExpertModule, FoEFuserModule, ImageDataModule, OutputsDataModule, SpeakerDataModule
+from lightning_fusion import (
+    Expert,
+    ExpertModule,
+    FoEFuserModule,
+    HaTJointModule,
+    ImageDataModule,
+    OutputsDataModule,
+    SpeakerDataModule,
+)
 from lightning_fusion.callbacks import EpochSeed
 from lightning_fusion.data.base import SliceSampler
 from lightning_fusion.data.speech import SpeechAugmentation
+from lightning_fusion.data.target import TargetDataModule
 from lightning_fusion.encoders import BatchAffine
 from lightning_fusion.foe.fusers import MLPFuser
 
@@ -93,6 +102,13 @@ def fuser_on_raw_input() -> Made:
     return module, tiny.data()
 
 
+def hat() -> Made:
+    data = ImageDataModule(augmentation=BatchAffine(shift=1, rotate_deg=10), batch_size=64, fuser_share=0.9)
+    experts = {"a": Expert(NoisyNet(10), classes=data.classes, features="body")}
+    module = HaTJointModule(NoisyNet, experts, "body", classes=data.classes)
+    return module, TargetDataModule(data, "all")
+
+
 def run(make: Callable[[], Made], folder: Path, seed: int, resume: str | None = None) -> tuple[LightningModule, Path]:
     """Train four epochs with a checkpoint at the end of each; optionally go on from one."""
     torch.manual_seed(seed)
@@ -108,7 +124,8 @@ def run(make: Callable[[], Made], folder: Path, seed: int, resume: str | None = 
 
 
 @pytest.mark.parametrize(
-    "make", [expert, expert_with_workers, speech_with_workers, expert_on_foreign_data, fuser, fuser_on_raw_input]
+    "make",
+    [expert, expert_with_workers, speech_with_workers, expert_on_foreign_data, fuser, fuser_on_raw_input, hat],
 )
 def test_resumed_equals_uninterrupted(make, tmp_path):
     whole, folder = run(make, tmp_path / "whole", seed=1)

@@ -339,9 +339,9 @@ class TargetDataModule(FusionDataModule):
         self.data.prepare_data()
 
     def setup(self, stage: str | None = None) -> None:
-        """Set the wrapped module up, and draw the labels."""
+        """Set the wrapped module up, draw the labels, and see that batches can be made of them."""
         self.data.setup(stage)  # type: ignore[arg-type]
-        self.rows("train")
+        self.train_dataloader()
 
     def train_dataloader(self) -> DataLoader:
         """Batches of the training split in an order that depends on (seed, epoch), each with labelled rows."""
