@@ -1,0 +1,573 @@
+"""HaT's protocol: each domain in turn is a new one with few labels, and learns from a few of the others."""
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning import seed_everything
+from lightning.pytorch.cli import OptimizerCallable
+from rich.console import Console
+from torch import nn
+
+from lightning_fusion.baselines import LogisticStacking, oracle_selection
+from lightning_fusion.data.base import FusionDataModule, digest
+from lightning_fusion.data.target import TargetDataModule
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.collecting import collect
+from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.outputs import ExpertOutputs, OutputsDataModule
+from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.experts.training import ExpertModule
+from lightning_fusion.foe.module import FoEFuserModule
+from lightning_fusion.hat.guard import guard
+from lightning_fusion.hat.module import HaTJointModule
+from lightning_fusion.hat.registry import ExpertRegistry
+from lightning_fusion.hat.selection import Selection, select_sources
+from lightning_fusion.recipes.experts import (
+    SeedRun,
+    check_domains,
+    check_seeds,
+    describe,
+    describe_data,
+    quiet_lightning,
+)
+from lightning_fusion.recipes.report import Report, claim_folder, paired_gain, write_text
+
+MAIN, LOCAL, UNIFORM = "HaT", "local, few labels", "uniform distillation"
+STUDENTS: dict[str, dict[str, Any]] = {
+    MAIN: {},
+    UNIFORM: {"mixing": "uniform", "heads": "frozen", "dictionary": False, "alpha": "fixed"},
+    "static weights": {"mixing": "static"},
+}
+"""Arguments of :class:`~lightning_fusion.HaTJointModule` of each student of the main table."""
+_OF_SELECTION = {"keep_share", "num_sources", "encoder_first", "similarity", "rank_by"}
+_OF_TARGET = {"labelled_share", "labelled_per_class"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained for every seed.
+
+    Attributes:
+        networks: Called with the number of classes, by name; domains take them in turn.
+        features: Submodule of all of them whose output is the representation.
+        source_epochs: Of each source.
+        epochs: Of each target's models.
+        target: Arguments of :class:`~lightning_fusion.data.target.TargetDataModule`.
+        selection: Of :func:`~lightning_fusion.select_sources`.
+        variants: Further students: arguments of selection, target or module that differ, by name.
+        guarded: Compare student and local model on folds of the labels.
+        baselines: Train the other students and fusers of the table.
+        arguments: Of all modules.
+        precision: Lightning's name of it.
+    """
+
+    networks: dict[str, Callable[[int], nn.Module]]
+    features: str
+    source_epochs: int
+    epochs: int
+    target: dict[str, Any]
+    selection: dict[str, Any]
+    variants: dict[str, dict[str, Any]]
+    guarded: bool
+    baselines: bool
+    arguments: dict[str, Any]
+    precision: str
+
+
+def hat(
+    data: FusionDataModule,
+    networks: dict[str, Callable[[int], nn.Module]],
+    features: str,
+    output: str,
+    seeds: list[int] | None = None,
+    targets: list[str] | None = None,
+    num_targets: int | None = None,
+    labelled_share: float = 0.1,
+    labelled_per_class: int | None = None,
+    min_per_class: int = 1,
+    keep_share: float = 0.5,
+    num_sources: int = 5,
+    source_epochs: int = 30,
+    epochs: int = 60,
+    guarded: bool = False,
+    baselines: bool = True,
+    variants: dict[str, dict[str, Any]] | None = None,
+    optimizer: OptimizerCallable | None = None,
+    accelerator: str = "auto",
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true",
+    overwrite: bool = False,
+) -> Report:
+    """Let each domain learn from a few labels and from selected models of others, and compare with what it must beat.
+
+    For each seed one source is trained per domain, with all its labels and an architecture of its own, and published.
+    Then each target domain in turn is new: it keeps few labels, selects among the sources of *other groups* (people,
+    sites: the data's ``groups``), and trains its small model. Everything is tested on the target's test split.
+
+    Args:
+        data: The data, with domains and, where several domains are of one group, ``groups``.
+        networks: Architectures by name, each called with the number of classes. Domains take them in turn, as sources
+            and as targets.
+        features: Submodule of all of them whose output is the representation.
+        output: Folder of the run.
+        seeds: One run each; [0] where None.
+        targets: Domains that are new in turn; all where None.
+        num_targets: This many of them, spread evenly over their order; all where None.
+        labelled_share: Share of the target's training rows that keep their label.
+        labelled_per_class: This many rows of each class instead.
+        min_per_class: Labelled rows of each class, at least, with ``labelled_share``.
+        keep_share: Share of the sources whose models are looked at.
+        num_sources: How many are chosen.
+        source_epochs: Epochs of each source.
+        epochs: Epochs of each model of a target.
+        guarded: Also return the local model where folds of the labels say it is better; six more trainings for each
+            target.
+        baselines: Train the students and fusers that HaT is compared with.
+        variants: Further students by name: arguments of :func:`~lightning_fusion.select_sources`,
+            :class:`~lightning_fusion.data.target.TargetDataModule` (label share) and
+            :class:`~lightning_fusion.HaTJointModule` in which each differs.
+        optimizer: Of all models; AdamW, 1e-3, weight decay 1e-4 where None.
+        accelerator: Lightning's name of the device.
+        precision: Lightning's name of the precision.
+        overwrite: Replace another run in ``output``.
+
+    Returns:
+        The report, which is also in ``output``: ``results.json``, ``report.md``, pictures, and for each seed the
+        sources' registry and the targets' students, which are ordinary experts.
+
+    Raises:
+        InputError: If ``output`` holds another run, or arguments make no sense.
+    """
+    seeds = [0] if seeds is None else seeds
+    check_seeds(seeds)
+    variants = variants or {}
+    _check(networks, variants, num_targets, epochs, source_epochs)
+    data.prepare_data()
+    data.setup("fit")
+    check_domains(data)
+    chosen = _targets(data, targets, num_targets)
+    target = {
+        "labelled_share": labelled_share,
+        "labelled_per_class": labelled_per_class,
+        "min_per_class": min_per_class,
+    }
+    selection = {"keep_share": keep_share, "num_sources": num_sources}
+    config = {
+        **describe_data(data, seeds[0]),
+        "networks": {name: describe(network) for name, network in networks.items()},
+        "features": features,
+        "seeds": seeds,
+        "targets": chosen,
+        **target,
+        **selection,
+        "source_epochs": source_epochs,
+        "epochs": epochs,
+        "guarded": guarded,
+        "baselines": baselines,
+        "variants": variants,
+        "optimizer": describe(optimizer),
+        "precision": precision,
+    }
+    folder, resumed = claim_folder(output, "hat", config, overwrite)
+    console = Console(markup=False)
+    if resumed:
+        console.print(f"going on with the run in {folder}")
+    report = Report("hat", config, title="test accuracy, mean over targets")
+    plan = Plan(
+        networks,
+        features,
+        source_epochs,
+        epochs,
+        target,
+        selection,
+        variants,
+        guarded,
+        baselines,
+        {"optimizer": optimizer, "features": features},
+        precision,
+    )
+    with quiet_lightning():
+        for seed in seeds:
+            run = _Seed(
+                data.variant(seed=seed), seed, folder / f"seed_{seed}", report, console, {"accelerator": accelerator}
+            )
+            run.publish_sources(plan)
+            for number, name in enumerate(chosen):
+                run.expand(name, plan, f"seed {seed}  target {number + 1}/{len(chosen)} {name}")
+    report.data = {
+        "source": str(data.hparams.get("source", type(data).__name__)),
+        "classes": len(data.classes),
+        "domains": len(data.domains),
+        "targets": len(chosen),
+    }
+    _average(report)
+    report.text = [*_over_groups(report, data), "", *_ranks(report), "", *_traffic(report)]
+    report.save(folder, MAIN, {})  # the figures are safe before anything is drawn
+    report.save(folder, MAIN, _draw(report, folder))
+    report.print(MAIN, folder, console)
+    return report
+
+
+def _check(
+    networks: Mapping[str, Any], variants: Mapping[str, Any], num_targets: int | None, epochs: int, source_epochs: int
+) -> None:
+    if not networks:
+        raise InputError("networks: name at least one architecture")
+    if epochs < 1 or source_epochs < 1 or (num_targets is not None and num_targets < 1):
+        raise InputError("epochs, source_epochs and num_targets must be at least 1")
+    if taken := set(variants) & {*STUDENTS, LOCAL}:
+        raise InputError(f"variants: {shorten(sorted(taken))} is a row of the table already; rename it")
+
+
+def _targets(data: FusionDataModule, names: Sequence[str] | None, count: int | None) -> list[str]:
+    unknown = [name for name in names or [] if name not in data.domains]
+    if unknown:
+        raise InputError(f"targets: found {shorten(unknown)}; the data's domains are {shorten(data.domains, 20)}")
+    chosen = list(names or data.domains)
+    if count is not None and count < len(chosen):
+        places = np.linspace(0, len(chosen) - 1, count).round().astype(int)
+        chosen = [chosen[place] for place in places]
+    return chosen
+
+
+def _groups(data: FusionDataModule) -> dict[str, str]:
+    """The group (person, site) of each domain; the domain itself where the data name none."""
+    return dict(getattr(data, "groups", {name: name for name in data.domains}))
+
+
+class _Seed(SeedRun):
+    """One seed: all sources, then every target."""
+
+    # ---------------------------------------------------------------- sources
+
+    def publish_sources(self, plan: Plan) -> None:
+        """Train one source per domain and publish it; those that are there already are taken as they are."""
+        self.registry = ExpertRegistry(str(self.folder / "registry"))
+        self.experts: dict[str, Expert] = {}
+        self.architecture: dict[str, str] = {}
+        published = set(self.registry.names)
+        for number, name in enumerate(self.data.domains):
+            kind = list(plan.networks)[number % len(plan.networks)]
+            network, own = plan.networks[kind], self.data.variant(domain=name)
+            label = f"seed {self.seed}  source {number + 1}/{len(self.data.domains)} {name} ({kind})"
+            path = self.train_expert(
+                f"sources/{name}", own, plan.arguments | {"network": network}, plan.source_epochs, plan.precision, label
+            )
+            self.architecture[name], self.experts[name] = kind, self.load_expert(path, network)
+            if name not in published:
+                self.registry.publish(self.experts[name], own, name, network=network)
+
+    # ---------------------------------------------------------------- targets
+
+    def expand(self, name: str, plan: Plan, label: str) -> None:
+        """One target: everything that the table says about it; taken from its file where it is there."""
+        path = self.folder / "targets" / f"{name}.json"
+        if path.is_file():
+            self.console.print(f"{label}: there already")
+        else:
+            start = time.perf_counter()
+            rows = _Target(self, name, plan).rows()
+            path.parent.mkdir(exist_ok=True)
+            write_text(path, json.dumps(rows, indent=1))
+            self.took("targets", start)
+            shown = {row["method"]: row["value"] for row in rows if row["metric"] == "accuracy"}
+            self.console.print(
+                f"{label}: {MAIN} {shown[MAIN]:.3f}, {LOCAL} {shown[LOCAL]:.3f}, {time.perf_counter() - start:.0f} s"
+            )
+        self.report.rows += json.loads(path.read_text())
+
+
+class _Target:
+    """One target of one seed.
+
+    Args:
+        run: The seed.
+        name: Of the domain.
+        plan: What is trained.
+    """
+
+    def __init__(self, run: _Seed, name: str, plan: Plan) -> None:
+        self.run, self.name, self.plan = run, name, plan
+        groups = _groups(run.data)
+        self.others = [other for other in run.data.domains if groups[other] != groups[name]]
+        self.excluded = [other for other in run.data.domains if groups[other] == groups[name]]
+        if len(self.others) < 2:
+            raise InputError(f"data: {name} has {len(self.others)} domain(s) of other groups to learn from; two needed")
+        self.network = plan.networks[run.architecture[name]]
+        self.data = TargetDataModule(run.data, name, seed=run.seed, **plan.target)
+        self.found: list[dict[str, Any]] = []
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All figures, as rows of the report."""
+        few = self.data.variant(unlabelled=False)
+        names = [*self.others, self.name]
+        pool = ExpertPool({name: self.run.experts[name] for name in names}, self.run.data.classes)
+        said = collect(pool, few, splits=["train", "test"], trainer=self._trainer(1))
+        known, test = said.scattered("train"), said.scattered("test")
+        label, truth = np.asarray(said["train"].target), np.asarray(said["test"].target)
+        self._add("labelled rows", "rows", len(label))
+        own = test[:, -1].argmax(1) == truth
+        known, test = known[:, :-1], test[:, :-1]
+        accuracy = dict(zip(self.others, (test.argmax(2) == truth[:, None]).mean(0), strict=True))
+
+        def average(chosen: Sequence[str]) -> float:
+            columns = [self.others.index(name) for name in chosen]
+            return float((test[:, columns].mean(1).argmax(1) == truth).mean())
+
+        selection = self._select(self.data)
+        sources, count = list(selection.experts), len(selection.experts)
+        self._score(MAIN, self._student(self.data, selection.experts, {}, MAIN))
+        if self.plan.guarded:
+            self._guard(self.data)
+        self._score(LOCAL, self._local(few))
+        if self.plan.baselines:
+            for method, arguments in STUDENTS.items():
+                if method != MAIN:
+                    self._score(method, self._student(self.data, selection.experts, arguments, method))
+            self._fusers(few, selection.experts)
+        by_labels = self.others[int((known.argmax(2) == label[:, None]).mean(0).argmax())]
+        self._add("best source by labels", "accuracy", accuracy[by_labels])
+        self._add("mean source", "accuracy", np.mean(list(accuracy.values())))
+        self._add("average of all sources", "accuracy", average(self.others))
+        for rank_by in ("random", "statistics", "accuracy", "centroid"):
+            other = self._select(self.data, rank_by=rank_by)
+            self._add(f"average of {count}, by {rank_by}", "accuracy", average(list(other.experts)))
+        self._add(f"average of {count}, selected", "accuracy", average(sources))
+        best = sorted(self.others, key=lambda name: -accuracy[name])[:count]
+        self._add(f"average of {count}, oracle", "accuracy", average(best))
+        columns = [self.others.index(name) for name in sources]
+        self._add(f"some one of the {count} right", "accuracy", oracle_selection(test[:, columns], truth).mean())
+        self._add("own model, all labels", "accuracy", own.mean())
+        for name, change in self.plan.variants.items():
+            self._variant(name, change)
+        self._facts(selection, accuracy)
+        return self.found
+
+    # ---------------------------------------------------------------- trained
+
+    def _select(self, data: TargetDataModule, **change: Any) -> Selection:
+        return select_sources(
+            self.run.registry, data, exclude=self.excluded, seed=self.run.seed, **(self.plan.selection | change)
+        )
+
+    def _module(
+        self, data: TargetDataModule, experts: Mapping[str, Expert] | None = None, **arguments: Any
+    ) -> ExpertModule:
+        seed_everything((self.run.seed * 1000 + int(digest(self.name)[:6], 16)) % 2**32, verbose=False)
+        facts: dict[str, Any] = {
+            "classes": data.classes,
+            "trained_on": data.own_domains,
+            "preprocessing": data.preprocessing,
+        }
+        facts |= {"network": self.network, **self.plan.arguments, **arguments}
+        if experts is None:
+            return ExpertModule(**facts)
+        return HaTJointModule(experts=dict(experts), **facts)
+
+    def _trainer(self, epochs: int) -> Any:
+        more: dict[str, Any] = {"limit_val_batches": 0, "num_sanity_val_steps": 0, "enable_progress_bar": False}
+        return self.run.trainer(epochs, precision=self.plan.precision, **more)
+
+    def _student(
+        self, data: TargetDataModule, experts: Mapping[str, Expert], arguments: dict[str, Any], method: str
+    ) -> dict[str, float]:
+        module, trainer = self._module(data, experts, **arguments), self._trainer(self.plan.epochs)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the frozen ones
+            trainer.fit(module, datamodule=data)
+        if method == MAIN:
+            trainer.save_checkpoint(self.run.folder / "students" / f"{self.name}.ckpt", weights_only=True)
+        return {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}
+
+    def _local(self, few: TargetDataModule) -> dict[str, float]:
+        module, trainer = self._module(few), self._local_trainer()
+        trainer.fit(module, datamodule=few)
+        return {name: float(value) for name, value in trainer.test(module, few, verbose=False)[0].items()}
+
+    def _local_trainer(self) -> Any:
+        """As many steps as the student takes: an epoch of labelled rows alone has fewer."""
+        steps = len(self.data.train_dataloader())
+        few = len(self.data.variant(unlabelled=False).train_dataloader())
+        return self._trainer(max(1, round(self.plan.epochs * steps / few)))
+
+    def _guard(self, data: TargetDataModule) -> None:
+        result = guard(
+            lambda fold: self._module(fold, self._select(fold).experts),
+            self._module,
+            data,
+            lambda: self._trainer(self.plan.epochs),
+            self._local_trainer,
+        )
+        self._add("guard", "folds, student", result.student)
+        self._add("guard", "folds, local", result.local)
+        self._add("guard", "returns the local model", result.choice == "local")
+
+    def _fusers(self, few: TargetDataModule, experts: Mapping[str, Expert]) -> None:
+        """What keeps all chosen sources at inference: FoE and logistic regression on their outputs."""
+        said = collect(ExpertPool(dict(experts), few.classes), few, splits=["train", "test"], trainer=self._trainer(1))
+        rule = LogisticStacking().fit(said.scattered("train"), np.asarray(said["train"].target))
+        truth = np.asarray(said["test"].target)
+        self._add("logistic stacking of them", "accuracy", (rule.predict(said.scattered("test")) == truth).mean())
+        self._add("FoE on them", "accuracy", self._foe(said, truth))
+
+    def _foe(self, said: ExpertOutputs, truth: np.ndarray) -> float:
+        seed_everything(self.run.seed, verbose=False)
+        rows = min(128, max(8, len(said["train"]) // 16))
+        module = FoEFuserModule(**said.facts(), seed=self.run.seed)
+        self._trainer(50).fit(module, datamodule=OutputsDataModule(said, batch_size=rows, seed=self.run.seed))
+        module.eval()
+        with torch.no_grad():
+            answer = module.fuse(torch.from_numpy(said.concatenated("test"))).argmax(1).numpy()
+        return float((answer == truth).mean())
+
+    def _variant(self, name: str, change: Mapping[str, Any]) -> None:
+        data = self.data.variant(**{key: value for key, value in change.items() if key in _OF_TARGET})
+        selection = self._select(data, **{key: value for key, value in change.items() if key in _OF_SELECTION})
+        arguments = {key: value for key, value in change.items() if key not in _OF_SELECTION | _OF_TARGET}
+        self._score(name, self._student(data, selection.experts, arguments, name))
+        if set(change) & _OF_TARGET:
+            self._score(f"{name}, local", self._local(data.variant(unlabelled=False)))
+
+    # ---------------------------------------------------------------- figures
+
+    def _score(self, method: str, metrics: Mapping[str, float]) -> None:
+        self._add(method, "accuracy", metrics["test_accuracy"])
+        if "test_mixer_accuracy" in metrics:
+            self._add(f"{method}, mixer kept", "accuracy", metrics["test_mixer_accuracy"])
+
+    def _add(self, method: str, metric: str, value: Any, **more: Any) -> None:
+        self.found.append(
+            {
+                "method": method,
+                "metric": metric,
+                "split": "test",
+                "seed": self.run.seed,
+                "value": float(value),
+                "domain": self.name,
+                **more,
+            }
+        )
+
+    def _facts(self, selection: Selection, accuracy: Mapping[str, float]) -> None:
+        """Bytes of the selection, and how well each criterion ranks the sources by what they are worth here."""
+        from scipy.stats import spearmanr
+
+        ledger = selection.ledger
+        self._add("selection", "bytes", ledger.total)
+        self._add("send all", "bytes", ledger.send_all)
+        for stage, count in ledger.stages.items():
+            self._add(f"selection, {stage}", "bytes", count["down"])
+        for criterion in ("similarity", "centroid_score", "accuracy", "score"):
+            pairs = [(getattr(row, criterion), accuracy[row.name]) for row in selection.table if row.name in accuracy]
+            ranked = np.array([pair for pair in pairs if pair[0] is not None])
+            if len(ranked) > 2 and np.ptp(ranked, axis=0).all():
+                self._add(criterion, "rank correlation", spearmanr(*ranked.T).statistic)
+
+
+# -------------------------------------------------------------------- the report
+
+
+def _average(report: Report) -> None:
+    """Add the mean over targets of every method and seed."""
+    kept = ("accuracy", "bytes", "rank correlation")
+    for method, metric, seed in dict.fromkeys(
+        (row["method"], row["metric"], row["seed"]) for row in report.rows if row["metric"] in kept
+    ):
+        own = [
+            row["value"] for row in report.rows if (row["method"], row["metric"], row["seed"]) == (method, metric, seed)
+        ]
+        report.add(method, metric, np.mean(own), seed)
+
+
+def _by_target(report: Report, method: str) -> dict[str, float]:
+    """Mean over seeds of a method's accuracy, by target."""
+    found: dict[str, list[float]] = {}
+    for row in report.rows:
+        if (row["method"], row["metric"]) == (method, "accuracy") and "domain" in row:
+            found.setdefault(row["domain"], []).append(row["value"])
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def _over_groups(report: Report, data: FusionDataModule) -> list[str]:
+    """HaT's gain over each method with an interval over groups: targets of one person are not independent."""
+    groups, ours = _groups(data), _by_target(report, MAIN)
+    names = sorted({groups[name] for name in ours})
+    lines = [f"Gains of {MAIN} in points, paired by target; 95 % interval over {len(names)} groups (Student's t):", ""]
+    lines += ["| against | gain | targets where better / equal / worse |", "|---|---|---|"]
+    for method in report.methods():
+        theirs = _by_target(report, method)
+        if method == MAIN or set(theirs) != set(ours):
+            continue
+        gain = {name: ours[name] - theirs[name] for name in ours}
+        of_group = [float(np.mean([gain[name] for name in ours if groups[name] == group])) for group in names]
+        mean, low, high = paired_gain(of_group, [0.0] * len(of_group))
+        text = f"{100 * mean:+.1f}" + ("" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]")
+        signs = [sum(value > 0 for value in gain.values()), sum(value < 0 for value in gain.values())]
+        lines.append(f"| {method} | {text} | {signs[0]} / {len(gain) - sum(signs)} / {signs[1]} |")
+    return lines
+
+
+_CRITERIA = {
+    "similarity": "statistics, a",
+    "centroid_score": "centroids, s(c)",
+    "accuracy": "accuracy on the labels, Acc",
+    "score": "product, r",
+}
+
+
+def _ranks(report: Report) -> list[str]:
+    lines = ["| criterion of the selection | rank correlation with the true accuracy |", "|---|---|"]
+    for criterion, name in _CRITERIA.items():
+        if values := report.values(criterion, "rank correlation"):
+            lines.append(f"| {name} | {np.mean(values):.2f} |")
+    return [*lines, "", "Mean over targets; the true accuracy is the source's own on the target's test split."]
+
+
+def _traffic(report: Report) -> list[str]:
+    lines = ["| bytes of one selection, mean over targets | |", "|---|---|"]
+    for method in report.methods("bytes"):
+        lines.append(f"| {method} | {np.mean(report.values(method, 'bytes')):,.0f} |")
+    return lines
+
+
+def _draw(report: Report, folder: Path) -> dict[str, str]:
+    """The three pictures of the report."""
+    from matplotlib.figure import Figure
+
+    ours, local = _by_target(report, MAIN), _by_target(report, LOCAL)
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.3))
+    left.plot([0, 1], [0, 1], color="tab:gray", linewidth=1)
+    left.plot([local[name] for name in ours], list(ours.values()), "o", alpha=0.7)
+    low = max(0.0, min(*ours.values(), *local.values()) - 0.05)
+    left.set(
+        xlim=(low, 1.01), ylim=(low, 1.01), xlabel=f"test accuracy: {LOCAL}", ylabel=MAIN, title="One dot per target"
+    )
+    methods = sorted(report.methods(), key=lambda method: float(np.mean(report.values(method))))
+    means = [float(np.mean(report.values(method))) for method in methods]
+    right.barh(methods, means, color=["tab:red" if method == MAIN else "tab:blue" for method in methods])
+    right.set(xlim=(0, 1), xlabel="test accuracy, mean over targets")
+    right.tick_params(axis="y", labelsize=7)
+    figure.savefig(folder / "targets.png", dpi=130)
+
+    stages = [name for name in report.methods("bytes") if name.startswith("selection, ")]
+    figure = Figure(figsize=(7, 2.2), layout="constrained")
+    axes, start = figure.subplots(), 0.0
+    for name in stages:
+        value = float(np.mean(report.values(name, "bytes"))) / 1e6
+        axes.barh("selection", value, left=start, label=name.removeprefix("selection, "))
+        start += value
+    axes.barh("send all", float(np.mean(report.values("send all", "bytes"))) / 1e6, color="tab:gray")
+    axes.set(xlabel="megabytes that one target reads, mean over targets")
+    axes.legend(fontsize=8)
+    figure.savefig(folder / "ledger.png", dpi=130)
+    return {
+        "targets.png": "Left: the student against a model of the labels alone. Right: every method.",
+        "ledger.png": "What a target reads to select its sources, by stage, and what all models would take.",
+    }
