@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_fusion.data.audio import Recordings, compile_pattern, find_recordings
-from lightning_fusion.data.base import SPLITS, Batch, FusionDataModule, RowDataset, SliceSampler, digest, slice_loader
+from lightning_fusion.data.base import (
+    SPLITS,
+    Batch,
+    FusionDataModule,
+    RowDataset,
+    SliceSampler,
+    digest,
+    draws_order,
+    slice_loader,
+)
 from lightning_fusion.data.speech import LogMel
 from lightning_fusion.data.synthetic import VOWELS, synthetic_voices
 from lightning_fusion.data.trials import Trials, draw_trials, read_trials
@@ -252,8 +261,8 @@ class SpeakerDataModule(FusionDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Batches of random crops; order and crops depend on (seed, epoch)."""
-        rows = self.rows("train")
-        return slice_loader(rows, self.batch_size, True, self.seed, self.num_workers, _CropSampler)
+        rows, shuffle = self.rows("train"), draws_order(self.trainer)
+        return slice_loader(rows, self.batch_size, shuffle, self.seed, self.num_workers, _CropSampler)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augmentation (in training) and features, on the device."""
