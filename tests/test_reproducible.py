@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from lightning import LightningDataModule, LightningModule
+from lightning import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -144,6 +144,18 @@ def test_two_runs_of_one_seed_are_equal_and_of_another_are_not(make, tmp_path):
     one, same, other = (run(make, tmp_path / str(number), seed)[0] for number, seed in enumerate((1, 1, 2)))
     assert tiny.same(one, same)
     assert not tiny.same(one, other)
+
+
+@pytest.mark.parametrize("make", [expert_with_workers, speech_with_workers, fuser])
+def test_overfitted_batches_are_those_of_every_epoch(make):
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            seen.append(batch.index.tolist())
+
+    seen: list[list[int]] = []
+    module, data = make()
+    tiny.trainer(2, overfit_batches=2, callbacks=[Watch()]).fit(module, datamodule=data)
+    assert seen[:2] == seen[2:] and seen[0] != seen[1] and len(seen) == 4
 
 
 class TestEpochSeed:

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,13 +21,18 @@ from lightning_fusion.data.patterns import FoundFile, find_files
 from lightning_fusion.errors import InputError, shorten
 
 AUDIO_SUFFIXES = {".flac", ".ogg", ".wav"}
+_UNREAD = {".aac", ".aif", ".aiff", ".m4a", ".mp3", ".mp4", ".opus", ".sph", ".wma"}
+_LARGEST_FILTER = 20_000_000
+"""Coefficients that resampling may take, 0.2 GB with what it needs beside them; usual rates take under 300,000."""
 LOUDEST = 10.0
 """Floating-point samples beyond this are no audio in [-1, 1]: integers that were never scaled, say. Our choice."""
 
 
 def find_recordings(root: str | Path, pattern: str, key: str = "root") -> list[FoundFile]:
     """All audio files under a folder that match a pattern; see :func:`~lightning_fusion.data.patterns.find_files`."""
-    return find_files(root, pattern, AUDIO_SUFFIXES, "audio file", "{speaker} where the speaker's name stands", key)
+    return find_files(
+        root, pattern, AUDIO_SUFFIXES, "audio file", "{speaker} where the speaker's name stands", key, _UNREAD
+    )
 
 
 @dataclass
@@ -118,19 +124,21 @@ class AudioFiles:
         frames: (N,) int64, length of each after resampling.
 
     Raises:
-        InputError: Listing the files that are empty, truncated or no audio.
+        InputError: Listing the files that are empty, truncated or no audio, or those that stand there twice.
     """
 
     def __init__(self, paths: list[str], sample_rate_hz: int) -> None:
         self.paths, self.sample_rate_hz = paths, sample_rate_hz
         self._rates = np.zeros(len(paths), np.int64)
         self._stored = np.zeros(len(paths), np.int64)
+        self._on_disk: list[tuple[int, int]] = [(0, 0)] * len(paths)
         self._resamplers: dict[int, Resample] = {}
         problems = [problem for problem in _for_each(self._look, len(paths), "Looking at audio") if problem]
         if problems:
             raise InputError(
                 f"{len(problems)} audio file(s) cannot be read: {shorten(problems, 3)}; repair or remove them"
             )
+        self._refuse_doubles()
         divisor = np.gcd(self._rates, sample_rate_hz)
         self._up, self._down = sample_rate_hz // divisor, self._rates // divisor
         self.frames = -(-self._stored * self._up // self._down)
@@ -140,10 +148,19 @@ class AudioFiles:
     def _look(self, number: int) -> str | None:
         path = self.paths[number]
         try:
+            about = os.stat(path)
+            if not stat.S_ISREG(about.st_mode):  # opening a named pipe would wait for ever
+                return f"{path} (no file)"
+            if not about.st_size:
+                return f"{path} (empty)"
+            self._on_disk[number] = about.st_dev, about.st_ino
             with soundfile.SoundFile(path) as file:
                 self._rates[number], self._stored[number] = file.samplerate, file.frames
                 if not file.frames:
                     return f"{path} (empty)"
+                common = math.gcd(file.samplerate, self.sample_rate_hz)
+                if file.samplerate * self.sample_rate_hz > _LARGEST_FILTER * common**2:
+                    return f"{path} ({file.samplerate} Hz, which has no small ratio to {self.sample_rate_hz} Hz)"
                 if file.format in ("WAV", "WAVEX"):
                     cut = re.search(r"^ *data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
                     if cut and int(cut[2]) < int(cut[1]) < 2**31 - 2**16:  # a stream's header holds the largest number
@@ -152,9 +169,25 @@ class AudioFiles:
                     file.seek(file.frames - 1)
                     if len(file.read(1)) != 1:
                         return f"{path} (truncated)"
+        except UnicodeError:
+            return f"{path!r} (its name is no UTF-8)"
         except (soundfile.SoundFileError, OSError) as error:
             return f"{path} ({'truncated' if self._stored[number] else _reason(error)})"
         return None
+
+    def _refuse_doubles(self) -> None:
+        """One recording under two names, by links or nested roots, would be heard in two splits, or as two speakers."""
+        first: dict[tuple[int, int], int] = {}
+        doubled = [
+            " is ".join(dict.fromkeys((self.paths[number], self.paths[first[place]])))  # nested roots give one path
+            for number, place in enumerate(self._on_disk)
+            if place[1] and first.setdefault(place, number) != number  # some file systems number nothing
+        ]
+        if doubled:
+            raise InputError(
+                f"{len(doubled)} audio file(s) stand there twice, by links or by a root within a root: "
+                f"{shorten(doubled, 3)}; remove one of each two, or set pattern or root so that each is found once"
+            )
 
     def read(self, number: int, start: int, count: int) -> Tensor:
         """Samples ``start`` to ``start + count`` of a file as (count,) float32; a slice of the whole file resampled."""
@@ -188,6 +221,8 @@ class AudioFiles:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
     return str(error).rpartition(": ")[2].rstrip(".").lower()
 
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_fusion.errors import InputError, shorten
@@ -84,13 +84,13 @@ class RowDataset(Dataset[Batch]):
         return Batch(self.inputs[rows], self.targets[rows], self.domains[rows], index)
 
 
-class SliceSampler(DistributedSampler):
+class SliceSampler(DistributedSampler, SequentialSampler):
     """Yields one index tensor per batch, so that a batch is a slice and not a loop over rows.
 
     The order is a function of (seed, epoch) alone: a resumed run continues it. Process r of W takes every W-th row of
     each global batch of W * batch_size rows, so that W processes see the same global batches as one. Where the rows do
-    not divide by W the first ones are repeated, as torch's own sampler does. Being a ``DistributedSampler``, Lightning
-    leaves it in place.
+    not divide by W the first ones are repeated, as torch's own sampler does. Being a ``DistributedSampler``, and a
+    ``SequentialSampler`` for ``overfit_batches``, Lightning leaves it in place.
 
     Args:
         num_rows: Length of the data set.
@@ -109,7 +109,7 @@ class SliceSampler(DistributedSampler):
         self.rank = torch.distributed.get_rank() if group else 0
         self.num_rows, self.batch_size, self.shuffle, self.seed, self.epoch = num_rows, batch_size, shuffle, seed, 0
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Any]:  # tensors: rows of a batch, not a row
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             order = torch.randperm(self.num_rows, generator=generator)
@@ -142,6 +142,11 @@ def slice_loader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
     )
+
+
+def draws_order(trainer: Trainer | None) -> bool:
+    """Whether training rows come in another order each epoch: not where some batches are to be overfitted."""
+    return trainer is None or trainer.overfit_batches == 0  # type: ignore[attr-defined]
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -363,7 +368,7 @@ class FusionDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Batches of the training split in an order that depends on (seed, epoch)."""
-        return self._loader("train", shuffle=True)
+        return self._loader("train", shuffle=draws_order(self.trainer))
 
     def val_dataloader(self) -> DataLoader:
         """Batches of the validation split, in order."""

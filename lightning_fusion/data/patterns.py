@@ -55,7 +55,13 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
 
 
 def find_files(
-    root: str | Path, pattern: str, suffixes: Collection[str], kind: str, hint: str, key: str = "root"
+    root: str | Path,
+    pattern: str,
+    suffixes: Collection[str],
+    kind: str,
+    hint: str,
+    key: str = "root",
+    unread: Collection[str] = (),
 ) -> list[FoundFile]:
     """All files of some kind under a folder that match a pattern, sorted by name; hidden ones are passed over.
 
@@ -66,16 +72,18 @@ def find_files(
         kind: What such a file is called, for messages.
         hint: What the pattern should name, for messages.
         key: The argument that named the folder, for messages.
+        unread: Suffixes of files of this kind that nobody here reads: they are named in a warning.
 
     Raises:
-        InputError: If there is no such folder, no such file in it, or none that matches.
+        InputError: If there is no such folder, no such file in it, or none that matches; if a folder in it cannot be
+            opened, or links to one that holds it.
     """
     if not Path(root).is_dir():
         raise InputError(f"{key}: found no folder {root}; expected {kind}s in it that match {pattern}")
     expression = compile_pattern(pattern)
     others: Counter[str] = Counter()
     found, unmatched = [], []
-    for name in _walk(str(root)):
+    for name in _walk(str(root), key):
         suffix = os.path.splitext(name)[1].lower()
         if suffix not in suffixes:
             others[suffix] += 1
@@ -84,7 +92,7 @@ def find_files(
         else:
             unmatched.append(name)
     if not found and not unmatched:
-        seen = shorten((f"{count} {suffix}" for suffix, count in others.most_common()), 3)
+        seen = shorten((f"{count} {suffix or 'without a suffix'}" for suffix, count in others.most_common()), 3)
         raise InputError(
             f"{key}: there is no {kind} ({', '.join(sorted(suffixes))}) under {root}, which should hold "
             f"{pattern}; found {seen or 'no file at all'}"
@@ -99,12 +107,24 @@ def find_files(
             f"{len(unmatched)} of {len(found) + len(unmatched)} {kind}s under {root} do not match the pattern "
             f"{pattern} and are left out: {shorten(sorted(unmatched), 3)}"
         )
+    if left := {suffix: others[suffix] for suffix in sorted(set(unread) & set(others))}:
+        listed = shorten(f"{count} {suffix}" for suffix, count in left.items())
+        rank_zero_warn(
+            f"{listed} file(s) under {root} are left out; convert them to {', '.join(sorted(suffixes))} if they are to "
+            "count"
+        )
     return sorted(found, key=lambda file: file.name)
 
 
-def _walk(root: str) -> Iterator[str]:
-    for folder, folders, names in os.walk(root, followlinks=True):
+def _walk(root: str, key: str) -> Iterator[str]:
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{key}: the folder {error.filename} cannot be opened ({error.strerror})") from error
+
+    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (os.path.join(folder, name) for name in folders):
+            if os.path.islink(path) and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(path)):
+                raise InputError(f"{key}: {path} links to a folder that it lies in; remove the link")
         below = os.path.relpath(folder, root).replace(os.sep, "/")
         prefix = "" if below == "." else below + "/"
         for name in names:

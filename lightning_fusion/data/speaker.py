@@ -1,6 +1,7 @@
 """Speech: who speaks (verification), or what is said by speakers who were never heard in training."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_fusion.data.audio import Recordings, find_recordings
-from lightning_fusion.data.base import SPLITS, Batch, FusionDataModule, RowDataset, SliceSampler, digest, slice_loader
+from lightning_fusion.data.base import (
+    SPLITS,
+    Batch,
+    FusionDataModule,
+    RowDataset,
+    SliceSampler,
+    digest,
+    draws_order,
+    slice_loader,
+)
 from lightning_fusion.data.patterns import compile_pattern
 from lightning_fusion.data.speech import LogMel
 from lightning_fusion.data.synthetic import VOWELS, synthetic_voices
@@ -33,6 +43,7 @@ _SPLIT_NAMES = {"train", "dev", "val", "valid", "validation", "test", "eval"}
 _PATTERN = "{speaker}/**"
 _TREES = ("root", "val_root", "test_root")
 _PARTS = {"train": "train_crops", "val": "val_segments", "test": "test_segments"}
+_LONGEST_S = 3600
 _TWIN = 60, 4
 """Speakers and utterances of each of the synthetic source."""
 _WINDOW_S, _HOP_S, _LOW_HZ, _FLOOR = 0.025, 0.01, 20.0, 1e-6
@@ -251,8 +262,8 @@ class SpeakerDataModule(FusionDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Batches of random crops; order and crops depend on (seed, epoch)."""
-        rows = self.rows("train")
-        return slice_loader(rows, self.batch_size, True, self.seed, self.num_workers, _CropSampler)
+        rows, shuffle = self.rows("train"), draws_order(self.trainer)
+        return slice_loader(rows, self.batch_size, shuffle, self.seed, self.num_workers, _CropSampler)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augmentation (in training) and features, on the device."""
@@ -308,8 +319,11 @@ class SpeakerDataModule(FusionDataModule):
         if not 4000 <= self.sample_rate_hz <= 192_000:
             raise InputError(f"sample_rate_hz is {self.sample_rate_hz}; expected 4000 to 192000")
         for name in ("crop_s", "eval_crop_s"):
-            if getattr(self, name) < 0.1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected at least 0.1 seconds")
+            if not 0.1 <= getattr(self, name) <= _LONGEST_S:
+                raise InputError(f"{name} is {getattr(self, name)}; expected 0.1 to {_LONGEST_S} seconds")
+        for name in ("num_workers", "seed", "memory_limit_gb"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} is {getattr(self, name)}; expected at least 0")
         pattern = (self.pattern or _PATTERN) if self.source == "files" else "{speaker}, {label}"
         fields = compile_pattern(pattern).groupindex
         for name in ("speaker", *(["label"] if self.target == "label" else []), *filter(None, [self.domain_field])):
@@ -362,7 +376,7 @@ class SpeakerDataModule(FusionDataModule):
         }
         found = [recording for tree in trees.values() for recording in tree]
         first = {recording.fields["speaker"] for recording in trees[0]}
-        if self.pattern is None and first <= _SPLIT_NAMES:
+        if self.pattern is None and {re.split("[-_ ]", name)[0].lower() for name in first} <= _SPLIT_NAMES:
             raise InputError(
                 f"root: the folders of {self.root} name splits, not speakers ({shorten(sorted(first))}); set root to "
                 "the one to train on, and val_root or test_root to the others"
@@ -474,8 +488,11 @@ class SpeakerDataModule(FusionDataModule):
         return trials
 
     def _refuse_both(self, one: str, ones: np.ndarray, other: str, others: np.ndarray) -> None:
-        if len(both := np.intersect1d(ones, others)):
-            names = shorten(self._layout.speakers[speaker] for speaker in both)
+        known = {self._layout.speakers[speaker].casefold() for speaker in ones}  # Anna and anna may be one person
+        if both := [
+            name for name in (self._layout.speakers[speaker] for speaker in others) if name.casefold() in known
+        ]:
+            names = shorten(both)
             raise InputError(
                 f"{len(both)} speaker(s) stand in {one} and in {other}: {names}; splits are disjoint in speakers, so "
                 "remove them from one (or rename them, if they are different people)"

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_fusion.data.base import Batch, FusionDataModule, RowDataset, SliceSampler, digest, slice_loader
+from lightning_fusion.data.base import (
+    Batch,
+    FusionDataModule,
+    RowDataset,
+    SliceSampler,
+    digest,
+    draws_order,
+    slice_loader,
+)
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.hyperparameters import keep_plain
 
@@ -117,7 +125,7 @@ class LabelledSampler(SliceSampler):
                 return batches, labelled
             batches += 1
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]  # index tensors, as its parent yields
         if not self.shuffle:
             yield from super().__iter__()
             return
@@ -349,7 +357,7 @@ class TargetDataModule(FusionDataModule):
         kind: Any = SliceSampler
         if self.unlabelled:
             kind = partial(LabelledSampler, labelled=rows.labelled, min_labelled=self.min_labelled)
-        return slice_loader(rows, self.batch_size, True, self.seed, self.num_workers, kind)
+        return slice_loader(rows, self.batch_size, draws_order(self.trainer), self.seed, self.num_workers, kind)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """The wrapped module's."""

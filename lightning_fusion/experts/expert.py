@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_fusion.data.base import digest
@@ -176,6 +177,26 @@ def check_layer(network: Any, name: str | None, whose: str) -> None:
     if not name or name not in known:
         layers = shorten([layer for layer in known if layer], 20) or "none (a callable has outputs only)"
         raise InputError(f"features: {whose} has no layer {name!r}; its layers: {layers}")
+
+
+def tell_other_input(whose: str, known: Mapping[str, Any] | None, found: Mapping[str, Any] | None) -> None:
+    """Warn where a model was trained on input that was made otherwise than the input at hand: its answers mislead.
+
+    Args:
+        whose: Model it is, for the message.
+        known: The preprocessing it was trained with, where known.
+        found: That of the data.
+    """
+    if not known or not found:
+        return
+    both = [
+        (name, known.get(name), found.get(name))
+        for name in {**found, **known}
+        if json.dumps(known.get(name), default=str) != json.dumps(found.get(name), default=str)  # lists are tuples
+    ]
+    if both:
+        listed = shorten(f"{name} {one} against {other}" for name, one, other in both)
+        rank_zero_warn(f"preprocessing: {whose} was trained on other input than the data give ({listed})")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_fusion.data.base import digest, slice_loader
+from lightning_fusion.data.base import digest, draws_order, slice_loader
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.pool import ExpertPool, check_name, check_outputs, scatter_columns, task_classes
 
@@ -618,7 +618,7 @@ class OutputsDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Batches of the training split in an order that depends on (seed, epoch)."""
-        return self._loader("train", shuffle=True)
+        return self._loader("train", shuffle=draws_order(self.trainer))
 
     def val_dataloader(self) -> DataLoader:
         """Batches of the validation split, in order."""

@@ -6,15 +6,15 @@ from typing import Any, Literal
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_fusion.data.base import Batch, as_batch
-from lightning_fusion.errors import InputError
+from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.angular import AngularMarginLoss
-from lightning_fusion.experts.expert import catch_output, check_layer
+from lightning_fusion.experts.expert import catch_output, check_layer, tell_other_input
 from lightning_fusion.experts.training import ExpertModule
 from lightning_fusion.metrics.verification import Verification
 
@@ -28,6 +28,8 @@ class JudgedByTrials:
     """
 
     evaluation: "TrialEvaluation"
+    classes: list[str]
+    preprocessing: dict[str, Any] | None
     val_metric: Metric
     test_metric: Metric
     loss: nn.Module
@@ -41,9 +43,25 @@ class JudgedByTrials:
         return []
 
     def setup(self, stage: str) -> None:
-        """Ask the data module for its trials."""
+        """Ask the data module for its trials, and see that the model fits its speakers and its input.
+
+        Raises:
+            InputError: If a model is to be trained on other speakers than it names.
+        """
+        self._compare(getattr(self.trainer, "datamodule", None), stage)  # type: ignore[attr-defined]
         self.evaluation.setup(self, stage)  # type: ignore[arg-type]  # beside a LightningModule
         super().setup(stage)  # type: ignore[misc]
+
+    def _compare(self, data: Any, stage: str) -> None:
+        tell_other_input("the model", self.preprocessing, getattr(data, "preprocessing", None))
+        speakers = getattr(data, "classes", self.classes)
+        if list(speakers) == self.classes:
+            return
+        message = f"classes: the model names {shorten(self.classes)}, the data module {shorten(speakers)}"
+        if stage == "fit":
+            raise InputError(f"{message}; give the model the classes of the data module")
+        if set(speakers) & set(self.classes):
+            rank_zero_warn(f"{message}: speakers that the model was trained on may be among those of the trials")
 
     def on_validation_epoch_start(self) -> None:
         """Begin with nothing collected."""

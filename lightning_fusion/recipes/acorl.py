@@ -287,8 +287,8 @@ def _draw(report: Report, kind: type[ChainRun], folder: Path, strengths: Sequenc
     """The picture that all kinds of data have."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
     grid = sorted({0.0, *strengths})
     names = ["0\n(plain)" if not strength else f"{strength:g}" for strength in grid]
     for split, color in (("val", "tab:gray"), ("test", "tab:blue")):
@@ -304,19 +304,24 @@ def _draw(report: Report, kind: type[ChainRun], folder: Path, strengths: Sequenc
         title="Strength of the reversal; thin: seeds",
     )
     left.legend()
-    for place, fusion in enumerate(kind.fusions):
-        ours, theirs = _both_arms(report, kind, fusion)
-        mean, low, high = paired_gain(ours, theirs)
-        right.plot(100 * np.subtract(ours, theirs), np.full(len(ours), place), ".", color="tab:gray")
-        bounds = None if low is None or high is None else [[100 * (mean - low)], [100 * (high - mean)]]
-        right.errorbar([100 * mean], [place], xerr=bounds, fmt="o", color="black", capsize=4)
-    right.axvline(0, color="tab:red", linewidth=1)
+    tried = sorted(set(strengths))
+    for number, strength in enumerate(tried):
+        color, places = f"C{number + 1}", np.arange(len(kind.fusions)) + 0.6 * ((number + 0.5) / len(tried) - 0.5)
+        for place, fusion in zip(places, kind.fusions, strict=True):
+            ours, theirs = (_by_strength(report, kind, value, "test", fusion) for value in (strength, 0.0))
+            mean, low, high = paired_gain(ours, theirs)
+            right.plot(100 * np.subtract(ours, theirs), np.full(len(ours), place), ".", color=color, alpha=0.4)
+            bounds = None if low is None or high is None else [[100 * (mean - low)], [100 * (high - mean)]]
+            label = f"lambda {strength:g}" if fusion == kind.fusions[0] else None
+            right.errorbar([100 * mean], [place], xerr=bounds, fmt="o", color=color, capsize=4, label=label)
+    right.axvline(0, color="black", linewidth=1)
     right.set_yticks(range(len(kind.fusions)), kind.fusions)
     right.invert_yaxis()
+    right.legend(fontsize=8)
     better = "more" if kind.sign > 0 else "less"
     right.set(
         xlabel=f"points of test {metric} over the plain chain\n({better} is better)",
         title="Paired gain, 95 % interval; dots: seeds",
     )
     figure.savefig(folder / "strengths.png", dpi=130)
-    return {"strengths.png": f"Left: {kind.fusions[0]} by strength. Right: ACoRL's chain against the plain one."}
+    return {"strengths.png": f"Left: {kind.fusions[0]} by strength. Right: each strength against the plain chain."}

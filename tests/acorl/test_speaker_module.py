@@ -64,6 +64,15 @@ def test_a_strength_of_nothing_is_the_plain_training(data):
     assert tiny.same(*trained)
 
 
+def test_an_expert_of_other_input_is_told(data):
+    expert = Expert(SmallSpeakerNet(len(data.classes)), classes=data.classes, features="embedding")
+    expert.preprocessing = data.preprocessing | {"sample_rate_hz": 8000}
+    with pytest.warns(
+        UserWarning, match=r"expert a was trained on other input .*\(sample_rate_hz 8000 against 16000\)"
+    ):
+        ACoRLVerificationModule(SmallSpeakerNet, {"a": expert}, classes=data.classes, preprocessing=data.preprocessing)
+
+
 def test_its_checkpoint_is_a_speaker_expert(data, tmp_path):
     torch.manual_seed(0)
     expert = Expert(SmallSpeakerNet(len(data.classes)), classes=data.classes, features="embedding")

@@ -1,3 +1,4 @@
+import os
 import wave
 
 import numpy as np
@@ -54,7 +55,36 @@ class TestFinding:
         with pytest.raises(InputError, match=r"val_root: there is no audio file .* found no file at all"):
             find_recordings(tmp_path, "{speaker}/**", "val_root")
         (tmp_path / "a/x.m4a").touch()
-        with pytest.raises(InputError, match=r"found 1 \.m4a"):
+        with pytest.raises(InputError, match=r"which should hold {speaker}/\*\*; found 1 \.m4a"):
+            find_recordings(tmp_path, "{speaker}/**")
+
+    def test_audio_that_is_not_read_is_told(self, tmp_path):
+        sound(tmp_path / "a/x.wav", tone(9))
+        (tmp_path / "b").mkdir()
+        (tmp_path / "b/x.m4a").touch()
+        (tmp_path / "b/notes.txt").touch()
+        with pytest.warns(UserWarning, match=r"^1 \.m4a file\(s\) under .* are left out; convert them to \.flac"):
+            assert len(find_recordings(tmp_path, "{speaker}/**")) == 1
+
+    @pytest.mark.parametrize("target", [".", "..", "../.."])
+    def test_a_link_to_a_folder_that_it_lies_in(self, tmp_path, target):
+        sound(tmp_path / "a/s/x.wav", tone(9))
+        (tmp_path / "a/s/loop").symlink_to(target)
+        with pytest.raises(InputError, match=r"root: .*a/s/loop links to a folder that it lies in; remove the link"):
+            find_recordings(tmp_path, "{speaker}/**")
+
+    def test_a_folder_that_cannot_be_opened(self, tmp_path, monkeypatch):
+        sound(tmp_path / "a/x.wav", tone(9))
+        sound(tmp_path / "b/x.wav", tone(9))
+        scan = os.scandir
+
+        def forbid(path):  # file modes do not hold for an administrator
+            if str(path).endswith("b"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return scan(path)
+
+        monkeypatch.setattr(os, "scandir", forbid)
+        with pytest.raises(InputError, match=r"root: the folder .*b cannot be opened \(Permission denied\)"):
             find_recordings(tmp_path, "{speaker}/**")
 
     def test_no_folder(self, tmp_path):
@@ -117,7 +147,31 @@ class TestBadFiles:
     def test_empty(self, tmp_path):
         assert "x.wav (empty); repair or remove" in self.refused(sound(tmp_path / "x.wav", np.zeros(0)))
         (tmp_path / "y.wav").touch()
-        assert "y.wav (format not recognised)" in self.refused(tmp_path / "y.wav")
+        assert "y.wav (empty)" in self.refused(tmp_path / "y.wav")
+
+    def test_no_files(self, tmp_path):
+        os.mkfifo(tmp_path / "x.wav")
+        assert "x.wav (no file)" in self.refused(tmp_path / "x.wav")
+        (tmp_path / "y.wav").symlink_to("nowhere")
+        assert "y.wav (no such file or directory)" in self.refused(tmp_path / "y.wav")
+
+    def test_a_name_that_is_no_text(self, tmp_path):
+        path = os.fsencode(sound(tmp_path / "x.wav", tone(9)))
+        os.rename(path, path.replace(b"x.wav", b"\xff.wav"))
+        assert r"\udcff.wav' (its name is no UTF-8)" in self.refused(tmp_path / os.fsdecode(b"\xff.wav"))
+
+    def test_a_rate_whose_filter_would_not_fit_into_memory(self, tmp_path):
+        path = sound(tmp_path / "x.wav", tone(9), 44_101)
+        assert "x.wav (44101 Hz, which has no small ratio to 16000 Hz)" in self.refused(path)
+
+    @pytest.mark.parametrize("link", [os.symlink, os.link])
+    def test_one_file_under_two_names(self, tmp_path, link):
+        path, other = sound(tmp_path / "x.wav", tone(9)), str(tmp_path / "y.wav")
+        link(path, other)
+        with pytest.raises(
+            InputError, match=r"1 audio file\(s\) stand there twice, .*: .*y.wav is .*x.wav; remove one"
+        ):
+            AudioFiles([path, other], 16_000)
 
     def test_no_audio_and_the_first_three_are_listed(self, tmp_path):
         paths = [tmp_path / f"{n}.wav" for n in range(5)]

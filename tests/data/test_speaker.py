@@ -477,7 +477,12 @@ class TestBadInput:
             ({"root": "x", "val_segments": 0}, "val_segments is 0"),
             ({"root": "x", "max_trials": 1}, "max_trials is 1"),
             ({"root": "x", "sample_rate_hz": 16}, "sample_rate_hz is 16; expected 4000 to 192000"),
-            ({"root": "x", "crop_s": 0}, "crop_s is 0; expected at least 0.1 seconds"),
+            ({"root": "x", "crop_s": 0}, "crop_s is 0; expected 0.1 to 3600 seconds"),
+            ({"root": "x", "crop_s": float("nan")}, "crop_s is nan; expected 0.1 to 3600 seconds"),
+            ({"root": "x", "eval_crop_s": float("inf")}, "eval_crop_s is inf"),
+            ({"root": "x", "seed": -1}, "seed is -1; expected at least 0"),
+            ({"root": "x", "num_workers": -1}, "num_workers is -1; expected at least 0"),
+            ({"root": "x", "memory_limit_gb": float("nan")}, "memory_limit_gb is nan; expected at least 0"),
             ({"root": "x", "val_speakers": 0}, "val_speakers is 0; expected a share below 1, a whole number, or names"),
             ({"root": "x", "val_speakers": 2.5}, "val_speakers is 2.5"),
             ({"root": "x", "test_speakers": []}, "test_speakers names nobody"),
@@ -508,6 +513,37 @@ class TestBadInput:
             InputError, match=r"name splits, not speakers \(test, train\); set root to the one to train"
         ):
             folders(tmp_path).setup()
+
+    def test_parts_of_a_corpus_are_no_speakers(self, tmp_path):
+        for number, part in enumerate(("train-clean-100", "train-other-500", "dev-clean", "dev-other", "test-clean")):
+            draw_tree(tmp_path / part, names(2, 2 * number))
+        with pytest.raises(InputError, match=r"name splits, not speakers \(dev-clean, dev-other, test-clean"):
+            folders(tmp_path).setup()
+
+    def test_one_person_under_two_names(self, tmp_path):
+        draw_tree(tmp_path / "here", names(7))
+        (tmp_path / "there").mkdir()
+        (tmp_path / "there/anna").symlink_to(tmp_path / "here/id001")
+        (tmp_path / "there/ben").symlink_to(tmp_path / "here/id002")
+        with pytest.raises(
+            InputError, match=r"6 audio file\(s\) stand there twice, .*there/anna/v0/000.wav is .*here/id001"
+        ):
+            folders(tmp_path / "here", test_root=str(tmp_path / "there")).setup()
+
+    def test_a_root_within_a_root(self, tmp_path):
+        draw_tree(tmp_path, names(7))
+        draw_tree(tmp_path / "held_out", names(3, 7))
+        with pytest.raises(InputError, match=r"9 audio file\(s\) stand there twice, .* within a root: [^ ]*000.wav, "):
+            folders(tmp_path, test_root=str(tmp_path / "held_out")).setup()
+
+    def test_one_name_in_two_cases_in_two_roots(self, tmp_path):
+        draw_tree(tmp_path / "here", names(7))
+        draw_tree(tmp_path / "there", ["ID001", "ID009"])
+        with (
+            pytest.warns(UserWarning, match="differ only in case"),
+            pytest.raises(InputError, match=r"1 speaker\(s\) stand in train and in test: ID001; splits are disjoint"),
+        ):
+            folders(tmp_path / "here", test_root=str(tmp_path / "there")).setup()
 
     def test_one_folder_is_one_speaker(self, tmp_path):
         draw_tree(tmp_path / "wav", names(5))

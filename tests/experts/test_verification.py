@@ -230,6 +230,29 @@ class TestCheckpoint:
             assert loaded.evaluation.trials["test"].p_target == 0.05 and loaded.loss.scale == 30
 
 
+class TestOtherData:
+    """The data module at hand is not the one that the model was made for."""
+
+    def test_other_speakers_are_not_trained_on(self):
+        made = module(classes=["anna", "ben", "dora"])
+        with pytest.raises(
+            InputError, match="classes: the model names anna, ben, dora, the data module anna, ben, cleo"
+        ):
+            tiny.trainer().fit(made, datamodule=Voices())
+
+    def test_trials_that_may_hold_training_speakers(self):
+        with pytest.warns(UserWarning, match="names anna, ben, dora, .* may be among those of the trials"):
+            tiny.trainer().test(module(classes=["anna", "ben", "dora"]), datamodule=Voices(), verbose=False)
+
+    def test_other_input(self):
+        data = Voices()
+        data.preprocessing = {"sample_rate_hz": 16_000, "num_mels": 4, "crop": [1, 2]}
+        made = module(preprocessing={"sample_rate_hz": 8_000, "num_mels": 4, "crop": (1, 2)})
+        message = r"the model was trained on other input than the data give \(sample_rate_hz 8000 against 16000\)"
+        with pytest.warns(UserWarning, match=message):
+            tiny.trainer().test(made, datamodule=data, verbose=False)
+
+
 class Odd(nn.Module):
     """Gives frames where an embedding is expected."""
 
