@@ -6,6 +6,7 @@ METHOD ?= foe
 DEMO_CONFIG_foe := recipes/foe_digits.yaml
 DEMO_CONFIG_frugal := recipes/frugal_digits.yaml
 DEMO_CONFIG_acorl := recipes/acorl_digits.yaml
+DEMO_CONFIG_hat := recipes/hat_synthetic.yaml
 
 .PHONY: help install demo test lint types bench notebooks sweep-check clean
 
@@ -20,7 +21,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 install: $(VENV)/.installed  ## set up .venv with everything
 
-demo: $(VENV)/.installed  ## run the main job on embedded data (METHOD=foe, frugal or acorl)
+demo: $(VENV)/.installed  ## run the main job on embedded data (METHOD=foe, frugal, acorl or hat)
 	$(BIN)/lightning-fusion recipe $(METHOD) --config $(DEMO_CONFIG_$(METHOD)) --output runs/demo_$(METHOD) --overwrite=true
 
 test: $(VENV)/.installed  ## run all tests and doctests

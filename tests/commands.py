@@ -38,6 +38,8 @@ SMALL: dict[str, Any] = {
     "epochs": 1,
     "attribution_rows": 4,
     "expert_epochs": 1,
+    "source_epochs": 1,
+    "num_targets": 2,
     "fuser_epochs": 1,
     "fuser_batch_size": 64,
     "seeds": [0],

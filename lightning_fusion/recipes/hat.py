@@ -1,5 +1,6 @@
 """HaT's protocol: each domain in turn is a new one with few labels, and learns from a few of the others."""
 
+import inspect
 import json
 import time
 import warnings
@@ -223,6 +224,12 @@ def _check(
         raise InputError("epochs, source_epochs and num_targets must be at least 1")
     if taken := set(variants) & {*STUDENTS, LOCAL}:
         raise InputError(f"variants: {shorten(sorted(taken))} is a row of the table already; rename it")
+    known = _OF_SELECTION | _OF_TARGET | set(inspect.signature(HaTJointModule).parameters)
+    for name, change in variants.items():
+        if unknown := set(change) - known:
+            raise InputError(
+                f"variants: {name} sets {shorten(sorted(unknown))}; known are {shorten(sorted(known), 40)}"
+            )
 
 
 def _targets(data: FusionDataModule, names: Sequence[str] | None, count: int | None) -> list[str]:
@@ -272,7 +279,9 @@ class _Seed(SeedRun):
             self.console.print(f"{label}: there already")
         else:
             start = time.perf_counter()
-            rows = _Target(self, name, plan).rows()
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the sources
+                rows = _Target(self, name, plan).rows()
             path.parent.mkdir(exist_ok=True)
             write_text(path, json.dumps(rows, indent=1))
             self.took("targets", start)
@@ -322,10 +331,11 @@ class _Target:
 
         selection = self._select(self.data)
         sources, count = list(selection.experts), len(selection.experts)
-        self._score(MAIN, self._student(self.data, selection.experts, {}, MAIN))
+        student, local = self._student(self.data, selection.experts, {}, MAIN), self._local(few)
+        self._score(MAIN, student)
+        self._score(LOCAL, local)
         if self.plan.guarded:
-            self._guard(self.data)
-        self._score(LOCAL, self._local(few))
+            self._guard(student, local)
         if self.plan.baselines:
             for method, arguments in STUDENTS.items():
                 if method != MAIN:
@@ -378,9 +388,7 @@ class _Target:
         self, data: TargetDataModule, experts: Mapping[str, Expert], arguments: dict[str, Any], method: str
     ) -> dict[str, float]:
         module, trainer = self._module(data, experts, **arguments), self._trainer(self.plan.epochs)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the frozen ones
-            trainer.fit(module, datamodule=data)
+        trainer.fit(module, datamodule=data)
         if method == MAIN:
             trainer.save_checkpoint(self.run.folder / "students" / f"{self.name}.ckpt", weights_only=True)
         return {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}
@@ -396,17 +404,20 @@ class _Target:
         few = len(self.data.variant(unlabelled=False).train_dataloader())
         return self._trainer(max(1, round(self.plan.epochs * steps / few)))
 
-    def _guard(self, data: TargetDataModule) -> None:
+    def _guard(self, student: Mapping[str, float], local: Mapping[str, float]) -> None:
+        """What folds of the labels say; the student's sources are chosen anew for each, without the held-out labels."""
         result = guard(
             lambda fold: self._module(fold, self._select(fold).experts),
             self._module,
-            data,
+            self.data,
             lambda: self._trainer(self.plan.epochs),
             self._local_trainer,
         )
         self._add("guard", "folds, student", result.student)
         self._add("guard", "folds, local", result.local)
         self._add("guard", "returns the local model", result.choice == "local")
+        kept = local if result.choice == "local" else student
+        self._add(f"{MAIN}, guarded", "accuracy", kept["test_accuracy"])
 
     def _fusers(self, few: TargetDataModule, experts: Mapping[str, Expert]) -> None:
         """What keeps all chosen sources at inference: FoE and logistic regression on their outputs."""
@@ -459,7 +470,7 @@ class _Target:
         from scipy.stats import spearmanr
 
         ledger = selection.ledger
-        self._add("selection", "bytes", ledger.total)
+        self._add("selection", "bytes", ledger.total, sources=list(selection.experts))
         self._add("send all", "bytes", ledger.send_all)
         for stage, count in ledger.stages.items():
             self._add(f"selection, {stage}", "bytes", count["down"])

@@ -1,0 +1,181 @@
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import image as pictures
+from scipy.stats import t
+
+from lightning_fusion import Expert, ExpertRegistry, SensorDataModule
+from lightning_fusion.data.target import TargetDataModule
+from lightning_fusion.encoders import SensorCNN, SensorGRU
+from lightning_fusion.errors import InputError
+from lightning_fusion.recipes.hat import LOCAL, MAIN, UNIFORM, hat
+
+TARGETS = ["p0_phone", "p1_watch", "p2_phone"]
+NETWORKS = {"cnn": partial(SensorCNN, width=4), "gru": partial(SensorGRU, hidden=4)}
+VARIANTS = {
+    "fixed alpha": {"alpha": "fixed"},
+    "one source": {"num_sources": 1},
+    "more labels": {"labelled_share": 0.3},
+}
+SCALE = {"mean": [0.0] * 6, "std": [5.0] * 3 + [1.5] * 3}
+
+
+def motion(**arguments) -> SensorDataModule:
+    return SensorDataModule(
+        "synthetic", heterogeneity=0.3, session_fields=["session"], batch_size=64, **SCALE, **arguments
+    )
+
+
+def run(output: Path, **arguments):
+    settings = {
+        "data": motion(),
+        "networks": NETWORKS,
+        "features": "pool",
+        "targets": TARGETS,
+        "num_sources": 2,
+        "source_epochs": 8,
+        "epochs": 4,
+        "optimizer": partial(torch.optim.AdamW, lr=0.01),
+        "accelerator": "cpu",
+    }
+    return hat(output=str(output), **(settings | arguments))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("hat") / "run"
+    change = {
+        "fixed alpha": {"alpha": "fixed"},
+        "one source": {"num_sources": 1},
+        "more labels": {"labelled_share": 0.3},
+    }
+    run(path, guarded=True, variants=change)
+    return path
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+def value(rows: list[dict], method: str, domain: str | None, metric: str = "accuracy") -> float:
+    (row,) = [r for r in rows if (r["method"], r["metric"], r.get("domain")) == (method, metric, domain)]
+    return row["value"]
+
+
+def probabilities(folder: Path, name: str, rows) -> np.ndarray:
+    """What a source says about some rows, worked out from its checkpoint."""
+    expert = Expert(checkpoint=str(folder / f"seed_0/sources/{name}.ckpt"))
+    batch = motion().on_after_batch_transfer(rows[torch.arange(len(rows))], 0)
+    return expert(batch.input).numpy()
+
+
+def test_rows_without_training_are_averages_of_the_sources(folder):
+    rows, data = results(folder)["rows"], motion()
+    data.setup("fit")
+    for name in TARGETS:
+        target = TargetDataModule(data, name, labelled_share=0.1, min_per_class=1)
+        target.setup("fit")
+        test = target.rows("test")
+        truth = test[torch.arange(len(test))].target.numpy()
+        others = [other for other in data.domains if data.groups[other] != data.groups[name]]
+        assert len(others) == 6 and not {name[:2]} & {other[:2] for other in others}  # nobody of the same person
+        said = np.stack([probabilities(folder, other, test) for other in others])
+        single = (said.argmax(2) == truth).mean(1)
+        assert value(rows, "mean source", name) == pytest.approx(single.mean())
+        assert value(rows, "average of all sources", name) == pytest.approx((said.mean(0).argmax(1) == truth).mean())
+        chosen = json.loads((folder / f"seed_0/targets/{name}.json").read_text())
+        sources = next(row["sources"] for row in chosen if row["method"] == "selection" and "sources" in row)
+        places = [others.index(source) for source in sources]
+        fused = said[places].mean(0).argmax(1)
+        assert value(rows, "average of 2, selected", name) == pytest.approx((fused == truth).mean())
+        some = (said[places].argmax(2) == truth).any(0).mean()
+        assert value(rows, "some one of the 2 right", name) == pytest.approx(some) and some >= single[places].max()
+
+
+def test_the_student_is_an_ordinary_expert_with_the_accuracy_of_the_table(folder):
+    rows, data = results(folder)["rows"], motion()
+    data.setup("fit")
+    for name in TARGETS:
+        expert = Expert(checkpoint=str(folder / f"seed_0/students/{name}.ckpt"))
+        test = TargetDataModule(data, name, min_per_class=1).rows("test")
+        batch = data.on_after_batch_transfer(test[torch.arange(len(test))], 0)
+        right = (expert(batch.input).argmax(1) == batch.target).float().mean()
+        assert value(rows, MAIN, name) == pytest.approx(float(right), abs=1e-6)
+
+
+def test_means_and_intervals_are_over_targets_and_people(folder):
+    content, text = results(folder), (folder / "report.md").read_text()
+    rows = content["rows"]
+    ours, theirs = (np.array([value(rows, method, name) for name in TARGETS]) for method in (MAIN, LOCAL))
+    assert value(rows, MAIN, None) == pytest.approx(ours.mean())
+    gain = ours - theirs  # three targets of three people
+    half = t.ppf(0.975, 2) * gain.std(ddof=1) / np.sqrt(3)
+    low, high = 100 * (gain.mean() - half), 100 * (gain.mean() + half)
+    signs = f"{(gain > 0).sum()} / {(gain == 0).sum()} / {(gain < 0).sum()}"
+    assert f"| {LOCAL} | {100 * gain.mean():+.1f} [{low:+.1f}, {high:+.1f}] | {signs} |" in text
+
+
+def test_every_row_that_was_promised_is_there(folder):
+    found = {row["method"] for row in results(folder)["rows"]}
+    assert {
+        MAIN,
+        f"{MAIN}, mixer kept",
+        LOCAL,
+        UNIFORM,
+        "static weights",
+        "FoE on them",
+        "own model, all labels",
+    } <= found
+    assert {f"average of 2, by {how}" for how in ("random", "statistics", "accuracy", "centroid")} <= found
+    assert {"fixed alpha", "one source", "more labels", "more labels, local", f"{MAIN}, guarded"} <= found
+
+
+def test_the_guarded_row_is_the_better_one_by_the_folds(folder):
+    rows = results(folder)["rows"]
+    for name in TARGETS:
+        local = value(rows, "guard", name, "returns the local model")
+        assert value(rows, f"{MAIN}, guarded", name) == value(rows, LOCAL if local else MAIN, name)
+
+
+def test_the_ledger_counts_what_is_published(folder):
+    rows, registry = results(folder)["rows"], ExpertRegistry(str(folder / "seed_0/registry"))
+    assert sorted(registry.names) == sorted(motion().domains)
+    for name in TARGETS:
+        everything, read = (value(rows, method, name, "bytes") for method in ("send all", "selection"))
+        parts = [r["value"] for r in rows if r["method"].startswith("selection, ") and r.get("domain") == name]
+        assert 0 < read < everything and sum(parts) == read
+
+
+def test_pictures_are_drawn_and_an_interrupted_run_goes_on(folder, capsys):
+    text, before = (folder / "report.md").read_text(), results(folder)["rows"]
+    for picture in ("targets.png", "ledger.png"):
+        assert f"]({picture})" in text and pictures.imread(folder / picture).std() > 0.05
+    (folder / "seed_0/targets/p1_watch.json").unlink()
+    change = {
+        "fixed alpha": {"alpha": "fixed"},
+        "one source": {"num_sources": 1},
+        "more labels": {"labelled_share": 0.3},
+    }
+    run(folder, guarded=True, variants=change)
+    said = capsys.readouterr().out
+    assert said.count("there already") == 8 + 2 and results(folder)["rows"] == before  # bit for bit
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"targets": ["p9_phone"]}, r"targets: found p9_phone; the data's domains are p0_phone, p0_watch"),
+        ({"networks": {}}, "networks: name at least one architecture"),
+        ({"epochs": 0}, "epochs, source_epochs and num_targets must be at least 1"),
+        ({"variants": {MAIN: {}}}, "variants: HaT is a row of the table already"),
+        ({"variants": {"odd": {"temprature": 2}}}, r"variants: odd sets temprature; .* temperature"),
+        ({"features": "pol"}, "has no layer 'pol'"),
+    ],
+)
+def test_refused(arguments, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        run(tmp_path / "run", **arguments)
