@@ -69,7 +69,7 @@ def small(config: Any) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in config.items():
         if key == "experts":
-            result[key] = {name: value[name] for name in EXPERTS}
+            result[key] = {name: value[name] for name in EXPERTS if name in value} or value
         elif isinstance(value, dict):
             result |= {key: inner} if (inner := small(value)) else {}
         elif key in SMALL and value is not None:
@@ -117,7 +117,7 @@ def recordings(folder: Path, speakers: int, count: int, first: int = 0) -> None:
 
 @cache
 def _prepared(base: Path) -> Path:
-    """A folder in which a user has trained two experts on digits and collected their outputs; made once."""
+    """A folder in which a user has trained a speaker model and two experts on digits, and asked these; made once."""
     folder = base / "prepared"
     images(folder / "data/images", {"studio": ["cat", "dog"], "street": ["cat", "dog", "owl"]}, 30)
     fine = ["beaver", "dolphin", "flatfish", "ray"]
@@ -134,6 +134,8 @@ def _prepared(base: Path) -> Path:
         patch.chdir(folder)
         for number in range(2):
             train_expert(number)
+        speaker = write_yaml(Path("small/speaker.yaml"), small(read("experts/speaker.yaml")) | {"trainer": TWO_BATCHES})
+        main(["fit", "-c", "experts/speaker.yaml", "-c", speaker])
         collect_outputs()
     return folder
 
