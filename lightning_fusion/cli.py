@@ -5,13 +5,15 @@ import os
 import re
 import sys
 import warnings
+from argparse import Action
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from omegaconf.errors import OmegaConfBaseException
@@ -78,11 +80,59 @@ def find_config(name: str) -> str:
     raise InputError(f"config: found no file {name}, and no shipped one of that name; shipped are {shorten(known, 50)}")
 
 
+# Rooms whose classes a YAML names; they are imported for the help, which lists only what is imported.
+_ROOMS = (
+    "acorl.dissimilarity",
+    "acorl.module",
+    "acorl.projection",
+    "acorl.speaker_module",
+    "data.image",
+    "data.sensor",
+    "data.speaker",
+    "data.speech",
+    "data.target",
+    "encoders",
+    "experts.outputs",
+    "experts.verification",
+    "foe.frugal_module",
+    "foe.module",
+    "hat.module",
+    "schedules",
+)
+_SUBCLASSES = re.compile(r"known subclasses: ([\w., ]+)")
+
+
+def _own_subclasses(found: re.Match[str]) -> str:
+    own = [name for name in found[1].split(", ") if name.startswith(f"{__package__}.")]
+    return (
+        f"known subclasses: {', '.join(own)}, any other by its import path" if own else "any class by its import path"
+    )
+
+
+class FusionHelpFormatter(DefaultHelpFormatter):
+    """Lists this library's subclasses only: those of torch and its friends would fill a thousand lines.
+
+    Example:
+        >>> _SUBCLASSES.sub(_own_subclasses, "(known subclasses: torch.nn.Module, lightning_fusion.Expert)")
+        '(known subclasses: lightning_fusion.Expert, any other by its import path)'
+    """
+
+    def _expand_help(self, action: Action) -> str:
+        return _SUBCLASSES.sub(_own_subclasses, super()._expand_help(action))
+
+
 class FusionArgumentParser(LightningArgumentParser):
-    """Takes no abbreviated options, and says in one line which key is wrong."""
+    """Takes no abbreviated options, says in one line which key is wrong, and keeps its help short."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **({"allow_abbrev": False} | kwargs))
+        own: dict[str, Any] = {"allow_abbrev": False, "formatter_class": FusionHelpFormatter}
+        super().__init__(*args, **(own | kwargs))
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """The help, with all of this library's classes."""
+        for room in _ROOMS:
+            import_module(f"{__package__}.{room}")
+        return super().format_help(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Stop with one line that names the key; ``JSONARGPARSE_DEBUG=true`` shows everything."""

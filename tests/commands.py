@@ -71,11 +71,11 @@ def small(config: Any) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in config.items():
         if key == "experts":
-            result[key] = {name: value[name] for name in EXPERTS}
+            result[key] = {name: value[name] for name in EXPERTS if name in value} or value
         elif isinstance(value, dict):
             result |= {key: inner} if (inner := small(value)) else {}
         elif key in SMALL and value is not None:
-            result[key] = SMALL[key]
+            result[key] = 8 if key == "hidden" and isinstance(value, int) else SMALL[key]
     if str(config.get("source", "")).startswith("cifar"):
         result |= {key: value for key, value in CIFAR.items() if key in config}
     if "class_path" in config and result:
@@ -117,18 +117,20 @@ def recordings(folder: Path, speakers: int, count: int, first: int = 0) -> None:
         soundfile.write(path, samples, 8000)
 
 
-def motion_files(folder: Path, sessions: int = 5) -> None:
+def motion_files(folder: Path, sessions: int = 5, people: int = 2) -> None:
     """CSV files as ``folder/s07/s07_<session>_<device>.csv``, at 104 Hz with timestamps in milliseconds."""
-    motion = synthetic_motion(num_people=1, sessions=sessions, segment_s=4.0, sample_rate_hz=104)
-    (folder / "s07").mkdir(parents=True)
-    for samples, labels, device, session in zip(
-        motion.samples, motion.activities, motion.device, motion.session, strict=True
+    motion = synthetic_motion(num_people=people, sessions=sessions, segment_s=4.0, sample_rate_hz=104)
+    for samples, labels, person, device, session in zip(
+        motion.samples, motion.activities, motion.person, motion.device, motion.session, strict=True
     ):
+        name = f"s{7 + person:02}"
         lines = ["x_acc,y_acc,z_acc,x_gyro,y_gyro,z_gyro,timestamp,label"]
         stamps = 1_657_540_547_119 + (np.arange(len(samples)) * 1000 / 104).astype(np.int64)
         for row, stamp, label in zip(samples.tolist(), stamps, labels, strict=True):
             lines.append(",".join([*(f"{value:.4f}" for value in row), str(stamp), f"ACTIVITY_{label}"]))
-        (folder / "s07" / f"s07_{session:02}_{('sp', 'sw')[device]}.csv").write_text("\n".join(lines) + "\n")
+        path = folder / name / f"{name}_{session:02}_{('sp', 'sw')[device]}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n")
 
 
 def feature_table(path: Path, people: tuple[int, ...] = (17, 33), rows: int = 60) -> None:
@@ -148,7 +150,7 @@ def feature_table(path: Path, people: tuple[int, ...] = (17, 33), rows: int = 60
 
 @cache
 def _prepared(base: Path) -> Path:
-    """A folder in which a user has trained two experts on digits and collected their outputs; made once."""
+    """A folder in which a user has trained a speaker model and two experts on digits, and asked these; made once."""
     folder = base / "prepared"
     images(folder / "data/images", {"studio": ["cat", "dog"], "street": ["cat", "dog", "owl"]}, 30)
     fine = ["beaver", "dolphin", "flatfish", "ray"]
@@ -167,6 +169,8 @@ def _prepared(base: Path) -> Path:
         patch.chdir(folder)
         for number in range(2):
             train_expert(number)
+        speaker = write_yaml(Path("small/speaker.yaml"), small(read("experts/speaker.yaml")) | {"trainer": TWO_BATCHES})
+        main(["fit", "-c", "experts/speaker.yaml", "-c", speaker])
         collect_outputs()
     return folder
 

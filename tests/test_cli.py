@@ -143,6 +143,13 @@ class TestWords:
         assert self.run(monkeypatch, *command.split(), "--help") == 0
         assert "--config" in capsys.readouterr().out
 
+    def test_help_names_the_classes_of_this_library_only(self, monkeypatch, capsys):
+        assert self.run(monkeypatch, "recipe", "acorl", "--help") == 0
+        text = capsys.readouterr().out
+        for name in ("ImageDataModule", "SpeakerDataModule", "encoders.SmallConvNet", "schedules.DANNRamp"):
+            assert f"lightning_fusion.{name}" in re.sub(r"\n\s+", "", text)
+        assert "torch.nn.Conv2d" not in text and len(text.splitlines()) < 500
+
     def test_version(self, monkeypatch, capsys):
         assert self.run(monkeypatch, "--version") == 0
         assert capsys.readouterr().out == f"lightning-fusion {__version__}\n"

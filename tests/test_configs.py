@@ -26,7 +26,7 @@ from commands import (
 from lightning_fusion import ExpertOutputs, FrugalFoEModule
 from lightning_fusion.callbacks import PredictionWriter
 from lightning_fusion.cli import RECIPES, FusionCLI, main
-from lightning_fusion.experts.verification import VerificationModule
+from lightning_fusion.experts.verification import JudgedByTrials
 
 # What a file that is only a part of a configuration is combined with.
 BASES = {"trainer": "foe/digits.yaml", "data": "experts/folders.yaml", "acorl": "acorl/digits.yaml"}
@@ -48,7 +48,7 @@ def kind(name: str) -> str:
     if {"data", "output"} == keys:
         assert name.startswith("foe/collect_") and f"experts/{name[12:-5]}_pool.yaml" in shipped()
         return "collect"
-    part = {"model"} if folder == "acorl" else {folder}
+    part = {"model", "trainer"} if folder == "acorl" else {folder}
     assert folder in BASES and keys == part, f"no test knows how to run {name}"
     return "part"
 
@@ -98,8 +98,9 @@ def test_one_batch_of_everything(name):
     keep = {"accelerator": "cpu", "devices": 1, "enable_model_summary": False, "fast_dev_run": True}
     cli = main(["fit", *files_of(name, keep)])
     assert cli.trainer.global_step == len(cli.trainer.optimizers)  # where there are several, each step counts
-    names = {FrugalFoEModule: {"val_cost", "val_accuracy"}, VerificationModule: {"val_eer", "val_min_dcf"}}
-    assert names.get(type(cli.model), {"val_loss", "val_accuracy"}) <= set(cli.trainer.callback_metrics)
+    names = {FrugalFoEModule: {"val_cost", "val_accuracy"}, JudgedByTrials: {"val_eer", "val_min_dcf"}}
+    expected = [found for kind, found in names.items() if isinstance(cli.model, kind)] or [{"val_loss", "val_accuracy"}]
+    assert expected[0] <= set(cli.trainer.callback_metrics)
     assert {path for path in Path().rglob("*") if path.is_file()} - before <= {Path("override.yaml")}
 
 
@@ -126,7 +127,7 @@ def test_two_batches_with_checkpoint_reload_test_and_predict(name):
         weights = {f"network.{key}": value for key, value in tested.model.network.state_dict().items()}
         kept = stored["state_dict"]
     assert weights and all(torch.equal(value, kept[key]) for key, value in weights.items())
-    rate = "test_eer" if isinstance(tested.model, VerificationModule) else "test_accuracy"
+    rate = "test_eer" if isinstance(tested.model, JudgedByTrials) else "test_accuracy"
     assert 0 <= float(tested.trainer.callback_metrics[rate]) <= 1
 
     predicted = main(["predict", *files, "--ckpt_path", path])
@@ -150,6 +151,17 @@ def _check_the_saved_policy(files: list[str], tested: FusionCLI, checkpoint: str
     Path(served.model.folder, "policy.json").rename("kept.json")
     assert "found no policy" in refused(["test", *files])
     Path("kept.json").rename(Path(served.model.folder, "policy.json"))
+
+
+def test_no_fit_writes_over_the_checkpoint_of_another():
+    """An ablation stands beside the model that it is compared with."""
+    written = []
+    for name in of_kind("fit", "part"):
+        for callback in read(name).get("trainer", {}).get("callbacks") or []:
+            if callback["class_path"].endswith(".ModelCheckpoint"):
+                written.append(tuple(callback["init_args"][key] for key in ("dirpath", "filename")))
+    assert ("runs/digits/acorl", "no_reversal") in written
+    assert sorted(set(written)) == sorted(written)
 
 
 @pytest.mark.parametrize("name", of_kind("collect"))

@@ -110,7 +110,7 @@ class TestSweep:
             if (CONFIGS / word).is_file():
                 override = merged(override, small(read(word)))
         quick = write_yaml(Path("quick.yaml"), override | {"trainer": TWO_BATCHES | {"fast_dev_run": True}})
-        place = len(sweep["command"]) - 1
+        place = len(sweep["command"]) - 2  # the program is not in the line; what the agent adds comes last
         cli = main([*line[:place], "-c", quick, *line[place:]])
         assert sweep["metric"]["name"] in cli.trainer.callback_metrics
         assert sweep["metric"]["goal"] == ("minimize" if sweep["metric"]["name"].endswith("loss") else "maximize")

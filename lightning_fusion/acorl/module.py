@@ -433,6 +433,11 @@ def failure_signs(metrics: Mapping[str, float]) -> list[str]:
             f"fusing gains nothing: experts {pool:.3f}, with the new model {fused:.3f} (validation accuracy); compare "
             "with a control arm of strength 0"
         )
+    elif fused < own:
+        signs.append(
+            f"the new model alone ({own:.3f}) is better than the fusion ({fused:.3f} validation accuracy): the experts "
+            "are weak or know few of the classes; weigh them (acorl.fusion.fit_output_weights), or train a fuser"
+        )
     return signs
 
 

@@ -91,7 +91,8 @@ class ExpertPool(nn.Module):
         classes: The task's vocabulary; every class that some expert knows where None.
 
     Raises:
-        InputError: If the pool is empty, a name is unusable, or an expert knows a class outside the vocabulary.
+        InputError: If the pool is empty or no mapping, a name is unusable, or an expert knows a class outside the
+            vocabulary.
 
     Example:
         >>> pool = ExpertPool({"a": Expert(nn.Linear(4, 2), classes=["cat", "dog"])})
@@ -101,6 +102,8 @@ class ExpertPool(nn.Module):
 
     def __init__(self, experts: Mapping[str, Expert], classes: Sequence[str] | None = None) -> None:
         super().__init__()
+        if not isinstance(experts, Mapping):
+            raise InputError(f"experts: found a {type(experts).__name__}; name each one, as in {{'first': expert}}")
         if not experts:
             raise InputError("experts: the pool is empty; name at least one expert")
         for name, expert in experts.items():

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from lightning import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from rich.console import Console
 from torch import nn
@@ -12,6 +14,7 @@ from torch import nn
 from lightning_fusion.acorl.dissimilarity import Dissimilarity
 from lightning_fusion.data.base import FusionDataModule, digest
 from lightning_fusion.errors import InputError
+from lightning_fusion.experts.expert import check_layer
 from lightning_fusion.recipes.chains import COMPLEMENTARY, PLAIN, ChainRun, Plan
 from lightning_fusion.recipes.classification import ClassificationChains
 from lightning_fusion.recipes.experts import check_seeds, describe, describe_data, expert_data, quiet_lightning
@@ -86,7 +89,7 @@ def acorl(
         members' checkpoints, which are ordinary experts, and their outputs.
 
     Raises:
-        InputError: If ``output`` holds another run, or arguments make no sense.
+        InputError: If ``output`` holds another run, arguments make no sense, or a network does not take the data.
     """
     seeds = [0] if seeds is None else seeds
     check_seeds(seeds)
@@ -136,6 +139,13 @@ def acorl(
         **recorded,
         "precision": precision,
     }
+    with quiet_lightning():
+        trainer = Trainer(
+            accelerator=accelerator, devices=1, precision=precision, logger=False, enable_checkpointing=False
+        )
+        _check_network(network, features, data, trainer, "network")
+        if larger is not None:
+            _check_network(larger, features, data, trainer, "larger (null leaves it out)")
     folder, resumed = claim_folder(output, "acorl", config, overwrite)
     console = Console(markup=False)
     if resumed:
@@ -178,6 +188,26 @@ def acorl(
     report.save(folder, main, _draw(report, kind, folder, tried) | last.draw(folder))
     report.print(main, folder, console)
     return report
+
+
+def _check_network(
+    network: Callable[[int], nn.Module], features: str, data: FusionDataModule, trainer: Trainer, who: str
+) -> None:
+    """Try a network on a training sample, as the trainer would, before hours of training go to other networks.
+
+    Raises:
+        InputError: If it lacks the layer, or does not take the samples.
+    """
+    with torch.random.fork_rng(), torch.no_grad(), trainer.precision_plugin.forward_context():
+        tried = network(len(data.classes)).to(trainer.strategy.root_device)
+        check_layer(tried, features, who)
+        batch = trainer.strategy.batch_to_device(data.rows("train")[torch.arange(1)])
+        batch = data.on_after_batch_transfer(batch, 0)
+        try:
+            tried.eval()(batch.input)
+        except (RuntimeError, ValueError, TypeError) as error:
+            shape, said = tuple(batch.input.shape[1:]), str(error).partition("\n")[0]
+            raise InputError(f"{who}: fails on the samples of the data, of shape {shape}: {said}") from error
 
 
 def _names_trials(data: Any) -> bool:

@@ -300,6 +300,7 @@ class TestEvaluation:
         assert "the training diverged" in failure_signs(fine | {"val_loss": float("nan")})[0]
         assert "falls far under the experts" in failure_signs(fine | {"val_accuracy": 0.3})[0]
         assert "fusing gains nothing" in failure_signs(fine | {"val_fused_accuracy": 0.7})[0]
+        assert "alone (0.900) is better than the fusion (0.850" in failure_signs(fine | {"val_accuracy": 0.9})[0]
 
 
 class Dead(nn.Linear):

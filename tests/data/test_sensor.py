@@ -50,7 +50,7 @@ def tree(tmp_path_factory):
 @pytest.fixture(scope="module")
 def spsw(tmp_path_factory):
     root = tmp_path_factory.mktemp("spsw")
-    motion_files(root)
+    motion_files(root, people=1)
     return {
         "root": str(root),
         "pattern": "{subject}/{subject}_{execution}_{device}.csv",

@@ -45,6 +45,10 @@ class TestBadPools:
         with pytest.raises(InputError, match="cannot name an expert"):
             ExpertPool({name: tiny.experts()["a"]})
 
+    def test_no_names(self):
+        with pytest.raises(InputError, match=r"experts: found a list; name each one, as in \{'first': expert\}"):
+            ExpertPool(list(tiny.experts().values()))
+
     def test_empty(self):
         with pytest.raises(InputError, match="the pool is empty"):
             ExpertPool({})

@@ -354,6 +354,20 @@ class _Anonymous(SpeakerDataModule):
         raise AttributeError("speaker_of")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"network": partial(SmallConvNet, width=2)}, r"network: fails on the samples .*, of shape \(1, 8, 8\): G"),
+        ({"larger": partial(SmallConvNet, width=2)}, r"larger \(null leaves it out\): fails on the samples of"),
+        ({"larger": torch.nn.Identity}, r"features: larger \(null leaves it out\) has no layer 'pool'"),
+    ],
+)
+def test_a_network_that_does_not_fit_is_refused_before_any_is_trained(arguments, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        run_on_digits(tmp_path / "run", **arguments)
+    assert not (tmp_path / "run").exists()
+
+
 def test_trials_of_nobody_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"_Anonymous names trials, but not who speaks in them: give it speaker_of"):
         run_on_voices(tmp_path / "run", data=_Anonymous(**VOICES))
