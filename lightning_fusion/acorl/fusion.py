@@ -3,6 +3,7 @@
 The paper names late fusion, output fusion, score fusion and the concatenation of embeddings; the definitions are ours.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Self
 
@@ -33,7 +34,8 @@ def average_outputs(outputs: Tensor, weights: Tensor | None = None) -> Tensor:
 def fit_output_weights(outputs: Tensor, target: Tensor) -> Tensor:
     """The weights of the members under which held-out samples are most likely.
 
-    The mean log-likelihood is concave in the weights; it is climbed by expectation maximisation, from equal weights.
+    The mean log-likelihood is concave in the weights; it is climbed by expectation maximisation, from equal weights. Likely
+    is not the same as right: where members are badly calibrated, equal weights may have the higher accuracy.
 
     Args:
         outputs: (N, K, C) probabilities on samples that no member was trained on.
@@ -170,6 +172,13 @@ class CalibratedFusion:
         if bool(same.all()) or not bool(same.any()):
             raise InputError("CalibratedFusion: found trials of one kind only; give same and different speakers")
         self.model.fit(scores.T.cpu().numpy(), same.cpu().numpy())
+        turned = np.flatnonzero(self.model.coef_[0] < 0).tolist()
+        if turned:
+            warnings.warn(
+                f"CalibratedFusion: higher scores of member(s) {shorten(turned)} speak against one speaker on the "
+                f"{int(same.sum())} trials of one speaker that it learned from; give more trials, or leave them out",
+                stacklevel=2,
+            )
         return self
 
     def __call__(self, scores: Tensor) -> Tensor:

@@ -119,3 +119,11 @@ def test_trials_that_teach_nothing_are_refused(scores, same, message):
 def test_no_sample_gives_no_weights():
     with pytest.raises(InputError, match="found no sample"):
         fit_output_weights(torch.zeros(0, 2, 3), torch.zeros(0, dtype=torch.long))
+
+
+def test_a_member_whose_scores_speak_the_other_way_is_named():
+    generator = torch.Generator().manual_seed(0)
+    same = torch.arange(200) % 2 == 0
+    scores = same + torch.randn(2, 200, generator=generator)
+    with pytest.warns(UserWarning, match=r"higher scores of member\(s\) 1 speak against one speaker on the 100 trials"):
+        CalibratedFusion().fit(torch.stack([scores[0], -scores[1]]), same)
