@@ -34,8 +34,8 @@ def average_outputs(outputs: Tensor, weights: Tensor | None = None) -> Tensor:
 def fit_output_weights(outputs: Tensor, target: Tensor) -> Tensor:
     """The weights of the members under which held-out samples are most likely.
 
-    The mean log-likelihood is concave in the weights; it is climbed by expectation maximisation, from equal weights. Likely
-    is not the same as right: where members are badly calibrated, equal weights may have the higher accuracy.
+    The mean log-likelihood is concave in the weights; it is climbed by expectation maximisation, from equal weights.
+    Likely is not the same as right: where members are badly calibrated, equal weights may have the higher accuracy.
 
     Args:
         outputs: (N, K, C) probabilities on samples that no member was trained on.
