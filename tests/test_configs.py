@@ -176,7 +176,7 @@ def test_a_collection_of_a_pool_gives_a_store(name):
 def test_a_recipe_gives_a_report(name, monkeypatch):
     monkeypatch.setattr("lightning_fusion.recipes.classification._LATE_STEPS", 20)
     recipe = Path(name).stem.partition("_")[0]
-    quick = {"variants": False} if recipe == "frugal" else {}  # tests/recipes/test_frugal.py has them
+    quick = {"frugal": {"variants": False}, "hat": {"epochs": 2}}.get(recipe, {})  # two_step wants two
     override = write_yaml(Path("override.yaml"), small(read(name)) | {"output": "run"} | quick)
     report = main(["recipe", recipe, "-c", name, "-c", override, "--accelerator=cpu"])
 
