@@ -639,36 +639,54 @@ class FrugalFoE(nn.Module):
         prices = prices.to(totals.device)
         scores = totals + prices
         best = (scores <= scores.amin(1, keepdim=True) + _TIE).to(torch.uint8).argmax(1)
+        after, price = totals.gather(1, best[:, None])[:, 0], prices[best]
+        if all(len(found) == 1 for found in sets):
+            return torch.tensor(sets, device=totals.device)[best, 0], after, price
         alone = {added[0]: place for place, added in enumerate(sets) if len(added) == 1}
         order = torch.full((len(totals), len(self.names)), math.inf, dtype=torch.float64, device=totals.device)
         for expert, place in alone.items():
             order[:, expert] = scores[:, place]
-        member = torch.zeros(len(sets), len(self.names), dtype=torch.bool, device=totals.device)
-        for place, added in enumerate(sets):
-            member[place, list(added)] = True
         ranks = sorted(alone, key=lambda k: (self.costs_[k], k))
-        inside = order.masked_fill(~member[best], math.inf)[:, ranks]
+        inside = order.masked_fill(~self._members(sets)[best], math.inf)[:, ranks]
         chosen = (inside <= inside.amin(1, keepdim=True) + _TIE).to(torch.uint8).argmax(1)
-        return torch.tensor(ranks, device=totals.device)[chosen], totals.gather(1, best[:, None])[:, 0], prices[best]
+        return torch.tensor(ranks, device=totals.device)[chosen], after, price
 
-    def _is_far(self, subset: tuple[int, ...], voters: Tensor, last: Tensor) -> Tensor:
+    def _is_far(self, groups: Sequence[tuple[tuple[int, ...], Tensor]], voters: Tensor, last: Tensor) -> Tensor:
         """(R,) whether the k-distance of a sample is more than twice that of its neighbours (Breunig et al., 2000).
 
         Args:
-            subset: Experts that were asked.
-            voters: (R, k) its nearest validation rows.
+            groups: Sets of experts, and which samples asked them.
+            voters: (R, k) the nearest validation rows of each sample.
             last: (R,) squared distance of the farthest of them.
         """
-        assert self._search is not None
-        if len(self._spread) * 8 * len(self.targets) > LossTables.limit_bytes:
+        search, nothing = self._neighbours(), torch.full(self.targets.shape, math.nan, dtype=last.dtype)
+        if (len(self._spread) + len(groups)) * 8 * len(self.targets) > LossTables.limit_bytes:
             self._spread.clear()
-        spread = self._spread.setdefault(subset, torch.full_like(last, math.nan).new_full(self.targets.shape, math.nan))
-        needed = voters.unique()
-        unknown = needed[spread[needed].isnan()]
-        if len(unknown):
-            count = min(voters.shape[1], len(self.targets) - 1)
-            spread[unknown] = self._search.nearest(subset, [()], self.outputs[:, unknown], count, unknown)[1][0].sqrt()
-        return last.sqrt() > FAR_RATIO * spread[voters].mean(1) + 1e-3
+        spreads = [self._spread.setdefault(subset, nothing.to(last.device, copy=True)) for subset, _ in groups]
+        unknown = [
+            near[spread[near].isnan()]
+            for spread, near in (
+                (spread, voters[some].unique()) for spread, (_, some) in zip(spreads, groups, strict=True)
+            )
+        ]
+        counts = [len(rows) for rows in unknown]
+        sets = self._members([subset for subset, _ in groups])
+        sets = sets.repeat_interleave(torch.tensor(counts, device=sets.device), dim=0)
+        rows = torch.cat(unknown)
+        count = min(voters.shape[1], len(self.targets) - 1)
+        found = search.each(sets, self.outputs[:, rows], count, rows)[1].sqrt()
+        far = torch.empty(len(voters), dtype=torch.bool, device=voters.device)
+        for (_, some), spread, near, values in zip(groups, spreads, unknown, found.split(counts), strict=True):
+            spread[near] = values
+            far[some] = last[some].sqrt() > FAR_RATIO * spread[voters[some]].mean(1) + 1e-3
+        return far
+
+    def _members(self, sets: Sequence[tuple[int, ...]]) -> Tensor:
+        """(A, K) bool."""
+        members = torch.zeros(len(sets), len(self.names), dtype=torch.bool, device=self.targets.device)
+        for place, found in enumerate(sets):
+            members[place, list(found)] = True
+        return members
 
     # -------------------------------------------------------------------- files
 
@@ -829,25 +847,16 @@ class _State:
     def run(self) -> None:
         """Ask until every sample has its answer."""
         active = torch.arange(len(self.rows), device=self.rows.device)
+        following = torch.full_like(active, -1)
         while len(active):
-            following = torch.full_like(active, -1)
-            states, inverse, counts = torch.cat([self.asked[active], self.failed[active]], 1).unique(
-                dim=0, return_inverse=True, return_counts=True
-            )
-            groups = inverse.argsort(stable=True).split(counts.tolist())
-            looks = []
-            for state, places in zip(states, groups, strict=True):
-                asked, failed = (tuple(part.nonzero().flatten().tolist()) for part in state.chunk(2))
-                looks.append(self._look(asked, failed, active[places]))
-            if self.policy.look_ahead == 1:
-                open_ = [(look.asked, look.looked[look.live]) for look in looks if look.looked is not None]
-                self.policy.risk.prepare([(asked, looked) for asked, looked in open_ if len(looked)])
-            for look, places in zip(looks, groups, strict=True):
-                following[places] = self._decide(look)
-            going = following >= 0
-            active, following = active[going], following[going]
-            for expert in following.unique().tolist():
-                self._ask(expert, active[following == expert])
+            for look in self._look(active):
+                following[look.some] = self._decide(look)
+            active = active[following[active] >= 0]
+            for expert in following[active].unique().tolist():
+                self._ask(expert, active[following[active] == expert])
+        answered = self.asked.any(1).nonzero().flatten()
+        if self.own is None and len(answered):  # judged on its own rows, only costs and risks are wanted
+            self._conclude(answered)
 
     def _ask(self, expert: int, some: Tensor) -> None:
         rows = self.rows[some]
@@ -866,22 +875,45 @@ class _State:
         self.points[expert, some] = values
         self.asked[some, expert] = True
 
-    def _look(self, asked: tuple[int, ...], failed: tuple[int, ...], some: Tensor) -> "_Look":
-        """What is known about samples in one state, and which of them may go on."""
+    def _look(self, active: Tensor) -> list[_Look]:
+        """What is known about samples, state by state, and which of them may go on."""
+        risk = self.policy.risk
+        begun = self.asked[active].any(1)
+        some = active[begun]
+        looked = risk.look_each(self.asked[some], self.points[:, some], None if self.own is None else self.own[some])
+        place = begun.cumsum(0) - 1
+        looks = []
+        for state, places in _alike(torch.cat([self.asked[active], self.failed[active]], 1)):
+            asked, failed = (tuple(part.nonzero().flatten().tolist()) for part in state.chunk(2))
+            some, seen = active[places], None
+            if asked and looked is not None:
+                seen = looked[place[places]]
+            elif asked:
+                seen = risk.look(asked, self.points[:, some], None if self.own is None else self.own[some])
+            looks.append(_Look(asked, failed, some, seen))
+        if self.policy.look_ahead == 1:
+            risk.prepare([(look.asked, look.looked) for look in looks if look.looked is not None], further=False)
+        looks = [self._judge(look) for look in looks]
+        if self.policy.look_ahead == 1:
+            going = [(look.asked, look.looked[look.live]) for look in looks if look.looked is not None]
+            risk.prepare([(asked, seen) for asked, seen in going if len(seen)], further=True)
+        return looks
+
+    def _judge(self, look: _Look) -> _Look:
+        """With the loss of what was asked, and which samples may go on."""
+        if look.looked is None:
+            return look
         policy, count = self.policy, self.policy.neighbors_
-        free = len(policy.names) - len(asked) - len(failed)
-        if not asked:
-            return _Look(asked, failed, some)
-        points, own = self.points[:, some], None if self.own is None else self.own[some]
-        looked = policy.risk.look(asked, points, own)
-        now = policy.risk.total(looked, asked, [()])[:, 0]
-        live = torch.zeros(len(some), dtype=torch.bool, device=some.device)
-        if free and len(asked) < policy.min_queries:
-            live[:] = True
-        elif free:  # no gain is larger than the whole loss
-            cheapest = min(cost for k, cost in enumerate(policy.costs_) if k not in asked and k not in failed)
+        now = policy.risk.total(look.looked, look.asked, [()])[:, 0]
+        taken = {*look.asked, *look.failed}
+        if len(taken) == len(policy.names):
+            live = torch.zeros_like(now, dtype=torch.bool)
+        elif len(look.asked) < policy.min_queries:
+            live = torch.ones_like(now, dtype=torch.bool)
+        else:  # no gain is larger than the whole loss
+            cheapest = min(cost for k, cost in enumerate(policy.costs_) if k not in taken)
             live = now >= self.trade_off * cheapest * count - _TIE
-        return _Look(asked, failed, some, looked, now, live)
+        return look._replace(now=now, live=live)
 
     def _decide(self, look: "_Look") -> Tensor:
         """(R,) the expert to ask next, -1 where the answer is given, for samples in one state."""
@@ -902,26 +934,28 @@ class _State:
             must = len(asked) < policy.min_queries
             goes_on = torch.ones_like(live[live]) if must else look.now[live] - after >= price - _TIE
             following[live] = torch.where(goes_on, expert, -1)
-        ends = following < 0
-        if ends.any():
-            own = None if self.own is None else self.own[some[ends]]
-            self._conclude(asked, some[ends], self.points[:, some[ends]], look.now[ends] / count, own)
+        self.risk[some] = torch.where(following < 0, look.now / count, self.risk[some])
         return following
 
-    def _conclude(self, asked: tuple[int, ...], some: Tensor, points: Tensor, risk: Tensor, own: Tensor | None) -> None:
-        policy = self.policy
-        self.risk[some] = risk
-        if own is not None:  # the policy is judged on its own rows: only costs and risks are wanted
-            return
-        assert policy._search is not None
+    def _conclude(self, some: Tensor) -> None:
+        """Answer for samples that asked somebody."""
+        policy, asked, points = self.policy, self.asked[some], self.points[:, some]
+        groups = [(tuple(sets.nonzero().flatten().tolist()), places) for sets, places in _alike(asked)]
         count = min(policy.fuser_neighbors, len(policy.targets) - 1)
-        voters, last = policy._search.nearest(asked, [()], points, count)
+        voters, last = policy._neighbours().each(asked, points, count)
         if type(policy.fuser) is KNNFuser and policy.fuser.neighbors == count:  # these are its voters
-            answer = policy.fuser.vote(voters)[0]
+            self.probabilities[some] = policy.fuser.vote(voters[None])[0].to(self.probabilities.dtype)
         else:
-            answer = policy.fuser.predict(asked, points)
-        self.probabilities[some] = answer.to(self.probabilities.dtype)
-        self.far[some] = policy._is_far(asked, voters[0], last[0])
+            for subset, places in groups:
+                answer = policy.fuser.predict(subset, points[:, places])
+                self.probabilities[some[places]] = answer.to(self.probabilities.dtype)
+        self.far[some] = policy._is_far(groups, voters, last)
+
+
+def _alike(states: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The different rows of a matrix, and where they are."""
+    different, inverse, counts = states.unique(dim=0, return_inverse=True, return_counts=True)
+    return list(zip(different, inverse.argsort(stable=True).split(counts.tolist()), strict=True))
 
 
 def _is_number(value: Any, whole: bool = False) -> bool:

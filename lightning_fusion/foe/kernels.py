@@ -1,7 +1,7 @@
 """The innermost loops of the search for neighbours, compiled for a CPU.
 
-Distances come in float32, with a bound of their rounding error; wherever that could matter, candidates are compared
-again in float64, from differences. So the neighbours are those of float64, ordered by (distance, row).
+Distances come in float32, with a bound of their rounding error; rows that may be near are compared in float64, from
+differences. So the neighbours are those of float64, ordered by (distance, row).
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-_SEGMENTS = 8  # each entry of the minima stands for so many rows
+_FOLD = 8  # entries that one minimum stands for: j, j + width / 8, ...
 
 
 @njit(nogil=True, cache=True)
@@ -20,183 +20,267 @@ def nearest_rows(
     """The rows nearest to each of some points, all on the same experts.
 
     Args:
-        distances: (R, W) float32 squared distances, W a multiple of the segments; beyond the N rows larger than all.
+        distances: (R, W) float32 squared distances, W a multiple of 64; beyond the N rows larger than all.
         members: (S,) int64 experts.
         points: (R, K, C) float64.
-        known: (N, K, C) float64.
+        known: (N, K, C).
         own: (R,) int64 rows that the points are themselves; -1 for none.
         unit: Rounding error of one operation in ``distances``.
         found: (R, count) int64, filled.
         last: (R,) float64 squared distance of the last, filled.
     """
-    count, width = found.shape[1], distances.shape[1]
-    nothing, minima = np.zeros(width, np.float32), np.empty(width // _SEGMENTS, np.float32)
-    values, rows, exact = np.empty(count + 1, np.float32), np.empty(count + 1, np.int64), np.empty(count)
-    lengths = np.empty(points.shape[1])
+    fine, coarse, near, terms, values, rows = _room(distances.shape[1], found.shape[1])
     for place in range(len(points)):
+        here = distances[place]
         if own[place] >= 0:
-            distances[place, own[place]] = np.inf
-        _lengths(points[place], lengths)
-        rows[:] = -1
-        _search(
-            distances[place], nothing, minima, members, len(members), points[place], lengths, known, own[place], unit,
-            values, rows, exact, found[place],
-        )  # fmt: skip
-        last[place] = exact[count - 1]
+            here[own[place]] = np.inf
+        _search(here, members, points[place], known, own[place], unit, fine, coarse, near, terms, values, rows)
+        found[place], last[place] = rows[0], values[0, -1]
+
+
+@njit(nogil=True, cache=True)
+def nearest_in_sets(
+    distances: Any, slots: Any, sets: Any, place: Any, points: Any, known: Any, own: Any, unit: float, found: Any,
+    last: Any,
+) -> None:  # pragma: no cover  # fmt: skip
+    """The rows nearest to some points, each on a set of experts of its own.
+
+    Args:
+        distances: (D, W) float32 squared distances from a point on one expert.
+        slots: (R, K) int64 which of them are those of R points on each expert; read for members of the sets.
+        sets: (Q, K) bool.
+        place: (Q,) int64 which of the R points is in question, ascending.
+        points: (R, K, C) float64.
+        known: (N, K, C).
+        own: (R,) int64 rows that the points are themselves; -1 for none.
+        unit: Rounding error of one operation in ``distances``.
+        found: (Q, 1, count) int64, filled.
+        last: (Q,) float64 squared distance of the last, filled.
+    """
+    fine, coarse, near, terms, values, rows = _room(distances.shape[1], found.shape[2])
+    shared = np.empty(distances.shape[1], np.float32)
+    for question in range(len(sets)):
+        here = place[question]
+        members = np.flatnonzero(sets[question])
+        _add(distances, slots[here], members, own[here], shared)
+        _search(shared, members, points[here], known, own[here], unit, fine, coarse, near, terms, values, rows)
+        found[question, 0], last[question] = rows[0], values[0, -1]
 
 
 @njit(nogil=True, cache=True)
 def nearest_in_supersets(
-    distances: Any, sets: Any, place: Any, own: Any, apart: bool, known: Any, unit: float, found: Any
-) -> None:  # pragma: no cover
-    """The rows nearest to rows in S + k, for some sets S and every expert k; in S itself where k is in S.
+    distances: Any, slots: Any, sets: Any, place: Any, points: Any, known: Any, own: Any, unit: float, found: Any,
+    last: Any,
+) -> None:  # pragma: no cover  # fmt: skip
+    """The rows nearest to some points in S + k, for some sets S and every expert k; in S itself where k is in S.
+
+    A row is no nearer in S + k than in S: rows are compared in the order of their distances in S, roughly, until these
+    are larger than those of the rows that were found.
 
     Args:
-        distances: (K, R, W) float32 squared distances of R rows on each expert.
+        distances: (D, W) float32 squared distances from a point on one expert.
+        slots: (R, K) int64 which of them are those of R points on each expert; read for members of the sets.
         sets: (Q, K) bool.
-        place: (Q,) int64 which of the R rows is in question.
-        own: (R,) int64 their numbers.
-        apart: A row is no neighbour of its own.
-        known: (N, K, C) float64.
+        place: (Q,) int64 which of the R points is in question, ascending.
+        points: (R, K, C) float64.
+        known: (N, K, C).
+        own: (R,) int64 rows that the points are themselves; -1 for none.
         unit: Rounding error of one operation in ``distances``.
         found: (Q, K, count) int64, filled.
+        last: (Q,) float64 squared distance of the last in S, filled.
     """
-    num_experts, _, width = distances.shape
+    num_rows, num_experts, _ = known.shape
     count = found.shape[2]
-    shared, nothing = np.empty(width, np.float32), np.zeros(width, np.float32)
-    minima = np.empty(width // _SEGMENTS, np.float32)
-    values, rows, exact = np.empty(count + 1, np.float32), np.empty(count + 1, np.int64), np.empty(count)
-    members, lengths = np.empty(num_experts, np.int64), np.empty(num_experts)
+    fine, coarse, near, terms, least, some = _room(distances.shape[1], count)
+    shared = np.empty(distances.shape[1], np.float32)
+    values, rows = np.empty((num_experts, count)), np.empty((num_experts, count), np.int64)
+    sums, edges = np.empty(num_experts), np.empty(num_experts)  # in S + k: of one row; of the last that was found
+    seen, parts = np.full(num_rows, -1), np.empty((num_rows, num_experts))  # the last point; on each expert alone
     for question in range(len(sets)):
         here = place[question]
-        excluded, point = own[here] if apart else -1, known[own[here]]
-        _lengths(point, lengths)
-        shared[:] = 0
-        size, first = 0, -1
-        for expert in range(num_experts):
-            if sets[question, expert]:
-                part = distances[expert, here]
-                for row in range(width):
-                    shared[row] += part[row]
-                members[size] = expert
-                size += 1
-        if apart:
-            shared[excluded] = np.inf
-        rows[:] = -1
-        for expert in range(num_experts):
-            if sets[question, expert]:
-                if first >= 0:
-                    found[question, expert] = found[question, first]
+        members, point = np.flatnonzero(sets[question]), points[here]
+        _add(distances, slots[here], members, own[here], shared)
+        _fold(shared, fine)
+        _fold(fine, coarse)
+        _rounding(members, point, unit, terms)
+        rows[:], values[:], edges[:] = num_rows, np.inf, np.inf
+        edges[members[1:]] = -1.0  # the first one stands for all of S
+        low, high = -np.inf, _threshold(fine, coarse, count, least, some)
+        while True:
+            for start in range(_collect(shared, fine, coarse, low, high, near)):
+                row = near[start]
+                if row >= num_rows or row == own[here]:
                     continue
-                first, other, number = expert, nothing, size
-            else:
-                members[size] = expert
-                other, number = distances[expert, here], size + 1
-            _search(
-                shared, other, minima, members, number, point, lengths, known, excluded, unit, values, rows, exact,
-                found[question, expert],
-            )  # fmt: skip
+                if seen[row] != here:
+                    seen[row] = here
+                    _measure(row, point, known, parts)
+                base, closer = 0.0, False
+                for member in members:
+                    base += parts[row, member]
+                for expert in range(num_experts):
+                    sums[expert] = base + parts[row, expert]
+                sums[members] = base
+                for expert in range(num_experts):
+                    closer |= sums[expert] <= edges[expert]
+                if closer:
+                    for expert in range(num_experts):
+                        if sums[expert] <= edges[expert]:
+                            _keep(sums[expert], row, values, rows, expert)
+                            edges[expert] = values[expert, -1]
+            farthest = edges.max() + _slack(edges.max(), terms)
+            if farthest <= high:
+                break
+            low, high = high, min(farthest, max(1.5 * high, farthest / 4))
+        for expert in range(num_experts):
+            found[question, expert] = rows[members[0] if sets[question, expert] else expert]
+        last[question] = values[members[0], -1]
+
+
+@njit(nogil=True, cache=True)
+def count_votes(voters: Any, targets: Any, counts: Any) -> None:  # pragma: no cover
+    """Add the votes of the rows (A, R, k), whose classes are (N,), to the counts (A, R, C)."""
+    for first in range(voters.shape[0]):
+        for second in range(voters.shape[1]):
+            for place in range(voters.shape[2]):
+                counts[first, second, targets[voters[first, second, place]]] += 1
+
+
+@njit(nogil=True, cache=True)
+def _room(width: int, count: int) -> Any:  # pragma: no cover
+    """Arrays that :func:`_search` writes: minima, minima of minima, near rows, terms of the slack, (1, count) results.
+
+    Results are lines of a matrix: to give away a view costs more than the work with it.
+    """
+    return (
+        np.empty(width // _FOLD, np.float32), np.empty(width // _FOLD**2, np.float32), np.empty(width, np.int64),
+        np.empty(3), np.empty((1, count)), np.empty((1, count), np.int64),
+    )  # fmt: skip
+
+
+@njit(nogil=True, cache=True)
+def _add(distances: Any, slots: Any, members: Any, own: int, shared: Any) -> None:  # pragma: no cover
+    """(W,) the distances of the members, added up."""
+    shared[:] = 0
+    for expert in members:
+        part = distances[slots[expert]]
+        for row in range(len(shared)):
+            shared[row] += part[row]
+    if own >= 0:
+        shared[own] = np.inf
 
 
 @njit(nogil=True, cache=True)
 def _search(
-    one: Any,
-    other: Any,
-    minima: Any,
-    members: Any,
-    size: int,
-    point: Any,
-    lengths: Any,
-    known: Any,
-    own: int,
-    unit: float,
-    values: Any,
-    rows: Any,
-    exact: Any,
-    found: Any,
-) -> None:  # pragma: no cover
-    """The rows nearest to one point on some experts, in order up to rounding.
+    distances: Any, members: Any, point: Any, known: Any, own: int, unit: float, fine: Any, coarse: Any, near: Any,
+    terms: Any, values: Any, rows: Any,
+) -> None:  # pragma: no cover  # fmt: skip
+    """Fill (1, count) squared distances and rows with the nearest of one point."""
+    _fold(distances, fine)
+    _fold(fine, coarse)
+    _rounding(members, point, unit, terms)
+    bound = _threshold(fine, coarse, values.shape[1], values, rows)
+    values[:], rows[:] = np.inf, len(known)
+    for start in range(_collect(distances, fine, coarse, -np.inf, bound + _slack(bound, terms), near)):
+        row = near[start]
+        if row < len(known) and row != own:
+            total = 0.0
+            for expert in members:
+                for c in range(point.shape[1]):
+                    total += (point[expert, c] - known[row, expert, c]) ** 2
+            if total <= values[0, -1]:
+                _keep(total, row, values, rows, 0)
 
-    Args:
-        one: (W,) float32, and
-        other: (W,) float32: the squared distances are their sums.
-        minima: (W / segments,) float32 room for the minima of the entries j, j + W / segments, ...
-        members: Experts, ``size`` of them.
-        size: |S|.
-        point: (K, C) float64 outputs at the point.
-        lengths: (K,) float64 their lengths.
-        known: (N, K, C) float64 outputs on the rows.
-        own: The row that the point is itself; -1 for none.
-        unit: Rounding error of one operation in the distances.
-        values: (count + 1,) float32 room.
-        rows: (count + 1,) int64 rows that may be near, or -1; replaced by those that are.
-        exact: (count,) float64 room; its last entry becomes the squared distance of the last row.
-        found: (count,) int64: the rows found.
-    """
-    count, width = len(found), len(minima)
-    bound = np.float32(np.inf)  # no more than ``count`` + 1 rows are nearer than the farthest of so many
-    if rows[count] >= 0:
-        bound = np.float32(0)
-        for place in range(count + 1):
-            bound = max(bound, one[rows[place]] + other[rows[place]])
-    for place in range(width):
-        minima[place] = one[place] + other[place]
-    for segment in range(1, _SEGMENTS):
-        part, rest = one[segment * width : (segment + 1) * width], other[segment * width : (segment + 1) * width]
-        for place in range(width):
-            minima[place] = min(minima[place], part[place] + rest[place])
+
+@njit(nogil=True, cache=True)
+def _fold(values: Any, minima: Any) -> None:  # pragma: no cover
+    """(W / 8,) minima of the entries j, j + W / 8, ..."""
+    width = len(minima)
+    a, b, c, d = values[:width], values[width:], values[2 * width :], values[3 * width :]
+    e, f, g, h = values[4 * width :], values[5 * width :], values[6 * width :], values[7 * width :]
+    for place in range(width):  # all at once, and by comparisons: twice as fast as min() part by part
+        least = a[place]
+        least = b[place] if b[place] < least else least
+        least = c[place] if c[place] < least else least
+        least = d[place] if d[place] < least else least
+        least = e[place] if e[place] < least else least
+        least = f[place] if f[place] < least else least
+        least = g[place] if g[place] < least else least
+        minima[place] = h[place] if h[place] < least else least
+
+
+@njit(nogil=True, cache=True)
+def _threshold(fine: Any, coarse: Any, count: int, values: Any, rows: Any) -> float:  # pragma: no cover
+    """What ``count`` entries at least do not exceed: so many minima do not."""
+    level = coarse if len(coarse) > 4 * count else fine
+    if len(level) < count:
+        return np.inf
     values[:] = np.inf
-    rows[:] = -1
-    for start in range(width):
-        if minima[start] <= bound:
-            for row in range(start, len(one), width):
-                value = one[row] + other[row]
-                if value <= bound and value < values[count]:
-                    _keep(value, row, values, rows, count + 1)
-                    bound = min(bound, values[count])
-    # a product of n terms is wrong by n units of the sum of their sizes, at most (|x| + |y|)^2 for each expert, and
-    # |y| <= |x| + distance; so are rounded inputs and the sum over experts, and a difference has the errors of two
-    edge, total = math.sqrt(max(0.0, values[count - 1])), 0.0
-    for place in range(size):
-        total += (2 * lengths[members[place]] + edge) ** 2
-    limit = values[count - 1] + 2 * (point.shape[1] + 7 + size) * unit * total
-    if values[count] > limit:
-        found[:] = rows[:count]
-        exact[count - 1] = _distance(rows[count - 1], members, size, point, known)
-        return
-    exact[:] = np.inf
-    for start in range(width):
-        if minima[start] <= limit:
-            for row in range(start, len(one), width):
-                if one[row] + other[row] <= limit and row < len(known) and row != own:
-                    exactly = _distance(row, members, size, point, known)
-                    if exactly < exact[count - 1] or (exactly == exact[count - 1] and row < found[count - 1]):
-                        _keep(exactly, row, exact, found, count)
+    for place in range(len(level)):
+        if level[place] < values[0, -1]:
+            _keep(level[place], place, values, rows, 0)
+    return values[0, -1]
 
 
 @njit(nogil=True, cache=True)
-def _keep(value: Any, row: int, values: Any, rows: Any, size: int) -> None:  # pragma: no cover
-    """Insert into the first ``size`` entries, which are sorted by (value, row); the last one falls out."""
-    place = size - 1
-    while place > 0 and (values[place - 1] > value or (values[place - 1] == value and rows[place - 1] > row)):
-        values[place], rows[place] = values[place - 1], rows[place - 1]
-        place -= 1
-    values[place], rows[place] = value, row
+def _collect(values: Any, fine: Any, coarse: Any, low: float, high: float, near: Any) -> int:  # pragma: no cover
+    """How many entries are above the low value and at most the high one; their places go to ``near``."""
+    number = 0
+    for start in range(len(coarse)):
+        if coarse[start] <= high:
+            for block in range(start, len(fine), len(coarse)):
+                if fine[block] <= high:
+                    for row in range(block, len(values), len(fine)):
+                        if low < values[row] <= high:
+                            near[number] = row
+                            number += 1
+    return number
 
 
 @njit(nogil=True, cache=True)
-def _distance(row: int, members: Any, size: int, point: Any, known: Any) -> float:  # pragma: no cover
-    total = 0.0
-    for place in range(size):
+def _rounding(members: Any, point: Any, unit: float, terms: Any) -> None:  # pragma: no cover
+    """(3,) coefficients for :func:`_slack`."""
+    terms[:] = 0
+    for expert in members:
+        square = 0.0
         for c in range(point.shape[1]):
-            total += (point[members[place], c] - known[row, members[place], c]) ** 2
-    return total
+            square += point[expert, c] ** 2
+        terms[0] += 4 * square
+        terms[1] += 4 * math.sqrt(square)
+        terms[2] += 1
+    terms *= 2 * (point.shape[1] + 7 + len(members)) * unit
 
 
 @njit(nogil=True, cache=True)
-def _lengths(point: Any, lengths: Any) -> None:  # pragma: no cover
-    for expert in range(len(lengths)):
+def _slack(value: float, terms: Any) -> float:  # pragma: no cover
+    """By how much a row's squared distance in float32 may exceed this value, though it is no farther.
+
+    A product of n terms is wrong by n units of the sum of their sizes, at most (|x| + |y|)^2 for each expert, and |y|
+    <= |x| + distance; so are rounded inputs and the sum over experts, and a difference has the errors of two.
+    """
+    edge = math.sqrt(max(0.0, value))
+    return terms[0] + edge * (terms[1] + edge * terms[2])
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def _measure(row: int, point: Any, known: Any, parts: Any) -> None:  # pragma: no cover
+    """Fill (K,) squared distances between a point and a row, on each expert."""
+    for expert in range(point.shape[0]):
         total = 0.0
         for c in range(point.shape[1]):
-            total += point[expert, c] ** 2
-        lengths[expert] = math.sqrt(total)
+            difference = point[expert, c] - known[row, expert, c]
+            total += difference * difference
+        parts[row, expert] = total
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _keep(value: float, row: int, values: Any, rows: Any, line: int) -> None:  # pragma: no cover
+    """Insert into a line sorted by (value, row), if it comes before the last one, which falls out."""
+    place = values.shape[1]
+    while place > 0 and (
+        values[line, place - 1] > value or (values[line, place - 1] == value and rows[line, place - 1] > row)
+    ):
+        place -= 1
+        if place + 1 < values.shape[1]:
+            values[line, place + 1], rows[line, place + 1] = values[line, place], rows[line, place]
+    if place < values.shape[1]:
+        values[line, place], rows[line, place] = value, row

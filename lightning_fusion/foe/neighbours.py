@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 _BLOCK = 2**19  # distances held at once in float64: 4 MB
-_HELD = 2**21  # in float32, of some rows in every expert: 8 MB
+_HELD = 2**23  # distances held at once in float32: 32 MB
 _PAD = 64
 _NOWHERE = 1e300  # the distance of what is no neighbour; finite, since 0 * inf is no number
 _NOWHERE_NARROW = 1e36  # the same in float32
@@ -53,9 +53,10 @@ class SubsetNeighbours:
         return self._sides(torch.float32, _NOWHERE_NARROW)
 
     @cached_property
-    def _points(self) -> Tensor:
-        """(K, N, C + 2) float32: the rows as points."""
-        return _augment(self._rows.transpose(0, 1)).to(torch.float32)
+    def _compact(self) -> Tensor:
+        """(N, K, C) in float32 where that is exact."""
+        narrow = self._rows.to(torch.float32)
+        return narrow if torch.equal(narrow.to(torch.float64), self._rows) else self._rows
 
     @cached_property
     def _buffer(self) -> Tensor:
@@ -86,7 +87,7 @@ class SubsetNeighbours:
         indices = torch.empty(found, known, count, dtype=torch.int64, device=points.device)
         last = torch.empty(found, known, dtype=torch.float64, device=points.device)
         with torch.autocast(points.device.type, enabled=False):
-            if self.compiled and (not known or float(points.square().sum(2).amax()) <= _LARGEST):
+            if self._trusts(points):
                 self._nearest_narrow(base, additions, points, own, indices, last)
                 return indices, last
             held = len(self._buffer)
@@ -135,54 +136,107 @@ class SubsetNeighbours:
                     distances.numpy(),
                     members[number],
                     few.transpose(0, 1).contiguous().numpy(),
-                    self._rows.numpy(),
+                    self._compact.numpy(),
                     mine[part],
                     _unit(),
                     indices[number, part].numpy(),
                     last[number, part].numpy(),
                 )
 
-    def supersets(self, bases: Tensor, own: Tensor, count: int, apart: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """The nearest rows of many rows, each in a set S of experts and in S with one more, on a CPU.
+    def each(self, sets: Tensor, points: Tensor, count: int, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The nearest rows of many points, each on a set of experts of its own.
+
+        Args:
+            sets: (R, K) bool, one member at least.
+            points: (K, R, C) outputs at R points; those of experts in no set are not read.
+            count: Rows to find.
+            own: (R,) the row that each point is itself, which is no neighbour of its own; None for new points.
+
+        Returns:
+            (R, count) row indices, ordered by distance up to rounding, and (R,) the squared distance of the last.
+        """
+        found = torch.empty(len(sets), count, dtype=torch.int64, device=self.device)
+        last = torch.empty(len(sets), dtype=torch.float64, device=self.device)
+        if self._trusts(points):
+            for some, rows, distances in self._in_sets(sets, torch.arange(len(sets)), points, own, count, False):
+                found[some], last[some] = rows[:, 0], distances
+            return found, last
+        different, inverse = sets.unique(dim=0, return_inverse=True)
+        for number, members in enumerate(different):
+            some = (inverse == number).nonzero().flatten()
+            subset = members.nonzero().flatten().tolist()
+            rows, distances = self.nearest(subset, [()], points[:, some], count, None if own is None else own[some])
+            found[some], last[some] = rows[0], distances[0]
+        return found, last
+
+    def supersets(
+        self, sets: Tensor, rows: Tensor, count: int, apart: bool, further: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The nearest rows of many rows, each in a set S of experts, or in S with one more, on a CPU.
 
         Distances of a row are computed once for all the sets it stands in.
 
         Args:
-            bases: (Q, K) bool, a set S of experts each.
-            own: (Q,) the row in question.
+            sets: (Q, K) bool, a set S of experts each, one member at least.
+            rows: (Q,) the row in question.
             count: Rows to find.
             apart: A row is no neighbour of its own.
+            further: Look for S + k for each expert k, too.
 
         Yields:
-            (q,) numbers of some of the Q questions, and (q, K, count) the nearest rows in S + k; in S itself where k is
-            in S. Nothing on other devices, or where numbers are too large for float32.
+            (q,) numbers of some of the Q questions, and the nearest rows: (q, 1, count) in S or, where ``further``,
+            (q, K, count) in S + k; in S itself where k is in S. Nothing on other devices, or where numbers are too
+            large for float32.
         """
-        if not self.compiled:
-            return
+        if self.compiled:
+            own = torch.arange(self.num_rows) if apart else None
+            for some, found, _ in self._in_sets(sets, rows, self._rows.transpose(0, 1), own, count, further):
+                yield some, found
+
+    def _trusts(self, points: Tensor) -> bool:
+        """Whether float32 does for these points."""
+        return self.compiled and (not points.shape[1] or float(points.double().square().sum(2).amax()) <= _LARGEST)
+
+    def _in_sets(
+        self, sets: Tensor, place: Tensor, points: Tensor, own: Tensor | None, count: int, further: bool
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The same for points (K, R, C), of which ``place`` (Q,) are in question, with the distances of the last."""
         from lightning_fusion.foe import kernels
 
-        order = own.argsort(stable=True)
-        points, number = own[order].unique_consecutive(return_counts=True)
-        ends = number.cumsum(0).tolist()
+        order = place.argsort(stable=True)
+        which, times = place[order].unique_consecutive(return_counts=True)
+        ends = [0, *times.cumsum(0).tolist()]
         held = max(1, _HELD // (self.num_experts * self._narrow.shape[2]))
-        with torch.autocast("cpu", enabled=False):
-            for begin in range(0, len(points), held):
-                some = points[begin : begin + held]
-                distances = torch.bmm(self._points[:, some], self._narrow)  # (K, r, padded N)
-                asked = order[ends[begin - 1] if begin else 0 : ends[begin + len(some) - 1]]
-                place = torch.arange(len(some)).repeat_interleave(number[begin : begin + len(some)])
-                found = torch.empty(len(asked), self.num_experts, count, dtype=torch.int64)
-                kernels.nearest_in_supersets(
-                    distances.numpy(),
-                    bases[asked].numpy(),
-                    place.numpy(),
-                    some.numpy(),
-                    apart,
-                    self._rows.numpy(),
-                    _unit(),
-                    found.numpy(),
-                )
-                yield asked, found
+        for begin in range(0, len(which), held):
+            some = which[begin : begin + held]
+            asked = order[ends[begin] : ends[begin + len(some)]]
+            here, theirs = torch.arange(len(some)).repeat_interleave(times[begin : begin + len(some)]), sets[asked]
+            needed = torch.zeros(self.num_experts, len(some), dtype=torch.bool)
+            needed.T.index_put_((here,), theirs, accumulate=True)
+            slots = (needed.flatten().cumsum(0) - 1).view(needed.shape).T.contiguous()
+            few = points[:, some].to(torch.float64)
+            sides = _augment(few).to(torch.float32)
+            distances = sides.new_empty(int(needed.sum()), self._narrow.shape[2])
+            with torch.autocast("cpu", enabled=False):
+                for expert, part in enumerate(distances.split(needed.sum(1).tolist())):
+                    torch.mm(sides[expert, needed[expert]], self._narrow[expert], out=part)
+            found = torch.empty(len(asked), self.num_experts if further else 1, count, dtype=torch.int64)
+            last = torch.empty(len(asked), dtype=torch.float64)
+            mine = torch.full_like(some, -1) if own is None else own[some]
+            search = kernels.nearest_in_supersets if further else kernels.nearest_in_sets
+            search(
+                distances.numpy(),
+                slots.numpy(),
+                theirs.numpy(),
+                here.numpy(),
+                few.transpose(0, 1).contiguous().numpy(),
+                self._compact.numpy(),
+                mine.numpy(),
+                _unit(),
+                found.numpy(),
+                last.numpy(),
+            )
+            yield asked, found, last
 
     # ------------------------------------------------------------ in float64
 

@@ -50,11 +50,22 @@ class RiskEstimator(nn.Module, ABC):
             own: (R,) the validation row that each point is itself; None for new points.
         """
 
-    def prepare(self, states: Sequence[tuple[tuple[int, ...], Tensor]]) -> None:
-        """Get ready for :meth:`total` of every set with one more expert, for several sets at once.
+    def look_each(self, sets: Tensor, points: Tensor, own: Tensor | None) -> Tensor | None:
+        """The same for points that each know a set of their own, where that is faster than set by set; else None.
 
         Args:
-            states: Sets of experts, and what was looked up for the samples that may go on.
+            sets: (R, K) bool, the experts that were asked, one at least.
+            points: (K, R, C).
+            own: (R,) the validation row that each point is itself; None for new points.
+        """
+        return None
+
+    def prepare(self, states: Sequence[tuple[tuple[int, ...], Tensor]], further: bool) -> None:
+        """Get ready for :meth:`total` of several sets at once.
+
+        Args:
+            states: Sets of experts, and what was looked up for the samples in question.
+            further: :meth:`total` will be asked for every set with one more expert; else for the set itself.
         """
         return
 
@@ -70,9 +81,13 @@ class KNNRisk(RiskEstimator):
         """(R, M) the nearest rows."""
         return self._search.nearest(subset, [()], points, self._count, own)[0][0]
 
-    def prepare(self, states: Sequence[tuple[tuple[int, ...], Tensor]]) -> None:
+    def look_each(self, sets: Tensor, points: Tensor, own: Tensor | None) -> Tensor:
+        """(R, M) the nearest rows."""
+        return self._search.each(sets, points, self._count, own)[0]
+
+    def prepare(self, states: Sequence[tuple[tuple[int, ...], Tensor]], further: bool) -> None:
         """Fill the tables of these rows."""
-        self._loss.prepare([(subset, looked.unique()) for subset, looked in states])
+        self._loss.prepare([(subset, looked.unique()) for subset, looked in states], further)
 
     def total(self, looked: Tensor, base: Sequence[int], additions: Sequence[Sequence[int]]) -> Tensor:
         """The summed loss of these rows."""

@@ -60,15 +60,17 @@ class SubsetFuser(nn.Module, ABC):
             rows: (R,) indices of fitted rows.
         """
 
-    def held_out_supersets(self, bases: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def held_out_many(self, sets: Tensor, rows: Tensor, further: bool) -> Iterator[tuple[Tensor, Tensor]]:
         """The same for many sets and rows at once, where a family can do better than set by set; else nothing.
 
         Args:
-            bases: (Q, K) bool, a set S of experts each.
+            sets: (Q, K) bool, a set S of experts each.
             rows: (Q,) a fitted row each.
+            further: For S + k, too.
 
         Yields:
-            (q,) numbers of some of the Q questions, and (q, K, C) class probabilities in S + k; in S where k is in S.
+            (q,) numbers of some of the Q questions, and class probabilities: (q, 1, C) in S or, where ``further``,
+            (q, K, C) in S + k; in S where k is in S.
         """
         return iter(())
 
@@ -109,16 +111,22 @@ class KNNFuser(SubsetFuser):
         own = rows if self._leave else None
         return self.vote(self._search.nearest(base, additions, self._outputs[:, rows], self.neighbors, own)[0])
 
-    def held_out_supersets(self, bases: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def held_out_many(self, sets: Tensor, rows: Tensor, further: bool) -> Iterator[tuple[Tensor, Tensor]]:
         """The shares of the votes of other rows."""
-        for some, voters in self._search.supersets(bases, rows, self.neighbors, self._leave):
+        for some, voters in self._search.supersets(sets, rows, self.neighbors, self._leave, further):
             yield some, self.vote(voters)
 
     def vote(self, voters: Tensor) -> Tensor:
         """(A, R, C) shares of the votes of the rows (A, R, k)."""
         counts = torch.zeros(*voters.shape[:2], self._outputs.shape[2], device=voters.device)
-        ones = torch.ones((), device=voters.device).expand(voters.shape)
-        return counts.scatter_add_(2, self._targets[voters], ones) / self.neighbors
+        if voters.device.type == "cpu":
+            from lightning_fusion.foe import kernels
+
+            kernels.count_votes(voters.numpy(), self._targets.numpy(), counts.numpy())
+        else:
+            ones = torch.ones((), device=voters.device).expand(voters.shape)
+            counts.scatter_add_(2, self._targets[voters], ones)
+        return counts / self.neighbors
 
 
 class MaskedMLPFuser(SubsetFuser):

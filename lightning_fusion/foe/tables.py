@@ -60,29 +60,27 @@ class LossTables:
             self.slots[found] = len(self.slots)
         return [self.slots[found] for found in sets]
 
-    def prepare(self, requests: Sequence[tuple[tuple[int, ...], Tensor]]) -> None:
-        """Fill at once what will be asked for: F^S and F^(S + k) for every k, for several sets S and their rows.
+    def prepare(self, requests: Sequence[tuple[tuple[int, ...], Tensor]], further: bool) -> None:
+        """Fill at once what will be asked for: F^S or, where ``further``, F^(S + k) for every k, for several sets S.
 
         Args:
             requests: Sets of experts, and (R,) validation rows of each.
+            further: With one more expert.
         """
         if not requests:
             return
-        experts = range(self.fuser.num_experts)
-        slots = torch.tensor(
-            self._slots([tuple(sorted({*base, k})) for base, _ in requests for k in experts]),
-            device=self.targets.device,
-        ).view(len(requests), -1)
-        bases = torch.zeros(len(requests), len(experts), dtype=torch.bool, device=self.targets.device)
-        which, wanted = [], []
+        experts = self.fuser.num_experts
+        wanted = [tuple(sorted({*base, k})) for base, _ in requests for k in (range(experts) if further else base[:1])]
+        slots = torch.tensor(self._slots(wanted), device=self.targets.device).view(len(requests), -1)
+        sets = torch.zeros(len(requests), experts, dtype=torch.bool, device=self.targets.device)
+        numbers, lacking = [], []
         for number, (base, rows) in enumerate(requests):
-            bases[number, list(base)] = True
-            lacking = rows[(self.stored[slots[number][:, None], rows] < 0).any(0)]
-            which.append(torch.full_like(lacking, number))
-            wanted.append(lacking)
-        group, row = torch.cat(which), torch.cat(wanted)
-        for some, said in self.fuser.held_out_supersets(bases[group], row):
-            loss = self._loss(said.transpose(0, 1), self.targets[row[some]])  # (K, q)
+            sets[number, list(base)] = True
+            lacking.append(rows[(self.stored[slots[number][:, None], rows] < 0).any(0)])
+            numbers.append(torch.full_like(lacking[-1], number))
+        group, row = torch.cat(numbers), torch.cat(lacking)
+        for some, said in self.fuser.held_out_many(sets[group], row, further):
+            loss = self._loss(said.transpose(0, 1), self.targets[row[some]])  # (1 or K, q)
             self.stored[slots[group[some]].T, row[some]] = loss
 
     def _fill(self, base: Sequence[int], additions: Sequence[Sequence[int]], slots: Tensor, rows: Tensor) -> None:
