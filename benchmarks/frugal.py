@@ -108,11 +108,11 @@ class Literal:
 def timed_search() -> Iterator[dict[str, float]]:
     """CPU seconds in the search for neighbours: of the queries, and of validation rows, which fills the tables."""
     spent = {"queries": 0.0, "tables": 0.0}
-    plain = SubsetNeighbours.nearest
+    each = SubsetNeighbours.each
 
-    def nearest(self: SubsetNeighbours, base: Any, additions: Any, points: Any, count: int, own: Any = None) -> Any:
+    def timed_each(self: SubsetNeighbours, sets: Any, points: Any, count: int, own: Any = None) -> Any:
         begin = time.process_time()
-        found = plain(self, base, additions, points, count, own)
+        found = each(self, sets, points, count, own)
         spent["queries" if own is None else "tables"] += time.process_time() - begin
         return found
 
@@ -128,12 +128,12 @@ def timed_search() -> Iterator[dict[str, float]]:
                 return
             yield part
 
-    SubsetNeighbours.nearest = nearest  # type: ignore[method-assign]
+    SubsetNeighbours.each = timed_each  # type: ignore[method-assign]
     SubsetNeighbours.supersets = supersets  # type: ignore[method-assign]
     try:
         yield spent
     finally:
-        SubsetNeighbours.nearest = plain  # type: ignore[method-assign]
+        SubsetNeighbours.each = each  # type: ignore[method-assign]
         SubsetNeighbours.supersets = many  # type: ignore[method-assign]
 
 
