@@ -4,6 +4,7 @@ import inspect
 import json
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from torch import nn
 
 from lightning_fusion.baselines import LogisticStacking, oracle_selection
 from lightning_fusion.data.base import FusionDataModule, digest
-from lightning_fusion.data.target import TargetDataModule
+from lightning_fusion.data.target import TargetDataModule, row_facts
+from lightning_fusion.data.view import SourceDataModule
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.collecting import collect
 from lightning_fusion.experts.expert import Expert
@@ -59,6 +61,7 @@ class Plan:
         networks: Called with the number of classes, by name; domains take them in turn.
         features: Submodule of all of them whose output is the representation.
         source_epochs: Of each source.
+        source_classes: That each source knows; all where None.
         epochs: Of each target's models.
         target: Arguments of :class:`~lightning_fusion.data.target.TargetDataModule`.
         selection: Of :func:`~lightning_fusion.select_sources`.
@@ -72,6 +75,7 @@ class Plan:
     networks: dict[str, Callable[[int], nn.Module]]
     features: str
     source_epochs: int
+    source_classes: int | None
     epochs: int
     target: dict[str, Any]
     selection: dict[str, Any]
@@ -96,6 +100,7 @@ def hat(
     keep_share: float = 0.5,
     num_sources: int = 5,
     source_epochs: int = 30,
+    source_classes: int | None = None,
     epochs: int = 60,
     guarded: bool = False,
     baselines: bool = True,
@@ -126,6 +131,10 @@ def hat(
         keep_share: Share of the sources whose models are looked at.
         num_sources: How many are chosen.
         source_epochs: Epochs of each source.
+        source_classes: Every source knows this many of the classes only, two or more, and is trained on their rows
+            alone: the dial of label overlap. They are drawn with the seed and its name, those first that the fewest
+            sources before it know, so that together they cover all where they can. The row "own model, all labels"
+            is of another model then, which knows all.
         epochs: Epochs of each model of a target.
         guarded: Also return the local model where folds of the labels say it is better; six more trainings for each
             target.
@@ -148,7 +157,7 @@ def hat(
     seeds = [0] if seeds is None else seeds
     check_seeds(seeds)
     variants = variants or {}
-    _check(networks, variants, num_targets, epochs, source_epochs)
+    _check(networks, variants, num_targets, epochs, source_epochs, source_classes)
     data.prepare_data()
     data.setup("fit")
     check_domains(data)
@@ -168,6 +177,7 @@ def hat(
         **target,
         **selection,
         "source_epochs": source_epochs,
+        "source_classes": source_classes,
         "epochs": epochs,
         "guarded": guarded,
         "baselines": baselines,
@@ -184,6 +194,7 @@ def hat(
         networks,
         features,
         source_epochs,
+        source_classes,
         epochs,
         target,
         selection,
@@ -208,7 +219,7 @@ def hat(
         "targets": len(chosen),
     }
     _average(report)
-    report.text = [*_over_groups(report, data), "", *_ranks(report), "", *_traffic(report)]
+    report.text = [*_over_groups(report, data), "", *_ranks(report), "", *_coverage(report), "", *_traffic(report)]
     report.save(folder, MAIN, {})  # the figures are safe before anything is drawn
     report.save(folder, MAIN, _draw(report, folder))
     report.print(MAIN, folder, console)
@@ -216,12 +227,19 @@ def hat(
 
 
 def _check(
-    networks: Mapping[str, Any], variants: Mapping[str, Any], num_targets: int | None, epochs: int, source_epochs: int
+    networks: Mapping[str, Any],
+    variants: Mapping[str, Any],
+    num_targets: int | None,
+    epochs: int,
+    source_epochs: int,
+    source_classes: int | None,
 ) -> None:
     if not networks:
         raise InputError("networks: name at least one architecture")
     if epochs < 1 or source_epochs < 1 or (num_targets is not None and num_targets < 1):
         raise InputError("epochs, source_epochs and num_targets must be at least 1")
+    if source_classes is not None and source_classes < 2:
+        raise InputError(f"source_classes is {source_classes}; a source needs two classes, or null for all")
     if taken := set(variants) & {*STUDENTS, LOCAL}:
         raise InputError(f"variants: {shorten(sorted(taken))} is a row of the table already; rename it")
     known = _OF_SELECTION | _OF_TARGET | set(inspect.signature(HaTJointModule).parameters)
@@ -248,6 +266,41 @@ def _groups(data: FusionDataModule) -> dict[str, str]:
     return dict(getattr(data, "groups", {name: name for name in data.domains}))
 
 
+def draw_classes(present: Mapping[str, Sequence[str]], count: int, seed: int) -> dict[str, list[str]]:
+    """Draw some classes for each source, those first that the fewest sources before it were given.
+
+    Among those it prefers what few sources could be given at all; the rest is chance, by seed and name.
+
+    Args:
+        present: Names of the classes of which each source has samples.
+        count: How many it keeps; all where it has fewer.
+        seed: Of the draw.
+
+    Returns:
+        Names of the classes that each source keeps, in their order.
+
+    Example:
+        >>> kept = draw_classes({"a": ["x", "y", "z"], "b": ["x", "y"]}, count=2, seed=0)
+        >>> "z" in kept["a"], kept["b"]
+        (True, ['x', 'y'])
+    """
+    could = Counter(label for labels in present.values() for label in labels)
+    used: Counter[str] = Counter()
+    kept = {}
+    for name, labels in present.items():
+        order = np.random.default_rng([seed, int(digest(name)[:8], 16)]).permutation(len(labels))
+        chosen = sorted((labels[place] for place in order), key=lambda label: (used[label], could[label]))[:count]
+        used.update(chosen)
+        kept[name] = [label for label in labels if label in chosen]
+    return kept
+
+
+def _present(data: FusionDataModule) -> list[str]:
+    """Classes with samples both to train on and to validate."""
+    found = [set(row_facts(data.rows(split))[0].tolist()) for split in ("train", "val")]
+    return [label for number, label in enumerate(data.classes) if number in found[0] & found[1]]
+
+
 class _Seed(SeedRun):
     """One seed: all sources, then every target."""
 
@@ -257,18 +310,32 @@ class _Seed(SeedRun):
         """Train one source per domain and publish it; those that are there already are taken as they are."""
         self.registry = ExpertRegistry(str(self.folder / "registry"))
         self.experts: dict[str, Expert] = {}
-        self.architecture: dict[str, str] = {}
+        names, kinds = self.data.domains, list(plan.networks)
+        self.architecture = {name: kinds[number % len(kinds)] for number, name in enumerate(names)}
         published = set(self.registry.names)
-        for number, name in enumerate(self.data.domains):
-            kind = list(plan.networks)[number % len(plan.networks)]
-            network, own = plan.networks[kind], self.data.variant(domain=name)
-            label = f"seed {self.seed}  source {number + 1}/{len(self.data.domains)} {name} ({kind})"
-            path = self.train_expert(
-                f"sources/{name}", own, plan.arguments | {"network": network}, plan.source_epochs, plan.precision, label
-            )
-            self.architecture[name], self.experts[name] = kind, self.load_expert(path, network)
+        data: dict[str, FusionDataModule] = {name: self.data.variant(domain=name) for name in names}
+        if plan.source_classes is not None:
+            kept = draw_classes({name: _present(data[name]) for name in names}, plan.source_classes, self.seed)
+            data = {name: SourceDataModule(data[name], kept[name]) for name in names}
+        for number, name in enumerate(names):
+            label = f"seed {self.seed}  source {number + 1}/{len(names)} {name} ({self.architecture[name]})"
+            self.experts[name] = self._source(f"sources/{name}", name, data[name], plan, label)
             if name not in published:
-                self.registry.publish(self.experts[name], own, name, network=network)
+                network = plan.networks[self.architecture[name]]
+                self.registry.publish(self.experts[name], data[name], name, network=network)
+
+    def _source(self, path: str, domain: str, data: FusionDataModule, plan: Plan, label: str) -> Expert:
+        network = plan.networks[self.architecture[domain]]
+        arguments = plan.arguments | {"network": network}
+        found = self.train_expert(path, data, arguments, plan.source_epochs, plan.precision, label)
+        return self.load_expert(found, network)
+
+    def own(self, name: str, plan: Plan) -> Expert:
+        """A model of a domain with all its labels and classes: its source, where that knows all."""
+        if plan.source_classes is None:
+            return self.experts[name]
+        label = f"seed {self.seed}  {name} with all labels"
+        return self._source(f"own/{name}", name, self.data.variant(domain=name), plan, label)
 
     # ---------------------------------------------------------------- targets
 
@@ -315,8 +382,8 @@ class _Target:
     def rows(self) -> list[dict[str, Any]]:
         """All figures, as rows of the report."""
         few = self.data.variant(unlabelled=False)
-        names = [*self.others, self.name]
-        pool = ExpertPool({name: self.run.experts[name] for name in names}, self.run.data.classes)
+        asked = {name: self.run.experts[name] for name in self.others}
+        pool = ExpertPool(asked | {self.name: self.run.own(self.name, self.plan)}, self.run.data.classes)
         said = collect(pool, few, splits=["train", "test"], trainer=self._trainer(1))
         known, test = said.scattered("train"), said.scattered("test")
         label, truth = np.asarray(said["train"].target), np.asarray(said["test"].target)
@@ -466,7 +533,7 @@ class _Target:
         )
 
     def _facts(self, selection: Selection, accuracy: Mapping[str, float]) -> None:
-        """Bytes of the selection, and how well each criterion ranks the sources by what they are worth here."""
+        """Bytes of the selection, classes, and how well each criterion ranks the sources by what they are worth."""
         from scipy.stats import spearmanr
 
         ledger = selection.ledger
@@ -474,6 +541,8 @@ class _Target:
         self._add("send all", "bytes", ledger.send_all)
         for stage, count in ledger.stages.items():
             self._add(f"selection, {stage}", "bytes", count["down"])
+        coverage = np.mean([row.coverage for row in selection.table if row.chosen])
+        self._add("selection", "coverage", coverage, uncovered=selection.uncovered)
         for criterion in ("similarity", "centroid_score", "accuracy", "score"):
             pairs = [(getattr(row, criterion), accuracy[row.name]) for row in selection.table if row.name in accuracy]
             ranked = np.array([pair for pair in pairs if pair[0] is not None])
@@ -538,6 +607,19 @@ def _ranks(report: Report) -> list[str]:
         if values := report.values(criterion, "rank correlation"):
             lines.append(f"| {name} | {np.mean(values):.2f} |")
     return [*lines, "", "Mean over targets; the true accuracy is the source's own on the target's test split."]
+
+
+def _coverage(report: Report) -> list[str]:
+    """What chosen sources know of the classes, and which no chosen source knows."""
+    rows = [row for row in report.rows if row["metric"] == "coverage"]
+    lines = [
+        f"A chosen source knows {np.mean([row['value'] for row in rows]):.0%} of the target's classes, on average."
+    ]
+    without = Counter(label for row in rows for label in row["uncovered"])
+    if not without:
+        return [*lines, "Every class is known to a chosen source of every target."]
+    named = ", ".join(f"{label} ({count})" for label, count in without.most_common())
+    return [*lines, f"Classes that no chosen source knows, and for how many of {len(rows)} selections: {named}."]
 
 
 def _traffic(report: Report) -> list[str]:

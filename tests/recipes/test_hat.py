@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib import image as pictures
 from scipy.stats import t
 
@@ -12,7 +14,7 @@ from lightning_fusion import Expert, ExpertRegistry, SensorDataModule
 from lightning_fusion.data.target import TargetDataModule
 from lightning_fusion.encoders import SensorCNN, SensorGRU
 from lightning_fusion.errors import InputError
-from lightning_fusion.recipes.hat import LOCAL, MAIN, UNIFORM, hat
+from lightning_fusion.recipes.hat import LOCAL, MAIN, UNIFORM, draw_classes, hat
 
 TARGETS = ["p0_phone", "p1_watch", "p2_phone"]
 NETWORKS = {"cnn": partial(SensorCNN, width=4), "gru": partial(SensorGRU, hidden=4)}
@@ -54,6 +56,14 @@ def folder(tmp_path_factory) -> Path:
         "more labels": {"labelled_share": 0.3},
     }
     run(path, guarded=True, variants=change)
+    return path
+
+
+@pytest.fixture(scope="module")
+def hard(tmp_path_factory) -> Path:
+    """Sources that know two of the classes each."""
+    path = tmp_path_factory.mktemp("hat") / "hard"
+    run(path, targets=["p0_phone", "p2_phone"], source_classes=2, source_epochs=4, epochs=2, baselines=False)
     return path
 
 
@@ -165,11 +175,53 @@ def test_pictures_are_drawn_and_an_interrupted_run_goes_on(folder, capsys):
     assert said.count("there already") == 8 + 2 and results(folder)["rows"] == before  # bit for bit
 
 
+def test_sources_know_some_classes_only_and_the_report_says_which_none_knows(hard):
+    rows, data, registry = results(hard)["rows"], motion(), ExpertRegistry(str(hard / "seed_0/registry"))
+    cards = registry.cards()
+    assert len(data.classes) > 2 and all(len(card.classes) == 2 and min(card.counts) > 0 for card in cards.values())
+    assert {label for card in cards.values() for label in card.classes} == set(data.classes)
+    assert len({tuple(card.classes) for card in cards.values()}) > 2  # drawn, by name
+    text, lacking = (hard / "report.md").read_text(), []
+    for name in ("p0_phone", "p2_phone"):
+        (entry,) = [r for r in rows if r["metric"] == "coverage" and r.get("domain") == name]
+        sources = next(r["sources"] for r in rows if "sources" in r and r.get("domain") == name)
+        known = {label for source in sources for label in cards[source].classes}
+        assert entry["uncovered"] == [label for label in data.classes if label not in known]
+        assert entry["value"] == pytest.approx(2 / len(data.classes))
+        lacking += entry["uncovered"]
+        own = Expert(checkpoint=str(hard / f"seed_0/own/{name}.ckpt"))
+        assert own.classes == data.classes  # what is the ceiling knows all
+    assert lacking and all(f"{label} ({lacking.count(label)})" in text for label in lacking)
+
+
+@given(
+    present=st.lists(st.sets(st.sampled_from("abcde"), min_size=2), min_size=1, max_size=6),
+    count=st.integers(2, 6),
+    seed=st.integers(0, 3),
+)
+def test_drawn_classes_are_a_source_s_own(present, count, seed):
+    own = {f"s{number}": sorted(labels) for number, labels in enumerate(present)}
+    kept = draw_classes(own, count, seed)
+    assert kept == draw_classes(own, count, seed)
+    for name, labels in own.items():
+        assert len(kept[name]) == min(count, len(labels)) and set(kept[name]) <= set(labels)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_classes_that_every_source_has_are_drawn_equally_often(count):
+    draws = [draw_classes({f"s{number}": list("abcde") for number in range(7)}, count, seed) for seed in range(5)]
+    for kept in draws:
+        uses = [sum(label in labels for labels in kept.values()) for label in "abcde"]
+        assert max(uses) - min(uses) <= 1
+    assert len({str(kept) for kept in draws}) == (1 if count == 5 else 5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"targets": ["p9_phone"]}, r"targets: found p9_phone; the data's domains are p0_phone, p0_watch"),
         ({"networks": {}}, "networks: name at least one architecture"),
+        ({"source_classes": 1}, "source_classes is 1; a source needs two classes"),
         ({"epochs": 0}, "epochs, source_epochs and num_targets must be at least 1"),
         ({"variants": {MAIN: {}}}, "variants: HaT is a row of the table already"),
         ({"variants": {"odd": {"temprature": 2}}}, r"variants: odd sets temprature; .* temperature"),
