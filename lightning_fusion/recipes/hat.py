@@ -49,6 +49,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "static weights": {"mixing": "static"},
 }
 """Arguments of :class:`~lightning_fusion.HaTJointModule` of each student of the main table."""
+_POISONED = "_permuted"
 _OF_SELECTION = {"keep_share", "num_sources", "encoder_first", "similarity", "rank_by"}
 _OF_TARGET = {"labelled_share", "labelled_per_class"}
 
@@ -62,6 +63,7 @@ class Plan:
         features: Submodule of all of them whose output is the representation.
         source_epochs: Of each source.
         source_classes: That each source knows; all where None.
+        poisoned: Sources of each target whose labels are permuted.
         epochs: Of each target's models.
         target: Arguments of :class:`~lightning_fusion.data.target.TargetDataModule`.
         selection: Of :func:`~lightning_fusion.select_sources`.
@@ -76,6 +78,7 @@ class Plan:
     features: str
     source_epochs: int
     source_classes: int | None
+    poisoned: int
     epochs: int
     target: dict[str, Any]
     selection: dict[str, Any]
@@ -101,6 +104,7 @@ def hat(
     num_sources: int = 5,
     source_epochs: int = 30,
     source_classes: int | None = None,
+    poisoned: int = 0,
     epochs: int = 60,
     guarded: bool = False,
     baselines: bool = True,
@@ -135,6 +139,8 @@ def hat(
             alone: the dial of label overlap. They are drawn with the seed and its name, those first that the fewest
             sources before it know, so that together they cover all where they can. The row "own model, all labels"
             is of another model then, which knows all.
+        poisoned: This many of the sources that each target may choose from, drawn with the seed, are replaced by
+            models that were trained on permuted labels: each class bears the name of another.
         epochs: Epochs of each model of a target.
         guarded: Also return the local model where folds of the labels say it is better; six more trainings for each
             target.
@@ -162,6 +168,7 @@ def hat(
     data.setup("fit")
     check_domains(data)
     chosen = _targets(data, targets, num_targets)
+    _check_poisoned(data, chosen, poisoned)
     target = {
         "labelled_share": labelled_share,
         "labelled_per_class": labelled_per_class,
@@ -178,6 +185,7 @@ def hat(
         **selection,
         "source_epochs": source_epochs,
         "source_classes": source_classes,
+        "poisoned": poisoned,
         "epochs": epochs,
         "guarded": guarded,
         "baselines": baselines,
@@ -195,6 +203,7 @@ def hat(
         features,
         source_epochs,
         source_classes,
+        poisoned,
         epochs,
         target,
         selection,
@@ -209,7 +218,7 @@ def hat(
             run = _Seed(
                 data.variant(seed=seed), seed, folder / f"seed_{seed}", report, console, {"accelerator": accelerator}
             )
-            run.publish_sources(plan)
+            run.publish_sources(plan, chosen)
             for number, name in enumerate(chosen):
                 run.expand(name, plan, f"seed {seed}  target {number + 1}/{len(chosen)} {name}")
     report.data = {
@@ -219,7 +228,9 @@ def hat(
         "targets": len(chosen),
     }
     _average(report)
-    report.text = [*_over_groups(report, data), "", *_ranks(report), "", *_coverage(report), "", *_traffic(report)]
+    parts = [_over_groups(report, data), _ranks(report), _mixers(report), _coverage(report), _poison(report)]
+    parts += [_traffic(report)]
+    report.text = [line for part in parts if part for line in ("", *part)][1:]
     report.save(folder, MAIN, {})  # the figures are safe before anything is drawn
     report.save(folder, MAIN, _draw(report, folder))
     report.print(MAIN, folder, console)
@@ -259,6 +270,19 @@ def _targets(data: FusionDataModule, names: Sequence[str] | None, count: int | N
         places = np.linspace(0, len(chosen) - 1, count).round().astype(int)
         chosen = [chosen[place] for place in places]
     return chosen
+
+
+def _check_poisoned(data: FusionDataModule, targets: Sequence[str], poisoned: int) -> None:
+    groups = _groups(data)
+    for target in targets:
+        others = [name for name in data.domains if groups[name] != groups[target]]
+        if not 0 <= poisoned < max(1, len(others)):
+            raise InputError(
+                f"poisoned is {poisoned}; expected 0 or more, and less than the {len(others)} sources of other groups "
+                f"that {target} may choose from"
+            )
+    if poisoned and (taken := {f"{name}{_POISONED}" for name in data.domains} & set(data.domains)):
+        raise InputError(f"data: the domain {shorten(sorted(taken))} has the name of a poisoned source; rename it")
 
 
 def _groups(data: FusionDataModule) -> dict[str, str]:
@@ -306,8 +330,11 @@ class _Seed(SeedRun):
 
     # ---------------------------------------------------------------- sources
 
-    def publish_sources(self, plan: Plan) -> None:
-        """Train one source per domain and publish it; those that are there already are taken as they are."""
+    def publish_sources(self, plan: Plan, targets: Sequence[str]) -> None:
+        """Train one source per domain and publish it; those that are there already are taken as they are.
+
+        A domain whose source is poisoned for some of the targets has one of each kind.
+        """
         self.registry = ExpertRegistry(str(self.folder / "registry"))
         self.experts: dict[str, Expert] = {}
         names, kinds = self.data.domains, list(plan.networks)
@@ -317,25 +344,34 @@ class _Seed(SeedRun):
         if plan.source_classes is not None:
             kept = draw_classes({name: _present(data[name]) for name in names}, plan.source_classes, self.seed)
             data = {name: SourceDataModule(data[name], kept[name]) for name in names}
-        for number, name in enumerate(names):
-            label = f"seed {self.seed}  source {number + 1}/{len(names)} {name} ({self.architecture[name]})"
-            self.experts[name] = self._source(f"sources/{name}", name, data[name], plan, label)
+        wrong = {name for target in targets for name in self.poisoned(target, plan.poisoned)}
+        for name in (name for name in names if name in wrong):
+            data[f"{name}{_POISONED}"] = SourceDataModule(data[name], permuted=True, seed=self.seed)
+        for number, (name, own) in enumerate(data.items()):
+            domain = name.removesuffix(_POISONED) if name not in names else name
+            label = f"seed {self.seed}  source {number + 1}/{len(data)} {name} ({self.architecture[domain]})"
+            self.experts[name] = self._source(f"sources/{name}", domain, own, plan, label)
             if name not in published:
-                network = plan.networks[self.architecture[name]]
-                self.registry.publish(self.experts[name], data[name], name, network=network)
+                network = plan.networks[self.architecture[domain]]
+                self.registry.publish(self.experts[name], own, name, network=network)
+
+        self.own = {name: self.experts[name] for name in targets}  # models with all labels and classes
+        if plan.source_classes is not None:
+            for name in targets:
+                label = f"seed {self.seed}  {name} with all labels"
+                self.own[name] = self._source(f"own/{name}", name, self.data.variant(domain=name), plan, label)
+
+    def poisoned(self, target: str, count: int) -> list[str]:
+        """The domains of other groups whose sources are poisoned for a target: the first of one order per seed."""
+        groups, names = _groups(self.data), self.data.domains
+        order = [names[place] for place in np.random.default_rng(self.seed).permutation(len(names))]
+        return [name for name in order if groups[name] != groups[target]][:count]
 
     def _source(self, path: str, domain: str, data: FusionDataModule, plan: Plan, label: str) -> Expert:
         network = plan.networks[self.architecture[domain]]
         arguments = plan.arguments | {"network": network}
         found = self.train_expert(path, data, arguments, plan.source_epochs, plan.precision, label)
         return self.load_expert(found, network)
-
-    def own(self, name: str, plan: Plan) -> Expert:
-        """A model of a domain with all its labels and classes: its source, where that knows all."""
-        if plan.source_classes is None:
-            return self.experts[name]
-        label = f"seed {self.seed}  {name} with all labels"
-        return self._source(f"own/{name}", name, self.data.variant(domain=name), plan, label)
 
     # ---------------------------------------------------------------- targets
 
@@ -371,19 +407,26 @@ class _Target:
     def __init__(self, run: _Seed, name: str, plan: Plan) -> None:
         self.run, self.name, self.plan = run, name, plan
         groups = _groups(run.data)
-        self.others = [other for other in run.data.domains if groups[other] != groups[name]]
-        self.excluded = [other for other in run.data.domains if groups[other] == groups[name]]
+        wrong = run.poisoned(name, plan.poisoned)
+        self.others = [
+            f"{other}{_POISONED}" if other in wrong else other
+            for other in run.data.domains
+            if groups[other] != groups[name]
+        ]
+        self.excluded = [other for other in run.registry.names if other not in self.others]
+        self.wrong = {f"{other}{_POISONED}" for other in wrong}
         if len(self.others) < 2:
             raise InputError(f"data: {name} has {len(self.others)} domain(s) of other groups to learn from; two needed")
         self.network = plan.networks[run.architecture[name]]
         self.data = TargetDataModule(run.data, name, seed=run.seed, **plan.target)
         self.found: list[dict[str, Any]] = []
+        self.weights: dict[str, float] = {}
 
     def rows(self) -> list[dict[str, Any]]:
         """All figures, as rows of the report."""
         few = self.data.variant(unlabelled=False)
         asked = {name: self.run.experts[name] for name in self.others}
-        pool = ExpertPool(asked | {self.name: self.run.own(self.name, self.plan)}, self.run.data.classes)
+        pool = ExpertPool(asked | {self.name: self.run.own[self.name]}, self.run.data.classes)
         said = collect(pool, few, splits=["train", "test"], trainer=self._trainer(1))
         known, test = said.scattered("train"), said.scattered("test")
         label, truth = np.asarray(said["train"].target), np.asarray(said["test"].target)
@@ -454,11 +497,14 @@ class _Target:
     def _student(
         self, data: TargetDataModule, experts: Mapping[str, Expert], arguments: dict[str, Any], method: str
     ) -> dict[str, float]:
-        module, trainer = self._module(data, experts, **arguments), self._trainer(self.plan.epochs)
+        module: Any = self._module(data, experts, **arguments)
+        trainer = self._trainer(self.plan.epochs)
         trainer.fit(module, datamodule=data)
         if method == MAIN:
             trainer.save_checkpoint(self.run.folder / "students" / f"{self.name}.ckpt", weights_only=True)
-        return {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}
+            self.weights = module.source_weights
+        found = {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}
+        return found | {"mixer_accuracy": float(module.knowledge.accuracy)}
 
     def _local(self, few: TargetDataModule) -> dict[str, float]:
         module, trainer = self._module(few), self._local_trainer()
@@ -518,6 +564,7 @@ class _Target:
         self._add(method, "accuracy", metrics["test_accuracy"])
         if "test_mixer_accuracy" in metrics:
             self._add(f"{method}, mixer kept", "accuracy", metrics["test_mixer_accuracy"])
+            self._add(method, "mixer accuracy", metrics["mixer_accuracy"])
 
     def _add(self, method: str, metric: str, value: Any, **more: Any) -> None:
         self.found.append(
@@ -537,7 +584,15 @@ class _Target:
         from scipy.stats import spearmanr
 
         ledger = selection.ledger
-        self._add("selection", "bytes", ledger.total, sources=list(selection.experts))
+        chosen = list(selection.experts)
+        self._add("selection", "bytes", ledger.total, sources=chosen, weights=[self.weights[name] for name in chosen])
+        sound = set(self.others) - self.wrong
+        for kind, names in (("poisoned sources", self.wrong), ("sound sources", sound)) if self.wrong else ():
+            weights = [self.weights[name] for name in chosen if name in names]
+            self._add(kind, "sources", len(names))
+            self._add(kind, "chosen", len(weights))
+            if weights:
+                self._add(kind, "mixer weight", np.mean(weights))
         self._add("send all", "bytes", ledger.send_all)
         for stage, count in ledger.stages.items():
             self._add(f"selection, {stage}", "bytes", count["down"])
@@ -555,7 +610,7 @@ class _Target:
 
 def _average(report: Report) -> None:
     """Add the mean over targets of every method and seed."""
-    kept = ("accuracy", "bytes", "rank correlation")
+    kept = ("accuracy", "bytes", "rank correlation", "mixer accuracy")
     for method, metric, seed in dict.fromkeys(
         (row["method"], row["metric"], row["seed"]) for row in report.rows if row["metric"] in kept
     ):
@@ -609,6 +664,21 @@ def _ranks(report: Report) -> list[str]:
     return [*lines, "", "Mean over targets; the true accuracy is the source's own on the target's test split."]
 
 
+def _mixers(report: Report) -> list[str]:
+    """What each student's mixer is held to be worth while it is trained, and what its predictions are worth."""
+    lines = [
+        "| mixer of | accuracy in training | true accuracy of the fused prediction | targets where it is 1 in training |",
+        "|---|---|---|---|",
+    ]
+    for method in report.methods("mixer accuracy"):
+        rows = [row for row in report.rows if (row["method"], row["metric"]) == (method, "mixer accuracy")]
+        believed = [row["value"] for row in rows if "domain" in row]
+        true = np.mean(report.values(f"{method}, mixer kept"))
+        lines.append(f"| {method} | {np.mean(believed):.3f} | {true:.3f} | {believed.count(1.0)} of {len(believed)} |")
+    note = "In training: over the labelled rows in the last epoch, which scales the injection. True: on the test split."
+    return [*lines, "", f"Means over targets. {note}"]
+
+
 def _coverage(report: Report) -> list[str]:
     """What chosen sources know of the classes, and which no chosen source knows."""
     rows = [row for row in report.rows if row["metric"] == "coverage"]
@@ -620,6 +690,24 @@ def _coverage(report: Report) -> list[str]:
         return [*lines, "Every class is known to a chosen source of every target."]
     named = ", ".join(f"{label} ({count})" for label, count in without.most_common())
     return [*lines, f"Classes that no chosen source knows, and for how many of {len(rows)} selections: {named}."]
+
+
+def _poison(report: Report) -> list[str]:
+    """How often poisoned sources were chosen, and what the mixer thought of them; nothing where there are none."""
+    lines = []
+    for kind in ("poisoned sources", "sound sources"):
+        found = {
+            metric: [row["value"] for row in report.rows if (row["method"], row["metric"]) == (kind, metric)]
+            for metric in ("sources", "chosen", "mixer weight")
+        }
+        if found["sources"]:
+            weight = f"{np.mean(found['mixer weight']):.3f}" if found["mixer weight"] else "none was chosen"
+            chosen, there = sum(found["chosen"]), sum(found["sources"])
+            lines.append(f"| {kind} | {chosen:.0f} of {there:.0f} ({chosen / there:.0%}) | {weight} |")
+    if not lines:
+        return []
+    head = ["| over all targets | chosen | mean weight in the mixer, where chosen |", "|---|---|---|"]
+    return [*head, *lines, "", "Poisoned: trained on permuted labels, each class under the name of another."]
 
 
 def _traffic(report: Report) -> list[str]:
