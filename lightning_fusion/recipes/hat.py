@@ -667,7 +667,7 @@ def _ranks(report: Report) -> list[str]:
 def _mixers(report: Report) -> list[str]:
     """What each student's mixer is held to be worth while it is trained, and what its predictions are worth."""
     lines = [
-        "| mixer of | accuracy in training | true accuracy of the fused prediction | targets where it is 1 in training |",
+        "| mixer of | accuracy in training | true accuracy of the fused prediction | targets with 1 in training |",
         "|---|---|---|---|",
     ]
     for method in report.methods("mixer accuracy"):
