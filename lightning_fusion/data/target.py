@@ -20,6 +20,7 @@ from lightning_fusion.data.base import (
     draws_order,
     slice_loader,
 )
+from lightning_fusion.data.view import DataView
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.hyperparameters import keep_plain
 
@@ -152,7 +153,7 @@ class LabelledSampler(SliceSampler):
         return self._plan[0] if self.shuffle else super().__len__()
 
 
-class TargetDataModule(FusionDataModule):
+class TargetDataModule(DataView):
     """One domain of a data module as the target of a transfer: few labels, many rows without one.
 
     The training split holds all training rows of the domain. A stratified draw of them keeps its label; all others
@@ -181,7 +182,6 @@ class TargetDataModule(FusionDataModule):
         (8, 22, 8)
     """
 
-    data: FusionDataModule
     domain: str
     labelled_share: float
     labelled_per_class: int | None
@@ -210,7 +210,6 @@ class TargetDataModule(FusionDataModule):
 
     def _configure(self, **arguments: Any) -> None:
         super()._configure(**arguments)
-        self.batch_size, self.num_workers = self.data.batch_size, self.data.num_workers
         self._views: dict[str, TargetRows] = {}
         if not 0 < self.labelled_share <= 1:
             raise InputError(f"labelled_share is {self.labelled_share}; expected a share above 0, up to 1")
@@ -222,29 +221,9 @@ class TargetDataModule(FusionDataModule):
     # ------------------------------------------------------------------ facts
 
     @property
-    def classes(self) -> list[str]:
-        """Names of the classes that targets count."""
-        return self.data.classes
-
-    @property
-    def domains(self) -> list[str]:
-        """Names of the columns of ``Batch.domain``: all domains of the wrapped module."""
-        return self.data.domains
-
-    @property
     def own_domains(self) -> list[str]:
         """The one domain whose rows these are."""
         return [self.domain]
-
-    @property
-    def preprocessing(self) -> dict[str, Any] | None:
-        """How raw values become network input, where the wrapped module says so."""
-        return getattr(self.data, "preprocessing", None)
-
-    @property
-    def augmentation(self) -> Any:
-        """The wrapped module's augmentation of training batches; None where there is none."""
-        return getattr(self.data, "augmentation", None)
 
     def statistics(self, split: str = "train") -> Tensor:
         """Light statistics of the domain's rows, as the wrapped module computes them from its ``domain`` argument."""
@@ -342,13 +321,9 @@ class TargetDataModule(FusionDataModule):
 
     # ------------------------------------------------------------- Lightning
 
-    def prepare_data(self) -> None:
-        """What the wrapped module does once per machine."""
-        self.data.prepare_data()
-
     def setup(self, stage: str | None = None) -> None:
         """Set the wrapped module up, draw the labels, and see that batches can be made of them."""
-        self.data.setup(stage)  # type: ignore[arg-type]
+        super().setup(stage)
         self.train_dataloader()
 
     def train_dataloader(self) -> DataLoader:
@@ -358,22 +333,6 @@ class TargetDataModule(FusionDataModule):
         if self.unlabelled:
             kind = partial(LabelledSampler, labelled=rows.labelled, min_labelled=self.min_labelled)
         return slice_loader(rows, self.batch_size, draws_order(self.trainer), self.seed, self.num_workers, kind)
-
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """The wrapped module's."""
-        return self._wrapped().on_before_batch_transfer(batch, dataloader_idx)
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The wrapped module's."""
-        return self._wrapped().transfer_batch_to_device(batch, device, dataloader_idx)
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """The wrapped module's: normalisation, and augmentation in training."""
-        return self._wrapped().on_after_batch_transfer(batch, dataloader_idx)
-
-    def _wrapped(self) -> FusionDataModule:
-        self.data.trainer = self.trainer  # it asks whether this is training
-        return self.data
 
 
 def stratified_folds(strata: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -4,6 +4,7 @@ import inspect
 import json
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from torch import nn
 
 from lightning_fusion.baselines import LogisticStacking, oracle_selection
 from lightning_fusion.data.base import FusionDataModule, digest
-from lightning_fusion.data.target import TargetDataModule
+from lightning_fusion.data.target import TargetDataModule, row_facts
+from lightning_fusion.data.view import SourceDataModule
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.collecting import collect
 from lightning_fusion.experts.expert import Expert
@@ -47,6 +49,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "static weights": {"mixing": "static"},
 }
 """Arguments of :class:`~lightning_fusion.HaTJointModule` of each student of the main table."""
+_POISONED = "_permuted"
 _OF_SELECTION = {"keep_share", "num_sources", "encoder_first", "similarity", "rank_by"}
 _OF_TARGET = {"labelled_share", "labelled_per_class"}
 
@@ -59,6 +62,8 @@ class Plan:
         networks: Called with the number of classes, by name; domains take them in turn.
         features: Submodule of all of them whose output is the representation.
         source_epochs: Of each source.
+        source_classes: That each source knows; all where None.
+        poisoned: Sources of each target whose labels are permuted.
         epochs: Of each target's models.
         target: Arguments of :class:`~lightning_fusion.data.target.TargetDataModule`.
         selection: Of :func:`~lightning_fusion.select_sources`.
@@ -72,6 +77,8 @@ class Plan:
     networks: dict[str, Callable[[int], nn.Module]]
     features: str
     source_epochs: int
+    source_classes: int | None
+    poisoned: int
     epochs: int
     target: dict[str, Any]
     selection: dict[str, Any]
@@ -96,6 +103,8 @@ def hat(
     keep_share: float = 0.5,
     num_sources: int = 5,
     source_epochs: int = 30,
+    source_classes: int | None = None,
+    poisoned: int = 0,
     epochs: int = 60,
     guarded: bool = False,
     baselines: bool = True,
@@ -126,6 +135,12 @@ def hat(
         keep_share: Share of the sources whose models are looked at.
         num_sources: How many are chosen.
         source_epochs: Epochs of each source.
+        source_classes: Every source knows this many of the classes only, two or more, and is trained on their rows
+            alone: the dial of label overlap. They are drawn with the seed and its name, those first that the fewest
+            sources before it know, so that together they cover all where they can. The row "own model, all labels"
+            is of another model then, which knows all.
+        poisoned: This many of the sources that each target may choose from, drawn with the seed, are replaced by
+            models that were trained on permuted labels: each class bears the name of another.
         epochs: Epochs of each model of a target.
         guarded: Also return the local model where folds of the labels say it is better; six more trainings for each
             target.
@@ -148,11 +163,12 @@ def hat(
     seeds = [0] if seeds is None else seeds
     check_seeds(seeds)
     variants = variants or {}
-    _check(networks, variants, num_targets, epochs, source_epochs)
+    _check(networks, variants, num_targets, epochs, source_epochs, source_classes)
     data.prepare_data()
     data.setup("fit")
     check_domains(data)
     chosen = _targets(data, targets, num_targets)
+    _check_poisoned(data, chosen, poisoned)
     target = {
         "labelled_share": labelled_share,
         "labelled_per_class": labelled_per_class,
@@ -168,6 +184,8 @@ def hat(
         **target,
         **selection,
         "source_epochs": source_epochs,
+        "source_classes": source_classes,
+        "poisoned": poisoned,
         "epochs": epochs,
         "guarded": guarded,
         "baselines": baselines,
@@ -184,6 +202,8 @@ def hat(
         networks,
         features,
         source_epochs,
+        source_classes,
+        poisoned,
         epochs,
         target,
         selection,
@@ -198,7 +218,7 @@ def hat(
             run = _Seed(
                 data.variant(seed=seed), seed, folder / f"seed_{seed}", report, console, {"accelerator": accelerator}
             )
-            run.publish_sources(plan)
+            run.publish_sources(plan, chosen)
             for number, name in enumerate(chosen):
                 run.expand(name, plan, f"seed {seed}  target {number + 1}/{len(chosen)} {name}")
     report.data = {
@@ -208,7 +228,9 @@ def hat(
         "targets": len(chosen),
     }
     _average(report)
-    report.text = [*_over_groups(report, data), "", *_ranks(report), "", *_traffic(report)]
+    parts = [_over_groups(report, data), _ranks(report), _mixers(report), _coverage(report), _poison(report)]
+    parts += [_traffic(report)]
+    report.text = [line for part in parts if part for line in ("", *part)][1:]
     report.save(folder, MAIN, {})  # the figures are safe before anything is drawn
     report.save(folder, MAIN, _draw(report, folder))
     report.print(MAIN, folder, console)
@@ -216,12 +238,19 @@ def hat(
 
 
 def _check(
-    networks: Mapping[str, Any], variants: Mapping[str, Any], num_targets: int | None, epochs: int, source_epochs: int
+    networks: Mapping[str, Any],
+    variants: Mapping[str, Any],
+    num_targets: int | None,
+    epochs: int,
+    source_epochs: int,
+    source_classes: int | None,
 ) -> None:
     if not networks:
         raise InputError("networks: name at least one architecture")
     if epochs < 1 or source_epochs < 1 or (num_targets is not None and num_targets < 1):
         raise InputError("epochs, source_epochs and num_targets must be at least 1")
+    if source_classes is not None and source_classes < 2:
+        raise InputError(f"source_classes is {source_classes}; a source needs two classes, or null for all")
     if taken := set(variants) & {*STUDENTS, LOCAL}:
         raise InputError(f"variants: {shorten(sorted(taken))} is a row of the table already; rename it")
     known = _OF_SELECTION | _OF_TARGET | set(inspect.signature(HaTJointModule).parameters)
@@ -243,9 +272,57 @@ def _targets(data: FusionDataModule, names: Sequence[str] | None, count: int | N
     return chosen
 
 
+def _check_poisoned(data: FusionDataModule, targets: Sequence[str], poisoned: int) -> None:
+    groups = _groups(data)
+    for target in targets:
+        others = [name for name in data.domains if groups[name] != groups[target]]
+        if not 0 <= poisoned < max(1, len(others)):
+            raise InputError(
+                f"poisoned is {poisoned}; expected 0 or more, and less than the {len(others)} sources of other groups "
+                f"that {target} may choose from"
+            )
+    if poisoned and (taken := {f"{name}{_POISONED}" for name in data.domains} & set(data.domains)):
+        raise InputError(f"data: the domain {shorten(sorted(taken))} has the name of a poisoned source; rename it")
+
+
 def _groups(data: FusionDataModule) -> dict[str, str]:
     """The group (person, site) of each domain; the domain itself where the data name none."""
     return dict(getattr(data, "groups", {name: name for name in data.domains}))
+
+
+def draw_classes(present: Mapping[str, Sequence[str]], count: int, seed: int) -> dict[str, list[str]]:
+    """Draw some classes for each source, those first that the fewest sources before it were given.
+
+    Among those it prefers what few sources could be given at all; the rest is chance, by seed and name.
+
+    Args:
+        present: Names of the classes of which each source has samples.
+        count: How many it keeps; all where it has fewer.
+        seed: Of the draw.
+
+    Returns:
+        Names of the classes that each source keeps, in their order.
+
+    Example:
+        >>> kept = draw_classes({"a": ["x", "y", "z"], "b": ["x", "y"]}, count=2, seed=0)
+        >>> "z" in kept["a"], kept["b"]
+        (True, ['x', 'y'])
+    """
+    could = Counter(label for labels in present.values() for label in labels)
+    used: Counter[str] = Counter()
+    kept = {}
+    for name, labels in present.items():
+        order = np.random.default_rng([seed, int(digest(name)[:8], 16)]).permutation(len(labels))
+        chosen = sorted((labels[place] for place in order), key=lambda label: (used[label], could[label]))[:count]
+        used.update(chosen)
+        kept[name] = [label for label in labels if label in chosen]
+    return kept
+
+
+def _present(data: FusionDataModule) -> list[str]:
+    """Classes with samples both to train on and to validate."""
+    found = [set(row_facts(data.rows(split))[0].tolist()) for split in ("train", "val")]
+    return [label for number, label in enumerate(data.classes) if number in found[0] & found[1]]
 
 
 class _Seed(SeedRun):
@@ -253,22 +330,48 @@ class _Seed(SeedRun):
 
     # ---------------------------------------------------------------- sources
 
-    def publish_sources(self, plan: Plan) -> None:
-        """Train one source per domain and publish it; those that are there already are taken as they are."""
+    def publish_sources(self, plan: Plan, targets: Sequence[str]) -> None:
+        """Train one source per domain and publish it; those that are there already are taken as they are.
+
+        A domain whose source is poisoned for some of the targets has one of each kind.
+        """
         self.registry = ExpertRegistry(str(self.folder / "registry"))
         self.experts: dict[str, Expert] = {}
-        self.architecture: dict[str, str] = {}
+        names, kinds = self.data.domains, list(plan.networks)
+        self.architecture = {name: kinds[number % len(kinds)] for number, name in enumerate(names)}
         published = set(self.registry.names)
-        for number, name in enumerate(self.data.domains):
-            kind = list(plan.networks)[number % len(plan.networks)]
-            network, own = plan.networks[kind], self.data.variant(domain=name)
-            label = f"seed {self.seed}  source {number + 1}/{len(self.data.domains)} {name} ({kind})"
-            path = self.train_expert(
-                f"sources/{name}", own, plan.arguments | {"network": network}, plan.source_epochs, plan.precision, label
-            )
-            self.architecture[name], self.experts[name] = kind, self.load_expert(path, network)
+        data: dict[str, FusionDataModule] = {name: self.data.variant(domain=name) for name in names}
+        if plan.source_classes is not None:
+            kept = draw_classes({name: _present(data[name]) for name in names}, plan.source_classes, self.seed)
+            data = {name: SourceDataModule(data[name], kept[name]) for name in names}
+        wrong = {name for target in targets for name in self.poisoned(target, plan.poisoned)}
+        for name in (name for name in names if name in wrong):
+            data[f"{name}{_POISONED}"] = SourceDataModule(data[name], permuted=True, seed=self.seed)
+        for number, (name, own) in enumerate(data.items()):
+            domain = name.removesuffix(_POISONED) if name not in names else name
+            label = f"seed {self.seed}  source {number + 1}/{len(data)} {name} ({self.architecture[domain]})"
+            self.experts[name] = self._source(f"sources/{name}", domain, own, plan, label)
             if name not in published:
+                network = plan.networks[self.architecture[domain]]
                 self.registry.publish(self.experts[name], own, name, network=network)
+
+        self.own = {name: self.experts[name] for name in targets}  # models with all labels and classes
+        if plan.source_classes is not None:
+            for name in targets:
+                label = f"seed {self.seed}  {name} with all labels"
+                self.own[name] = self._source(f"own/{name}", name, self.data.variant(domain=name), plan, label)
+
+    def poisoned(self, target: str, count: int) -> list[str]:
+        """The domains of other groups whose sources are poisoned for a target: the first of one order per seed."""
+        groups, names = _groups(self.data), self.data.domains
+        order = [names[place] for place in np.random.default_rng(self.seed).permutation(len(names))]
+        return [name for name in order if groups[name] != groups[target]][:count]
+
+    def _source(self, path: str, domain: str, data: FusionDataModule, plan: Plan, label: str) -> Expert:
+        network = plan.networks[self.architecture[domain]]
+        arguments = plan.arguments | {"network": network}
+        found = self.train_expert(path, data, arguments, plan.source_epochs, plan.precision, label)
+        return self.load_expert(found, network)
 
     # ---------------------------------------------------------------- targets
 
@@ -304,19 +407,26 @@ class _Target:
     def __init__(self, run: _Seed, name: str, plan: Plan) -> None:
         self.run, self.name, self.plan = run, name, plan
         groups = _groups(run.data)
-        self.others = [other for other in run.data.domains if groups[other] != groups[name]]
-        self.excluded = [other for other in run.data.domains if groups[other] == groups[name]]
+        wrong = run.poisoned(name, plan.poisoned)
+        self.others = [
+            f"{other}{_POISONED}" if other in wrong else other
+            for other in run.data.domains
+            if groups[other] != groups[name]
+        ]
+        self.excluded = [other for other in run.registry.names if other not in self.others]
+        self.wrong = {f"{other}{_POISONED}" for other in wrong}
         if len(self.others) < 2:
             raise InputError(f"data: {name} has {len(self.others)} domain(s) of other groups to learn from; two needed")
         self.network = plan.networks[run.architecture[name]]
         self.data = TargetDataModule(run.data, name, seed=run.seed, **plan.target)
         self.found: list[dict[str, Any]] = []
+        self.weights: dict[str, float] = {}
 
     def rows(self) -> list[dict[str, Any]]:
         """All figures, as rows of the report."""
         few = self.data.variant(unlabelled=False)
-        names = [*self.others, self.name]
-        pool = ExpertPool({name: self.run.experts[name] for name in names}, self.run.data.classes)
+        asked = {name: self.run.experts[name] for name in self.others}
+        pool = ExpertPool(asked | {self.name: self.run.own[self.name]}, self.run.data.classes)
         said = collect(pool, few, splits=["train", "test"], trainer=self._trainer(1))
         known, test = said.scattered("train"), said.scattered("test")
         label, truth = np.asarray(said["train"].target), np.asarray(said["test"].target)
@@ -387,11 +497,14 @@ class _Target:
     def _student(
         self, data: TargetDataModule, experts: Mapping[str, Expert], arguments: dict[str, Any], method: str
     ) -> dict[str, float]:
-        module, trainer = self._module(data, experts, **arguments), self._trainer(self.plan.epochs)
+        module: Any = self._module(data, experts, **arguments)
+        trainer = self._trainer(self.plan.epochs)
         trainer.fit(module, datamodule=data)
         if method == MAIN:
             trainer.save_checkpoint(self.run.folder / "students" / f"{self.name}.ckpt", weights_only=True)
-        return {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}
+            self.weights = module.source_weights
+        found = {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}
+        return found | {"mixer_accuracy": float(module.knowledge.accuracy)}
 
     def _local(self, few: TargetDataModule) -> dict[str, float]:
         module, trainer = self._module(few), self._local_trainer()
@@ -451,6 +564,7 @@ class _Target:
         self._add(method, "accuracy", metrics["test_accuracy"])
         if "test_mixer_accuracy" in metrics:
             self._add(f"{method}, mixer kept", "accuracy", metrics["test_mixer_accuracy"])
+            self._add(method, "mixer accuracy", metrics["mixer_accuracy"])
 
     def _add(self, method: str, metric: str, value: Any, **more: Any) -> None:
         self.found.append(
@@ -466,14 +580,24 @@ class _Target:
         )
 
     def _facts(self, selection: Selection, accuracy: Mapping[str, float]) -> None:
-        """Bytes of the selection, and how well each criterion ranks the sources by what they are worth here."""
+        """Bytes of the selection, classes, and how well each criterion ranks the sources by what they are worth."""
         from scipy.stats import spearmanr
 
         ledger = selection.ledger
-        self._add("selection", "bytes", ledger.total, sources=list(selection.experts))
+        chosen = list(selection.experts)
+        self._add("selection", "bytes", ledger.total, sources=chosen, weights=[self.weights[name] for name in chosen])
+        sound = set(self.others) - self.wrong
+        for kind, names in (("poisoned sources", self.wrong), ("sound sources", sound)) if self.wrong else ():
+            weights = [self.weights[name] for name in chosen if name in names]
+            self._add(kind, "sources", len(names))
+            self._add(kind, "chosen", len(weights))
+            if weights:
+                self._add(kind, "mixer weight", np.mean(weights))
         self._add("send all", "bytes", ledger.send_all)
         for stage, count in ledger.stages.items():
             self._add(f"selection, {stage}", "bytes", count["down"])
+        coverage = np.mean([row.coverage for row in selection.table if row.chosen])
+        self._add("selection", "coverage", coverage, uncovered=selection.uncovered)
         for criterion in ("similarity", "centroid_score", "accuracy", "score"):
             pairs = [(getattr(row, criterion), accuracy[row.name]) for row in selection.table if row.name in accuracy]
             ranked = np.array([pair for pair in pairs if pair[0] is not None])
@@ -486,7 +610,7 @@ class _Target:
 
 def _average(report: Report) -> None:
     """Add the mean over targets of every method and seed."""
-    kept = ("accuracy", "bytes", "rank correlation")
+    kept = ("accuracy", "bytes", "rank correlation", "mixer accuracy")
     for method, metric, seed in dict.fromkeys(
         (row["method"], row["metric"], row["seed"]) for row in report.rows if row["metric"] in kept
     ):
@@ -538,6 +662,52 @@ def _ranks(report: Report) -> list[str]:
         if values := report.values(criterion, "rank correlation"):
             lines.append(f"| {name} | {np.mean(values):.2f} |")
     return [*lines, "", "Mean over targets; the true accuracy is the source's own on the target's test split."]
+
+
+def _mixers(report: Report) -> list[str]:
+    """What each student's mixer is held to be worth while it is trained, and what its predictions are worth."""
+    lines = [
+        "| mixer of | accuracy in training | true accuracy of the fused prediction | targets with 1 in training |",
+        "|---|---|---|---|",
+    ]
+    for method in report.methods("mixer accuracy"):
+        rows = [row for row in report.rows if (row["method"], row["metric"]) == (method, "mixer accuracy")]
+        believed = [row["value"] for row in rows if "domain" in row]
+        true = np.mean(report.values(f"{method}, mixer kept"))
+        lines.append(f"| {method} | {np.mean(believed):.3f} | {true:.3f} | {believed.count(1.0)} of {len(believed)} |")
+    note = "In training: over the labelled rows in the last epoch, which scales the injection. True: on the test split."
+    return [*lines, "", f"Means over targets. {note}"]
+
+
+def _coverage(report: Report) -> list[str]:
+    """What chosen sources know of the classes, and which no chosen source knows."""
+    rows = [row for row in report.rows if row["metric"] == "coverage"]
+    lines = [
+        f"A chosen source knows {np.mean([row['value'] for row in rows]):.0%} of the target's classes, on average."
+    ]
+    without = Counter(label for row in rows for label in row["uncovered"])
+    if not without:
+        return [*lines, "Every class is known to a chosen source of every target."]
+    named = ", ".join(f"{label} ({count})" for label, count in without.most_common())
+    return [*lines, f"Classes that no chosen source knows, and for how many of {len(rows)} selections: {named}."]
+
+
+def _poison(report: Report) -> list[str]:
+    """How often poisoned sources were chosen, and what the mixer thought of them; nothing where there are none."""
+    lines = []
+    for kind in ("poisoned sources", "sound sources"):
+        found = {
+            metric: [row["value"] for row in report.rows if (row["method"], row["metric"]) == (kind, metric)]
+            for metric in ("sources", "chosen", "mixer weight")
+        }
+        if found["sources"]:
+            weight = f"{np.mean(found['mixer weight']):.3f}" if found["mixer weight"] else "none was chosen"
+            chosen, there = sum(found["chosen"]), sum(found["sources"])
+            lines.append(f"| {kind} | {chosen:.0f} of {there:.0f} ({chosen / there:.0%}) | {weight} |")
+    if not lines:
+        return []
+    head = ["| over all targets | chosen | mean weight in the mixer, where chosen |", "|---|---|---|"]
+    return [*head, *lines, "", "Poisoned: trained on permuted labels, each class under the name of another."]
 
 
 def _traffic(report: Report) -> list[str]:

@@ -5,14 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib import image as pictures
 from scipy.stats import t
 
 from lightning_fusion import Expert, ExpertRegistry, SensorDataModule
+from lightning_fusion.data.base import TensorDataModule
 from lightning_fusion.data.target import TargetDataModule
 from lightning_fusion.encoders import SensorCNN, SensorGRU
 from lightning_fusion.errors import InputError
-from lightning_fusion.recipes.hat import LOCAL, MAIN, UNIFORM, hat
+from lightning_fusion.recipes.hat import LOCAL, MAIN, UNIFORM, draw_classes, hat
 
 TARGETS = ["p0_phone", "p1_watch", "p2_phone"]
 NETWORKS = {"cnn": partial(SensorCNN, width=4), "gru": partial(SensorGRU, hidden=4)}
@@ -54,6 +57,16 @@ def folder(tmp_path_factory) -> Path:
         "more labels": {"labelled_share": 0.3},
     }
     run(path, guarded=True, variants=change)
+    return path
+
+
+@pytest.fixture(scope="module")
+def hard(tmp_path_factory) -> Path:
+    """Sources that know two of the classes each, and most of them wrongly."""
+    path = tmp_path_factory.mktemp("hat") / "hard"
+    run(
+        path, targets=["p0_phone", "p2_phone"], source_classes=2, poisoned=4, source_epochs=4, epochs=2, baselines=False
+    )
     return path
 
 
@@ -165,11 +178,99 @@ def test_pictures_are_drawn_and_an_interrupted_run_goes_on(folder, capsys):
     assert said.count("there already") == 8 + 2 and results(folder)["rows"] == before  # bit for bit
 
 
+def test_sources_know_some_classes_only_and_the_report_says_which_none_knows(hard):
+    rows, data, registry = results(hard)["rows"], motion(), ExpertRegistry(str(hard / "seed_0/registry"))
+    cards = registry.cards()
+    assert len(data.classes) > 2 and all(len(card.classes) == 2 and min(card.counts) > 0 for card in cards.values())
+    assert {label for name in data.domains for label in cards[name].classes} == set(data.classes)
+    assert len({tuple(card.classes) for card in cards.values()}) > 2  # drawn, by name
+    text, lacking = (hard / "report.md").read_text(), []
+    for name in ("p0_phone", "p2_phone"):
+        (entry,) = [r for r in rows if r["metric"] == "coverage" and r.get("domain") == name]
+        sources = next(r["sources"] for r in rows if "sources" in r and r.get("domain") == name)
+        known = {label for source in sources for label in cards[source].classes}
+        assert entry["uncovered"] == [label for label in data.classes if label not in known]
+        assert entry["value"] == pytest.approx(2 / len(data.classes))
+        lacking += entry["uncovered"]
+        own = Expert(checkpoint=str(hard / f"seed_0/own/{name}.ckpt"))
+        assert own.classes == data.classes  # what is the ceiling knows all
+    assert lacking and all(f"{label} ({lacking.count(label)})" in text for label in lacking)
+
+
+def test_poisoned_sources_are_others_models_on_wrong_labels_and_their_weight_stands_beside_that_of_sound_ones(hard):
+    rows, data, weights, counts = results(hard)["rows"], motion(), {True: [], False: []}, {True: 0, False: 0}
+    data.setup("fit")
+    for name in ("p0_phone", "p2_phone"):
+        (entry,) = [r for r in rows if "sources" in r and r.get("domain") == name]
+        assert sum(entry["weights"]) == pytest.approx(1, abs=1e-5)
+        for wrong in (True, False):
+            mine = [
+                w for s, w in zip(entry["sources"], entry["weights"], strict=True) if s.endswith("_permuted") == wrong
+            ]
+            counts[wrong] += len(mine)
+            weights[wrong] += [np.mean(mine)] if mine else []
+        assert not any(source.startswith(name[:2]) for source in entry["sources"])
+    names = sorted(path.stem for path in (hard / "seed_0/sources").glob("*_permuted.ckpt"))
+    assert 4 <= len(names) <= 6 and counts[True] + counts[False] == 4
+    text = (hard / "report.md").read_text()
+    for kind, wrong, there in (("poisoned", True, 8), ("sound", False, 4)):
+        share = f"{counts[wrong]} of {there} ({counts[wrong] / there:.0%})"
+        weight = f"{np.mean(weights[wrong]):.3f}" if weights[wrong] else "none was chosen"
+        assert f"| {kind} sources | {share} | {weight} |" in text
+    registry = ExpertRegistry(str(hard / "seed_0/registry"))
+    for name in names:  # the same rows, each class with the number of samples of the other
+        sound, wrong = (registry.card(one) for one in (name.removesuffix("_permuted"), name))
+        assert wrong.classes == sound.classes and wrong.counts == sound.counts[::-1]
+        assert wrong.statistics == sound.statistics and wrong.fingerprint != sound.fingerprint
+
+
+def test_what_the_mixer_believes_stands_beside_what_is_true(folder):
+    rows, text = results(folder)["rows"], (folder / "report.md").read_text()
+    for method in (MAIN, "static weights", "one source"):
+        believed = [value(rows, method, name, "mixer accuracy") for name in TARGETS]
+        true = np.mean([value(rows, f"{method}, mixer kept", name) for name in TARGETS])
+        assert value(rows, method, None, "mixer accuracy") == pytest.approx(np.mean(believed))
+        assert f"| {method} | {np.mean(believed):.3f} | {true:.3f} | {believed.count(1.0)} of 3 |" in text
+        for name, share in zip(TARGETS, believed, strict=True):  # a count over the labelled rows
+            right = share * value(rows, "labelled rows", name, "rows")
+            assert right == pytest.approx(round(right), abs=1e-3)
+
+
+@given(
+    present=st.lists(st.sets(st.sampled_from("abcde"), min_size=2), min_size=1, max_size=6),
+    count=st.integers(2, 6),
+    seed=st.integers(0, 3),
+)
+def test_drawn_classes_are_a_source_s_own(present, count, seed):
+    own = {f"s{number}": sorted(labels) for number, labels in enumerate(present)}
+    kept = draw_classes(own, count, seed)
+    assert kept == draw_classes(own, count, seed)
+    for name, labels in own.items():
+        assert len(kept[name]) == min(count, len(labels)) and set(kept[name]) <= set(labels)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_classes_that_every_source_has_are_drawn_equally_often(count):
+    draws = [draw_classes({f"s{number}": list("abcde") for number in range(7)}, count, seed) for seed in range(5)]
+    for kept in draws:
+        uses = [sum(label in labels for labels in kept.values()) for label in "abcde"]
+        assert max(uses) - min(uses) <= 1
+    assert len({str(kept) for kept in draws}) == (1 if count == 5 else 5)
+
+
+def test_a_domain_that_is_called_as_a_poisoned_source_is_refused(tmp_path):
+    data = TensorDataModule({}, ["cat", "dog"], ["a", "a_permuted", "b"])
+    with pytest.raises(InputError, match="data: the domain a_permuted has the name of a poisoned source; rename it"):
+        run(tmp_path / "run", data=data, targets=["b"], poisoned=1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"targets": ["p9_phone"]}, r"targets: found p9_phone; the data's domains are p0_phone, p0_watch"),
         ({"networks": {}}, "networks: name at least one architecture"),
+        ({"source_classes": 1}, "source_classes is 1; a source needs two classes"),
+        ({"poisoned": 6}, "poisoned is 6; expected 0 or more, and less than the 6 sources of other groups"),
         ({"epochs": 0}, "epochs, source_epochs and num_targets must be at least 1"),
         ({"variants": {MAIN: {}}}, "variants: HaT is a row of the table already"),
         ({"variants": {"odd": {"temprature": 2}}}, r"variants: odd sets temprature; .* temperature"),
