@@ -49,7 +49,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "static weights": {"mixing": "static"},
 }
 """Arguments of :class:`~lightning_fusion.HaTJointModule` of each student of the main table."""
-_POISONED = "_permuted"
+_POISONED, _STUDENT = "_permuted", "_student"
 _OF_SELECTION = {"keep_share", "num_sources", "encoder_first", "similarity", "rank_by"}
 _OF_TARGET = {"labelled_share", "labelled_per_class"}
 
@@ -68,6 +68,7 @@ class Plan:
         target: Arguments of :class:`~lightning_fusion.data.target.TargetDataModule`.
         selection: Of :func:`~lightning_fusion.select_sources`.
         variants: Further students: arguments of selection, target or module that differ, by name.
+        publish_students: A finished target is a source of later ones.
         guarded: Compare student and local model on folds of the labels.
         baselines: Train the other students and fusers of the table.
         arguments: Of all modules.
@@ -83,6 +84,7 @@ class Plan:
     target: dict[str, Any]
     selection: dict[str, Any]
     variants: dict[str, dict[str, Any]]
+    publish_students: bool
     guarded: bool
     baselines: bool
     arguments: dict[str, Any]
@@ -106,6 +108,7 @@ def hat(
     source_classes: int | None = None,
     poisoned: int = 0,
     epochs: int = 60,
+    publish_students: bool = False,
     guarded: bool = False,
     baselines: bool = True,
     variants: dict[str, dict[str, Any]] | None = None,
@@ -142,6 +145,9 @@ def hat(
         poisoned: This many of the sources that each target may choose from, drawn with the seed, are replaced by
             models that were trained on permuted labels: each class bears the name of another.
         epochs: Epochs of each model of a target.
+        publish_students: Targets come in order, and each one's student is published as a source ``NAME_student`` that
+            later targets of other groups may choose, with centroids of its few labelled samples. It counts as a source
+            in every row of the table.
         guarded: Also return the local model where folds of the labels say it is better; six more trainings for each
             target.
         baselines: Train the students and fusers that HaT is compared with.
@@ -169,6 +175,8 @@ def hat(
     check_domains(data)
     chosen = _targets(data, targets, num_targets)
     _check_poisoned(data, chosen, poisoned)
+    made = {_POISONED: poisoned > 0, _STUDENT: publish_students}
+    _check_taken(data, [ending for ending, wanted in made.items() if wanted])
     target = {
         "labelled_share": labelled_share,
         "labelled_per_class": labelled_per_class,
@@ -187,6 +195,7 @@ def hat(
         "source_classes": source_classes,
         "poisoned": poisoned,
         "epochs": epochs,
+        "publish_students": publish_students,
         "guarded": guarded,
         "baselines": baselines,
         "variants": variants,
@@ -208,6 +217,7 @@ def hat(
         target,
         selection,
         variants,
+        publish_students,
         guarded,
         baselines,
         {"optimizer": optimizer, "features": features},
@@ -220,7 +230,7 @@ def hat(
             )
             run.publish_sources(plan, chosen)
             for number, name in enumerate(chosen):
-                run.expand(name, plan, f"seed {seed}  target {number + 1}/{len(chosen)} {name}")
+                run.expand(name, chosen[:number], plan, f"seed {seed}  target {number + 1}/{len(chosen)} {name}")
     report.data = {
         "source": str(data.hparams.get("source", type(data).__name__)),
         "classes": len(data.classes),
@@ -281,8 +291,14 @@ def _check_poisoned(data: FusionDataModule, targets: Sequence[str], poisoned: in
                 f"poisoned is {poisoned}; expected 0 or more, and less than the {len(others)} sources of other groups "
                 f"that {target} may choose from"
             )
-    if poisoned and (taken := {f"{name}{_POISONED}" for name in data.domains} & set(data.domains)):
-        raise InputError(f"data: the domain {shorten(sorted(taken))} has the name of a poisoned source; rename it")
+
+
+def _check_taken(data: FusionDataModule, endings: Sequence[str]) -> None:
+    """Refuse domains that are called as a source that the run makes of another."""
+    if taken := {f"{name}{ending}" for name in data.domains for ending in endings} & set(data.domains):
+        raise InputError(
+            f"data: a source that the run makes would have the name of the domain {shorten(sorted(taken))}; rename it"
+        )
 
 
 def _groups(data: FusionDataModule) -> dict[str, str]:
@@ -375,8 +391,9 @@ class _Seed(SeedRun):
 
     # ---------------------------------------------------------------- targets
 
-    def expand(self, name: str, plan: Plan, label: str) -> None:
+    def expand(self, name: str, earlier: Sequence[str], plan: Plan, label: str) -> None:
         """One target: everything that the table says about it; taken from its file where it is there."""
+        target = _Target(self, name, earlier, plan)
         path = self.folder / "targets" / f"{name}.json"
         if path.is_file():
             self.console.print(f"{label}: there already")
@@ -384,7 +401,9 @@ class _Seed(SeedRun):
             start = time.perf_counter()
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the sources
-                rows = _Target(self, name, plan).rows()
+                rows = target.rows()
+            if plan.publish_students:
+                self.publish_student(target)
             path.parent.mkdir(exist_ok=True)
             write_text(path, json.dumps(rows, indent=1))
             self.took("targets", start)
@@ -392,7 +411,15 @@ class _Seed(SeedRun):
             self.console.print(
                 f"{label}: {MAIN} {shown[MAIN]:.3f}, {LOCAL} {shown[LOCAL]:.3f}, {time.perf_counter() - start:.0f} s"
             )
+        if plan.publish_students:
+            self.experts[f"{name}{_STUDENT}"] = self.load_expert(self.folder / f"students/{name}.ckpt", target.network)
         self.report.rows += json.loads(path.read_text())
+
+    def publish_student(self, target: "_Target") -> None:
+        """Make the student of a finished target a source; before its file is written, so that it is there with it."""
+        expert = self.load_expert(self.folder / f"students/{target.name}.ckpt", target.network)
+        name = f"{target.name}{_STUDENT}"
+        self.registry.publish(expert, target.data, name, overwrite=True, network=target.network)
 
 
 class _Target:
@@ -401,10 +428,11 @@ class _Target:
     Args:
         run: The seed.
         name: Of the domain.
+        earlier: Targets that are finished.
         plan: What is trained.
     """
 
-    def __init__(self, run: _Seed, name: str, plan: Plan) -> None:
+    def __init__(self, run: _Seed, name: str, earlier: Sequence[str], plan: Plan) -> None:
         self.run, self.name, self.plan = run, name, plan
         groups = _groups(run.data)
         wrong = run.poisoned(name, plan.poisoned)
@@ -413,6 +441,8 @@ class _Target:
             for other in run.data.domains
             if groups[other] != groups[name]
         ]
+        if plan.publish_students:
+            self.others += [f"{other}{_STUDENT}" for other in earlier if groups[other] != groups[name]]
         self.excluded = [other for other in run.registry.names if other not in self.others]
         self.wrong = {f"{other}{_POISONED}" for other in wrong}
         if len(self.others) < 2:

@@ -24,6 +24,15 @@ VARIANTS = {
     "one source": {"num_sources": 1},
     "more labels": {"labelled_share": 0.3},
 }
+HARD = {
+    "targets": ["p0_phone", "p2_phone", "p0_watch"],
+    "source_classes": 2,
+    "poisoned": 4,
+    "publish_students": True,
+    "source_epochs": 4,
+    "epochs": 2,
+    "baselines": False,
+}
 SCALE = {"mean": [0.0] * 6, "std": [5.0] * 3 + [1.5] * 3}
 
 
@@ -62,11 +71,9 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def hard(tmp_path_factory) -> Path:
-    """Sources that know two of the classes each, and most of them wrongly."""
+    """Sources that know two of the classes each, most of them wrongly, and students of two people among them."""
     path = tmp_path_factory.mktemp("hat") / "hard"
-    run(
-        path, targets=["p0_phone", "p2_phone"], source_classes=2, poisoned=4, source_epochs=4, epochs=2, baselines=False
-    )
+    run(path, **HARD)
     return path
 
 
@@ -181,16 +188,18 @@ def test_pictures_are_drawn_and_an_interrupted_run_goes_on(folder, capsys):
 def test_sources_know_some_classes_only_and_the_report_says_which_none_knows(hard):
     rows, data, registry = results(hard)["rows"], motion(), ExpertRegistry(str(hard / "seed_0/registry"))
     cards = registry.cards()
-    assert len(data.classes) > 2 and all(len(card.classes) == 2 and min(card.counts) > 0 for card in cards.values())
+    trained = [card for name, card in cards.items() if not name.endswith("_student")]
+    assert len(data.classes) > 2 and all(len(card.classes) == 2 and min(card.counts) > 0 for card in trained)
     assert {label for name in data.domains for label in cards[name].classes} == set(data.classes)
-    assert len({tuple(card.classes) for card in cards.values()}) > 2  # drawn, by name
+    assert len({tuple(card.classes) for card in trained}) > 2  # drawn, by name
     text, lacking = (hard / "report.md").read_text(), []
-    for name in ("p0_phone", "p2_phone"):
+    for name in HARD["targets"]:
         (entry,) = [r for r in rows if r["metric"] == "coverage" and r.get("domain") == name]
         sources = next(r["sources"] for r in rows if "sources" in r and r.get("domain") == name)
         known = {label for source in sources for label in cards[source].classes}
         assert entry["uncovered"] == [label for label in data.classes if label not in known]
-        assert entry["value"] == pytest.approx(2 / len(data.classes))
+        mean = np.mean([len(cards[source].classes) for source in sources])
+        assert entry["value"] == pytest.approx(mean / len(data.classes))
         lacking += entry["uncovered"]
         own = Expert(checkpoint=str(hard / f"seed_0/own/{name}.ckpt"))
         assert own.classes == data.classes  # what is the ceiling knows all
@@ -200,7 +209,7 @@ def test_sources_know_some_classes_only_and_the_report_says_which_none_knows(har
 def test_poisoned_sources_are_others_models_on_wrong_labels_and_their_weight_stands_beside_that_of_sound_ones(hard):
     rows, data, weights, counts = results(hard)["rows"], motion(), {True: [], False: []}, {True: 0, False: 0}
     data.setup("fit")
-    for name in ("p0_phone", "p2_phone"):
+    for name in HARD["targets"]:
         (entry,) = [r for r in rows if "sources" in r and r.get("domain") == name]
         assert sum(entry["weights"]) == pytest.approx(1, abs=1e-5)
         for wrong in (True, False):
@@ -211,9 +220,9 @@ def test_poisoned_sources_are_others_models_on_wrong_labels_and_their_weight_sta
             weights[wrong] += [np.mean(mine)] if mine else []
         assert not any(source.startswith(name[:2]) for source in entry["sources"])
     names = sorted(path.stem for path in (hard / "seed_0/sources").glob("*_permuted.ckpt"))
-    assert 4 <= len(names) <= 6 and counts[True] + counts[False] == 4
+    assert 4 <= len(names) <= 6 and counts[True] + counts[False] == 3 * 2
     text = (hard / "report.md").read_text()
-    for kind, wrong, there in (("poisoned", True, 8), ("sound", False, 4)):
+    for kind, wrong, there in (("poisoned", True, 12), ("sound", False, 6 + 2)):
         share = f"{counts[wrong]} of {there} ({counts[wrong] / there:.0%})"
         weight = f"{np.mean(weights[wrong]):.3f}" if weights[wrong] else "none was chosen"
         assert f"| {kind} sources | {share} | {weight} |" in text
@@ -234,6 +243,25 @@ def test_what_the_mixer_believes_stands_beside_what_is_true(folder):
         for name, share in zip(TARGETS, believed, strict=True):  # a count over the labelled rows
             right = share * value(rows, "labelled rows", name, "rows")
             assert right == pytest.approx(round(right), abs=1e-3)
+
+
+def test_a_student_serves_later_targets_of_other_people_and_an_interrupted_round_goes_on(hard, capsys):
+    before, registry = results(hard)["rows"], ExpertRegistry(str(hard / "seed_0/registry"))
+    may = {"p0_phone": [], "p2_phone": ["p0_phone"], "p0_watch": ["p2_phone"]}  # who came before, without oneself
+    for name, students in may.items():
+        expert = Expert(checkpoint=str(hard / f"seed_0/students/{name}.ckpt"))
+        card = registry.card(f"{name}_student")
+        assert card.fingerprint == expert.fingerprint and card.classes == motion().classes
+        assert sum(card.counts) == value(before, "labelled rows", name, "rows")  # centroids of those alone
+        there = sum(value(before, kind, name, "sources") for kind in ("sound sources", "poisoned sources"))
+        assert there == 6 + len(students)
+        (entry,) = [r for r in before if "sources" in r and r.get("domain") == name]
+        used = {source.removesuffix("_student") for source in entry["sources"] if source.endswith("_student")}
+        assert used <= set(students)
+    for name in ("p2_phone", "p0_watch"):  # students of both stay published
+        (hard / f"seed_0/targets/{name}.json").unlink()
+    run(hard, **HARD)
+    assert results(hard)["rows"] == before and "p0_phone: there already" in capsys.readouterr().out
 
 
 @given(
@@ -258,10 +286,13 @@ def test_classes_that_every_source_has_are_drawn_equally_often(count):
     assert len({str(kept) for kept in draws}) == (1 if count == 5 else 5)
 
 
-def test_a_domain_that_is_called_as_a_poisoned_source_is_refused(tmp_path):
-    data = TensorDataModule({}, ["cat", "dog"], ["a", "a_permuted", "b"])
-    with pytest.raises(InputError, match="data: the domain a_permuted has the name of a poisoned source; rename it"):
-        run(tmp_path / "run", data=data, targets=["b"], poisoned=1)
+@pytest.mark.parametrize(
+    ("name", "setting"), [("a_permuted", {"poisoned": 1}), ("a_student", {"publish_students": True})]
+)
+def test_a_domain_that_is_called_as_a_source_of_the_run_is_refused(name, setting, tmp_path):
+    data = TensorDataModule({}, ["cat", "dog"], ["a", name, "b"])
+    with pytest.raises(InputError, match=f"would have the name of the domain {name}; rename it"):
+        run(tmp_path / "run", data=data, targets=["b"], **setting)
 
 
 @pytest.mark.parametrize(
