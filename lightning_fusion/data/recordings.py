@@ -20,7 +20,7 @@ from lightning_fusion.errors import InputError, shorten
 
 SERIES_SUFFIXES = {".csv", ".npy", ".npz", ".txt"}
 TIMESTAMP_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-_VERSION = 1
+_VERSION = 2
 """Of what the cache holds; a change of it makes old caches unknown."""
 _MOST_RATE_ERROR = 0.1
 _RATE_OF_ANOTHER_UNIT = 20.0
@@ -98,8 +98,10 @@ def read_recording(path: str, how: RecordingFormat) -> Recorded:
     first = 2 if reader is _read_csv and how.columns is None else 1
     if not len(values):
         raise InputError(f"{path} is empty: found no row of samples; remove it, or record it again")
-    if not np.isfinite(values).all():
-        row, column = np.argwhere(~np.isfinite(values))[0].tolist()
+    sound = np.isfinite(values)
+    sound[:, : len(how.channels)] &= np.abs(values[:, : len(how.channels)]) <= np.finfo(np.float32).max
+    if not sound.all():
+        row, column = np.argwhere(~sound)[0].tolist()
         raise InputError(
             f"{path}, row {row + first}: {numeric[column]} is {values[row, column]}; expected a number: repair the "
             "row, or remove it" + (" (a gap longer than max_gap_s is left out of all windows)" if how.timestamp else "")
@@ -281,8 +283,25 @@ def read_columns(
         )
     except (ValueError, UnicodeError) as error:
         raise _bad_row(path, names, numeric, text, between, header, missing, error) from error
+    if header:
+        _refuse_long_rows(path, names, delimiter)
     texts = np.char.strip(table["texts"]) if text else np.empty((len(table), 0), str)
     return (table["numbers"] if numeric else np.empty((len(table), 0))), texts
+
+
+def _refuse_long_rows(path: str, names: list[str], delimiter: str) -> None:
+    """Rows with more values than names: which value is whose is not known (decimal commas, an index without a name)."""
+    if delimiter == " ":
+        return
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            if line.count(delimiter) >= len(names):
+                row = next(csv.reader([line.rstrip("\n")], delimiter=delimiter))
+                if any(value.strip() for value in row[len(names) :]):
+                    raise InputError(
+                        f"{path}, row {number}: found {len(row)} columns, expected {len(names)} ({shorten(names, 9)}): "
+                        "name all columns in the first line, or change delimiter (commas in numbers?)"
+                    )
 
 
 def read_header(path: str, delimiter: str = ",") -> list[str]:

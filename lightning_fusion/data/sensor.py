@@ -360,6 +360,8 @@ class SensorDataModule(FusionDataModule):
                 f"window_s and step_s give windows of {self._length} samples every {self._step} at sample_rate_hz "
                 f"{self.sample_rate_hz:g}; expected at least 2 samples, every 1"
             )
+        if doubled := [name for name in _texts(self.channels) if _texts(self.channels).count(name) > 1]:
+            raise InputError(f"channels names {doubled[0]} more than once; each is read once")
         if self.source == "files":
             self._check_files()
         for name, ends in (self.limits or {}).items():

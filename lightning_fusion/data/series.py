@@ -146,7 +146,8 @@ def _encode(one: Recorded, numbers: dict[str, int]) -> np.ndarray:
     codes = np.full(len(one.samples), NO_LABEL, np.int16)
     if one.labels is not None:
         found, inverse = np.unique(one.labels, return_inverse=True)
-        codes = np.array([numbers.setdefault(str(name), len(numbers)) for name in found], np.int16)[inverse]
+        own = [numbers.setdefault(str(name), len(numbers)) if str(name) else NO_LABEL for name in found]
+        codes = np.array(own, np.int16)[inverse]
     if one.gaps is not None:
         codes[one.gaps] = GAP
     return codes

@@ -97,7 +97,7 @@ class Card:
         """
         try:
             found = json.loads(content)
-        except ValueError as error:  # a wrong encoding as well
+        except (ValueError, RecursionError) as error:  # a wrong encoding as well
             raise InputError(f"{where} is no whole card ({error}); publish {name} again, with overwrite") from error
         if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
             raise InputError(f"{where} is no card of format {FORMAT}; publish {name} again, with overwrite")
@@ -145,7 +145,8 @@ def _is_files(value: Any) -> bool:
         isinstance(value, dict)
         and {"centroids", "encoder"} <= set(value) <= set(PARTS)
         and all(isinstance(file, dict) and set(file) == {"bytes", "fingerprint"} for file in value.values())
-        and all(type(file["bytes"]) is int and type(file["fingerprint"]) is str for file in value.values())
+        and all(type(file["bytes"]) is int and file["bytes"] >= 0 for file in value.values())
+        and all(type(file["fingerprint"]) is str for file in value.values())
     )
 
 
@@ -159,7 +160,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "features": lambda value: isinstance(value, str),
     "width": lambda value: type(value) is int and value > 0,
     "output": lambda value: value in ("logits", "probabilities"),
-    "cost": lambda value: type(value) in (float, int) and value >= 0,
+    "cost": lambda value: type(value) in (float, int) and 0 <= value < float("inf"),
     "preprocessing": lambda value: value is None or isinstance(value, dict),
     "network": _is_network,
     "fingerprint": lambda value: isinstance(value, str),

@@ -152,7 +152,7 @@ class HaTJointModule(ExpertModule):
         for name, known in _CHOICES.items():
             if (value := locals()[name]) not in known:
                 raise InputError(f"{name} is {value!r}; expected {shorten(known)}")
-        if not alpha_0 >= 0 or (threshold is not None and not 0 <= threshold <= 1):
+        if not 0 <= alpha_0 < math.inf or (threshold is not None and not 0 <= threshold <= 1):
             raise InputError(f"alpha_0 is {alpha_0}, threshold {threshold}; expected at least 0, and 0 to 1")
         if clip_norm is not None and not clip_norm > 0:
             raise InputError(f"clip_norm is {clip_norm}; expected a number above 0, or none")
@@ -229,7 +229,8 @@ class HaTJointModule(ExpertModule):
         batch = as_batch(batch, "the train loader")
         mixer, student = self._players
         players = min(mixer + student, len(self.trainer.optimizers))
-        seen = self.trainer.global_step // players % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        seen = every > 0 and self.trainer.global_step // players % every == 0
         logits, z = self._student(batch.input, student)
         figures, losses = {}, []
         fused = torch.empty(0)
@@ -250,8 +251,10 @@ class HaTJointModule(ExpertModule):
         if seen:
             for name, value in figures.items():
                 self.log(name, value, prog_bar=name == "train_loss", batch_size=len(batch.target))
-        if mixer and self.trainer.is_last_batch:  # before validation, whose end is when checkpoints are written
-            self._end_of_epoch()
+        if self.trainer.is_last_batch:  # before validation, whose end is when checkpoints are written
+            self._refuse_divergence()
+            if mixer:
+                self._end_of_epoch()
 
     def _student(self, input: Any, trained: bool) -> tuple[Tensor, Tensor]:
         if trained:
@@ -332,6 +335,14 @@ class HaTJointModule(ExpertModule):
         """Add a batch to the mean weights of the epoch."""
         new = sum((weights.exp().sum(0) for weights in log_weights[1:]), log_weights[0].exp().sum(0))
         self._weights = new if self._weights is None else self._weights + new
+
+    def _refuse_divergence(self) -> None:
+        for what, part in (("student", self.network), ("mixer", self.mixers)):
+            if not all(bool(value.isfinite().all()) for value in part.state_dict().values()):
+                raise InputError(
+                    f"the training of the {what} diverged in epoch {self.current_epoch}: weights are NaN or infinite; "
+                    "lower the learning rate, or set clip_norm"
+                )
 
     @torch.no_grad()
     def _end_of_epoch(self) -> None:
@@ -467,8 +478,22 @@ class HaTJointModule(ExpertModule):
     def _measure(self, input: Any) -> dict[str, Any]:
         """Sizes of all representations, and which part of each source is its head: plain data."""
         with _in_eval(self.network):
-            own = self.forward_with_features(input)[1].shape[1]
-        widths = {name: value.shape[1] for name, value in self.pool.representations(input).items()}
+            logits, z = self.forward_with_features(input)
+        if logits.shape[1:] != (len(self.classes),):
+            raise InputError(
+                f"network: it gives outputs (B, {shorten(logits.shape[1:])}); expected (B, {len(self.classes)}), one "
+                "for each of classes"
+            )
+        own = z.shape[1]
+        widths = {}
+        for name, expert in self.pool.members.items():
+            try:
+                widths[name] = ExpertPool({name: expert}).representations(input)[name].shape[1]
+            except RuntimeError as error:
+                raise InputError(
+                    f"experts: {name} does not run on the target's input ({error}); leave it out, or prepare the data "
+                    "as it wants them"
+                ) from error
         heads = {}
         for name, expert in self.pool.members.items() if self.heads == "trained" else ():
             try:
@@ -517,6 +542,10 @@ class HaTJointModule(ExpertModule):
         for one in made:
             if isinstance(one["lr_scheduler"]["scheduler"], torch.optim.lr_scheduler.ReduceLROnPlateau):
                 raise InputError("scheduler: ReduceLROnPlateau waits for a metric; HaTJointModule's step every batch")
+            if isinstance(one["optimizer"], torch.optim.LBFGS):
+                raise InputError(
+                    "optimizer: LBFGS asks for the loss several times; HaTJointModule makes it once a step"
+                )
         return made
 
     def on_fit_start(self) -> None:

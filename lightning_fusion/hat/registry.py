@@ -94,10 +94,12 @@ class ExpertRegistry:
             options = {"client_kwargs": {"timeout": timeout}}
         try:
             self._fs, root = url_to_fs(self.address, **options)
-        except (ValueError, ImportError) as error:
+        except (ValueError, ImportError, OSError) as error:
             raise InputError(f"address: {self.address} is none that fsspec can open ({error})") from error
         self._root = root.rstrip("/")
         self._local = isinstance(self._fs, LocalFileSystem)
+        if not address or (self._local and os.path.exists(self._root) and not os.path.isdir(self._root)):
+            raise InputError(f"address: {str(address)!r} is no folder; name the one that holds the sources")
         self.ledger: list[Transfer] = []
         self.stage = ""
 
@@ -545,7 +547,7 @@ def _parse_index(content: bytes, where: str) -> list[str]:
     try:
         found = json.loads(content)
         names = found["sources"] if found["format"] == FORMAT else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{where} is no whole index of format {FORMAT}; publish any source again")

@@ -23,6 +23,7 @@ _CHOICES = {
     "similarity": ("cosine", "euclid", "jaccard"),
     "rank_by": ("product", "centroid", "accuracy", "statistics", "random"),
 }
+_LARGEST = torch.finfo(torch.float32).max
 _DIGITS = 12  # to which values are compared: equal sources tie whatever the order of their sums
 
 
@@ -356,8 +357,8 @@ class _Search:
             return f"no labelled sample is of a shared class ({shorten(shared, 3)})"
         if len(card.statistics) != num_statistics:
             return f"its statistics are {len(card.statistics)} numbers, the target's {num_statistics}"
-        if not all(math.isfinite(value) for value in card.statistics):
-            return "its statistics are NaN or infinite"
+        if not all(abs(value) <= _LARGEST for value in card.statistics):  # one that is larger makes all deviations NaN
+            return "its statistics are NaN, infinite or no float32"
         return ""
 
     def by(self, what: str) -> list[str]:

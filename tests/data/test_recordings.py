@@ -135,6 +135,13 @@ class TestBadFiles:
             (["x,y", "1,2", "3"], {}, r"row 3: found 1 columns, expected 2 \(x, y\); the file may be truncated"),
             (["x,y", "1,2"], {"label": "label"}, "a.csv has no label"),
             (
+                ["x,y", "1,2,", "1,2,3"],
+                {},
+                r"row 3: found 3 columns, expected 2 \(x, y\): name all columns in the first",
+            ),
+            (["x,y", "1,5,2,5"], {}, r"row 2: found 4 columns, expected 2 .* change delimiter \(commas in numbers\?\)"),
+            (["x,y", "1,2", "1,-1e300"], {}, r"row 3: y is -1e\+300; expected a number"),
+            (
                 ["x,y", "1,2", "1,99"],
                 {"limits": {"y": (-80, 80)}},
                 "row 3: y is 99; limits says -80 to 80.*another",

@@ -165,6 +165,13 @@ class TestFacts:
         ):
             files(tree, labels=["a", "b"]).setup()
 
+    def test_samples_with_an_empty_label_have_none(self, tmp_path):
+        lines = ["x,label", *(f"{step},{'a' if step < 20 else 'b' if step < 40 else ''}" for step in range(60))]
+        for take in range(6):
+            (tmp_path / "p").mkdir(exist_ok=True)
+            (tmp_path / "p" / f"{take}.csv").write_text("\n".join(lines))
+        assert files(tmp_path).classes == ["a", "b"]
+
     def test_the_label_may_be_a_field(self, tmp_path):
         for label in "ab":
             for take in range(6):
@@ -407,6 +414,7 @@ class TestBadInput:
             ({"root": None}, "source files needs root"),
             ({"pattern": None}, r"needs pattern: how paths under root are made, such as \{subject\}"),
             ({"channels": None}, "needs channels"),
+            ({"channels": ["x", "y", "x"]}, "channels names x more than once"),
             ({"leave_out": ["a"]}, "leave_out is for source table; remove it, or change source files"),
             ({"source": "synthetic"}, "pattern is for source files"),
             ({"sample_rate_hz": 0}, "sample_rate_hz is 0; expected a number above 0"),

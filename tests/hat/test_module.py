@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision
@@ -428,6 +429,15 @@ class TestOptimization:
     def test_schedules_that_wait_for_a_metric_are_refused(self):
         with pytest.raises(InputError, match="ReduceLROnPlateau waits for a metric"):
             fit(module(scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau))
+        with pytest.raises(InputError, match="LBFGS asks for the loss several times"):
+            fit(module(mixer_optimizer=torch.optim.LBFGS))
+
+    @pytest.mark.filterwarnings("ignore:.*LightningModule.log:UserWarning")
+    def test_bare_trainers_log_nothing(self):
+        made = module()
+        torch.manual_seed(3)
+        Trainer(accelerator="cpu", devices=1, max_epochs=2, barebones=True).fit(made, datamodule=target())
+        assert int(made.batches_done) == 6
 
     def test_a_run_without_end_needs_schedules(self):
         hold = partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0)
@@ -659,6 +669,7 @@ class TestBadInput:
             ({"update_rule": "lt"}, "update_rule is 'lt'"),
             ({"accuracy_source": "test"}, "accuracy_source is 'test'"),
             ({"alpha_0": -1.0}, "alpha_0 is -1.0, threshold None"),
+            ({"alpha_0": float("inf")}, "alpha_0 is inf, threshold None"),
             ({"threshold": 1.5}, "threshold 1.5; expected at least 0, and 0 to 1"),
             ({"clip_norm": 0.0}, "clip_norm is 0.0; expected a number above 0"),
             ({"mixing": "uniform", "heads": "frozen", "training": "two_step"}, "two_step has nothing to train first"),
@@ -688,6 +699,27 @@ class TestBadInput:
         with pytest.raises(InputError, match=r"expert x: no layer of the expert's network .* set heads: frozen"):
             fit(module(experts))
         fit(module(experts, heads="frozen"), 1)
+
+    def test_of_sources_and_networks_that_do_not_fit(self):
+        wide = Expert(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)), classes=tiny.CLASSES, features="0")
+        with pytest.raises(InputError, match=r"experts: c does not run on the target's input \(mat1 and mat2 shapes"):
+            fit(module(copy.deepcopy(SOURCES) | {"c": wide}))
+        with pytest.raises(InputError, match=r"gives outputs \(B, 4\); expected \(B, 3\), one for each of classes"):
+            fit(module(network=lambda num_classes: tiny.Net(num_classes + 1)))
+
+    @pytest.mark.parametrize(("what", "argument"), [("student", "optimizer"), ("mixer", "mixer_optimizer")])
+    def test_of_a_training_that_diverges(self, what, argument, tmp_path):
+        keep = ModelCheckpoint(tmp_path)
+        with pytest.raises(InputError, match=f"training of the {what} diverged in epoch .*lower the learning rate"):
+            fit(
+                module(**{argument: partial(torch.optim.SGD, lr=1e30)}),
+                6,
+                callbacks=[keep],
+                enable_checkpointing=True,
+            )
+        for path in tmp_path.glob("*.ckpt"):
+            state = torch.load(path, weights_only=True)["state_dict"]
+            assert all(value.isfinite().all() for value in state.values())
 
     def test_of_doubled_numbers(self):
         data = target()

@@ -410,6 +410,11 @@ class TestDistrust:
             ({"version": "../../../etc"}, "its version is missing, of no known kind"),
             ({"counts": [1]}, "its counts is missing, of no known kind"),
             ({"files": {"encoder": {"bytes": 1, "fingerprint": "x"}}}, "its files is missing, of no known kind"),
+            (
+                {"files": {p: {"bytes": -1, "fingerprint": "x"} for p in ("centroids", "encoder")}},
+                "its files is missing",
+            ),
+            ({"cost": float("inf")}, "its cost is missing, of no known kind"),
             ({"format": 2}, "is no card of format 1"),
             ({"name": "b"}, "is the card of 'b', not of 'a'"),
         ],
@@ -508,6 +513,7 @@ class TestNetwork:
             ('{"format": 1, "sources": ["a', "is no whole index of format 1"),
             ('{"format": 1, "sources": ["../b"]}', r"the name '\.\./b' cannot name an expert"),
             ("[]", "is no whole index"),
+            ("[" * 100_000, "is no whole index"),
         ],
     )
     def test_an_index_that_is_none(self, tmp_path, content, message):
@@ -570,6 +576,9 @@ class TestBadInput:
     def test_unknown_addresses_and_names(self, registry):
         with pytest.raises(InputError, match="none that fsspec can open"):
             ExpertRegistry("gopher://somewhere")
+        for none in ("", __file__):
+            with pytest.raises(InputError, match=r"address: .* is no folder"):
+                ExpertRegistry(none)
         assert registry.names == []
         with pytest.raises(InputError, match=r"has no source 'a'; it has none"):
             registry.load("a")

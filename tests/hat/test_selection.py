@@ -413,8 +413,11 @@ class TestNotEligible:
         wide = Expert(Channels(4), classes=CLASSES, features="body")
         registry.publish(wide, channels, "d_channels", statistics=[0.0, 1.0], network=Channels)
         sources.publish(registry, "e_changed")
-        sources.publish(registry, "f_nan")
-        for name, key, value in (("e_changed", "classes", CLASSES[::-1]), ("f_nan", "statistics", [math.nan, 1.0])):
+        strange = {"f_nan": math.nan, "f_vast": 1.7e308, "f_whole": 10**400}
+        for name in strange:
+            sources.publish(registry, name)
+        edited = [(name, "statistics", [value, 1.0]) for name, value in strange.items()]
+        for name, key, value in (("e_changed", "classes", CLASSES[::-1]), *edited):
             path = tmp_path / name / "card.json"
             path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
         sources.publish(registry, "g_no_common_sample", data=sources.data(["pig", "fox"]))
@@ -435,7 +438,9 @@ class TestNotEligible:
             "c_other_statistics": "its statistics are 3 numbers, the target's 2",
             "d_channels": "cannot be used: RuntimeError: mat1 and mat2 shapes cannot be multiplied (9x4 and 9x5)",
             "e_changed": "cannot be used: source e_changed: its card is of an expert of fingerprint",
-            "f_nan": "its statistics are NaN or infinite",
+            "f_nan": "its statistics are NaN, infinite or no float32",
+            "f_vast": "its statistics are NaN, infinite or no float32",
+            "f_whole": "its statistics are NaN, infinite or no float32",
             "g_no_common_sample": "cannot be used: it had no sample of a class of which the target has labelled ones",
             "h_gone": "head.safetensors is gone",
         }
