@@ -7,7 +7,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +31,7 @@ from lightning_fusion.hat.guard import guard
 from lightning_fusion.hat.module import HaTJointModule
 from lightning_fusion.hat.registry import ExpertRegistry
 from lightning_fusion.hat.selection import Selection, select_sources
+from lightning_fusion.recipes import hat_report
 from lightning_fusion.recipes.experts import (
     SeedRun,
     check_domains,
@@ -40,9 +40,10 @@ from lightning_fusion.recipes.experts import (
     describe_data,
     quiet_lightning,
 )
-from lightning_fusion.recipes.report import Report, claim_folder, paired_gain, write_text
+from lightning_fusion.recipes.hat_report import LOCAL, MAIN, groups_of
+from lightning_fusion.recipes.report import Report, claim_folder, write_text
 
-MAIN, LOCAL, UNIFORM = "HaT", "local, few labels", "uniform distillation"
+UNIFORM = "uniform distillation"
 STUDENTS: dict[str, dict[str, Any]] = {
     MAIN: {},
     UNIFORM: {"mixing": "uniform", "heads": "frozen", "dictionary": False, "alpha": "fixed"},
@@ -237,12 +238,18 @@ def hat(
         "domains": len(data.domains),
         "targets": len(chosen),
     }
-    _average(report)
-    parts = [_over_groups(report, data), _ranks(report), _mixers(report), _coverage(report), _poison(report)]
-    parts += [_traffic(report)]
+    hat_report.average(report)
+    parts = [
+        hat_report.over_groups(report, data),
+        hat_report.ranks(report),
+        hat_report.mixers(report),
+        hat_report.coverage(report),
+        hat_report.poison(report),
+        hat_report.traffic(report),
+    ]
     report.text = [line for part in parts if part for line in ("", *part)][1:]
     report.save(folder, MAIN, {})  # the figures are safe before anything is drawn
-    report.save(folder, MAIN, _draw(report, folder))
+    report.save(folder, MAIN, hat_report.draw(report, folder))
     report.print(MAIN, folder, console)
     return report
 
@@ -283,7 +290,7 @@ def _targets(data: FusionDataModule, names: Sequence[str] | None, count: int | N
 
 
 def _check_poisoned(data: FusionDataModule, targets: Sequence[str], poisoned: int) -> None:
-    groups = _groups(data)
+    groups = groups_of(data)
     for target in targets:
         others = [name for name in data.domains if groups[name] != groups[target]]
         if not 0 <= poisoned < max(1, len(others)):
@@ -299,11 +306,6 @@ def _check_taken(data: FusionDataModule, endings: Sequence[str]) -> None:
         raise InputError(
             f"data: a source that the run makes would have the name of the domain {shorten(sorted(taken))}; rename it"
         )
-
-
-def _groups(data: FusionDataModule) -> dict[str, str]:
-    """The group (person, site) of each domain; the domain itself where the data name none."""
-    return dict(getattr(data, "groups", {name: name for name in data.domains}))
 
 
 def draw_classes(present: Mapping[str, Sequence[str]], count: int, seed: int) -> dict[str, list[str]]:
@@ -379,7 +381,7 @@ class _Seed(SeedRun):
 
     def poisoned(self, target: str, count: int) -> list[str]:
         """The domains of other groups whose sources are poisoned for a target: the first of one order per seed."""
-        groups, names = _groups(self.data), self.data.domains
+        groups, names = groups_of(self.data), self.data.domains
         order = [names[place] for place in np.random.default_rng(self.seed).permutation(len(names))]
         return [name for name in order if groups[name] != groups[target]][:count]
 
@@ -434,7 +436,7 @@ class _Target:
 
     def __init__(self, run: _Seed, name: str, earlier: Sequence[str], plan: Plan) -> None:
         self.run, self.name, self.plan = run, name, plan
-        groups = _groups(run.data)
+        groups = groups_of(run.data)
         wrong = run.poisoned(name, plan.poisoned)
         self.others = [
             f"{other}{_POISONED}" if other in wrong else other
@@ -633,152 +635,3 @@ class _Target:
             ranked = np.array([pair for pair in pairs if pair[0] is not None])
             if len(ranked) > 2 and np.ptp(ranked, axis=0).all():
                 self._add(criterion, "rank correlation", spearmanr(*ranked.T).statistic)
-
-
-# -------------------------------------------------------------------- the report
-
-
-def _average(report: Report) -> None:
-    """Add the mean over targets of every method and seed."""
-    kept = ("accuracy", "bytes", "rank correlation", "mixer accuracy")
-    for method, metric, seed in dict.fromkeys(
-        (row["method"], row["metric"], row["seed"]) for row in report.rows if row["metric"] in kept
-    ):
-        own = [
-            row["value"] for row in report.rows if (row["method"], row["metric"], row["seed"]) == (method, metric, seed)
-        ]
-        report.add(method, metric, np.mean(own), seed)
-
-
-def _by_target(report: Report, method: str) -> dict[str, float]:
-    """Mean over seeds of a method's accuracy, by target."""
-    found: dict[str, list[float]] = {}
-    for row in report.rows:
-        if (row["method"], row["metric"]) == (method, "accuracy") and "domain" in row:
-            found.setdefault(row["domain"], []).append(row["value"])
-    return {name: float(np.mean(values)) for name, values in found.items()}
-
-
-def _over_groups(report: Report, data: FusionDataModule) -> list[str]:
-    """HaT's gain over each method with an interval over groups: targets of one person are not independent."""
-    groups, ours = _groups(data), _by_target(report, MAIN)
-    names = sorted({groups[name] for name in ours})
-    lines = [f"Gains of {MAIN} in points, paired by target; 95 % interval over {len(names)} groups (Student's t):", ""]
-    lines += ["| against | gain | targets where better / equal / worse |", "|---|---|---|"]
-    for method in report.methods():
-        theirs = _by_target(report, method)
-        if method == MAIN or set(theirs) != set(ours):
-            continue
-        gain = {name: ours[name] - theirs[name] for name in ours}
-        of_group = [float(np.mean([gain[name] for name in ours if groups[name] == group])) for group in names]
-        mean, low, high = paired_gain(of_group, [0.0] * len(of_group))
-        text = f"{100 * mean:+.1f}" + ("" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]")
-        signs = [sum(value > 0 for value in gain.values()), sum(value < 0 for value in gain.values())]
-        lines.append(f"| {method} | {text} | {signs[0]} / {len(gain) - sum(signs)} / {signs[1]} |")
-    return lines
-
-
-_CRITERIA = {
-    "similarity": "statistics, a",
-    "centroid_score": "centroids, s(c)",
-    "accuracy": "accuracy on the labels, Acc",
-    "score": "product, r",
-}
-
-
-def _ranks(report: Report) -> list[str]:
-    lines = ["| criterion of the selection | rank correlation with the true accuracy |", "|---|---|"]
-    for criterion, name in _CRITERIA.items():
-        if values := report.values(criterion, "rank correlation"):
-            lines.append(f"| {name} | {np.mean(values):.2f} |")
-    return [*lines, "", "Mean over targets; the true accuracy is the source's own on the target's test split."]
-
-
-def _mixers(report: Report) -> list[str]:
-    """What each student's mixer is held to be worth while it is trained, and what its predictions are worth."""
-    lines = [
-        "| mixer of | accuracy in training | true accuracy of the fused prediction | targets with 1 in training |",
-        "|---|---|---|---|",
-    ]
-    for method in report.methods("mixer accuracy"):
-        rows = [row for row in report.rows if (row["method"], row["metric"]) == (method, "mixer accuracy")]
-        believed = [row["value"] for row in rows if "domain" in row]
-        true = np.mean(report.values(f"{method}, mixer kept"))
-        lines.append(f"| {method} | {np.mean(believed):.3f} | {true:.3f} | {believed.count(1.0)} of {len(believed)} |")
-    note = "In training: over the labelled rows in the last epoch, which scales the injection. True: on the test split."
-    return [*lines, "", f"Means over targets. {note}"]
-
-
-def _coverage(report: Report) -> list[str]:
-    """What chosen sources know of the classes, and which no chosen source knows."""
-    rows = [row for row in report.rows if row["metric"] == "coverage"]
-    lines = [
-        f"A chosen source knows {np.mean([row['value'] for row in rows]):.0%} of the target's classes, on average."
-    ]
-    without = Counter(label for row in rows for label in row["uncovered"])
-    if not without:
-        return [*lines, "Every class is known to a chosen source of every target."]
-    named = ", ".join(f"{label} ({count})" for label, count in without.most_common())
-    return [*lines, f"Classes that no chosen source knows, and for how many of {len(rows)} selections: {named}."]
-
-
-def _poison(report: Report) -> list[str]:
-    """How often poisoned sources were chosen, and what the mixer thought of them; nothing where there are none."""
-    lines = []
-    for kind in ("poisoned sources", "sound sources"):
-        found = {
-            metric: [row["value"] for row in report.rows if (row["method"], row["metric"]) == (kind, metric)]
-            for metric in ("sources", "chosen", "mixer weight")
-        }
-        if found["sources"]:
-            weight = f"{np.mean(found['mixer weight']):.3f}" if found["mixer weight"] else "none was chosen"
-            chosen, there = sum(found["chosen"]), sum(found["sources"])
-            lines.append(f"| {kind} | {chosen:.0f} of {there:.0f} ({chosen / there:.0%}) | {weight} |")
-    if not lines:
-        return []
-    head = ["| over all targets | chosen | mean weight in the mixer, where chosen |", "|---|---|---|"]
-    return [*head, *lines, "", "Poisoned: trained on permuted labels, each class under the name of another."]
-
-
-def _traffic(report: Report) -> list[str]:
-    lines = ["| bytes of one selection, mean over targets | |", "|---|---|"]
-    for method in report.methods("bytes"):
-        lines.append(f"| {method} | {np.mean(report.values(method, 'bytes')):,.0f} |")
-    return lines
-
-
-def _draw(report: Report, folder: Path) -> dict[str, str]:
-    """The three pictures of the report."""
-    from matplotlib.figure import Figure
-
-    ours, local = _by_target(report, MAIN), _by_target(report, LOCAL)
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.3))
-    left.plot([0, 1], [0, 1], color="tab:gray", linewidth=1)
-    left.plot([local[name] for name in ours], list(ours.values()), "o", alpha=0.7)
-    low = max(0.0, min(*ours.values(), *local.values()) - 0.05)
-    left.set(
-        xlim=(low, 1.01), ylim=(low, 1.01), xlabel=f"test accuracy: {LOCAL}", ylabel=MAIN, title="One dot per target"
-    )
-    methods = sorted(report.methods(), key=lambda method: float(np.mean(report.values(method))))
-    means = [float(np.mean(report.values(method))) for method in methods]
-    right.barh(methods, means, color=["tab:red" if method == MAIN else "tab:blue" for method in methods])
-    right.set(xlim=(0, 1), xlabel="test accuracy, mean over targets")
-    right.tick_params(axis="y", labelsize=7)
-    figure.savefig(folder / "targets.png", dpi=130)
-
-    stages = [name for name in report.methods("bytes") if name.startswith("selection, ")]
-    figure = Figure(figsize=(7, 2.2), layout="constrained")
-    axes, start = figure.subplots(), 0.0
-    for name in stages:
-        value = float(np.mean(report.values(name, "bytes"))) / 1e6
-        axes.barh("selection", value, left=start, label=name.removeprefix("selection, "))
-        start += value
-    axes.barh("send all", float(np.mean(report.values("send all", "bytes"))) / 1e6, color="tab:gray")
-    axes.set(xlabel="megabytes that one target reads, mean over targets")
-    axes.legend(fontsize=8)
-    figure.savefig(folder / "ledger.png", dpi=130)
-    return {
-        "targets.png": "Left: the student against a model of the labels alone. Right: every method.",
-        "ledger.png": "What a target reads to select its sources, by stage, and what all models would take.",
-    }
