@@ -39,7 +39,7 @@ _ONLY = {  # arguments that mean something to some sources only, and those sourc
     "columns": ("files",),
     "timestamp": ("files",),
     "recorded_rate_hz": ("files",),
-    "piece_s": ("files",),
+    "piece_s": ("files", "uci_har"),
     "limits": ("files",),
     "leave_out": ("table",),
     "window_s": ("files", "synthetic"),
@@ -343,6 +343,10 @@ class SensorDataModule(FusionDataModule):
 
     def _check(self) -> None:
         self._check_choices(_CHOICES)
+        if self.piece_s is not None and self.session_fields:
+            raise InputError(
+                "session_fields keeps whole sessions in one split, piece_s draws splits piece by piece; remove one"
+            )
         if isinstance(self.channels, dict) and self.source != "files":
             raise InputError(f"channels names positions, which source {self.source} does not have; give a list")
         for name, sources in _ONLY.items():
@@ -395,11 +399,7 @@ class SensorDataModule(FusionDataModule):
             )
         compile_pattern(self.pattern)
         check_positions(self._positions)
-        if self.piece_s is not None and self.session_fields:
-            raise InputError(
-                "session_fields keeps whole sessions in one split, piece_s draws splits piece by piece; remove one"
-            )
-        if self.piece_s is not None and self._piece < self._length:
+        if self._piece is not None and self._piece < self._length:
             raise InputError(f"piece_s {self.piece_s:g} is shorter than a window; raise it, or lower window_s")
 
     @property
@@ -415,8 +415,9 @@ class SensorDataModule(FusionDataModule):
         return list(dict.fromkeys(named if isinstance(self.channels, dict) else _texts(self.channels)))
 
     @property
-    def _piece(self) -> int:
-        return round((self.piece_s or 0) * self.sample_rate_hz)
+    def _piece(self) -> int | None:
+        """Samples of a piece of a recording, at least."""
+        return None if self.piece_s is None else round(self.piece_s * self.sample_rate_hz)
 
     @property
     def _length(self) -> int:
@@ -446,7 +447,7 @@ class SensorDataModule(FusionDataModule):
             return from_nothing(self.sample_rate_hz, 1.0 if self.heterogeneity is None else self.heterogeneity)
         assert self.root is not None
         if self.source == "uci_har":
-            return from_uci_har(self.root, channels or UCI_SIGNALS)
+            return from_uci_har(self.root, channels or UCI_SIGNALS, self._piece)
         if self.source == "table":
             fields = [*_texts(self.domain_fields), *_texts(self.session_fields)]
             fields += [str(name) for name in (self.group_field, self.split_field) if name is not None]
@@ -478,8 +479,7 @@ class SensorDataModule(FusionDataModule):
             max_gap_s=self.max_gap_s,
             limits=self.limits or {},
         )
-        piece = None if self.piece_s is None else self._piece
-        return from_files(self.root, found, label, how, self.cache, positions, piece)
+        return from_files(self.root, found, label, how, self.cache, positions, self._piece)
 
     @property
     def _arrangement(self) -> Arrangement:
@@ -636,7 +636,11 @@ class SensorDataModule(FusionDataModule):
         held = np.zeros((len(names), len(SPLITS)), bool)
         held[domain, split] = True
         if self._arrangement.split is None and len(lacking := np.flatnonzero(~held.all(1))):
-            hint = "" if self.source != "files" or self.piece_s is not None else ". piece_s cuts long files into pieces"
+            hint = (
+                ""
+                if self.piece_s is not None or self.source not in _ONLY["piece_s"]
+                else ". piece_s cuts long files into pieces"
+            )
             self._tell(
                 f"{len(lacking)} of {len(names)} domain(s) have too few recordings for three splits, and lack "
                 f"validation or test samples: {shorten(names[number] for number in lacking)}{hint}"
@@ -666,7 +670,7 @@ class SensorDataModule(FusionDataModule):
             raise InputError(
                 f"the {split} split of domain {shorten(self.own_domains)} has no sample; it needs more recordings, or "
                 "change val_share, test_share, domain or session_fields"
-                + (", or cut long files into pieces with piece_s" if self.source == "files" else "")
+                + (", or cut long files into pieces with piece_s" if self.source in _ONLY["piece_s"] else "")
             )
         return torch.from_numpy(rows)
 

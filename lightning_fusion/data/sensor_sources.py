@@ -1,6 +1,7 @@
 """Where sensor samples come from: files of recordings, the layout of UCI HAR, tables of features, a synthetic twin."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -124,8 +125,14 @@ def from_files(
     return Source(series, names, fields, channels, moment=moment)
 
 
-def from_uci_har(root: str, channels: Sequence[str]) -> Source:
+def from_uci_har(root: str, channels: Sequence[str], piece: int | None = None) -> Source:
     """The layout of UCI HAR (Anguita et al., ESANN 2013); a run of one subject and label counts as a recording.
+
+    Args:
+        root: Its folder.
+        channels: Names of the signals.
+        piece: Samples of a piece, at least. Windows begin half a window apart, so that the last window of a piece,
+            which shares samples with the next piece, is left out.
 
     Raises:
         InputError: If files are missing, or do not belong together.
@@ -146,6 +153,10 @@ def from_uci_har(root: str, channels: Sequence[str]) -> Source:
     line = np.concatenate([np.arange(len(part)) for part in subjects])
     change = (subject[1:] != subject[:-1]) | (label[1:] != label[:-1]) | (split[1:] != split[:-1])
     runs = np.split(np.arange(len(subject)), np.flatnonzero(change) + 1)
+    if piece is not None:
+        count = max(math.ceil(2 * piece / samples.shape[1]), 2)  # one of them is left out
+        parts = [np.array_split(run, max(len(run) // count, 1)) for run in runs]
+        runs = [one[:-1] if number < len(part) - 1 else one for part in parts for number, one in enumerate(part)]
     recorded = [
         Recorded(samples[run].reshape(-1, len(channels)), np.repeat(label[run], samples.shape[1])) for run in runs
     ]
