@@ -81,7 +81,8 @@ def read_recording(path: str, how: RecordingFormat) -> Recorded:
     of equal timestamps are averaged. (Our choices.)
 
     Args:
-        path: A CSV file, a NumPy array (T, columns), or an npz file with an array (T,) per column.
+        path: A CSV file, a NumPy array (T, columns), or an npz file with an array (T,) per column, or arrays (T, n)
+            whose columns are called by number: ``acc_0``, ``acc_1``...
         how: What is in it.
 
     Raises:
@@ -189,9 +190,23 @@ def _resample(
 def _read_npz(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.ndarray, np.ndarray | None]:
     try:
         with np.load(path) as arrays:
-            _check_columns(path, arrays.files, [*numeric, *([how.label] if how.label else [])], "arrays")
-            columns = [np.asarray(arrays[name], np.float64) for name in numeric]
-            labels = arrays[how.label].astype(str) if how.label else None
+            wanted = [*numeric, *([how.label] if how.label else [])]
+            single: dict[str, Any] = {}
+            told = []
+            for name in arrays.files:
+                array = arrays[name] if any(one == name or one.startswith(f"{name}_") for one in wanted) else None
+                if array is not None and array.ndim == 2 and name != how.label:  # its columns are name_0, name_1, ...
+                    single |= {f"{name}_{number}": column for number, column in enumerate(array.T)}
+                    told.append(f"{name} {array.shape}")
+                else:
+                    single[name] = array
+                    told.append(name)
+            if (label := single.get(how.label or "")) is not None and label.ndim == 2 and label.shape[1] == 1:
+                single[str(how.label)] = label[:, 0]
+            if not set(wanted) <= set(single):
+                _check_columns(path, told, [name for name in wanted if name not in single], "arrays")
+            columns = [np.asarray(single[name], np.float64) for name in numeric]
+            labels = single[how.label].astype(str) if how.label else None
     except (ValueError, BadZipFile, EOFError) as error:
         raise InputError(
             f"{path} is truncated, or no npz file of plain arrays ({error}); repair or remove it"
@@ -325,6 +340,11 @@ def _lines(path: str) -> int:
 
 def _check_columns(path: str, found: Sequence[str], wanted: Sequence[str], what: str) -> None:
     if missing := [name for name in wanted if name not in found]:
+        if what == "columns" and found and all(_is_number(name) for name in found):
+            raise InputError(
+                f"{path} has no {shorten(missing)}; its columns are {shorten(found, 6)}. Where its first line holds "
+                "samples, not names, set header: false (columns are 0, 1, 2, ... then), or columns to their names"
+            )
         raise InputError(
             f"{path} has no {shorten(missing)}; its {what} are {shorten(found, 12)}: name those to read with channels, "
             "label and timestamp, or remove the file"

@@ -1,6 +1,7 @@
 """Sensor series: windows of recordings, or ready features, of domains such as people and devices."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -9,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_fusion.data.base import SPLITS, Batch, FusionDataModule, RowDataset, digest, stratified_sessions
+from lightning_fusion.data.layouts import array_columns, check_positions, numbered_columns
 from lightning_fusion.data.patterns import compile_pattern, find_files
 from lightning_fusion.data.recordings import SERIES_SUFFIXES, TIMESTAMP_UNITS, RecordingFormat
 from lightning_fusion.data.sensor_sources import (
@@ -37,6 +39,7 @@ _ONLY = {  # arguments that mean something to some sources only, and those sourc
     "columns": ("files",),
     "timestamp": ("files",),
     "recorded_rate_hz": ("files",),
+    "piece_s": ("files", "uci_har"),
     "limits": ("files",),
     "leave_out": ("table",),
     "window_s": ("files", "synthetic"),
@@ -46,6 +49,7 @@ _ONLY = {  # arguments that mean something to some sources only, and those sourc
 _READING = {
     *("source", "root", "pattern", "channels", "label", "columns", "delimiter", "header", "missing", "leave_out"),
     *("timestamp", "timestamp_unit", "sample_rate_hz", "recorded_rate_hz", "max_gap_s", "limits", "cache"),
+    "piece_s",
     *("heterogeneity", "domain_fields", "group_field", "session_fields", "split_field"),
 }
 _CUTTING = {"window_s", "step_s", "min_agreement", "labels", "ignored_labels"}
@@ -79,8 +83,11 @@ class SensorDataModule(FusionDataModule):
         root: Folder of the recordings, or the table's file.
         pattern: How paths relative to ``root`` are made, with ``{fields}``; ``*`` is any part of a name, ``**`` any
             folders.
-        channels: Columns or arrays to read, in this order. For ``uci_har`` the signals, total acceleration and
-            gyroscope where None; for a ``table`` the features, all other columns where None.
+        channels: Columns or arrays to read, in this order; an npz array (T, n) stands for its columns ``acc_0``,
+            ``acc_1``... A mapping ``{wrist: [x1, y1], leg: [x2, y2]}`` names the columns of each body position in a
+            file: ``position`` is a field then, the positions of one file stay in one split, and they belong to one
+            group. For ``uci_har`` the signals, total acceleration and gyroscope where None; for a ``table`` the
+            features, all other columns where None.
         label: Column or array of labels, or a field of the pattern.
         domain_fields: Fields whose values, joined by ``_``, name a sample's domain. None: ``person`` and ``device`` of
             the synthetic source, ``subject`` of ``uci_har``, else a single domain.
@@ -97,7 +104,8 @@ class SensorDataModule(FusionDataModule):
         ignored_labels: Labels that count as none, such as that of transitions.
         columns: Names of the columns, for ``files`` that do not name them: npy, or CSV without a first line of names.
         delimiter: Between columns; a blank for any white space.
-        header: Whether a table begins with a line of names. If not, its columns are called by number: 0, 1, 2...
+        header: Whether a table, or a CSV recording, begins with a line of names. If not, its columns are called by
+            number (0, 1, 2...) where ``columns`` does not name them.
         missing: What stands for a missing value in a table; so does an empty cell. Missing values are replaced with
             the median of the training samples.
         leave_out: Columns of a table that are neither feature nor field, such as its row number.
@@ -106,6 +114,9 @@ class SensorDataModule(FusionDataModule):
         sample_rate_hz: What recordings are resampled to.
         recorded_rate_hz: The rate at which they were recorded. With timestamps it is checked, to a tenth; without
             them it is believed (``sample_rate_hz`` where None).
+        piece_s: Cut files where the label changes, and longer bouts into parts of this length or more; each piece then
+            counts as a recording when splits are drawn. For long files, of which a domain has one or two. No window
+            spans two pieces. None: a file is one recording.
         max_gap_s: Timestamps further apart are a gap; windows across it are left out.
         limits: Smallest and largest value of channels, ``{x_acc: [-80, 80]}``: finds recordings in another unit.
         window_s: Length of a window; 2 s where None.
@@ -138,7 +149,7 @@ class SensorDataModule(FusionDataModule):
     source: str
     root: str | None
     pattern: str | None
-    channels: list[str | int] | None
+    channels: list[str | int] | dict[str, list[str | int]] | None
     label: str | int
     domain_fields: list[str | int] | None
     group_field: str | int | None
@@ -156,6 +167,7 @@ class SensorDataModule(FusionDataModule):
     timestamp_unit: str
     sample_rate_hz: float
     recorded_rate_hz: float | None
+    piece_s: float | None
     max_gap_s: float
     limits: dict[str, list[float]] | None
     window_s: float | None
@@ -174,7 +186,7 @@ class SensorDataModule(FusionDataModule):
         source: Literal["files", "uci_har", "table", "synthetic"] = "files",
         root: str | None = None,
         pattern: str | None = None,
-        channels: list[str | int] | None = None,
+        channels: list[str | int] | dict[str, list[str | int]] | None = None,
         label: str | int = "label",
         domain_fields: list[str | int] | None = None,
         group_field: str | int | None = None,
@@ -192,6 +204,7 @@ class SensorDataModule(FusionDataModule):
         timestamp_unit: Literal["s", "ms", "us", "ns"] = "s",
         sample_rate_hz: float = 50.0,
         recorded_rate_hz: float | None = None,
+        piece_s: float | None = None,
         max_gap_s: float = 0.5,
         limits: dict[str, list[float]] | None = None,
         window_s: float | None = None,
@@ -330,6 +343,12 @@ class SensorDataModule(FusionDataModule):
 
     def _check(self) -> None:
         self._check_choices(_CHOICES)
+        if self.piece_s is not None and self.session_fields:
+            raise InputError(
+                "session_fields keeps whole sessions in one split, piece_s draws splits piece by piece; remove one"
+            )
+        if isinstance(self.channels, dict) and self.source != "files":
+            raise InputError(f"channels names positions, which source {self.source} does not have; give a list")
         for name, sources in _ONLY.items():
             if getattr(self, name) is not None and self.source not in sources:
                 raise InputError(f"{name} is for source {shorten(sources)}; remove it, or change source {self.source}")
@@ -340,7 +359,7 @@ class SensorDataModule(FusionDataModule):
             raise InputError("source synthetic has no file to cache; remove cache")
         if self.batch_size < 1:
             raise InputError(f"batch_size is {self.batch_size}; expected at least 1")
-        for name in ("sample_rate_hz", "recorded_rate_hz", "window_s", "step_s", "max_gap_s"):
+        for name in ("sample_rate_hz", "recorded_rate_hz", "piece_s", "window_s", "step_s", "max_gap_s"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise InputError(f"{name} is {value}; expected a number above 0")
@@ -365,7 +384,7 @@ class SensorDataModule(FusionDataModule):
         if self.source == "files":
             self._check_files()
         for name, ends in (self.limits or {}).items():
-            if name not in _texts(self.channels) or len(ends) != 2 or not ends[0] < ends[1]:
+            if name not in self._channel_names or len(ends) != 2 or not ends[0] < ends[1]:
                 raise InputError(f"limits of {name} is {ends}; expected a name among channels, and [smallest, largest]")
         known = _texts(self.labels)
         both = [*known, *_texts(self.ignored_labels)]
@@ -381,6 +400,26 @@ class SensorDataModule(FusionDataModule):
                 "each part that varies has a name in braces"
             )
         compile_pattern(self.pattern)
+        check_positions(self._positions)
+        if self._piece is not None and self._piece < self._length:
+            raise InputError(f"piece_s {self.piece_s:g} is shorter than a window; raise it, or lower window_s")
+
+    @property
+    def _positions(self) -> dict[str, list[str]]:
+        """Names of the channels of each position in a file; none where files hold one."""
+        named = self.channels if isinstance(self.channels, dict) else {}
+        return {str(position): _texts(columns) for position, columns in named.items()}
+
+    @property
+    def _channel_names(self) -> list[str]:
+        """All columns to read."""
+        named = (name for columns in self._positions.values() for name in columns)
+        return list(dict.fromkeys(named if isinstance(self.channels, dict) else _texts(self.channels)))
+
+    @property
+    def _piece(self) -> int | None:
+        """Samples of a piece of a recording, at least."""
+        return None if self.piece_s is None else round(self.piece_s * self.sample_rate_hz)
 
     @property
     def _length(self) -> int:
@@ -405,12 +444,12 @@ class SensorDataModule(FusionDataModule):
         return self._source_cache
 
     def _read(self) -> Source:
-        channels, label = _texts(self.channels), str(self.label)
+        channels, label = self._channel_names, str(self.label)
         if self.source == "synthetic":
             return from_nothing(self.sample_rate_hz, 1.0 if self.heterogeneity is None else self.heterogeneity)
         assert self.root is not None
         if self.source == "uci_har":
-            return from_uci_har(self.root, channels or UCI_SIGNALS)
+            return from_uci_har(self.root, channels or UCI_SIGNALS, self._piece)
         if self.source == "table":
             fields = [*_texts(self.domain_fields), *_texts(self.session_fields)]
             fields += [str(name) for name in (self.group_field, self.split_field) if name is not None]
@@ -419,6 +458,17 @@ class SensorDataModule(FusionDataModule):
         assert self.pattern is not None
         hint = "a field in braces for each part of a name that varies"
         found = find_files(self.root, self.pattern, SERIES_SUFFIXES, "recording", hint)
+        first = str(Path(self.root, found[0].name))
+        columns, positions = self.columns, self._positions
+        if columns is None and not self.header and not first.lower().endswith(".npz"):
+            columns = numbered_columns(first, self.delimiter)
+        if first.lower().endswith(".npz"):
+            single = array_columns(first, channels)
+            channels, *of_position = (
+                [one for name in names for one in single.get(name, [name])] for names in (channels, *positions.values())
+            )
+            positions = dict(zip(positions, of_position, strict=True))
+            check_positions(positions)
         how = RecordingFormat(
             channels=tuple(channels),
             sample_rate_hz=self.sample_rate_hz,
@@ -426,12 +476,12 @@ class SensorDataModule(FusionDataModule):
             timestamp=self.timestamp,
             timestamp_unit=self.timestamp_unit,
             recorded_rate_hz=self.recorded_rate_hz,
-            columns=None if self.columns is None else tuple(self.columns),
+            columns=None if columns is None else tuple(columns),
             delimiter=self.delimiter,
             max_gap_s=self.max_gap_s,
             limits=self.limits or {},
         )
-        return from_files(self.root, found, label, how, self.cache)
+        return from_files(self.root, found, label, how, self.cache, positions, self._piece)
 
     @property
     def _arrangement(self) -> Arrangement:
@@ -478,10 +528,10 @@ class SensorDataModule(FusionDataModule):
             source, ignored = self._source, set(_texts(self.ignored_labels))
             self._refuse_unknown_labels(ignored)
             cut = cut_windows(source.series, self._length, self._step, self.min_agreement, ignored)
-            count = len(source.names)
+            count, what = len(source.names), "recordings" if self.piece_s is None else "pieces of recordings"
             if cut.too_short:
                 self._tell(
-                    f"{cut.too_short} of {count} recordings are shorter than a window ({self._length} samples) and are "
+                    f"{cut.too_short} of {count} {what} are shorter than a window ({self._length} samples) and are "
                     "left out; lower window_s to use them"
                 )
             if not len(cut.starts):
@@ -588,9 +638,14 @@ class SensorDataModule(FusionDataModule):
         held = np.zeros((len(names), len(SPLITS)), bool)
         held[domain, split] = True
         if self._arrangement.split is None and len(lacking := np.flatnonzero(~held.all(1))):
+            hint = (
+                ""
+                if self.piece_s is not None or self.source not in _ONLY["piece_s"]
+                else ". piece_s cuts long files into pieces"
+            )
             self._tell(
                 f"{len(lacking)} of {len(names)} domain(s) have too few recordings for three splits, and lack "
-                f"validation or test samples: {shorten(names[number] for number in lacking)}"
+                f"validation or test samples: {shorten(names[number] for number in lacking)}{hint}"
             )
         kinds = np.unique(np.stack([domain, self._labels[1]], 1), axis=0)[:, 0]
         if len(single := np.flatnonzero(np.bincount(kinds, minlength=len(names)) == 1)) and len(names) > 1:
@@ -615,8 +670,9 @@ class SensorDataModule(FusionDataModule):
         rows = np.flatnonzero((self._split == SPLITS.index(split)) & np.isin(self._domain_of_window, self._own[0]))
         if not len(rows):
             raise InputError(
-                f"the {split} split of domain {shorten(self.own_domains)} has no sample; it needs more recordings, "
-                "or change val_share, test_share, domain or session_fields"
+                f"the {split} split of domain {shorten(self.own_domains)} has no sample; it needs more recordings, or "
+                "change val_share, test_share, domain or session_fields"
+                + (", or cut long files into pieces with piece_s" if self.source in _ONLY["piece_s"] else "")
             )
         return torch.from_numpy(rows)
 

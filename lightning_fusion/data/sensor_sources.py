@@ -1,6 +1,8 @@
 """Where sensor samples come from: files of recordings, the layout of UCI HAR, tables of features, a synthetic twin."""
 
-from collections.abc import Iterator, Sequence
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -9,6 +11,7 @@ import numpy as np
 import torch
 
 from lightning_fusion.data.base import digest
+from lightning_fusion.data.layouts import POSITION, cut_pieces, split_positions
 from lightning_fusion.data.patterns import FoundFile
 from lightning_fusion.data.recordings import RecordingFormat, files_key, read_columns, read_header, read_recordings
 from lightning_fusion.data.series import Recorded, Series, load_series
@@ -30,6 +33,7 @@ class Source:
         fields: (R,) texts of each field.
         channels: Names of the channels, or features.
         window: Samples of a window, where windows were cut already.
+        moment: (R,) number of what was recorded at once, positions of one file, say; each by itself where None.
     """
 
     series: Series
@@ -37,6 +41,7 @@ class Source:
     fields: dict[str, np.ndarray]
     channels: list[str]
     window: int = 1
+    moment: np.ndarray | None = None
 
 
 @dataclass
@@ -60,25 +65,74 @@ class Arrangement:
     split: np.ndarray | None
 
 
-def from_files(root: str, found: list[FoundFile], label: str, how: RecordingFormat, cache: str | None) -> Source:
-    """A recording per file; ``label`` may be a field of their names."""
+def from_files(
+    root: str,
+    found: list[FoundFile],
+    label: str,
+    how: RecordingFormat,
+    cache: str | None,
+    positions: Mapping[str, Sequence[str]] | None = None,
+    piece: int | None = None,
+) -> Source:
+    """A recording per file, or one for each position in it, or several: see :func:`~.layouts.cut_pieces`.
+
+    Args:
+        root: Folder of the files.
+        found: The files.
+        label: A column, or a field of their names.
+        how: What is in them.
+        cache: Folder of the cache.
+        positions: Names of each position's channels; ``position`` is a field then.
+        piece: Samples of a piece.
+
+    Raises:
+        InputError: If a file cannot be read, or the pattern has a field ``position`` beside such positions.
+    """
     fields = {name: np.array([file.fields[name] for file in found]) for name in found[0].fields}
     names = [file.name for file in found]
     paths = [str(Path(root, name)) for name in names]
     of_file = fields[label].tolist() if label in fields else None
-
-    entry = None if cache is None else Path(cache, f"series_{files_key(paths, names, how, of_file)}")
+    if positions and POSITION in fields:
+        raise InputError(
+            "channels names positions, and the pattern has a field position; rename that field, or give channels as a "
+            "list"
+        )
+    key = files_key(paths, names, how, of_file)
+    if positions:
+        key = digest(key, json.dumps(list(positions.items())))
+    entry = None if cache is None else Path(cache, f"series_{key}")
 
     def read() -> Iterator[Recorded]:
         for number, one in enumerate(read_recordings(paths, how)):
-            yield one if of_file is None else one._replace(labels=np.full(len(one.samples), of_file[number]))
+            whole = one if of_file is None else one._replace(labels=np.full(len(one.samples), of_file[number]))
+            yield from split_positions(whole, how.channels, positions) if positions else (whole,)
 
     series = load_series(read(), entry)
-    return Source(series, names, fields, list(how.channels))
+    channels, moment = list(how.channels), None
+    if positions:
+        count = len(positions)
+        channels, moment = list(next(iter(positions.values()))), np.repeat(np.arange(len(names)), count)
+        fields = {name: np.repeat(values, count) for name, values in fields.items()}
+        fields[POSITION] = np.tile(list(positions), len(names))
+        names = [f"{name} ({position})" for name in names for position in positions]
+    if piece is not None:
+        series, recording = cut_pieces(series, piece)
+        fields = {name: values[recording] for name, values in fields.items()}
+        names = [names[number] for number in recording]
+        if moment is not None:  # positions were recorded at once, so that their pieces begin alike
+            place = np.arange(len(recording)) - np.searchsorted(recording, recording)
+            moment = np.unique(np.stack([moment[recording], place], 1), axis=0, return_inverse=True)[1].reshape(-1)
+    return Source(series, names, fields, channels, moment=moment)
 
 
-def from_uci_har(root: str, channels: Sequence[str]) -> Source:
+def from_uci_har(root: str, channels: Sequence[str], piece: int | None = None) -> Source:
     """The layout of UCI HAR (Anguita et al., ESANN 2013); a run of one subject and label counts as a recording.
+
+    Args:
+        root: Its folder.
+        channels: Names of the signals.
+        piece: Samples of a piece, at least. Windows begin half a window apart, so that the last window of a piece,
+            which shares samples with the next piece, is left out.
 
     Raises:
         InputError: If files are missing, or do not belong together.
@@ -99,6 +153,10 @@ def from_uci_har(root: str, channels: Sequence[str]) -> Source:
     line = np.concatenate([np.arange(len(part)) for part in subjects])
     change = (subject[1:] != subject[:-1]) | (label[1:] != label[:-1]) | (split[1:] != split[:-1])
     runs = np.split(np.arange(len(subject)), np.flatnonzero(change) + 1)
+    if piece is not None:
+        count = max(math.ceil(2 * piece / samples.shape[1]), 2)  # one of them is left out
+        parts = [np.array_split(run, max(len(run) // count, 1)) for run in runs]
+        runs = [one[:-1] if number < len(part) - 1 else one for part in parts for number, one in enumerate(part)]
     recorded = [
         Recorded(samples[run].reshape(-1, len(channels)), np.repeat(label[run], samples.shape[1])) for run in runs
     ]
@@ -224,7 +282,9 @@ def arrange(
             )
     joined = _joined(source, domain_fields) if domain_fields else np.full(count, "all")
     domains, domain = np.unique(joined, return_inverse=True)
-    group = joined if group_field is None else source.fields[group_field]
+    others = [name for name in domain_fields if source.moment is None or name != POSITION]
+    whole = _joined(source, others) if others else np.full(count, "all")  # the domain, whichever the position
+    group = source.fields[group_field] if group_field is not None else whole if others else joined
     pairs = sorted({(str(one), str(other)) for one, other in zip(joined, group, strict=True)})
     groups = dict(pairs)
     if len(groups) < len(pairs):
@@ -236,7 +296,8 @@ def arrange(
         scope = np.unique(group, return_inverse=True)[1]
         session = np.unique(_joined(source, session_fields), return_inverse=True)[1]
     else:
-        scope, session = domain, np.arange(count)
+        scope = np.unique(whole, return_inverse=True)[1]
+        session = np.arange(count) if source.moment is None else source.moment
     units, unit = np.unique(np.stack([scope, session], 1), axis=0, return_inverse=True)
     own = None if split_field is None else _own_splits(source, split_field)
     return Arrangement(domains.tolist(), domain, groups, unit.reshape(-1), units[:, 0], own)

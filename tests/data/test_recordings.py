@@ -45,6 +45,14 @@ class TestFormats:
         one = read_recording(path, how(label="label"))
         assert one.samples.tolist() == [[1, 2], [3, 4]] and one.labels.tolist() == ["walk"] * 2
 
+    def test_npz_may_hold_arrays_of_several_columns(self, tmp_path):
+        path = str(tmp_path / "a.npz")
+        np.savez(path, acc=[[1, 2, 3], [4, 5, 6]], y=[7, 8], label=[["sit"], ["walk"]])
+        one = read_recording(path, how(channels=("acc_2", "y", "acc_0"), label="label"))
+        assert one.samples.tolist() == [[3, 7, 1], [6, 8, 4]] and one.labels.tolist() == ["sit", "walk"]
+        with pytest.raises(InputError, match=r"has no acc_3; its arrays are acc \(2, 3\), y, label"):
+            read_recording(path, how(channels=("acc_3", "y"), label="label"))
+
     def test_npy_holds_columns(self, tmp_path):
         path = str(tmp_path / "a.npy")
         np.save(path, np.array([[7.0, 2, 1], [8, 4, 3]]))
@@ -174,6 +182,11 @@ class TestBadFiles:
             read_recording(str(tmp_path / "a.csv"), how())
         with pytest.raises(InputError, match=r"b\.csv cannot be read \(No such file"):
             read_recording(str(tmp_path / "b.csv"), how())
+
+    def test_no_line_of_names(self, tmp_path):
+        path = write(tmp_path / "a.txt", "1.5,2.5", "3,4")
+        with pytest.raises(InputError, match=r"has no x, y; its columns are 1.5, 2.5.*set header: false"):
+            read_recording(path, how())
 
     def test_arrays(self, tmp_path):
         path = str(tmp_path / "a.npz")

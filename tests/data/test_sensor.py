@@ -387,6 +387,13 @@ class TestUciHar:
         row = int(batch.index[0]) - 48
         np.testing.assert_allclose(batch.input[0, 4], lines[row], rtol=1e-6)
 
+    def test_pieces_share_no_samples(self, root):
+        data = SensorDataModule(source="uci_har", root=str(root), sample_rate_hz=10, piece_s=1.6)
+        # runs of four windows that overlap by half: two and two, and the first two share samples with the last two
+        assert len(data._source.names) == 36 and data._source.series.lengths.tolist()[:2] == [16, 32]
+        rows = {split: data.rows(split).rows.tolist() for split in SPLITS}
+        assert sum(map(len, rows.values())) == 54 and all(rows.values())
+
     def test_its_own_split(self, root):
         data = SensorDataModule(source="uci_har", root=str(root), split_field="split", channels=["body_gyro_x"])
         assert [everything(data, split).domain.any(0).tolist() for split in ("train", "test")] == [
@@ -427,6 +434,9 @@ class TestBadInput:
             ({"labels": ["a", "b"], "ignored_labels": ["b"]}, "none of them in ignored_labels"),
             ({"timestamp_unit": "min"}, "timestamp_unit is 'min'; expected s, ms, us, ns"),
             ({"pattern": "{person"}, "a field is a name in braces"),
+            ({"channels": {"leg": ["x"], "arm": ["x", "y"]}}, r"different numbers of channels \(leg 1, arm 2\)"),
+            ({"piece_s": 0.5}, "piece_s 0.5 is shorter than a window"),
+            ({"piece_s": 2.0, "session_fields": ["take"]}, "piece_s draws splits piece by piece; remove one"),
         ],
     )
     def test_arguments(self, tree, change, message):
