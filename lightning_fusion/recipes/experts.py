@@ -18,6 +18,7 @@ from rich.console import Console
 from torch import nn
 
 from lightning_fusion.data.base import SPLITS, FusionDataModule, digest
+from lightning_fusion.data.roles import RoleDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.collecting import collect
 from lightning_fusion.experts.diagnosis import diagnose
@@ -58,8 +59,9 @@ def check_domains(data: FusionDataModule) -> None:
 
 def describe_data(data: FusionDataModule, seed: int) -> dict[str, Any]:
     """What a run's record says about its data, as plain data."""
+    named = type(data.data if isinstance(data, RoleDataModule) else data)
     return {
-        "data": {"class_path": f"{type(data).__module__}.{type(data).__qualname__}", **dict(data.hparams)},
+        "data": {"class_path": f"{named.__module__}.{named.__qualname__}", **dict(data.hparams)},
         "augmentation": repr(getattr(data, "augmentation", None)),
         "content": _content(data.variant(seed=seed)),
     }

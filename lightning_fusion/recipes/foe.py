@@ -14,6 +14,7 @@ from torch import nn
 
 from lightning_fusion.baselines import BASELINES, oracle_expert, oracle_selection
 from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.roles import with_roles
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.collecting import collect
 from lightning_fusion.experts.outputs import ExpertOutputs, OutputsDataModule
@@ -62,7 +63,8 @@ def foe(
     the same rows; all are tested on the test split. A run that was interrupted goes on with what it has.
 
     Args:
-        data: The data, in the ``fuser`` role; its domains are the experts'.
+        data: The data, in the ``fuser`` role; its domains are the experts'. Where the data module has no roles, the
+            fuser has its validation split (:class:`~lightning_fusion.data.roles.RoleDataModule`).
         network: Called with a number of classes, gives an expert's network.
         output: Folder of the run.
         seeds: One run each; [0] where None.
@@ -91,8 +93,9 @@ def foe(
     check_seeds(seeds)
     if expert_epochs < 1 or fuser_epochs < 1 or (fuser_batch_size is not None and fuser_batch_size < 1):
         raise InputError("expert_epochs, fuser_epochs and fuser_batch_size must be at least 1")
-    check_domains(data)
+    data = with_roles(data)
     data.prepare_data()
+    check_domains(data)
     config = {
         **describe_data(data, seeds[0]),
         "network": describe(network),

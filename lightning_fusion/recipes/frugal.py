@@ -25,6 +25,7 @@ from lightning_fusion.baselines.frugal import (
     zero_cost,
 )
 from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.roles import with_roles
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.costs import measure_costs
 from lightning_fusion.experts.outputs import ExpertOutputs
@@ -94,7 +95,8 @@ def frugal(
 
     Args:
         output: Folder of the run.
-        data: The data, in the ``fuser`` role; its domains are the experts'.
+        data: The data, in the ``fuser`` role; its domains are the experts'. Where the data module has no roles, the
+            fuser has its validation split (:class:`~lightning_fusion.data.roles.RoleDataModule`).
         network: Called with a number of classes, gives an expert's network.
         stores: Instead of data and network, folders of stored outputs, one for each seed.
         seeds: One run each; [0] where None, or 0, 1, ... for stores.
@@ -163,8 +165,9 @@ def frugal(
         config["stores"] = [store.fingerprints | {"experts": store.experts} for store in opened]
     else:
         assert data is not None
-        check_domains(data)
+        data = with_roles(data)
         data.prepare_data()
+        check_domains(data)
         config |= describe_data(data, seeds[0]) | {
             "network": describe(network),
             "expert_epochs": expert_epochs,
