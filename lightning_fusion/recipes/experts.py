@@ -115,12 +115,14 @@ class SeedRun:
         names = self.data.domains
         for number, name in enumerate(names):
             label = f"seed {self.seed}  expert {number + 1}/{len(names)} {name}"
-            path = self.train_expert(
-                f"experts/{name}", self.data.variant(role="expert", domain=name), arguments, epochs, precision, label
-            )
+            path = self.train_expert(f"experts/{name}", self.expert_rows(name), arguments, epochs, precision, label)
             experts[name] = self.load_expert(path, arguments["network"])
         write_text(self.folder / "pool.yaml", self._pool_yaml(experts))
         return experts
+
+    def expert_rows(self, name: str) -> FusionDataModule:
+        """What the expert of a domain is trained on."""
+        return self.data.variant(role="expert", domain=name)
 
     def load_expert(self, path: Path, network: Callable[[int], nn.Module]) -> Expert:
         """The expert in a checkpoint of :meth:`train_expert`."""

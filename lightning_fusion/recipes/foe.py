@@ -28,6 +28,7 @@ from lightning_fusion.recipes.experts import (
     describe_data,
     quiet_lightning,
 )
+from lightning_fusion.recipes.overlap import OverlapRun, check_overlaps, draw_overlap, overlap_table
 from lightning_fusion.recipes.report import Report, claim_folder
 
 MAIN = "FoE (label)"
@@ -52,6 +53,7 @@ def foe(
     label_smoothing: float = 0.0,
     mixup: float = 0.0,
     centralised: bool = True,
+    overlaps: list[float] | None = None,
     accelerator: str = "auto",
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true",
     overwrite: bool = False,
@@ -78,6 +80,8 @@ def foe(
         label_smoothing: Of the experts.
         mixup: Of the experts, its alpha; 0 turns it off.
         centralised: Train the centralised model as well.
+        overlaps: Shares of each expert's training rows, from 0 to 1, that are drawn from all domains: for each, experts
+            are trained and fused anew, and a picture shows where fusing stops to pay. The test and fuser rows stay.
         accelerator: Lightning's name of the device.
         precision: Lightning's name of the precision of the experts.
         overwrite: Replace another run in ``output``.
@@ -109,6 +113,7 @@ def foe(
         "label_smoothing": label_smoothing,
         "mixup": mixup,
         "centralised": centralised,
+        "overlaps": overlaps,
         "precision": precision,
     }
     folder, resumed = claim_folder(output, "foe", config, overwrite)
@@ -116,6 +121,7 @@ def foe(
     if resumed:
         console.print(f"going on with the run in {folder}")
     report = Report("foe", config)
+    shares = check_overlaps(overlaps or [])
     with quiet_lightning():
         for seed in seeds:
             run = _Seed(
@@ -134,6 +140,12 @@ def foe(
             run.score_rules(outputs)
             if centralised:
                 run.score_centralised(expert_arguments, expert_epochs, precision)
+            for share in shares:
+                part = folder / f"seed_{seed}" / f"overlap_{share:g}"
+                among = OverlapRun(
+                    run.data, seed, part, report, console, run.trainer_arguments, overlap=share, main=MAIN
+                )
+                among.study(expert_arguments, expert_epochs, precision, fuser, fuser_epochs)
     report.data = {
         "source": str(data.hparams.get("source", type(data).__name__)),
         "classes": len(outputs.classes),
@@ -147,8 +159,11 @@ def foe(
             f"{MAIN} is {100 * behind:.1f} points below {best}: take that, or give the fuser more rows (it had "
             f"{len(outputs['train'])})."
         )
+    if shares:
+        report.text = overlap_table(report, shares, MAIN)
     report.save(folder, MAIN, {})  # the figures are safe before anything is drawn
-    report.save(folder, MAIN, _draw(report, folder, outputs, seeds[-1]))
+    pictures = _draw(report, folder, outputs, seeds[-1])
+    report.save(folder, MAIN, pictures | (draw_overlap(report, shares, MAIN, folder) if shares else {}))
     report.print(MAIN, folder, console)
     return report
 
