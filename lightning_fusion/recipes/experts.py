@@ -18,6 +18,7 @@ from rich.console import Console
 from torch import nn
 
 from lightning_fusion.data.base import SPLITS, FusionDataModule, digest
+from lightning_fusion.data.roles import RoleDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.collecting import collect
 from lightning_fusion.experts.diagnosis import diagnose
@@ -58,8 +59,9 @@ def check_domains(data: FusionDataModule) -> None:
 
 def describe_data(data: FusionDataModule, seed: int) -> dict[str, Any]:
     """What a run's record says about its data, as plain data."""
+    named = type(data.data if isinstance(data, RoleDataModule) else data)
     return {
-        "data": {"class_path": f"{type(data).__module__}.{type(data).__qualname__}", **dict(data.hparams)},
+        "data": {"class_path": f"{named.__module__}.{named.__qualname__}", **dict(data.hparams)},
         "augmentation": repr(getattr(data, "augmentation", None)),
         "content": _content(data.variant(seed=seed)),
     }
@@ -113,12 +115,14 @@ class SeedRun:
         names = self.data.domains
         for number, name in enumerate(names):
             label = f"seed {self.seed}  expert {number + 1}/{len(names)} {name}"
-            path = self.train_expert(
-                f"experts/{name}", self.data.variant(role="expert", domain=name), arguments, epochs, precision, label
-            )
+            path = self.train_expert(f"experts/{name}", self.expert_rows(name), arguments, epochs, precision, label)
             experts[name] = self.load_expert(path, arguments["network"])
         write_text(self.folder / "pool.yaml", self._pool_yaml(experts))
         return experts
+
+    def expert_rows(self, name: str) -> FusionDataModule:
+        """What the expert of a domain is trained on."""
+        return self.data.variant(role="expert", domain=name)
 
     def load_expert(self, path: Path, network: Callable[[int], nn.Module]) -> Expert:
         """The expert in a checkpoint of :meth:`train_expert`."""

@@ -14,6 +14,7 @@ from torch import nn
 
 from lightning_fusion.baselines import BASELINES, oracle_expert, oracle_selection
 from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.roles import with_roles
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.collecting import collect
 from lightning_fusion.experts.outputs import ExpertOutputs, OutputsDataModule
@@ -27,6 +28,7 @@ from lightning_fusion.recipes.experts import (
     describe_data,
     quiet_lightning,
 )
+from lightning_fusion.recipes.overlap import OverlapRun, check_overlaps, draw_overlap, overlap_table
 from lightning_fusion.recipes.report import Report, claim_folder
 
 MAIN = "FoE (label)"
@@ -51,6 +53,7 @@ def foe(
     label_smoothing: float = 0.0,
     mixup: float = 0.0,
     centralised: bool = True,
+    overlaps: list[float] | None = None,
     accelerator: str = "auto",
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true",
     overwrite: bool = False,
@@ -62,7 +65,8 @@ def foe(
     the same rows; all are tested on the test split. A run that was interrupted goes on with what it has.
 
     Args:
-        data: The data, in the ``fuser`` role; its domains are the experts'.
+        data: The data, in the ``fuser`` role; its domains are the experts'. Where the data module has no roles, the
+            fuser has its validation split (:class:`~lightning_fusion.data.roles.RoleDataModule`).
         network: Called with a number of classes, gives an expert's network.
         output: Folder of the run.
         seeds: One run each; [0] where None.
@@ -76,6 +80,8 @@ def foe(
         label_smoothing: Of the experts.
         mixup: Of the experts, its alpha; 0 turns it off.
         centralised: Train the centralised model as well.
+        overlaps: Shares of each expert's training rows, from 0 to 1, that are drawn from all domains: for each, experts
+            are trained and fused anew, and a picture shows where fusing stops to pay. The test and fuser rows stay.
         accelerator: Lightning's name of the device.
         precision: Lightning's name of the precision of the experts.
         overwrite: Replace another run in ``output``.
@@ -91,8 +97,9 @@ def foe(
     check_seeds(seeds)
     if expert_epochs < 1 or fuser_epochs < 1 or (fuser_batch_size is not None and fuser_batch_size < 1):
         raise InputError("expert_epochs, fuser_epochs and fuser_batch_size must be at least 1")
-    check_domains(data)
+    data = with_roles(data)
     data.prepare_data()
+    check_domains(data)
     config = {
         **describe_data(data, seeds[0]),
         "network": describe(network),
@@ -106,6 +113,7 @@ def foe(
         "label_smoothing": label_smoothing,
         "mixup": mixup,
         "centralised": centralised,
+        "overlaps": overlaps,
         "precision": precision,
     }
     folder, resumed = claim_folder(output, "foe", config, overwrite)
@@ -113,6 +121,7 @@ def foe(
     if resumed:
         console.print(f"going on with the run in {folder}")
     report = Report("foe", config)
+    shares = check_overlaps(overlaps or [])
     with quiet_lightning():
         for seed in seeds:
             run = _Seed(
@@ -131,6 +140,12 @@ def foe(
             run.score_rules(outputs)
             if centralised:
                 run.score_centralised(expert_arguments, expert_epochs, precision)
+            for share in shares:
+                part = folder / f"seed_{seed}" / f"overlap_{share:g}"
+                among = OverlapRun(
+                    run.data, seed, part, report, console, run.trainer_arguments, overlap=share, main=MAIN
+                )
+                among.study(expert_arguments, expert_epochs, precision, fuser, fuser_epochs)
     report.data = {
         "source": str(data.hparams.get("source", type(data).__name__)),
         "classes": len(outputs.classes),
@@ -144,8 +159,11 @@ def foe(
             f"{MAIN} is {100 * behind:.1f} points below {best}: take that, or give the fuser more rows (it had "
             f"{len(outputs['train'])})."
         )
+    if shares:
+        report.text = overlap_table(report, shares, MAIN)
     report.save(folder, MAIN, {})  # the figures are safe before anything is drawn
-    report.save(folder, MAIN, _draw(report, folder, outputs, seeds[-1]))
+    pictures = _draw(report, folder, outputs, seeds[-1])
+    report.save(folder, MAIN, pictures | (draw_overlap(report, shares, MAIN, folder) if shares else {}))
     report.print(MAIN, folder, console)
     return report
 

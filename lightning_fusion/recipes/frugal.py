@@ -25,6 +25,7 @@ from lightning_fusion.baselines.frugal import (
     zero_cost,
 )
 from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.roles import with_roles
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.costs import measure_costs
 from lightning_fusion.experts.outputs import ExpertOutputs
@@ -44,7 +45,7 @@ from lightning_fusion.recipes.experts import (
 )
 from lightning_fusion.recipes.report import Report, claim_folder
 
-MAIN = "FrugalFoE"
+MAIN, SEEN = "FrugalFoE", "FrugalFoE (validation of all domains)"
 TRADE_OFFS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01)
 """Trade-offs of the curves, unless others are given."""
 _NEIGHBORS = (10, 20, 50, 100)  # of the sensitivity table
@@ -80,6 +81,7 @@ def frugal(
     variants: bool = True,
     validation_rows: int | None = None,
     test_rows: int | None = None,
+    unseen_domains: list[str] | None = None,
     accelerator: str = "auto",
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true",
     overwrite: bool = False,
@@ -94,7 +96,8 @@ def frugal(
 
     Args:
         output: Folder of the run.
-        data: The data, in the ``fuser`` role; its domains are the experts'.
+        data: The data, in the ``fuser`` role; its domains are the experts'. Where the data module has no roles, the
+            fuser has its validation split (:class:`~lightning_fusion.data.roles.RoleDataModule`).
         network: Called with a number of classes, gives an expert's network.
         stores: Instead of data and network, folders of stored outputs, one for each seed.
         seeds: One run each; [0] where None, or 0, 1, ... for stores.
@@ -113,6 +116,9 @@ def frugal(
         variants: Compare other fusers, risk estimators and searches as well.
         validation_rows: Rows of the training split to use, drawn at random; all where None.
         test_rows: Rows of the test split to use, drawn at random; all where None.
+        unseen_domains: Out of distribution: the policy, and every rule, learns from rows of other domains alone, and is
+            tested on rows of these. Their experts may still be asked. The policy of all domains' rows is a row of
+            the table, for comparison.
         accelerator: Lightning's name of the device.
         precision: Lightning's name of the precision of the experts.
         overwrite: Replace another run in ``output``.
@@ -156,6 +162,7 @@ def frugal(
         "variants": variants,
         "validation_rows": validation_rows,
         "test_rows": test_rows,
+        "unseen_domains": unseen_domains,
     }
     opened: list[ExpertOutputs] = []
     if stores is not None:
@@ -163,8 +170,9 @@ def frugal(
         config["stores"] = [store.fingerprints | {"experts": store.experts} for store in opened]
     else:
         assert data is not None
-        check_domains(data)
+        data = with_roles(data)
         data.prepare_data()
+        check_domains(data)
         config |= describe_data(data, seeds[0]) | {
             "network": describe(network),
             "expert_epochs": expert_epochs,
@@ -209,8 +217,10 @@ def frugal(
                 if costs in ("flops", "latency"):
                     price = measure_costs(ExpertPool(experts, outputs.classes), _example(run.data), costs)
             rows = {"train": validation_rows, "test": test_rows}
-            last = _Study(outputs, price, rows, seed, prices, report, console)
+            last = _Study(outputs, price, rows, unseen_domains or [], seed, prices, report, console)
             last.study_policy(policy_arguments, seed_folder / "policy")
+            if unseen_domains:
+                last.study_seen(policy_arguments)
             if variants:
                 last.study_variants(policy_arguments)
             last.study_baselines()
@@ -270,6 +280,7 @@ class _Study:
         outputs: ExpertOutputs,
         costs: list[float] | dict[str, float] | None,
         rows: dict[str, int | None],
+        unseen: Sequence[str],
         seed: int,
         trade_offs: Sequence[float],
         report: Report,
@@ -280,19 +291,45 @@ class _Study:
         self.costs = dict(zip(outputs.names, read_costs(costs, outputs.names, stored), strict=True))
         self.arrays: dict[str, np.ndarray] = {}  # (N, K, C)
         self.goal: dict[str, np.ndarray] = {}
-        for split, limit in rows.items():
-            target = np.asarray(outputs[split].target)
-            chosen = np.arange(len(target))
-            if limit is not None and limit < len(target):
-                chosen = np.sort(np.random.default_rng(seed).choice(len(target), limit, replace=False))
-            self.arrays[split], self.goal[split] = outputs.scattered(split)[chosen], target[chosen]
+        self.limits, self.unseen = rows, unseen
+        for split in rows:
+            self.arrays[split], self.goal[split] = self._rows(split, not_of=split == "train")
         self.known = {
             split: dict(zip(outputs.names, array.swapaxes(0, 1), strict=True)) for split, array in self.arrays.items()
         }
         self.points: list[tuple[str, float, float]] = []
         self.nobody = zero_cost(self.goal["train"], len(self.goal["test"]), len(outputs.names))
 
+    def _rows(self, split: str, not_of: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Outputs (N, K, C) and targets (N,) of the rows in use: those not of the unseen domains, or of them alone."""
+        target, domains = np.asarray(self.outputs[split].target), self.outputs.domains
+        chosen = np.arange(len(target))
+        if self.unseen:
+            if unknown := [name for name in self.unseen if name not in domains]:
+                raise InputError(f"unseen_domains: found {shorten(unknown)}; the domains are {shorten(domains, 20)}")
+            columns = [domains.index(name) for name in self.unseen]
+            of_them = np.asarray(self.outputs[split].domain, bool)[:, columns].any(1)
+            chosen = np.flatnonzero(~of_them if not_of else of_them)
+            if len(chosen) < 2:
+                raise InputError(
+                    f"unseen_domains: {len(chosen)} {split} rows are {'not ' if not_of else ''}of "
+                    f"{shorten(self.unseen)}; two are needed at least: leave some domains to learn from"
+                )
+        if (limit := self.limits[split]) is not None and limit < len(chosen):
+            chosen = np.sort(np.random.default_rng(self.seed).choice(chosen, limit, replace=False))
+        return self.outputs.scattered(split)[chosen], target[chosen]
+
     # --------------------------------------------------------------- policies
+
+    def study_seen(self, arguments: dict[str, Any]) -> None:
+        """The policy that had rows of the unseen domains as well: what not knowing them costs."""
+        held, self.unseen = self.unseen, []
+        array, goal = self._rows("train", not_of=True)
+        self.unseen = held
+        known, own = dict(zip(self.outputs.names, array.swapaxes(0, 1), strict=True)), (self.known, self.goal)
+        self.known, self.goal = self.known | {"train": known}, self.goal | {"train": goal}
+        self._fit(SEEN, arguments)
+        self.known, self.goal = own
 
     def study_policy(self, arguments: dict[str, Any], folder: Path) -> None:
         """The policy of the table: its curve, whom it asks, and how its risks order the samples."""

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_fusion import SensorDataModule
+from lightning_fusion import ImageDataModule, SensorDataModule
 from lightning_fusion.data.base import TensorDataModule
 from lightning_fusion.data.target import TargetDataModule
-from lightning_fusion.data.view import SourceDataModule
+from lightning_fusion.data.view import OverlapDataModule, SourceDataModule
 from lightning_fusion.errors import InputError
 
 CLASSES = ["ant", "bee", "cat", "dog"]
@@ -85,3 +85,40 @@ def test_a_split_without_the_kept_classes_and_rows_of_another_kind_are_refused()
     target = TargetDataModule(SensorDataModule("synthetic", session_fields=["session"]), "p0_phone")
     with pytest.raises(InputError, match="of TargetDataModule is a TargetRows; expected a RowDataset"):
         SourceDataModule(target).rows("train")
+
+
+def mixed(domain: str, overlap: float) -> OverlapDataModule:
+    return OverlapDataModule(SensorDataModule(source="synthetic"), domain, overlap)
+
+
+def test_the_rows_of_an_experts_domain_make_room_for_rows_of_all_domains():
+    data = SensorDataModule(source="synthetic")
+    own = set(data.variant(domain="p1_watch").rows("train").rows.tolist())
+    everyone = set(data.rows("train").rows.tolist())
+    for overlap in (0.0, 0.25, 1.0):
+        rows = OverlapDataModule(data, "p1_watch", overlap).rows("train").rows.tolist()
+        assert len(rows) == len(set(rows)) == len(own) and set(rows) <= everyone
+        kept = len(own & set(rows))
+        assert kept >= round((1 - overlap) * len(own)) and kept - (1 - overlap) * len(own) < 0.3 * len(own)
+    assert set(mixed("p1_watch", 0).rows("train").rows.tolist()) == own
+    shares = data.rows("train").domains[mixed("p1_watch", 1).rows("train").rows].float().mean(0)
+    assert shares.max() < 0.3  # of eight domains: drawn from all of them alike
+
+
+def test_an_overlapping_expert_counts_the_classes_that_it_has_rows_of():
+    data = ImageDataModule(source="digits", num_domains=5, classes_per_domain=2, role="expert")
+    plain, some = OverlapDataModule(data, data.domains[0], 0), OverlapDataModule(data, data.domains[0], 0.5)
+    assert len(plain.classes) == 2 and set(plain.classes) < set(some.classes)
+    truth, ours = names(data), names(some)
+    assert ours.items() <= truth.items()
+    assert plain.own_domains == data.domains[:1] and OverlapDataModule(data, data.domains[0], 1).classes == data.classes
+    assert plain.fingerprint("train") != some.fingerprint("train")
+    again = OverlapDataModule(data, data.domains[0], 0.5)
+    assert torch.equal(some.rows("val").rows, again.rows("val").rows)
+
+
+def test_overlaps_that_are_none_are_refused():
+    with pytest.raises(InputError, match=r"overlap is 1\.5; expected a share from 0"):
+        mixed("p1_watch", 1.5)
+    with pytest.raises(InputError, match="domain is 'p9'; the data have"):
+        mixed("p9", 0.5)

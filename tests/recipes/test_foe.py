@@ -9,12 +9,13 @@ import torch
 import yaml
 from matplotlib import image as pictures
 
-from lightning_fusion import Expert, ExpertOutputs, FoEFuserModule, ImageDataModule
+from lightning_fusion import Expert, ExpertOutputs, FoEFuserModule, ImageDataModule, SensorDataModule
 from lightning_fusion.baselines import BASELINES
-from lightning_fusion.encoders import SmallConvNet
+from lightning_fusion.encoders import SensorCNN, SmallConvNet
 from lightning_fusion.errors import InputError
 from lightning_fusion.foe.fusers import MLPFuser
 from lightning_fusion.recipes.foe import FUSERS, MAIN, foe
+from lightning_fusion.recipes.overlap import CEILING, METRIC, RULES
 
 NETWORK = partial(SmallConvNet, width=2, in_channels=1)
 CHECKPOINTS = ["centralised.ckpt", "domain_0.ckpt", "domain_1.ckpt"]
@@ -222,3 +223,34 @@ class TestRefused:
         with pytest.raises(InputError, match=r"found 1 domain.*fusion needs two at least"):
             run(tmp_path / "run", data=ImageDataModule())
         assert not (tmp_path / "run").exists()
+
+
+class TestOverlap:
+    def test_experts_of_overlapping_domains_are_trained_asked_and_fused_for_each_share(self, tmp_path):
+        report = run(tmp_path / "run", overlaps=[1.0, 0.0], centralised=False)
+        rows = [row for row in report.rows if row["metric"] == METRIC]
+        assert {row["method"] for row in rows} == {MAIN, *RULES, CEILING}
+        assert sorted({row["overlap"] for row in rows}) == [0.0, 1.0] and len(rows) == 2 * (2 + len(RULES))
+        first, last = (tmp_path / f"run/seed_0/overlap_{share}" for share in (0, 1))
+        of_all = [torch.load(last / f"experts/domain_{n}.ckpt", weights_only=True)["expert"] for n in range(2)]
+        of_one = [torch.load(first / f"experts/domain_{n}.ckpt", weights_only=True)["expert"] for n in range(2)]
+        assert [len(card["classes"]) for card in (*of_one, *of_all)] == [6, 6, 10, 10]
+        assert of_one[1]["domains"] == ["domain_1"] and of_all[1]["domains"] == ["domain_0", "domain_1"]
+        text = (tmp_path / "run/report.md").read_text()
+        assert "| overlap |" in text and "](overlap.png)" in text and (tmp_path / "run/overlap.png").is_file()
+        stamps = times(tmp_path / "run")
+        assert run(tmp_path / "run", overlaps=[1.0, 0.0], centralised=False).rows == report.rows  # it goes on
+        assert times(tmp_path / "run") == stamps and len(stamps) == 6
+
+    def test_shares_that_are_none_are_refused(self, tmp_path):
+        with pytest.raises(InputError, match=r"overlaps: found \[1.5\]"):
+            run(tmp_path / "run", overlaps=[0.5, 1.5])
+
+
+def test_data_without_roles_are_fused_on_their_validation_split(tmp_path):
+    data = SensorDataModule(source="synthetic", val_share=0.3, batch_size=64)
+    report = run(tmp_path / "run", data=data, network=partial(SensorCNN, width=2), centralised=False)
+    outputs = ExpertOutputs.open(tmp_path / "run/seed_0/outputs")
+    assert outputs.names == data.domains and report.config["data"]["class_path"].endswith(".SensorDataModule")
+    assert sum(len(outputs[split]) for split in ("train", "val")) == len(data.rows("val"))
+    assert len(outputs["test"]) == len(data.rows("test"))

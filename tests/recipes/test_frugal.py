@@ -15,7 +15,7 @@ from lightning_fusion.errors import InputError
 from lightning_fusion.foe.risk import ParametricRisk
 from lightning_fusion.foe.subset_fusers import MaskedMLPFuser
 from lightning_fusion.metrics.selective import area_under_cost_curve, risk_coverage
-from lightning_fusion.recipes.frugal import MAIN, TRADE_OFFS, frugal
+from lightning_fusion.recipes.frugal import MAIN, SEEN, TRADE_OFFS, frugal
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:the fuser of all experts"),
@@ -407,3 +407,43 @@ class TestData:
         assert costs == pytest.approx([1.0, 1.0])  # networks of one form; costs are relative to their mean
         assert {row["method"] for row in report.rows} >= VARIANTS
         assert strict(json.dumps(report.rows)) == results(tmp_path / "run")["rows"]
+
+
+class TestUnseenDomains:
+    @pytest.fixture
+    def of_domains(self, tmp_path) -> str:
+        """As the store above, with two domains whose labels differ: one has no owl."""
+        generator = np.random.default_rng(0)
+        splits = {}
+        for split, count in ROWS.items():
+            domain = np.arange(count) % 2
+            target = np.where(domain == 0, generator.integers(3, size=count), generator.integers(2, size=count))
+            logits = generator.normal(size=(3, count, 3)) + 2 * np.eye(3)[target]
+            said = {name: tiny.softmax(part) for name, part in zip(COSTS, logits, strict=True)}
+            splits[split] = {"probabilities": said, "target": target, "domain": np.eye(2, dtype=bool)[domain]}
+        made = ExpertOutputs.from_arrays(
+            splits, dict.fromkeys(COSTS, CLASSES), CLASSES, costs=COSTS, domains=["home", "away"]
+        )
+        made.save(tmp_path / "store_of_domains")
+        return str(tmp_path / "store_of_domains")
+
+    def test_the_policy_learns_from_other_domains_and_is_tested_on_these(self, of_domains, tmp_path):
+        report = run(tmp_path / "run", stores=[of_domains], unseen_domains=["home"])
+        assert report.data["rows"] == f"{ROWS['train'] // 2} to fit the policy, {ROWS['test'] // 2} to test it"
+        outputs = ExpertOutputs.open(of_domains)
+        home = np.asarray(outputs["train"].domain)[:, 0]
+        saved = FrugalFoE.load(tmp_path / "run/seed_0/policy")
+        known = {name: part[~home] for name, part in zip(outputs.names, outputs.scattered("train").swapaxes(0, 1))}  # noqa: B905
+        again = FrugalFoE(COSTS).fit(known, np.asarray(outputs["train"].target)[~home])
+        asked = {name: part[:20] for name, part in zip(outputs.names, outputs.scattered("test").swapaxes(0, 1))}  # noqa: B905
+        assert torch.equal(saved.predict(asked).probabilities, again.predict(asked).probabilities)
+        seen = [row for row in report.rows if row["method"] == SEEN and row["metric"] == "accuracy"]
+        assert len(seen) == 1 and 0 <= seen[0]["value"] <= 1
+        everything = run(tmp_path / "all", stores=[of_domains])
+        assert not [row for row in everything.rows if row["method"] == SEEN]
+
+    def test_domains_that_leave_nothing_to_learn_from_are_refused(self, of_domains, tmp_path):
+        with pytest.raises(InputError, match="unseen_domains: found nowhere; the domains are"):
+            run(tmp_path / "run", stores=[of_domains], unseen_domains=["nowhere"])
+        with pytest.raises(InputError, match="unseen_domains: 0 train rows are not of"):
+            run(tmp_path / "run2", stores=[of_domains], unseen_domains=["home", "away"])
