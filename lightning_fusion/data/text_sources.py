@@ -5,7 +5,7 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from lightning_fusion.data.base import SPLITS
 from lightning_fusion.errors import InputError, shorten
 
 SPLIT_NAMES = {
-    **{name: 0 for name in ("train", "training")},
-    **{name: 1 for name in ("val", "valid", "validation", "dev")},
-    **{name: 2 for name in ("test", "testing")},
+    **dict.fromkeys(("train", "training"), 0),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), 1),
+    **dict.fromkeys(("test", "testing"), 2),
 }
 """What files and columns may call a split, and its number."""
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
@@ -118,7 +118,7 @@ def normalise(text: str) -> str:
     """What makes two texts the same: letters without case, in Unicode's compatible form, and single blanks.
 
     Example:
-        >>> normalise("  Great\\tbook ") == normalise("great book")
+        >>> normalise("  Great  book ") == normalise("great book")
         True
     """
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
@@ -464,7 +464,3 @@ def synthetic_texts(overlap: float = 0.3, num_domains: int = 4, rows: int = 240,
             )
             texts.add(said, ("bad", "good")[kind], f"domain_{domain}", ("synthetic", len(texts.texts)))
     return texts
-
-
-Reader = Callable[[], Texts]
-"""Reads all texts when they are not in the cache."""

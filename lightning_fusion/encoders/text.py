@@ -64,8 +64,8 @@ class _TextNetwork(nn.Module):
             return table(ids)
         except IndexError as error:
             raise InputError(
-                f"found token {int(ids.max())}, the network knows tokens 0 to {self.vocab_size - 1}; set its vocab_size "
-                "to that of the tokenizer (TextDataModule.vocab_size) or more"
+                f"found token {int(ids.max())}, the network knows tokens 0 to {self.vocab_size - 1}; set its "
+                "vocab_size to that of the tokenizer (TextDataModule.vocab_size) or more"
             ) from error
 
 
