@@ -30,6 +30,7 @@ SMALL: dict[str, Any] = {
     "batch_size": 16,
     "image_size": 32,  # less gives ResNets maps of 1x1; bf16 convolutions of stride 2 on those are NaN on some CPUs
     "width": 2,
+    "heads": 1,
     "val_speakers": 4,
     "test_speakers": 4,
     "crop_s": 0.3,
