@@ -26,6 +26,7 @@ _PUBLIC = {
     "OutputsDataModule": "experts.outputs",
     "SensorDataModule": "data.sensor",
     "SpeakerDataModule": "data.speaker",
+    "TextDataModule": "data.text",
     "collect": "experts.collecting",
     "diagnose": "experts.diagnosis",
     "reverse_gradient": "acorl.reversal",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from lightning_fusion.data.image import ImageDataModule
     from lightning_fusion.data.sensor import SensorDataModule
     from lightning_fusion.data.speaker import SpeakerDataModule
+    from lightning_fusion.data.text import TextDataModule
     from lightning_fusion.experts.collecting import collect
     from lightning_fusion.experts.diagnosis import diagnose
     from lightning_fusion.experts.expert import Expert
@@ -70,6 +72,7 @@ __all__ = [
     "OutputsDataModule",
     "SensorDataModule",
     "SpeakerDataModule",
+    "TextDataModule",
     "collect",
     "diagnose",
     "reverse_gradient",

@@ -50,6 +50,7 @@ _LINKS = {
     "domains": "domains",
     "own_domains": "trained_on",
     "preprocessing": "preprocessing",
+    "vocab_size": "vocab_size",
 }
 
 

@@ -30,6 +30,7 @@ SMALL: dict[str, Any] = {
     "batch_size": 16,
     "image_size": 32,  # less gives ResNets maps of 1x1; bf16 convolutions of stride 2 on those are NaN on some CPUs
     "width": 2,
+    "heads": 1,
     "val_speakers": 4,
     "test_speakers": 4,
     "crop_s": 0.3,
@@ -133,6 +134,15 @@ def motion_files(folder: Path, sessions: int = 5, people: int = 2) -> None:
         path.write_text("\n".join(lines) + "\n")
 
 
+def review_files(folder: Path, count: int = 100) -> None:
+    """Files as ``folder/<domain>/{positive,negative}.review``."""
+    for domain in ("books", "dvd"):
+        (folder / domain).mkdir(parents=True, exist_ok=True)
+        for label in ("positive", "negative"):
+            blocks = (f"<review_text>\n{label} {domain} {number}\n</review_text>\n" for number in range(count))
+            (folder / domain / f"{label}.review").write_text("".join(blocks))
+
+
 def feature_table(path: Path, people: tuple[int, ...] = (17, 33), rows: int = 60) -> None:
     """A file as WISDM's: number, person, 43 features of which some are missing, activity; no line of names."""
     generator = np.random.default_rng(0)
@@ -156,6 +166,7 @@ def _prepared(base: Path) -> Path:
     fine = ["beaver", "dolphin", "flatfish", "ray"]
     recordings(folder / "data/speakers", speakers=24, count=8)
     motion_files(folder / "data/spsw_har")
+    review_files(folder / "data/blitzer")
     feature_table(folder / "data/wisdm/wisdm_transformed_with_user.csv")
     recordings(folder / "data/librispeech/train-clean-100", speakers=12, count=1)
     recordings(folder / "data/voxceleb2", speakers=12, count=2)

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -111,13 +111,16 @@ class SliceSampler(DistributedSampler, SequentialSampler):
 
     def __iter__(self) -> Iterator[Any]:  # tensors: rows of a batch, not a row
         if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            order = torch.randperm(self.num_rows, generator=generator)
+            order = self._shuffled(torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch))
         else:
             order = torch.arange(self.num_rows)
         if (missing := -self.num_rows % self.num_replicas) and self.num_rows:
             order = order.repeat(1 + missing // self.num_rows + 1)[: self.num_rows + missing]
         return iter(order[self.rank :: self.num_replicas].split(self.batch_size)) if self.num_rows else iter(())
+
+    def _shuffled(self, generator: torch.Generator) -> Tensor:
+        """(N,) the order of an epoch."""
+        return torch.randperm(self.num_rows, generator=generator)
 
     def __len__(self) -> int:
         return math.ceil(math.ceil(self.num_rows / self.num_replicas) / self.batch_size)
@@ -129,7 +132,7 @@ def slice_loader(
     shuffle: bool,
     seed: int = 0,
     num_workers: int = 0,
-    kind: type[SliceSampler] = SliceSampler,
+    kind: Callable[..., SliceSampler] = SliceSampler,
 ) -> DataLoader:
     """A loader whose batches are slices of ``dataset``, which must take what a sampler of this ``kind`` yields."""
     sampler = kind(len(dataset), batch_size, shuffle, seed)  # type: ignore[arg-type]

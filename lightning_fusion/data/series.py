@@ -62,7 +62,7 @@ class Series:
 def load_series(recordings: Iterable[Recorded], entry: Path | None = None) -> Series:
     """Read recordings into one array, or map the array into memory that an earlier run left behind.
 
-    An entry of the cache is written to a folder of another name, which is renamed when it is whole.
+    An entry of the cache is written by :func:`write_whole`.
 
     Args:
         recordings: Reads one after the other, where they are not in the cache.
@@ -76,19 +76,30 @@ def load_series(recordings: Iterable[Recorded], entry: Path | None = None) -> Se
         parts: list[np.ndarray] = []
         facts = _gather(recordings, parts.append)
         return _series(np.concatenate(parts), *facts)
-    if not entry.exists():
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".draft_", dir=entry.parent))
-        try:
-            _write(recordings, draft)
-            draft.chmod(0o755)
-            draft.rename(entry)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was faster
-                raise
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+    write_whole(entry, lambda draft: _write(recordings, draft))
     return _open(entry)
+
+
+def write_whole(entry: Path, write: Callable[[Path], Any]) -> None:
+    """Make an entry of a cache, whole or not at all: in a folder of another name, which is renamed when it is done.
+
+    Args:
+        entry: Folder of the entry; one that is there stays as it is.
+        write: Fills the folder that it is given.
+    """
+    if entry.exists():
+        return
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".draft_", dir=entry.parent))
+    try:
+        write(draft)
+        draft.chmod(0o755)
+        draft.rename(entry)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was faster
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _gather(

@@ -3,11 +3,13 @@
 from lightning_fusion.encoders.image import BatchAffine, SmallConvNet, TorchvisionClassifier
 from lightning_fusion.encoders.sensor import SensorCNN, SensorGRU, SensorMLP
 from lightning_fusion.encoders.speaker import ECAPA, CosineHead, SmallSpeakerNet, SpeakerResNet, StatisticsPooling
+from lightning_fusion.encoders.text import MaskedMean, TextBag, TextTransformer, masked_mean
 
 __all__ = [
     "ECAPA",
     "BatchAffine",
     "CosineHead",
+    "MaskedMean",
     "SensorCNN",
     "SensorGRU",
     "SensorMLP",
@@ -15,5 +17,8 @@ __all__ = [
     "SmallSpeakerNet",
     "SpeakerResNet",
     "StatisticsPooling",
+    "TextBag",
+    "TextTransformer",
     "TorchvisionClassifier",
+    "masked_mean",
 ]

@@ -35,10 +35,12 @@ class ExpertModule(LightningModule):
         optimizer: AdamW, 1e-3, weight decay 1e-4 where None.
         scheduler: A cosine to 0 over the run where None.
         scheduler_interval: Whether a given ``scheduler`` steps each epoch or each step.
+        vocab_size: Tokens of the data's tokenizer; from the data module on the command line. A network that says its
+            own must have as many at least.
 
     Raises:
-        InputError: If ``classes`` is missing, the network has no layer ``features``, or ``label_smoothing`` is given
-            beside a ``loss``.
+        InputError: If ``classes`` is missing, the network has no layer ``features`` or too few tokens, or
+            ``label_smoothing`` is given beside a ``loss``.
 
     Example:
         >>> import torch
@@ -63,6 +65,7 @@ class ExpertModule(LightningModule):
         optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,
         scheduler_interval: Literal["epoch", "step"] = "epoch",
+        vocab_size: int | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -77,6 +80,7 @@ class ExpertModule(LightningModule):
         self.network = network if isinstance(network, nn.Module) else network(len(classes))
         if features is not None:
             check_layer(self.network, features, "the network")
+        _check_vocabulary(self.network, vocab_size)
         self.loss = loss if loss is not None else nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         metric = metric if metric is not None else MulticlassAccuracy(max(2, len(classes)), average="micro")
         self.val_metric, self.test_metric = metric.clone(), metric.clone()
@@ -156,3 +160,12 @@ class ExpertModule(LightningModule):
             "preprocessing": self.preprocessing,
             "network": spec if isinstance(spec, dict) else None,
         }
+
+
+def _check_vocabulary(network: nn.Module, vocab_size: int | None) -> None:
+    known = getattr(network, "vocab_size", getattr(getattr(network, "config", None), "vocab_size", None))
+    if vocab_size is not None and isinstance(known, int) and known < vocab_size:
+        raise InputError(
+            f"the data's tokenizer has {vocab_size} tokens, the network knows {known}; set the network's vocab_size to "
+            f"{vocab_size} or more, or give the data the network's own tokenizer"
+        )

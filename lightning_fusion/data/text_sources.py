@@ -1,0 +1,466 @@
+"""Where texts come from: delimited files, JSON lines, data set directories, and the layouts of some public sets."""
+
+import csv
+import io
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_fusion.data.base import SPLITS
+from lightning_fusion.errors import InputError, shorten
+
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), 0),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), 1),
+    **dict.fromkeys(("test", "testing"), 2),
+}
+"""What files and columns may call a split, and its number."""
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+_ARROW = (".arrow", ".parquet")
+_REVIEW = re.compile(r"<review_text>(.*?)</review_text>", re.DOTALL)
+
+
+@dataclass
+class Texts:
+    """Texts in a row, each with what is known of it.
+
+    Attributes:
+        texts: N of them.
+        pairs: Second texts; None where there are none.
+        labels: Names of the labels.
+        domains: Names of the domains.
+        splits: (N,) 0, 1, 2 for train, val, test; empty where splits are to be drawn.
+        where: File (or other place) and line of each.
+        out_of_scope: Which have a label that no class stands for.
+    """
+
+    texts: list[str] = field(default_factory=list)
+    pairs: list[str] | None = None
+    labels: list[str] = field(default_factory=list)
+    domains: list[str] = field(default_factory=list)
+    splits: list[int] = field(default_factory=list)
+    where: list[tuple[str, int]] = field(default_factory=list)
+    out_of_scope: list[bool] = field(default_factory=list)
+
+    def add(
+        self,
+        text: str,
+        label: str,
+        domain: str,
+        where: tuple[str, int],
+        split: int | None = None,
+        pair: str | None = None,
+        out: bool = False,
+    ) -> None:
+        """One more."""
+        self.texts.append(text)
+        self.labels.append(label)
+        self.domains.append(domain)
+        self.where.append(where)
+        self.out_of_scope.append(out)
+        if split is not None:
+            self.splits.append(split)
+        if pair is not None:
+            self.pairs = self.pairs if self.pairs is not None else []
+            self.pairs.append(pair)
+
+    def name(self, row: int) -> str:
+        """Where a row stands, for messages."""
+        file, line = self.where[row]
+        return f"{file}, line {line}"
+
+    def kept(self, keep: np.ndarray) -> "Texts":
+        """Those of a (N,) bool mask."""
+        rows = np.flatnonzero(keep).tolist()
+
+        def pick(values: Any) -> Any:
+            return [values[row] for row in rows] if values else values
+
+        return Texts(*(pick(getattr(self, name)) for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Which columns hold what.
+
+    Attributes:
+        text: Column of the text.
+        label: Column of the label.
+        pair: Column of a second text.
+        domains: Columns whose values, joined by ``_``, name the domain.
+        split: Column that names the split.
+        columns: Names of the columns where a file does not name them.
+        delimiter: Between columns; by the suffix where None.
+    """
+
+    text: str = "text"
+    label: str = "label"
+    pair: str | None = None
+    domains: tuple[str, ...] = ()
+    split: str | None = None
+    columns: tuple[str, ...] | None = None
+    delimiter: str | None = None
+
+    @property
+    def needed(self) -> list[str]:
+        """All of them, each once."""
+        return list(dict.fromkeys(filter(None, (self.text, self.pair, self.label, *self.domains, self.split))))
+
+
+def normalise(text: str) -> str:
+    """What makes two texts the same: letters without case, in Unicode's compatible form, and single blanks.
+
+    Example:
+        >>> normalise("  Great  book ") == normalise("great book")
+        True
+    """
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def decode(path: Path, encoding: str) -> str:
+    """A whole text file.
+
+    Raises:
+        InputError: If there is none, it cannot be decoded (with the line), or no encoding has this name.
+    """
+    if not path.is_file():
+        raise InputError(f"root: found no file {path}")
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError(
+            f"{path}, line {line}: found byte 0x{content[error.start]:02x}, which is no {encoding}; set encoding "
+            "(latin-1 or cp1252, say), or repair this line"
+        ) from error
+    except LookupError as error:
+        raise InputError(f"encoding is {encoding!r}; expected one that Python knows, utf-8 or latin-1 say") from error
+
+
+def files_of(source: str, root: str) -> list[Path]:
+    """The files that a source reads, sorted.
+
+    Raises:
+        InputError: If there are none.
+    """
+    base = Path(root)
+    if source == "files" and base.is_file():
+        return [base]
+    patterns = {
+        "files": [f"*{suffix}" for suffix in (".csv", ".tsv", *JSON_SUFFIXES)],
+        "huggingface": [f"**/*{suffix}" for suffix in (".csv", ".tsv", ".jsonl", *_ARROW, "dataset_info.json")],
+        "reviews": ["*/positive.review", "*/negative.review"],
+        "clinc150": ["data_full.json", "domains.json"],
+        "tweeteval": ["**/*_text.txt", "**/*_labels.txt", "**/mapping.txt"],
+        "ag_news": ["test.csv", "train.csv", "classes.txt"],
+    }[source]
+    found = sorted({path for pattern in patterns for path in base.glob(pattern) if path.is_file()})
+    if not found:
+        raise InputError(f"root: found none of {', '.join(patterns)} in {base}, which source {source} reads")
+    return found
+
+
+def from_files(files: Sequence[Path], fields: Fields, encoding: str) -> Texts:
+    """Delimited files and JSON lines: one file, or one per split, called train.csv, val.csv and test.csv, say."""
+    splits: list[int | None] = [None]
+    if len(files) > 1:
+        splits = [split_of(path) for path in files]
+    texts = Texts()
+    for path, split in zip(files, splits, strict=True):
+        _add_rows(texts, rows_of(path, fields, encoding), path, fields, split)
+    return texts
+
+
+def split_of(path: Path) -> int:
+    """The split that a file's name says: its first word.
+
+    Raises:
+        InputError: If it says none.
+    """
+    word = re.split(r"[-_.]", path.name.lower())[0]
+    if word not in SPLIT_NAMES:
+        raise InputError(
+            f"root: {path} is called after no split; expected names that begin with {shorten(SPLIT_NAMES, 9)}, or one "
+            "file as root"
+        )
+    return SPLIT_NAMES[word]
+
+
+def rows_of(path: Path, fields: Fields, encoding: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Line and values of each row of a file.
+
+    Raises:
+        InputError: If columns are missing or doubled, or a row does not fit.
+    """
+    content = decode(path, encoding)
+    if path.suffix.lower() in JSON_SUFFIXES:
+        return _json_rows(content, path, fields)
+    return _csv_rows(content, path, fields)
+
+
+def _csv_rows(content: str, path: Path, fields: Fields) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    csv.field_size_limit(2**31 - 1)  # a text may be longer than the library's 128 kB
+    delimiter = fields.delimiter or DELIMITERS.get(path.suffix.lower(), ",")
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
+    try:
+        names = list(fields.columns) if fields.columns else next(reader, [])
+        _check_columns(names, fields, path)
+        line = reader.line_num
+        for values in reader:
+            first, line = line + 1, reader.line_num
+            if not values:
+                continue
+            if len(values) != len(names):
+                raise InputError(
+                    f"{path}, line {first}: found {len(values)} values, expected {len(names)} ({shorten(names)}); "
+                    f"quote texts that hold {delimiter!r}, or set delimiter"
+                )
+            yield first, dict(zip(names, values, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: {error}; mend the quotes of this row") from error
+
+
+def _check_columns(names: Sequence[str], fields: Fields, path: Path) -> None:
+    if double := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{path} has {shorten(double)} twice among its columns; rename one")
+    if missing := [name for name in fields.needed if name not in names]:
+        how = "" if fields.columns else "; set text, label, pair, domain_fields or split_field, or columns"
+        raise InputError(f"{path} has no column {shorten(missing)}; its columns are {shorten(names, 9)}{how}")
+
+
+def _json_rows(content: str, path: Path, fields: Fields) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for line, text in enumerate(content.split("\n"), 1):
+        if not text.strip():
+            continue
+        try:
+            pairs = json.loads(text, object_pairs_hook=list)
+        except ValueError as error:
+            raise InputError(f"{path}, line {line}: {error}; expected one JSON object per line") from error
+        if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
+            raise InputError(f"{path}, line {line}: found no JSON object; expected one per line")
+        names = [name for name, _ in pairs]
+        _check_columns(names, fields, Path(f"{path}, line {line},"))
+        yield line, dict(pairs)
+
+
+def _add_rows(
+    texts: Texts,
+    rows: Iterable[tuple[int, Mapping[str, Any]]],
+    path: Path,
+    fields: Fields,
+    split: int | None,
+    names: Sequence[str] = (),
+) -> None:
+    for line, row in rows:
+        values = {name: row.get(name) for name in fields.needed}
+        if lacking := [name for name, value in values.items() if value is None]:
+            raise InputError(f"{path}, line {line}: {shorten(lacking)} is missing; name it, or remove the row")
+        own = split
+        if fields.split is not None:
+            said = str(values[fields.split])
+            if said.lower() not in SPLIT_NAMES:
+                raise InputError(
+                    f"{path}, line {line}: {fields.split} is {said!r}; expected one of {shorten(SPLIT_NAMES, 9)}"
+                )
+            own = SPLIT_NAMES[said.lower()]
+        label = values[fields.label]
+        if names and isinstance(label, int):
+            label = names[label] if 0 <= label < len(names) else label
+        if not str(label).strip():
+            raise InputError(f"{path}, line {line}: {fields.label} is empty; name it, or remove the row")
+        texts.add(
+            str(values[fields.text]),
+            str(label),
+            "_".join(str(values[name]) for name in fields.domains) or "all",
+            (str(path), line),
+            own,
+            None if fields.pair is None else str(values[fields.pair]),
+        )
+
+
+def from_huggingface(files: Sequence[Path], fields: Fields, encoding: str, root: str) -> Texts:
+    """A data set directory: a folder per split, as ``save_to_disk`` writes it, or a file (or several) per split.
+
+    JSON lines and CSV are read as they are; Arrow and Parquet want the package pyarrow. Numbers of labels become the
+    names that ``dataset_info.json`` gives them.
+    """
+    texts, base = Texts(), Path(root)
+    names: Sequence[str] = ()
+    for path in files:
+        if path.name == "dataset_info.json":
+            features = json.loads(decode(path, "utf-8")).get("features") or {}
+            names = (features.get(fields.label) or {}).get("names") or names
+    for path in files:
+        if path.name == "dataset_info.json":
+            continue
+        parts = path.relative_to(base).parts
+        known = [SPLIT_NAMES[part.lower()] for part in parts[:-1] if part.lower() in SPLIT_NAMES]
+        single = len(files) - sum(file.name == "dataset_info.json" for file in files) == 1
+        split = known[-1] if known else None if single else split_of(path)
+        rows = _arrow_rows(path, fields) if path.suffix in _ARROW else rows_of(path, fields, encoding)
+        _add_rows(texts, rows, path, fields, split, names)
+    return texts
+
+
+def _arrow_rows(path: Path, fields: Fields) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError(
+            f"{path}: Arrow and Parquet files are read by pyarrow, which is not installed; pip install pyarrow, or "
+            "write the data set as JSON lines (Dataset.to_json)"
+        ) from error
+    if path.suffix == ".parquet":
+        table = pyarrow.parquet.read_table(path)
+    else:
+        with pyarrow.memory_map(str(path)) as file:
+            table = pyarrow.ipc.open_stream(file).read_all()
+    _check_columns(table.column_names, fields, path)
+    return enumerate(table.select(fields.needed).to_pylist(), 1)
+
+
+def from_reviews(files: Sequence[Path], encoding: str) -> Texts:
+    """Multi-domain sentiment (Blitzer et al., ACL 2007): ``<domain>/{positive,negative}.review``, tagged blocks."""
+    texts = Texts()
+    for path in files:
+        content = decode(path, encoding)
+        line, seen = 1, 0
+        for found in _REVIEW.finditer(content):
+            line, seen = line + content.count("\n", seen, found.start()), found.start()
+            texts.add(found[1].strip(), path.stem, path.parent.name, (str(path), line))
+    if not texts.texts:
+        raise InputError(f"{files[0]} and {len(files) - 1} more hold no <review_text> block; check root and encoding")
+    return texts
+
+
+def from_clinc150(files: Sequence[Path], encoding: str) -> Texts:
+    """Intents in domains, and queries out of scope (Larson et al., EMNLP 2019): their own splits.
+
+    Queries out of scope are marked; those of the training split are left out, for no expert is to know them.
+    """
+    by_name = {path.name: path for path in files}
+    if missing := {"data_full.json", "domains.json"} - set(by_name):
+        raise InputError(f"root: {files[0].parent} has no {shorten(sorted(missing))}, which source clinc150 reads")
+    try:
+        data, domains = (json.loads(decode(by_name[name], encoding)) for name in ("data_full.json", "domains.json"))
+        domain_of = {intent: domain for domain, intents in domains.items() for intent in intents}
+        texts = Texts()
+        for number, split in enumerate(SPLITS):
+            for row, (text, label) in enumerate(data[split], 1):
+                texts.add(text, label, domain_of[label], (f"data_full.json, {split}", row), number)
+            if number:
+                for row, (text, label) in enumerate(data.get(f"oos_{split}", []), 1):
+                    texts.add(text, label, "", (f"data_full.json, oos_{split}", row), number, out=True)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"root: the files in {files[0].parent} are not as clinc150's ({error!r})") from error
+    return texts
+
+
+def from_tweeteval(files: Sequence[Path], encoding: str, root: str) -> Texts:
+    """Tasks on tweets (Barbieri et al., 2020): a folder per task; domains are tasks, classes ``task/label``.
+
+    A task of several topics gives a domain for each (``stance_climate``), with common classes. Where a task has no
+    training file its validation file takes that place, and validation rows are drawn from it.
+    """
+    texts, base = Texts(), Path(root)
+    for path in files:
+        if not path.name.endswith("_text.txt"):
+            continue
+        split = path.name.removesuffix("_text.txt")
+        if split not in SPLIT_NAMES:
+            raise InputError(f"root: {path} is called after no split; expected {shorten(SPLITS)} and _text.txt")
+        parts = path.parent.relative_to(base).parts or (base.name,)
+        task, domain = parts[0], "_".join(parts)
+        mapping = next((folder / "mapping.txt" for folder in (path.parent, path.parent.parent) if
+                        (folder / "mapping.txt") in files), None)  # fmt: skip
+        names = dict(
+            line.split("\t")[:2] for line in ([] if mapping is None else decode(mapping, encoding).splitlines()) if line
+        )
+        lines, labels = (
+            decode(file, encoding).rstrip("\n").split("\n") for file in (path, path.with_name(f"{split}_labels.txt"))
+        )
+        if len(lines) != len(labels):
+            raise InputError(f"{path} has {len(lines)} lines, its labels file {len(labels)}; expected as many")
+        number = SPLIT_NAMES[split]
+        if number == 1 and not (path.with_name("train_text.txt")).is_file():
+            number = 0
+        for line, (text, label) in enumerate(zip(lines, labels, strict=True), 1):
+            name = names.get(label.strip(), label.strip()).strip()
+            texts.add(text, f"{task}/{name}", domain, (str(path), line), number)
+    return texts
+
+
+def from_ag_news(files: Sequence[Path], fields: Fields, encoding: str) -> Texts:
+    """News (Zhang et al., NeurIPS 2015): class, title and description; its test file alone is split by drawing."""
+    by_name = {path.name: path for path in files}
+    if "test.csv" not in by_name or "classes.txt" not in by_name:
+        raise InputError(f"root: {files[0].parent} lacks test.csv or classes.txt, which source ag_news reads")
+    names = decode(by_name["classes.txt"], encoding).split()
+    texts, both = Texts(), "train.csv" in by_name
+    for stem in ("train", "test") if both else ("test",):
+        path = by_name[f"{stem}.csv"]
+        rows = (
+            (line, {**row, "class": names[int(row["class"]) - 1]})
+            for line, row in rows_of(path, fields, encoding)
+        )  # fmt: skip
+        try:
+            _add_rows(texts, rows, path, fields, SPLIT_NAMES[stem] if both else None)
+        except (ValueError, IndexError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path}: found a class that classes.txt does not number ({error})") from error
+    return texts
+
+
+def synthetic_texts(overlap: float = 0.3, num_domains: int = 4, rows: int = 240, seed: int = 0) -> Texts:
+    """Made-up reviews of products; each domain praises and blames in words of its own.
+
+    A text is a template with nouns of the domain and words that carry the label. Those are drawn from the words that
+    all domains share with probability ``overlap``, else from the domain's own: at 0 an expert reads nothing in another
+    domain, at 1 all domains are one.
+
+    Args:
+        overlap: From 0, disjoint, to 1, identical.
+        num_domains: D.
+        rows: Texts of each domain, half of them of each label.
+        seed: Of the draws.
+
+    Example:
+        >>> texts = synthetic_texts(num_domains=2, rows=4)
+        >>> texts.domains[0], texts.labels[:2], len(texts.texts)
+        ('domain_0', ['bad', 'good'], 8)
+    """
+    generator = np.random.default_rng(seed)
+    letters, vowels = list("bdfgklmnprstvz"), list("aeiou")
+    words: dict[str, None] = {}
+    while len(words) < 24 * (num_domains + 1):
+        words["".join(generator.choice(letters) + generator.choice(vowels) for _ in range(3))] = None
+    pool = np.array(list(words)).reshape(num_domains + 1, 3, 8)  # the last is common; bad, good, nouns
+    templates = (
+        "the {n} was {w} and the {m} {v}",
+        "i found this {n} {w} , its {m} rather {v} for the price",
+        "{w} {n} !",
+        "after a week with it the {n} seems {w} , my {m} too : {v} as they said it would be , and i asked them twice",
+    )
+    texts = Texts()
+
+    def word(domain: int, kind: int) -> str:
+        return str(pool[num_domains if generator.random() < overlap else domain, kind, generator.integers(8)])
+
+    for domain in range(num_domains):
+        for row in range(rows):
+            kind = row % 2
+            said = templates[generator.integers(len(templates))].format(
+                n=word(domain, 2), m=word(domain, 2), w=word(domain, kind), v=word(domain, kind)
+            )
+            texts.add(said, ("bad", "good")[kind], f"domain_{domain}", ("synthetic", len(texts.texts)))
+    return texts

@@ -1,0 +1,183 @@
+"""Small networks for texts; each takes ``{"input_ids", "attention_mask"}`` and ends in a linear ``head``.
+
+The layer before the head, ``pool``, gives the representation (B, D): a mean over a text's own tokens, which padding
+never changes.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_fusion.errors import InputError
+
+
+def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the tokens that a mask keeps; zeros where it keeps none.
+
+    Args:
+        states: (B, L, D).
+        mask: (B, L), 1 or True for tokens, 0 for padding.
+
+    Returns:
+        (B, D), of the type of ``states``; the sum is formed in float32 at least.
+
+    Example:
+        >>> masked_mean(torch.tensor([[[2.0], [4.0], [9.0]]]), torch.tensor([[1, 1, 0]]))
+        tensor([[3.]])
+    """
+    wide = states if states.dtype == torch.float64 else states.float()
+    weight = mask.to(wide.dtype)
+    # a product of matrices and not a masked sum: padding may hold anything but NaN, and no copy of the states is made
+    total = torch.bmm(weight[:, None], wide)[:, 0]
+    return (total / weight.sum(1, keepdim=True).clamp(min=1)).to(states.dtype)
+
+
+class MaskedMean(nn.Module):
+    """:func:`masked_mean` as a layer, whose output can be named as an expert's features."""
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Map (B, L, D) and a mask (B, L) to (B, D)."""
+        return masked_mean(states, mask)
+
+
+class _TextNetwork(nn.Module):
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        if vocab_size < 2:
+            raise InputError(f"vocab_size is {vocab_size}; expected at least 2, the number of tokens of the tokenizer")
+        self.vocab_size = vocab_size
+
+    def _read(self, text: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        if not isinstance(text, Mapping) or not {"input_ids", "attention_mask"} <= set(text):
+            found = f"a dict with {sorted(text)}" if isinstance(text, Mapping) else type(text).__name__
+            raise InputError(
+                f"the text network got {found}; expected a dict of input_ids and attention_mask, as TextDataModule "
+                "gives it"
+            )
+        return text["input_ids"], text["attention_mask"]
+
+    def _embed(self, table: nn.Embedding, ids: Tensor) -> Tensor:
+        try:
+            return table(ids)
+        except IndexError as error:
+            raise InputError(
+                f"found token {int(ids.max())}, the network knows tokens 0 to {self.vocab_size - 1}; set its "
+                "vocab_size to that of the tokenizer (TextDataModule.vocab_size) or more"
+            ) from error
+
+
+class TextTransformer(_TextNetwork):
+    """A small transformer encoder, for training from scratch.
+
+    Pre-norm layers of attention and GELU (torch's own), a last layer norm, the mean over a text's tokens, a linear
+    head. Padding is neither attended to nor averaged.
+
+    Args:
+        num_classes: C.
+        vocab_size: Tokens of the tokenizer, at least.
+        width: D, of states and representation.
+        layers: Number of layers; 0 leaves the embeddings as they are.
+        heads: Of the attention.
+        dropout: In training, on embeddings and in the layers.
+        positions: ``learned``, or ``sinusoidal`` (Vaswani et al., 2017, section 3.5).
+        max_length: Longest text, in tokens.
+
+    Raises:
+        InputError: If ``width`` does not divide into ``heads``, or into pairs for sinusoidal positions.
+
+    Example:
+        >>> text = {"input_ids": torch.ones(2, 7, dtype=torch.long), "attention_mask": torch.ones(2, 7)}
+        >>> TextTransformer(num_classes=3, vocab_size=50, width=16)(text).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        vocab_size: int = 8192,
+        width: int = 64,
+        layers: int = 2,
+        heads: int = 4,
+        dropout: float = 0.1,
+        positions: Literal["learned", "sinusoidal"] = "learned",
+        max_length: int = 512,
+    ) -> None:
+        super().__init__(vocab_size)
+        if width < 1 or heads < 1 or width % heads or width % 2 or layers < 0:
+            raise InputError(
+                f"width is {width}, heads {heads}, layers {layers}; expected an even width that is a multiple of heads"
+            )
+        if positions not in ("learned", "sinusoidal"):
+            raise InputError(f"positions is {positions!r}; expected learned, sinusoidal")
+        self.max_length = max_length
+        self.embedding = nn.Embedding(vocab_size, width)
+        nn.init.normal_(self.embedding.weight, std=width**-0.5)
+        place = torch.empty(max_length, width)
+        if positions == "learned":
+            self.places: Tensor = nn.Parameter(nn.init.normal_(place, std=0.1 * width**-0.5))
+        else:
+            self.register_buffer("places", _waves(max_length, width) * (2 / width) ** 0.5)
+        self.dropout = nn.Dropout(dropout)
+        # one after the other and not nn.TransformerEncoder: its fast path computes otherwise than training does
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, heads, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.pool = MaskedMean()
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, text: Mapping[str, Tensor]) -> Tensor:
+        """Map ``input_ids`` and ``attention_mask`` (B, L) to (B, C) logits."""
+        ids, mask = self._read(text)
+        if ids.shape[1] > self.max_length:
+            raise InputError(
+                f"the text network got {ids.shape[1]} tokens, its max_length is {self.max_length}; raise it, or lower "
+                "max_length of the data"
+            )
+        states = self.dropout(self._embed(self.embedding, ids) + self.places[: ids.shape[1]])
+        padding = torch.zeros(mask.shape, dtype=states.dtype, device=states.device).masked_fill(
+            mask == 0, torch.finfo(states.dtype).min
+        )
+        for layer in self.layers:
+            states = layer(states, src_key_padding_mask=padding)
+        return self.head(self.pool(self.norm(states), mask))
+
+
+class TextBag(_TextNetwork):
+    """The mean of a text's token embeddings and a linear head: fastText (Joulin et al., 2016), without word pairs.
+
+    Args:
+        num_classes: C.
+        vocab_size: Tokens of the tokenizer, at least.
+        width: D.
+        dropout: Share of the representation that training leaves out.
+
+    Example:
+        >>> text = {"input_ids": torch.ones(2, 7, dtype=torch.long), "attention_mask": torch.ones(2, 7)}
+        >>> TextBag(num_classes=3, vocab_size=50)(text).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(self, num_classes: int, vocab_size: int = 8192, width: int = 64, dropout: float = 0.2) -> None:
+        super().__init__(vocab_size)
+        self.embedding = nn.Embedding(vocab_size, width)
+        nn.init.normal_(self.embedding.weight, std=width**-0.5)
+        self.pool = MaskedMean()
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, text: Mapping[str, Tensor]) -> Tensor:
+        """Map ``input_ids`` and ``attention_mask`` (B, L) to (B, C) logits."""
+        ids, mask = self._read(text)
+        return self.head(self.dropout(self.pool(self._embed(self.embedding, ids), mask)))
+
+
+def _waves(length: int, width: int) -> Tensor:
+    angle = torch.arange(length)[:, None] * torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
