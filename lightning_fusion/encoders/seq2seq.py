@@ -207,15 +207,9 @@ class PointerGenerator(nn.Module):
             count = count + there.sum(1)
         return total / count[:, None].clamp_min(1)
 
-    @torch.no_grad()
-    def score(self, input: Mapping[str, Tensor], options: Tensor) -> Tensor:
-        """Log-likelihoods (B, O) of each of the options (B, O, T), end included."""
-        rows, number, _ = options.shape
-        repeated = {name: input[name].repeat_interleave(number, 0) for name in ("input_ids", "attention_mask")}
-        texts = options.flatten(0, 1)
-        labels = append_end(texts, self.pad_id, self.end_id)
-        found = self(repeated, texts).gather(2, labels.clamp_min(0)[:, :, None])[:, :, 0]
-        return torch.where(labels >= 0, found, 0).sum(1).reshape(rows, number)
+    def labels(self, target: Tensor) -> Tensor:
+        """What :meth:`forward` should foretell of a target (B, T): (B, T + 1), -100 after the end."""
+        return append_end(target, self.pad_id, self.end_id)
 
     def _sums(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Sum of the states (B, D) and number (B,) of the tokens that are there."""

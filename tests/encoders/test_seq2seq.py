@@ -126,14 +126,6 @@ class TestWriting:
         best[:, :, [0, 1]] = -torch.inf
         assert best.argmax(2)[0, : text.shape[1]].tolist() == text[0].tolist()
 
-    def test_scores_are_sums_of_log_probabilities(self):
-        net, input = network(), batch([3, 6])
-        options = torch.tensor([[[5, 6], [7, 0]], [[8, 0], [9, 3]]])
-        found = net.score(input, options)
-        logs = net(row(input, 0), torch.tensor([[7]]))[0]
-        assert float(found[0, 1]) == pytest.approx(logs[0, 7].item() + logs[1, 2].item(), abs=1e-5)
-        assert found.shape == (2, 2)
-
     def test_it_learns_to_copy_words_it_has_never_written(self):
         torch.manual_seed(0)
         net = PointerGenerator(VOCABULARY, hidden=32, dropout=0.0)
