@@ -13,6 +13,10 @@ VOCABULARY = 24
 DOMAINS = ["a", "b", "c"]
 
 
+class Killed(BaseException):
+    """Nobody catches this."""
+
+
 class Counted(PointerGenerator):
     """Knows how many of its kind are in memory, and how many rows they were asked about."""
 
@@ -28,14 +32,16 @@ class Counted(PointerGenerator):
             generator = torch.Generator().manual_seed(seed)
             for value in self.parameters():
                 nn.init.normal_(value, std=0.7, generator=generator)
-            self.bias.data[2] = 100.0 if mute else 2.0
+            self.bias.data[2] = 2.0
+            if mute:  # always the end, and never a copy
+                self.bias.data[2] = self.gate.bias.data[0] = 100.0
         Counted.alive.add(self)
         Counted.most = max(Counted.most, len(Counted.alive))
 
     def answer(self, input: dict[str, Tensor], max_new_tokens: int) -> tuple[Tensor, Tensor]:
         Counted.calls += 1
         if Counted.stop_at is not None and Counted.calls > Counted.stop_at:
-            raise KeyboardInterrupt
+            raise Killed
         Counted.rows += len(input["input_ids"])
         return super().answer(input, max_new_tokens)
 
