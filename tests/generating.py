@@ -55,10 +55,11 @@ def work(folder: Path, processes: int, stop_at: int | None = None) -> None:
         store = collect_embeddings(made, data, folder / "store", max_new_tokens=5, trainer=trainer())
         collect_embeddings(made, data, folder / "store", max_new_tokens=5, trainer=trainer())  # opens what is there
         assert EmbeddingsDataModule(store).feature_dims == dict.fromkeys(language.DOMAINS, 8)
+    module = fuser(experts=made, folder=str(folder))
     language.Counted.reset()
     language.Counted.stop_at = stop_at
     try:
-        trainer().predict(fuser(experts=made, folder=str(folder)), datamodule=data)
+        trainer().predict(module, datamodule=data)
     except language.Killed:
         os._exit(9)  # nothing is tidied up
 

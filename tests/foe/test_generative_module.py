@@ -121,8 +121,8 @@ class TestPredict:
         predict(module)
         assert language.Counted.most == 1 and not len(language.Counted.alive)
         assert language.Counted.rows == 3 * generating.ROWS  # all were read; who is chosen does not write again
-        language.Counted.reset()
         single = generating.fuser(experts=generating.experts())
+        language.Counted.reset()
         found = predict(single)
         assert language.Counted.most == 1
         others = int((found["expert"] != 1).sum())
@@ -142,8 +142,8 @@ class TestPredict:
 
     def test_a_finished_run_asks_nobody_again_whatever_its_batches(self, tmp_path):
         for batch_size in (4, 3):
-            language.Counted.reset()
             module = generating.fuser(experts=generating.experts(), folder=str(tmp_path))
+            language.Counted.reset()
             predict(module, language.pairs(generating.ROWS, batch_size))
             assert (language.Counted.calls > 0) == (batch_size == 4)
 
@@ -184,8 +184,8 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
     assert not (killed / "answers.jsonl").exists()
     draft = next((killed / "parts").iterdir()) / "half.123"
     draft.write_bytes(b"half of a part")  # as a run leaves it that dies while it writes
-    language.Counted.reset()
     module = generating.fuser(experts=generating.experts(), folder=str(killed))
+    language.Counted.reset()
     predict(module)
     assert language.Counted.calls == calls - 3
     assert lines(killed) == lines(whole)
