@@ -27,6 +27,7 @@ BENCHMARKS = {
     "acorl": "acorl",
     "selection": "selection",
     "hat": "hat",
+    "generative": "generative",
 }
 """File of each benchmark; it has ``measure() -> list[Result]``."""
 OUTPUT = Path("runs/bench/results.json")

@@ -20,6 +20,7 @@ _PUBLIC = {
     "FoEFuserModule": "foe.module",
     "FrugalFoE": "foe.frugal",
     "FrugalFoEModule": "foe.frugal_module",
+    "GenerativeFoE": "foe.generative_module",
     "HaTJointModule": "hat.module",
     "ImageDataModule": "data.image",
     "KnowledgeDictionary": "hat.knowledge",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from lightning_fusion.experts.training import ExpertModule
     from lightning_fusion.foe.frugal import FrugalFoE
     from lightning_fusion.foe.frugal_module import FrugalFoEModule
+    from lightning_fusion.foe.generative_module import GenerativeFoE
     from lightning_fusion.foe.module import FoEFuserModule
     from lightning_fusion.hat.knowledge import KnowledgeDictionary
     from lightning_fusion.hat.module import HaTJointModule
@@ -66,6 +68,7 @@ __all__ = [
     "FoEFuserModule",
     "FrugalFoE",
     "FrugalFoEModule",
+    "GenerativeFoE",
     "HaTJointModule",
     "ImageDataModule",
     "KnowledgeDictionary",

@@ -97,6 +97,54 @@ class Expert(nn.Module):
         self.requires_grad_(False)
         self.train(False)
 
+    @classmethod
+    def from_transformers(
+        cls,
+        path: str,
+        classes: list[str] | None = None,
+        labels: dict[str, str] | None = None,
+        features: str | None = "pool",
+        domains: list[str] | None = None,
+        cost: float | None = None,
+        download: bool = False,
+    ) -> "Expert":
+        """A sequence classifier of transformers, from a local folder or by its name on the hub, safetensors only.
+
+        In YAML the same is an ``Expert`` whose ``network`` has the class_path
+        ``lightning_fusion.experts.transformers.TransformersClassifier``.
+
+        Args:
+            path: A folder that ``save_pretrained`` wrote, or a name on the hub.
+            classes: The task's classes, to check the model's against. Where the model's labels have no names of their
+                own (LABEL_0 ...), the names of its outputs, in order.
+            labels: New names of the model's labels, {POSITIVE: positive} say.
+            features: Layer that gives the representation: ``pool``, the masked mean of the last layer's states, or any
+                layer of the model, ``model.bert.pooler`` say; None: no features.
+            domains: Names of the domains whose data the expert was trained on, where known.
+            cost: Price of asking the expert for one sample; the model's parameters in millions where None (our choice).
+            download: Fetch from the hub what is not on this machine.
+
+        Raises:
+            InputError: If the model cannot be read, or its labels are none of the classes.
+        """
+        from lightning_fusion.experts.transformers import TransformersClassifier, tokenizer_fingerprint
+
+        network = TransformersClassifier(path, labels, download)
+        names = network.classes
+        if classes is not None and not labels and names == [f"LABEL_{number}" for number in range(len(classes))]:
+            names = [str(name) for name in classes]
+        if classes is not None and (unknown := [name for name in names if name not in classes]):
+            raise InputError(
+                f"labels: the model {path} knows {shorten(unknown, 20)}, which the task's classes "
+                f"({shorten(classes, 20)}) lack; rename them, as in labels: {{{unknown[0]}: {classes[0]}}}"
+            )
+        if cost is None:
+            cost = sum(weights.numel() for weights in network.parameters()) / 1e6
+        expert = cls(network, classes=names, features=features, domains=domains, cost=cost)
+        tokenizer = tokenizer_fingerprint(path)
+        expert.preprocessing = {"tokenizer": tokenizer} if tokenizer is not None else None
+        return expert
+
     def train(self, mode: bool = True) -> "Expert":
         """Stay in eval mode: batch-norm statistics and dropout of a frozen model must not move."""
         return super().train(False)

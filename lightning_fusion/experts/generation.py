@@ -1,0 +1,318 @@
+"""Experts that write text: one that is loaded when it is needed, and the LightningModule that trains one."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
+
+import torch
+from lightning import Callback, LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_fusion.callbacks.reproducible import EpochSeed
+from lightning_fusion.data.base import as_batch, digest
+from lightning_fusion.errors import InputError
+from lightning_fusion.experts.expert import CARD_KEY, build_network
+from lightning_fusion.experts.transformers import TransformersGenerator, hash_files, weight_files
+from lightning_fusion.hyperparameters import keep_plain, read_checkpoint
+from lightning_fusion.metrics.text import Rouge, read_tokenizer
+from lightning_fusion.optimization import build_optimizer
+
+
+class Writer(Protocol):
+    """What a network must do to be an expert that writes.
+
+    Inputs are dicts of ``input_ids`` and ``attention_mask``, (B, L) int64, padded on the right; texts are (B, T) int64
+    without start and end, padded on the right with ``pad_id``. A network may also have ``answer(input,
+    max_new_tokens)``, which returns a text and its embedding in one go.
+    """
+
+    pad_id: int
+
+    def __call__(self, input: Mapping[str, Tensor], target: Tensor) -> Tensor:
+        """Log-probabilities (B, T + 1, V) of what follows the start and each token of the target."""
+
+    def labels(self, target: Tensor) -> Tensor:
+        """What a call should foretell of a target: (B, T + 1), -100 after the end."""
+
+    def generate(self, input: Mapping[str, Tensor], max_new_tokens: int) -> Tensor:
+        """The written text (B, T), T <= max_new_tokens."""
+
+    def embed(self, input: Mapping[str, Tensor], generated: Tensor | None = None) -> Tensor:
+        """The masked mean (B, D) of last-layer states over input and text."""
+
+
+def write(network: Any, input: Mapping[str, Tensor], max_new_tokens: int) -> tuple[Tensor, Tensor]:
+    """The text (B, T) that a network writes, and its embedding (B, D), read while writing where it can."""
+    if hasattr(network, "answer"):
+        return network.answer(input, max_new_tokens)
+    text = network.generate(input, max_new_tokens)
+    return text, network.embed(input, text)
+
+
+@torch.no_grad()
+def score_options(network: Any, input: Mapping[str, Tensor], options: Tensor, per_token: bool = False) -> Tensor:
+    """Log-likelihood of each option of a multiple choice, its end included.
+
+    Args:
+        network: A :class:`Writer`.
+        input: The questions, B of them.
+        options: (B, O, T) int64, the answers to choose from.
+        per_token: Divide by the number of tokens, so that short options have no advantage.
+
+    Returns:
+        (B, O) float32.
+    """
+    rows, number, _ = options.shape
+    repeated = {name: input[name].repeat_interleave(number, 0) for name in ("input_ids", "attention_mask")}
+    texts = options.flatten(0, 1)
+    labels = network.labels(texts)
+    found = network(repeated, texts).gather(2, labels.clamp_min(0)[:, :, None])[:, :, 0]
+    total = torch.where(labels >= 0, found, 0).sum(1)
+    return (total / (labels >= 0).sum(1) if per_token else total).reshape(rows, number)
+
+
+class GenerativeExpert:
+    """A frozen model that writes text, in a file until it is needed: no weight is in memory before or after that.
+
+    Give one of ``checkpoint``, ``transformers`` and, in Python, ``network``.
+
+    Args:
+        checkpoint: Of a :class:`GenerativeExpertModule`, which knows its own network; read weights-only.
+        transformers: Folder or hub name of a sequence-to-sequence or causal language model of transformers.
+        network: Called without arguments, builds a :class:`Writer` with its weights, the same each time.
+        domains: Names of the domains whose data the expert was trained on; a checkpoint tells.
+        cost: Price of asking the expert for one sample, in any unit.
+
+    Raises:
+        InputError: If none or several are given, or there is no such file.
+
+    Example:
+        >>> from functools import partial
+        >>> from lightning_fusion.encoders.seq2seq import PointerGenerator
+        >>> expert = GenerativeExpert(network=partial(PointerGenerator, 30, hidden=8), domains=["news"])
+        >>> with expert.loaded() as network:
+        ...     network.training, network.pad_id
+        (False, 0)
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | None = None,
+        transformers: str | None = None,
+        network: Callable[[], nn.Module] | None = None,
+        domains: list[str] | None = None,
+        cost: float = 1.0,
+    ) -> None:
+        if sum(given is not None for given in (checkpoint, transformers, network)) != 1:
+            raise InputError("a generative expert needs one of checkpoint, transformers and network")
+        if not cost >= 0:
+            raise InputError(f"cost is {cost}; expected a number >= 0")
+        card: dict[str, Any] = {}
+        if checkpoint is not None:
+            card = _read_card(checkpoint)
+        elif transformers is not None:
+            weight_files(transformers)
+        self.checkpoint, self.transformers, self.network = checkpoint, transformers, network
+        self.domains = domains if domains is not None else card.get("domains")
+        self.preprocessing: dict[str, Any] | None = card.get("preprocessing")
+        self.cost = float(cost)
+
+    @contextmanager
+    def loaded(self, device: torch.device | str = "cpu") -> Iterator[Any]:
+        """The network, frozen, in eval mode and on a device, for as long as the context lasts.
+
+        Raises:
+            InputError: If it cannot write.
+        """
+        network = self._load().requires_grad_(False).train(False).to(device)
+        if not all(hasattr(network, part) for part in ("pad_id", "generate", "embed")):
+            raise InputError(
+                f"network: {type(network).__name__} is no network that writes; it needs pad_id, generate and embed, as "
+                "lightning_fusion.experts.generation.Writer says"
+            )
+        try:
+            yield network
+        finally:
+            del network
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _load(self) -> nn.Module:
+        if self.network is not None:
+            return self.network()
+        if self.transformers is not None:
+            return TransformersGenerator(self.transformers)
+        content = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)  # type: ignore[arg-type]
+        card = content[CARD_KEY]
+        network = build_network(card["network"], card["vocab_size"], f"checkpoint {self.checkpoint}")
+        prefix = "network."
+        state = content["state_dict"]
+        network.load_state_dict({key[len(prefix) :]: state[key] for key in state if key.startswith(prefix)})
+        return network
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies the weights; two experts with the same fingerprint write alike."""
+        if self.network is not None:
+            with self.loaded() as network:
+                return digest(repr(network), *[part for item in network.state_dict().items() for part in item])
+        if self.transformers is not None:
+            return hash_files(weight_files(self.transformers)) if Path(self.transformers).is_dir() else self._hashed()
+        return hash_files([Path(self.checkpoint)])  # type: ignore[arg-type]
+
+    def _hashed(self) -> str:
+        with self.loaded() as network:  # a hub name: the cache's files are transformers' own affair
+            return digest(*[part for item in network.state_dict().items() for part in item])
+
+    def facts(self) -> dict[str, Any]:
+        """The expert's facts as plain data, for manifests and checkpoints."""
+        return {
+            "domains": self.domains,
+            "cost": self.cost,
+            "fingerprint": self.fingerprint,
+            "checkpoint": self.checkpoint or self.transformers,
+        }
+
+
+def _read_card(path: str) -> dict[str, Any]:
+    if not Path(path).is_file():
+        raise InputError(f"checkpoint: found no file {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises many kinds for a truncated or foreign file
+        raise InputError(f"checkpoint: {path} cannot be read weights-only ({type(error).__name__})") from error
+    card = content.get(CARD_KEY) if isinstance(content, Mapping) else None
+    if not isinstance(card, Mapping) or "vocab_size" not in card:
+        raise InputError(f"checkpoint: {path} is none of a GenerativeExpertModule; give its network instead")
+    if not card.get("network"):
+        raise InputError(
+            f"checkpoint: {path} does not say which network it belongs to: it was trained with a finished module; "
+            "give GenerativeExpertModule a class or functools.partial, or the expert a network"
+        )
+    return dict(card)
+
+
+class GenerativeExpertModule(LightningModule):
+    """Trains a network that writes text, by teacher forcing: its checkpoint is a :class:`GenerativeExpert`.
+
+    Batches are as :class:`~lightning_fusion.data.pairs.TextPairsDataModule` gives them: ``Batch.input`` has
+    ``target_ids`` beside the text to read.
+
+    Args:
+        network: Called with the size of the vocabulary, gives the network, a :class:`Writer`.
+        vocab_size: Tokens of the tokenizer; from the data module on the command line.
+        trained_on: Names of the domains of the training data; likewise.
+        preprocessing: How texts became tokens; likewise, kept with the expert.
+        tokenizer: Folder or ``tokenizer.json``, to test texts and not tokens.
+        max_new_tokens: Of a text that is written in testing.
+        optimizer: AdamW, 1e-3, weight decay 1e-4 where None.
+        scheduler: A cosine to 0 over the run where None.
+        scheduler_interval: Whether a given ``scheduler`` steps each epoch or each step.
+
+    Raises:
+        InputError: If ``vocab_size`` is missing.
+
+    Example:
+        >>> from functools import partial
+        >>> from lightning_fusion.encoders.seq2seq import PointerGenerator
+        >>> module = GenerativeExpertModule(partial(PointerGenerator, hidden=8), vocab_size=30)
+        >>> input = {"input_ids": torch.tensor([[5, 6]]), "attention_mask": torch.tensor([[1, 1]])}
+        >>> module(input, torch.tensor([[6]])).shape
+        torch.Size([1, 2, 30])
+    """
+
+    def __init__(
+        self,
+        network: Callable[[int], nn.Module],
+        vocab_size: int | None = None,
+        trained_on: list[str] | None = None,
+        preprocessing: dict[str, Any] | None = None,
+        tokenizer: str | None = None,
+        max_new_tokens: int = 20,
+        optimizer: OptimizerCallable | None = None,
+        scheduler: LRSchedulerCallable | None = None,
+        scheduler_interval: Literal["epoch", "step"] = "epoch",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        keep_plain(self)
+        if not vocab_size or vocab_size < 1:
+            raise InputError(f"vocab_size is {vocab_size}; give the number of tokens of the tokenizer")
+        self.vocab_size, self.trained_on, self.preprocessing = vocab_size, trained_on, preprocessing
+        self.network = network if isinstance(network, nn.Module) else network(vocab_size)
+        self.max_new_tokens = max_new_tokens
+        decode = read_tokenizer(tokenizer).decode if tokenizer is not None else None
+        self.test_rouge = Rouge(decode, self.network.pad_id)  # type: ignore[arg-type]
+        self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
+
+    def forward(self, input: Any, target: Tensor) -> Tensor:
+        """Log-probabilities (B, T + 1, V) of what follows the start and each token of the target (B, T)."""
+        return self.network(input, target)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Mean negative log-likelihood of a token."""
+        loss, tokens, _ = self._judge(batch, "train")
+        self.log("train_loss", loss, prog_bar=True, batch_size=tokens)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log ``val_loss``, and ``val_accuracy``, the share of tokens foretold right."""
+        loss, tokens, right = self._judge(batch, "val")
+        self.log("val_loss", loss, prog_bar=True, sync_dist=True, batch_size=tokens)
+        self.log("val_accuracy", right, prog_bar=True, sync_dist=True, batch_size=tokens)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Write, and log ``test_loss``, ``test_rouge1``, ``test_rouge2`` and ``test_rougeL``."""
+        loss, tokens, _ = self._judge(batch, "test")
+        self.log("test_loss", loss, sync_dist=True, batch_size=tokens)
+        batch = as_batch(batch, "the test loader")
+        written = self.network.generate(batch.input, self.max_new_tokens)  # type: ignore[operator]
+        self.test_rouge.update(written, batch.input["target_ids"])
+
+    def on_test_epoch_end(self) -> None:
+        """Log ROUGE over all texts of all processes."""
+        for name, value in self.test_rouge.compute().items():
+            self.log(f"test_{name}", value)
+        self.test_rouge.reset()
+
+    def _judge(self, batch: Any, split: str) -> tuple[Tensor, int, Tensor]:
+        batch = as_batch(batch, f"the {split} loader")
+        if not isinstance(batch.input, Mapping) or "target_ids" not in batch.input:
+            raise InputError(f"the {split} loader gives no input['target_ids'] (B, T): the text that is to be written")
+        logs = self(batch.input, batch.input["target_ids"])
+        labels = self.network.labels(batch.input["target_ids"])  # type: ignore[operator]
+        loss = F.nll_loss(logs.flatten(0, 1), labels.flatten(), ignore_index=-100)
+        there = labels >= 0
+        return loss, int(there.sum()), (logs.argmax(2) == labels)[there].float().mean()
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and a cosine, or what the constructor was given."""
+        return build_optimizer(self, self.parameters(), self._optimizer, self._scheduler, self._interval)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """A resumed run draws the random numbers of an uninterrupted one."""
+        return [EpochSeed()]
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **arguments: Any) -> Self:
+        """Lightning's, after a check that the file names no code but imported classes.
+
+        Raises:
+            InputError: If it is no such checkpoint.
+        """
+        read_checkpoint(checkpoint_path)
+        return super().load_from_checkpoint(checkpoint_path, *args, **arguments)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the expert's card, which makes the checkpoint an expert."""
+        spec = self.hparams.get("network")
+        checkpoint[CARD_KEY] = {
+            "domains": self.trained_on,
+            "preprocessing": self.preprocessing,
+            "vocab_size": self.vocab_size,
+            "network": spec if isinstance(spec, dict) else None,
+        }

@@ -1,0 +1,81 @@
+"""How near a written text is to the one that a human wrote."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_fusion.errors import InputError
+
+ROUGE_KEYS = ("rouge1", "rouge2", "rougeL")
+"""Without rougeLsum, which wants data that would have to be downloaded."""
+
+
+def read_tokenizer(path: str | Path) -> Any:
+    """A tokenizer of the ``tokenizers`` package: a ``tokenizer.json``, or a folder that holds one.
+
+    Raises:
+        InputError: If there is none, or the package is missing.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise InputError("a tokenizer needs the text extra: pip install 'lightning-fusion[text]'") from error
+    file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise InputError(f"tokenizer: found no {file}; give a tokenizer.json, or the folder that holds it")
+    return Tokenizer.from_file(str(file))
+
+
+class Rouge(Metric):
+    """ROUGE-1, ROUGE-2 and ROUGE-L (Lin, 2004) of written token sequences, by torchmetrics: F-measures in [0, 1].
+
+    Args:
+        decode: Makes a text of a list of tokens, a tokenizer's ``decode`` say; where None each token counts as a word.
+        pad_id: Is no token.
+
+    Example:
+        >>> metric = Rouge()
+        >>> metric.update(torch.tensor([[5, 6, 0]]), torch.tensor([[5, 6, 7]]))
+        >>> {name: round(float(value), 2) for name, value in metric.compute().items()}
+        {'rouge1': 0.8, 'rouge2': 0.67, 'rougeL': 0.8}
+    """
+
+    full_state_update = False
+
+    def __init__(self, decode: Callable[[list[int]], str] | None = None, pad_id: int = 0) -> None:
+        super().__init__()
+        self.decode, self.pad_id = decode, pad_id
+        self.add_state("total", torch.zeros(len(ROUGE_KEYS), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.total: Tensor
+        self.count: Tensor
+
+    def texts(self, tokens: Tensor) -> list[str]:
+        """The text of each row of (B, T) tokens."""
+        rows = [[token for token in row if token != self.pad_id] for row in tokens.tolist()]
+        return [self.decode(row) if self.decode is not None else " ".join(map(str, row)) for row in rows]
+
+    def scores(self, written: Tensor, wanted: Tensor) -> Tensor:
+        """(B, 3) float64 F-measures of each row, in the order of :data:`ROUGE_KEYS`."""
+        from torchmetrics.functional.text import rouge_score
+
+        pairs = zip(self.texts(written), self.texts(wanted), strict=True)
+        found = [rouge_score(one, other, rouge_keys=ROUGE_KEYS) for one, other in pairs]
+        return torch.tensor(
+            [[float(row[f"{key}_fmeasure"]) for key in ROUGE_KEYS] for row in found], dtype=torch.float64
+        ).reshape(-1, len(ROUGE_KEYS))
+
+    def update(self, written: Tensor, wanted: Tensor) -> None:
+        """Count written texts (B, T) against those that were wanted (B, T')."""
+        scores = self.scores(written, wanted)
+        self.total += scores.sum(0).to(self.total.device)
+        self.count += len(scores)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Mean F-measure of each kind."""
+        mean = (self.total / self.count.clamp_min(1)).float()
+        return dict(zip(ROUGE_KEYS, mean, strict=True))
