@@ -92,8 +92,8 @@ def work(folder: Path, processes: int) -> None:
         optimizer=partial(torch.optim.SGD, lr=0.1),
     )
     train(unlike, tiny.data(rows=even, batch_size=8 // processes), "complementary")
-    for mixing in ("attention", "static"):
-        train(*joint(mixing, 8 // processes), f"hat_{mixing}")
+    for name, how in HAT.items():
+        train(*joint(8 // processes, **how), f"hat_{name}")
     writer = PredictionWriter(str(folder / "predictions.csv"))
     trainer(callbacks=[writer]).predict(fuser, datamodule=OutputsDataModule(tiny.outputs(rows=ROWS), batch_size=2))
     verification(folder / "verification.json", trainer, processes)
@@ -101,7 +101,17 @@ def work(folder: Path, processes: int) -> None:
         frugal(folder / name, trainer, tiny.outputs(rows=rows), processes)
 
 
-def joint(mixing: Any, batch_size: int) -> tuple[LightningModule, TargetDataModule]:
+HAT: dict[str, dict[str, Any]] = {
+    "attention": {},
+    "static": {"mixing": "static"},
+    "two_step": {"training": "two_step"},
+    "crossfit": {"accuracy_source": "crossfit"},
+    "holdout": {"accuracy_source": "holdout", "heads": "frozen"},
+}
+"""Settings of HaTJointModule that are trained by one and by two processes."""
+
+
+def joint(batch_size: int, **how: Any) -> tuple[LightningModule, TargetDataModule]:
     """HaT on 32 rows, half of them labelled: as many labelled ones in each batch of each process."""
     target = torch.arange(32) % 2
     input = torch.randn(32, 4, generator=torch.Generator().manual_seed(0)) + target[:, None]
@@ -109,7 +119,7 @@ def joint(mixing: Any, batch_size: int) -> tuple[LightningModule, TargetDataModu
     splits = dict.fromkeys(("train", "val", "test"), (input, target, home))
     data = TensorDataModule(splits, ["cat", "owl"], ["home"], batch_size=batch_size)
     torch.manual_seed(0)
-    how: Any = {"mixing": mixing, "threshold": 0.1, "update_rule": "ge", "clip_norm": 5.0}
+    how = {"threshold": 0.1, "update_rule": "ge", "clip_norm": 5.0} | how
     rates = {name: partial(torch.optim.SGD, lr=0.2) for name in ("optimizer", "mixer_optimizer")}
     experts = tiny.experts(norm=False, features="body")  # each knows one of the two classes
     module = HaTJointModule(tiny.Net, experts, "body", classes=["cat", "owl"], **how, **rates)

@@ -6,7 +6,7 @@ import torch
 from lightning import LightningModule
 from torch import nn
 
-from lightning_fusion import ExpertModule
+from lightning_fusion import ExpertModule, HaTJointModule
 from lightning_fusion.data.base import TensorDataModule
 from lightning_fusion.data.target import TargetDataModule
 from lightning_fusion.errors import InputError
@@ -88,3 +88,26 @@ def test_real_modules_have_their_own_trainers():
     assert made == [1, 1, 4, 4] * 2
     with pytest.raises(InputError, match="folds: 99 of"):
         guard(make, make, target(), partial(trainer, 1), num_folds=99)
+
+
+def test_on_an_easy_target_with_wrong_sources_the_local_model_is_returned():
+    """Real trainings: labels suffice here, and the sources name each class by another's name."""
+    data = target(labelled_share=0.8)
+    experts = tiny.experts(norm=False, features="body")
+    for expert in experts.values():
+        for weight in expert.network.parameters():
+            weight.data.mul_(-20)  # sure of itself, and wrong
+
+    def student(fold):
+        torch.manual_seed(0)
+        rate = partial(torch.optim.SGD, lr=0.2)
+        how = {"optimizer": rate, "mixer_optimizer": rate, "alpha": "fixed", "alpha_0": 20.0, "mixing": "uniform"}
+        return HaTJointModule(tiny.Net, experts, "body", classes=fold.classes, heads="frozen", **how)
+
+    def local(fold):
+        torch.manual_seed(0)
+        return ExpertModule(tiny.Net, classes=fold.classes, optimizer=partial(torch.optim.SGD, lr=0.2))
+
+    found = guard(student, local, data, partial(tiny.trainer, 20))
+    assert found.choice == "local" and found.local > found.student + found.standard_error
+    assert "of the local model" in str(found)

@@ -264,6 +264,19 @@ def test_a_student_serves_later_targets_of_other_people_and_an_interrupted_round
     assert results(hard)["rows"] == before and "p0_phone: there already" in capsys.readouterr().out
 
 
+def test_a_student_that_is_the_best_of_the_sources_is_chosen_by_the_next_target(tmp_path):
+    """The sources are hardly trained; a student with most of its labels is the best there is."""
+    quick = {"source_epochs": 1, "epochs": 12, "networks": {"cnn": partial(SensorCNN, width=8)}, "baselines": False}
+    few = {"labelled_share": 0.9, "num_sources": 1, "keep_share": 1.0}
+    data = motion().variant(heterogeneity=0.0)
+    report = run(tmp_path / "run", data=data, targets=["p0_phone", "p1_phone"], publish_students=True, **quick, **few)
+    chosen = {row["domain"]: row["sources"] for row in report.rows if "sources" in row and "domain" in row}
+    assert chosen["p1_phone"] == ["p0_phone_student"] and not chosen["p0_phone"][0].endswith("_student")
+    assert value(report.rows, MAIN, "p1_phone") > value(report.rows, "mean source", "p1_phone")
+    student = Expert(checkpoint=str(tmp_path / "run/seed_0/students/p0_phone.ckpt"))
+    assert student.domains == ["p0_phone"]  # its card: whose data it was trained on
+
+
 @given(
     present=st.lists(st.sets(st.sampled_from("abcde"), min_size=2), min_size=1, max_size=6),
     count=st.integers(2, 6),
