@@ -60,6 +60,7 @@ class Plan:
     """What is trained for every seed.
 
     Attributes:
+        domains: Names of the domains that are sources, and may be targets.
         networks: Called with the number of classes, by name; domains take them in turn.
         features: Submodule of all of them whose output is the representation.
         source_epochs: Of each source.
@@ -76,6 +77,7 @@ class Plan:
         precision: Lightning's name of it.
     """
 
+    domains: list[str]
     networks: dict[str, Callable[[int], nn.Module]]
     features: str
     source_epochs: int
@@ -174,10 +176,11 @@ def hat(
     data.prepare_data()
     data.setup("fit")
     check_domains(data)
-    chosen = _targets(data, targets, num_targets)
-    _check_poisoned(data, chosen, poisoned)
     made = {_POISONED: poisoned > 0, _STUDENT: publish_students}
     _check_taken(data, [ending for ending, wanted in made.items() if wanted])
+    domains, left_out = _usable(data, seeds)
+    chosen = _targets(domains, left_out, targets, num_targets)
+    _check_poisoned(groups_of(data), domains, chosen, poisoned)
     target = {
         "labelled_share": labelled_share,
         "labelled_per_class": labelled_per_class,
@@ -208,7 +211,11 @@ def hat(
     if resumed:
         console.print(f"going on with the run in {folder}")
     report = Report("hat", config, title="test accuracy, mean over targets")
+    for name, reason in left_out.items():
+        report.notes.append(f"Domain {name} is neither source nor target: {reason}.")
+        console.print(f"{name} is left out: {reason}")
     plan = Plan(
+        domains,
         networks,
         features,
         source_epochs,
@@ -235,7 +242,7 @@ def hat(
     report.data = {
         "source": str(data.hparams.get("source", type(data).__name__)),
         "classes": len(data.classes),
-        "domains": len(data.domains),
+        "domains": len(domains),
         "targets": len(chosen),
     }
     hat_report.average(report)
@@ -278,21 +285,39 @@ def _check(
             )
 
 
-def _targets(data: FusionDataModule, names: Sequence[str] | None, count: int | None) -> list[str]:
-    unknown = [name for name in names or [] if name not in data.domains]
-    if unknown:
-        raise InputError(f"targets: found {shorten(unknown)}; the data's domains are {shorten(data.domains, 20)}")
-    chosen = list(names or data.domains)
+def _usable(data: FusionDataModule, seeds: Sequence[int]) -> tuple[list[str], dict[str, str]]:
+    """Domains of which a classifier can be trained with every seed, and why the others are left out."""
+    left_out: dict[str, str] = {}
+    for seed in seeds:
+        of_seed = data.variant(seed=seed)
+        for name in data.domains:
+            try:
+                of_seed.variant(domain=name).rows("train")
+            except InputError as error:
+                left_out.setdefault(name, str(error))
+    usable = [name for name in data.domains if name not in left_out]
+    if len(usable) < 2:
+        raise InputError(f"data: of {shorten(data.domains)} {len(usable)} can be used; {next(iter(left_out.values()))}")
+    return usable, left_out
+
+
+def _targets(
+    domains: Sequence[str], left_out: Mapping[str, str], names: Sequence[str] | None, count: int | None
+) -> list[str]:
+    for name in names or []:
+        if name not in domains:
+            reason = left_out.get(name, f"the data's domains are {shorten(domains, 20)}")
+            raise InputError(f"targets: found {name}; {reason}")
+    chosen = list(names or domains)
     if count is not None and count < len(chosen):
         places = np.linspace(0, len(chosen) - 1, count).round().astype(int)
         chosen = [chosen[place] for place in places]
     return chosen
 
 
-def _check_poisoned(data: FusionDataModule, targets: Sequence[str], poisoned: int) -> None:
-    groups = groups_of(data)
+def _check_poisoned(groups: Mapping[str, str], domains: Sequence[str], targets: Sequence[str], poisoned: int) -> None:
     for target in targets:
-        others = [name for name in data.domains if groups[name] != groups[target]]
+        others = [name for name in domains if groups[name] != groups[target]]
         if not 0 <= poisoned < max(1, len(others)):
             raise InputError(
                 f"poisoned is {poisoned}; expected 0 or more, and less than the {len(others)} sources of other groups "
@@ -355,14 +380,14 @@ class _Seed(SeedRun):
         """
         self.registry = ExpertRegistry(str(self.folder / "registry"))
         self.experts: dict[str, Expert] = {}
-        names, kinds = self.data.domains, list(plan.networks)
+        names, kinds = plan.domains, list(plan.networks)
         self.architecture = {name: kinds[number % len(kinds)] for number, name in enumerate(names)}
         published = set(self.registry.names)
         data: dict[str, FusionDataModule] = {name: self.data.variant(domain=name) for name in names}
         if plan.source_classes is not None:
             kept = draw_classes({name: _present(data[name]) for name in names}, plan.source_classes, self.seed)
             data = {name: SourceDataModule(data[name], kept[name]) for name in names}
-        wrong = {name for target in targets for name in self.poisoned(target, plan.poisoned)}
+        wrong = {name for target in targets for name in self.poisoned(target, plan)}
         for name in (name for name in names if name in wrong):
             data[f"{name}{_POISONED}"] = SourceDataModule(data[name], permuted=True, seed=self.seed)
         for number, (name, own) in enumerate(data.items()):
@@ -379,11 +404,11 @@ class _Seed(SeedRun):
                 label = f"seed {self.seed}  {name} with all labels"
                 self.own[name] = self._source(f"own/{name}", name, self.data.variant(domain=name), plan, label)
 
-    def poisoned(self, target: str, count: int) -> list[str]:
+    def poisoned(self, target: str, plan: Plan) -> list[str]:
         """The domains of other groups whose sources are poisoned for a target: the first of one order per seed."""
-        groups, names = groups_of(self.data), self.data.domains
+        groups, names = groups_of(self.data), plan.domains
         order = [names[place] for place in np.random.default_rng(self.seed).permutation(len(names))]
-        return [name for name in order if groups[name] != groups[target]][:count]
+        return [name for name in order if groups[name] != groups[target]][: plan.poisoned]
 
     def _source(self, path: str, domain: str, data: FusionDataModule, plan: Plan, label: str) -> Expert:
         network = plan.networks[self.architecture[domain]]
@@ -437,10 +462,10 @@ class _Target:
     def __init__(self, run: _Seed, name: str, earlier: Sequence[str], plan: Plan) -> None:
         self.run, self.name, self.plan = run, name, plan
         groups = groups_of(run.data)
-        wrong = run.poisoned(name, plan.poisoned)
+        wrong = run.poisoned(name, plan)
         self.others = [
             f"{other}{_POISONED}" if other in wrong else other
-            for other in run.data.domains
+            for other in plan.domains
             if groups[other] != groups[name]
         ]
         if plan.publish_students:

@@ -13,7 +13,7 @@ from scipy.stats import t
 from lightning_fusion import Expert, ExpertRegistry, SensorDataModule
 from lightning_fusion.data.base import TensorDataModule
 from lightning_fusion.data.target import TargetDataModule
-from lightning_fusion.encoders import SensorCNN, SensorGRU
+from lightning_fusion.encoders import SensorCNN, SensorGRU, SensorMLP
 from lightning_fusion.errors import InputError
 from lightning_fusion.recipes.hat import LOCAL, MAIN, UNIFORM, draw_classes, hat
 
@@ -324,3 +324,24 @@ def test_a_domain_that_is_called_as_a_source_of_the_run_is_refused(name, setting
 def test_refused(arguments, message, tmp_path):
     with pytest.raises(InputError, match=message):
         run(tmp_path / "run", **arguments)
+
+
+def test_a_domain_of_one_class_is_neither_source_nor_target_and_the_report_says_so(tmp_path, capsys):
+    table = tmp_path / "table.csv"
+    generator = np.random.default_rng(0)
+    lines = ["person,x,y,label"]
+    for number in range(200):
+        person, label = number % 5, (number // 5) % 2 if number % 5 != 3 else 1
+        x, y = generator.normal(label, 0.5, 2)
+        lines.append(f"p{person},{x:.3f},{y:.3f},{('still', 'moving')[label]}")
+    table.write_text("\n".join(lines))
+    network = {"mlp": partial(SensorMLP, in_features=2, hidden=[8])}
+    data = SensorDataModule("table", root=str(table), domain_fields=["person"], label="label", batch_size=9)
+    arguments = {"data": data, "networks": network, "features": "features", "baselines": False, "epochs": 2}
+    report = run(tmp_path / "run", **arguments, targets=["p0", "p4"])
+    (note,) = [note for note in report.notes if note.startswith("Domain p3 is neither source nor target")]
+    assert "moving as its only class" in note and note in (tmp_path / "run/report.md").read_text().replace("\n", " ")
+    assert "p3 is left out" in capsys.readouterr().out
+    assert report.data["domains"] == 4 and not (tmp_path / "run/seed_0/sources/p3.ckpt").exists()
+    with pytest.raises(InputError, match="targets: found p3; domain p3 has moving as its only class"):
+        run(tmp_path / "other", **arguments, targets=["p3"])
