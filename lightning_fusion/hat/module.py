@@ -199,6 +199,25 @@ class HaTJointModule(ExpertModule):
         """
         return [mixer(z, answer.features, answer.scores) for mixer in self.mixers]
 
+    @torch.no_grad()
+    def sample_weights(self, input: Any) -> Tensor:
+        """How much each source counts for each sample: (B, S), in the order of ``pool.names``; rows sum to 1.
+
+        Student and sources are asked in eval mode. With ``accuracy_source: crossfit`` it is the mean over the mixers.
+
+        Args:
+            input: What the network takes: preprocessed, on the module's device.
+
+        Raises:
+            InputError: If there is no mixer: before training, and in a student's published checkpoint.
+        """
+        if self.mixers is None:
+            raise InputError("there is no mixer: it is made in training, and a published student has none")
+        with _in_eval(self):
+            z = self.forward_with_features(input)[1]
+            fused = self.fuse(z, ask(self.pool, input, self.heads == "frozen"))
+        return torch.stack([log_weights.exp() for log_weights, _ in fused]).mean(0)
+
     def strength(self) -> Tensor | float:
         """Alpha, by the mixer's accuracy in the last epoch; override it for another rule."""
         assert self.threshold is not None

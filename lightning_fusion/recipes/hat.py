@@ -362,6 +362,20 @@ def draw_classes(present: Mapping[str, Sequence[str]], count: int, seed: int) ->
     return kept
 
 
+def class_means(weights: torch.Tensor, target: torch.Tensor) -> dict[int, list[float]]:
+    """Mean weight of each source over the samples of each class.
+
+    Args:
+        weights: (N, S).
+        target: (N,).
+
+    Example:
+        >>> class_means(torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]), torch.tensor([0, 0, 2]))
+        {0: [0.75, 0.25], 2: [0.0, 1.0]}
+    """
+    return {int(number): weights[target == number].mean(0).tolist() for number in target.unique()}
+
+
 def _present(data: FusionDataModule) -> list[str]:
     """Classes with samples both to train on and to validate."""
     found = [set(row_facts(data.rows(split))[0].tolist()) for split in ("train", "val")]
@@ -478,6 +492,7 @@ class _Target:
         self.data = TargetDataModule(run.data, name, seed=run.seed, **plan.target)
         self.found: list[dict[str, Any]] = []
         self.weights: dict[str, float] = {}
+        self.of_class: dict[int, list[float]] = {}
 
     def rows(self) -> list[dict[str, Any]]:
         """All figures, as rows of the report."""
@@ -560,6 +575,9 @@ class _Target:
         if method == MAIN:
             trainer.save_checkpoint(self.run.folder / "students" / f"{self.name}.ckpt", weights_only=True)
             self.weights = module.source_weights
+            rows = data.rows("test")
+            batch = data.on_after_batch_transfer(rows[torch.arange(len(rows))], 0)
+            self.of_class = class_means(module.sample_weights(batch.input.to(module.device)).cpu(), batch.target)
         found = {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}
         return found | {"mixer_accuracy": float(module.knowledge.accuracy)}
 
@@ -643,6 +661,9 @@ class _Target:
         ledger = selection.ledger
         chosen = list(selection.experts)
         self._add("selection", "bytes", ledger.total, sources=chosen, weights=[self.weights[name] for name in chosen])
+        for number, weights in self.of_class.items():
+            label = self.data.classes[number]
+            self._add("mixer", "largest weight of a class", max(weights), sources=chosen, weights=weights, label=label)
         sound = set(self.others) - self.wrong
         for kind, names in (("poisoned sources", self.wrong), ("sound sources", sound)) if self.wrong else ():
             weights = [self.weights[name] for name in chosen if name in names]

@@ -128,7 +128,7 @@ def traffic(report: Report) -> list[str]:
 
 
 def draw(report: Report, folder: Path) -> dict[str, str]:
-    """The three pictures of the report."""
+    """The four pictures of the report."""
     from matplotlib.figure import Figure
 
     ours, local = _by_target(report, MAIN), _by_target(report, LOCAL)
@@ -158,7 +158,21 @@ def draw(report: Report, folder: Path) -> dict[str, str]:
     axes.set(xlabel="megabytes that one target reads, mean over targets")
     axes.legend(fontsize=8)
     figure.savefig(folder / "ledger.png", dpi=130)
+    rows = [row for row in report.rows if row["metric"] == "largest weight of a class"]
+    rows = [row for row in rows if (row["domain"], row["seed"]) == (rows[-1]["domain"], rows[-1]["seed"])]
+    names, weights = rows[0]["sources"], np.array([row["weights"] for row in rows])
+    figure = Figure(figsize=(2.5 + 0.9 * len(names), 1.6 + 0.4 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(weights, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    for (place, column), value in np.ndenumerate(weights):
+        axes.text(column, place, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.6 else "black")
+    axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
+    axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
+    axes.set(title=f"Mean weight of the sources of {rows[0]['domain']}", ylabel="class of the test samples")
+    figure.colorbar(image, ax=axes)
+    figure.savefig(folder / "weights.png", dpi=130)
     return {
+        "weights.png": "How much the mixer lets each chosen source count, by class of the last target's test samples.",
         "targets.png": "Left: the student against a model of the labels alone. Right: every method.",
         "ledger.png": "What a target reads to select its sources, by stage, and what all models would take.",
     }

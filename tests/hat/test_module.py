@@ -486,6 +486,19 @@ class TestSwitches:
         trainer = fit(made, 1, log_every_n_steps=1)
         assert float(trainer.callback_metrics["alpha"]) == pytest.approx(0.4)
 
+    @pytest.mark.parametrize("accuracy_source", ["train", "crossfit"])
+    def test_weights_of_samples_are_those_of_the_mixers(self, accuracy_source):
+        made = module(accuracy_source=accuracy_source, network=partial(tiny.Net, norm=True, dropout=0.5))
+        with pytest.raises(InputError, match="there is no mixer"):
+            made.sample_weights(torch.zeros(2, 4))
+        fit(made, 2)
+        input = torch.randn(7, 4)
+        found = made.train().sample_weights(input)
+        assert made.training and found.shape == (7, len(made.pool.names)) and not found.requires_grad
+        torch.testing.assert_close(found.sum(1), torch.ones(7))
+        torch.testing.assert_close(made.sample_weights(input), found)  # no dropout
+        torch.testing.assert_close(made.sample_weights(input[:1]), found[:1])  # no batch statistics
+
     @pytest.mark.parametrize("heads", ["frozen", "trained"])
     def test_a_poisoned_source_gets_a_small_weight(self, heads):
         """Two sources of one training; the second one's labels are permuted."""

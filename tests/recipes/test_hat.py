@@ -161,6 +161,17 @@ def test_the_guarded_row_is_the_better_one_by_the_folds(folder):
         assert value(rows, f"{MAIN}, guarded", name) == value(rows, LOCAL if local else MAIN, name)
 
 
+def test_weights_of_the_mixer_stand_by_class_and_source(folder):
+    for name in TARGETS:
+        rows = [
+            r for r in results(folder)["rows"] if r["metric"] == "largest weight of a class" and r["domain"] == name
+        ]
+        assert [row["label"] for row in rows] == motion().classes
+        for row in rows:
+            assert len(row["sources"]) == len(row["weights"]) == 2 and sum(row["weights"]) == pytest.approx(1, abs=1e-5)
+            assert row["value"] == max(row["weights"])
+
+
 def test_the_ledger_counts_what_is_published(folder):
     rows, registry = results(folder)["rows"], ExpertRegistry(str(folder / "seed_0/registry"))
     assert sorted(registry.names) == sorted(motion().domains)
@@ -172,7 +183,7 @@ def test_the_ledger_counts_what_is_published(folder):
 
 def test_pictures_are_drawn_and_an_interrupted_run_goes_on(folder, capsys):
     text, before = (folder / "report.md").read_text(), results(folder)["rows"]
-    for picture in ("targets.png", "ledger.png"):
+    for picture in ("targets.png", "ledger.png", "weights.png"):
         assert f"]({picture})" in text and pictures.imread(folder / picture).std() > 0.05
     (folder / "seed_0/targets/p1_watch.json").unlink()
     change = {
