@@ -2,15 +2,16 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning import seed_everything
+from lightning import Trainer, seed_everything
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_fusion.baselines import BASELINES, oracle_expert, oracle_selection
 from lightning_fusion.data.base import FusionDataModule
@@ -19,6 +20,7 @@ from lightning_fusion.errors import InputError
 from lightning_fusion.experts.collecting import collect
 from lightning_fusion.experts.outputs import ExpertOutputs, OutputsDataModule
 from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.foe.fusers import MLPFuser
 from lightning_fusion.foe.module import FoEFuserModule, failure_signs
 from lightning_fusion.recipes.experts import (
     SeedRun,
@@ -37,6 +39,11 @@ FUSERS: dict[str, dict[str, Any]] = {
     "FoE (expert, random owner)": {"target": "expert", "owner": "random"},
     "FoE (expert, best owner)": {"target": "expert", "owner": "best"},
 }
+ONE_EXPERT: dict[str, dict[str, Any]] = {
+    "FoE (label, outputs of one expert)": FUSERS[MAIN],
+    "FoE (expert, outputs of one expert)": FUSERS["FoE (expert, best owner)"],
+}
+"""The paper's ablation: FoE that reads one expert, and answers, or chooses among all experts."""
 
 
 def foe(
@@ -53,6 +60,7 @@ def foe(
     label_smoothing: float = 0.0,
     mixup: float = 0.0,
     centralised: bool = True,
+    single_expert: bool = False,
     overlaps: list[float] | None = None,
     accelerator: str = "auto",
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true",
@@ -80,6 +88,8 @@ def foe(
         label_smoothing: Of the experts.
         mixup: Of the experts, its alpha; 0 turns it off.
         centralised: Train the centralised model as well.
+        single_expert: Fuse the outputs of one expert as well, the paper's ablation: for each expert a fuser is trained
+            that reads it alone, and the one that is best on the fuser's validation rows is tested.
         overlaps: Shares of each expert's training rows, from 0 to 1, that are drawn from all domains: for each, experts
             are trained and fused anew, and a picture shows where fusing stops to pay. The test and fuser rows stay.
         accelerator: Lightning's name of the device.
@@ -113,6 +123,7 @@ def foe(
         "label_smoothing": label_smoothing,
         "mixup": mixup,
         "centralised": centralised,
+        "single_expert": single_expert,
         "overlaps": overlaps,
         "precision": precision,
     }
@@ -137,6 +148,8 @@ def foe(
             experts = run.train_experts(expert_arguments, expert_epochs, precision)
             outputs = run.collect(experts)
             run.fit_fusers(outputs, fuser, fuser_epochs, fuser_batch_size)
+            if single_expert:
+                run.fit_on_single_experts(outputs, fuser, fuser_epochs, fuser_batch_size)
             run.score_rules(outputs)
             if centralised:
                 run.score_centralised(expert_arguments, expert_epochs, precision)
@@ -181,12 +194,7 @@ class _Seed(SeedRun):
                 self.report.notes.append(f"{method} left out: no expert's domains are known.")
                 continue
             start = time.perf_counter()
-            seed_everything(self.seed, verbose=False)
-            rows = batch_size or min(128, max(8, len(outputs["train"]) // 16))
-            data = OutputsDataModule(outputs, batch_size=rows, seed=self.seed)
-            module = FoEFuserModule(**outputs.facts(), network=network, seed=self.seed, **arguments)
-            trainer = self.trainer(epochs, accelerator="cpu")
-            trainer.fit(module, datamodule=data)
+            module, trainer = self._fit_fuser(outputs, network, epochs, batch_size, arguments)
             name = method.replace("FoE (", "").replace(")", "").replace(", ", "_").replace(" ", "_")
             trainer.save_checkpoint(self.folder / "fusers" / f"{name}.ckpt", weights_only=True)
             metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -194,6 +202,39 @@ class _Seed(SeedRun):
                 self.report.notes.append(f"Seed {self.seed}, {method}: {sign}")
             self._score_fuser(module, outputs, method)
             self.took("training fusers", start)
+
+    def fit_on_single_experts(self, outputs: ExpertOutputs, network: Any, epochs: int, batch_size: int | None) -> None:
+        """Train fusers that read one expert each, and test the best on the validation rows."""
+        truth = np.asarray(outputs["val"].target)
+        for method, arguments in ONE_EXPERT.items():
+            if arguments["target"] == "expert" and not all(outputs.owners(part).any() for part in ("train", "val")):
+                continue
+            start, best = time.perf_counter(), (-1.0, "")
+            fitted: dict[str, FoEFuserModule] = {}
+            first = 0
+            for name, labels in outputs.expert_classes.items():
+                reader = partial(_OneExpert, first=first, count=len(labels), network=network or MLPFuser)
+                first += len(labels)
+                fitted[name] = self._fit_fuser(outputs, reader, epochs, batch_size, arguments)[0].eval()
+                with torch.no_grad():
+                    answer = fitted[name].fuse(torch.from_numpy(outputs.concatenated("val"))).argmax(1).numpy()
+                accuracy = float((answer == truth).mean())
+                self.report.add(method, f"accuracy, reading {name}", accuracy, self.seed, split="val")
+                best = max(best, (accuracy, name), key=lambda found: found[0])  # the first of several
+            self.report.notes.append(f"Seed {self.seed}, {method}: reads {best[1]}, the best on validation rows.")
+            self._score_fuser(fitted[best[1]], outputs, method)
+            self.took("training fusers", start)
+
+    def _fit_fuser(
+        self, outputs: ExpertOutputs, network: Any, epochs: int, batch_size: int | None, arguments: dict[str, Any]
+    ) -> tuple[FoEFuserModule, Trainer]:
+        seed_everything(self.seed, verbose=False)
+        rows = batch_size or min(128, max(8, len(outputs["train"]) // 16))
+        data = OutputsDataModule(outputs, batch_size=rows, seed=self.seed)
+        module = FoEFuserModule(**outputs.facts(), network=network, seed=self.seed, **arguments)
+        trainer = self.trainer(epochs, accelerator="cpu")
+        trainer.fit(module, datamodule=data)
+        return module, trainer
 
     def _score_fuser(self, module: FoEFuserModule, outputs: ExpertOutputs, method: str) -> None:
         part = outputs["test"]
@@ -263,6 +304,21 @@ class _Seed(SeedRun):
         for column, name in enumerate(outputs.domains):
             if member[:, column].any():
                 self.report.add(method, "accuracy", right[member[:, column]].mean(), self.seed, domain=name)
+
+
+class _OneExpert(nn.Module):
+    """A fuser that reads a block of its inputs: those of one expert."""
+
+    def __init__(
+        self, num_inputs: int, num_outputs: int, first: int, count: int, network: Callable[[int, int], nn.Module]
+    ) -> None:
+        super().__init__()
+        self.block = slice(first, first + count)
+        self.network = network(count, num_outputs)
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        """Map (B, sum of C_k) to (B, C)."""
+        return self.network(outputs[:, self.block])
 
 
 def _draw(report: Report, folder: Path, outputs: ExpertOutputs, seed: int) -> dict[str, str]:

@@ -34,7 +34,7 @@ from lightning_fusion.foe.frugal import FrugalCurve, FrugalFoE
 from lightning_fusion.foe.reading import read_costs
 from lightning_fusion.foe.risk import ParametricRisk
 from lightning_fusion.foe.subset_fusers import MaskedMLPFuser
-from lightning_fusion.metrics.selective import area_under_cost_curve, risk_coverage
+from lightning_fusion.metrics.selective import RiskCoverage, area_under_cost_curve, risk_coverage
 from lightning_fusion.recipes.experts import (
     SeedRun,
     check_domains,
@@ -46,6 +46,9 @@ from lightning_fusion.recipes.experts import (
 from lightning_fusion.recipes.report import Report, claim_folder
 
 MAIN, SEEN = "FrugalFoE", "FrugalFoE (validation of all domains)"
+CONFIDENT, AVERAGE = "all experts, most confident", "all experts, softmax average"
+IN_SCOPE, TOLD_APART = "accuracy in scope", "AUROC of the risk, out of scope against in scope"
+HALF_ANSWERED, SCOPE_ANSWERED = "error with half the samples answered", "error with as many answered as are in scope"
 TRADE_OFFS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01)
 """Trade-offs of the curves, unless others are given."""
 _NEIGHBORS = (10, 20, 50, 100)  # of the sensitivity table
@@ -246,8 +249,10 @@ def frugal(
         "",
         "With M neighbours errors move in steps of 1 / M: trade-offs below that are the same.",
     ]
+    if last.abstaining:
+        report.text += ["", *_abstention_table(report, last)]
     report.save(folder, MAIN, {})  # the figures are safe before anything is drawn
-    report.save(folder, MAIN, _draw(report, folder, last))
+    report.save(folder, MAIN, _draw(report, folder, last) | (_draw_abstention(last, folder) if last.abstaining else {}))
     report.print(MAIN, folder, console)
     return report
 
@@ -347,9 +352,41 @@ class _Study:
         self.report.add(MAIN, "cost", self.cost, self.seed)
         self.coverage = risk_coverage(self.answer.risk.cpu().numpy(), ~right)
         self.report.add(MAIN, "area under risk and coverage", self.coverage.area, self.seed)
+        self._abstain()
         self.report.add(MAIN, "share of far samples", float(self.answer.far.float().mean()), self.seed)
         for sign in self.policy.signs(self.answer):
             self.report.notes.append(f"Seed {self.seed}: {sign}.")
+
+    def _abstain(self) -> None:
+        """Where some test rows have a class that no expert knows: do the risks tell them apart?"""
+        known = {name for labels in self.outputs.expert_classes.values() for name in labels}
+        truth = self.goal["test"]
+        self.unknown = ~np.isin(truth, [self.outputs.classes.index(name) for name in known])
+        self.abstaining: dict[str, RiskCoverage] = {}
+        if not self.unknown.any() or self.unknown.all():
+            return
+        from sklearn.metrics import roc_auc_score
+
+        outputs = self.arrays["test"]
+        confident = outputs.max(2).argmax(1)
+        average = outputs.mean(1)
+        answers = {
+            MAIN: (self.answer.probabilities.cpu().numpy(), self.answer.risk.cpu().numpy()),
+            CONFIDENT: (outputs[np.arange(len(truth)), confident], 1 - outputs.max((1, 2))),
+            AVERAGE: (average, 1 - average.max(1)),
+        }
+        for method, (probabilities, risk) in answers.items():
+            right = probabilities.argmax(1) == truth
+            curve = self.abstaining[method] = risk_coverage(risk, ~right)
+            if method != MAIN:
+                self.report.add(method, "area under risk and coverage", curve.area, self.seed)
+            for metric, value in (
+                (IN_SCOPE, right[~self.unknown].mean()),
+                (TOLD_APART, roc_auc_score(self.unknown, risk)),
+                (HALF_ANSWERED, np.interp(0.5, curve.coverage, curve.error)),
+                (SCOPE_ANSWERED, np.interp((~self.unknown).mean(), curve.coverage, curve.error)),
+            ):
+                self.report.add(method, metric, value, self.seed)
 
     def study_variants(self, arguments: dict[str, Any]) -> None:
         """Other fusers, risks and searches."""
@@ -521,6 +558,42 @@ def _sensitivity_table(report: Report) -> list[str]:
             cells.append(f"{np.mean([r['value'] for r in some]):.3f} at {np.mean([r['cost'] for r in some]):.2f}")
         lines.append(f"| {count} | " + " | ".join(cells) + " |")
     return lines
+
+
+def _abstention_table(report: Report, study: _Study) -> list[str]:
+    metrics = (IN_SCOPE, TOLD_APART, "area under risk and coverage", HALF_ANSWERED, SCOPE_ANSWERED)
+    lines = [
+        f"Abstention: {int(study.unknown.sum())} of {len(study.unknown)} test samples are out of scope: no expert "
+        "knows their class, so every answer to them is wrong and no accuracy above can reach 1. Samples are answered in the "
+        "order of a rule's risk: FrugalFoE's estimate, or 1 - the largest probability (mean over seeds).",
+        "",
+        "| rule | " + " | ".join(metrics) + " |",
+        "|---" * (len(metrics) + 1) + "|",
+    ]
+    for method in study.abstaining:
+        cells = (f"{np.mean(report.values(method, metric)):.3f}" for metric in metrics)
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _draw_abstention(study: _Study, folder: Path) -> dict[str, str]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for method, curve in study.abstaining.items():
+        main = method == MAIN
+        style = "-" if main else "--"
+        axes.plot(100 * curve.coverage, 100 * curve.error, style, label=method, color="black" if main else None)
+    inside = 100 * float((~study.unknown).mean())
+    axes.axvline(inside, color="grey", linewidth=0.8, label="as many as are in scope")
+    axes.set(xlabel="share of samples answered (%), least risk first", ylabel="errors among them (%)", xlim=(0, 102))
+    axes.set_ylim(bottom=0)
+    axes.set_title("Abstaining on what no expert knows")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(folder / "abstention.png", dpi=130)
+    return {"abstention.png": f"Risk and coverage over test samples in and out of scope, seed {study.seed}."}
 
 
 def _draw(report: Report, folder: Path, study: _Study) -> dict[str, str]:
