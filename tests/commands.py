@@ -167,7 +167,7 @@ def _prepared(base: Path) -> Path:
     recordings(folder / "data/speakers", speakers=24, count=8)
     motion_files(folder / "data/spsw_har")
     review_files(folder / "data/blitzer")
-    feature_table(folder / "data/wisdm/wisdm_transformed_with_user.csv")
+    feature_table(folder / "data/wisdm/wisdm_transformed_with_user.csv", (17, 33, 41))
     recordings(folder / "data/librispeech/train-clean-100", speakers=12, count=1)
     recordings(folder / "data/voxceleb2", speakers=12, count=2)
     for name in ("librispeech/test-other", "voxceleb1"):
