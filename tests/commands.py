@@ -174,6 +174,7 @@ def _prepared(base: Path) -> Path:
     """A folder in which a user has trained a speaker model and two experts on digits, and asked these; made once."""
     folder = base / "prepared"
     images(folder / "data/images", {"studio": ["cat", "dog"], "street": ["cat", "dog", "owl"]}, 30)
+    images(folder / "data/styles", {name: ["cat", "dog"] for name in ("photo", "sketch", "paint")}, 30)
     fine = ["beaver", "dolphin", "flatfish", "ray"]
     recordings(folder / "data/speakers", speakers=24, count=8)
     motion_files(folder / "data/spsw_har")

@@ -134,6 +134,8 @@ class SpeakerDataModule(FusionDataModule):
     pattern: str | None
     target: str
     domain_field: str | None
+    domain: str | int | list[str | int] | None
+    split_by: str
     val_speakers: int | float | list[str | int] | None
     test_speakers: int | float | list[str | int] | None
     val_trials: str | None
