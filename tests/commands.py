@@ -75,6 +75,8 @@ def small(config: Any) -> dict[str, Any]:
             result[key] = {name: value[name] for name in EXPERTS if name in value} or value
         elif isinstance(value, dict):
             result |= {key: inner} if (inner := small(value)) else {}
+        elif key.endswith("_speakers") and config.get("split_by") == "recording":
+            continue  # shares of each speaker's recordings
         elif key in SMALL and value is not None:
             result[key] = 8 if key == "hidden" and isinstance(value, int) else SMALL[key]
     if str(config.get("source", "")).startswith("cifar"):
@@ -116,6 +118,15 @@ def recordings(folder: Path, speakers: int, count: int, first: int = 0) -> None:
         path = folder / f"s{first + speaker:02}" / f"{row % count}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, samples, 8000)
+
+
+def spoken_words(folder: Path, speakers: int = 3, count: int = 8) -> None:
+    """WAV files as ``folder/<digit>_<speaker>_<n>.wav``: two digits."""
+    waveforms, who, _ = synthetic_voices(speakers, 2 * count, duration_s=0.5, sample_rate_hz=8000)
+    folder.mkdir(parents=True)
+    for row, (speaker, samples) in enumerate(zip(who, waveforms, strict=True)):
+        number = row % (2 * count)
+        soundfile.write(folder / f"{number % 2}_s{speaker}_{number // 2}.wav", samples, 8000)
 
 
 def motion_files(folder: Path, sessions: int = 5, people: int = 2) -> None:
@@ -163,6 +174,7 @@ def _prepared(base: Path) -> Path:
     """A folder in which a user has trained a speaker model and two experts on digits, and asked these; made once."""
     folder = base / "prepared"
     images(folder / "data/images", {"studio": ["cat", "dog"], "street": ["cat", "dog", "owl"]}, 30)
+    images(folder / "data/styles", {name: ["cat", "dog"] for name in ("photo", "sketch", "paint")}, 30)
     fine = ["beaver", "dolphin", "flatfish", "ray"]
     recordings(folder / "data/speakers", speakers=24, count=8)
     motion_files(folder / "data/spsw_har")
@@ -170,6 +182,7 @@ def _prepared(base: Path) -> Path:
     feature_table(folder / "data/wisdm/wisdm_transformed_with_user.csv", (17, 33, 41))
     recordings(folder / "data/librispeech/train-clean-100", speakers=12, count=1)
     recordings(folder / "data/voxceleb2", speakers=12, count=2)
+    spoken_words(folder / "data/fsdd/recordings")
     for name in ("librispeech/test-other", "voxceleb1"):
         recordings(folder / "data" / name, speakers=4, count=2, first=20)
     trials = ["1 s20/0.wav s20/1.wav", "1 s21/0.wav s21/1.wav", "0 s20/0.wav s21/0.wav", "0 s22/1.wav s23/1.wav"]

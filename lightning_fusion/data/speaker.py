@@ -24,11 +24,14 @@ from lightning_fusion.data.base import (
     digest,
     draws_order,
     slice_loader,
+    stratified_split,
 )
+from lightning_fusion.data.moments import spectrum_facts
 from lightning_fusion.data.patterns import compile_pattern
 from lightning_fusion.data.speech import LogMel
 from lightning_fusion.data.synthetic import VOWELS, synthetic_voices
 from lightning_fusion.data.trials import Trials, draw_trials, read_trials
+from lightning_fusion.data.windows import mean_and_deviation
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.hyperparameters import keep_plain
 
@@ -38,6 +41,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "source": ("files", "synthetic"),
     "target": ("speaker", "label"),
     "features": ("log_mel", "waveform"),
+    "split_by": ("speaker", "recording"),
 }
 _SPLIT_NAMES = {"train", "dev", "val", "valid", "validation", "test", "eval"}
 _PATTERN = "{speaker}/**"
@@ -55,7 +59,8 @@ class SpeakerDataModule(FusionDataModule):
     ``target: speaker`` is speaker verification: the classes are the training speakers; in validation and test, where
     only unseen speakers talk, targets are -100 and :meth:`trials` says which pairs of samples are to be compared.
     ``target: label`` is classification of what the pattern's ``{label}`` names (spoken digits, say) for unseen
-    speakers, with the speakers as domains.
+    speakers, with the speakers as domains; with ``split_by: recording`` every speaker is heard in all splits, by other
+    recordings, so that there can be an expert for each.
 
     Sources:
 
@@ -82,6 +87,10 @@ class SpeakerDataModule(FusionDataModule):
         target: ``speaker`` or ``label``, see above.
         domain_field: Field of the pattern whose values are the domains. None: the speakers for ``target: label``,
             else one domain.
+        domain: For ``target: label``: name or names of the domains that are used, with their own labels; all where
+            None. Splits do not depend on it.
+        split_by: ``speaker``: nobody is heard in two splits. ``recording``, for ``target: label`` alone: recordings are
+            drawn, for each domain and label by the same shares, which ``val_speakers`` and ``test_speakers`` give.
         val_speakers: Speakers of ``root`` to validate with: a share below 1, a number, or a list of names; 0.1 where
             None.
         test_speakers: Speakers of ``root`` to test with, likewise; 0.2 where None.
@@ -125,6 +134,8 @@ class SpeakerDataModule(FusionDataModule):
     pattern: str | None
     target: str
     domain_field: str | None
+    domain: str | int | list[str | int] | None
+    split_by: str
     val_speakers: int | float | list[str | int] | None
     test_speakers: int | float | list[str | int] | None
     val_trials: str | None
@@ -150,6 +161,8 @@ class SpeakerDataModule(FusionDataModule):
         pattern: str | None = None,
         target: Literal["speaker", "label"] = "speaker",
         domain_field: str | None = None,
+        domain: str | int | list[str | int] | None = None,
+        split_by: Literal["speaker", "recording"] = "speaker",
         val_speakers: int | float | list[str | int] | None = None,
         test_speakers: int | float | list[str | int] | None = None,
         val_trials: str | None = None,
@@ -253,6 +266,20 @@ class SpeakerDataModule(FusionDataModule):
         """Who speaks in samples of any shape, by their numbers (``Batch.index``): a number of each speaker, int64."""
         return torch.from_numpy(self._layout.speaker)[index % len(self._layout.names)]
 
+    def statistics(self, split: str = "train") -> Tensor:
+        """Light statistics of the recordings of a split, as the samples hear them: what a domain may publish of itself.
+
+        Mean over samples of the moments of log-mel features over time
+        (:func:`~lightning_fusion.data.moments.spectrum_facts`), then their standard deviations: 4 numbers a band.
+
+        Returns:
+            (S,) float32.
+        """
+        dataset = self.rows(split)
+        mel = self._log_mel(torch.device("cpu"))
+        crops = (dataset.inputs[chunk] for chunk in dataset.rows.split(self.batch_size))
+        return torch.cat(mean_and_deviation(spectrum_facts(mel.raw(crop.float())) for crop in crops)).float()
+
     # ------------------------------------------------------------- Lightning
 
     def setup(self, stage: str | None = None) -> None:
@@ -332,8 +359,18 @@ class SpeakerDataModule(FusionDataModule):
                     f"pattern {pattern} has no {{{name}}}: set pattern to say where it stands in a path, as in "
                     "{label}_{speaker}_{utterance}.wav"
                 )
+        if self.target == "speaker" and (self.domain is not None or self.split_by == "recording"):
+            raise InputError("domain and split_by: recording are for target: label; remove them, or change target")
         for split in ("val", "test"):
             self._check_held_out(split)
+            wanted = getattr(self, f"{split}_speakers")
+            shared = self.split_by == "recording"
+            share = wanted is None or (not isinstance(wanted, list) and 0 < wanted < 1)
+            if shared and (getattr(self, f"{split}_root") is not None or not share):
+                raise InputError(
+                    f"split_by: recording draws shares of the recordings of root: remove {split}_root, and give a "
+                    f"share below 1 as {split}_speakers"
+                )
         rate = getattr(self.augmentation, "sample_rate_hz", self.sample_rate_hz)
         if rate != self.sample_rate_hz:
             raise InputError(f"the augmentation expects {rate} Hz, the data has sample_rate_hz {self.sample_rate_hz}")
@@ -418,6 +455,37 @@ class SpeakerDataModule(FusionDataModule):
 
     def _cut(self) -> "_Split":
         """Who is heard in which split, and in which files."""
+        cut = self._cut_recordings() if self.split_by == "recording" else self._cut_speakers()
+        if self.domain is not None:
+            names, number = self._domain_of_file()
+            wanted = [str(name) for name in (self.domain if isinstance(self.domain, list) else [self.domain])]
+            if unknown := [name for name in wanted if name not in names]:
+                raise InputError(f"domain: found {shorten(unknown)}; the data have {shorten(names, 20)}")
+            own = [names.index(name) for name in wanted]
+            cut.files = {split: files[np.isin(number[files], own)] for split, files in cut.files.items()}
+            if empty := [split for split, files in cut.files.items() if not len(files)]:
+                raise InputError(
+                    f"the {empty[0]} split has no recording of domain {shorten(wanted)}; set split_by: recording, or "
+                    "change val_speakers and test_speakers"
+                )
+        return cut
+
+    def _cut_recordings(self) -> "_Split":
+        """Recordings in splits, for each domain and label by the same shares."""
+        layout = self._layout
+        test_share, val_share = (
+            default if share is None else float(share)  # type: ignore[arg-type]
+            for share, default in ((self.test_speakers, 0.2), (self.val_speakers, 0.1))
+        )
+        if test_share + val_share >= 1:
+            raise InputError(f"val_speakers and test_speakers add up to {val_share + test_share:g}; expected below 1")
+        _, strata = np.unique(layout.fields["label"], return_inverse=True)
+        strata = strata + (strata.max() + 1) * self._domain_of_file()[1]
+        rest, test = stratified_split(strata, test_share, self.seed * 1009 + 1)
+        train, val = stratified_split(strata[rest], val_share / (1 - test_share), self.seed * 1009 + 2)
+        return _Split({"train": rest[train], "val": rest[val], "test": test}, layout.speakers, {})
+
+    def _cut_speakers(self) -> "_Split":
         layout = self._layout
         pool = np.unique(layout.speaker[layout.tree == 0])
         lists = {split: self._read_list(split) for split in ("test", "val") if getattr(self, f"{split}_trials")}

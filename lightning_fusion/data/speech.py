@@ -61,8 +61,12 @@ class LogMel(nn.Module):
             return self._features(waveforms)
         return torch.cat([self._features(part) for part in waveforms.split(self._CHUNK)])
 
+    def raw(self, waveforms: Tensor) -> Tensor:
+        """The logarithms themselves, (B, M, frames): with the colour of microphone and room."""
+        return self.mel(waveforms).clamp_min_(self.floor).log_()
+
     def _features(self, waveforms: Tensor) -> Tensor:
-        features = self.mel(waveforms).clamp_min_(self.floor).log_()
+        features = self.raw(waveforms)
         return features - features.mean(-1, keepdim=True)
 
 

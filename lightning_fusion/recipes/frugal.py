@@ -564,8 +564,8 @@ def _abstention_table(report: Report, study: _Study) -> list[str]:
     metrics = (IN_SCOPE, TOLD_APART, "area under risk and coverage", HALF_ANSWERED, SCOPE_ANSWERED)
     lines = [
         f"Abstention: {int(study.unknown.sum())} of {len(study.unknown)} test samples are out of scope: no expert "
-        "knows their class, so every answer to them is wrong and no accuracy above can reach 1. Samples are answered in the "
-        "order of a rule's risk: FrugalFoE's estimate, or 1 - the largest probability (mean over seeds).",
+        "knows their class, so every answer to them is wrong and no accuracy above can reach 1. Samples are answered "
+        "in the order of a rule's risk: FrugalFoE's estimate, or 1 - the largest probability (mean over seeds).",
         "",
         "| rule | " + " | ".join(metrics) + " |",
         "|---" * (len(metrics) + 1) + "|",

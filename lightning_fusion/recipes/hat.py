@@ -38,6 +38,7 @@ from lightning_fusion.recipes.experts import (
     check_seeds,
     describe,
     describe_data,
+    expert_data,
     quiet_lightning,
 )
 from lightning_fusion.recipes.hat_report import LOCAL, MAIN, groups_of
@@ -173,6 +174,7 @@ def hat(
     check_seeds(seeds)
     variants = variants or {}
     _check(networks, variants, num_targets, epochs, source_epochs, source_classes)
+    data = expert_data(data)
     data.prepare_data()
     data.setup("fit")
     check_domains(data)

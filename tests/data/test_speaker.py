@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from commands import spoken_words
 from lightning import LightningModule, Trainer
 from torch import nn
 
@@ -641,3 +642,60 @@ class TestRealData:
         with pytest.warns(UserWarning, match="are shorter than"):
             assert [len(data.rows(split)) for split in SPLITS] == [2000, 500, 500]
         assert len(set.union(*(heard(data, split) for split in SPLITS))) == 6
+
+
+class TestSplitByRecording:
+    """Three speakers who say two words ten times each."""
+
+    def words(self, folder: Path, **arguments) -> SpeakerDataModule:
+        if not folder.exists():
+            spoken_words(folder, speakers=3, count=10)
+        how = {"pattern": "{label}_{speaker}_{take}.wav", "target": "label", "split_by": "recording"}
+        return folders(folder, **(how | arguments))
+
+    def test_every_speaker_says_every_word_in_every_split_by_other_recordings(self, tmp_path):
+        data = self.words(tmp_path / "words", val_speakers=0.2, test_speakers=0.3)
+        rows = {split: data.rows(split) for split in SPLITS}
+        assert sorted(torch.cat([part.rows for part in rows.values()]).tolist()) == list(range(60))
+        for split, count in (("train", 5), ("val", 2), ("test", 3)):
+            part = rows[split]
+            pairs = torch.stack([part.domains[part.rows].int().argmax(1), part.targets[part.rows]], 1).tolist()
+            assert all(pairs.count(pair) == count for pair in pairs) and len(pairs) == 6 * count
+        assert data.domains == ["s0", "s1", "s2"] and data.classes == ["0", "1"] and data.trials("test") is None
+
+    def test_a_domain_has_its_own_recordings_and_the_splits_of_all(self, tmp_path):
+        whole, one = (self.words(tmp_path / "words", **how) for how in ({}, {"domain": "s1"}))
+        assert one.own_domains == ["s1"] and one.domains == whole.domains
+        for split in SPLITS:
+            part = whole.rows(split)
+            own = part.rows[part.domains[part.rows, 1]]
+            assert one.rows(split).rows.tolist() == own.tolist() and len(own)
+        assert self.words(tmp_path / "words", domain=["s0", "s2"]).own_domains == ["s0", "s2"]
+        assert whole.variant(domain="s1").fingerprint("train") == one.fingerprint("train") != whole.fingerprint("train")
+        with pytest.raises(InputError, match="domain: found s9; the data have s0, s1, s2"):
+            self.words(tmp_path / "words", domain="s9").rows("train")
+
+    def test_statistics_are_moments_of_the_spectrum(self, tmp_path):
+        one, other = (self.words(tmp_path / "words", domain=name) for name in ("s0", "s1"))
+        found = one.statistics()
+        assert found.shape == (4 * 20,) and found.isfinite().all() and not torch.allclose(found, other.statistics())
+        rows = one.rows("train")
+        mel = torch.stack([one._log_mel(torch.device("cpu")).raw(rows.inputs[row[None]])[0] for row in rows.rows])
+        facts = torch.cat([mel.mean(2), mel.std(2, unbiased=False)], 1)
+        torch.testing.assert_close(
+            found, torch.cat([facts.mean(0), facts.std(0, unbiased=False)]), atol=1e-4, rtol=1e-4
+        )
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"target": "speaker"}, "domain and split_by: recording are for target: label"),
+            ({"val_speakers": 2}, "give a share below 1 as val_speakers"),
+            ({"test_speakers": ["s1"]}, "give a share below 1 as test_speakers"),
+            ({"val_speakers": 0.5, "test_speakers": 0.5}, "add up to 1; expected below 1"),
+            ({"split_by": "take"}, "split_by is 'take'; expected speaker, recording"),
+        ],
+    )
+    def test_refused(self, arguments, message, tmp_path):
+        with pytest.raises(InputError, match=message):
+            self.words(tmp_path / "words", **arguments).rows("train")

@@ -1,0 +1,56 @@
+"""What a domain of images or of speech may publish about itself: a few numbers of each sample."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_BINS = 8  # of each histogram
+
+
+def image_facts(images: Tensor) -> Tensor:
+    """Light numbers of each image: moments and histogram of every channel, and a histogram of edge directions.
+
+    The features are our choice (HaT's paper says "light statistics"): for each channel the mean, the standard deviation
+    and the shares of eight equal intervals of brightness; for the mean of the channels the shares of eight directions
+    of the gradient, weighted by its size (Dalal and Triggs, CVPR 2005, over the whole image), and its mean size.
+
+    Args:
+        images: (B, channels, H, W), floats in [0, 1].
+
+    Returns:
+        (B, 10 * channels + 9) float32.
+
+    Example:
+        >>> image_facts(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 39])
+    """
+    flat = images.float().flatten(2)
+    level = (flat * _BINS).long().clamp(0, _BINS - 1)
+    shares = torch.stack([(level == number).float().mean(2) for number in range(_BINS)], 2)
+    colours = torch.cat([flat.mean(2, keepdim=True), flat.std(2, unbiased=False, keepdim=True), shares], 2)
+    grey = F.pad(images.float().mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+    right = (grey[..., 1:-1, 2:] - grey[..., 1:-1, :-2]).flatten(1)
+    down = (grey[..., 2:, 1:-1] - grey[..., :-2, 1:-1]).flatten(1)
+    size = torch.hypot(right, down)
+    place = ((torch.atan2(down, right) + math.pi) / (2 * math.pi) * _BINS).long() % _BINS
+    edges = torch.stack([(size * (place == number)).sum(1) for number in range(_BINS)], 1)
+    edges = edges / edges.sum(1, keepdim=True).clamp_min(1e-12)
+    return torch.cat([colours.flatten(1), edges, size.mean(1, keepdim=True)], 1)
+
+
+def spectrum_facts(log_mel: Tensor) -> Tensor:
+    """Moments over time of log-mel features: for each band the mean, and the standard deviation.
+
+    Args:
+        log_mel: (B, M, frames), before anything is subtracted.
+
+    Returns:
+        (B, 2 * M) float32.
+
+    Example:
+        >>> spectrum_facts(torch.rand(2, 40, 30)).shape
+        torch.Size([2, 80])
+    """
+    return torch.cat([log_mel.float().mean(2), log_mel.float().std(2, unbiased=False)], 1)
