@@ -76,7 +76,7 @@ def small(config: Any) -> dict[str, Any]:
             result[key] = {name: value[name] for name in EXPERTS if name in value} or value
         elif isinstance(value, dict):
             result |= {key: inner} if (inner := small(value)) else {}
-        elif key in SMALL and value is not None:
+        elif key in SMALL and value not in (None, 0):  # 0 leaves a part out
             result[key] = 8 if key == "hidden" and isinstance(value, int) else SMALL[key]
     if str(config.get("source", "")).startswith("cifar"):
         result |= {key: value for key, value in CIFAR.items() if key in config}
@@ -137,7 +137,7 @@ def motion_files(folder: Path, sessions: int = 5, people: int = 2) -> None:
 
 def review_files(folder: Path, count: int = 100) -> None:
     """Files as ``folder/<domain>/{positive,negative}.review``."""
-    for domain in ("books", "dvd"):
+    for domain in ("books", "dvd", "kitchen"):
         (folder / domain).mkdir(parents=True, exist_ok=True)
         for label in ("positive", "negative"):
             blocks = (f"<review_text>\n{label} {domain} {number}\n</review_text>\n" for number in range(count))
