@@ -1,5 +1,6 @@
 """The command line on problems that take a second: what the tests of the shipped YAMLs share."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -77,7 +78,7 @@ def small(config: Any) -> dict[str, Any]:
             result |= {key: inner} if (inner := small(value)) else {}
         elif key.endswith("_speakers") and config.get("split_by") == "recording":
             continue  # shares of each speaker's recordings
-        elif key in SMALL and value is not None:
+        elif key in SMALL and value not in (None, 0):  # 0 leaves a part out
             result[key] = 8 if key == "hidden" and isinstance(value, int) else SMALL[key]
     if str(config.get("source", "")).startswith("cifar"):
         result |= {key: value for key, value in CIFAR.items() if key in config}
@@ -147,11 +148,42 @@ def motion_files(folder: Path, sessions: int = 5, people: int = 2) -> None:
 
 def review_files(folder: Path, count: int = 100) -> None:
     """Files as ``folder/<domain>/{positive,negative}.review``."""
-    for domain in ("books", "dvd"):
+    for domain in ("books", "dvd", "kitchen"):
         (folder / domain).mkdir(parents=True, exist_ok=True)
         for label in ("positive", "negative"):
             blocks = (f"<review_text>\n{label} {domain} {number}\n</review_text>\n" for number in range(count))
             (folder / domain / f"{label}.review").write_text("".join(blocks))
+
+
+def intent_files(folder: Path) -> None:
+    """clinc150's files: two domains of two intents, their own splits, and queries out of scope."""
+    folder.mkdir(parents=True)
+    domains = {"travel": ["book flight", "lost luggage"], "home": ["play music", "order food"]}
+    counts = {"train": 40, "val": 8, "test": 8}
+    content: dict[str, Any] = {
+        split: [[f"{split} {number} please {intent}", intent] for each in domains.values() for intent in each
+                for number in range(count)]
+        for split, count in counts.items()
+    }  # fmt: skip
+    content |= {
+        f"oos_{split}": [[f"{split} {number} why is the sky blue", "oos"] for number in range(6)] for split in counts
+    }
+    (folder / "data_full.json").write_text(json.dumps(content))
+    (folder / "domains.json").write_text(json.dumps(domains))
+
+
+def stance_files(folder: Path) -> None:
+    """One task of tweeteval, with two topics."""
+    for topic in ("climate", "atheism"):
+        (folder / topic).mkdir(parents=True)
+        for split, count in {"train": 90, "val": 15, "test": 15}.items():
+            rows = [
+                (f"{split} {number} {topic} {('none', 'no', 'yes')[number % 3]}", str(number % 3))
+                for number in range(count)
+            ]
+            for name, column in (("text", 0), ("labels", 1)):
+                (folder / topic / f"{split}_{name}.txt").write_text("\n".join(row[column] for row in rows) + "\n")
+    (folder / "mapping.txt").write_text("0\tnone\n1\tagainst\n2\tfavor")
 
 
 def feature_table(path: Path, people: tuple[int, ...] = (17, 33), rows: int = 60) -> None:
@@ -179,6 +211,8 @@ def _prepared(base: Path) -> Path:
     recordings(folder / "data/speakers", speakers=24, count=8)
     motion_files(folder / "data/spsw_har")
     review_files(folder / "data/blitzer")
+    intent_files(folder / "data/clinc150")
+    stance_files(folder / "data/tweeteval/stance")
     feature_table(folder / "data/wisdm/wisdm_transformed_with_user.csv", (17, 33, 41))
     recordings(folder / "data/librispeech/train-clean-100", speakers=12, count=1)
     recordings(folder / "data/voxceleb2", speakers=12, count=2)

@@ -368,17 +368,19 @@ def from_clinc150(files: Sequence[Path], encoding: str) -> Texts:
 def from_tweeteval(files: Sequence[Path], encoding: str, root: str) -> Texts:
     """Tasks on tweets (Barbieri et al., 2020): a folder per task; domains are tasks, classes ``task/label``.
 
-    A task of several topics gives a domain for each (``stance_climate``), with common classes. Where a task has no
+    A task of several topics gives a domain for each (``stance_climate``), with common classes. The folder of one task
+    is read as well (``root: tweeteval/stance``). Where a task has no
     training file its validation file takes that place, and validation rows are drawn from it.
     """
     texts, base = Texts(), Path(root)
+    single = (base.name,) if base / "mapping.txt" in files else ()  # the folder of one task
     for path in files:
         if not path.name.endswith("_text.txt"):
             continue
         split = path.name.removesuffix("_text.txt")
         if split not in SPLIT_NAMES:
             raise InputError(f"root: {path} is called after no split; expected {shorten(SPLITS)} and _text.txt")
-        parts = path.parent.relative_to(base).parts or (base.name,)
+        parts = (*single, *path.parent.relative_to(base).parts)
         task, domain = parts[0], "_".join(parts)
         mapping = next((folder / "mapping.txt" for folder in (path.parent, path.parent.parent) if
                         (folder / "mapping.txt") in files), None)  # fmt: skip

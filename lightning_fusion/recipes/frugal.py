@@ -82,6 +82,7 @@ def frugal(
     fuser_neighbors: int = 9,
     trade_offs: list[float] | None = None,
     variants: bool = True,
+    exhaustive: bool = True,
     validation_rows: int | None = None,
     test_rows: int | None = None,
     unseen_domains: list[str] | None = None,
@@ -117,6 +118,8 @@ def frugal(
         fuser_neighbors: Voters of the kNN fuser.
         trade_offs: Of the curves.
         variants: Compare other fusers, risk estimators and searches as well.
+        exhaustive: For 10 experts at most, also compare the best of all static subsets of each cost: 2^K fusers, which
+            takes minutes with thousands of rows.
         validation_rows: Rows of the training split to use, drawn at random; all where None.
         test_rows: Rows of the test split to use, drawn at random; all where None.
         unseen_domains: Out of distribution: the policy, and every rule, learns from rows of other domains alone, and is
@@ -163,6 +166,7 @@ def frugal(
         **policy_arguments,
         "trade_offs": prices,
         "variants": variants,
+        "exhaustive": exhaustive,
         "validation_rows": validation_rows,
         "test_rows": test_rows,
         "unseen_domains": unseen_domains,
@@ -226,7 +230,7 @@ def frugal(
                 last.study_seen(policy_arguments)
             if variants:
                 last.study_variants(policy_arguments)
-            last.study_baselines()
+            last.study_baselines(exhaustive)
             last.compare()
             last.study_sensitivity()
     assert last is not None
@@ -438,7 +442,7 @@ class _Study:
 
     # -------------------------------------------------------------- baselines
 
-    def study_baselines(self) -> None:
+    def study_baselines(self, exhaustive: bool) -> None:
         """Rules that ask some experts, with choices made on the policy's rows."""
         start = time.perf_counter()
         train, test, costs = self.arrays["train"], self.arrays["test"], np.array(list(self.costs.values()))
@@ -447,7 +451,7 @@ class _Study:
             "random subsets": random_subsets(fusion, costs, seed=self.seed),
             "static subset (greedy)": best_static_subsets(fusion, costs, empty_error=self._nobody_error()),
         }
-        if len(costs) <= _MOST_EXHAUSTIVE:
+        if exhaustive and len(costs) <= _MOST_EXHAUSTIVE:
             rules["static subset (exhaustive)"] = exhaustive_subsets(fusion, costs)
         rules |= {
             "cascade by confidence": confidence_cascade(test, train, self.goal["train"], costs),

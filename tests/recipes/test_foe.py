@@ -14,7 +14,7 @@ from lightning_fusion.baselines import BASELINES
 from lightning_fusion.encoders import SensorCNN, SmallConvNet
 from lightning_fusion.errors import InputError
 from lightning_fusion.foe.fusers import MLPFuser
-from lightning_fusion.recipes.foe import FUSERS, MAIN, foe
+from lightning_fusion.recipes.foe import FUSERS, MAIN, ONE_EXPERT, _OneExpert, foe
 from lightning_fusion.recipes.overlap import CEILING, METRIC, RULES
 
 NETWORK = partial(SmallConvNet, width=2, in_channels=1)
@@ -254,3 +254,24 @@ def test_data_without_roles_are_fused_on_their_validation_split(tmp_path):
     assert outputs.names == data.domains and report.config["data"]["class_path"].endswith(".SensorDataModule")
     assert sum(len(outputs[split]) for split in ("train", "val")) == len(data.rows("val"))
     assert len(outputs["test"]) == len(data.rows("test"))
+
+
+def test_the_outputs_of_one_expert_are_fused_alone(tmp_path):
+    report = run(tmp_path / "run", single_expert=True, centralised=False, fuser_epochs=3)
+    for method in ONE_EXPERT:
+        tried = {
+            row["metric"]: row["value"] for row in report.rows if row["method"] == method and row["split"] == "val"
+        }
+        assert set(tried) == {"accuracy, reading domain_0", "accuracy, reading domain_1"}
+        best = max(tried, key=lambda name: tried[name]).removeprefix("accuracy, reading ")
+        assert any(f"{method}: reads {best}, the best" in note for note in report.notes)
+        assert len(report.values(method)) == 1
+
+
+def test_a_fuser_of_one_expert_is_blind_to_the_others():
+    fuser = _OneExpert(5, 3, first=1, count=2, network=partial(MLPFuser, hidden=(8,))).eval()
+    given = torch.rand(4, 5)
+    others, own = given.clone(), given.clone()
+    others[:, [0, 3, 4]] += 1
+    own[:, 2] += 1
+    assert torch.equal(fuser(given), fuser(others)) and not torch.equal(fuser(given), fuser(own))

@@ -2,6 +2,7 @@ import json
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from lightning_fusion.errors import InputError
 from lightning_fusion.foe.risk import ParametricRisk
 from lightning_fusion.foe.subset_fusers import MaskedMLPFuser
 from lightning_fusion.metrics.selective import area_under_cost_curve, risk_coverage
-from lightning_fusion.recipes.frugal import MAIN, SEEN, TRADE_OFFS, frugal
+from lightning_fusion.recipes.frugal import AVERAGE, CONFIDENT, IN_SCOPE, MAIN, SEEN, TOLD_APART, TRADE_OFFS, frugal
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:the fuser of all experts"),
@@ -447,3 +448,57 @@ class TestUnseenDomains:
             run(tmp_path / "run", stores=[of_domains], unseen_domains=["nowhere"])
         with pytest.raises(InputError, match="unseen_domains: 0 train rows are not of"):
             run(tmp_path / "run2", stores=[of_domains], unseen_domains=["home", "away"])
+
+
+class TestAbstention:
+    """Some test samples have a class that no expert knows."""
+
+    @pytest.fixture(scope="class")
+    def finished(self, tmp_path_factory) -> tuple[Path, Any]:
+        folder = tmp_path_factory.mktemp("abstention")
+        generator = np.random.default_rng(0)
+        splits = {}
+        for split, count in ROWS.items():
+            target = generator.integers(3, size=count)
+            logits = generator.normal(size=(3, count, 3)) + 4 * np.eye(3)[target]
+            if split == "test":
+                target[:40], logits[:, :40] = 3, generator.normal(size=(3, 40, 3))
+            said = {name: tiny.softmax(part) for name, part in zip(COSTS, logits, strict=True)}
+            splits[split] = {"probabilities": said, "target": target}
+        known = dict.fromkeys(COSTS, CLASSES)
+        ExpertOutputs.from_arrays(splits, known, [*CLASSES, "outside"], costs=COSTS).save(folder / "store")
+        return folder, run(folder / "run", stores=[str(folder / "store")])
+
+    def test_the_figures_are_those_of_the_probabilities(self, finished):
+        folder, report = finished
+        outputs = ExpertOutputs.open(folder / "store")
+        mean, truth = outputs.scattered("test").mean(1), np.asarray(outputs["test"].target)
+        outside = truth == 3
+        largest, right = mean.max(1), mean.argmax(1) == truth
+        pairs = largest[outside][:, None], largest[~outside][None]
+        auroc = (pairs[0] < pairs[1]).mean() + (pairs[0] == pairs[1]).mean() / 2
+        assert report.values(AVERAGE, TOLD_APART) == [pytest.approx(auroc)]
+        assert report.values(AVERAGE, IN_SCOPE) == [pytest.approx(right[~outside].mean())]
+        order = np.argsort(-largest, kind="stable")
+        errors = np.cumsum(~right[order]) / np.arange(1, len(order) + 1)
+        assert report.values(AVERAGE, "area under risk and coverage") == [pytest.approx(errors.mean())]
+
+    def test_policy_and_rivals_stand_side_by_side(self, finished):
+        folder, report = finished
+        outputs = ExpertOutputs.open(folder / "store")
+        known = dict(zip(outputs.names, outputs.scattered("test").swapaxes(0, 1), strict=True))
+        risk = FrugalFoE.load(folder / "run/seed_0/policy").predict(known).risk.numpy()
+        outside = np.asarray(outputs["test"].target) == 3
+        above = risk[outside][:, None] - risk[~outside]
+        assert report.values(MAIN, TOLD_APART) == [pytest.approx((above > 0).mean() + (above == 0).mean() / 2)]
+        assert all(0.6 < report.values(method, TOLD_APART)[0] < 1 for method in (CONFIDENT, AVERAGE))  # chance is 0.5
+        text = (folder / "run/report.md").read_text()
+        assert "40 of 110 test samples are out of scope" in text and "](abstention.png)" in text
+
+    def test_nothing_is_said_where_all_classes_are_known(self, tmp_path):
+        report = run(tmp_path / "run", stores=[store(tmp_path / "store")])
+        assert not report.values(MAIN, TOLD_APART) and not (tmp_path / "run/abstention.png").exists()
+
+    def test_all_static_subsets_can_be_left_out(self, tmp_path):
+        report = run(tmp_path / "run", stores=[store(tmp_path / "store")], exhaustive=False)
+        assert "static subset (exhaustive)" not in report.methods()
