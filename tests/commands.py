@@ -57,6 +57,15 @@ TWO_BATCHES: dict[str, Any] = {
 CIFAR = {"source": "split_tree", "root": "data/cifar100", "classes_per_domain": 3}
 
 
+# recipe of the files that are not called after theirs
+RECIPE_OF = {"recipes/foe_headlines.yaml": "generative"}
+
+
+def recipe_of(name: str) -> str:
+    """Name of the recipe that a shipped file is for."""
+    return RECIPE_OF.get(name, Path(name).stem.partition("_")[0])
+
+
 def shipped(*folders: str) -> list[str]:
     """Names of the shipped YAMLs in some folders of configs/, or of all."""
     names = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
@@ -143,6 +152,20 @@ def review_files(folder: Path, count: int = 100) -> None:
             (folder / domain / f"{label}.review").write_text("".join(blocks))
 
 
+def news_files(folder: Path, count: int = 40) -> None:
+    """Two classes of news in the layout of ag_news, whose descriptions hold the words of their titles."""
+    generator = np.random.default_rng(0)
+    words = {1: ["minister", "treaty", "border", "vote"], 2: ["match", "coach", "goal", "league"]}
+    rows = []
+    for number in range(2 * count):
+        kind = 1 + number % 2
+        title = " ".join(generator.choice(words[kind], 3))
+        rows.append(f'"{kind}","{title}","Report {number} - {title} on {generator.choice(words[kind])} today."')
+    folder.mkdir(parents=True)
+    (folder / "test.csv").write_text("\n".join(rows) + "\n")
+    (folder / "classes.txt").write_text("World\nSports\n")
+
+
 def feature_table(path: Path, people: tuple[int, ...] = (17, 33), rows: int = 60) -> None:
     """A file as WISDM's: number, person, 43 features of which some are missing, activity; no line of names."""
     generator = np.random.default_rng(0)
@@ -167,6 +190,7 @@ def _prepared(base: Path) -> Path:
     recordings(folder / "data/speakers", speakers=24, count=8)
     motion_files(folder / "data/spsw_har")
     review_files(folder / "data/blitzer")
+    news_files(folder / "data/ag_news")
     feature_table(folder / "data/wisdm/wisdm_transformed_with_user.csv")
     recordings(folder / "data/librispeech/train-clean-100", speakers=12, count=1)
     recordings(folder / "data/voxceleb2", speakers=12, count=2)
