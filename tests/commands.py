@@ -28,6 +28,7 @@ SMALL: dict[str, Any] = {
     "num_domains": 2,
     "classes_per_domain": 6,
     "batch_size": 16,
+    "vocab_size": 400,
     "image_size": 32,  # less gives ResNets maps of 1x1; bf16 convolutions of stride 2 on those are NaN on some CPUs
     "width": 2,
     "heads": 1,

@@ -35,7 +35,7 @@ class PairFiles:
             ``description``).
         read: Column of the texts to read.
         write: Column of the texts to write.
-        domain_fields: Columns whose values, joined by ``_``, name the domain.
+        domain_fields: Columns whose values, joined by ``_``, name the domain; a slash in them becomes one, too.
         columns: Names of the columns, for files that do not begin with them.
         delimiter: Between columns; by the suffix where None.
         encoding: Of the files.
@@ -46,7 +46,8 @@ class PairFiles:
         lowercase: Whether letters lose their case.
         max_read: Tokens of a text to read; the rest is cut.
         max_write: Tokens of a text to write; likewise.
-        batch_size: Pairs per batch.
+        batch_size: Pairs per batch of the experts' training.
+        ask_batch_size: Texts that an expert is asked about at once.
         seed: Of the parts and orders.
 
     Raises:
@@ -71,6 +72,7 @@ class PairFiles:
         max_read: int = 64,
         max_write: int = 24,
         batch_size: int = 32,
+        ask_batch_size: int = 128,
         seed: int = 0,
     ) -> None:
         self.arguments: dict[str, Any] = {name: value for name, value in locals().items() if name != "self"}
@@ -79,8 +81,8 @@ class PairFiles:
                 f"test_share is {test_share}, fuser_share {fuser_share}, val_share {val_share}; expected shares above "
                 "0 that leave the experts something to train on"
             )
-        if min(max_read, max_write, batch_size) < 1:
-            raise InputError("max_read, max_write and batch_size must be at least 1")
+        if min(max_read, max_write, batch_size, ask_batch_size) < 1:
+            raise InputError("max_read, max_write, batch_size and ask_batch_size must be at least 1")
         self.root, self.source, self.encoding = root, source, encoding
         own = columns if source == "files" else list(_AG_NEWS)
         domains = tuple(domain_fields or (["class"] if source == "ag_news" else []))
@@ -89,7 +91,7 @@ class PairFiles:
         self.fields = Fields(read, write, None, domains, None, tuple(own) if own else None, delimiter)
         self.test_share, self.fuser_share, self.val_share = test_share, fuser_share, val_share
         self.vocab_size, self.lowercase, self.max_read, self.max_write = vocab_size, lowercase, max_read, max_write
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.ask_batch_size, self.seed = batch_size, ask_batch_size, seed
 
     def variant(self, **arguments: Any) -> "PairFiles":
         """The same data with other arguments."""
@@ -107,6 +109,7 @@ class PairFiles:
             raise InputError(f"root: found {len(files)} files in {self.root}; name one, its parts are drawn")
         else:
             texts = from_files(files, self.fields, self.encoding)
+        texts.domains = [name.replace("/", "_") for name in texts.domains]  # they name experts, and files of experts
         if blank := [row for row, text in enumerate(texts.texts) if not text.strip()]:
             raise InputError(f"{texts.name(blank[0])}: {self.fields.text} is empty; write it, or remove the row")
         return texts
@@ -187,7 +190,8 @@ class PairFiles:
             )
         own = None if domain is None else [domain]
         pad_id = self.tokenizer.pad_id
-        return TextPairsDataModule(splits, self.domains, own, self.batch_size, self.seed, pad_id)
+        size = self.batch_size if role == "expert" else self.ask_batch_size
+        return TextPairsDataModule(splits, self.domains, own, size, self.seed, pad_id)
 
     def fingerprint(self) -> str:
         """Of all pairs and of their parts."""
