@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import language
 import numpy as np
 import pytest
 import soundfile
@@ -28,7 +29,6 @@ SMALL: dict[str, Any] = {
     "num_domains": 2,
     "classes_per_domain": 6,
     "batch_size": 16,
-    "vocab_size": 400,
     "image_size": 32,  # less gives ResNets maps of 1x1; bf16 convolutions of stride 2 on those are NaN on some CPUs
     "width": 2,
     "heads": 1,
@@ -44,6 +44,7 @@ SMALL: dict[str, Any] = {
     "num_targets": 2,
     "fuser_epochs": 1,
     "fuser_batch_size": 64,
+    "max_length": 48,
     "seeds": [0],
     "lr": 1e-3,  # a rate for long training on many images may diverge in a few steps on 48
 }
@@ -59,7 +60,11 @@ CIFAR = {"source": "split_tree", "root": "data/cifar100", "classes_per_domain": 
 
 
 # recipe of the files that are not called after theirs
-RECIPE_OF = {"recipes/foe_headlines.yaml": "generative"}
+RECIPE_OF = {
+    "recipes/foe_headlines.yaml": "generative",
+    "recipes/foe_multiple_choice.yaml": "multiple_choice",
+    "recipes/foe_text_evaluation.yaml": "text_evaluation",
+}
 
 
 def recipe_of(name: str) -> str:
@@ -167,6 +172,17 @@ def news_files(folder: Path, count: int = 40) -> None:
     (folder / "classes.txt").write_text("World\nSports\n")
 
 
+def score_table(path: Path, rows: int = 60) -> None:
+    """Texts' scores by three scorers and two people's scores, a text per row, three rows per article."""
+    generator = np.random.default_rng(0)
+    lines = ["article,fluency_scorer,overlap_scorer,length_scorer,fluency,relevance"]
+    for row in range(rows):
+        scores = generator.normal(size=3)
+        people = scores[:2] + 0.5 * generator.normal(size=2)
+        lines.append(",".join([f"a{row // 3}", *(f"{value:.4f}" for value in [*scores, *people])]))
+    path.write_text("\n".join(lines) + "\n")
+
+
 def feature_table(path: Path, people: tuple[int, ...] = (17, 33), rows: int = 60) -> None:
     """A file as WISDM's: number, person, 43 features of which some are missing, activity; no line of names."""
     generator = np.random.default_rng(0)
@@ -192,6 +208,10 @@ def _prepared(base: Path) -> Path:
     motion_files(folder / "data/spsw_har")
     review_files(folder / "data/blitzer")
     news_files(folder / "data/ag_news")
+    score_table(folder / "data/evaluation.csv")
+    language.choice_files(folder / "data/mmlu")
+    for name, kind in (("first", "gpt2"), ("second", "t5")):
+        language.save_speaker(folder / "models" / name, kind)
     feature_table(folder / "data/wisdm/wisdm_transformed_with_user.csv")
     recordings(folder / "data/librispeech/train-clean-100", speakers=12, count=1)
     recordings(folder / "data/voxceleb2", speakers=12, count=2)

@@ -47,8 +47,8 @@ def multiple_choice(
     """Score language models on multiple-choice questions, and choose one for each question.
 
     Each expert is loaded once, says how likely every option is and embeds the question; that is kept, so that a run
-    that was interrupted goes on with the next expert. The expert that answers most validation questions of a category is
-    that category's target. Fusers learn this target on four fifths of the validation questions, from embeddings or
+    that was interrupted goes on with the next expert. The expert that answers most validation questions of a category
+    is that category's target. Fusers learn this target on four fifths of the validation questions, from embeddings or
     from option probabilities. Test questions have no part in it: the released code calibrates on them.
 
     Args:
