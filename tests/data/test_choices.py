@@ -17,12 +17,12 @@ def test_questions_of_all_subjects(tmp_path):
 
 
 def test_bad_input(tmp_path):
-    with pytest.raises(InputError, match="found no <subject>_val.csv"):
+    with pytest.raises(InputError, match=r"found no <subject>_val\.csv"):
         read_choices(tmp_path, "val")
     (tmp_path / "val").mkdir()
     path = tmp_path / "val/law_val.csv"
     path.write_text("q,1,2,3,4,A\nq,1,2,3,4,E\n")
-    with pytest.raises(InputError, match="law_val.csv, row 2: found the answer 'E'"):
+    with pytest.raises(InputError, match=r"law_val\.csv, row 2: found the answer 'E'"):
         read_choices(tmp_path, "val")
     path.write_text("q,1,2,3,A\n")
     with pytest.raises(InputError, match="row 1: found 5 values; expected question, four options"):

@@ -26,7 +26,7 @@ def run(tmp_path_factory):
             "max_new_tokens": 4,
             "accelerator": "cpu",
         } | more
-        return generative(data, partial(PointerGenerator, hidden=8), str(folder / "run"), **settings)
+        return generative(data, partial(PointerGenerator, hidden=8), str(folder / "run"), **(settings | more))
 
     return start, start(), folder / "run"
 
