@@ -22,7 +22,10 @@ from lightning_fusion import __version__
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.hyperparameters import read_checkpoint
 
-RECIPES = {name: f"lightning_fusion.recipes.{name}.{name}" for name in ("foe", "frugal", "acorl", "hat")}
+RECIPES = {
+    name: f"lightning_fusion.recipes.{name}.{name}"
+    for name in ("foe", "frugal", "acorl", "hat", "generative", "multiple_choice", "text_evaluation")
+}
 """Recipes by name, as import paths."""
 
 _USAGE = """usage: lightning-fusion COMMAND [options]

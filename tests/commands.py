@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import language
 import numpy as np
 import pytest
 import soundfile
@@ -44,6 +45,7 @@ SMALL: dict[str, Any] = {
     "num_targets": 2,
     "fuser_epochs": 1,
     "fuser_batch_size": 64,
+    "max_length": 48,
     "seeds": [0],
     "lr": 1e-3,  # a rate for long training on many images may diverge in a few steps on 48
 }
@@ -56,6 +58,19 @@ TWO_BATCHES: dict[str, Any] = {
 } | {f"limit_{split}_batches": 2 for split in ("train", "val", "test", "predict")}
 # four fine classes of two super-classes stand in for CIFAR-100
 CIFAR = {"source": "split_tree", "root": "data/cifar100", "classes_per_domain": 3}
+
+
+# recipe of the files that are not called after theirs
+RECIPE_OF = {
+    "recipes/foe_headlines.yaml": "generative",
+    "recipes/foe_multiple_choice.yaml": "multiple_choice",
+    "recipes/foe_text_evaluation.yaml": "text_evaluation",
+}
+
+
+def recipe_of(name: str) -> str:
+    """Name of the recipe that a shipped file is for."""
+    return RECIPE_OF.get(name, Path(name).stem.partition("_")[0])
 
 
 def shipped(*folders: str) -> list[str]:
@@ -186,6 +201,31 @@ def stance_files(folder: Path) -> None:
     (folder / "mapping.txt").write_text("0\tnone\n1\tagainst\n2\tfavor")
 
 
+def news_files(folder: Path, count: int = 40) -> None:
+    """Two classes of news in the layout of ag_news, whose descriptions hold the words of their titles."""
+    generator = np.random.default_rng(0)
+    words = {1: ["minister", "treaty", "border", "vote"], 2: ["match", "coach", "goal", "league"]}
+    rows = []
+    for number in range(2 * count):
+        kind = 1 + number % 2
+        title = " ".join(generator.choice(words[kind], 3))
+        rows.append(f'"{kind}","{title}","Report {number} - {title} on {generator.choice(words[kind])} today."')
+    folder.mkdir(parents=True)
+    (folder / "test.csv").write_text("\n".join(rows) + "\n")
+    (folder / "classes.txt").write_text("World\nSports\n")
+
+
+def score_table(path: Path, rows: int = 60) -> None:
+    """Texts' scores by three scorers and two people's scores, a text per row, three rows per article."""
+    generator = np.random.default_rng(0)
+    lines = ["article,fluency_scorer,overlap_scorer,length_scorer,fluency,relevance"]
+    for row in range(rows):
+        scores = generator.normal(size=3)
+        people = scores[:2] + 0.5 * generator.normal(size=2)
+        lines.append(",".join([f"a{row // 3}", *(f"{value:.4f}" for value in [*scores, *people])]))
+    path.write_text("\n".join(lines) + "\n")
+
+
 def feature_table(path: Path, people: tuple[int, ...] = (17, 33), rows: int = 60) -> None:
     """A file as WISDM's: number, person, 43 features of which some are missing, activity; no line of names."""
     generator = np.random.default_rng(0)
@@ -214,6 +254,11 @@ def _prepared(base: Path) -> Path:
     intent_files(folder / "data/clinc150")
     stance_files(folder / "data/tweeteval/stance")
     feature_table(folder / "data/wisdm/wisdm_transformed_with_user.csv", (17, 33, 41))
+    news_files(folder / "data/ag_news")
+    score_table(folder / "data/evaluation.csv")
+    language.choice_files(folder / "data/mmlu")
+    for name, kind in (("first", "gpt2"), ("second", "t5")):
+        language.save_speaker(folder / "models" / name, kind)
     recordings(folder / "data/librispeech/train-clean-100", speakers=12, count=1)
     recordings(folder / "data/voxceleb2", speakers=12, count=2)
     spoken_words(folder / "data/fsdd/recordings")

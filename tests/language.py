@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_fusion.data.pairs import TextPairsDataModule
+from lightning_fusion.data.tokens import TextTokenizer
 from lightning_fusion.encoders.seq2seq import PointerGenerator
 
 VOCABULARY = 24
@@ -101,14 +102,14 @@ def save_classifier(folder: Path, kind: str = "bert", labels: list[str] | None =
     return str(folder)
 
 
-def save_generator(folder: Path, kind: str, seed: int = 0) -> str:
+def save_generator(folder: Path, kind: str, seed: int = 0, vocab_size: int = VOCABULARY) -> str:
     """A tiny T5 or GPT2 with random weights, as save_pretrained writes it."""
     import transformers
 
     torch.manual_seed(seed)
     if kind == "t5":
         config = transformers.T5Config(
-            vocab_size=VOCABULARY,
+            vocab_size=vocab_size,
             d_model=16,
             d_kv=8,
             d_ff=16,
@@ -121,10 +122,28 @@ def save_generator(folder: Path, kind: str, seed: int = 0) -> str:
         model = transformers.T5ForConditionalGeneration(config)
     else:
         config = transformers.GPT2Config(
-            vocab_size=VOCABULARY, n_positions=64, n_embd=16, n_layer=2, n_head=2, eos_token_id=2, bos_token_id=1
+            vocab_size=vocab_size, n_positions=64, n_embd=16, n_layer=2, n_head=2, eos_token_id=2, bos_token_id=1
         )
         model = transformers.GPT2LMHeadModel(config)
     for value in model.parameters():
         nn.init.normal_(value, std=0.5)
     model.save_pretrained(folder)
     return str(folder)
+
+
+def save_speaker(folder: Path, kind: str, seed: int = 0) -> str:
+    """A tiny T5 or GPT2 with random weights beside a tokenizer of bytes."""
+    TextTokenizer.train(["question answer"], 300, lowercase=True).save(folder)
+    return save_generator(folder, kind, seed, vocab_size=300)
+
+
+def choice_files(folder: Path, count: int = 10) -> None:
+    """Questions as ``folder/<split>/<subject>_<split>.csv``, and the subjects' categories."""
+    generator = torch.Generator().manual_seed(0)
+    for split in ("val", "test"):
+        (folder / split).mkdir(parents=True)
+        for subject in ("algebra", "geometry", "poetry"):
+            right = torch.randint(4, (count,), generator=generator).tolist()
+            rows = [f'"{subject}, {row}?",one,two,three,four,{"ABCD"[answer]}' for row, answer in enumerate(right)]
+            (folder / split / f"{subject}_{split}.csv").write_text("\n".join(rows) + "\n")
+    (folder / "categories.csv").write_text("algebra,science\ngeometry,science\npoetry,arts\n")

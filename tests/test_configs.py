@@ -17,6 +17,7 @@ from commands import (
     merged,
     prepare,
     read,
+    recipe_of,
     refused,
     shipped,
     small,
@@ -38,7 +39,7 @@ def kind(name: str) -> str:
     if folder == "sweeps":
         return "sweep"
     if folder == "recipes":
-        assert Path(name).stem.partition("_")[0] in RECIPES, f"{name} names no known recipe: {sorted(RECIPES)}"
+        assert recipe_of(name) in RECIPES, f"{name} names no known recipe: {sorted(RECIPES)}"
         return "recipe"
     if {"model", "data", "trainer"} <= keys:
         return "fit"
@@ -176,10 +177,11 @@ def test_a_collection_of_a_pool_gives_a_store(name):
 @pytest.mark.parametrize("name", of_kind("recipe"))
 def test_a_recipe_gives_a_report(name, monkeypatch):
     monkeypatch.setattr("lightning_fusion.recipes.classification._LATE_STEPS", 20)
-    recipe = Path(name).stem.partition("_")[0]
+    recipe = recipe_of(name)
     quick = {"frugal": {"variants": False}, "hat": {"epochs": 2}}.get(recipe, {})  # two_step wants two
     override = write_yaml(Path("override.yaml"), small(read(name)) | {"output": "run"} | quick)
-    report = main(["recipe", recipe, "-c", name, "-c", override, "--accelerator=cpu"])
+    where = [] if recipe == "text_evaluation" else ["--accelerator=cpu"]  # trees grow on the CPU
+    report = main(["recipe", recipe, "-c", name, "-c", override, *where])
 
     results = json.loads(Path("run/results.json").read_text())
     assert {"recipe", "config", "data", "versions", "seconds", "rows", "summary"} <= set(results)

@@ -70,6 +70,7 @@ class PointerGenerator(nn.Module):
         pad_id: Fills up short rows; is never written.
         start_id: Stands before the text; is never written.
         end_id: Stands after the text.
+        copy_bias: Start of the gate's leaning to copies: the log-odds of a copy before anything is learnt.
 
     Raises:
         InputError: If ``hidden`` is odd, or a special token is outside the vocabulary.
@@ -89,6 +90,7 @@ class PointerGenerator(nn.Module):
         pad_id: int = 0,
         start_id: int = 1,
         end_id: int = 2,
+        copy_bias: float = 0.0,
     ) -> None:
         super().__init__()
         if hidden < 2 or hidden % 2:
@@ -107,6 +109,8 @@ class PointerGenerator(nn.Module):
         self.score_states = nn.Linear(hidden, hidden, bias=False)
         self.join = nn.Linear(2 * hidden, hidden)
         self.gate = nn.Linear(3 * hidden, 1)
+        if copy_bias:
+            nn.init.constant_(self.gate.bias, -copy_bias)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         self.dropout = nn.Dropout(dropout)
 
