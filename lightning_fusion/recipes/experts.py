@@ -157,7 +157,7 @@ class SeedRun:
     def train(
         self,
         name: str,
-        build: Callable[[], ExpertModule],
+        build: Callable[[], Any],
         data: FusionDataModule,
         seed: int,
         epochs: int,

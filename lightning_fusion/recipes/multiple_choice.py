@@ -156,7 +156,7 @@ def _ask(
 ) -> dict[str, np.ndarray]:
     """Log-likelihoods (N, 4) and embeddings (N, D) of each split, from the file if they are there."""
     if not file.is_file():
-        found = {}
+        found: dict[str, np.ndarray] = {}
         tokenizer = TextTokenizer.load(path, download=False).backend
         with expert.loaded(device) as network, torch.no_grad():
             for split, part in parts.items():
