@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning import seed_everything
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.cli import OptimizerCallable
 from rich.console import Console
 from torch import nn
@@ -579,7 +580,9 @@ class _Target:
             self.weights = module.source_weights
             rows = data.rows("test")
             batch = data.on_after_batch_transfer(rows[torch.arange(len(rows))], 0)
-            self.of_class = class_means(module.sample_weights(batch.input.to(module.device)).cpu(), batch.target)
+            self.of_class = class_means(
+                module.sample_weights(move_data_to_device(batch.input, module.device)).cpu(), batch.target
+            )
         found = {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}
         return found | {"mixer_accuracy": float(module.knowledge.accuracy)}
 

@@ -162,7 +162,7 @@ def _ask(
             for split, part in parts.items():
                 found |= _say(network, tokenizer, part, split, batch_size, **asking)
         draft = file.with_suffix(".part.npz")
-        np.savez(draft, **found)
+        np.savez(draft, **dict[str, Any](found))
         draft.replace(file)
     with np.load(file, allow_pickle=False) as stored:
         return dict(stored)
