@@ -267,9 +267,8 @@ class _Seed(SeedRun):
         ]
         own = self.scores[rows, self.chosen[MAIN], 2]
         for number, name in enumerate(self.store.names):
-            mean, low, high = paired_gain(own, self.scores[:, number, 2])
-            bounds = {} if low is None or high is None else {"low": low, "high": high}
-            self.report.add(MAIN, f"rougeL difference from {name}", mean, self.seed, **bounds)
+            mean, low, high = paired_gain(own.tolist(), self.scores[:, number, 2].tolist())
+            self.report.add(MAIN, f"rougeL difference from {name}", mean, self.seed, low=low, high=high)
             interval = f"[{100 * low:+.2f}, {100 * high:+.2f}]" if low is not None and high is not None else ""
             lines.append(f"| {name} | {100 * mean:+.2f} | {interval} |")
         lines += [

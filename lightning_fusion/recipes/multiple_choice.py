@@ -156,13 +156,13 @@ def _ask(
 ) -> dict[str, np.ndarray]:
     """Log-likelihoods (N, 4) and embeddings (N, D) of each split, from the file if they are there."""
     if not file.is_file():
-        found = {}
+        found: dict[str, np.ndarray] = {}
         tokenizer = TextTokenizer.load(path, download=False).backend
         with expert.loaded(device) as network, torch.no_grad():
             for split, part in parts.items():
                 found |= _say(network, tokenizer, part, split, batch_size, **asking)
         draft = file.with_suffix(".part.npz")
-        np.savez(draft, **found)
+        np.savez(draft, **found)  # type: ignore[arg-type]
         draft.replace(file)
     with np.load(file, allow_pickle=False) as stored:
         return dict(stored)
