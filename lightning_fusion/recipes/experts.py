@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, Trainer, seed_everything
+from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 from torch import nn
@@ -157,7 +157,7 @@ class SeedRun:
     def train(
         self,
         name: str,
-        build: Callable[[], Any],
+        build: Callable[[], LightningModule],
         data: FusionDataModule,
         seed: int,
         epochs: int,
@@ -191,7 +191,7 @@ class SeedRun:
         module = build()
         trainer = self.trainer(epochs, precision=precision, callbacks=callbacks)
         trainer.fit(module, datamodule=data)
-        if not all(bool(value.isfinite().all()) for value in module.network.state_dict().values()):
+        if not all(bool(value.isfinite().all()) for value in module.network.state_dict().values()):  # type: ignore[union-attr]
             raise InputError(f"{label}: the training diverged, weights are NaN or infinite; lower the learning rate")
         path.parent.mkdir(exist_ok=True, parents=True)
         draft = path.with_suffix(f".{os.getpid()}.part")  # another process may train the same model
