@@ -111,6 +111,8 @@ def array_columns(path: str, names: Sequence[str]) -> dict[str, list[str]]:
                     )
                 if len(shape) == 2:
                     found[name] = [f"{name}_{number}" for number in range(shape[1])]
+    except InputError:  # a ValueError too
+        raise
     except (OSError, ValueError, BadZipFile, EOFError) as error:
         raise InputError(f"{os.fspath(path)} is truncated, or no npz file of plain arrays ({error})") from error
     return found

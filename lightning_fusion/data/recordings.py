@@ -207,6 +207,8 @@ def _read_npz(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.n
                 _check_columns(path, told, [name for name in wanted if name not in single], "arrays")
             columns = [np.asarray(single[name], np.float64) for name in numeric]
             labels = single[how.label].astype(str) if how.label else None
+    except InputError:  # a ValueError too, which says itself what is wrong
+        raise
     except (ValueError, BadZipFile, EOFError) as error:
         raise InputError(
             f"{path} is truncated, or no npz file of plain arrays ({error}); repair or remove it"

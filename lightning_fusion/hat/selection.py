@@ -474,8 +474,8 @@ class _Search:
             keys = sorted(key for key in {*ours, *way} if ours.get(key) != way.get(key))
             warnings.warn(
                 f"source(s) {shorten(sorted(other))} were trained on input that was prepared otherwise than the "
-                f"target's: {name} differs in {shorten(keys)}. Where data set them ({shorten(keys)}), give the same to "
-                "the data of all, or the models do not read each other's samples as they read their own",
+                f"target's: {name} differs in {shorten(keys)}. Give the same {shorten(keys)} to the data "
+                "of all: models read the target's samples otherwise than their own",
                 stacklevel=4,
             )
 
