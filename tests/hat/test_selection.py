@@ -558,8 +558,8 @@ class TestReported:
             select_sources(registry, target, 1.0, 1, statistics=[0.0, 1.0])
         (message,) = (str(one.message) for one in caught)
         assert message == (
-            "source(s) b were trained on input that was prepared otherwise than the target's: b differs in mean. Give the "
-            "same mean to the data of all: models read the target's samples otherwise than their own"
+            "source(s) b were trained on input that was prepared otherwise than the target's: b differs in mean. "
+            "Give the same mean to the data of all: models read the target's samples otherwise than their own"
         )
 
 
