@@ -64,6 +64,7 @@ class ACoRLModule(ExpertModule):
         optimizer: See there; of the network and the projections together.
         scheduler: See there.
         scheduler_interval: See there.
+        vocab_size: See there.
 
     Raises:
         InputError: If an expert or the network lacks the named layer, or knows other classes.
@@ -98,6 +99,7 @@ class ACoRLModule(ExpertModule):
         optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,
         scheduler_interval: Literal["epoch", "step"] = "epoch",
+        vocab_size: int | None = None,
     ) -> None:
         given, experts = experts, {}  # recording arguments copies them: not the weights of all experts
         super().__init__(
@@ -113,6 +115,7 @@ class ACoRLModule(ExpertModule):
             optimizer=optimizer,
             scheduler=scheduler,
             scheduler_interval=scheduler_interval,
+            vocab_size=vocab_size,
         )
         if schedule is not None and not callable(schedule):
             raise InputError(f"schedule is {schedule!r}; expected a schedule such as schedules.Constant(1.0)")

@@ -89,9 +89,9 @@ class SliceSampler(DistributedSampler, SequentialSampler):
 
     The order is a function of (seed, epoch) alone: a resumed run continues it. Process r of W takes every W-th row of
     each global batch of W * batch_size rows, so that W processes see the same global batches as one. Where the rows do
-    not divide by W the first ones are repeated, as torch's own sampler does. In a new order no last batch has one row,
-    which batch norm cannot train on: the batch before gives it one (our choice). Being a ``DistributedSampler``, and a
-    ``SequentialSampler`` for ``overfit_batches``, Lightning leaves it in place.
+    not divide by W the first ones are repeated, as torch's own sampler does. In a new order of one process no last
+    batch has one row, which batch norm cannot train on: the batch before gives it one (our choice). Being a
+    ``DistributedSampler``, and a ``SequentialSampler`` for ``overfit_batches``, Lightning leaves it in place.
 
     Args:
         num_rows: Length of the data set.
@@ -120,7 +120,7 @@ class SliceSampler(DistributedSampler, SequentialSampler):
         if not self.num_rows:
             return iter(())
         parts = list(order[self.rank :: self.num_replicas].split(self.batch_size))
-        if self.shuffle and len(parts) > 1 and len(parts[-1]) == 1 and self.batch_size > 2:
+        if self.shuffle and self.num_replicas == 1 < len(parts) and len(parts[-1]) == 1 and self.batch_size > 2:
             parts[-2:] = [parts[-2][:-1], torch.cat([parts[-2][-1:], parts[-1]])]
         return iter(parts)
 

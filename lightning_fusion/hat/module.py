@@ -93,6 +93,7 @@ class HaTJointModule(ExpertModule):
         mixer_optimizer: Of the mixer; likewise.
         mixer_scheduler: Of the mixer; likewise.
         seed: Of the draw of held-out rows of ``accuracy_source``.
+        vocab_size: As for :class:`~lightning_fusion.ExpertModule`.
 
     Raises:
         InputError: If a source shares no class with the target, or a layer or an argument does not fit.
@@ -136,6 +137,7 @@ class HaTJointModule(ExpertModule):
         mixer_optimizer: OptimizerCallable | None = None,
         mixer_scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,
+        vocab_size: int | None = None,
     ) -> None:
         given, experts = experts, {}  # recording arguments copies them: not the weights of all experts
         super().__init__(
@@ -147,6 +149,7 @@ class HaTJointModule(ExpertModule):
             metric=metric,
             optimizer=optimizer,
             scheduler=scheduler,
+            vocab_size=vocab_size,
         )
         self.automatic_optimization = False
         for name, known in _CHOICES.items():

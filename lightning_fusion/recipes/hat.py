@@ -668,7 +668,7 @@ class _Target:
         self._add("selection", "bytes", ledger.total, sources=chosen, weights=[self.weights[name] for name in chosen])
         for number, weights in self.of_class.items():
             label = self.data.classes[number]
-            self._add("mixer", "largest weight of a class", max(weights), sources=chosen, weights=weights, label=label)
+            self._add("mixer", "largest weight of a class", max(weights), among=chosen, weights=weights, label=label)
         sound = set(self.others) - self.wrong
         for kind, names in (("poisoned sources", self.wrong), ("sound sources", sound)) if self.wrong else ():
             weights = [self.weights[name] for name in chosen if name in names]

@@ -160,7 +160,7 @@ def draw(report: Report, folder: Path) -> dict[str, str]:
     figure.savefig(folder / "ledger.png", dpi=130)
     rows = [row for row in report.rows if row["metric"] == "largest weight of a class"]
     rows = [row for row in rows if (row["domain"], row["seed"]) == (rows[-1]["domain"], rows[-1]["seed"])]
-    names, weights = rows[0]["sources"], np.array([row["weights"] for row in rows])
+    names, weights = rows[0]["among"], np.array([row["weights"] for row in rows])
     figure = Figure(figsize=(2.5 + 0.9 * len(names), 1.6 + 0.4 * len(rows)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(weights, vmin=0, vmax=1, cmap="Blues", aspect="auto")

@@ -1,5 +1,4 @@
 import json
-import os
 from functools import partial
 
 import numpy as np
@@ -281,10 +280,19 @@ def test_an_expert_learns_and_resumes_bit_for_bit(tmp_path):
     assert all(map(torch.equal, whole.state_dict().values(), resumed.state_dict().values()))
 
 
-@pytest.mark.skipif("LIGHTNING_FUSION_DATA" not in os.environ, reason="needs an unpacked blitzer set")
 @pytest.mark.data
-def test_blitzer_has_its_texts():
-    root = os.path.join(os.environ["LIGHTNING_FUSION_DATA"], "blitzer")
-    data = TextDataModule("reviews", root, vocab_size=300)
-    assert data.domains == ["books", "dvd", "electronics", "kitchen"]
-    assert sum(len(data.rows(split)) for split in SPLITS) == 8000
+class TestRealData:
+    def folder(self, root, name):
+        if not (root / name).is_dir():
+            pytest.skip(f"{root / name} is not unpacked")
+        return str(root / name)
+
+    def test_blitzer(self, real_data):
+        data = TextDataModule("reviews", self.folder(real_data, "blitzer"), vocab_size=300)
+        assert data.domains == ["books", "dvd", "electronics", "kitchen"]
+        assert sum(len(data.rows(split)) for split in SPLITS) == 8000
+
+    def test_clinc150(self, real_data):
+        data = TextDataModule("clinc150", self.folder(real_data, "clinc150"), vocab_size=300)
+        assert len(data.domains) == 10 and len(data.classes) == 150
+        assert [len(data.rows(split)) for split in SPLITS] == [14995, 3000, 4500]  # 5 texts of test leave training

@@ -168,7 +168,7 @@ def test_weights_of_the_mixer_stand_by_class_and_source(folder):
         ]
         assert [row["label"] for row in rows] == motion().classes
         for row in rows:
-            assert len(row["sources"]) == len(row["weights"]) == 2 and sum(row["weights"]) == pytest.approx(1, abs=1e-5)
+            assert len(row["among"]) == len(row["weights"]) == 2 and sum(row["weights"]) == pytest.approx(1, abs=1e-5)
             assert row["value"] == max(row["weights"])
 
 
