@@ -23,7 +23,8 @@ from lightning_fusion.errors import InputError
 
 CONFIGS = shipped_configs()
 HERE = Path(__file__).parent
-EXPERTS = ("domain_0", "domain_1")
+EXPERTS = ("domain_0", "domain_1")  # on digits
+SENSORS = ("p1_phone", "p1_watch")
 
 # The one shared override, by key, wherever in a file the key stands.
 SMALL: dict[str, Any] = {
@@ -88,7 +89,7 @@ def small(config: Any) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in config.items():
         if key == "experts":
-            result[key] = {name: value[name] for name in EXPERTS if name in value} or value
+            result[key] = {name: value[name] for name in (*EXPERTS, *SENSORS) if name in value} or value
         elif isinstance(value, dict):
             result |= {key: inner} if (inner := small(value)) else {}
         elif key.endswith("_speakers") and config.get("split_by") == "recording":
@@ -272,17 +273,19 @@ def _prepared(base: Path) -> Path:
         patch.chdir(folder)
         for number in range(2):
             train_expert(number)
+        for name in SENSORS:
+            train_expert(name, of="sensor_synthetic")
         speaker = write_yaml(Path("small/speaker.yaml"), small(read("experts/speaker.yaml")) | {"trainer": TWO_BATCHES})
         main(["fit", "-c", "experts/speaker.yaml", "-c", speaker])
         collect_outputs()
     return folder
 
 
-def train_expert(number: int, *more: str) -> Any:
-    """Train one expert of configs/experts/digits.yaml for two batches."""
-    override = small(read("experts/digits.yaml")) | {"trainer": TWO_BATCHES}
+def train_expert(domain: int | str, *more: str, of: str = "digits") -> Any:
+    """Train one expert of a file in configs/experts for two batches."""
+    override = small(read(f"experts/{of}.yaml")) | {"trainer": TWO_BATCHES}
     file = write_yaml(Path("small/expert.yaml"), override)
-    return main(["fit", "-c", "experts/digits.yaml", "-c", file, f"--data.init_args.domain={number}", *more])
+    return main(["fit", "-c", f"experts/{of}.yaml", "-c", file, f"--data.init_args.domain={domain}", *more])
 
 
 def collect_outputs(*more: str, name: str = "digits") -> Any:

@@ -275,7 +275,7 @@ def read_columns(
     between = None if delimiter == " " else delimiter
     header = columns is None
     names = read_header(path, delimiter) if columns is None else list(columns)
-    _check_columns(path, names, [*numeric, *text], "columns")
+    _check_columns(path, names, [*numeric, *text], "columns", header)
     if missing is None:
         source: Any = path
     else:
@@ -340,9 +340,9 @@ def _lines(path: str) -> int:
     return count
 
 
-def _check_columns(path: str, found: Sequence[str], wanted: Sequence[str], what: str) -> None:
+def _check_columns(path: str, found: Sequence[str], wanted: Sequence[str], what: str, header: bool = True) -> None:
     if missing := [name for name in wanted if name not in found]:
-        if what == "columns" and found and all(_is_number(name) for name in found):
+        if what == "columns" and header and found and all(_is_number(name) for name in found):
             raise InputError(
                 f"{path} has no {shorten(missing)}; its columns are {shorten(found, 6)}. Where its first line holds "
                 "samples, not names, set header: false (columns are 0, 1, 2, ... then), or columns to their names"

@@ -193,10 +193,7 @@ class SeedRun:
         trainer.fit(module, datamodule=data)
         if not all(bool(value.isfinite().all()) for value in module.network.state_dict().values()):  # type: ignore[union-attr]
             raise InputError(f"{label}: the training diverged, weights are NaN or infinite; lower the learning rate")
-        path.parent.mkdir(exist_ok=True, parents=True)
-        draft = path.with_suffix(f".{os.getpid()}.part")  # another process may train the same model
-        trainer.save_checkpoint(draft, weights_only=True)
-        draft.replace(path)
+        save_weights(trainer, path)
         self.took("training", start)
         value, took = float(trainer.callback_metrics[f"val_{metric}"]), time.perf_counter() - start
         self.console.print(f"{label}: validation {metric} {value:.3f}, {took:.0f} s")
@@ -259,3 +256,11 @@ def quiet_lightning() -> Any:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def save_weights(trainer: Trainer, path: Path) -> None:
+    """Write a trained module's weights whole or not at all; another process may write the same file."""
+    path.parent.mkdir(exist_ok=True, parents=True)
+    draft = path.with_suffix(f".{os.getpid()}.part")
+    trainer.save_checkpoint(draft, weights_only=True)
+    draft.replace(path)

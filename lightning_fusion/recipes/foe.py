@@ -29,6 +29,7 @@ from lightning_fusion.recipes.experts import (
     describe,
     describe_data,
     quiet_lightning,
+    save_weights,
 )
 from lightning_fusion.recipes.overlap import OverlapRun, check_overlaps, draw_overlap, overlap_table
 from lightning_fusion.recipes.report import Report, claim_folder
@@ -196,7 +197,7 @@ class _Seed(SeedRun):
             start = time.perf_counter()
             module, trainer = self._fit_fuser(outputs, network, epochs, batch_size, arguments)
             name = method.replace("FoE (", "").replace(")", "").replace(", ", "_").replace(" ", "_")
-            trainer.save_checkpoint(self.folder / "fusers" / f"{name}.ckpt", weights_only=True)
+            save_weights(trainer, self.folder / "fusers" / f"{name}.ckpt")
             metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
             for sign in failure_signs(metrics, module.target):
                 self.report.notes.append(f"Seed {self.seed}, {method}: {sign}")

@@ -22,7 +22,14 @@ from lightning_fusion.experts.generation import GenerativeExpert, GenerativeExpe
 from lightning_fusion.experts.outputs import ExpertOutputs
 from lightning_fusion.foe.generative_module import GenerativeFoE
 from lightning_fusion.metrics.text import ROUGE_KEYS, Rouge
-from lightning_fusion.recipes.experts import SeedRun, check_domains, check_seeds, describe, quiet_lightning
+from lightning_fusion.recipes.experts import (
+    SeedRun,
+    check_domains,
+    check_seeds,
+    describe,
+    quiet_lightning,
+    save_weights,
+)
 from lightning_fusion.recipes.report import Report, claim_folder, paired_gain
 
 MAIN = "GenerativeFoE (all embeddings)"
@@ -225,7 +232,7 @@ class _Seed(SeedRun):
             trainer = self.trainer(epochs, accelerator="cpu")
             trainer.fit(module, datamodule=data)
             file = "all" if method == MAIN else features[0]
-            trainer.save_checkpoint(self.folder / "fusers" / f"{file}.ckpt", weights_only=True)
+            save_weights(trainer, self.folder / "fusers" / f"{file}.ckpt")
             module.eval()
             with torch.no_grad():
                 chosen = module.choose(data.rows("test").inputs).numpy()  # type: ignore[arg-type]

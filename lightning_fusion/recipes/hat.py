@@ -41,6 +41,7 @@ from lightning_fusion.recipes.experts import (
     describe_data,
     expert_data,
     quiet_lightning,
+    save_weights,
 )
 from lightning_fusion.recipes.hat_report import LOCAL, MAIN, groups_of
 from lightning_fusion.recipes.report import Report, claim_folder, write_text
@@ -576,7 +577,7 @@ class _Target:
         trainer = self._trainer(self.plan.epochs)
         trainer.fit(module, datamodule=data)
         if method == MAIN:
-            trainer.save_checkpoint(self.run.folder / "students" / f"{self.name}.ckpt", weights_only=True)
+            save_weights(trainer, self.run.folder / "students" / f"{self.name}.ckpt")
             self.weights = module.source_weights
             rows = data.rows("test")
             batch = data.on_after_batch_transfer(rows[torch.arange(len(rows))], 0)

@@ -19,7 +19,7 @@ from lightning_fusion.experts.generation import GenerativeExpert, score_options
 from lightning_fusion.experts.outputs import ExpertOutputs
 from lightning_fusion.experts.pool import check_name
 from lightning_fusion.foe.generative_module import GenerativeFoE
-from lightning_fusion.recipes.experts import SeedRun, check_seeds, quiet_lightning
+from lightning_fusion.recipes.experts import SeedRun, check_seeds, quiet_lightning, save_weights
 from lightning_fusion.recipes.report import Report, claim_folder
 
 MAIN = "FoE (embeddings)"
@@ -278,7 +278,7 @@ def _choose(run: SeedRun, data: EmbeddingsDataModule, epochs: int, hidden: int, 
     module = GenerativeFoE(expert_names=data.expert_names, feature_dims=data.feature_dims, reads="input", hidden=hidden)
     trainer = run.trainer(epochs)
     trainer.fit(module, datamodule=data)
-    trainer.save_checkpoint(run.folder / "fusers" / f"{kind}.ckpt", weights_only=True)
+    save_weights(trainer, run.folder / "fusers" / f"{kind}.ckpt")
     run.took("training fusers", start)
     module.eval()
     with torch.no_grad():
