@@ -1,6 +1,6 @@
 """Sensor series: windows of recordings, or ready features, of domains such as people and devices."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ from lightning_fusion.hyperparameters import keep_plain
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "source": ("files", "uci_har", "table", "synthetic"),
     "timestamp_unit": tuple(TIMESTAMP_UNITS),
+    "scale_over": ("all", "own"),
 }
 _WINDOW_S = 2.0
 _ONLY = {  # arguments that mean something to some sources only, and those sources
@@ -125,9 +126,11 @@ class SensorDataModule(FusionDataModule):
         heterogeneity: Of the synthetic source: how far people and devices differ, from 0 (not).
         val_share: Share of the sessions of each domain for validation.
         test_share: Share of them for testing.
-        mean: Of each channel, subtracted; that of the training windows in use where None. Experts that are to read
-            each other's data want the same numbers: give fixed ones.
+        mean: Of each channel, subtracted; that of the training windows where None.
         std: Of each channel, divided by; likewise.
+        scale_over: Whose training windows give ``mean``, ``std`` and a table's medians for missing values: ``all``
+            domains', so that experts read each other's data as they read their own; or those of its ``own`` domains
+            in use. Where sites cannot see each other's files, give all of them the same ``mean`` and ``std``.
         augmentation: Module applied to batches before they are normalised, in training only.
         cache: Folder in which the array of samples is kept for the next run, which maps it into memory; the files are
             read in each run where None.
@@ -178,6 +181,7 @@ class SensorDataModule(FusionDataModule):
     test_share: float
     mean: list[float] | None
     std: list[float] | None
+    scale_over: Literal["all", "own"]
     augmentation: nn.Module | None
     cache: str | None
 
@@ -215,6 +219,7 @@ class SensorDataModule(FusionDataModule):
         test_share: float = 0.2,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        scale_over: Literal["all", "own"] = "all",
         augmentation: nn.Module | None = None,
         cache: str | None = None,
         batch_size: int = 64,
@@ -335,6 +340,7 @@ class SensorDataModule(FusionDataModule):
             self._label_cache: tuple[list[str], np.ndarray] | None = None
         if (_READING | _CUTTING | _SPLITTING) & set(arguments):
             self._split_cache: np.ndarray | None = None
+            self._of_all: dict[str, Any] = {}  # what all domains share; so do variants with the same splits
         self._datasets: dict[str, RowDataset] = {}
         self._scale_cache: tuple[Tensor, Tensor] | None = None
         self._fill_cache: Tensor | None = None
@@ -655,16 +661,11 @@ class SensorDataModule(FusionDataModule):
             )
 
     def _dataset(self, split: str) -> RowDataset:
-        cut, (known, label), (_, classes) = self._cut, self._labels, self._own
-        rows, samples = self._rows_of(split), self._source.series.samples
+        (known, label), (_, classes), rows = self._labels, self._own, self._rows_of(split)
         local = np.full(len(known), -1)
         local[classes] = np.arange(len(classes))
         member = self._domain_of_window[:, None] == np.arange(len(self.domains))
-        if self.source == "table":
-            inputs: Windows | Features = Features(samples, self._fill)
-        else:
-            inputs = Windows(samples, torch.from_numpy(cut.starts), self._length)
-        return RowDataset(inputs, torch.from_numpy(local[label]), torch.from_numpy(member), rows)
+        return RowDataset(self._inputs(), torch.from_numpy(local[label]), torch.from_numpy(member), rows)
 
     def _rows_of(self, split: str) -> Tensor:
         rows = np.flatnonzero((self._split == SPLITS.index(split)) & np.isin(self._domain_of_window, self._own[0]))
@@ -676,27 +677,51 @@ class SensorDataModule(FusionDataModule):
             )
         return torch.from_numpy(rows)
 
+    def _over_training(self, what: str, measure: Callable[[Tensor], Any]) -> Any:
+        """Something about the training rows that ``scale_over`` says; measured once where these are of all domains."""
+        own = self._rows_of("train")  # refuses domains that are not there
+        if self.scale_over == "own":
+            return measure(own)
+        if what not in self._of_all:
+            self._of_all[what] = measure(torch.from_numpy(np.flatnonzero(self._split == 0)))
+        return self._of_all[what]
+
     @property
     def _fill(self) -> Tensor:
-        """(features,) what stands in for missing values of a table: medians of the training samples in use."""
+        """(features,) what stands in for missing values of a table: medians of training samples."""
         if self._fill_cache is None:
-            values = self._source.series.samples
-            fill = values[self._rows_of("train")].nanmedian(0).values
-            if fill.isnan().any():
-                name = self._source.channels[int(fill.isnan().nonzero()[0])]
-                raise InputError(
-                    f"{self.root}: column {name} has no value in any training sample of domain "
-                    f"{shorten(self.own_domains)}; add it to leave_out"
-                )
-            if count := int(values.isnan().sum()):
-                columns = int(values.isnan().any(0).sum())
-                self._tell(
-                    f"{count} of {values.numel()} values, in {columns} of {values.shape[1]} features, are missing: "
-                    "replaced with the medians of the training samples",
-                    warn=False,
-                )
-            self._fill_cache = fill
+            self._fill_cache = self._over_training("fill", self._measured_fill)
         return self._fill_cache
+
+    def _measured_fill(self, rows: Tensor) -> Tensor:
+        values = self._source.series.samples
+        fill = values[rows].nanmedian(0).values
+        if fill.isnan().any():
+            name = self._source.channels[int(fill.isnan().nonzero()[0])]
+            whose = f" of domain {shorten(self.own_domains)}" if self.scale_over == "own" else ""
+            raise InputError(
+                f"{self.root}: column {name} has no value in any training sample{whose}; add it to leave_out"
+            )
+        if count := int(values.isnan().sum()):
+            columns = int(values.isnan().any(0).sum())
+            self._tell(
+                f"{count} of {values.numel()} values, in {columns} of {values.shape[1]} features, are missing: "
+                "replaced with the medians of the training samples",
+                warn=False,
+            )
+        return fill
+
+    def _inputs(self) -> Windows | Features:
+        samples = self._source.series.samples
+        if self.source == "table":
+            return Features(samples, self._fill)
+        return Windows(samples, torch.from_numpy(self._cut.starts), self._length)
+
+    def _measured_scale(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        flat = (chunk.movedim(1, -1).reshape(-1, len(self._source.channels)) for chunk in self._inputs().chunks(rows))
+        mean, std = (values.float() for values in mean_and_deviation(flat))
+        std[std <= 1e-6 * mean.abs()] = 1.0  # a channel that never moves
+        return mean, std
 
     @property
     def _scale(self) -> tuple[Tensor, Tensor]:
@@ -713,12 +738,7 @@ class SensorDataModule(FusionDataModule):
                 raise InputError(f"std is {self.std}; expected numbers above 0")
             mean, std = torch.empty(0), torch.empty(0)
             if self.mean is None or self.std is None:
-                dataset = self.rows("train")
-                inputs = dataset.inputs
-                assert isinstance(inputs, (Windows, Features))
-                flat = (chunk.movedim(1, -1).reshape(-1, len(channels)) for chunk in inputs.chunks(dataset.rows))
-                mean, std = (values.float() for values in mean_and_deviation(flat))
-                std[std <= 1e-6 * mean.abs()] = 1.0  # a channel that never moves
+                mean, std = self._over_training("scale", self._measured_scale)
             self._scale_cache = (
                 mean if self.mean is None else torch.tensor(self.mean, dtype=torch.float32),
                 std if self.std is None else torch.tensor(self.std, dtype=torch.float32),

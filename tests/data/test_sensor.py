@@ -180,10 +180,17 @@ class TestFacts:
         assert data.classes == ["a", "b"] and len(data._cut.starts) == 60
 
     def test_normalised_with_the_training_windows_or_as_told(self, spsw):
-        data = SensorDataModule(**spsw, domain="s07_sp")
+        data = SensorDataModule(**spsw, domain="s07_sp", scale_over="own")
         inputs = data.preprocess(everything(data, "train").input)
         torch.testing.assert_close(inputs.mean((0, 2)), torch.zeros(6), atol=1e-3, rtol=0)
         torch.testing.assert_close(inputs.std((0, 2)), torch.ones(6), atol=1e-3, rtol=0)
+        shared = SensorDataModule(**spsw)
+        inputs = shared.preprocess(everything(shared, "train").input)
+        torch.testing.assert_close(inputs.mean((0, 2)), torch.zeros(6), atol=1e-3, rtol=0)
+        of_domains = [shared.variant(domain=name) for name in shared.domains]
+        assert all(one.preprocessing == shared.preprocessing != data.preprocessing for one in of_domains)
+        other = of_domains[0].variant(seed=5)
+        assert other.preprocessing == SensorDataModule(**spsw, seed=5).preprocessing != shared.preprocessing
         told = data.variant(mean=[1.0] * 6, std=[2.0] * 6)
         batch = everything(told, "test")
         assert torch.equal(told.preprocess(batch.input), (batch.input - 1) / 2)
@@ -310,10 +317,14 @@ class TestTable:
         assert data.statistics().shape == (86,)
 
     def test_missing_values_become_training_medians_and_it_is_said_once(self, table, capsys):
-        data = SensorDataModule(**table, domain=17)
+        data = SensorDataModule(**table, domain=17, scale_over="own")
         raw = data._source.series.samples
         missing = raw.isnan()
         assert missing.sum() == 18
+        shared = SensorDataModule(**table)
+        every = raw[shared.rows("train").rows].nanmedian(0).values
+        assert all(torch.equal(shared.variant(domain=name)._fill, every) for name in shared.domains)
+        capsys.readouterr()
         train = data.rows("train").rows
         assert torch.equal(data._fill, raw[train].nanmedian(0).values) and (train < 60).all()
         said = [m for m in data._told if "missing" in m]
