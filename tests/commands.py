@@ -23,7 +23,7 @@ from lightning_fusion.errors import InputError
 
 CONFIGS = shipped_configs()
 HERE = Path(__file__).parent
-EXPERTS = ("domain_0", "domain_1")  # on digits
+EXPERTS = ("domain_0", "domain_1")  # on digits, and on texts
 SENSORS = ("p1_phone", "p1_watch")
 
 # The one shared override, by key, wherever in a file the key stands.
@@ -275,9 +275,12 @@ def _prepared(base: Path) -> Path:
             train_expert(number)
         for name in SENSORS:
             train_expert(name, of="sensor_synthetic")
+        for name in EXPERTS:
+            train_expert(name, of="text_synthetic")
         speaker = write_yaml(Path("small/speaker.yaml"), small(read("experts/speaker.yaml")) | {"trainer": TWO_BATCHES})
         main(["fit", "-c", "experts/speaker.yaml", "-c", speaker])
         collect_outputs()
+        collect_outputs(name="text_synthetic")
     return folder
 
 
