@@ -59,8 +59,8 @@ class FrugalPrediction(NamedTuple):
         asked: (B, K) bool, whom.
         cost: (B,) float64, the sum of their costs.
         risk: (B,) float64, the estimated loss of the answer.
-        abstained: (B,) bool: the risk is above ``abstain_above``, or every expert failed; then the shares of the
-            classes among the validation rows are the answer.
+        abstained: (B,) bool: the answer is in more doubt than ``abstain_above``, or every expert failed; then the
+            shares of the classes among the validation rows are the answer.
         far: (B,) bool: the nearest validation rows are much farther than they are from one another.
     """
 
@@ -131,7 +131,10 @@ class FrugalFoE(nn.Module):
         min_queries: Experts to ask in any case.
         leave_one_out: A validation row is no voter for itself.
         loss: ``zero_one``, or ``log``.
-        abstain_above: Abstain where the estimated loss of the answer is larger.
+        abstain_above: Abstain where the answer is in more doubt.
+        abstain_by: What doubt is: the answer's ``risk``, which is the loss of the M neighbours; or 1 - its largest
+            ``probability``. With many classes and few rows of each, M neighbours are of several, and the probability
+            tells wrong answers better (docs/methods/frugal.md).
         on_failure: What to do when an expert raises, or its outputs are not finite: ``raise``, or ``skip`` it for these
             samples, with a warning. A question that failed costs nothing.
         fuser: The family of fusers F^S; :class:`KNNFuser` where None.
@@ -166,6 +169,7 @@ class FrugalFoE(nn.Module):
         leave_one_out: bool = True,
         loss: Literal["zero_one", "log"] = "zero_one",
         abstain_above: float | None = None,
+        abstain_by: Literal["risk", "probability"] = "risk",
         on_failure: Literal["raise", "skip"] = "raise",
         fuser: SubsetFuser | None = None,
         risk: RiskEstimator | None = None,
@@ -201,12 +205,14 @@ class FrugalFoE(nn.Module):
                 raise InputError(f"{name} is {value}; expected at least 1")
         if min_queries < 1:
             raise InputError(f"min_queries is {min_queries}; expected at least 1: an answer needs one expert")
+        if abstain_by not in ("risk", "probability"):
+            raise InputError(f"abstain_by is {abstain_by!r}; expected risk or probability")
         if loss not in ("zero_one", "log") or on_failure not in ("raise", "skip"):
             raise InputError(
                 f"loss is {loss!r}, on_failure {on_failure!r}; expected zero_one or log, and raise or skip"
             )
         if abstain_above is not None and not abstain_above >= 0:
-            raise InputError(f"abstain_above is {abstain_above}; expected a risk >= 0")
+            raise InputError(f"abstain_above is {abstain_above}; expected a number >= 0")
         try:
             if isinstance(costs, Mapping):
                 costs = {str(name): float(cost) for name, cost in costs.items()}
@@ -220,6 +226,7 @@ class FrugalFoE(nn.Module):
         self.fuser_neighbors, self.min_queries = int(fuser_neighbors), int(min_queries)
         self.leave_one_out, self.loss, self.on_failure = bool(leave_one_out), loss, on_failure
         self.abstain_above = None if abstain_above is None else float(abstain_above)
+        self.abstain_by = abstain_by
         self.look_ahead = int(look_ahead)
         self.fuser = KNNFuser(fuser_neighbors) if fuser is None else _own(fuser)
         self.risk = KNNRisk() if risk is None else _own(risk)
@@ -600,7 +607,8 @@ class FrugalFoE(nn.Module):
             warnings.warn(f"expert {name} failed on {number} row(s): went on with the others", stacklevel=3)
         cost = asked.to(torch.float64) @ torch.tensor(self.costs_, dtype=torch.float64, device=device)
         above = math.inf if self.abstain_above is None else self.abstain_above
-        return FrugalPrediction(probabilities, asked, cost, risk, (risk > above) | ~asked.any(1), far)
+        doubt = risk if self.abstain_by == "risk" else 1 - probabilities.max(1).values
+        return FrugalPrediction(probabilities, asked, cost, risk, (doubt > above) | ~asked.any(1), far)
 
     # ------------------------------------------------------------------ deciding
 
@@ -806,6 +814,7 @@ ARGUMENTS = (
     "leave_one_out",
     "loss",
     "abstain_above",
+    "abstain_by",
     "on_failure",
     "look_ahead",
 )

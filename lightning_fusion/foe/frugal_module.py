@@ -185,7 +185,7 @@ class FrugalFoEModule(LightningModule):
         """Take a saved policy, with what this one says about serving; say what of it would need another fit."""
         wanted, plain = self.policy, FrugalFoE()
         said = [name for name in ARGUMENTS if getattr(wanted, name) not in (getattr(plain, name), getattr(saved, name))]
-        for name in {"abstain_above", "on_failure"} & set(said):
+        for name in {"abstain_above", "abstain_by", "on_failure"} & set(said):
             setattr(saved, name, getattr(wanted, name))
         differ = [
             f"{name} {getattr(saved, name)} (not {getattr(wanted, name)})"

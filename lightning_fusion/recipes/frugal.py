@@ -62,6 +62,7 @@ _MARKERS = {
     "oracle (cheapest right one)": "*",
 }
 """Rules without a curve, as the picture marks them."""
+BY_PROBABILITY = f"{MAIN}, by its probability"
 
 
 def frugal(
@@ -374,8 +375,10 @@ class _Study:
         outputs = self.arrays["test"]
         confident = outputs.max(2).argmax(1)
         average = outputs.mean(1)
+        fused = self.answer.probabilities.cpu().numpy()
         answers = {
-            MAIN: (self.answer.probabilities.cpu().numpy(), self.answer.risk.cpu().numpy()),
+            MAIN: (fused, self.answer.risk.cpu().numpy()),
+            BY_PROBABILITY: (fused, 1 - fused.max(1)),
             CONFIDENT: (outputs[np.arange(len(truth)), confident], 1 - outputs.max((1, 2))),
             AVERAGE: (average, 1 - average.max(1)),
         }
@@ -569,7 +572,8 @@ def _abstention_table(report: Report, study: _Study) -> list[str]:
     lines = [
         f"Abstention: {int(study.unknown.sum())} of {len(study.unknown)} test samples are out of scope: no expert "
         "knows their class, so every answer to them is wrong and no accuracy above can reach 1. Samples are answered "
-        "in the order of a rule's risk: FrugalFoE's estimate, or 1 - the largest probability (mean over seeds).",
+        "in the order of a rule's risk: FrugalFoE's estimate, or 1 - the largest probability (abstain_by: probability) "
+        "(mean over seeds).",
         "",
         "| rule | " + " | ".join(metrics) + " |",
         "|---" * (len(metrics) + 1) + "|",

@@ -431,6 +431,9 @@ class TestSigns:
         assert torch.equal(answer.abstained, answer.risk > 0.1)
         wrong = answer.probabilities.argmax(1) != targets
         assert wrong[answer.abstained].double().mean() > wrong[~answer.abstained].double().mean()
+        doubt = 1 - answer.probabilities.max(1).values
+        other = FrugalFoE(abstain_above=0.1, abstain_by="probability").fit(outputs, targets).predict(outputs)
+        assert torch.equal(other.abstained, doubt > 0.1) and not torch.equal(other.abstained, answer.abstained)
         never = FrugalFoE().fit(outputs, targets).predict(outputs)
         assert not never.abstained.any()
         assert torch.equal(never.probabilities, answer.probabilities)
@@ -515,7 +518,9 @@ class TestFiles:
         queries, _ = specialists(40, seed=1)
         parts = {name: make() for name, make in FAMILIES[family].items()}
         costs = {"e0": 1, "e1": 0.5, "e2": 2.0, "e3": 1.0}
-        policy = FrugalFoE(costs, 0.05, abstain_above=0.2, min_queries=2, **parts).fit(outputs, targets)
+        policy = FrugalFoE(costs, 0.05, abstain_above=0.2, abstain_by="probability", min_queries=2, **parts).fit(
+            outputs, targets
+        )
         policy.save(tmp_path / "deep" / "policy")
         again = FrugalFoE.load(tmp_path / "deep" / "policy")
         assert (type(again.fuser), type(again.risk)) == (type(policy.fuser), type(policy.risk))
@@ -756,6 +761,7 @@ class TestBadInput:
             ({"loss": "hinge"}, "loss is 'hinge'"),
             ({"on_failure": "ignore"}, "on_failure 'ignore'"),
             ({"abstain_above": -1.0}, "abstain_above is -1.0"),
+            ({"abstain_by": "luck"}, "abstain_by is 'luck'; expected risk or probability"),
             ({"abstain_above": math.nan}, "abstain_above is nan"),
         ],
     )
