@@ -1,6 +1,6 @@
 """Texts with labels and domains, tokenised once."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -248,11 +248,12 @@ class TextDataModule(FusionDataModule):
 
     def save_tokenizer(self, folder: str | Path) -> None:
         """Write the tokenizer as a folder that ``tokenizer: FOLDER`` reads, elsewhere too."""
-        trained = self._corpus.facts["trained"]
-        if self.tokenizer is None:
-            TextTokenizer.parse(trained).save(folder)
-        else:
-            TextTokenizer.load(self.tokenizer, self.download).save(folder)
+        self._text_tokenizer().save(folder)
+
+    def decode(self, tokens: Sequence[int] | Tensor) -> str:
+        """The text of the tokens of a row, (L,), as the tokenizer writes it; padding is left out."""
+        numbers = [int(token) for token in tokens if token != self.preprocessing["pad_id"]]
+        return self._text_tokenizer().backend.decode(numbers).strip()
 
     # ------------------------------------------------------------- Lightning
 
@@ -292,6 +293,7 @@ class TextDataModule(FusionDataModule):
         again = _READING | (_SPLITTING if self.tokenizer is None else set())  # the tokenizer reads training texts only
         if again & set(arguments):
             self._corpus_cache: Corpus | None = None
+            self._tokenizer_cache: TextTokenizer | None = None
         if (again | _SPLITTING) & set(arguments):
             self._split_cache: np.ndarray | None = None
         self._datasets: dict[str, RowDataset] = {}
@@ -419,6 +421,15 @@ class TextDataModule(FusionDataModule):
         chosen = [texts.texts[row] for row in rows]
         chosen += [] if texts.pairs is None else [texts.pairs[row] for row in rows]
         return TextTokenizer.train(chosen, self._wanted_tokens, self.lowercase)
+
+    def _text_tokenizer(self) -> TextTokenizer:
+        if self._tokenizer_cache is None:
+            trained = self._corpus.facts["trained"]
+            loaded = self.tokenizer is not None
+            self._tokenizer_cache = (
+                TextTokenizer.load(str(self.tokenizer), self.download) if loaded else TextTokenizer.parse(trained)
+            )
+        return self._tokenizer_cache
 
     def _tell(self, message: str, warn: bool = True) -> None:
         if message not in self._told:

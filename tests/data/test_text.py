@@ -96,6 +96,9 @@ class TestTokens:
         other = files(root, tokenizer=str(tmp_path / "tokenizer"))
         assert other.preprocessing == data.preprocessing and other.vocab_size == data.vocab_size
         assert torch.equal(everything(other, "test").input["input_ids"], everything(data, "test").input["input_ids"])
+        for one in (data, other):
+            row = everything(one, "test").input["input_ids"][0]
+            assert normalise(one.decode(row)) in {normalise(text) for text, _, _ in ROWS}
         assert "tokenizer: found none called" in refused(files(root, tokenizer=str(tmp_path / "nowhere")))
 
     def test_long_texts_are_cut_and_counted(self, tmp_path):
