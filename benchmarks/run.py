@@ -28,6 +28,7 @@ BENCHMARKS = {
     "selection": "selection",
     "hat": "hat",
     "generative": "generative",
+    "text": "text",
 }
 """File of each benchmark; it has ``measure() -> list[Result]``."""
 OUTPUT = Path("runs/bench/results.json")

@@ -22,12 +22,13 @@ from lightning_fusion import (
     FrugalFoEModule,
     HaTJointModule,
     OutputsDataModule,
+    TextDataModule,
     collect,
 )
 from lightning_fusion.callbacks import PredictionWriter
 from lightning_fusion.data.base import TensorDataModule
 from lightning_fusion.data.target import TargetDataModule
-from lightning_fusion.encoders import SmallSpeakerNet
+from lightning_fusion.encoders import SmallSpeakerNet, TextBag
 from lightning_fusion.experts.verification import VerificationModule
 from lightning_fusion.foe.fusers import MLPFuser
 
@@ -92,6 +93,10 @@ def work(folder: Path, processes: int) -> None:
         optimizer=partial(torch.optim.SGD, lr=0.1),
     )
     train(unlike, tiny.data(rows=even, batch_size=8 // processes), "complementary")
+    texts = TextDataModule("synthetic", domain="domain_0", vocab_size=300, test_share=0.2, batch_size=8 // processes)
+    torch.manual_seed(0)
+    reader = ExpertModule(partial(TextBag, vocab_size=300, width=8, dropout=0.0), classes=texts.classes)
+    train(reader, texts, "text")
     for name, how in HAT.items():
         train(*joint(8 // processes, **how), f"hat_{name}")
     writer = PredictionWriter(str(folder / "predictions.csv"))
