@@ -28,7 +28,9 @@ def reviews(folder: Path) -> TextDataModule:
     draw = np.random.default_rng(0)
     words = np.array(["".join(draw.choice(list("aeioubdfgklmnprst"), draw.integers(3, 9))) for _ in range(WORDS)])
     lengths = np.clip(draw.lognormal(4.3, 0.9, TEXTS), 5, 400).astype(int)
-    lines = [f"{' '.join(words[draw.zipf(1.3, n) % WORDS])},{('bad', 'good')[row % 2]}" for row, n in enumerate(lengths)]
+    lines = [
+        f"{' '.join(words[draw.zipf(1.3, n) % WORDS])},{('bad', 'good')[row % 2]}" for row, n in enumerate(lengths)
+    ]
     (folder / "reviews.csv").write_text("\n".join(["text,label", *lines]))
     return TextDataModule(
         root=str(folder / "reviews.csv"), max_length=LONGEST, batch_size=BATCH, cache=str(folder / "cache")

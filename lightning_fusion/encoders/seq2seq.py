@@ -10,24 +10,6 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from lightning_fusion.errors import InputError
 
 
-def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the tokens that are there.
-
-    Args:
-        states: (B, L, D).
-        mask: (B, L), nonzero where there is a token.
-
-    Returns:
-        (B, D); zeros for a row without tokens.
-
-    Example:
-        >>> masked_mean(torch.tensor([[[2.0], [4.0], [9.0]]]), torch.tensor([[1, 1, 0]]))
-        tensor([[3.]])
-    """
-    weight = mask.to(states.dtype)[:, :, None]
-    return torch.where(weight > 0, states, 0).sum(1) / weight.sum(1).clamp_min(1)
-
-
 def mix_copy(vocabulary: Tensor, attention: Tensor, gate: Tensor, source: Tensor) -> Tensor:
     """The pointer-generator's distribution over words (See et al., ACL 2017, equation 9).
 

@@ -69,16 +69,16 @@ def collect(
     if not splits:
         raise InputError(f"splits is empty; choose from {shorten(SPLITS)}")
     for split in splits:
-        _check_split(split)
+        check_split(split)
     if output is None and trainer is not None and trainer.world_size > 1:
         raise InputError("output: several processes need one folder for their answers; name it")
     kept = tempfile.TemporaryDirectory(prefix="expert-outputs-") if output is None else None
     folder = Path(kept.name if kept is not None else str(output))
     data.prepare_data()
-    _set_up(data)
+    set_up(data)
     task = list(getattr(data, "classes", pool.classes))
     pool = pool.for_task(task)  # the data module's vocabulary is the task's
-    prints = {split: _fingerprint(data, split) for split in splits}
+    prints = {split: fingerprint_of(data, split) for split in splits}
     facts = pool.facts()  # before asking: a precision such as bf16-true changes the weights at hand
     manifest = None if overwrite else read_manifest(folder)
     if manifest is not None:
@@ -90,7 +90,7 @@ def collect(
             rank_zero_info(f"{folder} holds the answers already; no expert is asked")
             return stored
         raise InputError(f"output: the store {folder} has no features; set overwrite to collect them")
-    if _first_process():
+    if first_process():
         with StoreWriter(folder, overwrite) as writer:
             trainer = _ask(pool, data, splits, features, folder, trainer)
             for split in splits:
@@ -105,7 +105,8 @@ def collect(
     return result
 
 
-def _first_process() -> bool:
+def first_process() -> bool:
+    """Whether this is the only process, or the first of several."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
@@ -113,12 +114,12 @@ def _ask(
     pool: ExpertPool, data: Any, splits: Sequence[str], features: bool, folder: Path, trainer: Trainer | None
 ) -> Trainer:
     shards = folder / _SHARDS
-    if _first_process():
+    if first_process():
         shutil.rmtree(shards, ignore_errors=True)
     if trainer is None:
         trainer = Trainer(devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False)
     trainer.predict(
-        _Asking(pool, splits, features, shards), datamodule=_EverySplit(data, splits), return_predictions=False
+        _Asking(pool, splits, features, shards), datamodule=EverySplit(data, splits), return_predictions=False
     )
     trainer.strategy.barrier("collect: asked")
     return trainer
@@ -220,7 +221,7 @@ def _read(file: Path) -> np.ndarray:
     return flat.reshape(-1, int(width)) if int(width) else flat
 
 
-class _EverySplit(LightningDataModule):
+class EverySplit(LightningDataModule):
     """The splits of another data module, one after the other, as prediction loaders."""
 
     def __init__(self, data: Any, splits: Sequence[str]) -> None:
@@ -229,37 +230,45 @@ class _EverySplit(LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def setup(self, stage: str) -> None:
+        """Set up the data module."""
         self.data.trainer = self.trainer
-        _set_up(self.data)
+        set_up(self.data)
 
     def predict_dataloader(self) -> list[DataLoader]:
+        """A loader per split, in the order of rows."""
         return [_ordered(_loader_of(self.data, split)) for split in self.splits]
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """The data module's."""
         return self.data.on_before_batch_transfer(batch, dataloader_idx)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """The data module's."""
         return self.data.transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """The data module's."""
         return self.data.on_after_batch_transfer(batch, dataloader_idx)
 
     def teardown(self, stage: str) -> None:
+        """Let the Trainer go."""
         self.data.trainer = None
 
 
-def _set_up(data: LightningDataModule) -> None:
+def set_up(data: LightningDataModule) -> None:
+    """Set up all splits of a data module."""
     for stage in ("fit", "test"):
         data.setup(stage)
 
 
-def _check_split(split: str) -> None:
+def check_split(split: str) -> None:
+    """Refuse the name of a split that there is not."""
     if split not in SPLITS:
         raise InputError(f"splits: found {split!r}; choose from {shorten(SPLITS)}")
 
 
 def _loader_of(data: LightningDataModule, split: str) -> DataLoader:
-    _check_split(split)
+    check_split(split)
     loader = getattr(data, f"{split}_dataloader")()
     if not isinstance(loader, DataLoader):
         raise InputError(
@@ -280,7 +289,7 @@ def _expected_rows(data: LightningDataModule, split: str) -> int | None:
     return len(dataset) if hasattr(dataset, "__len__") else None
 
 
-def _fingerprint(data: LightningDataModule, split: str) -> str:
+def fingerprint_of(data: LightningDataModule, split: str) -> str:
     """The data module's own fingerprint, or one of all batches that does not depend on their order."""
     if isinstance(data, FusionDataModule):
         return data.fingerprint(split)

@@ -243,8 +243,8 @@ def _conclude(result: Diagnosis, unseen: str | None) -> None:
     if leaking:
         result.findings.append(
             f"LEAK: {shorten(leaking)} do better on the fuser's rows than on {unseen}, beyond chance: they were "
-            f"trained on them, or on samples much like them, or {unseen} was collected otherwise. Hold out rows that no "
-            "expert has seen."
+            f"trained on them, or on samples much like them, or {unseen} was collected otherwise. Hold out rows that "
+            "no expert has seen."
         )
     best, ceiling = result.accuracies["best single expert"], result.accuracies["oracle selection"]
     result.worthwhile = ceiling - best >= 0.02

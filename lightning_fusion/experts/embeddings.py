@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_fusion.data.base import SPLITS, TensorDataModule, as_batch
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.answers import Asking, ask_expert
-from lightning_fusion.experts.collecting import _check_split, _EverySplit, _fingerprint, _first_process, _set_up
+from lightning_fusion.experts.collecting import EverySplit, check_split, fingerprint_of, first_process, set_up
 from lightning_fusion.experts.generation import GenerativeExpert
 from lightning_fusion.experts.outputs import ExpertOutputs, owner_matrix, read_manifest
 from lightning_fusion.experts.pool import check_name
@@ -104,10 +104,10 @@ def collect_embeddings(
     """
     names = check_experts(experts, feature_experts)
     for split in splits:
-        _check_split(split)
+        check_split(split)
     data.prepare_data()
-    _set_up(data)
-    prints = {split: _fingerprint(data, split) for split in splits}
+    set_up(data)
+    prints = {split: fingerprint_of(data, split) for split in splits}
     settings = {"reads": reads, "max_new_tokens": max_new_tokens if reads == "both" else None}
     facts = {
         name: {"classes": [name], **expert.facts(), "domains": expert.domains or [], **settings}
@@ -120,8 +120,8 @@ def collect_embeddings(
     if trainer is None:
         trainer = Trainer(devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False)
     kind = _Embedding({name: experts[name] for name in names}, splits, reads, max_new_tokens, Path(f"{output}.parts"))
-    trainer.predict(kind, datamodule=_EverySplit(data, splits), return_predictions=False)
-    if _first_process():
+    trainer.predict(kind, datamodule=EverySplit(data, splits), return_predictions=False)
+    if first_process():
         arrays = {}
         for split, (index, domain, features) in kind.found.items():
             owned = (domain @ owners) if domain.shape[1] == len(domains) else np.zeros((len(index), len(facts)), bool)

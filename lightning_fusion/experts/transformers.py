@@ -98,7 +98,8 @@ def _check_input(input: Any, vocab_size: int, path: str) -> tuple[Tensor, Tensor
     return ids, input["attention_mask"]
 
 
-def _masked_mean(states: Tensor, mask: Tensor) -> Tensor:
+def _mean(states: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the tokens of a mask; some attention gives NaN at places that only see padding."""
     weight = mask.to(states.dtype)[:, :, None]
     return torch.where(weight > 0, states, 0).sum(1) / weight.sum(1).clamp_min(1)
 
@@ -145,7 +146,7 @@ class TransformersClassifier(nn.Module):
         output = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True, return_dict=True)
         states = getattr(output, "hidden_states", None)
         last = states[-1] if states is not None else output.encoder_last_hidden_state
-        self.pool(_masked_mean(last, mask))
+        self.pool(_mean(last, mask))
         return output.logits
 
 
@@ -215,12 +216,12 @@ class TransformersGenerator(nn.Module):
         if self.both:
             encoded = self.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
             if generated is None:
-                return _masked_mean(encoded, mask)
+                return _mean(encoded, mask)
             states = self._run(ids, mask, text).decoder_hidden_states[-1]
             there = nn.functional.pad(there, (1, 0), value=True)  # the start
-            return _masked_mean(torch.cat([encoded, states], 1), torch.cat([mask > 0, there], 1))
+            return _mean(torch.cat([encoded, states], 1), torch.cat([mask > 0, there], 1))
         states = self._run(ids, mask, text).hidden_states[-1]
-        return _masked_mean(states, torch.cat([mask > 0, there], 1))
+        return _mean(states, torch.cat([mask > 0, there], 1))
 
     def forward(self, input: Mapping[str, Tensor], target: Tensor) -> Tensor:
         """Log-probabilities (B, T + 1, V) of what follows the input and each token of the target (B, T)."""

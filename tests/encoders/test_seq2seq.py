@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.encoders.seq2seq import PointerGenerator, append_end, masked_mean, mix_copy
+from lightning_fusion.encoders.seq2seq import PointerGenerator, append_end, mix_copy
+from lightning_fusion.encoders.text import masked_mean
 from lightning_fusion.errors import InputError
 
 VOCABULARY = 20
