@@ -69,7 +69,7 @@ def bucketed(data: TextDataModule) -> Result:
     """An epoch of training steps on batches of similar length, against batches in random order; padding is dynamic."""
 
     def side(bucket: bool) -> Callable[[], object]:
-        network = TextTransformer(2, data.vocab_size, width=64, layers=2, heads=4)
+        network = TextTransformer(2, data.vocab_size, width=32, layers=1, heads=4)
         optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
         loader = data.variant(bucket=bucket).train_dataloader()
 
@@ -97,7 +97,7 @@ class PlainMean(nn.Module):
 def pooling(data: TextDataModule) -> Result:
     """An encoder's forward pass with the masked mean, against one with the mean of all places."""
     rows = data.rows("test")
-    inputs: Any = [rows[torch.arange(first, first + BATCH)].input for first in range(0, 10 * BATCH, BATCH)]
+    inputs: Any = [rows[torch.arange(first, first + BATCH)].input for first in range(0, 5 * BATCH, BATCH)]
 
     def side(pool: nn.Module | None) -> Callable[[], object]:
         network = TextTransformer(2, data.vocab_size, width=64, layers=2, heads=4).eval()
