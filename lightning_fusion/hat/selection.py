@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
+from rich.box import SIMPLE
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
@@ -131,8 +132,9 @@ class Selection:
 
     def __rich__(self) -> Group:
         """The table and the ledger, for ``rich.print``."""
-        rows = Table(title=f"sources by {self.rank_by} (a: statistics, c: centroids, r: score)")
-        rows.add_column("source")
+        rows = Table(title=f"sources by {self.rank_by} (a: statistics, c: centroids, r: score)", box=SIMPLE)
+        rows.collapse_padding, rows.pad_edge = True, False  # eighty columns hold long names
+        rows.add_column("source", overflow="fold")
         for heading in ("a", "coverage", "c", "s(c)", "accuracy", "r"):
             rows.add_column(heading, justify="right")
         rows.add_column("")
@@ -145,16 +147,17 @@ class Selection:
                 row.accuracy,
                 row.score,
             )
-            verdict = row.reason or ("chosen" if row.chosen else "kept" if row.kept else "")
+            verdict = "not used" if row.reason else "chosen" if row.chosen else "kept" if row.kept else ""
             shown = ("" if value is None else f"{value:.3f}" for value in values)
-            rows.add_row(escape(row.name), *shown, escape(verdict))
+            rows.add_row(escape(row.name), *shown, verdict)
         bytes_read = Table("bytes read")
         for heading in ("down", "up"):
             bytes_read.add_column(heading, justify="right")
         for stage, count in self.ledger.stages.items():
             bytes_read.add_row(stage, f"{count['down']:,}", f"{count['up']:,}")
         bytes_read.add_row("send all", f"{self.ledger.send_all:,}", "0")
-        return Group(rows, f"read {self.ledger.saving:.0%} less than sending all", bytes_read)
+        reasons = [escape(f"{row.name}: {row.reason}") for row in self.table if row.reason]
+        return Group(rows, *reasons, f"read {self.ledger.saving:.0%} less than sending all", bytes_read)
 
 
 def select_sources(
