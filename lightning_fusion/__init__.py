@@ -27,6 +27,7 @@ _PUBLIC = {
     "OutputsDataModule": "experts.outputs",
     "SensorDataModule": "data.sensor",
     "SpeakerDataModule": "data.speaker",
+    "TargetDataModule": "data.target",
     "TextDataModule": "data.text",
     "collect": "experts.collecting",
     "diagnose": "experts.diagnosis",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from lightning_fusion.data.image import ImageDataModule
     from lightning_fusion.data.sensor import SensorDataModule
     from lightning_fusion.data.speaker import SpeakerDataModule
+    from lightning_fusion.data.target import TargetDataModule
     from lightning_fusion.data.text import TextDataModule
     from lightning_fusion.experts.collecting import collect
     from lightning_fusion.experts.diagnosis import diagnose
@@ -75,6 +77,7 @@ __all__ = [
     "OutputsDataModule",
     "SensorDataModule",
     "SpeakerDataModule",
+    "TargetDataModule",
     "TextDataModule",
     "collect",
     "diagnose",
@@ -93,4 +96,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({"__version__", *__all__})

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from omegaconf.errors import OmegaConfBaseException
 
@@ -353,6 +354,8 @@ def main(args: Sequence[str] | None = None) -> Any:
             error, (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
         ):
             wrong = InputError(f"{error.strerror}: {error.filename}")
+        if wrong is None and isinstance(error, MisconfigurationException):
+            wrong = InputError(f"trainer: {error}")
         if wrong is None and isinstance(error, OmegaConfBaseException):
             wrong = InputError(f"the configuration's interpolation fails: {str(error).partition(chr(10))[0]}")
         if wrong is None or os.environ.get("LIGHTNING_FUSION_DEBUG"):

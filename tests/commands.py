@@ -162,6 +162,16 @@ def motion_files(folder: Path, sessions: int = 5, people: int = 2) -> None:
         path.write_text("\n".join(lines) + "\n")
 
 
+def own_recordings(folder: Path, of: Path) -> None:
+    """The same recordings as a user may have them: ``folder/<person>/<device>_<take>.csv``, with other names."""
+    for path in of.rglob("*.csv"):
+        person, take, device = path.stem.split("_")
+        (folder / person).mkdir(parents=True, exist_ok=True)
+        rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
+        lines = [",".join([*row[:6], f"{int(row[6]) / 1000:.3f}", row[7]]) for row in rows]
+        (folder / person / f"{device}_{take}.csv").write_text("\n".join(["ax,ay,az,gx,gy,gz,time,activity", *lines]))
+
+
 def review_files(folder: Path, count: int = 100) -> None:
     """Files as ``folder/<domain>/{positive,negative}.review``."""
     for domain in ("books", "dvd", "kitchen"):
@@ -251,6 +261,7 @@ def _prepared(base: Path) -> Path:
     fine = ["beaver", "dolphin", "flatfish", "ray"]
     recordings(folder / "data/speakers", speakers=24, count=8)
     motion_files(folder / "data/spsw_har")
+    own_recordings(folder / "data/recordings", folder / "data/spsw_har")
     review_files(folder / "data/blitzer")
     intent_files(folder / "data/clinc150")
     stance_files(folder / "data/tweeteval/stance")

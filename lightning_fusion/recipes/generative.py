@@ -250,7 +250,8 @@ class _Seed(SeedRun):
         self.report.add(RANDOM, "experts asked", 1, self.seed)
         self._score(DOMAIN_ORACLE, self.domain, 1)
         self._score(TEXT_ORACLE, self.scores[:, :, 2].argmax(1), self.scores.shape[1])
-        self._add("first words of the text", self._judged([text[: self._lead()] for text in self.read]))
+        count = self._lead()
+        self._add("first words of the text", self._judged([text[:count] for text in self.read]))
 
     def _lead(self) -> int:
         """How many first tokens are the best title on the fuser's validation pairs."""

@@ -248,6 +248,9 @@ def hat(
         "classes": len(data.classes),
         "domains": len(domains),
         "targets": len(chosen),
+        "labels of a target": f"{labelled_per_class} of each class" if labelled_per_class else f"{labelled_share:.3g}",
+        "sources chosen": num_sources,
+        "epochs": f"{epochs}; sources, and so the target's own model with all labels, {source_epochs}",
     }
     hat_report.average(report)
     parts = [

@@ -248,7 +248,7 @@ class Report:
             f"{title}, mean ± standard deviation of {seeds} seeds. Gains are in points, paired by seed, with a 95 % "
             "interval (Student's t)."
             if seeds > 1
-            else f"{title} of one seed: gains are in points and have no interval; give more seeds for one."
+            else f"{title} of one seed: gains are in points and have no interval over seeds; give more seeds for one."
         )
         headings = ["method", self.metric, *self.beside, f"{main} gains"]
         lines += ["", how, "", f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
