@@ -83,7 +83,8 @@ def integrated_gradients(
         (B, ...) signed attributions, of the input's shape.
 
     Raises:
-        InputError: If the network is in training mode or does not return (B, C), or an argument is out of range.
+        InputError: If the input is no tensor of floats (texts are none), the network is in training mode or does not
+            return (B, C), or an argument is out of range.
 
     Example:
         >>> network = nn.Linear(2, 2, bias=False).eval()
@@ -95,6 +96,12 @@ def integrated_gradients(
 
     if steps < 1 or internal_batch_size < 1:
         raise InputError(f"steps is {steps}, internal_batch_size {internal_batch_size}; expected 1 or more")
+    if not isinstance(input, Tensor):
+        found = f"a dict with {shorten(sorted(input))}" if isinstance(input, Mapping) else f"a {type(input).__name__}"
+        raise InputError(
+            f"input is {found}; expected a tensor of (batch, ...) floats, since nothing lies between two tokens: of a "
+            "text, attribute its embeddings (B, L, D), through a network that maps those to logits"
+        )
     if not input.is_floating_point() or input.ndim < 2:
         raise InputError(f"input has shape {tuple(input.shape)} and type {input.dtype}; expected (batch, ...) floats")
     if tuple(target.shape) != (len(input),) or target.is_floating_point():

@@ -22,7 +22,7 @@ def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
         mask: (B, L), 1 or True for tokens, 0 for padding.
 
     Returns:
-        (B, D), of the type of ``states``; the sum is formed in float32 at least.
+        (B, D), of the type of ``states``; the sum is formed in float32 at least, under autocast too.
 
     Example:
         >>> masked_mean(torch.tensor([[[2.0], [4.0], [9.0]]]), torch.tensor([[1, 1, 0]]))
@@ -31,7 +31,11 @@ def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
     wide = states if states.dtype == torch.float64 else states.float()
     weight = mask.to(wide.dtype)
     # a product of matrices and not a masked sum: padding may hold anything but NaN, and no copy of the states is made
-    total = torch.bmm(weight[:, None], wide)[:, 0]
+    if torch.is_autocast_enabled(states.device.type):
+        with torch.autocast(states.device.type, enabled=False):  # which would round both factors
+            total = torch.bmm(weight[:, None], wide)[:, 0]
+    else:
+        total = torch.bmm(weight[:, None], wide)[:, 0]
     return (total / weight.sum(1, keepdim=True).clamp(min=1)).to(states.dtype)
 
 

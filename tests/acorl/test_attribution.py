@@ -20,7 +20,7 @@ from lightning_fusion.acorl.attribution import (
     paired_difference,
     plot_attributions,
 )
-from lightning_fusion.encoders import SmallConvNet
+from lightning_fusion.encoders import SmallConvNet, TextBag
 from lightning_fusion.errors import InputError
 
 
@@ -245,3 +245,20 @@ MAPS = torch.rand(2, 4, 4)
 def test_bad_input_is_named(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("input", "found"),
+    [
+        ({"input_ids": torch.ones(2, 3, dtype=torch.long), "attention_mask": torch.ones(2, 3)}, "a dict with att.*ids"),
+        ([torch.ones(2, 3)], "a list"),
+    ],
+)
+def test_texts_have_no_way_from_a_baseline(input, found):
+    network, target = TextBag(2, 300).eval(), torch.zeros(2, dtype=torch.long)
+    batch = batch_of(input, target)
+    message = f"input is {found}; expected a tensor of .* attribute its embeddings"
+    with pytest.raises(InputError, match=message):
+        integrated_gradients(network, input, target)
+    with pytest.raises(InputError, match=message):
+        compare_pairs((network, network), (network, network), batch)

@@ -19,6 +19,8 @@ def test_masked_mean_is_the_mean_of_the_kept_tokens():
     expected = np.ma.array(states.numpy(), mask=np.repeat(mask.numpy()[..., None] == 0, 4, -1)).mean(1).filled(0)
     assert np.allclose(masked_mean(states, mask), expected, atol=1e-6)
     assert masked_mean(states.bfloat16(), mask).dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        assert np.allclose(masked_mean(states, mask), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["learned", "sinusoidal", "bag"])
