@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict, is_dataclass
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning import LightningDataModule, LightningModule
@@ -167,3 +167,17 @@ def read_checkpoint(path: Any, what: str = "checkpoint") -> dict[str, Any]:
         raise InputError(f"{what}: {path} is no Lightning checkpoint; 'fit' writes one")
     check_trusted(content.get("hyper_parameters", {}), f"{what}: {path}")
     return content
+
+
+class CheckedLoading:
+    """For a LightningModule, before it among the bases: checkpoints are checked before anything of them is used."""
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **arguments: Any) -> Self:
+        """Lightning's, after a check that the file names no code but imported classes.
+
+        Raises:
+            InputError: If it is no such checkpoint.
+        """
+        read_checkpoint(checkpoint_path)
+        return super().load_from_checkpoint(checkpoint_path, *args, **arguments)  # type: ignore[misc]

@@ -1,5 +1,6 @@
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,15 @@ def _without_lazy_modules() -> None:
 
 
 @pytest.fixture
-def real_data() -> Path:
-    """The folder with the unpacked real data sets."""
-    folder = os.environ.get("LIGHTNING_FUSION_DATA")
-    if not folder or not Path(folder).is_dir():
-        pytest.skip("LIGHTNING_FUSION_DATA names no folder with unpacked data sets")
-    return Path(folder)
+def real_data() -> Callable[[str], Path]:
+    """Gives the folder of an unpacked real data set by its name."""
+
+    def folder(name: str) -> Path:
+        root = os.environ.get("LIGHTNING_FUSION_DATA")
+        if not root or not Path(root).is_dir():
+            pytest.skip("LIGHTNING_FUSION_DATA names no folder with unpacked data sets")
+        if not (Path(root) / name).is_dir():
+            pytest.skip(f"{Path(root) / name} is not unpacked")
+        return Path(root) / name
+
+    return folder

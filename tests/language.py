@@ -11,6 +11,7 @@ from lightning_fusion.data.tokens import TextTokenizer
 from lightning_fusion.encoders.seq2seq import PointerGenerator
 
 VOCABULARY = 24
+GPT2 = {"n_positions": 64, "n_embd": 16, "n_layer": 2, "n_head": 2, "eos_token_id": 2, "bos_token_id": 1}
 DOMAINS = ["a", "b", "c"]
 
 
@@ -85,16 +86,7 @@ def save_classifier(folder: Path, kind: str = "bert", labels: list[str] | None =
         )
         model = transformers.BertForSequenceClassification(config)
     else:
-        config = transformers.GPT2Config(
-            vocab_size=VOCABULARY,
-            n_positions=64,
-            n_embd=16,
-            n_layer=2,
-            n_head=2,
-            eos_token_id=2,
-            bos_token_id=1,
-            **facts,
-        )
+        config = transformers.GPT2Config(vocab_size=VOCABULARY, **GPT2, **facts)
         model = transformers.GPT2ForSequenceClassification(config)
     for value in model.parameters():
         nn.init.normal_(value, std=0.3)
@@ -121,9 +113,7 @@ def save_generator(folder: Path, kind: str, seed: int = 0, vocab_size: int = VOC
         )
         model = transformers.T5ForConditionalGeneration(config)
     else:
-        config = transformers.GPT2Config(
-            vocab_size=vocab_size, n_positions=64, n_embd=16, n_layer=2, n_head=2, eos_token_id=2, bos_token_id=1
-        )
+        config = transformers.GPT2Config(vocab_size=vocab_size, **GPT2)
         model = transformers.GPT2LMHeadModel(config)
     for value in model.parameters():
         nn.init.normal_(value, std=0.5)

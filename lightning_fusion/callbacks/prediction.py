@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_fusion.data.whole import whole_file
 from lightning_fusion.errors import InputError
 
 
@@ -78,12 +78,10 @@ class PredictionWriter(Callback):
                 rows[index] = [classes[best], values[best], *(column[place] for column in columns), *values]
         target = Path(self.path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f"{target.name}.{os.getpid()}")
-        with open(draft, "w", newline="") as file:
+        with whole_file(target) as draft, open(draft, "w", newline="") as file:
             table = csv.writer(file)
             table.writerow(["index", "prediction", "confidence", *more, *classes])
             table.writerows([index, *rows[index]] for index in sorted(rows))
-        os.replace(draft, target)
         rank_zero_info(f"wrote {len(rows)} predictions to {target}")
 
 

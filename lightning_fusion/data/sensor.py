@@ -340,10 +340,10 @@ class SensorDataModule(FusionDataModule):
             self._label_cache: tuple[list[str], np.ndarray] | None = None
         if (_READING | _CUTTING | _SPLITTING) & set(arguments):
             self._split_cache: np.ndarray | None = None
-            self._of_all: dict[str, Any] = {}  # what all domains share; so do variants with the same splits
+            self._of_all: dict[str, Any] = {}  # measured over all domains: variants with the same splits share it
         self._datasets: dict[str, RowDataset] = {}
         self._scale_cache: tuple[Tensor, Tensor] | None = None
-        self._fill_cache: Tensor | None = None
+        self._of_own: dict[str, Any] = {}  # measured over the domains in use
         self._own_cache: tuple[list[int], list[int]] | None = None
         self._check()
 
@@ -678,20 +678,18 @@ class SensorDataModule(FusionDataModule):
         return torch.from_numpy(rows)
 
     def _over_training(self, what: str, measure: Callable[[Tensor], Any]) -> Any:
-        """Something about the training rows that ``scale_over`` says; measured once where these are of all domains."""
+        """Something about the training rows that ``scale_over`` says, measured once."""
         own = self._rows_of("train")  # refuses domains that are not there
-        if self.scale_over == "own":
-            return measure(own)
-        if what not in self._of_all:
-            self._of_all[what] = measure(torch.from_numpy(np.flatnonzero(self._split == 0)))
-        return self._of_all[what]
+        everybody = self.scale_over == "all"
+        known = self._of_all if everybody else self._of_own
+        if what not in known:
+            known[what] = measure(torch.from_numpy(np.flatnonzero(self._split == 0)) if everybody else own)
+        return known[what]
 
     @property
     def _fill(self) -> Tensor:
         """(features,) what stands in for missing values of a table: medians of training samples."""
-        if self._fill_cache is None:
-            self._fill_cache = self._over_training("fill", self._measured_fill)
-        return self._fill_cache
+        return self._over_training("fill", self._measured_fill)
 
     def _measured_fill(self, rows: Tensor) -> Tensor:
         values = self._source.series.samples

@@ -1,9 +1,6 @@
 """Recordings in a row: one array of samples with labels, in memory or mapped from a cache."""
 
-import errno
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_fusion.data.base import digest
+from lightning_fusion.data.whole import write_whole
 from lightning_fusion.errors import InputError
 
 NO_LABEL, GAP = -1, -2
@@ -78,28 +76,6 @@ def load_series(recordings: Iterable[Recorded], entry: Path | None = None) -> Se
         return _series(np.concatenate(parts), *facts)
     write_whole(entry, lambda draft: _write(recordings, draft))
     return _open(entry)
-
-
-def write_whole(entry: Path, write: Callable[[Path], Any]) -> None:
-    """Make an entry of a cache, whole or not at all: in a folder of another name, which is renamed when it is done.
-
-    Args:
-        entry: Folder of the entry; one that is there stays as it is.
-        write: Fills the folder that it is given.
-    """
-    if entry.exists():
-        return
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".draft_", dir=entry.parent))
-    try:
-        write(draft)
-        draft.chmod(0o755)
-        draft.rename(entry)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was faster
-            raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _gather(

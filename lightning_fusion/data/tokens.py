@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from lightning_fusion.data.base import SliceSampler, digest
-from lightning_fusion.data.series import write_whole
 from lightning_fusion.data.text_sources import Texts, normalise
+from lightning_fusion.data.whole import write_whole
 from lightning_fusion.errors import InputError, shorten
 
 BUCKETS = 512

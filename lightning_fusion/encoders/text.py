@@ -6,6 +6,7 @@ never changes.
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -31,10 +32,9 @@ def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
     wide = states if states.dtype == torch.float64 else states.float()
     weight = mask.to(wide.dtype)
     # a product of matrices and not a masked sum: padding may hold anything but NaN, and no copy of the states is made
-    if torch.is_autocast_enabled(states.device.type):
-        with torch.autocast(states.device.type, enabled=False):  # which would round both factors
-            total = torch.bmm(weight[:, None], wide)[:, 0]
-    else:
+    kind = states.device.type
+    exact = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    with exact:  # autocast would round both factors
         total = torch.bmm(weight[:, None], wide)[:, 0]
     return (total / weight.sum(1, keepdim=True).clamp(min=1)).to(states.dtype)
 

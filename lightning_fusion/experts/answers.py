@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_fusion.data.whole import whole_file
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.generation import GenerativeExpert, write
 
@@ -146,8 +147,7 @@ class _Kept:
         if self.folder is None:
             return
         target = self.folder / f"{hashlib.blake2b(b''.join(keys), digest_size=16).hexdigest()}.npz"
-        draft = target.with_suffix(f".{os.getpid()}")
-        with open(draft, "wb") as handle:
+        with whole_file(target) as draft, open(draft, "wb") as handle:
             np.savez(
                 handle,
                 keys=np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), 16),
@@ -157,4 +157,3 @@ class _Kept:
             )
             handle.flush()
             os.fsync(handle.fileno())
-        os.replace(draft, target)

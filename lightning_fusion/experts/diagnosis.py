@@ -1,7 +1,6 @@
 """Is fusing worth it? Answered from stored outputs, before anything is trained."""
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from rich.table import Table
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lightning_fusion.baselines import BestSingle, MajorityVote, MostConfident, SoftmaxAverage, oracle_selection
+from lightning_fusion.data.whole import whole_file
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs import ExpertOutputs
 from lightning_fusion.metrics.diversity import PairwiseDiversity
@@ -132,9 +132,8 @@ class Diagnosis:
         """Write ``diagnosis.json`` and ``diagnosis.png``."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        draft = target / f"diagnosis.json.{os.getpid()}"
-        draft.write_text(self.to_json())
-        os.replace(draft, target / "diagnosis.json")
+        with whole_file(target / "diagnosis.json") as draft:
+            draft.write_text(self.to_json())
         self.plot(target / "diagnosis.png")
 
 

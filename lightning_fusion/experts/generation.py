@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol
 
 import torch
 from lightning import Callback, LightningModule
@@ -17,7 +17,7 @@ from lightning_fusion.data.base import as_batch, digest
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import CARD_KEY, build_network
 from lightning_fusion.experts.transformers import TransformersGenerator, hash_files, weight_files
-from lightning_fusion.hyperparameters import keep_plain, read_checkpoint
+from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
 from lightning_fusion.metrics.text import Rouge, read_tokenizer
 from lightning_fusion.optimization import build_optimizer
 
@@ -196,7 +196,7 @@ def _read_card(path: str) -> dict[str, Any]:
     return dict(card)
 
 
-class GenerativeExpertModule(LightningModule):
+class GenerativeExpertModule(CheckedLoading, LightningModule):
     """Trains a network that writes text, by teacher forcing: its checkpoint is a :class:`GenerativeExpert`.
 
     Batches are as :class:`~lightning_fusion.data.pairs.TextPairsDataModule` gives them: ``Batch.input`` has
@@ -296,16 +296,6 @@ class GenerativeExpertModule(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """A resumed run draws the random numbers of an uninterrupted one."""
         return [EpochSeed()]
-
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **arguments: Any) -> Self:
-        """Lightning's, after a check that the file names no code but imported classes.
-
-        Raises:
-            InputError: If it is no such checkpoint.
-        """
-        read_checkpoint(checkpoint_path)
-        return super().load_from_checkpoint(checkpoint_path, *args, **arguments)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the expert's card, which makes the checkpoint an expert."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_fusion.data.base import digest, draws_order, slice_loader
+from lightning_fusion.data.whole import whole_file
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.pool import ExpertPool, check_name, check_outputs, scatter_columns, task_classes
 
@@ -486,12 +487,10 @@ class StoreWriter:
         for file in (self.folder / self.data).rglob("*.npy"):
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
-        draft = self.folder / f"{MANIFEST}.{os.getpid()}"
-        with open(draft, "w") as handle:
+        with whole_file(self.folder / MANIFEST) as draft, open(draft, "w") as handle:
             json.dump(manifest, handle, indent=1)
             handle.flush()
             os.fsync(handle.fileno())
-        os.replace(draft, self.folder / MANIFEST)
 
 
 _DATA = re.compile("data-[0-9a-f]{12}")

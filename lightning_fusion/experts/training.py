@@ -1,7 +1,7 @@
 """The LightningModule that trains one ordinary expert."""
 
 from collections.abc import Callable
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from lightning import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -13,11 +13,11 @@ from lightning_fusion.callbacks.reproducible import EpochSeed
 from lightning_fusion.data.base import Batch, as_batch
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import CARD_KEY, check_layer
-from lightning_fusion.hyperparameters import keep_plain, read_checkpoint
+from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
 from lightning_fusion.optimization import build_optimizer
 
 
-class ExpertModule(LightningModule):
+class ExpertModule(CheckedLoading, LightningModule):
     """Trains any classifier; its checkpoint is an expert: ``Expert(checkpoint=path)`` needs nothing else.
 
     Args:
@@ -139,16 +139,6 @@ class ExpertModule(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """A resumed run draws the random numbers of an uninterrupted one."""
         return [EpochSeed()]
-
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **arguments: Any) -> Self:
-        """Lightning's, after a check that the file names no code but imported classes.
-
-        Raises:
-            InputError: If it is no such checkpoint.
-        """
-        read_checkpoint(checkpoint_path)
-        return super().load_from_checkpoint(checkpoint_path, *args, **arguments)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the expert's card, which makes the checkpoint an expert."""

@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_fusion.data.base import digest
+from lightning_fusion.data.whole import whole_file
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs import OutputsSplit
 from lightning_fusion.experts.pool import check_same_experts
@@ -730,12 +730,10 @@ class FrugalFoE(nn.Module):
         if path.exists() and not path.is_dir():
             raise InputError(f"policy: {path} is a file; name a folder")
         path.mkdir(parents=True, exist_ok=True)
-        draft = path / f"policy.safetensors.{os.getpid()}"
-        save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, draft)
-        os.replace(draft, path / "policy.safetensors")
-        draft = path / f"policy.json.{os.getpid()}"
-        draft.write_text(facts)
-        os.replace(draft, path / "policy.json")
+        with whole_file(path / "policy.safetensors") as draft:
+            save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, draft)
+        with whole_file(path / "policy.json") as draft:
+            draft.write_text(facts)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

@@ -1,7 +1,7 @@
 """A FrugalFoE policy under Lightning's Trainer: fitted, tested and served on any number of processes."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -15,12 +15,12 @@ from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs import OutputsBatch, OutputsDataModule
 from lightning_fusion.experts.pool import POOL, ExpertPool, check_same_experts, scatter, scatter_columns, task_classes
 from lightning_fusion.foe.frugal import ARGUMENTS, FrugalFoE, FrugalPrediction
-from lightning_fusion.hyperparameters import keep_plain, read_checkpoint
+from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
 
 _POLICY = "policy."
 
 
-class FrugalFoEModule(LightningModule):
+class FrugalFoEModule(CheckedLoading, LightningModule):
     """Fits, tests and serves a :class:`~lightning_fusion.FrugalFoE` policy.
 
     ``fit`` is one epoch that gathers the training rows of all processes and fits the policy on them; there is no
@@ -249,16 +249,6 @@ class FrugalFoEModule(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """An optimizer with nothing to do, whose steps the Trainer counts."""
         return torch.optim.SGD([self.still], lr=0.0)
-
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **arguments: Any) -> Self:
-        """Lightning's, after a check that the file names no code but imported classes.
-
-        Raises:
-            InputError: If it is no such checkpoint.
-        """
-        read_checkpoint(checkpoint_path)
-        return super().load_from_checkpoint(checkpoint_path, *args, **arguments)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the policy; the experts are named by it."""

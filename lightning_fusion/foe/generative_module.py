@@ -1,10 +1,9 @@
 """FoE for tasks whose answer is a text: for each input the expert is chosen whose text is returned."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,18 +16,19 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_fusion.callbacks.reproducible import EpochSeed
 from lightning_fusion.data.base import as_batch
+from lightning_fusion.data.whole import whole_file
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.answers import ask_expert
 from lightning_fusion.experts.embeddings import EmbeddingsDataModule, Spool, asking, check_experts, gather_objects
 from lightning_fusion.experts.generation import GenerativeExpert
 from lightning_fusion.experts.pool import check_same_experts
 from lightning_fusion.foe.fusers import MLPFuser
-from lightning_fusion.hyperparameters import keep_plain, read_checkpoint
+from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
 from lightning_fusion.metrics.text import read_tokenizer
 from lightning_fusion.optimization import build_optimizer
 
 
-class GenerativeFoE(LightningModule):
+class GenerativeFoE(CheckedLoading, LightningModule):
     """Fusion of Experts for generative tasks (Wang et al., ICLR 2024): the text of the chosen expert is the answer.
 
     The fuser reads the masked mean of last-layer states of some or all experts, ``sum(dims) - H - ReLU - H - ReLU -
@@ -257,15 +257,13 @@ class GenerativeFoE(LightningModule):
             return
         target = self.folder / "answers.jsonl"
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f"{target.name}.{os.getpid()}")
-        with open(draft, "w", encoding="utf-8") as file:
+        with whole_file(target) as draft, open(draft, "w", encoding="utf-8") as file:
             for index in sorted(answers):
                 expert, text = answers[index]
                 row: dict[str, Any] = {"index": index, "expert": self.expert_names[expert], "tokens": text}
                 if self.decode is not None:
                     row["text"] = self.decode(text)
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        os.replace(draft, target)
         rank_zero_info(f"wrote {len(answers)} answers to {target}")
 
     # ----------------------------------------------------- around the training
@@ -306,16 +304,6 @@ class GenerativeFoE(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """A resumed run draws the random numbers of an uninterrupted one."""
         return [EpochSeed()]
-
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **arguments: Any) -> Self:
-        """Lightning's, after a check that the file names no code but imported classes.
-
-        Raises:
-            InputError: If it is no such checkpoint.
-        """
-        read_checkpoint(checkpoint_path)
-        return super().load_from_checkpoint(checkpoint_path, *args, **arguments)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the experts that the fuser was trained with."""

@@ -1,7 +1,7 @@
 """FoE for classification: a small network learns to read the outputs of frozen experts."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from lightning import Callback, LightningModule
@@ -28,12 +28,12 @@ from lightning_fusion.experts.pool import (
     task_classes,
 )
 from lightning_fusion.foe.fusers import MLPFuser, best_owner, draw_owner
-from lightning_fusion.hyperparameters import keep_plain, read_checkpoint
+from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
 from lightning_fusion.metrics.diversity import BestExpertAccuracy
 from lightning_fusion.optimization import build_optimizer
 
 
-class FoEFuserModule(LightningModule):
+class FoEFuserModule(CheckedLoading, LightningModule):
     """Fusion of Experts for classification (Wang et al., ICLR 2024, section 3).
 
     The fuser F reads the experts' softmax outputs side by side and minimises
@@ -267,16 +267,6 @@ class FoEFuserModule(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """A resumed run draws the random numbers of an uninterrupted one."""
         return [EpochSeed()]
-
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **arguments: Any) -> Self:
-        """Lightning's, after a check that the file names no code but imported classes.
-
-        Raises:
-            InputError: If it is no such checkpoint.
-        """
-        read_checkpoint(checkpoint_path)
-        return super().load_from_checkpoint(checkpoint_path, *args, **arguments)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the experts; leave their weights out unless ``save_experts`` says otherwise."""

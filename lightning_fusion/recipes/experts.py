@@ -3,7 +3,6 @@
 import inspect
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from torch import nn
 
 from lightning_fusion.data.base import SPLITS, FusionDataModule, digest
 from lightning_fusion.data.roles import RoleDataModule
+from lightning_fusion.data.whole import whole_file
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.collecting import collect
 from lightning_fusion.experts.diagnosis import diagnose
@@ -261,6 +261,5 @@ def quiet_lightning() -> Any:
 def save_weights(trainer: Trainer, path: Path) -> None:
     """Write a trained module's weights whole or not at all; another process may write the same file."""
     path.parent.mkdir(exist_ok=True, parents=True)
-    draft = path.with_suffix(f".{os.getpid()}.part")
-    trainer.save_checkpoint(draft, weights_only=True)
-    draft.replace(path)
+    with whole_file(path) as draft:
+        trainer.save_checkpoint(draft, weights_only=True)

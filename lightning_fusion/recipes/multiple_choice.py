@@ -12,6 +12,7 @@ from rich.console import Console
 from lightning_fusion.data.base import stratified_split
 from lightning_fusion.data.choices import LETTERS, Choices, read_categories, read_choices
 from lightning_fusion.data.tokens import TextTokenizer
+from lightning_fusion.data.whole import whole_file
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.answers import pad_rows
 from lightning_fusion.experts.embeddings import EmbeddingsDataModule
@@ -161,9 +162,8 @@ def _ask(
         with expert.loaded(device) as network, torch.no_grad():
             for split, part in parts.items():
                 found |= _say(network, tokenizer, part, split, batch_size, **asking)
-        draft = file.with_suffix(".part.npz")
-        np.savez(draft, **dict[str, Any](found))
-        draft.replace(file)
+        with whole_file(file) as draft, open(draft, "wb") as handle:
+            np.savez(handle, **dict[str, Any](found))
     with np.load(file, allow_pickle=False) as stored:
         return dict(stored)
 

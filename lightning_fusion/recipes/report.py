@@ -1,7 +1,6 @@
 """What a recipe leaves behind: ``results.json``, ``report.md`` and pictures."""
 
 import json
-import os
 import platform
 import re
 import shutil
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lightning_fusion.data.whole import whole_file
 from lightning_fusion.errors import InputError, shorten
 
 _RUN = "run.json"
@@ -81,9 +81,8 @@ def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    draft.write_text(text)
-    os.replace(draft, path)
+    with whole_file(path) as draft:
+        draft.write_text(text)
 
 
 def paired_gain(values: Sequence[float], against: Sequence[float]) -> tuple[float, float | None, float | None]:

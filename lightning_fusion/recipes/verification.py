@@ -1,7 +1,6 @@
 """Chains of speaker networks: fused by their scores of trials, judged by EER."""
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from lightning_fusion.acorl.fusion import CalibratedFusion, average_scores
 from lightning_fusion.acorl.speaker_module import ACoRLVerificationModule
 from lightning_fusion.callbacks.scheduled import ScheduledAttribute
 from lightning_fusion.data.base import as_batch
+from lightning_fusion.data.whole import whole_file
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.experts.verification import VerificationModule
 from lightning_fusion.metrics import (
@@ -78,10 +78,8 @@ class SpeakerChains(ChainRun):
             run = trainer.validate if split == "val" else trainer.test
             run(listener, datamodule=self.data, verbose=False)
             path.parent.mkdir(exist_ok=True)
-            draft = path.with_suffix(f".{os.getpid()}.part")
-            with open(draft, "wb") as file:
+            with whole_file(path) as draft, open(draft, "wb") as file:
                 np.savez(file, allow_pickle=False, stamp=np.array(stamp), **listener.heard())
-            os.replace(draft, path)
         with np.load(path) as stored:
             kept = {name: torch.from_numpy(stored[name]) for name in ("index", *prints)}
         return kept.pop("index"), kept

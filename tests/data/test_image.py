@@ -566,9 +566,7 @@ def test_cifar100s_table_has_five_classes_in_each_of_twenty():
 
 @pytest.mark.data
 def test_the_real_cifar100_tree_has_the_papers_layout(real_data):
-    root = real_data / "cifar100"
-    if not root.is_dir():
-        pytest.skip(f"{root} is not unpacked")
+    root = real_data("cifar100")
     assert json.loads((root / "coarse20.json").read_text()) == CIFAR100_SUPERCLASSES
     data = ImageDataModule(
         "split_tree",

@@ -510,14 +510,9 @@ class TestBadInput:
 
 @pytest.mark.data
 class TestRealData:
-    def folder(self, root, name):
-        if not (root / name).is_dir():
-            pytest.skip(f"{root / name} is not unpacked")
-        return root / name
-
     @pytest.mark.filterwarnings("ignore:2 of 448 recordings")
     def test_spsw(self, real_data, spsw, tmp_path):
-        root = self.folder(real_data, "spsw_har")
+        root = real_data("spsw_har")
         options = {"root": str(root), "window_s": 1.0, "recorded_rate_hz": 104, "cache": str(tmp_path)}
         data = SensorDataModule(**(spsw | options))
         data.setup()
@@ -530,7 +525,7 @@ class TestRealData:
         assert len(one.classes) == 5 and one.statistics().isfinite().all()
 
     def test_wisdm(self, real_data):
-        path = self.folder(real_data, "wisdm") / "wisdm_transformed_with_user.csv"
+        path = real_data("wisdm") / "wisdm_transformed_with_user.csv"
         data = SensorDataModule(
             source="table", root=str(path), header=False, label=45, domain_fields=[1], leave_out=[0]
         )

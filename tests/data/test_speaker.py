@@ -603,13 +603,8 @@ def test_it_can_be_sent_to_other_processes(tree):
 
 @pytest.mark.data
 class TestRealData:
-    def folder(self, root, name):
-        if not (root / name).is_dir():
-            pytest.skip(f"{root / name} is not unpacked")
-        return root / name
-
     def test_librispeech(self, real_data):
-        root = self.folder(real_data, "librispeech")
+        root = real_data("librispeech")
         data = SpeakerDataModule(
             root=str(root / "train-clean-100"), test_root=str(root / "test-other"), val_segments=2, eval_crop_s=3.0
         )
@@ -625,7 +620,7 @@ class TestRealData:
         assert data.preprocess(batch.input).shape == (64, 80, 201)
 
     def test_librispeech_from_disk_is_the_same(self, real_data):
-        root = self.folder(real_data, "librispeech")
+        root = real_data("librispeech")
         data = SpeakerDataModule(root=str(root / "test-other"), sample_rate_hz=8000, crop_s=1.0, eval_crop_s=1.5)
         disk = data.variant(memory_limit_gb=1e-9)
         for split in ("train", "test"):
@@ -633,7 +628,7 @@ class TestRealData:
                 torch.testing.assert_close(one.input, other.input, rtol=0, atol=1e-5)
 
     def test_fsdd(self, real_data):
-        root = self.folder(real_data, "fsdd") / "recordings"
+        root = real_data("fsdd") / "recordings"
         data = SpeakerDataModule(
             root=str(root), pattern="{label}_{speaker}_{utterance}.wav", target="label", sample_rate_hz=8000, crop_s=0.6
         )

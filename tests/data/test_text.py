@@ -285,17 +285,12 @@ def test_an_expert_learns_and_resumes_bit_for_bit(tmp_path):
 
 @pytest.mark.data
 class TestRealData:
-    def folder(self, root, name):
-        if not (root / name).is_dir():
-            pytest.skip(f"{root / name} is not unpacked")
-        return str(root / name)
-
     def test_blitzer(self, real_data):
-        data = TextDataModule("reviews", self.folder(real_data, "blitzer"), vocab_size=300)
+        data = TextDataModule("reviews", str(real_data("blitzer")), vocab_size=300)
         assert data.domains == ["books", "dvd", "electronics", "kitchen"]
         assert sum(len(data.rows(split)) for split in SPLITS) == 8000
 
     def test_clinc150(self, real_data):
-        data = TextDataModule("clinc150", self.folder(real_data, "clinc150"), vocab_size=300)
+        data = TextDataModule("clinc150", str(real_data("clinc150")), vocab_size=300)
         assert len(data.domains) == 10 and len(data.classes) == 150
         assert [len(data.rows(split)) for split in SPLITS] == [14995, 3000, 4500]  # 5 texts of test leave training

@@ -535,7 +535,7 @@ class TestReported:
         assert f"read {found.ledger.saving:.0%} less than sending all" in text
         assert "shares no class with the target" in text
         lines = [line for line in text.splitlines() if "chosen" in line]
-        assert [line.split()[1] for line in lines] == list(found.experts)
+        assert [line.split()[0] for line in lines] == list(found.experts)
         assert f"{found.table[0].score:.3f}" in lines[0]
         assert "Linear" not in repr(found)
 

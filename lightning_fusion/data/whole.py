@@ -1,0 +1,54 @@
+"""Files and folders that are there whole or not at all, whoever is killed while writing them."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A draft beside a file, which takes the file's place where the block ends well; other processes may do the same.
+
+    Args:
+        path: Of the file; its folder is there.
+
+    Example:
+        >>> path = Path(tempfile.mkdtemp()) / "a.txt"
+        >>> with whole_file(path) as draft:
+        ...     _ = draft.write_text("all of it")
+        >>> path.read_text(), [file.name for file in path.parent.iterdir()]
+        ('all of it', ['a.txt'])
+    """
+    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield draft
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_whole(entry: Path, write: Callable[[Path], Any]) -> None:
+    """Make an entry of a cache, whole or not at all: in a folder of another name, which is renamed when it is done.
+
+    Args:
+        entry: Folder of the entry; one that is there stays as it is.
+        write: Fills the folder that it is given.
+    """
+    if entry.exists():
+        return
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".draft_", dir=entry.parent))
+    try:
+        write(draft)
+        draft.chmod(0o755)
+        draft.rename(entry)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was faster
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
