@@ -1,5 +1,6 @@
 """The command line on problems that take a second: what the tests of the shipped YAMLs share."""
 
+import csv
 import json
 import os
 import shutil
@@ -181,6 +182,16 @@ def review_files(folder: Path, count: int = 100) -> None:
             (folder / domain / f"{label}.review").write_text("".join(blocks))
 
 
+def own_texts(path: Path, reviews: Path) -> None:
+    """The same texts as one CSV file, as recipes/foe_texts.yaml wants them."""
+    with open(path, "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["text", "label", "domain"])
+        for each in sorted(reviews.rglob("*.review")):
+            blocks = each.read_text().split("<review_text>\n")[1:]
+            table.writerows([block.partition("\n")[0], each.stem, each.parent.name] for block in blocks)
+
+
 def intent_files(folder: Path) -> None:
     """clinc150's files: two domains of two intents, their own splits, and queries out of scope."""
     folder.mkdir(parents=True)
@@ -263,6 +274,7 @@ def _prepared(base: Path) -> Path:
     motion_files(folder / "data/spsw_har")
     own_recordings(folder / "data/recordings", folder / "data/spsw_har")
     review_files(folder / "data/blitzer")
+    own_texts(folder / "data/texts.csv", folder / "data/blitzer")
     intent_files(folder / "data/clinc150")
     stance_files(folder / "data/tweeteval/stance")
     feature_table(folder / "data/wisdm/wisdm_transformed_with_user.csv", (17, 33, 41))

@@ -24,6 +24,7 @@ SPLIT_NAMES = {
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 _ARROW = (".arrow", ".parquet")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}$")  # of a file that was written in parts
 _REVIEW = re.compile(r"<review_text>(.*?)</review_text>", re.DOTALL)
 
 
@@ -274,8 +275,9 @@ def _add_rows(
         label = values[fields.label]
         if names and isinstance(label, int):
             label = names[label] if 0 <= label < len(names) else label
-        if not str(label).strip():
-            raise InputError(f"{path}, line {line}: {fields.label} is empty; name it, or remove the row")
+        values[fields.label] = label
+        if blank := [name for name in (fields.label, *fields.domains) if not str(values[name]).strip()]:
+            raise InputError(f"{path}, line {line}: {shorten(blank)} is empty; name it, or remove the row")
         texts.add(
             str(values[fields.text]),
             str(label),
@@ -290,27 +292,39 @@ def from_huggingface(files: Sequence[Path], fields: Fields, encoding: str, root:
     """A data set directory: a folder per split, as ``save_to_disk`` writes it, or a file (or several) per split.
 
     JSON lines and CSV are read as they are; Arrow and Parquet want the package pyarrow. Numbers of labels become the
-    names that ``dataset_info.json`` gives them.
+    names that ``dataset_info.json`` or the file itself gives them.
     """
     texts, base = Texts(), Path(root)
     names: Sequence[str] = ()
+    rest = []
     for path in files:
-        if path.name == "dataset_info.json":
-            features = json.loads(decode(path, "utf-8")).get("features") or {}
-            names = (features.get(fields.label) or {}).get("names") or names
-    for path in files:
-        if path.name == "dataset_info.json":
-            continue
+        if path.name != "dataset_info.json":
+            rest.append(path)
+        elif found := _class_names(decode(path, "utf-8"), fields.label):
+            names = found
+    single = len({path.parent / _SHARD.sub("", path.stem) for path in rest}) == 1
+    for path in rest:
         parts = path.relative_to(base).parts
         known = [SPLIT_NAMES[part.lower()] for part in parts[:-1] if part.lower() in SPLIT_NAMES]
-        single = len(files) - sum(file.name == "dataset_info.json" for file in files) == 1
         split = known[-1] if known else None if single else split_of(path)
-        rows = _arrow_rows(path, fields) if path.suffix in _ARROW else rows_of(path, fields, encoding)
-        _add_rows(texts, rows, path, fields, split, names)
+        if path.suffix in _ARROW:
+            table = _read_arrow(path)
+            _check_columns(table.column_names, fields, path)
+            said = (table.schema.metadata or {}).get(b"huggingface", b"{}")
+            own = names or _class_names(json.dumps(json.loads(said).get("info") or {}), fields.label)
+            _add_rows(texts, enumerate(table.select(fields.needed).to_pylist(), 1), path, fields, split, own)
+        else:
+            _add_rows(texts, rows_of(path, fields, encoding), path, fields, split, names)
     return texts
 
 
-def _arrow_rows(path: Path, fields: Fields) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _class_names(info: str, label: str) -> Sequence[str]:
+    """Names of a column's classes in what the datasets library says about a data set; none for other columns."""
+    features = json.loads(info).get("features") or {}
+    return (features.get(label) or {}).get("names") or ()
+
+
+def _read_arrow(path: Path) -> Any:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -319,13 +333,13 @@ def _arrow_rows(path: Path, fields: Fields) -> Iterator[tuple[int, Mapping[str, 
             f"{path}: Arrow and Parquet files are read by pyarrow, which is not installed; pip install pyarrow, or "
             "write the data set as JSON lines (Dataset.to_json)"
         ) from error
-    if path.suffix == ".parquet":
-        table = pyarrow.parquet.read_table(path)
-    else:
+    try:
+        if path.suffix == ".parquet":
+            return pyarrow.parquet.read_table(path)
         with pyarrow.memory_map(str(path)) as file:
-            table = pyarrow.ipc.open_stream(file).read_all()
-    _check_columns(table.column_names, fields, path)
-    return enumerate(table.select(fields.needed).to_pylist(), 1)
+            return pyarrow.ipc.open_stream(file).read_all()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{path}: {error}; the file is damaged or of another kind, copy it again") from error
 
 
 def from_reviews(files: Sequence[Path], encoding: str) -> Texts:

@@ -19,7 +19,7 @@ from torch import nn
 from lightning_fusion.data.base import SPLITS, FusionDataModule, digest
 from lightning_fusion.data.roles import RoleDataModule
 from lightning_fusion.data.whole import whole_file
-from lightning_fusion.errors import InputError
+from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.collecting import collect
 from lightning_fusion.experts.diagnosis import diagnose
 from lightning_fusion.experts.expert import Expert
@@ -50,8 +50,8 @@ def check_domains(data: FusionDataModule) -> None:
     """
     if len(data.domains) < 2:
         raise InputError(
-            f"data: found {len(data.domains)} domain(s); fusion needs two at least: set num_domains and "
-            "classes_per_domain, or use a domain_tree"
+            f"data: found the domain {shorten(data.domains)} only; fusion needs two at least: say what tells domains "
+            "apart (source: domain_tree or num_domains for images, domain_fields for texts and recordings)"
         )
     for name in data.domains:
         check_name(name, "data: the domain")

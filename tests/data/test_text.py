@@ -143,6 +143,24 @@ class TestOrder:
             assert set(whole.tolist()) == {*left.tolist(), *right.tolist()}
 
 
+def save_arrow(path, rows, names):
+    """A table as the datasets library writes it, with numbers for labels and their names in the schema."""
+    pyarrow = pytest.importorskip("pyarrow", reason="Arrow and Parquet files want pyarrow")
+    import pyarrow.parquet
+
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    columns[1] = [names.index(label) for label in columns[1]]
+    info = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+    found = pyarrow.table(dict(zip(("text", "label", "domain"), columns, strict=True)))
+    found = found.replace_schema_metadata({"huggingface": json.dumps(info)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(found, path)
+    else:
+        with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_stream(sink, found.schema) as writer:
+            writer.write_table(found)
+
+
 class TestSources:
     def test_json_lines_with_a_file_per_split(self, tmp_path):
         for name, part in (("train", ROWS[::2]), ("validation", ROWS[1::4]), ("test", ROWS[3::4])):
@@ -152,6 +170,35 @@ class TestSources:
         assert [len(data.rows(split)) for split in SPLITS] == [40, 20, 20]
         same = files(str(tmp_path), source="huggingface")
         assert same.classes == data.classes and [len(same.rows(split)) for split in SPLITS] == [40, 20, 20]
+
+    @pytest.mark.parametrize("kind", ["arrow", "parquet"])
+    def test_folders_of_the_datasets_library(self, tmp_path, kind):
+        """As ``save_to_disk`` and ``to_parquet`` write them: class names in the schema, a split in parts."""
+        parts = {"train/data-00000-of-00002": ROWS[:40:2], "train/data-00001-of-00002": ROWS[40::2]}
+        parts |= {"validation/data-00000-of-00001": ROWS[1::4], "test/data-00000-of-00001": ROWS[3::4]}
+        for name, rows in parts.items():
+            save_arrow(tmp_path / f"{name}.{kind}", rows, ["good", "bad"])
+        data = files(str(tmp_path), source="huggingface")
+        assert [len(data.rows(split)) for split in SPLITS] == [40, 20, 20]
+        same = files(table(tmp_path / "same.csv"))
+        assert data.classes == same.classes == ["bad", "good"] and data.domains == same.domains
+
+    def test_one_split_in_parts_is_drawn_from(self, tmp_path):
+        for number in range(2):
+            save_arrow(tmp_path / f"data-{number:05}-of-00002.arrow", ROWS[number::2], ["good", "bad"])
+        (tmp_path / "dataset_info.json").write_text(
+            json.dumps({"features": {"label": {"names": ["fine", "poor"], "_type": "ClassLabel"}}})
+        )
+        data = files(str(tmp_path), source="huggingface")
+        assert data.classes == ["fine", "poor"] and sum(len(data.rows(split)) for split in SPLITS) == len(ROWS)
+
+    @pytest.mark.parametrize("kind", ["arrow", "parquet"])
+    def test_a_damaged_table_is_named(self, tmp_path, kind):
+        path = tmp_path / f"train.{kind}"
+        save_arrow(path, ROWS, ["good", "bad"])
+        path.write_bytes(path.read_bytes()[:200])
+        with pytest.raises(InputError, match=rf"train\.{kind}: .*; the file is damaged or of another kind"):
+            files(str(tmp_path), source="huggingface").setup()
 
     def test_pairs_are_read_together(self, tmp_path):
         data = files(table(tmp_path / "t.csv", names="text,label,other"), pair="other", domain_fields=None)
@@ -203,6 +250,7 @@ class TestSources:
         (ROWS, {"columns": ["text", "text", "label"]}, r"has text twice among its columns; rename one"),
         ([*ROWS, ("one", "good")], {}, r"line 82: found 2 values, expected 3 \(text, label, domain\); quote texts"),
         ([*ROWS, ("one", "", "a")], {}, r"line 82: label is empty; name it, or remove the row"),
+        ([*ROWS, ("one", "good", " ")], {}, r"line 82: domain is empty; name it, or remove the row"),
         (ROWS, {"labels": ["good", "fine"]}, r"has the label 'bad'; expected one of good, fine: add it to labels"),
         (ROWS, {"domain": "c"}, r"domain is 'c'; expected one or several of the 2 domains a, b"),
         (ROWS[:20], {}, r"domain a has good as its only class; a classifier needs two"),
