@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class FusedNetwork(nn.Module):
             if not isinstance(expert.network, nn.Module):
                 raise InputError(f"experts: {name} is a plain callable; only torch modules can be exported")
         self.experts, self.network = pool.experts, fuser.network
-        self.target = fuser.target
+        self.target, self.reads_features = fuser.target, bool(fuser.feature_dims)
         width = len(fuser.classes)
         place = [expert * width + column for expert, own in enumerate(fuser.columns) for column in own]
         self.register_buffer("place", torch.tensor(place), persistent=False)
@@ -47,8 +47,13 @@ class FusedNetwork(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (B, ...) input to (B, C) fused probabilities."""
-        outputs = torch.cat([expert(input) for expert in self.experts.values()], dim=1)
-        logits = self.network(outputs)
+        if self.reads_features:
+            both = [cast(Expert, expert).forward_with_features(input) for expert in self.experts.values()]
+            outputs = torch.cat([pair[0] for pair in both], dim=1)
+            logits = self.network(torch.cat([outputs, *(pair[1] for pair in both)], dim=1))
+        else:
+            outputs = torch.cat([expert(input) for expert in self.experts.values()], dim=1)
+            logits = self.network(outputs)
         if self.target == "label":
             return logits.softmax(-1)
         experts, classes = self.shape

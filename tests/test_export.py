@@ -55,6 +55,20 @@ def test_the_program_answers_as_the_modules_do_for_any_batch(trained, tmp_path, 
     assert set(manifest["files"]) == {"fused.pt2", *(["fused.onnx"] if onnx else [])}
 
 
+def test_a_fuser_that_reads_features_is_exported_with_them(tmp_path):
+    pool = tiny.pool(features="body")
+    outputs = collect(pool, tiny.data(), features=True, trainer=tiny.trainer())
+    data = OutputsDataModule(outputs, features=True)
+    module, trainer = FoEFuserModule(**outputs.facts(), feature_dims=data.feature_dims), tiny.trainer()
+    trainer.fit(module, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "features.ckpt")
+    export(pool, str(tmp_path / "features.ckpt"), str(tmp_path / "out"), sample_shape(), onnx=True)
+    program = torch.export.load(tmp_path / "out" / "fused.pt2").module()
+    batch, given = tiny.data().rows("test").inputs, torch.from_numpy(outputs.concatenated("test", features=True))
+    with torch.no_grad():
+        torch.testing.assert_close(program(batch), module.eval().fuse(given).softmax(-1), atol=1e-5, rtol=1e-4)
+
+
 class OwnWay(FoEFuserModule):
     def fuse(self, outputs):
         return outputs[:, : len(self.classes)]

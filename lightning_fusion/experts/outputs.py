@@ -61,6 +61,21 @@ class OutputsSplit:
     def __len__(self) -> int:
         return len(self.index)
 
+    def read(self, features: bool) -> list[np.ndarray]:
+        """What a fuser reads: the probabilities of each expert, then, where wanted, the features of each.
+
+        Raises:
+            InputError: If there are no features.
+        """
+        if not features:
+            return list(self.probabilities.values())
+        if lacking := [name for name in self.probabilities if name not in self.features]:
+            raise InputError(
+                f"features: the store holds none of {shorten(lacking)}; name the experts' features, and collect with "
+                "features: true"
+            )
+        return [*self.probabilities.values(), *(self.features[name] for name in self.probabilities)]
+
     def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
         """All arrays with the names of their files."""
         yield from (("target", self.target), ("domain", self.domain), ("index", self.index))
@@ -137,9 +152,9 @@ class ExpertOutputs:
             raise InputError(f"the store has no split {split!r}; it has {shorten(self.splits)}")
         return self.splits[split]
 
-    def concatenated(self, split: str) -> np.ndarray:
-        """(N, sum of C_k) float32: what a fuser reads, experts side by side in order."""
-        return np.concatenate([np.asarray(values) for values in self[split].probabilities.values()], axis=1)
+    def concatenated(self, split: str, features: bool = False) -> np.ndarray:
+        """(N, sum of C_k) float32: what a fuser reads, experts side by side in order; then features (N, sum of D_k)."""
+        return np.concatenate([np.asarray(values) for values in self[split].read(features)], axis=1)
 
     def scattered(self, split: str) -> np.ndarray:
         """(N, K, C) float32: what baselines read, each expert in the task's classes, zeros elsewhere."""
@@ -513,7 +528,8 @@ class OutputsBatch(NamedTuple):
     """One batch of stored outputs.
 
     Attributes:
-        outputs: (B, sum of C_k) float32 probabilities, experts side by side in order.
+        outputs: (B, sum of C_k) float32 probabilities, experts side by side in order; then, where features are read,
+            those of all experts, (B, sum of D_k).
         target: (B,) int64.
         domain: (B, D) bool.
         index: (B,) int64.
@@ -526,9 +542,9 @@ class OutputsBatch(NamedTuple):
 
 
 class _OutputsRows(Dataset[OutputsBatch]):
-    def __init__(self, split: OutputsSplit, in_memory: bool) -> None:
-        arrays = list(split.probabilities.values())
-        self.arrays = arrays
+    def __init__(self, split: OutputsSplit, features: bool, memory_limit: float) -> None:
+        self.arrays = arrays = split.read(features)
+        in_memory = sum(values.nbytes for values in arrays) <= memory_limit
         self.outputs = torch.from_numpy(np.concatenate(arrays, axis=1)) if in_memory else None
         self.target, self.domain, self.index = (
             torch.from_numpy(np.array(values)) for values in (split.target, split.domain, split.index)
@@ -553,9 +569,10 @@ class OutputsDataModule(LightningDataModule):
         batch_size: Rows per batch and process.
         seed: Of the order of the training rows.
         memory_limit_gb: A split larger than this stays on disk; its batches are read from the memory map.
+        features: Give the experts' features as well, which ``collect`` stored.
 
     Raises:
-        InputError: If there is no valid store, or ``batch_size`` is below 1.
+        InputError: If there is no valid store, it has no features and they are wanted, or ``batch_size`` is below 1.
 
     Example:
         >>> outputs = ExpertOutputs.from_arrays(
@@ -571,11 +588,14 @@ class OutputsDataModule(LightningDataModule):
         batch_size: int = 128,
         seed: int = 0,
         memory_limit_gb: float = 2.0,
+        features: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; expected at least 1")
-        self.save_hyperparameters({"batch_size": batch_size, "seed": seed, "store": str(getattr(store, "path", store))})
+        named = str(getattr(store, "path", store))
+        self.save_hyperparameters({"batch_size": batch_size, "seed": seed, "store": named, "features": features})
+        self.features = features
         self.batch_size, self.seed, self.memory_limit_gb = batch_size, seed, memory_limit_gb
         self._given = store
         self._opened: ExpertOutputs | None = None
@@ -608,11 +628,22 @@ class OutputsDataModule(LightningDataModule):
         """Domains that each expert was trained on."""
         return self.outputs.expert_domains
 
+    @property
+    def feature_dims(self) -> dict[str, int]:
+        """Width of each expert's features, in order; empty where they are not read.
+
+        Raises:
+            InputError: If the store has none.
+        """
+        if not self.features:
+            return {}
+        part = next(iter(self.outputs.splits.values()))
+        part.read(features=True)
+        return {name: part.features[name].shape[1] for name in self.outputs.names}
+
     def _loader(self, split: str, shuffle: bool = False) -> DataLoader:
         if split not in self._rows:
-            part = self.outputs[split]
-            size = sum(values.nbytes for values in part.probabilities.values())
-            self._rows[split] = _OutputsRows(part, in_memory=size <= self.memory_limit_gb * 1e9)
+            self._rows[split] = _OutputsRows(self.outputs[split], self.features, self.memory_limit_gb * 1e9)
         return slice_loader(self._rows[split], self.batch_size, shuffle, self.seed)
 
     def train_dataloader(self) -> DataLoader:

@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_fusion.callbacks.reproducible import EpochSeed
 from lightning_fusion.data.base import as_batch
-from lightning_fusion.errors import InputError
+from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs import OutputsBatch, OutputsDataModule, owner_matrix
 from lightning_fusion.experts.pool import (
@@ -27,7 +27,7 @@ from lightning_fusion.experts.pool import (
     store_experts,
     task_classes,
 )
-from lightning_fusion.foe.fusers import MLPFuser, best_owner, draw_owner
+from lightning_fusion.foe.fusers import FeatureFuser, MLPFuser, best_owner, draw_owner
 from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
 from lightning_fusion.metrics.diversity import BestExpertAccuracy
 from lightning_fusion.optimization import build_optimizer
@@ -56,7 +56,10 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         target: ``label`` or ``expert``.
         owner: Which expert is the target where several own a row: drawn at ``random`` once (the paper's way), or the
             ``best`` on the validation split in the row's domains (our choice; needs stored outputs).
-        network: Called as ``network(num_inputs, num_outputs)``; the paper's two hidden layers of 512 where None.
+        feature_dims: Width of each expert's features, in order, where the fuser reads them beside the outputs; the
+            command line takes it from the data module. The paper's fuser reads outputs.
+        network: Called as ``network(num_inputs, num_outputs)``; where None the paper's two hidden layers of 512, with
+            features :class:`~lightning_fusion.foe.fusers.FeatureFuser`.
         optimizer: AdamW, 1e-3, weight decay 1e-4 where None.
         scheduler: A cosine to 0 over the run where None.
         scheduler_interval: Whether a given ``scheduler`` steps each epoch or each step.
@@ -81,6 +84,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         expert_domains: dict[str, list[str]] | None = None,
         target: Literal["label", "expert"] = "label",
         owner: Literal["random", "best"] = "random",
+        feature_dims: dict[str, int] | None = None,
         network: Callable[[int, int], nn.Module] | None = None,
         optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,
@@ -115,13 +119,25 @@ class FoEFuserModule(CheckedLoading, LightningModule):
                 f"domains ({domains}); set the experts' domains, or target: label"
             )
         self.hparams.update(
-            classes=self.classes, expert_classes=self.expert_classes, domains=domains, expert_domains=expert_domains
+            classes=self.classes,
+            expert_classes=self.expert_classes,
+            domains=domains,
+            expert_domains=expert_domains,
+            feature_dims=feature_dims,
         )
         self.owners: Tensor
         self.register_buffer("owners", owners, persistent=False)
-        num_inputs = sum(len(names) for names in self.expert_classes.values())
+        self.feature_dims = dict(feature_dims or {})
+        if self.feature_dims and list(self.feature_dims) != list(self.expert_classes):
+            raise InputError(
+                f"feature_dims are of {shorten(self.feature_dims)}; expected a width for each of the experts "
+                f"{shorten(self.expert_classes)}, in their order"
+            )
+        self.num_probabilities = sum(len(names) for names in self.expert_classes.values())
+        num_inputs = self.num_probabilities + sum(self.feature_dims.values())
         num_outputs = len(self.classes) if target == "label" else len(self.expert_classes)
-        self.network = network(num_inputs, num_outputs) if network is not None else MLPFuser(num_inputs, num_outputs)
+        build = network if network is not None else FeatureFuser if self.feature_dims else MLPFuser
+        self.network = build(num_inputs, num_outputs)
         self.val_accuracy = MulticlassAccuracy(max(2, len(self.classes)), average="micro")
         self.test_accuracy = MulticlassAccuracy(max(2, len(self.classes)), average="micro")
         self.val_choice, self.test_choice = MeanMetric(), MeanMetric()
@@ -145,7 +161,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         return self.fuse(self._ask(input))
 
     def fuse(self, outputs: Tensor) -> Tensor:
-        """Map (B, sum of C_k) expert outputs to (B, C) fused logits.
+        """Map (B, sum of C_k) expert outputs, and features (B, sum of D_k) behind them, to (B, C) fused logits.
 
         With ``target: label`` everything but the training step goes through here: override it to fuse in another way.
         """
@@ -154,15 +170,24 @@ class FoEFuserModule(CheckedLoading, LightningModule):
 
     def _answer(self, outputs: Tensor, chosen: Tensor) -> Tensor:
         """(B, C) log-probabilities of the chosen experts."""
-        spread = scatter(outputs, self.columns, len(self.classes))
+        spread = self._spread(outputs)
         return spread[torch.arange(len(outputs), device=outputs.device), chosen].clamp_min(1e-12).log()
+
+    def _spread(self, outputs: Tensor) -> Tensor:
+        """(B, K, C) what each expert says about the task's classes."""
+        return scatter(outputs[:, : self.num_probabilities], self.columns, len(self.classes))
 
     def _ask(self, input: Any) -> Tensor:
         if self.pool is None:
             raise InputError(
                 "this fuser reads stored outputs and holds no experts; give experts to ask them about raw input"
             )
-        return torch.cat(list(self.pool(input).values()), dim=1)
+        if not self.feature_dims:
+            return torch.cat(list(self.pool(input).values()), dim=1)
+        outputs, features = self.pool.forward_with_features(input)
+        if (found := {name: values.shape[1] for name, values in features.items()}) != self.feature_dims:
+            raise InputError(f"feature_dims: the experts give features of widths {found}, not {self.feature_dims}")
+        return torch.cat([*outputs.values(), *features.values()], dim=1)
 
     def _read(self, batch: Any, split: str) -> OutputsBatch:
         """Stored outputs as they are; raw input after asking the experts."""
@@ -194,8 +219,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         """Log ``val_loss``, ``val_accuracy`` and ``val_best_expert``, the accuracy of the best single expert."""
         batch = self._read(batch, "val")
         self._evaluate(batch, "val", self.val_accuracy, self.val_choice)
-        spread = scatter(batch.outputs, self.columns, len(self.classes))
-        self.val_experts.update(spread.argmax(2) == batch.target[:, None])
+        self.val_experts.update(self._spread(batch.outputs).argmax(2) == batch.target[:, None])
         self.log("val_best_expert", self.val_experts, batch_size=len(batch.target))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
@@ -240,6 +264,11 @@ class FoEFuserModule(CheckedLoading, LightningModule):
             raise InputError(
                 f"the store {outputs.path} has the experts {outputs.names} and classes {outputs.classes}; the fuser "
                 f"was built for {list(self.expert_classes)} and {self.classes}"
+            )
+        if data.feature_dims != self.feature_dims:
+            raise InputError(
+                f"the data give features of widths {data.feature_dims or 'none'}, the fuser reads "
+                f"{self.feature_dims or 'none'}; set features of OutputsDataModule, or feature_dims of the fuser"
             )
         if self.pool is not None:
             outputs.check_pool(self.pool)

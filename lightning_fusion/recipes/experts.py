@@ -211,11 +211,11 @@ class SeedRun:
 
     # --------------------------------------------------------------- outputs
 
-    def collect(self, experts: dict[str, Expert]) -> ExpertOutputs:
-        """Ask the pool once, and diagnose it."""
+    def collect(self, experts: dict[str, Expert], features: bool = False) -> ExpertOutputs:
+        """Ask the pool once, for features as well where wanted, and diagnose it."""
         start = time.perf_counter()
         pool = ExpertPool(experts, self.data.classes)
-        outputs = collect(pool, self.data, self.folder / "outputs", trainer=self.trainer(1))
+        outputs = collect(pool, self.data, self.folder / "outputs", features=features, trainer=self.trainer(1))
         self.took("asking experts", start)
         diagnosis = diagnose(outputs)
         diagnosis.save(self.folder)

@@ -40,6 +40,8 @@ FUSERS: dict[str, dict[str, Any]] = {
     "FoE (expert, random owner)": {"target": "expert", "owner": "random"},
     "FoE (expert, best owner)": {"target": "expert", "owner": "best"},
 }
+WITH_FEATURES = "FoE (label, with features)"
+"""Our extension: FoE that reads the experts' representations beside their outputs."""
 ONE_EXPERT: dict[str, dict[str, Any]] = {
     "FoE (label, outputs of one expert)": FUSERS[MAIN],
     "FoE (expert, outputs of one expert)": FUSERS["FoE (expert, best owner)"],
@@ -56,6 +58,7 @@ def foe(
     fuser_epochs: int = 50,
     fuser_batch_size: int | None = None,
     fuser: Callable[[int, int], nn.Module] | None = None,
+    features: str | None = None,
     optimizer: OptimizerCallable | None = None,
     scheduler: LRSchedulerCallable | None = None,
     label_smoothing: float = 0.0,
@@ -83,7 +86,10 @@ def foe(
         fuser_epochs: Epochs of each fuser; as in the paper, the last weights are kept.
         fuser_batch_size: Rows per batch of the fusers; the paper's 128 where None, or as many fewer as give an epoch 16
             steps (our choice: on 135 rows two large steps per epoch learn nothing).
-        fuser: Called as ``fuser(num_inputs, num_outputs)``; the paper's MLP where None.
+        fuser: Called as ``fuser(num_inputs, num_outputs)``; the paper's MLP where None, and
+            :class:`~lightning_fusion.foe.fusers.FeatureFuser` where it reads features.
+        features: Layer of the experts' networks that gives their representation. Where named, the main row is FoE that
+            reads representations beside outputs (our extension), and the paper's stands below it.
         optimizer: Of the experts; AdamW, 1e-3, weight decay 1e-4 where None.
         scheduler: Of the experts, stepping each epoch; a cosine to 0 where None.
         label_smoothing: Of the experts.
@@ -119,6 +125,7 @@ def foe(
         "fuser_epochs": fuser_epochs,
         "fuser_batch_size": fuser_batch_size,
         "fuser": describe(fuser),
+        "features": features,
         "optimizer": describe(optimizer),
         "scheduler": describe(scheduler),
         "label_smoothing": label_smoothing,
@@ -134,6 +141,7 @@ def foe(
         console.print(f"going on with the run in {folder}")
     report = Report("foe", config)
     shares = check_overlaps(overlaps or [])
+    main = MAIN if features is None else WITH_FEATURES
     with quiet_lightning():
         for seed in seeds:
             run = _Seed(
@@ -141,13 +149,14 @@ def foe(
             )
             expert_arguments = {
                 "network": network,
+                "features": features,
                 "optimizer": optimizer,
                 "scheduler": scheduler,
                 "label_smoothing": label_smoothing,
                 "mixup": mixup,
             }
             experts = run.train_experts(expert_arguments, expert_epochs, precision)
-            outputs = run.collect(experts)
+            outputs = run.collect(experts, features=features is not None)
             run.fit_fusers(outputs, fuser, fuser_epochs, fuser_batch_size)
             if single_expert:
                 run.fit_on_single_experts(outputs, fuser, fuser_epochs, fuser_batch_size)
@@ -167,18 +176,18 @@ def foe(
         "rows": ", ".join(f"{name} {len(part)}" for name, part in outputs.splits.items()),
     }
     best = max(BASELINES, key=lambda name: float(np.mean(report.values(name))))
-    behind = np.mean(report.values(best)) - np.mean(report.values(MAIN))
+    behind = np.mean(report.values(best)) - np.mean(report.values(main))
     if behind > 0.02:
         report.notes.append(
-            f"{MAIN} is {100 * behind:.1f} points below {best}: take that, or give the fuser more rows (it had "
+            f"{main} is {100 * behind:.1f} points below {best}: take that, or give the fuser more rows (it had "
             f"{len(outputs['train'])})."
         )
     if shares:
         report.text = overlap_table(report, shares, MAIN)
-    report.save(folder, MAIN, {})  # the figures are safe before anything is drawn
-    pictures = _draw(report, folder, outputs, seeds[-1])
-    report.save(folder, MAIN, pictures | (draw_overlap(report, shares, MAIN, folder) if shares else {}))
-    report.print(MAIN, folder, console)
+    report.save(folder, main, {})  # the figures are safe before anything is drawn
+    pictures = _draw(report, folder, outputs, seeds[-1], main)
+    report.save(folder, main, pictures | (draw_overlap(report, shares, MAIN, folder) if shares else {}))
+    report.print(main, folder, console)
     return report
 
 
@@ -188,20 +197,23 @@ class _Seed(SeedRun):
     # ---------------------------------------------------------------- fusers
 
     def fit_fusers(self, outputs: ExpertOutputs, network: Any, epochs: int, batch_size: int | None) -> None:
-        """Train and test FoE with each kind of target."""
+        """Train and test FoE with each kind of target, and with features where the store holds them."""
         owned = all(outputs.owners(split).any() for split in ("train", "val"))
-        for method, arguments in FUSERS.items():
+        with_features = {WITH_FEATURES: FUSERS[MAIN]} if outputs["train"].features else {}
+        for method, arguments in (with_features | FUSERS).items():
             if arguments["target"] == "expert" and not owned:
                 self.report.notes.append(f"{method} left out: no expert's domains are known.")
                 continue
             start = time.perf_counter()
-            module, trainer = self._fit_fuser(outputs, network, epochs, batch_size, arguments)
+            module, trainer = self._fit_fuser(
+                outputs, network, epochs, batch_size, arguments, features=method == WITH_FEATURES
+            )
             name = method.replace("FoE (", "").replace(")", "").replace(", ", "_").replace(" ", "_")
             save_weights(trainer, self.folder / "fusers" / f"{name}.ckpt")
             metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
             for sign in failure_signs(metrics, module.target):
                 self.report.notes.append(f"Seed {self.seed}, {method}: {sign}")
-            self._score_fuser(module, outputs, method)
+            self._score_fuser(module, outputs, method, main=method == next(iter(with_features or FUSERS)))
             self.took("training fusers", start)
 
     def fit_on_single_experts(self, outputs: ExpertOutputs, network: Any, epochs: int, batch_size: int | None) -> None:
@@ -227,21 +239,28 @@ class _Seed(SeedRun):
             self.took("training fusers", start)
 
     def _fit_fuser(
-        self, outputs: ExpertOutputs, network: Any, epochs: int, batch_size: int | None, arguments: dict[str, Any]
+        self,
+        outputs: ExpertOutputs,
+        network: Any,
+        epochs: int,
+        batch_size: int | None,
+        arguments: dict[str, Any],
+        features: bool = False,
     ) -> tuple[FoEFuserModule, Trainer]:
         seed_everything(self.seed, verbose=False)
         rows = batch_size or min(128, max(8, len(outputs["train"]) // 16))
-        data = OutputsDataModule(outputs, batch_size=rows, seed=self.seed)
-        module = FoEFuserModule(**outputs.facts(), network=network, seed=self.seed, **arguments)
+        data = OutputsDataModule(outputs, batch_size=rows, seed=self.seed, features=features)
+        dims = data.feature_dims
+        module = FoEFuserModule(**outputs.facts(), feature_dims=dims, network=network, seed=self.seed, **arguments)
         trainer = self.trainer(epochs, accelerator="cpu")
         trainer.fit(module, datamodule=data)
         return module, trainer
 
-    def _score_fuser(self, module: FoEFuserModule, outputs: ExpertOutputs, method: str) -> None:
+    def _score_fuser(self, module: FoEFuserModule, outputs: ExpertOutputs, method: str, main: bool = False) -> None:
         part = outputs["test"]
         module.eval()
         with torch.no_grad():
-            given = torch.from_numpy(outputs.concatenated("test"))
+            given = torch.from_numpy(outputs.concatenated("test", bool(module.feature_dims)))
             logits = module.fuse(given)
             if module.target == "expert":
                 chosen = module.network(given).argmax(1).numpy()
@@ -249,25 +268,26 @@ class _Seed(SeedRun):
                 self.report.add(method, "choice accuracy", owns.mean(), self.seed)
         prediction = logits.argmax(1).numpy()
         self._score(method, prediction == part.target, outputs)
-        if method == MAIN:
+        if main:
             np.save(self.folder / "fused.npy", prediction)
             self._listen(module, outputs)
 
     def _listen(self, module: FoEFuserModule, outputs: ExpertOutputs) -> None:
         """Which experts the fuser listens to: accuracy lost when one expert's outputs are shuffled over test rows."""
         generator = np.random.default_rng(self.seed)
-        given, target = outputs.concatenated("test"), np.asarray(outputs["test"].target)
+        target = np.asarray(outputs["test"].target)
+        given = outputs.concatenated("test", bool(module.feature_dims))
+        widths = [len(labels) for labels in outputs.expert_classes.values()] + list(module.feature_dims.values())
+        blocks = np.split(np.arange(given.shape[1]), np.cumsum(widths)[:-1])
         with torch.no_grad():
             base = (module.fuse(torch.from_numpy(given)).argmax(1).numpy() == target).mean()
-        start = 0
-        for name, labels in outputs.expert_classes.items():
+        for number, name in enumerate(outputs.names):
+            own = np.concatenate(blocks[number :: len(outputs.names)])
             mixed = given.copy()
-            block = slice(start, start + len(labels))
-            mixed[:, block] = mixed[generator.permutation(len(mixed)), block]
+            mixed[:, own] = mixed[generator.permutation(len(mixed))][:, own]
             with torch.no_grad():
                 right = module.fuse(torch.from_numpy(mixed)).argmax(1).numpy() == target
             self.report.add(f"without {name}", "accuracy lost by shuffling", base - right.mean(), self.seed)
-            start += len(labels)
 
     # ------------------------------------------------------------- baselines
 
@@ -322,11 +342,11 @@ class _OneExpert(nn.Module):
         return self.network(outputs[:, self.block])
 
 
-def _draw(report: Report, folder: Path, outputs: ExpertOutputs, seed: int) -> dict[str, str]:
+def _draw(report: Report, folder: Path, outputs: ExpertOutputs, seed: int, main: str) -> dict[str, str]:
     """The three pictures of the report."""
     from matplotlib.figure import Figure
 
-    shown = [MAIN, "best single expert", "softmax average", "most confident", "logistic stacking"]
+    shown = [main, "best single expert", "softmax average", "most confident", "logistic stacking"]
     rows = [row for row in report.rows if "domain" in row and row["method"] in shown]
     domains = [name for name in outputs.domains if any(row["domain"] == name for row in rows)]
     figure = Figure(figsize=(min(15.0, 3.5 + 1.1 * len(domains)), 4.2), layout="constrained")
@@ -356,7 +376,7 @@ def _draw(report: Report, folder: Path, outputs: ExpertOutputs, seed: int) -> di
     image = axes.imshow(confusion, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(count), outputs.classes, rotation=60, ha="right", fontsize=8)
     axes.set_yticks(range(count), outputs.classes, fontsize=8)
-    axes.set(xlabel="predicted class", ylabel="true class", title=f"{MAIN}: shares of each true class, seed {seed}")
+    axes.set(xlabel="predicted class", ylabel="true class", title=f"{main}: shares of each true class, seed {seed}")
     figure.colorbar(image, ax=axes, shrink=0.8)
     figure.savefig(folder / "confusion.png", dpi=130)
 
@@ -376,6 +396,6 @@ def _draw(report: Report, folder: Path, outputs: ExpertOutputs, seed: int) -> di
     figure.savefig(folder / "listens.png", dpi=130)
     return {
         "domains.png": "Test accuracy on the samples of each domain, mean over seeds.",
-        "confusion.png": f"Confusion of {MAIN} on the test split, one seed.",
+        "confusion.png": f"Confusion of {main} on the test split, one seed.",
         "listens.png": "Accuracy lost when one expert's outputs are shuffled over the test rows; dots are seeds.",
     }

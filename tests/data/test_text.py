@@ -146,7 +146,7 @@ class TestOrder:
 def save_arrow(path, rows, names):
     """A table as the datasets library writes it, with numbers for labels and their names in the schema."""
     pyarrow = pytest.importorskip("pyarrow", reason="Arrow and Parquet files want pyarrow")
-    import pyarrow.parquet
+    pytest.importorskip("pyarrow.parquet")
 
     columns = [list(column) for column in zip(*rows, strict=True)]
     columns[1] = [names.index(label) for label in columns[1]]

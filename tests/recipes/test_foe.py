@@ -14,7 +14,7 @@ from lightning_fusion.baselines import BASELINES
 from lightning_fusion.encoders import SensorCNN, SmallConvNet
 from lightning_fusion.errors import InputError
 from lightning_fusion.foe.fusers import MLPFuser
-from lightning_fusion.recipes.foe import FUSERS, MAIN, ONE_EXPERT, _OneExpert, foe
+from lightning_fusion.recipes.foe import FUSERS, MAIN, ONE_EXPERT, WITH_FEATURES, _OneExpert, foe
 from lightning_fusion.recipes.overlap import CEILING, METRIC, RULES
 
 NETWORK = partial(SmallConvNet, width=2, in_channels=1)
@@ -266,6 +266,31 @@ def test_the_outputs_of_one_expert_are_fused_alone(tmp_path):
         best = max(tried, key=lambda name: tried[name]).removeprefix("accuracy, reading ")
         assert any(f"{method}: reads {best}, the best" in note for note in report.notes)
         assert len(report.values(method)) == 1
+
+
+def test_with_features_the_fuser_that_reads_them_is_the_main_row(tmp_path):
+    report = run(tmp_path / "run", features="pool", fuser=None, centralised=False)
+    content = results(tmp_path / "run")
+    gains = {entry["against"] for entry in content["summary"] if entry["gain"] is not None}
+    assert MAIN in gains and WITH_FEATURES not in gains  # they are its own
+    assert len(report.values(MAIN)) == len(report.values(WITH_FEATURES)) == 1
+    outputs = ExpertOutputs.open(tmp_path / "run/seed_0/outputs")
+    dims = dict.fromkeys(outputs.names, 8)  # SmallConvNet of width 2
+    assert {name: values.shape[1] for name, values in outputs["test"].features.items()} == dims
+    module = FoEFuserModule(**outputs.facts(), feature_dims=dims)
+    path = tmp_path / "run/seed_0/fusers/label_with_features.ckpt"
+    module.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+    given, target = outputs.concatenated("test", features=True), outputs["test"].target
+    with torch.no_grad():
+        answer = module.eval().fuse(torch.from_numpy(given)).argmax(1).numpy()
+    assert np.array_equal(answer, np.load(tmp_path / "run/seed_0/fused.npy"))
+    assert report.values(WITH_FEATURES) == [pytest.approx((answer == target).mean())]
+    mixed, own = given.copy(), [*range(6), *range(12, 20)]  # domain_0's probabilities and features
+    mixed[:, own] = mixed[np.random.default_rng(0).permutation(len(given))][:, own]
+    with torch.no_grad():
+        lost = (answer == target).mean() - (module.fuse(torch.from_numpy(mixed)).argmax(1).numpy() == target).mean()
+    (found,) = [row["value"] for row in report.rows if row["method"] == "without domain_0"]
+    assert found == pytest.approx(lost)
 
 
 def test_a_fuser_of_one_expert_is_blind_to_the_others():
