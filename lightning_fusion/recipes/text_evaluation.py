@@ -185,7 +185,8 @@ def _draw(report: Report, folder: Path, aspects: list[str]) -> dict[str, str]:
     from matplotlib.figure import Figure
 
     methods = report.methods(report.metric)
-    figure = Figure(figsize=(min(15.0, 4 + 1.3 * len(aspects)), 4.4), layout="constrained")
+    inches = min(15.0, max(9.0, 4 + 1.3 * len(aspects)))  # the legend needs nine
+    figure = Figure(figsize=(inches, 4.4), layout="constrained")
     axes = figure.subplots()
     width = 0.84 / len(methods)
     for number, method in enumerate(methods):
