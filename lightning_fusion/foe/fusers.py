@@ -43,8 +43,8 @@ class FeatureFuser(nn.Module):
     """A fuser for representations beside outputs: standardise - Dropout - (Linear - ReLU - Dropout) ... - Linear.
 
     Representations are many numbers of any scale, and the rows are few: without dropout such a fuser learns them by
-    heart (our choice; docs/methods/foe.md has the comparison). In training a batch is standardised by its own rows, those
-    of one process where there are several.
+    heart (our choice; docs/methods/foe.md has the comparison). In training a batch is standardised by its own rows,
+    where there are several processes by those of one.
 
     Args:
         num_inputs: Width of all that the experts give, side by side.
