@@ -35,7 +35,7 @@ class PairFiles:
             ``description``).
         read: Column of the texts to read.
         write: Column of the texts to write.
-        domain_fields: Columns whose values, joined by ``_``, name the domain; a slash in them becomes one, too.
+        domain_fields: Columns whose values, joined by ``_``, name the domain; a slash or dot in them becomes one, too.
         columns: Names of the columns, for files that do not begin with them.
         delimiter: Between columns; by the suffix where None.
         encoding: Of the files.
@@ -109,7 +109,6 @@ class PairFiles:
             raise InputError(f"root: found {len(files)} files in {self.root}; name one, its parts are drawn")
         else:
             texts = from_files(files, self.fields, self.encoding)
-        texts.domains = [name.replace("/", "_") for name in texts.domains]  # they name experts, and files of experts
         if blank := [row for row, text in enumerate(texts.texts) if not text.strip()]:
             raise InputError(f"{texts.name(blank[0])}: {self.fields.text} is empty; write it, or remove the row")
         return texts

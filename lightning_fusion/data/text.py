@@ -89,7 +89,8 @@ class TextDataModule(FusionDataModule):
         text: Column of the text; ``text`` where None (``description`` for ``ag_news``).
         label: Column of the label; ``label`` where None (``class`` for ``ag_news``).
         pair: Column of a second text.
-        domain_fields: Columns whose values, joined by ``_``, name a text's domain; a single domain where None.
+        domain_fields: Columns whose values, joined by ``_``, name a domain (slashes and dots become one, for names of
+            experts hold none); a single domain where None.
         split_field: Column that says ``train``, ``val`` or ``test``. A part of ``train`` is
             drawn where none is ``val``.
         columns: Names of the columns, for files that do not begin with them.

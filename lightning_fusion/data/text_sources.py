@@ -25,6 +25,7 @@ DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 _ARROW = (".arrow", ".parquet")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")  # of a file that was written in parts
+_NO_NAME = re.compile(r"[./\\\x00-\x1f]")
 _REVIEW = re.compile(r"<review_text>(.*?)</review_text>", re.DOTALL)
 
 
@@ -63,7 +64,7 @@ class Texts:
         """One more."""
         self.texts.append(text)
         self.labels.append(label)
-        self.domains.append(domain)
+        self.domains.append(_NO_NAME.sub("_", domain))  # it may name an expert, and the file of one
         self.where.append(where)
         self.out_of_scope.append(out)
         if split is not None:

@@ -200,6 +200,12 @@ class TestSources:
         with pytest.raises(InputError, match=rf"train\.{kind}: .*; the file is damaged or of another kind"):
             files(str(tmp_path), source="huggingface").setup()
 
+    def test_domains_can_name_experts(self, tmp_path):
+        names = {"a": "Film / Video", "b": "U.S. News"}
+        data = files(table(tmp_path / "t.csv", [(text, label, names[domain]) for text, label, domain in ROWS]))
+        assert data.domains == ["Film _ Video", "U_S_ News"]
+        assert data.variant(domain="U_S_ News").own_domains == ["U_S_ News"]
+
     def test_pairs_are_read_together(self, tmp_path):
         data = files(table(tmp_path / "t.csv", names="text,label,other"), pair="other", domain_fields=None)
         ids = everything(data, "train").input["input_ids"]
