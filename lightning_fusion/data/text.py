@@ -58,6 +58,7 @@ _READING = {
     *("source", "root", "text", "label", "pair", "domain_fields", "split_field", "columns", "delimiter", "encoding"),
     *("tokenizer", "vocab_size", "lowercase", "download", "max_length", "unreadable", "overlap", "cache"),
 }
+_READ_AS = 2  # counts changes of how files are read: entries of a cache that were read otherwise are left alone
 _SPLITTING = {"val_share", "test_share", "fuser_share", "seed"}
 _TRAIN, _VAL, _TEST, _FUSER_TRAIN, _FUSER_VAL, _NOWHERE = 0, 1, 2, 3, 4, -1
 
@@ -387,7 +388,7 @@ class TextDataModule(FusionDataModule):
         assert self.root is not None
         files = files_of(self.source, self.root)
         stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        how: list[Any] = [self.source, self._fields, self.encoding, self.max_length, self.unreadable]
+        how: list[Any] = [_READ_AS, self.source, self._fields, self.encoding, self.max_length, self.unreadable]
         if self.tokenizer is None:
             how += [self._wanted_tokens, self.lowercase, *(getattr(self, name) for name in sorted(_SPLITTING))]
         else:
