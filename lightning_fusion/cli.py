@@ -6,7 +6,7 @@ import re
 import sys
 import warnings
 from argparse import Action
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from pkgutil import resolve_name
@@ -212,8 +212,16 @@ class FusionSaveConfig(SaveConfigCallback):
         return folders or [Path(trainer.default_root_dir)]
 
 
-def _parameters(kind: type) -> Iterable[str]:
-    return inspect.signature(kind.__init__).parameters if "__init__" in vars(kind) else ()  # type: ignore[misc]
+def _parameters(kind: type) -> set[str]:
+    """Names of the constructor's arguments, and of those that its ``**kwargs`` pass on to a base class."""
+    names: set[str] = set()
+    for each in kind.__mro__:
+        if "__init__" in vars(each):
+            found = inspect.signature(each.__init__).parameters  # type: ignore[misc]
+            names |= set(found)
+            if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in found.values()):
+                break
+    return names
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -258,7 +266,7 @@ class FusionCLI(LightningCLI):
         if not chosen.get("data") or not chosen.get("model"):
             return
         has = resolve_name(chosen.data.class_path)
-        takes = {name for kind in resolve_name(chosen.model.class_path).__mro__ for name in _parameters(kind)}
+        takes = _parameters(resolve_name(chosen.model.class_path))
         for source, target in _LINKS.items():
             if target in takes and hasattr(has, source):
                 self._parser(self.subcommand).link_arguments(

@@ -123,7 +123,6 @@ class FoEFuserModule(CheckedLoading, LightningModule):
             expert_classes=self.expert_classes,
             domains=domains,
             expert_domains=expert_domains,
-            feature_dims=feature_dims,
         )
         self.owners: Tensor
         self.register_buffer("owners", owners, persistent=False)
