@@ -1,5 +1,6 @@
 """torchmetrics classes for pools of models, and functions for curves of cost, of coverage and of verification."""
 
+from lightning_fusion.metrics.balanced import balanced_accuracy
 from lightning_fusion.metrics.diversity import BestExpertAccuracy, PairwiseDiversity
 from lightning_fusion.metrics.representation import LinearCKA, heldout_linear_r2, linear_cka
 from lightning_fusion.metrics.selective import RiskCoverage, area_under_cost_curve, risk_coverage
@@ -22,6 +23,7 @@ __all__ = [
     "RiskCoverage",
     "Verification",
     "area_under_cost_curve",
+    "balanced_accuracy",
     "bootstrap_eer",
     "equal_error_rate",
     "error_curve",

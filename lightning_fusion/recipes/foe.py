@@ -32,7 +32,7 @@ from lightning_fusion.recipes.experts import (
     save_weights,
 )
 from lightning_fusion.recipes.overlap import OverlapRun, check_overlaps, draw_overlap, overlap_table
-from lightning_fusion.recipes.report import Report, claim_folder
+from lightning_fusion.recipes.report import MEANS, Report, claim_folder
 
 MAIN = "FoE (label)"
 FUSERS: dict[str, dict[str, Any]] = {
@@ -63,6 +63,7 @@ def foe(
     scheduler: LRSchedulerCallable | None = None,
     label_smoothing: float = 0.0,
     mixup: float = 0.0,
+    metric: Literal["accuracy", "balanced_accuracy"] = "accuracy",
     centralised: bool = True,
     single_expert: bool = False,
     overlaps: list[float] | None = None,
@@ -94,6 +95,8 @@ def foe(
         scheduler: Of the experts, stepping each epoch; a cosine to 0 where None.
         label_smoothing: Of the experts.
         mixup: Of the experts, its alpha; 0 turns it off.
+        metric: Of the table, its gains and pictures: the share of test rows that are right, or, where classes are of
+            unlike size, ``balanced_accuracy``, the mean over classes of that share. ``results.json`` has both.
         centralised: Train the centralised model as well.
         single_expert: Fuse the outputs of one expert as well, the paper's ablation: for each expert a fuser is trained
             that reads it alone, and the one that is best on the fuser's validation rows is tested.
@@ -130,6 +133,7 @@ def foe(
         "scheduler": describe(scheduler),
         "label_smoothing": label_smoothing,
         "mixup": mixup,
+        "metric": metric,
         "centralised": centralised,
         "single_expert": single_expert,
         "overlaps": overlaps,
@@ -139,7 +143,8 @@ def foe(
     console = Console(markup=False)
     if resumed:
         console.print(f"going on with the run in {folder}")
-    report = Report("foe", config)
+    measure = metric.replace("_", " ")
+    report = Report("foe", config, metric=measure, title=f"test {measure}")
     shares = check_overlaps(overlaps or [])
     main = MAIN if features is None else WITH_FEATURES
     with quiet_lightning():
@@ -175,12 +180,18 @@ def foe(
         "experts": len(outputs.names),
         "rows": ", ".join(f"{name} {len(part)}" for name, part in outputs.splits.items()),
     }
-    best = max(BASELINES, key=lambda name: float(np.mean(report.values(name))))
-    behind = np.mean(report.values(best)) - np.mean(report.values(main))
+    best = max(BASELINES, key=lambda name: float(np.mean(report.values(name, measure))))
+    behind = np.mean(report.values(best, measure)) - np.mean(report.values(main, measure))
     if behind > 0.02:
         report.notes.append(
             f"{main} is {100 * behind:.1f} points below {best}: take that, or give the fuser more rows (it had "
             f"{len(outputs['train'])})."
+        )
+    sizes = np.bincount(outputs["test"].target, minlength=len(outputs.classes)) / len(outputs["test"])
+    if metric == "accuracy" and sizes.max() * len(outputs.classes) > 1.5:
+        report.notes.append(
+            f"{sizes.max():.0%} of the test rows are {outputs.classes[sizes.argmax()]}: accuracy "
+            "rewards guessing it; metric: balanced_accuracy counts all classes alike."
         )
     if shares:
         report.text = overlap_table(report, shares, MAIN)
@@ -296,8 +307,9 @@ class _Seed(SeedRun):
         start = time.perf_counter()
         train, test = outputs.scattered("train"), outputs.scattered("test")
         target, truth = np.asarray(outputs["train"].target), np.asarray(outputs["test"].target)
-        singles = (test.argmax(2) == truth[:, None]).mean(0)
-        self.report.add("mean single expert", "accuracy", singles.mean(), self.seed)
+        for metric, mean in MEANS.items():
+            each = [mean(right, truth) for right in (test.argmax(2) == truth[:, None]).T]
+            self.report.add("mean single expert", metric, float(np.mean(each)), self.seed)
         for name, rule in BASELINES.items():
             self._score(name, rule().fit(train, target).predict(test) == truth, outputs)
         owners = outputs.owners("test")
@@ -320,11 +332,14 @@ class _Seed(SeedRun):
     # --------------------------------------------------------------- helpers
 
     def _score(self, method: str, right: np.ndarray, outputs: ExpertOutputs) -> None:
-        self.report.add(method, "accuracy", right.mean(), self.seed)
+        truth = np.asarray(outputs["test"].target)
+        for metric, mean in MEANS.items():
+            self.report.add(method, metric, mean(right, truth), self.seed)
         member = np.asarray(outputs["test"].domain, bool)
         for column, name in enumerate(outputs.domains):
-            if member[:, column].any():
-                self.report.add(method, "accuracy", right[member[:, column]].mean(), self.seed, domain=name)
+            rows = member[:, column]
+            for metric, mean in MEANS.items() if rows.any() else ():
+                self.report.add(method, metric, mean(right[rows], truth[rows]), self.seed, domain=name)
 
 
 class _OneExpert(nn.Module):
@@ -347,7 +362,7 @@ def _draw(report: Report, folder: Path, outputs: ExpertOutputs, seed: int, main:
     from matplotlib.figure import Figure
 
     shown = [main, "best single expert", "softmax average", "most confident", "logistic stacking"]
-    rows = [row for row in report.rows if "domain" in row and row["method"] in shown]
+    rows = [row for row in report.rows if "domain" in row and row["method"] in shown and row["metric"] == report.metric]
     domains = [name for name in outputs.domains if any(row["domain"] == name for row in rows)]
     figure = Figure(figsize=(min(15.0, 3.5 + 1.1 * len(domains)), 4.2), layout="constrained")
     axes = figure.subplots()
@@ -361,7 +376,7 @@ def _draw(report: Report, folder: Path, outputs: ExpertOutputs, seed: int, main:
         rotation=45 if len(domains) > 6 else 0,
         ha="right" if len(domains) > 6 else "center",
     )
-    axes.set(ylabel="test accuracy", ylim=(0, 1), title="Accuracy on the samples of each domain")
+    axes.set(ylabel=report.title, ylim=(0, 1), title=f"{report.metric.capitalize()} on the samples of each domain")
     figure.legend(loc="outside lower center", ncols=len(shown), fontsize=8)
     figure.savefig(folder / "domains.png", dpi=130)
 
@@ -395,7 +410,7 @@ def _draw(report: Report, folder: Path, outputs: ExpertOutputs, seed: int, main:
     )
     figure.savefig(folder / "listens.png", dpi=130)
     return {
-        "domains.png": "Test accuracy on the samples of each domain, mean over seeds.",
+        "domains.png": f"{report.title.capitalize()} on the samples of each domain, mean over seeds.",
         "confusion.png": f"Confusion of {main} on the test split, one seed.",
         "listens.png": "Accuracy lost when one expert's outputs are shuffled over the test rows; dots are seeds.",
     }

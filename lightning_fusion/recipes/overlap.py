@@ -16,9 +16,8 @@ from lightning_fusion.errors import InputError
 from lightning_fusion.experts.outputs import ExpertOutputs, OutputsDataModule
 from lightning_fusion.foe.module import FoEFuserModule
 from lightning_fusion.recipes.experts import SeedRun
-from lightning_fusion.recipes.report import Report, paired_gain
+from lightning_fusion.recipes.report import MEANS, Report, paired_gain
 
-METRIC = "accuracy by overlap"
 RULES = {"best single expert": BestSingle, "softmax average": SoftmaxAverage, "logistic stacking": LogisticStacking}
 CEILING = "oracle selection (some expert right)"
 
@@ -63,23 +62,22 @@ class OverlapRun(SeedRun):
         module.eval()
         with torch.no_grad():
             fused = module.fuse(torch.from_numpy(outputs.concatenated("test"))).argmax(1).numpy()
-        self._add(self.main, fused, outputs)
         train, test = outputs.scattered("train"), outputs.scattered("test")
         target, truth = np.asarray(outputs["train"].target), np.asarray(outputs["test"].target)
+        self._add(self.main, fused == truth, outputs)
         for method, rule in RULES.items():
-            self._add(method, rule().fit(train, target).predict(test), outputs)
-        self.report.add(CEILING, METRIC, oracle_selection(test, truth).mean(), self.seed, overlap=self.overlap)
+            self._add(method, rule().fit(train, target).predict(test) == truth, outputs)
+        self._add(CEILING, oracle_selection(test, truth), outputs)
         self.took("overlap", start)
 
-    def _add(self, method: str, answer: np.ndarray, outputs: ExpertOutputs) -> None:
-        right = answer == np.asarray(outputs["test"].target)
-        self.report.add(method, METRIC, right.mean(), self.seed, overlap=self.overlap)
+    def _add(self, method: str, right: np.ndarray, outputs: ExpertOutputs) -> None:
+        value = MEANS[self.report.metric](right, np.asarray(outputs["test"].target))
+        self.report.add(method, f"{self.report.metric} by overlap", value, self.seed, overlap=self.overlap)
 
 
 def _of(report: Report, method: str, overlap: float) -> list[float]:
-    rows = [
-        row for row in report.rows if (row["method"], row["metric"], row.get("overlap")) == (method, METRIC, overlap)
-    ]
+    wanted = (method, f"{report.metric} by overlap", overlap)
+    rows = [row for row in report.rows if (row["method"], row["metric"], row.get("overlap")) == wanted]
     return [row["value"] for row in sorted(rows, key=lambda row: row["seed"])]
 
 
@@ -113,7 +111,7 @@ def draw_overlap(report: Report, overlaps: Sequence[float], main: str, folder: P
             style = {"color": "tab:gray", "linestyle": "--"}
         (line,) = axes.plot(overlaps, values.mean(1), label=method, **style)
         axes.plot(overlaps, values, ".", color=line.get_color(), alpha=0.4)
-    axes.set(xlabel="share of each expert's training rows that is drawn from all domains", ylabel="test accuracy")
+    axes.set(xlabel="share of each expert's training rows that is drawn from all domains", ylabel=report.title)
     axes.legend(fontsize=8)
     figure.savefig(folder / "overlap.png", dpi=130)
     return {"overlap.png": "Where fusing stops to pay: domains from disjoint (0) to identical (1); dots are seeds."}

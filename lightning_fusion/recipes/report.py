@@ -4,7 +4,7 @@ import json
 import platform
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,13 @@ from rich.table import Table
 
 from lightning_fusion.data.whole import whole_file
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.metrics import balanced_accuracy
 
+MEANS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": lambda right, targets: float(np.mean(right)),
+    "balanced accuracy": balanced_accuracy,
+}
+"""What a table of right answers can count, of ``right`` (N,) in [0, 1] and ``targets`` (N,) classes."""
 _RUN = "run.json"
 _PACKAGES = ("lightning-fusion", "torch", "torchvision", "lightning", "scikit-learn", "numpy")
 

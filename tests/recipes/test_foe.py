@@ -1,3 +1,4 @@
+import csv
 import json
 import shutil
 from functools import partial
@@ -9,13 +10,14 @@ import torch
 import yaml
 from matplotlib import image as pictures
 
-from lightning_fusion import Expert, ExpertOutputs, FoEFuserModule, ImageDataModule, SensorDataModule
+from lightning_fusion import Expert, ExpertOutputs, FoEFuserModule, ImageDataModule, SensorDataModule, TextDataModule
 from lightning_fusion.baselines import BASELINES
-from lightning_fusion.encoders import SensorCNN, SmallConvNet
+from lightning_fusion.encoders import SensorCNN, SmallConvNet, TextBag
 from lightning_fusion.errors import InputError
 from lightning_fusion.foe.fusers import MLPFuser
+from lightning_fusion.metrics import balanced_accuracy
 from lightning_fusion.recipes.foe import FUSERS, MAIN, ONE_EXPERT, WITH_FEATURES, _OneExpert, foe
-from lightning_fusion.recipes.overlap import CEILING, METRIC, RULES
+from lightning_fusion.recipes.overlap import CEILING, RULES
 
 NETWORK = partial(SmallConvNet, width=2, in_channels=1)
 CHECKPOINTS = ["centralised.ckpt", "domain_0.ckpt", "domain_1.ckpt"]
@@ -228,7 +230,7 @@ class TestRefused:
 class TestOverlap:
     def test_experts_of_overlapping_domains_are_trained_asked_and_fused_for_each_share(self, tmp_path):
         report = run(tmp_path / "run", overlaps=[1.0, 0.0], centralised=False)
-        rows = [row for row in report.rows if row["metric"] == METRIC]
+        rows = [row for row in report.rows if row["metric"] == "accuracy by overlap"]
         assert {row["method"] for row in rows} == {MAIN, *RULES, CEILING}
         assert sorted({row["overlap"] for row in rows}) == [0.0, 1.0] and len(rows) == 2 * (2 + len(RULES))
         first, last = (tmp_path / f"run/seed_0/overlap_{share}" for share in (0, 1))
@@ -291,6 +293,60 @@ def test_with_features_the_fuser_that_reads_them_is_the_main_row(tmp_path):
         lost = (answer == target).mean() - (module.fuse(torch.from_numpy(mixed)).argmax(1).numpy() == target).mean()
     (found,) = [row["value"] for row in report.rows if row["method"] == "without domain_0"]
     assert found == pytest.approx(lost)
+
+
+class TestUnbalanced:
+    """Nine of ten texts are good."""
+
+    @pytest.fixture
+    def texts(self, tmp_path) -> TextDataModule:
+        with open(tmp_path / "texts.csv", "w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["text", "label", "domain"])
+            for number in range(600):
+                label = "bad" if number % 10 == 0 else "good"
+                table.writerow(
+                    [f"a {label} thing number {number}", label, ("shop", "film")[number % 2 ^ number % 3 % 2]]
+                )
+        return TextDataModule(
+            root=str(tmp_path / "texts.csv"), domain_fields=["domain"], vocab_size=300, cache=str(tmp_path / "cache")
+        )
+
+    def test_by_accuracy_the_report_says_what_guessing_gives(self, texts, tmp_path):
+        report = run(tmp_path / "run", data=texts, network=partial(TextBag, vocab_size=300), centralised=False)
+        share = np.mean(np.asarray(ExpertOutputs.open(tmp_path / "run/seed_0/outputs")["test"].target) == 1)
+        (note,) = [note for note in report.notes if "balanced_accuracy" in note]
+        assert share > 0.8 and note.startswith(f"{share:.0%} of the test rows are good: accuracy rewards guessing it")
+        assert report.metric == "accuracy"
+
+    def test_by_balanced_accuracy_the_table_counts_classes_alike(self, texts, tmp_path):
+        report = run(
+            tmp_path / "run",
+            data=texts,
+            network=partial(TextBag, vocab_size=300),
+            metric="balanced_accuracy",
+            overlaps=[0.5],
+        )
+        assert not any("guessing" in note for note in report.notes)
+        outputs, fused = ExpertOutputs.open(tmp_path / "run/seed_0/outputs"), np.load(tmp_path / "run/seed_0/fused.npy")
+        truth = np.asarray(outputs["test"].target)
+        content = results(tmp_path / "run")
+        assert {entry["metric"] for entry in content["summary"]} == {"balanced accuracy"}
+        (main,) = [entry for entry in content["summary"] if entry["method"] == MAIN and entry["against"] is None]
+        assert main["mean"] == pytest.approx(balanced_accuracy(fused == truth, truth))
+        assert report.values(MAIN, "accuracy") == [pytest.approx((fused == truth).mean())]
+        assert report.methods("accuracy") == report.methods("balanced accuracy")
+        for column, domain in enumerate(outputs.domains):
+            inside = outputs["test"].domain[:, column]
+            (found,) = [
+                row["value"]
+                for row in report.rows
+                if (row["method"], row["metric"], row.get("domain")) == (MAIN, "balanced accuracy", domain)
+            ]
+            assert found == pytest.approx(balanced_accuracy((fused == truth)[inside], truth[inside]))
+        assert {row["metric"] for row in report.rows if "overlap" in row} == {"balanced accuracy by overlap"}
+        text = (tmp_path / "run/report.md").read_text()
+        assert "Test balanced accuracy of one seed" in text and "| method | balanced accuracy |" in text
 
 
 def test_a_fuser_of_one_expert_is_blind_to_the_others():
