@@ -1,13 +1,11 @@
 """FrugalFoE: asks as few experts as a sample needs."""
 
 import copy
-import json
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from itertools import combinations
 from numbers import Integral, Real
 from pathlib import Path
 from threading import RLock
@@ -16,28 +14,41 @@ from typing import Any, Literal, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.data.base import digest
-from lightning_fusion.data.whole import whole_file
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs import OutputsSplit
 from lightning_fusion.experts.pool import check_same_experts
+from lightning_fusion.foe.asking import Asking, best_set, further_sets
 from lightning_fusion.foe.neighbours import SubsetNeighbours
+from lightning_fusion.foe.policy_files import build_part, describe_part, digest_of, read_policy, write_policy
 from lightning_fusion.foe.reading import read_costs, read_labelled, read_outputs
 from lightning_fusion.foe.risk import KNNRisk, RiskEstimator
 from lightning_fusion.foe.subset_fusers import KNNFuser, SubsetFuser
 from lightning_fusion.foe.tables import LossTables
-from lightning_fusion.hyperparameters import imported_class
 
 FORMAT = 1
 TRADE_OFFS = (0.5, 0.2, 0.1, 0.05, 0.03, 0.02, 0.015, 0.01, 0.005, 0.002)
 """Trade-offs of a curve, unless others are given."""
+FAR_SHARE = 0.1
+"""Share of far samples in a batch from which on :meth:`FrugalFoE.predict` warns."""
+ARGUMENTS = (
+    "costs",
+    "trade_off",
+    "budget",
+    "neighbors",
+    "fuser_neighbors",
+    "min_queries",
+    "leave_one_out",
+    "loss",
+    "abstain_above",
+    "abstain_by",
+    "on_failure",
+    "look_ahead",
+)
 
 Ask = Callable[[str, Tensor], Any]
 """Called as ``ask(expert name, rows)`` with (R,) ascending row indices; gives that expert's (R, C) outputs."""
 
-_TIE = 1e-6  # errors closer than this are equal
 _CHUNK = 4096  # samples whose questions are decided together
-_MOST_SETS = 2000  # sets of experts that a look-ahead may compare
 
 
 def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -297,7 +308,7 @@ class FrugalFoE(nn.Module):
     def _learn(self) -> None:
         self._ready(fresh=True)
         self.fuser.fit()
-        self.risk.fit(self._first(self.trade_off_), self.loss == "zero_one")
+        self.risk.fit(self.first(self.trade_off_), self.loss == "zero_one")
         if self.budget is not None:
             self.trade_off_ = self._affordable(self.budget)
 
@@ -317,7 +328,7 @@ class FrugalFoE(nn.Module):
             return
         self._search = SubsetNeighbours(self.outputs)
         self._tables = LossTables(self.fuser, self.targets, self.loss)
-        self._spread: dict[tuple[int, ...], Tensor] = {}
+        self.spreads: dict[tuple[int, ...], Tensor] = {}
         self.fuser.attach(self._search, self.outputs, self.targets, self.leave_one_out)
         self.risk.attach(self._search, self.outputs, self._tables, self.neighbors_)
 
@@ -343,17 +354,23 @@ class FrugalFoE(nn.Module):
         self._search = None
         return self
 
-    def _neighbours(self) -> SubsetNeighbours:
+    def search(self) -> SubsetNeighbours:
+        """Finds the nearest validation rows by the outputs of any set of experts."""
         self._ready()
         assert self._search is not None
         return self._search
 
-    def _first(self, trade_off: float, failed: frozenset[int] = frozenset()) -> int:
-        """The expert to ask first: the smallest unconditional risk, price included."""
+    def first(self, trade_off: float, failed: frozenset[int] = frozenset()) -> int:
+        """The expert to ask first: the smallest unconditional risk, price included.
+
+        Args:
+            trade_off: Price of a unit of cost.
+            failed: Numbers of experts that cannot be asked.
+        """
         rows = torch.arange(len(self.targets), device=self.targets.device)
-        sets = self._sets(failed)
+        sets = further_sets(self.costs_, failed, self.look_ahead)
         totals = self._tables((), sets, rows).sum(1)[None]
-        return int(self._best(totals, (), sets, trade_off, len(rows))[0][0])
+        return int(best_set(totals, sets, self.costs_, trade_off, len(rows))[0][0])
 
     @_guarded
     def error(self, subset: Sequence[str]) -> float:
@@ -502,12 +519,12 @@ class FrugalFoE(nn.Module):
             if not 1 <= neighbors <= len(self.targets):
                 raise InputError(f"neighbors is {neighbors}; expected 1 to {len(self.targets)}, the validation rows")
             kept, self.neighbors_ = self.neighbors_, neighbors
-            self.risk.attach(self._neighbours(), self.outputs, self._tables, neighbors)
+            self.risk.attach(self.search(), self.outputs, self._tables, neighbors)
             try:
                 return self.curve(outputs, targets, trade_offs)
             finally:
                 self.neighbors_ = kept
-                self.risk.attach(self._neighbours(), self.outputs, self._tables, kept)
+                self.risk.attach(self.search(), self.outputs, self._tables, kept)
         self._ready()
         goal = read_labelled(outputs, targets)[1].to(self.targets.device)
         known = self._known(outputs)
@@ -595,7 +612,7 @@ class FrugalFoE(nn.Module):
         failures: dict[str, int] = {}
         for first in range(0, count, _CHUNK):
             rows = torch.arange(first, min(first + _CHUNK, count), device=device)
-            state = _State(self, question, rows, trade_off, None if own is None else own[rows], failures)
+            state = Asking(self, question, rows, trade_off, None if own is None else own[rows], failures)
             state.run()
             asked[rows], probabilities[rows], risk[rows], far[rows] = (
                 state.asked,
@@ -609,92 +626,6 @@ class FrugalFoE(nn.Module):
         above = math.inf if self.abstain_above is None else self.abstain_above
         doubt = risk if self.abstain_by == "risk" else 1 - probabilities.max(1).values
         return FrugalPrediction(probabilities, asked, cost, risk, (doubt > above) | ~asked.any(1), far)
-
-    # ------------------------------------------------------------------ deciding
-
-    def _sets(self, taken: Iterable[int]) -> list[tuple[int, ...]]:
-        """Sets of experts that may be asked next, cheapest first."""
-        free = [k for k in range(len(self.names)) if k not in set(taken)]
-        depth = min(self.look_ahead, len(free))
-        number = sum(math.comb(len(free), size) for size in range(1, depth + 1))
-        if number > _MOST_SETS and depth > 1:
-            raise InputError(
-                f"look_ahead is {self.look_ahead}: {number} sets of {len(free)} experts to compare at each step, of "
-                f"{_MOST_SETS} at most; lower it"
-            )
-        sets = [found for size in range(1, depth + 1) for found in combinations(free, size)]
-        return sorted(sets, key=lambda found: (self._cost(found), found))
-
-    def _cost(self, experts: Iterable[int]) -> float:
-        return math.fsum(self.costs_[k] for k in experts)
-
-    def _best(
-        self, totals: Tensor, base: Sequence[int], sets: Sequence[tuple[int, ...]], trade_off: float, count: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The best set of further experts for each sample.
-
-        Args:
-            totals: (R, A) summed loss after asking each set.
-            base: Experts that were asked.
-            sets: The A sets, cheapest first.
-            trade_off: In use.
-            count: M.
-
-        Returns:
-            (R,) the expert to ask next, (R,) summed loss after asking the best set, (R,) its price.
-        """
-        prices = torch.tensor([trade_off * self._cost(added) * count for added in sets], dtype=torch.float64)
-        prices = prices.to(totals.device)
-        scores = totals + prices
-        best = (scores <= scores.amin(1, keepdim=True) + _TIE).to(torch.uint8).argmax(1)
-        after, price = totals.gather(1, best[:, None])[:, 0], prices[best]
-        if all(len(found) == 1 for found in sets):
-            return torch.tensor(sets, device=totals.device)[best, 0], after, price
-        alone = {added[0]: place for place, added in enumerate(sets) if len(added) == 1}
-        order = torch.full((len(totals), len(self.names)), math.inf, dtype=torch.float64, device=totals.device)
-        for expert, place in alone.items():
-            order[:, expert] = scores[:, place]
-        ranks = sorted(alone, key=lambda k: (self.costs_[k], k))
-        inside = order.masked_fill(~self._members(sets)[best], math.inf)[:, ranks]
-        chosen = (inside <= inside.amin(1, keepdim=True) + _TIE).to(torch.uint8).argmax(1)
-        return torch.tensor(ranks, device=totals.device)[chosen], after, price
-
-    def _is_far(self, groups: Sequence[tuple[tuple[int, ...], Tensor]], voters: Tensor, last: Tensor) -> Tensor:
-        """(R,) whether the k-distance of a sample is more than twice that of its neighbours (Breunig et al., 2000).
-
-        Args:
-            groups: Sets of experts, and which samples asked them.
-            voters: (R, k) the nearest validation rows of each sample.
-            last: (R,) squared distance of the farthest of them.
-        """
-        search, nothing = self._neighbours(), torch.full(self.targets.shape, math.nan, dtype=last.dtype)
-        if (len(self._spread) + len(groups)) * 8 * len(self.targets) > LossTables.limit_bytes:
-            self._spread.clear()
-        spreads = [self._spread.setdefault(subset, nothing.to(last.device, copy=True)) for subset, _ in groups]
-        unknown = [
-            near[spread[near].isnan()]
-            for spread, near in (
-                (spread, voters[some].unique()) for spread, (_, some) in zip(spreads, groups, strict=True)
-            )
-        ]
-        counts = [len(rows) for rows in unknown]
-        sets = self._members([subset for subset, _ in groups])
-        sets = sets.repeat_interleave(torch.tensor(counts, device=sets.device), dim=0)
-        rows = torch.cat(unknown)
-        count = min(voters.shape[1], len(self.targets) - 1)
-        found = search.each(sets, self.outputs[:, rows], count, rows)[1].sqrt()
-        far = torch.empty(len(voters), dtype=torch.bool, device=voters.device)
-        for (_, some), spread, near, values in zip(groups, spreads, unknown, found.split(counts), strict=True):
-            spread[near] = values
-            far[some] = last[some].sqrt() > FAR_RATIO * spread[voters[some]].mean(1) + 1e-3
-        return far
-
-    def _members(self, sets: Sequence[tuple[int, ...]]) -> Tensor:
-        """(A, K) bool."""
-        members = torch.zeros(len(sets), len(self.names), dtype=torch.bool, device=self.targets.device)
-        for place, found in enumerate(sets):
-            members[place, list(found)] = True
-        return members
 
     # -------------------------------------------------------------------- files
 
@@ -712,9 +643,9 @@ class FrugalFoE(nn.Module):
             "trade_off_": self.trade_off_,
             "neighbors_": self.neighbors_,
             "arguments": {name: getattr(self, name) for name in ARGUMENTS},
-            "fuser": _describe(self.fuser),
-            "risk": _describe(self.risk),
-            "digest": _digest(self.state_dict()),
+            "fuser": describe_part(self.fuser),
+            "risk": describe_part(self.risk),
+            "digest": digest_of(self.state_dict()),
         }
 
     def save(self, folder: str | Path) -> None:
@@ -723,17 +654,7 @@ class FrugalFoE(nn.Module):
         Args:
             folder: Made where it is missing; a policy in it is replaced.
         """
-        from safetensors.torch import save_file
-
-        facts = json.dumps(self.facts(), indent=1)
-        path = Path(folder)
-        if path.exists() and not path.is_dir():
-            raise InputError(f"policy: {path} is a file; name a folder")
-        path.mkdir(parents=True, exist_ok=True)
-        with whole_file(path / "policy.safetensors") as draft:
-            save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, draft)
-        with whole_file(path / "policy.json") as draft:
-            draft.write_text(facts)
+        write_policy(folder, self.facts(), self.state_dict())
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -742,19 +663,7 @@ class FrugalFoE(nn.Module):
         Raises:
             InputError: If there is none, or it is damaged.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        path = Path(folder)
-        try:
-            facts = json.loads((path / "policy.json").read_text())
-            tensors = load_file(path / "policy.safetensors")
-        except (FileNotFoundError, NotADirectoryError) as error:
-            missing = next((n for n in ("policy.json", "policy.safetensors") if not (path / n).is_file()), path.name)
-            raise InputError(f"policy: found no policy in {path} ({missing} is missing)") from error
-        except (ValueError, SafetensorError, OSError) as error:
-            raise InputError(f"policy: {path} cannot be read ({type(error).__name__}: {error})") from error
-        return cls.from_state(facts, tensors, str(path))
+        return cls.from_state(*read_policy(folder), str(Path(folder)))
 
     @classmethod
     def from_state(cls, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str = "the policy") -> Self:
@@ -773,8 +682,8 @@ class FrugalFoE(nn.Module):
                 raise InputError(f"policy: {where} has format {facts['format']}; this version reads {FORMAT}")
             policy = cls(
                 **facts["arguments"],
-                fuser=_build(facts["fuser"], SubsetFuser, where),
-                risk=_build(facts["risk"], RiskEstimator, where),
+                fuser=build_part(facts["fuser"], SubsetFuser, where),
+                risk=build_part(facts["risk"], RiskEstimator, where),
             )
             policy.names, policy.classes, policy.experts = facts["names"], facts["classes"], facts["experts"]
             policy.costs_ = read_costs(facts["costs_"], policy.names, None)
@@ -787,7 +696,7 @@ class FrugalFoE(nn.Module):
                 raise InputError(f"policy: the facts of {where} are out of range")
             shape = len(policy.names), facts["rows"], facts["num_classes"]
             policy.outputs, policy.targets = tensors["outputs"], tensors["targets"]
-            if tuple(policy.outputs.shape) != shape or _digest(tensors) != facts["digest"]:
+            if tuple(policy.outputs.shape) != shape or digest_of(tensors) != facts["digest"]:
                 raise InputError(f"policy: the arrays of {where} are not those that its facts were written with")
             policy.fuser.allocate(*shape)
             policy.risk.allocate(*shape)
@@ -798,173 +707,6 @@ class FrugalFoE(nn.Module):
         return policy
 
 
-FAR_RATIO = 2.0
-"""A sample is far where its k-distance is this many times that of its neighbours."""
-FAR_SHARE = 0.1
-"""Share of far samples in a batch from which on :meth:`FrugalFoE.predict` warns."""
-ARGUMENTS = (
-    "costs",
-    "trade_off",
-    "budget",
-    "neighbors",
-    "fuser_neighbors",
-    "min_queries",
-    "leave_one_out",
-    "loss",
-    "abstain_above",
-    "abstain_by",
-    "on_failure",
-    "look_ahead",
-)
-
-
-class _Look(NamedTuple):
-    """Samples in one state: whom they asked, who failed, and, once somebody was asked, what the risk looked up."""
-
-    asked: tuple[int, ...]
-    failed: tuple[int, ...]
-    some: Tensor
-    looked: Tensor | None = None
-    now: Tensor = torch.empty(0)
-    live: Tensor = torch.empty(0)
-
-
-class _State:
-    """What is known about some samples while they are decided."""
-
-    def __init__(
-        self,
-        policy: FrugalFoE,
-        question: Callable[[int, Tensor], Tensor],
-        rows: Tensor,
-        trade_off: float,
-        own: Tensor | None,
-        failures: dict[str, int],
-    ) -> None:
-        self.policy, self.question, self.rows, self.trade_off, self.own = policy, question, rows, trade_off, own
-        self.failures = failures
-        experts, _, classes = policy.outputs.shape
-        self.points = policy.outputs.new_zeros(experts, len(rows), classes)
-        self.asked = torch.zeros(len(rows), experts, dtype=torch.bool, device=rows.device)
-        self.failed = torch.zeros_like(self.asked)
-        self.probabilities = torch.zeros(len(rows), classes, device=rows.device)
-        self.risk = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
-        self.far = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-
-    def run(self) -> None:
-        """Ask until every sample has its answer."""
-        active = torch.arange(len(self.rows), device=self.rows.device)
-        following = torch.full_like(active, -1)
-        while len(active):
-            for look in self._look(active):
-                following[look.some] = self._decide(look)
-            active = active[following[active] >= 0]
-            for expert in following[active].unique().tolist():
-                self._ask(expert, active[following[active] == expert])
-        answered = self.asked.any(1).nonzero().flatten()
-        if self.own is None and len(answered):  # judged on its own rows, only costs and risks are wanted
-            self._conclude(answered)
-
-    def _ask(self, expert: int, some: Tensor) -> None:
-        rows = self.rows[some]
-        values = self.question(expert, rows)
-        sound = values.isfinite().all(1)
-        if not sound.all():
-            name, wrong = self.policy.names[expert], rows[~sound]
-            if self.policy.on_failure == "raise":
-                raise InputError(
-                    f"expert {name} returned NaN or infinite outputs for row(s) {shorten(wrong.tolist())}; "
-                    "on_failure='skip' goes on without it"
-                )
-            self.failures[name] = self.failures.get(name, 0) + len(wrong)
-            self.failed[some[~sound], expert] = True
-            some, values = some[sound], values[sound]
-        self.points[expert, some] = values
-        self.asked[some, expert] = True
-
-    def _look(self, active: Tensor) -> list[_Look]:
-        """What is known about samples, state by state, and which of them may go on."""
-        risk = self.policy.risk
-        begun = self.asked[active].any(1)
-        some = active[begun]
-        looked = risk.look_each(self.asked[some], self.points[:, some], None if self.own is None else self.own[some])
-        place = begun.cumsum(0) - 1
-        looks = []
-        for state, places in _alike(torch.cat([self.asked[active], self.failed[active]], 1)):
-            asked, failed = (tuple(part.nonzero().flatten().tolist()) for part in state.chunk(2))
-            some, seen = active[places], None
-            if asked and looked is not None:
-                seen = looked[place[places]]
-            elif asked:
-                seen = risk.look(asked, self.points[:, some], None if self.own is None else self.own[some])
-            looks.append(_Look(asked, failed, some, seen))
-        if self.policy.look_ahead == 1:
-            risk.prepare([(look.asked, look.looked) for look in looks if look.looked is not None], further=False)
-        looks = [self._judge(look) for look in looks]
-        if self.policy.look_ahead == 1:
-            going = [(look.asked, look.looked[look.live]) for look in looks if look.looked is not None]
-            risk.prepare([(asked, seen) for asked, seen in going if len(seen)], further=True)
-        return looks
-
-    def _judge(self, look: _Look) -> _Look:
-        """With the loss of what was asked, and which samples may go on."""
-        if look.looked is None:
-            return look
-        policy, count = self.policy, self.policy.neighbors_
-        now = policy.risk.total(look.looked, look.asked, [()])[:, 0]
-        taken = {*look.asked, *look.failed}
-        if len(taken) == len(policy.names):
-            live = torch.zeros_like(now, dtype=torch.bool)
-        elif len(look.asked) < policy.min_queries:
-            live = torch.ones_like(now, dtype=torch.bool)
-        else:  # no gain is larger than the whole loss
-            cheapest = min(cost for k, cost in enumerate(policy.costs_) if k not in taken)
-            live = now >= self.trade_off * cheapest * count - _TIE
-        return look._replace(now=now, live=live)
-
-    def _decide(self, look: "_Look") -> Tensor:
-        """(R,) the expert to ask next, -1 where the answer is given, for samples in one state."""
-        policy, count, asked, some = self.policy, self.policy.neighbors_, look.asked, look.some
-        if look.looked is None:
-            if len(look.failed) < len(policy.names):
-                return torch.full_like(some, policy._first(self.trade_off, frozenset(look.failed)))
-            warnings.warn(f"every expert failed on row(s) {shorten(self.rows[some].tolist())}: abstained", stacklevel=3)
-            share = torch.bincount(policy.targets, minlength=self.probabilities.shape[1]) / len(policy.targets)
-            self.probabilities[some] = share.to(self.probabilities.dtype)
-            self.risk[some] = 1.0
-            return torch.full_like(some, -1)
-        following, live = torch.full_like(some, -1), look.live
-        if live.any():
-            sets = policy._sets({*asked, *look.failed})
-            totals = policy.risk.total(look.looked[live], asked, sets)
-            expert, after, price = policy._best(totals, asked, sets, self.trade_off, count)
-            must = len(asked) < policy.min_queries
-            goes_on = torch.ones_like(live[live]) if must else look.now[live] - after >= price - _TIE
-            following[live] = torch.where(goes_on, expert, -1)
-        self.risk[some] = torch.where(following < 0, look.now / count, self.risk[some])
-        return following
-
-    def _conclude(self, some: Tensor) -> None:
-        """Answer for samples that asked somebody."""
-        policy, asked, points = self.policy, self.asked[some], self.points[:, some]
-        groups = [(tuple(sets.nonzero().flatten().tolist()), places) for sets, places in _alike(asked)]
-        count = min(policy.fuser_neighbors, len(policy.targets) - 1)
-        voters, last = policy._neighbours().each(asked, points, count)
-        if type(policy.fuser) is KNNFuser and policy.fuser.neighbors == count:  # these are its voters
-            self.probabilities[some] = policy.fuser.vote(voters[None])[0].to(self.probabilities.dtype)
-        else:
-            for subset, places in groups:
-                answer = policy.fuser.predict(subset, points[:, places])
-                self.probabilities[some[places]] = answer.to(self.probabilities.dtype)
-        self.far[some] = policy._is_far(groups, voters, last)
-
-
-def _alike(states: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The different rows of a matrix, and where they are."""
-    different, inverse, counts = states.unique(dim=0, return_inverse=True, return_counts=True)
-    return list(zip(different, inverse.argsort(stable=True).split(counts.tolist()), strict=True))
-
-
 def _is_number(value: Any, whole: bool = False) -> bool:
     return isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
 
@@ -972,33 +714,3 @@ def _is_number(value: Any, whole: bool = False) -> bool:
 def _own(part: Any) -> Any:
     """A fuser or estimator that serves another policy already is copied."""
     return copy.deepcopy(part) if hasattr(part, "_search") else part
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    return digest(*(part for name in sorted(tensors) for part in (name, tensors[name].cpu())))
-
-
-def _describe(part: nn.Module) -> dict[str, Any]:
-    """The class of a fuser or risk estimator, with its arguments: attributes of the same names."""
-    import inspect
-
-    names = [name for name in inspect.signature(type(part).__init__).parameters if name != "self"]
-    lost = [name for name in names if not hasattr(part, name) and name not in ("args", "kwargs")]
-    if lost:
-        raise InputError(
-            f"{type(part).__name__}: its argument {lost[0]} cannot be saved; keep it as an attribute of the same name"
-        )
-    values = {name: getattr(part, name) for name in names if hasattr(part, name)}
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-    return {"class_path": f"{type(part).__module__}.{type(part).__qualname__}", "init_args": plain}
-
-
-def _build(spec: Mapping[str, Any], family: type, where: str) -> Any:
-    """The fuser or risk estimator that a file names; its class must be this library's, or imported already."""
-    kind = imported_class(spec["class_path"], family)
-    if kind is None:
-        raise InputError(
-            f"policy: {where} names {spec['class_path']}, which is no imported fuser or risk estimator; import it "
-            "first if you trust the file (a policy must not import code by itself)"
-        )
-    return kind(**spec["init_args"])
