@@ -22,7 +22,14 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_fusion.data.base import digest, draws_order, slice_loader
 from lightning_fusion.data.whole import whole_file
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.pool import ExpertPool, check_name, check_outputs, scatter_columns, task_classes
+from lightning_fusion.experts.pool import (
+    ExpertPool,
+    check_features,
+    check_name,
+    check_outputs,
+    scatter_columns,
+    task_classes,
+)
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -304,6 +311,7 @@ class ExpertOutputs:
                     raise InputError(f"split {split}: features of an expert that expert_classes lacks: {name}")
                 if values.ndim != 2 or len(values) != rows:
                     raise InputError(f"split {split}: features of {name} have shape {values.shape} for {rows} rows")
+            check_features({name: torch.from_numpy(values) for name, values in parts[split].features.items()})
         experts = {
             name: {
                 "classes": names,

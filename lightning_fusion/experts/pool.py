@@ -158,10 +158,20 @@ class ExpertPool(nn.Module):
 
     @torch.no_grad()
     def forward_with_features(self, input: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Ask every expert for probabilities (B, C_k) and features (B, D_k), by name."""
+        """Ask every expert for probabilities (B, C_k) and features (B, D_k), by name.
+
+        Raises:
+            InputError: If an expert names no layer, an output is no distribution, or a feature is not finite; names
+                expert and rows.
+        """
+        if lacking := [name for name, expert in self.members.items() if expert.features is None]:
+            raise InputError(
+                f"features: the experts {shorten(lacking)} name no layer; set features to a submodule's name"
+            )
         both = {name: expert.forward_with_features(_copy(input)) for name, expert in self.members.items()}
         outputs, features = ({name: pair[part] for name, pair in both.items()} for part in (0, 1))
         check_outputs(outputs)
+        check_features(features)
         return outputs, features
 
     @torch.no_grad()
@@ -172,11 +182,7 @@ class ExpertPool(nn.Module):
             InputError: If one has NaN or infinite entries; names expert and rows.
         """
         found = {name: expert.forward_with_features(_copy(input))[1] for name, expert in self.members.items()}
-        sound = {name: value.isfinite().flatten(1).all(1) for name, value in found.items()}
-        if not torch.stack([rows.all() for rows in sound.values()]).all():  # one synchronisation for all
-            name, rows = next((name, rows) for name, rows in sound.items() if not rows.all())
-            listed = shorten((~rows).nonzero().flatten().tolist())
-            raise InputError(f"the representation of expert {name} is NaN or infinite in row(s) {listed} of the batch")
+        check_features(found)
         return found
 
     @classmethod
@@ -247,6 +253,25 @@ def check_same_experts(known: Mapping[str, Mapping[str, Any]], found: Mapping[st
                 f"experts: the model was trained with expert {name} of fingerprint {fact['fingerprint']} (checkpoint "
                 f"{fact['checkpoint']}); the one given has {other}"
             )
+
+
+def check_features(features: Mapping[str, Tensor]) -> None:
+    """Refuse features that are not finite: one synchronisation for all experts.
+
+    Args:
+        features: (B, D_k) by expert.
+
+    Raises:
+        InputError: If one has NaN or infinite entries; names expert and rows.
+    """
+    if not features:
+        return
+    sound = {name: value.isfinite().flatten(1).all(1) for name, value in features.items()}
+    if torch.stack([rows.all() for rows in sound.values()]).all():
+        return
+    name, rows = next((name, rows) for name, rows in sound.items() if not rows.all())
+    listed = shorten((~rows).nonzero().flatten().tolist())
+    raise InputError(f"the representation of expert {name} is NaN or infinite in row(s) {listed} of the batch")
 
 
 def check_outputs(outputs: Mapping[str, Tensor]) -> None:

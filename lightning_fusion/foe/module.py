@@ -1,5 +1,6 @@
 """FoE for classification: a small network learns to read the outputs of frozen experts."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -317,7 +318,7 @@ def failure_signs(metrics: Mapping[str, float], target: str) -> list[str]:
     """What validation metrics say about a fuser that went wrong.
 
     Args:
-        metrics: ``val_accuracy``, ``val_best_expert`` and, where the target is the expert, ``val_choice_accuracy``.
+        metrics: ``val_loss``, ``val_accuracy``, ``val_best_expert`` and, where the target is the expert, ``val_choice_accuracy``.
         target: ``label`` or ``expert``.
 
     Example:
@@ -325,6 +326,11 @@ def failure_signs(metrics: Mapping[str, float], target: str) -> list[str]:
         the fuser (validation accuracy 0.500) is below the best single expert (0.600): too few rows, ...
     """
     signs = []
+    if not math.isfinite(loss := metrics.get("val_loss", 0.0)):
+        signs.append(
+            f"the training diverged (validation loss {loss}): lower the learning rate, or look at the scale of what the "
+            "fuser reads"
+        )
     accuracy, best = metrics.get("val_accuracy"), metrics.get("val_best_expert")
     if accuracy is not None and best is not None and accuracy < best:
         signs.append(

@@ -215,6 +215,10 @@ class TestFromArrays:
             ({"index": [0, 1, 1]}, "index .* unique"),
             ({"features": {"a": [[1.0]] * 2}}, r"features of a .*\(2, 1\) for 3 rows"),
             ({"features": {"z": [[1.0]] * 3}}, "features .* z"),
+            (
+                {"features": {"a": [[1.0], [np.inf], [0.0]]}},
+                r"representation of expert a is NaN or infinite in row\(s\) 1",
+            ),
         ],
     )
     def test_refused(self, changes, message):

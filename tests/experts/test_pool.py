@@ -100,6 +100,22 @@ class TestBadAnswers:
         with pytest.raises(InputError, match=r"expert b returned NaN .* row\(s\) 0, 1, 2, 3, 4 and 2 more"):
             ExpertPool(made)(torch.zeros(7, 4))
 
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_a_representation_that_is_not_finite_behind_sound_answers(self, value):
+        made = tiny.experts(features="body")
+        network = made["b"].network
+        network.body.register_forward_hook(lambda module, given, output: output.index_fill(0, torch.tensor(1), value))
+        network.head.register_forward_pre_hook(lambda module, given: (given[0].nan_to_num(0, 0, 0),))
+        pool = ExpertPool(made)
+        assert all(values.isfinite().all() for values in pool(torch.zeros(3, 4)).values())
+        with pytest.raises(InputError, match=r"representation of expert b is NaN or infinite in row\(s\) 1 of the"):
+            pool.forward_with_features(torch.zeros(3, 4))
+
+    def test_experts_without_a_layer_are_named(self):
+        made = {"a": tiny.experts(features="body")["a"], "b": tiny.experts()["b"]}
+        with pytest.raises(InputError, match="the experts b name no layer; set features"):
+            ExpertPool(made).forward_with_features(torch.zeros(3, 4))
+
     def test_rounding_is_forgiven(self):
         check_outputs({"a": torch.tensor([[0.5, 0.5005]])})
         with pytest.raises(InputError, match=r"sum 1.01"):

@@ -118,7 +118,8 @@ class TestFailureSigns:
 
     def test_choosing_strangers_is_named_where_the_target_is_the_expert(self):
         metrics = {"val_accuracy": 0.7, "val_best_expert": 0.6, "val_choice_accuracy": 0.4}
-        (sign,) = failure_signs(metrics, "expert")
+        assert "the training diverged" in failure_signs(metrics | {"val_loss": float("nan")}, "expert")[0]
+        (sign,) = failure_signs(metrics | {"val_loss": 0.7}, "expert")
         assert "owns the row in only 40.0%" in sign
         assert failure_signs(metrics, "label") == []
 
