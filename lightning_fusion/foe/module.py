@@ -318,7 +318,8 @@ def failure_signs(metrics: Mapping[str, float], target: str) -> list[str]:
     """What validation metrics say about a fuser that went wrong.
 
     Args:
-        metrics: ``val_loss``, ``val_accuracy``, ``val_best_expert`` and, where the target is the expert, ``val_choice_accuracy``.
+        metrics: ``val_loss``, ``val_accuracy``, ``val_best_expert`` and, where the target is the expert,
+            ``val_choice_accuracy``.
         target: ``label`` or ``expert``.
 
     Example:
@@ -328,8 +329,8 @@ def failure_signs(metrics: Mapping[str, float], target: str) -> list[str]:
     signs = []
     if not math.isfinite(loss := metrics.get("val_loss", 0.0)):
         signs.append(
-            f"the training diverged (validation loss {loss}): lower the learning rate, or look at the scale of what the "
-            "fuser reads"
+            f"the training diverged (validation loss {loss}): lower the learning rate, or look at the scale of what "
+            "the fuser reads"
         )
     accuracy, best = metrics.get("val_accuracy"), metrics.get("val_best_expert")
     if accuracy is not None and best is not None and accuracy < best:
