@@ -67,7 +67,9 @@ def pairs(rows: int = 12, batch_size: int = 4, seed: int = 0, own: list[str] | N
     return TextPairsDataModule(splits, DOMAINS, own, batch_size=batch_size)
 
 
-def save_classifier(folder: Path, kind: str = "bert", labels: list[str] | None = None, seed: int = 0) -> str:
+def save_classifier(
+    folder: Path, kind: str = "bert", labels: list[str] | None = None, seed: int = 0, vocab_size: int = VOCABULARY
+) -> str:
     """A tiny classifier with random weights, as save_pretrained writes it."""
     import transformers
 
@@ -76,7 +78,7 @@ def save_classifier(folder: Path, kind: str = "bert", labels: list[str] | None =
     facts = {"id2label": names, "label2id": {name: number for number, name in names.items()}} if names else {}
     if kind == "bert":
         config = transformers.BertConfig(
-            vocab_size=VOCABULARY,
+            vocab_size=vocab_size,
             hidden_size=16,
             num_hidden_layers=2,
             num_attention_heads=2,
@@ -86,7 +88,7 @@ def save_classifier(folder: Path, kind: str = "bert", labels: list[str] | None =
         )
         model = transformers.BertForSequenceClassification(config)
     else:
-        config = transformers.GPT2Config(vocab_size=VOCABULARY, **GPT2, **facts)
+        config = transformers.GPT2Config(vocab_size=vocab_size, **GPT2, **facts)
         model = transformers.GPT2ForSequenceClassification(config)
     for value in model.parameters():
         nn.init.normal_(value, std=0.3)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from lightning_fusion.data.base import SPLITS, Batch, FusionDataModule, SliceSampler, TensorDataModule, as_batch
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.expert import tell_other_input
 from lightning_fusion.experts.outputs import ExpertOutputs, StoreWriter, check_targets, read_manifest
 from lightning_fusion.experts.pool import ExpertPool
 
@@ -78,6 +79,8 @@ def collect(
     set_up(data)
     task = list(getattr(data, "classes", pool.classes))
     pool = pool.for_task(task)  # the data module's vocabulary is the task's
+    for name, expert in pool.members.items():
+        tell_other_input(f"expert {name}", expert.preprocessing, getattr(data, "preprocessing", None))
     prints = {split: fingerprint_of(data, split) for split in splits}
     facts = pool.facts()  # before asking: a precision such as bf16-true changes the weights at hand
     manifest = None if overwrite else read_manifest(folder)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -238,12 +239,12 @@ def tell_other_input(whose: str, known: Mapping[str, Any] | None, found: Mapping
     if not known or not found:
         return
     both = [
-        (name, known.get(name), found.get(name))
-        for name in {**found, **known}
-        if json.dumps(known.get(name), default=str) != json.dumps(found.get(name), default=str)  # lists are tuples
+        (name, *(json.dumps(facts.get(name), default=str) for facts in (known, found)))  # lists are tuples
+        for name in known  # of what it does not tell, nothing is known
     ]
-    if both:
-        listed = shorten(f"{name} {one} against {other}" for name, one, other in both)
+    other = [f"{name} {textwrap.shorten(a, 60)} against {textwrap.shorten(b, 60)}" for name, a, b in both if a != b]
+    if other:
+        listed = shorten(other)
         rank_zero_warn(f"preprocessing: {whose} was trained on other input than the data give ({listed})")
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_fusion.data.tokens import TextTokenizer
 from lightning_fusion.errors import InputError, shorten
 
 _TOKENIZER = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model")
@@ -64,9 +66,17 @@ def hash_files(files: Sequence[Path]) -> str:
 
 
 def tokenizer_fingerprint(path: str) -> str | None:
-    """A fingerprint of the tokenizer's files that stand beside a model; None where there are none."""
-    files = [Path(path) / name for name in _TOKENIZER if (Path(path) / name).is_file()]
-    return hash_files(files) if files else None
+    """The fingerprint of the tokenizer that stands beside a model, as a data module with ``tokenizer: path`` has it.
+
+    None where there is none, or one that cannot be read here: nothing is known about the model's tokens then.
+    """
+    if not any((Path(path) / name).is_file() for name in _TOKENIZER):
+        return None
+    try:
+        return TextTokenizer.load(path, download=False).fingerprint
+    except InputError as error:
+        rank_zero_warn(f"the tokens of {path} are not compared with those of the data: {error}")
+        return None
 
 
 def _load(kind: str, path: str, download: bool) -> Any:

@@ -1,10 +1,13 @@
 import sys
+import warnings
+from pathlib import Path
 
 import language
 import pytest
 import torch
 
-from lightning_fusion import Expert, ExpertPool
+from lightning_fusion import Expert, ExpertPool, TextDataModule, collect
+from lightning_fusion.data.tokens import TextTokenizer
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.generation import GenerativeExpert, score_options
 from lightning_fusion.experts.transformers import TransformersClassifier, TransformersGenerator
@@ -43,11 +46,12 @@ class TestClassifiers:
 
     def test_facts(self, tmp_path):
         path = language.save_classifier(tmp_path / "a", labels=["x", "y"])
-        (tmp_path / "a" / "tokenizer.json").write_text("{}")
+        tokenizer = TextTokenizer.train(["a text"], 300, lowercase=False)
+        tokenizer.save(tmp_path / "a")
         expert = Expert.from_transformers(path, classes=["y", "z", "x"], domains=["books"])
         parameters = sum(weights.numel() for weights in expert.parameters())
         assert expert.cost == parameters / 1e6 and expert.domains == ["books"]
-        assert len(expert.preprocessing["tokenizer"]) == 32
+        assert expert.preprocessing == {"tokenizer": tokenizer.fingerprint}
         other = Expert.from_transformers(language.save_classifier(tmp_path / "b", labels=["x", "y"], seed=1), cost=2)
         assert other.fingerprint != expert.fingerprint and other.cost == 2 and other.preprocessing is None
         assert expert.fingerprint == Expert.from_transformers(path).fingerprint
@@ -88,6 +92,45 @@ class TestClassifiers:
             expert({"input_ids": input["input_ids"] * 0 + 24, "attention_mask": input["attention_mask"]})
         with pytest.raises(InputError, match="reads a dict of input_ids and attention_mask"):
             expert(torch.zeros(2, 3))
+
+
+class TestTokensOfOneSize:
+    """A wrong tokenizer whose numbers the model has too: answers would mislead without a word."""
+
+    @pytest.fixture
+    def model(self, tmp_path) -> str:
+        save_tokenizer(tmp_path / "model", "question answer")
+        return language.save_classifier(tmp_path / "model", labels=["bad", "good"], vocab_size=300)
+
+    def ask(self, model: str, tokenizer: str, folder: Path) -> None:
+        with open(folder / "texts.csv", "w") as file:
+            file.write("text,label,domain\n")
+            for number in range(40):
+                file.write(f"a text {number},{('bad', 'good')[number % 2]},{('shop', 'film')[number // 20]}\n")
+        data = TextDataModule(root=str(folder / "texts.csv"), domain_fields=["domain"], tokenizer=tokenizer)
+        pool = ExpertPool({"a": Expert.from_transformers(model)}, ["bad", "good"])
+        collect(pool, data, splits=["test"])
+
+    def test_is_told(self, model, tmp_path):
+        save_tokenizer(tmp_path / "other", "some other words")
+        with pytest.warns(UserWarning, match=r"preprocessing: expert a was trained on other input .*\(tokenizer "):
+            self.ask(model, str(tmp_path / "other"), tmp_path)
+
+    def test_the_models_own_is_quiet(self, model, tmp_path):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="preprocessing")
+            self.ask(model, model, tmp_path)
+
+    def test_one_that_cannot_be_read_is_told(self, model, tmp_path):
+        for file in (tmp_path / "model").glob("tokenizer*"):
+            file.write_text("{}")
+        with pytest.warns(UserWarning, match=r"the tokens of .*model are not compared with those of the data"):
+            expert = Expert.from_transformers(model)
+        assert expert.preprocessing is None
+
+
+def save_tokenizer(folder: Path, words: str) -> None:
+    TextTokenizer.train([words] * 9, 300, lowercase=True).save(folder)
 
 
 class TestFolders:
