@@ -14,6 +14,7 @@ from lightning_fusion.data.tokens import TextTokenizer
 from lightning_fusion.errors import InputError, shorten
 
 _AG_NEWS = ("class", "title", "description")
+_WHOLE = 1 << 20  # tokens
 _EXPERT, _EXPERT_VAL, _FUSER, _FUSER_VAL, _TEST = range(5)
 _PARTS = ("training the experts", "validating the experts", "training the fuser", "validating the fuser", "testing")
 _ROLES = {
@@ -45,7 +46,7 @@ class PairFiles:
         vocab_size: Tokens, at most.
         lowercase: Whether letters lose their case.
         max_read: Tokens of a text to read; the rest is cut.
-        max_write: Tokens of a text to write; likewise.
+        max_write: Tokens of a text to write that experts learn from; the texts that judge them are whole.
         batch_size: Pairs per batch of the experts' training.
         ask_batch_size: Texts that an expert is asked about at once.
         seed: Of the parts and orders.
@@ -155,9 +156,20 @@ class PairFiles:
 
     @cached_property
     def _tokens(self) -> tuple[list[list[int]], list[list[int]]]:
-        read, _, _ = self.tokenizer.encode(self.texts.texts, None, self.max_read)
-        write, _, _ = self.tokenizer.encode(self.texts.labels, None, self.max_write)
+        """All texts to read and to write, whole."""
+        read, _, _ = self.tokenizer.encode(self.texts.texts, None, _WHOLE)
+        write, _, _ = self.tokenizer.encode(self.texts.labels, None, _WHOLE)
         return read, write
+
+    def tell_cut(self) -> str | None:
+        """How many texts are longer than what is read and learnt of them; None where all fit."""
+        limits = {"read": self.max_read, "write": self.max_write}
+        both = zip(limits, self._tokens, strict=True)
+        cut = {name: sum(len(text) > limits[name] for text in texts) for name, texts in both}
+        told = [
+            f"{cut[name]} to {name} are longer than max_{name} ({limits[name]} tokens)" for name in cut if cut[name]
+        ]
+        return f"Of {len(self.part)} pairs, {' and '.join(told)}: experts see that much of them." if told else None
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of some tokens."""
@@ -178,13 +190,14 @@ class PairFiles:
     def module(self, role: Literal["expert", "fuser"], domain: str | None = None) -> TextPairsDataModule:
         """Batches of a role, of one domain or of all; the fuser's has ``test`` beside ``train`` and ``val``."""
         read, write = self._tokens
+        longest = self.max_write if role == "expert" else _WHOLE
         number = {name: place for place, name in enumerate(self.domains)}
         splits = {}
         for split in _ROLES[role]:
             rows = self.rows(role, split)
             splits[split] = (
-                [read[row] for row in rows],
-                [write[row] for row in rows],
+                [read[row][: self.max_read] for row in rows],
+                [write[row][:longest] for row in rows],
                 [number[self.texts.domains[row]] for row in rows],
             )
         own = None if domain is None else [domain]

@@ -128,6 +128,8 @@ def generative(
         "pairs": ", ".join(f"{name} {count}" for name, count in run.counts().items()),
         "tokens": data.tokenizer.vocab_size,
     }
+    if told := data.tell_cut():
+        report.notes.append(told)
     report.save(folder, MAIN, {})  # the figures are safe before anything is drawn
     report.save(folder, MAIN, _draw(report, folder, run))
     report.print(MAIN, folder, console)

@@ -45,6 +45,29 @@ def test_roles_have_their_own_pairs_and_the_tokenizer_reads_the_experts_training
     assert again.tokenizer.fingerprint == data.tokenizer.fingerprint
 
 
+def test_experts_learn_from_cut_texts_and_are_judged_by_whole_ones(news):
+    whole = PairFiles(str(news), "ag_news", vocab_size=300, max_read=500, max_write=500)
+    cut = whole.variant(max_read=12, max_write=5)
+    assert whole.tell_cut() is None
+    encode = whole.tokenizer.backend.encode
+    read = sum(len(encode(text).ids) > 12 for text in whole.texts.texts)
+    write = sum(len(encode(text).ids) > 5 for text in whole.texts.labels)
+    assert 0 < write < len(cut.part) and read > 0
+    assert cut.tell_cut() == (
+        f"Of {len(cut.part)} pairs, {read} to read are longer than max_read (12 tokens) and {write} to write are "
+        "longer than max_write (5 tokens): experts see that much of them."
+    )
+    for split in ("train", "val"):
+        (batch,) = cut.module("expert", "World")._loader(split, False)
+        assert batch.input["input_ids"].shape[1] == 12 and batch.input["target_ids"].shape[1] == 5
+    for split in ("train", "val", "test"):
+        rows = cut.rows("fuser", split)
+        inputs = cut.module("fuser").rows(split).inputs[np.arange(len(rows))]
+        assert inputs["input_ids"].shape[1] == 12
+        texts = [cut.decode([token for token in ids if token != 0]) for ids in inputs["target_ids"].tolist()]
+        assert texts == [cut.texts.labels[row] for row in rows]
+
+
 def test_named_columns_and_slashes(tmp_path):
     path = tmp_path / "pairs.csv"
     lines = [f"{kind},long {row} text,short {row}" for row in range(20) for kind in ("a/b", "c")]
