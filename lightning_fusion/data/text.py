@@ -30,6 +30,7 @@ from lightning_fusion.data.text_sources import (
     from_huggingface,
     from_reviews,
     from_tweeteval,
+    normalise,
     synthetic_texts,
 )
 from lightning_fusion.data.tokens import Corpus, LengthSampler, TextTokenizer, TokenRows, bag_of_words, load_corpus
@@ -49,6 +50,7 @@ _ONLY = {  # arguments that mean something to some sources only, and those sourc
     "pair": _TABLES,
     "domain_fields": _TABLES,
     "split_field": ("files", "huggingface"),
+    "out_of_scope_label": ("files", "huggingface"),
     "columns": ("files",),
     "delimiter": ("files", "huggingface"),
     "overlap": ("synthetic",),
@@ -57,8 +59,9 @@ _AG_NEWS = ("class", "title", "description")
 _READING = {
     *("source", "root", "text", "label", "pair", "domain_fields", "split_field", "columns", "delimiter", "encoding"),
     *("tokenizer", "vocab_size", "lowercase", "download", "max_length", "unreadable", "overlap", "cache"),
+    "out_of_scope_label",
 }
-_READ_AS = 2  # counts changes of how files are read: entries of a cache that were read otherwise are left alone
+_READ_AS = 3  # counts changes of how files are read: entries of a cache that were read otherwise are left alone
 _SPLITTING = {"val_share", "test_share", "fuser_share", "seed"}
 _TRAIN, _VAL, _TEST, _FUSER_TRAIN, _FUSER_VAL, _NOWHERE = 0, 1, 2, 3, 4, -1
 
@@ -102,9 +105,11 @@ class TextDataModule(FusionDataModule):
             Splits do not depend on it.
         labels: All labels there may be, in the order of the targets; any other is an error. None: those that are
             found, by name, each of which training must hold.
-        out_of_scope: ``keep`` gives queries out of scope in validation and test where no ``domain`` is chosen: of no
-            domain, and with a class of their own, the last, which no expert knows. Answering them is always wrong,
-            so risk-coverage curves over these splits measure abstention.
+        out_of_scope_label: Label of the texts in one's own files that are of none of the classes; such a row needs no
+            domain.
+        out_of_scope: ``keep`` gives texts out of scope (``clinc150`` has some) in validation and test where no
+            ``domain`` is chosen: of no domain, and with a class of their own, the last, which no expert knows.
+            Answering them is always wrong, so risk-coverage curves over these splits measure abstention.
         tokenizer: Folder of a tokenizer of transformers, or its name on the hub; None trains one on the texts on which
             experts of all domains train (byte-level byte pairs).
         vocab_size: Tokens of the trained tokenizer, at most.
@@ -146,6 +151,7 @@ class TextDataModule(FusionDataModule):
     role: str
     domain: str | list[str] | None
     labels: list[str | int] | None
+    out_of_scope_label: str | None
     out_of_scope: str
     tokenizer: str | None
     lowercase: bool
@@ -174,6 +180,7 @@ class TextDataModule(FusionDataModule):
         role: Literal["expert", "fuser"] = "expert",
         domain: str | list[str] | None = None,
         labels: list[str | int] | None = None,
+        out_of_scope_label: str | None = None,
         out_of_scope: Literal["drop", "keep"] = "drop",
         tokenizer: str | None = None,
         vocab_size: int = 2048,
@@ -313,8 +320,11 @@ class TextDataModule(FusionDataModule):
             raise InputError(f"source {self.source} {what}, or change source")
         if self.source == "synthetic" and self.cache is not None:
             raise InputError("source synthetic has no file to cache; remove cache")
-        if self.out_of_scope == "keep" and self.source != "clinc150":
-            raise InputError(f"source {self.source} knows no text out of scope; set out_of_scope: drop")
+        if self.out_of_scope == "keep" and self.source != "clinc150" and self.out_of_scope_label is None:
+            raise InputError(
+                f"source {self.source} knows no text out of scope; set out_of_scope: drop, or in one's own files "
+                "out_of_scope_label"
+            )
         for name, value, least in (
             ("batch_size", self.batch_size, 1),
             ("max_length", self.max_length, 4),
@@ -355,6 +365,7 @@ class TextDataModule(FusionDataModule):
             self.split_field,
             _AG_NEWS if news else None if self.columns is None else tuple(self.columns),
             "," if news else self.delimiter,
+            None if self.out_of_scope_label is None else str(self.out_of_scope_label).strip(),
         )
 
     def _read(self) -> Texts:
@@ -379,6 +390,11 @@ class TextDataModule(FusionDataModule):
             raise InputError(f"{self.root} holds no text; expected a row per text")
         if texts.splits and len(texts.splits) != len(texts.texts):
             raise InputError(f"{self.root}: some files are called after a split and others are not; rename them")
+        if self.out_of_scope_label is not None and not any(texts.out_of_scope):
+            raise InputError(
+                f"out_of_scope_label: no text of {self.root} has the label {self.out_of_scope_label!r}; the labels are "
+                f"{shorten(sorted(set(texts.labels)), 9)}"
+            )
         return texts
 
     @property
@@ -410,6 +426,9 @@ class TextDataModule(FusionDataModule):
                 )
             if facts["left_out"]:
                 self._tell(f"{facts['left_out']} texts hold nothing to read and are left out")
+            for what, names in (("labels", corpus.labels), ("domains", corpus.domains)):
+                for alike in _alike(names):
+                    self._tell(f"the {what} {shorten(map(repr, alike))} differ by case only, and count as {len(alike)}")
             self._corpus_cache = corpus
         return self._corpus_cache
 
@@ -570,6 +589,14 @@ class TextDataModule(FusionDataModule):
         member = corpus.domain[:, None] == np.arange(len(self.domains))
         inputs = TokenRows(corpus.tokens, torch.from_numpy(corpus.offsets), corpus.facts["pad_id"])
         return RowDataset(inputs, torch.from_numpy(local[label]), torch.from_numpy(member), self._rows_of(split))
+
+
+def _alike(names: Sequence[str]) -> list[list[str]]:
+    """Names that are the same but for the case of letters."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(normalise(name), []).append(name)
+    return [same for same in found.values() if len(same) > 1]
 
 
 def _texts(values: Iterable[str | int] | None) -> list[str]:

@@ -61,10 +61,10 @@ class Texts:
         pair: str | None = None,
         out: bool = False,
     ) -> None:
-        """One more."""
+        """One more; blanks around names are typing."""
         self.texts.append(text)
-        self.labels.append(label)
-        self.domains.append(_NO_NAME.sub("_", domain))  # it may name an expert, and the file of one
+        self.labels.append(label.strip())
+        self.domains.append(_NO_NAME.sub("_", domain.strip()))  # it may name an expert, and the file of one
         self.where.append(where)
         self.out_of_scope.append(out)
         if split is not None:
@@ -100,6 +100,7 @@ class Fields:
         split: Column that names the split.
         columns: Names of the columns where a file does not name them.
         delimiter: Between columns; by the suffix where None.
+        outside: Label of the texts that are of no class, and need no domain.
     """
 
     text: str = "text"
@@ -109,6 +110,7 @@ class Fields:
     split: str | None = None
     columns: tuple[str, ...] | None = None
     delimiter: str | None = None
+    outside: str | None = None
 
     @property
     def needed(self) -> list[str]:
@@ -263,7 +265,12 @@ def _add_rows(
 ) -> None:
     for line, row in rows:
         values = {name: row.get(name) for name in fields.needed}
-        if lacking := [name for name, value in values.items() if value is None]:
+        label = values[fields.label]
+        if names and isinstance(label, int):
+            label = names[label] if 0 <= label < len(names) else label
+        out = fields.outside is not None and str(label).strip() == fields.outside
+        needless = fields.domains if out else ()
+        if lacking := [name for name, value in values.items() if value is None and name not in needless]:
             raise InputError(f"{path}, line {line}: {shorten(lacking)} is missing; name it, or remove the row")
         own = split
         if fields.split is not None:
@@ -273,19 +280,17 @@ def _add_rows(
                     f"{path}, line {line}: {fields.split} is {said!r}; expected one of {shorten(SPLIT_NAMES, 9)}"
                 )
             own = SPLIT_NAMES[said.lower()]
-        label = values[fields.label]
-        if names and isinstance(label, int):
-            label = names[label] if 0 <= label < len(names) else label
-        values[fields.label] = label
-        if blank := [name for name in (fields.label, *fields.domains) if not str(values[name]).strip()]:
+        named = {fields.label: label} | {name: values[name] for name in fields.domains if not out}
+        if blank := [name for name, value in named.items() if not str(value).strip()]:
             raise InputError(f"{path}, line {line}: {shorten(blank)} is empty; name it, or remove the row")
         texts.add(
             str(values[fields.text]),
             str(label),
-            "_".join(str(values[name]) for name in fields.domains) or "all",
+            "" if out else "_".join(str(values[name]) for name in fields.domains) or "all",
             (str(path), line),
             own,
             None if fields.pair is None else str(values[fields.pair]),
+            out,
         )
 
 

@@ -20,6 +20,7 @@ from lightning_fusion.experts.outputs import ExpertOutputs
 from lightning_fusion.experts.training import ExpertModule
 from lightning_fusion.metrics import PairwiseDiversity, heldout_linear_r2, linear_cka
 from lightning_fusion.recipes.chains import COMPLEMENTARY, PLAIN, ChainRun, pairs_of
+from lightning_fusion.recipes.experts import source_of
 
 DIVERSITY = ("disagreement", "double fault", "Q statistic", "error correlation", "linear CKA", "held-out linear R2")
 LOOKS = ("attribution rank correlation", "attribution top-10 % overlap")
@@ -96,7 +97,7 @@ class ClassificationChains(ChainRun):
     def facts(self) -> dict[str, Any]:
         """Source, classes and rows."""
         return {
-            "source": str(self.data.hparams.get("source", type(self.data).__name__)),
+            "source": source_of(self.data),
             "classes": len(self.data.classes),
             "rows": ", ".join(f"{name} {len(part)}" for name, part in self.outputs.splits.items()),
         }

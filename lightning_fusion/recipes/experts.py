@@ -67,6 +67,12 @@ def describe_data(data: FusionDataModule, seed: int) -> dict[str, Any]:
     }
 
 
+def source_of(data: FusionDataModule) -> str:
+    """Where data come from, for a report."""
+    known = [str(data.hparams[name]) for name in ("source", "root") if data.hparams.get(name)]
+    return " ".join(known) or type(data).__name__
+
+
 def expert_data(data: FusionDataModule) -> FusionDataModule:
     """The data that experts of all domains train on: those of the ``expert`` role, where the data have roles."""
     if "role" not in inspect.signature(type(data).__init__).parameters:
@@ -112,10 +118,12 @@ class SeedRun:
     def train_experts(self, arguments: dict[str, Any], epochs: int, precision: str) -> dict[str, Expert]:
         """One expert per domain; those that are there already are taken as they are."""
         experts = {}
-        names = self.data.domains
-        for number, name in enumerate(names):
-            label = f"seed {self.seed}  expert {number + 1}/{len(names)} {name}"
-            path = self.train_expert(f"experts/{name}", self.expert_rows(name), arguments, epochs, precision, label)
+        data = {name: self.expert_rows(name) for name in self.data.domains}
+        for each in data.values():
+            each.classes  # noqa: B018 a domain that cannot be learnt stops a run before anybody is trained
+        for number, (name, rows) in enumerate(data.items()):
+            label = f"seed {self.seed}  expert {number + 1}/{len(data)} {name}"
+            path = self.train_expert(f"experts/{name}", rows, arguments, epochs, precision, label)
             experts[name] = self.load_expert(path, arguments["network"])
         write_text(self.folder / "pool.yaml", self._pool_yaml(experts))
         return experts

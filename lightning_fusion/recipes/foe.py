@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lightning_fusion.baselines import BASELINES, oracle_expert, oracle_selection
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.roles import with_roles
-from lightning_fusion.errors import InputError
+from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.collecting import collect
 from lightning_fusion.experts.outputs import ExpertOutputs, OutputsDataModule
 from lightning_fusion.experts.pool import ExpertPool
@@ -30,6 +30,7 @@ from lightning_fusion.recipes.experts import (
     describe_data,
     quiet_lightning,
     save_weights,
+    source_of,
 )
 from lightning_fusion.recipes.overlap import OverlapRun, check_overlaps, draw_overlap, overlap_table
 from lightning_fusion.recipes.report import MEANS, Report, claim_folder
@@ -175,9 +176,11 @@ def foe(
                 )
                 among.study(expert_arguments, expert_epochs, precision, fuser, fuser_epochs)
     report.data = {
-        "source": str(data.hparams.get("source", type(data).__name__)),
+        "source": source_of(data),
         "classes": len(outputs.classes),
+        "class names": shorten(outputs.classes, 20),
         "experts": len(outputs.names),
+        "expert names": shorten(outputs.names, 20),
         "rows": ", ".join(f"{name} {len(part)}" for name, part in outputs.splits.items()),
     }
     best = max(BASELINES, key=lambda name: float(np.mean(report.values(name, measure))))

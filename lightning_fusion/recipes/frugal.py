@@ -42,6 +42,7 @@ from lightning_fusion.recipes.experts import (
     describe,
     describe_data,
     quiet_lightning,
+    source_of,
 )
 from lightning_fusion.recipes.report import Report, claim_folder
 
@@ -49,6 +50,9 @@ MAIN, SEEN = "FrugalFoE", "FrugalFoE (validation of all domains)"
 CONFIDENT, AVERAGE = "all experts, most confident", "all experts, softmax average"
 IN_SCOPE, TOLD_APART = "accuracy in scope", "AUROC of the risk, out of scope against in scope"
 HALF_ANSWERED, SCOPE_ANSWERED = "error with half the samples answered", "error with as many answered as are in scope"
+NOBODY = "nobody (most frequent class)"
+ANSWERED = (1.0, 0.9, 0.8, 0.7, 0.5)
+"""Shares of the samples, those of least risk, whose accuracy the report tells."""
 TRADE_OFFS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01)
 """Trade-offs of the curves, unless others are given."""
 _NEIGHBORS = (10, 20, 50, 100)  # of the sensitivity table
@@ -58,7 +62,7 @@ _MARKERS = {
     "all experts, kNN": "^",
     "all experts, masked MLP": "D",
     "all experts, logistic stacking": "v",
-    "nobody (most frequent class)": "x",
+    NOBODY: "x",
     "oracle (cheapest right one)": "*",
 }
 """Rules without a curve, as the picture marks them."""
@@ -236,6 +240,7 @@ def frugal(
             last.study_sensitivity()
     assert last is not None
     report.data = {
+        "source": source_of(data) if data is not None else shorten(stores or []),
         "classes": len(last.outputs.classes),
         "experts": len(last.policy.names),
         "costs": ", ".join(
@@ -244,6 +249,7 @@ def frugal(
         "rows": f"{len(last.goal['train'])} to fit the policy, {len(last.goal['test'])} to test it",
         "trade-off and neighbours": f"{last.policy.trade_off_:.4g}, {last.policy.neighbors_}",
     }
+    answered = {share: report.values(MAIN, f"accuracy with {share:.0%} answered") for share in ANSWERED}
     report.text = [
         "Rules with a curve are read off it at FrugalFoE's mean cost, or stand at their dearest point where that costs "
         "less; rules without one stand at their own cost. *Area* is the mean accuracy over all budgets from nothing to "
@@ -253,7 +259,18 @@ def frugal(
         *_sensitivity_table(report),
         "",
         "With M neighbours errors move in steps of 1 / M: trade-offs below that are the same.",
+        "",
+        "Answering those of least risk alone (mean over seeds; abstain_above of a policy is the risk above which it "
+        "leaves a sample to somebody else): "
+        + ", ".join(f"{share:.0%} of the samples {np.mean(values):.3f}" for share, values in answered.items())
+        + ".",
     ]
+    own, nobody = (float(np.mean(report.values(method))) for method in (MAIN, NOBODY))
+    if own < nobody:
+        report.notes.append(
+            f"{MAIN} ({own:.3f}) is below {NOBODY} ({nobody:.3f}), which asks no expert at all: the experts are too "
+            "weak, the trade-off too high, or the policy has too few rows."
+        )
     if last.abstaining:
         report.text += ["", *_abstention_table(report, last)]
     report.save(folder, MAIN, {})  # the figures are safe before anything is drawn
@@ -357,6 +374,9 @@ class _Study:
         self.report.add(MAIN, "cost", self.cost, self.seed)
         self.coverage = risk_coverage(self.answer.risk.cpu().numpy(), ~right)
         self.report.add(MAIN, "area under risk and coverage", self.coverage.area, self.seed)
+        for share in ANSWERED:
+            value = 1 - np.interp(share, self.coverage.coverage, self.coverage.error)
+            self.report.add(MAIN, f"accuracy with {share:.0%} answered", value, self.seed)
         self._abstain()
         self.report.add(MAIN, "share of far samples", float(self.answer.far.float().mean()), self.seed)
         for sign in self.policy.signs(self.answer):
@@ -478,7 +498,7 @@ class _Study:
         self._point("all experts, kNN", everyone.cost, everyone.accuracy(self.goal["test"]))
         stacked = LogisticStacking().fit(train, self.goal["train"]).predict(test)
         self._point("all experts, logistic stacking", everyone.cost, float((stacked == self.goal["test"]).mean()))
-        self._point("nobody (most frequent class)", 0.0, self.nobody.accuracy(self.goal["test"]))
+        self._point(NOBODY, 0.0, self.nobody.accuracy(self.goal["test"]))
         oracle = cheapest_right(test, self.goal["test"], costs)
         self._point("oracle (cheapest right one)", oracle.cost, oracle.accuracy(self.goal["test"]))
         self.report.seconds["baselines"] = self.report.seconds.get("baselines", 0.0) + time.perf_counter() - start

@@ -42,6 +42,7 @@ from lightning_fusion.recipes.experts import (
     expert_data,
     quiet_lightning,
     save_weights,
+    source_of,
 )
 from lightning_fusion.recipes.hat_report import LOCAL, MAIN, groups_of
 from lightning_fusion.recipes.report import Report, claim_folder, write_text
@@ -244,7 +245,7 @@ def hat(
             for number, name in enumerate(chosen):
                 run.expand(name, chosen[:number], plan, f"seed {seed}  target {number + 1}/{len(chosen)} {name}")
     report.data = {
-        "source": str(data.hparams.get("source", type(data).__name__)),
+        "source": source_of(data),
         "classes": len(data.classes),
         "domains": len(domains),
         "targets": len(chosen),

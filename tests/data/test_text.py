@@ -38,6 +38,62 @@ def refused(data):
     return str(caught.value)
 
 
+class TestNames:
+    def test_blanks_around_labels_and_domains_are_typing(self, tmp_path):
+        rows = [(text, f"{label} " if n % 3 else label, f" {domain}" if n % 2 else domain)
+                for n, (text, label, domain) in enumerate(ROWS)]  # fmt: skip
+        data = files(table(tmp_path / "t.csv", rows))
+        assert data.classes == ["bad", "good"] and data.domains == ["a", "b"]
+
+    def test_names_that_differ_by_case_are_told(self, tmp_path):
+        rows = [(text, label.title() if n % 4 == 0 else label, domain) for n, (text, label, domain) in enumerate(ROWS)]
+        with pytest.warns(UserWarning, match="the labels 'Good', 'good' differ by case only, and count as 2"):
+            assert len(files(table(tmp_path / "t.csv", rows)).classes) == 4
+        rows = [(text, label, domain.upper() if n % 4 == 0 else domain) for n, (text, label, domain) in enumerate(ROWS)]
+        with pytest.warns(UserWarning, match="the domains 'A', 'a' differ by case only"):
+            files(table(tmp_path / "d.csv", rows)).setup()
+
+
+class TestOutOfScope:
+    """Texts of one's own that are of none of the classes."""
+
+    ROWS = (*ROWS, *((f"why is the sky so {n}", "neither ", "a" if n % 2 else "") for n in range(20)))
+
+    def test_they_have_a_class_that_no_expert_knows(self, tmp_path):
+        data = files(table(tmp_path / "t.csv", self.ROWS), out_of_scope_label="neither", out_of_scope="keep")
+        assert data.classes == ["bad", "good", "neither"] and data.domains == ["a", "b"]
+        assert data.variant(domain="a").classes == ["bad", "good"]
+        counts = {split: torch.bincount(everything(data, split).target, minlength=3).tolist() for split in SPLITS}
+        assert counts["train"][2] == 0 and counts["test"] == [8, 8, 4] and counts["val"][2] > 0
+        outside = everything(data, "test")
+        assert not outside.domain[outside.target == 2].any() and outside.domain[outside.target < 2].any(1).all()
+        fuser = data.variant(role="fuser", fuser_share=0.3)
+        assert torch.bincount(everything(fuser, "test").target, minlength=3).tolist() == [8, 8, 4]
+
+    def test_dropped_they_are_as_if_they_were_not_there(self, tmp_path):
+        data = files(table(tmp_path / "t.csv", self.ROWS), out_of_scope_label="neither")
+        assert data.classes == ["bad", "good"]
+        assert all(everything(data, split).target.max() == 1 for split in SPLITS)
+
+    def test_in_json_lines_the_domain_may_be_missing(self, tmp_path):
+        lines = [{"text": text, "label": label.strip(), "domain": domain or None} for text, label, domain in self.ROWS]
+        (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        data = files(str(tmp_path / "t.jsonl"), out_of_scope_label="neither", out_of_scope="keep")
+        assert data.classes[-1] == "neither" and data.domains == ["a", "b"]
+
+    def test_bad_input(self, tmp_path):
+        path = table(tmp_path / "t.csv", self.ROWS)
+        assert "line 82: domain is empty" in refused(files(path))
+        message = refused(files(table(tmp_path / "named.csv"), out_of_scope_label="niether"))
+        assert "no text of" in message and "has the label 'niether'; the labels are bad, good" in message
+        with pytest.raises(
+            InputError, match=r"knows no text out of scope; .* or in one's own files out_of_scope_label"
+        ):
+            files(path, out_of_scope="keep")
+        with pytest.raises(InputError, match="out_of_scope_label is for source files, huggingface"):
+            TextDataModule(source="synthetic", out_of_scope_label="x")
+
+
 class TestSplits:
     def test_each_domain_and_label_has_its_shares(self, tmp_path):
         data = files(table(tmp_path / "t.csv"))

@@ -227,6 +227,17 @@ class TestRefused:
         assert not (tmp_path / "run").exists()
 
 
+def test_a_domain_of_one_class_stops_a_run_before_anybody_is_trained(tmp_path):
+    with open(tmp_path / "texts.csv", "w") as file:
+        file.write("text,label,domain\n")
+        file.writelines(f"a text {n},{('bad', 'good')[n % 2]},first\n" for n in range(40))
+        file.writelines(f"another text {n},good,second\n" for n in range(40))
+    data = TextDataModule(root=str(tmp_path / "texts.csv"), domain_fields=["domain"], vocab_size=300)
+    with pytest.raises(InputError, match="domain second has good as its only class"):
+        run(tmp_path / "run", data=data, network=partial(TextBag, vocab_size=300))
+    assert not list((tmp_path / "run").rglob("*.ckpt"))
+
+
 class TestOverlap:
     def test_experts_of_overlapping_domains_are_trained_asked_and_fused_for_each_share(self, tmp_path):
         report = run(tmp_path / "run", overlaps=[1.0, 0.0], centralised=False)

@@ -16,7 +16,18 @@ from lightning_fusion.errors import InputError
 from lightning_fusion.foe.risk import ParametricRisk
 from lightning_fusion.foe.subset_fusers import MaskedMLPFuser
 from lightning_fusion.metrics.selective import area_under_cost_curve, risk_coverage
-from lightning_fusion.recipes.frugal import AVERAGE, CONFIDENT, IN_SCOPE, MAIN, SEEN, TOLD_APART, TRADE_OFFS, frugal
+from lightning_fusion.recipes.frugal import (
+    ANSWERED,
+    AVERAGE,
+    CONFIDENT,
+    IN_SCOPE,
+    MAIN,
+    NOBODY,
+    SEEN,
+    TOLD_APART,
+    TRADE_OFFS,
+    frugal,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:the fuser of all experts"),
@@ -41,7 +52,6 @@ RULES = {
     "cascade by confidence",
     "FrugalML-style",
 }
-NOBODY = "nobody (most frequent class)"
 ORACLE = "oracle (cheapest right one)"
 POINTS = {"best single expert", "all experts, kNN", "all experts, logistic stacking", NOBODY, ORACLE}
 
@@ -64,6 +74,39 @@ def store(folder: Path, seed: int = 0, rows: dict = ROWS, costs: dict | None = C
 
 def run(output: Path, **arguments):
     return frugal(str(output), **({"variants": False, "trade_offs": [1.0, 0.1, 0.05]} | arguments))
+
+
+def test_the_report_tells_the_accuracy_of_the_samples_of_least_risk(tmp_path):
+    report = run(tmp_path / "run", stores=[store(tmp_path / "store")])
+    coverage = FrugalFoE.load(tmp_path / "run/seed_0/policy").predict(ExpertOutputs.open(tmp_path / "store")["test"])
+    wrong = coverage.predicted.numpy() != ExpertOutputs.open(tmp_path / "store")["test"].target
+    curve = risk_coverage(coverage.risk.numpy(), wrong)
+    told = {share: report.values(MAIN, f"accuracy with {share:.0%} answered") for share in ANSWERED}
+    assert told[1.0] == [pytest.approx(report.values(MAIN)[0])]
+    for share, (value,) in told.items():
+        assert value == pytest.approx(1 - np.interp(share, curve.coverage, curve.error))
+    assert f"50% of the samples {told[0.5][0]:.3f}" in (tmp_path / "run/report.md").read_text()
+    assert not any(NOBODY in note for note in report.notes)
+
+
+def test_a_policy_below_asking_nobody_is_told(tmp_path):
+    generator = np.random.default_rng(0)
+    splits = {}
+    for split, count in ROWS.items():
+        target = (generator.random(count) < 0.1).astype(int)
+        said = {name: tiny.softmax(generator.normal(size=(count, 2)) * 3) for name in "ab"}
+        splits[split] = {"probabilities": said, "target": target}
+    splits["train"]["target"][:] = np.arange(ROWS["train"]) % 2
+    splits["train"]["target"][:3] = 0
+    report = run(tmp_path / "run", stores=[store_of(splits, tmp_path / "other")])
+    (note,) = [note for note in report.notes if NOBODY in note]
+    own, nobody = report.values(MAIN)[0], report.values(NOBODY)[0]
+    assert own < nobody and f"({own:.3f}) is below" in note and f"({nobody:.3f}), which asks no expert" in note
+
+
+def store_of(splits: dict, folder: Path) -> str:
+    ExpertOutputs.from_arrays(splits, {"a": ["x", "y"], "b": ["x", "y"]}).save(folder)
+    return str(folder)
 
 
 def run_on_digits(output: Path, **arguments):
