@@ -86,7 +86,7 @@ class Diagnosis:
                 escape(expert.name),
                 *(_number(v) for v in (expert.accuracy, expert.own_accuracy, expert.unseen_accuracy)),
                 _number(expert.calibration_error),
-                "[red]yes[/red]" if expert.leaks else "no",
+                "[red]yes[/red]" if expert.leaks else "-" if np.isnan(expert.leak_p) else "no sign",
             )
         console.print(table)
         rules = Table(title="without training anything")
@@ -113,14 +113,22 @@ class Diagnosis:
         figure = Figure(figsize=(width, 2.6 + 0.28 * max(len(domains), len(names))), layout="constrained")
         left, right = figure.subplots(1, 2)
         pairs = np.array(self.diversity["disagreement"])
-        for axes, values, rows, title, limit in (
-            (left, grid, domains, "accuracy of each expert on each domain", 1.0),
-            (right, pairs, names, "share of rows on which one of a pair errs alone", max(0.01, np.nanmax(pairs))),
+        for axes, values, rows, title, side, limit in (
+            (left, grid, domains, "accuracy of each expert on each domain", "rows of the domain", 1.0),
+            (
+                right,
+                pairs,
+                names,
+                "share of rows on which one of a pair errs alone",
+                "expert",
+                max(0.01, np.nanmax(pairs)),
+            ),
         ):
             image = axes.imshow(values, vmin=0, vmax=limit, cmap="viridis", aspect="auto")
             axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8 if many else 9)
             axes.set_yticks(range(len(rows)), rows, fontsize=8 if many else 9)
             axes.set_title(title, fontsize=10)
+            axes.set(xlabel="expert", ylabel=side)
             figure.colorbar(image, ax=axes, shrink=0.8)
             if not many:
                 for (row, column), value in np.ndenumerate(values):
@@ -191,7 +199,7 @@ def diagnose(outputs: ExpertOutputs, split: str = "train", unseen: str | None = 
         {name: value.reshape(len(experts), -1).tolist() for name, value in pairs.compute().items()},
         scores,
     )
-    _conclude(result, unseen)
+    _conclude(result, unseen, len(outputs.classes))
     return result
 
 
@@ -237,7 +245,7 @@ def _larger(hits: int, rows: int, other_hits: int, other_rows: int) -> float:
     return float(fisher_exact(table, alternative="greater").pvalue)
 
 
-def _conclude(result: Diagnosis, unseen: str | None) -> None:
+def _conclude(result: Diagnosis, unseen: str | None, classes: int) -> None:
     leaking = [expert.name for expert in result.experts if expert.leaks]
     if leaking:
         result.findings.append(
@@ -247,10 +255,12 @@ def _conclude(result: Diagnosis, unseen: str | None) -> None:
         )
     best, ceiling = result.accuracies["best single expert"], result.accuracies["oracle selection"]
     result.worthwhile = ceiling - best >= 0.02
+    guess = 1 - (1 - 1 / max(1, classes)) ** len(result.experts)
     if result.worthwhile:
         result.findings.append(
             f"Some expert is right on {ceiling:.1%} of the rows, the best single one on {best:.1%}: fusing can gain up "
-            f"to {100 * (ceiling - best):.1f} points by choosing alone."
+            f"to {100 * (ceiling - best):.1f} points by choosing alone. (Of {len(result.experts)} experts that guess "
+            f"among {classes} classes one would be right on {guess:.1%}.)"
         )
     else:
         result.findings.append(
@@ -271,6 +281,11 @@ def _conclude(result: Diagnosis, unseen: str | None) -> None:
         result.findings.append(
             f"Poorly calibrated (error above 0.15): {shorten(poor)}. Rules that compare confidences suffer; a trained "
             "fuser does not."
+        )
+    if not leaking and unseen is not None:
+        result.findings.append(
+            f"No expert does better on the fuser's rows than on {unseen}, beyond chance: no sign of a leak. Experts "
+            "that were trained on both would show none either."
         )
 
 

@@ -59,6 +59,9 @@ class FoEFuserModule(CheckedLoading, LightningModule):
             ``best`` on the validation split in the row's domains (our choice; needs stored outputs).
         feature_dims: Width of each expert's features, in order, where the fuser reads them beside the outputs; the
             command line takes it from the data module. The paper's fuser reads outputs.
+        average_share: Share of the experts' plain average in the answer where the target is the label: with p the
+            softmax of the fuser and a the mean of what the experts say, (1 - share) p + share a. The fuser is trained
+            as if it stood alone. 0 is the paper's.
         network: Called as ``network(num_inputs, num_outputs)``; where None the paper's two hidden layers of 512, with
             features :class:`~lightning_fusion.foe.fusers.FeatureFuser`.
         optimizer: AdamW, 1e-3, weight decay 1e-4 where None.
@@ -86,6 +89,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         target: Literal["label", "expert"] = "label",
         owner: Literal["random", "best"] = "random",
         feature_dims: dict[str, int] | None = None,
+        average_share: float = 0.0,
         network: Callable[[int, int], nn.Module] | None = None,
         optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,
@@ -113,6 +117,9 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         self.target, self.owner, self.seed, self.save_experts = target, owner, seed, save_experts
         if target not in ("label", "expert") or owner not in ("random", "best"):
             raise InputError(f"target is {target!r}, owner {owner!r}; expected label or expert, random or best")
+        if not 0 <= average_share < 1 or (average_share and target != "label"):
+            raise InputError(f"average_share is {average_share}; expected 0 to 1, without 1, and target: label above 0")
+        self.average_share = average_share
         owners = owner_matrix(domains or [], expert_domains or {name: [] for name in self.expert_classes})
         if target == "expert" and not owners.any():
             raise InputError(
@@ -166,7 +173,12 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         With ``target: label`` everything but the training step goes through here: override it to fuse in another way.
         """
         logits = self.network(outputs)
-        return logits if self.target == "label" else self._answer(outputs, logits.argmax(1))
+        if self.target == "expert":
+            return self._answer(outputs, logits.argmax(1))
+        if not self.average_share:
+            return logits
+        average = self._spread(outputs).float().mean(1)
+        return torch.lerp(logits.float().softmax(1), average, self.average_share).clamp_min(1e-12).log()
 
     def _answer(self, outputs: Tensor, chosen: Tensor) -> Tensor:
         """(B, C) log-probabilities of the chosen experts."""

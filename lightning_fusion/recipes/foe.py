@@ -41,6 +41,8 @@ FUSERS: dict[str, dict[str, Any]] = {
     "FoE (expert, random owner)": {"target": "expert", "owner": "random"},
     "FoE (expert, best owner)": {"target": "expert", "owner": "best"},
 }
+ONE_OWNER = "FoE (expert)"
+"""Stands for both of the latter where no row has two owners: they are the same."""
 WITH_FEATURES = "FoE (label, with features)"
 """Our extension: FoE that reads the experts' representations beside their outputs."""
 ONE_EXPERT: dict[str, dict[str, Any]] = {
@@ -214,7 +216,9 @@ class _Seed(SeedRun):
         """Train and test FoE with each kind of target, and with features where the store holds them."""
         owned = all(outputs.owners(split).any() for split in ("train", "val"))
         with_features = {WITH_FEATURES: FUSERS[MAIN]} if outputs["train"].features else {}
-        for method, arguments in (with_features | FUSERS).items():
+        single = all(outputs.owners(split).sum(1).max() <= 1 for split in ("train", "val"))
+        kinds = {MAIN: FUSERS[MAIN], ONE_OWNER: {"target": "expert"}} if single else FUSERS
+        for method, arguments in (with_features | kinds).items():
             if arguments["target"] == "expert" and not owned:
                 self.report.notes.append(f"{method} left out: no expert's domains are known.")
                 continue
@@ -227,7 +231,7 @@ class _Seed(SeedRun):
             metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
             for sign in failure_signs(metrics, module.target):
                 self.report.notes.append(f"Seed {self.seed}, {method}: {sign}")
-            self._score_fuser(module, outputs, method, main=method == next(iter(with_features or FUSERS)))
+            self._score_fuser(module, outputs, method, main=method == next(iter(with_features or kinds)))
             self.took("training fusers", start)
 
     def fit_on_single_experts(self, outputs: ExpertOutputs, network: Any, epochs: int, batch_size: int | None) -> None:
@@ -394,7 +398,11 @@ def _draw(report: Report, folder: Path, outputs: ExpertOutputs, seed: int, main:
     image = axes.imshow(confusion, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(count), outputs.classes, rotation=60, ha="right", fontsize=8)
     axes.set_yticks(range(count), outputs.classes, fontsize=8)
-    axes.set(xlabel="predicted class", ylabel="true class", title=f"{main}: shares of each true class, seed {seed}")
+    axes.set(xlabel="predicted class", ylabel="true class")
+    figure.suptitle(f"{main}:\nshares of each true class, seed {seed}", fontsize=10)
+    for (row, column), value in np.ndenumerate(confusion) if count <= 12 else ():
+        shade = "white" if value > 0.6 else "black"
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=shade)
     figure.colorbar(image, ax=axes, shrink=0.8)
     figure.savefig(folder / "confusion.png", dpi=130)
 

@@ -221,7 +221,7 @@ class Report:
         """Print the table, the notes and where the files are."""
         console = console or Console()
         console.print(self.table(main))
-        for note in self.notes:
+        for note in same_of_seeds(self.notes):
             console.print(f"- {note}", markup=False)
         console.print(f"report: {folder / 'report.md'}   figures: {folder / 'results.json'}", soft_wrap=True)
 
@@ -260,12 +260,36 @@ class Report:
         for *cells, gain in self._cells(main):
             bold = "**" if cells[0] == main else ""
             lines.append("| " + " | ".join(f"{bold}{cell}{bold}" if cell else "" for cell in cells) + f" | {gain} |")
-        lines += ["", *(f"- {note}" for note in self.notes), "", *self.text, ""]
+        lines += ["", *(f"- {note}" for note in same_of_seeds(self.notes)), "", *self.text, ""]
         for name, caption in pictures.items():
             lines += [f"![{caption}]({name})", "", caption, ""]
         took = ", ".join(f"{name} {value:.0f} s" for name, value in self.seconds.items())
         lines += [f"Duration: {took}.", "", "Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()) + ".", ""]
         return "\n".join(lines)
+
+
+_FIGURE = re.compile(r"^Seed \d+|\d+(\.\d+)?%|\d+\.\d+")
+
+
+def same_of_seeds(notes: Sequence[str]) -> list[str]:
+    """Notes that begin with their seed, once for all seeds that say the same but for figures.
+
+    Example:
+        >>> same_of_seeds(["Seed 0, FoE: only 43.1% are right", "Other", "Seed 2, FoE: only 41.2% are right"])
+        ['Seeds 0, 2 (figures of the first), FoE: only 43.1% are right', 'Other']
+    """
+    groups: dict[str, list[str]] = {}
+    for note in notes:
+        groups.setdefault(_FIGURE.sub("#", note), []).append(note)
+    told = []
+    for same in groups.values():
+        found = [re.match(r"Seed (\d+)", note) for note in same]
+        if len(same) == 1 or not all(found):
+            told += same
+        else:
+            seeds = ", ".join(match[1] for match in found if match)
+            told.append(re.sub(r"^Seed \d+", f"Seeds {seeds} (figures of the first)", same[0]))
+    return told
 
 
 def _spread(entry: Mapping[str, Any] | None) -> str:

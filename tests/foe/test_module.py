@@ -131,6 +131,22 @@ class TestAnswers:
         module, given = fuser(), torch.from_numpy(tiny.outputs().concatenated("test"))
         assert torch.equal(module.fuse(given), module.network(given))
 
+    def test_the_average_of_experts_has_its_share_of_the_answer(self):
+        outputs = tiny.outputs()
+        module, alone = fuser(outputs, average_share=0.25), fuser(outputs)
+        given = torch.from_numpy(outputs.concatenated("test"))
+        average = torch.from_numpy(outputs.scattered("test")).mean(1)
+        expected = 0.75 * alone.fuse(given).softmax(1) + 0.25 * average
+        torch.testing.assert_close(module.fuse(given).softmax(1), expected)
+        fit(module, outputs), fit(alone, outputs)
+        close(module.network, alone.network)  # trained as if alone
+        assert module.hparams.average_share == 0.25
+
+    @pytest.mark.parametrize("arguments", [{"average_share": 1.0}, {"average_share": 0.5, "target": "expert"}])
+    def test_shares_that_make_no_sense(self, arguments):
+        with pytest.raises(InputError, match="average_share is"):
+            fuser(**arguments)
+
     def test_expert_fuser_gives_the_chosen_experts_prediction(self):
         outputs = tiny.outputs()
         module, given = fuser(target="expert"), torch.from_numpy(outputs.concatenated("test"))

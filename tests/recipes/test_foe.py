@@ -16,7 +16,7 @@ from lightning_fusion.encoders import SensorCNN, SmallConvNet, TextBag
 from lightning_fusion.errors import InputError
 from lightning_fusion.foe.fusers import MLPFuser
 from lightning_fusion.metrics import balanced_accuracy
-from lightning_fusion.recipes.foe import FUSERS, MAIN, ONE_EXPERT, WITH_FEATURES, _OneExpert, foe
+from lightning_fusion.recipes.foe import FUSERS, MAIN, ONE_EXPERT, ONE_OWNER, WITH_FEATURES, _OneExpert, foe
 from lightning_fusion.recipes.overlap import CEILING, RULES
 
 NETWORK = partial(SmallConvNet, width=2, in_channels=1)
@@ -347,6 +347,9 @@ class TestUnbalanced:
         assert main["mean"] == pytest.approx(balanced_accuracy(fused == truth, truth))
         assert report.values(MAIN, "accuracy") == [pytest.approx((fused == truth).mean())]
         assert report.methods("accuracy") == report.methods("balanced accuracy")
+        assert ONE_OWNER in report.methods() and not set(report.methods()) & (
+            set(FUSERS) - {MAIN}
+        )
         for column, domain in enumerate(outputs.domains):
             inside = outputs["test"].domain[:, column]
             (found,) = [
