@@ -237,6 +237,8 @@ def _check_columns(names: Sequence[str], fields: Fields, path: Path) -> None:
         raise InputError(f"{path} has {shorten(double)} twice among its columns; rename one")
     if missing := [name for name in fields.needed if name not in names]:
         how = "" if fields.columns else "; set text, label, pair, domain_fields or split_field, or columns"
+        if len(names) == 1 and (found := next((mark for mark in ";\t|" if mark in names[0]), None)):
+            how += f"; the file may want delimiter: {found!r}"
         raise InputError(f"{path} has no column {shorten(missing)}; its columns are {shorten(names, 9)}{how}")
 
 

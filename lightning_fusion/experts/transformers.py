@@ -86,9 +86,14 @@ def _load(kind: str, path: str, download: bool) -> Any:
     try:
         return getattr(transformers, kind).from_pretrained(path, **how).eval()
     except (OSError, ValueError) as error:  # what transformers raises for a missing file, or another kind of model
+        if not download and not Path(path).is_dir():
+            raise InputError(
+                f"path: found no folder {path}, and no model of this name on this machine; a name on the hub needs "
+                "download: true"
+            ) from error
         raise InputError(
             f"path: transformers cannot load {path} as {kind} from safetensors files: "
-            f"{str(error).strip().splitlines()[0]}" + ("" if download else " (a name on the hub needs download: true)")
+            f"{str(error).strip().splitlines()[0]}"
         ) from error
 
 

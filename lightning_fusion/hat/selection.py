@@ -244,7 +244,8 @@ def select_sources(
         registry.ledger += search.reader.ledger
     if len(chosen) < num_sources:
         warnings.warn(
-            f"chose {len(chosen)} of {num_sources} sources: no other of {len(search.rows)} is eligible", stacklevel=2
+            f"chose {len(chosen)} of {num_sources} sources: no other of the {len(search.rows)} there are is eligible",
+            stacklevel=2,
         )
     return Selection(
         search.table(chosen),

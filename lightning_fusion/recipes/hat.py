@@ -249,11 +249,14 @@ def hat(
         "classes": len(data.classes),
         "domains": len(domains),
         "targets": len(chosen),
-        "labels of a target": f"{labelled_per_class} of each class" if labelled_per_class else f"{labelled_share:.3g}",
-        "sources chosen": num_sources,
+        "labels of a target": f"{labelled_per_class} of each class"
+        if labelled_per_class
+        else f"{labelled_share:.3g} of its training samples",
+        "sources chosen": f"{num_sources}, where as many are eligible",
         "epochs": f"{epochs}; sources, and so the target's own model with all labels, {source_epochs}",
     }
     hat_report.average(report)
+    report.notes += hat_report.verdicts(report)
     parts = [
         hat_report.over_groups(report, data),
         hat_report.ranks(report),

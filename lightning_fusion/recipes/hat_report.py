@@ -1,5 +1,6 @@
 """The report of HaT's recipe: what is said and drawn of the rows of all targets."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.recipes.report import Report, paired_gain
 
+_SELECTED = re.compile(r"average of \d+, selected")
 MAIN, LOCAL = "HaT", "local, few labels"
 
 
@@ -70,7 +72,26 @@ def ranks(report: Report) -> list[str]:
     for criterion, name in _CRITERIA.items():
         if values := report.values(criterion, "rank correlation"):
             lines.append(f"| {name} | {np.mean(values):.2f} |")
+    if len(lines) == 2:  # two sources have no ranks to speak of
+        return []
     return [*lines, "", "Mean over targets; the true accuracy is the source's own on the target's test split."]
+
+
+def verdicts(report: Report) -> list[str]:
+    """What a reader should not overlook: that something simpler is better."""
+    own = float(np.mean(report.values(MAIN)))
+    local = float(np.mean(report.values(LOCAL)))
+    notes = []
+    if own < local:
+        notes.append(f"{MAIN} ({own:.3f}) is below the local model ({local:.3f}): the sources harm here.")
+    averages = {name: float(np.mean(report.values(name))) for name in report.methods() if _SELECTED.fullmatch(name)}
+    for name, value in averages.items():
+        if own < value - 0.01:
+            notes.append(
+                f"The {name} ({value:.3f}), is better than {MAIN}'s small model ({own:.3f}): take it where all of them "
+                "can be asked about every sample."
+            )
+    return notes
 
 
 def mixers(report: Report) -> list[str]:

@@ -45,6 +45,13 @@ class TestNames:
         data = files(table(tmp_path / "t.csv", rows))
         assert data.classes == ["bad", "good"] and data.domains == ["a", "b"]
 
+    @pytest.mark.parametrize("mark", [";", "\t"])
+    def test_a_file_that_is_cut_otherwise_is_told_as_that(self, tmp_path, mark):
+        path = table(tmp_path / "t.csv")
+        (tmp_path / "t.csv").write_text((tmp_path / "t.csv").read_text().replace(",", mark))
+        assert f"the file may want delimiter: {mark!r}" in refused(files(path))
+        assert files(path, delimiter=mark).classes == ["bad", "good"]
+
     def test_names_that_differ_by_case_are_told(self, tmp_path):
         rows = [(text, label.title() if n % 4 == 0 else label, domain) for n, (text, label, domain) in enumerate(ROWS)]
         with pytest.warns(UserWarning, match="the labels 'Good', 'good' differ by case only, and count as 2"):

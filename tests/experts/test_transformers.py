@@ -134,6 +134,12 @@ def save_tokenizer(folder: Path, words: str) -> None:
 
 
 class TestFolders:
+    def test_a_name_that_is_neither_folder_nor_model_is_told_as_that(self):
+        with pytest.raises(
+            InputError, match="found no folder bookz, and no model of this name on this machine; a name"
+        ):
+            Expert.from_transformers("bookz")
+
     def test_pickled_weights_are_refused_with_the_way_out(self, tmp_path):
         path = language.save_classifier(tmp_path)
         (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")

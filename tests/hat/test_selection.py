@@ -483,7 +483,7 @@ class TestNotEligible:
 
     def test_fewer_than_wanted(self, pool, target):
         registry, *_ = pool
-        with pytest.warns(UserWarning, match="chose 6 of 9 sources: no other of 7 is eligible"):
+        with pytest.warns(UserWarning, match="chose 6 of 9 sources: no other of the 7 there are is eligible"):
             assert len(select(registry, target, num_sources=9).experts) == 6
 
     def test_an_expert_that_writes_into_its_input_harms_nobody(self):

@@ -347,9 +347,7 @@ class TestUnbalanced:
         assert main["mean"] == pytest.approx(balanced_accuracy(fused == truth, truth))
         assert report.values(MAIN, "accuracy") == [pytest.approx((fused == truth).mean())]
         assert report.methods("accuracy") == report.methods("balanced accuracy")
-        assert ONE_OWNER in report.methods() and not set(report.methods()) & (
-            set(FUSERS) - {MAIN}
-        )
+        assert ONE_OWNER in report.methods() and not set(report.methods()) & (set(FUSERS) - {MAIN})
         for column, domain in enumerate(outputs.domains):
             inside = outputs["test"].domain[:, column]
             (found,) = [

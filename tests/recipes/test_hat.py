@@ -15,7 +15,9 @@ from lightning_fusion.data.base import TensorDataModule
 from lightning_fusion.data.target import TargetDataModule
 from lightning_fusion.encoders import SensorCNN, SensorGRU, SensorMLP
 from lightning_fusion.errors import InputError
+from lightning_fusion.recipes import hat_report
 from lightning_fusion.recipes.hat import LOCAL, MAIN, UNIFORM, draw_classes, hat
+from lightning_fusion.recipes.report import Report
 
 TARGETS = ["p0_phone", "p1_watch", "p2_phone"]
 NETWORKS = {"cnn": partial(SensorCNN, width=4), "gru": partial(SensorGRU, hidden=4)}
@@ -335,6 +337,28 @@ def test_a_domain_that_is_called_as_a_source_of_the_run_is_refused(name, setting
 def test_refused(arguments, message, tmp_path):
     with pytest.raises(InputError, match=message):
         run(tmp_path / "run", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("figures", "told"),
+    [
+        ({"HaT": 0.8, "local, few labels": 0.7, "average of 5, selected": 0.8}, []),
+        (
+            {"HaT": 0.6, "local, few labels": 0.7},
+            ["HaT (0.600) is below the local model (0.700): the sources harm here."],
+        ),
+        (
+            {"HaT": 0.25, "local, few labels": 0.2, "average of 4, selected": 0.32, "average of 4, oracle": 0.5},
+            ["The average of 4, selected (0.320), is better than HaT's small model (0.250): take it"],
+        ),
+    ],
+)
+def test_what_is_simpler_and_better_is_told(figures, told):
+    report = Report("hat", {})
+    for method, value in figures.items():
+        report.add(method, "accuracy", value, 0)
+    notes = hat_report.verdicts(report)
+    assert len(notes) == len(told) and all(note.startswith(start) for note, start in zip(notes, told, strict=True))
 
 
 def test_a_domain_of_one_class_is_neither_source_nor_target_and_the_report_says_so(tmp_path, capsys):
