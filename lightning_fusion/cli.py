@@ -522,7 +522,10 @@ def _export(args: list[str]) -> Any:
     parser.add_argument("--experts", type=dict[str, Expert], required=True, help="Experts by name.")
     parser.add_argument("--checkpoint", type=str, required=True, help="The fuser's checkpoint.")
     parser.add_argument("--output", type=str, required=True, help="Folder of the exported program.")
-    parser.add_argument("--input_shape", type=list[int], required=True, help="Shape of one sample, [3, 32, 32] say.")
+    parser.add_argument("--input_shape", type=list[int] | None, default=None, help="Of one sample, [3, 32, 32] say.")
+    parser.add_argument(
+        "--max_tokens", type=int | None, default=None, help="Instead, for texts: tokens of the longest."
+    )
     parser.add_argument("--onnx", type=bool, default=False, help="Write an ONNX file as well.")
     parser.add_argument("--overwrite", type=bool, default=False, help="Replace an earlier export.")
     given = _arguments(parser, args)

@@ -18,6 +18,7 @@ from lightning_fusion.foe.module import FoEFuserModule
 from lightning_fusion.hyperparameters import read_checkpoint
 
 _BATCHES = (1, 5)
+_TOKENS = ("input_ids", "attention_mask")
 _TOLERANCE = 1e-4
 
 
@@ -38,15 +39,19 @@ class FusedNetwork(nn.Module):
             if not isinstance(expert.network, nn.Module):
                 raise InputError(f"experts: {name} is a plain callable; only torch modules can be exported")
         self.experts, self.network = pool.experts, fuser.network
-        self.target, self.reads_features = fuser.target, bool(fuser.feature_dims)
+        self.target, self.reads_features, self.average_share = (
+            fuser.target,
+            bool(fuser.feature_dims),
+            fuser.average_share,
+        )
         width = len(fuser.classes)
         place = [expert * width + column for expert, own in enumerate(fuser.columns) for column in own]
         self.register_buffer("place", torch.tensor(place), persistent=False)
         self.place: Tensor
         self.shape = (len(pool.experts), width)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Map (B, ...) input to (B, C) fused probabilities."""
+    def forward(self, input: Any) -> Tensor:
+        """Map (B, ...) input, or a dict of texts' tokens, to (B, C) fused probabilities."""
         if self.reads_features:
             both = [cast(Expert, expert).forward_with_features(input) for expert in self.experts.values()]
             outputs = torch.cat([pair[0] for pair in both], dim=1)
@@ -54,19 +59,23 @@ class FusedNetwork(nn.Module):
         else:
             outputs = torch.cat([expert(input) for expert in self.experts.values()], dim=1)
             logits = self.network(outputs)
-        if self.target == "label":
+        if self.target == "label" and not self.average_share:
             return logits.softmax(-1)
         experts, classes = self.shape
         spread = outputs.new_zeros(outputs.shape[0], experts * classes).index_copy(1, self.place, outputs)
+        spread = spread.reshape(-1, experts, classes)
+        if self.target == "label":
+            return torch.lerp(logits.softmax(-1), spread.mean(1), self.average_share)
         chosen = logits.argmax(1).reshape(-1, 1, 1).expand(-1, 1, classes)
-        return spread.reshape(-1, experts, classes).gather(1, chosen).squeeze(1)
+        return spread.gather(1, chosen).squeeze(1)
 
 
 def export(
     experts: Mapping[str, Expert] | ExpertPool,
     checkpoint: str,
     output: str,
-    input_shape: Sequence[int],
+    input_shape: Sequence[int] | None = None,
+    max_tokens: int | None = None,
     onnx: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -79,11 +88,13 @@ def export(
         checkpoint: The fuser's checkpoint.
         output: A new folder.
         input_shape: Shape of one sample of the experts' input: (3, 32, 32), say.
+        max_tokens: Instead, where experts read texts: tokens of the longest. The program's input is a dict of
+            ``input_ids`` and ``attention_mask``, (B, L) int64.
         onnx: Write an ONNX file as well (extra ``onnx``).
         overwrite: Replace an earlier export.
 
     Returns:
-        The manifest: classes, preprocessing, input shape, experts, versions, files, and ``parity``, the largest
+        The manifest: classes, preprocessing, input shape by name, experts, versions, files, and ``parity``, the largest
         absolute difference found.
 
     Raises:
@@ -109,22 +120,24 @@ def export(
         )
     check_same_experts(content.get("experts") or {}, pool.facts())
     network = FusedNetwork(pool, fuser).eval().cpu()
-    example = torch.rand(2, *input_shape)
+    input = _Input(input_shape, max_tokens, _vocabulary(pool))
+    example = input.draw(2)
     try:
-        network(example)
+        with torch.no_grad():
+            network(example)
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"input_shape: the experts refuse a sample of shape {tuple(input_shape)}: {error}") from error
+        raise InputError(f"{input.name}: the experts refuse a sample of shape {input.shape}: {error}") from error
     draft = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     with torch.no_grad():
-        program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+        program = torch.export.export(network, (example,), dynamic_shapes=(input.dynamic,))
     torch.export.save(program, draft / "fused.pt2")
     loaded = torch.export.load(draft / "fused.pt2").module()
-    parity = _largest_difference(network, loaded, input_shape)
+    parity = _largest_difference(network, loaded, input)
     files = ["fused.pt2"]
     if onnx:
-        parity = max(parity, _write_onnx(program, network, draft / "fused.onnx", input_shape))
+        parity = max(parity, _write_onnx(program, network, draft / "fused.onnx", input))
         files.append("fused.onnx")
     if parity > _TOLERANCE:
         raise RuntimeError(
@@ -133,7 +146,7 @@ def export(
     ways = [expert.preprocessing for expert in pool.members.values()]
     manifest = {
         "classes": fuser.classes,
-        "input_shape": [None, *input_shape],
+        "input_shape": input.described,
         "output": "probabilities",
         "preprocessing": ways[0] if all(way == ways[0] for way in ways) else dict(zip(pool.names, ways, strict=True)),
         "target": fuser.target,
@@ -151,23 +164,64 @@ def export(
     return manifest
 
 
-def _largest_difference(network: nn.Module, other: Any, input_shape: Sequence[int]) -> float:
+class _Input:
+    """Samples as the experts read them: of one shape, or texts as tokens."""
+
+    def __init__(self, shape: Sequence[int] | None, max_tokens: int | None, vocabulary: int) -> None:
+        if (shape is None) == (max_tokens is None):
+            raise InputError("input_shape, max_tokens: give one of them: the shape of a sample, or the longest text")
+        if max_tokens is not None and max_tokens < 2:
+            raise InputError(f"max_tokens is {max_tokens}; expected at least 2")
+        self.of_texts, self.vocabulary = max_tokens is not None, vocabulary
+        self.shape = tuple(shape) if shape is not None else (max_tokens,)
+        self.name = "max_tokens" if self.of_texts else "input_shape"
+        batch = {0: torch.export.Dim.DYNAMIC}
+        tokens = batch | {1: torch.export.Dim("tokens", min=1, max=max_tokens)} if max_tokens is not None else {}
+        self.dynamic: Any = dict.fromkeys(_TOKENS, tokens) if self.of_texts else batch
+        kept = [None, *self.shape]
+        self.described: Any = {name: [None, f"up to {max_tokens}"] for name in _TOKENS} if self.of_texts else kept
+
+    def draw(self, rows: int) -> Any:
+        """Random samples; of texts, every other draw is half as long."""
+        if not self.of_texts:
+            return torch.randn(rows, *self.shape)
+        length = max(2, self.shape[0] // (1 if rows % 2 else 2))  # type: ignore[operator]
+        lengths = torch.randint(1, length + 1, (rows, 1))
+        lengths[0] = length
+        ids = torch.randint(self.vocabulary, (rows, length))
+        return dict(zip(_TOKENS, (ids, (torch.arange(length) < lengths).long()), strict=True))
+
+
+def _vocabulary(pool: ExpertPool) -> int:
+    """Tokens that all experts know, as far as it is told."""
+    told = [expert.preprocessing or {} for expert in pool.members.values()]
+    networks = [getattr(expert.network, "vocab_size", None) for expert in pool.members.values()]
+    return min([int(n) for n in (*(facts.get("vocab_size") for facts in told), *networks) if n], default=2)
+
+
+def _largest_difference(network: nn.Module, other: Any, input: _Input) -> float:
     largest = 0.0
     with torch.no_grad():
         for rows in _BATCHES:
-            sample = torch.randn(rows, *input_shape)
+            sample = input.draw(rows)
             largest = max(largest, float((network(sample) - torch.as_tensor(other(sample))).abs().max()))
     return largest
 
 
-def _write_onnx(program: Any, network: nn.Module, path: Path, input_shape: Sequence[int]) -> float:
+def _write_onnx(program: Any, network: nn.Module, path: Path, input: _Input) -> float:
     try:
         import onnxruntime
         import onnxscript  # noqa: F401  (torch's exporter needs it and says so less clearly)
     except ImportError as error:
         raise InputError(f"onnx: {error.name} is not installed; pip install 'lightning-fusion[onnx]'") from error
+    names = list(_TOKENS) if input.of_texts else ["input"]
     torch.onnx.export(
-        program, f=str(path), input_names=["input"], output_names=["probabilities"], external_data=False, verbose=False
+        program, f=str(path), input_names=names, output_names=["probabilities"], external_data=False, verbose=False
     )
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return _largest_difference(network, lambda x: session.run(None, {"input": x.numpy()})[0], input_shape)
+
+    def answer(sample: Any) -> Any:
+        given = sample if input.of_texts else {"input": sample}
+        return session.run(None, {name: value.numpy() for name, value in given.items()})[0]
+
+    return _largest_difference(network, answer, input)

@@ -1,11 +1,13 @@
 import json
 from pathlib import Path
 
+import language
 import pytest
 import tiny
 import torch
 
-from lightning_fusion import Expert, FoEFuserModule, OutputsDataModule, collect
+from lightning_fusion import Expert, ExpertPool, FoEFuserModule, OutputsDataModule, collect
+from lightning_fusion.encoders import TextBag, TextTransformer
 from lightning_fusion.errors import InputError
 from lightning_fusion.export import export
 
@@ -67,6 +69,42 @@ def test_a_fuser_that_reads_features_is_exported_with_them(tmp_path):
     batch, given = tiny.data().rows("test").inputs, torch.from_numpy(outputs.concatenated("test", features=True))
     with torch.no_grad():
         torch.testing.assert_close(program(batch), module.eval().fuse(given).softmax(-1), atol=1e-5, rtol=1e-4)
+
+
+def of_texts(kind, tmp_path) -> ExpertPool:
+    """Two experts that read tokens."""
+    if kind == "bert":
+        pytest.importorskip("transformers")
+        paths = [language.save_classifier(tmp_path / name, labels=["cat", "dog"]) for name in "ab"]
+        return ExpertPool({name: Expert.from_transformers(path) for name, path in zip("ab", paths, strict=True)})
+    network = {"bag": TextBag, "transformer": TextTransformer}[kind]
+    made = [network(2, vocab_size=language.VOCABULARY, width=16) for _ in "ab"]
+    named = zip("ab", made, strict=True)
+    return ExpertPool({name: Expert(one, classes=["cat", "dog"], features="pool") for name, one in named})
+
+
+@pytest.mark.parametrize("kind", ["bag", "transformer", "bert"])
+def test_texts_of_any_length(kind, tmp_path):
+    torch.manual_seed(0)
+    pool = of_texts(kind, tmp_path)
+    module = FoEFuserModule(pool, feature_dims={"a": 16, "b": 16}, average_share=0.3).eval()
+    trainer = tiny.trainer()
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "fuser.ckpt")
+    manifest = export(pool, str(tmp_path / "fuser.ckpt"), str(tmp_path / "out"), max_tokens=12, onnx=kind != "bert")
+    assert manifest["input_shape"] == {name: [None, "up to 12"] for name in ("input_ids", "attention_mask")}
+    program = torch.export.load(tmp_path / "out" / "fused.pt2").module()
+    for rows, length in ((1, 12), (3, 5), (4, 1)):
+        ids, lengths = torch.randint(language.VOCABULARY, (rows, length)), torch.randint(1, length + 1, (rows, 1))
+        batch = {"input_ids": ids, "attention_mask": (torch.arange(length) < lengths).long()}
+        with torch.no_grad():
+            torch.testing.assert_close(program(batch), module(batch).softmax(-1), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("how", [{}, {"input_shape": [4], "max_tokens": 4}, {"max_tokens": 1}])
+def test_one_kind_of_input_is_named(trained, tmp_path, how):
+    with pytest.raises(InputError, match="max_tokens"):
+        export(tiny.pool(), trained["label"], str(tmp_path / "out"), **how)
 
 
 class OwnWay(FoEFuserModule):

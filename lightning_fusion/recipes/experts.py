@@ -126,6 +126,8 @@ class SeedRun:
             path = self.train_expert(f"experts/{name}", rows, arguments, epochs, precision, label)
             experts[name] = self.load_expert(path, arguments["network"])
         write_text(self.folder / "pool.yaml", self._pool_yaml(experts))
+        if hasattr(self.data, "save_tokenizer") and not (self.folder / "tokenizer").is_dir():
+            self.data.save_tokenizer(self.folder / "tokenizer")
         return experts
 
     def expert_rows(self, name: str) -> FusionDataModule:

@@ -62,6 +62,7 @@ def foe(
     fuser_batch_size: int | None = None,
     fuser: Callable[[int, int], nn.Module] | None = None,
     features: str | None = None,
+    average_share: float = 0.5,
     optimizer: OptimizerCallable | None = None,
     scheduler: LRSchedulerCallable | None = None,
     label_smoothing: float = 0.0,
@@ -94,6 +95,8 @@ def foe(
             :class:`~lightning_fusion.foe.fusers.FeatureFuser` where it reads features.
         features: Layer of the experts' networks that gives their representation. Where named, the main row is FoE that
             reads representations beside outputs (our extension), and the paper's stands below it.
+        average_share: Share of the experts' plain average in the answer of FoE that reads representations; 0 is the
+            fuser alone.
         optimizer: Of the experts; AdamW, 1e-3, weight decay 1e-4 where None.
         scheduler: Of the experts, stepping each epoch; a cosine to 0 where None.
         label_smoothing: Of the experts.
@@ -120,6 +123,8 @@ def foe(
     check_seeds(seeds)
     if expert_epochs < 1 or fuser_epochs < 1 or (fuser_batch_size is not None and fuser_batch_size < 1):
         raise InputError("expert_epochs, fuser_epochs and fuser_batch_size must be at least 1")
+    if not 0 <= average_share < 1:
+        raise InputError(f"average_share is {average_share}; expected 0 to 1, without 1")
     data = with_roles(data)
     data.prepare_data()
     check_domains(data)
@@ -132,6 +137,7 @@ def foe(
         "fuser_batch_size": fuser_batch_size,
         "fuser": describe(fuser),
         "features": features,
+        "average_share": average_share,
         "optimizer": describe(optimizer),
         "scheduler": describe(scheduler),
         "label_smoothing": label_smoothing,
@@ -165,7 +171,7 @@ def foe(
             }
             experts = run.train_experts(expert_arguments, expert_epochs, precision)
             outputs = run.collect(experts, features=features is not None)
-            run.fit_fusers(outputs, fuser, fuser_epochs, fuser_batch_size)
+            run.fit_fusers(outputs, fuser, fuser_epochs, fuser_batch_size, average_share)
             if single_expert:
                 run.fit_on_single_experts(outputs, fuser, fuser_epochs, fuser_batch_size)
             run.score_rules(outputs)
@@ -212,10 +218,13 @@ class _Seed(SeedRun):
 
     # ---------------------------------------------------------------- fusers
 
-    def fit_fusers(self, outputs: ExpertOutputs, network: Any, epochs: int, batch_size: int | None) -> None:
+    def fit_fusers(
+        self, outputs: ExpertOutputs, network: Any, epochs: int, batch_size: int | None, average_share: float
+    ) -> None:
         """Train and test FoE with each kind of target, and with features where the store holds them."""
         owned = all(outputs.owners(split).any() for split in ("train", "val"))
-        with_features = {WITH_FEATURES: FUSERS[MAIN]} if outputs["train"].features else {}
+        mixed = FUSERS[MAIN] | {"average_share": average_share}
+        with_features = {WITH_FEATURES: mixed} if outputs["train"].features else {}
         single = all(outputs.owners(split).sum(1).max() <= 1 for split in ("train", "val"))
         kinds = {MAIN: FUSERS[MAIN], ONE_OWNER: {"target": "expert"}} if single else FUSERS
         for method, arguments in (with_features | kinds).items():
