@@ -146,7 +146,8 @@ class TestWords:
     def test_help_names_the_classes_of_this_library_only(self, monkeypatch, capsys):
         assert self.run(monkeypatch, "recipe", "acorl", "--help") == 0
         text = capsys.readouterr().out
-        for name in ("ImageDataModule", "SpeakerDataModule", "encoders.SmallConvNet", "schedules.DANNRamp"):
+        kinds = [f"{kind}DataModule" for kind in ("Image", "Speaker", "Sensor", "Text")]
+        for name in (*kinds, "encoders.SmallConvNet", "schedules.DANNRamp"):
             assert f"lightning_fusion.{name}" in re.sub(r"\n\s+", "", text)
         assert "torch.nn.Conv2d" not in text and len(text.splitlines()) < 500
 

@@ -262,7 +262,7 @@ def frugal(
         "",
         "Answering those of least risk alone (mean over seeds; abstain_above of a policy is the risk above which it "
         "leaves a sample to somebody else): "
-        + ", ".join(f"{share:.0%} of the samples {np.mean(values):.3f}" for share, values in answered.items())
+        + ", ".join(f"{share:.0%} answered {np.mean(values):.3f}" for share, values in answered.items())
         + ".",
     ]
     own, nobody = (float(np.mean(report.values(method))) for method in (MAIN, NOBODY))

@@ -191,6 +191,7 @@ class Report:
             main: The method whose gains are of interest.
             pictures: {file name: caption} of pictures in the same folder.
         """
+        self.seconds = _longest(self.seconds, folder / "results.json")
         versions = {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()}
         results = {
             "recipe": self.recipe,
@@ -266,6 +267,15 @@ class Report:
         took = ", ".join(f"{name} {value:.0f} s" for name, value in self.seconds.items())
         lines += [f"Duration: {took}.", "", "Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()) + ".", ""]
         return "\n".join(lines)
+
+
+def _longest(seconds: Mapping[str, float], earlier: Path) -> dict[str, float]:
+    """Durations of a run that went on: of each part the longest, for what is there already takes no time."""
+    try:
+        known = json.loads(earlier.read_text())["seconds"]
+        return {name: max(seconds.get(name, 0.0), known.get(name, 0.0)) for name in {**known, **seconds}}
+    except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError):  # none, or one that was cut off
+        return dict(seconds)
 
 
 _FIGURE = re.compile(r"^Seed \d+|\d+(\.\d+)?%|\d+\.\d+")

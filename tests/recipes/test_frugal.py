@@ -85,7 +85,7 @@ def test_the_report_tells_the_accuracy_of_the_samples_of_least_risk(tmp_path):
     assert told[1.0] == [pytest.approx(report.values(MAIN)[0])]
     for share, (value,) in told.items():
         assert value == pytest.approx(1 - np.interp(share, curve.coverage, curve.error))
-    assert f"50% of the samples {told[0.5][0]:.3f}" in (tmp_path / "run/report.md").read_text()
+    assert f"50% answered {told[0.5][0]:.3f}" in (tmp_path / "run/report.md").read_text()
     assert not any(NOBODY in note for note in report.notes)
 
 
