@@ -36,6 +36,32 @@ def report() -> Report:
     return made
 
 
+def test_what_seeds_say_alike_is_said_once():
+    made = report()
+    made.notes = [
+        f"Seed {seed}, FoE: only {share}% of expert_{seed % 2}'s rows" for seed, share in ((0, 43.5), (2, 41))
+    ]
+    made.notes += ["Seed 1, FoE: only 44.1% of expert_1's rows", "Other."]
+    assert [
+        line for line in made._markdown("ours", {}, {}).splitlines() if line.startswith("- ") and "FoE:" in line
+    ] == [
+        "- Seeds 0, 2 (figures of the first), FoE: only 43.5% of expert_0's rows",
+        "- Seed 1, FoE: only 44.1% of expert_1's rows",
+    ]
+    assert len(made.notes) == 4
+
+
+def test_a_run_that_went_on_keeps_its_durations(tmp_path):
+    report().save(tmp_path, "ours", {})
+    again = report()
+    again.seconds = {"training": 0.1, "drawing": 2.0}
+    again.save(tmp_path, "ours", {})
+    assert json.loads((tmp_path / "results.json").read_text())["seconds"] == {"training": 1.2, "drawing": 2.0}
+    (tmp_path / "results.json").write_text("{cut")
+    report().save(tmp_path, "ours", {})
+    assert json.loads((tmp_path / "results.json").read_text())["seconds"] == {"training": 1.2}
+
+
 class TestReport:
     def test_figures_are_ordered_by_seed_and_leave_domains_out(self):
         assert report().values("ours") == [0.6, 0.8]
