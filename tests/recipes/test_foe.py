@@ -1,4 +1,5 @@
 import csv
+import importlib.util
 import json
 import shutil
 from functools import partial
@@ -359,6 +360,22 @@ class TestUnbalanced:
         assert {row["metric"] for row in report.rows if "overlap" in row} == {"balanced accuracy by overlap"}
         text = (tmp_path / "run/report.md").read_text()
         assert "Test balanced accuracy of one seed" in text and "| method | balanced accuracy |" in text
+
+
+def test_the_benchmark_of_fusers_reads_a_run_and_no_test_row(tmp_path, monkeypatch):
+    run(tmp_path / "run", features="pool", fuser=None, centralised=False)
+    path = Path(__file__).parents[2] / "benchmarks/fuser_variants.py"
+    spec = importlib.util.spec_from_file_location("fuser_variants", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    monkeypatch.setattr(benchmark, "EPOCHS", 2)
+    store = tmp_path / "run/seed_0/outputs"
+    found = benchmark.compare(store, 0)
+    assert list(found) == ["plain average", *benchmark.VARIANTS] and all(0 < value <= 1 for value in found.values())
+    outputs = ExpertOutputs.open(store)
+    spread, target = (np.concatenate([part("train"), part("val")]) for part in
+                      (outputs.scattered, lambda split: outputs[split].target))  # fmt: skip
+    assert found["plain average"] == pytest.approx((spread.mean(1).argmax(1) == target).mean())
 
 
 def test_a_fuser_of_one_expert_is_blind_to_the_others():
