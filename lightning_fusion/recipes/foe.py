@@ -22,6 +22,7 @@ from lightning_fusion.experts.outputs import ExpertOutputs, OutputsDataModule
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.foe.fusers import MLPFuser
 from lightning_fusion.foe.module import FoEFuserModule, failure_signs
+from lightning_fusion.hyperparameters import read_checkpoint
 from lightning_fusion.recipes.experts import (
     SeedRun,
     check_domains,
@@ -232,11 +233,11 @@ class _Seed(SeedRun):
                 self.report.notes.append(f"{method} left out: no expert's domains are known.")
                 continue
             start = time.perf_counter()
-            module, trainer = self._fit_fuser(
-                outputs, network, epochs, batch_size, arguments, features=method == WITH_FEATURES
-            )
             name = method.replace("FoE (", "").replace(")", "").replace(", ", "_").replace(" ", "_")
-            save_weights(trainer, self.folder / "fusers" / f"{name}.ckpt")
+            path = self.folder / "fusers" / f"{name}.ckpt"
+            module, trainer = self._fit_fuser(
+                outputs, network, epochs, batch_size, arguments, features=method == WITH_FEATURES, path=path
+            )
             metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
             for sign in failure_signs(metrics, module.target):
                 self.report.notes.append(f"Seed {self.seed}, {method}: {sign}")
@@ -273,14 +274,23 @@ class _Seed(SeedRun):
         batch_size: int | None,
         arguments: dict[str, Any],
         features: bool = False,
+        path: Path | None = None,
     ) -> tuple[FoEFuserModule, Trainer]:
+        """A trained fuser, and the Trainer that validated it; a run that goes on takes it from ``path``."""
         seed_everything(self.seed, verbose=False)
         rows = batch_size or min(128, max(8, len(outputs["train"]) // 16))
         data = OutputsDataModule(outputs, batch_size=rows, seed=self.seed, features=features)
         dims = data.feature_dims
         module = FoEFuserModule(**outputs.facts(), feature_dims=dims, network=network, seed=self.seed, **arguments)
         trainer = self.trainer(epochs, accelerator="cpu")
+        kept = read_checkpoint(str(path)) if path is not None and path.is_file() else {}
+        if kept.get("experts") == outputs.experts:
+            module.load_state_dict(kept["state_dict"])
+            trainer.validate(module, datamodule=data, verbose=False)
+            return module, trainer
         trainer.fit(module, datamodule=data)
+        if path is not None:
+            save_weights(trainer, path)
         return module, trainer
 
     def _score_fuser(self, module: FoEFuserModule, outputs: ExpertOutputs, method: str, main: bool = False) -> None:

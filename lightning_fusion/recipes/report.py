@@ -232,7 +232,7 @@ class Report:
         gains = {entry["against"]: entry for entry in entries if entry["against"]}
         more = [{row["method"]: row for row in self.summary(main, metric)} for metric in self.beside]
         cells = []
-        for entry in entries:
+        for entry in sorted(entries, key=lambda entry: entry["method"] != main):  # the others in the order they came
             if entry["against"]:
                 continue
             gain = gains.get(entry["method"])

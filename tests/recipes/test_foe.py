@@ -191,6 +191,19 @@ class TestGoingOn:
         assert {Path(path).name for path in kept} == {"centralised.ckpt", "domain_0.ckpt"}
         assert results(copied)["rows"] == rows
 
+    def test_trained_fusers_are_taken_as_they_are_unless_they_read_other_experts(self, copied):
+        rows, paths = results(copied)["rows"], sorted(copied.rglob("fusers/*.ckpt"))
+        (changed, *kept), first = paths, {path: path.stat().st_mtime_ns for path in paths}
+        content = torch.load(changed, weights_only=True)
+        for value in content["state_dict"].values():
+            value.zero_()
+        content["experts"]["domain_0"]["fingerprint"] = "another"
+        torch.save(content, changed)
+        run(copied, seeds=[1, 0])
+        assert len(paths) == 6 and all(path.stat().st_mtime_ns == first[path] for path in kept)
+        assert torch.load(changed, weights_only=True)["experts"]["domain_0"]["fingerprint"] != "another"
+        assert results(copied)["rows"] == rows
+
     def test_another_configuration_is_refused_and_named(self, copied):
         before = results(copied)
         with pytest.raises(

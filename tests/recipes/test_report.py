@@ -62,6 +62,10 @@ def test_a_run_that_went_on_keeps_its_durations(tmp_path):
     assert json.loads((tmp_path / "results.json").read_text())["seconds"] == {"training": 1.2}
 
 
+def test_the_main_row_stands_first_and_the_others_as_they_came():
+    assert [cells[0] for cells in report()._cells("theirs")] == ["theirs", "ours", "once"]
+
+
 class TestReport:
     def test_figures_are_ordered_by_seed_and_leave_domains_out(self):
         assert report().values("ours") == [0.6, 0.8]
