@@ -1,6 +1,7 @@
 """Multiple-choice questions from folders of CSV files, as those of MMLU."""
 
 import csv
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,13 +54,13 @@ def read_choices(root: str | Path, split: str) -> Choices:
     result = Choices()
     for path in files:
         try:
-            rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines(keepends=True), strict=True))
+            rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True))
         except (csv.Error, UnicodeDecodeError) as error:
             raise InputError(f"{path}: {error}; expected a CSV file in UTF-8") from error
         for number, row in enumerate(rows, 1):
             if not row:
                 continue
-            if len(row) != 6 or row[5].strip() not in LETTERS or not row[5].strip():
+            if len(row) != 6 or row[5].strip() not in tuple(LETTERS):
                 found = f"{len(row)} values" if len(row) != 6 else f"the answer {row[5]!r}"
                 raise InputError(
                     f"{path}, row {number}: found {found}; expected question, four options and a letter from A to D"
@@ -80,10 +81,16 @@ def read_categories(path: str | Path) -> dict[str, str]:
     if not Path(path).is_file():
         raise InputError(f"categories: found no file {path}; give a CSV file with a subject and a category per row")
     result: dict[str, str] = {}
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        for number, row in enumerate(csv.reader(file), 1):
-            if len(row) != 2 or row[0] in result:
-                found = f"{shorten(row)}" if len(row) != 2 else f"{row[0]} again"
-                raise InputError(f"{path}, row {number}: found {found}; expected a subject and its category, each once")
-            result[row[0].strip()] = row[1].strip()
+    try:
+        rows = list(csv.reader(io.StringIO(Path(path).read_text(encoding="utf-8-sig"), newline=""), strict=True))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {error}; expected a CSV file in UTF-8") from error
+    for number, row in enumerate(rows, 1):
+        if not row:
+            continue
+        names = [value.strip() for value in row]
+        if len(names) != 2 or not all(names) or names[0] in result:
+            found = f"{names[0]} again" if len(names) == 2 and names[0] in result else shorten(map(repr, row))
+            raise InputError(f"{path}, row {number}: found {found}; expected a subject and its category, each once")
+        result[names[0]] = names[1]
     return result

@@ -333,6 +333,8 @@ class TextDataModule(FusionDataModule):
             if value < least:
                 why = ": 256 bytes and special tokens" if name == "vocab_size" else ""
                 raise InputError(f"{name} is {value}; expected at least {least}{why}")
+        if self.delimiter is not None and len(self.delimiter) != 1:
+            raise InputError(f"delimiter is {self.delimiter!r}; expected one character, ';' say")
         if self.overlap is not None and not 0 <= self.overlap <= 1:
             raise InputError(f"overlap is {self.overlap}; expected 0 (disjoint) to 1 (identical)")
         for name in ("val_share", "test_share", "fuser_share"):

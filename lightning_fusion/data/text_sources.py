@@ -50,6 +50,7 @@ class Texts:
     splits: list[int] = field(default_factory=list)
     where: list[tuple[str, int]] = field(default_factory=list)
     out_of_scope: list[bool] = field(default_factory=list)
+    _said: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def add(
         self,
@@ -64,7 +65,13 @@ class Texts:
         """One more; blanks around names are typing."""
         self.texts.append(text)
         self.labels.append(label.strip())
-        self.domains.append(_NO_NAME.sub("_", domain.strip()))  # it may name an expert, and the file of one
+        name = _NO_NAME.sub("_", domain.strip())  # it may name an expert, and the file of one
+        if self._said.setdefault(name, domain.strip()) != domain.strip():
+            raise InputError(
+                f"{where[0]}, line {where[1]}: the domains {self._said[name]!r} and {domain.strip()!r} would both be "
+                f"called {name}; rename one"
+            )
+        self.domains.append(name)
         self.where.append(where)
         self.out_of_scope.append(out)
         if split is not None:
@@ -85,7 +92,7 @@ class Texts:
         def pick(values: Any) -> Any:
             return [values[row] for row in rows] if values else values
 
-        return Texts(*(pick(getattr(self, name)) for name in self.__dataclass_fields__))
+        return Texts(*(pick(getattr(self, name)) for name in self.__dataclass_fields__ if name != "_said"))
 
 
 @dataclass(frozen=True)
@@ -272,6 +279,12 @@ def _add_rows(
             label = names[label] if 0 <= label < len(names) else label
         out = fields.outside is not None and str(label).strip() == fields.outside
         needless = fields.domains if out else ()
+        if strange := [
+            name for name, value in values.items() if isinstance(value, dict | list | bytes) or value != value
+        ]:
+            raise InputError(
+                f"{path}, line {line}: {strange[0]} is {values[strange[0]]!r:.60}; expected a text or number"
+            )
         if lacking := [name for name, value in values.items() if value is None and name not in needless]:
             raise InputError(f"{path}, line {line}: {shorten(lacking)} is missing; name it, or remove the row")
         own = split
@@ -428,17 +441,17 @@ def from_ag_news(files: Sequence[Path], fields: Fields, encoding: str) -> Texts:
     by_name = {path.name: path for path in files}
     if "test.csv" not in by_name or "classes.txt" not in by_name:
         raise InputError(f"root: {files[0].parent} lacks test.csv or classes.txt, which source ag_news reads")
-    names = decode(by_name["classes.txt"], encoding).split()
+    names = [name.strip() for name in decode(by_name["classes.txt"], encoding).splitlines() if name.strip()]
     texts, both = Texts(), "train.csv" in by_name
     for stem in ("train", "test") if both else ("test",):
         path = by_name[f"{stem}.csv"]
         rows = (
-            (line, {**row, "class": names[int(row["class"]) - 1]})
+            (line, {**row, "class": dict(enumerate(names, 1))[int(row["class"])]})
             for line, row in rows_of(path, fields, encoding)
         )  # fmt: skip
         try:
             _add_rows(texts, rows, path, fields, SPLIT_NAMES[stem] if both else None)
-        except (ValueError, IndexError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path}: found a class that classes.txt does not number ({error})") from error

@@ -81,10 +81,12 @@ class TextTokenizer:
         transformers = _import("transformers")
         try:
             backend = transformers.AutoTokenizer.from_pretrained(name, local_files_only=not download)
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # transformers and tokenizers raise many kinds, bare ones too
             hint = "" if download else "; give its folder, or set download: true"
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"tokenizer: found none called {name}{hint} ({first})") from error
+        if len(backend.get_vocab()) <= len(backend.all_special_ids):
+            raise InputError(f"tokenizer: {name} has no token but special ones; a tokenizer's files are missing in it")
         pad = backend.pad_token_id if backend.pad_token_id is not None else backend.eos_token_id
         if pad is None:
             raise InputError(f"tokenizer: {name} has neither a padding token nor one that ends a text; give it one")
@@ -119,7 +121,12 @@ class TextTokenizer:
         if backend is None:
             return digest(sorted(self.backend.get_vocab().items()))
         kept = json.loads(backend.to_str())
-        return digest(json.dumps([kept.get(name) for name in ("normalizer", "pre_tokenizer", "model")], sort_keys=True))
+        return digest(
+            json.dumps(
+                [kept.get(name) for name in ("normalizer", "pre_tokenizer", "model", "post_processor", "added_tokens")],
+                sort_keys=True,
+            )
+        )
 
     def encode(
         self, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
@@ -402,7 +409,7 @@ def _open(folder: Path) -> Corpus:
         # "c": torch wants memory that may be written to; what is written never reaches the file
         tokens = torch.from_numpy(np.memmap(path, np.int32, "c"))
         return _corpus(tokens, arrays, facts)
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise InputError(f"cache: {folder} is damaged ({error}); remove this folder, and it is made again") from error
 
 

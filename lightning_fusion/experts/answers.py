@@ -7,9 +7,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_fusion.data.whole import whole_file
@@ -135,11 +137,15 @@ class _Kept:
 
     def _read(self, folder: Path, vectors: bool) -> None:
         for file in sorted(folder.glob("*.npz")):
-            with np.load(file, allow_pickle=False) as part:
-                texts = np.split(part["tokens"], part["lengths"].cumsum()[:-1])
-                embeddings = part["embeddings"] if vectors else part["embeddings"][:, :0]
-                rows = zip(part["keys"], texts, embeddings, strict=True)
-                self.answers.update({key.tobytes(): (text, vector) for key, text, vector in rows})
+            try:
+                with np.load(file, allow_pickle=False) as part:
+                    texts = np.split(part["tokens"], part["lengths"].cumsum()[:-1])
+                    embeddings = part["embeddings"] if vectors else part["embeddings"][:, :0]
+                    rows = list(zip(part["keys"], texts, embeddings, strict=True))
+            except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+                rank_zero_warn(f"{file} is damaged ({type(error).__name__}): these texts are asked again")
+                continue
+            self.answers.update({key.tobytes(): (text, vector) for key, text, vector in rows})
 
     def add(self, keys: Sequence[bytes], texts: Sequence[np.ndarray], embeddings: np.ndarray) -> None:
         rows = zip(keys, texts, embeddings, strict=True)

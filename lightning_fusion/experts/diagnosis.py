@@ -17,6 +17,7 @@ from lightning_fusion.data.whole import whole_file
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs import ExpertOutputs
 from lightning_fusion.metrics.diversity import PairwiseDiversity
+from lightning_fusion.metrics.drawing import plain_names
 
 LEAK_GAP = 0.03
 """Smallest excess of accuracy on the fuser's rows over unseen rows that is called a leak."""
@@ -98,6 +99,7 @@ class Diagnosis:
         for finding in self.findings:
             console.print(f"- {finding}", markup=False)
 
+    @plain_names
     def plot(self, path: str | Path) -> None:
         """Draw accuracy per expert and domain, and the disagreement of each pair, side by side."""
         from matplotlib.figure import Figure

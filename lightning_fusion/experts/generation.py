@@ -16,7 +16,7 @@ from lightning_fusion.callbacks.reproducible import EpochSeed
 from lightning_fusion.data.base import as_batch, digest
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import CARD_KEY, build_network
-from lightning_fusion.experts.transformers import TransformersGenerator, hash_files, weight_files
+from lightning_fusion.experts.transformers import TransformersGenerator, hash_files, model_files
 from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
 from lightning_fusion.metrics.text import Rouge, read_tokenizer
 from lightning_fusion.optimization import build_optimizer
@@ -115,7 +115,7 @@ class GenerativeExpert:
         if checkpoint is not None:
             card = _read_card(checkpoint)
         elif transformers is not None:
-            weight_files(transformers)
+            model_files(transformers)
         self.checkpoint, self.transformers, self.network = checkpoint, transformers, network
         self.domains = domains if domains is not None else card.get("domains")
         self.preprocessing: dict[str, Any] | None = card.get("preprocessing")
@@ -161,7 +161,7 @@ class GenerativeExpert:
             with self.loaded() as network:
                 return digest(repr(network), *[part for item in network.state_dict().items() for part in item])
         if self.transformers is not None:
-            return hash_files(weight_files(self.transformers)) if Path(self.transformers).is_dir() else self._hashed()
+            return hash_files(model_files(self.transformers)) if Path(self.transformers).is_dir() else self._hashed()
         return hash_files([Path(self.checkpoint)])  # type: ignore[arg-type]
 
     def _hashed(self) -> str:

@@ -520,7 +520,7 @@ _DATA = re.compile("data-[0-9a-f]{12}")
 
 
 def _ours(path: Path) -> bool:
-    known = _DATA.fullmatch(path.name) or re.fullmatch(rf"{re.escape(MANIFEST)}(\.\d+)?", path.name)
+    known = _DATA.fullmatch(path.name) or re.fullmatch(rf"{re.escape(MANIFEST)}(\.\d+(\.part)?)?", path.name)
     return path.name in (".lock", ".shards") or known is not None
 
 

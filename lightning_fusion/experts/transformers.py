@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lightning_fusion.data.tokens import TextTokenizer
@@ -54,6 +55,12 @@ def weight_files(path: str) -> list[Path]:
     return found
 
 
+def model_files(path: str) -> list[Path]:
+    """All files of a local model that its answers depend on: weights, configurations, tokenizer."""
+    more = [file for kind in ("*.json", "*.txt", "*.model") for file in Path(path).glob(kind)]
+    return [*weight_files(path), *sorted(more)]
+
+
 def hash_files(files: Sequence[Path]) -> str:
     """A fingerprint of the contents of files, in their order, read in pieces."""
     state = hashlib.blake2b(digest_size=16)
@@ -84,8 +91,13 @@ def _load(kind: str, path: str, download: bool) -> Any:
     weight_files(path)
     how: dict[str, Any] = {"use_safetensors": True, "local_files_only": not download, "dtype": torch.float32}
     try:
-        return getattr(transformers, kind).from_pretrained(path, **how).eval()
-    except (OSError, ValueError) as error:  # what transformers raises for a missing file, or another kind of model
+        model, found = getattr(transformers, kind).from_pretrained(path, output_loading_info=True, **how)
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:  # what transformers raises for a missing file, or another kind of model
         if not download and not Path(path).is_dir():
             raise InputError(
                 f"path: found no folder {path}, and no model of this name on this machine; a name on the hub needs "
@@ -95,9 +107,28 @@ def _load(kind: str, path: str, download: bool) -> Any:
             f"path: transformers cannot load {path} as {kind} from safetensors files: "
             f"{str(error).strip().splitlines()[0]}"
         ) from error
+    if lacking := sorted(found["missing_keys"]):
+        raise InputError(
+            f"path: {path} holds no weights for {shorten(lacking)} of {kind}, which would be drawn at random: it is "
+            "another kind of model, or its config.json is that of another"
+        )
+    return model.eval()
 
 
-def _check_input(input: Any, vocab_size: int, path: str) -> tuple[Tensor, Tensor]:
+def _longest(model: nn.Module) -> int | None:
+    """Tokens that a model has learnt places for; None where it has none."""
+    for name, table in model.named_modules():
+        if isinstance(table, nn.Embedding) and name.rpartition(".")[2] in (
+            "position_embeddings",
+            "embed_positions",
+            "wpe",
+        ):
+            before = 0 if table.padding_idx is None else table.padding_idx + 1  # places begin behind that of padding
+            return table.num_embeddings - before - int(getattr(table, "offset", 0))
+    return None
+
+
+def _check_input(input: Any, vocab_size: int, path: str, longest: int | None = None) -> tuple[Tensor, Tensor]:
     """Tokens and mask of a batch; refuses what another tokenizer made, before a device does so without a word."""
     if not isinstance(input, Mapping) or not {"input_ids", "attention_mask"} <= set(input):
         found = f"the keys {shorten(input)}" if isinstance(input, Mapping) else f"a {type(input).__name__}"
@@ -110,6 +141,11 @@ def _check_input(input: Any, vocab_size: int, path: str) -> tuple[Tensor, Tensor
                 f"input_ids: found token {low if low < 0 else high}; the model {path} has a vocabulary of {vocab_size} "
                 f"tokens (0 to {vocab_size - 1}): set the data's tokenizer to the model's own"
             )
+    if longest is not None and ids.shape[1] > longest:
+        raise InputError(
+            f"the model {path} reads {longest} tokens at most; found {ids.shape[1]}: lower the data's max_length, or "
+            "max_read and max_new_tokens"
+        )
     return ids, input["attention_mask"]
 
 
@@ -145,7 +181,7 @@ class TransformersClassifier(nn.Module):
         self.classes = [(labels or {}).get(name, name) for name in names]
         if len(set(self.classes)) < len(self.classes):
             raise InputError(f"labels: two labels of the model {path} would be one class: {shorten(self.classes, 20)}")
-        self.vocab_size = self.model.get_input_embeddings().num_embeddings
+        self.vocab_size, self.longest = self.model.get_input_embeddings().num_embeddings, _longest(self.model)
         if config.pad_token_id is None:  # classifiers of decoders look for the last token that is none
             end = config.eos_token_id
             if end is None:
@@ -156,7 +192,7 @@ class TransformersClassifier(nn.Module):
 
     def forward(self, input: Mapping[str, Tensor]) -> Tensor:
         """Map input_ids and attention_mask (B, L) to (B, C) logits."""
-        ids, mask = _check_input(input, self.vocab_size, self.path)
+        ids, mask = _check_input(input, self.vocab_size, self.path, self.longest)
         ids = ids.masked_fill(mask == 0, self.pad_id)  # some models look for padding by its token
         output = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True, return_dict=True)
         states = getattr(output, "hidden_states", None)
@@ -200,7 +236,7 @@ class TransformersGenerator(nn.Module):
         if self.both:
             start = getattr(settings, "decoder_start_token_id", None)
             self.start_id = int(start if start is not None else self.model.config.decoder_start_token_id)
-        self.vocab_size = self.model.get_input_embeddings().num_embeddings
+        self.vocab_size, self.longest = self.model.get_input_embeddings().num_embeddings, _longest(self.model)
 
     def generate(self, input: Mapping[str, Tensor], max_new_tokens: int) -> Tensor:
         """The greedily written text (B, T), T <= max_new_tokens, padded with ``pad_id``."""
@@ -252,7 +288,7 @@ class TransformersGenerator(nn.Module):
 
     def _read(self, input: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Tokens and mask; padding goes to the left where the text goes on behind the input."""
-        ids, mask = _check_input(input, self.vocab_size, self.path)
+        ids, mask = _check_input(input, self.vocab_size, self.path, self.longest)
         if not self.both:
             order = mask.argsort(dim=1, stable=True)
             ids, mask = ids.gather(1, order), mask.gather(1, order)

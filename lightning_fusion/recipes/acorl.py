@@ -15,6 +15,7 @@ from lightning_fusion.acorl.dissimilarity import Dissimilarity
 from lightning_fusion.data.base import FusionDataModule, digest
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import check_layer
+from lightning_fusion.metrics.drawing import plain_names
 from lightning_fusion.recipes.chains import COMPLEMENTARY, PLAIN, ChainRun, Plan
 from lightning_fusion.recipes.classification import ClassificationChains
 from lightning_fusion.recipes.experts import check_seeds, describe, describe_data, expert_data, quiet_lightning
@@ -313,6 +314,7 @@ def _signs(report: Report, kind: type[ChainRun], chosen: float) -> list[str]:
     return found
 
 
+@plain_names
 def _draw(report: Report, kind: type[ChainRun], folder: Path, strengths: Sequence[float]) -> dict[str, str]:
     """The picture that all kinds of data have."""
     from matplotlib.figure import Figure

@@ -23,6 +23,7 @@ from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.foe.fusers import MLPFuser
 from lightning_fusion.foe.module import FoEFuserModule, failure_signs
 from lightning_fusion.hyperparameters import read_checkpoint
+from lightning_fusion.metrics.drawing import plain_names
 from lightning_fusion.recipes.experts import (
     SeedRun,
     check_domains,
@@ -383,6 +384,7 @@ class _OneExpert(nn.Module):
         return self.network(outputs[:, self.block])
 
 
+@plain_names
 def _draw(report: Report, folder: Path, outputs: ExpertOutputs, seed: int, main: str) -> dict[str, str]:
     """The three pictures of the report."""
     from matplotlib.figure import Figure

@@ -34,6 +34,7 @@ from lightning_fusion.foe.frugal import FrugalCurve, FrugalFoE
 from lightning_fusion.foe.reading import read_costs
 from lightning_fusion.foe.risk import ParametricRisk
 from lightning_fusion.foe.subset_fusers import MaskedMLPFuser
+from lightning_fusion.metrics.drawing import plain_names
 from lightning_fusion.metrics.selective import RiskCoverage, area_under_cost_curve, risk_coverage
 from lightning_fusion.recipes.experts import (
     SeedRun,
@@ -604,6 +605,7 @@ def _abstention_table(report: Report, study: _Study) -> list[str]:
     return lines
 
 
+@plain_names
 def _draw_abstention(study: _Study, folder: Path) -> dict[str, str]:
     from matplotlib.figure import Figure
 
@@ -624,6 +626,7 @@ def _draw_abstention(study: _Study, folder: Path) -> dict[str, str]:
     return {"abstention.png": f"Risk and coverage over test samples in and out of scope, seed {study.seed}."}
 
 
+@plain_names
 def _draw(report: Report, folder: Path, study: _Study) -> dict[str, str]:
     """The three pictures of the report."""
     from matplotlib.figure import Figure

@@ -21,6 +21,7 @@ from lightning_fusion.experts.embeddings import EmbeddingsDataModule, Spool, col
 from lightning_fusion.experts.generation import GenerativeExpert, GenerativeExpertModule
 from lightning_fusion.experts.outputs import ExpertOutputs
 from lightning_fusion.foe.generative_module import GenerativeFoE
+from lightning_fusion.metrics.drawing import plain_names
 from lightning_fusion.metrics.text import ROUGE_KEYS, Rouge
 from lightning_fusion.recipes.experts import (
     SeedRun,
@@ -315,6 +316,7 @@ class _Seed(SeedRun):
                 self.report.add(method, key, value, self.seed, domain=name)
 
 
+@plain_names
 def _draw(report: Report, folder: Path, run: _Seed) -> dict[str, str]:
     """The two pictures of the report."""
     from matplotlib.figure import Figure

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.metrics.drawing import plain_names
 from lightning_fusion.recipes.report import Report, paired_gain
 
 _SELECTED = re.compile(r"average of \d+, selected")
@@ -148,6 +149,7 @@ def traffic(report: Report) -> list[str]:
     return lines
 
 
+@plain_names
 def draw(report: Report, folder: Path) -> dict[str, str]:
     """The four pictures of the report."""
     from matplotlib.figure import Figure

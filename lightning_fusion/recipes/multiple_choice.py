@@ -1,12 +1,16 @@
 """FoE on multiple-choice questions: language models are scored by the likelihood of the options, one is chosen."""
 
+import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from lightning import seed_everything
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 
 from lightning_fusion.data.base import stratified_split
@@ -20,6 +24,7 @@ from lightning_fusion.experts.generation import GenerativeExpert, score_options
 from lightning_fusion.experts.outputs import ExpertOutputs
 from lightning_fusion.experts.pool import check_name
 from lightning_fusion.foe.generative_module import GenerativeFoE
+from lightning_fusion.metrics.drawing import plain_names
 from lightning_fusion.recipes.experts import SeedRun, check_seeds, quiet_lightning, save_weights
 from lightning_fusion.recipes.report import Report, claim_folder
 
@@ -83,6 +88,10 @@ def multiple_choice(
         check_name(name, "experts: the name")
     parts = {"val": read_choices(root, val_split), "test": read_choices(root, test_split)}
     known = read_categories(categories) if categories is not None else {}
+    if categories is not None and (
+        missing := sorted({subject for part in parts.values() for subject in part.subjects} - set(known))
+    ):
+        raise InputError(f"categories: {categories} names no category for the subject(s) {shorten(missing)}; add rows")
     names = sorted({known.get(subject, subject) for subject in parts["val"].subjects})
     if lacking := sorted({known.get(subject, subject) for subject in parts["test"].subjects} - set(names)):
         raise InputError(
@@ -156,7 +165,8 @@ def _ask(
     asking: dict[str, Any],
 ) -> dict[str, np.ndarray]:
     """Log-likelihoods (N, 4) and embeddings (N, D) of each split, from the file if they are there."""
-    if not file.is_file():
+    shapes = {f"{split}_likelihood": (len(part.questions), len(LETTERS)) for split, part in parts.items()}
+    if not _kept(file, shapes):
         found: dict[str, np.ndarray] = {}
         tokenizer = TextTokenizer.load(path, download=False).backend
         with expert.loaded(device) as network, torch.no_grad():
@@ -164,8 +174,27 @@ def _ask(
                 found |= _say(network, tokenizer, part, split, batch_size, **asking)
         with whole_file(file) as draft, open(draft, "wb") as handle:
             np.savez(handle, **dict[str, Any](found))
+            handle.flush()
+            os.fsync(handle.fileno())
     with np.load(file, allow_pickle=False) as stored:
         return dict(stored)
+
+
+def _kept(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether the file is there and whole."""
+    if not file.is_file():
+        return False
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            whole = all(stored[name].shape == shape for name, shape in shapes.items())
+            if whole and all(
+                len(stored[name.replace("likelihood", "embedding")]) == shapes[name][0] for name in shapes
+            ):
+                return True
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile):
+        pass
+    rank_zero_warn(f"{file} is damaged: this expert is asked again")
+    return False
 
 
 def _say(
@@ -285,6 +314,7 @@ def _choose(run: SeedRun, data: EmbeddingsDataModule, epochs: int, hidden: int, 
         return module.choose(data.rows("test").inputs).numpy()  # type: ignore[arg-type]
 
 
+@plain_names
 def _draw(protocol: _Protocol, folder: Path) -> dict[str, str]:
     from matplotlib.figure import Figure
 

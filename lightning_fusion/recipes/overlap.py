@@ -15,6 +15,7 @@ from lightning_fusion.data.view import OverlapDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.outputs import ExpertOutputs, OutputsDataModule
 from lightning_fusion.foe.module import FoEFuserModule
+from lightning_fusion.metrics.drawing import plain_names
 from lightning_fusion.recipes.experts import SeedRun
 from lightning_fusion.recipes.report import MEANS, Report, paired_gain
 
@@ -98,6 +99,7 @@ def overlap_table(report: Report, overlaps: Sequence[float], main: str) -> list[
     return [*lines, "", note]
 
 
+@plain_names
 def draw_overlap(report: Report, overlaps: Sequence[float], main: str, folder: Path) -> dict[str, str]:
     """The picture of it."""
     from matplotlib.figure import Figure

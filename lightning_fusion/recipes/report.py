@@ -50,7 +50,7 @@ def claim_folder(
     marker = path / _RUN
     if path.exists() and not path.is_dir():
         raise InputError(f"output: {path} is a file; name a folder")
-    if path.is_dir() and not all(re.fullmatch(r"run\.json\.\d+", item.name) for item in path.iterdir()):
+    if path.is_dir() and not all(re.fullmatch(r"run\.json\.\d+(\.part)?", item.name) for item in path.iterdir()):
         if not marker.is_file():
             raise InputError(f"output: {path} holds files that no recipe wrote; name another folder")
         try:
@@ -59,7 +59,7 @@ def claim_folder(
             found = None
         if overwrite:
             strangers = [item.name for item in path.iterdir() if not _OURS.fullmatch(item.name)]
-            if strangers or not isinstance(found, dict) or "recipe" not in found:
+            if strangers or (isinstance(found, dict) and "recipe" not in found):
                 raise InputError(
                     f"output: {path} holds files that no recipe wrote ({shorten(sorted(strangers)) or _RUN}); name "
                     "another folder, or remove it yourself"
@@ -77,7 +77,7 @@ def claim_folder(
     return path, False
 
 
-_OURS = re.compile(r"(run|results)\.json(\.\d+)?|report\.md(\.\d+)?|config\.yaml|\w+\.png|seed_\d+")
+_OURS = re.compile(r"(run|results)\.json(\.\d+(\.part)?)?|report\.md(\.\d+(\.part)?)?|config\.yaml|\w+\.png|seed_\d+")
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

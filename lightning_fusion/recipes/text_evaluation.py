@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from lightning_fusion.data.base import digest, stratified_split
 from lightning_fusion.data.text_sources import Fields, rows_of
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.metrics.drawing import plain_names
 from lightning_fusion.recipes.experts import check_seeds
 from lightning_fusion.recipes.report import Report, claim_folder
 
@@ -143,7 +144,8 @@ def _score(
     seed: int,
 ) -> None:
     train, test = parts
-    mean = (scores / scores[train].std(0).clip(1e-12)).mean(1)
+    spread = scores[train].std(0)
+    mean = (scores[:, spread > 0] / spread[spread > 0]).mean(1)  # who always says the same in training has no unit
     alone = np.array(
         [[correlation(scores[test, k], human[test, a]) for k in range(len(experts))] for a in range(len(aspects))]
     )
@@ -158,6 +160,11 @@ def _score(
         "linear stacking (ridge)": lambda: make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 3, 13))),
         MAIN: lambda: HistGradientBoostingRegressor(**settings, early_stopping=False, random_state=seed),
     }
+    if len(train) < 2 * (leaf := HistGradientBoostingRegressor(**settings).min_samples_leaf):
+        report.notes.append(
+            f"Seed {seed}: {len(train)} training rows cannot be split into leaves of {leaf}: {MAIN} answers all alike; "
+            f"give more rows, {2 * leaf} at least."
+        )
     for method, build in fusers.items():
         fitted = (build().fit(scores[train], values[train]).predict(scores[test]) for values in human.T)
         found[method] = np.array([correlation(one, values[test]) for one, values in zip(fitted, human.T, strict=True)])
@@ -181,6 +188,7 @@ def _table(report: Report, aspects: list[str]) -> list[str]:
     return lines
 
 
+@plain_names
 def _draw(report: Report, folder: Path, aspects: list[str]) -> dict[str, str]:
     from matplotlib.figure import Figure
 

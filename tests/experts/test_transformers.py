@@ -1,3 +1,4 @@
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -134,6 +135,29 @@ def save_tokenizer(folder: Path, words: str) -> None:
 
 
 class TestFolders:
+    def test_weights_that_are_not_there_are_not_drawn_at_random(self, tmp_path):
+        path = language.save_classifier(tmp_path)
+        facts = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps(facts | {"num_hidden_layers": 3}))
+        with pytest.raises(InputError, match=r"holds no weights for bert.encoder.layer.2\.\S+, .* at random"):
+            Expert.from_transformers(path)
+
+    @pytest.mark.parametrize("keep", [0, 0.5])
+    def test_damaged_weights_are_named(self, tmp_path, keep):
+        path = language.save_classifier(tmp_path)
+        content = (tmp_path / "model.safetensors").read_bytes()
+        (tmp_path / "model.safetensors").write_bytes(content[: int(keep * len(content))])
+        with pytest.raises(InputError, match="transformers cannot load"):
+            Expert.from_transformers(path)
+
+    @pytest.mark.parametrize("kind", ["bert", "gpt2"])
+    def test_texts_longer_than_a_model_has_places_are_named(self, tmp_path, kind):
+        expert = Expert.from_transformers(language.save_classifier(tmp_path, kind))
+        longest = expert.network.longest
+        assert expert(batch([longest])).shape[0] == 1
+        with pytest.raises(InputError, match=rf"reads {longest} tokens at most; found {longest + 1}"):
+            expert(batch([longest + 1]))
+
     def test_a_name_that_is_neither_folder_nor_model_is_told_as_that(self):
         with pytest.raises(
             InputError, match="found no folder bookz, and no model of this name on this machine; a name"

@@ -19,6 +19,7 @@ from lightning_fusion.foe.fusers import FeatureFuser, MLPFuser
 from lightning_fusion.metrics import balanced_accuracy
 from lightning_fusion.recipes.foe import FUSERS, MAIN, ONE_EXPERT, ONE_OWNER, WITH_FEATURES, _OneExpert, foe
 from lightning_fusion.recipes.overlap import CEILING, RULES
+from lightning_fusion.recipes.report import claim_folder
 
 NETWORK = partial(SmallConvNet, width=2, in_channels=1)
 CHECKPOINTS = ["centralised.ckpt", "domain_0.ckpt", "domain_1.ckpt"]
@@ -204,6 +205,19 @@ class TestGoingOn:
         assert torch.load(changed, weights_only=True)["experts"]["domain_0"]["fingerprint"] != "another"
         assert results(copied)["rows"] == rows
 
+    def test_drafts_of_a_killed_run_are_no_hindrance(self, copied, tmp_path):
+        for name in ("run.json", "results.json", "report.md"):
+            (copied / f"{name}.123.part").write_text("{half")
+        run(copied, seeds=[1, 0])
+        (tmp_path / "begun").mkdir()
+        (tmp_path / "begun/run.json.77.part").write_text("{half")
+        claim_folder(tmp_path / "begun", "foe", {})
+        (copied / "run.json").write_text("{half")
+        with pytest.raises(InputError, match="--overwrite=true"):
+            claim_folder(copied, "foe", {})
+        assert claim_folder(copied, "foe", {}, overwrite=True) == (copied, False)
+        assert [file.name for file in copied.iterdir()] == ["run.json"]
+
     def test_another_configuration_is_refused_and_named(self, copied):
         before = results(copied)
         with pytest.raises(
@@ -337,6 +351,13 @@ class TestUnbalanced:
         return TextDataModule(
             root=str(tmp_path / "texts.csv"), domain_fields=["domain"], vocab_size=300, cache=str(tmp_path / "cache")
         )
+
+    def test_a_class_that_looks_like_a_formula_is_drawn_as_it_is(self, texts, tmp_path):
+        path = Path(texts.hparams.root)
+        path.write_text(path.read_text().replace(",good,", ",$5_to_$10 {,").replace(",bad,", ",$a_b^{$,"))
+        run(tmp_path / "run", data=texts, network=partial(TextBag, vocab_size=300), centralised=False)
+        assert all((tmp_path / f"run/{name}.png").is_file() for name in ("domains", "confusion", "listens"))
+        assert "$5_to_$10" in (tmp_path / "run/report.md").read_text()
 
     def test_by_accuracy_the_report_says_what_guessing_gives(self, texts, tmp_path):
         report = run(tmp_path / "run", data=texts, network=partial(TextBag, vocab_size=300), centralised=False)

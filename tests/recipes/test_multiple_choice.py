@@ -1,4 +1,5 @@
 import runpy
+import shutil
 from pathlib import Path
 
 import language
@@ -9,6 +10,7 @@ import torch
 from lightning_fusion.data.choices import read_choices
 from lightning_fusion.data.tokens import TextTokenizer
 from lightning_fusion.errors import InputError
+from lightning_fusion.experts.generation import GenerativeExpert
 from lightning_fusion.experts.transformers import TransformersGenerator
 from lightning_fusion.recipes.multiple_choice import CALIBRATED, MAIN, PROBABILITIES, multiple_choice, prompt
 
@@ -90,9 +92,44 @@ def test_bad_input(folder, tmp_path):
     (tmp_path / "categories.csv").write_text("algebra,science\n")
     text = (folder / "mmlu/test/poetry_test.csv").read_text()
     (folder / "mmlu/test/law_test.csv").write_text(text)
-    with pytest.raises(InputError, match="test: the categories law have no val question"):
+    with pytest.raises(InputError, match=r"names no category for the subject\(s\) law; add rows"):
         start(folder)
+    with pytest.raises(InputError, match="test: the categories law have no val question"):
+        start(folder, categories=None)
     (folder / "mmlu/test/law_test.csv").unlink()
+
+
+@pytest.mark.parametrize("letter", ["AB", "CD", "ABCD", "E", "a", ""])
+def test_an_answer_is_one_letter(folder, tmp_path, letter):
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val/law_val.csv").write_text(f"why?,one,two,three,four,{letter}\n")
+    with pytest.raises(InputError, match=f"row 1: found the answer '{letter}'"):
+        read_choices(tmp_path, "val")
+
+
+@pytest.mark.parametrize("content", [b"", b"cut", None])
+def test_what_an_expert_said_is_asked_again_where_it_is_damaged(folder, report, tmp_path, content):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    file = tmp_path / "run/seed_0/answers/gpt2.npz"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.warns(UserWarning, match=r"gpt2.npz is damaged: this expert is asked again"):
+        again = start(folder, output=str(tmp_path / "run"))
+    assert again.rows == report.rows and file.read_bytes() == whole
+
+
+def test_another_tokenizer_is_another_expert(folder, tmp_path):
+    shutil.copytree(folder / "gpt2", tmp_path / "gpt2")
+    before = GenerativeExpert(transformers=str(tmp_path / "gpt2")).fingerprint
+    assert before == GenerativeExpert(transformers=str(folder / "gpt2")).fingerprint
+    TextTokenizer.train(["other words"] * 9, 300, lowercase=True).save(tmp_path / "gpt2")
+    assert GenerativeExpert(transformers=str(tmp_path / "gpt2")).fingerprint != before
+
+
+def test_a_folder_without_a_tokenizer_is_told(folder, tmp_path):
+    shutil.copytree(folder / "gpt2", tmp_path / "gpt2", ignore=shutil.ignore_patterns("tokenizer*"))
+    with pytest.raises(InputError, match=r"tokenizer: "):
+        TextTokenizer.load(str(tmp_path / "gpt2"), download=False)
 
 
 def test_models_of_real_questions_know_their_own(tmp_path, real_data):
