@@ -87,11 +87,13 @@ class RowDataset(Dataset[Batch]):
 class SliceSampler(DistributedSampler, SequentialSampler):
     """Yields one index tensor per batch, so that a batch is a slice and not a loop over rows.
 
-    The order is a function of (seed, epoch) alone: a resumed run continues it. Process r of W takes every W-th row of
-    each global batch of W * batch_size rows, so that W processes see the same global batches as one. Where the rows do
-    not divide by W the first ones are repeated, as torch's own sampler does. In a new order of one process no last
-    batch has one row, which batch norm cannot train on: the batch before gives it one (our choice). Being a
-    ``DistributedSampler``, and a ``SequentialSampler`` for ``overfit_batches``, Lightning leaves it in place.
+    The order is a function of (seed, epoch) alone: a run that is resumed between epochs continues it; in the middle
+    of one Lightning begins that epoch's batches again, and warns. Process r of W takes every W-th row of each global
+    batch of W * batch_size rows, so that W processes see the same global batches as one. Where the rows do not divide
+    by W the first ones are repeated, as torch's own sampler does, and metrics count them again; predictions and
+    stores do not. In a new order of one process no last batch has one row, which batch norm cannot train on: the
+    batch before gives it one (our choice). Being a ``DistributedSampler``, and a ``SequentialSampler`` for
+    ``overfit_batches``, Lightning leaves it in place.
 
     Args:
         num_rows: Length of the data set.

@@ -193,6 +193,10 @@ class TransformersClassifier(nn.Module):
     def forward(self, input: Mapping[str, Tensor]) -> Tensor:
         """Map input_ids and attention_mask (B, L) to (B, C) logits."""
         ids, mask = _check_input(input, self.vocab_size, self.path, self.longest)
+        order = (
+            (mask == 0).to(torch.uint8).argsort(dim=1, stable=True)
+        )  # padding goes to the right: places count from there
+        ids, mask = ids.gather(1, order), mask.gather(1, order)
         ids = ids.masked_fill(mask == 0, self.pad_id)  # some models look for padding by its token
         output = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True, return_dict=True)
         states = getattr(output, "hidden_states", None)

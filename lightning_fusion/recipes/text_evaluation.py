@@ -160,10 +160,11 @@ def _score(
         "linear stacking (ridge)": lambda: make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 3, 13))),
         MAIN: lambda: HistGradientBoostingRegressor(**settings, early_stopping=False, random_state=seed),
     }
-    if len(train) < 2 * (leaf := HistGradientBoostingRegressor(**settings).min_samples_leaf):
+    count, leaf = int(train.sum()), settings["min_samples_leaf"]
+    if count < 2 * leaf:
         report.notes.append(
-            f"Seed {seed}: {len(train)} training rows cannot be split into leaves of {leaf}: {MAIN} answers all alike; "
-            f"give more rows, {2 * leaf} at least."
+            f"Seed {seed}: {count} training rows cannot be split into leaves of {leaf} (min_samples_leaf): {MAIN} "
+            f"answers all alike; give more rows, {2 * leaf} at least, or smaller leaves."
         )
     for method, build in fusers.items():
         fitted = (build().fit(scores[train], values[train]).predict(scores[test]) for values in human.T)

@@ -40,6 +40,17 @@ def test_padding_never_changes_a_feature(kind, dtype, tolerance):
     assert torch.allclose(alone, beside, atol=tolerance) and torch.allclose(alone, other, atol=tolerance)
 
 
+@pytest.mark.parametrize("kind", ["learned", "sinusoidal", "bag"])
+def test_padding_may_stand_on_the_left(kind):
+    torch.manual_seed(0)
+    network = (TextBag(3, 50) if kind == "bag" else TextTransformer(3, 50, width=16, positions=kind)).eval()
+    alone = text(4, 9)
+    left = {name: torch.zeros(2, 9, dtype=torch.long) for name in alone}
+    for name, value in alone.items():
+        left[name][0, 5:], left[name][1] = value[0, :4], value[1]
+    torch.testing.assert_close(network(left), network(alone), atol=1e-5, rtol=0)
+
+
 def test_dropout_is_off_in_eval_and_on_in_training():
     network, batch = TextTransformer(3, 50, width=16, dropout=0.5), text(5, 3)
     assert not torch.equal(network(batch), network(batch))

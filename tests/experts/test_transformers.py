@@ -45,6 +45,16 @@ class TestClassifiers:
             torch.testing.assert_close(features[number], expected, atol=1e-5, rtol=0)
             torch.testing.assert_close(probabilities[number], raw.logits.softmax(1)[0], atol=1e-5, rtol=0)
 
+    @pytest.mark.parametrize("kind", ["bert", "gpt2"])
+    def test_padding_may_stand_on_the_left(self, tmp_path, kind):
+        expert = Expert.from_transformers(language.save_classifier(tmp_path, kind))
+        right = batch([3, 20, 9])
+        order = right["attention_mask"].argsort(dim=1, stable=True)
+        left = {name: value.gather(1, order) for name, value in right.items()}
+        assert left["attention_mask"][0].tolist() == [0] * 17 + [1] * 3
+        for one, other in zip(expert.forward_with_features(left), expert.forward_with_features(right), strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
     def test_facts(self, tmp_path):
         path = language.save_classifier(tmp_path / "a", labels=["x", "y"])
         tokenizer = TextTokenizer.train(["a text"], 300, lowercase=False)

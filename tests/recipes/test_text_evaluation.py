@@ -6,7 +6,16 @@ import pytest
 from scipy.stats import pearsonr
 
 from lightning_fusion.errors import InputError
-from lightning_fusion.recipes.text_evaluation import AVERAGE, BEST, MAIN, ORACLE, correlation, text_evaluation
+from lightning_fusion.recipes.report import Report
+from lightning_fusion.recipes.text_evaluation import (
+    AVERAGE,
+    BEST,
+    MAIN,
+    ORACLE,
+    _score,
+    correlation,
+    text_evaluation,
+)
 
 EXPERTS, ASPECTS = ["e0", "e1", "e2"], ["clear", "true"]
 
@@ -44,6 +53,26 @@ def test_fusing_finds_what_no_single_expert_says(tmp_path):
         alone = [row["value"] for row in rows if row["method"].startswith("single")]
         assert [row["value"] for row in rows if row["method"] == ORACLE] == [max(alone)]
     assert "](aspects.png)" in (tmp_path / "run/report.md").read_text()
+
+
+def test_too_few_rows_to_fit_are_told(tmp_path):
+    table(tmp_path / "few.jsonl", rows=44)
+    report = text_evaluation(str(tmp_path / "few.jsonl"), EXPERTS, ASPECTS, str(tmp_path / "run"), "article", seeds=[0])
+    (note,) = report.notes
+    assert "training rows cannot be split into leaves of 20" in note and "40 at least, or smaller" in note
+    assert report.values(MAIN, report.metric) == [0.0]
+
+
+def test_an_expert_that_never_varies_in_training_does_not_swamp_the_mean(tmp_path):
+    scores, people = table(tmp_path / "scores.jsonl")
+    scores[:, 2] = 0.0
+    scores[:4, 2] = 1e-3
+    train = (np.arange(400) >= 4) & (np.arange(400) < 300)
+    report = Report("text_evaluation", {}, metric="correlation")
+    _score(report, scores, people, (train, ~train), EXPERTS, ASPECTS, {"min_samples_leaf": 20}, seed=0)
+    expected = [correlation((scores[:, :2] / scores[train, :2].std(0)).mean(1)[~train], values[~train])
+                for values in people.T]  # fmt: skip
+    assert report.values(AVERAGE, "correlation") == [pytest.approx(np.mean(expected))]
 
 
 def test_bad_input(tmp_path):
