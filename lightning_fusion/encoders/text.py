@@ -144,7 +144,7 @@ class TextTransformer(_TextNetwork):
                 f"the text network got {ids.shape[1]} tokens, its max_length is {self.max_length}; raise it, or lower "
                 "max_length of the data"
             )
-        places = (mask.cumsum(1) - 1).clamp_min(0)  # a token's number, wherever the padding stands
+        places = ((mask != 0).cumsum(1) - 1).clamp_min(0)  # a token's number, wherever the padding stands
         states = self.dropout(self._embed(self.embedding, ids) + self.places[places])
         padding = torch.zeros(mask.shape, dtype=states.dtype, device=states.device).masked_fill(
             mask == 0, torch.finfo(states.dtype).min
