@@ -60,16 +60,16 @@ def compare(store: Path, seed: int) -> dict[str, float]:
     given = {reads: both(lambda split, r=reads: outputs.concatenated(split, r)) for reads in (False, True)}  # type: ignore[misc]
     fold = torch.from_numpy(np.random.default_rng(0).permutation(len(target)) % FOLDS)
     found: dict[str, float] = {"plain average": float((average.argmax(1) == target).float().mean())}
-    kept: dict[tuple[int, bool], Tensor] = {}
+    kept: dict[tuple[Callable[[int, int], nn.Module], bool], Tensor] = {}
     for name, (build, reads, share) in VARIANTS.items():
-        if (id(build), reads) not in kept:
+        if (build, reads) not in kept:
             said = torch.zeros_like(average)
             for number in range(FOLDS):
                 train, test = fold != number, fold == number
                 part = answers(build, given[reads][train], target[train], given[reads][test], seed)
                 said[test, : part.shape[1]] = part
-            kept[id(build), reads] = said
-        answer = torch.lerp(kept[id(build), reads], average, share)
+            kept[build, reads] = said
+        answer = torch.lerp(kept[build, reads], average, share)
         found[name] = float((answer.argmax(1) == target).float().mean())
     return found
 

@@ -53,13 +53,7 @@ def read_choices(root: str | Path, split: str) -> Choices:
         raise InputError(f"root: found no <subject>_{split}.csv in {folder}; name the folder that holds {split}/")
     result = Choices()
     for path in files:
-        try:
-            rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: {error}; expected a CSV file in UTF-8") from error
-        for number, row in enumerate(rows, 1):
-            if not row:
-                continue
+        for number, row in _rows(path):
             if len(row) != 6 or row[5].strip() not in tuple(LETTERS):
                 found = f"{len(row)} values" if len(row) != 6 else f"the answer {row[5]!r}"
                 raise InputError(
@@ -81,16 +75,19 @@ def read_categories(path: str | Path) -> dict[str, str]:
     if not Path(path).is_file():
         raise InputError(f"categories: found no file {path}; give a CSV file with a subject and a category per row")
     result: dict[str, str] = {}
-    try:
-        rows = list(csv.reader(io.StringIO(Path(path).read_text(encoding="utf-8-sig"), newline=""), strict=True))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {error}; expected a CSV file in UTF-8") from error
-    for number, row in enumerate(rows, 1):
-        if not row:
-            continue
+    for number, row in _rows(Path(path)):
         names = [value.strip() for value in row]
         if len(names) != 2 or not all(names) or names[0] in result:
             found = f"{names[0]} again" if len(names) == 2 and names[0] in result else shorten(map(repr, row))
             raise InputError(f"{path}, row {number}: found {found}; expected a subject and its category, each once")
         result[names[0]] = names[1]
     return result
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Number and values of each row of a CSV file that is not blank."""
+    try:
+        rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {error}; expected a CSV file in UTF-8") from error
+    return [(number, row) for number, row in enumerate(rows, 1) if row]

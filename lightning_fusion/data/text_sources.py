@@ -441,12 +441,13 @@ def from_ag_news(files: Sequence[Path], fields: Fields, encoding: str) -> Texts:
     by_name = {path.name: path for path in files}
     if "test.csv" not in by_name or "classes.txt" not in by_name:
         raise InputError(f"root: {files[0].parent} lacks test.csv or classes.txt, which source ag_news reads")
-    names = [name.strip() for name in decode(by_name["classes.txt"], encoding).splitlines() if name.strip()]
+    names = (name.strip() for name in decode(by_name["classes.txt"], encoding).splitlines())
+    numbered = dict(enumerate(filter(None, names), 1))
     texts, both = Texts(), "train.csv" in by_name
     for stem in ("train", "test") if both else ("test",):
         path = by_name[f"{stem}.csv"]
         rows = (
-            (line, {**row, "class": dict(enumerate(names, 1))[int(row["class"])]})
+            (line, {**row, "class": numbered[int(row["class"])]})
             for line, row in rows_of(path, fields, encoding)
         )  # fmt: skip
         try:

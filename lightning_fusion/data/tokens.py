@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from lightning_fusion.data.base import SliceSampler, digest
 from lightning_fusion.data.text_sources import Texts, normalise
-from lightning_fusion.data.whole import write_whole
+from lightning_fusion.data.whole import DAMAGED, write_whole
 from lightning_fusion.errors import InputError, shorten
 
 BUCKETS = 512
@@ -409,7 +408,7 @@ def _open(folder: Path) -> Corpus:
         # "c": torch wants memory that may be written to; what is written never reaches the file
         tokens = torch.from_numpy(np.memmap(path, np.int32, "c"))
         return _corpus(tokens, arrays, facts)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
+    except (*DAMAGED, TypeError) as error:
         raise InputError(f"cache: {folder} is damaged ({error}); remove this folder, and it is made again") from error
 
 

@@ -2,17 +2,34 @@
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
+
+DAMAGED = (OSError, EOFError, ValueError, KeyError, BadZipFile)
+"""What numpy raises for an archive that was cut off, emptied or is another's."""
+
+
+def undrafted(name: str) -> str:
+    """The name of the file that a draft of :func:`whole_file` is for; any other name as it is.
+
+    Example:
+        >>> undrafted("run.json.417.part"), undrafted("run.json")
+        ('run.json', 'run.json')
+    """
+    return re.sub(r"\.\d+(\.part)?$", "", name)  # earlier versions wrote no .part
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A draft beside a file, which takes the file's place where the block ends well; other processes may do the same.
+
+    The draft is on the disk before it is renamed: a machine that goes down leaves the one or the other.
 
     Args:
         path: Of the file; its folder is there.
@@ -27,6 +44,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     draft = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         yield draft
+        with open(draft, "r+b") as written:
+            os.fsync(written.fileno())
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)

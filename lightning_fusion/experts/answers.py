@@ -1,20 +1,18 @@
 """Ask an expert that writes about many texts: it is loaded once, and what is written is never written twice."""
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_fusion.data.whole import whole_file
+from lightning_fusion.data.whole import DAMAGED, whole_file
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.generation import GenerativeExpert, write
 
@@ -142,7 +140,7 @@ class _Kept:
                     texts = np.split(part["tokens"], part["lengths"].cumsum()[:-1])
                     embeddings = part["embeddings"] if vectors else part["embeddings"][:, :0]
                     rows = list(zip(part["keys"], texts, embeddings, strict=True))
-            except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+            except DAMAGED as error:
                 rank_zero_warn(f"{file} is damaged ({type(error).__name__}): these texts are asked again")
                 continue
             self.answers.update({key.tobytes(): (text, vector) for key, text, vector in rows})
@@ -161,5 +159,3 @@ class _Kept:
                 tokens=np.concatenate([*texts, np.empty(0, np.int64)]).astype(np.int64),
                 embeddings=embeddings,
             )
-            handle.flush()
-            os.fsync(handle.fileno())

@@ -16,7 +16,7 @@ from lightning_fusion.callbacks.reproducible import EpochSeed
 from lightning_fusion.data.base import as_batch, digest
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import CARD_KEY, build_network
-from lightning_fusion.experts.transformers import TransformersGenerator, hash_files, model_files
+from lightning_fusion.experts.transformers import TransformersGenerator, hash_files, model_files, weight_files
 from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
 from lightning_fusion.metrics.text import Rouge, read_tokenizer
 from lightning_fusion.optimization import build_optimizer
@@ -115,7 +115,7 @@ class GenerativeExpert:
         if checkpoint is not None:
             card = _read_card(checkpoint)
         elif transformers is not None:
-            model_files(transformers)
+            weight_files(transformers)
         self.checkpoint, self.transformers, self.network = checkpoint, transformers, network
         self.domains = domains if domains is not None else card.get("domains")
         self.preprocessing: dict[str, Any] | None = card.get("preprocessing")

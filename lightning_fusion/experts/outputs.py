@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_fusion.data.base import digest, draws_order, slice_loader
-from lightning_fusion.data.whole import whole_file
+from lightning_fusion.data.whole import undrafted, whole_file
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.pool import (
     ExpertPool,
@@ -512,16 +512,14 @@ class StoreWriter:
                 os.fsync(handle.fileno())
         with whole_file(self.folder / MANIFEST) as draft, open(draft, "w") as handle:
             json.dump(manifest, handle, indent=1)
-            handle.flush()
-            os.fsync(handle.fileno())
 
 
 _DATA = re.compile("data-[0-9a-f]{12}")
 
 
 def _ours(path: Path) -> bool:
-    known = _DATA.fullmatch(path.name) or re.fullmatch(rf"{re.escape(MANIFEST)}(\.\d+(\.part)?)?", path.name)
-    return path.name in (".lock", ".shards") or known is not None
+    known = path.name in (".lock", ".shards") or undrafted(path.name) == MANIFEST
+    return known or _DATA.fullmatch(path.name) is not None
 
 
 def _lock_file(handle: Any) -> None:

@@ -92,12 +92,7 @@ def _load(kind: str, path: str, download: bool) -> Any:
     how: dict[str, Any] = {"use_safetensors": True, "local_files_only": not download, "dtype": torch.float32}
     try:
         model, found = getattr(transformers, kind).from_pretrained(path, output_loading_info=True, **how)
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:  # what transformers raises for a missing file, or another kind of model
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # a missing file, or another kind of model
         if not download and not Path(path).is_dir():
             raise InputError(
                 f"path: found no folder {path}, and no model of this name on this machine; a name on the hub needs "
@@ -149,6 +144,12 @@ def _check_input(input: Any, vocab_size: int, path: str, longest: int | None = N
     return ids, input["attention_mask"]
 
 
+def _gathered(ids: Tensor, mask: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens and mask (B, L), those of a (B, L) bool mask behind the others; both in the order they came."""
+    order = last.to(torch.uint8).argsort(dim=1, stable=True)
+    return ids.gather(1, order), mask.gather(1, order)
+
+
 def _mean(states: Tensor, mask: Tensor) -> Tensor:
     """Mean over the tokens of a mask; some attention gives NaN at places that only see padding."""
     weight = mask.to(states.dtype)[:, :, None]
@@ -193,10 +194,7 @@ class TransformersClassifier(nn.Module):
     def forward(self, input: Mapping[str, Tensor]) -> Tensor:
         """Map input_ids and attention_mask (B, L) to (B, C) logits."""
         ids, mask = _check_input(input, self.vocab_size, self.path, self.longest)
-        order = (
-            (mask == 0).to(torch.uint8).argsort(dim=1, stable=True)
-        )  # padding goes to the right: places count from there
-        ids, mask = ids.gather(1, order), mask.gather(1, order)
+        ids, mask = _gathered(ids, mask, mask == 0)  # padding goes to the right: places count from the left
         ids = ids.masked_fill(mask == 0, self.pad_id)  # some models look for padding by its token
         output = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True, return_dict=True)
         states = getattr(output, "hidden_states", None)
@@ -294,8 +292,7 @@ class TransformersGenerator(nn.Module):
         """Tokens and mask; padding goes to the left where the text goes on behind the input."""
         ids, mask = _check_input(input, self.vocab_size, self.path, self.longest)
         if not self.both:
-            order = mask.argsort(dim=1, stable=True)
-            ids, mask = ids.gather(1, order), mask.gather(1, order)
+            ids, mask = _gathered(ids, mask, mask != 0)
         return ids.masked_fill(mask == 0, self.pad_id), mask
 
     def _run(self, ids: Tensor, mask: Tensor, text: Tensor) -> Any:

@@ -35,7 +35,7 @@ from lightning_fusion.recipes.experts import (
     source_of,
 )
 from lightning_fusion.recipes.overlap import OverlapRun, check_overlaps, draw_overlap, overlap_table
-from lightning_fusion.recipes.report import MEANS, Report, claim_folder
+from lightning_fusion.recipes.report import Report, claim_folder
 
 MAIN = "FoE (label)"
 FUSERS: dict[str, dict[str, Any]] = {
@@ -334,9 +334,8 @@ class _Seed(SeedRun):
         start = time.perf_counter()
         train, test = outputs.scattered("train"), outputs.scattered("test")
         target, truth = np.asarray(outputs["train"].target), np.asarray(outputs["test"].target)
-        for metric, mean in MEANS.items():
-            each = [mean(right, truth) for right in (test.argmax(2) == truth[:, None]).T]
-            self.report.add("mean single expert", metric, float(np.mean(each)), self.seed)
+        # means are linear in who is right: that of all experts is that of their share
+        self.report.add_right("mean single expert", (test.argmax(2) == truth[:, None]).mean(1), truth, self.seed)
         for name, rule in BASELINES.items():
             self._score(name, rule().fit(train, target).predict(test) == truth, outputs)
         owners = outputs.owners("test")
@@ -360,13 +359,11 @@ class _Seed(SeedRun):
 
     def _score(self, method: str, right: np.ndarray, outputs: ExpertOutputs) -> None:
         truth = np.asarray(outputs["test"].target)
-        for metric, mean in MEANS.items():
-            self.report.add(method, metric, mean(right, truth), self.seed)
+        self.report.add_right(method, right, truth, self.seed)
         member = np.asarray(outputs["test"].domain, bool)
         for column, name in enumerate(outputs.domains):
-            rows = member[:, column]
-            for metric, mean in MEANS.items() if rows.any() else ():
-                self.report.add(method, metric, mean(right[rows], truth[rows]), self.seed, domain=name)
+            if (rows := member[:, column]).any():
+                self.report.add_right(method, right[rows], truth[rows], self.seed, domain=name)
 
 
 class _OneExpert(nn.Module):

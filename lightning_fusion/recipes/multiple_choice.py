@@ -1,11 +1,9 @@
 """FoE on multiple-choice questions: language models are scored by the likelihood of the options, one is chosen."""
 
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -16,7 +14,7 @@ from rich.console import Console
 from lightning_fusion.data.base import stratified_split
 from lightning_fusion.data.choices import LETTERS, Choices, read_categories, read_choices
 from lightning_fusion.data.tokens import TextTokenizer
-from lightning_fusion.data.whole import whole_file
+from lightning_fusion.data.whole import DAMAGED, whole_file
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.answers import pad_rows
 from lightning_fusion.experts.embeddings import EmbeddingsDataModule
@@ -165,36 +163,34 @@ def _ask(
     asking: dict[str, Any],
 ) -> dict[str, np.ndarray]:
     """Log-likelihoods (N, 4) and embeddings (N, D) of each split, from the file if they are there."""
-    shapes = {f"{split}_likelihood": (len(part.questions), len(LETTERS)) for split, part in parts.items()}
-    if not _kept(file, shapes):
-        found: dict[str, np.ndarray] = {}
-        tokenizer = TextTokenizer.load(path, download=False).backend
-        with expert.loaded(device) as network, torch.no_grad():
-            for split, part in parts.items():
-                found |= _say(network, tokenizer, part, split, batch_size, **asking)
-        with whole_file(file) as draft, open(draft, "wb") as handle:
-            np.savez(handle, **dict[str, Any](found))
-            handle.flush()
-            os.fsync(handle.fileno())
-    with np.load(file, allow_pickle=False) as stored:
-        return dict(stored)
+    kept = _read(file, parts)
+    if kept is not None:
+        return kept
+    found: dict[str, np.ndarray] = {}
+    tokenizer = TextTokenizer.load(path, download=False).backend
+    with expert.loaded(device) as network, torch.no_grad():
+        for split, part in parts.items():
+            found |= _say(network, tokenizer, part, split, batch_size, **asking)
+    with whole_file(file) as draft, open(draft, "wb") as handle:
+        np.savez(handle, **dict[str, Any](found))
+    return found
 
 
-def _kept(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether the file is there and whole."""
+def _read(file: Path, parts: Mapping[str, Choices]) -> dict[str, np.ndarray] | None:
+    """What the file holds; None where it is not there, or not whole."""
     if not file.is_file():
-        return False
+        return None
     try:
         with np.load(file, allow_pickle=False) as stored:
-            whole = all(stored[name].shape == shape for name, shape in shapes.items())
-            if whole and all(
-                len(stored[name.replace("likelihood", "embedding")]) == shapes[name][0] for name in shapes
-            ):
-                return True
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile):
-        pass
-    rank_zero_warn(f"{file} is damaged: this expert is asked again")
-    return False
+            found = dict(stored)
+        for split, part in parts.items():
+            count = len(part.questions)
+            if found[f"{split}_likelihood"].shape != (count, len(LETTERS)) or len(found[f"{split}_embedding"]) != count:
+                raise ValueError(f"expected {count} {split} questions")
+    except DAMAGED:
+        rank_zero_warn(f"{file} is damaged: this expert is asked again")
+        return None
+    return found
 
 
 def _say(

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lightning_fusion.data.whole import whole_file
+from lightning_fusion.data.whole import undrafted, whole_file
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.metrics import balanced_accuracy
 
@@ -50,7 +50,7 @@ def claim_folder(
     marker = path / _RUN
     if path.exists() and not path.is_dir():
         raise InputError(f"output: {path} is a file; name a folder")
-    if path.is_dir() and not all(re.fullmatch(r"run\.json\.\d+(\.part)?", item.name) for item in path.iterdir()):
+    if path.is_dir() and not all(undrafted(item.name) == _RUN != item.name for item in path.iterdir()):
         if not marker.is_file():
             raise InputError(f"output: {path} holds files that no recipe wrote; name another folder")
         try:
@@ -58,7 +58,8 @@ def claim_folder(
         except ValueError:
             found = None
         if overwrite:
-            strangers = [item.name for item in path.iterdir() if not _OURS.fullmatch(item.name)]
+            names = [item.name for item in path.iterdir()]
+            strangers = [name for name in names if undrafted(name) not in _WRITTEN and not _DRAWN.fullmatch(name)]
             if strangers or (isinstance(found, dict) and "recipe" not in found):
                 raise InputError(
                     f"output: {path} holds files that no recipe wrote ({shorten(sorted(strangers)) or _RUN}); name "
@@ -77,7 +78,8 @@ def claim_folder(
     return path, False
 
 
-_OURS = re.compile(r"(run|results)\.json(\.\d+(\.part)?)?|report\.md(\.\d+(\.part)?)?|config\.yaml|\w+\.png|seed_\d+")
+_WRITTEN = (_RUN, "results.json", "report.md")  # through drafts
+_DRAWN = re.compile(r"config\.yaml|\w+\.png|seed_\d+")
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
@@ -141,6 +143,11 @@ class Report:
         self.rows.append(
             {"method": method, "metric": metric, "split": split, "seed": seed, "value": float(value), **more}
         )
+
+    def add_right(self, method: str, right: np.ndarray, targets: np.ndarray, seed: int, **more: Any) -> None:
+        """Add every mean of right answers, (N,) in [0, 1], to (N,) targets."""
+        for metric, mean in MEANS.items():
+            self.add(method, metric, mean(right, targets), seed, **more)
 
     def values(self, method: str, metric: str = "accuracy", split: str = "test") -> list[float]:
         """Figures of a method over all data, ordered by seed."""
