@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from lightning_fusion import SpeakerDataModule
-from lightning_fusion.data.speech import LogMel
+from lightning_fusion.data.audio.features import LogMel
 from lightning_fusion.data.synthetic import synthetic_voices
 
 BATCH, CROP_S, RATE = 64, 2.0, 16_000

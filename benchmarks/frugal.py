@@ -16,8 +16,8 @@ from measuring import Result, Times, clock, resident_mb
 from recorded import CLASSES, Recorded, recorded
 from sklearn.neighbors import KNeighborsClassifier
 
-from lightning_fusion.foe.frugal import FrugalFoE
-from lightning_fusion.foe.neighbours import SubsetNeighbours
+from lightning_fusion.frugal.neighbors import SubsetNeighbours
+from lightning_fusion.frugal.policy import FrugalFoE
 
 VALIDATION, QUERIES, SAMPLE, REPEATS = 5_000, 1_000, 8, 3
 """Rows; queries that are decided; those of them that the literal loop decides; rounds at M = 10."""

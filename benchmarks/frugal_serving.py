@@ -8,7 +8,7 @@ from recorded import CLASSES, recorded
 from torch import Tensor
 
 from lightning_fusion.encoders import TorchvisionClassifier
-from lightning_fusion.foe.frugal import FrugalFoE
+from lightning_fusion.frugal.policy import FrugalFoE
 
 VALIDATION, IMAGES, EXPERTS, BATCH = 5_000, 500, 20, 128
 """Some minutes. The tables are empty at first: with more images their share is smaller."""

@@ -8,10 +8,10 @@ from lightning import Trainer
 from measuring import Result, interleave
 
 from lightning_fusion import GenerativeFoE
-from lightning_fusion.data.pairs import TextPairsDataModule
-from lightning_fusion.encoders.seq2seq import PointerGenerator
-from lightning_fusion.experts.answers import Asking, ask_expert
-from lightning_fusion.experts.generation import GenerativeExpert
+from lightning_fusion.generation.answers import Asking, ask_expert
+from lightning_fusion.generation.expert import GenerativeExpert
+from lightning_fusion.generation.pairs import TextPairsDataModule
+from lightning_fusion.generation.seq2seq import PointerGenerator
 
 ROWS, TOKENS, WIDTH, VOCABULARY = 480, 16, 128, 4000
 NAMES = ["a", "b", "c", "d"]

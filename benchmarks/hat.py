@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_fusion import Expert, ExpertModule, HaTJointModule, ImageDataModule, KnowledgeDictionary
 from lightning_fusion.data.base import Batch
-from lightning_fusion.data.target import TargetDataModule
+from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.encoders import SmallConvNet
 from lightning_fusion.hat.mixer import Mixer, shared_columns
 from lightning_fusion.hat.sources import SourceTable

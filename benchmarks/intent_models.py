@@ -21,8 +21,8 @@ import yaml
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lightning_fusion.data.tokens import TextTokenizer
-from lightning_fusion.recipes.multiple_choice import prompt
+from lightning_fusion.data.text.tokens import TextTokenizer
+from lightning_fusion.recipes.generation.multiple_choice import prompt
 
 DOMAINS_EACH = 2
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_fusion import TextDataModule
-from lightning_fusion.data.tokens import TextTokenizer
+from lightning_fusion.data.text.tokens import TextTokenizer
 from lightning_fusion.encoders import TextTransformer
 
 WORDS, TEXTS, LONGEST, BATCH = 3000, 4000, 256, 32

@@ -13,23 +13,23 @@ _PUBLIC = {
     "ACoRLModule": "acorl.module",
     "Batch": "data.base",
     "Expert": "experts.expert",
-    "ExpertModule": "experts.training",
-    "ExpertOutputs": "experts.outputs",
+    "ExpertModule": "experts.module",
+    "ExpertOutputs": "experts.outputs.store",
     "ExpertPool": "experts.pool",
-    "ExpertRegistry": "hat.registry",
+    "ExpertRegistry": "registry.registry",
     "FoEFuserModule": "foe.module",
-    "FrugalFoE": "foe.frugal",
-    "FrugalFoEModule": "foe.frugal_module",
-    "GenerativeFoE": "foe.generative_module",
+    "FrugalFoE": "frugal.policy",
+    "FrugalFoEModule": "frugal.module",
+    "GenerativeFoE": "generation.fuser",
     "HaTJointModule": "hat.module",
-    "ImageDataModule": "data.image",
+    "ImageDataModule": "data.image.datamodule",
     "KnowledgeDictionary": "hat.knowledge",
-    "OutputsDataModule": "experts.outputs",
-    "SensorDataModule": "data.sensor",
-    "SpeakerDataModule": "data.speaker",
-    "TargetDataModule": "data.target",
-    "TextDataModule": "data.text",
-    "collect": "experts.collecting",
+    "OutputsDataModule": "experts.outputs.datamodule",
+    "SensorDataModule": "data.sensor.datamodule",
+    "SpeakerDataModule": "data.audio.datamodule",
+    "TargetDataModule": "data.views.target",
+    "TextDataModule": "data.text.datamodule",
+    "collect": "experts.outputs.collect",
     "diagnose": "experts.diagnosis",
     "reverse_gradient": "acorl.reversal",
     "select_sources": "hat.selection",
@@ -38,26 +38,27 @@ _PUBLIC = {
 if TYPE_CHECKING:
     from lightning_fusion.acorl.module import ACoRLModule
     from lightning_fusion.acorl.reversal import reverse_gradient
+    from lightning_fusion.data.audio.datamodule import SpeakerDataModule
     from lightning_fusion.data.base import Batch
-    from lightning_fusion.data.image import ImageDataModule
-    from lightning_fusion.data.sensor import SensorDataModule
-    from lightning_fusion.data.speaker import SpeakerDataModule
-    from lightning_fusion.data.target import TargetDataModule
-    from lightning_fusion.data.text import TextDataModule
-    from lightning_fusion.experts.collecting import collect
+    from lightning_fusion.data.image.datamodule import ImageDataModule
+    from lightning_fusion.data.sensor.datamodule import SensorDataModule
+    from lightning_fusion.data.text.datamodule import TextDataModule
+    from lightning_fusion.data.views.target import TargetDataModule
     from lightning_fusion.experts.diagnosis import diagnose
     from lightning_fusion.experts.expert import Expert
-    from lightning_fusion.experts.outputs import ExpertOutputs, OutputsDataModule
+    from lightning_fusion.experts.module import ExpertModule
+    from lightning_fusion.experts.outputs.collect import collect
+    from lightning_fusion.experts.outputs.datamodule import OutputsDataModule
+    from lightning_fusion.experts.outputs.store import ExpertOutputs
     from lightning_fusion.experts.pool import ExpertPool
-    from lightning_fusion.experts.training import ExpertModule
-    from lightning_fusion.foe.frugal import FrugalFoE
-    from lightning_fusion.foe.frugal_module import FrugalFoEModule
-    from lightning_fusion.foe.generative_module import GenerativeFoE
     from lightning_fusion.foe.module import FoEFuserModule
+    from lightning_fusion.frugal.module import FrugalFoEModule
+    from lightning_fusion.frugal.policy import FrugalFoE
+    from lightning_fusion.generation.fuser import GenerativeFoE
     from lightning_fusion.hat.knowledge import KnowledgeDictionary
     from lightning_fusion.hat.module import HaTJointModule
-    from lightning_fusion.hat.registry import ExpertRegistry
     from lightning_fusion.hat.selection import select_sources
+    from lightning_fusion.registry.registry import ExpertRegistry
 
 __all__ = [
     "ACoRLModule",

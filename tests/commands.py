@@ -17,8 +17,9 @@ import soundfile
 import yaml
 from PIL import Image
 
-from lightning_fusion import cli
-from lightning_fusion.cli import main, shipped_configs
+from lightning_fusion.cli import main as cli
+from lightning_fusion.cli.config import shipped_configs
+from lightning_fusion.cli.main import main
 from lightning_fusion.data.synthetic import synthetic_motion, synthetic_voices
 from lightning_fusion.errors import InputError
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, distributed
 
-from lightning_fusion.metrics import LinearCKA, Verification
+from lightning_fusion.metrics import LinearCKA
+from lightning_fusion.verification.metrics import Verification
 
 PARTS = [[[0, 1, 2, 3, 4], [5, 6]], [[7, 8, 9], [0]]]
 """Samples per process and batch: as many as they are not, and one repeated by a distributed sampler."""

@@ -11,8 +11,8 @@ import tiny
 import torch
 
 from lightning_fusion import GenerativeFoE
-from lightning_fusion.experts.embeddings import EmbeddingsDataModule, collect_embeddings
-from lightning_fusion.experts.generation import GenerativeExpert
+from lightning_fusion.generation.embeddings import EmbeddingsDataModule, collect_embeddings
+from lightning_fusion.generation.expert import GenerativeExpert
 
 ROWS = 13  # odd: a distributed sampler repeats a row
 

@@ -27,10 +27,10 @@ from lightning_fusion import (
 )
 from lightning_fusion.callbacks import PredictionWriter
 from lightning_fusion.data.base import TensorDataModule
-from lightning_fusion.data.target import TargetDataModule
+from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.encoders import SmallSpeakerNet, TextBag
-from lightning_fusion.experts.verification import VerificationModule
 from lightning_fusion.foe.fusers import MLPFuser
+from lightning_fusion.verification.module import VerificationModule
 
 ROWS = {"train": 23, "val": 9, "test": 7}  # odd numbers: a distributed sampler repeats rows
 FRUGAL_ROWS = {"train": 95, "val": 31, "test": 47}  # odd, and even with one more

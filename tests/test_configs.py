@@ -26,8 +26,9 @@ from commands import (
 
 from lightning_fusion import ExpertOutputs, FrugalFoEModule
 from lightning_fusion.callbacks import PredictionWriter
-from lightning_fusion.cli import RECIPES, FusionCLI, main
-from lightning_fusion.experts.verification import JudgedByTrials
+from lightning_fusion.cli.commands import RECIPES
+from lightning_fusion.cli.main import FusionCLI, main
+from lightning_fusion.verification.module import JudgedByTrials
 
 # What a file that is only a part of a configuration is combined with.
 BASES = {"trainer": "foe/digits.yaml", "data": "experts/folders.yaml", "acorl": "acorl/digits.yaml"}
@@ -176,7 +177,7 @@ def test_a_collection_of_a_pool_gives_a_store(name):
 
 @pytest.mark.parametrize("name", of_kind("recipe"))
 def test_a_recipe_gives_a_report(name, monkeypatch):
-    monkeypatch.setattr("lightning_fusion.recipes.classification._LATE_STEPS", 20)
+    monkeypatch.setattr("lightning_fusion.recipes.acorl.classification._LATE_STEPS", 20)
     recipe = recipe_of(name)
     quick = {"frugal": {"variants": False}, "hat": {"epochs": 2}}.get(recipe, {})  # two_step wants two
     tiny = small(read(name)) | {"output": "run"} | quick

@@ -8,7 +8,7 @@ import torch
 from lightning import LightningModule
 
 from lightning_fusion import ExpertModule, FoEFuserModule
-from lightning_fusion.cli import main
+from lightning_fusion.cli.main import main
 from lightning_fusion.errors import InputError
 from lightning_fusion.export import export
 from lightning_fusion.hyperparameters import check_trusted

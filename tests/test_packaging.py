@@ -50,16 +50,16 @@ def test_the_wheel_holds_nothing_else(wheel):
 
 def test_the_wheel_names_the_program(wheel):
     (name,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
-    assert "lightning-fusion = lightning_fusion.cli:main" in wheel.read(name).decode()
+    assert "lightning-fusion = lightning_fusion.cli.main:main" in wheel.read(name).decode()
 
 
 def test_a_package_of_the_wheel_finds_its_configs(wheel, tmp_path):
     wheel.extractall(tmp_path)
-    code = "import lightning_fusion.cli as cli; print(cli.__file__, cli.find_config('foe/digits.yaml'))"
+    code = "import lightning_fusion.cli.main as cli; print(cli.__file__, cli.find_config('foe/digits.yaml'))"
     words = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     found = [Path(part) for part in done.stdout.split()]
-    assert found == [tmp_path / "lightning_fusion/cli.py", tmp_path / "lightning_fusion/configs/foe/digits.yaml"]
+    assert found == [tmp_path / "lightning_fusion/cli/main.py", tmp_path / "lightning_fusion/configs/foe/digits.yaml"]
 
 
 def test_every_bound_has_its_reason_beside_it():

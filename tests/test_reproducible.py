@@ -25,9 +25,9 @@ from lightning_fusion import (
     SpeakerDataModule,
 )
 from lightning_fusion.callbacks import EpochSeed
-from lightning_fusion.data.base import SliceSampler
-from lightning_fusion.data.speech import SpeechAugmentation
-from lightning_fusion.data.target import TargetDataModule
+from lightning_fusion.data.audio.features import SpeechAugmentation
+from lightning_fusion.data.samplers import SliceSampler
+from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.encoders import BatchAffine
 from lightning_fusion.foe.fusers import MLPFuser
 

@@ -12,7 +12,7 @@ import yaml
 from commands import CONFIGS, TWO_BATCHES, look_up, merged, parse, prepare, read, shipped, small, write_yaml
 from wandb import wandb_agent
 
-from lightning_fusion.cli import main
+from lightning_fusion.cli.main import main
 
 SWEEPS = shipped("sweeps")
 

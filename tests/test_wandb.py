@@ -11,7 +11,7 @@ import yaml
 from commands import TWO_BATCHES, look_up, merged, prepare, read, shipped, small, write_yaml
 from wandb.proto.wandb_internal_pb2 import Record
 
-from lightning_fusion.cli import main
+from lightning_fusion.cli.main import main
 
 BLOCK, HEADER = 32768, 7
 

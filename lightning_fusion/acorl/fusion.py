@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from lightning_fusion.data.base import SPLITS, TensorDataModule
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.outputs import ExpertOutputs
+from lightning_fusion.experts.outputs.store import ExpertOutputs
 
 
 def average_outputs(outputs: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -1,8 +1,7 @@
 """ACoRL: train a model to be complementary to frozen ones."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -19,8 +18,9 @@ from lightning_fusion.acorl.projection import Adversary
 from lightning_fusion.data.base import Batch, FusionDataModule, as_batch
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert, as_vectors, catch_output, check_layer, tell_other_input
+from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.pool import ExpertPool, restore_experts, scatter, scatter_columns, store_experts
-from lightning_fusion.experts.training import ExpertModule
+from lightning_fusion.experts.probing import _head, _undisturbed
 from lightning_fusion.optimization import build_optimizer
 from lightning_fusion.schedules import DANNRamp, Schedule
 
@@ -442,31 +442,3 @@ def failure_signs(metrics: Mapping[str, float]) -> list[str]:
             "are weak or know few of the classes; weigh them (acorl.fusion.fit_output_weights), or train a fuser"
         )
     return signs
-
-
-@contextmanager
-def _undisturbed(*modules: nn.Module) -> Iterator[None]:
-    """Random states, buffers and modes are afterwards what they were."""
-    kept = [
-        (
-            {name: value.clone() for name, value in module.named_buffers()},
-            {part: part.training for part in module.modules()},
-        )
-        for module in modules
-    ]
-    devices = {value.device for module in modules for value in module.parameters() if value.device.type == "cuda"}
-    with torch.random.fork_rng(devices=list(devices)):
-        try:
-            yield
-        finally:
-            for module, (buffers, modes) in zip(modules, kept, strict=True):
-                for name, value in module.named_buffers():
-                    value.copy_(buffers[name])
-                for part, mode in modes.items():
-                    part.training = mode
-
-
-def _head(value: Any, rows: int) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _head(part, rows) for key, part in value.items()}
-    return value[:rows]

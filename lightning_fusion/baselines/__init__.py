@@ -1,5 +1,6 @@
 """What each method must beat: rules on plain arrays of outputs (N, K, C), fitted on the same rows as the method."""
 
+from lightning_fusion.baselines.cascade import confidence_cascade
 from lightning_fusion.baselines.fitted import KNORAE, LogisticStacking, NearestNeighbours
 from lightning_fusion.baselines.fixed import (
     Baseline,
@@ -10,17 +11,13 @@ from lightning_fusion.baselines.fixed import (
     oracle_expert,
     oracle_selection,
 )
-from lightning_fusion.baselines.frugal import (
-    FRUGAL_ML_TRADE_OFFS,
+from lightning_fusion.baselines.frugal_ml import FRUGAL_ML_TRADE_OFFS, FrugalMLStrategy, frugal_ml, frugal_ml_strategy
+from lightning_fusion.baselines.subsets import (
     CostPoint,
-    FrugalMLStrategy,
     SubsetFusion,
     best_static_subsets,
     cheapest_right,
-    confidence_cascade,
     exhaustive_subsets,
-    frugal_ml,
-    frugal_ml_strategy,
     random_subsets,
     subset_point,
     zero_cost,

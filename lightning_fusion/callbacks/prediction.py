@@ -9,8 +9,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_fusion.data.whole import whole_file
 from lightning_fusion.errors import InputError
+from lightning_fusion.files import whole_file
 
 
 class PredictionWriter(Callback):

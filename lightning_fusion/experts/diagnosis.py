@@ -13,11 +13,11 @@ from rich.table import Table
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lightning_fusion.baselines import BestSingle, MajorityVote, MostConfident, SoftmaxAverage, oracle_selection
-from lightning_fusion.data.whole import whole_file
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.outputs import ExpertOutputs
+from lightning_fusion.experts.outputs.store import ExpertOutputs
+from lightning_fusion.files import whole_file
 from lightning_fusion.metrics.diversity import PairwiseDiversity
-from lightning_fusion.metrics.drawing import plain_names
+from lightning_fusion.plotting import plain_names
 
 LEAK_GAP = 0.03
 """Smallest excess of accuracy on the fuser's rows over unseen rows that is called a leak."""

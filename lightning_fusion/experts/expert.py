@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_fusion.data.base import digest
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import imported_class
 
 CARD_KEY = "expert"
@@ -112,7 +112,7 @@ class Expert(nn.Module):
         """A sequence classifier of transformers, from a local folder or by its name on the hub, safetensors only.
 
         In YAML the same is an ``Expert`` whose ``network`` has the class_path
-        ``lightning_fusion.experts.transformers.TransformersClassifier``.
+        ``lightning_fusion.experts.adapters.transformers.TransformersClassifier``.
 
         Args:
             path: A folder that ``save_pretrained`` wrote, or a name on the hub.
@@ -128,7 +128,7 @@ class Expert(nn.Module):
         Raises:
             InputError: If the model cannot be read, or its labels are none of the classes.
         """
-        from lightning_fusion.experts.transformers import TransformersClassifier, tokenizer_fingerprint
+        from lightning_fusion.experts.adapters.transformers import TransformersClassifier, tokenizer_fingerprint
 
         network = TransformersClassifier(path, labels, download)
         names = network.classes

@@ -17,7 +17,8 @@ from lightning_fusion.callbacks.reproducible import EpochSeed
 from lightning_fusion.data.base import as_batch
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
-from lightning_fusion.experts.outputs import OutputsBatch, OutputsDataModule, owner_matrix
+from lightning_fusion.experts.outputs.datamodule import OutputsBatch, OutputsDataModule
+from lightning_fusion.experts.outputs.store import owner_matrix
 from lightning_fusion.experts.pool import (
     POOL,
     ExpertPool,

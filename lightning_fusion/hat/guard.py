@@ -8,7 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_fusion.data.target import TargetDataModule, row_facts
+from lightning_fusion.data.base import row_facts
+from lightning_fusion.data.views.target import TargetDataModule
 
 Factory = Callable[[TargetDataModule], Any]
 """Makes an untrained LightningModule for the data module of a fold."""

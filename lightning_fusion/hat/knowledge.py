@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from lightning_fusion.data.base import stratified_split
-from lightning_fusion.data.target import stratified_folds
+from lightning_fusion.data.splits import stratified_folds, stratified_split
 from lightning_fusion.errors import InputError
 
 _HELD_SHARE = 0.2

@@ -18,12 +18,12 @@ from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 from torchmetrics import Metric
 
-from lightning_fusion.data.base import Batch, FusionDataModule, SliceSampler, as_batch
-from lightning_fusion.data.target import row_facts
+from lightning_fusion.data.base import Batch, FusionDataModule, as_batch, row_facts
+from lightning_fusion.data.samplers import SliceSampler
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert, as_vectors, catch_output, check_layer
+from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.pool import ExpertPool, restore_experts, store_experts
-from lightning_fusion.experts.training import ExpertModule
 from lightning_fusion.hat.heads import head_name
 from lightning_fusion.hat.knowledge import KnowledgeDictionary, default_threshold
 from lightning_fusion.hat.mixer import Mixer, injection_loss, shared_columns
@@ -57,8 +57,8 @@ class HaTJointModule(ExpertModule):
     They share no parameter (z_t is detached before the mixer, p_mix and dictionary before L_t), so one backward pass
     of the sum serves both. At the end of an epoch in which the mixer became better the dictionary is replaced
     (:class:`~lightning_fusion.KnowledgeDictionary`). Rows without label have the target -100
-    (:class:`~lightning_fusion.data.target.TargetDataModule`). The sources stay as they are; what they say is computed
-    once where training batches are not augmented. The checkpoint is an ordinary expert, the student.
+    (:class:`~lightning_fusion.TargetDataModule`). The sources stay as they are; what they say is computed once
+    where training batches are not augmented. The checkpoint is an ordinary expert, the student.
 
     The optimization is manual. ``trainer.global_step`` counts the steps of both optimizers, two for each batch, and
     with it the numbers in names of checkpoint files and ``every_n_train_steps``; :attr:`progress` counts batches. So

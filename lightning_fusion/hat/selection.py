@@ -16,9 +16,9 @@ from torch import Tensor
 from lightning_fusion.data.base import Batch, FusionDataModule
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
-from lightning_fusion.hat.card import Card, Transfer, as_json
-from lightning_fusion.hat.registry import ExpertRegistry, UnreachableError
-from lightning_fusion.hat.summaries import class_sums, labelled_batches, statistics_of
+from lightning_fusion.registry.card import Card, Transfer, as_json
+from lightning_fusion.registry.registry import ExpertRegistry, UnreachableError
+from lightning_fusion.registry.summaries import class_sums, labelled_batches, statistics_of
 
 _CHOICES = {
     "similarity": ("cosine", "euclid", "jaccard"),

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lightning_fusion.data.whole import undrafted, whole_file
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.files import undrafted, whole_file
 from lightning_fusion.metrics import balanced_accuracy
 
 MEANS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {

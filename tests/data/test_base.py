@@ -8,20 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import rules
 
-from lightning_fusion.data.base import (
-    Batch,
-    FusionDataModule,
-    RowDataset,
-    SliceSampler,
-    TensorDataModule,
-    as_batch,
-    digest,
-    draw_class_subsets,
-    slice_loader,
-    stratified_sessions,
-    stratified_split,
-)
+from lightning_fusion.data.base import Batch, FusionDataModule, RowDataset, TensorDataModule, as_batch
+from lightning_fusion.data.samplers import SliceSampler, slice_loader
+from lightning_fusion.data.splits import draw_class_subsets, stratified_sessions, stratified_split
 from lightning_fusion.errors import InputError
+from lightning_fusion.files import digest
 
 
 def sampler(num_rows: int, batch_size: int, rank: int = 0, world: int = 1, epoch: int = 0, **how: object) -> list:

@@ -11,9 +11,9 @@ from sklearn.preprocessing import StandardScaler, normalize
 
 from lightning_fusion import ImageDataModule
 from lightning_fusion.data import synthetic
-from lightning_fusion.data.speech import LogMel
+from lightning_fusion.data.audio.features import LogMel
+from lightning_fusion.data.audio.trials import draw_trials
 from lightning_fusion.data.synthetic import synthetic_images, synthetic_motion, synthetic_voices
-from lightning_fusion.data.trials import draw_trials
 
 
 def spectra(pixels):

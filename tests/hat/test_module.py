@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from lightning_fusion import Expert, ExpertModule, ExpertPool, HaTJointModule, ImageDataModule
 from lightning_fusion.data.base import TensorDataModule
-from lightning_fusion.data.target import TargetDataModule
+from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.encoders import SmallConvNet
 from lightning_fusion.errors import InputError
 from lightning_fusion.hat.sources import ask

@@ -20,8 +20,8 @@ from torch import nn
 from lightning_fusion import Expert, ExpertRegistry, select_sources
 from lightning_fusion.data.base import TensorDataModule
 from lightning_fusion.errors import InputError
-from lightning_fusion.hat.registry import UnreachableError
 from lightning_fusion.hat.selection import cosine, statistics_similarity
+from lightning_fusion.registry.registry import UnreachableError
 
 POOL = {  # name: classes, width of the representation
     "ann": (["cat", "dog", "owl", "pig"], 5),

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from lightning_fusion import FrugalFoEModule
-from lightning_fusion.foe.risk import KNNRisk
-from lightning_fusion.foe.subset_fusers import SubsetFuser
+from lightning_fusion.frugal.risk import KNNRisk
+from lightning_fusion.frugal.subset_fusers import SubsetFuser
 
 
 class Average(SubsetFuser):

@@ -1,0 +1,174 @@
+"""FrugalML's strategy: a base expert, and an add-on for what it is unsure of (Chen et al., NeurIPS 2020)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_fusion.baselines.subsets import (
+    _TIE,
+    CostPoint,
+    Costs,
+    _classes,
+    _fit_together,
+    _mean_cost,
+    _outputs,
+    _prices,
+    _problem,
+)
+from lightning_fusion.errors import InputError
+
+FRUGAL_ML_TRADE_OFFS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.0)
+"""Trade-offs of :func:`frugal_ml`, times the mean cost of an expert, unless others are given."""
+
+
+@dataclass(frozen=True, eq=False)
+class FrugalMLStrategy:
+    """A base expert, and for each label that it may predict whom to ask instead where it is not confident.
+
+    Attributes:
+        base: Number of the expert that is always asked.
+        add_ons: (C,) number of the expert that answers instead, -1 for none.
+        thresholds: (C,) it is asked where the base's largest probability is *below* this; -inf for never.
+        objective: Accuracy - trade_off * mean cost on the rows it was chosen on.
+    """
+
+    base: int
+    add_ons: np.ndarray
+    thresholds: np.ndarray
+    objective: float
+
+    def decide(self, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) predicted classes and (N, K) bool, who was asked.
+
+        Args:
+            outputs: (N, K, C) probabilities.
+        """
+        rows = np.arange(len(outputs))
+        labels = outputs[:, self.base].argmax(1)
+        unsure = outputs[:, self.base].max(1) < self.thresholds[labels]
+        answers = np.where(unsure, self.add_ons[labels], self.base)
+        asked = np.zeros(outputs.shape[:2], bool)
+        asked[:, self.base] = True
+        asked[rows, answers] = True
+        return outputs[rows, answers].argmax(1), asked
+
+
+def frugal_ml_strategy(outputs: np.ndarray, targets: np.ndarray, costs: Costs, trade_off: float) -> FrugalMLStrategy:
+    """The strategy of FrugalML with the largest accuracy - trade_off * cost on labelled rows, exactly.
+
+    For each base and each label that it predicts, the rows are sorted by its confidence; running sums of what each
+    add-on sets right, less what it spoils and costs, give the value of every threshold at once. Labels do not depend on
+    one another, so the best of each is the best of all. A threshold is the confidence of the least confident row that
+    the base keeps, inf where it keeps none. Ties (our choice) go to what costs less on these rows, then to fewer
+    questions, then to the lower number. A label that the base never predicts here has no add-on.
+
+    Args:
+        outputs: (N, K, C) probabilities.
+        targets: (N,) classes.
+        costs: (K,) price of a question to each expert.
+        trade_off: Accuracy that one unit of cost must bring, >= 0.
+
+    Returns:
+        The strategy, one of the best.
+
+    Raises:
+        InputError: If shapes, labels, costs or the trade-off do not fit, or values are not finite.
+
+    Example:
+        >>> outputs = np.array([[[0.9, 0.1], [0.9, 0.1]], [[0.6, 0.4], [0.1, 0.9]]])
+        >>> strategy = frugal_ml_strategy(outputs, np.array([0, 1]), [1, 5], trade_off=0.05)
+        >>> strategy.base, strategy.add_ons.tolist(), strategy.thresholds.tolist()
+        (0, [1, -1], [0.9, -inf])
+    """
+    known, goal, prices = _outputs(outputs), _classes(targets), _prices(costs)
+    _fit_together(known, goal, prices)
+    if not 0 <= trade_off < math.inf:
+        raise InputError(f"trade_off is {trade_off}; expected a number >= 0")
+    rows, experts, classes = known.shape
+    right = (known.argmax(2) == goal[:, None]).astype(np.int64)
+    unit = float(prices.mean()) or 1.0
+    found: list[tuple[tuple[float, float, int], FrugalMLStrategy]] = []
+    for base in range(experts):
+        labels, confidence = known[:, base].argmax(1), known[:, base].max(1)
+        order = np.lexsort((confidence, labels))
+        labels, confidence = labels[order], confidence[order]
+        first = np.flatnonzero(np.r_[True, labels[1:] != labels[:-1]])  # the first row of each predicted label
+        segment = np.cumsum(np.r_[0, labels[1:] != labels[:-1]])
+        # change[n, k]: right answers won by asking k about the rows of this label up to and with n
+        total = np.cumsum(right[order] - right[order, base][:, None], axis=0)
+        change = total - np.r_[np.zeros((1, experts), np.int64), total][first][segment]
+        count = np.arange(rows) - first[segment] + 1
+        gain = change - trade_off * count[:, None] * prices
+        # rows of one label and one confidence share their fate
+        whole = np.r_[(labels[1:] != labels[:-1]) | (confidence[1:] != confidence[:-1]), True]
+        gain[~whole] = -np.inf  # the base itself gains nothing, so it is never an add-on
+        most = np.maximum.reduceat(gain, first)  # (labels, K)
+        top = most.max(1)
+        # the fewest rows at which each add-on is as good as any, `rows` for never; of these add-ons the cheapest
+        good = (gain >= np.maximum(top, _TIE)[segment][:, None] - _TIE) & (top > _TIE)[segment][:, None]
+        places = np.minimum.reduceat(np.where(good, np.arange(rows)[:, None], rows), first)
+        counts = places - first[:, None] + 1
+        spend = np.where(places < rows, counts * prices, np.inf)
+        choice = np.where(spend == spend.min(1, keepdims=True), places, rows).argmin(1)
+        label = np.flatnonzero(top > _TIE)  # labels with an add-on, by their place among those predicted
+        place, choice = places[label, choice[label]], choice[label]
+        after = np.minimum(place + 1, rows - 1)
+        kept = (place + 1 < rows) & (segment[after] == label)
+        add_ons, thresholds = np.full(classes, -1), np.full(classes, -np.inf)
+        add_ons[labels[first[label]]] = choice
+        thresholds[labels[first[label]]] = np.where(kept, confidence[after], np.inf)
+        objective = float(right[:, base].sum() - trade_off * rows * prices[base] + top[label].sum())
+        spent = float(rows * prices[base] + spend[label, choice].sum()) / unit
+        strategy = FrugalMLStrategy(base, add_ons, thresholds, objective / rows)
+        found.append(((-round(objective, 9), round(spent, 9), int(counts[label, choice].sum())), strategy))
+    return min(found, key=lambda entry: entry[0])[1]  # the first of equals
+
+
+def frugal_ml(
+    outputs: np.ndarray,
+    validation_outputs: np.ndarray,
+    validation_targets: np.ndarray,
+    costs: Costs,
+    *,
+    trade_offs: Sequence[float] | None = None,
+) -> list[CostPoint]:
+    """One base expert, and an add-on for each label where the base is not confident; at most two questions per row.
+
+    Source: Chen, Zaharia and Zou, FrugalML: How to Use ML Prediction APIs More Accurately and Cheaply, NeurIPS 2020.
+    The paper meets a budget by drawing between two base experts; here a trade-off takes the place of the budget, and
+    then one base and thresholds without chance are optimal (our choice), found by :func:`frugal_ml_strategy`. Many
+    labels with few rows each are learnt by heart: compare the accuracy with 1 - ``held_out_error``.
+
+    Args:
+        outputs: (N, K, C) probabilities of the rows to answer.
+        validation_outputs: (V, K, C) probabilities of labelled rows.
+        validation_targets: (V,) their classes.
+        costs: (K,) price of a question to each expert.
+        trade_offs: Accuracy that one unit of cost must bring. Where None, :data:`FRUGAL_ML_TRADE_OFFS` divided by
+            the mean cost, so that they mean the same in any currency.
+
+    Returns:
+        One point per trade-off; ``setting`` is the trade-off.
+
+    Raises:
+        InputError: If shapes, labels, costs or trade-offs do not fit, or values are not finite.
+
+    Example:
+        >>> outputs = np.array([[[0.9, 0.1], [0.9, 0.1]], [[0.6, 0.4], [0.1, 0.9]]])
+        >>> points = frugal_ml(outputs, outputs, np.array([0, 1]), [1, 5], trade_offs=[1.0, 0.05])
+        >>> [(point.cost, point.predicted.tolist()) for point in points]
+        [(1.0, [0, 0]), (3.5, [0, 1])]
+    """
+    given, known, targets, prices = _problem(outputs, validation_outputs, validation_targets, costs)
+    if trade_offs is None:
+        mean = float(prices.mean()) or 1.0
+        trade_offs = [value / mean for value in FRUGAL_ML_TRADE_OFFS]
+    points = []
+    for trade_off in map(float, trade_offs):
+        strategy = frugal_ml_strategy(known, targets, prices, trade_off)
+        predicted, asked = strategy.decide(given)
+        error = float((strategy.decide(known)[0] != targets).mean())
+        points.append(CostPoint(_mean_cost(asked, prices), predicted, asked, trade_off, error))
+    return points

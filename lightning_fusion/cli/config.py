@@ -1,0 +1,115 @@
+"""Configuration files: the shipped ones by name, and the one that is saved with each run."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+
+from lightning_fusion.errors import InputError, shorten
+
+
+def shipped_configs() -> Path:
+    """The folder of the shipped YAMLs: inside an installed wheel, or beside the package in a clone."""
+    package = Path(__file__).parents[1]
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def find_config(name: str) -> str:
+    """A configuration file by path, or by its name among the shipped ones.
+
+    Args:
+        name: ``my.yaml``, or ``foe/digits.yaml``, ``configs/foe/digits.yaml`` or ``foe/digits`` for a shipped file.
+
+    Raises:
+        InputError: If there is none; names those that there are.
+    """
+    if Path(name).is_file():
+        return name
+    root = shipped_configs()
+    short = name.removeprefix("configs/")
+    for candidate in (root / short, root / f"{short}.yaml"):
+        if candidate.is_file():
+            return str(candidate)
+    known = sorted(str(path.relative_to(root)) for path in root.rglob("*.yaml"))
+    raise InputError(f"config: found no file {name}, and no shipped one of that name; shipped are {shorten(known, 50)}")
+
+
+class FusionSaveConfig(SaveConfigCallback):
+    """Keep the configuration with each run: in the logger's own folder, and in wandb's record of the run."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save once, before anything is trained."""
+        if self.already_saved:
+            return
+        text = self.parser.dump(self.config, skip_none=False)
+        plain = yaml.safe_load(text)
+        if trainer.is_global_zero:
+            for folder in self._folders(trainer):
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / self.config_filename).write_text(text)
+            for logger in trainer.loggers:
+                record = getattr(getattr(logger, "experiment", None), "config", None)
+                if type(logger).__name__ == "WandbLogger" and record is not None:
+                    record.update(_flat(plain), allow_val_change=True)
+        self.already_saved = True
+
+    @staticmethod
+    def _folders(trainer: Trainer) -> list[Path]:
+        folders = []
+        for logger in trainer.loggers:
+            if type(logger).__name__ == "WandbLogger":  # its save_dir is shared by all runs
+                folders.append(Path(logger.save_dir or ".") / str(logger.name) / str(logger.version))
+            elif folder := getattr(logger, "log_dir", None):
+                folders.append(Path(folder))
+        return folders or [Path(trainer.default_root_dir)]
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots, as a sweep names them."""
+    if not isinstance(config, dict) or not config:
+        return {prefix: config}
+    result: dict[str, Any] = {}
+    for key, value in config.items():
+        result |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return result
+
+
+def _refuse_doubled_keys(path: str) -> None:
+    """YAML readers keep the last of two equal keys without a word: one of two experts of a name would be lost."""
+    try:
+        nodes = [yaml.compose(Path(path).read_text())]
+    except (OSError, ValueError, yaml.YAMLError):
+        return  # the parser says what is wrong
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        if not isinstance(node, yaml.MappingNode):
+            continue
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            nodes.append(value)
+            line = key.start_mark.line + 1
+            name = str(key.value)
+            if name in lines:
+                raise InputError(f"config: {path} has {name} twice, in lines {lines[name]} and {line}")
+            lines[name] = line
+
+
+def _with_found_configs(args: list[str]) -> list[str]:
+    result, previous = [], ""
+    for arg in args:
+        if previous in ("-c", "--config"):
+            result.append(find_config(arg))
+            _refuse_doubled_keys(result[-1])
+        elif arg.startswith(("--config=", "-c=")):
+            name, _, value = arg.partition("=")
+            result.append(f"{name}={find_config(value)}")
+            _refuse_doubled_keys(find_config(value))
+        else:
+            result.append(arg)
+        previous = arg
+    return result

@@ -1,0 +1,111 @@
+"""The parser: no abbreviations, short help, and one line that names the wrong key."""
+
+import os
+import re
+from argparse import Action
+from importlib import import_module
+from typing import Any
+
+from jsonargparse import DefaultHelpFormatter
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lightning_fusion.errors import InputError
+
+# Rooms whose classes a YAML names; they are imported for the help, which lists only what is imported.
+_ROOMS = (
+    "acorl.dissimilarity",
+    "acorl.module",
+    "acorl.projection",
+    "acorl.verification",
+    "data.audio.datamodule",
+    "data.audio.features",
+    "data.image.datamodule",
+    "data.sensor.datamodule",
+    "data.text.datamodule",
+    "data.views.target",
+    "encoders",
+    "experts.outputs.datamodule",
+    "foe.module",
+    "frugal.module",
+    "generation.fuser",
+    "hat.module",
+    "schedules",
+    "verification.module",
+)
+
+
+_SUBCLASSES = re.compile(r"known subclasses: ([\w., ]+)")
+
+
+def _own_subclasses(found: re.Match[str]) -> str:
+    own = [name for name in found[1].split(", ") if name.startswith("lightning_fusion.")]
+    return (
+        f"known subclasses: {', '.join(own)}, any other by its import path" if own else "any class by its import path"
+    )
+
+
+class FusionHelpFormatter(DefaultHelpFormatter):
+    """Lists this library's subclasses only: those of torch and its friends would fill a thousand lines.
+
+    Example:
+        >>> _SUBCLASSES.sub(_own_subclasses, "(known subclasses: torch.nn.Module, lightning_fusion.Expert)")
+        '(known subclasses: lightning_fusion.Expert, any other by its import path)'
+    """
+
+    def _expand_help(self, action: Action) -> str:
+        return _SUBCLASSES.sub(_own_subclasses, super()._expand_help(action))
+
+
+class FusionArgumentParser(LightningArgumentParser):
+    """Takes no abbreviated options, says in one line which key is wrong, and keeps its help short."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        own: dict[str, Any] = {"allow_abbrev": False, "formatter_class": FusionHelpFormatter}
+        super().__init__(*args, **(own | kwargs))
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """The help, with all of this library's classes."""
+        for room in _ROOMS:
+            import_module(f"lightning_fusion.{room}")
+        return super().format_help(*args, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Stop with one line that names the key; ``JSONARGPARSE_DEBUG=true`` shows everything."""
+        if os.environ.get("JSONARGPARSE_DEBUG", "").lower() == "true":
+            return super().error(message, ex)
+        raise InputError(condense(message)) from _input_error(ex)
+
+
+_NOISE = re.compile(
+    r"(Parser key|Problem with given class_path|Does not validate|Subtypes:|Errors:|Given value|tip:|usage:|"
+    r"Expected a <class 'NoneType'>)"
+)
+
+
+def condense(message: str) -> str:
+    r"""The innermost complaint of a parser's message, after the keys that lead to it.
+
+    Example:
+        >>> condense('Parser key "model":\n  Errors:\n    - Option \'hidn\' is not accepted\n  Given value: 3')
+        "model: Option 'hidn' is not accepted"
+        >>> condense('Parser key "epochs":\n  Expected a <class \'int\'>. Got value: x')
+        "epochs: Expected a <class 'int'>. Got value: x"
+    """
+    keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
+    lines = [re.sub(r"\s+", " ", line).strip(" -") for line in message.splitlines()]
+    complaints = [line for line in lines if line and not _NOISE.match(line)]
+    for line in lines:
+        if (problem := re.match(r"Problem with given class_path '([^']+)'", line)) and complaints:
+            complaints[0] = f"{problem[1]}: {complaints[0]}"
+            break
+    text = complaints[0] if complaints else re.sub(r"\s+", " ", message).strip()
+    return f"{'.'.join(keys)}: {text}"[:600] if keys else text[:600]
+
+
+def _input_error(error: BaseException | None) -> InputError | None:
+    """The InputError that a chain of exceptions began with, where there is one."""
+    while error is not None:
+        if isinstance(error, InputError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

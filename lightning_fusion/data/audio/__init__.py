@@ -1,0 +1,1 @@
+"""Speech: recordings of speakers, crops and features."""

@@ -1,0 +1,59 @@
+"""Crops of recordings for training, drawn anew each epoch."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_fusion.data.audio.files import Recordings
+from lightning_fusion.data.base import Batch, RowDataset
+from lightning_fusion.data.samplers import SliceSampler
+
+
+class _Crops:
+    """Samples of one length, a part of a recording each; sample s * N + n is part s of recording n of N."""
+
+    def __init__(self, recordings: Recordings, length: int, parts: int) -> None:
+        self.recordings, self.length, self.parts = recordings, length, parts
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """The middle of each sample's part."""
+        part, number = rows // len(self.recordings.frames), rows % len(self.recordings.frames)
+        spans = (self.recordings.frames[number] // self.parts).clamp(min=1)
+        starts = (part * spans + (spans - self.length).clamp(min=0) // 2).clamp(max=self.recordings.frames[number] - 1)
+        return self.recordings.read(number, starts, spans.clamp(max=self.length), self.length)
+
+    def at(self, rows: Tensor, places: Tensor) -> Tensor:
+        """A crop of each sample's whole recording, at places (B,) in [0, 1)."""
+        number = rows % len(self.recordings.frames)
+        frames = self.recordings.frames[number]
+        starts = (places * ((frames - self.length).clamp(min=0) + 1)).long()
+        return self.recordings.read(number, starts, frames.clamp(max=self.length), self.length)
+
+
+class _Draw(NamedTuple):
+    """Positions of a batch in a split, and where in [0, 1) each recording is to be cropped."""
+
+    positions: Tensor
+    places: Tensor
+
+
+class _TrainingRows(RowDataset):
+    """Takes a :class:`_Draw` for random crops; an index tensor gives the middle."""
+
+    def __getitem__(self, item: Any) -> Batch:
+        if not isinstance(item, _Draw):
+            return super().__getitem__(item)
+        rows = self.rows[item.positions]
+        assert isinstance(self.inputs, _Crops)
+        return Batch(self.inputs.at(rows, item.places), self.targets[rows], self.domains[rows], rows)
+
+
+class _CropSampler(SliceSampler):
+    """Draws crops with the order, in the main process: a function of (seed, epoch, row), whatever the workers."""
+
+    def __iter__(self) -> Iterator[Any]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch + 500_000)
+        places = torch.rand(self.num_rows, generator=generator, dtype=torch.float64)
+        return (_Draw(positions, places[positions]) for positions in super().__iter__())

@@ -1,0 +1,1 @@
+"""Images: folder trees, torchvision's sets, digits."""

@@ -1,0 +1,159 @@
+"""Image files in folder trees: found, decoded and turned upright."""
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from PIL import Image, ImageOps
+from rich.progress import track
+from torch import Tensor
+
+from lightning_fusion.data.base import Rows
+from lightning_fusion.errors import InputError, shorten
+
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+_SPLIT_FOLDERS = {"train": "train", "val": "train", "valid": "train", "validation": "train", "test": "test"}
+
+
+@dataclass
+class _File:
+    path: Path
+    folder: str
+    label: str
+
+
+class _ImageFiles:
+    """Image files as rows: decoded in threads, all at once or batch by batch."""
+
+    def __init__(self, paths: list[Path], channels: int, image_size: int | None) -> None:
+        self.paths, self.mode, self.size = paths, {1: "L", 3: "RGB"}[channels], image_size
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        images = [self._decode(self.paths[row]) for row in rows.tolist()]
+        for row, image in zip(rows.tolist(), images, strict=True):
+            self._check_size(row, image, images[0])
+        return torch.stack(images)
+
+    def identity(self, rows: Tensor) -> str:
+        """Names and sizes of the files of some rows."""
+        paths = [self.paths[row] for row in rows.tolist()]
+        return "\n".join(
+            f"{path.parent.parent.name}/{path.parent.name}/{path.name}:{path.stat().st_size}" for path in paths
+        )
+
+    def load(self, limit_gb: float, skip_unreadable: bool) -> tuple[Rows, np.ndarray]:
+        """The images in memory, or this reader itself where they do not fit, and which of them can be read."""
+        readable = np.ones(len(self.paths), bool)
+        first = self._decode(next((path for path in self.paths if self._reads(path)), self.paths[0]))
+        fits = first.numel() * len(self.paths) <= limit_gb * 1e9
+        if fits:
+            images = torch.zeros((len(self.paths), *first.shape), dtype=torch.uint8)
+            work: Callable[[int], str | None] = partial(self._store, images)
+        elif skip_unreadable:
+            work = lambda row: None if self._reads(self.paths[row]) else str(self.paths[row])  # noqa: E731
+        else:
+            rank_zero_info(f"{len(self.paths)} images do not fit into {limit_gb} GB: they are decoded batch by batch")
+            return self, readable
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            results: Iterable[str | None] = threads.map(work, range(len(self.paths)))
+            quiet = len(self.paths) < 2000
+            problems = list(track(results, "Decoding images", total=len(self.paths), transient=True, disable=quiet))
+        broken = [problem for problem in problems if problem is not None]
+        if broken and not skip_unreadable:
+            raise InputError(
+                f"{len(broken)} image(s) do not decode: {shorten(broken, 3)}; remove them or set skip_unreadable: true"
+            )
+        if broken:
+            rank_zero_warn(f"left out {len(broken)} image(s) that do not decode: {shorten(broken, 3)}")
+            readable = np.array([problem is None for problem in problems])
+        return (images if fits else self), readable
+
+    def _store(self, images: Tensor, row: int) -> str | None:
+        try:
+            image = self._decode(self.paths[row])
+        except InputError as error:
+            return str(error)
+        self._check_size(row, image, images[0])
+        images[row] = image
+        return None
+
+    def _check_size(self, row: int, image: Tensor, other: Tensor) -> None:
+        if image.shape != other.shape:
+            raise InputError(
+                f"{self.paths[row]} is {image.shape[2]}x{image.shape[1]} where others are "
+                f"{other.shape[2]}x{other.shape[1]}; set image_size to bring them to one size"
+            )
+
+    def _reads(self, path: Path) -> bool:
+        try:
+            self._decode(path)
+        except InputError:
+            return False
+        return True
+
+    def _decode(self, path: Path) -> Tensor:
+        try:
+            with Image.open(path) as image:
+                picture = _upright(image).convert(self.mode)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise InputError(f"{path} ({error})") from error
+        if self.size is not None:
+            picture = ImageOps.fit(picture, (self.size, self.size), method=Image.Resampling.BILINEAR)
+        pixels = np.asarray(picture)
+        return torch.from_numpy((pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)).copy())
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture as a viewer shows it: turned as its EXIF says, on white where transparent, 16 bits scaled to 8."""
+    picture = ImageOps.exif_transpose(image)
+    if picture.mode == "F":
+        raise ValueError("floating-point pixels have no known range; store 8 or 16 bits")
+    if picture.mode.startswith("I"):
+        pixels = np.asarray(picture)
+        return Image.fromarray((pixels // 257 if pixels.max(initial=0) > 255 else pixels).astype(np.uint8))
+    if picture.has_transparency_data:
+        layered = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
+    return picture
+
+
+def _list_tree(root: Path, source: str) -> list[_File]:
+    """All image files of a two-level tree, sorted by path."""
+    what = "split" if source == "split_tree" else "domain"
+    expected = f"expected {root}/<{what}>/<class>/*"
+    if not root.is_dir():
+        raise InputError(f"root: found no folder {root}; {expected}")
+    files: list[_File] = []
+    for folder in _folders(root):
+        split = _SPLIT_FOLDERS.get(folder.name)
+        if source == "split_tree" and split is None:
+            raise InputError(
+                f"root: found the folder {folder.name} in {root}, which names no split "
+                f"({', '.join(_SPLIT_FOLDERS)}); for {root}/<domain>/<class>/* set source: domain_tree"
+            )
+        before = len(files)
+        for label in _folders(folder):
+            for path in sorted(label.iterdir()):
+                if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+                    files.append(_File(path, split if source == "split_tree" else folder.name, label.name))  # type: ignore[arg-type]
+        if len(files) == before:
+            raise InputError(f"root: the {what} {folder.name} in {root} has no image; {expected}")
+    if not files:
+        raise InputError(f"root: found no image under {root}; {expected}")
+    if source == "domain_tree" and {file.folder for file in files} <= set(_SPLIT_FOLDERS):
+        raise InputError(f"root: the folders of {root} name splits, not domains; set source: split_tree")
+    if source == "split_tree" and {file.folder for file in files} != {"train", "test"}:
+        raise InputError(f"root: {root} lacks a train or a test folder; {expected}")
+    return files
+
+
+def _folders(parent: Path) -> list[Path]:
+    return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))

@@ -1,0 +1,1 @@
+"""Sensor series: recordings, windows, feature tables."""

@@ -1,0 +1,153 @@
+"""What a domain of images or of speech may publish about itself: a few numbers of each sample."""
+
+import math
+import zlib
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_fusion.data.text.sources import normalise
+
+_BINS = 8  # of each histogram
+
+
+def image_facts(images: Tensor) -> Tensor:
+    """Light numbers of each image: moments and histogram of every channel, and a histogram of edge directions.
+
+    The features are our choice (HaT's paper says "light statistics"): for each channel the mean, the standard deviation
+    and the shares of eight equal intervals of brightness; for the mean of the channels the shares of eight directions
+    of the gradient, weighted by its size (Dalal and Triggs, CVPR 2005, over the whole image), and its mean size.
+
+    Args:
+        images: (B, channels, H, W), floats in [0, 1].
+
+    Returns:
+        (B, 10 * channels + 9) float32.
+
+    Example:
+        >>> image_facts(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 39])
+    """
+    flat = images.float().flatten(2)
+    level = (flat * _BINS).long().clamp(0, _BINS - 1)
+    shares = torch.stack([(level == number).float().mean(2) for number in range(_BINS)], 2)
+    colours = torch.cat([flat.mean(2, keepdim=True), flat.std(2, unbiased=False, keepdim=True), shares], 2)
+    grey = F.pad(images.float().mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+    right = (grey[..., 1:-1, 2:] - grey[..., 1:-1, :-2]).flatten(1)
+    down = (grey[..., 2:, 1:-1] - grey[..., :-2, 1:-1]).flatten(1)
+    size = torch.hypot(right, down)
+    place = ((torch.atan2(down, right) + math.pi) / (2 * math.pi) * _BINS).long() % _BINS
+    edges = torch.stack([(size * (place == number)).sum(1) for number in range(_BINS)], 1)
+    edges = edges / edges.sum(1, keepdim=True).clamp_min(1e-12)
+    return torch.cat([colours.flatten(1), edges, size.mean(1, keepdim=True)], 1)
+
+
+def spectrum_facts(log_mel: Tensor) -> Tensor:
+    """Moments over time of log-mel features: for each band the mean, and the standard deviation.
+
+    Args:
+        log_mel: (B, M, frames), before anything is subtracted.
+
+    Returns:
+        (B, 2 * M) float32.
+
+    Example:
+        >>> spectrum_facts(torch.rand(2, 40, 30)).shape
+        torch.Size([2, 80])
+    """
+    return torch.cat([log_mel.float().mean(2), log_mel.float().std(2, unbiased=False)], 1)
+
+
+BUCKETS = 512
+"""Of the hashed bag of words."""
+
+
+def _hash_words(text: str) -> np.ndarray:
+    words = "".join(letter if letter.isalnum() else " " for letter in normalise(text)).split()
+    return np.array([zlib.crc32(word.encode()) % BUCKETS for word in words], np.int16)
+
+
+def bag_of_words(words: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Hashed bag of words of some texts: the square root of each bucket's mean share of a text's words.
+
+    The root brings frequent and rare words nearer to one another (Hellinger); our choice. Shares sum to 1, so the
+    vector has length 1.
+
+    Args:
+        words: Bucket of each word of all texts.
+        offsets: (N + 1,) where each text begins.
+        rows: Numbers of the texts.
+
+    Returns:
+        (512,) float32.
+
+    Example:
+        >>> bag_of_words(np.array([3, 3, 5]), np.array([0, 1, 3]), np.array([0, 1]))[[3, 5]]
+        array([0.8660254, 0.5      ], dtype=float32)
+    """
+    counts = np.diff(offsets)
+    weight = np.zeros(len(counts))
+    weight[rows] = 1 / np.maximum(counts[rows], 1)
+    share = np.bincount(words, np.repeat(weight, counts), BUCKETS)
+    return np.sqrt(share / max(share.sum(), 1e-12)).astype(np.float32)
+
+
+BANDS = (0.0, 1 / 16, 1 / 8, 1 / 4, 1.0)
+"""Edges of the four bands of :func:`window_facts`, as shares of half the sample rate: octaves. Our choice."""
+
+
+def window_facts(windows: Tensor) -> Tensor:
+    """Eleven numbers for each channel of each window.
+
+    Mean, standard deviation, smallest and largest value, mean absolute step from sample to sample, root mean square,
+    zero crossings of what is left without the mean (per sample), and the power in four bands of its spectrum
+    (:data:`BANDS`; they add up to the variance).
+
+    Args:
+        windows: (B, channels, T).
+
+    Returns:
+        (B, channels, 11), float32.
+
+    Example:
+        >>> window_facts(torch.tensor([[[1.0, 3.0, 1.0, 3.0]]])).squeeze().tolist()
+        [2.0, 1.0, 1.0, 3.0, 2.0, 2.2360680103302, 0.75, 0.0, 0.0, 0.0, 1.0]
+    """
+    windows = windows.float()
+    length = windows.shape[-1]
+    mean = windows.mean(-1)
+    moving = windows - mean[..., None]
+    sign = moving >= 0
+    power = torch.fft.rfft(moving).abs().square() * (2 / length**2)
+    if length % 2 == 0:
+        power[..., -1] /= 2  # half the sample rate has no mirror image
+    place = torch.arange(power.shape[-1], device=windows.device) / (length / 2)
+    bands = [power[..., (place > low) & (place <= high)].sum(-1) for low, high in pairwise(BANDS)]
+    facts = [
+        mean,
+        moving.square().mean(-1).sqrt(),
+        windows.amin(-1),
+        windows.amax(-1),
+        windows.diff().abs().mean(-1),
+        windows.square().mean(-1).sqrt(),
+        (sign[..., 1:] != sign[..., :-1]).float().sum(-1) / length,
+    ]
+    return torch.stack([*facts, *bands], -1)
+
+
+def mean_and_deviation(chunks: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over the first axis of all chunks, in float64; never all of them at once."""
+    total, square, count = torch.zeros(()), torch.zeros(()), 0
+    shift = None
+    for chunk in chunks:
+        values = chunk.double()
+        shift = values[0] if shift is None else shift  # near the mean: squares of large numbers lose digits
+        total, square = total + (values - shift).sum(0), square + (values - shift).square().sum(0)
+        count += len(values)
+    mean = total / count
+    assert shift is not None
+    return mean + shift, (square / count - mean.square()).clamp(min=0).sqrt()

@@ -1,0 +1,353 @@
+"""Tokens in a row: tokenizers, and one array of all texts' tokens, in memory or mapped from a cache."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_fusion.data.statistics import _hash_words
+from lightning_fusion.data.text.sources import Texts, normalise
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.files import DAMAGED, digest, write_whole
+
+_CHUNK = 2048
+_SPECIAL = ("[PAD]", "[UNK]", "[SEP]")
+_ARRAYS = ("offsets", "words", "word_offsets", "label", "domain", "split", "group", "out_of_scope")
+
+
+class TextTokenizer:
+    """Texts to numbers of tokens: a trained ``tokenizers.Tokenizer``, or one of transformers.
+
+    Args:
+        backend: A ``tokenizers.Tokenizer``, or what ``transformers.AutoTokenizer`` gives.
+        pad_id: Number that fills up a batch.
+        unknown_id: Number of what the tokenizer does not know; None where it knows everything.
+    """
+
+    def __init__(self, backend: Any, pad_id: int = 0, unknown_id: int | None = None) -> None:
+        self.backend, self.pad_id, self.unknown_id = backend, pad_id, unknown_id
+        self._own = not hasattr(backend, "save_pretrained")
+
+    @classmethod
+    def train(cls, texts: Sequence[str], vocab_size: int, lowercase: bool) -> "TextTokenizer":
+        """Byte-level byte-pair encoding (Sennrich et al., 2016; Radford et al., 2019) of some texts; deterministic.
+
+        Its alphabet is the 256 bytes, so that no text holds anything unknown. A pair of texts is joined by ``[SEP]``.
+
+        Args:
+            texts: To count pairs in.
+            vocab_size: Number of tokens, at most.
+            lowercase: Whether letters lose their case first.
+        """
+        tokenizers = _import("tokenizers")
+        backend = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=_SPECIAL[1]))
+        steps = [tokenizers.normalizers.NFKC(), *([tokenizers.normalizers.Lowercase()] if lowercase else [])]
+        backend.normalizer = tokenizers.normalizers.Sequence(steps)
+        backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=True)
+        backend.decoder = tokenizers.decoders.ByteLevel()
+        trainer = tokenizers.trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=list(_SPECIAL),
+            initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        backend.train_from_iterator(texts, trainer)
+        return cls(cls._joining(backend))
+
+    @staticmethod
+    def _joining(backend: Any) -> Any:
+        backend.post_processor = _import("tokenizers").processors.TemplateProcessing(
+            single="$A", pair="$A [SEP] $B", special_tokens=[("[SEP]", backend.token_to_id("[SEP]"))]
+        )
+        return backend
+
+    @classmethod
+    def load(cls, name: str, download: bool) -> "TextTokenizer":
+        """A tokenizer of transformers, from a folder or by its name on the hub.
+
+        Raises:
+            InputError: If there is none, or it cannot fill up a batch.
+        """
+        transformers = _import("transformers")
+        try:
+            backend = transformers.AutoTokenizer.from_pretrained(name, local_files_only=not download)
+        except Exception as error:  # transformers and tokenizers raise many kinds, bare ones too
+            hint = "" if download else "; give its folder, or set download: true"
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"tokenizer: found none called {name}{hint} ({first})") from error
+        if len(backend.get_vocab()) <= len(backend.all_special_ids):
+            raise InputError(f"tokenizer: {name} has no token but special ones; a tokenizer's files are missing in it")
+        pad = backend.pad_token_id if backend.pad_token_id is not None else backend.eos_token_id
+        if pad is None:
+            raise InputError(f"tokenizer: {name} has neither a padding token nor one that ends a text; give it one")
+        return cls(backend, pad, backend.unk_token_id)
+
+    @classmethod
+    def parse(cls, text: str) -> "TextTokenizer":
+        """The tokenizer that :meth:`dump` wrote."""
+        return cls(_import("tokenizers").Tokenizer.from_str(text))
+
+    def dump(self) -> str:
+        """A trained tokenizer as text; an empty one for those of transformers."""
+        return self.backend.to_str() if self._own else ""
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder that ``tokenizer: FOLDER`` and ``transformers.AutoTokenizer`` read."""
+        backend = self.backend
+        if self._own:
+            named = dict(zip(("pad_token", "unk_token", "sep_token"), _SPECIAL, strict=True))
+            backend = _import("transformers").PreTrainedTokenizerFast(tokenizer_object=backend, **named)
+        backend.save_pretrained(folder)
+
+    @property
+    def vocab_size(self) -> int:
+        """Numbers that tokens may have: one more than the largest."""
+        return max(self.backend.get_vocab().values()) + 1
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the vocabulary, the merges and what is done to a text first; not of how it is called."""
+        backend = self.backend if self._own else getattr(self.backend, "backend_tokenizer", None)
+        if backend is None:
+            return digest(sorted(self.backend.get_vocab().items()))
+        kept = json.loads(backend.to_str())
+        return digest(
+            json.dumps(
+                [kept.get(name) for name in ("normalizer", "pre_tokenizer", "model", "post_processor", "added_tokens")],
+                sort_keys=True,
+            )
+        )
+
+    def encode(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
+    ) -> tuple[list[list[int]], int, list[int]]:
+        """Numbers of tokens of each text, how many texts were cut, and which have no known token."""
+        if self._own:
+            self.backend.enable_truncation(max_length)
+            both = texts if pairs is None else list(zip(texts, pairs, strict=True))
+            found = self.backend.encode_batch(both)
+            ids = [one.ids for one in found]
+            cut = sum(bool(one.overflowing) for one in found)
+            empty = [row for row, one in enumerate(ids) if not one]
+            return ids, cut, empty
+        given = {"add_special_tokens": True, "return_attention_mask": False, "return_token_type_ids": False}
+        seconds = {} if pairs is None else {"text_pair": list(pairs)}
+        ids = self.backend(list(texts), **seconds, **given, verbose=False)["input_ids"]
+        long = [row for row, one in enumerate(ids) if len(one) > max_length]
+        if long:
+            seconds = {} if pairs is None else {"text_pair": [pairs[row] for row in long]}
+            cut = self.backend(
+                [texts[row] for row in long], **seconds, **given, truncation=True, max_length=max_length
+            )["input_ids"]
+            for row, one in zip(long, cut, strict=True):
+                ids[row] = one
+        idle = {*self.backend.all_special_ids} | {self.unknown_id}
+        return ids, len(long), [row for row, one in enumerate(ids) if idle.issuperset(one)]
+
+
+@dataclass
+class Corpus:
+    """Tokenised texts in a row.
+
+    Attributes:
+        tokens: int32, in memory or mapped from a file.
+        offsets: (N + 1,) int64, where each text begins.
+        words: int16, hashes of the words of all texts, below :data:`BUCKETS`.
+        word_offsets: (N + 1,) int64.
+        label: (N,) int64, numbers of ``labels``.
+        domain: (N,) int64, numbers of ``domains``; -1 for none.
+        split: (N,) the split that the source names, -1 for none.
+        group: (N,) int64, equal for equal texts.
+        out_of_scope: (N,) bool.
+        labels: Names.
+        domains: Names.
+        facts: ``vocab_size``, ``pad_id``, ``tokenizer`` (its fingerprint), ``trained`` (its text), ``cut`` (texts that
+            were truncated), ``left_out`` (texts without anything to read), ``fingerprint`` (of all of it).
+    """
+
+    tokens: Tensor
+    offsets: np.ndarray
+    words: np.ndarray
+    word_offsets: np.ndarray
+    label: np.ndarray
+    domain: np.ndarray
+    split: np.ndarray
+    group: np.ndarray
+    out_of_scope: np.ndarray
+    labels: list[str]
+    domains: list[str]
+    facts: dict[str, Any]
+
+
+class TokenRows:
+    """Texts as rows of inputs: a batch is one gather out of the array of tokens, as wide as its longest text.
+
+    Args:
+        tokens: int32, all texts in a row.
+        offsets: (N + 1,) int64, where each begins.
+        pad_id: Fills up the others.
+
+    Example:
+        >>> rows = TokenRows(torch.tensor([5, 6, 7, 8], dtype=torch.int32), torch.tensor([0, 1, 4]), pad_id=0)
+        >>> rows[torch.tensor([0, 1])]["input_ids"].tolist()
+        [[5, 0, 0], [6, 7, 8]]
+    """
+
+    def __init__(self, tokens: Tensor, offsets: Tensor, pad_id: int) -> None:
+        self.tokens, self.offsets, self.pad_id = tokens, offsets, pad_id
+        self.lengths = offsets[1:] - offsets[:-1]
+
+    def __getitem__(self, rows: Tensor) -> dict[str, Tensor]:
+        """``input_ids`` and ``attention_mask`` (B, L) of some rows."""
+        lengths = self.lengths[rows, None]
+        place = torch.arange(int(lengths.max()))
+        mask = place < lengths
+        taken = self.tokens[(self.offsets[rows, None] + place).clamp_(max=len(self.tokens) - 1)]
+        return {"input_ids": taken.long().masked_fill_(~mask, self.pad_id), "attention_mask": mask.long()}
+
+
+def load_corpus(
+    read: Callable[[], Texts],
+    choose_tokenizer: Callable[[Texts, np.ndarray], TextTokenizer],
+    max_length: int,
+    unreadable: str,
+    entry: Path | None = None,
+) -> Corpus:
+    """Read and tokenise texts, or map the tokens into memory that an earlier run left behind.
+
+    Args:
+        read: Reads the texts, where they are not in the cache.
+        choose_tokenizer: Called with the texts and their groups.
+        max_length: Tokens of a text, at most.
+        unreadable: ``refuse`` or ``drop`` texts that are empty or hold unknown tokens only.
+        entry: Folder in a cache; None keeps all in memory.
+
+    Raises:
+        InputError: If a text cannot be read, or the entry is damaged.
+    """
+    if entry is None:
+        arrays, tokens, facts = _tokenise(read, choose_tokenizer, max_length, unreadable)
+        return _corpus(torch.from_numpy(tokens), arrays, facts)
+    write_whole(entry, lambda draft: _write(draft, *_tokenise(read, choose_tokenizer, max_length, unreadable)))
+    return _open(entry)
+
+
+def _tokenise(
+    read: Callable[[], Texts],
+    choose_tokenizer: Callable[[Texts, np.ndarray], TextTokenizer],
+    max_length: int,
+    unreadable: str,
+) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, Any]]:
+    texts = read()
+    second = texts.pairs or [""] * len(texts.texts)
+    blank = np.array([not (one.strip() or two.strip()) for one, two in zip(texts.texts, second, strict=True)], bool)
+    texts, left_out = _without(texts, blank, unreadable, "empty")
+    group = _groups(texts)
+    tokenizer = choose_tokenizer(texts, group)
+    parts, lengths, cut, idle = [], [], 0, []
+    for start in range(0, len(texts.texts), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        ids, more, unknown = tokenizer.encode(
+            texts.texts[chunk], None if texts.pairs is None else texts.pairs[chunk], max_length
+        )
+        parts.append(np.fromiter((number for one in ids for number in one), np.int32))
+        lengths += [len(one) for one in ids]
+        idle += [start + row for row in unknown]
+        cut += more
+    tokens, long = np.concatenate(parts), np.array(lengths)
+    unknown_rows = np.zeros(len(long), bool)
+    unknown_rows[idle] = True
+    texts, more = _without(texts, unknown_rows, unreadable, "made of tokens that the tokenizer does not know")
+    tokens, long, group = tokens[np.repeat(~unknown_rows, long)], long[~unknown_rows], group[~unknown_rows]
+    hashes = [_hash_words(text) for text in _joined(texts)]
+    label_names, label = np.unique(np.array(texts.labels), return_inverse=True)
+    domain_names = sorted({name for name in texts.domains if name})
+    number = {name: place for place, name in enumerate(domain_names)} | {"": -1}
+    arrays = {
+        "offsets": np.concatenate([[0], np.cumsum(long)]),
+        "words": np.concatenate(hashes),
+        "word_offsets": np.concatenate([[0], np.cumsum([len(one) for one in hashes])]),
+        "label": label.astype(np.int64),
+        "domain": np.array([number[name] for name in texts.domains]),
+        "split": np.array(texts.splits or [-1] * len(long)),
+        "group": group,
+        "out_of_scope": np.array(texts.out_of_scope, bool),
+    }
+    facts = {
+        "labels": label_names.tolist(),
+        "domains": domain_names,
+        "vocab_size": tokenizer.vocab_size,
+        "pad_id": tokenizer.pad_id,
+        "tokenizer": tokenizer.fingerprint,
+        "trained": tokenizer.dump(),
+        "cut": cut,
+        "left_out": left_out + more,
+    }
+    facts["fingerprint"] = digest(tokens, *arrays.values(), label_names.tolist(), domain_names, facts["tokenizer"])
+    return arrays, tokens, facts
+
+
+def _without(texts: Texts, wrong: np.ndarray, unreadable: str, what: str) -> tuple[Texts, int]:
+    if not wrong.any():
+        return texts, 0
+    rows = np.flatnonzero(wrong)
+    if unreadable == "refuse":
+        raise InputError(
+            f"{texts.name(rows[0])}: the text is {what}"
+            + (f", as are {len(rows) - 1} more" if len(rows) > 1 else "")
+            + "; repair or remove it, or set unreadable: drop"
+        )
+    if wrong.all():
+        raise InputError(f"all {len(rows)} texts are {what}; change the column of texts, or the tokenizer")
+    return texts.kept(~wrong), len(rows)
+
+
+def _joined(texts: Texts) -> Iterator[str]:
+    if texts.pairs is None:
+        return iter(texts.texts)
+    return (f"{one} \x1f {two}" for one, two in zip(texts.texts, texts.pairs, strict=True))
+
+
+def _groups(texts: Texts) -> np.ndarray:
+    """(N,) the first row that has the same normalised text."""
+    first: dict[str, int] = {}
+    return np.array([first.setdefault(normalise(text), row) for row, text in enumerate(_joined(texts))])
+
+
+def _corpus(tokens: Tensor, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> Corpus:
+    return Corpus(tokens, **arrays, labels=facts["labels"], domains=facts["domains"], facts=facts)
+
+
+def _write(folder: Path, arrays: dict[str, np.ndarray], tokens: np.ndarray, facts: dict[str, Any]) -> None:
+    tokens.tofile(folder / "tokens.bin")
+    np.savez(folder / "arrays.npz", **arrays)  # type: ignore[arg-type]
+    (folder / "facts.json").write_text(json.dumps(facts))
+
+
+def _open(folder: Path) -> Corpus:
+    try:
+        facts = json.loads((folder / "facts.json").read_text())
+        with np.load(folder / "arrays.npz") as stored:
+            arrays = {name: stored[name] for name in _ARRAYS}
+        path = folder / "tokens.bin"
+        if path.stat().st_size != 4 * arrays["offsets"][-1]:
+            raise ValueError(f"tokens.bin has {path.stat().st_size} bytes")
+        # "c": torch wants memory that may be written to; what is written never reaches the file
+        tokens = torch.from_numpy(np.memmap(path, np.int32, "c"))
+        return _corpus(tokens, arrays, facts)
+    except (*DAMAGED, TypeError) as error:
+        raise InputError(f"cache: {folder} is damaged ({error}); remove this folder, and it is made again") from error
+
+
+def _import(name: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise InputError(f"texts need the package {shorten([name])}: pip install 'lightning-fusion[text]'") from error

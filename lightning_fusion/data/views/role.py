@@ -1,0 +1,154 @@
+"""What experts learn from and what a fuser learns from, for data modules that do not keep them apart themselves."""
+
+import inspect
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from lightning_fusion.data.base import SPLITS, FusionDataModule, RowDataset, row_facts
+from lightning_fusion.data.splits import stratified_split
+from lightning_fusion.data.views.base import DataView
+from lightning_fusion.errors import InputError
+from lightning_fusion.files import digest
+
+_DRAW = 4099  # apart from the draws of the wrapped module
+
+
+class RoleDataModule(DataView):
+    """Any data module with domains in two roles: a fuser learns from what no expert was trained on.
+
+    The ``expert`` role is the wrapped module with its ``domain`` argument. In the ``fuser`` role the training and
+    validation splits are drawn from the wrapped module's *validation* split: so whatever that module keeps together
+    (recordings, sessions, equal texts) is never on both sides, and its ``val_share`` says how many rows the fuser has.
+    The test split is the wrapped module's in both roles.
+
+    Args:
+        data: A data module of the house that takes ``domain``; with all its domains.
+        role: ``fuser`` or ``expert``.
+        domain: For the ``expert`` role: the domain that the expert knows; all where None.
+        fuser_val_share: Share of the fuser's rows, of each class, that is its validation split.
+
+    Raises:
+        InputError: If ``data`` takes no ``domain``, or ``domain`` is set for a fuser.
+
+    Example:
+        >>> from lightning_fusion import SensorDataModule
+        >>> data = RoleDataModule(SensorDataModule(source="synthetic", val_share=0.3))
+        >>> expert = data.variant(role="expert", domain="p0_phone")
+        >>> bool(torch.isin(expert.rows("train").rows, data.rows("train").rows).any())
+        False
+        >>> bool(torch.equal(data.rows("test").rows, data.data.rows("test").rows))
+        True
+    """
+
+    role: str
+    domain: str | None
+    fuser_val_share: float
+
+    def __init__(
+        self,
+        data: FusionDataModule,
+        role: Literal["fuser", "expert"] = "fuser",
+        domain: str | None = None,
+        fuser_val_share: float = 0.1,
+    ) -> None:
+        super().__init__()
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self._set_hparams(dict(data.hparams))  # what is recorded of it is what it shows
+        self._configure(**arguments)
+
+    def _configure(self, **arguments: Any) -> None:
+        super()._configure(**arguments)
+        self._check_choices({"role": ("fuser", "expert")})
+        if not 0 <= self.fuser_val_share < 1:
+            raise InputError(f"fuser_val_share is {self.fuser_val_share}; expected a share from 0, below 1")
+        if self.domain is not None and self.role != "expert":
+            raise InputError("domain selects what one expert trains on; set role: expert, or remove domain")
+        if "domain" not in inspect.signature(type(self.data).__init__).parameters:
+            raise InputError(
+                f"data: {type(self.data).__name__} has no argument domain, so that there is no data of one expert; use "
+                "a data module with domains"
+            )
+        self._own = self.data if self.role == "fuser" else self.data.variant(domain=self.domain)
+        self._views: dict[str, RowDataset] = {}
+
+    def variant(self, **changes: Any) -> "RoleDataModule":
+        """A copy with other arguments: of this view, or of the wrapped module.
+
+        Args:
+            **changes: Constructor arguments of either, and their new values.
+        """
+        own = {name: changes.pop(name) for name in ("role", "domain", "fuser_val_share") if name in changes}
+        return super().variant(**own, **({"data": self.data.variant(**changes)} if changes else {}))
+
+    @property
+    def classes(self) -> list[str]:
+        """The task's classes; for an expert those of its domain."""
+        return self._own.classes
+
+    @property
+    def own_domains(self) -> list[str]:
+        """Names of the domains that are used."""
+        return self.domains if self.domain is None else [self.domain]
+
+    @property
+    def preprocessing(self) -> dict[str, Any] | None:
+        """How raw values become network input: as the experts of this role and domain want them."""
+        return getattr(self._own, "preprocessing", None)
+
+    @property
+    def seed(self) -> int:  # type: ignore[override]
+        """The wrapped module's."""
+        return self.data.seed
+
+    def rows(self, split: str) -> RowDataset:
+        """The data set of one split, for the role and domain at hand."""
+        if self.role == "expert" or split == "test":
+            return self._own.rows(split)  # type: ignore[return-value]
+        if split not in SPLITS:
+            raise InputError(f"there is no split {split!r}; expected train, val or test")
+        if not self._views:
+            self._draw()
+        return self._views[split]
+
+    def fingerprint(self, split: str) -> str:
+        """A fingerprint of the content of one split."""
+        if self.role == "expert" or split == "test":
+            return self._own.fingerprint(split)
+        return digest(self.data.fingerprint("val"), self.rows(split).rows)
+
+    def _loader(self, split: str, shuffle: bool = False) -> DataLoader:
+        if self.role == "fuser" and split != "test":
+            return super()._loader(split, shuffle)
+        own = self._wrapped()  # which may order and join its rows in a way of its own
+        return {"train": own.train_dataloader, "val": own.val_dataloader, "test": own.test_dataloader}[split]()
+
+    def _wrapped(self) -> FusionDataModule:
+        self._own.trainer = self.trainer  # it asks whether this is training
+        return self._own
+
+    def _draw(self) -> None:
+        held: Any = self.data.rows("val")
+        if not isinstance(held, RowDataset):
+            raise InputError(
+                f"data: rows('val') of {type(self.data).__name__} is a {type(held).__name__}; expected a RowDataset, "
+                "whose rows can be chosen without reading them"
+            )
+        kept, watched = stratified_split(
+            np.asarray(row_facts(held)[0]), self.fuser_val_share, seed=self.data.seed * 1009 + _DRAW
+        )
+        for split, part in (("train", kept), ("val", watched)):
+            rows = held.rows[torch.from_numpy(part)]
+            self._views[split] = RowDataset(held.inputs, held.targets, held.domains, rows, held.index)
+
+
+def with_roles(data: FusionDataModule) -> FusionDataModule:
+    """A data module that keeps experts and fuser apart: itself where it has roles, else a :class:`RoleDataModule`.
+
+    Args:
+        data: Any data module of the house.
+    """
+    has = "role" in inspect.signature(type(data).__init__).parameters
+    return data if has else RoleDataModule(data)

@@ -1,0 +1,1 @@
+"""Outputs of experts: collected once, stored, read as batches."""

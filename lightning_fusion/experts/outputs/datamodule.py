@@ -1,0 +1,152 @@
+"""Stored outputs as batches for a fuser."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_fusion.data.samplers import draws_order, slice_loader
+from lightning_fusion.errors import InputError
+from lightning_fusion.experts.outputs.store import ExpertOutputs, OutputsSplit
+
+
+class OutputsBatch(NamedTuple):
+    """One batch of stored outputs.
+
+    Attributes:
+        outputs: (B, sum of C_k) float32 probabilities, experts side by side in order; then, where features are read,
+            those of all experts, (B, sum of D_k).
+        target: (B,) int64.
+        domain: (B, D) bool.
+        index: (B,) int64.
+    """
+
+    outputs: Tensor
+    target: Tensor
+    domain: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+
+
+class _OutputsRows(Dataset[OutputsBatch]):
+    def __init__(self, split: OutputsSplit, features: bool, memory_limit: float) -> None:
+        self.arrays = arrays = split.read(features)
+        in_memory = sum(values.nbytes for values in arrays) <= memory_limit
+        self.outputs = torch.from_numpy(np.concatenate(arrays, axis=1)) if in_memory else None
+        self.target, self.domain, self.index = (
+            torch.from_numpy(np.array(values)) for values in (split.target, split.domain, split.index)
+        )
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, rows: Tensor) -> OutputsBatch:
+        if self.outputs is not None:
+            outputs = self.outputs[rows]
+        else:
+            outputs = torch.from_numpy(np.concatenate([values[rows.numpy()] for values in self.arrays], axis=1))
+        return OutputsBatch(outputs, self.target[rows], self.domain[rows], self.index[rows])
+
+
+class OutputsDataModule(LightningDataModule):
+    """Stored outputs as batches for a fuser: no expert is asked again.
+
+    Args:
+        store: Folder of a store, or an :class:`ExpertOutputs`.
+        batch_size: Rows per batch and process.
+        seed: Of the order of the training rows.
+        memory_limit_gb: A split larger than this stays on disk; its batches are read from the memory map.
+        features: Give the experts' features as well, which ``collect`` stored.
+
+    Raises:
+        InputError: If there is no valid store, it has no features and they are wanted, or ``batch_size`` is below 1.
+
+    Example:
+        >>> outputs = ExpertOutputs.from_arrays(
+        ...     {"train": {"probabilities": {"a": [[0.9, 0.1]] * 3}, "target": [0, 0, 1]}}, {"a": ["cat", "dog"]}
+        ... )
+        >>> next(iter(OutputsDataModule(outputs, batch_size=2).train_dataloader())).outputs.shape
+        torch.Size([2, 2])
+    """
+
+    def __init__(
+        self,
+        store: str | ExpertOutputs,
+        batch_size: int = 128,
+        seed: int = 0,
+        memory_limit_gb: float = 2.0,
+        features: bool = False,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; expected at least 1")
+        named = str(getattr(store, "path", store))
+        self.save_hyperparameters({"batch_size": batch_size, "seed": seed, "store": named, "features": features})
+        self.features = features
+        self.batch_size, self.seed, self.memory_limit_gb = batch_size, seed, memory_limit_gb
+        self._given = store
+        self._opened: ExpertOutputs | None = None
+        self._rows: dict[str, _OutputsRows] = {}
+
+    @property
+    def outputs(self) -> ExpertOutputs:
+        """The store, opened when it is first asked for."""
+        if self._opened is None:
+            self._opened = self._given if isinstance(self._given, ExpertOutputs) else ExpertOutputs.open(self._given)
+        return self._opened
+
+    @property
+    def classes(self) -> list[str]:
+        """The task's classes."""
+        return self.outputs.classes
+
+    @property
+    def domains(self) -> list[str]:
+        """Names of the domains."""
+        return self.outputs.domains
+
+    @property
+    def expert_classes(self) -> dict[str, list[str]]:
+        """Classes of each expert, in the order of its outputs."""
+        return self.outputs.expert_classes
+
+    @property
+    def expert_domains(self) -> dict[str, list[str]]:
+        """Domains that each expert was trained on."""
+        return self.outputs.expert_domains
+
+    @property
+    def feature_dims(self) -> dict[str, int]:
+        """Width of each expert's features, in order; empty where they are not read.
+
+        Raises:
+            InputError: If the store has none.
+        """
+        if not self.features:
+            return {}
+        part = next(iter(self.outputs.splits.values()))
+        part.read(features=True)
+        return {name: part.features[name].shape[1] for name in self.outputs.names}
+
+    def _loader(self, split: str, shuffle: bool = False) -> DataLoader:
+        if split not in self._rows:
+            self._rows[split] = _OutputsRows(self.outputs[split], self.features, self.memory_limit_gb * 1e9)
+        return slice_loader(self._rows[split], self.batch_size, shuffle, self.seed)
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of the training split in an order that depends on (seed, epoch)."""
+        return self._loader("train", shuffle=draws_order(self.trainer))
+
+    def val_dataloader(self) -> DataLoader:
+        """Batches of the validation split, in order."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        """Batches of the test split, in order."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """Batches of the test split, in order."""
+        return self._loader("test")

@@ -1,0 +1,527 @@
+"""What a pool of experts said about a data set: asked once, stored, memory-mapped."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from numpy.lib.format import open_memmap
+from torch import Tensor
+
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.pool import (
+    ExpertPool,
+    check_features,
+    check_name,
+    check_outputs,
+    scatter_columns,
+    task_classes,
+)
+from lightning_fusion.files import digest, undrafted, whole_file
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+@dataclass
+class OutputsSplit:
+    """What the experts said about one split.
+
+    Attributes:
+        probabilities: (N, C_k) float32 by expert.
+        target: (N,) int64.
+        domain: (N, D) bool.
+        index: (N,) int64, unique; ascending where ``collect`` made it.
+        features: (N, D_k) float32 by expert, where they were asked for.
+        classes: The task's C classes, and the facts of the experts, which the store fills in.
+        experts: See ``classes``.
+    """
+
+    probabilities: dict[str, np.ndarray]
+    target: np.ndarray
+    domain: np.ndarray
+    index: np.ndarray
+    features: dict[str, np.ndarray] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)
+    experts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def scattered(self) -> np.ndarray:
+        """(N, K, C) float32: each expert in the task's classes, zeros elsewhere."""
+        columns = scatter_columns({name: facts["classes"] for name, facts in self.experts.items()}, self.classes)
+        result = np.zeros((len(self), len(self.experts), len(self.classes)), np.float32)
+        for expert, values in enumerate(self.probabilities.values()):
+            result[:, expert, columns[expert]] = values
+        return result
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def read(self, features: bool) -> list[np.ndarray]:
+        """What a fuser reads: the probabilities of each expert, then, where wanted, the features of each.
+
+        Raises:
+            InputError: If there are no features.
+        """
+        if not features:
+            return list(self.probabilities.values())
+        if lacking := [name for name in self.probabilities if name not in self.features]:
+            raise InputError(
+                f"features: the store holds none of {shorten(lacking)}; name the experts' features, and collect with "
+                "features: true"
+            )
+        return [*self.probabilities.values(), *(self.features[name] for name in self.probabilities)]
+
+    def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+        """All arrays with the names of their files."""
+        yield from (("target", self.target), ("domain", self.domain), ("index", self.index))
+        yield from ((f"probabilities.{name}", values) for name, values in self.probabilities.items())
+        yield from ((f"features.{name}", values) for name, values in self.features.items())
+
+
+class ExpertOutputs:
+    """The outputs of a pool on the splits of a data set, with the facts of both.
+
+    Made by :func:`~lightning_fusion.collect`, opened by :meth:`open`, or built from predictions that exist already by
+    :meth:`from_arrays`. Arrays of a store on disk are memory-mapped.
+
+    Attributes:
+        classes: The task's C classes.
+        domains: Names of the D domains.
+        experts: Facts of each expert by name: classes, domains, cost, fingerprint, checkpoint.
+        splits: :class:`OutputsSplit` by name.
+        fingerprints: Fingerprint of the data of each split.
+        path: Folder of the store; None in memory.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        domains: Sequence[str],
+        experts: Mapping[str, Mapping[str, Any]],
+        splits: Mapping[str, OutputsSplit],
+        fingerprints: Mapping[str, str] | None = None,
+        path: Path | None = None,
+    ) -> None:
+        self.classes, self.domains = list(classes), list(domains)
+        self.experts = {name: dict(facts) for name, facts in experts.items()}
+        self.splits, self.path = dict(splits), path
+        for split in self.splits.values():
+            split.classes, split.experts = self.classes, self.experts
+        self.fingerprints = dict(fingerprints or {})
+        self._keep: Any = None  # a temporary folder lives as long as its store
+
+    # ------------------------------------------------------------------ facts
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the experts, in order."""
+        return list(self.experts)
+
+    @property
+    def expert_classes(self) -> dict[str, list[str]]:
+        """Classes of each expert, in the order of its outputs."""
+        return {name: facts["classes"] for name, facts in self.experts.items()}
+
+    @property
+    def expert_domains(self) -> dict[str, list[str]]:
+        """Domains that each expert was trained on; empty where unknown."""
+        return {name: list(facts.get("domains") or []) for name, facts in self.experts.items()}
+
+    def facts(self) -> dict[str, Any]:
+        """Constructor arguments of a fuser for these outputs: classes, expert_classes and expert_domains."""
+        return {
+            "classes": self.classes,
+            "expert_classes": self.expert_classes,
+            "expert_domains": self.expert_domains,
+            "domains": self.domains,
+        }
+
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{name} {len(split)}" for name, split in self.splits.items())
+        return f"ExpertOutputs({len(self.experts)} experts, {len(self.classes)} classes; rows: {rows})"
+
+    # ------------------------------------------------------------------ views
+
+    def __getitem__(self, split: str) -> OutputsSplit:
+        if split not in self.splits:
+            raise InputError(f"the store has no split {split!r}; it has {shorten(self.splits)}")
+        return self.splits[split]
+
+    def concatenated(self, split: str, features: bool = False) -> np.ndarray:
+        """(N, sum of C_k) float32: what a fuser reads, experts side by side in order; then features (N, sum of D_k)."""
+        return np.concatenate([np.asarray(values) for values in self[split].read(features)], axis=1)
+
+    def scattered(self, split: str) -> np.ndarray:
+        """(N, K, C) float32: what baselines read, each expert in the task's classes, zeros elsewhere."""
+        return self[split].scattered()
+
+    def owners(self, split: str) -> np.ndarray:
+        """(N, K) bool: which expert was trained on a domain of which sample; all False where nothing is known."""
+        return np.asarray(self[split].domain, bool) @ owner_matrix(self.domains, self.expert_domains).numpy()
+
+    # ------------------------------------------------------------------ tests
+
+    def check_pool(self, pool: ExpertPool) -> None:
+        """Refuse a pool other than the one that was asked.
+
+        Raises:
+            InputError: With both fingerprints.
+        """
+        facts = pool.facts()
+        if list(facts) != self.names:
+            raise InputError(f"{self._where()} holds experts {shorten(self.names)}; the pool has {shorten(facts)}")
+        for name, fact in facts.items():
+            if self.experts[name]["fingerprint"] not in (None, fact["fingerprint"]):
+                raise InputError(
+                    f"{self._where()} is from another expert {name}: its fingerprint is "
+                    f"{self.experts[name]['fingerprint']}, the pool's {fact['fingerprint']}; collect again"
+                )
+        if pool.classes != self.classes:
+            raise InputError(
+                f"{self._where()} has the classes {shorten(self.classes)}; the pool {shorten(pool.classes)}"
+            )
+
+    def check_data(self, fingerprints: Mapping[str, str]) -> None:
+        """Refuse data other than those that were asked about.
+
+        Args:
+            fingerprints: Of each split.
+
+        Raises:
+            InputError: With both fingerprints.
+        """
+        for split, fingerprint in fingerprints.items():
+            if split not in self.splits:
+                raise InputError(f"{self._where()} has no split {split}; collect again, with overwrite")
+            if self.fingerprints.get(split) != fingerprint:
+                raise InputError(
+                    f"{self._where()} is from other data: the fingerprint of {split} is "
+                    f"{self.fingerprints.get(split)} there and {fingerprint} here; collect again"
+                )
+
+    def check_facts(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse experts whose declared domains or costs have changed since they were asked.
+
+        Args:
+            facts: Of each expert, as :meth:`ExpertPool.facts` gives them.
+
+        Raises:
+            InputError: Naming expert and fact.
+        """
+        for name, fact in facts.items():
+            for key in ("domains", "cost"):
+                if fact[key] != self.experts[name][key]:
+                    raise InputError(
+                        f"{self._where()} says {key} {self.experts[name][key]} of expert {name}, the pool {fact[key]}; "
+                        "collect again, with overwrite"
+                    )
+
+    def _where(self) -> str:
+        return f"the store {self.path}" if self.path else "this ExpertOutputs"
+
+    # --------------------------------------------------------------- creation
+
+    @classmethod
+    def from_arrays(
+        cls,
+        splits: Mapping[str, Mapping[str, Any]],
+        expert_classes: Mapping[str, Sequence[str]],
+        classes: Sequence[str] | None = None,
+        domains: Sequence[str] = (),
+        expert_domains: Mapping[str, Sequence[str]] | None = None,
+        costs: Mapping[str, float] | None = None,
+    ) -> "ExpertOutputs":
+        """Build outputs from predictions that exist already, of experts of any framework.
+
+        Args:
+            splits: For each split a dict with ``probabilities`` ({expert: (N, C_k)}), ``target`` (N,) and, where known,
+                ``domain`` (N, D) bool, ``index`` (N,) and ``features`` ({expert: (N, D_k)}).
+            expert_classes: Classes of each expert, in the order of its columns.
+            classes: The task's vocabulary; every class that some expert knows where None.
+            domains: Names of the D domains.
+            expert_domains: Domains that each expert was trained on.
+            costs: Price of one question to each expert; 1 where None.
+
+        Raises:
+            InputError: If shapes, labels or probabilities are wrong.
+
+        Example:
+            >>> outputs = ExpertOutputs.from_arrays(
+            ...     {"test": {"probabilities": {"a": [[0.9, 0.1]], "b": [[1.0]]}, "target": [0]}},
+            ...     expert_classes={"a": ["cat", "dog"], "b": ["owl"]},
+            ... )
+            >>> outputs.scattered("test").tolist()
+            [[[0.8999999761581421, 0.10000000149011612, 0.0], [0.0, 0.0, 1.0]]]
+        """
+        expert_classes = {name: [str(label) for label in labels] for name, labels in expert_classes.items()}
+        vocabulary = task_classes(expert_classes, None if classes is None else [str(label) for label in classes])
+        if not expert_classes:
+            raise InputError("expert_classes is empty; name at least one expert")
+        for name, labels in {**expert_classes, "the task": vocabulary}.items():
+            if len(set(labels)) < len(labels):
+                raise InputError(f"classes of {name}: found doubled names in {shorten(labels)}")
+        unknown = (set(costs or {}) | set(expert_domains or {})) - set(expert_classes)
+        if unknown:
+            raise InputError(f"costs or expert_domains name {shorten(sorted(unknown))}, which is no expert")
+        for name in expert_classes:
+            check_name(name, "experts: the name")
+        for split in splits:
+            if not re.fullmatch(r"[\w-]+", split):
+                raise InputError(f"the split {split!r} will name a folder: letters, digits, '_' and '-' only")
+        parts = {}
+        for split, given in splits.items():
+            missing = set(expert_classes) ^ set(given["probabilities"])
+            if missing:
+                raise InputError(
+                    f"split {split}: probabilities and expert_classes differ in {shorten(sorted(missing))}"
+                )
+            target = np.asarray(given["target"], np.int64)
+            rows = len(target)
+            probabilities = {
+                name: _shaped(values, np.float32, (rows, len(expert_classes[name])), f"split {split}: expert {name}")
+                for name, values in ((name, given["probabilities"][name]) for name in expert_classes)
+            }
+            check_outputs({name: torch.from_numpy(values) for name, values in probabilities.items()})
+            check_targets(target, vocabulary, f"split {split}")
+            domain = given.get("domain", np.zeros((rows, len(domains))))
+            index = _shaped(given.get("index", np.arange(rows)), np.int64, (rows,), f"split {split}: index")
+            if len(np.unique(index)) < rows:
+                raise InputError(f"split {split}: index holds numbers twice; they must be unique")
+            parts[split] = OutputsSplit(
+                probabilities,
+                target,
+                _shaped(domain, bool, (rows, len(domains)), f"split {split}: domain"),
+                index,
+                {name: np.asarray(values, np.float32) for name, values in (given.get("features") or {}).items()},
+            )
+            for name, values in parts[split].features.items():
+                if name not in expert_classes:
+                    raise InputError(f"split {split}: features of an expert that expert_classes lacks: {name}")
+                if values.ndim != 2 or len(values) != rows:
+                    raise InputError(f"split {split}: features of {name} have shape {values.shape} for {rows} rows")
+            check_features({name: torch.from_numpy(values) for name, values in parts[split].features.items()})
+        experts = {
+            name: {
+                "classes": names,
+                "domains": list((expert_domains or {}).get(name, [])) or None,
+                "cost": float((costs or {}).get(name, 1.0)),
+                "fingerprint": None,  # where the predictions came from is not known
+                "checkpoint": None,
+            }
+            for name, names in expert_classes.items()
+        }
+        fingerprints = {name: digest(part.target, part.domain, part.index) for name, part in parts.items()}
+        return cls(vocabulary, domains, experts, parts, fingerprints)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "ExpertOutputs":
+        """Open a store; the size of every file is checked against the manifest.
+
+        Raises:
+            InputError: If there is no store, or it is damaged.
+        """
+        folder = Path(path)
+        manifest = read_manifest(folder)
+        if manifest is None:
+            raise InputError(f"store: found no {MANIFEST} in {folder}; make a store with 'lightning-fusion collect'")
+        splits = {}
+        for split, recorded in manifest["splits"].items():
+            arrays = {}
+            for name, size in recorded["bytes"].items():
+                file = folder / manifest["data"] / split / f"{name}.npy"
+                found = file.stat().st_size if file.is_file() else 0
+                if found != size:
+                    raise InputError(f"store: {file} has {found} bytes, the manifest says {size}; collect again")
+                arrays[name] = np.load(file, mmap_mode="r" if recorded["rows"] else None)
+            splits[split] = OutputsSplit(
+                {name: arrays[f"probabilities.{name}"] for name in manifest["experts"]},
+                arrays["target"],
+                arrays["domain"],
+                arrays["index"],
+                {name: arrays[f"features.{name}"] for name in manifest["experts"] if f"features.{name}" in arrays},
+            )
+        fingerprints = {name: split["fingerprint"] for name, split in manifest["splits"].items()}
+        return cls(manifest["classes"], manifest["domains"], manifest["experts"], splits, fingerprints, folder)
+
+    def save(self, path: str | Path, overwrite: bool = False) -> "ExpertOutputs":
+        """Write a store, whole or not at all, and open it.
+
+        Raises:
+            InputError: If the folder holds a store already and ``overwrite`` is not set.
+        """
+        with StoreWriter(Path(path), overwrite) as writer:
+            for split, part in self.splits.items():
+                for name, values in part.arrays():
+                    array = writer.create(split, name, values.shape, values.dtype)
+                    array[...] = values
+            writer.commit(self.classes, self.domains, self.experts, self.fingerprints)
+        return ExpertOutputs.open(path)
+
+
+def _shaped(values: Any, dtype: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
+    array = np.asarray(values, dtype)
+    if array.shape != shape:
+        raise InputError(f"{what} has shape {array.shape}; expected {shape}")
+    return array
+
+
+def owner_matrix(domains: Sequence[str], expert_domains: Mapping[str, Sequence[str]]) -> Tensor:
+    """(D, K) bool: which domain belongs to which expert.
+
+    Example:
+        >>> owner_matrix(["x", "y"], {"a": ["x"], "b": ["x", "y"]}).tolist()
+        [[True, True], [False, True]]
+    """
+    rows = [[domain in names for names in expert_domains.values()] for domain in domains]
+    return torch.tensor(rows, dtype=torch.bool).reshape(len(domains), len(expert_domains))
+
+
+def check_targets(target: np.ndarray, classes: Sequence[str], where: str) -> None:
+    """Refuse labels outside the classes.
+
+    Raises:
+        InputError: Naming the first rows.
+    """
+    wrong = np.flatnonzero((target < 0) | (target >= len(classes)))
+    if len(wrong):
+        raise InputError(
+            f"{where}: {len(wrong)} label(s) out of range, row {wrong[0]} has {target[wrong[0]]}; the task has "
+            f"{len(classes)} classes (0 to {len(classes) - 1})"
+        )
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a store; None where there is none.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    file = folder / MANIFEST
+    if not file.is_file():
+        return None
+    try:
+        manifest = json.loads(file.read_text())
+    except ValueError as error:
+        raise InputError(f"store: {file} is damaged ({error}); collect again with overwrite") from error
+    found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+    if found != FORMAT:
+        raise InputError(f"store: {file} has format {found}; this version reads {FORMAT}")
+    return manifest
+
+
+class StoreWriter:
+    """Writes a store beside the one that may be there, and replaces it in one step.
+
+    Arrays go to a new folder ``data-<token>``; the manifest, which names that folder, is replaced atomically at the
+    end. A run that is killed before leaves the old store as it was; the next writer removes the remains and says so.
+    An advisory lock keeps a second writer out for as long as the first one lives.
+    """
+
+    def __init__(self, folder: Path, overwrite: bool) -> None:
+        self.folder, self.overwrite = folder, overwrite
+        self.data = f"data-{uuid.uuid4().hex[:12]}"
+        self.written: dict[str, dict[str, int]] = {}
+        self.rows: dict[str, int] = {}
+
+    def __enter__(self) -> "StoreWriter":
+        self.folder.mkdir(parents=True, exist_ok=True)
+        foreign = [path.name for path in self.folder.iterdir() if not _ours(path)]
+        if foreign:
+            raise InputError(f"output: {self.folder} holds other files ({shorten(sorted(foreign))}); choose another")
+        self._lock = open(self.folder / ".lock", "w")
+        try:
+            _lock_file(self._lock)
+        except OSError as error:
+            self._lock.close()
+            raise InputError(f"output: another process is writing {self.folder}; wait for it") from error
+        manifest = read_manifest(self.folder) if not self.overwrite else None
+        if manifest is not None:
+            self._lock.close()
+            raise InputError(f"output: {self.folder} holds a store already; set overwrite to replace it")
+        current = self._current()
+        remains = [path for path in self.folder.iterdir() if _DATA.fullmatch(path.name) and path.name != current]
+        for path in remains:
+            shutil.rmtree(path)
+        if remains:
+            rank_zero_warn(
+                f"removed {len(remains)} half-written store(s) that a killed run left in {self.folder}"
+                + ("; the store that was there before it is whole" if current else "")
+            )
+        (self.folder / self.data).mkdir()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        current = self._current()
+        for path in self.folder.iterdir():
+            if _DATA.fullmatch(path.name) and path.name != current:
+                shutil.rmtree(path, ignore_errors=True)
+        self._lock.close()
+
+    def _current(self) -> str | None:
+        with contextlib.suppress(InputError):
+            return (read_manifest(self.folder) or {}).get("data")
+        return None
+
+    def create(self, split: str, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """A new array of the store, to be filled."""
+        file = self.folder / self.data / split / f"{name}.npy"
+        file.parent.mkdir(exist_ok=True)
+        self.rows[split] = shape[0]
+        if 0 in shape:  # nothing to map
+            array = np.zeros(shape, dtype)
+            np.save(file, array)
+        else:
+            array = open_memmap(file, mode="w+", dtype=np.dtype(dtype), shape=shape)
+        self.written.setdefault(split, {})[name] = file.stat().st_size
+        return array
+
+    def commit(
+        self,
+        classes: Sequence[str],
+        domains: Sequence[str],
+        experts: Mapping[str, Mapping[str, Any]],
+        fingerprints: Mapping[str, str],
+    ) -> None:
+        """Make the new arrays the store."""
+        manifest = {
+            "format": FORMAT,
+            "data": self.data,
+            "classes": list(classes),
+            "domains": list(domains),
+            "experts": {name: dict(facts) for name, facts in experts.items()},
+            "splits": {
+                split: {"rows": self.rows[split], "fingerprint": fingerprints[split], "bytes": sizes}
+                for split, sizes in self.written.items()
+            },
+            "versions": {"torch": torch.__version__, "numpy": np.__version__},
+        }
+        for file in (self.folder / self.data).rglob("*.npy"):
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())
+        with whole_file(self.folder / MANIFEST) as draft, open(draft, "w") as handle:
+            json.dump(manifest, handle, indent=1)
+
+
+_DATA = re.compile("data-[0-9a-f]{12}")
+
+
+def _ours(path: Path) -> bool:
+    known = path.name in (".lock", ".shards") or undrafted(path.name) == MANIFEST
+    return known or _DATA.fullmatch(path.name) is not None
+
+
+def _lock_file(handle: Any) -> None:
+    try:
+        import fcntl
+    except ImportError:  # no advisory locks on this system: two writers are the user's to keep apart
+        return
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

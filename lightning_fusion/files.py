@@ -1,0 +1,100 @@
+"""Files and folders that are there whole or not at all, whoever is killed while writing them."""
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+DAMAGED = (OSError, EOFError, ValueError, KeyError, BadZipFile)
+"""What numpy raises for an archive that was cut off, emptied or is another's."""
+
+
+def undrafted(name: str) -> str:
+    """The name of the file that a draft of :func:`whole_file` is for; any other name as it is.
+
+    Example:
+        >>> undrafted("run.json.417.part"), undrafted("run.json")
+        ('run.json', 'run.json')
+    """
+    return re.sub(r"\.\d+(\.part)?$", "", name)  # earlier versions wrote no .part
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A draft beside a file, which takes the file's place where the block ends well; other processes may do the same.
+
+    The draft is on the disk before it is renamed: a machine that goes down leaves the one or the other.
+
+    Args:
+        path: Of the file; its folder is there.
+
+    Example:
+        >>> path = Path(tempfile.mkdtemp()) / "a.txt"
+        >>> with whole_file(path) as draft:
+        ...     _ = draft.write_text("all of it")
+        >>> path.read_text(), [file.name for file in path.parent.iterdir()]
+        ('all of it', ['a.txt'])
+    """
+    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield draft
+        with open(draft, "r+b") as written:
+            os.fsync(written.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_whole(entry: Path, write: Callable[[Path], Any]) -> None:
+    """Make an entry of a cache, whole or not at all: in a folder of another name, which is renamed when it is done.
+
+    Args:
+        entry: Folder of the entry; one that is there stays as it is.
+        write: Fills the folder that it is given.
+    """
+    if entry.exists():
+        return
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".draft_", dir=entry.parent))
+    try:
+        write(draft)
+        draft.chmod(0o755)
+        draft.rename(entry)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was faster
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def digest(*parts: Any) -> str:
+    """A short BLAKE2 fingerprint of texts, arrays and tensors, in their order.
+
+    Example:
+        >>> digest("a", np.arange(3)) == digest("a", np.arange(3)), len(digest("a"))
+        (True, 32)
+    """
+    state = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        if isinstance(part, Tensor):
+            part = part.detach().cpu().contiguous()
+            state.update(f"{part.dtype}{tuple(part.shape)}".encode())
+            state.update(part.reshape(-1).view(torch.uint8).numpy().data)
+        elif isinstance(part, np.ndarray):
+            state.update(f"{part.dtype}{part.shape}".encode())
+            state.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+        else:
+            state.update(str(part).encode())
+        state.update(b"\0")
+    return state.hexdigest()

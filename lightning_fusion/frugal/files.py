@@ -1,0 +1,95 @@
+"""A fitted policy as files: what is written, and what is believed of what is read."""
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lightning_fusion.errors import InputError
+from lightning_fusion.files import digest, whole_file
+from lightning_fusion.hyperparameters import imported_class
+
+
+def write_policy(folder: str | Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write ``policy.safetensors`` and ``policy.json``, each whole or not at all.
+
+    Args:
+        folder: Made where it is missing; a policy in it is replaced.
+        facts: Plain data.
+        tensors: By name.
+
+    Raises:
+        InputError: If ``folder`` is a file.
+    """
+    text = json.dumps(facts, indent=1)
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"policy: {path} is a file; name a folder")
+    path.mkdir(parents=True, exist_ok=True)
+    with whole_file(path / "policy.safetensors") as draft:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, draft)
+    with whole_file(path / "policy.json") as draft:
+        draft.write_text(text)
+
+
+def read_policy(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The facts and tensors that :func:`write_policy` wrote; nothing in the files is executed.
+
+    Raises:
+        InputError: If there are none, or they cannot be read.
+    """
+    path = Path(folder)
+    try:
+        return json.loads((path / "policy.json").read_text()), load_file(path / "policy.safetensors")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        missing = next((n for n in ("policy.json", "policy.safetensors") if not (path / n).is_file()), path.name)
+        raise InputError(f"policy: found no policy in {path} ({missing} is missing)") from error
+    except (ValueError, SafetensorError, OSError) as error:
+        raise InputError(f"policy: {path} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """A digest of tensors and their names."""
+    return digest(*(part for name in sorted(tensors) for part in (name, tensors[name].cpu())))
+
+
+def describe_part(part: nn.Module) -> dict[str, Any]:
+    """The class of a fuser or risk estimator, with its arguments: attributes of the same names.
+
+    Raises:
+        InputError: If it keeps an argument under another name.
+    """
+    names = [name for name in inspect.signature(type(part).__init__).parameters if name != "self"]
+    lost = [name for name in names if not hasattr(part, name) and name not in ("args", "kwargs")]
+    if lost:
+        raise InputError(
+            f"{type(part).__name__}: its argument {lost[0]} cannot be saved; keep it as an attribute of the same name"
+        )
+    values = {name: getattr(part, name) for name in names if hasattr(part, name)}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return {"class_path": f"{type(part).__module__}.{type(part).__qualname__}", "init_args": plain}
+
+
+def build_part(spec: Mapping[str, Any], family: type, where: str) -> Any:
+    """The fuser or risk estimator that a file names.
+
+    Args:
+        spec: From :func:`describe_part`.
+        family: Which its class must belong to.
+        where: It comes from, for messages.
+
+    Raises:
+        InputError: If its class is neither this library's nor imported already.
+    """
+    kind = imported_class(spec["class_path"], family)
+    if kind is None:
+        raise InputError(
+            f"policy: {where} names {spec['class_path']}, which is no imported fuser or risk estimator; import it "
+            "first if you trust the file (a policy must not import code by itself)"
+        )
+    return kind(**spec["init_args"])

@@ -1,0 +1,284 @@
+"""A FrugalFoE policy under Lightning's Trainer: fitted, tested and served on any number of processes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from lightning_fusion.data.base import as_batch
+from lightning_fusion.errors import InputError
+from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.outputs.datamodule import OutputsBatch, OutputsDataModule
+from lightning_fusion.experts.pool import POOL, ExpertPool, check_same_experts, scatter, scatter_columns, task_classes
+from lightning_fusion.frugal.policy import ARGUMENTS, FrugalFoE
+from lightning_fusion.frugal.prediction import FrugalPrediction
+from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
+
+_POLICY = "policy."
+
+
+class FrugalFoEModule(CheckedLoading, LightningModule):
+    """Fits, tests and serves a :class:`~lightning_fusion.FrugalFoE` policy.
+
+    ``fit`` is one epoch that gathers the training rows of all processes and fits the policy on them; there is no
+    gradient. ``validate``, ``test`` and ``predict`` run it. On stored outputs
+    (:class:`~lightning_fusion.OutputsDataModule`) decisions are replayed. On raw input, with ``experts``, each expert
+    really runs on just the rows that need it.
+
+    Args:
+        policy: The policy; a fitted one can be served at once. ``FrugalFoE()`` where None.
+        experts: The frozen experts by name, or a pool; None where only stored outputs are read.
+        classes: The task's C classes. The command line takes this and the next from the data module; with ``experts``
+            alone they are every class that some expert knows.
+        expert_classes: Classes of each expert, in the order of its outputs; from ``experts`` where given.
+        folder: Of the saved policy: ``fit`` writes it, and where the policy is not fitted the others read it. None:
+            checkpoints alone keep the policy.
+
+    Raises:
+        InputError: If facts are missing or contradict the experts.
+
+    Example:
+        >>> module = FrugalFoEModule(FrugalFoE(trade_off=0.05), expert_classes={"a": ["cat", "dog"], "b": ["owl"]})
+        >>> module.classes
+        ['cat', 'dog', 'owl']
+    """
+
+    def __init__(
+        self,
+        policy: FrugalFoE | None = None,
+        experts: dict[str, Expert] | ExpertPool | None = None,
+        classes: list[str] | None = None,
+        expert_classes: dict[str, list[str]] | None = None,
+        folder: str | None = None,
+    ) -> None:
+        super().__init__()
+        given, experts = experts, None  # recording arguments copies them: not the weights of all experts
+        known, policy = policy, None
+        self.save_hyperparameters()
+        keep_plain(self)
+        self.pool: ExpertPool | None = None
+        if given is not None:
+            self.pool = ExpertPool.of(given, classes)
+            if expert_classes is not None and list(expert_classes.items()) != list(self.pool.expert_classes.items()):
+                raise InputError("expert_classes differ from the classes of experts; leave them out beside experts")
+            expert_classes, classes = self.pool.expert_classes, self.pool.classes
+        if not expert_classes:
+            raise InputError(
+                "expert_classes: the policy must know its experts; give experts, or use OutputsDataModule as data"
+            )
+        self.classes = task_classes(expert_classes, classes)
+        self.expert_classes = {name: list(names) for name, names in expert_classes.items()}
+        self.columns = scatter_columns(self.expert_classes, self.classes)
+        self.hparams.update(classes=self.classes, expert_classes=self.expert_classes)
+        self.policy = known if known is not None else FrugalFoE()
+        self.folder = folder
+        self.still = nn.Parameter(torch.zeros(()))  # never changes: the Trainer counts steps of an optimizer
+        self.metrics = nn.ModuleDict(
+            {f"{split}_{name}": MeanMetric() for split in ("val", "test") for name in (*_FIGURES, "accuracy_answered")}
+        )
+        self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._used = 0  # batches that the policy was fitted on
+        self._facts = None if self.pool is None else self.pool.facts()
+        if self.policy.names:
+            self._check(self._facts)
+
+    # --------------------------------------------------------------- deciding
+
+    def forward(self, input: Any) -> FrugalPrediction:
+        """Ask as few experts as each sample of a batch of raw inputs needs."""
+        if self.pool is None:
+            raise InputError(
+                "this policy reads stored outputs and holds no experts; give experts to ask them about raw input"
+            )
+        members, names = self.pool.members, list(self.expert_classes)
+
+        def ask(name: str, rows: Tensor) -> Tensor:
+            outputs = members[name](_rows_of(input, rows))
+            number = names.index(name)
+            return scatter(outputs, [self.columns[number]], len(self.classes))[:, 0]
+
+        return self.policy.predict(ask, _length(input))
+
+    def _decide(self, batch: OutputsBatch | Any) -> FrugalPrediction:
+        if not isinstance(batch, OutputsBatch):
+            return self(batch.input)
+        spread = scatter(batch.outputs, self.columns, len(self.classes))
+        return self.policy.predict(dict(zip(self.expert_classes, spread.unbind(1), strict=True)))
+
+    @staticmethod
+    def _read(batch: Any, split: str) -> Any:
+        return batch if isinstance(batch, OutputsBatch) else as_batch(batch, f"the {split} loader")
+
+    # ------------------------------------------------------------------ steps
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Keep what every expert says about the batch."""
+        batch = self._read(batch, "train")
+        if isinstance(batch, OutputsBatch):
+            outputs = batch.outputs
+        elif self.pool is None:
+            raise InputError("raw input needs experts to ask; give experts, or use OutputsDataModule as data")
+        else:
+            outputs = torch.cat(list(self.pool(batch.input).values()), dim=1)
+        spread = scatter(outputs, self.columns, len(self.classes))
+        self._rows.append((spread.cpu(), batch.target.cpu(), batch.index.cpu()))
+        return self.still * 0
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log accuracy, cost, experts asked, and the shares of abstained and far samples, as ``val_...``."""
+        if not self.trainer.sanity_checking:
+            self._evaluate(self._read(batch, "val"), "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Log the same as ``test_...``."""
+        self._evaluate(self._read(batch, "test"), "test")
+
+    def _evaluate(self, batch: Any, split: str) -> None:
+        answer = self._decide(batch)
+        right = (answer.probabilities.argmax(1) == batch.target).float()
+        figures = (right, answer.cost, answer.asked.sum(1), answer.risk, answer.abstained, answer.far)
+        for name, values in zip(_FIGURES, figures, strict=True):
+            self._log(f"{split}_{name}", values, len(right))
+        if self.policy.abstain_above is not None:
+            self._log(f"{split}_accuracy_answered", right[~answer.abstained], len(right))
+
+    def _log(self, name: str, values: Tensor, rows: int) -> None:
+        metric = self.metrics[name]
+        metric.update(values.float())  # type: ignore[operator]
+        self.log(name, metric, prog_bar=name.endswith(("accuracy", "cost")), batch_size=rows)  # type: ignore[arg-type]
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """The ``index`` (B,), the fields of :class:`FrugalPrediction`, and ``asked`` (B, K)."""
+        batch = self._read(batch, "predict")
+        return {"index": batch.index, **self._decide(batch)._asdict()}
+
+    # ----------------------------------------------------- around the training
+
+    def setup(self, stage: str) -> None:
+        """Read the saved policy, where there is one and it is not fitted yet; check that experts belong to it."""
+        data = getattr(self.trainer, "datamodule", None)
+        asked = self._facts
+        if isinstance(data, OutputsDataModule):
+            outputs = data.outputs
+            if (
+                list(outputs.expert_classes.items()) != list(self.expert_classes.items())
+                or outputs.classes != self.classes
+            ):
+                raise InputError(
+                    f"the store {outputs.path} has the experts {outputs.names} and classes {outputs.classes}; the "
+                    f"policy was built for {list(self.expert_classes)} and {self.classes}"
+                )
+            if self.pool is not None:
+                outputs.check_pool(self.pool)
+            asked = self._facts = outputs.experts
+        if stage == "fit":
+            return
+        if not self.policy.names and self.folder is not None and not self.trainer.ckpt_path:
+            self._serve(FrugalFoE.load(self.folder).to(self.device))
+        if self.policy.names:
+            self._check(asked)
+
+    def _serve(self, saved: FrugalFoE) -> None:
+        """Take a saved policy, with what this one says about serving; say what of it would need another fit."""
+        wanted, plain = self.policy, FrugalFoE()
+        said = [name for name in ARGUMENTS if getattr(wanted, name) not in (getattr(plain, name), getattr(saved, name))]
+        for name in {"abstain_above", "abstain_by", "on_failure"} & set(said):
+            setattr(saved, name, getattr(wanted, name))
+        differ = [
+            f"{name} {getattr(saved, name)} (not {getattr(wanted, name)})"
+            for name in said
+            if getattr(saved, name) != getattr(wanted, name)
+        ]
+        if differ:
+            rank_zero_warn(f"the policy saved in {self.folder} has {', '.join(differ)}; fit again to change that")
+        self.policy = saved
+
+    def _check(self, asked: Mapping[str, Any] | None) -> None:
+        """Refuse experts or classes other than those the policy was fitted with."""
+        if self.policy.names != list(self.expert_classes):
+            raise InputError(
+                f"policy: it was fitted with the experts {self.policy.names}; found {list(self.expert_classes)}"
+            )
+        if self.policy.experts and asked:
+            check_same_experts(self.policy.experts, asked)
+        if self.policy.classes not in (None, self.classes):
+            raise InputError(f"policy: it was fitted on the classes {self.policy.classes}; found {self.classes}")
+
+    def on_fit_start(self) -> None:
+        """Forget the rows of an earlier fit."""
+        self._rows, self._used = [], 0
+
+    def on_validation_start(self) -> None:
+        """Fit the policy, before it is validated for the first time."""
+        self._finish()
+
+    def on_train_epoch_end(self) -> None:
+        """Fit the policy, where no validation came after the last row."""
+        self._finish()
+        self._rows, self._used = [], 0
+
+    def _finish(self) -> None:
+        if len(self._rows) == self._used:
+            return
+        parts, self._used = self._rows, len(self._rows)
+        if self.trainer.world_size > 1:
+            gathered: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(gathered, parts)
+            parts = [part for rank in gathered for part in rank]
+        outputs, target, index = (torch.cat(some) for some in zip(*parts, strict=True))
+        order = index.argsort(stable=True)
+        first = torch.ones_like(order, dtype=torch.bool)
+        first[1:] = index[order][1:] != index[order][:-1]  # a sampler repeats rows to give all processes as many
+        order = order[first]
+        named = dict(zip(self.expert_classes, outputs[order].unbind(1), strict=True))
+        costs = None if self._facts is None else {name: fact["cost"] for name, fact in self._facts.items()}
+        given = self.policy.costs
+        self.policy.costs = costs if given is None else given
+        try:
+            self.policy.fit(named, target[order])
+        finally:
+            self.policy.costs = given
+        self.policy.classes, self.policy.experts = self.classes, self._facts
+        if self.folder is not None and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.policy.save(self.folder)
+            rank_zero_info(f"policy in {self.folder}: {self.policy.extra_repr()}")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """An optimizer with nothing to do, whose steps the Trainer counts."""
+        return torch.optim.SGD([self.still], lr=0.0)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the policy; the experts are named by it."""
+        weights = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {
+            name: value for name, value in weights.items() if not name.startswith((_POLICY, POOL))
+        }
+        if self.policy.names:
+            checkpoint["policy"] = {"facts": self.policy.facts(), "tensors": dict(self.policy.state_dict())}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the policy, check its experts, and complete the weights for strict loading."""
+        saved = checkpoint.get("policy")
+        if saved is not None:
+            self.policy = FrugalFoE.from_state(saved["facts"], saved["tensors"], "the checkpoint").to(self.device)
+            self._check(self._facts)
+        own = {name: value for name, value in self.state_dict().items() if name.startswith((_POLICY, POOL))}
+        checkpoint["state_dict"].update(own)
+
+
+_FIGURES = ("accuracy", "cost", "asked", "risk", "abstained", "far")
+
+
+def _rows_of(input: Any, rows: Tensor) -> Any:
+    """Some rows of a tensor or a dict of tensors."""
+    if isinstance(input, Mapping):
+        return {key: _rows_of(value, rows) for key, value in input.items()}
+    return input[rows.to(input.device)]
+
+
+def _length(input: Any) -> int:
+    return _length(next(iter(input.values()))) if isinstance(input, Mapping) else len(input)

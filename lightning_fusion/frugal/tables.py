@@ -1,0 +1,96 @@
+"""Held-out loss of the fuser of any subset on each validation row, kept from one query to the next."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_fusion.frugal.subset_fusers import SubsetFuser
+
+
+class LossTables:
+    """Held-out loss of F^T on each validation row, for each set T that was looked at; filled where it is asked for.
+
+    The loss does not depend on the query, so many queries share it. When the tables outgrow ``limit_bytes`` they are
+    forgotten and filled again.
+
+    Args:
+        fuser: Attached to the validation rows.
+        targets: (N,) their classes.
+        loss: ``zero_one`` or ``log``.
+    """
+
+    limit_bytes = 2**28
+
+    def __init__(self, fuser: SubsetFuser, targets: Tensor, loss: str) -> None:
+        self.fuser, self.targets, self.zero_one = fuser, targets, loss == "zero_one"
+        dtype = torch.int8 if self.zero_one else torch.float64
+        self.stored = torch.full((64, len(targets)), -1, dtype=dtype, device=targets.device)
+        self.slots: dict[tuple[int, ...], int] = {}
+
+    def __call__(self, base: Sequence[int], additions: Sequence[Sequence[int]], rows: Tensor) -> Tensor:
+        """(A,) + rows.shape float64 loss of F^T, for T = ``base`` and each addition, on validation rows."""
+        slots = torch.tensor(self._slots([tuple(sorted((*base, *added))) for added in additions]), device=rows.device)
+        needed = rows.unique()
+        unknown = self.stored[slots[:, None], needed] < 0  # (A, U)
+        lacking = unknown.any(1)
+        if lacking.any():
+            which = lacking.nonzero().flatten().tolist()
+            some = unknown[lacking].any(0)
+            if unknown[lacking][:, some].float().mean() > 0.5:  # mostly the same rows: one search for all
+                self._fill(base, [additions[number] for number in which], slots[lacking], needed[some])
+            else:
+                for number in which:
+                    self._fill(base, [additions[number]], slots[number : number + 1], needed[unknown[number]])
+        result = self.stored[slots[:, None], rows.flatten()].to(torch.float64)
+        return result.view(len(slots), *rows.shape)
+
+    def _slots(self, sets: Sequence[tuple[int, ...]]) -> list[int]:
+        new = [found for found in dict.fromkeys(sets) if found not in self.slots]
+        wanted = len(self.slots) + len(new)
+        room = max(64, self.limit_bytes // (len(self.targets) * self.stored.element_size()))
+        if wanted > room:  # forget, and fill again what is still needed
+            self.slots, new, wanted = {}, list(dict.fromkeys(sets)), len(set(sets))
+            self.stored.fill_(-1)
+        if wanted > len(self.stored):
+            size = max(wanted, min(room, 2 * len(self.stored)))
+            more = self.stored.new_full((size - len(self.stored), self.stored.shape[1]), -1)
+            self.stored = torch.cat([self.stored, more])
+        for found in new:
+            self.slots[found] = len(self.slots)
+        return [self.slots[found] for found in sets]
+
+    def prepare(self, requests: Sequence[tuple[tuple[int, ...], Tensor]], further: bool) -> None:
+        """Fill at once what will be asked for: F^S or, where ``further``, F^(S + k) for every k, for several sets S.
+
+        Args:
+            requests: Sets of experts, and (R,) validation rows of each.
+            further: With one more expert.
+        """
+        if not requests:
+            return
+        experts = self.fuser.num_experts
+        wanted = [tuple(sorted({*base, k})) for base, _ in requests for k in (range(experts) if further else base[:1])]
+        slots = torch.tensor(self._slots(wanted), device=self.targets.device).view(len(requests), -1)
+        sets = torch.zeros(len(requests), experts, dtype=torch.bool, device=self.targets.device)
+        numbers, lacking = [], []
+        for number, (base, rows) in enumerate(requests):
+            sets[number, list(base)] = True
+            lacking.append(rows[(self.stored[slots[number][:, None], rows] < 0).any(0)])
+            numbers.append(torch.full_like(lacking[-1], number))
+        group, row = torch.cat(numbers), torch.cat(lacking)
+        for some, said in self.fuser.held_out_many(sets[group], row, further):
+            loss = self._loss(said.transpose(0, 1), self.targets[row[some]])  # (1 or K, q)
+            self.stored[slots[group[some]].T, row[some]] = loss
+
+    def _fill(self, base: Sequence[int], additions: Sequence[Sequence[int]], slots: Tensor, rows: Tensor) -> None:
+        said = self.fuser.held_out(base, additions, rows)  # (A, U, C)
+        self.stored[slots[:, None], rows] = self._loss(said, self.targets[rows])
+
+    def _loss(self, said: Tensor, goal: Tensor) -> Tensor:
+        """(A, U) loss of (A, U, C) probabilities."""
+        if self.zero_one:
+            return (said.argmax(2) != goal).to(self.stored.dtype)
+        share = said.gather(2, goal.expand(len(said), -1)[:, :, None])[:, :, 0].to(torch.float64)
+        mixed = (1 - self.fuser.smoothing) * share + self.fuser.smoothing / said.shape[2]
+        return -mixed.clamp_max(1).log()

@@ -1,0 +1,1 @@
+"""Experts that write text, and their fusion."""

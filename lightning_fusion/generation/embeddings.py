@@ -1,0 +1,281 @@
+"""Embeddings of experts that write, collected once and stored, and as batches for the network that chooses."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from lightning_fusion.data.base import SPLITS, TensorDataModule, as_batch
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.outputs.collect import EverySplit, check_split, fingerprint_of, first_process, set_up
+from lightning_fusion.experts.outputs.store import ExpertOutputs, owner_matrix, read_manifest
+from lightning_fusion.experts.pool import check_name
+from lightning_fusion.generation.answers import Asking, ask_expert
+from lightning_fusion.generation.expert import GenerativeExpert
+
+
+class Spool:
+    """Rows of token batches as they come from a loader, cut to their length and kept in memory until all are there."""
+
+    def __init__(self) -> None:
+        self.rows: list[np.ndarray] = []
+        self.index: list[np.ndarray] = []
+        self.domain: list[np.ndarray] = []
+        self.batch_size = 1
+
+    def add(self, batch: Any, source: str) -> int:
+        """Keep a batch; returns its number of rows.
+
+        Raises:
+            InputError: If it holds no tokens.
+        """
+        batch = as_batch(batch, source)
+        if not isinstance(batch.input, Mapping) or not {"input_ids", "attention_mask"} <= set(batch.input):
+            raise InputError(
+                f"{source}: Batch.input must be a dict of input_ids and attention_mask (B, L), as texts are"
+            )
+        ids, there = batch.input["input_ids"].cpu().numpy(), batch.input["attention_mask"].cpu().numpy() > 0
+        self.rows += [row[mask] for row, mask in zip(ids, there, strict=True)]
+        self.index.append(batch.index.cpu().numpy())
+        self.domain.append(batch.domain.reshape(len(ids), -1).cpu().numpy().astype(bool))
+        self.batch_size = max(self.batch_size, len(ids))
+        return len(ids)
+
+
+def asking(module: LightningModule, max_new_tokens: int, batch_size: int, folder: Path | None) -> Asking:
+    """How a module's Trainer asks experts: on its device and in its precision."""
+    plugin = module.trainer.precision_plugin
+    return Asking(
+        max_new_tokens,
+        batch_size,
+        module.device,
+        folder,
+        str(module.trainer.precision),
+        plugin.forward_context,
+        plugin.convert_module,
+    )
+
+
+def gather_objects(module: LightningModule, value: Any) -> list[Any]:
+    """A Python object of each process, in the order of the processes."""
+    if module.trainer.world_size == 1:
+        return [value]
+    found: list[Any] = [None] * module.trainer.world_size
+    torch.distributed.all_gather_object(found, value)
+    return found
+
+
+def collect_embeddings(
+    experts: Mapping[str, GenerativeExpert],
+    data: LightningDataModule,
+    output: str | Path,
+    feature_experts: Sequence[str] | None = None,
+    splits: Sequence[str] = SPLITS,
+    reads: Literal["both", "input"] = "both",
+    max_new_tokens: int = 20,
+    trainer: Trainer | None = None,
+    overwrite: bool = False,
+) -> ExpertOutputs:
+    """Embed every sample of some splits by the experts that the choice is to be made from, and store that.
+
+    Experts are loaded one after the other. Finished batches are kept in ``<output>.parts``: a run that was killed goes
+    on where it stopped; the folder can be deleted once the store is there. In the store an expert's features are its
+    embeddings, and the target is the expert that was trained on the sample's domain (one drawn by the sample's number
+    where there are several).
+
+    Args:
+        experts: All experts by name, those that can be chosen; each names its domains.
+        data: A data module of texts.
+        output: Folder of the store; a store of the same experts and data is opened, and no expert is asked.
+        feature_experts: Names of those that embed; all where None.
+        splits: Which of ``train``, ``val``, ``test`` to embed.
+        reads: Embed input and written text (the paper's), or the input alone, which costs no writing.
+        max_new_tokens: Of a text.
+        trainer: Runs the experts; a plain one on the available device where None.
+        overwrite: Replace a store of other experts or data.
+
+    Raises:
+        InputError: If names or domains are wrong, or the folder holds another store.
+    """
+    names = check_experts(experts, feature_experts)
+    for split in splits:
+        check_split(split)
+    data.prepare_data()
+    set_up(data)
+    prints = {split: fingerprint_of(data, split) for split in splits}
+    settings = {"reads": reads, "max_new_tokens": max_new_tokens if reads == "both" else None}
+    facts = {
+        name: {"classes": [name], **expert.facts(), "domains": expert.domains or [], **settings}
+        for name, expert in experts.items()
+    }
+    if not overwrite and read_manifest(Path(output)) is not None:
+        return _opened(Path(output), facts, names, prints)
+    domains = list(getattr(data, "domains", []))
+    owners = owner_matrix(domains, {name: expert.domains or [] for name, expert in experts.items()}).numpy()
+    if trainer is None:
+        trainer = Trainer(devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False)
+    kind = _Embedding({name: experts[name] for name in names}, splits, reads, max_new_tokens, Path(f"{output}.parts"))
+    trainer.predict(kind, datamodule=EverySplit(data, splits), return_predictions=False)
+    if first_process():
+        arrays = {}
+        for split, (index, domain, features) in kind.found.items():
+            owned = (domain @ owners) if domain.shape[1] == len(domains) else np.zeros((len(index), len(facts)), bool)
+            lost = np.flatnonzero(~owned.any(1))
+            if len(lost):
+                own = sorted({domains[place] for place in np.flatnonzero(domain[lost].any(0))})
+                raise InputError(
+                    f"experts: no expert was trained on the domain(s) {shorten(own) or 'of unnamed samples'} of "
+                    f"{len(lost)} {split} row(s); set the experts' domains, or leave these rows out"
+                )
+            arrays[split] = {
+                "probabilities": {name: np.ones((len(index), 1), np.float32) for name in facts},
+                "features": features,
+                "target": _drawn(owned, index),
+                "domain": domain,
+                "index": index,
+            }
+        classes = {name: [name] for name in facts}
+        result = ExpertOutputs.from_arrays(arrays, classes, list(facts), domains)
+        result.experts.update(facts)
+        result.fingerprints.update(prints)
+        result.save(output, overwrite)
+    trainer.strategy.barrier("collect_embeddings: stored")
+    return ExpertOutputs.open(output)
+
+
+def check_experts(experts: Any, feature_experts: Sequence[str] | None) -> list[str]:
+    """Names of the experts that embed.
+
+    Raises:
+        InputError: If there are no experts, one is of another kind, or a name is unknown.
+    """
+    if not isinstance(experts, Mapping) or not experts:
+        raise InputError("experts: name at least one, as in {'first': GenerativeExpert(...)}")
+    for name, expert in experts.items():
+        check_name(name, "experts: the name")
+        if not isinstance(expert, GenerativeExpert):
+            raise InputError(f"experts: {name} is a {type(expert).__name__}; expected a GenerativeExpert")
+    names = list(experts) if feature_experts is None else list(feature_experts)
+    unknown = [name for name in names if name not in experts]
+    if unknown or not names or len(set(names)) < len(names):
+        raise InputError(f"feature_experts: found {shorten(names) or 'none'}; choose from {shorten(experts)}")
+    return [name for name in experts if name in names]
+
+
+def _opened(
+    folder: Path, facts: Mapping[str, Mapping[str, Any]], names: Sequence[str], prints: Mapping[str, str]
+) -> ExpertOutputs:
+    stored = ExpertOutputs.open(folder)
+    if stored.experts != facts:
+        differ = [name for name in {**facts, **stored.experts} if facts.get(name) != stored.experts.get(name)]
+        raise InputError(
+            f"output: the store {folder} is of other experts or settings ({shorten(differ)}); set overwrite"
+        )
+    stored.check_data(prints)
+    for split in prints:
+        if missing := [name for name in names if name not in stored[split].features]:
+            raise InputError(f"output: the store {folder} has no embeddings of {shorten(missing)}; set overwrite")
+    rank_zero_info(f"{folder} holds the embeddings already; no expert is asked")
+    return stored
+
+
+def _drawn(owned: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """One owner of each row (N, K), the same one wherever the row is seen."""
+    rank = (index * 2_654_435_761 >> 7) % owned.sum(1)
+    return (owned.cumsum(1) > rank[:, None]).argmax(1)
+
+
+class _Embedding(LightningModule):
+    """Spools the rows of each split, then embeds them expert by expert."""
+
+    def __init__(
+        self,
+        experts: dict[str, GenerativeExpert],
+        splits: Sequence[str],
+        reads: Literal["both", "input"],
+        max_new_tokens: int,
+        folder: Path,
+    ) -> None:
+        super().__init__()
+        self.experts, self.splits, self.reads, self.folder = experts, list(splits), reads, folder
+        self.max_new_tokens = max_new_tokens
+        self.spools = {split: Spool() for split in splits}
+        self.found: dict[str, tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]] = {}
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> int:
+        split = self.splits[dataloader_idx]
+        return self.spools[split].add(batch, f"the {split} loader")
+
+    def on_predict_epoch_end(self) -> None:
+        spools = self.spools.values()
+        rows = [row for spool in spools for row in spool.rows]
+        how = asking(self, self.max_new_tokens, max(spool.batch_size for spool in spools), self.folder)
+        features = {name: ask_expert(expert, rows, self.reads, how)[1] for name, expert in self.experts.items()}
+        start = 0
+        for split, spool in self.spools.items():
+            stop = start + len(spool.rows)
+            own = {name: values[start:stop] for name, values in features.items()}
+            index, domain = (np.concatenate(part) if part else None for part in (spool.index, spool.domain))
+            shards = [part for part in gather_objects(self, (index, domain, own)) if part[0] is not None]
+            if not shards:
+                raise InputError(f"the {split} loader gave no rows; leave {split} out of splits")
+            whole, place = np.unique(np.concatenate([part[0] for part in shards]), return_index=True)
+            self.found[split] = (
+                whole,
+                np.concatenate([part[1] for part in shards])[place],
+                {name: np.concatenate([part[2][name] for part in shards])[place] for name in own},
+            )
+            start = stop
+
+
+class EmbeddingsDataModule(TensorDataModule):
+    """Stored embeddings as batches for the network that chooses: ``Batch.input`` is (B, sum of D_k), experts in order.
+
+    Args:
+        store: Folder of a store that :func:`collect_embeddings` made, or an :class:`~lightning_fusion.ExpertOutputs`.
+        feature_experts: Which experts' embeddings to read; all that are stored where None.
+        batch_size: Rows per batch and process.
+        seed: Of the order of the training rows.
+
+    Raises:
+        InputError: If there is no such store, or it lacks an expert's embeddings.
+    """
+
+    def __init__(
+        self,
+        store: str | ExpertOutputs,
+        feature_experts: list[str] | None = None,
+        batch_size: int = 128,
+        seed: int = 0,
+    ) -> None:
+        outputs = store if isinstance(store, ExpertOutputs) else ExpertOutputs.open(store)
+        stored = next(iter(outputs.splits.values())).features
+        names = list(stored) if feature_experts is None else [name for name in outputs.names if name in feature_experts]
+        unknown = [name for name in feature_experts or () if name not in stored]
+        if unknown or not names:
+            raise InputError(
+                f"feature_experts: the store has no embeddings of {shorten(unknown) or 'any expert'}; it has "
+                f"{shorten(stored) or 'none'}: make them with collect_embeddings"
+            )
+        self.outputs, self.feature_experts = outputs, names
+        tensors: dict[str, Sequence[Tensor]] = {}
+        for split, part in outputs.splits.items():
+            joined = np.concatenate([np.asarray(part.features[name]) for name in names], 1)
+            tensors[split] = tuple(torch.from_numpy(np.array(value)) for value in (joined, part.target, part.domain))
+        super().__init__(tensors, outputs.names, outputs.domains, batch_size, seed)
+
+    @property
+    def expert_names(self) -> list[str]:
+        """Names of all experts, which targets count."""
+        return self.outputs.names
+
+    @property
+    def feature_dims(self) -> dict[str, int]:
+        """Width of the embedding of each expert that is read, in order."""
+        features = next(iter(self.outputs.splits.values())).features
+        return {name: features[name].shape[1] for name in self.feature_experts}

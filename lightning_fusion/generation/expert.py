@@ -1,0 +1,189 @@
+"""Experts that write text: one that is loaded when it is needed, and the LightningModule that trains one."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lightning_fusion.errors import InputError
+from lightning_fusion.experts.adapters.transformers import TransformersGenerator, hash_files, model_files, weight_files
+from lightning_fusion.experts.expert import CARD_KEY, build_network
+from lightning_fusion.files import digest
+
+
+class Writer(Protocol):
+    """What a network must do to be an expert that writes.
+
+    Inputs are dicts of ``input_ids`` and ``attention_mask``, (B, L) int64, padded on the right; texts are (B, T) int64
+    without start and end, padded on the right with ``pad_id``. A network may also have ``answer(input,
+    max_new_tokens)``, which returns a text and its embedding in one go.
+    """
+
+    pad_id: int
+
+    def __call__(self, input: Mapping[str, Tensor], target: Tensor) -> Tensor:
+        """Log-probabilities (B, T + 1, V) of what follows the start and each token of the target."""
+
+    def labels(self, target: Tensor) -> Tensor:
+        """What a call should foretell of a target: (B, T + 1), -100 after the end."""
+
+    def generate(self, input: Mapping[str, Tensor], max_new_tokens: int) -> Tensor:
+        """The written text (B, T), T <= max_new_tokens."""
+
+    def embed(self, input: Mapping[str, Tensor], generated: Tensor | None = None) -> Tensor:
+        """The masked mean (B, D) of last-layer states over input and text."""
+
+
+def write(network: Any, input: Mapping[str, Tensor], max_new_tokens: int) -> tuple[Tensor, Tensor]:
+    """The text (B, T) that a network writes, and its embedding (B, D), read while writing where it can."""
+    if hasattr(network, "answer"):
+        return network.answer(input, max_new_tokens)
+    text = network.generate(input, max_new_tokens)
+    return text, network.embed(input, text)
+
+
+@torch.no_grad()
+def score_options(network: Any, input: Mapping[str, Tensor], options: Tensor, per_token: bool = False) -> Tensor:
+    """Log-likelihood of each option of a multiple choice, its end included.
+
+    Args:
+        network: A :class:`Writer`.
+        input: The questions, B of them.
+        options: (B, O, T) int64, the answers to choose from.
+        per_token: Divide by the number of tokens, so that short options have no advantage.
+
+    Returns:
+        (B, O) float32.
+    """
+    rows, number, _ = options.shape
+    repeated = {name: input[name].repeat_interleave(number, 0) for name in ("input_ids", "attention_mask")}
+    texts = options.flatten(0, 1)
+    labels = network.labels(texts)
+    found = network(repeated, texts).gather(2, labels.clamp_min(0)[:, :, None])[:, :, 0]
+    total = torch.where(labels >= 0, found, 0).sum(1)
+    return (total / (labels >= 0).sum(1) if per_token else total).reshape(rows, number)
+
+
+class GenerativeExpert:
+    """A frozen model that writes text, in a file until it is needed: no weight is in memory before or after that.
+
+    Give one of ``checkpoint``, ``transformers`` and, in Python, ``network``.
+
+    Args:
+        checkpoint: Of a :class:`GenerativeExpertModule`, which knows its own network; read weights-only.
+        transformers: Folder or hub name of a sequence-to-sequence or causal language model of transformers.
+        network: Called without arguments, builds a :class:`Writer` with its weights, the same each time.
+        domains: Names of the domains whose data the expert was trained on; a checkpoint tells.
+        cost: Price of asking the expert for one sample, in any unit.
+
+    Raises:
+        InputError: If none or several are given, or there is no such file.
+
+    Example:
+        >>> from functools import partial
+        >>> from lightning_fusion.generation.seq2seq import PointerGenerator
+        >>> expert = GenerativeExpert(network=partial(PointerGenerator, 30, hidden=8), domains=["news"])
+        >>> with expert.loaded() as network:
+        ...     network.training, network.pad_id
+        (False, 0)
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | None = None,
+        transformers: str | None = None,
+        network: Callable[[], nn.Module] | None = None,
+        domains: list[str] | None = None,
+        cost: float = 1.0,
+    ) -> None:
+        if sum(given is not None for given in (checkpoint, transformers, network)) != 1:
+            raise InputError("a generative expert needs one of checkpoint, transformers and network")
+        if not cost >= 0:
+            raise InputError(f"cost is {cost}; expected a number >= 0")
+        card: dict[str, Any] = {}
+        if checkpoint is not None:
+            card = _read_card(checkpoint)
+        elif transformers is not None:
+            weight_files(transformers)
+        self.checkpoint, self.transformers, self.network = checkpoint, transformers, network
+        self.domains = domains if domains is not None else card.get("domains")
+        self.preprocessing: dict[str, Any] | None = card.get("preprocessing")
+        self.cost = float(cost)
+
+    @contextmanager
+    def loaded(self, device: torch.device | str = "cpu") -> Iterator[Any]:
+        """The network, frozen, in eval mode and on a device, for as long as the context lasts.
+
+        Raises:
+            InputError: If it cannot write.
+        """
+        network = self._load().requires_grad_(False).train(False).to(device)
+        if not all(hasattr(network, part) for part in ("pad_id", "generate", "embed")):
+            raise InputError(
+                f"network: {type(network).__name__} is no network that writes; it needs pad_id, generate and embed, as "
+                "lightning_fusion.generation.expert.Writer says"
+            )
+        try:
+            yield network
+        finally:
+            del network
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _load(self) -> nn.Module:
+        if self.network is not None:
+            return self.network()
+        if self.transformers is not None:
+            return TransformersGenerator(self.transformers)
+        content = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)  # type: ignore[arg-type]
+        card = content[CARD_KEY]
+        network = build_network(card["network"], card["vocab_size"], f"checkpoint {self.checkpoint}")
+        prefix = "network."
+        state = content["state_dict"]
+        network.load_state_dict({key[len(prefix) :]: state[key] for key in state if key.startswith(prefix)})
+        return network
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies the weights; two experts with the same fingerprint write alike."""
+        if self.network is not None:
+            with self.loaded() as network:
+                return digest(repr(network), *[part for item in network.state_dict().items() for part in item])
+        if self.transformers is not None:
+            return hash_files(model_files(self.transformers)) if Path(self.transformers).is_dir() else self._hashed()
+        return hash_files([Path(self.checkpoint)])  # type: ignore[arg-type]
+
+    def _hashed(self) -> str:
+        with self.loaded() as network:  # a hub name: the cache's files are transformers' own affair
+            return digest(*[part for item in network.state_dict().items() for part in item])
+
+    def facts(self) -> dict[str, Any]:
+        """The expert's facts as plain data, for manifests and checkpoints."""
+        return {
+            "domains": self.domains,
+            "cost": self.cost,
+            "fingerprint": self.fingerprint,
+            "checkpoint": self.checkpoint or self.transformers,
+        }
+
+
+def _read_card(path: str) -> dict[str, Any]:
+    if not Path(path).is_file():
+        raise InputError(f"checkpoint: found no file {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises many kinds for a truncated or foreign file
+        raise InputError(f"checkpoint: {path} cannot be read weights-only ({type(error).__name__})") from error
+    card = content.get(CARD_KEY) if isinstance(content, Mapping) else None
+    if not isinstance(card, Mapping) or "vocab_size" not in card:
+        raise InputError(f"checkpoint: {path} is none of a GenerativeExpertModule; give its network instead")
+    if not card.get("network"):
+        raise InputError(
+            f"checkpoint: {path} does not say which network it belongs to: it was trained with a finished module; "
+            "give GenerativeExpertModule a class or functools.partial, or the expert a network"
+        )
+    return dict(card)

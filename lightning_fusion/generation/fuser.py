@@ -1,0 +1,316 @@
+"""FoE for tasks whose answer is a text: for each input the expert is chosen whose text is returned."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_fusion.callbacks.reproducible import EpochSeed
+from lightning_fusion.data.base import as_batch
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.pool import check_same_experts
+from lightning_fusion.files import whole_file
+from lightning_fusion.foe.fusers import MLPFuser
+from lightning_fusion.generation.answers import ask_expert
+from lightning_fusion.generation.embeddings import EmbeddingsDataModule, Spool, asking, check_experts, gather_objects
+from lightning_fusion.generation.expert import GenerativeExpert
+from lightning_fusion.generation.rouge import read_tokenizer
+from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
+from lightning_fusion.optimization import build_optimizer
+
+
+class GenerativeFoE(CheckedLoading, LightningModule):
+    """Fusion of Experts for generative tasks (Wang et al., ICLR 2024): the text of the chosen expert is the answer.
+
+    The fuser reads the masked mean of last-layer states of some or all experts, ``sum(dims) - H - ReLU - H - ReLU -
+    Dropout 0.5 - K``, and learns by cross-entropy which expert was trained on the sample's domain. It trains on stored
+    embeddings (:func:`~lightning_fusion.generation.embeddings.collect_embeddings`,
+    :class:`~lightning_fusion.generation.embeddings.EmbeddingsDataModule`): seconds.
+
+    ``predict`` reads a data module of texts and returns, for each batch, ``index`` (B,), the chosen ``expert`` (B,) and
+    the text ``generated`` (B, max_new_tokens), padded with ``pad_id``. First the experts that are read write and embed,
+    then the choice is made, then each chosen expert writes for its own inputs. Every expert is loaded once for all of
+    them and released before the next one is: peak memory is that of the largest expert. An expert that was read and
+    chosen does not write again. ``summary`` tells afterwards who was chosen how often and who wrote nothing.
+
+    Args:
+        experts: All experts by name, needed for ``predict``; they are no part of checkpoints.
+        expert_names: Their names in order; from ``experts`` where given, on the command line from the data module.
+        feature_dims: Width of the embedding of each expert that is read, in order; likewise from the data module.
+        reads: What the embeddings are of, as they were collected: input and text, or the ``input`` alone.
+        max_new_tokens: Of a text.
+        hidden: H. The paper has 8192, for embeddings of several thousand numbers and models of 7 billion weights; 512
+            is the width of its classification fuser and fits embeddings of hundreds (our choice).
+        dropout: After the last hidden layer.
+        standardize: Bring each number of the embeddings to mean 0 and deviation 1 over the training rows, so that no
+            expert with large states outweighs the others (our choice).
+        folder: Where ``predict`` writes ``answers.jsonl``, and keeps finished batches in ``parts``: a run that was
+            killed goes on where it stopped. Nothing is written where None.
+        tokenizer: Folder or ``tokenizer.json``: the answers are written as text beside their tokens.
+        pad_id: Fills up short texts in what ``predict`` returns.
+        network: Called as ``network(num_inputs, num_outputs)``, in place of the paper's.
+        optimizer: AdamW, 1e-3, weight decay 1e-4 where None.
+        scheduler: A cosine to 0 over the run where None.
+        scheduler_interval: Whether a given ``scheduler`` steps each epoch or each step.
+
+    Raises:
+        InputError: If facts are missing or contradict the experts.
+
+    Example:
+        >>> module = GenerativeFoE(expert_names=["news", "sport"], feature_dims={"news": 8}, hidden=16)
+        >>> module.choose(torch.zeros(3, 8)).shape
+        torch.Size([3])
+    """
+
+    def __init__(
+        self,
+        experts: dict[str, GenerativeExpert] | None = None,
+        expert_names: list[str] | None = None,
+        feature_dims: dict[str, int] | None = None,
+        reads: Literal["both", "input"] = "both",
+        max_new_tokens: int = 20,
+        hidden: int = 512,
+        dropout: float = 0.5,
+        standardize: bool = True,
+        folder: str | None = None,
+        tokenizer: str | None = None,
+        pad_id: int = 0,
+        network: Callable[[int, int], nn.Module] | None = None,
+        optimizer: OptimizerCallable | None = None,
+        scheduler: LRSchedulerCallable | None = None,
+        scheduler_interval: Literal["epoch", "step"] = "epoch",
+    ) -> None:
+        super().__init__()
+        given, experts = experts, None  # experts are no plain data
+        self.save_hyperparameters()
+        keep_plain(self)
+        if not feature_dims:
+            raise InputError(
+                "feature_dims: the fuser must know whose embeddings it reads; use EmbeddingsDataModule as data, or "
+                "give their widths"
+            )
+        if given is not None:
+            check_experts(given, list(feature_dims))
+            if expert_names is not None and list(given) != list(expert_names):
+                raise InputError(
+                    f"experts: found {shorten(given)}; the fuser chooses from {shorten(expert_names)}, in this order"
+                )
+        names = list(given) if given is not None else list(expert_names or ())
+        if not names or (unknown := [name for name in feature_dims if name not in names]):
+            found = shorten(unknown) if names else "no names"
+            raise InputError(f"expert_names: found {found}; expected all experts that can be chosen, those read too")
+        if reads not in ("both", "input") or max_new_tokens < 1:
+            raise InputError(f"reads is {reads!r}, max_new_tokens {max_new_tokens}; expected both or input, and >= 1")
+        self.experts = dict(given) if given is not None else None
+        self.expert_names, self.feature_dims = names, dict(feature_dims)
+        self.reads, self.max_new_tokens, self.standardize, self.pad_id = reads, max_new_tokens, standardize, pad_id
+        self.folder = Path(folder) if folder is not None else None
+        self.decode = read_tokenizer(tokenizer).decode if tokenizer is not None else None
+        width = sum(feature_dims.values())
+        self.network = network(width, len(names)) if network else MLPFuser(width, len(names), (hidden, hidden), dropout)
+        self.center: Tensor
+        self.scale: Tensor
+        self.register_buffer("center", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
+        self.val_accuracy = MulticlassAccuracy(max(2, len(names)), average="micro")
+        self.test_accuracy = MulticlassAccuracy(max(2, len(names)), average="micro")
+        self.summary: dict[str, Any] = {}
+        self._facts: dict[str, Any] | None = None
+        self._spool = Spool()
+        self._results: list[dict[str, Tensor]] = []
+        self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
+
+    # ----------------------------------------------------------- mathematics
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Map (B, sum of D_k) embeddings, side by side in the order of ``feature_dims``, to (B, K) logits."""
+        return self.network((embeddings - self.center) / self.scale)
+
+    def choose(self, embeddings: Tensor) -> Tensor:
+        """(B,) int64, the expert whose text is to be returned."""
+        return self(embeddings).argmax(1)
+
+    # ----------------------------------------------------------------- steps
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Cross-entropy of the expert that was trained on the sample's domain."""
+        input, target = self._stored(batch, "train")
+        loss = F.cross_entropy(self(input).float(), target)
+        self.log("train_loss", loss, prog_bar=True, batch_size=len(target))
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log ``val_loss`` and ``val_accuracy``, the share of samples given to the expert of their domain."""
+        self._evaluate(batch, "val", self.val_accuracy)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Log ``test_loss`` and ``test_accuracy``."""
+        self._evaluate(batch, "test", self.test_accuracy)
+
+    def _evaluate(self, batch: Any, split: str, accuracy: MulticlassAccuracy) -> None:
+        input, target = self._stored(batch, split)
+        logits = self(input).float()
+        accuracy.update(logits, target)
+        self.log(f"{split}_loss", F.cross_entropy(logits, target), sync_dist=True, batch_size=len(target))
+        self.log(f"{split}_accuracy", accuracy, prog_bar=True, batch_size=len(target))
+
+    def _stored(self, batch: Any, split: str) -> tuple[Tensor, Tensor]:
+        batch = as_batch(batch, f"the {split} loader")
+        width = sum(self.feature_dims.values())
+        if not isinstance(batch.input, Tensor) or batch.input.ndim != 2 or batch.input.shape[1] != width:
+            found = f"of shape {tuple(batch.input.shape)}" if isinstance(batch.input, Tensor) else "no tensor"
+            raise InputError(
+                f"the {split} loader's input is {found}; expected embeddings (B, {width}): collect them with "
+                "collect_embeddings, and use EmbeddingsDataModule as data"
+            )
+        return batch.input, batch.target
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """The ``index``, chosen ``expert`` and ``generated`` text of a batch; of stored embeddings no text.
+
+        The batch is kept; expert and text are filled in when all batches are there, expert by expert.
+        """
+        batch = as_batch(batch, "the predict loader")
+        if isinstance(batch.input, Tensor):
+            return {"index": batch.index, "expert": self.choose(self._stored(batch, "predict")[0])}
+        rows = self._spool.add(batch, "the predict loader")
+        result = {  # on the CPU already: Lightning keeps these very tensors
+            "index": batch.index.cpu(),
+            "expert": torch.full((rows,), -1),
+            "generated": torch.full((rows, self.max_new_tokens), self.pad_id),
+        }
+        self._results.append(result)
+        return result
+
+    def on_predict_epoch_start(self) -> None:
+        """Begin with nothing kept, and check the experts."""
+        self._spool, self._results, self.summary = Spool(), [], {}
+
+    def on_predict_epoch_end(self) -> None:
+        """Read, choose, and let each chosen expert write for its inputs."""
+        rows = self._spool.rows
+        if self.trainer.world_size == 1 and not rows:
+            return
+        chosen, texts = self._answer(rows)
+        start = 0
+        for result in self._results:
+            stop = start + len(result["index"])
+            result["expert"].copy_(torch.from_numpy(chosen[start:stop]))
+            for place, text in enumerate(texts[start:stop]):
+                result["generated"][place, : len(text)] = torch.from_numpy(text)
+            start = stop
+        index = [int(number) for part in self._spool.index for number in part]
+        shards = gather_objects(self, list(zip(index, chosen.tolist(), [text.tolist() for text in texts], strict=True)))
+        self._tell({number: (expert, text) for shard in shards for number, expert, text in shard})
+
+    def _answer(self, rows: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The chosen experts (N,) and their texts."""
+        if self.experts is None:
+            raise InputError("experts: predict on texts needs them; give experts, by name and in the order of training")
+        parts = self.folder / "parts" if self.folder is not None else None
+        how = asking(self, self.max_new_tokens, self._spool.batch_size, parts)
+        read = {name: ask_expert(self.experts[name], rows, self.reads, how) for name in self.feature_dims}
+        for name, (_, vectors) in read.items():
+            if len(rows) and vectors.shape[1] != self.feature_dims[name]:
+                raise InputError(
+                    f"expert {name} embeds in {vectors.shape[1]} numbers; the fuser was trained with "
+                    f"{self.feature_dims[name]}: these are other experts"
+                )
+        if not rows:
+            return np.empty(0, np.int64), []
+        joined = torch.from_numpy(np.concatenate([vectors for _, vectors in read.values()], 1)).to(self.device)
+        chosen = torch.cat([self.choose(some) for some in joined.split(4096)]).cpu().numpy()
+        texts: list[np.ndarray] = [np.empty(0, np.int64)] * len(rows)
+        for number, name in enumerate(self.expert_names):
+            own = np.flatnonzero(chosen == number)
+            if name in read and self.reads == "both":
+                written = [read[name][0][place] for place in own]
+            elif len(own):
+                written = ask_expert(self.experts[name], [rows[place] for place in own], "text", how)[0]
+            else:
+                continue
+            for place, text in zip(own, written, strict=True):
+                texts[place] = text
+        return chosen, texts
+
+    def _tell(self, answers: Mapping[int, tuple[int, list[int]]]) -> None:
+        """Count, warn of empty answers, and write all of them."""
+        counts = {name: {"chosen": 0, "empty": 0} for name in self.expert_names}
+        for expert, text in answers.values():
+            counts[self.expert_names[expert]]["chosen"] += 1
+            counts[self.expert_names[expert]]["empty"] += not text
+        self.summary = {"rows": len(answers), "experts": counts}
+        if empty := [
+            f"{name} {count['empty']} of {count['chosen']}" for name, count in counts.items() if count["empty"]
+        ]:
+            rank_zero_warn(f"expert(s) wrote nothing for some inputs: {shorten(empty)}; these answers are empty")
+        if self.folder is None or not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        target = self.folder / "answers.jsonl"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(target) as draft, open(draft, "w", encoding="utf-8") as file:
+            for index in sorted(answers):
+                expert, text = answers[index]
+                row: dict[str, Any] = {"index": index, "expert": self.expert_names[expert], "tokens": text}
+                if self.decode is not None:
+                    row["text"] = self.decode(text)
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        rank_zero_info(f"wrote {len(answers)} answers to {target}")
+
+    # ----------------------------------------------------- around the training
+
+    def setup(self, stage: str) -> None:
+        """Check that embeddings and experts belong together, and learn the embeddings' mean and deviation."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, EmbeddingsDataModule):
+            if data.expert_names != self.expert_names or data.feature_dims != self.feature_dims:
+                raise InputError(
+                    f"the store has the experts {data.expert_names} and embeddings {data.feature_dims}; the fuser was "
+                    f"built for {self.expert_names} and {self.feature_dims}"
+                )
+            if stage == "fit":
+                self._facts = data.outputs.experts
+            self._compare(data.outputs.experts)
+        elif self.experts is not None:
+            self._compare({name: expert.facts() for name, expert in self.experts.items()})
+        if stage == "fit" and self.standardize and isinstance(data, EmbeddingsDataModule):
+            inputs: Any = data.rows("train").inputs
+            self.center.copy_(inputs.mean(0))
+            self.scale.copy_(inputs.std(0, correction=0).clamp_min(1e-6))
+
+    def _compare(self, found: Mapping[str, Mapping[str, Any]]) -> None:
+        check_same_experts(self._facts or {}, found)
+        for name, fact in (self._facts or {}).items():
+            reads, tokens = fact.get("reads"), fact.get("max_new_tokens")
+            if reads is not None and (reads != self.reads or tokens not in (None, self.max_new_tokens)):
+                raise InputError(
+                    f"reads is {self.reads!r}, max_new_tokens {self.max_new_tokens}; the embeddings of {name} were "
+                    f"collected with {reads!r} and {tokens}: set the same"
+                )
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and a cosine, or what the constructor was given."""
+        return build_optimizer(self, self.parameters(), self._optimizer, self._scheduler, self._interval)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """A resumed run draws the random numbers of an uninterrupted one."""
+        return [EpochSeed()]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the experts that the fuser was trained with."""
+        checkpoint["experts"] = self._facts
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check the experts at hand against those the fuser was trained with."""
+        self._facts = checkpoint.get("experts")
+        if self.experts is not None and self._facts:
+            check_same_experts(self._facts, {name: expert.facts() for name, expert in self.experts.items()})

@@ -1,0 +1,129 @@
+"""Train a model that writes."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from lightning import Callback, LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_fusion.callbacks.reproducible import EpochSeed
+from lightning_fusion.data.base import as_batch
+from lightning_fusion.errors import InputError
+from lightning_fusion.experts.expert import CARD_KEY
+from lightning_fusion.generation.rouge import Rouge, read_tokenizer
+from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
+from lightning_fusion.optimization import build_optimizer
+
+
+class GenerativeExpertModule(CheckedLoading, LightningModule):
+    """Trains a network that writes text, by teacher forcing: its checkpoint is a :class:`GenerativeExpert`.
+
+    Batches are as :class:`~lightning_fusion.generation.pairs.TextPairsDataModule` gives them: ``Batch.input`` has
+    ``target_ids`` beside the text to read.
+
+    Args:
+        network: Called with the size of the vocabulary, gives the network, a :class:`Writer`.
+        vocab_size: Tokens of the tokenizer; from the data module on the command line.
+        trained_on: Names of the domains of the training data; likewise.
+        preprocessing: How texts became tokens; likewise, kept with the expert.
+        tokenizer: Folder or ``tokenizer.json``, to test texts and not tokens.
+        max_new_tokens: Of a text that is written in testing.
+        optimizer: AdamW, 1e-3, weight decay 1e-4 where None.
+        scheduler: A cosine to 0 over the run where None.
+        scheduler_interval: Whether a given ``scheduler`` steps each epoch or each step.
+
+    Raises:
+        InputError: If ``vocab_size`` is missing.
+
+    Example:
+        >>> from functools import partial
+        >>> from lightning_fusion.generation.seq2seq import PointerGenerator
+        >>> module = GenerativeExpertModule(partial(PointerGenerator, hidden=8), vocab_size=30)
+        >>> input = {"input_ids": torch.tensor([[5, 6]]), "attention_mask": torch.tensor([[1, 1]])}
+        >>> module(input, torch.tensor([[6]])).shape
+        torch.Size([1, 2, 30])
+    """
+
+    def __init__(
+        self,
+        network: Callable[[int], nn.Module],
+        vocab_size: int | None = None,
+        trained_on: list[str] | None = None,
+        preprocessing: dict[str, Any] | None = None,
+        tokenizer: str | None = None,
+        max_new_tokens: int = 20,
+        optimizer: OptimizerCallable | None = None,
+        scheduler: LRSchedulerCallable | None = None,
+        scheduler_interval: Literal["epoch", "step"] = "epoch",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        keep_plain(self)
+        if not vocab_size or vocab_size < 1:
+            raise InputError(f"vocab_size is {vocab_size}; give the number of tokens of the tokenizer")
+        self.vocab_size, self.trained_on, self.preprocessing = vocab_size, trained_on, preprocessing
+        self.network = network if isinstance(network, nn.Module) else network(vocab_size)
+        self.max_new_tokens = max_new_tokens
+        decode = read_tokenizer(tokenizer).decode if tokenizer is not None else None
+        self.test_rouge = Rouge(decode, self.network.pad_id)  # type: ignore[arg-type]
+        self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
+
+    def forward(self, input: Any, target: Tensor) -> Tensor:
+        """Log-probabilities (B, T + 1, V) of what follows the start and each token of the target (B, T)."""
+        return self.network(input, target)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Mean negative log-likelihood of a token."""
+        loss, tokens, _ = self._judge(batch, "train")
+        self.log("train_loss", loss, prog_bar=True, batch_size=tokens)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log ``val_loss``, and ``val_accuracy``, the share of tokens foretold right."""
+        loss, tokens, right = self._judge(batch, "val")
+        self.log("val_loss", loss, prog_bar=True, sync_dist=True, batch_size=tokens)
+        self.log("val_accuracy", right, prog_bar=True, sync_dist=True, batch_size=tokens)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Write, and log ``test_loss``, ``test_rouge1``, ``test_rouge2`` and ``test_rougeL``."""
+        loss, tokens, _ = self._judge(batch, "test")
+        self.log("test_loss", loss, sync_dist=True, batch_size=tokens)
+        batch = as_batch(batch, "the test loader")
+        written = self.network.generate(batch.input, self.max_new_tokens)  # type: ignore[operator]
+        self.test_rouge.update(written, batch.input["target_ids"])
+
+    def on_test_epoch_end(self) -> None:
+        """Log ROUGE over all texts of all processes."""
+        for name, value in self.test_rouge.compute().items():
+            self.log(f"test_{name}", value)
+        self.test_rouge.reset()
+
+    def _judge(self, batch: Any, split: str) -> tuple[Tensor, int, Tensor]:
+        batch = as_batch(batch, f"the {split} loader")
+        if not isinstance(batch.input, Mapping) or "target_ids" not in batch.input:
+            raise InputError(f"the {split} loader gives no input['target_ids'] (B, T): the text that is to be written")
+        logs = self(batch.input, batch.input["target_ids"])
+        labels = self.network.labels(batch.input["target_ids"])  # type: ignore[operator]
+        loss = F.nll_loss(logs.flatten(0, 1), labels.flatten(), ignore_index=-100)
+        there = labels >= 0
+        return loss, int(there.sum()), (logs.argmax(2) == labels)[there].float().mean()
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and a cosine, or what the constructor was given."""
+        return build_optimizer(self, self.parameters(), self._optimizer, self._scheduler, self._interval)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """A resumed run draws the random numbers of an uninterrupted one."""
+        return [EpochSeed()]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the expert's card, which makes the checkpoint an expert."""
+        spec = self.hparams.get("network")
+        checkpoint[CARD_KEY] = {
+            "domains": self.trained_on,
+            "preprocessing": self.preprocessing,
+            "vocab_size": self.vocab_size,
+            "network": spec if isinstance(spec, dict) else None,
+        }

@@ -1,0 +1,212 @@
+"""Pairs of texts from files: what experts that write learn from, and what the choice among them learns from."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from lightning_fusion.data.splits import stratified_split
+from lightning_fusion.data.text.public import from_ag_news
+from lightning_fusion.data.text.sources import Fields, Texts, files_of, from_files, normalise
+from lightning_fusion.data.text.tokens import TextTokenizer
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.files import digest
+from lightning_fusion.generation.pairs import TextPairsDataModule
+
+_AG_NEWS = ("class", "title", "description")
+_WHOLE = 1 << 20  # tokens
+_EXPERT, _EXPERT_VAL, _FUSER, _FUSER_VAL, _TEST = range(5)
+_PARTS = ("training the experts", "validating the experts", "training the fuser", "validating the fuser", "testing")
+_ROLES = {
+    "expert": {"train": _EXPERT, "val": _EXPERT_VAL},
+    "fuser": {"train": _FUSER, "val": _FUSER_VAL, "test": _TEST},
+}
+
+
+class PairFiles:
+    """Texts to read with texts to write, of several domains, in five parts that share no text to read.
+
+    Experts have a part to train on and one to validate on, the fuser has two of its own, so that it sees the experts
+    on texts that are new to them, and the rest tests all. Parts are drawn within domains. One byte-level tokenizer is
+    trained on the experts' training texts, of both kinds and all domains.
+
+    Args:
+        root: A CSV, TSV or JSON-lines file, or the folder of source ``ag_news``.
+        source: ``files``, or ``ag_news`` (``test.csv`` and ``classes.txt``: columns ``class``, ``title``,
+            ``description``).
+        read: Column of the texts to read.
+        write: Column of the texts to write.
+        domain_fields: Columns whose values, joined by ``_``, name the domain; a slash or dot in them becomes one, too.
+        columns: Names of the columns, for files that do not begin with them.
+        delimiter: Between columns; by the suffix where None.
+        encoding: Of the files.
+        test_share: Of all pairs.
+        fuser_share: Of all pairs; a fifth of it validates.
+        val_share: Of all pairs, for the experts.
+        vocab_size: Tokens, at most.
+        lowercase: Whether letters lose their case.
+        max_read: Tokens of a text to read; the rest is cut.
+        max_write: Tokens of a text to write that experts learn from; the texts that judge them are whole.
+        batch_size: Pairs per batch of the experts' training.
+        ask_batch_size: Texts that an expert is asked about at once.
+        seed: Of the parts and orders.
+
+    Raises:
+        InputError: If shares leave a part empty; on reading, if files do not fit.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        source: Literal["files", "ag_news"] = "files",
+        read: str = "description",
+        write: str = "title",
+        domain_fields: list[str] | None = None,
+        columns: list[str] | None = None,
+        delimiter: str | None = None,
+        encoding: str = "utf-8",
+        test_share: float = 0.2,
+        fuser_share: float = 0.2,
+        val_share: float = 0.06,
+        vocab_size: int = 4096,
+        lowercase: bool = True,
+        max_read: int = 64,
+        max_write: int = 24,
+        batch_size: int = 32,
+        ask_batch_size: int = 128,
+        seed: int = 0,
+    ) -> None:
+        self.arguments: dict[str, Any] = {name: value for name, value in locals().items() if name != "self"}
+        if min(test_share, fuser_share, val_share) <= 0 or test_share + fuser_share + val_share >= 1:
+            raise InputError(
+                f"test_share is {test_share}, fuser_share {fuser_share}, val_share {val_share}; expected shares above "
+                "0 that leave the experts something to train on"
+            )
+        if min(max_read, max_write, batch_size, ask_batch_size) < 1:
+            raise InputError("max_read, max_write, batch_size and ask_batch_size must be at least 1")
+        self.root, self.source, self.encoding = root, source, encoding
+        own = columns if source == "files" else list(_AG_NEWS)
+        domains = tuple(domain_fields or (["class"] if source == "ag_news" else []))
+        if not domains:
+            raise InputError("domain_fields: name the column(s) that tell a pair's domain: each domain has an expert")
+        self.fields = Fields(read, write, None, domains, None, tuple(own) if own else None, delimiter)
+        self.test_share, self.fuser_share, self.val_share = test_share, fuser_share, val_share
+        self.vocab_size, self.lowercase, self.max_read, self.max_write = vocab_size, lowercase, max_read, max_write
+        self.batch_size, self.ask_batch_size, self.seed = batch_size, ask_batch_size, seed
+
+    def variant(self, **arguments: Any) -> "PairFiles":
+        """The same data with other arguments."""
+        return PairFiles(**(self.arguments | arguments))
+
+    # ----------------------------------------------------------------- texts
+
+    @cached_property
+    def texts(self) -> Texts:
+        """All pairs: ``texts`` to read, ``labels`` to write, ``domains``; those with nothing to read are refused."""
+        files = files_of(self.source, self.root)
+        if self.source == "ag_news":
+            texts = from_ag_news(files, self.fields, self.encoding)
+        elif len(files) > 1:
+            raise InputError(f"root: found {len(files)} files in {self.root}; name one, its parts are drawn")
+        else:
+            texts = from_files(files, self.fields, self.encoding)
+        if blank := [row for row, text in enumerate(texts.texts) if not text.strip()]:
+            raise InputError(f"{texts.name(blank[0])}: {self.fields.text} is empty; write it, or remove the row")
+        return texts
+
+    @property
+    def domains(self) -> list[str]:
+        """Names of the domains."""
+        return sorted(set(self.texts.domains))
+
+    @cached_property
+    def part(self) -> np.ndarray:
+        """(N,) the part of each pair; pairs with equal texts to read are in one."""
+        first: dict[str, int] = {}
+        group = np.array([first.setdefault(normalise(text), row) for row, text in enumerate(self.texts.texts)])
+        leader = np.flatnonzero(group == np.arange(len(group)))
+        _, stratum = np.unique(np.array(self.texts.domains), return_inverse=True)
+        part = np.full(len(group), _EXPERT)
+
+        def draw(rows: np.ndarray, share: float, kind: int) -> np.ndarray:
+            kept, held = stratified_split(stratum[rows], share, self.seed * 1009 + kind)
+            part[rows[held]] = kind
+            return rows[kept]
+
+        rows = draw(leader, self.test_share, _TEST)
+        rows = draw(rows, self.fuser_share / (1 - self.test_share), _FUSER)
+        draw(rows, self.val_share / (1 - self.test_share - self.fuser_share), _EXPERT_VAL)
+        draw(np.flatnonzero(part == _FUSER), 0.2, _FUSER_VAL)
+        part = part[group]
+        owner = np.array(self.texts.domains)
+        for kind, name in enumerate(_PARTS):
+            if lacking := sorted(set(owner.tolist()) - set(owner[part == kind].tolist())):
+                raise InputError(
+                    f"{self.root}: the part for {name} has no pair of the domain(s) {shorten(lacking)}; give more "
+                    "pairs, or change test_share, fuser_share or val_share"
+                )
+        return part
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        """Trained on what the experts train on."""
+        rows = np.flatnonzero(self.part == _EXPERT)
+        texts = [text for row in rows for text in (self.texts.texts[row], self.texts.labels[row])]
+        return TextTokenizer.train(texts, self.vocab_size, self.lowercase)
+
+    @cached_property
+    def _tokens(self) -> tuple[list[list[int]], list[list[int]]]:
+        """All texts to read and to write, whole."""
+        read, _, _ = self.tokenizer.encode(self.texts.texts, None, _WHOLE)
+        write, _, _ = self.tokenizer.encode(self.texts.labels, None, _WHOLE)
+        return read, write
+
+    def tell_cut(self) -> str | None:
+        """How many texts are longer than what is read and learnt of them; None where all fit."""
+        limits = {"read": self.max_read, "write": self.max_write}
+        both = zip(limits, self._tokens, strict=True)
+        cut = {name: sum(len(text) > limits[name] for text in texts) for name, texts in both}
+        told = [
+            f"{cut[name]} to {name} are longer than max_{name} ({limits[name]} tokens)" for name in cut if cut[name]
+        ]
+        return f"Of {len(self.part)} pairs, {' and '.join(told)}: experts see that much of them." if told else None
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of some tokens."""
+        return self.tokenizer.backend.decode(list(tokens)).strip()
+
+    def save_tokenizer(self, folder: str | Path) -> Path:
+        """Write a ``tokenizer.json``, which transformers and this library read."""
+        path = Path(folder) / "tokenizer.json"
+        path.write_text(self.tokenizer.dump())
+        return path
+
+    # ----------------------------------------------------------- data modules
+
+    def rows(self, role: Literal["expert", "fuser"], split: str) -> np.ndarray:
+        """Numbers of the pairs of a role's split, in file order."""
+        return np.flatnonzero(self.part == _ROLES[role][split])
+
+    def module(self, role: Literal["expert", "fuser"], domain: str | None = None) -> TextPairsDataModule:
+        """Batches of a role, of one domain or of all; the fuser's has ``test`` beside ``train`` and ``val``."""
+        read, write = self._tokens
+        longest = self.max_write if role == "expert" else _WHOLE
+        number = {name: place for place, name in enumerate(self.domains)}
+        splits = {}
+        for split in _ROLES[role]:
+            rows = self.rows(role, split)
+            splits[split] = (
+                [read[row][: self.max_read] for row in rows],
+                [write[row][:longest] for row in rows],
+                [number[self.texts.domains[row]] for row in rows],
+            )
+        own = None if domain is None else [domain]
+        pad_id = self.tokenizer.pad_id
+        size = self.batch_size if role == "expert" else self.ask_batch_size
+        return TextPairsDataModule(splits, self.domains, own, size, self.seed, pad_id)
+
+    def fingerprint(self) -> str:
+        """Of all pairs and of their parts."""
+        return digest(self.texts.texts, self.texts.labels, self.texts.domains, self.part)

@@ -1,0 +1,128 @@
+"""Pairs of texts, one to read and one to write, as tokens."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_fusion.data.base import FusionDataModule, RowDataset
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.files import digest
+
+Tokens = Sequence[Sequence[int]]
+
+
+class TokenPairs:
+    """Token sequences of two kinds; an index tensor gives a padded batch in one gather.
+
+    Args:
+        read: N token sequences that a model reads.
+        write: N token sequences that it should write, without start and end.
+        pad_id: Fills up short rows.
+
+    Example:
+        >>> TokenPairs([[5, 6, 7], [8]], [[6], [9, 9]])[torch.tensor([1])]
+        {'input_ids': tensor([[8]]), 'attention_mask': tensor([[1]]), 'target_ids': tensor([[9, 9]])}
+    """
+
+    def __init__(self, read: Tokens, write: Tokens, pad_id: int = 0) -> None:
+        self.pad_id = pad_id
+        self.read, self.write = _flat(read), _flat(write)
+
+    def __len__(self) -> int:
+        return len(self.read[1]) - 1
+
+    def __getitem__(self, rows: Tensor) -> dict[str, Tensor]:
+        ids, there = self._padded(*self.read, rows)
+        return {"input_ids": ids, "attention_mask": there.long(), "target_ids": self._padded(*self.write, rows)[0]}
+
+    def _padded(self, tokens: Tensor, offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        starts, lengths = offsets[rows], offsets[rows + 1] - offsets[rows]
+        place = torch.arange(max(1, int(lengths.max())) if len(rows) else 1)
+        there = place < lengths[:, None]
+        gathered = tokens[(starts[:, None] + place).clamp_max(len(tokens) - 1)]
+        return gathered.where(there, self.pad_id), there
+
+
+def _flat(texts: Tokens) -> tuple[Tensor, Tensor]:
+    lengths = np.array([len(text) for text in texts], np.int64)
+    tokens = np.concatenate([np.asarray(text, np.int64) for text in texts] + [np.zeros(1, np.int64)])
+    return torch.from_numpy(tokens), torch.from_numpy(np.concatenate([[0], lengths.cumsum()]))
+
+
+class TextPairsDataModule(FusionDataModule):
+    """Pairs of tokenised texts in memory, each of one domain: what experts that write are trained and asked on.
+
+    ``Batch.input`` is a dict of ``input_ids`` (B, L), ``attention_mask`` (B, L) and ``target_ids`` (B, T), all int64
+    and padded on the right to the longest of the batch; ``Batch.target`` is the domain, and so are the classes.
+
+    Args:
+        pairs: For each split (texts to read, texts to write, domain numbers), N of each.
+        domains: Names of the D domains.
+        own: Rows of these domains only, as for one expert's training; all where None.
+        batch_size: Pairs per batch and process.
+        seed: Of the order.
+        pad_id: The tokenizer's padding token.
+
+    Raises:
+        InputError: If a split's parts differ in length, or a text to read has no token.
+
+    Example:
+        >>> data = TextPairsDataModule({"train": ([[5, 6], [7]], [[5], [7]], [0, 1])}, ["news", "sport"])
+        >>> next(iter(data.train_dataloader())).input["target_ids"].shape
+        torch.Size([2, 1])
+    """
+
+    def __init__(
+        self,
+        pairs: Mapping[str, tuple[Tokens, Tokens, Sequence[int]]],
+        domains: Sequence[str],
+        own: Sequence[str] | None = None,
+        batch_size: int = 32,
+        seed: int = 0,
+        pad_id: int = 0,
+    ) -> None:
+        super().__init__()
+        self._domains, self.batch_size, self.seed = list(domains), batch_size, seed
+        if unknown := sorted(set(own or ()) - set(domains)):
+            raise InputError(f"own: found {shorten(unknown)}; the domains are {shorten(domains)}")
+        self._rows: dict[str, RowDataset] = {}
+        offset = 0
+        for split, (read, write, domain) in pairs.items():
+            if len({len(read), len(write), len(domain)}) > 1:
+                raise InputError(
+                    f"split {split}: found {len(read)} texts to read, {len(write)} to write and {len(domain)} domain "
+                    "numbers; expected one of each for every pair"
+                )
+            if empty := [number for number, text in enumerate(read) if not len(text)]:
+                raise InputError(f"split {split}: the text(s) to read of row(s) {shorten(empty)} have no token")
+            target = torch.as_tensor(domain, dtype=torch.int64)
+            member = torch.nn.functional.one_hot(target, len(self._domains)).bool()
+            kept = torch.tensor([own is None or name in own for name in self._domains])
+            rows = kept[target].nonzero().flatten()
+            index = torch.arange(offset, offset + len(target))
+            self._rows[split] = RowDataset(TokenPairs(read, write, pad_id), target, member, rows, index)
+            offset += len(target)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the domains, which targets count."""
+        return self._domains
+
+    @property
+    def domains(self) -> list[str]:
+        """Names of the columns of ``Batch.domain``."""
+        return self._domains
+
+    def rows(self, split: str) -> RowDataset:
+        """The data set of one split."""
+        if split not in self._rows:
+            raise InputError(f"there is no split {split!r}; the pairs have {shorten(self._rows)}")
+        return self._rows[split]
+
+    def fingerprint(self, split: str) -> str:
+        """A fingerprint of the texts of one split."""
+        dataset = self.rows(split)
+        pairs: TokenPairs = dataset.inputs  # type: ignore[assignment]
+        return digest(*pairs.read, *pairs.write, dataset.targets, dataset.rows)

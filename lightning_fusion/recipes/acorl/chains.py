@@ -1,0 +1,193 @@
+"""Chains of members of one seed: a plain one, and those in which each member is trained against the ones before."""
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback
+from torch import Tensor, nn
+
+from lightning_fusion.acorl.module import ACoRLModule
+from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.module import ExpertModule
+from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.recipes.seed_run import SeedRun
+from lightning_fusion.schedules import Schedule
+
+PLAIN, COMPLEMENTARY = "plain", "ACoRL"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained for every seed.
+
+    Attributes:
+        network: Called with the number of classes, gives a member's network.
+        larger: Likewise, one larger network; None: there is none.
+        members: Length of a chain.
+        epochs: Of each member.
+        strengths: Of the reversal, one chain each; the plain chain is trained in any case.
+        schedule: Called with a strength, gives lambda's schedule.
+        arguments: Of every member's module.
+        branch: Further ones of the modules that train against others.
+        precision: Lightning's name of it.
+    """
+
+    network: Callable[[int], nn.Module]
+    larger: Callable[[int], nn.Module] | None
+    members: int
+    epochs: int
+    strengths: Sequence[float]
+    schedule: Callable[[float], Schedule]
+    arguments: dict[str, Any]
+    branch: dict[str, Any]
+    precision: str
+
+
+class ChainRun(SeedRun, ABC):
+    """One seed: all chains, and what they say. A subclass knows one kind of task."""
+
+    plain: type[ExpertModule]
+    complementary: type[ACoRLModule]
+    metric: str
+    """Of the report's table."""
+    title: str
+    beside: tuple[str, ...]
+    """Further metrics of that table."""
+    sign: int
+    """1 where more of the metric is better, -1 where less is."""
+    fusions: tuple[str, ...]
+    """The first one picks the strength."""
+    likeness: tuple[str, ...]
+    """Measures of how alike the members of a chain are."""
+    validation: dict[float, float]
+    """The metric of the first fusion on the validation split, by strength."""
+
+    @classmethod
+    def method(cls, arm: str, fusion: str | None = None) -> str:
+        """The report's name of an arm, fused; by the first fusion where None."""
+        return f"{arm}, {fusion or cls.fusions[0]}"
+
+    @abstractmethod
+    def ask(self) -> None:
+        """Ask all members once, and judge each chain on the validation split."""
+
+    @abstractmethod
+    def score(self, chosen: float) -> None:
+        """Add to the report all figures of the test split, with the chain of the chosen strength as ACoRL's."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What the report says about the data."""
+
+    def text(self, seeds: Sequence[int]) -> list[str]:
+        """Further lines of the report on all seeds, in Markdown."""
+        return []
+
+    def notes(self) -> list[str]:
+        """Further sentences for the reader."""
+        return []
+
+    @abstractmethod
+    def draw(self, folder: Path) -> dict[str, str]:
+        """Make this seed's pictures: {file name: caption}."""
+
+    # ---------------------------------------------------------------- members
+
+    def grow(self, plan: Plan) -> None:
+        """Train what is not there yet."""
+        names = [f"member_{number + 1}" for number in range(plan.members)]
+        self.chains = {0.0: names}
+        self.networks: dict[str, Callable[[int], nn.Module]] = {}
+        for number, name in enumerate(names):
+            self._train(name, number, self.plain, plan.network, plan)
+        for strength in plan.strengths:
+            chain, exact = names[:1], repr(float(strength)).removesuffix(".0")
+            for number in range(1, plan.members):
+                name = f"member_{number + 1}_against_{exact}".replace(".", "_")
+                pool = {other: self._expert(other) for other in chain}
+                more = {"experts": pool, "schedule": plan.schedule(strength), **plan.branch}
+                self._train(name, number, self.complementary, plan.network, plan, more)
+                chain.append(name)
+            self.chains[strength] = chain
+        if plan.larger is not None:
+            self._train("larger", 0, self.plain, plan.larger, plan)
+
+    def _train(
+        self,
+        name: str,
+        number: int,
+        kind: type[ExpertModule],
+        network: Callable[[int], nn.Module],
+        plan: Plan,
+        more: dict[str, Any] | None = None,
+    ) -> None:
+        """One member; the n-th of every chain begins with the same weights and sees the same order of data."""
+        self.networks[name] = network
+        preprocessing = getattr(self.data, "preprocessing", None)
+        arguments = plan.arguments | (more or {})
+        build = partial(kind, network=network, classes=self.data.classes, preprocessing=preprocessing, **arguments)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the frozen ones
+            self.train(
+                f"members/{name}",
+                build,
+                self.data,
+                seed=(self.seed * 1000 + number) % 2**32,
+                epochs=plan.epochs,
+                precision=plan.precision,
+                label=f"seed {self.seed}  {name}",
+                metric=self.metric,
+                callbacks=self._callbacks(),
+            )
+
+    def _callbacks(self) -> list[Callback]:
+        """Of the training of a member."""
+        return []
+
+    def _path(self, name: str) -> Path:
+        return self.folder / "members" / f"{name}.ckpt"
+
+    def _expert(self, name: str) -> Expert:
+        return self.load_expert(self._path(name), self.networks[name])
+
+    def _pool(self) -> ExpertPool:
+        return ExpertPool({name: self._expert(name) for name in self.networks}, self.data.classes)
+
+    # ---------------------------------------------------------------- figures
+
+    def _arms(self, chosen: float) -> dict[str, list[str]]:
+        return {PLAIN: self.chains[0.0], COMPLEMENTARY: self.chains[chosen]}
+
+    def _singles(self, arms: dict[str, list[str]]) -> Iterable[tuple[str, str]]:
+        """(name in the report, member) of each model that is judged alone."""
+        yield "first member", arms[PLAIN][0]
+        for arm, chain in arms.items():
+            for number, name in enumerate(chain[1:], 2):
+                yield f"member {number}, {arm}", name
+        if "larger" in self.networks:
+            yield "one larger model", "larger"
+
+    def _by_strength(self, test: Mapping[float, Mapping[str, float]]) -> None:
+        """Add the figures of every fusion at every strength, and those of the first one by which it is picked."""
+        name = f"{self.metric} by strength"
+        for strength, figures in test.items():
+            for fusion, value in figures.items():
+                self.report.add(fusion, name, value, self.seed, strength=strength)
+            self.report.add(self.fusions[0], name, self.validation[strength], self.seed, "val", strength=strength)
+
+
+def pairs_of(chain: Sequence[str], tensors: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Every two members' tensors, in order.
+
+    Example:
+        >>> import torch
+        >>> tensors = {name: torch.tensor(value) for name, value in (("a", 1), ("b", 2), ("c", 3))}
+        >>> [(int(x), int(y)) for x, y in pairs_of(["a", "b", "c"], tensors)]
+        [(1, 2), (1, 3), (2, 3)]
+    """
+    return [(tensors[one], tensors[other]) for row, one in enumerate(chain) for other in chain[row + 1 :]]

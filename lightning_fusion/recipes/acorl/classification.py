@@ -1,0 +1,177 @@
+"""Chains of classifiers: fused by their outputs and features, judged by accuracy."""
+
+import itertools
+import math
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import seed_everything
+from torch import Tensor
+
+from lightning_fusion.acorl.attribution import attribute, compare_pairs, plot_attributions
+from lightning_fusion.acorl.fusion import average_outputs, fit_output_weights, late_fusion
+from lightning_fusion.acorl.module import ACoRLModule
+from lightning_fusion.experts.module import ExpertModule
+from lightning_fusion.experts.outputs.collect import collect
+from lightning_fusion.experts.outputs.store import ExpertOutputs
+from lightning_fusion.metrics import PairwiseDiversity, heldout_linear_r2, linear_cka
+from lightning_fusion.recipes.acorl.chains import COMPLEMENTARY, PLAIN, ChainRun, pairs_of
+from lightning_fusion.recipes.seed_run import source_of
+
+DIVERSITY = ("disagreement", "double fault", "Q statistic", "error correlation", "linear CKA", "held-out linear R2")
+LOOKS = ("attribution rank correlation", "attribution top-10 % overlap")
+_LATE_STEPS, _LATE_RATE = 1000, 3e-3  # of the head on stored features: a convex problem, solved in seconds
+
+
+class ClassificationChains(ChainRun):
+    """One seed of classifiers.
+
+    Args:
+        attribution_rows: Test samples whose integrated gradients are compared.
+    """
+
+    plain, complementary = ExpertModule, ACoRLModule
+    metric, title, beside, sign = "accuracy", "test accuracy", ("error correlation",), 1
+    fusions = ("output fusion", "weighted output fusion", "late fusion")
+    likeness = (*DIVERSITY, *LOOKS)
+    outputs: ExpertOutputs
+    maps: tuple[Tensor, dict[str, Tensor]] | None = None
+
+    def __init__(self, *arguments: Any, attribution_rows: int) -> None:
+        super().__init__(*arguments)
+        self.attribution_rows = attribution_rows
+
+    def ask(self) -> None:
+        """Ask all members of all chains once."""
+        start = time.perf_counter()
+        pool = self._pool()
+        self.experts = pool.members
+        self.outputs = collect(pool, self.data, self.folder / "outputs", features=True, trainer=self.trainer(1))
+        self.took("asking members", start)
+        truth = self.outputs["val"].target
+        self.validation = {
+            strength: float((self._average(chain, "val").argmax(1).numpy() == truth).mean())
+            for strength, chain in self.chains.items()
+        }
+
+    def _known(self, chain: list[str], split: str) -> Tensor:
+        places = [self.outputs.names.index(name) for name in chain]
+        return torch.from_numpy(self.outputs.scattered(split)[:, places].copy())
+
+    def _average(self, chain: list[str], split: str, weights: Tensor | None = None) -> Tensor:
+        return average_outputs(self._known(chain, split), weights)
+
+    def score(self, chosen: float) -> None:
+        """Test everything that the report compares."""
+        start = time.perf_counter()
+        self.truth = np.array(self.outputs["test"].target)
+        arms = self._arms(chosen)
+        fused = {strength: self._fused(chain) for strength, chain in self.chains.items()}
+        for arm, strength in ((PLAIN, 0.0), (COMPLEMENTARY, chosen)):
+            for fusion, answer in fused[strength].items():
+                self._score(self.method(arm, fusion), answer)
+            self._diversity(arm, arms[arm])
+        for method, name in self._singles(arms):
+            self._score(method, self._average([name], "test"))
+        self._by_strength(
+            {
+                strength: {fusion: self._right(answer) for fusion, answer in answers.items()}
+                for strength, answers in fused.items()
+            }
+        )
+        self.took("fusing", start)
+        if self.attribution_rows:
+            self._look(arms)
+
+    def _fused(self, chain: list[str]) -> dict[str, Tensor]:
+        """What each fusion of a chain says about the test split."""
+        held_out = torch.from_numpy(np.array(self.outputs["val"].target))
+        weights = fit_output_weights(self._known(chain, "val"), held_out)
+        answers = self._average(chain, "test"), self._average(chain, "test", weights), self._late(chain)
+        return dict(zip(self.fusions, answers, strict=True))
+
+    def facts(self) -> dict[str, Any]:
+        """Source, classes and rows."""
+        return {
+            "source": source_of(self.data),
+            "classes": len(self.data.classes),
+            "rows": ", ".join(f"{name} {len(part)}" for name, part in self.outputs.splits.items()),
+        }
+
+    def draw(self, folder: Path) -> dict[str, str]:
+        """Where members look, of images."""
+        if self.maps is None:
+            return {}
+        plot_attributions(*self.maps, folder / "attributions.png")
+        return {"attributions.png": "Integrated gradients of the true class on four test samples, last seed."}
+
+    def _look(self, arms: dict[str, list[str]]) -> None:
+        """Where the first two members of both chains look: integrated gradients on some test samples."""
+        start = time.perf_counter()
+        self.data.setup("test")
+        data = self.data.rows("test")
+        count = len(data)  # type: ignore[arg-type]
+        drawn = np.random.default_rng(self.seed).choice(count, min(self.attribution_rows, count), replace=False)
+        with torch.no_grad():
+            batch = self.data.on_after_batch_transfer(data[torch.from_numpy(np.sort(drawn))], 0)
+        networks: dict[str, Any] = {name: self.experts[name].network for chain in arms.values() for name in chain[:2]}
+        ours, plain = ([networks[name] for name in arms[arm][:2]] for arm in (COMPLEMENTARY, PLAIN))
+        found = compare_pairs((ours[0], ours[1]), (plain[0], plain[1]), batch, seed=self.seed)
+        for arm, overlap in ((COMPLEMENTARY, found.pair), (PLAIN, found.plain_pair)):
+            for name, values in zip(LOOKS, overlap, strict=True):
+                self.report.add(self.method(arm), name, float(values.nanmean()), self.seed)
+        if batch.input.ndim == 4:
+            names = {"first member": plain[0], "second, plain": plain[1], "second, ACoRL": ours[1]}
+            rows = spread(len(batch.target), 4)  # files lie by class
+            some, target = batch.input[rows], batch.target[rows]
+            self.maps = some, {name: attribute(network, some, target) for name, network in names.items()}
+        self.took("attribution", start)
+
+    def _right(self, answer: Tensor) -> float:
+        return float((answer.argmax(1).numpy() == self.truth).mean())
+
+    def _score(self, method: str, answer: Tensor) -> None:
+        self.report.add(method, "accuracy", self._right(answer), self.seed)
+
+    def _late(self, chain: list[str]) -> Tensor:
+        """An ordinary expert on the members' stored features."""
+        seed_everything(self.seed, verbose=False)
+        head, data = late_fusion(self.outputs, chain, seed=self.seed)
+        rows = data.rows("train")
+        module = ExpertModule(lambda _: head, classes=data.classes, optimizer=partial(torch.optim.AdamW, lr=_LATE_RATE))
+        epochs = math.ceil(_LATE_STEPS * min(1, data.batch_size / len(rows)))
+        self.trainer(epochs, accelerator="cpu", limit_val_batches=0, enable_progress_bar=False).fit(module, data)
+        with torch.no_grad():
+            return module.eval()(data.rows("test").inputs)
+
+    def _diversity(self, arm: str, chain: list[str]) -> None:
+        """How unlike the members are, as the mean over their pairs."""
+        answers = self._known(chain, "test").argmax(2)
+        metric = PairwiseDiversity(len(chain))
+        metric.update(answers, torch.from_numpy(self.truth))
+        pairs = list(itertools.combinations(range(len(chain)), 2))
+        found = {
+            name.replace("_", " "): [float(values[i, j]) for i, j in pairs] for name, values in metric.compute().items()
+        }
+        features = {name: torch.from_numpy(np.array(self.outputs["test"].features[name])) for name in chain}
+        both = pairs_of(chain, features)
+        found["linear CKA"] = [float(linear_cka(x, y)) for x, y in both]
+        found["held-out linear R2"] = [heldout_linear_r2(y, x, seed=self.seed) for x, y in both]
+        for name in DIVERSITY:
+            values = found.get(name, found.get(name[0].lower() + name[1:]))
+            assert values is not None
+            self.report.add(self.method(arm), name, float(np.mean(values)), self.seed)
+
+
+def spread(count: int, wanted: int) -> Tensor:
+    """Rows that lie as far apart as can be; all of them where there are no more than are wanted.
+
+    Example:
+        >>> spread(64, 4), spread(2, 4)
+        (tensor([ 0, 21, 42, 63]), tensor([0, 1]))
+    """
+    return torch.linspace(0, count - 1, min(wanted, count)).long()

@@ -1,0 +1,360 @@
+"""ACoRL's protocol: a chain of members, each against those before it, beside the same chain trained plainly."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning import Trainer
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from rich.console import Console
+from torch import nn
+
+from lightning_fusion.acorl.dissimilarity import Dissimilarity
+from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.errors import InputError
+from lightning_fusion.experts.expert import check_layer
+from lightning_fusion.files import digest
+from lightning_fusion.plotting import plain_names
+from lightning_fusion.recipes.acorl.chains import COMPLEMENTARY, PLAIN, ChainRun, Plan
+from lightning_fusion.recipes.acorl.classification import ClassificationChains
+from lightning_fusion.recipes.acorl.verification import SpeakerChains
+from lightning_fusion.recipes.report import Report, claim_folder, paired_gain
+from lightning_fusion.recipes.seed_run import check_seeds, describe, describe_data, expert_data, quiet_lightning
+from lightning_fusion.schedules import DANNRamp, Schedule
+
+_ATTRIBUTION_ROWS = 64
+
+
+def acorl(
+    data: FusionDataModule,
+    network: Callable[[int], nn.Module],
+    features: str,
+    output: str,
+    seeds: list[int] | None = None,
+    members: int = 2,
+    epochs: int = 10,
+    strengths: list[float] | None = None,
+    schedule: Callable[[float], Schedule] | None = None,
+    dissimilarity: Callable[[int, int], Dissimilarity] | None = None,
+    projection: Callable[[int, int], nn.Module] | None = None,
+    larger: Callable[[int], nn.Module] | None = None,
+    optimizer: OptimizerCallable | None = None,
+    scheduler: LRSchedulerCallable | None = None,
+    label_smoothing: float = 0.0,
+    mixup: float = 0.0,
+    attribution_rows: int | None = None,
+    accelerator: str = "auto",
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true",
+    overwrite: bool = False,
+) -> Report:
+    """Grow a chain of complementary members and a plain one, fuse both, and compare them pair by pair.
+
+    For each seed a first member is trained plainly. Each further member is trained once plainly, the control arm, and
+    once for each strength of the reversal against the members before it in its own chain: with the same seed,
+    initialisation, order of data and epochs. All are asked once. Where several strengths are given, the one whose
+    fusion is best on *validation*, on average over the seeds, is the one of the table; 0 is the plain chain.
+
+    Classifiers are fused by their outputs and features and judged by accuracy. Where the data module names trials of
+    unseen speakers, as :class:`~lightning_fusion.SpeakerDataModule` does, the members are speaker networks trained
+    with an angular margin (0.2, which rises from 0 over the first 30 % of training; our choice), fused by their
+    scores and judged by EER.
+
+    Args:
+        data: The data; all members train on the rows of the ``expert`` role, where the data have roles.
+        network: Called with the number of classes, gives a member's network.
+        features: Submodule of the network whose output is the representation.
+        output: Folder of the run.
+        seeds: One run each; [0] where None.
+        members: N, the length of the chain.
+        epochs: Of each member.
+        strengths: Largest lambdas to try; [1.0] where None.
+        schedule: Called with a strength, gives lambda's schedule;
+            :class:`~lightning_fusion.schedules.DANNRamp` where None.
+        dissimilarity: As for :class:`~lightning_fusion.ACoRLModule`.
+        projection: Likewise.
+        larger: Called with the number of classes, gives one larger network that costs as much to train and to ask as
+            the chain; left out where None.
+        optimizer: Of the members; AdamW, 1e-3, weight decay 1e-4 where None.
+        scheduler: Of the members, stepping each epoch; a cosine to 0 where None.
+        label_smoothing: Of the members; not for speakers.
+        mixup: Of the members, its alpha; 0 turns it off; not for speakers.
+        attribution_rows: Test samples whose integrated gradients are compared; 64 where None, 0 leaves that out. Not
+            for speakers: unseen ones have no class whose logit could be explained.
+        accelerator: Lightning's name of the device.
+        precision: Lightning's name of the precision of the members.
+        overwrite: Replace another run in ``output``.
+
+    Returns:
+        The report, which is also in ``output``: ``results.json``, ``report.md``, pictures, and for each seed the
+        members' checkpoints, which are ordinary experts, and their outputs.
+
+    Raises:
+        InputError: If ``output`` holds another run, arguments make no sense, or a network does not take the data.
+    """
+    seeds = [0] if seeds is None else seeds
+    check_seeds(seeds)
+    strengths = [1.0] if strengths is None else strengths
+    if members < 2 or epochs < 1 or (attribution_rows or 0) < 0:
+        raise InputError(
+            f"members is {members}, epochs {epochs}, attribution_rows {attribution_rows}; expected at least 2, 1 and 0"
+        )
+    tried = [strength for strength in dict.fromkeys(strengths) if strength != 0]
+    if not tried or any(not 0 < strength < float("inf") for strength in tried):
+        raise InputError(f"strengths: found {strengths}; expected numbers >= 0, one above 0 at least")
+    data = expert_data(data)
+    data.prepare_data()
+    data.setup("fit")  # once: the seeds share what is in memory
+    of_seed: dict[int, Any] = {seed: data.variant(seed=seed) for seed in seeds}
+    arguments: dict[str, Any] = {"optimizer": optimizer, "scheduler": scheduler, "features": features}
+    own: dict[str, Any] = {"label_smoothing": label_smoothing, "mixup": mixup, "attribution_rows": attribution_rows}
+    kind: type[ChainRun]
+    if _names_trials(data):
+        if given := [name for name, value in own.items() if value]:
+            raise InputError(
+                f"{given[0]} is {own[given[0]]}: speakers are trained with an angular margin and judged by trials; "
+                f"remove {' and '.join(given)}"
+            )
+        kind, own, more = SpeakerChains, {}, {}
+        trials = [variant.trials(split) for variant in of_seed.values() for split in ("val", "test")]
+        recorded = {"trials": digest(*(part for each in trials for part in each))}
+    else:
+        kind, more = ClassificationChains, {"attribution_rows": own.pop("attribution_rows")}
+        if attribution_rows is None:
+            more["attribution_rows"] = _ATTRIBUTION_ROWS
+        recorded = own | more
+    config = {
+        **describe_data(data, seeds[0]),
+        "network": describe(network),
+        "features": features,
+        "seeds": seeds,
+        "members": members,
+        "epochs": epochs,
+        "strengths": strengths,
+        "schedule": describe(schedule),
+        "dissimilarity": describe(dissimilarity),
+        "projection": describe(projection),
+        "larger": describe(larger),
+        "optimizer": describe(optimizer),
+        "scheduler": describe(scheduler),
+        **recorded,
+        "precision": precision,
+    }
+    with quiet_lightning():
+        trainer = Trainer(
+            accelerator=accelerator, devices=1, precision=precision, logger=False, enable_checkpointing=False
+        )
+        _check_network(network, features, data, trainer, "network")
+        if larger is not None:
+            _check_network(larger, features, data, trainer, "larger (null leaves it out)")
+    folder, resumed = claim_folder(output, "acorl", config, overwrite)
+    console = Console(markup=False)
+    if resumed:
+        console.print(f"going on with the run in {folder}")
+    report = Report("acorl", config, metric=kind.metric, title=kind.title, beside=kind.beside)
+    plan = Plan(
+        network=network,
+        larger=larger,
+        members=members,
+        epochs=epochs,
+        strengths=tried,
+        schedule=schedule or DANNRamp,
+        arguments=arguments | own,
+        branch={"dissimilarity": dissimilarity, "projection": projection},
+        precision=precision,
+    )
+    runs = []
+    with quiet_lightning():
+        for seed in seeds:
+            run = kind(
+                of_seed[seed], seed, folder / f"seed_{seed}", report, console, {"accelerator": accelerator}, **more
+            )
+            run.grow(plan)
+            run.ask()
+            runs.append(run)
+        chosen = _choose(runs, strengths, tried)
+        for run in runs:
+            run.score(chosen)
+    last, main = runs[-1], kind.method(COMPLEMENTARY)
+    report.data = {
+        **last.facts(),
+        "members": members,
+        "strength of the table": f"{chosen:g}" + (", picked by validation" if len(strengths) > 1 else ""),
+    }
+    report.text = [*_comparison(report, kind), "", *_strength_table(report, kind, tried), "", *_likeness(report, kind)]
+    if more_text := last.text(seeds):
+        report.text += ["", *more_text]
+    report.notes += [*last.notes(), *_signs(report, kind, chosen)]
+    report.save(folder, main, {})  # the figures are safe before anything is drawn
+    report.save(folder, main, _draw(report, kind, folder, tried) | last.draw(folder))
+    report.print(main, folder, console)
+    return report
+
+
+def _check_network(
+    network: Callable[[int], nn.Module], features: str, data: FusionDataModule, trainer: Trainer, who: str
+) -> None:
+    """Try a network on a training sample, as the trainer would, before hours of training go to other networks.
+
+    Raises:
+        InputError: If it lacks the layer, or does not take the samples.
+    """
+    with torch.random.fork_rng(), torch.no_grad(), trainer.precision_plugin.forward_context():
+        tried = network(len(data.classes)).to(trainer.strategy.root_device)
+        check_layer(tried, features, who)
+        batch = trainer.strategy.batch_to_device(data.rows("train")[torch.arange(1)])
+        batch = data.on_after_batch_transfer(batch, 0)
+        try:
+            tried.eval()(batch.input)
+        except (RuntimeError, ValueError, TypeError) as error:
+            shape, said = tuple(batch.input.shape[1:]), str(error).partition("\n")[0]
+            raise InputError(f"{who}: fails on the samples of the data, of shape {shape}: {said}") from error
+
+
+def _names_trials(data: Any) -> bool:
+    """Whether the samples are to be compared in pairs, not named.
+
+    Raises:
+        InputError: If they are, and the data module does not say who speaks in them.
+    """
+    if not hasattr(data, "trials") or data.trials("test") is None:
+        return False
+    if not hasattr(data, "speaker_of"):
+        raise InputError(
+            f"data: {type(data).__name__} names trials, but not who speaks in them: give it speaker_of(index), as "
+            "SpeakerDataModule has it, for intervals over speakers"
+        )
+    return True
+
+
+def _choose(runs: Sequence[ChainRun], strengths: Sequence[float], tried: Sequence[float]) -> float:
+    """The strength whose fusion is best on validation, over all seeds; the plain chain where 0 was given."""
+    allowed = [*tried, *([0.0] if 0 in strengths else [])]
+    means = {strength: float(np.mean([run.validation[strength] for run in runs])) for strength in allowed}
+    return max(allowed, key=lambda strength: (runs[0].sign * means[strength], -strength))
+
+
+def _comparison(report: Report, kind: type[ChainRun]) -> list[str]:
+    """ACoRL's chain against the plain one, fusion by fusion."""
+    lines = ["| fusion | plain | ACoRL | gain |", "|---|---|---|---|"]
+    for fusion in kind.fusions:
+        ours, theirs = _both_arms(report, kind, fusion)
+        lines.append(f"| {fusion} | {np.mean(theirs):.3f} | {np.mean(ours):.3f} | {_gain(ours, theirs)} |")
+    return lines
+
+
+def _both_arms(
+    report: Report, kind: type[ChainRun], fusion: str | None = None, metric: str | None = None
+) -> list[list[float]]:
+    """Figures of ACoRL's chain and of the plain one, by seed."""
+    return [report.values(kind.method(arm, fusion), metric or kind.metric) for arm in (COMPLEMENTARY, PLAIN)]
+
+
+def _gain(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    mean, low, high = paired_gain(ours, theirs)
+    text = f"{100 * mean:+.1f}"
+    return text if low is None or high is None else f"{text} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def _by_strength(
+    report: Report, kind: type[ChainRun], strength: float, split: str, fusion: str | None = None
+) -> list[float]:
+    wanted = (fusion or kind.fusions[0], f"{kind.metric} by strength", split, strength)
+    rows = [row for row in report.rows if (row["method"], row["metric"], row["split"], row.get("strength")) == wanted]
+    return [row["value"] for row in sorted(rows, key=lambda row: row["seed"])]
+
+
+def _strength_table(report: Report, kind: type[ChainRun], strengths: Sequence[float]) -> list[str]:
+    headings = [
+        "largest lambda",
+        f"validation, {kind.fusions[0]}",
+        *(f"test, {fusion} (gain)" for fusion in kind.fusions),
+    ]
+    lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
+    for strength in sorted({0.0, *strengths}):
+        cells = [f"{strength:g}", f"{np.mean(_by_strength(report, kind, strength, 'val')):.3f}"]
+        for fusion in kind.fusions:
+            plain, test = (_by_strength(report, kind, value, "test", fusion) for value in (0.0, strength))
+            cells.append(f"{np.mean(test):.3f}" + (f" ({_gain(test, plain)})" if strength else ""))
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _likeness(report: Report, kind: type[ChainRun]) -> list[str]:
+    lines = ["| mean over pairs, test | plain | ACoRL | difference |", "|---|---|---|---|"]
+    for name in kind.likeness:
+        ours, theirs = _both_arms(report, kind, metric=name)
+        if not ours:
+            continue
+        mean, low, high = paired_gain(ours, theirs)
+        text = f"{mean:+.3f}" + ("" if low is None else f" [{low:+.3f}, {high:+.3f}]")
+        lines.append(f"| {name} | {np.mean(theirs):.3f} | {np.mean(ours):.3f} | {text} |")
+    return lines
+
+
+def _signs(report: Report, kind: type[ChainRun], chosen: float) -> list[str]:
+    """What the figures say about a chain that did not do what it is for."""
+    if not chosen:
+        return ["Validation picked the strength 0: ACoRL's rows are the plain chain, and no reversal was of use."]
+    found = []
+    ours, theirs = _both_arms(report, kind, metric="held-out linear R2")
+    if ours and np.mean(ours) > np.mean(theirs) - 0.02:
+        found.append(
+            f"The members' features are as predictable from one another as in the plain chain (held-out linear R2 "
+            f"{np.mean(ours):.2f} against {np.mean(theirs):.2f}): the reversal did not make them unlike."
+        )
+    mean, low, high = paired_gain(*_both_arms(report, kind))
+    what = f"{100 * mean:+.1f} points of {kind.metric}"
+    if low is None:
+        found.append("One seed: whether ACoRL gains cannot be told; give five.")
+    elif low <= 0 <= (high or 0):
+        found.append(f"The gain over the plain chain ({what}) is not told from nothing by these seeds.")
+    elif kind.sign * mean < 0:
+        found.append(f"ACoRL's chain is worse than the plain one ({what}).")
+    return found
+
+
+@plain_names
+def _draw(report: Report, kind: type[ChainRun], folder: Path, strengths: Sequence[float]) -> dict[str, str]:
+    """The picture that all kinds of data have."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
+    grid = sorted({0.0, *strengths})
+    names = ["0\n(plain)" if not strength else f"{strength:g}" for strength in grid]
+    for split, color in (("val", "tab:gray"), ("test", "tab:blue")):
+        values = np.array([_by_strength(report, kind, strength, split) for strength in grid])  # (strengths, seeds)
+        for column in values.T:
+            left.plot(range(len(grid)), column, color=color, alpha=0.25, linewidth=1)
+        left.plot(range(len(grid)), values.mean(1), "o-", color=color, label=split, linewidth=2)
+    left.set_xticks(range(len(grid)), names)
+    metric = kind.metric.upper() if kind.metric == "eer" else kind.metric
+    left.set(
+        xlabel="largest lambda",
+        ylabel=f"{metric} of the {kind.fusions[0]}",
+        title="Strength of the reversal; thin: seeds",
+    )
+    left.legend()
+    tried = sorted(set(strengths))
+    for number, strength in enumerate(tried):
+        color, places = f"C{number + 1}", np.arange(len(kind.fusions)) + 0.6 * ((number + 0.5) / len(tried) - 0.5)
+        for place, fusion in zip(places, kind.fusions, strict=True):
+            ours, theirs = (_by_strength(report, kind, value, "test", fusion) for value in (strength, 0.0))
+            mean, low, high = paired_gain(ours, theirs)
+            right.plot(100 * np.subtract(ours, theirs), np.full(len(ours), place), ".", color=color, alpha=0.4)
+            bounds = None if low is None or high is None else [[100 * (mean - low)], [100 * (high - mean)]]
+            label = f"lambda {strength:g}" if fusion == kind.fusions[0] else None
+            right.errorbar([100 * mean], [place], xerr=bounds, fmt="o", color=color, capsize=4, label=label)
+    right.axvline(0, color="black", linewidth=1)
+    right.set_yticks(range(len(kind.fusions)), kind.fusions)
+    right.invert_yaxis()
+    right.legend(fontsize=8)
+    better = "more" if kind.sign > 0 else "less"
+    right.set(
+        xlabel=f"points of test {metric} over the plain chain\n({better} is better)",
+        title="Paired gain, 95 % interval; dots: seeds",
+    )
+    figure.savefig(folder / "strengths.png", dpi=130)
+    return {"strengths.png": f"Left: {kind.fusions[0]} by strength. Right: each strength against the plain chain."}

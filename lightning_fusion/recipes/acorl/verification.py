@@ -1,0 +1,212 @@
+"""Chains of speaker networks: fused by their scores of trials, judged by EER."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule
+from torch import Tensor
+
+from lightning_fusion.acorl.fusion import CalibratedFusion, average_scores
+from lightning_fusion.acorl.verification import ACoRLVerificationModule
+from lightning_fusion.callbacks.scheduled import ScheduledAttribute
+from lightning_fusion.data.base import as_batch
+from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.files import whole_file
+from lightning_fusion.metrics import heldout_linear_r2, linear_cka
+from lightning_fusion.recipes.acorl.chains import COMPLEMENTARY, PLAIN, ChainRun, pairs_of
+from lightning_fusion.schedules import Linear
+from lightning_fusion.verification.metrics import bootstrap_eer, equal_error_rate, min_dcf, plot_det, trial_scores
+from lightning_fusion.verification.module import VerificationModule
+
+FEW_SPEAKERS = 40  # of VoxCeleb1-O; an EER of fewer is called a smoke figure (our choice)
+_LEAST_ROWS = 4  # two to fit a linear map, two to hold out
+_MARGIN = Linear(0.0, 0.2, until=0.3)  # radians, as in configs/experts/speaker.yaml
+
+
+class SpeakerChains(ChainRun):
+    """One seed of speaker networks."""
+
+    plain, complementary = VerificationModule, ACoRLVerificationModule
+    metric, beside, sign = "eer", ("min_dcf",), -1
+    title = "test EER as a fraction (lower is better: a negative gain is a lower EER)"
+    fusions = ("score fusion", "calibrated fusion")
+    likeness = ("linear CKA", "held-out linear R2", "correlation of scores")
+    data: Any  # has trials(split) and speaker_of(index)
+
+    def _callbacks(self) -> list[Callback]:
+        return [ScheduledAttribute("loss.margin", _MARGIN)]
+
+    def ask(self) -> None:
+        """Score the trials of both splits by every member, whose embeddings are computed once and stored."""
+        start = time.perf_counter()
+        pool = self._pool()
+        self.data.setup("test")
+        self.same: dict[str, Tensor] = {}
+        self.scores: dict[str, dict[str, Tensor]] = {}
+        for split in ("val", "test"):
+            index, self.embeddings = self._embeddings(pool, split)
+            pairs, self.same[split] = self.data.trials(split)
+            rows = torch.searchsorted(index, pairs)
+            self.scores[split] = {name: trial_scores(values, rows) for name, values in self.embeddings.items()}
+        self.speakers = self.data.speaker_of(pairs)
+        self.took("asking members", start)
+        self.validation = {
+            strength: float(equal_error_rate(self._fused(chain, "val"), self.same["val"]))
+            for strength, chain in self.chains.items()
+        }
+
+    def _embeddings(self, pool: ExpertPool, split: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sample numbers, rising, and the embedding of each by every member: stored ones where they are these."""
+        path = self.folder / "embeddings" / f"{split}.npz"
+        prints = {name: expert.fingerprint for name, expert in pool.members.items()}
+        stamp = json.dumps({"data": self.data.fingerprint(split), "members": prints}, sort_keys=True)
+        if not path.is_file() or str(np.load(path)["stamp"]) != stamp:
+            listener = _Listener(pool)
+            trainer = self.trainer(1)
+            run = trainer.validate if split == "val" else trainer.test
+            run(listener, datamodule=self.data, verbose=False)
+            path.parent.mkdir(exist_ok=True)
+            with whole_file(path) as draft, open(draft, "wb") as file:
+                np.savez(file, allow_pickle=False, stamp=np.array(stamp), **listener.heard())
+        with np.load(path) as stored:
+            kept = {name: torch.from_numpy(stored[name]) for name in ("index", *prints)}
+        return kept.pop("index"), kept
+
+    def _fused(self, chain: Sequence[str], split: str) -> Tensor:
+        return average_scores([self.scores[split][name] for name in chain])
+
+    def _both(self, chain: Sequence[str]) -> dict[str, Tensor]:
+        """Scores of the test trials by each fusion of a chain."""
+        val, test = (torch.stack([self.scores[split][name] for name in chain]) for split in ("val", "test"))
+        calibrated = CalibratedFusion().fit(val.double(), self.same["val"])(test.double())
+        return dict(zip(self.fusions, (self._fused(chain, "test"), calibrated), strict=True))
+
+    def score(self, chosen: float) -> None:
+        """Test everything that the report compares."""
+        start = time.perf_counter()
+        arms = self._arms(chosen)
+        self.curves: dict[str, Tensor] = {}
+        fused = {strength: self._both(chain) for strength, chain in self.chains.items()}
+        for arm, strength in ((PLAIN, 0.0), (COMPLEMENTARY, chosen)):
+            for fusion, scores in fused[strength].items():
+                self._score(self.method(arm, fusion), scores)
+            self._diversity(arm, arms[arm])
+        for method, name in self._singles(arms):
+            self._score(method, self.scores["test"][name])
+        same = self.same["test"]
+        self._by_strength(
+            {
+                strength: {fusion: float(equal_error_rate(scores, same)) for fusion, scores in both.items()}
+                for strength, both in fused.items()
+            }
+        )
+        self.took("fusing", start)
+
+    def _score(self, method: str, scores: Tensor) -> None:
+        same = self.same["test"]
+        # a list may call two people one; the interval is of the trials on which it agrees with the paths
+        sound = ~same | (self.speakers[:, 0] == self.speakers[:, 1])
+        low, high = bootstrap_eer(scores[sound], same[sound], self.speakers[sound], seed=self.seed)
+        self.report.add(method, "eer", float(equal_error_rate(scores, same)), self.seed, low=low, high=high)
+        self.report.add(method, "min_dcf", float(min_dcf(scores, same)), self.seed)
+        self.curves[method] = scores
+
+    def _diversity(self, arm: str, chain: list[str]) -> None:
+        """How alike the members are, as the mean over their pairs."""
+        both = pairs_of(chain, self.embeddings)
+        both_scores = pairs_of(chain, self.scores["test"])
+        found = {
+            "linear CKA": [float(linear_cka(x, y)) for x, y in both],
+            "correlation of scores": [float(torch.corrcoef(torch.stack(scores))[0, 1]) for scores in both_scores],
+        }
+        if len(both[0][0]) >= _LEAST_ROWS:
+            found["held-out linear R2"] = [heldout_linear_r2(y, x, seed=self.seed) for x, y in both]
+        for name, values in found.items():
+            self.report.add(self.method(arm), name, float(np.mean(values)), self.seed)
+
+    # ----------------------------------------------------------------- report
+
+    def facts(self) -> dict[str, Any]:
+        """Speakers, recordings and trials."""
+        settings = self.data.hparams
+        trials = {
+            split: f"{len(same)} ({int(same.sum())} of one speaker; {settings.get(f'{split}_trials') or 'drawn'})"
+            for split, same in self.same.items()
+        }
+        return {
+            "source": str(settings.get("root") or settings.get("source", type(self.data).__name__)),
+            "trained on": f"{len(self.data.classes)} speakers, {len(self.data.rows('train'))} samples an epoch",
+            "validation trials": trials["val"],
+            "test trials": trials["test"],
+            "test speakers": len(self.speakers.unique()),
+        }
+
+    def notes(self) -> list[str]:
+        """What the figures are of, and how far they carry."""
+        facts = self.facts()
+        found = [
+            f"The members were trained on {facts['trained on']} of {facts['source']}; test trials: "
+            f"{facts['test trials']}, of {facts['test speakers']} speakers; scores are cosines, without normalisation."
+        ]
+        if facts["test speakers"] < FEW_SPEAKERS:
+            found.append(
+                f"{facts['test speakers']} test speakers give a smoke figure: see the intervals over speakers, and "
+                "rest no claim on it."
+            )
+        if parts := [split for split in ("val", "test") if self.data.hparams.get(f"{split}_segments", 1) > 1]:
+            found.append(
+                f"{' and '.join(parts)} trials of one speaker may compare parts of one recording, which is easier than "
+                "two recordings."
+            )
+        return found
+
+    def text(self, seeds: Sequence[int]) -> list[str]:
+        """The EER of each seed with its interval over speakers."""
+        rows = {(row["method"], row["seed"]): row for row in self.report.rows if row["metric"] == "eer"}
+        lines = [
+            "Test EER by seed, with a 95 % bootstrap interval over the test speakers:",
+            "",
+            f"| method | {' | '.join(f'seed {seed}' for seed in seeds)} |",
+            "|---" * (1 + len(seeds)) + "|",
+        ]
+        for method in self.report.methods("eer"):
+            cells = [rows[method, seed] for seed in seeds]
+            shown = (f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in cells)
+            lines.append(f"| {method} | {' | '.join(shown)} |")
+        return lines
+
+    def draw(self, folder: Path) -> dict[str, str]:
+        """Detection error trade-off."""
+        shown = ["first member", self.method(PLAIN), self.method(COMPLEMENTARY), "one larger model"]
+        curves = {name: (self.curves[name], self.same["test"]) for name in shown if name in self.curves}
+        plot_det(curves, folder / "det.png")
+        return {"det.png": f"Detection error trade-off on the test trials, seed {self.seed}."}
+
+
+class _Listener(LightningModule):
+    """Keeps the embeddings of all members."""
+
+    def __init__(self, pool: ExpertPool) -> None:
+        super().__init__()
+        self.pool = pool
+        self.index: list[Tensor] = []
+        self.found: dict[str, list[Tensor]] = {name: [] for name in pool.names}
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        batch = as_batch(batch, "the loader of trials")
+        self.index.append(batch.index.cpu())
+        for name, values in self.pool.representations(batch.input).items():
+            self.found[name].append(values.float().cpu())
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def heard(self) -> dict[str, np.ndarray]:
+        """Rows of all batches in the order of their sample numbers."""
+        index, order = torch.cat(self.index).sort()
+        return {"index": index.numpy()} | {name: torch.cat(parts)[order].numpy() for name, parts in self.found.items()}

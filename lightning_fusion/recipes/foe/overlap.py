@@ -1,0 +1,120 @@
+"""Where does fusing stop to pay? FoE's protocol with domains that overlap more and more."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import seed_everything
+
+from lightning_fusion.baselines import BestSingle, LogisticStacking, SoftmaxAverage, oracle_selection
+from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.views.overlap import OverlapDataModule
+from lightning_fusion.errors import InputError
+from lightning_fusion.experts.outputs.datamodule import OutputsDataModule
+from lightning_fusion.experts.outputs.store import ExpertOutputs
+from lightning_fusion.foe.module import FoEFuserModule
+from lightning_fusion.plotting import plain_names
+from lightning_fusion.recipes.report import MEANS, Report, paired_gain
+from lightning_fusion.recipes.seed_run import SeedRun
+
+RULES = {"best single expert": BestSingle, "softmax average": SoftmaxAverage, "logistic stacking": LogisticStacking}
+CEILING = "oracle selection (some expert right)"
+
+
+def check_overlaps(overlaps: Sequence[float]) -> list[float]:
+    """The shares, each once and rising.
+
+    Raises:
+        InputError: If one is no share.
+    """
+    if wrong := [share for share in overlaps if not 0 <= share <= 1]:
+        raise InputError(f"overlaps: found {wrong}; expected shares from 0, domains as they are, to 1, identical")
+    return sorted(set(overlaps))
+
+
+class OverlapRun(SeedRun):
+    """One seed with experts whose domains overlap.
+
+    Args:
+        *arguments: As for :class:`~lightning_fusion.recipes.seed_run.SeedRun`.
+        overlap: Share of each expert's rows that is drawn from all domains.
+        main: The row of the table.
+    """
+
+    def __init__(self, *arguments: Any, overlap: float, main: str) -> None:
+        super().__init__(*arguments)
+        self.overlap, self.main = overlap, main
+
+    def expert_rows(self, name: str) -> FusionDataModule:
+        """What the expert of a domain is trained on."""
+        return OverlapDataModule(self.data.variant(role="expert", domain=None), name, self.overlap)
+
+    def study(self, expert: dict[str, Any], epochs: int, precision: str, fuser: Any, fuser_epochs: int) -> None:
+        """Train the experts, ask them, fuse them, and add a row for each rule."""
+        outputs = self.collect(self.train_experts(expert, epochs, precision))
+        start = time.perf_counter()
+        seed_everything(self.seed, verbose=False)
+        rows = min(128, max(8, len(outputs["train"]) // 16))
+        module = FoEFuserModule(**outputs.facts(), network=fuser, seed=self.seed)
+        data = OutputsDataModule(outputs, batch_size=rows, seed=self.seed)
+        self.trainer(fuser_epochs, accelerator="cpu").fit(module, datamodule=data)
+        module.eval()
+        with torch.no_grad():
+            fused = module.fuse(torch.from_numpy(outputs.concatenated("test"))).argmax(1).numpy()
+        train, test = outputs.scattered("train"), outputs.scattered("test")
+        target, truth = np.asarray(outputs["train"].target), np.asarray(outputs["test"].target)
+        self._add(self.main, fused == truth, outputs)
+        for method, rule in RULES.items():
+            self._add(method, rule().fit(train, target).predict(test) == truth, outputs)
+        self._add(CEILING, oracle_selection(test, truth), outputs)
+        self.took("overlap", start)
+
+    def _add(self, method: str, right: np.ndarray, outputs: ExpertOutputs) -> None:
+        value = MEANS[self.report.metric](right, np.asarray(outputs["test"].target))
+        self.report.add(method, f"{self.report.metric} by overlap", value, self.seed, overlap=self.overlap)
+
+
+def _of(report: Report, method: str, overlap: float) -> list[float]:
+    wanted = (method, f"{report.metric} by overlap", overlap)
+    rows = [row for row in report.rows if (row["method"], row["metric"], row.get("overlap")) == wanted]
+    return [row["value"] for row in sorted(rows, key=lambda row: row["seed"])]
+
+
+def overlap_table(report: Report, overlaps: Sequence[float], main: str) -> list[str]:
+    """Every rule at every overlap, and what fusing gains over the best expert alone."""
+    methods = [main, *RULES, CEILING]
+    head = ["overlap", *methods, f"{main} over the best single expert"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for overlap in overlaps:
+        mean, low, high = paired_gain(_of(report, main, overlap), _of(report, "best single expert", overlap))
+        gain = f"{100 * mean:+.1f}" + ("" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]")
+        values = [f"{np.mean(_of(report, method, overlap)):.3f}" for method in methods]
+        lines.append("| " + " | ".join([f"{overlap:g}", *values, gain]) + " |")
+    note = (
+        "Overlap: the share of each expert's training rows that is drawn from all domains; every expert has as many "
+        "rows as before, fuser and test rows stay the same."
+    )
+    return [*lines, "", note]
+
+
+@plain_names
+def draw_overlap(report: Report, overlaps: Sequence[float], main: str, folder: Path) -> dict[str, str]:
+    """The picture of it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = figure.subplots()
+    for method in (main, *RULES, CEILING):
+        values = np.array([_of(report, method, overlap) for overlap in overlaps])  # (overlaps, seeds)
+        style: dict[str, Any] = {"marker": "o", "linewidth": 2.5 if method == main else 1.2}
+        if method == CEILING:
+            style = {"color": "tab:gray", "linestyle": "--"}
+        (line,) = axes.plot(overlaps, values.mean(1), label=method, **style)
+        axes.plot(overlaps, values, ".", color=line.get_color(), alpha=0.4)
+    axes.set(xlabel="share of each expert's training rows that is drawn from all domains", ylabel=report.title)
+    axes.legend(fontsize=8)
+    figure.savefig(folder / "overlap.png", dpi=130)
+    return {"overlap.png": "Where fusing stops to pay: domains from disjoint (0) to identical (1); dots are seeds."}

@@ -1,0 +1,248 @@
+"""FrugalFoE's protocol: one policy, its whole accuracy-cost curve, and what it must beat at the same cost."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from rich.console import Console
+from torch import nn
+
+from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.views.role import with_roles
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.costs import measure_costs
+from lightning_fusion.experts.outputs.store import ExpertOutputs
+from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.frugal.policy import FrugalFoE
+from lightning_fusion.recipes.frugal.report import _abstention_table, _draw, _draw_abstention, _sensitivity_table
+from lightning_fusion.recipes.frugal.rows import ANSWERED, MAIN, NOBODY, TRADE_OFFS
+from lightning_fusion.recipes.frugal.study import _Study
+from lightning_fusion.recipes.report import Report, claim_folder
+from lightning_fusion.recipes.seed_run import (
+    SeedRun,
+    check_domains,
+    check_seeds,
+    describe,
+    describe_data,
+    quiet_lightning,
+    source_of,
+)
+
+
+def frugal(
+    output: str,
+    data: FusionDataModule | None = None,
+    network: Callable[[int], nn.Module] | None = None,
+    stores: list[str] | None = None,
+    seeds: list[int] | None = None,
+    expert_epochs: int = 10,
+    optimizer: OptimizerCallable | None = None,
+    scheduler: LRSchedulerCallable | None = None,
+    label_smoothing: float = 0.0,
+    mixup: float = 0.0,
+    costs: Literal["stored", "flops", "latency"] | list[float] | dict[str, float] = "stored",
+    trade_off: float = 0.02,
+    budget: float | None = None,
+    neighbors: int | None = None,
+    fuser_neighbors: int = 9,
+    trade_offs: list[float] | None = None,
+    variants: bool = True,
+    exhaustive: bool = True,
+    validation_rows: int | None = None,
+    test_rows: int | None = None,
+    unseen_domains: list[str] | None = None,
+    accelerator: str = "auto",
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true",
+    overwrite: bool = False,
+) -> Report:
+    """Fit FrugalFoE, draw its accuracy-cost curve, and compare it with cheaper and dearer rules on the same rows.
+
+    For each seed: experts are trained and asked once, as in the recipe ``foe``, or a store that is there already is
+    read. The policy is fitted on the training split; every rule makes its choices on the same rows; all are tested on
+    the test split. Rules are compared at the mean cost of FrugalFoE: accuracies between two points of a curve are
+    interpolated (a share of the samples is answered as at either point), and a rule that cannot spend as much is taken
+    at its dearest point.
+
+    Args:
+        output: Folder of the run.
+        data: The data, in the ``fuser`` role; its domains are the experts'. Where the data module has no roles, the
+            fuser has its validation split (:class:`~lightning_fusion.data.views.role.RoleDataModule`).
+        network: Called with a number of classes, gives an expert's network.
+        stores: Instead of data and network, folders of stored outputs, one for each seed.
+        seeds: One run each; [0] where None, or 0, 1, ... for stores.
+        expert_epochs: Epochs of each expert.
+        optimizer: Of the experts; AdamW, 1e-3, weight decay 1e-4 where None.
+        scheduler: Of the experts, stepping each epoch; a cosine to 0 where None.
+        label_smoothing: Of the experts.
+        mixup: Of the experts, its alpha; 0 turns it off.
+        costs: ``stored``: what each expert says of itself, 1 by default; measured ``flops`` or ``latency``, relative to
+            the mean expert, which need data; or one number per expert.
+        trade_off: Of the policy in the table and in the files.
+        budget: Instead of it, the mean cost that the policy may have on its own rows.
+        neighbors: M; as many as resolve the price where None.
+        fuser_neighbors: Voters of the kNN fuser.
+        trade_offs: Of the curves.
+        variants: Compare other fusers, risk estimators and searches as well.
+        exhaustive: For 10 experts at most, also compare the best of all static subsets of each cost: 2^K fusers, which
+            takes minutes with thousands of rows.
+        validation_rows: Rows of the training split to use, drawn at random; all where None.
+        test_rows: Rows of the test split to use, drawn at random; all where None.
+        unseen_domains: Out of distribution: the policy, and every rule, learns from rows of other domains alone, and is
+            tested on rows of these. Their experts may still be asked. The policy of all domains' rows is a row of
+            the table, for comparison.
+        accelerator: Lightning's name of the device.
+        precision: Lightning's name of the precision of the experts.
+        overwrite: Replace another run in ``output``.
+
+    Returns:
+        The report, which is also in ``output``: ``results.json``, ``report.md``, pictures, and for each seed the
+        fitted policy, beside the experts and their outputs where they were made here.
+
+    Raises:
+        InputError: If ``output`` holds another run, or arguments contradict one another.
+    """
+    if (stores is None) == (data is None):
+        raise InputError("give data and network to train experts, or stores of what experts said: one of both")
+    if data is not None and network is None:
+        raise InputError("network: experts need one; or give stores instead of data")
+    if seeds is None:
+        seeds = list(range(len(stores))) if stores else [0]
+    check_seeds(seeds)
+    if stores is not None and len(stores) != len(seeds):
+        raise InputError(f"stores: found {len(stores)} for {len(seeds)} seeds; expected one for each")
+    if stores is not None and costs in ("flops", "latency"):
+        raise InputError(f"costs: {costs} is measured on experts and data; stores hold neither: give numbers")
+    for name, value in (("validation_rows", validation_rows), ("test_rows", test_rows)):
+        if value is not None and value < 2:
+            raise InputError(f"{name} is {value}; expected at least 2")
+    policy_arguments = {
+        "trade_off": trade_off,
+        "budget": budget,
+        "neighbors": neighbors,
+        "fuser_neighbors": fuser_neighbors,
+    }
+    FrugalFoE(**policy_arguments)  # type: ignore[arg-type]  # wrong numbers stop here, not after the training
+    if any(not 0 <= price < math.inf for price in trade_offs or ()):
+        raise InputError(f"trade_offs: found {trade_offs}; expected numbers >= 0")
+    prices = sorted({*(trade_offs or TRADE_OFFS), trade_off}, reverse=True)
+    config = {
+        "seeds": seeds,
+        "costs": costs,
+        **policy_arguments,
+        "trade_offs": prices,
+        "variants": variants,
+        "exhaustive": exhaustive,
+        "validation_rows": validation_rows,
+        "test_rows": test_rows,
+        "unseen_domains": unseen_domains,
+    }
+    opened: list[ExpertOutputs] = []
+    if stores is not None:
+        opened = [ExpertOutputs.open(store) for store in stores]
+        config["stores"] = [store.fingerprints | {"experts": store.experts} for store in opened]
+    else:
+        assert data is not None
+        data = with_roles(data)
+        data.prepare_data()
+        check_domains(data)
+        config |= describe_data(data, seeds[0]) | {
+            "network": describe(network),
+            "expert_epochs": expert_epochs,
+            "optimizer": describe(optimizer),
+            "scheduler": describe(scheduler),
+            "label_smoothing": label_smoothing,
+            "mixup": mixup,
+            "precision": precision,
+        }
+    if isinstance(costs, list | dict):
+        for names in [store.names for store in opened] if data is None else [data.domains]:
+            if isinstance(costs, list):
+                if len(costs) != len(names):
+                    raise InputError(f"costs: found {len(costs)} for {len(names)} experts ({shorten(names)})")
+            elif set(costs) != set(names):
+                differ = shorten(sorted(set(costs) ^ set(names)))
+                raise InputError(f"costs: expected one for each of {shorten(names)}; found {shorten(costs)}: {differ}")
+    folder, resumed = claim_folder(output, "frugal", config, overwrite)
+    console = Console(markup=False)
+    if resumed:
+        console.print(f"going on with the run in {folder}")
+    report = Report("frugal", config, title="test accuracy at the mean cost of FrugalFoE", beside=("cost", "area"))
+    last: _Study | None = None
+    with quiet_lightning():
+        for number, seed in enumerate(seeds):
+            seed_folder = folder / f"seed_{seed}"
+            seed_folder.mkdir(exist_ok=True)
+            price = costs if isinstance(costs, list | dict) else None
+            if data is None:
+                outputs = opened[number]
+            else:
+                run = SeedRun(data.variant(seed=seed), seed, seed_folder, report, console, {"accelerator": accelerator})
+                arguments = {
+                    "network": network,
+                    "optimizer": optimizer,
+                    "scheduler": scheduler,
+                    "label_smoothing": label_smoothing,
+                    "mixup": mixup,
+                }
+                experts = run.train_experts(arguments, expert_epochs, precision)
+                outputs = run.collect(experts)
+                if costs in ("flops", "latency"):
+                    price = measure_costs(ExpertPool(experts, outputs.classes), _example(run.data), costs)
+            rows = {"train": validation_rows, "test": test_rows}
+            last = _Study(outputs, price, rows, unseen_domains or [], seed, prices, report, console)
+            last.study_policy(policy_arguments, seed_folder / "policy")
+            if unseen_domains:
+                last.study_seen(policy_arguments)
+            if variants:
+                last.study_variants(policy_arguments)
+            last.study_baselines(exhaustive)
+            last.compare()
+            last.study_sensitivity()
+    assert last is not None
+    report.data = {
+        "source": source_of(data) if data is not None else shorten(stores or []),
+        "classes": len(last.outputs.classes),
+        "experts": len(last.policy.names),
+        "costs": ", ".join(
+            f"{name} {cost:.3g}" for name, cost in zip(last.policy.names, last.policy.costs_, strict=True)
+        ),
+        "rows": f"{len(last.goal['train'])} to fit the policy, {len(last.goal['test'])} to test it",
+        "trade-off and neighbours": f"{last.policy.trade_off_:.4g}, {last.policy.neighbors_}",
+    }
+    answered = {share: report.values(MAIN, f"accuracy with {share:.0%} answered") for share in ANSWERED}
+    report.text = [
+        "Rules with a curve are read off it at FrugalFoE's mean cost, or stand at their dearest point where that costs "
+        "less; rules without one stand at their own cost. *Area* is the mean accuracy over all budgets from nothing to "
+        "asking everybody. The best single expert answers by itself; random and static subsets, of one expert too, "
+        "answer through the kNN fuser.",
+        "",
+        *_sensitivity_table(report),
+        "",
+        "With M neighbours errors move in steps of 1 / M: trade-offs below that are the same.",
+        "",
+        "Answering those of least risk alone (mean over seeds; abstain_above of a policy is the risk above which it "
+        "leaves a sample to somebody else): "
+        + ", ".join(f"{share:.0%} answered {np.mean(values):.3f}" for share, values in answered.items())
+        + ".",
+    ]
+    own, nobody = (float(np.mean(report.values(method))) for method in (MAIN, NOBODY))
+    if own < nobody:
+        report.notes.append(
+            f"{MAIN} ({own:.3f}) is below {NOBODY} ({nobody:.3f}), which asks no expert at all: the experts are too "
+            "weak, the trade-off too high, or the policy has too few rows."
+        )
+    if last.abstaining:
+        report.text += ["", *_abstention_table(report, last)]
+    report.save(folder, MAIN, {})  # the figures are safe before anything is drawn
+    report.save(folder, MAIN, _draw(report, folder, last) | (_draw_abstention(last, folder) if last.abstaining else {}))
+    report.print(MAIN, folder, console)
+    return report
+
+
+def _example(data: FusionDataModule) -> Any:
+    """A batch of test samples, as the experts are asked about them."""
+    data.setup("test")
+    batch = next(iter(data.test_dataloader()))
+    return data.on_after_batch_transfer(batch, 0).input

@@ -1,0 +1,335 @@
+"""One seed of the recipe frugal."""
+
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from lightning_fusion.baselines import BestSingle, LogisticStacking
+from lightning_fusion.baselines.cascade import confidence_cascade
+from lightning_fusion.baselines.frugal_ml import frugal_ml
+from lightning_fusion.baselines.subsets import (
+    CostPoint,
+    best_static_subsets,
+    cheapest_right,
+    exhaustive_subsets,
+    random_subsets,
+    subset_point,
+    zero_cost,
+)
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.outputs.store import ExpertOutputs
+from lightning_fusion.frugal.inputs import read_costs
+from lightning_fusion.frugal.policy import FrugalFoE
+from lightning_fusion.frugal.prediction import FrugalCurve
+from lightning_fusion.frugal.risk import ParametricRisk
+from lightning_fusion.frugal.subset_fusers import MaskedMLPFuser
+from lightning_fusion.metrics.selective import RiskCoverage, area_under_cost_curve, risk_coverage
+from lightning_fusion.recipes.frugal.rows import (
+    _MOST_EXHAUSTIVE,
+    _NEIGHBORS,
+    ANSWERED,
+    AVERAGE,
+    BY_PROBABILITY,
+    CONFIDENT,
+    HALF_ANSWERED,
+    IN_SCOPE,
+    MAIN,
+    NOBODY,
+    SCOPE_ANSWERED,
+    SEEN,
+    TOLD_APART,
+)
+from lightning_fusion.recipes.report import Report
+
+
+class _Fusion:
+    """The policy's own fuser on any subset, for the rules that ask the same experts about every sample."""
+
+    def __init__(self, policy: FrugalFoE, outputs: dict[str, Any]) -> None:
+        self.policy, self.outputs = policy, outputs
+
+    def error(self, subset: Sequence[int]) -> float:
+        return self.policy.error([self.policy.names[k] for k in subset])
+
+    def predict(self, subset: Sequence[int]) -> np.ndarray:
+        return self.policy.fuse([self.policy.names[k] for k in subset], self.outputs).argmax(1).cpu().numpy()
+
+
+class _Study:
+    """One seed: the policy, its variants and its rivals on the same rows."""
+
+    def __init__(
+        self,
+        outputs: ExpertOutputs,
+        costs: list[float] | dict[str, float] | None,
+        rows: dict[str, int | None],
+        unseen: Sequence[str],
+        seed: int,
+        trade_offs: Sequence[float],
+        report: Report,
+        console: Console,
+    ) -> None:
+        self.outputs, self.seed, self.trade_offs, self.report, self.console = outputs, seed, trade_offs, report, console
+        stored = {name: float(fact["cost"]) for name, fact in outputs.experts.items()}
+        self.costs = dict(zip(outputs.names, read_costs(costs, outputs.names, stored), strict=True))
+        self.arrays: dict[str, np.ndarray] = {}  # (N, K, C)
+        self.goal: dict[str, np.ndarray] = {}
+        self.limits, self.unseen = rows, unseen
+        for split in rows:
+            self.arrays[split], self.goal[split] = self._rows(split, not_of=split == "train")
+        self.known = {
+            split: dict(zip(outputs.names, array.swapaxes(0, 1), strict=True)) for split, array in self.arrays.items()
+        }
+        self.points: list[tuple[str, float, float]] = []
+        self.nobody = zero_cost(self.goal["train"], len(self.goal["test"]), len(outputs.names))
+
+    def _rows(self, split: str, not_of: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Outputs (N, K, C) and targets (N,) of the rows in use: those not of the unseen domains, or of them alone."""
+        target, domains = np.asarray(self.outputs[split].target), self.outputs.domains
+        chosen = np.arange(len(target))
+        if self.unseen:
+            if unknown := [name for name in self.unseen if name not in domains]:
+                raise InputError(f"unseen_domains: found {shorten(unknown)}; the domains are {shorten(domains, 20)}")
+            columns = [domains.index(name) for name in self.unseen]
+            of_them = np.asarray(self.outputs[split].domain, bool)[:, columns].any(1)
+            chosen = np.flatnonzero(~of_them if not_of else of_them)
+            if len(chosen) < 2:
+                raise InputError(
+                    f"unseen_domains: {len(chosen)} {split} rows are {'not ' if not_of else ''}of "
+                    f"{shorten(self.unseen)}; two are needed at least: leave some domains to learn from"
+                )
+        if (limit := self.limits[split]) is not None and limit < len(chosen):
+            chosen = np.sort(np.random.default_rng(self.seed).choice(chosen, limit, replace=False))
+        return self.outputs.scattered(split)[chosen], target[chosen]
+
+    # --------------------------------------------------------------- policies
+
+    def study_seen(self, arguments: dict[str, Any]) -> None:
+        """The policy that had rows of the unseen domains as well: what not knowing them costs."""
+        held, self.unseen = self.unseen, []
+        array, goal = self._rows("train", not_of=True)
+        self.unseen = held
+        known, own = dict(zip(self.outputs.names, array.swapaxes(0, 1), strict=True)), (self.known, self.goal)
+        self.known, self.goal = self.known | {"train": known}, self.goal | {"train": goal}
+        self._fit(SEEN, arguments)
+        self.known, self.goal = own
+
+    def study_policy(self, arguments: dict[str, Any], folder: Path) -> None:
+        """The policy of the table: its curve, whom it asks, and how its risks order the samples."""
+        self.policy, curve = self._fit(MAIN, arguments)
+        self.policy.classes, self.policy.experts = self.outputs.classes, self.outputs.experts
+        self.policy.save(folder)
+        trade_off = self.policy.trade_off_
+        if trade_off in curve.trade_off:
+            self.answer = curve.predictions[curve.trade_off.index(trade_off)]
+        else:  # a budget found it
+            self.answer = self.policy.curve(self.known["test"], self.goal["test"], [trade_off]).predictions[0]
+        right = self.answer.probabilities.argmax(1).cpu().numpy() == self.goal["test"]
+        self.cost = float(self.answer.cost.mean())
+        self.report.add(MAIN, "accuracy", right.mean(), self.seed, cost=self.cost, experts_asked=self._asked())
+        self.report.add(MAIN, "cost", self.cost, self.seed)
+        self.coverage = risk_coverage(self.answer.risk.cpu().numpy(), ~right)
+        self.report.add(MAIN, "area under risk and coverage", self.coverage.area, self.seed)
+        for share in ANSWERED:
+            value = 1 - np.interp(share, self.coverage.coverage, self.coverage.error)
+            self.report.add(MAIN, f"accuracy with {share:.0%} answered", value, self.seed)
+        self._abstain()
+        self.report.add(MAIN, "share of far samples", float(self.answer.far.float().mean()), self.seed)
+        for sign in self.policy.signs(self.answer):
+            self.report.notes.append(f"Seed {self.seed}: {sign}.")
+
+    def _abstain(self) -> None:
+        """Where some test rows have a class that no expert knows: do the risks tell them apart?"""
+        known = {name for labels in self.outputs.expert_classes.values() for name in labels}
+        truth = self.goal["test"]
+        self.unknown = ~np.isin(truth, [self.outputs.classes.index(name) for name in known])
+        self.abstaining: dict[str, RiskCoverage] = {}
+        if not self.unknown.any() or self.unknown.all():
+            return
+        from sklearn.metrics import roc_auc_score
+
+        outputs = self.arrays["test"]
+        confident = outputs.max(2).argmax(1)
+        average = outputs.mean(1)
+        fused = self.answer.probabilities.cpu().numpy()
+        answers = {
+            MAIN: (fused, self.answer.risk.cpu().numpy()),
+            BY_PROBABILITY: (fused, 1 - fused.max(1)),
+            CONFIDENT: (outputs[np.arange(len(truth)), confident], 1 - outputs.max((1, 2))),
+            AVERAGE: (average, 1 - average.max(1)),
+        }
+        for method, (probabilities, risk) in answers.items():
+            right = probabilities.argmax(1) == truth
+            curve = self.abstaining[method] = risk_coverage(risk, ~right)
+            if method != MAIN:
+                self.report.add(method, "area under risk and coverage", curve.area, self.seed)
+            for metric, value in (
+                (IN_SCOPE, right[~self.unknown].mean()),
+                (TOLD_APART, roc_auc_score(self.unknown, risk)),
+                (HALF_ANSWERED, np.interp(0.5, curve.coverage, curve.error)),
+                (SCOPE_ANSWERED, np.interp((~self.unknown).mean(), curve.coverage, curve.error)),
+            ):
+                self.report.add(method, metric, value, self.seed)
+
+    def study_variants(self, arguments: dict[str, Any]) -> None:
+        """Other fusers, risks and searches."""
+        rows = len(self.goal["train"])
+        variants: dict[str, dict[str, Any]] = {
+            "FrugalFoE (M = 10, two at least)": {
+                "neighbors": min(10, rows),
+                "min_queries": min(2, len(self.outputs.names)),
+                "leave_one_out": False,
+            },
+            "FrugalFoE (masked MLP)": {"fuser": MaskedMLPFuser(seed=self.seed)},
+            "FrugalFoE (parametric risk)": {"risk": ParametricRisk(seed=self.seed)},
+        }
+        if len(self.outputs.names) <= _MOST_EXHAUSTIVE:
+            variants["FrugalFoE (exhaustive search)"] = {"look_ahead": len(self.outputs.names)}
+        for method, changes in variants.items():
+            try:
+                policy = self._fit(method, arguments | changes)[0]
+            except InputError as error:  # a budget that two questions exceed, say: the others can be compared still
+                self.report.notes.append(f"Seed {self.seed}: {method} left out: {error}.")
+                continue
+            if method.endswith("(masked MLP)"):
+                everyone = policy.fuse(policy.names, self.known["test"]).argmax(1).cpu().numpy()
+                self._point(
+                    "all experts, masked MLP", subset_cost(self.costs), float((everyone == self.goal["test"]).mean())
+                )
+
+    def _fit(self, method: str, arguments: dict[str, Any]) -> tuple[FrugalFoE, FrugalCurve]:
+        start = time.perf_counter()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            policy = FrugalFoE(self.costs, **arguments).fit(self.known["train"], self.goal["train"])
+            curve = policy.curve(self.known["test"], self.goal["test"], self.trade_offs)
+        if method == MAIN:
+            self.report.notes += [f"Seed {self.seed}: {warning.message}." for warning in caught]
+        for price, accuracy, cost, asked in zip(curve.trade_off, curve.accuracy, curve.cost, curve.asked, strict=True):
+            self._curve_point(method, price, accuracy, cost, asked)
+        seconds = time.perf_counter() - start
+        self.report.seconds["policies"] = self.report.seconds.get("policies", 0.0) + seconds
+        place = int(np.argmin(np.abs(np.array(curve.trade_off) - policy.trade_off_)))
+        self.console.print(
+            f"seed {self.seed}  {method}: accuracy {curve.accuracy[place]:.3f} at cost {curve.cost[place]:.2f}, "
+            f"{seconds:.0f} s"
+        )
+        return policy, curve
+
+    def _asked(self) -> float:
+        return float(self.answer.asked.sum(1).double().mean())
+
+    # -------------------------------------------------------------- baselines
+
+    def study_baselines(self, exhaustive: bool) -> None:
+        """Rules that ask some experts, with choices made on the policy's rows."""
+        start = time.perf_counter()
+        train, test, costs = self.arrays["train"], self.arrays["test"], np.array(list(self.costs.values()))
+        fusion = _Fusion(self.policy, self.known["test"])
+        rules: dict[str, list[CostPoint]] = {
+            "random subsets": random_subsets(fusion, costs, seed=self.seed),
+            "static subset (greedy)": best_static_subsets(fusion, costs, empty_error=self._nobody_error()),
+        }
+        if exhaustive and len(costs) <= _MOST_EXHAUSTIVE:
+            rules["static subset (exhaustive)"] = exhaustive_subsets(fusion, costs)
+        rules |= {
+            "cascade by confidence": confidence_cascade(test, train, self.goal["train"], costs),
+            "FrugalML-style": frugal_ml(test, train, self.goal["train"], costs),
+        }
+        for method, points in rules.items():
+            if method == "random subsets":  # the mean of the draws of one size
+                sizes: dict[int, list[CostPoint]] = {}
+                for point in points:
+                    sizes.setdefault(round(point.experts), []).append(point)
+                for size, some in sizes.items():
+                    accuracy = float(np.mean([point.accuracy(self.goal["test"]) for point in some]))
+                    self._curve_point(method, size, accuracy, float(np.mean([point.cost for point in some])), size)
+                continue
+            for point in points:
+                setting = point.setting if isinstance(point.setting, float) else math.nan
+                self._curve_point(method, setting, point.accuracy(self.goal["test"]), point.cost, point.experts)
+        single = BestSingle().fit(train, self.goal["train"])
+        self._point("best single expert", costs[single.best], float((single.predict(test) == self.goal["test"]).mean()))
+        everyone = subset_point(fusion, range(len(costs)), costs, held_out=False)
+        self._point("all experts, kNN", everyone.cost, everyone.accuracy(self.goal["test"]))
+        stacked = LogisticStacking().fit(train, self.goal["train"]).predict(test)
+        self._point("all experts, logistic stacking", everyone.cost, float((stacked == self.goal["test"]).mean()))
+        self._point(NOBODY, 0.0, self.nobody.accuracy(self.goal["test"]))
+        oracle = cheapest_right(test, self.goal["test"], costs)
+        self._point("oracle (cheapest right one)", oracle.cost, oracle.accuracy(self.goal["test"]))
+        self.report.seconds["baselines"] = self.report.seconds.get("baselines", 0.0) + time.perf_counter() - start
+
+    def _nobody_error(self) -> float:
+        return float((self.goal["train"] != self.nobody.predicted[0]).mean())
+
+    def _point(self, method: str, cost: float, accuracy: float) -> None:
+        """A rule that has one cost; it stands below the curves."""
+        self.points.append((method, float(cost), accuracy))
+
+    def _curve_point(self, method: str, setting: float, accuracy: float, cost: float, asked: float) -> None:
+        more: dict[str, Any] = {"setting": setting} if math.isfinite(setting) else {}
+        self.report.add(method, "accuracy on the curve", accuracy, self.seed, cost=cost, experts_asked=asked, **more)
+
+    def compare(self) -> None:
+        """Every curve at the cost of the policy, the area under it, and the single points."""
+        total = sum(self.costs.values())
+        for method in self.report.methods("accuracy on the curve"):
+            costs, accuracies = self._line(method)
+            if not len(costs):
+                continue
+            if method != MAIN:
+                value = float(np.interp(self.cost, costs, accuracies))
+                self.report.add(method, "accuracy", value, self.seed, cost=min(self.cost, float(costs[-1])))
+                self.report.add(method, "cost", min(self.cost, float(costs[-1])), self.seed)
+            if total > 0:
+                self.report.add(method, "area", area_under_cost_curve(costs, accuracies, total), self.seed)
+        for method, cost, accuracy in self.points:
+            self.report.add(method, "accuracy", accuracy, self.seed, cost=cost)
+            self.report.add(method, "cost", cost, self.seed)
+
+    def _line(self, method: str) -> tuple[np.ndarray, np.ndarray]:
+        """Rising costs and accuracies of a curve, from nobody asked on; points of one cost as their mean."""
+        return curve_of(self.report, method, self.seed, self.nobody.accuracy(self.goal["test"]))
+
+    def study_sensitivity(self) -> None:
+        """How accuracy and cost move with the number of neighbours and the trade-off."""
+        start = time.perf_counter()
+        around = [(self.policy.trade_off_ or 0.02) * factor for factor in (0.5, 1.0, 2.5)]
+        for count in sorted({min(count, len(self.goal["train"]) - 1) for count in _NEIGHBORS}):
+            curve = self.policy.curve(self.known["test"], self.goal["test"], around, neighbors=count)
+            for price, accuracy, cost in zip(curve.trade_off, curve.accuracy, curve.cost, strict=True):
+                more: dict[str, Any] = {"cost": cost, "neighbors": count, "trade_off": price}
+                self.report.add(MAIN, "accuracy by setting", accuracy, self.seed, **more)
+        self.report.seconds["sensitivity"] = self.report.seconds.get("sensitivity", 0.0) + time.perf_counter() - start
+
+
+def subset_cost(costs: dict[str, float]) -> float:
+    """What asking everybody costs."""
+    return math.fsum(costs.values())
+
+
+def curve_of(report: Report, method: str, seed: int, nobody: float) -> tuple[np.ndarray, np.ndarray]:
+    """A rule's curve of one seed: rising costs and accuracies, from the answer that asks nobody on.
+
+    Args:
+        report: Holds the points.
+        method: Name of the rule.
+        seed: Of the run.
+        nobody: Accuracy at cost 0.
+    """
+    points = [
+        (row["cost"], row["value"])
+        for row in report.rows
+        if (row["method"], row["metric"], row["seed"]) == (method, "accuracy on the curve", seed)
+    ]
+    if not points:
+        return np.zeros(0), np.zeros(0)
+    points = [(0.0, nobody), *[(cost, value) for cost, value in points if cost > 0]]
+    costs = np.unique([cost for cost, _ in points])
+    return costs, np.array([np.mean([value for other, value in points if other == cost]) for cost in costs])

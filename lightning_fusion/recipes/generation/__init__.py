@@ -1,0 +1,1 @@
+"""Recipes for experts that write: generative, multiple_choice, text_evaluation."""

@@ -1,0 +1,355 @@
+"""FoE's generative protocol: experts that write on domains, and the choice whose text is returned."""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import seed_everything
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from rich.console import Console
+from torch import Tensor, nn
+
+from lightning_fusion.errors import InputError
+from lightning_fusion.experts.outputs.store import ExpertOutputs
+from lightning_fusion.files import digest
+from lightning_fusion.generation.answers import Asking, ask_expert, pad_rows
+from lightning_fusion.generation.embeddings import EmbeddingsDataModule, Spool, collect_embeddings
+from lightning_fusion.generation.expert import GenerativeExpert
+from lightning_fusion.generation.fuser import GenerativeFoE
+from lightning_fusion.generation.module import GenerativeExpertModule
+from lightning_fusion.generation.pair_files import PairFiles
+from lightning_fusion.generation.rouge import ROUGE_KEYS, Rouge
+from lightning_fusion.plotting import plain_names
+from lightning_fusion.recipes.report import Report, claim_folder, paired_gain
+from lightning_fusion.recipes.seed_run import (
+    SeedRun,
+    check_domains,
+    check_seeds,
+    describe,
+    quiet_lightning,
+    save_weights,
+)
+
+MAIN = "GenerativeFoE (all embeddings)"
+DOMAIN_ORACLE = "oracle (domain known)"
+TEXT_ORACLE = "oracle (best ROUGE-L)"
+RANDOM = "random choice (expected)"
+LEADS = (4, 6, 8, 10, 12, 16)
+_SHOWN = 10
+
+
+def generative(
+    data: PairFiles,
+    network: Callable[[int], nn.Module],
+    output: str,
+    seeds: list[int] | None = None,
+    expert_epochs: int = 12,
+    fuser_epochs: int = 50,
+    max_new_tokens: int = 20,
+    hidden: int = 512,
+    single_features: bool = True,
+    optimizer: OptimizerCallable | None = None,
+    scheduler: LRSchedulerCallable | None = None,
+    gradient_clip: float | None = 1.0,
+    accelerator: str = "auto",
+    overwrite: bool = False,
+) -> Report:
+    """Train one expert that writes per domain, choose whose text is returned, and compare with every single expert.
+
+    For each seed: parts are drawn, one expert is trained per domain, all embed the fuser's and the test texts and write
+    for them, one expert in memory at a time; GenerativeFoE is trained on the embeddings of all experts and, as an
+    ablation, on those of each one alone; all texts are judged by ROUGE. A run that was interrupted goes on with what it
+    has: trained experts and written batches.
+
+    Args:
+        data: Pairs of texts; their domains are the experts'.
+        network: Called with the size of the vocabulary, gives an expert's network.
+        output: Folder of the run.
+        seeds: One run each; [0] where None.
+        expert_epochs: Epochs of each expert.
+        fuser_epochs: Epochs of each fuser.
+        max_new_tokens: Of a text.
+        hidden: Width of the fusers.
+        single_features: Train fusers that read one expert's embedding alone, too.
+        optimizer: Of the experts; AdamW, 1e-3, weight decay 1e-4 where None.
+        scheduler: Of the experts, stepping each epoch; a cosine to 0 where None.
+        gradient_clip: Largest norm of a gradient, of experts and fusers; not clipped where None.
+        accelerator: Lightning's name of the device.
+        overwrite: Replace another run in ``output``.
+
+    Returns:
+        The report, which is also in ``output``: ``results.json``, ``report.md``, pictures, and for each seed the
+        tokenizer, the experts' checkpoints and the store of embeddings.
+
+    Raises:
+        InputError: If ``output`` holds another run, or the data have fewer than two domains.
+    """
+    seeds = [0] if seeds is None else seeds
+    check_seeds(seeds)
+    if min(expert_epochs, fuser_epochs, max_new_tokens, hidden) < 1:
+        raise InputError("expert_epochs, fuser_epochs, max_new_tokens and hidden must be at least 1")
+    data = data.variant(seed=seeds[0])
+    check_domains(data.module("fuser"))
+    config = {
+        "data": data.arguments,
+        "content": data.fingerprint(),
+        "network": describe(network),
+        "seeds": seeds,
+        "expert_epochs": expert_epochs,
+        "fuser_epochs": fuser_epochs,
+        "max_new_tokens": max_new_tokens,
+        "hidden": hidden,
+        "single_features": single_features,
+        "optimizer": describe(optimizer),
+        "scheduler": describe(scheduler),
+        "gradient_clip": gradient_clip,
+    }
+    folder, resumed = claim_folder(output, "generative", config, overwrite)
+    console = Console(markup=False)
+    if resumed:
+        console.print(f"going on with the run in {folder}")
+    report = Report("generative", config, metric="rougeL", title="test ROUGE-L (F-measure)")
+    report.beside = ("rouge1", "rouge2", "choice accuracy", "experts asked")
+    arguments = {"network": network, "optimizer": optimizer, "scheduler": scheduler, "max_new_tokens": max_new_tokens}
+    trainer = {"accelerator": accelerator, "gradient_clip_val": gradient_clip}
+    with quiet_lightning():
+        for seed in seeds:
+            run = _Seed(data.variant(seed=seed), seed, folder / f"seed_{seed}", report, console, trainer)
+            experts = run.train_writers(arguments, expert_epochs)
+            run.ask(experts, max_new_tokens)
+            run.choose(fuser_epochs, max_new_tokens, hidden, single_features)
+            run.score_baselines()
+            run.compare()
+    report.data = {
+        "source": f"{data.source} {data.root}",
+        "experts": ", ".join(data.domains),
+        "pairs": ", ".join(f"{name} {count}" for name, count in run.counts().items()),
+        "tokens": data.tokenizer.vocab_size,
+    }
+    if told := data.tell_cut():
+        report.notes.append(told)
+    report.save(folder, MAIN, {})  # the figures are safe before anything is drawn
+    report.save(folder, MAIN, _draw(report, folder, run))
+    report.print(MAIN, folder, console)
+    return report
+
+
+class _Seed(SeedRun):
+    """One seed of the protocol."""
+
+    def __init__(self, data: PairFiles, seed: int, folder: Path, *more: Any) -> None:
+        self.files, self.pairs = data, data.module("fuser")
+        super().__init__(self.pairs, seed, folder, *more)
+        self.rouge = Rouge(data.decode, data.tokenizer.pad_id)
+        self.tokenizer = data.save_tokenizer(folder)
+        self.found: dict[str, np.ndarray] = {}
+        self.chosen: dict[str, np.ndarray] = {}
+
+    def counts(self) -> dict[str, int]:
+        """Pairs of each part."""
+        roles = (("expert", "train"), ("expert", "val"), ("fuser", "train"), ("fuser", "val"), ("fuser", "test"))
+        return {
+            f"{role} {split}" if split != "test" else split: len(self.files.rows(role, split))  # type: ignore[arg-type]
+            for role, split in roles
+        }
+
+    # --------------------------------------------------------------- experts
+
+    def train_writers(self, arguments: dict[str, Any], epochs: int) -> dict[str, GenerativeExpert]:
+        """One expert per domain; those that are there already are taken as they are."""
+        experts, names = {}, self.files.domains
+        for number, name in enumerate(names):
+            label = f"seed {self.seed}  expert {number + 1}/{len(names)} {name}"
+            seed = (self.seed * 1000 + int(digest(name)[:6], 16)) % 2**32
+            build = partial(self._writer, name, arguments)
+            data = self.files.module("expert", name)
+            path = self.train(f"experts/{name}", build, data, seed, epochs, "32-true", label)
+            experts[name] = GenerativeExpert(str(path), domains=[name])
+        return experts
+
+    def _writer(self, name: str, arguments: dict[str, Any]) -> GenerativeExpertModule:
+        vocabulary = self.files.tokenizer
+        facts = {"lowercase": self.files.lowercase, "tokenizer": vocabulary.fingerprint}
+        return GenerativeExpertModule(
+            vocab_size=vocabulary.vocab_size, trained_on=[name], preprocessing=facts, **arguments
+        )
+
+    def ask(self, experts: dict[str, GenerativeExpert], max_new_tokens: int) -> None:
+        """Embed all texts, keep what the experts wrote for the test texts, and judge it."""
+        start = time.perf_counter()
+        trainer, folder = self.trainer(1), self.folder / "embeddings"
+        self.store: ExpertOutputs = collect_embeddings(
+            experts, self.pairs, folder, max_new_tokens=max_new_tokens, trainer=trainer
+        )
+        spool = Spool()
+        wanted: list[list[int]] = []
+        for batch in self.pairs.test_dataloader():
+            spool.add(batch, "the test loader")
+            ids = batch.input["target_ids"]
+            wanted += [[token for token in row if token != self.rouge.pad_id] for row in ids.tolist()]
+        how = Asking(
+            max_new_tokens,
+            spool.batch_size,
+            trainer.strategy.root_device,
+            Path(f"{folder}.parts"),
+            str(trainer.precision),
+        )
+        self.read = spool.rows
+        self.written = {name: ask_expert(expert, spool.rows, "text", how)[0] for name, expert in experts.items()}
+        self.took("asking experts", start)
+        start = time.perf_counter()
+        self.wanted = self._padded(wanted)
+        self.domain = np.concatenate(spool.domain).argmax(1)
+        self.scores = np.stack([self._judged(texts) for texts in self.written.values()], 1)  # (N, K, 3)
+        self.took("ROUGE", start)
+
+    def _padded(self, texts: Sequence[Any]) -> Tensor:
+        return pad_rows([np.asarray(text, np.int64) for text in texts], self.rouge.pad_id)["input_ids"]
+
+    def _judged(self, texts: Sequence[Any]) -> np.ndarray:
+        return self.rouge.scores(self._padded(texts), self.wanted).numpy()
+
+    # ---------------------------------------------------------------- choice
+
+    def choose(self, epochs: int, max_new_tokens: int, hidden: int, single_features: bool) -> None:
+        """Train GenerativeFoE on all embeddings and on each expert's alone, and judge the chosen texts."""
+        names = self.store.names
+        kinds: dict[str, list[str]] = {MAIN: names}
+        if single_features:
+            kinds |= {f"GenerativeFoE (embedding of {name})": [name] for name in names}
+        for method, features in kinds.items():
+            start = time.perf_counter()
+            seed_everything(self.seed, verbose=False)
+            data = EmbeddingsDataModule(self.store, features, seed=self.seed)
+            module = GenerativeFoE(
+                expert_names=names,
+                feature_dims=data.feature_dims,
+                max_new_tokens=max_new_tokens,
+                hidden=hidden,
+                pad_id=self.rouge.pad_id,
+                tokenizer=str(self.tokenizer),
+            )
+            trainer = self.trainer(epochs, accelerator="cpu")
+            trainer.fit(module, datamodule=data)
+            file = "all" if method == MAIN else features[0]
+            save_weights(trainer, self.folder / "fusers" / f"{file}.ckpt")
+            module.eval()
+            with torch.no_grad():
+                chosen = module.choose(data.rows("test").inputs).numpy()  # type: ignore[arg-type]
+            own = np.array([names[number] in features for number in chosen])
+            self._score(method, chosen, len(features) + (~own).mean())
+            self.took("training fusers", start)
+
+    def score_baselines(self) -> None:
+        """Single experts, chance, oracles, and the first words of the text."""
+        rows = np.arange(len(self.scores))
+        for number, name in enumerate(self.store.names):
+            self._score(f"single expert {name}", np.full(len(rows), number), 1)
+        self._add(RANDOM, self.scores.mean(1))
+        self.report.add(RANDOM, "choice accuracy", 1 / self.scores.shape[1], self.seed)
+        self.report.add(RANDOM, "experts asked", 1, self.seed)
+        self._score(DOMAIN_ORACLE, self.domain, 1)
+        self._score(TEXT_ORACLE, self.scores[:, :, 2].argmax(1), self.scores.shape[1])
+        count = self._lead()
+        self._add("first words of the text", self._judged([text[:count] for text in self.read]))
+
+    def _lead(self) -> int:
+        """How many first tokens are the best title on the fuser's validation pairs."""
+        best = {}
+        batches = list(self.pairs.val_dataloader())
+        for count in LEADS:
+            parts = [self.rouge.scores(b.input["input_ids"][:, :count], b.input["target_ids"]) for b in batches]
+            best[count] = float(torch.cat(parts)[:, 2].mean())
+        return max(best, key=lambda count: best[count])
+
+    def compare(self) -> None:
+        """Paired ROUGE-L differences from each single expert over test rows, and some chosen texts."""
+        rows = np.arange(len(self.scores))
+        lines = [
+            "",
+            f"Paired ROUGE-L difference of {MAIN} from each single expert over {len(rows)} test rows, seed {self.seed} "
+            "(points, 95 % interval by Student's t over rows; the experts are held fixed):",
+            "",
+            "| against | difference | interval |",
+            "|---|---|---|",
+        ]
+        own = self.scores[rows, self.chosen[MAIN], 2]
+        for number, name in enumerate(self.store.names):
+            mean, low, high = paired_gain(own.tolist(), self.scores[:, number, 2].tolist())
+            bounds: dict[str, Any] = {} if low is None or high is None else {"low": low, "high": high}
+            self.report.add(MAIN, f"rougeL difference from {name}", mean, self.seed, **bounds)
+            interval = f"[{100 * low:+.2f}, {100 * high:+.2f}]" if low is not None and high is not None else ""
+            lines.append(f"| {name} | {100 * mean:+.2f} | {interval} |")
+        lines += [
+            "",
+            f"{min(_SHOWN, len(rows))} chosen texts of seed {self.seed}, evenly spread over the test rows:",
+            "",
+        ]
+        lines += ["| domain | read | wanted | chosen expert | its text |", "|---|---|---|---|---|"]
+        for row in np.unique(np.linspace(0, len(rows) - 1, _SHOWN).astype(int)):
+            name = self.store.names[self.chosen[MAIN][row]]
+            texts = (self.read[row], self.wanted[row].tolist(), self.written[name][row])
+            read, wanted, written = (self.files.decode([int(t) for t in text]).replace("|", "\\|") for text in texts)
+            short = read if len(read) <= 70 else f"{read[:70]} ..."
+            lines.append(f"| {self.files.domains[self.domain[row]]} | {short} | {wanted} | {name} | {written} |")
+        self.report.text += lines
+
+    # --------------------------------------------------------------- helpers
+
+    def _score(self, method: str, chosen: np.ndarray, asked: float) -> None:
+        self.chosen[method] = chosen
+        self._add(method, self.scores[np.arange(len(chosen)), chosen])
+        right = chosen == self.domain
+        self.report.add(method, "choice accuracy", right.mean(), self.seed)
+        self.report.add(method, "experts asked", asked, self.seed)
+        for number, name in enumerate(self.files.domains):
+            self.report.add(method, "choice accuracy", right[self.domain == number].mean(), self.seed, domain=name)
+
+    def _add(self, method: str, scores: np.ndarray) -> None:
+        for place, key in enumerate(ROUGE_KEYS):
+            self.report.add(method, key, scores[:, place].mean(), self.seed)
+            for number, name in enumerate(self.files.domains):
+                value = scores[self.domain == number, place].mean()
+                self.report.add(method, key, value, self.seed, domain=name)
+
+
+@plain_names
+def _draw(report: Report, folder: Path, run: _Seed) -> dict[str, str]:
+    """The two pictures of the report."""
+    from matplotlib.figure import Figure
+
+    names = run.files.domains
+    shown = [MAIN, *(f"single expert {name}" for name in names), DOMAIN_ORACLE, TEXT_ORACLE]
+    figure = Figure(figsize=(min(15.0, 4 + 1.6 * len(names)), 4.4), layout="constrained")
+    axes = figure.subplots()
+    width = 0.84 / len(shown)
+    for number, method in enumerate(shown):
+        rows = [row for row in report.rows if (row["method"], row["metric"]) == (method, "rougeL")]
+        means = [np.mean([row["value"] for row in rows if row.get("domain") == name]) for name in names]
+        axes.bar(np.arange(len(names)) + (number - (len(shown) - 1) / 2) * width, means, width, label=method)
+    axes.set_xticks(range(len(names)), names)
+    axes.set(ylabel="test ROUGE-L", title="ROUGE-L on the texts of each domain")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+    figure.savefig(folder / "domains.png", dpi=130)
+
+    share = np.zeros((len(names), len(names)))
+    np.add.at(share, (run.domain, run.chosen[MAIN]), 1)
+    share /= np.maximum(share.sum(1, keepdims=True), 1)
+    figure = Figure(figsize=(4 + 0.4 * len(names), 3.2 + 0.4 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for place, value in np.ndenumerate(share):
+        axes.text(place[1], place[0], f"{value:.2f}", ha="center", va="center", color="w" if value > 0.5 else "k")
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="chosen expert", ylabel="domain of the text", title=f"Whose text is returned, seed {run.seed}")
+    figure.colorbar(image, ax=axes, shrink=0.8)
+    figure.savefig(folder / "choices.png", dpi=130)
+    return {
+        "domains.png": "Test ROUGE-L on the texts of each domain, mean over seeds.",
+        "choices.png": f"Shares of each domain's test texts that each expert answers ({MAIN}), one seed.",
+    }

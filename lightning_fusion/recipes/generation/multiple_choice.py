@@ -1,0 +1,326 @@
+"""FoE on multiple-choice questions: language models are scored by the likelihood of the options, one is chosen."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning import seed_everything
+from lightning.pytorch.utilities import rank_zero_warn
+from rich.console import Console
+
+from lightning_fusion.data.splits import stratified_split
+from lightning_fusion.data.text.tokens import TextTokenizer
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.outputs.store import ExpertOutputs
+from lightning_fusion.experts.pool import check_name
+from lightning_fusion.files import DAMAGED, whole_file
+from lightning_fusion.generation.answers import pad_rows
+from lightning_fusion.generation.choices import LETTERS, Choices, read_categories, read_choices
+from lightning_fusion.generation.embeddings import EmbeddingsDataModule
+from lightning_fusion.generation.expert import GenerativeExpert, score_options
+from lightning_fusion.generation.fuser import GenerativeFoE
+from lightning_fusion.plotting import plain_names
+from lightning_fusion.recipes.report import Report, claim_folder
+from lightning_fusion.recipes.seed_run import SeedRun, check_seeds, quiet_lightning, save_weights
+
+MAIN = "FoE (embeddings)"
+PROBABILITIES = "FoE (option probabilities)"
+CALIBRATED = "best of the category on validation (category known)"
+
+
+def multiple_choice(
+    root: str,
+    experts: dict[str, str],
+    output: str,
+    categories: str | None = None,
+    val_split: str = "val",
+    test_split: str = "test",
+    options: Literal["letters", "texts"] = "letters",
+    per_token: bool = False,
+    max_length: int = 512,
+    batch_size: int = 8,
+    seeds: list[int] | None = None,
+    fuser_epochs: int = 50,
+    hidden: int = 512,
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto",
+    overwrite: bool = False,
+) -> Report:
+    """Score language models on multiple-choice questions, and choose one for each question.
+
+    Each expert is loaded once, says how likely every option is and embeds the question; that is kept, so that a run
+    that was interrupted goes on with the next expert. The expert that answers most validation questions of a category
+    is that category's target. Fusers learn this target on four fifths of the validation questions, from embeddings or
+    from option probabilities. Test questions have no part in it: the released code calibrates on them.
+
+    Args:
+        root: Folder with ``<split>/<subject>_<split>.csv``: question, four options, letter; no line of names.
+        experts: Names, and folders (or names on the hub that are on this machine) of sequence-to-sequence or causal
+            language models of transformers with their tokenizers.
+        output: Folder of the run.
+        categories: CSV file of subjects and their categories; each subject is a category where None.
+        val_split: Calibrates, and trains the fusers.
+        test_split: Tests.
+        options: Whether the likelihood is of the letter, after a question that lists the options, or of the text.
+        per_token: Divide a likelihood by its tokens, so that short texts have no advantage.
+        max_length: Tokens of a question; of longer ones the end is kept, which asks for the answer.
+        batch_size: Questions that an expert works on at once.
+        seeds: One training of the fusers each; [0] where None.
+        fuser_epochs: Epochs of each fuser.
+        hidden: Width of the fusers.
+        accelerator: Where experts work.
+        overwrite: Replace another run in ``output``.
+
+    Raises:
+        InputError: If files or experts do not fit, or ``output`` holds another run.
+    """
+    seeds = [0] if seeds is None else seeds
+    check_seeds(seeds)
+    if min(max_length, batch_size, fuser_epochs, hidden) < 1:
+        raise InputError("max_length, batch_size, fuser_epochs and hidden must be at least 1")
+    if len(experts) < 2:
+        raise InputError(f"experts: found {shorten(experts) or 'none'}; fusion needs two at least")
+    for name in experts:
+        check_name(name, "experts: the name")
+    parts = {"val": read_choices(root, val_split), "test": read_choices(root, test_split)}
+    known = read_categories(categories) if categories is not None else {}
+    if categories is not None and (
+        missing := sorted({subject for part in parts.values() for subject in part.subjects} - set(known))
+    ):
+        raise InputError(f"categories: {categories} names no category for the subject(s) {shorten(missing)}; add rows")
+    names = sorted({known.get(subject, subject) for subject in parts["val"].subjects})
+    if lacking := sorted({known.get(subject, subject) for subject in parts["test"].subjects} - set(names)):
+        raise InputError(
+            f"{test_split}: the categories {shorten(lacking)} have no {val_split} question to choose an expert by; add "
+            "some, or put their subjects into another category"
+        )
+    pool = {name: GenerativeExpert(transformers=path) for name, path in experts.items()}
+    asking = {"options": options, "per_token": per_token, "max_length": max_length}
+    content = {split: part.fingerprint() for split, part in parts.items()}
+    config = {"content": content, "experts": {name: [experts[name], e.fingerprint] for name, e in pool.items()}}
+    config |= {**asking, "categories": known, "seeds": seeds, "fuser_epochs": fuser_epochs, "hidden": hidden}
+    folder, _ = claim_folder(output, "multiple_choice", config, overwrite)
+    report = Report("multiple_choice", config)
+    report.beside = ("choice accuracy",)
+    device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    start = time.perf_counter()
+    answers = folder / f"seed_{seeds[0]}" / "answers"
+    answers.mkdir(parents=True, exist_ok=True)
+    said = {
+        name: _ask(expert, experts[name], parts, answers / f"{name}.npz", device, batch_size, asking)
+        for name, expert in pool.items()
+    }
+    report.seconds["asking experts"] = time.perf_counter() - start
+    category = {split: part.numbers(known, names) for split, part in parts.items()}
+    protocol = _Protocol(parts, said, category, names)
+    console = Console(markup=False)
+    with quiet_lightning():
+        for seed in seeds:
+            protocol.score(report, seed)
+            run = SeedRun(
+                protocol.data(seed, "embeddings"),
+                seed,
+                folder / f"seed_{seed}",
+                report,
+                console,
+                {"accelerator": "cpu"},
+            )
+            for method, kind in ((MAIN, "embeddings"), (PROBABILITIES, "probabilities")):
+                chosen = _choose(run, protocol.data(seed, kind), fuser_epochs, hidden, kind)
+                protocol.add(report, method, chosen, seed)
+    report.data = {
+        "questions": ", ".join(f"{split} {len(part.questions)}" for split, part in parts.items()),
+        "categories": ", ".join(names),
+        "experts": ", ".join(experts),
+    }
+    report.text = protocol.table()
+    report.save(folder, MAIN, {})  # the figures are safe before anything is drawn
+    report.save(folder, MAIN, _draw(protocol, folder))
+    report.print(MAIN, folder, console)
+    return report
+
+
+def prompt(question: str, options: list[str], listed: bool) -> str:
+    r"""What an expert reads.
+
+    Example:
+        >>> prompt("2 + 2 =", ["3", "4", "5", "6"], listed=False)
+        'Question: 2 + 2 =\nAnswer:'
+    """
+    lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True)] if listed else []
+    return "\n".join([f"Question: {question}", *lines, "Answer:"])
+
+
+def _ask(
+    expert: GenerativeExpert,
+    path: str,
+    parts: dict[str, Choices],
+    file: Path,
+    device: str,
+    batch_size: int,
+    asking: dict[str, Any],
+) -> dict[str, np.ndarray]:
+    """Log-likelihoods (N, 4) and embeddings (N, D) of each split, from the file if they are there."""
+    kept = _read(file, parts)
+    if kept is not None:
+        return kept
+    found: dict[str, np.ndarray] = {}
+    tokenizer = TextTokenizer.load(path, download=False).backend
+    with expert.loaded(device) as network, torch.no_grad():
+        for split, part in parts.items():
+            found |= _say(network, tokenizer, part, split, batch_size, **asking)
+    with whole_file(file) as draft, open(draft, "wb") as handle:
+        np.savez(handle, **dict[str, Any](found))
+    return found
+
+
+def _read(file: Path, parts: Mapping[str, Choices]) -> dict[str, np.ndarray] | None:
+    """What the file holds; None where it is not there, or not whole."""
+    if not file.is_file():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            found = dict(stored)
+        for split, part in parts.items():
+            count = len(part.questions)
+            if found[f"{split}_likelihood"].shape != (count, len(LETTERS)) or len(found[f"{split}_embedding"]) != count:
+                raise ValueError(f"expected {count} {split} questions")
+    except DAMAGED:
+        rank_zero_warn(f"{file} is damaged: this expert is asked again")
+        return None
+    return found
+
+
+def _say(
+    network: Any,
+    tokenizer: Any,
+    part: Choices,
+    split: str,
+    batch_size: int,
+    options: str,
+    per_token: bool,
+    max_length: int,
+) -> dict[str, np.ndarray]:
+    likely, embedded = [], []
+    listed = options == "letters"
+    for start in range(0, len(part.questions), batch_size):
+        rows = range(start, min(start + batch_size, len(part.questions)))
+        texts = [prompt(part.questions[row], part.options[row], listed) for row in rows]
+        read = [np.array(tokenizer(text)["input_ids"][-max_length:], np.int64) for text in texts]
+        device = next(network.parameters()).device
+        input = pad_rows(read, network.pad_id, device)
+        wanted = [f" {text}" for row in rows for text in (LETTERS if listed else part.options[row])]
+        tokens = [np.array(tokenizer(text, add_special_tokens=False)["input_ids"], np.int64) for text in wanted]
+        padded = pad_rows(tokens, network.pad_id, device)["input_ids"].reshape(len(rows), len(LETTERS), -1)
+        likely.append(score_options(network, input, padded, per_token).float().cpu().numpy())
+        embedded.append(network.embed(input).float().cpu().numpy())
+    both = {"likelihood": np.concatenate(likely), "embedding": np.concatenate(embedded)}
+    if not all(np.isfinite(values).all() for values in both.values()):
+        raise InputError(f"experts: {network.path} gives NaN or infinite numbers for {split} questions")
+    return {f"{split}_{name}": values for name, values in both.items()}
+
+
+class _Protocol:
+    """What all experts said, the expert that each category is to be given, and the scores."""
+
+    def __init__(
+        self,
+        parts: dict[str, Choices],
+        said: dict[str, dict[str, np.ndarray]],
+        category: dict[str, np.ndarray],
+        categories: list[str],
+    ) -> None:
+        self.said, self.category, self.categories, self.names = said, category, categories, list(said)
+        self.right = {
+            split: np.stack(
+                [one[f"{split}_likelihood"].argmax(1) == np.array(part.answers) for one in said.values()], 1
+            )
+            for split, part in parts.items()
+        }
+        self.answers = np.array(parts["test"].answers)
+        # ties go to the better expert on all validation questions, then to the first
+        overall = self.right["val"].mean(0)
+        self.calibration = np.stack(
+            [self.right["val"][category["val"] == number].mean(0) for number in range(len(categories))]
+        )
+        self.best = (self.calibration + 1e-6 * overall).argmax(1)
+
+    def data(self, seed: int, kind: str) -> EmbeddingsDataModule:
+        """Batches of embeddings or option probabilities; four fifths of the validation questions train."""
+        train, val = stratified_split(self.category["val"], 0.2, seed)
+        arrays = {}
+        for name, split, rows in (("train", "val", train), ("val", "val", val), ("test", "test", None)):
+            rows = np.arange(len(self.category[split])) if rows is None else rows
+            arrays[name] = {
+                "probabilities": {expert: np.ones((len(rows), 1), np.float32) for expert in self.names},
+                "features": {expert: self._features(expert, split, kind)[rows] for expert in self.names},
+                "target": self.best[self.category[split][rows]],
+            }
+        classes = {expert: [expert] for expert in self.names}
+        return EmbeddingsDataModule(ExpertOutputs.from_arrays(arrays, classes, self.names), seed=seed)
+
+    def _features(self, expert: str, split: str, kind: str) -> np.ndarray:
+        if kind == "embeddings":
+            return self.said[expert][f"{split}_embedding"]
+        return torch.from_numpy(self.said[expert][f"{split}_likelihood"]).softmax(1).numpy()
+
+    def score(self, report: Report, seed: int) -> None:
+        """Single experts and rules."""
+        right = self.right["test"]
+        for number, name in enumerate(self.names):
+            self.add(report, f"single expert {name}", np.full(len(right), number), seed)
+        report.add("random choice (expected)", "accuracy", right.mean(), seed)
+        both = np.mean([self._features(name, "test", "probabilities") for name in self.names], 0)
+        report.add("average of option probabilities", "accuracy", (both.argmax(1) == self.answers).mean(), seed)
+        best = int(self.right["val"].mean(0).argmax())
+        self.add(report, "best single expert on validation", np.full(len(right), best), seed)
+        self.add(report, CALIBRATED, self.best[self.category["test"]], seed)
+        report.add("oracle (some expert right)", "accuracy", right.any(1).mean(), seed)
+
+    def add(self, report: Report, method: str, chosen: np.ndarray, seed: int) -> None:
+        """Accuracy of the chosen experts' answers, and how often the category's own expert was chosen."""
+        right = self.right["test"][np.arange(len(chosen)), chosen]
+        report.add(method, "accuracy", right.mean(), seed)
+        report.add(method, "choice accuracy", (chosen == self.best[self.category["test"]]).mean(), seed)
+        for number, name in enumerate(self.categories):
+            if (own := self.category["test"] == number).any():
+                report.add(method, "accuracy", right[own].mean(), seed, domain=name)
+
+    def table(self) -> list[str]:
+        """The calibration, in Markdown."""
+        lines = ["", "Validation accuracy of each expert by category; the best one is the category's own:", ""]
+        lines += [f"| category | {' | '.join(self.names)} | own |", "|---" * (len(self.names) + 2) + "|"]
+        for name, row, best in zip(self.categories, self.calibration, self.best, strict=True):
+            lines.append(f"| {name} | {' | '.join(f'{value:.3f}' for value in row)} | {self.names[best]} |")
+        return lines
+
+
+def _choose(run: SeedRun, data: EmbeddingsDataModule, epochs: int, hidden: int, kind: str) -> np.ndarray:
+    start = time.perf_counter()
+    seed_everything(run.seed, verbose=False)
+    module = GenerativeFoE(expert_names=data.expert_names, feature_dims=data.feature_dims, reads="input", hidden=hidden)
+    trainer = run.trainer(epochs)
+    trainer.fit(module, datamodule=data)
+    save_weights(trainer, run.folder / "fusers" / f"{kind}.ckpt")
+    run.took("training fusers", start)
+    module.eval()
+    with torch.no_grad():
+        return module.choose(data.rows("test").inputs).numpy()  # type: ignore[arg-type]
+
+
+@plain_names
+def _draw(protocol: _Protocol, folder: Path) -> dict[str, str]:
+    from matplotlib.figure import Figure
+
+    count, experts = len(protocol.categories), len(protocol.names)
+    figure = Figure(figsize=(4 + 0.7 * experts, 2 + 0.35 * count), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(protocol.calibration, cmap="Blues", aspect="auto")
+    axes.set_xticks(range(experts), protocol.names, rotation=30, ha="right")
+    axes.set_yticks(range(count), protocol.categories)
+    axes.set(title="Validation accuracy of each expert by category")
+    figure.colorbar(image, ax=axes)
+    figure.savefig(folder / "calibration.png", dpi=130)
+    return {"calibration.png": "Validation accuracy of each expert by category."}

@@ -1,0 +1,67 @@
+"""What the recipe hat compares."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from lightning_fusion.recipes.hat.report import MAIN
+
+UNIFORM = "uniform distillation"
+
+
+STUDENTS: dict[str, dict[str, Any]] = {
+    MAIN: {},
+    UNIFORM: {"mixing": "uniform", "heads": "frozen", "dictionary": False, "alpha": "fixed"},
+    "static weights": {"mixing": "static"},
+}
+"""Arguments of :class:`~lightning_fusion.HaTJointModule` of each student of the main table."""
+
+
+_POISONED, _STUDENT = "_permuted", "_student"
+
+
+_OF_SELECTION = {"keep_share", "num_sources", "encoder_first", "similarity", "rank_by"}
+
+
+_OF_TARGET = {"labelled_share", "labelled_per_class"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained for every seed.
+
+    Attributes:
+        domains: Names of the domains that are sources, and may be targets.
+        networks: Called with the number of classes, by name; domains take them in turn.
+        features: Submodule of all of them whose output is the representation.
+        source_epochs: Of each source.
+        source_classes: That each source knows; all where None.
+        poisoned: Sources of each target whose labels are permuted.
+        epochs: Of each target's models.
+        target: Arguments of :class:`~lightning_fusion.data.views.target.TargetDataModule`.
+        selection: Of :func:`~lightning_fusion.select_sources`.
+        variants: Further students: arguments of selection, target or module that differ, by name.
+        publish_students: A finished target is a source of later ones.
+        guarded: Compare student and local model on folds of the labels.
+        baselines: Train the other students and fusers of the table.
+        arguments: Of all modules.
+        precision: Lightning's name of it.
+    """
+
+    domains: list[str]
+    networks: dict[str, Callable[[int], nn.Module]]
+    features: str
+    source_epochs: int
+    source_classes: int | None
+    poisoned: int
+    epochs: int
+    target: dict[str, Any]
+    selection: dict[str, Any]
+    variants: dict[str, dict[str, Any]]
+    publish_students: bool
+    guarded: bool
+    baselines: bool
+    arguments: dict[str, Any]
+    precision: str

@@ -1,0 +1,274 @@
+"""HaT's protocol: each domain in turn is a new one with few labels, and learns from a few of the others."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from lightning.pytorch.cli import OptimizerCallable
+from rich.console import Console
+from torch import nn
+
+from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.hat.module import HaTJointModule
+from lightning_fusion.recipes.hat import report as hat_report
+from lightning_fusion.recipes.hat.plan import _OF_SELECTION, _OF_TARGET, _POISONED, _STUDENT, STUDENTS, Plan
+from lightning_fusion.recipes.hat.report import LOCAL, MAIN, groups_of
+from lightning_fusion.recipes.hat.seed import _Seed
+from lightning_fusion.recipes.report import Report, claim_folder
+from lightning_fusion.recipes.seed_run import (
+    check_domains,
+    check_seeds,
+    describe,
+    describe_data,
+    expert_data,
+    quiet_lightning,
+    source_of,
+)
+
+
+def hat(
+    data: FusionDataModule,
+    networks: dict[str, Callable[[int], nn.Module]],
+    features: str,
+    output: str,
+    seeds: list[int] | None = None,
+    targets: list[str] | None = None,
+    num_targets: int | None = None,
+    labelled_share: float = 0.1,
+    labelled_per_class: int | None = None,
+    min_per_class: int = 1,
+    keep_share: float = 0.5,
+    num_sources: int = 5,
+    source_epochs: int = 30,
+    source_classes: int | None = None,
+    poisoned: int = 0,
+    epochs: int = 60,
+    publish_students: bool = False,
+    guarded: bool = False,
+    baselines: bool = True,
+    variants: dict[str, dict[str, Any]] | None = None,
+    optimizer: OptimizerCallable | None = None,
+    accelerator: str = "auto",
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true",
+    overwrite: bool = False,
+) -> Report:
+    """Let each domain learn from a few labels and from selected models of others, and compare with what it must beat.
+
+    For each seed one source is trained per domain, with all its labels and an architecture of its own, and published.
+    Then each target domain in turn is new: it keeps few labels, selects among the sources of *other groups* (people,
+    sites: the data's ``groups``), and trains its small model. Everything is tested on the target's test split.
+
+    Args:
+        data: The data, with domains and, where several domains are of one group, ``groups``.
+        networks: Architectures by name, each called with the number of classes. Domains take them in turn, as sources
+            and as targets.
+        features: Submodule of all of them whose output is the representation.
+        output: Folder of the run.
+        seeds: One run each; [0] where None.
+        targets: Domains that are new in turn; all where None.
+        num_targets: This many of them, spread evenly over their order; all where None.
+        labelled_share: Share of the target's training rows that keep their label.
+        labelled_per_class: This many rows of each class instead.
+        min_per_class: Labelled rows of each class, at least, with ``labelled_share``.
+        keep_share: Share of the sources whose models are looked at.
+        num_sources: How many are chosen.
+        source_epochs: Epochs of each source.
+        source_classes: Every source knows this many of the classes only, two or more, and is trained on their rows
+            alone: the dial of label overlap. They are drawn with the seed and its name, those first that the fewest
+            sources before it know, so that together they cover all where they can. The row "own model, all labels"
+            is of another model then, which knows all.
+        poisoned: This many of the sources that each target may choose from, drawn with the seed, are replaced by
+            models that were trained on permuted labels: each class bears the name of another.
+        epochs: Epochs of each model of a target.
+        publish_students: Targets come in order, and each one's student is published as a source ``NAME_student`` that
+            later targets of other groups may choose, with centroids of its few labelled samples. It counts as a source
+            in every row of the table.
+        guarded: Also return the local model where folds of the labels say it is better; six more trainings for each
+            target.
+        baselines: Train the students and fusers that HaT is compared with.
+        variants: Further students by name: arguments of :func:`~lightning_fusion.select_sources`,
+            :class:`~lightning_fusion.data.views.target.TargetDataModule` (label share) and
+            :class:`~lightning_fusion.HaTJointModule` in which each differs.
+        optimizer: Of all models; AdamW, 1e-3, weight decay 1e-4 where None.
+        accelerator: Lightning's name of the device.
+        precision: Lightning's name of the precision.
+        overwrite: Replace another run in ``output``.
+
+    Returns:
+        The report, which is also in ``output``: ``results.json``, ``report.md``, pictures, and for each seed the
+        sources' registry and the targets' students, which are ordinary experts.
+
+    Raises:
+        InputError: If ``output`` holds another run, or arguments make no sense.
+    """
+    seeds = [0] if seeds is None else seeds
+    check_seeds(seeds)
+    variants = variants or {}
+    _check(networks, variants, num_targets, epochs, source_epochs, source_classes)
+    data = expert_data(data)
+    data.prepare_data()
+    data.setup("fit")
+    check_domains(data)
+    made = {_POISONED: poisoned > 0, _STUDENT: publish_students}
+    _check_taken(data, [ending for ending, wanted in made.items() if wanted])
+    domains, left_out = _usable(data, seeds)
+    chosen = _targets(domains, left_out, targets, num_targets)
+    _check_poisoned(groups_of(data), domains, chosen, poisoned)
+    target = {
+        "labelled_share": labelled_share,
+        "labelled_per_class": labelled_per_class,
+        "min_per_class": min_per_class,
+    }
+    selection = {"keep_share": keep_share, "num_sources": num_sources}
+    config = {
+        **describe_data(data, seeds[0]),
+        "networks": {name: describe(network) for name, network in networks.items()},
+        "features": features,
+        "seeds": seeds,
+        "targets": chosen,
+        **target,
+        **selection,
+        "source_epochs": source_epochs,
+        "source_classes": source_classes,
+        "poisoned": poisoned,
+        "epochs": epochs,
+        "publish_students": publish_students,
+        "guarded": guarded,
+        "baselines": baselines,
+        "variants": variants,
+        "optimizer": describe(optimizer),
+        "precision": precision,
+    }
+    folder, resumed = claim_folder(output, "hat", config, overwrite)
+    console = Console(markup=False)
+    if resumed:
+        console.print(f"going on with the run in {folder}")
+    report = Report("hat", config, title="test accuracy, mean over targets")
+    for name, reason in left_out.items():
+        report.notes.append(f"Domain {name} is neither source nor target: {reason}.")
+        console.print(f"{name} is left out: {reason}")
+    plan = Plan(
+        domains,
+        networks,
+        features,
+        source_epochs,
+        source_classes,
+        poisoned,
+        epochs,
+        target,
+        selection,
+        variants,
+        publish_students,
+        guarded,
+        baselines,
+        {"optimizer": optimizer, "features": features},
+        precision,
+    )
+    with quiet_lightning():
+        for seed in seeds:
+            run = _Seed(
+                data.variant(seed=seed), seed, folder / f"seed_{seed}", report, console, {"accelerator": accelerator}
+            )
+            run.publish_sources(plan, chosen)
+            for number, name in enumerate(chosen):
+                run.expand(name, chosen[:number], plan, f"seed {seed}  target {number + 1}/{len(chosen)} {name}")
+    report.data = {
+        "source": source_of(data),
+        "classes": len(data.classes),
+        "domains": len(domains),
+        "targets": len(chosen),
+        "labels of a target": f"{labelled_per_class} of each class"
+        if labelled_per_class
+        else f"{labelled_share:.3g} of its training samples",
+        "sources chosen": f"{num_sources}, where as many are eligible",
+        "epochs": f"{epochs}; sources, and so the target's own model with all labels, {source_epochs}",
+    }
+    hat_report.average(report)
+    report.notes += hat_report.verdicts(report)
+    parts = [
+        hat_report.over_groups(report, data),
+        hat_report.ranks(report),
+        hat_report.mixers(report),
+        hat_report.coverage(report),
+        hat_report.poison(report),
+        hat_report.traffic(report),
+    ]
+    report.text = [line for part in parts if part for line in ("", *part)][1:]
+    report.save(folder, MAIN, {})  # the figures are safe before anything is drawn
+    report.save(folder, MAIN, hat_report.draw(report, folder))
+    report.print(MAIN, folder, console)
+    return report
+
+
+def _check(
+    networks: Mapping[str, Any],
+    variants: Mapping[str, Any],
+    num_targets: int | None,
+    epochs: int,
+    source_epochs: int,
+    source_classes: int | None,
+) -> None:
+    if not networks:
+        raise InputError("networks: name at least one architecture")
+    if epochs < 1 or source_epochs < 1 or (num_targets is not None and num_targets < 1):
+        raise InputError("epochs, source_epochs and num_targets must be at least 1")
+    if source_classes is not None and source_classes < 2:
+        raise InputError(f"source_classes is {source_classes}; a source needs two classes, or null for all")
+    if taken := set(variants) & {*STUDENTS, LOCAL}:
+        raise InputError(f"variants: {shorten(sorted(taken))} is a row of the table already; rename it")
+    known = _OF_SELECTION | _OF_TARGET | set(inspect.signature(HaTJointModule).parameters)
+    for name, change in variants.items():
+        if unknown := set(change) - known:
+            raise InputError(
+                f"variants: {name} sets {shorten(sorted(unknown))}; known are {shorten(sorted(known), 40)}"
+            )
+
+
+def _usable(data: FusionDataModule, seeds: Sequence[int]) -> tuple[list[str], dict[str, str]]:
+    """Domains of which a classifier can be trained with every seed, and why the others are left out."""
+    left_out: dict[str, str] = {}
+    for seed in seeds:
+        of_seed = data.variant(seed=seed)
+        for name in data.domains:
+            try:
+                of_seed.variant(domain=name).rows("train")
+            except InputError as error:
+                left_out.setdefault(name, str(error))
+    usable = [name for name in data.domains if name not in left_out]
+    if len(usable) < 2:
+        raise InputError(f"data: of {shorten(data.domains)} {len(usable)} can be used; {next(iter(left_out.values()))}")
+    return usable, left_out
+
+
+def _targets(
+    domains: Sequence[str], left_out: Mapping[str, str], names: Sequence[str] | None, count: int | None
+) -> list[str]:
+    for name in names or []:
+        if name not in domains:
+            reason = left_out.get(name, f"the data's domains are {shorten(domains, 20)}")
+            raise InputError(f"targets: found {name}; {reason}")
+    chosen = list(names or domains)
+    if count is not None and count < len(chosen):
+        places = np.linspace(0, len(chosen) - 1, count).round().astype(int)
+        chosen = [chosen[place] for place in places]
+    return chosen
+
+
+def _check_poisoned(groups: Mapping[str, str], domains: Sequence[str], targets: Sequence[str], poisoned: int) -> None:
+    for target in targets:
+        others = [name for name in domains if groups[name] != groups[target]]
+        if not 0 <= poisoned < max(1, len(others)):
+            raise InputError(
+                f"poisoned is {poisoned}; expected 0 or more, and less than the {len(others)} sources of other groups "
+                f"that {target} may choose from"
+            )
+
+
+def _check_taken(data: FusionDataModule, endings: Sequence[str]) -> None:
+    """Refuse domains that are called as a source that the run makes of another."""
+    if taken := {f"{name}{ending}" for name in data.domains for ending in endings} & set(data.domains):
+        raise InputError(
+            f"data: a source that the run makes would have the name of the domain {shorten(sorted(taken))}; rename it"
+        )

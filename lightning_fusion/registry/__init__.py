@@ -1,0 +1,1 @@
+"""Published experts behind one address."""

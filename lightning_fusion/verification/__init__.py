@@ -1,0 +1,1 @@
+"""Speaker verification: training, loss and metrics."""

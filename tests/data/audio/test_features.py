@@ -1,0 +1,123 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.signal import get_window
+
+from lightning_fusion.data.audio.features import LogMel, SpeechAugmentation
+from lightning_fusion.errors import InputError
+
+
+def log_mel_by_hand(waveform, rate, bands, low_hz=20.0):
+    """One utterance with NumPy: frames, Hann window, FFT of 512, triangles on the HTK mel scale, logarithm, mean."""
+    window, hop = round(0.025 * rate), round(0.01 * rate)
+    padded = np.pad(waveform.astype(np.float64), 256, mode="reflect")
+    taper = np.zeros(512)
+    taper[(512 - window) // 2 : (512 + window) // 2] = get_window("hann", window)
+    frames = np.stack([padded[at : at + 512] * taper for at in range(0, len(padded) - 511, hop)])
+    power = np.abs(np.fft.rfft(frames)) ** 2
+    mel = lambda hz: 2595 * np.log10(1 + hz / 700)  # noqa: E731
+    edges = 700 * (10 ** (np.linspace(mel(low_hz), mel(rate / 2), bands + 2) / 2595) - 1)
+    bins = np.linspace(0, rate / 2, 257)[:, None]
+    rising = (bins - edges[:-2]) / np.diff(edges)[:-1]
+    falling = (edges[2:] - bins) / np.diff(edges)[1:]
+    logarithm = np.log(np.maximum(power @ np.maximum(0, np.minimum(rising, falling)), 1e-6)).T
+    return logarithm - logarithm.mean(1, keepdims=True)
+
+
+class TestLogMel:
+    @pytest.mark.parametrize(("rate", "bands"), [(16_000, 80), (8000, 40)])
+    def test_against_numpy(self, rate, bands):
+        waveforms = torch.randn(11, rate) * torch.linspace(0, 1, rate)
+        found = LogMel(rate, bands)(waveforms)
+        for row in (0, 9):  # of different chunks
+            expected = log_mel_by_hand(waveforms[row].numpy(), rate, bands)
+            np.testing.assert_allclose(found[row], expected, atol=2e-3)
+
+    def test_no_band_is_empty_at_low_rates(self):
+        assert (LogMel(8000, 80).mel.mel_scale.fb.sum(0) > 0).all()
+
+    def test_a_constant_colour_and_level_fall_out(self):
+        waveforms = torch.randn(2, 8000)
+        torch.testing.assert_close(LogMel()(0.1 * waveforms), LogMel()(waveforms), rtol=0, atol=1e-4)
+
+    def test_silence_is_finite(self):
+        assert LogMel()(torch.zeros(2, 4000)).abs().max() < 1e-5
+
+    def test_a_rate_with_a_long_window(self):
+        assert LogMel(48_000)(torch.randn(1, 48_000)).shape == (1, 80, 101)
+
+
+class TestAugmentation:
+    def only(self, **shares):
+        return SpeechAugmentation(**({"speed": 0.0, "reverb": 0.0, "noise": 0.0} | shares))
+
+    def test_nothing_drawn_changes_nothing_and_the_input_is_left_alone(self):
+        waveforms = torch.randn(8, 4000)
+        assert torch.equal(self.only()(waveforms), waveforms)
+        before = waveforms.clone()
+        assert not torch.equal(SpeechAugmentation(speed=1, reverb=1, noise=1)(waveforms), waveforms)
+        assert torch.equal(waveforms, before)
+
+    @pytest.mark.parametrize("name", ["speed", "reverb", "noise"])
+    def test_a_share_of_the_utterances_is_changed(self, name):
+        waveforms = torch.randn(400, 2000)
+        changed = (self.only(**{name: 0.3})(waveforms) != waveforms).any(1)
+        assert 0.22 < changed.float().mean() < 0.38
+
+    def test_noise_has_the_drawn_ratio(self):
+        waveforms = torch.randn(300, 8000) * torch.rand(300, 1)
+        noise = self.only(noise=1.0)(waveforms) - waveforms
+        ratio = 10 * torch.log10(waveforms.square().mean(1) / noise.square().mean(1))
+        assert 10 - 1e-3 < ratio.min() < 11
+        assert 29 < ratio.max() < 30 + 1e-3
+        assert ratio.mean() == pytest.approx(20, abs=1.5)
+
+    @pytest.mark.parametrize(("factor", "expected_hz"), [(0.9, 900), (1.1, 1100)])
+    def test_speed_shifts_a_tone(self, factor, expected_hz):
+        tone = torch.sin(2 * math.pi * 1000 * torch.arange(16_000) / 16_000).repeat(3, 1)
+        changed = SpeechAugmentation(speed=1.0, reverb=0.0, noise=0.0, speeds=[factor])(tone)
+        assert (torch.fft.rfft(changed[:, :8000]).abs().argmax(1) * 2 == expected_hz).all()
+        assert changed.shape == tone.shape
+
+    def test_both_speeds_are_drawn_in_one_batch(self):
+        tone = torch.sin(2 * math.pi * 1000 * torch.arange(16_000) / 16_000).repeat(20, 1)
+        peaks = torch.fft.rfft(self.only(speed=1.0)(tone)[:, :8000]).abs().argmax(1) * 2
+        assert set(peaks.tolist()) == {900, 1100}
+
+    def test_a_room_rings_after_a_click_and_dies_at_its_reverberation_time(self):
+        click = torch.zeros(40, 16_000)
+        click[:, 1000] = 1
+        wet = SpeechAugmentation(speed=0.0, noise=0.0, reverb=1.0, reverb_s=[0.3, 0.3], direct_db=[0.0, 0.0])(click)
+        assert torch.allclose(wet[:, :1000], torch.zeros(()), atol=1e-5)  # nothing before its cause
+        energy = wet[:, 1000:].square().mean(0)
+        assert energy[1:].sum() / energy[0] == pytest.approx(1, abs=0.01)  # 0 dB direct-to-tail
+        fall_db = 10 * torch.log10(energy[1:481].mean() / energy[1:][2400:2880].mean())
+        assert fall_db == pytest.approx(30, abs=1.5)  # half of 60 dB after half the time
+        assert wet.square().mean(1) == pytest.approx(click.square().mean(1), rel=1e-3)
+
+    def test_silence_stays_finite(self):
+        assert SpeechAugmentation(speed=1, reverb=1, noise=1)(torch.zeros(6, 4000)).isfinite().all()
+
+    def test_one_seed_one_result(self):
+        waveforms, results = torch.randn(8, 4000), []
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            results.append(SpeechAugmentation()(waveforms))
+        assert torch.equal(results[0], results[1])
+        assert not torch.equal(results[0], results[2])
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"noise": 1.5}, "noise is 1.5; expected the share"),
+            ({"snr_db": [20, 5]}, r"snr_db is \[20, 5\]; expected \[lowest, highest\]"),
+            ({"reverb_s": [0, 0.5]}, "reverb_s is"),
+            ({"speeds": []}, "speeds is"),
+            ({"speeds": [10]}, r"speeds is \[10\]; expected factors from 0.5 to 2"),
+        ],
+    )
+    def test_bad_arguments(self, arguments, message):
+        with pytest.raises(InputError, match=message):
+            SpeechAugmentation(**arguments)

@@ -1,0 +1,254 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightning_fusion import ImageDataModule
+from lightning_fusion.data.base import Batch, TargetRows, TensorDataModule, row_facts
+from lightning_fusion.data.samplers import LabelledSampler
+from lightning_fusion.data.splits import stratified_folds
+from lightning_fusion.data.views.target import TargetDataModule
+from lightning_fusion.errors import InputError
+
+ROWS = {"train": 120, "val": 30, "test": 30}
+
+
+def target(domain="x", batch_size=10, rows=ROWS, **arguments) -> TargetDataModule:
+    data = TensorDataModule(tiny.tensors(rows=rows), tiny.CLASSES, tiny.DOMAINS, batch_size=batch_size)
+    return TargetDataModule(data, domain, **({"labelled_share": 0.2, "min_labelled": 4} | arguments))
+
+
+def everything(data, split="train") -> Batch:
+    rows = data.rows(split)
+    return rows[torch.arange(len(rows))]
+
+
+class TestRows:
+    def test_are_those_of_the_domain_and_few_show_their_label(self):
+        data = target()
+        inputs, targets, domains = tiny.tensors(rows=ROWS)["train"]
+        mine = domains[:, 0].nonzero().flatten()
+        batch = everything(data)
+        assert torch.equal(batch.index, mine) and torch.equal(batch.input, inputs[mine])
+        shown = batch.target >= 0
+        assert torch.equal(batch.target[shown], targets[mine][shown])
+        assert set(batch.target[~shown].tolist()) == {-100}
+        for number in (0, 1):
+            assert int((batch.target == number).sum()) == round(0.2 * int((targets[mine] == number).sum()))
+        for split in ("val", "test"):
+            batch = everything(data, split)
+            wanted = tiny.tensors(rows=ROWS)[split]
+            assert torch.equal(batch.target, wanted[1][wanted[2][:, 0]])
+            assert torch.equal(batch.index, data.data.rows(split).index[wanted[2][:, 0]])
+
+    def test_labelled_rows_alone(self):
+        data = target()
+        batch, rows = everything(data), data.labelled()
+        assert torch.equal(rows[torch.arange(len(rows))].index, batch.index[batch.target >= 0])
+        alone = data.variant(unlabelled=False)
+        assert torch.equal(everything(alone).index, batch.index[batch.target >= 0])
+        (order,) = [torch.cat([part.index for part in alone.train_dataloader()])]
+        assert sorted(order.tolist()) == everything(alone).index.tolist()
+
+    def test_a_larger_share_adds_labels(self):
+        few, more, other = (everything(target(**how)).target >= 0 for how in ({}, {"labelled_share": 0.5}, {"seed": 1}))
+        assert (more >= few).all() and more.sum() > few.sum()
+        assert not torch.equal(few, other)
+        assert (everything(target(labelled_share=1.0)).target >= 0).all()
+
+    def test_a_number_of_each_class(self):
+        batch = everything(target(labelled_per_class=3))
+        assert Counter(batch.target.tolist()) == {0: 3, 1: 3, -100: len(batch.target) - 6}
+        batch = everything(target(labelled_share=0.05, min_per_class=5))
+        assert [int((batch.target == number).sum()) for number in (0, 1)] == [5, 5]
+
+    def test_facts_are_the_same_with_and_without_inputs(self):
+        rows = target().rows("train")
+
+        class Foreign:
+            def __len__(self):
+                return len(rows)
+
+            def __getitem__(self, item):
+                return rows[item]
+
+        for ours, theirs in zip(row_facts(rows), row_facts(Foreign()), strict=True):
+            assert torch.equal(ours, theirs)
+
+    def test_fingerprints_tell_domains_and_labels_apart(self):
+        prints = [target(**how).fingerprint("train") for how in ({}, {"domain": "y"}, {"seed": 1}, {})]
+        assert len(set(prints)) == 3 and prints[0] == prints[3]
+
+
+class TestFolds:
+    @settings(max_examples=50, deadline=None)
+    @given(st.lists(st.integers(0, 3), min_size=3, max_size=40), st.integers(2, 3), st.integers(0, 5))
+    def test_are_stratified_and_of_equal_size(self, strata, count, seed):
+        folds = stratified_folds(np.array(strata), count, seed)
+        sizes = np.bincount(folds, minlength=count)
+        assert sizes.max() - sizes.min() <= 1
+        for stratum in set(strata):
+            own = np.bincount(folds[np.array(strata) == stratum], minlength=count)
+            assert own.max() - own.min() <= 1
+
+    def test_held_out_rows_are_no_training_rows(self):
+        data = target()
+        whole, known = everything(data), everything(data).index[everything(data).target >= 0]
+        held = []
+        for fold in data.folds(3):
+            train, test = everything(fold), everything(fold, "test")
+            assert torch.equal(everything(fold, "val").index, test.index)
+            assert (test.target >= 0).all() and not set(test.index.tolist()) & set(train.index.tolist())
+            assert len(train.index) + len(test.index) == len(whole.index)
+            assert set(train.index[train.target >= 0].tolist()) == set(known.tolist()) - set(test.index.tolist())
+            local = everything(fold.variant(unlabelled=False))
+            assert torch.equal(local.index, train.index[train.target >= 0])
+            assert fold.fingerprint("test") != data.fingerprint("test")
+            held += test.index.tolist()
+        assert sorted(held) == sorted(known.tolist())
+        with pytest.raises(InputError, match=r"folds: 30 of 1[0-9] labelled rows"):
+            data.folds(30)
+
+
+class TestBatches:
+    def drawn(self, num_rows, labelled, world=1, epoch=0, **how):
+        made = [LabelledSampler(num_rows, shuffle=True, labelled=labelled, **how) for _ in range(world)]
+        for rank, sampler in enumerate(made):
+            sampler.num_replicas, sampler.rank = world, rank
+            sampler.set_epoch(epoch)
+        batches = [[batch.tolist() for batch in sampler] for sampler in made]
+        assert {len(own) for own in batches} == {len(made[0])}
+        return batches
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.integers(1, 25), st.integers(0, 70), st.integers(9, 20), st.integers(1, 8), st.integers(1, 3))
+    def test_every_batch_of_every_process_has_labels(self, known, others, batch_size, least, world):
+        labelled = torch.arange(known + others) % (others // known + 1) == 0
+        known, others = int(labelled.sum()), int((~labelled).sum())
+        batches = self.drawn(len(labelled), labelled, world, batch_size=batch_size, min_labelled=least)
+        for own in batches:
+            for batch in own:
+                assert 1 <= len(batch) <= batch_size and len(set(batch)) == len(batch)
+                assert int(labelled[batch].sum()) >= min(least, known)
+        counts = Counter(row for own in batches for batch in own for row in batch)
+        assert all(counts[row] == 1 for row in (~labelled).nonzero().flatten().tolist())
+        shown = [counts[row] for row in labelled.nonzero().flatten().tolist()]
+        assert min(shown) >= 1 and max(shown) - min(shown) <= 2
+
+    def test_the_order_is_a_function_of_seed_and_epoch(self):
+        labelled = torch.arange(40) < 6
+        one, same, later, other = (
+            self.drawn(40, labelled, batch_size=12, **how) for how in ({}, {}, {"epoch": 1}, {"seed": 1})
+        )
+        assert one == same and one != later and one != other
+
+    def test_two_processes_see_the_global_batches_of_one(self):
+        labelled = torch.arange(32) % 2 == 0
+        (one,) = self.drawn(32, labelled, batch_size=8, min_labelled=2)
+        two = self.drawn(32, labelled, 2, batch_size=4, min_labelled=1)
+        assert [sorted(batch) for batch in one] == [sorted(a + b) for a, b in zip(*two, strict=True)]
+
+    def test_the_data_module_uses_it(self):
+        data = target()
+        loader = data.train_dataloader()
+        for batch in loader:
+            assert int((batch.target >= 0).sum()) >= 4
+        seen = torch.cat([batch.index for batch in loader]).unique()
+        assert torch.equal(seen, everything(data).index)
+        loader.sampler.shuffle = False  # as collect does
+        assert torch.equal(torch.cat([batch.index for batch in loader]), everything(data).index)
+        assert len(loader) == len(list(loader))
+
+    @pytest.mark.parametrize(
+        ("labelled", "arguments", "message"),
+        [
+            (torch.zeros(9, dtype=torch.bool), {}, "the training split has no labelled row"),
+            (torch.arange(20) < 10, {"batch_size": 8}, "batch_size is 8, of which min_labelled = 8 rows are labelled"),
+        ],
+    )
+    def test_impossible_batches(self, labelled, arguments, message):
+        with pytest.raises(InputError, match=message):
+            LabelledSampler(len(labelled), shuffle=True, labelled=labelled, **({"batch_size": 16} | arguments))
+
+
+class TestWrappedModule:
+    def test_preparation_and_facts_are_its_own(self):
+        data = ImageDataModule(source="synthetic", batch_size=32, augmentation=torch.nn.Dropout(0.5))
+        made = TargetDataModule(data, "style_1")
+        assert (made.classes, made.domains, made.own_domains) == (data.classes, data.domains, ["style_1"])
+        assert made.preprocessing == data.preprocessing and made.augmentation is data.augmentation
+        made.setup("fit")
+        batch = next(iter(made.val_dataloader()))
+        moved = made.on_after_batch_transfer(batch, 0)
+        assert torch.equal(moved.input, data.preprocess(batch.input))
+        assert torch.equal(moved.domain.nonzero()[:, 1].unique(), torch.tensor([1]))
+        assert target().preprocessing is None
+
+    def test_augments_in_training_alone(self):
+        data = ImageDataModule(source="synthetic", batch_size=32, augmentation=torch.nn.Dropout(1.0))
+        made = TargetDataModule(data, "style_1")
+        made.trainer = tiny.trainer()
+        batch = next(iter(made.val_dataloader()))
+        for training in (True, False):
+            made.trainer.training = training
+            assert bool((made.on_after_batch_transfer(batch, 0).input == -1).all()) == training
+
+    def test_statistics_are_those_of_the_domain(self):
+        class Counted(TensorDataModule):
+            def __init__(self, tensors, classes, domains=(), domain=None):
+                super().__init__(tensors, classes, domains)
+                self.domain = domain
+
+            def statistics(self, split="train"):
+                rows = self.rows(split)
+                mine = slice(None) if self.domain is None else rows.domains[:, self.domains.index(self.domain)]
+                return rows.inputs[mine].mean(0)
+
+        inputs, _, domains = tiny.tensors(rows=ROWS)["train"]
+        data = TargetDataModule(Counted(tiny.tensors(rows=ROWS), tiny.CLASSES, tiny.DOMAINS), "y", min_labelled=2)
+        torch.testing.assert_close(data.statistics(), inputs[domains[:, 1]].mean(0))
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"domain": "z"}, "domain is 'z'; the data have x, y"),
+            ({"labelled_share": 0.0}, "labelled_share is 0.0; expected a share above 0, up to 1"),
+            ({"labelled_share": float("nan")}, "labelled_share is nan"),
+            ({"labelled_per_class": 0}, "labelled_per_class is 0; expected at least 1"),
+            ({"min_labelled": 0}, "min_labelled is 0; expected at least 1"),
+            (
+                {"labelled_share": 0.005},
+                r"leaves no labelled sample of cat \(\d+ samples\), dog .*set min_per_class: 1",
+            ),
+        ],
+    )
+    def test_wrong_arguments(self, arguments, message):
+        with pytest.raises(InputError, match=message):
+            target(**arguments).setup("fit")
+
+    @pytest.mark.parametrize(
+        ("label", "message"),
+        [(0, r"domain x have one class only \(cat\); a target needs two"), (-100, "have no labelled sample")],
+    )
+    def test_targets_that_teach_nothing(self, label, message):
+        split = (torch.rand(6, 4), torch.full((6,), label), torch.ones(6, 1, dtype=torch.bool))
+        data = TargetDataModule(TensorDataModule({"train": split}, tiny.CLASSES, ["x"]), "x")
+        with pytest.raises(InputError, match=message):
+            data.rows("train")
+
+    def test_a_split_without_the_domain(self):
+        split = (torch.rand(6, 4), torch.arange(6) % 3, torch.zeros(6, 1, dtype=torch.bool))
+        data = TargetDataModule(TensorDataModule({"val": split}, tiny.CLASSES, ["x"]), "x")
+        with pytest.raises(InputError, match="the val split of domain x has no sample"):
+            data.rows("val")
+
+
+def test_views_of_views_hide_what_either_hides():
+    rows = target().rows("train")
+    shown = rows.labelled.nonzero().flatten()
+    view = TargetRows(rows, shown[:2], torch.tensor([True, False]))
+    assert view[torch.arange(2)].target.tolist()[1] == -100 == row_facts(view)[0].tolist()[1]

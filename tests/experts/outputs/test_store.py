@@ -1,0 +1,313 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from reference import rules
+
+from lightning_fusion import ExpertOutputs, OutputsDataModule, collect
+from lightning_fusion.errors import InputError
+from lightning_fusion.experts.outputs.store import StoreWriter, owner_matrix
+
+
+def equal(one: ExpertOutputs, other: ExpertOutputs) -> bool:
+    """Whether two stores hold the same facts and arrays."""
+    facts = [(o.classes, o.domains, o.experts, o.fingerprints, list(o.splits)) for o in (one, other)]
+    pairs = [
+        (name, values, dict(other[split].arrays())[name])
+        for split in one.splits
+        for name, values in one[split].arrays()
+    ]
+    return facts[0] == facts[1] and all(a.dtype == b.dtype and np.array_equal(a, b) for _, a, b in pairs)
+
+
+class TestViews:
+    def test_concatenated_and_scattered_equal_the_loops(self):
+        outputs = tiny.outputs()
+        both = np.concatenate([outputs["test"].probabilities[name] for name in ("a", "b")], 1)
+        assert np.array_equal(outputs.concatenated("test"), both)
+        assert np.array_equal(outputs.scattered("test"), rules.scatter(both, [[0, 1], [2, 1]], 3))
+
+    def test_owners_are_the_experts_of_the_rows_domains(self):
+        outputs = tiny.outputs()
+        expected = np.stack([outputs["val"].target != 2, outputs["val"].target != 0], 1)
+        assert np.array_equal(outputs.owners("val"), expected)
+        assert (
+            not ExpertOutputs.from_arrays({"test": {"probabilities": {"a": [[1.0]]}, "target": [0]}}, {"a": ["cat"]})
+            .owners("test")
+            .any()
+        )
+
+    def test_owner_matrix_reads_names(self):
+        matrix = owner_matrix(["x", "y", "z"], {"a": ["z", "x"], "b": [], "c": ["w"]})
+        assert matrix.tolist() == [[True, False, False], [False] * 3, [True, False, False]]
+        assert owner_matrix([], {"a": []}).shape == (0, 1)
+
+    def test_repr_and_unknown_split(self):
+        assert repr(tiny.outputs()) == "ExpertOutputs(2 experts, 3 classes; rows: train 24, val 9, test 11)"
+        with pytest.raises(InputError, match="no split 'tset'; it has train, val, test"):
+            tiny.outputs()["tset"]
+
+
+class TestRoundTrip:
+    def test_a_store_is_what_was_saved(self, tmp_path):
+        outputs = tiny.outputs()
+        outputs["train"].features["a"] = np.random.default_rng(0).random((24, 5), np.float32)
+        opened = outputs.save(tmp_path / "store")
+        assert equal(opened, outputs)
+        assert equal(ExpertOutputs.open(str(tmp_path / "store")), outputs)
+        assert np.array_equal(opened["train"].features["a"], outputs["train"].features["a"])
+        assert "b" not in opened["train"].features
+
+    def test_arrays_are_memory_mapped(self, tmp_path):
+        part = tiny.outputs().save(tmp_path)["train"]
+        assert all(isinstance(values, np.memmap) and not values.flags.writeable for _, values in part.arrays())
+
+    def test_without_domains_and_with_an_empty_split(self, tmp_path):
+        outputs = ExpertOutputs.from_arrays(
+            {
+                "train": {"probabilities": {"a": [[0.5, 0.5]]}, "target": [1]},
+                "val": {"probabilities": {"a": np.zeros((0, 2))}, "target": []},
+            },
+            {"a": ["cat", "dog"]},
+        )
+        assert equal(outputs.save(tmp_path), outputs)
+        assert outputs["train"].domain.shape == (1, 0)
+
+    def test_a_store_can_be_moved(self, tmp_path):
+        outputs = tiny.outputs()
+        outputs.save(tmp_path / "here")
+        shutil.move(tmp_path / "here", tmp_path / "there")
+        assert equal(ExpertOutputs.open(tmp_path / "there"), outputs)
+
+    def test_overwriting_is_asked_for_and_leaves_nothing_of_the_old(self, tmp_path):
+        tiny.outputs(0).save(tmp_path)
+        with pytest.raises(InputError, match="holds a store already; set overwrite"):
+            tiny.outputs(1).save(tmp_path)
+        assert equal(ExpertOutputs.open(tmp_path), tiny.outputs(0))
+        tiny.outputs(1).save(tmp_path, overwrite=True)
+        assert equal(ExpertOutputs.open(tmp_path), tiny.outputs(1))
+        assert len(list(tmp_path.glob("data-*"))) == 1
+
+
+class TestDamage:
+    @pytest.fixture
+    def store(self, tmp_path):
+        tiny.outputs().save(tmp_path)
+        return tmp_path
+
+    def test_no_store(self, tmp_path):
+        with pytest.raises(
+            InputError, match=r"found no manifest.json in .*; make a store with 'lightning-fusion collect'"
+        ):
+            ExpertOutputs.open(tmp_path / "nowhere")
+
+    @pytest.mark.parametrize("name", ["probabilities.b", "index", "target"])
+    def test_a_truncated_array(self, store, name):
+        (file,) = store.glob(f"data-*/val/{name}.npy")
+        size = file.stat().st_size
+        file.write_bytes(file.read_bytes()[:-3])
+        with pytest.raises(
+            InputError, match=f"val/{name}.npy has {size - 3} bytes, the manifest says {size}; collect again"
+        ):
+            ExpertOutputs.open(store)
+
+    def test_a_missing_array(self, store):
+        next(store.glob("data-*/test/domain.npy")).unlink()
+        with pytest.raises(InputError, match=r"test/domain.npy has 0 bytes"):
+            ExpertOutputs.open(store)
+
+    @pytest.mark.parametrize("text", ["", "{", '{"format": 1', "\x00\x00"])
+    def test_a_damaged_manifest(self, store, text):
+        (store / "manifest.json").write_text(text)
+        with pytest.raises(InputError, match=r"manifest.json is damaged .* collect again with overwrite"):
+            ExpertOutputs.open(store)
+        with pytest.warns(UserWarning, match="removed 1 half-written store"):
+            tiny.outputs(1).save(store, overwrite=True)
+        assert equal(ExpertOutputs.open(store), tiny.outputs(1))
+
+    @pytest.mark.parametrize("text", ["{}", '{"format": 99}', "[]", "null", "3"])
+    def test_a_manifest_of_another_format(self, store, text):
+        (store / "manifest.json").write_text(text)
+        with pytest.raises(InputError, match=r"has format .*; this version reads 1"):
+            ExpertOutputs.open(store)
+
+    def test_an_unfinished_store_beside_the_whole_one_is_removed_with_a_word(self, store):
+        (store / "data-000000000000" / "train").mkdir(parents=True)
+        with pytest.warns(
+            UserWarning, match="removed 1 half-written store.*the store that was there before it is whole"
+        ):
+            tiny.outputs(1).save(store, overwrite=True)
+        assert len(list(store.glob("data-*"))) == 1
+
+
+class TestWriter:
+    def test_a_failure_leaves_the_old_store(self, tmp_path):
+        outputs = tiny.outputs()
+        outputs.save(tmp_path)
+        with pytest.raises(RuntimeError, match="half-way"), StoreWriter(tmp_path, overwrite=True) as writer:
+            writer.create("train", "target", (3,), np.int64)
+            raise RuntimeError("half-way")
+        assert equal(ExpertOutputs.open(tmp_path), outputs)
+        assert len(list(tmp_path.glob("data-*"))) == 1
+
+    def test_a_second_writer_waits_outside(self, tmp_path):
+        with StoreWriter(tmp_path, overwrite=False) as first:
+            for overwrite in (False, True):
+                with pytest.raises(InputError, match="another process is writing"), StoreWriter(tmp_path, overwrite):
+                    pass
+            assert (tmp_path / first.data).is_dir()
+        tiny.outputs().save(tmp_path)
+
+    def test_other_files_in_the_folder(self, tmp_path):
+        (tmp_path / "notes.txt").write_text("mine")
+        with pytest.raises(InputError, match=r"holds other files \(notes.txt\); choose another"):
+            tiny.outputs().save(tmp_path, overwrite=True)
+        assert (tmp_path / "notes.txt").read_text() == "mine"
+        (tmp_path / "notes.txt").unlink()
+        tiny.outputs().save(tmp_path)
+
+
+class TestFromArrays:
+    def arrays(self, **changes):
+        given = {"probabilities": {"a": [[0.9, 0.1]] * 3, "b": [[1.0]] * 3}, "target": [0, 1, 2]}
+        return ExpertOutputs.from_arrays(
+            {"test": given | changes}, {"a": ["cat", "dog"], "b": ["owl"]}, domains=["x", "y"]
+        )
+
+    def test_what_is_left_out_has_defaults(self):
+        outputs = self.arrays()
+        assert outputs.classes == ["cat", "dog", "owl"]
+        assert outputs["test"].index.tolist() == [0, 1, 2]
+        assert outputs["test"].domain.tolist() == [[False, False]] * 3
+        assert {name: facts["cost"] for name, facts in outputs.experts.items()} == {"a": 1.0, "b": 1.0}
+
+    def test_fingerprints_follow_labels_and_experts_have_none(self):
+        one, same = self.arrays(), self.arrays()
+        other = self.arrays(probabilities={"a": [[0.8, 0.2]] * 3, "b": [[1.0]] * 3})
+        assert one.experts == same.experts == other.experts
+        assert one.experts["a"]["fingerprint"] is None  # where predictions came from is not known
+        assert one.fingerprints == same.fingerprints == other.fingerprints != self.arrays(target=[0, 1, 1]).fingerprints
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"probabilities": {"a": [[0.9, 0.1]] * 3}}, "probabilities and expert_classes differ in b"),
+            ({"probabilities": {"a": [[0.9, 0.1]] * 3, "b": [[1.0]] * 3, "c": [[1.0]] * 3}}, "differ in c"),
+            ({"probabilities": {"a": [[0.5, 0.3, 0.2]] * 3, "b": [[1.0]] * 3}}, r"expert a .*\(3, 3\).*\(3, 2\)"),
+            ({"probabilities": {"a": [[0.9, 0.1]] * 2, "b": [[1.0]] * 3}}, r"expert a .*\(2, 2\).*\(3, 2\)"),
+            ({"probabilities": {"a": [[0.5, 0.5, 0.0]] * 2, "b": [[1.0]] * 3}}, r"expert a .*\(2, 3\).*\(3, 2\)"),
+            (
+                {"probabilities": {"a": [[0.9, 0.2]] * 3, "b": [[1.0]] * 3}},
+                "expert a returned outputs that are no prob",
+            ),
+            ({"probabilities": {"a": [[0.9, float("nan")]] * 3, "b": [[1.0]] * 3}}, "expert a returned NaN"),
+            (
+                {"target": [0, 1, 3]},
+                r"split test: 1 label\(s\) out of range, row 2 has 3; the task has 3 classes \(0 to 2\)",
+            ),
+            ({"target": [-1, 1, -1]}, r"2 label\(s\) out of range, row 0 has -1"),
+            ({"domain": [[True, False]] * 2}, r"domain .*\(2, 2\).*\(3, 2\)"),
+            ({"domain": [[True, False, True]] * 2}, r"domain .*\(2, 3\).*\(3, 2\)"),
+            ({"index": [0, 1]}, r"index .*\(2,\).*\(3,\)"),
+            ({"index": [0, 1, 1]}, "index .* unique"),
+            ({"features": {"a": [[1.0]] * 2}}, r"features of a .*\(2, 1\) for 3 rows"),
+            ({"features": {"z": [[1.0]] * 3}}, "features .* z"),
+            (
+                {"features": {"a": [[1.0], [np.inf], [0.0]]}},
+                r"representation of expert a is NaN or infinite in row\(s\) 1",
+            ),
+        ],
+    )
+    def test_refused(self, changes, message):
+        with pytest.raises(InputError, match=message):
+            self.arrays(**changes)
+
+
+class TestChecks:
+    def test_another_pool_is_refused_with_both_fingerprints(self, tmp_path):
+        pool, other = tiny.pool(0), tiny.pool(1)
+        store = collect(pool, tiny.data(), tmp_path / "s", trainer=tiny.trainer())
+        store.check_pool(pool)
+        theirs, ours = (p.facts()["a"]["fingerprint"] for p in (pool, other))
+        with pytest.raises(
+            InputError, match=f"another expert a: its fingerprint is {theirs}, the pool's {ours}; collect again"
+        ):
+            store.check_pool(other)
+
+    def test_other_names_and_classes_are_refused(self, tmp_path):
+        made = tiny.experts()
+        store = collect(tiny.pool(), tiny.data(), tmp_path, trainer=tiny.trainer())
+        with pytest.raises(InputError, match="holds experts a, b; the pool has b, a"):
+            store.check_pool(type(tiny.pool())({"b": made["b"], "a": made["a"]}))
+        with pytest.raises(InputError, match="has the classes cat, dog, owl; the pool owl, dog, cat"):
+            store.check_pool(type(tiny.pool())(made, ["owl", "dog", "cat"]))
+
+    def test_other_data_are_refused_with_both_fingerprints(self):
+        outputs = tiny.outputs()
+        outputs.check_data(outputs.fingerprints)
+        with pytest.raises(
+            InputError, match=f"the fingerprint of val is {outputs.fingerprints['val']} there and 123 here"
+        ):
+            outputs.check_data({"val": "123"})
+
+
+class TestOutputsDataModule:
+    def test_batches_are_the_stored_rows(self, tmp_path):
+        outputs = tiny.outputs().save(tmp_path)
+        data = OutputsDataModule(str(tmp_path), batch_size=4)
+        batches = list(data.test_dataloader())
+        assert [len(batch.index) for batch in batches] == [4, 4, 3]
+        assert np.array_equal(torch.cat([batch.outputs for batch in batches]), outputs.concatenated("test"))
+        assert np.array_equal(torch.cat([batch.target for batch in batches]), outputs["test"].target)
+        assert np.array_equal(torch.cat([batch.domain for batch in batches]), outputs["test"].domain)
+        assert data.classes == tiny.CLASSES
+        assert data.domains == tiny.DOMAINS
+        assert (data.expert_classes, data.expert_domains) == (tiny.EXPERT_CLASSES, {"a": ["x"], "b": ["y"]})
+
+    def test_a_split_beyond_the_memory_limit_gives_the_same_batches(self, tmp_path):
+        tiny.outputs().save(tmp_path)
+        here, there = (OutputsDataModule(str(tmp_path), 5, memory_limit_gb=limit) for limit in (1.0, 1e-9))
+        for one, other in zip(here.train_dataloader(), there.train_dataloader(), strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        assert here._rows["train"].outputs is not None
+        assert there._rows["train"].outputs is None
+
+    def test_training_rows_are_shuffled_by_seed_and_epoch(self):
+        def order(seed, epoch):
+            loader = OutputsDataModule(tiny.outputs(), 24, seed=seed).train_dataloader()
+            loader.sampler.set_epoch(epoch)
+            return next(iter(loader)).index.tolist()
+
+        assert order(0, 0) == order(0, 0)
+        assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+        assert sorted(order(0, 0)) == list(range(24))
+
+    def test_a_missing_store_is_named(self, tmp_path):
+        with pytest.raises(InputError, match=r"found no manifest.json"):
+            OutputsDataModule(str(tmp_path / "none")).train_dataloader()
+
+
+def test_the_manifest_is_readable_json(tmp_path):
+    tiny.outputs().save(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["splits"]["val"]["rows"] == 9
+    assert set(manifest["experts"]) == {"a", "b"}
+    assert set(manifest["versions"]) == {"torch", "numpy"}
+
+
+def test_a_folder_of_the_users_that_looks_like_ours_is_refused_and_kept(tmp_path):
+    precious = tmp_path / "data-2024" / "precious.csv"
+    precious.parent.mkdir()
+    precious.write_text("x")
+    with pytest.raises(InputError, match="holds other files"):
+        tiny.outputs().save(tmp_path, overwrite=True)
+    assert precious.read_text() == "x"
+    assert [path.name for path in tmp_path.iterdir()] == ["data-2024"]
+
+
+def test_a_split_cannot_name_a_path_outside_the_store():
+    with pytest.raises(InputError, match="will name a folder"):
+        ExpertOutputs.from_arrays({"../evil": {"probabilities": {"a": [[1.0]]}, "target": [0]}}, {"a": ["cat"]})

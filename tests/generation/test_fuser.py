@@ -1,0 +1,221 @@
+import gc
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import generating
+import language
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from lightning_fusion import ExpertOutputs, GenerativeFoE
+from lightning_fusion.errors import InputError
+from lightning_fusion.foe.fusers import MLPFuser
+from lightning_fusion.generation.embeddings import EmbeddingsDataModule, collect_embeddings
+from lightning_fusion.generation.expert import GenerativeExpert
+
+
+def predict(module: GenerativeFoE, data=None, **arguments) -> dict[str, torch.Tensor]:
+    parts = tiny.trainer(**arguments).predict(module, datamodule=data or language.pairs(generating.ROWS))
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+
+
+def spawn(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PL_")}
+    command = [sys.executable, generating.__file__, str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=folder.parent, env=clean)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> ExpertOutputs:
+    folder = tmp_path_factory.mktemp("store") / "store"
+    how = {"max_new_tokens": 5, "trainer": tiny.trainer()}
+    return collect_embeddings(generating.experts(), language.pairs(40), folder, **how)
+
+
+class TestChoice:
+    def test_the_network_is_the_papers(self):
+        module = GenerativeFoE(expert_names=["x", "y"], feature_dims={"y": 6, "x": 4}, hidden=12)
+        layers = list(module.network.layers)
+        assert [type(layer).__name__ for layer in layers] == ["Linear", "ReLU", "Linear", "ReLU", "Dropout", "Linear"]
+        assert [layers[place].weight.shape for place in (0, 2, 5)] == [(12, 10), (12, 12), (2, 12)]
+        assert layers[4].p == 0.5
+
+    def test_it_learns_whose_domain_a_text_is_of_from_one_expert_alone(self, store):
+        data = EmbeddingsDataModule(store, ["b"], batch_size=16)
+        facts = {"expert_names": data.expert_names, "feature_dims": data.feature_dims}
+        torch.manual_seed(0)
+        module = GenerativeFoE(**facts, hidden=64, max_new_tokens=5)
+        trainer = tiny.trainer(40)
+        trainer.fit(module, datamodule=data)
+        (figures,) = trainer.test(module, datamodule=data, verbose=False)
+        assert figures["test_accuracy"] > 0.6  # chance: 1/3; experts have random weights
+
+    def test_embeddings_are_brought_to_one_scale(self, store):
+        data = EmbeddingsDataModule(store)
+        module = generating.fuser(feature_dims=data.feature_dims)
+        tiny.trainer(1).fit(module, datamodule=data)
+        module.eval()
+        train = data.rows("train").inputs.numpy()
+        np.testing.assert_allclose(module.center, train.mean(0), atol=1e-5)
+        np.testing.assert_allclose(module.scale, train.std(0), atol=1e-5)
+        direct = module.network(torch.from_numpy((train - train.mean(0)) / train.std(0)).float())
+        torch.testing.assert_close(module(data.rows("train").inputs), direct, atol=1e-4, rtol=1e-4)
+
+    def test_a_checkpoint_knows_the_experts_it_was_trained_with(self, store, tmp_path):
+        data = EmbeddingsDataModule(store, ["b"])
+        trainer = tiny.trainer(1)
+        module = generating.fuser()
+        trainer.fit(module, datamodule=data)
+        trainer.save_checkpoint(tmp_path / "a.ckpt")
+        mine = GenerativeFoE.load_from_checkpoint(tmp_path / "a.ckpt", experts=generating.experts())
+        assert tiny.same(mine, module)
+        assert predict(mine, language.pairs(5))["expert"].shape == (5,)
+        with pytest.raises(InputError, match="trained with expert a of fingerprint"):
+            GenerativeFoE.load_from_checkpoint(tmp_path / "a.ckpt", experts=generating.experts(mute="a"))
+        with pytest.raises(InputError, match="embeddings of a were collected with 'both' and 5: set the same"):
+            predict(GenerativeFoE.load_from_checkpoint(tmp_path / "a.ckpt", experts=mine.experts, max_new_tokens=6))
+
+    def test_of_stored_embeddings_the_choice_alone_is_predicted(self, store):
+        found = predict(generating.fuser(), EmbeddingsDataModule(store, ["b"]))
+        assert set(found) == {"index", "expert"}
+
+
+class TestPredict:
+    @pytest.mark.parametrize("reads", ["both", "input"])
+    def test_each_input_gets_the_text_of_the_expert_chosen_for_it(self, reads, tmp_path):
+        experts = generating.experts()
+        module = generating.fuser(experts=experts, reads=reads, folder=str(tmp_path))
+        data = language.pairs(generating.ROWS)
+        found = predict(module, data)
+        networks = {name: expert.network().eval() for name, expert in experts.items()}
+        module.eval()
+        for index, choice, text in zip(found["index"], found["expert"], found["generated"], strict=True):
+            row = data.rows("test")[index[None] - data.rows("test").index[0]]
+            written, embedding = networks["b"].answer(row.input, 5)
+            if reads == "input":
+                embedding = networks["b"].embed(row.input)
+            assert int(module.choose(embedding)[0]) == int(choice)
+            written = networks[language.DOMAINS[int(choice)]].generate(row.input, 5)[0]
+            assert text[text != 0].tolist() == written[written != 0].tolist()
+        assert len(set(found["expert"].tolist())) > 1
+        assert [line["tokens"] for line in lines(tmp_path)] == [
+            text[text != 0].tolist()
+            for _, text in sorted(zip(found["index"].tolist(), found["generated"], strict=True))
+        ]
+        assert sum(count["chosen"] for count in module.summary["experts"].values()) == generating.ROWS
+
+    def test_one_expert_is_in_memory_at_a_time_and_writes_for_its_inputs_alone(self):
+        module = generating.fuser(experts=generating.experts(), feature_dims=dict.fromkeys(language.DOMAINS, 8))
+        gc.collect()
+        language.Counted.reset()
+        predict(module)
+        assert language.Counted.most == 1 and not len(language.Counted.alive)
+        assert language.Counted.rows == 3 * generating.ROWS  # all were read; who is chosen does not write again
+        single = generating.fuser(experts=generating.experts())
+        language.Counted.reset()
+        found = predict(single)
+        assert language.Counted.most == 1
+        others = int((found["expert"] != 1).sum())
+        assert others > 0 and language.Counted.rows == generating.ROWS + others
+
+    def test_experts_that_write_nothing_are_counted(self):
+        module = generating.fuser(experts=generating.experts(mute="a"))
+        module.network = Always(0)
+        with pytest.warns(UserWarning, match="wrote nothing for some inputs: a 13 of 13"):
+            found = predict(module)
+        assert module.summary["experts"]["a"] == {"chosen": 13, "empty": 13}
+        assert (found["generated"] == 0).all()
+
+    def test_bf16_mixed(self):
+        found = predict(generating.fuser(experts=generating.experts()), precision="bf16-mixed")
+        assert found["expert"].min() >= 0
+
+    def test_a_finished_run_asks_nobody_again_whatever_its_batches(self, tmp_path):
+        for batch_size in (4, 3):
+            module = generating.fuser(experts=generating.experts(), folder=str(tmp_path))
+            language.Counted.reset()
+            predict(module, language.pairs(generating.ROWS, batch_size))
+            assert (language.Counted.calls > 0) == (batch_size == 4)
+
+
+class Always(torch.nn.Module):
+    """Chooses one expert."""
+
+    def __init__(self, expert: int) -> None:
+        super().__init__()
+        self.expert = expert
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        return torch.eye(3)[self.expert].expand(len(embeddings), 3)
+
+
+@pytest.mark.timeout(300)
+def test_two_processes_store_and_write_what_one_does(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    generating.work(one, 1)
+    done = spawn(two, "2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert lines(one) == lines(two) and len(lines(one)) == generating.ROWS
+    stores = [ExpertOutputs.open(folder / "store") for folder in (one, two)]
+    assert stores[0].experts == stores[1].experts and stores[0].fingerprints == stores[1].fingerprints
+    for split in ("train", "val", "test"):
+        arrays = dict(stores[1][split].arrays())
+        for name, values in stores[0][split].arrays():
+            np.testing.assert_allclose(values, arrays[name], atol=1e-5, err_msg=name)
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    generating.work(whole, 1)
+    calls = language.Counted.calls
+    done = spawn(killed, "1", "3")
+    assert done.returncode == 9, done.stderr[-3000:]
+    assert not (killed / "answers.jsonl").exists()
+    draft = next((killed / "parts").iterdir()) / "half.123"
+    draft.write_bytes(b"half of a part")  # as a run leaves it that dies while it writes
+    module = generating.fuser(experts=generating.experts(), folder=str(killed))
+    language.Counted.reset()
+    predict(module)
+    assert language.Counted.calls == calls - 3
+    assert lines(killed) == lines(whole)
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"feature_dims": None}, "feature_dims: the fuser must know whose embeddings"),
+            ({"feature_dims": {"z": 8}}, "expert_names: found z"),
+            ({"expert_names": None}, "expert_names: found no names"),
+            ({"max_new_tokens": 0}, "max_new_tokens 0"),
+            ({"reads": "text"}, "reads is 'text'"),
+            ({"experts": {"a": GenerativeExpert(network=language.Counted)}}, "feature_experts: found b"),
+            ({"experts": {"b": 3}}, "b is a int; expected a GenerativeExpert"),
+        ],
+    )
+    def test_wrong_facts_are_named(self, arguments, message):
+        with pytest.raises(InputError, match=message):
+            generating.fuser(**arguments)
+
+    def test_wrong_data_are_named(self):
+        with pytest.raises(InputError, match=r"input is no tensor; expected embeddings .* collect_embeddings"):
+            tiny.trainer(1).fit(generating.fuser(), datamodule=language.pairs())
+        with pytest.raises(InputError, match="experts: predict on texts needs them"):
+            predict(generating.fuser())
+        with pytest.raises(InputError, match="embeds in 8 numbers; the fuser was trained with 9"):
+            predict(generating.fuser(experts=generating.experts(), feature_dims={"b": 9}))
+
+    def test_another_network_is_taken_by_its_class(self):
+        module = generating.fuser(network=partial(MLPFuser, hidden=(4,)))
+        assert module.network.layers[0].out_features == 4
