@@ -83,6 +83,27 @@ def keep_plain(module: LightningModule | LightningDataModule) -> None:
     module._hparams_initial = dict(hparams)  # type: ignore[union-attr]
 
 
+def constructor_arguments(kind: type) -> set[str]:
+    """Names of a constructor's arguments, and of those that its ``**kwargs`` pass on to the next base class.
+
+    Example:
+        >>> class Base:
+        ...     def __init__(self, seed=0): ...
+        >>> class Source(Base):
+        ...     def __init__(self, root, **shared): ...
+        >>> sorted(constructor_arguments(Source))
+        ['root', 'seed']
+    """
+    names: set[str] = set()
+    for each in kind.__mro__:
+        if "__init__" in vars(each):
+            _, *found = inspect.signature(each.__init__).parameters.values()  # type: ignore[misc]
+            names |= {one.name for one in found if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)}
+            if all(one.kind is not one.VAR_KEYWORD for one in found):
+                break
+    return names
+
+
 _FACTORIES = {
     *("experts", "loss", "metric", "network", "optimizer", "preprocess", "scheduler"),
     *("dissimilarity", "projection", "schedule", "mixer_optimizer", "mixer_scheduler"),

@@ -1,6 +1,5 @@
 """The command line: LightningCLI for ``fit``, ``validate``, ``test`` and ``predict``, and four commands of our own."""
 
-import inspect
 import os
 import sys
 import warnings
@@ -20,7 +19,7 @@ from lightning_fusion.cli.commands import RECIPES, _collect, _diagnose, _export,
 from lightning_fusion.cli.config import FusionSaveConfig, _flat, _with_found_configs, shipped_configs
 from lightning_fusion.cli.parser import FusionArgumentParser, _input_error
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.hyperparameters import read_checkpoint
+from lightning_fusion.hyperparameters import constructor_arguments, read_checkpoint
 
 _USAGE = """usage: lightning-fusion COMMAND [options]
 
@@ -50,18 +49,6 @@ _LINKS = {
     "preprocessing": "preprocessing",
     "vocab_size": "vocab_size",
 }
-
-
-def _parameters(kind: type) -> set[str]:
-    """Names of the constructor's arguments, and of those that its ``**kwargs`` pass on to a base class."""
-    names: set[str] = set()
-    for each in kind.__mro__:
-        if "__init__" in vars(each):
-            found = inspect.signature(each.__init__).parameters  # type: ignore[misc]
-            names |= set(found)
-            if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in found.values()):
-                break
-    return names
 
 
 class FusionCLI(LightningCLI):
@@ -96,7 +83,7 @@ class FusionCLI(LightningCLI):
         if not chosen.get("data") or not chosen.get("model"):
             return
         has = resolve_name(chosen.data.class_path)
-        takes = _parameters(resolve_name(chosen.model.class_path))
+        takes = constructor_arguments(resolve_name(chosen.model.class_path))
         for source, target in _LINKS.items():
             if target in takes and hasattr(has, source):
                 self._parser(self.subcommand).link_arguments(

@@ -1,9 +1,8 @@
 """Batches, splits and the order of rows: what every data module of the house shares."""
 
 import copy
-import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import torch
 from lightning import LightningDataModule
@@ -13,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_fusion.data.samplers import draws_order, slice_loader
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
-from lightning_fusion.hyperparameters import is_plain
+from lightning_fusion.hyperparameters import constructor_arguments, is_plain
 
 SPLITS = ("train", "val", "test")
 
@@ -83,12 +82,17 @@ class RowDataset(Dataset[Batch]):
 
 
 class FusionDataModule(LightningDataModule):
-    """What all data modules of the house share: three splits, slices as batches, and facts for the models.
+    """What all data modules of the library share: three splits, slices as batches, and facts for the models.
 
     A subclass sets ``batch_size``, ``seed`` and ``num_workers`` and implements :meth:`rows`, :attr:`classes` and
-    :attr:`domains`.
+    :attr:`domains`. One that keeps the data of experts and of a fuser apart takes ``role`` and sets ``has_roles``.
+
+    The constructor of a modality's base class records the arguments and assigns those that all its sources share;
+    that of a source class then hands its own ones to :meth:`_configure`, which assigns and checks.
     """
 
+    has_roles: ClassVar[bool] = False
+    """Whether the class takes ``role`` ("expert" or "fuser"), and ``domain`` for the role of an expert."""
     batch_size: int
     seed: int
     num_workers: int = 0
@@ -124,7 +128,7 @@ class FusionDataModule(LightningDataModule):
         Raises:
             TypeError: If the data module has no such argument.
         """
-        unknown = set(changes) - set(inspect.signature(type(self).__init__).parameters)
+        unknown = set(changes) - constructor_arguments(type(self))
         if unknown:
             raise TypeError(f"{type(self).__name__} has no argument {shorten(sorted(unknown))}")
         other = copy.copy(self)
@@ -135,7 +139,7 @@ class FusionDataModule(LightningDataModule):
         return other
 
     def _configure(self, **arguments: Any) -> None:
-        """Set constructor arguments as attributes; a subclass checks them and drops what it derived from them."""
+        """Assign constructor arguments; a subclass drops what it derived from them and checks them together."""
         for name, value in arguments.items():
             setattr(self, name, value)
 

@@ -1,6 +1,5 @@
 """What recipes share: one expert per domain for each seed, trained once and asked once."""
 
-import inspect
 import json
 import logging
 import time
@@ -75,7 +74,7 @@ def source_of(data: FusionDataModule) -> str:
 
 def expert_data(data: FusionDataModule) -> FusionDataModule:
     """The data that experts of all domains train on: those of the ``expert`` role, where the data have roles."""
-    if "role" not in inspect.signature(type(data).__init__).parameters:
+    if not data.has_roles:
         return data
     return data.variant(role="expert", domain=None)
 

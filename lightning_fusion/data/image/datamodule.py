@@ -87,6 +87,7 @@ class ImageDataModule(FusionDataModule):
         (torch.Size([32, 1, 8, 8]), torch.uint8, torch.Size([32, 5]))
     """
 
+    has_roles = True
     source: str
     root: str | None
     role: str

@@ -123,6 +123,7 @@ class TextDataModule(FusionDataModule):
         (['attention_mask', 'input_ids'], ['bad', 'good'], True, torch.Size([512]))
     """
 
+    has_roles = True
     source: str
     root: str | None
     text: str | None

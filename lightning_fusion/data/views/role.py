@@ -1,6 +1,5 @@
 """What experts learn from and what a fuser learns from, for data modules that do not keep them apart themselves."""
 
-import inspect
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.data.views.base import DataView
 from lightning_fusion.errors import InputError
 from lightning_fusion.files import digest
+from lightning_fusion.hyperparameters import constructor_arguments
 
 _DRAW = 4099  # apart from the draws of the wrapped module
 
@@ -43,6 +43,7 @@ class RoleDataModule(DataView):
         True
     """
 
+    has_roles = True
     role: str
     domain: str | None
     fuser_val_share: float
@@ -66,7 +67,7 @@ class RoleDataModule(DataView):
             raise InputError(f"fuser_val_share is {self.fuser_val_share}; expected a share from 0, below 1")
         if self.domain is not None and self.role != "expert":
             raise InputError("domain selects what one expert trains on; set role: expert, or remove domain")
-        if "domain" not in inspect.signature(type(self.data).__init__).parameters:
+        if "domain" not in constructor_arguments(type(self.data)):
             raise InputError(
                 f"data: {type(self.data).__name__} has no argument domain, so that there is no data of one expert; use "
                 "a data module with domains"
@@ -150,5 +151,4 @@ def with_roles(data: FusionDataModule) -> FusionDataModule:
     Args:
         data: Any data module of the house.
     """
-    has = "role" in inspect.signature(type(data).__init__).parameters
-    return data if has else RoleDataModule(data)
+    return data if data.has_roles else RoleDataModule(data)

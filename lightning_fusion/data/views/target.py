@@ -1,6 +1,5 @@
 """One domain of any data module as a target: a few rows keep their label, all others are there without one."""
 
-import inspect
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,7 @@ from lightning_fusion.data.splits import stratified_folds
 from lightning_fusion.data.views.base import DataView
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
-from lightning_fusion.hyperparameters import keep_plain
+from lightning_fusion.hyperparameters import constructor_arguments, keep_plain
 
 
 class TargetDataModule(DataView):
@@ -92,7 +91,7 @@ class TargetDataModule(DataView):
 
     def statistics(self, split: str = "train") -> Tensor:
         """Light statistics of the domain's rows, as the wrapped module computes them from its ``domain`` argument."""
-        takes = "domain" in inspect.signature(type(self.data)).parameters
+        takes = "domain" in constructor_arguments(type(self.data))
         data: Any = self.data.variant(domain=self.domain) if takes else self.data
         return data.statistics(split)
 

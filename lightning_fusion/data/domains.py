@@ -1,0 +1,100 @@
+"""What data modules with domains share: the domains in use, their own classes, and warnings that are given once."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from lightning_fusion.errors import InputError, shorten
+
+
+class Notices:
+    """Warnings and remarks of a data module; each text is given once, by one process.
+
+    Example:
+        >>> notices = Notices()
+        >>> notices.inform("3 texts are cut")
+        >>> notices.inform("3 texts are cut"), notices.given
+        (None, {'3 texts are cut'})
+    """
+
+    def __init__(self) -> None:
+        self.given: set[str] = set()
+
+    def warn(self, message: str) -> None:
+        """Give a warning, unless it was given before."""
+        if message not in self.given:
+            self.given.add(message)
+            rank_zero_warn(message)
+
+    def inform(self, message: str) -> None:
+        """Log a remark, unless it was given before."""
+        if message not in self.given:
+            self.given.add(message)
+            rank_zero_info(message)
+
+
+def as_names(values: Iterable[str | int] | str | int | None) -> list[str]:
+    """Names as texts, for YAML reads 33 as a number; one name stands for a list of one, None for an empty list.
+
+    Example:
+        >>> as_names([33, "b"]), as_names("b"), as_names(None)
+        (['33', 'b'], ['b'], [])
+    """
+    if values is None:
+        return []
+    return [str(value) for value in ([values] if isinstance(values, (str, int)) else values)]
+
+
+def chosen_domains(domain: Iterable[str | int] | str | int | None, domains: Sequence[str]) -> list[int]:
+    """Numbers of the domains that the argument ``domain`` selects, in order; all where it is None.
+
+    Args:
+        domain: Name or names.
+        domains: All names.
+
+    Raises:
+        InputError: If ``domain`` names none, or one that is not there.
+
+    Example:
+        >>> chosen_domains("b", ["a", "b"]), chosen_domains(None, ["a", "b"])
+        ([1], [0, 1])
+    """
+    if domain is None:
+        return list(range(len(domains)))
+    wanted = as_names(domain)
+    if not wanted or not set(wanted) <= set(domains):
+        raise InputError(
+            f"domain is {domain!r}; expected one or several of the {len(domains)} domains {shorten(domains, 9)}"
+        )
+    return sorted({list(domains).index(name) for name in wanted})
+
+
+def local_classes(classes: Sequence[int] | np.ndarray, count: int) -> np.ndarray:
+    """What each of the task's classes is among some of them: (count + 1,) numbers, -1 for the others.
+
+    The last entry is -1, so that a label of -1 ("none of the classes") stays what it is.
+
+    Args:
+        classes: Numbers of the classes in use.
+        count: All classes of the task.
+
+    Example:
+        >>> local_classes([1, 3], 4)[[0, 1, 3, -1]].tolist()
+        [-1, 0, 1, -1]
+    """
+    local = np.full(count + 1, -1)
+    local[np.asarray(classes, np.int64)] = np.arange(len(classes))
+    return local
+
+
+def domain_matrix(domain: np.ndarray, count: int) -> Tensor:
+    """``Batch.domain`` of rows that belong to one domain each: (N, D) bool of (N,) numbers; all False for -1.
+
+    Example:
+        >>> domain_matrix(np.array([1, -1]), 2).tolist()
+        [[False, True], [False, False]]
+    """
+    return torch.from_numpy(domain[:, None] == np.arange(count))

@@ -1,0 +1,29 @@
+import numpy as np
+import pytest
+
+from lightning_fusion.data.domains import Notices, chosen_domains, domain_matrix, local_classes
+from lightning_fusion.errors import InputError
+
+
+@pytest.mark.parametrize("domain, wanted", [(None, [0, 1, 2]), ("33", [1]), (33, [1]), (["b", "a", "b"], [0, 2])])
+def test_domains_are_chosen_by_name(domain, wanted):
+    assert chosen_domains(domain, ["a", "33", "b"]) == wanted
+
+
+@pytest.mark.parametrize("domain", [[], "c", ["a", "c"], 1])
+def test_an_unknown_domain_lists_the_known_ones(domain):
+    with pytest.raises(InputError, match="expected one or several of the 2 domains a, b"):
+        chosen_domains(domain, ["a", "b"])
+
+
+def test_local_classes_leave_labels_of_no_class_alone():
+    assert local_classes([2, 0], 3)[np.array([0, 1, 2, -1])].tolist() == [1, -1, 0, -1]
+    assert domain_matrix(np.array([1, -1, 0]), 2).tolist() == [[False, True], [False, False], [True, False]]
+
+
+def test_a_warning_is_given_once():
+    notices = Notices()
+    with pytest.warns(UserWarning, match="3 texts") as found:
+        notices.warn("3 texts are cut")
+        notices.warn("3 texts are cut")
+    assert len(found) == 1
