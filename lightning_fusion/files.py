@@ -21,17 +21,17 @@ DAMAGED = (OSError, EOFError, ValueError, KeyError, BadZipFile)
 
 
 def undrafted(name: str) -> str:
-    """The name of the file that a draft of :func:`whole_file` is for; any other name as it is.
+    """The name of the file that a draft of :func:`atomic_write` is for; any other name as it is.
 
     Example:
         >>> undrafted("run.json.417.part"), undrafted("run.json")
         ('run.json', 'run.json')
     """
-    return re.sub(r"\.\d+(\.part)?$", "", name)  # earlier versions wrote no .part
+    return re.sub(r"\.\d+\.part$", "", name)
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A draft beside a file, which takes the file's place where the block ends well; other processes may do the same.
 
     The draft is on the disk before it is renamed: a machine that goes down leaves the one or the other.
@@ -41,7 +41,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     Example:
         >>> path = Path(tempfile.mkdtemp()) / "a.txt"
-        >>> with whole_file(path) as draft:
+        >>> with atomic_write(path) as draft:
         ...     _ = draft.write_text("all of it")
         >>> path.read_text(), [file.name for file in path.parent.iterdir()]
         ('all of it', ['a.txt'])
@@ -54,6 +54,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file (UTF-8), whole or not at all."""
+    with atomic_write(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def write_whole(entry: Path, write: Callable[[Path], Any]) -> None:

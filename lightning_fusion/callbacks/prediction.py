@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_fusion.errors import InputError
-from lightning_fusion.files import whole_file
+from lightning_fusion.files import atomic_write
 
 
 class PredictionWriter(Callback):
@@ -78,7 +78,7 @@ class PredictionWriter(Callback):
                 rows[index] = [classes[best], values[best], *(column[place] for column in columns), *values]
         target = Path(self.path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(target) as draft, open(draft, "w", newline="") as file:
+        with atomic_write(target) as draft, open(draft, "w", newline="") as file:
             table = csv.writer(file)
             table.writerow(["index", "prediction", "confidence", *more, *classes])
             table.writerows([index, *rows[index]] for index in sorted(rows))

@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from lightning_fusion.baselines import BestSingle, MajorityVote, MostConfident, SoftmaxAverage, oracle_selection
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.store import ExpertOutputs
-from lightning_fusion.files import whole_file
+from lightning_fusion.files import atomic_write
 from lightning_fusion.metrics.diversity import PairwiseDiversity
 from lightning_fusion.plotting import plain_names
 
@@ -142,7 +142,7 @@ class Diagnosis:
         """Write ``diagnosis.json`` and ``diagnosis.png``."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        with whole_file(target / "diagnosis.json") as draft:
+        with atomic_write(target / "diagnosis.json") as draft:
             draft.write_text(self.to_json())
         self.plot(target / "diagnosis.png")
 

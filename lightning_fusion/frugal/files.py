@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lightning_fusion.errors import InputError
-from lightning_fusion.files import digest, whole_file
+from lightning_fusion.files import atomic_write, digest
 from lightning_fusion.hyperparameters import imported_class
 
 
@@ -31,9 +31,9 @@ def write_policy(folder: str | Path, facts: Mapping[str, Any], tensors: Mapping[
     if path.exists() and not path.is_dir():
         raise InputError(f"policy: {path} is a file; name a folder")
     path.mkdir(parents=True, exist_ok=True)
-    with whole_file(path / "policy.safetensors") as draft:
+    with atomic_write(path / "policy.safetensors") as draft:
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, draft)
-    with whole_file(path / "policy.json") as draft:
+    with atomic_write(path / "policy.json") as draft:
         draft.write_text(text)
 
 

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_fusion.errors import InputError
-from lightning_fusion.files import DAMAGED, whole_file
+from lightning_fusion.files import DAMAGED, atomic_write
 from lightning_fusion.generation.expert import GenerativeExpert, write
 
 Kind = Literal["both", "input", "text"]
@@ -151,7 +151,7 @@ class _Kept:
         if self.folder is None:
             return
         target = self.folder / f"{hashlib.blake2b(b''.join(keys), digest_size=16).hexdigest()}.npz"
-        with whole_file(target) as draft, open(draft, "wb") as handle:
+        with atomic_write(target) as draft, open(draft, "wb") as handle:
             np.savez(
                 handle,
                 keys=np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), 16),

@@ -18,7 +18,7 @@ from lightning_fusion.callbacks.reproducible import EpochSeed
 from lightning_fusion.data.base import as_batch
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.pool import check_same_experts
-from lightning_fusion.files import whole_file
+from lightning_fusion.files import atomic_write
 from lightning_fusion.foe.fusers import MLPFuser
 from lightning_fusion.generation.answers import ask_expert
 from lightning_fusion.generation.embeddings import EmbeddingsDataModule, Spool, asking, check_experts, gather_objects
@@ -257,7 +257,7 @@ class GenerativeFoE(CheckedLoading, LightningModule):
             return
         target = self.folder / "answers.jsonl"
         target.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(target) as draft, open(draft, "w", encoding="utf-8") as file:
+        with atomic_write(target) as draft, open(draft, "w", encoding="utf-8") as file:
             for index in sorted(answers):
                 expert, text = answers[index]
                 row: dict[str, Any] = {"index": index, "expert": self.expert_names[expert], "tokens": text}

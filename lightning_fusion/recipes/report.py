@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.files import undrafted, whole_file
+from lightning_fusion.files import atomic_write, undrafted
 from lightning_fusion.metrics import balanced_accuracy
 
 MEANS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -89,7 +89,7 @@ def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    with whole_file(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_text(text)
 
 

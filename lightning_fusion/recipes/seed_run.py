@@ -24,7 +24,7 @@ from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.outputs.collect import collect
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.experts.pool import ExpertPool, check_name
-from lightning_fusion.files import digest, whole_file
+from lightning_fusion.files import atomic_write, digest
 from lightning_fusion.hyperparameters import describe_factory
 from lightning_fusion.recipes.report import Report, write_text
 
@@ -270,5 +270,5 @@ def quiet_lightning() -> Any:
 def save_weights(trainer: Trainer, path: Path) -> None:
     """Write a trained module's weights whole or not at all; another process may write the same file."""
     path.parent.mkdir(exist_ok=True, parents=True)
-    with whole_file(path) as draft:
+    with atomic_write(path) as draft:
         trainer.save_checkpoint(draft, weights_only=True)

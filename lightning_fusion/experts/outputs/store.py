@@ -26,7 +26,7 @@ from lightning_fusion.experts.pool import (
     scatter_columns,
     task_classes,
 )
-from lightning_fusion.files import digest, undrafted, whole_file
+from lightning_fusion.files import atomic_write, digest, undrafted
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -507,7 +507,7 @@ class StoreWriter:
         for file in (self.folder / self.data).rglob("*.npy"):
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
-        with whole_file(self.folder / MANIFEST) as draft, open(draft, "w") as handle:
+        with atomic_write(self.folder / MANIFEST) as draft, open(draft, "w") as handle:
             json.dump(manifest, handle, indent=1)
 
 

@@ -16,7 +16,7 @@ from lightning_fusion.acorl.verification import ACoRLVerificationModule
 from lightning_fusion.callbacks.scheduled import ScheduledAttribute
 from lightning_fusion.data.base import as_batch
 from lightning_fusion.experts.pool import ExpertPool
-from lightning_fusion.files import whole_file
+from lightning_fusion.files import atomic_write
 from lightning_fusion.metrics import heldout_linear_r2, linear_cka
 from lightning_fusion.recipes.acorl.chains import COMPLEMENTARY, PLAIN, ChainRun, pairs_of
 from lightning_fusion.schedules import Linear
@@ -71,7 +71,7 @@ class SpeakerChains(ChainRun):
             run = trainer.validate if split == "val" else trainer.test
             run(listener, datamodule=self.data, verbose=False)
             path.parent.mkdir(exist_ok=True)
-            with whole_file(path) as draft, open(draft, "wb") as file:
+            with atomic_write(path) as draft, open(draft, "wb") as file:
                 np.savez(file, allow_pickle=False, stamp=np.array(stamp), **listener.heard())
         with np.load(path) as stored:
             kept = {name: torch.from_numpy(stored[name]) for name in ("index", *prints)}

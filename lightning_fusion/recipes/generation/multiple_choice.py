@@ -16,7 +16,7 @@ from lightning_fusion.data.text.tokens import TextTokenizer
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.experts.pool import check_name
-from lightning_fusion.files import DAMAGED, whole_file
+from lightning_fusion.files import DAMAGED, atomic_write
 from lightning_fusion.generation.answers import pad_rows
 from lightning_fusion.generation.choices import LETTERS, Choices, read_categories, read_choices
 from lightning_fusion.generation.embeddings import EmbeddingsDataModule
@@ -171,7 +171,7 @@ def _ask(
     with expert.loaded(device) as network, torch.no_grad():
         for split, part in parts.items():
             found |= _say(network, tokenizer, part, split, batch_size, **asking)
-    with whole_file(file) as draft, open(draft, "wb") as handle:
+    with atomic_write(file) as draft, open(draft, "wb") as handle:
         np.savez(handle, **dict[str, Any](found))
     return found
 

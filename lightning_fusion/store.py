@@ -1,0 +1,399 @@
+"""Named arrays and a manifest in a folder: the one format of all that is kept between runs."""
+
+import errno
+import hashlib
+import json
+import math
+import mmap
+import os
+import re
+import shutil
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.files import undrafted, write_text
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+_DATA = re.compile("data-[0-9a-f]{12}")
+_KEYS = {"format", "kind", "data", "arrays", "metadata"}
+_ARRAY_KEYS = {"file", "dtype", "shape", "digest"}
+
+
+class MissingStoreError(InputError):
+    """The folder contains no store."""
+
+
+class DamagedStoreError(InputError):
+    """The manifest or an array of a store is not what was written."""
+
+
+class ForeignFolderError(InputError):
+    """The folder contains something else: other files, a store of another kind, or one of another format."""
+
+
+class ArrayStore(Mapping[str, np.ndarray]):
+    """The arrays of a folder by name, memory-mapped, with the metadata that belong to them.
+
+    The folder contains ``manifest.json`` and a folder of arrays, raw bytes in files that are numbered: the names of
+    arrays are free text, with ``/`` for nested ones. The manifest has dtype, shape and BLAKE2 digest of each array.
+
+    Args:
+        folder: Of the store.
+        kind: What is stored, ``"expert outputs"`` say.
+        verify: Compare each array with its digest, for which all bytes are read; sizes are compared in any case.
+        writable: Map arrays so that they can be changed in memory, as torch wants; no change reaches the file.
+
+    Attributes:
+        folder: Of the store.
+        metadata: Plain data.
+
+    Raises:
+        MissingStoreError: If there is no store.
+        DamagedStoreError: If it is not what was written.
+        ForeignFolderError: If the folder contains something else.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with StoreWriter(folder, "scores") as writer:
+        ...         writer["train/gpt-4o"] = np.ones((2, 3), np.float32)
+        ...         writer.commit({"seed": 0})
+        ...     store = ArrayStore(folder, "scores")
+        >>> list(store), store["train/gpt-4o"].shape, list(store.group("train")), store.metadata
+        (['train/gpt-4o'], (2, 3), ['gpt-4o'], {'seed': 0})
+    """
+
+    def __init__(self, folder: str | Path, kind: str, verify: bool = True, writable: bool = False) -> None:
+        self.folder = Path(folder)
+        self._arrays: dict[str, np.ndarray] = {}
+        mode: Literal["c", "r"] = "c" if writable else "r"
+        while True:
+            manifest = _read_manifest(self.folder, kind)
+            data = self.folder / manifest["data"]
+            try:
+                for name, facts in manifest["arrays"].items():
+                    self._arrays[name] = _open_array(data, name, facts, verify, mode)
+                break
+            except FileNotFoundError as error:
+                if _read_manifest(self.folder, kind) == manifest:  # not replaced by another process meanwhile
+                    raise _damaged(kind, Path(error.filename), "the file is missing") from error
+            except ValueError as error:
+                raise _damaged(kind, data, error) from error
+        self.metadata: dict[str, Any] = manifest["metadata"]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def group(self, prefix: str) -> dict[str, np.ndarray]:
+        """The arrays whose names begin with ``prefix/``, by the rest of their names."""
+        return {name[len(prefix) + 1 :]: array for name, array in self.items() if name.startswith(f"{prefix}/")}
+
+
+class StoreWriter:
+    """Writes a store, which is there whole or not at all.
+
+    Arrays go to a new folder ``data-<token>``; the manifest, which names that folder, is replaced in one step by
+    :meth:`commit`. A store that was there is valid until then, and removed after. A lock keeps a second writer out. A
+    writer that is killed leaves remains, which the next one removes and reports.
+
+    Args:
+        folder: Made where it is missing.
+        kind: What is stored.
+        overwrite: Replace a store of the same kind.
+        wait: Wait for another writer rather than raise; a store that is there is no error then, see :attr:`exists`.
+
+    Attributes:
+        folder: Of the store.
+        exists: Whether there is a store already, inside the ``with`` block.
+
+    Raises:
+        ForeignFolderError: If the folder contains something else.
+        InputError: If it contains a store that is not to be overwritten, another process is writing it, or the disk is
+            full.
+    """
+
+    def __init__(self, folder: str | Path, kind: str, overwrite: bool = False, wait: bool = False) -> None:
+        self.folder, self.kind, self.overwrite, self.wait = Path(folder), kind, overwrite, wait
+        self._data = self.folder / f"data-{uuid.uuid4().hex[:12]}"
+        self._arrays: dict[str, dict[str, Any]] = {}
+        self._files: dict[str, BinaryIO] = {}  # which rows are appended to
+        self._count = 0
+
+    def __enter__(self) -> "StoreWriter":
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.kind}: {self.folder} is a file; name a folder")
+        if foreign := _foreign(self.folder):
+            raise ForeignFolderError(
+                f"{self.kind}: {self.folder} contains other files ({shorten(foreign)}); choose another folder"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.folder / ".lock")
+        try:
+            self._lock.acquire(timeout=-1 if self.wait else 0)
+        except Timeout as error:
+            raise InputError(f"{self.kind}: another process is writing {self.folder}; wait for it") from error
+        try:
+            current = self._current(damaged=self.overwrite)
+            self.exists = current is not None
+            if self.exists and not (self.overwrite or self.wait):
+                raise InputError(f"{self.kind}: {self.folder} contains a store already; set overwrite to replace it")
+            if removed := self._remove_all_but(current):
+                whole = "; the store that was there before is whole" if self.exists else ""
+                warnings.warn(
+                    f"removed {removed} half-written store(s) that a killed run left in {self.folder}{whole}",
+                    stacklevel=2,
+                )
+            self._data.mkdir()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for file in self._files.values():
+            with suppress(OSError):  # a full disk, which append has reported
+                file.close()
+        with suppress(InputError):
+            self._remove_all_but(self._current(damaged=True))
+        self._lock.release()
+
+    def _current(self, damaged: bool) -> str | None:
+        """The folder that the manifest names; None where there is no manifest, or a damaged one that may be."""
+        try:
+            return str(_read_manifest(self.folder, self.kind)["data"])
+        except MissingStoreError:
+            return None
+        except DamagedStoreError:
+            if damaged:
+                return None
+            raise
+
+    def _remove_all_but(self, current: str | None) -> int:
+        folders = [path for path in self.folder.iterdir() if _DATA.fullmatch(path.name) and path.name != current]
+        for path in folders:
+            shutil.rmtree(path, ignore_errors=True)  # some systems keep what is mapped elsewhere
+        for path in self.folder.glob(f"{MANIFEST}.*.part"):
+            path.unlink(missing_ok=True)
+        return len(folders)
+
+    def __setitem__(self, name: str, values: Any) -> None:
+        """Store a whole array."""
+        values = np.asarray(values)
+        path = self._new(name, values.dtype, values.shape)
+        with _space(path, values.nbytes), open(path, "wb") as file:
+            file.write(_bytes(values))
+
+    def append(self, name: str, values: np.ndarray) -> None:
+        """Store (B, ...) further rows of an array, which is new where the name is."""
+        if name not in self._arrays:
+            path = self._new(name, values.dtype, (0, *values.shape[1:]))
+            self._files[name] = open(path, "wb")  # noqa: SIM115  (closed by commit, take or __exit__)
+        facts = self._arrays[name]
+        if values.dtype.str != facts["dtype"] or list(values.shape[1:]) != facts["shape"][1:]:
+            raise ValueError(f"{name}: rows {values.dtype}{values.shape} do not go with {facts}")
+        with _space(self._data, values.nbytes):
+            self._files[name].write(_bytes(values))
+        facts["shape"][0] += len(values)
+
+    def create(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """A new array, mapped, to be filled before :meth:`commit`; its space on the disk is reserved."""
+        path = self._new(name, np.dtype(dtype), shape)
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        with _space(path, size), open(path, "wb") as file:
+            if size and hasattr(os, "posix_fallocate"):  # a page that finds no space kills the process, without a word
+                os.posix_fallocate(file.fileno(), 0, size)
+            elif size > shutil.disk_usage(self._data).free:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            file.truncate(size)
+        return _map(path, self._arrays[name], "r+")
+
+    def take(self, name: str) -> np.ndarray:
+        """Withdraw an array: returns it, mapped, until the ``with`` block ends; its name is free again."""
+        self._close(name)
+        facts = self._arrays.pop(name)
+        return _map(self._data / facts["file"], facts, "r")
+
+    def commit(self, metadata: Mapping[str, Any]) -> None:
+        """Make the arrays the store.
+
+        Args:
+            metadata: Plain data, as JSON knows them.
+        """
+        for name in list(self._files):
+            self._close(name)
+        used = {facts["file"] for facts in self._arrays.values()}
+        for path in self._data.iterdir():
+            if path.name not in used:
+                path.unlink()
+        for facts in self._arrays.values():
+            with open(self._data / facts["file"], "rb+") as file:
+                facts["digest"] = _digest(file)
+                os.fsync(file.fileno())
+        manifest = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "data": self._data.name,
+            "arrays": self._arrays,
+            "metadata": dict(metadata),
+        }
+        write_text(self.folder / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1))
+
+    def _new(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> Path:
+        if name in self._arrays:
+            raise ValueError(f"{name} is stored already")
+        if dtype.hasobject:
+            raise ValueError(f"{name}: arrays of objects cannot be stored")
+        self._arrays[name] = {"file": f"{self._count}.bin", "dtype": dtype.str, "shape": list(shape)}
+        self._count += 1
+        return self._data / str(self._arrays[name]["file"])
+
+    def _close(self, name: str) -> None:
+        if name in self._files:
+            with _space(self._data, 0):
+                self._files.pop(name).close()
+
+
+def cached(
+    folder: str | Path,
+    kind: str,
+    write: Callable[[StoreWriter], Mapping[str, Any]],
+    verify: bool = True,
+    writable: bool = False,
+) -> ArrayStore:
+    """Open an entry of a cache, or make it first; where another process is making it, its entry is waited for.
+
+    Args:
+        folder: Of the entry; its name stands for what it is made from.
+        kind: What is stored.
+        write: Called with a writer where there is no entry; stores the arrays and returns the metadata.
+        verify: See :class:`ArrayStore`.
+        writable: See :class:`ArrayStore`.
+
+    Raises:
+        DamagedStoreError: If the entry is not what was written.
+        ForeignFolderError: If the folder contains something else.
+    """
+    with suppress(MissingStoreError):
+        return ArrayStore(folder, kind, verify, writable)
+    with StoreWriter(folder, kind, wait=True) as writer:
+        if not writer.exists:
+            writer.commit(write(writer))
+    return ArrayStore(folder, kind, verify, writable)
+
+
+def release(*arrays: np.ndarray) -> None:
+    """Give back the memory of what was read from or written to mapped arrays; the files keep their content."""
+    for array in arrays:
+        pages: Any = getattr(array, "_mmap", None)
+        if hasattr(pages, "madvise"):  # not on every system
+            pages.madvise(mmap.MADV_DONTNEED)
+
+
+def _foreign(folder: Path) -> list[str]:
+    """Names of what is not a store's; hidden files do not count."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return [name for name in names if name[0] != "." and undrafted(name) != MANIFEST and not _DATA.fullmatch(name)]
+
+
+def _read_manifest(folder: Path, kind: str) -> dict[str, Any]:
+    file = folder / MANIFEST
+    if not file.is_file():
+        if foreign := _foreign(folder):
+            raise ForeignFolderError(f"{kind}: found no {MANIFEST} in {folder} but {shorten(foreign)}; name a store")
+        raise MissingStoreError(f"{kind}: found no {MANIFEST} in {folder}")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(kind, file, error) from error
+    found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+    if found != FORMAT:
+        raise ForeignFolderError(f"{kind}: {file} has format {found}; this version reads {FORMAT}")
+    if manifest.get("kind", kind) != kind:
+        raise ForeignFolderError(f"{kind}: {folder} contains {manifest['kind']}; name a folder of {kind}")
+    try:
+        _check_schema(manifest)
+    except (TypeError, ValueError) as error:
+        raise _damaged(kind, file, error) from error
+    return manifest
+
+
+def _check_schema(manifest: dict[str, Any]) -> None:
+    _check_keys("the manifest", manifest, _KEYS)
+    if not _DATA.fullmatch(manifest["data"]):
+        raise ValueError(f"data is {manifest['data']}")
+    _check_keys("metadata", manifest["metadata"])
+    _check_keys("arrays", manifest["arrays"])
+    for name, facts in manifest["arrays"].items():
+        _check_keys(f"array {name}", facts, _ARRAY_KEYS)
+        sizes = all(type(size) is int and size >= 0 for size in facts["shape"])
+        if not sizes or not re.fullmatch(r"\d+\.bin", facts["file"]) or np.dtype(facts["dtype"]).hasobject:
+            raise ValueError(f"array {name} is {facts}")
+
+
+def _check_keys(what: str, found: Any, expected: set[str] | None = None) -> None:
+    if not isinstance(found, dict):
+        raise ValueError(f"{what} is a {type(found).__name__}, not a mapping")
+    if expected is not None and set(found) != expected:
+        raise ValueError(f"{what} has the keys {shorten(sorted(found))}; expected {shorten(sorted(expected))}")
+
+
+def _damaged(kind: str, path: Path, what: object) -> DamagedStoreError:
+    return DamagedStoreError(f"{kind}: {path} is damaged ({what}); delete the folder, and create it again")
+
+
+def _open_array(data: Path, name: str, facts: dict[str, Any], verify: bool, mode: Literal["c", "r"]) -> np.ndarray:
+    path = data / facts["file"]
+    expected = math.prod(facts["shape"]) * np.dtype(facts["dtype"]).itemsize
+    found = path.stat().st_size
+    if found != expected:
+        raise ValueError(f"{path.name} of {name} has {found} bytes, the manifest says {expected}")
+    if verify:
+        with open(path, "rb") as file:
+            if _digest(file) != facts["digest"]:
+                raise ValueError(f"{path.name} of {name} has another digest than the manifest says")
+    return _map(path, facts, mode)
+
+
+def _map(path: Path, facts: dict[str, Any], mode: Literal["c", "r", "r+"]) -> np.ndarray:
+    dtype, shape = np.dtype(facts["dtype"]), tuple(facts["shape"])
+    if 0 in shape or not dtype.itemsize:  # nothing to map
+        return np.zeros(shape, dtype)
+    return np.memmap(path, dtype, mode, shape=shape)
+
+
+def _digest(file: Any) -> str:
+    return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _bytes(values: np.ndarray) -> memoryview:
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+
+
+@contextmanager
+def _space(path: Path, needed: int) -> Iterator[None]:
+    """Say how much space there is where there is too little."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise InputError(
+            f"{path.parent}: no space left on the disk ({needed:,} bytes needed, {free:,} free); make space, or choose "
+            "another folder"
+        ) from error
