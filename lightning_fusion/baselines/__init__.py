@@ -1,26 +1,20 @@
 """What each method must beat: rules on plain arrays of outputs (N, K, C), fitted on the same rows as the method."""
 
+from lightning_fusion.baselines.base import Baseline
 from lightning_fusion.baselines.cascade import confidence_cascade
-from lightning_fusion.baselines.fitted import KNORAE, LogisticStacking, NearestNeighbours
-from lightning_fusion.baselines.fixed import (
-    Baseline,
-    BestSingle,
-    MajorityVote,
-    MostConfident,
-    SoftmaxAverage,
-    oracle_expert,
-    oracle_selection,
-)
+from lightning_fusion.baselines.cost_points import CostPoint
+from lightning_fusion.baselines.fixed import BestSingle, MajorityVote, MostConfident, SoftmaxAverage
 from lightning_fusion.baselines.frugal_ml import FRUGAL_ML_TRADE_OFFS, FrugalMLStrategy, frugal_ml, frugal_ml_strategy
+from lightning_fusion.baselines.majority_class import majority_class
+from lightning_fusion.baselines.neighbors import KNORAE, NearestNeighbors
+from lightning_fusion.baselines.oracles import cheapest_right, oracle_expert, oracle_selection
+from lightning_fusion.baselines.stacking import LogisticStacking
 from lightning_fusion.baselines.subsets import (
-    CostPoint,
     SubsetFusion,
     best_static_subsets,
-    cheapest_right,
     exhaustive_subsets,
     random_subsets,
     subset_point,
-    zero_cost,
 )
 
 BASELINES: dict[str, type[Baseline]] = {
@@ -29,10 +23,10 @@ BASELINES: dict[str, type[Baseline]] = {
     "most confident": MostConfident,
     "majority vote": MajorityVote,
     "logistic stacking": LogisticStacking,
-    "nearest neighbours": NearestNeighbours,
+    "nearest neighbours": NearestNeighbors,
     "KNORA-E": KNORAE,
 }
-"""Every baseline by the name that tables print."""
+"""This library's baselines by the name that tables print; recipes take more of them as ``baselines``."""
 
 __all__ = [
     "BASELINES",
@@ -45,7 +39,7 @@ __all__ = [
     "LogisticStacking",
     "MajorityVote",
     "MostConfident",
-    "NearestNeighbours",
+    "NearestNeighbors",
     "SoftmaxAverage",
     "SubsetFusion",
     "best_static_subsets",
@@ -54,9 +48,9 @@ __all__ = [
     "exhaustive_subsets",
     "frugal_ml",
     "frugal_ml_strategy",
+    "majority_class",
     "oracle_expert",
     "oracle_selection",
     "random_subsets",
     "subset_point",
-    "zero_cost",
 ]

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lightning_fusion.baselines.subsets import CostPoint, Costs, _mean_cost, _problem
+from lightning_fusion.baselines.checks import as_problem
+from lightning_fusion.baselines.cost_points import CostPoint, Costs, mean_cost
 from lightning_fusion.errors import InputError, shorten
 
 
@@ -23,7 +24,7 @@ def confidence_cascade(
     An expert's confidence is its largest probability. The order is the same for every row: by falling validation
     accuracy per unit of cost, because every row pays for the first experts and only those that these leave open for the
     rest. Experts that cost nothing come first, by their accuracy; ties go to the cheaper, then to the lower number.
-    Equal confidences go to the expert that was asked first. Order, thresholds and answer are our choice; cascades of
+    Equal confidences go to the expert that was queried first. Order, thresholds and answer are our choice; cascades of
     classifiers are older (Viola and Jones, CVPR 2001).
 
     Args:
@@ -49,7 +50,7 @@ def confidence_cascade(
         >>> [(point.cost, point.predicted.tolist()) for point in points]
         [(1.0, [0, 0]), (1.0, [0, 0]), (2.0, [0, 0])]
     """
-    given, known, targets, prices = _problem(outputs, validation_outputs, validation_targets, costs)
+    given, known, targets, prices = as_problem(outputs, validation_outputs, validation_targets, costs)
     confidence = known.max(2)
     if thresholds is None:
         if num_thresholds < 1:
@@ -84,8 +85,8 @@ def confidence_cascade(
     points = []
     for threshold in map(float, thresholds):
         last, predicted = stop(*rows, threshold)
-        asked = np.empty((len(given), len(order)), bool)
-        asked[:, order] = np.arange(len(order)) <= last[:, None]
+        queried = np.empty((len(given), len(order)), bool)
+        queried[:, order] = np.arange(len(order)) <= last[:, None]
         error = float((stop(*held, threshold)[1] != targets).mean())
-        points.append(CostPoint(_mean_cost(asked, prices), predicted, asked, threshold, error))
+        points.append(CostPoint(mean_cost(queried, prices), predicted, queried, threshold, error))
     return points

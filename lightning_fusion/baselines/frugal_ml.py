@@ -6,21 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_fusion.baselines.subsets import (
-    _TIE,
-    CostPoint,
-    Costs,
-    _classes,
-    _fit_together,
-    _mean_cost,
-    _outputs,
-    _prices,
-    _problem,
-)
+from lightning_fusion.baselines.checks import as_costs, as_outputs, as_problem, as_targets, check_sizes
+from lightning_fusion.baselines.cost_points import CostPoint, Costs, mean_cost
 from lightning_fusion.errors import InputError
 
 FRUGAL_ML_TRADE_OFFS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.0)
 """Trade-offs of :func:`frugal_ml`, times the mean cost of an expert, unless others are given."""
+_TIE = 1e-9  # gains, in samples, that are closer than this are equal
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +20,9 @@ class FrugalMLStrategy:
     """A base expert, and for each label that it may predict whom to ask instead where it is not confident.
 
     Attributes:
-        base: Number of the expert that is always asked.
+        base: Number of the expert that is always queried.
         add_ons: (C,) number of the expert that answers instead, -1 for none.
-        thresholds: (C,) it is asked where the base's largest probability is *below* this; -inf for never.
+        thresholds: (C,) it is queried where the base's largest probability is *below* this; -inf for never.
         objective: Accuracy - trade_off * mean cost on the rows it was chosen on.
     """
 
@@ -40,7 +32,7 @@ class FrugalMLStrategy:
     objective: float
 
     def decide(self, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(N,) predicted classes and (N, K) bool, who was asked.
+        """(N,) predicted classes and (N, K) bool, who was queried.
 
         Args:
             outputs: (N, K, C) probabilities.
@@ -49,10 +41,10 @@ class FrugalMLStrategy:
         labels = outputs[:, self.base].argmax(1)
         unsure = outputs[:, self.base].max(1) < self.thresholds[labels]
         answers = np.where(unsure, self.add_ons[labels], self.base)
-        asked = np.zeros(outputs.shape[:2], bool)
-        asked[:, self.base] = True
-        asked[rows, answers] = True
-        return outputs[rows, answers].argmax(1), asked
+        queried = np.zeros(outputs.shape[:2], bool)
+        queried[:, self.base] = True
+        queried[rows, answers] = True
+        return outputs[rows, answers].argmax(1), queried
 
 
 def frugal_ml_strategy(outputs: np.ndarray, targets: np.ndarray, costs: Costs, trade_off: float) -> FrugalMLStrategy:
@@ -82,8 +74,8 @@ def frugal_ml_strategy(outputs: np.ndarray, targets: np.ndarray, costs: Costs, t
         >>> strategy.base, strategy.add_ons.tolist(), strategy.thresholds.tolist()
         (0, [1, -1], [0.9, -inf])
     """
-    known, goal, prices = _outputs(outputs), _classes(targets), _prices(costs)
-    _fit_together(known, goal, prices)
+    known, goal, prices = as_outputs(outputs), as_targets(targets), as_costs(costs)
+    check_sizes(known, goal, prices)
     if not 0 <= trade_off < math.inf:
         raise InputError(f"trade_off is {trade_off}; expected a number >= 0")
     rows, experts, classes = known.shape
@@ -161,14 +153,14 @@ def frugal_ml(
         >>> [(point.cost, point.predicted.tolist()) for point in points]
         [(1.0, [0, 0]), (3.5, [0, 1])]
     """
-    given, known, targets, prices = _problem(outputs, validation_outputs, validation_targets, costs)
+    given, known, targets, prices = as_problem(outputs, validation_outputs, validation_targets, costs)
     if trade_offs is None:
         mean = float(prices.mean()) or 1.0
         trade_offs = [value / mean for value in FRUGAL_ML_TRADE_OFFS]
     points = []
     for trade_off in map(float, trade_offs):
         strategy = frugal_ml_strategy(known, targets, prices, trade_off)
-        predicted, asked = strategy.decide(given)
+        predicted, queried = strategy.decide(given)
         error = float((strategy.decide(known)[0] != targets).mean())
-        points.append(CostPoint(_mean_cost(asked, prices), predicted, asked, trade_off, error))
+        points.append(CostPoint(mean_cost(queried, prices), predicted, queried, trade_off, error))
     return points

@@ -19,10 +19,10 @@ from lightning_fusion.baselines import (
     exhaustive_subsets,
     frugal_ml,
     frugal_ml_strategy,
+    majority_class,
     oracle_selection,
     random_subsets,
     subset_point,
-    zero_cost,
 )
 from lightning_fusion.errors import InputError
 
@@ -68,17 +68,17 @@ def table(errors: dict[tuple[int, ...], float]) -> SimpleNamespace:
 
 def mean_cost(point: CostPoint, prices: np.ndarray) -> float:
     """What the rows paid, one by one."""
-    return sum(float(prices[k]) for row in point.asked for k in range(len(prices)) if row[k]) / len(point.asked)
+    return sum(float(prices[k]) for row in point.queried for k in range(len(prices)) if row[k]) / len(point.queried)
 
 
 # ---------------------------------------------------------------- asking nobody, subsets
 
 
-def test_zero_cost_is_the_lowest_of_the_most_frequent_classes():
-    point = zero_cost(np.array([3, 1, 3, 1, 0]), num_rows=4, num_experts=2)
+def test_majority_class_is_the_lowest_of_the_most_frequent_classes():
+    point = majority_class(np.array([3, 1, 3, 1, 0]), num_rows=4, num_experts=2)
     assert point.predicted.tolist() == [1] * 4
-    assert (point.cost, point.experts, point.held_out_error) == (0.0, 0.0, pytest.approx(0.6))
-    assert point.asked.shape == (4, 2) and not point.asked.any()
+    assert (point.cost, point.num_queries, point.held_out_error) == (0.0, 0.0, pytest.approx(0.6))
+    assert point.queried.shape == (4, 2) and not point.queried.any()
     assert point.accuracy(np.array([1, 3, 1, 1])) == 0.75
 
 
@@ -86,7 +86,7 @@ def test_the_point_of_all_experts_is_the_rule_on_all_of_them():
     fusion, prices = average(0, 4), np.array([1, 2, 0.5, 4])
     point = subset_point(fusion, range(4), prices)
     assert np.array_equal(point.predicted, SoftmaxAverage().predict(fusion.queries))
-    assert (point.cost, point.experts, point.setting) == (7.5, 4.0, (0, 1, 2, 3))
+    assert (point.cost, point.num_queries, point.setting) == (7.5, 4.0, (0, 1, 2, 3))
     assert point.held_out_error == fusion.error((0, 1, 2, 3))
     assert subset_point(fusion, [2, 0], prices, held_out=False).setting == (0, 2)
     assert subset_point(fusion, [2, 0], prices, held_out=False).held_out_error is None
@@ -101,7 +101,7 @@ def test_random_subsets_differ_and_there_are_as_many_as_asked_for(experts, num_s
     for size in range(1, experts + 1):
         assert sum(len(subset) == size for subset in subsets) == min(num_subsets, math.comb(experts, size))
     for point in points:
-        assert np.flatnonzero(point.asked[0]).tolist() == list(point.setting) == sorted(point.setting)
+        assert np.flatnonzero(point.queried[0]).tolist() == list(point.setting) == sorted(point.setting)
         assert point.cost == mean_cost(point, prices)
         assert np.array_equal(point.predicted, fusion.predict(point.setting))
     assert not fusion.errors_asked
@@ -112,7 +112,7 @@ def test_random_subsets_depend_on_the_seed_and_leave_no_expert_out():
     fusion = average(0, 8)
     first, second = ([point.setting for point in random_subsets(fusion, [1] * 8, 3, seed=seed)] for seed in (0, 1))
     assert first != second
-    seen = {k for seed in range(30) for p in random_subsets(fusion, [1] * 8, 1, seed=seed) if p.experts == 1
+    seen = {k for seed in range(30) for p in random_subsets(fusion, [1] * 8, 1, seed=seed) if p.num_queries == 1
             for k in p.setting}  # fmt: skip
     assert seen == set(range(8))
 
@@ -128,7 +128,7 @@ def test_greedy_selection_with_equal_costs_takes_the_least_error_at_each_step(se
         chosen = tuple(sorted((*chosen, best)))
         assert point.setting == chosen
         assert point.held_out_error == fusion.error(chosen)
-        assert (point.cost, point.experts) == (pytest.approx(0.7 * size), size)
+        assert (point.cost, point.num_queries) == (pytest.approx(0.7 * size), size)
         assert np.array_equal(point.predicted, fusion.predict(chosen))
 
 
@@ -228,7 +228,7 @@ def test_the_cascade_equals_the_loop(seed, experts):
     for point in points:
         expected = cascade(queries, prices, order, point.setting)
         assert point.predicted.tolist() == [label for label, _ in expected]
-        assert [np.flatnonzero(row).tolist() for row in point.asked] == [asked for _, asked in expected]
+        assert [np.flatnonzero(row).tolist() for row in point.queried] == [asked for _, asked in expected]
         assert point.cost == pytest.approx(mean_cost(point, prices), rel=1e-12)
         held = cascade(known, prices, order, point.setting)
         wrong = sum(label != target for (label, _), target in zip(held, targets, strict=True))
@@ -239,7 +239,7 @@ def test_the_cascade_equals_the_loop(seed, experts):
 def test_a_threshold_above_one_asks_everyone_and_one_below_all_asks_the_first():
     (known, targets), (queries, _) = draw(0, experts=4), draw(1, rows=9, experts=4)
     low, high = confidence_cascade(queries, known, targets, [1, 1, 1, 1], thresholds=[-1, 1.5])
-    assert (high.cost, high.experts) == (4.0, 4.0) and high.asked.all()
+    assert (high.cost, high.num_queries) == (4.0, 4.0) and high.queried.all()
     assert low.cost == 1.0
     assert np.array_equal(low.predicted, BestSingle().fit(known, targets).predict(queries))
     # what everyone gives is the most confident answer, up to ties between experts
@@ -252,7 +252,7 @@ def test_a_threshold_above_one_asks_everyone_and_one_below_all_asks_the_first():
 def test_the_cascade_asks_what_is_right_most_often_per_cost_first():
     known = np.array([[[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]], [[0.9, 0.1], [0.1, 0.9], [0.1, 0.9]]])
     targets = np.array([0, 0])  # accuracies 1, .5, 0
-    first = lambda costs: confidence_cascade(known, known, targets, costs, thresholds=[0])[0].asked[0].tolist()  # noqa: E731
+    first = lambda costs: confidence_cascade(known, known, targets, costs, thresholds=[0])[0].queried[0].tolist()  # noqa: E731
     assert first([1, 1, 1]) == [True, False, False]
     assert first([3, 1, 1]) == [False, True, False]  # 1 / 3 < .5 / 1
     assert first([2, 1, 1]) == [False, True, False]  # equal rates: the cheaper one
@@ -321,7 +321,7 @@ def test_frugal_ml_decides_as_its_paper_says():
             label = int(row[strategy.add_ons[label]].argmax())
         several += len(asked) == 2
         assert point.predicted[n] == label
-        assert set(np.flatnonzero(point.asked[n])) == asked
+        assert set(np.flatnonzero(point.queried[n])) == asked
     assert several
     assert point.cost == pytest.approx(mean_cost(point, prices))
     assert point.setting == trade_off
@@ -396,7 +396,7 @@ def test_frugal_ml_without_a_price_is_never_below_the_best_expert_on_its_own_row
     assert [p.cost for p in points] == sorted(p.cost for p in points)  # an optimum never spends less at a lower price
     scaled = frugal_ml(outputs, outputs, targets, [1e9, 2e9, 3e9, 4e9])
     assert [p.cost for p in scaled] == pytest.approx([1e9 * p.cost for p in points])
-    assert all(np.array_equal(a.asked, b.asked) for a, b in zip(points, scaled, strict=True))
+    assert all(np.array_equal(a.queried, b.queried) for a, b in zip(points, scaled, strict=True))
 
 
 def test_free_experts_do_not_break_the_default_trade_offs():
@@ -418,11 +418,11 @@ def test_the_oracle_asks_the_cheapest_right_expert(seed, experts):
     for n, row in enumerate(outputs):
         right = [k for k in range(experts) if row[k].argmax() == targets[n]]
         chosen = min(right or range(experts), key=lambda k: (prices[k], k))
-        assert np.flatnonzero(point.asked[n]).tolist() == [chosen]
+        assert np.flatnonzero(point.queried[n]).tolist() == [chosen]
         assert point.predicted[n] == row[chosen].argmax()
     assert np.array_equal(point.predicted == targets, oracle_selection(outputs, targets))
     assert point.accuracy(targets) == oracle_selection(outputs, targets).mean()
-    assert point.cost == pytest.approx(mean_cost(point, prices)) and point.experts == 1
+    assert point.cost == pytest.approx(mean_cost(point, prices)) and point.num_queries == 1
     for other in frugal_ml(outputs, outputs, targets, prices):
         assert point.accuracy(targets) >= other.accuracy(targets)
 
@@ -435,7 +435,7 @@ def test_one_row_one_expert_one_class(kind):
     outputs, targets = np.ones((1, 1, 1), kind), np.array([0])
     fusion = Average(outputs, targets, outputs)
     points = [
-        zero_cost(targets, 1, 1),
+        majority_class(targets, 1, 1),
         *random_subsets(fusion, [2]),
         *best_static_subsets(fusion, [2]),
         *exhaustive_subsets(fusion, [2]),
@@ -468,10 +468,10 @@ SPOILT[2, 1, 0] = np.nan
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: zero_cost(np.array([], int), 3), r"train_targets: found shape \(0,\)"),
-        (lambda: zero_cost(np.array([0.5]), 3), "train_targets: found float64; expected integer"),
-        (lambda: zero_cost(LABELS, 0), "num_rows is 0"),
-        (lambda: zero_cost(LABELS, 2).accuracy(LABELS), r"targets: found shape \(4,\) for 2 predicted"),
+        (lambda: majority_class(np.array([], int), 3), r"train_targets: found shape \(0,\)"),
+        (lambda: majority_class(np.array([0.5]), 3), "train_targets: found float64; expected integer"),
+        (lambda: majority_class(LABELS, 0), "num_rows is 0"),
+        (lambda: majority_class(LABELS, 2).accuracy(LABELS), r"targets: found shape \(4,\) for 2 predicted"),
         (lambda: subset_point(MUTE, [], [1, 1]), r"subset is \(\)"),
         (lambda: subset_point(MUTE, [0, 0], [1, 1]), r"subset is \(0, 0\)"),
         (lambda: subset_point(MUTE, [2], [1, 1]), r"subset is \(2,\); expected different numbers of experts, 0 to 1"),

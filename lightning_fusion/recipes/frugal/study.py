@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from lightning_fusion.baselines import BestSingle, LogisticStacking
-from lightning_fusion.baselines.cascade import confidence_cascade
-from lightning_fusion.baselines.frugal_ml import frugal_ml
-from lightning_fusion.baselines.subsets import (
+from lightning_fusion.baselines import (
+    BestSingle,
     CostPoint,
+    LogisticStacking,
     best_static_subsets,
     cheapest_right,
+    confidence_cascade,
     exhaustive_subsets,
+    frugal_ml,
+    majority_class,
     random_subsets,
     subset_point,
-    zero_cost,
 )
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.store import ExpertOutputs
@@ -87,7 +88,7 @@ class _Study:
             split: dict(zip(outputs.names, array.swapaxes(0, 1), strict=True)) for split, array in self.arrays.items()
         }
         self.points: list[tuple[str, float, float]] = []
-        self.nobody = zero_cost(self.goal["train"], len(self.goal["test"]), len(outputs.names))
+        self.nobody = majority_class(self.goal["train"], len(self.goal["test"]), len(outputs.names))
 
     def _rows(self, split: str, not_of: bool) -> tuple[np.ndarray, np.ndarray]:
         """Outputs (N, K, C) and targets (N,) of the rows in use: those not of the unseen domains, or of them alone."""
@@ -246,14 +247,14 @@ class _Study:
             if method == "random subsets":  # the mean of the draws of one size
                 sizes: dict[int, list[CostPoint]] = {}
                 for point in points:
-                    sizes.setdefault(round(point.experts), []).append(point)
+                    sizes.setdefault(round(point.num_queries), []).append(point)
                 for size, some in sizes.items():
                     accuracy = float(np.mean([point.accuracy(self.goal["test"]) for point in some]))
                     self._curve_point(method, size, accuracy, float(np.mean([point.cost for point in some])), size)
                 continue
             for point in points:
                 setting = point.setting if isinstance(point.setting, float) else math.nan
-                self._curve_point(method, setting, point.accuracy(self.goal["test"]), point.cost, point.experts)
+                self._curve_point(method, setting, point.accuracy(self.goal["test"]), point.cost, point.num_queries)
         single = BestSingle().fit(train, self.goal["train"])
         self._point("best single expert", costs[single.best], float((single.predict(test) == self.goal["test"]).mean()))
         everyone = subset_point(fusion, range(len(costs)), costs, held_out=False)

@@ -1,10 +1,7 @@
 import numpy as np
-import pytest
-from reference import rules
 from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
 
-from lightning_fusion.baselines import KNORAE, LogisticStacking, NearestNeighbours
+from lightning_fusion.baselines import LogisticStacking
 
 
 def problem(seed: int, rows: int, blind: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -16,21 +13,6 @@ def problem(seed: int, rows: int, blind: bool = False) -> tuple[np.ndarray, np.n
         logits[:, 2, 0] = -np.inf
     exponents = np.exp(logits)
     return exponents / exponents.sum(2, keepdims=True), targets
-
-
-@pytest.mark.parametrize("neighbours", [1, 3, 7, 50])
-@pytest.mark.parametrize("seed", range(3))
-def test_knora_eliminate_equals_the_literal_loop(neighbours, seed):
-    (fitted, targets), (queries, _) = problem(seed, 40), problem(seed + 100, 25)
-    expected = [rules.knora_eliminate(fitted, targets, query, neighbours) for query in queries]
-    assert KNORAE(neighbours).fit(fitted, targets).predict(queries).tolist() == expected
-
-
-def test_knora_eliminate_lets_all_vote_where_nobody_is_right_nearby():
-    fitted = np.array([[[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]])
-    assert KNORAE(1).fit(fitted, np.array([1])).predict(fitted).tolist() == [1]  # the third expert alone
-    wrong = fitted[:, :2]
-    assert KNORAE(1).fit(wrong, np.array([1])).predict(wrong).tolist() == [0]  # both vote
 
 
 def test_stacking_is_scikit_learns_logistic_regression():
@@ -53,13 +35,3 @@ def test_stacking_leaves_out_what_an_expert_does_not_know():
 def test_stacking_of_a_single_class_answers_that_class():
     fitted, _ = problem(0, 5)
     assert LogisticStacking().fit(fitted, np.full(5, 2)).predict(fitted).tolist() == [2] * 5
-
-
-def test_nearest_neighbours_are_scikit_learns():
-    (fitted, targets), (queries, _) = problem(0, 60), problem(1, 30)
-    direct = KNeighborsClassifier(9, algorithm="brute").fit(fitted.reshape(60, -1), targets)
-    assert np.array_equal(
-        NearestNeighbours().fit(fitted, targets).predict(queries), direct.predict(queries.reshape(30, -1))
-    )
-    few = NearestNeighbours(9).fit(fitted[:4], targets[:4])
-    assert few.model.n_neighbors == 4

@@ -1,0 +1,74 @@
+"""Rules that look at the nearest labeled samples in the space of outputs: a vote, and dynamic selection."""
+
+from typing import Self
+
+import numpy as np
+
+from lightning_fusion.baselines.base import Baseline
+
+
+class NearestNeighbors(Baseline):
+    """Uniform vote of the fitted rows whose outputs are nearest in Euclidean distance (scikit-learn).
+
+    Args:
+        neighbors: Voters; 9 as in the FoE paper.
+
+    Example:
+        >>> outputs = np.array([[[0.9, 0.1]], [[0.2, 0.8]]])
+        >>> NearestNeighbors(1).fit(outputs, np.array([1, 0])).predict(outputs)
+        array([1, 0])
+    """
+
+    def __init__(self, neighbors: int = 9) -> None:
+        self.neighbors = neighbors
+
+    def fit(self, outputs: np.ndarray, targets: np.ndarray) -> Self:
+        """Keep the rows."""
+        from sklearn.neighbors import KNeighborsClassifier
+
+        self.model = KNeighborsClassifier(min(self.neighbors, len(outputs)), algorithm="brute")
+        self.model.fit(outputs.reshape(len(outputs), -1), targets)
+        return self
+
+    def predict(self, outputs: np.ndarray) -> np.ndarray:
+        """The neighbors' vote."""
+        return self.model.predict(outputs.reshape(len(outputs), -1))
+
+
+class KNORAE(Baseline):
+    """Dynamic selection: the experts that are right on *all* nearest fitted rows vote.
+
+    K-nearest oracles, eliminate (Ko, Sabourin and Britto, Pattern Recognition 41, 2008). The neighborhood shrinks
+    until some expert is right on all of it; if none is right on the nearest row, all experts vote. The neighborhood is
+    taken in the space of outputs (our choice: experts of any framework have no common input space).
+
+    Args:
+        neighbors: Size of the largest neighborhood.
+
+    Example:
+        >>> outputs = np.array([[[0.9, 0.1], [0.1, 0.9]], [[0.2, 0.8], [0.8, 0.2]]])
+        >>> KNORAE(1).fit(outputs, np.array([1, 0])).predict(outputs)
+        array([1, 0])
+    """
+
+    def __init__(self, neighbors: int = 7) -> None:
+        self.neighbors = neighbors
+
+    def fit(self, outputs: np.ndarray, targets: np.ndarray) -> Self:
+        """Keep the rows and who is right on them."""
+        from sklearn import neighbors
+
+        self.model = neighbors.NearestNeighbors(n_neighbors=min(self.neighbors, len(outputs)), algorithm="brute")
+        self.model.fit(outputs.reshape(len(outputs), -1))
+        self.right = outputs.argmax(2) == targets[:, None]
+        return self
+
+    def predict(self, outputs: np.ndarray) -> np.ndarray:
+        """The vote of the selected experts; the mean of their probabilities decides ties."""
+        nearest = self.model.kneighbors(outputs.reshape(len(outputs), -1), return_distance=False)
+        # run[n, k]: on how many of the nearest rows, from the first on, expert k is right without a miss
+        run = np.cumprod(self.right[nearest], axis=1).sum(1)
+        chosen = (run == run.max(1, keepdims=True)).astype(outputs.dtype)[:, :, None]
+        votes = ((outputs.argmax(2)[:, :, None] == np.arange(outputs.shape[2])) * chosen).sum(1)
+        mean = (outputs * chosen).sum(1) / chosen.sum(1)
+        return (votes + 0.5 * mean).argmax(1)

@@ -1,0 +1,40 @@
+"""Stacking: a model that reads the outputs of all experts."""
+
+from typing import Self
+
+import numpy as np
+
+from lightning_fusion.baselines.base import Baseline
+
+
+class LogisticStacking(Baseline):
+    """Logistic regression on the experts' outputs side by side (scikit-learn; Wolpert, Stacked Generalization, 1992).
+
+    Args:
+        inverse_penalty: scikit-learn's C: the inverse of the L2 penalty.
+
+    Example:
+        >>> outputs = np.array([[[0.9, 0.1]], [[0.2, 0.8]]])
+        >>> LogisticStacking().fit(outputs, np.array([1, 0])).predict(outputs)
+        array([1, 0])
+    """
+
+    def __init__(self, inverse_penalty: float = 1.0) -> None:
+        from sklearn.linear_model import LogisticRegression
+
+        self.model = LogisticRegression(C=inverse_penalty, max_iter=1000)
+
+    def fit(self, outputs: np.ndarray, targets: np.ndarray) -> Self:
+        """Fit the regression."""
+        flat = outputs.reshape(len(outputs), -1)
+        self.columns = np.ptp(flat, axis=0) > 0  # classes that an expert does not know
+        self.constant = targets[0] if len(np.unique(targets)) == 1 else None
+        if self.constant is None:
+            self.model.fit(flat[:, self.columns], targets)
+        return self
+
+    def predict(self, outputs: np.ndarray) -> np.ndarray:
+        """The regression's class."""
+        if self.constant is not None:
+            return np.full(len(outputs), self.constant)
+        return self.model.predict(outputs.reshape(len(outputs), -1)[:, self.columns])
