@@ -1,6 +1,7 @@
 """The one exception that a user's own input can raise."""
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class InputError(ValueError):
@@ -26,3 +27,14 @@ def shorten(values: Iterable[object], limit: int = 5) -> str:
     listed = [str(value) for value in values]
     more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
     return ", ".join(listed[:limit]) + more
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """What to add to a message about an unknown name: the known one that is most like it, if one is.
+
+    Example:
+        >>> suggestion("fruga", ["foe", "frugal"]), suggestion("xyz", ["foe"])
+        ('; did you mean frugal?', '')
+    """
+    close = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

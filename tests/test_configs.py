@@ -26,7 +26,7 @@ from commands import (
 
 from lightning_fusion import ExpertOutputs, FrugalFoEModule
 from lightning_fusion.callbacks import PredictionWriter
-from lightning_fusion.cli.commands import RECIPES
+from lightning_fusion.cli.commands import recipes
 from lightning_fusion.cli.main import FusionCLI, main
 from lightning_fusion.verification.module import JudgedByTrials
 
@@ -40,7 +40,7 @@ def kind(name: str) -> str:
     if folder == "sweeps":
         return "sweep"
     if folder == "recipes":
-        assert recipe_of(name) in RECIPES, f"{name} names no known recipe: {sorted(RECIPES)}"
+        assert recipe_of(name) in recipes()
         return "recipe"
     if {"model", "data", "trainer"} <= keys:
         return "fit"

@@ -55,7 +55,7 @@ def test_the_wheel_names_the_program(wheel):
 
 def test_a_package_of_the_wheel_finds_its_configs(wheel, tmp_path):
     wheel.extractall(tmp_path)
-    code = "import lightning_fusion.cli.main as cli; print(cli.__file__, cli.find_config('foe/digits.yaml'))"
+    code = "import lightning_fusion.cli.config as cli; print(cli.__file__, cli.find_config('foe/digits.yaml'))"
     words = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     found = [Path(part) for part in done.stdout.split()]

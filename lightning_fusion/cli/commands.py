@@ -1,28 +1,55 @@
 """The commands around a training run: recipe, collect, diagnose and export."""
 
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from pkgutil import resolve_name
+from pkgutil import iter_modules, resolve_name
 from typing import Any
 
 from jsonargparse import ArgumentParser
 from lightning import LightningDataModule, Trainer
 
+import lightning_fusion.recipes as recipe_packages
 from lightning_fusion.cli.parser import FusionArgumentParser
-from lightning_fusion.errors import InputError
-
-RECIPES = {
-    "foe": "lightning_fusion.recipes.foe.protocol.foe",
-    "frugal": "lightning_fusion.recipes.frugal.protocol.frugal",
-    "acorl": "lightning_fusion.recipes.acorl.protocol.acorl",
-    "hat": "lightning_fusion.recipes.hat.protocol.hat",
-    "generative": "lightning_fusion.recipes.generation.headlines.generative",
-    "multiple_choice": "lightning_fusion.recipes.generation.multiple_choice.multiple_choice",
-    "text_evaluation": "lightning_fusion.recipes.generation.text_evaluation.text_evaluation",
-}
-"""Recipes by name, as import paths."""
+from lightning_fusion.errors import InputError, suggestion
 
 
-def _parser(command: str, description: str) -> FusionArgumentParser:
+def recipes() -> dict[str, str]:
+    """Recipes by name, as import paths: what the packages in ``lightning_fusion/recipes`` list as ``RECIPES``.
+
+    Example:
+        >>> recipes()["foe"]
+        'lightning_fusion.recipes.foe.protocol.foe'
+    """
+    found: dict[str, str] = {}
+    for module in iter_modules(recipe_packages.__path__, f"{recipe_packages.__name__}."):
+        listed = import_module(module.name).RECIPES if module.ispkg else {}
+        found |= {name: f"{module.name}.{path}" for name, path in listed.items()}
+    return dict(sorted(found.items()))
+
+
+def _function(name: str) -> Callable[..., Any]:
+    """The recipe of a name, or of an import path."""
+    known = recipes()
+    if name in known:
+        return resolve_name(known[name])
+    if "." not in name:
+        raise InputError(
+            f"recipe: found {name!r}; expected one of {', '.join(known)}, or the import path of a function of your own"
+            f"{suggestion(name, known)}"
+        )
+    try:
+        function = resolve_name(name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"recipe: {name} cannot be imported ({error}); expected the import path of a function"
+        ) from error
+    if not callable(function):
+        raise InputError(f"recipe: {name} is a {type(function).__name__}; expected a function")
+    return function
+
+
+def _parser(command: str, description: str | None) -> FusionArgumentParser:
     parser = FusionArgumentParser(
         prog=f"lightning-fusion {command}", description=description, parser_mode="omegaconf+", dump_header=None
     )
@@ -35,30 +62,35 @@ def _arguments(parser: ArgumentParser, args: list[str]) -> dict[str, Any]:
     return parser.instantiate_classes(config).as_dict() | {"config": config}
 
 
-def _recipe(args: list[str]) -> Any:
+def recipe(args: list[str]) -> Any:
+    """Run a paper's whole protocol: a function whose typed arguments are the options."""
+    known = ",".join(recipes())
     if args and args[0] in ("-h", "--help"):
-        print(f"usage: lightning-fusion recipe {{{','.join(RECIPES)}}} [--help] --config FILE --output DIR")
+        print(
+            f"usage: lightning-fusion recipe {{{known}}} [--help] --config FILE --output DIR\n\n"
+            "A recipe of your own is named by the import path of its function."
+        )
         return None
-    if not args or args[0] not in RECIPES:
-        found = f"found {args[0]!r}" if args and not args[0].startswith("-") else "found none"
-        raise InputError(f"recipe: name one of {', '.join(RECIPES)} first; {found}")
-    function = resolve_name(RECIPES[args[0]])
+    if not args or args[0].startswith("-"):
+        raise InputError(f"recipe: found none; name one of {known.replace(',', ', ')} first")
+    function = _function(args[0])
     parser = _parser(f"recipe {args[0]}", (function.__doc__ or "").partition("\n")[0])
     parser.add_function_arguments(function, fail_untyped=True)
     arguments = _arguments(parser, args[1:])
     config = arguments.pop("config")
     report = function(**arguments)
     config.pop("config", None)
-    (Path(arguments["output"]) / "config.yaml").write_text(parser.dump(config, skip_none=False))
+    (Path(arguments["output"]) / "config.yaml").write_text(parser.dump(config, skip_none=False), encoding="utf-8")
     return report
 
 
-def _collect(args: list[str]) -> Any:
+def collect(args: list[str]) -> Any:
+    """Query a pool of experts on a data set, once, and store their outputs."""
     from lightning_fusion.experts.expert import Expert
-    from lightning_fusion.experts.outputs.collect import collect
+    from lightning_fusion.experts.outputs import collect as collecting
     from lightning_fusion.experts.pool import ExpertPool
 
-    parser = _parser("collect", "Ask a pool of experts about a data set, once, and store the answers.")
+    parser = _parser("collect", collect.__doc__)
     parser.add_argument("--experts", type=dict[str, Expert], required=True, help="Experts by name.")
     parser.add_subclass_arguments(LightningDataModule, "data", required=True)
     parser.add_argument("--output", type=str, required=True, help="Folder of the store.")
@@ -68,7 +100,7 @@ def _collect(args: list[str]) -> Any:
     parser.add_class_arguments(Trainer, "trainer", instantiate=True)
     parser.set_defaults({"trainer.logger": False, "trainer.enable_checkpointing": False})
     given = _arguments(parser, args)
-    outputs = collect(
+    outputs = collecting.collect(
         ExpertPool(given["experts"]),
         given["data"],
         given["output"],
@@ -81,29 +113,31 @@ def _collect(args: list[str]) -> Any:
     return outputs
 
 
-def _diagnose(args: list[str]) -> Any:
-    from lightning_fusion.experts.diagnosis import diagnose
+def diagnose(args: list[str]) -> Any:
+    """Say whether fusing is worth it, before anything is trained."""
+    from lightning_fusion.experts import diagnosis
     from lightning_fusion.experts.outputs.store import ExpertOutputs
 
-    parser = _parser("diagnose", "Say whether fusing is worth it, before anything is trained.")
+    parser = _parser("diagnose", diagnose.__doc__)
     parser.add_argument("--store", type=str, required=True, help="Folder that 'collect' wrote.")
     parser.add_argument("--split", type=str, default="train", help="The rows the fuser would train on.")
     parser.add_argument("--unseen", type=str | None, default="test", help="A split that no expert was trained on.")
     parser.add_argument("--output", type=str | None, default=None, help="Folder for diagnosis.json and diagnosis.png.")
     given = _arguments(parser, args)
-    diagnosis = diagnose(ExpertOutputs.open(given["store"]), given["split"], given["unseen"])
-    diagnosis.print()
+    found = diagnosis.diagnose(ExpertOutputs.open(given["store"]), given["split"], given["unseen"])
+    found.print()
     if given["output"]:
-        diagnosis.save(given["output"])
+        found.save(given["output"])
         print(f"wrote diagnosis.json and diagnosis.png to {given['output']}")
-    return diagnosis
+    return found
 
 
-def _export(args: list[str]) -> Any:
+def export(args: list[str]) -> Any:
+    """Write a fused network as one program, with a manifest and a parity check."""
+    from lightning_fusion import export as exporting
     from lightning_fusion.experts.expert import Expert
-    from lightning_fusion.export import export
 
-    parser = _parser("export", "Write a fused network as one program, with a manifest and a parity check.")
+    parser = _parser("export", export.__doc__)
     parser.add_argument("--experts", type=dict[str, Expert], required=True, help="Experts by name.")
     parser.add_argument("--checkpoint", type=str, required=True, help="The fuser's checkpoint.")
     parser.add_argument("--output", type=str, required=True, help="Folder of the exported program.")
@@ -115,6 +149,15 @@ def _export(args: list[str]) -> Any:
     parser.add_argument("--overwrite", type=bool, default=False, help="Replace an earlier export.")
     given = _arguments(parser, args)
     given.pop("config")
-    manifest = export(**given)
+    manifest = exporting.export(**given)
     print(f"wrote {', '.join(manifest['files'])} to {given['output']}; largest difference {manifest['parity']:.1e}")
     return manifest
+
+
+COMMANDS: dict[str, Callable[[list[str]], Any]] = {
+    "recipe": recipe,
+    "collect": collect,
+    "diagnose": diagnose,
+    "export": export,
+}
+"""The commands by name; each takes its options."""

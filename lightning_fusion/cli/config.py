@@ -7,7 +7,7 @@ import yaml
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.errors import InputError, shorten, suggestion
 
 
 def shipped_configs() -> Path:
@@ -34,7 +34,10 @@ def find_config(name: str) -> str:
         if candidate.is_file():
             return str(candidate)
     known = sorted(str(path.relative_to(root)) for path in root.rglob("*.yaml"))
-    raise InputError(f"config: found no file {name}, and no shipped one of that name; shipped are {shorten(known, 50)}")
+    raise InputError(
+        f"config: found no file {name}, and no shipped one of that name{suggestion(short, known)}; shipped are "
+        f"{shorten(known, 50)}"
+    )
 
 
 class FusionSaveConfig(SaveConfigCallback):
@@ -53,7 +56,7 @@ class FusionSaveConfig(SaveConfigCallback):
             for logger in trainer.loggers:
                 record = getattr(getattr(logger, "experiment", None), "config", None)
                 if type(logger).__name__ == "WandbLogger" and record is not None:
-                    record.update(_flat(plain), allow_val_change=True)
+                    record.update(flat(plain), allow_val_change=True)
         self.already_saved = True
 
     @staticmethod
@@ -67,13 +70,18 @@ class FusionSaveConfig(SaveConfigCallback):
         return folders or [Path(trainer.default_root_dir)]
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots, as a sweep names them."""
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots, as a sweep names them.
+
+    Example:
+        >>> flat({"model": {"init_args": {"lr": 0.1}}})
+        {'model.init_args.lr': 0.1}
+    """
     if not isinstance(config, dict) or not config:
         return {prefix: config}
     result: dict[str, Any] = {}
     for key, value in config.items():
-        result |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        result |= flat(value, f"{prefix}.{key}" if prefix else str(key))
     return result
 
 
@@ -99,7 +107,12 @@ def _refuse_doubled_keys(path: str) -> None:
             lines[name] = line
 
 
-def _with_found_configs(args: list[str]) -> list[str]:
+def with_found_configs(args: list[str]) -> list[str]:
+    """Command-line arguments with the path of each configuration file that they name.
+
+    Raises:
+        InputError: If one is not there, or has a key twice.
+    """
     result, previous = [], ""
     for arg in args:
         if previous in ("-c", "--config"):

@@ -15,10 +15,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_fusion import __version__
-from lightning_fusion.cli.commands import RECIPES, _collect, _diagnose, _export, _recipe
-from lightning_fusion.cli.config import FusionSaveConfig, _flat, _with_found_configs, shipped_configs
-from lightning_fusion.cli.parser import FusionArgumentParser, _input_error
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.cli.commands import COMMANDS, recipes
+from lightning_fusion.cli.config import FusionSaveConfig, flat, shipped_configs, with_found_configs
+from lightning_fusion.cli.parser import FusionArgumentParser, input_error
+from lightning_fusion.errors import InputError, shorten, suggestion
 from lightning_fusion.hyperparameters import constructor_arguments, read_checkpoint
 
 _USAGE = """usage: lightning-fusion COMMAND [options]
@@ -127,9 +127,9 @@ class FusionCLI(LightningCLI):
                 f"ckpt_path: {path} holds a {recorded['_class_path']}, the configuration names {chosen}; give the "
                 "checkpoint's own configuration, or change model.class_path"
             )
-        before = _flat(self.config[subcommand].get("model").as_dict())
+        before = flat(self.config[subcommand].get("model").as_dict())
         super()._parse_ckpt_path()
-        after = _flat(self.config[subcommand].get("model").as_dict())
+        after = flat(self.config[subcommand].get("model").as_dict())
         from_data = {f"init_args.{name}" for name in _LINKS.values()}
         changed = [
             key
@@ -175,7 +175,7 @@ def main(args: Sequence[str] | None = None) -> Any:
     try:
         result = _dispatch(given)
     except Exception as error:
-        wrong = _input_error(error)  # the parser wraps what a constructor says
+        wrong = input_error(error)  # the parser wraps what a constructor says
         if wrong is None and isinstance(
             error, (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
         ):
@@ -198,19 +198,14 @@ def _dispatch(args: list[str]) -> Any:
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     command = args[0] if args else "--help"
     if command in ("-h", "--help"):
-        print(_USAGE.format(recipes="{" + ",".join(RECIPES) + "}", configs=shipped_configs()))
+        print(_USAGE.format(recipes="{" + ",".join(recipes()) + "}", configs=shipped_configs()))
         return None
     if command == "--version":
         print(f"lightning-fusion {__version__}")
         return None
-    own: dict[str, Callable[[list[str]], Any]] = {
-        "recipe": _recipe,
-        "collect": _collect,
-        "diagnose": _diagnose,
-        "export": _export,
-    }
-    if command in own:
-        return own[command](_with_found_configs(args[1:]))
-    if command not in FusionCLI.subcommands():
-        raise InputError(f"found no command {command!r}; there are {', '.join([*FusionCLI.subcommands(), *own])}")
-    return FusionCLI(_with_found_configs(args))
+    if command in COMMANDS:
+        return COMMANDS[command](with_found_configs(args[1:]))
+    known = [*FusionCLI.subcommands(), *COMMANDS]
+    if command not in known:
+        raise InputError(f"found no command {command!r}{suggestion(command, known)}; there are {', '.join(known)}")
+    return FusionCLI(with_found_configs(args))

@@ -4,35 +4,14 @@ import os
 import re
 from argparse import Action
 from importlib import import_module
+from pkgutil import walk_packages
 from typing import Any
 
 from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser
 
+import lightning_fusion
 from lightning_fusion.errors import InputError
-
-# Rooms whose classes a YAML names; they are imported for the help, which lists only what is imported.
-_ROOMS = (
-    "acorl.dissimilarity",
-    "acorl.module",
-    "acorl.projection",
-    "acorl.verification",
-    "data.audio.datamodule",
-    "data.audio.features",
-    "data.image.datamodule",
-    "data.sensor.datamodule",
-    "data.text.datamodule",
-    "data.views.target",
-    "encoders",
-    "experts.outputs.datamodule",
-    "foe.module",
-    "frugal.module",
-    "generation.fuser",
-    "hat.module",
-    "schedules",
-    "verification.module",
-)
-
 
 _SUBCLASSES = re.compile(r"known subclasses: ([\w., ]+)")
 
@@ -64,16 +43,17 @@ class FusionArgumentParser(LightningArgumentParser):
         super().__init__(*args, **(own | kwargs))
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
-        """The help, with all of this library's classes."""
-        for room in _ROOMS:
-            import_module(f"lightning_fusion.{room}")
+        """The help, with all of this library's classes: it lists what is imported."""
+        for module in walk_packages(lightning_fusion.__path__, "lightning_fusion."):
+            if module.name.split(".")[1] not in ("__main__", "cli", "recipes"):
+                import_module(module.name)
         return super().format_help(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Stop with one line that names the key; ``JSONARGPARSE_DEBUG=true`` shows everything."""
         if os.environ.get("JSONARGPARSE_DEBUG", "").lower() == "true":
             return super().error(message, ex)
-        raise InputError(condense(message)) from _input_error(ex)
+        raise InputError(condense(message)) from input_error(ex)
 
 
 _NOISE = re.compile(
@@ -102,7 +82,7 @@ def condense(message: str) -> str:
     return f"{'.'.join(keys)}: {text}"[:600] if keys else text[:600]
 
 
-def _input_error(error: BaseException | None) -> InputError | None:
+def input_error(error: BaseException | None) -> InputError | None:
     """The InputError that a chain of exceptions began with, where there is one."""
     while error is not None:
         if isinstance(error, InputError):

@@ -3,6 +3,7 @@
 import csv
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ class TestWords:
 
     def run(self, monkeypatch, *args: str) -> int:
         monkeypatch.setattr("sys.argv", ["lightning-fusion", *args])
-        monkeypatch.setattr("sys.path", [])
+        monkeypatch.setattr("sys.path", list(sys.path))
         try:
             main()
         except SystemExit as stop:
@@ -159,11 +160,18 @@ class TestWords:
         ("args", "says"),
         [
             (["nonsense"], "found no command 'nonsense'; there are fit, validate, test, predict, recipe, collect, "),
+            (["colect"], "found no command 'colect'; did you mean collect[?]; there are fit, "),
             (["fit"], "the following arguments are required: fit.data, fit.model"),
             (["fit", "-c"], "argument -c/--config: expected one argument"),
             (["fit", "-c", "foe/nowhere.yaml"], "config: found no file foe/nowhere.yaml, and no shipped one"),
-            (["recipe"], "recipe: name one of foe"),
-            (["recipe", "fooe"], "recipe: name one of foe.*; found 'fooe'"),
+            (
+                ["fit", "-c", "foe/digit.yaml"],
+                "config: found no file .*; did you mean foe/digits.yaml[?]",
+            ),
+            (["recipe"], "recipe: found none; name one of acorl, foe"),
+            (["recipe", "fooe"], "recipe: found 'fooe'; expected one of .*; did you mean foe[?]"),
+            (["recipe", "nowhere.mine"], "recipe: nowhere.mine cannot be imported"),
+            (["recipe", "math.pi"], "recipe: math.pi is a float; expected a function"),
             (["diagnose"], "the following arguments are required: store"),
         ],
     )

@@ -1,1 +1,4 @@
 """The recipe frugal."""
+
+RECIPES = {"frugal": "protocol.frugal"}
+"""Its recipes, as paths below this package: the command line finds them here."""
