@@ -9,22 +9,19 @@ import pytest
 import lightning_fusion
 
 ROOT = Path(lightning_fusion.__file__).parent
-FLOORS = [
+BELOW = [
     {"files", "store", "plotting"},
     {"hyperparameters", "optimization", "schedules"},
     {"data", "baselines", "metrics", "callbacks"},
     {"experts"},
     {"registry", "verification"},
-    {"acorl", "foe", "frugal", "generation", "hat"},
-    {"export"},
-    {"recipes"},
-    {"cli"},
-    {"__main__"},
 ]
-METHODS = {"acorl", "foe", "frugal", "generation", "hat"}
+ABOVE = [{"export"}, {"recipes"}, {"cli"}, {"__main__"}]
+FREE = {"errors", "encoders"}  # errors: below everything; encoders: tied to nothing
+METHODS = {path.name for path in ROOT.iterdir() if (path / "module.py").is_file()} - set.union(*BELOW)
+FLOORS = [*BELOW, METHODS, *ABOVE]
 SHARED = {("generation", "lightning_fusion.foe.fusers"), ("hat", "lightning_fusion.foe.fusers")}
 WITH_LIGHTNING = {"module.py", "verification.py"}  # LightningModules; generation/ runs language models throughout
-FREE = {"errors", "encoders"}  # errors: below everything; encoders: tied to nothing
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 
