@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -299,57 +298,6 @@ def paired_difference(values: Tensor, plain: Tensor, repeats: int = 2000, seed: 
         random_state=np.random.default_rng(seed),
     ).confidence_interval
     return Difference(mean, float(interval.low), float(interval.high), len(difference))
-
-
-def plot_attributions(images: Tensor, maps: Mapping[str, Tensor], path: str | Path) -> None:
-    """Draw samples in rows: the input, then the map of each model.
-
-    Each map is scaled by its own 99th percentile: colours compare places within a map, not strengths between maps.
-
-    Args:
-        images: (N, C, H, W) images with one or three channels, in any range, or (N, mel, T) spectrograms, drawn with
-            the low frequencies at the bottom; four samples, say.
-        maps: (N, H, W) maps of :func:`attribute` by the name of their model.
-        path: Of the picture; its suffix chooses the format.
-
-    Raises:
-        InputError: If there is no map or no image, or shapes do not fit.
-    """
-    from matplotlib.figure import Figure
-
-    shape = tuple(images.shape)
-    origin = "lower" if images.ndim == 3 else "upper"
-    if images.ndim == 3:
-        images = images[:, None]
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
-        raise InputError(f"images has shape {shape}; expected (samples, 1 or 3, height, width)")
-    height, width = images.shape[2:]
-    expected = (len(images), height, width)
-    if wrong := {name: tuple(part.shape) for name, part in maps.items() if tuple(part.shape) != expected}:
-        raise InputError(f"maps: found shapes {wrong}; expected {expected}")
-    if not maps:
-        raise InputError("maps is empty; expected the maps of one model or more, by name")
-    pictures = images.detach().cpu().float()
-    low, high = pictures.amin((1, 2, 3), keepdim=True), pictures.amax((1, 2, 3), keepdim=True)
-    pictures = ((pictures - low) / (high - low).clamp_min(1e-12)).permute(0, 2, 3, 1)
-    side = 1.9
-    ratio = min(2.0, max(0.5, height / width))
-    size = (side * (1 + len(maps)), side * ratio * len(images) + 0.4)
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(len(images), 1 + len(maps), squeeze=False)
-    look = {"aspect": "auto" if ratio != height / width else "equal", "interpolation": "nearest", "origin": origin}
-    for row, picture in enumerate(pictures.numpy()):
-        gray = picture.shape[2] == 1
-        grid[row, 0].imshow(picture[..., 0] if gray else picture, cmap="gray", vmin=0, vmax=1, **look)
-        for column, values in enumerate(maps.values(), 1):
-            shown = values[row].detach().cpu().float().numpy()
-            top = max(float(np.quantile(shown, 0.99)), 1e-12)
-            grid[row, column].imshow(shown, cmap="inferno", vmin=0, vmax=top, **look)
-    for column, name in enumerate(("input", *maps)):
-        grid[0, column].set_title(name, fontsize=10)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    figure.savefig(path, dpi=130)
 
 
 def _check_logits(network: nn.Module, row: Tensor, target: Tensor) -> None:

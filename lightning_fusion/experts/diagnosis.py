@@ -7,17 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from lightning_fusion import plotting
 from lightning_fusion.baselines import BestSingle, MajorityVote, MostConfident, SoftmaxAverage, oracle_selection
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.files import atomic_write
 from lightning_fusion.metrics.diversity import PairwiseDiversity
-from lightning_fusion.plotting import plain_names
 
 LEAK_GAP = 0.03
 """Smallest excess of accuracy on the fuser's rows over unseen rows that is called a leak."""
@@ -99,44 +100,15 @@ class Diagnosis:
         for finding in self.findings:
             console.print(f"- {finding}", markup=False)
 
-    @plain_names
-    def plot(self, path: str | Path) -> None:
-        """Draw accuracy per expert and domain, and the disagreement of each pair, side by side."""
-        from matplotlib.figure import Figure
-
-        names = [expert.name for expert in self.experts]
-        domains = list(self.domain_accuracy) or ["all"]
-        grid = np.array(
-            [[self.domain_accuracy[d][n] for n in names] for d in self.domain_accuracy]
-            or [[expert.accuracy for expert in self.experts]]
+    def figure(self) -> Figure:
+        """Accuracy of each expert on each domain, and the disagreement of each pair, side by side."""
+        grid = [list(of_experts.values()) for of_experts in self.domain_accuracy.values()]
+        return plotting.diagnosis(
+            grid or [[expert.accuracy for expert in self.experts]],
+            self.diversity["disagreement"],
+            [expert.name for expert in self.experts],
+            list(self.domain_accuracy) or ["all"],
         )
-        many = max(len(names), len(domains)) > 12
-        width = min(16.0, 8 + 0.45 * len(names))
-        figure = Figure(figsize=(width, 2.6 + 0.28 * max(len(domains), len(names))), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        pairs = np.array(self.diversity["disagreement"])
-        for axes, values, rows, title, side, limit in (
-            (left, grid, domains, "accuracy of each expert on each domain", "rows of the domain", 1.0),
-            (
-                right,
-                pairs,
-                names,
-                "share of rows on which one of a pair errs alone",
-                "expert",
-                max(0.01, np.nanmax(pairs)),
-            ),
-        ):
-            image = axes.imshow(values, vmin=0, vmax=limit, cmap="viridis", aspect="auto")
-            axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8 if many else 9)
-            axes.set_yticks(range(len(rows)), rows, fontsize=8 if many else 9)
-            axes.set_title(title, fontsize=10)
-            axes.set(xlabel="expert", ylabel=side)
-            figure.colorbar(image, ax=axes, shrink=0.8)
-            if not many:
-                for (row, column), value in np.ndenumerate(values):
-                    shade = "white" if value < 0.6 * limit else "black"
-                    axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=shade)
-        figure.savefig(path, dpi=130)
 
     def save(self, folder: str | Path) -> None:
         """Write ``diagnosis.json`` and ``diagnosis.png``."""
@@ -144,7 +116,7 @@ class Diagnosis:
         target.mkdir(parents=True, exist_ok=True)
         with atomic_write(target / "diagnosis.json") as draft:
             draft.write_text(self.to_json())
-        self.plot(target / "diagnosis.png")
+        plotting.save(self.figure(), target / "diagnosis.png")
 
 
 def diagnose(outputs: ExpertOutputs, split: str = "train", unseen: str | None = "test") -> Diagnosis:

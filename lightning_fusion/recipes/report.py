@@ -1,4 +1,4 @@
-"""What a recipe leaves behind: ``results.json``, ``report.md`` and pictures."""
+"""What a recipe leaves behind: ``results.json``, ``report.md`` and figures."""
 
 import json
 import platform
@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lightning_fusion import plotting
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import atomic_write, undrafted
 from lightning_fusion.metrics import balanced_accuracy
@@ -24,6 +26,8 @@ MEANS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "balanced accuracy": balanced_accuracy,
 }
 """What a table of right answers can count, of ``right`` (N,) in [0, 1] and ``targets`` (N,) classes."""
+Figures = dict[str, tuple[Figure, str]]
+"""Figures and their captions, by the name of the file without its suffix."""
 _RUN = "run.json"
 _PACKAGES = ("lightning-fusion", "torch", "torchvision", "lightning", "scikit-learn", "numpy")
 
@@ -190,13 +194,13 @@ class Report:
                 result.append(first | gains)
         return result
 
-    def save(self, folder: Path, main: str, pictures: Mapping[str, str]) -> None:
-        """Write ``results.json`` and ``report.md``.
+    def save(self, folder: Path, main: str, figures: Figures | None = None) -> None:
+        """Write ``results.json``, ``report.md`` and a file ``<name>.png`` of each figure.
 
         Args:
             folder: Where to.
             main: The method whose gains are of interest.
-            pictures: {file name: caption} of pictures in the same folder.
+            figures: Figures and their captions by name.
         """
         self.seconds = _longest(self.seconds, folder / "results.json")
         versions = {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()}
@@ -211,7 +215,10 @@ class Report:
             "notes": self.notes,
         }
         write_text(folder / "results.json", json.dumps(results, indent=1))
-        write_text(folder / "report.md", self._markdown(main, pictures, versions))
+        figures = figures or {}
+        for name, (figure, _) in figures.items():
+            plotting.save(figure, folder / f"{name}.png")
+        write_text(folder / "report.md", self._markdown(main, figures, versions))
 
     def table(self, main: str) -> Table:
         """The summary as a table for the terminal."""
@@ -252,7 +259,7 @@ class Report:
             cells.append((entry["method"], _spread(entry), *others, text))
         return cells
 
-    def _markdown(self, main: str, pictures: Mapping[str, str], versions: Mapping[str, str]) -> str:
+    def _markdown(self, main: str, figures: Figures, versions: Mapping[str, str]) -> str:
         seeds = len(self.values(main, self.metric))
         lines = [f"# Recipe `{self.recipe}`", ""]
         lines += [f"- {name}: {value}" for name, value in self.data.items()]
@@ -269,8 +276,8 @@ class Report:
             bold = "**" if cells[0] == main else ""
             lines.append("| " + " | ".join(f"{bold}{cell}{bold}" if cell else "" for cell in cells) + f" | {gain} |")
         lines += ["", *(f"- {note}" for note in same_of_seeds(self.notes)), "", *self.text, ""]
-        for name, caption in pictures.items():
-            lines += [f"![{caption}]({name})", "", caption, ""]
+        for name, (_, caption) in figures.items():
+            lines += [f"![{caption}]({name}.png)", "", caption, ""]
         took = ", ".join(f"{name} {value:.0f} s" for name, value in self.seconds.items())
         lines += [f"Duration: {took}.", "", "Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()) + ".", ""]
         return "\n".join(lines)

@@ -1,7 +1,6 @@
 """How well scores of pairs tell "the same speaker" from "two speakers"."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -365,52 +364,6 @@ def bootstrap_eer(
         raise InputError(f"groups: none of {repeats} draws of {len(speakers)} speakers has trials of both kinds")
     low, high = torch.quantile(rates, rates.new_tensor([0.025, 0.975])).tolist()
     return low, high
-
-
-def plot_det(curves: Mapping[str, tuple[Tensor, Tensor]], path: str | Path) -> None:
-    """Draw detection error trade-off curves on normal-deviate axes, with a mark at each EER.
-
-    Source: Martin et al., The DET Curve in Assessment of Detection Task Performance, Eurospeech 1997.
-
-    Args:
-        curves: Scores (T,) and ``same`` (T,) of each system by its name.
-        path: Of the picture; its suffix chooses the format.
-
-    Raises:
-        InputError: If there is no curve, or its scores are not as :func:`error_curve` wants them.
-    """
-    from matplotlib.figure import Figure
-    from scipy.stats import norm
-
-    if not curves:
-        raise InputError("curves is empty; expected the scores and kinds of one system or more, by name")
-    figure = Figure(figsize=(5.6, 5.9 + 0.2 * len(curves)), layout="constrained")
-    axes = figure.subplots()
-    lowest, highest = 0.05, 0.5
-    for number, (name, (scores, same)) in enumerate(curves.items()):
-        curve = error_curve(scores, same)
-        rate = curve.equal_error_rate().item()
-        false_alarm, miss = curve.false_alarm.cpu().numpy(), curve.miss.cpu().numpy()
-        place = int(np.searchsorted(miss - false_alarm, 0))  # the mark lies on the line
-        points = [np.insert(part, place, rate) for part in (false_alarm, miss)]
-        smallest = min(part[part > 0].min() for part in (false_alarm, miss))
-        lowest, highest = min(lowest, max(smallest, 1e-4)), max(highest, min(1.2 * rate, 0.99))
-        # what is 0 or 1 lies at infinity: the lines leave the picture
-        x, y = (norm.ppf(np.clip(part, 1e-7, 1 - 1e-7)) for part in points)
-        axes.plot(x, y, color=f"C{number}", label=f"{name}: EER {100 * rate:.2f} %", linewidth=1.4)
-        mark = norm.ppf(np.clip(rate, 1e-7, 1 - 1e-7))
-        axes.plot(mark, mark, "o", color=f"C{number}", markersize=6, markeredgecolor="white", zorder=3)
-    low, high = norm.ppf(0.8 * lowest), norm.ppf(highest)
-    axes.plot([low, high], [low, high], color="0.7", linewidth=0.8, linestyle=":", zorder=0)
-    shown = [0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 0.9, 0.95, 0.99]
-    ticks = [rate for rate in shown if low <= norm.ppf(rate) <= high]
-    labels = [f"{100 * rate:g}" for rate in ticks]
-    axes.set_xticks(norm.ppf(ticks), labels, fontsize=8)
-    axes.set_yticks(norm.ppf(ticks), labels, fontsize=8)
-    axes.set(xlim=(low, high), ylim=(low, high), xlabel="false alarms (%)", ylabel="misses (%)", aspect="equal")
-    axes.grid(color="0.9", linewidth=0.6)
-    figure.legend(fontsize=9, loc="outside lower center")  # no corner is free of curves for sure
-    figure.savefig(path, dpi=130)
 
 
 def _crossing(false_alarm: Tensor, miss: Tensor) -> Tensor:

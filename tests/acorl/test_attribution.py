@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matplotlib.image import imread
 from scipy.stats import spearmanr
 from torch import nn
 from torch.nn import functional as F
@@ -18,7 +17,6 @@ from lightning_fusion.acorl.attribution import (
     compare_pairs,
     integrated_gradients,
     paired_difference,
-    plot_attributions,
 )
 from lightning_fusion.encoders import SmallConvNet, TextBag
 from lightning_fusion.errors import InputError
@@ -190,23 +188,6 @@ class TestComparison:
         assert math.isnan(paired_difference(torch.tensor([math.nan]), torch.tensor([0.0])).mean)
 
 
-@pytest.mark.parametrize("shape", [(4, 3, 8, 8), (4, 1, 8, 8), (4, 8, 40)])
-def test_the_picture_shows_the_strongest_place_of_each_map(shape, tmp_path):
-    path = tmp_path / "maps.png"
-    maps = torch.zeros(4, *shape[-2:])
-    plain = maps.clone()
-    maps[:, :3, :3], plain[:, -3:, -3:] = 1, 1
-    plot_attributions(torch.randn(shape), {"ACoRL": maps, "plain": plain}, path)
-    picture = imread(path)[..., :3]
-    bright = np.abs(picture - np.array([252, 255, 164]) / 255).max(2) < 0.01  # inferno's end
-    for first, column in ((0, 1), (1, 2)):  # at the left of the first map, at the right of the second
-        part = np.array_split(bright, 3, axis=1)[column]
-        left, right = np.array_split(part, 2, axis=1)
-        assert (left.sum(), right.sum())[first] > 0.02 * part.size > (right.sum(), left.sum())[first]
-        highest = np.flatnonzero(part.any(1))[0] / len(part)
-        assert (highest < 0.15) == ((column == 1) == (len(shape) == 4))  # row 0 of a spectrogram is at the bottom
-
-
 NET = nn.Linear(4, 3).eval()
 INPUT, TARGET = torch.ones(2, 4), torch.tensor([0, 2])
 MAPS = torch.rand(2, 4, 4)
@@ -234,12 +215,6 @@ MAPS = torch.rand(2, 4, 4)
         (lambda: compare_pairs((NET, NET), (NET, NET), []), "batches: found no sample"),
         (lambda: compare_pairs((NET, NET), (NET, NET), [(INPUT, TARGET)]), "the loader yields a tuple of 2"),
         (lambda: compare_pairs((NET, NET), (NET, NET), [], repeats=0), "repeats is 0"),
-        (lambda: plot_attributions(torch.ones(2, 2, 4, 4), {"a": MAPS}, "x.png"), r"images has shape \(2, 2, 4, 4\)"),
-        (lambda: plot_attributions(torch.ones(2, 1, 4, 4), {}, "x.png"), "maps is empty"),
-        (
-            lambda: plot_attributions(torch.ones(2, 1, 4, 4), {"a": MAPS, "b": MAPS[:1]}, "x.png"),
-            r"\{'b': \(1, 4, 4\)\}; expected \(2, 4, 4\)",
-        ),
     ],
 )
 def test_bad_input_is_named(call, message):

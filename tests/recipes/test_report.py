@@ -3,6 +3,7 @@ import os
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
@@ -52,13 +53,13 @@ def test_what_seeds_say_alike_is_said_once():
 
 
 def test_a_run_that_went_on_keeps_its_durations(tmp_path):
-    report().save(tmp_path, "ours", {})
+    report().save(tmp_path, "ours")
     again = report()
     again.seconds = {"training": 0.1, "drawing": 2.0}
-    again.save(tmp_path, "ours", {})
+    again.save(tmp_path, "ours")
     assert json.loads((tmp_path / "results.json").read_text())["seconds"] == {"training": 1.2, "drawing": 2.0}
     (tmp_path / "results.json").write_text("{cut")
-    report().save(tmp_path, "ours", {})
+    report().save(tmp_path, "ours")
     assert json.loads((tmp_path / "results.json").read_text())["seconds"] == {"training": 1.2}
 
 
@@ -82,7 +83,7 @@ class TestReport:
         assert (gain["gain"], gain["gain_low"], gain["gain_high"]) == pytest.approx(paired_gain([0.6, 0.8], [0.6, 0.7]))
 
     def test_files_hold_everything(self, tmp_path):
-        report().save(tmp_path, "ours", {"a.png": "A picture"})
+        report().save(tmp_path, "ours", {"a": (Figure(figsize=(1, 1)), "A picture")})
         results = json.loads((tmp_path / "results.json").read_text())
         assert set(results) == {"recipe", "config", "data", "versions", "seconds", "rows", "summary", "notes"}
         assert results["rows"][1] == {
@@ -97,7 +98,7 @@ class TestReport:
             "- A note.",
         ):
             assert part in text
-        assert sorted(os.listdir(tmp_path)) == ["report.md", "results.json"]
+        assert sorted(os.listdir(tmp_path)) == ["a.png", "report.md", "results.json"]
 
     def test_the_table_says_how_many_seeds(self, tmp_path):
         console = Console(record=True, width=120, file=open(os.devnull, "w"))  # noqa: SIM115

@@ -6,8 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matplotlib.colors import to_rgb
-from matplotlib.image import imread
 from scipy.interpolate import interp1d
 from scipy.optimize import brentq
 from sklearn.metrics import roc_curve
@@ -20,7 +18,6 @@ from lightning_fusion.verification.metrics import (
     equal_error_rate,
     error_curve,
     min_dcf,
-    plot_det,
     trial_scores,
 )
 
@@ -270,16 +267,6 @@ class TestBootstrap:
         assert wide[1] - wide[0] > 1.5 * (narrow[1] - narrow[0])
 
 
-def test_the_picture_shows_each_curve(tmp_path):
-    path = tmp_path / "det.png"
-    plot_det({"one": draw(800, seed=1), "two": draw(800, seed=2, apart=3.0), "easy": draw(50, apart=20.0)}, path)
-    picture = imread(path)[..., :3]
-    for color, least in (("C0", 400), ("C1", 400), ("C2", 20)):  # without errors, there is the legend's line only
-        drawn = (np.abs(picture - to_rgb(color)).max(2) < 0.02).nonzero()
-        assert len(drawn[0]) > least
-    assert len(drawn[0]) < 400
-
-
 GOOD, KINDS = torch.tensor([0.5, -2.0, 3.0]), torch.tensor([True, False, True])
 PAIRS = torch.tensor([[0, 1], [1, 2], [0, 0]])
 
@@ -330,7 +317,6 @@ def one_update(embeddings, index=None, members: int = 1, before: int = 0) -> Non
             lambda: bootstrap_eer(GOOD[1:], KINDS[1:], torch.tensor([[0, 1], [2, 2]]), repeats=1, seed=1),
             "none of 1 draws of 3 speakers has trials of both kinds",
         ),
-        (lambda: plot_det({}, "det.png"), "curves is empty"),
     ],
 )
 def test_bad_input_is_named(call, message):

@@ -15,6 +15,7 @@ from lightning_fusion.acorl.module import ACoRLModule
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.recipes.report import Figures
 from lightning_fusion.recipes.seed_run import SeedRun
 from lightning_fusion.schedules import Schedule
 
@@ -93,8 +94,8 @@ class ChainRun(SeedRun, ABC):
         return []
 
     @abstractmethod
-    def draw(self, folder: Path) -> dict[str, str]:
-        """Make this seed's pictures: {file name: caption}."""
+    def figures(self) -> Figures:
+        """This seed's figures."""
 
     # ---------------------------------------------------------------- members
 

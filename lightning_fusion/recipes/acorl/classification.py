@@ -4,7 +4,6 @@ import itertools
 import math
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ import torch
 from lightning import seed_everything
 from torch import Tensor
 
-from lightning_fusion.acorl.attribution import attribute, compare_pairs, plot_attributions
+from lightning_fusion import plotting
+from lightning_fusion.acorl.attribution import attribute, compare_pairs
 from lightning_fusion.acorl.fusion import average_outputs, fit_output_weights, late_fusion
 from lightning_fusion.acorl.module import ACoRLModule
 from lightning_fusion.experts.module import ExpertModule
@@ -20,6 +20,7 @@ from lightning_fusion.experts.outputs.collect import collect
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.metrics import PairwiseDiversity, heldout_linear_r2, linear_cka
 from lightning_fusion.recipes.acorl.chains import COMPLEMENTARY, PLAIN, ChainRun, pairs_of
+from lightning_fusion.recipes.report import Figures
 from lightning_fusion.recipes.seed_run import source_of
 
 DIVERSITY = ("disagreement", "double fault", "Q statistic", "error correlation", "linear CKA", "held-out linear R2")
@@ -102,12 +103,12 @@ class ClassificationChains(ChainRun):
             "rows": ", ".join(f"{name} {len(part)}" for name, part in self.outputs.splits.items()),
         }
 
-    def draw(self, folder: Path) -> dict[str, str]:
+    def figures(self) -> Figures:
         """Where members look, of images."""
         if self.maps is None:
             return {}
-        plot_attributions(*self.maps, folder / "attributions.png")
-        return {"attributions.png": "Integrated gradients of the true class on four test samples, last seed."}
+        caption = "Integrated gradients of the true class on four test samples, last seed."
+        return {"attributions": (plotting.attribution_maps(*self.maps), caption)}
 
     def _look(self, arms: dict[str, list[str]]) -> None:
         """Where the first two members of both chains look: integrated gradients on some test samples."""

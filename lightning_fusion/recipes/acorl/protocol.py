@@ -1,7 +1,6 @@
 """ACoRL's protocol: a chain of members, each against those before it, beside the same chain trained plainly."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,16 +10,16 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from rich.console import Console
 from torch import nn
 
+from lightning_fusion import plotting
 from lightning_fusion.acorl.dissimilarity import Dissimilarity
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import check_layer
 from lightning_fusion.files import digest
-from lightning_fusion.plotting import plain_names
 from lightning_fusion.recipes.acorl.chains import COMPLEMENTARY, PLAIN, ChainRun, Plan
 from lightning_fusion.recipes.acorl.classification import ClassificationChains
 from lightning_fusion.recipes.acorl.verification import SpeakerChains
-from lightning_fusion.recipes.report import Report, claim_folder, paired_gain
+from lightning_fusion.recipes.report import Figures, Report, claim_folder, paired_gain
 from lightning_fusion.recipes.seed_run import check_seeds, describe, describe_data, expert_data, quiet_lightning
 from lightning_fusion.schedules import DANNRamp, Schedule
 
@@ -186,8 +185,8 @@ def acorl(
     if more_text := last.text(seeds):
         report.text += ["", *more_text]
     report.notes += [*last.notes(), *_signs(report, kind, chosen)]
-    report.save(folder, main, {})  # the figures are safe before anything is drawn
-    report.save(folder, main, _draw(report, kind, folder, tried) | last.draw(folder))
+    report.save(folder, main)  # the results are safe before anything is drawn
+    report.save(folder, main, _figures(report, kind, tried) | last.figures())
     report.print(main, folder, console)
     return report
 
@@ -315,46 +314,25 @@ def _signs(report: Report, kind: type[ChainRun], chosen: float) -> list[str]:
     return found
 
 
-@plain_names
-def _draw(report: Report, kind: type[ChainRun], folder: Path, strengths: Sequence[float]) -> dict[str, str]:
-    """The picture that all kinds of data have."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
+def _figures(report: Report, kind: type[ChainRun], strengths: Sequence[float]) -> Figures:
+    """The figure that all kinds of data have."""
     grid = sorted({0.0, *strengths})
-    names = ["0\n(plain)" if not strength else f"{strength:g}" for strength in grid]
-    for split, color in (("val", "tab:gray"), ("test", "tab:blue")):
-        values = np.array([_by_strength(report, kind, strength, split) for strength in grid])  # (strengths, seeds)
-        for column in values.T:
-            left.plot(range(len(grid)), column, color=color, alpha=0.25, linewidth=1)
-        left.plot(range(len(grid)), values.mean(1), "o-", color=color, label=split, linewidth=2)
-    left.set_xticks(range(len(grid)), names)
-    metric = kind.metric.upper() if kind.metric == "eer" else kind.metric
-    left.set(
-        xlabel="largest lambda",
-        ylabel=f"{metric} of the {kind.fusions[0]}",
-        title="Strength of the reversal; thin: seeds",
-    )
-    left.legend()
-    tried = sorted(set(strengths))
-    for number, strength in enumerate(tried):
-        color, places = f"C{number + 1}", np.arange(len(kind.fusions)) + 0.6 * ((number + 0.5) / len(tried) - 0.5)
-        for place, fusion in zip(places, kind.fusions, strict=True):
+    values = {split: [_by_strength(report, kind, strength, split) for strength in grid] for split in ("val", "test")}
+    gains: dict[float, dict[str, Any]] = {strength: {} for strength in sorted(set(strengths))}
+    for strength, of_fusions in gains.items():
+        for fusion in kind.fusions:
             ours, theirs = (_by_strength(report, kind, value, "test", fusion) for value in (strength, 0.0))
-            mean, low, high = paired_gain(ours, theirs)
-            right.plot(100 * np.subtract(ours, theirs), np.full(len(ours), place), ".", color=color, alpha=0.4)
-            bounds = None if low is None or high is None else [[100 * (mean - low)], [100 * (high - mean)]]
-            label = f"lambda {strength:g}" if fusion == kind.fusions[0] else None
-            right.errorbar([100 * mean], [place], xerr=bounds, fmt="o", color=color, capsize=4, label=label)
-    right.axvline(0, color="black", linewidth=1)
-    right.set_yticks(range(len(kind.fusions)), kind.fusions)
-    right.invert_yaxis()
-    right.legend(fontsize=8)
-    better = "more" if kind.sign > 0 else "less"
-    right.set(
-        xlabel=f"points of test {metric} over the plain chain\n({better} is better)",
-        title="Paired gain, 95 % interval; dots: seeds",
+            _, low, high = paired_gain(ours, theirs)
+            interval = None if low is None or high is None else (low, high)
+            of_fusions[fusion] = np.subtract(ours, theirs), interval
+    figure = plotting.reversal_strengths(
+        grid,
+        values,
+        gains,
+        metric=kind.metric.upper() if kind.metric == "eer" else kind.metric,
+        fusion=kind.fusions[0],
+        higher_is_better=kind.sign > 0,
     )
-    figure.savefig(folder / "strengths.png", dpi=130)
-    return {"strengths.png": f"Left: {kind.fusions[0]} by strength. Right: each strength against the plain chain."}
+    return {
+        "strengths": (figure, f"Left: {kind.fusions[0]} by strength. Right: each strength against the plain chain.")
+    }

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from lightning import Callback, LightningModule
 from torch import Tensor
 
+from lightning_fusion import plotting
 from lightning_fusion.acorl.fusion import CalibratedFusion, average_scores
 from lightning_fusion.acorl.verification import ACoRLVerificationModule
 from lightning_fusion.callbacks.scheduled import ScheduledAttribute
@@ -19,8 +19,9 @@ from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.files import atomic_write
 from lightning_fusion.metrics import heldout_linear_r2, linear_cka
 from lightning_fusion.recipes.acorl.chains import COMPLEMENTARY, PLAIN, ChainRun, pairs_of
+from lightning_fusion.recipes.report import Figures
 from lightning_fusion.schedules import Linear
-from lightning_fusion.verification.metrics import bootstrap_eer, equal_error_rate, min_dcf, plot_det, trial_scores
+from lightning_fusion.verification.metrics import bootstrap_eer, equal_error_rate, error_curve, min_dcf, trial_scores
 from lightning_fusion.verification.module import VerificationModule
 
 FEW_SPEAKERS = 40  # of VoxCeleb1-O; an EER of fewer is called a smoke figure (our choice)
@@ -180,12 +181,13 @@ class SpeakerChains(ChainRun):
             lines.append(f"| {method} | {' | '.join(shown)} |")
         return lines
 
-    def draw(self, folder: Path) -> dict[str, str]:
+    def figures(self) -> Figures:
         """Detection error trade-off."""
         shown = ["first member", self.method(PLAIN), self.method(COMPLEMENTARY), "one larger model"]
-        curves = {name: (self.curves[name], self.same["test"]) for name in shown if name in self.curves}
-        plot_det(curves, folder / "det.png")
-        return {"det.png": f"Detection error trade-off on the test trials, seed {self.seed}."}
+        curves = {name: error_curve(self.curves[name], self.same["test"]) for name in shown if name in self.curves}
+        rates = {name: (curve.false_alarm, curve.miss) for name, curve in curves.items()}
+        caption = f"Detection error trade-off on the test trials, seed {self.seed}."
+        return {"det": (plotting.det_curves(rates), caption)}
 
 
 class _Listener(LightningModule):

@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning import seed_everything
 
+from lightning_fusion import plotting
 from lightning_fusion.baselines import BestSingle, LogisticStacking, SoftmaxAverage, oracle_selection
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.views.overlap import OverlapDataModule
@@ -16,8 +16,7 @@ from lightning_fusion.errors import InputError
 from lightning_fusion.experts.outputs.datamodule import OutputsDataModule
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.foe.module import FoEFuserModule
-from lightning_fusion.plotting import plain_names
-from lightning_fusion.recipes.report import MEANS, Report, paired_gain
+from lightning_fusion.recipes.report import MEANS, Figures, Report, paired_gain
 from lightning_fusion.recipes.seed_run import SeedRun
 
 RULES = {"best single expert": BestSingle, "softmax average": SoftmaxAverage, "logistic stacking": LogisticStacking}
@@ -100,21 +99,13 @@ def overlap_table(report: Report, overlaps: Sequence[float], main: str) -> list[
     return [*lines, "", note]
 
 
-@plain_names
-def draw_overlap(report: Report, overlaps: Sequence[float], main: str, folder: Path) -> dict[str, str]:
-    """The picture of it."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.5, 4), layout="constrained")
-    axes = figure.subplots()
-    for method in (main, *RULES, CEILING):
-        values = np.array([_of(report, method, overlap) for overlap in overlaps])  # (overlaps, seeds)
-        style: dict[str, Any] = {"marker": "o", "linewidth": 2.5 if method == main else 1.2}
-        if method == CEILING:
-            style = {"color": "tab:gray", "linestyle": "--"}
-        (line,) = axes.plot(overlaps, values.mean(1), label=method, **style)
-        axes.plot(overlaps, values, ".", color=line.get_color(), alpha=0.4)
-    axes.set(xlabel="share of each expert's training rows that is drawn from all domains", ylabel=report.title)
-    axes.legend(fontsize=8)
-    figure.savefig(folder / "overlap.png", dpi=130)
-    return {"overlap.png": "Where fusing stops to pay: domains from disjoint (0) to identical (1); dots are seeds."}
+def overlap_figure(report: Report, overlaps: Sequence[float], main: str) -> Figures:
+    """The figure of it."""
+    values = {method: [_of(report, method, overlap) for overlap in overlaps] for method in (main, *RULES, CEILING)}
+    figure = plotting.overlap_curves(overlaps, values, main=main, ceiling=CEILING, label=report.title)
+    return {
+        "overlap": (
+            figure,
+            "Fusion against the overlap of domains, from disjoint (0) to identical (1); dots are seeds.",
+        )
+    }

@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from rich.console import Console
 from torch import Tensor, nn
 
+from lightning_fusion import plotting
 from lightning_fusion.baselines import BASELINES, oracle_expert, oracle_selection
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.views.role import with_roles
@@ -24,9 +25,8 @@ from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.foe.fusers import MLPFuser
 from lightning_fusion.foe.module import FoEFuserModule, failure_signs
 from lightning_fusion.hyperparameters import read_checkpoint
-from lightning_fusion.plotting import plain_names
-from lightning_fusion.recipes.foe.overlap import OverlapRun, check_overlaps, draw_overlap, overlap_table
-from lightning_fusion.recipes.report import Report, claim_folder
+from lightning_fusion.recipes.foe.overlap import OverlapRun, check_overlaps, overlap_figure, overlap_table
+from lightning_fusion.recipes.report import Figures, Report, claim_folder
 from lightning_fusion.recipes.seed_run import (
     SeedRun,
     check_domains,
@@ -209,9 +209,9 @@ def foe(
         )
     if shares:
         report.text = overlap_table(report, shares, MAIN)
-    report.save(folder, main, {})  # the figures are safe before anything is drawn
-    pictures = _draw(report, folder, outputs, seeds[-1], main)
-    report.save(folder, main, pictures | (draw_overlap(report, shares, MAIN, folder) if shares else {}))
+    report.save(folder, main)  # the results are safe before anything is drawn
+    figures = _figures(report, folder, outputs, seeds[-1], main)
+    report.save(folder, main, figures | (overlap_figure(report, shares, MAIN) if shares else {}))
     report.print(main, folder, console)
     return report
 
@@ -382,65 +382,33 @@ class _OneExpert(nn.Module):
         return self.network(outputs[:, self.block])
 
 
-@plain_names
-def _draw(report: Report, folder: Path, outputs: ExpertOutputs, seed: int, main: str) -> dict[str, str]:
-    """The three pictures of the report."""
-    from matplotlib.figure import Figure
-
+def _figures(report: Report, folder: Path, outputs: ExpertOutputs, seed: int, main: str) -> Figures:
+    """The three figures of the report."""
     shown = [main, "best single expert", "softmax average", "most confident", "logistic stacking"]
     rows = [row for row in report.rows if "domain" in row and row["method"] in shown and row["metric"] == report.metric]
     domains = [name for name in outputs.domains if any(row["domain"] == name for row in rows)]
-    figure = Figure(figsize=(min(15.0, 3.5 + 1.1 * len(domains)), 4.2), layout="constrained")
-    axes = figure.subplots()
-    for number, method in enumerate(shown):
-        means = [np.mean([r["value"] for r in rows if (r["method"], r["domain"]) == (method, d)]) for d in domains]
-        place = np.arange(len(domains)) + (number - 2) * 0.16
-        axes.bar(place, means, 0.16, label=method)
-    axes.set_xticks(
-        range(len(domains)),
-        domains,
-        rotation=45 if len(domains) > 6 else 0,
-        ha="right" if len(domains) > 6 else "center",
-    )
-    axes.set(ylabel=report.title, ylim=(0, 1), title=f"{report.metric.capitalize()} on the samples of each domain")
-    figure.legend(loc="outside lower center", ncols=len(shown), fontsize=8)
-    figure.savefig(folder / "domains.png", dpi=130)
-
-    truth, fused = np.asarray(outputs["test"].target), np.load(folder / f"seed_{seed}" / "fused.npy")
-    count = len(outputs.classes)
-    confusion = np.zeros((count, count))
-    np.add.at(confusion, (truth, fused), 1)
-    confusion /= np.maximum(confusion.sum(1, keepdims=True), 1)
-    size = 3.5 + 0.28 * count
-    figure = Figure(figsize=(size + 1, size), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(confusion, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(count), outputs.classes, rotation=60, ha="right", fontsize=8)
-    axes.set_yticks(range(count), outputs.classes, fontsize=8)
-    axes.set(xlabel="predicted class", ylabel="true class")
-    figure.suptitle(f"{main}:\nshares of each true class, seed {seed}", fontsize=10)
-    for (row, column), value in np.ndenumerate(confusion) if count <= 12 else ():
-        shade = "white" if value > 0.6 else "black"
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=shade)
-    figure.colorbar(image, ax=axes, shrink=0.8)
-    figure.savefig(folder / "confusion.png", dpi=130)
-
-    lost = [row for row in report.rows if row["metric"] == "accuracy lost by shuffling"]
-    names = outputs.names
-    values = [[100 * r["value"] for r in lost if r["method"] == f"without {name}"] for name in names]
-    figure = Figure(figsize=(6.5, 1.4 + 0.28 * len(names)), layout="constrained")
-    axes = figure.subplots()
-    axes.barh(range(len(names)), [np.mean(v) for v in values], color="tab:green")
-    for row, points in enumerate(values):
-        axes.plot(points, [row] * len(points), "k.", markersize=4)
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
-    axes.set(
-        xlabel="points of test accuracy lost when this expert's outputs are shuffled", title="Whom the fuser listens to"
-    )
-    figure.savefig(folder / "listens.png", dpi=130)
+    means = {
+        method: [
+            np.mean([row["value"] for row in rows if (row["method"], row["domain"]) == (method, d)]) for d in domains
+        ]
+        for method in shown
+    }
+    lost = {name: report.values(f"without {name}", "accuracy lost by shuffling") for name in outputs.names}
+    fused = np.load(folder / f"seed_{seed}" / "fused.npy")
+    title = f"{main}:\nfractions of each true class, seed {seed}"
     return {
-        "domains.png": f"{report.title.capitalize()} on the samples of each domain, mean over seeds.",
-        "confusion.png": f"Confusion of {main} on the test split, one seed.",
-        "listens.png": "Accuracy lost when one expert's outputs are shuffled over the test rows; dots are seeds.",
+        "domains": (
+            plotting.grouped_bars(
+                means, domains, label=report.title, title=f"{report.metric.capitalize()} on each domain", top=1
+            ),
+            f"{report.title.capitalize()} on the samples of each domain, mean over seeds.",
+        ),
+        "confusion": (
+            plotting.confusion(outputs["test"].target, fused, outputs.classes, title=title),
+            f"Confusion matrix of {main} on the test split, one seed.",
+        ),
+        "importance": (
+            plotting.permutation_importance(lost),
+            "Accuracy lost when the outputs of one expert are permuted over the test samples; dots are seeds.",
+        ),
     }

@@ -16,7 +16,7 @@ from lightning_fusion.experts.costs import measure_costs
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.frugal.policy import FrugalFoE
-from lightning_fusion.recipes.frugal.report import _abstention_table, _draw, _draw_abstention, _sensitivity_table
+from lightning_fusion.recipes.frugal.report import abstention_table, figures, sensitivity_table
 from lightning_fusion.recipes.frugal.rows import ANSWERED, MAIN, NOBODY, TRADE_OFFS
 from lightning_fusion.recipes.frugal.study import _Study
 from lightning_fusion.recipes.report import Report, claim_folder
@@ -218,7 +218,7 @@ def frugal(
         "asking everybody. The best single expert answers by itself; random and static subsets, of one expert too, "
         "answer through the kNN fuser.",
         "",
-        *_sensitivity_table(report),
+        *sensitivity_table(report),
         "",
         "With M neighbours errors move in steps of 1 / M: trade-offs below that are the same.",
         "",
@@ -234,9 +234,9 @@ def frugal(
             "weak, the trade-off too high, or the policy has too few rows."
         )
     if last.abstaining:
-        report.text += ["", *_abstention_table(report, last)]
-    report.save(folder, MAIN, {})  # the figures are safe before anything is drawn
-    report.save(folder, MAIN, _draw(report, folder, last) | (_draw_abstention(last, folder) if last.abstaining else {}))
+        report.text += ["", *abstention_table(report, last)]
+    report.save(folder, MAIN)  # the results are safe before anything is drawn
+    report.save(folder, MAIN, figures(report, last))
     report.print(MAIN, folder, console)
     return report
 

@@ -29,15 +29,15 @@ _NEIGHBORS = (10, 20, 50, 100)  # of the sensitivity table
 _MOST_EXHAUSTIVE = 10  # experts
 
 
-_MARKERS = {
-    "best single expert": "s",
-    "all experts, kNN": "^",
-    "all experts, masked MLP": "D",
-    "all experts, logistic stacking": "v",
-    NOBODY: "x",
-    "oracle (cheapest right one)": "*",
-}
-"""Rules without a curve, as the picture marks them."""
+SINGLE = (
+    "best single expert",
+    "all experts, kNN",
+    "all experts, masked MLP",
+    "all experts, logistic stacking",
+    NOBODY,
+    "oracle (cheapest right one)",
+)
+"""Rules that have one cost, and no curve."""
 
 
 BY_PROBABILITY = f"{MAIN}, by its probability"

@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from rich.console import Console
 from torch import Tensor, nn
 
+from lightning_fusion import plotting
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.files import digest
@@ -23,8 +24,7 @@ from lightning_fusion.generation.fuser import GenerativeFoE
 from lightning_fusion.generation.module import GenerativeExpertModule
 from lightning_fusion.generation.pair_files import PairFiles
 from lightning_fusion.generation.rouge import ROUGE_KEYS, Rouge
-from lightning_fusion.plotting import plain_names
-from lightning_fusion.recipes.report import Report, claim_folder, paired_gain
+from lightning_fusion.recipes.report import Figures, Report, claim_folder, paired_gain
 from lightning_fusion.recipes.seed_run import (
     SeedRun,
     check_domains,
@@ -132,8 +132,8 @@ def generative(
     }
     if told := data.tell_cut():
         report.notes.append(told)
-    report.save(folder, MAIN, {})  # the figures are safe before anything is drawn
-    report.save(folder, MAIN, _draw(report, folder, run))
+    report.save(folder, MAIN)  # the results are safe before anything is drawn
+    report.save(folder, MAIN, _figures(report, run))
     report.print(MAIN, folder, console)
     return report
 
@@ -317,39 +317,25 @@ class _Seed(SeedRun):
                 self.report.add(method, key, value, self.seed, domain=name)
 
 
-@plain_names
-def _draw(report: Report, folder: Path, run: _Seed) -> dict[str, str]:
-    """The two pictures of the report."""
-    from matplotlib.figure import Figure
-
+def _figures(report: Report, run: _Seed) -> Figures:
+    """The two figures of the report."""
     names = run.files.domains
-    shown = [MAIN, *(f"single expert {name}" for name in names), DOMAIN_ORACLE, TEXT_ORACLE]
-    figure = Figure(figsize=(min(15.0, 4 + 1.6 * len(names)), 4.4), layout="constrained")
-    axes = figure.subplots()
-    width = 0.84 / len(shown)
-    for number, method in enumerate(shown):
+    means = {}
+    for method in (MAIN, *(f"single expert {name}" for name in names), DOMAIN_ORACLE, TEXT_ORACLE):
         rows = [row for row in report.rows if (row["method"], row["metric"]) == (method, "rougeL")]
-        means = [np.mean([row["value"] for row in rows if row.get("domain") == name]) for name in names]
-        axes.bar(np.arange(len(names)) + (number - (len(shown) - 1) / 2) * width, means, width, label=method)
-    axes.set_xticks(range(len(names)), names)
-    axes.set(ylabel="test ROUGE-L", title="ROUGE-L on the texts of each domain")
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
-    figure.savefig(folder / "domains.png", dpi=130)
-
-    share = np.zeros((len(names), len(names)))
-    np.add.at(share, (run.domain, run.chosen[MAIN]), 1)
-    share /= np.maximum(share.sum(1, keepdims=True), 1)
-    figure = Figure(figsize=(4 + 0.4 * len(names), 3.2 + 0.4 * len(names)), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for place, value in np.ndenumerate(share):
-        axes.text(place[1], place[0], f"{value:.2f}", ha="center", va="center", color="w" if value > 0.5 else "k")
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="chosen expert", ylabel="domain of the text", title=f"Whose text is returned, seed {run.seed}")
-    figure.colorbar(image, ax=axes, shrink=0.8)
-    figure.savefig(folder / "choices.png", dpi=130)
+        means[method] = [np.mean([row["value"] for row in rows if row.get("domain") == name]) for name in names]
+    choices = plotting.confusion(
+        run.domain,
+        run.chosen[MAIN],
+        names,
+        title=f"Whose text is returned, seed {run.seed}",
+        xlabel="chosen expert",
+        ylabel="domain of the text",
+    )
     return {
-        "domains.png": "Test ROUGE-L on the texts of each domain, mean over seeds.",
-        "choices.png": f"Shares of each domain's test texts that each expert answers ({MAIN}), one seed.",
+        "domains": (
+            plotting.grouped_bars(means, names, label="test ROUGE-L", title="ROUGE-L on the texts of each domain"),
+            "Test ROUGE-L on the texts of each domain, mean over seeds.",
+        ),
+        "choices": (choices, f"Fractions of each domain's test texts that each expert answers ({MAIN}), one seed."),
     }

@@ -11,6 +11,7 @@ from lightning import seed_everything
 from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 
+from lightning_fusion import plotting
 from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.data.text.tokens import TextTokenizer
 from lightning_fusion.errors import InputError, shorten
@@ -22,7 +23,6 @@ from lightning_fusion.generation.choices import LETTERS, Choices, read_categorie
 from lightning_fusion.generation.embeddings import EmbeddingsDataModule
 from lightning_fusion.generation.expert import GenerativeExpert, score_options
 from lightning_fusion.generation.fuser import GenerativeFoE
-from lightning_fusion.plotting import plain_names
 from lightning_fusion.recipes.report import Report, claim_folder
 from lightning_fusion.recipes.seed_run import SeedRun, check_seeds, quiet_lightning, save_weights
 
@@ -136,8 +136,10 @@ def multiple_choice(
         "experts": ", ".join(experts),
     }
     report.text = protocol.table()
-    report.save(folder, MAIN, {})  # the figures are safe before anything is drawn
-    report.save(folder, MAIN, _draw(protocol, folder))
+    report.save(folder, MAIN)  # the results are safe before anything is drawn
+    title = "Validation accuracy of each expert by category"
+    figure = plotting.heat_map(protocol.calibration, protocol.categories, protocol.names, title=title, top=None)
+    report.save(folder, MAIN, {"calibration": (figure, f"{title}.")})
     report.print(MAIN, folder, console)
     return report
 
@@ -308,19 +310,3 @@ def _choose(run: SeedRun, data: EmbeddingsDataModule, epochs: int, hidden: int, 
     module.eval()
     with torch.no_grad():
         return module.choose(data.rows("test").inputs).numpy()  # type: ignore[arg-type]
-
-
-@plain_names
-def _draw(protocol: _Protocol, folder: Path) -> dict[str, str]:
-    from matplotlib.figure import Figure
-
-    count, experts = len(protocol.categories), len(protocol.names)
-    figure = Figure(figsize=(4 + 0.7 * experts, 2 + 0.35 * count), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(protocol.calibration, cmap="Blues", aspect="auto")
-    axes.set_xticks(range(experts), protocol.names, rotation=30, ha="right")
-    axes.set_yticks(range(count), protocol.categories)
-    axes.set(title="Validation accuracy of each expert by category")
-    figure.colorbar(image, ax=axes)
-    figure.savefig(folder / "calibration.png", dpi=130)
-    return {"calibration.png": "Validation accuracy of each expert by category."}

@@ -10,11 +10,11 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from lightning_fusion import plotting
 from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.data.text.sources import Fields, rows_of
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
-from lightning_fusion.plotting import plain_names
 from lightning_fusion.recipes.report import Report, claim_folder
 from lightning_fusion.recipes.seed_run import check_seeds
 
@@ -85,8 +85,13 @@ def text_evaluation(
         _score(report, scores, human, (np.isin(group, kept), np.isin(group, held)), experts, aspects, settings, seed)
     report.data = {"rows": len(scores), "groups": int(group.max() + 1), "experts": ", ".join(experts)}
     report.text = _table(report, aspects)
-    report.save(folder, MAIN, {})  # the figures are safe before anything is drawn
-    report.save(folder, MAIN, _draw(report, folder, aspects))
+    report.save(folder, MAIN)  # the results are safe before anything is drawn
+    values = {
+        method: [_by_aspect(report, method, name) for name in aspects] for method in report.methods(report.metric)
+    }
+    title = "Correlation with human scores by aspect"
+    figure = plotting.grouped_bars(values, aspects, label=report.metric, title=title)
+    report.save(folder, MAIN, {"aspects": (figure, f"{title}, mean over seeds.")})
     report.print(MAIN, folder, Console(markup=False))
     return report
 
@@ -188,22 +193,3 @@ def _table(report: Report, aspects: list[str]) -> list[str]:
     for method in methods:
         lines.append(f"| {method} | {' | '.join(f'{_by_aspect(report, method, name):.3f}' for name in aspects)} |")
     return lines
-
-
-@plain_names
-def _draw(report: Report, folder: Path, aspects: list[str]) -> dict[str, str]:
-    from matplotlib.figure import Figure
-
-    methods = report.methods(report.metric)
-    inches = min(15.0, max(9.0, 4 + 1.3 * len(aspects)))  # the legend needs nine
-    figure = Figure(figsize=(inches, 4.4), layout="constrained")
-    axes = figure.subplots()
-    width = 0.84 / len(methods)
-    for number, method in enumerate(methods):
-        values = [_by_aspect(report, method, name) for name in aspects]
-        axes.bar(np.arange(len(aspects)) + (number - (len(methods) - 1) / 2) * width, values, width, label=method)
-    axes.set_xticks(range(len(aspects)), aspects)
-    axes.set(ylabel="Pearson correlation", title="Correlation with human scores by aspect")
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
-    figure.savefig(folder / "aspects.png", dpi=130)
-    return {"aspects.png": "Pearson correlation with human scores by aspect, mean over seeds."}

@@ -196,8 +196,8 @@ def hat(
         hat_report.traffic(report),
     ]
     report.text = [line for part in parts if part for line in ("", *part)][1:]
-    report.save(folder, MAIN, {})  # the figures are safe before anything is drawn
-    report.save(folder, MAIN, hat_report.draw(report, folder))
+    report.save(folder, MAIN)  # the results are safe before anything is drawn
+    report.save(folder, MAIN, hat_report.figures(report))
     report.print(MAIN, folder, console)
     return report
 

@@ -2,13 +2,12 @@
 
 import re
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 
+from lightning_fusion import plotting
 from lightning_fusion.data.base import FusionDataModule
-from lightning_fusion.plotting import plain_names
-from lightning_fusion.recipes.report import Report, paired_gain
+from lightning_fusion.recipes.report import Figures, Report, paired_gain
 
 _SELECTED = re.compile(r"average of \d+, selected")
 MAIN, LOCAL = "HaT", "local, few labels"
@@ -149,53 +148,32 @@ def traffic(report: Report) -> list[str]:
     return lines
 
 
-@plain_names
-def draw(report: Report, folder: Path) -> dict[str, str]:
-    """The four pictures of the report."""
-    from matplotlib.figure import Figure
-
-    ours, local = _by_target(report, MAIN), _by_target(report, LOCAL)
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.3))
-    left.plot([0, 1], [0, 1], color="tab:gray", linewidth=1)
-    left.plot([local[name] for name in ours], list(ours.values()), "o", alpha=0.7)
-    low = max(0.0, min(*ours.values(), *local.values()) - 0.05)
-    left.set(
-        xlim=(low, 1.01), ylim=(low, 1.01), xlabel=f"test accuracy: {LOCAL}", ylabel=MAIN, title="One dot per target"
-    )
-    methods = sorted(report.methods(), key=lambda method: float(np.mean(report.values(method))))
-    means = [float(np.mean(report.values(method))) for method in methods]
-    right.barh(methods, means, color=["tab:red" if method == MAIN else "tab:blue" for method in methods])
-    right.set(xlim=(0, 1), xlabel="test accuracy, mean over targets")
-    right.tick_params(axis="y", labelsize=7)
-    figure.savefig(folder / "targets.png", dpi=130)
-
-    stages = [name for name in report.methods("bytes") if name.startswith("selection, ")]
-    figure = Figure(figsize=(7, 2.2), layout="constrained")
-    axes, start = figure.subplots(), 0.0
-    for name in stages:
-        value = float(np.mean(report.values(name, "bytes"))) / 1e6
-        axes.barh("selection", value, left=start, label=name.removeprefix("selection, "))
-        start += value
-    axes.barh("send all", float(np.mean(report.values("send all", "bytes"))) / 1e6, color="tab:gray")
-    axes.set(xlabel="megabytes that one target reads, mean over targets")
-    axes.legend(fontsize=8)
-    figure.savefig(folder / "ledger.png", dpi=130)
+def figures(report: Report) -> Figures:
+    """The three figures of the report."""
+    means = {method: float(np.mean(report.values(method))) for method in report.methods()}
+    stages = {
+        name.removeprefix("selection, "): float(np.mean(report.values(name, "bytes")))
+        for name in report.methods("bytes")
+        if name.startswith("selection, ")
+    }
     rows = [row for row in report.rows if row["metric"] == "largest weight of a class"]
     rows = [row for row in rows if (row["domain"], row["seed"]) == (rows[-1]["domain"], rows[-1]["seed"])]
-    names, weights = rows[0]["among"], np.array([row["weights"] for row in rows])
-    figure = Figure(figsize=(2.5 + 0.9 * len(names), 1.6 + 0.4 * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(weights, vmin=0, vmax=1, cmap="Blues", aspect="auto")
-    for (place, column), value in np.ndenumerate(weights):
-        axes.text(column, place, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.6 else "black")
-    axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
-    axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
-    axes.set(title=f"Mean weight of the sources of {rows[0]['domain']}", ylabel="class of the test samples")
-    figure.colorbar(image, ax=axes)
-    figure.savefig(folder / "weights.png", dpi=130)
+    weights = plotting.heat_map(
+        [row["weights"] for row in rows],
+        [row["label"] for row in rows],
+        rows[0]["among"],
+        title=f"Mean weight of the sources of {rows[0]['domain']}",
+        ylabel="class of the test samples",
+    )
+    students = _by_target(report, MAIN), _by_target(report, LOCAL)
     return {
-        "weights.png": "How much the mixer lets each chosen source count, by class of the last target's test samples.",
-        "targets.png": "Left: the student against a model of the labels alone. Right: every method.",
-        "ledger.png": "What a target reads to select its sources, by stage, and what all models would take.",
+        "weights": (weights, "Mean mixer weight of each selected source, by class of the last target's test samples."),
+        "targets": (
+            plotting.target_accuracies(*students, means, main=MAIN, against=LOCAL),
+            "Left: the student against a model of the labels alone. Right: every method.",
+        ),
+        "ledger": (
+            plotting.traffic(stages, float(np.mean(report.values("send all", "bytes")))),
+            "Bytes that a target reads to select its sources, by stage, and those of all models.",
+        ),
     }

@@ -159,7 +159,7 @@ class TestResults:
 
     def test_pictures_and_report_are_there(self, finished):
         text = (finished / "report.md").read_text()
-        for name in ("domains.png", "confusion.png", "listens.png"):
+        for name in ("domains.png", "confusion.png", "importance.png"):
             assert f"({name})" in text
             picture = pictures.imread(finished / name)
             assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 20
@@ -356,7 +356,7 @@ class TestUnbalanced:
         path = Path(texts.hparams.root)
         path.write_text(path.read_text().replace(",good,", ",$5_to_$10 {,").replace(",bad,", ",$a_b^{$,"))
         run(tmp_path / "run", data=texts, network=partial(TextBag, vocab_size=300), centralised=False)
-        assert all((tmp_path / f"run/{name}.png").is_file() for name in ("domains", "confusion", "listens"))
+        assert all((tmp_path / f"run/{name}.png").is_file() for name in ("domains", "confusion", "importance"))
         assert "$5_to_$10" in (tmp_path / "run/report.md").read_text()
 
     def test_by_accuracy_the_report_says_what_guessing_gives(self, texts, tmp_path):

@@ -286,7 +286,7 @@ class TestResults:
 
     def test_pictures_and_report_are_there(self, finished):
         text = (finished / "run/report.md").read_text()
-        for name in ("curve.png", "asked.png", "coverage.png"):
+        for name in ("curve.png", "queries.png", "coverage.png"):
             assert f"({name})" in text
             picture = pictures.imread(finished / "run" / name)
             assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 20
