@@ -13,8 +13,9 @@ from lightning import LightningModule, Trainer
 from measuring import Result, interleave, resident_mb
 from torch import Tensor
 
-from lightning_fusion import Expert, ExpertModule, HaTJointModule, ImageDataModule, KnowledgeDictionary
+from lightning_fusion import Expert, ExpertModule, HaTJointModule, KnowledgeDictionary
 from lightning_fusion.data.base import Batch
+from lightning_fusion.data.image.digits import DigitsDataModule
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.encoders import SmallConvNet
 from lightning_fusion.hat.mixer import Mixer, shared_columns
@@ -25,7 +26,9 @@ EPOCHS = 30  # of the joint training; two steps take as many for the mixer and a
 MEMORY_ROWS, MEMORY_SIDE, MEMORY_WIDTH = 512, 32, 64
 ROWS, CLASSES = 10_000, 19
 NETWORK = partial(SmallConvNet, width=WIDTH, in_channels=1)
-DIGITS = ImageDataModule("digits", num_domains=SOURCES, classes_per_domain=4, fuser_share=0.4, test_share=0.25)
+DIGITS = DigitsDataModule(
+    role="fuser", num_domains=SOURCES, classes_per_domain=4, fuser_fraction=0.4, test_fraction=0.25
+)
 
 
 def trainer(epochs: int) -> Trainer:
@@ -37,7 +40,8 @@ def trainer(epochs: int) -> Trainer:
 
 def target() -> TargetDataModule:
     """All digits, a tenth of them labelled."""
-    return TargetDataModule(ImageDataModule("digits", fuser_share=0.4, test_share=0.25, batch_size=BATCH), "all")
+    data = DigitsDataModule(role="fuser", fuser_fraction=0.4, test_fraction=0.25, batch_size=BATCH)
+    return TargetDataModule(data, "all")
 
 
 def sources() -> dict[str, Expert]:

@@ -22,7 +22,7 @@ _PUBLIC = {
     "FrugalFoEModule": "frugal.module",
     "GenerativeFoE": "generation.fuser",
     "HaTJointModule": "hat.module",
-    "ImageDataModule": "data.image.datamodule",
+    "ImageDataModule": "data.image.folders",
     "KnowledgeDictionary": "hat.knowledge",
     "OutputsDataModule": "experts.outputs.datamodule",
     "SensorDataModule": "data.sensor.datamodule",
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from lightning_fusion.acorl.reversal import reverse_gradient
     from lightning_fusion.data.audio.datamodule import SpeakerDataModule
     from lightning_fusion.data.base import Batch
-    from lightning_fusion.data.image.datamodule import ImageDataModule
+    from lightning_fusion.data.image.folders import ImageDataModule
     from lightning_fusion.data.sensor.datamodule import SensorDataModule
     from lightning_fusion.data.text.datamodule import TextDataModule
     from lightning_fusion.data.views.target import TargetDataModule

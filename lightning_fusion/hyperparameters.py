@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import os
 import sys
+import warnings
 from dataclasses import asdict, is_dataclass
 from functools import partial
 from importlib import import_module
@@ -81,6 +82,18 @@ def keep_plain(module: LightningModule | LightningDataModule) -> None:
         hparams["_class_path"] = f"{kind.__module__}.{kind.__qualname__}"
         hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
     module._hparams_initial = dict(hparams)  # type: ignore[union-attr]
+
+
+def record_arguments(module: LightningModule | LightningDataModule) -> None:
+    """Record those arguments of the constructor that is running, and of those that call it, that are plain data.
+
+    For a base class whose subclasses pass on what is no plain data (an augmentation) through their ``**kwargs``. What
+    the command line parsed is recorded as it is.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Attribute '.*' is an instance of `nn.Module`")  # it is dropped below
+        module.save_hyperparameters(logger=False)
+    keep_plain(module)
 
 
 def constructor_arguments(kind: type) -> set[str]:

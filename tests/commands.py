@@ -61,7 +61,7 @@ TWO_BATCHES: dict[str, Any] = {
     "enable_model_summary": False,
 } | {f"limit_{split}_batches": 2 for split in ("train", "val", "test", "predict")}
 # four fine classes of two super-classes stand in for CIFAR-100
-CIFAR = {"source": "split_tree", "root": "data/cifar100", "classes_per_domain": 3}
+CIFAR = {"root": "data/cifar100", "classes_per_domain": 3}
 
 
 # recipe of the files that are not called after theirs
@@ -99,10 +99,11 @@ def small(config: Any) -> dict[str, Any]:
             continue  # shares of each speaker's recordings
         elif key in SMALL and value not in (None, 0) and not isinstance(value, str):  # 0 leaves a part out
             result[key] = 8 if key == "hidden" and isinstance(value, int) else SMALL[key]
-    if str(config.get("source", "")).startswith("cifar"):
+    if str(config.get("dataset", "")).startswith("cifar"):
         result |= {key: value for key, value in CIFAR.items() if key in config}
     if "class_path" in config and result:
-        result = {"class_path": config["class_path"]} | result
+        of_files = config["class_path"].endswith("TorchvisionDataModule")
+        result = {"class_path": "lightning_fusion.ImageDataModule" if of_files else config["class_path"]} | result
     return result
 
 

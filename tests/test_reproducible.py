@@ -20,12 +20,12 @@ from lightning_fusion import (
     ExpertModule,
     FoEFuserModule,
     HaTJointModule,
-    ImageDataModule,
     OutputsDataModule,
     SpeakerDataModule,
 )
 from lightning_fusion.callbacks import EpochSeed
 from lightning_fusion.data.audio.features import SpeechAugmentation
+from lightning_fusion.data.image.digits import DigitsDataModule
 from lightning_fusion.data.samplers import SliceSampler
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.encoders import BatchAffine
@@ -48,7 +48,8 @@ class NoisyNet(nn.Module):
 
 
 def expert() -> Made:
-    data = ImageDataModule(augmentation=BatchAffine(shift=1, rotate_deg=10), batch_size=32, fuser_share=0.9)
+    augmentation = BatchAffine(shift=1, rotate_deg=10)
+    data = DigitsDataModule(role="fuser", fuser_fraction=0.9, augmentation=augmentation, batch_size=32)
     return ExpertModule(NoisyNet, classes=data.classes), data.variant(role="expert")
 
 
@@ -103,7 +104,8 @@ def fuser_on_raw_input() -> Made:
 
 
 def hat() -> Made:
-    data = ImageDataModule(augmentation=BatchAffine(shift=1, rotate_deg=10), batch_size=64, fuser_share=0.9)
+    augmentation = BatchAffine(shift=1, rotate_deg=10)
+    data = DigitsDataModule(role="fuser", fuser_fraction=0.9, augmentation=augmentation, batch_size=64)
     with torch.random.fork_rng():
         torch.manual_seed(0)  # the source is a given one, whatever the seed of the run
         experts = {"a": Expert(NoisyNet(10), classes=data.classes, features="body")}

@@ -48,12 +48,15 @@ def as_names(values: Iterable[str | int] | str | int | None) -> list[str]:
     return [str(value) for value in ([values] if isinstance(values, (str, int)) else values)]
 
 
-def chosen_domains(domain: Iterable[str | int] | str | int | None, domains: Sequence[str]) -> list[int]:
+def chosen_domains(
+    domain: Iterable[str | int] | str | int | None, domains: Sequence[str], by_number: bool = False
+) -> list[int]:
     """Numbers of the domains that the argument ``domain`` selects, in order; all where it is None.
 
     Args:
         domain: Name or names.
         domains: All names.
+        by_number: A domain may be given by its number as well; a name comes first, for folders may be called 2019.
 
     Raises:
         InputError: If ``domain`` names none, or one that is not there.
@@ -61,15 +64,20 @@ def chosen_domains(domain: Iterable[str | int] | str | int | None, domains: Sequ
     Example:
         >>> chosen_domains("b", ["a", "b"]), chosen_domains(None, ["a", "b"])
         ([1], [0, 1])
+        >>> chosen_domains(1, ["a", "b"], by_number=True)
+        [1]
     """
     if domain is None:
         return list(range(len(domains)))
+    known = {str(number): number for number in range(len(domains) if by_number else 0)}
+    known |= {name: number for number, name in enumerate(domains)}
     wanted = as_names(domain)
-    if not wanted or not set(wanted) <= set(domains):
+    if not wanted or not set(wanted) <= set(known):
         raise InputError(
             f"domain is {domain!r}; expected one or several of the {len(domains)} domains {shorten(domains, 9)}"
+            + (f", or a number below {len(domains)}" if by_number else "")
         )
-    return sorted({list(domains).index(name) for name in wanted})
+    return sorted({known[name] for name in wanted})
 
 
 def local_classes(classes: Sequence[int] | np.ndarray, count: int) -> np.ndarray:

@@ -94,9 +94,10 @@ def guard(
     Example:
         >>> from functools import partial
         >>> from lightning import Trainer
-        >>> from lightning_fusion import ExpertModule, ImageDataModule
+        >>> from lightning_fusion import ExpertModule
+        >>> from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
         >>> from lightning_fusion.encoders import SmallConvNet
-        >>> target = TargetDataModule(ImageDataModule(source="synthetic"), "style_0", labelled_per_class=2)
+        >>> target = TargetDataModule(SyntheticImageDataModule(), "style_0", labelled_per_class=2)
         >>> make = lambda data: ExpertModule(lambda classes: SmallConvNet(classes, width=2), classes=data.classes)
         >>> quiet = partial(Trainer, max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
         >>> guard(make, make, target, partial(quiet, enable_model_summary=False)).num_rows

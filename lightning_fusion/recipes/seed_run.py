@@ -50,7 +50,7 @@ def check_domains(data: FusionDataModule) -> None:
     if len(data.domains) < 2:
         raise InputError(
             f"data: found the domain {shorten(data.domains)} only; fusion needs two at least: say what tells domains "
-            "apart (source: domain_tree or num_domains for images, domain_fields for texts and recordings)"
+            "apart (DomainImageDataModule or num_domains for images, domain_fields for texts and recordings)"
         )
     for name in data.domains:
         check_name(name, "data: the domain")

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from lightning_fusion import ImageDataModule
+from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
 from lightning_fusion.data.statistics import image_facts, spectrum_facts
 
 
@@ -33,7 +33,7 @@ def test_spectra_are_moments_over_time():
 
 
 def test_statistics_of_images_tell_styles_apart_and_depend_on_the_domain():
-    data = ImageDataModule(source="synthetic", role="expert", batch_size=7)
+    data = SyntheticImageDataModule(fuser_fraction=0.2, batch_size=7)
     one, other = (data.variant(domain=name).statistics() for name in data.domains[:2])
     assert one.shape == (78,) and one.isfinite().all() and (one - other).abs().max() > 0.05
     torch.testing.assert_close(data.variant(domain=data.domains[0], batch_size=50).statistics(), one)

@@ -9,10 +9,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 
-from lightning_fusion import ImageDataModule
 from lightning_fusion.data import synthetic
 from lightning_fusion.data.audio.features import LogMel
 from lightning_fusion.data.audio.trials import draw_trials
+from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
 from lightning_fusion.data.synthetic import synthetic_images, synthetic_motion, synthetic_voices
 
 
@@ -38,7 +38,7 @@ def test_shift_is_a_dial_of_how_far_a_model_of_one_domain_carries_to_the_next(sh
 
 
 def test_the_twin_is_a_source_of_the_data_module():
-    data = ImageDataModule(source="synthetic", batch_size=16)
+    data = SyntheticImageDataModule(role="fuser", fuser_fraction=0.2, batch_size=16)
     assert data.classes == [f"class_{c}" for c in range(4)]
     assert data.domains == [f"style_{d}" for d in range(4)]
     rows = {split: data.rows(split) for split in ("train", "val", "test")}

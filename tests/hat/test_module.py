@@ -15,8 +15,9 @@ from thirdparty import plain
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_fusion import Expert, ExpertModule, ExpertPool, HaTJointModule, ImageDataModule
+from lightning_fusion import Expert, ExpertModule, ExpertPool, HaTJointModule
 from lightning_fusion.data.base import TensorDataModule
+from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.encoders import SmallConvNet
 from lightning_fusion.errors import InputError
@@ -268,7 +269,7 @@ class TestCache:
 
     @pytest.mark.parametrize("augmentation", [nn.Dropout(0.3), None])
     def test_augmented_batches_are_asked_about_anew(self, augmentation):
-        data = ImageDataModule("synthetic", batch_size=32, augmentation=augmentation)
+        data = SyntheticImageDataModule(role="fuser", fuser_fraction=0.2, batch_size=32, augmentation=augmentation)
         networks = [SmallConvNet(4, width=2)]
         experts = {"a": Expert(networks[0], classes=data.classes, features="pool")}
         made = module(experts, network=partial(SmallConvNet, width=2), features="pool", classes=data.classes)

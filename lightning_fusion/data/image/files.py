@@ -20,18 +20,29 @@ from lightning_fusion.errors import InputError, shorten
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
-_SPLIT_FOLDERS = {"train": "train", "val": "train", "valid": "train", "validation": "train", "test": "test"}
-
-
 @dataclass
-class _File:
+class ImageFile:
+    """An image file in a tree of two levels.
+
+    Attributes:
+        path: Of the file.
+        folder: Name of the upper folder, a split or a domain.
+        label: Name of the lower folder, the class.
+    """
+
     path: Path
     folder: str
     label: str
 
 
-class _ImageFiles:
-    """Image files as rows: decoded in threads, all at once or batch by batch."""
+class ImageFiles:
+    """Image files as rows: decoded in threads, all at once or batch by batch.
+
+    Args:
+        paths: The files.
+        channels: 1 or 3.
+        image_size: Side in pixels to which images are resized and center-cropped; None keeps them as they are.
+    """
 
     def __init__(self, paths: list[Path], channels: int, image_size: int | None) -> None:
         self.paths, self.mode, self.size = paths, {1: "L", 3: "RGB"}[channels], image_size
@@ -50,7 +61,15 @@ class _ImageFiles:
         )
 
     def load(self, limit_gb: float, skip_unreadable: bool) -> tuple[Rows, np.ndarray]:
-        """The images in memory, or this reader itself where they do not fit, and which of them can be read."""
+        """The images in memory, or this reader itself where they do not fit, and which of them can be read.
+
+        Args:
+            limit_gb: Decoded images larger than this stay on disk.
+            skip_unreadable: Leave out files that do not decode, with a warning.
+
+        Raises:
+            InputError: If sizes differ, or a file does not decode.
+        """
         readable = np.ones(len(self.paths), bool)
         first = self._decode(next((path for path in self.paths if self._reads(path)), self.paths[0]))
         fits = first.numel() * len(self.paths) <= limit_gb * 1e9
@@ -125,33 +144,32 @@ def _upright(image: Image.Image) -> Image.Image:
     return picture
 
 
-def _list_tree(root: Path, source: str) -> list[_File]:
-    """All image files of a two-level tree, sorted by path."""
-    what = "split" if source == "split_tree" else "domain"
-    expected = f"expected {root}/<{what}>/<class>/*"
-    if not root.is_dir():
+def list_images(root: str, level: str) -> list[ImageFile]:
+    """All image files of a tree of two levels, sorted by path; hidden ones are passed over.
+
+    Args:
+        root: The folder, with ``<level>/<class>/*`` in it.
+        level: What the upper folders are, for messages: split or domain.
+
+    Raises:
+        InputError: If there is no such folder, or an upper folder of it has no image.
+    """
+    expected = f"expected {root}/<{level}>/<class>/*"
+    if not Path(root).is_dir():
         raise InputError(f"root: found no folder {root}; {expected}")
-    files: list[_File] = []
-    for folder in _folders(root):
-        split = _SPLIT_FOLDERS.get(folder.name)
-        if source == "split_tree" and split is None:
-            raise InputError(
-                f"root: found the folder {folder.name} in {root}, which names no split "
-                f"({', '.join(_SPLIT_FOLDERS)}); for {root}/<domain>/<class>/* set source: domain_tree"
-            )
-        before = len(files)
-        for label in _folders(folder):
-            for path in sorted(label.iterdir()):
-                if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
-                    files.append(_File(path, split if source == "split_tree" else folder.name, label.name))  # type: ignore[arg-type]
-        if len(files) == before:
-            raise InputError(f"root: the {what} {folder.name} in {root} has no image; {expected}")
+    files: list[ImageFile] = []
+    for folder in _folders(Path(root)):
+        found = [
+            ImageFile(path, folder.name, label.name)
+            for label in _folders(folder)
+            for path in sorted(label.iterdir())
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        ]
+        if not found:
+            raise InputError(f"root: the {level} {folder.name} in {root} has no image; {expected}")
+        files += found
     if not files:
         raise InputError(f"root: found no image under {root}; {expected}")
-    if source == "domain_tree" and {file.folder for file in files} <= set(_SPLIT_FOLDERS):
-        raise InputError(f"root: the folders of {root} name splits, not domains; set source: split_tree")
-    if source == "split_tree" and {file.folder for file in files} != {"train", "test"}:
-        raise InputError(f"root: {root} lacks a train or a test folder; {expected}")
     return files
 
 

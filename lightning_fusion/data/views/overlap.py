@@ -30,8 +30,8 @@ class OverlapDataModule(DataView):
         InputError: If there is no such domain or overlap.
 
     Example:
-        >>> from lightning_fusion import ImageDataModule
-        >>> data = ImageDataModule(source="synthetic", role="expert")
+        >>> from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
+        >>> data = SyntheticImageDataModule(fuser_fraction=0.2)
         >>> mixed = OverlapDataModule(data, "style_1", overlap=0.5)
         >>> own = data.rows("train").domains[mixed.rows("train").rows][:, data.domains.index("style_1")]
         >>> 0.5 <= float(own.float().mean()) < 0.9

@@ -26,16 +26,16 @@ class RoleDataModule(DataView):
 
     Args:
         data: A data module of the house that takes ``domain``; with all its domains.
-        role: ``fuser`` or ``expert``.
+        role: ``expert`` or ``fuser``.
         domain: For the ``expert`` role: the domain that the expert knows; all where None.
-        fuser_val_share: Share of the fuser's rows, of each class, that is its validation split.
+        fuser_val_fraction: Fraction of the fuser's rows, of each class, that is its validation split.
 
     Raises:
         InputError: If ``data`` takes no ``domain``, or ``domain`` is set for a fuser.
 
     Example:
         >>> from lightning_fusion import SensorDataModule
-        >>> data = RoleDataModule(SensorDataModule(source="synthetic", val_share=0.3))
+        >>> data = RoleDataModule(SensorDataModule(source="synthetic", val_share=0.3), role="fuser")
         >>> expert = data.variant(role="expert", domain="p0_phone")
         >>> bool(torch.isin(expert.rows("train").rows, data.rows("train").rows).any())
         False
@@ -46,14 +46,14 @@ class RoleDataModule(DataView):
     has_roles = True
     role: str
     domain: str | None
-    fuser_val_share: float
+    fuser_val_fraction: float
 
     def __init__(
         self,
         data: FusionDataModule,
-        role: Literal["fuser", "expert"] = "fuser",
+        role: Literal["expert", "fuser"] = "expert",
         domain: str | None = None,
-        fuser_val_share: float = 0.1,
+        fuser_val_fraction: float = 0.1,
     ) -> None:
         super().__init__()
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
@@ -62,9 +62,9 @@ class RoleDataModule(DataView):
 
     def _configure(self, **arguments: Any) -> None:
         super()._configure(**arguments)
-        self._check_choices({"role": ("fuser", "expert")})
-        if not 0 <= self.fuser_val_share < 1:
-            raise InputError(f"fuser_val_share is {self.fuser_val_share}; expected a share from 0, below 1")
+        self._check_choices({"role": ("expert", "fuser")})
+        if not 0 <= self.fuser_val_fraction < 1:
+            raise InputError(f"fuser_val_fraction is {self.fuser_val_fraction}; expected a fraction from 0, below 1")
         if self.domain is not None and self.role != "expert":
             raise InputError("domain selects what one expert trains on; set role: expert, or remove domain")
         if "domain" not in constructor_arguments(type(self.data)):
@@ -81,7 +81,7 @@ class RoleDataModule(DataView):
         Args:
             **changes: Constructor arguments of either, and their new values.
         """
-        own = {name: changes.pop(name) for name in ("role", "domain", "fuser_val_share") if name in changes}
+        own = {name: changes.pop(name) for name in ("role", "domain", "fuser_val_fraction") if name in changes}
         return super().variant(**own, **({"data": self.data.variant(**changes)} if changes else {}))
 
     @property
@@ -138,7 +138,7 @@ class RoleDataModule(DataView):
                 "whose rows can be chosen without reading them"
             )
         kept, watched = stratified_split(
-            np.asarray(row_facts(held)[0]), self.fuser_val_share, seed=self.data.seed * 1009 + _DRAW
+            np.asarray(row_facts(held)[0]), self.fuser_val_fraction, seed=self.data.seed * 1009 + _DRAW
         )
         for split, part in (("train", kept), ("val", watched)):
             rows = held.rows[torch.from_numpy(part)]
@@ -146,9 +146,9 @@ class RoleDataModule(DataView):
 
 
 def with_roles(data: FusionDataModule) -> FusionDataModule:
-    """A data module that keeps experts and fuser apart: itself where it has roles, else a :class:`RoleDataModule`.
+    """What a fuser learns from, apart from the experts' data: the ``fuser`` role of data, or of a view of it.
 
     Args:
-        data: Any data module of the house.
+        data: Any data module of the library; a :class:`RoleDataModule` is made of one that has no roles itself.
     """
-    return data if data.has_roles else RoleDataModule(data)
+    return data.variant(role="fuser", domain=None) if data.has_roles else RoleDataModule(data, role="fuser")

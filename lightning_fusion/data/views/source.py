@@ -31,8 +31,8 @@ class SourceDataModule(DataView):
         InputError: If there is no such class, or fewer than two are kept.
 
     Example:
-        >>> from lightning_fusion import ImageDataModule
-        >>> data = ImageDataModule(source="synthetic")
+        >>> from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
+        >>> data = SyntheticImageDataModule()
         >>> some = SourceDataModule(data, data.classes[1:3])
         >>> some.classes == data.classes[1:3], next(iter(some.train_dataloader())).target.unique().tolist()
         (True, [0, 1])

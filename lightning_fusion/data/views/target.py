@@ -39,8 +39,9 @@ class TargetDataModule(DataView):
         InputError: If there is no such domain, it has one class only, or a class is left without a labelled row.
 
     Example:
-        >>> from lightning_fusion import ImageDataModule
-        >>> data = TargetDataModule(ImageDataModule(source="synthetic", batch_size=32), "style_2", labelled_share=0.2)
+        >>> from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
+        >>> images = SyntheticImageDataModule(batch_size=32)
+        >>> data = TargetDataModule(images, "style_2", labelled_share=0.2)
         >>> batch = next(iter(data.train_dataloader()))
         >>> len(data.labelled()), len(batch.target), int((batch.target >= 0).sum())
         (8, 22, 8)
@@ -126,8 +127,9 @@ class TargetDataModule(DataView):
             InputError: If there are fewer labelled rows than folds.
 
         Example:
-            >>> from lightning_fusion import ImageDataModule
-            >>> data = TargetDataModule(ImageDataModule(source="synthetic"), "style_2", labelled_share=0.2)
+            >>> from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
+            >>> images = SyntheticImageDataModule()
+            >>> data = TargetDataModule(images, "style_2", labelled_share=0.2)
             >>> [(len(fold.labelled()), len(fold.rows("test"))) for fold in data.folds(2)]
             [(4, 4), (4, 4)]
         """

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_fusion import ImageDataModule, SensorDataModule
+from lightning_fusion import SensorDataModule
 from lightning_fusion.data.base import TensorDataModule
+from lightning_fusion.data.image.digits import DigitsDataModule
 from lightning_fusion.data.views.overlap import OverlapDataModule
 from lightning_fusion.data.views.source import SourceDataModule
 from lightning_fusion.data.views.target import TargetDataModule
@@ -107,7 +108,7 @@ def test_the_rows_of_an_experts_domain_make_room_for_rows_of_all_domains():
 
 
 def test_an_overlapping_expert_counts_the_classes_that_it_has_rows_of():
-    data = ImageDataModule(source="digits", num_domains=5, classes_per_domain=2, role="expert")
+    data = DigitsDataModule(num_domains=5, classes_per_domain=2, fuser_fraction=0.2)
     plain, some = OverlapDataModule(data, data.domains[0], 0), OverlapDataModule(data, data.domains[0], 0.5)
     assert len(plain.classes) == 2 and set(plain.classes) < set(some.classes)
     truth, ours = names(data), names(some)

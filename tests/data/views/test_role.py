@@ -2,14 +2,16 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_fusion import ImageDataModule, SensorDataModule
+from lightning_fusion import SensorDataModule
 from lightning_fusion.data.base import TensorDataModule
+from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
 from lightning_fusion.data.views.role import RoleDataModule, with_roles
 from lightning_fusion.errors import InputError
 
 
 def motion(**arguments) -> RoleDataModule:
-    return RoleDataModule(SensorDataModule(source="synthetic", val_share=0.3, batch_size=16, **arguments))
+    data = SensorDataModule(source="synthetic", val_share=0.3, batch_size=16, **arguments)
+    return RoleDataModule(data, role="fuser")
 
 
 def numbers(data, split: str) -> set[int]:
@@ -49,9 +51,12 @@ def test_another_seed_is_the_wrapped_modules():
     assert set(loaded.tolist()) == numbers(other, "train")
 
 
-def test_data_with_roles_of_their_own_stay_as_they_are():
-    image = ImageDataModule(source="synthetic")
-    assert with_roles(image) is image
+def test_data_with_roles_of_their_own_are_asked_for_the_fusers():
+    image = SyntheticImageDataModule(fuser_fraction=0.2, domain="style_1")
+    mine = with_roles(image)
+    assert isinstance(mine, SyntheticImageDataModule) and (mine.role, mine.domain) == ("fuser", None)
+    with pytest.raises(InputError, match="role is fuser, and fuser_fraction is 0"):
+        with_roles(SyntheticImageDataModule())
     assert isinstance(with_roles(motion().data), RoleDataModule)
 
 
@@ -61,7 +66,7 @@ def test_what_cannot_be_an_experts_or_a_fusers_is_refused():
         with_roles(TensorDataModule(tensors, ["a"]))
     with pytest.raises(InputError, match="set role: expert"):
         motion().variant(domain="p0_phone")
-    with pytest.raises(InputError, match="fuser_val_share is 1"):
-        RoleDataModule(motion().data, fuser_val_share=1)
+    with pytest.raises(InputError, match="fuser_val_fraction is 1"):
+        RoleDataModule(motion().data, fuser_val_fraction=1)
     with pytest.raises(InputError, match="no split 'all'"):
         motion().rows("all")

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_fusion import ImageDataModule
 from lightning_fusion.data.base import Batch, TargetRows, TensorDataModule, row_facts
+from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
 from lightning_fusion.data.samplers import LabelledSampler
 from lightning_fusion.data.splits import stratified_folds
 from lightning_fusion.data.views.target import TargetDataModule
@@ -177,7 +177,7 @@ class TestBatches:
 
 class TestWrappedModule:
     def test_preparation_and_facts_are_its_own(self):
-        data = ImageDataModule(source="synthetic", batch_size=32, augmentation=torch.nn.Dropout(0.5))
+        data = SyntheticImageDataModule(batch_size=32, augmentation=torch.nn.Dropout(0.5))
         made = TargetDataModule(data, "style_1")
         assert (made.classes, made.domains, made.own_domains) == (data.classes, data.domains, ["style_1"])
         assert made.preprocessing == data.preprocessing and made.augmentation is data.augmentation
@@ -189,7 +189,7 @@ class TestWrappedModule:
         assert target().preprocessing is None
 
     def test_augments_in_training_alone(self):
-        data = ImageDataModule(source="synthetic", batch_size=32, augmentation=torch.nn.Dropout(1.0))
+        data = SyntheticImageDataModule(batch_size=32, augmentation=torch.nn.Dropout(1.0))
         made = TargetDataModule(data, "style_1")
         made.trainer = tiny.trainer()
         batch = next(iter(made.val_dataloader()))

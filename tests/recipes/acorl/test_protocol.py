@@ -12,7 +12,8 @@ from matplotlib import image as pictures
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
 
-from lightning_fusion import Expert, ExpertOutputs, ImageDataModule, SpeakerDataModule
+from lightning_fusion import Expert, ExpertOutputs, SpeakerDataModule
+from lightning_fusion.data.image.digits import DigitsDataModule
 from lightning_fusion.encoders import SmallConvNet, SmallSpeakerNet
 from lightning_fusion.errors import InputError
 from lightning_fusion.recipes.acorl.classification import ClassificationChains
@@ -28,7 +29,7 @@ VOICES = {"source": "synthetic", "sample_rate_hz": 8000, "num_mels": 16, "crop_s
 
 def run_on_digits(output: Path, **arguments):
     settings = {
-        "data": ImageDataModule(fuser_share=0.7, batch_size=64),
+        "data": DigitsDataModule(fuser_fraction=0.7, batch_size=64),
         "network": partial(SmallConvNet, width=2, in_channels=1),
         "features": "pool",
         "epochs": 2,

@@ -10,7 +10,8 @@ import tiny
 import torch
 from matplotlib import image as pictures
 
-from lightning_fusion import ExpertOutputs, FrugalFoE, ImageDataModule
+from lightning_fusion import ExpertOutputs, FrugalFoE
+from lightning_fusion.data.image.digits import DigitsDataModule
 from lightning_fusion.encoders import SmallConvNet
 from lightning_fusion.errors import InputError
 from lightning_fusion.frugal.risk import ParametricRisk
@@ -112,7 +113,7 @@ def store_of(splits: dict, folder: Path) -> str:
 
 def run_on_digits(output: Path, **arguments):
     settings = {
-        "data": ImageDataModule(num_domains=2, classes_per_domain=6, batch_size=256),
+        "data": DigitsDataModule(num_domains=2, classes_per_domain=6, fuser_fraction=0.2, batch_size=256),
         "network": partial(SmallConvNet, width=2, in_channels=1),
         "expert_epochs": 2,
         "optimizer": partial(torch.optim.AdamW, lr=0.02),
@@ -400,8 +401,8 @@ class TestRefused:
         ("arguments", "message"),
         [
             ({}, "give data and network to train experts, or stores of what experts said: one of both"),
-            ({"data": ImageDataModule()}, "network: experts need one; or give stores instead of data"),
-            ({"data": ImageDataModule(), "stores": ["x"]}, "stores of what experts said: one of both"),
+            ({"data": DigitsDataModule()}, "network: experts need one; or give stores instead of data"),
+            ({"data": DigitsDataModule(), "stores": ["x"]}, "stores of what experts said: one of both"),
             ({"stores": ["x"], "seeds": [0, 1]}, "stores: found 1 for 2 seeds; expected one for each"),
             ({"stores": ["x"], "costs": "flops"}, "costs: flops is measured on experts and data; stores hold neither"),
             ({"stores": ["x"], "costs": "latency"}, "costs: latency is measured on experts and data"),
@@ -423,7 +424,7 @@ class TestRefused:
 
     def test_one_domain(self, tmp_path):
         with pytest.raises(InputError, match=r"found the domain .* only; fusion needs two at least"):
-            run_on_digits(tmp_path / "run", data=ImageDataModule())
+            run_on_digits(tmp_path / "run", data=DigitsDataModule(fuser_fraction=0.2))
         assert not (tmp_path / "run").exists()
 
 

@@ -1,0 +1,44 @@
+"""Scikit-learn's handwritten digits."""
+
+from typing import Any, Literal
+
+import numpy as np
+
+from lightning_fusion.data.image.datamodule import ImageLayout, ImageTable, resize_images
+from lightning_fusion.data.image.undivided import UndividedImageDataModule
+
+
+class DigitsDataModule(UndividedImageDataModule):
+    """1,797 real handwritten digits of 8x8 pixels, which come with scikit-learn: no file, no network.
+
+    Args:
+        test_fraction: Fraction of each digit that is held out for testing.
+        channels: 1, or 3 of equal content.
+        **shared: See :class:`~lightning_fusion.data.image.undivided.UndividedImageDataModule` (``num_domains``,
+            ``classes_per_domain``) and :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
+
+    Example:
+        >>> data = DigitsDataModule(num_domains=5, classes_per_domain=4, batch_size=32)
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> batch.input.shape, batch.input.dtype, batch.domain.shape
+        (torch.Size([32, 1, 8, 8]), torch.uint8, torch.Size([32, 5]))
+        >>> data.variant(domain=0).classes
+        ['2', '4', '5', '7']
+    """
+
+    def __init__(self, test_fraction: float = 0.2, channels: Literal[1, 3] = 1, **shared: Any) -> None:
+        super().__init__(channels=channels, **shared)
+        self._configure(test_fraction=test_fraction)
+
+    def read_layout(self) -> ImageLayout:
+        """The digits' names."""
+        return ImageLayout([str(digit) for digit in range(10)])
+
+    def read_images(self, layout: ImageLayout) -> ImageTable:
+        """Read the digits, scaled to 0 ... 255."""
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)[:, None].repeat(self.channels, 1)
+        return ImageTable(resize_images(pixels, self.image_size), digits.target.astype(np.int64))

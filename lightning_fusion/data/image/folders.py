@@ -1,0 +1,154 @@
+"""Image files in folder trees: a folder per split, or a folder per domain, and in each a folder per class."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lightning_fusion.data.image.datamodule import BaseImageDataModule, ImageLayout, ImageTable
+from lightning_fusion.data.image.files import ImageFile, ImageFiles, list_images
+from lightning_fusion.data.image.undivided import UndividedImageDataModule
+from lightning_fusion.errors import InputError, shorten
+
+_SPLITS = {"train": "train", "val": "train", "valid": "train", "validation": "train", "test": "test"}
+
+
+@dataclass
+class TreeLayout(ImageLayout):
+    """The names of a tree's folders, and its files.
+
+    Attributes:
+        files: In the order of the rows.
+    """
+
+    files: list[ImageFile] = field(default_factory=list)
+
+
+class ImageDataModule(UndividedImageDataModule):
+    """Image files under ``root/<split>/<class>/*``, with the splits ``train`` (``val`` is added to it) and ``test``.
+
+    Args:
+        root: The folder that holds the splits.
+        memory_limit_gb: Decoded images larger than this stay on disk and are decoded batch by batch.
+        skip_unreadable: Leave out files that do not decode, and say how many; else the first one is an error.
+        **shared: See :class:`~lightning_fusion.data.image.undivided.UndividedImageDataModule` (``num_domains``,
+            ``classes_per_domain``) and :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
+
+    Raises:
+        InputError: If the tree has another layout, or a file cannot be read.
+
+    Example:
+        >>> from itertools import product
+        >>> from pathlib import Path
+        >>> from tempfile import mkdtemp
+        >>> from PIL import Image
+        >>> root = Path(mkdtemp())
+        >>> for split, label, number in product(("train", "test"), ("cat", "dog"), range(5)):
+        ...     (root / split / label).mkdir(parents=True, exist_ok=True)
+        ...     Image.new("RGB", (8, 8)).save(root / split / label / f"{number}.png")
+        >>> data = ImageDataModule(str(root), batch_size=4)
+        >>> data.setup("fit")
+        >>> data.classes, next(iter(data.train_dataloader())).input.shape
+        (['cat', 'dog'], torch.Size([4, 3, 8, 8]))
+    """
+
+    root: str
+    memory_limit_gb: float
+    skip_unreadable: bool
+
+    def __init__(self, root: str, memory_limit_gb: float = 4.0, skip_unreadable: bool = False, **shared: Any) -> None:
+        super().__init__(**shared)
+        self._configure(root=root, memory_limit_gb=memory_limit_gb, skip_unreadable=skip_unreadable)
+
+    def read_layout(self) -> TreeLayout:
+        """List the files."""
+        files = list_images(self.root, "split")
+        found = sorted({file.folder for file in files})
+        if others := [name for name in found if name not in _SPLITS]:
+            raise InputError(
+                f"root: found the folder {shorten(others)} in {self.root}, which names no split "
+                f"({', '.join(_SPLITS)}); for {self.root}/<domain>/<class>/* use DomainImageDataModule"
+            )
+        if {_SPLITS[name] for name in found} != {"train", "test"}:
+            raise InputError(
+                f"root: {self.root} lacks a train or a test folder; expected {self.root}/<split>/<class>/*"
+            )
+        return TreeLayout(sorted({file.label for file in files}), files=files)
+
+    def read_images(self, layout: ImageLayout) -> ImageTable:
+        """Decode the files where they fit into memory."""
+        table = _decode(self, layout)
+        table.test = np.array([file.folder == "test" for file in layout.files])  # type: ignore[attr-defined]
+        return table
+
+
+class DomainImageDataModule(BaseImageDataModule):
+    """Image files under ``root/<domain>/<class>/*``; each folder is a domain, and may lack classes.
+
+    Args:
+        root: The folder that holds the domains.
+        test_fraction: Fraction of each class in each domain that is held out for testing.
+        memory_limit_gb: Decoded images larger than this stay on disk and are decoded batch by batch.
+        skip_unreadable: Leave out files that do not decode, and say how many; else the first one is an error.
+        **shared: See :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
+
+    Raises:
+        InputError: If the tree has another layout, or a file cannot be read.
+
+    Example:
+        >>> from itertools import product
+        >>> from pathlib import Path
+        >>> from tempfile import mkdtemp
+        >>> from PIL import Image
+        >>> root = Path(mkdtemp())
+        >>> for domain, label, number in product(("clinic", "home"), ("cat", "dog"), range(5)):
+        ...     (root / domain / label).mkdir(parents=True, exist_ok=True)
+        ...     Image.new("RGB", (8, 8)).save(root / domain / label / f"{number}.png")
+        >>> data = DomainImageDataModule(str(root), domain="home")
+        >>> data.domains, data.own_domains, len(data.rows("test"))
+        (['clinic', 'home'], ['home'], 2)
+    """
+
+    root: str
+    memory_limit_gb: float
+    skip_unreadable: bool
+
+    def __init__(
+        self,
+        root: str,
+        test_fraction: float = 0.2,
+        memory_limit_gb: float = 4.0,
+        skip_unreadable: bool = False,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self._configure(
+            root=root, test_fraction=test_fraction, memory_limit_gb=memory_limit_gb, skip_unreadable=skip_unreadable
+        )
+
+    def read_layout(self) -> TreeLayout:
+        """List the files."""
+        files = list_images(self.root, "domain")
+        classes, domains = sorted({file.label for file in files}), sorted({file.folder for file in files})
+        if set(domains) <= set(_SPLITS):
+            raise InputError(
+                f"root: the folders of {self.root} name splits, not domains ({shorten(domains)}); use ImageDataModule"
+            )
+        present = {(file.label, file.folder) for file in files}
+        member = np.array([[(label, domain) in present for domain in domains] for label in classes])
+        return TreeLayout(classes, domains, member, files)
+
+    def read_images(self, layout: ImageLayout) -> ImageTable:
+        """Decode the files where they fit into memory."""
+        table = _decode(self, layout)
+        number = {name: position for position, name in enumerate(layout.domains)}
+        table.domain = np.array([number[file.folder] for file in layout.files])  # type: ignore[attr-defined]
+        return table
+
+
+def _decode(data: Any, layout: Any) -> ImageTable:
+    """The files of a tree, in memory or read batch by batch, and the classes that their folders name."""
+    reader = ImageFiles([file.path for file in layout.files], data.channels, data.image_size)
+    images, readable = reader.load(data.memory_limit_gb, data.skip_unreadable)
+    number = {name: position for position, name in enumerate(layout.classes)}
+    return ImageTable(images, np.array([number[file.label] for file in layout.files]), readable=readable)

@@ -1,0 +1,44 @@
+"""Sources of images without domains of their own."""
+
+from typing import Any
+
+import numpy as np
+
+from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.image.datamodule import BaseImageDataModule, ImageLayout
+from lightning_fusion.data.splits import draw_class_subsets
+from lightning_fusion.errors import InputError
+
+
+class UndividedImageDataModule(BaseImageDataModule):
+    """The base of sources without domains of their own, whose domains are drawn as subsets of the classes.
+
+    Args:
+        num_domains: Draw this many domains, each a subset of the classes; one domain of all classes where None.
+        classes_per_domain: Classes of each domain, counted before they are joined to super-classes.
+        **shared: See :class:`BaseImageDataModule`.
+
+    Raises:
+        InputError: If one of both is missing, or the subsets cannot cover the classes.
+    """
+
+    keeps_images = BaseImageDataModule.keeps_images | {"num_domains", "classes_per_domain"}
+    num_domains: int | None
+    classes_per_domain: int | None
+
+    def __init__(self, num_domains: int | None = None, classes_per_domain: int | None = None, **shared: Any) -> None:
+        super().__init__(**shared)
+        FusionDataModule._configure(self, num_domains=num_domains, classes_per_domain=classes_per_domain)
+
+    def _check(self) -> None:
+        super()._check()
+        if (self.num_domains is None) != (self.classes_per_domain is None):
+            raise InputError("num_domains and classes_per_domain go together; set both or neither")
+
+    def cut_domains(self, layout: ImageLayout, group: np.ndarray | None) -> tuple[list[str], np.ndarray]:
+        """Draw the subsets of the classes (:func:`~lightning_fusion.data.splits.draw_class_subsets`)."""
+        if self.num_domains is None or self.classes_per_domain is None:
+            return super().cut_domains(layout, group)
+        sizes = self.num_domains, self.classes_per_domain
+        member = draw_class_subsets(len(layout.classes), *sizes, group, self.seed)
+        return [f"domain_{number}" for number in range(self.num_domains)], member
