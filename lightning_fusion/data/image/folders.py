@@ -66,7 +66,7 @@ class ImageDataModule(UndividedImageDataModule):
         found = sorted({file.folder for file in files})
         if others := [name for name in found if name not in _SPLITS]:
             raise InputError(
-                f"root: found the folder {shorten(others)} in {self.root}, which names no split "
+                f"root: found the folder {others[0]} in {self.root}, which names no split "
                 f"({', '.join(_SPLITS)}); for {self.root}/<domain>/<class>/* use DomainImageDataModule"
             )
         if {_SPLITS[name] for name in found} != {"train", "test"}:

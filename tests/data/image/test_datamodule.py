@@ -3,14 +3,17 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from commands import HERE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning import LightningModule
 from pictures import SPLITS, pixels, roles, rows
 from sklearn.datasets import load_digits
+from thirdparty.images import StripesDataModule
 from torch import nn
 
 from lightning_fusion import ImageDataModule
+from lightning_fusion.cli.main import main
 from lightning_fusion.data.image.digits import DigitsDataModule
 from lightning_fusion.data.image.folders import DomainImageDataModule
 from lightning_fusion.errors import InputError
@@ -235,3 +238,19 @@ class TestPreprocessing:
         prints = [data.fingerprint("test") for data in (same, *others)]
         assert len(set(prints)) == 5
         assert len({same.fingerprint(split) for split in SPLITS}) == 3
+
+
+class TestForeignSource:
+    def test_it_is_split_and_cut_as_the_librarys_own(self):
+        data = StripesDataModule(count=12, domain="night", channels=1)
+        assert (data.classes, data.domains, data.own_domains) == (["flat", "upright"], ["day", "night"], ["night"])
+        assert [len(data.rows(split)) for split in SPLITS] == [16, 2, 6]
+        other = data.variant(domain="day", seed=3)
+        assert other.rows("train").inputs is data.rows("train").inputs
+        assert len(data.variant(count=20).rows("test")) == 10
+
+    def test_it_trains_an_expert_through_its_class_path(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        cli = main(["fit", "-c", str(HERE / "conf/images_thirdparty.yaml"), "--data.init_args.domain=day"])
+        assert isinstance(cli.datamodule, StripesDataModule) and cli.model.classes == ["flat", "upright"]
+        assert cli.datamodule.hparams["count"] == 16 and cli.trainer.global_step == 2
