@@ -11,7 +11,8 @@ from sklearn.metrics import roc_curve
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_fusion.verification.metrics import error_curve, trial_scores
+from lightning_fusion.verification.error_rates import error_curve
+from lightning_fusion.verification.metrics import trial_scores
 
 SCORES, SECONDS, REPEATS = 1_000_000, 2.0, 5
 UTTERANCES, FEATURES, TRIALS = 145_000, 192, 550_000

@@ -431,7 +431,7 @@ def det_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Figure:
 
     Args:
         curves: (P,) false-alarm rates, falling from 1 to 0, and (P,) miss rates, rising from 0 to 1, of each system,
-            as :func:`~lightning_fusion.verification.metrics.error_curve` gives them.
+            as :func:`~lightning_fusion.verification.error_rates.error_curve` gives them.
 
     Raises:
         InputError: If there is no curve.

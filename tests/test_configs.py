@@ -28,7 +28,7 @@ from lightning_fusion import ExpertOutputs, FrugalFoEModule
 from lightning_fusion.callbacks import PredictionWriter
 from lightning_fusion.cli.commands import recipes
 from lightning_fusion.cli.main import FusionCLI, main
-from lightning_fusion.verification.module import JudgedByTrials
+from lightning_fusion.verification.evaluation import TrialEvaluationMixin
 
 # What a file that is only a part of a configuration is combined with.
 BASES = {"trainer": "foe/digits.yaml", "data": "experts/folders.yaml", "acorl": "acorl/digits.yaml"}
@@ -100,7 +100,7 @@ def test_one_batch_of_everything(name):
     keep = {"accelerator": "cpu", "devices": 1, "enable_model_summary": False, "fast_dev_run": True}
     cli = main(["fit", *files_of(name, keep)])
     assert cli.trainer.global_step == len(cli.trainer.optimizers)  # where there are several, each step counts
-    names = {FrugalFoEModule: {"val_cost", "val_accuracy"}, JudgedByTrials: {"val_eer", "val_min_dcf"}}
+    names = {FrugalFoEModule: {"val_cost", "val_accuracy"}, TrialEvaluationMixin: {"val_eer", "val_min_dcf"}}
     expected = [found for kind, found in names.items() if isinstance(cli.model, kind)] or [{"val_loss", "val_accuracy"}]
     assert expected[0] <= set(cli.trainer.callback_metrics)
     written = {path for path in Path().rglob("*") if path.is_file()} - before
@@ -130,7 +130,7 @@ def test_two_batches_with_checkpoint_reload_test_and_predict(name):
         weights = {f"network.{key}": value for key, value in tested.model.network.state_dict().items()}
         kept = stored["state_dict"]
     assert weights and all(torch.equal(value, kept[key]) for key, value in weights.items())
-    rate = "test_eer" if isinstance(tested.model, JudgedByTrials) else "test_accuracy"
+    rate = "test_eer" if isinstance(tested.model, TrialEvaluationMixin) else "test_accuracy"
     assert 0 <= float(tested.trainer.callback_metrics[rate]) <= 1
 
     predicted = main(["predict", *files, "--ckpt_path", path])

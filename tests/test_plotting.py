@@ -13,7 +13,7 @@ from matplotlib.text import Text
 
 from lightning_fusion import plotting
 from lightning_fusion.errors import InputError
-from lightning_fusion.verification.metrics import equal_error_rate, error_curve
+from lightning_fusion.verification.error_rates import equal_error_rate, error_curve
 
 RNG = np.random.default_rng(0)
 DOMAINS = [f"domain_{number}" for number in range(5)]

@@ -12,11 +12,11 @@ from lightning_fusion.acorl.module import ACoRLModule
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.schedules import Schedule
-from lightning_fusion.verification.loss import AngularMarginLoss
-from lightning_fusion.verification.module import JudgedByTrials, TrialEvaluation, check_scale
+from lightning_fusion.verification.evaluation import TrialEvaluation, TrialEvaluationMixin
+from lightning_fusion.verification.loss import AngularMarginLoss, check_scale
 
 
-class ACoRLVerificationModule(JudgedByTrials, ACoRLModule):
+class ACoRLVerificationModule(TrialEvaluationMixin, ACoRLModule):
     """:class:`~lightning_fusion.ACoRLModule` whose members are judged by trials of speakers that they never heard.
 
     It trains as that does; validation and test are those of

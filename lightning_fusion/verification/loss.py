@@ -72,3 +72,14 @@ class AngularMarginLoss(nn.Module):
         cosines = (logits[places] / self.scale).clamp(-1 + 1e-6, 1 - 1e-6)
         self._arcface.margin = self.margin
         return logits.index_put(places, self.scale * self._arcface.modify_cosine_of_target_classes(cosines))
+
+
+def check_scale(network: nn.Module, loss: nn.Module) -> None:
+    """Reject an angular loss whose scale is not that of the network's head.
+
+    Raises:
+        InputError: With both.
+    """
+    scale = getattr(getattr(network, "head", None), "scale", None)
+    if isinstance(loss, AngularMarginLoss) and scale is not None and scale != loss.scale:
+        raise InputError(f"scale: the network's head has {scale}, the loss {loss.scale}; give both the same number")

@@ -1,9 +1,7 @@
-"""How well scores of pairs tell "the same speaker" from "two speakers"."""
+"""Cosine scores of verification trials, and the metric that is made of them."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,127 +9,11 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_fusion.errors import InputError, shorten
-
-_CELLS = 2_000_000
-"""Weights that :func:`bootstrap_eer` holds at once."""
-
-
-class ErrorCurve(NamedTuple):
-    """The two error rates at each threshold that makes a difference; a trial is accepted from its threshold on.
-
-    Attributes:
-        threshold: (U + 1,) the U distinct scores, rising, and at last infinity, which stands for "accept none".
-        false_alarm: (U + 1,) share of the trials of two speakers that are accepted, from 1 down to 0.
-        miss: (U + 1,) share of the trials of one speaker that are refused, from 0 up to 1.
-    """
-
-    threshold: Tensor
-    false_alarm: Tensor
-    miss: Tensor
-
-    def equal_error_rate(self) -> Tensor:
-        """The rate at which both errors are equal, a scalar; see :func:`equal_error_rate`."""
-        return _crossing(self.false_alarm, self.miss)
-
-    def min_dcf(self, p_target: float = 0.01, c_miss: float = 1.0, c_false_alarm: float = 1.0) -> Tensor:
-        """The smallest normalised detection cost of all thresholds, a scalar; see :func:`min_dcf`."""
-        if not 0 < p_target < 1:
-            raise InputError(f"p_target is {p_target}; expected a number between 0 and 1")
-        for name, cost in (("c_miss", c_miss), ("c_false_alarm", c_false_alarm)):
-            if not 0 < cost < float("inf"):
-                raise InputError(f"{name} is {cost}; expected a finite number > 0")
-        missed, alarmed = c_miss * p_target, c_false_alarm * (1 - p_target)
-        return (missed * self.miss + alarmed * self.false_alarm).min() / min(missed, alarmed)
-
-
-def error_curve(scores: Tensor, same: Tensor) -> ErrorCurve:
-    """Both error rates at every distinct score, from one sort: O(T log T) time, O(T) memory.
-
-    Equal scores are one threshold, for no threshold tells them apart.
-
-    Args:
-        scores: (T,) scores of any range, larger for "the same speaker".
-        same: (T,) bool, or 0 and 1: which trials are of one speaker.
-
-    Returns:
-        The curve, float64, on the device of the scores.
-
-    Raises:
-        InputError: If lengths differ, scores are NaN, or all trials are of one kind.
-
-    Example:
-        >>> curve = error_curve(torch.tensor([0.9, 0.2, 0.2, -3.0]), torch.tensor([True, True, False, False]))
-        >>> curve.false_alarm.tolist(), curve.miss.tolist()
-        ([1.0, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 1.0])
-    """
-    scores, same = _trials(scores, same)
-    values, order = scores.sort()
-    refused = same[order].cumsum(0)  # of one speaker, up to each place
-    starts = _starts(values)
-    below = torch.cat((starts, starts.new_tensor([len(values)])))  # trials under each threshold
-    missed = torch.cat((refused.new_zeros(1), refused))[below]
-    targets = refused[-1]
-    return ErrorCurve(
-        threshold=torch.cat((values[starts], values.new_tensor([torch.inf]))),
-        false_alarm=1 - (below - missed).to(torch.float64) / (len(values) - targets),
-        miss=missed.to(torch.float64) / targets,
-    )
-
-
-def equal_error_rate(scores: Tensor, same: Tensor) -> Tensor:
-    """The error rate (EER) at the threshold where false alarms and misses are equally frequent.
-
-    Between two neighbouring thresholds both rates are taken as linear; the EER is where the two lines cross. There is
-    exactly one such point, and ties are one threshold, so the order of the trials has no say.
-
-    Args:
-        scores: (T,) scores of any range, larger for "the same speaker".
-        same: (T,) bool, or 0 and 1: which trials are of one speaker.
-
-    Returns:
-        A scalar in [0, 1], float64; multiply by 100 for per cent.
-
-    Raises:
-        InputError: If lengths differ, scores are NaN, or all trials are of one kind.
-
-    Example:
-        >>> equal_error_rate(torch.tensor([3.0, 1.0, 2.0, 0.0]), torch.tensor([True, True, False, False])).item()
-        0.5
-    """
-    return error_curve(scores, same).equal_error_rate()
-
-
-def min_dcf(
-    scores: Tensor, same: Tensor, p_target: float = 0.01, c_miss: float = 1.0, c_false_alarm: float = 1.0
-) -> Tensor:
-    """The smallest normalised detection cost (minDCF) over all thresholds.
-
-    DCF(t) = (c_miss p_target miss(t) + c_false_alarm (1 - p_target) false_alarm(t)) / min(c_miss p_target,
-    c_false_alarm (1 - p_target)): 1 is what accepting all or none costs, whichever is cheaper. Source: NIST 2016
-    Speaker Recognition Evaluation Plan, section 3; the defaults are VoxCeleb's.
-
-    Args:
-        scores: (T,) scores of any range, larger for "the same speaker".
-        same: (T,) bool, or 0 and 1: which trials are of one speaker.
-        p_target: How probable a trial of one speaker is in use.
-        c_miss: Cost of refusing one.
-        c_false_alarm: Cost of accepting a trial of two speakers.
-
-    Returns:
-        A scalar in [0, 1], float64.
-
-    Raises:
-        InputError: If lengths differ, scores are NaN, all trials are of one kind, or a cost is out of range.
-
-    Example:
-        >>> min_dcf(torch.tensor([3.0, 1.0, 2.0, 0.0]), torch.tensor([True, True, False, False])).item()
-        0.5
-    """
-    return error_curve(scores, same).min_dcf(p_target, c_miss, c_false_alarm)
+from lightning_fusion.verification.error_rates import check_kinds, check_pairs, error_curve
 
 
 def trial_scores(embeddings: Tensor, rows: Tensor, chunk: int = 4096) -> Tensor:
-    """Cosine scores of pairs of embeddings, as row-wise products; each embedding is normalised once.
+    """Cosine scores of pairs of embeddings, as row-wise products; each embedding is normalized once.
 
     Args:
         embeddings: (N, D) embeddings.
@@ -150,7 +32,7 @@ def trial_scores(embeddings: Tensor, rows: Tensor, chunk: int = 4096) -> Tensor:
     """
     if embeddings.ndim != 2:
         raise InputError(f"embeddings has shape {tuple(embeddings.shape)}; expected (utterances, features)")
-    _check_pairs(rows, "rows")
+    check_pairs(rows, "rows")
     if len(rows) and not (rows.min() >= 0 and rows.max() < len(embeddings)):
         raise InputError(f"rows: found {int(rows.min())} to {int(rows.max())}; there are {len(embeddings)} embeddings")
     if chunk < 1:
@@ -171,7 +53,7 @@ class Verification(Metric):
 
     Args:
         num_members: K, how many models give embeddings.
-        p_target: Of :func:`min_dcf`.
+        p_target: Of :func:`~lightning_fusion.verification.error_rates.min_dcf`.
 
     Example:
         >>> metric = Verification()
@@ -217,8 +99,8 @@ class Verification(Metric):
         Raises:
             InputError: If shapes do not fit, or all trials are of one kind.
         """
-        _check_pairs(pairs, "pairs")
-        self.trials = pairs, _kinds(same, len(pairs), "pairs")
+        check_pairs(pairs, "pairs")
+        self.trials = pairs, check_kinds(same, len(pairs), "pairs")
 
     def update(self, embeddings: Sequence[Tensor], index: Tensor) -> None:
         """Keep the embeddings of a batch, as float32.
@@ -299,117 +181,3 @@ class Verification(Metric):
             fused = error_curve(scores.mean(1), same)
             values |= {"fused_eer": fused.equal_error_rate(), "fused_min_dcf": fused.min_dcf(self.p_target)}
         return {name: value.to(torch.float32) for name, value in values.items()}
-
-
-def bootstrap_eer(
-    scores: Tensor, same: Tensor, groups: Tensor, repeats: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % interval of the EER over draws of speakers, which trials of the same people do not make too narrow.
-
-    Each repeat draws as many speakers as there are, with replacement. A trial of two speakers counts as often as the
-    product of how often they were drawn; a trial within one speaker as often as that one was (our choice: a copy of a
-    speaker is not compared with another copy). A repeat that draws no trial of one kind is left out.
-
-    Args:
-        scores: (T,) scores of any range, larger for "the same speaker".
-        same: (T,) bool, or 0 and 1: which trials are of one speaker.
-        groups: (T, 2) int64, the speakers of either side; or coarser groups of speakers, families say.
-        repeats: Draws.
-        seed: Of the draws.
-
-    Returns:
-        The 2.5 % and 97.5 % quantiles.
-
-    Raises:
-        InputError: If lengths differ, scores are NaN, trials are of one kind, ``groups`` contradicts ``same``, or no
-            draw has trials of both kinds.
-
-    Example:
-        >>> scores, same = torch.tensor([0.9, 0.8, 0.3, 0.4]), torch.tensor([True, True, False, False])
-        >>> bootstrap_eer(scores, same, torch.tensor([[0, 0], [1, 1], [0, 1], [1, 0]]), repeats=50)
-        (0.0, 0.0)
-    """
-    scores, same = _trials(scores, same)
-    _check_pairs(groups, "groups")
-    if len(groups) != len(scores):
-        raise InputError(f"found {len(scores)} scores and {len(groups)} rows of groups; expected as many")
-    if repeats < 1:
-        raise InputError(f"repeats is {repeats}; expected 1 or more")
-    groups = groups.to(scores.device)
-    within = groups[:, 0] == groups[:, 1]
-    if len(apart := (same & ~within).nonzero()[:, 0]):
-        raise InputError(
-            f"groups: {len(apart)} trials of one speaker lie in two groups, the first at row {int(apart[0])}; expected "
-            "same to be False there"
-        )
-    values, order = scores.sort()
-    speakers, members = groups[order].unique(return_inverse=True)
-    starts, within, same = _starts(values), within[order], same[order]
-    ends = torch.cat((starts[1:], starts.new_tensor([len(values)]))) - 1
-    rng = np.random.default_rng(seed)
-    found = []
-    step = max(1, _CELLS // len(values))
-    for begin in range(0, repeats, step):
-        count = min(step, repeats - begin)
-        draws = rng.multinomial(len(speakers), np.full(len(speakers), 1 / len(speakers)), size=count)
-        drawn = torch.from_numpy(draws).to(scores)
-        weight = drawn[:, members[:, 0]] * torch.where(within, 1.0, drawn[:, members[:, 1]])
-        refused, passed = ((weight * kind).cumsum(1)[:, ends] for kind in (same, ~same))
-        usable = (refused[:, -1] > 0) & (passed[:, -1] > 0)
-        miss, false_alarm = (part[usable] / part[usable, -1:] for part in (refused, passed))
-        none = miss.new_zeros(len(miss), 1)
-        found.append(_crossing(1 - torch.cat((none, false_alarm), 1), torch.cat((none, miss), 1)))
-    rates = torch.cat(found)
-    if not len(rates):
-        raise InputError(f"groups: none of {repeats} draws of {len(speakers)} speakers has trials of both kinds")
-    low, high = torch.quantile(rates, rates.new_tensor([0.025, 0.975])).tolist()
-    return low, high
-
-
-def _crossing(false_alarm: Tensor, miss: Tensor) -> Tensor:
-    """(...) the rate at which two (..., P) broken lines cross: the first falls from 1 to 0, the second rises to 1."""
-    gap = miss - false_alarm  # from -1 to 1, never falling
-    after = torch.searchsorted(gap, gap.new_zeros((*gap.shape[:-1], 1)))
-    before = after - 1
-    start, end = gap.gather(-1, before), gap.gather(-1, after)
-    low, high = miss.gather(-1, before), miss.gather(-1, after)
-    return (low - start / (end - start) * (high - low)).squeeze(-1)
-
-
-def _starts(values: Tensor) -> Tensor:
-    """Where each run of equal values begins."""
-    new = torch.ones_like(values, dtype=torch.bool)
-    torch.ne(values[1:], values[:-1], out=new[1:])
-    return new.nonzero()[:, 0]
-
-
-def _trials(scores: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores as float64 and kinds as bool, on one device."""
-    if scores.ndim != 1:
-        raise InputError(f"scores has shape {tuple(scores.shape)}; expected (trials,)")
-    same = _kinds(same, len(scores), "scores")
-    if bad := int(scores.isnan().sum()):
-        raise InputError(f"scores: found {bad} NaN; expected none")
-    return scores.detach().to(torch.float64), same.to(scores.device)
-
-
-def _kinds(same: Tensor, count: int, what: str) -> Tensor:
-    """(T,) bool with both kinds in it."""
-    if tuple(same.shape) != (count,):
-        raise InputError(f"same has shape {tuple(same.shape)}, {what} has {count} rows; expected as many")
-    if same.dtype != torch.bool and not ((same == 0) | (same == 1)).all():
-        raise InputError("same: expected True and False, or 0 and 1")
-    same = same.to(torch.bool)
-    targets = int(same.sum())
-    if not 0 < targets < count:
-        raise InputError(
-            f"same: found {targets} trials of one speaker and {count - targets} of two; expected some of either kind"
-        )
-    return same
-
-
-def _check_pairs(pairs: Tensor, where: str) -> None:
-    if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.is_floating_point or pairs.dtype == torch.bool:
-        raise InputError(
-            f"{where} has shape {tuple(pairs.shape)} and type {pairs.dtype}; expected (trials, 2) integers"
-        )

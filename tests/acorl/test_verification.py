@@ -11,7 +11,8 @@ from lightning_fusion.acorl.verification import ACoRLVerificationModule
 from lightning_fusion.encoders import SmallSpeakerNet
 from lightning_fusion.errors import InputError
 from lightning_fusion.schedules import Constant
-from lightning_fusion.verification.metrics import equal_error_rate, trial_scores
+from lightning_fusion.verification.error_rates import equal_error_rate
+from lightning_fusion.verification.metrics import trial_scores
 from lightning_fusion.verification.module import VerificationModule
 
 

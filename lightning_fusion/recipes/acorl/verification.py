@@ -21,7 +21,8 @@ from lightning_fusion.metrics import heldout_linear_r2, linear_cka
 from lightning_fusion.recipes.acorl.chains import COMPLEMENTARY, PLAIN, ChainRun, pairs_of
 from lightning_fusion.recipes.report import Figures
 from lightning_fusion.schedules import Linear
-from lightning_fusion.verification.metrics import bootstrap_eer, equal_error_rate, error_curve, min_dcf, trial_scores
+from lightning_fusion.verification.error_rates import bootstrap_eer, equal_error_rate, error_curve, min_dcf
+from lightning_fusion.verification.metrics import trial_scores
 from lightning_fusion.verification.module import VerificationModule
 
 FEW_SPEAKERS = 40  # of VoxCeleb1-O; an EER of fewer is called a smoke figure (our choice)

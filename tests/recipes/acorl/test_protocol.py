@@ -20,7 +20,7 @@ from lightning_fusion.recipes.acorl.classification import ClassificationChains
 from lightning_fusion.recipes.acorl.protocol import _choose, acorl
 from lightning_fusion.recipes.acorl.verification import SpeakerChains
 from lightning_fusion.schedules import Constant
-from lightning_fusion.verification.metrics import bootstrap_eer
+from lightning_fusion.verification.error_rates import bootstrap_eer
 
 SEEDS = [3, 4]
 UTTERANCES = 4  # of each synthetic voice: sample n is of speaker n // 4

@@ -1,0 +1,193 @@
+"""Validation and test of modules that embed speakers, by verification trials."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from lightning_fusion.data.base import Batch, as_batch
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.expert import tell_other_input
+from lightning_fusion.verification.metrics import Verification
+
+_SPLITS = {"fit": ("val",), "validate": ("val",), "test": ("test",), "predict": ()}
+
+
+class TrialEvaluation(nn.Module):
+    """What a module of speakers collects over an epoch, and the figures made of it.
+
+    Args:
+        members: Names of the models whose embeddings are judged; the first is the module's own, "".
+        p_target: Of the detection cost, how probable a trial of one speaker is.
+    """
+
+    def __init__(self, members: Sequence[str] = ("",), p_target: float = 0.01) -> None:
+        super().__init__()
+        self.members = list(members)
+        self.trials = nn.ModuleDict({split: Verification(len(members), p_target) for split in ("val", "test")})
+        self.losses = nn.ModuleDict({split: MeanMetric() for split in ("val", "test")})
+
+    def setup(self, module: LightningModule, stage: str) -> None:
+        """Ask the data module for its trials."""
+        find: Any = getattr(getattr(module.trainer, "datamodule", None), "trials", None)
+        for split in _SPLITS[stage]:
+            metric: Any = self.trials[split]
+            metric.trials = None
+            unused = find is None or getattr(module.trainer, f"limit_{split}_batches") == 0
+            if (trials := None if unused else find(split)) is not None:
+                metric.set_trials(*trials)
+
+    def reset(self, split: str) -> None:
+        """Begin with nothing collected."""
+        # at the start as well: what was reset in inference mode cannot be updated outside it, in a fit after a test
+        for part in (self.trials[split], self.losses[split]):
+            part.reset()  # type: ignore[operator]
+
+    def collect(
+        self, batch: Batch, split: str, logits: Tensor, embeddings: Sequence[Tensor], loss: nn.Module, metric: Metric
+    ) -> None:
+        """Keep the embeddings (B, D_k) of each member, and count loss and accuracy of the known speakers."""
+        trials: Any = self.trials[split]
+        if trials.trials is not None:
+            trials.update(embeddings, batch.index)
+        known = batch.target != -100
+        if known.any():
+            logits, target = logits[known], batch.target[known]
+            self.losses[split].update(loss(logits, target), weight=len(target))  # type: ignore[operator]
+            metric.update(logits, target)
+
+    def finish(self, module: LightningModule, split: str, metric: Metric) -> None:
+        """Log everything of one epoch.
+
+        Raises:
+            InputError: If there is nothing to measure.
+        """
+        trials: Any = self.trials[split]
+        mean_loss: Any = self.losses[split]
+        # all processes log the same keys, or they would wait for one another
+        updates = torch.tensor(float(mean_loss.update_count), device=module.device)
+        known = bool(module.trainer.strategy.reduce(updates, reduce_op="sum") > 0)
+        if trials.trials is None and not known:
+            raise InputError(
+                f"the {split} split has no speaker of the training set, and the data module names no trials: there is "
+                f"nothing to measure; give {split} trials, or set trainer.limit_{split}_batches to 0"
+            )
+        if known:
+            module.log(f"{split}_loss", mean_loss.compute(), sync_dist=True)
+            module.log(f"{split}_accuracy", metric.compute(), prog_bar=True, sync_dist=True)
+            metric.reset()
+        if trials.trials is not None and not module.trainer.sanity_checking:
+            for name, value in self._score(trials, module.trainer, split).items():
+                module.log(f"{split}_{name}", value, prog_bar=name in ("eer", "fused_eer"), sync_dist=True)
+        self.reset(split)  # embeddings of many recordings take memory
+
+    def _score(self, metric: Verification, trainer: Trainer, split: str) -> dict[str, Tensor]:
+        """EER and minDCF by name; in a run limited to some batches, of the trials among what those hold."""
+        limit = getattr(trainer, f"limit_{split}_batches")
+        if isinstance(limit, float) and limit == 1:
+            return self._named(metric.compute())
+        assert metric.trials is not None
+        with metric.sync_context():
+            seen = dim_zero_cat(metric.index).cpu()
+        pairs, same = whole = metric.trials
+        kept = torch.isin(pairs, seen).all(1)
+        rank_zero_info(f"limit_{split}_batches is {limit}: {int(kept.sum())} of {len(pairs)} trials are scored")
+        if not 0 < int(same[kept].sum()) < int(kept.sum()):
+            none = torch.full((len(self.members),), torch.nan)
+            return self._named({"eer": none, "min_dcf": none})
+        metric.set_trials(pairs[kept], same[kept])
+        found = metric.compute()
+        metric.set_trials(*whole)
+        return self._named(found)
+
+    def _named(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        result = {name: value for name, value in found.items() if name.startswith("fused")}
+        for name in ("eer", "min_dcf"):
+            result |= {
+                f"expert_{member}_{name}" if member else name: value
+                for member, value in zip(self.members, found[name].reshape(-1), strict=True)
+            }
+        return result
+
+
+class TrialEvaluationMixin:
+    """Validation and test of a module of speakers: embeddings are collected, and trials of them are scored.
+
+    Goes before the module's own parent. The module sets ``evaluation`` and gives :meth:`embed`.
+    """
+
+    evaluation: TrialEvaluation
+    classes: list[str]
+    preprocessing: dict[str, Any] | None
+    val_metric: Metric
+    test_metric: Metric
+    loss: nn.Module
+
+    def embed(self, input: Any) -> tuple[Tensor, Tensor]:
+        """Logits (B, C) and embeddings (B, D), float32, of the module's own network."""
+        raise NotImplementedError(f"{type(self).__name__} must implement embed(input)")
+
+    def other_embeddings(self, input: Any) -> list[Tensor]:
+        """Those of further members, (B, D_k) each, in the order of ``evaluation``."""
+        return []
+
+    def setup(self, stage: str) -> None:
+        """Ask the data module for its trials, and see that the model fits its speakers and its input.
+
+        Raises:
+            InputError: If a model is to be trained on other speakers than it names.
+        """
+        self._compare(getattr(self.trainer, "datamodule", None), stage)  # type: ignore[attr-defined]
+        self.evaluation.setup(self, stage)  # type: ignore[arg-type]  # beside a LightningModule
+        super().setup(stage)  # type: ignore[misc]
+
+    def _compare(self, data: Any, stage: str) -> None:
+        tell_other_input("the model", self.preprocessing, getattr(data, "preprocessing", None))
+        speakers = getattr(data, "classes", self.classes)
+        if list(speakers) == self.classes:
+            return
+        message = f"classes: the model names {shorten(self.classes)}, the data module {shorten(speakers)}"
+        if stage == "fit":
+            raise InputError(f"{message}; give the model the classes of the data module")
+        if set(speakers) & set(self.classes):
+            rank_zero_warn(f"{message}: speakers that the model was trained on may be among those of the trials")
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin with nothing collected."""
+        self.evaluation.reset("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Begin with nothing collected."""
+        self.evaluation.reset("test")
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Collect the embeddings of every member; loss and accuracy of known speakers."""
+        self._collect(batch, "val", self.val_metric)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Collect the embeddings of every member; loss and accuracy of known speakers."""
+        self._collect(batch, "test", self.test_metric)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log EER and minDCF of every member and of all together, and ``val_loss`` of known speakers."""
+        self.evaluation.finish(self, "val", self.val_metric)  # type: ignore[arg-type]
+
+    def on_test_epoch_end(self) -> None:
+        """Log EER and minDCF of every member and of all together, and ``test_loss`` of known speakers."""
+        self.evaluation.finish(self, "test", self.test_metric)  # type: ignore[arg-type]
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """The ``index`` (B,) and ``embedding`` (B, D) of one batch."""
+        batch = as_batch(batch, "the predict loader")
+        return {"index": batch.index, "embedding": self.embed(batch.input)[1]}
+
+    def _collect(self, batch: Any, split: str, metric: Metric) -> None:
+        batch = as_batch(batch, f"the {split} loader")
+        logits, embedding = self.embed(batch.input)
+        embeddings = [embedding, *self.other_embeddings(batch.input)]
+        self.evaluation.collect(batch, split, logits, embeddings, self.loss, metric)
