@@ -23,6 +23,7 @@ from lightning_fusion.files import undrafted, write_text
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+_FOREIGN = "contains other files ({}); choose another folder"
 _DATA = re.compile("data-[0-9a-f]{12}")
 _KEYS = {"format", "kind", "data", "arrays", "metadata"}
 _ARRAY_KEYS = {"file", "dtype", "shape", "digest"}
@@ -138,9 +139,7 @@ class StoreWriter:
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.kind}: {self.folder} is a file; name a folder")
         if foreign := _foreign(self.folder):
-            raise ForeignFolderError(
-                f"{self.kind}: {self.folder} contains other files ({shorten(foreign)}); choose another folder"
-            )
+            raise ForeignFolderError(f"{self.kind}: {self.folder} {_FOREIGN.format(shorten(foreign))}")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.folder / ".lock")
         try:
@@ -314,7 +313,7 @@ def _read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     file = folder / MANIFEST
     if not file.is_file():
         if foreign := _foreign(folder):
-            raise ForeignFolderError(f"{kind}: found no {MANIFEST} in {folder} but {shorten(foreign)}; name a store")
+            raise ForeignFolderError(f"{kind}: {folder} {_FOREIGN.format(shorten(foreign))}")
         raise MissingStoreError(f"{kind}: found no {MANIFEST} in {folder}")
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))

@@ -151,9 +151,9 @@ def _check_the_saved_policy(files: list[str], tested: FusionCLI, checkpoint: str
         tables.append(Path(writer.path).read_text())
         Path(writer.path).unlink()
     assert tables[0] == tables[1]
-    Path(served.model.folder, "policy.json").rename("kept.json")
-    assert "found no policy" in refused(["test", *files])
-    Path("kept.json").rename(Path(served.model.folder, "policy.json"))
+    Path(served.model.folder, "manifest.json").rename("kept.json")
+    assert "policy: found no manifest.json" in refused(["test", *files])
+    Path("kept.json").rename(Path(served.model.folder, "manifest.json"))
 
 
 def test_no_fit_writes_over_the_checkpoint_of_another():

@@ -17,7 +17,7 @@ from lightning_fusion.acorl.dissimilarity import Dissimilarity
 from lightning_fusion.acorl.projection import Adversary
 from lightning_fusion.data.base import Batch, FusionDataModule, as_batch
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.expert import Expert, as_vectors, catch_output, check_layer, tell_other_input
+from lightning_fusion.experts.expert import Expert, as_vectors, catch_output, check_layer, warn_preprocessing_mismatch
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.pool import ExpertPool, restore_experts, scatter, scatter_columns, store_experts
 from lightning_fusion.experts.probing import _head, _undisturbed
@@ -125,7 +125,7 @@ class ACoRLModule(ExpertModule):
         for name, expert in self.pool.members.items():
             check_layer(expert.network, expert.features, f"expert {name}")
             if expert.preprocess is None:
-                tell_other_input(f"expert {name}", expert.preprocessing, preprocessing)
+                warn_preprocessing_mismatch(f"expert {name}", expert.preprocessing, preprocessing)
         frozen = {id(weight) for weight in self.pool.parameters()}
         if {id(weight) for weight in self.network.parameters()} <= frozen:
             raise InputError("network: all of its weights are those of frozen experts; give it a copy.deepcopy")

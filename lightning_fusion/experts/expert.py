@@ -228,7 +228,7 @@ def check_layer(network: Any, name: str | None, whose: str) -> None:
         raise InputError(f"features: {whose} has no layer {name!r}; its layers: {layers}")
 
 
-def tell_other_input(whose: str, known: Mapping[str, Any] | None, found: Mapping[str, Any] | None) -> None:
+def warn_preprocessing_mismatch(whose: str, known: Mapping[str, Any] | None, found: Mapping[str, Any] | None) -> None:
     """Warn where a model was trained on input that was made otherwise than the input at hand: its answers mislead.
 
     Args:

@@ -1,22 +1,24 @@
 """A fitted policy as files: what is written, and what is believed of what is read."""
 
 import inspect
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from lightning_fusion.errors import InputError
-from lightning_fusion.files import atomic_write, digest
+from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import imported_class
+from lightning_fusion.store import ArrayStore, StoreWriter
+
+_POLICY = "policy"
 
 
 def write_policy(folder: str | Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write ``policy.safetensors`` and ``policy.json``, each whole or not at all.
+    """Write a policy as a store, whole or not at all.
 
     Args:
         folder: Made where it is missing; a policy in it is replaced.
@@ -24,33 +26,22 @@ def write_policy(folder: str | Path, facts: Mapping[str, Any], tensors: Mapping[
         tensors: By name.
 
     Raises:
-        InputError: If ``folder`` is a file.
+        InputError: If ``folder`` is a file, or contains other files.
     """
-    text = json.dumps(facts, indent=1)
-    path = Path(folder)
-    if path.exists() and not path.is_dir():
-        raise InputError(f"policy: {path} is a file; name a folder")
-    path.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path / "policy.safetensors") as draft:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, draft)
-    with atomic_write(path / "policy.json") as draft:
-        draft.write_text(text)
+    with StoreWriter(folder, _POLICY, overwrite=True) as writer:
+        for name, value in tensors.items():
+            writer[name] = value.detach().cpu().numpy()
+        writer.commit(facts)
 
 
 def read_policy(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The facts and tensors that :func:`write_policy` wrote; nothing in the files is executed.
 
     Raises:
-        InputError: If there are none, or they cannot be read.
+        InputError: If there are none, or they are not what was written.
     """
-    path = Path(folder)
-    try:
-        return json.loads((path / "policy.json").read_text()), load_file(path / "policy.safetensors")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        missing = next((n for n in ("policy.json", "policy.safetensors") if not (path / n).is_file()), path.name)
-        raise InputError(f"policy: found no policy in {path} ({missing} is missing)") from error
-    except (ValueError, SafetensorError, OSError) as error:
-        raise InputError(f"policy: {path} cannot be read ({type(error).__name__}: {error})") from error
+    stored = ArrayStore(folder, _POLICY)
+    return stored.metadata, {name: torch.from_numpy(np.array(values)) for name, values in stored.items()}
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:

@@ -593,7 +593,7 @@ class FrugalFoE(nn.Module):
         }
 
     def save(self, folder: str | Path) -> None:
-        """Write ``policy.safetensors`` and ``policy.json``, each whole or not at all.
+        """Write the policy as a store (see :mod:`lightning_fusion.store`), whole or not at all.
 
         Args:
             folder: Made where it is missing; a policy in it is replaced.

@@ -13,8 +13,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_fusion.errors import InputError
-from lightning_fusion.files import DAMAGED, atomic_write
+from lightning_fusion.files import digest
 from lightning_fusion.generation.expert import GenerativeExpert, write
+from lightning_fusion.store import ArrayStore, DamagedStoreError, MissingStoreError, StoreWriter
+
+_ANSWERS = "answers of a batch"
 
 Kind = Literal["both", "input", "text"]
 """What is asked for: a text and the embedding of input and text; the embedding of the input alone; a text alone."""
@@ -118,7 +121,7 @@ def pad_rows(rows: Sequence[np.ndarray], pad_id: int = 0, device: torch.device |
 
 
 class _Kept:
-    """Answers by the bytes of their input, in files that are written whole or not at all and named by content."""
+    """Answers by the bytes of their input, a store for each batch, named by content."""
 
     def __init__(self, expert: GenerativeExpert, kind: Kind, how: Asking) -> None:
         self.answers: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
@@ -134,15 +137,17 @@ class _Kept:
         self._read(self.folder, vectors=True)
 
     def _read(self, folder: Path, vectors: bool) -> None:
-        for file in sorted(folder.glob("*.npz")):
+        for path in sorted(folder.glob("*/")):
             try:
-                with np.load(file, allow_pickle=False) as part:
-                    texts = np.split(part["tokens"], part["lengths"].cumsum()[:-1])
-                    embeddings = part["embeddings"] if vectors else part["embeddings"][:, :0]
-                    rows = list(zip(part["keys"], texts, embeddings, strict=True))
-            except DAMAGED as error:
-                rank_zero_warn(f"{file} is damaged ({type(error).__name__}): these texts are asked again")
+                part = ArrayStore(path, _ANSWERS)
+            except MissingStoreError:  # a run was killed while it wrote this one
                 continue
+            except DamagedStoreError as error:
+                rank_zero_warn(f"{error}: these texts are asked again")
+                continue
+            texts = np.split(np.array(part["tokens"]), part["lengths"].cumsum()[:-1])
+            embeddings = np.array(part["embeddings"][:, : None if vectors else 0])
+            rows = zip(part["keys"], texts, embeddings, strict=True)
             self.answers.update({key.tobytes(): (text, vector) for key, text, vector in rows})
 
     def add(self, keys: Sequence[bytes], texts: Sequence[np.ndarray], embeddings: np.ndarray) -> None:
@@ -150,12 +155,9 @@ class _Kept:
         self.answers.update({key: (text, vector) for key, text, vector in rows})
         if self.folder is None:
             return
-        target = self.folder / f"{hashlib.blake2b(b''.join(keys), digest_size=16).hexdigest()}.npz"
-        with atomic_write(target) as draft, open(draft, "wb") as handle:
-            np.savez(
-                handle,
-                keys=np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), 16),
-                lengths=np.array([len(text) for text in texts], np.int64),
-                tokens=np.concatenate([*texts, np.empty(0, np.int64)]).astype(np.int64),
-                embeddings=embeddings,
-            )
+        with StoreWriter(self.folder / digest(*keys), _ANSWERS, overwrite=True, wait=True) as writer:
+            writer["keys"] = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), 16)
+            writer["lengths"] = np.array([len(text) for text in texts], np.int64)
+            writer["tokens"] = np.concatenate([*texts, np.empty(0, np.int64)]).astype(np.int64)
+            writer["embeddings"] = embeddings
+            writer.commit({})

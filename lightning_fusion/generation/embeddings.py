@@ -1,6 +1,7 @@
 """Embeddings of experts that write, collected once and stored, and as batches for the network that chooses."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,15 +9,15 @@ import numpy as np
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 
-from lightning_fusion.data.base import SPLITS, TensorDataModule, as_batch
+from lightning_fusion.data.base import SPLITS, as_batch
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.collect import EverySplit, check_split, fingerprint_of, first_process, set_up
-from lightning_fusion.experts.outputs.store import ExpertOutputs, owner_matrix, read_manifest
-from lightning_fusion.experts.pool import check_name
+from lightning_fusion.experts.outputs.datamodule import OutputsDataModule
+from lightning_fusion.experts.outputs.store import ExpertOutputs, owner_matrix
 from lightning_fusion.generation.answers import Asking, ask_expert
 from lightning_fusion.generation.expert import GenerativeExpert
+from lightning_fusion.store import MissingStoreError
 
 
 class Spool:
@@ -113,8 +114,9 @@ def collect_embeddings(
         name: {"classes": [name], **expert.facts(), "domains": expert.domains or [], **settings}
         for name, expert in experts.items()
     }
-    if not overwrite and read_manifest(Path(output)) is not None:
-        return _opened(Path(output), facts, names, prints)
+    if not overwrite:
+        with suppress(MissingStoreError):
+            return _opened(Path(output), facts, names, prints)
     domains = list(getattr(data, "domains", []))
     owners = owner_matrix(domains, {name: expert.domains or [] for name, expert in experts.items()}).numpy()
     if trainer is None:
@@ -145,7 +147,7 @@ def collect_embeddings(
         result.fingerprints.update(prints)
         result.save(output, overwrite)
     trainer.strategy.barrier("collect_embeddings: stored")
-    return ExpertOutputs.open(output)
+    return ExpertOutputs.open(output, verify=False)
 
 
 def check_experts(experts: Any, feature_experts: Sequence[str] | None) -> list[str]:
@@ -157,7 +159,6 @@ def check_experts(experts: Any, feature_experts: Sequence[str] | None) -> list[s
     if not isinstance(experts, Mapping) or not experts:
         raise InputError("experts: name at least one, as in {'first': GenerativeExpert(...)}")
     for name, expert in experts.items():
-        check_name(name, "experts: the name")
         if not isinstance(expert, GenerativeExpert):
             raise InputError(f"experts: {name} is a {type(expert).__name__}; expected a GenerativeExpert")
     names = list(experts) if feature_experts is None else list(feature_experts)
@@ -233,8 +234,8 @@ class _Embedding(LightningModule):
             start = stop
 
 
-class EmbeddingsDataModule(TensorDataModule):
-    """Stored embeddings as batches for the network that chooses: ``Batch.input`` is (B, sum of D_k), experts in order.
+class EmbeddingsDataModule(OutputsDataModule):
+    """Stored embeddings as batches for the network that chooses: (B, sum of D_k), experts in order.
 
     Args:
         store: Folder of a store that :func:`collect_embeddings` made, or an :class:`~lightning_fusion.ExpertOutputs`.
@@ -253,21 +254,22 @@ class EmbeddingsDataModule(TensorDataModule):
         batch_size: int = 128,
         seed: int = 0,
     ) -> None:
-        outputs = store if isinstance(store, ExpertOutputs) else ExpertOutputs.open(store)
-        stored = next(iter(outputs.splits.values())).features
-        names = list(stored) if feature_experts is None else [name for name in outputs.names if name in feature_experts]
+        super().__init__(store, batch_size, seed)
+        stored = next(iter(self.outputs.splits.values())).features
+        names = [
+            name for name in self.outputs.names if name in (stored if feature_experts is None else feature_experts)
+        ]
         unknown = [name for name in feature_experts or () if name not in stored]
         if unknown or not names:
             raise InputError(
                 f"feature_experts: the store has no embeddings of {shorten(unknown) or 'any expert'}; it has "
                 f"{shorten(stored) or 'none'}: make them with collect_embeddings"
             )
-        self.outputs, self.feature_experts = outputs, names
-        tensors: dict[str, Sequence[Tensor]] = {}
-        for split, part in outputs.splits.items():
-            joined = np.concatenate([np.asarray(part.features[name]) for name in names], 1)
-            tensors[split] = tuple(torch.from_numpy(np.array(value)) for value in (joined, part.target, part.domain))
-        super().__init__(tensors, outputs.names, outputs.domains, batch_size, seed)
+        self.feature_experts = names
+
+    def arrays(self, split: str) -> list[np.ndarray]:
+        """The embeddings of each expert that is read: (N, D_k) float32."""
+        return [self.outputs[split].features[name] for name in self.feature_experts]
 
     @property
     def expert_names(self) -> list[str]:

@@ -283,7 +283,7 @@ class GenerativeFoE(CheckedLoading, LightningModule):
         elif self.experts is not None:
             self._compare({name: expert.facts() for name, expert in self.experts.items()})
         if stage == "fit" and self.standardize and isinstance(data, EmbeddingsDataModule):
-            inputs: Any = data.rows("train").inputs
+            inputs = torch.from_numpy(np.concatenate(data.arrays("train"), 1))
             self.center.copy_(inputs.mean(0))
             self.scale.copy_(inputs.std(0, correction=0).clamp_min(1e-6))
 

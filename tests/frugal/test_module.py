@@ -203,7 +203,6 @@ class TestFiles:
 
     def test_the_folder_serves(self, outputs, tmp_path):
         fit(module(outputs, folder=str(tmp_path / "policy")), outputs)
-        assert sorted(path.name for path in (tmp_path / "policy").iterdir()) == ["policy.json", "policy.safetensors"]
         served = module(outputs, FrugalFoE(), folder=str(tmp_path / "policy"))
         check_same(predicted(served, OutputsDataModule(outputs)), by_hand(outputs))
         (found,) = tiny.trainer().test(served, datamodule=OutputsDataModule(outputs), verbose=False)
@@ -256,13 +255,13 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("damage", "message"),
         [
-            (lambda f: (f / "policy.json").unlink(), r"found no policy in .*policy \(policy.json is missing\)"),
-            (lambda f: (f / "policy.safetensors").unlink(), r"found no policy in .* \(policy.safetensors is missing\)"),
-            (lambda f: (f / "policy.json").write_text("{"), r"policy: .* cannot be read \(JSONDecodeError"),
-            (lambda f: (f / "policy.json").write_text("{}"), r"policy: .* is damaged \(KeyError"),
-            (lambda f: (f / "policy.safetensors").write_bytes(b"junk"), r"policy: .* cannot be read"),
+            (lambda f: (f / "manifest.json").unlink(), r"policy: found no manifest.json in .*policy"),
+            (lambda f: (f / "manifest.json").write_text("{"), r"policy: .* is damaged"),
+            (lambda f: (f / "manifest.json").write_text("{}"), r"policy: .* has format None"),
+            (lambda f: next(f.glob("data-*/0.bin")).unlink(), r"policy: .*0.bin is damaged .the file is missing"),
+            (lambda f: next(f.glob("data-*/0.bin")).write_bytes(b"junk"), r"policy: .* is damaged .* has 4 bytes"),
         ],
-        ids=["no_facts", "no_arrays", "half_json", "empty_json", "junk"],
+        ids=["no_facts", "half_json", "empty_json", "no_arrays", "junk"],
     )
     def test_a_damaged_folder_is_refused(self, outputs, tmp_path, damage, message):
         folder = tmp_path / "policy"
@@ -275,7 +274,9 @@ class TestFiles:
     def test_arrays_of_another_policy_are_refused(self, outputs, tmp_path):
         for seed in (0, 1):
             fit(module(outputs, folder=str(tmp_path / str(seed))), stored(seed))
-        (tmp_path / "0/policy.safetensors").replace(tmp_path / "1/policy.safetensors")
+        stored_facts = [json.loads((tmp_path / f"{seed}/manifest.json").read_text()) for seed in (0, 1)]
+        stored_facts[1]["metadata"] = stored_facts[0]["metadata"]
+        (tmp_path / "1/manifest.json").write_text(json.dumps(stored_facts[1]))
         served = module(outputs, FrugalFoE(), folder=str(tmp_path / "1"))
         with pytest.raises(InputError, match="are not those that its facts were written with"):
             tiny.trainer().test(served, datamodule=OutputsDataModule(outputs), verbose=False)
@@ -507,7 +508,7 @@ class TestSomebodyElses:
         prepare(tmp_path_factory, tmp_path, monkeypatch)
         file = str(HERE / "conf/frugal_thirdparty.yaml")
         trained = main(["fit", "-c", file])
-        facts = json.loads(Path("policy/policy.json").read_text())
+        facts = json.loads(Path("policy/manifest.json").read_text())["metadata"]
         assert facts["fuser"] == {"class_path": "thirdparty.frugal.Average", "init_args": {"last": 2.0}}
         assert facts["risk"] == {"class_path": "thirdparty.frugal.Wary", "init_args": {"factor": 1.25}}
         path = trained.trainer.checkpoint_callback.best_model_path

@@ -526,10 +526,6 @@ class TestFiles:
         assert (type(again.fuser), type(again.risk)) == (type(policy.fuser), type(policy.risk))
         assert same(policy.predict(queries), again.predict(queries))
         assert again.facts() == policy.facts()
-        assert sorted(path.name for path in (tmp_path / "deep" / "policy").iterdir()) == [
-            "policy.json",
-            "policy.safetensors",
-        ]
         assert policy.curve(outputs, targets, [0.1]).cost == again.curve(outputs, targets, [0.1]).cost
 
     @pytest.mark.parametrize(
@@ -564,28 +560,30 @@ class TestFiles:
         with pytest.raises(InputError, match=r"policy: .*taken is a file; name a folder"):
             self.saved(tmp_path / "taken")
 
-    @pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
-    def test_a_missing_file_is_named(self, tmp_path, name):
+    @pytest.mark.parametrize("name", ["manifest.json", "data-*/0.bin"])
+    @pytest.mark.parametrize("share", [0.3, 0.99, None])
+    def test_a_truncated_or_missing_file_is_refused(self, tmp_path, name, share):
         self.saved(tmp_path)
-        (tmp_path / name).unlink()
-        with pytest.raises(InputError, match=f"found no policy in .*{name} is missing"):
+        (file,) = tmp_path.glob(name)
+        content = file.read_bytes()
+        file.unlink()
+        if share is not None:
+            file.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(InputError, match=r"policy: .* is damaged|policy: found no manifest.json in"):
             FrugalFoE.load(tmp_path)
 
-    @pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
-    @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
-    def test_a_truncated_file_is_refused(self, tmp_path, name, share):
-        self.saved(tmp_path)
-        content = (tmp_path / name).read_bytes()
-        (tmp_path / name).write_bytes(content[: int(share * len(content))])
-        with pytest.raises(InputError, match=r"policy: .* cannot be read"):
-            FrugalFoE.load(tmp_path)
-
-    def test_files_of_two_policies_are_refused(self, tmp_path):
+    def test_facts_of_another_policy_are_refused(self, tmp_path):
         self.saved(tmp_path / "a", 0)
         self.saved(tmp_path / "b", 1)
-        (tmp_path / "a" / "policy.json").replace(tmp_path / "b" / "policy.json")
+        other = json.loads((tmp_path / "a" / "manifest.json").read_text())["metadata"]
+        self.change(tmp_path / "b", lambda _: other)
         with pytest.raises(InputError, match="are not those that its facts were written with"):
             FrugalFoE.load(tmp_path / "b")
+
+    def change(self, folder, change):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["metadata"] = change(manifest["metadata"])
+        (folder / "manifest.json").write_text(json.dumps(manifest))
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -608,15 +606,14 @@ class TestFiles:
     )
     def test_facts_that_do_not_fit_are_refused(self, tmp_path, change, message):
         self.saved(tmp_path)
-        facts = json.loads((tmp_path / "policy.json").read_text())
-        (tmp_path / "policy.json").write_text(json.dumps(facts | change))
+        self.change(tmp_path, lambda facts: facts | change)
         with pytest.raises(InputError, match=message):
             FrugalFoE.load(tmp_path)
 
     @pytest.mark.parametrize("text", ["[]", "null", "3", '"text"', "\udcff"])
     def test_facts_of_another_shape_are_refused(self, tmp_path, text):
         self.saved(tmp_path)
-        (tmp_path / "policy.json").write_text(text, errors="surrogateescape")
+        (tmp_path / "manifest.json").write_text(text, errors="surrogateescape")
         with pytest.raises(InputError, match="policy: "):
             FrugalFoE.load(tmp_path)
 
@@ -625,10 +622,10 @@ class TestFiles:
             "from lightning_fusion.frugal.subset_fusers import KNNFuser\nclass Foreign(KNNFuser): pass\n"
         )
         monkeypatch.syspath_prepend(tmp_path)
+        tmp_path = tmp_path / "policy"
         self.saved(tmp_path)
-        facts = json.loads((tmp_path / "policy.json").read_text())
-        facts["fuser"] = {"class_path": "foreign_fuser_module.Foreign", "init_args": {"neighbors": 9}}
-        (tmp_path / "policy.json").write_text(json.dumps(facts))
+        fuser = {"class_path": "foreign_fuser_module.Foreign", "init_args": {"neighbors": 9}}
+        self.change(tmp_path, lambda facts: facts | {"fuser": fuser})
         with pytest.raises(InputError, match=r"names foreign_fuser_module\.Foreign, which is no imported fuser"):
             FrugalFoE.load(tmp_path)
         assert "foreign_fuser_module" not in sys.modules

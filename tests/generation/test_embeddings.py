@@ -71,5 +71,5 @@ def test_batches_hold_the_chosen_experts_side_by_side(tmp_path):
     data = EmbeddingsDataModule(str(tmp_path / "store"), ["b", "a"], batch_size=5)
     batch = next(iter(data.val_dataloader()))
     both = [store["val"].features[name][:5] for name in ("a", "b")]
-    np.testing.assert_array_equal(batch.input, np.concatenate(both, 1))
+    np.testing.assert_array_equal(batch.outputs, np.concatenate(both, 1))
     assert data.classes == data.expert_names == language.DOMAINS and data.feature_dims == {"a": 8, "b": 8}

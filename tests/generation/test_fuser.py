@@ -65,11 +65,11 @@ class TestChoice:
         module = generating.fuser(feature_dims=data.feature_dims)
         tiny.trainer(1).fit(module, datamodule=data)
         module.eval()
-        train = data.rows("train").inputs.numpy()
+        train = np.concatenate(data.arrays("train"), 1)
         np.testing.assert_allclose(module.center, train.mean(0), atol=1e-5)
         np.testing.assert_allclose(module.scale, train.std(0), atol=1e-5)
         direct = module.network(torch.from_numpy((train - train.mean(0)) / train.std(0)).float())
-        torch.testing.assert_close(module(data.rows("train").inputs), direct, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(module(torch.from_numpy(train)), direct, atol=1e-4, rtol=1e-4)
 
     def test_a_checkpoint_knows_the_experts_it_was_trained_with(self, store, tmp_path):
         data = EmbeddingsDataModule(store, ["b"])
@@ -182,8 +182,8 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
     done = spawn(killed, "1", "3")
     assert done.returncode == 9, done.stderr[-3000:]
     assert not (killed / "answers.jsonl").exists()
-    draft = next((killed / "parts").iterdir()) / "half.123"
-    draft.write_bytes(b"half of a part")  # as a run leaves it that dies while it writes
+    draft = next((killed / "parts").iterdir()) / "half" / "data-000000000000"
+    draft.mkdir(parents=True)  # as a run leaves it that dies while it writes
     module = generating.fuser(experts=generating.experts(), folder=str(killed))
     language.Counted.reset()
     predict(module)

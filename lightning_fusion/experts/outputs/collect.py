@@ -1,9 +1,9 @@
 """Ask a pool of experts about a data set, once."""
 
-import mmap
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from torch.utils.data import DataLoader
 from lightning_fusion.data.base import SPLITS, Batch, FusionDataModule, TensorDataModule, as_batch
 from lightning_fusion.data.samplers import SliceSampler
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.expert import tell_other_input
-from lightning_fusion.experts.outputs.store import ExpertOutputs, StoreWriter, check_targets, read_manifest
+from lightning_fusion.experts.expert import warn_preprocessing_mismatch
+from lightning_fusion.experts.outputs.store import OUTPUTS, ExpertOutputs, check_targets
 from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.store import ArrayStore, MissingStoreError, StoreWriter, release
 
 _SHARDS = ".shards"
-_FACTS = ("target", "domain", "index")
-_MERGE_ROWS = 16_384
+_SHARD = "shard of expert outputs"
+_CHUNK_ROWS = 16_384
 
 
 def collect(
@@ -37,10 +38,10 @@ def collect(
 ) -> ExpertOutputs:
     """Ask every expert about every sample of some splits, and store the answers.
 
-    The work runs in the Trainer's predict loop, so devices, precision and processes are Lightning's. Each process
-    appends to its own shard; the shards are merged by sample index, which also drops the rows that a distributed
-    sampler repeats. Memory does not grow with the number of rows. A store of the same pool on the same data is opened
-    and no expert is asked.
+    The work runs in the Trainer's predict loop, so devices, precision and processes are Lightning's. A single process
+    appends to the store itself. Of several, each appends to its own shard; the shards are merged by sample index, which
+    also drops the rows that a distributed sampler repeats. Memory does not grow with the number of rows, but for
+    labels, domains and indices. A store of the same pool on the same data is opened and no expert is asked.
 
     Args:
         pool: The experts.
@@ -81,12 +82,14 @@ def collect(
     task = list(getattr(data, "classes", pool.classes))
     pool = pool.for_task(task)  # the data module's vocabulary is the task's
     for name, expert in pool.members.items():
-        tell_other_input(f"expert {name}", expert.preprocessing, getattr(data, "preprocessing", None))
+        warn_preprocessing_mismatch(f"expert {name}", expert.preprocessing, getattr(data, "preprocessing", None))
     prints = {split: fingerprint_of(data, split) for split in splits}
     facts = pool.facts()  # before asking: a precision such as bf16-true changes the weights at hand
-    manifest = None if overwrite else read_manifest(folder)
-    if manifest is not None:
-        stored = ExpertOutputs.open(folder)
+    stored = None
+    if not overwrite:
+        with suppress(MissingStoreError):
+            stored = ExpertOutputs.open(folder)
+    if stored is not None:
         stored.check_pool(pool)
         stored.check_data(prints)
         stored.check_facts(facts)
@@ -94,17 +97,28 @@ def collect(
             rank_zero_info(f"{folder} holds the answers already; no expert is asked")
             return stored
         raise InputError(f"output: the store {folder} has no features; set overwrite to collect them")
+    if trainer is None:
+        trainer = Trainer(devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False)
+    loaders = EverySplit(data, splits)
     if first_process():
-        with StoreWriter(folder, overwrite) as writer:
-            trainer = _ask(pool, data, splits, features, folder, trainer)
+        with StoreWriter(folder, OUTPUTS, overwrite) as writer:
+            shards = folder / _SHARDS
+            shutil.rmtree(shards, ignore_errors=True)
+            alone = writer if trainer.strategy.launcher is None else None
+            asking = _Asking(pool, splits, features, shards, alone)
+            trainer.predict(asking, datamodule=loaders, return_predictions=False)
+            trainer.strategy.barrier("collect: asked")
             for split in splits:
-                _merge(folder / _SHARDS, split, writer, pool.classes, _expected_rows(data, split))
-            shutil.rmtree(folder / _SHARDS)
-            writer.commit(pool.classes, list(getattr(data, "domains", [])), facts, prints)
+                parts = asking.parts(split) if alone is not None else _shards(shards, split)
+                _merge(parts, split, writer, pool.classes, _expected_rows(data, split))
+            shutil.rmtree(shards, ignore_errors=True)
+            domains = list(getattr(data, "domains", []))
+            writer.commit(ExpertOutputs(pool.classes, domains, facts, {}, prints).metadata())
     else:
-        trainer = _ask(pool, data, splits, features, folder, trainer)
+        trainer.predict(_Asking(pool, splits, features, folder / _SHARDS), datamodule=loaders, return_predictions=False)
+        trainer.strategy.barrier("collect: asked")
     trainer.strategy.barrier("collect: merged")
-    result = ExpertOutputs.open(folder)
+    result = ExpertOutputs.open(folder, verify=False)
     result._keep = kept
     return result
 
@@ -114,96 +128,94 @@ def first_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-def _ask(
-    pool: ExpertPool, data: Any, splits: Sequence[str], features: bool, folder: Path, trainer: Trainer | None
-) -> Trainer:
-    shards = folder / _SHARDS
-    if first_process():
-        shutil.rmtree(shards, ignore_errors=True)
-    if trainer is None:
-        trainer = Trainer(devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False)
-    trainer.predict(
-        _Asking(pool, splits, features, shards), datamodule=EverySplit(data, splits), return_predictions=False
-    )
-    trainer.strategy.barrier("collect: asked")
-    return trainer
-
-
 class _Asking(LightningModule):
-    """Runs the pool on each batch and appends the answers to this process's shard."""
+    """Runs the pool on each batch and appends the answers to the store, or to this process's shard."""
 
-    def __init__(self, pool: ExpertPool, splits: Sequence[str], features: bool, folder: Path) -> None:
+    def __init__(
+        self, pool: ExpertPool, splits: Sequence[str], features: bool, shards: Path, writer: StoreWriter | None = None
+    ) -> None:
         super().__init__()
-        self.pool, self.splits, self.with_features, self.folder = pool, list(splits), features, folder
-        self._files: dict[Path, Any] = {}
+        self.pool, self.splits, self.with_features, self.shards = pool, list(splits), features, shards
+        self.writer, self._alone = writer, writer is not None
+        self._facts: dict[str, dict[str, list[np.ndarray]]] = {}
+        self._names: dict[str, list[str]] = {}
+
+    def on_predict_start(self) -> None:
+        if not self._alone:
+            self.writer = StoreWriter(self.shards / str(self.global_rank), _SHARD).__enter__()
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         split = self.splits[dataloader_idx]
         batch = as_batch(batch, f"the {split} loader")
-        features: dict[str, Tensor] = {}
+        found: dict[str, dict[str, Tensor]] = {}
         if self.with_features:
-            outputs, features = self.pool.forward_with_features(batch.input)
+            found["probabilities"], found["features"] = self.pool.forward_with_features(batch.input)
         else:
-            outputs = self.pool(batch.input)
-        rows = len(batch.index)
-        domain = batch.domain.reshape(rows, -1).to(torch.bool)
-        self._append(split, "target", batch.target.to(torch.int64))
-        self._append(split, "domain", domain)
-        self._append(split, "index", batch.index.to(torch.int64))
-        for kind, values in (("probabilities", outputs), ("features", features)):
-            for name, value in values.items():
-                self._append(split, f"{kind}.{name}", value)
+            found["probabilities"] = self.pool(batch.input)
+        domain = batch.domain.reshape(len(batch.index), -1)
+        for name, value, kind in (
+            ("target", batch.target, np.int64),
+            ("domain", domain, bool),
+            ("index", batch.index, np.int64),
+        ):
+            self._facts.setdefault(split, {}).setdefault(name, []).append(value.cpu().numpy().astype(kind))
+        answers = {f"{kind}/{name}": value for kind, values in found.items() for name, value in values.items()}
+        self._names[split] = list(answers)
+        assert self.writer is not None
+        for name, value in answers.items():
+            self.writer.append(f"{split}/{name}", value.detach().cpu().numpy())
         return batch.index
 
-    def _append(self, split: str, name: str, values: Tensor) -> None:
-        array = values.detach().cpu().numpy()
-        # the file's name says how its bytes are to be read: name@dtype@width
-        width = array.shape[1] if array.ndim == 2 else 0
-        path = self.folder / str(self.global_rank) / split / f"{name}@{array.dtype.str[1:]}@{width}"
-        if path not in self._files:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._files[path] = open(path, "wb")  # noqa: SIM115  (closed in on_predict_end)
-        self._files[path].write(np.ascontiguousarray(array).data)
+    def facts(self, split: str) -> dict[str, np.ndarray]:
+        """Target, domain and index of the rows of this process, in the order of its batches."""
+        return {name: np.concatenate(parts) for name, parts in self._facts.get(split, {}).items()}
+
+    def parts(self, split: str) -> list[dict[str, np.ndarray]]:
+        """What is still to be put in order: the answers too, where the loader's order is not that of the index."""
+        facts = self.facts(split)
+        if not facts:
+            return []
+        if not (np.diff(facts["index"]) > 0).all():
+            assert self.writer is not None
+            facts |= {name: self.writer.take(f"{split}/{name}") for name in self._names[split]}
+        return [facts]
 
     def on_predict_end(self) -> None:
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
+        if not self._alone:
+            assert self.writer is not None
+            for split in self._facts:
+                for name, values in self.facts(split).items():
+                    self.writer[f"{split}/{name}"] = values
+            self.writer.commit({})
+            self.writer.__exit__()
 
 
-def _merge(shards: Path, split: str, writer: StoreWriter, classes: list[str], expected: int | None) -> None:
-    """Put the rows of all shards in the order of their index, chunk by chunk."""
-    folders = sorted(path / split for path in shards.iterdir() if (path / split).is_dir())
-    indices = [_read(next(folder.glob("index@*"))) for folder in folders]
-    index = np.concatenate(indices) if indices else np.empty(0, np.int64)
+def _shards(folder: Path, split: str) -> list[dict[str, np.ndarray]]:
+    stores = [ArrayStore(path, _SHARD, verify=False) for path in sorted(folder.iterdir())]
+    return [part for part in (store.group(split) for store in stores) if part]
+
+
+def _merge(
+    parts: Sequence[Mapping[str, np.ndarray]], split: str, writer: StoreWriter, classes: list[str], expected: int | None
+) -> None:
+    """Put the rows of all parts in the order of their index, chunk by chunk."""
+    index = np.concatenate([part["index"] for part in parts]) if parts else np.empty(0, np.int64)
     unique, place = np.unique(index, return_inverse=True)
-    if len(folders) == 1 and len(unique) < len(index):
+    if len(parts) == 1 and len(unique) < len(index):
         raise InputError(
             f"the {split} loader gave {len(index)} rows with {len(unique)} indices; Batch.index must be unique"
         )
     _check_whole(split, len(unique), expected)
-    starts = np.cumsum([0, *(len(part) for part in indices)])
-    for file in sorted(folders[0].iterdir()):
-        name, dtype, width = file.name.rsplit("@", 2)
-        shape = (len(unique), int(width)) if int(width) or name == "domain" else (len(unique),)
-        array = writer.create(split, name, shape, np.dtype(dtype))
-        for folder, start, stop in zip(folders, starts[:-1], starts[1:], strict=True):
-            part = _read(folder / file.name)
-            for first in range(0, stop - start, _MERGE_ROWS):
-                last = min(first + _MERGE_ROWS, stop - start)
-                if array.size:
-                    array[place[start + first : start + last]] = part[first:last]
-                    _let_go(array, part)
+    starts = np.cumsum([0, *(len(part["index"]) for part in parts)])
+    for name, first in parts[0].items():
+        array = writer.create(f"{split}/{name}", (len(unique), *first.shape[1:]), first.dtype)
+        for part, start, stop in zip(parts, starts[:-1], starts[1:], strict=True):
+            for begin in range(0, (stop - start) if array.size else 0, _CHUNK_ROWS):
+                end = min(begin + _CHUNK_ROWS, stop - start)
+                array[place[start + begin : start + end]] = part[name][begin:end]
+                release(array, part[name])
         if name == "target":
             check_targets(array, classes, f"the {split} loader")
-
-
-def _let_go(*arrays: np.ndarray) -> None:
-    """Give back the memory of what was read from or written to mapped files; the files keep their content."""
-    for array in arrays:
-        pages: Any = getattr(array, "_mmap", None)
-        if hasattr(pages, "madvise"):  # not on every system
-            pages.madvise(mmap.MADV_DONTNEED)
 
 
 def _check_whole(split: str, found: int, expected: int | None) -> None:

@@ -18,7 +18,7 @@ class OutputsBatch(NamedTuple):
 
     Attributes:
         outputs: (B, sum of C_k) float32 probabilities, experts side by side in order; then, where features are read,
-            those of all experts, (B, sum of D_k).
+            those of all experts, (B, sum of D_k). Of a subclass, what it reads.
         target: (B,) int64.
         domain: (B, D) bool.
         index: (B,) int64.
@@ -31,8 +31,8 @@ class OutputsBatch(NamedTuple):
 
 
 class _OutputsRows(Dataset[OutputsBatch]):
-    def __init__(self, split: OutputsSplit, features: bool, memory_limit: float) -> None:
-        self.arrays = arrays = split.read(features)
+    def __init__(self, split: OutputsSplit, arrays: list[np.ndarray], memory_limit: float) -> None:
+        self.arrays = arrays
         in_memory = sum(values.nbytes for values in arrays) <= memory_limit
         self.outputs = torch.from_numpy(np.concatenate(arrays, axis=1)) if in_memory else None
         self.target, self.domain, self.index = (
@@ -52,6 +52,8 @@ class _OutputsRows(Dataset[OutputsBatch]):
 
 class OutputsDataModule(LightningDataModule):
     """Stored outputs as batches for a fuser: no expert is asked again.
+
+    A subclass that reads other arrays of the store overrides :meth:`arrays` and :attr:`feature_dims`.
 
     Args:
         store: Folder of a store, or an :class:`ExpertOutputs`.
@@ -130,9 +132,13 @@ class OutputsDataModule(LightningDataModule):
         part.read(features=True)
         return {name: part.features[name].shape[1] for name in self.outputs.names}
 
+    def arrays(self, split: str) -> list[np.ndarray]:
+        """The arrays of a split that a batch has side by side: (N, ...) float32 each."""
+        return self.outputs[split].read(self.features)
+
     def _loader(self, split: str, shuffle: bool = False) -> DataLoader:
         if split not in self._rows:
-            self._rows[split] = _OutputsRows(self.outputs[split], self.features, self.memory_limit_gb * 1e9)
+            self._rows[split] = _OutputsRows(self.outputs[split], self.arrays(split), self.memory_limit_gb * 1e9)
         return slice_loader(self._rows[split], self.batch_size, shuffle, self.seed)
 
     def train_dataloader(self) -> DataLoader:

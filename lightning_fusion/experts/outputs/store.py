@@ -1,11 +1,6 @@
 """What a pool of experts said about a data set: asked once, stored, memory-mapped."""
 
-import contextlib
-import json
-import os
 import re
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,23 +8,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
-from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.pool import (
     ExpertPool,
     check_features,
-    check_name,
     check_outputs,
     scatter_columns,
     task_classes,
 )
-from lightning_fusion.files import atomic_write, digest, undrafted
+from lightning_fusion.files import digest
+from lightning_fusion.store import ArrayStore, DamagedStoreError, MissingStoreError, StoreWriter
 
-MANIFEST = "manifest.json"
-FORMAT = 1
+OUTPUTS = "expert outputs"
+"""Kind of an :class:`ExpertOutputs` among stores."""
 
 
 @dataclass
@@ -81,10 +74,10 @@ class OutputsSplit:
         return [*self.probabilities.values(), *(self.features[name] for name in self.probabilities)]
 
     def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
-        """All arrays with the names of their files."""
+        """All arrays by their names in the store."""
         yield from (("target", self.target), ("domain", self.domain), ("index", self.index))
-        yield from ((f"probabilities.{name}", values) for name, values in self.probabilities.items())
-        yield from ((f"features.{name}", values) for name, values in self.features.items())
+        yield from ((f"probabilities/{name}", values) for name, values in self.probabilities.items())
+        yield from ((f"features/{name}", values) for name, values in self.features.items())
 
 
 class ExpertOutputs:
@@ -143,6 +136,16 @@ class ExpertOutputs:
             "expert_classes": self.expert_classes,
             "expert_domains": self.expert_domains,
             "domains": self.domains,
+        }
+
+    def metadata(self) -> dict[str, Any]:
+        """What the manifest of a store says beside its arrays."""
+        return {
+            "classes": self.classes,
+            "domains": self.domains,
+            "experts": self.experts,
+            "fingerprints": self.fingerprints,
+            "versions": {"torch": torch.__version__, "numpy": np.__version__},
         }
 
     def __repr__(self) -> str:
@@ -272,11 +275,9 @@ class ExpertOutputs:
         unknown = (set(costs or {}) | set(expert_domains or {})) - set(expert_classes)
         if unknown:
             raise InputError(f"costs or expert_domains name {shorten(sorted(unknown))}, which is no expert")
-        for name in expert_classes:
-            check_name(name, "experts: the name")
         for split in splits:
             if not re.fullmatch(r"[\w-]+", split):
-                raise InputError(f"the split {split!r} will name a folder: letters, digits, '_' and '-' only")
+                raise InputError(f"splits: found the name {split!r}; expected letters, digits, '_' and '-' only")
         parts = {}
         for split, given in splits.items():
             missing = set(expert_classes) ^ set(given["probabilities"])
@@ -323,48 +324,48 @@ class ExpertOutputs:
         return cls(vocabulary, domains, experts, parts, fingerprints)
 
     @classmethod
-    def open(cls, path: str | Path) -> "ExpertOutputs":
-        """Open a store; the size of every file is checked against the manifest.
+    def open(cls, path: str | Path, verify: bool = True) -> "ExpertOutputs":
+        """Open a store; arrays are memory-mapped.
+
+        Args:
+            path: Folder of the store.
+            verify: Read all bytes, and compare them with the digests in the manifest; sizes are compared in any case.
 
         Raises:
-            InputError: If there is no store, or it is damaged.
+            MissingStoreError: If there is no store.
+            DamagedStoreError: If it is not what was written.
+            ForeignFolderError: If the folder contains something else.
         """
-        folder = Path(path)
-        manifest = read_manifest(folder)
-        if manifest is None:
-            raise InputError(f"store: found no {MANIFEST} in {folder}; make a store with 'lightning-fusion collect'")
-        splits = {}
-        for split, recorded in manifest["splits"].items():
-            arrays = {}
-            for name, size in recorded["bytes"].items():
-                file = folder / manifest["data"] / split / f"{name}.npy"
-                found = file.stat().st_size if file.is_file() else 0
-                if found != size:
-                    raise InputError(f"store: {file} has {found} bytes, the manifest says {size}; collect again")
-                arrays[name] = np.load(file, mmap_mode="r" if recorded["rows"] else None)
-            splits[split] = OutputsSplit(
-                {name: arrays[f"probabilities.{name}"] for name in manifest["experts"]},
-                arrays["target"],
-                arrays["domain"],
-                arrays["index"],
-                {name: arrays[f"features.{name}"] for name in manifest["experts"] if f"features.{name}" in arrays},
-            )
-        fingerprints = {name: split["fingerprint"] for name, split in manifest["splits"].items()}
-        return cls(manifest["classes"], manifest["domains"], manifest["experts"], splits, fingerprints, folder)
+        try:
+            stored = ArrayStore(path, OUTPUTS, verify)
+        except MissingStoreError as error:
+            raise MissingStoreError(f"{error}; make a store with 'lightning-fusion collect'") from error
+        facts, splits = stored.metadata, {}
+        try:
+            for split in facts["fingerprints"]:
+                probabilities, features = (stored.group(f"{split}/{kind}") for kind in ("probabilities", "features"))
+                splits[split] = OutputsSplit(
+                    {name: probabilities[name] for name in facts["experts"]},
+                    *(stored[f"{split}/{name}"] for name in ("target", "domain", "index")),
+                    {name: features[name] for name in facts["experts"] if name in features},
+                )
+            known = facts["classes"], facts["domains"], facts["experts"], splits, facts["fingerprints"]
+        except KeyError as error:
+            raise DamagedStoreError(f"{OUTPUTS}: {path} is damaged (without {error}); collect again") from error
+        return cls(*known, path=stored.folder)
 
     def save(self, path: str | Path, overwrite: bool = False) -> "ExpertOutputs":
         """Write a store, whole or not at all, and open it.
 
         Raises:
-            InputError: If the folder holds a store already and ``overwrite`` is not set.
+            InputError: If the folder contains a store already and ``overwrite`` is not set, or something else.
         """
-        with StoreWriter(Path(path), overwrite) as writer:
+        with StoreWriter(path, OUTPUTS, overwrite) as writer:
             for split, part in self.splits.items():
                 for name, values in part.arrays():
-                    array = writer.create(split, name, values.shape, values.dtype)
-                    array[...] = values
-            writer.commit(self.classes, self.domains, self.experts, self.fingerprints)
-        return ExpertOutputs.open(path)
+                    writer[f"{split}/{name}"] = values
+            writer.commit(self.metadata())
+        return ExpertOutputs.open(path, verify=False)
 
 
 def _shaped(values: Any, dtype: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
@@ -397,131 +398,3 @@ def check_targets(target: np.ndarray, classes: Sequence[str], where: str) -> Non
             f"{where}: {len(wrong)} label(s) out of range, row {wrong[0]} has {target[wrong[0]]}; the task has "
             f"{len(classes)} classes (0 to {len(classes) - 1})"
         )
-
-
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a store; None where there is none.
-
-    Raises:
-        InputError: If it cannot be read.
-    """
-    file = folder / MANIFEST
-    if not file.is_file():
-        return None
-    try:
-        manifest = json.loads(file.read_text())
-    except ValueError as error:
-        raise InputError(f"store: {file} is damaged ({error}); collect again with overwrite") from error
-    found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-    if found != FORMAT:
-        raise InputError(f"store: {file} has format {found}; this version reads {FORMAT}")
-    return manifest
-
-
-class StoreWriter:
-    """Writes a store beside the one that may be there, and replaces it in one step.
-
-    Arrays go to a new folder ``data-<token>``; the manifest, which names that folder, is replaced atomically at the
-    end. A run that is killed before leaves the old store as it was; the next writer removes the remains and says so.
-    An advisory lock keeps a second writer out for as long as the first one lives.
-    """
-
-    def __init__(self, folder: Path, overwrite: bool) -> None:
-        self.folder, self.overwrite = folder, overwrite
-        self.data = f"data-{uuid.uuid4().hex[:12]}"
-        self.written: dict[str, dict[str, int]] = {}
-        self.rows: dict[str, int] = {}
-
-    def __enter__(self) -> "StoreWriter":
-        self.folder.mkdir(parents=True, exist_ok=True)
-        foreign = [path.name for path in self.folder.iterdir() if not _ours(path)]
-        if foreign:
-            raise InputError(f"output: {self.folder} holds other files ({shorten(sorted(foreign))}); choose another")
-        self._lock = open(self.folder / ".lock", "w")
-        try:
-            _lock_file(self._lock)
-        except OSError as error:
-            self._lock.close()
-            raise InputError(f"output: another process is writing {self.folder}; wait for it") from error
-        manifest = read_manifest(self.folder) if not self.overwrite else None
-        if manifest is not None:
-            self._lock.close()
-            raise InputError(f"output: {self.folder} holds a store already; set overwrite to replace it")
-        current = self._current()
-        remains = [path for path in self.folder.iterdir() if _DATA.fullmatch(path.name) and path.name != current]
-        for path in remains:
-            shutil.rmtree(path)
-        if remains:
-            rank_zero_warn(
-                f"removed {len(remains)} half-written store(s) that a killed run left in {self.folder}"
-                + ("; the store that was there before it is whole" if current else "")
-            )
-        (self.folder / self.data).mkdir()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        current = self._current()
-        for path in self.folder.iterdir():
-            if _DATA.fullmatch(path.name) and path.name != current:
-                shutil.rmtree(path, ignore_errors=True)
-        self._lock.close()
-
-    def _current(self) -> str | None:
-        with contextlib.suppress(InputError):
-            return (read_manifest(self.folder) or {}).get("data")
-        return None
-
-    def create(self, split: str, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """A new array of the store, to be filled."""
-        file = self.folder / self.data / split / f"{name}.npy"
-        file.parent.mkdir(exist_ok=True)
-        self.rows[split] = shape[0]
-        if 0 in shape:  # nothing to map
-            array = np.zeros(shape, dtype)
-            np.save(file, array)
-        else:
-            array = open_memmap(file, mode="w+", dtype=np.dtype(dtype), shape=shape)
-        self.written.setdefault(split, {})[name] = file.stat().st_size
-        return array
-
-    def commit(
-        self,
-        classes: Sequence[str],
-        domains: Sequence[str],
-        experts: Mapping[str, Mapping[str, Any]],
-        fingerprints: Mapping[str, str],
-    ) -> None:
-        """Make the new arrays the store."""
-        manifest = {
-            "format": FORMAT,
-            "data": self.data,
-            "classes": list(classes),
-            "domains": list(domains),
-            "experts": {name: dict(facts) for name, facts in experts.items()},
-            "splits": {
-                split: {"rows": self.rows[split], "fingerprint": fingerprints[split], "bytes": sizes}
-                for split, sizes in self.written.items()
-            },
-            "versions": {"torch": torch.__version__, "numpy": np.__version__},
-        }
-        for file in (self.folder / self.data).rglob("*.npy"):
-            with open(file, "rb") as handle:
-                os.fsync(handle.fileno())
-        with atomic_write(self.folder / MANIFEST) as draft, open(draft, "w") as handle:
-            json.dump(manifest, handle, indent=1)
-
-
-_DATA = re.compile("data-[0-9a-f]{12}")
-
-
-def _ours(path: Path) -> bool:
-    known = path.name in (".lock", ".shards") or undrafted(path.name) == MANIFEST
-    return known or _DATA.fullmatch(path.name) is not None
-
-
-def _lock_file(handle: Any) -> None:
-    try:
-        import fcntl
-    except ImportError:  # no advisory locks on this system: two writers are the user's to keep apart
-        return
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

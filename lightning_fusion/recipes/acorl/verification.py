@@ -1,8 +1,8 @@
 """Chains of speaker networks: fused by their scores of trials, judged by EER."""
 
-import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -16,17 +16,18 @@ from lightning_fusion.acorl.verification import ACoRLVerificationModule
 from lightning_fusion.callbacks.scheduled import ScheduledAttribute
 from lightning_fusion.data.base import as_batch
 from lightning_fusion.experts.pool import ExpertPool
-from lightning_fusion.files import atomic_write
 from lightning_fusion.metrics import heldout_linear_r2, linear_cka
 from lightning_fusion.recipes.acorl.chains import COMPLEMENTARY, PLAIN, ChainRun, pairs_of
 from lightning_fusion.recipes.report import Figures
 from lightning_fusion.schedules import Linear
+from lightning_fusion.store import ArrayStore, MissingStoreError, StoreWriter
 from lightning_fusion.verification.error_rates import bootstrap_eer, equal_error_rate, error_curve, min_dcf
 from lightning_fusion.verification.metrics import trial_scores
 from lightning_fusion.verification.module import VerificationModule
 
 FEW_SPEAKERS = 40  # of VoxCeleb1-O; an EER of fewer is called a smoke figure (our choice)
 _LEAST_ROWS = 4  # two to fit a linear map, two to hold out
+_EMBEDDINGS = "embeddings of members"
 _MARGIN = Linear(0.0, 0.2, until=0.3)  # radians, as in configs/experts/speaker.yaml
 
 
@@ -64,19 +65,23 @@ class SpeakerChains(ChainRun):
 
     def _embeddings(self, pool: ExpertPool, split: str) -> tuple[Tensor, dict[str, Tensor]]:
         """Sample numbers, rising, and the embedding of each by every member: stored ones where they are these."""
-        path = self.folder / "embeddings" / f"{split}.npz"
+        folder = self.folder / "embeddings" / split
         prints = {name: expert.fingerprint for name, expert in pool.members.items()}
-        stamp = json.dumps({"data": self.data.fingerprint(split), "members": prints}, sort_keys=True)
-        if not path.is_file() or str(np.load(path)["stamp"]) != stamp:
+        facts = {"data": self.data.fingerprint(split), "members": prints}
+        stored = None
+        with suppress(MissingStoreError):
+            stored = ArrayStore(folder, _EMBEDDINGS)
+        if stored is None or stored.metadata != facts:
             listener = _Listener(pool)
             trainer = self.trainer(1)
             run = trainer.validate if split == "val" else trainer.test
             run(listener, datamodule=self.data, verbose=False)
-            path.parent.mkdir(exist_ok=True)
-            with atomic_write(path) as draft, open(draft, "wb") as file:
-                np.savez(file, allow_pickle=False, stamp=np.array(stamp), **listener.heard())
-        with np.load(path) as stored:
-            kept = {name: torch.from_numpy(stored[name]) for name in ("index", *prints)}
+            with StoreWriter(folder, _EMBEDDINGS, overwrite=True) as writer:
+                for name, values in listener.heard().items():
+                    writer[name] = values
+                writer.commit(facts)
+            stored = ArrayStore(folder, _EMBEDDINGS, verify=False)
+        kept = {name: torch.from_numpy(np.array(stored[name])) for name in ("index", *prints)}
         return kept.pop("index"), kept
 
     def _fused(self, chain: Sequence[str], split: str) -> Tensor:

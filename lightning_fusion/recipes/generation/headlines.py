@@ -239,7 +239,7 @@ class _Seed(SeedRun):
             save_weights(trainer, self.folder / "fusers" / f"{file}.ckpt")
             module.eval()
             with torch.no_grad():
-                chosen = module.choose(data.rows("test").inputs).numpy()  # type: ignore[arg-type]
+                chosen = module.choose(torch.from_numpy(np.concatenate(data.arrays("test"), 1))).numpy()
             own = np.array([names[number] in features for number in chosen])
             self._score(method, chosen, len(features) + (~own).mean())
             self.took("training fusers", start)

@@ -1,7 +1,6 @@
 """FoE on multiple-choice questions: language models are scored by the likelihood of the options, one is chosen."""
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +15,6 @@ from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.data.text.tokens import TextTokenizer
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.store import ExpertOutputs
-from lightning_fusion.experts.pool import check_name
-from lightning_fusion.files import DAMAGED, atomic_write
 from lightning_fusion.generation.answers import pad_rows
 from lightning_fusion.generation.choices import LETTERS, Choices, read_categories, read_choices
 from lightning_fusion.generation.embeddings import EmbeddingsDataModule
@@ -25,9 +22,11 @@ from lightning_fusion.generation.expert import GenerativeExpert, score_options
 from lightning_fusion.generation.fuser import GenerativeFoE
 from lightning_fusion.recipes.report import Report, claim_folder
 from lightning_fusion.recipes.seed_run import SeedRun, check_seeds, quiet_lightning, save_weights
+from lightning_fusion.store import ArrayStore, DamagedStoreError, MissingStoreError, StoreWriter
 
 MAIN = "FoE (embeddings)"
 PROBABILITIES = "FoE (option probabilities)"
+_ANSWERS = "answers of an expert"
 CALIBRATED = "best of the category on validation (category known)"
 
 
@@ -82,8 +81,6 @@ def multiple_choice(
         raise InputError("max_length, batch_size, fuser_epochs and hidden must be at least 1")
     if len(experts) < 2:
         raise InputError(f"experts: found {shorten(experts) or 'none'}; fusion needs two at least")
-    for name in experts:
-        check_name(name, "experts: the name")
     parts = {"val": read_choices(root, val_split), "test": read_choices(root, test_split)}
     known = read_categories(categories) if categories is not None else {}
     if categories is not None and (
@@ -107,10 +104,9 @@ def multiple_choice(
     device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     start = time.perf_counter()
     answers = folder / f"seed_{seeds[0]}" / "answers"
-    answers.mkdir(parents=True, exist_ok=True)
     said = {
-        name: _ask(expert, experts[name], parts, answers / f"{name}.npz", device, batch_size, asking)
-        for name, expert in pool.items()
+        name: _ask(expert, experts[name], parts, answers / str(number), device, batch_size, asking)
+        for number, (name, expert) in enumerate(pool.items())
     }
     report.seconds["asking experts"] = time.perf_counter() - start
     category = {split: part.numbers(known, names) for split, part in parts.items()}
@@ -159,39 +155,27 @@ def _ask(
     expert: GenerativeExpert,
     path: str,
     parts: dict[str, Choices],
-    file: Path,
+    folder: Path,
     device: str,
     batch_size: int,
     asking: dict[str, Any],
 ) -> dict[str, np.ndarray]:
-    """Log-likelihoods (N, 4) and embeddings (N, D) of each split, from the file if they are there."""
-    kept = _read(file, parts)
-    if kept is not None:
-        return kept
+    """Log-likelihoods (N, 4) and embeddings (N, D) of each split, from the store if they are there."""
+    try:
+        return dict(ArrayStore(folder, _ANSWERS, writable=True))
+    except MissingStoreError:
+        pass
+    except DamagedStoreError as error:
+        rank_zero_warn(f"{error}: this expert is asked again")
     found: dict[str, np.ndarray] = {}
     tokenizer = TextTokenizer.load(path, download=False).backend
     with expert.loaded(device) as network, torch.no_grad():
         for split, part in parts.items():
             found |= _say(network, tokenizer, part, split, batch_size, **asking)
-    with atomic_write(file) as draft, open(draft, "wb") as handle:
-        np.savez(handle, **dict[str, Any](found))
-    return found
-
-
-def _read(file: Path, parts: Mapping[str, Choices]) -> dict[str, np.ndarray] | None:
-    """What the file holds; None where it is not there, or not whole."""
-    if not file.is_file():
-        return None
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            found = dict(stored)
-        for split, part in parts.items():
-            count = len(part.questions)
-            if found[f"{split}_likelihood"].shape != (count, len(LETTERS)) or len(found[f"{split}_embedding"]) != count:
-                raise ValueError(f"expected {count} {split} questions")
-    except DAMAGED:
-        rank_zero_warn(f"{file} is damaged: this expert is asked again")
-        return None
+    with StoreWriter(folder, _ANSWERS, overwrite=True) as writer:
+        for name, values in found.items():
+            writer[name] = values
+        writer.commit({"expert": path})
     return found
 
 
@@ -309,4 +293,4 @@ def _choose(run: SeedRun, data: EmbeddingsDataModule, epochs: int, hidden: int, 
     run.took("training fusers", start)
     module.eval()
     with torch.no_grad():
-        return module.choose(data.rows("test").inputs).numpy()  # type: ignore[arg-type]
+        return module.choose(torch.from_numpy(np.concatenate(data.arrays("test"), 1))).numpy()

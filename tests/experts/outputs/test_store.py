@@ -9,7 +9,8 @@ from reference import rules
 
 from lightning_fusion import ExpertOutputs, OutputsDataModule, collect
 from lightning_fusion.errors import InputError
-from lightning_fusion.experts.outputs.store import StoreWriter, owner_matrix
+from lightning_fusion.experts.outputs.store import owner_matrix
+from lightning_fusion.store import DamagedStoreError, ForeignFolderError, MissingStoreError
 
 
 def equal(one: ExpertOutputs, other: ExpertOutputs) -> bool:
@@ -84,7 +85,7 @@ class TestRoundTrip:
 
     def test_overwriting_is_asked_for_and_leaves_nothing_of_the_old(self, tmp_path):
         tiny.outputs(0).save(tmp_path)
-        with pytest.raises(InputError, match="holds a store already; set overwrite"):
+        with pytest.raises(InputError, match="contains a store already; set overwrite"):
             tiny.outputs(1).save(tmp_path)
         assert equal(ExpertOutputs.open(tmp_path), tiny.outputs(0))
         tiny.outputs(1).save(tmp_path, overwrite=True)
@@ -93,6 +94,8 @@ class TestRoundTrip:
 
 
 class TestDamage:
+    """What a store checks in general is tested in ``tests/test_store.py``."""
+
     @pytest.fixture
     def store(self, tmp_path):
         tiny.outputs().save(tmp_path)
@@ -100,70 +103,40 @@ class TestDamage:
 
     def test_no_store(self, tmp_path):
         with pytest.raises(
-            InputError, match=r"found no manifest.json in .*; make a store with 'lightning-fusion collect'"
+            MissingStoreError, match=r"found no manifest.json in .*; make a store with 'lightning-fusion collect'"
         ):
             ExpertOutputs.open(tmp_path / "nowhere")
 
-    @pytest.mark.parametrize("name", ["probabilities.b", "index", "target"])
-    def test_a_truncated_array(self, store, name):
-        (file,) = store.glob(f"data-*/val/{name}.npy")
-        size = file.stat().st_size
-        file.write_bytes(file.read_bytes()[:-3])
-        with pytest.raises(
-            InputError, match=f"val/{name}.npy has {size - 3} bytes, the manifest says {size}; collect again"
-        ):
+    @pytest.mark.parametrize("name", ["probabilities/b", "index", "target"])
+    def test_a_changed_array(self, store, name):
+        manifest = json.loads((store / "manifest.json").read_text())
+        file = store / manifest["data"] / manifest["arrays"][f"val/{name}"]["file"]
+        content = bytearray(file.read_bytes())
+        content[3] ^= 1
+        file.write_bytes(content)
+        with pytest.raises(DamagedStoreError, match=f"{file.name} of val/{name} has another digest"):
+            ExpertOutputs.open(store)
+        assert len(ExpertOutputs.open(store, verify=False)["val"]) == 9
+
+    @pytest.mark.parametrize("lost", ["classes", "experts", "val/target", "test/probabilities/a"])
+    def test_a_manifest_without_a_fact(self, store, lost):
+        manifest = json.loads((store / "manifest.json").read_text())
+        del (manifest["arrays"] if "/" in lost else manifest["metadata"])[lost]
+        (store / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(DamagedStoreError, match=f"is damaged .without '{lost.rpartition('probabilities/')[2]}'"):
             ExpertOutputs.open(store)
 
-    def test_a_missing_array(self, store):
-        next(store.glob("data-*/test/domain.npy")).unlink()
-        with pytest.raises(InputError, match=r"test/domain.npy has 0 bytes"):
-            ExpertOutputs.open(store)
-
-    @pytest.mark.parametrize("text", ["", "{", '{"format": 1', "\x00\x00"])
-    def test_a_damaged_manifest(self, store, text):
-        (store / "manifest.json").write_text(text)
-        with pytest.raises(InputError, match=r"manifest.json is damaged .* collect again with overwrite"):
-            ExpertOutputs.open(store)
+    def test_a_damaged_manifest_is_overwritten_where_that_is_asked_for(self, store):
+        (store / "manifest.json").write_text("{")
+        with pytest.raises(DamagedStoreError, match=r"manifest.json is damaged"):
+            tiny.outputs(1).save(store)
         with pytest.warns(UserWarning, match="removed 1 half-written store"):
             tiny.outputs(1).save(store, overwrite=True)
         assert equal(ExpertOutputs.open(store), tiny.outputs(1))
 
-    @pytest.mark.parametrize("text", ["{}", '{"format": 99}', "[]", "null", "3"])
-    def test_a_manifest_of_another_format(self, store, text):
-        (store / "manifest.json").write_text(text)
-        with pytest.raises(InputError, match=r"has format .*; this version reads 1"):
-            ExpertOutputs.open(store)
-
-    def test_an_unfinished_store_beside_the_whole_one_is_removed_with_a_word(self, store):
-        (store / "data-000000000000" / "train").mkdir(parents=True)
-        with pytest.warns(
-            UserWarning, match="removed 1 half-written store.*the store that was there before it is whole"
-        ):
-            tiny.outputs(1).save(store, overwrite=True)
-        assert len(list(store.glob("data-*"))) == 1
-
-
-class TestWriter:
-    def test_a_failure_leaves_the_old_store(self, tmp_path):
-        outputs = tiny.outputs()
-        outputs.save(tmp_path)
-        with pytest.raises(RuntimeError, match="half-way"), StoreWriter(tmp_path, overwrite=True) as writer:
-            writer.create("train", "target", (3,), np.int64)
-            raise RuntimeError("half-way")
-        assert equal(ExpertOutputs.open(tmp_path), outputs)
-        assert len(list(tmp_path.glob("data-*"))) == 1
-
-    def test_a_second_writer_waits_outside(self, tmp_path):
-        with StoreWriter(tmp_path, overwrite=False) as first:
-            for overwrite in (False, True):
-                with pytest.raises(InputError, match="another process is writing"), StoreWriter(tmp_path, overwrite):
-                    pass
-            assert (tmp_path / first.data).is_dir()
-        tiny.outputs().save(tmp_path)
-
     def test_other_files_in_the_folder(self, tmp_path):
         (tmp_path / "notes.txt").write_text("mine")
-        with pytest.raises(InputError, match=r"holds other files \(notes.txt\); choose another"):
+        with pytest.raises(ForeignFolderError, match=r"contains other files \(notes.txt\); choose another"):
             tiny.outputs().save(tmp_path, overwrite=True)
         assert (tmp_path / "notes.txt").read_text() == "mine"
         (tmp_path / "notes.txt").unlink()
@@ -293,21 +266,16 @@ class TestOutputsDataModule:
 def test_the_manifest_is_readable_json(tmp_path):
     tiny.outputs().save(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["splits"]["val"]["rows"] == 9
-    assert set(manifest["experts"]) == {"a", "b"}
-    assert set(manifest["versions"]) == {"torch", "numpy"}
+    assert manifest["arrays"]["val/probabilities/a"]["shape"] == [9, 2]
+    assert set(manifest["metadata"]["experts"]) == {"a", "b"}
+    assert set(manifest["metadata"]["versions"]) == {"torch", "numpy"}
 
 
-def test_a_folder_of_the_users_that_looks_like_ours_is_refused_and_kept(tmp_path):
-    precious = tmp_path / "data-2024" / "precious.csv"
-    precious.parent.mkdir()
-    precious.write_text("x")
-    with pytest.raises(InputError, match="holds other files"):
-        tiny.outputs().save(tmp_path, overwrite=True)
-    assert precious.read_text() == "x"
-    assert [path.name for path in tmp_path.iterdir()] == ["data-2024"]
-
-
-def test_a_split_cannot_name_a_path_outside_the_store():
-    with pytest.raises(InputError, match="will name a folder"):
-        ExpertOutputs.from_arrays({"../evil": {"probabilities": {"a": [[1.0]]}, "target": [0]}}, {"a": ["cat"]})
+def test_names_of_experts_are_free_text_and_those_of_splits_are_not(tmp_path):
+    names = ["gpt-4.1", "org/model", "../evil", "ü b"]
+    part = {"probabilities": {name: [[1.0]] for name in names}, "target": [0]}
+    made = ExpertOutputs.from_arrays({"test": part}, {name: ["cat"] for name in names})
+    assert equal(made.save(tmp_path / "store"), made)
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+    with pytest.raises(InputError, match="expected letters, digits"):
+        ExpertOutputs.from_arrays({"../evil": part}, {name: ["cat"] for name in names})

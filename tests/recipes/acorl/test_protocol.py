@@ -20,6 +20,7 @@ from lightning_fusion.recipes.acorl.classification import ClassificationChains
 from lightning_fusion.recipes.acorl.protocol import _choose, acorl
 from lightning_fusion.recipes.acorl.verification import SpeakerChains
 from lightning_fusion.schedules import Constant
+from lightning_fusion.store import ArrayStore
 from lightning_fusion.verification.error_rates import bootstrap_eer
 
 SEEDS = [3, 4]
@@ -111,8 +112,7 @@ class Heard:
         for split in ("val", "test"):
             pairs, same = self.data.trials(split)
             self.pairs[split], self.same[split] = pairs.numpy(), same.numpy()
-            with np.load(folder / f"seed_{seed}/embeddings/{split}.npz") as stored:
-                self.found[split] = dict(stored)
+            self.found[split] = dict(ArrayStore(folder / f"seed_{seed}/embeddings/{split}", "embeddings of members"))
 
     def scores(self, split: str, name: str) -> np.ndarray:
         place = {number: row for row, number in enumerate(self.found[split]["index"].tolist())}

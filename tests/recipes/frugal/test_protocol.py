@@ -351,7 +351,7 @@ class TestArguments:
         stores.append(store(tmp_path / "store_1", seed=1))
         report = run(tmp_path / "run", stores=stores)
         assert {row["seed"] for row in report.rows} == {0, 1}
-        assert (tmp_path / "run/seed_1/policy/policy.json").is_file()
+        assert (tmp_path / "run/seed_1/policy/manifest.json").is_file()
         single = run(tmp_path / "single", stores=stores[1:], seeds=[1])
         assert single.rows == [row for row in report.rows if row["seed"] == 1]
 
@@ -366,7 +366,7 @@ class TestGoingOn:
         stores.append(store(tmp_path / "store_1", seed=1))
         rows = run(tmp_path / "run", stores=stores).rows
         shutil.rmtree(tmp_path / "run/seed_1")
-        for name in ("results.json", "report.md", "curve.png", "seed_0/policy/policy.json"):
+        for name in ("results.json", "report.md", "curve.png", "seed_0/policy/manifest.json"):
             (tmp_path / "run" / name).unlink()
         assert run(tmp_path / "run", stores=stores).rows == rows == results(tmp_path / "run")["rows"]
         FrugalFoE.load(tmp_path / "run/seed_0/policy")
@@ -390,7 +390,7 @@ class TestGoingOn:
 
     def test_overwrite_begins_anew(self, stores, tmp_path):
         run(tmp_path / "run", stores=stores)
-        (tmp_path / "run/seed_0/policy/policy.json").write_text("old")
+        (tmp_path / "run/seed_0/policy/manifest.json").write_text("old")
         report = run(tmp_path / "run", stores=stores, trade_off=0.1, overwrite=True)
         assert FrugalFoE.load(tmp_path / "run/seed_0/policy").trade_off == 0.1
         assert results(tmp_path / "run")["rows"] == report.rows

@@ -72,7 +72,7 @@ def test_files_and_going_on(run):
     text = (folder / "report.md").read_text()
     assert "| World |" in text and "95 % interval" in text and "](choices.png)" in text
     assert json.loads((folder / "results.json").read_text())["rows"] == report.rows
-    kept = [*folder.rglob("experts/*.ckpt"), *folder.rglob("*.npz")]
+    kept = [*folder.rglob("experts/*.ckpt"), *folder.rglob("manifest.json")]
     times = {path: path.stat().st_mtime_ns for path in kept}
     assert len(kept) >= 4 and (folder / "seed_0/tokenizer.json").is_file()
     assert start().rows == report.rows

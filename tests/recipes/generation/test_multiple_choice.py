@@ -13,6 +13,7 @@ from lightning_fusion.experts.adapters.transformers import TransformersGenerator
 from lightning_fusion.generation.choices import read_choices
 from lightning_fusion.generation.expert import GenerativeExpert
 from lightning_fusion.recipes.generation.multiple_choice import CALIBRATED, MAIN, PROBABILITIES, multiple_choice, prompt
+from lightning_fusion.store import ArrayStore
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +58,10 @@ def test_an_experts_answers_are_its_likeliest_letters(folder, report):
 
 def test_the_calibrated_expert_is_the_best_on_validation(folder, report):
     rows = {}
-    for name in ("gpt2", "t5"):
-        with np.load(folder / f"run/seed_0/answers/{name}.npz") as stored:
-            rows[name] = {split: stored[f"{split}_likelihood"].argmax(1) for split in ("val", "test")}
+    for number in (0, 1):
+        stored = ArrayStore(folder / f"run/seed_0/answers/{number}", "answers of an expert")
+        name = Path(stored.metadata["expert"]).name
+        rows[name] = {split: stored[f"{split}_likelihood"].argmax(1) for split in ("val", "test")}
     value, count = 0.0, 0
     parts = {split: read_choices(folder / "mmlu", split) for split in ("val", "test")}
     for subjects in (["algebra", "geometry"], ["poetry"]):
@@ -76,7 +78,7 @@ def test_the_calibrated_expert_is_the_best_on_validation(folder, report):
 
 
 def test_a_second_run_asks_nobody(folder, report):
-    files = {path: path.stat().st_mtime_ns for path in folder.rglob("answers/*.npz")}
+    files = {path: path.stat().st_mtime_ns for path in folder.rglob("answers/*/manifest.json")}
     assert len(files) == 2 and start(folder).rows == report.rows
     assert files == {path: path.stat().st_mtime_ns for path in files}
 
@@ -110,11 +112,12 @@ def test_an_answer_is_one_letter(folder, tmp_path, letter):
 @pytest.mark.parametrize("content", [b"", b"cut", None])
 def test_what_an_expert_said_is_asked_again_where_it_is_damaged(folder, report, tmp_path, content):
     shutil.copytree(folder / "run", tmp_path / "run")
-    file = tmp_path / "run/seed_0/answers/gpt2.npz"
+    file = next((tmp_path / "run/seed_0/answers/0").glob("data-*/0.bin"))
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2] if content is None else content)
-    with pytest.warns(UserWarning, match=r"gpt2.npz is damaged: this expert is asked again"):
+    with pytest.warns(UserWarning, match=r"0.bin of \w+ has .* bytes.* this expert is asked again"):
         again = start(folder, output=str(tmp_path / "run"))
+    (file,) = (tmp_path / "run/seed_0/answers/0").glob("data-*/0.bin")
     assert again.rows == report.rows and file.read_bytes() == whole
 
 
