@@ -29,7 +29,7 @@ class Expert(nn.Module):
     Args:
         network: Any module, or in Python any callable (a remote service, another framework), that maps a batch to
             (B, C_k) outputs. May be left out for a checkpoint of :class:`~lightning_fusion.ExpertModule`, which
-            knows its own network.
+            knows its own network; beside a checkpoint a callable maps the number of classes to the module.
         checkpoint: Weights to load into ``network``: a Lightning checkpoint, a plain state dict, or safetensors.
             Loading is weights-only: nothing in the file is executed.
         classes: Names of the C_k classes, in the order of the outputs. Taken from the checkpoint where it has them.
@@ -72,8 +72,13 @@ class Expert(nn.Module):
             if network is None:
                 spec = card.get("network")
                 network = build_network(spec, len(card.get("classes") or ()), f"checkpoint {checkpoint}")
+            elif not isinstance(network, nn.Module):
+                network = network(len(classes or card.get("classes") or ()))
             if not isinstance(network, nn.Module):
-                raise InputError(f"checkpoint {checkpoint} needs a network that is a torch module to load it into")
+                raise InputError(
+                    f"checkpoint {checkpoint} needs a network that is a torch module to load it into; found a "
+                    f"{type(network).__name__}"
+                )
         classes = classes if classes is not None else card.get("classes")
         if not classes:
             raise InputError("classes: the expert must name the classes it knows, in the order of its outputs")

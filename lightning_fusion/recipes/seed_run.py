@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
@@ -135,8 +134,7 @@ class SeedRun:
 
     def load_expert(self, path: Path, network: Callable[[int], nn.Module]) -> Expert:
         """The expert in a checkpoint of :meth:`train_expert`."""
-        card = torch.load(path, map_location="cpu", weights_only=True)["expert"]
-        return Expert(network(len(card["classes"])), str(path))
+        return Expert(network, str(path))
 
     def train_expert(
         self, name: str, data: FusionDataModule, arguments: dict[str, Any], epochs: int, precision: str, label: str

@@ -115,7 +115,8 @@ class TestShell:
         done = shell(tmp_path, "lightning-fusion", "fit", "-c", "foe/digits.yaml")
         assert (done.returncode, done.stdout) == (2, "")
         line = done.stderr.removeprefix("Seed set to 0\n")  # Lightning's own words
-        assert re.fullmatch("lightning-fusion: error: expert outputs: found no manifest.json in runs/digits/outputs; .*\n", line)
+        found = "expert outputs: found no manifest.json in runs/digits/outputs"
+        assert re.fullmatch(rf"lightning-fusion: error: {found}; .*\n", line)
         assert not list(tmp_path.iterdir())
 
 

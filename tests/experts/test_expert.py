@@ -267,6 +267,11 @@ class TestBadCheckpoints:
         torch.save(tiny.Net(5).state_dict(), tmp_path / "w.pt")
         self.refuse(tmp_path / "w.pt", r"has \(5,\) for head.bias, the network \(2,\); it names 2 classes \(cat, dog\)")
 
+    def test_a_function_of_the_number_of_classes_gives_the_network(self, tmp_path):
+        torch.save(tiny.Net(2).state_dict(), tmp_path / "w.pt")
+        expert = Expert(tiny.Net, str(tmp_path / "w.pt"), classes=["cat", "dog"])
+        assert expert.fingerprint == Expert(tiny.Net(2), str(tmp_path / "w.pt"), classes=["cat", "dog"]).fingerprint
+
     def test_a_function_cannot_take_weights(self, tmp_path):
         torch.save(tiny.Net(2).state_dict(), tmp_path / "w.pt")
         self.refuse(tmp_path / "w.pt", "needs a network that is a torch module", network=np.zeros_like)

@@ -411,7 +411,7 @@ class TestRefused:
             ({"stores": ["x"], "trade_off": -0.1}, "trade_off is -0.1; expected a number >= 0"),
             ({"stores": ["x"], "neighbors": 0}, "neighbors is 0; expected at least 1"),
             ({"stores": ["x"], "budget": 0.0}, "budget is 0.0; expected a number > 0"),
-            ({"stores": ["x"]}, "store: found no manifest.json in x"),
+            ({"stores": ["x"]}, "expert outputs: found no manifest.json in x"),
             ({"stores": ["x", "x"], "seeds": [1, 1]}, r"seeds: found \[1, 1\]; expected at least one, each once"),
         ],
         ids=lambda value: value[:25] if isinstance(value, str) else "",
