@@ -14,17 +14,19 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_fusion import TextDataModule
+from lightning_fusion.data.text.datamodule import BaseTextDataModule
+from lightning_fusion.data.text.public import ReviewsTextDataModule
 from lightning_fusion.data.text.tokens import TextTokenizer
 from lightning_fusion.encoders import TextTransformer
 
 WORDS, TEXTS, LONGEST, BATCH = 3000, 4000, 256, 32
 
 
-def reviews(folder: Path) -> TextDataModule:
+def reviews(folder: Path) -> BaseTextDataModule:
     """Texts of 5 to 400 words, most of them short, as reviews are; real ones where they are unpacked."""
     real = Path(os.environ.get("LIGHTNING_FUSION_DATA", "")) / "blitzer"
     if real.is_dir():
-        return TextDataModule("reviews", str(real), max_length=LONGEST, batch_size=BATCH, cache=str(folder))
+        return ReviewsTextDataModule(str(real), max_length=LONGEST, batch_size=BATCH, cache=str(folder))
     draw = np.random.default_rng(0)
     words = np.array(["".join(draw.choice(list("aeioubdfgklmnprst"), draw.integers(3, 9))) for _ in range(WORDS)])
     lengths = np.clip(draw.lognormal(4.3, 0.9, TEXTS), 5, 400).astype(int)
@@ -37,14 +39,14 @@ def reviews(folder: Path) -> TextDataModule:
     )
 
 
-def tokenised_once(data: TextDataModule, folder: Path) -> Result:
+def tokenised_once(data: BaseTextDataModule, folder: Path) -> Result:
     """An epoch of training batches, against one whose loader tokenises each batch with the same tokenizer."""
     data.save_tokenizer(folder / "tokenizer")
     backend = TextTokenizer.load(str(folder / "tokenizer"), download=False).backend.backend_tokenizer
     backend.enable_truncation(LONGEST)
     backend.enable_padding(pad_id=data.preprocessing["pad_id"])
     rows = data.rows("train").rows
-    texts, target = data._read(), data.rows("train").targets[rows]
+    texts, target = data.read(), data.rows("train").targets[rows]
     pairs = [(texts.texts[row], int(label)) for row, label in zip(rows.tolist(), target, strict=True)]
 
     def collate(batch: list[tuple[str, int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -65,7 +67,7 @@ def tokenised_once(data: TextDataModule, folder: Path) -> Result:
     return Result.of_pairs("text", compared, times["ours"], times["theirs"], 1 / 3)
 
 
-def bucketed(data: TextDataModule) -> Result:
+def bucketed(data: BaseTextDataModule) -> Result:
     """An epoch of training steps on batches of similar length, against batches in random order; padding is dynamic."""
 
     def side(bucket: bool) -> Callable[[], object]:
@@ -94,7 +96,7 @@ class PlainMean(nn.Module):
         return states.mean(1)
 
 
-def pooling(data: TextDataModule) -> Result:
+def pooling(data: BaseTextDataModule) -> Result:
     """An encoder's forward pass with the masked mean, against one with the mean of all places."""
     rows = data.rows("test")
     inputs: Any = [rows[torch.arange(first, first + BATCH)].input for first in range(0, 5 * BATCH, BATCH)]

@@ -28,7 +28,7 @@ _PUBLIC = {
     "SensorDataModule": "data.sensor.datamodule",
     "SpeakerDataModule": "data.audio.datamodule",
     "TargetDataModule": "data.views.target",
-    "TextDataModule": "data.text.datamodule",
+    "TextDataModule": "data.text.delimited",
     "collect": "experts.outputs.collect",
     "diagnose": "experts.diagnosis",
     "reverse_gradient": "acorl.reversal",
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from lightning_fusion.data.base import Batch
     from lightning_fusion.data.image.folders import ImageDataModule
     from lightning_fusion.data.sensor.datamodule import SensorDataModule
-    from lightning_fusion.data.text.datamodule import TextDataModule
+    from lightning_fusion.data.text.delimited import TextDataModule
     from lightning_fusion.data.views.target import TargetDataModule
     from lightning_fusion.experts.diagnosis import diagnose
     from lightning_fusion.experts.expert import Expert

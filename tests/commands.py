@@ -23,6 +23,7 @@ from lightning_fusion.cli.config import shipped_configs
 from lightning_fusion.cli.main import main
 from lightning_fusion.data.synthetic import synthetic_motion, synthetic_voices
 from lightning_fusion.errors import InputError
+from lightning_fusion.generation.pair_files import PairFiles
 
 CONFIGS = shipped_configs()
 HERE = Path(__file__).parent
@@ -226,8 +227,15 @@ def stance_files(folder: Path) -> None:
     (folder / "mapping.txt").write_text("0\tnone\n1\tagainst\n2\tfavor")
 
 
+def news(folder: Path, **arguments: Any) -> PairFiles:
+    """The pairs of :func:`news_files`."""
+    columns = ["class", "title", "description"]
+    names: dict[str, dict[str | int, str]] = {"class": {"1": "World", "2": "Sports"}}
+    return PairFiles(str(folder / "test.csv"), ["class"], columns=columns, value_names=names, **arguments)
+
+
 def news_files(folder: Path, count: int = 40) -> None:
-    """Two classes of news in the layout of ag_news, whose descriptions hold the words of their titles."""
+    """Two classes of news in the layout of AG News, whose descriptions hold the words of their titles."""
     generator = np.random.default_rng(0)
     words = {1: ["minister", "treaty", "border", "vote"], 2: ["match", "coach", "goal", "league"]}
     rows = []
@@ -237,7 +245,6 @@ def news_files(folder: Path, count: int = 40) -> None:
         rows.append(f'"{kind}","{title}","Report {number} - {title} on {generator.choice(words[kind])} today."')
     folder.mkdir(parents=True)
     (folder / "test.csv").write_text("\n".join(rows) + "\n")
-    (folder / "classes.txt").write_text("World\nSports\n")
 
 
 def score_table(path: Path, rows: int = 60) -> None:

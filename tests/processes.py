@@ -22,11 +22,11 @@ from lightning_fusion import (
     FrugalFoEModule,
     HaTJointModule,
     OutputsDataModule,
-    TextDataModule,
     collect,
 )
 from lightning_fusion.callbacks import PredictionWriter
 from lightning_fusion.data.base import TensorDataModule
+from lightning_fusion.data.text.synthetic import SyntheticTextDataModule
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.encoders import SmallSpeakerNet, TextBag
 from lightning_fusion.foe.fusers import MLPFuser
@@ -93,7 +93,7 @@ def work(folder: Path, processes: int) -> None:
         optimizer=partial(torch.optim.SGD, lr=0.1),
     )
     train(unlike, tiny.data(rows=even, batch_size=8 // processes), "complementary")
-    texts = TextDataModule("synthetic", domain="domain_0", vocab_size=300, test_share=0.2, batch_size=8 // processes)
+    texts = SyntheticTextDataModule(domain="domain_0", vocab_size=300, test_fraction=0.2, batch_size=8 // processes)
     torch.manual_seed(0)
     reader = ExpertModule(partial(TextBag, vocab_size=300, width=8, dropout=0.0), classes=texts.classes)
     train(reader, texts, "text")

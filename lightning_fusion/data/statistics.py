@@ -1,16 +1,12 @@
 """What a domain of images or of speech may publish about itself: a few numbers of each sample."""
 
 import math
-import zlib
 from collections.abc import Iterator
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from lightning_fusion.data.text.sources import normalise
 
 _BINS = 8  # of each histogram
 
@@ -60,40 +56,6 @@ def spectrum_facts(log_mel: Tensor) -> Tensor:
         torch.Size([2, 80])
     """
     return torch.cat([log_mel.float().mean(2), log_mel.float().std(2, unbiased=False)], 1)
-
-
-BUCKETS = 512
-"""Of the hashed bag of words."""
-
-
-def _hash_words(text: str) -> np.ndarray:
-    words = "".join(letter if letter.isalnum() else " " for letter in normalise(text)).split()
-    return np.array([zlib.crc32(word.encode()) % BUCKETS for word in words], np.int16)
-
-
-def bag_of_words(words: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Hashed bag of words of some texts: the square root of each bucket's mean share of a text's words.
-
-    The root brings frequent and rare words nearer to one another (Hellinger); our choice. Shares sum to 1, so the
-    vector has length 1.
-
-    Args:
-        words: Bucket of each word of all texts.
-        offsets: (N + 1,) where each text begins.
-        rows: Numbers of the texts.
-
-    Returns:
-        (512,) float32.
-
-    Example:
-        >>> bag_of_words(np.array([3, 3, 5]), np.array([0, 1, 3]), np.array([0, 1]))[[3, 5]]
-        array([0.8660254, 0.5      ], dtype=float32)
-    """
-    counts = np.diff(offsets)
-    weight = np.zeros(len(counts))
-    weight[rows] = 1 / np.maximum(counts[rows], 1)
-    share = np.bincount(words, np.repeat(weight, counts), BUCKETS)
-    return np.sqrt(share / max(share.sum(), 1e-12)).astype(np.float32)
 
 
 BANDS = (0.0, 1 / 16, 1 / 8, 1 / 4, 1.0)

@@ -8,14 +8,14 @@ from typing import Any, Literal
 import numpy as np
 
 from lightning_fusion.data.splits import stratified_split
-from lightning_fusion.data.text.public import from_ag_news
-from lightning_fusion.data.text.sources import Fields, Texts, files_of, from_files, normalise
+from lightning_fusion.data.text.columns import Columns, names_of_values
+from lightning_fusion.data.text.readers import read_table
+from lightning_fusion.data.text.texts import Texts, normalize
 from lightning_fusion.data.text.tokens import TextTokenizer
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
 from lightning_fusion.generation.pairs import TextPairsDataModule
 
-_AG_NEWS = ("class", "title", "description")
 _WHOLE = 1 << 20  # tokens
 _EXPERT, _EXPERT_VAL, _FUSER, _FUSER_VAL, _TEST = range(5)
 _PARTS = ("training the experts", "validating the experts", "training the fuser", "validating the fuser", "testing")
@@ -33,18 +33,17 @@ class PairFiles:
     trained on the experts' training texts, of both kinds and all domains.
 
     Args:
-        root: A CSV, TSV or JSON-lines file, or the folder of source ``ag_news``.
-        source: ``files``, or ``ag_news`` (``test.csv`` and ``classes.txt``: columns ``class``, ``title``,
-            ``description``).
+        root: A CSV, TSV or JSON file.
+        domain_fields: Columns whose values, joined by ``_``, name the domain; a slash or dot in them becomes one, too.
         read: Column of the texts to read.
         write: Column of the texts to write.
-        domain_fields: Columns whose values, joined by ``_``, name the domain; a slash or dot in them becomes one, too.
         columns: Names of the columns, for files that do not begin with them.
+        value_names: For some columns, what their values are called: ``{class: {"1": World, "2": Sports}}``.
         delimiter: Between columns; by the suffix where None.
         encoding: Of the files.
-        test_share: Of all pairs.
-        fuser_share: Of all pairs; a fifth of it validates.
-        val_share: Of all pairs, for the experts.
+        test_fraction: Of all pairs.
+        fuser_fraction: Of all pairs; a fifth of it validates.
+        val_fraction: Of all pairs, for the experts.
         vocab_size: Tokens, at most.
         lowercase: Whether letters lose their case.
         max_read: Tokens of a text to read; the rest is cut.
@@ -54,22 +53,22 @@ class PairFiles:
         seed: Of the parts and orders.
 
     Raises:
-        InputError: If shares leave a part empty; on reading, if files do not fit.
+        InputError: If fractions leave a part empty; on reading, if files do not fit.
     """
 
     def __init__(
         self,
         root: str,
-        source: Literal["files", "ag_news"] = "files",
+        domain_fields: list[str],
         read: str = "description",
         write: str = "title",
-        domain_fields: list[str] | None = None,
         columns: list[str] | None = None,
+        value_names: dict[str, dict[str | int, str]] | None = None,
         delimiter: str | None = None,
         encoding: str = "utf-8",
-        test_share: float = 0.2,
-        fuser_share: float = 0.2,
-        val_share: float = 0.06,
+        test_fraction: float = 0.2,
+        fuser_fraction: float = 0.2,
+        val_fraction: float = 0.06,
         vocab_size: int = 4096,
         lowercase: bool = True,
         max_read: int = 64,
@@ -79,20 +78,18 @@ class PairFiles:
         seed: int = 0,
     ) -> None:
         self.arguments: dict[str, Any] = {name: value for name, value in locals().items() if name != "self"}
-        if min(test_share, fuser_share, val_share) <= 0 or test_share + fuser_share + val_share >= 1:
+        if min(test_fraction, fuser_fraction, val_fraction) <= 0 or test_fraction + fuser_fraction + val_fraction >= 1:
             raise InputError(
-                f"test_share is {test_share}, fuser_share {fuser_share}, val_share {val_share}; expected shares above "
-                "0 that leave the experts something to train on"
+                f"test_fraction is {test_fraction}, fuser_fraction {fuser_fraction}, val_fraction {val_fraction}; "
+                "expected fractions above 0 that leave the experts something to train on"
             )
         if min(max_read, max_write, batch_size, ask_batch_size) < 1:
             raise InputError("max_read, max_write, batch_size and ask_batch_size must be at least 1")
-        self.root, self.source, self.encoding = root, source, encoding
-        own = columns if source == "files" else list(_AG_NEWS)
-        domains = tuple(domain_fields or (["class"] if source == "ag_news" else []))
-        if not domains:
+        if not domain_fields:
             raise InputError("domain_fields: name the column(s) that tell a pair's domain: each domain has an expert")
-        self.fields = Fields(read, write, None, domains, None, tuple(own) if own else None, delimiter)
-        self.test_share, self.fuser_share, self.val_share = test_share, fuser_share, val_share
+        self.root, self.columns, self.delimiter, self.encoding = root, columns, delimiter, encoding
+        self.fields = Columns(read, write, domains=tuple(domain_fields), names=names_of_values(value_names))
+        self.test_fraction, self.fuser_fraction, self.val_fraction = test_fraction, fuser_fraction, val_fraction
         self.vocab_size, self.lowercase, self.max_read, self.max_write = vocab_size, lowercase, max_read, max_write
         self.batch_size, self.ask_batch_size, self.seed = batch_size, ask_batch_size, seed
 
@@ -105,15 +102,11 @@ class PairFiles:
     @cached_property
     def texts(self) -> Texts:
         """All pairs: ``texts`` to read, ``labels`` to write, ``domains``; those with nothing to read are refused."""
-        files = files_of(self.source, self.root)
-        if self.source == "ag_news":
-            texts = from_ag_news(files, self.fields, self.encoding)
-        elif len(files) > 1:
-            raise InputError(f"root: found {len(files)} files in {self.root}; name one, its parts are drawn")
-        else:
-            texts = from_files(files, self.fields, self.encoding)
+        texts = Texts()
+        rows = read_table(Path(self.root), self.fields.needed, self.encoding, self.delimiter, self.columns)
+        self.fields.add(texts, self.root, rows)
         if blank := [row for row, text in enumerate(texts.texts) if not text.strip()]:
-            raise InputError(f"{texts.name(blank[0])}: {self.fields.text} is empty; write it, or remove the row")
+            raise InputError(f"{texts.place(blank[0])}: {self.fields.text} is empty; write it, or remove the row")
         return texts
 
     @property
@@ -125,7 +118,7 @@ class PairFiles:
     def part(self) -> np.ndarray:
         """(N,) the part of each pair; pairs with equal texts to read are in one."""
         first: dict[str, int] = {}
-        group = np.array([first.setdefault(normalise(text), row) for row, text in enumerate(self.texts.texts)])
+        group = np.array([first.setdefault(normalize(text), row) for row, text in enumerate(self.texts.texts)])
         leader = np.flatnonzero(group == np.arange(len(group)))
         _, stratum = np.unique(np.array(self.texts.domains), return_inverse=True)
         part = np.full(len(group), _EXPERT)
@@ -135,9 +128,9 @@ class PairFiles:
             part[rows[held]] = kind
             return rows[kept]
 
-        rows = draw(leader, self.test_share, _TEST)
-        rows = draw(rows, self.fuser_share / (1 - self.test_share), _FUSER)
-        draw(rows, self.val_share / (1 - self.test_share - self.fuser_share), _EXPERT_VAL)
+        rows = draw(leader, self.test_fraction, _TEST)
+        rows = draw(rows, self.fuser_fraction / (1 - self.test_fraction), _FUSER)
+        draw(rows, self.val_fraction / (1 - self.test_fraction - self.fuser_fraction), _EXPERT_VAL)
         draw(np.flatnonzero(part == _FUSER), 0.2, _FUSER_VAL)
         part = part[group]
         owner = np.array(self.texts.domains)
@@ -145,7 +138,7 @@ class PairFiles:
             if lacking := sorted(set(owner.tolist()) - set(owner[part == kind].tolist())):
                 raise InputError(
                     f"{self.root}: the part for {name} has no pair of the domain(s) {shorten(lacking)}; give more "
-                    "pairs, or change test_share, fuser_share or val_share"
+                    "pairs, or change test_fraction, fuser_fraction or val_fraction"
                 )
         return part
 

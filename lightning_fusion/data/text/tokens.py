@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_fusion.data.statistics import _hash_words
-from lightning_fusion.data.text.sources import Texts, normalise
+from lightning_fusion.data.text.texts import Texts, normalize
+from lightning_fusion.data.text.words import hash_words
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.files import DAMAGED, digest, write_whole
+from lightning_fusion.files import digest
+from lightning_fusion.store import StoreWriter, cached
 
 _CHUNK = 2048
 _SPECIAL = ("[PAD]", "[UNK]", "[SEP]")
-_ARRAYS = ("offsets", "words", "word_offsets", "label", "domain", "split", "group", "out_of_scope")
 
 
 class TextTokenizer:
@@ -152,7 +152,7 @@ class TextTokenizer:
 
 @dataclass
 class Corpus:
-    """Tokenised texts in a row.
+    """Tokenized texts in a row.
 
     Attributes:
         tokens: int32, in memory or mapped from a file.
@@ -218,7 +218,7 @@ def load_corpus(
     unreadable: str,
     entry: Path | None = None,
 ) -> Corpus:
-    """Read and tokenise texts, or map the tokens into memory that an earlier run left behind.
+    """Read and tokenize texts, or map the tokens into memory that an earlier run left behind.
 
     Args:
         read: Reads the texts, where they are not in the cache.
@@ -231,18 +231,27 @@ def load_corpus(
         InputError: If a text cannot be read, or the entry is damaged.
     """
     if entry is None:
-        arrays, tokens, facts = _tokenise(read, choose_tokenizer, max_length, unreadable)
-        return _corpus(torch.from_numpy(tokens), arrays, facts)
-    write_whole(entry, lambda draft: _write(draft, *_tokenise(read, choose_tokenizer, max_length, unreadable)))
-    return _open(entry)
+        arrays, facts = _tokenize(read, choose_tokenizer, max_length, unreadable)
+    else:
+
+        def write(writer: StoreWriter) -> dict[str, Any]:
+            made, facts = _tokenize(read, choose_tokenizer, max_length, unreadable)
+            for name, array in made.items():
+                writer[name] = array
+            return facts
+
+        store = cached(entry, "tokens of texts", write, writable=True)  # writable: torch wants it; no file changes
+        arrays, facts = {name: np.asarray(array) for name, array in store.items()}, store.metadata
+    tokens = torch.from_numpy(arrays.pop("tokens"))
+    return Corpus(tokens, **arrays, labels=facts["labels"], domains=facts["domains"], facts=facts)
 
 
-def _tokenise(
+def _tokenize(
     read: Callable[[], Texts],
     choose_tokenizer: Callable[[Texts, np.ndarray], TextTokenizer],
     max_length: int,
     unreadable: str,
-) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, Any]]:
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     texts = read()
     second = texts.pairs or [""] * len(texts.texts)
     blank = np.array([not (one.strip() or two.strip()) for one, two in zip(texts.texts, second, strict=True)], bool)
@@ -264,11 +273,12 @@ def _tokenise(
     unknown_rows[idle] = True
     texts, more = _without(texts, unknown_rows, unreadable, "made of tokens that the tokenizer does not know")
     tokens, long, group = tokens[np.repeat(~unknown_rows, long)], long[~unknown_rows], group[~unknown_rows]
-    hashes = [_hash_words(text) for text in _joined(texts)]
+    hashes = [hash_words(text) for text in _joined(texts)]
     label_names, label = np.unique(np.array(texts.labels), return_inverse=True)
     domain_names = sorted({name for name in texts.domains if name})
     number = {name: place for place, name in enumerate(domain_names)} | {"": -1}
     arrays = {
+        "tokens": tokens,
         "offsets": np.concatenate([[0], np.cumsum(long)]),
         "words": np.concatenate(hashes),
         "word_offsets": np.concatenate([[0], np.cumsum([len(one) for one in hashes])]),
@@ -288,8 +298,8 @@ def _tokenise(
         "cut": cut,
         "left_out": left_out + more,
     }
-    facts["fingerprint"] = digest(tokens, *arrays.values(), label_names.tolist(), domain_names, facts["tokenizer"])
-    return arrays, tokens, facts
+    facts["fingerprint"] = digest(*arrays.values(), label_names.tolist(), domain_names, facts["tokenizer"])
+    return arrays, facts
 
 
 def _without(texts: Texts, wrong: np.ndarray, unreadable: str, what: str) -> tuple[Texts, int]:
@@ -298,7 +308,7 @@ def _without(texts: Texts, wrong: np.ndarray, unreadable: str, what: str) -> tup
     rows = np.flatnonzero(wrong)
     if unreadable == "refuse":
         raise InputError(
-            f"{texts.name(rows[0])}: the text is {what}"
+            f"{texts.place(int(rows[0]))}: the text is {what}"
             + (f", as are {len(rows) - 1} more" if len(rows) > 1 else "")
             + "; repair or remove it, or set unreadable: drop"
         )
@@ -314,34 +324,9 @@ def _joined(texts: Texts) -> Iterator[str]:
 
 
 def _groups(texts: Texts) -> np.ndarray:
-    """(N,) the first row that has the same normalised text."""
+    """(N,) the first row that has the same normalized text."""
     first: dict[str, int] = {}
-    return np.array([first.setdefault(normalise(text), row) for row, text in enumerate(_joined(texts))])
-
-
-def _corpus(tokens: Tensor, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> Corpus:
-    return Corpus(tokens, **arrays, labels=facts["labels"], domains=facts["domains"], facts=facts)
-
-
-def _write(folder: Path, arrays: dict[str, np.ndarray], tokens: np.ndarray, facts: dict[str, Any]) -> None:
-    tokens.tofile(folder / "tokens.bin")
-    np.savez(folder / "arrays.npz", **arrays)  # type: ignore[arg-type]
-    (folder / "facts.json").write_text(json.dumps(facts))
-
-
-def _open(folder: Path) -> Corpus:
-    try:
-        facts = json.loads((folder / "facts.json").read_text())
-        with np.load(folder / "arrays.npz") as stored:
-            arrays = {name: stored[name] for name in _ARRAYS}
-        path = folder / "tokens.bin"
-        if path.stat().st_size != 4 * arrays["offsets"][-1]:
-            raise ValueError(f"tokens.bin has {path.stat().st_size} bytes")
-        # "c": torch wants memory that may be written to; what is written never reaches the file
-        tokens = torch.from_numpy(np.memmap(path, np.int32, "c"))
-        return _corpus(tokens, arrays, facts)
-    except (*DAMAGED, TypeError) as error:
-        raise InputError(f"cache: {folder} is damaged ({error}); remove this folder, and it is made again") from error
+    return np.array([first.setdefault(normalize(text), row) for row, text in enumerate(_joined(texts))])
 
 
 def _import(name: str) -> Any:

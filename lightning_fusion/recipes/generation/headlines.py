@@ -125,7 +125,7 @@ def generative(
             run.score_baselines()
             run.compare()
     report.data = {
-        "source": f"{data.source} {data.root}",
+        "source": data.root,
         "experts": ", ".join(data.domains),
         "pairs": ", ".join(f"{name} {count}" for name, count in run.counts().items()),
         "tokens": data.tokenizer.vocab_size,

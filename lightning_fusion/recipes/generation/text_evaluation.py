@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from lightning_fusion import plotting
 from lightning_fusion.data.splits import stratified_split
-from lightning_fusion.data.text.sources import Fields, rows_of
+from lightning_fusion.data.text.readers import read_table
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
 from lightning_fusion.recipes.report import Report, claim_folder
@@ -103,10 +103,9 @@ def _read(
     if not experts or not aspects or set(experts) & set(aspects):
         raise InputError("experts and aspects: name at least one column each, and none as both")
     columns = [*experts, *aspects]
-    more = [group_field] if group_field is not None else []
-    fields = Fields(columns[0], columns[1], None, (*columns[2:], *more))
+    needed = list(dict.fromkeys([*columns, *([group_field] if group_field is not None else [])]))
     values, groups = [], []
-    for line, row in rows_of(Path(data), fields, "utf-8"):
+    for line, row in read_table(Path(data), needed):
         numbers = []
         for name in columns:
             try:

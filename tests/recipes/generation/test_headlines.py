@@ -18,7 +18,7 @@ def run(tmp_path_factory):
     commands.news_files(folder / "news")
 
     def start(**more):
-        data = PairFiles(str(folder / "news"), "ag_news", vocab_size=320, max_read=12, max_write=2)
+        data = commands.news(folder / "news", vocab_size=320, max_read=12, max_write=2)
         settings = {
             "expert_epochs": 1,
             "fuser_epochs": 2,
@@ -42,7 +42,7 @@ def value(report, method, metric="rougeL", domain=None):
 
 def test_texts_are_judged_whole_and_what_experts_do_not_see_is_told(run):
     _, report, folder = run
-    data = PairFiles(str(folder.parent / "news"), "ag_news", vocab_size=320, max_read=12, max_write=2)
+    data = commands.news(folder.parent / "news", vocab_size=320, max_read=12, max_write=2)
     assert report.notes == [data.tell_cut()] and "to write are longer than max_write (2 tokens)" in report.notes[0]
     shown = [line.split(" | ")[2] for line in report.text if line.startswith(("| Sports | ", "| World | "))][-10:]
     assert shown and set(shown) <= set(data.texts.labels)

@@ -1,0 +1,213 @@
+"""Tables of texts: which column holds what, and the data module of all sources that have columns."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.domains import as_names
+from lightning_fusion.data.text.datamodule import BaseTextDataModule
+from lightning_fusion.data.text.texts import SPLIT_NAMES, Texts
+from lightning_fusion.errors import InputError, shorten
+
+Table = tuple[str, Iterable[tuple[int, Mapping[str, Any]]], int | None]
+"""Where rows stand, line (or number) and values of each, and the number of their split, None where it names none."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold what.
+
+    Attributes:
+        text: Column of the text.
+        label: Column of the label.
+        pair: Column of a second text.
+        domains: Columns whose values, joined by ``_``, name the domain.
+        split: Column that names the split.
+        out_of_scope: Label of the texts that are of no class, and need no domain.
+        names: For some columns, what their values are called.
+
+    Example:
+        >>> columns = Columns(domains=("shop",), names={"label": {"1": "bad", "5": "good"}})
+        >>> texts = Texts()
+        >>> columns.add(texts, "reviews.csv", [(2, {"text": "a fine book", "label": 5, "shop": "books"})])
+        >>> texts.labels, texts.domains
+        (['good'], ['books'])
+    """
+
+    text: str = "text"
+    label: str = "label"
+    pair: str | None = None
+    domains: tuple[str, ...] = ()
+    split: str | None = None
+    out_of_scope: str | None = None
+    names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def needed(self) -> list[str]:
+        """All of them, each once."""
+        return list(dict.fromkeys(filter(None, (self.text, self.pair, self.label, *self.domains, self.split))))
+
+    def add(
+        self, texts: Texts, place: str, rows: Iterable[tuple[int, Mapping[str, Any]]], split: int | None = None
+    ) -> None:
+        """Append rows of a table.
+
+        Args:
+            texts: To which they are added.
+            place: The file or table, for messages.
+            rows: Line and values of each.
+            split: Number of their split; that of the column ``split`` comes first.
+
+        Raises:
+            InputError: With place and line, if a value is missing, of another kind, or unknown.
+        """
+        needed = self.needed
+        for line, row in rows:
+            here = f"{place}, line {line}"
+            values = {name: self._named(name, row.get(name), here) for name in needed}
+            out = self.out_of_scope is not None and str(values[self.label]).strip() == self.out_of_scope
+            needless = self.domains if out else ()
+            if lacking := [name for name, value in values.items() if value is None and name not in needless]:
+                raise InputError(f"{here}: {shorten(lacking)} is missing; name it, or remove the row")
+            own = split if self.split is None else self._split(str(values[self.split]), here)
+            fields = [self.label, *(() if out else self.domains)]
+            if blank := [name for name in fields if not str(values[name]).strip()]:
+                raise InputError(f"{here}: {shorten(blank)} is empty; name it, or remove the row")
+            texts.add(
+                str(values[self.text]),
+                str(values[self.label]),
+                "" if out else "_".join(str(values[name]) for name in self.domains) or "all",
+                (place, line),
+                own,
+                None if self.pair is None else str(values[self.pair]),
+                out,
+            )
+
+    def _named(self, column: str, value: Any, place: str) -> Any:
+        if isinstance(value, dict | list | bytes) or value != value:
+            raise InputError(f"{place}: {column} is {value!r:.60}; expected a text or number")
+        if value is None or column not in self.names:
+            return value
+        if (written := str(value).strip()) not in self.names[column]:
+            raise InputError(
+                f"{place}: {column} is {value!r:.60}; expected one of {shorten(self.names[column], 9)}: add it to "
+                "value_names"
+            )
+        return self.names[column][written]
+
+    def _split(self, name: str, place: str) -> int:
+        if name.lower() not in SPLIT_NAMES:
+            raise InputError(f"{place}: {self.split} is {name!r}; expected one of {shorten(SPLIT_NAMES, 9)}")
+        return SPLIT_NAMES[name.lower()]
+
+
+def names_of_values(names: Mapping[str, Mapping[str | int, str]] | None) -> dict[str, dict[str, str]]:
+    """What values are called, by column; values as texts, for YAML reads 1 as a number.
+
+    Example:
+        >>> names_of_values({"stars": {1: "bad", 5: "good"}})
+        {'stars': {'1': 'bad', '5': 'good'}}
+    """
+    return {column: {str(value): str(name) for value, name in each.items()} for column, each in (names or {}).items()}
+
+
+class ColumnTextDataModule(BaseTextDataModule):
+    """What sources of texts with named columns share; a source implements :meth:`tables`.
+
+    Args:
+        text: Column of the text.
+        label: Column of the label.
+        pair: Column of a second text.
+        domain_fields: Columns whose values, joined by ``_``, name a domain (slashes and dots become one, for names of
+            experts hold none); a single domain where None.
+        split_field: Column that says ``train``, ``val`` or ``test``. A part of ``train`` is drawn where none is
+            ``val``.
+        value_names: For some columns, what their values are called: ``{label: {"1": bad, "5": good}}``.
+        out_of_scope_label: Label of the texts that are of none of the classes; such a row needs no domain.
+        out_of_scope: ``keep`` gives these texts in validation and test where no ``domain`` is chosen: of no domain,
+            and with a class of their own, the last, which no expert knows. Answering them is always wrong, so
+            risk-coverage curves over these splits measure abstention.
+        **shared: See :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule`.
+    """
+
+    text: str
+    label: str
+    pair: str | None
+    domain_fields: list[str] | None
+    split_field: str | None
+    value_names: dict[str, dict[str | int, str]] | None
+    out_of_scope_label: str | None
+
+    def __init__(
+        self,
+        text: str = "text",
+        label: str = "label",
+        pair: str | None = None,
+        domain_fields: list[str] | None = None,
+        split_field: str | None = None,
+        value_names: dict[str, dict[str | int, str]] | None = None,
+        out_of_scope_label: str | None = None,
+        out_of_scope: Literal["drop", "keep"] = "drop",
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        FusionDataModule._configure(
+            self,
+            text=text,
+            label=label,
+            pair=pair,
+            domain_fields=domain_fields,
+            split_field=split_field,
+            value_names=value_names,
+            out_of_scope_label=out_of_scope_label,
+            out_of_scope=out_of_scope,
+        )
+
+    def tables(self) -> Iterable[Table]:
+        """The rows of each file or table; a source implements this."""
+        raise NotImplementedError(f"{type(self).__name__} must implement tables()")
+
+    def read(self) -> Texts:
+        """All texts, from the columns that the arguments name."""
+        texts = Texts()
+        for place, rows, split in self.tables():
+            self.columns_read.add(texts, place, rows, split)
+        if self.out_of_scope_label is not None and not any(texts.out_of_scope):
+            raise InputError(
+                f"out_of_scope_label: no text of {self.origin} has the label {self.out_of_scope_label!r}; the labels "
+                f"are {shorten(sorted(set(texts.labels)), 9)}"
+            )
+        return texts
+
+    @property
+    def columns_read(self) -> Columns:
+        """Which column holds what."""
+        return Columns(
+            self.text,
+            self.label,
+            self.pair,
+            tuple(self.domain_fields or ()),
+            self.split_field,
+            None if self.out_of_scope_label is None else str(self.out_of_scope_label).strip(),
+            names_of_values(self.value_names),
+        )
+
+    @property
+    def domains_are_classes(self) -> bool:
+        """Whether each domain is a class, so that nothing is classified within one."""
+        return as_names(self.domain_fields) == [self.label]
+
+    def _check(self) -> None:
+        self._check_choices({"out_of_scope": ("drop", "keep")})
+        if self.out_of_scope == "keep" and self.out_of_scope_label is None:
+            raise InputError(
+                "out_of_scope is keep, but no text is marked; set out_of_scope_label to the label of texts that are "
+                "of none of the classes, or out_of_scope: drop"
+            )
+        if strange := sorted(set(self.value_names or {}) - set(self.columns_read.needed)):
+            raise InputError(
+                f"value_names has {shorten(strange)}, which is none of the columns that are read; expected some of "
+                f"{shorten(self.columns_read.needed)}"
+            )
+        super()._check()

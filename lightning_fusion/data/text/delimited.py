@@ -1,0 +1,81 @@
+"""Texts in CSV and TSV files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lightning_fusion.data.text.columns import ColumnTextDataModule, Table
+from lightning_fusion.data.text.readers import JSON_SUFFIXES, read_delimited
+from lightning_fusion.data.text.texts import find_files, split_of
+from lightning_fusion.errors import InputError
+
+
+class TextDataModule(ColumnTextDataModule):
+    r"""Labeled texts with domains from CSV or TSV files, tokenized once; no text is in two splits.
+
+    Other sources are classes of their own: JSON lines
+    (:class:`~lightning_fusion.data.text.json_lines.JSONTextDataModule`), Hugging Face data sets
+    (:class:`~lightning_fusion.data.text.huggingface.HuggingFaceTextDataModule`), synthetic reviews
+    (:class:`~lightning_fusion.data.text.synthetic.SyntheticTextDataModule`) and the layouts of some public sets
+    (:mod:`lightning_fusion.data.text.public`). What splits, tokens and batches are is said at
+    :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule`.
+
+    Args:
+        root: A file, or a folder with a file per split whose name begins with it (``train.csv``, ``validation.csv``,
+            ``test.csv``).
+        columns: Names of the columns, for files that do not begin with them.
+        delimiter: Between columns; a tab for ``.tsv``, else a comma, where None. Quotes are those of CSV.
+        encoding: Of the files.
+        **shared: Which column holds what: see :class:`~lightning_fusion.data.text.columns.ColumnTextDataModule`;
+            splits, tokens and batches: see :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule`.
+
+    Raises:
+        InputError: If an argument is out of range; with file and line, if a row does not fit.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp(), "reviews.csv")
+        >>> rows = [f"{word} thing {n},{word}" for word in ("good", "bad") for n in range(10)]
+        >>> _ = file.write_text("\n".join(["text,label", *rows]))
+        >>> data = TextDataModule(root=str(file), batch_size=16)
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> sorted(batch.input), data.classes, len(batch.target), data.statistics().shape
+        (['attention_mask', 'input_ids'], ['bad', 'good'], 14, torch.Size([512]))
+    """
+
+    root: str
+    columns: list[str] | None
+    delimiter: str | None
+    encoding: str
+
+    def __init__(
+        self,
+        root: str,
+        columns: list[str] | None = None,
+        delimiter: str | None = None,
+        encoding: str = "utf-8",
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self._configure(root=root, columns=columns, delimiter=delimiter, encoding=encoding)
+
+    def files(self) -> list[Path]:
+        """The file, or those of the folder."""
+        found = find_files(self.root, "*.csv", "*.tsv")
+        if found[0].suffix.lower() in JSON_SUFFIXES:
+            raise InputError(
+                f"root: {found[0]} is JSON; use lightning_fusion.data.text.json_lines.JSONTextDataModule, or give CSV"
+            )
+        return found
+
+    def tables(self) -> Iterator[Table]:
+        """The rows of each file."""
+        files = self.files()
+        for path in files:
+            rows = read_delimited(path, self.columns_read.needed, self.encoding, self.delimiter, self.columns)
+            yield str(path), rows, split_of(path) if len(files) > 1 else None
+
+    def _check(self) -> None:
+        if self.delimiter is not None and len(self.delimiter) != 1:
+            raise InputError(f"delimiter is {self.delimiter!r}; expected one character, ';' say")
+        super()._check()

@@ -1,0 +1,184 @@
+"""Texts of Hugging Face data sets: folders of ``save_to_disk``, Parquet and Arrow files, and the hub."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from lightning_fusion.data.base import SPLITS
+from lightning_fusion.data.text.columns import ColumnTextDataModule, Table
+from lightning_fusion.data.text.readers import check_columns
+from lightning_fusion.data.text.texts import SPLIT_NAMES
+from lightning_fusion.errors import InputError, shorten
+
+
+class HuggingFaceTextDataModule(ColumnTextDataModule):
+    """Labeled texts with domains from a data set that the package ``datasets`` reads.
+
+    A folder that ``save_to_disk`` wrote is mapped into memory; the files of any other folder (Parquet, Arrow, JSON
+    lines, CSV, as on the hub, with the splits that names of files and folders or its ``README.md`` tell) are read in
+    a stream. Classes that the data set names (``ClassLabel``) have these names. A data set of one split is split by
+    drawing.
+
+    Args:
+        path: The folder, one file, or the name of a data set on the hub, which wants ``download: true`` unless it is
+            in the cache of Hugging Face.
+        name: Configuration of a data set that has several.
+        revision: Branch, tag or commit of a data set on the hub.
+        splits: What the data set calls the splits: ``{val: validation_matched}``; others are left out. None: those
+            called train, validation and test, or the like.
+        **shared: Which column holds what: see :class:`~lightning_fusion.data.text.columns.ColumnTextDataModule`;
+            splits, tokens and batches: see :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule`.
+
+    Raises:
+        InputError: If an argument is out of range, ``datasets`` is missing, or it cannot read the data set.
+
+    Example:
+        >>> import tempfile
+        >>> from datasets import ClassLabel, Dataset
+        >>> rows = {"text": [f"thing {n}" for n in range(20)], "label": [n % 2 for n in range(20)]}
+        >>> folder = tempfile.mkdtemp()
+        >>> made = Dataset.from_dict(rows).cast_column("label", ClassLabel(names=["bad", "good"]))
+        >>> made.save_to_disk(folder)
+        >>> HuggingFaceTextDataModule(path=folder).classes
+        ['bad', 'good']
+    """
+
+    path: str
+    name: str | None
+    revision: str | None
+    splits: dict[str, str] | None
+
+    def __init__(
+        self,
+        path: str,
+        name: str | None = None,
+        revision: str | None = None,
+        splits: dict[str, str] | None = None,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self._configure(path=path, name=name, revision=revision, splits=splits)
+
+    @property
+    def origin(self) -> str:
+        """The data set, for messages."""
+        return self.path
+
+    def prepare_data(self) -> None:
+        """Fetch the data set, where that is wanted, and fill the cache, once per machine."""
+        if self.download and not Path(self.path).exists():
+            self._load()
+        super().prepare_data()
+
+    def files(self) -> list[Path]:
+        """The files of a folder; of a data set on the hub, those in the cache of Hugging Face."""
+        base = Path(self.path)
+        if not base.exists():
+            return [Path(file["filename"]) for each in self._load().values() for file in each.cache_files]
+        return [base] if base.is_file() else sorted(path for path in base.rglob("*") if path.is_file())
+
+    def tables(self) -> Iterator[Table]:
+        """The rows of each split."""
+        found = self._load()
+        wanted = self._wanted_splits(found)
+        needed = self.columns_read.needed
+        for split, name in wanted.items():
+            check_columns(found[name].column_names or [], needed, f"{self.path}, split {name},", _HINT)
+            rows = self._rows(found[name].select_columns(needed))
+            yield f"{self.path}, split {name}", rows, SPLITS.index(split) if len(found) > 1 else None
+
+    def _rows(self, dataset: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        numbered = {
+            column: feature
+            for column, feature in (dataset.features or {}).items()
+            if hasattr(feature, "int2str") and column not in (self.value_names or {})
+        }
+        with self._told():
+            for number, row in enumerate(dataset, 1):
+                for column, feature in numbered.items():
+                    value = row[column]  # -1 stands for a label that is not known
+                    row[column] = None if value is None or value < 0 else feature.int2str(value)
+                yield number, row
+
+    def _wanted_splits(self, found: Mapping[str, Any]) -> dict[str, str]:
+        if self.splits is not None:
+            if missing := sorted({name for name in self.splits.values() if name not in found}):
+                raise InputError(f"splits: {self.path} has no split {shorten(missing)}; it has {shorten(found, 9)}")
+            return self.splits
+        if len(found) == 1:
+            return dict.fromkeys(SPLITS[:1], next(iter(found)))
+        if unknown := [name for name in found if name.lower() not in SPLIT_NAMES]:
+            raise InputError(
+                f"{self.path} has the split {shorten(unknown)}, which may be training, validation or test; name those "
+                "to use in splits, {train: train, test: test} say"
+            )
+        return {SPLITS[SPLIT_NAMES[name.lower()]]: name for name in found}
+
+    def _load(self) -> Any:
+        """Splits by name: of a folder or file, mapped or in a stream; of the hub, mapped from its cache."""
+        library = _library()
+        base = Path(self.path)
+        with self._told():
+            if (base / "dataset_dict.json").is_file() or (base / "state.json").is_file():
+                found = library.load_from_disk(str(base))
+                return {"train": found} if isinstance(found, library.Dataset) else found
+            if base.is_file():
+                kind = {".parquet": "parquet", ".arrow": "arrow"}.get(base.suffix.lower())
+                if kind is None:
+                    raise InputError(
+                        f"path: {base} is neither a .parquet nor an .arrow file; for CSV use "
+                        "lightning_fusion.TextDataModule, for JSON "
+                        "lightning_fusion.data.text.json_lines.JSONTextDataModule"
+                    )
+                return library.load_dataset(kind, data_files=str(base.resolve()), streaming=True)
+            if base.is_dir():
+                return library.load_dataset(str(base.resolve()), self.name, streaming=True)
+            with _hub(library, self.download):
+                return library.load_dataset(self.path, self.name, revision=self.revision, keep_in_memory=False)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What the library raises, in one line: many kinds of errors, from itself and from pyarrow."""
+        try:
+            yield
+        except (InputError, GeneratorExit):
+            raise
+        except Exception as error:
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if Path(self.path).exists():
+                hint = "a file is damaged or of another kind, copy it again"
+            elif self.download:
+                hint = "check the name, name, revision and the network"
+            else:
+                hint = "give a folder that is there, or set download: true to fetch it from the hub"
+            raise InputError(f"path: {self.path} cannot be read by datasets ({said}); {hint}") from error
+
+    def _check(self) -> None:
+        if self.splits is not None and (not self.splits or not set(self.splits) <= set(SPLITS)):
+            raise InputError(f"splits is {self.splits}; expected {shorten(SPLITS)} or some of them as keys")
+        super()._check()
+
+
+_HINT = "; set text, label, pair, domain_fields or split_field"
+
+
+def _library() -> Any:
+    try:
+        return import_module("datasets")
+    except ImportError as error:
+        raise InputError(
+            "Hugging Face data sets need the package datasets: pip install 'lightning-fusion[text]'"
+        ) from error
+
+
+@contextmanager
+def _hub(library: Any, online: bool) -> Iterator[None]:
+    """Let ``datasets`` use its cache alone, unless the network is wanted."""
+    before = library.config.HF_HUB_OFFLINE
+    library.config.HF_HUB_OFFLINE = before or not online
+    try:
+        yield
+    finally:
+        library.config.HF_HUB_OFFLINE = before

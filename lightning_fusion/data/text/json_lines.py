@@ -1,0 +1,49 @@
+"""Texts in JSON lines or JSON arrays."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lightning_fusion.data.text.columns import ColumnTextDataModule, Table
+from lightning_fusion.data.text.readers import JSON_SUFFIXES, read_json
+from lightning_fusion.data.text.texts import find_files, split_of
+
+
+class JSONTextDataModule(ColumnTextDataModule):
+    r"""Labeled texts with domains from JSON lines (an object per line) or JSON arrays of objects.
+
+    Args:
+        root: A file, or a folder with a file per split whose name begins with it (``train.jsonl``, ``test.jsonl``).
+        encoding: Of the files.
+        **shared: Which key holds what: see :class:`~lightning_fusion.data.text.columns.ColumnTextDataModule`; splits,
+            tokens and batches: see :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule`.
+
+    Raises:
+        InputError: If an argument is out of range; with file and line, if a row does not fit.
+
+    Example:
+        >>> import json, tempfile
+        >>> file = Path(tempfile.mkdtemp(), "reviews.jsonl")
+        >>> rows = [{"body": f"{word} thing {n}", "stars": word} for word in ("five", "one") for n in range(10)]
+        >>> _ = file.write_text("\n".join(map(json.dumps, rows)))
+        >>> JSONTextDataModule(root=str(file), text="body", label="stars").classes
+        ['five', 'one']
+    """
+
+    root: str
+    encoding: str
+
+    def __init__(self, root: str, encoding: str = "utf-8", **shared: Any) -> None:
+        super().__init__(**shared)
+        self._configure(root=root, encoding=encoding)
+
+    def files(self) -> list[Path]:
+        """The file, or those of the folder."""
+        return find_files(self.root, *(f"*{suffix}" for suffix in JSON_SUFFIXES))
+
+    def tables(self) -> Iterator[Table]:
+        """The rows of each file."""
+        files = self.files()
+        for path in files:
+            rows = read_json(path, self.columns_read.needed, self.encoding)
+            yield str(path), rows, split_of(path) if len(files) > 1 else None

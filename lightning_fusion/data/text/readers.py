@@ -1,0 +1,147 @@
+"""Rows of delimited files and of JSON, with the line of each.
+
+Python's own readers, not those of pandas, pyarrow or ``datasets``: these skip, pad or merge rows that do not fit, or
+name no line; here every complaint has file and line, and every value stays the text that stands in the file.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_fusion.data.text.texts import read_text
+from lightning_fusion.errors import InputError, shorten
+
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+Rows = Iterator[tuple[int, Mapping[str, Any]]]
+"""Line and values of each row."""
+
+
+def read_table(
+    path: Path,
+    needed: Sequence[str],
+    encoding: str = "utf-8",
+    delimiter: str | None = None,
+    columns: Sequence[str] | None = None,
+) -> Rows:
+    """Rows of a file of either kind, by its suffix; see :func:`read_delimited` and :func:`read_json`."""
+    if path.suffix.lower() in JSON_SUFFIXES:
+        return read_json(path, needed, encoding)
+    return read_delimited(path, needed, encoding, delimiter, columns)
+
+
+def read_delimited(
+    path: Path,
+    needed: Sequence[str],
+    encoding: str = "utf-8",
+    delimiter: str | None = None,
+    columns: Sequence[str] | None = None,
+) -> Rows:
+    """Rows of a CSV or TSV file; quotes are those of CSV, empty lines are skipped.
+
+    Args:
+        path: The file.
+        needed: Columns that must be there.
+        encoding: Of the file.
+        delimiter: Between columns; by the suffix where None, a comma for unknown ones.
+        columns: Names of the columns, for a file that does not begin with them.
+
+    Raises:
+        InputError: With file and line, if columns are missing or doubled, or a row does not fit.
+    """
+    csv.field_size_limit(2**31 - 1)  # a text may be longer than the library's 128 kB
+    delimiter = delimiter or DELIMITERS.get(path.suffix.lower(), ",")
+    reader = csv.reader(io.StringIO(read_text(path, encoding), newline=""), delimiter=delimiter, strict=True)
+    try:
+        names = list(columns) if columns else next(reader, [])
+        hint = "" if columns else "; set text, label, pair, domain_fields or split_field, or columns"
+        if len(names) == 1 and (found := next((mark for mark in ";\t|" if mark in names[0]), None)):
+            hint += f"; the file may want delimiter: {found!r}"
+        check_columns(names, needed, str(path), hint)
+        line = reader.line_num
+        for values in reader:
+            first, line = line + 1, reader.line_num
+            if not values:
+                continue
+            if len(values) != len(names):
+                raise InputError(
+                    f"{path}, line {first}: found {len(values)} values, expected {len(names)} ({shorten(names)}); "
+                    f"quote texts that hold {delimiter!r}, or set delimiter"
+                )
+            yield first, dict(zip(names, values, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: {error}; mend the quotes of this row") from error
+
+
+def read_json(path: Path, needed: Sequence[str], encoding: str = "utf-8") -> Rows:
+    """Rows of JSON lines, an object per line, or of one JSON array of objects.
+
+    Args:
+        path: The file.
+        needed: Keys that every object must have.
+        encoding: Of the file.
+
+    Raises:
+        InputError: With file and line, if keys are missing or doubled, or a row is no object.
+    """
+    content = read_text(path, encoding)
+    for line, pairs in (_json_array if content.lstrip().startswith("[") else _json_lines)(content, path):
+        if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
+            raise InputError(f"{path}, line {line}: found no JSON object; expected one per row")
+        names = [name for name, _ in pairs]
+        hint = "; set text, label, pair, domain_fields or split_field"
+        check_columns(names, needed, f"{path}, line {line},", hint)
+        yield line, dict(pairs)
+
+
+def _json_lines(content: str, path: Path) -> Iterator[tuple[int, Any]]:
+    for line, text in enumerate(content.split("\n"), 1):
+        if text.strip():
+            try:
+                yield line, json.loads(text, object_pairs_hook=list)
+            except ValueError as error:
+                raise InputError(f"{path}, line {line}: {error}; expected one JSON object per line") from error
+
+
+def _json_array(content: str, path: Path) -> Iterator[tuple[int, Any]]:
+    decoder = json.JSONDecoder(object_pairs_hook=list)
+    place = content.index("[") + 1
+    line, seen, mark = 1, 0, ","
+    while True:
+        while content[place : place + 1].isspace():
+            place += 1
+        line, seen = line + content.count("\n", seen, place), place
+        if content[place : place + 1] == "]" or mark != ",":
+            break
+        try:
+            pairs, place = decoder.raw_decode(content, place)
+        except ValueError as error:
+            raise InputError(f"{path}, line {line}: {error}; expected an array of JSON objects") from error
+        yield line, pairs
+        while content[place : place + 1].isspace():
+            place += 1
+        mark = content[place : place + 1]
+        place += mark == ","
+    if content[place:].strip() != "]":
+        raise InputError(f"{path}, line {line}: found no ',' or final ']'; expected an array of JSON objects")
+
+
+def check_columns(names: Sequence[str], needed: Sequence[str], place: str, hint: str = "") -> None:
+    """Check that columns are there, and each once.
+
+    Args:
+        names: The columns.
+        needed: Those that must be there.
+        place: Where they stand, for the message.
+        hint: What to change, for the message.
+
+    Raises:
+        InputError: If one is missing or doubled.
+    """
+    if double := sorted({name for name in names if list(names).count(name) > 1}):
+        raise InputError(f"{place} has {shorten(double)} twice among its columns; rename one")
+    if missing := [name for name in needed if name not in names]:
+        raise InputError(f"{place} has no column {shorten(missing)}; its columns are {shorten(names, 9)}{hint}")

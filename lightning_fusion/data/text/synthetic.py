@@ -1,0 +1,88 @@
+"""Synthetic reviews of products, without any file."""
+
+from typing import Any
+
+import numpy as np
+
+from lightning_fusion.data.text.datamodule import BaseTextDataModule
+from lightning_fusion.data.text.texts import Texts
+from lightning_fusion.errors import InputError
+
+
+def synthetic_texts(overlap: float = 0.3, num_domains: int = 4, rows: int = 240, seed: int = 0) -> Texts:
+    """Synthetic reviews of products; each domain praises and blames in words of its own.
+
+    A text is a template with nouns of the domain and words that carry the label. Those are drawn from the words that
+    all domains share with probability ``overlap``, else from the domain's own: at 0 an expert reads nothing in another
+    domain, at 1 all domains are one.
+
+    Args:
+        overlap: From 0, disjoint, to 1, identical.
+        num_domains: D.
+        rows: Texts of each domain, half of them of each label.
+        seed: Of the draws.
+
+    Example:
+        >>> texts = synthetic_texts(num_domains=2, rows=4)
+        >>> texts.domains[0], texts.labels[:2], len(texts.texts)
+        ('domain_0', ['bad', 'good'], 8)
+    """
+    generator = np.random.default_rng(seed)
+    letters, vowels = list("bdfgklmnprstvz"), list("aeiou")
+    words: dict[str, None] = {}
+    while len(words) < 24 * (num_domains + 1):
+        words["".join(generator.choice(letters) + generator.choice(vowels) for _ in range(3))] = None
+    pool = np.array(list(words)).reshape(num_domains + 1, 3, 8)  # the last is common; bad, good, nouns
+    templates = (
+        "the {n} was {w} and the {m} {v}",
+        "i found this {n} {w} , its {m} rather {v} for the price",
+        "{w} {n} !",
+        "after a week with it the {n} seems {w} , my {m} too : {v} as they said it would be , and i asked them twice",
+    )
+    texts = Texts()
+
+    def word(domain: int, kind: int) -> str:
+        return str(pool[num_domains if generator.random() < overlap else domain, kind, generator.integers(8)])
+
+    for domain in range(num_domains):
+        for row in range(rows):
+            kind = row % 2
+            said = templates[generator.integers(len(templates))].format(
+                n=word(domain, 2), m=word(domain, 2), w=word(domain, kind), v=word(domain, kind)
+            )
+            texts.add(said, ("bad", "good")[kind], f"domain_{domain}", ("synthetic", len(texts.texts)))
+    return texts
+
+
+class SyntheticTextDataModule(BaseTextDataModule):
+    """Synthetic reviews of four domains, see :func:`synthetic_texts`.
+
+    Args:
+        overlap: How many of its words a domain shares: from 0, none, to 1, all.
+        **shared: See :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule`.
+
+    Raises:
+        InputError: If an argument is out of range.
+
+    Example:
+        >>> data = SyntheticTextDataModule(domain="domain_0", batch_size=16)
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> sorted(batch.input), data.classes, data.vocab_size <= 2048, data.statistics().shape
+        (['attention_mask', 'input_ids'], ['bad', 'good'], True, torch.Size([512]))
+    """
+
+    overlap: float
+
+    def __init__(self, overlap: float = 0.3, **shared: Any) -> None:
+        super().__init__(**shared)
+        self._configure(overlap=overlap)
+
+    def read(self) -> Texts:
+        """All texts."""
+        return synthetic_texts(self.overlap)
+
+    def _check(self) -> None:
+        if not 0 <= self.overlap <= 1:
+            raise InputError(f"overlap is {self.overlap}; expected 0 (disjoint) to 1 (identical)")
+        super()._check()

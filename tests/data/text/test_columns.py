@@ -1,0 +1,102 @@
+import json
+
+import pytest
+import torch
+from texts import FEW, ROWS, SPLITS, delimited, everything, refused, table
+
+from lightning_fusion.data.text.json_lines import JSONTextDataModule
+from lightning_fusion.errors import InputError
+
+
+class TestNames:
+    def test_blanks_around_labels_and_domains_are_typing(self, tmp_path):
+        rows = [(text, f"{label} " if n % 3 else label, f" {domain}" if n % 2 else domain)
+                for n, (text, label, domain) in enumerate(ROWS)]  # fmt: skip
+        data = delimited(table(tmp_path / "t.csv", rows))
+        assert data.classes == ["bad", "good"] and data.domains == ["a", "b"]
+
+    def test_domains_that_would_be_one_are_told(self, tmp_path):
+        rows = [(text, label, "x/y" if n % 2 else "x_y") for n, (text, label, _) in enumerate(ROWS)]
+        assert "line 3: the domains 'x_y' and 'x/y' would both be called x_y; rename one" in refused(
+            delimited(table(tmp_path / "t.csv", rows))
+        )
+
+    @pytest.mark.parametrize("change", [{"text": ["a", "b"]}, {"label": {"name": "good"}}, {"label": float("nan")}])
+    def test_values_that_are_no_text_are_told(self, tmp_path, change):
+        lines = [dict(zip(("text", "label", "domain"), row, strict=True)) for row in ROWS]
+        lines[4] |= change
+        (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        (name,) = change
+        message = refused(JSONTextDataModule(str(tmp_path / "t.jsonl"), **FEW))
+        assert f"line 5: {name} is " in message and "expected a text or number" in message
+
+    def test_names_that_differ_by_case_are_told(self, tmp_path):
+        rows = [(text, label.title() if n % 4 == 0 else label, domain) for n, (text, label, domain) in enumerate(ROWS)]
+        with pytest.warns(UserWarning, match="the labels 'Good', 'good' differ by case only, and count as 2"):
+            assert len(delimited(table(tmp_path / "t.csv", rows)).classes) == 4
+        rows = [(text, label, domain.upper() if n % 4 == 0 else domain) for n, (text, label, domain) in enumerate(ROWS)]
+        with pytest.warns(UserWarning, match="the domains 'A', 'a' differ by case only"):
+            delimited(table(tmp_path / "d.csv", rows)).setup()
+
+    def test_domains_can_name_experts(self, tmp_path):
+        names = {"a": "Film / Video", "b": "U.S. News"}
+        data = delimited(table(tmp_path / "t.csv", [(text, label, names[domain]) for text, label, domain in ROWS]))
+        assert data.domains == ["Film _ Video", "U_S_ News"]
+        assert data.variant(domain="U_S_ News").own_domains == ["U_S_ News"]
+
+
+class TestOutOfScope:
+    """Texts of one's own that are of none of the classes."""
+
+    ROWS = (*ROWS, *((f"why is the sky so {n}", "neither ", "a" if n % 2 else "") for n in range(20)))
+
+    def test_they_have_a_class_that_no_expert_knows(self, tmp_path):
+        data = delimited(table(tmp_path / "t.csv", self.ROWS), out_of_scope_label="neither", out_of_scope="keep")
+        assert data.classes == ["bad", "good", "neither"] and data.domains == ["a", "b"]
+        assert data.variant(domain="a").classes == ["bad", "good"]
+        counts = {split: torch.bincount(everything(data, split).target, minlength=3).tolist() for split in SPLITS}
+        assert counts["train"][2] == 0 and counts["test"] == [8, 8, 4] and counts["val"][2] > 0
+        outside = everything(data, "test")
+        assert not outside.domain[outside.target == 2].any() and outside.domain[outside.target < 2].any(1).all()
+        fuser = data.variant(role="fuser", fuser_fraction=0.3)
+        assert torch.bincount(everything(fuser, "test").target, minlength=3).tolist() == [8, 8, 4]
+
+    def test_dropped_they_are_as_if_they_were_not_there(self, tmp_path):
+        data = delimited(table(tmp_path / "t.csv", self.ROWS), out_of_scope_label="neither")
+        assert data.classes == ["bad", "good"]
+        assert all(everything(data, split).target.max() == 1 for split in SPLITS)
+
+    def test_in_json_lines_the_domain_may_be_missing(self, tmp_path):
+        lines = [{"text": text, "label": label.strip(), "domain": domain or None} for text, label, domain in self.ROWS]
+        (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        data = JSONTextDataModule(str(tmp_path / "t.jsonl"), out_of_scope_label="neither", out_of_scope="keep", **FEW)
+        assert data.classes[-1] == "neither" and data.domains == ["a", "b"]
+
+    def test_bad_input(self, tmp_path):
+        path = table(tmp_path / "t.csv", self.ROWS)
+        assert "line 82: domain is empty" in refused(delimited(path))
+        message = refused(delimited(table(tmp_path / "named.csv"), out_of_scope_label="niether"))
+        assert "no text of" in message and "has the label 'niether'; the labels are bad, good" in message
+        with pytest.raises(InputError, match=r"out_of_scope is keep, but no text is marked; set out_of_scope_label"):
+            delimited(path, out_of_scope="keep")
+
+
+class TestNamesOfValues:
+    """AG News has numbers for classes, and no line of names."""
+
+    ROWS = [f'"{1 + n % 2}","title {n}","{("treaty", "match")[n % 2]} number {n}"' for n in range(40)]
+    NEWS = {"columns": ["class", "title", "text"], "label": "class", "domain_fields": ["class"]}
+
+    def test_labels_and_domains_have_them(self, tmp_path):
+        (tmp_path / "test.csv").write_text("\n".join(self.ROWS))
+        names = {"class": {1: "World", "2": "Sci/Tech"}}
+        data = delimited(str(tmp_path / "test.csv"), value_names=names, **self.NEWS)
+        assert data.classes == ["Sci/Tech", "World"] and data.domains == ["Sci_Tech", "World"]
+        assert data.variant(domain="World").classes == ["World"]  # a domain is a class
+
+    def test_bad_input(self, tmp_path):
+        (tmp_path / "test.csv").write_text("\n".join(self.ROWS))
+        data = delimited(str(tmp_path / "test.csv"), value_names={"class": {"1": "World"}}, **self.NEWS)
+        assert "test.csv, line 2: class is '2'; expected one of 1: add it to value_names" in refused(data)
+        with pytest.raises(InputError, match="value_names has kind, which is none of the columns that are read"):
+            delimited("x.csv", value_names={"kind": {"1": "World"}})
