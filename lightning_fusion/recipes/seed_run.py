@@ -66,9 +66,11 @@ def describe_data(data: FusionDataModule, seed: int) -> dict[str, Any]:
 
 
 def source_of(data: FusionDataModule) -> str:
-    """Where data come from, for a report."""
-    known = [str(data.hparams[name]) for name in ("source", "root") if data.hparams.get(name)]
-    return " ".join(known) or type(data).__name__
+    """Where data come from, for a report: the class, and what it reads."""
+    named = type(data.data if isinstance(data, RoleDataModule) else data)
+    return " ".join(
+        [named.__name__, *(str(data.hparams[key]) for key in ("source", "root", "path") if data.hparams.get(key))]
+    )
 
 
 def expert_data(data: FusionDataModule) -> FusionDataModule:
