@@ -10,8 +10,8 @@ from measuring import Result, interleave
 from lightning_fusion import GenerativeFoE
 from lightning_fusion.generation.answers import Asking, ask_expert
 from lightning_fusion.generation.expert import GenerativeExpert
+from lightning_fusion.generation.networks import PointerGenerator
 from lightning_fusion.generation.pairs import TextPairsDataModule
-from lightning_fusion.generation.seq2seq import PointerGenerator
 
 ROWS, TOKENS, WIDTH, VOCABULARY = 480, 16, 128, 4000
 NAMES = ["a", "b", "c", "d"]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_fusion.data.text.tokens import TextTokenizer
+from lightning_fusion.generation.networks import PointerGenerator
 from lightning_fusion.generation.pairs import TextPairsDataModule
-from lightning_fusion.generation.seq2seq import PointerGenerator
 
 VOCABULARY = 24
 GPT2 = {"n_positions": 64, "n_embd": 16, "n_layer": 2, "n_head": 2, "eos_token_id": 2, "bos_token_id": 1}

@@ -1,4 +1,4 @@
-"""Experts that write text: one that is loaded when it is needed, and the LightningModule that trains one."""
+"""Experts that write text, each of which is loaded when it is needed."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ class Writer(Protocol):
         """Log-probabilities (B, T + 1, V) of what follows the start and each token of the target."""
 
     def labels(self, target: Tensor) -> Tensor:
-        """What a call should foretell of a target: (B, T + 1), -100 after the end."""
+        """What a call should predict of a target: (B, T + 1), -100 after the end."""
 
     def generate(self, input: Mapping[str, Tensor], max_new_tokens: int) -> Tensor:
         """The written text (B, T), T <= max_new_tokens."""
@@ -85,7 +85,7 @@ class GenerativeExpert:
 
     Example:
         >>> from functools import partial
-        >>> from lightning_fusion.generation.seq2seq import PointerGenerator
+        >>> from lightning_fusion.generation.networks import PointerGenerator
         >>> expert = GenerativeExpert(network=partial(PointerGenerator, 30, hidden=8), domains=["news"])
         >>> with expert.loaded() as network:
         ...     network.training, network.pad_id

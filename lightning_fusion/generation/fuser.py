@@ -149,7 +149,7 @@ class GenerativeFoE(CheckedLoading, LightningModule):
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Log ``val_loss`` and ``val_accuracy``, the share of samples given to the expert of their domain."""
+        """Log ``val_loss`` and ``val_accuracy``, the fraction of samples given to the expert of their domain."""
         self._evaluate(batch, "val", self.val_accuracy)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:

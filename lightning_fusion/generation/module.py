@@ -39,7 +39,7 @@ class GenerativeExpertModule(CheckedLoading, LightningModule):
 
     Example:
         >>> from functools import partial
-        >>> from lightning_fusion.generation.seq2seq import PointerGenerator
+        >>> from lightning_fusion.generation.networks import PointerGenerator
         >>> module = GenerativeExpertModule(partial(PointerGenerator, hidden=8), vocab_size=30)
         >>> input = {"input_ids": torch.tensor([[5, 6]]), "attention_mask": torch.tensor([[1, 1]])}
         >>> module(input, torch.tensor([[6]])).shape
@@ -81,7 +81,7 @@ class GenerativeExpertModule(CheckedLoading, LightningModule):
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Log ``val_loss``, and ``val_accuracy``, the share of tokens foretold right."""
+        """Log ``val_loss``, and ``val_accuracy``, the fraction of tokens predicted right."""
         loss, tokens, right = self._judge(batch, "val")
         self.log("val_loss", loss, prog_bar=True, sync_dist=True, batch_size=tokens)
         self.log("val_accuracy", right, prog_bar=True, sync_dist=True, batch_size=tokens)

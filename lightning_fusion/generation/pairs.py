@@ -52,7 +52,7 @@ def _flat(texts: Tokens) -> tuple[Tensor, Tensor]:
 
 
 class TextPairsDataModule(FusionDataModule):
-    """Pairs of tokenised texts in memory, each of one domain: what experts that write are trained and asked on.
+    """Pairs of tokenized texts in memory, each of one domain: what experts that write are trained and queried on.
 
     ``Batch.input`` is a dict of ``input_ids`` (B, L), ``attention_mask`` (B, L) and ``target_ids`` (B, T), all int64
     and padded on the right to the longest of the batch; ``Batch.target`` is the domain, and so are the classes.

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def balanced_accuracy(right: np.ndarray, targets: np.ndarray) -> float:
-    """The mean over classes of the share of a class's rows that are right; guessing one class always gives 1 / C.
+    """The mean over classes of the fraction of a class's rows that are right; guessing one class always gives 1 / C.
 
     Args:
         right: (N,) bool, or numbers in [0, 1] where a row is right with a probability.

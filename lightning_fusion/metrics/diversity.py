@@ -96,5 +96,5 @@ class BestExpertAccuracy(Metric):
         self.rows += len(right)
 
     def compute(self) -> Tensor:
-        """The highest share of right answers, a scalar."""
+        """The highest fraction of right answers, a scalar."""
         return self.right.max() / self.rows

@@ -136,7 +136,7 @@ class LinearCKA(Metric):
         return _alignment(cross, first, second, self.xx.trace(), self.yy.trace()).to(torch.float32)
 
 
-def heldout_linear_r2(x: Tensor, y: Tensor, train_share: float = 0.5, seed: int = 0) -> float:
+def heldout_linear_r2(x: Tensor, y: Tensor, train_fraction: float = 0.5, seed: int = 0) -> float:
     """How much of a representation y a linear map of x predicts on rows that the map was not fitted on.
 
     Ridge regression on the standardised columns of x; the penalty is chosen from :data:`RIDGE_STRENGTHS` by
@@ -148,7 +148,7 @@ def heldout_linear_r2(x: Tensor, y: Tensor, train_share: float = 0.5, seed: int 
     Args:
         x: (N, D_x) representation that predicts.
         y: (N, D_y) representation that is predicted.
-        train_share: Share of the rows the map is fitted on.
+        train_fraction: Fraction of the rows the map is fitted on.
         seed: Of the split.
 
     Returns:
@@ -165,14 +165,14 @@ def heldout_linear_r2(x: Tensor, y: Tensor, train_share: float = 0.5, seed: int 
     from sklearn.linear_model import RidgeCV
     from sklearn.preprocessing import StandardScaler
 
-    if not 0 < train_share < 1:
-        raise InputError(f"train_share is {train_share}; expected a number between 0 and 1")
+    if not 0 < train_fraction < 1:
+        raise InputError(f"train_fraction is {train_fraction}; expected a number between 0 and 1")
     inputs, outputs = (part.cpu().numpy() for part in _pair(x, y))
-    count = round(train_share * len(inputs))
+    count = round(train_fraction * len(inputs))
     if min(count, len(inputs) - count) < 2:
         raise InputError(
-            f"train_share {train_share} of {len(inputs)} rows leaves {count} to fit and {len(inputs) - count} to test; "
-            "expected 2 or more on either side"
+            f"train_fraction {train_fraction} of {len(inputs)} rows leaves {count} to fit and {len(inputs) - count} to "
+            "test; expected 2 or more on either side"
         )
     order = np.random.default_rng(seed).permutation(len(inputs))
     fitted, held = order[:count], order[count:]

@@ -17,8 +17,8 @@ class RiskCoverage(NamedTuple):
 
     Attributes:
         threshold: (T,) samples up to this risk are answered.
-        coverage: (T,) their share, up to 1.
-        error: (T,) share of wrong answers among them.
+        coverage: (T,) their fraction, up to 1.
+        error: (T,) fraction of wrong answers among them.
         area: Mean over all samples of the error at their own risk (AURC).
     """
 
@@ -31,14 +31,14 @@ class RiskCoverage(NamedTuple):
 def area_under_cost_curve(costs: Values, accuracies: Values, total_cost: float) -> float:
     """Mean accuracy over all budgets from nothing to a total.
 
-    Between points the accuracy is linear in the cost: a share of the samples is answered as at one point, the rest as
-    at the other. Beyond the dearest point the accuracy is held, for nobody has to spend more. Points of equal cost
-    count as their mean, so that none is picked by looking at the test rows (our choice); points beyond the total serve
-    the line up to it. No point at cost 0 is made up: give the answer that asks nobody.
+    Between points the accuracy is linear in the cost: a fraction of the samples is answered as at one point, the rest
+    as at the other. Beyond the most expensive point the accuracy is held, for nobody has to spend more. Points of equal
+    cost count as their mean, so that none is picked by looking at the test rows (our choice); points beyond the total
+    serve the line up to it. No point at cost 0 is invented: give the answer that queries no expert.
 
     Args:
         costs: (P,) mean cost per sample, >= 0, in any order, one of them 0.
-        accuracies: (P,) share of right answers.
+        accuracies: (P,) fraction of right answers.
         total_cost: The largest budget, say the cost of all experts.
 
     Returns:
@@ -59,22 +59,22 @@ def area_under_cost_curve(costs: Values, accuracies: Values, total_cost: float) 
     if not (np.isfinite(spent).all() and spent.min() >= 0):
         raise InputError("costs: expected finite numbers >= 0")
     if not (right.min() >= 0 and right.max() <= 1):
-        raise InputError(f"accuracies: found {right.min()} to {right.max()}; expected shares in [0, 1]")
+        raise InputError(f"accuracies: found {right.min()} to {right.max()}; expected fractions in [0, 1]")
     if spent.min() > 0:
         raise InputError(
-            f"costs: the cheapest point costs {spent.min()}; add one of cost 0, that of the most frequent class"
+            f"costs: the least expensive point costs {spent.min()}; add one of cost 0, that of the most frequent class"
         )
     knots, group = np.unique(spent, return_inverse=True)
     means = np.bincount(group, right) / np.bincount(group)
     inside = knots < total_cost
     budgets = np.append(knots[inside], total_cost)
     values = np.append(means[inside], np.interp(total_cost, knots, means))
-    shares = np.diff(budgets / total_cost)
-    return float(np.clip((shares * (values[1:] + values[:-1]) / 2).sum(), 0, 1))
+    fractions = np.diff(budgets / total_cost)
+    return float(np.clip((fractions * (values[1:] + values[:-1]) / 2).sum(), 0, 1))
 
 
 def risk_coverage(risk: Values, wrong: Values) -> RiskCoverage:
-    """Error among the samples that are answered, for every share of answered samples.
+    """Error among the samples that are answered, for every fraction of answered samples.
 
     The samples of least risk are answered first; equal risks enter together, for no threshold tells them apart. The
     area is the mean over samples of the error at their own risk, which without ties is the AURC of Geifman, Uziel and

@@ -62,11 +62,11 @@ def error_curve(scores: Tensor, same: Tensor) -> ErrorCurve:
     """
     scores, same = _trials(scores, same)
     values, order = scores.sort()
-    refused = same[order].cumsum(0)  # of one speaker, up to each place
+    rejected = same[order].cumsum(0)  # of one speaker, up to each place
     starts = _starts(values)
     below = torch.cat((starts, starts.new_tensor([len(values)])))  # trials under each threshold
-    missed = torch.cat((refused.new_zeros(1), refused))[below]
-    targets = refused[-1]
+    missed = torch.cat((rejected.new_zeros(1), rejected))[below]
+    targets = rejected[-1]
     return ErrorCurve(
         threshold=torch.cat((values[starts], values.new_tensor([torch.inf]))),
         false_alarm=1 - (below - missed).to(torch.float64) / (len(values) - targets),
@@ -103,7 +103,7 @@ def min_dcf(
     """The smallest normalized detection cost (minDCF) over all thresholds.
 
     DCF(t) = (c_miss p_target miss(t) + c_false_alarm (1 - p_target) false_alarm(t)) / min(c_miss p_target,
-    c_false_alarm (1 - p_target)): 1 is what accepting all or none costs, whichever is cheaper. Source: NIST 2016
+    c_false_alarm (1 - p_target)): 1 is what accepting all or none costs, whichever is less expensive. Source: NIST 2016
     Speaker Recognition Evaluation Plan, section 3; the defaults are VoxCeleb's.
 
     Args:
@@ -179,9 +179,9 @@ def bootstrap_eer(
         draws = rng.multinomial(len(speakers), np.full(len(speakers), 1 / len(speakers)), size=count)
         drawn = torch.from_numpy(draws).to(scores)
         weight = drawn[:, members[:, 0]] * torch.where(within, 1.0, drawn[:, members[:, 1]])
-        refused, passed = ((weight * kind).cumsum(1)[:, ends] for kind in (same, ~same))
-        usable = (refused[:, -1] > 0) & (passed[:, -1] > 0)
-        miss, false_alarm = (part[usable] / part[usable, -1:] for part in (refused, passed))
+        rejected, accepted = ((weight * kind).cumsum(1)[:, ends] for kind in (same, ~same))
+        usable = (rejected[:, -1] > 0) & (accepted[:, -1] > 0)
+        miss, false_alarm = (part[usable] / part[usable, -1:] for part in (rejected, accepted))
         none = miss.new_zeros(len(miss), 1)
         found.append(_crossing(1 - torch.cat((none, false_alarm), 1), torch.cat((none, miss), 1)))
     rates = torch.cat(found)

@@ -10,7 +10,7 @@ from torch import nn
 from lightning_fusion.errors import InputError
 from lightning_fusion.generation.expert import GenerativeExpert, score_options, write
 from lightning_fusion.generation.module import GenerativeExpertModule
-from lightning_fusion.generation.seq2seq import PointerGenerator
+from lightning_fusion.generation.networks import PointerGenerator
 
 
 def module(**arguments) -> GenerativeExpertModule:

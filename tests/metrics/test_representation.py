@@ -104,7 +104,7 @@ class TestHeldoutLinearR2:
         residual = y[held] - design[held] @ solve(fitted, strength) - center
         expected = 1 - np.square(residual).sum() / np.square(y[held] - y[held].mean(0)).sum()
         assert 0.2 < expected < 0.9
-        found = heldout_linear_r2(torch.from_numpy(x), torch.from_numpy(y), train_share=0.6, seed=3)
+        found = heldout_linear_r2(torch.from_numpy(x), torch.from_numpy(y), train_fraction=0.6, seed=3)
         assert found == pytest.approx(expected, rel=1e-6)
 
     def test_a_linear_map_is_found_and_noise_is_not(self):
@@ -146,8 +146,8 @@ NAN = torch.tensor([[1.0, math.nan], [0, 1], [math.inf, 0], [2, 2]])
         (lambda: linear_cka(ONES[:1], ONES[:1]), "found 1 rows; expected 2 or more"),
         (lambda: linear_cka(ONES, NAN), "y: found 2 rows with NaN or infinite"),
         (lambda: heldout_linear_r2(NAN, ONES), "x: found 2 rows with NaN or infinite"),
-        (lambda: heldout_linear_r2(ONES, ONES, train_share=1.0), "train_share is 1.0"),
-        (lambda: heldout_linear_r2(ONES, ONES, train_share=0.9), "leaves 4 to fit and 0 to test"),
+        (lambda: heldout_linear_r2(ONES, ONES, train_fraction=1.0), "train_fraction is 1.0"),
+        (lambda: heldout_linear_r2(ONES, ONES, train_fraction=0.9), "leaves 4 to fit and 0 to test"),
         (lambda: LinearCKA(3, 3).update(ONES, NAN), r"shapes \(4, 3\) and \(4, 2\); expected \(4, 3\) and \(4, 3\)"),
         (lambda: LinearCKA(3, 3).update(ONES, ONES[:3]), r"\(4, 3\) and \(3, 3\); expected \(4, 3\) and \(4, 3\)"),
         (lambda: LinearCKA(3, 2)(ONES, NAN), "LinearCKA saw values that are NaN"),

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lightning_fusion.errors import InputError
+from lightning_fusion.generation.networks import PointerGenerator
 from lightning_fusion.generation.pair_files import PairFiles
-from lightning_fusion.generation.seq2seq import PointerGenerator
 from lightning_fusion.recipes.generation.headlines import DOMAIN_ORACLE, MAIN, RANDOM, TEXT_ORACLE, generative
 
 

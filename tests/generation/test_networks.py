@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from lightning_fusion.encoders.text import masked_mean
 from lightning_fusion.errors import InputError
-from lightning_fusion.generation.seq2seq import PointerGenerator, append_end, mix_copy
+from lightning_fusion.generation.networks import PointerGenerator, append_end, mix_copy
 
 VOCABULARY = 20
 

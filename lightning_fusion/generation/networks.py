@@ -52,7 +52,7 @@ class PointerGenerator(nn.Module):
         pad_id: Fills up short rows; is never written.
         start_id: Stands before the text; is never written.
         end_id: Stands after the text.
-        copy_bias: Start of the gate's leaning to copies: the log-odds of a copy before anything is learnt.
+        copy_bias: Start of the gate's leaning to copies: the log-odds of a copy before anything is learned.
 
     Raises:
         InputError: If ``hidden`` is odd, or a special token is outside the vocabulary.
@@ -194,7 +194,7 @@ class PointerGenerator(nn.Module):
         return total / count[:, None].clamp_min(1)
 
     def labels(self, target: Tensor) -> Tensor:
-        """What :meth:`forward` should foretell of a target (B, T): (B, T + 1), -100 after the end."""
+        """What :meth:`forward` should predict of a target (B, T): (B, T + 1), -100 after the end."""
         return append_end(target, self.pad_id, self.end_id)
 
     def _sums(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
