@@ -5,16 +5,17 @@ import inspect
 import os
 import sys
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
 from functools import partial
 from importlib import import_module
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 import torch
 from lightning import LightningDataModule, LightningModule
 from torch import nn
 
-from lightning_fusion.errors import InputError
+from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.schedules import Schedule
 
 
@@ -115,6 +116,29 @@ def constructor_arguments(kind: type) -> set[str]:
             if all(one.kind is not one.VAR_KEYWORD for one in found):
                 break
     return names
+
+
+def check_choices(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Check arguments whose annotation is a ``Literal``: what the command line does, for calls from Python.
+
+    Args:
+        function: With the annotations.
+        arguments: By name; others beside them are not looked at. ``locals()`` as a function begins will do.
+
+    Raises:
+        InputError: With what is expected.
+
+    Example:
+        >>> def mean(over: Literal["rows", "columns"] = "rows"):
+        ...     check_choices(mean, locals())
+        >>> mean("cells")
+        Traceback (most recent call last):
+        ...
+        lightning_fusion.errors.InputError: over is 'cells'; expected rows, columns
+    """
+    for name, hint in get_type_hints(function).items():
+        if get_origin(hint) is Literal and arguments[name] not in get_args(hint):
+            raise InputError(f"{name} is {arguments[name]!r}; expected {shorten(get_args(hint))}")
 
 
 _FACTORIES = {

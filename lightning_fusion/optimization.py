@@ -1,12 +1,12 @@
-"""The optimizer and the learning-rate schedule of a module, chosen by the user or the house's default."""
+"""The optimizer and the learning-rate schedule of a module, chosen by the user or this library's default."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_fusion.errors import InputError
 
@@ -22,7 +22,7 @@ def build_optimizer(
 
     Args:
         module: Whose run it is.
-        parameters: To optimise.
+        parameters: To optimize.
         optimizer: Builds the optimizer from the parameters; AdamW with learning rate 1e-3 and weight decay 1e-4 where
             None (the setting of the FoE paper).
         scheduler: Builds the schedule from the optimizer; a cosine from the learning rate to 0 over all steps of the
@@ -44,3 +44,79 @@ def build_optimizer(
         raise InputError("the cosine schedule needs an end: set trainer.max_epochs or max_steps, or choose a scheduler")
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(chosen, T_max=max(1, int(steps)))
     return {"optimizer": chosen, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def check_manual(module: LightningModule) -> None:
+    """Refuse what the trainer cannot do for a module that steps two optimizers by itself, before it does.
+
+    Args:
+        module: Has ``clip_norm``; call it in ``configure_callbacks``, which comes first.
+
+    Raises:
+        InputError: Naming what to set instead.
+    """
+    trainer: Any = module._trainer
+    if trainer is None or trainer.state.fn != "fit":
+        return
+    if trainer.gradient_clip_val or trainer.accumulate_grad_batches != 1:
+        raise InputError(
+            f"trainer.gradient_clip_val is {trainer.gradient_clip_val}, accumulate_grad_batches "
+            f"{trainer.accumulate_grad_batches}: {type(module).__name__} steps two optimizers by itself; set its "
+            "clip_norm instead, and a larger batch_size of the data"
+        )
+    if trainer.max_steps != -1 and not trainer.fast_dev_run:
+        raise InputError(
+            f"trainer.max_steps is {trainer.max_steps}: it counts the steps of two optimizers, two for each batch; "
+            "limit the run by max_epochs"
+        )
+
+
+def check_stepwise(module: LightningModule, made: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse optimizers and schedules that cannot take one step for each batch.
+
+    Args:
+        module: Whose they are.
+        made: Of :func:`build_optimizer`.
+
+    Raises:
+        InputError: Naming which.
+    """
+    name = type(module).__name__
+    for one in made:
+        if isinstance(one["lr_scheduler"]["scheduler"], torch.optim.lr_scheduler.ReduceLROnPlateau):
+            raise InputError(f"scheduler: ReduceLROnPlateau waits for a metric; those of {name} step every batch")
+        if isinstance(one["optimizer"], torch.optim.LBFGS):
+            raise InputError(f"optimizer: LBFGS asks for the loss several times; {name} makes it once a step")
+
+
+def step_together(module: LightningModule, loss: Tensor, turns: Sequence[bool]) -> None:
+    """One backward pass of a module of manual optimization, then the optimizers whose turn it is, with their schedules.
+
+    In 16-bit precision all gradients carry the scale of that one backward pass, which a step may change: each step
+    sees it as it was, and the smallest one stays.
+
+    Args:
+        module: In training.
+        loss: The sum of what the optimizers make small; they share no parameter.
+        turns: Whether each optimizer of ``configure_optimizers`` steps, in its order.
+    """
+    optimizers: Any = module.optimizers()
+    schedulers: Any = module.lr_schedulers()
+    optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+    schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    module.manual_backward(loss)
+    scaler: Any = getattr(module.trainer.precision_plugin, "scaler", None)
+    scale = scaler.get_scale() if scaler is not None else 1.0
+    scales = []
+    for optimizer, scheduler, turn in zip(optimizers, schedulers, turns, strict=True):
+        if not turn:
+            continue
+        if scaler is not None:
+            scaler.update(scale)
+        optimizer.step()
+        scheduler.step()
+        scales += [scaler.get_scale()] if scaler is not None else []
+    if scales:
+        scaler.update(min(scales))

@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torchmetrics import Metric
 
+from lightning_fusion.acorl.diagnostics import accuracy_warnings
 from lightning_fusion.acorl.dissimilarity import Dissimilarity
 from lightning_fusion.acorl.projection import Adversary
-from lightning_fusion.data.base import Batch, FusionDataModule, as_batch
+from lightning_fusion.data.base import Batch, as_batch
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.expert import Expert, as_vectors, catch_output, check_layer, warn_preprocessing_mismatch
+from lightning_fusion.experts.expert import Expert, as_vectors, catch_output, warn_preprocessing_mismatch
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.pool import ExpertPool, restore_experts, scatter, scatter_columns, store_experts
-from lightning_fusion.experts.probing import _head, _undisturbed
+from lightning_fusion.experts.probing import check_beside, first_rows, probe_experts, undisturbed
 from lightning_fusion.optimization import build_optimizer
 from lightning_fusion.schedules import DANNRamp, Schedule
 
-_PROBE_ROWS = 64  # of the start-up check
 _DEAD = 1e-10  # gradient norm of a projection that learns nothing
 _ADVERSARY = "adversary."  # prefix of the projections' weights in a checkpoint
 
@@ -122,14 +122,10 @@ class ACoRLModule(ExpertModule):
         if ramp_steps is not None and ramp_steps < 1:
             raise InputError(f"ramp_steps is {ramp_steps}; expected at least 1")
         self.pool = ExpertPool.of(given, self.classes)
+        check_beside(self.network, features, self.pool)
         for name, expert in self.pool.members.items():
-            check_layer(expert.network, expert.features, f"expert {name}")
             if expert.preprocess is None:
                 warn_preprocessing_mismatch(f"expert {name}", expert.preprocessing, preprocessing)
-        frozen = {id(weight) for weight in self.pool.parameters()}
-        if {id(weight) for weight in self.network.parameters()} <= frozen:
-            raise InputError("network: all of its weights are those of frozen experts; give it a copy.deepcopy")
-        check_layer(self.network, features, "the network")
         self.columns = scatter_columns(self.pool.expert_classes, self.classes)
         self.schedule = schedule if schedule is not None else DANNRamp()
         self.ramp_steps, self.allow_imitation = ramp_steps, allow_imitation
@@ -265,11 +261,11 @@ class ACoRLModule(ExpertModule):
         """Look at one training batch for the sizes of all representations, and make the projections."""
         if stage != "fit":
             return
-        self._probe = self._first_rows()
-        with _undisturbed(self.network), torch.no_grad():
+        self._probe = first_rows(self.trainer)
+        with undisturbed(self.network), torch.no_grad():
             self.network.eval()
             z = self.forward_with_features(self._probe.input)[1]
-            found = self.pool.representations(self._probe.input)
+            found = probe_experts(self.pool, self._probe.input)
             sizes = {name: value.shape[1] for name, value in found.items()}
             if self.adversary is None:
                 self._build(z.shape[1], sizes)
@@ -289,22 +285,6 @@ class ACoRLModule(ExpertModule):
     def _build(self, num_features: int, sizes: Mapping[str, int]) -> None:
         self.adversary = Adversary(num_features, sizes, len(self.classes), self._projection, self._dissimilarity)
 
-    def _first_rows(self) -> Batch:
-        """The first training samples, as a training step sees them."""
-        data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, FusionDataModule):  # no worker is started for it
-            rows = data.rows("train")
-            if not len(rows):  # type: ignore[arg-type]
-                raise InputError("data: the training split has no samples")
-            batch = rows[torch.arange(min(_PROBE_ROWS, len(rows)))]  # type: ignore[arg-type]
-        else:
-            batch = next(iter(self.trainer.fit_loop._data_source.dataloader()))
-        with torch.random.fork_rng():
-            if data is not None:
-                batch = data.on_after_batch_transfer(batch, 0)
-        batch = as_batch(batch, "the train loader")
-        return Batch(*(_head(part, _PROBE_ROWS) for part in batch))
-
     def on_fit_start(self) -> None:
         """Know how long the training is, and see that the reversed gradient reaches the network."""
         self._steps = self.ramp_steps if self.ramp_steps is not None else self.trainer.estimated_stepping_batches
@@ -319,7 +299,7 @@ class ACoRLModule(ExpertModule):
         """One batch at strength 1, as lambda itself begins with 0: no step is taken, nothing is kept."""
         assert self.adversary is not None
         weights = [weight for weight in self.network.parameters() if weight.requires_grad]
-        with _undisturbed(self.network, self.adversary):
+        with undisturbed(self.network, self.adversary):
             self.train()
             z = self.forward_with_features(batch.input)[1]
             turned = plain = torch.zeros_like(z)
@@ -341,7 +321,7 @@ class ACoRLModule(ExpertModule):
     def _probe_gradients(self, z: Tensor, batch: Batch, strength: float, wanted: Sequence[Tensor]) -> list[Tensor]:
         """Gradients of L_a; every call draws the same random numbers and begins with the same running means."""
         assert self.adversary is not None
-        with _undisturbed(self.adversary):
+        with undisturbed(self.adversary):
             found = self.complementarity(z, batch.input, batch.target, strength)
             mean = torch.stack(list(found.values())).mean()
             return list(torch.autograd.grad(mean, wanted, retain_graph=True, allow_unused=True, materialize_grads=True))
@@ -349,7 +329,7 @@ class ACoRLModule(ExpertModule):
     def on_fit_end(self) -> None:
         """Warn where the result shows a known failure."""
         metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        for message in self.failure_signs(metrics):
+        for message in self.diagnostics(metrics):
             rank_zero_warn(message)
         reached, planned = self.strength(self.progress), self.strength(1.0)
         if abs(reached) < abs(planned) / 2:
@@ -358,9 +338,9 @@ class ACoRLModule(ExpertModule):
                 f"{reached:.2g} of {planned:.2g}; set ramp_steps to the number of steps that it takes"
             )
 
-    def failure_signs(self, metrics: Mapping[str, float]) -> Sequence[str]:
-        """What validation metrics say about a member that went wrong."""
-        return failure_signs(metrics)
+    def diagnostics(self, metrics: Mapping[str, float]) -> Sequence[str]:
+        """What validation metrics say about a member that went wrong; override it for other metrics."""
+        return accuracy_warnings(metrics)
 
     def configure_optimizers(self) -> Any:
         """As :class:`~lightning_fusion.ExpertModule`, with the projections as a second group of weights."""
@@ -408,37 +388,3 @@ class ACoRLModule(ExpertModule):
             own = self.adversary.state_dict()
             checkpoint["state_dict"] |= {f"{_ADVERSARY}{name}": value for name, value in own.items()}
         restore_experts(checkpoint, self.pool)
-
-
-def failure_signs(metrics: Mapping[str, float]) -> list[str]:
-    """What validation metrics say about a complementary model that went wrong.
-
-    Args:
-        metrics: ``val_accuracy``, ``val_pool_accuracy`` and ``val_fused_accuracy``.
-
-    Example:
-        >>> print(*failure_signs({"val_accuracy": 0.2, "val_pool_accuracy": 0.7, "val_fused_accuracy": 0.71}))
-        the new model (validation accuracy 0.200) falls far under the experts (0.700 together): ...
-    """
-    if math.isnan(metrics.get("val_loss", 0.0)):
-        return ["the training diverged: val_loss is NaN; lower the learning rate or the strength of the reversal"]
-    if not {"val_accuracy", "val_pool_accuracy", "val_fused_accuracy"} <= set(metrics):
-        return []
-    own, pool, fused = (metrics[f"val_{who}accuracy"] for who in ("", "pool_", "fused_"))
-    signs = []
-    if own < 0.7 * pool:
-        signs.append(
-            f"the new model (validation accuracy {own:.3f}) falls far under the experts ({pool:.3f} together): the "
-            "reversal is too strong for this dissimilarity, or the training too short; lower the schedule's maximum"
-        )
-    if fused <= pool:
-        signs.append(
-            f"fusing gains nothing: experts {pool:.3f}, with the new model {fused:.3f} (validation accuracy); compare "
-            "with a control arm of strength 0"
-        )
-    elif fused < own:
-        signs.append(
-            f"the new model alone ({own:.3f}) is better than the fusion ({fused:.3f} validation accuracy): the experts "
-            "are weak or know few of the classes; weigh them (acorl.fusion.fit_output_weights), or train a fuser"
-        )
-    return signs

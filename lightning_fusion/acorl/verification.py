@@ -7,6 +7,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lightning_fusion.acorl.diagnostics import trial_warnings
 from lightning_fusion.acorl.dissimilarity import Dissimilarity
 from lightning_fusion.acorl.module import ACoRLModule
 from lightning_fusion.experts.expert import Expert
@@ -95,13 +96,6 @@ class ACoRLVerificationModule(TrialEvaluationMixin, ACoRLModule):
         """Those of the frozen experts."""
         return list(self.pool.representations(input).values())
 
-    def failure_signs(self, metrics: Mapping[str, float]) -> Sequence[str]:
+    def diagnostics(self, metrics: Mapping[str, float]) -> Sequence[str]:
         """What validation metrics say about a member that went wrong."""
-        singles = [value for name, value in metrics.items() if name.startswith("val_expert_") and name.endswith("_eer")]
-        fused = metrics.get("val_fused_eer")
-        if not singles or fused is None or fused < min(singles):
-            return []
-        return [
-            f"fusing gains nothing: EER of the best expert {min(singles):.3f}, fused with the new model {fused:.3f} "
-            "(validation); compare with a control arm of strength 0"
-        ]
+        return trial_warnings(metrics)

@@ -1,5 +1,7 @@
 """Heads: the part of an expert that turns its representation into its outputs."""
 
+import copy
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -10,11 +12,12 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert, as_vectors
 
 
-def find_head(expert: Expert, input: Any) -> nn.Module:
-    """The submodule h of an expert's network with h(z) = the network's output, z its representation.
+@torch.no_grad()
+def head_name(expert: Expert, input: Any) -> str:
+    """The submodule h of an expert's network with h(z) = the network's output; the outermost where several are one.
 
     Args:
-        expert: Names the layer of its representation as ``features``.
+        expert: Names the layer of its representation z as ``features``.
         input: A real batch: the values tell what is a head.
 
     Raises:
@@ -23,20 +26,8 @@ def find_head(expert: Expert, input: Any) -> nn.Module:
     Example:
         >>> from collections import OrderedDict
         >>> network = nn.Sequential(OrderedDict(body=nn.Linear(4, 3), head=nn.Linear(3, 2)))
-        >>> find_head(Expert(network, classes=["cat", "dog"], features="body"), torch.rand(5, 4))
-        Linear(in_features=3, out_features=2, bias=True)
-    """
-    name = head_name(expert, input)
-    assert isinstance(expert.network, nn.Module)
-    return expert.network.get_submodule(name)
-
-
-@torch.no_grad()
-def head_name(expert: Expert, input: Any) -> str:
-    """The name of the submodule that :func:`find_head` gives; the outermost one where several do.
-
-    Raises:
-        InputError: If there is none; names the layers that were tried.
+        >>> head_name(Expert(network, classes=["cat", "dog"], features="body"), torch.rand(5, 4))
+        'head'
     """
     network, features = expert.network, expert.features
     if features is None or not isinstance(network, nn.Module):
@@ -72,3 +63,30 @@ def head_name(expert: Expert, input: Any) -> str:
         f"into its outputs; those after it: {shorten(after, 20) or 'none'}. Name the layer right before the head as "
         "features, or set heads: frozen"
     )
+
+
+def head_names(experts: Mapping[str, Expert], input: Any) -> dict[str, str]:
+    """:func:`head_name` of each expert, by its name.
+
+    Raises:
+        InputError: If one has none; names the expert too.
+    """
+    names = {}
+    for expert, made in experts.items():
+        try:
+            names[expert] = head_name(made, input)
+        except InputError as error:
+            raise InputError(f"expert {expert}: {error}") from error
+    return names
+
+
+def copy_heads(experts: Mapping[str, Expert], names: Mapping[str, str]) -> dict[str, nn.Module]:
+    """Trainable copies of experts' heads, by expert.
+
+    Args:
+        experts: By name.
+        names: The submodule that is the head, by expert, as :func:`head_names` tells it.
+    """
+    networks: dict[str, Any] = {name: expert.network for name, expert in experts.items()}
+    parts = {name: networks[name].get_submodule(head) for name, head in names.items()}
+    return {name: copy.deepcopy(part).requires_grad_(True) for name, part in parts.items()}

@@ -9,6 +9,7 @@ from torch import distributed as dist
 
 from lightning_fusion.data.splits import stratified_folds, stratified_split
 from lightning_fusion.errors import InputError
+from lightning_fusion.hyperparameters import check_choices
 
 _HELD_SHARE = 0.2
 _NEVER = -1
@@ -30,6 +31,24 @@ def default_threshold(target: Tensor, num_classes: int) -> float:
     return min(0.95, max(majority, 1 / num_classes) + 0.05)
 
 
+def find_rows(known: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Where sample numbers stand among sorted ones.
+
+    Args:
+        known: (N,) numbers in ascending order.
+        index: (B,) numbers that are looked for.
+
+    Returns:
+        (B,) positions in ``known``, and (B,) bool, which of the numbers are none of it.
+
+    Example:
+        >>> find_rows(torch.tensor([3, 7, 40]), torch.tensor([40, 8, 3]))
+        (tensor([2, 2, 0]), tensor([False,  True, False]))
+    """
+    rows = torch.searchsorted(known, index).clamp_max(len(known) - 1)
+    return rows, known[rows] != index
+
+
 class KnowledgeDictionary(nn.Module):
     """Probabilities of every sample by its number, replaced when the mixer has become better (HaT, section 3).
 
@@ -40,10 +59,9 @@ class KnowledgeDictionary(nn.Module):
     Over several processes the rows are gathered: each row comes from the process that saw it last.
 
     Args:
-        index: (N,) numbers of the samples, in any order, not necessarily contiguous; or N for 0 to N - 1.
+        index: (N,) numbers of the samples, in any order, not necessarily contiguous.
         num_classes: C.
-        target: (N,) labels in the order of ``index``, -100 where there is none; none at all where None, and then
-            :meth:`update` wants the accuracy.
+        target: (N,) labels in the order of ``index``, -100 where there is none.
         update_rule: Replace where the accuracy is greater (``gt``, the paper's), or greater or equal (``ge``).
         accuracy_source: Which rows the accuracy counts: ``train``, all labelled ones, which the mixer is trained on
             (the paper's); ``holdout``, a fifth of them, stratified, which it is not trained on; ``crossfit``, all of
@@ -56,9 +74,10 @@ class KnowledgeDictionary(nn.Module):
 
     Example:
         >>> knowledge = KnowledgeDictionary(torch.tensor([70, 7]), 2, target=torch.tensor([1, -100]))
-        >>> knowledge.keep(torch.tensor([7, 70]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]))
-        >>> knowledge.update(), knowledge(torch.tensor([70]))[0].tolist()
-        (True, [[0.20000000298023224, 0.800000011920929]])
+        >>> rows = knowledge.rows(torch.tensor([7, 70]))
+        >>> knowledge.keep(rows, torch.tensor([[0.9, 0.1], [0.2, 0.8]]))
+        >>> knowledge.update(), knowledge(rows)[0].tolist()
+        (True, [[0.8999999761581421, 0.10000000149011612], [0.20000000298023224, 0.800000011920929]])
     """
 
     index: Tensor
@@ -72,30 +91,25 @@ class KnowledgeDictionary(nn.Module):
 
     def __init__(
         self,
-        index: Tensor | int,
+        index: Tensor,
         num_classes: int,
-        target: Tensor | None = None,
+        target: Tensor,
         update_rule: Literal["gt", "ge"] = "gt",
         accuracy_source: Literal["train", "holdout", "crossfit"] = "train",
         num_folds: int = 3,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if update_rule not in ("gt", "ge") or accuracy_source not in ("train", "holdout", "crossfit"):
-            raise InputError(
-                f"update_rule is {update_rule!r}, accuracy_source {accuracy_source!r}; expected gt or ge, and train, "
-                "holdout or crossfit"
-            )
-        index = torch.arange(index) if isinstance(index, int) else index
+        check_choices(KnowledgeDictionary.__init__, locals())
         order = index.argsort()
         index = index[order].to(torch.int64)
         if bool((index[1:] == index[:-1]).any()):
             double = index[1:][index[1:] == index[:-1]][0]
             raise InputError(f"Batch.index must be unique; the number {int(double)} stands for several samples")
         rows = len(index)
-        if target is not None and len(target) != rows:
+        if len(target) != rows:
             raise InputError(f"found {len(target)} targets of {rows} samples")
-        target = torch.full((rows,), -100) if target is None else target[order]
+        target = target[order]
         self.update_rule, self.accuracy_source = update_rule, accuracy_source
         self.num_mixers = num_folds if accuracy_source == "crossfit" else 1
         self.register_buffer("index", index)
@@ -110,7 +124,6 @@ class KnowledgeDictionary(nn.Module):
         self.pending, self.seen = torch.zeros(rows, num_classes), torch.full((rows,), _NEVER)
         self.strange = torch.zeros((), dtype=torch.bool)
         self._step = 0
-        self._found: tuple[Tensor, Tensor] | None = None
 
     def _folds(self, target: Tensor, num_folds: int, seed: int) -> Tensor:
         """(N,) which mixer must not see the label: 0 where held out, the fold in crossfit, -1 where all may."""
@@ -143,89 +156,80 @@ class KnowledgeDictionary(nn.Module):
         self.pending, self.seen, self.strange = map(move, (self.pending, self.seen, self.strange))
         return super()._apply(move, recurse)
 
+    def is_of(self, index: Tensor, target: Tensor) -> bool:
+        """Whether these are its numbers and labels, (N,) each, in ascending order of the numbers."""
+        return torch.equal(self.index, index) and torch.equal(self.target, target)
+
     def rows(self, index: Tensor) -> Tensor:
-        """(B,) positions of sample numbers.
+        """(B,) rows of samples by their numbers (B,): what all methods of a step take, so that it looks them up once.
 
         Raises:
             InputError: If a number is none of the dictionary's; on a GPU :meth:`update` says so, without waiting here.
         """
-        if self._found is not None and self._found[0] is index:  # a step asks several times about one batch
-            return self._found[1]
-        rows = torch.searchsorted(self.index, index).clamp_max(len(self.index) - 1)
-        wrong = self.index[rows] != index
-        if wrong.device.type == "cpu":
-            if bool(wrong.any()):
-                raise InputError(
-                    f"sample number {int(index[wrong][0])} is none of the training rows; Batch.index moved"
-                )
-        else:
-            self.strange |= wrong.any()
-        self._found = index, rows
+        rows, strange = find_rows(self.index, index)
+        if strange.device.type != "cpu":
+            self.strange |= strange.any()
+        elif bool(strange.any()):
+            raise InputError(f"sample number {int(index[strange][0])} is none of the training rows; Batch.index moved")
         return rows
 
-    def forward(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The entries (B, C) of samples by their numbers, zeros where there is none yet, and whether there is (B,)."""
-        rows = self.rows(index)
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The entries (B, C) of rows (B,), zeros where there is none yet, and whether there is (B,)."""
         return self.probabilities[rows], self.filled[rows]
 
-    def taught(self, index: Tensor, target: Tensor, mixer: int = 0) -> Tensor:
+    def taught(self, rows: Tensor, target: Tensor, mixer: int = 0) -> Tensor:
         """(B,) the targets that a mixer may be trained on: -100 where a row is held out from it.
 
         Args:
-            index: (B,) sample numbers.
+            rows: (B,) of the batch.
             target: (B,) of the batch.
             mixer: Its number; 0 but for ``crossfit``.
         """
-        return target if self.accuracy_source == "train" else target.where(self.fold[self.rows(index)] != mixer, -100)
+        return target if self.accuracy_source == "train" else target.where(self.fold[rows] != mixer, -100)
 
-    def combine(self, index: Tensor, probabilities: list[Tensor]) -> Tensor:
+    def combine(self, rows: Tensor, probabilities: list[Tensor]) -> Tensor:
         """(B, C) what several mixers say: of a labelled row the one that was not trained on it, else their mean.
 
         Args:
-            index: (B,) sample numbers.
+            rows: (B,) of the batch.
             probabilities: (B, C) of each mixer.
         """
         if len(probabilities) == 1:
             return probabilities[0]
-        stacked, fold = torch.stack(probabilities, 1), self.fold[self.rows(index)]
+        stacked, fold = torch.stack(probabilities, 1), self.fold[rows]
         own = stacked[torch.arange(len(fold), device=fold.device), fold.clamp_min(0)]
         return own.where((fold >= 0)[:, None], stacked.mean(1))
 
     @torch.no_grad()
-    def keep(self, index: Tensor, probabilities: Tensor) -> None:
+    def keep(self, rows: Tensor, probabilities: Tensor) -> None:
         """Keep what the mixer says about a batch until :meth:`update`; a later word on a row replaces an earlier one.
 
         Args:
-            index: (B,) sample numbers.
+            rows: (B,) of the batch.
             probabilities: (B, C).
         """
-        rows = self.rows(index)
         self.pending[rows] = probabilities.to(self.pending.dtype)
         self.seen[rows] = self._step
         self._step += 1
 
     @torch.no_grad()
-    def update(self, accuracy: float | None = None) -> bool:
+    def update(self) -> bool:
         """End the epoch: replace the rows seen in it if the accuracy is better than ever; whether that was so.
 
-        Args:
-            accuracy: Of the mixer; counted over the labelled rows of ``accuracy_source`` where None.
-
         Raises:
-            InputError: If no such row was seen.
+            InputError: If no labelled row of ``accuracy_source`` was seen.
         """
         self._gather()
         if bool(self.strange):
             raise InputError("sample numbers were seen that are none of the training rows; Batch.index must not change")
         seen = self.seen != _NEVER
-        if accuracy is None:
-            judged = seen & (self.target >= 0)
-            if self.accuracy_source == "holdout":
-                judged &= self.fold >= 0
-            if not bool(judged.any()):
-                raise InputError("the epoch saw none of the labelled samples that the mixer's accuracy is counted over")
-            right = self.pending[judged].argmax(1) == self.target[judged]
-            accuracy = float(right.double().mean())
+        judged = seen & (self.target >= 0)
+        if self.accuracy_source == "holdout":
+            judged &= self.fold >= 0
+        if not bool(judged.any()):
+            raise InputError("the epoch saw none of the labelled samples that the mixer's accuracy is counted over")
+        right = self.pending[judged].argmax(1) == self.target[judged]
+        accuracy = float(right.double().mean())
         self.accuracy.fill_(accuracy)
         better = bool(self.accuracy > self.best)  # both rounded alike
         if self.update_rule == "ge":
@@ -236,7 +240,7 @@ class KnowledgeDictionary(nn.Module):
             self.best.copy_(self.accuracy)
             self.updates += 1
         self.seen.fill_(_NEVER)
-        self._step, self._found = 0, None
+        self._step = 0
         return better
 
     def _gather(self) -> None:

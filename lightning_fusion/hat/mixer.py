@@ -6,9 +6,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.nn import functional as F
 
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.hyperparameters import check_choices
 
 _ABSENT = -1e30  # log-probability of a class that a source does not know: finite, as -inf has NaN gradients
 
@@ -61,7 +63,7 @@ class Mixer(nn.Module):
         num_classes: C, of the target.
         dim: Size of Q and K_i.
         temperature: Of the softmax over sources.
-        weights: ``attention`` as above, ``static`` (one learnt weight for each source) or ``uniform``.
+        mixing: ``attention`` as above, ``static`` (one learnt weight for each source) or ``uniform``.
 
     Raises:
         InputError: If sizes do not fit one another.
@@ -86,22 +88,21 @@ class Mixer(nn.Module):
         num_classes: int,
         dim: int = 32,
         temperature: float = 1.0,
-        weights: Literal["attention", "static", "uniform"] = "attention",
+        mixing: Literal["attention", "static", "uniform"] = "attention",
     ) -> None:
         super().__init__()
-        if weights not in ("attention", "static", "uniform"):
-            raise InputError(f"mixing is {weights!r}; expected attention, static or uniform")
+        check_choices(Mixer.__init__, locals())
         if not temperature > 0 or dim < 1:
             raise InputError(f"temperature is {temperature}, dim {dim}; expected numbers above 0")
         if not source_features:
             raise InputError("experts: the mixer has no source")
-        self.names, self.weights = list(source_features), weights
+        self.names, self.mixing = list(source_features), mixing
         self.scale = 1 / (temperature * math.sqrt(dim))
-        if weights == "attention":
+        if mixing == "attention":
             self.query = nn.Linear(num_target_features, dim)
             self.key = nn.Linear(dim, dim, bias=False)
             self.maps = nn.ModuleDict({name: nn.Linear(width, dim) for name, width in source_features.items()})
-        elif weights == "static":
+        elif mixing == "static":
             self.static = nn.Parameter(torch.zeros(len(self.names)))
         self.heads = None if heads is None else nn.ModuleDict({name: heads[name] for name in self.names})
         own = torch.tensor([list(columns[name]) for name in self.names])
@@ -137,9 +138,9 @@ class Mixer(nn.Module):
         return spread.log_softmax(1)
 
     def _log_weights(self, z_t: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        if self.weights == "uniform":
+        if self.mixing == "uniform":
             return z_t.new_full((len(z_t), len(self.names)), -math.log(len(self.names)), dtype=torch.float32)
-        if self.weights == "static":
+        if self.mixing == "static":
             return self.static.float().log_softmax(0).expand(len(z_t), -1)
         keys = self.key(torch.stack([self.maps[name](features[name]) for name in self.names], 1))
         similarity = (self.query(z_t).float()[:, None] * keys.float()).sum(2)
@@ -173,3 +174,25 @@ def injection_loss(log_student: Tensor, knowledge: Tensor, rows: Tensor) -> Tens
         0.693
     """
     return F.kl_div(log_student, knowledge * rows[:, None], reduction="sum")
+
+
+def global_means(sums: Sequence[Tensor], counts: Sequence[Tensor]) -> Tensor:
+    """Means over the rows that count in a batch on all processes, times their number: DDP averages gradients.
+
+    Args:
+        sums: K sums over the rows of this process.
+        counts: How many rows each is the sum of; 0 gives a mean of 0.
+
+    Returns:
+        (K,) means, with the gradient of the sums.
+
+    Example:
+        >>> global_means([torch.tensor(6.0), torch.tensor(0.0)], [torch.tensor(3), torch.tensor(0)])
+        tensor([2., 0.])
+    """
+    total, rows = torch.stack(list(sums)), torch.stack(list(counts)).to(torch.float32)
+    world = 1
+    if dist.is_available() and dist.is_initialized():
+        world = dist.get_world_size()
+        dist.all_reduce(rows)
+    return world * total / rows.clamp_min(1)

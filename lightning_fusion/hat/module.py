@@ -1,47 +1,42 @@
 """HaT: a small model of a new domain learns from a few labels and from selected sources, in one loop."""
 
-import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from lightning import Callback
-from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch import distributed as dist
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 from torchmetrics import Metric
 
-from lightning_fusion.data.base import Batch, FusionDataModule, as_batch, row_facts
-from lightning_fusion.data.samplers import SliceSampler
+from lightning_fusion.data.base import Batch, as_batch
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.expert import Expert, as_vectors, catch_output, check_layer
+from lightning_fusion.experts.expert import Expert, as_vectors, catch_output
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.pool import ExpertPool, restore_experts, store_experts
-from lightning_fusion.hat.heads import head_name
-from lightning_fusion.hat.knowledge import KnowledgeDictionary, default_threshold
-from lightning_fusion.hat.mixer import Mixer, injection_loss, shared_columns
+from lightning_fusion.experts.probing import (
+    all_rows,
+    batches_repeat,
+    check_beside,
+    first_rows,
+    in_eval,
+    probe_experts,
+    training_labels,
+)
+from lightning_fusion.hat.heads import head_names
+from lightning_fusion.hat.knowledge import default_threshold
+from lightning_fusion.hat.mixer import global_means, injection_loss, shared_columns
 from lightning_fusion.hat.sources import Answer, SourceTable, ask
-from lightning_fusion.optimization import build_optimizer
+from lightning_fusion.hat.teacher import Teacher
+from lightning_fusion.hyperparameters import check_choices
+from lightning_fusion.optimization import build_optimizer, check_manual, check_stepwise, step_together
 
-_PROBE_ROWS = 64
-_OF_TRAINING = ("mixers.", "knowledge.", "batches_done", "mean_weights")  # what the student alone does not need
-_FOLDS = 3  # of accuracy_source: crossfit
-_CHOICES: dict[str, tuple[Any, ...]] = {
-    "mixing": ("attention", "static", "uniform"),
-    "update_rule": ("gt", "ge"),
-    "accuracy_source": ("train", "holdout", "crossfit"),
-    "heads": ("trained", "frozen"),
-    "training": ("joint", "two_step"),
-    "alpha": ("adaptive", "fixed"),
-    "cache": ("auto", True, False),
-}
+_OF_TRAINING = ("teacher.", "batches_done")  # what the student alone does not need
 
 
 class HaTJointModule(ExpertModule):
@@ -84,8 +79,8 @@ class HaTJointModule(ExpertModule):
         alpha: ``adaptive``: alpha_0 times the mixer's accuracy of the last epoch, 0 under the threshold; or ``fixed``.
         alpha_0: Largest strength of the injection.
         threshold: b; min(.95, max(share of the largest class, 1 / C) + .05) where None.
-        cache: Compute what the sources say about all rows once; ``auto``: where the training batches are always the
-            same. Refused where they are not.
+        cache: Compute what the sources say about all rows once, where the training batches are always the same; it is
+            computed anew for each batch where they are augmented, and where false.
         clip_norm: Largest norm of the gradients, of each optimizer by itself; exact in 16-bit precision too.
         metric: As for :class:`~lightning_fusion.ExpertModule`.
         optimizer: Of the student; AdamW, 1e-3, weight decay 1e-4 where None.
@@ -108,7 +103,6 @@ class HaTJointModule(ExpertModule):
     """
 
     batches_done: Tensor
-    mean_weights: Tensor
 
     def __init__(
         self,
@@ -129,7 +123,7 @@ class HaTJointModule(ExpertModule):
         alpha: Literal["adaptive", "fixed"] = "adaptive",
         alpha_0: float = 1.0,
         threshold: float | None = None,
-        cache: Literal["auto"] | bool = "auto",
+        cache: bool = True,
         clip_norm: float | None = None,
         metric: Metric | None = None,
         optimizer: OptimizerCallable | None = None,
@@ -152,9 +146,7 @@ class HaTJointModule(ExpertModule):
             vocab_size=vocab_size,
         )
         self.automatic_optimization = False
-        for name, known in _CHOICES.items():
-            if (value := locals()[name]) not in known:
-                raise InputError(f"{name} is {value!r}; expected {shorten(known)}")
+        check_choices(HaTJointModule.__init__, locals())
         if not 0 <= alpha_0 < math.inf or (threshold is not None and not 0 <= threshold <= 1):
             raise InputError(f"alpha_0 is {alpha_0}, threshold {threshold}; expected at least 0, and 0 to 1")
         if clip_norm is not None and not clip_norm > 0:
@@ -162,27 +154,19 @@ class HaTJointModule(ExpertModule):
         if (mixing, heads, training) == ("uniform", "frozen", "two_step"):
             raise InputError("training: two_step has nothing to train first where mixing is uniform and heads frozen")
         self.pool = ExpertPool.of(given)
-        for name, expert in self.pool.members.items():
-            check_layer(expert.network, expert.features, f"expert {name}")
-        frozen = {id(weight) for weight in self.pool.parameters()}
-        if {id(weight) for weight in self.network.parameters()} <= frozen:
-            raise InputError("network: all of its weights are those of frozen experts; give it a copy.deepcopy")
-        check_layer(self.network, features, "the network")
+        check_beside(self.network, features, self.pool)
         self.columns, self.uncovered = shared_columns(self.pool.expert_classes, self.classes)
-        self.mixing, self.dim, self.temperature, self.heads, self.procedure = mixing, dim, temperature, heads, training
-        self.use_dictionary, self.update_rule, self.accuracy_source = dictionary, update_rule, accuracy_source
+        self._mixers: dict[str, Any] = {"mixing": mixing, "dim": dim, "temperature": temperature, "seed": seed}
+        self._mixers |= {"update_rule": update_rule, "accuracy_source": accuracy_source}
+        self.teacher: Any = None  # a Teacher; the first training rows tell its sizes
+        self.heads, self.procedure, self.use_dictionary = heads, training, dictionary
         self.adaptive, self.alpha_0, self.threshold = alpha == "adaptive", alpha_0, threshold
-        self.cache, self.clip_norm, self.seed = cache, clip_norm, seed
+        self.cache, self.clip_norm = cache, clip_norm
         self._mixer_optimizer, self._mixer_scheduler = mixer_optimizer, mixer_scheduler
-        self.mixers: Any = None  # ModuleList of Mixer; the first batch tells the sizes
-        self.knowledge: Any = None  # KnowledgeDictionary; the training split tells the rows
         self.register_buffer("batches_done", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("mean_weights", torch.full((len(self.pool.names),), 1 / len(self.pool.names)))
         self.val_mixer_metric, self.test_mixer_metric = self.val_metric.clone(), self.test_metric.clone()
-        self._sizes: dict[str, Any] = {}
         self._tables: dict[str, SourceTable] = {}
         self._steps = math.inf
-        self._weights: Tensor | None = None
 
     # ------------------------------------------------------------ mathematics
 
@@ -193,14 +177,21 @@ class HaTJointModule(ExpertModule):
             logits = self(input)
         return logits, as_vectors(caught[-1])
 
-    def fuse(self, z: Tensor, answer: Answer) -> list[tuple[Tensor, Tensor]]:
-        """Log-weights (B, S) and log p_mix (B, C) of each mixer; there is one but for ``accuracy_source: crossfit``.
+    def student_losses(self, logits: Tensor, target: Tensor, knowledge: Tensor, filled: Tensor | bool) -> Tensor:
+        """(2,) means over the batch of CE and KL, of which L_t is the sum; override it for another student's loss.
 
         Args:
-            z: (B, D) the student's representation, detached.
-            answer: What the sources say.
+            logits: (B, C) of the student.
+            target: (B,), -100 where there is no label.
+            knowledge: (B, C) probabilities, without gradient.
+            filled: (B,) bool, of which rows there is knowledge; True where of all.
         """
-        return [mixer(z, answer.features, answer.scores) for mixer in self.mixers]
+        log_student = logits.float().log_softmax(1)
+        labelled = target >= 0
+        taught = (~labelled | (self.teacher.known(target) >= 0)) & filled
+        supervised = F.nll_loss(log_student, target, ignore_index=-100, reduction="sum")
+        injected = injection_loss(log_student, knowledge, taught)
+        return global_means([supervised, injected], [labelled.sum(), taught.sum()])
 
     @torch.no_grad()
     def sample_weights(self, input: Any) -> Tensor:
@@ -214,17 +205,16 @@ class HaTJointModule(ExpertModule):
         Raises:
             InputError: If there is no mixer: before training, and in a student's published checkpoint.
         """
-        if self.mixers is None:
+        if self.teacher is None:
             raise InputError("there is no mixer: it is made in training, and a published student has none")
-        with _in_eval(self):
-            z = self.forward_with_features(input)[1]
-            fused = self.fuse(z, ask(self.pool, input, self.heads == "frozen"))
-        return torch.stack([log_weights.exp() for log_weights, _ in fused]).mean(0)
+        with in_eval(self):
+            mixed = self.teacher(self.forward_with_features(input)[1], ask(self.pool, input, self.heads == "frozen"))
+        return torch.stack([log_weights.exp() for log_weights in mixed.log_weights]).mean(0)
 
     def strength(self) -> Tensor | float:
         """Alpha, by the mixer's accuracy in the last epoch; override it for another rule."""
         assert self.threshold is not None
-        return self.knowledge.alpha(self.alpha_0, self.threshold) if self.adaptive else self.alpha_0
+        return self.teacher.knowledge.alpha(self.alpha_0, self.threshold) if self.adaptive else self.alpha_0
 
     @property
     def progress(self) -> float:
@@ -234,7 +224,7 @@ class HaTJointModule(ExpertModule):
     @property
     def source_weights(self) -> dict[str, float]:
         """Mean weight of each source over the training batches of the last epoch in which the mixer was trained."""
-        return dict(zip(self.pool.names, self.mean_weights.tolist(), strict=True))
+        return dict(zip(self.pool.names, self.teacher.mean_weights.tolist(), strict=True))
 
     @property
     def _players(self) -> tuple[bool, bool]:
@@ -249,136 +239,72 @@ class HaTJointModule(ExpertModule):
     def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
         """One step of both: a single backward pass, as the losses share no parameter."""
         batch = as_batch(batch, "the train loader")
+        rows = self.teacher.knowledge.rows(batch.index)
         mixer, student = self._players
-        players = min(mixer + student, len(self.trainer.optimizers))
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        seen = every > 0 and self.trainer.global_step // players % every == 0
         logits, z = self._student(batch.input, student)
         figures, losses = {}, []
-        fused = torch.empty(0)
         if mixer or not self.use_dictionary:
             with torch.set_grad_enabled(mixer):
-                mixed = self.fuse(z.detach(), self._answer(batch, "train"))
-            fused = self.knowledge.combine(batch.index, [log_mix.detach().exp() for _, log_mix in mixed])
+                mixed = self.teacher(z.detach(), self._answer(batch, "train", rows))
+            fused = self.teacher.fused(rows, mixed)
         if mixer:
-            losses.append(self._mixer_loss(batch, [log_mix for _, log_mix in mixed]))
+            losses.append(self.teacher.loss(rows, batch.target, mixed))
             figures["train_mixer_loss"] = losses[-1].detach()
-            self._weigh([log_weights for log_weights, _ in mixed])
         if student:
-            losses.append(self._student_loss(batch, logits, fused, figures))
+            knowledge, filled = self.teacher.knowledge(rows) if self.use_dictionary else (fused, True)
+            means = self.student_losses(logits, batch.target, knowledge, filled)
+            alpha = self.strength()
+            losses.append(means[0] + alpha * means[1])
+            figures |= {"train_loss": losses[-1].detach(), "alpha": alpha}
+            figures |= {"train_ce": means[0].detach(), "train_kl": means[1].detach()}
         self._step(sum(losses[1:], losses[0]), mixer, student)
         if mixer:
-            self.knowledge.keep(batch.index, fused)
+            self.teacher.keep(rows, fused, mixed)
+        self._log_step(figures, mixer + student, len(batch.target))
         self.batches_done += 1
-        if seen:
-            for name, value in figures.items():
-                self.log(name, value, prog_bar=name == "train_loss", batch_size=len(batch.target))
         if self.trainer.is_last_batch:  # before validation, whose end is when checkpoints are written
             self._refuse_divergence()
             if mixer:
-                self._end_of_epoch()
+                self.teacher.end_epoch()
 
     def _student(self, input: Any, trained: bool) -> tuple[Tensor, Tensor]:
         if trained:
             return self.forward_with_features(input)
-        with torch.no_grad(), _in_eval(self.network):  # neither weights nor running statistics move
+        with torch.no_grad(), in_eval(self.network):  # neither weights nor running statistics move
             return self.forward_with_features(input)
-
-    def _mixer_loss(self, batch: Batch, log_mixes: list[Tensor]) -> Tensor:
-        """L_mix; with several mixers their sum, as they share no parameter."""
-        sums, counts = [], []
-        for number, (mixer, log_mix) in enumerate(zip(self.mixers, log_mixes, strict=True)):
-            target = mixer.known(self.knowledge.taught(batch.index, batch.target, number))
-            sums.append(mixer.loss(log_mix, target))
-            counts.append((target >= 0).sum())
-        return self._means(sums, counts).sum()
-
-    def _student_loss(self, batch: Batch, logits: Tensor, fused: Tensor, figures: dict[str, Any]) -> Tensor:
-        """L_t."""
-        log_student = logits.float().log_softmax(1)
-        labelled = batch.target >= 0
-        rows = ~labelled | (self.mixers[0].known(batch.target) >= 0)
-        knowledge = fused
-        if self.use_dictionary:
-            knowledge, filled = self.knowledge(batch.index)
-            rows = rows & filled
-        supervised = F.nll_loss(log_student, batch.target, ignore_index=-100, reduction="sum")
-        injected = injection_loss(log_student, knowledge, rows)
-        means = self._means([supervised, injected], [labelled.sum(), rows.sum()])
-        alpha = self.strength()
-        loss = means[0] + alpha * means[1]
-        figures |= {"train_loss": loss.detach(), "train_ce": means[0].detach(), "train_kl": means[1].detach()}
-        figures["alpha"] = alpha
-        return loss
-
-    def _means(self, sums: list[Tensor], counts: list[Tensor]) -> Tensor:
-        """Means over the rows that count in the batch on all processes; DDP averages gradients: hence its size."""
-        total, rows = torch.stack(sums), torch.stack(counts).to(torch.float32)
-        world = 1
-        if dist.is_available() and dist.is_initialized():
-            world = dist.get_world_size()
-            dist.all_reduce(rows)
-        return world * total / rows.clamp_min(1)
 
     def _step(self, loss: Tensor, mixer: bool, student: bool) -> None:
         """One backward pass, then the optimizers and schedules whose turn it is."""
-        optimizers: Any = self.optimizers()
-        schedulers: Any = self.lr_schedulers()
-        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
-        schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
-        waits = [part for part, trained in ((self.mixers, mixer), (self.network, student)) if not trained]
+        waits = [part for part, trained in ((self.teacher, mixer), (self.network, student)) if not trained]
         if waits and self.trainer.world_size > 1:  # every weight must be in the graph
             loss = loss + 0 * torch.stack([weight.sum() for part in waits for weight in part.parameters()]).sum()
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        self.manual_backward(loss)
-        turns = [trained for trained, there in ((student, True), (mixer, len(optimizers) > 1)) if there]
-        scaler: Any = getattr(self.trainer.precision_plugin, "scaler", None)
-        scale = scaler.get_scale() if scaler is not None else 1.0
-        scales = []
-        for optimizer, schedule, turn in zip(optimizers, schedulers, turns, strict=True):
-            if not turn:
-                continue
-            if scaler is not None:
-                scaler.update(scale)  # a step may change it, but all gradients carry that of the one backward pass
-            optimizer.step()
-            schedule.step()
-            scales += [scaler.get_scale()] if scaler is not None else []
-        if scales:
-            scaler.update(min(scales))
+        step_together(self, loss, [student, mixer][: len(self.trainer.optimizers)])
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Clip the gradients of one optimizer; they are unscaled here."""
         if self.clip_norm is not None:
             clip_grad_norm_([weight for group in optimizer.param_groups for weight in group["params"]], self.clip_norm)
 
-    @torch.no_grad()
-    def _weigh(self, log_weights: list[Tensor]) -> None:
-        """Add a batch to the mean weights of the epoch."""
-        new = sum((weights.exp().sum(0) for weights in log_weights[1:]), log_weights[0].exp().sum(0))
-        self._weights = new if self._weights is None else self._weights + new
+    def _log_step(self, figures: dict[str, Any], players: int, rows: int) -> None:
+        """Log every ``log_every_n_steps`` batches; the trainer counts each player's step."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        steps = min(players, len(self.trainer.optimizers))
+        if every > 0 and (self.trainer.global_step // steps - 1) % every == 0:
+            for name, value in figures.items():
+                self.log(name, value, prog_bar=name == "train_loss", batch_size=rows)
 
     def _refuse_divergence(self) -> None:
-        for what, part in (("student", self.network), ("mixer", self.mixers)):
+        for what, part in (("student", self.network), ("mixer", self.teacher.mixers)):
             if not all(bool(value.isfinite().all()) for value in part.state_dict().values()):
                 raise InputError(
                     f"the training of the {what} diverged in epoch {self.current_epoch}: weights are NaN or infinite; "
                     "lower the learning rate, or set clip_norm"
                 )
 
-    @torch.no_grad()
-    def _end_of_epoch(self) -> None:
-        assert self._weights is not None
-        self.knowledge.update()
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(self._weights)
-        self.mean_weights.copy_(self._weights / self._weights.sum())
-        self._weights = None
-
     def on_train_epoch_end(self) -> None:
         """Log the mixer's accuracy, the updates of the dictionary so far and the mean weight of each source."""
-        self.log("mixer_accuracy", self.knowledge.accuracy)
-        self.log("dictionary_updates", self.knowledge.updates.float())
+        self.log("mixer_accuracy", self.teacher.knowledge.accuracy)
+        self.log("dictionary_updates", self.teacher.knowledge.updates.float())
         for name, weight in self.source_weights.items():
             self.log(f"weight_{name}", weight)
 
@@ -387,88 +313,50 @@ class HaTJointModule(ExpertModule):
         assert self.features is not None
         with catch_output(self.network, self.features) as caught:
             logits = super()._evaluate(batch, split, metric)
-        if self.mixers is not None:
+        if self.teacher is not None:
             batch = as_batch(batch, f"the {split} loader")
-            mixed = self.fuse(as_vectors(caught[-1]), self._answer(batch, split))
+            mixed = self.teacher(as_vectors(caught[-1]), self._answer(batch, split))
             measure: Any = self.val_mixer_metric if split == "val" else self.test_mixer_metric
-            measure(torch.stack([log_mix.exp() for _, log_mix in mixed]).mean(0), batch.target)
+            measure(mixed.mean(), batch.target)
             self.log(f"{split}_mixer_accuracy", measure, batch_size=len(batch.target))
         return logits
 
     # ---------------------------------------------------------------- sources
 
-    def _answer(self, batch: Batch, split: str) -> Answer:
+    def _answer(self, batch: Batch, split: str, rows: Tensor | None = None) -> Answer:
         """What the sources say about a batch; remembered, where that is possible."""
         if self._tables and split == "val" and "val" not in self._tables:
             self._tables["val"] = self._table("val")
-        if split in self._tables:
-            return self._tables[split](batch.index)
-        return ask(self.pool, batch.input, self.heads == "frozen")
+        if split not in self._tables:
+            return ask(self.pool, batch.input, self.heads == "frozen")
+        table = self._tables[split]
+        return table(table.rows(batch.index) if rows is None else rows)
 
     def _table(self, split: str) -> SourceTable:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        rows = data.rows(split)
-        parts = torch.arange(len(rows)).split(data.batch_size)  # no more memory than a training step takes
-        return SourceTable(self.pool, (self._moved(rows[part]) for part in parts), self.heads == "frozen")
-
-    def _moved(self, batch: Any) -> Batch:
-        """A batch as a step sees it."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        batch = data.on_after_batch_transfer(move_data_to_device(batch, self.device), 0)
-        return self.trainer.precision_plugin.convert_input(as_batch(batch, "the data module"))
-
-    def _steady(self) -> bool:
-        """Whether a training batch is always the same, and what ``rows`` gives: then answers can be remembered."""
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if not isinstance(data, FusionDataModule) or getattr(data, "augmentation", None) is not None:
-            return False
-        loader: Any = data.train_dataloader()
-        rows: Any = data.rows("train")
-        if not isinstance(loader.sampler, SliceSampler):
-            return False
-        with torch.random.fork_rng():
-            item = next(iter(loader.sampler))
-            first, again = (self._moved(loader.dataset[item]) for _ in range(2))
-            index = row_facts(rows)[2]
-            place = index.argsort()[torch.searchsorted(index.sort().values, first.index.cpu())]
-            plain = self._moved(rows[place])
-        return all(_same_input(first.input, other.input) for other in (again, plain))
+        return SourceTable(self.pool, all_rows(self.trainer, split, self.device), self.heads == "frozen")
 
     # ----------------------------------------------------- around the training
 
     def configure_callbacks(self) -> list[Callback]:
         """Those of an expert; what the trainer cannot do in manual optimization is refused here, before it does."""
-        trainer = self._trainer
-        if trainer is not None and trainer.state.fn == "fit":
-            if trainer.gradient_clip_val or trainer.accumulate_grad_batches != 1:
-                raise InputError(
-                    f"trainer.gradient_clip_val is {trainer.gradient_clip_val}, accumulate_grad_batches "
-                    f"{trainer.accumulate_grad_batches}: HaTJointModule steps two optimizers by itself; set its "
-                    "clip_norm instead, and a larger batch_size of the data"
-                )
-            if trainer.max_steps != -1 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-                raise InputError(
-                    f"trainer.max_steps is {trainer.max_steps}: it counts the steps of two optimizers, two for each "
-                    "batch; limit the run by max_epochs"
-                )
+        check_manual(self)
         return super().configure_callbacks()
 
     def setup(self, stage: str) -> None:
         """Look at some training rows for the sizes of all representations, and at all for their numbers and labels."""
         if stage != "fit":
             return
-        input, index, target = self._training_rows()
+        input = first_rows(self.trainer).input
+        index, target = training_labels(self.trainer)
         present = target[target >= 0].unique()
         if len(present) < 2:
             found = f"of one class only ({self.classes[int(present[0])]})" if len(present) else "without any label"
             raise InputError(f"the training rows are {found}; the target needs labelled samples of two classes or more")
         sizes = self._measure(input)
-        if self.mixers is None:
-            self._build(sizes)
-        self._check_sizes(sizes)
+        self._make_teacher(sizes)
         if self.threshold is None:
             self.threshold = default_threshold(target, len(self.classes))
-        target = self.mixers[0].known(target)
+        target = self.teacher.known(target)
         if not bool((target >= 0).any()):
             raise InputError("no labelled training sample is of a class that a source knows; choose other experts")
         if self.uncovered:
@@ -476,79 +364,27 @@ class HaTJointModule(ExpertModule):
                 f"no source knows the class(es) {shorten(self.uncovered)} of the target: the student learns them from "
                 "labels alone"
             )
-        self._note_rows(index, target)
-
-    def _training_rows(self) -> tuple[Any, Tensor, Tensor]:
-        """The input of the first training rows, and of all rows the numbers and labels."""
-        data: Any = getattr(self.trainer, "datamodule", None)
-        with torch.random.fork_rng():
-            if isinstance(data, FusionDataModule):  # no worker is started for it
-                rows: Any = data.rows("train")
-                target, _, index = row_facts(rows)
-                batch = rows[torch.arange(min(_PROBE_ROWS, len(rows)))] if len(rows) else None
-            else:
-                parts = [as_batch(part, "the train loader") for part in self.trainer.fit_loop._data_source.dataloader()]
-                batch = parts[0] if parts else None
-                target, index = (torch.cat([part[place] for part in parts] or [torch.empty(0)]) for place in (1, 3))
-            if batch is None:
-                raise InputError("data: the training split has no samples")
-            if data is not None:
-                batch = data.on_after_batch_transfer(batch, 0)
-        return as_batch(batch, "the train loader").input, index, target
+        self.teacher.note_rows(index, target)
 
     @torch.no_grad()
     def _measure(self, input: Any) -> dict[str, Any]:
         """Sizes of all representations, and which part of each source is its head: plain data."""
-        with _in_eval(self.network):
+        with in_eval(self.network):
             logits, z = self.forward_with_features(input)
         if logits.shape[1:] != (len(self.classes),):
             raise InputError(
                 f"network: it gives outputs (B, {shorten(logits.shape[1:])}); expected (B, {len(self.classes)}), one "
                 "for each of classes"
             )
-        own = z.shape[1]
-        widths = {}
-        for name, expert in self.pool.members.items():
-            try:
-                widths[name] = ExpertPool({name: expert}).representations(input)[name].shape[1]
-            except RuntimeError as error:
-                raise InputError(
-                    f"experts: {name} does not run on the target's input ({error}); leave it out, or prepare the data "
-                    "as it wants them"
-                ) from error
-        heads = {}
-        for name, expert in self.pool.members.items() if self.heads == "trained" else ():
-            try:
-                heads[name] = head_name(expert, input)
-            except InputError as error:
-                raise InputError(f"expert {name}: {error}") from error
-        return {"own": own, "sources": widths, "heads": heads}
+        widths = {name: value.shape[1] for name, value in probe_experts(self.pool, input).items()}
+        heads = head_names(self.pool.members, input) if self.heads == "trained" else {}
+        return {"own": z.shape[1], "sources": widths, "heads": heads}
 
-    def _build(self, sizes: Mapping[str, Any]) -> None:
-        self._sizes = dict(sizes)
-        mixers = []
-        for _ in range(_FOLDS if self.accuracy_source == "crossfit" else 1):
-            heads = None
-            if self.heads == "trained":
-                networks: dict[str, Any] = {name: expert.network for name, expert in self.pool.members.items()}
-                parts = {name: networks[name].get_submodule(head) for name, head in sizes["heads"].items()}
-                heads = {name: copy.deepcopy(part).requires_grad_(True) for name, part in parts.items()}
-            widths = {name: sizes["sources"][name] for name in self.pool.names}
-            shape = (sizes["own"], widths, heads, self.columns, len(self.classes))
-            mixers.append(Mixer(*shape, self.dim, self.temperature, self.mixing))
-        self.mixers = nn.ModuleList(mixers)
-
-    def _check_sizes(self, sizes: Mapping[str, Any]) -> None:
-        if self._sizes != sizes:
-            raise InputError(f"experts: the mixer was made for sources {self._sizes}; found {dict(sizes)}")
-
-    def _note_rows(self, index: Tensor, target: Tensor) -> None:
-        """Make the dictionary; the one at hand stays where it is of the same rows and labels."""
-        rules: Any = (self.update_rule, self.accuracy_source, _FOLDS, self.seed)
-        made = KnowledgeDictionary(index, len(self.classes), target, *rules)
-        old = self.knowledge
-        if old is None or not (torch.equal(old.index, made.index) and torch.equal(old.target, made.target)):
-            self.knowledge = made
+    def _make_teacher(self, sizes: dict[str, Any]) -> None:
+        """Make it for the sources at hand; the one that is there stays, where it is of the same sizes."""
+        if self.teacher is None:
+            self.teacher = Teacher(self.pool, self.columns, len(self.classes), sizes, **self._mixers)
+        self.teacher.check_sizes(sizes)
 
     def configure_optimizers(self) -> Any:
         """Two optimizers with a schedule each; one, where the mixer has no weights (uniform mixing, frozen heads)."""
@@ -558,16 +394,10 @@ class HaTJointModule(ExpertModule):
         if math.isfinite(self._steps):
             cosine = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=max(1, math.ceil(self._steps / turns)))
         chosen = [(self.network, self._optimizer, self._scheduler or cosine)]
-        if any(True for _ in self.mixers.parameters()):
-            chosen.append((self.mixers, self._mixer_optimizer, self._mixer_scheduler or cosine))
+        if any(True for _ in self.teacher.parameters()):
+            chosen.append((self.teacher, self._mixer_optimizer, self._mixer_scheduler or cosine))
         made = [build_optimizer(self, part.parameters(), how, when, "step") for part, how, when in chosen]
-        for one in made:
-            if isinstance(one["lr_scheduler"]["scheduler"], torch.optim.lr_scheduler.ReduceLROnPlateau):
-                raise InputError("scheduler: ReduceLROnPlateau waits for a metric; HaTJointModule's step every batch")
-            if isinstance(one["optimizer"], torch.optim.LBFGS):
-                raise InputError(
-                    "optimizer: LBFGS asks for the loss several times; HaTJointModule makes it once a step"
-                )
+        check_stepwise(self, made)
         return made
 
     def on_fit_start(self) -> None:
@@ -575,20 +405,14 @@ class HaTJointModule(ExpertModule):
         epochs = self.trainer.max_epochs
         if self.procedure == "two_step" and (epochs is None or epochs < 2) and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise InputError(f"training: two_step needs an epoch for each step; trainer.max_epochs is {epochs}")
-        steady = self.cache is not False and self._steady()
-        if self.cache is True and not steady:
-            raise InputError(
-                "cache: the training batches are augmented or drawn anew (or the data module is not one of this "
-                "library), so that what sources say of a row changes; set cache: auto"
-            )
-        self._tables = {"train": self._table("train")} if steady else {}
-        self._weights = None
+        remembered = self.cache and batches_repeat(self.trainer, self.device)
+        self._tables = {"train": self._table("train")} if remembered else {}
 
     def on_fit_end(self) -> None:
         """Warn where nothing was learnt from the sources; forget what they said."""
         self._tables = {}
         assert self.threshold is not None
-        best = float(self.knowledge.best)
+        best = float(self.teacher.knowledge.best)
         if self.adaptive and best < self.threshold:
             rank_zero_warn(
                 f"the mixer's best accuracy ({best:.3f}) is under the threshold ({self.threshold:.3f}): the student "
@@ -601,8 +425,8 @@ class HaTJointModule(ExpertModule):
         """Add the card of an ordinary expert; name the sources, and leave their weights out."""
         super().on_save_checkpoint(checkpoint)
         store_experts(checkpoint, self.pool.facts(), weights=False)
-        if "optimizer_states" in checkpoint and self.mixers is not None:
-            checkpoint["sources"] = self._sizes
+        if "optimizer_states" in checkpoint and self.teacher is not None:
+            checkpoint["sources"] = self.teacher.sizes
         else:  # weights alone: the student, as it is published
             state = checkpoint["state_dict"]
             checkpoint["state_dict"] = {name: state[name] for name in state if not name.startswith(_OF_TRAINING)}
@@ -620,34 +444,14 @@ class HaTJointModule(ExpertModule):
                 f"experts: the model was trained from {shorten(sizes['sources'])}; found {shorten(self.pool.names)}"
             )
         restore_experts(checkpoint, self.pool)
-        if self.mixers is None:
-            self._build(sizes)
-        self._check_sizes(sizes)
-        found = [state["knowledge.index"], state["knowledge.target"]]
-        if self.knowledge is None:
-            self._note_rows(*found)
-        own_rows = self.knowledge
-        if not (torch.equal(found[0], own_rows.index) and torch.equal(found[1], own_rows.target)):
+        self._make_teacher(sizes)
+        found = [state["teacher.knowledge.index"], state["teacher.knowledge.target"]]
+        if self.teacher.knowledge is None:
+            self.teacher.note_rows(*found)
+        own_rows = self.teacher.knowledge
+        if not own_rows.is_of(*found):
             raise InputError(
                 f"data: the interrupted run had {len(found[0])} training rows, {int((found[1] >= 0).sum())} of them "
                 f"labelled; found {len(own_rows.index)} and {int((own_rows.target >= 0).sum())}, or others: resume on "
                 "the same data with the same seed"
             )
-
-
-@contextmanager
-def _in_eval(module: nn.Module) -> Iterator[None]:
-    """Every part is in eval mode, and afterwards in the mode it was in."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
-
-
-def _same_input(one: Any, other: Any) -> bool:
-    if isinstance(one, Mapping):
-        return one.keys() == other.keys() and all(_same_input(value, other[key]) for key, value in one.items())
-    return torch.equal(one, other)

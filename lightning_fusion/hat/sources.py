@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_fusion.data.base import Batch
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.hat.knowledge import find_rows
 
 _TINY = 1e-12
 
@@ -40,46 +41,51 @@ def ask(pool: ExpertPool, input: Any, with_scores: bool) -> Answer:
 
 
 class SourceTable:
-    """Answers of frozen sources to all rows of a split, computed once and looked up by sample number.
+    """Answers of frozen sources to all samples of a split, computed once, in ascending order of the sample numbers.
 
     Args:
         pool: The sources.
-        batches: All rows, on the device where the answers are to stay.
+        batches: All samples, on the device where the answers are to stay.
         with_scores: As for :func:`ask`.
 
     Example:
         >>> from lightning_fusion import Expert
         >>> network = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
         >>> pool = ExpertPool({"a": Expert(network, classes=["cat", "dog"], features="0")})
-        >>> rows = Batch(torch.rand(6, 4), torch.zeros(6), torch.zeros(6, 0), torch.arange(6) * 10)
-        >>> SourceTable(pool, [rows], with_scores=False)(torch.tensor([50, 0])).features["a"].shape
+        >>> samples = Batch(torch.rand(6, 4), torch.zeros(6), torch.zeros(6, 0), torch.arange(6) * 10)
+        >>> table = SourceTable(pool, [samples], with_scores=False)
+        >>> table(table.rows(torch.tensor([50, 0]))).features["a"].shape
         torch.Size([2, 3])
     """
 
     def __init__(self, pool: ExpertPool, batches: Iterable[Batch], with_scores: bool) -> None:
         indices: list[Tensor] = []
-        rows: list[Tensor] = []
+        parts: list[Tensor] = []
         widths: list[dict[str, int]] = []
         for batch in batches:
             features, scores = ask(pool, batch.input, with_scores)
-            parts: list[Mapping[str, Tensor]] = [features] if scores is None else [features, scores]
-            widths = [{name: value.shape[1] for name, value in part.items()} for part in parts]
+            both: list[Mapping[str, Tensor]] = [features] if scores is None else [features, scores]
+            widths = [{name: value.shape[1] for name, value in part.items()} for part in both]
             indices.append(batch.index)
-            rows.append(torch.cat([value for part in parts for value in part.values()], 1))
+            parts.append(torch.cat([value for part in both for value in part.values()], 1))
         self.index, order = torch.cat(indices).sort()
-        self.values = torch.cat(rows)[order]  # side by side: one look-up for all sources
+        self.values = torch.cat(parts)[order]  # side by side: one look-up for all sources
         self.widths = widths
 
-    def __call__(self, index: Tensor) -> Answer:
-        """The answers to samples by their numbers (B,).
+    def rows(self, index: Tensor) -> Tensor:
+        """(B,) rows of samples by their numbers (B,).
 
         Raises:
             InputError: If a number is none of the table's; on a GPU, where that would wait, it is not looked at.
         """
-        rows = torch.searchsorted(self.index, index).clamp_max(len(self.index) - 1)
-        if index.device.type == "cpu" and not torch.equal(self.index[rows], index):
-            wrong = index[self.index[rows] != index]
-            raise InputError(f"sample number {int(wrong[0])} has no answer of the sources; Batch.index must not change")
+        rows, strange = find_rows(self.index, index)
+        if strange.device.type == "cpu" and bool(strange.any()):
+            wrong = int(index[strange][0])
+            raise InputError(f"sample number {wrong} has no answer of the sources; Batch.index must not change")
+        return rows
+
+    def __call__(self, rows: Tensor) -> Answer:
+        """The answers to the samples in some rows (B,)."""
         parts = iter(self.values[rows].split([width for part in self.widths for width in part.values()], 1))
         found = [{name: next(parts) for name in part} for part in self.widths]
         return Answer(found[0], found[1] if len(found) > 1 else None)

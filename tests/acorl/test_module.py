@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from lightning_fusion import ACoRLModule, Expert, ExpertModule
 from lightning_fusion.acorl.dissimilarity import Dissimilarity, MeanSquaredError
-from lightning_fusion.acorl.module import failure_signs
 from lightning_fusion.data.base import TensorDataModule
 from lightning_fusion.encoders import SmallConvNet
 from lightning_fusion.errors import InputError
@@ -292,15 +291,6 @@ class TestEvaluation:
         turned = 2 * torch.autograd.grad(unlike, z)[0].norm()
         assert float(trainer.callback_metrics["task_gradient"]) == pytest.approx(float(task), rel=1e-4)
         assert float(trainer.callback_metrics["reversed_gradient"]) == pytest.approx(float(turned), rel=1e-4)
-
-    def test_failures_are_named(self):
-        fine = {"val_accuracy": 0.8, "val_pool_accuracy": 0.7, "val_fused_accuracy": 0.85}
-        assert failure_signs(fine) == []
-        assert failure_signs({}) == []
-        assert "the training diverged" in failure_signs(fine | {"val_loss": float("nan")})[0]
-        assert "falls far under the experts" in failure_signs(fine | {"val_accuracy": 0.3})[0]
-        assert "fusing gains nothing" in failure_signs(fine | {"val_fused_accuracy": 0.7})[0]
-        assert "alone (0.900) is better than the fusion (0.850" in failure_signs(fine | {"val_accuracy": 0.9})[0]
 
 
 class Dead(nn.Linear):

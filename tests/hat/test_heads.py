@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from lightning_fusion import Expert
 from lightning_fusion.encoders import SmallConvNet
 from lightning_fusion.errors import InputError
-from lightning_fusion.hat.heads import find_head, head_name
+from lightning_fusion.hat.heads import copy_heads, head_name, head_names
 
 
 class Net(nn.Module):
@@ -47,8 +47,10 @@ def test_it_turns_the_representation_into_the_outputs(network, features, name):
     made = expert(network, features)
     assert head_name(made, INPUT) == name
     before = copy.deepcopy(made.state_dict())
-    head = find_head(made, INPUT)
-    assert head is made.network.get_submodule(name)
+    (head,) = copy_heads({"a": made}, head_names({"a": made}, INPUT)).values()
+    own = made.network.get_submodule(name)
+    assert all(weight.requires_grad for weight in head.parameters())
+    assert not {id(weight) for weight in head.parameters()} & {id(weight) for weight in own.parameters()}
     torch.testing.assert_close(head(made.forward_with_features(INPUT)[1]).softmax(1), made(INPUT))
     assert all(torch.equal(value, before[key]) for key, value in made.state_dict().items())
 
@@ -82,4 +84,6 @@ def test_compiled_networks_have_heads():
 )
 def test_networks_without_a_head_are_refused(made, message):
     with pytest.raises(InputError, match=message):
-        find_head(made, INPUT)
+        head_name(made, INPUT)
+    with pytest.raises(InputError, match="expert a: "):
+        head_names({"a": made}, INPUT)

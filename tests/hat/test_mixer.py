@@ -16,10 +16,10 @@ COLUMNS = {"a": [0, 1, 2, -1, -1], "b": [-1, 1, -1, 0, -1], "c": [2, -1, 0, 1, -
 OUTPUTS = {"a": 3, "b": 2, "c": 4}
 
 
-def made(weights="attention", heads=True, **more) -> Mixer:
+def made(mixing="attention", heads=True, **more) -> Mixer:
     torch.manual_seed(1)
     parts = {name: nn.Linear(width, OUTPUTS[name]) for name, width in WIDTHS.items()} if heads else None
-    return Mixer(6, WIDTHS, parts, COLUMNS, 5, weights=weights, **more)
+    return Mixer(6, WIDTHS, parts, COLUMNS, 5, mixing=mixing, **more)
 
 
 def batch(rows=9):
@@ -38,11 +38,11 @@ def expected(mixer, z_t, features, temperature=1.0, dim=32):
         for name, value in zip(WIDTHS, z, strict=True):
             weight, bias = pair(mixer.heads[name])
             answers.append(reference.answer(weight @ value + bias, COLUMNS[name]))
-        if mixer.weights == "attention":
+        if mixer.mixing == "attention":
             maps = [pair(mixer.maps[name]) for name in WIDTHS]
             q, k = pair(mixer.query), pair(mixer.key)
             weights = reference.attention(z_t[row].numpy(), z, q, k, maps, dim, temperature)
-        elif mixer.weights == "static":
+        elif mixer.mixing == "static":
             weights = reference.softmax(mixer.static.detach().numpy())
         else:
             weights = np.full(3, 1 / 3)
@@ -128,7 +128,7 @@ def test_a_poisoned_source_loses_its_weight():
     features = {name: nn.functional.one_hot(target, 3) + 0.3 * torch.randn(300, 3) for name in ("good", "poisoned")}
     scores = {"good": 4 * features["good"], "poisoned": 4 * features["poisoned"][:, [1, 2, 0]]}
     for weights in ("attention", "static"):
-        mixer = Mixer(5, {"good": 3, "poisoned": 3}, None, {name: [0, 1, 2] for name in scores}, 3, weights=weights)
+        mixer = Mixer(5, {"good": 3, "poisoned": 3}, None, {name: [0, 1, 2] for name in scores}, 3, mixing=weights)
         optimizer = torch.optim.Adam(mixer.parameters(), lr=0.02)
         z_t = torch.randn(300, 5)
         for _ in range(100):
@@ -175,7 +175,7 @@ def test_injection_is_the_divergence_of_the_rows_that_count():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"weights": "best"}, "mixing is 'best'; expected attention, static or uniform"),
+        ({"mixing": "best"}, "mixing is 'best'; expected attention, static, uniform"),
         ({"temperature": 0.0}, "temperature is 0.0, dim 32; expected numbers above 0"),
         ({"dim": 0}, "dim 0; expected numbers above 0"),
         ({"source_features": {}}, "the mixer has no source"),

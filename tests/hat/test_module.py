@@ -85,9 +85,18 @@ def begun(**arguments) -> HaTJointModule:
     made = module(**arguments)
     made.threshold = made.threshold if made.threshold is not None else 0.3
     input, index, labels = (target().rows("train")[torch.arange(60)][place] for place in (0, 3, 1))
-    made._build(made._measure(input))
-    made._note_rows(index, labels)
+    made._make_teacher(made._measure(input))
+    made.teacher.note_rows(index, labels)
     return made
+
+
+def remembers(made, data) -> bool:
+    """Whether the answers of the sources are remembered in a training."""
+    seen = []
+    made.on_train_batch_end = lambda *_: seen.append(bool(made._tables))
+    fit(made, 1, data)
+    (found,) = set(seen)
+    return found
 
 
 class TestStep:
@@ -97,9 +106,9 @@ class TestStep:
         epochs = 4
         made = module(mixing=mixing, threshold=0.3, clip_norm=0.7)
         start = begun(mixing=mixing)
-        made._build(start._sizes)
+        made._make_teacher(start.teacher.sizes)
         made.load_state_dict(start.state_dict(), strict=False)
-        student, mixer = copy.deepcopy(made.network), copy.deepcopy(made.mixers[0])
+        student, mixer = copy.deepcopy(made.network), copy.deepcopy(made.teacher.mixers[0])
         fit(made, epochs)
 
         players = [torch.optim.SGD(part.parameters(), lr=0.3) for part in (student, mixer)]
@@ -140,29 +149,31 @@ class TestStep:
                     dictionary[row] = p
             alpha = accuracy if accuracy >= 0.3 else 0.0
         assert best > 0.3 and alpha > 0, "the problem must exercise the dictionary"
-        for ours, theirs in ((made.network, student), (made.mixers[0], mixer)):
+        for ours, theirs in ((made.network, student), (made.teacher.mixers[0], mixer)):
             for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(made.knowledge(torch.arange(60))[0], dictionary, atol=1e-5)
-        assert float(made.knowledge.best) == pytest.approx(best)
+        np.testing.assert_allclose(made.teacher.knowledge.probabilities, dictionary, atol=1e-5)
+        assert float(made.teacher.knowledge.best) == pytest.approx(best)
         assert float(made.strength()) == pytest.approx(alpha)
 
     def test_losses_are_the_formulas(self):
         made = begun(heads="frozen", alpha="fixed", alpha_0=0.6)
         rows = target().rows("train")
         batch = rows[torch.arange(30)]
-        made.knowledge.keep(torch.arange(20), torch.rand(20, 3).softmax(1))
-        made.knowledge.update(1.0)
+        said = F.one_hot(batch.target[:20].clamp_min(0), 3) + torch.rand(20, 3)
+        made.teacher.knowledge.keep(torch.arange(20), said / said.sum(1, keepdim=True))
+        assert made.teacher.knowledge.update()
         logits, z = made.forward_with_features(batch.input)
         answer = ask(made.pool, batch.input, with_scores=True)
-        ((_, log_mix),) = made.fuse(z.detach(), answer)
-        mixed, student = log_mix.detach().exp().numpy(), logits.detach().softmax(1).numpy()
-        wanted = reference.cross_entropy(mixed, batch.target.numpy())
-        assert made._mixer_loss(batch, [log_mix]).item() == pytest.approx(wanted, rel=1e-5)
-        knowledge = made.knowledge(batch.index)[0].numpy()
+        mixed, rows = made.teacher(z.detach(), answer), torch.arange(30)
+        fused, student = mixed.mean().detach().numpy(), logits.detach().softmax(1).numpy()
+        wanted = reference.cross_entropy(fused, batch.target.numpy())
+        assert made.teacher.loss(rows, batch.target, mixed).item() == pytest.approx(wanted, rel=1e-5)
+        knowledge, filled = made.teacher.knowledge(rows)
         wanted = reference.cross_entropy(student, batch.target.numpy())
-        wanted += 0.6 * reference.divergence(knowledge, student)
-        assert made._student_loss(batch, logits, torch.empty(0), {}).item() == pytest.approx(wanted, rel=1e-5)
+        wanted += 0.6 * reference.divergence(knowledge.numpy(), student)
+        found = made.student_losses(logits, batch.target, knowledge, filled)
+        assert (found[0] + made.strength() * found[1]).item() == pytest.approx(wanted, rel=1e-5)
 
     def test_no_gradient_crosses_over(self):
         """The mixer's loss does not reach the student, nor the student's the mixer; the sources get none."""
@@ -171,19 +182,18 @@ class TestStep:
         for player in ("mixer", "student"):
             made.zero_grad()
             logits, z = made.forward_with_features(batch.input)
-            ((_, log_mix),) = made.fuse(z.detach(), ask(made.pool, batch.input, with_scores=False))
-            fused = log_mix.detach().exp()
+            mixed, rows = made.teacher(z.detach(), ask(made.pool, batch.input, with_scores=False)), torch.arange(30)
             if player == "mixer":
-                made._mixer_loss(batch, [log_mix]).backward()
+                made.teacher.loss(rows, batch.target, mixed).backward()
             else:
-                made._student_loss(batch, logits, fused, {}).backward()
+                made.student_losses(logits, batch.target, made.teacher.fused(rows, mixed), True).sum().backward()
             reached = {
                 part
-                for part in ("network", "mixers", "pool")
+                for part in ("network", "teacher", "pool")
                 for weight in getattr(made, part).parameters()
                 if weight.grad is not None
             }
-            assert reached == ({"mixers"} if player == "mixer" else {"network"})
+            assert reached == ({"teacher"} if player == "mixer" else {"network"})
 
     def test_the_training_detaches(self):
         """Of a run whose mixer may not move the student is that of a run with another mixer's rate, without alpha."""
@@ -193,7 +203,7 @@ class TestStep:
             fit(made, 3)
             results.append(made)
         assert tiny.same(results[0].network, results[1].network)
-        assert not tiny.same(results[0].mixers, results[1].mixers)
+        assert not tiny.same(results[0].teacher, results[1].teacher)
 
     @pytest.mark.parametrize("heads", ["trained", "frozen"])
     @pytest.mark.parametrize("cache", [True, False])
@@ -208,11 +218,11 @@ class TestStep:
             assert not any(part.training for part in expert.modules())
             assert all(weight.grad is None for weight in expert.parameters())
         if heads == "trained":
-            assert not tiny.same(made.mixers[0].heads["a"], before[0])
-            own = {weight.data_ptr() for weight in made.mixers.parameters()}
+            assert not tiny.same(made.teacher.mixers[0].heads["a"], before[0])
+            own = {weight.data_ptr() for weight in made.teacher.mixers.parameters()}
             assert not own & {weight.data_ptr() for weight in made.pool.parameters()}
         else:
-            assert made.mixers[0].heads is None
+            assert made.teacher.mixers[0].heads is None
 
     def test_uncovered_labels_are_left_to_the_student(self):
         experts = {"a": copy.deepcopy(SOURCES["a"])}  # cat and dog alone
@@ -221,16 +231,16 @@ class TestStep:
             fit(made, 3)
         assert made.uncovered == ["owl"]
         owls = target().rows("train")[torch.arange(60)].target == 2
-        assert owls.any() and not (made.knowledge.target[owls] >= 0).any()
-        assert not made.knowledge(torch.arange(60))[0][:, 2].any()
+        assert owls.any() and not (made.teacher.knowledge.target[owls] >= 0).any()
+        assert not made.teacher.knowledge.probabilities[:, 2].any()
         batch = target().rows("train")[torch.arange(60)]
         logits = made(batch.input)
-        figures = {}
-        made._student_loss(batch, logits, torch.empty(0), figures)
-        covered = made.knowledge(batch.index)[0].numpy() * (~owls).numpy()[:, None]
+        knowledge, filled = made.teacher.knowledge(torch.arange(60))
+        covered = knowledge.numpy() * (~owls).numpy()[:, None]
         wanted = reference.divergence(covered, logits.detach().softmax(1).numpy())
-        assert figures["train_kl"].item() == pytest.approx(wanted, rel=1e-4)
-        weights = made.mixers[0].heads["a"].weight
+        found = made.student_losses(logits, batch.target, knowledge, filled)[1]
+        assert found.item() == pytest.approx(wanted, rel=1e-4)
+        weights = made.teacher.mixers[0].heads["a"].weight
         assert weights.isfinite().all()
 
     def test_classes_that_only_a_source_knows_are_left_out(self):
@@ -240,8 +250,8 @@ class TestStep:
         fit(made, 1)
         batch = target().rows("train")[torch.arange(9)]
         raw = experts["wide"].network(batch.input)[:, [2, 1]].softmax(1)
-        ((_, log_mix),) = made.fuse(made.forward_with_features(batch.input)[1], ask(made.pool, batch.input, True))
-        torch.testing.assert_close(log_mix.exp()[:, :2], raw)
+        mixed = made.teacher(made.forward_with_features(batch.input)[1], ask(made.pool, batch.input, True))
+        torch.testing.assert_close(mixed.mean()[:, :2], raw)
 
 
 class TestCache:
@@ -264,7 +274,7 @@ class TestCache:
             fit(made, epochs)
             return experts["a"].network.rows
 
-        assert counted("auto", 1) == counted("auto", 4) < counted(False, 1) + 60
+        assert counted(True, 1) == counted(True, 4) < counted(False, 1) + 60
         assert counted(False, 4) > 4 * 60
 
     @pytest.mark.parametrize("augmentation", [nn.Dropout(0.3), None])
@@ -273,17 +283,8 @@ class TestCache:
         networks = [SmallConvNet(4, width=2)]
         experts = {"a": Expert(networks[0], classes=data.classes, features="pool")}
         made = module(experts, network=partial(SmallConvNet, width=2), features="pool", classes=data.classes)
-        seen = []
-        made.on_train_batch_end = lambda *_: seen.append(bool(made._tables))
-        fit(made, 1, TargetDataModule(data, "style_2"))
-        assert set(seen) == {augmentation is None}
+        assert remembers(made, TargetDataModule(data, "style_2")) == (augmentation is None)
         assert not made._tables
-        if augmentation is not None:
-            made = module(
-                experts, network=partial(SmallConvNet, width=2), features="pool", classes=data.classes, cache=True
-            )
-            with pytest.raises(InputError, match="cache: the training batches are augmented or drawn anew"):
-                fit(made, 1, TargetDataModule(data, "style_2"))
 
     def test_noise_without_a_name_is_found_by_the_values(self):
         class Noisy(TensorDataModule):
@@ -293,16 +294,13 @@ class TestCache:
 
         data = target()
         data.data.__class__ = Noisy
-        with pytest.raises(InputError, match="cache: the training batches are augmented or drawn anew"):
-            fit(module(cache=True), 1, data)
-        fit(module(), 1, data)
+        assert remembers(module(), target())
+        assert not remembers(module(), data)
 
     def test_bare_loaders_do(self):
         made, data = module(), target()
         tiny.trainer(1).fit(made, data.train_dataloader(), data.val_dataloader())
-        assert len(made.knowledge.index) == 60
-        with pytest.raises(InputError, match=r"cache: .* not one of this library"):
-            tiny.trainer(1).fit(module(cache=True), data.train_dataloader())
+        assert len(made.teacher.knowledge.index) == 60
 
     def test_foreign_data_modules_do(self):
         expert = Expert(plain.Encoder(2, 16), classes=["a", "b"], features="head")
@@ -314,7 +312,7 @@ class TestCache:
             heads="frozen",
         )
         fit(made, 1, plain.Data())
-        assert made.knowledge.filled.all()
+        assert made.teacher.knowledge.filled.all()
 
 
 class TestOptimization:
@@ -372,7 +370,7 @@ class TestOptimization:
 
             made = module(optimizer=partial(Spy, lr=0.3), mixer_optimizer=partial(Spy, lr=0.3))
             fit(made, 1, plugins=plugins, limit_train_batches=1)
-        assert len(norms["fp32"]) == len(list(made.network.parameters())) + len(list(made.mixers.parameters()))
+        assert len(norms["fp32"]) == len(list(made.network.parameters())) + len(list(made.teacher.mixers.parameters()))
         np.testing.assert_allclose(norms["fp16"], norms["fp32"], rtol=0.03, atol=1e-4)
         assert scaler.get_scale() == 256.0
 
@@ -396,7 +394,7 @@ class TestOptimization:
     def test_other_precisions(self, precision):
         made = module()
         trainer = fit(made, 3, precision=precision)
-        assert made.knowledge.probabilities.dtype == torch.float32
+        assert made.teacher.knowledge.probabilities.dtype == torch.float32
         assert all(weight.isfinite().all() for weight in made.parameters())
         assert float(trainer.callback_metrics["mixer_accuracy"]) > 0.5
 
@@ -406,9 +404,9 @@ class TestOptimization:
         made.on_train_epoch_start = lambda: after.update({made.current_epoch: copy.deepcopy(made)})
         trainer = fit(made, 4)
         begin, half = after[0], after[2]
-        assert tiny.same(half.network, begin.network) and not tiny.same(half.mixers, begin.mixers)
-        assert tiny.same(half.mixers, made.mixers) and not tiny.same(half.network, made.network)
-        assert tiny.same(half.knowledge, made.knowledge) and half.knowledge.filled.all()
+        assert tiny.same(half.network, begin.network) and not tiny.same(half.teacher.mixers, begin.teacher.mixers)
+        assert tiny.same(half.teacher.mixers, made.teacher.mixers) and not tiny.same(half.network, made.network)
+        assert tiny.same(half.teacher.knowledge, made.teacher.knowledge) and half.teacher.knowledge.filled.all()
         assert trainer.global_step == int(made.batches_done)
         for optimizer in trainer.optimizers:
             assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
@@ -461,7 +459,7 @@ class TestSwitches:
     def test_uniform_distillation_has_one_optimizer(self):
         made = module(mixing="uniform", heads="frozen", dictionary=False, alpha="fixed")
         trainer = fit(made, 2)
-        assert len(trainer.optimizers) == 1 and not list(made.mixers.parameters())
+        assert len(trainer.optimizers) == 1 and not list(made.teacher.mixers.parameters())
         assert trainer.global_step == int(made.batches_done)
         assert made.source_weights == pytest.approx({"a": 0.5, "b": 0.5})
         batch = target().rows("val")[torch.arange(30)]
@@ -476,11 +474,12 @@ class TestSwitches:
         made = module(accuracy_source=accuracy_source)
         data = target(share=0.5)
         trainer = fit(made, 3, data)
-        assert len(made.mixers) == (3 if accuracy_source == "crossfit" else 1)
+        assert len(made.teacher.mixers) == (3 if accuracy_source == "crossfit" else 1)
         assert 0 < float(trainer.callback_metrics["mixer_accuracy"]) <= 1
-        held = made.knowledge.fold == 0
+        held = made.teacher.knowledge.fold == 0
         batch = data.rows("train")[torch.arange(60)]
-        assert not (made.knowledge.taught(batch.index, batch.target)[held] >= 0).any()
+        rows = made.teacher.knowledge.rows(batch.index)
+        assert not (made.teacher.knowledge.taught(rows, batch.target)[held] >= 0).any()
 
     def test_a_fixed_alpha_is_alpha_0_from_the_start(self):
         made = module(alpha="fixed", alpha_0=0.4)
@@ -573,8 +572,8 @@ class TestFigures:
         batch = target().rows("val")[torch.arange(30)]
         made.eval()
         _, z = made.forward_with_features(batch.input)
-        ((_, log_mix),) = made.fuse(z, ask(made.pool, batch.input, with_scores=False))
-        wanted = (log_mix.argmax(1) == batch.target).float().mean()
+        mixed = made.teacher(z, ask(made.pool, batch.input, with_scores=False))
+        wanted = (mixed.mean().argmax(1) == batch.target).float().mean()
         assert found["val_mixer_accuracy"] == pytest.approx(float(wanted))
 
     def test_nothing_learnt_from_the_sources_is_said(self):
@@ -595,7 +594,7 @@ class TestCheckpoints:
             trainer.save_checkpoint(path, weights_only=weights_only)
             state = torch.load(path, weights_only=True)["state_dict"]
             parts = {name.partition(".")[0] for name in state}
-            whole = {"network", "mixers", "knowledge", "batches_done", "mean_weights"}
+            whole = {"network", "teacher", "batches_done"}
             assert parts == ({"network"} if weights_only else whole)
             expert = Expert(checkpoint=str(path))
             torch.testing.assert_close(expert(batch.input), made.eval()(batch.input).softmax(1))
@@ -619,13 +618,13 @@ class TestCheckpoints:
         loaded = HaTJointModule.load_from_checkpoint(
             tmp_path / "m.ckpt", weights_only=True, experts=copy.deepcopy(SOURCES)
         )
-        assert loaded.mixers is None and tiny.same(loaded.network, made.network)
+        assert loaded.teacher is None and tiny.same(loaded.network, made.network)
         assert set(tiny.trainer().test(loaded, target(), verbose=False)[0]) == {"test_loss", "test_accuracy"}
         other = module(seed=9)
         fit(other)
-        mixers = copy.deepcopy(other.mixers)
+        teacher = copy.deepcopy(other.teacher)
         tiny.trainer().test(other, target(), ckpt_path=tmp_path / "m.ckpt", weights_only=True, verbose=False)
-        assert tiny.same(other.network, made.network) and tiny.same(other.mixers, mixers)
+        assert tiny.same(other.network, made.network) and tiny.same(other.teacher, teacher)
 
     @pytest.mark.parametrize("procedure", ["joint", "two_step"])
     def test_a_resumed_run_equals_an_uninterrupted_one(self, procedure, tmp_path):
@@ -678,7 +677,6 @@ class TestBadInput:
             ({"heads": "cut"}, "heads is 'cut'; expected trained, frozen"),
             ({"training": "one"}, "training is 'one'; expected joint, two_step"),
             ({"alpha": "high"}, "alpha is 'high'; expected adaptive, fixed"),
-            ({"cache": "always"}, "cache is 'always'; expected auto, True, False"),
             ({"mixing": "best"}, "mixing is 'best'"),
             ({"update_rule": "lt"}, "update_rule is 'lt'"),
             ({"accuracy_source": "test"}, "accuracy_source is 'test'"),
@@ -716,7 +714,7 @@ class TestBadInput:
 
     def test_of_sources_and_networks_that_do_not_fit(self):
         wide = Expert(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)), classes=tiny.CLASSES, features="0")
-        with pytest.raises(InputError, match=r"experts: c does not run on the target's input \(mat1 and mat2 shapes"):
+        with pytest.raises(InputError, match=r"experts: c does not run on the training input \(mat1 and mat2 shapes"):
             fit(module(copy.deepcopy(SOURCES) | {"c": wide}))
         with pytest.raises(InputError, match=r"gives outputs \(B, 4\); expected \(B, 3\), one for each of classes"):
             fit(module(network=lambda num_classes: tiny.Net(num_classes + 1)))

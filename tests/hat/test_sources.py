@@ -18,7 +18,7 @@ def test_what_is_remembered_is_what_was_said(with_scores):
     pool = tiny.pool(features="body")
     table = SourceTable(pool, [rows([30, 4]), rows([17, 2, 9])], with_scores)
     wanted = rows([9, 30, 2])
-    ours, theirs = table(wanted.index), ask(pool, wanted.input, with_scores)
+    ours, theirs = table(table.rows(wanted.index)), ask(pool, wanted.input, with_scores)
     torch.testing.assert_close(ours.features, theirs.features)
     if with_scores:
         torch.testing.assert_close(ours.scores, theirs.scores)
@@ -33,4 +33,4 @@ def test_what_is_remembered_is_what_was_said(with_scores):
 def test_an_unknown_number_is_refused(stranger):
     table = SourceTable(tiny.pool(features="body"), [rows([30, 4])], with_scores=False)
     with pytest.raises(InputError, match=f"sample number {stranger} has no answer of the sources"):
-        table(torch.tensor([4, stranger]))
+        table.rows(torch.tensor([4, stranger]))

@@ -286,7 +286,7 @@ class _Target:
                 module.sample_weights(move_data_to_device(batch.input, module.device)).cpu(), batch.target
             )
         found = {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}
-        return found | {"mixer_accuracy": float(module.knowledge.accuracy)}
+        return found | {"mixer_accuracy": float(module.teacher.knowledge.accuracy)}
 
     def _local(self, few: TargetDataModule) -> dict[str, float]:
         module, trainer = self._module(few), self._local_trainer()

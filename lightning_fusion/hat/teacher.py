@@ -1,0 +1,154 @@
+"""What teaches the student: mixers of the sources, and the dictionary of what the best of them said of each sample."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from lightning_fusion.errors import InputError
+from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.hat.heads import copy_heads
+from lightning_fusion.hat.knowledge import KnowledgeDictionary
+from lightning_fusion.hat.mixer import Mixer, global_means
+from lightning_fusion.hat.sources import Answer
+
+_FOLDS = 3  # of accuracy_source: crossfit
+
+
+class Mixed(NamedTuple):
+    """What the mixers make of the sources' answers to a batch; there is one mixer but for ``crossfit``.
+
+    Attributes:
+        log_weights: (B, S) of the S sources, of each mixer.
+        log_mix: (B, C) logarithm of p_mix, of each mixer.
+    """
+
+    log_weights: tuple[Tensor, ...]
+    log_mix: tuple[Tensor, ...]
+
+    def mean(self) -> Tensor:
+        """(B, C) mean of the mixers' p_mix."""
+        return torch.stack([log_mix.exp() for log_mix in self.log_mix]).mean(0)
+
+
+class Teacher(nn.Module):
+    """Mixers of frozen sources and the :class:`~lightning_fusion.KnowledgeDictionary` that they fill.
+
+    Args:
+        pool: The sources; not a part of it.
+        columns: For each source and each target class, the source's output of that class; -1 where it has none.
+        num_classes: C, of the target.
+        sizes: ``own``, the size of z_t; ``sources``, that of z_i by source; ``heads``, the name of each source's head,
+            which the mixers train copies of; none where the sources' own outputs are used.
+        mixing: As for :class:`~lightning_fusion.HaTJointModule`, and so is the rest.
+        dim: See there.
+        temperature: See there.
+        update_rule: See there.
+        accuracy_source: See there.
+        seed: See there.
+
+    Attributes:
+        mixers: One, or one for each fold of the labels with ``accuracy_source: crossfit``.
+        knowledge: The dictionary; None before :meth:`note_rows`.
+        mean_weights: (S,) of the last epoch in which the mixers were trained.
+    """
+
+    mean_weights: Tensor
+
+    def __init__(
+        self,
+        pool: ExpertPool,
+        columns: Mapping[str, list[int]],
+        num_classes: int,
+        sizes: Mapping[str, Any],
+        mixing: Literal["attention", "static", "uniform"] = "attention",
+        dim: int = 32,
+        temperature: float = 1.0,
+        update_rule: Literal["gt", "ge"] = "gt",
+        accuracy_source: Literal["train", "holdout", "crossfit"] = "train",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.sizes, self.num_classes = dict(sizes), num_classes
+        self.update_rule, self.accuracy_source, self.seed = update_rule, accuracy_source, seed
+        widths = {name: sizes["sources"][name] for name in pool.names}
+        mixers = []
+        for _ in range(_FOLDS if accuracy_source == "crossfit" else 1):
+            heads = copy_heads(pool.members, sizes["heads"]) if sizes["heads"] else None
+            mixers.append(Mixer(sizes["own"], widths, heads, columns, num_classes, dim, temperature, mixing))
+        self.mixers: Any = nn.ModuleList(mixers)
+        self.knowledge: Any = None
+        self.register_buffer("mean_weights", torch.full((len(widths),), 1 / len(widths)))
+        self._weights = torch.zeros(len(widths))  # of one epoch and one process
+
+    def check_sizes(self, sizes: Mapping[str, Any]) -> None:
+        """Refuse sources of other sizes or heads.
+
+        Raises:
+            InputError: With both.
+        """
+        if self.sizes != sizes:
+            raise InputError(f"experts: the mixer was made for sources {self.sizes}; found {dict(sizes)}")
+
+    def note_rows(self, index: Tensor, target: Tensor) -> None:
+        """Make the dictionary; the one at hand stays where it is of the same rows and labels.
+
+        Args:
+            index: (N,) numbers of the samples.
+            target: (N,) labels, -100 where there is none or no source knows the class.
+        """
+        rules: Any = (self.update_rule, self.accuracy_source, _FOLDS, self.seed)
+        made = KnowledgeDictionary(index, self.num_classes, target, *rules)
+        if self.knowledge is None or not self.knowledge.is_of(made.index, made.target):
+            self.knowledge = made
+        self._weights.zero_()
+
+    def known(self, target: Tensor) -> Tensor:
+        """(B,) the targets, -100 where there is none or no source knows the class."""
+        return self.mixers[0].known(target)
+
+    def forward(self, z: Tensor, answer: Answer) -> Mixed:
+        """Mix what the sources say.
+
+        Args:
+            z: (B, D) the student's representation, detached.
+            answer: What the sources say.
+        """
+        return Mixed(*zip(*(mixer(z, answer.features, answer.scores) for mixer in self.mixers), strict=True))
+
+    def loss(self, rows: Tensor, target: Tensor, mixed: Mixed) -> Tensor:
+        """L_mix; with several mixers their sum, as they share no parameter.
+
+        Args:
+            rows: (B,) of the dictionary.
+            target: (B,) of the batch.
+            mixed: Of the batch.
+        """
+        sums, counts = [], []
+        for number, (mixer, log_mix) in enumerate(zip(self.mixers, mixed.log_mix, strict=True)):
+            taught = mixer.known(self.knowledge.taught(rows, target, number))
+            sums.append(mixer.loss(log_mix, taught))
+            counts.append((taught >= 0).sum())
+        return global_means(sums, counts).sum()
+
+    def fused(self, rows: Tensor, mixed: Mixed) -> Tensor:
+        """(B, C) what the mixers say, without gradient; of a labelled row the one that did not see its label."""
+        return self.knowledge.combine(rows, [log_mix.detach().exp() for log_mix in mixed.log_mix])
+
+    @torch.no_grad()
+    def keep(self, rows: Tensor, fused: Tensor, mixed: Mixed) -> None:
+        """Keep what was said about a batch until the end of the epoch."""
+        self.knowledge.keep(rows, fused)
+        weights: Any = sum(log_weights.exp().sum(0) for log_weights in mixed.log_weights)
+        self._weights = self._weights.to(weights) + weights
+
+    @torch.no_grad()
+    def end_epoch(self) -> None:
+        """Update the dictionary where the mixers became better, and the mean weights of the sources."""
+        self.knowledge.update()
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(self._weights)
+        self.mean_weights.copy_(self._weights / self._weights.sum())
+        self._weights.zero_()
