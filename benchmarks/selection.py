@@ -16,7 +16,7 @@ from rich.progress import track
 from lightning_fusion import Expert, ExpertRegistry, select_sources
 from lightning_fusion.data.base import TensorDataModule
 from lightning_fusion.encoders import SmallConvNet
-from lightning_fusion.hat.selection import Selection
+from lightning_fusion.hat.ranking import Selection
 
 SOURCES, STATISTICS, ROWS, SIDE = 1000, 132, 24, 8
 WIDTHS = (6, 8, 10)  # weights of 14 to 36 KB, as of small networks for sensor windows

@@ -1,17 +1,122 @@
-"""What a published expert consists of: its network in two parts, and the means of its classes."""
+"""What a published expert consists of: its card, its network in two parts, and the means of its classes."""
 
 import copy
+import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from lightning_fusion.data.base import Batch, FusionDataModule
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.expert import Expert
-from lightning_fusion.registry.summaries import class_sums, labelled_batches
+from lightning_fusion.experts.expert import Expert, build_network
+from lightning_fusion.files import digest
+from lightning_fusion.hyperparameters import check_trusted, describe_factory, is_plain
+from lightning_fusion.registry.card import Card, as_json
+from lightning_fusion.registry.summaries import class_sums, labelled_batches, statistics_of
+
+EXPERT_FACTS = ("classes", "output", "features", "domains", "cost")
+"""What a card and an expert both say."""
+
+
+def describe_source(
+    expert: Expert, data: FusionDataModule, name: str, statistics: Any = None, network: Any = None
+) -> tuple[Card, dict[str, bytes]]:
+    """The card of an expert and the content of its files, by name.
+
+    Args:
+        expert: As for :meth:`ExpertRegistry.publish`, and so is the rest.
+        data: See there.
+        name: See there.
+        statistics: See there.
+        network: See there.
+
+    Raises:
+        InputError: If the expert cannot be described or does not fit the data, or there are no statistics.
+    """
+    given = _network_of(expert)
+    spec = network if isinstance(network, Mapping) else describe_factory(network) if network else expert.spec
+    if not spec or not is_plain(dict(spec)):
+        raise InputError(
+            f"network: nothing says how to build the network of {name}; give the class, a functools.partial of it, "
+            "or a dict of class_path and init_args"
+        )
+    spec, way = as_json(spec) or {}, as_json(expert.preprocessing or getattr(data, "preprocessing", None))
+    vector = statistics_of(data, statistics)
+    facts = {key: getattr(expert, key) for key in EXPERT_FACTS}
+    facts["domains"] = facts["domains"] or getattr(data, "own_domains", None) or data.domains or None
+    where = f"the description of {name}"
+    check_trusted(spec, where)
+    rebuilt = restore_expert(spec, given.state_dict(), where, **facts)
+    original = Expert(given, **facts)
+    if rebuilt.fingerprint != original.fingerprint:
+        raise InputError(
+            f"network: {spec} gives another network than that of {name} (fingerprints {rebuilt.fingerprint} and "
+            f"{original.fingerprint})"
+        )
+    means, counts, first = _class_means(expert, data, name)
+    late = _after_features(rebuilt, first)
+    state = given.state_dict()
+    parts = {
+        "centroids": {"means": means[counts > 0].to(torch.float32), "counts": counts},
+        "encoder": {key: value for key, value in state.items() if key not in late},
+        "head": {key: value for key, value in state.items() if key in late},
+    }
+    contents = {part: _as_safetensors(tensors) for part, tensors in parts.items() if tensors or part == "encoder"}
+    card = Card(
+        name=name,
+        version=uuid.uuid4().hex[:12],
+        counts=counts.tolist(),
+        statistics=[float(str(value)) for value in vector.numpy()],  # the shortest text of a float32
+        width=means.shape[1],
+        preprocessing=way,
+        network=spec,
+        fingerprint=original.fingerprint,
+        files={
+            part: {"bytes": len(content), "fingerprint": digest(np.frombuffer(content, np.uint8))}
+            for part, content in contents.items()
+        },
+        **facts,
+    )
+    Card.parse(card.dump(), name, f"the card of {name}")
+    return card, {f"{part}.safetensors": content for part, content in contents.items()}
+
+
+def restore_expert(
+    spec: Mapping[str, Any], weights: Mapping[str, Tensor], where: str, whole: bool = True, **facts: Any
+) -> Expert:
+    """An expert of a described network and its weights.
+
+    Args:
+        spec: ``class_path`` and ``init_args``.
+        weights: By name.
+        where: The description, for messages.
+        whole: Whether these must be all weights.
+        **facts: Of the expert.
+
+    Raises:
+        InputError: If the network cannot be built, or the weights are not its.
+    """
+    with torch.random.fork_rng(devices=[]):  # weights that are replaced move no random number of the run
+        try:
+            network = build_network(spec, len(facts["classes"]), where)
+        except TypeError as error:
+            raise InputError(f"network: {where} names {spec['class_path']}, which does not take it: {error}") from error
+    try:
+        missing, unknown = network.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise InputError(f"network: the weights do not fit {where}: {error}") from error
+    if unknown or (whole and missing):
+        raise InputError(
+            f"network: {where} and the weights differ: missing {shorten(sorted(missing)) or 'none'}; unknown "
+            f"{shorten(sorted(unknown)) or 'none'}"
+        )
+    expert = Expert(network, **facts)
+    expert.spec = dict(spec)
+    return expert
 
 
 def _network_of(expert: Expert) -> nn.Module:

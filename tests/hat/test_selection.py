@@ -21,7 +21,7 @@ from lightning_fusion import Expert, ExpertRegistry, select_sources
 from lightning_fusion.data.base import TensorDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.hat.selection import cosine, statistics_similarity
-from lightning_fusion.registry.registry import UnreachableError
+from lightning_fusion.registry.transport import UnreachableError
 
 POOL = {  # name: classes, width of the representation
     "ann": (["cat", "dog", "owl", "pig"], 5),
@@ -294,8 +294,8 @@ class TestSimilarity:
 def test_the_best_are_kept_and_ties_go_by_name(facts, draw):
     """Any pool with many ties, in any order of publishing: what is kept and chosen is sorted by value, then by name."""
     registry = REGISTRIES.setdefault("one", ExpertRegistry(address()))
-    if registry._fs.exists(registry._root):
-        registry._fs.rm(registry._root, recursive=True)
+    if registry.files.fs.exists(registry.files.root):
+        registry.files.fs.rm(registry.files.root, recursive=True)
     names = draw.draw(st.permutations([f"n{number}" for number in range(len(facts))]))
     for name, (place, seed) in zip(names, facts, strict=True):
         sources.publish(registry, name, seed=seed, statistics=[float(place), 0.0])

@@ -24,8 +24,8 @@ from lightning_fusion.data.base import TensorDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.files import digest
 from lightning_fusion.registry.card import Card
-from lightning_fusion.registry.registry import UnreachableError
 from lightning_fusion.registry.summaries import labelled_batches, statistics_of
+from lightning_fusion.registry.transport import UnreachableError
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -274,7 +274,9 @@ class TestNothingIsHalfWritten:
         with pytest.raises(InputError, match="has a source 'a' already"):
             sources.publish(registry, "a", statistics=publish_first)
         assert registry.load("a").fingerprint == first[0].fingerprint
-        versions = [path for path in registry._fs.ls(f"{registry._root}/a", detail=False) if "json" not in path]
+        versions = [
+            path for path in registry.files.fs.ls(f"{registry.files.root}/a", detail=False) if "json" not in path
+        ]
         assert len(versions) == 1
 
     def test_without_links_a_name_is_claimed_all_the_same(self, folder, monkeypatch):
@@ -293,7 +295,7 @@ class TestNothingIsHalfWritten:
         assert registry.load("a").fingerprint == given.fingerprint != old.fingerprint
         with pytest.raises(InputError, match=r"encoder\.safetensors is gone; it was published anew"):
             registry.weights(old, "encoder")
-        assert len(registry._fs.find(f"{registry._root}/a")) == 4
+        assert len(registry.files.fs.find(f"{registry.files.root}/a")) == 4
 
     @pytest.mark.parametrize("fails_at", range(1, 5))
     @pytest.mark.parametrize("overwrite", [False, True])
@@ -311,9 +313,9 @@ class TestNothingIsHalfWritten:
                 raise KeyboardInterrupt
             return write(path, content)
 
-        whole, plain = folder._fs.pipe_file, Path.write_bytes
+        whole, plain = folder.files.fs.pipe_file, Path.write_bytes
         with monkeypatch.context() as patch:
-            patch.setattr(folder._fs, "pipe_file", lambda path, content: killed(path, content, whole))
+            patch.setattr(folder.files.fs, "pipe_file", lambda path, content: killed(path, content, whole))
             patch.setattr(Path, "write_bytes", lambda path, content: killed(path, content, plain))
             patch.setattr(Path, "unlink", lambda path, missing_ok: None)
             with pytest.raises(KeyboardInterrupt):
@@ -342,17 +344,17 @@ class TestNothingIsHalfWritten:
 
     def test_the_index_names_what_another_process_published_meanwhile(self, registry):
         """The other one is done after this one has listed the sources, and before it writes the index."""
-        other, plain, done = registry.reader(), registry._put, []
+        other, plain, done = ExpertRegistry(registry.address), registry.files.write, []
 
         def put(path, content, exclusive=False):
             if path.endswith("index.json") and not done:
                 done.append(sources.publish(other, "b"))
             plain(path, content, exclusive)
 
-        registry._put = put
+        registry.files.write = put
         sources.publish(registry, "a")
         assert len(done) == 1
-        assert json.loads(registry._fs.cat_file(f"{registry._root}/index.json"))["sources"] == ["a", "b"]
+        assert json.loads(registry.files.fs.cat_file(f"{registry.files.root}/index.json"))["sources"] == ["a", "b"]
 
     def test_two_processes_publish_at_once(self, tmp_path):
         context = multiprocessing.get_context("fork")  # they need not import everything again
@@ -567,7 +569,7 @@ class TestBadInput:
         with pytest.raises(InputError, match=message):
             registry.publish(sources.expert(**given), **(basis | arguments))
         assert registry.names == []
-        assert not registry._fs.exists(registry._root) or registry._fs.find(registry._root) == []
+        assert not registry.files.fs.exists(registry.files.root) or registry.files.fs.find(registry.files.root) == []
 
     def test_a_callable_has_no_weights(self, registry):
         given = Expert(lambda x: x, classes=CLASSES, output="probabilities")

@@ -27,7 +27,8 @@ from lightning_fusion.files import digest
 from lightning_fusion.foe.module import FoEFuserModule
 from lightning_fusion.hat.guard import guard
 from lightning_fusion.hat.module import HaTJointModule
-from lightning_fusion.hat.selection import Selection, select_sources
+from lightning_fusion.hat.ranking import Selection
+from lightning_fusion.hat.selection import select_sources
 from lightning_fusion.recipes.hat.plan import _OF_SELECTION, _OF_TARGET, _POISONED, _STUDENT, STUDENTS, Plan
 from lightning_fusion.recipes.hat.report import LOCAL, MAIN, groups_of
 from lightning_fusion.recipes.report import write_text

@@ -1,0 +1,144 @@
+"""What a selection of sources found: a row for each of them, the bytes it took, and the chosen experts."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from lightning_fusion.experts.expert import Expert
+from lightning_fusion.registry.card import Card, Transfer
+
+
+@dataclass
+class SelectionRow:
+    """What is known of one source; None where it was not asked.
+
+    Attributes:
+        name: Of the source.
+        similarity: a_i, of its statistics to the target's.
+        coverage: Share of the target's classes that it knows.
+        centroid_similarity: c_i, mean cosine of the shared classes' means under its encoder.
+        centroid_score: s(c_i) = (1 + c_i) / 2.
+        accuracy: Acc_i on the target's labelled samples of shared classes, Laplace-smoothed.
+        score: r_i, what the kept ones are ranked by.
+        kept: Passed the first stage.
+        chosen: Is one of the best.
+        reason: Why it is not eligible; empty where it is.
+    """
+
+    name: str
+    similarity: float | None = None
+    coverage: float = 0.0
+    centroid_similarity: float | None = None
+    centroid_score: float | None = None
+    accuracy: float | None = None
+    score: float | None = None
+    kept: bool = False
+    chosen: bool = False
+    reason: str = ""
+
+
+@dataclass
+class Ledger:
+    """Bytes that a selection really read, file by file.
+
+    The target reads, and sends nothing: its statistics and labels stay where they are.
+
+    Attributes:
+        transfers: In order.
+        send_all: Bytes of the index, all cards, and all files of every source whose card makes it eligible.
+    """
+
+    transfers: list[Transfer]
+    send_all: int
+
+    @property
+    def total(self) -> int:
+        """Bytes really transferred, those of broken reads included."""
+        return sum(one.num_bytes for one in self.transfers)
+
+    @property
+    def saving(self) -> float:
+        """Share of ``send_all`` that was not read."""
+        return 1 - self.total / self.send_all
+
+    @property
+    def stages(self) -> dict[str, dict[str, int]]:
+        """Bytes by stage and direction."""
+        result: dict[str, dict[str, int]] = {}
+        for one in self.transfers:
+            result.setdefault(one.stage, {"down": 0, "up": 0})[one.direction] += one.num_bytes
+        return result
+
+    def facts(self) -> dict[str, Any]:
+        """All of it as plain data, without the single files."""
+        return {"stages": self.stages, "total": self.total, "send_all": self.send_all, "saving": self.saving}
+
+
+@dataclass
+class Selection:
+    """The sources that were chosen, and why.
+
+    Attributes:
+        table: A row per source: chosen ones by rank, kept ones by rank, the others by similarity, ineligible ones by
+            name.
+        ledger: What was read.
+        experts: The chosen ones by name, best first.
+        cards: Theirs.
+        classes: The target's.
+        rank_by: What ``score`` is.
+    """
+
+    table: list[SelectionRow]
+    ledger: Ledger
+    experts: dict[str, Expert] = field(repr=False)
+    cards: dict[str, Card] = field(repr=False)
+    classes: list[str]
+    rank_by: str
+
+    @property
+    def uncovered(self) -> list[str]:
+        """Classes of the target that no chosen source knows."""
+        known = {label for expert in self.experts.values() for label in expert.classes}
+        return [label for label in self.classes if label not in known]
+
+    def facts(self) -> dict[str, Any]:
+        """All of it as plain data, for ``results.json``."""
+        return {
+            "rank_by": self.rank_by,
+            "table": [asdict(row) for row in self.table],
+            "ledger": self.ledger.facts(),
+            "uncovered": self.uncovered,
+        }
+
+    def __rich__(self) -> Group:
+        """The table and the ledger, for ``rich.print``."""
+        rows = Table(title=f"sources by {self.rank_by} (a: statistics, c: centroids, r: score)", box=SIMPLE)
+        rows.collapse_padding, rows.pad_edge = True, False  # eighty columns hold long names
+        rows.add_column("source", overflow="fold")
+        for heading in ("a", "coverage", "c", "s(c)", "accuracy", "r"):
+            rows.add_column(heading, justify="right")
+        rows.add_column("")
+        for row in self.table:
+            values = (
+                row.similarity,
+                row.coverage,
+                row.centroid_similarity,
+                row.centroid_score,
+                row.accuracy,
+                row.score,
+            )
+            verdict = "not used" if row.reason else "chosen" if row.chosen else "kept" if row.kept else ""
+            shown = ("" if value is None else f"{value:.3f}" for value in values)
+            rows.add_row(escape(row.name), *shown, verdict)
+        bytes_read = Table("bytes read")
+        for heading in ("down", "up"):
+            bytes_read.add_column(heading, justify="right")
+        for stage, count in self.ledger.stages.items():
+            bytes_read.add_row(stage, f"{count['down']:,}", f"{count['up']:,}")
+        bytes_read.add_row("send all", f"{self.ledger.send_all:,}", "0")
+        reasons = [escape(f"{row.name}: {row.reason}") for row in self.table if row.reason]
+        return Group(rows, *reasons, f"read {self.ledger.saving:.0%} less than sending all", bytes_read)
