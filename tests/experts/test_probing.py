@@ -7,7 +7,8 @@ import torch
 from lightning import LightningModule
 from torch import nn
 
-from lightning_fusion import Expert, ExpertPool, ImageDataModule
+from lightning_fusion import Expert, ExpertPool
+from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.probing import (
     PROBE_ROWS,
@@ -114,7 +115,7 @@ def test_a_split_without_rows_is_refused():
 
 @pytest.mark.parametrize("augmentation", [None, nn.Dropout(0.3)])
 def test_batches_repeat_where_nothing_is_augmented(augmentation):
-    data = ImageDataModule("synthetic", batch_size=16, augmentation=augmentation)
+    data = SyntheticImageDataModule(batch_size=16, augmentation=augmentation)
     cpu = torch.device("cpu")
     assert looked(lambda trainer: batches_repeat(trainer, cpu), data, "on_fit_start") == (augmentation is None)
     if augmentation is None:
