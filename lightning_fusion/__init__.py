@@ -25,7 +25,7 @@ _PUBLIC = {
     "ImageDataModule": "data.image.folders",
     "KnowledgeDictionary": "hat.knowledge",
     "OutputsDataModule": "experts.outputs.datamodule",
-    "SensorDataModule": "data.sensor.datamodule",
+    "SensorDataModule": "data.sensor.recordings",
     "SpeakerDataModule": "data.audio.datamodule",
     "TargetDataModule": "data.views.target",
     "TextDataModule": "data.text.delimited",
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from lightning_fusion.data.audio.datamodule import SpeakerDataModule
     from lightning_fusion.data.base import Batch
     from lightning_fusion.data.image.folders import ImageDataModule
-    from lightning_fusion.data.sensor.datamodule import SensorDataModule
+    from lightning_fusion.data.sensor.recordings import SensorDataModule
     from lightning_fusion.data.text.delimited import TextDataModule
     from lightning_fusion.data.views.target import TargetDataModule
     from lightning_fusion.experts.diagnosis import diagnose

@@ -1,12 +1,9 @@
-"""Delimited tables of numbers and labels, with the line of what cannot be read."""
+"""Delimited tables of numbers and labels, with the row of what cannot be read."""
 
 import csv
-import os
-import re
-from collections.abc import Sequence
-from io import StringIO
+from collections.abc import Iterable, Sequence
+from io import BytesIO, StringIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,95 +20,165 @@ def read_columns(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Numbers and texts of a delimited file.
 
+    pandas reads the file. Where it finds something that is no number, a value is missing or a row ends early, the file
+    is read again row by row: either an error names the row, or what was found is sound all the same.
+
     Args:
         path: The file; with a line of names where ``columns`` is None.
         numeric: Names of the columns that hold numbers.
         text: Names of those that hold text.
         columns: Names of all columns.
-        delimiter: Between them; a blank stands for any white space.
+        delimiter: One character; a blank stands for any white space.
         missing: What stands in a number's place where it is missing; that, and an empty cell, is read as NaN. None:
             every number must be there.
 
     Returns:
-        (N, len(numeric)) float64 and (N, len(text)) texts.
+        (N, len(numeric)) float64 and (N, len(text)) texts, as objects, without the blanks around them.
 
     Raises:
         InputError: If a column is missing, or a row does not fit.
     """
-    between = None if delimiter == " " else delimiter
+    check_delimiter(delimiter)
     header = columns is None
     names = read_header(path, delimiter) if columns is None else list(columns)
-    _check_columns(path, names, [*numeric, *text], "columns", header)
-    if missing is None:
-        source: Any = path
-    else:
-        edge = re.escape(delimiter)  # a line that is blank as a whole has none, and stays as it is
-        pattern = rf"(?m)(?:^(?=[^\n]*{edge})|(?<={edge})) *(?:{re.escape(missing)})? *(?={edge}|\r?$)"
-        source = StringIO(re.sub(pattern, "nan", Path(path).read_text(encoding="utf-8-sig")))
-    fields: list[tuple] = [("numbers", np.float64, (len(numeric),))] if numeric else []
-    fields += [("texts", "U64", (len(text),))] if text else []
-    if os.path.getsize(path) == 0 or (header and _lines(path) < 2):
-        return np.empty((0, len(numeric))), np.empty((0, len(text)), str)
+    check_columns(path, names, [*numeric, *text], "columns", header)
+    content = Path(path).read_bytes()
+    if header:
+        _reject_long_rows(path, content, names, delimiter)
+    places = [names.index(name) for name in (*numeric, *text)]
+    found = _read_fast(content, places, len(numeric), len(names), delimiter, header, missing)
+    return found or _read_rows(path, content, names, places, len(numeric), delimiter, header, missing)
+
+
+def _read_fast(
+    content: bytes, places: list[int], numbers: int, width: int, delimiter: str, header: bool, missing: str | None
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """What pandas reads, None where the rows are to be looked at one by one."""
+    import pandas  # half a second, which only those who read tables wait for
+
+    numeric, text = places[:numbers], places[numbers:]
     try:
-        table = np.loadtxt(
-            source,
-            dtype=fields,
-            delimiter=between,
+        frame = pandas.read_csv(
+            BytesIO(content),
+            sep=r"\s+" if delimiter == " " else delimiter,
+            header=None,
+            names=list(range(width)),
+            index_col=False,
+            usecols=places,
+            dtype=dict.fromkeys(text, object),
             skiprows=int(header),
-            usecols=[names.index(name) for name in (*numeric, *text)],
-            quotechar='"',
-            comments=None,
-            ndmin=1,
+            keep_default_na=False,
+            na_values={} if missing is None else {place: ["", missing] for place in numeric},
+            low_memory=False,  # one type for all of a column
             encoding="utf-8",
         )
-    except (ValueError, UnicodeError) as error:
-        raise _bad_row(path, names, numeric, text, between, header, missing, error) from error
-    if header:
-        _refuse_long_rows(path, names, delimiter)
-    texts = np.char.strip(table["texts"]) if text else np.empty((len(table), 0), str)
-    return (table["numbers"] if numeric else np.empty((len(table), 0))), texts
+    except ValueError:  # of which pandas' own errors are kinds
+        return None
+    if any(kind.kind not in "iuf" for kind in frame[numeric].dtypes):  # no numbers, or truth values
+        return None
+    values = frame[numeric].to_numpy(np.float64)
+    last = frame[max(places)].isin([np.nan, ""])  # a row that ends early lacks it
+    if last.any() or (missing is None and np.isnan(values).any()):
+        return None
+    texts = np.empty((len(frame), len(text)), object)
+    for column, place in enumerate(text):
+        texts[:, column] = [value.strip() for value in frame[place]]
+    return values, texts
 
 
-def _refuse_long_rows(path: str, names: list[str], delimiter: str) -> None:
-    """Rows with more values than names: which value is whose is not known (decimal commas, an index without a name)."""
-    if delimiter == " ":
-        return
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            if line.count(delimiter) >= len(names):
-                row = next(csv.reader([line.rstrip("\n")], delimiter=delimiter))
-                if any(value.strip() for value in row[len(names) :]):
+def _read_rows(
+    path: str,
+    content: bytes,
+    names: list[str],
+    places: list[int],
+    numbers: int,
+    delimiter: str,
+    header: bool,
+    missing: str | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same row by row, with the number of the one that does not fit."""
+    values, texts = [], []
+    try:
+        for number, row in enumerate(_split(content.decode("utf-8-sig"), delimiter), 1):
+            if (header and number == 1) or not any(row):
+                continue
+            if len(row) <= max(places):
+                raise InputError(
+                    f"{path}, row {number}: found {len(row)} columns, expected {len(names)} ({shorten(names, 9)}); the "
+                    "file may be truncated: repair or remove the row"
+                )
+            cells = [row[place] for place in places]
+            for place, cell in enumerate(cells[:numbers]):
+                if missing is not None and cell in ("", missing):
+                    cells[place] = "nan"
+                elif not _is_number(cell):
                     raise InputError(
-                        f"{path}, row {number}: found {len(row)} columns, expected {len(names)} ({shorten(names, 9)}): "
-                        "name all columns in the first line, or change delimiter (commas in numbers?)"
+                        f"{path}, row {number}: {names[places[place]]} is {cell!r}; expected a number: repair the row, "
+                        "or remove it"
                     )
+            values.append([float(cell) for cell in cells[:numbers]])
+            texts.append(cells[numbers:])
+    except (UnicodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read ({error}); repair or remove it") from error
+    shape = len(values), len(places) - numbers
+    return np.array(values, np.float64).reshape(len(values), numbers), np.array(texts, object).reshape(shape)
+
+
+def _split(content: str, delimiter: str) -> Iterable[list[str]]:
+    """The cells of each line, without the blanks around them; a blank line has none that says anything."""
+    lines = StringIO(content, newline="")
+    if delimiter == " ":
+        return (line.split() for line in lines)
+    return ([cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter))
+
+
+def _reject_long_rows(path: str, content: bytes, names: list[str], delimiter: str) -> None:
+    """Rows with more values than names: which value is whose is not known (decimal commas, an index without a name)."""
+    between = None if delimiter == " " else delimiter.encode()
+    for number, line in enumerate(BytesIO(content), 1):
+        if (line.count(between) if between else len(line.split()) - 1) >= len(names):
+            row = next(iter(_split(line.decode("utf-8", "replace"), delimiter)), [])
+            if any(row[len(names) :]):
+                raise InputError(
+                    f"{path}, row {number}: found {len(row)} columns, expected {len(names)} ({shorten(names, 9)}): "
+                    "name all columns in the first line, or change delimiter (commas in numbers?)"
+                )
 
 
 def read_header(path: str, delimiter: str = ",") -> list[str]:
     """The names in the first line of a delimited file."""
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        line = file.readline().strip("\r\n")
-    names = line.split() if delimiter == " " else next(csv.reader([line], delimiter=delimiter), [])
-    return [name.strip() for name in names]
+        return next(iter(_split(file.readline(), delimiter)), [])
 
 
-def _lines(path: str) -> int:
-    """Whether a file has none, one or more lines that are not blank, as 0, 1 or 2."""
-    count = 0
-    with open(path, "rb") as file:
-        for line in file:
-            count += bool(line.strip())
-            if count == 2:
-                break
-    return count
+def check_delimiter(delimiter: str) -> None:
+    """See that a delimiter is one character.
+
+    Raises:
+        InputError: Otherwise.
+    """
+    if len(delimiter) != 1:
+        raise InputError(f"delimiter is {delimiter!r}; expected one character, ';' say, or a blank for white space")
 
 
-def _check_columns(path: str, found: Sequence[str], wanted: Sequence[str], what: str, header: bool = True) -> None:
+def check_columns(path: str, found: Sequence[str], wanted: Sequence[str], what: str, header: bool = True) -> None:
+    """See that a file has some columns, once each.
+
+    Args:
+        path: The file.
+        found: Names of the columns that it has.
+        wanted: Names of those to read.
+        what: What they are called, for messages: ``columns`` or ``arrays``.
+        header: Whether the names stand in the file's first line.
+
+    Raises:
+        InputError: Otherwise.
+    """
     if missing := [name for name in wanted if name not in found]:
         if what == "columns" and header and found and all(_is_number(name) for name in found):
             raise InputError(
                 f"{path} has no {shorten(missing)}; its columns are {shorten(found, 6)}. Where its first line holds "
-                "samples, not names, set header: false (columns are 0, 1, 2, ... then), or columns to their names"
+                "samples, not names, set columns: numbered (they are 0, 1, 2, ... then), or columns to their names"
             )
         raise InputError(
             f"{path} has no {shorten(missing)}; its {what} are {shorten(found, 12)}: name those to read with channels, "
@@ -121,40 +188,9 @@ def _check_columns(path: str, found: Sequence[str], wanted: Sequence[str], what:
         raise InputError(f"{path} has more than one {doubled[0]} among its {what}; rename one")
 
 
-def _bad_row(
-    path: str,
-    names: list[str],
-    numeric: Sequence[str],
-    text: Sequence[str],
-    delimiter: str | None,
-    header: bool,
-    missing: str | None,
-    error: Exception,
-) -> InputError:
-    """What is wrong with which row: NumPy counts rows in two ways, and passes over blank ones."""
-    last = max(names.index(name) for name in (*numeric, *text))
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        rows = (line.split() for line in file) if delimiter is None else csv.reader(file, delimiter=delimiter)
-        for number, row in enumerate(rows, 1):
-            if not row or (header and number == 1):
-                continue
-            if len(row) <= last:
-                return InputError(
-                    f"{path}, row {number}: found {len(row)} columns, expected {len(names)} ({shorten(names, 9)}); the "
-                    "file may be truncated: repair or remove the row"
-                )
-            for name in numeric:
-                value = row[names.index(name)].strip()
-                if not _is_number(value) and value != missing:
-                    return InputError(
-                        f"{path}, row {number}: {name} is {value!r}; expected a number: repair the row, or remove it"
-                    )
-    return InputError(f"{path} cannot be read ({error}); repair or remove it")
-
-
 def _is_number(value: str) -> bool:
     try:
         float(value)
     except ValueError:
         return False
-    return True
+    return "_" not in value  # Python's own digit groups

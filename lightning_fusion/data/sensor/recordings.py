@@ -1,244 +1,219 @@
-"""Files of sensor recordings: read, checked and resampled to one rate."""
+"""Recordings in files, one or several in each."""
 
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
-from zipfile import BadZipFile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-from rich.progress import track
 
-from lightning_fusion.data.sensor.series import Recorded
-from lightning_fusion.data.tables import _check_columns, read_columns
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.data.domains import as_names
+from lightning_fusion.data.patterns import compile_pattern, find_files
+from lightning_fusion.data.sensor.arrangement import Arrangement, Source, other_scales
+from lightning_fusion.data.sensor.files import (
+    SERIES_SUFFIXES,
+    TIMESTAMP_UNITS,
+    RecordingFormat,
+    files_key,
+    read_recordings,
+)
+from lightning_fusion.data.sensor.layouts import (
+    POSITION,
+    array_columns,
+    check_positions,
+    numbered_columns,
+    split_positions,
+)
+from lightning_fusion.data.sensor.series import Recorded, load_series
+from lightning_fusion.data.sensor.windowed import WindowedSensorDataModule
+from lightning_fusion.data.tables import check_delimiter
+from lightning_fusion.errors import InputError
 from lightning_fusion.files import digest
 
-SERIES_SUFFIXES = {".csv", ".npy", ".npz", ".txt"}
-TIMESTAMP_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-_VERSION = 2
-"""Of what the cache holds; a change of it makes old caches unknown."""
-_MOST_RATE_ERROR = 0.1
-_RATE_OF_ANOTHER_UNIT = 20.0
-_MEAN_ABOVE = 1.5
-"""Recordings of more than this many times the wanted rate are averaged, not interpolated."""
 
+class SensorDataModule(WindowedSensorDataModule):
+    r"""Windows of recordings in files, with domains such as people and devices; splits share no recording.
 
-@dataclass(frozen=True)
-class RecordingFormat:
-    """How a file of one recording is read.
-
-    Attributes:
-        channels: Columns (CSV, npy) or arrays (npz) that are read, in this order.
-        sample_rate_hz: What recordings are resampled to.
-        label: Column or array of labels; None where the file has none.
-        timestamp: Column or array of timestamps; None where samples are equally spaced.
-        timestamp_unit: ``s``, ``ms``, ``us`` or ``ns``.
-        recorded_rate_hz: The rate of the files. Timestamps that say otherwise are an error; without timestamps it is
-            believed, ``sample_rate_hz`` where None.
-        columns: Names of the columns where a file does not name them.
-        delimiter: Between the columns of a CSV file; a blank stands for any white space.
-        max_gap_s: Timestamps further apart than this are a gap, in which nothing is known.
-        limits: Smallest and largest value that a channel may have.
-    """
-
-    channels: tuple[str, ...]
-    sample_rate_hz: float
-    label: str | None = None
-    timestamp: str | None = None
-    timestamp_unit: str = "s"
-    recorded_rate_hz: float | None = None
-    columns: tuple[str, ...] | None = None
-    delimiter: str = ","
-    max_gap_s: float = 0.5
-    limits: Mapping[str, Sequence[float]] = field(default_factory=dict)
-
-
-def read_recordings(paths: Sequence[str], how: RecordingFormat) -> Iterable[Recorded]:
-    """Read files one after the other; a bar shows where many are."""
-    return (
-        read_recording(path, how)
-        for path in track(paths, "Reading recordings", transient=True, disable=len(paths) < 1000)
-    )
-
-
-def files_key(paths: Sequence[str], names: Sequence[str], how: RecordingFormat, labels: Sequence[str] | None) -> str:
-    """A fingerprint of files (names, sizes, times of change), of how they are read, and of labels that names give."""
-    facts = [os.stat(path) for path in paths]
-    listed = [(name, fact.st_size, fact.st_mtime_ns) for name, fact in zip(names, facts, strict=True)]
-    return digest(_VERSION, json.dumps(asdict(how)), listed, labels)
-
-
-def read_recording(path: str, how: RecordingFormat) -> Recorded:
-    """Read one file and resample it.
-
-    Between two samples the signal is a straight line. Where a recording has more than 1.5 times the wanted rate, a new
-    sample is the mean over its own interval, which keeps faster movements from being folded into slower ones. Samples
-    of equal timestamps are averaged. (Our choices.)
+    A recording is a file under ``root``: CSV, npz (an array per channel) or npy (T, columns). The path ``pattern``
+    names fields, ``{subject}_{execution}_{device}.csv`` say, which make up domains, groups and sessions. Other sources
+    have classes of their own: :class:`~.uci_har.UCIHARDataModule`, :class:`~.table.FeatureTableDataModule` for ready
+    features, :class:`~.synthetic.SyntheticSensorDataModule`.
 
     Args:
-        path: A CSV file, a NumPy array (T, columns), or an npz file with an array (T,) per column, or arrays (T, n)
-            whose columns are called by number: ``acc_0``, ``acc_1``...
-        how: What is in it.
+        root: Folder of the recordings.
+        pattern: How paths relative to ``root`` are made, with ``{fields}``; ``*`` is any part of a name, ``**`` any
+            folders.
+        channels: Columns or arrays to read, in this order; an npz array (T, n) stands for its columns ``acc_0``,
+            ``acc_1``... A mapping ``{wrist: [x1, y1], leg: [x2, y2]}`` names the columns of each body position in a
+            file: ``position`` is a field then, the positions of one file stay in one split, and they belong to one
+            group.
+        label: Column or array of labels, or a field of the pattern.
+        columns: Names of the columns of files that do not name them: npy, or CSV without a first line of names.
+            ``numbered`` calls them 0, 1, 2...
+        delimiter: Between the columns of a CSV file: one character, a blank for any white space.
+        timestamp: Column or array of timestamps; samples are equally spaced where None.
+        timestamp_unit: ``s``, ``ms``, ``us`` or ``ns``.
+        recorded_rate_hz: The rate at which the files were recorded. With timestamps it is checked, to a tenth; without
+            them it is assumed (``sample_rate_hz`` where None).
+        max_gap_s: Timestamps further apart are a gap; windows across it are left out.
+        limits: Smallest and largest value of channels, ``{x_acc: [-80, 80]}``: finds recordings in another unit.
+        cache: Folder in which the array of samples is kept for the next run, which maps it into memory; the files are
+            read in each run where None.
+        **shared: See :class:`~.windowed.WindowedSensorDataModule` and :class:`~.datamodule.BaseSensorDataModule`.
 
     Raises:
-        InputError: Naming file, row and what to change, if the file is empty or truncated, lacks a column, has values
-            that are no numbers or outside their limits, timestamps that run backwards, or another rate.
+        InputError: Where an argument does not fit the others, or a file cannot be read as it says.
+
+    Example:
+        >>> import tempfile
+        >>> root = Path(tempfile.mkdtemp())
+        >>> for take in range(10):
+        ...     lines = [f"{number % 7},{'sit' if number < 60 else 'walk'}" for number in range(120)]
+        ...     _ = (root / f"ann_{take}.csv").write_text("\n".join(["x,activity", *lines]))
+        >>> data = SensorDataModule(str(root), "{person}_{take}.csv", channels=["x"], label="activity", window_s=1.0)
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> batch.input.shape, data.classes, len(data.rows("test"))
+        (torch.Size([21, 1, 50]), ['sit', 'walk'], 6)
     """
-    numeric = [*how.channels, *([how.timestamp] if how.timestamp else [])]
-    suffix = os.path.splitext(path)[1].lower()
-    reader = {".npz": _read_npz, ".npy": _read_npy}.get(suffix, _read_csv)
-    try:
-        values, labels = reader(path, numeric, how)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}); repair or remove it") from error
-    first = 2 if reader is _read_csv and how.columns is None else 1
-    if not len(values):
-        raise InputError(f"{path} is empty: found no row of samples; remove it, or record it again")
-    sound = np.isfinite(values)
-    sound[:, : len(how.channels)] &= np.abs(values[:, : len(how.channels)]) <= np.finfo(np.float32).max
-    if not sound.all():
-        row, column = np.argwhere(~sound)[0].tolist()
-        raise InputError(
-            f"{path}, row {row + first}: {numeric[column]} is {values[row, column]}; expected a number: repair the "
-            "row, or remove it" + (" (a gap longer than max_gap_s is left out of all windows)" if how.timestamp else "")
-        )
-    samples = values[:, : len(how.channels)]
-    _check_limits(path, samples, how, first)
-    times, gaps = _times(path, values[:, -1] if how.timestamp else None, len(values), how, first)
-    if times is None:
-        return Recorded(samples.astype(np.float32), labels)
-    return _resample(times, samples, labels, how, gaps)
 
+    root: str
+    pattern: str
+    channels: list[str | int] | dict[str, list[str | int]]
+    label: str | int
+    columns: list[str] | str | None
+    delimiter: str
+    timestamp: str | None
+    timestamp_unit: str
+    recorded_rate_hz: float | None
+    max_gap_s: float
+    limits: dict[str, list[float]] | None
+    cache: str | None
 
-def _check_limits(path: str, samples: np.ndarray, how: RecordingFormat, first: int) -> None:
-    for name, (low, high) in how.limits.items():
-        column = samples[:, how.channels.index(name)]
-        outside = np.flatnonzero((column < low) | (column > high))
-        if len(outside):
+    def __init__(
+        self,
+        root: str,
+        pattern: str,
+        channels: list[str | int] | dict[str, list[str | int]],
+        label: str | int = "label",
+        columns: list[str] | Literal["numbered"] | None = None,
+        delimiter: str = ",",
+        timestamp: str | None = None,
+        timestamp_unit: Literal["s", "ms", "us", "ns"] = "s",
+        recorded_rate_hz: float | None = None,
+        max_gap_s: float = 0.5,
+        limits: dict[str, list[float]] | None = None,
+        cache: str | None = None,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self._configure(
+            root=root, pattern=pattern, channels=channels, label=label, columns=columns, delimiter=delimiter,
+            timestamp=timestamp, timestamp_unit=timestamp_unit, recorded_rate_hz=recorded_rate_hz, max_gap_s=max_gap_s,
+            limits=limits, cache=cache,
+        )  # fmt: skip
+
+    def prepare_data(self) -> None:
+        """Fill the cache, once per machine."""
+        if self.cache is not None:
+            self._source  # noqa: B018
+
+    def read_source(self) -> Source:
+        """A recording per file, or one for each position in it.
+
+        Raises:
+            InputError: If there is no such file, one cannot be read, or the pattern has a field ``position`` beside
+                positions.
+        """
+        hint = "a field in braces for each part of a name that varies"
+        found = find_files(self.root, self.pattern, SERIES_SUFFIXES, "recording", hint)
+        fields = {name: [file.fields[name] for file in found] for name in found[0].fields}
+        names = [file.name for file in found]
+        paths = [str(Path(self.root, name)) for name in names]
+        label = str(self.label)
+        how, positions = self._format(paths[0], None if label in fields else label)
+        of_file = fields.get(label)
+        if positions and POSITION in fields:
             raise InputError(
-                f"{path}, row {outside[0] + first}: {name} is {column[outside[0]]:g}; limits says {low:g} to "
-                f"{high:g}: the recording may be in another unit, so convert or remove it, or change limits"
+                "channels names positions, and the pattern has a field position; rename that field, or give channels "
+                "as a list"
             )
+        key = files_key(paths, names, how, of_file)
+        if positions:
+            key = digest(key, json.dumps(list(positions.items())))
 
+        def read() -> Iterator[Recorded]:
+            for number, one in enumerate(read_recordings(paths, how)):
+                whole = one if of_file is None else one._replace(labels=of_file[number])
+                yield from split_positions(whole, how.channels, positions) if positions else (whole,)
 
-def _times(
-    path: str, stamps: np.ndarray | None, count: int, how: RecordingFormat, first: int
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Seconds since the first sample, and where a gap begins; None where nothing is to be resampled."""
-    if stamps is None:
-        rate = how.recorded_rate_hz or how.sample_rate_hz
-        return (None, None) if rate == how.sample_rate_hz else (np.arange(count) / rate, None)
-    steps = np.diff(stamps)
-    if (steps < 0).any():
-        row = int(np.argmax(steps < 0)) + 1
-        raise InputError(
-            f"{path}, row {row + first}: the timestamp {stamps[row]:.15g} is before the {stamps[row - 1]:.15g} of the "
-            "row above; sort the rows, or cut the file into one recording each"
+        series = load_series(read(), None if self.cache is None else Path(self.cache, f"series_{key}"))
+        if not positions:
+            return Source(series, names, fields, list(how.channels))
+        count = len(positions)
+        fields = {name: [value for value in values for _ in range(count)] for name, values in fields.items()}
+        fields[POSITION] = [*positions] * len(names)
+        moment = np.repeat(np.arange(len(names)), count)
+        names = [f"{name} ({position})" for name in names for position in positions]
+        return Source(series, names, fields, list(next(iter(positions.values()))), moment=moment)
+
+    def _format(self, first: str, label: str | None) -> tuple[RecordingFormat, dict[str, list[str]]]:
+        """How files are read, as the first of them is made; and the channels of each position in a file."""
+        channels, positions, columns = self._channel_names, self._positions, self.columns
+        if first.lower().endswith(".npz"):
+            if columns is not None:
+                raise InputError(f"columns names those of files without names, and {first} names its arrays; remove it")
+            single = array_columns(first, channels)
+            channels, *of_position = (
+                [one for name in names for one in single.get(name, [name])] for names in (channels, *positions.values())
+            )
+            positions = dict(zip(positions, of_position, strict=True))
+            check_positions(positions)
+        if columns == "numbered":
+            columns = numbered_columns(first, self.delimiter)
+        how = RecordingFormat(
+            channels=tuple(channels),
+            sample_rate_hz=self.sample_rate_hz,
+            label=label,
+            timestamp=self.timestamp,
+            timestamp_unit=self.timestamp_unit,
+            recorded_rate_hz=self.recorded_rate_hz,
+            columns=None if columns is None else tuple(as_names(columns)),
+            delimiter=self.delimiter,
+            max_gap_s=self.max_gap_s,
+            limits=self.limits or {},
         )
-    times = (stamps - stamps[0]) * TIMESTAMP_UNITS[how.timestamp_unit]
-    if times[-1] <= 0:
-        raise InputError(
-            f"{path}: all {count} row(s) have the timestamp {stamps[0]:.15g}; expected a recording of more than one "
-            "moment: remove the file, or name another column as timestamp"
-        )
-    rate = (count - 1) / times[-1]
-    declared = how.recorded_rate_hz
-    if declared is not None and abs(rate / declared - 1) > _MOST_RATE_ERROR:
-        raise InputError(
-            f"{path}: its timestamps say {rate:.4g} Hz, recorded_rate_hz says {declared:g}; change recorded_rate_hz, "
-            f"or timestamp_unit (now {how.timestamp_unit}), or remove the file"
-        )
-    if declared is None and not 1 / _RATE_OF_ANOTHER_UNIT < rate / how.sample_rate_hz < _RATE_OF_ANOTHER_UNIT:
-        raise InputError(
-            f"{path}: its timestamps say {rate:.4g} Hz where sample_rate_hz is {how.sample_rate_hz:g}: another "
-            f"timestamp_unit than {how.timestamp_unit}? Where the rate is right, set recorded_rate_hz to it"
-        )
-    return times, np.diff(times) > how.max_gap_s
+        return how, positions
 
+    def _arrange(self) -> Arrangement:
+        arrangement = super()._arrange()
+        for message in other_scales(self._source, arrangement):
+            self.notices.warn(message)
+        return arrangement
 
-def _resample(
-    times: np.ndarray, samples: np.ndarray, labels: np.ndarray | None, how: RecordingFormat, gaps: np.ndarray | None
-) -> Recorded:
-    rate = how.sample_rate_hz
-    recorded = (len(times) - 1) / times[-1] if len(times) > 1 else rate
-    grid = np.arange(int(times[-1] * rate + 1e-6) + 1) / rate
-    before = np.searchsorted(times, grid, side="right") - 1
-    unknown = None if gaps is None or not gaps.any() else np.append(gaps, False)[before] & (times[before] < grid)
-    after = np.minimum(before + 1, len(times) - 1)
-    nearest = np.where(times[after] - grid < grid - times[before], after, before)
-    if (np.diff(times) == 0).any():
-        starts = np.flatnonzero(np.diff(times, prepend=-1.0) > 0)
-        counts = np.diff(starts, append=len(times))
-        samples, times = np.add.reduceat(samples, starts) / counts[:, None], times[starts]
-    resampled = np.empty((len(grid), samples.shape[1]), np.float32)
-    edges = (np.arange(len(grid) + 1) - 0.5) / rate
-    edges = edges.clip(0, times[-1])
-    for channel, values in enumerate(samples.T):
-        if recorded <= _MEAN_ABOVE * rate:
-            resampled[:, channel] = np.interp(grid, times, values)
-        else:
-            area = np.append(0, np.cumsum((values[1:] + values[:-1]) / 2 * np.diff(times)))
-            resampled[:, channel] = np.diff(np.interp(edges, times, area)) / np.diff(edges)
-    return Recorded(resampled, None if labels is None else labels[nearest], unknown)
+    def _check(self) -> None:
+        self._check_choices({"timestamp_unit": tuple(TIMESTAMP_UNITS)})
+        super()._check()
+        self._check_positive("recorded_rate_hz", "max_gap_s")
+        if not self.channels:
+            raise InputError("channels is empty; expected the columns or arrays to read, [x_acc, y_acc, z_acc] say")
+        if isinstance(self.channels, list):
+            self._check_different(as_names(self.channels))
+        check_delimiter(self.delimiter)
+        compile_pattern(self.pattern)
+        check_positions(self._positions)
+        for name, ends in (self.limits or {}).items():
+            if name not in self._channel_names or len(ends) != 2 or not ends[0] < ends[1]:
+                raise InputError(f"limits of {name} is {ends}; expected a name among channels, and [smallest, largest]")
 
+    @property
+    def _positions(self) -> dict[str, list[str]]:
+        """Names of the channels of each position in a file; none where files hold one."""
+        named = self.channels if isinstance(self.channels, dict) else {}
+        return {str(position): as_names(columns) for position, columns in named.items()}
 
-def _read_npz(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.ndarray, np.ndarray | None]:
-    try:
-        with np.load(path) as arrays:
-            wanted = [*numeric, *([how.label] if how.label else [])]
-            single: dict[str, Any] = {}
-            told = []
-            for name in arrays.files:
-                array = arrays[name] if any(one == name or one.startswith(f"{name}_") for one in wanted) else None
-                if array is not None and array.ndim == 2 and name != how.label:  # its columns are name_0, name_1, ...
-                    single |= {f"{name}_{number}": column for number, column in enumerate(array.T)}
-                    told.append(f"{name} {array.shape}")
-                else:
-                    single[name] = array
-                    told.append(name)
-            if (label := single.get(how.label or "")) is not None and label.ndim == 2 and label.shape[1] == 1:
-                single[str(how.label)] = label[:, 0]
-            if not set(wanted) <= set(single):
-                _check_columns(path, told, [name for name in wanted if name not in single], "arrays")
-            columns = [np.asarray(single[name], np.float64) for name in numeric]
-            labels = single[how.label].astype(str) if how.label else None
-    except InputError:  # a ValueError too, which says itself what is wrong
-        raise
-    except (ValueError, BadZipFile, EOFError) as error:
-        raise InputError(
-            f"{path} is truncated, or no npz file of plain arrays ({error}); repair or remove it"
-        ) from error
-    shapes = {name: column.shape for name, column in zip(numeric, columns, strict=True)}
-    if labels is not None:
-        labels = np.repeat(labels, len(columns[0])) if labels.ndim == 0 else labels
-        shapes[str(how.label)] = labels.shape
-    if len(set(shapes.values())) > 1 or columns[0].ndim != 1:
-        raise InputError(
-            f"{path}: expected arrays (T,) of one length; found {shorten(f'{k} {v}' for k, v in shapes.items())}"
-        )
-    return np.stack(columns, 1), labels
-
-
-def _read_npy(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.ndarray, np.ndarray | None]:
-    try:
-        table = np.load(path)
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{path} is truncated, or no npy file of numbers ({error}); repair or remove it") from error
-    columns = how.columns or tuple(numeric)
-    if table.ndim != 2 or table.shape[1] != len(columns):
-        raise InputError(
-            f"{path} has shape {table.shape}; expected (T, {len(columns)}) with the columns {shorten(columns, 9)}: set "
-            "columns to the names of its columns"
-        )
-    _check_columns(path, columns, [*numeric, *([how.label] if how.label else [])], "columns")
-    labels = table[:, columns.index(how.label)] if how.label else None
-    if labels is not None:  # 2.0 is the label 2
-        labels = (labels.astype(int) if (labels == labels.round()).all() else labels).astype(str)
-    return table[:, [columns.index(name) for name in numeric]].astype(np.float64), labels
-
-
-def _read_csv(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.ndarray, np.ndarray | None]:
-    values, texts = read_columns(path, numeric, [how.label] if how.label else [], how.columns, how.delimiter)
-    return values, texts[:, 0] if how.label else None
+    @property
+    def _channel_names(self) -> list[str]:
+        """All columns to read."""
+        if isinstance(self.channels, list):
+            return as_names(self.channels)
+        return list(dict.fromkeys(name for columns in self._positions.values() for name in columns))

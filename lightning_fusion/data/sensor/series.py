@@ -1,7 +1,7 @@
 """Recordings in a row: one array of samples with labels, in memory or mapped from a cache."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_fusion.errors import InputError
+from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest, write_whole
 
 NO_LABEL, GAP = -1, -2
 """Codes of samples without a label, and of samples that were never recorded."""
+_MOST_LABELS = np.iinfo(np.int16).max
 _OTHER_SCALE = 4.0
 
 
@@ -24,12 +25,12 @@ class Recorded(NamedTuple):
 
     Attributes:
         samples: (T, channels) float32.
-        labels: (T,) texts, or None where the file names none.
+        labels: (T,) texts, one text for all samples, or None where the file names none; an empty text is no label.
         gaps: (T,) bool, samples that were never recorded, or None where there are none.
     """
 
     samples: np.ndarray
-    labels: np.ndarray | None
+    labels: np.ndarray | str | None
     gaps: np.ndarray | None = None
 
 
@@ -128,12 +129,29 @@ def _open(folder: Path) -> Series:
         raise InputError(f"cache: {folder} is damaged ({error}); remove this folder, and it is made again") from error
 
 
+def check_labels(names: Sequence[str]) -> None:
+    """See that labels are classes, and not as many as samples.
+
+    Args:
+        names: Different labels.
+
+    Raises:
+        InputError: If there are more than :class:`Series` can number.
+    """
+    if len(names) > _MOST_LABELS:
+        raise InputError(
+            f"found more than {_MOST_LABELS} different labels ({shorten(names, 3)}); expected classes: name another "
+            "column as label"
+        )
+
+
 def _encode(one: Recorded, numbers: dict[str, int]) -> np.ndarray:
     codes = np.full(len(one.samples), NO_LABEL, np.int16)
     if one.labels is not None:
-        found, inverse = np.unique(one.labels, return_inverse=True)
-        own = [numbers.setdefault(str(name), len(numbers)) if str(name) else NO_LABEL for name in found]
-        codes = np.array(own, np.int16)[inverse]
+        names = [one.labels] if isinstance(one.labels, str) else [str(label) for label in one.labels]
+        own = {name: numbers.setdefault(name, len(numbers)) if name else NO_LABEL for name in sorted(set(names))}
+        check_labels(list(numbers))
+        codes[:] = [own[name] for name in names]
     if one.gaps is not None:
         codes[one.gaps] = GAP
     return codes

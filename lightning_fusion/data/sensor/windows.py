@@ -1,10 +1,9 @@
-"""Windows of recordings: where they are, what they are labelled, and light statistics of what is in them."""
+"""Windows of recordings: where they are, and what they are labeled."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lightning_fusion.data.sensor.series import GAP, Series
@@ -63,7 +62,19 @@ def _count(flags: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
     return total[starts + length] - total[starts]
 
 
-class Windows:
+class RowInputs:
+    """Rows of inputs that are made when they are asked for."""
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """(B, ...) of some rows."""
+        raise NotImplementedError(f"{type(self).__name__} must implement __getitem__")
+
+    def chunks(self, rows: Tensor) -> Iterator[Tensor]:
+        """All of some rows, a few thousand at a time."""
+        return (self[part] for part in rows.split(_CHUNK))
+
+
+class Windows(RowInputs):
     """Windows as rows of inputs: views of one array of samples, copied only into the batch that asks for them.
 
     Args:
@@ -83,28 +94,3 @@ class Windows:
     def __getitem__(self, rows: Tensor) -> Tensor:
         """(B, channels, length) of some rows."""
         return self.samples.unfold(0, self.length, 1)[self.starts[rows]].contiguous()
-
-    def chunks(self, rows: Tensor) -> Iterator[Tensor]:
-        """All of some rows, a few thousand at a time."""
-        return (self[part] for part in rows.split(_CHUNK))
-
-
-class Features:
-    """Rows of a table, in which missing values are replaced as they are asked for.
-
-    Args:
-        values: (N, features) float32, NaN where one is missing.
-        fill: (features,), what stands in for a missing one.
-    """
-
-    def __init__(self, values: Tensor, fill: Tensor) -> None:
-        self.values, self.fill = values, fill
-
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        """(B, features) of some rows."""
-        values = self.values[rows]
-        return torch.where(values.isnan(), self.fill, values)
-
-    def chunks(self, rows: Tensor) -> Iterator[Tensor]:
-        """All of some rows, a few thousand at a time."""
-        return (self[part] for part in rows.split(_CHUNK))

@@ -21,8 +21,8 @@ class RoleDataModule(DataView):
 
     The ``expert`` role is the wrapped module with its ``domain`` argument. In the ``fuser`` role the training and
     validation splits are drawn from the wrapped module's *validation* split: so whatever that module keeps together
-    (recordings, sessions, equal texts) is never on both sides, and its ``val_share`` says how many rows the fuser has.
-    The test split is the wrapped module's in both roles.
+    (recordings, sessions, equal texts) is never on both sides, and its ``val_fraction`` says how many rows the fuser
+    has. The test split is the wrapped module's in both roles.
 
     Args:
         data: A data module of the house that takes ``domain``; with all its domains.
@@ -34,8 +34,8 @@ class RoleDataModule(DataView):
         InputError: If ``data`` takes no ``domain``, or ``domain`` is set for a fuser.
 
     Example:
-        >>> from lightning_fusion import SensorDataModule
-        >>> data = RoleDataModule(SensorDataModule(source="synthetic", val_share=0.3), role="fuser")
+        >>> from lightning_fusion.data.sensor.synthetic import SyntheticSensorDataModule
+        >>> data = RoleDataModule(SyntheticSensorDataModule(val_fraction=0.3), role="fuser")
         >>> expert = data.variant(role="expert", domain="p0_phone")
         >>> bool(torch.isin(expert.rows("train").rows, data.rows("train").rows).any())
         False

@@ -1,537 +1,93 @@
 import pickle
-from functools import partial
 
-import numpy as np
 import pytest
 import torch
-from commands import feature_table, motion_files
-from lightning import Trainer
-from torch import nn
+from commands import HERE
+from thirdparty.sensor import PendulumDataModule
 
-from lightning_fusion import ExpertModule, SensorDataModule
-from lightning_fusion.data.base import FusionDataModule
-from lightning_fusion.data.statistics import window_facts
-from lightning_fusion.encoders import SensorCNN
+from lightning_fusion.cli.main import main
+from lightning_fusion.data.sensor.synthetic import SyntheticSensorDataModule
+from lightning_fusion.data.sensor.windowed import WindowedSensorDataModule
 from lightning_fusion.errors import InputError
 
-SPLITS = ("train", "val", "test")
-CHANNELS = ["x_acc", "y_acc", "z_acc", "x_gyro", "y_gyro", "z_gyro"]
+
+class TestOwnSource:
+    def test_fits_from_a_yaml(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        cli = main(["fit", "-c", str(HERE / "conf/sensor_thirdparty.yaml"), "--data.init_args.times=8"])
+        data = cli.datamodule
+        assert type(data) is PendulumDataModule and (data.times, data.window_s) == (8, 1.0)
+        assert (data.domains, data.own_domains, data.classes) == (["0.5", "1.0"], ["0.5"], ["rests", "swings"])
+        assert dict(data.hparams) | {"lengths_m": [0.5, 1.0], "times": 8} == dict(data.hparams)
+        assert cli.model.preprocessing == data.preprocessing and data.preprocessing["sample_rate_hz"] == 20
+        assert cli.trainer.global_step == 2
+
+    def test_pieces_and_variants_are_those_of_other_sources(self):
+        data = PendulumDataModule(lengths_m=[0.5, 1.0], times=1, sample_rate_hz=20, window_s=1.0, piece_s=2.0)
+        assert len(data._source.names) == 12 and all(len(data.rows(split)) for split in ("train", "val", "test"))
+        assert data.variant(times=2)._source is not data._source
+        with pytest.raises(InputError, match=r"lengths_m is \[0\]; expected lengths above 0"):
+            data.variant(lengths_m=[0])
+        with pytest.raises(TypeError, match="PendulumDataModule has no argument root"):
+            data.variant(root="x")
+
+    def test_what_is_missing_is_said(self):
+        class Nothing(WindowedSensorDataModule):
+            def __init__(self, **shared):
+                super().__init__(**shared)
+                self._configure()
+
+        with pytest.raises(NotImplementedError, match=r"Nothing must implement read_source\(\)"):
+            Nothing().setup()
 
 
-def twin(**arguments):
-    return SensorDataModule(source="synthetic", **({"batch_size": 16} | arguments))
+class TestVariants:
+    @pytest.mark.parametrize(
+        ("change", "kept"),
+        [
+            ({}, {"_source", "_arrangement", "_cut", "_labels", "_split"}),
+            ({"domain": "p1_phone"}, {"_source", "_arrangement", "_cut", "_labels", "_split"}),
+            ({"batch_size": 8}, {"_source", "_arrangement", "_cut", "_labels", "_split"}),
+            ({"seed": 1}, {"_source", "_arrangement", "_cut", "_labels"}),
+            ({"ignored_labels": ["activity_0"]}, {"_source", "_arrangement"}),
+            ({"window_s": 1.0}, {"_source", "_arrangement"}),
+            ({"window_s": 1.0, "heterogeneity": 0.5}, set()),
+            ({"domain_fields": ["person"]}, set()),
+        ],
+    )
+    def test_share_what_does_not_change(self, change, kept):
+        data = SyntheticSensorDataModule()
+        data.preprocess(next(iter(data.train_dataloader())).input)
+        other = data.variant(**change)
+        names = {"_source", "_arrangement", "_cut", "_labels", "_split", "_own", "_scale"}
+        assert names & set(vars(other)) == kept
+        assert all(vars(other)[name] is vars(data)[name] for name in kept)
+        fresh = SyntheticSensorDataModule(**change)
+        assert [other.fingerprint(split) for split in ("train", "test")] == [
+            fresh.fingerprint(split) for split in ("train", "test")
+        ]
 
+    def test_what_is_measured_over_all_domains_is_measured_once(self):
+        data = SyntheticSensorDataModule()
+        one, other = data.variant(domain="p0_phone"), data.variant(domain="p1_phone")
+        assert one.preprocessing == other.preprocessing and one._of_all is other._of_all is data._of_all
+        assert torch.equal(one._scale[0], data._scale[0])
 
-def write(path, labels, channels=("x",), value=None, rate=10.0):
-    """A recording whose channels count samples, or have one value; labels are letters."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [",".join([*channels, "label"])]
-    for number, label in enumerate(labels):
-        lines.append(",".join([*[str(number if value is None else value + 0.1 * (number % 2))] * len(channels), label]))
-    path.write_text("\n".join(lines) + "\n")
-
-
-def files(root, **arguments):
-    few = {"pattern": "{person}/{take}.csv", "channels": ["x"], "domain_fields": ["person"], "sample_rate_hz": 10}
-    few |= {"window_s": 1.0, "batch_size": 8}
-    return SensorDataModule(**(few | {"root": str(root)} | arguments))
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    """Five people with ten takes of 40 samples; odd people know one activity less."""
-    root = tmp_path_factory.mktemp("tree")
-    for person in range(5):
-        for take in range(10):
-            write(root / f"p{person}" / f"{take}.csv", "a" * 15 + ("b" if person % 2 else "c") * 10 + "b" * 15)
-    return root
-
-
-@pytest.fixture(scope="module")
-def spsw(tmp_path_factory):
-    root = tmp_path_factory.mktemp("spsw")
-    motion_files(root, people=1)
-    return {
-        "root": str(root),
-        "pattern": "{subject}/{subject}_{execution}_{device}.csv",
-        "channels": CHANNELS,
-        "domain_fields": ["subject", "device"],
-        "group_field": "subject",
-        "session_fields": ["execution"],
-        "timestamp": "timestamp",
-        "timestamp_unit": "ms",
-    }
-
-
-def takes(data, split):
-    """Names of the recordings of a split."""
-    return {data._source.names[number] for number in data._cut.recording[data.rows(split).rows]}
-
-
-def everything(data, split):
-    rows = data.rows(split)
-    return rows[torch.arange(len(rows))]
-
-
-class TestSplits:
-    @pytest.mark.parametrize("seed", range(3))
-    def test_no_recording_is_in_two_and_each_domain_has_its_shares(self, tree, seed):
-        data = files(tree, seed=seed)
-        found = [takes(data, split) for split in SPLITS]
-        assert sum(map(len, found)) == len(set.union(*found)) == 50
-        for person in range(5):
-            assert [sum(name.startswith(f"p{person}/") for name in part) for part in found] == [7, 1, 2]
-        assert found != [takes(files(tree, seed=seed + 10), split) for split in SPLITS]
-
-    def test_a_domain_has_the_splits_it_has_among_all(self, tree):
-        data, own = files(tree), files(tree, domain="p3")
-        for split in SPLITS:
-            assert takes(own, split) == {name for name in takes(data, split) if name.startswith("p3/")}
-
-    def test_sessions_stay_together(self, spsw):
-        data = SensorDataModule(**spsw)
-        assert data.groups == {"s07_sp": "s07", "s07_sw": "s07"}
-        for split in SPLITS:
-            names = takes(data, split)
-            assert names and {name.replace("_sp", "_sw") for name in names} == {n for n in names if "_sw" in n}
-        apart = SensorDataModule(**(spsw | {"session_fields": None}))
-        names = takes(apart, "test")
-        assert {name[8:10] for name in names if "_sp" in name} != {name[8:10] for name in names if "_sw" in name}
-
-    def test_classes_of_whole_recordings_are_drawn_evenly(self, tmp_path):
-        for number in range(30):
-            write(tmp_path / "p" / f"{'ab'[number < 10]}{number}.csv", "ab"[number < 10] * 20)
-        data = files(tmp_path)
-        assert torch.bincount(everything(data, "test").target).tolist() == [12, 6]
-        assert torch.bincount(everything(data, "val").target).tolist() == [6, 3]
-
-    def test_a_field_may_name_the_split(self, tmp_path):
-        for split in ("train", "test"):
-            for number in range(10):
-                write(tmp_path / split / f"{number}.csv", "a" * 20 + "b" * 20)
-        data = files(tmp_path, pattern="{part}/{take}.csv", domain_fields=None, split_field="part")
-        assert takes(data, "test") == {f"test/{number}.csv" for number in range(10)}
-        assert len(takes(data, "val")) == 1 and data.domains == ["all"]
-        with pytest.raises(InputError, match=r"in another split than what was recorded together with it"):
-            data.variant(session_fields=["take"]).setup()
-        (tmp_path / "train").rename(tmp_path / "first")
-        with pytest.raises(
-            InputError, match=r"split_field part: first/0\.csv is of split 'first'; expected one of train"
-        ):
-            data.variant(root=str(tmp_path)).setup()
-
-    def test_too_few_recordings_for_three_splits(self, tmp_path):
-        for person, count in {"p": 1, "q": 2, "r": 5}.items():
-            for take in range(count):
-                write(tmp_path / person / f"{take}.csv", "a" * 20 + "b" * 20)
-        data = files(tmp_path)
-        with pytest.warns(UserWarning, match=r"2 of 3 domain\(s\) have too few recordings for three splits.*: p, q"):
-            data.setup()
-        assert len(data.variant(domain="q").rows("test")) and len(data.variant(domain="p").rows("train"))
-        with pytest.raises(InputError, match="the val split of domain q has no sample; it needs more recordings"):
-            data.variant(domain="q").rows("val")
-
-
-class TestFacts:
-    def test_a_batch(self, tree):
-        data = files(tree)
-        batch = next(iter(data.val_dataloader()))
-        assert batch.input.shape == (8, 1, 10) and batch.input.dtype == torch.float32
-        assert batch.target.dtype == torch.int64 and batch.domain.shape == (8, 5) and batch.domain.sum() == 8
-        assert (batch.input.diff() == 1).all()  # samples of one recording, in their order
-        assert isinstance(data, FusionDataModule)
-
-    def test_one_domain_has_its_own_classes_and_the_same_numbers(self, tree):
-        data = files(tree)
-        assert data.classes == ["a", "b", "c"] and data.domains == data.own_domains == [f"p{n}" for n in range(5)]
-        odd, even = data.variant(domain="p1"), data.variant(domain=["p0", "p1"])
-        assert (odd.classes, odd.own_domains, odd.domains) == (["a", "b"], ["p1"], data.domains)
-        assert even.classes == ["a", "b", "c"] and even.own_domains == ["p0", "p1"]
-        whole = everything(data, "train")
-        mine = whole.domain[:, 1]
-        own = everything(odd, "train")
-        assert torch.equal(own.index, whole.index[mine]) and torch.equal(own.input, whole.input[mine])
-        assert [odd.classes[t] for t in own.target] == [data.classes[t] for t in whole.target[mine]]
-        assert odd._source is data._source  # nothing is read twice
-        assert data.groups == {name: name for name in data.domains}
-
-    def test_labels_may_be_given_and_left_out(self, tree):
-        data = files(tree, labels=["c", "b", "a"])
-        assert data.classes == ["c", "b", "a"] and data.variant(domain="p1").classes == ["b", "a"]
-        without = files(tree, ignored_labels=["c"])
-        assert without.classes == ["a", "b"] and len(without._cut.starts) < len(data._cut.starts)
-        with pytest.raises(
-            InputError, match=r"p0/0.csv, at 1.50 s, has the label 'c'; expected one of a, b: add it to labels"
-        ):
-            files(tree, labels=["a", "b"]).setup()
-
-    def test_samples_with_an_empty_label_have_none(self, tmp_path):
-        lines = ["x,label", *(f"{step},{'a' if step < 20 else 'b' if step < 40 else ''}" for step in range(60))]
-        for take in range(6):
-            (tmp_path / "p").mkdir(exist_ok=True)
-            (tmp_path / "p" / f"{take}.csv").write_text("\n".join(lines))
-        assert files(tmp_path).classes == ["a", "b"]
-
-    def test_the_label_may_be_a_field(self, tmp_path):
-        for label in "ab":
-            for take in range(6):
-                write(tmp_path / "p" / f"{label}_{take}.csv", "xyz" * 10)
-        data = files(tmp_path, pattern="{person}/{activity}_{take}.csv", label="activity")
-        assert data.classes == ["a", "b"] and len(data._cut.starts) == 60
-
-    def test_normalised_with_the_training_windows_or_as_told(self, spsw):
-        data = SensorDataModule(**spsw, domain="s07_sp", scale_over="own")
-        inputs = data.preprocess(everything(data, "train").input)
-        torch.testing.assert_close(inputs.mean((0, 2)), torch.zeros(6), atol=1e-3, rtol=0)
-        torch.testing.assert_close(inputs.std((0, 2)), torch.ones(6), atol=1e-3, rtol=0)
-        shared = SensorDataModule(**spsw)
-        inputs = shared.preprocess(everything(shared, "train").input)
-        torch.testing.assert_close(inputs.mean((0, 2)), torch.zeros(6), atol=1e-3, rtol=0)
-        of_domains = [shared.variant(domain=name) for name in shared.domains]
-        assert all(one.preprocessing == shared.preprocessing != data.preprocessing for one in of_domains)
-        other = of_domains[0].variant(seed=5)
-        assert other.preprocessing == SensorDataModule(**spsw, seed=5).preprocessing != shared.preprocessing
-        told = data.variant(mean=[1.0] * 6, std=[2.0] * 6)
-        batch = everything(told, "test")
-        assert torch.equal(told.preprocess(batch.input), (batch.input - 1) / 2)
-        assert told.preprocessing == {
-            "channels": CHANNELS, "mean": [1.0] * 6, "std": [2.0] * 6, "sample_rate_hz": 50.0, "samples": 100
-        }  # fmt: skip
-
-    def test_a_channel_that_never_moves(self, tmp_path):
-        for take in range(5):
-            write(tmp_path / "p" / f"{take}.csv", "a" * 20 + "b" * 20)
-            path = tmp_path / "p" / f"{take}.csv"
-            lines = [line.replace(",", ",9.81,") for line in path.read_text().splitlines()]
-            path.write_text("\n".join(["x,y,label", *lines[1:]]))
-        data = files(tmp_path, channels=["x", "y"])
-        assert data.preprocess(everything(data, "train").input)[:, 1].abs().max() < 1e-5
-
-    def test_statistics(self, spsw):
-        data = SensorDataModule(**spsw, domain="s07_sp")
-        facts = window_facts(everything(data, "train").input).flatten(1).double()
-        expected = torch.cat([facts.mean(0), facts.std(0, correction=0)]).float()
-        assert data.statistics().shape == (132,)
-        torch.testing.assert_close(data.statistics(), expected)
-        assert not torch.equal(data.statistics(), data.variant(domain="s07_sw").statistics())
-        assert torch.equal(data.statistics(), data.variant(mean=[9.0] * 6).statistics())  # as recorded
-
-    def test_fingerprints(self, tree, tmp_path):
-        data = files(tree)
-        prints = [data.fingerprint(split) for split in SPLITS]
-        assert prints == [files(tree, cache=str(tmp_path)).fingerprint(split) for split in SPLITS]
-        changes = [{"domain": "p1"}, {"seed": 1}, {"window_s": 2.0}, {"mean": [3.0]}, {"labels": ["c", "b", "a"]}]
-        others = [data.variant(**change).fingerprint("train") for change in changes]
-        assert len({*prints, *others}) == 3 + len(changes)
-
-    def test_augmentation_only_in_training(self):
-        class Louder(nn.Module):
-            def forward(self, series):
-                return series * 2
-
-        data = twin(augmentation=Louder(), mean=[0.0] * 6, std=[1.0] * 6)
-        batch = next(iter(data.val_dataloader()))
-        assert torch.equal(data.preprocess(batch.input, augment=True), batch.input * 2)
-        assert torch.equal(data.on_after_batch_transfer(batch, 0).input, batch.input)
-
-    def test_a_data_module_without_statistics_says_so(self):
-        with pytest.raises(NotImplementedError, match="FusionDataModule has no statistics; implement"):
-            FusionDataModule().statistics()
-
-    def test_it_can_be_sent_to_another_process(self, tree, tmp_path):
-        data = files(tree, cache=str(tmp_path / "cache"))
+    def test_they_are_pickled_with_what_they_hold(self):
+        data = SyntheticSensorDataModule(domain="p1_phone")
         data.setup()
         again = pickle.loads(pickle.dumps(data))
-        assert torch.equal(everything(again, "test").input, everything(data, "test").input)
+        assert again.fingerprint("val") == data.fingerprint("val") and again.classes == data.classes
 
 
-class TestCache:
-    def test_the_next_run_reads_no_file(self, spsw, tmp_path, monkeypatch):
-        data = SensorDataModule(**spsw, cache=str(tmp_path / "cache"))
-        data.prepare_data()
-        first = everything(data, "test")
-        monkeypatch.setattr(
-            "lightning_fusion.data.sensor.recordings.read_recording", lambda *_: pytest.fail("read again")
-        )
-        again = SensorDataModule(**spsw, cache=str(tmp_path / "cache"))
-        assert torch.equal(everything(again, "test").input, first.input)
-
-    def test_files_or_options_that_change_are_read_again(self, tmp_path):
-        for take in range(5):
-            write(tmp_path / "r/p" / f"{take}.csv", "a" * 20 + "b" * 20)
-        cache = tmp_path / "cache"
-        files(tmp_path / "r", cache=str(cache)).setup()
-        files(tmp_path / "r", cache=str(cache), window_s=0.5, seed=3).setup()
-        assert len(list(cache.iterdir())) == 1  # windows and splits are no matter of it
-        files(tmp_path / "r", cache=str(cache), sample_rate_hz=20, recorded_rate_hz=10).setup()
-        assert len(list(cache.iterdir())) == 2
-        write(tmp_path / "r/p/0.csv", "a" * 20 + "b" * 30)
-        data = files(tmp_path / "r", cache=str(cache))
-        data.setup()
-        assert len(list(cache.iterdir())) == 3 and data._source.series.lengths[0] == 50
-
-
-class TestSynthetic:
-    def test_an_expert_knows_its_own_domain_and_is_poor_on_others(self):
-        data = twin(domain="p0_phone", mean=[0.0] * 6, std=[5.0, 5, 5, 1.5, 1.5, 1.5])
-        module = ExpertModule(partial(SensorCNN, width=8), classes=data.classes, features="pool")
-        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        trainer = Trainer(max_epochs=12, accelerator="cpu", enable_model_summary=False, limit_val_batches=0, **quiet)
-        trainer.fit(module.train(), datamodule=data)
-        module.eval()
-        right = []
-        for name in data.domains:
-            batch = everything(data.variant(domain=name), "test")
-            right.append(float((module(data.preprocess(batch.input)).argmax(1) == batch.target).float().mean()))
-        assert right[0] > 0.85 and np.mean(right[1:]) < 0.75
-
-    def test_domains_and_groups(self):
-        data = twin()
-        assert data.domains == [f"p{person}_{device}" for person in range(4) for device in ("phone", "watch")]
-        assert data.groups["p2_watch"] == "p2" and len(data.classes) == 4
-        assert [len(data.variant(domain="p0_phone").rows(split)) for split in SPLITS] == [124, 31, 31]
-
-    def test_heterogeneity_is_a_dial(self):
-        gaps = []
-        for strength in (0.0, 0.5, 1.0):
-            data = twin(heterogeneity=strength)
-            facts = torch.stack([data.variant(domain=name).statistics() for name in data.domains])
-            gaps.append(float((facts - facts.mean(0)).norm() / facts.norm()))
-        assert gaps[0] < 0.1 < gaps[1] < gaps[2]
-
-
-class TestTable:
-    @pytest.fixture
-    def table(self, tmp_path):
-        feature_table(tmp_path / "x/table.csv")
-        return {
-            "source": "table", "root": str(tmp_path / "x/table.csv"), "header": False, "label": 45,
-            "domain_fields": [1], "leave_out": [0], "batch_size": 16,
-        }  # fmt: skip
-
-    def test_rows_are_samples_and_other_columns_features(self, table):
-        data = SensorDataModule(**table)
-        assert data.classes == ["Jogging", "Sitting", "Walking"] and data.domains == ["17", "33"]
-        assert data.variant(domain=33).own_domains == ["33"]
-        batch = next(iter(data.train_dataloader()))
-        assert batch.input.shape == (16, 43) and data.preprocess(batch.input).shape == (16, 43)
-        assert [len(data.rows(split)) for split in SPLITS] == [84, 12, 24]
-        assert data.statistics().shape == (86,)
-
-    def test_missing_values_become_training_medians_and_it_is_said_once(self, table, capsys):
-        data = SensorDataModule(**table, domain=17, scale_over="own")
-        raw = data._source.series.samples
-        missing = raw.isnan()
-        assert missing.sum() == 18
-        shared = SensorDataModule(**table)
-        every = raw[shared.rows("train").rows].nanmedian(0).values
-        assert all(torch.equal(shared.variant(domain=name)._fill, every) for name in shared.domains)
-        capsys.readouterr()
-        train = data.rows("train").rows
-        assert torch.equal(data._fill, raw[train].nanmedian(0).values) and (train < 60).all()
-        said = [m for m in data._told if "missing" in m]
-        assert said == [
-            "18 of 5160 values, in 5 of 43 features, are missing: replaced with the medians of the training samples"
-        ]
-        for split in SPLITS:
-            batch = everything(data, split)
-            assert not batch.input.isnan().any() and data.preprocess(batch.input).isfinite().all()
-            expected = torch.where(missing[batch.index], data._fill, raw[batch.index])
-            assert torch.equal(batch.input, expected)
-        assert data.preprocessing["missing"] == data._fill.tolist()
-
-    def test_names_of_columns_and_sessions(self, tmp_path):
-        path = tmp_path / "t.csv"
-        lines = [f"{row},{row % 2},{row // 6},{'ab'[row % 2]}" for row in range(60)]
-        path.write_text("\n".join(["one,two,trial,what", *lines]))
-        data = SensorDataModule(source="table", root=str(path), label="what", session_fields=["trial"])
-        found = [set((data.rows(split).rows // 6).tolist()) for split in SPLITS]
-        assert sum(map(len, found)) == len(set.union(*found)) == 10
-        assert data.preprocessing["channels"] == ["one", "two"]
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            ({"label": 46}, "has no column 46; its columns are 0, 1, 2.*with header: false they are called by number"),
-            ({"root": "none.csv"}, "root: found no file none.csv; source table wants one"),
-            ({"leave_out": []}, None),
-            ({"channels": [2, 3]}, None),
-            ({"domain_fields": [38]}, "row 1: 38 is missing"),
-        ],
-    )
-    def test_columns_that_are_named(self, table, change, message):
-        data = SensorDataModule(**(table | change))
-        if message is None:
-            assert data._source.channels[:2] == (["2", "3"] if "channels" in change else ["0", "2"])
-        else:
-            with pytest.raises(InputError, match=message):
-                data.setup()
-
-    def test_a_feature_without_any_value(self, tmp_path):
-        (tmp_path / "t.csv").write_text("\n".join(["x,y,l", *(f"?,{n},{'ab'[n % 2]}" for n in range(20))]))
-        with pytest.raises(InputError, match="column x has no value in any training sample"):
-            SensorDataModule(source="table", root=str(tmp_path / "t.csv"), label="l").setup()
-
-
-class TestUciHar:
-    @pytest.fixture
-    def root(self, tmp_path):
-        generator = np.random.default_rng(0)
-        for split, people in {"train": "12", "test": "3"}.items():
-            folder = tmp_path / split / "Inertial Signals"
-            folder.mkdir(parents=True)
-            who = [person for person in people for _ in range(24)]
-            what = [("1", "2")[n // 4 % 2] for n in range(len(who))]
-            for signal in ("total_acc", "body_gyro"):
-                for axis in "xyz":
-                    np.savetxt(folder / f"{signal}_{axis}_{split}.txt", generator.normal(size=(len(who), 16)))
-            (tmp_path / split / f"subject_{split}.txt").write_text("\n".join(who))
-            (tmp_path / split / f"y_{split}.txt").write_text("\n".join(what))
-        (tmp_path / "activity_labels.txt").write_text("1 WALKING\n2 SITTING\n")
-        return tmp_path
-
-    def test_windows_as_they_are(self, root):
-        data = SensorDataModule(source="uci_har", root=str(root))
-        assert data.classes == ["SITTING", "WALKING"] and data.domains == ["1", "2", "3"]
-        assert len(data._source.names) == 18  # runs of one subject and activity
-        batch = everything(data.variant(domain=3), "train")
-        assert batch.input.shape[1:] == (6, 16)
-        lines = np.loadtxt(root / "test/Inertial Signals/body_gyro_y_test.txt")
-        row = int(batch.index[0]) - 48
-        np.testing.assert_allclose(batch.input[0, 4], lines[row], rtol=1e-6)
-
-    def test_pieces_share_no_samples(self, root):
-        data = SensorDataModule(source="uci_har", root=str(root), sample_rate_hz=10, piece_s=1.6)
-        # runs of four windows that overlap by half: two and two, and the first two share samples with the last two
-        assert len(data._source.names) == 36 and data._source.series.lengths.tolist()[:2] == [16, 32]
-        rows = {split: data.rows(split).rows.tolist() for split in SPLITS}
-        assert sum(map(len, rows.values())) == 54 and all(rows.values())
-
-    def test_its_own_split(self, root):
-        data = SensorDataModule(source="uci_har", root=str(root), split_field="split", channels=["body_gyro_x"])
-        assert [everything(data, split).domain.any(0).tolist() for split in ("train", "test")] == [
-            [True, True, False], [False, False, True],
-        ]  # fmt: skip
-        assert len(data.rows("val")) and everything(data, "val").input.shape[1] == 1
-
-    def test_bad_files(self, root):
-        data = SensorDataModule(source="uci_har", root=str(root))
-        (root / "test/y_test.txt").write_text("1\n2\n")
-        with pytest.raises(
-            InputError, match=r"test: its files differ in their numbers of lines.*y 2 x 16\): one is trunc"
-        ):
-            data.setup()
-        with pytest.raises(InputError, match=r"found no file .*body_acc_x_train\.txt; expected the layout of UCI HAR"):
-            SensorDataModule(source="uci_har", root=str(root), channels=["body_acc_x"]).setup()
-        with pytest.raises(InputError, match="neither a folder train nor test"):
-            SensorDataModule(source="uci_har", root=str(root / "train")).setup()
-
-
-class TestBadInput:
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            ({"root": None}, "source files needs root"),
-            ({"pattern": None}, r"needs pattern: how paths under root are made, such as \{subject\}"),
-            ({"channels": None}, "needs channels"),
-            ({"channels": ["x", "y", "x"]}, "channels names x more than once"),
-            ({"leave_out": ["a"]}, "leave_out is for source table; remove it, or change source files"),
-            ({"source": "synthetic"}, "pattern is for source files"),
-            ({"sample_rate_hz": 0}, "sample_rate_hz is 0; expected a number above 0"),
-            ({"window_s": 0.1}, "windows of 1 samples every 0 at sample_rate_hz 10; expected at least 2 samples"),
-            ({"step_s": 0.01}, "windows of 10 samples every 0"),
-            ({"min_agreement": 1.5}, "min_agreement is 1.5; expected a share"),
-            ({"val_share": 0.5, "test_share": 0.5}, "leave nothing to train on"),
-            ({"limits": {"y": [0, 1]}}, r"limits of y is \[0, 1\]; expected a name among channels"),
-            ({"labels": ["a", "a"]}, "expected two or more different names"),
-            ({"labels": ["a", "b"], "ignored_labels": ["b"]}, "none of them in ignored_labels"),
-            ({"timestamp_unit": "min"}, "timestamp_unit is 'min'; expected s, ms, us, ns"),
-            ({"pattern": "{person"}, "a field is a name in braces"),
-            ({"channels": {"leg": ["x"], "arm": ["x", "y"]}}, r"different numbers of channels \(leg 1, arm 2\)"),
-            ({"piece_s": 0.5}, "piece_s 0.5 is shorter than a window"),
-            ({"piece_s": 2.0, "session_fields": ["take"]}, "piece_s draws splits piece by piece; remove one"),
-        ],
-    )
-    def test_arguments(self, tree, change, message):
-        with pytest.raises(InputError, match=message):
-            files(**({"root": tree} | change)) if "root" not in change else SensorDataModule(channels=["x"])
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            ({"domain": "p9"}, "domain is 'p9'; expected one or several of the 5 domains p0, p1, p2, p3, p4"),
-            ({"domain": []}, r"domain is \[\]"),
-            ({"domain_fields": ["device"]}, "domain_fields names device; the fields are person, take"),
-            ({"group_field": "take"}, "the domain p0 has several of its values"),
-            ({"channels": ["y"]}, "0.csv has no y; its columns are x, label"),
-            ({"pattern": "{person}_{take}.csv"}, "none of the 50 recordings .* matches the pattern"),
-            ({"mean": [1.0, 2.0]}, "mean has 2 values for 1 channels x"),
-            ({"std": [0.0]}, r"std is \[0.0\]; expected numbers above 0"),
-            ({"domain": "p1", "ignored_labels": ["b"]}, "domain p1 has a as its only class; a classifier needs two"),
-            ({"window_s": 60.0}, "none of 0 windows of 600 samples has a label"),
-        ],
-    )
-    @pytest.mark.filterwarnings("ignore::UserWarning")
-    def test_files_that_do_not_fit_them(self, tree, change, message):
-        with pytest.raises(InputError, match=message):
-            files(tree, **change).preprocess(torch.zeros(1, 1, 10))
-
-    def test_a_split_that_does_not_exist(self, tree):
-        with pytest.raises(InputError, match="no split 'dev'"):
-            files(tree).rows("dev")
-
-    def test_recordings_that_are_too_short_are_said_once(self, tmp_path, recwarn):
-        for take in range(8):
-            write(tmp_path / "p" / f"{take}.csv", ("a" * 20 + "b" * 20) if take else "ab")
-        data = files(tmp_path)
-        for part in (data, data.variant(seed=1), data.variant(step_s=0.2)):
-            part.setup()
-        said = [str(warning.message) for warning in recwarn if "shorter than a window" in str(warning.message)]
-        assert said == [
-            "1 of 8 recordings are shorter than a window (10 samples) and are left out; lower window_s to use them"
-        ]
-
-    def test_domains_of_one_class_are_said(self, tmp_path):
-        for person, labels in {"p": "a" * 20 + "b" * 20, "q": "a" * 40}.items():
-            for take in range(5):
-                write(tmp_path / person / f"{take}.csv", labels)
-        with pytest.warns(UserWarning, match="1 of 2 domains have one class only, and train no expert: q"):
-            files(tmp_path).setup()
-
-    def test_recordings_and_domains_in_another_unit_are_said(self, tmp_path):
-        for person in "pqrs":
-            for take in range(5):
-                value = 1000.0 if person == "s" else (1.0 if (person, take) == ("q", 3) else 9.81)
-                write(tmp_path / person / f"{take}.csv", "a" * 20 + "b" * 20, value=value)
-        with pytest.warns(UserWarning) as said:
-            files(tmp_path).setup()
-        recordings, domains = sorted((str(warning.message) for warning in said), reverse=True)
-        assert recordings.startswith("1 recording(s) have values more than 4 times") and "q/3.csv" in recordings
-        assert domains.startswith("1 domain(s) have values more than 4 times") and ": s." in domains
-
-
-@pytest.mark.data
-class TestRealData:
-    @pytest.mark.filterwarnings("ignore:2 of 448 recordings")
-    def test_spsw(self, real_data, spsw, tmp_path):
-        root = real_data("spsw_har")
-        options = {"root": str(root), "window_s": 1.0, "recorded_rate_hz": 104, "cache": str(tmp_path)}
-        data = SensorDataModule(**(spsw | options))
-        data.setup()
-        assert data.classes == ["SEATED", "SITTING_DOWN", "STANDING_UP", "TURNING", "WALKING"]
-        assert len(data.domains) == 46 and len(set(data.groups.values())) == 23
-        assert sum(len(data.rows(split)) for split in SPLITS) == 9433 and not data._told
-        gravity = everything(data, "train").input[:, :3].mean(2).norm(dim=1)
-        assert 9 < gravity.median() < 10.5
-        one = data.variant(domain="s07_sw")
-        assert len(one.classes) == 5 and one.statistics().isfinite().all()
-
-    def test_wisdm(self, real_data):
-        path = real_data("wisdm") / "wisdm_transformed_with_user.csv"
-        data = SensorDataModule(
-            source="table", root=str(path), header=False, label=45, domain_fields=[1], leave_out=[0]
-        )
-        assert len(data.classes) == 6 and len(data.domains) == 36
-        assert sum(len(data.rows(split)) for split in SPLITS) == 5418
-        assert data._source.series.samples.isnan().sum() == 615
-        assert data.preprocess(everything(data, "test").input).isfinite().all()
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
+        ({"val_fraction": 1.0}, r"val_fraction is 1\.0; expected a fraction between 0 and 1"),
+        ({"labels": ["a"]}, "expected two or more different names"),
+    ],
+)
+def test_shared_arguments_are_checked_for_all_sources(change, message):
+    with pytest.raises(InputError, match=message):
+        SyntheticSensorDataModule(**change)

@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
 
 def positions(folder, **arguments):
-    few = {"pattern": "{activity}/{person}/{segment}.txt", "header": False, "label": "activity"}
+    few = {"pattern": "{activity}/{person}/{segment}.txt", "columns": "numbered", "label": "activity"}
     few |= {"channels": {"torso": [0, 1], "arm": [2, 3], "leg": [4, 5]}, "domain_fields": ["person", "position"]}
     few |= {"sample_rate_hz": 10, "window_s": 1.0}
     return SensorDataModule(root=str(folder), **(few | arguments))
@@ -75,21 +75,19 @@ class TestPositions:
         with pytest.raises(InputError, match="the pattern has a field position; rename that field"):
             positions(folder, pattern="{activity}/{person}/{position}.txt").setup()
 
-    def test_other_sources_have_none(self, folder):
-        with pytest.raises(InputError, match="which source uci_har does not have; give a list"):
-            SensorDataModule(source="uci_har", root=str(folder), channels={"a": ["x"]})
-
     def test_arrays_of_several_columns(self, tmp_path):
         for take in range(6):
             arrays = {"arm_acc": np.full((40, 3), 1.0), "leg_acc": np.full((40, 3), 2.0), "label": ["a", "b"] * 20}
             np.savez(tmp_path / f"p_{take}.npz", **(arrays | {"label": np.repeat(["a", "b"], 20)}))
         channels = {"arm": ["arm_acc"], "leg": ["leg_acc"]}
-        data = positions(tmp_path, pattern="{person}_{take}.npz", header=True, label="label", channels=channels)
+        data = positions(tmp_path, pattern="{person}_{take}.npz", columns=None, label="label", channels=channels)
         assert data.domains == ["p_arm", "p_leg"] and data.preprocessing["channels"] == [
             "arm_acc_0",
             "arm_acc_1",
             "arm_acc_2",
         ]
+        with pytest.raises(InputError, match=r"p_0\.npz names its arrays; remove it"):
+            data.variant(columns="numbered").setup()
         rows = data.variant(domain="p_leg").rows("train")
         assert rows[torch.tensor([0])].input.unique().tolist() == [2.0]
 
@@ -125,7 +123,7 @@ class TestPieces:
             ignored_labels=["0"], sample_rate_hz=10, window_s=1.0, piece_s=piece_s,
         )  # fmt: skip
         if piece_s is None:
-            with pytest.warns(UserWarning, match=r"too few recordings for three splits.*piece_s cuts long files"):
+            with pytest.warns(UserWarning, match="too few recordings for three splits.*; cut long files into pieces"):
                 data.setup()
             with pytest.raises(InputError, match=r"the val split .* or cut long files into pieces with piece_s"):
                 data.rows("val")

@@ -1,226 +1,369 @@
-import numpy as np
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import pickle
 
-from lightning_fusion.data.sensor.recordings import RecordingFormat, files_key, read_recording
-from lightning_fusion.data.tables import read_columns, read_header
+import pytest
+import torch
+from commands import motion_files
+from torch import nn
+
+from lightning_fusion import SensorDataModule
+from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.sensor.synthetic import SyntheticSensorDataModule
+from lightning_fusion.data.sensor.table import FeatureTableDataModule
+from lightning_fusion.data.statistics import window_facts
 from lightning_fusion.errors import InputError
 
-HOW = {"channels": ("x", "y"), "sample_rate_hz": 10.0}
+SPLITS = ("train", "val", "test")
+CHANNELS = ["x_acc", "y_acc", "z_acc", "x_gyro", "y_gyro", "z_gyro"]
 
 
-def how(**changes):
-    return RecordingFormat(**(HOW | changes))
-
-
-def write(path, *lines):
+def write(path, labels, channels=("x",), value=None, rate=10.0):
+    """A recording whose channels count samples, or have one value; labels are letters."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [",".join([*channels, "label"])]
+    for number, label in enumerate(labels):
+        lines.append(",".join([*[str(number if value is None else value + 0.1 * (number % 2))] * len(channels), label]))
     path.write_text("\n".join(lines) + "\n")
-    return str(path)
 
 
-@pytest.fixture
-def plain(tmp_path):
-    return write(tmp_path / "a.csv", "label,y,x", "sit,2,1", "sit,4,3", '"walk",6,5')
+def files(root, **arguments):
+    few = {"pattern": "{person}/{take}.csv", "channels": ["x"], "domain_fields": ["person"], "sample_rate_hz": 10}
+    few |= {"window_s": 1.0, "batch_size": 8}
+    return SensorDataModule(**(few | {"root": str(root)} | arguments))
 
 
-class TestFormats:
-    def test_columns_are_read_by_name_in_the_order_of_the_channels(self, plain):
-        one = read_recording(plain, how(label="label"))
-        assert one.samples.tolist() == [[1, 2], [3, 4], [5, 6]] and one.samples.dtype == np.float32
-        assert one.labels.tolist() == ["sit", "sit", "walk"] and one.gaps is None
-        assert read_recording(plain, how()).labels is None
-
-    def test_names_may_be_quoted_spaced_and_marked(self, tmp_path):
-        (tmp_path / "a.csv").write_bytes(b'\xef\xbb\xbf"x", y\r\n1,2\r\n3,4\r\n')
-        assert read_recording(str(tmp_path / "a.csv"), how()).samples.tolist() == [[1, 2], [3, 4]]
-
-    def test_columns_without_names(self, tmp_path):
-        path = write(tmp_path / "a.txt", "1  2 walk", "3 4  walk")
-        one = read_recording(path, how(columns=("x", "y", "label"), label="label", delimiter=" "))
-        assert one.samples.tolist() == [[1, 2], [3, 4]] and one.labels.tolist() == ["walk"] * 2
-
-    def test_npz_holds_an_array_per_channel(self, tmp_path):
-        path = str(tmp_path / "a.npz")
-        np.savez(path, y=[2, 4], x=[1, 3], label="walk")
-        one = read_recording(path, how(label="label"))
-        assert one.samples.tolist() == [[1, 2], [3, 4]] and one.labels.tolist() == ["walk"] * 2
-
-    def test_npz_may_hold_arrays_of_several_columns(self, tmp_path):
-        path = str(tmp_path / "a.npz")
-        np.savez(path, acc=[[1, 2, 3], [4, 5, 6]], y=[7, 8], label=[["sit"], ["walk"]])
-        one = read_recording(path, how(channels=("acc_2", "y", "acc_0"), label="label"))
-        assert one.samples.tolist() == [[3, 7, 1], [6, 8, 4]] and one.labels.tolist() == ["sit", "walk"]
-        with pytest.raises(InputError, match=r"^\S+ has no acc_3; its arrays are acc \(2, 3\), y, label"):
-            read_recording(path, how(channels=("acc_3", "y"), label="label"))
-
-    def test_npy_holds_columns(self, tmp_path):
-        path = str(tmp_path / "a.npy")
-        np.save(path, np.array([[7.0, 2, 1], [8, 4, 3]]))
-        one = read_recording(path, how(columns=("label", "y", "x"), label="label"))
-        assert one.samples.tolist() == [[1, 2], [3, 4]] and one.labels.tolist() == ["7", "8"]
-        np.save(path, np.array([[1.0, 2], [3, 4]]))
-        assert read_recording(path, how()).samples.tolist() == [[1, 2], [3, 4]]
-
-    def test_a_key_names_files_and_how_they_are_read(self, plain, tmp_path):
-        key = files_key([plain], ["a"], how(), None)
-        assert key == files_key([plain], ["a"], how(), None)
-        others = [files_key([plain], ["b"], how(), None), files_key([plain], ["a"], how(label="label"), None)]
-        others.append(files_key([plain], ["a"], how(), ["walk"]))
-        write(tmp_path / "a.csv", "x,y", "1,2")
-        others.append(files_key([plain], ["a"], how(), None))
-        assert len({key, *others}) == 5
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """Five people with ten takes of 40 samples; odd people know one activity less."""
+    root = tmp_path_factory.mktemp("tree")
+    for person in range(5):
+        for take in range(10):
+            write(root / f"p{person}" / f"{take}.csv", "a" * 15 + ("b" if person % 2 else "c") * 10 + "b" * 15)
+    return root
 
 
-class TestResampling:
-    def stamped(self, path, times, values, unit=1.0, **changes):
-        rows = [
-            f"{time * unit:.9f},{value},{-value},{int(value > 4.5)}" for time, value in zip(times, values, strict=True)
-        ]
-        file = write(path, "t,x,y,label", *rows)
-        return read_recording(file, how(**({"timestamp": "t", "label": "label"} | changes)))
-
-    def test_a_straight_line_stays_one(self, tmp_path):
-        times = np.array([5.0, 5.07, 5.19, 5.33, 5.4, 5.52, 5.6])
-        one = self.stamped(tmp_path / "a.csv", times, 10 * (times - 5))
-        np.testing.assert_allclose(one.samples[:, 0], np.arange(7), atol=1e-5)
-        np.testing.assert_allclose(one.samples[:, 1], -np.arange(7), atol=1e-5)
-        assert one.labels.tolist() == ["0"] * 5 + ["1"] * 2  # of the nearest sample
-
-    @pytest.mark.parametrize(("unit", "factor"), [("ms", 1e3), ("us", 1e6), ("ns", 1e9)])
-    def test_units(self, tmp_path, unit, factor):
-        times = np.arange(0, 2, 0.125)
-        one = self.stamped(tmp_path / "a.csv", times, times, factor, timestamp_unit=unit)
-        np.testing.assert_allclose(one.samples[:, 0], np.arange(19) / 10, atol=1e-5)
-
-    def test_equal_timestamps_are_averaged(self, tmp_path):
-        one = self.stamped(tmp_path / "a.csv", [0, 0.1, 0.1, 0.2], [0, 1, 3, 4])
-        np.testing.assert_allclose(one.samples[:, 0], [0, 2, 4], atol=1e-6)
-
-    def test_fast_recordings_are_averaged(self, tmp_path):
-        times = np.arange(0, 4, 0.01)
-        fast = np.sin(2 * np.pi * 10 * times)  # every tenth sample is the same: one point of 10 would fold it to 0 Hz
-        one = self.stamped(tmp_path / "a.csv", times, 5 + fast)
-        assert np.abs(one.samples[1:-1, 0] - 5).max() < 0.02
-        one = self.stamped(tmp_path / "b.csv", times, times)
-        np.testing.assert_allclose(one.samples[1:-1, 0], np.arange(1, 39) / 10, atol=1e-3)
-
-    def test_without_timestamps_the_declared_rate_is_believed(self, tmp_path):
-        path = write(tmp_path / "a.csv", "x,y", *(f"{n},{n}" for n in range(9)))
-        np.testing.assert_allclose(read_recording(path, how(recorded_rate_hz=8.0)).samples[:, 0], np.arange(11) * 0.8)
-
-    def test_gaps_are_marked(self, tmp_path):
-        times = [0, 0.1, 0.2, 1.2, 1.3]
-        one = self.stamped(tmp_path / "a.csv", times, [0] * 5)
-        assert np.flatnonzero(one.gaps).tolist() == list(range(3, 12))
-        assert self.stamped(tmp_path / "a.csv", times, [0] * 5, max_gap_s=2.0).gaps is None
-
-    @given(
-        steps=st.lists(st.floats(0.001, 0.4), min_size=3, max_size=40),
-        seed=st.integers(0, 1000),
-    )
-    @settings(max_examples=50, deadline=None)
-    def test_against_numpy_where_nothing_is_averaged(self, tmp_path_factory, steps, seed):
-        times = np.cumsum(steps) - steps[0]
-        values = np.random.default_rng(seed).normal(size=len(times)).round(6)
-        rate = (len(times) - 1) / times[-1]
-        path = tmp_path_factory.mktemp("x") / "a.csv"
-        one = self.stamped(path, times, values, sample_rate_hz=rate)
-        expected = np.interp(np.arange(len(one.samples)) / rate, times, values)
-        np.testing.assert_allclose(one.samples[:, 0], expected, atol=1e-5)
+@pytest.fixture(scope="module")
+def spsw(tmp_path_factory):
+    root = tmp_path_factory.mktemp("spsw")
+    motion_files(root, people=1)
+    return {
+        "root": str(root),
+        "pattern": "{subject}/{subject}_{execution}_{device}.csv",
+        "channels": CHANNELS,
+        "domain_fields": ["subject", "device"],
+        "group_field": "subject",
+        "session_fields": ["execution"],
+        "timestamp": "timestamp",
+        "timestamp_unit": "ms",
+    }
 
 
-class TestBadFiles:
+def takes(data, split):
+    """Names of the recordings of a split."""
+    return {data._source.names[number] for number in data._cut.recording[data.rows(split).rows]}
+
+
+def everything(data, split):
+    rows = data.rows(split)
+    return rows[torch.arange(len(rows))]
+
+
+class TestSplits:
+    @pytest.mark.parametrize("seed", range(3))
+    def test_no_recording_is_in_two_and_each_domain_has_its_shares(self, tree, seed):
+        data = files(tree, seed=seed)
+        found = [takes(data, split) for split in SPLITS]
+        assert sum(map(len, found)) == len(set.union(*found)) == 50
+        for person in range(5):
+            assert [sum(name.startswith(f"p{person}/") for name in part) for part in found] == [7, 1, 2]
+        assert found != [takes(files(tree, seed=seed + 10), split) for split in SPLITS]
+
+    def test_a_domain_has_the_splits_it_has_among_all(self, tree):
+        data, own = files(tree), files(tree, domain="p3")
+        for split in SPLITS:
+            assert takes(own, split) == {name for name in takes(data, split) if name.startswith("p3/")}
+
+    def test_sessions_stay_together(self, spsw):
+        data = SensorDataModule(**spsw)
+        assert data.groups == {"s07_sp": "s07", "s07_sw": "s07"}
+        for split in SPLITS:
+            names = takes(data, split)
+            assert names and {name.replace("_sp", "_sw") for name in names} == {n for n in names if "_sw" in n}
+        apart = SensorDataModule(**(spsw | {"session_fields": None}))
+        names = takes(apart, "test")
+        assert {name[8:10] for name in names if "_sp" in name} != {name[8:10] for name in names if "_sw" in name}
+
+    def test_classes_of_whole_recordings_are_drawn_evenly(self, tmp_path):
+        for number in range(30):
+            write(tmp_path / "p" / f"{'ab'[number < 10]}{number}.csv", "ab"[number < 10] * 20)
+        data = files(tmp_path)
+        assert torch.bincount(everything(data, "test").target).tolist() == [12, 6]
+        assert torch.bincount(everything(data, "val").target).tolist() == [6, 3]
+
+    def test_a_field_may_name_the_split(self, tmp_path):
+        for split in ("train", "test"):
+            for number in range(10):
+                write(tmp_path / split / f"{number}.csv", "a" * 20 + "b" * 20)
+        data = files(tmp_path, pattern="{part}/{take}.csv", domain_fields=None, split_field="part")
+        assert takes(data, "test") == {f"test/{number}.csv" for number in range(10)}
+        assert len(takes(data, "val")) == 1 and data.domains == ["all"]
+        with pytest.raises(InputError, match=r"in another split than what was recorded together with it"):
+            data.variant(session_fields=["take"]).setup()
+        (tmp_path / "train").rename(tmp_path / "first")
+        with pytest.raises(
+            InputError, match=r"split_field part: first/0\.csv is of split 'first'; expected one of train"
+        ):
+            data.variant(root=str(tmp_path)).setup()
+
+    def test_too_few_recordings_for_three_splits(self, tmp_path):
+        for person, count in {"p": 1, "q": 2, "r": 5}.items():
+            for take in range(count):
+                write(tmp_path / person / f"{take}.csv", "a" * 20 + "b" * 20)
+        data = files(tmp_path)
+        with pytest.warns(UserWarning, match=r"2 of 3 domain\(s\) have too few recordings for three splits.*: p, q"):
+            data.setup()
+        assert len(data.variant(domain="q").rows("test")) and len(data.variant(domain="p").rows("train"))
+        with pytest.raises(InputError, match="the val split of domain q has no sample; it needs more recordings"):
+            data.variant(domain="q").rows("val")
+
+
+class TestFacts:
+    def test_a_batch(self, tree):
+        data = files(tree)
+        batch = next(iter(data.val_dataloader()))
+        assert batch.input.shape == (8, 1, 10) and batch.input.dtype == torch.float32
+        assert batch.target.dtype == torch.int64 and batch.domain.shape == (8, 5) and batch.domain.sum() == 8
+        assert (batch.input.diff() == 1).all()  # samples of one recording, in their order
+        assert isinstance(data, FusionDataModule)
+
+    def test_one_domain_has_its_own_classes_and_the_same_numbers(self, tree):
+        data = files(tree)
+        assert data.classes == ["a", "b", "c"] and data.domains == data.own_domains == [f"p{n}" for n in range(5)]
+        odd, even = data.variant(domain="p1"), data.variant(domain=["p0", "p1"])
+        assert (odd.classes, odd.own_domains, odd.domains) == (["a", "b"], ["p1"], data.domains)
+        assert even.classes == ["a", "b", "c"] and even.own_domains == ["p0", "p1"]
+        whole = everything(data, "train")
+        mine = whole.domain[:, 1]
+        own = everything(odd, "train")
+        assert torch.equal(own.index, whole.index[mine]) and torch.equal(own.input, whole.input[mine])
+        assert [odd.classes[t] for t in own.target] == [data.classes[t] for t in whole.target[mine]]
+        assert odd._source is data._source  # nothing is read twice
+        assert data.groups == {name: name for name in data.domains}
+
+    def test_labels_may_be_given_and_left_out(self, tree):
+        data = files(tree, labels=["c", "b", "a"])
+        assert data.classes == ["c", "b", "a"] and data.variant(domain="p1").classes == ["b", "a"]
+        without = files(tree, ignored_labels=["c"])
+        assert without.classes == ["a", "b"] and len(without._cut.starts) < len(data._cut.starts)
+        with pytest.raises(
+            InputError, match=r"p0/0.csv, at 1.50 s, has the label 'c'; expected one of a, b: add it to labels"
+        ):
+            files(tree, labels=["a", "b"]).setup()
+
+    def test_samples_with_an_empty_label_have_none(self, tmp_path):
+        lines = ["x,label", *(f"{step},{'a' if step < 20 else 'b' if step < 40 else ''}" for step in range(60))]
+        for take in range(6):
+            (tmp_path / "p").mkdir(exist_ok=True)
+            (tmp_path / "p" / f"{take}.csv").write_text("\n".join(lines))
+        assert files(tmp_path).classes == ["a", "b"]
+
+    def test_the_label_may_be_a_field(self, tmp_path):
+        for label in "ab":
+            for take in range(6):
+                write(tmp_path / "p" / f"{label}_{take}.csv", "xyz" * 10)
+        data = files(tmp_path, pattern="{person}/{activity}_{take}.csv", label="activity")
+        assert data.classes == ["a", "b"] and len(data._cut.starts) == 60
+
+    def test_normalised_with_the_training_windows_or_as_told(self, spsw):
+        data = SensorDataModule(**spsw, domain="s07_sp", normalization_scope="own")
+        inputs = data.preprocess(everything(data, "train").input)
+        torch.testing.assert_close(inputs.mean((0, 2)), torch.zeros(6), atol=1e-3, rtol=0)
+        torch.testing.assert_close(inputs.std((0, 2)), torch.ones(6), atol=1e-3, rtol=0)
+        shared = SensorDataModule(**spsw)
+        inputs = shared.preprocess(everything(shared, "train").input)
+        torch.testing.assert_close(inputs.mean((0, 2)), torch.zeros(6), atol=1e-3, rtol=0)
+        of_domains = [shared.variant(domain=name) for name in shared.domains]
+        assert all(one.preprocessing == shared.preprocessing != data.preprocessing for one in of_domains)
+        other = of_domains[0].variant(seed=5)
+        assert other.preprocessing == SensorDataModule(**spsw, seed=5).preprocessing != shared.preprocessing
+        told = data.variant(mean=[1.0] * 6, std=[2.0] * 6)
+        batch = everything(told, "test")
+        assert torch.equal(told.preprocess(batch.input), (batch.input - 1) / 2)
+        assert told.preprocessing == {
+            "channels": CHANNELS, "mean": [1.0] * 6, "std": [2.0] * 6, "sample_rate_hz": 50.0, "samples": 100
+        }  # fmt: skip
+
+    def test_a_channel_that_never_moves(self, tmp_path):
+        for take in range(5):
+            write(tmp_path / "p" / f"{take}.csv", "a" * 20 + "b" * 20)
+            path = tmp_path / "p" / f"{take}.csv"
+            lines = [line.replace(",", ",9.81,") for line in path.read_text().splitlines()]
+            path.write_text("\n".join(["x,y,label", *lines[1:]]))
+        data = files(tmp_path, channels=["x", "y"])
+        assert data.preprocess(everything(data, "train").input)[:, 1].abs().max() < 1e-5
+
+    def test_statistics(self, spsw):
+        data = SensorDataModule(**spsw, domain="s07_sp")
+        facts = window_facts(everything(data, "train").input).flatten(1).double()
+        expected = torch.cat([facts.mean(0), facts.std(0, correction=0)]).float()
+        assert data.statistics().shape == (132,)
+        torch.testing.assert_close(data.statistics(), expected)
+        assert not torch.equal(data.statistics(), data.variant(domain="s07_sw").statistics())
+        assert torch.equal(data.statistics(), data.variant(mean=[9.0] * 6).statistics())  # as recorded
+
+    def test_fingerprints(self, tree, tmp_path):
+        data = files(tree)
+        prints = [data.fingerprint(split) for split in SPLITS]
+        assert prints == [files(tree, cache=str(tmp_path)).fingerprint(split) for split in SPLITS]
+        changes = [{"domain": "p1"}, {"seed": 1}, {"window_s": 2.0}, {"mean": [3.0]}, {"labels": ["c", "b", "a"]}]
+        others = [data.variant(**change).fingerprint("train") for change in changes]
+        assert len({*prints, *others}) == 3 + len(changes)
+
+    def test_augmentation_only_in_training(self):
+        class Louder(nn.Module):
+            def forward(self, series):
+                return series * 2
+
+        data = SyntheticSensorDataModule(augmentation=Louder(), mean=[0.0] * 6, std=[1.0] * 6)
+        batch = next(iter(data.val_dataloader()))
+        assert torch.equal(data.preprocess(batch.input, augment=True), batch.input * 2)
+        assert torch.equal(data.on_after_batch_transfer(batch, 0).input, batch.input)
+
+    def test_a_data_module_without_statistics_says_so(self):
+        with pytest.raises(NotImplementedError, match="FusionDataModule has no statistics; implement"):
+            FusionDataModule().statistics()
+
+    def test_it_can_be_sent_to_another_process(self, tree, tmp_path):
+        data = files(tree, cache=str(tmp_path / "cache"))
+        data.setup()
+        again = pickle.loads(pickle.dumps(data))
+        assert torch.equal(everything(again, "test").input, everything(data, "test").input)
+
+
+class TestCache:
+    def test_the_next_run_reads_no_file(self, spsw, tmp_path, monkeypatch):
+        data = SensorDataModule(**spsw, cache=str(tmp_path / "cache"))
+        data.prepare_data()
+        first = everything(data, "test")
+        monkeypatch.setattr("lightning_fusion.data.sensor.files.read_recording", lambda *_: pytest.fail("read again"))
+        again = SensorDataModule(**spsw, cache=str(tmp_path / "cache"))
+        assert torch.equal(everything(again, "test").input, first.input)
+
+    def test_files_or_options_that_change_are_read_again(self, tmp_path):
+        for take in range(5):
+            write(tmp_path / "r/p" / f"{take}.csv", "a" * 20 + "b" * 20)
+        cache = tmp_path / "cache"
+        files(tmp_path / "r", cache=str(cache)).setup()
+        files(tmp_path / "r", cache=str(cache), window_s=0.5, seed=3).setup()
+        assert len(list(cache.iterdir())) == 1  # windows and splits are no matter of it
+        files(tmp_path / "r", cache=str(cache), sample_rate_hz=20, recorded_rate_hz=10).setup()
+        assert len(list(cache.iterdir())) == 2
+        write(tmp_path / "r/p/0.csv", "a" * 20 + "b" * 30)
+        data = files(tmp_path / "r", cache=str(cache))
+        data.setup()
+        assert len(list(cache.iterdir())) == 3 and data._source.series.lengths[0] == 50
+
+
+class TestBadInput:
     @pytest.mark.parametrize(
-        ("lines", "changes", "message"),
+        ("change", "message"),
         [
-            ([""], {}, "a.csv has no x, y; its columns are"),
-            (["x,y"], {}, "a.csv is empty: found no row of samples"),
-            (["x,z", "1,2"], {}, "a.csv has no y; its columns are x, z: name those to read with channels"),
-            (["x,y,x", "1,2,3"], {}, "more than one x among its columns"),
-            (["x,y", "1,2", "3,oops"], {}, "row 3: y is 'oops'; expected a number"),
-            (["x,y", "1,2", "", "3,"], {}, "row 4: y is ''; expected a number"),
-            (["x,y", "1,2", "nan,3"], {}, "row 3: x is nan; expected a number: repair the row"),
-            (["x,y", "1,2", "3"], {}, r"row 3: found 1 columns, expected 2 \(x, y\); the file may be truncated"),
-            (["x,y", "1,2"], {"label": "label"}, "a.csv has no label"),
-            (
-                ["x,y", "1,2,", "1,2,3"],
-                {},
-                r"row 3: found 3 columns, expected 2 \(x, y\): name all columns in the first",
-            ),
-            (["x,y", "1,5,2,5"], {}, r"row 2: found 4 columns, expected 2 .* change delimiter \(commas in numbers\?\)"),
-            (["x,y", "1,2", "1,-1e300"], {}, r"row 3: y is -1e\+300; expected a number"),
-            (
-                ["x,y", "1,2", "1,99"],
-                {"limits": {"y": (-80, 80)}},
-                "row 3: y is 99; limits says -80 to 80.*another",
-            ),
-            (
-                ["t,x,y", "0,1,2", ".1,1,2", ".05,1,2"],
-                {"timestamp": "t"},
-                "row 4: the timestamp 0.05 is before",
-            ),
-            (["t,x,y", "7,1,2", "7,1,2"], {"timestamp": "t"}, r"all 2 row\(s\) have the timestamp 7"),
-            (
-                ["t,x,y", "0,1,2", "100,1,2"],
-                {"timestamp": "t"},
-                "say 0.01 Hz where sample_rate_hz is 10: another timestamp_unit than s?",
-            ),
-            (
-                ["t,x,y", "0,1,2", ".1,1,2"],
-                {"timestamp": "t", "recorded_rate_hz": 20.0},
-                "say 10 Hz, recorded_rate_hz says 20; change recorded_rate_hz",
-            ),
+            ({"channels": []}, "channels is empty; expected the columns or arrays to read"),
+            ({"channels": ["x", "y", "x"]}, "channels names x more than once"),
+            ({"delimiter": ", "}, "delimiter is ', '; expected one character"),
+            ({"normalization_scope": "mine"}, "normalization_scope is 'mine'; expected all, own"),
+            ({"sample_rate_hz": 0}, "sample_rate_hz is 0; expected a number above 0"),
+            ({"window_s": 0.1}, "windows of 1 samples every 0 at sample_rate_hz 10; expected at least 2 samples"),
+            ({"step_s": 0.01}, "windows of 10 samples every 0"),
+            ({"min_agreement": 1.5}, "min_agreement is 1.5; expected a fraction"),
+            ({"val_fraction": 0.5, "test_fraction": 0.5}, "leave nothing to train on"),
+            ({"limits": {"y": [0, 1]}}, r"limits of y is \[0, 1\]; expected a name among channels"),
+            ({"labels": ["a", "a"]}, "expected two or more different names"),
+            ({"labels": ["a", "b"], "ignored_labels": ["b"]}, "none of them in ignored_labels"),
+            ({"timestamp_unit": "min"}, "timestamp_unit is 'min'; expected s, ms, us, ns"),
+            ({"pattern": "{person"}, "a field is a name in braces"),
+            ({"channels": {"leg": ["x"], "arm": ["x", "y"]}}, r"different numbers of channels \(leg 1, arm 2\)"),
+            ({"piece_s": 0.5}, "piece_s 0.5 is shorter than a window"),
+            ({"piece_s": 2.0, "session_fields": ["take"]}, "piece_s draws splits piece by piece; remove one"),
         ],
     )
-    def test_say_file_row_and_what_to_change(self, tmp_path, lines, changes, message):
+    def test_arguments(self, tree, change, message):
         with pytest.raises(InputError, match=message):
-            read_recording(write(tmp_path / "a.csv", *lines), how(**changes))
+            files(tree, **change)
 
-    def test_a_file_of_no_bytes_and_none(self, tmp_path):
-        (tmp_path / "a.csv").touch()
-        with pytest.raises(InputError, match=r"a\.csv has no x, y"):
-            read_recording(str(tmp_path / "a.csv"), how())
-        with pytest.raises(InputError, match=r"b\.csv cannot be read \(No such file"):
-            read_recording(str(tmp_path / "b.csv"), how())
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"domain": "p9"}, "domain is 'p9'; expected one or several of the 5 domains p0, p1, p2, p3, p4"),
+            ({"domain": []}, r"domain is \[\]"),
+            ({"domain_fields": ["device"]}, "domain_fields names device; the fields are person, take"),
+            ({"group_field": "take"}, "the domain p0 has several of its values"),
+            ({"channels": ["y"]}, "0.csv has no y; its columns are x, label"),
+            ({"pattern": "{person}_{take}.csv"}, "none of the 50 recordings .* matches the pattern"),
+            ({"mean": [1.0, 2.0]}, "mean has 2 values for 1 channels x"),
+            ({"std": [0.0]}, r"std is \[0.0\]; expected numbers above 0"),
+            ({"domain": "p1", "ignored_labels": ["b"]}, "domain p1 has a as its only class; a classifier needs two"),
+            ({"window_s": 60.0}, "none of 0 windows of 600 samples has a label"),
+        ],
+    )
+    @pytest.mark.filterwarnings("ignore::UserWarning")
+    def test_files_that_do_not_fit_them(self, tree, change, message):
+        with pytest.raises(InputError, match=message):
+            files(tree, **change).preprocess(torch.zeros(1, 1, 10))
 
-    def test_no_line_of_names(self, tmp_path):
-        path = write(tmp_path / "a.txt", "1.5,2.5", "3,4")
-        with pytest.raises(InputError, match=r"has no x, y; its columns are 1.5, 2.5.*set header: false"):
-            read_recording(path, how())
+    def test_a_split_that_does_not_exist(self, tree):
+        with pytest.raises(InputError, match="no split 'dev'"):
+            files(tree).rows("dev")
 
-    def test_arrays(self, tmp_path):
-        path = str(tmp_path / "a.npz")
-        np.savez(path, x=[1, 2], y=[1, 2, 3])
-        with pytest.raises(InputError, match=r"arrays \(T,\) of one length; found x \(2,\), y \(3,\)"):
-            read_recording(path, how())
-        np.savez(path, x=[1, 2])
-        with pytest.raises(InputError, match="has no y; its arrays are x"):
-            read_recording(path, how())
-        (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:90])
-        with pytest.raises(InputError, match="is truncated, or no npz"):
-            read_recording(path, how())
-        path = str(tmp_path / "a.npy")
-        np.save(path, np.zeros((5, 3)))
-        with pytest.raises(InputError, match=r"has shape \(5, 3\); expected \(T, 2\) with the columns x, y"):
-            read_recording(path, how())
-        np.save(path, np.array([{}], object))
-        with pytest.raises(InputError, match="is truncated, or no npy file of numbers"):
-            read_recording(path, how())
+    def test_recordings_that_are_too_short_are_said_once(self, tmp_path, recwarn):
+        for take in range(8):
+            write(tmp_path / "p" / f"{take}.csv", ("a" * 20 + "b" * 20) if take else "ab")
+        data = files(tmp_path)
+        for part in (data, data.variant(seed=1), data.variant(step_s=0.2)):
+            part.setup()
+        said = [str(warning.message) for warning in recwarn if "shorter than a window" in str(warning.message)]
+        assert said == [
+            "1 of 8 recordings are shorter than a window (10 samples) and are left out; lower window_s to use them"
+        ]
+
+    def test_domains_of_one_class_are_said(self, tmp_path):
+        for person, labels in {"p": "a" * 20 + "b" * 20, "q": "a" * 40}.items():
+            for take in range(5):
+                write(tmp_path / person / f"{take}.csv", labels)
+        with pytest.warns(UserWarning, match="1 of 2 domains have one class only, and train no expert: q"):
+            files(tmp_path).setup()
+
+    def test_recordings_and_domains_in_another_unit_are_said(self, tmp_path):
+        for person in "pqrs":
+            for take in range(5):
+                value = 1000.0 if person == "s" else (1.0 if (person, take) == ("q", 3) else 9.81)
+                write(tmp_path / person / f"{take}.csv", "a" * 20 + "b" * 20, value=value)
+        with pytest.warns(UserWarning) as said:
+            files(tmp_path).setup()
+        recordings, domains = sorted((str(warning.message) for warning in said), reverse=True)
+        assert recordings.startswith("1 recording(s) have values more than 4 times") and "q/3.csv" in recordings
+        assert domains.startswith("1 domain(s) have values more than 4 times") and ": s." in domains
 
 
-class TestTables:
-    def test_missing_values_and_texts(self, tmp_path):
-        path = write(tmp_path / "a.csv", "1,?,a,u", ",2, b ,v", " ? ,3,c,?", "4,5,d,w")
-        values, texts = read_columns(path, ["0", "1"], ["2", "3"], ["0", "1", "2", "3"], ",", "?")
-        np.testing.assert_array_equal(values, [[1, np.nan], [np.nan, 2], [np.nan, 3], [4, 5]])
-        assert texts.tolist() == [["a", "u"], ["b", "v"], ["c", "nan"], ["d", "w"]]
+@pytest.mark.data
+class TestRealData:
+    @pytest.mark.filterwarnings("ignore:2 of 448 recordings")
+    def test_spsw(self, real_data, spsw, tmp_path):
+        root = real_data("spsw_har")
+        options = {"root": str(root), "window_s": 1.0, "recorded_rate_hz": 104, "cache": str(tmp_path)}
+        data = SensorDataModule(**(spsw | options))
+        data.setup()
+        assert data.classes == ["SEATED", "SITTING_DOWN", "STANDING_UP", "TURNING", "WALKING"]
+        assert len(data.domains) == 46 and len(set(data.groups.values())) == 23
+        assert sum(len(data.rows(split)) for split in SPLITS) == 9433 and not data.notices.given
+        gravity = everything(data, "train").input[:, :3].mean(2).norm(dim=1)
+        assert 9 < gravity.median() < 10.5
+        one = data.variant(domain="s07_sw")
+        assert len(one.classes) == 5 and one.statistics().isfinite().all()
 
-    def test_a_number_is_still_a_number(self, tmp_path):
-        path = write(tmp_path / "a.csv", "a,b", "1,?", "2,x?")
-        with pytest.raises(InputError, match=r"row 3: b is 'x\?'"):
-            read_columns(path, ["a", "b"], [], missing="?")
-
-    def test_header(self, tmp_path):
-        assert read_header(write(tmp_path / "a.csv", 'a, "b c" ,d'), ",")[2] == "d"
-        assert read_header(write(tmp_path / "a.csv", "a  b"), " ") == ["a", "b"]
+    def test_wisdm(self, real_data):
+        path = real_data("wisdm") / "wisdm_transformed_with_user.csv"
+        data = FeatureTableDataModule(str(path), label=45, columns="numbered", domain_fields=[1], leave_out=[0])
+        assert len(data.classes) == 6 and len(data.domains) == 36
+        assert sum(len(data.rows(split)) for split in SPLITS) == 5418
+        assert data._source.series.samples.isnan().sum() == 615
+        assert data.preprocess(everything(data, "test").input).isfinite().all()

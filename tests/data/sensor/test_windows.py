@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.signal import periodogram
 
 from lightning_fusion.data.sensor.series import Recorded, load_series
-from lightning_fusion.data.sensor.windows import Features, Windows, cut_windows
+from lightning_fusion.data.sensor.windows import Windows, cut_windows
 from lightning_fusion.data.statistics import BANDS, mean_and_deviation, window_facts
 
 
@@ -74,11 +74,6 @@ class TestRows:
         batch.zero_()
         assert samples[1, 0] == 2  # a batch is a copy
         assert windows.samples is samples
-
-    def test_missing_features_are_replaced_when_asked_for(self):
-        values = torch.tensor([[1.0, torch.nan], [torch.nan, 4]])
-        assert Features(values, torch.tensor([7.0, 8]))[torch.tensor([1, 0])].tolist() == [[7, 4], [1, 8]]
-        assert values.isnan().sum() == 2
 
 
 class TestFacts:

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_fusion import SensorDataModule
 from lightning_fusion.data.base import TensorDataModule
 from lightning_fusion.data.image.digits import DigitsDataModule
+from lightning_fusion.data.sensor.synthetic import SyntheticSensorDataModule
 from lightning_fusion.data.views.overlap import OverlapDataModule
 from lightning_fusion.data.views.source import SourceDataModule
 from lightning_fusion.data.views.target import TargetDataModule
@@ -55,7 +55,7 @@ def test_permuted_labels_name_every_class_wrongly_and_all_splits_alike(kept, see
 
 
 def test_statistics_are_of_the_rows_that_are_left():
-    data = SensorDataModule("synthetic", session_fields=["session"], domain="p0_phone")
+    data = SyntheticSensorDataModule(session_fields=["session"], domain="p0_phone")
     view, whole = SourceDataModule(data, data.classes[:2]), SourceDataModule(data)
     assert torch.equal(whole.statistics(), data.statistics())
     rows = view.rows("train")
@@ -84,17 +84,17 @@ def test_a_split_without_the_kept_classes_and_rows_of_another_kind_are_refused()
     tensors = {"train": (torch.zeros(3, 1), torch.tensor([0, 0, 0]))}
     with pytest.raises(InputError, match="kept: the train split has no sample of bee, cat"):
         SourceDataModule(TensorDataModule(tensors, CLASSES), ["bee", "cat"]).rows("train")
-    target = TargetDataModule(SensorDataModule("synthetic", session_fields=["session"]), "p0_phone")
+    target = TargetDataModule(SyntheticSensorDataModule(session_fields=["session"]), "p0_phone")
     with pytest.raises(InputError, match="of TargetDataModule is a TargetRows; expected a RowDataset"):
         SourceDataModule(target).rows("train")
 
 
 def mixed(domain: str, overlap: float) -> OverlapDataModule:
-    return OverlapDataModule(SensorDataModule(source="synthetic"), domain, overlap)
+    return OverlapDataModule(SyntheticSensorDataModule(), domain, overlap)
 
 
 def test_the_rows_of_an_experts_domain_make_room_for_rows_of_all_domains():
-    data = SensorDataModule(source="synthetic")
+    data = SyntheticSensorDataModule()
     own = set(data.variant(domain="p1_watch").rows("train").rows.tolist())
     everyone = set(data.rows("train").rows.tolist())
     for overlap in (0.0, 0.25, 1.0):

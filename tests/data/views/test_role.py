@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_fusion import SensorDataModule
 from lightning_fusion.data.base import TensorDataModule
 from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
+from lightning_fusion.data.sensor.synthetic import SyntheticSensorDataModule
 from lightning_fusion.data.views.role import RoleDataModule, with_roles
 from lightning_fusion.errors import InputError
 
 
 def motion(**arguments) -> RoleDataModule:
-    data = SensorDataModule(source="synthetic", val_share=0.3, batch_size=16, **arguments)
+    data = SyntheticSensorDataModule(val_fraction=0.3, batch_size=16, **arguments)
     return RoleDataModule(data, role="fuser")
 
 

@@ -11,9 +11,10 @@ import torch
 import yaml
 from matplotlib import image as pictures
 
-from lightning_fusion import Expert, ExpertOutputs, FoEFuserModule, SensorDataModule, TextDataModule
+from lightning_fusion import Expert, ExpertOutputs, FoEFuserModule, TextDataModule
 from lightning_fusion.baselines import BASELINES
 from lightning_fusion.data.image.digits import DigitsDataModule
+from lightning_fusion.data.sensor.synthetic import SyntheticSensorDataModule
 from lightning_fusion.encoders import SensorCNN, SmallConvNet, TextBag
 from lightning_fusion.errors import InputError
 from lightning_fusion.foe.fusers import FeatureFuser, MLPFuser
@@ -290,10 +291,10 @@ class TestOverlap:
 
 
 def test_data_without_roles_are_fused_on_their_validation_split(tmp_path):
-    data = SensorDataModule(source="synthetic", val_share=0.3, batch_size=64)
+    data = SyntheticSensorDataModule(val_fraction=0.3, batch_size=64)
     report = run(tmp_path / "run", data=data, network=partial(SensorCNN, width=2), centralised=False)
     outputs = ExpertOutputs.open(tmp_path / "run/seed_0/outputs")
-    assert outputs.names == data.domains and report.config["data"]["class_path"].endswith(".SensorDataModule")
+    assert outputs.names == data.domains and report.config["data"]["class_path"].endswith(".SyntheticSensorDataModule")
     assert sum(len(outputs[split]) for split in ("train", "val")) == len(data.rows("val"))
     assert len(outputs["test"]) == len(data.rows("test"))
 

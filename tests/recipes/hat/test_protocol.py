@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from matplotlib import image as pictures
 from scipy.stats import t
 
-from lightning_fusion import Expert, ExpertRegistry, SensorDataModule
+from lightning_fusion import Expert, ExpertRegistry
 from lightning_fusion.data.base import TensorDataModule
+from lightning_fusion.data.sensor.synthetic import SyntheticSensorDataModule
+from lightning_fusion.data.sensor.table import FeatureTableDataModule
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.encoders import SensorCNN, SensorGRU, SensorMLP
 from lightning_fusion.errors import InputError
@@ -40,10 +42,8 @@ HARD = {
 SCALE = {"mean": [0.0] * 6, "std": [5.0] * 3 + [1.5] * 3}
 
 
-def motion(**arguments) -> SensorDataModule:
-    return SensorDataModule(
-        "synthetic", heterogeneity=0.3, session_fields=["session"], batch_size=64, **SCALE, **arguments
-    )
+def motion(**arguments) -> SyntheticSensorDataModule:
+    return SyntheticSensorDataModule(heterogeneity=0.3, session_fields=["session"], batch_size=64, **SCALE, **arguments)
 
 
 def run(output: Path, **arguments):
@@ -373,7 +373,7 @@ def test_a_domain_of_one_class_is_neither_source_nor_target_and_the_report_says_
         lines.append(f"p{person},{x:.3f},{y:.3f},{('still', 'moving')[label]}")
     table.write_text("\n".join(lines))
     network = {"mlp": partial(SensorMLP, in_features=2, hidden=[8])}
-    data = SensorDataModule("table", root=str(table), domain_fields=["person"], label="label", batch_size=9)
+    data = FeatureTableDataModule(str(table), domain_fields=["person"], label="label", batch_size=9)
     arguments = {"data": data, "networks": network, "features": "features", "baselines": False, "epochs": 2}
     report = run(tmp_path / "run", **arguments, targets=["p0", "p4"])
     (note,) = [note for note in report.notes if note.startswith("Domain p3 is neither source nor target")]

@@ -1,0 +1,244 @@
+"""Files of sensor recordings: read, checked and resampled to one rate."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from rich.progress import track
+
+from lightning_fusion.data.sensor.series import Recorded
+from lightning_fusion.data.tables import check_columns, read_columns
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.files import digest
+
+SERIES_SUFFIXES = {".csv", ".npy", ".npz", ".txt"}
+TIMESTAMP_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+_VERSION = 2
+"""Of what the cache holds; a change of it makes old caches unknown."""
+_MOST_RATE_ERROR = 0.1
+_RATE_OF_ANOTHER_UNIT = 20.0
+_MEAN_ABOVE = 1.5
+"""Recordings of more than this many times the wanted rate are averaged, not interpolated."""
+
+
+@dataclass(frozen=True)
+class RecordingFormat:
+    """How a file of one recording is read.
+
+    Attributes:
+        channels: Columns (CSV, npy) or arrays (npz) that are read, in this order.
+        sample_rate_hz: What recordings are resampled to.
+        label: Column or array of labels; None where the file has none.
+        timestamp: Column or array of timestamps; None where samples are equally spaced.
+        timestamp_unit: ``s``, ``ms``, ``us`` or ``ns``.
+        recorded_rate_hz: The rate of the files. Timestamps that say otherwise are an error; without timestamps it is
+            believed, ``sample_rate_hz`` where None.
+        columns: Names of the columns where a file does not name them.
+        delimiter: Between the columns of a CSV file: one character; a blank stands for any white space.
+        max_gap_s: Timestamps further apart than this are a gap, in which nothing is known.
+        limits: Smallest and largest value that a channel may have.
+    """
+
+    channels: tuple[str, ...]
+    sample_rate_hz: float
+    label: str | None = None
+    timestamp: str | None = None
+    timestamp_unit: str = "s"
+    recorded_rate_hz: float | None = None
+    columns: tuple[str, ...] | None = None
+    delimiter: str = ","
+    max_gap_s: float = 0.5
+    limits: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+def read_recordings(paths: Sequence[str], how: RecordingFormat) -> Iterable[Recorded]:
+    """Read files one after the other; a bar shows where many are."""
+    return (
+        read_recording(path, how)
+        for path in track(paths, "Reading recordings", transient=True, disable=len(paths) < 1000)
+    )
+
+
+def files_key(paths: Sequence[str], names: Sequence[str], how: RecordingFormat, labels: Sequence[str] | None) -> str:
+    """A fingerprint of files (names, sizes, times of change), of how they are read, and of labels that names give."""
+    facts = [os.stat(path) for path in paths]
+    listed = [(name, fact.st_size, fact.st_mtime_ns) for name, fact in zip(names, facts, strict=True)]
+    return digest(_VERSION, json.dumps(asdict(how)), listed, labels)
+
+
+def read_recording(path: str, how: RecordingFormat) -> Recorded:
+    """Read one file and resample it.
+
+    Between two samples the signal is a straight line. Where a recording has more than 1.5 times the wanted rate, a new
+    sample is the mean over its own interval, which keeps faster movements from being folded into slower ones. Samples
+    of equal timestamps are averaged. (Our choices.)
+
+    Args:
+        path: A CSV file, a NumPy array (T, columns), or an npz file with an array (T,) per column, or arrays (T, n)
+            whose columns are called by number: ``acc_0``, ``acc_1``...
+        how: What is in it.
+
+    Raises:
+        InputError: Naming file, row and what to change, if the file is empty or truncated, lacks a column, has values
+            that are no numbers or outside their limits, timestamps that run backwards, or another rate.
+    """
+    numeric = [*how.channels, *([how.timestamp] if how.timestamp else [])]
+    suffix = os.path.splitext(path)[1].lower()
+    reader = {".npz": _read_npz, ".npy": _read_npy}.get(suffix, _read_csv)
+    try:
+        values, labels = reader(path, numeric, how)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}); repair or remove it") from error
+    first = 2 if reader is _read_csv and how.columns is None else 1
+    if not len(values):
+        raise InputError(f"{path} is empty: found no row of samples; remove it, or record it again")
+    sound = np.isfinite(values)
+    sound[:, : len(how.channels)] &= np.abs(values[:, : len(how.channels)]) <= np.finfo(np.float32).max
+    if not sound.all():
+        row, column = np.argwhere(~sound)[0].tolist()
+        raise InputError(
+            f"{path}, row {row + first}: {numeric[column]} is {values[row, column]}; expected a number: repair the "
+            "row, or remove it" + (" (a gap longer than max_gap_s is left out of all windows)" if how.timestamp else "")
+        )
+    samples = values[:, : len(how.channels)]
+    _check_limits(path, samples, how, first)
+    times, gaps = _times(path, values[:, -1] if how.timestamp else None, len(values), how, first)
+    if times is None:
+        return Recorded(samples.astype(np.float32), labels)
+    return _resample(times, samples, labels, how, gaps)
+
+
+def _check_limits(path: str, samples: np.ndarray, how: RecordingFormat, first: int) -> None:
+    for name, (low, high) in how.limits.items():
+        column = samples[:, how.channels.index(name)]
+        outside = np.flatnonzero((column < low) | (column > high))
+        if len(outside):
+            raise InputError(
+                f"{path}, row {outside[0] + first}: {name} is {column[outside[0]]:g}; limits says {low:g} to "
+                f"{high:g}: the recording may be in another unit, so convert or remove it, or change limits"
+            )
+
+
+def _times(
+    path: str, stamps: np.ndarray | None, count: int, how: RecordingFormat, first: int
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Seconds since the first sample, and where a gap begins; None where nothing is to be resampled."""
+    if stamps is None:
+        rate = how.recorded_rate_hz or how.sample_rate_hz
+        return (None, None) if rate == how.sample_rate_hz else (np.arange(count) / rate, None)
+    steps = np.diff(stamps)
+    if (steps < 0).any():
+        row = int(np.argmax(steps < 0)) + 1
+        raise InputError(
+            f"{path}, row {row + first}: the timestamp {stamps[row]:.15g} is before the {stamps[row - 1]:.15g} of the "
+            "row above; sort the rows, or cut the file into one recording each"
+        )
+    times = (stamps - stamps[0]) * TIMESTAMP_UNITS[how.timestamp_unit]
+    if times[-1] <= 0:
+        raise InputError(
+            f"{path}: all {count} row(s) have the timestamp {stamps[0]:.15g}; expected a recording of more than one "
+            "moment: remove the file, or name another column as timestamp"
+        )
+    rate = (count - 1) / times[-1]
+    declared = how.recorded_rate_hz
+    if declared is not None and abs(rate / declared - 1) > _MOST_RATE_ERROR:
+        raise InputError(
+            f"{path}: its timestamps say {rate:.4g} Hz, recorded_rate_hz says {declared:g}; change recorded_rate_hz, "
+            f"or timestamp_unit (now {how.timestamp_unit}), or remove the file"
+        )
+    if declared is None and not 1 / _RATE_OF_ANOTHER_UNIT < rate / how.sample_rate_hz < _RATE_OF_ANOTHER_UNIT:
+        raise InputError(
+            f"{path}: its timestamps say {rate:.4g} Hz where sample_rate_hz is {how.sample_rate_hz:g}: another "
+            f"timestamp_unit than {how.timestamp_unit}? Where the rate is right, set recorded_rate_hz to it"
+        )
+    return times, np.diff(times) > how.max_gap_s
+
+
+def _resample(
+    times: np.ndarray, samples: np.ndarray, labels: np.ndarray | None, how: RecordingFormat, gaps: np.ndarray | None
+) -> Recorded:
+    rate = how.sample_rate_hz
+    recorded = (len(times) - 1) / times[-1] if len(times) > 1 else rate
+    grid = np.arange(int(times[-1] * rate + 1e-6) + 1) / rate
+    before = np.searchsorted(times, grid, side="right") - 1
+    unknown = None if gaps is None or not gaps.any() else np.append(gaps, False)[before] & (times[before] < grid)
+    after = np.minimum(before + 1, len(times) - 1)
+    nearest = np.where(times[after] - grid < grid - times[before], after, before)
+    if (np.diff(times) == 0).any():
+        starts = np.flatnonzero(np.diff(times, prepend=-1.0) > 0)
+        counts = np.diff(starts, append=len(times))
+        samples, times = np.add.reduceat(samples, starts) / counts[:, None], times[starts]
+    resampled = np.empty((len(grid), samples.shape[1]), np.float32)
+    edges = (np.arange(len(grid) + 1) - 0.5) / rate
+    edges = edges.clip(0, times[-1])
+    for channel, values in enumerate(samples.T):
+        if recorded <= _MEAN_ABOVE * rate:
+            resampled[:, channel] = np.interp(grid, times, values)
+        else:
+            area = np.append(0, np.cumsum((values[1:] + values[:-1]) / 2 * np.diff(times)))
+            resampled[:, channel] = np.diff(np.interp(edges, times, area)) / np.diff(edges)
+    return Recorded(resampled, None if labels is None else labels[nearest], unknown)
+
+
+def _read_npz(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.ndarray, np.ndarray | None]:
+    try:
+        with np.load(path) as arrays:
+            wanted = [*numeric, *([how.label] if how.label else [])]
+            single: dict[str, Any] = {}
+            told = []
+            for name in arrays.files:
+                array = arrays[name] if any(one == name or one.startswith(f"{name}_") for one in wanted) else None
+                if array is not None and array.ndim == 2 and name != how.label:  # its columns are name_0, name_1, ...
+                    single |= {f"{name}_{number}": column for number, column in enumerate(array.T)}
+                    told.append(f"{name} {array.shape}")
+                else:
+                    single[name] = array
+                    told.append(name)
+            if (label := single.get(how.label or "")) is not None and label.ndim == 2 and label.shape[1] == 1:
+                single[str(how.label)] = label[:, 0]
+            if not set(wanted) <= set(single):
+                check_columns(path, told, [name for name in wanted if name not in single], "arrays")
+            columns = [np.asarray(single[name], np.float64) for name in numeric]
+            labels = single[how.label].astype(str).astype(object) if how.label else None
+    except InputError:  # a ValueError too, which says itself what is wrong
+        raise
+    except (ValueError, BadZipFile, EOFError) as error:
+        raise InputError(
+            f"{path} is truncated, or no npz file of plain arrays ({error}); repair or remove it"
+        ) from error
+    shapes = {name: column.shape for name, column in zip(numeric, columns, strict=True)}
+    if labels is not None:
+        labels = np.repeat(labels, len(columns[0])) if labels.ndim == 0 else labels
+        shapes[str(how.label)] = labels.shape
+    if len(set(shapes.values())) > 1 or columns[0].ndim != 1:
+        raise InputError(
+            f"{path}: expected arrays (T,) of one length; found {shorten(f'{k} {v}' for k, v in shapes.items())}"
+        )
+    return np.stack(columns, 1), labels
+
+
+def _read_npy(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.ndarray, np.ndarray | None]:
+    try:
+        table = np.load(path)
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path} is truncated, or no npy file of numbers ({error}); repair or remove it") from error
+    columns = how.columns or tuple(numeric)
+    if table.ndim != 2 or table.shape[1] != len(columns):
+        raise InputError(
+            f"{path} has shape {table.shape}; expected (T, {len(columns)}) with the columns {shorten(columns, 9)}: set "
+            "columns to the names of its columns"
+        )
+    check_columns(path, columns, [*numeric, *([how.label] if how.label else [])], "columns")
+    labels = table[:, columns.index(how.label)] if how.label else None
+    if labels is not None:  # 2.0 is the label 2
+        labels = (labels.astype(int) if (labels == labels.round()).all() else labels).astype(str).astype(object)
+    return table[:, [columns.index(name) for name in numeric]].astype(np.float64), labels
+
+
+def _read_csv(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.ndarray, np.ndarray | None]:
+    values, texts = read_columns(path, numeric, [how.label] if how.label else [], how.columns, how.delimiter)
+    return values, texts[:, 0] if how.label else None

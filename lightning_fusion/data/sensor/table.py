@@ -1,0 +1,166 @@
+"""Tables of ready features, a row per sample."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_fusion.data.domains import as_names
+from lightning_fusion.data.sensor.arrangement import Source
+from lightning_fusion.data.sensor.datamodule import BaseSensorDataModule
+from lightning_fusion.data.sensor.layouts import numbered_columns
+from lightning_fusion.data.sensor.series import Series, check_labels
+from lightning_fusion.data.sensor.windows import RowInputs
+from lightning_fusion.data.tables import check_delimiter, read_columns, read_header
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.files import digest
+
+
+class FeatureTableDataModule(BaseSensorDataModule):
+    r"""Rows of a table of ready features; columns that are not features are fields.
+
+    Rows are split one by one within a domain; where neighboring rows come from one recording, name the column that
+    says which as ``session_fields``. Missing values are replaced with the median of the training samples.
+
+    Args:
+        root: The file, delimited, a row per sample.
+        label: Column of labels.
+        channels: Columns that are features; all others where None.
+        leave_out: Columns that are neither feature nor field, such as the row's number.
+        columns: Names of the columns of a file that does not begin with a line of names. ``numbered`` calls them
+            0, 1, 2...
+        delimiter: One character; a blank for any white space.
+        missing: What stands for a missing value; so does an empty cell.
+        **shared: See :class:`~.datamodule.BaseSensorDataModule`.
+
+    Raises:
+        InputError: If there is no such file or column, or a row does not fit.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "table.csv")
+        >>> lines = [f"{number},{-number},{'ab'[number % 2]},{number % 3}" for number in range(60)]
+        >>> _ = path.write_text("\n".join(["mean,peak,activity,person", *lines]))
+        >>> data = FeatureTableDataModule(str(path), label="activity", domain_fields=["person"], domain=1)
+        >>> data.preprocessing["channels"], data.classes, len(data.rows("train"))
+        (['mean', 'peak'], ['a', 'b'], 14)
+    """
+
+    root: str
+    label: str | int
+    channels: list[str | int] | None
+    leave_out: list[str | int] | None
+    columns: list[str] | str | None
+    delimiter: str
+    missing: str
+
+    def __init__(
+        self,
+        root: str,
+        label: str | int = "label",
+        channels: list[str | int] | None = None,
+        leave_out: list[str | int] | None = None,
+        columns: list[str] | Literal["numbered"] | None = None,
+        delimiter: str = ",",
+        missing: str = "?",
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self._configure(
+            root=root, label=label, channels=channels, leave_out=leave_out, columns=columns, delimiter=delimiter,
+            missing=missing,
+        )  # fmt: skip
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How recorded values become network input: medians for missing ones, then ``(value - mean) / std``."""
+        return super().preprocessing | {"missing": self._fill.tolist()}
+
+    def read_source(self) -> Source:
+        """Each row as a recording of one sample."""
+        path, label, features = self.root, str(self.label), as_names(self.channels)
+        if not Path(path).is_file():
+            raise InputError(f"root: found no file {path}; expected one delimited file of features")
+        columns = numbered_columns(path, self.delimiter) if self.columns == "numbered" else as_names(self.columns)
+        names = columns or read_header(path, self.delimiter)
+        fields = [*as_names(self.domain_fields), *as_names(self.session_fields)]
+        fields += [*as_names(self.group_field), *as_names(self.split_field)]
+        texts = list(dict.fromkeys([label, *fields]))
+        aside = {*texts, *as_names(self.leave_out)}
+        if unknown := sorted({*aside, *features} - {*names}):
+            how = "; with columns: numbered they are called by number, from 0" if self.columns == "numbered" else ""
+            raise InputError(f"{path} has no column {shorten(unknown)}; its columns are {shorten(names, 9)}{how}")
+        chosen = features or [name for name in names if name not in aside]
+        values, said = read_columns(path, chosen, texts, columns or None, self.delimiter, self.missing)
+        first = 1 if columns else 2
+        if not len(values):
+            raise InputError(f"{path} is empty: found no row of features")
+        for name, column in zip(texts, said.T, strict=True):
+            if len(blank := np.flatnonzero(np.isin(column, np.array(["", "nan", self.missing], object)))):
+                raise InputError(f"{path}, row {blank[0] + first}: {name} is missing; name it, or remove the row")
+        if np.isinf(values).any():
+            row, place = np.argwhere(np.isinf(values))[0].tolist()
+            raise InputError(f"{path}, row {row + first}: {chosen[place]} is infinite; repair or remove the row")
+        found, codes = np.unique(said[:, 0], return_inverse=True)
+        check_labels(found.tolist())
+        count, floats = len(values), values.astype(np.float32)
+        series = Series(
+            torch.from_numpy(floats),
+            codes.astype(np.int16),
+            found.tolist(),
+            np.arange(count),
+            np.ones(count, np.int64),
+            np.empty((count, 0)),
+            digest(floats, codes, found.tolist()),
+        )
+        rows = [f"{path}, row {row + first}," for row in range(count)]
+        return Source(series, rows, dict(zip(texts, said.T, strict=True)), chosen)
+
+    def _check(self) -> None:
+        super()._check()
+        check_delimiter(self.delimiter)
+        self._check_different(as_names(self.channels))
+
+    def _inputs(self) -> "Features":
+        return Features(self._source.series.samples, self._fill)
+
+    @property
+    def _fill(self) -> Tensor:
+        """(features,) what stands in for missing values: medians of training samples."""
+        return self._over_training("fill", self._measured_fill)
+
+    def _measured_fill(self, rows: Tensor) -> Tensor:
+        values = self._source.series.samples
+        fill = values[rows].nanmedian(0).values
+        if fill.isnan().any():
+            name = self._source.channels[int(fill.isnan().nonzero()[0])]
+            whose = f" of domain {shorten(self.own_domains)}" if self.normalization_scope == "own" else ""
+            raise InputError(
+                f"{self.root}: column {name} has no value in any training sample{whose}; add it to leave_out"
+            )
+        if count := int(values.isnan().sum()):
+            columns = int(values.isnan().any(0).sum())
+            self.notices.inform(
+                f"{count} of {values.numel()} values, in {columns} of {values.shape[1]} features, are missing: "
+                "replaced with the medians of the training samples"
+            )
+        return fill
+
+
+class Features(RowInputs):
+    """Rows of a table, in which missing values are replaced as they are asked for.
+
+    Args:
+        values: (N, features) float32, NaN where one is missing.
+        fill: (features,), what stands in for a missing one.
+    """
+
+    def __init__(self, values: Tensor, fill: Tensor) -> None:
+        self.values, self.fill = values, fill
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """(B, features) of some rows."""
+        values = self.values[rows]
+        return torch.where(values.isnan(), self.fill, values)

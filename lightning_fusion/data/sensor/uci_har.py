@@ -1,0 +1,137 @@
+"""The layout of the data set UCI HAR."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_fusion.data.domains import as_names
+from lightning_fusion.data.sensor.arrangement import Source
+from lightning_fusion.data.sensor.datamodule import BaseSensorDataModule
+from lightning_fusion.data.sensor.layouts import numbered_columns
+from lightning_fusion.data.sensor.series import Recorded, load_series
+from lightning_fusion.data.tables import read_columns
+from lightning_fusion.errors import InputError, shorten
+
+SIGNALS = [f"{signal}_{axis}" for signal in ("total_acc", "body_gyro") for axis in "xyz"]
+"""Total acceleration and gyroscope, three axes each."""
+
+
+class UCIHARDataModule(BaseSensorDataModule):
+    """Windows in the layout of UCI HAR (Anguita et al., ESANN 2013), which were cut when they were recorded.
+
+    A folder ``train`` and a folder ``test`` hold a text file per signal, a window per line. The fields are ``subject``,
+    which names the domains, and ``split``. A run of windows of one subject and activity counts as a recording.
+
+    Args:
+        root: Its folder.
+        channels: Names of the signals, :data:`SIGNALS` where None.
+        sample_rate_hz: At which the windows were recorded; a fact of :attr:`preprocessing`, nothing is resampled.
+        piece_s: Cut runs into parts of this length or more, which count as recordings then: a subject has few runs.
+            Windows begin half a window apart, so that the last one of a piece, which shares samples with the next
+            piece, is left out.
+        **shared: See :class:`~.datamodule.BaseSensorDataModule`.
+
+    Raises:
+        InputError: If files are missing, or do not belong together.
+
+    Example:
+        >>> UCIHARDataModule("UCI HAR Dataset", split_field="split").setup()
+        Traceback (most recent call last):
+        lightning_fusion.errors.InputError: root: found neither a folder train nor test in UCI HAR Dataset; expected ...
+    """
+
+    default_domain_fields = ("subject",)
+
+    root: str
+    channels: list[str] | None
+    sample_rate_hz: float
+    piece_s: float | None
+
+    def __init__(
+        self,
+        root: str,
+        channels: list[str] | None = None,
+        sample_rate_hz: float = 50.0,
+        piece_s: float | None = None,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self._configure(root=root, channels=channels, sample_rate_hz=sample_rate_hz, piece_s=piece_s)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How recorded values become network input: ``(value - mean) / std``, channels first; rate and samples."""
+        return super().preprocessing | {"sample_rate_hz": self.sample_rate_hz, "samples": self._length}
+
+    def read_source(self) -> Source:
+        """The runs of both splits."""
+        root, channels = self.root, as_names(self.channels) or SIGNALS
+        splits = [split for split in ("train", "test") if Path(root, split).is_dir()]
+        if not splits:
+            raise InputError(f"root: found neither a folder train nor test in {root}; expected the layout of UCI HAR")
+        windows, subjects, labels = zip(
+            *(_read_split(Path(root, split), split, channels) for split in splits), strict=True
+        )
+        if len({part.shape[1] for part in windows}) > 1:
+            raise InputError(f"root: the windows of train and test under {root} differ in length")
+        subject, label, samples = np.concatenate(subjects), np.concatenate(labels), np.concatenate(windows)
+        if (file := Path(root, "activity_labels.txt")).is_file():
+            names = dict(line.split(maxsplit=1) for line in file.read_text().splitlines() if line.strip())
+            label = np.array([names.get(number, number).strip() for number in label], object)
+        split = np.repeat(splits, [len(part) for part in subjects])
+        line = np.concatenate([np.arange(len(part)) for part in subjects])
+        change = (subject[1:] != subject[:-1]) | (label[1:] != label[:-1]) | (split[1:] != split[:-1])
+        runs = np.split(np.arange(len(subject)), np.flatnonzero(change) + 1)
+        if self.piece_s is not None:
+            piece = round(self.piece_s * self.sample_rate_hz)
+            count = max(math.ceil(2 * piece / samples.shape[1]), 2)  # one of them is left out
+            parts = [np.array_split(run, max(len(run) // count, 1)) for run in runs]
+            runs = [one[:-1] if number < len(part) - 1 else one for part in parts for number, one in enumerate(part)]
+        recorded = [Recorded(samples[run].reshape(-1, len(channels)), label[run[0]]) for run in runs]
+        begins = [run[0] for run in runs]
+        said = [f"{root}: {split[run[0]]}, lines {line[run[0]] + 1} to {line[run[-1]] + 1}," for run in runs]
+        fields = {"subject": subject[begins], "split": split[begins]}
+        return Source(load_series(recorded), said, fields, list(channels), samples.shape[1])
+
+    def _check(self) -> None:
+        super()._check()
+        self._check_positive("sample_rate_hz", "piece_s")
+        self._check_different(as_names(self.channels))
+        if self.piece_s is not None and self.session_fields:
+            raise InputError(
+                "session_fields keeps whole sessions in one split, piece_s draws splits piece by piece; remove one"
+            )
+
+    def _more_sessions(self) -> str:
+        return "" if self.piece_s is not None else "cut runs into pieces with piece_s"
+
+
+def _read_split(folder: Path, split: str, channels: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(N, T, channels) float32 windows, (N,) subjects and (N,) labels of one split."""
+
+    def read(path: Path, text: bool) -> np.ndarray:
+        if not path.is_file():
+            raise InputError(f"root: found no file {path}; expected the layout of UCI HAR, or change channels")
+        columns = numbered_columns(str(path), " ")
+        if not columns:
+            raise InputError(f"{path} is empty; expected the layout of UCI HAR")
+        numbers, texts = read_columns(
+            str(path), [] if text else columns, columns[:1] if text else [], columns, delimiter=" "
+        )
+        return texts[:, 0] if text else numbers.astype(np.float32)
+
+    signals = [read(folder / "Inertial Signals" / f"{channel}_{split}.txt", text=False) for channel in channels]
+    who, what = (read(folder / f"{name}_{split}.txt", text=True) for name in ("subject", "y"))
+    sizes = {channel: signal.shape for channel, signal in zip(channels, signals, strict=True)}
+    sizes |= {name: (len(part), signals[0].shape[1]) for name, part in (("subject", who), ("y", what))}
+    if len(set(sizes.values())) > 1:
+        found = shorten((f"{name} {size[0]} x {size[1]}" for name, size in sizes.items()), 12)
+        raise InputError(f"{folder}: its files differ in their numbers of lines or values ({found}): one is truncated")
+    windows = np.stack(signals, -1)
+    if not np.isfinite(windows).all():
+        row, _, column = np.argwhere(~np.isfinite(windows))[0].tolist()
+        raise InputError(f"{folder}: {channels[column]}_{split}.txt, row {row + 1}, has a value that is no number")
+    return windows, who, what

@@ -1,0 +1,125 @@
+"""Sources of sensor data that are cut into windows here."""
+
+from typing import Any
+
+from lightning_fusion.data.sensor.arrangement import Source, cut_source
+from lightning_fusion.data.sensor.datamodule import BaseSensorDataModule, Stage
+from lightning_fusion.data.sensor.windows import Cut, cut_windows
+from lightning_fusion.errors import InputError
+
+
+class WindowedSensorDataModule(BaseSensorDataModule):
+    """Recordings of one sample rate, kept as one float32 array of which windows are views.
+
+    A source of recordings is a subclass that implements :meth:`read_source`: it reads or makes each one as a
+    :class:`~.series.Recorded` of :attr:`sample_rate_hz`, and says of each what its fields are::
+
+        class Pendulums(WindowedSensorDataModule):
+            def __init__(self, lengths_m: list[float], **shared: Any) -> None:
+                super().__init__(**shared)
+                self._configure(lengths_m=lengths_m)
+
+            def read_source(self) -> Source:
+                swings = [swing(length, self.sample_rate_hz) for length in self.lengths_m]  # of Recorded
+                names = [f"{length} m" for length in self.lengths_m]
+                return Source(load_series(swings), names, fields={"length": names}, channels=["angle"])
+
+    Args:
+        sample_rate_hz: Of the samples; recordings of another rate are resampled to it.
+        window_s: Length of a window, which has the label of most of its samples.
+        step_s: From one window's start to the next; half a window where None.
+        min_agreement: Fraction of a window's samples that must have its label; other windows are left out.
+        piece_s: Cut recordings where the label changes, and longer bouts into parts of this length or more; each piece
+            then counts as a recording when splits are drawn. For long recordings, of which a domain has one or two. No
+            window spans two pieces.
+        **shared: See :class:`BaseSensorDataModule`.
+
+    Raises:
+        InputError: Where arguments contradict one another, or do not fit the data.
+    """
+
+    stage_of = BaseSensorDataModule.stage_of | dict.fromkeys(("window_s", "step_s", "min_agreement"), Stage.CUTTING)
+
+    sample_rate_hz: float
+    window_s: float
+    step_s: float | None
+    min_agreement: float
+    piece_s: float | None
+
+    def __init__(
+        self,
+        sample_rate_hz: float = 50.0,
+        window_s: float = 2.0,
+        step_s: float | None = None,
+        min_agreement: float = 0.5,
+        piece_s: float | None = None,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self.sample_rate_hz, self.window_s, self.step_s = sample_rate_hz, window_s, step_s
+        self.min_agreement, self.piece_s = min_agreement, piece_s
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How recorded values become network input: ``(value - mean) / std``, channels first; rate and samples."""
+        return super().preprocessing | {"sample_rate_hz": self.sample_rate_hz, "samples": self._length}
+
+    def cut_samples(self, source: Source, ignored: set[str]) -> Cut:
+        """Windows of the recordings."""
+        cut = cut_windows(source.series, self._length, self._step, self.min_agreement, ignored)
+        if cut.too_short:
+            what = "recordings" if self.piece_s is None else "pieces of recordings"
+            self.notices.warn(
+                f"{cut.too_short} of {len(source.names)} {what} are shorter than a window ({self._length} samples) and "
+                "are left out; lower window_s to use them"
+            )
+        if not len(cut.starts):
+            raise InputError(
+                f"none of {cut.dropped} windows of {self._length} samples has a label; lower window_s or min_agreement "
+                f"({self.min_agreement:g}), or change label or ignored_labels"
+            )
+        if cut.dropped:
+            self.notices.inform(
+                f"{cut.dropped} of {cut.dropped + len(cut.starts)} windows have no label (min_agreement "
+                f"{self.min_agreement:g}) or span a gap, and are left out"
+            )
+        return cut
+
+    def _check(self) -> None:
+        super()._check()
+        self._check_positive("sample_rate_hz", "window_s", "step_s", "piece_s")
+        if not 0 < self.min_agreement <= 1:
+            raise InputError(f"min_agreement is {self.min_agreement}; expected a fraction above 0, 1 at most")
+        if min(self._length, self._step) < 1 + (self._length < 2):
+            raise InputError(
+                f"window_s and step_s give windows of {self._length} samples every {self._step} at sample_rate_hz "
+                f"{self.sample_rate_hz:g}; expected at least 2 samples, every 1"
+            )
+        if self.piece_s is not None and self.session_fields:
+            raise InputError(
+                "session_fields keeps whole sessions in one split, piece_s draws splits piece by piece; remove one"
+            )
+        if self.piece_s is not None and self._samples(self.piece_s) < self._length:
+            raise InputError(f"piece_s {self.piece_s:g} is shorter than a window; raise it, or lower window_s")
+
+    def _read(self) -> Source:
+        source = super()._read()
+        return source if self.piece_s is None else cut_source(source, self._samples(self.piece_s))
+
+    def _samples(self, seconds: float) -> int:
+        return round(seconds * self.sample_rate_hz)
+
+    @property
+    def _length(self) -> int:
+        return self._samples(self.window_s)
+
+    @property
+    def _step(self) -> int:
+        """From the start of one window to the next, in samples."""
+        return self._samples(self.window_s / 2 if self.step_s is None else self.step_s)
+
+    def _where(self, recording: int, sample: int) -> str:
+        return f"{super()._where(recording, sample)}, at {sample / self.sample_rate_hz:.2f} s,"
+
+    def _more_sessions(self) -> str:
+        return "" if self.piece_s is not None else "cut long files into pieces with piece_s"
