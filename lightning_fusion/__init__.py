@@ -26,7 +26,7 @@ _PUBLIC = {
     "KnowledgeDictionary": "hat.knowledge",
     "OutputsDataModule": "experts.outputs.datamodule",
     "SensorDataModule": "data.sensor.recordings",
-    "SpeakerDataModule": "data.audio.datamodule",
+    "SpeakerDataModule": "data.audio.speaker",
     "TargetDataModule": "data.views.target",
     "TextDataModule": "data.text.delimited",
     "collect": "experts.outputs.collect",
@@ -38,7 +38,7 @@ _PUBLIC = {
 if TYPE_CHECKING:
     from lightning_fusion.acorl.module import ACoRLModule
     from lightning_fusion.acorl.reversal import reverse_gradient
-    from lightning_fusion.data.audio.datamodule import SpeakerDataModule
+    from lightning_fusion.data.audio.speaker import SpeakerDataModule
     from lightning_fusion.data.base import Batch
     from lightning_fusion.data.image.folders import ImageDataModule
     from lightning_fusion.data.sensor.recordings import SensorDataModule

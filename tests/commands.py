@@ -97,7 +97,7 @@ def small(config: Any) -> dict[str, Any]:
         elif isinstance(value, dict):
             result |= {key: inner} if (inner := small(value)) else {}
         elif key.endswith("_speakers") and config.get("split_by") == "recording":
-            continue  # shares of each speaker's recordings
+            continue  # fractions of each speaker's recordings
         elif key in SMALL and value not in (None, 0) and not isinstance(value, str):  # 0 leaves a part out
             result[key] = 8 if key == "hidden" and isinstance(value, int) else SMALL[key]
     if str(config.get("dataset", "")).startswith("cifar"):

@@ -21,10 +21,10 @@ from lightning_fusion import (
     FoEFuserModule,
     HaTJointModule,
     OutputsDataModule,
-    SpeakerDataModule,
 )
 from lightning_fusion.callbacks import EpochSeed
 from lightning_fusion.data.audio.features import SpeechAugmentation
+from lightning_fusion.data.audio.synthetic import SyntheticLabeledAudioDataModule
 from lightning_fusion.data.image.digits import DigitsDataModule
 from lightning_fusion.data.samplers import SliceSampler
 from lightning_fusion.data.views.target import TargetDataModule
@@ -80,9 +80,7 @@ def speech_with_workers() -> Made:
     """Crops are drawn with the order, augmentation on the device."""
     rate = {"sample_rate_hz": 8000}
     short = {"crop_s": 0.5, "eval_crop_s": 0.5, "batch_size": 32}
-    data = SpeakerDataModule(
-        "synthetic", target="label", augmentation=SpeechAugmentation(**rate), num_workers=2, **rate, **short
-    )
+    data = SyntheticLabeledAudioDataModule(augmentation=SpeechAugmentation(**rate), num_workers=2, **rate, **short)
     return ExpertModule(Pooled, classes=data.classes), data
 
 

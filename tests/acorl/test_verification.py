@@ -6,8 +6,9 @@ import pytest
 import tiny
 import torch
 
-from lightning_fusion import Expert, SpeakerDataModule
+from lightning_fusion import Expert
 from lightning_fusion.acorl.verification import ACoRLVerificationModule
+from lightning_fusion.data.audio.synthetic import SyntheticSpeakerDataModule
 from lightning_fusion.encoders import SmallSpeakerNet
 from lightning_fusion.errors import InputError
 from lightning_fusion.schedules import Constant
@@ -18,7 +19,7 @@ from lightning_fusion.verification.module import VerificationModule
 
 @pytest.fixture(scope="module")
 def data():
-    return SpeakerDataModule(source="synthetic", batch_size=16, crop_s=0.5, eval_crop_s=0.5, seed=0)
+    return SyntheticSpeakerDataModule(batch_size=16, crop_s=0.5, eval_crop_s=0.5, seed=0)
 
 
 def fit(module, data, epochs: int = 1):

@@ -11,7 +11,7 @@ from lightning_fusion.data.base import Batch, RowDataset
 from lightning_fusion.data.samplers import SliceSampler
 
 
-class _Crops:
+class Crops:
     """Samples of one length, a part of a recording each; sample s * N + n is part s of recording n of N."""
 
     def __init__(self, recordings: Recordings, length: int, parts: int) -> None:
@@ -39,18 +39,18 @@ class _Draw(NamedTuple):
     places: Tensor
 
 
-class _TrainingRows(RowDataset):
+class TrainingRows(RowDataset):
     """Takes a :class:`_Draw` for random crops; an index tensor gives the middle."""
 
     def __getitem__(self, item: Any) -> Batch:
         if not isinstance(item, _Draw):
             return super().__getitem__(item)
         rows = self.rows[item.positions]
-        assert isinstance(self.inputs, _Crops)
+        assert isinstance(self.inputs, Crops)
         return Batch(self.inputs.at(rows, item.places), self.targets[rows], self.domains[rows], rows)
 
 
-class _CropSampler(SliceSampler):
+class CropSampler(SliceSampler):
     """Draws crops with the order, in the main process: a function of (seed, epoch, row), whatever the workers."""
 
     def __iter__(self) -> Iterator[Any]:

@@ -6,7 +6,7 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,14 +44,12 @@ class Recordings:
         samples: All of them in a row, or None where they are read from disk.
         begins: (N,) int64, where each begins in ``samples``.
         files: Reads from disk; None for what was never a file.
-        told: What was already said about them, so that it is said once.
     """
 
     frames: Tensor
     samples: Tensor | None
     begins: Tensor
     files: "AudioFiles | None" = None
-    told: set[str] = field(default_factory=set)
 
     @classmethod
     def of_waveforms(cls, waveforms: Sequence[Tensor]) -> "Recordings":

@@ -1,56 +1,27 @@
-import itertools
 import json
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from commands import spoken_words
+from commands import HERE
 from lightning import LightningModule, Trainer
+from thirdparty.audio import BeepDataModule
 from torch import nn
+from voices import RATE, SPLITS, draw_tree, folders, heard, names, ramp
 
 from lightning_fusion import SpeakerDataModule
+from lightning_fusion.cli.main import main
 from lightning_fusion.data.audio.features import LogMel, SpeechAugmentation
 from lightning_fusion.data.audio.files import Recordings
+from lightning_fusion.data.audio.labeled import LabeledAudioDataModule
+from lightning_fusion.data.audio.synthetic import SyntheticSpeakerDataModule
 from lightning_fusion.errors import InputError
 
-SPLITS = ("train", "val", "test")
-RATE = 8000
 
-
-def ramp(number: int, frames: int) -> np.ndarray:
-    """Samples that say which file and which place they are from: 0.01 * number, and a small ramp."""
-    return 0.01 * number + 1e-7 * np.arange(frames)
-
-
-def draw_tree(root: Path, speakers: list[str], count: int = 3, seconds: float = 1.0, suffix: str = "wav") -> Path:
-    """Recordings root/<speaker>/<video>/<number>; sample values count all files of the tree."""
-    for number, (speaker, row) in enumerate(itertools.product(speakers, range(count))):
-        path = root / speaker / f"v{row // 2}" / f"{row:03}.{suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        arguments = {"subtype": "FLOAT"} if suffix == "wav" else {}
-        soundfile.write(path, ramp(number, round(seconds * RATE)), RATE, **arguments)
-    return root
-
-
-def names(count: int, start: int = 0) -> list[str]:
-    return [f"id{number:03}" for number in range(start, start + count)]
-
-
-def folders(root: Path, **arguments: object) -> SpeakerDataModule:
-    few = {"sample_rate_hz": RATE, "crop_s": 0.25, "eval_crop_s": 0.5, "batch_size": 8, "num_mels": 20}
-    return SpeakerDataModule(**({"root": str(root)} | few | arguments))
-
-
-def twin(**arguments: object) -> SpeakerDataModule:
-    return SpeakerDataModule(source="synthetic", sample_rate_hz=RATE, **({"eval_crop_s": 2.0} | arguments))
-
-
-def heard(data: SpeakerDataModule, split: str) -> set[str]:
-    """Names of the speakers of a split."""
-    return {data._layout.fields["speaker"][row % len(data._layout.names)] for row in data.rows(split).rows.tolist()}
+def twin(**arguments: object) -> SyntheticSpeakerDataModule:
+    return SyntheticSpeakerDataModule(sample_rate_hz=RATE, **({"eval_crop_s": 2.0} | arguments))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +44,7 @@ class TestSplits:
         data = folders(tree)
         train = data.rows("train")
         batch = train[torch.arange(len(train))]
-        said = [data._layout.fields["speaker"][row] for row in batch.index.tolist()]
+        said = [data.layout.fields["speaker"][row] for row in batch.index.tolist()]
         assert [data.classes[target] for target in batch.target.tolist()] == said
         for split in ("val", "test"):
             rows = data.rows(split)
@@ -239,8 +210,8 @@ class TestStableNumbers:
     def test_variants_share_what_is_in_memory(self, tree):
         data = folders(tree)
         data.setup()
-        assert data.variant(seed=5, crop_s=0.5)._load() is data._load()
-        assert data.variant(sample_rate_hz=16_000)._load() is not data._load()
+        assert data.variant(seed=5, crop_s=0.5)._read() is data._read()
+        assert data.variant(sample_rate_hz=16_000)._read() is not data._read()
 
     def test_fingerprints(self, tree, tmp_path):
         data = folders(tree)
@@ -254,124 +225,6 @@ class TestStableNumbers:
             folders(draw_tree(tmp_path, names(12), seconds=1.1)).fingerprint("test"),
         ]
         assert len({data.fingerprint("test"), *others}) == 7
-
-
-class TestTrials:
-    def write(self, path, lines):
-        path.write_text("\n".join(lines) + "\n")
-        return str(path)
-
-    def test_all_pairs_of_the_split(self, tree):
-        data = folders(tree)
-        trials = data.trials("test")
-        rows = data.rows("test").rows.tolist()
-        assert {tuple(sorted(pair)) for pair in trials.pairs.tolist()} == set(itertools.combinations(sorted(rows), 2))
-        assert torch.equal(trials.same, (trials.pairs // 3)[:, 0] == (trials.pairs // 3)[:, 1])
-        assert data.trials("train") is None
-        assert torch.equal(trials.pairs, folders(tree).trials("test").pairs)
-        assert len(folders(tree, max_trials=4).trials("val").same) == 4
-
-    def test_a_list_gives_speakers_files_and_pairs(self, tree, tmp_path):
-        lines = ["1 id003/v0/000.wav id003/v1/002.wav", "0 id003/v0/000.wav id007/v0/001.wav"]
-        data = folders(tree, test_trials=self.write(tmp_path / "list.txt", lines))
-        assert heard(data, "test") == {"id003", "id007"}
-        assert data.rows("test").rows.tolist() == [9, 11, 22]  # only the files that are named
-        trials = data.trials("test")
-        assert trials.pairs.tolist() == [[9, 11], [9, 22]]
-        assert trials.same.tolist() == [True, False]
-        assert not heard(data, "train") & {"id003", "id007"}
-        assert len(data.classes) == 8
-
-    def test_a_list_of_a_folder_of_its_own_is_relative_to_that(self, tmp_path):
-        root, test = draw_tree(tmp_path / "a", names(6)), draw_tree(tmp_path / "b", names(3, 6))
-        lines = ["1 id007/v0/000.wav id007/v1/002.wav", "0 id007/v0/000.wav id008/v0/001.wav"]
-        data = folders(root, test_root=str(test), test_trials=self.write(tmp_path / "list.txt", lines))
-        assert data.trials("test").pairs.tolist() == [[21, 23], [21, 25]]
-
-    def test_a_list_names_missing_files(self, tree, tmp_path):
-        lines = ["1 id003/v0/000.wav id003/v1/002.wav", *(f"0 id003/v0/000.wav id9{n:02}/x.wav" for n in range(7))]
-        data = folders(tree, val_trials=self.write(tmp_path / "list.txt", lines))
-        with pytest.raises(InputError, match=r"val_trials: .* names 7 file\(s\) .*id900/x.wav.* and 2 more;") as caught:
-            data.setup()
-        assert str(tree) in str(caught.value)
-
-    def test_a_list_that_names_everybody_leaves_nobody_to_train_on(self, tree, tmp_path):
-        lines = [f"1 {name}/v0/000.wav {name}/v1/002.wav" for name in names(12)]
-        lines.append("0 id000/v0/000.wav id001/v0/000.wav")
-        data = folders(tree, test_trials=self.write(tmp_path / "list.txt", lines))
-        with pytest.raises(InputError, match=r"test_trials names all 12 speakers of .*; set test_root to that folder"):
-            data.setup()
-
-    def test_a_list_beside_named_speakers(self, tree, tmp_path):
-        path = self.write(
-            tmp_path / "list.txt",
-            ["1 id003/v0/000.wav id003/v1/002.wav", "0 id003/v0/000.wav id007/v0/001.wav"],
-        )
-        data = folders(tree, test_trials=path, test_speakers=["id003", "id007", "id001"])
-        assert heard(data, "test") == {"id003", "id007"}
-        assert "id001" not in data.classes
-        with pytest.raises(InputError, match="names speakers that are not among test_speakers: id007"):
-            folders(tree, test_trials=path, test_speakers=["id003", "id001"]).setup()
-
-    def test_labels_that_contradict_the_folders_are_told(self, tree, tmp_path):
-        lines = ["0 id003/v0/000.wav id003/v1/002.wav", "1 id003/v0/000.wav id007/v0/001.wav"]
-        data = folders(tree, test_trials=self.write(tmp_path / "list.txt", lines))
-        with pytest.warns(UserWarning, match="the labels of 2 of 2 trials contradict the speakers"):
-            assert data.trials("test").same.tolist() == [False, True]
-
-    def test_one_recording_per_speaker_needs_parts(self, tmp_path):
-        data = folders(draw_tree(tmp_path, names(8), count=1))
-        with pytest.raises(InputError, match=r"no two recordings of the val split are of one speaker.*val_segments: 2"):
-            data.trials("val")
-        trials = data.variant(val_segments=2).trials("val")
-        assert trials.same.sum() == 2
-        assert len(trials.same) == 6
-        assert ((trials.pairs[trials.same] % 8)[:, 0] == (trials.pairs[trials.same] % 8)[:, 1]).all()
-
-    def test_every_trial_is_of_samples_that_the_loader_gives(self, tree):
-        data = folders(tree, val_segments=2)
-        seen = torch.cat([batch.index for batch in data.val_dataloader()])
-        assert set(data.trials("val").pairs.unique().tolist()) == set(seen.tolist())
-
-
-class TestLabels:
-    @pytest.fixture
-    def digits(self, tmp_path):
-        for digit, speaker, take in itertools.product(range(3), ["jo", "al", "mia", "bo", "eve"], range(2)):
-            soundfile.write(tmp_path / f"{digit}_{speaker}_{take}.wav", ramp(digit, 4000), RATE, subtype="FLOAT")
-        return {"root": tmp_path, "pattern": "{label}_{speaker}_{take}.wav"}
-
-    def test_digits_of_unseen_speakers(self, digits):
-        data = folders(**digits, target="label")
-        assert data.classes == ["0", "1", "2"]
-        assert data.domains == ["al", "bo", "eve", "jo", "mia"]
-        assert [len(heard(data, split)) for split in SPLITS] == [3, 1, 1]
-        assert set(data.own_domains) == heard(data, "train")
-        for split in SPLITS:
-            rows = data.rows(split)
-            batch = rows[torch.arange(len(rows))]
-            assert torch.equal(batch.target, (batch.input[:, 0] * 100).round().long())
-            who = [data.domains[domain] for domain in batch.domain.int().argmax(1).tolist()]
-            assert who == [data._layout.fields["speaker"][row] for row in batch.index.tolist()]
-            assert (batch.domain.sum(1) == 1).all()
-        assert data.trials("val") is None
-
-    def test_another_field_is_the_domain(self, digits):
-        data = folders(**digits, domain_field="take", target="label")
-        assert data.domains == data.own_domains == ["0", "1"]
-        assert folders(**digits).domains == ["all"]
-
-    def test_a_label_that_only_held_out_speakers_say(self, digits):
-        soundfile.write(digits["root"] / "9_jo_0.wav", ramp(9, 4000), RATE, subtype="FLOAT")
-        data = folders(**digits, target="label", test_speakers=["jo"])
-        with pytest.raises(InputError, match="the training speakers never say 9, which test speakers say"):
-            data.rows("test")
-
-    def test_the_twins_labels_are_its_vowels(self):
-        data = twin(target="label")
-        assert data.classes == list("aeiou")
-        assert len(data.domains) == 60
-        assert len(data.own_domains) == 42
 
 
 class Loss(LightningModule):
@@ -469,11 +322,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"source": "speech"}, "source is 'speech'; expected files, synthetic"),
-            ({}, "source files needs root"),
-            ({"root": "x", "target": "word"}, "target is 'word'"),
             ({"root": "x", "features": "mfcc"}, "features is 'mfcc'; expected log_mel, waveform"),
-            ({"source": "synthetic", "test_root": "x"}, "source synthetic needs no test_root"),
             ({"root": "x", "batch_size": 0}, "batch_size is 0; expected at least 1"),
             ({"root": "x", "val_segments": 0}, "val_segments is 0"),
             ({"root": "x", "max_trials": 1}, "max_trials is 1"),
@@ -484,15 +333,16 @@ class TestBadInput:
             ({"root": "x", "seed": -1}, "seed is -1; expected at least 0"),
             ({"root": "x", "num_workers": -1}, "num_workers is -1; expected at least 0"),
             ({"root": "x", "memory_limit_gb": float("nan")}, "memory_limit_gb is nan; expected at least 0"),
-            ({"root": "x", "val_speakers": 0}, "val_speakers is 0; expected a share below 1, a whole number, or names"),
+            (
+                {"root": "x", "val_speakers": 0},
+                "val_speakers is 0; expected a fraction below 1, a whole number, or names",
+            ),
             ({"root": "x", "val_speakers": 2.5}, "val_speakers is 2.5"),
             ({"root": "x", "test_speakers": []}, "test_speakers names nobody"),
             ({"root": "x", "test_speakers": ["a", "b", "a"]}, "test_speakers names a twice"),
             ({"root": "x", "test_root": "y", "test_speakers": 3}, "test_root has speakers of its own; remove test_sp"),
-            ({"root": "x", "target": "label"}, r"pattern \{speaker\}/\*\* has no \{label\}: set pattern"),
             ({"root": "x", "pattern": "*.wav"}, r"pattern \*.wav has no \{speaker\}"),
             ({"root": "x", "domain_field": "room"}, r"has no \{room\}"),
-            ({"source": "synthetic", "val_trials": "x", "target": "label"}, "val_trials are for target: speaker"),
             (
                 {"root": "x", "val_trials": "x", "val_segments": 2},
                 "val_trials names whole recordings; set val_segments: 1",
@@ -506,6 +356,18 @@ class TestBadInput:
     def test_arguments(self, arguments, message):
         with pytest.raises(InputError, match=message):
             SpeakerDataModule(**arguments)
+
+    def test_a_pattern_without_the_label(self):
+        with pytest.raises(InputError, match=r"pattern \{speaker\}/\*\* has no \{label\}: set pattern"):
+            LabeledAudioDataModule("x", "{speaker}/**")
+
+    @pytest.mark.parametrize(
+        ("kind", "argument"),
+        [(SpeakerDataModule, "split_by"), (LabeledAudioDataModule, "val_trials"), (SyntheticSpeakerDataModule, "root")],
+    )
+    def test_a_task_has_no_argument_of_another(self, kind, argument):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{argument}'"):
+            kind(**{"root": "x", "pattern": "{speaker}_{label}", argument: "x"})
 
     def test_split_folders_are_no_speakers(self, tmp_path):
         draw_tree(tmp_path / "train", names(3))
@@ -598,99 +460,22 @@ def test_it_can_be_sent_to_other_processes(tree):
     data.setup()
     again = pickle.loads(pickle.dumps(data))
     assert torch.equal(again.rows("test")[torch.arange(2)].input, data.rows("test")[torch.arange(2)].input)
-    assert isinstance(again._load(), Recordings)
+    assert isinstance(again._read(), Recordings)
 
 
-@pytest.mark.data
-class TestRealData:
-    def test_librispeech(self, real_data):
-        root = real_data("librispeech")
-        data = SpeakerDataModule(
-            root=str(root / "train-clean-100"), test_root=str(root / "test-other"), val_segments=2, eval_crop_s=3.0
+class TestForeignSource:
+    def test_it_is_split_cropped_and_compared_as_the_librarys_own(self):
+        data = BeepDataModule(
+            speakers=8, val_speakers=2, test_speakers=2, sample_rate_hz=RATE, crop_s=0.2, eval_crop_s=0.4
         )
-        assert len(data.classes) == 226
-        with pytest.warns(UserWarning, match="are shorter than"):
-            assert [len(data.rows(split)) for split in SPLITS] == [226, 50, 100]
-        assert not set(data.classes) & heard(data, "test")
-        assert (len(data.trials("test").same), data.trials("test").same.sum()) == (4950, 450)
-        assert data.trials("val").same.sum() == 25
-        batch = next(iter(data.train_dataloader()))
-        assert batch.input.shape == (64, 32_000)
-        assert 0.005 < batch.input.std() < 0.5
-        assert data.preprocess(batch.input).shape == (64, 80, 201)
+        assert len(data.classes) == 4 and data.hparams["speakers"] == 8 and data.hparams["val_speakers"] == 2
+        assert len(data.trials("test").same) == 15 and data.trials("test").same.sum() == 6
+        assert next(iter(data.train_dataloader())).input.shape == (12, 1600)
+        assert data.variant(seed=1)._read() is data._read()
+        assert len(data.variant(speakers=9).classes) == 5
 
-    def test_librispeech_from_disk_is_the_same(self, real_data):
-        root = real_data("librispeech")
-        data = SpeakerDataModule(root=str(root / "test-other"), sample_rate_hz=8000, crop_s=1.0, eval_crop_s=1.5)
-        disk = data.variant(memory_limit_gb=1e-9)
-        for split in ("train", "test"):
-            for one, other in zip(*(getattr(part, f"{split}_dataloader")() for part in (data, disk)), strict=True):
-                torch.testing.assert_close(one.input, other.input, rtol=0, atol=1e-5)
-
-    def test_fsdd(self, real_data):
-        root = real_data("fsdd") / "recordings"
-        data = SpeakerDataModule(
-            root=str(root), pattern="{label}_{speaker}_{utterance}.wav", target="label", sample_rate_hz=8000, crop_s=0.6
-        )
-        assert data.classes == list("0123456789")
-        assert len(data.domains) == 6
-        with pytest.warns(UserWarning, match="are shorter than"):
-            assert [len(data.rows(split)) for split in SPLITS] == [2000, 500, 500]
-        assert len(set.union(*(heard(data, split) for split in SPLITS))) == 6
-
-
-class TestSplitByRecording:
-    """Three speakers who say two words ten times each."""
-
-    def words(self, folder: Path, **arguments) -> SpeakerDataModule:
-        if not folder.exists():
-            spoken_words(folder, speakers=3, count=10)
-        how = {"pattern": "{label}_{speaker}_{take}.wav", "target": "label", "split_by": "recording"}
-        return folders(folder, **(how | arguments))
-
-    def test_every_speaker_says_every_word_in_every_split_by_other_recordings(self, tmp_path):
-        data = self.words(tmp_path / "words", val_speakers=0.2, test_speakers=0.3)
-        rows = {split: data.rows(split) for split in SPLITS}
-        assert sorted(torch.cat([part.rows for part in rows.values()]).tolist()) == list(range(60))
-        for split, count in (("train", 5), ("val", 2), ("test", 3)):
-            part = rows[split]
-            pairs = torch.stack([part.domains[part.rows].int().argmax(1), part.targets[part.rows]], 1).tolist()
-            assert all(pairs.count(pair) == count for pair in pairs) and len(pairs) == 6 * count
-        assert data.domains == ["s0", "s1", "s2"] and data.classes == ["0", "1"] and data.trials("test") is None
-
-    def test_a_domain_has_its_own_recordings_and_the_splits_of_all(self, tmp_path):
-        whole, one = (self.words(tmp_path / "words", **how) for how in ({}, {"domain": "s1"}))
-        assert one.own_domains == ["s1"] and one.domains == whole.domains
-        for split in SPLITS:
-            part = whole.rows(split)
-            own = part.rows[part.domains[part.rows, 1]]
-            assert one.rows(split).rows.tolist() == own.tolist() and len(own)
-        assert self.words(tmp_path / "words", domain=["s0", "s2"]).own_domains == ["s0", "s2"]
-        assert whole.variant(domain="s1").fingerprint("train") == one.fingerprint("train") != whole.fingerprint("train")
-        with pytest.raises(InputError, match="domain: found s9; the data have s0, s1, s2"):
-            self.words(tmp_path / "words", domain="s9").rows("train")
-
-    def test_statistics_are_moments_of_the_spectrum(self, tmp_path):
-        one, other = (self.words(tmp_path / "words", domain=name) for name in ("s0", "s1"))
-        found = one.statistics()
-        assert found.shape == (4 * 20,) and found.isfinite().all() and not torch.allclose(found, other.statistics())
-        rows = one.rows("train")
-        mel = torch.stack([one._log_mel(torch.device("cpu")).raw(rows.inputs[row[None]])[0] for row in rows.rows])
-        facts = torch.cat([mel.mean(2), mel.std(2, unbiased=False)], 1)
-        torch.testing.assert_close(
-            found, torch.cat([facts.mean(0), facts.std(0, unbiased=False)]), atol=1e-4, rtol=1e-4
-        )
-
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            ({"target": "speaker"}, "domain and split_by: recording are for target: label"),
-            ({"val_speakers": 2}, "give a share below 1 as val_speakers"),
-            ({"test_speakers": ["s1"]}, "give a share below 1 as test_speakers"),
-            ({"val_speakers": 0.5, "test_speakers": 0.5}, "add up to 1; expected below 1"),
-            ({"split_by": "take"}, "split_by is 'take'; expected speaker, recording"),
-        ],
-    )
-    def test_refused(self, arguments, message, tmp_path):
-        with pytest.raises(InputError, match=message):
-            self.words(tmp_path / "words", **arguments).rows("train")
+    def test_it_trains_an_expert_through_its_class_path(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        cli = main(["fit", "-c", str(HERE / "conf/audio_thirdparty.yaml"), "--data.init_args.val_speakers=3"])
+        assert isinstance(cli.datamodule, BeepDataModule) and len(cli.model.classes) == 7
+        assert "val_eer" in cli.trainer.callback_metrics

@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
 
 from lightning_fusion import Expert, ExpertOutputs, SpeakerDataModule
+from lightning_fusion.data.audio.synthetic import SyntheticLabeledAudioDataModule, SyntheticSpeakerDataModule
 from lightning_fusion.data.image.digits import DigitsDataModule
 from lightning_fusion.encoders import SmallConvNet, SmallSpeakerNet
 from lightning_fusion.errors import InputError
@@ -25,7 +26,7 @@ from lightning_fusion.verification.error_rates import bootstrap_eer
 
 SEEDS = [3, 4]
 UTTERANCES = 4  # of each synthetic voice: sample n is of speaker n // 4
-VOICES = {"source": "synthetic", "sample_rate_hz": 8000, "num_mels": 16, "crop_s": 0.3, "eval_crop_s": 0.5}
+VOICES = {"sample_rate_hz": 8000, "num_mels": 16, "crop_s": 0.3, "eval_crop_s": 0.5}
 
 
 def run_on_digits(output: Path, **arguments):
@@ -45,7 +46,7 @@ def run_on_digits(output: Path, **arguments):
 
 def run_on_voices(output: Path, **arguments):
     settings = {
-        "data": SpeakerDataModule(**VOICES, batch_size=48, val_speakers=8, test_speakers=10),
+        "data": SyntheticSpeakerDataModule(**VOICES, batch_size=48, val_speakers=8, test_speakers=10),
         "network": partial(SmallSpeakerNet, num_mels=16, width=8, embedding_dim=8),
         "features": "embedding",
         "epochs": 2,
@@ -107,7 +108,7 @@ class Heard:
     """Scores of the trials of a seed, worked out in NumPy from the stored embeddings."""
 
     def __init__(self, folder: Path, seed: int) -> None:
-        self.data = SpeakerDataModule(**VOICES, batch_size=48, val_speakers=8, test_speakers=10, seed=seed)
+        self.data = SyntheticSpeakerDataModule(**VOICES, batch_size=48, val_speakers=8, test_speakers=10, seed=seed)
         self.pairs, self.same, self.found = {}, {}, {}
         for split in ("val", "test"):
             pairs, same = self.data.trials(split)
@@ -168,7 +169,7 @@ class TestDigits:
         assert "| **ACoRL, output fusion** |" in text and "| late fusion |" in text
 
     def test_labels_of_recordings_are_classes(self, tmp_path):
-        data = SpeakerDataModule(**VOICES, target="label", batch_size=48)
+        data = SyntheticLabeledAudioDataModule(**VOICES, batch_size=48)
         net = partial(SmallSpeakerNet, num_mels=16, width=8, embedding_dim=8)
         report = run_on_digits(tmp_path / "run", data=data, network=net, features="embedding", epochs=1)
         assert report.metric == "accuracy" and report.data["classes"] == 5
@@ -349,7 +350,7 @@ def test_wrong_arguments_are_refused_before_anything_is_written(arguments, messa
     assert not (tmp_path / "run").exists()
 
 
-class _Anonymous(SpeakerDataModule):
+class _Anonymous(SyntheticSpeakerDataModule):
     @property
     def speaker_of(self):
         raise AttributeError("speaker_of")
@@ -393,7 +394,7 @@ def test_a_run_on_other_trials_is_not_taken_up(tmp_path):
         for number in range(2):
             path = tmp_path / f"voices/s{speaker}/{number}.wav"
             soundfile.write(path, generator.normal(size=8000) / 9, 8000)
-    settings = VOICES | {"source": "files", "root": str(tmp_path / "voices"), "test_trials": str(lists)}
+    settings = VOICES | {"root": str(tmp_path / "voices"), "test_trials": str(lists)}
     run_on_voices(tmp_path / "run", data=SpeakerDataModule(**settings, val_speakers=3), epochs=1)
     lists.write_text("0 s0/0.wav s0/1.wav\n1 s0/0.wav s1/0.wav\n")  # the same files
     with (

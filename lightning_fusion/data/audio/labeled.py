@@ -1,0 +1,159 @@
+"""Classification of recordings: what is said, by speakers who are the domains."""
+
+from typing import Any, Literal
+
+import numpy as np
+
+from lightning_fusion.data.audio.datamodule import UNSEEN, BaseAudioDataModule
+from lightning_fusion.data.audio.files import Recordings
+from lightning_fusion.data.audio.layout import AudioLayout, check_files, find_trees
+from lightning_fusion.data.audio.splits import AudioSplit, split_recordings, split_speakers
+from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.domains import as_names, chosen_domains
+from lightning_fusion.errors import InputError, shorten
+
+
+class BaseLabeledAudioDataModule(BaseAudioDataModule):
+    """The classes are the labels of the recordings; the base of all sources for classification.
+
+    With ``split_by: speaker`` nobody is heard in two splits; with ``split_by: recording`` every speaker is heard in
+    all splits, by other recordings, so that there can be an expert for each.
+
+    Args:
+        domain: Name or names of the domains that are used, with their own labels; all where None. Splits do not depend
+            on it.
+        split_by: ``speaker``, or ``recording``: recordings are drawn, for each domain and label by the same fractions,
+            which ``val_speakers`` and ``test_speakers`` give.
+        domain_field: What is known of each recording whose values are the domains; one domain where None.
+        **shared: See :class:`~lightning_fusion.data.audio.datamodule.BaseAudioDataModule`.
+    """
+
+    needs = ("speaker", "label")
+    keeps_layout = BaseAudioDataModule.keeps_layout | {"domain", "split_by"}
+    domain: str | int | list[str | int] | None
+    split_by: str
+
+    def __init__(
+        self,
+        domain: str | int | list[str | int] | None = None,
+        split_by: Literal["speaker", "recording"] = "speaker",
+        domain_field: str | None = "speaker",
+        **shared: Any,
+    ) -> None:
+        super().__init__(domain_field=domain_field, **shared)
+        FusionDataModule._configure(self, domain=domain, split_by=split_by)
+
+    @property
+    def classes(self) -> list[str]:
+        """Labels of the training recordings, sorted."""
+        labels = self.layout.fields["label"]
+        return sorted({labels[file] for file in self.split.files["train"]})
+
+    def cut(self) -> AudioSplit:
+        """Speakers or recordings in splits, of which those of the chosen domains are used."""
+        names, number = self._domain_of_file()
+        if self.split_by == "recording":
+            _, label = np.unique(self.layout.fields["label"], return_inverse=True)
+            fractions = [0.1 if self.val_speakers is None else self.val_speakers]
+            fractions += [0.2 if self.test_speakers is None else self.test_speakers]
+            files = split_recordings(label + (label.max() + 1) * number, *map(float, fractions), self.seed)  # type: ignore[arg-type]
+            cut = AudioSplit(files, np.arange(len(self.layout.speakers)))
+        else:
+            wanted = {"val": self.val_speakers, "test": self.test_speakers}
+            cut = split_speakers(self.layout, wanted, {}, least=1, seed=self.seed)
+        if self.domain is not None:
+            own = chosen_domains(self.domain, names)
+            cut.files = {split: files[np.isin(number[files], own)] for split, files in cut.files.items()}
+            if empty := [split for split, files in cut.files.items() if not len(files)]:
+                raise InputError(
+                    f"the {empty[0]} split has no recording of domain {shorten(as_names(self.domain))}; set split_by: "
+                    "recording, or change val_speakers and test_speakers"
+                )
+        return cut
+
+    def targets(self) -> np.ndarray:
+        """(N,) int64, the label of each recording; -100 where it is none of the training labels."""
+        labels, names = self.layout.fields["label"], self.classes
+        for split in ("val", "test"):
+            if unknown := sorted({labels[file] for file in self.split.files[split]} - set(names)):
+                raise InputError(
+                    f"the training speakers never say {shorten(unknown)}, which {split} speakers say; change "
+                    "val_speakers, test_speakers or seed"
+                )
+        number = {name: position for position, name in enumerate(names)}
+        return np.array([number.get(label, UNSEEN) for label in labels])
+
+    def _check(self) -> None:
+        super()._check()
+        self._check_choices({"split_by": ("speaker", "recording")})
+        for name in ("val_speakers", "test_speakers"):
+            wanted = getattr(self, name)
+            fraction = wanted is None or (not isinstance(wanted, list) and wanted < 1)
+            if self.split_by == "recording" and not fraction:
+                raise InputError(
+                    f"{name} is {wanted}, and split_by: recording draws fractions of the recordings; give a fraction "
+                    f"below 1 as {name}"
+                )
+
+
+class LabeledAudioDataModule(BaseLabeledAudioDataModule):
+    """WAV, FLAC or Ogg files under a folder whose paths say what is said, and by whom.
+
+    Args:
+        root: Folder of the training recordings, and of all whose split has no folder of its own.
+        pattern: How paths relative to a root are made, with ``{speaker}``, ``{label}`` and other fields; ``*`` stands
+            for any part of a name, ``**`` for any folders. ``{label}_{speaker}_{utterance}.wav`` fits the Free Spoken
+            Digit Dataset.
+        val_root: Folder of the validation recordings, if they have their own.
+        test_root: Folder of the test recordings, if they have their own.
+        memory_limit_gb: Recordings larger than this (4 bytes a sample) stay on disk and are read batch by batch.
+        **shared: See :class:`BaseLabeledAudioDataModule` (``domain``, ``split_by``, ``domain_field``) and
+            :class:`~lightning_fusion.data.audio.datamodule.BaseAudioDataModule`.
+
+    Raises:
+        InputError: Where an argument does not fit the files, or one cannot be read.
+
+    Example:
+        >>> data = LabeledAudioDataModule("data/fsdd", "{label}_{speaker}_{utterance}.wav", split_by="recording")
+        >>> data.variant(domain="lucas").domain
+        'lucas'
+    """
+
+    root: str
+    pattern: str
+    val_root: str | None
+    test_root: str | None
+    memory_limit_gb: float
+
+    def __init__(
+        self,
+        root: str,
+        pattern: str,
+        val_root: str | None = None,
+        test_root: str | None = None,
+        memory_limit_gb: float = 4.0,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self._configure(
+            root=root, pattern=pattern, val_root=val_root, test_root=test_root, memory_limit_gb=memory_limit_gb
+        )
+
+    def read_layout(self) -> AudioLayout:
+        """Find the files."""
+        return find_trees(self.root, self.val_root, self.test_root, self.pattern)
+
+    def read_recordings(self, layout: AudioLayout) -> Recordings:
+        """Look at the files, and decode them where they fit into memory."""
+        return Recordings.of_files(layout.paths(), self.sample_rate_hz, self.memory_limit_gb)
+
+    def _check(self) -> None:
+        super()._check()
+        check_files(self.pattern, [*self.needs, *filter(None, [self.domain_field])], self.memory_limit_gb)
+        for split in ("val", "test"):
+            if getattr(self, f"{split}_root") is None:
+                continue
+            if self.split_by == "recording":
+                raise InputError(f"split_by: recording draws fractions of the recordings of root: remove {split}_root")
+            if getattr(self, f"{split}_speakers") is not None:
+                raise InputError(f"{split}_root has speakers of its own; remove {split}_speakers or {split}_root")
