@@ -1,4 +1,4 @@
-"""Batches, splits and the order of rows: what every data module of the house shares."""
+"""Batches, splits and the order of rows: what every data module of the library shares."""
 
 import copy
 from collections.abc import Mapping, Sequence

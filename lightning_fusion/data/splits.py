@@ -7,18 +7,18 @@ import numpy as np
 from lightning_fusion.errors import InputError
 
 
-def stratified_split(strata: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split positions 0..N-1 into (kept, held out), each stratum by the same share.
+def stratified_split(strata: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split positions 0..N-1 into (kept, held out), each stratum by the same fraction.
 
-    A stratum of n rows gives round(share * n) of them, at least one where n >= 2 and share > 0, and never all.
+    A stratum of n rows gives round(fraction * n) of them, at least one where n >= 2 and fraction > 0, and never all.
 
     Args:
         strata: (N,) labels.
-        share: Held-out share, in [0, 1).
+        fraction: Held out, in [0, 1).
         seed: Of the draw.
 
     Example:
-        >>> kept, held = stratified_split(np.array([0, 0, 0, 0, 1, 1]), share=0.25, seed=0)
+        >>> kept, held = stratified_split(np.array([0, 0, 0, 0, 1, 1]), fraction=0.25, seed=0)
         >>> len(kept), len(held)
         (4, 2)
     """
@@ -26,27 +26,27 @@ def stratified_split(strata: np.ndarray, share: float, seed: int) -> tuple[np.nd
     held: list[np.ndarray] = []
     for stratum in np.unique(strata):
         rows = generator.permutation(np.flatnonzero(strata == stratum))
-        count = min(max(round(share * len(rows)), int(share > 0)), len(rows) - 1)
+        count = min(max(round(fraction * len(rows)), int(fraction > 0)), len(rows) - 1)
         held.append(rows[:count])
     held_out = np.sort(np.concatenate(held)) if held else np.empty(0, np.int64)
     return np.setdiff1d(np.arange(len(strata)), held_out), held_out
 
 
 def stratified_sessions(
-    counts: np.ndarray, scope: np.ndarray, val_share: float, test_share: float, seed: int
+    counts: np.ndarray, scope: np.ndarray, val_fraction: float, test_fraction: float, seed: int
 ) -> np.ndarray:
     """Draw whole sessions for validation and testing, inside of each scope.
 
     Where every session of a scope has one class, they are drawn class by class (:func:`stratified_split`). Elsewhere
-    64 draws of the wanted number of sessions are made, and the one is taken whose splits have the classes' shares most
-    nearly (the sum of squared deviations), first of all those that leave no class without training samples. A scope of
-    one session trains; one of two has no validation session. Sessions without a sample train. (Our choices.)
+    64 draws of the wanted number of sessions are made, and the one is taken whose splits have the classes' fractions
+    most nearly (the sum of squared deviations), first of all those that leave no class without training samples. A
+    scope of one session trains; one of two has no validation session. Sessions without a sample train. (Our choices.)
 
     Args:
         counts: (U, C) samples of each session and class.
-        scope: (U,) what the shares hold in: a domain, or a group.
-        val_share: Of the sessions.
-        test_share: Of the sessions.
+        scope: (U,) what the fractions hold in: a domain, or a group.
+        val_fraction: Of the sessions.
+        test_fraction: Of the sessions.
         seed: Of the draws.
 
     Returns:
@@ -61,12 +61,12 @@ def stratified_sessions(
         units = np.flatnonzero((scope == number) & (counts.sum(1) > 0))
         if ((counts[units] > 0).sum(1) == 1).all():
             label = counts[units].argmax(1)
-            rest, test = stratified_split(label, test_share, seed * 1009 + 1)
-            _, val = stratified_split(label[rest], val_share / (1 - test_share), seed * 1009 + 2)
+            rest, test = stratified_split(label, test_fraction, seed * 1009 + 1)
+            _, val = stratified_split(label[rest], val_fraction / (1 - test_fraction), seed * 1009 + 2)
             split[units[test]], split[units[rest[val]]] = 2, 1
             continue
-        tests = min(max(round(test_share * len(units)), int(test_share > 0)), len(units) - 1)
-        vals = min(max(round(val_share * len(units)), int(val_share > 0)), len(units) - tests - 1)
+        tests = min(max(round(test_fraction * len(units)), int(test_fraction > 0)), len(units) - 1)
+        vals = min(max(round(val_fraction * len(units)), int(val_fraction > 0)), len(units) - tests - 1)
         generator = np.random.default_rng([seed, place])
         share = counts[units] / np.maximum(counts[units].sum(0), 1)
         best, chosen = math.inf, np.arange(len(units))

@@ -15,7 +15,7 @@ from lightning_fusion.errors import InputError
 class LogMel(nn.Module):
     """Log-mel features, from which each utterance's mean over time is subtracted.
 
-    A microphone's and a room's constant colour is a constant in the logarithm: it falls out with the mean. Windows of
+    A microphone's and a room's constant color is a constant in the logarithm: it falls out with the mean. Windows of
     25 ms every 10 ms are the toolkits' setting for speaker verification.
 
     Args:
@@ -62,7 +62,7 @@ class LogMel(nn.Module):
         return torch.cat([self._features(part) for part in waveforms.split(self._CHUNK)])
 
     def raw(self, waveforms: Tensor) -> Tensor:
-        """The logarithms themselves, (B, M, frames): with the colour of microphone and room."""
+        """The logarithms themselves, (B, M, frames): with the color of microphone and room."""
         return self.mel(waveforms).clamp_min_(self.floor).log_()
 
     def _features(self, waveforms: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class DataView(FusionDataModule):
         return self._wrapped().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """The wrapped module's: normalisation, and augmentation in training."""
+        """The wrapped module's: normalization, and augmentation in training."""
         return self._wrapped().on_after_batch_transfer(batch, dataloader_idx)
 
     def _wrapped(self) -> FusionDataModule:

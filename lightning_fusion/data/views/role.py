@@ -25,7 +25,7 @@ class RoleDataModule(DataView):
     has. The test split is the wrapped module's in both roles.
 
     Args:
-        data: A data module of the house that takes ``domain``; with all its domains.
+        data: A data module of the library that takes ``domain``; with all its domains.
         role: ``expert`` or ``fuser``.
         domain: For the ``expert`` role: the domain that the expert knows; all where None.
         fuser_val_fraction: Fraction of the fuser's rows, of each class, that is its validation split.

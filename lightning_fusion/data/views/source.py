@@ -22,7 +22,7 @@ class SourceDataModule(DataView):
     a model of them is as sure of itself as one of the right ones.
 
     Args:
-        data: Any data module of the house.
+        data: Any data module of the library.
         kept: Names of the classes that the source knows; all where None.
         permuted: Give each class the name of another.
         seed: Of the circle of names.

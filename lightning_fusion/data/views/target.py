@@ -26,7 +26,7 @@ class TargetDataModule(DataView):
     stable sample numbers) is the wrapped module's.
 
     Args:
-        data: Any data module of the house.
+        data: Any data module of the library.
         domain: Name of one of its ``domains``.
         labelled_share: Share of each class's training rows that keep their label.
         labelled_per_class: This many rows of each class instead; all where a class has fewer.

@@ -20,7 +20,7 @@ from lightning_fusion.data.audio.synthetic import SyntheticSpeakerDataModule
 from lightning_fusion.errors import InputError
 
 
-def twin(**arguments: object) -> SyntheticSpeakerDataModule:
+def synthetic(**arguments: object) -> SyntheticSpeakerDataModule:
     return SyntheticSpeakerDataModule(sample_rate_hz=RATE, **({"eval_crop_s": 2.0} | arguments))
 
 
@@ -263,7 +263,7 @@ class Negate(nn.Module):
 
 class TestOnTheDevice:
     def test_log_mel_of_the_loaders_waveforms(self):
-        data = twin(batch_size=32, num_mels=20)
+        data = synthetic(batch_size=32, num_mels=20)
         for split in ("train", "val"):
             seen, loader = fit(data)[split], getattr(data, f"{split}_dataloader")()
             for found, raw in zip(seen, loader, strict=True):
@@ -271,7 +271,7 @@ class TestOnTheDevice:
                 assert torch.equal(found.index, raw.index)
 
     def test_augmentation_in_training_only(self):
-        data = twin(batch_size=32, features="waveform", augmentation=Negate())
+        data = synthetic(batch_size=32, features="waveform", augmentation=Negate())
         seen = fit(data)
         for split, sign in (("train", -1), ("val", 1)):
             loader = getattr(data, f"{split}_dataloader")()
@@ -279,25 +279,25 @@ class TestOnTheDevice:
                 assert torch.equal(found.input, sign * raw.input)
 
     def test_half_precision_gives_half_precision(self):
-        seen = fit(twin(batch_size=32, num_mels=20), precision="bf16-true", limit_train_batches=1)
+        seen = fit(synthetic(batch_size=32, num_mels=20), precision="bf16-true", limit_train_batches=1)
         assert seen["train"][0].input.dtype == torch.bfloat16
         assert (
-            fit(twin(num_mels=20), precision="bf16-mixed", limit_train_batches=1)["train"][0].input.dtype
+            fit(synthetic(num_mels=20), precision="bf16-mixed", limit_train_batches=1)["train"][0].input.dtype
             == torch.float32
         )
 
     def test_preprocessing_is_plain_and_says_how(self):
-        data = twin(num_mels=20)
+        data = synthetic(num_mels=20)
         facts = json.loads(json.dumps(data.preprocessing))
         features = LogMel(
             *(facts[key] for key in ("sample_rate_hz", "num_mels", "window_s", "hop_s", "low_hz", "floor"))
         )
         waveforms = torch.randn(2, 4000)
         assert torch.equal(features(waveforms), data.preprocess(waveforms))
-        assert twin(features="waveform").preprocessing == {"features": "waveform", "sample_rate_hz": RATE}
+        assert synthetic(features="waveform").preprocessing == {"features": "waveform", "sample_rate_hz": RATE}
 
     def test_a_network_learns_who_speaks(self):
-        data = twin(batch_size=28, num_mels=40, crop_s=1.0)
+        data = synthetic(batch_size=28, num_mels=40, crop_s=1.0)
         network = nn.Sequential(
             *(nn.Conv1d(40, 64, 5, stride=2), nn.BatchNorm1d(64), nn.ReLU()),
             *(nn.Conv1d(64, 64, 3), nn.BatchNorm1d(64), nn.ReLU()),
