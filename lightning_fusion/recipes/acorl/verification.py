@@ -19,6 +19,7 @@ from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.metrics import heldout_linear_r2, linear_cka
 from lightning_fusion.recipes.acorl.chains import COMPLEMENTARY, PLAIN, ChainRun, pairs_of
 from lightning_fusion.recipes.report import Figures
+from lightning_fusion.recipes.seed_run import source_of
 from lightning_fusion.schedules import Linear
 from lightning_fusion.store import ArrayStore, MissingStoreError, StoreWriter
 from lightning_fusion.verification.error_rates import bootstrap_eer, equal_error_rate, error_curve, min_dcf
@@ -146,7 +147,7 @@ class SpeakerChains(ChainRun):
             for split, same in self.same.items()
         }
         return {
-            "source": str(settings.get("root") or settings.get("source", type(self.data).__name__)),
+            "source": source_of(self.data),
             "trained on": f"{len(self.data.classes)} speakers, {len(self.data.rows('train'))} samples an epoch",
             "validation trials": trials["val"],
             "test trials": trials["test"],
@@ -158,7 +159,7 @@ class SpeakerChains(ChainRun):
         facts = self.facts()
         found = [
             f"The members were trained on {facts['trained on']} of {facts['source']}; test trials: "
-            f"{facts['test trials']}, of {facts['test speakers']} speakers; scores are cosines, without normalisation."
+            f"{facts['test trials']}, of {facts['test speakers']} speakers; scores are cosines, without normalization."
         ]
         if facts["test speakers"] < FEW_SPEAKERS:
             found.append(

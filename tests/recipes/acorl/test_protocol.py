@@ -228,7 +228,10 @@ class TestVoices:
         text, content = (voices / "report.md").read_text(), results(voices)
         assert "lower is better: a negative gain is a lower EER" in text and "| eer | min_dcf |" in text
         assert "10 test speakers give a smoke figure" in text
-        assert "trained on 42 speakers, 168 samples an epoch of synthetic; test trials: 780 (60 of one" in text
+        assert (
+            "trained on 42 speakers, 168 samples an epoch of SyntheticSpeakerDataModule; test trials: 780 (60 of one"
+            in text
+        )
         for name in ("strengths.png", "det.png"):
             assert f"({name})" in text and pictures.imread(voices / name).std() > 0.05
         (gain,) = [e for e in content["summary"] if (e["metric"], e["against"]) == ("eer", "one larger model")]
