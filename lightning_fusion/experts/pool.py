@@ -66,20 +66,24 @@ def scatter(outputs: Tensor, columns: Sequence[Sequence[int]], num_classes: int)
     return result.reshape(len(outputs), len(columns), num_classes)
 
 
-def check_name(name: str, what: str) -> None:
-    """Refuse a name that cannot be both a module's and a file's.
+def check_name(name: str, what: str, file: bool = True) -> None:
+    """Refuse a name that cannot be a module's, or not a file's too.
 
     Args:
         name: Of an expert, or of a domain that will name one.
         what: It is, for the message.
+        file: It will name a file or folder.
 
     Raises:
-        InputError: If it is empty, too long, or holds a dot, slash or control character, or torch uses it itself.
+        InputError: If it is empty, contains a dot or control character, or torch uses it itself; of a file, if it is
+            too long or contains a slash as well.
     """
-    if not name or len(name.encode()) > 150 or re.search(r"[./\\\x00-\x1f]", name) or hasattr(nn.ModuleDict(), name):
+    unusable = not name or re.search(r"[.\x00-\x1f]", name) or hasattr(nn.ModuleDict(), name)
+    if unusable or (file and (len(name.encode()) > 150 or re.search(r"[/\\]", name))):
+        slash = ", too long, or contains a slash," if file else ""
         raise InputError(
-            f"{what} {name!r} cannot name an expert: it is empty, too long, holds a dot, slash or control character, "
-            "or is a word that torch uses; rename it"
+            f"{what} {name!r} cannot name an expert: it is empty{slash} or contains a dot or control character, or is "
+            "a word that torch uses; rename it"
         )
 
 
@@ -87,7 +91,7 @@ class ExpertPool(nn.Module):
     """Experts by name, frozen, gradient-free and locked in eval mode.
 
     Args:
-        experts: The experts by name; names must not hold dots.
+        experts: The experts by name, free text without dots and control characters, as ``org/model``.
         classes: The task's vocabulary; every class that some expert knows where None.
 
     Raises:
@@ -111,7 +115,7 @@ class ExpertPool(nn.Module):
                 raise InputError(
                     f"experts: {name} is a {type(expert).__name__}; wrap it as lightning_fusion.Expert(network, ...)"
                 )
-            check_name(name, "experts: the name")
+            check_name(name, "experts: the name", file=False)
         if len({id(expert) for expert in experts.values()}) != len(experts):
             raise InputError("experts: one expert stands under two names; give each name its own")
         self.experts = nn.ModuleDict(dict(experts))

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lightning_fusion import Expert, ExpertPool
+from lightning_fusion import Expert, ExpertPool, collect
 from lightning_fusion.errors import InputError
-from lightning_fusion.experts.pool import check_outputs, scatter_columns, task_classes
+from lightning_fusion.experts.pool import check_name, check_outputs, scatter_columns, task_classes
 
 
 class TestPool:
@@ -40,7 +40,7 @@ class TestPool:
 
 
 class TestBadPools:
-    @pytest.mark.parametrize("name", ["a.b", "a/b", ""])
+    @pytest.mark.parametrize("name", ["a.b", ""])
     def test_names(self, name):
         with pytest.raises(InputError, match="cannot name an expert"):
             ExpertPool({name: tiny.experts()["a"]})
@@ -141,7 +141,17 @@ def test_an_expert_that_writes_into_its_input_does_not_spoil_the_next_one():
     assert torch.equal(together, other(before))
 
 
-@pytest.mark.parametrize("name", ["train", "cpu", "keys", "x" * 200, "a\0b", "a\nb"])
-def test_names_that_torch_or_files_cannot_take_are_refused(name):
+@pytest.mark.parametrize("name", ["train", "cpu", "keys", "a\0b", "a\nb", "a.b", ""])
+def test_names_that_torch_cannot_take_are_refused(name):
     with pytest.raises(InputError, match="cannot name an expert"):
         ExpertPool({name: Expert(nn.Linear(4, 2), classes=["cat", "dog"])})
+
+
+@pytest.mark.parametrize("name", ["org/model", "gpt-4o", "a\\b c", "x" * 200])
+def test_names_of_experts_are_free_text_and_those_of_files_are_not(name, tmp_path):
+    pool = ExpertPool({name: Expert(nn.Linear(4, 2), classes=["cat", "dog"])})
+    stored = collect(pool, {"test": (torch.zeros(3, 4), torch.zeros(3).long())}, tmp_path, trainer=tiny.trainer())
+    assert stored.names == [name] and list(stored["test"].probabilities) == [name]
+    if name != "gpt-4o":
+        with pytest.raises(InputError, match="cannot name an expert: it is empty, too long, or contains a slash"):
+            check_name(name, "the domain")
