@@ -61,6 +61,7 @@ class OutputsDataModule(LightningDataModule):
         seed: Of the order of the training rows.
         memory_limit_gb: A split larger than this stays on disk; its batches are read from the memory map.
         features: Give the experts' features as well, which ``collect`` stored.
+        verify: Compare the arrays of a folder with their digests, for which all bytes are read once.
 
     Raises:
         InputError: If there is no valid store, it has no features and they are wanted, or ``batch_size`` is below 1.
@@ -80,13 +81,14 @@ class OutputsDataModule(LightningDataModule):
         seed: int = 0,
         memory_limit_gb: float = 2.0,
         features: bool = False,
+        verify: bool = True,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; expected at least 1")
         named = str(getattr(store, "path", store))
         self.save_hyperparameters({"batch_size": batch_size, "seed": seed, "store": named, "features": features})
-        self.features = features
+        self.features, self.verify = features, verify
         self.batch_size, self.seed, self.memory_limit_gb = batch_size, seed, memory_limit_gb
         self._given = store
         self._opened: ExpertOutputs | None = None
@@ -96,7 +98,8 @@ class OutputsDataModule(LightningDataModule):
     def outputs(self) -> ExpertOutputs:
         """The store, opened when it is first asked for."""
         if self._opened is None:
-            self._opened = self._given if isinstance(self._given, ExpertOutputs) else ExpertOutputs.open(self._given)
+            given = self._given
+            self._opened = given if isinstance(given, ExpertOutputs) else ExpertOutputs.open(given, self.verify)
         return self._opened
 
     @property
