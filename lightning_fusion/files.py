@@ -1,12 +1,9 @@
 """Files and folders that are there whole or not at all, whoever is killed while writing them."""
 
-import errno
 import hashlib
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,28 +57,6 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file (UTF-8), whole or not at all."""
     with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8")
-
-
-def write_whole(entry: Path, write: Callable[[Path], Any]) -> None:
-    """Make an entry of a cache, whole or not at all: in a folder of another name, which is renamed when it is done.
-
-    Args:
-        entry: Folder of the entry; one that is there stays as it is.
-        write: Fills the folder that it is given.
-    """
-    if entry.exists():
-        return
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".draft_", dir=entry.parent))
-    try:
-        write(draft)
-        draft.chmod(0o755)
-        draft.rename(entry)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was faster
-            raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def digest(*parts: Any) -> str:

@@ -221,11 +221,17 @@ class StoreWriter:
             file.truncate(size)
         return _map(path, self._arrays[name], "r+")
 
+    def view(self, name: str) -> np.ndarray:
+        """An array as it was stored, mapped; no rows may be appended to it any more."""
+        self._close(name)
+        facts = self._arrays[name]
+        return _map(self._data / facts["file"], facts, "r")
+
     def take(self, name: str) -> np.ndarray:
         """Withdraw an array: returns it, mapped, until the ``with`` block ends; its name is free again."""
-        self._close(name)
-        facts = self._arrays.pop(name)
-        return _map(self._data / facts["file"], facts, "r")
+        array = self.view(name)
+        del self._arrays[name]
+        return array
 
     def commit(self, metadata: Mapping[str, Any]) -> None:
         """Make the arrays the store.

@@ -1,18 +1,17 @@
 """Recordings in a row: one array of samples with labels, in memory or mapped from a cache."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.files import digest, write_whole
+from lightning_fusion.files import digest
+from lightning_fusion.store import StoreWriter, cached
 
 NO_LABEL, GAP = -1, -2
 """Codes of samples without a label, and of samples that were never recorded."""
@@ -60,73 +59,66 @@ class Series:
 def load_series(recordings: Iterable[Recorded], entry: Path | None = None) -> Series:
     """Read recordings into one array, or map the array into memory that an earlier run left behind.
 
-    An entry of the cache is written by :func:`write_whole`.
-
     Args:
-        recordings: Reads one after the other, where they are not in the cache.
+        recordings: Reads one after the other, where they are not in the cache; no more than one of them is in memory
+            while the cache is written.
         entry: Folder of the array in a cache; its name stands for the files and for how they are read. None keeps the
             samples in memory and writes no file.
 
     Raises:
-        InputError: If a recording cannot be read, or the entry is damaged.
+        InputError: If a recording cannot be read, is not what :class:`Recorded` says, or the entry is damaged.
+
+    Example:
+        >>> walk = Recorded(np.zeros((3, 2), np.float32), labels="walk")
+        >>> series = load_series([walk, walk._replace(labels="sit")])
+        >>> series.names, series.begins.tolist(), series.labels.tolist()
+        (['walk', 'sit'], [0, 3], [0, 0, 0, 1, 1, 1])
     """
     if entry is None:
         parts: list[np.ndarray] = []
-        facts = _gather(recordings, parts.append)
-        return _series(np.concatenate(parts), *facts)
-    write_whole(entry, lambda draft: _write(recordings, draft))
-    return _open(entry)
+        facts, names = _gather(recordings, parts.append)
+        samples = np.concatenate(parts)
+        return _series(samples, facts, names, _fingerprint(samples, facts, names))
+
+    def write(writer: StoreWriter) -> dict[str, Any]:
+        facts, names = _gather(recordings, lambda samples: writer.append("samples", samples))
+        fingerprint = _fingerprint(writer.view("samples"), facts, names)
+        for name, values in facts.items():
+            writer[name] = values
+        return {"names": names, "fingerprint": fingerprint}
+
+    store = cached(entry, "sensor series", write, writable=True)  # writable: torch wants it; no change reaches the file
+    facts = {name: np.asarray(store[name]) for name in ("labels", "lengths", "rms")}
+    return _series(store["samples"], facts, store.metadata["names"], store.metadata["fingerprint"])
 
 
 def _gather(
     recordings: Iterable[Recorded], keep: Callable[[np.ndarray], Any]
-) -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray]:
-    """Labels, their names, lengths and root mean squares of recordings whose samples go elsewhere."""
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Labels, lengths and root mean squares of recordings whose samples go elsewhere; and names of the labels."""
     numbers: dict[str, int] = {}
     labels, lengths, rms = [], [], []
     for one in recordings:
+        shape = (len(one.samples), len(rms[0]) if rms else one.samples.shape[-1])
+        if one.samples.shape != shape or one.samples.dtype != np.float32:
+            raise InputError(
+                f"recording {len(rms)} has samples {one.samples.dtype} {one.samples.shape}; expected float32 (T, "
+                f"channels), as many channels of each recording: change read_source"
+            )
         labels.append(_encode(one, numbers))
         lengths.append(len(one.samples))
         rms.append(np.sqrt(np.square(one.samples, dtype=np.float64).mean(0)))
         keep(one.samples)
-    return np.concatenate(labels), list(numbers), np.array(lengths), np.array(rms)
+    return {"labels": np.concatenate(labels), "lengths": np.array(lengths), "rms": np.array(rms)}, list(numbers)
 
 
-def _series(
-    samples: np.ndarray,
-    labels: np.ndarray,
-    names: list[str],
-    lengths: np.ndarray,
-    rms: np.ndarray,
-    fingerprint: str | None = None,
-) -> Series:
-    fingerprint = fingerprint or digest(samples, labels, names, lengths)
+def _fingerprint(samples: np.ndarray, facts: dict[str, np.ndarray], names: list[str]) -> str:
+    return digest(samples, facts["labels"], names, facts["lengths"])
+
+
+def _series(samples: np.ndarray, facts: dict[str, np.ndarray], names: list[str], fingerprint: str) -> Series:
+    labels, lengths, rms = facts["labels"], facts["lengths"], facts["rms"]
     return Series(torch.from_numpy(samples), labels, names, np.cumsum(lengths) - lengths, lengths, rms, fingerprint)
-
-
-def _write(recordings: Iterable[Recorded], folder: Path) -> None:
-    """Write samples as they are read, so that no more than one recording is held in memory."""
-    with open(folder / "samples.bin", "wb") as file:
-        labels, names, lengths, rms = _gather(recordings, lambda samples: samples.tofile(file))
-    samples = np.memmap(folder / "samples.bin", np.float32, "r", shape=(len(labels), rms.shape[1]))
-    np.savez(folder / "arrays.npz", labels=labels, lengths=lengths, rms=rms)
-    facts = {"names": names, "fingerprint": digest(samples, labels, names, lengths)}
-    (folder / "facts.json").write_text(json.dumps(facts))
-
-
-def _open(folder: Path) -> Series:
-    try:
-        facts = json.loads((folder / "facts.json").read_text())
-        with np.load(folder / "arrays.npz") as arrays:
-            labels, lengths, rms = arrays["labels"], arrays["lengths"], arrays["rms"]
-        path = folder / "samples.bin"
-        if path.stat().st_size != 4 * len(labels) * rms.shape[1]:
-            raise ValueError(f"samples.bin has {path.stat().st_size} bytes")
-        # "c": torch wants memory that may be written to; what is written never reaches the file
-        samples = np.memmap(path, np.float32, "c", shape=(len(labels), rms.shape[1]))
-        return _series(samples, labels, facts["names"], lengths, rms, facts["fingerprint"])
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise InputError(f"cache: {folder} is damaged ({error}); remove this folder, and it is made again") from error
 
 
 def check_labels(names: Sequence[str]) -> None:
@@ -151,6 +143,8 @@ def _encode(one: Recorded, numbers: dict[str, int]) -> np.ndarray:
         names = [one.labels] if isinstance(one.labels, str) else [str(label) for label in one.labels]
         own = {name: numbers.setdefault(name, len(numbers)) if name else NO_LABEL for name in sorted(set(names))}
         check_labels(list(numbers))
+        if len(names) not in (1, len(codes)):
+            raise InputError(f"found {len(names)} labels of {len(codes)} samples; expected one of each, or one of all")
         codes[:] = [own[name] for name in names]
     if one.gaps is not None:
         codes[one.gaps] = GAP

@@ -43,6 +43,21 @@ def test_samples_without_label_and_gaps():
     assert series.labels.tolist() == [NO_LABEL] * 3 + [0, GAP, 0]
 
 
+@pytest.mark.parametrize(
+    ("samples", "labels", "message"),
+    [
+        (np.zeros((3, 2)), None, r"recording 1 has samples float64 \(3, 2\); expected float32 \(T, channels\)"),
+        (np.zeros((3, 1), np.float32), None, r"recording 1 has samples float32 \(3, 1\)"),
+        (np.zeros(3, np.float32), None, r"recording 1 has samples float32 \(3,\)"),
+        (np.zeros((3, 2), np.float32), ["a", "b"], "found 2 labels of 3 samples"),
+        (np.zeros((40_000, 2), np.float32), np.arange(40_000), "more than 32767 different labels"),
+    ],
+)
+def test_what_is_no_recording(samples, labels, message):
+    with pytest.raises(InputError, match=message):
+        load_series([*recorded(3), Recorded(samples, labels)])
+
+
 class TestCache:
     def test_the_second_run_maps_what_the_first_one_wrote(self, tmp_path):
         entry = tmp_path / "cache/series_x"
@@ -56,31 +71,22 @@ class TestCache:
         load_series(recorded(4), entry).samples.zero_()
         assert same(load_series(recorded(), entry), load_series(recorded(4)))
 
-    def test_a_run_that_dies_leaves_nothing(self, tmp_path):
+    def test_a_run_that_dies_leaves_no_entry(self, tmp_path):
         def dies():
             yield from recorded(4)
             raise InputError("no more")
 
         with pytest.raises(InputError, match="no more"):
             load_series(dies(), tmp_path / "series_x")
-        assert not list(tmp_path.iterdir())
+        assert not [path.name for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
+        assert same(load_series(recorded(4), tmp_path / "series_x"), load_series(recorded(4)))
 
-    def test_two_at_once_leave_one_entry(self, tmp_path):
-        entry = tmp_path / "series_x"
-
-        def meanwhile():
-            yield from recorded(4)
-            load_series(recorded(4), entry)
-
-        assert same(load_series(meanwhile(), entry), load_series(recorded(4)))
-        assert [path.name for path in tmp_path.iterdir()] == ["series_x"]
-
-    @pytest.mark.parametrize("name", ["facts.json", "arrays.npz", "samples.bin"])
-    def test_a_damaged_entry_is_refused(self, tmp_path, name):
+    def test_a_damaged_entry_is_rejected(self, tmp_path):
         entry = tmp_path / "series_x"
         load_series(recorded(4), entry)
-        os.truncate(entry / name, 10)
-        with pytest.raises(InputError, match=r"cache: .*series_x is damaged .*remove this folder"):
+        (path,) = entry.glob("data-*/0.bin")
+        os.truncate(path, 10)
+        with pytest.raises(InputError, match=r"sensor series: .*series_x.* is damaged .*delete the folder"):
             load_series(recorded(4), entry)
 
     def test_a_cached_array_goes_to_loader_processes(self, tmp_path):
