@@ -184,7 +184,8 @@ def test_a_recipe_gives_a_report(name, monkeypatch):
     if recipe == "hat" and "num_domains" in tiny["data"].get("init_args", {}):
         tiny["data"]["init_args"]["num_domains"] = 3  # one is new, two are sources
     override = write_yaml(Path("override.yaml"), tiny)
-    where = [] if recipe == "text_evaluation" else ["--accelerator=cpu"]  # trees grow on the CPU
+    ways = {"text_evaluation": [], "generative": ["--accelerator=cpu"], "multiple_choice": ["--accelerator=cpu"]}
+    where = ways.get(recipe, ["--trainer.accelerator=cpu"])
     report = main(["recipe", recipe, "-c", name, "-c", override, *where])
 
     results = json.loads(Path("run/results.json").read_text())
@@ -202,7 +203,9 @@ def test_a_recipe_gives_a_report(name, monkeypatch):
 
 def test_the_saved_configuration_of_a_recipe_runs_to_the_same_figures():
     name = "recipes/foe_digits.yaml"
-    override = write_yaml(Path("override.yaml"), small(read(name)) | {"output": "run", "accelerator": "cpu"})
+    override = write_yaml(
+        Path("override.yaml"), small(read(name)) | {"output": "run", "trainer": {"accelerator": "cpu"}}
+    )
     first = main(["recipe", "foe", "-c", name, "-c", override])
     again = main(["recipe", "foe", "-c", "run/config.yaml", "--output=again"])
     assert again.rows == first.rows

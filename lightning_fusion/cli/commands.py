@@ -2,16 +2,20 @@
 
 from collections.abc import Callable
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from pkgutil import iter_modules, resolve_name
 from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import SUPPRESS, ArgumentParser
 from lightning import LightningDataModule, Trainer
 
 import lightning_fusion.recipes as recipe_packages
 from lightning_fusion.cli.parser import FusionArgumentParser
 from lightning_fusion.errors import InputError, suggestion
+from lightning_fusion.experts.outputs.collect import first_process
+from lightning_fusion.files import write_text
+from lightning_fusion.recipes.trainers import DEFAULTS, OWNED
 
 
 def recipes() -> dict[str, str]:
@@ -75,13 +79,29 @@ def recipe(args: list[str]) -> Any:
         raise InputError(f"recipe: found none; name one of {known.replace(',', ', ')} first")
     function = _function(args[0])
     parser = _parser(f"recipe {args[0]}", (function.__doc__ or "").partition("\n")[0])
-    parser.add_function_arguments(function, fail_untyped=True)
-    arguments = _arguments(parser, args[1:])
-    config = arguments.pop("config")
-    report = function(**arguments)
+    parser.add_function_arguments(function, skip={"trainer"}, fail_untyped=True)
+    has_trainer = "trainer" in signature(function).parameters
+    if has_trainer:
+        _add_trainer(parser)
+    config = parser.parse_args(args[1:])
     config.pop("config", None)
-    (Path(arguments["output"]) / "config.yaml").write_text(parser.dump(config, skip_none=False), encoding="utf-8")
+    block = config.pop("trainer") if has_trainer else None  # its classes are built anew for every stage
+    arguments = parser.instantiate_classes(config).as_dict()
+    report = function(**arguments, **({} if block is None else {"trainer": block.as_dict()}))
+    if first_process():
+        if block is not None:
+            config["trainer"] = block
+        saved = parser.dump(config, skip_none=False)
+        write_text(Path(arguments["output"]) / "config.yaml", saved)
     return report
+
+
+def _add_trainer(parser: FusionArgumentParser) -> None:
+    """The ``trainer:`` block of a recipe: keys of the Trainer; the recipe itself refuses those that its stages set."""
+    parser.add_class_arguments(Trainer, "trainer", instantiate=False, fail_untyped=False, skip=set(OWNED))
+    parser.set_defaults({f"trainer.{key}": value for key, value in DEFAULTS.items()})
+    for key in OWNED:
+        parser.add_argument(f"--trainer.{key}", type=Any, default=None, help=SUPPRESS)
 
 
 def collect(args: list[str]) -> Any:

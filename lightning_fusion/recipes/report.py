@@ -3,7 +3,6 @@
 import json
 import platform
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -17,8 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lightning_fusion import plotting
-from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.files import atomic_write, undrafted
+from lightning_fusion.files import write_text
 from lightning_fusion.metrics import balanced_accuracy
 
 MEANS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -28,73 +26,7 @@ MEANS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 """What a table of right answers can count, of ``right`` (N,) in [0, 1] and ``targets`` (N,) classes."""
 Figures = dict[str, tuple[Figure, str]]
 """Figures and their captions, by the name of the file without its suffix."""
-_RUN = "run.json"
 _PACKAGES = ("lightning-fusion", "torch", "torchvision", "lightning", "scikit-learn", "numpy")
-
-
-def claim_folder(
-    folder: str | Path, recipe: str, config: Mapping[str, Any], overwrite: bool = False
-) -> tuple[Path, bool]:
-    """Make a folder this run's own, or take up the run of the same configuration that was interrupted in it.
-
-    Args:
-        folder: The output folder.
-        recipe: Name of the recipe.
-        config: Its configuration, plain data.
-        overwrite: Empty a folder that holds another run of this library.
-
-    Returns:
-        The folder, and whether an earlier run of the same configuration is taken up.
-
-    Raises:
-        InputError: If the folder holds another run, or files that no run wrote.
-    """
-    path = Path(folder)
-    wanted = json.loads(json.dumps({"recipe": recipe, "config": config}))
-    marker = path / _RUN
-    if path.exists() and not path.is_dir():
-        raise InputError(f"output: {path} is a file; name a folder")
-    if path.is_dir() and not all(undrafted(item.name) == _RUN != item.name for item in path.iterdir()):
-        if not marker.is_file():
-            raise InputError(f"output: {path} holds files that no recipe wrote; name another folder")
-        try:
-            found = json.loads(marker.read_text())
-        except ValueError:
-            found = None
-        if overwrite:
-            names = [item.name for item in path.iterdir()]
-            strangers = [name for name in names if undrafted(name) not in _WRITTEN and not _DRAWN.fullmatch(name)]
-            if strangers or (isinstance(found, dict) and "recipe" not in found):
-                raise InputError(
-                    f"output: {path} holds files that no recipe wrote ({shorten(sorted(strangers)) or _RUN}); name "
-                    "another folder, or remove it yourself"
-                )
-            shutil.rmtree(path)
-        elif found == wanted:
-            return path, True
-        else:
-            differ = _difference((found or {}).get("config", {}), wanted["config"])
-            raise InputError(
-                f"output: {path} holds another run (differs in {differ}); name another folder, or give --overwrite=true"
-            )
-    path.mkdir(parents=True, exist_ok=True)
-    write_text(marker, json.dumps(wanted, indent=1))
-    return path, False
-
-
-_WRITTEN = (_RUN, "results.json", "report.md")  # through drafts
-_DRAWN = re.compile(r"config\.yaml|\w+\.png|seed_\d+")
-
-
-def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    keys = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
-    return ", ".join(keys) or "the recipe"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    with atomic_write(path) as draft:
-        draft.write_text(text)
 
 
 def paired_gain(values: Sequence[float], against: Sequence[float]) -> tuple[float, float | None, float | None]:

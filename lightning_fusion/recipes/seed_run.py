@@ -1,18 +1,14 @@
 """What recipes share: one expert per domain for each seed, trained once and asked once."""
 
 import json
-import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import RichProgressBar
-from rich.console import Console
-from torch import nn
+from torch import distributed, nn
 
 from lightning_fusion.data.base import SPLITS, FusionDataModule
 from lightning_fusion.data.views.role import RoleDataModule
@@ -20,24 +16,14 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.diagnosis import diagnose
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.module import ExpertModule
-from lightning_fusion.experts.outputs.collect import collect
+from lightning_fusion.experts.outputs.collect import collect, first_process
+from lightning_fusion.experts.outputs.datamodule import OutputsDataModule
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.experts.pool import ExpertPool, check_name
-from lightning_fusion.files import atomic_write, digest
-from lightning_fusion.hyperparameters import describe_factory
-from lightning_fusion.recipes.report import Report, write_text
-
-
-def check_seeds(seeds: list[int]) -> None:
-    """Refuse seeds that are no seeds, or doubled.
-
-    Raises:
-        InputError: With what was found.
-    """
-    if not seeds or len(set(seeds)) != len(seeds):
-        raise InputError(f"seeds: found {seeds}; expected at least one, each once")
-    if any(not 0 <= seed < 2**32 for seed in seeds):
-        raise InputError(f"seeds: found {seeds}; expected numbers from 0 to 2**32 - 1")
+from lightning_fusion.files import atomic_write, digest, write_text
+from lightning_fusion.foe.module import FoEFuserModule
+from lightning_fusion.hyperparameters import describe_factory, read_checkpoint
+from lightning_fusion.recipes.runner import Run
 
 
 def check_domains(data: FusionDataModule) -> None:
@@ -55,13 +41,13 @@ def check_domains(data: FusionDataModule) -> None:
         check_name(name, "data: the domain")
 
 
-def describe_data(data: FusionDataModule, seed: int) -> dict[str, Any]:
-    """What a run's record says about its data, as plain data."""
+def describe_data(data: FusionDataModule) -> dict[str, Any]:
+    """What a run's record says about its data, whatever its seeds are, as plain data."""
     named = type(data.data if isinstance(data, RoleDataModule) else data)
     return {
         "data": {"class_path": f"{named.__module__}.{named.__qualname__}", **dict(data.hparams)},
         "augmentation": repr(getattr(data, "augmentation", None)),
-        "content": _content(data.variant(seed=seed)),
+        "content": _content(data.variant(seed=0)),
     }
 
 
@@ -94,28 +80,44 @@ def describe(factory: Any) -> Any:
     return described if described is not None else getattr(factory, "__qualname__", type(factory).__qualname__)
 
 
+def stage_seed(seed: int, part: str | int) -> int:
+    """The seed of one training of a run's seed: parts have seeds of their own, whatever their order is.
+
+    Args:
+        seed: Of the run.
+        part: Name or number of what is trained.
+
+    Example:
+        >>> stage_seed(2, 1), stage_seed(2, "domain_0") != stage_seed(2, "domain_1")
+        (2001, True)
+    """
+    return (seed * 1000 + (part if isinstance(part, int) else int(digest(part)[:6], 16))) % 2**32
+
+
 class SeedRun:
     """One seed of a recipe: its experts, and what they say.
 
     Args:
+        run: The run of the recipe.
         data: The data, with this seed.
         seed: Of the experts' training.
-        folder: Of this seed's files.
-        report: Gathers the figures.
-        console: To print on.
-        trainer: Arguments of each Trainer.
+        part: Of the seed's folder, where a seed has several pools.
     """
 
-    def __init__(
-        self, data: FusionDataModule, seed: int, folder: Path, report: Report, console: Console, trainer: dict[str, Any]
-    ) -> None:
-        self.data, self.seed, self.folder, self.report, self.console = data, seed, folder, report, console
-        self.trainer_arguments = trainer
-        folder.mkdir(exist_ok=True)
+    def __init__(self, run: Run, data: FusionDataModule, seed: int, part: str = "") -> None:
+        self.run, self.data, self.seed = run, data, seed
+        self.report, self.console = run.report, run.console
+        self.stage = f"seed_{seed}/{part}".rstrip("/")
+        self.folder = run.folder / self.stage
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def trainer(self, stage: str, epochs: int = 1, callbacks: Sequence[Callback] = (), **facts: bool) -> Trainer:
+        """The Trainer of a stage of this seed, as :meth:`~lightning_fusion.recipes.trainers.Trainers.trainer`."""
+        return self.run.trainers.trainer(f"{self.stage}/{stage}", epochs, callbacks, **facts)
 
     # --------------------------------------------------------------- experts
 
-    def train_experts(self, arguments: dict[str, Any], epochs: int, precision: str) -> dict[str, Expert]:
+    def train_experts(self, arguments: dict[str, Any], epochs: int) -> dict[str, Expert]:
         """One expert per domain; those that are there already are taken as they are."""
         experts = {}
         data = {name: self.expert_rows(name) for name in self.data.domains}
@@ -123,11 +125,12 @@ class SeedRun:
             each.classes  # noqa: B018 a domain that cannot be learnt stops a run before anybody is trained
         for number, (name, rows) in enumerate(data.items()):
             label = f"seed {self.seed}  expert {number + 1}/{len(data)} {name}"
-            path = self.train_expert(f"experts/{name}", rows, arguments, epochs, precision, label)
+            path = self.train_expert(f"experts/{name}", rows, arguments, epochs, label)
             experts[name] = self.load_expert(path, arguments["network"])
-        write_text(self.folder / "pool.yaml", self._pool_yaml(experts))
-        if hasattr(self.data, "save_tokenizer") and not (self.folder / "tokenizer").is_dir():
-            self.data.save_tokenizer(self.folder / "tokenizer")
+        if first_process():
+            write_text(self.folder / "pool.yaml", self._pool_yaml(experts))
+            if hasattr(self.data, "save_tokenizer") and not (self.folder / "tokenizer").is_dir():
+                self.data.save_tokenizer(self.folder / "tokenizer")
         return experts
 
     def expert_rows(self, name: str) -> FusionDataModule:
@@ -139,7 +142,7 @@ class SeedRun:
         return Expert(network, str(path))
 
     def train_expert(
-        self, name: str, data: FusionDataModule, arguments: dict[str, Any], epochs: int, precision: str, label: str
+        self, name: str, data: FusionDataModule, arguments: dict[str, Any], epochs: int, label: str
     ) -> Path:
         """Train one expert, unless it is there already, and give the path of its checkpoint.
 
@@ -148,11 +151,10 @@ class SeedRun:
             data: To train on.
             arguments: Of :class:`~lightning_fusion.ExpertModule`.
             epochs: Passes over the data.
-            precision: Lightning's name of it.
             label: To print.
         """
-        seed = (self.seed * 1000 + int(digest(Path(name).name)[:6], 16)) % 2**32
-        return self.train(name, partial(self._expert_module, data, arguments), data, seed, epochs, precision, label)
+        seed = stage_seed(self.seed, Path(name).name)
+        return self.train(name, partial(self._expert_module, data, arguments), data, seed, epochs, label)
 
     @staticmethod
     def _expert_module(data: FusionDataModule, arguments: dict[str, Any]) -> ExpertModule:
@@ -170,7 +172,6 @@ class SeedRun:
         data: FusionDataModule,
         seed: int,
         epochs: int,
-        precision: str,
         label: str,
         metric: str = "accuracy",
         callbacks: Sequence[Callback] = (),
@@ -183,10 +184,9 @@ class SeedRun:
             data: To train on.
             seed: Of this training.
             epochs: Passes over the data.
-            precision: Lightning's name of it.
             label: To print.
             metric: Of the validation split, to print.
-            callbacks: Of the Trainer.
+            callbacks: Of this training.
 
         Raises:
             InputError: If the training diverged; there is no checkpoint then.
@@ -198,14 +198,15 @@ class SeedRun:
         start = time.perf_counter()
         seed_everything(seed, verbose=False)
         module = build()
-        trainer = self.trainer(epochs, precision=precision, callbacks=callbacks)
+        trainer = self.trainer(name, epochs, callbacks)
         trainer.fit(module, datamodule=data)
         if not all(bool(value.isfinite().all()) for value in module.network.state_dict().values()):  # type: ignore[union-attr]
             raise InputError(f"{label}: the training diverged, weights are NaN or infinite; lower the learning rate")
         save_weights(trainer, path)
         self.took("training", start)
-        value, took = float(trainer.callback_metrics[f"val_{metric}"]), time.perf_counter() - start
-        self.console.print(f"{label}: validation {metric} {value:.3f}, {took:.0f} s")
+        value = trainer.callback_metrics.get(f"val_{metric}")
+        said = "" if value is None else f"validation {metric} {float(value):.3f}, "
+        self.console.print(f"{label}: {said}{time.perf_counter() - start:.0f} s")
         return path
 
     def _pool_yaml(self, experts: dict[str, Expert]) -> str:
@@ -224,13 +225,83 @@ class SeedRun:
         """Ask the pool once, for features as well where wanted, and diagnose it."""
         start = time.perf_counter()
         pool = ExpertPool(experts, self.data.classes)
-        outputs = collect(pool, self.data, self.folder / "outputs", features=features, trainer=self.trainer(1))
+        trainer = self.trainer("outputs", logged=False)
+        outputs = collect(pool, self.data, self.folder / "outputs", features=features, trainer=trainer)
         self.took("asking experts", start)
         diagnosis = diagnose(outputs)
-        diagnosis.save(self.folder)
+        if first_process():
+            diagnosis.save(self.folder)
         if any(expert.leaks for expert in diagnosis.experts) or not diagnosis.worthwhile:
             self.report.notes.append(f"Seed {self.seed}: {diagnosis.findings[0]}")
         return outputs
+
+    def outputs_of(
+        self, name: str, experts: dict[str, Expert], data: Any, splits: Sequence[str], bar: bool = True
+    ) -> ExpertOutputs:
+        """Outputs that one table needs: nothing is kept, unless several processes have to share it.
+
+        Args:
+            name: Of these outputs.
+            experts: Whom to ask.
+            data: About what.
+            splits: About which splits.
+            bar: Show a progress bar.
+        """
+        folder = self.folder / "asked" / name if self.run.trainers.processes > 1 else None
+        trainer = self.trainer(name, logged=False, bar=bar)
+        pool = ExpertPool(experts, self.data.classes)
+        return collect(pool, data, folder, splits, trainer=trainer, overwrite=folder is not None)
+
+    # ---------------------------------------------------------------- fusers
+
+    def fit_fuser(
+        self,
+        name: str,
+        outputs: ExpertOutputs,
+        network: Callable[[int, int], nn.Module] | None = None,
+        epochs: int = 50,
+        batch_size: int | None = None,
+        *,
+        features: bool = False,
+        keep: bool = False,
+        validates: bool = True,
+        bar: bool = True,
+        **arguments: Any,
+    ) -> tuple[FoEFuserModule, dict[str, float]]:
+        """Train FoE on stored outputs, or take a kept one that read these experts.
+
+        Args:
+            name: Of the fuser.
+            outputs: What the experts said.
+            network: Called as ``network(num_inputs, num_outputs)``; the paper's MLP where None.
+            epochs: Passes over the rows.
+            batch_size: Rows of a batch; the paper's 128 where None, or as many fewer as give an epoch 16 steps (our
+                choice: on 135 rows two large steps per epoch learn nothing).
+            features: Read representations as well.
+            keep: Keep the weights as ``fusers/NAME.ckpt``.
+            validates: Watch the validation split.
+            bar: Show a progress bar.
+            **arguments: Of :class:`~lightning_fusion.FoEFuserModule`.
+
+        Returns:
+            The fuser in eval mode, and the metrics of its last epoch.
+        """
+        seed_everything(self.seed, verbose=False)
+        rows = batch_size or min(128, max(8, len(outputs["train"]) // 16))
+        data = OutputsDataModule(outputs, batch_size=rows, seed=self.seed, features=features)
+        facts = {**outputs.facts(), "feature_dims": data.feature_dims}
+        module = FoEFuserModule(**facts, network=network, seed=self.seed, **arguments)
+        path = self.folder / "fusers" / f"{name}.ckpt"
+        trainer = self.trainer(f"fusers/{name}", epochs, validates=validates, bar=bar)
+        kept = read_checkpoint(str(path)) if keep and path.is_file() else {}
+        if kept.get("experts") == outputs.experts:
+            module.load_state_dict(kept["state_dict"])
+            trainer.validate(module, datamodule=data, verbose=False)
+        else:
+            trainer.fit(module, datamodule=data)
+            if keep:
+                save_weights(trainer, path)
+        return module.eval(), {key: float(value) for key, value in trainer.callback_metrics.items()}
 
     # --------------------------------------------------------------- helpers
 
@@ -238,37 +309,19 @@ class SeedRun:
         """Count the seconds since ``start`` (of :func:`time.perf_counter`) as a part of the run."""
         self.report.seconds[what] = self.report.seconds.get(what, 0.0) + time.perf_counter() - start
 
-    def trainer(self, epochs: int, callbacks: Sequence[Callback] = (), **more: Any) -> Trainer:
-        """A Trainer that writes nothing but its progress bar."""
-        bar = [RichProgressBar(leave=False)] if more.get("enable_progress_bar", True) else []
-        return Trainer(
-            max_epochs=epochs,
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            callbacks=[*bar, *callbacks],
-            default_root_dir=str(self.folder),
-            **(self.trainer_arguments | more),
-        )
-
-
-@contextmanager
-def quiet_lightning() -> Any:
-    """Lightning greets once per Trainer; a recipe makes dozens."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
 
 def save_weights(trainer: Trainer, path: Path) -> None:
-    """Write a trained module's weights whole or not at all; another process may write the same file."""
+    """Write a trained module's weights whole or not at all; all processes wait until the file is there."""
     path.parent.mkdir(exist_ok=True, parents=True)
-    with atomic_write(path) as draft:
-        trainer.save_checkpoint(draft, weights_only=True)
+    if first_process():
+        with atomic_write(path) as draft:
+            trainer.save_checkpoint(draft, weights_only=True)
+    else:
+        trainer.save_checkpoint(path, weights_only=True)  # takes part, and writes nothing
+    trainer.strategy.barrier("weights are written")
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()

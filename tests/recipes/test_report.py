@@ -7,8 +7,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
-from lightning_fusion.errors import InputError
-from lightning_fusion.recipes.report import Report, claim_folder, paired_gain, write_text
+from lightning_fusion.recipes.report import Report, paired_gain
 
 
 class TestPairedGain:
@@ -107,64 +106,3 @@ class TestReport:
         assert "mean of 2 seeds" in text
         assert "+5.0" in text
         assert "A note." in text
-
-
-class TestClaimFolder:
-    def test_a_new_folder_is_made_and_the_same_run_taken_up(self, tmp_path):
-        folder = tmp_path / "new" / "run"
-        assert claim_folder(folder, "foe", {"a": (1, 2)}) == (folder, False)
-        (folder / "kept").touch()
-        assert claim_folder(folder, "foe", {"a": (1, 2)}) == (folder, True)
-        assert (folder / "kept").exists()
-
-    @pytest.mark.parametrize(
-        ("recipe", "config", "message"),
-        [
-            ("foe", {"a": 2}, r"differs in a\)"),
-            ("foe", {"a": 1, "b": 0}, r"differs in b\)"),
-            ("hat", {"a": 1}, "the recipe"),
-        ],
-    )
-    def test_another_run_is_refused_and_named(self, tmp_path, recipe, config, message):
-        claim_folder(tmp_path, "foe", {"a": 1})
-        with pytest.raises(InputError, match=f"holds another run .*{message}"):
-            claim_folder(tmp_path, recipe, config)
-
-    def test_overwrite_empties_a_run(self, tmp_path):
-        claim_folder(tmp_path, "foe", {"a": 1})
-        (tmp_path / "seed_0").mkdir()
-        assert claim_folder(tmp_path, "foe", {"a": 2}, overwrite=True) == (tmp_path, False)
-        assert os.listdir(tmp_path) == ["run.json"]
-
-    @pytest.mark.parametrize("overwrite", [False, True])
-    def test_foreign_files_are_never_touched(self, tmp_path, overwrite):
-        (tmp_path / "thesis.tex").write_text("all of it")
-        with pytest.raises(InputError, match="holds files that no recipe wrote"):
-            claim_folder(tmp_path, "foe", {}, overwrite)
-        assert (tmp_path / "thesis.tex").read_text() == "all of it"
-
-    def test_a_file_is_no_folder(self, tmp_path):
-        (tmp_path / "file").touch()
-        with pytest.raises(InputError, match="is a file; name a folder"):
-            claim_folder(tmp_path / "file", "foe", {})
-
-    def test_a_damaged_marker_is_another_run(self, tmp_path):
-        (tmp_path / "run.json").write_text("{")
-        with pytest.raises(InputError, match="holds another run"):
-            claim_folder(tmp_path, "foe", {"a": 1})
-
-
-def test_text_is_written_whole_or_not_at_all(tmp_path):
-    write_text(tmp_path / "file", "old")
-    with pytest.raises(TypeError):
-        write_text(tmp_path / "file", b"new")  # fails half-way
-    assert (tmp_path / "file").read_text() == "old"
-
-
-@pytest.mark.parametrize("marker", ["{}", '{"recipe": "foe", "config": {}}'])
-def test_overwrite_removes_nothing_that_no_recipe_wrote(tmp_path, marker):
-    (tmp_path / "run.json").write_text(marker)
-    (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(InputError, match=r"thesis\.tex"):
-        claim_folder(tmp_path, "foe", {"a": 1}, overwrite=True)
-    assert (tmp_path / "thesis.tex").read_text() == "x"

@@ -16,7 +16,7 @@ from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.recipes.report import Figures
-from lightning_fusion.recipes.seed_run import SeedRun
+from lightning_fusion.recipes.seed_run import SeedRun, stage_seed
 from lightning_fusion.schedules import Schedule
 
 PLAIN, COMPLEMENTARY = "plain", "ACoRL"
@@ -35,7 +35,6 @@ class Plan:
         schedule: Called with a strength, gives lambda's schedule.
         arguments: Of every member's module.
         branch: Further ones of the modules that train against others.
-        precision: Lightning's name of it.
     """
 
     network: Callable[[int], nn.Module]
@@ -46,7 +45,6 @@ class Plan:
     schedule: Callable[[float], Schedule]
     arguments: dict[str, Any]
     branch: dict[str, Any]
-    precision: str
 
 
 class ChainRun(SeedRun, ABC):
@@ -138,9 +136,8 @@ class ChainRun(SeedRun, ABC):
                 f"members/{name}",
                 build,
                 self.data,
-                seed=(self.seed * 1000 + number) % 2**32,
+                seed=stage_seed(self.seed, number),
                 epochs=plan.epochs,
-                precision=plan.precision,
                 label=f"seed {self.seed}  {name}",
                 metric=self.metric,
                 callbacks=self._callbacks(),

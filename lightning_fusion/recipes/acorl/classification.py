@@ -51,7 +51,8 @@ class ClassificationChains(ChainRun):
         start = time.perf_counter()
         pool = self._pool()
         self.experts = pool.members
-        self.outputs = collect(pool, self.data, self.folder / "outputs", features=True, trainer=self.trainer(1))
+        trainer = self.trainer("outputs", logged=False)
+        self.outputs = collect(pool, self.data, self.folder / "outputs", features=True, trainer=trainer)
         self.took("asking members", start)
         truth = self.outputs["val"].target
         self.validation = {
@@ -145,7 +146,7 @@ class ClassificationChains(ChainRun):
         rows = data.rows("train")
         module = ExpertModule(lambda _: head, classes=data.classes, optimizer=partial(torch.optim.AdamW, lr=_LATE_RATE))
         epochs = math.ceil(_LATE_STEPS * min(1, data.batch_size / len(rows)))
-        self.trainer(epochs, accelerator="cpu", limit_val_batches=0, enable_progress_bar=False).fit(module, data)
+        self.trainer("late_" + "_".join(chain), epochs, validates=False, bar=False).fit(module, data)
         with torch.no_grad():
             return module.eval()(data.rows("test").inputs)
 

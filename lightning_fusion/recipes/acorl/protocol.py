@@ -1,13 +1,13 @@
 """ACoRL's protocol: a chain of members, each against those before it, beside the same chain trained plainly."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from lightning import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from rich.console import Console
 from torch import nn
 
 from lightning_fusion import plotting
@@ -19,8 +19,10 @@ from lightning_fusion.files import digest
 from lightning_fusion.recipes.acorl.chains import COMPLEMENTARY, PLAIN, ChainRun, Plan
 from lightning_fusion.recipes.acorl.classification import ClassificationChains
 from lightning_fusion.recipes.acorl.verification import SpeakerChains
-from lightning_fusion.recipes.report import Figures, Report, claim_folder, paired_gain
-from lightning_fusion.recipes.seed_run import check_seeds, describe, describe_data, expert_data, quiet_lightning
+from lightning_fusion.recipes.report import Figures, Report, paired_gain
+from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, quiet_lightning, run_recipe
+from lightning_fusion.recipes.seed_run import describe, describe_data, expert_data
+from lightning_fusion.recipes.trainers import Trainers
 from lightning_fusion.schedules import DANNRamp, Schedule
 
 _ATTRIBUTION_ROWS = 64
@@ -44,8 +46,7 @@ def acorl(
     label_smoothing: float = 0.0,
     mixup: float = 0.0,
     attribution_rows: int | None = None,
-    accelerator: str = "auto",
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true",
+    trainer: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Report:
     """Grow a chain of complementary members and a plain one, fuse both, and compare them pair by pair.
@@ -81,8 +82,7 @@ def acorl(
         mixup: Of the members, its alpha; 0 turns it off; not for speakers.
         attribution_rows: Test samples whose integrated gradients are compared; 64 where None, 0 leaves that out. Not
             for speakers: unseen ones have no class whose logit could be explained.
-        accelerator: Lightning's name of the device.
-        precision: Lightning's name of the precision of the members.
+        trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` says which.
         overwrite: Replace another run in ``output``.
 
     Returns:
@@ -105,7 +105,6 @@ def acorl(
     data = expert_data(data)
     data.prepare_data()
     data.setup("fit")  # once: the seeds share what is in memory
-    of_seed: dict[int, Any] = {seed: data.variant(seed=seed) for seed in seeds}
     arguments: dict[str, Any] = {"optimizer": optimizer, "scheduler": scheduler, "features": features}
     own: dict[str, Any] = {"label_smoothing": label_smoothing, "mixup": mixup, "attribution_rows": attribution_rows}
     kind: type[ChainRun]
@@ -116,18 +115,17 @@ def acorl(
                 f"remove {' and '.join(given)}"
             )
         kind, own, more = SpeakerChains, {}, {}
-        trials = [variant.trials(split) for variant in of_seed.values() for split in ("val", "test")]
-        recorded = {"trials": digest(*(part for each in trials for part in each))}
+        first: Any = data.variant(seed=0)
+        recorded = {"trials": digest(*(part for split in ("val", "test") for part in first.trials(split)))}
     else:
         kind, more = ClassificationChains, {"attribution_rows": own.pop("attribution_rows")}
         if attribution_rows is None:
             more["attribution_rows"] = _ATTRIBUTION_ROWS
         recorded = own | more
     config = {
-        **describe_data(data, seeds[0]),
+        **describe_data(data),
         "network": describe(network),
         "features": features,
-        "seeds": seeds,
         "members": members,
         "epochs": epochs,
         "strengths": strengths,
@@ -138,20 +136,12 @@ def acorl(
         "optimizer": describe(optimizer),
         "scheduler": describe(scheduler),
         **recorded,
-        "precision": precision,
     }
     with quiet_lightning():
-        trainer = Trainer(
-            accelerator=accelerator, devices=1, precision=precision, logger=False, enable_checkpointing=False
-        )
-        _check_network(network, features, data, trainer, "network")
+        tried_by = Trainers(trainer, output).trainer("check", logged=False, bar=False)
+        _check_network(network, features, data, tried_by, "network")
         if larger is not None:
-            _check_network(larger, features, data, trainer, "larger (null leaves it out)")
-    folder, resumed = claim_folder(output, "acorl", config, overwrite)
-    console = Console(markup=False)
-    if resumed:
-        console.print(f"going on with the run in {folder}")
-    report = Report("acorl", config, metric=kind.metric, title=kind.title, beside=kind.beside)
+            _check_network(larger, features, data, tried_by, "larger (null leaves it out)")
     plan = Plan(
         network=network,
         larger=larger,
@@ -161,34 +151,59 @@ def acorl(
         schedule=schedule or DANNRamp,
         arguments=arguments | own,
         branch={"dissimilarity": dissimilarity, "projection": projection},
-        precision=precision,
     )
-    runs = []
-    with quiet_lightning():
-        for seed in seeds:
-            run = kind(
-                of_seed[seed], seed, folder / f"seed_{seed}", report, console, {"accelerator": accelerator}, **more
-            )
-            run.grow(plan)
-            run.ask()
-            runs.append(run)
-        chosen = _choose(runs, strengths, tried)
-        for run in runs:
-            run.score(chosen)
-    last, main = runs[-1], kind.method(COMPLEMENTARY)
-    report.data = {
-        **last.facts(),
-        "members": members,
-        "strength of the table": f"{chosen:g}" + (", picked by validation" if len(strengths) > 1 else ""),
-    }
-    report.text = [*_comparison(report, kind), "", *_strength_table(report, kind, tried), "", *_likeness(report, kind)]
-    if more_text := last.text(seeds):
-        report.text += ["", *more_text]
-    report.notes += [*last.notes(), *_signs(report, kind, chosen)]
-    report.save(folder, main)  # the results are safe before anything is drawn
-    report.save(folder, main, _figures(report, kind, tried) | last.figures())
-    report.print(main, folder, console)
-    return report
+    recipe = _ACoRL(
+        name="acorl",
+        main=kind.method(COMPLEMENTARY),
+        config=config,
+        metric=kind.metric,
+        title=kind.title,
+        beside=kind.beside,
+        data=data,
+        kind=kind,
+        more=more,
+        plan=plan,
+        strengths=strengths,
+    )
+    return run_recipe(recipe, output, seeds, trainer, overwrite)
+
+
+@dataclass(kw_only=True)
+class _ACoRL(Recipe):
+    data: FusionDataModule
+    kind: type[ChainRun]
+    more: dict[str, Any]
+    """Further arguments of the kind."""
+    plan: Plan
+    strengths: list[float]
+    """As they were given: 0 among them allows the plain chain."""
+    chains: list[ChainRun] = field(default_factory=list)
+
+    def run_seed(self, run: Run, seed: int) -> None:
+        """Train both chains and ask their members; they are scored when all seeds have chosen the strength."""
+        one = self.kind(run, self.data.variant(seed=seed), seed, **self.more)
+        one.grow(self.plan)
+        one.ask()
+        self.chains.append(one)
+
+    def conclude(self, run: Run) -> None:
+        """Choose the strength, score all seeds with it, and say what came of it."""
+        report, kind, tried, last = run.report, self.kind, self.plan.strengths, self.chains[-1]
+        chosen = _choose(self.chains, self.strengths, tried)
+        for one in self.chains:
+            one.score(chosen)
+        report.data = {
+            **last.facts(),
+            "members": self.plan.members,
+            "strength of the table": f"{chosen:g}" + (", picked by validation" if len(self.strengths) > 1 else ""),
+        }
+        parts = _comparison(report, kind), _strength_table(report, kind, tried), _likeness(report, kind)
+        report.text = [line for part in (*parts, last.text(run.seeds)) if part for line in ("", *part)][1:]
+        report.notes += [*last.notes(), *_signs(report, kind, chosen)]
+
+    def figures(self, run: Run) -> Figures:
+        """Each strength against the plain chain, and what the kind of data has beside."""
+        return _figures(run.report, self.kind, self.plan.strengths) | self.chains[-1].figures()
 
 
 def _check_network(

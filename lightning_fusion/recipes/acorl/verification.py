@@ -15,11 +15,13 @@ from lightning_fusion.acorl.fusion import CalibratedFusion, average_scores
 from lightning_fusion.acorl.verification import ACoRLVerificationModule
 from lightning_fusion.callbacks.scheduled import ScheduledAttribute
 from lightning_fusion.data.base import as_batch
+from lightning_fusion.errors import InputError
+from lightning_fusion.experts.outputs.collect import first_process
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.metrics import heldout_linear_r2, linear_cka
 from lightning_fusion.recipes.acorl.chains import COMPLEMENTARY, PLAIN, ChainRun, pairs_of
 from lightning_fusion.recipes.report import Figures
-from lightning_fusion.recipes.seed_run import source_of
+from lightning_fusion.recipes.seed_run import barrier, source_of
 from lightning_fusion.schedules import Linear
 from lightning_fusion.store import ArrayStore, MissingStoreError, StoreWriter
 from lightning_fusion.verification.error_rates import bootstrap_eer, equal_error_rate, error_curve, min_dcf
@@ -74,13 +76,16 @@ class SpeakerChains(ChainRun):
             stored = ArrayStore(folder, _EMBEDDINGS)
         if stored is None or stored.metadata != facts:
             listener = _Listener(pool)
-            trainer = self.trainer(1)
+            trainer = self.trainer(f"embeddings_{split}", logged=False)
             run = trainer.validate if split == "val" else trainer.test
             run(listener, datamodule=self.data, verbose=False)
-            with StoreWriter(folder, _EMBEDDINGS, overwrite=True) as writer:
-                for name, values in listener.heard().items():
-                    writer[name] = values
-                writer.commit(facts)
+            heard = listener.heard()
+            if first_process():
+                with StoreWriter(folder, _EMBEDDINGS, overwrite=True) as writer:
+                    for name, values in heard.items():
+                        writer[name] = values
+                    writer.commit(facts)
+            barrier()
             stored = ArrayStore(folder, _EMBEDDINGS, verify=False)
         kept = {name: torch.from_numpy(np.array(stored[name])) for name in ("index", *prints)}
         return kept.pop("index"), kept
@@ -216,6 +221,16 @@ class _Listener(LightningModule):
         self.validation_step(batch, batch_idx)
 
     def heard(self) -> dict[str, np.ndarray]:
-        """Rows of all batches in the order of their sample numbers."""
-        index, order = torch.cat(self.index).sort()
-        return {"index": index.numpy()} | {name: torch.cat(parts)[order].numpy() for name, parts in self.found.items()}
+        """Rows of all batches of all processes, each once, in the order of their sample numbers."""
+        if not self.index:
+            raise InputError(
+                "trainer.strategy: its processes end with each stage, and what they heard is lost; give strategy: ddp"
+            )
+        own = {"index": torch.cat(self.index)} | {name: torch.cat(parts) for name, parts in self.found.items()}
+        shards: list[Any] = [own]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            shards = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(shards, own)
+        whole = {name: torch.cat([shard[name] for shard in shards]).numpy() for name in own}
+        _, first = np.unique(whole["index"], return_index=True)
+        return {name: values[first] for name, values in whole.items()}

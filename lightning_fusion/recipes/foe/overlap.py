@@ -6,16 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import seed_everything
 
 from lightning_fusion import plotting
 from lightning_fusion.baselines import BestSingle, LogisticStacking, SoftmaxAverage, oracle_selection
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.views.overlap import OverlapDataModule
 from lightning_fusion.errors import InputError
-from lightning_fusion.experts.outputs.datamodule import OutputsDataModule
 from lightning_fusion.experts.outputs.store import ExpertOutputs
-from lightning_fusion.foe.module import FoEFuserModule
 from lightning_fusion.recipes.report import MEANS, Figures, Report, paired_gain
 from lightning_fusion.recipes.seed_run import SeedRun
 
@@ -51,16 +48,11 @@ class OverlapRun(SeedRun):
         """What the expert of a domain is trained on."""
         return OverlapDataModule(self.data.variant(role="expert", domain=None), name, self.overlap)
 
-    def study(self, expert: dict[str, Any], epochs: int, precision: str, fuser: Any, fuser_epochs: int) -> None:
+    def study(self, expert: dict[str, Any], epochs: int, fuser: dict[str, Any]) -> None:
         """Train the experts, ask them, fuse them, and add a row for each rule."""
-        outputs = self.collect(self.train_experts(expert, epochs, precision))
+        outputs = self.collect(self.train_experts(expert, epochs))
         start = time.perf_counter()
-        seed_everything(self.seed, verbose=False)
-        rows = min(128, max(8, len(outputs["train"]) // 16))
-        module = FoEFuserModule(**outputs.facts(), network=fuser, seed=self.seed)
-        data = OutputsDataModule(outputs, batch_size=rows, seed=self.seed)
-        self.trainer(fuser_epochs, accelerator="cpu").fit(module, datamodule=data)
-        module.eval()
+        module, _ = self.fit_fuser("label", outputs, fuser["network"], fuser["epochs"])
         with torch.no_grad():
             fused = module.fuse(torch.from_numpy(outputs.concatenated("test"))).argmax(1).numpy()
         train, test = outputs.scattered("train"), outputs.scattered("test")

@@ -2,15 +2,14 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning import Trainer, seed_everything
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from rich.console import Console
 from torch import Tensor, nn
 
 from lightning_fusion import plotting
@@ -18,25 +17,14 @@ from lightning_fusion.baselines import BASELINES, oracle_expert, oracle_selectio
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.views.role import with_roles
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.outputs.collect import collect
-from lightning_fusion.experts.outputs.datamodule import OutputsDataModule
+from lightning_fusion.experts.outputs.collect import first_process
 from lightning_fusion.experts.outputs.store import ExpertOutputs
-from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.foe.fusers import MLPFuser
 from lightning_fusion.foe.module import FoEFuserModule, failure_signs
-from lightning_fusion.hyperparameters import read_checkpoint
 from lightning_fusion.recipes.foe.overlap import OverlapRun, check_overlaps, overlap_figure, overlap_table
-from lightning_fusion.recipes.report import Figures, Report, claim_folder
-from lightning_fusion.recipes.seed_run import (
-    SeedRun,
-    check_domains,
-    check_seeds,
-    describe,
-    describe_data,
-    quiet_lightning,
-    save_weights,
-    source_of,
-)
+from lightning_fusion.recipes.report import Figures, Report
+from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
+from lightning_fusion.recipes.seed_run import SeedRun, check_domains, describe, describe_data, source_of
 
 MAIN = "FoE (label)"
 FUSERS: dict[str, dict[str, Any]] = {
@@ -74,8 +62,7 @@ def foe(
     centralised: bool = True,
     single_expert: bool = False,
     overlaps: list[float] | None = None,
-    accelerator: str = "auto",
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true",
+    trainer: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Report:
     """Train one expert per domain, fuse them, and compare with every baseline on the same rows.
@@ -111,8 +98,7 @@ def foe(
             that reads it alone, and the one that is best on the fuser's validation rows is tested.
         overlaps: Shares of each expert's training rows, from 0 to 1, that are drawn from all domains: for each, experts
             are trained and fused anew, and a picture shows where fusing stops to pay. The test and fuser rows stay.
-        accelerator: Lightning's name of the device.
-        precision: Lightning's name of the precision of the experts.
+        trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` says which.
         overwrite: Replace another run in ``output``.
 
     Returns:
@@ -131,89 +117,101 @@ def foe(
     data = with_roles(data)
     data.prepare_data()
     check_domains(data)
+    shares = check_overlaps(overlaps or [])
+    measure = metric.replace("_", " ")
+    expert = {"optimizer": optimizer, "scheduler": scheduler, "label_smoothing": label_smoothing, "mixup": mixup}
     config = {
-        **describe_data(data, seeds[0]),
+        **describe_data(data),
         "network": describe(network),
-        "seeds": seeds,
         "expert_epochs": expert_epochs,
         "fuser_epochs": fuser_epochs,
         "fuser_batch_size": fuser_batch_size,
         "fuser": describe(fuser),
         "features": features,
         "average_share": average_share,
-        "optimizer": describe(optimizer),
-        "scheduler": describe(scheduler),
-        "label_smoothing": label_smoothing,
-        "mixup": mixup,
+        **{name: describe(value) if callable(value) else value for name, value in expert.items()},
         "metric": metric,
         "centralised": centralised,
         "single_expert": single_expert,
         "overlaps": overlaps,
-        "precision": precision,
     }
-    folder, resumed = claim_folder(output, "foe", config, overwrite)
-    console = Console(markup=False)
-    if resumed:
-        console.print(f"going on with the run in {folder}")
-    measure = metric.replace("_", " ")
-    report = Report("foe", config, metric=measure, title=f"test {measure}")
-    shares = check_overlaps(overlaps or [])
-    main = MAIN if features is None else WITH_FEATURES
-    with quiet_lightning():
-        for seed in seeds:
-            run = _Seed(
-                data.variant(seed=seed), seed, folder / f"seed_{seed}", report, console, {"accelerator": accelerator}
+    recipe = _FoE(
+        name="foe",
+        main=MAIN if features is None else WITH_FEATURES,
+        config=config,
+        metric=measure,
+        title=f"test {measure}",
+        data=data,
+        expert={"network": network, "features": features, **expert},
+        expert_epochs=expert_epochs,
+        fuser={"network": fuser, "epochs": fuser_epochs, "batch_size": fuser_batch_size},
+        average_share=average_share,
+        centralised=centralised,
+        single_expert=single_expert,
+        overlaps=shares,
+    )
+    return run_recipe(recipe, output, seeds, trainer, overwrite)
+
+
+@dataclass(kw_only=True)
+class _FoE(Recipe):
+    data: FusionDataModule
+    expert: dict[str, Any]
+    """Arguments of the experts' modules."""
+    expert_epochs: int
+    fuser: dict[str, Any]
+    """Network, epochs and batch size of the fusers."""
+    average_share: float
+    centralised: bool
+    single_expert: bool
+    overlaps: list[float]
+
+    def run_seed(self, run: Run, seed: int) -> None:
+        """Train the experts, ask them, and train and test fusers and baselines."""
+        one = _Seed(run, self.data.variant(seed=seed), seed)
+        experts = one.train_experts(self.expert, self.expert_epochs)
+        self.outputs = one.collect(experts, features=self.expert["features"] is not None)
+        one.fit_fusers(self.outputs, self.fuser, self.average_share)
+        if self.single_expert:
+            one.fit_on_single_experts(self.outputs, self.fuser)
+        one.score_rules(self.outputs)
+        if self.centralised:
+            one.score_centralised(self.expert, self.expert_epochs)
+        for share in self.overlaps:
+            among = OverlapRun(run, one.data, seed, f"overlap_{share:g}", overlap=share, main=MAIN)
+            among.study(self.expert, self.expert_epochs, self.fuser)
+
+    def conclude(self, run: Run) -> None:
+        """Say what the data were, and what is better than FoE."""
+        report, outputs = run.report, self.outputs
+        report.data = {
+            "source": source_of(self.data),
+            "classes": len(outputs.classes),
+            "class names": shorten(outputs.classes, 20),
+            "experts": len(outputs.names),
+            "expert names": shorten(outputs.names, 20),
+            "rows": ", ".join(f"{name} {len(part)}" for name, part in outputs.splits.items()),
+        }
+        best = max(BASELINES, key=lambda name: float(np.mean(report.values(name, self.metric))))
+        behind = np.mean(report.values(best, self.metric)) - np.mean(report.values(self.main, self.metric))
+        if behind > 0.02:
+            report.notes.append(
+                f"{self.main} is {100 * behind:.1f} points below {best}: take that, or give the fuser more rows (it "
+                f"had {len(outputs['train'])})."
             )
-            expert_arguments = {
-                "network": network,
-                "features": features,
-                "optimizer": optimizer,
-                "scheduler": scheduler,
-                "label_smoothing": label_smoothing,
-                "mixup": mixup,
-            }
-            experts = run.train_experts(expert_arguments, expert_epochs, precision)
-            outputs = run.collect(experts, features=features is not None)
-            run.fit_fusers(outputs, fuser, fuser_epochs, fuser_batch_size, average_share)
-            if single_expert:
-                run.fit_on_single_experts(outputs, fuser, fuser_epochs, fuser_batch_size)
-            run.score_rules(outputs)
-            if centralised:
-                run.score_centralised(expert_arguments, expert_epochs, precision)
-            for share in shares:
-                part = folder / f"seed_{seed}" / f"overlap_{share:g}"
-                among = OverlapRun(
-                    run.data, seed, part, report, console, run.trainer_arguments, overlap=share, main=MAIN
-                )
-                among.study(expert_arguments, expert_epochs, precision, fuser, fuser_epochs)
-    report.data = {
-        "source": source_of(data),
-        "classes": len(outputs.classes),
-        "class names": shorten(outputs.classes, 20),
-        "experts": len(outputs.names),
-        "expert names": shorten(outputs.names, 20),
-        "rows": ", ".join(f"{name} {len(part)}" for name, part in outputs.splits.items()),
-    }
-    best = max(BASELINES, key=lambda name: float(np.mean(report.values(name, measure))))
-    behind = np.mean(report.values(best, measure)) - np.mean(report.values(main, measure))
-    if behind > 0.02:
-        report.notes.append(
-            f"{main} is {100 * behind:.1f} points below {best}: take that, or give the fuser more rows (it had "
-            f"{len(outputs['train'])})."
-        )
-    sizes = np.bincount(outputs["test"].target, minlength=len(outputs.classes)) / len(outputs["test"])
-    if metric == "accuracy" and sizes.max() * len(outputs.classes) > 1.5:
-        report.notes.append(
-            f"{sizes.max():.0%} of the test rows are {outputs.classes[sizes.argmax()]}: accuracy "
-            "rewards guessing it; metric: balanced_accuracy counts all classes alike."
-        )
-    if shares:
-        report.text = overlap_table(report, shares, MAIN)
-    report.save(folder, main)  # the results are safe before anything is drawn
-    figures = _figures(report, folder, outputs, seeds[-1], main)
-    report.save(folder, main, figures | (overlap_figure(report, shares, MAIN) if shares else {}))
-    report.print(main, folder, console)
-    return report
+        sizes = np.bincount(outputs["test"].target, minlength=len(outputs.classes)) / len(outputs["test"])
+        if self.metric == "accuracy" and sizes.max() * len(outputs.classes) > 1.5:
+            report.notes.append(
+                f"{sizes.max():.0%} of the test rows are {outputs.classes[sizes.argmax()]}: accuracy "
+                "rewards guessing it; metric: balanced_accuracy counts all classes alike."
+            )
+        if self.overlaps:
+            report.text = overlap_table(report, self.overlaps, MAIN)
+
+    def figures(self, run: Run) -> Figures:
+        """Accuracy by domain, confusion, and whom the fuser listens to; where fusing stops to pay."""
+        drawn = _figures(run.report, run.folder, self.outputs, run.seeds[-1], self.main)
+        return drawn | (overlap_figure(run.report, self.overlaps, MAIN) if self.overlaps else {})
 
 
 class _Seed(SeedRun):
@@ -221,9 +219,7 @@ class _Seed(SeedRun):
 
     # ---------------------------------------------------------------- fusers
 
-    def fit_fusers(
-        self, outputs: ExpertOutputs, network: Any, epochs: int, batch_size: int | None, average_share: float
-    ) -> None:
+    def fit_fusers(self, outputs: ExpertOutputs, fuser: dict[str, Any], average_share: float) -> None:
         """Train and test FoE with each kind of target, and with features where the store holds them."""
         owned = all(outputs.owners(split).any() for split in ("train", "val"))
         mixed = FUSERS[MAIN] | {"average_share": average_share}
@@ -236,17 +232,14 @@ class _Seed(SeedRun):
                 continue
             start = time.perf_counter()
             name = method.replace("FoE (", "").replace(")", "").replace(", ", "_").replace(" ", "_")
-            path = self.folder / "fusers" / f"{name}.ckpt"
-            module, trainer = self._fit_fuser(
-                outputs, network, epochs, batch_size, arguments, features=method == WITH_FEATURES, path=path
-            )
-            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            read = {"features": method == WITH_FEATURES, "keep": True}
+            module, metrics = self.fit_fuser(name, outputs, **fuser, **read, **arguments)
             for sign in failure_signs(metrics, module.target):
                 self.report.notes.append(f"Seed {self.seed}, {method}: {sign}")
             self._score_fuser(module, outputs, method, main=method == next(iter(with_features or kinds)))
             self.took("training fusers", start)
 
-    def fit_on_single_experts(self, outputs: ExpertOutputs, network: Any, epochs: int, batch_size: int | None) -> None:
+    def fit_on_single_experts(self, outputs: ExpertOutputs, fuser: dict[str, Any]) -> None:
         """Train fusers that read one expert each, and test the best on the validation rows."""
         truth = np.asarray(outputs["val"].target)
         for method, arguments in ONE_EXPERT.items():
@@ -256,9 +249,11 @@ class _Seed(SeedRun):
             fitted: dict[str, FoEFuserModule] = {}
             first = 0
             for name, labels in outputs.expert_classes.items():
-                reader = partial(_OneExpert, first=first, count=len(labels), network=network or MLPFuser)
+                network = fuser["network"] or MLPFuser
+                reader = partial(_OneExpert, first=first, count=len(labels), network=network)
                 first += len(labels)
-                fitted[name] = self._fit_fuser(outputs, reader, epochs, batch_size, arguments)[0].eval()
+                stage = f"{arguments['target']}_of_{name}"
+                fitted[name], _ = self.fit_fuser(stage, outputs, **(fuser | {"network": reader}), **arguments)
                 with torch.no_grad():
                     answer = fitted[name].fuse(torch.from_numpy(outputs.concatenated("val"))).argmax(1).numpy()
                 accuracy = float((answer == truth).mean())
@@ -268,36 +263,8 @@ class _Seed(SeedRun):
             self._score_fuser(fitted[best[1]], outputs, method)
             self.took("training fusers", start)
 
-    def _fit_fuser(
-        self,
-        outputs: ExpertOutputs,
-        network: Any,
-        epochs: int,
-        batch_size: int | None,
-        arguments: dict[str, Any],
-        features: bool = False,
-        path: Path | None = None,
-    ) -> tuple[FoEFuserModule, Trainer]:
-        """A trained fuser, and the Trainer that validated it; a run that goes on takes it from ``path``."""
-        seed_everything(self.seed, verbose=False)
-        rows = batch_size or min(128, max(8, len(outputs["train"]) // 16))
-        data = OutputsDataModule(outputs, batch_size=rows, seed=self.seed, features=features)
-        dims = data.feature_dims
-        module = FoEFuserModule(**outputs.facts(), feature_dims=dims, network=network, seed=self.seed, **arguments)
-        trainer = self.trainer(epochs, accelerator="cpu")
-        kept = read_checkpoint(str(path)) if path is not None and path.is_file() else {}
-        if kept.get("experts") == outputs.experts:
-            module.load_state_dict(kept["state_dict"])
-            trainer.validate(module, datamodule=data, verbose=False)
-            return module, trainer
-        trainer.fit(module, datamodule=data)
-        if path is not None:
-            save_weights(trainer, path)
-        return module, trainer
-
     def _score_fuser(self, module: FoEFuserModule, outputs: ExpertOutputs, method: str, main: bool = False) -> None:
         part = outputs["test"]
-        module.eval()
         with torch.no_grad():
             given = torch.from_numpy(outputs.concatenated("test", bool(module.feature_dims)))
             logits = module.fuse(given)
@@ -308,7 +275,8 @@ class _Seed(SeedRun):
         prediction = logits.argmax(1).numpy()
         self._score(method, prediction == part.target, outputs)
         if main:
-            np.save(self.folder / "fused.npy", prediction)
+            if first_process():
+                np.save(self.folder / "fused.npy", prediction)
             self._listen(module, outputs)
 
     def _listen(self, module: FoEFuserModule, outputs: ExpertOutputs) -> None:
@@ -345,14 +313,12 @@ class _Seed(SeedRun):
         self._score("oracle selection (some expert right)", oracle_selection(test, truth), outputs)
         self.took("baselines", start)
 
-    def score_centralised(self, arguments: dict[str, Any], epochs: int, precision: str) -> None:
+    def score_centralised(self, arguments: dict[str, Any], epochs: int) -> None:
         """One model on the data of all experts: what sharing the data would give."""
         data = self.data.variant(role="expert", domain=None)
-        path = self.train_expert(
-            "centralised", data, arguments, epochs, precision, f"seed {self.seed}  centralised model"
-        )
-        pool = ExpertPool({"centralised": self.load_expert(path, arguments["network"])}, self.data.classes)
-        outputs = collect(pool, self.data, splits=["test"], trainer=self.trainer(1))
+        path = self.train_expert("centralised", data, arguments, epochs, f"seed {self.seed}  centralised model")
+        expert = {"centralised": self.load_expert(path, arguments["network"])}
+        outputs = self.outputs_of("centralised", expert, self.data, ["test"])
         right = outputs.scattered("test")[:, 0].argmax(1) == outputs["test"].target
         self._score("centralised model (shares data)", right, outputs)
 

@@ -1,12 +1,12 @@
 """FrugalFoE's protocol: one policy, its whole accuracy-cost curve, and what it must beat at the same cost."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from rich.console import Console
 from torch import nn
 
 from lightning_fusion.data.base import FusionDataModule
@@ -19,16 +19,9 @@ from lightning_fusion.frugal.policy import FrugalFoE
 from lightning_fusion.recipes.frugal.report import abstention_table, figures, sensitivity_table
 from lightning_fusion.recipes.frugal.rows import ANSWERED, MAIN, NOBODY, TRADE_OFFS
 from lightning_fusion.recipes.frugal.study import _Study
-from lightning_fusion.recipes.report import Report, claim_folder
-from lightning_fusion.recipes.seed_run import (
-    SeedRun,
-    check_domains,
-    check_seeds,
-    describe,
-    describe_data,
-    quiet_lightning,
-    source_of,
-)
+from lightning_fusion.recipes.report import Figures, Report
+from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
+from lightning_fusion.recipes.seed_run import SeedRun, check_domains, describe, describe_data, source_of
 
 
 def frugal(
@@ -53,8 +46,7 @@ def frugal(
     validation_rows: int | None = None,
     test_rows: int | None = None,
     unseen_domains: list[str] | None = None,
-    accelerator: str = "auto",
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true",
+    trainer: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Report:
     """Fit FrugalFoE, draw its accuracy-cost curve, and compare it with cheaper and dearer rules on the same rows.
@@ -92,8 +84,7 @@ def frugal(
         unseen_domains: Out of distribution: the policy, and every rule, learns from rows of other domains alone, and is
             tested on rows of these. Their experts may still be asked. The policy of all domains' rows is a row of
             the table, for comparison.
-        accelerator: Lightning's name of the device.
-        precision: Lightning's name of the precision of the experts.
+        trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` says which.
         overwrite: Replace another run in ``output``.
 
     Returns:
@@ -128,7 +119,6 @@ def frugal(
         raise InputError(f"trade_offs: found {trade_offs}; expected numbers >= 0")
     prices = sorted({*(trade_offs or TRADE_OFFS), trade_off}, reverse=True)
     config = {
-        "seeds": seeds,
         "costs": costs,
         **policy_arguments,
         "trade_offs": prices,
@@ -138,107 +128,135 @@ def frugal(
         "test_rows": test_rows,
         "unseen_domains": unseen_domains,
     }
-    opened: list[ExpertOutputs] = []
+    expert = {"optimizer": optimizer, "scheduler": scheduler, "label_smoothing": label_smoothing, "mixup": mixup}
+    opened: dict[int, ExpertOutputs] = {}
     if stores is not None:
-        opened = [ExpertOutputs.open(store) for store in stores]
-        config["stores"] = [store.fingerprints | {"experts": store.experts} for store in opened]
+        opened = {seed: ExpertOutputs.open(store) for seed, store in zip(seeds, stores, strict=True)}
     else:
         assert data is not None
         data = with_roles(data)
         data.prepare_data()
         check_domains(data)
-        config |= describe_data(data, seeds[0]) | {
-            "network": describe(network),
-            "expert_epochs": expert_epochs,
-            "optimizer": describe(optimizer),
-            "scheduler": describe(scheduler),
-            "label_smoothing": label_smoothing,
-            "mixup": mixup,
-            "precision": precision,
+        config |= describe_data(data) | {"network": describe(network), "expert_epochs": expert_epochs}
+        config |= {name: describe(value) if callable(value) else value for name, value in expert.items()}
+    for names in [store.names for store in opened.values()] if data is None else [data.domains]:
+        _check_costs(costs, names)
+    recipe = _Frugal(
+        name="frugal",
+        main=MAIN,
+        config=config,
+        title="test accuracy at the mean cost of FrugalFoE",
+        beside=("cost", "area"),
+        data=data,
+        source=source_of(data) if data is not None else shorten(stores or []),
+        stores=opened,
+        expert={"network": network, **expert},
+        expert_epochs=expert_epochs,
+        costs=costs,
+        policy=policy_arguments,
+        trade_offs=prices,
+        variants=variants,
+        exhaustive=exhaustive,
+        rows={"train": validation_rows, "test": test_rows},
+        unseen=unseen_domains or [],
+    )
+    return run_recipe(recipe, output, seeds, trainer, overwrite)
+
+
+def _check_costs(costs: Any, names: list[str]) -> None:
+    if isinstance(costs, list) and len(costs) != len(names):
+        raise InputError(f"costs: found {len(costs)} for {len(names)} experts ({shorten(names)})")
+    if isinstance(costs, dict) and set(costs) != set(names):
+        differ = shorten(sorted(set(costs) ^ set(names)))
+        raise InputError(f"costs: expected one for each of {shorten(names)}; found {shorten(costs)}: {differ}")
+
+
+@dataclass(kw_only=True)
+class _Frugal(Recipe):
+    data: FusionDataModule | None
+    source: str
+    stores: dict[int, ExpertOutputs]
+    """What the experts said, by seed, where no data are given."""
+    expert: dict[str, Any]
+    """Arguments of the experts' modules."""
+    expert_epochs: int
+    costs: Any
+    policy: dict[str, Any]
+    trade_offs: list[float]
+    variants: bool
+    exhaustive: bool
+    rows: dict[str, int | None]
+    unseen: list[str]
+
+    def of_seeds(self, seeds: Sequence[int]) -> dict[int, Any]:
+        """The stores; the data are those of all seeds."""
+        found = {seed: store.fingerprints | {"experts": store.experts} for seed, store in self.stores.items()}
+        return {seed: found.get(seed) for seed in seeds}
+
+    def run_seed(self, run: Run, seed: int) -> None:
+        """Train the experts and ask them, or read their store; fit the policy and compare it."""
+        price = self.costs if isinstance(self.costs, list | dict) else None
+        folder = run.folder / f"seed_{seed}"
+        if self.data is None:
+            outputs = self.stores[seed]
+            folder.mkdir(exist_ok=True)
+        else:
+            one = SeedRun(run, self.data.variant(seed=seed), seed)
+            experts = one.train_experts(self.expert, self.expert_epochs)
+            outputs = one.collect(experts)
+            if self.costs in ("flops", "latency"):
+                price = measure_costs(ExpertPool(experts, outputs.classes), _example(one.data), self.costs)
+        self.last = study = _Study(outputs, price, self.rows, self.unseen, seed, self.trade_offs, run)
+        study.study_policy(self.policy, folder / "policy")
+        if self.unseen:
+            study.study_seen(self.policy)
+        if self.variants:
+            study.study_variants(self.policy)
+        study.study_baselines(self.exhaustive)
+        study.compare()
+        study.study_sensitivity()
+
+    def conclude(self, run: Run) -> None:
+        """Say what the policy is, how it abstains, and whether it is worth anything."""
+        report, last = run.report, self.last
+        report.data = {
+            "source": self.source,
+            "classes": len(last.outputs.classes),
+            "experts": len(last.policy.names),
+            "costs": ", ".join(
+                f"{name} {cost:.3g}" for name, cost in zip(last.policy.names, last.policy.costs_, strict=True)
+            ),
+            "rows": f"{len(last.goal['train'])} to fit the policy, {len(last.goal['test'])} to test it",
+            "trade-off and neighbours": f"{last.policy.trade_off_:.4g}, {last.policy.neighbors_}",
         }
-    if isinstance(costs, list | dict):
-        for names in [store.names for store in opened] if data is None else [data.domains]:
-            if isinstance(costs, list):
-                if len(costs) != len(names):
-                    raise InputError(f"costs: found {len(costs)} for {len(names)} experts ({shorten(names)})")
-            elif set(costs) != set(names):
-                differ = shorten(sorted(set(costs) ^ set(names)))
-                raise InputError(f"costs: expected one for each of {shorten(names)}; found {shorten(costs)}: {differ}")
-    folder, resumed = claim_folder(output, "frugal", config, overwrite)
-    console = Console(markup=False)
-    if resumed:
-        console.print(f"going on with the run in {folder}")
-    report = Report("frugal", config, title="test accuracy at the mean cost of FrugalFoE", beside=("cost", "area"))
-    last: _Study | None = None
-    with quiet_lightning():
-        for number, seed in enumerate(seeds):
-            seed_folder = folder / f"seed_{seed}"
-            seed_folder.mkdir(exist_ok=True)
-            price = costs if isinstance(costs, list | dict) else None
-            if data is None:
-                outputs = opened[number]
-            else:
-                run = SeedRun(data.variant(seed=seed), seed, seed_folder, report, console, {"accelerator": accelerator})
-                arguments = {
-                    "network": network,
-                    "optimizer": optimizer,
-                    "scheduler": scheduler,
-                    "label_smoothing": label_smoothing,
-                    "mixup": mixup,
-                }
-                experts = run.train_experts(arguments, expert_epochs, precision)
-                outputs = run.collect(experts)
-                if costs in ("flops", "latency"):
-                    price = measure_costs(ExpertPool(experts, outputs.classes), _example(run.data), costs)
-            rows = {"train": validation_rows, "test": test_rows}
-            last = _Study(outputs, price, rows, unseen_domains or [], seed, prices, report, console)
-            last.study_policy(policy_arguments, seed_folder / "policy")
-            if unseen_domains:
-                last.study_seen(policy_arguments)
-            if variants:
-                last.study_variants(policy_arguments)
-            last.study_baselines(exhaustive)
-            last.compare()
-            last.study_sensitivity()
-    assert last is not None
-    report.data = {
-        "source": source_of(data) if data is not None else shorten(stores or []),
-        "classes": len(last.outputs.classes),
-        "experts": len(last.policy.names),
-        "costs": ", ".join(
-            f"{name} {cost:.3g}" for name, cost in zip(last.policy.names, last.policy.costs_, strict=True)
-        ),
-        "rows": f"{len(last.goal['train'])} to fit the policy, {len(last.goal['test'])} to test it",
-        "trade-off and neighbours": f"{last.policy.trade_off_:.4g}, {last.policy.neighbors_}",
-    }
-    answered = {share: report.values(MAIN, f"accuracy with {share:.0%} answered") for share in ANSWERED}
-    report.text = [
-        "Rules with a curve are read off it at FrugalFoE's mean cost, or stand at their dearest point where that costs "
-        "less; rules without one stand at their own cost. *Area* is the mean accuracy over all budgets from nothing to "
-        "asking everybody. The best single expert answers by itself; random and static subsets, of one expert too, "
-        "answer through the kNN fuser.",
-        "",
-        *sensitivity_table(report),
-        "",
-        "With M neighbours errors move in steps of 1 / M: trade-offs below that are the same.",
-        "",
-        "Answering those of least risk alone (mean over seeds; abstain_above of a policy is the risk above which it "
-        "leaves a sample to somebody else): "
-        + ", ".join(f"{share:.0%} answered {np.mean(values):.3f}" for share, values in answered.items())
-        + ".",
-    ]
-    own, nobody = (float(np.mean(report.values(method))) for method in (MAIN, NOBODY))
-    if own < nobody:
-        report.notes.append(
-            f"{MAIN} ({own:.3f}) is below {NOBODY} ({nobody:.3f}), which asks no expert at all: the experts are too "
-            "weak, the trade-off too high, or the policy has too few rows."
-        )
-    if last.abstaining:
-        report.text += ["", *abstention_table(report, last)]
-    report.save(folder, MAIN)  # the results are safe before anything is drawn
-    report.save(folder, MAIN, figures(report, last))
-    report.print(MAIN, folder, console)
-    return report
+        answered = {share: report.values(MAIN, f"accuracy with {share:.0%} answered") for share in ANSWERED}
+        report.text = [
+            "Rules with a curve are read off it at FrugalFoE's mean cost, or stand at their dearest point where that "
+            "costs less; rules without one stand at their own cost. *Area* is the mean accuracy over all budgets from "
+            "nothing to asking everybody. The best single expert answers by itself; random and static subsets, of one "
+            "expert too, answer through the kNN fuser.",
+            "",
+            *sensitivity_table(report),
+            "",
+            "With M neighbours errors move in steps of 1 / M: trade-offs below that are the same.",
+            "",
+            "Answering those of least risk alone (mean over seeds; abstain_above of a policy is the risk above which "
+            "it leaves a sample to somebody else): "
+            + ", ".join(f"{share:.0%} answered {np.mean(values):.3f}" for share, values in answered.items())
+            + ".",
+        ]
+        own, nobody = (float(np.mean(report.values(method))) for method in (MAIN, NOBODY))
+        if own < nobody:
+            report.notes.append(
+                f"{MAIN} ({own:.3f}) is below {NOBODY} ({nobody:.3f}), which asks no expert at all: the experts are "
+                "too weak, the trade-off too high, or the policy has too few rows."
+            )
+        if last.abstaining:
+            report.text += ["", *abstention_table(report, last)]
+
+    def figures(self, run: Run) -> Figures:
+        """The accuracy-cost curve, whom the policy asks, and what it leaves to others."""
+        return figures(run.report, self.last)
 
 
 def _example(data: FusionDataModule) -> Any:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from lightning_fusion.baselines import (
     BestSingle,
@@ -24,6 +23,7 @@ from lightning_fusion.baselines import (
     subset_point,
 )
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.outputs.collect import first_process
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.frugal.inputs import read_costs
 from lightning_fusion.frugal.policy import FrugalFoE
@@ -47,6 +47,7 @@ from lightning_fusion.recipes.frugal.rows import (
     TOLD_APART,
 )
 from lightning_fusion.recipes.report import Report
+from lightning_fusion.recipes.runner import Run
 
 
 class _Fusion:
@@ -73,10 +74,10 @@ class _Study:
         unseen: Sequence[str],
         seed: int,
         trade_offs: Sequence[float],
-        report: Report,
-        console: Console,
+        run: Run,
     ) -> None:
-        self.outputs, self.seed, self.trade_offs, self.report, self.console = outputs, seed, trade_offs, report, console
+        self.outputs, self.seed, self.trade_offs = outputs, seed, trade_offs
+        self.report, self.console = run.report, run.console
         stored = {name: float(fact["cost"]) for name, fact in outputs.experts.items()}
         self.costs = dict(zip(outputs.names, read_costs(costs, outputs.names, stored), strict=True))
         self.arrays: dict[str, np.ndarray] = {}  # (N, K, C)
@@ -125,7 +126,8 @@ class _Study:
         """The policy of the table: its curve, whom it asks, and how its risks order the samples."""
         self.policy, curve = self._fit(MAIN, arguments)
         self.policy.classes, self.policy.experts = self.outputs.classes, self.outputs.experts
-        self.policy.save(folder)
+        if first_process():
+            self.policy.save(folder)
         trade_off = self.policy.trade_off_
         if trade_off in curve.trade_off:
             self.answer = curve.predictions[curve.trade_off.index(trade_off)]

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from lightning_fusion import plotting
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.outputs.store import ExpertOutputs
-from lightning_fusion.files import digest
 from lightning_fusion.generation.answers import Asking, ask_expert, pad_rows
 from lightning_fusion.generation.embeddings import EmbeddingsDataModule, Spool, collect_embeddings
 from lightning_fusion.generation.expert import GenerativeExpert
@@ -24,15 +23,10 @@ from lightning_fusion.generation.fuser import GenerativeFoE
 from lightning_fusion.generation.module import GenerativeExpertModule
 from lightning_fusion.generation.pair_files import PairFiles
 from lightning_fusion.generation.rouge import ROUGE_KEYS, Rouge
-from lightning_fusion.recipes.report import Figures, Report, claim_folder, paired_gain
-from lightning_fusion.recipes.seed_run import (
-    SeedRun,
-    check_domains,
-    check_seeds,
-    describe,
-    quiet_lightning,
-    save_weights,
-)
+from lightning_fusion.recipes.report import Figures, Report, paired_gain
+from lightning_fusion.recipes.runner import Run, check_seeds, claim_folder, quiet_lightning
+from lightning_fusion.recipes.seed_run import SeedRun, check_domains, describe, save_weights, stage_seed
+from lightning_fusion.recipes.trainers import Trainers
 
 MAIN = "GenerativeFoE (all embeddings)"
 DOMAIN_ORACLE = "oracle (domain known)"
@@ -116,9 +110,10 @@ def generative(
     report.beside = ("rouge1", "rouge2", "choice accuracy", "experts asked")
     arguments = {"network": network, "optimizer": optimizer, "scheduler": scheduler, "max_new_tokens": max_new_tokens}
     trainer = {"accelerator": accelerator, "gradient_clip_val": gradient_clip}
+    claimed = Run(folder, seeds, report, console, Trainers(trainer, folder))
     with quiet_lightning():
         for seed in seeds:
-            run = _Seed(data.variant(seed=seed), seed, folder / f"seed_{seed}", report, console, trainer)
+            run = _Seed(data.variant(seed=seed), seed, claimed)
             experts = run.train_writers(arguments, expert_epochs)
             run.ask(experts, max_new_tokens)
             run.choose(fuser_epochs, max_new_tokens, hidden, single_features)
@@ -141,11 +136,11 @@ def generative(
 class _Seed(SeedRun):
     """One seed of the protocol."""
 
-    def __init__(self, data: PairFiles, seed: int, folder: Path, *more: Any) -> None:
+    def __init__(self, data: PairFiles, seed: int, run: Run) -> None:
         self.files, self.pairs = data, data.module("fuser")
-        super().__init__(self.pairs, seed, folder, *more)
+        super().__init__(run, self.pairs, seed)
         self.rouge = Rouge(data.decode, data.tokenizer.pad_id)
-        self.tokenizer = data.save_tokenizer(folder)
+        self.tokenizer = data.save_tokenizer(self.folder)
         self.found: dict[str, np.ndarray] = {}
         self.chosen: dict[str, np.ndarray] = {}
 
@@ -164,10 +159,10 @@ class _Seed(SeedRun):
         experts, names = {}, self.files.domains
         for number, name in enumerate(names):
             label = f"seed {self.seed}  expert {number + 1}/{len(names)} {name}"
-            seed = (self.seed * 1000 + int(digest(name)[:6], 16)) % 2**32
+            seed = stage_seed(self.seed, name)
             build = partial(self._writer, name, arguments)
             data = self.files.module("expert", name)
-            path = self.train(f"experts/{name}", build, data, seed, epochs, "32-true", label)
+            path = self.train(f"experts/{name}", build, data, seed, epochs, label)
             experts[name] = GenerativeExpert(str(path), domains=[name])
         return experts
 
@@ -181,7 +176,7 @@ class _Seed(SeedRun):
     def ask(self, experts: dict[str, GenerativeExpert], max_new_tokens: int) -> None:
         """Embed all texts, keep what the experts wrote for the test texts, and judge it."""
         start = time.perf_counter()
-        trainer, folder = self.trainer(1), self.folder / "embeddings"
+        trainer, folder = self.trainer("embeddings", logged=False), self.folder / "embeddings"
         self.store: ExpertOutputs = collect_embeddings(
             experts, self.pairs, folder, max_new_tokens=max_new_tokens, trainer=trainer
         )
@@ -233,9 +228,9 @@ class _Seed(SeedRun):
                 pad_id=self.rouge.pad_id,
                 tokenizer=str(self.tokenizer),
             )
-            trainer = self.trainer(epochs, accelerator="cpu")
-            trainer.fit(module, datamodule=data)
             file = "all" if method == MAIN else features[0]
+            trainer = self.trainer(f"fusers/{file}", epochs)
+            trainer.fit(module, datamodule=data)
             save_weights(trainer, self.folder / "fusers" / f"{file}.ckpt")
             module.eval()
             with torch.no_grad():

@@ -20,8 +20,10 @@ from lightning_fusion.generation.choices import LETTERS, Choices, read_categorie
 from lightning_fusion.generation.embeddings import EmbeddingsDataModule
 from lightning_fusion.generation.expert import GenerativeExpert, score_options
 from lightning_fusion.generation.fuser import GenerativeFoE
-from lightning_fusion.recipes.report import Report, claim_folder
-from lightning_fusion.recipes.seed_run import SeedRun, check_seeds, quiet_lightning, save_weights
+from lightning_fusion.recipes.report import Report
+from lightning_fusion.recipes.runner import Run, check_seeds, claim_folder, quiet_lightning
+from lightning_fusion.recipes.seed_run import SeedRun, save_weights
+from lightning_fusion.recipes.trainers import Trainers
 from lightning_fusion.store import ArrayStore, DamagedStoreError, MissingStoreError, StoreWriter
 
 MAIN = "FoE (embeddings)"
@@ -112,17 +114,11 @@ def multiple_choice(
     category = {split: part.numbers(known, names) for split, part in parts.items()}
     protocol = _Protocol(parts, said, category, names)
     console = Console(markup=False)
+    claimed = Run(folder, seeds, report, console, Trainers({"accelerator": "cpu"}, folder))
     with quiet_lightning():
         for seed in seeds:
             protocol.score(report, seed)
-            run = SeedRun(
-                protocol.data(seed, "embeddings"),
-                seed,
-                folder / f"seed_{seed}",
-                report,
-                console,
-                {"accelerator": "cpu"},
-            )
+            run = SeedRun(claimed, protocol.data(seed, "embeddings"), seed)
             for method, kind in ((MAIN, "embeddings"), (PROBABILITIES, "probabilities")):
                 chosen = _choose(run, protocol.data(seed, kind), fuser_epochs, hidden, kind)
                 protocol.add(report, method, chosen, seed)
@@ -287,7 +283,7 @@ def _choose(run: SeedRun, data: EmbeddingsDataModule, epochs: int, hidden: int, 
     start = time.perf_counter()
     seed_everything(run.seed, verbose=False)
     module = GenerativeFoE(expert_names=data.expert_names, feature_dims=data.feature_dims, reads="input", hidden=hidden)
-    trainer = run.trainer(epochs)
+    trainer = run.trainer(f"fusers/{kind}", epochs)
     trainer.fit(module, datamodule=data)
     save_weights(trainer, run.folder / "fusers" / f"{kind}.ckpt")
     run.took("training fusers", start)

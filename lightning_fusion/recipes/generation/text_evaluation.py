@@ -15,8 +15,8 @@ from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.data.text.readers import read_table
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
-from lightning_fusion.recipes.report import Report, claim_folder
-from lightning_fusion.recipes.seed_run import check_seeds
+from lightning_fusion.recipes.report import Report
+from lightning_fusion.recipes.runner import check_seeds, claim_folder
 
 MAIN = "FoE (gradient boosting)"
 AVERAGE = "mean of experts"

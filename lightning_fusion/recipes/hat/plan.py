@@ -47,7 +47,6 @@ class Plan:
         guarded: Compare student and local model on folds of the labels.
         baselines: Train the other students and fusers of the table.
         arguments: Of all modules.
-        precision: Lightning's name of it.
     """
 
     domains: list[str]
@@ -64,4 +63,3 @@ class Plan:
     guarded: bool
     baselines: bool
     arguments: dict[str, Any]
-    precision: str

@@ -2,11 +2,11 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from lightning.pytorch.cli import OptimizerCallable
-from rich.console import Console
 from torch import nn
 
 from lightning_fusion.data.base import FusionDataModule
@@ -16,16 +16,9 @@ from lightning_fusion.recipes.hat import report as hat_report
 from lightning_fusion.recipes.hat.plan import _OF_SELECTION, _OF_TARGET, _POISONED, _STUDENT, STUDENTS, Plan
 from lightning_fusion.recipes.hat.report import LOCAL, MAIN, groups_of
 from lightning_fusion.recipes.hat.seed import _Seed
-from lightning_fusion.recipes.report import Report, claim_folder
-from lightning_fusion.recipes.seed_run import (
-    check_domains,
-    check_seeds,
-    describe,
-    describe_data,
-    expert_data,
-    quiet_lightning,
-    source_of,
-)
+from lightning_fusion.recipes.report import Figures, Report
+from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
+from lightning_fusion.recipes.seed_run import check_domains, describe, describe_data, expert_data, source_of
 
 
 def hat(
@@ -50,8 +43,7 @@ def hat(
     baselines: bool = True,
     variants: dict[str, dict[str, Any]] | None = None,
     optimizer: OptimizerCallable | None = None,
-    accelerator: str = "auto",
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true",
+    trainer: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Report:
     """Let each domain learn from a few labels and from selected models of others, and compare with what it must beat.
@@ -92,8 +84,9 @@ def hat(
             :class:`~lightning_fusion.data.views.target.TargetDataModule` (label share) and
             :class:`~lightning_fusion.HaTJointModule` in which each differs.
         optimizer: Of all models; AdamW, 1e-3, weight decay 1e-4 where None.
-        accelerator: Lightning's name of the device.
-        precision: Lightning's name of the precision.
+        trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` says which.
+            Models of a target are validated only where a callback watches its validation split, whose labels the
+            few labels do not count.
         overwrite: Replace another run in ``output``.
 
     Returns:
@@ -123,10 +116,10 @@ def hat(
     }
     selection = {"keep_share": keep_share, "num_sources": num_sources}
     config = {
-        **describe_data(data, seeds[0]),
+        **describe_data(data),
         "networks": {name: describe(network) for name, network in networks.items()},
         "features": features,
-        "seeds": seeds,
+        "domains": domains,
         "targets": chosen,
         **target,
         **selection,
@@ -139,16 +132,7 @@ def hat(
         "baselines": baselines,
         "variants": variants,
         "optimizer": describe(optimizer),
-        "precision": precision,
     }
-    folder, resumed = claim_folder(output, "hat", config, overwrite)
-    console = Console(markup=False)
-    if resumed:
-        console.print(f"going on with the run in {folder}")
-    report = Report("hat", config, title="test accuracy, mean over targets")
-    for name, reason in left_out.items():
-        report.notes.append(f"Domain {name} is neither source nor target: {reason}.")
-        console.print(f"{name} is left out: {reason}")
     plan = Plan(
         domains,
         networks,
@@ -164,42 +148,74 @@ def hat(
         guarded,
         baselines,
         {"optimizer": optimizer, "features": features},
-        precision,
     )
-    with quiet_lightning():
-        for seed in seeds:
-            run = _Seed(
-                data.variant(seed=seed), seed, folder / f"seed_{seed}", report, console, {"accelerator": accelerator}
+    recipe = _HaT(
+        name="hat",
+        main=MAIN,
+        config=config,
+        title="test accuracy, mean over targets",
+        data=data,
+        plan=plan,
+        targets=chosen,
+        left_out=left_out,
+    )
+    return run_recipe(recipe, output, seeds, trainer, overwrite)
+
+
+@dataclass(kw_only=True)
+class _HaT(Recipe):
+    data: FusionDataModule
+    plan: Plan
+    targets: list[str]
+    left_out: dict[str, str]
+    """Why a domain is neither source nor target, by its name."""
+
+    def run_seed(self, run: Run, seed: int) -> None:
+        """Publish a source of each domain; then each target in turn is new."""
+        if seed == run.seeds[0]:
+            for name, reason in self.left_out.items():
+                run.console.print(f"{name} is left out: {reason}")
+        one = _Seed(run, self.data.variant(seed=seed), seed)
+        one.publish_sources(self.plan, self.targets)
+        for number, name in enumerate(self.targets):
+            label = f"seed {seed}  target {number + 1}/{len(self.targets)} {name}"
+            one.expand(name, self.targets[:number], self.plan, label)
+
+    def conclude(self, run: Run) -> None:
+        """Average over the targets, and say what was selected and what it was worth."""
+        report, plan = run.report, self.plan
+        few = plan.target["labelled_per_class"]
+        share = plan.target["labelled_share"]
+        report.data = {
+            "source": source_of(self.data),
+            "classes": len(self.data.classes),
+            "domains": len(plan.domains),
+            "targets": len(self.targets),
+            "labels of a target": f"{few} of each class" if few else f"{share:.3g} of its training samples",
+            "sources chosen": f"{plan.selection['num_sources']}, where as many are eligible",
+            "epochs": f"{plan.epochs}; sources, and so the target's own model with all labels, {plan.source_epochs}",
+        }
+        hat_report.average(report)
+        left_out = (f"Domain {name} is neither source nor target: {why}." for name, why in self.left_out.items())
+        report.notes = [*left_out, *report.notes, *hat_report.verdicts(report)]
+        if watched := run.trainers.watched():
+            report.notes.append(
+                f"A callback watches {shorten(watched)}: models of a target were validated on labels of its validation "
+                "split, which the few labels do not count."
             )
-            run.publish_sources(plan, chosen)
-            for number, name in enumerate(chosen):
-                run.expand(name, chosen[:number], plan, f"seed {seed}  target {number + 1}/{len(chosen)} {name}")
-    report.data = {
-        "source": source_of(data),
-        "classes": len(data.classes),
-        "domains": len(domains),
-        "targets": len(chosen),
-        "labels of a target": f"{labelled_per_class} of each class"
-        if labelled_per_class
-        else f"{labelled_share:.3g} of its training samples",
-        "sources chosen": f"{num_sources}, where as many are eligible",
-        "epochs": f"{epochs}; sources, and so the target's own model with all labels, {source_epochs}",
-    }
-    hat_report.average(report)
-    report.notes += hat_report.verdicts(report)
-    parts = [
-        hat_report.over_groups(report, data),
-        hat_report.ranks(report),
-        hat_report.mixers(report),
-        hat_report.coverage(report),
-        hat_report.poison(report),
-        hat_report.traffic(report),
-    ]
-    report.text = [line for part in parts if part for line in ("", *part)][1:]
-    report.save(folder, MAIN)  # the results are safe before anything is drawn
-    report.save(folder, MAIN, hat_report.figures(report))
-    report.print(MAIN, folder, console)
-    return report
+        parts = [
+            hat_report.over_groups(report, self.data),
+            hat_report.ranks(report),
+            hat_report.mixers(report),
+            hat_report.coverage(report),
+            hat_report.poison(report),
+            hat_report.traffic(report),
+        ]
+        report.text = [line for part in parts if part for line in ("", *part)][1:]
+
+    def figures(self, run: Run) -> Figures:
+        """Student against local model, bytes of the selection, and weights of the sources."""
+        return hat_report.figures(run.report)
 
 
 def _check(

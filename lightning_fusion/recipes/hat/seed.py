@@ -5,11 +5,12 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from lightning import seed_everything
+from lightning import Trainer, seed_everything
 from lightning.fabric.utilities import move_data_to_device
 
 from lightning_fusion.baselines import LogisticStacking, oracle_selection
@@ -19,23 +20,16 @@ from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.module import ExpertModule
-from lightning_fusion.experts.outputs.collect import collect
-from lightning_fusion.experts.outputs.datamodule import OutputsDataModule
+from lightning_fusion.experts.outputs.collect import first_process
 from lightning_fusion.experts.outputs.store import ExpertOutputs
-from lightning_fusion.experts.pool import ExpertPool
-from lightning_fusion.files import digest
-from lightning_fusion.foe.module import FoEFuserModule
+from lightning_fusion.files import digest, write_text
 from lightning_fusion.hat.guard import guard
 from lightning_fusion.hat.module import HaTJointModule
 from lightning_fusion.hat.ranking import Selection
 from lightning_fusion.hat.selection import select_sources
 from lightning_fusion.recipes.hat.plan import _OF_SELECTION, _OF_TARGET, _POISONED, _STUDENT, STUDENTS, Plan
 from lightning_fusion.recipes.hat.report import LOCAL, MAIN, groups_of
-from lightning_fusion.recipes.report import write_text
-from lightning_fusion.recipes.seed_run import (
-    SeedRun,
-    save_weights,
-)
+from lightning_fusion.recipes.seed_run import SeedRun, barrier, save_weights, stage_seed
 from lightning_fusion.registry.registry import ExpertRegistry
 
 
@@ -114,10 +108,10 @@ class _Seed(SeedRun):
             domain = name.removesuffix(_POISONED) if name not in names else name
             label = f"seed {self.seed}  source {number + 1}/{len(data)} {name} ({self.architecture[domain]})"
             self.experts[name] = self._source(f"sources/{name}", domain, own, plan, label)
-            if name not in published:
+            if name not in published and first_process():
                 network = plan.networks[self.architecture[domain]]
                 self.registry.publish(self.experts[name], own, name, network=network)
-
+        barrier()
         self.own = {name: self.experts[name] for name in targets}  # models with all labels and classes
         if plan.source_classes is not None:
             for name in targets:
@@ -133,8 +127,7 @@ class _Seed(SeedRun):
     def _source(self, path: str, domain: str, data: FusionDataModule, plan: Plan, label: str) -> Expert:
         network = plan.networks[self.architecture[domain]]
         arguments = plan.arguments | {"network": network}
-        found = self.train_expert(path, data, arguments, plan.source_epochs, plan.precision, label)
-        return self.load_expert(found, network)
+        return self.load_expert(self.train_expert(path, data, arguments, plan.source_epochs, label), network)
 
     # ---------------------------------------------------------------- targets
 
@@ -144,6 +137,7 @@ class _Seed(SeedRun):
         path = self.folder / "targets" / f"{name}.json"
         if path.is_file():
             self.console.print(f"{label}: there already")
+            rows = json.loads(path.read_text())
         else:
             start = time.perf_counter()
             with warnings.catch_warnings():
@@ -151,8 +145,9 @@ class _Seed(SeedRun):
                 rows = target.rows()
             if plan.publish_students:
                 self.publish_student(target)
-            path.parent.mkdir(exist_ok=True)
-            write_text(path, json.dumps(rows, indent=1))
+            if first_process():
+                path.parent.mkdir(exist_ok=True)
+                write_text(path, json.dumps(rows, indent=1))
             self.took("targets", start)
             shown = {row["method"]: row["value"] for row in rows if row["metric"] == "accuracy"}
             self.console.print(
@@ -160,13 +155,15 @@ class _Seed(SeedRun):
             )
         if plan.publish_students:
             self.experts[f"{name}{_STUDENT}"] = self.load_expert(self.folder / f"students/{name}.ckpt", target.network)
-        self.report.rows += json.loads(path.read_text())
+        self.report.rows += rows
 
     def publish_student(self, target: "_Target") -> None:
         """Make the student of a finished target a source; before its file is written, so that it is there with it."""
         expert = self.load_expert(self.folder / f"students/{target.name}.ckpt", target.network)
-        name = f"{target.name}{_STUDENT}"
-        self.registry.publish(expert, target.data, name, overwrite=True, network=target.network)
+        if first_process():
+            name = f"{target.name}{_STUDENT}"
+            self.registry.publish(expert, target.data, name, overwrite=True, network=target.network)
+        barrier()
 
 
 class _Target:
@@ -204,8 +201,7 @@ class _Target:
         """All figures, as rows of the report."""
         few = self.data.variant(unlabelled=False)
         asked = {name: self.run.experts[name] for name in self.others}
-        pool = ExpertPool(asked | {self.name: self.run.own[self.name]}, self.run.data.classes)
-        said = collect(pool, few, splits=["train", "test"], trainer=self._trainer(1))
+        said = self._ask("all", asked | {self.name: self.run.own[self.name]}, few)
         known, test = said.scattered("train"), said.scattered("test")
         label, truth = np.asarray(said["train"].target), np.asarray(said["test"].target)
         self._add("labelled rows", "rows", len(label))
@@ -257,7 +253,7 @@ class _Target:
     def _module(
         self, data: TargetDataModule, experts: Mapping[str, Expert] | None = None, **arguments: Any
     ) -> ExpertModule:
-        seed_everything((self.run.seed * 1000 + int(digest(self.name)[:6], 16)) % 2**32, verbose=False)
+        seed_everything(stage_seed(self.run.seed, self.name), verbose=False)
         facts: dict[str, Any] = {
             "classes": data.classes,
             "trained_on": data.own_domains,
@@ -268,15 +264,17 @@ class _Target:
             return ExpertModule(**facts)
         return HaTJointModule(experts=dict(experts), **facts)
 
-    def _trainer(self, epochs: int) -> Any:
-        more: dict[str, Any] = {"limit_val_batches": 0, "num_sanity_val_steps": 0, "enable_progress_bar": False}
-        return self.run.trainer(epochs, precision=self.plan.precision, **more)
+    def _ask(self, name: str, experts: Mapping[str, Expert], few: TargetDataModule) -> ExpertOutputs:
+        return self.run.outputs_of(f"targets/{self.name}/{name}", dict(experts), few, ["train", "test"], bar=False)
+
+    def _trainer(self, stage: str, epochs: int) -> Trainer:
+        return self.run.trainer(f"targets/{self.name}/{stage}", epochs, validates=False, bar=False)
 
     def _student(
         self, data: TargetDataModule, experts: Mapping[str, Expert], arguments: dict[str, Any], method: str
     ) -> dict[str, float]:
         module: Any = self._module(data, experts, **arguments)
-        trainer = self._trainer(self.plan.epochs)
+        trainer = self._trainer(method, self.plan.epochs)
         trainer.fit(module, datamodule=data)
         if method == MAIN:
             save_weights(trainer, self.run.folder / "students" / f"{self.name}.ckpt")
@@ -290,15 +288,15 @@ class _Target:
         return found | {"mixer_accuracy": float(module.teacher.knowledge.accuracy)}
 
     def _local(self, few: TargetDataModule) -> dict[str, float]:
-        module, trainer = self._module(few), self._local_trainer()
+        module, trainer = self._module(few), self._local_trainer("local")
         trainer.fit(module, datamodule=few)
         return {name: float(value) for name, value in trainer.test(module, few, verbose=False)[0].items()}
 
-    def _local_trainer(self) -> Any:
+    def _local_trainer(self, stage: str) -> Trainer:
         """As many steps as the student takes: an epoch of labelled rows alone has fewer."""
         steps = len(self.data.train_dataloader())
         few = len(self.data.variant(unlabelled=False).train_dataloader())
-        return self._trainer(max(1, round(self.plan.epochs * steps / few)))
+        return self._trainer(stage, max(1, round(self.plan.epochs * steps / few)))
 
     def _guard(self, student: Mapping[str, float], local: Mapping[str, float]) -> None:
         """What folds of the labels say; the student's sources are chosen anew for each, without the held-out labels."""
@@ -306,8 +304,8 @@ class _Target:
             lambda fold: self._module(fold, self._select(fold).experts),
             self._module,
             self.data,
-            lambda: self._trainer(self.plan.epochs),
-            self._local_trainer,
+            partial(self._trainer, "guard/student", self.plan.epochs),
+            partial(self._local_trainer, "guard/local"),
         )
         self._add("guard", "folds, student", result.student)
         self._add("guard", "folds, local", result.local)
@@ -317,21 +315,14 @@ class _Target:
 
     def _fusers(self, few: TargetDataModule, experts: Mapping[str, Expert]) -> None:
         """What keeps all chosen sources at inference: FoE and logistic regression on their outputs."""
-        said = collect(ExpertPool(dict(experts), few.classes), few, splits=["train", "test"], trainer=self._trainer(1))
+        said = self._ask("chosen", experts, few)
         rule = LogisticStacking().fit(said.scattered("train"), np.asarray(said["train"].target))
         truth = np.asarray(said["test"].target)
         self._add("logistic stacking of them", "accuracy", (rule.predict(said.scattered("test")) == truth).mean())
-        self._add("FoE on them", "accuracy", self._foe(said, truth))
-
-    def _foe(self, said: ExpertOutputs, truth: np.ndarray) -> float:
-        seed_everything(self.run.seed, verbose=False)
-        rows = min(128, max(8, len(said["train"]) // 16))
-        module = FoEFuserModule(**said.facts(), seed=self.run.seed)
-        self._trainer(50).fit(module, datamodule=OutputsDataModule(said, batch_size=rows, seed=self.run.seed))
-        module.eval()
+        module, _ = self.run.fit_fuser(f"of_{self.name}", said, validates=False, bar=False)
         with torch.no_grad():
             answer = module.fuse(torch.from_numpy(said.concatenated("test"))).argmax(1).numpy()
-        return float((answer == truth).mean())
+        self._add("FoE on them", "accuracy", (answer == truth).mean())
 
     def _variant(self, name: str, change: Mapping[str, Any]) -> None:
         data = self.data.variant(**{key: value for key, value in change.items() if key in _OF_TARGET})

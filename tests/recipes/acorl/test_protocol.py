@@ -37,7 +37,7 @@ def run_on_digits(output: Path, **arguments):
         "epochs": 2,
         "optimizer": partial(torch.optim.AdamW, lr=0.01),
         "attribution_rows": 0,
-        "accelerator": "cpu",
+        "trainer": {"accelerator": "cpu"},
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lightning_fusion.recipes.acorl.classification._LATE_STEPS", 20)
@@ -51,7 +51,7 @@ def run_on_voices(output: Path, **arguments):
         "features": "embedding",
         "epochs": 2,
         "optimizer": partial(torch.optim.AdamW, lr=0.01),
-        "accelerator": "cpu",
+        "trainer": {"accelerator": "cpu"},
     }
     return acorl(output=str(output), **(settings | arguments))
 

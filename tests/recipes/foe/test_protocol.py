@@ -21,7 +21,7 @@ from lightning_fusion.foe.fusers import FeatureFuser, MLPFuser
 from lightning_fusion.metrics import balanced_accuracy
 from lightning_fusion.recipes.foe.overlap import CEILING, RULES
 from lightning_fusion.recipes.foe.protocol import FUSERS, MAIN, ONE_EXPERT, ONE_OWNER, WITH_FEATURES, _OneExpert, foe
-from lightning_fusion.recipes.report import claim_folder
+from lightning_fusion.recipes.runner import claim_folder
 
 NETWORK = partial(SmallConvNet, width=2, in_channels=1)
 CHECKPOINTS = ["centralised.ckpt", "domain_0.ckpt", "domain_1.ckpt"]
@@ -34,7 +34,7 @@ def run(output: Path, **arguments):
         "fuser_epochs": 1,
         "fuser": partial(MLPFuser, hidden=(8,)),
         "optimizer": partial(torch.optim.AdamW, lr=0.02),
-        "accelerator": "cpu",
+        "trainer": {"accelerator": "cpu"},
     }
     return foe(**({"data": data, "network": NETWORK, "output": str(output)} | settings | arguments))
 
@@ -227,6 +227,19 @@ class TestGoingOn:
         ):
             run(copied, seeds=[1, 0], expert_epochs=2, mixup=0.1)
         assert results(copied) == before
+
+    def test_a_seed_that_is_added_is_trained_alone_and_the_run_is_that_of_both(self, finished, tmp_path):
+        folder = tmp_path / "run"
+        alone = run(folder, seeds=[1]).rows
+        before = times(folder)
+        both = run(folder, seeds=[1, 0])
+        assert both.rows == results(finished)["rows"] == results(folder)["rows"]
+        after = times(folder)
+        assert {path: after[path] for path in before} == before and len(after) == 2 * len(before)
+        assert results(folder)["config"] == results(finished)["config"]
+        assert "mean ± standard deviation of 2 seeds" in (folder / "report.md").read_text()
+        assert run(folder, seeds=[1]).rows == alone
+        assert times(folder) == after
 
     def test_overwrite_begins_anew(self, copied):
         before = times(copied)

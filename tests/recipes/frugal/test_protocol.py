@@ -117,7 +117,7 @@ def run_on_digits(output: Path, **arguments):
         "network": partial(SmallConvNet, width=2, in_channels=1),
         "expert_epochs": 2,
         "optimizer": partial(torch.optim.AdamW, lr=0.02),
-        "accelerator": "cpu",
+        "trainer": {"accelerator": "cpu"},
         "validation_rows": 80,
         "test_rows": 60,
     }

@@ -56,7 +56,7 @@ def run(output: Path, **arguments):
         "source_epochs": 8,
         "epochs": 4,
         "optimizer": partial(torch.optim.AdamW, lr=0.01),
-        "accelerator": "cpu",
+        "trainer": {"accelerator": "cpu"},
     }
     return hat(output=str(output), **(settings | arguments))
 

@@ -1,0 +1,249 @@
+"""What runs a recipe: the folder, the seeds one after the other, and the files and the table at the end."""
+
+import json
+import logging
+import re
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.outputs.collect import first_process
+from lightning_fusion.files import undrafted, write_text
+from lightning_fusion.recipes.report import Figures, Report
+from lightning_fusion.recipes.trainers import Trainers
+
+_RUN = "run.json"
+_WRITTEN = (_RUN, "results.json", "report.md")  # through drafts
+_MADE = re.compile(r"config\.yaml|\w+\.png|seed_\d+|logs")
+
+
+@dataclass
+class Run:
+    """One run of a recipe.
+
+    Attributes:
+        folder: Of the run.
+        seeds: In the order of the table.
+        report: Gathers the results.
+        console: To print on; silent in all processes but the first.
+        trainers: Makes the Trainer of every stage.
+    """
+
+    folder: Path
+    seeds: Sequence[int]
+    report: Report
+    console: Console
+    trainers: Trainers
+
+
+@dataclass(kw_only=True)
+class Recipe(ABC):
+    """What one recipe adds to :func:`run_recipe`: what is done for a seed, and what is said of all seeds.
+
+    A recipe is a subclass, a dataclass of what it needs, and a function around it. The function has the arguments that
+    the command line shows, ``output``, ``seeds``, ``trainer`` and ``overwrite`` among them; it checks them, prepares
+    the data, and ends with ``return run_recipe(Mine(...), output, seeds, trainer, overwrite)``. Its import path stands
+    in ``lightning_fusion.cli.commands.RECIPES``.
+
+    Rules for :meth:`run_seed`, which may run in several processes, each of which does the same:
+
+    - every Trainer is ``run.trainers.trainer(stage, epochs)``, or that of a
+      :class:`~lightning_fusion.recipes.seed_run.SeedRun`, whose methods train, predict and keep;
+    - what is kept in the seed's folder is taken as it is by a run that goes on, so that it is written whole or not at
+      all, by the first process alone (``first_process()``); where other processes read it, ``barrier()`` follows;
+    - rows depend on the seed alone, never on the seeds before it: a run to which a seed is added equals a new one.
+
+    Attributes:
+        name: Of the recipe.
+        main: The method whose gains are of interest.
+        config: All that decides on the results but the seeds and the Trainer, as plain data: a folder that holds a run
+            of another configuration is refused.
+        metric: Of the table.
+        title: What the metric is.
+        beside: Further metrics of the table.
+    """
+
+    name: str
+    main: str
+    config: dict[str, Any]
+    metric: str = "accuracy"
+    title: str = "test accuracy"
+    beside: tuple[str, ...] = ()
+
+    def of_seeds(self, seeds: Sequence[int]) -> dict[int, Any]:
+        """What the configuration says of each seed alone, as plain data."""
+        return dict.fromkeys(seeds)
+
+    @abstractmethod
+    def run_seed(self, run: Run, seed: int) -> None:
+        """Do one seed, and add its rows to the report."""
+
+    @abstractmethod
+    def conclude(self, run: Run) -> None:
+        """Say what all seeds say: ``data``, ``notes`` and ``text`` of the report."""
+
+    @abstractmethod
+    def figures(self, run: Run) -> Figures:
+        """The figures of the report, each with its caption."""
+
+
+def run_recipe(
+    recipe: Recipe,
+    output: str | Path,
+    seeds: Sequence[int],
+    trainer: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Report:
+    """Claim the folder, run every seed, and write and print the report.
+
+    A run of the same configuration goes on with what it has: it may have other seeds. Those that are new are trained,
+    those that are no longer named stay in the folder and are left out of the report.
+
+    Args:
+        recipe: What is done.
+        output: Folder of the run.
+        seeds: One run each.
+        trainer: The ``trainer:`` block.
+        overwrite: Empty a folder that holds another run.
+
+    Returns:
+        The report.
+
+    Raises:
+        InputError: If the folder holds another run or other files, or the block does not fit.
+    """
+    check_seeds(seeds)
+    trainers = Trainers(trainer, output)
+    console = Console(markup=False, quiet=not first_process())
+    with quiet_lightning():
+        config = {**recipe.config, **({"trainer": record} if (record := trainers.record()) else {})}
+        folder = Path(output)
+        if first_process():
+            folder, resumed = claim_folder(output, recipe.name, config, overwrite, recipe.of_seeds(seeds))
+            if resumed:
+                console.print(f"going on with the run in {folder}")
+            if others := sorted(set(_seeds_in(folder)) - set(seeds)):
+                console.print(f"seed(s) {shorten(others)} in {folder} stay there, and are left out of the report")
+        trainers.meet()
+        report = Report(recipe.name, config | {"seeds": list(seeds)}, metric=recipe.metric, title=recipe.title)
+        report.beside = recipe.beside
+        run = Run(folder, seeds, report, console, trainers)
+        for seed in seeds:
+            recipe.run_seed(run, seed)
+        recipe.conclude(run)
+        trainers.close()
+    if first_process():
+        report.save(folder, recipe.main)  # the results are safe before anything is drawn
+        report.save(folder, recipe.main, recipe.figures(run))
+        report.print(recipe.main, folder, console)
+    return report
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse seeds that are no seeds, or doubled.
+
+    Raises:
+        InputError: With what was found.
+    """
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise InputError(f"seeds: found {seeds}; expected at least one, each once")
+    if any(not 0 <= seed < 2**32 for seed in seeds):
+        raise InputError(f"seeds: found {seeds}; expected numbers from 0 to 2**32 - 1")
+
+
+def claim_folder(
+    folder: str | Path,
+    recipe: str,
+    config: Mapping[str, Any],
+    overwrite: bool = False,
+    seeds: Mapping[int, Any] | None = None,
+) -> tuple[Path, bool]:
+    """Make a folder this run's own, or take up the run of the same configuration that is in it.
+
+    Args:
+        folder: The output folder.
+        recipe: Name of the recipe.
+        config: Its configuration without the seeds, plain data.
+        overwrite: Empty a folder that holds another run of this library.
+        seeds: What the configuration says of each seed alone; a run with further seeds is the same run.
+
+    Returns:
+        The folder, and whether an earlier run is taken up.
+
+    Raises:
+        InputError: If the folder holds another run, or files that no run wrote.
+    """
+    path = Path(folder)
+    wanted = json.loads(json.dumps({"recipe": recipe, "config": config, "seeds": dict(seeds or {})}))
+    marker = path / _RUN
+    resumed = False
+    if path.exists() and not path.is_dir():
+        raise InputError(f"output: {path} is a file; name a folder")
+    if path.is_dir() and not all(undrafted(item.name) == _RUN != item.name for item in path.iterdir()):
+        if not marker.is_file():
+            raise InputError(f"output: {path} holds files that no recipe wrote; name another folder")
+        found = _recorded(marker)
+        if overwrite:
+            names = [item.name for item in path.iterdir()]
+            strangers = [name for name in names if undrafted(name) not in _WRITTEN and not _MADE.fullmatch(name)]
+            if strangers or (found is not None and "recipe" not in found):
+                raise InputError(
+                    f"output: {path} holds files that no recipe wrote ({shorten(sorted(strangers)) or _RUN}); name "
+                    "another folder, or remove it yourself"
+                )
+            shutil.rmtree(path)
+        elif differ := _difference(found or {}, wanted):
+            raise InputError(
+                f"output: {path} holds another run (differs in {differ}); name another folder, or give --overwrite=true"
+            )
+        elif found is not None:
+            resumed, wanted["seeds"] = True, found["seeds"] | wanted["seeds"]
+    path.mkdir(parents=True, exist_ok=True)
+    write_text(marker, json.dumps(wanted, indent=1))
+    return path, resumed
+
+
+def _recorded(marker: Path) -> dict[str, Any] | None:
+    """What the run of a folder recorded; None where that is damaged."""
+    try:
+        found = json.loads(marker.read_text())
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _seeds_in(folder: Path) -> list[int]:
+    """Seeds that a folder has something of."""
+    return [int(path.name.removeprefix("seed_")) for path in folder.glob("seed_*") if path.is_dir()]
+
+
+def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Where two records differ, in words; empty where one can go on with the other."""
+    if found.get("recipe") != wanted["recipe"] or "seeds" not in found:
+        return "the recipe"
+    old, new = found.get("config", {}), wanted["config"]
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    both = found["seeds"].keys() & wanted["seeds"].keys()
+    keys += [f"seed {seed}" for seed in sorted(both) if found["seeds"][seed] != wanted["seeds"][seed]]
+    return ", ".join(keys)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Lightning greets once per Trainer; a recipe makes dozens."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

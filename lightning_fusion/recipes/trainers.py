@@ -1,0 +1,242 @@
+"""The ``trainer:`` block of a recipe: one Trainer for each stage, all made from the same keys."""
+
+import copy
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    Checkpoint,
+    DeviceStatsMonitor,
+    LearningRateMonitor,
+    ModelSummary,
+    ProgressBar,
+    RichProgressBar,
+)
+from lightning.pytorch.loggers import Logger
+from torch.utils.data import DataLoader
+
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.hyperparameters import is_plain
+
+DEFAULTS: dict[str, Any] = {"devices": 1, "logger": False, "enable_model_summary": False}
+"""Where a recipe's block differs from the Trainer's own defaults."""
+
+OWNED = {
+    "max_epochs": "every stage has its own number of epochs among the arguments of the recipe",
+    "default_root_dir": "it is the folder of the run: give output",
+    "enable_checkpointing": "a recipe keeps the last weights of every stage; for more, add a ModelCheckpoint",
+    "fast_dev_run": "a recipe needs whole stages: give few epochs and one seed for a trial",
+    "barebones": "a recipe reads the metrics of every stage",
+    "limit_test_batches": "the results are those of all test samples",
+    "limit_predict_batches": "the experts predict all samples",
+}
+"""Keys that the stages of a recipe set, or that would falsify its results, and what to do instead."""
+
+_PRECISIONS = ("32-true", "32", 32, "16-mixed", "bf16-mixed")
+_WITHOUT_EFFECT = {  # on the results, up to the rounding of another device
+    *("accelerator", "strategy", "logger", "profiler", "log_every_n_steps", "detect_anomaly", "enable_autolog_hparams"),
+    *("enable_progress_bar", "enable_model_summary", "plugins", "benchmark", "deterministic", "inference_mode"),
+    *("devices", "num_nodes", "model_registry"),
+}
+_WATCHERS = (ProgressBar, Checkpoint, ModelSummary, LearningRateMonitor, DeviceStatsMonitor)  # change no weight
+_OF_TRAINER = {name: each.default for name, each in inspect.signature(Trainer).parameters.items()}
+
+
+class Trainers:
+    """Makes the Trainer of every stage from one block of Trainer arguments.
+
+    Callbacks, loggers, strategies and plugins hold the state of one fit. Each stage has its own: written as
+    ``{"class_path": ..., "init_args": {...}}``, as the command line gives them, they are built anew, and objects are
+    copied. Loggers have to be written so; the logger of a stage is named after it.
+
+    Args:
+        block: Arguments of :class:`~lightning.Trainer`, those of :data:`OWNED` excepted; :data:`DEFAULTS` stand for
+            those that are left out.
+        folder: Of the run; relative folders of loggers lie in its ``logs``.
+
+    Raises:
+        InputError: If the block has an unknown key, or one that a stage sets.
+    """
+
+    def __init__(self, block: Mapping[str, Any] | None, folder: str | Path) -> None:
+        block = dict(block or {})
+        if unknown := sorted(set(block) - set(_OF_TRAINER)):
+            raise InputError(f"trainer: found {shorten(unknown)}; expected arguments of lightning.Trainer")
+        for key, reason in OWNED.items():
+            if block.pop(key, None) not in (None, _OF_TRAINER[key]):
+                raise InputError(f"trainer.{key}: {reason}")
+        self.block, self.folder = DEFAULTS | block, Path(folder)
+        if (precision := self.block.get("precision")) not in (None, *_PRECISIONS):
+            raise InputError(f"trainer.precision: found {precision}; expected 32-true, 16-mixed or bf16-mixed")
+        for key in ("callbacks", "logger"):
+            value = self.block.get(key)
+            self.block[key] = value if value is None or isinstance(value, bool | list | tuple) else [value]
+        for logger in self._loggers():
+            _check_logger(logger)
+        self._open: list[Logger] = []
+        self._outer = getattr(sys.modules.get("wandb"), "run", None)  # a run that the caller began stays open
+
+    def record(self) -> dict[str, Any]:
+        """The keys that decide on the results, as plain data: a run with others is another run."""
+        changed: dict[str, Any] = {
+            key: value
+            for key, value in self.block.items()
+            if key not in _WITHOUT_EFFECT and value not in (None, _OF_TRAINER[key])
+        }
+        if changed.get("precision") in _PRECISIONS[:3]:
+            del changed["precision"]
+        watching = [each for each in changed.pop("callbacks", []) if not isinstance(_build(each), _WATCHERS)]
+        if watching:
+            changed["callbacks"] = watching
+        if self.processes > 1:
+            changed["processes"] = self.processes
+        return {key: _describe(value) for key, value in changed.items()}
+
+    @property
+    def processes(self) -> int:
+        """How many processes a stage runs in."""
+        if not hasattr(self, "_processes"):
+            self._processes = self.trainer("none", logged=False).world_size
+        return self._processes
+
+    def trainer(
+        self,
+        stage: str,
+        epochs: int = 1,
+        callbacks: Sequence[Callback] = (),
+        *,
+        validates: bool = True,
+        logged: bool = True,
+        bar: bool = True,
+    ) -> Trainer:
+        """The Trainer of a stage.
+
+        Args:
+            stage: Name of the stage, with slashes: that of its loggers and of its folder below ``logs``.
+            epochs: Passes over the data.
+            callbacks: Of the stage, before those of the block.
+            validates: The stage needs validation; without, it validates only where the block says how much, or where
+                one of its callbacks watches a metric of the validation split.
+            logged: The stage has the loggers of the block; one that predicts alone has nothing to log.
+            bar: The stage is long: it has a progress bar unless the block has ``enable_progress_bar: false``; a short
+                one has a bar where the block has ``enable_progress_bar: true``.
+        """
+        self.close()
+        block: dict[str, Any] = {key: _build(value) for key, value in self.block.items() if key != "logger"}
+        block = {key: value for key, value in block.items() if value is not None}
+        callbacks = [*callbacks, *block.pop("callbacks", [])]
+        bars = [each for each in callbacks if isinstance(each, ProgressBar)]
+        if block.setdefault("enable_progress_bar", bar or bool(bars)) and not bars:
+            callbacks.insert(0, RichProgressBar(leave=False))
+        if not validates and not _watched(callbacks):
+            block = {"limit_val_batches": 0, "num_sanity_val_steps": 0} | block
+        loggers: Any = self.block["logger"]
+        if loggers and not logged:
+            loggers = False
+        elif isinstance(loggers, list | tuple):
+            loggers = self._open = [self._logger(each, stage) for each in loggers]
+        return Trainer(
+            max_epochs=epochs,
+            callbacks=callbacks,
+            logger=loggers,
+            default_root_dir=str(self.folder / "logs" / stage if logged else self.folder),
+            enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
+            **block,
+        )
+
+    def watched(self) -> list[str]:
+        """Metrics of the validation split that callbacks of the block watch."""
+        return _watched(_build(self.block["callbacks"] or []))
+
+    def meet(self) -> None:
+        """Start the other processes, where there are to be some, and wait for all of them."""
+        if self.processes > 1:
+            trainer = self.trainer("none", logged=False, bar=False)
+            trainer.validate(_Nothing(), DataLoader([0]), verbose=False)
+
+    def close(self) -> None:
+        """End the run of the last stage: a logger of Weights & Biases would go on with one that is open."""
+        wandb = sys.modules.get("wandb")
+        for logger in self._open:
+            if type(logger).__name__ == "WandbLogger" and wandb and wandb.run not in (None, self._outer):
+                wandb.finish()
+        self._open = []
+
+    def _loggers(self) -> Sequence[Any]:
+        loggers = self.block["logger"]
+        return loggers if isinstance(loggers, list | tuple) else []
+
+    def _logger(self, described: Mapping[str, Any], stage: str) -> Logger:
+        """The logger of one stage: below the folder of the run, and named after the stage."""
+        kind, given = resolve_name(described["class_path"]), dict(described.get("init_args") or {})
+        takes = inspect.signature(kind).parameters
+        for key in ("name", "run_name"):
+            if key in takes:
+                own = given.get(key)
+                given[key] = stage if own in (None, takes[key].default) else f"{own}/{stage}"
+        if "save_dir" in takes:
+            given["save_dir"] = str(self.folder / "logs" / (given.get("save_dir") or "."))
+            Path(given["save_dir"]).mkdir(parents=True, exist_ok=True)
+        return _build({"class_path": described["class_path"], "init_args": given})
+
+
+class _Nothing(LightningModule):
+    """Validates nothing."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Do nothing."""
+
+
+def _watched(callbacks: Sequence[Any]) -> list[str]:
+    found = (str(getattr(each, "monitor", "")) for each in callbacks)
+    return [name for name in found if name.startswith("val_")]
+
+
+def _is_class(value: Any) -> bool:
+    return isinstance(value, Mapping) and "class_path" in value
+
+
+def _build(value: Any) -> Any:
+    """A value of the block for one stage: what names a class is built, objects are copied."""
+    if _is_class(value):
+        arguments = {key: _build(item) for key, item in (value.get("init_args") or {}).items()}
+        return resolve_name(value["class_path"])(**arguments)
+    if isinstance(value, Mapping):
+        return {key: _build(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_build(item) for item in value]
+    return copy.deepcopy(value)
+
+
+def _describe(value: Any) -> Any:
+    """A value of the block as plain data."""
+    if isinstance(value, Mapping):
+        return {str(key): _describe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_describe(item) for item in value]
+    if is_plain(value):
+        return value
+    if not hasattr(value, "__dict__"):
+        return str(value)
+    arguments = {key: item for key, item in vars(value).items() if is_plain(item)}
+    return {"class_path": f"{type(value).__module__}.{type(value).__qualname__}", "init_args": arguments}
+
+
+def _check_logger(logger: Any) -> None:
+    if not _is_class(logger):
+        raise InputError(
+            f"trainer.logger: found a {type(logger).__name__} object, which one fit alone can have; give its "
+            "class_path and init_args, from which every stage has a logger of its own"
+        )
+    arguments = logger.get("init_args") or {}
+    if "id" in inspect.signature(resolve_name(logger["class_path"])).parameters:
+        for key in ("id", "version"):
+            if arguments.get(key) is not None:
+                raise InputError(
+                    f"trainer.logger.{key}: names one run, and every stage is a run of its own; leave it out"
+                )
