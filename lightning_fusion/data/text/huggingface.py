@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from lightning_fusion.data.base import SPLITS
 from lightning_fusion.data.text.columns import ColumnTextDataModule, Table
 from lightning_fusion.data.text.readers import check_columns
 from lightning_fusion.data.text.texts import SPLIT_NAMES
+from lightning_fusion.data.text.tokens import import_package
 from lightning_fusion.errors import InputError, shorten
 
 
@@ -85,9 +85,9 @@ class HuggingFaceTextDataModule(ColumnTextDataModule):
         wanted = self._wanted_splits(found)
         needed = self.columns_read.needed
         for split, name in wanted.items():
-            check_columns(found[name].column_names or [], needed, f"{self.path}, split {name},", _HINT)
+            check_columns(found[name].column_names or [], needed, f"{self.path}, split {name},")
             rows = self._rows(found[name].select_columns(needed))
-            yield f"{self.path}, split {name}", rows, SPLITS.index(split) if len(found) > 1 else None
+            yield f"{self.path}, split {name}", rows, SPLITS.index(split) if len(wanted) > 1 else None
 
     def _rows(self, dataset: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
         numbered = {
@@ -109,16 +109,17 @@ class HuggingFaceTextDataModule(ColumnTextDataModule):
             return self.splits
         if len(found) == 1:
             return dict.fromkeys(SPLITS[:1], next(iter(found)))
-        if unknown := [name for name in found if name.lower() not in SPLIT_NAMES]:
+        wanted = {SPLITS[SPLIT_NAMES[name.lower()]]: name for name in found if name.lower() in SPLIT_NAMES}
+        if rest := [name for name in found if name not in wanted.values()]:
             raise InputError(
-                f"{self.path} has the split {shorten(unknown)}, which may be training, validation or test; name those "
-                "to use in splits, {train: train, test: test} say"
+                f"{self.path} has the split {shorten(rest)} beside {shorten(wanted.values()) or 'no other'}; name "
+                "those to use in splits, {train: train, test: test} say"
             )
-        return {SPLITS[SPLIT_NAMES[name.lower()]]: name for name in found}
+        return wanted
 
     def _load(self) -> Any:
         """Splits by name: of a folder or file, mapped or in a stream; of the hub, mapped from its cache."""
-        library = _library()
+        library = import_package("datasets")
         base = Path(self.path)
         with self._told():
             if (base / "dataset_dict.json").is_file() or (base / "state.json").is_file():
@@ -143,14 +144,14 @@ class HuggingFaceTextDataModule(ColumnTextDataModule):
         """What the library raises, in one line: many kinds of errors, from itself and from pyarrow."""
         try:
             yield
-        except (InputError, GeneratorExit):
+        except InputError:
             raise
         except Exception as error:
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
             if Path(self.path).exists():
                 hint = "a file is damaged or of another kind, copy it again"
             elif self.download:
-                hint = "check the name, name, revision and the network"
+                hint = "check path, name, revision and the network"
             else:
                 hint = "give a folder that is there, or set download: true to fetch it from the hub"
             raise InputError(f"path: {self.path} cannot be read by datasets ({said}); {hint}") from error
@@ -159,18 +160,6 @@ class HuggingFaceTextDataModule(ColumnTextDataModule):
         if self.splits is not None and (not self.splits or not set(self.splits) <= set(SPLITS)):
             raise InputError(f"splits is {self.splits}; expected {shorten(SPLITS)} or some of them as keys")
         super()._check()
-
-
-_HINT = "; set text, label, pair, domain_fields or split_field"
-
-
-def _library() -> Any:
-    try:
-        return import_module("datasets")
-    except ImportError as error:
-        raise InputError(
-            "Hugging Face data sets need the package datasets: pip install 'lightning-fusion[text]'"
-        ) from error
 
 
 @contextmanager

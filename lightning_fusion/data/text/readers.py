@@ -7,6 +7,7 @@ name no line; here every complaint has file and line, and every value stays the 
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,45 +89,34 @@ def read_json(path: Path, needed: Sequence[str], encoding: str = "utf-8") -> Row
         InputError: With file and line, if keys are missing or doubled, or a row is no object.
     """
     content = read_text(path, encoding)
-    for line, pairs in (_json_array if content.lstrip().startswith("[") else _json_lines)(content, path):
+    for line, pairs in _json_values(content, path):
         if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
             raise InputError(f"{path}, line {line}: found no JSON object; expected one per row")
-        names = [name for name, _ in pairs]
         hint = "; set text, label, pair, domain_fields or split_field"
-        check_columns(names, needed, f"{path}, line {line},", hint)
+        check_columns([name for name, _ in pairs], needed, f"{path}, line {line},", hint)
         yield line, dict(pairs)
 
 
-def _json_lines(content: str, path: Path) -> Iterator[tuple[int, Any]]:
-    for line, text in enumerate(content.split("\n"), 1):
-        if text.strip():
-            try:
-                yield line, json.loads(text, object_pairs_hook=list)
-            except ValueError as error:
-                raise InputError(f"{path}, line {line}: {error}; expected one JSON object per line") from error
-
-
-def _json_array(content: str, path: Path) -> Iterator[tuple[int, Any]]:
+def _json_values(content: str, path: Path) -> Iterator[tuple[int, Any]]:
+    """Line and value of each of several JSON values, or of the elements of one array; objects as lists of pairs."""
     decoder = json.JSONDecoder(object_pairs_hook=list)
-    place = content.index("[") + 1
-    line, seen, mark = 1, 0, ","
-    while True:
-        while content[place : place + 1].isspace():
-            place += 1
+    array = content.lstrip().startswith("[")
+    between = re.compile(r"[\s,]*" if array else r"\s*")
+    place = between.match(content, content.index("[") + 1 if array else 0).end()  # type: ignore[union-attr]
+    line, seen = 1, 0
+    while place < len(content) and not (array and content[place] == "]"):
         line, seen = line + content.count("\n", seen, place), place
-        if content[place : place + 1] == "]" or mark != ",":
-            break
         try:
             pairs, place = decoder.raw_decode(content, place)
         except ValueError as error:
-            raise InputError(f"{path}, line {line}: {error}; expected an array of JSON objects") from error
+            said = str(error).partition(": line")[0]  # counts from where it began
+            raise InputError(
+                f"{path}, line {line}: {said}; expected JSON objects, one per line or in an array"
+            ) from error
         yield line, pairs
-        while content[place : place + 1].isspace():
-            place += 1
-        mark = content[place : place + 1]
-        place += mark == ","
-    if content[place:].strip() != "]":
-        raise InputError(f"{path}, line {line}: found no ',' or final ']'; expected an array of JSON objects")
+        place = between.match(content, place).end()  # type: ignore[union-attr]
+    if array and content[place:].strip() != "]":
+        raise InputError(f"{path}, line {line}: the array does not end here; expected ']' as the last character")
 
 
 def check_columns(names: Sequence[str], needed: Sequence[str], place: str, hint: str = "") -> None:

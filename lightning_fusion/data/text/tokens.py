@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class TextTokenizer:
             vocab_size: Number of tokens, at most.
             lowercase: Whether letters lose their case first.
         """
-        tokenizers = _import("tokenizers")
+        tokenizers = import_package("tokenizers")
         backend = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=_SPECIAL[1]))
         steps = [tokenizers.normalizers.NFKC(), *([tokenizers.normalizers.Lowercase()] if lowercase else [])]
         backend.normalizer = tokenizers.normalizers.Sequence(steps)
@@ -61,7 +62,7 @@ class TextTokenizer:
 
     @staticmethod
     def _joining(backend: Any) -> Any:
-        backend.post_processor = _import("tokenizers").processors.TemplateProcessing(
+        backend.post_processor = import_package("tokenizers").processors.TemplateProcessing(
             single="$A", pair="$A [SEP] $B", special_tokens=[("[SEP]", backend.token_to_id("[SEP]"))]
         )
         return backend
@@ -73,7 +74,7 @@ class TextTokenizer:
         Raises:
             InputError: If there is none, or it cannot fill up a batch.
         """
-        transformers = _import("transformers")
+        transformers = import_package("transformers")
         try:
             backend = transformers.AutoTokenizer.from_pretrained(name, local_files_only=not download)
         except Exception as error:  # transformers and tokenizers raise many kinds, bare ones too
@@ -90,7 +91,7 @@ class TextTokenizer:
     @classmethod
     def parse(cls, text: str) -> "TextTokenizer":
         """The tokenizer that :meth:`dump` wrote."""
-        return cls(_import("tokenizers").Tokenizer.from_str(text))
+        return cls(import_package("tokenizers").Tokenizer.from_str(text))
 
     def dump(self) -> str:
         """A trained tokenizer as text; an empty one for those of transformers."""
@@ -101,7 +102,7 @@ class TextTokenizer:
         backend = self.backend
         if self._own:
             named = dict(zip(("pad_token", "unk_token", "sep_token"), _SPECIAL, strict=True))
-            backend = _import("transformers").PreTrainedTokenizerFast(tokenizer_object=backend, **named)
+            backend = import_package("transformers").PreTrainedTokenizerFast(tokenizer_object=backend, **named)
         backend.save_pretrained(folder)
 
     @property
@@ -329,9 +330,12 @@ def _groups(texts: Texts) -> np.ndarray:
     return np.array([first.setdefault(normalize(text), row) for row, text in enumerate(_joined(texts))])
 
 
-def _import(name: str) -> Any:
-    from importlib import import_module
+def import_package(name: str) -> Any:
+    """A package of the extra ``text``.
 
+    Raises:
+        InputError: If it is not installed.
+    """
     try:
         return import_module(name)
     except ImportError as error:

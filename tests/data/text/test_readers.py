@@ -22,14 +22,14 @@ def test_lines_of_rows_that_go_over_several_lines(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"a": 1}\n{"a": 2', r"line 2: .*; expected one JSON object per line"),
+        ('{"a": 1}\n{"a": 2', r"line 2: Expecting ',' delimiter; expected JSON objects, one per line"),
         ('{"a": 1}\n[2]', r"line 2: found no JSON object; expected one per row"),
         ('{"a": 1}\n\n{"b": 2}', r"line 3, has no column a; its columns are b; set text"),
         ('{"a": 1, "a": 2}', r"line 1, has a twice among its columns"),
-        ('[{"a": 1},\n{"a" 2}]', r"line 2: .*; expected an array of JSON objects"),
-        ('[{"a": 1}\n{"a": 2}]', r"line 2: found no ',' or final '\]'"),
-        ('[{"a": 1}', r"line 1: found no ',' or final '\]'"),
-        ('[{"a": 1}] {"a": 2}', r"line 1: found no ',' or final '\]'"),
+        ('[{"a": 1},\n{"a" 2}]', r"line 2: .*; expected JSON objects, one per line or in an array"),
+        ('{"a": 1}\n\n\nno', r"line 4: Expecting value; expected JSON objects, one per line"),
+        ('[{"a": 1},\n', r"line 1: the array does not end here"),
+        ('[{"a": 1}] {"a": 2}', r"line 1: the array does not end here"),
         ("[1]", r"line 1: found no JSON object"),
     ],
 )
