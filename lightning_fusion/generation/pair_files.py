@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lightning_fusion.data.splits import stratified_split
-from lightning_fusion.data.text.columns import Columns, names_of_values
+from lightning_fusion.data.text.columns import Fields, names_of_values
 from lightning_fusion.data.text.readers import read_table
 from lightning_fusion.data.text.texts import Texts, normalize
 from lightning_fusion.data.text.tokens import TextTokenizer
@@ -88,7 +88,7 @@ class PairFiles:
         if not domain_fields:
             raise InputError("domain_fields: name the column(s) that tell a pair's domain: each domain has an expert")
         self.root, self.columns, self.delimiter, self.encoding = root, columns, delimiter, encoding
-        self.fields = Columns(read, write, domains=tuple(domain_fields), names=names_of_values(value_names))
+        self.fields = Fields(read, write, domains=tuple(domain_fields), names=names_of_values(value_names))
         self.test_fraction, self.fuser_fraction, self.val_fraction = test_fraction, fuser_fraction, val_fraction
         self.vocab_size, self.lowercase, self.max_read, self.max_write = vocab_size, lowercase, max_read, max_write
         self.batch_size, self.ask_batch_size, self.seed = batch_size, ask_batch_size, seed

@@ -15,7 +15,7 @@ Table = tuple[str, Iterable[tuple[int, Mapping[str, Any]]], int | None]
 
 
 @dataclass(frozen=True)
-class Columns:
+class Fields:
     """Which columns hold what.
 
     Attributes:
@@ -28,9 +28,9 @@ class Columns:
         names: For some columns, what their values are called.
 
     Example:
-        >>> columns = Columns(domains=("shop",), names={"label": {"1": "bad", "5": "good"}})
+        >>> fields = Fields(domains=("shop",), names={"label": {"1": "bad", "5": "good"}})
         >>> texts = Texts()
-        >>> columns.add(texts, "reviews.csv", [(2, {"text": "a fine book", "label": 5, "shop": "books"})])
+        >>> fields.add(texts, "reviews.csv", [(2, {"text": "a fine book", "label": 5, "shop": "books"})])
         >>> texts.labels, texts.domains
         (['good'], ['books'])
     """
@@ -71,8 +71,8 @@ class Columns:
             if lacking := [name for name, value in values.items() if value is None and name not in needless]:
                 raise InputError(f"{here}: {shorten(lacking)} is missing; name it, or remove the row")
             own = split if self.split is None else self._split(str(values[self.split]), here)
-            fields = [self.label, *(() if out else self.domains)]
-            if blank := [name for name in fields if not str(values[name]).strip()]:
+            named = [self.label, *(() if out else self.domains)]
+            if blank := [name for name in named if not str(values[name]).strip()]:
                 raise InputError(f"{here}: {shorten(blank)} is empty; name it, or remove the row")
             texts.add(
                 str(values[self.text]),
@@ -87,9 +87,9 @@ class Columns:
     def _named(self, column: str, value: Any, place: str) -> Any:
         if isinstance(value, dict | list | bytes) or value != value:
             raise InputError(f"{place}: {column} is {value!r:.60}; expected a text or number")
-        if value is None or column not in self.names:
+        if value is None or column not in self.names or not (written := str(value).strip()):
             return value
-        if (written := str(value).strip()) not in self.names[column]:
+        if written not in self.names[column]:
             raise InputError(
                 f"{place}: {column} is {value!r:.60}; expected one of {shorten(self.names[column], 9)}: add it to "
                 "value_names"
@@ -172,7 +172,7 @@ class ColumnTextDataModule(BaseTextDataModule):
         """All texts, from the columns that the arguments name."""
         texts = Texts()
         for place, rows, split in self.tables():
-            self.columns_read.add(texts, place, rows, split)
+            self.fields.add(texts, place, rows, split)
         if self.out_of_scope_label is not None and not any(texts.out_of_scope):
             raise InputError(
                 f"out_of_scope_label: no text of {self.origin} has the label {self.out_of_scope_label!r}; the labels "
@@ -181,9 +181,9 @@ class ColumnTextDataModule(BaseTextDataModule):
         return texts
 
     @property
-    def columns_read(self) -> Columns:
+    def fields(self) -> Fields:
         """Which column holds what."""
-        return Columns(
+        return Fields(
             self.text,
             self.label,
             self.pair,
@@ -205,9 +205,9 @@ class ColumnTextDataModule(BaseTextDataModule):
                 "out_of_scope is keep, but no text is marked; set out_of_scope_label to the label of texts that are "
                 "of none of the classes, or out_of_scope: drop"
             )
-        if strange := sorted(set(self.value_names or {}) - set(self.columns_read.needed)):
+        if strange := sorted(set(self.value_names or {}) - set(self.fields.needed)):
             raise InputError(
                 f"value_names has {shorten(strange)}, which is none of the columns that are read; expected some of "
-                f"{shorten(self.columns_read.needed)}"
+                f"{shorten(self.fields.needed)}"
             )
         super()._check()

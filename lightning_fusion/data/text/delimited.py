@@ -72,7 +72,7 @@ class TextDataModule(ColumnTextDataModule):
         """The rows of each file."""
         files = self.files()
         for path in files:
-            rows = read_delimited(path, self.columns_read.needed, self.encoding, self.delimiter, self.columns)
+            rows = read_delimited(path, self.fields.needed, self.encoding, self.delimiter, self.columns)
             yield str(path), rows, split_of(path) if len(files) > 1 else None
 
     def _check(self) -> None:

@@ -83,7 +83,7 @@ class HuggingFaceTextDataModule(ColumnTextDataModule):
         """The rows of each split."""
         found = self._load()
         wanted = self._wanted_splits(found)
-        needed = self.columns_read.needed
+        needed = self.fields.needed
         for split, name in wanted.items():
             check_columns(found[name].column_names or [], needed, f"{self.path}, split {name},")
             rows = self._rows(found[name].select_columns(needed))

@@ -45,5 +45,5 @@ class JSONTextDataModule(ColumnTextDataModule):
         """The rows of each file."""
         files = self.files()
         for path in files:
-            rows = read_json(path, self.columns_read.needed, self.encoding)
+            rows = read_json(path, self.fields.needed, self.encoding)
             yield str(path), rows, split_of(path) if len(files) > 1 else None
