@@ -75,7 +75,7 @@ def integrated_gradients(
         target: (B,) int64 class whose logit is explained.
         steps: Points of the sum.
         baseline: An input that means "nothing": a number, or a tensor that broadcasts to the input. Zeros where None
-            (our choice: the mean of standardised input).
+            (our choice: the mean of standardized input).
         internal_batch_size: Rows that pass through the network at once.
 
     Returns:
@@ -163,7 +163,7 @@ def attribute(
     return values.sum(1) if values.ndim == 4 else values
 
 
-def attribution_overlap(a: Tensor, b: Tensor, top_share: float = 0.1) -> Overlap:
+def attribution_overlap(a: Tensor, b: Tensor, top_fraction: float = 0.1) -> Overlap:
     """How alike two maps of each sample are, by their ranks and by their strongest positions.
 
     Where equal values stand at the edge of the strongest, each counts by its chance to be among them, in either map
@@ -172,30 +172,30 @@ def attribution_overlap(a: Tensor, b: Tensor, top_share: float = 0.1) -> Overlap
     Args:
         a: (B, ...) maps.
         b: (B, ...) other maps of the same samples.
-        top_share: Share of the positions that count as strongest, rounded up to whole positions.
+        top_fraction: Share of the positions that count as strongest, rounded up to whole positions.
 
     Returns:
-        Rank correlation and common share of the strongest, float64; the share is ``top_share`` for unrelated maps.
+        Rank correlation and common share of the strongest, float64; the share is ``top_fraction`` for unrelated maps.
 
     Raises:
-        InputError: If shapes differ, values are not finite, or ``top_share`` is out of range.
+        InputError: If shapes differ, values are not finite, or ``top_fraction`` is out of range.
 
     Example:
         >>> a = torch.tensor([[4.0, 3.0, 2.0, 1.0]])
-        >>> attribution_overlap(a, torch.tensor([[4.0, 2.0, 3.0, 1.0]]), top_share=0.5)
+        >>> attribution_overlap(a, torch.tensor([[4.0, 2.0, 3.0, 1.0]]), top_fraction=0.5)
         Overlap(spearman=tensor([0.8000], dtype=torch.float64), top=tensor([0.5000], dtype=torch.float64))
     """
     from scipy.stats import rankdata
 
     if a.shape != b.shape or a.ndim < 2 or not a[:1].numel():
         raise InputError(f"maps have shapes {tuple(a.shape)} and {tuple(b.shape)}; expected two of (batch, ...)")
-    if not 0 < top_share <= 1:
-        raise InputError(f"top_share is {top_share}; expected a number above 0 and up to 1")
+    if not 0 < top_fraction <= 1:
+        raise InputError(f"top_fraction is {top_fraction}; expected a number above 0 and up to 1")
     maps = [part.detach().flatten(1).cpu().to(torch.float64) for part in (a, b)]
     for name, part in zip("ab", maps, strict=True):
         if not part.isfinite().all():
             raise InputError(f"{name}: found maps with NaN or infinite values; expected none")
-    count = math.ceil(top_share * maps[0].shape[1] - 1e-9)
+    count = math.ceil(top_fraction * maps[0].shape[1] - 1e-9)
     first, second = (torch.from_numpy(rankdata(part.numpy(), axis=1)) for part in maps)
     first, second = first - first.mean(1, keepdim=True), second - second.mean(1, keepdim=True)
     spearman = (first * second).sum(1) / (first.norm(dim=1) * second.norm(dim=1))
@@ -209,7 +209,7 @@ def compare_pairs(
     batches: Batch | Iterable[Any],
     steps: int = 32,
     baseline: Tensor | float | None = None,
-    top_share: float = 0.1,
+    top_fraction: float = 0.1,
     internal_batch_size: int = 256,
     repeats: int = 2000,
     seed: int = 0,
@@ -225,7 +225,7 @@ def compare_pairs(
         batches: One :class:`~lightning_fusion.Batch`, or a loader of them.
         steps: Points of the sum of integrated gradients.
         baseline: An input that means "nothing"; zeros where None.
-        top_share: Share of the positions that count as strongest.
+        top_fraction: Share of the positions that count as strongest.
         internal_batch_size: Rows that pass through a network at once.
         repeats: Bootstrap draws of the samples.
         seed: Of the draws.
@@ -236,7 +236,7 @@ def compare_pairs(
     Example:
         >>> members = [nn.Linear(4, 3).eval() for _ in range(3)]
         >>> batch = Batch(torch.randn(6, 4), torch.arange(6) % 3, torch.ones(6, 1, dtype=torch.bool), torch.arange(6))
-        >>> found = compare_pairs((members[0], members[1]), (members[0], members[0]), batch, top_share=0.25)
+        >>> found = compare_pairs((members[0], members[1]), (members[0], members[0]), batch, top_fraction=0.25)
         >>> found.plain_pair.top.tolist()
         [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
         >>> found.top.samples
@@ -254,7 +254,7 @@ def compare_pairs(
         }
         for name, members in (("pair", pair), ("plain", plain_pair)):
             one, other = (maps[id(member)] for member in members)
-            found[name].append(attribution_overlap(one, other, top_share))
+            found[name].append(attribution_overlap(one, other, top_fraction))
     if not found["pair"]:
         raise InputError("batches: found no sample; expected one batch or more")
     ours, plain = (Overlap(*(torch.cat(parts) for parts in zip(*found[name], strict=True))) for name in found)

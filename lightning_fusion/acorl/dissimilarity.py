@@ -71,7 +71,7 @@ class SmoothL1(Dissimilarity):
         return F.smooth_l1_loss(projected, representation)
 
 
-class CentredCosine(Dissimilarity):
+class CenteredCosine(Dissimilarity):
     """1 - cos(z, v - mean of v): the default.
 
     What all samples share is taken out of v, so a constant prediction scores 1 and only what tells samples apart can
@@ -82,7 +82,7 @@ class CentredCosine(Dissimilarity):
         num_classes: Not used.
 
     Example:
-        >>> measure = CentredCosine(2, 2)
+        >>> measure = CenteredCosine(2, 2)
         >>> v = torch.tensor([[3.0, 1.0], [5.0, 1.0]])
         >>> round(float(measure(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), v, torch.tensor([0, 1]))), 3)
         0.0
@@ -122,7 +122,7 @@ class CentredCosine(Dissimilarity):
         self.count += new[:, -1:]
 
 
-class ClassCentredCosine(CentredCosine):
+class ClassCenteredCosine(CenteredCosine):
     """1 - cos(z, v - mean of v in the sample's class): what v says beyond the class, which both models must know.
 
     Args:

@@ -67,7 +67,7 @@ def fit_output_weights(outputs: Tensor, target: Tensor) -> Tensor:
 
 
 class LinearHead(nn.Module):
-    """The head of late fusion: a linear layer on standardised features.
+    """The head of late fusion: a linear layer on standardized features.
 
     Args:
         num_classes: C.

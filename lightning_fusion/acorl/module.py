@@ -54,7 +54,7 @@ class ACoRLModule(ExpertModule):
         ramp_steps: Steps that count as the whole training, for a run without an end.
         allow_imitation: Accept a negative strength, which makes the models alike.
         dissimilarity: D, called as ``dissimilarity(size of v_k, C)``;
-            :class:`~lightning_fusion.acorl.dissimilarity.CentredCosine` where None.
+            :class:`~lightning_fusion.acorl.dissimilarity.CenteredCosine` where None.
         projection: d_k, called as ``projection(size of z, size of v_k)``;
             :class:`~lightning_fusion.acorl.projection.ProjectionMLP` where None.
         loss: As for :class:`~lightning_fusion.ExpertModule`, and so is the rest.

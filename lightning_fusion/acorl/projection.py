@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from lightning_fusion.acorl.dissimilarity import CentredCosine, Dissimilarity
+from lightning_fusion.acorl.dissimilarity import CenteredCosine, Dissimilarity
 from lightning_fusion.acorl.reversal import reverse_gradient
 from lightning_fusion.errors import InputError
 
@@ -54,7 +54,7 @@ class Adversary(nn.Module):
         members: Size of the representation of each frozen model, by name.
         num_classes: C.
         projection: Called as ``projection(size of z, size of v_k)``; :class:`ProjectionMLP` where None.
-        dissimilarity: Called as ``dissimilarity(size of v_k, C)``; :class:`CentredCosine` where None.
+        dissimilarity: Called as ``dissimilarity(size of v_k, C)``; :class:`CenteredCosine` where None.
 
     Example:
         >>> import torch
@@ -75,7 +75,7 @@ class Adversary(nn.Module):
         super().__init__()
         self.sizes = dict(members)
         self.num_features = num_features
-        project, compare = projection or ProjectionMLP, dissimilarity or CentredCosine
+        project, compare = projection or ProjectionMLP, dissimilarity or CenteredCosine
         for what, made in (("projection", project), ("dissimilarity", compare)):
             if isinstance(made, nn.Module):
                 raise InputError(f"{what}: found a finished {type(made).__name__}; give its class: each expert has one")

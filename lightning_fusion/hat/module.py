@@ -205,10 +205,9 @@ class HaTJointModule(ExpertModule):
         Raises:
             InputError: If there is no mixer: before training, and in a student's published checkpoint.
         """
-        if self.teacher is None:
-            raise InputError("there is no mixer: it is made in training, and a published student has none")
+        teacher = self._made_teacher()
         with in_eval(self):
-            mixed = self.teacher(self.forward_with_features(input)[1], ask(self.pool, input, self.heads == "frozen"))
+            mixed = teacher(self.forward_with_features(input)[1], ask(self.pool, input, self.heads == "frozen"))
         return torch.stack([log_weights.exp() for log_weights in mixed.log_weights]).mean(0)
 
     def strength(self) -> Tensor | float:
@@ -223,8 +222,17 @@ class HaTJointModule(ExpertModule):
 
     @property
     def source_weights(self) -> dict[str, float]:
-        """Mean weight of each source over the training batches of the last epoch in which the mixer was trained."""
-        return dict(zip(self.pool.names, self.teacher.mean_weights.tolist(), strict=True))
+        """Mean weight of each source over the training batches of the last epoch in which the mixer was trained.
+
+        Raises:
+            InputError: If there is no mixer, as for :meth:`sample_weights`.
+        """
+        return dict(zip(self.pool.names, self._made_teacher().mean_weights.tolist(), strict=True))
+
+    def _made_teacher(self) -> Teacher:
+        if self.teacher is None:
+            raise InputError("there is no mixer: it is made in training, and a published student has none")
+        return self.teacher
 
     @property
     def _players(self) -> tuple[bool, bool]:

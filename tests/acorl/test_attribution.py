@@ -210,7 +210,7 @@ MAPS = torch.rand(2, 4, 4)
         (lambda: attribute(nn.LSTM(4, 3).eval(), INPUT, TARGET), "returns tuple for one row"),
         (lambda: attribute(Expert(NET, classes=list("abc")), INPUT, TARGET), "Expert passes no gradient to its input"),
         (lambda: attribution_overlap(MAPS, MAPS[:1]), r"maps have shapes \(2, 4, 4\) and \(1, 4, 4\)"),
-        (lambda: attribution_overlap(MAPS, MAPS, top_share=0), "top_share is 0"),
+        (lambda: attribution_overlap(MAPS, MAPS, top_fraction=0), "top_fraction is 0"),
         (lambda: attribution_overlap(MAPS, MAPS / 0), "b: found maps with NaN"),
         (lambda: compare_pairs((NET, NET), (NET, NET), []), "batches: found no sample"),
         (lambda: compare_pairs((NET, NET), (NET, NET), [(INPUT, TARGET)]), "the loader yields a tuple of 2"),

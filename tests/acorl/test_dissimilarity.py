@@ -4,15 +4,15 @@ import torch
 from scipy.spatial.distance import cosine
 
 from lightning_fusion.acorl.dissimilarity import (
-    CentredCosine,
-    ClassCentredCosine,
+    CenteredCosine,
+    ClassCenteredCosine,
     Cosine,
     MeanSquaredError,
     SmoothL1,
     SquaredCosine,
 )
 
-ALL = [Cosine, SquaredCosine, MeanSquaredError, SmoothL1, CentredCosine, ClassCentredCosine]
+ALL = [Cosine, SquaredCosine, MeanSquaredError, SmoothL1, CenteredCosine, ClassCenteredCosine]
 TARGET = torch.tensor([0, 1, 1, 0, 2, 2, 1])
 
 
@@ -34,8 +34,8 @@ EXPECTED = {
     SquaredCosine: lambda z, v: float(np.mean([1 - (1 - cosine(a, b)) ** 2 for a, b in zip(z, v, strict=True)])),
     MeanSquaredError: lambda z, v: float(np.mean((z - v) ** 2)),
     SmoothL1: lambda z, v: float(np.mean(huber(z - v))),
-    CentredCosine: lambda z, v: mean_cosine(z, v - v.mean(0)),
-    ClassCentredCosine: lambda z, v: mean_cosine(
+    CenteredCosine: lambda z, v: mean_cosine(z, v - v.mean(0)),
+    ClassCenteredCosine: lambda z, v: mean_cosine(
         z, v - np.stack([v[TARGET.numpy() == c].mean(0) for c in TARGET.tolist()])
     ),
 }
@@ -48,14 +48,14 @@ def test_the_first_batch_is_the_formula(kind):
 
 
 def test_the_mean_is_that_of_all_batches_so_far():
-    measure, batches = CentredCosine(4, 3), [vectors(seed) + seed for seed in range(4)]
+    measure, batches = CenteredCosine(4, 3), [vectors(seed) + seed for seed in range(4)]
     for number, v in enumerate(batches):
         found = float(measure(vectors(9), v, TARGET))
         mean = torch.cat(batches[: number + 1]).numpy().mean(0)
         assert found == pytest.approx(mean_cosine(vectors(9).numpy(), v.numpy() - mean), rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", [CentredCosine, ClassCentredCosine])
+@pytest.mark.parametrize("kind", [CenteredCosine, ClassCenteredCosine])
 def test_evaluation_counts_nothing(kind):
     measure = kind(4, 3)
     measure(vectors(), vectors(1), TARGET)
@@ -65,7 +65,7 @@ def test_evaluation_counts_nothing(kind):
 
 
 def test_shares_of_classes_weigh_the_means():
-    measure, v = ClassCentredCosine(4, 3), vectors(1)
+    measure, v = ClassCenteredCosine(4, 3), vectors(1)
     shares = torch.rand(7, 3, generator=torch.Generator().manual_seed(3)).softmax(1)
     weights = shares.numpy()
     means = weights.T @ v.numpy() / weights.sum(0)[:, None]
@@ -77,7 +77,7 @@ def test_a_constant_prediction_finds_a_common_direction_but_not_behind_the_mean(
     v = torch.rand(500, 8, generator=torch.Generator().manual_seed(0))  # as after a ReLU
     constant, target = v.mean(0).expand(500, 8), torch.zeros(500, dtype=torch.long)
     assert float(Cosine(8, 1)(constant, v, target)) < 0.2
-    assert float(CentredCosine(8, 1)(constant, v, target)) == pytest.approx(1, abs=0.02)
+    assert float(CenteredCosine(8, 1)(constant, v, target)) == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize("kind", ALL)

@@ -62,9 +62,9 @@ def test_late_fusion_is_an_ordinary_expert_on_stored_features():
     inputs = tiny.tensors(rows=rows)["train"][0]
     features = torch.cat([pool.members[name].forward_with_features(inputs)[1] for name in ("b", "a")], 1)
     torch.testing.assert_close(data.rows("train").inputs, features)
-    standardised = (features - head.mean) * head.scale
-    torch.testing.assert_close(standardised.mean(0), torch.zeros(10), atol=1e-4, rtol=0)
-    spread = standardised.std(0)
+    standardized = (features - head.mean) * head.scale
+    torch.testing.assert_close(standardized.mean(0), torch.zeros(10), atol=1e-4, rtol=0)
+    spread = standardized.std(0)
     assert ((spread - 1).abs() < 1e-3)[features.std(0) > 1e-6].all()
     module = ExpertModule(head, classes=data.classes)
     trainer = tiny.trainer(30)

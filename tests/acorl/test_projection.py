@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_fusion.acorl.dissimilarity import CentredCosine, MeanSquaredError
+from lightning_fusion.acorl.dissimilarity import CenteredCosine, MeanSquaredError
 from lightning_fusion.acorl.projection import Adversary, ProjectionMLP
 from lightning_fusion.errors import InputError
 
@@ -47,7 +47,7 @@ def test_parts_are_the_users():
     adversary = made(projection=lambda a, b: nn.Linear(a, b, bias=False), dissimilarity=MeanSquaredError)
     assert isinstance(adversary.projections["a"], nn.Linear)
     assert all(isinstance(part, MeanSquaredError) for part in adversary.dissimilarities.values())
-    assert all(isinstance(part, CentredCosine) for part in made().dissimilarities.values())
+    assert all(isinstance(part, CenteredCosine) for part in made().dissimilarities.values())
 
 
 @pytest.mark.parametrize(

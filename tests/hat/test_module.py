@@ -491,6 +491,8 @@ class TestSwitches:
         made = module(accuracy_source=accuracy_source, network=partial(tiny.Net, norm=True, dropout=0.5))
         with pytest.raises(InputError, match="there is no mixer"):
             made.sample_weights(torch.zeros(2, 4))
+        with pytest.raises(InputError, match="there is no mixer"):
+            made.source_weights  # noqa: B018
         fit(made, 2)
         input = torch.randn(7, 4)
         found = made.train().sample_weights(input)

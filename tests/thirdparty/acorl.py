@@ -6,11 +6,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_fusion import ACoRLModule
-from lightning_fusion.acorl.dissimilarity import CentredCosine
+from lightning_fusion.acorl.dissimilarity import CenteredCosine
 from lightning_fusion.schedules import Schedule
 
 
-class Whitened(CentredCosine):
+class Whitened(CenteredCosine):
     """The cosine after every feature was divided by a power of its size."""
 
     def __init__(self, num_features: int, num_classes: int, power: float = 1.0) -> None:

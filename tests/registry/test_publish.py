@@ -1,0 +1,27 @@
+import safetensors.torch
+import sources
+import tiny
+import torch
+
+from lightning_fusion.registry.publish import EXPERT_FACTS, describe_source, restore_expert
+
+
+def test_a_description_needs_no_file_system_and_gives_the_expert_back():
+    given = sources.expert(hidden=7)
+    card, contents = describe_source(
+        given, sources.data(), "a", [1.0], {"class_path": "tiny.Net", "init_args": {"hidden": 7}}
+    )
+    assert set(contents) == {"centroids.safetensors", "encoder.safetensors", "head.safetensors"}
+    assert {name.split(".")[0]: len(content) for name, content in contents.items()} == {
+        part: file["bytes"] for part, file in card.files.items()
+    }
+    parts = {name: safetensors.torch.load(content) for name, content in contents.items()}
+    facts = {name: getattr(card, name) for name in EXPERT_FACTS}
+    weights = parts["encoder.safetensors"] | parts["head.safetensors"]
+    drawn = torch.get_rng_state()
+    found = restore_expert(card.network, weights, "the card", **facts)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert found.fingerprint == given.fingerprint == card.fingerprint and isinstance(found.network, tiny.Net)
+    half = restore_expert(card.network, parts["encoder.safetensors"], "the card", whole=False, **facts)
+    x = torch.randn(5, 4)
+    assert torch.equal(half.forward_with_features(x)[1], given.forward_with_features(x)[1])
