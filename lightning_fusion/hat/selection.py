@@ -281,7 +281,7 @@ class _Search:
         """Read one source and fill its row."""
         means = None
         if self.rank_by in ("product", "centroid"):
-            means = dict(zip(*self.reader.read_centroids(card), strict=True))
+            means = dict(zip(*self.reader.centroids(card), strict=True))
         weights = self.reader.weights(card, "encoder")
         partial = self.encoder_first and card.splits
         if not partial and card.splits:

@@ -125,16 +125,15 @@ class ExpertRegistry:
                 f"{self.address} has no source {name!r}; it has {shorten(self._listed()) or 'none'}"
             ) from error
 
-    def centroids(self, name: str) -> tuple[list[str], Tensor]:
+    def centroids(self, card: Card) -> tuple[list[str], Tensor]:
         """The classes of which a source had samples, C_i of them, and its mean representation of each.
 
         Returns:
             Names of the classes, and (C_i, D_i) float32.
-        """
-        return self.read_centroids(self.card(name))
 
-    def read_centroids(self, card: Card) -> tuple[list[str], Tensor]:
-        """As :meth:`centroids`, of the version that a card names."""
+        Raises:
+            InputError: If the file is not the one that the card names.
+        """
         tensors = self.weights(card, "centroids")
         seen = [label for label, count in zip(card.classes, card.counts, strict=True) if count]
         means = tensors.get("means", torch.empty(0))

@@ -79,7 +79,7 @@ class TestPublished:
         known = sources.data()
         inputs, targets = known.rows("train").inputs, known.rows("train").targets.numpy()
         features = given.network.body(inputs).detach().numpy().astype(np.float64)
-        classes, means = registry.centroids("site_a")
+        classes, means = registry.centroids(registry.card("site_a"))
         assert classes == CLASSES
         assert means.dtype == torch.float32
         expected = np.stack([features[targets == number].mean(0) for number in range(4)])
@@ -92,7 +92,7 @@ class TestPublished:
         known = TensorDataModule({"train": (inputs, targets)}, names, batch_size=2)
         given = sources.expert(["cat", "dog", "owl"])
         card = registry.publish(given, known, "a", statistics=[1.0], network=tiny.Net)
-        classes, means = registry.centroids("a")
+        classes, means = registry.centroids(registry.card("a"))
         assert (card.counts, classes) == ([2, 0, 2], ["cat", "owl"])
         features = given.network.body(inputs)
         expected = torch.stack([features[[1, 4]].mean(0), features[[0, 6]].mean(0)])
@@ -156,7 +156,7 @@ class TestPublished:
         registry.publish(sources.expert(), noisy, "a", statistics=[1.0], network=tiny.Net)
         assert noisy.trainer is not None
         sources.publish(registry, "b")
-        torch.testing.assert_close(registry.centroids("a")[1], registry.centroids("b")[1])
+        torch.testing.assert_close(registry.centroids(registry.card("a"))[1], registry.centroids(registry.card("b"))[1])
 
     def test_inputs_by_name(self, registry):
         known = sources.data()
@@ -448,7 +448,7 @@ class TestDistrust:
         sources.publish(folder, "a")
         edit(folder, "a", width=3)
         with pytest.raises(InputError, match=r"its centroids have shape \(4, 5\); its card says \(4, 3\)"):
-            folder.centroids("a")
+            folder.centroids(folder.card("a"))
 
 
 class TestNetwork:
@@ -461,11 +461,11 @@ class TestNetwork:
             far = ExpertRegistry(address + "/")
             assert far.names == folder.names
             assert far.load("häuser#?&").fingerprint == folder.load("häuser#?&").fingerprint
-            assert torch.equal(far.centroids("100%25")[1], folder.centroids("100%25")[1])
+            assert torch.equal(far.centroids(far.card("100%25"))[1], folder.centroids(folder.card("100%25"))[1])
             assert asked[0] == "/index.json"
             down = sum(one.num_bytes for one in far.ledger)
             local = folder.reader()
-            assert local.names and local.load("häuser#?&") and local.centroids("100%25")
+            assert local.names and local.load("häuser#?&") and local.centroids(local.card("100%25"))
             index = (Path(folder.address) / "index.json").stat().st_size
             assert down == sum(one.num_bytes for one in local.ledger) + index
             with pytest.raises(InputError, match="is only read; publish to the folder behind it"):
