@@ -16,7 +16,7 @@ from measuring import Result, Times, clock, resident_mb
 from recorded import CLASSES, Recorded, recorded
 from sklearn.neighbors import KNeighborsClassifier
 
-from lightning_fusion.frugal.neighbors import SubsetNeighbours
+from lightning_fusion.frugal.neighbors import SubsetNeighbors
 from lightning_fusion.frugal.policy import FrugalFoE
 
 VALIDATION, QUERIES, SAMPLE, REPEATS = 5_000, 1_000, 8, 3
@@ -108,17 +108,17 @@ class Literal:
 def timed_search() -> Iterator[dict[str, float]]:
     """CPU seconds in the search for neighbours: of the queries, and of validation rows, which fills the tables."""
     spent = {"queries": 0.0, "tables": 0.0}
-    each = SubsetNeighbours.each
+    each = SubsetNeighbors.each
 
-    def timed_each(self: SubsetNeighbours, sets: Any, points: Any, count: int, own: Any = None) -> Any:
+    def timed_each(self: SubsetNeighbors, sets: Any, points: Any, count: int, own: Any = None) -> Any:
         begin = time.process_time()
         found = each(self, sets, points, count, own)
         spent["queries" if own is None else "tables"] += time.process_time() - begin
         return found
 
-    many = SubsetNeighbours.supersets
+    many = SubsetNeighbors.supersets
 
-    def supersets(self: SubsetNeighbours, *args: Any) -> Iterator[Any]:
+    def supersets(self: SubsetNeighbors, *args: Any) -> Iterator[Any]:
         found = many(self, *args)
         while True:
             begin = time.process_time()
@@ -128,13 +128,13 @@ def timed_search() -> Iterator[dict[str, float]]:
                 return
             yield part
 
-    SubsetNeighbours.each = timed_each  # type: ignore[method-assign]
-    SubsetNeighbours.supersets = supersets  # type: ignore[method-assign]
+    SubsetNeighbors.each = timed_each  # type: ignore[method-assign]
+    SubsetNeighbors.supersets = supersets  # type: ignore[method-assign]
     try:
         yield spent
     finally:
-        SubsetNeighbours.each = each  # type: ignore[method-assign]
-        SubsetNeighbours.supersets = many  # type: ignore[method-assign]
+        SubsetNeighbors.each = each  # type: ignore[method-assign]
+        SubsetNeighbors.supersets = many  # type: ignore[method-assign]
 
 
 def decisions(neighbors: int, repeats: int) -> list[Result]:
@@ -143,7 +143,7 @@ def decisions(neighbors: int, repeats: int) -> list[Result]:
     known = data[:VALIDATION]
     batches = [data[VALIDATION : VALIDATION + QUERIES], data[VALIDATION + QUERIES :]]
     answers = [policy(neighbors).fit(known.outputs, known.targets).predict(batches[0].outputs)]
-    asked = answers[0].asked.numpy()
+    asked = answers[0].queried.numpy()
     # the middle of each eighth of the queries, ordered by the number of experts that are asked: as long as the others
     sample = np.argsort(asked.sum(1), kind="stable")[QUERIES // SAMPLE // 2 :: QUERIES // SAMPLE]
     said = answers[0].probabilities.argmax(1).numpy()
@@ -230,7 +230,7 @@ def growth(repeats: int) -> list[Result]:
             known, others = data[: case["rows"]], data[case["rows"] : case["rows"] + QUERIES]
             queries = data[case["rows"] + QUERIES :][: case["queries"]]
             fitted = policy(10).fit(known.outputs, known.targets)
-            asked[what, value] = float(fitted.predict(others.outputs).asked.sum(1).double().mean())
+            asked[what, value] = float(fitted.predict(others.outputs).queried.sum(1).double().mean())
             runs[what, value] = partial(fitted.predict, queries.outputs)
             times[what, value] = [clock(runs[what, value]).cpu]  # fills what these queries need beside
     warm: dict[tuple[str, int], list[float]] = {key: [] for key in runs}

@@ -127,4 +127,4 @@ def test_a_policy_is_fitted_on_the_rows_of_all_processes(folders, name):
             tables.append(list(csv.DictReader(file)))
     assert tables[0] == tables[1]
     assert [row["index"] for row in tables[0]] == [str(row) for row in range(processes.FRUGAL_ROWS["test"] + more)]
-    assert len({row["asked"] for row in tables[0]}) > 1
+    assert len({row["queried"] for row in tables[0]}) > 1

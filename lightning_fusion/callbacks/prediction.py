@@ -18,7 +18,7 @@ class PredictionWriter(Callback):
 
     The module's ``predict_step`` must return a dict with ``index`` (B,) and ``probabilities`` (B, C), and have
     ``classes``. Further entries become columns before those of the classes: numbers (B,) as they are, experts by their
-    names (``expert`` (B,), or ``asked`` (B, K) bool joined by ``+``). Each process keeps its own rows in memory; the
+    names (``expert`` (B,), or ``queried`` (B, K) bool joined by ``+``). Each process keeps its own rows in memory; the
     first one writes all of them, ordered by index.
 
     Args:
@@ -87,7 +87,7 @@ class PredictionWriter(Callback):
 
 def _column(name: str, values: torch.Tensor, experts: list[str]) -> list[Any]:
     """Cells of one further entry of the predictions."""
-    if name == "asked":
+    if name == "queried":
         return ["+".join(itertools.compress(experts, row)) for row in values.tolist()]
     if name == "expert":
         return [experts[number] for number in values.tolist()]

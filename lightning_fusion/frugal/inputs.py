@@ -1,8 +1,10 @@
-"""What a FrugalFoE policy is given: outputs, targets and costs, checked."""
+"""What a FrugalFoE policy is given: arguments, outputs, targets, costs and answers of experts, checked."""
 
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,63 @@ from torch import Tensor
 
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.store import OutputsSplit
+from lightning_fusion.experts.pool import check_same_experts
+
+Ask = Callable[[str, Tensor], Any]
+"""Called as ``ask(expert name, rows)`` with (R,) ascending row indices; gives that expert's (R, C) outputs."""
+
+_NUMBERS: dict[str, tuple[bool, bool, str]] = {  # whole, may be None, what it must be
+    "trade_off": (False, False, "a number >= 0"),
+    "budget": (False, True, "a number > 0"),
+    "neighbors": (True, True, "at least 1"),
+    "fuser_neighbors": (True, False, "at least 1"),
+    "min_queries": (True, False, "at least 1: an answer needs one expert"),
+    "abstain_above": (False, True, "a number >= 0"),
+    "look_ahead": (True, False, "at least 1"),
+}
+_WORDS = {"loss": ("zero_one", "log"), "abstain_by": ("risk", "probability"), "on_failure": ("raise", "skip")}
+
+
+def read_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of :class:`~lightning_fusion.FrugalFoE` that are plain data, checked and as Python's own types.
+
+    Args:
+        given: By name.
+
+    Raises:
+        InputError: If one is out of range.
+    """
+    found = dict(given)
+    for name, (whole, optional, expected) in _NUMBERS.items():
+        value = given[name]
+        if optional and value is None:
+            continue
+        if not is_number(value, whole):
+            raise InputError(f"{name} is {value!r}; expected a {'whole ' * whole}number")
+        fits = value >= 1 if whole else value > 0 if name == "budget" else value >= 0
+        if not fits or (name == "trade_off" and value == math.inf):
+            raise InputError(f"{name} is {value}; expected {expected}")
+        found[name] = int(value) if whole else float(value)
+    for name, words in _WORDS.items():
+        if given[name] not in words:
+            raise InputError(f"{name} is {given[name]!r}; expected {' or '.join(words)}")
+    costs = given["costs"]
+    if isinstance(costs, str | bytes) or not (costs is None or hasattr(costs, "__len__")):
+        raise InputError(f"costs: found {costs!r}; expected one number per expert, by name or in order")
+    try:
+        if isinstance(costs, Mapping):
+            found["costs"] = {str(name): float(cost) for name, cost in costs.items()}
+        elif costs is not None:
+            found["costs"] = [float(cost) for cost in costs]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"costs: found {costs!r}; expected numbers ({error})") from error
+    found["leave_one_out"] = bool(given["leave_one_out"])
+    return found
+
+
+def is_number(value: Any, whole: bool = False) -> bool:
+    """Whether a value is a number, a whole one if wanted; truth values are none."""
+    return isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
 
 
 def read_outputs(outputs: Mapping[str, Any] | OutputsSplit) -> tuple[list[str], Tensor]:
@@ -35,40 +94,59 @@ def read_outputs(outputs: Mapping[str, Any] | OutputsSplit) -> tuple[list[str], 
     return list(values), torch.stack([value.to(kind) for value in values.values()])
 
 
-def read_labelled(
+def floating(outputs: Tensor) -> Tensor:
+    """Outputs in float32, or float64 as they are."""
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+
+
+def read_labeled(
     outputs: Mapping[str, Any] | OutputsSplit, targets: Any
-) -> tuple[tuple[list[str], Tensor], Tensor, dict[str, Any]]:
-    """Stacked outputs and targets, checked, with the facts that stored outputs have."""
-    facts: dict[str, Any] = {"classes": None, "experts": None, "costs": None}
+) -> tuple[list[str], Tensor, Any, dict[str, Any]]:
+    """Names of the experts, (K, N, C) outputs, targets, and what stored outputs say of classes, experts and costs."""
+    facts: dict[str, Any] = {}
     names, stacked = read_outputs(outputs)
     if isinstance(outputs, OutputsSplit):
         targets = outputs.target if targets is None else targets
         if outputs.experts:
-            facts["classes"], facts["experts"] = outputs.classes, outputs.experts
-            facts["costs"] = {name: fact["cost"] for name, fact in outputs.experts.items()}
+            costs = {name: fact["cost"] for name, fact in outputs.experts.items()}
+            facts = {"classes": outputs.classes, "experts": outputs.experts, "costs": costs}
+    return names, stacked, targets, facts
+
+
+def check_labeled(names: Sequence[str], outputs: Tensor, targets: Any) -> Tensor:
+    """(N,) int64 classes of labeled samples.
+
+    Args:
+        names: Of the experts.
+        outputs: (K, N, C).
+        targets: (N,) whole numbers from 0 to C - 1.
+
+    Raises:
+        InputError: If targets do not belong to the outputs, or these are not finite.
+    """
     if targets is None:
         raise InputError("targets: found none; give the (N,) classes of the rows")
     goal = _numbers(targets, "targets").clone()  # the caller's own may change
-    if goal.shape != stacked.shape[1:2]:
-        raise InputError(f"targets: found shape {tuple(goal.shape)} for {stacked.shape[1]} rows of outputs")
+    if goal.shape != outputs.shape[1:2]:
+        raise InputError(f"targets: found shape {tuple(goal.shape)} for {outputs.shape[1]} rows of outputs")
     if goal.is_floating_point() or goal.dtype == torch.bool:
         raise InputError(f"targets: found {goal.dtype}; expected integer classes")
     goal = goal.to(torch.int64)
-    classes = stacked.shape[2]
+    classes = outputs.shape[2]
     wrong = (goal < 0) | (goal >= classes)
     if wrong.any():
         raise InputError(
             f"targets: found {shorten(goal[wrong].unique().tolist())} in row(s) "
             f"{shorten(wrong.nonzero().flatten().tolist())}; the outputs have the classes 0 to {classes - 1}"
         )
-    bad = ~(stacked.to(torch.float64).abs() <= 1e100).all(2)  # squares must be numbers too
+    bad = ~(outputs.to(torch.float64).abs() <= 1e100).all(2)  # squares must be numbers too
     if bad.any():
         expert = int(bad.any(1).to(torch.uint8).argmax())
         raise InputError(
             f"outputs: expert {names[expert]} has NaN, infinite or huge values in row(s) "
             f"{shorten(bad[expert].nonzero().flatten().tolist())}"
         )
-    return (names, stacked), goal, facts
+    return goal
 
 
 def read_costs(given: Any, names: Sequence[str], stored: Mapping[str, float] | None) -> list[float]:
@@ -91,6 +169,126 @@ def read_costs(given: Any, names: Sequence[str], stored: Mapping[str, float] | N
         if not 0 <= value < math.inf:
             raise InputError(f"costs: found {value} for expert {name}; expected a number >= 0")
     return costs
+
+
+def check_size(
+    rows: int, costs: Sequence[float], neighbors: int | None, budget: float | None, min_queries: int
+) -> None:
+    """Check that a calibration set of ``rows`` samples is large enough, and a budget for the fewest queries.
+
+    Raises:
+        InputError: If it is not.
+    """
+    if rows < 2:
+        raise InputError(f"targets: found {rows} calibration sample(s); expected two at least")
+    most = rows if budget is None else rows - 1  # judged by a budget, a sample is no neighbor of its own
+    if neighbors is not None and neighbors > most:
+        raise InputError(f"neighbors is {neighbors}, but there are {most} calibration samples; give more, or fewer")
+    if budget is not None and budget < (least := math.fsum(sorted(costs)[:min_queries])):
+        raise InputError(f"budget is {budget}, but {min_queries} expert(s) cost {least} at least")
+
+
+def expert_numbers(subset: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
+    """Numbers of some experts.
+
+    Args:
+        subset: Their names, one at least, each once.
+        names: Of all experts.
+
+    Raises:
+        InputError: If the subset is anything else.
+    """
+    unknown = [name for name in subset if name not in names]
+    if isinstance(subset, str) or unknown or not subset or len(set(subset)) < len(subset):
+        raise InputError(
+            f"subset: found {shorten(subset) or 'none'}; expected some of the experts {shorten(names)}, each once"
+        )
+    return tuple(names.index(name) for name in subset)
+
+
+def read_known(
+    outputs: Mapping[str, Any] | OutputsSplit | Tensor,
+    names: Sequence[str],
+    like: Tensor,
+    classes: Sequence[str] | None,
+    experts: Mapping[str, Any] | None,
+) -> Tensor:
+    """(K, B, C) outputs of a policy's experts, in its order.
+
+    Args:
+        outputs: By expert, one split of stored outputs, or (K, B, C) in that order.
+        names: Of the K experts.
+        like: (K, N, C) of the kind and on the device that the result shall have.
+        classes: Names of the classes, if known.
+        experts: Facts of the experts, if known.
+
+    Raises:
+        InputError: If they are outputs of other experts or classes.
+    """
+    if isinstance(outputs, Tensor):
+        if outputs.ndim != 3 or (len(outputs), outputs.shape[2]) != (len(like), like.shape[2]):
+            raise InputError(
+                f"outputs: found shape {tuple(outputs.shape)}; expected ({len(like)}, B, {like.shape[2]}): experts, "
+                "samples, classes"
+            )
+        return outputs.to(like.device, like.dtype)
+    given, known = read_outputs(outputs)
+    if isinstance(outputs, OutputsSplit) and experts and outputs.experts:
+        check_same_experts(experts, outputs.experts)
+        if classes and outputs.classes != classes:
+            raise InputError(
+                f"the policy was fitted on the classes {shorten(classes)}; found {shorten(outputs.classes)}"
+            )
+    if set(given) != set(names):
+        raise InputError(
+            f"the policy was fitted with the experts {shorten(names)}; found {shorten(given)}; they differ in "
+            f"{shorten(sorted(set(given) ^ set(names)))}"
+        )
+    if known.shape[2] != like.shape[2]:
+        raise InputError(f"the policy was fitted on {like.shape[2]} classes; found {known.shape[2]}")
+    if given != list(names):
+        known = known[[given.index(name) for name in names]]
+    return known.to(like.device, like.dtype)
+
+
+def checked_query(ask: Ask, names: Sequence[str], like: Tensor, skip: bool) -> Callable[[int, Tensor], Tensor]:
+    """A function ``query(expert, rows)`` that runs an expert and checks its answer.
+
+    Args:
+        ask: Runs an expert by name.
+        names: Of the experts.
+        like: (K, N, C) of the kind and on the device that answers shall have.
+        skip: Where an expert raises, answer NaN and warn.
+
+    Raises:
+        InputError: From the function, if the expert raises, or its answer is not (R, C) numbers.
+    """
+    classes = like.shape[2]
+
+    def query(expert: int, rows: Tensor) -> Tensor:
+        name = names[expert]
+        try:
+            answer = ask(name, rows.cpu())
+        except Exception as error:
+            if not skip:
+                raise InputError(
+                    f"expert {name} failed on {len(rows)} row(s) ({shorten(rows.tolist())}) with "
+                    f"{type(error).__name__}: {error}; on_failure='skip' goes on without it"
+                ) from error
+            warnings.warn(f"expert {name} failed with {type(error).__name__}: {error}", stacklevel=2)
+            return like.new_full((len(rows), classes), math.nan)
+        try:
+            values = torch.as_tensor(answer)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"ask: expert {name} returned {type(answer).__name__}; expected numbers") from error
+        if tuple(values.shape) != (len(rows), classes):
+            raise InputError(
+                f"ask: expert {name} returned outputs of shape {tuple(values.shape)} for {len(rows)} row(s); "
+                f"expected {(len(rows), classes)}: one row for each that it was asked about, in their order"
+            )
+        return values.detach().to(like.device, like.dtype)
+
+    return query
 
 
 def _numbers(value: Any, what: str) -> Tensor:

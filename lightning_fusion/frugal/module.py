@@ -89,10 +89,10 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
     # --------------------------------------------------------------- deciding
 
     def forward(self, input: Any) -> FrugalPrediction:
-        """Ask as few experts as each sample of a batch of raw inputs needs."""
+        """Query as few experts as each sample of a batch of raw inputs needs."""
         if self.pool is None:
             raise InputError(
-                "this policy reads stored outputs and holds no experts; give experts to ask them about raw input"
+                "this policy reads stored outputs and holds no experts; give experts to query them on raw input"
             )
         members, names = self.pool.members, list(self.expert_classes)
 
@@ -107,7 +107,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         if not isinstance(batch, OutputsBatch):
             return self(batch.input)
         spread = scatter(batch.outputs, self.columns, len(self.classes))
-        return self.policy.predict(dict(zip(self.expert_classes, spread.unbind(1), strict=True)))
+        return self.policy.predict(spread.transpose(0, 1))
 
     @staticmethod
     def _read(batch: Any, split: str) -> Any:
@@ -116,12 +116,12 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
     # ------------------------------------------------------------------ steps
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Keep what every expert says about the batch."""
+        """Keep the outputs of every expert on the batch."""
         batch = self._read(batch, "train")
         if isinstance(batch, OutputsBatch):
             outputs = batch.outputs
         elif self.pool is None:
-            raise InputError("raw input needs experts to ask; give experts, or use OutputsDataModule as data")
+            raise InputError("raw input needs experts to query; give experts, or use OutputsDataModule as data")
         else:
             outputs = torch.cat(list(self.pool(batch.input).values()), dim=1)
         spread = scatter(outputs, self.columns, len(self.classes))
@@ -129,18 +129,18 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         return self.still * 0
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Log accuracy, cost, experts asked, and the shares of abstained and far samples, as ``val_...``."""
+        """Log ``val_accuracy``, ``val_cost``, ``val_num_queries``, ``val_risk``, ``val_abstained`` and ``val_ood``."""
         if not self.trainer.sanity_checking:
             self._evaluate(self._read(batch, "val"), "val")
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Log the same as ``test_...``."""
+        """Log the same with ``test_``."""
         self._evaluate(self._read(batch, "test"), "test")
 
     def _evaluate(self, batch: Any, split: str) -> None:
         answer = self._decide(batch)
-        right = (answer.probabilities.argmax(1) == batch.target).float()
-        figures = (right, answer.cost, answer.asked.sum(1), answer.risk, answer.abstained, answer.far)
+        right = (answer.predicted == batch.target).float()
+        figures = (right, answer.cost, answer.num_queries, answer.risk, answer.abstained, answer.ood)
         for name, values in zip(_FIGURES, figures, strict=True):
             self._log(f"{split}_{name}", values, len(right))
         if self.policy.abstain_above is not None:
@@ -152,7 +152,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         self.log(name, metric, prog_bar=name.endswith(("accuracy", "cost")), batch_size=rows)  # type: ignore[arg-type]
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """The ``index`` (B,), the fields of :class:`FrugalPrediction`, and ``asked`` (B, K)."""
+        """The ``index`` (B,) and the fields of :class:`FrugalPrediction`."""
         batch = self._read(batch, "predict")
         return {"index": batch.index, **self._decide(batch)._asdict()}
 
@@ -161,7 +161,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
     def setup(self, stage: str) -> None:
         """Read the saved policy, where there is one and it is not fitted yet; check that experts belong to it."""
         data = getattr(self.trainer, "datamodule", None)
-        asked = self._facts
+        facts = self._facts
         if isinstance(data, OutputsDataModule):
             outputs = data.outputs
             if (
@@ -174,13 +174,13 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
                 )
             if self.pool is not None:
                 outputs.check_pool(self.pool)
-            asked = self._facts = outputs.experts
+            facts = self._facts = outputs.experts
         if stage == "fit":
             return
         if not self.policy.names and self.folder is not None and not self.trainer.ckpt_path:
             self._serve(FrugalFoE.load(self.folder).to(self.device))
         if self.policy.names:
-            self._check(asked)
+            self._check(facts)
 
     def _serve(self, saved: FrugalFoE) -> None:
         """Take a saved policy, with what this one says about serving; say what of it would need another fit."""
@@ -197,14 +197,14 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
             rank_zero_warn(f"the policy saved in {self.folder} has {', '.join(differ)}; fit again to change that")
         self.policy = saved
 
-    def _check(self, asked: Mapping[str, Any] | None) -> None:
+    def _check(self, facts: Mapping[str, Any] | None) -> None:
         """Refuse experts or classes other than those the policy was fitted with."""
         if self.policy.names != list(self.expert_classes):
             raise InputError(
                 f"policy: it was fitted with the experts {self.policy.names}; found {list(self.expert_classes)}"
             )
-        if self.policy.experts and asked:
-            check_same_experts(self.policy.experts, asked)
+        if self.policy.experts and facts:
+            check_same_experts(self.policy.experts, facts)
         if self.policy.classes not in (None, self.classes):
             raise InputError(f"policy: it was fitted on the classes {self.policy.classes}; found {self.classes}")
 
@@ -234,15 +234,9 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         first = torch.ones_like(order, dtype=torch.bool)
         first[1:] = index[order][1:] != index[order][:-1]  # a sampler repeats rows to give all processes as many
         order = order[first]
-        named = dict(zip(self.expert_classes, outputs[order].unbind(1), strict=True))
         costs = None if self._facts is None else {name: fact["cost"] for name, fact in self._facts.items()}
-        given = self.policy.costs
-        self.policy.costs = costs if given is None else given
-        try:
-            self.policy.fit(named, target[order])
-        finally:
-            self.policy.costs = given
-        self.policy.classes, self.policy.experts = self.classes, self._facts
+        names, stacked = list(self.expert_classes), outputs[order].transpose(0, 1)
+        self.policy.fit_array(names, stacked, target[order], classes=self.classes, experts=self._facts, costs=costs)
         if self.folder is not None and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.policy.save(self.folder)
             rank_zero_info(f"policy in {self.folder}: {self.policy.extra_repr()}")
@@ -270,7 +264,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         checkpoint["state_dict"].update(own)
 
 
-_FIGURES = ("accuracy", "cost", "asked", "risk", "abstained", "far")
+_FIGURES = ("accuracy", "cost", "num_queries", "risk", "abstained", "ood")
 
 
 def _rows_of(input: Any, rows: Tensor) -> Any:

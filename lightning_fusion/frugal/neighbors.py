@@ -14,7 +14,7 @@ _NOWHERE_NARROW = 1e36  # the same in float32
 _LARGEST = 1e12  # squared length of outputs that float32 is trusted with
 
 
-class SubsetNeighbours:
+class SubsetNeighbors:
     """Finds the rows that are nearest to a point on the outputs of a subset S of the experts.
 
     Squared distances add over experts, D_S(x, n) = sum over k in S of ||f_k(x) - f_k(x_n)||^2, so one more expert is
@@ -184,7 +184,7 @@ class SubsetNeighbours:
             further: Look for S + k for each expert k, too.
 
         Yields:
-            (q,) numbers of some of the Q questions, and the nearest rows: (q, 1, count) in S or, where ``further``,
+            (q,) numbers of some of the Q pairs, and the nearest rows: (q, 1, count) in S or, where ``further``,
             (q, K, count) in S + k; in S itself where k is in S. Nothing on other devices, or where numbers are too
             large for float32.
         """

@@ -7,31 +7,37 @@ from torch import Tensor
 
 
 class FrugalPrediction(NamedTuple):
-    """What :meth:`FrugalFoE.predict` answers.
+    """What :meth:`FrugalFoE.predict` returns.
 
     Attributes:
-        probabilities: (B, C) of the fuser on the outputs of the experts that were asked.
-        asked: (B, K) bool, whom.
+        probabilities: (B, C) of the fuser on the outputs of the experts that were queried.
+        queried: (B, K) bool, which these are.
         cost: (B,) float64, the sum of their costs.
         risk: (B,) float64, the estimated loss of the answer.
         abstained: (B,) bool: the answer is in more doubt than ``abstain_above``, or every expert failed; then the
-            shares of the classes among the validation rows are the answer.
-        far: (B,) bool: the nearest validation rows are much farther than they are from one another.
+            frequencies of the classes in the calibration set are the answer.
+        ood: (B,) bool, out-of-distribution: the nearest calibration samples are much farther than they are from one
+            another.
     """
 
     probabilities: Tensor
-    asked: Tensor
+    queried: Tensor
     cost: Tensor
     risk: Tensor
     abstained: Tensor
-    far: Tensor
+    ood: Tensor
 
     def __repr__(self) -> str:
         return (
-            f"FrugalPrediction({len(self.cost)} samples, mean cost {float(self.cost.mean()):.3g}, experts asked "
-            f"{float(self.asked.sum(1).double().mean()):.3g}, risk {float(self.risk.mean()):.3g}; abstained "
-            f"{int(self.abstained.sum())}, far {int(self.far.sum())})"
+            f"FrugalPrediction({len(self.cost)} samples, mean cost {float(self.cost.mean()):.3g}, queries "
+            f"{float(self.num_queries.double().mean()):.3g}, risk {float(self.risk.mean()):.3g}; abstained "
+            f"{int(self.abstained.sum())}, out-of-distribution {int(self.ood.sum())})"
         )
+
+    @property
+    def num_queries(self) -> Tensor:
+        """(B,) number of experts that were queried."""
+        return self.queried.sum(1)
 
     @property
     def predicted(self) -> Tensor:
@@ -45,17 +51,34 @@ class FrugalCurve:
 
     Attributes:
         trade_off: The trade-offs, falling.
-        accuracy: Share of right answers, those of abstained samples included.
+        accuracy: Fraction of right answers, those of abstained samples included.
         cost: Mean cost per sample.
-        asked: Mean number of experts asked.
+        num_queries: Mean number of experts queried.
         predictions: What was predicted at each trade-off.
     """
 
     trade_off: list[float]
     accuracy: list[float]
     cost: list[float]
-    asked: list[float]
+    num_queries: list[float]
     predictions: list[FrugalPrediction]
+
+    @classmethod
+    def of(cls, trade_offs: list[float], predictions: list[FrugalPrediction], targets: Tensor) -> "FrugalCurve":
+        """The curve of some predictions.
+
+        Args:
+            trade_offs: Of each, falling.
+            predictions: At each trade-off, all of the same samples.
+            targets: (B,) classes of these.
+        """
+        return cls(
+            trade_offs,
+            [float((found.predicted == targets).double().mean()) for found in predictions],
+            [float(found.cost.mean()) for found in predictions],
+            [float(found.num_queries.double().mean()) for found in predictions],
+            predictions,
+        )
 
     def __repr__(self) -> str:
         rows = zip(self.trade_off, self.accuracy, self.cost, strict=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_fusion.errors import InputError
-from lightning_fusion.frugal.neighbors import SubsetNeighbours
+from lightning_fusion.frugal.neighbors import SubsetNeighbors
 from lightning_fusion.frugal.subset_fusers import copy_perceptron, masked_input, perceptron
 from lightning_fusion.frugal.tables import LossTables
 
@@ -20,12 +20,12 @@ class RiskEstimator(nn.Module, ABC):
         """Make room for what :meth:`fit` learns, so that a saved state can be loaded."""
         return
 
-    def attach(self, search: SubsetNeighbours, outputs: Tensor, loss: LossTables, count: int) -> None:
-        """Take hold of the validation rows, before :meth:`fit` or after a saved state was loaded.
+    def attach(self, search: SubsetNeighbors, outputs: Tensor, loss: LossTables, count: int) -> None:
+        """Take hold of the calibration samples, before :meth:`fit` or after a saved state was loaded.
 
         Args:
-            search: Among the validation rows.
-            outputs: (K, N, C) of the validation rows.
+            search: Among the calibration samples.
+            outputs: (K, N, C) of the calibration samples.
             loss: Held-out loss of each subset on each of them.
             count: M, the number of neighbours.
         """
@@ -35,7 +35,7 @@ class RiskEstimator(nn.Module, ABC):
         """Learn from the attached rows, where there is something to learn.
 
         Args:
-            start: The expert that is asked first.
+            start: The expert that is queried first.
             zero_one: Whether the loss is 0 or 1.
         """
         return
@@ -45,18 +45,18 @@ class RiskEstimator(nn.Module, ABC):
         """(R, ...) what the estimates need to know about R points whose outputs of ``subset`` are known.
 
         Args:
-            subset: Experts that were asked.
+            subset: Experts that were queried.
             points: (K, R, C).
-            own: (R,) the validation row that each point is itself; None for new points.
+            own: (R,) the calibration sample that each point is itself; None for new points.
         """
 
     def look_each(self, sets: Tensor, points: Tensor, own: Tensor | None) -> Tensor | None:
         """The same for points that each know a set of their own, where that is faster than set by set; else None.
 
         Args:
-            sets: (R, K) bool, the experts that were asked, one at least.
+            sets: (R, K) bool, the experts that were queried, one at least.
             points: (K, R, C).
-            own: (R,) the validation row that each point is itself; None for new points.
+            own: (R,) the calibration sample that each point is itself; None for new points.
         """
         return None
 
@@ -65,7 +65,7 @@ class RiskEstimator(nn.Module, ABC):
 
         Args:
             states: Sets of experts, and what was looked up for the samples in question.
-            further: :meth:`total` will be asked for every set with one more expert; else for the set itself.
+            further: :meth:`total` will be called for every set with one more expert; else for the set itself.
         """
         return
 
@@ -75,7 +75,7 @@ class RiskEstimator(nn.Module, ABC):
 
 
 class KNNRisk(RiskEstimator):
-    """The mean loss of the M validation rows nearest on the outputs of S (Wang et al., ICLR 2024, section 4)."""
+    """The mean loss of the M calibration samples nearest on the outputs of S (Wang et al., ICLR 2024, section 4)."""
 
     def look(self, subset: Sequence[int], points: Tensor, own: Tensor | None) -> Tensor:
         """(R, M) the nearest rows."""
@@ -97,8 +97,8 @@ class KNNRisk(RiskEstimator):
 class ParametricRisk(RiskEstimator):
     """One perceptron that predicts, from the outputs of S, the error of F^(S + k) for every k (our choice).
 
-    The paper leaves parametric estimates open. It is trained on validation rows in random states S, all of which hold
-    the first expert; its size is geometric, as small states are met more often.
+    The paper leaves parametric estimates open. It is trained on calibration samples in random states S, all of which
+    contain the first expert; its size is geometric, as small states are met more often.
 
     Args:
         hidden: Widths of the hidden layers.

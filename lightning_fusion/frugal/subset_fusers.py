@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_fusion.errors import InputError
-from lightning_fusion.frugal.neighbors import SubsetNeighbours
+from lightning_fusion.frugal.neighbors import SubsetNeighbors
 
 _MIN_STEPS = 500  # of 200 rows, scikit-learn's batch
 
@@ -19,13 +19,13 @@ class SubsetFuser(nn.Module, ABC):
     """F^S for every subset S of the experts. Subclass it to fuse in another way."""
 
     smoothing: float = 1e-3
-    """Share of the uniform distribution that is mixed in before a logarithm is taken."""
+    """Weight of the uniform distribution that is mixed in before a logarithm is taken."""
 
     def allocate(self, num_experts: int, num_rows: int, num_classes: int) -> None:
         """Make room for what :meth:`fit` learns, so that a saved state can be loaded."""
         return
 
-    def attach(self, search: SubsetNeighbours, outputs: Tensor, targets: Tensor, leave_one_out: bool) -> None:
+    def attach(self, search: SubsetNeighbors, outputs: Tensor, targets: Tensor, leave_one_out: bool) -> None:
         """Take hold of the labelled rows, before :meth:`fit` or after a saved state was loaded.
 
         Args:
@@ -46,7 +46,7 @@ class SubsetFuser(nn.Module, ABC):
         """(R, C) class probabilities at R points from the experts in ``subset``.
 
         Args:
-            subset: Experts that were asked.
+            subset: Experts that were queried.
             points: (K, R, C); outputs of other experts are not read.
         """
 
@@ -69,7 +69,7 @@ class SubsetFuser(nn.Module, ABC):
             further: For S + k, too.
 
         Yields:
-            (q,) numbers of some of the Q questions, and class probabilities: (q, 1, C) in S or, where ``further``,
+            (q,) numbers of some of the Q pairs, and class probabilities: (q, 1, C) in S or, where ``further``,
             (q, K, C) in S + k; in S where k is in S.
         """
         return iter(())
@@ -89,7 +89,7 @@ class KNNFuser(SubsetFuser):
         self.neighbors = neighbors
         self.smoothing = 1 / (neighbors + 1)
 
-    def attach(self, search: SubsetNeighbours, outputs: Tensor, targets: Tensor, leave_one_out: bool) -> None:
+    def attach(self, search: SubsetNeighbors, outputs: Tensor, targets: Tensor, leave_one_out: bool) -> None:
         """Keep the rows.
 
         Raises:
@@ -98,26 +98,26 @@ class KNNFuser(SubsetFuser):
         super().attach(search, outputs, targets, leave_one_out)
         if self.neighbors > len(targets) - leave_one_out:
             raise InputError(
-                f"fuser_neighbors is {self.neighbors} for {len(targets)} validation rows; expected at most "
-                f"{len(targets) - leave_one_out}: give more rows, or fewer neighbours"
+                f"fuser_neighbors is {self.neighbors} for {len(targets)} calibration samples; expected at most "
+                f"{len(targets) - leave_one_out}: give more samples, or fewer neighbors"
             )
 
     def predict(self, subset: Sequence[int], points: Tensor) -> Tensor:
-        """The shares of the votes."""
+        """The frequencies of the votes."""
         return self.vote(self._search.nearest(subset, [()], points, self.neighbors)[0])[0]
 
     def held_out(self, base: Sequence[int], additions: Sequence[Sequence[int]], rows: Tensor) -> Tensor:
-        """The shares of the votes of other rows."""
+        """The frequencies of the votes of other rows."""
         own = rows if self._leave else None
         return self.vote(self._search.nearest(base, additions, self._outputs[:, rows], self.neighbors, own)[0])
 
     def held_out_many(self, sets: Tensor, rows: Tensor, further: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """The shares of the votes of other rows."""
+        """The frequencies of the votes of other rows."""
         for some, voters in self._search.supersets(sets, rows, self.neighbors, self._leave, further):
             yield some, self.vote(voters)
 
     def vote(self, voters: Tensor) -> Tensor:
-        """(A, R, C) shares of the votes of the rows (A, R, k)."""
+        """(A, R, C) frequencies of the votes of the rows (A, R, k)."""
         counts = torch.zeros(*voters.shape[:2], self._outputs.shape[2], device=voters.device)
         if voters.device.type == "cpu":
             from lightning_fusion.frugal import kernels
@@ -130,7 +130,7 @@ class KNNFuser(SubsetFuser):
 
 
 class MaskedMLPFuser(SubsetFuser):
-    """One perceptron for all subsets (our extension): outputs of experts that were not asked are 0, and it is told so.
+    """One perceptron for all subsets (our extension): outputs of other experts are 0, and indicators say so.
 
     It is trained with random expert dropout: each row is seen in each epoch with another random subset, whose size is
     uniform in 1..K. What it says about the fitted rows comes from cross-fitting: a network that did not see the row.

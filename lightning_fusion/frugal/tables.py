@@ -1,21 +1,27 @@
-"""Held-out loss of the fuser of any subset on each validation row, kept from one query to the next."""
+"""What is known of each calibration sample for any set of experts, kept from one query to the next."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from lightning_fusion.frugal.neighbors import SubsetNeighbors
+from lightning_fusion.frugal.planning import membership
 from lightning_fusion.frugal.subset_fusers import SubsetFuser
+
+OOD_RATIO = 2.0
+"""A sample is out-of-distribution where its k-distance is this many times that of its neighbors."""
 
 
 class LossTables:
-    """Held-out loss of F^T on each validation row, for each set T that was looked at; filled where it is asked for.
+    """Held-out loss of F^T on each calibration sample, for each set T that was looked at; filled on demand.
 
     The loss does not depend on the query, so many queries share it. When the tables outgrow ``limit_bytes`` they are
     forgotten and filled again.
 
     Args:
-        fuser: Attached to the validation rows.
+        fuser: Attached to the calibration samples.
         targets: (N,) their classes.
         loss: ``zero_one`` or ``log``.
     """
@@ -29,7 +35,7 @@ class LossTables:
         self.slots: dict[tuple[int, ...], int] = {}
 
     def __call__(self, base: Sequence[int], additions: Sequence[Sequence[int]], rows: Tensor) -> Tensor:
-        """(A,) + rows.shape float64 loss of F^T, for T = ``base`` and each addition, on validation rows."""
+        """(A,) + rows.shape float64 loss of F^T, for T = ``base`` and each addition, on calibration samples."""
         slots = torch.tensor(self._slots([tuple(sorted((*base, *added))) for added in additions]), device=rows.device)
         needed = rows.unique()
         unknown = self.stored[slots[:, None], needed] < 0  # (A, U)
@@ -61,10 +67,10 @@ class LossTables:
         return [self.slots[found] for found in sets]
 
     def prepare(self, requests: Sequence[tuple[tuple[int, ...], Tensor]], further: bool) -> None:
-        """Fill at once what will be asked for: F^S or, where ``further``, F^(S + k) for every k, for several sets S.
+        """Fill at once what will be looked up: F^S or, where ``further``, F^(S + k) for every k, for several sets S.
 
         Args:
-            requests: Sets of experts, and (R,) validation rows of each.
+            requests: Sets of experts, and (R,) calibration samples of each.
             further: With one more expert.
         """
         if not requests:
@@ -94,3 +100,43 @@ class LossTables:
         share = said.gather(2, goal.expand(len(said), -1)[:, :, None])[:, :, 0].to(torch.float64)
         mixed = (1 - self.fuser.smoothing) * share + self.fuser.smoothing / said.shape[2]
         return -mixed.clamp_max(1).log()
+
+
+class DistanceTables:
+    """k-distances of the calibration samples in the space of each set of experts; filled on demand.
+
+    Args:
+        neighbors: Among the calibration samples.
+        outputs: (K, N, C) of these.
+        count: k, at most N - 1.
+    """
+
+    def __init__(self, neighbors: SubsetNeighbors, outputs: Tensor, count: int) -> None:
+        self.neighbors, self.outputs, self.count = neighbors, outputs, count
+        self.stored: dict[tuple[int, ...], Tensor] = {}
+
+    def ood(self, groups: Sequence[tuple[tuple[int, ...], Tensor]], voters: Tensor, last: Tensor) -> Tensor:
+        """(R,) whether the k-distance of a sample is more than twice that of its neighbors (Breunig et al., 2000).
+
+        Args:
+            groups: Sets of experts, and which of the R samples queried them.
+            voters: (R, k) the nearest calibration samples of each.
+            last: (R,) squared distance of the farthest of them.
+        """
+        rows = self.outputs.shape[1]
+        if (len(self.stored) + len(groups)) * 8 * rows > LossTables.limit_bytes:
+            self.stored.clear()
+        nothing = torch.full((rows,), math.nan, dtype=last.dtype)
+        tables = [self.stored.setdefault(subset, nothing.to(last.device, copy=True)) for subset, _ in groups]
+        nearest = [voters[some].unique() for _, some in groups]
+        unknown = [near[table[near].isnan()] for table, near in zip(tables, nearest, strict=True)]
+        counts = [len(lacking) for lacking in unknown]
+        sets = membership([subset for subset, _ in groups], len(self.outputs), self.outputs.device)
+        sets = sets.repeat_interleave(torch.tensor(counts, device=sets.device), dim=0)
+        lacking = torch.cat(unknown)
+        found = self.neighbors.each(sets, self.outputs[:, lacking], self.count, lacking)[1].sqrt()
+        result = torch.empty(len(voters), dtype=torch.bool, device=voters.device)
+        for (_, some), table, near, values in zip(groups, tables, unknown, found.split(counts), strict=True):
+            table[near] = values
+            result[some] = last[some].sqrt() > OOD_RATIO * table[voters[some]].mean(1) + 1e-3
+        return result

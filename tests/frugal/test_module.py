@@ -18,14 +18,14 @@ from lightning_fusion.errors import InputError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:the fuser of all experts"),
-    pytest.mark.filterwarnings("ignore:.*samples asked every expert"),
-    pytest.mark.filterwarnings("ignore:.*samples lie far"),
+    pytest.mark.filterwarnings("ignore:.*samples queried every expert"),
+    pytest.mark.filterwarnings("ignore:.*samples are out-of-distribution"),
 ]
 ROWS = {"train": 120, "val": 50, "test": 70}
 COSTS = {"a": 1.0, "b": 2.0, "c": 0.5, "d": 1.5}
 CLASSES = ["cat", "dog", "owl", "elk"]
 EXPERT_CLASSES = {"a": ["cat", "dog"], "b": CLASSES, "c": ["owl", "elk", "cat"], "d": ["dog", "elk"]}
-OTHERS = ("asked", "cost", "risk", "abstained", "far")
+OTHERS = ("queried", "cost", "risk", "abstained", "ood")
 
 
 def stored(seed: int = 0, rows: dict = ROWS, costs: dict | None = COSTS, order: bool = True) -> ExpertOutputs:
@@ -85,8 +85,8 @@ def predicted(served: FrugalFoEModule, data, **arguments) -> dict[str, torch.Ten
 
 
 def check_same(found: dict, expected) -> None:
-    assert expected.asked.sum(1).unique().numel() > 1  # decisions that differ between samples
-    for name in ("asked", "abstained", "far", "cost", "risk"):
+    assert expected.queried.sum(1).unique().numel() > 1  # decisions that differ between samples
+    for name in ("queried", "abstained", "ood", "cost", "risk"):
         torch.testing.assert_close(found[name], getattr(expected, name), rtol=0, atol=0)
     torch.testing.assert_close(found["probabilities"], expected.probabilities, rtol=0, atol=1e-7)
 
@@ -148,7 +148,7 @@ class TestFit:
 
     def test_too_few_rows_are_named(self):
         outputs = stored(rows={"train": 8, "val": 4, "test": 4})
-        with pytest.raises(InputError, match="fuser_neighbors is 9 for 8 validation rows"):
+        with pytest.raises(InputError, match="fuser_neighbors is 9 for 8 calibration samples"):
             fit(module(outputs), outputs)
 
 
@@ -167,14 +167,14 @@ class TestFigures:
         truth = outputs[split].target[np.argsort(outputs[split].index)]
         right = answer.probabilities.argmax(1).numpy() == truth
         kept = ~answer.abstained.numpy()
-        assert 0 < kept.sum() < len(kept) and 0 < answer.far.sum() < len(kept) and right[kept].mean() != right.mean()
+        assert 0 < kept.sum() < len(kept) and 0 < answer.ood.sum() < len(kept) and right[kept].mean() != right.mean()
         expected = {
             "accuracy": right.mean(),
-            "cost": (answer.asked.numpy() * list(COSTS.values())).sum(1).mean(),
-            "asked": answer.asked.numpy().sum(1).mean(),
+            "cost": (answer.queried.numpy() * list(COSTS.values())).sum(1).mean(),
+            "num_queries": answer.queried.numpy().sum(1).mean(),
             "risk": answer.risk.mean(),
             "abstained": 1 - kept.mean(),
-            "far": answer.far.numpy().mean(),
+            "ood": answer.ood.numpy().mean(),
             "accuracy_answered": right[kept].mean(),
         }
         assert {name for name in found if name.startswith(split)} == {f"{split}_{name}" for name in expected}
@@ -225,8 +225,8 @@ class TestFiles:
         fresh = module(outputs, FrugalFoE())
         parts = tiny.trainer().predict(fresh, datamodule=data, ckpt_path=path)
         index = torch.cat([part["index"] for part in parts])
-        asked = torch.cat([part["asked"] for part in parts])
-        assert torch.equal(asked[index.argsort()], by_hand(outputs).asked)
+        asked = torch.cat([part["queried"] for part in parts])
+        assert torch.equal(asked[index.argsort()], by_hand(outputs).queried)
 
     def test_a_checkpoint_goes_before_the_folder(self, outputs, tmp_path):
         keeper = ModelCheckpoint(tmp_path, filename="kept")
@@ -246,7 +246,7 @@ class TestFiles:
         served = module(outputs, known)
         check_same(predicted(served, OutputsDataModule(outputs)), expected)
         rows = said(outputs, "test")
-        assert torch.equal(known.predict(rows).asked, expected.asked)  # the user's own object is as it was
+        assert torch.equal(known.predict(rows).queried, expected.queried)  # the user's own object is as it was
 
     def test_nothing_fitted_is_refused(self, outputs):
         with pytest.raises(InputError, match="this FrugalFoE is not fitted"):
@@ -348,7 +348,7 @@ class TestRefused:
 
     def test_raw_input_without_experts(self):
         outputs = tiny.outputs(rows=ROWS)
-        with pytest.raises(InputError, match="raw input needs experts to ask"):
+        with pytest.raises(InputError, match="raw input needs experts to query"):
             tiny.trainer().fit(module(outputs), datamodule=tiny.data())
         with pytest.raises(InputError, match="this policy reads stored outputs and holds no experts"):
             module(outputs)(torch.zeros(3, 4))
@@ -361,7 +361,7 @@ class TestRefused:
 
 def predicted_asked(served: FrugalFoEModule, path: Path) -> torch.Tensor:
     parts = tiny.trainer().predict(served, datamodule=tiny.data(rows=ROWS), ckpt_path=str(path))
-    return torch.cat([part["asked"] for part in parts])
+    return torch.cat([part["queried"] for part in parts])
 
 
 class RowWise(nn.Module):
@@ -420,7 +420,7 @@ class TestRawInput:
         tiny.trainer().fit(served, datamodule=data)
         assert served.policy.costs_ == list(COSTS.values())
         assert {name: sum(map(len, parts)) for name, parts in seen.items()} == {
-            name: 120 + int(by_hand(outputs, "val").asked[:, k].sum()) for k, name in enumerate(seen)
+            name: 120 + int(by_hand(outputs, "val").queried[:, k].sum()) for k, name in enumerate(seen)
         }
         for parts in seen.values():
             parts.clear()
@@ -428,11 +428,11 @@ class TestRawInput:
         numbers = data.rows("test")[torch.arange(70)].input
         counts = {}
         for k, (name, parts) in enumerate(seen.items()):
-            needed = numbers[expected.asked[:, k]]
+            needed = numbers[expected.queried[:, k]]
             given = torch.cat(parts) if parts else numbers[:0]
             assert sorted(given.tolist()) == sorted(needed.tolist()), name
             counts[name] = len(given)
-        assert min(counts.values()) < 70 and sum(counts.values()) == int(expected.asked.sum()) < 4 * 70
+        assert min(counts.values()) < 70 and sum(counts.values()) == int(expected.queried.sum()) < 4 * 70
 
     def test_decisions_are_those_on_stored_outputs(self, experts, data, tmp_path):
         pool = ExpertPool(experts, CLASSES)
@@ -451,7 +451,7 @@ class TestRawInput:
         answer = served(numbers)
         check_same(predicted(served, data), answer)
         single = [served(row[None]) for row in numbers[:10]]
-        assert torch.equal(torch.cat([each.asked for each in single]), answer.asked[:10])
+        assert torch.equal(torch.cat([each.queried for each in single]), answer.queried[:10])
 
     def test_dicts_are_taken_apart_by_rows(self, experts, data):
         served = FrugalFoEModule(policy(), experts, CLASSES)
@@ -459,18 +459,18 @@ class TestRawInput:
         numbers = data.rows("test")[torch.arange(70)].input
         numbers = (numbers * 64).round() / 64  # so that the two parts of the dict add up exactly
         from_dict, from_tensor = served(Dicts(numbers)[:]), served(numbers)
-        assert torch.equal(from_dict.asked, from_tensor.asked)
+        assert torch.equal(from_dict.queried, from_tensor.queried)
         torch.testing.assert_close(from_dict.probabilities, from_tensor.probabilities, rtol=0, atol=0)
 
     def test_an_expert_that_fails_is_skipped_where_that_is_wanted(self, experts, data):
         served = FrugalFoEModule(policy(on_failure="skip"), experts, CLASSES)
         tiny.trainer().fit(served, datamodule=data)
-        first = int(served(data.rows("test")[torch.arange(70)].input).asked.all(0).int().argmax())
+        first = int(served(data.rows("test")[torch.arange(70)].input).queried.all(0).int().argmax())
         name = list(EXPERT_CLASSES)[first]
         experts[name].network.weight.data.fill_(torch.nan)
         with pytest.warns(UserWarning, match=f"expert {name} failed on"):
             answer = served(data.rows("test")[torch.arange(70)].input)
-        assert not answer.asked[:, first].any() and answer.asked.any(1).all()
+        assert not answer.queried[:, first].any() and answer.queried.any(1).all()
 
 
 class TestPredictions:
@@ -487,17 +487,17 @@ class TestPredictions:
         answer = by_hand(outputs)
         assert [int(row["index"]) for row in rows] == sorted(outputs["test"].index)
         for place, row in enumerate(rows):
-            asked = [name for name, flag in zip(COSTS, answer.asked[place].tolist(), strict=True) if flag]
-            assert row["asked"] == "+".join(asked)
+            asked = [name for name, flag in zip(COSTS, answer.queried[place].tolist(), strict=True) if flag]
+            assert row["queried"] == "+".join(asked)
             assert float(row["cost"]) == pytest.approx(sum(COSTS[name] for name in asked))
             assert float(row["risk"]) == pytest.approx(float(answer.risk[place]), rel=1e-5)
-            assert (row["abstained"], row["far"]) == (
+            assert (row["abstained"], row["ood"]) == (
                 str(int(answer.abstained[place])),
-                str(int(answer.far[place])),
+                str(int(answer.ood[place])),
             )
             assert row["prediction"] == CLASSES[int(answer.probabilities[place].argmax())]
             assert float(row[CLASSES[0]]) == pytest.approx(float(answer.probabilities[place, 0]), abs=1e-6)
-        assert any("+" in row["asked"] for row in rows) and all(
+        assert any("+" in row["queried"] for row in rows) and all(
             len({row[name] for row in rows}) == 2 for name in OTHERS[3:]
         )
 
@@ -521,13 +521,13 @@ class TestSomebodyElses:
             metrics = served.trainer.callback_metrics
             assert float(metrics["test_rows"]) == 2 * len(outputs["test"])
             assert float(metrics["test_cost"]) == pytest.approx(float(expected.cost.mean()))
-            assert torch.equal(served.model.policy.predict(outputs["test"]).asked, expected.asked)
+            assert torch.equal(served.model.policy.predict(outputs["test"]).queried, expected.queried)
         loaded = type(trained.model).load_from_checkpoint(path)
-        assert torch.equal(loaded.policy.predict(outputs["test"]).asked, expected.asked)
+        assert torch.equal(loaded.policy.predict(outputs["test"]).queried, expected.queried)
 
     def test_their_arguments_matter(self, tmp_path, tmp_path_factory, monkeypatch):
         prepare(tmp_path_factory, tmp_path, monkeypatch)
         file = str(HERE / "conf/frugal_thirdparty.yaml")
         changed = {"init_args": {"policy": {"init_args": {"risk": {"init_args": {"factor": 0.0}}}}}}
         trained = main(["fit", "-c", file, "-c", write_yaml(Path("override.yaml"), {"model": changed})])
-        assert float(trained.trainer.callback_metrics["val_asked"]) == 1  # nothing to gain: nobody else is asked
+        assert float(trained.trainer.callback_metrics["val_num_queries"]) == 1  # nothing to gain: nobody else is asked

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from reference import frugal
 
 from lightning_fusion.frugal import neighbors as neighbours
-from lightning_fusion.frugal.neighbors import SubsetNeighbours, smallest
+from lightning_fusion.frugal.neighbors import SubsetNeighbors, smallest
 
 
 @pytest.fixture(params=["compiled, float32 first", "float64"], scope="module", autouse=True)
@@ -47,7 +47,7 @@ def test_float32_outputs_have_the_neighbours_of_float64(kind, rows):
     known, points = outputs(5, rows, 3, kind), outputs(5, 40, 3, kind, seed=1)
     points[:, :10] = known[:, :10]
     additions = [(), (0,), (4,), (0, 4)]
-    found, last = SubsetNeighbours(known).nearest([1, 3], additions, points, 20)
+    found, last = SubsetNeighbors(known).nearest([1, 3], additions, points, 20)
     assert found.shape == (4, 40, 20)
     for number, added in enumerate(additions):
         subset = sorted([1, 3, *added])
@@ -65,7 +65,7 @@ def test_float32_outputs_have_the_neighbours_of_float64(kind, rows):
 def test_a_row_is_no_neighbour_of_its_own(kind):
     known = outputs(3, 50, 4, kind)
     rows = torch.tensor([0, 49, 7, 7])
-    found, _ = SubsetNeighbours(known).nearest([2], [(), (0,)], known[:, rows], 49, rows)
+    found, _ = SubsetNeighbors(known).nearest([2], [(), (0,)], known[:, rows], 49, rows)
     for number, subset in enumerate([[2], [0, 2]]):
         assert [sorted(row) for row in found[number].tolist()] == [
             sorted(row) for row in expected(known, known[:, rows], subset, 49, rows)
@@ -84,7 +84,7 @@ def test_ties_go_to_the_lower_row(experts, rows, classes, bits, seed, data):
     )
     subset = data.draw(st.lists(st.integers(0, experts - 1), min_size=1, unique=True))
     count = data.draw(st.integers(1, rows))
-    found, _ = SubsetNeighbours(known).nearest(subset[:1], [tuple(subset[1:])], points, count)
+    found, _ = SubsetNeighbors(known).nearest(subset[:1], [tuple(subset[1:])], points, count)
     right = expected(known, points, sorted(subset), count)
     assert [sorted(row) for row in found[0].tolist()] == [sorted(row) for row in right]
 
@@ -100,7 +100,7 @@ def test_one_more_expert_among_many_rows(kind, own, base):
     if rows is not None:
         points = known[:, rows]
     extra = [(k,) for k in range(10) if k not in base]
-    found, last = SubsetNeighbours(known).nearest(base, extra, points, 15, rows)
+    found, last = SubsetNeighbors(known).nearest(base, extra, points, 15, rows)
     for number, added in enumerate(extra):
         subset = sorted([*base, *added])
         right = expected(known, points, subset, 15, rows)
@@ -116,7 +116,7 @@ def test_one_more_expert_among_many_rows(kind, own, base):
 def test_points_far_from_all_rows(scale):
     known = outputs(4, 300, 3, "duplicates")
     points = scale * outputs(4, 12, 3, "plain", seed=1)
-    found, _ = SubsetNeighbours(known).nearest([0, 2], [(), (1,)], points, 20)
+    found, _ = SubsetNeighbors(known).nearest([0, 2], [(), (1,)], points, 20)
     for number, subset in enumerate([[0, 2], [0, 1, 2]]):
         rows = known[subset].transpose(0, 1).flatten(1)
         equal = (rows[:, None] == rows).all(2)
@@ -130,13 +130,13 @@ def test_points_far_from_all_rows(scale):
 @pytest.mark.parametrize("rows", [40, 64])
 def test_all_rows_may_be_neighbours(rows):
     known, points = outputs(3, rows, 2, "plain"), outputs(3, 5, 2, "plain", seed=1)
-    found, _ = SubsetNeighbours(known).nearest([1], [(), (0,)], points, rows)
+    found, _ = SubsetNeighbors(known).nearest([1], [(), (0,)], points, rows)
     assert (found.sort(2).values == torch.arange(rows)).all()
 
 
 def test_many_subsets_and_points_at_once_are_those_alone():
     known, points = outputs(6, 3000, 2, "plain"), outputs(6, 900, 2, "plain", seed=1)
-    search = SubsetNeighbours(known)
+    search = SubsetNeighbors(known)
     additions = [(1,), (2, 3), (4,), (5, 1)]
     together = search.nearest([0], additions, points, 15)[0].sort(2).values
     for number, added in enumerate(additions):
@@ -158,7 +158,7 @@ def test_one_more_expert_for_many_sets_at_once(kind, apart, engine):
     bases[~bases.any(1), 0] = True
     own = torch.randint(600, (80,), generator=generator)
     asked = torch.zeros(80, dtype=torch.long)
-    for some, found in SubsetNeighbours(known).supersets(bases, own, 9, apart, True):
+    for some, found in SubsetNeighbors(known).supersets(bases, own, 9, apart, True):
         asked[some] += 1
         for question, rows in zip(some.tolist(), found, strict=True):
             for expert in range(6):
@@ -181,23 +181,23 @@ def test_one_more_expert_for_many_sets_at_once(kind, apart, engine):
 
 
 def test_no_points_have_no_neighbours():
-    found, last = SubsetNeighbours(outputs(2, 20, 3, "plain")).nearest([0], [(), (1,)], torch.zeros(2, 0, 3), 5)
+    found, last = SubsetNeighbors(outputs(2, 20, 3, "plain")).nearest([0], [(), (1,)], torch.zeros(2, 0, 3), 5)
     assert (found.shape, last.shape) == ((2, 0, 5), (2, 0))
 
 
 def test_coarse_products_change_nothing():
     known, points = outputs(4, 200, 3, "plain"), outputs(4, 20, 3, "plain", seed=1)
-    fine = SubsetNeighbours(known).nearest([0, 1], [()], points, 10)[0]
+    fine = SubsetNeighbors(known).nearest([0, 1], [()], points, 10)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(SubsetNeighbours(known).nearest([0, 1], [()], points, 10)[0].sort(2)[0], fine.sort(2)[0])
+        assert torch.equal(SubsetNeighbors(known).nearest([0, 1], [()], points, 10)[0].sort(2)[0], fine.sort(2)[0])
 
 
 def test_where_products_may_be_coarser_more_rows_are_compared(monkeypatch):
     known = outputs(4, 200, 3, "plain")
     rough = known.bfloat16().float()
-    search = SubsetNeighbours(known)
+    search = SubsetNeighbors(known)
     if search.compiled:  # distances of rounded outputs, as a product in bfloat16 would give them
-        search._narrow = SubsetNeighbours(rough)._narrow
+        search._narrow = SubsetNeighbors(rough)._narrow
         monkeypatch.setattr(neighbours, "_unit", lambda: 2.0**-8)
     found = search.nearest([0, 1], [()], known[:, :20], 10)[0][0]
     assert [sorted(row) for row in found.tolist()] == [

@@ -25,8 +25,8 @@ from lightning_fusion.frugal.tables import LossTables
 pytestmark = [
     pytest.mark.filterwarnings("ignore:the fuser of all experts"),
     pytest.mark.filterwarnings("ignore:trade_off . cost is"),
-    pytest.mark.filterwarnings("ignore:.*samples asked every expert"),
-    pytest.mark.filterwarnings("ignore:.*samples lie far"),
+    pytest.mark.filterwarnings("ignore:.*samples queried every expert"),
+    pytest.mark.filterwarnings("ignore:.*samples are out-of-distribution"),
 ]
 
 
@@ -127,7 +127,7 @@ def check(problem, by_function: bool) -> None:
         answer = policy.predict(named(queries))
     for place in range(queries.shape[1]):
         order, shares, risk, cost = reference.answer(queries[:, place])
-        assert answer.asked[place].nonzero().flatten().tolist() == sorted(order)
+        assert answer.queried[place].nonzero().flatten().tolist() == sorted(order)
         np.testing.assert_allclose(answer.probabilities[place].numpy(), shares, atol=1e-6)
         assert answer.probabilities[place].argmax() == shares.argmax()
         assert float(answer.risk[place]) == pytest.approx(risk, abs=1e-12)
@@ -166,10 +166,10 @@ class TestDecisions:
         reference = frugal.Frugal(stacked, targets.numpy(), costs, 0.05, 25, 9, 2, leave_one_out, loss)
         for place in range(30):
             order, shares, risk, _ = reference.answer(asked[:, place])
-            assert answer.asked[place].nonzero().flatten().tolist() == sorted(order)
+            assert answer.queried[place].nonzero().flatten().tolist() == sorted(order)
             assert float(answer.risk[place]) == pytest.approx(risk, abs=1e-5)
             np.testing.assert_allclose(answer.probabilities[place].numpy(), shares, atol=1e-6)
-        assert len(answer.asked.unique(dim=0)) > 2
+        assert len(answer.queried.unique(dim=0)) > 2
 
     @pytest.mark.parametrize("kind", ["grid", "one-hot", "real"])
     def test_many_rows_are_decided_as_defined(self, kind):
@@ -184,7 +184,7 @@ class TestDecisions:
         reference = frugal.Frugal(outputs.numpy(), targets.numpy(), [1.0] * 8, 0.01, 20, 9, 4)
         for place in range(6):
             order, shares, risk, _ = reference.answer(queries[:, place].numpy())
-            assert answer.asked[place].nonzero().flatten().tolist() == sorted(order)
+            assert answer.queried[place].nonzero().flatten().tolist() == sorted(order)
             np.testing.assert_allclose(answer.probabilities[place].numpy(), shares, atol=1e-6)
             assert float(answer.risk[place]) == pytest.approx(risk)
 
@@ -195,17 +195,17 @@ class TestDecisions:
         answer = FrugalFoE(trade_off=0.02, **arguments).fit(outputs, targets).predict(queries)
         stacked, asked = (np.stack([v.numpy() for v in part.values()]) for part in (outputs, queries))
         reference = frugal.Frugal(stacked, targets.numpy(), [1.0] * 4, 0.02, 10, 9, 2, False)
-        assert answer.asked.sum(1).min() == 2
+        assert answer.queried.sum(1).min() == 2
         for place in range(25):
-            assert answer.asked[place].nonzero().flatten().tolist() == sorted(reference.answer(asked[:, place])[0])
+            assert answer.queried[place].nonzero().flatten().tolist() == sorted(reference.answer(asked[:, place])[0])
 
     def test_only_a_plan_of_two_sees_what_two_experts_know_together(self):
         target = torch.arange(200) % 4
         bits = [torch.eye(2)[target % 2], torch.eye(2)[target // 2], torch.full((200, 2), 0.5)]
         outputs, goal = named(torch.stack(bits)), (target % 2) ^ (target // 2)
         greedy, planned = (FrugalFoE(look_ahead=depth).fit(outputs, goal).predict(outputs) for depth in (1, 2))
-        assert greedy.asked.sum(1).unique().tolist() == [1]
-        assert planned.asked.all(0).tolist() == [True, True, False]
+        assert greedy.queried.sum(1).unique().tolist() == [1]
+        assert planned.queried.all(0).tolist() == [True, True, False]
         assert (planned.probabilities.argmax(1) == goal).all()
 
     @pytest.mark.parametrize("look_ahead", [1, 2])
@@ -245,11 +245,11 @@ class TestDecisions:
         policy = FrugalFoE(neighbors=10).fit(outputs, targets)
         answer, calls = policy.predict(asker(many, calls := []), num_rows=5000), calls
         few = policy.predict({name: values[4000:4300] for name, values in many.items()})
-        assert torch.equal(answer.asked[4000:4300], few.asked)
+        assert torch.equal(answer.queried[4000:4300], few.queried)
         assert torch.equal(answer.risk[4000:4300], few.risk)
         for number, name in enumerate(outputs):
             rows = [row for called, some in calls if called == name for row in some]
-            assert sorted(rows) == answer.asked[:, number].nonzero().flatten().tolist()
+            assert sorted(rows) == answer.queried[:, number].nonzero().flatten().tolist()
 
     @pytest.mark.parametrize("kinds", [(torch.float32, torch.float64), (torch.float64, torch.float32)])
     def test_outputs_of_another_precision_than_the_validation_rows(self, kinds):
@@ -275,11 +275,11 @@ class TestDecisions:
         outputs, targets = specialists(160, experts=12, classes=12)
         whole = FrugalFoE(trade_off=0.002, min_queries=4, neighbors=10).fit(outputs, targets)
         expected = whole.predict(outputs)
-        assert len(whole._tables.slots) > 128
+        assert len(whole.calibration.losses.slots) > 128
         monkeypatch.setattr(LossTables, "limit_bytes", 1)
         small = FrugalFoE(trade_off=0.002, min_queries=4, neighbors=10).fit(outputs, targets)
         assert same(expected, small.predict(outputs))
-        assert len(small._tables.slots) <= 64
+        assert len(small.calibration.losses.slots) <= 64
 
     def test_what_was_asked_before_does_not_matter(self):
         outputs, targets = specialists()
@@ -318,8 +318,8 @@ class TestDefaults:
         outputs, targets = specialists(rows)
         policy = FrugalFoE(neighbors=rows).fit(outputs, targets)
         answer = policy.predict(outputs)
-        assert len(answer.asked.unique(dim=0)) == 1  # the same rows for all, so the same decisions
-        subset = [name for name, asked in zip(outputs, answer.asked[0].tolist(), strict=True) if asked]
+        assert len(answer.queried.unique(dim=0)) == 1  # the same rows for all, so the same decisions
+        subset = [name for name, asked in zip(outputs, answer.queried[0].tolist(), strict=True) if asked]
         assert answer.risk.tolist() == pytest.approx([policy.error(subset)] * rows)
 
 
@@ -349,14 +349,14 @@ class TestBudget:
             FrugalFoE([0.5, 2, 1, 1], budget=0.4).fit(outputs, targets)
         with pytest.raises(InputError, match=r"budget is 1.4, but 2 expert\(s\) cost 1.5 at least"):
             FrugalFoE([0.5, 2, 1, 1], budget=1.4, min_queries=2).fit(outputs, targets)
-        assert FrugalFoE([0.5, 2, 1, 1], budget=0.5).fit(outputs, targets).predict(outputs).asked[:, 0].all()
+        assert FrugalFoE([0.5, 2, 1, 1], budget=0.5).fit(outputs, targets).predict(outputs).queried[:, 0].all()
 
     @pytest.mark.parametrize("rows", [40, 64])
     def test_all_rows_but_its_own_may_be_neighbours(self, rows):
         outputs, targets = specialists(rows)
         policy = FrugalFoE(budget=1.5, neighbors=rows - 1).fit(outputs, targets)
         assert policy.predict(outputs).risk.max() <= 1
-        with pytest.raises(InputError, match=f"neighbors is {rows}, but there are {rows - 1} validation rows"):
+        with pytest.raises(InputError, match=f"neighbors is {rows}, but there are {rows - 1} calibration samples"):
             FrugalFoE(budget=1.5, neighbors=rows).fit(outputs, targets)
 
 
@@ -407,7 +407,7 @@ class TestCurve:
             assert same(curve.predictions[number], answer)
             assert curve.accuracy[number] == pytest.approx((answer.probabilities.argmax(1) == goal).double().mean())
             assert curve.cost[number] == pytest.approx(float(answer.cost.mean()))
-            assert curve.asked[number] == pytest.approx(float(answer.asked.sum(1).double().mean()))
+            assert curve.queried[number] == pytest.approx(float(answer.queried.sum(1).double().mean()))
         assert curve.cost[0] < curve.cost[1] < curve.cost[2]
         assert curve.accuracy[0] < curve.accuracy[1]
 
@@ -449,31 +449,33 @@ class TestSigns:
         odd = torch.tensor([0.5, 0.5, 0.0]).repeat(2, 150, 1)
         return FrugalFoE().fit(outputs, targets), rows(150, 1)[0], named(odd)
 
-    @pytest.mark.filterwarnings("default:.*samples lie far")
+    @pytest.mark.filterwarnings("default:.*samples are out-of-distribution")
     def test_samples_unlike_the_validation_rows_are_far(self):
         policy, near, odd = self.far_and_near()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert policy.predict(near).far.double().mean() < 0.1
-        with pytest.warns(UserWarning, match="100.0% of 150 samples lie far from all validation rows"):
-            assert policy.predict(odd).far.all()
+            assert policy.predict(near).ood.double().mean() < 0.1
+        with pytest.warns(
+            UserWarning, match="100.0% of 150 samples are out-of-distribution, far from the calibration set"
+        ):
+            assert policy.predict(odd).ood.all()
         with warnings.catch_warnings():  # too few samples to say so
             warnings.simplefilter("error")
             few = policy.predict({name: values[:99] for name, values in odd.items()})
-        assert few.far.all()
+        assert few.ood.all()
 
     def test_validation_rows_that_are_all_alike(self):
         outputs = named(torch.tensor([0.25, 0.75]).repeat(3, 120, 1))
         policy = FrugalFoE().fit(outputs, torch.ones(120, dtype=torch.int64))
-        assert not policy.predict(outputs).far.any()
-        assert policy.predict({name: values.flip(1)[:5] for name, values in outputs.items()}).far.all()
+        assert not policy.predict(outputs).ood.any()
+        assert policy.predict({name: values.flip(1)[:5] for name, values in outputs.items()}).ood.all()
 
-    @pytest.mark.filterwarnings("default:.*samples asked every expert")
+    @pytest.mark.filterwarnings("default:.*samples queried every expert")
     def test_asking_everyone_is_said(self):
         outputs, targets = digits()
         policy = FrugalFoE(trade_off=0.02).fit(outputs, targets)
-        with pytest.warns(UserWarning, match="100.0% of 240 samples asked every expert: the trade-off is too timid"):
-            assert policy.predict(outputs).asked.all()
+        with pytest.warns(UserWarning, match="100.0% of 240 samples queried every expert: the trade-off is too small"):
+            assert policy.predict(outputs).queried.all()
 
     @pytest.mark.filterwarnings("default:the fuser of all experts")
     def test_a_fuser_below_its_best_expert_is_said(self):
@@ -494,7 +496,7 @@ class TestSigns:
         outputs, targets = specialists()
         with pytest.warns(UserWarning, match=r"trade_off \* cost is 2 for the cheapest expert: none can save more"):
             policy = FrugalFoE([100.0] * 4).fit(outputs, targets)
-        assert policy.predict(outputs).asked.sum(1).unique().tolist() == [1]
+        assert policy.predict(outputs).queried.sum(1).unique().tolist() == [1]
 
 
 FAMILIES = {
@@ -699,7 +701,7 @@ class TestStores:
         answer = policy.predict(outputs["test"])
         assert same(answer, plain.predict(arrays["test"]))
         assert same(answer, policy.predict(arrays["test"]))
-        assert 0 < answer.asked[:, 0].sum() < 30 or answer.asked[:, 1].all()
+        assert 0 < answer.queried[:, 0].sum() < 30 or answer.queried[:, 1].all()
         curve = policy.curve(outputs["test"], trade_offs=[0.05])
         assert curve.accuracy[0] == float((answer.probabilities.argmax(1).numpy() == outputs["test"].target).mean())
 
@@ -756,7 +758,7 @@ class TestBadInput:
             ({"look_ahead": 0}, "look_ahead is 0"),
             ({"min_queries": 0}, "min_queries is 0; expected at least 1"),
             ({"loss": "hinge"}, "loss is 'hinge'"),
-            ({"on_failure": "ignore"}, "on_failure 'ignore'"),
+            ({"on_failure": "ignore"}, "on_failure is 'ignore'; expected raise or skip"),
             ({"abstain_above": -1.0}, "abstain_above is -1.0"),
             ({"abstain_by": "luck"}, "abstain_by is 'luck'; expected risk or probability"),
             ({"abstain_above": math.nan}, "abstain_above is nan"),
@@ -808,16 +810,16 @@ class TestBadInput:
 
     def test_rows(self):
         outputs, targets = specialists(8)
-        with pytest.raises(InputError, match="neighbors is 9, but there are 8 validation rows"):
+        with pytest.raises(InputError, match="neighbors is 9, but there are 8 calibration samples"):
             FrugalFoE(neighbors=9).fit(outputs, targets)
-        with pytest.raises(InputError, match="fuser_neighbors is 9 for 8 validation rows; expected at most 7"):
+        with pytest.raises(InputError, match="fuser_neighbors is 9 for 8 calibration samples; expected at most 7"):
             FrugalFoE().fit(outputs, targets)
         with pytest.raises(InputError, match="expected at most 7"):
             FrugalFoE(fuser_neighbors=8).fit(outputs, targets)
         FrugalFoE(fuser_neighbors=8, leave_one_out=False).fit(outputs, targets).predict(outputs)
         for count in (0, 1):
             few = {name: values[:count] for name, values in outputs.items()}
-            with pytest.raises(InputError, match=rf"found {count} validation row\(s\)"):
+            with pytest.raises(InputError, match=rf"found {count} calibration sample\(s\)"):
                 FrugalFoE(fuser_neighbors=1).fit(few, targets[:count])
 
     def test_outputs(self):
@@ -890,7 +892,7 @@ class TestFailures:
         return policy, specialists(40, seed=1)[0]
 
     def start(self, policy, queries) -> str:
-        return policy.names[int(policy.predict(queries).asked.sum(0).argmax())]
+        return policy.names[int(policy.predict(queries).queried.sum(0).argmax())]
 
     def test_an_expert_that_raises_is_named_with_its_rows(self):
         policy, queries = self.fitted("raise")
@@ -927,10 +929,10 @@ class TestFailures:
         sound = [row for row in range(40) if row not in (3, 4, 5)]
         for left, right in zip(answer, expected, strict=True):
             assert torch.equal(left[sound], right[sound])
-        assert not answer.asked[3:6, number].any()
-        assert (answer.asked.sum(1) >= min_queries).all()
+        assert not answer.queried[3:6, number].any()
+        assert (answer.queried.sum(1) >= min_queries).all()
         assert answer.probabilities.sum(1).allclose(torch.ones(40))
-        assert torch.equal(answer.cost, answer.asked.sum(1).double())
+        assert torch.equal(answer.cost, answer.queried.sum(1).double())
         known, targets = specialists(120)
         reference = frugal.Frugal(
             np.stack([v.numpy() for v in known.values()]), targets.numpy(), [1.0] * 4, 0.02, 20, 9, min_queries
@@ -938,7 +940,7 @@ class TestFailures:
         points = np.stack([v.numpy() for v in queries.values()])
         for row in (3, 4, 5):
             order, shares, risk, _ = reference.answer(points[:, row], broken=(number,))
-            assert answer.asked[row].nonzero().flatten().tolist() == sorted(order)
+            assert answer.queried[row].nonzero().flatten().tolist() == sorted(order)
             np.testing.assert_allclose(answer.probabilities[row].numpy(), shares, atol=1e-6)
             assert float(answer.risk[row]) == pytest.approx(risk)
 
@@ -963,15 +965,15 @@ class TestFailures:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             assert same(answer, policy.predict(broken(queries, name)))
-        assert not answer.asked[:, int(name[1])].any()
+        assert not answer.queried[:, int(name[1])].any()
 
     def test_the_first_expert_to_ask_is_replaced(self):
         policy, queries = self.fitted("skip")
         start = self.start(policy, queries)
         with pytest.warns(UserWarning, match=rf"expert {start} failed on 40 row\(s\)"):
             answer = policy.predict(broken(queries, start))
-        assert not answer.asked[:, int(start[1])].any()
-        assert answer.asked.all(0).sum() == 1
+        assert not answer.queried[:, int(start[1])].any()
+        assert answer.queried.all(0).sum() == 1
 
     @pytest.mark.filterwarnings("ignore:expert e")
     def test_where_everyone_fails_there_is_no_answer(self):
@@ -981,7 +983,7 @@ class TestFailures:
         with pytest.warns(UserWarning, match=r"every expert failed on row\(s\) 8, 9: abstained"):
             answer = policy.predict(queries)
         assert answer.abstained.nonzero().flatten().tolist() == [8, 9]
-        assert not answer.asked[8:10].any() and (answer.cost[8:10] == 0).all() and (answer.risk[8:10] == 1).all()
+        assert not answer.queried[8:10].any() and (answer.cost[8:10] == 0).all() and (answer.risk[8:10] == 1).all()
         shares = torch.bincount(policy.targets, minlength=4) / len(policy.targets)
         torch.testing.assert_close(answer.probabilities[8], shares)
 
@@ -1051,7 +1053,7 @@ class TestServing:
         whole = policy.predict({name: values[:60] for name, values in outputs.items()})
         fresh = FrugalFoE(trade_off=0.005).fit(outputs, targets)
         single = [fresh.predict({name: v[row : row + 1] for name, v in outputs.items()}) for row in reversed(range(60))]
-        assert torch.equal(whole.asked, torch.cat([answer.asked for answer in reversed(single)]))
+        assert torch.equal(whole.queried, torch.cat([answer.queried for answer in reversed(single)]))
 
     def test_printing_is_short(self):
         outputs, targets = specialists(80)

@@ -7,14 +7,14 @@ import torch
 from reference import frugal
 
 from lightning_fusion.errors import InputError
-from lightning_fusion.frugal.neighbors import SubsetNeighbours
+from lightning_fusion.frugal.neighbors import SubsetNeighbors
 from lightning_fusion.frugal.policy import FrugalFoE
 from lightning_fusion.frugal.risk import ParametricRisk
 from lightning_fusion.frugal.subset_fusers import KNNFuser, MaskedMLPFuser, masked_input, perceptron
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:the fuser of all experts"),
-    pytest.mark.filterwarnings("ignore:.*samples asked every expert"),
+    pytest.mark.filterwarnings("ignore:.*samples queried every expert"),
     pytest.mark.filterwarnings("ignore:Stochastic Optimizer"),
 ]
 SMALL = partial(MaskedMLPFuser, hidden=(64,), epochs=120)
@@ -32,7 +32,7 @@ def problem(rows: int = 300, seed: int = 0, classes: int = 3) -> tuple[torch.Ten
 
 
 def attached(fuser, outputs, targets, leave_one_out: bool = True):
-    fuser.attach(SubsetNeighbours(outputs), outputs, targets, leave_one_out)
+    fuser.attach(SubsetNeighbors(outputs), outputs, targets, leave_one_out)
     fuser.fit()
     return fuser
 
@@ -160,7 +160,7 @@ class TestMaskedMLPFuser:
         answer = policy.predict(dict(zip(names, queries, strict=True)))
         assert (answer.probabilities.argmax(1) == goal).double().mean() > 0.85
         assert answer.cost.mean() < 2
-        assert answer.asked[:, 2].double().mean() < 0.3
+        assert answer.queried[:, 2].double().mean() < 0.3
 
 
 class TestParametricRisk:
@@ -173,8 +173,8 @@ class TestParametricRisk:
         assert (answer.probabilities.argmax(1) == goal).double().mean() > 0.9
         assert answer.cost.mean() < 2
         unknown = queries[0].max(1).values < 0.7
-        assert answer.asked[unknown, 1].double().mean() > 0.9
-        assert answer.asked[~unknown, 1].double().mean() < 0.2
+        assert answer.queried[unknown, 1].double().mean() > 0.9
+        assert answer.queried[~unknown, 1].double().mean() < 0.2
 
     def test_its_estimates_are_the_errors_it_was_shown(self):
         outputs, targets = problem(600)
@@ -190,7 +190,7 @@ class TestParametricRisk:
         outputs, targets = problem(80)
         given = dict(zip("ab"[:experts], outputs, strict=False))
         answer = FrugalFoE(risk=ParametricRisk(hidden=(8,), states=8)).fit(given, targets).predict(given)
-        assert answer.asked[:, 0].all()
+        assert answer.queried[:, 0].all()
         assert (answer.risk >= 0).all()
         assert (answer.risk <= 1).all()
 

@@ -74,7 +74,7 @@ def figures(report: Report, study: _Study) -> Figures:
             "Accuracy against mean cost, mean over seeds; lines join the points of a rule.",
         ),
         "queries": (
-            plotting.queries(study.answer.asked.cpu().numpy(), study.policy.names),
+            plotting.queries(study.answer.queried.cpu().numpy(), study.policy.names),
             f"How many experts a sample queries, and which: {MAIN} on the test split, seed {study.seed}.",
         ),
         "coverage": (

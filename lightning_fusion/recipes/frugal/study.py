@@ -135,7 +135,14 @@ class _Study:
             self.answer = self.policy.curve(self.known["test"], self.goal["test"], [trade_off]).predictions[0]
         right = self.answer.probabilities.argmax(1).cpu().numpy() == self.goal["test"]
         self.cost = float(self.answer.cost.mean())
-        self.report.add(MAIN, "accuracy", right.mean(), self.seed, cost=self.cost, experts_asked=self._asked())
+        self.report.add(
+            MAIN,
+            "accuracy",
+            right.mean(),
+            self.seed,
+            cost=self.cost,
+            num_queries=float(self.answer.num_queries.double().mean()),
+        )
         self.report.add(MAIN, "cost", self.cost, self.seed)
         self.coverage = risk_coverage(self.answer.risk.cpu().numpy(), ~right)
         self.report.add(MAIN, "area under risk and coverage", self.coverage.area, self.seed)
@@ -143,9 +150,9 @@ class _Study:
             value = 1 - np.interp(share, self.coverage.coverage, self.coverage.error)
             self.report.add(MAIN, f"accuracy with {share:.0%} answered", value, self.seed)
         self._abstain()
-        self.report.add(MAIN, "share of far samples", float(self.answer.far.float().mean()), self.seed)
-        for sign in self.policy.signs(self.answer):
-            self.report.notes.append(f"Seed {self.seed}: {sign}.")
+        self.report.add(MAIN, "share of far samples", float(self.answer.ood.float().mean()), self.seed)
+        for message in self.policy.diagnostics(self.answer):
+            self.report.notes.append(f"Seed {self.seed}: {message}.")
 
     def _abstain(self) -> None:
         """Where some test rows have a class that no expert knows: do the risks tell them apart?"""
@@ -214,8 +221,10 @@ class _Study:
             curve = policy.curve(self.known["test"], self.goal["test"], self.trade_offs)
         if method == MAIN:
             self.report.notes += [f"Seed {self.seed}: {warning.message}." for warning in caught]
-        for price, accuracy, cost, asked in zip(curve.trade_off, curve.accuracy, curve.cost, curve.asked, strict=True):
-            self._curve_point(method, price, accuracy, cost, asked)
+        for price, accuracy, cost, queries in zip(
+            curve.trade_off, curve.accuracy, curve.cost, curve.num_queries, strict=True
+        ):
+            self._curve_point(method, price, accuracy, cost, queries)
         seconds = time.perf_counter() - start
         self.report.seconds["policies"] = self.report.seconds.get("policies", 0.0) + seconds
         place = int(np.argmin(np.abs(np.array(curve.trade_off) - policy.trade_off_)))
@@ -224,9 +233,6 @@ class _Study:
             f"{seconds:.0f} s"
         )
         return policy, curve
-
-    def _asked(self) -> float:
-        return float(self.answer.asked.sum(1).double().mean())
 
     # -------------------------------------------------------------- baselines
 
@@ -275,9 +281,11 @@ class _Study:
         """A rule that has one cost; it stands below the curves."""
         self.points.append((method, float(cost), accuracy))
 
-    def _curve_point(self, method: str, setting: float, accuracy: float, cost: float, asked: float) -> None:
+    def _curve_point(self, method: str, setting: float, accuracy: float, cost: float, num_queries: float) -> None:
         more: dict[str, Any] = {"setting": setting} if math.isfinite(setting) else {}
-        self.report.add(method, "accuracy on the curve", accuracy, self.seed, cost=cost, experts_asked=asked, **more)
+        self.report.add(
+            method, "accuracy on the curve", accuracy, self.seed, cost=cost, num_queries=num_queries, **more
+        )
 
     def compare(self) -> None:
         """Every curve at the cost of the policy, the area under it, and the single points."""

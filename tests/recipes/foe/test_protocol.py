@@ -70,7 +70,7 @@ class TestResults:
         for row in content["rows"]:
             assert {"method", "metric", "split", "seed", "value"} <= set(row)
             assert set(row) - {"method", "metric", "split", "seed", "value"} <= {
-                "experts_asked",
+                "num_queries",
                 "cost",
                 "domain",
                 "bytes",

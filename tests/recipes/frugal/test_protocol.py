@@ -33,8 +33,8 @@ from lightning_fusion.recipes.frugal.rows import (
 pytestmark = [
     pytest.mark.filterwarnings("ignore:the fuser of all experts"),
     pytest.mark.filterwarnings("ignore:trade_off . cost is"),
-    pytest.mark.filterwarnings("ignore:.*samples asked every expert"),
-    pytest.mark.filterwarnings("ignore:.*samples lie far"),
+    pytest.mark.filterwarnings("ignore:.*samples queried every expert"),
+    pytest.mark.filterwarnings("ignore:.*samples are out-of-distribution"),
 ]
 STUDY = "lightning_fusion.recipes.frugal.study"
 ROWS = {"train": 160, "test": 110}
@@ -203,10 +203,10 @@ class TestResults:
         for seed in (4, 5):
             (row,) = [r for r in rows if r["method"] == MAIN and r.get("setting") == 0.02 and r["seed"] == seed]
             (table,) = [r for r in rows if (r["method"], r["metric"], r["seed"]) == (MAIN, "accuracy", seed)]
-            assert (row["value"], row["cost"], row["experts_asked"]) == (
+            assert (row["value"], row["cost"], row["num_queries"]) == (
                 table["value"],
                 table["cost"],
-                table["experts_asked"],
+                table["num_queries"],
             )
             assert value(rows, MAIN, "cost", seed) == row["cost"]
 
@@ -222,7 +222,7 @@ class TestResults:
             assert value(rows, MAIN, "cost", seed) == pytest.approx(float(answer.cost.mean()))
             area = risk_coverage(answer.risk.numpy(), wrong).area
             assert value(rows, MAIN, "area under risk and coverage", seed) == pytest.approx(area)
-            assert value(rows, MAIN, "share of far samples", seed) == pytest.approx(float(answer.far.double().mean()))
+            assert value(rows, MAIN, "share of far samples", seed) == pytest.approx(float(answer.ood.double().mean()))
 
     def test_rivals_are_read_off_their_curves_at_the_same_cost(self, finished):
         rows = results(finished / "run")["rows"]
@@ -260,7 +260,7 @@ class TestResults:
 
     def test_the_papers_code_asks_two_at_least(self, finished):
         rows = [row for row in results(finished / "run")["rows"] if row["metric"] == "accuracy on the curve"]
-        asked = {m: [r["experts_asked"] for r in rows if r["method"] == m] for m in (MAIN, PAPER)}
+        asked = {m: [r["num_queries"] for r in rows if r["method"] == m] for m in (MAIN, PAPER)}
         assert min(asked[PAPER]) == 2 and min(asked[MAIN]) == 1
 
     def test_sensitivity_has_every_setting(self, finished):

@@ -1,0 +1,142 @@
+"""What may be queried next, which of it is best, and the settings that follow from costs."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from lightning_fusion.errors import InputError
+
+TIE = 1e-6
+"""Losses, in errors among M samples, that are closer than this are equal."""
+_MOST_SETS = 2000  # sets of experts that a look-ahead may compare
+
+
+def further_sets(costs: Sequence[float], taken: Iterable[int], look_ahead: int = 1) -> list[tuple[int, ...]]:
+    """Sets of experts that may be queried next, cheapest first.
+
+    Args:
+        costs: Of all experts.
+        taken: Numbers of those that were queried.
+        look_ahead: Experts in a set, at most.
+
+    Raises:
+        InputError: If there are too many.
+
+    Example:
+        >>> further_sets([3.0, 1.0, 1.0], taken=[1], look_ahead=2)
+        [(2,), (0,), (0, 2)]
+    """
+    given = set(taken)
+    free = [k for k in range(len(costs)) if k not in given]
+    depth = min(look_ahead, len(free))
+    number = sum(math.comb(len(free), size) for size in range(1, depth + 1))
+    if number > _MOST_SETS and depth > 1:
+        raise InputError(
+            f"look_ahead is {look_ahead}: {number} sets of {len(free)} experts to compare at each step, of "
+            f"{_MOST_SETS} at most; lower it"
+        )
+    sets = [found for size in range(1, depth + 1) for found in combinations(free, size)]
+    return sorted(sets, key=lambda found: (_total(costs, found), found))
+
+
+def best_set(
+    totals: Tensor, sets: Sequence[tuple[int, ...]], costs: Sequence[float], trade_off: float, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best set of further experts for each sample.
+
+    Args:
+        totals: (R, A) summed loss after querying each set.
+        sets: The A sets, cheapest first.
+        costs: Of all K experts.
+        trade_off: Loss per unit of cost.
+        count: M, samples in a sum.
+
+    Returns:
+        (R,) the expert to query next, (R,) summed loss after querying the best set, (R,) its cost in units of loss.
+
+    Example:
+        >>> best_set(torch.tensor([[4.0, 1.0]]), [(0,), (1,)], [1.0, 1.0], trade_off=0.1, count=10)[0]
+        tensor([1])
+    """
+    prices = torch.tensor([trade_off * _total(costs, added) * count for added in sets], dtype=torch.float64)
+    prices = prices.to(totals.device)
+    scores = totals + prices
+    best = (scores <= scores.amin(1, keepdim=True) + TIE).to(torch.uint8).argmax(1)
+    after, price = totals.gather(1, best[:, None])[:, 0], prices[best]
+    if all(len(found) == 1 for found in sets):
+        return torch.tensor(sets, device=totals.device)[best, 0], after, price
+    alone = {added[0]: place for place, added in enumerate(sets) if len(added) == 1}
+    order = torch.full((len(totals), len(costs)), math.inf, dtype=torch.float64, device=totals.device)
+    for expert, place in alone.items():
+        order[:, expert] = scores[:, place]
+    ranks = sorted(alone, key=lambda k: (costs[k], k))
+    inside = order.masked_fill(~membership(sets, len(costs), totals.device)[best], math.inf)[:, ranks]
+    chosen = (inside <= inside.amin(1, keepdim=True) + TIE).to(torch.uint8).argmax(1)
+    return torch.tensor(ranks, device=totals.device)[chosen], after, price
+
+
+def membership(sets: Sequence[tuple[int, ...]], num_experts: int, device: torch.device) -> Tensor:
+    """(A, K) bool, which experts are in each of A sets.
+
+    Args:
+        sets: Numbers of experts.
+        num_experts: K.
+        device: Of the result.
+    """
+    members = torch.zeros(len(sets), num_experts, dtype=torch.bool, device=device)
+    for place, found in enumerate(sets):
+        members[place, list(found)] = True
+    return members
+
+
+def resolving_neighbors(rows: int, trade_off: float, costs: Sequence[float]) -> int:
+    """M by default: as many neighbors as tell the cost of the cheapest expert from none, 10 to N - 1 of them.
+
+    Args:
+        rows: N, size of the calibration set.
+        trade_off: Loss per unit of cost; where it is 0, M is 50.
+        costs: Of all experts.
+
+    Example:
+        >>> resolving_neighbors(1000, 0.02, [1.0, 0.5])
+        100
+    """
+    price = trade_off * min((cost for cost in costs if cost > 0), default=0.0)
+    if price == 0:
+        return min(rows - 1, 50)
+    return min(rows - 1, max(10, math.ceil(1 / price - 1e-9)))
+
+
+def affordable_trade_off(budget: float, costs: Sequence[float], mean_cost: Callable[[float], float]) -> float:
+    """The smallest trade-off, to 1 %, whose mean cost per sample is within a budget.
+
+    Args:
+        budget: Largest mean cost.
+        costs: Of all experts.
+        mean_cost: Gives the mean cost of a policy with some trade-off; falls as it rises.
+
+    Raises:
+        InputError: If even the first expert costs more.
+    """
+    if budget >= math.fsum(costs):
+        return 0.0
+    mean = math.fsum(costs) / len(costs) or 1.0
+    high = 1 / mean
+    while mean_cost(high) > budget:
+        high *= 4
+        if high * mean > 1e6:
+            raise InputError(f"budget is {budget}, but the first expert alone costs {mean_cost(high):.4g} on average")
+    low = high / 4
+    while low * mean > 1e-4 and mean_cost(low) <= budget:
+        high, low = low, low / 4
+    while high / low > 1.01 and high * mean > 1e-4:
+        middle = math.sqrt(high * low)
+        high, low = (middle, low) if mean_cost(middle) <= budget else (high, middle)
+    return high
+
+
+def _total(costs: Sequence[float], experts: Iterable[int]) -> float:
+    return math.fsum(costs[k] for k in experts)
