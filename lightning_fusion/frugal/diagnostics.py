@@ -2,16 +2,18 @@
 
 import torch
 
+from lightning_fusion.frugal.neighbors import has_numba
 from lightning_fusion.frugal.prediction import FrugalPrediction
 from lightning_fusion.frugal.search import Calibration
 
 OOD_FRACTION = 0.1
 """Fraction of out-of-distribution samples in a batch from which on :meth:`FrugalFoE.predict` warns."""
-_FEWEST = 100  # samples of a batch
+_FEWEST = 100  # samples of a batch that are judged
+_MANY = 1000  # calibration samples from which on a compiled search is missed
 
 
 def fit_diagnostics(calibration: Calibration, loss: str, trade_off: float) -> list[str]:
-    """A cost that no query is worth, and a fuser of all experts that is worse than the best one alone.
+    """A slow search, a cost that no query is worth, and a fuser of all experts that is worse than the best one alone.
 
     Args:
         calibration: Of the fit.
@@ -19,6 +21,12 @@ def fit_diagnostics(calibration: Calibration, loss: str, trade_off: float) -> li
         trade_off: That was given.
     """
     found: list[str] = []
+    targets, names = calibration.targets, calibration.names
+    if targets.device.type == "cpu" and len(targets) >= _MANY and not has_numba():
+        found.append(
+            f"numba is not installed: with {len(targets)} calibration samples a decision on a CPU takes about 3 to 6 "
+            "times as long as with it; pip install 'lightning-fusion[fast]'"
+        )
     if loss != "zero_one":
         return found
     cheapest = min((cost for cost in calibration.costs if cost > 0), default=0.0)
@@ -27,7 +35,6 @@ def fit_diagnostics(calibration: Calibration, loss: str, trade_off: float) -> li
             f"trade_off * cost is {trade_off * cheapest:.3g} for the cheapest expert: none can save more than 1 error "
             "per sample, so no second one is ever queried; scale the costs, or lower trade_off"
         )
-    targets, names = calibration.targets, calibration.names
     step = -(-len(targets) // 1000)  # some thousand samples tell
     rows = torch.arange(0, len(targets), step, device=targets.device)
     right = (calibration.outputs[:, rows].argmax(2) == targets[rows]).sum(1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -14,14 +15,19 @@ _NOWHERE_NARROW = 1e36  # the same in float32
 _LARGEST = 1e12  # squared length of outputs that float32 is trusted with
 
 
+def has_numba() -> bool:
+    """Whether the extra ``fast`` is installed, whose compiler the search uses on a CPU."""
+    return find_spec("numba") is not None
+
+
 class SubsetNeighbors:
     """Finds the rows that are nearest to a point on the outputs of a subset S of the experts.
 
     Squared distances add over experts, D_S(x, n) = sum over k in S of ||f_k(x) - f_k(x_n)||^2, so one more expert is
     one more matrix product. Rows are ordered by (distance, row index), in float64; distances that rounding could have
-    swapped are taken again from differences, so that equal rows are equal. On a CPU products are in float32 and the
-    search is compiled (:mod:`~lightning_fusion.frugal.kernels`); elsewhere, and for outputs too large for float32,
-    everything is in float64.
+    swapped are taken again from differences, so that equal rows are equal. On a CPU with numba (extra ``fast``)
+    products are in float32 and the search is compiled (:mod:`~lightning_fusion.frugal.kernels`); elsewhere, and for
+    outputs too large for float32, everything is in float64, in plain torch. The neighbors are the same.
 
     Args:
         outputs: (K, N, C) outputs of K experts on N labelled rows, zeros where an expert does not know a class.
@@ -32,7 +38,7 @@ class SubsetNeighbors:
         self.device = outputs.device
         self._rows = outputs.to(torch.float64).transpose(0, 1).contiguous()  # (N, K, C)
         self._largest = self._rows.square().sum(2).amax(0).tolist()
-        self.compiled = self.device.type == "cpu" and max(self._largest) <= _LARGEST
+        self.compiled = self.device.type == "cpu" and has_numba() and max(self._largest) <= _LARGEST
 
     def _sides(self, dtype: torch.dtype, nowhere: float) -> Tensor:
         """(K, C + 2, padded N): (-2 y, 1, |y|^2), whose product with (x, |x|^2, 1) is the squared distance."""
@@ -106,7 +112,7 @@ class SubsetNeighbors:
                     )
         return indices, last
 
-    # ------------------------------------------------------------- on a CPU
+    # ------------------------------------------------------------- compiled
 
     def _nearest_narrow(
         self,
@@ -185,8 +191,7 @@ class SubsetNeighbors:
 
         Yields:
             (q,) numbers of some of the Q pairs, and the nearest rows: (q, 1, count) in S or, where ``further``,
-            (q, K, count) in S + k; in S itself where k is in S. Nothing on other devices, or where numbers are too
-            large for float32.
+            (q, K, count) in S + k; in S itself where k is in S. Nothing where the search is not compiled.
         """
         if self.compiled:
             own = torch.arange(self.num_rows) if apart else None

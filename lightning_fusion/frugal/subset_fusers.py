@@ -119,13 +119,8 @@ class KNNFuser(SubsetFuser):
     def vote(self, voters: Tensor) -> Tensor:
         """(A, R, C) frequencies of the votes of the rows (A, R, k)."""
         counts = torch.zeros(*voters.shape[:2], self._outputs.shape[2], device=voters.device)
-        if voters.device.type == "cpu":
-            from lightning_fusion.frugal import kernels
-
-            kernels.count_votes(voters.numpy(), self._targets.numpy(), counts.numpy())
-        else:
-            ones = torch.ones((), device=voters.device).expand(voters.shape)
-            counts.scatter_add_(2, self._targets[voters], ones)
+        ones = torch.ones((), device=voters.device).expand(voters.shape)
+        counts.scatter_add_(2, self._targets[voters], ones)
         return counts / self.neighbors
 
 

@@ -281,6 +281,25 @@ class TestDecisions:
         assert same(expected, small.predict(outputs))
         assert len(small.calibration.losses.slots) <= 64
 
+    @pytest.mark.parametrize("kind", ["real", "grid"])
+    @pytest.mark.parametrize("arguments", [{}, {"look_ahead": 2}, {"loss": "log"}, {"budget": 2.0}], ids=str)
+    def test_decisions_without_numba_are_the_same(self, monkeypatch, kind, arguments):
+        known, targets = specialists(400, experts=6)
+        asked, _ = specialists(200, seed=1, experts=6)
+        if kind == "grid":
+            known, asked = ({name: (8 * v).round() / 8 for name, v in part.items()} for part in (known, asked))
+        compiled = FrugalFoE(**arguments).fit(known, targets)
+        assert compiled.calibration.neighbors.compiled
+        expected = compiled.predict(asked)
+        monkeypatch.setitem(sys.modules, "numba", None)
+        plain = FrugalFoE(**arguments).fit(known, targets)
+        assert not plain.calibration.neighbors.compiled
+        assert plain.trade_off_ == compiled.trade_off_
+        found = plain.predict(asked)
+        torch.testing.assert_close(found.risk, expected.risk, rtol=0, atol=1e-12)  # sums in another order
+        assert same(expected, found._replace(risk=expected.risk))
+        assert len(expected.queried.unique(dim=0)) > 2
+
     def test_what_was_asked_before_does_not_matter(self):
         outputs, targets = specialists()
         policy = FrugalFoE().fit(outputs, targets)
