@@ -426,7 +426,7 @@ class TestCurve:
             assert same(curve.predictions[number], answer)
             assert curve.accuracy[number] == pytest.approx((answer.probabilities.argmax(1) == goal).double().mean())
             assert curve.cost[number] == pytest.approx(float(answer.cost.mean()))
-            assert curve.queried[number] == pytest.approx(float(answer.queried.sum(1).double().mean()))
+            assert curve.num_queries[number] == pytest.approx(float(answer.queried.sum(1).double().mean()))
         assert curve.cost[0] < curve.cost[1] < curve.cost[2]
         assert curve.accuracy[0] < curve.accuracy[1]
 
