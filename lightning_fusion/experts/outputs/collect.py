@@ -104,7 +104,8 @@ def collect(
         with StoreWriter(folder, OUTPUTS, overwrite) as writer:
             shards = folder / _SHARDS
             shutil.rmtree(shards, ignore_errors=True)
-            alone = writer if trainer.strategy.launcher is None else None
+            here = trainer.world_size == 1 and trainer.strategy.launcher is None
+            alone = writer if here else None
             asking = _Asking(pool, splits, features, shards, alone)
             trainer.predict(asking, datamodule=loaders, return_predictions=False)
             trainer.strategy.barrier("collect: asked")

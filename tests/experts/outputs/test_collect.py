@@ -305,3 +305,24 @@ def test_a_killed_run_and_a_living_one(tmp_path):
     fresh, stored = ask(tiny.pool(1), tiny.data()), ExpertOutputs.open(tmp_path)
     assert all(np.array_equal(stored.concatenated(split), fresh.concatenated(split)) for split in tiny.ROWS)
     assert sorted(path.name.partition("-")[0] for path in tmp_path.iterdir()) == [".lock", "data", "manifest.json"]
+
+
+STARTED = """
+import sys
+sys.path.insert(0, {tests!r})
+import tiny
+from lightning_fusion import collect
+collect(tiny.pool(), tiny.data(), {folder!r}, trainer=tiny.trainer(devices=2, strategy="ddp"))
+"""
+
+
+def test_processes_that_a_launcher_outside_started_make_one_store(tmp_path):
+    """Lightning starts no process then, as it does not for a single one."""
+    script = tmp_path / "script.py"
+    script.write_text(STARTED.format(tests=str(Path(tiny.__file__).parent), folder=str(tmp_path / "store")))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    stored, one = ExpertOutputs.open(tmp_path / "store"), ask(tiny.pool(), tiny.data())
+    assert all(np.array_equal(stored[split].index, one[split].index) for split in tiny.ROWS)
+    assert all(np.allclose(stored.concatenated(split), one.concatenated(split), atol=1e-6) for split in tiny.ROWS)
