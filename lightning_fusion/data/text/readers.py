@@ -1,7 +1,7 @@
 """Rows of delimited files and of JSON, with the line of each.
 
 Python's own readers, not those of pandas, pyarrow or ``datasets``: these skip, pad or merge rows that do not fit, or
-name no line; here every complaint has file and line, and every value stays the text that stands in the file.
+name no line; here every complaint has file and line, and every value stays as the file has it.
 """
 
 import csv

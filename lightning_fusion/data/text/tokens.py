@@ -38,7 +38,7 @@ class TextTokenizer:
     def train(cls, texts: Sequence[str], vocab_size: int, lowercase: bool) -> "TextTokenizer":
         """Byte-level byte-pair encoding (Sennrich et al., 2016; Radford et al., 2019) of some texts; deterministic.
 
-        Its alphabet is the 256 bytes, so that no text holds anything unknown. A pair of texts is joined by ``[SEP]``.
+        Its alphabet is the 256 bytes, so that nothing is unknown. A pair of texts is joined by ``[SEP]``.
 
         Args:
             texts: To count pairs in.
@@ -225,7 +225,7 @@ def load_corpus(
         read: Reads the texts, where they are not in the cache.
         choose_tokenizer: Called with the texts and their groups.
         max_length: Tokens of a text, at most.
-        unreadable: ``refuse`` or ``drop`` texts that are empty or hold unknown tokens only.
+        unreadable: ``refuse`` or ``drop`` texts that are empty or contain unknown tokens only.
         entry: Folder in a cache; None keeps all in memory.
 
     Raises:
