@@ -1,4 +1,4 @@
-"""What a domain of images or of speech may publish about itself: a few numbers of each sample."""
+"""What a domain may publish about itself: a few numbers of each sample."""
 
 import math
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ def image_facts(images: Tensor) -> Tensor:
     """Light numbers of each image: moments and histogram of every channel, and a histogram of edge directions.
 
     The features are our choice (HaT's paper says "light statistics"): for each channel the mean, the standard deviation
-    and the shares of eight equal intervals of brightness; for the mean of the channels the shares of eight directions
-    of the gradient, weighted by its size (Dalal and Triggs, CVPR 2005, over the whole image), and its mean size.
+    and the fractions of eight equal intervals of brightness; for the mean of the channels the fractions of eight
+    directions of the gradient, weighted by its size (Dalal and Triggs, CVPR 2005, over the whole image), and its mean size.
 
     Args:
         images: (B, channels, H, W), floats in [0, 1].
@@ -30,16 +30,16 @@ def image_facts(images: Tensor) -> Tensor:
     """
     flat = images.float().flatten(2)
     level = (flat * _BINS).long().clamp(0, _BINS - 1)
-    shares = torch.stack([(level == number).float().mean(2) for number in range(_BINS)], 2)
-    colours = torch.cat([flat.mean(2, keepdim=True), flat.std(2, unbiased=False, keepdim=True), shares], 2)
-    grey = F.pad(images.float().mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
-    right = (grey[..., 1:-1, 2:] - grey[..., 1:-1, :-2]).flatten(1)
-    down = (grey[..., 2:, 1:-1] - grey[..., :-2, 1:-1]).flatten(1)
+    fractions = torch.stack([(level == number).float().mean(2) for number in range(_BINS)], 2)
+    colors = torch.cat([flat.mean(2, keepdim=True), flat.std(2, unbiased=False, keepdim=True), fractions], 2)
+    gray = F.pad(images.float().mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+    right = (gray[..., 1:-1, 2:] - gray[..., 1:-1, :-2]).flatten(1)
+    down = (gray[..., 2:, 1:-1] - gray[..., :-2, 1:-1]).flatten(1)
     size = torch.hypot(right, down)
     place = ((torch.atan2(down, right) + math.pi) / (2 * math.pi) * _BINS).long() % _BINS
     edges = torch.stack([(size * (place == number)).sum(1) for number in range(_BINS)], 1)
     edges = edges / edges.sum(1, keepdim=True).clamp_min(1e-12)
-    return torch.cat([colours.flatten(1), edges, size.mean(1, keepdim=True)], 1)
+    return torch.cat([colors.flatten(1), edges, size.mean(1, keepdim=True)], 1)
 
 
 def spectrum_facts(log_mel: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def spectrum_facts(log_mel: Tensor) -> Tensor:
 
 
 BANDS = (0.0, 1 / 16, 1 / 8, 1 / 4, 1.0)
-"""Edges of the four bands of :func:`window_facts`, as shares of half the sample rate: octaves. Our choice."""
+"""Edges of the four bands of :func:`window_facts`, as fractions of half the sample rate: octaves. Our choice."""
 
 
 def window_facts(windows: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Synthetic twins of real data: no file, no network, and heterogeneity is a dial."""
+"""Synthetic data sets: no file, no network; how far their domains differ is an argument."""
 
 import math
 from typing import NamedTuple
@@ -17,9 +17,9 @@ def synthetic_images(
     noise: float = 0.15,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Coloured gratings: the class is their orientation, the domain tints them and turns them by ``shift``.
+    """Colored gratings: the class is their orientation, the domain tints them and turns them by ``shift``.
 
-    With ``shift=0`` all domains look alike; with ``shift=1`` neighbouring domains differ by one class's step of
+    With ``shift=0`` all domains look alike; with ``shift=1`` neighboring domains differ by one class's step of
     orientation, so that a model of one domain is confidently wrong on the next.
 
     Args:
@@ -170,7 +170,7 @@ def _resonators(centres_hz: np.ndarray, widths_hz: np.ndarray, sample_rate_hz: i
 
 
 class Motion(NamedTuple):
-    """Made-up recordings of accelerometer and gyroscope.
+    """Synthetic recordings of accelerometer and gyroscope.
 
     Attributes:
         samples: (R, T, 6) float32: three axes of acceleration in m/s², three of angular velocity in rad/s.

@@ -15,12 +15,10 @@ class PendulumDataModule(WindowedSensorDataModule):
 
     default_domain_fields = ("length",)
 
-    lengths_m: list[float]
-    times: int
-
     def __init__(self, lengths_m: list[float], times: int = 6, **shared: Any) -> None:
         super().__init__(**shared)
-        self._configure(lengths_m=lengths_m, times=times)
+        self.lengths_m, self.times = lengths_m, times
+        self._configure()
 
     def read_source(self) -> Source:
         time = np.arange(0, 12, 1 / self.sample_rate_hz)

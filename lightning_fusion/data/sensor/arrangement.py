@@ -194,21 +194,21 @@ def poor_domains(
         split: (N,) its split.
         hint: How to get more sessions; may be empty.
     """
-    names, told = arrangement.domains, []
+    names, messages = arrangement.domains, []
     found = np.zeros((len(names), len(SPLITS)), bool)
     found[domain, split] = True
     if arrangement.split is None and len(lacking := np.flatnonzero(~found.all(1))):
-        told.append(
+        messages.append(
             f"{len(lacking)} of {len(names)} domain(s) have too few recordings for three splits, and lack validation "
             f"or test samples: {shorten(names[number] for number in lacking)}" + (f"; {hint}" if hint else "")
         )
     kinds = np.unique(np.stack([domain, label], 1), axis=0)[:, 0]
     if len(single := np.flatnonzero(np.bincount(kinds, minlength=len(names)) == 1)) and len(names) > 1:
-        told.append(
+        messages.append(
             f"{len(single)} of {len(names)} domains have one class only, and train no expert: "
             f"{shorten(names[number] for number in single)}"
         )
-    return told
+    return messages
 
 
 def other_scales(source: Source, arrangement: Arrangement) -> list[str]:

@@ -42,17 +42,18 @@ class BaseSensorDataModule(FusionDataModule):
     """Windows of sensor recordings, or rows of features, with domains; splits share no recording.
 
     A source of data is a subclass with the arguments that it needs and :meth:`read_source`. Its constructor hands
-    ``**shared`` on, and its own arguments to ``_configure``::
+    ``**shared`` on, keeps its own arguments under their names, and ends with ``_configure``, which checks them::
 
         class Pendulums(BaseSensorDataModule):
             def __init__(self, root: str, **shared: Any) -> None:
                 super().__init__(**shared)
-                self._configure(root=root)
+                self.root = root
+                self._configure()
 
     Inside each domain (each group, where ``session_fields`` are given) whole sessions are drawn for validation and
-    testing, such that the labels' shares are alike; windows overlap, so splitting them one by one would test on what
-    was trained on. The loader gives values as recorded, (B, channels, T) or (B, features); on the device they are
-    augmented (in training) and normalized.
+    testing, such that the fractions of the labels are alike; windows overlap, so splitting them one by one would test
+    on what was trained on. The loader gives values as recorded, (B, channels, T) or (B, features); on the device they
+    are augmented (in training) and normalized.
 
     Args:
         domain_fields: Fields whose values, joined by ``_``, name a sample's domain. None: those that the source's class
@@ -96,20 +97,6 @@ class BaseSensorDataModule(FusionDataModule):
     }
     """What an argument changes first; one that is not named changes what is read."""
 
-    domain_fields: list[str | int] | None
-    group_field: str | int | None
-    session_fields: list[str | int] | None
-    split_field: str | int | None
-    domain: str | int | list[str | int] | None
-    labels: list[str | int] | None
-    ignored_labels: list[str | int] | None
-    val_fraction: float
-    test_fraction: float
-    mean: list[float] | None
-    std: list[float] | None
-    normalization_scope: str
-    augmentation: nn.Module | None
-
     def __init__(
         self,
         domain_fields: list[str | int] | None = None,
@@ -130,14 +117,17 @@ class BaseSensorDataModule(FusionDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         with warnings.catch_warnings():  # of the augmentation, a module, which keep_plain drops
             warnings.simplefilter("ignore")
             self.save_hyperparameters(logger=False)
         keep_plain(self)
         self.notices = Notices()
         self._of_all: dict[str, Any] = {}  # measured over all domains: variants with the same splits share it
-        FusionDataModule._configure(self, **arguments)
+        self.domain_fields, self.group_field, self.session_fields = domain_fields, group_field, session_fields
+        self.split_field, self.domain, self.labels, self.ignored_labels = split_field, domain, labels, ignored_labels
+        self.val_fraction, self.test_fraction, self.seed = val_fraction, test_fraction, seed
+        self.mean, self.std, self.normalization_scope = mean, std, normalization_scope
+        self.augmentation, self.batch_size, self.num_workers = augmentation, batch_size, num_workers
 
     # ------------------------------------------------------- what a source says
 

@@ -36,7 +36,7 @@ class RecordingFormat:
         timestamp: Column or array of timestamps; None where samples are equally spaced.
         timestamp_unit: ``s``, ``ms``, ``us`` or ``ns``.
         recorded_rate_hz: The rate of the files. Timestamps that say otherwise are an error; without timestamps it is
-            believed, ``sample_rate_hz`` where None.
+            assumed, ``sample_rate_hz`` where None.
         columns: Names of the columns where a file does not name them.
         delimiter: Between the columns of a CSV file: one character; a blank stands for any white space.
         max_gap_s: Timestamps further apart than this are a gap, in which nothing is known.
@@ -189,19 +189,19 @@ def _read_npz(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.n
         with np.load(path) as arrays:
             wanted = [*numeric, *([how.label] if how.label else [])]
             single: dict[str, Any] = {}
-            told = []
+            found = []
             for name in arrays.files:
                 array = arrays[name] if any(one == name or one.startswith(f"{name}_") for one in wanted) else None
                 if array is not None and array.ndim == 2 and name != how.label:  # its columns are name_0, name_1, ...
                     single |= {f"{name}_{number}": column for number, column in enumerate(array.T)}
-                    told.append(f"{name} {array.shape}")
+                    found.append(f"{name} {array.shape}")
                 else:
                     single[name] = array
-                    told.append(name)
+                    found.append(name)
             if (label := single.get(how.label or "")) is not None and label.ndim == 2 and label.shape[1] == 1:
                 single[str(how.label)] = label[:, 0]
             if not set(wanted) <= set(single):
-                check_columns(path, told, [name for name in wanted if name not in single], "arrays")
+                check_columns(path, found, [name for name in wanted if name not in single], "arrays")
             columns = [np.asarray(single[name], np.float64) for name in numeric]
             labels = single[how.label].astype(str).astype(object) if how.label else None
     except InputError:  # a ValueError too, which says itself what is wrong

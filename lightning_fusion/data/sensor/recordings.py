@@ -76,19 +76,6 @@ class SensorDataModule(WindowedSensorDataModule):
         (torch.Size([21, 1, 50]), ['sit', 'walk'], 6)
     """
 
-    root: str
-    pattern: str
-    channels: list[str | int] | dict[str, list[str | int]]
-    label: str | int
-    columns: list[str] | str | None
-    delimiter: str
-    timestamp: str | None
-    timestamp_unit: str
-    recorded_rate_hz: float | None
-    max_gap_s: float
-    limits: dict[str, list[float]] | None
-    cache: str | None
-
     def __init__(
         self,
         root: str,
@@ -106,11 +93,11 @@ class SensorDataModule(WindowedSensorDataModule):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        self._configure(
-            root=root, pattern=pattern, channels=channels, label=label, columns=columns, delimiter=delimiter,
-            timestamp=timestamp, timestamp_unit=timestamp_unit, recorded_rate_hz=recorded_rate_hz, max_gap_s=max_gap_s,
-            limits=limits, cache=cache,
-        )  # fmt: skip
+        self.root, self.pattern, self.channels, self.label = root, pattern, channels, label
+        self.columns, self.delimiter, self.limits, self.cache = columns, delimiter, limits, cache
+        self.timestamp, self.timestamp_unit = timestamp, timestamp_unit
+        self.recorded_rate_hz, self.max_gap_s = recorded_rate_hz, max_gap_s
+        self._configure()
 
     def prepare_data(self) -> None:
         """Fill the cache, once per machine."""

@@ -97,7 +97,9 @@ def _gather(
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Labels, lengths and root mean squares of recordings whose samples go elsewhere; and names of the labels."""
     numbers: dict[str, int] = {}
-    labels, lengths, rms = [], [], []
+    labels: list[np.ndarray] = []
+    lengths: list[int] = []
+    rms: list[np.ndarray] = []
     for one in recordings:
         shape = (len(one.samples), len(rms[0]) if rms else one.samples.shape[-1])
         if one.samples.shape != shape or one.samples.dtype != np.float32:
@@ -154,9 +156,9 @@ def _encode(one: Recorded, numbers: dict[str, int]) -> np.ndarray:
 def find_other_scales(rms: np.ndarray, alike: np.ndarray) -> np.ndarray:
     """Recordings whose values are of another size than those of their like: another unit, perhaps.
 
-    A recording is told where at least half of its channels are more than 4 times larger, or smaller, than the median
-    of its like: turning a sensor moves gravity from one axis to another, but does not change them all one way. Our
-    choice. Fewer than three alike tell nothing.
+    A recording is reported where at least half of its channels are more than 4 times larger, or smaller, than the
+    median of its like: turning a sensor moves gravity from one axis to another, but does not change them all one way.
+    Our choice. Fewer than three alike are not compared.
 
     Args:
         rms: (R, channels) root mean squares.
@@ -169,12 +171,12 @@ def find_other_scales(rms: np.ndarray, alike: np.ndarray) -> np.ndarray:
         >>> find_other_scales(np.array([[9.8], [9.7], [1.0], [9.9]]), np.zeros(4))
         array([2])
     """
-    told = []
+    found = []
     for kind in np.unique(alike):
         rows = np.flatnonzero(alike == kind)
         if len(rows) >= 3:
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratio = rms[rows] / np.median(rms[rows], 0)
             many = np.maximum((ratio > _OTHER_SCALE).mean(1), (ratio < 1 / _OTHER_SCALE).mean(1)) >= 0.5
-            told.append(rows[many])
-    return np.sort(np.concatenate(told)) if told else np.empty(0, np.int64)
+            found.append(rows[many])
+    return np.sort(np.concatenate(found)) if found else np.empty(0, np.int64)

@@ -38,11 +38,10 @@ class SyntheticSensorDataModule(WindowedSensorDataModule):
     default_domain_fields = ("person", "device")
     default_group_field = "person"
 
-    heterogeneity: float
-
     def __init__(self, heterogeneity: float = 1.0, **shared: Any) -> None:
         super().__init__(**shared)
-        self._configure(heterogeneity=heterogeneity)
+        self.heterogeneity = heterogeneity
+        self._configure()
 
     def read_source(self) -> Source:
         """Make the recordings."""

@@ -48,14 +48,6 @@ class FeatureTableDataModule(BaseSensorDataModule):
         (['mean', 'peak'], ['a', 'b'], 14)
     """
 
-    root: str
-    label: str | int
-    channels: list[str | int] | None
-    leave_out: list[str | int] | None
-    columns: list[str] | str | None
-    delimiter: str
-    missing: str
-
     def __init__(
         self,
         root: str,
@@ -68,10 +60,9 @@ class FeatureTableDataModule(BaseSensorDataModule):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        self._configure(
-            root=root, label=label, channels=channels, leave_out=leave_out, columns=columns, delimiter=delimiter,
-            missing=missing,
-        )  # fmt: skip
+        self.root, self.label, self.channels, self.leave_out = root, label, channels, leave_out
+        self.columns, self.delimiter, self.missing = columns, delimiter, missing
+        self._configure()
 
     @property
     def preprocessing(self) -> dict[str, Any]:

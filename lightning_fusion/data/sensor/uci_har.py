@@ -30,7 +30,7 @@ class UCIHARDataModule(BaseSensorDataModule):
         channels: Names of the signals, :data:`SIGNALS` where None.
         sample_rate_hz: At which the windows were recorded; a fact of :attr:`preprocessing`, nothing is resampled.
         piece_s: Cut runs into parts of this length or more, which count as recordings then: a subject has few runs.
-            Windows begin half a window apart, so that the last one of a piece, which shares samples with the next
+            Windows begin half a window apart, so that the last one of a piece, which overlaps the next
             piece, is left out.
         **shared: See :class:`~.datamodule.BaseSensorDataModule`.
 
@@ -45,11 +45,6 @@ class UCIHARDataModule(BaseSensorDataModule):
 
     default_domain_fields = ("subject",)
 
-    root: str
-    channels: list[str] | None
-    sample_rate_hz: float
-    piece_s: float | None
-
     def __init__(
         self,
         root: str,
@@ -59,7 +54,8 @@ class UCIHARDataModule(BaseSensorDataModule):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        self._configure(root=root, channels=channels, sample_rate_hz=sample_rate_hz, piece_s=piece_s)
+        self.root, self.channels, self.sample_rate_hz, self.piece_s = root, channels, sample_rate_hz, piece_s
+        self._configure()
 
     @property
     def preprocessing(self) -> dict[str, Any]:

@@ -17,7 +17,8 @@ class WindowedSensorDataModule(BaseSensorDataModule):
         class Pendulums(WindowedSensorDataModule):
             def __init__(self, lengths_m: list[float], **shared: Any) -> None:
                 super().__init__(**shared)
-                self._configure(lengths_m=lengths_m)
+                self.lengths_m = lengths_m
+                self._configure()
 
             def read_source(self) -> Source:
                 swings = [swing(length, self.sample_rate_hz) for length in self.lengths_m]  # of Recorded
@@ -39,12 +40,6 @@ class WindowedSensorDataModule(BaseSensorDataModule):
     """
 
     stage_of = BaseSensorDataModule.stage_of | dict.fromkeys(("window_s", "step_s", "min_agreement"), Stage.CUTTING)
-
-    sample_rate_hz: float
-    window_s: float
-    step_s: float | None
-    min_agreement: float
-    piece_s: float | None
 
     def __init__(
         self,

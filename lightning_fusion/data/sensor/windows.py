@@ -30,7 +30,7 @@ class Cut(NamedTuple):
 
 
 def cut_windows(series: Series, length: int, step: int, min_agreement: float, ignored: set[str] | None = None) -> Cut:
-    """Windows with the label of most of their samples, where the share of those is at least ``min_agreement``.
+    """Windows with the label of most of their samples, where the fraction of those is at least ``min_agreement``.
 
     Samples without a label (and those with an ``ignored`` one) count as samples that disagree; of two labels that are
     equally frequent the one that was read first wins. A window that spans a gap is left out.
