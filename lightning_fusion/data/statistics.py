@@ -16,7 +16,8 @@ def image_facts(images: Tensor) -> Tensor:
 
     The features are our choice (HaT's paper says "light statistics"): for each channel the mean, the standard deviation
     and the fractions of eight equal intervals of brightness; for the mean of the channels the fractions of eight
-    directions of the gradient, weighted by its size (Dalal and Triggs, CVPR 2005, over the whole image), and its mean size.
+    directions of the gradient, weighted by its size (Dalal and Triggs, CVPR 2005, over the whole image), and its mean
+    size.
 
     Args:
         images: (B, channels, H, W), floats in [0, 1].
