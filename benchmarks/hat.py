@@ -39,7 +39,7 @@ def trainer(epochs: int) -> Trainer:
 
 
 def target() -> TargetDataModule:
-    """All digits, a tenth of them labelled."""
+    """All digits, a tenth of them labeled."""
     data = DigitsDataModule(role="fuser", fuser_fraction=0.4, test_fraction=0.25, batch_size=BATCH)
     return TargetDataModule(data, "all")
 

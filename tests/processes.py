@@ -117,7 +117,7 @@ HAT: dict[str, dict[str, Any]] = {
 
 
 def joint(batch_size: int, **how: Any) -> tuple[LightningModule, TargetDataModule]:
-    """HaT on 32 rows, half of them labelled: as many labelled ones in each batch of each process."""
+    """HaT on 32 rows, half of them labeled: as many labeled ones in each batch of each process."""
     target = torch.arange(32) % 2
     input = torch.randn(32, 4, generator=torch.Generator().manual_seed(0)) + target[:, None]
     home = torch.ones(32, 1, dtype=torch.bool)
@@ -128,7 +128,7 @@ def joint(batch_size: int, **how: Any) -> tuple[LightningModule, TargetDataModul
     rates = {name: partial(torch.optim.SGD, lr=0.2) for name in ("optimizer", "mixer_optimizer")}
     experts = tiny.experts(norm=False, features="body")  # each knows one of the two classes
     module = HaTJointModule(tiny.Net, experts, "body", classes=["cat", "owl"], **how, **rates)
-    return module, TargetDataModule(data, "home", labelled_share=0.5, min_labelled=1)
+    return module, TargetDataModule(data, "home", labeled_fraction=0.5, min_labeled=1)
 
 
 class Speakers(TensorDataModule):

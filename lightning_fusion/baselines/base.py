@@ -10,7 +10,7 @@ class Baseline(ABC):
     """A rule that turns the outputs of K experts into one class per row."""
 
     def fit(self, outputs: np.ndarray, targets: np.ndarray) -> Self:
-        """Learn from labelled rows; most rules have nothing to learn.
+        """Learn from labeled rows; most rules have nothing to learn.
 
         Args:
             outputs: (N, K, C) probabilities, zeros where an expert does not know a class.

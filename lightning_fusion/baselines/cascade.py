@@ -29,7 +29,7 @@ def confidence_cascade(
 
     Args:
         outputs: (N, K, C) probabilities of the rows to answer.
-        validation_outputs: (V, K, C) probabilities of labelled rows.
+        validation_outputs: (V, K, C) probabilities of labeled rows.
         validation_targets: (V,) their classes.
         costs: (K,) price of a question to each expert.
         thresholds: An answer that is more confident than this ends the questions. Where None: -inf (the first expert

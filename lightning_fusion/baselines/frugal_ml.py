@@ -48,7 +48,7 @@ class FrugalMLStrategy:
 
 
 def frugal_ml_strategy(outputs: np.ndarray, targets: np.ndarray, costs: Costs, trade_off: float) -> FrugalMLStrategy:
-    """The strategy of FrugalML with the largest accuracy - trade_off * cost on labelled rows, exactly.
+    """The strategy of FrugalML with the largest accuracy - trade_off * cost on labeled rows, exactly.
 
     For each base and each label that it predicts, the rows are sorted by its confidence; running sums of what each
     add-on sets right, less what it spoils and costs, give the value of every threshold at once. Labels do not depend on
@@ -135,7 +135,7 @@ def frugal_ml(
 
     Args:
         outputs: (N, K, C) probabilities of the rows to answer.
-        validation_outputs: (V, K, C) probabilities of labelled rows.
+        validation_outputs: (V, K, C) probabilities of labeled rows.
         validation_targets: (V,) their classes.
         costs: (K,) price of a question to each expert.
         trade_offs: Accuracy that one unit of cost must bring. Where None, :data:`FRUGAL_ML_TRADE_OFFS` divided by

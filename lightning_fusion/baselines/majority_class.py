@@ -11,12 +11,12 @@ def majority_class(train_targets: np.ndarray, num_rows: int, num_experts: int = 
     """Majority-class baseline (zero cost): the most frequent class; the lowest of equally frequent ones.
 
     Args:
-        train_targets: (N,) classes of labelled rows.
+        train_targets: (N,) classes of labeled rows.
         num_rows: Rows to answer.
         num_experts: K, the columns of ``queried``.
 
     Returns:
-        A point of cost 0; its held-out error is that on the labelled rows.
+        A point of cost 0; its held-out error is that on the labeled rows.
 
     Raises:
         InputError: If there is no row, or the targets are not (N,) classes.

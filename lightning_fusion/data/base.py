@@ -18,7 +18,7 @@ SPLITS = ("train", "val", "test")
 
 
 class Batch(NamedTuple):
-    """One batch of labelled samples.
+    """One batch of labeled samples.
 
     Attributes:
         input: (B, ...) tensor, or a dict of such tensors.
@@ -233,7 +233,7 @@ class TensorDataModule(FusionDataModule):
         return digest(dataset.inputs, dataset.targets, dataset.domains)
 
 
-UNLABELLED = -100
+UNLABELED = -100
 """``Batch.target`` of a sample whose label is not known; what torch's losses leave out."""
 
 
@@ -246,19 +246,19 @@ class TargetRows(Dataset[Batch]):
     Args:
         dataset: Gives the batch of an index tensor.
         rows: (n,) int64 positions in ``dataset``.
-        labelled: (n,) bool; all where None.
+        labeled: (n,) bool; all where None.
     """
 
-    def __init__(self, dataset: Any, rows: Tensor, labelled: Tensor | None = None) -> None:
+    def __init__(self, dataset: Any, rows: Tensor, labeled: Tensor | None = None) -> None:
         self.dataset, self.rows = dataset, rows
-        self.labelled = torch.ones(len(rows), dtype=torch.bool) if labelled is None else labelled
+        self.labeled = torch.ones(len(rows), dtype=torch.bool) if labeled is None else labeled
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, item: Any) -> Batch:
         batch = self.dataset[self.rows[item]]
-        return batch._replace(target=batch.target.where(self.labelled[item], UNLABELLED))
+        return batch._replace(target=batch.target.where(self.labeled[item], UNLABELED))
 
 
 def row_facts(dataset: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -275,7 +275,7 @@ def row_facts(dataset: Any) -> tuple[Tensor, Tensor, Tensor]:
     """
     if isinstance(dataset, TargetRows):
         target, domain, index = (part[dataset.rows] for part in row_facts(dataset.dataset))
-        return target.where(dataset.labelled, UNLABELLED), domain, index
+        return target.where(dataset.labeled, UNLABELED), domain, index
     if isinstance(dataset, RowDataset):
         rows = dataset.rows
         index = rows if dataset.index is None else dataset.index[rows]

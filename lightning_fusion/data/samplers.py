@@ -93,11 +93,11 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-class LabelledSampler(SliceSampler):
-    """Batches that each hold some labelled rows, whatever small share of the rows they are.
+class LabeledSampler(SliceSampler):
+    """Batches that each hold some labeled rows, however small a fraction of the rows they are.
 
-    An epoch shows every unlabelled row once, and each labelled row equally often: as often as it takes to put
-    ``min_labelled`` of them (all, where there are fewer) into every batch of every process. No row stands twice in a
+    An epoch shows every unlabeled row once, and each labeled row equally often: as often as it takes to put
+    ``min_labeled`` of them (all, where there are fewer) into every batch of every process. No row stands twice in a
     batch. All processes have the same number of batches. Without ``shuffle`` it is a plain :class:`SliceSampler`.
 
     Args:
@@ -105,44 +105,44 @@ class LabelledSampler(SliceSampler):
         batch_size: Largest number of rows per batch and process.
         shuffle: Draw a new order every epoch.
         seed: Of the order, with the epoch.
-        labelled: (num_rows,) bool.
-        min_labelled: Labelled rows of each batch, at least.
+        labeled: (num_rows,) bool.
+        min_labeled: Labeled rows of each batch, at least.
 
     Raises:
-        InputError: If no row is labelled, or a batch has no room for unlabelled rows.
+        InputError: If no row is labeled, or a batch has no room for unlabeled rows.
 
     Example:
-        >>> labelled = torch.arange(9) < 2
-        >>> for batch in LabelledSampler(9, 4, shuffle=True, labelled=labelled, min_labelled=1):
-        ...     print(len(batch), int(labelled[batch].sum()))
+        >>> labeled = torch.arange(9) < 2
+        >>> for batch in LabeledSampler(9, 4, shuffle=True, labeled=labeled, min_labeled=1):
+        ...     print(len(batch), int(labeled[batch].sum()))
         4 1
         3 1
         3 1
     """
 
     def __init__(
-        self, num_rows: int, batch_size: int, shuffle: bool, seed: int = 0, *, labelled: Tensor, min_labelled: int = 8
+        self, num_rows: int, batch_size: int, shuffle: bool, seed: int = 0, *, labeled: Tensor, min_labeled: int = 8
     ) -> None:
         super().__init__(num_rows, batch_size, shuffle, seed)
-        self.labelled, self.unlabelled = labelled.nonzero().flatten(), (~labelled).nonzero().flatten()
-        self.min_labelled = min(min_labelled, len(self.labelled))
-        if not len(self.labelled):
-            raise InputError("the training split has no labelled row; raise labelled_share or labelled_per_class")
-        if len(self.unlabelled) and self.min_labelled >= batch_size:
+        self.labeled, self.unlabeled = labeled.nonzero().flatten(), (~labeled).nonzero().flatten()
+        self.min_labeled = min(min_labeled, len(self.labeled))
+        if not len(self.labeled):
+            raise InputError("the training split has no labeled row; raise labeled_fraction or labeled_per_class")
+        if len(self.unlabeled) and self.min_labeled >= batch_size:
             raise InputError(
-                f"batch_size is {batch_size}, of which min_labelled = {self.min_labelled} rows are labelled: no "
-                "unlabelled row fits in; raise batch_size, or lower min_labelled"
+                f"batch_size is {batch_size}, of which min_labeled = {self.min_labeled} rows are labeled: no "
+                "unlabeled row fits in; raise batch_size, or lower min_labeled"
             )
 
     @property
     def _plan(self) -> tuple[int, int]:
-        """Number of batches, and labelled rows in each."""
+        """Number of batches, and labeled rows in each."""
         batches = math.ceil(self.num_rows / (self.num_replicas * self.batch_size))
         while True:
-            labelled = max(self.min_labelled, math.ceil(len(self.labelled) / (batches * self.num_replicas)))
-            unlabelled = math.ceil(math.ceil(len(self.unlabelled) / batches) / self.num_replicas)
-            if labelled + unlabelled <= self.batch_size:
-                return batches, labelled
+            labeled = max(self.min_labeled, math.ceil(len(self.labeled) / (batches * self.num_replicas)))
+            unlabeled = math.ceil(math.ceil(len(self.unlabeled) / batches) / self.num_replicas)
+            if labeled + unlabeled <= self.batch_size:
+                return batches, labeled
             batches += 1
 
     def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]  # index tensors, as its parent yields
@@ -151,17 +151,17 @@ class LabelledSampler(SliceSampler):
             return
         batches, count = self._plan
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        others = self.unlabelled[torch.randperm(len(self.unlabelled), generator=generator)].tensor_split(batches)
+        others = self.unlabeled[torch.randperm(len(self.unlabeled), generator=generator)].tensor_split(batches)
         drawn = self._draw(batches * self.num_replicas, count, generator)
         for number, part in enumerate(others):
             yield torch.cat([drawn[number * self.num_replicas + self.rank], part[self.rank :: self.num_replicas]])
 
     def _draw(self, batches: int, count: int, generator: torch.Generator) -> list[Tensor]:
-        """Labelled rows of each batch of each process: permutations one after the other, cut into batches."""
-        drawn, left = [], self.labelled[:0]
+        """Labeled rows of each batch of each process: permutations one after the other, cut into batches."""
+        drawn, left = [], self.labeled[:0]
         for _ in range(batches):
             if len(left) < count:
-                fresh = self.labelled[torch.randperm(len(self.labelled), generator=generator)]
+                fresh = self.labeled[torch.randperm(len(self.labeled), generator=generator)]
                 known = torch.isin(fresh, left)  # these come last: no row twice in one batch
                 left = torch.cat([left, fresh[~known], fresh[known]])
             drawn.append(left[:count])

@@ -1,4 +1,4 @@
-"""Nearest labelled rows in the space of any subset of the experts' outputs, exactly."""
+"""Nearest labeled rows in the space of any subset of the experts' outputs, exactly."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -30,7 +30,7 @@ class SubsetNeighbors:
     outputs too large for float32, everything is in float64, in plain torch. The neighbors are the same.
 
     Args:
-        outputs: (K, N, C) outputs of K experts on N labelled rows, zeros where an expert does not know a class.
+        outputs: (K, N, C) outputs of K experts on N labeled rows, zeros where an expert does not know a class.
     """
 
     def __init__(self, outputs: Tensor) -> None:

@@ -175,7 +175,7 @@ class FrugalFoE(nn.Module):
 
     @_guarded
     def fit(self, outputs: Mapping[str, Any] | OutputsSplit, targets: Any = None) -> Self:
-        """Learn from what every expert says about labelled rows that none of them was trained on.
+        """Learn from what every expert says about labeled rows that none of them was trained on.
 
         Args:
             outputs: (N, C) by expert, or one split of an :class:`~lightning_fusion.ExpertOutputs`. Outputs of float64

@@ -26,7 +26,7 @@ class SubsetFuser(nn.Module, ABC):
         return
 
     def attach(self, search: SubsetNeighbors, outputs: Tensor, targets: Tensor, leave_one_out: bool) -> None:
-        """Take hold of the labelled rows, before :meth:`fit` or after a saved state was loaded.
+        """Take hold of the labeled rows, before :meth:`fit` or after a saved state was loaded.
 
         Args:
             search: Among these rows.

@@ -17,7 +17,7 @@ Factory = Callable[[TargetDataModule], Any]
 
 @dataclass(frozen=True)
 class Guard:
-    """Who is better on labelled rows that neither was trained on.
+    """Who is better on labeled rows that neither was trained on.
 
     Attributes:
         student: Accuracy of the student.
@@ -44,7 +44,7 @@ class Guard:
     def __str__(self) -> str:
         return (
             f"{self.choice}: accuracy of the student {self.student:.3f}, of the local model {self.local:.3f} on "
-            f"{self.num_rows} held-out labelled rows, difference {self.student - self.local:+.3f} +- "
+            f"{self.num_rows} held-out labeled rows, difference {self.student - self.local:+.3f} +- "
             f"{self.standard_error:.3f}"
         )
 
@@ -59,7 +59,7 @@ class Guard:
         Example:
             >>> right = torch.tensor([True, True, False, True, True])
             >>> print(Guard.of_rows(student=~right, local=right))
-            local: accuracy of the student 0.200, of the local model 0.800 on 5 held-out labelled rows, ...
+            local: accuracy of the student 0.200, of the local model 0.800 on 5 held-out labeled rows, ...
         """
         difference = local.double() - student.double()
         error = float(difference.std()) / math.sqrt(len(difference)) if len(difference) > 1 else math.inf
@@ -77,7 +77,7 @@ def guard(
     """Train student and local model on the same stratified folds of the labels, and compare them on what was held out.
 
     A fold's held-out rows are no training rows at all, without their labels neither. The local model is trained on the
-    labelled rows alone. What chooses the sources by labels belongs into ``student``, so that it does not see those held
+    labeled rows alone. What chooses the sources by labels belongs into ``student``, so that it does not see those held
     out. Source: our choice; the paper has none.
 
     Args:
@@ -85,11 +85,11 @@ def guard(
         local: Gives a module that learns from the labels alone.
         target: The whole target.
         trainer: Gives a new Trainer.
-        local_trainer: For the local model; as ``trainer`` where None. An epoch of labelled rows alone has fewer steps.
+        local_trainer: For the local model; as ``trainer`` where None. An epoch of labeled rows alone has fewer steps.
         num_folds: Number of folds.
 
     Raises:
-        InputError: If there are fewer labelled rows than folds.
+        InputError: If there are fewer labeled rows than folds.
 
     Example:
         >>> from functools import partial
@@ -97,7 +97,7 @@ def guard(
         >>> from lightning_fusion import ExpertModule
         >>> from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
         >>> from lightning_fusion.encoders import SmallConvNet
-        >>> target = TargetDataModule(SyntheticImageDataModule(), "style_0", labelled_per_class=2)
+        >>> target = TargetDataModule(SyntheticImageDataModule(), "style_0", labeled_per_class=2)
         >>> make = lambda data: ExpertModule(lambda classes: SmallConvNet(classes, width=2), classes=data.classes)
         >>> quiet = partial(Trainer, max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
         >>> guard(make, make, target, partial(quiet, enable_model_summary=False)).num_rows
@@ -107,7 +107,7 @@ def guard(
     for fold in target.folds(num_folds):
         for name, factory, data, made in (
             ("student", student, fold, trainer),
-            ("local", local, fold.variant(unlabelled=False), local_trainer or trainer),
+            ("local", local, fold.variant(unlabeled=False), local_trainer or trainer),
         ):
             module = factory(data)
             made().fit(module, datamodule=data)

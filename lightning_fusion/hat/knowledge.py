@@ -53,7 +53,7 @@ class KnowledgeDictionary(nn.Module):
     """Probabilities of every sample by its number, replaced when the mixer has become better (HaT, section 3).
 
     During an epoch :meth:`keep` takes what the mixer says about each batch. At its end :meth:`update` compares the
-    accuracy over the labelled rows with the best so far, and where it is better all rows seen in the epoch are
+    accuracy over the labeled rows with the best so far, and where it is better all rows seen in the epoch are
     replaced in one write. Everything that a resumed run needs is a buffer; the values stay in float32 in any precision.
 
     Over several processes the rows are gathered: each row comes from the process that saw it last.
@@ -63,14 +63,14 @@ class KnowledgeDictionary(nn.Module):
         num_classes: C.
         target: (N,) labels in the order of ``index``, -100 where there is none.
         update_rule: Replace where the accuracy is greater (``gt``, the paper's), or greater or equal (``ge``).
-        accuracy_source: Which rows the accuracy counts: ``train``, all labelled ones, which the mixer is trained on
+        accuracy_source: Which rows the accuracy counts: ``train``, all labeled ones, which the mixer is trained on
             (the paper's); ``holdout``, a fifth of them, stratified, which it is not trained on; ``crossfit``, all of
             them, each judged by a mixer that was not trained on it.
         num_folds: Mixers of ``crossfit``.
         seed: Of the draw of held-out rows and folds.
 
     Raises:
-        InputError: If numbers are doubled, or there are too few labelled rows for the accuracy source.
+        InputError: If numbers are doubled, or there are too few labeled rows for the accuracy source.
 
     Example:
         >>> knowledge = KnowledgeDictionary(torch.tensor([70, 7]), 2, target=torch.tensor([1, -100]))
@@ -136,12 +136,12 @@ class KnowledgeDictionary(nn.Module):
             fold[known[held]] = 0
             if not len(held):
                 raise InputError(
-                    "accuracy_source: holdout needs a class with two labelled samples; label more, or use train"
+                    "accuracy_source: holdout needs a class with two labeled samples; label more, or use train"
                 )
             return fold
         if num_folds < 2 or len(known) < num_folds:
             raise InputError(
-                f"accuracy_source: crossfit with {num_folds} folds of {len(known)} labelled samples; expected 2 folds "
+                f"accuracy_source: crossfit with {num_folds} folds of {len(known)} labeled samples; expected 2 folds "
                 "or more, and a sample for each"
             )
         fold[known] = torch.from_numpy(stratified_folds(target[known].numpy(), num_folds, seed))
@@ -188,7 +188,7 @@ class KnowledgeDictionary(nn.Module):
         return target if self.accuracy_source == "train" else target.where(self.fold[rows] != mixer, -100)
 
     def combine(self, rows: Tensor, probabilities: list[Tensor]) -> Tensor:
-        """(B, C) what several mixers say: of a labelled row the one that was not trained on it, else their mean.
+        """(B, C) what several mixers say: of a labeled row the one that was not trained on it, else their mean.
 
         Args:
             rows: (B,) of the batch.
@@ -217,7 +217,7 @@ class KnowledgeDictionary(nn.Module):
         """End the epoch: replace the rows seen in it if the accuracy is better than ever; whether that was so.
 
         Raises:
-            InputError: If no labelled row of ``accuracy_source`` was seen.
+            InputError: If no labeled row of ``accuracy_source`` was seen.
         """
         self._gather()
         if bool(self.strange):
@@ -227,7 +227,7 @@ class KnowledgeDictionary(nn.Module):
         if self.accuracy_source == "holdout":
             judged &= self.fold >= 0
         if not bool(judged.any()):
-            raise InputError("the epoch saw none of the labelled samples that the mixer's accuracy is counted over")
+            raise InputError("the epoch saw none of the labeled samples that the mixer's accuracy is counted over")
         right = self.pending[judged].argmax(1) == self.target[judged]
         accuracy = float(right.double().mean())
         self.accuracy.fill_(accuracy)

@@ -43,11 +43,11 @@ class HaTJointModule(ExpertModule):
     """Heterogeneity-aware transfer to a new domain (Dai et al., arXiv 2412.04060): a reconstruction.
 
     Two models learn in one loop, each with its own optimizer. The mixer weighs what the sources say sample by sample,
-    trained on the labelled rows; the student, the model that is wanted, learns from the labels and from the mixer's
+    trained on the labeled rows; the student, the model that is wanted, learns from the labels and from the mixer's
     best knowledge of all rows:
 
-        L_mix = -log p_mix[y]                                              on labelled rows
-        L_t   = CE(f_t(x), y)  +  alpha KL(dictionary[x] || f_t(x))        on labelled rows, and on all rows
+        L_mix = -log p_mix[y]                                              on labeled rows
+        L_t   = CE(f_t(x), y)  +  alpha KL(dictionary[x] || f_t(x))        on labeled rows, and on all rows
 
     They share no parameter (z_t is detached before the mixer, p_mix and dictionary before L_t), so one backward pass
     of the sum serves both. At the end of an epoch in which the mixer became better the dictionary is replaced
@@ -187,11 +187,11 @@ class HaTJointModule(ExpertModule):
             filled: (B,) bool, of which rows there is knowledge; True where of all.
         """
         log_student = logits.float().log_softmax(1)
-        labelled = target >= 0
-        taught = (~labelled | (self.teacher.known(target) >= 0)) & filled
+        labeled = target >= 0
+        taught = (~labeled | (self.teacher.known(target) >= 0)) & filled
         supervised = F.nll_loss(log_student, target, ignore_index=-100, reduction="sum")
         injected = injection_loss(log_student, knowledge, taught)
-        return global_means([supervised, injected], [labelled.sum(), taught.sum()])
+        return global_means([supervised, injected], [labeled.sum(), taught.sum()])
 
     @torch.no_grad()
     def sample_weights(self, input: Any) -> Tensor:
@@ -359,14 +359,14 @@ class HaTJointModule(ExpertModule):
         present = target[target >= 0].unique()
         if len(present) < 2:
             found = f"of one class only ({self.classes[int(present[0])]})" if len(present) else "without any label"
-            raise InputError(f"the training rows are {found}; the target needs labelled samples of two classes or more")
+            raise InputError(f"the training rows are {found}; the target needs labeled samples of two classes or more")
         sizes = self._measure(input)
         self._make_teacher(sizes)
         if self.threshold is None:
             self.threshold = default_threshold(target, len(self.classes))
         target = self.teacher.known(target)
         if not bool((target >= 0).any()):
-            raise InputError("no labelled training sample is of a class that a source knows; choose other experts")
+            raise InputError("no labeled training sample is of a class that a source knows; choose other experts")
         if self.uncovered:
             rank_zero_warn(
                 f"no source knows the class(es) {shorten(self.uncovered)} of the target: the student learns them from "
@@ -460,6 +460,6 @@ class HaTJointModule(ExpertModule):
         if not own_rows.is_of(*found):
             raise InputError(
                 f"data: the interrupted run had {len(found[0])} training rows, {int((found[1] >= 0).sum())} of them "
-                f"labelled; found {len(own_rows.index)} and {int((own_rows.target >= 0).sum())}, or others: resume on "
+                f"labeled; found {len(own_rows.index)} and {int((own_rows.target >= 0).sum())}, or others: resume on "
                 "the same data with the same seed"
             )

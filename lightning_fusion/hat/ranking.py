@@ -22,7 +22,7 @@ class SelectionRow:
         coverage: Share of the target's classes that it knows.
         centroid_similarity: c_i, mean cosine of the shared classes' means under its encoder.
         centroid_score: s(c_i) = (1 + c_i) / 2.
-        accuracy: Acc_i on the target's labelled samples of shared classes, Laplace-smoothed.
+        accuracy: Acc_i on the target's labeled samples of shared classes, Laplace-smoothed.
         score: r_i, what the kept ones are ranked by.
         kept: Passed the first stage.
         chosen: Is one of the best.

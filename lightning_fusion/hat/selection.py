@@ -16,7 +16,7 @@ from lightning_fusion.hat.ranking import Ledger, Selection, SelectionRow
 from lightning_fusion.hyperparameters import check_choices
 from lightning_fusion.registry.card import Card, as_json
 from lightning_fusion.registry.registry import ExpertRegistry
-from lightning_fusion.registry.summaries import class_sums, labelled_batches, statistics_of
+from lightning_fusion.registry.summaries import class_sums, labeled_batches, statistics_of
 from lightning_fusion.registry.transport import UnreachableError
 
 _LARGEST = torch.finfo(torch.float32).max
@@ -39,7 +39,7 @@ def select_sources(
 
     Stage 1 reads cards only: a_i is the similarity of the target's statistics to those of source i, each number
     z-scored over the sources. The best ``max(num_sources, ceil(keep_share * number of eligible sources))`` are kept.
-    Stage 2 reads models and centroids of the kept ones and runs them on the target's labelled samples: the ``score``
+    Stage 2 reads models and centroids of the kept ones and runs them on the target's labeled samples: the ``score``
     is r_i = coverage_i * s(c_i) * Acc_i, and the best ``num_sources`` are chosen. Ties go by name. Reconstructed from
     Dai et al., arXiv 2412.04060: centroid similarity times accuracy, coarse then fine, is theirs; the statistics, who
     sends what, coverage, s and the smoothing are our choice.
@@ -50,7 +50,7 @@ def select_sources(
 
     Args:
         registry: Where the sources are published.
-        target: Its training rows with a target >= 0 are the labelled ones. Inputs are prepared as the target's data
+        target: Its training rows with a target >= 0 are the labeled ones. Inputs are prepared as the target's data
             module does.
         keep_share: Eta, share of the eligible sources that stage 2 reads, in (0, 1]. A high one costs traffic.
         num_sources: N_p, how many are chosen.
@@ -89,7 +89,7 @@ def select_sources(
     check_choices(select_sources, locals())
     _check(keep_share, num_sources, encoder_first, rank_by)
     exclude = [exclude] if isinstance(exclude, str) else list(exclude)
-    search = _Search(registry.reader(), target, list(labelled_batches(target)), rank_by, encoder_first)
+    search = _Search(registry.reader(), target, list(labeled_batches(target)), rank_by, encoder_first)
     vector = statistics_of(target, statistics)
     try:
         search.read_cards(vector, similarity, exclude)
@@ -168,7 +168,7 @@ class _Search:
 
     reader: ExpertRegistry
     target: FusionDataModule
-    labelled: list[Batch]
+    labeled: list[Batch]
     rank_by: str
     encoder_first: bool
     rows: dict[str, SelectionRow] = field(default_factory=dict)
@@ -180,12 +180,12 @@ class _Search:
 
     def __post_init__(self) -> None:
         classes = self.target.classes
-        self.targets = torch.cat([torch.empty(0, dtype=torch.int64), *(batch.target for batch in self.labelled)])
+        self.targets = torch.cat([torch.empty(0, dtype=torch.int64), *(batch.target for batch in self.labeled)])
         self.present = [classes[number] for number in self.targets.unique().tolist()]
         if len(self.present) < 2:
             what = f"only of class {self.present[0]}" if self.present else "none at all"
             raise InputError(
-                f"target: its train split has labelled samples {what}; a selection needs at least 2 classes"
+                f"target: its train split has labeled samples {what}; a selection needs at least 2 classes"
             )
 
     # ----------------------------------------------------------- stage 1: cards
@@ -222,7 +222,7 @@ class _Search:
         if not shared:
             return f"shares no class with the target: knows {shorten(card.classes, 3)}"
         if not set(shared) & set(self.present):
-            return f"no labelled sample is of a shared class ({shorten(shared, 3)})"
+            return f"no labeled sample is of a shared class ({shorten(shared, 3)})"
         if len(card.statistics) != num_statistics:
             return f"its statistics are {len(card.statistics)} numbers, the target's {num_statistics}"
         if not all(abs(value) <= _LARGEST for value in card.statistics):  # one that is larger makes all deviations NaN
@@ -313,14 +313,14 @@ class _Search:
         self.experts[row.name] = expert
 
     def _measure(self, row: SelectionRow, expert: Expert, means: Mapping[str, Tensor] | None, accuracy: bool) -> None:
-        """Run a source on the labelled samples: similarity of its classes' means, and its accuracy."""
+        """Run a source on the labeled samples: similarity of its classes' means, and its accuracy."""
         shared = self.shared(self.cards[row.name])
         place = [shared.index(label) if label in shared else -1 for label in self.target.classes]
-        sums, counts, outputs = class_sums(expert, self.labelled, place, len(shared))
+        sums, counts, outputs = class_sums(expert, self.labeled, place, len(shared))
         if means is not None:
             both = [number for number, label in enumerate(shared) if counts[number] and label in means]
             if not both:
-                raise InputError("it had no sample of a class of which the target has labelled ones")
+                raise InputError("it had no sample of a class of which the target has labeled ones")
             ours = sums[both] / counts[both, None]
             theirs = torch.stack([means[shared[number]] for number in both]).double()
             row.centroid_similarity = float(cosine(ours, theirs).mean())

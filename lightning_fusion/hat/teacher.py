@@ -134,7 +134,7 @@ class Teacher(nn.Module):
         return global_means(sums, counts).sum()
 
     def fused(self, rows: Tensor, mixed: Mixed) -> Tensor:
-        """(B, C) what the mixers say, without gradient; of a labelled row the one that did not see its label."""
+        """(B, C) what the mixers say, without gradient; of a labeled row the one that did not see its label."""
         return self.knowledge.combine(rows, [log_mix.detach().exp() for log_mix in mixed.log_mix])
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ from lightning_fusion.experts.expert import Expert, build_network
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import check_trusted, describe_factory, is_plain
 from lightning_fusion.registry.card import Card, as_json
-from lightning_fusion.registry.summaries import class_sums, labelled_batches, statistics_of
+from lightning_fusion.registry.summaries import class_sums, labeled_batches, statistics_of
 
 EXPERT_FACTS = ("classes", "output", "features", "domains", "cost")
 """What a card and an expert both say."""
@@ -133,10 +133,10 @@ def _network_of(expert: Expert) -> nn.Module:
 def _class_means(expert: Expert, data: FusionDataModule, name: str) -> tuple[Tensor, Tensor, Any]:
     """(C_i, D_i) means and (C_i,) counts of an expert's classes, and one batch of input."""
     device = next(iter(expert.state_dict().values()), torch.empty(0)).device
-    batches = labelled_batches(data, device)
+    batches = labeled_batches(data, device)
     first = next(batches, None)
     if first is None:
-        raise InputError(f"data: the train split has no labelled sample, so {name} has no centroids")
+        raise InputError(f"data: the train split has no labeled sample, so {name} has no centroids")
     place = [expert.classes.index(label) if label in expert.classes else -1 for label in data.classes]
 
     def every() -> Iterator[Batch]:
@@ -149,7 +149,7 @@ def _class_means(expert: Expert, data: FusionDataModule, name: str) -> tuple[Ten
         raise InputError(f"expert: {name} does not run on this data: {error}") from error
     if not counts.sum():
         raise InputError(
-            f"data: no labelled sample is of a class that {name} knows ({shorten(expert.classes)}); the data's classes "
+            f"data: no labeled sample is of a class that {name} knows ({shorten(expert.classes)}); the data's classes "
             f"are {shorten(data.classes)}"
         )
     return sums / counts.clamp(min=1)[:, None], counts, _moved(first.input)

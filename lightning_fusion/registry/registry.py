@@ -222,7 +222,7 @@ class ExpertRegistry:
     ) -> Card:
         """Make an expert a source that others find; visible when all of it is written, and not before.
 
-        The expert is run once over the labelled samples of the training split, for the means of its classes.
+        The expert is run once over the labeled samples of the training split, for the means of its classes.
 
         Args:
             expert: Must name its ``features``.

@@ -52,11 +52,11 @@ def statistics_of(data: FusionDataModule, given: Any = None) -> Tensor:
     return vector
 
 
-def labelled_batches(data: FusionDataModule, device: torch.device | str = "cpu") -> Iterator[Batch]:
-    """The labelled samples of the training split in order, as network input without augmentation.
+def labeled_batches(data: FusionDataModule, device: torch.device | str = "cpu") -> Iterator[Batch]:
+    """The labeled samples of the training split in order, as network input without augmentation.
 
     Args:
-        data: Rows with a negative target are unlabelled; a data module with a method ``labelled()`` gives the others
+        data: Rows with a negative target are unlabeled; a data module with a method ``labeled()`` gives the others
             itself.
         device: Where the batches go.
     """
@@ -64,7 +64,7 @@ def labelled_batches(data: FusionDataModule, device: torch.device | str = "cpu")
     data.trainer = None  # in training it would augment
     data.prepare_data()
     data.setup("fit")
-    dataset: Any = data.labelled() if hasattr(data, "labelled") else data.rows("train")
+    dataset: Any = data.labeled() if hasattr(data, "labeled") else data.rows("train")
     for rows in torch.arange(len(dataset)).split(data.batch_size):
         batch = dataset[rows]
         kept = batch.target >= 0
@@ -87,7 +87,7 @@ def class_sums(
 
     Args:
         expert: Names its features.
-        batches: Of labelled samples.
+        batches: Of labeled samples.
         place: For each class of the batches' targets its number in the result; -1 leaves it out.
         num_classes: C.
 

@@ -44,7 +44,7 @@ def prices_of(seed: int, experts: int) -> np.ndarray:
 
 
 class Average:
-    """The softmax average of a subset, judged on labelled rows."""
+    """The softmax average of a subset, judged on labeled rows."""
 
     def __init__(self, outputs: np.ndarray, targets: np.ndarray, queries: np.ndarray) -> None:
         self.outputs, self.targets, self.queries = outputs, targets, queries

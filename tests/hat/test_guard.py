@@ -17,7 +17,7 @@ def target(**arguments) -> TargetDataModule:
     parts = tiny.tensors(rows={"train": 90, "val": 9, "test": 9})
     splits = {split: (*part[:2], torch.ones(len(part[1]), 1, dtype=torch.bool)) for split, part in parts.items()}
     data = TensorDataModule(splits, tiny.CLASSES, ["home"], batch_size=30)
-    return TargetDataModule(data, "home", **({"labelled_share": 0.3} | arguments))
+    return TargetDataModule(data, "home", **({"labeled_fraction": 0.3} | arguments))
 
 
 class Oracle(LightningModule):
@@ -50,7 +50,7 @@ def judged(student: float, local: float) -> tuple[Guard, list, list]:
 )
 def test_the_better_one_is_chosen_with_both_figures(student, local, choice):
     found, _, _ = judged(student, local)
-    index = target().labelled()[torch.arange(len(target().labelled()))].index
+    index = target().labeled()[torch.arange(len(target().labeled()))].index
     right = [(index % 10 < 10 * share).double() for share in (student, local)]
     assert found.choice == choice and found.num_rows == len(index)
     assert (found.student, found.local) == pytest.approx(tuple(float(part.mean()) for part in right))
@@ -61,7 +61,7 @@ def test_the_better_one_is_chosen_with_both_figures(student, local, choice):
 
 def test_both_learn_from_the_same_labels_and_are_judged_by_the_others():
     _, student, local = judged(1.0, 1.0)
-    known = set(target().labelled()[torch.arange(len(target().labelled()))].index.tolist())
+    known = set(target().labeled()[torch.arange(len(target().labeled()))].index.tolist())
     shown = [{int(i) for index, label in seen for i in index[label >= 0]} for seen in (student, local)]
     assert shown[0] == shown[1] == known  # over all folds
     assert all((label >= 0).all() for _, label in local)
@@ -92,7 +92,7 @@ def test_real_modules_have_their_own_trainers():
 
 def test_on_an_easy_target_with_wrong_sources_the_local_model_is_returned():
     """Real trainings: labels suffice here, and the sources name each class by another's name."""
-    data = target(labelled_share=0.8)
+    data = target(labeled_fraction=0.8)
     experts = tiny.experts(norm=False, features="body")
     for expert in experts.values():
         for weight in expert.network.parameters():

@@ -26,7 +26,7 @@ def test_the_entries_of_a_better_epoch_replace_those_seen_in_it():
     knowledge = KnowledgeDictionary(INDEX, 3, TARGET)
     found, filled = knowledge(knowledge.rows(INDEX))
     assert not found.any() and not filled.any()
-    assert epoch(knowledge, [40, 900, 12, 3], [1, 1, 0, 2])  # 1 of 3 labelled rows is right
+    assert epoch(knowledge, [40, 900, 12, 3], [1, 1, 0, 2])  # 1 of 3 labeled rows is right
     assert float(knowledge.accuracy) == pytest.approx(1 / 3)
     assert not epoch(knowledge, [40, 900, 12, 7], [0, 0, 0, 2])  # again 1 of 3
     found, filled = knowledge(knowledge.rows(INDEX))
@@ -99,7 +99,7 @@ def test_held_out_rows_teach_nothing_and_judge():
     assert not torch.equal(other.fold, knowledge.fold)
 
 
-def test_each_labelled_row_is_judged_by_the_mixer_that_did_not_see_it():
+def test_each_labeled_row_is_judged_by_the_mixer_that_did_not_see_it():
     target = torch.tensor([0, 1, 0, 1, 0, 1, -100])
     knowledge = KnowledgeDictionary(torch.arange(7), 3, target, accuracy_source="crossfit", num_folds=3)
     index = torch.arange(7)
@@ -142,10 +142,10 @@ def test_everything_is_kept_in_its_state_and_in_float32():
         ({"target": torch.tensor([1])}, "found 1 targets of 5 samples"),
         ({"update_rule": "best"}, "update_rule is 'best'; expected gt, ge"),
         ({"accuracy_source": "test"}, "accuracy_source is 'test'; expected train, holdout, crossfit"),
-        ({"accuracy_source": "crossfit", "num_folds": 4}, "crossfit with 4 folds of 3 labelled samples"),
+        ({"accuracy_source": "crossfit", "num_folds": 4}, "crossfit with 4 folds of 3 labeled samples"),
         (
             {"accuracy_source": "holdout", "target": torch.tensor([1, -100, 0, -100, -100])},
-            "holdout needs a class with two labelled samples",
+            "holdout needs a class with two labeled samples",
         ),
     ],
 )
@@ -160,5 +160,5 @@ def test_wrong_batches():
         with pytest.raises(InputError, match=f"sample number {stranger} is none of the training rows"):
             knowledge.rows(torch.tensor([7, stranger]))
     knowledge.keep(knowledge.rows(torch.tensor([7])), one_hot([0]))
-    with pytest.raises(InputError, match="the epoch saw none of the labelled samples"):
+    with pytest.raises(InputError, match="the epoch saw none of the labeled samples"):
         knowledge.update()

@@ -47,7 +47,7 @@ def sources() -> dict[str, Expert]:
 SOURCES = sources()
 
 
-def target(batch_size=20, rows=ROWS, share=0.3, min_labelled=4, **tensors) -> TargetDataModule:
+def target(batch_size=20, rows=ROWS, share=0.3, min_labeled=4, **tensors) -> TargetDataModule:
     parts = {split: part[:2] for split, part in tiny.tensors(rows=rows).items()}
     data = TensorDataModule(
         {split: (*part, torch.ones(len(part[1]), 1, dtype=torch.bool)) for split, part in parts.items()},
@@ -56,7 +56,7 @@ def target(batch_size=20, rows=ROWS, share=0.3, min_labelled=4, **tensors) -> Ta
         batch_size=batch_size,
         **tensors,
     )
-    return TargetDataModule(data, "home", labelled_share=share, min_labelled=min_labelled)
+    return TargetDataModule(data, "home", labeled_fraction=share, min_labeled=min_labeled)
 
 
 def module(experts=None, seed=0, **arguments) -> HaTJointModule:
@@ -659,7 +659,7 @@ class TestCheckpoints:
         changed["b"].network.head.bias.data += 1
         with pytest.raises(InputError, match="trained with expert b of fingerprint"):
             again(experts=changed)
-        with pytest.raises(InputError, match=r"had 60 training rows, .* labelled; found 50 and"):
+        with pytest.raises(InputError, match=r"had 60 training rows, .* labeled; found 50 and"):
             again(data=target(rows=ROWS | {"train": 50}))
         with pytest.raises(InputError, match="the mixer was made for sources"):
             again(network=partial(tiny.Net, hidden=9))
@@ -705,7 +705,7 @@ class TestBadInput:
     def test_of_labels_that_no_source_knows(self):
         experts = {"x": Expert(tiny.Net(2), classes=["cat", "cow"], features="body")}
         parts = (torch.rand(8, 4), torch.tensor([1, 2] * 4))
-        with pytest.raises(InputError, match="no labelled training sample is of a class that a source knows"):
+        with pytest.raises(InputError, match="no labeled training sample is of a class that a source knows"):
             fit(module(experts), data=TensorDataModule({"train": parts, "val": parts}, tiny.CLASSES))
 
     def test_of_sources_without_a_head(self):

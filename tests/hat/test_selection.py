@@ -38,7 +38,7 @@ def address() -> str:
     return f"memory://{uuid.uuid4().hex}"
 
 
-def shifted(classes: list[str], seed: int, rows: int = 24, labelled: int | None = None) -> TensorDataModule:
+def shifted(classes: list[str], seed: int, rows: int = 24, labeled: int | None = None) -> TensorDataModule:
     """Samples whose class is a point of its own, the same everywhere up to a shift and a scale of the domain."""
     generator = torch.Generator().manual_seed(seed)
     names = sorted({*CLASSES, "fox", "hen"})
@@ -47,8 +47,8 @@ def shifted(classes: list[str], seed: int, rows: int = 24, labelled: int | None 
     place = torch.tensor([names.index(label) for label in classes])
     input = points[place[target]] + 0.7 * torch.randn(rows, 4, generator=generator)
     input = input * (1 + 0.2 * seed) + 0.3 * torch.randn(4, generator=generator)
-    if labelled is not None:
-        target = target.where(torch.arange(rows) < labelled, -100)
+    if labeled is not None:
+        target = target.where(torch.arange(rows) < labeled, -100)
     return TensorDataModule({"train": (input, target)}, classes, batch_size=5)
 
 
@@ -82,7 +82,7 @@ def pool() -> tuple[ExpertRegistry, dict[str, Expert], dict[str, TensorDataModul
 
 @pytest.fixture(scope="module")
 def target() -> TensorDataModule:
-    return shifted(CLASSES, seed=11, labelled=10)
+    return shifted(CLASSES, seed=11, labeled=10)
 
 
 def select(registry: ExpertRegistry, target: TensorDataModule, **arguments):
@@ -92,7 +92,7 @@ def select(registry: ExpertRegistry, target: TensorDataModule, **arguments):
 def reference(experts, data, target, keep_share: float, num_sources: int) -> dict[str, dict[str, float]]:
     """Section 1 of the method in NumPy, one sample after the other."""
     inputs, labels = (value.numpy() for value in (target.rows("train").inputs, target.rows("train").targets))
-    labelled = [(x, CLASSES[y]) for x, y in zip(inputs, labels, strict=True) if y >= 0]
+    labeled = [(x, CLASSES[y]) for x, y in zip(inputs, labels, strict=True) if y >= 0]
     u = {
         name: statistics(own).numpy().astype(np.float64)
         for name, own in data.items()
@@ -120,9 +120,9 @@ def reference(experts, data, target, keep_share: float, num_sources: int) -> dic
         cosines, right, known = [], 0, 0
         for label in shared:
             theirs = np.mean([encode(x) for x, y in samples if classes[y] == label], 0)
-            ours = np.mean([encode(x) for x, y in labelled if y == label], 0)
+            ours = np.mean([encode(x) for x, y in labeled if y == label], 0)
             cosines.append(theirs @ ours / np.linalg.norm(theirs) / np.linalg.norm(ours))
-        for x, y in labelled:
+        for x, y in labeled:
             if y in shared:
                 logits = weights["head.weight"] @ encode(x) + weights["head.bias"]
                 known += 1
@@ -407,7 +407,7 @@ class TestNotEligible:
         for name in ("good_1", "good_2", "good_3"):
             sources.publish(registry, name)
         sources.publish(registry, "a_other_classes", classes=["fox", "hen"])
-        sources.publish(registry, "b_unlabelled_class", classes=["pig", "fox"])
+        sources.publish(registry, "b_unlabeled_class", classes=["pig", "fox"])
         sources.publish(registry, "c_other_statistics", statistics=[1.0, 2.0, 3.0])
         channels = TensorDataModule({"train": (torch.randn(8, 9, 1), torch.arange(8) % 4)}, CLASSES)
         wide = Expert(Channels(4), classes=CLASSES, features="body")
@@ -434,14 +434,14 @@ class TestNotEligible:
         reasons = {row.name: row.reason for row in found.table if row.reason}
         expected = {
             "a_other_classes": "shares no class with the target: knows fox, hen",
-            "b_unlabelled_class": "no labelled sample is of a shared class (pig)",
+            "b_unlabeled_class": "no labeled sample is of a shared class (pig)",
             "c_other_statistics": "its statistics are 3 numbers, the target's 2",
             "d_channels": "cannot be used: RuntimeError: mat1 and mat2 shapes cannot be multiplied (9x4 and 9x5)",
             "e_changed": "cannot be used: source e_changed: its card is of an expert of fingerprint",
             "f_nan": "its statistics are NaN, infinite or no float32",
             "f_vast": "its statistics are NaN, infinite or no float32",
             "f_whole": "its statistics are NaN, infinite or no float32",
-            "g_no_common_sample": "cannot be used: it had no sample of a class of which the target has labelled ones",
+            "g_no_common_sample": "cannot be used: it had no sample of a class of which the target has labeled ones",
             "h_gone": "head.safetensors is gone",
         }
         assert list(reasons) == list(expected)
@@ -589,7 +589,7 @@ class TestBadInput:
     @pytest.mark.parametrize(("label", "what"), [(-100, "none at all"), (1, "only of class dog")])
     def test_a_target_without_labels_or_with_one_class(self, pool, label, what):
         target = TensorDataModule({"train": (torch.zeros(5, 4), torch.full((5,), label))}, CLASSES)
-        with pytest.raises(InputError, match=f"its train split has labelled samples {what}; a"):
+        with pytest.raises(InputError, match=f"its train split has labeled samples {what}; a"):
             select(pool[0], target)
 
     def test_an_empty_registry(self, target):
@@ -608,16 +608,16 @@ class TestBadInput:
 
 
 def test_a_data_module_that_keeps_its_labels_apart_is_asked_for_them(pool):
-    """As the view of a target domain does: its rows are not read to find the labelled ones."""
+    """As the view of a target domain does: its rows are not read to find the labeled ones."""
 
     class Apart(TensorDataModule):
-        def labelled(self):
+        def labeled(self):
             return super().rows("train")
 
         def rows(self, split):
             raise AssertionError("reads all rows")
 
-    given = shifted(CLASSES, seed=11, labelled=10)
+    given = shifted(CLASSES, seed=11, labeled=10)
     rows = given.rows("train")
     some = Apart({"train": (rows.inputs[:10], rows.targets[:10])}, CLASSES, batch_size=given.batch_size)
     u = statistics(given)

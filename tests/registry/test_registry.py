@@ -24,7 +24,7 @@ from lightning_fusion.data.base import TensorDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.files import digest
 from lightning_fusion.registry.card import Card
-from lightning_fusion.registry.summaries import labelled_batches, statistics_of
+from lightning_fusion.registry.summaries import labeled_batches, statistics_of
 from lightning_fusion.registry.transport import UnreachableError
 
 
@@ -85,7 +85,7 @@ class TestPublished:
         expected = np.stack([features[targets == number].mean(0) for number in range(4)])
         np.testing.assert_allclose(means.numpy(), expected, rtol=1e-6)
 
-    def test_only_labelled_samples_of_its_own_classes_count(self, registry):
+    def test_only_labeled_samples_of_its_own_classes_count(self, registry):
         """The data names classes in another order, one that the expert does not know, and one without a sample."""
         inputs, names = torch.randn(7, 4), ["owl", "fox", "cat", "dog"]
         targets = torch.tensor([0, 2, -100, 1, 2, 1, 0])
@@ -170,7 +170,7 @@ class TestPublished:
         targets = torch.where(torch.arange(len(rows)) % 2 == 0, rows.targets, -100)
         other._rows = {"train": copy.copy(rows)}
         other._rows["train"].inputs, other._rows["train"].targets = AsDict(), targets
-        batches = list(labelled_batches(other))  # every other row is unlabelled
+        batches = list(labeled_batches(other))  # every other row is unlabeled
         assert torch.equal(torch.cat([batch.input["x"] for batch in batches]), rows.inputs[::2])
         given = Expert(sources.Named(4), classes=CLASSES, features="net.body")
         card = registry.publish(given, other, "a", statistics=[1.0], network=sources.Named)
@@ -546,11 +546,11 @@ class TestBadInput:
             ({}, {"statistics": None}, "TensorDataModule knows none of its data; give the numbers"),
             ({}, {"statistics": [1.0, float("nan")]}, r"number\(s\) 1 of 2 are NaN or infinite"),
             ({}, {"statistics": [[1.0]]}, r"found shape \(1, 1\); expected \(S,\)"),
-            ({}, {"data": sources.data(["fox", "hen"])}, "no labelled sample is of a class that a knows"),
+            ({}, {"data": sources.data(["fox", "hen"])}, "no labeled sample is of a class that a knows"),
             (
                 {},
                 {"data": TensorDataModule({"train": (torch.zeros(3, 4), torch.full((3,), -100))}, CLASSES)},
-                "the train split has no labelled sample, so a has no centroids",
+                "the train split has no labeled sample, so a has no centroids",
             ),
             (
                 {},

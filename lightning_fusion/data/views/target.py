@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_fusion.data.base import FusionDataModule, TargetRows, row_facts
-from lightning_fusion.data.samplers import LabelledSampler, SliceSampler, draws_order, slice_loader
+from lightning_fusion.data.samplers import LabeledSampler, SliceSampler, draws_order, slice_loader
 from lightning_fusion.data.splits import stratified_folds
 from lightning_fusion.data.views.base import DataView
 from lightning_fusion.errors import InputError, shorten
@@ -21,48 +21,48 @@ class TargetDataModule(DataView):
     """One domain of a data module as the target of a transfer: few labels, many rows without one.
 
     The training split holds all training rows of the domain. A stratified draw of them keeps its label; all others
-    have the target -100. Every training batch holds some labelled rows, see :class:`LabelledSampler`. Validation and
+    have the target -100. Every training batch holds some labeled rows, see :class:`LabeledSampler`. Validation and
     test rows are those of the domain, with their labels. Everything else (classes, preprocessing, augmentation, the
     stable sample numbers) is the wrapped module's.
 
     Args:
         data: Any data module of the library.
         domain: Name of one of its ``domains``.
-        labelled_share: Share of each class's training rows that keep their label.
-        labelled_per_class: This many rows of each class instead; all where a class has fewer.
-        min_per_class: With ``labelled_share``: at least this many of each class, 1 for data with rare classes.
-        min_labelled: Labelled rows of every training batch, at least (all where there are fewer).
-        unlabelled: Keep the rows without label in the training split; without them it is what a local model has.
+        labeled_fraction: Fraction of each class's training rows that keep their label.
+        labeled_per_class: This many rows of each class instead; all where a class has fewer.
+        min_per_class: With ``labeled_fraction``: at least this many of each class, 1 for data with rare classes.
+        min_labeled: Labeled rows of every training batch, at least (all where there are fewer).
+        unlabeled: Keep the rows without label in the training split; without them it is what a local model has.
         seed: Of the draw of labels and of the order.
 
     Raises:
-        InputError: If there is no such domain, it has one class only, or a class is left without a labelled row.
+        InputError: If there is no such domain, it has one class only, or a class is left without a labeled row.
 
     Example:
         >>> from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
         >>> images = SyntheticImageDataModule(batch_size=32)
-        >>> data = TargetDataModule(images, "style_2", labelled_share=0.2)
+        >>> data = TargetDataModule(images, "style_2", labeled_fraction=0.2)
         >>> batch = next(iter(data.train_dataloader()))
-        >>> len(data.labelled()), len(batch.target), int((batch.target >= 0).sum())
-        (8, 22, 8)
+        >>> len(data.labeled()), len(batch.target), int((batch.target >= 0).sum())
+        (36, 31, 8)
     """
 
     domain: str
-    labelled_share: float
-    labelled_per_class: int | None
+    labeled_fraction: float
+    labeled_per_class: int | None
     min_per_class: int
-    min_labelled: int
-    unlabelled: bool
+    min_labeled: int
+    unlabeled: bool
 
     def __init__(
         self,
         data: FusionDataModule,
         domain: str,
-        labelled_share: float = 0.1,
-        labelled_per_class: int | None = None,
+        labeled_fraction: float = 0.1,
+        labeled_per_class: int | None = None,
         min_per_class: int = 0,
-        min_labelled: int = 8,
-        unlabelled: bool = True,
+        min_labeled: int = 8,
+        unlabeled: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -76,9 +76,9 @@ class TargetDataModule(DataView):
     def _configure(self, **arguments: Any) -> None:
         super()._configure(**arguments)
         self._views: dict[str, TargetRows] = {}
-        if not 0 < self.labelled_share <= 1:
-            raise InputError(f"labelled_share is {self.labelled_share}; expected a share above 0, up to 1")
-        for name, least in (("labelled_per_class", 1), ("min_per_class", 0), ("min_labelled", 1)):
+        if not 0 < self.labeled_fraction <= 1:
+            raise InputError(f"labeled_fraction is {self.labeled_fraction}; expected a fraction above 0, up to 1")
+        for name, least in (("labeled_per_class", 1), ("min_per_class", 0), ("min_labeled", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"{name} is {value}; expected at least {least}")
@@ -99,7 +99,7 @@ class TargetDataModule(DataView):
     def fingerprint(self, split: str) -> str:
         """A fingerprint of the content of one split, and of which rows show their label."""
         rows = self.rows(split)
-        return digest(self.data.fingerprint("train" if self._held is not None else split), rows.rows, rows.labelled)
+        return digest(self.data.fingerprint("train" if self._held is not None else split), rows.rows, rows.labeled)
 
     # ------------------------------------------------------------------- rows
 
@@ -109,13 +109,13 @@ class TargetDataModule(DataView):
             self._views[split] = self._view(split)
         return self._views[split]
 
-    def labelled(self) -> TargetRows:
-        """The labelled training rows alone."""
+    def labeled(self) -> TargetRows:
+        """The labeled training rows alone."""
         rows = self.rows("train")
-        return TargetRows(rows.dataset, rows.rows[rows.labelled])
+        return TargetRows(rows.dataset, rows.rows[rows.labeled])
 
     def folds(self, count: int = 3) -> list["TargetDataModule"]:
-        """Stratified folds of the labelled rows: each is tested on its part of them, and trained on the rest.
+        """Stratified folds of the labeled rows: each is tested on its part of them, and trained on the rest.
 
         In each of the data modules that are returned, the part is no training row at all, and is the validation and
         the test split.
@@ -124,18 +124,18 @@ class TargetDataModule(DataView):
             count: Number of folds.
 
         Raises:
-            InputError: If there are fewer labelled rows than folds.
+            InputError: If there are fewer labeled rows than folds.
 
         Example:
             >>> from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
             >>> images = SyntheticImageDataModule()
-            >>> data = TargetDataModule(images, "style_2", labelled_share=0.2)
-            >>> [(len(fold.labelled()), len(fold.rows("test"))) for fold in data.folds(2)]
-            [(4, 4), (4, 4)]
+            >>> data = TargetDataModule(images, "style_2", labeled_fraction=0.2)
+            >>> [(len(fold.labeled()), len(fold.rows("test"))) for fold in data.folds(2)]
+            [(18, 18), (18, 18)]
         """
-        known = self.labelled()
+        known = self.labeled()
         if not 2 <= count <= len(known):
-            raise InputError(f"folds: {count} of {len(known)} labelled rows; expected 2 or more, and a row for each")
+            raise InputError(f"folds: {count} of {len(known)} labeled rows; expected 2 or more, and a row for each")
         part = stratified_folds(row_facts(known)[0].numpy(), count, self.seed)
         copies = []
         for number in range(count):
@@ -156,34 +156,34 @@ class TargetDataModule(DataView):
             raise InputError(f"the {split} split of domain {self.domain} has no sample; choose another domain or split")
         if split != "train":
             return TargetRows(dataset, rows)
-        labelled = self._draw(target[rows])
+        labeled = self._draw(target[rows])
         if self._held is not None:
             kept = ~torch.isin(rows, self._held)
-            rows, labelled = rows[kept], labelled[kept]
-        return TargetRows(dataset, rows, labelled) if self.unlabelled else TargetRows(dataset, rows[labelled])
+            rows, labeled = rows[kept], labeled[kept]
+        return TargetRows(dataset, rows, labeled) if self.unlabeled else TargetRows(dataset, rows[labeled])
 
     def _draw(self, target: Tensor) -> Tensor:
         """(n,) bool: which training rows keep their label; with a larger share those of a smaller one and more."""
         present = target[target >= 0].unique().tolist()
         if len(present) < 2:
-            found = f"one class only ({self.classes[present[0]]})" if present else "no labelled sample"
+            found = f"one class only ({self.classes[present[0]]})" if present else "no labeled sample"
             raise InputError(f"the training rows of domain {self.domain} have {found}; a target needs two classes")
-        labelled = torch.zeros(len(target), dtype=torch.bool)
+        labeled = torch.zeros(len(target), dtype=torch.bool)
         without = []
         for number in present:
             own = (target == number).nonzero().flatten()
-            count = max(self.min_per_class, round(self.labelled_share * len(own)))
-            if self.labelled_per_class is not None:
-                count = self.labelled_per_class
+            count = max(self.min_per_class, round(self.labeled_fraction * len(own)))
+            if self.labeled_per_class is not None:
+                count = self.labeled_per_class
             order = np.random.default_rng([self.seed, number]).permutation(len(own))
-            labelled[own[torch.from_numpy(order[:count])]] = True
+            labeled[own[torch.from_numpy(order[:count])]] = True
             without += [] if count else [f"{self.classes[number]} ({len(own)} samples)"]
         if without:
             raise InputError(
-                f"labelled_share of {self.labelled_share} leaves no labelled sample of {shorten(without)} in domain "
-                f"{self.domain}; raise it, or set min_per_class: 1 or labelled_per_class"
+                f"labeled_fraction of {self.labeled_fraction} leaves no labeled sample of {shorten(without)} in domain "
+                f"{self.domain}; raise it, or set min_per_class: 1 or labeled_per_class"
             )
-        return labelled
+        return labeled
 
     # ------------------------------------------------------------- Lightning
 
@@ -193,9 +193,9 @@ class TargetDataModule(DataView):
         self.train_dataloader()
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of the training split in an order that depends on (seed, epoch), each with labelled rows."""
+        """Batches of the training split in an order that depends on (seed, epoch), each with labeled rows."""
         rows = self.rows("train")
         kind: Any = SliceSampler
-        if self.unlabelled:
-            kind = partial(LabelledSampler, labelled=rows.labelled, min_labelled=self.min_labelled)
+        if self.unlabeled:
+            kind = partial(LabeledSampler, labeled=rows.labeled, min_labeled=self.min_labeled)
         return slice_loader(rows, self.batch_size, draws_order(self.trainer), self.seed, self.num_workers, kind)

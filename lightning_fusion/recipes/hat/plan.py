@@ -25,7 +25,7 @@ _POISONED, _STUDENT = "_permuted", "_student"
 _OF_SELECTION = {"keep_share", "num_sources", "encoder_first", "similarity", "rank_by"}
 
 
-_OF_TARGET = {"labelled_share", "labelled_per_class"}
+_OF_TARGET = {"labeled_fraction", "labeled_per_class"}
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ def hat(
     seeds: list[int] | None = None,
     targets: list[str] | None = None,
     num_targets: int | None = None,
-    labelled_share: float = 0.1,
-    labelled_per_class: int | None = None,
+    labeled_fraction: float = 0.1,
+    labeled_per_class: int | None = None,
     min_per_class: int = 1,
     keep_share: float = 0.5,
     num_sources: int = 5,
@@ -61,9 +61,9 @@ def hat(
         seeds: One run each; [0] where None.
         targets: Domains that are new in turn; all where None.
         num_targets: This many of them, spread evenly over their order; all where None.
-        labelled_share: Share of the target's training rows that keep their label.
-        labelled_per_class: This many rows of each class instead.
-        min_per_class: Labelled rows of each class, at least, with ``labelled_share``.
+        labeled_fraction: Fraction of the target's training rows that keep their label.
+        labeled_per_class: This many rows of each class instead.
+        min_per_class: Labeled rows of each class, at least, with ``labeled_fraction``.
         keep_share: Share of the sources whose models are looked at.
         num_sources: How many are chosen.
         source_epochs: Epochs of each source.
@@ -75,7 +75,7 @@ def hat(
             models that were trained on permuted labels: each class bears the name of another.
         epochs: Epochs of each model of a target.
         publish_students: Targets come in order, and each one's student is published as a source ``NAME_student`` that
-            later targets of other groups may choose, with centroids of its few labelled samples. It counts as a source
+            later targets of other groups may choose, with centroids of its few labeled samples. It counts as a source
             in every row of the table.
         guarded: Also return the local model where folds of the labels say it is better; six more trainings for each
             target.
@@ -110,8 +110,8 @@ def hat(
     chosen = _targets(domains, left_out, targets, num_targets)
     _check_poisoned(groups_of(data), domains, chosen, poisoned)
     target = {
-        "labelled_share": labelled_share,
-        "labelled_per_class": labelled_per_class,
+        "labeled_fraction": labeled_fraction,
+        "labeled_per_class": labeled_per_class,
         "min_per_class": min_per_class,
     }
     selection = {"keep_share": keep_share, "num_sources": num_sources}
@@ -184,8 +184,8 @@ class _HaT(Recipe):
     def conclude(self, run: Run) -> None:
         """Average over the targets, and say what was selected and what it was worth."""
         report, plan = run.report, self.plan
-        few = plan.target["labelled_per_class"]
-        share = plan.target["labelled_share"]
+        few = plan.target["labeled_per_class"]
+        share = plan.target["labeled_fraction"]
         report.data = {
             "source": source_of(self.data),
             "classes": len(self.data.classes),

@@ -105,7 +105,7 @@ def mixers(report: Report) -> list[str]:
         believed = [row["value"] for row in rows if "domain" in row]
         true = np.mean(report.values(f"{method}, mixer kept"))
         lines.append(f"| {method} | {np.mean(believed):.3f} | {true:.3f} | {believed.count(1.0)} of {len(believed)} |")
-    note = "In training: over the labelled rows in the last epoch, which scales the injection. True: on the test split."
+    note = "In training: over the labeled rows in the last epoch, which scales the injection. True: on the test split."
     return [*lines, "", f"Means over targets. {note}"]
 
 

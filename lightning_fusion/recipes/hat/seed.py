@@ -199,12 +199,12 @@ class _Target:
 
     def rows(self) -> list[dict[str, Any]]:
         """All figures, as rows of the report."""
-        few = self.data.variant(unlabelled=False)
+        few = self.data.variant(unlabeled=False)
         asked = {name: self.run.experts[name] for name in self.others}
         said = self._ask("all", asked | {self.name: self.run.own[self.name]}, few)
         known, test = said.scattered("train"), said.scattered("test")
         label, truth = np.asarray(said["train"].target), np.asarray(said["test"].target)
-        self._add("labelled rows", "rows", len(label))
+        self._add("labeled rows", "rows", len(label))
         own = test[:, -1].argmax(1) == truth
         known, test = known[:, :-1], test[:, :-1]
         accuracy = dict(zip(self.others, (test.argmax(2) == truth[:, None]).mean(0), strict=True))
@@ -293,9 +293,9 @@ class _Target:
         return {name: float(value) for name, value in trainer.test(module, few, verbose=False)[0].items()}
 
     def _local_trainer(self, stage: str) -> Trainer:
-        """As many steps as the student takes: an epoch of labelled rows alone has fewer."""
+        """As many steps as the student takes: an epoch of labeled rows alone has fewer."""
         steps = len(self.data.train_dataloader())
-        few = len(self.data.variant(unlabelled=False).train_dataloader())
+        few = len(self.data.variant(unlabeled=False).train_dataloader())
         return self._trainer(stage, max(1, round(self.plan.epochs * steps / few)))
 
     def _guard(self, student: Mapping[str, float], local: Mapping[str, float]) -> None:
@@ -330,7 +330,7 @@ class _Target:
         arguments = {key: value for key, value in change.items() if key not in _OF_SELECTION | _OF_TARGET}
         self._score(name, self._student(data, selection.experts, arguments, name))
         if set(change) & _OF_TARGET:
-            self._score(f"{name}, local", self._local(data.variant(unlabelled=False)))
+            self._score(f"{name}, local", self._local(data.variant(unlabeled=False)))
 
     # ---------------------------------------------------------------- figures
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lightning_fusion.data.base import Batch, TargetRows, TensorDataModule, row_facts
 from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
-from lightning_fusion.data.samplers import LabelledSampler
+from lightning_fusion.data.samplers import LabeledSampler
 from lightning_fusion.data.splits import stratified_folds
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.errors import InputError
@@ -19,7 +19,7 @@ ROWS = {"train": 120, "val": 30, "test": 30}
 
 def target(domain="x", batch_size=10, rows=ROWS, **arguments) -> TargetDataModule:
     data = TensorDataModule(tiny.tensors(rows=rows), tiny.CLASSES, tiny.DOMAINS, batch_size=batch_size)
-    return TargetDataModule(data, domain, **({"labelled_share": 0.2, "min_labelled": 4} | arguments))
+    return TargetDataModule(data, domain, **({"labeled_fraction": 0.2, "min_labeled": 4} | arguments))
 
 
 def everything(data, split="train") -> Batch:
@@ -45,25 +45,27 @@ class TestRows:
             assert torch.equal(batch.target, wanted[1][wanted[2][:, 0]])
             assert torch.equal(batch.index, data.data.rows(split).index[wanted[2][:, 0]])
 
-    def test_labelled_rows_alone(self):
+    def test_labeled_rows_alone(self):
         data = target()
-        batch, rows = everything(data), data.labelled()
+        batch, rows = everything(data), data.labeled()
         assert torch.equal(rows[torch.arange(len(rows))].index, batch.index[batch.target >= 0])
-        alone = data.variant(unlabelled=False)
+        alone = data.variant(unlabeled=False)
         assert torch.equal(everything(alone).index, batch.index[batch.target >= 0])
         (order,) = [torch.cat([part.index for part in alone.train_dataloader()])]
         assert sorted(order.tolist()) == everything(alone).index.tolist()
 
     def test_a_larger_share_adds_labels(self):
-        few, more, other = (everything(target(**how)).target >= 0 for how in ({}, {"labelled_share": 0.5}, {"seed": 1}))
+        few, more, other = (
+            everything(target(**how)).target >= 0 for how in ({}, {"labeled_fraction": 0.5}, {"seed": 1})
+        )
         assert (more >= few).all() and more.sum() > few.sum()
         assert not torch.equal(few, other)
-        assert (everything(target(labelled_share=1.0)).target >= 0).all()
+        assert (everything(target(labeled_fraction=1.0)).target >= 0).all()
 
     def test_a_number_of_each_class(self):
-        batch = everything(target(labelled_per_class=3))
+        batch = everything(target(labeled_per_class=3))
         assert Counter(batch.target.tolist()) == {0: 3, 1: 3, -100: len(batch.target) - 6}
-        batch = everything(target(labelled_share=0.05, min_per_class=5))
+        batch = everything(target(labeled_fraction=0.05, min_per_class=5))
         assert [int((batch.target == number).sum()) for number in (0, 1)] == [5, 5]
 
     def test_facts_are_the_same_with_and_without_inputs(self):
@@ -105,18 +107,18 @@ class TestFolds:
             assert (test.target >= 0).all() and not set(test.index.tolist()) & set(train.index.tolist())
             assert len(train.index) + len(test.index) == len(whole.index)
             assert set(train.index[train.target >= 0].tolist()) == set(known.tolist()) - set(test.index.tolist())
-            local = everything(fold.variant(unlabelled=False))
+            local = everything(fold.variant(unlabeled=False))
             assert torch.equal(local.index, train.index[train.target >= 0])
             assert fold.fingerprint("test") != data.fingerprint("test")
             held += test.index.tolist()
         assert sorted(held) == sorted(known.tolist())
-        with pytest.raises(InputError, match=r"folds: 30 of 1[0-9] labelled rows"):
+        with pytest.raises(InputError, match=r"folds: 30 of 1[0-9] labeled rows"):
             data.folds(30)
 
 
 class TestBatches:
-    def drawn(self, num_rows, labelled, world=1, epoch=0, **how):
-        made = [LabelledSampler(num_rows, shuffle=True, labelled=labelled, **how) for _ in range(world)]
+    def drawn(self, num_rows, labeled, world=1, epoch=0, **how):
+        made = [LabeledSampler(num_rows, shuffle=True, labeled=labeled, **how) for _ in range(world)]
         for rank, sampler in enumerate(made):
             sampler.num_replicas, sampler.rank = world, rank
             sampler.set_epoch(epoch)
@@ -127,29 +129,29 @@ class TestBatches:
     @settings(max_examples=100, deadline=None)
     @given(st.integers(1, 25), st.integers(0, 70), st.integers(9, 20), st.integers(1, 8), st.integers(1, 3))
     def test_every_batch_of_every_process_has_labels(self, known, others, batch_size, least, world):
-        labelled = torch.arange(known + others) % (others // known + 1) == 0
-        known, others = int(labelled.sum()), int((~labelled).sum())
-        batches = self.drawn(len(labelled), labelled, world, batch_size=batch_size, min_labelled=least)
+        labeled = torch.arange(known + others) % (others // known + 1) == 0
+        known, others = int(labeled.sum()), int((~labeled).sum())
+        batches = self.drawn(len(labeled), labeled, world, batch_size=batch_size, min_labeled=least)
         for own in batches:
             for batch in own:
                 assert 1 <= len(batch) <= batch_size and len(set(batch)) == len(batch)
-                assert int(labelled[batch].sum()) >= min(least, known)
+                assert int(labeled[batch].sum()) >= min(least, known)
         counts = Counter(row for own in batches for batch in own for row in batch)
-        assert all(counts[row] == 1 for row in (~labelled).nonzero().flatten().tolist())
-        shown = [counts[row] for row in labelled.nonzero().flatten().tolist()]
+        assert all(counts[row] == 1 for row in (~labeled).nonzero().flatten().tolist())
+        shown = [counts[row] for row in labeled.nonzero().flatten().tolist()]
         assert min(shown) >= 1 and max(shown) - min(shown) <= 2
 
     def test_the_order_is_a_function_of_seed_and_epoch(self):
-        labelled = torch.arange(40) < 6
+        labeled = torch.arange(40) < 6
         one, same, later, other = (
-            self.drawn(40, labelled, batch_size=12, **how) for how in ({}, {}, {"epoch": 1}, {"seed": 1})
+            self.drawn(40, labeled, batch_size=12, **how) for how in ({}, {}, {"epoch": 1}, {"seed": 1})
         )
         assert one == same and one != later and one != other
 
     def test_two_processes_see_the_global_batches_of_one(self):
-        labelled = torch.arange(32) % 2 == 0
-        (one,) = self.drawn(32, labelled, batch_size=8, min_labelled=2)
-        two = self.drawn(32, labelled, 2, batch_size=4, min_labelled=1)
+        labeled = torch.arange(32) % 2 == 0
+        (one,) = self.drawn(32, labeled, batch_size=8, min_labeled=2)
+        two = self.drawn(32, labeled, 2, batch_size=4, min_labeled=1)
         assert [sorted(batch) for batch in one] == [sorted(a + b) for a, b in zip(*two, strict=True)]
 
     def test_the_data_module_uses_it(self):
@@ -164,15 +166,15 @@ class TestBatches:
         assert len(loader) == len(list(loader))
 
     @pytest.mark.parametrize(
-        ("labelled", "arguments", "message"),
+        ("labeled", "arguments", "message"),
         [
-            (torch.zeros(9, dtype=torch.bool), {}, "the training split has no labelled row"),
-            (torch.arange(20) < 10, {"batch_size": 8}, "batch_size is 8, of which min_labelled = 8 rows are labelled"),
+            (torch.zeros(9, dtype=torch.bool), {}, "the training split has no labeled row"),
+            (torch.arange(20) < 10, {"batch_size": 8}, "batch_size is 8, of which min_labeled = 8 rows are labeled"),
         ],
     )
-    def test_impossible_batches(self, labelled, arguments, message):
+    def test_impossible_batches(self, labeled, arguments, message):
         with pytest.raises(InputError, match=message):
-            LabelledSampler(len(labelled), shuffle=True, labelled=labelled, **({"batch_size": 16} | arguments))
+            LabeledSampler(len(labeled), shuffle=True, labeled=labeled, **({"batch_size": 16} | arguments))
 
 
 class TestWrappedModule:
@@ -209,20 +211,20 @@ class TestWrappedModule:
                 return rows.inputs[mine].mean(0)
 
         inputs, _, domains = tiny.tensors(rows=ROWS)["train"]
-        data = TargetDataModule(Counted(tiny.tensors(rows=ROWS), tiny.CLASSES, tiny.DOMAINS), "y", min_labelled=2)
+        data = TargetDataModule(Counted(tiny.tensors(rows=ROWS), tiny.CLASSES, tiny.DOMAINS), "y", min_labeled=2)
         torch.testing.assert_close(data.statistics(), inputs[domains[:, 1]].mean(0))
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
             ({"domain": "z"}, "domain is 'z'; the data have x, y"),
-            ({"labelled_share": 0.0}, "labelled_share is 0.0; expected a share above 0, up to 1"),
-            ({"labelled_share": float("nan")}, "labelled_share is nan"),
-            ({"labelled_per_class": 0}, "labelled_per_class is 0; expected at least 1"),
-            ({"min_labelled": 0}, "min_labelled is 0; expected at least 1"),
+            ({"labeled_fraction": 0.0}, "labeled_fraction is 0.0; expected a fraction above 0, up to 1"),
+            ({"labeled_fraction": float("nan")}, "labeled_fraction is nan"),
+            ({"labeled_per_class": 0}, "labeled_per_class is 0; expected at least 1"),
+            ({"min_labeled": 0}, "min_labeled is 0; expected at least 1"),
             (
-                {"labelled_share": 0.005},
-                r"leaves no labelled sample of cat \(\d+ samples\), dog .*set min_per_class: 1",
+                {"labeled_fraction": 0.005},
+                r"leaves no labeled sample of cat \(\d+ samples\), dog .*set min_per_class: 1",
             ),
         ],
     )
@@ -232,7 +234,7 @@ class TestWrappedModule:
 
     @pytest.mark.parametrize(
         ("label", "message"),
-        [(0, r"domain x have one class only \(cat\); a target needs two"), (-100, "have no labelled sample")],
+        [(0, r"domain x have one class only \(cat\); a target needs two"), (-100, "have no labeled sample")],
     )
     def test_targets_that_teach_nothing(self, label, message):
         split = (torch.rand(6, 4), torch.full((6,), label), torch.ones(6, 1, dtype=torch.bool))
@@ -249,6 +251,6 @@ class TestWrappedModule:
 
 def test_views_of_views_hide_what_either_hides():
     rows = target().rows("train")
-    shown = rows.labelled.nonzero().flatten()
+    shown = rows.labeled.nonzero().flatten()
     view = TargetRows(rows, shown[:2], torch.tensor([True, False]))
     assert view[torch.arange(2)].target.tolist()[1] == -100 == row_facts(view)[0].tolist()[1]

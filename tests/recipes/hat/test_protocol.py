@@ -28,7 +28,7 @@ NETWORKS = {"cnn": partial(SensorCNN, width=4), "gru": partial(SensorGRU, hidden
 VARIANTS = {
     "fixed alpha": {"alpha": "fixed"},
     "one source": {"num_sources": 1},
-    "more labels": {"labelled_share": 0.3},
+    "more labels": {"labeled_fraction": 0.3},
 }
 HARD = {
     "targets": ["p0_phone", "p2_phone", "p0_watch"],
@@ -67,7 +67,7 @@ def folder(tmp_path_factory) -> Path:
     change = {
         "fixed alpha": {"alpha": "fixed"},
         "one source": {"num_sources": 1},
-        "more labels": {"labelled_share": 0.3},
+        "more labels": {"labeled_fraction": 0.3},
     }
     run(path, guarded=True, variants=change)
     return path
@@ -101,7 +101,7 @@ def test_rows_without_training_are_averages_of_the_sources(folder):
     rows, data = results(folder)["rows"], motion()
     data.setup("fit")
     for name in TARGETS:
-        target = TargetDataModule(data, name, labelled_share=0.1, min_per_class=1)
+        target = TargetDataModule(data, name, labeled_fraction=0.1, min_per_class=1)
         target.setup("fit")
         test = target.rows("test")
         truth = test[torch.arange(len(test))].target.numpy()
@@ -193,7 +193,7 @@ def test_pictures_are_drawn_and_an_interrupted_run_goes_on(folder, capsys):
     change = {
         "fixed alpha": {"alpha": "fixed"},
         "one source": {"num_sources": 1},
-        "more labels": {"labelled_share": 0.3},
+        "more labels": {"labeled_fraction": 0.3},
     }
     run(folder, guarded=True, variants=change)
     said = capsys.readouterr().out
@@ -255,8 +255,8 @@ def test_what_the_mixer_believes_stands_beside_what_is_true(folder):
         true = np.mean([value(rows, f"{method}, mixer kept", name) for name in TARGETS])
         assert value(rows, method, None, "mixer accuracy") == pytest.approx(np.mean(believed))
         assert f"| {method} | {np.mean(believed):.3f} | {true:.3f} | {believed.count(1.0)} of 3 |" in text
-        for name, share in zip(TARGETS, believed, strict=True):  # a count over the labelled rows
-            right = share * value(rows, "labelled rows", name, "rows")
+        for name, share in zip(TARGETS, believed, strict=True):  # a count over the labeled rows
+            right = share * value(rows, "labeled rows", name, "rows")
             assert right == pytest.approx(round(right), abs=1e-3)
 
 
@@ -267,7 +267,7 @@ def test_a_student_serves_later_targets_of_other_people_and_an_interrupted_round
         expert = Expert(checkpoint=str(hard / f"seed_0/students/{name}.ckpt"))
         card = registry.card(f"{name}_student")
         assert card.fingerprint == expert.fingerprint and card.classes == motion().classes
-        assert sum(card.counts) == value(before, "labelled rows", name, "rows")  # centroids of those alone
+        assert sum(card.counts) == value(before, "labeled rows", name, "rows")  # centroids of those alone
         there = sum(value(before, kind, name, "sources") for kind in ("sound sources", "poisoned sources"))
         assert there == 6 + len(students)
         (entry,) = [r for r in before if "sources" in r and r.get("domain") == name]
@@ -282,7 +282,7 @@ def test_a_student_serves_later_targets_of_other_people_and_an_interrupted_round
 def test_a_student_that_is_the_best_of_the_sources_is_chosen_by_the_next_target(tmp_path):
     """The sources are hardly trained; a student with most of its labels is the best there is."""
     quick = {"source_epochs": 1, "epochs": 12, "networks": {"cnn": partial(SensorCNN, width=8)}, "baselines": False}
-    few = {"labelled_share": 0.9, "num_sources": 1, "keep_share": 1.0}
+    few = {"labeled_fraction": 0.9, "num_sources": 1, "keep_share": 1.0}
     data = motion().variant(heterogeneity=0.0)
     report = run(tmp_path / "run", data=data, targets=["p0_phone", "p1_phone"], publish_students=True, **quick, **few)
     chosen = {row["domain"]: row["sources"] for row in report.rows if "sources" in row and "domain" in row}
