@@ -64,7 +64,7 @@ def test_hats_players_and_dictionary_are_those_of_one_process(folders, name):
     assert one["steps"] == two["steps"] == (12 if name == "two_step" else 24)  # two optimizers, one after the other
     assert two["figures"] == pytest.approx(one["figures"], abs=1e-5) and "val_mixer_accuracy" in one["figures"]
     assert list(one["weights"]) == list(two["weights"])
-    assert one["weights"]["knowledge.filled"].all() and float(one["weights"]["knowledge.best"]) > 0.1
+    assert one["weights"]["teacher.knowledge.filled"].all() and float(one["weights"]["teacher.knowledge.best"]) > 0.1
     for key, value in one["weights"].items():
         torch.testing.assert_close(two["weights"][key], value, atol=1e-5, rtol=0)
 
