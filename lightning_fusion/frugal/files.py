@@ -1,6 +1,7 @@
 """A fitted policy as files: what is written, and what is believed of what is read."""
 
 import inspect
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 from lightning_fusion.errors import InputError
 from lightning_fusion.files import digest
+from lightning_fusion.frugal.inputs import is_number
 from lightning_fusion.hyperparameters import imported_class
 from lightning_fusion.store import ArrayStore, StoreWriter
 
+FORMAT = 1
 _POLICY = "policy"
 
 
@@ -47,6 +50,32 @@ def read_policy(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
     """A digest of tensors and their names."""
     return digest(*(part for name in sorted(tensors) for part in (name, tensors[name].cpu())))
+
+
+def check_facts(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> tuple[int, int, int]:
+    """(K, N, C) of a policy whose facts and tensors belong together.
+
+    Args:
+        facts: Plain data.
+        tensors: By name.
+        where: They come from, for messages.
+
+    Raises:
+        InputError: If they are of another format, out of range, or do not belong together.
+    """
+    if facts["format"] != FORMAT:
+        raise InputError(f"policy: {where} has format {facts['format']}; this version reads {FORMAT}")
+    names, trade_off, neighbors = facts["names"], facts["trade_off_"], facts["neighbors_"]
+    if (
+        not (is_number(trade_off) and 0 <= trade_off < math.inf)
+        or not (is_number(neighbors, True) and 1 <= neighbors <= facts["rows"])
+        or len(set(names)) < len(names)
+    ):
+        raise InputError(f"policy: the facts of {where} are out of range")
+    shape = len(names), facts["rows"], facts["num_classes"]
+    if tuple(tensors["outputs"].shape) != shape or digest_of(tensors) != facts["digest"]:
+        raise InputError(f"policy: the arrays of {where} are not those that its facts were written with")
+    return shape
 
 
 def describe_part(part: nn.Module) -> dict[str, Any]:

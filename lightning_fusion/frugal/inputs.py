@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from numbers import Integral, Real
 from typing import Any
@@ -18,6 +18,24 @@ from lightning_fusion.experts.pool import check_same_experts
 Ask = Callable[[str, Tensor], Any]
 """Called as ``ask(expert name, rows)`` with (R,) ascending row indices; gives that expert's (R, C) outputs."""
 
+ARGUMENTS = (
+    "costs",
+    "trade_off",
+    "budget",
+    "neighbors",
+    "fuser_neighbors",
+    "min_queries",
+    "leave_one_out",
+    "loss",
+    "abstain_above",
+    "abstain_by",
+    "on_failure",
+    "look_ahead",
+)
+"""Arguments of :class:`~lightning_fusion.FrugalFoE` that are plain data."""
+TRADE_OFFS = (0.5, 0.2, 0.1, 0.05, 0.03, 0.02, 0.015, 0.01, 0.005, 0.002)
+"""Trade-offs of a curve, unless others are given."""
+
 _NUMBERS: dict[str, tuple[bool, bool, str]] = {  # whole, may be None, what it must be
     "trade_off": (False, False, "a number >= 0"),
     "budget": (False, True, "a number > 0"),
@@ -31,7 +49,7 @@ _WORDS = {"loss": ("zero_one", "log"), "abstain_by": ("risk", "probability"), "o
 
 
 def read_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of :class:`~lightning_fusion.FrugalFoE` that are plain data, checked and as Python's own types.
+    """The :data:`ARGUMENTS`, checked and as Python's own types.
 
     Args:
         given: By name.
@@ -64,6 +82,18 @@ def read_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise InputError(f"costs: found {costs!r}; expected numbers ({error})") from error
     found["leave_one_out"] = bool(given["leave_one_out"])
+    return found
+
+
+def read_trade_offs(given: Iterable[float]) -> list[float]:
+    """Trade-offs of a curve, falling, each once.
+
+    Raises:
+        InputError: If there are none, or one is not a finite number >= 0.
+    """
+    found = sorted({float(value) for value in given}, reverse=True)
+    if not found or not found[-1] >= 0 or found[0] == math.inf:
+        raise InputError(f"trade_offs: found {shorten(found) or 'none'}; expected numbers >= 0")
     return found
 
 

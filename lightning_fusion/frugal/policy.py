@@ -13,22 +13,32 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.errors import InputError
 from lightning_fusion.experts.outputs.store import OutputsSplit
 from lightning_fusion.frugal.diagnostics import fit_diagnostics, prediction_diagnostics
-from lightning_fusion.frugal.files import build_part, describe_part, digest_of, read_policy, write_policy
+from lightning_fusion.frugal.files import (
+    FORMAT,
+    build_part,
+    check_facts,
+    describe_part,
+    digest_of,
+    read_policy,
+    write_policy,
+)
 from lightning_fusion.frugal.inputs import (
+    ARGUMENTS,
+    TRADE_OFFS,
     Ask,
     check_labeled,
     check_size,
     checked_query,
     expert_numbers,
     floating,
-    is_number,
     read_arguments,
     read_costs,
     read_known,
     read_labeled,
+    read_trade_offs,
 )
 from lightning_fusion.frugal.neighbors import SubsetNeighbors
 from lightning_fusion.frugal.planning import affordable_trade_off, resolving_neighbors
@@ -37,24 +47,6 @@ from lightning_fusion.frugal.risk import KNNRisk, RiskEstimator
 from lightning_fusion.frugal.search import Calibration, Query, decide
 from lightning_fusion.frugal.subset_fusers import KNNFuser, SubsetFuser
 from lightning_fusion.frugal.tables import DistanceTables, LossTables
-
-FORMAT = 1
-TRADE_OFFS = (0.5, 0.2, 0.1, 0.05, 0.03, 0.02, 0.015, 0.01, 0.005, 0.002)
-"""Trade-offs of a curve, unless others are given."""
-ARGUMENTS = (
-    "costs",
-    "trade_off",
-    "budget",
-    "neighbors",
-    "fuser_neighbors",
-    "min_queries",
-    "leave_one_out",
-    "loss",
-    "abstain_above",
-    "abstain_by",
-    "on_failure",
-    "look_ahead",
-)
 
 
 def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -394,9 +386,7 @@ class FrugalFoE(nn.Module):
             targets = outputs.target
         known = self._known(outputs)
         goal = check_labeled(self.names, known, targets).to(self.targets.device)
-        prices = sorted({float(value) for value in trade_offs}, reverse=True)
-        if not prices or not prices[-1] >= 0 or prices[0] == math.inf:
-            raise InputError(f"trade_offs: found {shorten(prices) or 'none'}; expected numbers >= 0")
+        prices = read_trade_offs(trade_offs)
         count = self.neighbors_ if neighbors is None else neighbors
         calibration = replace(calibration, num_neighbors=count)
         try:
@@ -480,8 +470,7 @@ class FrugalFoE(nn.Module):
             InputError: If they do not belong together.
         """
         try:
-            if facts["format"] != FORMAT:
-                raise InputError(f"policy: {where} has format {facts['format']}; this version reads {FORMAT}")
+            shape = check_facts(facts, tensors, where)
             policy = cls(
                 **facts["arguments"],
                 fuser=build_part(facts["fuser"], SubsetFuser, where),
@@ -490,16 +479,7 @@ class FrugalFoE(nn.Module):
             policy.names, policy.classes, policy.experts = facts["names"], facts["classes"], facts["experts"]
             policy.costs_ = read_costs(facts["costs_"], policy.names, None)
             policy.trade_off_, policy.neighbors_ = facts["trade_off_"], facts["neighbors_"]
-            if (
-                not (is_number(policy.trade_off_) and 0 <= policy.trade_off_ < math.inf)
-                or not (is_number(policy.neighbors_, True) and 1 <= policy.neighbors_ <= facts["rows"])
-                or len(set(policy.names)) < len(policy.names)
-            ):
-                raise InputError(f"policy: the facts of {where} are out of range")
-            shape = len(policy.names), facts["rows"], facts["num_classes"]
             policy.outputs, policy.targets = tensors["outputs"], tensors["targets"]
-            if tuple(policy.outputs.shape) != shape or digest_of(tensors) != facts["digest"]:
-                raise InputError(f"policy: the arrays of {where} are not those that its facts were written with")
             policy.fuser.allocate(*shape)
             policy.risk.allocate(*shape)
             policy.load_state_dict(dict(tensors))

@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_fusion import plotting
-from lightning_fusion.baselines import BASELINES, oracle_expert, oracle_selection
+from lightning_fusion.baselines import BASELINES, Baseline, oracle_expert, oracle_selection
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.views.role import with_roles
 from lightning_fusion.errors import InputError, shorten
@@ -62,6 +62,7 @@ def foe(
     centralised: bool = True,
     single_expert: bool = False,
     overlaps: list[float] | None = None,
+    baselines: dict[str, Callable[[], Baseline]] | None = None,
     trainer: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Report:
@@ -98,6 +99,8 @@ def foe(
             that reads it alone, and the one that is best on the fuser's validation rows is tested.
         overlaps: Shares of each expert's training rows, from 0 to 1, that are drawn from all domains: for each, experts
             are trained and fused anew, and a picture shows where fusing stops to pay. The test and fuser rows stay.
+        baselines: More rules to compare with, by the name that the table prints; in YAML ``{name: {class_path:
+            my_package.MyBaseline, init_args: {...}}}``, a subclass of :class:`~lightning_fusion.baselines.Baseline`.
         trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` says which.
         overwrite: Replace another run in ``output``.
 
@@ -106,7 +109,8 @@ def foe(
         experts' checkpoints, their outputs, the fusers' checkpoints and ``pool.yaml``, which names the experts.
 
     Raises:
-        InputError: If ``output`` holds another run, or the data have fewer than two domains.
+        InputError: If ``output`` holds another run, the data have fewer than two domains, or a baseline has the name
+            of another one.
     """
     seeds = [0] if seeds is None else seeds
     check_seeds(seeds)
@@ -114,6 +118,9 @@ def foe(
         raise InputError("expert_epochs, fuser_epochs and fuser_batch_size must be at least 1")
     if not 0 <= average_share < 1:
         raise InputError(f"average_share is {average_share}; expected 0 to 1, without 1")
+    more = baselines or {}
+    if taken := sorted(set(more) & set(BASELINES)):
+        raise InputError(f"baselines: found the names {shorten(taken)}, which are this library's; choose others")
     data = with_roles(data)
     data.prepare_data()
     check_domains(data)
@@ -134,6 +141,7 @@ def foe(
         "centralised": centralised,
         "single_expert": single_expert,
         "overlaps": overlaps,
+        "baselines": {name: describe(rule) for name, rule in more.items()},
     }
     recipe = _FoE(
         name="foe",
@@ -149,6 +157,7 @@ def foe(
         centralised=centralised,
         single_expert=single_expert,
         overlaps=shares,
+        baselines={**BASELINES, **more},
     )
     return run_recipe(recipe, output, seeds, trainer, overwrite)
 
@@ -165,6 +174,7 @@ class _FoE(Recipe):
     centralised: bool
     single_expert: bool
     overlaps: list[float]
+    baselines: dict[str, Callable[[], Baseline]]
 
     def run_seed(self, run: Run, seed: int) -> None:
         """Train the experts, ask them, and train and test fusers and baselines."""
@@ -174,7 +184,7 @@ class _FoE(Recipe):
         one.fit_fusers(self.outputs, self.fuser, self.average_share)
         if self.single_expert:
             one.fit_on_single_experts(self.outputs, self.fuser)
-        one.score_rules(self.outputs)
+        one.score_rules(self.outputs, self.baselines)
         if self.centralised:
             one.score_centralised(self.expert, self.expert_epochs)
         for share in self.overlaps:
@@ -192,7 +202,7 @@ class _FoE(Recipe):
             "expert names": shorten(outputs.names, 20),
             "rows": ", ".join(f"{name} {len(part)}" for name, part in outputs.splits.items()),
         }
-        best = max(BASELINES, key=lambda name: float(np.mean(report.values(name, self.metric))))
+        best = max(self.baselines, key=lambda name: float(np.mean(report.values(name, self.metric))))
         behind = np.mean(report.values(best, self.metric)) - np.mean(report.values(self.main, self.metric))
         if behind > 0.02:
             report.notes.append(
@@ -298,14 +308,14 @@ class _Seed(SeedRun):
 
     # ------------------------------------------------------------- baselines
 
-    def score_rules(self, outputs: ExpertOutputs) -> None:
+    def score_rules(self, outputs: ExpertOutputs, baselines: dict[str, Callable[[], Baseline]]) -> None:
         """Fit every baseline on the fuser's rows and test it; add the oracles."""
         start = time.perf_counter()
         train, test = outputs.scattered("train"), outputs.scattered("test")
         target, truth = np.asarray(outputs["train"].target), np.asarray(outputs["test"].target)
         # means are linear in who is right: that of all experts is that of their share
         self.report.add_right("mean single expert", (test.argmax(2) == truth[:, None]).mean(1), truth, self.seed)
-        for name, rule in BASELINES.items():
+        for name, rule in baselines.items():
             self._score(name, rule().fit(train, target).predict(test) == truth, outputs)
         owners = outputs.owners("test")
         if owners.any():

@@ -13,6 +13,7 @@ from matplotlib import image as pictures
 
 from lightning_fusion import Expert, ExpertOutputs, FoEFuserModule, TextDataModule
 from lightning_fusion.baselines import BASELINES
+from lightning_fusion.cli.main import main
 from lightning_fusion.data.image.digits import DigitsDataModule
 from lightning_fusion.data.sensor.synthetic import SyntheticSensorDataModule
 from lightning_fusion.encoders import SensorCNN, SmallConvNet, TextBag
@@ -447,3 +448,37 @@ def test_a_fuser_of_one_expert_is_blind_to_the_others():
     others[:, [0, 3, 4]] += 1
     own[:, 2] += 1
     assert torch.equal(fuser(given), fuser(others)) and not torch.equal(fuser(given), fuser(own))
+
+
+class TestBaselinesOfOthers:
+    def test_by_class_path_from_the_command_line(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        config = {
+            "data": {
+                "class_path": "lightning_fusion.data.image.digits.DigitsDataModule",
+                "init_args": {"num_domains": 2, "classes_per_domain": 6, "fuser_fraction": 0.2, "batch_size": 256},
+            },
+            "network": {
+                "class_path": "lightning_fusion.encoders.SmallConvNet",
+                "init_args": {"width": 2, "in_channels": 1},
+            },
+            "expert_epochs": 1,
+            "fuser_epochs": 1,
+            "centralised": False,
+            "trainer": {"accelerator": "cpu"},
+            "baselines": {"the second": {"class_path": "thirdparty.baseline.OneExpert", "init_args": {"number": 1}}},
+            "output": "run",
+        }
+        Path("recipe.yaml").write_text(yaml.safe_dump(config))
+        main(["recipe", "foe", "--config", "recipe.yaml"])
+        found = results(Path("run"))
+        (value,) = (r["value"] for r in found["rows"] if r["method"] == "the second" and r["metric"] == "accuracy" and
+                    "domain" not in r)  # fmt: skip
+        outputs = ExpertOutputs.open("run/seed_0/outputs")
+        assert value == pytest.approx((outputs.scattered("test")[:, 1].argmax(1) == outputs["test"].target).mean())
+        described = found["config"]["baselines"]["the second"]
+        assert described == {"class_path": "thirdparty.baseline.OneExpert", "init_args": {"number": 1}}
+
+    def test_names_of_this_library_are_taken(self, tmp_path):
+        with pytest.raises(InputError, match="baselines: found the names KNORA-E, which are this library's"):
+            run(tmp_path / "run", baselines={"KNORA-E": BASELINES["KNORA-E"]})
