@@ -26,7 +26,7 @@ VARIANTS: dict[str, tuple[Callable[[int, int], nn.Module], bool, float]] = {
     "without dropout": (partial(FeatureFuser, dropout=0.0), True, 0.0),
     "linear": (partial(FeatureFuser, hidden=()), True, 0.0),
     "FeatureFuser": (FeatureFuser, True, 0.0),
-    "FeatureFuser, average_share 0.5": (FeatureFuser, True, 0.5),
+    "FeatureFuser, mean_weight 0.5": (FeatureFuser, True, 0.5),
 }
 """Network, whether it reads representations, and the average's share of the answer."""
 

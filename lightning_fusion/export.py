@@ -39,10 +39,10 @@ class FusedNetwork(nn.Module):
             if not isinstance(expert.network, nn.Module):
                 raise InputError(f"experts: {name} is a plain callable; only torch modules can be exported")
         self.experts, self.network = pool.experts, fuser.network
-        self.target, self.reads_features, self.average_share = (
+        self.target, self.reads_features, self.mean_weight = (
             fuser.target,
             bool(fuser.feature_dims),
-            fuser.average_share,
+            fuser.mean_weight,
         )
         width = len(fuser.classes)
         place = [expert * width + column for expert, own in enumerate(fuser.columns) for column in own]
@@ -59,13 +59,13 @@ class FusedNetwork(nn.Module):
         else:
             outputs = torch.cat([expert(input) for expert in self.experts.values()], dim=1)
             logits = self.network(outputs)
-        if self.target == "label" and not self.average_share:
+        if self.target == "label" and not self.mean_weight:
             return logits.softmax(-1)
         experts, classes = self.shape
         spread = outputs.new_zeros(outputs.shape[0], experts * classes).index_copy(1, self.place, outputs)
         spread = spread.reshape(-1, experts, classes)
         if self.target == "label":
-            return torch.lerp(logits.softmax(-1), spread.mean(1), self.average_share)
+            return torch.lerp(logits.softmax(-1), spread.mean(1), self.mean_weight)
         chosen = logits.argmax(1).reshape(-1, 1, 1).expand(-1, 1, classes)
         return spread.gather(1, chosen).squeeze(1)
 

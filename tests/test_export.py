@@ -87,7 +87,7 @@ def of_texts(kind, tmp_path) -> ExpertPool:
 def test_texts_of_any_length(kind, tmp_path):
     torch.manual_seed(0)
     pool = of_texts(kind, tmp_path)
-    module = FoEFuserModule(pool, feature_dims={"a": 16, "b": 16}, average_share=0.3).eval()
+    module = FoEFuserModule(pool, feature_dims={"a": 16, "b": 16}, mean_weight=0.3).eval()
     trainer = tiny.trainer()
     trainer.strategy.connect(module)
     trainer.save_checkpoint(tmp_path / "fuser.ckpt")

@@ -40,10 +40,10 @@ class MLPFuser(nn.Module):
 
 
 class FeatureFuser(nn.Module):
-    """A fuser for representations beside outputs: standardise - Dropout - (Linear - ReLU - Dropout) ... - Linear.
+    """A fuser for representations beside outputs: standardize - Dropout - (Linear - ReLU - Dropout) ... - Linear.
 
     Representations are many numbers of any scale, and the rows are few: without dropout such a fuser learns them by
-    heart (our choice; docs/methods/foe.md has the comparison). In training a batch is standardised by its own rows,
+    heart (our choice; docs/methods/foe.md has the comparison). In training a batch is standardized by its own rows,
     where there are several processes by those of one.
 
     Args:
@@ -77,7 +77,7 @@ class FeatureFuser(nn.Module):
         return self.layers(self.norm(inputs))
 
 
-def draw_owner(owners: Tensor, index: Tensor, seed: int = 0) -> Tensor:
+def draw_expert_target(owners: Tensor, index: Tensor, seed: int = 0) -> Tensor:
     """Draw one owner of each row at random, the same one whenever and wherever the row is seen.
 
     The FoE paper draws one expert where several own a sample's class. The draw is a hash of (seed, sample, expert), so
@@ -92,7 +92,7 @@ def draw_owner(owners: Tensor, index: Tensor, seed: int = 0) -> Tensor:
         (B,) int64 expert numbers; -100, which cross-entropy ignores, where a row has no owner.
 
     Example:
-        >>> draw_owner(torch.tensor([[False, True], [False, False]]), torch.tensor([4, 5]))
+        >>> draw_expert_target(torch.tensor([[False, True], [False, False]]), torch.tensor([4, 5]))
         tensor([   1, -100])
     """
     expert = torch.arange(owners.shape[1], device=owners.device)
@@ -103,7 +103,7 @@ def draw_owner(owners: Tensor, index: Tensor, seed: int = 0) -> Tensor:
     return drawn.masked_fill(~owners.any(1), -100)
 
 
-def best_owner(owners: Tensor, domain: Tensor, accuracy: Tensor) -> Tensor:
+def best_expert_target(owners: Tensor, domain: Tensor, accuracy: Tensor) -> Tensor:
     """The owner with the highest validation accuracy on the row's domains; the first of equals.
 
     Args:
@@ -115,7 +115,7 @@ def best_owner(owners: Tensor, domain: Tensor, accuracy: Tensor) -> Tensor:
         (B,) int64 expert numbers; -100 where a row has no owner.
 
     Example:
-        >>> best_owner(torch.tensor([[True, True]]), torch.tensor([[True]]), torch.tensor([[0.6, 0.7]]))
+        >>> best_expert_target(torch.tensor([[True, True]]), torch.tensor([[True]]), torch.tensor([[0.6, 0.7]]))
         tensor([1])
     """
     score = (domain.to(accuracy.dtype) @ accuracy).masked_fill(~owners, -1.0)

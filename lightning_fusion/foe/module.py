@@ -29,7 +29,7 @@ from lightning_fusion.experts.pool import (
     store_experts,
     task_classes,
 )
-from lightning_fusion.foe.fusers import FeatureFuser, MLPFuser, best_owner, draw_owner
+from lightning_fusion.foe.fusers import FeatureFuser, MLPFuser, best_expert_target, draw_expert_target
 from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
 from lightning_fusion.metrics.diversity import BestExpertAccuracy
 from lightning_fusion.optimization import build_optimizer
@@ -38,7 +38,7 @@ from lightning_fusion.optimization import build_optimizer
 class FoEFuserModule(CheckedLoading, LightningModule):
     """Fusion of Experts for classification (Wang et al., ICLR 2024, section 3).
 
-    The fuser F reads the experts' softmax outputs side by side and minimises
+    The fuser F reads the experts' softmax outputs side by side and minimizes
 
         sum over rows of CE(F([f_1(x), ..., f_K(x)]), target)
 
@@ -56,12 +56,12 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         domains: Names of the columns of ``Batch.domain``; needed where the target is the expert.
         expert_domains: Domains that each expert was trained on; likewise.
         target: ``label`` or ``expert``.
-        owner: Which expert is the target where several own a row: drawn at ``random`` once (the paper's way), or the
-            ``best`` on the validation split in the row's domains (our choice; needs stored outputs).
+        expert_target: Which expert is the target where several were trained on a row's domains: drawn at ``random``
+            once (the paper's way), or the ``best`` on the validation split in these (our choice; needs stored outputs).
         feature_dims: Width of each expert's features, in order, where the fuser reads them beside the outputs; the
             command line takes it from the data module. The paper's fuser reads outputs.
-        average_share: Share of the experts' plain average in the answer where the target is the label: with p the
-            softmax of the fuser and a the mean of what the experts say, (1 - share) p + share a. The fuser is trained
+        mean_weight: Weight of the experts' plain mean in the answer where the target is the label: with p the
+            softmax of the fuser and a the mean of what the experts say, (1 - weight) p + weight a. The fuser is trained
             as if it stood alone. 0 is the paper's.
         network: Called as ``network(num_inputs, num_outputs)``; where None the paper's two hidden layers of 512, with
             features :class:`~lightning_fusion.foe.fusers.FeatureFuser`.
@@ -88,9 +88,9 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         domains: list[str] | None = None,
         expert_domains: dict[str, list[str]] | None = None,
         target: Literal["label", "expert"] = "label",
-        owner: Literal["random", "best"] = "random",
+        expert_target: Literal["random", "best"] = "random",
         feature_dims: dict[str, int] | None = None,
-        average_share: float = 0.0,
+        mean_weight: float = 0.0,
         network: Callable[[int, int], nn.Module] | None = None,
         optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,
@@ -115,12 +115,14 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         self.classes = task_classes(expert_classes, classes)
         self.expert_classes = {name: list(names) for name, names in expert_classes.items()}
         self.columns = scatter_columns(self.expert_classes, self.classes)
-        self.target, self.owner, self.seed, self.save_experts = target, owner, seed, save_experts
-        if target not in ("label", "expert") or owner not in ("random", "best"):
-            raise InputError(f"target is {target!r}, owner {owner!r}; expected label or expert, random or best")
-        if not 0 <= average_share < 1 or (average_share and target != "label"):
-            raise InputError(f"average_share is {average_share}; expected 0 to 1, without 1, and target: label above 0")
-        self.average_share = average_share
+        self.target, self.expert_target, self.seed, self.save_experts = target, expert_target, seed, save_experts
+        if target not in ("label", "expert") or expert_target not in ("random", "best"):
+            raise InputError(
+                f"target is {target!r}, expert_target is {expert_target!r}; expected label or expert, random or best"
+            )
+        if not 0 <= mean_weight < 1 or (mean_weight and target != "label"):
+            raise InputError(f"mean_weight is {mean_weight}; expected 0 to 1, without 1, and target: label above 0")
+        self.mean_weight = mean_weight
         owners = owner_matrix(domains or [], expert_domains or {name: [] for name in self.expert_classes})
         if target == "expert" and not owners.any():
             raise InputError(
@@ -176,10 +178,10 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         logits = self.network(outputs)
         if self.target == "expert":
             return self._answer(outputs, logits.argmax(1))
-        if not self.average_share:
+        if not self.mean_weight:
             return logits
         average = self._spread(outputs).float().mean(1)
-        return torch.lerp(logits.float().softmax(1), average, self.average_share).clamp_min(1e-12).log()
+        return torch.lerp(logits.float().softmax(1), average, self.mean_weight).clamp_min(1e-12).log()
 
     def _answer(self, outputs: Tensor, chosen: Tensor) -> Tensor:
         """(B, C) log-probabilities of the chosen experts."""
@@ -212,10 +214,10 @@ class FoEFuserModule(CheckedLoading, LightningModule):
     def _expert_target(self, batch: OutputsBatch) -> tuple[Tensor, Tensor]:
         """(B,) the expert to choose and (B, K) all that own the row."""
         owners = (batch.domain.to(torch.float32) @ self.owners.to(torch.float32)) > 0
-        if self.owner == "random":
-            return draw_owner(owners, batch.index, self.seed), owners
+        if self.expert_target == "random":
+            return draw_expert_target(owners, batch.index, self.seed), owners
         assert self._best_accuracy is not None
-        return best_owner(owners, batch.domain, self._best_accuracy.to(owners.device)), owners
+        return best_expert_target(owners, batch.domain, self._best_accuracy.to(owners.device)), owners
 
     # ----------------------------------------------------------------- steps
 
@@ -269,8 +271,10 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         """Check that store and experts belong together; learn who is best where, if that is the target."""
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, OutputsDataModule):
-            if self.owner == "best" and self.target == "expert" and stage != "predict":
-                raise InputError("owner: best needs stored outputs; use OutputsDataModule as data, or owner: random")
+            if self.expert_target == "best" and self.target == "expert" and stage != "predict":
+                raise InputError(
+                    "expert_target: best needs stored outputs; use OutputsDataModule as data, or expert_target: random"
+                )
             return
         outputs = data.outputs
         if list(outputs.expert_classes.items()) != list(self.expert_classes.items()) or outputs.classes != self.classes:
@@ -290,7 +294,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
             self._expert_facts = outputs.experts
         elif self.pool is None:
             check_same_experts(self._expert_facts or {}, self._asked)
-        if self.owner == "best" and self.target == "expert":
+        if self.expert_target == "best" and self.target == "expert":
             right = torch.from_numpy(outputs.scattered("val").argmax(2) == outputs["val"].target[:, None])
             member = torch.from_numpy(outputs["val"].domain.copy()).to(torch.float64)
             counts = member.sum(0).clamp_min(1)

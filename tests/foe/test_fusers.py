@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_fusion.experts.pool import scatter
-from lightning_fusion.foe.fusers import FeatureFuser, MLPFuser, best_owner, draw_owner
+from lightning_fusion.foe.fusers import FeatureFuser, MLPFuser, best_expert_target, draw_expert_target
 from lightning_fusion.foe.module import failure_signs
 
 
@@ -71,7 +71,7 @@ class TestDrawOwner:
         rows = 6000
         owners = torch.zeros(rows, 5, dtype=torch.bool)
         owners[:, owned] = True
-        counts = torch.bincount(draw_owner(owners, torch.arange(rows), seed), minlength=5)
+        counts = torch.bincount(draw_expert_target(owners, torch.arange(rows), seed), minlength=5)
         assert counts.sum() == counts[owned].sum() == rows
         expected = rows / len(owned)
         chi_square = (((counts[owned] - expected) ** 2) / expected).sum()
@@ -79,22 +79,22 @@ class TestDrawOwner:
 
     def test_neighbouring_rows_and_seeds_draw_independently(self):
         owners = torch.ones(6000, 4, dtype=torch.bool)
-        one, other = (draw_owner(owners, torch.arange(6000), seed) for seed in (0, 1))
+        one, other = (draw_expert_target(owners, torch.arange(6000), seed) for seed in (0, 1))
         for agreement in (one == other, one[1:] == one[:-1], one[2:] == one[:-2]):
             assert abs(agreement.double().mean() - 0.25) < 5 * (0.25 * 0.75 / 6000) ** 0.5
 
     def test_depends_on_the_sample_alone(self):
         owners = torch.rand(40, 5) < 0.6
         index = torch.randperm(1000)[:40] + 5_000_000
-        drawn = draw_owner(owners, index, 3)
+        drawn = draw_expert_target(owners, index, 3)
         order = torch.randperm(40)
-        assert torch.equal(draw_owner(owners[order], index[order], 3), drawn[order])
+        assert torch.equal(draw_expert_target(owners[order], index[order], 3), drawn[order])
         assert torch.equal(
-            torch.cat([draw_owner(owners[i : i + 7], index[i : i + 7], 3) for i in range(0, 40, 7)]), drawn
+            torch.cat([draw_expert_target(owners[i : i + 7], index[i : i + 7], 3) for i in range(0, 40, 7)]), drawn
         )
 
     def test_a_row_without_owner_is_ignored_by_cross_entropy(self):
-        drawn = draw_owner(torch.tensor([[False, False], [False, True]]), torch.tensor([0, 1]))
+        drawn = draw_expert_target(torch.tensor([[False, False], [False, True]]), torch.tensor([0, 1]))
         assert drawn.tolist() == [-100, 1]
         logits = torch.randn(2, 2)
         assert torch.equal(F.cross_entropy(logits, drawn), F.cross_entropy(logits[1:], drawn[1:]))
@@ -107,7 +107,7 @@ def test_best_owner_is_the_best_of_the_owners_on_the_rows_domains():
     )
     domain = torch.tensor([[True, False], [True, False], [True, True], [True, True], [False, False]])
     # 0.5 < 0.7; 0.9; 1.0, 1.3 and 1.4 over both domains; no owner; equals without a domain: the first
-    assert best_owner(owners, domain, accuracy).tolist() == [2, 0, 2, -100, 1]
+    assert best_expert_target(owners, domain, accuracy).tolist() == [2, 0, 2, -100, 1]
 
 
 class TestFailureSigns:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lightning_fusion import Expert, ExpertOutputs, ExpertPool, FoEFuserModule, OutputsDataModule, collect
 from lightning_fusion.errors import InputError
-from lightning_fusion.foe.fusers import FeatureFuser, MLPFuser, best_owner, draw_owner
+from lightning_fusion.foe.fusers import FeatureFuser, MLPFuser, best_expert_target, draw_expert_target
 
 SMALL = partial(MLPFuser, hidden=(6,))
 
@@ -45,7 +45,9 @@ def close(ours: nn.Module, theirs: nn.Module, **how) -> None:
 
 class TestTrainingStep:
     @pytest.mark.parametrize(
-        "arguments", [{}, {"target": "expert"}, {"target": "expert", "owner": "best"}], ids=["label", "random", "best"]
+        "arguments",
+        [{}, {"target": "expert"}, {"target": "expert", "expert_target": "best"}],
+        ids=["label", "random", "best"],
     )
     @pytest.mark.parametrize("optimizer", [None, partial(torch.optim.SGD, lr=0.5)], ids=["AdamW", "SGD"])
     def test_equals_hand_written_steps(self, arguments, optimizer):
@@ -63,16 +65,16 @@ class TestTrainingStep:
         for batch in seen:
             owners = torch.stack([batch.target != 2, batch.target != 0], 1)  # cats are a's, owls b's, dogs both's
             goal = {
-                "random": draw_owner(owners, batch.index),
-                "best": best_owner(owners, batch.domain, accuracy),
+                "random": draw_expert_target(owners, batch.index),
+                "best": best_expert_target(owners, batch.domain, accuracy),
                 None: batch.target,
-            }[arguments.get("owner", "random" if arguments else None)]
+            }[arguments.get("expert_target", "random" if arguments else None)]
             optimizer.zero_grad()
             F.cross_entropy(network(batch.outputs), goal).backward()
             optimizer.step()
             schedule.step()
         assert trainer.global_step == len(seen) == 6
-        if arguments.get("owner") == "best":
+        if arguments.get("expert_target") == "best":
             torch.testing.assert_close(module._best_accuracy, accuracy)
         close(module.network, network)
 
@@ -84,7 +86,7 @@ class TestTrainingStep:
         fit(module, outputs, epochs=1, max_steps=1)
         batch = batches(outputs, 1)[0]
         owners = batch.domain.clone()
-        goal = draw_owner(owners, batch.index)
+        goal = draw_expert_target(owners, batch.index)
         kept = goal >= 0
         assert 0 < kept.sum() < 8
         optimizer = sgd(network.parameters())
@@ -133,18 +135,18 @@ class TestAnswers:
 
     def test_the_average_of_experts_has_its_share_of_the_answer(self):
         outputs = tiny.outputs()
-        module, alone = fuser(outputs, average_share=0.25), fuser(outputs)
+        module, alone = fuser(outputs, mean_weight=0.25), fuser(outputs)
         given = torch.from_numpy(outputs.concatenated("test"))
         average = torch.from_numpy(outputs.scattered("test")).mean(1)
         expected = 0.75 * alone.fuse(given).softmax(1) + 0.25 * average
         torch.testing.assert_close(module.fuse(given).softmax(1), expected)
         fit(module, outputs), fit(alone, outputs)
         close(module.network, alone.network)  # trained as if alone
-        assert module.hparams.average_share == 0.25
+        assert module.hparams.mean_weight == 0.25
 
-    @pytest.mark.parametrize("arguments", [{"average_share": 1.0}, {"average_share": 0.5, "target": "expert"}])
+    @pytest.mark.parametrize("arguments", [{"mean_weight": 1.0}, {"mean_weight": 0.5, "target": "expert"}])
     def test_shares_that_make_no_sense(self, arguments):
-        with pytest.raises(InputError, match="average_share is"):
+        with pytest.raises(InputError, match="mean_weight is"):
             fuser(**arguments)
 
     def test_expert_fuser_gives_the_chosen_experts_prediction(self):
@@ -249,12 +251,16 @@ class TestRawInput:
         )
 
     def test_owner_best_needs_stored_outputs(self):
-        module = FoEFuserModule(tiny.experts(), domains=tiny.DOMAINS, target="expert", owner="best", network=SMALL)
-        with pytest.raises(InputError, match="owner: best needs stored outputs; use OutputsDataModule as data"):
+        module = FoEFuserModule(
+            tiny.experts(), domains=tiny.DOMAINS, target="expert", expert_target="best", network=SMALL
+        )
+        with pytest.raises(InputError, match="expert_target: best needs stored outputs; use OutputsDataModule as data"):
             tiny.trainer().fit(module, datamodule=tiny.data())
 
     def test_owner_best_may_predict_from_raw_input(self):
-        module = FoEFuserModule(tiny.experts(), domains=tiny.DOMAINS, target="expert", owner="best", network=SMALL)
+        module = FoEFuserModule(
+            tiny.experts(), domains=tiny.DOMAINS, target="expert", expert_target="best", network=SMALL
+        )
         parts = tiny.trainer().predict(module, datamodule=tiny.data())
         assert sum(len(part["index"]) for part in parts) == 11
 
@@ -358,7 +364,7 @@ class TestFacts:
                 "expert a knows dog, which the task's classes",
             ),
             ({"expert_classes": tiny.EXPERT_CLASSES, "target": "domain"}, "target is 'domain'"),
-            ({"expert_classes": tiny.EXPERT_CLASSES, "owner": "first"}, "owner 'first'"),
+            ({"expert_classes": tiny.EXPERT_CLASSES, "expert_target": "first"}, "expert_target is 'first'"),
             ({"expert_classes": tiny.EXPERT_CLASSES, "target": "expert"}, "needs to know who was trained on what"),
             (
                 {

@@ -29,8 +29,8 @@ from lightning_fusion.recipes.seed_run import SeedRun, check_domains, describe, 
 MAIN = "FoE (label)"
 FUSERS: dict[str, dict[str, Any]] = {
     MAIN: {"target": "label"},
-    "FoE (expert, random owner)": {"target": "expert", "owner": "random"},
-    "FoE (expert, best owner)": {"target": "expert", "owner": "best"},
+    "FoE (expert, random owner)": {"target": "expert", "expert_target": "random"},
+    "FoE (expert, best owner)": {"target": "expert", "expert_target": "best"},
 }
 ONE_OWNER = "FoE (expert)"
 """Stands for both of the latter where no row has two owners: they are the same."""
@@ -53,7 +53,7 @@ def foe(
     fuser_batch_size: int | None = None,
     fuser: Callable[[int, int], nn.Module] | None = None,
     features: str | None = None,
-    average_share: float = 0.5,
+    mean_weight: float = 0.5,
     optimizer: OptimizerCallable | None = None,
     scheduler: LRSchedulerCallable | None = None,
     label_smoothing: float = 0.0,
@@ -86,7 +86,7 @@ def foe(
             :class:`~lightning_fusion.foe.fusers.FeatureFuser` where it reads features.
         features: Layer of the experts' networks that gives their representation. Where named, the main row is FoE that
             reads representations beside outputs (our extension), and the paper's stands below it.
-        average_share: Share of the experts' plain average in the answer of FoE that reads representations; 0 is the
+        mean_weight: Weight of the experts' plain mean in the answer of FoE that reads representations; 0 is the
             fuser alone.
         optimizer: Of the experts; AdamW, 1e-3, weight decay 1e-4 where None.
         scheduler: Of the experts, stepping each epoch; a cosine to 0 where None.
@@ -116,8 +116,8 @@ def foe(
     check_seeds(seeds)
     if expert_epochs < 1 or fuser_epochs < 1 or (fuser_batch_size is not None and fuser_batch_size < 1):
         raise InputError("expert_epochs, fuser_epochs and fuser_batch_size must be at least 1")
-    if not 0 <= average_share < 1:
-        raise InputError(f"average_share is {average_share}; expected 0 to 1, without 1")
+    if not 0 <= mean_weight < 1:
+        raise InputError(f"mean_weight is {mean_weight}; expected 0 to 1, without 1")
     more = baselines or {}
     if taken := sorted(set(more) & set(BASELINES)):
         raise InputError(f"baselines: found the names {shorten(taken)}, which are this library's; choose others")
@@ -135,7 +135,7 @@ def foe(
         "fuser_batch_size": fuser_batch_size,
         "fuser": describe(fuser),
         "features": features,
-        "average_share": average_share,
+        "mean_weight": mean_weight,
         **{name: describe(value) if callable(value) else value for name, value in expert.items()},
         "metric": metric,
         "centralised": centralised,
@@ -153,7 +153,7 @@ def foe(
         expert={"network": network, "features": features, **expert},
         expert_epochs=expert_epochs,
         fuser={"network": fuser, "epochs": fuser_epochs, "batch_size": fuser_batch_size},
-        average_share=average_share,
+        mean_weight=mean_weight,
         centralised=centralised,
         single_expert=single_expert,
         overlaps=shares,
@@ -170,7 +170,7 @@ class _FoE(Recipe):
     expert_epochs: int
     fuser: dict[str, Any]
     """Network, epochs and batch size of the fusers."""
-    average_share: float
+    mean_weight: float
     centralised: bool
     single_expert: bool
     overlaps: list[float]
@@ -181,7 +181,7 @@ class _FoE(Recipe):
         one = _Seed(run, self.data.variant(seed=seed), seed)
         experts = one.train_experts(self.expert, self.expert_epochs)
         self.outputs = one.collect(experts, features=self.expert["features"] is not None)
-        one.fit_fusers(self.outputs, self.fuser, self.average_share)
+        one.fit_fusers(self.outputs, self.fuser, self.mean_weight)
         if self.single_expert:
             one.fit_on_single_experts(self.outputs, self.fuser)
         one.score_rules(self.outputs, self.baselines)
@@ -229,10 +229,10 @@ class _Seed(SeedRun):
 
     # ---------------------------------------------------------------- fusers
 
-    def fit_fusers(self, outputs: ExpertOutputs, fuser: dict[str, Any], average_share: float) -> None:
+    def fit_fusers(self, outputs: ExpertOutputs, fuser: dict[str, Any], mean_weight: float) -> None:
         """Train and test FoE with each kind of target, and with features where the store holds them."""
         owned = all(outputs.owners(split).any() for split in ("train", "val"))
-        mixed = FUSERS[MAIN] | {"average_share": average_share}
+        mixed = FUSERS[MAIN] | {"mean_weight": mean_weight}
         with_features = {WITH_FEATURES: mixed} if outputs["train"].features else {}
         single = all(outputs.owners(split).sum(1).max() <= 1 for split in ("train", "val"))
         kinds = {MAIN: FUSERS[MAIN], ONE_OWNER: {"target": "expert"}} if single else FUSERS

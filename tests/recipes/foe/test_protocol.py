@@ -334,10 +334,10 @@ def test_with_features_the_fuser_that_reads_them_is_the_main_row(tmp_path):
     outputs = ExpertOutputs.open(tmp_path / "run/seed_0/outputs")
     dims = dict.fromkeys(outputs.names, 8)  # SmallConvNet of width 2
     assert {name: values.shape[1] for name, values in outputs["test"].features.items()} == dims
-    module = FoEFuserModule(**outputs.facts(), feature_dims=dims, average_share=0.5)  # half of it is the plain average
+    module = FoEFuserModule(**outputs.facts(), feature_dims=dims, mean_weight=0.5)  # half of it is the plain average
     path = tmp_path / "run/seed_0/fusers/label_with_features.ckpt"
     module.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
-    assert FoEFuserModule.load_from_checkpoint(path, network=FeatureFuser).average_share == 0.5
+    assert FoEFuserModule.load_from_checkpoint(path, network=FeatureFuser).mean_weight == 0.5
     given, target = outputs.concatenated("test", features=True), outputs["test"].target
     with torch.no_grad():
         answer = module.eval().fuse(torch.from_numpy(given)).argmax(1).numpy()
@@ -414,15 +414,15 @@ class TestUnbalanced:
 
 
 def test_the_fuser_that_reads_features_may_stand_alone(tmp_path):
-    run(tmp_path / "run", features="pool", fuser=None, centralised=False, average_share=0.0)
+    run(tmp_path / "run", features="pool", fuser=None, centralised=False, mean_weight=0.0)
     path = tmp_path / "run/seed_0/fusers/label_with_features.ckpt"
     module = FoEFuserModule.load_from_checkpoint(path, network=FeatureFuser).eval()
     given = ExpertOutputs.open(tmp_path / "run/seed_0/outputs").concatenated("test", features=True)
     with torch.no_grad():
         answer = module.network(torch.from_numpy(given)).argmax(1).numpy()
     assert np.array_equal(answer, np.load(tmp_path / "run/seed_0/fused.npy"))
-    with pytest.raises(InputError, match=r"average_share is 1\.0"):
-        run(tmp_path / "other", average_share=1.0)
+    with pytest.raises(InputError, match=r"mean_weight is 1\.0"):
+        run(tmp_path / "other", mean_weight=1.0)
 
 
 def test_the_benchmark_of_fusers_reads_a_run_and_no_test_row(tmp_path, monkeypatch):
