@@ -13,7 +13,7 @@ from lightning_fusion.data.text.readers import read_table
 from lightning_fusion.data.text.texts import Texts, normalize
 from lightning_fusion.data.text.tokens import TextTokenizer
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.files import digest
+from lightning_fusion.files import digest, write_text
 from lightning_fusion.generation.pairs import TextPairsDataModule
 
 _WHOLE = 1 << 20  # tokens
@@ -157,7 +157,7 @@ class PairFiles:
         return read, write
 
     def tell_cut(self) -> str | None:
-        """How many texts are longer than what is read and learnt of them; None where all fit."""
+        """How many texts are longer than what is read and learned of them; None where all fit."""
         limits = {"read": self.max_read, "write": self.max_write}
         both = zip(limits, self._tokens, strict=True)
         cut = {name: sum(len(text) > limits[name] for text in texts) for name, texts in both}
@@ -173,7 +173,7 @@ class PairFiles:
     def save_tokenizer(self, folder: str | Path) -> Path:
         """Write a ``tokenizer.json``, which transformers and this library read."""
         path = Path(folder) / "tokenizer.json"
-        path.write_text(self.tokenizer.dump())
+        write_text(path, self.tokenizer.dump())
         return path
 
     # ----------------------------------------------------------- data modules

@@ -3,17 +3,18 @@
 import json
 import platform
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from scipy.stats import t
 
 from lightning_fusion import plotting
 from lightning_fusion.files import write_text
@@ -29,21 +30,55 @@ Figures = dict[str, tuple[Figure, str]]
 _PACKAGES = ("lightning-fusion", "torch", "torchvision", "lightning", "scikit-learn", "numpy")
 
 
-def paired_gain(values: Sequence[float], against: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Mean paired difference and its 95 % interval by Student's t; no interval from one pair.
+class Gain(NamedTuple):
+    """A mean paired difference and its 95 % interval, which one pair does not have.
+
+    Example:
+        >>> Gain(0.05, 0.01, 0.09).points(), Gain(-0.05, None, None).points(2)
+        ('+5.0 [+1.0, +9.0]', '-5.00')
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both bounds; None where there are none."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    def points(self, decimals: int = 1) -> str:
+        """In points, hundredths of the metric."""
+        mean, *bounds = (f"{100 * value:+.{decimals}f}" for value in (self.mean, *(self.interval or ())))
+        return f"{mean} [{', '.join(bounds)}]" if bounds else mean
+
+
+def paired_gain(values: Sequence[float], against: Sequence[float]) -> Gain:
+    """Mean paired difference and its 95 % interval by Student's t.
+
+    Differences that are all the same have an interval of no width (``scipy.stats.t.interval`` has NaN there).
 
     Example:
         >>> [round(value, 3) for value in paired_gain([0.5, 0.6, 0.7], [0.4, 0.4, 0.6])]
         [0.133, -0.01, 0.277]
     """
-    from scipy.stats import t
-
     difference = np.asarray(values, float) - np.asarray(against, float)
     mean = float(difference.mean())
     if len(difference) < 2:
-        return mean, None, None
+        return Gain(mean, None, None)
     half = float(t.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / np.sqrt(len(difference)))
-    return mean, mean - half, mean + half
+    return Gain(mean, mean - half, mean + half)
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    r"""The lines of a table in Markdown; a bar in a cell is written as one.
+
+    Example:
+        >>> markdown_table(["method", "accuracy"], [["a|b", "0.5"]])
+        ['| method | accuracy |', '|---|---|', '| a\\|b | 0.5 |']
+    """
+    lines = [" | ".join(cell.replace("|", "\\|") for cell in cells) for cells in (headings, *rows)]
+    return [f"| {lines[0]} |", "|---" * len(headings) + "|", *(f"| {line} |" for line in lines[1:])]
 
 
 @dataclass
@@ -85,14 +120,15 @@ class Report:
         for metric, mean in MEANS.items():
             self.add(method, metric, mean(right, targets), seed, **more)
 
-    def values(self, method: str, metric: str = "accuracy", split: str = "test") -> list[float]:
-        """Figures of a method over all data, ordered by seed."""
-        rows = [
-            row
-            for row in self.rows
-            if (row["method"], row["metric"], row["split"]) == (method, metric, split) and "domain" not in row
-        ]
-        return [row["value"] for row in sorted(rows, key=lambda row: row["seed"])]
+    def select(self, **facts: Any) -> list[dict[str, Any]]:
+        """The rows that agree with all facts, ordered by seed; None stands for a fact that a row does not have."""
+        found = [row for row in self.rows if all(row.get(name) == value for name, value in facts.items())]
+        return sorted(found, key=lambda row: row["seed"])
+
+    def values(self, method: str, metric: str = "accuracy", split: str = "test", **facts: Any) -> list[float]:
+        """Values of a method, ordered by seed: over all data, unless facts name a domain."""
+        rows = self.select(method=method, metric=metric, split=split, **{"domain": None} | facts)
+        return [row["value"] for row in rows]
 
     def methods(self, metric: str = "accuracy") -> list[str]:
         """Methods in the order in which they were added."""
@@ -182,11 +218,7 @@ class Report:
             if entry["against"]:
                 continue
             gain = gains.get(entry["method"])
-            text = ""
-            if gain:
-                text = f"{100 * gain['gain']:+.1f}"
-                if gain["gain_low"] is not None:
-                    text += f"  [{100 * gain['gain_low']:+.1f}, {100 * gain['gain_high']:+.1f}]"
+            text = Gain(gain["gain"], gain["gain_low"], gain["gain_high"]).points() if gain else ""
             others = (_spread(rows.get(entry["method"])) for rows in more)
             cells.append((entry["method"], _spread(entry), *others, text))
         return cells
@@ -203,10 +235,8 @@ class Report:
             else f"{title} of one seed: gains are in points and have no interval over seeds; give more seeds for one."
         )
         headings = ["method", self.metric, *self.beside, f"{main} gains"]
-        lines += ["", how, "", f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
-        for *cells, gain in self._cells(main):
-            bold = "**" if cells[0] == main else ""
-            lines.append("| " + " | ".join(f"{bold}{cell}{bold}" if cell else "" for cell in cells) + f" | {gain} |")
+        rows = [[f"**{cell}**" if cell and cells[0] == main else cell for cell in cells] for cells in self._cells(main)]
+        lines += ["", how, "", *markdown_table(headings, rows)]
         lines += ["", *(f"- {note}" for note in same_of_seeds(self.notes)), "", *self.text, ""]
         for name, (_, caption) in figures.items():
             lines += [f"![{caption}]({name}.png)", "", caption, ""]

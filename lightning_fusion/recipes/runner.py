@@ -21,7 +21,7 @@ from lightning_fusion.recipes.trainers import Trainers
 
 _RUN = "run.json"
 _WRITTEN = (_RUN, "results.json", "report.md")  # through drafts
-_MADE = re.compile(r"config\.yaml|\w+\.png|seed_\d+|logs")
+_MADE = re.compile(r"config\.yaml|\w+\.png|seed_\d+|logs|answers")
 
 
 @dataclass

@@ -92,7 +92,7 @@ class TestReport:
         text = (tmp_path / "report.md").read_text()
         for part in (
             "| **ours** | **0.700 ± 0.141** |",
-            "| theirs | 0.650 ± 0.071 | +5.0  [",
+            "| theirs | 0.650 ± 0.071 | +5.0 [",
             "![A picture](a.png)",
             "- A note.",
         ):

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import numpy as np
 import torch
 from lightning import seed_everything
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from rich.console import Console
 from torch import Tensor, nn
 
 from lightning_fusion import plotting
@@ -23,10 +23,9 @@ from lightning_fusion.generation.fuser import GenerativeFoE
 from lightning_fusion.generation.module import GenerativeExpertModule
 from lightning_fusion.generation.pair_files import PairFiles
 from lightning_fusion.generation.rouge import ROUGE_KEYS, Rouge
-from lightning_fusion.recipes.report import Figures, Report, paired_gain
-from lightning_fusion.recipes.runner import Run, check_seeds, claim_folder, quiet_lightning
+from lightning_fusion.recipes.report import Figures, Report, markdown_table, paired_gain
+from lightning_fusion.recipes.runner import Recipe, Run, run_recipe
 from lightning_fusion.recipes.seed_run import SeedRun, check_domains, describe, save_weights, stage_seed
-from lightning_fusion.recipes.trainers import Trainers
 
 MAIN = "GenerativeFoE (all embeddings)"
 DOMAIN_ORACLE = "oracle (domain known)"
@@ -48,8 +47,7 @@ def generative(
     single_features: bool = True,
     optimizer: OptimizerCallable | None = None,
     scheduler: LRSchedulerCallable | None = None,
-    gradient_clip: float | None = 1.0,
-    accelerator: str = "auto",
+    trainer: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Report:
     """Train one expert that writes per domain, choose whose text is returned, and compare with every single expert.
@@ -71,8 +69,7 @@ def generative(
         single_features: Train fusers that read one expert's embedding alone, too.
         optimizer: Of the experts; AdamW, 1e-3, weight decay 1e-4 where None.
         scheduler: Of the experts, stepping each epoch; a cosine to 0 where None.
-        gradient_clip: Largest norm of a gradient, of experts and fusers; not clipped where None.
-        accelerator: Lightning's name of the device.
+        trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` says which.
         overwrite: Replace another run in ``output``.
 
     Returns:
@@ -82,17 +79,14 @@ def generative(
     Raises:
         InputError: If ``output`` holds another run, or the data have fewer than two domains.
     """
-    seeds = [0] if seeds is None else seeds
-    check_seeds(seeds)
     if min(expert_epochs, fuser_epochs, max_new_tokens, hidden) < 1:
         raise InputError("expert_epochs, fuser_epochs, max_new_tokens and hidden must be at least 1")
-    data = data.variant(seed=seeds[0])
+    data = data.variant(seed=0)
     check_domains(data.module("fuser"))
     config = {
         "data": data.arguments,
         "content": data.fingerprint(),
         "network": describe(network),
-        "seeds": seeds,
         "expert_epochs": expert_epochs,
         "fuser_epochs": fuser_epochs,
         "max_new_tokens": max_new_tokens,
@@ -100,43 +94,84 @@ def generative(
         "single_features": single_features,
         "optimizer": describe(optimizer),
         "scheduler": describe(scheduler),
-        "gradient_clip": gradient_clip,
     }
-    folder, resumed = claim_folder(output, "generative", config, overwrite)
-    console = Console(markup=False)
-    if resumed:
-        console.print(f"going on with the run in {folder}")
-    report = Report("generative", config, metric="rougeL", title="test ROUGE-L (F-measure)")
-    report.beside = ("rouge1", "rouge2", "choice accuracy", "experts asked")
-    arguments = {"network": network, "optimizer": optimizer, "scheduler": scheduler, "max_new_tokens": max_new_tokens}
-    trainer = {"accelerator": accelerator, "gradient_clip_val": gradient_clip}
-    claimed = Run(folder, seeds, report, console, Trainers(trainer, folder))
-    with quiet_lightning():
-        for seed in seeds:
-            run = _Seed(data.variant(seed=seed), seed, claimed)
-            experts = run.train_writers(arguments, expert_epochs)
-            run.ask(experts, max_new_tokens)
-            run.choose(fuser_epochs, max_new_tokens, hidden, single_features)
-            run.score_baselines()
-            run.compare()
-    report.data = {
-        "source": data.root,
-        "experts": ", ".join(data.domains),
-        "pairs": ", ".join(f"{name} {count}" for name, count in run.counts().items()),
-        "tokens": data.tokenizer.vocab_size,
-    }
-    if told := data.tell_cut():
-        report.notes.append(told)
-    report.save(folder, MAIN)  # the results are safe before anything is drawn
-    report.save(folder, MAIN, _figures(report, run))
-    report.print(MAIN, folder, console)
-    return report
+    recipe = _Generative(
+        name="generative",
+        main=MAIN,
+        config=config,
+        metric="rougeL",
+        title="test ROUGE-L (F-measure)",
+        beside=("rouge1", "rouge2", "choice accuracy", "experts asked"),
+        data=data,
+        expert={"network": network, "optimizer": optimizer, "scheduler": scheduler, "max_new_tokens": max_new_tokens},
+        expert_epochs=expert_epochs,
+        fuser={"max_new_tokens": max_new_tokens, "hidden": hidden},
+        fuser_epochs=fuser_epochs,
+        single_features=single_features,
+    )
+    return run_recipe(recipe, output, [0] if seeds is None else seeds, trainer, overwrite)
+
+
+@dataclass(kw_only=True)
+class _Generative(Recipe):
+    data: PairFiles
+    expert: dict[str, Any]
+    """Arguments of the experts' modules."""
+    expert_epochs: int
+    fuser: dict[str, Any]
+    """Arguments of the fusers."""
+    fuser_epochs: int
+    single_features: bool
+
+    def run_seed(self, run: Run, seed: int) -> None:
+        """Train the experts, let them write, and choose among their texts."""
+        one = self.last = _Seed(run, self.data.variant(seed=seed), seed)
+        one.query(one.train_writers(self.expert, self.expert_epochs), self.expert["max_new_tokens"])
+        one.choose(self.fuser, self.fuser_epochs, self.single_features)
+        one.score_baselines()
+        one.compare()
+
+    def conclude(self, run: Run) -> None:
+        """Say what the data were, and what was cut of them."""
+        data = self.last.files
+        run.report.data = {
+            "source": data.root,
+            "experts": ", ".join(data.domains),
+            "pairs": ", ".join(f"{name} {count}" for name, count in self.last.counts().items()),
+            "tokens": data.tokenizer.vocab_size,
+        }
+        if cut := data.tell_cut():
+            run.report.notes.append(cut)
+
+    def figures(self, run: Run) -> Figures:
+        """ROUGE-L by domain, and whose text is returned."""
+        last, names = self.last, self.last.files.domains
+        shown = (MAIN, *(f"single expert {name}" for name in names), DOMAIN_ORACLE, TEXT_ORACLE)
+        means = {
+            method: [float(np.mean(run.report.values(method, "rougeL", domain=name))) for name in names]
+            for method in shown
+        }
+        choices = plotting.confusion(
+            last.domain,
+            last.chosen[MAIN],
+            names,
+            title=f"Whose text is returned, seed {last.seed}",
+            xlabel="chosen expert",
+            ylabel="domain of the text",
+        )
+        return {
+            "domains": (
+                plotting.grouped_bars(means, names, label="test ROUGE-L", title="ROUGE-L on the texts of each domain"),
+                "Test ROUGE-L on the texts of each domain, mean over seeds.",
+            ),
+            "choices": (choices, f"Fractions of each domain's test texts that each expert answers ({MAIN}), one seed."),
+        }
 
 
 class _Seed(SeedRun):
     """One seed of the protocol."""
 
-    def __init__(self, data: PairFiles, seed: int, run: Run) -> None:
+    def __init__(self, run: Run, data: PairFiles, seed: int) -> None:
         self.files, self.pairs = data, data.module("fuser")
         super().__init__(run, self.pairs, seed)
         self.rouge = Rouge(data.decode, data.tokenizer.pad_id)
@@ -173,7 +208,7 @@ class _Seed(SeedRun):
             vocab_size=vocabulary.vocab_size, trained_on=[name], preprocessing=facts, **arguments
         )
 
-    def ask(self, experts: dict[str, GenerativeExpert], max_new_tokens: int) -> None:
+    def query(self, experts: dict[str, GenerativeExpert], max_new_tokens: int) -> None:
         """Embed all texts, keep what the experts wrote for the test texts, and judge it."""
         start = time.perf_counter()
         trainer, folder = self.trainer("embeddings", logged=False), self.folder / "embeddings"
@@ -210,7 +245,7 @@ class _Seed(SeedRun):
 
     # ---------------------------------------------------------------- choice
 
-    def choose(self, epochs: int, max_new_tokens: int, hidden: int, single_features: bool) -> None:
+    def choose(self, arguments: dict[str, Any], epochs: int, single_features: bool) -> None:
         """Train GenerativeFoE on all embeddings and on each expert's alone, and judge the chosen texts."""
         names = self.store.names
         kinds: dict[str, list[str]] = {MAIN: names}
@@ -223,10 +258,9 @@ class _Seed(SeedRun):
             module = GenerativeFoE(
                 expert_names=names,
                 feature_dims=data.feature_dims,
-                max_new_tokens=max_new_tokens,
-                hidden=hidden,
                 pad_id=self.rouge.pad_id,
                 tokenizer=str(self.tokenizer),
+                **arguments,
             )
             file = "all" if method == MAIN else features[0]
             trainer = self.trainer(f"fusers/{file}", epochs)
@@ -264,34 +298,29 @@ class _Seed(SeedRun):
     def compare(self) -> None:
         """Paired ROUGE-L differences from each single expert over test rows, and some chosen texts."""
         rows = np.arange(len(self.scores))
-        lines = [
+        own, gains, shown = self.scores[rows, self.chosen[MAIN], 2], [], []
+        for number, name in enumerate(self.store.names):
+            gain = paired_gain(own.tolist(), self.scores[:, number, 2].tolist())
+            bounds = dict(zip(("low", "high"), gain.interval or (), strict=False))
+            self.report.add(MAIN, f"rougeL difference from {name}", gain.mean, self.seed, **bounds)
+            gains.append([name, gain.points(2)])
+        for row in np.unique(np.linspace(0, len(rows) - 1, _SHOWN).astype(int)):
+            name = self.store.names[self.chosen[MAIN][row]]
+            texts = (self.read[row], self.wanted[row].tolist(), self.written[name][row])
+            read, wanted, written = (self.files.decode([int(token) for token in text]) for text in texts)
+            short = read if len(read) <= 70 else f"{read[:70]} ..."
+            shown.append([self.files.domains[self.domain[row]], short, wanted, name, written])
+        self.report.text += [
             "",
             f"Paired ROUGE-L difference of {MAIN} from each single expert over {len(rows)} test rows, seed {self.seed} "
             "(points, 95 % interval by Student's t over rows; the experts are held fixed):",
             "",
-            "| against | difference | interval |",
-            "|---|---|---|",
-        ]
-        own = self.scores[rows, self.chosen[MAIN], 2]
-        for number, name in enumerate(self.store.names):
-            mean, low, high = paired_gain(own.tolist(), self.scores[:, number, 2].tolist())
-            bounds: dict[str, Any] = {} if low is None or high is None else {"low": low, "high": high}
-            self.report.add(MAIN, f"rougeL difference from {name}", mean, self.seed, **bounds)
-            interval = f"[{100 * low:+.2f}, {100 * high:+.2f}]" if low is not None and high is not None else ""
-            lines.append(f"| {name} | {100 * mean:+.2f} | {interval} |")
-        lines += [
+            *markdown_table(["against", "difference"], gains),
             "",
-            f"{min(_SHOWN, len(rows))} chosen texts of seed {self.seed}, evenly spread over the test rows:",
+            f"{len(shown)} chosen texts of seed {self.seed}, evenly spread over the test rows:",
             "",
+            *markdown_table(["domain", "read", "wanted", "chosen expert", "its text"], shown),
         ]
-        lines += ["| domain | read | wanted | chosen expert | its text |", "|---|---|---|---|---|"]
-        for row in np.unique(np.linspace(0, len(rows) - 1, _SHOWN).astype(int)):
-            name = self.store.names[self.chosen[MAIN][row]]
-            texts = (self.read[row], self.wanted[row].tolist(), self.written[name][row])
-            read, wanted, written = (self.files.decode([int(t) for t in text]).replace("|", "\\|") for text in texts)
-            short = read if len(read) <= 70 else f"{read[:70]} ..."
-            lines.append(f"| {self.files.domains[self.domain[row]]} | {short} | {wanted} | {name} | {written} |")
-        self.report.text += lines
 
     # --------------------------------------------------------------- helpers
 
@@ -310,27 +339,3 @@ class _Seed(SeedRun):
             for number, name in enumerate(self.files.domains):
                 value = scores[self.domain == number, place].mean()
                 self.report.add(method, key, value, self.seed, domain=name)
-
-
-def _figures(report: Report, run: _Seed) -> Figures:
-    """The two figures of the report."""
-    names = run.files.domains
-    means = {}
-    for method in (MAIN, *(f"single expert {name}" for name in names), DOMAIN_ORACLE, TEXT_ORACLE):
-        rows = [row for row in report.rows if (row["method"], row["metric"]) == (method, "rougeL")]
-        means[method] = [np.mean([row["value"] for row in rows if row.get("domain") == name]) for name in names]
-    choices = plotting.confusion(
-        run.domain,
-        run.chosen[MAIN],
-        names,
-        title=f"Whose text is returned, seed {run.seed}",
-        xlabel="chosen expert",
-        ylabel="domain of the text",
-    )
-    return {
-        "domains": (
-            plotting.grouped_bars(means, names, label="test ROUGE-L", title="ROUGE-L on the texts of each domain"),
-            "Test ROUGE-L on the texts of each domain, mean over seeds.",
-        ),
-        "choices": (choices, f"Fractions of each domain's test texts that each expert answers ({MAIN}), one seed."),
-    }

@@ -1,6 +1,7 @@
 """FoE on multiple-choice questions: language models are scored by the likelihood of the options, one is chosen."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,22 +9,21 @@ import numpy as np
 import torch
 from lightning import seed_everything
 from lightning.pytorch.utilities import rank_zero_warn
-from rich.console import Console
 
 from lightning_fusion import plotting
 from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.data.text.tokens import TextTokenizer
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.outputs.collect import first_process
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.generation.answers import pad_rows
 from lightning_fusion.generation.choices import LETTERS, Choices, read_categories, read_choices
 from lightning_fusion.generation.embeddings import EmbeddingsDataModule
 from lightning_fusion.generation.expert import GenerativeExpert, score_options
 from lightning_fusion.generation.fuser import GenerativeFoE
-from lightning_fusion.recipes.report import Report
-from lightning_fusion.recipes.runner import Run, check_seeds, claim_folder, quiet_lightning
-from lightning_fusion.recipes.seed_run import SeedRun, save_weights
-from lightning_fusion.recipes.trainers import Trainers
+from lightning_fusion.recipes.report import Figures, Report, markdown_table
+from lightning_fusion.recipes.runner import Recipe, Run, run_recipe
+from lightning_fusion.recipes.seed_run import SeedRun, barrier, save_weights
 from lightning_fusion.store import ArrayStore, DamagedStoreError, MissingStoreError, StoreWriter
 
 MAIN = "FoE (embeddings)"
@@ -46,7 +46,7 @@ def multiple_choice(
     seeds: list[int] | None = None,
     fuser_epochs: int = 50,
     hidden: int = 512,
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto",
+    trainer: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Report:
     """Score language models on multiple-choice questions, and choose one for each question.
@@ -71,14 +71,13 @@ def multiple_choice(
         seeds: One training of the fusers each; [0] where None.
         fuser_epochs: Epochs of each fuser.
         hidden: Width of the fusers.
-        accelerator: Where experts work.
+        trainer: Arguments of every stage's Trainer, on whose device the experts are asked, too;
+            :class:`~lightning_fusion.recipes.trainers.Trainers` says which.
         overwrite: Replace another run in ``output``.
 
     Raises:
         InputError: If files or experts do not fit, or ``output`` holds another run.
     """
-    seeds = [0] if seeds is None else seeds
-    check_seeds(seeds)
     if min(max_length, batch_size, fuser_epochs, hidden) < 1:
         raise InputError("max_length, batch_size, fuser_epochs and hidden must be at least 1")
     if len(experts) < 2:
@@ -99,41 +98,89 @@ def multiple_choice(
     asking = {"options": options, "per_token": per_token, "max_length": max_length}
     content = {split: part.fingerprint() for split, part in parts.items()}
     config = {"content": content, "experts": {name: [experts[name], e.fingerprint] for name, e in pool.items()}}
-    config |= {**asking, "categories": known, "seeds": seeds, "fuser_epochs": fuser_epochs, "hidden": hidden}
-    folder, _ = claim_folder(output, "multiple_choice", config, overwrite)
-    report = Report("multiple_choice", config)
-    report.beside = ("choice accuracy",)
-    device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    start = time.perf_counter()
-    answers = folder / f"seed_{seeds[0]}" / "answers"
-    said = {
-        name: _ask(expert, experts[name], parts, answers / str(number), device, batch_size, asking)
-        for number, (name, expert) in enumerate(pool.items())
-    }
-    report.seconds["asking experts"] = time.perf_counter() - start
-    category = {split: part.numbers(known, names) for split, part in parts.items()}
-    protocol = _Protocol(parts, said, category, names)
-    console = Console(markup=False)
-    claimed = Run(folder, seeds, report, console, Trainers({"accelerator": "cpu"}, folder))
-    with quiet_lightning():
-        for seed in seeds:
-            protocol.score(report, seed)
-            run = SeedRun(claimed, protocol.data(seed, "embeddings"), seed)
-            for method, kind in ((MAIN, "embeddings"), (PROBABILITIES, "probabilities")):
-                chosen = _choose(run, protocol.data(seed, kind), fuser_epochs, hidden, kind)
-                protocol.add(report, method, chosen, seed)
-    report.data = {
-        "questions": ", ".join(f"{split} {len(part.questions)}" for split, part in parts.items()),
-        "categories": ", ".join(names),
-        "experts": ", ".join(experts),
-    }
-    report.text = protocol.table()
-    report.save(folder, MAIN)  # the results are safe before anything is drawn
-    title = "Validation accuracy of each expert by category"
-    figure = plotting.heat_map(protocol.calibration, protocol.categories, protocol.names, title=title, top=None)
-    report.save(folder, MAIN, {"calibration": (figure, f"{title}.")})
-    report.print(MAIN, folder, console)
-    return report
+    config |= {**asking, "categories": known, "fuser_epochs": fuser_epochs, "hidden": hidden}
+    recipe = _MultipleChoice(
+        name="multiple_choice",
+        main=MAIN,
+        config=config,
+        beside=("choice accuracy",),
+        pool=pool,
+        parts=parts,
+        category={split: part.numbers(known, names) for split, part in parts.items()},
+        categories=names,
+        asking=asking,
+        batch_size=batch_size,
+        fuser_epochs=fuser_epochs,
+        hidden=hidden,
+    )
+    return run_recipe(recipe, output, [0] if seeds is None else seeds, trainer, overwrite)
+
+
+@dataclass(kw_only=True)
+class _MultipleChoice(Recipe):
+    pool: dict[str, GenerativeExpert]
+    parts: dict[str, Choices]
+    category: dict[str, np.ndarray]
+    """(N,) of each split."""
+    categories: list[str]
+    asking: dict[str, Any]
+    """What experts are asked."""
+    batch_size: int
+    fuser_epochs: int
+    hidden: int
+    answers: "_Answers | None" = None
+
+    def run_seed(self, run: Run, seed: int) -> None:
+        """Train the fusers, and score them, the experts and the rules."""
+        if self.answers is None:
+            start = time.perf_counter()
+            self.answers = _Answers(self.parts, self._ask(run), self.category, self.categories)
+            run.report.seconds["asking experts"] = time.perf_counter() - start
+        self.answers.score(run.report, seed)
+        for method, kind in ((MAIN, "embeddings"), (PROBABILITIES, "probabilities")):
+            data = self.answers.data(seed, kind)
+            self.answers.add(run.report, method, self._choose(SeedRun(run, data, seed), data, kind), seed)
+
+    def conclude(self, run: Run) -> None:
+        """Say what the questions were, and which expert is a category's own."""
+        assert self.answers is not None
+        run.report.data = {
+            "questions": ", ".join(f"{split} {len(part.questions)}" for split, part in self.parts.items()),
+            "categories": ", ".join(self.categories),
+            "experts": ", ".join(self.pool),
+        }
+        run.report.text = self.answers.table()
+
+    def figures(self, run: Run) -> Figures:
+        """Accuracy of each expert by category."""
+        assert self.answers is not None
+        title = "Validation accuracy of each expert by category"
+        figure = plotting.heat_map(self.answers.calibration, self.categories, list(self.pool), title=title, top=None)
+        return {"calibration": (figure, f"{title}.")}
+
+    def _ask(self, run: Run) -> dict[str, dict[str, np.ndarray]]:
+        """What each expert says of all questions; the first process asks, where there are several."""
+        device = run.trainers.trainer("answers", logged=False, bar=False).strategy.root_device
+        folders = {name: run.folder / "answers" / str(number) for number, name in enumerate(self.pool)}
+        if first_process():
+            for name, expert in self.pool.items():
+                _ask(expert, self.parts, folders[name], device, self.batch_size, self.asking)
+        barrier()
+        return {name: dict(ArrayStore(folder, _ANSWERS, writable=True)) for name, folder in folders.items()}
+
+    def _choose(self, one: SeedRun, data: EmbeddingsDataModule, kind: str) -> np.ndarray:
+        """(N,) experts for the test questions."""
+        start = time.perf_counter()
+        seed_everything(one.seed, verbose=False)
+        names, dims = data.expert_names, data.feature_dims
+        module = GenerativeFoE(expert_names=names, feature_dims=dims, reads="input", hidden=self.hidden)
+        trainer = one.trainer(f"fusers/{kind}", self.fuser_epochs)
+        trainer.fit(module, datamodule=data)
+        save_weights(trainer, one.folder / "fusers" / f"{kind}.ckpt")
+        one.took("training fusers", start)
+        module.eval()
+        with torch.no_grad():
+            return module.choose(torch.from_numpy(np.concatenate(data.arrays("test"), 1))).numpy()
 
 
 def prompt(question: str, options: list[str], listed: bool) -> str:
@@ -149,30 +196,28 @@ def prompt(question: str, options: list[str], listed: bool) -> str:
 
 def _ask(
     expert: GenerativeExpert,
-    path: str,
     parts: dict[str, Choices],
     folder: Path,
-    device: str,
+    device: torch.device,
     batch_size: int,
     asking: dict[str, Any],
-) -> dict[str, np.ndarray]:
-    """Log-likelihoods (N, 4) and embeddings (N, D) of each split, from the store if they are there."""
+) -> None:
+    """Store log-likelihoods (N, 4) and embeddings (N, D) of each split, unless they are there."""
     try:
-        return dict(ArrayStore(folder, _ANSWERS, writable=True))
+        ArrayStore(folder, _ANSWERS)
+        return
     except MissingStoreError:
         pass
     except DamagedStoreError as error:
         rank_zero_warn(f"{error}: this expert is asked again")
-    found: dict[str, np.ndarray] = {}
+    path = str(expert.transformers)
     tokenizer = TextTokenizer.load(path, download=False).backend
-    with expert.loaded(device) as network, torch.no_grad():
-        for split, part in parts.items():
-            found |= _say(network, tokenizer, part, split, batch_size, **asking)
     with StoreWriter(folder, _ANSWERS, overwrite=True) as writer:
-        for name, values in found.items():
-            writer[name] = values
+        with expert.loaded(device) as network, torch.no_grad():
+            for split, part in parts.items():
+                for name, values in _say(network, tokenizer, part, split, batch_size, **asking).items():
+                    writer[name] = values
         writer.commit({"expert": path})
-    return found
 
 
 def _say(
@@ -204,7 +249,7 @@ def _say(
     return {f"{split}_{name}": values for name, values in both.items()}
 
 
-class _Protocol:
+class _Answers:
     """What all experts said, the expert that each category is to be given, and the scores."""
 
     def __init__(
@@ -272,21 +317,9 @@ class _Protocol:
 
     def table(self) -> list[str]:
         """The calibration, in Markdown."""
-        lines = ["", "Validation accuracy of each expert by category; the best one is the category's own:", ""]
-        lines += [f"| category | {' | '.join(self.names)} | own |", "|---" * (len(self.names) + 2) + "|"]
-        for name, row, best in zip(self.categories, self.calibration, self.best, strict=True):
-            lines.append(f"| {name} | {' | '.join(f'{value:.3f}' for value in row)} | {self.names[best]} |")
-        return lines
-
-
-def _choose(run: SeedRun, data: EmbeddingsDataModule, epochs: int, hidden: int, kind: str) -> np.ndarray:
-    start = time.perf_counter()
-    seed_everything(run.seed, verbose=False)
-    module = GenerativeFoE(expert_names=data.expert_names, feature_dims=data.feature_dims, reads="input", hidden=hidden)
-    trainer = run.trainer(f"fusers/{kind}", epochs)
-    trainer.fit(module, datamodule=data)
-    save_weights(trainer, run.folder / "fusers" / f"{kind}.ckpt")
-    run.took("training fusers", start)
-    module.eval()
-    with torch.no_grad():
-        return module.choose(torch.from_numpy(np.concatenate(data.arrays("test"), 1))).numpy()
+        rows = [
+            [name, *(f"{value:.3f}" for value in row), self.names[best]]
+            for name, row, best in zip(self.categories, self.calibration, self.best, strict=True)
+        ]
+        title = "Validation accuracy of each expert by category; the best one is the category's own:"
+        return ["", title, "", *markdown_table(["category", *self.names, "own"], rows)]

@@ -1,10 +1,10 @@
-"""FoE for regression: scorers of texts are fused to foretell what people think of them."""
+"""FoE for regression: scorers of texts are fused to predict human judgement of them."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
@@ -15,8 +15,8 @@ from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.data.text.readers import read_table
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
-from lightning_fusion.recipes.report import Report
-from lightning_fusion.recipes.runner import check_seeds, claim_folder
+from lightning_fusion.recipes.report import Figures, Report, markdown_table
+from lightning_fusion.recipes.runner import Recipe, Run, run_recipe
 
 MAIN = "FoE (gradient boosting)"
 AVERAGE = "mean of experts"
@@ -30,7 +30,7 @@ def text_evaluation(
     aspects: list[str],
     output: str,
     group_field: str | None = None,
-    test_share: float = 0.4,
+    test_fraction: float = 0.4,
     max_iter: int = 100,
     learning_rate: float = 0.1,
     min_samples_leaf: int = 20,
@@ -49,7 +49,7 @@ def text_evaluation(
         aspects: Columns of human scores.
         output: Folder of the run.
         group_field: Column; rows that agree in it, texts about one article say, stay in one part.
-        test_share: Of the rows, or of the groups.
+        test_fraction: Of the rows, or of the groups.
         max_iter: Trees of a fuser.
         learning_rate: Of the fuser.
         min_samples_leaf: Of a tree.
@@ -59,41 +59,33 @@ def text_evaluation(
     Raises:
         InputError: If columns or values do not fit, or ``output`` holds another run.
     """
-    seeds = [0, 1, 2, 3, 4] if seeds is None else seeds
-    check_seeds(seeds)
-    if not 0 < test_share < 1 or max_iter < 1 or min_samples_leaf < 1 or not learning_rate > 0:
-        raise InputError("test_share must be between 0 and 1; max_iter, min_samples_leaf and learning_rate above 0")
+    if not 0 < test_fraction < 1 or max_iter < 1 or min_samples_leaf < 1 or not learning_rate > 0:
+        raise InputError("test_fraction must be between 0 and 1; max_iter, min_samples_leaf and learning_rate above 0")
     scores, human, group = _read(data, experts, aspects, group_field)
+    settings = {"max_iter": max_iter, "learning_rate": learning_rate, "min_samples_leaf": min_samples_leaf}
     config: dict[str, Any] = {
         "content": digest(scores, human, group),
         "experts": experts,
         "aspects": aspects,
         "group_field": group_field,
-        "test_share": test_share,
-        "max_iter": max_iter,
-        "learning_rate": learning_rate,
-        "min_samples_leaf": min_samples_leaf,
-        "seeds": seeds,
+        "test_fraction": test_fraction,
+        **settings,
     }
-    folder, _ = claim_folder(output, "text_evaluation", config, overwrite)
-    report = Report(
-        "text_evaluation", config, metric="Pearson correlation", title="mean Pearson correlation on test rows"
+    recipe = _TextEvaluation(
+        name="text_evaluation",
+        main=MAIN,
+        config=config,
+        metric="Pearson correlation",
+        title="mean Pearson correlation on test rows",
+        scores=scores,
+        human=human,
+        group=group,
+        experts=experts,
+        aspects=aspects,
+        test_fraction=test_fraction,
+        settings=settings,
     )
-    settings = {"max_iter": max_iter, "learning_rate": learning_rate, "min_samples_leaf": min_samples_leaf}
-    for seed in seeds:
-        kept, held = stratified_split(np.zeros(group.max() + 1, int), test_share, seed)
-        _score(report, scores, human, (np.isin(group, kept), np.isin(group, held)), experts, aspects, settings, seed)
-    report.data = {"rows": len(scores), "groups": int(group.max() + 1), "experts": ", ".join(experts)}
-    report.text = _table(report, aspects)
-    report.save(folder, MAIN)  # the results are safe before anything is drawn
-    values = {
-        method: [_by_aspect(report, method, name) for name in aspects] for method in report.methods(report.metric)
-    }
-    title = "Correlation with human scores by aspect"
-    figure = plotting.grouped_bars(values, aspects, label=report.metric, title=title)
-    report.save(folder, MAIN, {"aspects": (figure, f"{title}, mean over seeds.")})
-    report.print(MAIN, folder, Console(markup=False))
-    return report
+    return run_recipe(recipe, output, [0, 1, 2, 3, 4] if seeds is None else seeds, overwrite=overwrite)
 
 
 def _read(
@@ -138,57 +130,78 @@ def correlation(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.clip(one @ other / scale, -1, 1)) if scale > 0 else 0.0
 
 
-def _score(
-    report: Report,
-    scores: np.ndarray,
-    human: np.ndarray,
-    parts: tuple[np.ndarray, np.ndarray],
-    experts: list[str],
-    aspects: list[str],
-    settings: dict[str, Any],
-    seed: int,
-) -> None:
-    train, test = parts
-    spread = scores[train].std(0)
-    mean = (scores[:, spread > 0] / spread[spread > 0]).mean(1)  # who always says the same in training has no unit
-    alone = np.array(
-        [[correlation(scores[test, k], human[test, a]) for k in range(len(experts))] for a in range(len(aspects))]
-    )
-    known = np.array(
-        [[correlation(scores[train, k], human[train, a]) for k in range(len(experts))] for a in range(len(aspects))]
-    )
-    found = {f"single expert {name}": alone[:, number] for number, name in enumerate(experts)}
-    found[BEST] = alone[:, known.mean(0).argmax()]
-    found[AVERAGE] = np.array([correlation(mean[test], values[test]) for values in human.T])
-    found[ORACLE] = alone.max(1)
-    fusers = {
-        "linear stacking (ridge)": lambda: make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 3, 13))),
-        MAIN: lambda: HistGradientBoostingRegressor(**settings, early_stopping=False, random_state=seed),
-    }
-    count, leaf = int(train.sum()), settings["min_samples_leaf"]
-    if count < 2 * leaf:
-        report.notes.append(
-            f"Seed {seed}: {count} training rows cannot be split into leaves of {leaf} (min_samples_leaf): {MAIN} "
-            f"answers all alike; give more rows, {2 * leaf} at least, or smaller leaves."
+@dataclass(kw_only=True)
+class _TextEvaluation(Recipe):
+    scores: np.ndarray
+    """(N, K)."""
+    human: np.ndarray
+    """(N, A)."""
+    group: np.ndarray
+    """(N,) numbers."""
+    experts: list[str]
+    aspects: list[str]
+    test_fraction: float
+    settings: dict[str, Any]
+    """Of the fusers."""
+
+    def run_seed(self, run: Run, seed: int) -> None:
+        """Draw the parts, fit all fusers on one and test them on the other."""
+        parts = stratified_split(np.zeros(self.group.max() + 1, int), self.test_fraction, seed)
+        train, test = (np.isin(self.group, part) for part in parts)
+        self.score(run.report, train, test, seed)
+
+    def conclude(self, run: Run) -> None:
+        """Say what the data were, and the correlations by aspect."""
+        report = run.report
+        report.data = {
+            "rows": len(self.scores),
+            "groups": int(self.group.max() + 1),
+            "experts": ", ".join(self.experts),
+        }
+        rows = [[method, *(f"{value:.3f}" for value in values)] for method, values in self.by_aspect(report).items()]
+        report.text = ["", "Pearson correlation by aspect, mean over seeds:", ""]
+        report.text += markdown_table(["method", *self.aspects], rows)
+
+    def figures(self, run: Run) -> Figures:
+        """Correlation of every method with every aspect."""
+        title = "Correlation with human scores by aspect"
+        figure = plotting.grouped_bars(self.by_aspect(run.report), self.aspects, label=self.metric, title=title)
+        return {"aspects": (figure, f"{title}, mean over seeds.")}
+
+    def by_aspect(self, report: Report) -> dict[str, list[float]]:
+        """Mean correlation over seeds of each method, by aspect."""
+        return {
+            method: [float(np.mean(report.values(method, self.metric, domain=name))) for name in self.aspects]
+            for method in report.methods(self.metric)
+        }
+
+    def score(self, report: Report, train: np.ndarray, test: np.ndarray, seed: int) -> None:
+        """Add the correlations of one seed; ``train`` and ``test`` are (N,) bool."""
+        scores, human = self.scores, self.human
+        spread = scores[train].std(0)
+        mean = (scores[:, spread > 0] / spread[spread > 0]).mean(1)  # who always says the same in training has no unit
+        known, alone = (
+            np.array([[correlation(one, values) for one in scores[part].T] for values in human[part].T])
+            for part in (train, test)
         )
-    for method, build in fusers.items():
-        fitted = (build().fit(scores[train], values[train]).predict(scores[test]) for values in human.T)
-        found[method] = np.array([correlation(one, values[test]) for one, values in zip(fitted, human.T, strict=True)])
-    for method, by_aspect in found.items():
-        report.add(method, report.metric, by_aspect.mean(), seed)
-        for name, value in zip(aspects, by_aspect, strict=True):
-            report.add(method, report.metric, value, seed, domain=name)
-
-
-def _by_aspect(report: Report, method: str, aspect: str) -> float:
-    rows = [row["value"] for row in report.rows if (row["method"], row.get("domain")) == (method, aspect)]
-    return float(np.mean(rows))
-
-
-def _table(report: Report, aspects: list[str]) -> list[str]:
-    methods = report.methods(report.metric)
-    lines = ["", "Pearson correlation by aspect, mean over seeds:", ""]
-    lines += [f"| method | {' | '.join(aspects)} |", "|---" * (len(aspects) + 1) + "|"]
-    for method in methods:
-        lines.append(f"| {method} | {' | '.join(f'{_by_aspect(report, method, name):.3f}' for name in aspects)} |")
-    return lines
+        found = {f"single expert {name}": alone[:, number] for number, name in enumerate(self.experts)}
+        found[BEST] = alone[:, known.mean(0).argmax()]
+        found[AVERAGE] = np.array([correlation(mean[test], values[test]) for values in human.T])
+        found[ORACLE] = alone.max(1)
+        fusers = {
+            "linear stacking (ridge)": lambda: make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 3, 13))),
+            MAIN: lambda: HistGradientBoostingRegressor(**self.settings, early_stopping=False, random_state=seed),
+        }
+        count, leaf = int(train.sum()), self.settings["min_samples_leaf"]
+        if count < 2 * leaf:
+            report.notes.append(
+                f"Seed {seed}: {count} training rows cannot be split into leaves of {leaf} (min_samples_leaf): {MAIN} "
+                f"answers all alike; give more rows, {2 * leaf} at least, or smaller leaves."
+            )
+        for method, build in fusers.items():
+            fitted = (build().fit(scores[train], values[train]).predict(scores[test]) for values in human.T)
+            found[method] = np.array([correlation(one, y[test]) for one, y in zip(fitted, human.T, strict=True)])
+        for method, by_aspect in found.items():
+            report.add(method, report.metric, by_aspect.mean(), seed)
+            for name, value in zip(self.aspects, by_aspect, strict=True):
+                report.add(method, report.metric, value, seed, domain=name)

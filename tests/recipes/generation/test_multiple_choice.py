@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 def start(folder, **more):
     experts = {kind: str(folder / kind) for kind in ("gpt2", "t5")}
     settings = {"categories": str(folder / "mmlu/categories.csv"), "fuser_epochs": 2, "hidden": 8, "max_length": 48}
-    settings |= {"accelerator": "cpu", "output": str(folder / "run"), "experts": experts}
+    settings |= {"trainer": {"accelerator": "cpu"}, "output": str(folder / "run"), "experts": experts}
     return multiple_choice(str(folder / "mmlu"), **(settings | more))
 
 
@@ -59,7 +59,7 @@ def test_an_experts_answers_are_its_likeliest_letters(folder, report):
 def test_the_calibrated_expert_is_the_best_on_validation(folder, report):
     rows = {}
     for number in (0, 1):
-        stored = ArrayStore(folder / f"run/seed_0/answers/{number}", "answers of an expert")
+        stored = ArrayStore(folder / f"run/answers/{number}", "answers of an expert")
         name = Path(stored.metadata["expert"]).name
         rows[name] = {split: stored[f"{split}_likelihood"].argmax(1) for split in ("val", "test")}
     value, count = 0.0, 0
@@ -112,12 +112,12 @@ def test_an_answer_is_one_letter(folder, tmp_path, letter):
 @pytest.mark.parametrize("content", [b"", b"cut", None])
 def test_what_an_expert_said_is_asked_again_where_it_is_damaged(folder, report, tmp_path, content):
     shutil.copytree(folder / "run", tmp_path / "run")
-    file = next((tmp_path / "run/seed_0/answers/0").glob("data-*/0.bin"))
+    file = next((tmp_path / "run/answers/0").glob("data-*/0.bin"))
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2] if content is None else content)
     with pytest.warns(UserWarning, match=r"0.bin of \w+ has .* bytes.* this expert is asked again"):
         again = start(folder, output=str(tmp_path / "run"))
-    (file,) = (tmp_path / "run/seed_0/answers/0").glob("data-*/0.bin")
+    (file,) = (tmp_path / "run/answers/0").glob("data-*/0.bin")
     assert again.rows == report.rows and file.read_bytes() == whole
 
 
@@ -146,7 +146,12 @@ def test_models_of_real_questions_know_their_own(tmp_path, real_data):
         f"{domain}_test.csv" for domain in own
     }
     report = multiple_choice(
-        str(tmp_path / "made"), experts, str(tmp_path / "run"), options="texts", batch_size=50, accelerator="cpu"
+        str(tmp_path / "made"),
+        experts,
+        str(tmp_path / "run"),
+        options="texts",
+        batch_size=50,
+        trainer={"accelerator": "cpu"},
     )
     singles = [report.values(f"single expert {name}")[0] for name in names]
     assert report.values(CALIBRATED)[0] > max(singles) and report.values(MAIN)[0] > max(singles)

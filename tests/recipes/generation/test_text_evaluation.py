@@ -11,7 +11,7 @@ from lightning_fusion.recipes.generation.text_evaluation import (
     BEST,
     MAIN,
     ORACLE,
-    _score,
+    _TextEvaluation,
     correlation,
     text_evaluation,
 )
@@ -69,7 +69,20 @@ def test_an_expert_that_never_varies_in_training_does_not_swamp_the_mean(tmp_pat
     scores[:4, 2] = 1e-3
     train = (np.arange(400) >= 4) & (np.arange(400) < 300)
     report = Report("text_evaluation", {}, metric="correlation")
-    _score(report, scores, people, (train, ~train), EXPERTS, ASPECTS, {"min_samples_leaf": 20}, seed=0)
+    settings = {"min_samples_leaf": 20}
+    recipe = _TextEvaluation(
+        name="text_evaluation",
+        main=MAIN,
+        config={},
+        scores=scores,
+        human=people,
+        group=np.arange(400),
+        experts=EXPERTS,
+        aspects=ASPECTS,
+        test_fraction=0.25,
+        settings=settings,
+    )
+    recipe.score(report, train, ~train, seed=0)
     expected = [correlation((scores[:, :2] / scores[train, :2].std(0)).mean(1)[~train], values[~train])
                 for values in people.T]  # fmt: skip
     assert report.values(AVERAGE, "correlation") == [pytest.approx(np.mean(expected))]
