@@ -83,6 +83,7 @@ class Windows(RowInputs):
         length: Samples of a window.
 
     Example:
+        >>> import torch
         >>> windows = Windows(torch.arange(8.0).view(8, 1), torch.tensor([0, 2, 4]), length=4)
         >>> windows[torch.tensor([1])]
         tensor([[[2., 3., 4., 5.]]])
