@@ -7,14 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
-
-DAMAGED = (OSError, EOFError, ValueError, KeyError, BadZipFile)
-"""What numpy raises for an archive that was cut off, emptied or is another's."""
 
 
 def undrafted(name: str) -> str:

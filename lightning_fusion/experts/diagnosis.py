@@ -17,7 +17,7 @@ from lightning_fusion import plotting
 from lightning_fusion.baselines import BestSingle, MajorityVote, MostConfident, SoftmaxAverage, oracle_selection
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.store import ExpertOutputs
-from lightning_fusion.files import atomic_write
+from lightning_fusion.files import write_text
 from lightning_fusion.metrics.diversity import PairwiseDiversity
 
 LEAK_GAP = 0.03
@@ -114,8 +114,7 @@ class Diagnosis:
         """Write ``diagnosis.json`` and ``diagnosis.png``."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        with atomic_write(target / "diagnosis.json") as draft:
-            draft.write_text(self.to_json())
+        write_text(target / "diagnosis.json", self.to_json())
         plotting.save(self.figure(), target / "diagnosis.png")
 
 
