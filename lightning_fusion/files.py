@@ -33,6 +33,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         path: Of the file; its folder is there.
 
     Example:
+        >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "a.txt"
         >>> with atomic_write(path) as draft:
         ...     _ = draft.write_text("all of it")
