@@ -346,7 +346,9 @@ class ExpertOutputs:
                 probabilities, features = (stored.group(f"{split}/{kind}") for kind in ("probabilities", "features"))
                 splits[split] = OutputsSplit(
                     {name: probabilities[name] for name in facts["experts"]},
-                    *(stored[f"{split}/{name}"] for name in ("target", "domain", "index")),
+                    stored[f"{split}/target"],
+                    stored[f"{split}/domain"],
+                    stored[f"{split}/index"],
                     {name: features[name] for name in facts["experts"] if name in features},
                 )
             known = facts["classes"], facts["domains"], facts["experts"], splits, facts["fingerprints"]
