@@ -367,7 +367,7 @@ def parse(args: list[str]) -> dict[str, Any]:
         raise _Parsed(config)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(_Parsed) as caught:
-        patch.setattr(commands, "_arguments", lambda parser, rest: stop(parser.parse_args(rest)))
+        patch.setattr(commands, "_arguments", lambda parser, rest, **_: stop(parser.parse_args(rest)))
         patch.setattr(cli.FusionCLI, "_parse_ckpt_path", lambda self: stop(self.config[self.config.subcommand]))
         main(args)
     return caught.value.args[0].as_dict()

@@ -1,6 +1,6 @@
 """The commands around a training run: recipe, collect, diagnose and export."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -61,9 +61,14 @@ def _parser(command: str, description: str | None) -> FusionArgumentParser:
     return parser
 
 
-def _arguments(parser: ArgumentParser, args: list[str]) -> dict[str, Any]:
+def _arguments(parser: ArgumentParser, args: list[str], described: Sequence[str] = ()) -> dict[str, Any]:
+    """What the parser reads, with its classes built, but for those of some keys, which stay as they are described."""
     config = parser.parse_args(args)
-    return parser.instantiate_classes(config).as_dict() | {"config": config}
+    kept = {key: config.pop(key) for key in described}
+    given = parser.instantiate_classes(config).as_dict() | {key: value.as_dict() for key, value in kept.items()}
+    for key, value in kept.items():
+        config[key] = value
+    return given | {"config": config}
 
 
 def recipe(args: list[str]) -> Any:
@@ -80,19 +85,15 @@ def recipe(args: list[str]) -> Any:
     function = _function(args[0])
     parser = _parser(f"recipe {args[0]}", (function.__doc__ or "").partition("\n")[0])
     parser.add_function_arguments(function, skip={"trainer"}, fail_untyped=True)
-    has_trainer = "trainer" in signature(function).parameters
-    if has_trainer:
+    described = ["trainer"] if "trainer" in signature(function).parameters else []
+    if described:
         _add_trainer(parser)
-    config = parser.parse_args(args[1:])
+    arguments = _arguments(parser, args[1:], described=described)  # a Trainer's classes are built for every stage
+    config = arguments.pop("config")
+    report = function(**arguments)
     config.pop("config", None)
-    block = config.pop("trainer") if has_trainer else None  # its classes are built anew for every stage
-    arguments = parser.instantiate_classes(config).as_dict()
-    report = function(**arguments, **({} if block is None else {"trainer": block.as_dict()}))
     if first_process():
-        if block is not None:
-            config["trainer"] = block
-        saved = parser.dump(config, skip_none=False)
-        write_text(Path(arguments["output"]) / "config.yaml", saved)
+        write_text(Path(arguments["output"]) / "config.yaml", parser.dump(config, skip_none=False))
     return report
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from lightning_fusion.data.base import row_facts
 from lightning_fusion.data.views.target import TargetDataModule
@@ -119,6 +119,10 @@ def _right(trainer: Any, module: Any, data: TargetDataModule) -> Tensor:
     """(N,) which held-out rows a trained module has right."""
     found = trainer.predict(module, datamodule=data)
     index, answer = (torch.cat([part[name].cpu() for part in found]) for name in ("index", "probabilities"))
+    if distributed.is_available() and distributed.is_initialized():  # each process predicted its share
+        shards: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(shards, (index, answer))
+        index, answer = (torch.cat(parts) for parts in zip(*shards, strict=True))
     target, _, wanted = row_facts(data.rows("test"))
     place = index.argsort()[torch.searchsorted(index.sort().values, wanted)]
     return answer.argmax(1)[place] == target
