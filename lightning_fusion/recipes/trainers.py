@@ -8,6 +8,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     Checkpoint,
@@ -18,7 +19,7 @@ from lightning.pytorch.callbacks import (
     RichProgressBar,
 )
 from lightning.pytorch.loggers import Logger
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.hyperparameters import is_plain
@@ -157,7 +158,7 @@ class Trainers:
         """Start the other processes, where there are to be some, and wait for all of them."""
         if self.processes > 1:
             trainer = self.trainer("none", logged=False, bar=False)
-            trainer.validate(_Nothing(), DataLoader([0]), verbose=False)
+            trainer.validate(_Nothing(), DataLoader(TensorDataset(torch.zeros(1))), verbose=False)
 
     def close(self) -> None:
         """End the run of the last stage: a logger of Weights & Biases would go on with one that is open."""

@@ -242,8 +242,8 @@ class _Seed(SeedRun):
                 continue
             start = time.perf_counter()
             name = method.replace("FoE (", "").replace(")", "").replace(", ", "_").replace(" ", "_")
-            read = {"features": method == WITH_FEATURES, "keep": True}
-            module, metrics = self.fit_fuser(name, outputs, **fuser, **read, **arguments)
+            more = {**fuser, **arguments, "features": method == WITH_FEATURES}
+            module, metrics = self.fit_fuser(name, outputs, keep=True, **more)
             for sign in failure_signs(metrics, module.target):
                 self.report.notes.append(f"Seed {self.seed}, {method}: {sign}")
             self._score_fuser(module, outputs, method, main=method == next(iter(with_features or kinds)))

@@ -265,7 +265,8 @@ class _Target:
         return HaTJointModule(experts=dict(experts), **facts)
 
     def _ask(self, name: str, experts: Mapping[str, Expert], few: TargetDataModule) -> ExpertOutputs:
-        return self.run.outputs_of(f"targets/{self.name}/{name}", dict(experts), few, ["train", "test"], bar=False)
+        splits = ["train", *(["val"] if self.run.run.trainers.watched() else []), "test"]
+        return self.run.outputs_of(f"targets/{self.name}/{name}", dict(experts), few, splits, bar=False)
 
     def _trainer(self, stage: str, epochs: int) -> Trainer:
         return self.run.trainer(f"targets/{self.name}/{stage}", epochs, validates=False, bar=False)
