@@ -4,8 +4,8 @@ Distances come in float32, with a bound of their rounding error; rows that may b
 differences. So the neighbors are those of float64, ordered by (distance, row).
 
 Processor time per query on one thread, with 5,000 calibration samples, 20 experts of 20 classes, 400 queries and empty
-tables, at M = 10 and 50: 5.7 and 20 ms here; 7.8 and 28 ms with the same loops on float64 distances; 17 and 116 ms in
-plain torch, float64. That is why the loops are compiled, and distances are in float32 where they are.
+tables, at M = 10 and 50: 6.2 and 20 ms here; 7.9 and 29 ms with the same loops on float64 distances; 17 and 116 ms in
+plain torch, float64 (docs/methods/frugal.md has all figures).
 """
 
 import math
