@@ -254,7 +254,9 @@ def _comparison(report: Report, kind: type[ChainRun]) -> list[str]:
     lines = ["| fusion | plain | ACoRL | gain |", "|---|---|---|---|"]
     for fusion in kind.fusions:
         ours, theirs = _both_arms(report, kind, fusion)
-        lines.append(f"| {fusion} | {np.mean(theirs):.3f} | {np.mean(ours):.3f} | {_gain(ours, theirs)} |")
+        lines.append(
+            f"| {fusion} | {np.mean(theirs):.3f} | {np.mean(ours):.3f} | {paired_gain(ours, theirs).points()} |"
+        )
     return lines
 
 
@@ -265,18 +267,10 @@ def _both_arms(
     return [report.values(kind.method(arm, fusion), metric or kind.metric) for arm in (COMPLEMENTARY, PLAIN)]
 
 
-def _gain(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    mean, low, high = paired_gain(ours, theirs)
-    text = f"{100 * mean:+.1f}"
-    return text if low is None or high is None else f"{text} [{100 * low:+.1f}, {100 * high:+.1f}]"
-
-
 def _by_strength(
     report: Report, kind: type[ChainRun], strength: float, split: str, fusion: str | None = None
 ) -> list[float]:
-    wanted = (fusion or kind.fusions[0], f"{kind.metric} by strength", split, strength)
-    rows = [row for row in report.rows if (row["method"], row["metric"], row["split"], row.get("strength")) == wanted]
-    return [row["value"] for row in sorted(rows, key=lambda row: row["seed"])]
+    return report.values(fusion or kind.fusions[0], f"{kind.metric} by strength", split, strength=strength)
 
 
 def _strength_table(report: Report, kind: type[ChainRun], strengths: Sequence[float]) -> list[str]:
@@ -290,7 +284,7 @@ def _strength_table(report: Report, kind: type[ChainRun], strengths: Sequence[fl
         cells = [f"{strength:g}", f"{np.mean(_by_strength(report, kind, strength, 'val')):.3f}"]
         for fusion in kind.fusions:
             plain, test = (_by_strength(report, kind, value, "test", fusion) for value in (0.0, strength))
-            cells.append(f"{np.mean(test):.3f}" + (f" ({_gain(test, plain)})" if strength else ""))
+            cells.append(f"{np.mean(test):.3f}" + (f" ({paired_gain(test, plain).points()})" if strength else ""))
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -337,9 +331,7 @@ def _figures(report: Report, kind: type[ChainRun], strengths: Sequence[float]) -
     for strength, of_fusions in gains.items():
         for fusion in kind.fusions:
             ours, theirs = (_by_strength(report, kind, value, "test", fusion) for value in (strength, 0.0))
-            _, low, high = paired_gain(ours, theirs)
-            interval = None if low is None or high is None else (low, high)
-            of_fusions[fusion] = np.subtract(ours, theirs), interval
+            of_fusions[fusion] = np.subtract(ours, theirs), paired_gain(ours, theirs).interval
     figure = plotting.reversal_strengths(
         grid,
         values,

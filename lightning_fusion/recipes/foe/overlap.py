@@ -69,9 +69,7 @@ class OverlapRun(SeedRun):
 
 
 def _of(report: Report, method: str, overlap: float) -> list[float]:
-    wanted = (method, f"{report.metric} by overlap", overlap)
-    rows = [row for row in report.rows if (row["method"], row["metric"], row.get("overlap")) == wanted]
-    return [row["value"] for row in sorted(rows, key=lambda row: row["seed"])]
+    return report.values(method, f"{report.metric} by overlap", overlap=overlap)
 
 
 def overlap_table(report: Report, overlaps: Sequence[float], main: str) -> list[str]:
@@ -80,8 +78,7 @@ def overlap_table(report: Report, overlaps: Sequence[float], main: str) -> list[
     head = ["overlap", *methods, f"{main} over the best single expert"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for overlap in overlaps:
-        mean, low, high = paired_gain(_of(report, main, overlap), _of(report, "best single expert", overlap))
-        gain = f"{100 * mean:+.1f}" + ("" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]")
+        gain = paired_gain(_of(report, main, overlap), _of(report, "best single expert", overlap)).points()
         values = [f"{np.mean(_of(report, method, overlap)):.3f}" for method in methods]
         lines.append("| " + " | ".join([f"{overlap:g}", *values, gain]) + " |")
     note = (

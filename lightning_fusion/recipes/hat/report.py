@@ -51,8 +51,7 @@ def over_groups(report: Report, data: FusionDataModule) -> list[str]:
             continue
         gain = {name: ours[name] - theirs[name] for name in ours}
         of_group = [float(np.mean([gain[name] for name in ours if groups[name] == group])) for group in names]
-        mean, low, high = paired_gain(of_group, [0.0] * len(of_group))
-        text = f"{100 * mean:+.1f}" + ("" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]")
+        text = paired_gain(of_group, [0.0] * len(of_group)).points()
         signs = [sum(sign * value > 1e-9 for value in gain.values()) for sign in (1, -1)]
         lines.append(f"| {method} | {text} | {signs[0]} / {len(gain) - sum(signs)} / {signs[1]} |")
     return lines
