@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import torch
 from lightning import LightningDataModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_fusion.data.samplers import draws_order, slice_loader
@@ -84,8 +84,10 @@ class RowDataset(Dataset[Batch]):
 class FusionDataModule(LightningDataModule):
     """What all data modules of the library share: three splits, slices as batches, and facts for the models.
 
-    A subclass sets ``batch_size``, ``seed`` and ``num_workers`` and implements :meth:`rows`, :attr:`classes` and
-    :attr:`domains`. One that keeps the data of experts and of a fuser apart takes ``role`` and sets ``has_roles``.
+    A subclass sets ``batch_size``, ``seed`` and ``num_workers`` and implements :meth:`rows` (or :meth:`make_rows`,
+    which :meth:`rows` calls once for each split), :attr:`classes` and :attr:`domains`. One that keeps the data of
+    experts and of a fuser apart takes ``role`` and sets ``has_roles``. One whose loader gives raw values implements
+    :meth:`preprocess`.
 
     The constructor of a modality's base class records the arguments and assigns those that all its sources share;
     that of a source class then hands its own ones to :meth:`_configure`, which assigns and checks.
@@ -96,6 +98,11 @@ class FusionDataModule(LightningDataModule):
     batch_size: int
     seed: int
     num_workers: int = 0
+    augmentation: nn.Module | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made_rows: dict[str, Dataset] = {}
 
     @property
     def classes(self) -> list[str]:
@@ -108,8 +115,36 @@ class FusionDataModule(LightningDataModule):
         raise NotImplementedError(f"{type(self).__name__} must implement the property domains")
 
     def rows(self, split: str) -> Dataset:
-        """The data set of one split; takes index tensors."""
-        raise NotImplementedError(f"{type(self).__name__} must implement rows(split)")
+        """The data set of one split, ``train``, ``val`` or ``test``; takes index tensors.
+
+        Raises:
+            InputError: If there is no such split, or it has no sample.
+        """
+        if split not in SPLITS:
+            raise InputError(f"there is no split {split!r}; expected {shorten(SPLITS)}")
+        if split not in self._made_rows:
+            self._made_rows[split] = self.make_rows(split)
+        return self._made_rows[split]
+
+    def make_rows(self, split: str) -> Dataset:
+        """Make the data set of a split, which :meth:`rows` keeps until an argument changes."""
+        raise NotImplementedError(f"{type(self).__name__} must implement rows(split), or make_rows(split)")
+
+    def preprocess(self, inputs: Any, augment: bool = False) -> Any:
+        """Turn what the loader gives into network input, on the device; as it is where nothing is to be done.
+
+        Args:
+            inputs: Of a batch.
+            augment: Whether to augment it, as in training.
+        """
+        return inputs
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Augmentation (in training) and preprocessing, on the device."""
+        if not isinstance(batch, Batch):
+            return batch
+        augment = self.augmentation is not None and self.trainer is not None and self.trainer.training
+        return batch._replace(input=self.preprocess(batch.input, augment))
 
     def fingerprint(self, split: str) -> str:
         """A fingerprint of the content of one split, before augmentation."""
@@ -140,6 +175,7 @@ class FusionDataModule(LightningDataModule):
 
     def _configure(self, **arguments: Any) -> None:
         """Assign constructor arguments; a subclass drops what it derived from them and checks them together."""
+        self._made_rows = {}
         for name, value in arguments.items():
             setattr(self, name, value)
 

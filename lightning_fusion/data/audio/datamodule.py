@@ -13,7 +13,7 @@ from lightning_fusion.data.audio.features import LogMel
 from lightning_fusion.data.audio.files import Recordings
 from lightning_fusion.data.audio.layout import AudioLayout
 from lightning_fusion.data.audio.splits import AudioSplit, check_speakers
-from lightning_fusion.data.base import SPLITS, Batch, FusionDataModule, RowDataset
+from lightning_fusion.data.base import FusionDataModule, RowDataset
 from lightning_fusion.data.domains import Notices, domain_matrix
 from lightning_fusion.data.samplers import draws_order, slice_loader
 from lightning_fusion.data.statistics import mean_and_deviation, spectrum_facts
@@ -223,13 +223,6 @@ class BaseAudioDataModule(FusionDataModule):
         rows, shuffle = self.rows("train"), draws_order(self.trainer)
         return slice_loader(rows, self.batch_size, shuffle, self.seed, self.num_workers, CropSampler)
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augmentation (in training) and features, on the device."""
-        if not isinstance(batch, Batch):
-            return batch
-        augment = self.augmentation is not None and self.trainer is not None and self.trainer.training
-        return batch._replace(input=self.preprocess(batch.input, augment))
-
     def preprocess(self, waveforms: Tensor, augment: bool = False) -> Tensor:
         """Turn (B, T) waveforms in [-1, 1] into network input: (B, num_mels, frames), or (B, T) as they are."""
         floats = waveforms.float()
@@ -239,14 +232,6 @@ class BaseAudioDataModule(FusionDataModule):
             if self.features == "log_mel":
                 floats = self._log_mel(waveforms.device)(floats)
         return floats.to(waveforms.dtype)
-
-    def rows(self, split: str) -> RowDataset:
-        """The data set of one split: ``train``, ``val`` or ``test``."""
-        if split not in SPLITS:
-            raise InputError(f"there is no split {split!r}; expected {shorten(SPLITS)}")
-        if split not in self._datasets:
-            self._datasets[split] = self._dataset(split)
-        return self._datasets[split]
 
     # -------------------------------------------------------------- internals
 
@@ -261,7 +246,6 @@ class BaseAudioDataModule(FusionDataModule):
 
     def _drop_split(self) -> None:
         self._split: AudioSplit | None = None
-        self._datasets: dict[str, RowDataset] = {}
         self._mels: dict[torch.device, LogMel] = {}
 
     def _check(self) -> None:
@@ -301,7 +285,8 @@ class BaseAudioDataModule(FusionDataModule):
         parts = np.arange(getattr(self, _PARTS[split]))
         return (self.split.files[split] + len(self.layout.names) * parts[:, None]).reshape(-1)
 
-    def _dataset(self, split: str) -> RowDataset:
+    def make_rows(self, split: str) -> RowDataset:
+        """The recordings, or parts of them, of a split."""
         recordings, parts = self._read(), getattr(self, _PARTS[split])
         key, seconds = ("crop_s", self.crop_s) if split == "train" else ("eval_crop_s", self.eval_crop_s)
         length = round(seconds * self.sample_rate_hz)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.data.base import SPLITS, Batch, FusionDataModule, RowDataset, Rows
+from lightning_fusion.data.base import FusionDataModule, RowDataset, Rows
 from lightning_fusion.data.domains import chosen_domains, domain_matrix, local_classes
 from lightning_fusion.data.image.superclasses import CIFAR100_SUPERCLASSES
 from lightning_fusion.data.splits import stratified_split
@@ -243,13 +243,6 @@ class BaseImageDataModule(FusionDataModule):
         """Read the images and cut splits and domains; cheap when repeated."""
         self.rows("test")
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Floats, augmentation (in training) and normalization, on the device."""
-        if not isinstance(batch, Batch):
-            return batch
-        augment = self.augmentation is not None and self.trainer is not None and self.trainer.training
-        return batch._replace(input=self.preprocess(batch.input, augment))
-
     def preprocess(self, images: Tensor, augment: bool = False) -> Tensor:
         """Turn (B, channels, H, W) uint8 images into normalized float32 network input of the same shape."""
         floats = images.to(torch.float32).div_(255)
@@ -260,10 +253,8 @@ class BaseImageDataModule(FusionDataModule):
         std = torch.tensor(how["std"], device=images.device).view(-1, 1, 1)
         return (floats - mean) / std
 
-    def rows(self, split: str) -> RowDataset:
-        """The data set of one split: ``train``, ``val`` or ``test``, for the role and domain at hand."""
-        if split not in SPLITS:
-            raise InputError(f"there is no split {split!r}; expected {shorten(SPLITS)}")
+    def make_rows(self, split: str) -> RowDataset:
+        """The images of a split, for the role and domain at hand."""
         table, task = self._read(), self._task
         if self._splits is None:
             self._splits = self._cut(table)

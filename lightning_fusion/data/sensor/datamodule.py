@@ -1,6 +1,5 @@
 """What all sources of sensor data share: domains, splits of whole recordings, normalization and loaders."""
 
-import warnings
 from collections.abc import Callable
 from enum import IntEnum
 from functools import cached_property
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.data.base import SPLITS, Batch, FusionDataModule, RowDataset
+from lightning_fusion.data.base import SPLITS, FusionDataModule, RowDataset
 from lightning_fusion.data.domains import Notices, as_names, chosen_domains, domain_matrix, local_classes
 from lightning_fusion.data.sensor.arrangement import Arrangement, Source, arrange, named_splits, poor_domains
 from lightning_fusion.data.sensor.windows import Cut, RowInputs, Windows, cut_windows
@@ -18,7 +17,7 @@ from lightning_fusion.data.splits import stratified_sessions
 from lightning_fusion.data.statistics import mean_and_deviation, window_facts
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
-from lightning_fusion.hyperparameters import keep_plain
+from lightning_fusion.hyperparameters import record_arguments
 
 
 class Stage(IntEnum):
@@ -117,10 +116,7 @@ class BaseSensorDataModule(FusionDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        with warnings.catch_warnings():  # of the augmentation, a module, which keep_plain drops
-            warnings.simplefilter("ignore")
-            self.save_hyperparameters(logger=False)
-        keep_plain(self)
+        record_arguments(self)
         self.notices = Notices()
         self._of_all: dict[str, Any] = {}  # measured over all domains: variants with the same splits share it
         self.domain_fields, self.group_field, self.session_fields = domain_fields, group_field, session_fields
@@ -208,13 +204,6 @@ class BaseSensorDataModule(FusionDataModule):
         """Read, cut and split the recordings; cheap when repeated."""
         self.rows("train")
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augmentation (in training) and normalization, on the device."""
-        if not isinstance(batch, Batch):
-            return batch
-        augment = self.augmentation is not None and self.trainer is not None and self.trainer.training
-        return batch._replace(input=self.preprocess(batch.input, augment))
-
     def preprocess(self, inputs: Tensor, augment: bool = False) -> Tensor:
         """Turn values as recorded, (B, channels, T) or (B, features), into normalized network input of that shape."""
         floats = inputs.float()
@@ -225,16 +214,12 @@ class BaseSensorDataModule(FusionDataModule):
             mean, std = mean[:, None], std[:, None]
         return (floats - mean) / std
 
-    def rows(self, split: str) -> RowDataset:
-        """The data set of one split: ``train``, ``val`` or ``test``, of the domains in use."""
-        if split not in SPLITS:
-            raise InputError(f"there is no split {split!r}; expected {shorten(SPLITS)}")
-        if split not in self._datasets:
-            rows, (known, label) = self._rows_of(split), self._labels
-            target = torch.from_numpy(local_classes(self._own[1], len(known))[label])
-            member = domain_matrix(self._domain_of_window, len(self.domains))
-            self._datasets[split] = RowDataset(self._inputs(), target, member, rows)
-        return self._datasets[split]
+    def make_rows(self, split: str) -> RowDataset:
+        """The samples of a split, of the domains in use."""
+        rows, (known, label) = self._rows_of(split), self._labels
+        target = torch.from_numpy(local_classes(self._own[1], len(known))[label])
+        member = domain_matrix(self._domain_of_window, len(self.domains))
+        return RowDataset(self._inputs(), target, member, rows)
 
     # -------------------------------------------------------------- internals
 
@@ -247,7 +232,6 @@ class BaseSensorDataModule(FusionDataModule):
         if first <= Stage.SPLITTING:
             self._of_all = {}
         self._of_own: dict[str, Any] = {}  # measured over the domains in use
-        self._datasets: dict[str, RowDataset] = {}
         self._check()
 
     def _check(self) -> None:

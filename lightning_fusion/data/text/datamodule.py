@@ -19,7 +19,7 @@ from lightning_fusion.data.text.tokens import Corpus, TextTokenizer, TokenRows, 
 from lightning_fusion.data.text.words import bag_of_words
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
-from lightning_fusion.hyperparameters import constructor_arguments, keep_plain
+from lightning_fusion.hyperparameters import constructor_arguments, record_arguments
 
 _READ_AS = 4  # counts changes of how files are read: entries of a cache that were read otherwise are left alone
 _FRACTIONS = ("val_fraction", "test_fraction", "fuser_fraction")
@@ -105,8 +105,7 @@ class BaseTextDataModule(FusionDataModule):
     ) -> None:
         super().__init__()
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        self.save_hyperparameters(logger=False)
-        keep_plain(self)
+        record_arguments(self)
         self.notices = Notices()
         self._corpus_cache: Corpus | None = None
         self._tokenizer_cache: TextTokenizer | None = None
@@ -218,14 +217,6 @@ class BaseTextDataModule(FusionDataModule):
         kind = partial(LengthSampler, lengths=dataset.inputs.lengths[dataset.rows])
         return slice_loader(dataset, self.batch_size, shuffle, self.seed, self.num_workers, kind)
 
-    def rows(self, split: str) -> RowDataset:
-        """The data set of one split: ``train``, ``val`` or ``test``, of the role and the domains in use."""
-        if split not in SPLITS:
-            raise InputError(f"there is no split {split!r}; expected {shorten(SPLITS)}")
-        if split not in self._datasets:
-            self._datasets[split] = self._dataset(split)
-        return self._datasets[split]
-
     # -------------------------------------------------------------- internals
 
     def _configure(self, **arguments: Any) -> None:
@@ -237,7 +228,6 @@ class BaseTextDataModule(FusionDataModule):
             self._corpus_cache = self._tokenizer_cache = None
         if reading or splitting:
             self._split_cache = None
-        self._datasets: dict[str, RowDataset] = {}
         self._label_cache: tuple[list[str], np.ndarray] | None = None
         self._own_cache: tuple[list[int], list[int]] | None = None
         self._check()
@@ -422,7 +412,8 @@ class BaseTextDataModule(FusionDataModule):
             )
         return torch.from_numpy(rows)
 
-    def _dataset(self, split: str) -> RowDataset:
+    def make_rows(self, split: str) -> RowDataset:
+        """The texts of a split, of the role and the domains in use."""
         corpus, (known, label), (_, classes) = self._corpus, self._labels, self._own
         target = torch.from_numpy(local_classes(classes, len(known))[label])
         inputs = TokenRows(corpus.tokens, torch.from_numpy(corpus.offsets), corpus.facts["pad_id"])

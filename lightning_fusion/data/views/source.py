@@ -11,7 +11,7 @@ from lightning_fusion.data.base import FusionDataModule, RowDataset
 from lightning_fusion.data.views.base import DataView
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
-from lightning_fusion.hyperparameters import keep_plain
+from lightning_fusion.hyperparameters import record_arguments
 
 
 class SourceDataModule(DataView):
@@ -47,8 +47,7 @@ class SourceDataModule(DataView):
         super().__init__()
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         data = None  # type: ignore[assignment]  # no plain data; what the command line parsed is recorded all the same
-        self.save_hyperparameters(logger=False)
-        keep_plain(self)
+        record_arguments(self)
         self._configure(**arguments)
 
     def _configure(self, **arguments: Any) -> None:

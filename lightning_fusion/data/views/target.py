@@ -14,7 +14,7 @@ from lightning_fusion.data.splits import stratified_folds
 from lightning_fusion.data.views.base import DataView
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
-from lightning_fusion.hyperparameters import constructor_arguments, keep_plain
+from lightning_fusion.hyperparameters import constructor_arguments, record_arguments
 
 
 class TargetDataModule(DataView):
@@ -68,8 +68,7 @@ class TargetDataModule(DataView):
         super().__init__()
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         data = None  # type: ignore[assignment]  # no plain data; what the command line parsed is recorded all the same
-        self.save_hyperparameters(logger=False)
-        keep_plain(self)
+        record_arguments(self)
         self._held: Tensor | None = None
         self._configure(**arguments)
 
