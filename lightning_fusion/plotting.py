@@ -22,7 +22,7 @@ from lightning_fusion.errors import InputError
 from lightning_fusion.files import atomic_write
 
 P = ParamSpec("P")
-_STYLE = {
+_STYLE: Any = {
     "text.parse_math": False,
     "figure.constrained_layout.use": True,
     "figure.dpi": 130,
@@ -453,8 +453,8 @@ def det_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Figure:
         axes.plot(mark, mark, "o", color=f"C{number}", markersize=6, markeredgecolor="white", zorder=3)
     low, high = norm.ppf(0.8 * lowest), norm.ppf(highest)
     axes.axline((0, 0), slope=1, color="gray", linewidth=0.8, linestyle=":", zorder=0)
-    rates = [0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 0.9, 0.95, 0.99]
-    ticks = [rate for rate in rates if low <= norm.ppf(rate) <= high]
+    places = [0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 0.9, 0.95, 0.99]
+    ticks = [rate for rate in places if low <= norm.ppf(rate) <= high]
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_ticks(norm.ppf(ticks), [f"{100 * rate:g}" for rate in ticks])
     axes.set(xlim=(low, high), ylim=(low, high), xlabel="false alarms (%)", ylabel="misses (%)", aspect="equal")
@@ -524,7 +524,7 @@ def _shades(axes: Axes, values: np.ndarray, rows: Sequence[str], columns: Sequen
 def _name(axes: Axes, axis: str, names: Iterable[str]) -> None:
     """Write names beside an axis, one at each whole number: turned, small or not all of them where room is short."""
     labels = [_cut(name) for name in names]
-    figure, grid = axes.get_figure(), axes.get_gridspec()
+    figure, grid = axes.get_figure(root=True), axes.get_gridspec()
     assert figure is not None and grid is not None
     size = figure.get_size_inches()
     room = 0.6 * (size[0] / grid.ncols if axis == "x" else size[1] / grid.nrows) / len(labels)  # inches, about
