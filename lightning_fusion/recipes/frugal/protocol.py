@@ -18,7 +18,7 @@ from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.frugal.policy import FrugalFoE
 from lightning_fusion.recipes.frugal.report import abstention_table, figures, sensitivity_table
 from lightning_fusion.recipes.frugal.rows import ANSWERED, MAIN, NOBODY, TRADE_OFFS
-from lightning_fusion.recipes.frugal.study import _Study
+from lightning_fusion.recipes.frugal.study import Study
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
 from lightning_fusion.recipes.seed_run import SeedRun, check_domains, describe, describe_data, source_of
@@ -206,7 +206,7 @@ class _Frugal(Recipe):
             outputs = one.collect(experts)
             if self.costs in ("flops", "latency"):
                 price = measure_costs(ExpertPool(experts, outputs.classes), _example(one.data), self.costs)
-        self.last = study = _Study(outputs, price, self.rows, self.unseen, seed, self.trade_offs, run)
+        self.last = study = Study(outputs, price, self.rows, self.unseen, seed, self.trade_offs, run)
         study.study_policy(self.policy, folder / "policy")
         if self.unseen:
             study.study_seen(self.policy)

@@ -12,7 +12,7 @@ from lightning_fusion.recipes.frugal.rows import (
     SINGLE,
     TOLD_APART,
 )
-from lightning_fusion.recipes.frugal.study import _Study, curve_of, subset_cost
+from lightning_fusion.recipes.frugal.study import Study, curve_of, subset_cost
 from lightning_fusion.recipes.report import Figures, Report
 
 
@@ -31,7 +31,7 @@ def sensitivity_table(report: Report) -> list[str]:
     return lines
 
 
-def abstention_table(report: Report, study: _Study) -> list[str]:
+def abstention_table(report: Report, study: Study) -> list[str]:
     """What each rule answers where some test samples are out of scope."""
     metrics = (IN_SCOPE, TOLD_APART, "area under risk and coverage", HALF_ANSWERED, SCOPE_ANSWERED)
     lines = [
@@ -49,7 +49,7 @@ def abstention_table(report: Report, study: _Study) -> list[str]:
     return lines
 
 
-def figures(report: Report, study: _Study) -> Figures:
+def figures(report: Report, study: Study) -> Figures:
     """The figures of the report; the one of abstention where test samples are out of scope."""
     seeds = sorted({row["seed"] for row in report.rows})
     empty = {row["seed"]: row["value"] for row in report.rows if (row["method"], row["metric"]) == (NOBODY, "accuracy")}

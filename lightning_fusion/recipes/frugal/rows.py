@@ -23,10 +23,10 @@ TRADE_OFFS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01)
 """Trade-offs of the curves, unless others are given."""
 
 
-_NEIGHBORS = (10, 20, 50, 100)  # of the sensitivity table
+NEIGHBORS = (10, 20, 50, 100)  # of the sensitivity table
 
 
-_MOST_EXHAUSTIVE = 10  # experts
+MOST_EXHAUSTIVE = 10  # experts
 
 
 SINGLE = (

@@ -32,8 +32,6 @@ from lightning_fusion.frugal.risk import ParametricRisk
 from lightning_fusion.frugal.subset_fusers import MaskedMLPFuser
 from lightning_fusion.metrics.selective import RiskCoverage, area_under_cost_curve, risk_coverage
 from lightning_fusion.recipes.frugal.rows import (
-    _MOST_EXHAUSTIVE,
-    _NEIGHBORS,
     ANSWERED,
     AVERAGE,
     BY_PROBABILITY,
@@ -41,6 +39,8 @@ from lightning_fusion.recipes.frugal.rows import (
     HALF_ANSWERED,
     IN_SCOPE,
     MAIN,
+    MOST_EXHAUSTIVE,
+    NEIGHBORS,
     NOBODY,
     SCOPE_ANSWERED,
     SEEN,
@@ -63,7 +63,7 @@ class _Fusion:
         return self.policy.fuse([self.policy.names[k] for k in subset], self.outputs).argmax(1).cpu().numpy()
 
 
-class _Study:
+class Study:
     """One seed: the policy, its variants and its rivals on the same rows."""
 
     def __init__(
@@ -199,7 +199,7 @@ class _Study:
             "FrugalFoE (masked MLP)": {"fuser": MaskedMLPFuser(seed=self.seed)},
             "FrugalFoE (parametric risk)": {"risk": ParametricRisk(seed=self.seed)},
         }
-        if len(self.outputs.names) <= _MOST_EXHAUSTIVE:
+        if len(self.outputs.names) <= MOST_EXHAUSTIVE:
             variants["FrugalFoE (exhaustive search)"] = {"look_ahead": len(self.outputs.names)}
         for method, changes in variants.items():
             try:
@@ -245,7 +245,7 @@ class _Study:
             "random subsets": random_subsets(fusion, costs, seed=self.seed),
             "static subset (greedy)": best_static_subsets(fusion, costs, empty_error=self._nobody_error()),
         }
-        if exhaustive and len(costs) <= _MOST_EXHAUSTIVE:
+        if exhaustive and len(costs) <= MOST_EXHAUSTIVE:
             rules["static subset (exhaustive)"] = exhaustive_subsets(fusion, costs)
         rules |= {
             "cascade by confidence": confidence_cascade(test, train, self.goal["train"], costs),
@@ -312,7 +312,7 @@ class _Study:
         """How accuracy and cost move with the number of neighbours and the trade-off."""
         start = time.perf_counter()
         around = [(self.policy.trade_off_ or 0.02) * factor for factor in (0.5, 1.0, 2.5)]
-        for count in sorted({min(count, len(self.goal["train"]) - 1) for count in _NEIGHBORS}):
+        for count in sorted({min(count, len(self.goal["train"]) - 1) for count in NEIGHBORS}):
             curve = self.policy.curve(self.known["test"], self.goal["test"], around, neighbors=count)
             for price, accuracy, cost in zip(curve.trade_off, curve.accuracy, curve.cost, strict=True):
                 more: dict[str, Any] = {"cost": cost, "neighbors": count, "trade_off": price}

@@ -19,13 +19,13 @@ STUDENTS: dict[str, dict[str, Any]] = {
 """Arguments of :class:`~lightning_fusion.HaTJointModule` of each student of the main table."""
 
 
-_POISONED, _STUDENT = "_permuted", "_student"
+POISONED, STUDENT = "_permuted", "_student"
 
 
-_OF_SELECTION = {"keep_share", "num_sources", "encoder_first", "similarity", "rank_by"}
+OF_SELECTION = {"keep_share", "num_sources", "encoder_first", "similarity", "rank_by"}
 
 
-_OF_TARGET = {"labeled_fraction", "labeled_per_class"}
+OF_TARGET = {"labeled_fraction", "labeled_per_class"}
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.hat.module import HaTJointModule
 from lightning_fusion.recipes.hat import report as hat_report
-from lightning_fusion.recipes.hat.plan import _OF_SELECTION, _OF_TARGET, _POISONED, _STUDENT, STUDENTS, Plan
+from lightning_fusion.recipes.hat.plan import OF_SELECTION, OF_TARGET, POISONED, STUDENT, STUDENTS, Plan
 from lightning_fusion.recipes.hat.report import LOCAL, MAIN, groups_of
-from lightning_fusion.recipes.hat.seed import _Seed
+from lightning_fusion.recipes.hat.seed import HaTSeed
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
 from lightning_fusion.recipes.seed_run import check_domains, describe, describe_data, expert_data, source_of
@@ -104,7 +104,7 @@ def hat(
     data.prepare_data()
     data.setup("fit")
     check_domains(data)
-    made = {_POISONED: poisoned > 0, _STUDENT: publish_students}
+    made = {POISONED: poisoned > 0, STUDENT: publish_students}
     _check_taken(data, [ending for ending, wanted in made.items() if wanted])
     domains, left_out = _usable(data, seeds)
     chosen = _targets(domains, left_out, targets, num_targets)
@@ -175,7 +175,7 @@ class _HaT(Recipe):
         if seed == run.seeds[0]:
             for name, reason in self.left_out.items():
                 run.console.print(f"{name} is left out: {reason}")
-        one = _Seed(run, self.data.variant(seed=seed), seed)
+        one = HaTSeed(run, self.data.variant(seed=seed), seed)
         one.publish_sources(self.plan, self.targets)
         for number, name in enumerate(self.targets):
             label = f"seed {seed}  target {number + 1}/{len(self.targets)} {name}"
@@ -234,7 +234,7 @@ def _check(
         raise InputError(f"source_classes is {source_classes}; a source needs two classes, or null for all")
     if taken := set(variants) & {*STUDENTS, LOCAL}:
         raise InputError(f"variants: {shorten(sorted(taken))} is a row of the table already; rename it")
-    known = _OF_SELECTION | _OF_TARGET | set(inspect.signature(HaTJointModule).parameters)
+    known = OF_SELECTION | OF_TARGET | set(inspect.signature(HaTJointModule).parameters)
     for name, change in variants.items():
         if unknown := set(change) - known:
             raise InputError(

@@ -27,7 +27,7 @@ from lightning_fusion.hat.guard import guard
 from lightning_fusion.hat.module import HaTJointModule
 from lightning_fusion.hat.ranking import Selection
 from lightning_fusion.hat.selection import select_sources
-from lightning_fusion.recipes.hat.plan import _OF_SELECTION, _OF_TARGET, _POISONED, _STUDENT, STUDENTS, Plan
+from lightning_fusion.recipes.hat.plan import OF_SELECTION, OF_TARGET, POISONED, STUDENT, STUDENTS, Plan
 from lightning_fusion.recipes.hat.report import LOCAL, MAIN, groups_of
 from lightning_fusion.recipes.seed_run import SeedRun, barrier, save_weights, stage_seed
 from lightning_fusion.registry.registry import ExpertRegistry
@@ -82,7 +82,7 @@ def _present(data: FusionDataModule) -> list[str]:
     return [label for number, label in enumerate(data.classes) if number in found[0] & found[1]]
 
 
-class _Seed(SeedRun):
+class HaTSeed(SeedRun):
     """One seed: all sources, then every target."""
 
     # ---------------------------------------------------------------- sources
@@ -103,9 +103,9 @@ class _Seed(SeedRun):
             data = {name: SourceDataModule(data[name], kept[name]) for name in names}
         wrong = {name for target in targets for name in self.poisoned(target, plan)}
         for name in (name for name in names if name in wrong):
-            data[f"{name}{_POISONED}"] = SourceDataModule(data[name], permuted=True, seed=self.seed)
+            data[f"{name}{POISONED}"] = SourceDataModule(data[name], permuted=True, seed=self.seed)
         for number, (name, own) in enumerate(data.items()):
-            domain = name.removesuffix(_POISONED) if name not in names else name
+            domain = name.removesuffix(POISONED) if name not in names else name
             label = f"seed {self.seed}  source {number + 1}/{len(data)} {name} ({self.architecture[domain]})"
             self.experts[name] = self._source(f"sources/{name}", domain, own, plan, label)
             if name not in published and first_process():
@@ -154,14 +154,14 @@ class _Seed(SeedRun):
                 f"{label}: {MAIN} {shown[MAIN]:.3f}, {LOCAL} {shown[LOCAL]:.3f}, {time.perf_counter() - start:.0f} s"
             )
         if plan.publish_students:
-            self.experts[f"{name}{_STUDENT}"] = self.load_expert(self.folder / f"students/{name}.ckpt", target.network)
+            self.experts[f"{name}{STUDENT}"] = self.load_expert(self.folder / f"students/{name}.ckpt", target.network)
         self.report.rows += rows
 
     def publish_student(self, target: "_Target") -> None:
         """Make the student of a finished target a source; before its file is written, so that it is there with it."""
         expert = self.load_expert(self.folder / f"students/{target.name}.ckpt", target.network)
         if first_process():
-            name = f"{target.name}{_STUDENT}"
+            name = f"{target.name}{STUDENT}"
             self.registry.publish(expert, target.data, name, overwrite=True, network=target.network)
         barrier()
 
@@ -176,19 +176,17 @@ class _Target:
         plan: What is trained.
     """
 
-    def __init__(self, run: _Seed, name: str, earlier: Sequence[str], plan: Plan) -> None:
+    def __init__(self, run: HaTSeed, name: str, earlier: Sequence[str], plan: Plan) -> None:
         self.run, self.name, self.plan = run, name, plan
         groups = groups_of(run.data)
         wrong = run.poisoned(name, plan)
         self.others = [
-            f"{other}{_POISONED}" if other in wrong else other
-            for other in plan.domains
-            if groups[other] != groups[name]
+            f"{other}{POISONED}" if other in wrong else other for other in plan.domains if groups[other] != groups[name]
         ]
         if plan.publish_students:
-            self.others += [f"{other}{_STUDENT}" for other in earlier if groups[other] != groups[name]]
+            self.others += [f"{other}{STUDENT}" for other in earlier if groups[other] != groups[name]]
         self.excluded = [other for other in run.registry.names if other not in self.others]
-        self.wrong = {f"{other}{_POISONED}" for other in wrong}
+        self.wrong = {f"{other}{POISONED}" for other in wrong}
         if len(self.others) < 2:
             raise InputError(f"data: {name} has {len(self.others)} domain(s) of other groups to learn from; two needed")
         self.network = plan.networks[run.architecture[name]]
@@ -326,11 +324,11 @@ class _Target:
         self._add("FoE on them", "accuracy", (answer == truth).mean())
 
     def _variant(self, name: str, change: Mapping[str, Any]) -> None:
-        data = self.data.variant(**{key: value for key, value in change.items() if key in _OF_TARGET})
-        selection = self._select(data, **{key: value for key, value in change.items() if key in _OF_SELECTION})
-        arguments = {key: value for key, value in change.items() if key not in _OF_SELECTION | _OF_TARGET}
+        data = self.data.variant(**{key: value for key, value in change.items() if key in OF_TARGET})
+        selection = self._select(data, **{key: value for key, value in change.items() if key in OF_SELECTION})
+        arguments = {key: value for key, value in change.items() if key not in OF_SELECTION | OF_TARGET}
         self._score(name, self._student(data, selection.experts, arguments, name))
-        if set(change) & _OF_TARGET:
+        if set(change) & OF_TARGET:
             self._score(f"{name}, local", self._local(data.variant(unlabeled=False)))
 
     # ---------------------------------------------------------------- figures
