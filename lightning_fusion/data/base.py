@@ -114,7 +114,7 @@ class FusionDataModule(LightningDataModule):
         """Names of the columns of ``Batch.domain``."""
         raise NotImplementedError(f"{type(self).__name__} must implement the property domains")
 
-    def rows(self, split: str) -> Dataset:
+    def rows(self, split: str) -> Any:
         """The data set of one split, ``train``, ``val`` or ``test``; takes index tensors.
 
         Raises:
@@ -126,7 +126,7 @@ class FusionDataModule(LightningDataModule):
             self._made_rows[split] = self.make_rows(split)
         return self._made_rows[split]
 
-    def make_rows(self, split: str) -> Dataset:
+    def make_rows(self, split: str) -> Any:
         """Make the data set of a split, which :meth:`rows` keeps until an argument changes."""
         raise NotImplementedError(f"{type(self).__name__} must implement rows(split), or make_rows(split)")
 

@@ -104,7 +104,7 @@ class SeedRun:
         part: Of the seed's folder, where a seed has several pools.
     """
 
-    def __init__(self, run: Run, data: FusionDataModule, seed: int, part: str = "") -> None:
+    def __init__(self, run: Run, data: Any, seed: int, part: str = "") -> None:
         self.run, self.data, self.seed = run, data, seed
         self.report, self.console = run.report, run.console
         self.stage = f"seed_{seed}/{part}".rstrip("/")

@@ -106,6 +106,8 @@ class BaseAudioDataModule(FusionDataModule):
         self.notices = Notices()
         self._layout: AudioLayout | None = None
         self._recordings: Recordings | None = None
+        self._split: AudioSplit | None = None
+        self._mels: dict[torch.device, LogMel] = {}
         self._drop_split()
         FusionDataModule._configure(self, **arguments)
 
@@ -245,8 +247,7 @@ class BaseAudioDataModule(FusionDataModule):
         self._check()
 
     def _drop_split(self) -> None:
-        self._split: AudioSplit | None = None
-        self._mels: dict[torch.device, LogMel] = {}
+        self._split, self._mels = None, {}
 
     def _check(self) -> None:
         """Refuse arguments that are out of range."""

@@ -54,9 +54,9 @@ class BaseLabeledAudioDataModule(BaseAudioDataModule):
         names, number = self._domain_of_file()
         if self.split_by == "recording":
             _, label = np.unique(self.layout.fields["label"], return_inverse=True)
-            fractions = [0.1 if self.val_speakers is None else self.val_speakers]
-            fractions += [0.2 if self.test_speakers is None else self.test_speakers]
-            files = split_recordings(label + (label.max() + 1) * number, *map(float, fractions), self.seed)  # type: ignore[arg-type]
+            val: Any = 0.1 if self.val_speakers is None else self.val_speakers  # a number, which _check has seen to
+            test: Any = 0.2 if self.test_speakers is None else self.test_speakers
+            files = split_recordings(label + (label.max() + 1) * number, float(val), float(test), self.seed)
             cut = AudioSplit(files, np.arange(len(self.layout.speakers)))
         else:
             wanted = {"val": self.val_speakers, "test": self.test_speakers}

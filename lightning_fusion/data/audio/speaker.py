@@ -62,9 +62,9 @@ class BaseSpeakerDataModule(BaseAudioDataModule):
 
     def cut(self) -> AudioSplit:
         """Speakers in splits; those of a trial list, and the files that it names, where there is one."""
-        self._trials = self.read_trial_lists()
+        lists = self._trials = self.read_trial_lists()
         wanted = {"val": self.val_speakers, "test": self.test_speakers}
-        return split_speakers(self.layout, wanted, self._trials, least=2, seed=self.seed)
+        return split_speakers(self.layout, wanted, lists, least=2, seed=self.seed)
 
     def targets(self) -> np.ndarray:
         """(N,) int64, who speaks among the training speakers; -100 for others."""
@@ -73,7 +73,7 @@ class BaseSpeakerDataModule(BaseAudioDataModule):
 
     def _drop_split(self) -> None:
         super()._drop_split()
-        self._trials: dict[str, Trials] = {}
+        self._trials = {}
 
     def _check(self) -> None:
         super()._check()

@@ -32,7 +32,7 @@ class DataView(FusionDataModule):
         return getattr(self.data, "preprocessing", None)
 
     @property
-    def augmentation(self) -> Any:
+    def augmentation(self) -> Any:  # type: ignore[override]
         """The wrapped module's augmentation of training batches; None where there is none."""
         return getattr(self.data, "augmentation", None)
 

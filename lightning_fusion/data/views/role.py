@@ -107,7 +107,7 @@ class RoleDataModule(DataView):
     def rows(self, split: str) -> RowDataset:
         """The data set of one split, for the role and domain at hand."""
         if self.role == "expert" or split == "test":
-            return self._own.rows(split)  # type: ignore[return-value]
+            return self._own.rows(split)
         if split not in SPLITS:
             raise InputError(f"there is no split {split!r}; expected train, val or test")
         if not self._views:

@@ -116,7 +116,7 @@ class ClassificationChains(ChainRun):
         start = time.perf_counter()
         self.data.setup("test")
         data = self.data.rows("test")
-        count = len(data)  # type: ignore[arg-type]
+        count = len(data)
         drawn = np.random.default_rng(self.seed).choice(count, min(self.attribution_rows, count), replace=False)
         with torch.no_grad():
             batch = self.data.on_after_batch_transfer(data[torch.from_numpy(np.sort(drawn))], 0)

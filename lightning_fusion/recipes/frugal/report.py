@@ -66,7 +66,7 @@ def figures(report: Report, study: Study) -> Figures:
     }
     own = points[MAIN][1]
     top = max(np.mean(report.values(method)) for method in report.methods() if not method.startswith("oracle"))
-    close = own - 0.25 * (own - 0.9 * min(empty.values())), top + 0.02
+    close = own - 0.25 * (own - 0.9 * min(empty.values())), float(top) + 0.02
     coverage = {MAIN: (study.coverage.coverage, study.coverage.error)}
     found: Figures = {
         "curve": (

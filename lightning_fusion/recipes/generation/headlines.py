@@ -301,7 +301,7 @@ class _Seed(SeedRun):
         own, gains, shown = self.scores[rows, self.chosen[MAIN], 2], [], []
         for number, name in enumerate(self.store.names):
             gain = paired_gain(own.tolist(), self.scores[:, number, 2].tolist())
-            bounds = dict(zip(("low", "high"), gain.interval or (), strict=False))
+            bounds: dict[str, Any] = dict(zip(("low", "high"), gain.interval or (), strict=False))
             self.report.add(MAIN, f"rougeL difference from {name}", gain.mean, self.seed, **bounds)
             gains.append([name, gain.points(2)])
         for row in np.unique(np.linspace(0, len(rows) - 1, _SHOWN).astype(int)):
