@@ -18,21 +18,6 @@ from lightning_fusion.experts.pool import check_same_experts
 Ask = Callable[[str, Tensor], Any]
 """Called as ``ask(expert name, rows)`` with (R,) ascending row indices; gives that expert's (R, C) outputs."""
 
-ARGUMENTS = (
-    "costs",
-    "trade_off",
-    "budget",
-    "neighbors",
-    "fuser_neighbors",
-    "min_queries",
-    "leave_one_out",
-    "loss",
-    "abstain_above",
-    "abstain_by",
-    "on_failure",
-    "look_ahead",
-)
-"""Arguments of :class:`~lightning_fusion.FrugalFoE` that are plain data."""
 TRADE_OFFS = (0.5, 0.2, 0.1, 0.05, 0.03, 0.02, 0.015, 0.01, 0.005, 0.002)
 """Trade-offs of a curve, unless others are given."""
 
@@ -49,7 +34,7 @@ _WORDS = {"loss": ("zero_one", "log"), "abstain_by": ("risk", "probability"), "o
 
 
 def read_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The :data:`ARGUMENTS`, checked and as Python's own types.
+    """The arguments of a policy that are plain data, checked and as Python's own types.
 
     Args:
         given: By name.

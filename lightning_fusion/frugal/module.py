@@ -14,9 +14,9 @@ from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs.datamodule import OutputsBatch, OutputsDataModule
 from lightning_fusion.experts.pool import POOL, ExpertPool, check_same_experts, scatter, scatter_columns, task_classes
-from lightning_fusion.frugal.inputs import ARGUMENTS
 from lightning_fusion.frugal.policy import FrugalFoE
 from lightning_fusion.frugal.prediction import FrugalPrediction
+from lightning_fusion.frugal.state import ARGUMENTS
 from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
 
 _POLICY = "policy."

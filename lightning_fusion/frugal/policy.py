@@ -6,27 +6,16 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
-from pathlib import Path
 from threading import RLock
 from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.outputs.store import OutputsSplit
 from lightning_fusion.frugal.diagnostics import fit_diagnostics, prediction_diagnostics
-from lightning_fusion.frugal.files import (
-    FORMAT,
-    build_part,
-    check_facts,
-    describe_part,
-    digest_of,
-    read_policy,
-    write_policy,
-)
 from lightning_fusion.frugal.inputs import (
-    ARGUMENTS,
     TRADE_OFFS,
     Ask,
     check_labeled,
@@ -45,6 +34,7 @@ from lightning_fusion.frugal.planning import affordable_trade_off, resolving_nei
 from lightning_fusion.frugal.prediction import FrugalCurve, FrugalPrediction
 from lightning_fusion.frugal.risk import KNNRisk, RiskEstimator
 from lightning_fusion.frugal.search import Calibration, Query, decide
+from lightning_fusion.frugal.state import ARGUMENTS, PolicyState
 from lightning_fusion.frugal.subset_fusers import KNNFuser, SubsetFuser
 from lightning_fusion.frugal.tables import DistanceTables, LossTables
 
@@ -60,7 +50,7 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-class FrugalFoE(nn.Module):
+class FrugalFoE(PolicyState):
     r"""Fusion of frugal experts (Wang et al., ICLR 2024, section 4): which expert does a sample need next?
 
     With S the experts queried so far, the M calibration samples nearest on their outputs, costs c_k and a trade-off,
@@ -106,21 +96,6 @@ class FrugalFoE(nn.Module):
         >>> answer.queried.sum(0).tolist(), float((answer.predicted == targets).float().mean())
         ([60, 0], 1.0)
     """
-
-    costs: dict[str, float] | list[float] | None
-    trade_off: float
-    budget: float | None
-    neighbors: int | None
-    fuser_neighbors: int
-    min_queries: int
-    leave_one_out: bool
-    loss: str
-    abstain_above: float | None
-    abstain_by: str
-    on_failure: str
-    look_ahead: int
-    outputs: Tensor
-    targets: Tensor
 
     def __init__(
         self,
@@ -228,8 +203,6 @@ class FrugalFoE(nn.Module):
             warnings.warn(message, stacklevel=4)
         return self
 
-    _calibration: Calibration | None = None
-
     @property
     def calibration(self) -> Calibration:
         """What the search reads, built once after a fit, a load or a move to another device.
@@ -246,29 +219,13 @@ class FrugalFoE(nn.Module):
             skip_failures=self.on_failure == "skip",
         )
 
-    def _check_fitted(self) -> None:
-        if not self.names:
-            raise InputError("this FrugalFoE is not fitted; call fit(outputs, targets), or FrugalFoE.load(folder)")
-
     def _calibrate(self) -> Calibration:
         neighbors = SubsetNeighbors(self.outputs)
         losses = LossTables(self.fuser, self.targets, self.loss)
         self.fuser.attach(neighbors, self.outputs, self.targets, self.leave_one_out)
-        self._calibration = Calibration(
-            self.names,
-            self.outputs,
-            self.targets,
-            self.costs_,
-            self.neighbors_,
-            self.min_queries,
-            self.look_ahead,
-            self.on_failure == "skip",
-            self.fuser,
-            self.risk,
-            neighbors,
-            losses,
-            DistanceTables(neighbors, self.outputs, min(self.fuser_neighbors, len(self.targets) - 1)),
-        )
+        distances = DistanceTables(neighbors, self.outputs, min(self.fuser_neighbors, len(self.targets) - 1))
+        data = self.names, self.outputs, self.targets, self.costs_
+        self._calibration = Calibration(*data, self.fuser, self.risk, neighbors, losses, distances, self.neighbors_)
         self._calibration.attach_risk()
         return self._calibration
 
@@ -279,19 +236,6 @@ class FrugalFoE(nn.Module):
         super().__setstate__(state)
         self._lock = RLock()
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Follow a move to another device; numbers keep their precision, which decides who is nearest."""
-        kept = {name: value.dtype for name, value in self.state_dict().items()}
-        outputs = self.outputs
-        super()._apply(fn, recurse)
-        if self.outputs.dtype != outputs.dtype:
-            self.outputs = outputs.to(self.outputs.device)
-        for part in (self.fuser, self.risk):
-            if any(value.dtype != kept[name] for name, value in self.state_dict().items()):
-                part.float()
-        self._calibration = None
-        return self
-
     @_guarded
     def error(self, subset: Sequence[str]) -> float:
         """Held-out loss of the fuser on the calibration set, from the outputs of some experts.
@@ -299,8 +243,8 @@ class FrugalFoE(nn.Module):
         Args:
             subset: Their names.
         """
-        losses, rows = self.calibration.losses, torch.arange(len(self.targets), device=self.targets.device)
-        return float(losses((), [expert_numbers(subset, self.names)], rows).mean())
+        calibration = self.calibration
+        return float(calibration.losses((), [expert_numbers(subset, self.names)], calibration.rows).mean())
 
     @_guarded
     def fuse(self, subset: Sequence[str], outputs: Mapping[str, Any] | OutputsSplit | Tensor) -> Tensor:
@@ -314,7 +258,7 @@ class FrugalFoE(nn.Module):
 
     def _mean_cost(self, trade_off: float) -> float:
         """Mean cost on the calibration set, each sample judged by the others."""
-        rows = torch.arange(len(self.targets), device=self.targets.device)
+        rows = self.calibration.rows
         return float(self._decide(self.calibration, _replay(self.outputs), len(rows), trade_off, rows).cost.mean())
 
     # --------------------------------------------------------------- predicting
@@ -418,75 +362,6 @@ class FrugalFoE(nn.Module):
             (doubt > above) | ~found.queried.any(1),
             found.ood,
         )
-
-    # -------------------------------------------------------------------- files
-
-    def facts(self) -> dict[str, Any]:
-        """Everything but the arrays, as plain data."""
-        self._check_fitted()
-        return {
-            "format": FORMAT,
-            "names": self.names,
-            "classes": self.classes,
-            "experts": self.experts,
-            "rows": len(self.targets),
-            "num_classes": self.outputs.shape[2],
-            "costs_": self.costs_,
-            "trade_off_": self.trade_off_,
-            "neighbors_": self.neighbors_,
-            "arguments": {name: getattr(self, name) for name in ARGUMENTS},
-            "fuser": describe_part(self.fuser),
-            "risk": describe_part(self.risk),
-            "digest": digest_of(self.state_dict()),
-        }
-
-    def save(self, folder: str | Path) -> None:
-        """Write the policy as a store (see :mod:`lightning_fusion.store`), whole or not at all.
-
-        Args:
-            folder: Made where it is missing; a policy in it is replaced.
-        """
-        write_policy(folder, self.facts(), self.state_dict())
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read a policy that :meth:`save` wrote. Nothing in the files is executed.
-
-        Raises:
-            InputError: If there is none, or it is damaged.
-        """
-        return cls.from_state(*read_policy(folder), str(Path(folder)))
-
-    @classmethod
-    def from_state(cls, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str = "the policy") -> Self:
-        """Rebuild a policy from :meth:`facts` and its ``state_dict``.
-
-        Args:
-            facts: Plain data.
-            tensors: By name.
-            where: They come from, for messages.
-
-        Raises:
-            InputError: If they do not belong together.
-        """
-        try:
-            shape = check_facts(facts, tensors, where)
-            policy = cls(
-                **facts["arguments"],
-                fuser=build_part(facts["fuser"], SubsetFuser, where),
-                risk=build_part(facts["risk"], RiskEstimator, where),
-            )
-            policy.names, policy.classes, policy.experts = facts["names"], facts["classes"], facts["experts"]
-            policy.costs_ = read_costs(facts["costs_"], policy.names, None)
-            policy.trade_off_, policy.neighbors_ = facts["trade_off_"], facts["neighbors_"]
-            policy.outputs, policy.targets = tensors["outputs"], tensors["targets"]
-            policy.fuser.allocate(*shape)
-            policy.risk.allocate(*shape)
-            policy.load_state_dict(dict(tensors))
-            policy._calibrate()
-        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-            raise InputError(f"policy: {where} is damaged ({type(error).__name__}: {error})") from error
-        return policy
 
 
 def _replay(known: Tensor) -> Query:

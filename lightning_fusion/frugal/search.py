@@ -30,30 +30,35 @@ class Calibration:
         outputs: (K, N, C) of the calibration set.
         targets: (N,) its classes.
         costs: (K,).
-        num_neighbors: M.
-        min_queries: Experts to query in any case.
-        look_ahead: How many more experts a decision may plan with.
-        skip_failures: Go on without an expert that gives no finite outputs; else that raises.
         fuser: F^S for every S.
         risk: The risk of F^T, attached with M.
         neighbors: Nearest calibration samples on the outputs of any set of experts.
         losses: Held-out loss of F^T on each calibration sample.
         distances: Tell which samples are out-of-distribution.
+        num_neighbors: M.
+        min_queries: Experts to query in any case.
+        look_ahead: How many more experts a decision may plan with.
+        skip_failures: Go on without an expert that gives no finite outputs; else that raises.
     """
 
     names: list[str]
     outputs: Tensor
     targets: Tensor
     costs: list[float]
-    num_neighbors: int
-    min_queries: int
-    look_ahead: int
-    skip_failures: bool
     fuser: SubsetFuser
     risk: RiskEstimator
     neighbors: SubsetNeighbors
     losses: LossTables
     distances: DistanceTables
+    num_neighbors: int
+    min_queries: int = 1
+    look_ahead: int = 1
+    skip_failures: bool = False
+
+    @property
+    def rows(self) -> Tensor:
+        """(N,) numbers of all samples of the calibration set."""
+        return torch.arange(len(self.targets), device=self.targets.device)
 
     def attach_risk(self) -> None:
         """Let the risk look at M neighbors."""
@@ -66,10 +71,9 @@ class Calibration:
             trade_off: Loss per unit of cost.
             failed: Numbers of experts that cannot be queried.
         """
-        rows = torch.arange(len(self.targets), device=self.targets.device)
         sets = further_sets(self.costs, failed, self.look_ahead)
-        totals = self.losses((), sets, rows).sum(1)[None]
-        return int(best_set(totals, sets, self.costs, trade_off, len(rows))[0][0])
+        totals = self.losses((), sets, self.rows).sum(1)[None]
+        return int(best_set(totals, sets, self.costs, trade_off, len(self.targets))[0][0])
 
 
 @dataclass

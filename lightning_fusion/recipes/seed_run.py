@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,12 +72,30 @@ def _content(data: FusionDataModule) -> str:
     return digest(*(data.fingerprint(split) for split in SPLITS), pool.fingerprint("train"), pool.fingerprint("val"))
 
 
-def describe(factory: Any) -> Any:
-    """A class with its arguments; the name of any other function, which says nothing of its content."""
-    if factory is None:
-        return None
-    described = describe_factory(factory)
-    return described if described is not None else getattr(factory, "__qualname__", type(factory).__qualname__)
+def describe(value: Any) -> Any:
+    """A class with its arguments; the name of any other function, which says nothing of its content; else the value."""
+    if isinstance(value, Mapping):
+        return {name: describe(each) for name, each in value.items()}
+    if not callable(value):
+        return value
+    described = describe_factory(value)
+    return described if described is not None else getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def describe_arguments(arguments: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
+    """What a run's record says about the arguments of its recipe, as plain data.
+
+    Args:
+        arguments: All of them by name, as ``locals()`` has them; :func:`describe_data` and the runner record the data,
+            the seeds and the Trainer.
+        *left_out: Names of others that are not recorded.
+
+    Example:
+        >>> describe_arguments({"data": [1], "epochs": 3, "network": sorted, "seeds": [0]})
+        {'epochs': 3, 'network': 'sorted'}
+    """
+    skipped = {"data", "output", "seeds", "trainer", "overwrite", *left_out}
+    return {name: describe(value) for name, value in arguments.items() if name not in skipped}
 
 
 def stage_seed(seed: int, part: str | int) -> int:

@@ -19,9 +19,9 @@ from lightning_fusion.files import digest
 from lightning_fusion.recipes.acorl.chains import COMPLEMENTARY, PLAIN, ChainRun, Plan
 from lightning_fusion.recipes.acorl.classification import ClassificationChains
 from lightning_fusion.recipes.acorl.verification import SpeakerChains
-from lightning_fusion.recipes.report import Figures, Report, paired_gain
+from lightning_fusion.recipes.report import Figures, Report, markdown_table, paired_gain
 from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, quiet_lightning, run_recipe
-from lightning_fusion.recipes.seed_run import describe, describe_data, expert_data
+from lightning_fusion.recipes.seed_run import describe_arguments, describe_data, expert_data
 from lightning_fusion.recipes.trainers import Trainers
 from lightning_fusion.schedules import DANNRamp, Schedule
 
@@ -92,9 +92,9 @@ def acorl(
     Raises:
         InputError: If ``output`` holds another run, arguments make no sense, or a network does not take the data.
     """
-    seeds = [0] if seeds is None else seeds
+    seeds, strengths = [0] if seeds is None else seeds, [1.0] if strengths is None else strengths
+    recorded = describe_arguments(locals())
     check_seeds(seeds)
-    strengths = [1.0] if strengths is None else strengths
     if members < 2 or epochs < 1 or (attribution_rows or 0) < 0:
         raise InputError(
             f"members is {members}, epochs {epochs}, attribution_rows {attribution_rows}; expected at least 2, 1 and 0"
@@ -114,29 +114,15 @@ def acorl(
                 f"{given[0]} is {own[given[0]]}: speakers are trained with an angular margin and judged by trials; "
                 f"remove {' and '.join(given)}"
             )
+        recorded = {name: value for name, value in recorded.items() if name not in own}
         kind, own, more = SpeakerChains, {}, {}
         first: Any = data.variant(seed=0)
-        recorded = {"trials": digest(*(part for split in ("val", "test") for part in first.trials(split)))}
+        recorded["trials"] = digest(*(part for split in ("val", "test") for part in first.trials(split)))
     else:
-        kind, more = ClassificationChains, {"attribution_rows": own.pop("attribution_rows")}
-        if attribution_rows is None:
-            more["attribution_rows"] = _ATTRIBUTION_ROWS
-        recorded = own | more
-    config = {
-        **describe_data(data),
-        "network": describe(network),
-        "features": features,
-        "members": members,
-        "epochs": epochs,
-        "strengths": strengths,
-        "schedule": describe(schedule),
-        "dissimilarity": describe(dissimilarity),
-        "projection": describe(projection),
-        "larger": describe(larger),
-        "optimizer": describe(optimizer),
-        "scheduler": describe(scheduler),
-        **recorded,
-    }
+        own.pop("attribution_rows")
+        kind = ClassificationChains
+        more = {"attribution_rows": _ATTRIBUTION_ROWS if attribution_rows is None else attribution_rows}
+    config = describe_data(data) | recorded | more
     with quiet_lightning():
         tried_by = Trainers(trainer, output).trainer("check", logged=False, bar=False)
         _check_network(network, features, data, tried_by, "network")
@@ -251,13 +237,11 @@ def _choose(runs: Sequence[ChainRun], strengths: Sequence[float], tried: Sequenc
 
 def _comparison(report: Report, kind: type[ChainRun]) -> list[str]:
     """ACoRL's chain against the plain one, fusion by fusion."""
-    lines = ["| fusion | plain | ACoRL | gain |", "|---|---|---|---|"]
+    rows = []
     for fusion in kind.fusions:
         ours, theirs = _both_arms(report, kind, fusion)
-        lines.append(
-            f"| {fusion} | {np.mean(theirs):.3f} | {np.mean(ours):.3f} | {paired_gain(ours, theirs).points()} |"
-        )
-    return lines
+        rows.append([fusion, f"{np.mean(theirs):.3f}", f"{np.mean(ours):.3f}", paired_gain(ours, theirs).points()])
+    return markdown_table(["fusion", "plain", "ACoRL", "gain"], rows)
 
 
 def _both_arms(
@@ -274,31 +258,27 @@ def _by_strength(
 
 
 def _strength_table(report: Report, kind: type[ChainRun], strengths: Sequence[float]) -> list[str]:
-    headings = [
-        "largest lambda",
-        f"validation, {kind.fusions[0]}",
-        *(f"test, {fusion} (gain)" for fusion in kind.fusions),
-    ]
-    lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
+    tested = [f"test, {fusion} (gain)" for fusion in kind.fusions]
+    rows = []
     for strength in sorted({0.0, *strengths}):
         cells = [f"{strength:g}", f"{np.mean(_by_strength(report, kind, strength, 'val')):.3f}"]
         for fusion in kind.fusions:
             plain, test = (_by_strength(report, kind, value, "test", fusion) for value in (0.0, strength))
             cells.append(f"{np.mean(test):.3f}" + (f" ({paired_gain(test, plain).points()})" if strength else ""))
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        rows.append(cells)
+    return markdown_table(["largest lambda", f"validation, {kind.fusions[0]}", *tested], rows)
 
 
 def _likeness(report: Report, kind: type[ChainRun]) -> list[str]:
-    lines = ["| mean over pairs, test | plain | ACoRL | difference |", "|---|---|---|---|"]
+    rows = []
     for name in kind.likeness:
         ours, theirs = _both_arms(report, kind, metric=name)
         if not ours:
             continue
         mean, low, high = paired_gain(ours, theirs)
         text = f"{mean:+.3f}" + ("" if low is None else f" [{low:+.3f}, {high:+.3f}]")
-        lines.append(f"| {name} | {np.mean(theirs):.3f} | {np.mean(ours):.3f} | {text} |")
-    return lines
+        rows.append([name, f"{np.mean(theirs):.3f}", f"{np.mean(ours):.3f}", text])
+    return markdown_table(["mean over pairs, test", "plain", "ACoRL", "difference"], rows)
 
 
 def _signs(report: Report, kind: type[ChainRun], chosen: float) -> list[str]:

@@ -20,7 +20,7 @@ from lightning_fusion.experts.outputs.collect import first_process
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.metrics import heldout_linear_r2, linear_cka
 from lightning_fusion.recipes.acorl.chains import COMPLEMENTARY, PLAIN, ChainRun, pairs_of
-from lightning_fusion.recipes.report import Figures
+from lightning_fusion.recipes.report import Figures, markdown_table
 from lightning_fusion.recipes.seed_run import barrier, source_of
 from lightning_fusion.schedules import Linear
 from lightning_fusion.store import ArrayStore, MissingStoreError, StoreWriter
@@ -180,18 +180,14 @@ class SpeakerChains(ChainRun):
 
     def text(self, seeds: Sequence[int]) -> list[str]:
         """The EER of each seed with its interval over speakers."""
-        rows = {(row["method"], row["seed"]): row for row in self.report.rows if row["metric"] == "eer"}
-        lines = [
-            "Test EER by seed, with a 95 % bootstrap interval over the test speakers:",
-            "",
-            f"| method | {' | '.join(f'seed {seed}' for seed in seeds)} |",
-            "|---" * (1 + len(seeds)) + "|",
-        ]
+        rows = []
         for method in self.report.methods("eer"):
-            cells = [rows[method, seed] for seed in seeds]
+            found = {row["seed"]: row for row in self.report.select(method=method, metric="eer")}
+            cells = [found[seed] for seed in seeds]
             shown = (f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in cells)
-            lines.append(f"| {method} | {' | '.join(shown)} |")
-        return lines
+            rows.append([method, *shown])
+        title = "Test EER by seed, with a 95 % bootstrap interval over the test speakers:"
+        return [title, "", *markdown_table(["method", *(f"seed {seed}" for seed in seeds)], rows)]
 
     def figures(self) -> Figures:
         """Detection error trade-off."""

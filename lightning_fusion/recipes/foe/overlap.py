@@ -13,7 +13,7 @@ from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.views.overlap import OverlapDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.outputs.store import ExpertOutputs
-from lightning_fusion.recipes.report import MEANS, Figures, Report, paired_gain
+from lightning_fusion.recipes.report import MEANS, Figures, Report, markdown_table, paired_gain
 from lightning_fusion.recipes.seed_run import SeedRun
 
 RULES = {"best single expert": BestSingle, "softmax average": SoftmaxAverage, "logistic stacking": LogisticStacking}
@@ -76,16 +76,16 @@ def overlap_table(report: Report, overlaps: Sequence[float], main: str) -> list[
     """Every rule at every overlap, and what fusing gains over the best expert alone."""
     methods = [main, *RULES, CEILING]
     head = ["overlap", *methods, f"{main} over the best single expert"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    rows = []
     for overlap in overlaps:
         gain = paired_gain(_of(report, main, overlap), _of(report, "best single expert", overlap)).points()
         values = [f"{np.mean(_of(report, method, overlap)):.3f}" for method in methods]
-        lines.append("| " + " | ".join([f"{overlap:g}", *values, gain]) + " |")
+        rows.append([f"{overlap:g}", *values, gain])
     note = (
         "Overlap: the share of each expert's training rows that is drawn from all domains; every expert has as many "
         "rows as before, fuser and test rows stay the same."
     )
-    return [*lines, "", note]
+    return [*markdown_table(head, rows), "", note]
 
 
 def overlap_figure(report: Report, overlaps: Sequence[float], main: str) -> Figures:

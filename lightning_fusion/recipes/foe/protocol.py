@@ -24,7 +24,7 @@ from lightning_fusion.foe.module import FoEFuserModule, failure_signs
 from lightning_fusion.recipes.foe.overlap import OverlapRun, check_overlaps, overlap_figure, overlap_table
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
-from lightning_fusion.recipes.seed_run import SeedRun, check_domains, describe, describe_data, source_of
+from lightning_fusion.recipes.seed_run import SeedRun, check_domains, describe_arguments, describe_data, source_of
 
 MAIN = "FoE (label)"
 FUSERS: dict[str, dict[str, Any]] = {
@@ -112,14 +112,14 @@ def foe(
         InputError: If ``output`` holds another run, the data have fewer than two domains, or a baseline has the name
             of another one.
     """
-    seeds = [0] if seeds is None else seeds
+    seeds, baselines = [0] if seeds is None else seeds, baselines or {}
+    recorded = describe_arguments(locals())
     check_seeds(seeds)
     if expert_epochs < 1 or fuser_epochs < 1 or (fuser_batch_size is not None and fuser_batch_size < 1):
         raise InputError("expert_epochs, fuser_epochs and fuser_batch_size must be at least 1")
     if not 0 <= mean_weight < 1:
         raise InputError(f"mean_weight is {mean_weight}; expected 0 to 1, without 1")
-    more = baselines or {}
-    if taken := sorted(set(more) & set(BASELINES)):
+    if taken := sorted(set(baselines) & set(BASELINES)):
         raise InputError(f"baselines: found the names {shorten(taken)}, which are this library's; choose others")
     data = with_roles(data)
     data.prepare_data()
@@ -127,26 +127,10 @@ def foe(
     shares = check_overlaps(overlaps or [])
     measure = metric.replace("_", " ")
     expert = {"optimizer": optimizer, "scheduler": scheduler, "label_smoothing": label_smoothing, "mixup": mixup}
-    config = {
-        **describe_data(data),
-        "network": describe(network),
-        "expert_epochs": expert_epochs,
-        "fuser_epochs": fuser_epochs,
-        "fuser_batch_size": fuser_batch_size,
-        "fuser": describe(fuser),
-        "features": features,
-        "mean_weight": mean_weight,
-        **{name: describe(value) if callable(value) else value for name, value in expert.items()},
-        "metric": metric,
-        "centralised": centralised,
-        "single_expert": single_expert,
-        "overlaps": overlaps,
-        "baselines": {name: describe(rule) for name, rule in more.items()},
-    }
     recipe = _FoE(
         name="foe",
         main=MAIN if features is None else WITH_FEATURES,
-        config=config,
+        config=describe_data(data) | recorded,
         metric=measure,
         title=f"test {measure}",
         data=data,
@@ -157,7 +141,7 @@ def foe(
         centralised=centralised,
         single_expert=single_expert,
         overlaps=shares,
-        baselines={**BASELINES, **more},
+        baselines={**BASELINES, **baselines},
     )
     return run_recipe(recipe, output, seeds, trainer, overwrite)
 
@@ -361,13 +345,9 @@ class _OneExpert(nn.Module):
 def _figures(report: Report, folder: Path, outputs: ExpertOutputs, seed: int, main: str) -> Figures:
     """The three figures of the report."""
     shown = [main, "best single expert", "softmax average", "most confident", "logistic stacking"]
-    rows = [row for row in report.rows if "domain" in row and row["method"] in shown and row["metric"] == report.metric]
-    domains = [name for name in outputs.domains if any(row["domain"] == name for row in rows)]
+    domains = [name for name in outputs.domains if report.values(main, report.metric, domain=name)]
     means = {
-        method: [
-            np.mean([row["value"] for row in rows if (row["method"], row["domain"]) == (method, d)]) for d in domains
-        ]
-        for method in shown
+        method: [np.mean(report.values(method, report.metric, domain=name)) for name in domains] for method in shown
     }
     lost = {name: report.values(f"without {name}", "accuracy lost by shuffling") for name in outputs.names}
     fused = np.load(folder / f"seed_{seed}" / "fused.npy")

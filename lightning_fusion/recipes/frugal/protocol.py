@@ -21,7 +21,7 @@ from lightning_fusion.recipes.frugal.rows import ANSWERED, MAIN, NOBODY, TRADE_O
 from lightning_fusion.recipes.frugal.study import Study
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
-from lightning_fusion.recipes.seed_run import SeedRun, check_domains, describe, describe_data, source_of
+from lightning_fusion.recipes.seed_run import SeedRun, check_domains, describe_arguments, describe_data, source_of
 
 
 def frugal(
@@ -98,6 +98,7 @@ def frugal(
         raise InputError("give data and network to train experts, or stores of what experts said: one of both")
     if data is not None and network is None:
         raise InputError("network: experts need one; or give stores instead of data")
+    recorded = describe_arguments(locals(), "stores")
     if seeds is None:
         seeds = list(range(len(stores))) if stores else [0]
     check_seeds(seeds)
@@ -118,33 +119,24 @@ def frugal(
     if any(not 0 <= price < math.inf for price in trade_offs or ()):
         raise InputError(f"trade_offs: found {trade_offs}; expected numbers >= 0")
     prices = sorted({*(trade_offs or TRADE_OFFS), trade_off}, reverse=True)
-    config = {
-        "costs": costs,
-        **policy_arguments,
-        "trade_offs": prices,
-        "variants": variants,
-        "exhaustive": exhaustive,
-        "validation_rows": validation_rows,
-        "test_rows": test_rows,
-        "unseen_domains": unseen_domains,
-    }
     expert = {"optimizer": optimizer, "scheduler": scheduler, "label_smoothing": label_smoothing, "mixup": mixup}
     opened: dict[int, ExpertOutputs] = {}
     if stores is not None:
+        unused = {"network", "expert_epochs", *expert}
+        recorded = {name: value for name, value in recorded.items() if name not in unused}
         opened = {seed: ExpertOutputs.open(store) for seed, store in zip(seeds, stores, strict=True)}
     else:
         assert data is not None
         data = with_roles(data)
         data.prepare_data()
         check_domains(data)
-        config |= describe_data(data) | {"network": describe(network), "expert_epochs": expert_epochs}
-        config |= {name: describe(value) if callable(value) else value for name, value in expert.items()}
+        recorded |= describe_data(data)
     for names in [store.names for store in opened.values()] if data is None else [data.domains]:
         _check_costs(costs, names)
     recipe = _Frugal(
         name="frugal",
         main=MAIN,
-        config=config,
+        config=recorded | {"trade_offs": prices},
         title="test accuracy at the mean cost of FrugalFoE",
         beside=("cost", "area"),
         data=data,

@@ -13,46 +13,45 @@ from lightning_fusion.recipes.frugal.rows import (
     TOLD_APART,
 )
 from lightning_fusion.recipes.frugal.study import Study, curve_of, subset_cost
-from lightning_fusion.recipes.report import Figures, Report
+from lightning_fusion.recipes.report import Figures, Report, markdown_table
 
 
 def sensitivity_table(report: Report) -> list[str]:
     """Accuracy and cost by number of neighbors and trade-off."""
-    rows = [row for row in report.rows if row["metric"] == "accuracy by setting"]
-    prices = sorted({row["trade_off"] for row in rows})
-    lines = ["Accuracy of FrugalFoE at a mean cost, by neighbours M and trade-off (mean over seeds):", ""]
-    lines += ["| M | " + " | ".join(f"{price:.4g}" for price in prices) + " |", "|---" * (len(prices) + 1) + "|"]
-    for count in sorted({row["neighbors"] for row in rows}):
-        cells = []
+    metric = "accuracy by setting"
+    prices, counts = (sorted({row[key] for row in report.select(metric=metric)}) for key in ("trade_off", "neighbors"))
+    rows = []
+    for count in counts:
+        cells = [f"{count}"]
         for price in prices:
-            some = [row for row in rows if (row["neighbors"], row["trade_off"]) == (count, price)]
+            some = report.select(metric=metric, neighbors=count, trade_off=price)
             cells.append(f"{np.mean([r['value'] for r in some]):.3f} at {np.mean([r['cost'] for r in some]):.2f}")
-        lines.append(f"| {count} | " + " | ".join(cells) + " |")
-    return lines
+        rows.append(cells)
+    title = "Accuracy of FrugalFoE at a mean cost, by neighbours M and trade-off (mean over seeds):"
+    return [title, "", *markdown_table(["M", *(f"{price:.4g}" for price in prices)], rows)]
 
 
 def abstention_table(report: Report, study: Study) -> list[str]:
     """What each rule answers where some test samples are out of scope."""
     metrics = (IN_SCOPE, TOLD_APART, "area under risk and coverage", HALF_ANSWERED, SCOPE_ANSWERED)
-    lines = [
+    rows = [
+        [method, *(f"{np.mean(report.values(method, metric)):.3f}" for metric in metrics)]
+        for method in study.abstaining
+    ]
+    return [
         f"Abstention: {int(study.unknown.sum())} of {len(study.unknown)} test samples are out of scope: no expert "
         "knows their class, so every answer to them is wrong and no accuracy above can reach 1. Samples are answered "
         "in the order of a rule's risk: FrugalFoE's estimate, or 1 - the largest probability (abstain_by: probability) "
         "(mean over seeds).",
         "",
-        "| rule | " + " | ".join(metrics) + " |",
-        "|---" * (len(metrics) + 1) + "|",
+        *markdown_table(["rule", *metrics], rows),
     ]
-    for method in study.abstaining:
-        cells = (f"{np.mean(report.values(method, metric)):.3f}" for metric in metrics)
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return lines
 
 
 def figures(report: Report, study: Study) -> Figures:
     """The figures of the report; the one of abstention where test samples are out of scope."""
     seeds = sorted({row["seed"] for row in report.rows})
-    empty = {row["seed"]: row["value"] for row in report.rows if (row["method"], row["metric"]) == (NOBODY, "accuracy")}
+    empty = {row["seed"]: row["value"] for row in report.select(method=NOBODY, metric="accuracy")}
     grid = np.linspace(0, subset_cost(study.costs), 400)
     curves = {}
     for method in report.methods("accuracy on the curve"):

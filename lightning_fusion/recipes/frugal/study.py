@@ -334,11 +334,8 @@ def curve_of(report: Report, method: str, seed: int, nobody: float) -> tuple[np.
         seed: Of the run.
         nobody: Accuracy at cost 0.
     """
-    points = [
-        (row["cost"], row["value"])
-        for row in report.rows
-        if (row["method"], row["metric"], row["seed"]) == (method, "accuracy on the curve", seed)
-    ]
+    rows = report.select(method=method, metric="accuracy on the curve", seed=seed)
+    points = [(row["cost"], row["value"]) for row in rows]
     if not points:
         return np.zeros(0), np.zeros(0)
     points = [(0.0, nobody), *[(cost, value) for cost, value in points if cost > 0]]

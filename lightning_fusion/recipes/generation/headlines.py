@@ -25,7 +25,7 @@ from lightning_fusion.generation.pair_files import PairFiles
 from lightning_fusion.generation.rouge import ROUGE_KEYS, Rouge
 from lightning_fusion.recipes.report import Figures, Report, markdown_table, paired_gain
 from lightning_fusion.recipes.runner import Recipe, Run, run_recipe
-from lightning_fusion.recipes.seed_run import SeedRun, check_domains, describe, save_weights, stage_seed
+from lightning_fusion.recipes.seed_run import SeedRun, check_domains, describe_arguments, save_weights, stage_seed
 
 MAIN = "GenerativeFoE (all embeddings)"
 DOMAIN_ORACLE = "oracle (domain known)"
@@ -79,26 +79,15 @@ def generative(
     Raises:
         InputError: If ``output`` holds another run, or the data have fewer than two domains.
     """
+    recorded = describe_arguments(locals())
     if min(expert_epochs, fuser_epochs, max_new_tokens, hidden) < 1:
         raise InputError("expert_epochs, fuser_epochs, max_new_tokens and hidden must be at least 1")
     data = data.variant(seed=0)
     check_domains(data.module("fuser"))
-    config = {
-        "data": data.arguments,
-        "content": data.fingerprint(),
-        "network": describe(network),
-        "expert_epochs": expert_epochs,
-        "fuser_epochs": fuser_epochs,
-        "max_new_tokens": max_new_tokens,
-        "hidden": hidden,
-        "single_features": single_features,
-        "optimizer": describe(optimizer),
-        "scheduler": describe(scheduler),
-    }
     recipe = _Generative(
         name="generative",
         main=MAIN,
-        config=config,
+        config=recorded | {"data": data.arguments, "content": data.fingerprint()},
         metric="rougeL",
         title="test ROUGE-L (F-measure)",
         beside=("rouge1", "rouge2", "choice accuracy", "experts asked"),

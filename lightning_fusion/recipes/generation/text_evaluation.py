@@ -17,6 +17,7 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
 from lightning_fusion.recipes.report import Figures, Report, markdown_table
 from lightning_fusion.recipes.runner import Recipe, Run, run_recipe
+from lightning_fusion.recipes.seed_run import describe_arguments
 
 MAIN = "FoE (gradient boosting)"
 AVERAGE = "mean of experts"
@@ -59,22 +60,15 @@ def text_evaluation(
     Raises:
         InputError: If columns or values do not fit, or ``output`` holds another run.
     """
+    recorded = describe_arguments(locals())
     if not 0 < test_fraction < 1 or max_iter < 1 or min_samples_leaf < 1 or not learning_rate > 0:
         raise InputError("test_fraction must be between 0 and 1; max_iter, min_samples_leaf and learning_rate above 0")
     scores, human, group = _read(data, experts, aspects, group_field)
     settings = {"max_iter": max_iter, "learning_rate": learning_rate, "min_samples_leaf": min_samples_leaf}
-    config: dict[str, Any] = {
-        "content": digest(scores, human, group),
-        "experts": experts,
-        "aspects": aspects,
-        "group_field": group_field,
-        "test_fraction": test_fraction,
-        **settings,
-    }
     recipe = _TextEvaluation(
         name="text_evaluation",
         main=MAIN,
-        config=config,
+        config=recorded | {"content": digest(scores, human, group)},
         metric="Pearson correlation",
         title="mean Pearson correlation on test rows",
         scores=scores,

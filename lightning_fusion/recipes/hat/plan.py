@@ -9,22 +9,14 @@ from torch import nn
 from lightning_fusion.recipes.hat.report import MAIN
 
 UNIFORM = "uniform distillation"
-
-
 STUDENTS: dict[str, dict[str, Any]] = {
     MAIN: {},
     UNIFORM: {"mixing": "uniform", "heads": "frozen", "dictionary": False, "alpha": "fixed"},
     "static weights": {"mixing": "static"},
 }
 """Arguments of :class:`~lightning_fusion.HaTJointModule` of each student of the main table."""
-
-
 POISONED, STUDENT = "_permuted", "_student"
-
-
 OF_SELECTION = {"keep_share", "num_sources", "encoder_first", "similarity", "rank_by"}
-
-
 OF_TARGET = {"labeled_fraction", "labeled_per_class"}
 
 
@@ -35,7 +27,6 @@ class Plan:
     Attributes:
         domains: Names of the domains that are sources, and may be targets.
         networks: Called with the number of classes, by name; domains take them in turn.
-        features: Submodule of all of them whose output is the representation.
         source_epochs: Of each source.
         source_classes: That each source knows; all where None.
         poisoned: Sources of each target whose labels are permuted.
@@ -51,7 +42,6 @@ class Plan:
 
     domains: list[str]
     networks: dict[str, Callable[[int], nn.Module]]
-    features: str
     source_epochs: int
     source_classes: int | None
     poisoned: int

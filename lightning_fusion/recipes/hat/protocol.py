@@ -18,7 +18,7 @@ from lightning_fusion.recipes.hat.report import LOCAL, MAIN, groups_of
 from lightning_fusion.recipes.hat.seed import HaTSeed
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
-from lightning_fusion.recipes.seed_run import check_domains, describe, describe_data, expert_data, source_of
+from lightning_fusion.recipes.seed_run import check_domains, describe_arguments, describe_data, expert_data, source_of
 
 
 def hat(
@@ -96,9 +96,9 @@ def hat(
     Raises:
         InputError: If ``output`` holds another run, or arguments make no sense.
     """
-    seeds = [0] if seeds is None else seeds
+    seeds, variants = [0] if seeds is None else seeds, variants or {}
+    recorded = describe_arguments(locals(), "num_targets")
     check_seeds(seeds)
-    variants = variants or {}
     _check(networks, variants, num_targets, epochs, source_epochs, source_classes)
     data = expert_data(data)
     data.prepare_data()
@@ -115,44 +115,25 @@ def hat(
         "min_per_class": min_per_class,
     }
     selection = {"keep_share": keep_share, "num_sources": num_sources}
-    config = {
-        **describe_data(data),
-        "networks": {name: describe(network) for name, network in networks.items()},
-        "features": features,
-        "domains": domains,
-        "targets": chosen,
-        **target,
-        **selection,
-        "source_epochs": source_epochs,
-        "source_classes": source_classes,
-        "poisoned": poisoned,
-        "epochs": epochs,
-        "publish_students": publish_students,
-        "guarded": guarded,
-        "baselines": baselines,
-        "variants": variants,
-        "optimizer": describe(optimizer),
-    }
     plan = Plan(
-        domains,
-        networks,
-        features,
-        source_epochs,
-        source_classes,
-        poisoned,
-        epochs,
-        target,
-        selection,
-        variants,
-        publish_students,
-        guarded,
-        baselines,
-        {"optimizer": optimizer, "features": features},
+        domains=domains,
+        networks=networks,
+        source_epochs=source_epochs,
+        source_classes=source_classes,
+        poisoned=poisoned,
+        epochs=epochs,
+        target=target,
+        selection=selection,
+        variants=variants,
+        publish_students=publish_students,
+        guarded=guarded,
+        baselines=baselines,
+        arguments={"optimizer": optimizer, "features": features},
     )
     recipe = _HaT(
         name="hat",
         main=MAIN,
-        config=config,
+        config=describe_data(data) | recorded | {"domains": domains, "targets": chosen},
         title="test accuracy, mean over targets",
         data=data,
         plan=plan,

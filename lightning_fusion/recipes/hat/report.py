@@ -7,7 +7,7 @@ import numpy as np
 
 from lightning_fusion import plotting
 from lightning_fusion.data.base import FusionDataModule
-from lightning_fusion.recipes.report import Figures, Report, paired_gain
+from lightning_fusion.recipes.report import Figures, Report, markdown_table, paired_gain
 
 _SELECTED = re.compile(r"average of \d+, selected")
 MAIN, LOCAL = "HaT", "local, few labels"
@@ -24,17 +24,15 @@ def average(report: Report) -> None:
     for method, metric, seed in dict.fromkeys(
         (row["method"], row["metric"], row["seed"]) for row in report.rows if row["metric"] in kept
     ):
-        own = [
-            row["value"] for row in report.rows if (row["method"], row["metric"], row["seed"]) == (method, metric, seed)
-        ]
-        report.add(method, metric, np.mean(own), seed)
+        own = report.select(method=method, metric=metric, seed=seed)
+        report.add(method, metric, np.mean([row["value"] for row in own]), seed)
 
 
 def _by_target(report: Report, method: str) -> dict[str, float]:
     """Mean over seeds of a method's accuracy, by target."""
     found: dict[str, list[float]] = {}
-    for row in report.rows:
-        if (row["method"], row["metric"]) == (method, "accuracy") and "domain" in row:
+    for row in report.select(method=method, metric="accuracy"):
+        if "domain" in row:
             found.setdefault(row["domain"], []).append(row["value"])
     return {name: float(np.mean(values)) for name, values in found.items()}
 
@@ -43,8 +41,7 @@ def over_groups(report: Report, data: FusionDataModule) -> list[str]:
     """HaT's gain over each method with an interval over groups: targets of one person are not independent."""
     groups, ours = groups_of(data), _by_target(report, MAIN)
     names = sorted({groups[name] for name in ours})
-    lines = [f"Gains of {MAIN} in points, paired by target; 95 % interval over {len(names)} groups (Student's t):", ""]
-    lines += ["| against | gain | targets where better / equal / worse |", "|---|---|---|"]
+    rows = []
     for method in report.methods():
         theirs = _by_target(report, method)
         if method == MAIN or set(theirs) != set(ours):
@@ -53,8 +50,9 @@ def over_groups(report: Report, data: FusionDataModule) -> list[str]:
         of_group = [float(np.mean([gain[name] for name in ours if groups[name] == group])) for group in names]
         text = paired_gain(of_group, [0.0] * len(of_group)).points()
         signs = [sum(sign * value > 1e-9 for value in gain.values()) for sign in (1, -1)]
-        lines.append(f"| {method} | {text} | {signs[0]} / {len(gain) - sum(signs)} / {signs[1]} |")
-    return lines
+        rows.append([method, text, f"{signs[0]} / {len(gain) - sum(signs)} / {signs[1]}"])
+    title = f"Gains of {MAIN} in points, paired by target; 95 % interval over {len(names)} groups (Student's t):"
+    return [title, "", *markdown_table(["against", "gain", "targets where better / equal / worse"], rows)]
 
 
 _CRITERIA = {
@@ -67,12 +65,11 @@ _CRITERIA = {
 
 def ranks(report: Report) -> list[str]:
     """How well each criterion of the selection ranks the sources."""
-    lines = ["| criterion of the selection | rank correlation with the true accuracy |", "|---|---|"]
-    for criterion, name in _CRITERIA.items():
-        if values := report.values(criterion, "rank correlation"):
-            lines.append(f"| {name} | {np.mean(values):.2f} |")
-    if len(lines) == 2:  # two sources have no ranks to speak of
+    found = {name: report.values(criterion, "rank correlation") for criterion, name in _CRITERIA.items()}
+    rows = [[name, f"{np.mean(values):.2f}"] for name, values in found.items() if values]
+    if not rows:  # two sources have no ranks to speak of
         return []
+    lines = markdown_table(["criterion of the selection", "rank correlation with the true accuracy"], rows)
     return [*lines, "", "Mean over targets; the true accuracy is the source's own on the target's test split."]
 
 
@@ -95,25 +92,23 @@ def verdicts(report: Report) -> list[str]:
 
 def mixers(report: Report) -> list[str]:
     """What each student's mixer is held to be worth while it is trained, and what its predictions are worth."""
-    lines = [
-        "| mixer of | accuracy in training | true accuracy of the fused prediction | targets with 1 in training |",
-        "|---|---|---|---|",
-    ]
+    head = ["mixer of", "accuracy in training", "true accuracy of the fused prediction", "targets with 1 in training"]
+    rows = []
     for method in report.methods("mixer accuracy"):
-        rows = [row for row in report.rows if (row["method"], row["metric"]) == (method, "mixer accuracy")]
-        believed = [row["value"] for row in rows if "domain" in row]
+        found = report.select(method=method, metric="mixer accuracy")
+        believed = [row["value"] for row in found if "domain" in row]
         true = np.mean(report.values(f"{method}, mixer kept"))
-        lines.append(f"| {method} | {np.mean(believed):.3f} | {true:.3f} | {believed.count(1.0)} of {len(believed)} |")
+        ones = f"{believed.count(1.0)} of {len(believed)}"
+        rows.append([method, f"{np.mean(believed):.3f}", f"{true:.3f}", ones])
     note = "In training: over the labeled rows in the last epoch, which scales the injection. True: on the test split."
-    return [*lines, "", f"Means over targets. {note}"]
+    return [*markdown_table(head, rows), "", f"Means over targets. {note}"]
 
 
 def coverage(report: Report) -> list[str]:
     """What chosen sources know of the classes, and which no chosen source knows."""
-    rows = [row for row in report.rows if row["metric"] == "coverage"]
-    lines = [
-        f"A chosen source knows {np.mean([row['value'] for row in rows]):.0%} of the target's classes, on average."
-    ]
+    rows = report.select(metric="coverage")
+    share = np.mean([row["value"] for row in rows])
+    lines = [f"A chosen source knows {share:.0%} of the target's classes, on average."]
     without = Counter(label for row in rows for label in row["uncovered"])
     if not without:
         return [*lines, "Every class is known to a chosen source of every target."]
@@ -123,28 +118,26 @@ def coverage(report: Report) -> list[str]:
 
 def poison(report: Report) -> list[str]:
     """How often poisoned sources were chosen, and what the mixer thought of them; nothing where there are none."""
-    lines = []
+    rows = []
     for kind in ("poisoned sources", "sound sources"):
-        found = {
-            metric: [row["value"] for row in report.rows if (row["method"], row["metric"]) == (kind, metric)]
+        sources, picked, weights = (
+            [row["value"] for row in report.select(method=kind, metric=metric)]
             for metric in ("sources", "chosen", "mixer weight")
-        }
-        if found["sources"]:
-            weight = f"{np.mean(found['mixer weight']):.3f}" if found["mixer weight"] else "none was chosen"
-            chosen, there = sum(found["chosen"]), sum(found["sources"])
-            lines.append(f"| {kind} | {chosen:.0f} of {there:.0f} ({chosen / there:.0%}) | {weight} |")
-    if not lines:
+        )
+        if there := sum(sources):
+            chosen = sum(picked)
+            weight = f"{np.mean(weights):.3f}" if weights else "none was chosen"
+            rows.append([kind, f"{chosen:.0f} of {there:.0f} ({chosen / there:.0%})", weight])
+    if not rows:
         return []
-    head = ["| over all targets | chosen | mean weight in the mixer, where chosen |", "|---|---|---|"]
-    return [*head, *lines, "", "Poisoned: trained on permuted labels, each class under the name of another."]
+    lines = markdown_table(["over all targets", "chosen", "mean weight in the mixer, where chosen"], rows)
+    return [*lines, "", "Poisoned: trained on permuted labels, each class under the name of another."]
 
 
 def traffic(report: Report) -> list[str]:
     """Bytes that one target reads, by stage."""
-    lines = ["| bytes of one selection, mean over targets | |", "|---|---|"]
-    for method in report.methods("bytes"):
-        lines.append(f"| {method} | {np.mean(report.values(method, 'bytes')):,.0f} |")
-    return lines
+    rows = [[name, f"{np.mean(report.values(name, 'bytes')):,.0f}"] for name in report.methods("bytes")]
+    return markdown_table(["bytes of one selection, mean over targets", ""], rows)
 
 
 def figures(report: Report) -> Figures:
@@ -155,8 +148,8 @@ def figures(report: Report) -> Figures:
         for name in report.methods("bytes")
         if name.startswith("selection, ")
     }
-    rows = [row for row in report.rows if row["metric"] == "largest weight of a class"]
-    rows = [row for row in rows if (row["domain"], row["seed"]) == (rows[-1]["domain"], rows[-1]["seed"])]
+    last = [row for row in report.rows if row["metric"] == "largest weight of a class"][-1]
+    rows = report.select(metric=last["metric"], domain=last["domain"], seed=last["seed"])
     weights = plotting.heat_map(
         [row["weights"] for row in rows],
         [row["label"] for row in rows],

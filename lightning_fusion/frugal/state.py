@@ -1,0 +1,221 @@
+"""What a policy is, apart from what it does: arguments and arrays, in memory, in checkpoints and in files."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_fusion.errors import InputError
+from lightning_fusion.files import digest
+from lightning_fusion.frugal.inputs import is_number, read_costs
+from lightning_fusion.frugal.risk import RiskEstimator
+from lightning_fusion.frugal.search import Calibration
+from lightning_fusion.frugal.subset_fusers import SubsetFuser
+from lightning_fusion.hyperparameters import imported_class
+from lightning_fusion.store import ArrayStore, StoreWriter
+
+FORMAT = 1
+_POLICY = "policy"
+
+
+class Arguments:
+    """Arguments of :class:`~lightning_fusion.FrugalFoE` that are plain data, which it has as attributes."""
+
+    costs: dict[str, float] | list[float] | None
+    trade_off: float
+    budget: float | None
+    neighbors: int | None
+    fuser_neighbors: int
+    min_queries: int
+    leave_one_out: bool
+    loss: str
+    abstain_above: float | None
+    abstain_by: str
+    on_failure: str
+    look_ahead: int
+
+
+ARGUMENTS = tuple(Arguments.__annotations__)
+
+
+class PolicyState(Arguments, nn.Module):
+    """What :class:`~lightning_fusion.FrugalFoE` keeps of a fit."""
+
+    names: list[str]
+    classes: list[str] | None
+    experts: dict[str, Any] | None
+    outputs: Tensor
+    targets: Tensor
+    costs_: list[float]
+    trade_off_: float
+    neighbors_: int
+    fuser: SubsetFuser
+    risk: RiskEstimator
+    _calibration: Calibration | None = None
+
+    def _calibrate(self) -> Calibration:
+        """Build what the search reads."""
+        raise NotImplementedError
+
+    def _check_fitted(self) -> None:
+        if not self.names:
+            raise InputError("this FrugalFoE is not fitted; call fit(outputs, targets), or FrugalFoE.load(folder)")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Follow a move to another device; numbers keep their precision, which decides who is nearest."""
+        kept = {name: value.dtype for name, value in self.state_dict().items()}
+        outputs = self.outputs
+        super()._apply(fn, recurse)
+        if self.outputs.dtype != outputs.dtype:
+            self.outputs = outputs.to(self.outputs.device)
+        for part in (self.fuser, self.risk):
+            if any(value.dtype != kept[name] for name, value in self.state_dict().items()):
+                part.float()
+        self._calibration = None
+        return self
+
+    def facts(self) -> dict[str, Any]:
+        """Everything but the arrays, as plain data."""
+        self._check_fitted()
+        return {
+            "format": FORMAT,
+            "names": self.names,
+            "classes": self.classes,
+            "experts": self.experts,
+            "rows": len(self.targets),
+            "num_classes": self.outputs.shape[2],
+            "costs_": self.costs_,
+            "trade_off_": self.trade_off_,
+            "neighbors_": self.neighbors_,
+            "arguments": {name: getattr(self, name) for name in ARGUMENTS},
+            "fuser": describe_part(self.fuser),
+            "risk": describe_part(self.risk),
+            "digest": digest_of(self.state_dict()),
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Write the policy as a store (see :mod:`lightning_fusion.store`), whole or not at all.
+
+        Args:
+            folder: Made where it is missing; a policy in it is replaced.
+        """
+        facts = self.facts()
+        with StoreWriter(folder, _POLICY, overwrite=True) as writer:
+            for name, value in self.state_dict().items():
+                writer[name] = value.cpu().numpy()
+            writer.commit(facts)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read a policy that :meth:`save` wrote. Nothing in the files is executed.
+
+        Raises:
+            InputError: If there is none, or it is damaged.
+        """
+        stored = ArrayStore(folder, _POLICY)
+        tensors = {name: torch.from_numpy(np.array(values)) for name, values in stored.items()}
+        return cls.from_state(stored.metadata, tensors, str(Path(folder)))
+
+    @classmethod
+    def from_state(cls, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str = "the policy") -> Self:
+        """Rebuild a policy from :meth:`facts` and its ``state_dict``.
+
+        Args:
+            facts: Plain data.
+            tensors: By name.
+            where: They come from, for messages.
+
+        Raises:
+            InputError: If they do not belong together.
+        """
+        try:
+            shape = check_facts(facts, tensors, where)
+            policy = cls(
+                **facts["arguments"],
+                fuser=build_part(facts["fuser"], SubsetFuser, where),
+                risk=build_part(facts["risk"], RiskEstimator, where),
+            )
+            policy.names, policy.classes, policy.experts = facts["names"], facts["classes"], facts["experts"]
+            policy.costs_ = read_costs(facts["costs_"], policy.names, None)
+            policy.trade_off_, policy.neighbors_ = facts["trade_off_"], facts["neighbors_"]
+            policy.outputs, policy.targets = tensors["outputs"], tensors["targets"]
+            policy.fuser.allocate(*shape)
+            policy.risk.allocate(*shape)
+            policy.load_state_dict(dict(tensors))
+            policy._calibrate()
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise InputError(f"policy: {where} is damaged ({type(error).__name__}: {error})") from error
+        return policy
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """A digest of tensors and their names."""
+    return digest(*(part for name in sorted(tensors) for part in (name, tensors[name].cpu())))
+
+
+def check_facts(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> tuple[int, int, int]:
+    """(K, N, C) of a policy whose facts and tensors belong together.
+
+    Args:
+        facts: Plain data.
+        tensors: By name.
+        where: They come from, for messages.
+
+    Raises:
+        InputError: If they are of another format, out of range, or do not belong together.
+    """
+    if facts["format"] != FORMAT:
+        raise InputError(f"policy: {where} has format {facts['format']}; this version reads {FORMAT}")
+    names, trade_off, neighbors = facts["names"], facts["trade_off_"], facts["neighbors_"]
+    if (
+        not (is_number(trade_off) and 0 <= trade_off < math.inf)
+        or not (is_number(neighbors, True) and 1 <= neighbors <= facts["rows"])
+        or len(set(names)) < len(names)
+    ):
+        raise InputError(f"policy: the facts of {where} are out of range")
+    shape = len(names), facts["rows"], facts["num_classes"]
+    if tuple(tensors["outputs"].shape) != shape or digest_of(tensors) != facts["digest"]:
+        raise InputError(f"policy: the arrays of {where} are not those that its facts were written with")
+    return shape
+
+
+def describe_part(part: nn.Module) -> dict[str, Any]:
+    """The class of a fuser or risk estimator, with its arguments: attributes of the same names.
+
+    Raises:
+        InputError: If it keeps an argument under another name.
+    """
+    names = [name for name in inspect.signature(type(part).__init__).parameters if name != "self"]
+    lost = [name for name in names if not hasattr(part, name) and name not in ("args", "kwargs")]
+    if lost:
+        raise InputError(
+            f"{type(part).__name__}: its argument {lost[0]} cannot be saved; keep it as an attribute of the same name"
+        )
+    values = {name: getattr(part, name) for name in names if hasattr(part, name)}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return {"class_path": f"{type(part).__module__}.{type(part).__qualname__}", "init_args": plain}
+
+
+def build_part(spec: Mapping[str, Any], family: type, where: str) -> Any:
+    """The fuser or risk estimator that a file names.
+
+    Args:
+        spec: From :func:`describe_part`.
+        family: Which its class must belong to.
+        where: It comes from, for messages.
+
+    Raises:
+        InputError: If its class is neither this library's nor imported already.
+    """
+    kind = imported_class(spec["class_path"], family)
+    if kind is None:
+        raise InputError(
+            f"policy: {where} names {spec['class_path']}, which is no imported fuser or risk estimator; import it "
+            "first if you trust the file (a policy must not import code by itself)"
+        )
+    return kind(**spec["init_args"])
