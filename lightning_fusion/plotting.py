@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, Literal, ParamSpec
 
 import matplotlib
 import numpy as np
@@ -36,6 +36,7 @@ _STYLE: Any = {
 }
 _MOST_NUMBERS = 12
 """Rows or columns of a heat map up to which its values are written into it."""
+_MOST_INCHES = 16.0
 _LONGEST = 32
 """Characters of a name beside an axis; of longer ones the middle is left out."""
 
@@ -71,17 +72,14 @@ def grouped_bars(
         top: End of the values' axis, which begins at 0; both as the values want it where None.
     """
     width = 0.84 / len(values)
-    inches = min(15.0, max(6.5, 2 + 0.2 * (len(values) + 1) * len(groups)))
-    figure = Figure(figsize=(inches, 4.3))
-    axes = figure.subplots()
+    figure, axes = _page(min(15.0, max(6.5, 2 + 0.2 * (len(values) + 1) * len(groups))), 4.3)
     for number, (method, heights) in enumerate(values.items()):
         axes.bar(np.arange(len(groups)) + (number - (len(values) - 1) / 2) * width, heights, width, label=method)
     _name(axes, "x", groups)
-    axes.set(ylabel=label, title=title)
     if top is not None:
         axes.set_ylim(0, top)
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.grid(axis="y")
+    _label(axes, "y", ylabel=label, title=title)
     _legend_below(figure, axes)
     return figure
 
@@ -108,7 +106,7 @@ def confusion(
     """
     count = len(classes)
     fractions = confusion_matrix(targets, predictions, labels=range(count), normalize="true")
-    side = min(16.0, 3.2 + 0.3 * count)
+    side = min(_MOST_INCHES, 3.2 + 0.3 * count)
     figure = Figure(figsize=(side + 0.7, side))
     axes = figure.subplots()
     ConfusionMatrixDisplay(fractions).plot(
@@ -149,9 +147,9 @@ def heat_map(
         ylabel: What the rows are.
         top: The darkest shade's value; the largest one where None.
     """
-    figure = Figure(figsize=(min(16.0, 3.4 + 0.65 * len(columns)), min(16.0, 1.9 + 0.36 * len(rows))))
-    _shades(figure.subplots(), np.asarray(values, float), rows, columns, top)
-    figure.axes[0].set(xlabel=xlabel, ylabel=ylabel)
+    figure, axes = _page(3.4 + 0.65 * len(columns), 1.9 + 0.36 * len(rows))
+    _shades(axes, np.asarray(values, float), rows, columns, top)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     figure.suptitle(title, fontsize=10)
     return figure
 
@@ -167,9 +165,7 @@ def diagnosis(accuracies: ArrayLike, disagreement: ArrayLike, experts: Sequence[
         domains: Names of the domains.
     """
     pairs = np.asarray(disagreement, float)
-    height = min(16.0, 2.6 + 0.3 * max(len(domains), len(experts)))
-    figure = Figure(figsize=(min(16.0, 8 + 0.6 * len(experts)), height))
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = _page(8 + 0.6 * len(experts), 2.6 + 0.3 * max(len(domains), len(experts)), (1, 1))
     _shades(left, np.asarray(accuracies, float), domains, experts, 1.0)
     _shades(right, pairs, experts, experts, max(0.01, float(np.nanmax(pairs))))
     left.set(xlabel="expert", ylabel="domain of the samples", title="Accuracy of each expert on each domain")
@@ -184,16 +180,15 @@ def permutation_importance(losses: Mapping[str, Sequence[float]]) -> Figure:
     Args:
         losses: (S,) losses of accuracy of each expert, one per seed.
     """
-    figure = Figure(figsize=(6.5, min(16.0, 1.3 + 0.28 * len(losses))))
-    axes = figure.subplots()
+    figure, axes = _page(6.5, 1.3 + 0.28 * len(losses))
     axes.barh(range(len(losses)), [100 * np.mean(values) for values in losses.values()], color="tab:green")
     for row, values in enumerate(losses.values()):
         axes.plot(100 * np.asarray(values), [row] * len(values), "k.", markersize=4)
     _name(axes, "y", list(losses))
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.grid(axis="x")
-    axes.set(xlabel="loss of test accuracy (points); dots: seeds", title="Permutation importance of the experts")
+    label, title = "loss of test accuracy (points); dots: seeds", "Permutation importance of the experts"
+    _label(axes, "x", xlabel=label, title=title)
     return figure
 
 
@@ -210,8 +205,7 @@ def overlap_curves(
         ceiling: The one whose line is gray and dashed.
         label: Of the values' axis.
     """
-    figure = Figure(figsize=(6.5, 4.3))
-    axes = figure.subplots()
+    figure, axes = _page(6.5, 4.3)
     for method, of_seeds in values.items():
         array = np.asarray(of_seeds, float)
         style: dict[str, Any] = {"marker": "o", "markersize": 5, "linewidth": 2.5 if method == main else 1.2}
@@ -219,8 +213,7 @@ def overlap_curves(
             style = {"color": "tab:gray", "linestyle": "--"}
         (line,) = axes.plot(overlaps, array.mean(1), label=method, **style)
         axes.plot(overlaps, array, ".", color=line.get_color(), alpha=0.4)
-    axes.set(xlabel="fraction of each expert's training samples drawn from all domains", ylabel=label)
-    axes.grid()
+    _label(axes, xlabel="fraction of each expert's training samples drawn from all domains", ylabel=label)
     _legend_below(figure, axes)
     return figure
 
@@ -236,17 +229,16 @@ def risk_coverage_curves(
         main: The rule whose line is black and solid.
         in_scope: Fraction of the samples whose class some expert knows, drawn as a line.
     """
-    figure = Figure(figsize=(6, 4.3))
-    axes = figure.subplots()
+    figure, axes = _page(6, 4.3)
     for rule, (coverage, error) in curves.items():
         style: dict[str, Any] = {"color": "black", "linewidth": 2} if rule == main else {"linestyle": "--"}
         axes.plot(100 * np.asarray(coverage), 100 * np.asarray(error), label=rule, **style)
     if in_scope is not None:
         axes.axvline(100 * in_scope, color="gray", linewidth=0.8, linestyle=":", label="fraction in scope")
-    axes.set(xlabel="samples answered (%), least risk first", ylabel="errors among them (%)", xlim=(0, 101))
+    axes.set_xlim(0, 101)
     axes.set_ylim(bottom=0)
     axes.set_title("Abstention" if in_scope is None else "Abstention on samples out of scope")
-    axes.grid()
+    _label(axes, xlabel="samples answered (%), least risk first", ylabel="errors among them (%)")
     _legend_below(figure, axes)
     return figure
 
@@ -267,8 +259,7 @@ def cost_curves(
         main: The rule whose line is black.
         close: Accuracies at the right, lowest and highest.
     """
-    figure = Figure(figsize=(12, 5.4))
-    whole, part = figure.subplots(1, 2)
+    figure, (whole, part) = _page(12, 5.4, (1, 1))
     for axes in (whole, part):
         for number, (rule, (costs, accuracies)) in enumerate(curves.items()):
             style: dict[str, Any] = {"color": f"C{number}", "linestyle": ":" if rule.startswith(main) else "--"}
@@ -282,8 +273,7 @@ def cost_curves(
             if axes is whole or close[0] <= accuracy <= close[1]:
                 name = f"{rule} in the table" if rule == main else rule
                 axes.plot(cost, accuracy, marker, label=name, clip_on=False, zorder=3, **style)
-        axes.set(xlabel="mean cost per sample", ylabel="test accuracy")
-        axes.grid()
+        _label(axes, xlabel="mean cost per sample", ylabel="test accuracy")
     whole.set_title("Accuracy by cost")
     part.set(title="Close up", ylim=close)
     _legend_below(figure, whole)
@@ -300,19 +290,16 @@ def queries(queried: ArrayLike, experts: Sequence[str]) -> Figure:
     """
     array = np.asarray(queried, bool)
     count = len(experts)
-    figure = Figure(figsize=(9, min(16.0, 1.5 + 0.24 * max(8, count))))
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = _page(9, 1.5 + 0.24 * max(8, count), (1, 1))
     frequency = 100 * np.bincount(array.sum(1), minlength=count + 1) / len(array)
     first = int(frequency[0] == 0)  # a policy that always queries one has no bar at 0
     left.bar(range(first, count + 1), frequency[first:], color="tab:blue")
-    left.set(xlabel="number of queries", ylabel="samples (%)", title="Number of queries per sample")
+    _label(left, "y", xlabel="number of queries", ylabel="samples (%)", title="Number of queries per sample")
     left.xaxis.get_major_locator().set_params(integer=True)
-    left.grid(axis="y")
     right.barh(range(count), 100 * array.mean(0), color="tab:green")
     _name(right, "y", experts)
     right.invert_yaxis()
-    right.grid(axis="x")
-    right.set(xlabel="samples (%)", title="How often each expert is queried", xlim=(0, 100))
+    _label(right, "x", xlabel="samples (%)", title="How often each expert is queried", xlim=(0, 100))
     return figure
 
 
@@ -336,17 +323,14 @@ def reversal_strengths(
         fusion: Name of the fusion at the left.
         higher_is_better: Whether a gain above 0 is an improvement.
     """
-    figure = Figure(figsize=(10, 4.4))
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
+    figure, (left, right) = _page(10, 4.4, (1, 1.2))
     for (split, of_seeds), color in zip(values.items(), ("tab:gray", "tab:blue"), strict=False):
         array = np.asarray(of_seeds, float)
         left.plot(range(len(strengths)), array, color=color, alpha=0.25, linewidth=1)
         left.plot(range(len(strengths)), array.mean(1), "o-", color=color, label=split, linewidth=2)
-    left.set_xticks(
-        range(len(strengths)), ["0\n(plain)" if not strength else f"{strength:g}" for strength in strengths]
-    )
-    left.set(xlabel="largest lambda", ylabel=f"{metric} of the {fusion}", title="Strength of the reversal; thin: seeds")
-    left.grid(axis="y")
+    left.set_xticks(range(len(strengths)), [f"{strength:g}" if strength else "0\n(plain)" for strength in strengths])
+    title = "Strength of the reversal; thin: seeds"
+    _label(left, "y", xlabel="largest lambda", ylabel=f"{metric} of the {fusion}", title=title)
     fusions = list(dict.fromkeys(name for of_fusions in gains.values() for name in of_fusions))
     for number, (strength, of_fusions) in enumerate(gains.items()):
         shift = 0.6 * ((number + 0.5) / len(gains) - 0.5)
@@ -360,12 +344,9 @@ def reversal_strengths(
     right.axvline(0, color="black", linewidth=1)
     _name(right, "y", fusions)
     right.invert_yaxis()
-    right.grid(axis="x")
     better = "higher" if higher_is_better else "lower"
-    right.set(
-        xlabel=f"points of test {metric} over the plain chain ({better} is better)",
-        title="Paired gain, 95 % interval; dots: seeds",
-    )
+    label = f"points of test {metric} over the plain chain ({better} is better)"
+    _label(right, "x", xlabel=label, title="Paired gain, 95 % interval; dots: seeds")
     _legend_below(figure, left, right)
     return figure
 
@@ -383,21 +364,18 @@ def target_accuracies(
         main: Name of the student among the methods.
         against: Name of the local model.
     """
-    figure = Figure(figsize=(10.5, max(4.2, 1.1 + 0.2 * len(methods))))
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.3))
+    figure, (left, right) = _page(10.5, max(4.2, 1.1 + 0.2 * len(methods)), (1, 1.3))
     left.axline((0, 0), slope=1, color="gray", linewidth=0.8, linestyle=":")
     left.plot([local[name] for name in student], list(student.values()), "o", alpha=0.6)
     limits = max(0.0, min(*student.values(), *local.values()) - 0.05), 1.01
-    left.set(xlim=limits, ylim=limits, xlabel=f"test accuracy of {against}", ylabel=f"test accuracy of {main}")
-    left.set(title="Each dot is a target")
-    left.grid()
+    left.set(xlim=limits, ylim=limits, title="Each dot is a target")
+    _label(left, xlabel=f"test accuracy of {against}", ylabel=f"test accuracy of {main}")
     names = sorted(methods, key=lambda name: methods[name])
     colors = ["tab:red" if name == main else "tab:blue" for name in names]
     right.barh(range(len(names)), [methods[name] for name in names], color=colors)
     _name(right, "y", names)
     right.tick_params(axis="y", labelsize=8)
-    right.set(xlim=(0, 1), xlabel="test accuracy, mean over targets", title="Every method")
-    right.grid(axis="x")
+    _label(right, "x", xlim=(0, 1), xlabel="test accuracy, mean over targets", title="Every method")
     return figure
 
 
@@ -409,15 +387,14 @@ def traffic(stages: Mapping[str, float], everything: float) -> Figure:
         stages: Bytes of each stage of the selection.
         everything: Bytes of all models.
     """
-    figure = Figure(figsize=(7, 2.3))
-    axes, start = figure.subplots(), 0.0
+    figure, axes = _page(7, 2.3)
+    start = 0.0
     for name, value in stages.items():
         axes.barh("selection", value / 1e6, left=start / 1e6, label=name)
         start += value
     axes.barh("all models", everything / 1e6, color="tab:gray")
     axes.invert_yaxis()
-    axes.set(xlabel="megabytes that one target reads, mean over targets")
-    axes.grid(axis="x")
+    _label(axes, "x", xlabel="megabytes that one target reads, mean over targets")
     _legend_below(figure, axes)
     return figure
 
@@ -438,8 +415,7 @@ def det_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Figure:
     """
     if not curves:
         raise InputError("curves is empty; expected the error rates of one system or more, by name")
-    figure = Figure(figsize=(5.6, 5.6 + 0.18 * len(curves)))
-    axes = figure.subplots()
+    figure, axes = _page(5.6, 5.6 + 0.18 * len(curves))
     lowest, highest = 0.05, 0.5
     for number, (name, rates) in enumerate(curves.items()):
         false_alarm, miss = (np.asarray(part, float) for part in rates)
@@ -457,8 +433,8 @@ def det_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Figure:
     ticks = [rate for rate in places if low <= norm.ppf(rate) <= high]
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_ticks(norm.ppf(ticks), [f"{100 * rate:g}" for rate in ticks])
-    axes.set(xlim=(low, high), ylim=(low, high), xlabel="false alarms (%)", ylabel="misses (%)", aspect="equal")
-    axes.grid()
+    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    _label(axes, xlabel="false alarms (%)", ylabel="misses (%)")
     _legend_below(figure, axes)  # no corner is free of curves for sure
     return figure
 
@@ -507,6 +483,17 @@ def attribution_maps(images: ArrayLike, maps: Mapping[str, ArrayLike]) -> Figure
     for axes in grid.flat:
         axes.set_axis_off()
     return figure
+
+
+def _page(width: float, height: float, columns: Sequence[float] = (1,)) -> tuple[Figure, Any]:
+    """A figure of some inches, and its axes: one for each column, whose relative widths are given."""
+    figure = Figure(figsize=(min(_MOST_INCHES, width), min(_MOST_INCHES, height)))
+    return figure, figure.subplots(1, len(columns), width_ratios=columns)
+
+
+def _label(axes: Axes, grid: Literal["both", "x", "y"] = "both", **labels: Any) -> None:
+    axes.set(**labels)
+    axes.grid(axis=grid)
 
 
 def _shades(axes: Axes, values: np.ndarray, rows: Sequence[str], columns: Sequence[str], top: float | None) -> None:
