@@ -347,7 +347,8 @@ def _figures(report: Report, folder: Path, outputs: ExpertOutputs, seed: int, ma
     shown = [main, "best single expert", "softmax average", "most confident", "logistic stacking"]
     domains = [name for name in outputs.domains if report.values(main, report.metric, domain=name)]
     means = {
-        method: [np.mean(report.values(method, report.metric, domain=name)) for name in domains] for method in shown
+        method: [float(np.mean(report.values(method, report.metric, domain=name))) for name in domains]
+        for method in shown
     }
     lost = {name: report.values(f"without {name}", "accuracy lost by shuffling") for name in outputs.names}
     fused = np.load(folder / f"seed_{seed}" / "fused.npy")
