@@ -75,20 +75,19 @@ class ArrayStore(Mapping[str, np.ndarray]):
 
     def __init__(self, folder: str | Path, kind: str, verify: bool = True, writable: bool = False) -> None:
         self.folder = Path(folder)
-        self._arrays: dict[str, np.ndarray] = {}
         mode: Literal["c", "r"] = "c" if writable else "r"
-        while True:
-            manifest = _read_manifest(self.folder, kind)
-            data = self.folder / manifest["data"]
-            try:
-                for name, facts in manifest["arrays"].items():
-                    self._arrays[name] = _open_array(data, name, facts, verify, mode)
-                break
-            except FileNotFoundError as error:
-                if _read_manifest(self.folder, kind) == manifest:  # not replaced by another process meanwhile
-                    raise _damaged(kind, Path(error.filename), "the file is missing") from error
-            except ValueError as error:
-                raise _damaged(kind, data, error) from error
+        with _accessible(kind, self.folder, "read"):
+            while True:
+                manifest = _read_manifest(self.folder, kind)
+                data, described = self.folder / manifest["data"], manifest["arrays"].items()
+                try:
+                    self._arrays = {name: _open_array(data, name, facts, verify, mode) for name, facts in described}
+                    break
+                except FileNotFoundError as error:
+                    if _read_manifest(self.folder, kind) == manifest:  # not replaced by another process meanwhile
+                        raise _damaged(kind, Path(error.filename), "the file is missing") from error
+                except ValueError as error:
+                    raise _damaged(kind, data, error) from error
         self.metadata: dict[str, Any] = manifest["metadata"]
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -136,6 +135,12 @@ class StoreWriter:
         self._count = 0
 
     def __enter__(self) -> "StoreWriter":
+        with _accessible(self.kind, self.folder, "written"):
+            self._claim()
+        return self
+
+    def _claim(self) -> None:
+        """Lock the folder, and make that of the arrays."""
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.kind}: {self.folder} is a file; name a folder")
         if foreign := _foreign(self.folder):
@@ -155,19 +160,18 @@ class StoreWriter:
                 whole = "; the store that was there before is whole" if self.exists else ""
                 warnings.warn(
                     f"removed {removed} half-written store(s) that a killed run left in {self.folder}{whole}",
-                    stacklevel=2,
+                    stacklevel=4,
                 )
             self._data.mkdir()
         except BaseException:
             self._lock.release()
             raise
-        return self
 
     def __exit__(self, *exception: object) -> None:
         for file in self._files.values():
             with suppress(OSError):  # a full disk, which append has reported
                 file.close()
-        with suppress(InputError):
+        with suppress(InputError, OSError):
             self._remove_all_but(self._current(damaged=True))
         self._lock.release()
 
@@ -256,13 +260,13 @@ class StoreWriter:
             "arrays": self._arrays,
             "metadata": dict(metadata),
         }
-        write_text(self.folder / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1))
+        write_text(self.folder / MANIFEST, json.dumps(manifest, indent=1))  # ASCII: file names need not be Unicode
 
     def _new(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> Path:
         if name in self._arrays:
             raise ValueError(f"{name} is stored already")
-        if dtype.hasobject:
-            raise ValueError(f"{name}: arrays of objects cannot be stored")
+        if dtype.hasobject or dtype.names:
+            raise ValueError(f"{name}: arrays of objects or of records cannot be stored")
         self._arrays[name] = {"file": f"{self._count}.bin", "dtype": dtype.str, "shape": list(shape)}
         self._count += 1
         return self._data / str(self._arrays[name]["file"])
@@ -323,7 +327,7 @@ def _read_manifest(folder: Path, kind: str) -> dict[str, Any]:
         raise MissingStoreError(f"{kind}: found no {MANIFEST} in {folder}")
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise _damaged(kind, file, error) from error
     found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
     if found != FORMAT:
@@ -345,8 +349,10 @@ def _check_schema(manifest: dict[str, Any]) -> None:
     _check_keys("arrays", manifest["arrays"])
     for name, facts in manifest["arrays"].items():
         _check_keys(f"array {name}", facts, _ARRAY_KEYS)
-        sizes = all(type(size) is int and size >= 0 for size in facts["shape"])
-        if not sizes or not re.fullmatch(r"\d+\.bin", facts["file"]) or np.dtype(facts["dtype"]).hasobject:
+        dtype, shape = np.dtype(facts["dtype"]), facts["shape"]
+        sizes = all(type(size) is int and size >= 0 for size in shape)
+        written = dtype.str == facts["dtype"] and not dtype.hasobject
+        if not sizes or not written or not re.fullmatch(r"\d+\.bin", facts["file"]):
             raise ValueError(f"array {name} is {facts}")
 
 
@@ -387,6 +393,18 @@ def _digest(file: Any) -> str:
 
 def _bytes(values: np.ndarray) -> memoryview:
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+
+
+@contextmanager
+def _accessible(kind: str, folder: Path, what: str) -> Iterator[None]:
+    """Say which folder cannot be used where the system says no."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{kind}: {folder} cannot be {what} ({error.strerror or error}); change its permissions, or name another "
+            "folder"
+        ) from error
 
 
 @contextmanager

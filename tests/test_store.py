@@ -66,6 +66,10 @@ class TestRoundTrip:
         assert same(save(tmp_path / "s", arrays, overwrite=True), arrays)
         assert sorted(path.name for path in (tmp_path / "s").glob("data-*/*")) == [f"{n}.bin" for n in range(8)]
 
+    def test_a_name_need_not_be_unicode(self, tmp_path):
+        arrays = {os.fsdecode(b"caf\xe9"): np.array([1.0])}  # of a folder that another system made
+        assert same(save(tmp_path, arrays), arrays)
+
     def test_rows_are_appended_and_arrays_filled(self, tmp_path):
         with StoreWriter(tmp_path, "test") as writer:
             for start in range(0, 10, 4):
@@ -97,6 +101,7 @@ class TestRoundTrip:
             lambda writer: writer.append("a", np.zeros((2, 2), np.float32)),
             lambda writer: writer.create("a", (1,), bool),
             lambda writer: writer.__setitem__("b", np.array([{}])),
+            lambda writer: writer.__setitem__("b", np.zeros(2, [("x", "i4")])),
         ],
     )
     def test_what_does_not_fit_is_rejected(self, tmp_path, bad):
@@ -148,6 +153,19 @@ class TestReplacing:
             monkeypatch.setattr(module, "_open_array", opened)
             save(tmp_path, {"x": np.ones(3)}, overwrite=True)
             return opened(*arguments)
+
+        monkeypatch.setattr(module, "_open_array", swap)
+        assert same(ArrayStore(tmp_path, "test"), {"x": np.ones(3)})
+
+    def test_a_reader_keeps_no_array_of_the_store_before_a_swap(self, tmp_path, monkeypatch):
+        save(tmp_path, {"old": np.zeros(2), "x": np.zeros(3)})
+        opened = module._open_array
+
+        def swap(data, name, *others):
+            if name == "x":
+                monkeypatch.setattr(module, "_open_array", opened)
+                save(tmp_path, {"x": np.ones(3)}, overwrite=True)
+            return opened(data, name, *others)
 
         monkeypatch.setattr(module, "_open_array", swap)
         assert same(ArrayStore(tmp_path, "test"), {"x": np.ones(3)})
@@ -272,6 +290,8 @@ class TestErrors:
             (lambda m: m["arrays"]["names"].update(file="../x.bin"), r"array names is {'file': '\.\./x.bin'"),
             (lambda m: m["arrays"]["names"].update(dtype="object"), "array names is"),
             (lambda m: m["arrays"]["names"].update(dtype="nonsense"), "nonsense"),
+            (lambda m: m["arrays"]["empty"].update(dtype=None), "array empty is"),
+            (lambda m: m["arrays"]["empty"].update(dtype="int16"), "array empty is"),
             (lambda m: m["arrays"]["names"].update(shape=[-1]), "array names is"),
             (lambda m: m["arrays"]["names"].update(shape=3), "not iterable"),
             (lambda m: m["arrays"]["names"].update(shape=[4]), r"2.bin of names has 108 bytes, the manifest says 144"),
@@ -297,6 +317,22 @@ class TestErrors:
         file.unlink()
         with pytest.raises(DamagedStoreError, match=r"0.bin is damaged \(the file is missing\)"):
             ArrayStore(tmp_path, "test")
+
+    def test_a_folder_that_the_system_refuses(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        for folder in (tmp_path / "file" / "s", tmp_path / ("x" * 300)):
+            with pytest.raises(
+                InputError, match=r"^test: .* cannot be written \(.*\); change its permissions, or name"
+            ):
+                save(folder)
+        with pytest.raises(InputError, match=r"cannot be read \(File name too long\)"):
+            ArrayStore(tmp_path / ("x" * 300), "test")
+        save(tmp_path / "s")
+        array = next((tmp_path / "s").glob("data-*/0.bin"))
+        array.unlink()
+        array.symlink_to(array.name)
+        with pytest.raises(InputError, match="cannot be read"):
+            ArrayStore(tmp_path / "s", "test")
 
     @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system reserves no space")
     def test_a_full_disk_is_noticed_before_mapping(self, tmp_path, monkeypatch):

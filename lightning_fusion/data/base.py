@@ -1,7 +1,9 @@
 """Batches, splits and the order of rows: what every data module of the library shares."""
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import torch
@@ -184,6 +186,26 @@ class FusionDataModule(LightningDataModule):
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise InputError(f"{name} is {getattr(self, name)!r}; expected {shorten(known)}")
+
+    def _check_loading(self) -> None:
+        """Refuse a batch size, a number of loader processes or a seed that there cannot be."""
+        for name, least in (("batch_size", 1), ("num_workers", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or isinstance(value, bool):
+                raise InputError(f"{name} is {value!r}; expected a whole number")
+            if value < least:
+                raise InputError(f"{name} is {value}; expected at least {least}")
+
+    def _check_scale(self, count: int, channels: str = "") -> None:
+        """Refuse ``mean`` and ``std`` that are not those of ``count`` channels, or would make inputs infinite."""
+        for name, low, expected in (("mean", -math.inf, "finite numbers"), ("std", 0.0, "numbers above 0")):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            if len(values) != count:
+                raise InputError(f"{name} has {len(values)} values for {count} channels{channels}")
+            if not all(low < value < math.inf for value in values):
+                raise InputError(f"{name} is {values}; expected {expected}")
 
     def _loader(self, split: str, shuffle: bool = False) -> DataLoader:
         return slice_loader(self.rows(split), self.batch_size, shuffle, self.seed, self.num_workers)

@@ -152,6 +152,8 @@ def check_seeds(seeds: Sequence[int]) -> None:
     Raises:
         InputError: With what was found.
     """
+    if isinstance(seeds, str | int) or any(type(seed) is not int for seed in seeds or ()):
+        raise InputError(f"seeds: found {seeds!r}; expected a list of whole numbers")
     if not seeds or len(set(seeds)) != len(seeds):
         raise InputError(f"seeds: found {seeds}; expected at least one, each once")
     if any(not 0 <= seed < 2**32 for seed in seeds):
@@ -205,8 +207,11 @@ def claim_folder(
             )
         elif found is not None:
             resumed, wanted["seeds"] = True, found["seeds"] | wanted["seeds"]
-    path.mkdir(parents=True, exist_ok=True)
-    write_text(marker, json.dumps(wanted, indent=1))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_text(marker, json.dumps(wanted, indent=1))
+    except OSError as error:
+        raise InputError(f"output: {path} cannot be written ({error.strerror}); name another folder") from error
     return path, resumed
 
 
@@ -216,12 +221,13 @@ def _recorded(marker: Path) -> dict[str, Any] | None:
         found = json.loads(marker.read_text())
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    parts = isinstance(found, dict) and all(isinstance(found.get(key, {}), dict) for key in ("config", "seeds"))
+    return found if parts else None
 
 
 def _seeds_in(folder: Path) -> list[int]:
     """Seeds that a folder has something of."""
-    return [int(path.name.removeprefix("seed_")) for path in folder.glob("seed_*") if path.is_dir()]
+    return [int(path.name[5:]) for path in folder.glob("seed_*") if path.is_dir() and path.name[5:].isdecimal()]
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import (
     RichProgressBar,
 )
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fusion.errors import InputError, shorten
@@ -65,6 +66,8 @@ class Trainers:
     """
 
     def __init__(self, block: Mapping[str, Any] | None, folder: str | Path) -> None:
+        if not isinstance(block, Mapping | None):
+            raise InputError(f"trainer: found {block!r}; expected arguments of lightning.Trainer by name")
         block = dict(block or {})
         if unknown := sorted(set(block) - set(_OF_TRAINER)):
             raise InputError(f"trainer: found {shorten(unknown)}; expected arguments of lightning.Trainer")
@@ -79,6 +82,11 @@ class Trainers:
             self.block[key] = value if value is None or isinstance(value, bool | list | tuple) else [value]
         for logger in self._loggers():
             _check_logger(logger)
+        for callback in _build(self.block["callbacks"] or [], "trainer.callbacks"):
+            if not isinstance(callback, Callback):
+                raise InputError(
+                    f"trainer.callbacks: found {callback!r}; expected class_path and init_args of a Lightning callback"
+                )
         self._open: list[Logger] = []
         self._outer = getattr(sys.modules.get("wandb"), "run", None)  # a run that the caller began stays open
 
@@ -87,11 +95,15 @@ class Trainers:
         changed: dict[str, Any] = {
             key: value
             for key, value in self.block.items()
-            if key not in _WITHOUT_EFFECT and value not in (None, _OF_TRAINER[key])
+            if key not in _WITHOUT_EFFECT and value != _OF_TRAINER[key] and _is_given(key, value)
         }
         if changed.get("precision") in _PRECISIONS[:3]:
             del changed["precision"]
-        watching = [each for each in changed.pop("callbacks", []) if not isinstance(_build(each), _WATCHERS)]
+        watching = [
+            each
+            for each in changed.pop("callbacks", [])
+            if not isinstance(_build(each, "trainer.callbacks"), _WATCHERS)
+        ]
         if watching:
             changed["callbacks"] = watching
         if self.processes > 1:
@@ -128,8 +140,11 @@ class Trainers:
                 one has a bar where the block has ``enable_progress_bar: true``.
         """
         self.close()
-        block: dict[str, Any] = {key: _build(value) for key, value in self.block.items() if key != "logger"}
-        block = {key: value for key, value in block.items() if value is not None}
+        block: dict[str, Any] = {
+            key: _build(value, f"trainer.{key}")
+            for key, value in self.block.items()
+            if key != "logger" and _is_given(key, value)
+        }
         callbacks = [*callbacks, *block.pop("callbacks", [])]
         bars = [each for each in callbacks if isinstance(each, ProgressBar)]
         if block.setdefault("enable_progress_bar", bar or bool(bars)) and not bars:
@@ -141,18 +156,21 @@ class Trainers:
             loggers = False
         elif isinstance(loggers, list | tuple):
             loggers = self._open = [self._logger(each, stage) for each in loggers]
-        return Trainer(
-            max_epochs=epochs,
-            callbacks=callbacks,
-            logger=loggers,
-            default_root_dir=str(self.folder / "logs" / stage if logged else self.folder),
-            enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
-            **block,
-        )
+        try:
+            return Trainer(
+                max_epochs=epochs,
+                callbacks=callbacks,
+                logger=loggers,
+                default_root_dir=str(self.folder / "logs" / stage if logged else self.folder),
+                enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
+                **block,
+            )
+        except (MisconfigurationException, TypeError, ValueError) as error:
+            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
 
     def watched(self) -> list[str]:
         """Metrics of the validation split that callbacks of the block watch."""
-        return _watched(_build(self.block["callbacks"] or []))
+        return _watched(_build(self.block["callbacks"] or [], "trainer.callbacks"))
 
     def meet(self) -> None:
         """Start the other processes, where there are to be some, and wait for all of them."""
@@ -174,7 +192,7 @@ class Trainers:
 
     def _logger(self, described: Mapping[str, Any], stage: str) -> Logger:
         """The logger of one stage: below the folder of the run, and named after the stage."""
-        kind, given = resolve_name(described["class_path"]), dict(described.get("init_args") or {})
+        kind, given = _resolve(described["class_path"], "trainer.logger"), dict(described.get("init_args") or {})
         takes = inspect.signature(kind).parameters
         for key in ("name", "run_name"):
             if key in takes:
@@ -183,7 +201,7 @@ class Trainers:
         if "save_dir" in takes:
             given["save_dir"] = str(self.folder / "logs" / (given.get("save_dir") or "."))
             Path(given["save_dir"]).mkdir(parents=True, exist_ok=True)
-        return _build({"class_path": described["class_path"], "init_args": given})
+        return _build({"class_path": described["class_path"], "init_args": given}, "trainer.logger")
 
 
 class _Nothing(LightningModule):
@@ -202,15 +220,32 @@ def _is_class(value: Any) -> bool:
     return isinstance(value, Mapping) and "class_path" in value
 
 
-def _build(value: Any) -> Any:
+def _is_given(key: str, value: Any) -> bool:
+    """Whether a key says something: null leaves the default of most, and tells one to count steps, not epochs."""
+    return value is not None or key == "check_val_every_n_epoch"
+
+
+def _resolve(path: Any, where: str) -> Any:
+    """The class of a path."""
+    try:
+        return resolve_name(path)
+    except (AttributeError, ImportError, TypeError, ValueError) as error:
+        raise InputError(f"{where}: found no class {path} ({error}); give its import path") from error
+
+
+def _build(value: Any, where: str) -> Any:
     """A value of the block for one stage: what names a class is built, objects are copied."""
     if _is_class(value):
-        arguments = {key: _build(item) for key, item in (value.get("init_args") or {}).items()}
-        return resolve_name(value["class_path"])(**arguments)
+        arguments = {key: _build(item, where) for key, item in (value.get("init_args") or {}).items()}
+        kind = _resolve(value["class_path"], where)
+        try:
+            return kind(**arguments)
+        except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
+            raise InputError(f"{where}: {value['class_path']} takes no {arguments} ({error})") from error
     if isinstance(value, Mapping):
-        return {key: _build(item) for key, item in value.items()}
+        return {key: _build(item, where) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_build(item) for item in value]
+        return [_build(item, where) for item in value]
     return copy.deepcopy(value)
 
 
@@ -235,7 +270,7 @@ def _check_logger(logger: Any) -> None:
             "class_path and init_args, from which every stage has a logger of its own"
         )
     arguments = logger.get("init_args") or {}
-    if "id" in inspect.signature(resolve_name(logger["class_path"])).parameters:
+    if "id" in inspect.signature(_resolve(logger["class_path"], "trainer.logger")).parameters:
         for key in ("id", "version"):
             if arguments.get(key) is not None:
                 raise InputError(

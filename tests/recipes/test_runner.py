@@ -72,6 +72,30 @@ class TestSeeds:
         run_recipe(dice, tmp_path / "run", [0, 1])
         assert dice.thrown == []
 
+    @pytest.mark.parametrize("seeds", [3, "01", ["0"], [1.5], [True]])
+    def test_what_is_no_list_of_whole_numbers_is_refused(self, tmp_path, seeds):
+        with pytest.raises(InputError, match=r"seeds: found .*; expected a list of whole numbers"):
+            run_recipe(Dice(), tmp_path / "run", seeds)
+        assert not (tmp_path / "run").exists()
+
+    def test_a_folder_that_looks_like_a_seed_is_none(self, tmp_path):
+        run_recipe(Dice(), tmp_path / "run", [0])
+        (tmp_path / "run" / "seed_x").mkdir()
+        assert run_recipe(Dice(), tmp_path / "run", [0]).rows
+
+    @pytest.mark.parametrize("damage", [{"config": []}, {"seeds": [0]}])
+    def test_a_damaged_record_is_another_run(self, tmp_path, damage):
+        run_recipe(Dice(), tmp_path / "run", [0])
+        record = json.loads((tmp_path / "run/run.json").read_text())
+        (tmp_path / "run/run.json").write_text(json.dumps(record | damage))
+        with pytest.raises(InputError, match="holds another run"):
+            run_recipe(Dice(), tmp_path / "run", [0])
+
+    def test_a_folder_that_cannot_be_made_is_an_error_of_the_output(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(InputError, match=r"output: .* cannot be written"):
+            run_recipe(Dice(), tmp_path / "file" / "run", [0])
+
     def test_what_a_seed_stands_for_must_stay(self, tmp_path):
         run_recipe(Dice(), tmp_path / "run", [0])
         run_recipe(Dice(sides={1: 8}), tmp_path / "run", [0, 1])

@@ -38,6 +38,14 @@ def test_unset_keys_of_a_saved_configuration_are_no_keys(tmp_path):
     [
         ({"epochs": 3}, r"trainer: found epochs; expected arguments of lightning\.Trainer"),
         ({"precision": "bf16-true"}, r"trainer\.precision: found bf16-true; expected 32-true, 16-mixed or bf16-mixed"),
+        ([1], r"trainer: found \[1\]; expected arguments of lightning.Trainer by name"),
+        (
+            {"logger": {"class_path": "no.Logger"}},
+            r"trainer\.logger: found no class no\.Logger \(No module named 'no'\)",
+        ),
+        ({"callbacks": [{"class_path": "lightning.pytorch.callbacks.No"}]}, r"trainer\.callbacks: found no class"),
+        ({"callbacks": [STOPPING | {"init_args": {"wait": 3}}]}, r"trainer\.callbacks: .*EarlyStopping takes no"),
+        ({"callbacks": ["EarlyStopping"]}, r"trainer\.callbacks: found 'EarlyStopping'; expected class_path"),
         ({"logger": [CSVLogger("logs")]}, r"trainer\.logger: found a CSVLogger object, which one fit alone can have"),
         (
             {"logger": {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": {"version": "a"}}},
@@ -48,6 +56,19 @@ def test_unset_keys_of_a_saved_configuration_are_no_keys(tmp_path):
 def test_a_block_that_does_not_fit_is_refused(block, message, tmp_path):
     with pytest.raises(InputError, match=message):
         Trainers(block, tmp_path)
+
+
+@pytest.mark.parametrize("block", [{"accelerator": "abacus"}, {"devices": 0}, {"gradient_clip_val": "x"}])
+def test_what_lightning_refuses_is_an_error_of_the_block(block, tmp_path):
+    with pytest.raises(InputError, match=r"^trainer: "):
+        Trainers(CPU | block, tmp_path).trainer("a")
+
+
+def test_validation_by_steps_is_no_key_that_is_left_out(tmp_path):
+    block = {"check_val_every_n_epoch": None, "val_check_interval": 7}
+    trainers = Trainers(CPU | block, tmp_path)
+    assert trainers.trainer("a").check_val_every_n_epoch is None
+    assert trainers.record() == block
 
 
 def test_every_stage_has_callbacks_of_its_own(tmp_path):

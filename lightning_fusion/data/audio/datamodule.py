@@ -252,7 +252,8 @@ class BaseAudioDataModule(FusionDataModule):
     def _check(self) -> None:
         """Refuse arguments that are out of range."""
         self._check_choices({"features": ("log_mel", "waveform")})
-        for name in ("batch_size", "val_segments", "test_segments", "train_crops", "num_mels"):
+        self._check_loading()
+        for name in ("val_segments", "test_segments", "train_crops", "num_mels"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected at least 1")
         if not 4000 <= self.sample_rate_hz <= 192_000:
@@ -260,9 +261,6 @@ class BaseAudioDataModule(FusionDataModule):
         for name in ("crop_s", "eval_crop_s"):
             if not 0.1 <= getattr(self, name) <= _LONGEST_S:
                 raise InputError(f"{name} is {getattr(self, name)}; expected 0.1 to {_LONGEST_S} seconds")
-        for name in ("num_workers", "seed"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} is {getattr(self, name)}; expected at least 0")
         for name in ("val_speakers", "test_speakers"):
             check_speakers(name, getattr(self, name))
         rate = getattr(self.augmentation, "sample_rate_hz", self.sample_rate_hz)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_fusion.data.base import FusionDataModule, RowDataset, Rows
-from lightning_fusion.data.domains import chosen_domains, domain_matrix, local_classes
+from lightning_fusion.data.domains import as_names, chosen_domains, domain_matrix, local_classes
 from lightning_fusion.data.image.superclasses import CIFAR100_SUPERCLASSES
 from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.data.statistics import image_facts, mean_and_deviation
@@ -282,8 +282,9 @@ class BaseImageDataModule(FusionDataModule):
         """Refuse arguments that are out of range or do not go together."""
         choices = {"role": ("expert", "fuser"), "protocol": ("clean", "paper"), "channels": (1, 3)}
         self._check_choices(choices)  # type: ignore[arg-type]
-        if self.batch_size < 1:
-            raise InputError(f"batch_size is {self.batch_size}; expected at least 1")
+        self._check_loading()
+        if self.image_size is not None and self.image_size < 1:
+            raise InputError(f"image_size is {self.image_size}; expected at least 1 pixel")
         if self.domain is not None and self.role != "expert":
             raise InputError("domain selects what one expert trains on; set role: expert, or remove domain")
         for name in ("val_fraction", "test_fraction"):
@@ -297,10 +298,7 @@ class BaseImageDataModule(FusionDataModule):
                     f"{name} is {value}, and fuser_fraction is 0: nothing is held out for a fuser; set fuser_fraction, "
                     "the same for experts and fuser"
                 )
-        for name in ("mean", "std"):
-            values = getattr(self, name)
-            if values is not None and len(values) != self.channels:
-                raise InputError(f"{name} has {len(values)} values for {self.channels} channels")
+        self._check_scale(self.channels)
 
     @property
     def _task(self) -> _Task:
@@ -325,7 +323,12 @@ class BaseImageDataModule(FusionDataModule):
             path = Path(self.superclasses)
             if not path.is_file():
                 raise InputError(f"superclasses: found no file {path}; expected 'cifar100' or a JSON file")
-            table = json.loads(path.read_text())
+            try:
+                table = {str(name): as_names(classes) for name, classes in json.loads(path.read_text()).items()}
+            except (AttributeError, TypeError, ValueError) as error:
+                raise InputError(
+                    f"superclasses: {path} is no JSON of {{super-class: [class, ...]}} ({error}); repair it"
+                ) from error
         parent = {name: parent for parent, names in table.items() for name in names}
         if missing := [name for name in classes if name not in parent]:
             raise InputError(f"superclasses ({self.superclasses}) names no super-class for {shorten(missing)}")

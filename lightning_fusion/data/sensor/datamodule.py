@@ -237,8 +237,7 @@ class BaseSensorDataModule(FusionDataModule):
     def _check(self) -> None:
         """See that the arguments fit one another; a subclass adds its own."""
         self._check_choices({"normalization_scope": ("all", "own")})
-        if self.batch_size < 1:
-            raise InputError(f"batch_size is {self.batch_size}; expected at least 1")
+        self._check_loading()
         for name in ("val_fraction", "test_fraction"):
             if not 0 < getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected a fraction between 0 and 1")
@@ -393,12 +392,7 @@ class BaseSensorDataModule(FusionDataModule):
     def _scale(self) -> tuple[Tensor, Tensor]:
         """(channels,) mean and standard deviation of the normalization."""
         channels = self._source.channels
-        for name in ("mean", "std"):
-            values = getattr(self, name)
-            if values is not None and len(values) != len(channels):
-                raise InputError(f"{name} has {len(values)} values for {len(channels)} channels {shorten(channels, 9)}")
-        if self.std is not None and min(self.std) <= 0:
-            raise InputError(f"std is {self.std}; expected numbers above 0")
+        self._check_scale(len(channels), f" {shorten(channels, 9)}")
         mean, std = torch.empty(0), torch.empty(0)
         if self.mean is None or self.std is None:
             mean, std = self._over_training("scale", self._measured_scale)

@@ -236,8 +236,8 @@ class BaseTextDataModule(FusionDataModule):
         self._check_choices({"role": ("expert", "fuser"), "unreadable": ("refuse", "drop")})
         if self.cache is not None and type(self).files is BaseTextDataModule.files:
             raise InputError(f"cache: {type(self).__name__} has no file to cache; remove cache")
+        self._check_loading()
         for name, value, least in (
-            ("batch_size", self.batch_size, 1),
             ("max_length", self.max_length, 4),
             ("vocab_size", self._most_tokens, 260),
         ):

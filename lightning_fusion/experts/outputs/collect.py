@@ -83,6 +83,7 @@ def collect(
     pool = pool.for_task(task)  # the data module's vocabulary is the task's
     for name, expert in pool.members.items():
         warn_preprocessing_mismatch(f"expert {name}", expert.preprocessing, getattr(data, "preprocessing", None))
+    domains = list(getattr(data, "domains", []))
     prints = {split: fingerprint_of(data, split) for split in splits}
     facts = pool.facts()  # before asking: a precision such as bf16-true changes the weights at hand
     stored = None
@@ -92,6 +93,11 @@ def collect(
     if stored is not None:
         stored.check_pool(pool)
         stored.check_data(prints)
+        if stored.domains != domains:  # of which a fingerprint knows the columns alone
+            raise InputError(
+                f"output: the store {folder} has the domains {shorten(stored.domains)}; the data have "
+                f"{shorten(domains)}: collect again, with overwrite"
+            )
         stored.check_facts(facts)
         if not features or all(len(stored[split].features) == len(pool.names) for split in splits):
             rank_zero_info(f"{folder} holds the answers already; no expert is asked")
@@ -113,7 +119,6 @@ def collect(
                 parts = asking.parts(split) if alone is not None else _shards(shards, split)
                 _merge(parts, split, writer, pool.classes, _expected_rows(data, split))
             shutil.rmtree(shards, ignore_errors=True)
-            domains = list(getattr(data, "domains", []))
             writer.commit(ExpertOutputs(pool.classes, domains, facts, {}, prints).metadata())
     else:
         trainer.predict(_Asking(pool, splits, features, folder / _SHARDS), datamodule=loaders, return_predictions=False)
@@ -148,6 +153,8 @@ class _Asking(LightningModule):
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         split = self.splits[dataloader_idx]
         batch = as_batch(batch, f"the {split} loader")
+        if torch.as_tensor(batch.target).is_floating_point():
+            raise InputError(f"the {split} loader gives targets of {batch.target.dtype}; expected whole numbers")
         found: dict[str, dict[str, Tensor]] = {}
         if self.with_features:
             found["probabilities"], found["features"] = self.pool.forward_with_features(batch.input)
@@ -227,15 +234,6 @@ def _check_whole(split: str, found: int, expected: int | None) -> None:
             f"the {split} loader gave {found} of {expected} rows; it must give all of them (drop_last, "
             "limit_predict_batches?)"
         )
-
-
-def _read(file: Path) -> np.ndarray:
-    _, dtype, width = file.name.rsplit("@", 2)
-    kind = np.dtype(dtype)
-    if not file.stat().st_size:
-        return np.empty((0, int(width)) if int(width) else (0,), kind)
-    flat = np.memmap(file, kind, mode="r")
-    return flat.reshape(-1, int(width)) if int(width) else flat
 
 
 class EverySplit(LightningDataModule):

@@ -1,5 +1,6 @@
 """What a pool of experts said about a data set: asked once, stored, memory-mapped."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_fusion.data.domains import as_names
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.pool import (
     ExpertPool,
@@ -265,14 +267,17 @@ class ExpertOutputs:
             >>> outputs.scattered("test").tolist()
             [[[0.8999999761581421, 0.10000000149011612, 0.0], [0.0, 0.0, 1.0]]]
         """
-        expert_classes = {name: [str(label) for label in labels] for name, labels in expert_classes.items()}
-        vocabulary = task_classes(expert_classes, None if classes is None else [str(label) for label in classes])
+        expert_classes = {name: as_names(labels) for name, labels in expert_classes.items()}
+        vocabulary = task_classes(expert_classes, None if classes is None else as_names(classes))
+        domains = as_names(domains)
+        costs = costs or {}
         if not expert_classes:
             raise InputError("expert_classes is empty; name at least one expert")
-        for name, labels in {**expert_classes, "the task": vocabulary}.items():
-            if len(set(labels)) < len(labels):
-                raise InputError(f"classes of {name}: found doubled names in {shorten(labels)}")
-        unknown = (set(costs or {}) | set(expert_domains or {})) - set(expert_classes)
+        named = {f"classes of {name}": labels for name, labels in expert_classes.items()}
+        for what, names in {**named, "classes of the task": vocabulary, "domains": domains}.items():
+            if len(set(names)) < len(names):
+                raise InputError(f"{what}: found doubled names in {shorten(names)}")
+        unknown = (set(costs) | set(expert_domains or {})) - set(expert_classes)
         if unknown:
             raise InputError(f"costs or expert_domains name {shorten(sorted(unknown))}, which is no expert")
         for split in splits:
@@ -280,13 +285,15 @@ class ExpertOutputs:
                 raise InputError(f"splits: found the name {split!r}; expected letters, digits, '_' and '-' only")
         parts = {}
         for split, given in splits.items():
+            if lacking := {"probabilities", "target"} - set(given):
+                raise InputError(f"split {split}: found no {shorten(sorted(lacking))}; expected both of them")
             missing = set(expert_classes) ^ set(given["probabilities"])
             if missing:
                 raise InputError(
                     f"split {split}: probabilities and expert_classes differ in {shorten(sorted(missing))}"
                 )
-            target = np.asarray(given["target"], np.int64)
-            rows = len(target)
+            rows = len(given["target"])
+            target = _shaped(given["target"], np.int64, (rows,), f"split {split}: target")
             probabilities = {
                 name: _shaped(values, np.float32, (rows, len(expert_classes[name])), f"split {split}: expert {name}")
                 for name, values in ((name, given["probabilities"][name]) for name in expert_classes)
@@ -313,8 +320,8 @@ class ExpertOutputs:
         experts = {
             name: {
                 "classes": names,
-                "domains": list((expert_domains or {}).get(name, [])) or None,
-                "cost": float((costs or {}).get(name, 1.0)),
+                "domains": as_names((expert_domains or {}).get(name)) or None,
+                "cost": _read_cost(name, costs.get(name, 1.0)),
                 "fingerprint": None,  # where the predictions came from is not known
                 "checkpoint": None,
             }
@@ -371,10 +378,29 @@ class ExpertOutputs:
 
 
 def _shaped(values: Any, dtype: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
-    array = np.asarray(values, dtype)
-    if array.shape != shape:
-        raise InputError(f"{what} has shape {array.shape}; expected {shape}")
+    try:
+        given = np.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what} makes no array ({error}); expected numbers") from error
+    if given.dtype.kind not in "biuf":
+        raise InputError(f"{what} is an array of {given.dtype}; expected numbers")
+    if given.shape != shape:
+        raise InputError(f"{what} has shape {given.shape}; expected {shape}")
+    with np.errstate(invalid="ignore"):  # NaN is no whole number
+        array = given.astype(dtype, copy=False)
+    if dtype is not np.float32 and not (given == array).all():
+        raise InputError(f"{what} has values that are no {'truth values' if dtype is bool else 'whole numbers'}")
     return array
+
+
+def _read_cost(name: str, cost: Any) -> float:
+    try:
+        found = float(cost)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise InputError(f"costs: found {cost!r} for expert {name}; expected a number >= 0")
+    return found
 
 
 def owner_matrix(domains: Sequence[str], expert_domains: Mapping[str, Sequence[str]]) -> Tensor:

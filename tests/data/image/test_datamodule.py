@@ -150,6 +150,13 @@ class TestRefusedArguments:
             ({"protocol": "dirty"}, "protocol is 'dirty'; expected"),
             ({"channels": 4}, "channels is 4; expected"),
             ({"batch_size": 0}, "batch_size is 0"),
+            ({"batch_size": 1.5}, "batch_size is 1.5; expected a whole number"),
+            ({"num_workers": -1}, "num_workers is -1; expected at least 0"),
+            ({"seed": -1}, "seed is -1; expected at least 0"),
+            ({"image_size": 0}, "image_size is 0; expected at least 1 pixel"),
+            ({"mean": [float("nan")], "channels": 1}, r"mean is \[nan\]; expected finite numbers"),
+            ({"std": [0.0], "channels": 1}, r"std is \[0.0\]; expected numbers above 0"),
+            ({"std": [float("inf")], "channels": 1}, r"std is \[inf\]; expected numbers above 0"),
         ],
     )
     def test_when_it_is_built(self, arguments, message):
@@ -190,6 +197,12 @@ class TestRefusedArguments:
     def test_when_it_is_set_up(self, arguments, message):
         with pytest.raises(InputError, match=message):
             DigitsDataModule(**arguments).setup("fit")
+
+    @pytest.mark.parametrize("text", ["{", "[1]", '{"odd": null}', '{"odd": 1.5}'])
+    def test_superclasses_that_are_no_lists_of_classes(self, tmp_path, text):
+        (tmp_path / "super.json").write_text(text)
+        with pytest.raises(InputError, match=r"superclasses: .*super.json is no JSON of|names no super-class for"):
+            DigitsDataModule(superclasses=str(tmp_path / "super.json")).setup("fit")
 
 
 class TestPreprocessing:

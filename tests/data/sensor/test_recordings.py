@@ -300,6 +300,8 @@ class TestBadInput:
             ({"channels": ["y"]}, "0.csv has no y; its columns are x, label"),
             ({"pattern": "{person}_{take}.csv"}, "none of the 50 recordings .* matches the pattern"),
             ({"mean": [1.0, 2.0]}, "mean has 2 values for 1 channels x"),
+            ({"std": [float("nan")]}, r"std is \[nan\]; expected numbers above 0"),
+            ({"mean": [float("inf")]}, r"mean is \[inf\]; expected finite numbers"),
             ({"std": [0.0]}, r"std is \[0.0\]; expected numbers above 0"),
             ({"domain": "p1", "ignored_labels": ["b"]}, "domain p1 has a as its only class; a classifier needs two"),
             ({"window_s": 60.0}, "none of 0 windows of 600 samples has a label"),

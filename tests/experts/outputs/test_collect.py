@@ -139,6 +139,16 @@ class TestOnce:
         with pytest.raises(InputError, match=f"the fingerprint of train is {first['train']} there and [0-9a-f]+ here"):
             ask(tiny.pool(), make(1), tmp_path)
 
+    def test_domains_of_other_names_are_refused(self, tmp_path):
+        def data(domains: list[str]) -> TensorDataModule:
+            return TensorDataModule(tiny.tensors(), tiny.CLASSES, domains)
+
+        ask(tiny.pool(), data(tiny.DOMAINS), tmp_path)
+        ask(tiny.pool(), data(tiny.DOMAINS), tmp_path)
+        with pytest.raises(InputError, match=r"has the domains .*; the data have .*: collect again, with overwrite"):
+            ask(tiny.pool(), data(tiny.DOMAINS[::-1]), tmp_path)
+        assert ask(tiny.pool(), data(tiny.DOMAINS[::-1]), tmp_path, overwrite=True).domains == tiny.DOMAINS[::-1]
+
     def test_missing_features_are_asked_for_in_words(self, tmp_path):
         pool = tiny.pool(features="body")
         ask(pool, tiny.data(), tmp_path)
@@ -228,6 +238,11 @@ class TestBadData:
             InputError, match=rf"the train loader: 1 label\(s\) out of range, row 5 has {label}; .* 3 classes"
         ):
             ask(tiny.pool(), data, tmp_path)
+        assert not (tmp_path / "manifest.json").exists()
+
+    def test_labels_that_are_no_whole_numbers(self, tmp_path):
+        with pytest.raises(InputError, match=r"the test loader gives targets of torch.float32; expected whole numbers"):
+            ask(tiny.pool(), {"test": (tiny.tensors()["test"][0], torch.full((11,), 0.7))}, tmp_path)
         assert not (tmp_path / "manifest.json").exists()
 
     @pytest.mark.parametrize("arguments", [{"splits": []}, {"splits": ["tset"]}])

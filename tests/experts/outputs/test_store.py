@@ -183,6 +183,14 @@ class TestFromArrays:
             ({"target": [-1, 1, -1]}, r"2 label\(s\) out of range, row 0 has -1"),
             ({"domain": [[True, False]] * 2}, r"domain .*\(2, 2\).*\(3, 2\)"),
             ({"domain": [[True, False, True]] * 2}, r"domain .*\(2, 3\).*\(3, 2\)"),
+            ({"domain": [["True", "False"]] * 3}, "split test: domain is an array of <U5; expected numbers"),
+            ({"domain": [[2, 0]] * 3}, "split test: domain has values that are no truth values"),
+            ({"target": [0.0, 0.7, 1.0]}, "split test: target has values that are no whole numbers"),
+            ({"target": [0.0, np.nan, 1.0]}, "split test: target has values that are no whole numbers"),
+            ({"target": ["cat", "dog", "owl"]}, "split test: target is an array of <U3; expected numbers"),
+            ({"target": [[0], [1], [2]]}, r"split test: target has shape \(3, 1\); expected \(3,\)"),
+            ({"probabilities": {"a": [[0.9, 0.1], [1.0]], "b": [[1.0]] * 3}}, "split test: expert a makes no array"),
+            ({"index": [0, 0.5, 1]}, "split test: index has values that are no whole numbers"),
             ({"index": [0, 1]}, r"index .*\(2,\).*\(3,\)"),
             ({"index": [0, 1, 1]}, "index .* unique"),
             ({"features": {"a": [[1.0]] * 2}}, r"features of a .*\(2, 1\) for 3 rows"),
@@ -196,6 +204,28 @@ class TestFromArrays:
     def test_refused(self, changes, message):
         with pytest.raises(InputError, match=message):
             self.arrays(**changes)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"costs": {"a": np.nan}}, "costs: found nan for expert a; expected a number >= 0"),
+            ({"costs": {"a": -1}}, "costs: found -1 for expert a"),
+            ({"costs": {"a": "dear"}}, "costs: found 'dear' for expert a"),
+            ({"domains": ["x", "x"]}, "domains: found doubled names in x, x"),
+            ({"expert_classes": {"a": "cd"}}, r"expert a has shape \(1, 2\); expected \(1, 1\)"),
+        ],
+    )
+    def test_facts_that_are_refused(self, changes, message):
+        part = {"probabilities": {"a": [[0.9, 0.1]]}, "target": [0]}
+        with pytest.raises(InputError, match=message):
+            ExpertOutputs.from_arrays({"test": part}, **({"expert_classes": {"a": ["c", "d"]}} | changes))
+
+    @pytest.mark.parametrize("lost", ["probabilities", "target"])
+    def test_what_every_split_needs(self, lost):
+        part = {"probabilities": {"a": [[1.0]]}, "target": [0]}
+        del part[lost]
+        with pytest.raises(InputError, match=f"split test: found no {lost}"):
+            ExpertOutputs.from_arrays({"test": part}, {"a": ["cat"]})
 
 
 class TestChecks:
