@@ -360,8 +360,9 @@ def build_network(spec: Mapping[str, Any] | None, num_classes: int, where: str) 
     kind = imported_class(spec["class_path"], nn.Module)
     if kind is None:
         raise InputError(
-            f"network: {where} names {spec['class_path']}, which is not an imported module; import it "
-            "first, or set network (a checkpoint must not import code by itself)"
+            f"network: {where} names {spec['class_path']}, which is not an imported module; import it first, or set "
+            f"network to that class of {num_classes} classes with {spec.get('init_args') or 'no other arguments'} "
+            "(a checkpoint must not import code by itself)"
         )
     return kind(num_classes, **spec.get("init_args", {}))
 

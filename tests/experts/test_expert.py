@@ -287,6 +287,14 @@ class TestBadCheckpoints:
         self.refuse(made, f"names {path}, which is not an imported module", network=None, classes=None)
         assert "elsewhere" not in sys.modules
 
+    def test_what_to_write_for_a_class_that_is_not_imported_is_said(self, tmp_path):
+        _, made = fitted(tmp_path, tiny.Net)
+        content = torch.load(made, weights_only=True)
+        content["expert"]["network"] = {"class_path": "elsewhere.Net", "init_args": {"width": 24}}
+        torch.save(content, made)
+        expected = f"set network to that class of {len(content['expert']['classes'])} classes with {{'width': 24}}"
+        self.refuse(made, expected, network=None, classes=None)
+
     def test_a_class_of_the_house_needs_no_import(self, tmp_path):
         module = ExpertModule(partial(SmallConvNet, width=1, in_channels=1), classes=TWO)
         checkpoint = {"state_dict": module.state_dict()}
