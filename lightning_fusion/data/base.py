@@ -2,9 +2,11 @@
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import IntEnum
+from functools import cached_property
 from numbers import Integral
-from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from lightning import LightningDataModule
@@ -17,6 +19,7 @@ from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import constructor_arguments, is_plain
 
 SPLITS = ("train", "val", "test")
+_T = TypeVar("_T")
 
 
 class Batch(NamedTuple):
@@ -83,6 +86,36 @@ class RowDataset(Dataset[Batch]):
         return Batch(self.inputs[rows], self.targets[rows], self.domains[rows], index)
 
 
+class Stage(IntEnum):
+    """What a data module does in turn; an argument that changes a stage changes those that follow it as well."""
+
+    READING = 0
+    CUTTING = 1
+    SPLITTING = 2
+    USING = 3
+
+
+class Made(cached_property[_T]):
+    """A property that is made once, and anew when an argument of its stage or of an earlier one changes."""
+
+    stage: Stage
+
+
+def made_at(stage: Stage) -> Callable[[Callable[[Any], _T]], Made[_T]]:
+    """Decorate a method of a data module as a property that variants share until they change its stage.
+
+    Args:
+        stage: That makes it; the arguments of which stage are in ``stage_of``.
+    """
+
+    def decorate(method: Callable[[Any], _T]) -> Made[_T]:
+        made = Made(method)
+        made.stage = stage
+        return made
+
+    return decorate
+
+
 class FusionDataModule(LightningDataModule):
     """What all data modules of the library share: three splits, slices as batches, and facts for the models.
 
@@ -91,20 +124,25 @@ class FusionDataModule(LightningDataModule):
     experts and of a fuser apart takes ``role`` and sets ``has_roles``. One whose loader gives raw values implements
     :meth:`preprocess`.
 
-    The constructor of a modality's base class records the arguments and assigns those that all its sources share;
-    that of a source class then hands its own ones to :meth:`_configure`, which assigns and checks.
+    The constructor of a modality's base class records the arguments and keeps those that all its sources share under
+    their names; that of a source class does so with its own ones, and ends with :meth:`_configure`, which checks them
+    together. What follows from them is a property :func:`made_at` a stage.
     """
 
     has_roles: ClassVar[bool] = False
     """Whether the class takes ``role`` ("expert" or "fuser"), and ``domain`` for the role of an expert."""
+    stage_of: ClassVar[Mapping[str, Stage]] = {}
+    """The first stage that an argument changes; one that is not named changes what is read."""
+    role: str
+    domain: Any
     batch_size: int
     seed: int
     num_workers: int = 0
     augmentation: nn.Module | None = None
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._made_rows: dict[str, Dataset] = {}
+    @made_at(Stage.USING)
+    def _made_rows(self) -> dict[str, Dataset]:
+        return {}
 
     @property
     def classes(self) -> list[str]:
@@ -176,12 +214,24 @@ class FusionDataModule(LightningDataModule):
         return other
 
     def _configure(self, **arguments: Any) -> None:
-        """Assign constructor arguments; a subclass drops what it derived from them and checks them together."""
-        self._made_rows = {}
+        """Assign constructor arguments, drop what was made of other ones, and check all of them together."""
         for name, value in arguments.items():
             setattr(self, name, value)
+        first = self._first_stage(arguments)
+        for name in [*self.__dict__]:
+            made = getattr(type(self), name, None)
+            if isinstance(made, Made) and made.stage >= first:
+                del self.__dict__[name]
+        self._check()
 
-    def _check_choices(self, choices: Mapping[str, Sequence[str]]) -> None:
+    def _first_stage(self, changed: Iterable[str]) -> Stage:
+        """The first stage that some arguments change."""
+        return min((self.stage_of.get(name, Stage.READING) for name in changed), default=Stage.USING)
+
+    def _check(self) -> None:
+        """Refuse arguments that are out of range or do not go together; a subclass adds its own."""
+
+    def _check_choices(self, choices: Mapping[str, Sequence[Any]]) -> None:
         """Refuse an argument that is none of the words it may be."""
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -206,6 +256,26 @@ class FusionDataModule(LightningDataModule):
                 raise InputError(f"{name} has {len(values)} values for {count} channels{channels}")
             if not all(low < value < math.inf for value in values):
                 raise InputError(f"{name} is {values}; expected {expected}")
+
+    def _check_least(self, least: int, *names: str) -> None:
+        """Refuse arguments that are below a number."""
+        for name in names:
+            if not getattr(self, name) >= least:
+                raise InputError(f"{name} is {getattr(self, name)}; expected at least {least}")
+
+    def _check_fractions(self, *names: str, zero: bool = False) -> None:
+        """Refuse arguments that are no fraction: above 0 (or 0 itself, if that is one) and below 1."""
+        for name in names:
+            value = getattr(self, name)
+            if not 0 <= value < 1 or (value == 0 and not zero):
+                expected = "from 0, below 1" if zero else "between 0 and 1"
+                raise InputError(f"{name} is {value}; expected a fraction {expected}")
+
+    def _check_role(self) -> None:
+        """Refuse a role that there is not, and a domain for any but the expert's."""
+        self._check_choices({"role": ("expert", "fuser")})
+        if self.domain is not None and self.role != "expert":
+            raise InputError("domain selects what one expert trains on; set role: expert, or remove domain")
 
     def _loader(self, split: str, shuffle: bool = False) -> DataLoader:
         return slice_loader(self.rows(split), self.batch_size, shuffle, self.seed, self.num_workers)

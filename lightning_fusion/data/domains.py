@@ -80,6 +80,23 @@ def chosen_domains(
     return sorted({known[name] for name in wanted})
 
 
+def check_label_names(labels: Iterable[str | int] | None, ignored: Iterable[str | int] | None = None) -> None:
+    """Refuse labels that no classifier can tell apart.
+
+    Args:
+        labels: All that there may be, as an argument; None where they are to be found.
+        ignored: Labels that count as none.
+
+    Raises:
+        InputError: If there are less than two, or one twice.
+    """
+    known = as_names(labels)
+    both = [*known, *as_names(ignored)]
+    if labels is not None and (len(known) < 2 or len(set(both)) < len(both)):
+        hint = ", none of them in ignored_labels" if ignored is not None else ""
+        raise InputError(f"labels is {known}; expected two or more different names{hint}")
+
+
 def local_classes(classes: Sequence[int] | np.ndarray, count: int) -> np.ndarray:
     """What each of the task's classes is among some of them: (count + 1,) numbers, -1 for the others.
 

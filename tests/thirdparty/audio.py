@@ -20,7 +20,8 @@ class BeepDataModule(BaseSpeakerDataModule):
 
     def __init__(self, speakers: int = 12, **shared: Any) -> None:
         super().__init__(**shared)
-        self._configure(speakers=speakers)
+        self.speakers = speakers
+        self._configure()
 
     def read_layout(self) -> AudioLayout:
         speaker, number = (part.reshape(-1).tolist() for part in np.indices((self.speakers, 3)))

@@ -19,7 +19,8 @@ class StripesDataModule(BaseImageDataModule):
 
     def __init__(self, count: int = 20, test_fraction: float = 0.25, **shared: Any) -> None:
         super().__init__(**shared)
-        self._configure(count=count, test_fraction=test_fraction)
+        self.count, self.test_fraction = count, test_fraction
+        self._configure()
 
     def read_layout(self) -> ImageLayout:
         return ImageLayout(["flat", "upright"], ["day", "night"], np.ones((2, 2), bool))

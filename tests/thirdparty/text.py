@@ -11,12 +11,10 @@ from lightning_fusion.errors import InputError
 class LinesTextDataModule(BaseTextDataModule):
     """Texts in ``<domain>/<label>.txt``, a line each; lines that begin with ``comment`` are left out."""
 
-    root: str
-    comment: str
-
     def __init__(self, root: str, comment: str = "#", **shared: Any) -> None:
         super().__init__(**shared)
-        self._configure(root=root, comment=comment)
+        self.root, self.comment = root, comment
+        self._configure()
 
     def files(self) -> list[Path]:
         return sorted(Path(self.root).glob("*/*.txt"))

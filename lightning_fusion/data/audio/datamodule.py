@@ -13,7 +13,7 @@ from lightning_fusion.data.audio.features import LogMel
 from lightning_fusion.data.audio.files import Recordings
 from lightning_fusion.data.audio.layout import AudioLayout
 from lightning_fusion.data.audio.splits import AudioSplit, check_speakers
-from lightning_fusion.data.base import FusionDataModule, RowDataset
+from lightning_fusion.data.base import FusionDataModule, RowDataset, Stage, made_at
 from lightning_fusion.data.domains import Notices, domain_matrix
 from lightning_fusion.data.samplers import draws_order, slice_loader
 from lightning_fusion.data.statistics import mean_and_deviation, spectrum_facts
@@ -35,8 +35,8 @@ class BaseAudioDataModule(FusionDataModule):
     slice. In training each epoch hears another crop of a recording, given by (seed, epoch, recording). On the device
     the batch is augmented (in training) and becomes log-mel features.
 
-    A source is a subclass of a task's base: its constructor takes the source's own arguments and ``**shared``, hands
-    the latter on, and the former to ``self._configure``, which assigns them; :meth:`read_layout` and
+    A source is a subclass of a task's base: its constructor hands ``**shared`` on, keeps the source's own arguments
+    under their names and ends with ``self._configure()``, which checks them; :meth:`read_layout` and
     :meth:`read_recordings` read it.
 
     Args:
@@ -64,23 +64,12 @@ class BaseAudioDataModule(FusionDataModule):
 
     needs: ClassVar[tuple[str, ...]] = ("speaker",)
     """What must be known of each recording (:attr:`AudioLayout.fields`)."""
-    keeps_layout: ClassVar[frozenset[str]] = frozenset(
-        {"val_speakers", "test_speakers", "domain_field", "val_segments", "test_segments", "train_crops", "crop_s"}
-        | {"eval_crop_s", "features", "num_mels", "augmentation", "batch_size", "num_workers", "seed"}
-    )
-    """Arguments that a variant may change without finding and reading the recordings again."""
-    val_speakers: int | float | list[str | int] | None
-    test_speakers: int | float | list[str | int] | None
-    domain_field: str | None
-    val_segments: int
-    test_segments: int
-    train_crops: int
-    sample_rate_hz: int
-    crop_s: float
-    eval_crop_s: float
-    features: str
-    num_mels: int
-    augmentation: nn.Module | None
+    stage_of = {
+        "sample_rate_hz": Stage.CUTTING,
+        **dict.fromkeys(("val_speakers", "test_speakers", "domain_field", "seed"), Stage.SPLITTING),
+        **dict.fromkeys(("val_segments", "test_segments", "train_crops", "crop_s", "eval_crop_s"), Stage.USING),
+        **dict.fromkeys(("features", "num_mels", "augmentation", "batch_size", "num_workers"), Stage.USING),
+    }
 
     def __init__(
         self,
@@ -101,15 +90,13 @@ class BaseAudioDataModule(FusionDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         record_arguments(self)
         self.notices = Notices()
-        self._layout: AudioLayout | None = None
-        self._recordings: Recordings | None = None
-        self._split: AudioSplit | None = None
-        self._mels: dict[torch.device, LogMel] = {}
-        self._drop_split()
-        FusionDataModule._configure(self, **arguments)
+        self.val_speakers, self.test_speakers, self.domain_field = val_speakers, test_speakers, domain_field
+        self.val_segments, self.test_segments, self.train_crops = val_segments, test_segments, train_crops
+        self.sample_rate_hz, self.crop_s, self.eval_crop_s = sample_rate_hz, crop_s, eval_crop_s
+        self.features, self.num_mels, self.augmentation = features, num_mels, augmentation
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
 
     # ------------------------------------ what a source and a task implement
 
@@ -135,23 +122,25 @@ class BaseAudioDataModule(FusionDataModule):
 
     # ------------------------------------------------------------------ facts
 
-    @property
+    @made_at(Stage.READING)
     def layout(self) -> AudioLayout:
         """All recordings, and what is known of each."""
-        if self._layout is None:
-            self._layout = self.read_layout()
-            for name in (*self.needs, *filter(None, [self.domain_field])):
-                if name not in self._layout.fields:
-                    known = shorten(sorted(self._layout.fields))
-                    raise InputError(f"the recordings have no {name}, only {known}; name it in their layout")
-        return self._layout
+        layout = self.read_layout()
+        for name in (*self.needs, *filter(None, [self.domain_field])):
+            if name not in layout.fields:
+                known = shorten(sorted(layout.fields))
+                raise InputError(f"the recordings have no {name}, only {known}; name it in their layout")
+        return layout
 
-    @property
+    @made_at(Stage.CUTTING)
+    def recordings(self) -> Recordings:
+        """The recordings themselves."""
+        return self.read_recordings(self.layout)
+
+    @made_at(Stage.SPLITTING)
     def split(self) -> AudioSplit:
         """The recordings of each split."""
-        if self._split is None:
-            self._split = self.cut()
-        return self._split
+        return self.cut()
 
     @property
     def domains(self) -> list[str]:
@@ -182,7 +171,7 @@ class BaseAudioDataModule(FusionDataModule):
     def fingerprint(self, split: str) -> str:
         """A fingerprint of the samples (of names and sizes, where files are read lazily), labels and preprocessing."""
         dataset = self.rows(split)
-        files, layout, recordings = self.split.files[split], self.layout, self._read()
+        files, layout, recordings = self.split.files[split], self.layout, self.recordings
         if recordings.samples is None:
             content: Any = "\n".join(
                 f"{layout.names[file]}:{os.path.getsize(path)}"
@@ -217,8 +206,7 @@ class BaseAudioDataModule(FusionDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Find, split and read the recordings; cheap when repeated."""
-        self.split  # noqa: B018
-        self._read()
+        self.split, self.recordings  # noqa: B018
 
     def train_dataloader(self) -> DataLoader:
         """Batches of random crops; order and crops depend on (seed, epoch)."""
@@ -237,25 +225,10 @@ class BaseAudioDataModule(FusionDataModule):
 
     # -------------------------------------------------------------- internals
 
-    def _configure(self, **arguments: Any) -> None:
-        super()._configure(**arguments)
-        if changed := set(arguments) - self.keeps_layout:
-            self._recordings = None
-            if changed != {"sample_rate_hz"}:
-                self._layout = None
-        self._drop_split()
-        self._check()
-
-    def _drop_split(self) -> None:
-        self._split, self._mels = None, {}
-
     def _check(self) -> None:
-        """Refuse arguments that are out of range."""
         self._check_choices({"features": ("log_mel", "waveform")})
         self._check_loading()
-        for name in ("val_segments", "test_segments", "train_crops", "num_mels"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected at least 1")
+        self._check_least(1, "val_segments", "test_segments", "train_crops", "num_mels")
         if not 4000 <= self.sample_rate_hz <= 192_000:
             raise InputError(f"sample_rate_hz is {self.sample_rate_hz}; expected 4000 to 192000")
         for name in ("crop_s", "eval_crop_s"):
@@ -266,11 +239,6 @@ class BaseAudioDataModule(FusionDataModule):
         rate = getattr(self.augmentation, "sample_rate_hz", self.sample_rate_hz)
         if rate != self.sample_rate_hz:
             raise InputError(f"the augmentation expects {rate} Hz, the data has sample_rate_hz {self.sample_rate_hz}")
-
-    def _read(self) -> Recordings:
-        if self._recordings is None:
-            self._recordings = self.read_recordings(self.layout)
-        return self._recordings
 
     def _domain_of_file(self) -> tuple[list[str], np.ndarray]:
         """Names of the domains, and the number of each file's domain."""
@@ -286,7 +254,7 @@ class BaseAudioDataModule(FusionDataModule):
 
     def make_rows(self, split: str) -> RowDataset:
         """The recordings, or parts of them, of a split."""
-        recordings, parts = self._read(), getattr(self, _PARTS[split])
+        recordings, parts = self.recordings, getattr(self, _PARTS[split])
         key, seconds = ("crop_s", self.crop_s) if split == "train" else ("eval_crop_s", self.eval_crop_s)
         length = round(seconds * self.sample_rate_hz)
         files, cuts = torch.from_numpy(self.split.files[split]), 1 if split == "train" else parts
@@ -303,6 +271,10 @@ class BaseAudioDataModule(FusionDataModule):
             domain_matrix(number, len(names)).repeat(parts, 1),
             torch.from_numpy(self._row_numbers(split)),
         )
+
+    @made_at(Stage.USING)
+    def _mels(self) -> dict[torch.device, LogMel]:
+        return {}
 
     def _log_mel(self, device: torch.device) -> LogMel:
         if device not in self._mels:

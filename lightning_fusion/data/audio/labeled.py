@@ -8,7 +8,7 @@ from lightning_fusion.data.audio.datamodule import UNSEEN, BaseAudioDataModule
 from lightning_fusion.data.audio.files import Recordings
 from lightning_fusion.data.audio.layout import AudioLayout, check_files, find_trees
 from lightning_fusion.data.audio.splits import AudioSplit, split_recordings, split_speakers
-from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.base import Stage
 from lightning_fusion.data.domains import as_names, chosen_domains
 from lightning_fusion.errors import InputError, shorten
 
@@ -29,9 +29,7 @@ class BaseLabeledAudioDataModule(BaseAudioDataModule):
     """
 
     needs = ("speaker", "label")
-    keeps_layout = BaseAudioDataModule.keeps_layout | {"domain", "split_by"}
-    domain: str | int | list[str | int] | None
-    split_by: str
+    stage_of = BaseAudioDataModule.stage_of | dict.fromkeys(("domain", "split_by"), Stage.SPLITTING)
 
     def __init__(
         self,
@@ -41,7 +39,7 @@ class BaseLabeledAudioDataModule(BaseAudioDataModule):
         **shared: Any,
     ) -> None:
         super().__init__(domain_field=domain_field, **shared)
-        FusionDataModule._configure(self, domain=domain, split_by=split_by)
+        self.domain, self.split_by = domain, split_by
 
     @property
     def classes(self) -> list[str]:
@@ -119,12 +117,6 @@ class LabeledAudioDataModule(BaseLabeledAudioDataModule):
         'lucas'
     """
 
-    root: str
-    pattern: str
-    val_root: str | None
-    test_root: str | None
-    memory_limit_gb: float
-
     def __init__(
         self,
         root: str,
@@ -135,9 +127,9 @@ class LabeledAudioDataModule(BaseLabeledAudioDataModule):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        self._configure(
-            root=root, pattern=pattern, val_root=val_root, test_root=test_root, memory_limit_gb=memory_limit_gb
-        )
+        self.root, self.pattern, self.memory_limit_gb = root, pattern, memory_limit_gb
+        self.val_root, self.test_root = val_root, test_root
+        self._configure()
 
     def read_layout(self) -> AudioLayout:
         """Find the files."""

@@ -9,7 +9,7 @@ from lightning_fusion.data.audio.files import Recordings
 from lightning_fusion.data.audio.layout import SPEAKER_FOLDERS, AudioLayout, check_files, find_trees
 from lightning_fusion.data.audio.splits import AudioSplit, split_speakers
 from lightning_fusion.data.audio.trials import Trials, draw_trials, read_trials
-from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.base import Stage, made_at
 from lightning_fusion.data.domains import local_classes
 from lightning_fusion.errors import InputError
 
@@ -26,12 +26,11 @@ class BaseSpeakerDataModule(BaseAudioDataModule):
         **shared: See :class:`~lightning_fusion.data.audio.datamodule.BaseAudioDataModule`.
     """
 
-    keeps_layout = BaseAudioDataModule.keeps_layout | {"max_trials"}
-    max_trials: int
+    stage_of = BaseAudioDataModule.stage_of | {"max_trials": Stage.USING}
 
     def __init__(self, max_trials: int = 100_000, **shared: Any) -> None:
         super().__init__(**shared)
-        FusionDataModule._configure(self, max_trials=max_trials)
+        self.max_trials = max_trials
 
     def read_trial_lists(self) -> dict[str, Trials]:
         """The trials of ``val`` and ``test``, where there are lists of them; drawn where there are none."""
@@ -62,18 +61,21 @@ class BaseSpeakerDataModule(BaseAudioDataModule):
 
     def cut(self) -> AudioSplit:
         """Speakers in splits; those of a trial list, and the files that it names, where there is one."""
-        lists = self._trials = self.read_trial_lists()
         wanted = {"val": self.val_speakers, "test": self.test_speakers}
-        return split_speakers(self.layout, wanted, lists, least=2, seed=self.seed)
+        return split_speakers(self.layout, wanted, self._lists, least=2, seed=self.seed)
 
     def targets(self) -> np.ndarray:
         """(N,) int64, who speaks among the training speakers; -100 for others."""
         local = local_classes(self.split.speakers, len(self.layout.speakers))[self.layout.speaker]
         return np.where(local < 0, UNSEEN, local)
 
-    def _drop_split(self) -> None:
-        super()._drop_split()
-        self._trials = {}
+    @made_at(Stage.SPLITTING)
+    def _lists(self) -> dict[str, Trials]:
+        return self.read_trial_lists()
+
+    @made_at(Stage.USING)
+    def _trials(self) -> dict[str, Trials]:
+        return dict(self._lists)
 
     def _check(self) -> None:
         super()._check()
@@ -110,14 +112,7 @@ class SpeakerDataModule(BaseSpeakerDataModule):
         ('log_mel', 40)
     """
 
-    keeps_layout = BaseSpeakerDataModule.keeps_layout | {"val_trials", "test_trials"}
-    root: str
-    val_root: str | None
-    test_root: str | None
-    pattern: str
-    val_trials: str | None
-    test_trials: str | None
-    memory_limit_gb: float
+    stage_of = BaseSpeakerDataModule.stage_of | dict.fromkeys(("val_trials", "test_trials"), Stage.SPLITTING)
 
     def __init__(
         self,
@@ -131,15 +126,9 @@ class SpeakerDataModule(BaseSpeakerDataModule):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        self._configure(
-            root=root,
-            val_root=val_root,
-            test_root=test_root,
-            pattern=pattern,
-            val_trials=val_trials,
-            test_trials=test_trials,
-            memory_limit_gb=memory_limit_gb,
-        )
+        self.root, self.val_root, self.test_root, self.pattern = root, val_root, test_root, pattern
+        self.val_trials, self.test_trials, self.memory_limit_gb = val_trials, test_trials, memory_limit_gb
+        self._configure()
 
     def read_layout(self) -> AudioLayout:
         """Find the files."""

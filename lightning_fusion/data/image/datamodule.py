@@ -4,13 +4,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.data.base import FusionDataModule, RowDataset, Rows
+from lightning_fusion.data.base import FusionDataModule, RowDataset, Rows, Stage, made_at
 from lightning_fusion.data.domains import as_names, chosen_domains, domain_matrix, local_classes
 from lightning_fusion.data.image.superclasses import CIFAR100_SUPERCLASSES
 from lightning_fusion.data.splits import stratified_split
@@ -84,8 +84,8 @@ class BaseImageDataModule(FusionDataModule):
     Images are decoded once into uint8 memory where they fit, else file by file when a batch asks for them. Batches
     are turned into floats, augmented and normalized on the device.
 
-    A source is a subclass: its constructor takes the source's own arguments and ``**shared``, hands the latter on, and
-    the former to ``self._configure``, which assigns them; :meth:`read_layout` and :meth:`read_images` read it.
+    A source is a subclass: its constructor hands ``**shared`` on, keeps the source's own arguments under their names
+    and ends with ``self._configure()``, which checks them; :meth:`read_layout` and :meth:`read_images` read it.
 
     Args:
         role: ``expert`` or ``fuser``.
@@ -112,22 +112,12 @@ class BaseImageDataModule(FusionDataModule):
     has_roles = True
     test_fraction: float = 0.2
     """Fraction that is held out for testing where a source has no test split; such a source takes it as an argument."""
-    keeps_images: ClassVar[frozenset[str]] = frozenset(
-        {"role", "domain", "protocol", "fuser_fraction", "val_fraction", "test_fraction", "superclasses", "mean", "std"}
-        | {"augmentation", "batch_size", "num_workers", "seed"}
-    )
-    """Arguments that a variant may change without reading the images again."""
-    role: str
-    domain: int | str | list[int | str] | None
-    protocol: str
-    fuser_fraction: float
-    val_fraction: float
-    superclasses: str | None
-    image_size: int | None
-    channels: int
-    mean: list[float] | None
-    std: list[float] | None
-    augmentation: nn.Module | None
+    stage_of = {
+        **dict.fromkeys(("superclasses", "seed"), Stage.CUTTING),
+        **dict.fromkeys(("role", "domain", "protocol"), Stage.SPLITTING),
+        **dict.fromkeys(("fuser_fraction", "val_fraction", "test_fraction"), Stage.SPLITTING),
+        **dict.fromkeys(("mean", "std", "augmentation", "batch_size", "num_workers"), Stage.USING),
+    }
 
     def __init__(
         self,
@@ -147,13 +137,11 @@ class BaseImageDataModule(FusionDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         record_arguments(self)
-        self._layout: ImageLayout | None = None
-        self._table: ImageTable | None = None
-        self._task_cache: _Task | None = None
-        self._splits: dict[str, np.ndarray] | None = None
-        FusionDataModule._configure(self, **arguments)
+        self.role, self.domain, self.protocol, self.superclasses = role, domain, protocol, superclasses
+        self.fuser_fraction, self.val_fraction, self.seed = fuser_fraction, val_fraction, seed
+        self.image_size, self.channels, self.mean, self.std = image_size, channels, mean, std
+        self.augmentation, self.batch_size, self.num_workers = augmentation, batch_size, num_workers
 
     # ------------------------------------------------- what a source implements
 
@@ -182,12 +170,10 @@ class BaseImageDataModule(FusionDataModule):
 
     # ------------------------------------------------------------------ facts
 
-    @property
+    @made_at(Stage.READING)
     def layout(self) -> ImageLayout:
         """What is known of the source before an image is decoded."""
-        if self._layout is None:
-            self._layout = self.read_layout()
-        return self._layout
+        return self.read_layout()
 
     @property
     def classes(self) -> list[str]:
@@ -255,9 +241,7 @@ class BaseImageDataModule(FusionDataModule):
 
     def make_rows(self, split: str) -> RowDataset:
         """The images of a split, for the role and domain at hand."""
-        table, task = self._read(), self._task
-        if self._splits is None:
-            self._splits = self._cut(table)
+        table, task = self._table, self._task
         rows = self._splits[split]
         if not len(rows):
             raise InputError(
@@ -267,31 +251,18 @@ class BaseImageDataModule(FusionDataModule):
         targets = task.target[table.label]
         if self._own is not None:
             targets = local_classes(self._own_targets(), len(task.names))[targets]
-        return RowDataset(table.images, torch.from_numpy(targets), self._membership(table), torch.from_numpy(rows))
+        return RowDataset(table.images, torch.from_numpy(targets), self._membership, torch.from_numpy(rows))
 
     # -------------------------------------------------------------- internals
 
-    def _configure(self, **arguments: Any) -> None:
-        super()._configure(**arguments)
-        if set(arguments) - self.keeps_images:
-            self._layout = self._table = None
-        self._task_cache = self._splits = None
-        self._check()
-
     def _check(self) -> None:
-        """Refuse arguments that are out of range or do not go together."""
-        choices = {"role": ("expert", "fuser"), "protocol": ("clean", "paper"), "channels": (1, 3)}
-        self._check_choices(choices)  # type: ignore[arg-type]
+        self._check_role()
+        self._check_choices({"protocol": ("clean", "paper"), "channels": (1, 3)})
         self._check_loading()
         if self.image_size is not None and self.image_size < 1:
             raise InputError(f"image_size is {self.image_size}; expected at least 1 pixel")
-        if self.domain is not None and self.role != "expert":
-            raise InputError("domain selects what one expert trains on; set role: expert, or remove domain")
-        for name in ("val_fraction", "test_fraction"):
-            if not 0 < getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected a fraction between 0 and 1")
-        if not 0 <= self.fuser_fraction < 1:
-            raise InputError(f"fuser_fraction is {self.fuser_fraction}; expected a fraction from 0, below 1")
+        self._check_fractions("val_fraction", "test_fraction")
+        self._check_fractions("fuser_fraction", zero=True)
         for name, value in (("role", "fuser"), ("protocol", "paper")):
             if getattr(self, name) == value and not self.fuser_fraction:
                 raise InputError(
@@ -300,13 +271,14 @@ class BaseImageDataModule(FusionDataModule):
                 )
         self._check_scale(self.channels)
 
-    @property
+    @made_at(Stage.READING)
+    def _table(self) -> ImageTable:
+        return self.read_images(self.layout)
+
+    @made_at(Stage.CUTTING)
     def _task(self) -> _Task:
-        if self._task_cache is None:
-            target, names = self._targets(self.layout.classes)
-            cut = self.cut_domains(self.layout, None if self.superclasses is None else target)
-            self._task_cache = _Task(target, names, *cut)
-        return self._task_cache
+        target, names = self._targets(self.layout.classes)
+        return _Task(target, names, *self.cut_domains(self.layout, None if self.superclasses is None else target))
 
     @property
     def _own(self) -> list[int] | None:
@@ -339,21 +311,25 @@ class BaseImageDataModule(FusionDataModule):
         """(C_k,) sorted task targets of the chosen domains."""
         return np.unique(self._task.target[self._task.member[:, self._own].any(1)])
 
-    def _membership(self, table: ImageTable) -> Tensor:
+    @property
+    def _membership(self) -> Tensor:
         """(N, D) bool: which row belongs to which domain."""
+        table = self._table
         if table.domain is None:
             return torch.from_numpy(self._task.member[table.label])
         return domain_matrix(table.domain, len(self.domains))
 
-    def _cut(self, table: ImageTable) -> dict[str, np.ndarray]:
-        """Cut train, val and test rows of the role and domain at hand."""
+    @made_at(Stage.SPLITTING)
+    def _splits(self) -> dict[str, np.ndarray]:
+        """Train, val and test rows of the role and domain at hand."""
+        table = self._table
         strata = table.label if table.domain is None else table.label * len(self.domains) + table.domain
         usable = np.arange(len(table.label)) if table.readable is None else np.flatnonzero(table.readable)
         if table.test is not None:
             rest, test = usable[~table.test[usable]], usable[table.test[usable]]
         else:
             rest, test = self._hold_out(strata, usable, self.test_fraction, 1)
-        member = self._membership(table).numpy()
+        member = self._membership.numpy()
         mine = list(range(len(self.domains))) if self._own is None else self._own
         if self.protocol == "paper":
             kept, held = {}, {}
@@ -376,11 +352,6 @@ class BaseImageDataModule(FusionDataModule):
     ) -> tuple[np.ndarray, np.ndarray]:
         kept, held = stratified_split(strata[rows], fraction, seed=self.seed * 1009 + purpose)
         return rows[kept], rows[held]
-
-    def _read(self) -> ImageTable:
-        if self._table is None:
-            self._table = self.read_images(self.layout)
-        return self._table
 
 
 def resize_images(pixels: np.ndarray, image_size: int | None) -> Tensor:

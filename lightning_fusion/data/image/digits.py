@@ -29,7 +29,8 @@ class DigitsDataModule(UndividedImageDataModule):
 
     def __init__(self, test_fraction: float = 0.2, channels: Literal[1, 3] = 1, **shared: Any) -> None:
         super().__init__(channels=channels, **shared)
-        self._configure(test_fraction=test_fraction)
+        self.test_fraction = test_fraction
+        self._configure()
 
     def read_layout(self) -> ImageLayout:
         """The digits' names."""

@@ -52,13 +52,10 @@ class ImageDataModule(UndividedImageDataModule):
         (['cat', 'dog'], torch.Size([4, 3, 8, 8]))
     """
 
-    root: str
-    memory_limit_gb: float
-    skip_unreadable: bool
-
     def __init__(self, root: str, memory_limit_gb: float = 4.0, skip_unreadable: bool = False, **shared: Any) -> None:
         super().__init__(**shared)
-        self._configure(root=root, memory_limit_gb=memory_limit_gb, skip_unreadable=skip_unreadable)
+        self.root, self.memory_limit_gb, self.skip_unreadable = root, memory_limit_gb, skip_unreadable
+        self._configure()
 
     def read_layout(self) -> TreeLayout:
         """List the files."""
@@ -109,10 +106,6 @@ class DomainImageDataModule(BaseImageDataModule):
         (['clinic', 'home'], ['home'], 2)
     """
 
-    root: str
-    memory_limit_gb: float
-    skip_unreadable: bool
-
     def __init__(
         self,
         root: str,
@@ -122,9 +115,9 @@ class DomainImageDataModule(BaseImageDataModule):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        self._configure(
-            root=root, test_fraction=test_fraction, memory_limit_gb=memory_limit_gb, skip_unreadable=skip_unreadable
-        )
+        self.root, self.test_fraction = root, test_fraction
+        self.memory_limit_gb, self.skip_unreadable = memory_limit_gb, skip_unreadable
+        self._configure()
 
     def read_layout(self) -> TreeLayout:
         """List the files."""

@@ -25,7 +25,8 @@ class SyntheticImageDataModule(BaseImageDataModule):
 
     def __init__(self, test_fraction: float = 0.2, **shared: Any) -> None:
         super().__init__(**shared)
-        self._configure(test_fraction=test_fraction)
+        self.test_fraction = test_fraction
+        self._configure()
 
     def read_layout(self) -> ImageLayout:
         """Every class is in every domain."""

@@ -35,15 +35,12 @@ class TorchvisionDataModule(UndividedImageDataModule):
         (20, ['domain_3'])
     """
 
-    dataset: str
-    root: str
-    download: bool
-
     def __init__(
         self, dataset: Literal["cifar10", "cifar100"], root: str, download: bool = False, **shared: Any
     ) -> None:
         super().__init__(**shared)
-        self._configure(dataset=dataset, root=root, download=download)
+        self.dataset, self.root, self.download = dataset, root, download
+        self._configure()
 
     def _check(self) -> None:
         self._check_choices({"dataset": list(_CLASSES)})

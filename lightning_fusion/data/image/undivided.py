@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.base import Stage
 from lightning_fusion.data.image.datamodule import BaseImageDataModule, ImageLayout
 from lightning_fusion.data.splits import draw_class_subsets
 from lightning_fusion.errors import InputError
@@ -22,13 +22,11 @@ class UndividedImageDataModule(BaseImageDataModule):
         InputError: If one of both is missing, or the subsets cannot cover the classes.
     """
 
-    keeps_images = BaseImageDataModule.keeps_images | {"num_domains", "classes_per_domain"}
-    num_domains: int | None
-    classes_per_domain: int | None
+    stage_of = BaseImageDataModule.stage_of | dict.fromkeys(("num_domains", "classes_per_domain"), Stage.CUTTING)
 
     def __init__(self, num_domains: int | None = None, classes_per_domain: int | None = None, **shared: Any) -> None:
         super().__init__(**shared)
-        FusionDataModule._configure(self, num_domains=num_domains, classes_per_domain=classes_per_domain)
+        self.num_domains, self.classes_per_domain = num_domains, classes_per_domain
 
     def _check(self) -> None:
         super()._check()

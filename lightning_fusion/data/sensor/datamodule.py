@@ -1,16 +1,21 @@
 """What all sources of sensor data share: domains, splits of whole recordings, normalization and loaders."""
 
 from collections.abc import Callable
-from enum import IntEnum
-from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.data.base import SPLITS, FusionDataModule, RowDataset
-from lightning_fusion.data.domains import Notices, as_names, chosen_domains, domain_matrix, local_classes
+from lightning_fusion.data.base import SPLITS, FusionDataModule, RowDataset, Stage, made_at
+from lightning_fusion.data.domains import (
+    Notices,
+    as_names,
+    check_label_names,
+    chosen_domains,
+    domain_matrix,
+    local_classes,
+)
 from lightning_fusion.data.sensor.arrangement import Arrangement, Source, arrange, named_splits, poor_domains
 from lightning_fusion.data.sensor.windows import Cut, RowInputs, Windows, cut_windows
 from lightning_fusion.data.splits import stratified_sessions
@@ -18,23 +23,6 @@ from lightning_fusion.data.statistics import mean_and_deviation, window_facts
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import record_arguments
-
-
-class Stage(IntEnum):
-    """What a constructor argument changes first; everything that follows is made anew, see ``stage_of``."""
-
-    READING = 0
-    CUTTING = 1
-    SPLITTING = 2
-    LOADING = 3
-
-
-_MADE_AT = {  # what is kept in memory, by the stage that makes it
-    Stage.READING: ("_source", "_arrangement"),
-    Stage.CUTTING: ("_cut", "_labels"),
-    Stage.SPLITTING: ("_split",),
-    Stage.LOADING: ("_own", "_scale"),
-}
 
 
 class BaseSensorDataModule(FusionDataModule):
@@ -88,13 +76,12 @@ class BaseSensorDataModule(FusionDataModule):
     """Fields that name the domain where ``domain_fields`` is None."""
     default_group_field: ClassVar[str | None] = None
     """Field that names the group where neither ``domain_fields`` nor ``group_field`` is given."""
-    stage_of: ClassVar[dict[str, Stage]] = {
+    stage_of = {
         **dict.fromkeys(("labels", "ignored_labels"), Stage.CUTTING),
         **dict.fromkeys(("val_fraction", "test_fraction", "seed"), Stage.SPLITTING),
-        **dict.fromkeys(("domain", "mean", "std", "normalization_scope", "augmentation"), Stage.LOADING),
-        **dict.fromkeys(("batch_size", "num_workers"), Stage.LOADING),
+        **dict.fromkeys(("domain", "mean", "std", "normalization_scope", "augmentation"), Stage.USING),
+        **dict.fromkeys(("batch_size", "num_workers"), Stage.USING),
     }
-    """What an argument changes first; one that is not named changes what is read."""
 
     def __init__(
         self,
@@ -118,7 +105,6 @@ class BaseSensorDataModule(FusionDataModule):
         super().__init__()
         record_arguments(self)
         self.notices = Notices()
-        self._of_all: dict[str, Any] = {}  # measured over all domains: variants with the same splits share it
         self.domain_fields, self.group_field, self.session_fields = domain_fields, group_field, session_fields
         self.split_field, self.domain, self.labels, self.ignored_labels = split_field, domain, labels, ignored_labels
         self.val_fraction, self.test_fraction, self.seed = val_fraction, test_fraction, seed
@@ -225,31 +211,18 @@ class BaseSensorDataModule(FusionDataModule):
 
     def _configure(self, **arguments: Any) -> None:
         super()._configure(**arguments)
-        first = min((self.stage_of.get(name, Stage.READING) for name in arguments), default=Stage.LOADING)
-        for stage, names in _MADE_AT.items():
-            for name in names if stage >= first else ():
-                self.__dict__.pop(name, None)
-        if first <= Stage.SPLITTING:
-            self._of_all = {}
-        self._of_own: dict[str, Any] = {}  # measured over the domains in use
-        self._check()
+        self._of_all  # noqa: B018  # made now, so that variants share it
 
     def _check(self) -> None:
-        """See that the arguments fit one another; a subclass adds its own."""
         self._check_choices({"normalization_scope": ("all", "own")})
         self._check_loading()
-        for name in ("val_fraction", "test_fraction"):
-            if not 0 < getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected a fraction between 0 and 1")
+        self._check_fractions("val_fraction", "test_fraction")
         if self.val_fraction + self.test_fraction >= 1:
             raise InputError(
                 f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction} leave nothing to train on; "
                 "lower them"
             )
-        known = as_names(self.labels)
-        both = [*known, *as_names(self.ignored_labels)]
-        if self.labels is not None and (len(known) < 2 or len(set(both)) < len(both)):
-            raise InputError(f"labels is {known}; expected two or more different names, none of them in ignored_labels")
+        check_label_names(self.labels, self.ignored_labels)
 
     def _check_positive(self, *names: str) -> None:
         for name in names:
@@ -263,20 +236,14 @@ class BaseSensorDataModule(FusionDataModule):
 
     # ---- reading
 
-    @cached_property
+    @made_at(Stage.READING)
     def _source(self) -> Source:
         """All samples, read when they are first wanted."""
-        return self._read()
-
-    def _read(self) -> Source:
         return self.read_source()
 
-    @cached_property
+    @made_at(Stage.READING)
     def _arrangement(self) -> Arrangement:
         """To whom the recordings belong."""
-        return self._arrange()
-
-    def _arrange(self) -> Arrangement:
         fields, group = as_names(self.domain_fields), None if self.group_field is None else str(self.group_field)
         if self.domain_fields is None:
             fields, group = list(self.default_domain_fields), group or self.default_group_field
@@ -285,14 +252,10 @@ class BaseSensorDataModule(FusionDataModule):
 
     # ---- windows, labels and splits
 
-    @cached_property
+    @made_at(Stage.CUTTING)
     def _cut(self) -> Cut:
-        ignored = set(as_names(self.ignored_labels))
-        self._reject_unknown_labels(ignored)
-        return self.cut_samples(self._source, ignored)
-
-    def _reject_unknown_labels(self, ignored: set[str]) -> None:
-        series, known = self._source.series, as_names(self.labels)
+        source, known, ignored = self._source, as_names(self.labels), set(as_names(self.ignored_labels))
+        series = source.series
         for number, name in enumerate(series.names if known else []):
             if name not in known and name not in ignored:
                 place = int(np.argmax(series.labels == number))
@@ -301,12 +264,13 @@ class BaseSensorDataModule(FusionDataModule):
                     f"{self._where(recording, place - int(series.begins[recording]))} has the label {name!r}; expected "
                     f"one of {shorten(known, 9)}: add it to labels, or to ignored_labels"
                 )
+        return self.cut_samples(source, ignored)
 
     def _where(self, recording: int, sample: int) -> str:
         """A sample of a recording, for messages."""
         return self._source.names[recording]
 
-    @cached_property
+    @made_at(Stage.CUTTING)
     def _labels(self) -> tuple[list[str], np.ndarray]:
         """All classes, and the class of each window."""
         names, label = self._source.series.names, self._cut.label
@@ -314,11 +278,11 @@ class BaseSensorDataModule(FusionDataModule):
         place = np.array([known.index(name) if name in known else -1 for name in names])
         return known, place[label]
 
-    @property
+    @made_at(Stage.CUTTING)
     def _domain_of_window(self) -> np.ndarray:
         return self._arrangement.domain[self._cut.recording]
 
-    @cached_property
+    @made_at(Stage.USING)
     def _own(self) -> tuple[list[int], list[int]]:
         """Numbers of the domains, and of the classes, that are used."""
         known, label = self._labels
@@ -333,7 +297,7 @@ class BaseSensorDataModule(FusionDataModule):
             )
         return chosen, classes
 
-    @cached_property
+    @made_at(Stage.SPLITTING)
     def _split(self) -> np.ndarray:
         """(N,) the split of each window: 0, 1, 2 for train, val, test."""
         who, cut, (known, label) = self._arrangement, self._cut, self._labels
@@ -373,14 +337,19 @@ class BaseSensorDataModule(FusionDataModule):
         """Samples of a window."""
         return self._source.window
 
+    @made_at(Stage.SPLITTING)
+    def _of_all(self) -> dict[str, Any]:
+        """What was measured over the training rows of all domains."""
+        return {}
+
     def _over_training(self, what: str, measure: Callable[[Tensor], Any]) -> Any:
-        """Something about the training rows that ``normalization_scope`` says, measured once."""
+        """Something about the training rows that ``normalization_scope`` says; that of all is measured once."""
         own = self._rows_of("train")  # rejects domains that are not there
-        everybody = self.normalization_scope == "all"
-        known = self._of_all if everybody else self._of_own
-        if what not in known:
-            known[what] = measure(torch.from_numpy(np.flatnonzero(self._split == 0)) if everybody else own)
-        return known[what]
+        if self.normalization_scope == "own":
+            return measure(own)
+        if what not in self._of_all:
+            self._of_all[what] = measure(torch.from_numpy(np.flatnonzero(self._split == 0)))
+        return self._of_all[what]
 
     def _measured_scale(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         flat = (chunk.movedim(1, -1).reshape(-1, len(self._source.channels)) for chunk in self._inputs().chunks(rows))
@@ -388,7 +357,7 @@ class BaseSensorDataModule(FusionDataModule):
         std[std <= 1e-6 * mean.abs()] = 1.0  # a channel that never moves
         return mean, std
 
-    @cached_property
+    @made_at(Stage.USING)
     def _scale(self) -> tuple[Tensor, Tensor]:
         """(channels,) mean and standard deviation of the normalization."""
         channels = self._source.channels

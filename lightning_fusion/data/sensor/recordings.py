@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lightning_fusion.data.base import Stage, made_at
 from lightning_fusion.data.domains import as_names
 from lightning_fusion.data.patterns import compile_pattern, find_files
 from lightning_fusion.data.sensor.arrangement import Arrangement, Source, other_scales
@@ -171,8 +172,9 @@ class SensorDataModule(WindowedSensorDataModule):
         )
         return how, positions
 
-    def _arrange(self) -> Arrangement:
-        arrangement = super()._arrange()
+    @made_at(Stage.READING)
+    def _arrangement(self) -> Arrangement:
+        arrangement = super()._arrangement
         for message in other_scales(self._source, arrangement):
             self.notices.warn(message)
         return arrangement

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_fusion.data.base import Stage, made_at
 from lightning_fusion.data.domains import as_names
 from lightning_fusion.data.sensor.arrangement import Source
 from lightning_fusion.data.sensor.datamodule import BaseSensorDataModule
@@ -117,7 +118,7 @@ class FeatureTableDataModule(BaseSensorDataModule):
     def _inputs(self) -> "Features":
         return Features(self._source.series.samples, self._fill)
 
-    @property
+    @made_at(Stage.USING)
     def _fill(self) -> Tensor:
         """(features,) what stands in for missing values: medians of training samples."""
         return self._over_training("fill", self._measured_fill)

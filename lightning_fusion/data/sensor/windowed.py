@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from lightning_fusion.data.base import Stage, made_at
 from lightning_fusion.data.sensor.arrangement import Source, cut_source
-from lightning_fusion.data.sensor.datamodule import BaseSensorDataModule, Stage
+from lightning_fusion.data.sensor.datamodule import BaseSensorDataModule
 from lightning_fusion.data.sensor.windows import Cut, cut_windows
 from lightning_fusion.errors import InputError
 
@@ -97,8 +98,9 @@ class WindowedSensorDataModule(BaseSensorDataModule):
         if self.piece_s is not None and self._samples(self.piece_s) < self._length:
             raise InputError(f"piece_s {self.piece_s:g} is shorter than a window; raise it, or lower window_s")
 
-    def _read(self) -> Source:
-        source = super()._read()
+    @made_at(Stage.READING)
+    def _source(self) -> Source:
+        source = super()._source
         return source if self.piece_s is None else cut_source(source, self._samples(self.piece_s))
 
     def _samples(self, seconds: float) -> int:

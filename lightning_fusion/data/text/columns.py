@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.base import Stage
 from lightning_fusion.data.domains import as_names
 from lightning_fusion.data.text.datamodule import BaseTextDataModule
 from lightning_fusion.data.text.texts import SPLIT_NAMES, Texts
@@ -131,13 +131,7 @@ class ColumnTextDataModule(BaseTextDataModule):
         **shared: See :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule`.
     """
 
-    text: str
-    label: str
-    pair: str | None
-    domain_fields: list[str] | None
-    split_field: str | None
-    value_names: dict[str, dict[str | int, str]] | None
-    out_of_scope_label: str | None
+    stage_of = BaseTextDataModule.stage_of | {"out_of_scope": Stage.USING}
 
     def __init__(
         self,
@@ -152,17 +146,9 @@ class ColumnTextDataModule(BaseTextDataModule):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        FusionDataModule._configure(
-            self,
-            text=text,
-            label=label,
-            pair=pair,
-            domain_fields=domain_fields,
-            split_field=split_field,
-            value_names=value_names,
-            out_of_scope_label=out_of_scope_label,
-            out_of_scope=out_of_scope,
-        )
+        self.text, self.label, self.pair, self.domain_fields = text, label, pair, domain_fields
+        self.split_field, self.value_names = split_field, value_names
+        self.out_of_scope_label, self.out_of_scope = out_of_scope_label, out_of_scope
 
     def tables(self) -> Iterable[Table]:
         """The rows of each file or table; a source implements this."""

@@ -1,6 +1,6 @@
 """What all sources of texts share: tokens, splits, domains, the cache and the loaders."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -10,8 +10,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_fusion.data.base import SPLITS, FusionDataModule, RowDataset
-from lightning_fusion.data.domains import Notices, as_names, chosen_domains, domain_matrix, local_classes
+from lightning_fusion.data.base import SPLITS, FusionDataModule, RowDataset, Stage, made_at
+from lightning_fusion.data.domains import (
+    Notices,
+    as_names,
+    check_label_names,
+    chosen_domains,
+    domain_matrix,
+    local_classes,
+)
 from lightning_fusion.data.samplers import LengthSampler, draws_order, slice_loader
 from lightning_fusion.data.text.splits import FUSER_TRAIN, FUSER_VAL, LEFT_OUT, TRAIN, draw_splits
 from lightning_fusion.data.text.texts import Texts, normalize
@@ -23,8 +30,6 @@ from lightning_fusion.hyperparameters import constructor_arguments, record_argum
 
 _READ_AS = 4  # counts changes of how files are read: entries of a cache that were read otherwise are left alone
 _FRACTIONS = ("val_fraction", "test_fraction", "fuser_fraction")
-_SPLITTING = {*_FRACTIONS, "seed"}
-_USING = {"role", "domain", "labels", "out_of_scope", "bucket", "batch_size", "num_workers"}  # what is read stays
 
 
 class BaseTextDataModule(FusionDataModule):
@@ -36,9 +41,9 @@ class BaseTextDataModule(FusionDataModule):
 
     A batch's input is a dict of ``input_ids`` and ``attention_mask``, (B, L) int64, as wide as its longest text.
 
-    A source is a subclass: its constructor takes what tells how its texts are read, hands ``**shared`` on and calls
-    ``self._configure`` with the former, and it implements :meth:`read`, and :meth:`files` where a cache is to be of
-    use. Sources with named columns derive from
+    A source is a subclass: its constructor hands ``**shared`` on, keeps the source's own arguments under their names
+    and ends with ``self._configure()``, which checks them; and it implements :meth:`read`, and :meth:`files` where a
+    cache is to be of use. Sources with named columns derive from
     :class:`~lightning_fusion.data.text.columns.ColumnTextDataModule` instead.
 
     Args:
@@ -69,19 +74,10 @@ class BaseTextDataModule(FusionDataModule):
 
     has_roles = True
     out_of_scope = "drop"  # sources that mark texts of no class take it as an argument
-    role: str
-    domain: str | list[str] | None
-    labels: list[str | int] | None
-    tokenizer: str | None
-    lowercase: bool
-    download: bool
-    max_length: int
-    unreadable: str
-    fuser_fraction: float
-    val_fraction: float
-    test_fraction: float
-    cache: str | None
-    bucket: bool
+    stage_of = {
+        **dict.fromkeys((*_FRACTIONS, "seed"), Stage.SPLITTING),
+        **dict.fromkeys(("role", "domain", "labels", "bucket", "batch_size", "num_workers"), Stage.USING),
+    }
 
     def __init__(
         self,
@@ -104,13 +100,13 @@ class BaseTextDataModule(FusionDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         record_arguments(self)
         self.notices = Notices()
-        self._corpus_cache: Corpus | None = None
-        self._tokenizer_cache: TextTokenizer | None = None
-        self._split_cache: np.ndarray | None = None
-        FusionDataModule._configure(self, **arguments)
+        self.role, self.domain, self.labels, self.seed = role, domain, labels, seed
+        self.tokenizer, self.vocab_size, self.lowercase, self.download = tokenizer, vocab_size, lowercase, download
+        self.max_length, self.unreadable, self.cache = max_length, unreadable, cache
+        self.fuser_fraction, self.val_fraction, self.test_fraction = fuser_fraction, val_fraction, test_fraction
+        self.bucket, self.batch_size, self.num_workers = bucket, batch_size, num_workers
 
     # ------------------------------------------------------- what a source says
 
@@ -189,12 +185,12 @@ class BaseTextDataModule(FusionDataModule):
 
     def save_tokenizer(self, folder: str | Path) -> None:
         """Write the tokenizer as a folder that ``tokenizer: FOLDER`` reads, elsewhere too."""
-        self._text_tokenizer().save(folder)
+        self._text_tokenizer.save(folder)
 
     def decode(self, tokens: Sequence[int] | Tensor) -> str:
         """The text of the tokens of a row, (L,), as the tokenizer writes it; padding is left out."""
         numbers = [int(token) for token in tokens if token != self.preprocessing["pad_id"]]
-        return self._text_tokenizer().backend.decode(numbers).strip()
+        return self._text_tokenizer.backend.decode(numbers).strip()
 
     # ------------------------------------------------------------- Lightning
 
@@ -219,34 +215,21 @@ class BaseTextDataModule(FusionDataModule):
 
     # -------------------------------------------------------------- internals
 
-    def _configure(self, **arguments: Any) -> None:
-        super()._configure(**arguments)
-        changed = set(arguments)
-        splitting = changed & _SPLITTING
-        reading = changed - _SPLITTING - _USING
-        if reading or (splitting and self.tokenizer is None):  # a tokenizer is trained on training texts only
-            self._corpus_cache = self._tokenizer_cache = None
-        if reading or splitting:
-            self._split_cache = None
-        self._label_cache: tuple[list[str], np.ndarray] | None = None
-        self._own_cache: tuple[list[int], list[int]] | None = None
-        self._check()
+    def _first_stage(self, changed: Iterable[str]) -> Stage:
+        first = super()._first_stage(changed)  # a tokenizer is trained on training texts only
+        return Stage.READING if first == Stage.SPLITTING and self.tokenizer is None else first
 
     def _check(self) -> None:
-        self._check_choices({"role": ("expert", "fuser"), "unreadable": ("refuse", "drop")})
+        self._check_role()
+        self._check_choices({"unreadable": ("refuse", "drop")})
         if self.cache is not None and type(self).files is BaseTextDataModule.files:
             raise InputError(f"cache: {type(self).__name__} has no file to cache; remove cache")
         self._check_loading()
-        for name, value, least in (
-            ("max_length", self.max_length, 4),
-            ("vocab_size", self._most_tokens, 260),
-        ):
-            if value < least:
-                why = ": 256 bytes and special tokens" if name == "vocab_size" else ""
-                raise InputError(f"{name} is {value}; expected at least {least}{why}")
-        for name in _FRACTIONS:
-            if not (0 if name == "fuser_fraction" else 1e-9) <= getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected a fraction between 0 and 1")
+        self._check_least(4, "max_length")
+        if self._most_tokens < 260:
+            raise InputError(f"vocab_size is {self._most_tokens}; expected at least 260: 256 bytes and special tokens")
+        self._check_fractions("val_fraction", "test_fraction")
+        self._check_fractions("fuser_fraction", zero=True)
         if self.val_fraction + self.test_fraction >= 1:
             raise InputError(
                 f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction} leave nothing to train on; "
@@ -256,11 +239,7 @@ class BaseTextDataModule(FusionDataModule):
             raise InputError(
                 "role fuser reads texts that no expert trains on; set fuser_fraction, the same for all, 0.25 say"
             )
-        if self.role == "fuser" and self.domain is not None:
-            raise InputError("domain selects what one expert trains on; set role: expert, or remove domain")
-        known = as_names(self.labels)
-        if self.labels is not None and (len(known) < 2 or len(set(known)) < len(known)):
-            raise InputError(f"labels is {known}; expected two or more different names")
+        check_label_names(self.labels)
 
     # ---- reading
 
@@ -277,35 +256,38 @@ class BaseTextDataModule(FusionDataModule):
         if self.cache is None:
             return None
         stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in self.files()]
-        own = sorted(constructor_arguments(type(self)) - constructor_arguments(BaseTextDataModule) - _USING)
+        own = sorted(constructor_arguments(type(self)) - constructor_arguments(BaseTextDataModule))
+        own = [name for name in own if self.stage_of.get(name) != Stage.USING]
         how: list[Any] = [_READ_AS, str(type(self)), [getattr(self, name, None) for name in own]]
         how += [self.max_length, self.unreadable]
         if self.tokenizer is None:
-            how += [self._most_tokens, self.lowercase, *(getattr(self, name) for name in sorted(_SPLITTING))]
+            how += [self._most_tokens, self.lowercase, *(getattr(self, name) for name in sorted((*_FRACTIONS, "seed")))]
         else:
             folder = Path(self.tokenizer)
             inside = sorted(folder.iterdir()) if folder.is_dir() else []
             how += [self.tokenizer, [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in inside]]
         return Path(self.cache, f"text_{digest(stats, how)}")
 
-    @property
+    @made_at(Stage.READING)
     def _corpus(self) -> Corpus:
         """All texts as tokens, read when they are first wanted."""
-        if self._corpus_cache is None:
-            corpus = load_corpus(self._read, self._tokenizer_of, self.max_length, self.unreadable, self._entry)
-            count, facts = len(corpus.label), corpus.facts
-            if facts["cut"]:
-                tell = self.notices.warn if facts["cut"] > count / 2 else self.notices.inform
-                tell(f"{facts['cut']} of {count} texts are longer than max_length ({self.max_length} tokens): cut")
-            if facts["left_out"]:
-                self.notices.warn(f"{facts['left_out']} texts have nothing to read and are left out")
-            for what, names in (("labels", corpus.labels), ("domains", corpus.domains)):
-                for alike in _alike(names):
+        corpus = load_corpus(self._read, self._tokenizer_of, self.max_length, self.unreadable, self._entry)
+        count, facts = len(corpus.label), corpus.facts
+        if facts["cut"]:
+            tell = self.notices.warn if facts["cut"] > count / 2 else self.notices.inform
+            tell(f"{facts['cut']} of {count} texts are longer than max_length ({self.max_length} tokens): cut")
+        if facts["left_out"]:
+            self.notices.warn(f"{facts['left_out']} texts have nothing to read and are left out")
+        for what, names in (("labels", corpus.labels), ("domains", corpus.domains)):
+            found: dict[str, list[str]] = {}
+            for name in names:
+                found.setdefault(normalize(name), []).append(name)
+            for alike in found.values():
+                if len(alike) > 1:
                     self.notices.warn(
                         f"the {what} {shorten(map(repr, alike))} differ by case only, and count as {len(alike)}"
                     )
-            self._corpus_cache = corpus
-        return self._corpus_cache
+        return corpus
 
     def _tokenizer_of(self, texts: Texts, group: np.ndarray) -> TextTokenizer:
         if self.tokenizer is not None:
@@ -318,78 +300,68 @@ class BaseTextDataModule(FusionDataModule):
         chosen += [] if texts.pairs is None else [texts.pairs[row] for row in rows]
         return TextTokenizer.train(chosen, self._most_tokens, self.lowercase)
 
+    @made_at(Stage.READING)
     def _text_tokenizer(self) -> TextTokenizer:
-        if self._tokenizer_cache is None:
-            trained = self._corpus.facts["trained"]
-            self._tokenizer_cache = (
-                TextTokenizer.parse(trained)
-                if self.tokenizer is None
-                else TextTokenizer.load(self.tokenizer, self.download)
-            )
-        return self._tokenizer_cache
+        if self.tokenizer is None:
+            return TextTokenizer.parse(self._corpus.facts["trained"])
+        return TextTokenizer.load(self.tokenizer, self.download)
 
     # ---- labels and splits
 
-    @property
+    @made_at(Stage.USING)
     def _labels(self) -> tuple[list[str], np.ndarray]:
         """All classes, and the class of each text; -1 for texts that are not used."""
-        if self._label_cache is None:
-            corpus = self._corpus
-            found = self._in_scope(~corpus.out_of_scope)
-            known = as_names(self.labels) or found
-            if strange := [name for name in found if name not in known]:
-                raise InputError(
-                    f"{self.origin} has the label {strange[0]!r}; expected one of {shorten(known, 9)}: add it to labels"
-                )
-            known = [*known, *(self._in_scope(corpus.out_of_scope) if self.out_of_scope == "keep" else [])]
-            number = {name: place for place, name in enumerate(known)}
-            place = np.array([number.get(name, -1) for name in corpus.labels])
-            self._label_cache = known, place[corpus.label]
-        return self._label_cache
+        corpus = self._corpus
+        found = self._in_scope(~corpus.out_of_scope)
+        known = as_names(self.labels) or found
+        if strange := [name for name in found if name not in known]:
+            raise InputError(
+                f"{self.origin} has the label {strange[0]!r}; expected one of {shorten(known, 9)}: add it to labels"
+            )
+        known = [*known, *(self._in_scope(corpus.out_of_scope) if self.out_of_scope == "keep" else [])]
+        number = {name: place for place, name in enumerate(known)}
+        return known, np.array([number.get(name, -1) for name in corpus.labels])[corpus.label]
 
     def _in_scope(self, rows: np.ndarray) -> list[str]:
         """Names of the labels of the texts of a (N,) bool mask, sorted."""
         corpus = self._corpus
         return [corpus.labels[number] for number in np.unique(corpus.label[rows])]
 
-    @property
+    @made_at(Stage.USING)
     def _own(self) -> tuple[list[int], list[int]]:
         """Numbers of the domains, and of the classes, that are used."""
-        if self._own_cache is None:
-            (known, label), corpus = self._labels, self._corpus
-            chosen, classes = chosen_domains(self.domain, corpus.domains), list(range(len(known)))
-            used = np.isin(corpus.domain, chosen)
-            names = shorten(corpus.domains[number] for number in chosen)
-            if self.domain is not None:
-                classes = np.unique(label[used]).tolist()
-            if len(classes) < 2 and not self.domains_are_classes:
+        (known, label), corpus = self._labels, self._corpus
+        chosen, classes = chosen_domains(self.domain, corpus.domains), list(range(len(known)))
+        used = np.isin(corpus.domain, chosen)
+        names = shorten(corpus.domains[number] for number in chosen)
+        if self.domain is not None:
+            classes = np.unique(label[used]).tolist()
+        if len(classes) < 2 and not self.domains_are_classes:
+            raise InputError(
+                f"domain {names} has {shorten(known[number] for number in classes) or 'no'} as its only class; a "
+                "classifier needs two: choose several domains, or change what tells domains apart"
+            )
+        if self.labels is None:
+            trained = np.unique(label[used & np.isin(self._split, (TRAIN, FUSER_TRAIN))])
+            inside = self._in_scope(~corpus.out_of_scope)
+            if unseen := [known[n] for n in classes if n not in trained and known[n] in inside]:
                 raise InputError(
-                    f"domain {names} has {shorten(known[number] for number in classes) or 'no'} as its only class; a "
-                    "classifier needs two: choose several domains, or change what tells domains apart"
+                    f"the label {shorten(unseen)} is in no training text of domain {names}; remove its rows, or "
+                    "list all labels in labels"
                 )
-            if self.labels is None:
-                trained = np.unique(label[used & np.isin(self._split, (TRAIN, FUSER_TRAIN))])
-                inside = self._in_scope(~corpus.out_of_scope)
-                if unseen := [known[n] for n in classes if n not in trained and known[n] in inside]:
-                    raise InputError(
-                        f"the label {shorten(unseen)} is in no training text of domain {names}; remove its rows, or "
-                        "list all labels in labels"
-                    )
-            self._own_cache = chosen, classes
-        return self._own_cache
+        return chosen, classes
 
-    @property
+    @made_at(Stage.SPLITTING)
     def _split(self) -> np.ndarray:
         """(N,) the split of each text."""
-        if self._split_cache is None:
-            corpus = self._corpus
-            self._split_cache = self._draw(corpus.label, corpus.domain, corpus.split, corpus.group)
-            if lost := int((self._split_cache == LEFT_OUT).sum()):
-                self.notices.inform(
-                    f"{lost} of {len(corpus.label)} texts are in a later split as well, and are left out of training "
-                    "or validation"
-                )
-        return self._split_cache
+        corpus = self._corpus
+        split = self._draw(corpus.label, corpus.domain, corpus.split, corpus.group)
+        if lost := int((split == LEFT_OUT).sum()):
+            self.notices.inform(
+                f"{lost} of {len(corpus.label)} texts are in a later split as well, and are left out of training "
+                "or validation"
+            )
+        return split
 
     def _draw(self, label: np.ndarray, domain: np.ndarray, named: np.ndarray, group: np.ndarray) -> np.ndarray:
         fractions = {name: getattr(self, name) for name in _FRACTIONS}
@@ -418,11 +390,3 @@ class BaseTextDataModule(FusionDataModule):
         target = torch.from_numpy(local_classes(classes, len(known))[label])
         inputs = TokenRows(corpus.tokens, torch.from_numpy(corpus.offsets), corpus.facts["pad_id"])
         return RowDataset(inputs, target, domain_matrix(corpus.domain, len(self.domains)), self._rows_of(split))
-
-
-def _alike(names: Sequence[str]) -> list[list[str]]:
-    """Names that are the same but for the case of letters."""
-    found: dict[str, list[str]] = {}
-    for name in names:
-        found.setdefault(normalize(name), []).append(name)
-    return [same for same in found.values() if len(same) > 1]

@@ -43,11 +43,6 @@ class TextDataModule(ColumnTextDataModule):
         (['attention_mask', 'input_ids'], ['bad', 'good'], 14, torch.Size([512]))
     """
 
-    root: str
-    columns: list[str] | None
-    delimiter: str | None
-    encoding: str
-
     def __init__(
         self,
         root: str,
@@ -57,7 +52,8 @@ class TextDataModule(ColumnTextDataModule):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        self._configure(root=root, columns=columns, delimiter=delimiter, encoding=encoding)
+        self.root, self.columns, self.delimiter, self.encoding = root, columns, delimiter, encoding
+        self._configure()
 
     def files(self) -> list[Path]:
         """The file, or those of the folder."""

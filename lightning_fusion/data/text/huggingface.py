@@ -45,11 +45,6 @@ class HuggingFaceTextDataModule(ColumnTextDataModule):
         ['bad', 'good']
     """
 
-    path: str
-    name: str | None
-    revision: str | None
-    splits: dict[str, str] | None
-
     def __init__(
         self,
         path: str,
@@ -59,7 +54,8 @@ class HuggingFaceTextDataModule(ColumnTextDataModule):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        self._configure(path=path, name=name, revision=revision, splits=splits)
+        self.path, self.name, self.revision, self.splits = path, name, revision, splits
+        self._configure()
 
     @property
     def origin(self) -> str:

@@ -30,12 +30,10 @@ class JSONTextDataModule(ColumnTextDataModule):
         ['five', 'one']
     """
 
-    root: str
-    encoding: str
-
     def __init__(self, root: str, encoding: str = "utf-8", **shared: Any) -> None:
         super().__init__(**shared)
-        self._configure(root=root, encoding=encoding)
+        self.root, self.encoding = root, encoding
+        self._configure()
 
     def files(self) -> list[Path]:
         """The file, or those of the folder."""

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_fusion.data.base import SPLITS
+from lightning_fusion.data.base import SPLITS, Stage
 from lightning_fusion.data.text.datamodule import BaseTextDataModule
 from lightning_fusion.data.text.texts import SPLIT_NAMES, Texts, find_files, read_text
 from lightning_fusion.errors import InputError, shorten
@@ -32,12 +32,10 @@ class ReviewsTextDataModule(BaseTextDataModule):
         InputError: If an argument is out of range, or a file or text cannot be read.
     """
 
-    root: str
-    encoding: str
-
     def __init__(self, root: str, encoding: str = "latin-1", **shared: Any) -> None:
         super().__init__(**shared)
-        self._configure(root=root, encoding=encoding)
+        self.root, self.encoding = root, encoding
+        self._configure()
 
     def files(self) -> list[Path]:
         """Two of each domain."""
@@ -76,11 +74,12 @@ class Clinc150TextDataModule(BaseTextDataModule):
         InputError: If an argument is out of range, or a file cannot be read.
     """
 
-    root: str
+    stage_of = BaseTextDataModule.stage_of | {"out_of_scope": Stage.USING}
 
     def __init__(self, root: str, out_of_scope: Literal["drop", "keep"] = "drop", **shared: Any) -> None:
         super().__init__(**shared)
-        self._configure(root=root, out_of_scope=out_of_scope)
+        self.root, self.out_of_scope = root, out_of_scope
+        self._configure()
 
     def files(self) -> list[Path]:
         """Queries by split, and the domain of each intent."""
@@ -126,11 +125,10 @@ class TweetEvalTextDataModule(BaseTextDataModule):
         InputError: If an argument is out of range, or a file cannot be read.
     """
 
-    root: str
-
     def __init__(self, root: str, **shared: Any) -> None:
         super().__init__(**shared)
-        self._configure(root=root)
+        self.root = root
+        self._configure()
 
     def files(self) -> list[Path]:
         """Texts, labels and names of labels of all tasks."""

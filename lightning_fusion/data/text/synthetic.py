@@ -72,11 +72,10 @@ class SyntheticTextDataModule(BaseTextDataModule):
         (['attention_mask', 'input_ids'], ['bad', 'good'], True, torch.Size([512]))
     """
 
-    overlap: float
-
     def __init__(self, overlap: float = 0.3, **shared: Any) -> None:
         super().__init__(**shared)
-        self._configure(overlap=overlap)
+        self.overlap = overlap
+        self._configure()
 
     def read(self) -> Texts:
         """All texts."""

@@ -38,24 +38,23 @@ class OverlapDataModule(DataView):
         True
     """
 
-    domain: str
-    overlap: float
-
     def __init__(self, data: FusionDataModule, domain: str, overlap: float) -> None:
         super().__init__()
-        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self.data, self.domain, self.overlap = data, domain, overlap
         data = None  # type: ignore[assignment]  # no plain data; what the command line parsed is recorded all the same
         record_arguments(self)
-        self._configure(**arguments)
+        self._configure()
 
-    def _configure(self, **arguments: Any) -> None:
-        super()._configure(**arguments)
-        self._views: dict[str, RowDataset] = {}
-        self.seed = self.data.seed
+    def _check(self) -> None:
         if not 0 <= self.overlap <= 1:
             raise InputError(f"overlap is {self.overlap}; expected a share from 0, disjoint, to 1, identical")
         if self.domain not in self.domains:
             raise InputError(f"domain is {self.domain!r}; the data have {shorten(self.domains, 20)}")
+
+    @property
+    def seed(self) -> int:  # type: ignore[override]
+        """The wrapped module's."""
+        return self.data.seed
 
     @property
     def classes(self) -> list[str]:
@@ -68,16 +67,14 @@ class OverlapDataModule(DataView):
         """The expert's domain; all where it is trained on all alike."""
         return self.domains if self.overlap == 1 else [self.domain]
 
-    def rows(self, split: str) -> RowDataset:
-        """The data set of one split."""
-        if split not in self._views:
-            dataset, rows = self._mixed(split)
-            known = self.classes
-            place = torch.tensor([known.index(name) if name in known else -1 for name in self.data.classes])
-            targets = place[dataset.targets.clamp_min(0)].where(dataset.targets >= 0, -1)
-            kept = rows[targets[rows] >= 0]
-            self._views[split] = RowDataset(dataset.inputs, targets, dataset.domains, kept, dataset.index)
-        return self._views[split]
+    def make_rows(self, split: str) -> RowDataset:
+        """The rows of a split, of the domain and of all."""
+        dataset, rows = self._mixed(split)
+        known = self.classes
+        place = torch.tensor([known.index(name) if name in known else -1 for name in self.data.classes])
+        targets = place[dataset.targets.clamp_min(0)].where(dataset.targets >= 0, -1)
+        kept = rows[targets[rows] >= 0]
+        return RowDataset(dataset.inputs, targets, dataset.domains, kept, dataset.index)
 
     def fingerprint(self, split: str) -> str:
         """A fingerprint of the content of one split."""

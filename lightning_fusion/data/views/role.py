@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from lightning_fusion.data.base import SPLITS, FusionDataModule, RowDataset, row_facts
+from lightning_fusion.data.base import FusionDataModule, RowDataset, row_facts
 from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.data.views.base import DataView
 from lightning_fusion.errors import InputError
@@ -44,9 +44,6 @@ class RoleDataModule(DataView):
     """
 
     has_roles = True
-    role: str
-    domain: str | None
-    fuser_val_fraction: float
 
     def __init__(
         self,
@@ -56,24 +53,22 @@ class RoleDataModule(DataView):
         fuser_val_fraction: float = 0.1,
     ) -> None:
         super().__init__()
-        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self._set_hparams(dict(data.hparams))  # what is recorded of it is what it shows
-        self._configure(**arguments)
+        self.data, self.role, self.domain, self.fuser_val_fraction = data, role, domain, fuser_val_fraction
+        self._configure()
 
     def _configure(self, **arguments: Any) -> None:
         super()._configure(**arguments)
-        self._check_choices({"role": ("expert", "fuser")})
-        if not 0 <= self.fuser_val_fraction < 1:
-            raise InputError(f"fuser_val_fraction is {self.fuser_val_fraction}; expected a fraction from 0, below 1")
-        if self.domain is not None and self.role != "expert":
-            raise InputError("domain selects what one expert trains on; set role: expert, or remove domain")
+        self._own = self.data if self.role == "fuser" else self.data.variant(domain=self.domain)
+
+    def _check(self) -> None:
+        self._check_role()
+        self._check_fractions("fuser_val_fraction", zero=True)
         if "domain" not in constructor_arguments(type(self.data)):
             raise InputError(
                 f"data: {type(self.data).__name__} has no argument domain, so that there is no data of one expert; use "
                 "a data module with domains"
             )
-        self._own = self.data if self.role == "fuser" else self.data.variant(domain=self.domain)
-        self._views: dict[str, RowDataset] = {}
 
     def variant(self, **changes: Any) -> "RoleDataModule":
         """A copy with other arguments: of this view, or of the wrapped module.
@@ -104,15 +99,21 @@ class RoleDataModule(DataView):
         """The wrapped module's."""
         return self.data.seed
 
-    def rows(self, split: str) -> RowDataset:
-        """The data set of one split, for the role and domain at hand."""
+    def make_rows(self, split: str) -> RowDataset:
+        """The rows of a split, for the role and domain at hand."""
         if self.role == "expert" or split == "test":
             return self._own.rows(split)
-        if split not in SPLITS:
-            raise InputError(f"there is no split {split!r}; expected train, val or test")
-        if not self._views:
-            self._draw()
-        return self._views[split]
+        held: Any = self.data.rows("val")
+        if not isinstance(held, RowDataset):
+            raise InputError(
+                f"data: rows('val') of {type(self.data).__name__} is a {type(held).__name__}; expected a RowDataset, "
+                "whose rows can be chosen without reading them"
+            )
+        kept, watched = stratified_split(
+            np.asarray(row_facts(held)[0]), self.fuser_val_fraction, seed=self.data.seed * 1009 + _DRAW
+        )
+        rows = held.rows[torch.from_numpy(kept if split == "train" else watched)]
+        return RowDataset(held.inputs, held.targets, held.domains, rows, held.index)
 
     def fingerprint(self, split: str) -> str:
         """A fingerprint of the content of one split."""
@@ -129,20 +130,6 @@ class RoleDataModule(DataView):
     def _wrapped(self) -> FusionDataModule:
         self._own.trainer = self.trainer  # it asks whether this is training
         return self._own
-
-    def _draw(self) -> None:
-        held: Any = self.data.rows("val")
-        if not isinstance(held, RowDataset):
-            raise InputError(
-                f"data: rows('val') of {type(self.data).__name__} is a {type(held).__name__}; expected a RowDataset, "
-                "whose rows can be chosen without reading them"
-            )
-        kept, watched = stratified_split(
-            np.asarray(row_facts(held)[0]), self.fuser_val_fraction, seed=self.data.seed * 1009 + _DRAW
-        )
-        for split, part in (("train", kept), ("val", watched)):
-            rows = held.rows[torch.from_numpy(part)]
-            self._views[split] = RowDataset(held.inputs, held.targets, held.domains, rows, held.index)
 
 
 def with_roles(data: FusionDataModule) -> FusionDataModule:

@@ -38,21 +38,14 @@ class SourceDataModule(DataView):
         (True, [0, 1])
     """
 
-    kept: list[str] | None
-    permuted: bool
-
     def __init__(
         self, data: FusionDataModule, kept: list[str] | None = None, permuted: bool = False, seed: int = 0
     ) -> None:
         super().__init__()
-        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self.data, self.kept, self.permuted, self.seed = data, kept, permuted, seed
         data = None  # type: ignore[assignment]  # no plain data; what the command line parsed is recorded all the same
         record_arguments(self)
-        self._configure(**arguments)
-
-    def _configure(self, **arguments: Any) -> None:
-        super()._configure(**arguments)
-        self._views: dict[str, RowDataset] = {}
+        self._configure()
 
     @property
     def classes(self) -> list[str]:
@@ -63,12 +56,6 @@ class SourceDataModule(DataView):
     def own_domains(self) -> list[str]:
         """Names of the domains whose rows these are."""
         return getattr(self.data, "own_domains", self.data.domains)
-
-    def rows(self, split: str) -> RowDataset:
-        """The data set of one split."""
-        if split not in self._views:
-            self._views[split] = self._view(split)
-        return self._views[split]
 
     def fingerprint(self, split: str) -> str:
         """A fingerprint of the content of one split, and of the targets that its rows have here."""
@@ -81,7 +68,8 @@ class SourceDataModule(DataView):
         data.rows = self.rows  # the wrapped module's statistics are of what its rows give
         return data.statistics(split)
 
-    def _view(self, split: str) -> RowDataset:
+    def make_rows(self, split: str) -> RowDataset:
+        """The rows of a split whose classes are kept."""
         dataset: Any = self.data.rows(split)
         if not isinstance(dataset, RowDataset):
             raise InputError(

@@ -47,13 +47,6 @@ class TargetDataModule(DataView):
         (36, 31, 8)
     """
 
-    domain: str
-    labeled_fraction: float
-    labeled_per_class: int | None
-    min_per_class: int
-    min_labeled: int
-    unlabeled: bool
-
     def __init__(
         self,
         data: FusionDataModule,
@@ -66,21 +59,19 @@ class TargetDataModule(DataView):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self.data, self.domain, self.unlabeled, self.seed = data, domain, unlabeled, seed
+        self.labeled_fraction, self.labeled_per_class = labeled_fraction, labeled_per_class
+        self.min_per_class, self.min_labeled = min_per_class, min_labeled
         data = None  # type: ignore[assignment]  # no plain data; what the command line parsed is recorded all the same
         record_arguments(self)
         self._held: Tensor | None = None
-        self._configure(**arguments)
+        self._configure()
 
-    def _configure(self, **arguments: Any) -> None:
-        super()._configure(**arguments)
-        self._views: dict[str, TargetRows] = {}
+    def _check(self) -> None:
         if not 0 < self.labeled_fraction <= 1:
             raise InputError(f"labeled_fraction is {self.labeled_fraction}; expected a fraction above 0, up to 1")
-        for name, least in (("labeled_per_class", 1), ("min_per_class", 0), ("min_labeled", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"{name} is {value}; expected at least {least}")
+        self._check_least(0, "min_per_class")
+        self._check_least(1, "min_labeled", *([] if self.labeled_per_class is None else ["labeled_per_class"]))
 
     # ------------------------------------------------------------------ facts
 
@@ -101,12 +92,6 @@ class TargetDataModule(DataView):
         return digest(self.data.fingerprint("train" if self._held is not None else split), rows.rows, rows.labeled)
 
     # ------------------------------------------------------------------- rows
-
-    def rows(self, split: str) -> TargetRows:
-        """The data set of one split; training rows without a label have the target -100."""
-        if split not in self._views:
-            self._views[split] = self._view(split)
-        return self._views[split]
 
     def labeled(self) -> TargetRows:
         """The labeled training rows alone."""
@@ -143,7 +128,8 @@ class TargetDataModule(DataView):
             copies.append(other)
         return copies
 
-    def _view(self, split: str) -> TargetRows:
+    def make_rows(self, split: str) -> TargetRows:
+        """The domain's rows of a split; training rows without a label have the target -100."""
         if self._held is not None and split != "train":
             return TargetRows(self.data.rows("train"), self._held)
         dataset: Any = self.data.rows(split)

@@ -210,8 +210,8 @@ class TestStableNumbers:
     def test_variants_share_what_is_in_memory(self, tree):
         data = folders(tree)
         data.setup()
-        assert data.variant(seed=5, crop_s=0.5)._read() is data._read()
-        assert data.variant(sample_rate_hz=16_000)._read() is not data._read()
+        assert data.variant(seed=5, crop_s=0.5).recordings is data.recordings
+        assert data.variant(sample_rate_hz=16_000).recordings is not data.recordings
 
     def test_fingerprints(self, tree, tmp_path):
         data = folders(tree)
@@ -460,7 +460,7 @@ def test_it_can_be_sent_to_other_processes(tree):
     data.setup()
     again = pickle.loads(pickle.dumps(data))
     assert torch.equal(again.rows("test")[torch.arange(2)].input, data.rows("test")[torch.arange(2)].input)
-    assert isinstance(again._read(), Recordings)
+    assert isinstance(again.recordings, Recordings)
 
 
 class TestForeignSource:
@@ -471,7 +471,7 @@ class TestForeignSource:
         assert len(data.classes) == 4 and data.hparams["speakers"] == 8 and data.hparams["val_speakers"] == 2
         assert len(data.trials("test").same) == 15 and data.trials("test").same.sum() == 6
         assert next(iter(data.train_dataloader())).input.shape == (12, 1600)
-        assert data.variant(seed=1)._read() is data._read()
+        assert data.variant(seed=1).recordings is data.recordings
         assert len(data.variant(speakers=9).classes) == 5
 
     def test_it_trains_an_expert_through_its_class_path(self, tmp_path, monkeypatch):

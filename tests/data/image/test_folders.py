@@ -84,7 +84,7 @@ class TestSplitTree:
     def test_val_joins_train_and_test_stays_apart(self, tmp_path):
         draw_tree(tmp_path, ["train", "val", "test"], ["cat", "dog", "owl"], count=10)
         data = ImageDataModule(str(tmp_path), num_domains=2, classes_per_domain=2, **FUSER)
-        table = data._read()
+        table = data._table
         names = np.array([file.path.parts[-3] for file in data.layout.files])
         assert set(names[sorted(rows(data, "test"))]) == {"test"}
         central = data.variant(role="expert")
