@@ -40,7 +40,7 @@ def kind(name: str) -> str:
     if folder == "sweeps":
         return "sweep"
     if folder == "recipes":
-        assert recipe_of(name) in recipes()
+        assert recipe_of(name) in recipes(), f"{name} names no known recipe: {sorted(recipes())}"
         return "recipe"
     if {"model", "data", "trainer"} <= keys:
         return "fit"

@@ -59,7 +59,7 @@ def test_a_package_of_the_wheel_finds_its_configs(wheel, tmp_path):
     words = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     found = [Path(part) for part in done.stdout.split()]
-    assert found == [tmp_path / "lightning_fusion/cli/main.py", tmp_path / "lightning_fusion/configs/foe/digits.yaml"]
+    assert found == [tmp_path / "lightning_fusion/cli/config.py", tmp_path / "lightning_fusion/configs/foe/digits.yaml"]
 
 
 def test_every_bound_has_its_reason_beside_it():

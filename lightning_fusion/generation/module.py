@@ -38,6 +38,7 @@ class GenerativeExpertModule(CheckedLoading, LightningModule):
         InputError: If ``vocab_size`` is missing.
 
     Example:
+        >>> import torch
         >>> from functools import partial
         >>> from lightning_fusion.generation.networks import PointerGenerator
         >>> module = GenerativeExpertModule(partial(PointerGenerator, hidden=8), vocab_size=30)

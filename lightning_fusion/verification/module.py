@@ -42,6 +42,7 @@ class VerificationModule(TrialEvaluationMixin, ExpertModule):
         InputError: If the network has no submodule ``features``, or its head's scale is not the loss's.
 
     Example:
+        >>> import torch
         >>> from lightning_fusion.encoders import SmallSpeakerNet
         >>> module = VerificationModule(SmallSpeakerNet, classes=["anna", "ben"])
         >>> module(torch.zeros(3, 80, 200)).shape

@@ -31,6 +31,7 @@ from thirdparty.acorl import Late, Weighted, Whitened
 from thirdparty.fuser import PenalisedFuser, ShortFuser
 from thirdparty.hat import Fading
 from thirdparty.plain import Classifier, Encoder
+from thirdparty.text import write_lines
 
 from lightning_fusion import Expert, FoEFuserModule, OutputsDataModule, __version__
 from lightning_fusion.cli.main import FusionCLI, main
@@ -151,7 +152,8 @@ class TestWords:
         kinds = [f"{kind}DataModule" for kind in ("Image", "Speaker", "Sensor", "Text")]
         for name in (*kinds, "encoders.SmallConvNet", "schedules.DANNRamp"):
             assert f"lightning_fusion.{name}" in re.sub(r"\n\s+", "", text)
-        assert "torch.nn.Conv2d" not in text and len(text.splitlines()) < 500
+        own, _, trainer = text.partition("\n  --trainer CONFIG")  # the Trainer's keys, as LightningCLI words them
+        assert "torch.nn.Conv2d" not in text and len(own.splitlines()) < 500 and len(trainer.splitlines()) < 250
 
     def test_version(self, monkeypatch, capsys):
         assert self.run(monkeypatch, "--version") == 0
@@ -325,6 +327,7 @@ RUNNABLE = sorted((HERE / "conf").glob("*.yaml"))
 class TestOwnModules:
     @pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
     def test_fit_reload_test_and_predict(self, path, folder):
+        write_lines(folder / "lines")  # of text_thirdparty
         cli = main(["fit", "-c", str(path), "--trainer.default_root_dir=run"])
         checkpoint = cli.trainer.checkpoint_callback.best_model_path
         trained = weights(checkpoint)
@@ -363,7 +366,7 @@ class TestOwnModules:
 
     def test_hats_parts_from_outside_are_what_trains(self, folder):
         cli = main(["fit", "-c", str(HERE / "conf/hat_thirdparty.yaml"), "--trainer.limit_train_batches=4"])
-        assert isinstance(cli.model.network, Encoder) and cli.model.mixers[0].heads is None
+        assert isinstance(cli.model.network, Encoder) and cli.model.teacher.mixers[0].heads is None
         assert float(cli.trainer.callback_metrics["alpha"]) == pytest.approx(0.5**3)  # three quarters over a quarter
         assert [type(optimizer).__name__ for optimizer in cli.trainer.optimizers] == ["AdamW", "SGD"]
         assert cli.trainer.optimizers[1].param_groups[0]["lr"] == pytest.approx(0.1 / 2**4)

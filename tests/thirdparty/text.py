@@ -8,6 +8,16 @@ from lightning_fusion.data.text.texts import Texts
 from lightning_fusion.errors import InputError
 
 
+def write_lines(folder: Path) -> Path:
+    """Two domains with two labels of 20 texts each, and a comment in every file."""
+    for domain in ("shop", "film"):
+        (folder / domain).mkdir(parents=True)
+        for label in ("good", "bad"):
+            lines = [f"{domain} {label} {n}" for n in range(20)]
+            (folder / domain / f"{label}.txt").write_text("\n".join(["% written by hand", *lines]))
+    return folder
+
+
 class LinesTextDataModule(BaseTextDataModule):
     """Texts in ``<domain>/<label>.txt``, a line each; lines that begin with ``comment`` are left out."""
 

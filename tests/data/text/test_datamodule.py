@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning import Trainer
 from texts import ROWS, SPLITS, delimited, everything, refused, table
-from thirdparty.text import LinesTextDataModule
+from thirdparty.text import LinesTextDataModule, write_lines
 
 from lightning_fusion import ExpertModule, TextDataModule
 from lightning_fusion.cli.main import main
@@ -183,12 +183,7 @@ class TestASourceOfSomebodyElse:
     @pytest.fixture
     def folder(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        for domain in ("shop", "film"):
-            (tmp_path / "lines" / domain).mkdir(parents=True)
-            for label in ("good", "bad"):
-                lines = [f"{domain} {label} {n}" for n in range(20)]
-                (tmp_path / "lines" / domain / f"{label}.txt").write_text("\n".join(["% written by hand", *lines]))
-        return tmp_path / "lines"
+        return write_lines(tmp_path / "lines")
 
     def test_works_by_class_path(self, folder):
         cli = main(["fit", "-c", str(Path(__file__).parents[2] / "conf/text_thirdparty.yaml")])

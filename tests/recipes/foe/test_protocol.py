@@ -276,7 +276,9 @@ def test_a_domain_of_one_class_stops_a_run_before_anybody_is_trained(tmp_path):
         file.write("text,label,domain\n")
         file.writelines(f"a text {n},{('bad', 'good')[n % 2]},first\n" for n in range(40))
         file.writelines(f"another text {n},good,second\n" for n in range(40))
-    data = TextDataModule(root=str(tmp_path / "texts.csv"), domain_fields=["domain"], vocab_size=300)
+    data = TextDataModule(
+        root=str(tmp_path / "texts.csv"), domain_fields=["domain"], vocab_size=300, fuser_fraction=0.25
+    )
     with pytest.raises(InputError, match="domain second has good as its only class"):
         run(tmp_path / "run", data=data, network=partial(TextBag, vocab_size=300))
     assert not list((tmp_path / "run").rglob("*.ckpt"))
@@ -365,7 +367,11 @@ class TestUnbalanced:
                     [f"a {label} thing number {number}", label, ("shop", "film")[number % 2 ^ number % 3 % 2]]
                 )
         return TextDataModule(
-            root=str(tmp_path / "texts.csv"), domain_fields=["domain"], vocab_size=300, cache=str(tmp_path / "cache")
+            root=str(tmp_path / "texts.csv"),
+            domain_fields=["domain"],
+            vocab_size=300,
+            fuser_fraction=0.25,
+            cache=str(tmp_path / "cache"),
         )
 
     def test_a_class_that_looks_like_a_formula_is_drawn_as_it_is(self, texts, tmp_path):
