@@ -70,6 +70,8 @@ def condense(message: str) -> str:
         "model: Option 'hidn' is not accepted"
         >>> condense('Parser key "epochs":\n  Expected a <class \'int\'>. Got value: x')
         "epochs: Expected a <class 'int'>. Got value: x"
+        >>> condense('Parser key "a":\n  Errors:\n    - Expected a typing.Literal[\'x\', 1]\n  Given value: y')
+        "a: Expected one of 'x', 1. Got value: y"
     """
     keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
     lines = [re.sub(r"\s+", " ", line).strip(" -") for line in message.splitlines()]
@@ -79,6 +81,10 @@ def condense(message: str) -> str:
             complaints[0] = f"{problem[1]}: {complaints[0]}"
             break
     text = complaints[0] if complaints else re.sub(r"\s+", " ", message).strip()
+    given = re.findall(r"Given value: (.+)", message)
+    if given and re.match(r"Expected a (<class '\w+'>|typing.Literal\[.*\])$", text):  # of a union, the first type
+        words = ", ".join(re.findall(r"Expected a typing.Literal\[(.+)\]", message))
+        text = f"{f'Expected one of {words}' if words else text}. Got value: {given[-1]}"
     return f"{'.'.join(keys)}: {text}"[:600] if keys else text[:600]
 
 
