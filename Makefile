@@ -24,8 +24,8 @@ install: $(VENV)/.installed  ## set up .venv with everything
 demo: $(VENV)/.installed  ## run the main job on embedded data (METHOD=foe, frugal, acorl or hat)
 	$(BIN)/lightning-fusion recipe $(METHOD) --config $(DEMO_CONFIG_$(METHOD)) --output runs/demo_$(METHOD) --overwrite=true
 
-test: $(VENV)/.installed  ## run all tests and doctests
-	$(BIN)/python -m pytest -q
+test: $(VENV)/.installed  ## run all tests and doctests, a file at a time on two cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses=2 --dist=loadfile
 
 lint: $(VENV)/.installed  ## check style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
