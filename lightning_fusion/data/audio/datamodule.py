@@ -126,10 +126,8 @@ class BaseAudioDataModule(FusionDataModule):
     def layout(self) -> AudioLayout:
         """All recordings, and what is known of each."""
         layout = self.read_layout()
-        for name in (*self.needs, *filter(None, [self.domain_field])):
-            if name not in layout.fields:
-                known = shorten(sorted(layout.fields))
-                raise InputError(f"the recordings have no {name}, only {known}; name it in their layout")
+        for name in self.needs:
+            self._check_field(name, layout, "name it in their layout")
         return layout
 
     @made_at(Stage.CUTTING)
@@ -244,8 +242,14 @@ class BaseAudioDataModule(FusionDataModule):
         """Names of the domains, and the number of each file's domain."""
         if self.domain_field is None:
             return ["all"], np.zeros(len(self.layout.names), np.int64)
+        self._check_field(self.domain_field, self.layout, "change domain_field, or name it in their layout")
         names, number = np.unique(self.layout.fields[self.domain_field], return_inverse=True)
         return names.tolist(), number
+
+    def _check_field(self, name: str, layout: AudioLayout, mend: str) -> None:
+        if name not in layout.fields:
+            known = shorten(sorted(layout.fields))
+            raise InputError(f"the recordings have no {name}, only {known}; {mend}")
 
     def _row_numbers(self, split: str) -> np.ndarray:
         """Sample numbers of a split: the file's, plus the number of files for each part after the first."""

@@ -135,6 +135,8 @@ def find_files(root: str, *patterns: str) -> list[Path]:
     base = Path(root)
     if base.is_file():
         return [base]
+    if not base.is_dir():
+        raise InputError(f"root: found no file or folder {root}")
     found = sorted({path for pattern in patterns for path in base.glob(pattern) if path.is_file()})
     if not found:
         raise InputError(f"root: found none of {', '.join(patterns)} in {base}")

@@ -53,6 +53,8 @@ class TestLabels:
     def test_the_twins_labels_are_its_vowels(self):
         data = SyntheticLabeledAudioDataModule(sample_rate_hz=RATE, eval_crop_s=2.0)
         assert data.classes == list("aeiou")
+        with pytest.raises(InputError, match="the recordings have no room, only label, speaker; change domain_field"):
+            data.variant(domain_field="room").domains  # noqa: B018
         assert len(data.domains) == 60
         assert len(data.own_domains) == 42
 

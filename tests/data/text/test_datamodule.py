@@ -89,6 +89,7 @@ class TestTokens:
         for one in (data, other):
             row = everything(one, "test").input["input_ids"][0]
             assert normalize(one.decode(row)) in {normalize(text) for text, _, _ in ROWS}
+        assert refused(delimited(str(tmp_path / "nowhere.csv"))).startswith("root: found no file or folder")
         assert "tokenizer: found none called" in refused(delimited(root, tokenizer=str(tmp_path / "nowhere")))
 
     def test_long_texts_are_cut_and_counted(self, tmp_path):
