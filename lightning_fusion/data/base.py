@@ -271,6 +271,14 @@ class FusionDataModule(LightningDataModule):
                 expected = "from 0, below 1" if zero else "between 0 and 1"
                 raise InputError(f"{name} is {value}; expected a fraction {expected}")
 
+    def _check_held_out(self, val_fraction: float, test_fraction: float) -> None:
+        """Refuse fractions for validation and testing that are none, or leave nothing to train on."""
+        self._check_fractions("val_fraction", "test_fraction")
+        if val_fraction + test_fraction >= 1:
+            raise InputError(
+                f"val_fraction {val_fraction} and test_fraction {test_fraction} leave nothing to train on; lower them"
+            )
+
     def _check_role(self) -> None:
         """Refuse a role that there is not, and a domain for any but the expert's."""
         self._check_choices({"role": ("expert", "fuser")})

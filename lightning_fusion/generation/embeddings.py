@@ -12,7 +12,14 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_fusion.data.base import SPLITS, as_batch
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.outputs.collect import EverySplit, check_split, fingerprint_of, first_process, set_up
+from lightning_fusion.experts.outputs.collect import (
+    EverySplit,
+    check_split,
+    fingerprint_of,
+    first_process,
+    quiet_trainer,
+    set_up,
+)
 from lightning_fusion.experts.outputs.datamodule import OutputsDataModule
 from lightning_fusion.experts.outputs.store import ExpertOutputs, owner_matrix
 from lightning_fusion.generation.answers import Asking, ask_expert
@@ -119,8 +126,7 @@ def collect_embeddings(
             return _opened(Path(output), facts, names, prints)
     domains = list(getattr(data, "domains", []))
     owners = owner_matrix(domains, {name: expert.domains or [] for name, expert in experts.items()}).numpy()
-    if trainer is None:
-        trainer = Trainer(devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False)
+    trainer = quiet_trainer() if trainer is None else trainer
     kind = _Embedding({name: experts[name] for name in names}, splits, reads, max_new_tokens, Path(f"{output}.parts"))
     trainer.predict(kind, datamodule=EverySplit(data, splits), return_predictions=False)
     if first_process():

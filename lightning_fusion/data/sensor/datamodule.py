@@ -216,12 +216,7 @@ class BaseSensorDataModule(FusionDataModule):
     def _check(self) -> None:
         self._check_choices({"normalization_scope": ("all", "own")})
         self._check_loading()
-        self._check_fractions("val_fraction", "test_fraction")
-        if self.val_fraction + self.test_fraction >= 1:
-            raise InputError(
-                f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction} leave nothing to train on; "
-                "lower them"
-            )
+        self._check_held_out(self.val_fraction, self.test_fraction)
         check_label_names(self.labels, self.ignored_labels)
 
     def _check_positive(self, *names: str) -> None:

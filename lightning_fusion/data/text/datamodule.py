@@ -228,13 +228,8 @@ class BaseTextDataModule(FusionDataModule):
         self._check_least(4, "max_length")
         if self._most_tokens < 260:
             raise InputError(f"vocab_size is {self._most_tokens}; expected at least 260: 256 bytes and special tokens")
-        self._check_fractions("val_fraction", "test_fraction")
+        self._check_held_out(self.val_fraction, self.test_fraction)
         self._check_fractions("fuser_fraction", zero=True)
-        if self.val_fraction + self.test_fraction >= 1:
-            raise InputError(
-                f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction} leave nothing to train on; "
-                "lower them"
-            )
         if self.role == "fuser" and not self.fuser_fraction:
             raise InputError(
                 "role fuser reads texts that no expert trains on; set fuser_fraction, the same for all, 0.25 say"

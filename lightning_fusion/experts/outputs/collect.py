@@ -103,8 +103,7 @@ def collect(
             rank_zero_info(f"{folder} holds the answers already; no expert is asked")
             return stored
         raise InputError(f"output: the store {folder} has no features; set overwrite to collect them")
-    if trainer is None:
-        trainer = Trainer(devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False)
+    trainer = quiet_trainer() if trainer is None else trainer
     loaders = EverySplit(data, splits)
     if first_process():
         with StoreWriter(folder, OUTPUTS, overwrite) as writer:
@@ -127,6 +126,11 @@ def collect(
     result = ExpertOutputs.open(folder, verify=False)
     result._keep = kept
     return result
+
+
+def quiet_trainer() -> Trainer:
+    """What experts are run with where no Trainer is given: one device, and nothing is kept or logged."""
+    return Trainer(devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False)
 
 
 def first_process() -> bool:
