@@ -236,6 +236,15 @@ def test_the_cascade_equals_the_loop(seed, experts):
     assert [p.cost for p in points] == sorted(p.cost for p in points)
 
 
+def test_equal_accuracies_per_cost_are_a_tie_whatever_their_last_digit():
+    """12 hits of 30 for 2 and 9 of 30 for 1.5 are worth the same: the cheaper is queried first."""
+    targets = np.zeros(30, int)
+    right = np.array([[row < 12, row < 9] for row in range(30)])
+    known = np.where(right[:, :, None], [0.75, 0.25], [0.25, 0.75])
+    point = confidence_cascade(known[:1], known, targets, [2, 1.5], thresholds=[-1])[0]
+    assert point.queried.tolist() == [[False, True]]
+
+
 def test_a_threshold_above_one_asks_everyone_and_one_below_all_asks_the_first():
     (known, targets), (queries, _) = draw(0, experts=4), draw(1, rows=9, experts=4)
     low, high = confidence_cascade(queries, known, targets, [1, 1, 1, 1], thresholds=[-1, 1.5])
