@@ -1,0 +1,33 @@
+"""Notebooks are published with what they print: each was run from top to bottom, and no cell failed."""
+
+import json
+from pathlib import Path
+
+NOTEBOOKS = sorted(Path(__file__).parents[1].glob("notebooks/*.ipynb"))
+
+
+def faults(notebook: dict) -> list[str]:
+    """What shows that a notebook was not run whole, a line for each cell."""
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    found = [
+        f"cell {number}: run as number {cell['execution_count']}"
+        for number, cell in enumerate(cells, start=1)
+        if cell["execution_count"] != number
+    ]
+    failed = [output["ename"] for cell in cells for output in cell["outputs"] if output["output_type"] == "error"]
+    return found + [f"a cell failed with {name}" for name in failed]
+
+
+def test_published_whole():
+    assert len(NOTEBOOKS) >= 5
+    found = {path.name: faults(json.loads(path.read_text(encoding="utf-8"))) for path in NOTEBOOKS}
+    assert not any(found.values()), found
+
+
+def test_what_was_not_run_is_found():
+    cell = {"cell_type": "code", "execution_count": 1, "outputs": []}
+    failed = cell | {"execution_count": None, "outputs": [{"output_type": "error", "ename": "ValueError"}]}
+    assert faults({"cells": [cell, {"cell_type": "markdown"}, failed]}) == [
+        "cell 2: run as number None",
+        "a cell failed with ValueError",
+    ]
