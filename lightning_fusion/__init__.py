@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_PUBLIC = {
+PUBLIC = {
     "ACoRLModule": "acorl.module",
     "Batch": "data.base",
     "Expert": "experts.expert",
@@ -34,6 +34,7 @@ _PUBLIC = {
     "reverse_gradient": "acorl.reversal",
     "select_sources": "hat.selection",
 }
+"""Public names, and the modules that define them."""
 
 if TYPE_CHECKING:
     from lightning_fusion.acorl.module import ACoRLModule
@@ -89,9 +90,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for (PEP 562)."""
-    if name not in _PUBLIC:
+    if name not in PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; public names: {', '.join(__all__)}")
-    value = getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{PUBLIC[name]}"), name)
     globals()[name] = value
     return value
 

@@ -38,3 +38,12 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     """
     close = get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def input_error(error: BaseException | None) -> InputError | None:
+    """The InputError that a chain of exceptions began with, where there is one."""
+    while error is not None:
+        if isinstance(error, InputError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

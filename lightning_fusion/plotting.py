@@ -16,7 +16,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from scipy.stats import norm
-from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
 from lightning_fusion.errors import InputError
 from lightning_fusion.files import atomic_write
@@ -104,6 +103,8 @@ def confusion(
         xlabel: What the columns are.
         ylabel: What the rows are.
     """
+    from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix  # brings pandas: longer than all else here
+
     count = len(classes)
     fractions = confusion_matrix(targets, predictions, labels=range(count), normalize="true")
     side = min(_MOST_INCHES, 3.2 + 0.3 * count)

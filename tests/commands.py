@@ -17,8 +17,7 @@ import soundfile
 import yaml
 from PIL import Image
 
-from lightning_fusion.cli import commands
-from lightning_fusion.cli import main as cli
+from lightning_fusion.cli import commands, training
 from lightning_fusion.cli.config import shipped_configs
 from lightning_fusion.cli.main import main
 from lightning_fusion.data.synthetic import synthetic_motion, synthetic_voices
@@ -368,7 +367,7 @@ def parse(args: list[str]) -> dict[str, Any]:
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(_Parsed) as caught:
         patch.setattr(commands, "_arguments", lambda parser, rest, **_: stop(parser.parse_args(rest)))
-        patch.setattr(cli.FusionCLI, "_parse_ckpt_path", lambda self: stop(self.config[self.config.subcommand]))
+        patch.setattr(training.FusionCLI, "_parse_ckpt_path", lambda self: stop(self.config[self.config.subcommand]))
         main(args)
     return caught.value.args[0].as_dict()
 

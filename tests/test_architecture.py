@@ -136,7 +136,7 @@ def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(AttributeError, match="no attribute 'Foe'; public names: ACoRLModule, Batch,"):
         lightning_fusion.Foe  # noqa: B018
     assert set(lightning_fusion.__all__) <= set(dir(lightning_fusion))
-    assert sorted(lightning_fusion._PUBLIC) == sorted(lightning_fusion.__all__)
+    assert sorted(lightning_fusion.PUBLIC) == sorted(lightning_fusion.__all__)
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)

@@ -26,8 +26,9 @@ from commands import (
 
 from lightning_fusion import ExpertOutputs, FrugalFoEModule
 from lightning_fusion.callbacks import PredictionWriter
-from lightning_fusion.cli.commands import recipes
-from lightning_fusion.cli.main import FusionCLI, main
+from lightning_fusion.cli.help import recipes
+from lightning_fusion.cli.main import main
+from lightning_fusion.cli.training import FusionCLI
 from lightning_fusion.verification.evaluation import TrialEvaluationMixin
 
 # What a file that is only a part of a configuration is combined with.

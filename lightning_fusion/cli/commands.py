@@ -1,35 +1,143 @@
-"""The commands around a training run: recipe, collect, diagnose and export."""
+"""The commands around a training run, as typed functions: their arguments are the options."""
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from pkgutil import iter_modules, resolve_name
+from pkgutil import resolve_name
 from typing import Any
 
 from jsonargparse import SUPPRESS, ArgumentParser
 from lightning import LightningDataModule, Trainer
 
-import lightning_fusion.recipes as recipe_packages
+from lightning_fusion import export as exporting
+from lightning_fusion.cli.help import COMMANDS, recipes
 from lightning_fusion.cli.parser import FusionArgumentParser
+from lightning_fusion.data.base import SPLITS
 from lightning_fusion.errors import InputError, suggestion
-from lightning_fusion.experts.outputs.collect import first_process
+from lightning_fusion.experts import diagnosis
+from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.outputs import collect as collecting
+from lightning_fusion.experts.outputs.store import ExpertOutputs
+from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.files import write_text
 from lightning_fusion.recipes.trainers import DEFAULTS, OWNED
 
 
-def recipes() -> dict[str, str]:
-    """Recipes by name, as import paths: what the packages in ``lightning_fusion/recipes`` list as ``RECIPES``.
+def collect(
+    experts: dict[str, Expert],
+    data: LightningDataModule,
+    output: str,
+    splits: list[str] | None = None,
+    features: bool = False,
+    trainer: Trainer | None = None,
+    overwrite: bool = False,
+) -> ExpertOutputs:
+    """Query a pool of experts on a data set once and store their outputs.
 
-    Example:
-        >>> recipes()["foe"]
-        'lightning_fusion.recipes.foe.protocol.foe'
+    Args:
+        experts: Experts by name.
+        data: The data set.
+        output: Folder of the store.
+        splits: Of train, val and test; all three where null.
+        features: Store each expert's features as well.
+        trainer: Arguments of the Trainer that runs the experts.
+        overwrite: Replace another store.
+
+    Returns:
+        The opened store.
     """
-    found: dict[str, str] = {}
-    for module in iter_modules(recipe_packages.__path__, f"{recipe_packages.__name__}."):
-        listed = import_module(module.name).RECIPES if module.ispkg else {}
-        found |= {name: f"{module.name}.{path}" for name, path in listed.items()}
-    return dict(sorted(found.items()))
+    splits = list(SPLITS) if splits is None else splits
+    outputs = collecting.collect(ExpertPool(experts), data, output, splits, features, trainer, overwrite)
+    print(outputs)
+    return outputs
+
+
+def diagnose(
+    store: str, split: str = "train", unseen: str | None = "test", output: str | None = None
+) -> diagnosis.Diagnosis:
+    """Say whether fusing is worth it, before anything is trained.
+
+    Args:
+        store: Folder that 'collect' wrote.
+        split: The rows the fuser would train on.
+        unseen: A split that no expert was trained on.
+        output: Folder for diagnosis.json and diagnosis.png.
+
+    Returns:
+        What was found.
+    """
+    found = diagnosis.diagnose(ExpertOutputs.open(store), split, unseen)
+    found.print()
+    if output:
+        found.save(output)
+        print(f"wrote diagnosis.json and diagnosis.png to {output}")
+    return found
+
+
+def export(
+    experts: dict[str, Expert],
+    checkpoint: str,
+    output: str,
+    input_shape: list[int] | None = None,
+    max_tokens: int | None = None,
+    onnx: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write a fused network as one torch.export program or ONNX file, with a manifest and a parity check.
+
+    Args:
+        experts: Experts by name.
+        checkpoint: The fuser's checkpoint.
+        output: Folder of the exported program.
+        input_shape: Of one sample, [3, 32, 32] say.
+        max_tokens: Instead, for texts: tokens of the longest.
+        onnx: Write an ONNX file as well.
+        overwrite: Replace an earlier export.
+
+    Returns:
+        The manifest.
+    """
+    manifest = exporting.export(experts, checkpoint, output, input_shape, max_tokens, onnx, overwrite)
+    print(f"wrote {', '.join(manifest['files'])} to {output}; largest difference {manifest['parity']:.1e}")
+    return manifest
+
+
+def run(command: str, args: list[str]) -> Any:
+    """Run a command.
+
+    Args:
+        command: One of :data:`~lightning_fusion.cli.help.COMMANDS`.
+        args: Its options; before those of ``recipe``, the name or import path of a recipe.
+
+    Returns:
+        What its function returns.
+    """
+    if command == "recipe":
+        return _recipe(args[0], args[1:])
+    function = resolve_name(COMMANDS[command])
+    parser = _parser(command, function)
+    if "trainer" in signature(function).parameters:
+        parser.add_class_arguments(Trainer, "trainer", instantiate=True)
+        parser.set_defaults({"trainer.logger": False, "trainer.enable_checkpointing": False})
+    given = _arguments(parser, args)
+    given.pop("config")
+    return function(**given)
+
+
+def _recipe(name: str, args: list[str]) -> Any:
+    """Run a function whose typed arguments are the options, and keep its configuration."""
+    function = _function(name)
+    parser = _parser(f"recipe {name}", function)
+    described = ["trainer"] if "trainer" in signature(function).parameters else []
+    if described:
+        _add_trainer(parser)
+    arguments = _arguments(parser, args, described=described)  # a Trainer's classes are built for every stage
+    config = arguments.pop("config")
+    report = function(**arguments)
+    config.pop("config", None)
+    if collecting.first_process():
+        write_text(Path(arguments["output"]) / "config.yaml", parser.dump(config, skip_none=False))
+    return report
 
 
 def _function(name: str) -> Callable[..., Any]:
@@ -53,48 +161,17 @@ def _function(name: str) -> Callable[..., Any]:
     return function
 
 
-def _parser(command: str, description: str | None) -> FusionArgumentParser:
+def _parser(command: str, function: Callable[..., Any]) -> FusionArgumentParser:
+    """A parser of a function's arguments, those of a Trainer excepted."""
     parser = FusionArgumentParser(
-        prog=f"lightning-fusion {command}", description=description, parser_mode="omegaconf+", dump_header=None
+        prog=f"lightning-fusion {command}",
+        description=(function.__doc__ or "").partition("\n")[0],
+        parser_mode="omegaconf+",
+        dump_header=None,
     )
     parser.add_argument("-c", "--config", action="config", help="YAML file with any of the options below.")
-    return parser
-
-
-def _arguments(parser: ArgumentParser, args: list[str], described: Sequence[str] = ()) -> dict[str, Any]:
-    """What the parser reads, with its classes built, but for those of some keys, which stay as they are described."""
-    config = parser.parse_args(args)
-    kept = {key: config.pop(key) for key in described}
-    given = parser.instantiate_classes(config).as_dict() | {key: value.as_dict() for key, value in kept.items()}
-    for key, value in kept.items():
-        config[key] = value
-    return given | {"config": config}
-
-
-def recipe(args: list[str]) -> Any:
-    """Run a paper's whole protocol: a function whose typed arguments are the options."""
-    known = ",".join(recipes())
-    if args and args[0] in ("-h", "--help"):
-        print(
-            f"usage: lightning-fusion recipe {{{known}}} [--help] --config FILE --output DIR\n\n"
-            "A recipe of your own is named by the import path of its function."
-        )
-        return None
-    if not args or args[0].startswith("-"):
-        raise InputError(f"recipe: found none; name one of {known.replace(',', ', ')} first")
-    function = _function(args[0])
-    parser = _parser(f"recipe {args[0]}", (function.__doc__ or "").partition("\n")[0])
     parser.add_function_arguments(function, skip={"trainer"}, fail_untyped=True)
-    described = ["trainer"] if "trainer" in signature(function).parameters else []
-    if described:
-        _add_trainer(parser)
-    arguments = _arguments(parser, args[1:], described=described)  # a Trainer's classes are built for every stage
-    config = arguments.pop("config")
-    report = function(**arguments)
-    config.pop("config", None)
-    if first_process():
-        write_text(Path(arguments["output"]) / "config.yaml", parser.dump(config, skip_none=False))
-    return report
+    return parser
 
 
 def _add_trainer(parser: FusionArgumentParser) -> None:
@@ -105,80 +182,11 @@ def _add_trainer(parser: FusionArgumentParser) -> None:
         parser.add_argument(f"--trainer.{key}", type=Any, default=None, help=SUPPRESS)
 
 
-def collect(args: list[str]) -> Any:
-    """Query a pool of experts on a data set, once, and store their outputs."""
-    from lightning_fusion.experts.expert import Expert
-    from lightning_fusion.experts.outputs import collect as collecting
-    from lightning_fusion.experts.pool import ExpertPool
-
-    parser = _parser("collect", collect.__doc__)
-    parser.add_argument("--experts", type=dict[str, Expert], required=True, help="Experts by name.")
-    parser.add_subclass_arguments(LightningDataModule, "data", required=True)
-    parser.add_argument("--output", type=str, required=True, help="Folder of the store.")
-    parser.add_argument("--splits", type=list[str], default=["train", "val", "test"])
-    parser.add_argument("--features", type=bool, default=False, help="Store each expert's features as well.")
-    parser.add_argument("--overwrite", type=bool, default=False, help="Replace another store.")
-    parser.add_class_arguments(Trainer, "trainer", instantiate=True)
-    parser.set_defaults({"trainer.logger": False, "trainer.enable_checkpointing": False})
-    given = _arguments(parser, args)
-    outputs = collecting.collect(
-        ExpertPool(given["experts"]),
-        given["data"],
-        given["output"],
-        given["splits"],
-        given["features"],
-        given["trainer"],
-        given["overwrite"],
-    )
-    print(outputs)
-    return outputs
-
-
-def diagnose(args: list[str]) -> Any:
-    """Say whether fusing is worth it, before anything is trained."""
-    from lightning_fusion.experts import diagnosis
-    from lightning_fusion.experts.outputs.store import ExpertOutputs
-
-    parser = _parser("diagnose", diagnose.__doc__)
-    parser.add_argument("--store", type=str, required=True, help="Folder that 'collect' wrote.")
-    parser.add_argument("--split", type=str, default="train", help="The rows the fuser would train on.")
-    parser.add_argument("--unseen", type=str | None, default="test", help="A split that no expert was trained on.")
-    parser.add_argument("--output", type=str | None, default=None, help="Folder for diagnosis.json and diagnosis.png.")
-    given = _arguments(parser, args)
-    found = diagnosis.diagnose(ExpertOutputs.open(given["store"]), given["split"], given["unseen"])
-    found.print()
-    if given["output"]:
-        found.save(given["output"])
-        print(f"wrote diagnosis.json and diagnosis.png to {given['output']}")
-    return found
-
-
-def export(args: list[str]) -> Any:
-    """Write a fused network as one program, with a manifest and a parity check."""
-    from lightning_fusion import export as exporting
-    from lightning_fusion.experts.expert import Expert
-
-    parser = _parser("export", export.__doc__)
-    parser.add_argument("--experts", type=dict[str, Expert], required=True, help="Experts by name.")
-    parser.add_argument("--checkpoint", type=str, required=True, help="The fuser's checkpoint.")
-    parser.add_argument("--output", type=str, required=True, help="Folder of the exported program.")
-    parser.add_argument("--input_shape", type=list[int] | None, default=None, help="Of one sample, [3, 32, 32] say.")
-    parser.add_argument(
-        "--max_tokens", type=int | None, default=None, help="Instead, for texts: tokens of the longest."
-    )
-    parser.add_argument("--onnx", type=bool, default=False, help="Write an ONNX file as well.")
-    parser.add_argument("--overwrite", type=bool, default=False, help="Replace an earlier export.")
-    given = _arguments(parser, args)
-    given.pop("config")
-    manifest = exporting.export(**given)
-    print(f"wrote {', '.join(manifest['files'])} to {given['output']}; largest difference {manifest['parity']:.1e}")
-    return manifest
-
-
-COMMANDS: dict[str, Callable[[list[str]], Any]] = {
-    "recipe": recipe,
-    "collect": collect,
-    "diagnose": diagnose,
-    "export": export,
-}
-"""The commands by name; each takes its options."""
+def _arguments(parser: ArgumentParser, args: list[str], described: Sequence[str] = ()) -> dict[str, Any]:
+    """What the parser reads, with its classes built, but for those of some keys, which stay as they are described."""
+    config = parser.parse_args(args)
+    kept = {key: config.pop(key) for key in described}
+    given = parser.instantiate_classes(config).as_dict() | {key: value.as_dict() for key, value in kept.items()}
+    for key, value in kept.items():
+        config[key] = value
+    return given | {"config": config}

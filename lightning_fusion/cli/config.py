@@ -1,11 +1,9 @@
-"""Configuration files: the shipped ones by name, and the one that is saved with each run."""
+"""Configuration files: the user's own, and the shipped ones by name."""
 
 from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning import LightningModule, Trainer
-from lightning.pytorch.cli import SaveConfigCallback
 
 from lightning_fusion.errors import InputError, shorten, suggestion
 
@@ -38,36 +36,6 @@ def find_config(name: str) -> str:
         f"config: found no file {name}, and no shipped one of that name{suggestion(short, known)}; shipped are "
         f"{shorten(known, 50)}"
     )
-
-
-class FusionSaveConfig(SaveConfigCallback):
-    """Keep the configuration with each run: in the logger's own folder, and in wandb's record of the run."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save once, before anything is trained."""
-        if self.already_saved:
-            return
-        text = self.parser.dump(self.config, skip_none=False)
-        plain = yaml.safe_load(text)
-        if trainer.is_global_zero:
-            for folder in self._folders(trainer):
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / self.config_filename).write_text(text)
-            for logger in trainer.loggers:
-                record = getattr(getattr(logger, "experiment", None), "config", None)
-                if type(logger).__name__ == "WandbLogger" and record is not None:
-                    record.update(flat(plain), allow_val_change=True)
-        self.already_saved = True
-
-    @staticmethod
-    def _folders(trainer: Trainer) -> list[Path]:
-        folders = []
-        for logger in trainer.loggers:
-            if type(logger).__name__ == "WandbLogger":  # its save_dir is shared by all runs
-                folders.append(Path(logger.save_dir or ".") / str(logger.name) / str(logger.version))
-            elif folder := getattr(logger, "log_dir", None):
-                folders.append(Path(folder))
-        return folders or [Path(trainer.default_root_dir)]
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:

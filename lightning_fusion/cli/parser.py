@@ -11,7 +11,7 @@ from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser
 
 import lightning_fusion
-from lightning_fusion.errors import InputError
+from lightning_fusion.errors import InputError, input_error
 
 _SUBCLASSES = re.compile(r"known subclasses: ([\w., ]+)")
 
@@ -86,12 +86,3 @@ def condense(message: str) -> str:
         words = ", ".join(re.findall(r"Expected a typing.Literal\[(.+)\]", message))
         text = f"{f'Expected one of {words}' if words else text}. Got value: {given[-1]}"
     return f"{'.'.join(keys)}: {text}"[:600] if keys else text[:600]
-
-
-def input_error(error: BaseException | None) -> InputError | None:
-    """The InputError that a chain of exceptions began with, where there is one."""
-    while error is not None:
-        if isinstance(error, InputError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None

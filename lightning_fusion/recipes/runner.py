@@ -49,8 +49,8 @@ class Recipe(ABC):
 
     A recipe is a subclass, a dataclass of what it needs, and a function around it. The function has the arguments that
     the command line shows, ``output``, ``seeds``, ``trainer`` and ``overwrite`` among them; it checks them, prepares
-    the data, and ends with ``return run_recipe(Mine(...), output, seeds, trainer, overwrite)``. Its import path stands
-    in ``lightning_fusion.cli.commands.RECIPES``.
+    the data, and ends with ``return run_recipe(Mine(...), output, seeds, trainer, overwrite)``. Inside
+    this library the ``__init__.py`` of its package lists it in ``RECIPES``.
 
     Rules for :meth:`run_seed`, which may run in several processes, each of which does the same:
 

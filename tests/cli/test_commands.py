@@ -2,7 +2,7 @@ import json
 
 import yaml
 
-from lightning_fusion.cli.commands import recipes
+from lightning_fusion.cli.help import recipes
 from lightning_fusion.cli.main import main
 
 

@@ -1,0 +1,222 @@
+"""Help that imports nothing: commands and recipes are described by the source of their functions."""
+
+import argparse
+import ast
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from pkgutil import iter_modules
+
+import docstring_parser
+
+import lightning_fusion.recipes as recipe_packages
+from lightning_fusion import PUBLIC
+from lightning_fusion.cli.config import shipped_configs
+
+TRAINING = {
+    "fit": "train an expert, a fuser, ... from a YAML: -c FILE",
+    "validate": "evaluate on the validation split",
+    "test": "evaluate on the test split",
+    "predict": "predict the test split",
+}
+"""The commands of LightningCLI, and what they do."""
+
+COMMANDS = {
+    "recipe": "",
+    "collect": "lightning_fusion.cli.commands.collect",
+    "diagnose": "lightning_fusion.cli.commands.diagnose",
+    "export": "lightning_fusion.cli.commands.export",
+}
+"""The other commands, and the import paths of their functions; a recipe is a function of its own."""
+
+_PACKAGE = Path(__file__).parents[1]
+_WIDTH = 118
+
+
+def recipes() -> dict[str, str]:
+    """Recipes by name, as import paths: what the packages in ``lightning_fusion/recipes`` list as ``RECIPES``.
+
+    Example:
+        >>> recipes()["foe"]
+        'lightning_fusion.recipes.foe.protocol.foe'
+    """
+    found: dict[str, str] = {}
+    for module in iter_modules(recipe_packages.__path__, f"{recipe_packages.__name__}."):
+        listed = import_module(module.name).RECIPES if module.ispkg else {}
+        found |= {name: f"{module.name}.{path}" for name, path in listed.items()}
+    return dict(sorted(found.items()))
+
+
+def usage() -> str:
+    """What ``lightning-fusion --help`` prints."""
+    training = [f"  {name:<11} {text}" for name, text in TRAINING.items()]
+    around = [f"  {name:<11} {_summary(path)}" for name, path in COMMANDS.items() if path]
+    lines = [
+        "usage: lightning-fusion COMMAND [options]",
+        "",
+        "commands of a training run (LightningCLI):",
+        *training,
+        "",
+        "commands around it:",
+        "  recipe      run the protocol of a paper: recipe NAME --config FILE --output DIR, NAME one of",
+        f"              {', '.join(recipes())}",
+        *around,
+        "",
+        "'lightning-fusion COMMAND --help' lists the options. A configuration file that does not exist is looked up",
+        f"among the shipped ones: {shipped_configs()}",
+    ]
+    return "\n".join(lines)
+
+
+def show_help(command: str, args: list[str]) -> bool:
+    """Print the help of a command.
+
+    Args:
+        command: One of :data:`COMMANDS`.
+        args: Its arguments; the first one of ``recipe`` is the recipe's name or import path.
+
+    Returns:
+        Whether it could be printed: False where the function's source is not found, or its arguments are not in it.
+    """
+    path = COMMANDS[command]
+    if command == "recipe":
+        known = recipes()
+        if args[0].startswith("-"):
+            lines = [f"  {name:<16} {_summary(path)}" for name, path in known.items()]
+            print(
+                "usage: lightning-fusion recipe NAME [--help] --config FILE --output DIR\n\nrecipes:\n"
+                + "\n".join(lines)
+                + "\n\nA recipe of your own is named by the import path of its function."
+            )
+            return True
+        path = known.get(args[0], args[0])
+        command = f"recipe {args[0]}"
+    function = find_function(path)
+    if function is None or function.args.vararg or function.args.kwarg:
+        return False
+    _parser(command, function).print_help()
+    return True
+
+
+def find_function(path: str) -> ast.FunctionDef | None:
+    """The source of a function, by its import path; None where the module is not found or does not define it.
+
+    Example:
+        >>> find_function("lightning_fusion.recipes.foe.protocol.foe").name
+        'foe'
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        spec = find_spec(module) if module else None
+    except (ImportError, ValueError):
+        return None
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        return None
+    found = (node for node in ast.parse(Path(spec.origin).read_text()).body if isinstance(node, ast.FunctionDef))
+    return next((node for node in found if node.name == name), None)
+
+
+def _summary(path: str) -> str:
+    function = find_function(path)
+    text = (ast.get_docstring(function) or "") if function else ""
+    return text.partition("\n")[0].rstrip(".")
+
+
+def _parser(command: str, function: ast.FunctionDef) -> argparse.ArgumentParser:
+    described = docstring_parser.parse(ast.get_docstring(function) or "", docstring_parser.DocstringStyle.GOOGLE)
+    texts = {each.arg_name: each.description or "" for each in described.params}
+    arguments = list(_arguments(function))
+    required = " ".join(f"--{name} {name.upper()}" for name, _, default in arguments if default is None)
+    parser = argparse.ArgumentParser(
+        prog=f"lightning-fusion {command}",
+        usage=f"%(prog)s [--config FILE] {required} [options]".replace("  ", " "),
+        description=described.short_description,
+        epilog=_class_list([kind for _, kind, _ in arguments if kind]),
+        add_help=False,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+            prog, max_help_position=26, width=min(_WIDTH, shutil.get_terminal_size().columns - 2)
+        ),
+    )
+    parser.add_argument("-h", "--help", action="store_true", help="Show this help and exit.")
+    parser.add_argument("-c", "--config", metavar="FILE", help="YAML file with any of the options below.")
+    parser.add_argument("--print_config", action="store_true", help="Print the configuration as YAML and exit.")
+    for name, kind, default in arguments:
+        text = " ".join(re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"\1", texts.get(name, "")).replace("``", "").split())
+        if name == "trainer":
+            text = f"{text} 'lightning-fusion fit --help' lists them.".strip()
+            parser.add_argument("--trainer.KEY", metavar="VALUE", help=text.replace("%", "%%"))
+            continue
+        facts = ["required" if default is None else f"default: {_yaml(default)}"]
+        facts = [f"type: {ast.unparse(kind)}", *facts] if kind else facts
+        parser.add_argument(
+            f"--{name}", metavar="VALUE", help=f"{text} ({', '.join(facts)})".strip().replace("%", "%%")
+        )
+    return parser
+
+
+def _arguments(function: ast.FunctionDef) -> Iterator[tuple[str, ast.expr | None, ast.expr | None]]:
+    """Name, annotation and default of each argument."""
+    positional = [*function.args.posonlyargs, *function.args.args]
+    missing: list[ast.expr | None] = [None] * (len(positional) - len(function.args.defaults))
+    defaults = [*missing, *function.args.defaults, *function.args.kw_defaults]
+    for argument, default in zip([*positional, *function.args.kwonlyargs], defaults, strict=True):
+        yield argument.arg, argument.annotation, default
+
+
+def _yaml(default: ast.expr) -> str:
+    text = ast.unparse(default)
+    return {"None": "null", "True": "true", "False": "false"}.get(text, text.strip("'"))
+
+
+def _class_list(annotations: Sequence[ast.expr]) -> str:
+    """The library's classes that may stand where annotations do, by the name in the annotation."""
+    names = [getattr(node, "id", getattr(node, "attr", "")) for kind in annotations for node in ast.walk(kind)]
+    lines = [
+        f"\n{name}:\n" + "\n".join(f"  {path}" for path in found)
+        for name in dict.fromkeys(names)
+        if (found := subclasses(name))
+    ]
+    if not lines:
+        return ""
+    first = "Classes of this library, by type; others are named by their import path. --OPTION.help CLASS lists the"
+    return "\n".join([first, "arguments of a class.", *lines])
+
+
+@cache
+def _classes() -> dict[str, tuple[str, list[str]]]:
+    """The library's classes: import path and names of the bases of each, read from the source."""
+    found = {}
+    for path in _PACKAGE.rglob("*.py"):
+        parts = path.relative_to(_PACKAGE.parent).with_suffix("").parts
+        package = path.with_name("__init__.py").read_text()
+        for name, bases in re.findall(r"^class (\w+)(?:\(([^)]*)\))?:", path.read_text(), flags=re.MULTILINE):
+            if name in PUBLIC:
+                where = _PACKAGE.name
+            else:  # the path of its package where that has the name
+                where = ".".join(parts[:-1] if re.search(rf"\b{name}\b", package) else parts)
+            found[name] = (f"{where}.{name}", re.findall(r"(\w+)(?:\[[^]]*\])?\s*(?:,|$)", bases))
+    return found
+
+
+def subclasses(name: str) -> list[str]:
+    """Import paths of the library's classes below a class of any library, and of the class where it is one of them.
+
+    Classes whose name says that they are a base are left out.
+
+    Args:
+        name: Of the class, without its module.
+
+    Example:
+        >>> subclasses("Schedule")[:2]
+        ['lightning_fusion.schedules.Constant', 'lightning_fusion.schedules.DANNRamp']
+    """
+    known = _classes()
+    below, size = {name}, 0
+    while size < len(below):
+        size = len(below)
+        below |= {each for each, (_, bases) in known.items() if not below.isdisjoint(bases)}
+    return sorted(known[each][0] for each in below if each in known and not each.startswith(("_", "Base")))

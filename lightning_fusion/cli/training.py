@@ -1,0 +1,161 @@
+"""LightningCLI for ``fit``, ``validate``, ``test`` and ``predict``."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from lightning_fusion import __version__
+from lightning_fusion.cli.config import flat
+from lightning_fusion.cli.parser import FusionArgumentParser
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.hyperparameters import constructor_arguments, read_checkpoint
+
+# Facts that flow from the data module to the model, by the name that both use.
+_LINKS = {
+    "classes": "classes",
+    "expert_classes": "expert_classes",
+    "expert_domains": "expert_domains",
+    "feature_dims": "feature_dims",
+    "domains": "domains",
+    "own_domains": "trained_on",
+    "preprocessing": "preprocessing",
+    "vocab_size": "vocab_size",
+}
+
+
+class FusionSaveConfig(SaveConfigCallback):
+    """Keep the configuration with each run: in the logger's own folder, and in wandb's record of the run."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save once, before anything is trained."""
+        if self.already_saved:
+            return
+        text = self.parser.dump(self.config, skip_none=False)
+        plain = yaml.safe_load(text)
+        if trainer.is_global_zero:
+            for folder in self._folders(trainer):
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / self.config_filename).write_text(text)
+            for logger in trainer.loggers:
+                record = getattr(getattr(logger, "experiment", None), "config", None)
+                if type(logger).__name__ == "WandbLogger" and record is not None:
+                    record.update(flat(plain), allow_val_change=True)
+        self.already_saved = True
+
+    @staticmethod
+    def _folders(trainer: Trainer) -> list[Path]:
+        folders = []
+        for logger in trainer.loggers:
+            if type(logger).__name__ == "WandbLogger":  # its save_dir is shared by all runs
+                folders.append(Path(logger.save_dir or ".") / str(logger.name) / str(logger.version))
+            elif folder := getattr(logger, "log_dir", None):
+                folders.append(Path(folder))
+        return folders or [Path(trainer.default_root_dir)]
+
+
+class FusionCLI(LightningCLI):
+    """LightningCLI in subclass mode on both sides, with facts that flow from the data module to the model."""
+
+    def __init__(self, args: Sequence[str]) -> None:
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            save_config_callback=FusionSaveConfig,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            parser_kwargs={"parser_mode": "omegaconf+", "version": __version__},
+            parser_class=FusionArgumentParser,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=list(args),
+            auto_configure_optimizers=False,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the given arguments; those of the process do not matter here."""
+        self.config = parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        """Link the data module's facts to those arguments of the chosen model class that have the same name.
+
+        Links are made here, when both classes are known: a link to an argument that the class does not have would
+        end up among the checkpoint's hyperparameters.
+        """
+        chosen = self.config[self.subcommand]
+        if not chosen.get("data") or not chosen.get("model"):
+            return
+        has = resolve_name(chosen.data.class_path)
+        takes = constructor_arguments(resolve_name(chosen.model.class_path))
+        for source, target in _LINKS.items():
+            if target in takes and hasattr(has, source):
+                self._parser(self.subcommand).link_arguments(
+                    "data", f"model.init_args.{target}", compute_fn=self._fact(source, target), apply_on="instantiate"
+                )
+
+    def _fact(self, source: str, target: str) -> Callable[[Any], Any]:
+        written = self.config[self.subcommand].get(f"model.init_args.{target}")
+        written = written.as_dict() if isinstance(written, Namespace) else written
+
+        def fact(data: Any) -> Any:
+            value = getattr(data, source)
+            if written is None or written == value:
+                return value
+            if target in ("classes", "expert_classes"):
+                raise InputError(
+                    f"model.init_args.{target}: the configuration or checkpoint says {shorten(written)}, the data say "
+                    f"{shorten(value)}; change the data, or leave {target} out"
+                )
+            return written
+
+        return fact
+
+    def _parse_ckpt_path(self) -> None:
+        """Take the model's arguments from the checkpoint, as Lightning does, and say which ones that changes.
+
+        A checkpoint that names no class was written by a module built in Python from objects: the YAML stands.
+        """
+        subcommand = self.config.get("subcommand")
+        path = self.config[subcommand].get("ckpt_path") if subcommand else None
+        if not path or not Path(path).is_file():
+            if path and path not in ("best", "last", "hpc", "registry"):
+                raise InputError(f"ckpt_path: found no file {path}")
+            return
+        recorded = read_checkpoint(path, "ckpt_path").get("hyper_parameters", {})
+        if "_class_path" not in recorded:
+            return
+        chosen = self.config[subcommand].model.class_path
+        if not _same_class(recorded["_class_path"], chosen):
+            raise InputError(
+                f"ckpt_path: {path} holds a {recorded['_class_path']}, the configuration names {chosen}; give the "
+                "checkpoint's own configuration, or change model.class_path"
+            )
+        before = flat(self.config[subcommand].get("model").as_dict())
+        super()._parse_ckpt_path()
+        after = flat(self.config[subcommand].get("model").as_dict())
+        from_data = {f"init_args.{name}" for name in _LINKS.values()}
+        changed = [
+            key
+            for key in after
+            if key.startswith("init_args.")
+            and key in before
+            and before[key] != after[key]
+            and not (key in from_data and before[key] is None)
+        ]
+        if changed:
+            print(f"ckpt_path: {path} sets {shorten(changed, 20)} (resuming keeps the checkpoint's values)")
+
+
+def _same_class(one: str, other: str) -> bool:
+    """Whether two import paths name one class; what is not imported yet is compared by name, not imported."""
+    if one == other:
+        return True
+    kind = resolve_name(other)
+    module, _, name = one.rpartition(".")
+    return one == f"{kind.__module__}.{kind.__qualname__}" or getattr(sys.modules.get(module), name, None) is kind
