@@ -22,6 +22,7 @@ from lightning_fusion.experts.expert import Expert, as_vectors, catch_output, wa
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.pool import ExpertPool, restore_experts, scatter, scatter_columns, store_experts
 from lightning_fusion.experts.probing import check_beside, first_rows, probe_experts, undisturbed
+from lightning_fusion.metrics.logging import accuracy_of, log_train
 from lightning_fusion.optimization import build_optimizer
 from lightning_fusion.schedules import DANNRamp, Schedule
 
@@ -132,9 +133,8 @@ class ACoRLModule(ExpertModule):
         self._dissimilarity, self._projection = dissimilarity, projection
         self.adversary: Adversary | None = None  # the first batch tells the sizes
         others = ["fused", "pool", *(f"expert_{name}" for name in self.pool.names)]
-        self.further = nn.ModuleDict(
-            {f"{split}_{who}": self.val_metric.clone() for split in ("val", "test") for who in others}
-        )
+        self.metrics.add({f"{who}_accuracy": accuracy_of(len(self.classes)) for who in others})
+        self.metrics.shown.add("fused_accuracy")
         self._steps = math.inf
         self._norms: dict[str, Tensor] = {}
         self._learns: dict[str, bool] = {}
@@ -203,17 +203,17 @@ class ACoRLModule(ExpertModule):
         """Task loss plus the mean dissimilarity; every ``log_every_n_steps`` steps both are logged with gradients."""
         batch = as_batch(batch, "the train loader")
         input, target = self.mix(batch)
-        strength, rows = self.strength(self.progress), len(batch.target)
+        strength = self.strength(self.progress)
         seen = self.trainer.global_step % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         logits, z = self.forward_with_features(input, watch=seen)
         found = self.complementarity(z, input, target, strength)
-        loss = self.loss(logits, target)
-        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=rows)
+        task, adversarial = self.loss(logits, target), torch.stack(list(found.values())).mean()
+        loss = task + adversarial
+        log_train(self, {"loss": loss}, batch)
         if seen:
-            self.log("lambda", strength, batch_size=rows)
-            for name, value in found.items():
-                self.log(f"dissimilarity_{name}", value.detach(), batch_size=rows)
-        return loss + torch.stack(list(found.values())).mean()
+            parts = {"task_loss": task, "adversarial_loss": adversarial, "lambda": strength}
+            log_train(self, parts | {f"expert_{name}_dissimilarity": value for name, value in found.items()}, batch)
+        return loss
 
     def on_after_backward(self) -> None:
         """Log the norms of both gradients at z, and see whether the projections learn."""
@@ -222,7 +222,7 @@ class ACoRLModule(ExpertModule):
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         scale = scaler.get_scale() if scaler is not None else 1.0
         for name, norm in self._norms.items():
-            self.log(name, norm / scale, batch_size=1)
+            self.log(f"train_{name}_norm", norm / scale, batch_size=1)
         self._norms.clear()
         if self.adversary is not None:
             for name, projection in self.adversary.projections.items():
@@ -241,18 +241,15 @@ class ACoRLModule(ExpertModule):
             )
         self._learns.clear()
 
-    def _evaluate(self, batch: Any, split: str, metric: Metric) -> Tensor:
-        """Log accuracies of each expert, of the experts' mean probabilities (``pool``) and of all (``fused``)."""
-        logits = super()._evaluate(batch, split, metric)
-        batch = as_batch(batch, f"the {split} loader")
+    def _count(self, batch: Batch, split: str) -> Tensor:
+        """As an expert, and accuracies of each expert, of the experts' mean probabilities and of all (``fused``)."""
+        logits = super()._count(batch, split)
         known = scatter(torch.cat(list(self.pool(batch.input).values()), dim=1), self.columns, len(self.classes))
         own = logits.float().softmax(-1)[:, None]
         answers = {"fused": torch.cat([own, known], 1).mean(1), "pool": known.mean(1)}
         answers |= {f"expert_{name}": known[:, number] for number, name in enumerate(self.pool.names)}
         for who, answer in answers.items():
-            measure: Any = self.further[f"{split}_{who}"]
-            measure(answer, batch.target)
-            self.log(f"{split}_{who}_accuracy", measure, prog_bar=who == "fused", batch_size=len(batch.target))
+            self.metrics[split][f"{who}_accuracy"].update(answer, batch.target)
         return logits
 
     # ----------------------------------------------------- around the training

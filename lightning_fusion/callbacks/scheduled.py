@@ -14,7 +14,7 @@ class ScheduledAttribute(Callback):
     """Set a number of the module before every training batch to what a schedule says: a margin's warm-up, say.
 
     Progress is the trainer's global step over the steps of the whole run. There is nothing to store: a resumed run
-    continues the schedule. The value is logged under the attribute's last name.
+    continues the schedule. The value is logged as ``train_<name>``, by the attribute's last name.
 
     Args:
         attribute: Its dotted path from the module, ``loss.margin`` say; must be a number there.
@@ -52,7 +52,7 @@ class ScheduledAttribute(Callback):
         value = self._value(min(1.0, trainer.global_step / trainer.estimated_stepping_batches))
         owner, name = self._owner(pl_module)
         setattr(owner, name, value)
-        pl_module.log(name, value)
+        pl_module.log(f"train_{name}", value)
 
     def _value(self, progress: float) -> float:
         value = self.schedule(progress)

@@ -7,13 +7,13 @@ from lightning import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_fusion.callbacks.reproducible import EpochSeed
 from lightning_fusion.data.base import Batch, as_batch
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import CARD_KEY, check_layer
 from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
+from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
 from lightning_fusion.optimization import build_optimizer
 
 
@@ -29,7 +29,8 @@ class ExpertModule(CheckedLoading, LightningModule):
             expert.
         features: Submodule whose output is the expert's representation, kept with the expert.
         loss: Called as ``loss(logits (B, C), target)``; cross-entropy where None.
-        metric: Called as ``metric(logits (B, C), target (B,))``; accuracy where None.
+        metric: Called as ``metric(logits (B, C), target (B,))`` and logged beside the accuracy by the name of its
+            class, ``val_multiclass_f1_score`` say.
         label_smoothing: Of the default loss.
         mixup: Parameter alpha of Mixup (Zhang et al., ICLR 2018) in training, for images; 0 turns it off.
         optimizer: AdamW, 1e-3, weight decay 1e-4 where None.
@@ -82,8 +83,7 @@ class ExpertModule(CheckedLoading, LightningModule):
             check_layer(self.network, features, "the network")
         _check_vocabulary(self.network, vocab_size)
         self.loss = loss if loss is not None else nn.CrossEntropyLoss(label_smoothing=label_smoothing)
-        metric = metric if metric is not None else MulticlassAccuracy(max(2, len(classes)), average="micro")
-        self.val_metric, self.test_metric = metric.clone(), metric.clone()
+        self.metrics = SplitMetrics({"loss": SampleMean(), "accuracy": accuracy_of(len(classes))}, metric)
         self.trained_on, self.preprocessing, self.features = trained_on, preprocessing, features
         self.mixup = mixup
         self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
@@ -97,7 +97,7 @@ class ExpertModule(CheckedLoading, LightningModule):
         batch = as_batch(batch, "the train loader")
         input, target = self.mix(batch)
         loss = self.loss(self(input), target)
-        self.log("train_loss", loss, prog_bar=True, batch_size=len(batch.target))
+        log_train(self, {"loss": loss}, batch)
         return loss
 
     def mix(self, batch: Batch) -> tuple[Any, Tensor]:
@@ -112,24 +112,25 @@ class ExpertModule(CheckedLoading, LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log ``val_loss`` and ``val_accuracy``."""
-        self._evaluate(batch, "val", self.val_metric)
+        self._evaluate(batch, "val")
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Log ``test_loss`` and ``test_accuracy``."""
-        self._evaluate(batch, "test", self.test_metric)
+        self._evaluate(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The ``index`` (B,) and ``probabilities`` (B, C) of one batch."""
         batch = as_batch(batch, "the predict loader")
         return {"index": batch.index, "probabilities": self(batch.input).float().softmax(-1)}
 
-    def _evaluate(self, batch: Any, split: str, metric: Metric) -> Tensor:
+    def _evaluate(self, batch: Any, split: str) -> None:
         batch = as_batch(batch, f"the {split} loader")
+        self._count(batch, split)
+        self.metrics.log(self, split, batch)
+
+    def _count(self, batch: Batch, split: str) -> Tensor:
         logits = self(batch.input)
-        metric(logits, batch.target)
-        rows = len(batch.target)
-        self.log(f"{split}_loss", self.loss(logits, batch.target), sync_dist=True, batch_size=rows)
-        self.log(f"{split}_accuracy", metric, prog_bar=True, batch_size=rows)
+        self.metrics.count(split, logits, batch.target, self.loss(logits, batch.target))
         return logits
 
     def configure_optimizers(self) -> Any:

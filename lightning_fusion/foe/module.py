@@ -10,8 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import Metric
 
 from lightning_fusion.callbacks.reproducible import EpochSeed
 from lightning_fusion.data.base import as_batch
@@ -32,6 +31,7 @@ from lightning_fusion.experts.pool import (
 from lightning_fusion.foe.fusers import FeatureFuser, MLPFuser, best_expert_target, draw_expert_target
 from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
 from lightning_fusion.metrics.diversity import BestExpertAccuracy
+from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
 from lightning_fusion.optimization import build_optimizer
 
 
@@ -65,6 +65,10 @@ class FoEFuserModule(CheckedLoading, LightningModule):
             as if it stood alone. 0 is the paper's.
         network: Called as ``network(num_inputs, num_outputs)``; where None the paper's two hidden layers of 512, with
             features :class:`~lightning_fusion.foe.fusers.FeatureFuser`.
+        loss: Called as ``loss(logits, target)``, with the logits (B, C) of the fuser, or (B, K) where the target is the
+            expert; a target of -100 is none. Cross-entropy of the samples with a target where None.
+        metric: Called as ``metric(logits (B, C), target (B,))`` with the fused answer, and logged beside the accuracy
+            by the name of its class.
         optimizer: AdamW, 1e-3, weight decay 1e-4 where None.
         scheduler: A cosine to 0 over the run where None.
         scheduler_interval: Whether a given ``scheduler`` steps each epoch or each step.
@@ -92,6 +96,8 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         feature_dims: dict[str, int] | None = None,
         mean_weight: float = 0.0,
         network: Callable[[int, int], nn.Module] | None = None,
+        loss: nn.Module | None = None,
+        metric: Metric | None = None,
         optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,
         scheduler_interval: Literal["epoch", "step"] = "epoch",
@@ -148,10 +154,11 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         num_outputs = len(self.classes) if target == "label" else len(self.expert_classes)
         build = network if network is not None else FeatureFuser if self.feature_dims else MLPFuser
         self.network = build(num_inputs, num_outputs)
-        self.val_accuracy = MulticlassAccuracy(max(2, len(self.classes)), average="micro")
-        self.test_accuracy = MulticlassAccuracy(max(2, len(self.classes)), average="micro")
-        self.val_choice, self.test_choice = MeanMetric(), MeanMetric()
-        self.val_experts = BestExpertAccuracy(len(self.expert_classes))
+        self.loss = loss if loss is not None else LabeledCrossEntropy()
+        metrics = {"loss": SampleMean(), "accuracy": accuracy_of(len(self.classes))}
+        metrics |= {"choice_accuracy": SampleMean()} if target == "expert" else {}
+        metrics["best_expert_accuracy"] = BestExpertAccuracy(len(self.expert_classes))
+        self.metrics = SplitMetrics(metrics, metric)
         self._best_accuracy: Tensor | None = None
         self._expert_facts: dict[str, Any] | None = None if self.pool is None else self.pool.facts()  # trained with
         self._asked: dict[str, Any] | None = None  # experts of the store at hand
@@ -225,24 +232,23 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         """Cross-entropy of one batch; logged every ``log_every_n_steps`` steps."""
         batch = self._read(batch, "train")
         goal = batch.target if self.target == "label" else self._expert_target(batch)[0]
-        loss = _cross_entropy(self.network(batch.outputs), goal)
+        loss = self.loss(self.network(batch.outputs).float(), goal)
         if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.log("train_loss", loss, prog_bar=True, batch_size=len(goal))
+            log_train(self, {"loss": loss}, batch)
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Log ``val_loss``, ``val_accuracy`` and ``val_best_expert``, the accuracy of the best single expert."""
+        """Log ``val_loss``, ``val_accuracy`` and ``val_best_expert_accuracy``, that of the best single expert."""
         batch = self._read(batch, "val")
-        self._evaluate(batch, "val", self.val_accuracy, self.val_choice)
-        self.val_experts.update(self._spread(batch.outputs).argmax(2) == batch.target[:, None])
-        self.log("val_best_expert", self.val_experts, batch_size=len(batch.target))
+        right = self._spread(batch.outputs).argmax(2) == batch.target[:, None]
+        self.metrics["val"]["best_expert_accuracy"].update(right)
+        self._evaluate(batch, "val")
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Log ``test_loss`` and ``test_accuracy``."""
-        self._evaluate(self._read(batch, "test"), "test", self.test_accuracy, self.test_choice)
+        self._evaluate(self._read(batch, "test"), "test")
 
-    def _evaluate(self, batch: OutputsBatch, split: str, accuracy: MulticlassAccuracy, choice: MeanMetric) -> None:
-        rows = len(batch.target)
+    def _evaluate(self, batch: OutputsBatch, split: str) -> None:
         goal = batch.target
         if self.target == "label":
             logits = answer = self.fuse(batch.outputs)
@@ -251,11 +257,10 @@ class FoEFuserModule(CheckedLoading, LightningModule):
             goal, owners = self._expert_target(batch)
             chosen = logits.argmax(1)
             answer = self._answer(batch.outputs, chosen)
-            choice.update(owners[torch.arange(rows, device=owners.device), chosen].float())
-            self.log(f"{split}_choice_accuracy", choice, batch_size=rows)
-        accuracy.update(answer, batch.target)
-        self.log(f"{split}_loss", _cross_entropy(logits, goal), sync_dist=True, batch_size=rows)
-        self.log(f"{split}_accuracy", accuracy, prog_bar=True, batch_size=rows)
+            right = owners[torch.arange(len(owners), device=owners.device), chosen]
+            self.metrics[split]["choice_accuracy"].update(right.float())
+        self.metrics.count(split, answer, batch.target, self.loss(logits.float(), goal))
+        self.metrics.log(self, split, batch)
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The ``index`` (B,) and fused ``probabilities`` (B, C) of a batch, and the ``expert`` (B,) it chose."""
@@ -303,7 +308,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
     def on_fit_end(self) -> None:
         """Warn where the result shows a known failure."""
         metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        for message in failure_signs(metrics, self.target):
+        for message in fuser_warnings(metrics, self.target):
             rank_zero_warn(message)
 
     def configure_optimizers(self) -> Any:
@@ -331,40 +336,43 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         restore_experts(checkpoint, self.pool)
 
 
-def failure_signs(metrics: Mapping[str, float], target: str) -> list[str]:
+def fuser_warnings(metrics: Mapping[str, float], target: str) -> list[str]:
     """What validation metrics say about a fuser that went wrong.
 
     Args:
-        metrics: ``val_loss``, ``val_accuracy``, ``val_best_expert`` and, where the target is the expert,
+        metrics: ``val_loss``, ``val_accuracy``, ``val_best_expert_accuracy`` and, where the target is the expert,
             ``val_choice_accuracy``.
         target: ``label`` or ``expert``.
 
     Example:
-        >>> print(*failure_signs({"val_accuracy": 0.5, "val_best_expert": 0.6}, "label"))
+        >>> print(*fuser_warnings({"val_accuracy": 0.5, "val_best_expert_accuracy": 0.6}, "label"))
         the fuser (validation accuracy 0.500) is below the best single expert (0.600): too few rows, ...
     """
-    signs = []
+    found = []
     if not math.isfinite(loss := metrics.get("val_loss", 0.0)):
-        signs.append(
+        found.append(
             f"the training diverged (validation loss {loss}): lower the learning rate, or look at the scale of what "
             "the fuser reads"
         )
-    accuracy, best = metrics.get("val_accuracy"), metrics.get("val_best_expert")
+    accuracy, best = metrics.get("val_accuracy"), metrics.get("val_best_expert_accuracy")
     if accuracy is not None and best is not None and accuracy < best:
-        signs.append(
+        found.append(
             f"the fuser (validation accuracy {accuracy:.3f}) is below the best single expert ({best:.3f}): too few "
             "rows, too short a training, or experts that are not complementary; see 'lightning-fusion diagnose'"
         )
     choice = metrics.get("val_choice_accuracy")
     if target == "expert" and choice is not None and choice < 0.5:
-        signs.append(
+        found.append(
             f"the chosen expert owns the row in only {choice:.1%} of the validation rows: the outputs do not tell the "
             "domains apart; target: label may do better"
         )
-    return signs
+    return found
 
 
-def _cross_entropy(logits: Tensor, goal: Tensor) -> Tensor:
-    """Mean over the rows that have a target (not -100); 0, still attached to the graph, where none has."""
-    total = F.cross_entropy(logits.float(), goal, ignore_index=-100, reduction="sum")
-    return total / (goal != -100).sum().clamp_min(1)
+class LabeledCrossEntropy(nn.Module):
+    """Cross-entropy, the mean over the samples that have a target (not -100); 0 where none has."""
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Map (B, C) logits and a (B,) target to a scalar, attached to the graph."""
+        total = F.cross_entropy(logits, target, ignore_index=-100, reduction="sum")
+        return total / (target != -100).sum().clamp_min(1)

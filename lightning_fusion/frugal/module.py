@@ -7,7 +7,6 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from lightning_fusion.data.base import as_batch
 from lightning_fusion.errors import InputError
@@ -18,6 +17,7 @@ from lightning_fusion.frugal.policy import FrugalFoE
 from lightning_fusion.frugal.prediction import FrugalPrediction
 from lightning_fusion.frugal.state import ARGUMENTS
 from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
+from lightning_fusion.metrics.logging import SampleMean, SplitMetrics
 
 _POLICY = "policy."
 
@@ -78,9 +78,9 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         self.policy = known if known is not None else FrugalFoE()
         self.folder = folder
         self.still = nn.Parameter(torch.zeros(()))  # never changes: the Trainer counts steps of an optimizer
-        self.metrics = nn.ModuleDict(
-            {f"{split}_{name}": MeanMetric() for split in ("val", "test") for name in (*_FIGURES, "accuracy_answered")}
-        )
+        names = (*_FIGURES, "selective_accuracy")
+        self.metrics = SplitMetrics({name: SampleMean() for name in names})
+        self.metrics.shown.add("cost")
         self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
         self._used = 0  # batches that the policy was fitted on
         self._facts = None if self.pool is None else self.pool.facts()
@@ -130,12 +130,15 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         return self.still * 0
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Log ``val_accuracy``, ``val_cost``, ``val_num_queries``, ``val_risk``, ``val_abstained`` and ``val_ood``."""
+        """Log accuracy, cost, number of queries, risk, and the fractions that abstained or are out-of-distribution.
+
+        ``val_selective_accuracy``, that of the samples that did not abstain, is logged where some may.
+        """
         if not self.trainer.sanity_checking:
             self._evaluate(self._read(batch, "val"), "val")
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Log the same with ``test_``."""
+        """Log the same of the test split."""
         self._evaluate(self._read(batch, "test"), "test")
 
     def _evaluate(self, batch: Any, split: str) -> None:
@@ -143,14 +146,10 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         right = (answer.predicted == batch.target).float()
         figures = (right, answer.cost, answer.num_queries, answer.risk, answer.abstained, answer.ood)
         for name, values in zip(_FIGURES, figures, strict=True):
-            self._log(f"{split}_{name}", values, len(right))
+            self.metrics[split][name].update(values.float())
         if self.policy.abstain_above is not None:
-            self._log(f"{split}_accuracy_answered", right[~answer.abstained], len(right))
-
-    def _log(self, name: str, values: Tensor, rows: int) -> None:
-        metric = self.metrics[name]
-        metric.update(values.float())  # type: ignore[operator]
-        self.log(name, metric, prog_bar=name.endswith(("accuracy", "cost")), batch_size=rows)  # type: ignore[arg-type]
+            self.metrics[split]["selective_accuracy"].update(right[~answer.abstained])
+        self.metrics.log(self, split, batch)
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The ``index`` (B,) and the fields of :class:`FrugalPrediction`."""

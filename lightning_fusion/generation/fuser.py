@@ -11,11 +11,10 @@ from lightning import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import Metric
 
 from lightning_fusion.callbacks.reproducible import EpochSeed
-from lightning_fusion.data.base import as_batch
+from lightning_fusion.data.base import Batch, as_batch
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.pool import check_same_experts
 from lightning_fusion.files import atomic_write
@@ -25,6 +24,7 @@ from lightning_fusion.generation.embeddings import EmbeddingsDataModule, Spool, 
 from lightning_fusion.generation.expert import GenerativeExpert
 from lightning_fusion.generation.rouge import read_tokenizer
 from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
+from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
 from lightning_fusion.optimization import build_optimizer
 
 
@@ -58,6 +58,9 @@ class GenerativeFoE(CheckedLoading, LightningModule):
         tokenizer: Folder or ``tokenizer.json``: the answers are written as text beside their tokens.
         pad_id: Fills up short texts in what ``predict`` returns.
         network: Called as ``network(num_inputs, num_outputs)``, in place of the paper's.
+        loss: Called as ``loss(logits (B, K), expert (B,))``; cross-entropy where None.
+        metric: Called as ``metric(logits (B, K), expert (B,))`` and logged beside the accuracy of the choice by the
+            name of its class.
         optimizer: AdamW, 1e-3, weight decay 1e-4 where None.
         scheduler: A cosine to 0 over the run where None.
         scheduler_interval: Whether a given ``scheduler`` steps each epoch or each step.
@@ -85,6 +88,8 @@ class GenerativeFoE(CheckedLoading, LightningModule):
         tokenizer: str | None = None,
         pad_id: int = 0,
         network: Callable[[int, int], nn.Module] | None = None,
+        loss: nn.Module | None = None,
+        metric: Metric | None = None,
         optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,
         scheduler_interval: Literal["epoch", "step"] = "epoch",
@@ -121,8 +126,9 @@ class GenerativeFoE(CheckedLoading, LightningModule):
         self.scale: Tensor
         self.register_buffer("center", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
-        self.val_accuracy = MulticlassAccuracy(max(2, len(names)), average="micro")
-        self.test_accuracy = MulticlassAccuracy(max(2, len(names)), average="micro")
+        self.loss = loss if loss is not None else nn.CrossEntropyLoss()
+        metrics = {"loss": SampleMean(), "choice_accuracy": accuracy_of(len(names))}
+        self.metrics = SplitMetrics(metrics, metric, main="choice_accuracy")
         self.summary: dict[str, Any] = {}
         self._facts: dict[str, Any] | None = None
         self._spool = Spool()
@@ -143,27 +149,26 @@ class GenerativeFoE(CheckedLoading, LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Cross-entropy of the expert that was trained on the sample's domain."""
-        input, target = self._stored(batch, "train")
-        loss = F.cross_entropy(self(input).float(), target)
-        self.log("train_loss", loss, prog_bar=True, batch_size=len(target))
+        batch = self._stored(batch, "train")
+        loss = self.loss(self(batch.input).float(), batch.target)
+        log_train(self, {"loss": loss}, batch)
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Log ``val_loss`` and ``val_accuracy``, the fraction of samples given to the expert of their domain."""
-        self._evaluate(batch, "val", self.val_accuracy)
+        """Log ``val_loss`` and ``val_choice_accuracy``, the fraction given to the expert of their domain."""
+        self._evaluate(batch, "val")
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Log ``test_loss`` and ``test_accuracy``."""
-        self._evaluate(batch, "test", self.test_accuracy)
+        """Log ``test_loss`` and ``test_choice_accuracy``."""
+        self._evaluate(batch, "test")
 
-    def _evaluate(self, batch: Any, split: str, accuracy: MulticlassAccuracy) -> None:
-        input, target = self._stored(batch, split)
-        logits = self(input).float()
-        accuracy.update(logits, target)
-        self.log(f"{split}_loss", F.cross_entropy(logits, target), sync_dist=True, batch_size=len(target))
-        self.log(f"{split}_accuracy", accuracy, prog_bar=True, batch_size=len(target))
+    def _evaluate(self, batch: Any, split: str) -> None:
+        batch = self._stored(batch, split)
+        logits = self(batch.input).float()
+        self.metrics.count(split, logits, batch.target, self.loss(logits, batch.target))
+        self.metrics.log(self, split, batch)
 
-    def _stored(self, batch: Any, split: str) -> tuple[Tensor, Tensor]:
+    def _stored(self, batch: Any, split: str) -> Batch:
         batch = as_batch(batch, f"the {split} loader")
         width = sum(self.feature_dims.values())
         if not isinstance(batch.input, Tensor) or batch.input.ndim != 2 or batch.input.shape[1] != width:
@@ -172,7 +177,7 @@ class GenerativeFoE(CheckedLoading, LightningModule):
                 f"the {split} loader's input is {found}; expected embeddings (B, {width}): collect them with "
                 "collect_embeddings, and use EmbeddingsDataModule as data"
             )
-        return batch.input, batch.target
+        return batch
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The ``index``, chosen ``expert`` and ``generated`` text of a batch; of stored embeddings no text.
@@ -181,7 +186,7 @@ class GenerativeFoE(CheckedLoading, LightningModule):
         """
         batch = as_batch(batch, "the predict loader")
         if isinstance(batch.input, Tensor):
-            return {"index": batch.index, "expert": self.choose(self._stored(batch, "predict")[0])}
+            return {"index": batch.index, "expert": self.choose(self._stored(batch, "predict").input)}
         rows = self._spool.add(batch, "the predict loader")
         result = {  # on the CPU already: Lightning keeps these very tensors
             "index": batch.index.cpu(),

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from lightning import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torchmetrics import Metric
 
 from lightning_fusion.callbacks.reproducible import EpochSeed
 from lightning_fusion.data.base import as_batch
@@ -14,6 +14,7 @@ from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import CARD_KEY
 from lightning_fusion.generation.rouge import Rouge, read_tokenizer
 from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
+from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
 from lightning_fusion.optimization import build_optimizer
 
 
@@ -30,6 +31,10 @@ class GenerativeExpertModule(CheckedLoading, LightningModule):
         preprocessing: How texts became tokens; likewise, kept with the expert.
         tokenizer: Folder or ``tokenizer.json``, to test texts and not tokens.
         max_new_tokens: Of a text that is written in testing.
+        loss: Called as ``loss(log-probabilities (N, V), tokens (N,))`` for all tokens of a batch, -100 where there is
+            none; the mean negative log-likelihood where None.
+        metric: Called as ``metric(log-probabilities (N, V), tokens (N,))`` and logged beside the token accuracy by the
+            name of its class.
         optimizer: AdamW, 1e-3, weight decay 1e-4 where None.
         scheduler: A cosine to 0 over the run where None.
         scheduler_interval: Whether a given ``scheduler`` steps each epoch or each step.
@@ -55,6 +60,8 @@ class GenerativeExpertModule(CheckedLoading, LightningModule):
         preprocessing: dict[str, Any] | None = None,
         tokenizer: str | None = None,
         max_new_tokens: int = 20,
+        loss: nn.Module | None = None,
+        metric: Metric | None = None,
         optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,
         scheduler_interval: Literal["epoch", "step"] = "epoch",
@@ -68,7 +75,10 @@ class GenerativeExpertModule(CheckedLoading, LightningModule):
         self.network = network if isinstance(network, nn.Module) else network(vocab_size)
         self.max_new_tokens = max_new_tokens
         decode = read_tokenizer(tokenizer).decode if tokenizer is not None else None
-        self.test_rouge = Rouge(decode, self.network.pad_id)  # type: ignore[arg-type]
+        self.rouge = Rouge(decode, self.network.pad_id)  # type: ignore[arg-type]
+        self.loss = loss if loss is not None else nn.NLLLoss()
+        metrics = {"loss": SampleMean(), "token_accuracy": accuracy_of(vocab_size)}
+        self.metrics = SplitMetrics(metrics, metric, main="token_accuracy")
         self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
 
     def forward(self, input: Any, target: Tensor) -> Tensor:
@@ -77,39 +87,42 @@ class GenerativeExpertModule(CheckedLoading, LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean negative log-likelihood of a token."""
-        loss, tokens, _ = self._judge(batch, "train")
-        self.log("train_loss", loss, prog_bar=True, batch_size=tokens)
+        loss = self.loss(*self._predict(batch, "train"))
+        log_train(self, {"loss": loss}, as_batch(batch, "the train loader"))
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Log ``val_loss``, and ``val_accuracy``, the fraction of tokens predicted right."""
-        loss, tokens, right = self._judge(batch, "val")
-        self.log("val_loss", loss, prog_bar=True, sync_dist=True, batch_size=tokens)
-        self.log("val_accuracy", right, prog_bar=True, sync_dist=True, batch_size=tokens)
+        """Log ``val_loss``, and ``val_token_accuracy``, the fraction of tokens predicted right."""
+        self._evaluate(batch, "val")
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Write, and log ``test_loss``, ``test_rouge1``, ``test_rouge2`` and ``test_rougeL``."""
-        loss, tokens, _ = self._judge(batch, "test")
-        self.log("test_loss", loss, sync_dist=True, batch_size=tokens)
+        """Write, and log what validation does, ``test_rouge1``, ``test_rouge2`` and ``test_rougeL``."""
+        self._evaluate(batch, "test")
         batch = as_batch(batch, "the test loader")
         written = self.network.generate(batch.input, self.max_new_tokens)  # type: ignore[operator]
-        self.test_rouge.update(written, batch.input["target_ids"])
+        self.rouge.update(written, batch.input["target_ids"])
 
     def on_test_epoch_end(self) -> None:
         """Log ROUGE over all texts of all processes."""
-        for name, value in self.test_rouge.compute().items():
+        for name, value in self.rouge.compute().items():
             self.log(f"test_{name}", value)
-        self.test_rouge.reset()
+        self.rouge.reset()
 
-    def _judge(self, batch: Any, split: str) -> tuple[Tensor, int, Tensor]:
+    def _evaluate(self, batch: Any, split: str) -> None:
+        log_probabilities, labels = self._predict(batch, split)
+        there = labels >= 0
+        loss = self.loss(log_probabilities, labels)
+        self.metrics.count(split, log_probabilities[there], labels[there], loss)
+        self.metrics.log(self, split, as_batch(batch, f"the {split} loader"))
+
+    def _predict(self, batch: Any, split: str) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (N, V) of the N tokens of a batch, and the tokens (N,), -100 where there is none."""
         batch = as_batch(batch, f"the {split} loader")
         if not isinstance(batch.input, Mapping) or "target_ids" not in batch.input:
             raise InputError(f"the {split} loader gives no input['target_ids'] (B, T): the text that is to be written")
         logs = self(batch.input, batch.input["target_ids"])
         labels = self.network.labels(batch.input["target_ids"])  # type: ignore[operator]
-        loss = F.nll_loss(logs.flatten(0, 1), labels.flatten(), ignore_index=-100)
-        there = labels >= 0
-        return loss, int(there.sum()), (logs.argmax(2) == labels)[there].float().mean()
+        return logs.flatten(0, 1), labels.flatten()
 
     def configure_optimizers(self) -> Any:
         """AdamW and a cosine, or what the constructor was given."""

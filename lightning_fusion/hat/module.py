@@ -34,6 +34,7 @@ from lightning_fusion.hat.mixer import global_means, injection_loss, shared_colu
 from lightning_fusion.hat.sources import Answer, SourceTable, ask
 from lightning_fusion.hat.teacher import Teacher
 from lightning_fusion.hyperparameters import check_choices
+from lightning_fusion.metrics.logging import accuracy_of, log_train
 from lightning_fusion.optimization import build_optimizer, check_manual, check_stepwise, step_together
 
 _OF_TRAINING = ("teacher.", "batches_done")  # what the student alone does not need
@@ -164,7 +165,7 @@ class HaTJointModule(ExpertModule):
         self.cache, self.clip_norm = cache, clip_norm
         self._mixer_optimizer, self._mixer_scheduler = mixer_optimizer, mixer_scheduler
         self.register_buffer("batches_done", torch.zeros((), dtype=torch.int64))
-        self.val_mixer_metric, self.test_mixer_metric = self.val_metric.clone(), self.test_metric.clone()
+        self.metrics.add({"mixer_accuracy": accuracy_of(len(self.classes))})
         self._tables: dict[str, SourceTable] = {}
         self._steps = math.inf
 
@@ -257,18 +258,18 @@ class HaTJointModule(ExpertModule):
             fused = self.teacher.fused(rows, mixed)
         if mixer:
             losses.append(self.teacher.loss(rows, batch.target, mixed))
-            figures["train_mixer_loss"] = losses[-1].detach()
+            figures["mixer_loss"] = losses[-1].detach()
         if student:
             knowledge, filled = self.teacher.knowledge(rows) if self.use_dictionary else (fused, True)
             means = self.student_losses(logits, batch.target, knowledge, filled)
             alpha = self.strength()
             losses.append(means[0] + alpha * means[1])
-            figures |= {"train_loss": losses[-1].detach(), "alpha": alpha}
-            figures |= {"train_ce": means[0].detach(), "train_kl": means[1].detach()}
+            figures |= {"loss": losses[-1].detach(), "alpha": alpha}
+            figures |= {"supervised_loss": means[0].detach(), "injection_loss": means[1].detach()}
         self._step(sum(losses[1:], losses[0]), mixer, student)
         if mixer:
             self.teacher.keep(rows, fused, mixed)
-        self._log_step(figures, mixer + student, len(batch.target))
+        self._log_step(figures, mixer + student, batch)
         self.batches_done += 1
         if self.trainer.is_last_batch:  # before validation, whose end is when checkpoints are written
             self._refuse_divergence()
@@ -293,13 +294,12 @@ class HaTJointModule(ExpertModule):
         if self.clip_norm is not None:
             clip_grad_norm_([weight for group in optimizer.param_groups for weight in group["params"]], self.clip_norm)
 
-    def _log_step(self, figures: dict[str, Any], players: int, rows: int) -> None:
+    def _log_step(self, figures: dict[str, Tensor | float], players: int, batch: Batch) -> None:
         """Log every ``log_every_n_steps`` batches; the trainer counts each player's step."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         steps = min(players, len(self.trainer.optimizers))
         if every > 0 and (self.trainer.global_step // steps - 1) % every == 0:
-            for name, value in figures.items():
-                self.log(name, value, prog_bar=name == "train_loss", batch_size=rows)
+            log_train(self, figures, batch)
 
     def _refuse_divergence(self) -> None:
         for what, part in (("student", self.network), ("mixer", self.teacher.mixers)):
@@ -311,22 +311,19 @@ class HaTJointModule(ExpertModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the mixer's accuracy, the updates of the dictionary so far and the mean weight of each source."""
-        self.log("mixer_accuracy", self.teacher.knowledge.accuracy)
-        self.log("dictionary_updates", self.teacher.knowledge.updates.float())
+        self.log("train_mixer_accuracy", self.teacher.knowledge.accuracy)
+        self.log("train_dictionary_updates", self.teacher.knowledge.updates.float())
         for name, weight in self.source_weights.items():
-            self.log(f"weight_{name}", weight)
+            self.log(f"train_expert_{name}_weight", weight)
 
-    def _evaluate(self, batch: Any, split: str, metric: Metric) -> Tensor:
+    def _count(self, batch: Batch, split: str) -> Tensor:
         """As an expert, and the accuracy of what the mixer makes of the sources (``mixer_accuracy``)."""
         assert self.features is not None
         with catch_output(self.network, self.features) as caught:
-            logits = super()._evaluate(batch, split, metric)
+            logits = super()._count(batch, split)
         if self.teacher is not None:
-            batch = as_batch(batch, f"the {split} loader")
             mixed = self.teacher(as_vectors(caught[-1]), self._answer(batch, split))
-            measure: Any = self.val_mixer_metric if split == "val" else self.test_mixer_metric
-            measure(mixed.mean(), batch.target)
-            self.log(f"{split}_mixer_accuracy", measure, batch_size=len(batch.target))
+            self.metrics[split]["mixer_accuracy"].update(mixed.mean(), batch.target)
         return logits
 
     # ---------------------------------------------------------------- sources

@@ -7,12 +7,12 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_fusion.data.base import Batch, as_batch
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import warn_preprocessing_mismatch
+from lightning_fusion.metrics.logging import SplitMetrics
 from lightning_fusion.verification.metrics import Verification
 
 _SPLITS = {"fit": ("val",), "validate": ("val",), "test": ("test",), "predict": ()}
@@ -30,7 +30,6 @@ class TrialEvaluation(nn.Module):
         super().__init__()
         self.members = list(members)
         self.trials = nn.ModuleDict({split: Verification(len(members), p_target) for split in ("val", "test")})
-        self.losses = nn.ModuleDict({split: MeanMetric() for split in ("val", "test")})
 
     def setup(self, module: LightningModule, stage: str) -> None:
         """Ask the data module for its trials."""
@@ -45,32 +44,23 @@ class TrialEvaluation(nn.Module):
     def reset(self, split: str) -> None:
         """Begin with nothing collected."""
         # at the start as well: what was reset in inference mode cannot be updated outside it, in a fit after a test
-        for part in (self.trials[split], self.losses[split]):
-            part.reset()  # type: ignore[operator]
+        self.trials[split].reset()  # type: ignore[operator]
 
-    def collect(
-        self, batch: Batch, split: str, logits: Tensor, embeddings: Sequence[Tensor], loss: nn.Module, metric: Metric
-    ) -> None:
-        """Keep the embeddings (B, D_k) of each member, and count loss and accuracy of the known speakers."""
+    def collect(self, batch: Batch, split: str, embeddings: Sequence[Tensor]) -> None:
+        """Keep the embeddings (B, D_k) of each member, where there are trials."""
         trials: Any = self.trials[split]
         if trials.trials is not None:
             trials.update(embeddings, batch.index)
-        known = batch.target != -100
-        if known.any():
-            logits, target = logits[known], batch.target[known]
-            self.losses[split].update(loss(logits, target), weight=len(target))  # type: ignore[operator]
-            metric.update(logits, target)
 
-    def finish(self, module: LightningModule, split: str, metric: Metric) -> None:
+    def finish(self, module: LightningModule, split: str, metrics: SplitMetrics) -> None:
         """Log everything of one epoch.
 
         Raises:
             InputError: If there is nothing to measure.
         """
         trials: Any = self.trials[split]
-        mean_loss: Any = self.losses[split]
         # all processes log the same keys, or they would wait for one another
-        updates = torch.tensor(float(mean_loss.update_count), device=module.device)
+        updates = torch.tensor(float(metrics[split]["loss"].update_count), device=module.device)
         known = bool(module.trainer.strategy.reduce(updates, reduce_op="sum") > 0)
         if trials.trials is None and not known:
             raise InputError(
@@ -78,9 +68,7 @@ class TrialEvaluation(nn.Module):
                 f"nothing to measure; give {split} trials, or set trainer.limit_{split}_batches to 0"
             )
         if known:
-            module.log(f"{split}_loss", mean_loss.compute(), sync_dist=True)
-            module.log(f"{split}_accuracy", metric.compute(), prog_bar=True, sync_dist=True)
-            metric.reset()
+            metrics.log_epoch(module, split)
         if trials.trials is not None and not module.trainer.sanity_checking:
             for name, value in self._score(trials, module.trainer, split).items():
                 module.log(f"{split}_{name}", value, prog_bar=name in ("eer", "fused_eer"), sync_dist=True)
@@ -124,8 +112,7 @@ class TrialEvaluationMixin:
     evaluation: TrialEvaluation
     classes: list[str]
     preprocessing: dict[str, Any] | None
-    val_metric: Metric
-    test_metric: Metric
+    metrics: SplitMetrics
     loss: nn.Module
 
     def embed(self, input: Any) -> tuple[Tensor, Tensor]:
@@ -159,35 +146,42 @@ class TrialEvaluationMixin:
 
     def on_validation_epoch_start(self) -> None:
         """Begin with nothing collected."""
-        self.evaluation.reset("val")
+        self._reset("val")
 
     def on_test_epoch_start(self) -> None:
         """Begin with nothing collected."""
-        self.evaluation.reset("test")
+        self._reset("test")
+
+    def _reset(self, split: str) -> None:
+        self.evaluation.reset(split)
+        self.metrics[split].reset()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Collect the embeddings of every member; loss and accuracy of known speakers."""
-        self._collect(batch, "val", self.val_metric)
+        self._collect(batch, "val")
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Collect the embeddings of every member; loss and accuracy of known speakers."""
-        self._collect(batch, "test", self.test_metric)
+        self._collect(batch, "test")
 
     def on_validation_epoch_end(self) -> None:
         """Log EER and minDCF of every member and of all together, and ``val_loss`` of known speakers."""
-        self.evaluation.finish(self, "val", self.val_metric)  # type: ignore[arg-type]
+        self.evaluation.finish(self, "val", self.metrics)  # type: ignore[arg-type]
 
     def on_test_epoch_end(self) -> None:
         """Log EER and minDCF of every member and of all together, and ``test_loss`` of known speakers."""
-        self.evaluation.finish(self, "test", self.test_metric)  # type: ignore[arg-type]
+        self.evaluation.finish(self, "test", self.metrics)  # type: ignore[arg-type]
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The ``index`` (B,) and ``embedding`` (B, D) of one batch."""
         batch = as_batch(batch, "the predict loader")
         return {"index": batch.index, "embedding": self.embed(batch.input)[1]}
 
-    def _collect(self, batch: Any, split: str, metric: Metric) -> None:
+    def _collect(self, batch: Any, split: str) -> None:
         batch = as_batch(batch, f"the {split} loader")
         logits, embedding = self.embed(batch.input)
-        embeddings = [embedding, *self.other_embeddings(batch.input)]
-        self.evaluation.collect(batch, split, logits, embeddings, self.loss, metric)
+        self.evaluation.collect(batch, split, [embedding, *self.other_embeddings(batch.input)])
+        known = batch.target != -100
+        if known.any():
+            logits, target = logits[known], batch.target[known]
+            self.metrics.count(split, logits, target, self.loss(logits, target))

@@ -193,7 +193,7 @@ class TestSchedule:
         fit(made, 2, logger=logger, log_every_n_steps=1)  # 4 steps an epoch
         logger.save()
         lines = (tmp_path / "lightning_logs/version_0/metrics.csv").read_text().splitlines()
-        place = lines[0].split(",").index("lambda")
+        place = lines[0].split(",").index("train_lambda")
         assert [float(line.split(",")[place]) for line in lines[1:] if line.split(",")[place]] == list(range(8))
 
     def test_a_resumed_run_continues_it_bit_for_bit(self, tmp_path):
@@ -229,7 +229,7 @@ class TestSchedule:
             schedule=Linear(0, 1), ramp_steps=2, scheduler=partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0)
         )
         trainer = fit(made, -1, max_steps=5, log_every_n_steps=1)
-        assert float(trainer.callback_metrics["lambda"]) == 1.0
+        assert float(trainer.callback_metrics["train_lambda"]) == 1.0
 
     @pytest.mark.parametrize(
         ("value", "message"),
@@ -252,7 +252,7 @@ class TestSchedule:
 
     def test_imitation_on_request(self):
         made = module(schedule=Constant(-0.5), allow_imitation=True)
-        assert float(fit(made).callback_metrics["lambda"]) == -0.5
+        assert float(fit(made).callback_metrics["train_lambda"]) == -0.5
 
 
 class TestEvaluation:
@@ -289,8 +289,8 @@ class TestEvaluation:
         v = made.pool.representations(input)
         unlike = sum((made.adversary.projections[name](z) - v[name]).square().mean() for name in v) / 2
         turned = 2 * torch.autograd.grad(unlike, z)[0].norm()
-        assert float(trainer.callback_metrics["task_gradient"]) == pytest.approx(float(task), rel=1e-4)
-        assert float(trainer.callback_metrics["reversed_gradient"]) == pytest.approx(float(turned), rel=1e-4)
+        assert float(trainer.callback_metrics["train_task_gradient_norm"]) == pytest.approx(float(task), rel=1e-4)
+        assert float(trainer.callback_metrics["train_reversed_gradient_norm"]) == pytest.approx(float(turned), rel=1e-4)
 
 
 class Dead(nn.Linear):
@@ -536,7 +536,7 @@ class Halved(Dissimilarity):
 
 def test_a_users_dissimilarity():
     made = module(dissimilarity=Halved, schedule=Constant(0.5))
-    assert float(fit(made, log_every_n_steps=1).callback_metrics["dissimilarity_a"]) > 0
+    assert float(fit(made, log_every_n_steps=1).callback_metrics["train_expert_a_dissimilarity"]) > 0
 
 
 def test_bare_loaders_do():

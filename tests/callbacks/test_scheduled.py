@@ -32,7 +32,7 @@ class Watch(Callback):
         self.values: list[float] = []
 
     def on_train_batch_end(self, trainer, pl_module, *args) -> None:
-        assert trainer.callback_metrics["weight"].item() == pytest.approx(pl_module.loss.weight)
+        assert trainer.callback_metrics["train_weight"].item() == pytest.approx(pl_module.loss.weight)
         self.values.append(pl_module.loss.weight)
 
 

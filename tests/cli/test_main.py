@@ -348,7 +348,7 @@ class TestOwnModules:
         path = str(HERE / "conf/subclass.yaml")
         cli = main(["fit", "-c", path])
         assert isinstance(cli.model, PenalisedFuser) and cli.model.penalty == 0.25
-        assert float(cli.trainer.callback_metrics["penalty"]) > 0
+        assert float(cli.trainer.callback_metrics["train_penalty_loss"]) > 0
         loaded = PenalisedFuser.load_from_checkpoint(cli.trainer.checkpoint_callback.best_model_path)
         assert loaded.penalty == 0.25 and loaded.classes == cli.datamodule.classes
 
@@ -364,7 +364,7 @@ class TestOwnModules:
         adversary = cli.model.adversary
         assert {name: part[0].out_features for name, part in adversary.projections.items()} == {"left": 2, "right": 2}
         assert all(isinstance(part, Whitened) and part.power == 0.5 for part in adversary.dissimilarities.values())
-        assert cli.trainer.callback_metrics["lambda"] == pytest.approx(0.7)
+        assert cli.trainer.callback_metrics["train_lambda"] == pytest.approx(0.7)
         path = cli.trainer.checkpoint_callback.best_model_path
         loaded = Weighted.load_from_checkpoint(path, weights_only=True)
         assert (loaded.weights, loaded.schedule) == ({"left": 3.0}, Late(0.25, 0.7))
@@ -373,7 +373,8 @@ class TestOwnModules:
     def test_hats_parts_from_outside_are_what_trains(self, folder):
         cli = main(["fit", "-c", str(HERE / "conf/hat_thirdparty.yaml"), "--trainer.limit_train_batches=4"])
         assert isinstance(cli.model.network, Encoder) and cli.model.teacher.mixers[0].heads is None
-        assert float(cli.trainer.callback_metrics["alpha"]) == pytest.approx(0.5**3)  # three quarters over a quarter
+        alpha = float(cli.trainer.callback_metrics["train_alpha"])
+        assert alpha == pytest.approx(0.5**3)  # three quarters over a quarter
         assert [type(optimizer).__name__ for optimizer in cli.trainer.optimizers] == ["AdamW", "SGD"]
         assert cli.trainer.optimizers[1].param_groups[0]["lr"] == pytest.approx(0.1 / 2**4)
         path = cli.trainer.checkpoint_callback.best_model_path

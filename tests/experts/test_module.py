@@ -68,7 +68,7 @@ class TestTraining:
     def test_loss_metric_optimizer_and_schedule_are_the_users(self):
         made = module(
             loss=nn.MultiMarginLoss(),
-            metric=MulticlassF1Score(3),
+            metric=MulticlassF1Score(3, average="macro"),
             optimizer=partial(torch.optim.SGD, lr=0.5),
             scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.1),
         )
@@ -77,8 +77,11 @@ class TestTraining:
         assert isinstance(trainer.optimizers[0], torch.optim.SGD)
         assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.005)  # once per epoch
         rows = tiny.data().rows("val")
-        expected = MulticlassF1Score(3)(made.eval()(rows.inputs), rows.targets)
-        assert trainer.callback_metrics["val_accuracy"] == pytest.approx(expected.item())
+        logits = made.eval()(rows.inputs)
+        expected = MulticlassF1Score(3, average="macro")(logits, rows.targets)
+        assert trainer.callback_metrics["val_multiclass_f1_score"] == pytest.approx(expected.item())
+        right = (logits.argmax(1) == rows.targets).float().mean().item()
+        assert trainer.callback_metrics["val_accuracy"] == pytest.approx(right) and right != expected
         assert trainer.callback_metrics["val_loss"] == pytest.approx(
             nn.MultiMarginLoss()(made(rows.inputs), rows.targets).item()
         )

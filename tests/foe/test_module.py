@@ -166,7 +166,7 @@ class TestAnswers:
         logits = module.network(given)
         assert found["val_accuracy"] == pytest.approx((module.fuse(given).argmax(1) == truth).float().mean().item())
         singles = (outputs.scattered("val").argmax(2) == outputs["val"].target[:, None]).mean(0)
-        assert found["val_best_expert"] == pytest.approx(singles.max())
+        assert found["val_best_expert_accuracy"] == pytest.approx(singles.max())
         if target == "label":
             assert found["val_loss"] == pytest.approx(F.cross_entropy(logits, truth).item(), rel=1e-5)
         else:

@@ -175,7 +175,7 @@ class TestFigures:
             "risk": answer.risk.mean(),
             "abstained": 1 - kept.mean(),
             "ood": answer.ood.numpy().mean(),
-            "accuracy_answered": right[kept].mean(),
+            "selective_accuracy": right[kept].mean(),
         }
         assert {name for name in found if name.startswith(split)} == {f"{split}_{name}" for name in expected}
         for name, value in expected.items():
@@ -185,7 +185,7 @@ class TestFigures:
         outputs = stored()
         fitted = module(outputs, policy(abstain_above=None))
         trainer = fit(fitted, outputs)
-        assert "val_accuracy_answered" not in trainer.callback_metrics
+        assert "val_selective_accuracy" not in trainer.callback_metrics
         assert float(trainer.callback_metrics["val_abstained"]) == 0
 
     def test_validate_serves_a_fitted_policy(self):

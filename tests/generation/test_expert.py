@@ -43,7 +43,7 @@ class TestTraining:
         made = module(optimizer=partial(torch.optim.Adam, lr=1e-2))
         trainer, data = tiny.trainer(25), language.pairs(rows=60, batch_size=16)
         trainer.fit(made, datamodule=data)
-        assert float(trainer.callback_metrics["val_accuracy"]) > 0.8
+        assert float(trainer.callback_metrics["val_token_accuracy"]) > 0.8
         (figures,) = trainer.test(made, datamodule=data, verbose=False)
         assert figures["test_rougeL"] > 0.8 and {"test_rouge1", "test_rouge2", "test_loss"} < set(figures)
 

@@ -58,7 +58,7 @@ class TestChoice:
         trainer = tiny.trainer(40)
         trainer.fit(module, datamodule=data)
         (figures,) = trainer.test(module, datamodule=data, verbose=False)
-        assert figures["test_accuracy"] > 0.6  # chance: 1/3; experts have random weights
+        assert figures["test_choice_accuracy"] > 0.6  # chance: 1/3; experts have random weights
 
     def test_embeddings_are_brought_to_one_scale(self, store):
         data = EmbeddingsDataModule(store)

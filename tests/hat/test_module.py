@@ -396,7 +396,7 @@ class TestOptimization:
         trainer = fit(made, 3, precision=precision)
         assert made.teacher.knowledge.probabilities.dtype == torch.float32
         assert all(weight.isfinite().all() for weight in made.parameters())
-        assert float(trainer.callback_metrics["mixer_accuracy"]) > 0.5
+        assert float(trainer.callback_metrics["train_mixer_accuracy"]) > 0.5
 
     def test_two_steps_train_the_one_and_then_the_other(self):
         after = {}
@@ -451,10 +451,11 @@ class TestSwitches:
     def test_without_a_dictionary_the_student_follows_the_mixer_of_the_moment(self):
         made = module(dictionary=False, alpha="fixed", optimizer=partial(torch.optim.SGD, lr=0.0))
         trainer = fit(made, 1, log_every_n_steps=1)
-        assert float(trainer.callback_metrics["train_kl"]) > 0
+        assert float(trainer.callback_metrics["train_injection_loss"]) > 0
         kept = module(alpha="fixed", optimizer=partial(torch.optim.SGD, lr=0.0))
         trainer = fit(kept, 1, log_every_n_steps=1)
-        assert float(trainer.callback_metrics["train_kl"]) == 0  # the dictionary is empty in the first epoch
+        injected = float(trainer.callback_metrics["train_injection_loss"])
+        assert injected == 0  # the dictionary is empty in the first epoch
 
     def test_uniform_distillation_has_one_optimizer(self):
         made = module(mixing="uniform", heads="frozen", dictionary=False, alpha="fixed")
@@ -475,7 +476,7 @@ class TestSwitches:
         data = target(share=0.5)
         trainer = fit(made, 3, data)
         assert len(made.teacher.mixers) == (3 if accuracy_source == "crossfit" else 1)
-        assert 0 < float(trainer.callback_metrics["mixer_accuracy"]) <= 1
+        assert 0 < float(trainer.callback_metrics["train_mixer_accuracy"]) <= 1
         held = made.teacher.knowledge.fold == 0
         batch = data.rows("train")[torch.arange(60)]
         rows = made.teacher.knowledge.rows(batch.index)
@@ -484,7 +485,7 @@ class TestSwitches:
     def test_a_fixed_alpha_is_alpha_0_from_the_start(self):
         made = module(alpha="fixed", alpha_0=0.4)
         trainer = fit(made, 1, log_every_n_steps=1)
-        assert float(trainer.callback_metrics["alpha"]) == pytest.approx(0.4)
+        assert float(trainer.callback_metrics["train_alpha"]) == pytest.approx(0.4)
 
     @pytest.mark.parametrize("accuracy_source", ["train", "crossfit"])
     def test_weights_of_samples_are_those_of_the_mixers(self, accuracy_source):
@@ -522,7 +523,7 @@ class TestSwitches:
         data = TargetDataModule(TensorDataModule(splits, tiny.CLASSES, ["home"], batch_size=60), "home")
         trainer = fit(made, 20, data)
         weight = made.source_weights["poisoned"]
-        assert float(trainer.callback_metrics["weight_poisoned"]) == pytest.approx(weight)
+        assert float(trainer.callback_metrics["train_expert_poisoned_weight"]) == pytest.approx(weight)
         assert sum(made.source_weights.values()) == pytest.approx(1)
         assert weight < 0.1
         assert float(trainer.callback_metrics["val_mixer_accuracy"]) > 0.95
@@ -548,14 +549,14 @@ class TestFigures:
         trainer = fit(made, 2, logger=logger, log_every_n_steps=1)
         names = {
             "train_loss",
-            "train_ce",
-            "train_kl",
+            "train_supervised_loss",
+            "train_injection_loss",
             "train_mixer_loss",
-            "alpha",
-            "mixer_accuracy",
-            "dictionary_updates",
-            "weight_a",
-            "weight_b",
+            "train_alpha",
+            "train_mixer_accuracy",
+            "train_dictionary_updates",
+            "train_expert_a_weight",
+            "train_expert_b_weight",
             "val_loss",
             "val_accuracy",
             "val_mixer_accuracy",

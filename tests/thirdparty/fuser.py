@@ -32,7 +32,7 @@ class PenalisedFuser(FoEFuserModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         weights = torch.stack([parameter.square().sum() for parameter in self.network.parameters()]).sum()
-        self.log("penalty", self.penalty * weights)
+        self.log("train_penalty_loss", self.penalty * weights)
         return super().training_step(batch, batch_idx) + self.penalty * weights
 
 

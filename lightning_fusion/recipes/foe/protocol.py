@@ -20,7 +20,7 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.collect import first_process
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.foe.fusers import MLPFuser
-from lightning_fusion.foe.module import FoEFuserModule, failure_signs
+from lightning_fusion.foe.module import FoEFuserModule, fuser_warnings
 from lightning_fusion.recipes.foe.overlap import OverlapRun, check_overlaps, overlap_figure, overlap_table
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
@@ -228,8 +228,8 @@ class _Seed(SeedRun):
             name = method.replace("FoE (", "").replace(")", "").replace(", ", "_").replace(" ", "_")
             more = {**fuser, **arguments, "features": method == WITH_FEATURES}
             module, metrics = self.fit_fuser(name, outputs, keep=True, **more)
-            for sign in failure_signs(metrics, module.target):
-                self.report.notes.append(f"Seed {self.seed}, {method}: {sign}")
+            for warning in fuser_warnings(metrics, module.target):
+                self.report.notes.append(f"Seed {self.seed}, {method}: {warning}")
             self._score_fuser(module, outputs, method, main=method == next(iter(with_features or kinds)))
             self.took("training fusers", start)
 

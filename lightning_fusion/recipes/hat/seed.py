@@ -284,7 +284,7 @@ class _Target:
                 module.sample_weights(move_data_to_device(batch.input, module.device)).cpu(), batch.target
             )
         found = {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}
-        return found | {"mixer_accuracy": float(module.teacher.knowledge.accuracy)}
+        return found | {"train_mixer_accuracy": float(module.teacher.knowledge.accuracy)}
 
     def _local(self, few: TargetDataModule) -> dict[str, float]:
         module, trainer = self._module(few), self._local_trainer("local")
@@ -337,7 +337,7 @@ class _Target:
         self._add(method, "accuracy", metrics["test_accuracy"])
         if "test_mixer_accuracy" in metrics:
             self._add(f"{method}, mixer kept", "accuracy", metrics["test_mixer_accuracy"])
-            self._add(method, "mixer accuracy", metrics["mixer_accuracy"])
+            self._add(method, "mixer accuracy", metrics["train_mixer_accuracy"])
 
     def _add(self, method: str, metric: str, value: Any, **more: Any) -> None:
         self.found.append(

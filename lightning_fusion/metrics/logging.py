@@ -1,0 +1,146 @@
+"""How every module logs: ``<split>_<name>``, from one MetricCollection for each split."""
+
+import re
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_fusion.errors import InputError
+
+
+class Labeled(Protocol):
+    """A batch, of which the number of samples is that of its targets."""
+
+    @property
+    def target(self) -> Tensor:
+        """(B,)."""
+
+
+class SampleMean(Metric):
+    """A mean over samples, in which NaN stays NaN, so that a training that diverged is seen.
+
+    The one of torchmetrics removes NaN, or drops the weights where it is told not to look for NaN (1.9).
+
+    Example:
+        >>> import torch
+        >>> mean = SampleMean()
+        >>> mean.update(torch.tensor(1.0), samples=3)
+        >>> mean.update(torch.tensor([2.0, 6.0]))
+        >>> mean.compute()
+        tensor(2.2000)
+    """
+
+    full_state_update = False
+    total: Tensor
+    samples: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("samples", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, values: Tensor, samples: int | None = None) -> None:
+        """Count a batch.
+
+        Args:
+            values: (B,), or the mean of a batch.
+            samples: B, where ``values`` is a mean.
+        """
+        total = values.sum() if samples is None else values * samples
+        self.total = self.total + total.to(self.total.dtype)
+        self.samples = self.samples + (values.numel() if samples is None else samples)
+
+    def compute(self) -> Tensor:
+        """The mean."""
+        return self.total / self.samples
+
+
+def accuracy_of(num_classes: int) -> MulticlassAccuracy:
+    """The fraction of samples whose largest output is that of the target."""
+    return MulticlassAccuracy(max(2, num_classes), average="micro")
+
+
+def name_of(metric: Metric) -> str:
+    """The name under which a metric of the user is logged: that of its class, in lower case.
+
+    Example:
+        >>> from torchmetrics.classification import MulticlassF1Score
+        >>> name_of(MulticlassF1Score(3))
+        'multiclass_f1_score'
+    """
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(metric).__name__).lower()
+
+
+class SplitMetrics(nn.Module):
+    """The metrics of validation and test, a MetricCollection with its prefix for each.
+
+    Args:
+        metrics: By name; each split has copies of its own.
+        metric: One more, of the user, named by :func:`name_of`.
+        main: Which of ``metrics`` counts the predictions; the progress bar shows it.
+
+    Raises:
+        InputError: If ``metric`` has a name that is taken.
+
+    Example:
+        >>> import torch
+        >>> metrics = SplitMetrics({"loss": SampleMean(), "accuracy": accuracy_of(2)})
+        >>> metrics.count("val", torch.eye(2), torch.tensor([0, 0]), loss=torch.tensor(0.5))
+        >>> metrics["val"].compute()
+        {'val_accuracy': tensor(0.5000), 'val_loss': tensor(0.5000)}
+    """
+
+    def __init__(self, metrics: Mapping[str, Metric], metric: Metric | None = None, main: str = "accuracy") -> None:
+        super().__init__()
+        self.shown = {main}
+        self.val, self.test = (MetricCollection({}, prefix=f"{split}_", compute_groups=False) for split in _SPLITS)
+        self.add(metrics)
+        self._of_predictions = [main]
+        if metric is not None:
+            if (name := name_of(metric)) in metrics:
+                raise InputError(f"metric: a {type(metric).__name__} would be logged as {name}, as one that is there")
+            self.add({name: metric})
+            self._of_predictions.append(name)
+
+    def __getitem__(self, split: str) -> MetricCollection:
+        """Those of ``val`` or ``test``."""
+        return {"val": self.val, "test": self.test}[split]
+
+    def add(self, metrics: Mapping[str, Metric]) -> None:
+        """Add copies of metrics to both splits."""
+        for split in _SPLITS:
+            self[split].add_metrics({name: metric.clone() for name, metric in metrics.items()})
+
+    def count(self, split: str, predictions: Tensor, target: Tensor, loss: Tensor) -> None:
+        """Count a batch: its mean loss, and the main and the user's metric of its predictions."""
+        self[split]["loss"].update(loss, samples=len(target))
+        for name in self._of_predictions:
+            self[split][name].update(predictions, target)
+
+    def log(self, module: LightningModule, split: str, batch: Labeled) -> None:
+        """Log every metric that was updated, over the whole epoch and all processes."""
+        for name, metric in self[split].items(keep_base=True, copy_state=False):
+            if metric.update_called:
+                rows = len(batch.target)
+                module.log(f"{split}_{name}", metric, prog_bar=name in self.shown, batch_size=rows)
+
+    def log_epoch(self, module: LightningModule, split: str) -> None:
+        """At the end of an epoch, log the loss and the metrics of the predictions, updated here or not."""
+        for name in ("loss", *self._of_predictions):
+            metric = self[split][name]
+            module.log(f"{split}_{name}", metric.compute(), prog_bar=name in self.shown, sync_dist=True)
+            metric.reset()
+
+
+def log_train(module: LightningModule, values: Mapping[str, Tensor | float], batch: Labeled) -> None:
+    """Log values of a training batch as ``train_<name>``; the progress bar shows the loss."""
+    for name, value in values.items():
+        module.log(f"train_{name}", value, prog_bar=name == "loss", batch_size=len(batch.target))
+
+
+_SPLITS = ("val", "test")

@@ -1,0 +1,117 @@
+"""The table of logged names in docs/architecture.md is what a run of each module logs."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import generating
+import language
+import pytest
+import tiny
+import torch
+from torchmetrics.classification import MulticlassF1Score
+
+from lightning_fusion import (
+    ACoRLModule,
+    Expert,
+    ExpertModule,
+    FoEFuserModule,
+    FrugalFoE,
+    FrugalFoEModule,
+    HaTJointModule,
+    OutputsDataModule,
+    TargetDataModule,
+)
+from lightning_fusion.acorl.verification import ACoRLVerificationModule
+from lightning_fusion.data.audio.synthetic import SyntheticSpeakerDataModule
+from lightning_fusion.encoders import SmallSpeakerNet
+from lightning_fusion.generation.embeddings import EmbeddingsDataModule, collect_embeddings
+from lightning_fusion.generation.module import GenerativeExpertModule
+from lightning_fusion.generation.networks import PointerGenerator
+from lightning_fusion.verification.module import VerificationModule
+
+PAGE = Path(__file__).parents[1] / "docs/architecture.md"
+
+
+def table() -> dict[str, set[str]]:
+    """For each module the names that the page lists."""
+    found = {}
+    for line in PAGE.read_text().split("## What each module logs")[1].splitlines():
+        if line.startswith("| `"):
+            module, train, both, val, test = ([*re.findall(r"`(\w+)`", cell)] for cell in line.strip("|").split("|"))
+            names = {f"train_{name}" for name in train}
+            names |= {f"{split}_{name}" for split in ("val", "test") for name in both}
+            found[module[0]] = names | {f"val_{name}" for name in val} | {f"test_{name}" for name in test}
+    return found
+
+
+class Known(SyntheticSpeakerDataModule):
+    """Speakers of which some of each split are among those of the training."""
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        batch = super().on_after_batch_transfer(batch, dataloader_idx)
+        return batch._replace(target=batch.target.clamp_min(0))
+
+
+def classifiers() -> tuple[Any, dict[str, Any]]:
+    return tiny.data(), {"network": tiny.Net, "classes": tiny.CLASSES, "metric": MulticlassF1Score(3)}
+
+
+def speakers() -> tuple[Any, dict[str, Any]]:
+    data = Known(batch_size=16, crop_s=0.5, eval_crop_s=0.5, seed=0)
+    return data, {"network": SmallSpeakerNet, "classes": data.classes, "metric": MulticlassF1Score(len(data.classes))}
+
+
+def made(name: str, folder: Path) -> tuple[Any, Any]:
+    """A module and its data, every option set that makes it log more."""
+    torch.manual_seed(0)
+    data, plain = (speakers if "Verification" in name else classifiers)()
+    if name == "ExpertModule":
+        return ExpertModule(**plain), data
+    if name == "ACoRLModule":
+        return ACoRLModule(experts=tiny.experts(features="body"), features="body", **plain), data
+    if name == "HaTJointModule":
+        module = HaTJointModule(experts=tiny.experts(features="body"), features="body", **plain)
+        return module, TargetDataModule(data, "x", labeled_fraction=0.5, min_labeled=2)
+    if name == "VerificationModule":
+        return VerificationModule(**plain), data
+    if name == "ACoRLVerificationModule":
+        expert = Expert(SmallSpeakerNet(len(data.classes)), classes=data.classes, features="embedding")
+        return ACoRLVerificationModule(experts={"a": expert}, **plain), data
+    stored = OutputsDataModule(tiny.outputs(), batch_size=16)
+    if name == "FoEFuserModule":
+        return FoEFuserModule(**tiny.outputs().facts(), target="expert", metric=MulticlassF1Score(3)), stored
+    if name == "FrugalFoEModule":
+        return FrugalFoEModule(FrugalFoE(abstain_above=0.5), expert_classes=tiny.EXPERT_CLASSES), stored
+    metric = MulticlassF1Score(3)
+    if name == "GenerativeFoE":
+        how = {"max_new_tokens": 5, "trainer": tiny.trainer()}
+        store = collect_embeddings(generating.experts(), language.pairs(20), folder / "store", **how)
+        return generating.fuser(metric=metric), EmbeddingsDataModule(store, ["b"])
+    assert name == "GenerativeExpertModule"
+    data = language.pairs(8)
+    metric = MulticlassF1Score(language.VOCABULARY)
+    return GenerativeExpertModule(PointerGenerator, language.VOCABULARY, max_new_tokens=3, metric=metric), data
+
+
+@pytest.mark.parametrize("name", table())
+def test_a_run_logs_what_the_table_says(name, tmp_path):
+    module, data = made(name, tmp_path)
+    trainer = tiny.trainer(fast_dev_run=True)
+    trainer.fit(module, datamodule=data)
+    logged = set(trainer.callback_metrics)
+    trainer.test(module, datamodule=data, verbose=False)
+    logged |= set(trainer.callback_metrics)
+    experts = [name for name in ("a", "b") if any(f"_expert_{name}_" in found for found in logged)]
+    own = {re.sub(rf"_expert_({'|'.join(experts)})_", "_expert_NAME_", name) if experts else name for name in logged}
+    own = {re.sub("multiclass_f1_score", "METRIC", name) for name in own}
+    assert own == table()[name]
+
+
+def test_every_module_is_in_the_table():
+    root = Path(__file__).parents[1] / "lightning_fusion"
+    classes = [re.findall(r"^class (\w+)\((.*)\):", path.read_text(), re.M) for path in sorted(root.rglob("*.py"))]
+    kinds = {"LightningModule"}
+    for _ in range(3):
+        kinds |= {name for found in classes for name, bases in found if kinds & set(re.findall(r"\w+", bases))}
+    assert {name for name in kinds if name[0] != "_"} - {"LightningModule"} == set(table())
