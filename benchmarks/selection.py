@@ -85,7 +85,7 @@ def traffic(registry: ExpertRegistry) -> list[Result]:
             registry, data(SOURCES), share, 5, encoder_first=encoder_first, statistics=statistics(SOURCES)
         )
         first = ", encoder_first" if encoder_first else ""
-        what = f"bytes read at keep_share {share:g}{first} / bytes of all {SOURCES:,} sources"
+        what = f"bytes read at keep_fraction {share:g}{first} / bytes of all {SOURCES:,} sources"
         results.append(Result("selection", what, found.ledger.total / found.ledger.send_all, target))
     return results
 

@@ -26,7 +26,7 @@ _DIGITS = 12  # to which values are compared: equal sources tie whatever the ord
 def select_sources(
     registry: ExpertRegistry,
     target: FusionDataModule,
-    keep_share: float = 0.5,
+    keep_fraction: float = 0.5,
     num_sources: int = 5,
     encoder_first: bool = False,
     similarity: Literal["cosine", "euclid", "jaccard"] = "cosine",
@@ -38,7 +38,7 @@ def select_sources(
     """Choose sources for a new domain, coarse then fine, and count the bytes.
 
     Stage 1 reads cards only: a_i is the similarity of the target's statistics to those of source i, each number
-    z-scored over the sources. The best ``max(num_sources, ceil(keep_share * number of eligible sources))`` are kept.
+    z-scored over the sources. The best ``max(num_sources, ceil(keep_fraction * number of eligible sources))`` are kept.
     Stage 2 reads models and centroids of the kept ones and runs them on the target's labeled samples: the ``score``
     is r_i = coverage_i * s(c_i) * Acc_i, and the best ``num_sources`` are chosen. Ties go by name. Reconstructed from
     Dai et al., arXiv 2412.04060: centroid similarity times accuracy, coarse then fine, is theirs; the statistics, who
@@ -52,7 +52,7 @@ def select_sources(
         registry: Where the sources are published.
         target: Its training rows with a target >= 0 are the labeled ones. Inputs are prepared as the target's data
             module does.
-        keep_share: Eta, share of the eligible sources that stage 2 reads, in (0, 1]. A high one costs traffic.
+        keep_fraction: Eta, fraction of the eligible sources that stage 2 reads, in (0, 1]. A high one costs traffic.
         num_sources: N_p, how many are chosen.
         encoder_first: Read encoders and centroids of the kept, heads of the chosen only. Accuracies are not known when
             they are ranked, so r_i = coverage_i * s(c_i). For ``rank_by`` ``product`` and ``centroid``.
@@ -87,7 +87,7 @@ def select_sources(
         ([('site_2', True), ('site_3', False)], ['site_2'])
     """
     check_choices(select_sources, locals())
-    _check(keep_share, num_sources, encoder_first, rank_by)
+    _check(keep_fraction, num_sources, encoder_first, rank_by)
     exclude = [exclude] if isinstance(exclude, str) else list(exclude)
     search = _Search(registry.reader(), target, list(labeled_batches(target)), rank_by, encoder_first)
     vector = statistics_of(target, statistics)
@@ -101,8 +101,8 @@ def select_sources(
         elif rank_by == "statistics":
             search.examine(search.by("similarity"), num_sources)
         else:
-            share = math.ceil(round(keep_share * eligible, 9))  # .28 * 25 is more than 7
-            search.examine(search.by("similarity"), max(num_sources, share))
+            kept = math.ceil(round(keep_fraction * eligible, 9))  # .28 * 25 is more than 7
+            search.examine(search.by("similarity"), max(num_sources, kept))
         chosen = search.choose(num_sources)
     finally:
         registry.ledger += search.reader.ledger
@@ -353,9 +353,9 @@ class _Search:
         return [self.rows[name] for name in dict.fromkeys(ranked)]
 
 
-def _check(keep_share: float, num_sources: int, encoder_first: bool, rank_by: str) -> None:
-    if not 0 < keep_share <= 1:
-        raise InputError(f"keep_share is {keep_share}; expected a share of the sources, above 0 and at most 1")
+def _check(keep_fraction: float, num_sources: int, encoder_first: bool, rank_by: str) -> None:
+    if not 0 < keep_fraction <= 1:
+        raise InputError(f"keep_fraction is {keep_fraction}; expected a fraction of the sources, above 0 and at most 1")
     if num_sources < 1:
         raise InputError(f"num_sources is {num_sources}; expected at least 1")
     if encoder_first and rank_by not in ("product", "centroid"):

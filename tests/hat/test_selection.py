@@ -89,7 +89,7 @@ def select(registry: ExpertRegistry, target: TensorDataModule, **arguments):
     return select_sources(registry, target, **({"statistics": statistics} | arguments))
 
 
-def reference(experts, data, target, keep_share: float, num_sources: int) -> dict[str, dict[str, float]]:
+def reference(experts, data, target, keep_fraction: float, num_sources: int) -> dict[str, dict[str, float]]:
     """Section 1 of the method in NumPy, one sample after the other."""
     inputs, labels = (value.numpy() for value in (target.rows("train").inputs, target.rows("train").targets))
     labeled = [(x, CLASSES[y]) for x, y in zip(inputs, labels, strict=True) if y >= 0]
@@ -105,7 +105,7 @@ def reference(experts, data, target, keep_share: float, num_sources: int) -> dic
         z = (own - mean) / std
         rows[name] = {"a": z @ u_t / np.linalg.norm(z) / np.linalg.norm(u_t)}
     kept = sorted(rows, key=lambda name: (-rows[name]["a"], name))[
-        : max(num_sources, math.ceil(keep_share * len(rows)))
+        : max(num_sources, math.ceil(keep_fraction * len(rows)))
     ]
     for name in kept:
         expert, classes = experts[name], experts[name].classes
@@ -137,11 +137,11 @@ def reference(experts, data, target, keep_share: float, num_sources: int) -> dic
     return rows
 
 
-@pytest.mark.parametrize(("keep_share", "num_sources"), [(1.0, 2), (0.5, 2), (0.2, 3), (0.7, 1)])
-def test_is_the_method_in_numpy(pool, target, keep_share, num_sources):
+@pytest.mark.parametrize(("keep_fraction", "num_sources"), [(1.0, 2), (0.5, 2), (0.2, 3), (0.7, 1)])
+def test_is_the_method_in_numpy(pool, target, keep_fraction, num_sources):
     registry, experts, data = pool
-    expected = reference(experts, data, target, keep_share, num_sources)
-    found = select(registry, target, keep_share=keep_share, num_sources=num_sources)
+    expected = reference(experts, data, target, keep_fraction, num_sources)
+    found = select(registry, target, keep_fraction=keep_fraction, num_sources=num_sources)
     ranked = sorted((name for name in expected if "r" in expected[name]), key=lambda name: (-expected[name]["r"], name))
     assert list(found.experts) == ranked[:num_sources]
     assert [row.name for row in found.table if row.kept] == ranked
@@ -173,8 +173,8 @@ class TestRanking:
     )
     def test_baselines_rank_by_their_part(self, pool, target, rank_by, score):
         registry, *_ = pool
-        whole = {row.name: row for row in select(registry, target, keep_share=1.0).table if not row.reason}
-        found = select(registry, target, keep_share=1.0, num_sources=3, rank_by=rank_by)
+        whole = {row.name: row for row in select(registry, target, keep_fraction=1.0).table if not row.reason}
+        found = select(registry, target, keep_fraction=1.0, num_sources=3, rank_by=rank_by)
         assert list(found.experts) == sorted(whole, key=lambda name: -score(whole[name]))[:3]
         for row in found.table[:3]:
             assert row.score == pytest.approx(score(row))
@@ -191,8 +191,8 @@ class TestRanking:
 
     def test_encoder_first_ranks_without_accuracies(self, pool, target):
         registry, *_ = pool
-        whole = {row.name: row for row in select(registry, target, keep_share=1.0).table if not row.reason}
-        found = select(registry, target, keep_share=1.0, num_sources=2, encoder_first=True)
+        whole = {row.name: row for row in select(registry, target, keep_fraction=1.0).table if not row.reason}
+        found = select(registry, target, keep_fraction=1.0, num_sources=2, encoder_first=True)
         score = {name: row.coverage * row.centroid_score for name, row in whole.items()}
         assert list(found.experts) == sorted(score, key=lambda name: -score[name])[:2]
         for row in found.table:
@@ -203,7 +203,7 @@ class TestRanking:
         registry = ExpertRegistry(address())
         for name in ("d", "b", "a", "c"):
             sources.publish(registry, name, statistics=[1.0, 2.0])
-        found = select_sources(registry, sources.data(), keep_share=0.5, num_sources=1, statistics=[3.0, 1.0])
+        found = select_sources(registry, sources.data(), keep_fraction=0.5, num_sources=1, statistics=[3.0, 1.0])
         assert [(row.name, row.kept, row.chosen) for row in found.table] == [
             ("a", True, True),
             ("b", True, False),
@@ -211,12 +211,12 @@ class TestRanking:
             ("d", False, False),
         ]
 
-    @pytest.mark.parametrize(("keep_share", "kept"), [(0.28, 7), (0.29, 8), (0.04, 2)])
-    def test_the_share_is_rounded_up_and_not_by_its_binary_digits(self, keep_share, kept):
+    @pytest.mark.parametrize(("keep_fraction", "kept"), [(0.28, 7), (0.29, 8), (0.04, 2)])
+    def test_the_share_is_rounded_up_and_not_by_its_binary_digits(self, keep_fraction, kept):
         registry = ExpertRegistry(address())
         for number in range(25):
             sources.publish(registry, f"s{number}", statistics=[float(number), 0.0])
-        found = select_sources(registry, sources.data(), keep_share, 2, statistics=[1.0, 0.0])
+        found = select_sources(registry, sources.data(), keep_fraction, 2, statistics=[1.0, 0.0])
         assert sum(row.kept for row in found.table) == kept
 
     def test_a_poisoned_source_is_not_chosen(self, target):
@@ -228,13 +228,13 @@ class TestRanking:
                 rows = own.rows("train")
                 rows.targets = (rows.targets + 1) % 4
             registry.publish(trained(own, 8, seed), own, f"s{seed}", statistics, network=partial(tiny.Net, hidden=8))
-        found = select(registry, target, keep_share=1.0, num_sources=5)
+        found = select(registry, target, keep_fraction=1.0, num_sources=5)
         assert [row.name for row in found.table if not row.chosen] == ["s2"]
         assert found.table[-1].accuracy < 0.3 < 0.7 < found.table[-2].accuracy
 
     def test_excluded_sources_do_not_exist(self, pool, target):
         registry, *_ = pool
-        found = select(registry, target, keep_share=1.0, exclude=["ann", "fay"])
+        found = select(registry, target, keep_fraction=1.0, exclude=["ann", "fay"])
         assert {row.name for row in found.table} == set(POOL) - {"ann", "fay"}
         assert not {"ann", "fay"} & {one.source for one in found.ledger.transfers}
         with pytest.raises(InputError, match=r"exclude: .* has no source anna"):
@@ -567,9 +567,9 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"keep_share": 0.0}, "keep_share is 0.0; expected a share of the sources, above 0 and at most 1"),
-            ({"keep_share": float("nan")}, "keep_share is nan"),
-            ({"keep_share": 50}, "keep_share is 50"),
+            ({"keep_fraction": 0.0}, "keep_fraction is 0.0; expected a fraction of the sources, above 0 and at most 1"),
+            ({"keep_fraction": float("nan")}, "keep_fraction is nan"),
+            ({"keep_fraction": 50}, "keep_fraction is 50"),
             ({"num_sources": 0}, "num_sources is 0; expected at least 1"),
             ({"similarity": "dot"}, "similarity is 'dot'; expected cosine, euclid, jaccard"),
             ({"rank_by": "best"}, "rank_by is 'best'; expected product, centroid, accuracy, statistics, random"),

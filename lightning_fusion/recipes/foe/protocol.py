@@ -25,6 +25,7 @@ from lightning_fusion.recipes.foe.overlap import OverlapRun, check_overlaps, ove
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
 from lightning_fusion.recipes.seed_run import SeedRun, check_domains, describe_arguments, describe_data, source_of
+from lightning_fusion.store import ArrayStore, StoreWriter
 
 MAIN = "FoE (label)"
 FUSERS: dict[str, dict[str, Any]] = {
@@ -41,6 +42,9 @@ ONE_EXPERT: dict[str, dict[str, Any]] = {
     "FoE (expert, outputs of one expert)": FUSERS["FoE (expert, best owner)"],
 }
 """The paper's ablation: FoE that reads one expert, and answers, or chooses among all experts."""
+
+FUSED = "fused predictions"
+"""Kind of the store that a seed keeps of the main row: ``prediction``, (N,) classes of the test samples."""
 
 
 def foe(
@@ -270,7 +274,9 @@ class _Seed(SeedRun):
         self._score(method, prediction == part.target, outputs)
         if main:
             if first_process():
-                np.save(self.folder / "fused.npy", prediction)
+                with StoreWriter(self.folder / "fused", FUSED, overwrite=True) as writer:
+                    writer["prediction"] = prediction
+                    writer.commit({"method": method})
             self._listen(module, outputs)
 
     def _listen(self, module: FoEFuserModule, outputs: ExpertOutputs) -> None:
@@ -351,7 +357,7 @@ def _figures(report: Report, folder: Path, outputs: ExpertOutputs, seed: int, ma
         for method in shown
     }
     lost = {name: report.values(f"without {name}", "accuracy lost by shuffling") for name in outputs.names}
-    fused = np.load(folder / f"seed_{seed}" / "fused.npy")
+    fused = ArrayStore(folder / f"seed_{seed}" / "fused", FUSED)["prediction"]
     title = f"{main}:\nfractions of each true class, seed {seed}"
     return {
         "domains": (

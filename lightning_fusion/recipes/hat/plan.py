@@ -16,7 +16,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
 }
 """Arguments of :class:`~lightning_fusion.HaTJointModule` of each student of the main table."""
 POISONED, STUDENT = "_permuted", "_student"
-OF_SELECTION = {"keep_share", "num_sources", "encoder_first", "similarity", "rank_by"}
+OF_SELECTION = {"keep_fraction", "num_sources", "encoder_first", "similarity", "rank_by"}
 OF_TARGET = {"labeled_fraction", "labeled_per_class"}
 
 

@@ -32,7 +32,7 @@ def hat(
     labeled_fraction: float = 0.1,
     labeled_per_class: int | None = None,
     min_per_class: int = 1,
-    keep_share: float = 0.5,
+    keep_fraction: float = 0.5,
     num_sources: int = 5,
     source_epochs: int = 30,
     source_classes: int | None = None,
@@ -64,7 +64,7 @@ def hat(
         labeled_fraction: Fraction of the target's training rows that keep their label.
         labeled_per_class: This many rows of each class instead.
         min_per_class: Labeled rows of each class, at least, with ``labeled_fraction``.
-        keep_share: Share of the sources whose models are looked at.
+        keep_fraction: Fraction of the sources whose models are looked at.
         num_sources: How many are chosen.
         source_epochs: Epochs of each source.
         source_classes: Every source knows this many of the classes only, two or more, and is trained on their rows
@@ -114,7 +114,7 @@ def hat(
         "labeled_per_class": labeled_per_class,
         "min_per_class": min_per_class,
     }
-    selection = {"keep_share": keep_share, "num_sources": num_sources}
+    selection = {"keep_fraction": keep_fraction, "num_sources": num_sources}
     plan = Plan(
         domains=domains,
         networks=networks,

@@ -21,8 +21,18 @@ from lightning_fusion.errors import InputError
 from lightning_fusion.foe.fusers import FeatureFuser, MLPFuser
 from lightning_fusion.metrics import balanced_accuracy
 from lightning_fusion.recipes.foe.overlap import CEILING, RULES
-from lightning_fusion.recipes.foe.protocol import FUSERS, MAIN, ONE_EXPERT, ONE_OWNER, WITH_FEATURES, _OneExpert, foe
+from lightning_fusion.recipes.foe.protocol import (
+    FUSED,
+    FUSERS,
+    MAIN,
+    ONE_EXPERT,
+    ONE_OWNER,
+    WITH_FEATURES,
+    _OneExpert,
+    foe,
+)
 from lightning_fusion.recipes.runner import claim_folder
+from lightning_fusion.store import ArrayStore
 
 NETWORK = partial(SmallConvNet, width=2, in_channels=1)
 CHECKPOINTS = ["centralised.ckpt", "domain_0.ckpt", "domain_1.ckpt"]
@@ -52,6 +62,10 @@ def finished(tmp_path_factory) -> Path:
 def copied(finished, tmp_path) -> Path:
     """The same, to be damaged."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def predictions(folder, seed=0):
+    return ArrayStore(folder / f"seed_{seed}" / "fused", FUSED)["prediction"]
 
 
 def results(folder: Path) -> dict:
@@ -109,7 +123,7 @@ class TestResults:
             assert found["mean single expert", "accuracy"] == pytest.approx(right.mean(0).mean())
             best = (outputs.scattered("train").argmax(2) == outputs["train"].target[:, None]).mean(0).argmax()
             assert found["best single expert", "accuracy"] == pytest.approx(right[:, best].mean())
-            fused = np.load(finished / f"seed_{seed}" / "fused.npy")
+            fused = predictions(finished, seed)
             assert found[MAIN, "accuracy"] == pytest.approx((fused == truth).mean())
             for column, domain in enumerate(outputs.domains):
                 inside = outputs["test"].domain[:, column]
@@ -186,7 +200,8 @@ class TestGoingOn:
         shutil.rmtree(copied / "seed_0")  # the second of the seeds never began
         shutil.rmtree(copied / "seed_1" / "outputs")
         shutil.rmtree(copied / "seed_1" / "fusers")
-        for name in ("results.json", "report.md", "seed_1/fused.npy", "seed_1/experts/domain_1.ckpt"):
+        shutil.rmtree(copied / "seed_1" / "fused")
+        for name in ("results.json", "report.md", "seed_1/experts/domain_1.ckpt"):
             (copied / name).unlink()
         (copied / "seed_1" / "centralised.part").write_bytes(b"half")
         run(copied, seeds=[1, 0])
@@ -343,7 +358,7 @@ def test_with_features_the_fuser_that_reads_them_is_the_main_row(tmp_path):
     given, target = outputs.concatenated("test", features=True), outputs["test"].target
     with torch.no_grad():
         answer = module.eval().fuse(torch.from_numpy(given)).argmax(1).numpy()
-    assert np.array_equal(answer, np.load(tmp_path / "run/seed_0/fused.npy"))
+    assert np.array_equal(answer, predictions(tmp_path / "run"))
     assert report.values(WITH_FEATURES) == [pytest.approx((answer == target).mean())]
     mixed, own = given.copy(), [*range(6), *range(12, 20)]  # domain_0's probabilities and features
     mixed[:, own] = mixed[np.random.default_rng(0).permutation(len(given))][:, own]
@@ -397,7 +412,7 @@ class TestUnbalanced:
             overlaps=[0.5],
         )
         assert not any("guessing" in note for note in report.notes)
-        outputs, fused = ExpertOutputs.open(tmp_path / "run/seed_0/outputs"), np.load(tmp_path / "run/seed_0/fused.npy")
+        outputs, fused = ExpertOutputs.open(tmp_path / "run/seed_0/outputs"), predictions(tmp_path / "run")
         truth = np.asarray(outputs["test"].target)
         content = results(tmp_path / "run")
         assert {entry["metric"] for entry in content["summary"]} == {"balanced accuracy"}
@@ -426,7 +441,7 @@ def test_the_fuser_that_reads_features_may_stand_alone(tmp_path):
     given = ExpertOutputs.open(tmp_path / "run/seed_0/outputs").concatenated("test", features=True)
     with torch.no_grad():
         answer = module.network(torch.from_numpy(given)).argmax(1).numpy()
-    assert np.array_equal(answer, np.load(tmp_path / "run/seed_0/fused.npy"))
+    assert np.array_equal(answer, predictions(tmp_path / "run"))
     with pytest.raises(InputError, match=r"mean_weight is 1\.0"):
         run(tmp_path / "other", mean_weight=1.0)
 

@@ -282,7 +282,7 @@ def test_a_student_serves_later_targets_of_other_people_and_an_interrupted_round
 def test_a_student_that_is_the_best_of_the_sources_is_chosen_by_the_next_target(tmp_path):
     """The sources are hardly trained; a student with most of its labels is the best there is."""
     quick = {"source_epochs": 1, "epochs": 12, "networks": {"cnn": partial(SensorCNN, width=8)}, "baselines": False}
-    few = {"labeled_fraction": 0.9, "num_sources": 1, "keep_share": 1.0}
+    few = {"labeled_fraction": 0.9, "num_sources": 1, "keep_fraction": 1.0}
     data = motion().variant(heterogeneity=0.0)
     report = run(tmp_path / "run", data=data, targets=["p0_phone", "p1_phone"], publish_students=True, **quick, **few)
     chosen = {row["domain"]: row["sources"] for row in report.rows if "sources" in row and "domain" in row}
