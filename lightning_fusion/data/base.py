@@ -9,11 +9,10 @@ from numbers import Integral
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import torch
-from lightning import LightningDataModule
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from lightning_fusion.data.samplers import draws_order, slice_loader
+from lightning_fusion.data.samplers import SlicedDataModule
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import constructor_arguments, is_plain
@@ -116,7 +115,7 @@ def made_at(stage: Stage) -> Callable[[Callable[[Any], _T]], Made[_T]]:
     return decorate
 
 
-class FusionDataModule(LightningDataModule):
+class FusionDataModule(SlicedDataModule):
     """What all data modules of the library share: three splits, slices as batches, and facts for the models.
 
     A subclass sets ``batch_size``, ``seed`` and ``num_workers`` and implements :meth:`rows` (or :meth:`make_rows`,
@@ -135,9 +134,6 @@ class FusionDataModule(LightningDataModule):
     """The first stage that an argument changes; one that is not named changes what is read."""
     role: str
     domain: Any
-    batch_size: int
-    seed: int
-    num_workers: int = 0
     augmentation: nn.Module | None = None
 
     @made_at(Stage.USING)
@@ -285,31 +281,13 @@ class FusionDataModule(LightningDataModule):
         if self.domain is not None and self.role != "expert":
             raise InputError("domain selects what one expert trains on; set role: expert, or remove domain")
 
-    def _loader(self, split: str, shuffle: bool = False) -> DataLoader:
-        return slice_loader(self.rows(split), self.batch_size, shuffle, self.seed, self.num_workers)
-
-    def train_dataloader(self) -> DataLoader:
-        """Batches of the training split in an order that depends on (seed, epoch)."""
-        return self._loader("train", shuffle=draws_order(self.trainer))
-
-    def val_dataloader(self) -> DataLoader:
-        """Batches of the validation split, in order."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader:
-        """Batches of the test split, in order."""
-        return self._loader("test")
-
-    def predict_dataloader(self) -> DataLoader:
-        """Batches of the test split, in order."""
-        return self._loader("test")
-
 
 class TensorDataModule(FusionDataModule):
     """Tensors in memory as a data module.
 
     Args:
-        tensors: For each split (inputs (N, ...), targets (N,)) or (inputs, targets, domains (N, D) bool).
+        tensors: For each split (inputs (N, ...), targets (N,)) or (inputs, targets, domains (N, D) bool); anything of
+            a length that takes index tensors will do as inputs.
         classes: Names of the classes that targets count.
         domains: Names of the D domains.
         batch_size: Samples per batch and process.
@@ -326,7 +304,7 @@ class TensorDataModule(FusionDataModule):
 
     def __init__(
         self,
-        tensors: Mapping[str, Sequence[Tensor]],
+        tensors: Mapping[str, Sequence[Any]],
         classes: Sequence[str],
         domains: Sequence[str] = (),
         batch_size: int = 256,
@@ -360,7 +338,7 @@ class TensorDataModule(FusionDataModule):
     def rows(self, split: str) -> RowDataset:
         """The data set of one split."""
         if split not in self._rows:
-            raise InputError(f"there is no split {split!r}; the tensors have {shorten(self._rows)}")
+            raise InputError(f"there is no split {split!r}; it has {shorten(self._rows)}")
         return self._rows[split]
 
     def fingerprint(self, split: str) -> str:

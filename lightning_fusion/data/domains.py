@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from lightning_fusion.data.base import FusionDataModule, RowDataset, Rows, Stage, made_at
 from lightning_fusion.errors import InputError, shorten
 
 
@@ -123,3 +124,72 @@ def domain_matrix(domain: np.ndarray, count: int) -> Tensor:
         [[False, True], [False, False]]
     """
     return torch.from_numpy(domain[:, None] == np.arange(count))
+
+
+class DomainsDataModule(FusionDataModule):
+    """Samples that have one label and belong to one domain each; ``domain`` selects some, with their own classes.
+
+    A subclass implements :attr:`domains` and the properties and methods below that raise NotImplementedError.
+    """
+
+    @property
+    def domains_are_classes(self) -> bool:
+        """Whether each domain is a class, so that nothing is classified within one."""
+        return False
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the labels; with ``domain``, only of those that the chosen domains have."""
+        return [self._labels[0][number] for number in self._own[1]]
+
+    @property
+    def own_domains(self) -> list[str]:
+        """Names of the domains that are used: those of ``domain``, or all."""
+        return [self.domains[number] for number in self._own[0]]
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and split the samples; cheap when repeated."""
+        self.rows("train")
+
+    def make_rows(self, split: str) -> RowDataset:
+        """The samples of a split, of the domains in use."""
+        rows, (known, label) = self._rows_of(split), self._labels
+        target = torch.from_numpy(local_classes(self._own[1], len(known))[label])
+        return RowDataset(self._inputs(), target, domain_matrix(self._domain_of, len(self.domains)), rows)
+
+    @property
+    def _labels(self) -> tuple[list[str], np.ndarray]:
+        """Names of all classes, and the class of each sample, (N,); -1 where it has none."""
+        raise NotImplementedError
+
+    @property
+    def _domain_of(self) -> np.ndarray:
+        """(N,) the domain of each sample; -1 where it has none."""
+        raise NotImplementedError
+
+    def _rows_of(self, split: str) -> Tensor:
+        """(n,) the samples of a split, of the domains in use."""
+        raise NotImplementedError
+
+    def _inputs(self) -> Rows:
+        """What gives the inputs of samples."""
+        raise NotImplementedError
+
+    @made_at(Stage.USING)
+    def _own(self) -> tuple[list[int], list[int]]:
+        """Numbers of the domains, and of the classes, that are used."""
+        known, label = self._labels
+        chosen, classes = chosen_domains(self.domain, self.domains), list(range(len(known)))
+        if self.domain is not None:
+            classes = np.unique(label[np.isin(self._domain_of, chosen)]).tolist()
+        self._check_own(chosen, classes)
+        return chosen, classes
+
+    def _check_own(self, chosen: list[int], classes: list[int]) -> None:
+        """Refuse domains in which there is nothing to tell apart."""
+        if len(classes) < 2 and not self.domains_are_classes:
+            raise InputError(
+                f"domain {shorten(self.domains[number] for number in chosen)} has "
+                f"{shorten(self._labels[0][number] for number in classes) or 'no'} as its only class; a classifier "
+                "needs two: leave this domain out, choose several, or change what tells domains apart"
+            )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from lightning import Trainer
+from lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
@@ -84,13 +84,51 @@ def slice_loader(
     )
 
 
-def draws_order(trainer: Trainer | None) -> bool:
+def _draws_order(trainer: Trainer | None) -> bool:
     """Whether training rows come in another order each epoch: not where some batches are to be overfitted."""
     return trainer is None or trainer.overfit_batches == 0  # type: ignore[attr-defined]
 
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+class SlicedDataModule(LightningDataModule):
+    """Three splits whose batches are slices: a subclass implements :meth:`rows`.
+
+    Args:
+        batch_size: Samples per batch and process.
+        num_workers: Loader processes; only samples that are read batch by batch, not held in memory, gain from them.
+        seed: Of the order of the training split, and of all that is drawn.
+    """
+
+    batch_size: int
+    num_workers: int = 0
+    seed: int
+
+    def rows(self, split: str) -> Any:
+        """The data set of one split, ``train``, ``val`` or ``test``; takes index tensors."""
+        raise NotImplementedError(f"{type(self).__name__} must implement rows(split)")
+
+    def _loader(self, split: str, kind: Callable[..., SliceSampler] = SliceSampler) -> DataLoader:
+        shuffle = split == "train" and _draws_order(self.trainer)
+        return slice_loader(self.rows(split), self.batch_size, shuffle, self.seed, self.num_workers, kind)
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of the training split in an order that depends on (seed, epoch)."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader:
+        """Batches of the validation split, in order."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        """Batches of the test split, in order."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """Batches of the test split, in order."""
+        return self._loader("test")
 
 
 class LabeledSampler(SliceSampler):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_fusion.data.base import FusionDataModule, RowDataset
+from lightning_fusion.data.base import TensorDataModule
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
 
@@ -51,7 +51,7 @@ def _flat(texts: Tokens) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(tokens), torch.from_numpy(np.concatenate([[0], lengths.cumsum()]))
 
 
-class TextPairsDataModule(FusionDataModule):
+class TextPairsDataModule(TensorDataModule):
     """Pairs of tokenized texts in memory, each of one domain: what experts that write are trained and queried on.
 
     ``Batch.input`` is a dict of ``input_ids`` (B, L), ``attention_mask`` (B, L) and ``target_ids`` (B, T), all int64
@@ -83,12 +83,9 @@ class TextPairsDataModule(FusionDataModule):
         seed: int = 0,
         pad_id: int = 0,
     ) -> None:
-        super().__init__()
-        self._domains, self.batch_size, self.seed = list(domains), batch_size, seed
         if unknown := sorted(set(own or ()) - set(domains)):
             raise InputError(f"own: found {shorten(unknown)}; the domains are {shorten(domains)}")
-        self._rows: dict[str, RowDataset] = {}
-        offset = 0
+        tensors = {}
         for split, (read, write, domain) in pairs.items():
             if len({len(read), len(write), len(domain)}) > 1:
                 raise InputError(
@@ -98,28 +95,12 @@ class TextPairsDataModule(FusionDataModule):
             if empty := [number for number, text in enumerate(read) if not len(text)]:
                 raise InputError(f"split {split}: the text(s) to read of row(s) {shorten(empty)} have no token")
             target = torch.as_tensor(domain, dtype=torch.int64)
-            member = torch.nn.functional.one_hot(target, len(self._domains)).bool()
-            kept = torch.tensor([own is None or name in own for name in self._domains])
-            rows = kept[target].nonzero().flatten()
-            index = torch.arange(offset, offset + len(target))
-            self._rows[split] = RowDataset(TokenPairs(read, write, pad_id), target, member, rows, index)
-            offset += len(target)
-
-    @property
-    def classes(self) -> list[str]:
-        """Names of the domains, which targets count."""
-        return self._domains
-
-    @property
-    def domains(self) -> list[str]:
-        """Names of the columns of ``Batch.domain``."""
-        return self._domains
-
-    def rows(self, split: str) -> RowDataset:
-        """The data set of one split."""
-        if split not in self._rows:
-            raise InputError(f"there is no split {split!r}; the pairs have {shorten(self._rows)}")
-        return self._rows[split]
+            member = torch.nn.functional.one_hot(target, len(domains)).bool()
+            tensors[split] = TokenPairs(read, write, pad_id), target, member
+        super().__init__(tensors, domains, domains, batch_size, seed)
+        kept = torch.tensor([own is None or name in own for name in domains])
+        for dataset in self._rows.values():
+            dataset.rows = kept[dataset.targets].nonzero().flatten()
 
     def fingerprint(self, split: str) -> str:
         """A fingerprint of the texts of one split."""

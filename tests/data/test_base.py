@@ -50,7 +50,7 @@ class TestTensorDataModule:
             TensorDataModule({"train": (torch.zeros(3, 4), torch.zeros(2))}, classes=["cat"])
 
     def test_names_the_splits_there_are(self):
-        with pytest.raises(InputError, match="no split 'val'; the tensors have train"):
+        with pytest.raises(InputError, match="no split 'val'; it has train"):
             TensorDataModule({"train": (torch.zeros(2), torch.zeros(2))}, classes=["cat"]).val_dataloader()
 
 

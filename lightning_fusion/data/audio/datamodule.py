@@ -15,7 +15,6 @@ from lightning_fusion.data.audio.layout import AudioLayout
 from lightning_fusion.data.audio.splits import AudioSplit, check_speakers
 from lightning_fusion.data.base import FusionDataModule, RowDataset, Stage, made_at
 from lightning_fusion.data.domains import Notices, domain_matrix
-from lightning_fusion.data.samplers import draws_order, slice_loader
 from lightning_fusion.data.statistics import mean_and_deviation, spectrum_facts
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
@@ -208,8 +207,7 @@ class BaseAudioDataModule(FusionDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Batches of random crops; order and crops depend on (seed, epoch)."""
-        rows, shuffle = self.rows("train"), draws_order(self.trainer)
-        return slice_loader(rows, self.batch_size, shuffle, self.seed, self.num_workers, CropSampler)
+        return self._loader("train", CropSampler)
 
     def preprocess(self, waveforms: Tensor, augment: bool = False) -> Tensor:
         """Turn (B, T) waveforms in [-1, 1] into network input: (B, num_mels, frames), or (B, T) as they are."""

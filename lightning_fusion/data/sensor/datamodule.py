@@ -7,15 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.data.base import SPLITS, FusionDataModule, RowDataset, Stage, made_at
-from lightning_fusion.data.domains import (
-    Notices,
-    as_names,
-    check_label_names,
-    chosen_domains,
-    domain_matrix,
-    local_classes,
-)
+from lightning_fusion.data.base import SPLITS, Stage, made_at
+from lightning_fusion.data.domains import DomainsDataModule, Notices, as_names, check_label_names
 from lightning_fusion.data.sensor.arrangement import Arrangement, Source, arrange, named_splits, poor_domains
 from lightning_fusion.data.sensor.windows import Cut, RowInputs, Windows, cut_windows
 from lightning_fusion.data.splits import stratified_sessions
@@ -25,7 +18,7 @@ from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import record_arguments
 
 
-class BaseSensorDataModule(FusionDataModule):
+class BaseSensorDataModule(DomainsDataModule):
     """Windows of sensor recordings, or rows of features, with domains; splits share no recording.
 
     A source of data is a subclass with the arguments that it needs and :meth:`read_source`. Its constructor hands
@@ -134,19 +127,9 @@ class BaseSensorDataModule(FusionDataModule):
     # ------------------------------------------------------------------ facts
 
     @property
-    def classes(self) -> list[str]:
-        """Names of the labels; with ``domain``, only of those that the chosen domains have."""
-        return [self._labels[0][number] for number in self._own[1]]
-
-    @property
     def domains(self) -> list[str]:
         """Names of all domains, the columns of ``Batch.domain``; they do not overlap."""
         return self._arrangement.domains
-
-    @property
-    def own_domains(self) -> list[str]:
-        """Names of the domains that are used: those of ``domain``, or all."""
-        return [self.domains[number] for number in self._own[0]]
 
     @property
     def groups(self) -> dict[str, str]:
@@ -186,10 +169,6 @@ class BaseSensorDataModule(FusionDataModule):
 
     # ------------------------------------------------------------- Lightning
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read, cut and split the recordings; cheap when repeated."""
-        self.rows("train")
-
     def preprocess(self, inputs: Tensor, augment: bool = False) -> Tensor:
         """Turn values as recorded, (B, channels, T) or (B, features), into normalized network input of that shape."""
         floats = inputs.float()
@@ -199,13 +178,6 @@ class BaseSensorDataModule(FusionDataModule):
         if floats.ndim == 3:
             mean, std = mean[:, None], std[:, None]
         return (floats - mean) / std
-
-    def make_rows(self, split: str) -> RowDataset:
-        """The samples of a split, of the domains in use."""
-        rows, (known, label) = self._rows_of(split), self._labels
-        target = torch.from_numpy(local_classes(self._own[1], len(known))[label])
-        member = domain_matrix(self._domain_of_window, len(self.domains))
-        return RowDataset(self._inputs(), target, member, rows)
 
     # -------------------------------------------------------------- internals
 
@@ -274,23 +246,8 @@ class BaseSensorDataModule(FusionDataModule):
         return known, place[label]
 
     @made_at(Stage.CUTTING)
-    def _domain_of_window(self) -> np.ndarray:
+    def _domain_of(self) -> np.ndarray:
         return self._arrangement.domain[self._cut.recording]
-
-    @made_at(Stage.USING)
-    def _own(self) -> tuple[list[int], list[int]]:
-        """Numbers of the domains, and of the classes, that are used."""
-        known, label = self._labels
-        chosen, classes = chosen_domains(self.domain, self.domains), list(range(len(known)))
-        if self.domain is not None:
-            classes = np.unique(label[np.isin(self._domain_of_window, chosen)]).tolist()
-        if len(classes) < 2:
-            raise InputError(
-                f"domain {shorten(self.domains[number] for number in chosen)} has "
-                f"{shorten(known[number] for number in classes) or 'no'} as its only class; a classifier needs two: "
-                "leave this domain out, or change domain_fields"
-            )
-        return chosen, classes
 
     @made_at(Stage.SPLITTING)
     def _split(self) -> np.ndarray:
@@ -303,7 +260,7 @@ class BaseSensorDataModule(FusionDataModule):
         else:
             of_unit = named_splits(who, self._source.names, counts, self.val_fraction, self.seed)
         split = of_unit[who.unit][cut.recording]
-        for message in poor_domains(who, self._domain_of_window, label, split, self._more_sessions()):
+        for message in poor_domains(who, self._domain_of, label, split, self._more_sessions()):
             self.notices.warn(message)
         return split
 
@@ -312,7 +269,7 @@ class BaseSensorDataModule(FusionDataModule):
         return ""
 
     def _rows_of(self, split: str) -> Tensor:
-        rows = np.flatnonzero((self._split == SPLITS.index(split)) & np.isin(self._domain_of_window, self._own[0]))
+        rows = np.flatnonzero((self._split == SPLITS.index(split)) & np.isin(self._domain_of, self._own[0]))
         if not len(rows):
             raise InputError(
                 f"the {split} split of domain {shorten(self.own_domains)} has no sample; it needs more recordings, or "

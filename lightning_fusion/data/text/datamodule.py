@@ -10,16 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_fusion.data.base import SPLITS, FusionDataModule, RowDataset, Stage, made_at
-from lightning_fusion.data.domains import (
-    Notices,
-    as_names,
-    check_label_names,
-    chosen_domains,
-    domain_matrix,
-    local_classes,
-)
-from lightning_fusion.data.samplers import LengthSampler, draws_order, slice_loader
+from lightning_fusion.data.base import SPLITS, Rows, Stage, made_at
+from lightning_fusion.data.domains import DomainsDataModule, Notices, as_names, check_label_names
+from lightning_fusion.data.samplers import LengthSampler
 from lightning_fusion.data.text.splits import FUSER_TRAIN, FUSER_VAL, LEFT_OUT, TRAIN, draw_splits
 from lightning_fusion.data.text.texts import Texts, normalize
 from lightning_fusion.data.text.tokens import Corpus, TextTokenizer, TokenRows, load_corpus
@@ -32,7 +25,7 @@ _READ_AS = 4  # counts changes of how files are read: entries of a cache that we
 _FRACTIONS = ("val_fraction", "test_fraction", "fuser_fraction")
 
 
-class BaseTextDataModule(FusionDataModule):
+class BaseTextDataModule(DomainsDataModule):
     """Labeled texts with domains, tokenized once; no text is in two splits.
 
     Splits are drawn by domain and label, where the source names none. Texts that are equal but for case, blanks and
@@ -123,27 +116,12 @@ class BaseTextDataModule(FusionDataModule):
         """Where the texts come from, for messages."""
         return str(getattr(self, "root", type(self).__name__))
 
-    @property
-    def domains_are_classes(self) -> bool:
-        """Whether each domain is a class, so that nothing is classified within one."""
-        return False
-
     # ------------------------------------------------------------------ facts
-
-    @property
-    def classes(self) -> list[str]:
-        """Names of the labels; with ``domain``, only of those that the chosen domains have."""
-        return [self._labels[0][number] for number in self._own[1]]
 
     @property
     def domains(self) -> list[str]:
         """Names of all domains, the columns of ``Batch.domain``; they do not overlap."""
         return self._corpus.domains
-
-    @property
-    def own_domains(self) -> list[str]:
-        """Names of the domains that are used: those of ``domain``, or all."""
-        return [self.domains[number] for number in self._own[0]]
 
     @property
     def vocab_size(self) -> int:
@@ -199,19 +177,13 @@ class BaseTextDataModule(FusionDataModule):
         if self.cache is not None:
             self._corpus  # noqa: B018
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read, tokenize and split the texts; cheap when repeated."""
-        self.rows("train")
-
     def train_dataloader(self) -> DataLoader:
         """Batches of texts of similar length, in an order that depends on (seed, epoch)."""
-        dataset = self.rows("train")
-        shuffle = draws_order(self.trainer)
         if not self.bucket:
-            return self._loader("train", shuffle)
+            return self._loader("train")
+        dataset = self.rows("train")
         assert isinstance(dataset.inputs, TokenRows)
-        kind = partial(LengthSampler, lengths=dataset.inputs.lengths[dataset.rows])
-        return slice_loader(dataset, self.batch_size, shuffle, self.seed, self.num_workers, kind)
+        return self._loader("train", partial(LengthSampler, lengths=dataset.inputs.lengths[dataset.rows]))
 
     # -------------------------------------------------------------- internals
 
@@ -322,29 +294,22 @@ class BaseTextDataModule(FusionDataModule):
         corpus = self._corpus
         return [corpus.labels[number] for number in np.unique(corpus.label[rows])]
 
-    @made_at(Stage.USING)
-    def _own(self) -> tuple[list[int], list[int]]:
-        """Numbers of the domains, and of the classes, that are used."""
-        (known, label), corpus = self._labels, self._corpus
-        chosen, classes = chosen_domains(self.domain, corpus.domains), list(range(len(known)))
-        used = np.isin(corpus.domain, chosen)
-        names = shorten(corpus.domains[number] for number in chosen)
-        if self.domain is not None:
-            classes = np.unique(label[used]).tolist()
-        if len(classes) < 2 and not self.domains_are_classes:
-            raise InputError(
-                f"domain {names} has {shorten(known[number] for number in classes) or 'no'} as its only class; a "
-                "classifier needs two: choose several domains, or change what tells domains apart"
-            )
+    @property
+    def _domain_of(self) -> np.ndarray:
+        return self._corpus.domain
+
+    def _check_own(self, chosen: list[int], classes: list[int]) -> None:
+        super()._check_own(chosen, classes)
         if self.labels is None:
-            trained = np.unique(label[used & np.isin(self._split, (TRAIN, FUSER_TRAIN))])
+            (known, label), corpus = self._labels, self._corpus
+            trained = np.unique(label[np.isin(corpus.domain, chosen) & np.isin(self._split, (TRAIN, FUSER_TRAIN))])
             inside = self._in_scope(~corpus.out_of_scope)
             if unseen := [known[n] for n in classes if n not in trained and known[n] in inside]:
                 raise InputError(
-                    f"the label {shorten(unseen)} is in no training text of domain {names}; remove its rows, or "
-                    "list all labels in labels"
+                    f"the label {shorten(unseen)} is in no training text of domain "
+                    f"{shorten(corpus.domains[number] for number in chosen)}; remove its rows, or list all labels in "
+                    "labels"
                 )
-        return chosen, classes
 
     @made_at(Stage.SPLITTING)
     def _split(self) -> np.ndarray:
@@ -379,9 +344,6 @@ class BaseTextDataModule(FusionDataModule):
             )
         return torch.from_numpy(rows)
 
-    def make_rows(self, split: str) -> RowDataset:
-        """The texts of a split, of the role and the domains in use."""
-        corpus, (known, label), (_, classes) = self._corpus, self._labels, self._own
-        target = torch.from_numpy(local_classes(classes, len(known))[label])
-        inputs = TokenRows(corpus.tokens, torch.from_numpy(corpus.offsets), corpus.facts["pad_id"])
-        return RowDataset(inputs, target, domain_matrix(corpus.domain, len(self.domains)), self._rows_of(split))
+    def _inputs(self) -> Rows:
+        corpus = self._corpus
+        return TokenRows(corpus.tokens, torch.from_numpy(corpus.offsets), corpus.facts["pad_id"])

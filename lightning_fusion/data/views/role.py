@@ -1,5 +1,6 @@
 """What experts learn from and what a fuser learns from, for data modules that do not keep them apart themselves."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lightning_fusion.data.base import FusionDataModule, RowDataset, row_facts
+from lightning_fusion.data.samplers import SliceSampler
 from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.data.views.base import DataView
 from lightning_fusion.errors import InputError
@@ -121,9 +123,9 @@ class RoleDataModule(DataView):
             return self._own.fingerprint(split)
         return digest(self.data.fingerprint("val"), self.rows(split).rows)
 
-    def _loader(self, split: str, shuffle: bool = False) -> DataLoader:
+    def _loader(self, split: str, kind: Callable[..., SliceSampler] = SliceSampler) -> DataLoader:
         if self.role == "fuser" and split != "test":
-            return super()._loader(split, shuffle)
+            return super()._loader(split, kind)
         own = self._wrapped()  # which may order and join its rows in a way of its own
         return {"train": own.train_dataloader, "val": own.val_dataloader, "test": own.test_dataloader}[split]()
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_fusion.data.base import FusionDataModule, TargetRows, row_facts
-from lightning_fusion.data.samplers import LabeledSampler, SliceSampler, draws_order, slice_loader
+from lightning_fusion.data.samplers import LabeledSampler
 from lightning_fusion.data.splits import stratified_folds
 from lightning_fusion.data.views.base import DataView
 from lightning_fusion.errors import InputError, shorten
@@ -179,8 +179,7 @@ class TargetDataModule(DataView):
 
     def train_dataloader(self) -> DataLoader:
         """Batches of the training split in an order that depends on (seed, epoch), each with labeled rows."""
-        rows = self.rows("train")
-        kind: Any = SliceSampler
-        if self.unlabeled:
-            kind = partial(LabeledSampler, labeled=rows.labeled, min_labeled=self.min_labeled)
-        return slice_loader(rows, self.batch_size, draws_order(self.trainer), self.seed, self.num_workers, kind)
+        if not self.unlabeled:
+            return self._loader("train")
+        kind = partial(LabeledSampler, labeled=self.rows("train").labeled, min_labeled=self.min_labeled)
+        return self._loader("train", kind)

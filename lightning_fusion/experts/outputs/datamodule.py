@@ -4,11 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from lightning_fusion.data.samplers import draws_order, slice_loader
+from lightning_fusion.data.samplers import SlicedDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.outputs.store import ExpertOutputs, OutputsSplit
 
@@ -50,7 +49,7 @@ class _OutputsRows(Dataset[OutputsBatch]):
         return OutputsBatch(outputs, self.target[rows], self.domain[rows], self.index[rows])
 
 
-class OutputsDataModule(LightningDataModule):
+class OutputsDataModule(SlicedDataModule):
     """Stored outputs as batches for a fuser: no expert is asked again.
 
     A subclass that reads other arrays of the store overrides :meth:`arrays` and :attr:`feature_dims`.
@@ -139,23 +138,8 @@ class OutputsDataModule(LightningDataModule):
         """The arrays of a split that a batch has side by side: (N, ...) float32 each."""
         return self.outputs[split].read(self.features)
 
-    def _loader(self, split: str, shuffle: bool = False) -> DataLoader:
+    def rows(self, split: str) -> Dataset[OutputsBatch]:
+        """The data set of one split; takes index tensors."""
         if split not in self._rows:
             self._rows[split] = _OutputsRows(self.outputs[split], self.arrays(split), self.memory_limit_gb * 1e9)
-        return slice_loader(self._rows[split], self.batch_size, shuffle, self.seed)
-
-    def train_dataloader(self) -> DataLoader:
-        """Batches of the training split in an order that depends on (seed, epoch)."""
-        return self._loader("train", shuffle=draws_order(self.trainer))
-
-    def val_dataloader(self) -> DataLoader:
-        """Batches of the validation split, in order."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader:
-        """Batches of the test split, in order."""
-        return self._loader("test")
-
-    def predict_dataloader(self) -> DataLoader:
-        """Batches of the test split, in order."""
-        return self._loader("test")
+        return self._rows[split]
