@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_fusion.data.base import FusionDataModule, RowDataset, Rows, Stage, made_at
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.hyperparameters import record_arguments
 
 
 class Notices:
@@ -126,7 +127,26 @@ def domain_matrix(domain: np.ndarray, count: int) -> Tensor:
     return torch.from_numpy(domain[:, None] == np.arange(count))
 
 
-class DomainsDataModule(FusionDataModule):
+class ModalityDataModule(FusionDataModule):
+    """What the bases of all modalities share: their arguments are recorded, and warnings are given once.
+
+    Args:
+        batch_size: Samples per batch and process.
+        num_workers: Loader processes; only samples that are read batch by batch, not held in memory, gain from them.
+        seed: Of splits, order, and all else that is drawn.
+    """
+
+    def __init__(self, batch_size: int = 64, num_workers: int = 0, seed: int = 0) -> None:
+        super().__init__()
+        record_arguments(self)
+        self.notices = Notices()
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+
+    def _check(self) -> None:
+        self._check_loading()
+
+
+class DomainsDataModule(ModalityDataModule):
     """Samples that have one label and belong to one domain each; ``domain`` selects some, with their own classes.
 
     A subclass implements :attr:`domains` and the properties and methods below that raise NotImplementedError.

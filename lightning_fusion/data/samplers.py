@@ -94,13 +94,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 class SlicedDataModule(LightningDataModule):
-    """Three splits whose batches are slices: a subclass implements :meth:`rows`.
-
-    Args:
-        batch_size: Samples per batch and process.
-        num_workers: Loader processes; only samples that are read batch by batch, not held in memory, gain from them.
-        seed: Of the order of the training split, and of all that is drawn.
-    """
+    """Three splits whose batches are slices: a subclass sets the attributes and implements :meth:`rows`."""
 
     batch_size: int
     num_workers: int = 0

@@ -11,14 +11,13 @@ from torch.utils.data import DataLoader
 from lightning_fusion.data.audio.crops import Crops, CropSampler, TrainingRows
 from lightning_fusion.data.audio.features import LogMel
 from lightning_fusion.data.audio.files import Recordings
-from lightning_fusion.data.audio.layout import AudioLayout
+from lightning_fusion.data.audio.layout import AudioLayout, check_files, find_trees
 from lightning_fusion.data.audio.splits import AudioSplit, check_speakers
-from lightning_fusion.data.base import FusionDataModule, RowDataset, Stage, made_at
-from lightning_fusion.data.domains import Notices, domain_matrix
+from lightning_fusion.data.base import RowDataset, Stage, made_at
+from lightning_fusion.data.domains import ModalityDataModule, domain_matrix
 from lightning_fusion.data.statistics import mean_and_deviation, spectrum_facts
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
-from lightning_fusion.hyperparameters import record_arguments
 
 UNSEEN = -100
 """Target of a sample whose speaker is no training class; cross-entropy ignores it."""
@@ -27,7 +26,7 @@ _LONGEST_S = 3600
 _WINDOW_S, _HOP_S, _LOW_HZ, _FLOOR = 0.025, 0.01, 20.0, 1e-6
 
 
-class BaseAudioDataModule(FusionDataModule):
+class BaseAudioDataModule(ModalityDataModule):
     """Recordings of speakers; the base of all tasks on them, and of all sources.
 
     The loader gives waveforms (B, T) in [-1, 1]: files are decoded once into memory where they fit, else slice by
@@ -53,9 +52,8 @@ class BaseAudioDataModule(FusionDataModule):
         num_mels: Bands of the log-mel features.
         augmentation: Module applied to (B, T) waveforms in training only, for example
             ``lightning_fusion.data.audio.features.SpeechAugmentation``.
-        batch_size: Samples per batch and process.
-        num_workers: Loader processes; files that do not fit into memory want two or more.
-        seed: Of splits, order and crops.
+        **loading: ``batch_size``, ``num_workers`` and ``seed``, see
+            :class:`~lightning_fusion.data.domains.ModalityDataModule`.
 
     Raises:
         InputError: Where an argument is out of range or does not fit the recordings.
@@ -84,18 +82,13 @@ class BaseAudioDataModule(FusionDataModule):
         features: Literal["log_mel", "waveform"] = "log_mel",
         num_mels: int = 80,
         augmentation: nn.Module | None = None,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int = 0,
+        **loading: Any,
     ) -> None:
-        super().__init__()
-        record_arguments(self)
-        self.notices = Notices()
+        super().__init__(**loading)
         self.val_speakers, self.test_speakers, self.domain_field = val_speakers, test_speakers, domain_field
         self.val_segments, self.test_segments, self.train_crops = val_segments, test_segments, train_crops
         self.sample_rate_hz, self.crop_s, self.eval_crop_s = sample_rate_hz, crop_s, eval_crop_s
         self.features, self.num_mels, self.augmentation = features, num_mels, augmentation
-        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
 
     # ------------------------------------ what a source and a task implement
 
@@ -222,8 +215,8 @@ class BaseAudioDataModule(FusionDataModule):
     # -------------------------------------------------------------- internals
 
     def _check(self) -> None:
+        super()._check()
         self._check_choices({"features": ("log_mel", "waveform")})
-        self._check_loading()
         self._check_least(1, "val_segments", "test_segments", "train_crops", "num_mels")
         if not 4000 <= self.sample_rate_hz <= 192_000:
             raise InputError(f"sample_rate_hz is {self.sample_rate_hz}; expected 4000 to 192000")
@@ -284,3 +277,47 @@ class BaseAudioDataModule(FusionDataModule):
                 self.sample_rate_hz, self.num_mels, window_s=_WINDOW_S, hop_s=_HOP_S, low_hz=_LOW_HZ, floor=_FLOOR
             ).to(device)
         return self._mels[device]
+
+
+class AudioFilesDataModule(BaseAudioDataModule):
+    """WAV, FLAC or Ogg files whose paths say what is known of them: a source, to be joined with the base of a task.
+
+    Args:
+        root: Folder of the training recordings, and of all whose split has no folder of its own.
+        pattern: How paths relative to a root are made, with ``{speaker}`` where the speaker's name stands, and other
+            fields; ``*`` stands for any part of a name, ``**`` for any folders. ``{speaker}/**`` fits
+            ``root/<speaker>/**/*.wav`` as VoxCeleb and LibriSpeech have it, ``{label}_{speaker}_{utterance}.wav`` the
+            Free Spoken Digit Dataset.
+        val_root: Folder of the validation recordings, if they have their own.
+        test_root: Folder of the test recordings, if they have their own.
+        memory_limit_gb: Recordings larger than this (4 bytes a sample) stay on disk and are read batch by batch.
+        **shared: See the base of the task.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        pattern: str,
+        val_root: str | None = None,
+        test_root: str | None = None,
+        memory_limit_gb: float = 4.0,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self.root, self.pattern, self.memory_limit_gb = root, pattern, memory_limit_gb
+        self.val_root, self.test_root = val_root, test_root
+
+    def read_layout(self) -> AudioLayout:
+        """Find the files."""
+        return find_trees(self.root, self.val_root, self.test_root, self.pattern)
+
+    def read_recordings(self, layout: AudioLayout) -> Recordings:
+        """Look at the files, and decode them where they fit into memory."""
+        return Recordings.of_files(layout.paths(), self.sample_rate_hz, self.memory_limit_gb)
+
+    def _check(self) -> None:
+        super()._check()
+        check_files(self.pattern, [*self.needs, *filter(None, [self.domain_field])], self.memory_limit_gb)
+        for split in ("val", "test"):
+            if getattr(self, f"{split}_root") is not None and getattr(self, f"{split}_speakers") is not None:
+                raise InputError(f"{split}_root has speakers of its own; remove {split}_speakers or {split}_root")

@@ -4,9 +4,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lightning_fusion.data.audio.datamodule import UNSEEN, BaseAudioDataModule
-from lightning_fusion.data.audio.files import Recordings
-from lightning_fusion.data.audio.layout import AudioLayout, check_files, find_trees
+from lightning_fusion.data.audio.datamodule import UNSEEN, AudioFilesDataModule, BaseAudioDataModule
 from lightning_fusion.data.audio.splits import AudioSplit, split_recordings, split_speakers
 from lightning_fusion.data.base import Stage
 from lightning_fusion.data.domains import as_names, chosen_domains
@@ -94,19 +92,13 @@ class BaseLabeledAudioDataModule(BaseAudioDataModule):
                 )
 
 
-class LabeledAudioDataModule(BaseLabeledAudioDataModule):
+class LabeledAudioDataModule(AudioFilesDataModule, BaseLabeledAudioDataModule):
     """WAV, FLAC or Ogg files under a folder whose paths say what is said, and by whom.
 
     Args:
-        root: Folder of the training recordings, and of all whose split has no folder of its own.
-        pattern: How paths relative to a root are made, with ``{speaker}``, ``{label}`` and other fields; ``*`` stands
-            for any part of a name, ``**`` for any folders. ``{label}_{speaker}_{utterance}.wav`` fits the Free Spoken
-            Digit Dataset.
-        val_root: Folder of the validation recordings, if they have their own.
-        test_root: Folder of the test recordings, if they have their own.
-        memory_limit_gb: Recordings larger than this (4 bytes a sample) stay on disk and are read batch by batch.
-        **shared: See :class:`BaseLabeledAudioDataModule` (``domain``, ``split_by``, ``domain_field``) and
-            :class:`~lightning_fusion.data.audio.datamodule.BaseAudioDataModule`.
+        **shared: See :class:`~lightning_fusion.data.audio.datamodule.AudioFilesDataModule` (``root``, ``pattern``,
+            ``val_root``, ``test_root``, ``memory_limit_gb``), :class:`BaseLabeledAudioDataModule` (``domain``,
+            ``split_by``, ``domain_field``) and :class:`~lightning_fusion.data.audio.datamodule.BaseAudioDataModule`.
 
     Raises:
         InputError: Where an argument does not fit the files, or one cannot be read.
@@ -117,35 +109,12 @@ class LabeledAudioDataModule(BaseLabeledAudioDataModule):
         'lucas'
     """
 
-    def __init__(
-        self,
-        root: str,
-        pattern: str,
-        val_root: str | None = None,
-        test_root: str | None = None,
-        memory_limit_gb: float = 4.0,
-        **shared: Any,
-    ) -> None:
-        super().__init__(**shared)
-        self.root, self.pattern, self.memory_limit_gb = root, pattern, memory_limit_gb
-        self.val_root, self.test_root = val_root, test_root
+    def __init__(self, root: str, pattern: str, **shared: Any) -> None:
+        super().__init__(root=root, pattern=pattern, **shared)
         self._configure()
-
-    def read_layout(self) -> AudioLayout:
-        """Find the files."""
-        return find_trees(self.root, self.val_root, self.test_root, self.pattern)
-
-    def read_recordings(self, layout: AudioLayout) -> Recordings:
-        """Look at the files, and decode them where they fit into memory."""
-        return Recordings.of_files(layout.paths(), self.sample_rate_hz, self.memory_limit_gb)
 
     def _check(self) -> None:
         super()._check()
-        check_files(self.pattern, [*self.needs, *filter(None, [self.domain_field])], self.memory_limit_gb)
         for split in ("val", "test"):
-            if getattr(self, f"{split}_root") is None:
-                continue
-            if self.split_by == "recording":
+            if self.split_by == "recording" and getattr(self, f"{split}_root") is not None:
                 raise InputError(f"split_by: recording draws fractions of the recordings of root: remove {split}_root")
-            if getattr(self, f"{split}_speakers") is not None:
-                raise InputError(f"{split}_root has speakers of its own; remove {split}_speakers or {split}_root")

@@ -4,9 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from lightning_fusion.data.audio.datamodule import UNSEEN, BaseAudioDataModule
-from lightning_fusion.data.audio.files import Recordings
-from lightning_fusion.data.audio.layout import SPEAKER_FOLDERS, AudioLayout, check_files, find_trees
+from lightning_fusion.data.audio.datamodule import UNSEEN, AudioFilesDataModule, BaseAudioDataModule
+from lightning_fusion.data.audio.layout import SPEAKER_FOLDERS
 from lightning_fusion.data.audio.splits import AudioSplit, split_speakers
 from lightning_fusion.data.audio.trials import Trials, draw_trials, read_trials
 from lightning_fusion.data.base import Stage, made_at
@@ -83,24 +82,18 @@ class BaseSpeakerDataModule(BaseAudioDataModule):
             raise InputError(f"max_trials is {self.max_trials}; expected at least 2, one of each kind")
 
 
-class SpeakerDataModule(BaseSpeakerDataModule):
+class SpeakerDataModule(AudioFilesDataModule, BaseSpeakerDataModule):
     """WAV, FLAC or Ogg files of speakers under a folder, for speaker verification.
 
     Validation and test speakers come from folders of their own, from lists of names, from trial lists (all speakers
     they name), or are drawn from ``root`` with the seed.
 
     Args:
-        root: Folder of the training recordings, and of all whose split has no folder of its own.
-        val_root: Folder of the validation recordings, if they have their own.
-        test_root: Folder of the test recordings, if they have their own.
-        pattern: How paths relative to a root are made, with ``{speaker}`` where the speaker's name stands, and other
-            fields; ``*`` stands for any part of a name, ``**`` for any folders. ``{speaker}/**`` fits
-            ``root/<speaker>/**/*.wav`` as VoxCeleb and LibriSpeech have it.
         val_trials: Trial list in VoxCeleb's format (``1 enrol test``), names relative to the split's root; only
             the files that it names are validated with. None: pairs of all samples.
         test_trials: Trial list for testing, likewise.
-        memory_limit_gb: Recordings larger than this (4 bytes a sample) stay on disk and are read batch by batch.
-        **shared: See :class:`BaseSpeakerDataModule` (``max_trials``) and
+        **shared: See :class:`~lightning_fusion.data.audio.datamodule.AudioFilesDataModule` (``root``, ``pattern``,
+            ``val_root``, ``test_root``, ``memory_limit_gb``), :class:`BaseSpeakerDataModule` (``max_trials``) and
             :class:`~lightning_fusion.data.audio.datamodule.BaseAudioDataModule`.
 
     Raises:
@@ -117,26 +110,14 @@ class SpeakerDataModule(BaseSpeakerDataModule):
     def __init__(
         self,
         root: str,
-        val_root: str | None = None,
-        test_root: str | None = None,
         pattern: str = SPEAKER_FOLDERS,
         val_trials: str | None = None,
         test_trials: str | None = None,
-        memory_limit_gb: float = 4.0,
         **shared: Any,
     ) -> None:
-        super().__init__(**shared)
-        self.root, self.val_root, self.test_root, self.pattern = root, val_root, test_root, pattern
-        self.val_trials, self.test_trials, self.memory_limit_gb = val_trials, test_trials, memory_limit_gb
+        super().__init__(root=root, pattern=pattern, **shared)
+        self.val_trials, self.test_trials = val_trials, test_trials
         self._configure()
-
-    def read_layout(self) -> AudioLayout:
-        """Find the files."""
-        return find_trees(self.root, self.val_root, self.test_root, self.pattern)
-
-    def read_recordings(self, layout: AudioLayout) -> Recordings:
-        """Look at the files, and decode them where they fit into memory."""
-        return Recordings.of_files(layout.paths(), self.sample_rate_hz, self.memory_limit_gb)
 
     def read_trial_lists(self) -> dict[str, Trials]:
         """Read the lists that are given."""
@@ -157,10 +138,7 @@ class SpeakerDataModule(BaseSpeakerDataModule):
 
     def _check(self) -> None:
         super()._check()
-        check_files(self.pattern, ["speaker", *filter(None, [self.domain_field])], self.memory_limit_gb)
         for split in ("val", "test"):
-            if getattr(self, f"{split}_root") is not None and getattr(self, f"{split}_speakers") is not None:
-                raise InputError(f"{split}_root has speakers of its own; remove {split}_speakers or {split}_root")
             if getattr(self, f"{split}_trials") is not None and getattr(self, f"{split}_segments") > 1:
                 raise InputError(
                     f"{split}_trials names whole recordings; set {split}_segments: 1 or remove {split}_trials"

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightning_fusion.data.audio.datamodule import BaseAudioDataModule
 from lightning_fusion.data.audio.files import Recordings
 from lightning_fusion.data.audio.labeled import BaseLabeledAudioDataModule
 from lightning_fusion.data.audio.layout import AudioLayout
@@ -15,7 +16,27 @@ from lightning_fusion.data.synthetic import VOWELS, synthetic_voices
 _SPEAKERS, _UTTERANCES = 60, 4
 
 
-class SyntheticSpeakerDataModule(BaseSpeakerDataModule):
+class SyntheticVoices(BaseAudioDataModule):
+    """240 utterances of 60 synthetic voices: a source, to be joined with the base of a task.
+
+    Args:
+        **shared: See the base of the task.
+    """
+
+    def __init__(self, **shared: Any) -> None:
+        super().__init__(**shared)
+        self._configure()
+
+    def read_layout(self) -> AudioLayout:
+        """Name the utterances."""
+        return _layout()
+
+    def read_recordings(self, layout: AudioLayout) -> Recordings:
+        """Synthesize the utterances."""
+        return _recordings(self.sample_rate_hz)
+
+
+class SyntheticSpeakerDataModule(SyntheticVoices, BaseSpeakerDataModule):
     """240 utterances of 60 synthetic voices for speaker verification, for tests: no file, no network.
 
     See :func:`~lightning_fusion.data.synthetic.synthetic_voices`.
@@ -34,20 +55,8 @@ class SyntheticSpeakerDataModule(BaseSpeakerDataModule):
         ([-100], 1128)
     """
 
-    def __init__(self, **shared: Any) -> None:
-        super().__init__(**shared)
-        self._configure()
 
-    def read_layout(self) -> AudioLayout:
-        """Name the utterances."""
-        return _layout()
-
-    def read_recordings(self, layout: AudioLayout) -> Recordings:
-        """Synthesize the utterances."""
-        return _recordings(self.sample_rate_hz)
-
-
-class SyntheticLabeledAudioDataModule(BaseLabeledAudioDataModule):
+class SyntheticLabeledAudioDataModule(SyntheticVoices, BaseLabeledAudioDataModule):
     """240 utterances of 60 synthetic voices; the label is a vowel.
 
     See :func:`~lightning_fusion.data.synthetic.synthetic_voices`.
@@ -61,18 +70,6 @@ class SyntheticLabeledAudioDataModule(BaseLabeledAudioDataModule):
         >>> data.classes, len(data.domains), len(data.own_domains)
         (['a', 'e', 'i', 'o', 'u'], 60, 42)
     """
-
-    def __init__(self, **shared: Any) -> None:
-        super().__init__(**shared)
-        self._configure()
-
-    def read_layout(self) -> AudioLayout:
-        """Name the utterances."""
-        return _layout()
-
-    def read_recordings(self, layout: AudioLayout) -> Recordings:
-        """Synthesize the utterances."""
-        return _recordings(self.sample_rate_hz)
 
 
 def _layout() -> AudioLayout:

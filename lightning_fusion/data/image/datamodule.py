@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.data.base import FusionDataModule, RowDataset, Rows, Stage, made_at
-from lightning_fusion.data.domains import as_names, chosen_domains, domain_matrix, local_classes
+from lightning_fusion.data.base import RowDataset, Rows, Stage, made_at
+from lightning_fusion.data.domains import ModalityDataModule, as_names, chosen_domains, domain_matrix, local_classes
 from lightning_fusion.data.image.superclasses import CIFAR100_SUPERCLASSES
 from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.data.statistics import image_facts, mean_and_deviation
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
-from lightning_fusion.hyperparameters import record_arguments
 
 
 @dataclass
@@ -72,7 +71,7 @@ class _Task:
     member: np.ndarray
 
 
-class BaseImageDataModule(FusionDataModule):
+class BaseImageDataModule(ModalityDataModule):
     """Labeled images with domains, split before the domains are cut; the base of all sources of images.
 
     Two roles share the same splits. The ``expert`` role gives what *one* expert may train on: the samples of one
@@ -102,8 +101,7 @@ class BaseImageDataModule(FusionDataModule):
         std: Of each channel, divided by; 0.5 where None.
         augmentation: Module applied to float batches (B, channels, H, W) in [0, 1], in training only.
         batch_size: Samples per batch and process.
-        num_workers: Loader processes; only images that are decoded batch by batch gain from them.
-        seed: Of splits, domains and order.
+        **loading: ``num_workers`` and ``seed``, see :class:`~lightning_fusion.data.domains.ModalityDataModule`.
 
     Raises:
         InputError: Where an argument is out of range or does not fit the source.
@@ -133,15 +131,12 @@ class BaseImageDataModule(FusionDataModule):
         std: list[float] | None = None,
         augmentation: nn.Module | None = None,
         batch_size: int = 128,
-        num_workers: int = 0,
-        seed: int = 0,
+        **loading: Any,
     ) -> None:
-        super().__init__()
-        record_arguments(self)
+        super().__init__(batch_size=batch_size, **loading)
         self.role, self.domain, self.protocol, self.superclasses = role, domain, protocol, superclasses
-        self.fuser_fraction, self.val_fraction, self.seed = fuser_fraction, val_fraction, seed
+        self.fuser_fraction, self.val_fraction, self.augmentation = fuser_fraction, val_fraction, augmentation
         self.image_size, self.channels, self.mean, self.std = image_size, channels, mean, std
-        self.augmentation, self.batch_size, self.num_workers = augmentation, batch_size, num_workers
 
     # ------------------------------------------------- what a source implements
 
@@ -256,9 +251,9 @@ class BaseImageDataModule(FusionDataModule):
     # -------------------------------------------------------------- internals
 
     def _check(self) -> None:
+        super()._check()
         self._check_role()
         self._check_choices({"protocol": ("clean", "paper"), "channels": (1, 3)})
-        self._check_loading()
         if self.image_size is not None and self.image_size < 1:
             raise InputError(f"image_size is {self.image_size}; expected at least 1 pixel")
         self._check_fractions("val_fraction", "test_fraction")

@@ -24,14 +24,35 @@ class TreeLayout(ImageLayout):
     files: list[ImageFile] = field(default_factory=list)
 
 
-class ImageDataModule(UndividedImageDataModule):
+class ImageTreeDataModule(BaseImageDataModule):
+    """Image files in folders of folders: the base of both kinds of tree.
+
+    Args:
+        root: The folder that holds the others.
+        memory_limit_gb: Decoded images larger than this stay on disk and are decoded batch by batch.
+        skip_unreadable: Leave out files that do not decode, and say how many; else the first one is an error.
+        **shared: See :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
+    """
+
+    def __init__(self, root: str, memory_limit_gb: float = 4.0, skip_unreadable: bool = False, **shared: Any) -> None:
+        super().__init__(**shared)
+        self.root, self.memory_limit_gb, self.skip_unreadable = root, memory_limit_gb, skip_unreadable
+
+    def _decode(self, layout: Any) -> ImageTable:
+        """The files of a tree, in memory or read batch by batch, and the classes that their folders name."""
+        reader = ImageFiles([file.path for file in layout.files], self.channels, self.image_size)
+        images, readable = reader.load(self.memory_limit_gb, self.skip_unreadable)
+        number = {name: position for position, name in enumerate(layout.classes)}
+        return ImageTable(images, np.array([number[file.label] for file in layout.files]), readable=readable)
+
+
+class ImageDataModule(ImageTreeDataModule, UndividedImageDataModule):
     """Image files under ``root/<split>/<class>/*``, with the splits ``train`` (``val`` is added to it) and ``test``.
 
     Args:
         root: The folder that holds the splits.
-        memory_limit_gb: Decoded images larger than this stay on disk and are decoded batch by batch.
-        skip_unreadable: Leave out files that do not decode, and say how many; else the first one is an error.
-        **shared: See :class:`~lightning_fusion.data.image.undivided.UndividedImageDataModule` (``num_domains``,
+        **shared: See :class:`ImageTreeDataModule` (``memory_limit_gb``, ``skip_unreadable``),
+            :class:`~lightning_fusion.data.image.undivided.UndividedImageDataModule` (``num_domains``,
             ``classes_per_domain``) and :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
 
     Raises:
@@ -52,9 +73,8 @@ class ImageDataModule(UndividedImageDataModule):
         (['cat', 'dog'], torch.Size([4, 3, 8, 8]))
     """
 
-    def __init__(self, root: str, memory_limit_gb: float = 4.0, skip_unreadable: bool = False, **shared: Any) -> None:
-        super().__init__(**shared)
-        self.root, self.memory_limit_gb, self.skip_unreadable = root, memory_limit_gb, skip_unreadable
+    def __init__(self, root: str, **shared: Any) -> None:
+        super().__init__(root=root, **shared)
         self._configure()
 
     def read_layout(self) -> TreeLayout:
@@ -74,20 +94,19 @@ class ImageDataModule(UndividedImageDataModule):
 
     def read_images(self, layout: ImageLayout) -> ImageTable:
         """Decode the files where they fit into memory."""
-        table = _decode(self, layout)
+        table = self._decode(layout)
         table.test = np.array([file.folder == "test" for file in layout.files])  # type: ignore[attr-defined]
         return table
 
 
-class DomainImageDataModule(BaseImageDataModule):
+class DomainImageDataModule(ImageTreeDataModule):
     """Image files under ``root/<domain>/<class>/*``; each folder is a domain, and may lack classes.
 
     Args:
         root: The folder that holds the domains.
         test_fraction: Fraction of each class in each domain that is held out for testing.
-        memory_limit_gb: Decoded images larger than this stay on disk and are decoded batch by batch.
-        skip_unreadable: Leave out files that do not decode, and say how many; else the first one is an error.
-        **shared: See :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
+        **shared: See :class:`ImageTreeDataModule` (``memory_limit_gb``, ``skip_unreadable``) and
+            :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
 
     Raises:
         InputError: If the tree has another layout, or a file cannot be read.
@@ -106,17 +125,9 @@ class DomainImageDataModule(BaseImageDataModule):
         (['clinic', 'home'], ['home'], 2)
     """
 
-    def __init__(
-        self,
-        root: str,
-        test_fraction: float = 0.2,
-        memory_limit_gb: float = 4.0,
-        skip_unreadable: bool = False,
-        **shared: Any,
-    ) -> None:
-        super().__init__(**shared)
-        self.root, self.test_fraction = root, test_fraction
-        self.memory_limit_gb, self.skip_unreadable = memory_limit_gb, skip_unreadable
+    def __init__(self, root: str, test_fraction: float = 0.2, **shared: Any) -> None:
+        super().__init__(root=root, **shared)
+        self.test_fraction = test_fraction
         self._configure()
 
     def read_layout(self) -> TreeLayout:
@@ -133,15 +144,7 @@ class DomainImageDataModule(BaseImageDataModule):
 
     def read_images(self, layout: ImageLayout) -> ImageTable:
         """Decode the files where they fit into memory."""
-        table = _decode(self, layout)
+        table = self._decode(layout)
         number = {name: position for position, name in enumerate(layout.domains)}
         table.domain = np.array([number[file.folder] for file in layout.files])  # type: ignore[attr-defined]
         return table
-
-
-def _decode(data: Any, layout: Any) -> ImageTable:
-    """The files of a tree, in memory or read batch by batch, and the classes that their folders name."""
-    reader = ImageFiles([file.path for file in layout.files], data.channels, data.image_size)
-    images, readable = reader.load(data.memory_limit_gb, data.skip_unreadable)
-    number = {name: position for position, name in enumerate(layout.classes)}
-    return ImageTable(images, np.array([number[file.label] for file in layout.files]), readable=readable)

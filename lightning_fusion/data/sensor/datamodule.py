@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_fusion.data.base import SPLITS, Stage, made_at
-from lightning_fusion.data.domains import DomainsDataModule, Notices, as_names, check_label_names
+from lightning_fusion.data.domains import DomainsDataModule, as_names, check_label_names
 from lightning_fusion.data.sensor.arrangement import Arrangement, Source, arrange, named_splits, poor_domains
 from lightning_fusion.data.sensor.windows import Cut, RowInputs, Windows, cut_windows
 from lightning_fusion.data.splits import stratified_sessions
 from lightning_fusion.data.statistics import mean_and_deviation, window_facts
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
-from lightning_fusion.hyperparameters import record_arguments
 
 
 class BaseSensorDataModule(DomainsDataModule):
@@ -57,9 +56,8 @@ class BaseSensorDataModule(DomainsDataModule):
             ``all`` domains', so that experts read each other's data as they read their own; or those of its ``own``
             domains in use. Where sites cannot see each other's files, give all of them the same ``mean`` and ``std``.
         augmentation: Module applied to batches before they are normalized, in training only.
-        batch_size: Samples per batch and process.
-        num_workers: Loader processes.
-        seed: Of splits and order.
+        **loading: ``batch_size``, ``num_workers`` and ``seed``, see
+            :class:`~lightning_fusion.data.domains.ModalityDataModule`.
 
     Raises:
         InputError: Where arguments contradict one another, or do not fit the data.
@@ -91,18 +89,13 @@ class BaseSensorDataModule(DomainsDataModule):
         std: list[float] | None = None,
         normalization_scope: Literal["all", "own"] = "all",
         augmentation: nn.Module | None = None,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int = 0,
+        **loading: Any,
     ) -> None:
-        super().__init__()
-        record_arguments(self)
-        self.notices = Notices()
+        super().__init__(**loading)
         self.domain_fields, self.group_field, self.session_fields = domain_fields, group_field, session_fields
         self.split_field, self.domain, self.labels, self.ignored_labels = split_field, domain, labels, ignored_labels
-        self.val_fraction, self.test_fraction, self.seed = val_fraction, test_fraction, seed
+        self.val_fraction, self.test_fraction, self.augmentation = val_fraction, test_fraction, augmentation
         self.mean, self.std, self.normalization_scope = mean, std, normalization_scope
-        self.augmentation, self.batch_size, self.num_workers = augmentation, batch_size, num_workers
 
     # ------------------------------------------------------- what a source says
 
@@ -186,8 +179,8 @@ class BaseSensorDataModule(DomainsDataModule):
         self._of_all  # noqa: B018  # made now, so that variants share it
 
     def _check(self) -> None:
+        super()._check()
         self._check_choices({"normalization_scope": ("all", "own")})
-        self._check_loading()
         self._check_held_out(self.val_fraction, self.test_fraction)
         check_label_names(self.labels, self.ignored_labels)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_fusion.data.base import SPLITS, Rows, Stage, made_at
-from lightning_fusion.data.domains import DomainsDataModule, Notices, as_names, check_label_names
+from lightning_fusion.data.domains import DomainsDataModule, as_names, check_label_names
 from lightning_fusion.data.samplers import LengthSampler
 from lightning_fusion.data.text.splits import FUSER_TRAIN, FUSER_VAL, LEFT_OUT, TRAIN, draw_splits
 from lightning_fusion.data.text.texts import Texts, normalize
@@ -19,7 +19,7 @@ from lightning_fusion.data.text.tokens import Corpus, TextTokenizer, TokenRows, 
 from lightning_fusion.data.text.words import bag_of_words
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
-from lightning_fusion.hyperparameters import constructor_arguments, record_arguments
+from lightning_fusion.hyperparameters import constructor_arguments
 
 _READ_AS = 4  # counts changes of how files are read: entries of a cache that were read otherwise are left alone
 _FRACTIONS = ("val_fraction", "test_fraction", "fuser_fraction")
@@ -57,9 +57,8 @@ class BaseTextDataModule(DomainsDataModule):
         test_fraction: Of the texts for testing.
         cache: Folder in which the tokens are kept for the next run, which maps them into memory.
         bucket: Train on batches of texts of similar length.
-        batch_size: Samples per batch and process.
-        num_workers: Loader processes.
-        seed: Of splits and order.
+        **loading: ``batch_size``, ``num_workers`` and ``seed``, see
+            :class:`~lightning_fusion.data.domains.ModalityDataModule`.
 
     Raises:
         InputError: If an argument is out of range, or a file or text cannot be read.
@@ -88,18 +87,13 @@ class BaseTextDataModule(DomainsDataModule):
         test_fraction: float = 0.2,
         cache: str | None = None,
         bucket: bool = True,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int = 0,
+        **loading: Any,
     ) -> None:
-        super().__init__()
-        record_arguments(self)
-        self.notices = Notices()
-        self.role, self.domain, self.labels, self.seed = role, domain, labels, seed
+        super().__init__(**loading)
+        self.role, self.domain, self.labels, self.bucket = role, domain, labels, bucket
         self.tokenizer, self.vocab_size, self.lowercase, self.download = tokenizer, vocab_size, lowercase, download
         self.max_length, self.unreadable, self.cache = max_length, unreadable, cache
         self.fuser_fraction, self.val_fraction, self.test_fraction = fuser_fraction, val_fraction, test_fraction
-        self.bucket, self.batch_size, self.num_workers = bucket, batch_size, num_workers
 
     # ------------------------------------------------------- what a source says
 
@@ -192,11 +186,11 @@ class BaseTextDataModule(DomainsDataModule):
         return Stage.READING if first == Stage.SPLITTING and self.tokenizer is None else first
 
     def _check(self) -> None:
+        super()._check()
         self._check_role()
         self._check_choices({"unreadable": ("refuse", "drop")})
         if self.cache is not None and type(self).files is BaseTextDataModule.files:
             raise InputError(f"cache: {type(self).__name__} has no file to cache; remove cache")
-        self._check_loading()
         self._check_least(4, "max_length")
         if self._most_tokens < 260:
             raise InputError(f"vocab_size is {self._most_tokens}; expected at least 260: 256 bytes and special tokens")
