@@ -1,0 +1,35 @@
+"""Every figure: functions of plain arrays that return a matplotlib ``Figure``, for reports and loggers alike.
+
+No figure belongs to pyplot, so none has to be closed. Names stand in them as they are: a class called ``$5_to_$10`` is
+no formula.
+"""
+
+from lightning_fusion.plotting.comparisons import (
+    grouped_bars,
+    overlap_curves,
+    permutation_importance,
+    reversal_strengths,
+    target_accuracies,
+)
+from lightning_fusion.plotting.costs import cost_curves, queries, risk_coverage_curves, traffic
+from lightning_fusion.plotting.det import det_curves
+from lightning_fusion.plotting.maps import attribution_maps, confusion, diagnosis, heat_map
+from lightning_fusion.plotting.page import save
+
+__all__ = [
+    "attribution_maps",
+    "confusion",
+    "cost_curves",
+    "det_curves",
+    "diagnosis",
+    "grouped_bars",
+    "heat_map",
+    "overlap_curves",
+    "permutation_importance",
+    "queries",
+    "reversal_strengths",
+    "risk_coverage_curves",
+    "save",
+    "target_accuracies",
+    "traffic",
+]
