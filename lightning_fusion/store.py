@@ -281,7 +281,6 @@ def cached(
     folder: str | Path,
     kind: str,
     write: Callable[[StoreWriter], Mapping[str, Any]],
-    verify: bool = True,
     writable: bool = False,
 ) -> ArrayStore:
     """Open an entry of a cache, or make it first; where another process is making it, its entry is waited for.
@@ -290,7 +289,6 @@ def cached(
         folder: Of the entry; its name stands for what it is made from.
         kind: What is stored.
         write: Called with a writer where there is no entry; stores the arrays and returns the metadata.
-        verify: See :class:`ArrayStore`.
         writable: See :class:`ArrayStore`.
 
     Raises:
@@ -298,11 +296,11 @@ def cached(
         ForeignFolderError: If the folder contains something else.
     """
     with suppress(MissingStoreError):
-        return ArrayStore(folder, kind, verify, writable)
+        return ArrayStore(folder, kind, writable=writable)
     with StoreWriter(folder, kind, wait=True) as writer:
         if not writer.exists:
             writer.commit(write(writer))
-    return ArrayStore(folder, kind, verify, writable)
+    return ArrayStore(folder, kind, writable=writable)
 
 
 def release(*arrays: np.ndarray) -> None:

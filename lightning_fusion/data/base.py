@@ -348,8 +348,7 @@ class TensorDataModule(FusionDataModule):
 
 
 UNLABELED = -100
-"""``Batch.target`` of a sample whose label is not known; what torch's losses leave out."""
-
+"""``Batch.target`` of a sample whose label is not known, or none of the classes; what torch's losses leave out."""
 
 _READ_ROWS = 4096
 

@@ -3,6 +3,7 @@
 import json
 import platform
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -119,6 +120,10 @@ class Report:
         """Add every mean of right answers, (N,) in [0, 1], to (N,) targets."""
         for metric, mean in MEANS.items():
             self.add(method, metric, mean(right, targets), seed, **more)
+
+    def took(self, part: str, start: float) -> None:
+        """Count the seconds since ``start`` (of :func:`time.perf_counter`) as those of a part of the run."""
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
 
     def select(self, **facts: Any) -> list[dict[str, Any]]:
         """The rows that agree with all facts, ordered by seed; None stands for a fact that a row does not have."""

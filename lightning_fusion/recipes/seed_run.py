@@ -221,7 +221,7 @@ class SeedRun:
         if not all(bool(value.isfinite().all()) for value in module.network.state_dict().values()):  # type: ignore[union-attr]
             raise InputError(f"{label}: the training diverged, weights are NaN or infinite; lower the learning rate")
         save_weights(trainer, path)
-        self.took("training", start)
+        self.report.took("training", start)
         value = trainer.callback_metrics.get(f"val_{metric}")
         said = "" if value is None else f"validation {metric} {float(value):.3f}, "
         self.console.print(f"{label}: {said}{time.perf_counter() - start:.0f} s")
@@ -245,7 +245,7 @@ class SeedRun:
         pool = ExpertPool(experts, self.data.classes)
         trainer = self.trainer("outputs", logged=False)
         outputs = collect(pool, self.data, self.folder / "outputs", features=features, trainer=trainer)
-        self.took("asking experts", start)
+        self.report.took("asking experts", start)
         diagnosis = diagnose(outputs)
         if first_process():
             diagnosis.save(self.folder)
@@ -320,12 +320,6 @@ class SeedRun:
             if keep:
                 save_weights(trainer, path)
         return module.eval(), {key: float(value) for key, value in trainer.callback_metrics.items()}
-
-    # --------------------------------------------------------------- helpers
-
-    def took(self, what: str, start: float) -> None:
-        """Count the seconds since ``start`` (of :func:`time.perf_counter`) as a part of the run."""
-        self.report.seconds[what] = self.report.seconds.get(what, 0.0) + time.perf_counter() - start
 
 
 def save_weights(trainer: Trainer, path: Path) -> None:

@@ -19,8 +19,6 @@ from lightning_fusion.data.statistics import mean_and_deviation, spectrum_facts
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
 
-UNSEEN = -100
-"""Target of a sample whose speaker is no training class; cross-entropy ignores it."""
 _PARTS = {"train": "train_crops", "val": "val_segments", "test": "test_segments"}
 _LONGEST_S = 3600
 _WINDOW_S, _HOP_S, _LOW_HZ, _FLOOR = 0.025, 0.01, 20.0, 1e-6

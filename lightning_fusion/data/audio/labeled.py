@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lightning_fusion.data.audio.datamodule import UNSEEN, AudioFilesDataModule, BaseAudioDataModule
+from lightning_fusion.data.audio.datamodule import AudioFilesDataModule, BaseAudioDataModule
 from lightning_fusion.data.audio.splits import AudioSplit, split_recordings, split_speakers
-from lightning_fusion.data.base import Stage
+from lightning_fusion.data.base import UNLABELED, Stage
 from lightning_fusion.data.domains import as_names, chosen_domains
 from lightning_fusion.errors import InputError, shorten
 
@@ -77,7 +77,7 @@ class BaseLabeledAudioDataModule(BaseAudioDataModule):
                     "val_speakers, test_speakers or seed"
                 )
         number = {name: position for position, name in enumerate(names)}
-        return np.array([number.get(label, UNSEEN) for label in labels])
+        return np.array([number.get(label, UNLABELED) for label in labels])
 
     def _check(self) -> None:
         super()._check()

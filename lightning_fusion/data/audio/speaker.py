@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from lightning_fusion.data.audio.datamodule import UNSEEN, AudioFilesDataModule, BaseAudioDataModule
+from lightning_fusion.data.audio.datamodule import AudioFilesDataModule, BaseAudioDataModule
 from lightning_fusion.data.audio.layout import SPEAKER_FOLDERS
 from lightning_fusion.data.audio.splits import AudioSplit, split_speakers
 from lightning_fusion.data.audio.trials import Trials, draw_trials, read_trials
-from lightning_fusion.data.base import Stage, made_at
+from lightning_fusion.data.base import UNLABELED, Stage, made_at
 from lightning_fusion.data.domains import local_classes
 from lightning_fusion.errors import InputError
 
@@ -66,7 +66,7 @@ class BaseSpeakerDataModule(BaseAudioDataModule):
     def targets(self) -> np.ndarray:
         """(N,) int64, who speaks among the training speakers; -100 for others."""
         local = local_classes(self.split.speakers, len(self.layout.speakers))[self.layout.speaker]
-        return np.where(local < 0, UNSEEN, local)
+        return np.where(local < 0, UNLABELED, local)
 
     @made_at(Stage.SPLITTING)
     def _lists(self) -> dict[str, Trials]:

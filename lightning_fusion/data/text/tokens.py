@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -231,12 +232,13 @@ def load_corpus(
     Raises:
         InputError: If a text cannot be read, or the entry is damaged.
     """
+    make = partial(_tokenize, read, choose_tokenizer, max_length, unreadable)
     if entry is None:
-        arrays, facts = _tokenize(read, choose_tokenizer, max_length, unreadable)
+        arrays, facts = make()
     else:
 
         def write(writer: StoreWriter) -> dict[str, Any]:
-            made, facts = _tokenize(read, choose_tokenizer, max_length, unreadable)
+            made, facts = make()
             for name, array in made.items():
                 writer[name] = array
             return facts

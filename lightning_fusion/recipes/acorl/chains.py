@@ -1,5 +1,6 @@
 """Chains of members of one seed: a plain one, and those in which each member is trained against the ones before."""
 
+import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,15 +25,10 @@ PLAIN, COMPLEMENTARY = "plain", "ACoRL"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained for every seed.
+    """What is trained for every seed; attributes that are not listed are the recipe's arguments of the same name.
 
     Attributes:
-        network: Called with the number of classes, gives a member's network.
-        larger: Likewise, one larger network; None: there is none.
-        members: Length of a chain.
-        epochs: Of each member.
         strengths: Of the reversal, one chain each; the plain chain is trained in any case.
-        schedule: Called with a strength, gives lambda's schedule.
         arguments: Of every member's module.
         branch: Further ones of the modules that train against others.
     """
@@ -75,9 +71,43 @@ class ChainRun(SeedRun, ABC):
     def ask(self) -> None:
         """Ask all members once, and judge each chain on the validation split."""
 
-    @abstractmethod
     def score(self, chosen: float) -> None:
         """Add to the report all figures of the test split, with the chain of the chosen strength as ACoRL's."""
+        start = time.perf_counter()
+        arms = self._arms(chosen)
+        fused = {strength: self._fused(chain) for strength, chain in self.chains.items()}
+        for arm, strength in ((PLAIN, 0.0), (COMPLEMENTARY, chosen)):
+            for fusion, answer in fused[strength].items():
+                self._score(self.method(arm, fusion), answer)
+            self._diversity(arm, arms[arm])
+        for method, name in self._singles(arms):
+            self._score(method, self._alone(name))
+        values = {
+            strength: {fusion: self._value(answer) for fusion, answer in answers.items()}
+            for strength, answers in fused.items()
+        }
+        self._by_strength(values)
+        self.report.took("fusing", start)
+
+    @abstractmethod
+    def _fused(self, chain: list[str]) -> dict[str, Tensor]:
+        """What each fusion of a chain says about the test split."""
+
+    @abstractmethod
+    def _alone(self, name: str) -> Tensor:
+        """What one model says about the test split."""
+
+    @abstractmethod
+    def _value(self, answer: Tensor) -> float:
+        """The metric of what is said about the test split."""
+
+    @abstractmethod
+    def _score(self, method: str, answer: Tensor) -> None:
+        """Add the figures of what a method says to the report."""
+
+    @abstractmethod
+    def _diversity(self, arm: str, chain: list[str]) -> None:
+        """Add to the report how alike the members of a chain are, as the mean over their pairs."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:

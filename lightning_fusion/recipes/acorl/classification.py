@@ -53,7 +53,7 @@ class ClassificationChains(ChainRun):
         self.experts = pool.members
         trainer = self.trainer("outputs", logged=False)
         self.outputs = collect(pool, self.data, self.folder / "outputs", features=True, trainer=trainer)
-        self.took("asking members", start)
+        self.report.took("asking members", start)
         truth = self.outputs["val"].target
         self.validation = {
             strength: float((self._average(chain, "val").argmax(1).numpy() == truth).mean())
@@ -68,29 +68,16 @@ class ClassificationChains(ChainRun):
         return average_outputs(self._known(chain, split), weights)
 
     def score(self, chosen: float) -> None:
-        """Test everything that the report compares."""
-        start = time.perf_counter()
+        """Test everything that the report compares, and look at attributions."""
         self.truth = np.array(self.outputs["test"].target)
-        arms = self._arms(chosen)
-        fused = {strength: self._fused(chain) for strength, chain in self.chains.items()}
-        for arm, strength in ((PLAIN, 0.0), (COMPLEMENTARY, chosen)):
-            for fusion, answer in fused[strength].items():
-                self._score(self.method(arm, fusion), answer)
-            self._diversity(arm, arms[arm])
-        for method, name in self._singles(arms):
-            self._score(method, self._average([name], "test"))
-        self._by_strength(
-            {
-                strength: {fusion: self._right(answer) for fusion, answer in answers.items()}
-                for strength, answers in fused.items()
-            }
-        )
-        self.took("fusing", start)
+        super().score(chosen)
         if self.attribution_rows:
-            self._look(arms)
+            self._look(self._arms(chosen))
+
+    def _alone(self, name: str) -> Tensor:
+        return self._average([name], "test")
 
     def _fused(self, chain: list[str]) -> dict[str, Tensor]:
-        """What each fusion of a chain says about the test split."""
         held_out = torch.from_numpy(np.array(self.outputs["val"].target))
         weights = fit_output_weights(self._known(chain, "val"), held_out)
         answers = self._average(chain, "test"), self._average(chain, "test", weights), self._late(chain)
@@ -131,13 +118,13 @@ class ClassificationChains(ChainRun):
             rows = spread(len(batch.target), 4)  # files lie by class
             some, target = batch.input[rows], batch.target[rows]
             self.maps = some, {name: attribute(network, some, target) for name, network in names.items()}
-        self.took("attribution", start)
+        self.report.took("attribution", start)
 
-    def _right(self, answer: Tensor) -> float:
+    def _value(self, answer: Tensor) -> float:
         return float((answer.argmax(1).numpy() == self.truth).mean())
 
     def _score(self, method: str, answer: Tensor) -> None:
-        self.report.add(method, "accuracy", self._right(answer), self.seed)
+        self.report.add(method, "accuracy", self._value(answer), self.seed)
 
     def _late(self, chain: list[str]) -> Tensor:
         """An ordinary expert on the members' stored features."""
@@ -151,7 +138,6 @@ class ClassificationChains(ChainRun):
             return module.eval()(data.rows("test").inputs)
 
     def _diversity(self, arm: str, chain: list[str]) -> None:
-        """How unlike the members are, as the mean over their pairs."""
         answers = self._known(chain, "test").argmax(2)
         metric = PairwiseDiversity(len(chain))
         metric.update(answers, torch.from_numpy(self.truth))

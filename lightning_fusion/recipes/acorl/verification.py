@@ -60,9 +60,9 @@ class SpeakerChains(ChainRun):
             rows = torch.searchsorted(index, pairs)
             self.scores[split] = {name: trial_scores(values, rows) for name, values in self.embeddings.items()}
         self.speakers = self.data.speaker_of(pairs)
-        self.took("asking members", start)
+        self.report.took("asking members", start)
         self.validation = {
-            strength: float(equal_error_rate(self._fused(chain, "val"), self.same["val"]))
+            strength: float(equal_error_rate(self._average(chain, "val"), self.same["val"]))
             for strength, chain in self.chains.items()
         }
 
@@ -90,47 +90,35 @@ class SpeakerChains(ChainRun):
         kept = {name: torch.from_numpy(np.array(stored[name])) for name in ("index", *prints)}
         return kept.pop("index"), kept
 
-    def _fused(self, chain: Sequence[str], split: str) -> Tensor:
+    def _average(self, chain: Sequence[str], split: str) -> Tensor:
         return average_scores([self.scores[split][name] for name in chain])
 
-    def _both(self, chain: Sequence[str]) -> dict[str, Tensor]:
-        """Scores of the test trials by each fusion of a chain."""
+    def _fused(self, chain: list[str]) -> dict[str, Tensor]:
         val, test = (torch.stack([self.scores[split][name] for name in chain]) for split in ("val", "test"))
         calibrated = CalibratedFusion().fit(val.double(), self.same["val"])(test.double())
-        return dict(zip(self.fusions, (self._fused(chain, "test"), calibrated), strict=True))
+        return dict(zip(self.fusions, (self._average(chain, "test"), calibrated), strict=True))
 
     def score(self, chosen: float) -> None:
         """Test everything that the report compares."""
-        start = time.perf_counter()
-        arms = self._arms(chosen)
         self.curves: dict[str, Tensor] = {}
-        fused = {strength: self._both(chain) for strength, chain in self.chains.items()}
-        for arm, strength in ((PLAIN, 0.0), (COMPLEMENTARY, chosen)):
-            for fusion, scores in fused[strength].items():
-                self._score(self.method(arm, fusion), scores)
-            self._diversity(arm, arms[arm])
-        for method, name in self._singles(arms):
-            self._score(method, self.scores["test"][name])
-        same = self.same["test"]
-        self._by_strength(
-            {
-                strength: {fusion: float(equal_error_rate(scores, same)) for fusion, scores in both.items()}
-                for strength, both in fused.items()
-            }
-        )
-        self.took("fusing", start)
+        super().score(chosen)
 
-    def _score(self, method: str, scores: Tensor) -> None:
+    def _alone(self, name: str) -> Tensor:
+        return self.scores["test"][name]
+
+    def _value(self, answer: Tensor) -> float:
+        return float(equal_error_rate(answer, self.same["test"]))
+
+    def _score(self, method: str, answer: Tensor) -> None:
         same = self.same["test"]
         # a list may call two people one; the interval is of the trials on which it agrees with the paths
         sound = ~same | (self.speakers[:, 0] == self.speakers[:, 1])
-        low, high = bootstrap_eer(scores[sound], same[sound], self.speakers[sound], seed=self.seed)
-        self.report.add(method, "eer", float(equal_error_rate(scores, same)), self.seed, low=low, high=high)
-        self.report.add(method, "min_dcf", float(min_dcf(scores, same)), self.seed)
-        self.curves[method] = scores
+        low, high = bootstrap_eer(answer[sound], same[sound], self.speakers[sound], seed=self.seed)
+        self.report.add(method, "eer", self._value(answer), self.seed, low=low, high=high)
+        self.report.add(method, "min_dcf", float(min_dcf(answer, same)), self.seed)
+        self.curves[method] = answer
 
     def _diversity(self, arm: str, chain: list[str]) -> None:
-        """How alike the members are, as the mean over their pairs."""
         both = pairs_of(chain, self.embeddings)
         both_scores = pairs_of(chain, self.scores["test"])
         found = {

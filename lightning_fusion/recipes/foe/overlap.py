@@ -61,7 +61,7 @@ class OverlapRun(SeedRun):
         for method, rule in RULES.items():
             self._add(method, rule().fit(train, target).predict(test) == truth, outputs)
         self._add(CEILING, oracle_selection(test, truth), outputs)
-        self.took("overlap", start)
+        self.report.took("overlap", start)
 
     def _add(self, method: str, right: np.ndarray, outputs: ExpertOutputs) -> None:
         value = MEANS[self.report.metric](right, np.asarray(outputs["test"].target))

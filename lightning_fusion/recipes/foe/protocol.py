@@ -235,7 +235,7 @@ class _Seed(SeedRun):
             for warning in fuser_warnings(metrics, module.target):
                 self.report.notes.append(f"Seed {self.seed}, {method}: {warning}")
             self._score_fuser(module, outputs, method, main=method == next(iter(with_features or kinds)))
-            self.took("training fusers", start)
+            self.report.took("training fusers", start)
 
     def fit_on_single_experts(self, outputs: ExpertOutputs, fuser: dict[str, Any]) -> None:
         """Train fusers that read one expert each, and test the best on the validation rows."""
@@ -259,7 +259,7 @@ class _Seed(SeedRun):
                 best = max(best, (accuracy, name), key=lambda found: found[0])  # the first of several
             self.report.notes.append(f"Seed {self.seed}, {method}: reads {best[1]}, the best on validation rows.")
             self._score_fuser(fitted[best[1]], outputs, method)
-            self.took("training fusers", start)
+            self.report.took("training fusers", start)
 
     def _score_fuser(self, module: FoEFuserModule, outputs: ExpertOutputs, method: str, main: bool = False) -> None:
         part = outputs["test"]
@@ -311,7 +311,7 @@ class _Seed(SeedRun):
         if owners.any():
             self._score("oracle expert (domain known)", oracle_expert(test, truth, owners), outputs)
         self._score("oracle selection (some expert right)", oracle_selection(test, truth), outputs)
-        self.took("baselines", start)
+        self.report.took("baselines", start)
 
     def score_centralised(self, arguments: dict[str, Any], epochs: int) -> None:
         """One model on the data of all experts: what sharing the data would give."""

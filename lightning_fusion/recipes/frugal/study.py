@@ -226,7 +226,7 @@ class Study:
         ):
             self._curve_point(method, price, accuracy, cost, queries)
         seconds = time.perf_counter() - start
-        self.report.seconds["policies"] = self.report.seconds.get("policies", 0.0) + seconds
+        self.report.took("policies", start)
         place = int(np.argmin(np.abs(np.array(curve.trade_off) - policy.trade_off_)))
         self.console.print(
             f"seed {self.seed}  {method}: accuracy {curve.accuracy[place]:.3f} at cost {curve.cost[place]:.2f}, "
@@ -272,7 +272,7 @@ class Study:
         self._point(NOBODY, 0.0, self.nobody.accuracy(self.goal["test"]))
         oracle = cheapest_right(test, self.goal["test"], costs)
         self._point("oracle (cheapest right one)", oracle.cost, oracle.accuracy(self.goal["test"]))
-        self.report.seconds["baselines"] = self.report.seconds.get("baselines", 0.0) + time.perf_counter() - start
+        self.report.took("baselines", start)
 
     def _nobody_error(self) -> float:
         return float((self.goal["train"] != self.nobody.predicted[0]).mean())
@@ -317,7 +317,7 @@ class Study:
             for price, accuracy, cost in zip(curve.trade_off, curve.accuracy, curve.cost, strict=True):
                 more: dict[str, Any] = {"cost": cost, "neighbors": count, "trade_off": price}
                 self.report.add(MAIN, "accuracy by setting", accuracy, self.seed, **more)
-        self.report.seconds["sensitivity"] = self.report.seconds.get("sensitivity", 0.0) + time.perf_counter() - start
+        self.report.took("sensitivity", start)
 
 
 def subset_cost(costs: dict[str, float]) -> float:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import seed_everything
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -19,13 +18,13 @@ from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.generation.answers import Asking, ask_expert, pad_rows
 from lightning_fusion.generation.embeddings import EmbeddingsDataModule, Spool, collect_embeddings
 from lightning_fusion.generation.expert import GenerativeExpert
-from lightning_fusion.generation.fuser import GenerativeFoE
 from lightning_fusion.generation.module import GenerativeExpertModule
 from lightning_fusion.generation.pair_files import PairFiles
 from lightning_fusion.generation.rouge import ROUGE_KEYS, Rouge
+from lightning_fusion.recipes.generation.choosing import train_chooser
 from lightning_fusion.recipes.report import Figures, Report, markdown_table, paired_gain
 from lightning_fusion.recipes.runner import Recipe, Run, run_recipe
-from lightning_fusion.recipes.seed_run import SeedRun, check_domains, describe_arguments, save_weights, stage_seed
+from lightning_fusion.recipes.seed_run import SeedRun, check_domains, describe_arguments, stage_seed
 
 MAIN = "GenerativeFoE (all embeddings)"
 DOMAIN_ORACLE = "oracle (domain known)"
@@ -219,12 +218,12 @@ class _Seed(SeedRun):
         )
         self.read = spool.rows
         self.written = {name: ask_expert(expert, spool.rows, "text", how)[0] for name, expert in experts.items()}
-        self.took("asking experts", start)
+        self.report.took("asking experts", start)
         start = time.perf_counter()
         self.wanted = self._padded(wanted)
         self.domain = np.concatenate(spool.domain).argmax(1)
         self.scores = np.stack([self._judged(texts) for texts in self.written.values()], 1)  # (N, K, 3)
-        self.took("ROUGE", start)
+        self.report.took("ROUGE", start)
 
     def _padded(self, texts: Sequence[Any]) -> Tensor:
         return pad_rows([np.asarray(text, np.int64) for text in texts], self.rouge.pad_id)["input_ids"]
@@ -241,26 +240,12 @@ class _Seed(SeedRun):
         if single_features:
             kinds |= {f"GenerativeFoE (embedding of {name})": [name] for name in names}
         for method, features in kinds.items():
-            start = time.perf_counter()
-            seed_everything(self.seed, verbose=False)
             data = EmbeddingsDataModule(self.store, features, seed=self.seed)
-            module = GenerativeFoE(
-                expert_names=names,
-                feature_dims=data.feature_dims,
-                pad_id=self.rouge.pad_id,
-                tokenizer=str(self.tokenizer),
-                **arguments,
-            )
+            of_text = {"pad_id": self.rouge.pad_id, "tokenizer": str(self.tokenizer)}
             file = "all" if method == MAIN else features[0]
-            trainer = self.trainer(f"fusers/{file}", epochs)
-            trainer.fit(module, datamodule=data)
-            save_weights(trainer, self.folder / "fusers" / f"{file}.ckpt")
-            module.eval()
-            with torch.no_grad():
-                chosen = module.choose(torch.from_numpy(np.concatenate(data.arrays("test"), 1))).numpy()
+            chosen = train_chooser(self, file, data, epochs, **of_text, **arguments)
             own = np.array([names[number] in features for number in chosen])
             self._score(method, chosen, len(features) + (~own).mean())
-            self.took("training fusers", start)
 
     def score_baselines(self) -> None:
         """Single experts, chance, oracles, and the first words of the text."""

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning import seed_everything
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_fusion import plotting
@@ -20,10 +19,10 @@ from lightning_fusion.generation.answers import pad_rows
 from lightning_fusion.generation.choices import LETTERS, Choices, read_categories, read_choices
 from lightning_fusion.generation.embeddings import EmbeddingsDataModule
 from lightning_fusion.generation.expert import GenerativeExpert, score_options
-from lightning_fusion.generation.fuser import GenerativeFoE
+from lightning_fusion.recipes.generation.choosing import train_chooser
 from lightning_fusion.recipes.report import Figures, Report, markdown_table
 from lightning_fusion.recipes.runner import Recipe, Run, run_recipe
-from lightning_fusion.recipes.seed_run import SeedRun, barrier, save_weights
+from lightning_fusion.recipes.seed_run import SeedRun, barrier
 from lightning_fusion.store import ArrayStore, DamagedStoreError, MissingStoreError, StoreWriter
 
 MAIN = "FoE (embeddings)"
@@ -135,11 +134,13 @@ class _MultipleChoice(Recipe):
         if self.answers is None:
             start = time.perf_counter()
             self.answers = _Answers(self.parts, self._ask(run), self.category, self.categories)
-            run.report.seconds["asking experts"] = time.perf_counter() - start
+            run.report.took("asking experts", start)
         self.answers.score(run.report, seed)
         for method, kind in ((MAIN, "embeddings"), (PROBABILITIES, "probabilities")):
             data = self.answers.data(seed, kind)
-            self.answers.add(run.report, method, self._choose(SeedRun(run, data, seed), data, kind), seed)
+            one = SeedRun(run, data, seed)
+            chosen = train_chooser(one, kind, data, self.fuser_epochs, reads="input", hidden=self.hidden)
+            self.answers.add(run.report, method, chosen, seed)
 
     def conclude(self, run: Run) -> None:
         """Say what the questions were, and which expert is a category's own."""
@@ -167,20 +168,6 @@ class _MultipleChoice(Recipe):
                 _ask(expert, self.parts, folders[name], device, self.batch_size, self.asking)
         barrier()
         return {name: dict(ArrayStore(folder, _ANSWERS, writable=True)) for name, folder in folders.items()}
-
-    def _choose(self, one: SeedRun, data: EmbeddingsDataModule, kind: str) -> np.ndarray:
-        """(N,) experts for the test questions."""
-        start = time.perf_counter()
-        seed_everything(one.seed, verbose=False)
-        names, dims = data.expert_names, data.feature_dims
-        module = GenerativeFoE(expert_names=names, feature_dims=dims, reads="input", hidden=self.hidden)
-        trainer = one.trainer(f"fusers/{kind}", self.fuser_epochs)
-        trainer.fit(module, datamodule=data)
-        save_weights(trainer, one.folder / "fusers" / f"{kind}.ckpt")
-        one.took("training fusers", start)
-        module.eval()
-        with torch.no_grad():
-            return module.choose(torch.from_numpy(np.concatenate(data.arrays("test"), 1))).numpy()
 
 
 def prompt(question: str, options: list[str], listed: bool) -> str:

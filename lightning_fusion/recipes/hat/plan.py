@@ -22,21 +22,12 @@ OF_TARGET = {"labeled_fraction", "labeled_per_class"}
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained for every seed.
+    """What is trained for every seed; attributes that are not listed are the recipe's arguments of the same name.
 
     Attributes:
         domains: Names of the domains that are sources, and may be targets.
-        networks: Called with the number of classes, by name; domains take them in turn.
-        source_epochs: Of each source.
-        source_classes: That each source knows; all where None.
-        poisoned: Sources of each target whose labels are permuted.
-        epochs: Of each target's models.
         target: Arguments of :class:`~lightning_fusion.data.views.target.TargetDataModule`.
         selection: Of :func:`~lightning_fusion.select_sources`.
-        variants: Further students: arguments of selection, target or module that differ, by name.
-        publish_students: A finished target is a source of later ones.
-        guarded: Compare student and local model on folds of the labels.
-        baselines: Train the other students and fusers of the table.
         arguments: Of all modules.
     """
 

@@ -148,7 +148,7 @@ class HaTSeed(SeedRun):
             if first_process():
                 path.parent.mkdir(exist_ok=True)
                 write_text(path, json.dumps(rows, indent=1))
-            self.took("targets", start)
+            self.report.took("targets", start)
             shown = {row["method"]: row["value"] for row in rows if row["metric"] == "accuracy"}
             self.console.print(
                 f"{label}: {MAIN} {shown[MAIN]:.3f}, {LOCAL} {shown[LOCAL]:.3f}, {time.perf_counter() - start:.0f} s"

@@ -1,0 +1,37 @@
+"""The network that chooses an expert, trained on stored embeddings: what both recipes do for a seed."""
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import seed_everything
+
+from lightning_fusion.generation.embeddings import EmbeddingsDataModule
+from lightning_fusion.generation.fuser import GenerativeFoE
+from lightning_fusion.recipes.seed_run import SeedRun, save_weights
+
+
+def train_chooser(one: SeedRun, name: str, data: EmbeddingsDataModule, epochs: int, **arguments: Any) -> np.ndarray:
+    """Train GenerativeFoE, keep it, and let it choose.
+
+    Args:
+        one: The seed.
+        name: Of the checkpoint in ``fusers``.
+        data: The embeddings.
+        epochs: Passes over them.
+        **arguments: Of :class:`~lightning_fusion.GenerativeFoE`.
+
+    Returns:
+        (N,) numbers of the experts that are chosen for the test rows.
+    """
+    start = time.perf_counter()
+    seed_everything(one.seed, verbose=False)
+    module = GenerativeFoE(expert_names=data.expert_names, feature_dims=data.feature_dims, **arguments)
+    trainer = one.trainer(f"fusers/{name}", epochs)
+    trainer.fit(module, datamodule=data)
+    save_weights(trainer, one.folder / "fusers" / f"{name}.ckpt")
+    one.report.took("training fusers", start)
+    module.eval()
+    with torch.no_grad():
+        return module.choose(torch.from_numpy(np.concatenate(data.arrays("test"), 1))).numpy()
