@@ -9,7 +9,7 @@ import pytest
 import torch
 import wandb
 import yaml
-from commands import (
+from helpers.command_line import (
     CONFIGS,
     EXPERTS,
     TWO_BATCHES,
@@ -86,7 +86,7 @@ def test_the_kind_of_every_file_is_known(name):
 
 
 def test_a_file_of_an_unknown_kind_is_not_passed_over(tmp_path, monkeypatch):
-    monkeypatch.setattr("commands.CONFIGS", tmp_path)
+    monkeypatch.setattr("helpers.command_line.CONFIGS", tmp_path)
     write_yaml(tmp_path / "novel/thing.yaml", {"model": {}})
     with pytest.raises(AssertionError, match="no test knows how to run novel/thing"):
         kind("novel/thing.yaml")

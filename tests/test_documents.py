@@ -5,9 +5,10 @@ import shlex
 
 import pytest
 import torch
-from commands import HERE, parse
+from helpers import TESTS
+from helpers.command_line import parse
 
-ROOT = HERE.parent
+ROOT = TESTS.parent
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted(ROOT.glob("docs/**/*.md"))]

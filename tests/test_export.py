@@ -1,10 +1,9 @@
 import json
 from pathlib import Path
 
-import language
 import pytest
-import tiny
 import torch
+from helpers import language_models, tiny
 
 from lightning_fusion import Expert, ExpertPool, FoEFuserModule, OutputsDataModule, collect
 from lightning_fusion.encoders import TextBag, TextTransformer
@@ -75,10 +74,10 @@ def of_texts(kind, tmp_path) -> ExpertPool:
     """Two experts that read tokens."""
     if kind == "bert":
         pytest.importorskip("transformers")
-        paths = [language.save_classifier(tmp_path / name, labels=["cat", "dog"]) for name in "ab"]
+        paths = [language_models.save_classifier(tmp_path / name, labels=["cat", "dog"]) for name in "ab"]
         return ExpertPool({name: Expert.from_transformers(path) for name, path in zip("ab", paths, strict=True)})
     network = {"bag": TextBag, "transformer": TextTransformer}[kind]
-    made = [network(2, vocab_size=language.VOCABULARY, width=16) for _ in "ab"]
+    made = [network(2, vocab_size=language_models.VOCABULARY, width=16) for _ in "ab"]
     named = zip("ab", made, strict=True)
     return ExpertPool({name: Expert(one, classes=["cat", "dog"], features="pool") for name, one in named})
 
@@ -95,7 +94,10 @@ def test_texts_of_any_length(kind, tmp_path):
     assert manifest["input_shape"] == {name: [None, "up to 12"] for name in ("input_ids", "attention_mask")}
     program = torch.export.load(tmp_path / "out" / "fused.pt2").module()
     for rows, length in ((1, 12), (3, 5), (4, 1)):
-        ids, lengths = torch.randint(language.VOCABULARY, (rows, length)), torch.randint(1, length + 1, (rows, 1))
+        ids, lengths = (
+            torch.randint(language_models.VOCABULARY, (rows, length)),
+            torch.randint(1, length + 1, (rows, 1)),
+        )
         batch = {"input_ids": ids, "attention_mask": (torch.arange(length) < lengths).long()}
         with torch.no_grad():
             torch.testing.assert_close(program(batch), module(batch).softmax(-1), atol=1e-5, rtol=1e-4)

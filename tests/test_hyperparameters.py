@@ -3,8 +3,8 @@
 from functools import partial
 
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from lightning import LightningModule
 
 from lightning_fusion import ExpertModule, FoEFuserModule

@@ -4,11 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import generating
-import language
 import pytest
-import tiny
 import torch
+from helpers import generation_in_processes, language_models, tiny
 from torchmetrics.classification import MulticlassF1Score
 
 from lightning_fusion import (
@@ -86,12 +84,14 @@ def made(name: str, folder: Path) -> tuple[Any, Any]:
     metric = MulticlassF1Score(3)
     if name == "GenerativeFoE":
         how = {"max_new_tokens": 5, "trainer": tiny.trainer()}
-        store = collect_embeddings(generating.experts(), language.pairs(20), folder / "store", **how)
-        return generating.fuser(metric=metric), EmbeddingsDataModule(store, ["b"])
+        store = collect_embeddings(
+            generation_in_processes.experts(), language_models.pairs(20), folder / "store", **how
+        )
+        return generation_in_processes.fuser(metric=metric), EmbeddingsDataModule(store, ["b"])
     assert name == "GenerativeExpertModule"
-    data = language.pairs(8)
-    metric = MulticlassF1Score(language.VOCABULARY)
-    return GenerativeExpertModule(PointerGenerator, language.VOCABULARY, max_new_tokens=3, metric=metric), data
+    data = language_models.pairs(8)
+    metric = MulticlassF1Score(language_models.VOCABULARY)
+    return GenerativeExpertModule(PointerGenerator, language_models.VOCABULARY, max_new_tokens=3, metric=metric), data
 
 
 @pytest.mark.parametrize("name", table())

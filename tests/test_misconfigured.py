@@ -5,14 +5,14 @@ import re
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 import yaml
-from commands import HERE, prepare, refused
+from helpers import TESTS, tiny
+from helpers.command_line import prepare, refused
 
 from lightning_fusion import FrugalFoE
 
-FILES = sorted((HERE / "conf/misconfigured").glob("*.yaml"))
+FILES = sorted((TESTS / "conf/misconfigured").glob("*.yaml"))
 
 
 def command(text: str) -> list[str]:

@@ -9,11 +9,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from commands import CONFIGS, HERE
+from helpers import TESTS
+from helpers.command_line import CONFIGS
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = HERE.parent
+ROOT = TESTS.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"].values()
 REQUIREMENTS = [Requirement(text) for part in (PROJECT["project"]["dependencies"], *EXTRAS) for text in part]

@@ -2,17 +2,14 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
-import processes
 import pytest
-import tiny
 import torch
-from processes import HAT
+from helpers import tiny, training_script
+from helpers.subprocesses import run_module
+from helpers.training_script import HAT
 
 from lightning_fusion import ExpertOutputs, ExpertPool
 
@@ -21,16 +18,14 @@ from lightning_fusion import ExpertOutputs, ExpertPool
 def folders(tmp_path_factory) -> tuple[Path, Path]:
     """What one process left, and what two gloo processes left."""
     one, two = (tmp_path_factory.mktemp("processes") / name for name in ("one", "two"))
-    processes.work(one, 1)
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PL_")}  # a seed of other tests
-    command = [sys.executable, processes.__file__, str(two), "2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=two.parent, env=clean)
+    training_script.work(one, 1)
+    done = run_module(training_script, str(two), "2", cwd=two.parent)
     assert done.returncode == 0, done.stderr[-3000:]
     return one, two
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("split", processes.ROWS)
+@pytest.mark.parametrize("split", training_script.ROWS)
 def test_a_store_is_the_same_store(folders, split):
     one, two = (ExpertOutputs.open(folder / "store") for folder in folders)
     assert (one.experts, one.fingerprints, one.classes, one.domains) == (
@@ -115,7 +110,7 @@ def test_a_policy_is_fitted_on_the_rows_of_all_processes(folders, name):
     one, two = (json.loads((folder / name / "found.json").read_text()) for folder in folders)
     more = name == "even"
     assert one["facts"] == two["facts"]
-    assert one["facts"]["rows"] == processes.FRUGAL_ROWS["train"] + more  # repeated rows count once
+    assert one["facts"]["rows"] == training_script.FRUGAL_ROWS["train"] + more  # repeated rows count once
     assert two["digests"] == 2 * one["digests"]  # each process has the policy
     assert one["steps"] == two["steps"] == 12
     assert set(one["figures"]) == set(two["figures"]) and {"val_cost", "test_accuracy"} <= set(one["figures"])
@@ -126,5 +121,7 @@ def test_a_policy_is_fitted_on_the_rows_of_all_processes(folders, name):
         with open(folder / name / "predictions.csv", newline="") as file:
             tables.append(list(csv.DictReader(file)))
     assert tables[0] == tables[1]
-    assert [row["index"] for row in tables[0]] == [str(row) for row in range(processes.FRUGAL_ROWS["test"] + more)]
+    assert [row["index"] for row in tables[0]] == [
+        str(row) for row in range(training_script.FRUGAL_ROWS["test"] + more)
+    ]
     assert len({row["queried"] for row in tables[0]}) > 1

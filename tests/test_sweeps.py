@@ -9,7 +9,7 @@ import pytest
 import torch
 import wandb
 import yaml
-from commands import CONFIGS, TWO_BATCHES, look_up, merged, parse, prepare, read, shipped, small, write_yaml
+from helpers.command_line import CONFIGS, TWO_BATCHES, look_up, merged, parse, prepare, read, shipped, small, write_yaml
 from wandb import wandb_agent
 
 from lightning_fusion.cli.main import main

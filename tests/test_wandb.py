@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import wandb
 import yaml
-from commands import TWO_BATCHES, look_up, merged, prepare, read, shipped, small, write_yaml
+from helpers.command_line import TWO_BATCHES, look_up, merged, prepare, read, shipped, small, write_yaml
 from wandb.proto.wandb_internal_pb2 import Record
 
 from lightning_fusion.cli.main import main

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from scipy.optimize import minimize
 from torch.nn import functional as F
 

@@ -3,8 +3,8 @@ import warnings
 from functools import partial
 
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from thirdparty.acorl import Weighted

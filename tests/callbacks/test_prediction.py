@@ -1,8 +1,8 @@
 import csv
 
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from lightning import LightningModule
 
 from lightning_fusion import ExpertModule

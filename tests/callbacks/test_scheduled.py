@@ -2,8 +2,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from lightning import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn

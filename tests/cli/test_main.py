@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from commands import (
+from helpers import TESTS
+from helpers.command_line import (
     CONFIGS,
     EXPERTS,
-    HERE,
     TWO_BATCHES,
     collect_outputs,
     look_up,
@@ -107,7 +107,7 @@ class TestShell:
         for number, program in enumerate((["lightning-fusion"], ["python", "-m", "lightning_fusion"])):
             folder = tmp_path / str(number)
             write_yaml(folder / "tiny.yaml", config)
-            (folder / "own.py").write_text((HERE / "thirdparty/plain.py").read_text())
+            (folder / "own.py").write_text((TESTS / "thirdparty/plain.py").read_text())
             done = shell(folder, *program, "fit", "-c", "experts/digits.yaml", "-c", "tiny.yaml")
             assert done.returncode == 0, done.stderr
             found.append(weights(folder / "runs/digits/experts/domain_0.ckpt"))
@@ -232,7 +232,7 @@ class TestOverrides:
         assert config["trainer"]["callbacks"][0]["init_args"]["filename"] == "expert"
 
     def test_a_second_file_overrides_key_by_key_and_may_refer_to_the_first(self):
-        first, second = (str(HERE / "conf/composed" / name) for name in ("base.yaml", "more.yaml"))
+        first, second = (str(TESTS / "conf/composed" / name) for name in ("base.yaml", "more.yaml"))
         config = parse(["fit", "-c", first, "-c", second])
         optimizer = look_up(config, "model.init_args.optimizer.init_args")
         assert (optimizer["lr"], optimizer["weight_decay"]) == (0.01, 0.5)
@@ -272,7 +272,7 @@ class TestFacts:
         assert message.startswith(says)
 
     def test_data_without_facts_leave_the_users_values(self, folder):
-        cli = main(["fit", "-c", str(HERE / "conf/foreign_data.yaml")])
+        cli = main(["fit", "-c", str(TESTS / "conf/foreign_data.yaml")])
         assert cli.model.classes == ["quiet", "loud"]
         assert cli.model.trained_on == ["here"]
         assert "no_such_argument" not in cli.model.hparams and "domains" not in cli.model.hparams
@@ -327,7 +327,7 @@ class TestCheckpoints:
         assert len(list(Path("runs/digits/logs/fuser").glob("*/config.yaml"))) == 2
 
 
-RUNNABLE = sorted((HERE / "conf").glob("*.yaml"))
+RUNNABLE = sorted((TESTS / "conf").glob("*.yaml"))
 
 
 class TestOwnModules:
@@ -345,7 +345,7 @@ class TestOwnModules:
         main(["predict", "-c", str(path), "--ckpt_path", checkpoint])
 
     def test_a_subclass_has_its_own_argument_and_step(self, folder):
-        path = str(HERE / "conf/subclass.yaml")
+        path = str(TESTS / "conf/subclass.yaml")
         cli = main(["fit", "-c", path])
         assert isinstance(cli.model, PenalisedFuser) and cli.model.penalty == 0.25
         assert float(cli.trainer.callback_metrics["train_penalty_loss"]) > 0
@@ -360,7 +360,7 @@ class TestOwnModules:
         assert loaded.penalty == 2 and loaded.expert_classes == cli.datamodule.expert_classes
 
     def test_acorls_parts_from_outside_are_what_trains(self, folder):
-        cli = main(["fit", "-c", str(HERE / "conf/acorl_thirdparty.yaml"), "--trainer.limit_train_batches=4"])
+        cli = main(["fit", "-c", str(TESTS / "conf/acorl_thirdparty.yaml"), "--trainer.limit_train_batches=4"])
         adversary = cli.model.adversary
         assert {name: part[0].out_features for name, part in adversary.projections.items()} == {"left": 2, "right": 2}
         assert all(isinstance(part, Whitened) and part.power == 0.5 for part in adversary.dissimilarities.values())
@@ -371,7 +371,7 @@ class TestOwnModules:
         assert Expert(checkpoint=path).classes == cli.datamodule.classes
 
     def test_hats_parts_from_outside_are_what_trains(self, folder):
-        cli = main(["fit", "-c", str(HERE / "conf/hat_thirdparty.yaml"), "--trainer.limit_train_batches=4"])
+        cli = main(["fit", "-c", str(TESTS / "conf/hat_thirdparty.yaml"), "--trainer.limit_train_batches=4"])
         assert isinstance(cli.model.network, Encoder) and cli.model.teacher.mixers[0].heads is None
         alpha = float(cli.trainer.callback_metrics["train_alpha"])
         assert alpha == pytest.approx(0.5**3)  # three quarters over a quarter
@@ -389,12 +389,12 @@ class TestOwnModules:
         assert isinstance(expert.network, Encoder) and expert.network.head.bias is None
 
     def test_a_plain_module_needs_nothing_of_ours(self, folder):
-        cli = main(["fit", "-c", str(HERE / "conf/plain.yaml")])
+        cli = main(["fit", "-c", str(TESTS / "conf/plain.yaml")])
         assert isinstance(cli.model, Classifier)
         path = cli.trainer.checkpoint_callback.best_model_path
         assert Classifier.load_from_checkpoint(path, weights_only=True).hparams.width == 4
 
 
 def test_every_file_of_conf_runs_somewhere():
-    assert {path.parent.name for path in (HERE / "conf").rglob("*.yaml")} == {"conf", "composed", "misconfigured"}
+    assert {path.parent.name for path in (TESTS / "conf").rglob("*.yaml")} == {"conf", "composed", "misconfigured"}
     assert len(RUNNABLE) >= 4

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-import tiny
 import torch
+from helpers import tiny
 
 from lightning_fusion.data.base import Batch, FusionDataModule, RowDataset, TensorDataModule, as_batch
 from lightning_fusion.data.samplers import slice_loader

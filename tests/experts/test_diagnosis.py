@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 from matplotlib import image as pictures
 from reference import rules
 from rich.console import Console

@@ -8,8 +8,8 @@ from functools import partial
 
 import numpy as np
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from safetensors.torch import save_file
 from torch import nn
 
@@ -277,7 +277,7 @@ class TestBadCheckpoints:
         self.refuse(tmp_path / "w.pt", "needs a network that is a torch module", network=np.zeros_like)
 
     @pytest.mark.parametrize(
-        "path", ["elsewhere.nets.Net", "os.system", "tiny.CLASSES", "lightning_fusion.encoders.None", "Net"]
+        "path", ["elsewhere.nets.Net", "os.system", "helpers.tiny.CLASSES", "lightning_fusion.encoders.None", "Net"]
     )
     def test_a_class_that_is_not_imported_is_not_imported(self, tmp_path, path):
         _, made = fitted(tmp_path, tiny.Net)

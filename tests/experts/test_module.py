@@ -1,8 +1,8 @@
 from functools import partial
 
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from lightning import LightningModule
 from torch import nn
 from torch.nn import functional as F
@@ -139,7 +139,7 @@ class TestCheckpoint:
         trainer.save_checkpoint(tmp_path / "m.ckpt")
         content = torch.load(tmp_path / "m.ckpt", weights_only=True)
         assert content["expert"]["classes"] == tiny.CLASSES
-        assert content["expert"]["network"] == {"class_path": "tiny.Net", "init_args": {"hidden": 6}}
+        assert content["expert"]["network"] == {"class_path": "helpers.tiny.Net", "init_args": {"hidden": 6}}
         for kind in (ExpertModule, LightningModule):
             loaded = kind.load_from_checkpoint(tmp_path / "m.ckpt", weights_only=True)
             assert type(loaded) is ExpertModule

@@ -2,8 +2,8 @@ import copy
 from types import SimpleNamespace
 
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from lightning import LightningModule
 from torch import nn
 

@@ -2,8 +2,8 @@ from functools import partial
 
 import numpy as np
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from lightning import LightningModule
 from torch import nn
 from torch.nn import functional as F

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from commands import HERE, prepare, write_yaml
+from helpers import TESTS, tiny
+from helpers.command_line import prepare, write_yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
@@ -506,7 +506,7 @@ class TestSomebodyElses:
     def test_module_fuser_and_risk_from_a_yaml(self, tmp_path, tmp_path_factory, monkeypatch):
         """Fitted, saved and served, from the folder and from a checkpoint."""
         prepare(tmp_path_factory, tmp_path, monkeypatch)
-        file = str(HERE / "conf/frugal_thirdparty.yaml")
+        file = str(TESTS / "conf/frugal_thirdparty.yaml")
         trained = main(["fit", "-c", file])
         facts = json.loads(Path("policy/manifest.json").read_text())["metadata"]
         assert facts["fuser"] == {"class_path": "thirdparty.frugal.Average", "init_args": {"last": 2.0}}
@@ -527,7 +527,7 @@ class TestSomebodyElses:
 
     def test_their_arguments_matter(self, tmp_path, tmp_path_factory, monkeypatch):
         prepare(tmp_path_factory, tmp_path, monkeypatch)
-        file = str(HERE / "conf/frugal_thirdparty.yaml")
+        file = str(TESTS / "conf/frugal_thirdparty.yaml")
         changed = {"init_args": {"policy": {"init_args": {"risk": {"init_args": {"factor": 0.0}}}}}}
         trained = main(["fit", "-c", file, "-c", write_yaml(Path("override.yaml"), {"model": changed})])
         assert float(trained.trainer.callback_metrics["val_num_queries"]) == 1  # nothing to gain: nobody else is asked

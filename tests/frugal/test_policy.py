@@ -9,8 +9,8 @@ from functools import partial
 
 import numpy as np
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import frugal

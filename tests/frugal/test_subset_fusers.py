@@ -2,8 +2,8 @@ from functools import cache, partial
 
 import numpy as np
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from reference import frugal
 
 from lightning_fusion.errors import InputError

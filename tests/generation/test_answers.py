@@ -1,7 +1,6 @@
-import generating
-import language
 import numpy as np
 import pytest
+from helpers import generation_script, language_models
 
 from lightning_fusion.generation.answers import Asking, ask_expert
 from lightning_fusion.store import ForeignFolderError
@@ -10,9 +9,9 @@ ROWS = [np.array(row) for row in ([5, 6, 7], [6], [5, 6, 7], [7, 8])]
 
 
 def ask(folder, kind: str = "both") -> tuple[list[list[int]], np.ndarray, int]:
-    language.Counted.reset()
-    texts, vectors = ask_expert(generating.experts()["a"], ROWS, kind, Asking(3, batch_size=2, folder=folder))
-    return [text.tolist() for text in texts], vectors, language.Counted.calls
+    language_models.Counted.reset()
+    texts, vectors = ask_expert(generation_script.experts()["a"], ROWS, kind, Asking(3, batch_size=2, folder=folder))
+    return [text.tolist() for text in texts], vectors, language_models.Counted.calls
 
 
 def test_equal_texts_are_worked_on_once_and_no_text_twice(tmp_path):

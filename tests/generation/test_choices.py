@@ -1,12 +1,12 @@
-import language
 import pytest
+from helpers import language_models
 
 from lightning_fusion.errors import InputError
 from lightning_fusion.generation.choices import read_categories, read_choices
 
 
 def test_questions_of_all_subjects(tmp_path):
-    language.choice_files(tmp_path, count=3)
+    language_models.choice_files(tmp_path, count=3)
     found = read_choices(tmp_path, "val")
     assert found.questions[0] == "algebra, 0?" and found.options[0] == ["one", "two", "three", "four"]
     assert found.subjects == ["algebra"] * 3 + ["geometry"] * 3 + ["poetry"] * 3

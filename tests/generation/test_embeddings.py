@@ -1,8 +1,6 @@
-import generating
-import language
 import numpy as np
 import pytest
-import tiny
+from helpers import generation_script, language_models, tiny
 
 from lightning_fusion import ExpertOutputs
 from lightning_fusion.errors import InputError
@@ -11,17 +9,19 @@ from lightning_fusion.generation.embeddings import EmbeddingsDataModule, _drawn,
 
 def collected(folder, experts=None, rows: int = 6, **arguments) -> ExpertOutputs:
     how = {"max_new_tokens": 3, "trainer": tiny.trainer()} | arguments
-    return collect_embeddings(experts or generating.experts(), language.pairs(rows), folder / "store", **how)
+    return collect_embeddings(
+        experts or generation_script.experts(), language_models.pairs(rows), folder / "store", **how
+    )
 
 
 class TestCollecting:
     @pytest.mark.parametrize("reads", ["both", "input"])
     def test_embeddings_are_those_of_each_text_alone(self, tmp_path, reads):
         store = collected(tmp_path, reads=reads, feature_experts=["c", "a"], splits=["val"])
-        assert list(store["val"].features) == ["a", "c"] and store.names == language.DOMAINS
-        data = language.pairs(6).rows("val")
+        assert list(store["val"].features) == ["a", "c"] and store.names == language_models.DOMAINS
+        data = language_models.pairs(6).rows("val")
         for name in ("a", "c"):
-            network = generating.experts()[name].network().eval()
+            network = generation_script.experts()[name].network().eval()
             for place in range(6):
                 input = data[data.rows[place : place + 1]].input
                 text = network.generate(input, 3) if reads == "both" else None
@@ -31,9 +31,9 @@ class TestCollecting:
 
     def test_a_store_is_opened_and_nobody_is_asked(self, tmp_path):
         collected(tmp_path)
-        language.Counted.reset()
+        language_models.Counted.reset()
         collected(tmp_path)
-        assert language.Counted.calls == 0
+        assert language_models.Counted.calls == 0
         with pytest.raises(InputError, match=r"of other experts or settings \(a, b, c\); set overwrite"):
             collected(tmp_path, max_new_tokens=4)
         with pytest.raises(InputError, match="is from other data"):
@@ -48,14 +48,14 @@ class TestCollecting:
             EmbeddingsDataModule(store, ["a", "b"])
 
     def test_a_domain_without_an_expert_is_named(self, tmp_path):
-        experts = generating.experts()
+        experts = generation_script.experts()
         del experts["c"]
         with pytest.raises(InputError, match=r"no expert was trained on the domain\(s\) c of 4 train row\(s\)"):
             collected(tmp_path, experts)
 
     def test_data_without_tokens_are_named(self, tmp_path):
         with pytest.raises(InputError, match="must be a dict of input_ids and attention_mask"):
-            collect_embeddings(generating.experts(), tiny.data(), tmp_path / "a", trainer=tiny.trainer())
+            collect_embeddings(generation_script.experts(), tiny.data(), tmp_path / "a", trainer=tiny.trainer())
 
 
 def test_one_of_several_owners_is_drawn_evenly_and_always_the_same():
@@ -72,4 +72,4 @@ def test_batches_hold_the_chosen_experts_side_by_side(tmp_path):
     batch = next(iter(data.val_dataloader()))
     both = [store["val"].features[name][:5] for name in ("a", "b")]
     np.testing.assert_array_equal(batch.outputs, np.concatenate(both, 1))
-    assert data.classes == data.expert_names == language.DOMAINS and data.feature_dims == {"a": 8, "b": 8}
+    assert data.classes == data.expert_names == language_models.DOMAINS and data.feature_dims == {"a": 8, "b": 8}

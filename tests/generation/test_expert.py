@@ -1,9 +1,8 @@
 from functools import partial
 
-import language
 import pytest
-import tiny
 import torch
+from helpers import language_models, tiny
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
@@ -16,20 +15,24 @@ from lightning_fusion.generation.networks import PointerGenerator
 def module(**arguments) -> GenerativeExpertModule:
     torch.manual_seed(0)
     network = partial(PointerGenerator, hidden=16, dropout=0.1)
-    return GenerativeExpertModule(network, **({"vocab_size": language.VOCABULARY, "max_new_tokens": 3} | arguments))
+    return GenerativeExpertModule(
+        network, **({"vocab_size": language_models.VOCABULARY, "max_new_tokens": 3} | arguments)
+    )
 
 
 def saved(tmp_path, name: str = "a", **arguments) -> str:
     path = str(tmp_path / f"{name}.ckpt")
     trainer = tiny.trainer(1)
-    trainer.fit(module(trained_on=["a"], preprocessing={"tokenizer": "x"}, **arguments), datamodule=language.pairs())
+    trainer.fit(
+        module(trained_on=["a"], preprocessing={"tokenizer": "x"}, **arguments), datamodule=language_models.pairs()
+    )
     trainer.save_checkpoint(path)
     return path
 
 
 class TestTraining:
     def test_a_step_is_the_mean_negative_log_likelihood_of_texts_and_their_ends(self):
-        batch = next(iter(language.pairs().train_dataloader()))
+        batch = next(iter(language_models.pairs().train_dataloader()))
         made = module().eval()
         logs, total, count = made(batch.input, batch.input["target_ids"]), 0.0, 0
         for number, text in enumerate(batch.input["target_ids"]):
@@ -41,14 +44,14 @@ class TestTraining:
 
     def test_it_learns_to_write_and_is_tested_by_rouge(self):
         made = module(optimizer=partial(torch.optim.Adam, lr=1e-2))
-        trainer, data = tiny.trainer(25), language.pairs(rows=60, batch_size=16)
+        trainer, data = tiny.trainer(25), language_models.pairs(rows=60, batch_size=16)
         trainer.fit(made, datamodule=data)
         assert float(trainer.callback_metrics["val_token_accuracy"]) > 0.8
         (figures,) = trainer.test(made, datamodule=data, verbose=False)
         assert figures["test_rougeL"] > 0.8 and {"test_rouge1", "test_rouge2", "test_loss"} < set(figures)
 
     def test_a_resumed_run_ends_in_the_same_weights(self, tmp_path):
-        data = language.pairs(rows=8)
+        data = language_models.pairs(rows=8)
         whole = module()  # seeds, as do the next two
         tiny.trainer(4).fit(whole, datamodule=data)
         half = module()
@@ -60,7 +63,7 @@ class TestTraining:
 
     def test_bf16(self):
         trainer = tiny.trainer(1, precision="bf16-mixed")
-        trainer.fit(module(), datamodule=language.pairs())
+        trainer.fit(module(), datamodule=language_models.pairs())
         assert trainer.callback_metrics["val_loss"].isfinite()
 
     def test_missing_facts_are_named(self):
@@ -83,7 +86,9 @@ class TestExpert:
         assert expert.facts()["fingerprint"] == GenerativeExpert(checkpoint=path).fingerprint != other.fingerprint
 
     def test_an_expert_that_is_built_has_the_fingerprint_of_its_weights(self):
-        prints = [GenerativeExpert(network=partial(language.Counted, seed=seed)).fingerprint for seed in (0, 0, 1)]
+        prints = [
+            GenerativeExpert(network=partial(language_models.Counted, seed=seed)).fingerprint for seed in (0, 0, 1)
+        ]
         assert prints[0] == prints[1] != prints[2]
 
     @pytest.mark.parametrize(
@@ -120,15 +125,15 @@ class TestProtocol:
                 super().__init__()
                 self.generate, self.embed = network.generate, network.embed
 
-        network = language.Counted(seed=0).eval()
-        input = next(iter(language.pairs().test_dataloader())).input
+        network = language_models.Counted(seed=0).eval()
+        input = next(iter(language_models.pairs().test_dataloader())).input
         one, other = write(network, input, 4), write(Plain(network), input, 4)
         assert torch.equal(one[0], other[0])
         torch.testing.assert_close(one[1], other[1], atol=1e-5, rtol=0)
 
     def test_options_are_scored_by_their_likelihood(self):
-        network = language.Counted(seed=1).eval()
-        input = next(iter(language.pairs().test_dataloader())).input
+        network = language_models.Counted(seed=1).eval()
+        input = next(iter(language_models.pairs().test_dataloader())).input
         options = torch.tensor([[[5, 6], [7, 0]]]).repeat(4, 1, 1)
         found = score_options(network, input, options)
         logs = network(input, torch.full((4, 1), 7))

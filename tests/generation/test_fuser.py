@@ -1,17 +1,14 @@
 import gc
 import json
-import os
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
-import generating
-import language
 import numpy as np
 import pytest
-import tiny
 import torch
+from helpers import generation_script, language_models, tiny
+from helpers.subprocesses import run_module
 
 from lightning_fusion import ExpertOutputs, GenerativeFoE
 from lightning_fusion.errors import InputError
@@ -21,7 +18,7 @@ from lightning_fusion.generation.expert import GenerativeExpert
 
 
 def predict(module: GenerativeFoE, data=None, **arguments) -> dict[str, torch.Tensor]:
-    parts = tiny.trainer(**arguments).predict(module, datamodule=data or language.pairs(generating.ROWS))
+    parts = tiny.trainer(**arguments).predict(module, datamodule=data or language_models.pairs(generation_script.ROWS))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -30,16 +27,14 @@ def lines(folder: Path) -> list[dict]:
 
 
 def spawn(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PL_")}
-    command = [sys.executable, generating.__file__, str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=folder.parent, env=clean)
+    return run_module(generation_script, str(folder), *arguments, cwd=folder.parent, timeout=200)
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> ExpertOutputs:
     folder = tmp_path_factory.mktemp("store") / "store"
     how = {"max_new_tokens": 5, "trainer": tiny.trainer()}
-    return collect_embeddings(generating.experts(), language.pairs(40), folder, **how)
+    return collect_embeddings(generation_script.experts(), language_models.pairs(40), folder, **how)
 
 
 class TestChoice:
@@ -62,7 +57,7 @@ class TestChoice:
 
     def test_embeddings_are_brought_to_one_scale(self, store):
         data = EmbeddingsDataModule(store)
-        module = generating.fuser(feature_dims=data.feature_dims)
+        module = generation_script.fuser(feature_dims=data.feature_dims)
         tiny.trainer(1).fit(module, datamodule=data)
         module.eval()
         train = np.concatenate(data.arrays("train"), 1)
@@ -74,28 +69,28 @@ class TestChoice:
     def test_a_checkpoint_knows_the_experts_it_was_trained_with(self, store, tmp_path):
         data = EmbeddingsDataModule(store, ["b"])
         trainer = tiny.trainer(1)
-        module = generating.fuser()
+        module = generation_script.fuser()
         trainer.fit(module, datamodule=data)
         trainer.save_checkpoint(tmp_path / "a.ckpt")
-        mine = GenerativeFoE.load_from_checkpoint(tmp_path / "a.ckpt", experts=generating.experts())
+        mine = GenerativeFoE.load_from_checkpoint(tmp_path / "a.ckpt", experts=generation_script.experts())
         assert tiny.same(mine, module)
-        assert predict(mine, language.pairs(5))["expert"].shape == (5,)
+        assert predict(mine, language_models.pairs(5))["expert"].shape == (5,)
         with pytest.raises(InputError, match="trained with expert a of fingerprint"):
-            GenerativeFoE.load_from_checkpoint(tmp_path / "a.ckpt", experts=generating.experts(mute="a"))
+            GenerativeFoE.load_from_checkpoint(tmp_path / "a.ckpt", experts=generation_script.experts(mute="a"))
         with pytest.raises(InputError, match="embeddings of a were collected with 'both' and 5: set the same"):
             predict(GenerativeFoE.load_from_checkpoint(tmp_path / "a.ckpt", experts=mine.experts, max_new_tokens=6))
 
     def test_of_stored_embeddings_the_choice_alone_is_predicted(self, store):
-        found = predict(generating.fuser(), EmbeddingsDataModule(store, ["b"]))
+        found = predict(generation_script.fuser(), EmbeddingsDataModule(store, ["b"]))
         assert set(found) == {"index", "expert"}
 
 
 class TestPredict:
     @pytest.mark.parametrize("reads", ["both", "input"])
     def test_each_input_gets_the_text_of_the_expert_chosen_for_it(self, reads, tmp_path):
-        experts = generating.experts()
-        module = generating.fuser(experts=experts, reads=reads, folder=str(tmp_path))
-        data = language.pairs(generating.ROWS)
+        experts = generation_script.experts()
+        module = generation_script.fuser(experts=experts, reads=reads, folder=str(tmp_path))
+        data = language_models.pairs(generation_script.ROWS)
         found = predict(module, data)
         networks = {name: expert.network().eval() for name, expert in experts.items()}
         module.eval()
@@ -105,31 +100,35 @@ class TestPredict:
             if reads == "input":
                 embedding = networks["b"].embed(row.input)
             assert int(module.choose(embedding)[0]) == int(choice)
-            written = networks[language.DOMAINS[int(choice)]].generate(row.input, 5)[0]
+            written = networks[language_models.DOMAINS[int(choice)]].generate(row.input, 5)[0]
             assert text[text != 0].tolist() == written[written != 0].tolist()
         assert len(set(found["expert"].tolist())) > 1
         assert [line["tokens"] for line in lines(tmp_path)] == [
             text[text != 0].tolist()
             for _, text in sorted(zip(found["index"].tolist(), found["generated"], strict=True))
         ]
-        assert sum(count["chosen"] for count in module.summary["experts"].values()) == generating.ROWS
+        assert sum(count["chosen"] for count in module.summary["experts"].values()) == generation_script.ROWS
 
     def test_one_expert_is_in_memory_at_a_time_and_writes_for_its_inputs_alone(self):
-        module = generating.fuser(experts=generating.experts(), feature_dims=dict.fromkeys(language.DOMAINS, 8))
+        module = generation_script.fuser(
+            experts=generation_script.experts(), feature_dims=dict.fromkeys(language_models.DOMAINS, 8)
+        )
         gc.collect()
-        language.Counted.reset()
+        language_models.Counted.reset()
         predict(module)
-        assert language.Counted.most == 1 and not len(language.Counted.alive)
-        assert language.Counted.rows == 3 * generating.ROWS  # all were read; who is chosen does not write again
-        single = generating.fuser(experts=generating.experts())
-        language.Counted.reset()
+        assert language_models.Counted.most == 1 and not len(language_models.Counted.alive)
+        assert (
+            language_models.Counted.rows == 3 * generation_script.ROWS
+        )  # all were read; who is chosen does not write again
+        single = generation_script.fuser(experts=generation_script.experts())
+        language_models.Counted.reset()
         found = predict(single)
-        assert language.Counted.most == 1
+        assert language_models.Counted.most == 1
         others = int((found["expert"] != 1).sum())
-        assert others > 0 and language.Counted.rows == generating.ROWS + others
+        assert others > 0 and language_models.Counted.rows == generation_script.ROWS + others
 
     def test_experts_that_write_nothing_are_counted(self):
-        module = generating.fuser(experts=generating.experts(mute="a"))
+        module = generation_script.fuser(experts=generation_script.experts(mute="a"))
         module.network = Always(0)
         with pytest.warns(UserWarning, match="wrote nothing for some inputs: a 13 of 13"):
             found = predict(module)
@@ -137,15 +136,15 @@ class TestPredict:
         assert (found["generated"] == 0).all()
 
     def test_bf16_mixed(self):
-        found = predict(generating.fuser(experts=generating.experts()), precision="bf16-mixed")
+        found = predict(generation_script.fuser(experts=generation_script.experts()), precision="bf16-mixed")
         assert found["expert"].min() >= 0
 
     def test_a_finished_run_asks_nobody_again_whatever_its_batches(self, tmp_path):
         for batch_size in (4, 3):
-            module = generating.fuser(experts=generating.experts(), folder=str(tmp_path))
-            language.Counted.reset()
-            predict(module, language.pairs(generating.ROWS, batch_size))
-            assert (language.Counted.calls > 0) == (batch_size == 4)
+            module = generation_script.fuser(experts=generation_script.experts(), folder=str(tmp_path))
+            language_models.Counted.reset()
+            predict(module, language_models.pairs(generation_script.ROWS, batch_size))
+            assert (language_models.Counted.calls > 0) == (batch_size == 4)
 
 
 class Always(torch.nn.Module):
@@ -162,10 +161,10 @@ class Always(torch.nn.Module):
 @pytest.mark.timeout(300)
 def test_two_processes_store_and_write_what_one_does(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    generating.work(one, 1)
+    generation_script.work(one, 1)
     done = spawn(two, "2")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert lines(one) == lines(two) and len(lines(one)) == generating.ROWS
+    assert lines(one) == lines(two) and len(lines(one)) == generation_script.ROWS
     stores = [ExpertOutputs.open(folder / "store") for folder in (one, two)]
     assert stores[0].experts == stores[1].experts and stores[0].fingerprints == stores[1].fingerprints
     for split in ("train", "val", "test"):
@@ -177,17 +176,17 @@ def test_two_processes_store_and_write_what_one_does(tmp_path):
 @pytest.mark.timeout(300)
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    generating.work(whole, 1)
-    calls = language.Counted.calls
+    generation_script.work(whole, 1)
+    calls = language_models.Counted.calls
     done = spawn(killed, "1", "3")
     assert done.returncode == 9, done.stderr[-3000:]
     assert not (killed / "answers.jsonl").exists()
     draft = next((killed / "parts").iterdir()) / "half" / "data-000000000000"
     draft.mkdir(parents=True)  # as a run leaves it that dies while it writes
-    module = generating.fuser(experts=generating.experts(), folder=str(killed))
-    language.Counted.reset()
+    module = generation_script.fuser(experts=generation_script.experts(), folder=str(killed))
+    language_models.Counted.reset()
     predict(module)
-    assert language.Counted.calls == calls - 3
+    assert language_models.Counted.calls == calls - 3
     assert lines(killed) == lines(whole)
 
 
@@ -200,22 +199,22 @@ class TestBadInput:
             ({"expert_names": None}, "expert_names: found no names"),
             ({"max_new_tokens": 0}, "max_new_tokens 0"),
             ({"reads": "text"}, "reads is 'text'"),
-            ({"experts": {"a": GenerativeExpert(network=language.Counted)}}, "feature_experts: found b"),
+            ({"experts": {"a": GenerativeExpert(network=language_models.Counted)}}, "feature_experts: found b"),
             ({"experts": {"b": 3}}, "b is a int; expected a GenerativeExpert"),
         ],
     )
     def test_wrong_facts_are_named(self, arguments, message):
         with pytest.raises(InputError, match=message):
-            generating.fuser(**arguments)
+            generation_script.fuser(**arguments)
 
     def test_wrong_data_are_named(self):
         with pytest.raises(InputError, match=r"input is no tensor; expected embeddings .* collect_embeddings"):
-            tiny.trainer(1).fit(generating.fuser(), datamodule=language.pairs())
+            tiny.trainer(1).fit(generation_script.fuser(), datamodule=language_models.pairs())
         with pytest.raises(InputError, match="experts: predict on texts needs them"):
-            predict(generating.fuser())
+            predict(generation_script.fuser())
         with pytest.raises(InputError, match="embeds in 8 numbers; the fuser was trained with 9"):
-            predict(generating.fuser(experts=generating.experts(), feature_dims={"b": 9}))
+            predict(generation_script.fuser(experts=generation_script.experts(), feature_dims={"b": 9}))
 
     def test_another_network_is_taken_by_its_class(self):
-        module = generating.fuser(network=partial(MLPFuser, hidden=(4,)))
+        module = generation_script.fuser(network=partial(MLPFuser, hidden=(4,)))
         assert module.network.layers[0].out_features == 4

@@ -1,6 +1,6 @@
-import commands
 import numpy as np
 import pytest
+from helpers import data_files
 
 from lightning_fusion.errors import InputError
 from lightning_fusion.generation.pair_files import PairFiles
@@ -8,14 +8,14 @@ from lightning_fusion.generation.pair_files import PairFiles
 
 @pytest.fixture
 def news(tmp_path):
-    commands.news_files(tmp_path / "news")
+    data_files.news_files(tmp_path / "news")
     return tmp_path / "news"
 
 
 def test_parts_share_no_text_and_every_domain_is_in_each(news):
     rows = (news / "test.csv").read_text()
     (news / "test.csv").write_text(rows + rows.replace("Report", "REPORT"))  # each text twice, but for case
-    data = commands.news(news, vocab_size=400)
+    data = data_files.news(news, vocab_size=400)
     owner = np.array(data.texts.domains)
     assert data.domains == ["Sports", "World"] and len(data.part) == 160
     assert (data.part[:80] == data.part[80:]).all()
@@ -26,7 +26,7 @@ def test_parts_share_no_text_and_every_domain_is_in_each(news):
 
 def test_roles_have_their_own_pairs_and_the_tokenizer_reads_the_experts_training_texts_only(news):
     rows = (news / "test.csv").read_text().splitlines()
-    data = commands.news(news, vocab_size=400, batch_size=4, ask_batch_size=7)
+    data = data_files.news(news, vocab_size=400, batch_size=4, ask_batch_size=7)
     expert, fuser = data.module("expert", "World"), data.module("fuser")
     assert len(expert.rows("train")) == sum(data.texts.domains[row] == "World" for row in data.rows("expert", "train"))
     assert (expert.batch_size, fuser.batch_size) == (4, 7)
@@ -40,13 +40,13 @@ def test_roles_have_their_own_pairs_and_the_tokenizer_reads_the_experts_training
     for place in unseen:
         rows[place] = rows[place].replace("Report", "Zebra")
     (news / "test.csv").write_text("\n".join(rows))
-    again = commands.news(news, vocab_size=400)
+    again = data_files.news(news, vocab_size=400)
     assert (again.part == data.part).all() and again.fingerprint() != data.fingerprint()
     assert again.tokenizer.fingerprint == data.tokenizer.fingerprint
 
 
 def test_experts_learn_from_cut_texts_and_are_judged_by_whole_ones(news):
-    whole = commands.news(news, vocab_size=300, max_read=500, max_write=500)
+    whole = data_files.news(news, vocab_size=300, max_read=500, max_write=500)
     cut = whole.variant(max_read=12, max_write=5)
     assert whole.tell_cut() is None
     encode = whole.tokenizer.backend.encode
@@ -80,9 +80,9 @@ def test_bad_input(news, tmp_path):
     with pytest.raises(InputError, match="domain_fields: name the column"):
         PairFiles(str(news / "test.csv"), [])
     with pytest.raises(InputError, match=r"test_fraction is 0\.9, fuser_fraction 0\.2"):
-        commands.news(news, test_fraction=0.9)
+        data_files.news(news, test_fraction=0.9)
     with pytest.raises(InputError, match="must be at least 1"):
-        commands.news(news, max_read=0)
+        data_files.news(news, max_read=0)
     path = tmp_path / "few.csv"
     path.write_text("d,description,title\n" + "a,x y,x\n" + "".join(f"b,text {row},t\n" for row in range(20)))
     with pytest.raises(InputError, match=r"has no pair of the domain\(s\) a; give more pairs"):

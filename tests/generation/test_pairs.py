@@ -1,6 +1,6 @@
-import language
 import pytest
 import torch
+from helpers import language_models
 
 from lightning_fusion.errors import InputError
 from lightning_fusion.generation.pairs import TextPairsDataModule, TokenPairs
@@ -16,13 +16,13 @@ def test_a_batch_holds_each_text_padded_to_the_longest():
 
 
 def test_domains_are_classes_and_some_may_be_left_out():
-    whole, own = language.pairs(), language.pairs(own=["b"])
-    assert own.classes == own.domains == language.DOMAINS
+    whole, own = language_models.pairs(), language_models.pairs(own=["b"])
+    assert own.classes == own.domains == language_models.DOMAINS
     target = torch.cat([batch.target for batch in own.train_dataloader()])
     assert target.tolist() == [1] * 8
     rows = {int(i) for batch in whole.train_dataloader() for i in batch.index}
     assert rows == set(range(24))
-    assert whole.fingerprint("test") != own.fingerprint("test") == language.pairs(own=["b"]).fingerprint("test")
+    assert whole.fingerprint("test") != own.fingerprint("test") == language_models.pairs(own=["b"]).fingerprint("test")
 
 
 @pytest.mark.parametrize(

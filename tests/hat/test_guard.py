@@ -1,8 +1,8 @@
 from functools import partial
 
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from lightning import LightningModule
 from torch import nn
 

@@ -1,8 +1,8 @@
 import copy
 
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from torch import nn
 from torch.nn import functional as F
 

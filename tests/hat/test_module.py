@@ -4,8 +4,8 @@ from functools import partial
 
 import numpy as np
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sources
-import tiny
 import torch
+from helpers import registry_sources, tiny
+from helpers.registry_sources import CLASSES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from rich.console import Console
-from sources import CLASSES
 from torch import nn
 
 from lightning_fusion import Expert, ExpertRegistry, select_sources
@@ -202,8 +201,10 @@ class TestRanking:
     def test_ties_go_by_name(self):
         registry = ExpertRegistry(address())
         for name in ("d", "b", "a", "c"):
-            sources.publish(registry, name, statistics=[1.0, 2.0])
-        found = select_sources(registry, sources.data(), keep_fraction=0.5, num_sources=1, statistics=[3.0, 1.0])
+            registry_sources.publish(registry, name, statistics=[1.0, 2.0])
+        found = select_sources(
+            registry, registry_sources.data(), keep_fraction=0.5, num_sources=1, statistics=[3.0, 1.0]
+        )
         assert [(row.name, row.kept, row.chosen) for row in found.table] == [
             ("a", True, True),
             ("b", True, False),
@@ -215,8 +216,8 @@ class TestRanking:
     def test_the_share_is_rounded_up_and_not_by_its_binary_digits(self, keep_fraction, kept):
         registry = ExpertRegistry(address())
         for number in range(25):
-            sources.publish(registry, f"s{number}", statistics=[float(number), 0.0])
-        found = select_sources(registry, sources.data(), keep_fraction, 2, statistics=[1.0, 0.0])
+            registry_sources.publish(registry, f"s{number}", statistics=[float(number), 0.0])
+        found = select_sources(registry, registry_sources.data(), keep_fraction, 2, statistics=[1.0, 0.0])
         assert sum(row.kept for row in found.table) == kept
 
     def test_a_poisoned_source_is_not_chosen(self, target):
@@ -298,9 +299,9 @@ def test_the_best_are_kept_and_ties_go_by_name(facts, draw):
         registry.files.fs.rm(registry.files.root, recursive=True)
     names = draw.draw(st.permutations([f"n{number}" for number in range(len(facts))]))
     for name, (place, seed) in zip(names, facts, strict=True):
-        sources.publish(registry, name, seed=seed, statistics=[float(place), 0.0])
+        registry_sources.publish(registry, name, seed=seed, statistics=[float(place), 0.0])
     share, count = draw.draw(st.sampled_from([0.1, 0.3, 0.5, 0.7, 1.0])), draw.draw(st.integers(1, len(facts)))
-    found = select_sources(registry, sources.data(), share, count, similarity="euclid", statistics=[1.4, 0.0])
+    found = select_sources(registry, registry_sources.data(), share, count, similarity="euclid", statistics=[1.4, 0.0])
     rows = {row.name: row for row in found.table}
     by_value = sorted(rows, key=lambda name: (-round(rows[name].similarity, 9), name))
     number = max(count, -(-round(share * 10) * len(facts) // 10))
@@ -318,7 +319,7 @@ class TestLedger:
     def folder(self, tmp_path) -> ExpertRegistry:
         registry = ExpertRegistry(str(tmp_path / "shared"))
         for seed in range(6):
-            sources.publish(registry, f"s{seed}", seed=seed, hidden=40 + seed)
+            registry_sources.publish(registry, f"s{seed}", seed=seed, hidden=40 + seed)
         return registry
 
     def sizes(self, registry: ExpertRegistry, names) -> dict[str, int]:
@@ -330,7 +331,7 @@ class TestLedger:
         return found
 
     def test_counts_real_bytes_of_real_files(self, folder):
-        found = select_sources(folder, sources.data(), 0.5, 2, statistics=[1.0, 1.0])
+        found = select_sources(folder, registry_sources.data(), 0.5, 2, statistics=[1.0, 1.0])
         every, kept = (
             self.sizes(folder, folder.names),
             self.sizes(folder, [row.name for row in found.table if row.kept]),
@@ -347,11 +348,11 @@ class TestLedger:
         assert all(len([one for one in found.ledger.transfers if one.source == name]) == 4 for name in found.experts)
 
     def test_sending_all_is_keeping_all(self, folder):
-        found = select_sources(folder, sources.data(), 1.0, 2, statistics=[1.0, 1.0])
+        found = select_sources(folder, registry_sources.data(), 1.0, 2, statistics=[1.0, 1.0])
         assert (found.ledger.total, found.ledger.saving) == (found.ledger.send_all, 0.0)
 
     def test_encoder_first_reads_heads_of_the_chosen_only(self, folder):
-        found = select_sources(folder, sources.data(), 0.5, 1, encoder_first=True, statistics=[1.0, 1.0])
+        found = select_sources(folder, registry_sources.data(), 0.5, 1, encoder_first=True, statistics=[1.0, 1.0])
         kept, chosen = (
             self.sizes(folder, [row.name for row in found.table if row.kept]),
             self.sizes(folder, found.experts),
@@ -366,25 +367,25 @@ class TestLedger:
         ("rank_by", "files", "models"), [("statistics", 2, 2), ("random", 2, 2), ("accuracy", 2, 3)]
     )
     def test_baselines_read_what_they_need(self, folder, rank_by, files, models):
-        found = select_sources(folder, sources.data(), 0.5, 2, rank_by=rank_by, statistics=[1.0, 1.0])
+        found = select_sources(folder, registry_sources.data(), 0.5, 2, rank_by=rank_by, statistics=[1.0, 1.0])
         read = [one for one in found.ledger.transfers if one.stage == "models"]
         assert len(read) == 2 * models
         assert {one.file for one in read} == {"encoder.safetensors", "head.safetensors"}
 
     def test_the_registry_counts_it_too_even_where_nothing_came_of_it(self, folder):
         folder.ledger.clear()
-        found = select_sources(folder, sources.data(), statistics=[1.0, 1.0])
+        found = select_sources(folder, registry_sources.data(), statistics=[1.0, 1.0])
         assert folder.ledger == found.ledger.transfers
         folder.ledger.clear()
         with pytest.raises(InputError, match="none of 6 sources is eligible"):
-            select_sources(folder, sources.data(["fox", "hen"]), statistics=[1.0, 1.0])
+            select_sources(folder, registry_sources.data(["fox", "hen"]), statistics=[1.0, 1.0])
         assert len(folder.ledger) == 6
 
     def test_over_a_network(self, folder):
-        target = sources.data()
+        target = registry_sources.data()
         near = select_sources(folder, target, 0.5, 2, statistics=[1.0, 1.0])
         breaks = {"encoder.safetensors": 1}
-        with sources.served(Path(folder.address), breaks) as (url, _):
+        with registry_sources.served(Path(folder.address), breaks) as (url, _):
             far = select_sources(ExpertRegistry(url), target, 0.5, 2, statistics=[1.0, 1.0])
         assert far.table == near.table
         index = (Path(folder.address) / "index.json").stat().st_size
@@ -393,7 +394,7 @@ class TestLedger:
         assert abs(far.ledger.total - near.ledger.total - index - broken // 2) < 100  # one encoder broke half-way
         breaks = {"head.safetensors": 99}
         with (
-            sources.served(Path(folder.address), breaks) as (url, _),
+            registry_sources.served(Path(folder.address), breaks) as (url, _),
             pytest.raises(UnreachableError, match="tried 3 times"),
         ):
             select_sources(ExpertRegistry(url), target, 0.5, 2, statistics=[1.0, 1.0])
@@ -405,27 +406,27 @@ class TestNotEligible:
     def test_each_reason(self, tmp_path):
         registry = ExpertRegistry(str(tmp_path))
         for name in ("good_1", "good_2", "good_3"):
-            sources.publish(registry, name)
-        sources.publish(registry, "a_other_classes", classes=["fox", "hen"])
-        sources.publish(registry, "b_unlabeled_class", classes=["pig", "fox"])
-        sources.publish(registry, "c_other_statistics", statistics=[1.0, 2.0, 3.0])
+            registry_sources.publish(registry, name)
+        registry_sources.publish(registry, "a_other_classes", classes=["fox", "hen"])
+        registry_sources.publish(registry, "b_unlabeled_class", classes=["pig", "fox"])
+        registry_sources.publish(registry, "c_other_statistics", statistics=[1.0, 2.0, 3.0])
         channels = TensorDataModule({"train": (torch.randn(8, 9, 1), torch.arange(8) % 4)}, CLASSES)
         wide = Expert(Channels(4), classes=CLASSES, features="body")
         registry.publish(wide, channels, "d_channels", statistics=[0.0, 1.0], network=Channels)
-        sources.publish(registry, "e_changed")
+        registry_sources.publish(registry, "e_changed")
         strange = {"f_nan": math.nan, "f_vast": 1.7e308, "f_whole": 10**400}
         for name in strange:
-            sources.publish(registry, name)
+            registry_sources.publish(registry, name)
         edited = [(name, "statistics", [value, 1.0]) for name, value in strange.items()]
         for name, key, value in (("e_changed", "classes", CLASSES[::-1]), *edited):
             path = tmp_path / name / "card.json"
             path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-        sources.publish(registry, "g_no_common_sample", data=sources.data(["pig", "fox"]))
-        sources.publish(registry, "h_gone")
+        registry_sources.publish(registry, "g_no_common_sample", data=registry_sources.data(["pig", "fox"]))
+        registry_sources.publish(registry, "h_gone")
         card = registry.card("h_gone")
         (tmp_path / "h_gone" / card.version / "head.safetensors").unlink()
 
-        base = sources.data(rows=12)
+        base = registry_sources.data(rows=12)
         inputs, targets = base.rows("train").inputs, base.rows("train").targets
         target = TensorDataModule({"train": (inputs, targets.where(targets != 3, -100))}, CLASSES)
         with pytest.warns(UserWarning) as caught:
@@ -457,11 +458,15 @@ class TestNotEligible:
     def test_outputs_that_are_nan_shut_a_source_out(self):
         registry = ExpertRegistry(address())
         for name in "ab":
-            sources.publish(registry, name)
+            registry_sources.publish(registry, name)
         registry.publish(
-            Expert(Fragile(4), classes=CLASSES, features="body"), sources.data(), "c", [0.0, 1.0], network=Fragile
+            Expert(Fragile(4), classes=CLASSES, features="body"),
+            registry_sources.data(),
+            "c",
+            [0.0, 1.0],
+            network=Fragile,
         )
-        base = sources.data()
+        base = registry_sources.data()
         target = TensorDataModule({"train": (base.rows("train").inputs - 9, base.rows("train").targets)}, CLASSES)
         with pytest.warns(UserWarning, match="source c cannot be used: its representation or output is NaN"):
             found = select_sources(registry, target, 1.0, 2, statistics=[0.0, 1.0])
@@ -471,12 +476,12 @@ class TestNotEligible:
     def test_one_that_is_found_out_makes_place_for_the_next(self, tmp_path, encoder_first):
         registry = ExpertRegistry(str(tmp_path))
         for place, name in enumerate("abcd"):
-            sources.publish(registry, name, statistics=[float(place), 0.0])
+            registry_sources.publish(registry, name, statistics=[float(place), 0.0])
         path = next((tmp_path / "a").rglob("head.safetensors"))
         path.write_bytes(path.read_bytes()[:-4])
         arguments = {"similarity": "euclid", "statistics": [0.0, 0.0], "encoder_first": encoder_first}
         with pytest.warns(UserWarning, match=r"source a cannot be used: source a: its card names a head\.safetensors"):
-            found = select_sources(registry, sources.data(), 0.5, 1, **arguments)
+            found = select_sources(registry, registry_sources.data(), 0.5, 1, **arguments)
         assert [row.name for row in found.table if row.kept] == (["b"] if encoder_first else ["b", "c"])
         assert list(found.experts) == ["b"]
         assert found.table[-1].name == "a"
@@ -489,10 +494,10 @@ class TestNotEligible:
     def test_an_expert_that_writes_into_its_input_harms_nobody(self):
         registry = ExpertRegistry(address())
         writer = Expert(Writer(4), classes=CLASSES, features="body")
-        registry.publish(writer, sources.data(), "a", [0.0, 1.0], network=Writer)
-        sources.publish(registry, "b")
-        both = select_sources(registry, sources.data(), 1.0, 1, statistics=[0.0, 1.0])
-        alone = select_sources(registry, sources.data(), 1.0, 1, statistics=[0.0, 1.0], exclude=["a"])
+        registry.publish(writer, registry_sources.data(), "a", [0.0, 1.0], network=Writer)
+        registry_sources.publish(registry, "b")
+        both = select_sources(registry, registry_sources.data(), 1.0, 1, statistics=[0.0, 1.0])
+        alone = select_sources(registry, registry_sources.data(), 1.0, 1, statistics=[0.0, 1.0], exclude=["a"])
         assert next(row for row in both.table if row.name == "b").score == alone.table[0].score
 
 
@@ -548,11 +553,11 @@ class TestReported:
     def test_other_preprocessing_is_named(self):
         registry = ExpertRegistry(address())
         for name, mean in (("a", 0.5), ("b", 0.1), ("c", None)):
-            own = sources.data()
+            own = registry_sources.data()
             if mean is not None:
                 own.preprocessing = {"mean": (mean,), "scale": 1.0}
-            sources.publish(registry, name, data=own)
-        target = sources.data()
+            registry_sources.publish(registry, name, data=own)
+        target = registry_sources.data()
         target.preprocessing = {"mean": (0.5,), "scale": 1.0}
         with pytest.warns(UserWarning) as caught:
             select_sources(registry, target, 1.0, 1, statistics=[0.0, 1.0])
@@ -598,7 +603,7 @@ class TestBadInput:
 
     def test_no_source_that_works(self, tmp_path, target):
         registry = ExpertRegistry(str(tmp_path))
-        sources.publish(registry, "a")
+        registry_sources.publish(registry, "a")
         next(tmp_path.rglob("encoder.safetensors")).write_bytes(b"")
         with (
             pytest.warns(UserWarning, match="source a cannot be used"),

@@ -1,6 +1,6 @@
 import pytest
-import tiny
 import torch
+from helpers import tiny
 
 from lightning_fusion.data.base import Batch
 from lightning_fusion.errors import InputError

@@ -1,6 +1,6 @@
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from torch import nn
 
 from lightning_fusion.errors import InputError

@@ -4,9 +4,10 @@ import json
 import subprocess
 import sys
 
-import gathering
 import pytest
 import torch
+from helpers import metrics_script
+from helpers.subprocesses import environment
 
 from lightning_fusion.metrics import LinearCKA
 
@@ -14,7 +15,11 @@ from lightning_fusion.metrics import LinearCKA
 @pytest.mark.timeout(180)
 def test_states_are_gathered_over_processes(tmp_path):
     started = [
-        subprocess.Popen([sys.executable, gathering.__file__, str(tmp_path), str(rank)], stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-m", metrics_script.__name__, str(tmp_path), str(rank)],
+            stderr=subprocess.PIPE,
+            env=environment(),
+        )
         for rank in range(2)
     ]
     for process in started:
@@ -22,9 +27,9 @@ def test_states_are_gathered_over_processes(tmp_path):
         assert process.returncode == 0, error.decode()[-3000:]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
-    one = gathering.figures([list(range(10))])
+    one = metrics_script.figures([list(range(10))])
     assert 0 < one["fused_eer"] < 1 and one["eer"][0] != one["eer"][1]
-    x, y = gathering.representations()
+    x, y = metrics_script.representations()
     repeated = LinearCKA(4, 3)  # sums count a repeated sample twice
     repeated.update(x[[*range(10), 0]], y[[*range(10), 0]])
     assert first.pop("cka") == pytest.approx(repeated.compute().item(), rel=1e-6) != one.pop("cka")

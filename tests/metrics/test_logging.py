@@ -1,8 +1,8 @@
 import warnings
 
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from lightning import LightningModule
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAUROC, MulticlassCalibrationError, MulticlassF1Score

@@ -2,8 +2,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 

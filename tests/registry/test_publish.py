@@ -1,15 +1,14 @@
 import safetensors.torch
-import sources
-import tiny
 import torch
+from helpers import registry_sources, tiny
 
 from lightning_fusion.registry.publish import EXPERT_FACTS, describe_source, restore_expert
 
 
 def test_a_description_needs_no_file_system_and_gives_the_expert_back():
-    given = sources.expert(hidden=7)
+    given = registry_sources.expert(hidden=7)
     card, contents = describe_source(
-        given, sources.data(), "a", [1.0], {"class_path": "tiny.Net", "init_args": {"hidden": 7}}
+        given, registry_sources.data(), "a", [1.0], {"class_path": "helpers.tiny.Net", "init_args": {"hidden": 7}}
     )
     assert set(contents) == {"centroids.safetensors", "encoder.safetensors", "head.safetensors"}
     assert {name.split(".")[0]: len(content) for name, content in contents.items()} == {

@@ -13,10 +13,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import safetensors.torch
-import sources
-import tiny
 import torch
-from sources import CLASSES
+from helpers import registry_sources, tiny
+from helpers.registry_sources import CLASSES
 from torch import nn
 
 from lightning_fusion import Expert, ExpertModule, ExpertRegistry
@@ -51,7 +50,7 @@ def edit(registry: ExpertRegistry, source: str, **changes) -> None:
 
 class TestPublished:
     def test_a_source_is_the_expert_that_was_published(self, registry):
-        given = sources.publish(registry, "site_a", hidden=7)
+        given = registry_sources.publish(registry, "site_a", hidden=7)
         found, x = registry.load("site_a"), torch.randn(5, 4)
         assert registry.names == ["site_a"]
         assert found.fingerprint == given.fingerprint
@@ -60,8 +59,8 @@ class TestPublished:
         assert found.checkpoint == f"{registry.address}/site_a"
 
     def test_its_card_says_what_it_is(self, registry):
-        given = sources.expert(hidden=7, domains=["here"], cost=3.0)
-        network, known = partial(tiny.Net, hidden=7), sources.data()
+        given = registry_sources.expert(hidden=7, domains=["here"], cost=3.0)
+        network, known = partial(tiny.Net, hidden=7), registry_sources.data()
         known.preprocessing = {"mean": (0.5, 1.0)}
         said = registry.publish(given, known, "site_a", statistics=np.array([0.1, 2.0]), network=network)
         card = registry.card("site_a")
@@ -71,12 +70,12 @@ class TestPublished:
         assert np.array_equal(np.float32(card.statistics), np.float32([0.1, 2.0]))
         assert card.statistics[0] == 0.1  # not 0.10000000149011612
         assert card.fingerprint == given.fingerprint
-        assert card.network == {"class_path": "tiny.Net", "init_args": {"hidden": 7}}
+        assert card.network == {"class_path": "helpers.tiny.Net", "init_args": {"hidden": 7}}
         assert card.preprocessing == registry.load("site_a").preprocessing == {"mean": [0.5, 1.0]}
 
     def test_centroids_are_means_of_the_representation_by_class(self, registry):
-        given = sources.publish(registry, "site_a")
-        known = sources.data()
+        given = registry_sources.publish(registry, "site_a")
+        known = registry_sources.data()
         inputs, targets = known.rows("train").inputs, known.rows("train").targets.numpy()
         features = given.network.body(inputs).detach().numpy().astype(np.float64)
         classes, means = registry.centroids(registry.card("site_a"))
@@ -90,7 +89,7 @@ class TestPublished:
         inputs, names = torch.randn(7, 4), ["owl", "fox", "cat", "dog"]
         targets = torch.tensor([0, 2, -100, 1, 2, 1, 0])
         known = TensorDataModule({"train": (inputs, targets)}, names, batch_size=2)
-        given = sources.expert(["cat", "dog", "owl"])
+        given = registry_sources.expert(["cat", "dog", "owl"])
         card = registry.publish(given, known, "a", statistics=[1.0], network=tiny.Net)
         classes, means = registry.centroids(registry.card("a"))
         assert (card.counts, classes) == ([2, 0, 2], ["cat", "owl"])
@@ -99,7 +98,7 @@ class TestPublished:
         torch.testing.assert_close(means, expected)
 
     def test_files_are_weights_and_sizes_are_true(self, folder):
-        given = sources.publish(folder, "site_a")
+        given = registry_sources.publish(folder, "site_a")
         card = folder.card("site_a")
         state = {}
         for part in ("encoder", "head"):
@@ -124,42 +123,46 @@ class TestPublished:
         assert registry.load("second").fingerprint == given.fingerprint
 
     def test_a_compiled_network_is_published_as_it_was(self, registry):
-        given = sources.expert()
+        given = registry_sources.expert()
         compiled = Expert(torch.compile(given.network, backend="eager"), classes=CLASSES, features="body")
-        card = registry.publish(compiled, sources.data(), "a", statistics=[1.0], network=tiny.Net)
+        card = registry.publish(compiled, registry_sources.data(), "a", statistics=[1.0], network=tiny.Net)
         assert card.fingerprint == given.fingerprint == registry.load("a").fingerprint
 
     def test_statistics_may_be_a_function_or_the_data_modules_own(self, registry):
-        known = sources.data()
+        known = registry_sources.data()
         card = registry.publish(
-            sources.expert(), known, "a", statistics=lambda data: data.rows("train").inputs.mean(0), network=tiny.Net
+            registry_sources.expert(),
+            known,
+            "a",
+            statistics=lambda data: data.rows("train").inputs.mean(0),
+            network=tiny.Net,
         )
         assert card.statistics == pytest.approx(known.rows("train").inputs.mean(0).tolist())
         known.statistics = lambda: torch.tensor([4.0, 5.0])
-        assert registry.publish(sources.expert(), known, "b", network=tiny.Net).statistics == [4.0, 5.0]
+        assert registry.publish(registry_sources.expert(), known, "b", network=tiny.Net).statistics == [4.0, 5.0]
 
     def test_odd_names(self, registry):
         for name in ("a b", "100%25", "häuser#?&", "[x]*", "index"):
-            sources.publish(registry, name)
+            registry_sources.publish(registry, name)
         assert registry.names == sorted(["a b", "100%25", "häuser#?&", "[x]*", "index"])
-        assert registry.load("[x]*").fingerprint == sources.expert().fingerprint
+        assert registry.load("[x]*").fingerprint == registry_sources.expert().fingerprint
 
     def test_nothing_is_augmented(self, registry):
         class Noisy(TensorDataModule):
             def on_after_batch_transfer(self, batch, dataloader_idx):
                 return batch if self.trainer is None else batch._replace(input=batch.input + 100)
 
-        plain = sources.data()
+        plain = registry_sources.data()
         rows = plain.rows("train")
         noisy = Noisy({"train": (rows.inputs, rows.targets)}, CLASSES)
         noisy.trainer = SimpleNamespace(training=True)
-        registry.publish(sources.expert(), noisy, "a", statistics=[1.0], network=tiny.Net)
+        registry.publish(registry_sources.expert(), noisy, "a", statistics=[1.0], network=tiny.Net)
         assert noisy.trainer is not None
-        sources.publish(registry, "b")
+        registry_sources.publish(registry, "b")
         torch.testing.assert_close(registry.centroids(registry.card("a"))[1], registry.centroids(registry.card("b"))[1])
 
     def test_inputs_by_name(self, registry):
-        known = sources.data()
+        known = registry_sources.data()
         rows = known.rows("train")
 
         class AsDict:
@@ -172,12 +175,12 @@ class TestPublished:
         other._rows["train"].inputs, other._rows["train"].targets = AsDict(), targets
         batches = list(labeled_batches(other))  # every other row is unlabeled
         assert torch.equal(torch.cat([batch.input["x"] for batch in batches]), rows.inputs[::2])
-        given = Expert(sources.Named(4), classes=CLASSES, features="net.body")
-        card = registry.publish(given, other, "a", statistics=[1.0], network=sources.Named)
+        given = Expert(registry_sources.Named(4), classes=CLASSES, features="net.body")
+        card = registry.publish(given, other, "a", statistics=[1.0], network=registry_sources.Named)
         assert set(card.files) == {"centroids", "encoder", "head"}
 
     def test_loading_moves_no_random_number(self, registry):
-        sources.publish(registry, "a")
+        registry_sources.publish(registry, "a")
         state = torch.get_rng_state()
         registry.load("a")
         assert torch.equal(torch.get_rng_state(), state)
@@ -187,14 +190,14 @@ class TestSplit:
     """Encoder and head are files of their own where the network splits by its features layer."""
 
     def keys(self, registry, given, network) -> tuple[set[str], set[str]]:
-        card = registry.publish(given, sources.data(given.classes), "a", statistics=[1.0], network=network)
+        card = registry.publish(given, registry_sources.data(given.classes), "a", statistics=[1.0], network=network)
         head = set(registry.weights(card, "head")) if card.splits else set()
         assert registry.load("a").fingerprint == given.fingerprint
         return set(registry.weights(card, "encoder")), head
 
     def test_what_only_works_on_the_representation_is_the_head(self, registry):
-        given = Expert(sources.Wide(4), classes=CLASSES, features="body")
-        encoder, head = self.keys(registry, given, sources.Wide)
+        given = Expert(registry_sources.Wide(4), classes=CLASSES, features="body")
+        encoder, head = self.keys(registry, given, registry_sources.Wide)
         assert encoder == {"shift", "body.weight", "body.bias"}
         assert head == {key for key in given.network.state_dict() if key.startswith("head.")}
         card, x = registry.card("a"), torch.randn(3, 4)
@@ -204,16 +207,16 @@ class TestSplit:
             registry.build(card, registry.weights(card, "encoder"))
 
     def test_the_head_may_be_several_modules(self, registry):
-        given = Expert(sources.Deep(4), classes=CLASSES, features="z")
-        encoder, head = self.keys(registry, given, sources.Deep)
+        given = Expert(registry_sources.Deep(4), classes=CLASSES, features="z")
+        encoder, head = self.keys(registry, given, registry_sources.Deep)
         assert (encoder, len(head)) == ({"a.weight", "a.bias"}, 6)
 
     @pytest.mark.parametrize(
         ("network", "classes", "features"),
         [
-            (sources.Reused, CLASSES[:3], "body"),
-            (sources.Tied, CLASSES[:3], "pad"),
-            (sources.Wide, CLASSES, "head"),
+            (registry_sources.Reused, CLASSES[:3], "body"),
+            (registry_sources.Tied, CLASSES[:3], "pad"),
+            (registry_sources.Wide, CLASSES, "head"),
             (partial(tiny.Net, hidden=4), CLASSES, "head"),
         ],
         ids=["reused", "tied", "last_of_three", "last"],
@@ -227,7 +230,7 @@ class TestSplit:
 class TestLedger:
     def test_every_byte_that_was_read_or_written_is_there(self, folder):
         folder.stage = "publishing"
-        sources.publish(folder, "a")
+        registry_sources.publish(folder, "a")
         card = folder.card("a")
         sizes = {file: path_of(folder, card, f"{file}.safetensors").stat().st_size for file in card.files}
         size = (Path(folder.address) / "a" / "card.json").stat().st_size
@@ -248,7 +251,7 @@ class TestLedger:
 
     def test_excluded_cards_are_not_read(self, registry):
         for name in "abc":
-            sources.publish(registry, name)
+            registry_sources.publish(registry, name)
         reader = registry.reader()
         assert list(reader.cards(exclude=["b"])) == ["a", "c"]
         assert [one.source for one in reader.ledger] == ["a", "c"]
@@ -258,9 +261,9 @@ class TestLedger:
 
 class TestNothingIsHalfWritten:
     def test_a_taken_name_is_refused_before_any_work(self, registry):
-        given = sources.publish(registry, "a")
+        given = registry_sources.publish(registry, "a")
         with pytest.raises(InputError, match=r"has a source 'a' already; rename it, or set overwrite"):
-            sources.publish(registry, "a", data=None)
+            registry_sources.publish(registry, "a", data=None)
         assert registry.load("a").fingerprint == given.fingerprint
 
     def test_a_name_that_is_taken_meanwhile_is_refused_too(self, registry):
@@ -268,11 +271,11 @@ class TestNothingIsHalfWritten:
         first: list[Expert] = []
 
         def publish_first(data):
-            first.append(sources.publish(registry, "a", seed=1))
+            first.append(registry_sources.publish(registry, "a", seed=1))
             return [1.0]
 
         with pytest.raises(InputError, match="has a source 'a' already"):
-            sources.publish(registry, "a", statistics=publish_first)
+            registry_sources.publish(registry, "a", statistics=publish_first)
         assert registry.load("a").fingerprint == first[0].fingerprint
         versions = [
             path for path in registry.files.fs.ls(f"{registry.files.root}/a", detail=False) if "json" not in path
@@ -287,10 +290,10 @@ class TestNothingIsHalfWritten:
         self.test_a_name_that_is_taken_meanwhile_is_refused_too(folder)
 
     def test_overwriting_replaces_all_files(self, registry):
-        sources.publish(registry, "b")
-        sources.publish(registry, "a")
+        registry_sources.publish(registry, "b")
+        registry_sources.publish(registry, "a")
         old = registry.card("a")
-        given = sources.publish(registry, "a", seed=3, overwrite=True)
+        given = registry_sources.publish(registry, "a", seed=3, overwrite=True)
         assert registry.names == ["a", "b"]
         assert registry.load("a").fingerprint == given.fingerprint != old.fingerprint
         with pytest.raises(InputError, match=r"encoder\.safetensors is gone; it was published anew"):
@@ -301,7 +304,7 @@ class TestNothingIsHalfWritten:
     @pytest.mark.parametrize("overwrite", [False, True])
     def test_a_killed_publish_is_invisible(self, folder, monkeypatch, fails_at, overwrite):
         """Encoder, head, centroids or card are cut short in the middle, and nobody cleans up."""
-        given = sources.publish(folder, "a") if overwrite else None
+        given = registry_sources.publish(folder, "a") if overwrite else None
         root = Path(folder.address)
         before = {path: path.read_bytes() for path in root.rglob("*.*")}
         writes = []
@@ -319,27 +322,27 @@ class TestNothingIsHalfWritten:
             patch.setattr(Path, "write_bytes", lambda path, content: killed(path, content, plain))
             patch.setattr(Path, "unlink", lambda path, missing_ok: None)
             with pytest.raises(KeyboardInterrupt):
-                sources.publish(folder, "a", seed=2, overwrite=overwrite)
+                registry_sources.publish(folder, "a", seed=2, overwrite=overwrite)
         assert len(writes) == fails_at
         assert {path: path.read_bytes() for path in before} == before
         again = ExpertRegistry(folder.address)
         assert again.names == (["a"] if overwrite else [])
         if given is not None:
             assert again.load("a").fingerprint == given.fingerprint
-        new = sources.publish(again, "a", seed=2, overwrite=overwrite)
+        new = registry_sources.publish(again, "a", seed=2, overwrite=overwrite)
         assert again.load("a").fingerprint == new.fingerprint
         assert json.loads((root / "index.json").read_text())["sources"] == ["a"]
 
     def test_a_card_that_is_not_whole_is_no_source(self, folder):
         for name in "ab":
-            sources.publish(folder, name)
+            registry_sources.publish(folder, name)
         path = Path(folder.address) / "a" / "card.json"
         path.write_bytes(path.read_bytes()[:-40])
         with pytest.warns(UserWarning, match=r"left out 1 source\(s\): .*card\.json is no whole card"):
             assert folder.names == ["b"]
         with pytest.raises(InputError, match=r"card\.json is no whole card .*; publish a again, with overwrite"):
             folder.load("a")
-        sources.publish(folder, "a", overwrite=True)
+        registry_sources.publish(folder, "a", overwrite=True)
         assert folder.names == ["a", "b"]
 
     def test_the_index_names_what_another_process_published_meanwhile(self, registry):
@@ -348,11 +351,11 @@ class TestNothingIsHalfWritten:
 
         def put(path, content, exclusive=False):
             if path.endswith("index.json") and not done:
-                done.append(sources.publish(other, "b"))
+                done.append(registry_sources.publish(other, "b"))
             plain(path, content, exclusive)
 
         registry.files.write = put
-        sources.publish(registry, "a")
+        registry_sources.publish(registry, "a")
         assert len(done) == 1
         assert json.loads(registry.files.fs.cat_file(f"{registry.files.root}/index.json"))["sources"] == ["a", "b"]
 
@@ -363,7 +366,7 @@ class TestNothingIsHalfWritten:
         def work(me: int) -> None:
             together.wait()
             for number in range(15):
-                sources.publish(ExpertRegistry(address), f"{number}_of_{me}", seed=me)
+                registry_sources.publish(ExpertRegistry(address), f"{number}_of_{me}", seed=me)
 
         started = [context.Process(target=work, args=(me,)) for me in range(2)]
         for process in started:
@@ -381,7 +384,7 @@ class TestDistrust:
 
     def test_weights_of_another_source(self, folder):
         for seed, name in enumerate("ab"):
-            sources.publish(folder, name, seed=seed)
+            registry_sources.publish(folder, name, seed=seed)
         a, b = (folder.card(name) for name in "ab")
         path_of(folder, a, "encoder.safetensors").write_bytes(path_of(folder, b, "encoder.safetensors").read_bytes())
         prints = a.files["encoder"]["fingerprint"], b.files["encoder"]["fingerprint"]
@@ -403,11 +406,20 @@ class TestDistrust:
                 {"network": {"class_path": "antigravity.Net"}},
                 "antigravity.Net, which is no imported torch module",
             ),
-            ({"network": {"class_path": "tiny.Net", "init_args": {"hidden": 9}}}, "the weights do not fit"),
-            ({"network": {"class_path": "tiny.Net", "init_args": {"depth": 9}}}, "tiny.Net, which does not take it"),
-            ({"network": {"class_path": "tiny.Net", "init_args": {"act": {"class_path": "os.system"}}}}, "os.system"),
+            ({"network": {"class_path": "helpers.tiny.Net", "init_args": {"hidden": 9}}}, "the weights do not fit"),
+            (
+                {"network": {"class_path": "helpers.tiny.Net", "init_args": {"depth": 9}}},
+                "helpers.tiny.Net, which does not take it",
+            ),
+            (
+                {"network": {"class_path": "helpers.tiny.Net", "init_args": {"act": {"class_path": "os.system"}}}},
+                "os.system",
+            ),
             ({"network": {"class_path": "torch.nn.Flatten"}}, "missing none; unknown body.0.bias"),
-            ({"network": {"class_path": "tiny.Net", "code": "import os"}}, "its network is missing, of no known kind"),
+            (
+                {"network": {"class_path": "helpers.tiny.Net", "code": "import os"}},
+                "its network is missing, of no known kind",
+            ),
             ({"code": "import os"}, "its code is missing, of no known kind, or no part of a card"),
             ({"width": "removed"}, "its width is missing"),
             ({"version": "../../../etc"}, "its version is missing, of no known kind"),
@@ -423,7 +435,7 @@ class TestDistrust:
         ],
     )
     def test_a_card_that_says_something_else(self, folder, changes, message):
-        sources.publish(folder, "a")
+        registry_sources.publish(folder, "a")
         edit(folder, "a", **changes)
         with pytest.raises(InputError, match=message):
             folder.load("a")
@@ -434,7 +446,7 @@ class TestDistrust:
             def __reduce__(self):
                 return os.mkdir, (str(tmp_path / "owned"),)
 
-        sources.publish(folder, "a")
+        registry_sources.publish(folder, "a")
         card = folder.card("a")
         content = pickle.dumps(Evil())
         path_of(folder, card, "encoder.safetensors").write_bytes(content)
@@ -445,7 +457,7 @@ class TestDistrust:
         assert not (tmp_path / "owned").exists()
 
     def test_centroids_of_another_shape(self, folder):
-        sources.publish(folder, "a")
+        registry_sources.publish(folder, "a")
         edit(folder, "a", width=3)
         with pytest.raises(InputError, match=r"its centroids have shape \(4, 5\); its card says \(4, 3\)"):
             folder.centroids(folder.card("a"))
@@ -456,8 +468,8 @@ class TestNetwork:
 
     def test_what_a_server_shows_is_read(self, folder):
         for name in ("a b", "100%25", "häuser#?&"):
-            sources.publish(folder, name, seed=1)
-        with sources.served(Path(folder.address)) as (address, asked):
+            registry_sources.publish(folder, name, seed=1)
+        with registry_sources.served(Path(folder.address)) as (address, asked):
             far = ExpertRegistry(address + "/")
             assert far.names == folder.names
             assert far.load("häuser#?&").fingerprint == folder.load("häuser#?&").fingerprint
@@ -469,15 +481,15 @@ class TestNetwork:
             index = (Path(folder.address) / "index.json").stat().st_size
             assert down == sum(one.num_bytes for one in local.ledger) + index
             with pytest.raises(InputError, match="is only read; publish to the folder behind it"):
-                sources.publish(far, "c")
+                registry_sources.publish(far, "c")
             with pytest.raises(InputError, match="has no source 'c'; it has 100%25, a b, häuser"):
                 far.load("c")
 
     @pytest.mark.parametrize("declares_length", [True, False])
     def test_a_read_that_breaks_is_tried_again(self, folder, declares_length):
-        given = sources.publish(folder, "a")
+        given = registry_sources.publish(folder, "a")
         breaks = {"index.json": 1, "card.json": 1, "encoder.safetensors": 2}
-        with sources.served(Path(folder.address), breaks, declares_length) as (address, asked):
+        with registry_sources.served(Path(folder.address), breaks, declares_length) as (address, asked):
             far = ExpertRegistry(address)
             assert far.names == ["a"]
             assert far.load("a").fingerprint == given.fingerprint
@@ -487,9 +499,9 @@ class TestNetwork:
         assert sum("encoder" in path for path in asked) == 3
 
     def test_an_address_that_dies_for_good(self, folder):
-        sources.publish(folder, "a")
+        registry_sources.publish(folder, "a")
         size = folder.card("a").files["head"]["bytes"]
-        with sources.served(Path(folder.address), {"head.safetensors": 99}) as (address, asked):
+        with registry_sources.served(Path(folder.address), {"head.safetensors": 99}) as (address, asked):
             far = ExpertRegistry(address)
             with pytest.raises(
                 UnreachableError,
@@ -522,7 +534,7 @@ class TestNetwork:
     def test_an_index_that_is_none(self, tmp_path, content, message):
         if content is not None:
             (tmp_path / "index.json").write_text(content)
-        with sources.served(tmp_path) as (address, _), pytest.raises(InputError, match=message):
+        with registry_sources.served(tmp_path) as (address, _), pytest.raises(InputError, match=message):
             ExpertRegistry(address).names  # noqa: B018
 
 
@@ -540,13 +552,13 @@ class TestBadInput:
             ({}, {"network": {"class_path": "os.system"}}, "names os.system, which is no imported torch module"),
             (
                 {},
-                {"network": {"class_path": "tiny.Net", "more": 1}},
+                {"network": {"class_path": "helpers.tiny.Net", "more": 1}},
                 "the card of a: its network is missing, of no",
             ),
             ({}, {"statistics": None}, "TensorDataModule knows none of its data; give the numbers"),
             ({}, {"statistics": [1.0, float("nan")]}, r"number\(s\) 1 of 2 are NaN or infinite"),
             ({}, {"statistics": [[1.0]]}, r"found shape \(1, 1\); expected \(S,\)"),
-            ({}, {"data": sources.data(["fox", "hen"])}, "no labeled sample is of a class that a knows"),
+            ({}, {"data": registry_sources.data(["fox", "hen"])}, "no labeled sample is of a class that a knows"),
             (
                 {},
                 {"data": TensorDataModule({"train": (torch.zeros(3, 4), torch.full((3,), -100))}, CLASSES)},
@@ -565,16 +577,16 @@ class TestBadInput:
         ],
     )
     def test_refused_and_nothing_is_left(self, registry, given, arguments, message):
-        basis = {"data": sources.data(), "name": "a", "statistics": [1.0], "network": tiny.Net}
+        basis = {"data": registry_sources.data(), "name": "a", "statistics": [1.0], "network": tiny.Net}
         with pytest.raises(InputError, match=message):
-            registry.publish(sources.expert(**given), **(basis | arguments))
+            registry.publish(registry_sources.expert(**given), **(basis | arguments))
         assert registry.names == []
         assert not registry.files.fs.exists(registry.files.root) or registry.files.fs.find(registry.files.root) == []
 
     def test_a_callable_has_no_weights(self, registry):
         given = Expert(lambda x: x, classes=CLASSES, output="probabilities")
         with pytest.raises(InputError, match="a plain callable has no weights to publish"):
-            registry.publish(given, sources.data(), "a", statistics=[1.0])
+            registry.publish(given, registry_sources.data(), "a", statistics=[1.0])
 
     def test_unknown_addresses_and_names(self, registry):
         with pytest.raises(InputError, match="none that fsspec can open"):
@@ -587,7 +599,7 @@ class TestBadInput:
             registry.load("a")
 
     def test_a_file_that_may_not_be_read(self, folder):
-        sources.publish(folder, "a")
+        registry_sources.publish(folder, "a")
         card = Path(folder.address) / "a" / "card.json"
         card.unlink()
         card.mkdir()
@@ -597,4 +609,4 @@ class TestBadInput:
 
 
 def test_statistics_are_float32_vectors():
-    assert statistics_of(sources.data(), np.arange(3)).dtype == torch.float32
+    assert statistics_of(registry_sources.data(), np.arange(3)).dtype == torch.float32

@@ -3,8 +3,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from lightning import LightningModule
 from sklearn.metrics import roc_curve
 from torch import Tensor, nn

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from commands import HERE
+from helpers import TESTS
+from helpers.recording_trees import RATE, SPLITS, draw_tree, folders, heard, names, ramp
 from lightning import LightningModule, Trainer
 from thirdparty.audio import BeepDataModule
 from torch import nn
-from voices import RATE, SPLITS, draw_tree, folders, heard, names, ramp
 
 from lightning_fusion import SpeakerDataModule
 from lightning_fusion.cli.main import main
@@ -476,6 +476,6 @@ class TestForeignSource:
 
     def test_it_trains_an_expert_through_its_class_path(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        cli = main(["fit", "-c", str(HERE / "conf/audio_thirdparty.yaml"), "--data.init_args.val_speakers=3"])
+        cli = main(["fit", "-c", str(TESTS / "conf/audio_thirdparty.yaml"), "--data.init_args.val_speakers=3"])
         assert isinstance(cli.datamodule, BeepDataModule) and len(cli.model.classes) == 7
         assert "val_eer" in cli.trainer.callback_metrics

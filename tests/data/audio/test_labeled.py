@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import soundfile
 import torch
-from commands import spoken_words
-from voices import RATE, SPLITS, folders, heard, ramp
+from helpers.data_files import spoken_words
+from helpers.recording_trees import RATE, SPLITS, folders, heard, ramp
 
 from lightning_fusion.data.audio.labeled import LabeledAudioDataModule
 from lightning_fusion.data.audio.synthetic import SyntheticLabeledAudioDataModule

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 import torch
-from voices import SPLITS, draw_tree, folders, heard, names
+from helpers.recording_trees import SPLITS, draw_tree, folders, heard, names
 
 from lightning_fusion import SpeakerDataModule
 from lightning_fusion.errors import InputError

@@ -1,13 +1,12 @@
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from commands import HERE
+from helpers import TESTS, tiny
+from helpers.image_trees import SPLITS, pixels, roles, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning import LightningModule
-from pictures import SPLITS, pixels, roles, rows
 from sklearn.datasets import load_digits
 from thirdparty.images import StripesDataModule
 from torch import nn
@@ -264,6 +263,6 @@ class TestForeignSource:
 
     def test_it_trains_an_expert_through_its_class_path(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        cli = main(["fit", "-c", str(HERE / "conf/images_thirdparty.yaml"), "--data.init_args.domain=day"])
+        cli = main(["fit", "-c", str(TESTS / "conf/images_thirdparty.yaml"), "--data.init_args.domain=day"])
         assert isinstance(cli.datamodule, StripesDataModule) and cli.model.classes == ["flat", "upright"]
         assert cli.datamodule.hparams["count"] == 16 and cli.trainer.global_step == 2

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from pictures import SPLITS, pixels, rows
+from helpers.image_trees import SPLITS, pixels, rows
 from sklearn.datasets import load_digits
 
 from lightning_fusion.data.image.digits import DigitsDataModule

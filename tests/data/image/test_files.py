@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from pictures import SPLITS, draw_tree, rows
+from helpers.image_trees import SPLITS, draw_tree, rows
 from PIL import Image
 
 from lightning_fusion.data.image.folders import DomainImageDataModule

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from pictures import SPLITS, draw_tree, roles, rows
+from helpers.image_trees import SPLITS, draw_tree, roles, rows
 from PIL import Image
 
 from lightning_fusion import ImageDataModule

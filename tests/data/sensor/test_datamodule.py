@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 import torch
-from commands import HERE
+from helpers import TESTS
 from thirdparty.sensor import PendulumDataModule
 
 from lightning_fusion.cli.main import main
@@ -14,7 +14,7 @@ from lightning_fusion.errors import InputError
 class TestOwnSource:
     def test_fits_from_a_yaml(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        cli = main(["fit", "-c", str(HERE / "conf/sensor_thirdparty.yaml"), "--data.init_args.times=8"])
+        cli = main(["fit", "-c", str(TESTS / "conf/sensor_thirdparty.yaml"), "--data.init_args.times=8"])
         data = cli.datamodule
         assert type(data) is PendulumDataModule and (data.times, data.window_s) == (8, 1.0)
         assert (data.domains, data.own_domains, data.classes) == (["0.5", "1.0"], ["0.5"], ["rests", "swings"])

@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 import torch
-from commands import motion_files
+from helpers.data_files import motion_files
 from torch import nn
 
 from lightning_fusion import SensorDataModule

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from commands import feature_table
+from helpers.data_files import feature_table
 
 from lightning_fusion.data.sensor.table import Features, FeatureTableDataModule
 from lightning_fusion.errors import InputError

@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from texts import FEW, ROWS, SPLITS, delimited, everything, refused, table
+from helpers.text_tables import FEW, ROWS, SPLITS, delimited, everything, refused, table
 
 from lightning_fusion.data.text.json_lines import JSONTextDataModule
 from lightning_fusion.errors import InputError

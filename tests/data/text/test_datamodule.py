@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.text_tables import ROWS, SPLITS, delimited, everything, refused, table
 from lightning import Trainer
-from texts import ROWS, SPLITS, delimited, everything, refused, table
 from thirdparty.text import LinesTextDataModule, write_lines
 
 from lightning_fusion import ExpertModule, TextDataModule

@@ -1,5 +1,5 @@
 import pytest
-from texts import ROWS, delimited, everything, refused, table
+from helpers.text_tables import ROWS, delimited, everything, refused, table
 
 from lightning_fusion.errors import InputError
 

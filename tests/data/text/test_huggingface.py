@@ -1,7 +1,7 @@
 import shutil
 
 import pytest
-from texts import FEW, NAMES, ROWS, delimited, refused, sizes, table
+from helpers.text_tables import FEW, NAMES, ROWS, delimited, refused, sizes, table
 
 from lightning_fusion.data.text.huggingface import HuggingFaceTextDataModule
 from lightning_fusion.errors import InputError

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from texts import FEW, NAMES, ROWS, refused, sizes, table
+from helpers.text_tables import FEW, NAMES, ROWS, refused, sizes, table
 
 from lightning_fusion import TextDataModule
 from lightning_fusion.data.text.json_lines import JSONTextDataModule

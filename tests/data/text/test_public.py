@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from texts import SPLITS, everything, refused, sizes
+from helpers.text_tables import SPLITS, everything, refused, sizes
 
 from lightning_fusion.data.text.public import Clinc150TextDataModule, ReviewsTextDataModule
 

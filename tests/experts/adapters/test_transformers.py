@@ -3,9 +3,9 @@ import sys
 import warnings
 from pathlib import Path
 
-import language
 import pytest
 import torch
+from helpers import language_models
 
 from lightning_fusion import Expert, ExpertPool, TextDataModule, collect
 from lightning_fusion.data.text.tokens import TextTokenizer
@@ -19,7 +19,7 @@ pytest.importorskip("transformers")
 
 def batch(lengths: list[int], seed: int = 0, width: int = 0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(3, language.VOCABULARY, (len(lengths), max(*lengths, width)), generator=generator)
+    ids = torch.randint(3, language_models.VOCABULARY, (len(lengths), max(*lengths, width)), generator=generator)
     mask = (torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]).long()
     return {"input_ids": ids * mask, "attention_mask": mask}
 
@@ -32,7 +32,7 @@ def row(input: dict[str, torch.Tensor], number: int) -> dict[str, torch.Tensor]:
 class TestClassifiers:
     @pytest.mark.parametrize("kind", ["bert", "gpt2"])
     def test_answers_are_the_models_and_padding_changes_nothing(self, tmp_path, kind):
-        path = language.save_classifier(tmp_path, kind, ["POSITIVE", "NEGATIVE"])
+        path = language_models.save_classifier(tmp_path, kind, ["POSITIVE", "NEGATIVE"])
         expert = Expert.from_transformers(path, labels={"POSITIVE": "positive"})
         assert expert.classes == ["positive", "NEGATIVE"]
         input = batch([3, 20, 9], width=30)
@@ -47,7 +47,7 @@ class TestClassifiers:
 
     @pytest.mark.parametrize("kind", ["bert", "gpt2"])
     def test_padding_may_stand_on_the_left(self, tmp_path, kind):
-        expert = Expert.from_transformers(language.save_classifier(tmp_path, kind))
+        expert = Expert.from_transformers(language_models.save_classifier(tmp_path, kind))
         right = batch([3, 20, 9])
         order = right["attention_mask"].argsort(dim=1, stable=True)
         left = {name: value.gather(1, order) for name, value in right.items()}
@@ -56,29 +56,31 @@ class TestClassifiers:
             torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
     def test_facts(self, tmp_path):
-        path = language.save_classifier(tmp_path / "a", labels=["x", "y"])
+        path = language_models.save_classifier(tmp_path / "a", labels=["x", "y"])
         tokenizer = TextTokenizer.train(["a text"], 300, lowercase=False)
         tokenizer.save(tmp_path / "a")
         expert = Expert.from_transformers(path, classes=["y", "z", "x"], domains=["books"])
         parameters = sum(weights.numel() for weights in expert.parameters())
         assert expert.cost == parameters / 1e6 and expert.domains == ["books"]
         assert expert.preprocessing == {"tokenizer": tokenizer.fingerprint}
-        other = Expert.from_transformers(language.save_classifier(tmp_path / "b", labels=["x", "y"], seed=1), cost=2)
+        other = Expert.from_transformers(
+            language_models.save_classifier(tmp_path / "b", labels=["x", "y"], seed=1), cost=2
+        )
         assert other.fingerprint != expert.fingerprint and other.cost == 2 and other.preprocessing is None
         assert expert.fingerprint == Expert.from_transformers(path).fingerprint
         pool = ExpertPool({"a": expert, "b": other}, ["y", "z", "x"])
         assert pool(batch([4, 2]))["b"].shape == (2, 2)
 
     def test_labels_without_names_take_those_of_the_task(self, tmp_path):
-        path = language.save_classifier(tmp_path)
+        path = language_models.save_classifier(tmp_path)
         assert Expert.from_transformers(path, classes=["bad", "good"]).classes == ["bad", "good"]
 
     def test_a_layer_of_the_model_may_be_the_representation(self, tmp_path):
-        expert = Expert.from_transformers(language.save_classifier(tmp_path), features="model.bert.pooler")
+        expert = Expert.from_transformers(language_models.save_classifier(tmp_path), features="model.bert.pooler")
         assert expert.forward_with_features(batch([3, 2]))[1].shape == (2, 16)
 
     def test_a_network_of_a_configuration_is_the_same_expert(self, tmp_path):
-        path = language.save_classifier(tmp_path, labels=["x", "y"])
+        path = language_models.save_classifier(tmp_path, labels=["x", "y"])
         built = Expert(TransformersClassifier(path, {"x": "z"}), classes=["z", "y"], features="pool")
         assert built.fingerprint == Expert.from_transformers(path, labels={"x": "z"}).fingerprint
 
@@ -92,12 +94,12 @@ class TestClassifiers:
         ],
     )
     def test_wrong_facts_are_named(self, tmp_path, arguments, message):
-        path = language.save_classifier(tmp_path, labels=["x", "y"])
+        path = language_models.save_classifier(tmp_path, labels=["x", "y"])
         with pytest.raises(InputError, match=message):
             Expert.from_transformers(path, **arguments)
 
     def test_tokens_of_another_tokenizer_are_named(self, tmp_path):
-        expert = Expert.from_transformers(language.save_classifier(tmp_path))
+        expert = Expert.from_transformers(language_models.save_classifier(tmp_path))
         input = batch([2])
         with pytest.raises(InputError, match=r"found token 24; .* has a vocabulary of 24 tokens"):
             expert({"input_ids": input["input_ids"] * 0 + 24, "attention_mask": input["attention_mask"]})
@@ -111,7 +113,7 @@ class TestTokensOfOneSize:
     @pytest.fixture
     def model(self, tmp_path) -> str:
         save_tokenizer(tmp_path / "model", "question answer")
-        return language.save_classifier(tmp_path / "model", labels=["bad", "good"], vocab_size=300)
+        return language_models.save_classifier(tmp_path / "model", labels=["bad", "good"], vocab_size=300)
 
     def ask(self, model: str, tokenizer: str, folder: Path) -> None:
         with open(folder / "texts.csv", "w") as file:
@@ -146,7 +148,7 @@ def save_tokenizer(folder: Path, words: str) -> None:
 
 class TestFolders:
     def test_weights_that_are_not_there_are_not_drawn_at_random(self, tmp_path):
-        path = language.save_classifier(tmp_path)
+        path = language_models.save_classifier(tmp_path)
         facts = json.loads((tmp_path / "config.json").read_text())
         (tmp_path / "config.json").write_text(json.dumps(facts | {"num_hidden_layers": 3}))
         with pytest.raises(InputError, match=r"holds no weights for bert.encoder.layer.2\.\S+, .* at random"):
@@ -154,7 +156,7 @@ class TestFolders:
 
     @pytest.mark.parametrize("keep", [0, 0.5])
     def test_damaged_weights_are_named(self, tmp_path, keep):
-        path = language.save_classifier(tmp_path)
+        path = language_models.save_classifier(tmp_path)
         content = (tmp_path / "model.safetensors").read_bytes()
         (tmp_path / "model.safetensors").write_bytes(content[: int(keep * len(content))])
         with pytest.raises(InputError, match="transformers cannot load"):
@@ -162,7 +164,7 @@ class TestFolders:
 
     @pytest.mark.parametrize("kind", ["bert", "gpt2"])
     def test_texts_longer_than_a_model_has_places_are_named(self, tmp_path, kind):
-        expert = Expert.from_transformers(language.save_classifier(tmp_path, kind))
+        expert = Expert.from_transformers(language_models.save_classifier(tmp_path, kind))
         longest = expert.network.longest
         assert expert(batch([longest])).shape[0] == 1
         with pytest.raises(InputError, match=rf"reads {longest} tokens at most; found {longest + 1}"):
@@ -175,7 +177,7 @@ class TestFolders:
             Expert.from_transformers("bookz")
 
     def test_pickled_weights_are_refused_with_the_way_out(self, tmp_path):
-        path = language.save_classifier(tmp_path)
+        path = language_models.save_classifier(tmp_path)
         (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
         for make in (Expert.from_transformers, TransformersGenerator):
             with pytest.raises(InputError, match=r"pickled weights only \(pytorch_model.bin\).*save_pretrained"):
@@ -203,7 +205,7 @@ class TestFolders:
 @pytest.fixture(scope="module", params=["t5", "gpt2"])
 def network(request, tmp_path_factory) -> TransformersGenerator:
     folder = tmp_path_factory.mktemp("generator")
-    return TransformersGenerator(language.save_generator(folder, request.param)).eval()
+    return TransformersGenerator(language_models.save_generator(folder, request.param)).eval()
 
 
 class TestGenerators:
@@ -243,8 +245,8 @@ class TestGenerators:
 
 
 def test_an_expert_of_a_folder_is_loaded_when_it_is_needed(tmp_path):
-    expert = GenerativeExpert(transformers=language.save_generator(tmp_path / "a", "gpt2"), domains=["a"])
+    expert = GenerativeExpert(transformers=language_models.save_generator(tmp_path / "a", "gpt2"), domains=["a"])
     with expert.loaded() as network:
         assert not network.training and not any(weights.requires_grad for weights in network.parameters())
-    other = GenerativeExpert(transformers=language.save_generator(tmp_path / "b", "gpt2", seed=1))
+    other = GenerativeExpert(transformers=language_models.save_generator(tmp_path / "b", "gpt2", seed=1))
     assert expert.fingerprint != other.fingerprint

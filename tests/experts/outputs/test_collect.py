@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
+from helpers import TESTS, tiny
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler, TensorDataset
 
@@ -278,7 +278,7 @@ KILLED = """
 import sys
 import time
 sys.path.insert(0, {tests!r})
-import tiny
+from helpers import tiny
 from lightning_fusion import ExpertPool, collect
 pool = tiny.pool(1)
 forward = pool.experts["b"].network.forward
@@ -296,7 +296,7 @@ collect(pool, tiny.data(), {folder!r}, trainer=tiny.trainer(), overwrite=True)
 
 def test_a_killed_run_and_a_living_one(tmp_path):
     ask(tiny.pool(0), tiny.data(), tmp_path)
-    code = KILLED.format(tests=str(Path(tiny.__file__).parent), folder=str(tmp_path))
+    code = KILLED.format(tests=str(TESTS), folder=str(tmp_path))
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as writer:
@@ -325,7 +325,7 @@ def test_a_killed_run_and_a_living_one(tmp_path):
 STARTED = """
 import sys
 sys.path.insert(0, {tests!r})
-import tiny
+from helpers import tiny
 from lightning_fusion import collect
 collect(tiny.pool(), tiny.data(), {folder!r}, trainer=tiny.trainer(devices=2, strategy="ddp"))
 """
@@ -334,7 +334,7 @@ collect(tiny.pool(), tiny.data(), {folder!r}, trainer=tiny.trainer(devices=2, st
 def test_processes_that_a_launcher_outside_started_make_one_store(tmp_path):
     """Lightning starts no process then, as it does not for a single one."""
     script = tmp_path / "script.py"
-    script.write_text(STARTED.format(tests=str(Path(tiny.__file__).parent), folder=str(tmp_path / "store")))
+    script.write_text(STARTED.format(tests=str(TESTS), folder=str(tmp_path / "store")))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-import tiny
 import torch
+from helpers import tiny
 
 from lightning_fusion import OutputsDataModule
 from lightning_fusion.errors import InputError

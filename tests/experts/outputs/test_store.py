@@ -3,7 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 from reference import rules
 
 from lightning_fusion import ExpertOutputs, collect

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import tiny
 import torch
+from helpers import tiny
 from matplotlib import image as pictures
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from matplotlib import image as pictures
 
 from lightning_fusion import ExpertOutputs, FrugalFoE

@@ -2,9 +2,9 @@ import json
 from functools import partial
 from pathlib import Path
 
-import commands
 import numpy as np
 import pytest
+from helpers import data_files
 
 from lightning_fusion.errors import InputError
 from lightning_fusion.generation.networks import PointerGenerator
@@ -15,10 +15,10 @@ from lightning_fusion.recipes.generation.headlines import DOMAIN_ORACLE, MAIN, R
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("generative")
-    commands.news_files(folder / "news")
+    data_files.news_files(folder / "news")
 
     def start(**more):
-        data = commands.news(folder / "news", vocab_size=320, max_read=12, max_write=2)
+        data = data_files.news(folder / "news", vocab_size=320, max_read=12, max_write=2)
         settings = {
             "expert_epochs": 1,
             "fuser_epochs": 2,
@@ -42,7 +42,7 @@ def value(report, method, metric="rougeL", domain=None):
 
 def test_texts_are_judged_whole_and_what_experts_do_not_see_is_told(run):
     _, report, folder = run
-    data = commands.news(folder.parent / "news", vocab_size=320, max_read=12, max_write=2)
+    data = data_files.news(folder.parent / "news", vocab_size=320, max_read=12, max_write=2)
     assert report.notes == [data.tell_cut()] and "to write are longer than max_write (2 tokens)" in report.notes[0]
     lines = [line for line in report.text if line.startswith(("| Sports | ", "| World | "))]
     shown = [line.split(" | ")[2] for line in lines[-10:]]

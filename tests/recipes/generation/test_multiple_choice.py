@@ -2,10 +2,10 @@ import runpy
 import shutil
 from pathlib import Path
 
-import language
 import numpy as np
 import pytest
 import torch
+from helpers import language_models
 
 from lightning_fusion.data.text.tokens import TextTokenizer
 from lightning_fusion.errors import InputError
@@ -19,9 +19,9 @@ from lightning_fusion.store import ArrayStore
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("choices")
-    language.choice_files(folder / "mmlu")
+    language_models.choice_files(folder / "mmlu")
     for number, kind in enumerate(("gpt2", "t5")):
-        language.save_speaker(folder / kind, kind, seed=number)
+        language_models.save_speaker(folder / kind, kind, seed=number)
     return folder
 
 

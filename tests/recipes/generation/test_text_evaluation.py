@@ -1,8 +1,8 @@
 import json
 
-import commands
 import numpy as np
 import pytest
+from helpers import data_files
 from scipy.stats import pearsonr
 
 from lightning_fusion.errors import InputError
@@ -90,7 +90,7 @@ def test_an_expert_that_never_varies_in_training_does_not_swamp_the_mean(tmp_pat
 
 def test_bad_input(tmp_path):
     path = tmp_path / "scores.csv"
-    commands.score_table(path)
+    data_files.score_table(path)
     names = ["fluency_scorer", "overlap_scorer"]
     with pytest.raises(InputError, match="none as both"):
         text_evaluation(str(path), names, names[:1], str(tmp_path / "run"))

@@ -1,4 +1,4 @@
-"""What one or several processes do in ``test_generative_module.py``; run as a script, Lightning starts the others."""
+"""What one or several processes do in ``generation/test_fuser.py``; run as a script, Lightning starts the others."""
 
 import os
 import sys
@@ -6,10 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import language
-import tiny
 import torch
 
+from helpers import language_models, tiny
 from lightning_fusion import GenerativeFoE
 from lightning_fusion.generation.embeddings import EmbeddingsDataModule, collect_embeddings
 from lightning_fusion.generation.expert import GenerativeExpert
@@ -20,8 +19,8 @@ ROWS = 13  # odd: a distributed sampler repeats a row
 def experts(mute: str | None = None) -> dict[str, GenerativeExpert]:
     """One expert for each domain; weights are random, so that only their texts tell them apart."""
     return {
-        name: GenerativeExpert(network=partial(language.Counted, seed=number, mute=name == mute), domains=[name])
-        for number, name in enumerate(language.DOMAINS)
+        name: GenerativeExpert(network=partial(language_models.Counted, seed=number, mute=name == mute), domains=[name])
+        for number, name in enumerate(language_models.DOMAINS)
     }
 
 
@@ -30,11 +29,11 @@ def fuser(**arguments: Any) -> GenerativeFoE:
     torch.manual_seed(0)
     facts: dict[str, Any] = {"feature_dims": {"b": 8}, "hidden": 16, "max_new_tokens": 5}
     if "experts" not in arguments:
-        facts["expert_names"] = language.DOMAINS
+        facts["expert_names"] = language_models.DOMAINS
     made = GenerativeFoE(**(facts | arguments))
     if "experts" in arguments and made.feature_dims == {"b": 8}:
         made.network = torch.nn.Linear(8, len(made.expert_names))
-        network, data = experts()["b"].network().eval(), language.pairs(ROWS).rows("test")
+        network, data = experts()["b"].network().eval(), language_models.pairs(ROWS).rows("test")
         input = data[torch.arange(ROWS)].input
         embedding = network.answer(input, 5)[1] if made.reads == "both" else network.embed(input)
         made.center.copy_(embedding.mean(0))
@@ -50,17 +49,17 @@ def work(folder: Path, processes: int, stop_at: int | None = None) -> None:
     def trainer() -> Any:
         return tiny.trainer(**({"devices": processes, "strategy": "ddp"} if processes > 1 else {}))
 
-    data, made = language.pairs(ROWS, batch_size=4 // processes), experts()
+    data, made = language_models.pairs(ROWS, batch_size=4 // processes), experts()
     if stop_at is None:
         store = collect_embeddings(made, data, folder / "store", max_new_tokens=5, trainer=trainer())
         collect_embeddings(made, data, folder / "store", max_new_tokens=5, trainer=trainer())  # opens what is there
-        assert EmbeddingsDataModule(store).feature_dims == dict.fromkeys(language.DOMAINS, 8)
+        assert EmbeddingsDataModule(store).feature_dims == dict.fromkeys(language_models.DOMAINS, 8)
     module = fuser(experts=made, folder=str(folder))
-    language.Counted.reset()
-    language.Counted.stop_at = stop_at
+    language_models.Counted.reset()
+    language_models.Counted.stop_at = stop_at
     try:
         trainer().predict(module, datamodule=data)
-    except language.Killed:
+    except language_models.Killed:
         os._exit(9)  # nothing is tidied up
 
 

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import tiny
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
+from helpers import tiny
 from lightning_fusion import (
     ACoRLModule,
     Expert,

@@ -9,10 +9,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import tiny
 import torch
 from torch import Tensor, nn
 
+from helpers import tiny
 from lightning_fusion import Expert, ExpertRegistry
 from lightning_fusion.data.base import TensorDataModule
 
