@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import generation_in_processes, language_models, tiny
+from helpers import generation_script, language_models, tiny
 from torchmetrics.classification import MulticlassF1Score
 
 from lightning_fusion import (
@@ -84,10 +84,8 @@ def made(name: str, folder: Path) -> tuple[Any, Any]:
     metric = MulticlassF1Score(3)
     if name == "GenerativeFoE":
         how = {"max_new_tokens": 5, "trainer": tiny.trainer()}
-        store = collect_embeddings(
-            generation_in_processes.experts(), language_models.pairs(20), folder / "store", **how
-        )
-        return generation_in_processes.fuser(metric=metric), EmbeddingsDataModule(store, ["b"])
+        store = collect_embeddings(generation_script.experts(), language_models.pairs(20), folder / "store", **how)
+        return generation_script.fuser(metric=metric), EmbeddingsDataModule(store, ["b"])
     assert name == "GenerativeExpertModule"
     data = language_models.pairs(8)
     metric = MulticlassF1Score(language_models.VOCABULARY)
