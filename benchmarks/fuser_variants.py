@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_fusion import ExpertOutputs
-from lightning_fusion.foe.fusers import FeatureFuser, MLPFuser
+from lightning_fusion.foe.fusers import MLPFuser, RepresentationFuser
 
 FOLDS, EPOCHS = 4, 50
 VARIANTS: dict[str, tuple[Callable[[int, int], nn.Module], bool, float]] = {
     "paper's (outputs)": (MLPFuser, False, 0.0),
-    "without dropout": (partial(FeatureFuser, dropout=0.0), True, 0.0),
-    "linear": (partial(FeatureFuser, hidden=()), True, 0.0),
-    "FeatureFuser": (FeatureFuser, True, 0.0),
-    "FeatureFuser, mean_weight 0.5": (FeatureFuser, True, 0.5),
+    "without dropout": (partial(RepresentationFuser, dropout=0.0), True, 0.0),
+    "linear": (partial(RepresentationFuser, hidden=()), True, 0.0),
+    "RepresentationFuser": (RepresentationFuser, True, 0.0),
+    "RepresentationFuser, mean_weight 0.5": (RepresentationFuser, True, 0.5),
 }
 """Network, whether it reads representations, and the average's share of the answer."""
 

@@ -51,7 +51,7 @@ def measure() -> list[Result]:
     experts = {name: GenerativeExpert(network=partial(Writer, number)) for number, name in enumerate(NAMES)}
 
     def chosen(reads: Any) -> Any:
-        module = GenerativeFoE(experts, feature_dims={"a": WIDTH}, reads=reads, max_new_tokens=TOKENS)
+        module = GenerativeFoE(experts, representation_dims={"a": WIDTH}, reads=reads, max_new_tokens=TOKENS)
         module.network = Quarters()
         trainer = Trainer(
             accelerator="cpu",

@@ -70,7 +70,7 @@ class PlainMixer(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """L_mix."""
-        log_mix = self.mixer(self.z[: len(batch.index)], self.table(self.table.rows(batch.index)).features)[1]
+        log_mix = self.mixer(self.z[: len(batch.index)], self.table(self.table.rows(batch.index)).representations)[1]
         loss = self.mixer.loss(log_mix, batch.target) / (batch.target >= 0).sum()
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch.target))
         return loss

@@ -39,9 +39,9 @@ class FusedNetwork(nn.Module):
             if not isinstance(expert.network, nn.Module):
                 raise InputError(f"experts: {name} is a plain callable; only torch modules can be exported")
         self.experts, self.network = pool.experts, fuser.network
-        self.target, self.reads_features, self.mean_weight = (
+        self.target, self.reads_representations, self.mean_weight = (
             fuser.target,
-            bool(fuser.feature_dims),
+            bool(fuser.representation_dims),
             fuser.mean_weight,
         )
         width = len(fuser.classes)
@@ -52,8 +52,8 @@ class FusedNetwork(nn.Module):
 
     def forward(self, input: Any) -> Tensor:
         """Map (B, ...) input, or a dict of texts' tokens, to (B, C) fused probabilities."""
-        if self.reads_features:
-            both = [cast(Expert, expert).forward_with_features(input) for expert in self.experts.values()]
+        if self.reads_representations:
+            both = [cast(Expert, expert).forward_with_representations(input) for expert in self.experts.values()]
             outputs = torch.cat([pair[0] for pair in both], dim=1)
             logits = self.network(torch.cat([outputs, *(pair[1] for pair in both)], dim=1))
         else:

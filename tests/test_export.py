@@ -58,14 +58,14 @@ def test_the_program_answers_as_the_modules_do_for_any_batch(trained, tmp_path, 
 
 def test_a_fuser_that_reads_features_is_exported_with_them(tmp_path):
     pool = tiny.pool(features="body")
-    outputs = collect(pool, tiny.data(), features=True, trainer=tiny.trainer())
-    data = OutputsDataModule(outputs, features=True)
-    module, trainer = FoEFuserModule(**outputs.facts(), feature_dims=data.feature_dims), tiny.trainer()
+    outputs = collect(pool, tiny.data(), keep_representations=True, trainer=tiny.trainer())
+    data = OutputsDataModule(outputs, representations=True)
+    module, trainer = FoEFuserModule(**outputs.facts(), representation_dims=data.representation_dims), tiny.trainer()
     trainer.fit(module, datamodule=data)
     trainer.save_checkpoint(tmp_path / "features.ckpt")
     export(pool, str(tmp_path / "features.ckpt"), str(tmp_path / "out"), sample_shape(), onnx=True)
     program = torch.export.load(tmp_path / "out" / "fused.pt2").module()
-    batch, given = tiny.data().rows("test").inputs, torch.from_numpy(outputs.concatenated("test", features=True))
+    batch, given = tiny.data().rows("test").inputs, torch.from_numpy(outputs.concatenated("test", representations=True))
     with torch.no_grad():
         torch.testing.assert_close(program(batch), module.eval().fuse(given).softmax(-1), atol=1e-5, rtol=1e-4)
 
@@ -86,7 +86,7 @@ def of_texts(kind, tmp_path) -> ExpertPool:
 def test_texts_of_any_length(kind, tmp_path):
     torch.manual_seed(0)
     pool = of_texts(kind, tmp_path)
-    module = FoEFuserModule(pool, feature_dims={"a": 16, "b": 16}, mean_weight=0.3).eval()
+    module = FoEFuserModule(pool, representation_dims={"a": 16, "b": 16}, mean_weight=0.3).eval()
     trainer = tiny.trainer()
     trainer.strategy.connect(module)
     trainer.save_checkpoint(tmp_path / "fuser.ckpt")

@@ -1,4 +1,4 @@
-"""How frozen members are fused: their probabilities, their features, or their scores of a trial.
+"""How frozen members are fused: their probabilities, their representations, or their scores of a trial.
 
 The paper names late fusion, output fusion, score fusion and the concatenation of embeddings; the definitions are ours.
 """
@@ -67,12 +67,12 @@ def fit_output_weights(outputs: Tensor, target: Tensor) -> Tensor:
 
 
 class LinearHead(nn.Module):
-    """The head of late fusion: a linear layer on standardized features.
+    """The head of late fusion: a linear layer on standardized representations.
 
     Args:
         num_classes: C.
-        mean: (D,) of the features on the training split.
-        std: (D,) likewise; features that do not vary are left out.
+        mean: (D,) of the representations on the training split.
+        std: (D,) likewise; representations that do not vary are left out.
     """
 
     mean: Tensor
@@ -84,35 +84,37 @@ class LinearHead(nn.Module):
         self.register_buffer("scale", torch.where(std > 1e-8, 1 / std.clamp_min(1e-8), 0.0))
         self.linear = nn.Linear(len(mean), num_classes)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (B, D) features to (B, C) logits."""
-        return self.linear((features - self.mean) * self.scale)
+    def forward(self, representations: Tensor) -> Tensor:
+        """Map (B, D) representations to (B, C) logits."""
+        return self.linear((representations - self.mean) * self.scale)
 
 
 def late_fusion(
     outputs: ExpertOutputs, members: Sequence[str], batch_size: int = 128, seed: int = 0
 ) -> tuple[LinearHead, TensorDataModule]:
-    """Late fusion: an untrained head on the members' features side by side, and the stored features to train it on.
+    """Late fusion: an untrained head on the members' representations side by side, and the data to train it on.
 
     Both go to an ordinary :class:`~lightning_fusion.ExpertModule`.
 
     Args:
-        outputs: A store with features.
-        members: Whose features.
+        outputs: A store with representations.
+        members: Whose representations.
         batch_size: Of the training.
         seed: Of the order of rows.
 
     Raises:
-        InputError: If the store has no features of a member.
+        InputError: If the store has no representations of a member.
     """
     tensors = {}
     for split in [split for split in SPLITS if split in outputs.splits]:
         part = outputs[split]
-        missing = [name for name in members if name not in part.features]
+        missing = [name for name in members if name not in part.representations]
         if missing:
-            raise InputError(f"the store has no features of {shorten(missing)}; collect with features=True")
-        features = np.concatenate([part.features[name] for name in members], axis=1)
-        tensors[split] = (torch.from_numpy(features), torch.from_numpy(np.array(part.target)))
+            raise InputError(
+                f"the store has no representations of {shorten(missing)}; collect with keep_representations=True"
+            )
+        representations = np.concatenate([part.representations[name] for name in members], axis=1)
+        tensors[split] = (torch.from_numpy(representations), torch.from_numpy(np.array(part.target)))
     known = tensors["train"][0]
     head = LinearHead(len(outputs.classes), known.mean(0), known.std(0))
     return head, TensorDataModule(tensors, outputs.classes, batch_size=batch_size, seed=seed)

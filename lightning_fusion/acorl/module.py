@@ -167,7 +167,7 @@ class ACoRLModule(ExpertModule):
     def _is_control(self) -> bool:
         return all(self.strength(step / 20) == 0 for step in range(21))
 
-    def forward_with_features(self, input: Any, watch: bool = False) -> tuple[Tensor, Tensor]:
+    def forward_with_representations(self, input: Any, watch: bool = False) -> tuple[Tensor, Tensor]:
         """Logits (B, C) and z (B, D), each on its own view of the layer's output.
 
         Args:
@@ -205,7 +205,7 @@ class ACoRLModule(ExpertModule):
         input, target = self.mix(batch)
         strength = self.strength(self.progress)
         seen = self.trainer.global_step % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-        logits, z = self.forward_with_features(input, watch=seen)
+        logits, z = self.forward_with_representations(input, watch=seen)
         found = self.complementarity(z, input, target, strength)
         task, adversarial = self.loss(logits, target), torch.stack(list(found.values())).mean()
         loss = task + adversarial
@@ -261,7 +261,7 @@ class ACoRLModule(ExpertModule):
         self._probe = first_rows(self.trainer)
         with undisturbed(self.network), torch.no_grad():
             self.network.eval()
-            z = self.forward_with_features(self._probe.input)[1]
+            z = self.forward_with_representations(self._probe.input)[1]
             found = probe_experts(self.pool, self._probe.input)
             sizes = {name: value.shape[1] for name, value in found.items()}
             if self.adversary is None:
@@ -298,7 +298,7 @@ class ACoRLModule(ExpertModule):
         weights = [weight for weight in self.network.parameters() if weight.requires_grad]
         with undisturbed(self.network, self.adversary):
             self.train()
-            z = self.forward_with_features(batch.input)[1]
+            z = self.forward_with_representations(batch.input)[1]
             turned = plain = torch.zeros_like(z)
             reached = False
             if z.requires_grad:

@@ -89,7 +89,7 @@ class ACoRLVerificationModule(TrialEvaluationMixin, ACoRLModule):
 
     def embed(self, input: Any) -> tuple[Tensor, Tensor]:
         """Logits (B, C) and embeddings (B, D), float32, of the new model."""
-        logits, z = self.forward_with_features(input)
+        logits, z = self.forward_with_representations(input)
         return logits, z.float()
 
     def other_embeddings(self, input: Any) -> list[Tensor]:

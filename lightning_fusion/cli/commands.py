@@ -28,7 +28,7 @@ def collect(
     data: LightningDataModule,
     output: str,
     splits: list[str] | None = None,
-    features: bool = False,
+    keep_representations: bool = False,
     trainer: Trainer | None = None,
     overwrite: bool = False,
 ) -> ExpertOutputs:
@@ -39,7 +39,7 @@ def collect(
         data: The data set.
         output: Folder of the store.
         splits: Of train, val and test; all three where null.
-        features: Store each expert's features as well.
+        keep_representations: Store each expert's representations as well.
         trainer: Arguments of the Trainer that runs the experts.
         overwrite: Replace another store.
 
@@ -47,7 +47,7 @@ def collect(
         The opened store.
     """
     splits = list(SPLITS) if splits is None else splits
-    outputs = collecting.collect(ExpertPool(experts), data, output, splits, features, trainer, overwrite)
+    outputs = collecting.collect(ExpertPool(experts), data, output, splits, keep_representations, trainer, overwrite)
     print(outputs)
     return outputs
 

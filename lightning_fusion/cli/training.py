@@ -22,7 +22,7 @@ _LINKS = {
     "classes": "classes",
     "expert_classes": "expert_classes",
     "expert_domains": "expert_domains",
-    "feature_dims": "feature_dims",
+    "representation_dims": "representation_dims",
     "domains": "domains",
     "own_domains": "trained_on",
     "preprocessing": "preprocessing",

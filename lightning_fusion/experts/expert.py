@@ -34,7 +34,7 @@ class Expert(nn.Module):
             Loading is weights-only: nothing in the file is executed.
         classes: Names of the C_k classes, in the order of the outputs. Taken from the checkpoint where it has them.
         output: What ``network`` returns: ``logits`` (softmax is applied, in float32) or ``probabilities``.
-        features: Name of the submodule whose output is the expert's representation, ``head`` say; None: no features.
+        features: Name of the submodule whose output is the expert's representation, ``head`` say; None: it has none.
         domains: Names of the domains whose data the expert was trained on, where known.
         cost: Price of asking the expert for one sample, in any unit.
         preprocess: Module applied to the input before ``network``, a resize say.
@@ -125,7 +125,7 @@ class Expert(nn.Module):
                 own (LABEL_0 ...), the names of its outputs, in order.
             labels: New names of the model's labels, {POSITIVE: positive} say.
             features: Layer that gives the representation: ``pool``, the masked mean of the last layer's states, or any
-                layer of the model, ``model.bert.pooler`` say; None: no features.
+                layer of the model, ``model.bert.pooler`` say; None: it has none.
             domains: Names of the domains whose data the expert was trained on, where known.
             cost: Price of asking the expert for one sample; the model's parameters in millions where None (our choice).
             download: Fetch from the hub what is not on this machine.
@@ -198,7 +198,7 @@ class Expert(nn.Module):
         return raw.softmax(-1) if self.output == "logits" else raw
 
     @torch.no_grad()
-    def forward_with_features(self, input: Any) -> tuple[Tensor, Tensor]:
+    def forward_with_representations(self, input: Any) -> tuple[Tensor, Tensor]:
         """Probabilities (B, C_k) and the representation (B, D) of the layer named ``features``.
 
         An output with more than two dimensions is averaged over all but the first two (space), or over the second

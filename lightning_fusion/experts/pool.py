@@ -161,8 +161,8 @@ class ExpertPool(nn.Module):
         return outputs
 
     @torch.no_grad()
-    def forward_with_features(self, input: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Ask every expert for probabilities (B, C_k) and features (B, D_k), by name.
+    def forward_with_representations(self, input: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Ask every expert for probabilities (B, C_k) and representations (B, D_k), by name.
 
         Raises:
             InputError: If an expert names no layer, an output is no distribution, or a feature is not finite; names
@@ -172,21 +172,21 @@ class ExpertPool(nn.Module):
             raise InputError(
                 f"features: the experts {shorten(lacking)} name no layer; set features to a submodule's name"
             )
-        both = {name: expert.forward_with_features(_copy(input)) for name, expert in self.members.items()}
-        outputs, features = ({name: pair[part] for name, pair in both.items()} for part in (0, 1))
+        both = {name: expert.forward_with_representations(_copy(input)) for name, expert in self.members.items()}
+        outputs, representations = ({name: pair[part] for name, pair in both.items()} for part in (0, 1))
         check_outputs(outputs)
-        check_features(features)
-        return outputs, features
+        check_representations(representations)
+        return outputs, representations
 
     @torch.no_grad()
     def representations(self, input: Any) -> dict[str, Tensor]:
-        """Ask every expert for features (B, D_k) alone, by name.
+        """Ask every expert for representations (B, D_k) alone, by name.
 
         Raises:
             InputError: If one has NaN or infinite entries; names expert and rows.
         """
-        found = {name: expert.forward_with_features(_copy(input))[1] for name, expert in self.members.items()}
-        check_features(found)
+        found = {name: expert.forward_with_representations(_copy(input))[1] for name, expert in self.members.items()}
+        check_representations(found)
         return found
 
     @classmethod
@@ -259,18 +259,18 @@ def check_same_experts(known: Mapping[str, Mapping[str, Any]], found: Mapping[st
             )
 
 
-def check_features(features: Mapping[str, Tensor]) -> None:
-    """Refuse features that are not finite: one synchronisation for all experts.
+def check_representations(representations: Mapping[str, Tensor]) -> None:
+    """Refuse representations that are not finite: one synchronisation for all experts.
 
     Args:
-        features: (B, D_k) by expert.
+        representations: (B, D_k) by expert.
 
     Raises:
         InputError: If one has NaN or infinite entries; names expert and rows.
     """
-    if not features:
+    if not representations:
         return
-    sound = {name: value.isfinite().flatten(1).all(1) for name, value in features.items()}
+    sound = {name: value.isfinite().flatten(1).all(1) for name, value in representations.items()}
     if torch.stack([rows.all() for rows in sound.values()]).all():
         return
     name, rows = next((name, rows) for name, rows in sound.items() if not rows.all())

@@ -39,7 +39,7 @@ class MLPFuser(nn.Module):
         return self.layers(outputs)
 
 
-class FeatureFuser(nn.Module):
+class RepresentationFuser(nn.Module):
     """A fuser for representations beside outputs: standardize - Dropout - (Linear - ReLU - Dropout) ... - Linear.
 
     Representations are many numbers of any scale, and the rows are few: without dropout such a fuser learns them by
@@ -53,7 +53,7 @@ class FeatureFuser(nn.Module):
         dropout: Probability, of the inputs as well.
 
     Example:
-        >>> FeatureFuser(4 + 64, 2)(torch.zeros(3, 68)).shape
+        >>> RepresentationFuser(4 + 64, 2)(torch.zeros(3, 68)).shape
         torch.Size([3, 2])
     """
 

@@ -28,7 +28,7 @@ from lightning_fusion.experts.pool import (
     store_experts,
     task_classes,
 )
-from lightning_fusion.foe.fusers import FeatureFuser, MLPFuser, best_expert_target, draw_expert_target
+from lightning_fusion.foe.fusers import MLPFuser, RepresentationFuser, best_expert_target, draw_expert_target
 from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
 from lightning_fusion.metrics.diversity import BestExpertAccuracy
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
@@ -58,13 +58,13 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         target: ``label`` or ``expert``.
         expert_target: Which expert is the target where several were trained on a row's domains: drawn at ``random``
             once (the paper's way), or the ``best`` on the validation split in these (our choice; needs stored outputs).
-        feature_dims: Width of each expert's features, in order, where the fuser reads them beside the outputs; the
-            command line takes it from the data module. The paper's fuser reads outputs.
+        representation_dims: Width of each expert's representations, in order, where the fuser reads them beside the
+            outputs; the command line takes it from the data module. The paper's fuser reads outputs.
         mean_weight: Weight of the experts' plain mean in the answer where the target is the label: with p the
             softmax of the fuser and a the mean of what the experts say, (1 - weight) p + weight a. The fuser is trained
             as if it stood alone. 0 is the paper's.
         network: Called as ``network(num_inputs, num_outputs)``; where None the paper's two hidden layers of 512, with
-            features :class:`~lightning_fusion.foe.fusers.FeatureFuser`.
+            representations :class:`~lightning_fusion.foe.fusers.RepresentationFuser`.
         loss: Called as ``loss(logits, target)``, with the logits (B, C) of the fuser, or (B, K) where the target is the
             expert; a target of -100 is none. Cross-entropy of the samples with a target where None.
         metric: Called as ``metric(logits (B, C), target (B,))`` with the fused answer, and logged beside the accuracy
@@ -93,7 +93,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         expert_domains: dict[str, list[str]] | None = None,
         target: Literal["label", "expert"] = "label",
         expert_target: Literal["random", "best"] = "random",
-        feature_dims: dict[str, int] | None = None,
+        representation_dims: dict[str, int] | None = None,
         mean_weight: float = 0.0,
         network: Callable[[int, int], nn.Module] | None = None,
         loss: nn.Module | None = None,
@@ -143,16 +143,16 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         )
         self.owners: Tensor
         self.register_buffer("owners", owners, persistent=False)
-        self.feature_dims = dict(feature_dims or {})
-        if self.feature_dims and list(self.feature_dims) != list(self.expert_classes):
+        self.representation_dims = dict(representation_dims or {})
+        if self.representation_dims and list(self.representation_dims) != list(self.expert_classes):
             raise InputError(
-                f"feature_dims are of {shorten(self.feature_dims)}; expected a width for each of the experts "
-                f"{shorten(self.expert_classes)}, in their order"
+                f"representation_dims are of {shorten(self.representation_dims)}; expected a width for each of the "
+                f"experts {shorten(self.expert_classes)}, in their order"
             )
         self.num_probabilities = sum(len(names) for names in self.expert_classes.values())
-        num_inputs = self.num_probabilities + sum(self.feature_dims.values())
+        num_inputs = self.num_probabilities + sum(self.representation_dims.values())
         num_outputs = len(self.classes) if target == "label" else len(self.expert_classes)
-        build = network if network is not None else FeatureFuser if self.feature_dims else MLPFuser
+        build = network if network is not None else RepresentationFuser if self.representation_dims else MLPFuser
         self.network = build(num_inputs, num_outputs)
         self.loss = loss if loss is not None else LabeledCrossEntropy()
         metrics = {"loss": SampleMean(), "accuracy": accuracy_of(len(self.classes))}
@@ -178,7 +178,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         return self.fuse(self._ask(input))
 
     def fuse(self, outputs: Tensor) -> Tensor:
-        """Map (B, sum of C_k) expert outputs, and features (B, sum of D_k) behind them, to (B, C) fused logits.
+        """Map (B, sum of C_k) expert outputs, and representations (B, sum of D_k) behind them, to (B, C) fused logits.
 
         With ``target: label`` everything but the training step goes through here: override it to fuse in another way.
         """
@@ -204,12 +204,15 @@ class FoEFuserModule(CheckedLoading, LightningModule):
             raise InputError(
                 "this fuser reads stored outputs and holds no experts; give experts to ask them about raw input"
             )
-        if not self.feature_dims:
+        if not self.representation_dims:
             return torch.cat(list(self.pool(input).values()), dim=1)
-        outputs, features = self.pool.forward_with_features(input)
-        if (found := {name: values.shape[1] for name, values in features.items()}) != self.feature_dims:
-            raise InputError(f"feature_dims: the experts give features of widths {found}, not {self.feature_dims}")
-        return torch.cat([*outputs.values(), *features.values()], dim=1)
+        outputs, representations = self.pool.forward_with_representations(input)
+        if (found := {name: values.shape[1] for name, values in representations.items()}) != self.representation_dims:
+            raise InputError(
+                f"representation_dims: the experts give representations of widths {found}, not "
+                f"{self.representation_dims}"
+            )
+        return torch.cat([*outputs.values(), *representations.values()], dim=1)
 
     def _read(self, batch: Any, split: str) -> OutputsBatch:
         """Stored outputs as they are; raw input after asking the experts."""
@@ -287,10 +290,11 @@ class FoEFuserModule(CheckedLoading, LightningModule):
                 f"the store {outputs.path} has the experts {outputs.names} and classes {outputs.classes}; the fuser "
                 f"was built for {list(self.expert_classes)} and {self.classes}"
             )
-        if data.feature_dims != self.feature_dims:
+        if data.representation_dims != self.representation_dims:
             raise InputError(
-                f"the data give features of widths {data.feature_dims or 'none'}, the fuser reads "
-                f"{self.feature_dims or 'none'}; set features of OutputsDataModule, or feature_dims of the fuser"
+                f"the data give representations of widths {data.representation_dims or 'none'}, the fuser reads "
+                f"{self.representation_dims or 'none'}; set representations of OutputsDataModule, or "
+                "representation_dims of the fuser"
             )
         if self.pool is not None:
             outputs.check_pool(self.pool)

@@ -82,7 +82,7 @@ def collect_embeddings(
     experts: Mapping[str, GenerativeExpert],
     data: LightningDataModule,
     output: str | Path,
-    feature_experts: Sequence[str] | None = None,
+    embedding_experts: Sequence[str] | None = None,
     splits: Sequence[str] = SPLITS,
     reads: Literal["both", "input"] = "both",
     max_new_tokens: int = 20,
@@ -92,15 +92,15 @@ def collect_embeddings(
     """Embed every sample of some splits by the experts that the choice is to be made from, and store that.
 
     Experts are loaded one after the other. Finished batches are kept in ``<output>.parts``: a run that was killed goes
-    on where it stopped; the folder can be deleted once the store is there. In the store an expert's features are its
-    embeddings, and the target is the expert that was trained on the sample's domain (one drawn by the sample's number
-    where there are several).
+    on where it stopped; the folder can be deleted once the store is there. In the store an expert's representations are
+    its embeddings, and the target is the expert that was trained on the sample's domain (one drawn by the sample's
+    number where there are several).
 
     Args:
         experts: All experts by name, those that can be chosen; each names its domains.
         data: A data module of texts.
         output: Folder of the store; a store of the same experts and data is opened, and no expert is asked.
-        feature_experts: Names of those that embed; all where None.
+        embedding_experts: Names of those that embed; all where None.
         splits: Which of ``train``, ``val``, ``test`` to embed.
         reads: Embed input and written text (the paper's), or the input alone, which costs no writing.
         max_new_tokens: Of a text.
@@ -110,7 +110,7 @@ def collect_embeddings(
     Raises:
         InputError: If names or domains are wrong, or the folder holds another store.
     """
-    names = check_experts(experts, feature_experts)
+    names = check_experts(experts, embedding_experts)
     for split in splits:
         check_split(split)
     data.prepare_data()
@@ -131,7 +131,7 @@ def collect_embeddings(
     trainer.predict(kind, datamodule=EverySplit(data, splits), return_predictions=False)
     if first_process():
         arrays = {}
-        for split, (index, domain, features) in kind.found.items():
+        for split, (index, domain, representations) in kind.found.items():
             owned = (domain @ owners) if domain.shape[1] == len(domains) else np.zeros((len(index), len(facts)), bool)
             lost = np.flatnonzero(~owned.any(1))
             if len(lost):
@@ -142,7 +142,7 @@ def collect_embeddings(
                 )
             arrays[split] = {
                 "probabilities": {name: np.ones((len(index), 1), np.float32) for name in facts},
-                "features": features,
+                "representations": representations,
                 "target": _drawn(owned, index),
                 "domain": domain,
                 "index": index,
@@ -156,7 +156,7 @@ def collect_embeddings(
     return ExpertOutputs.open(output, verify=False)
 
 
-def check_experts(experts: Any, feature_experts: Sequence[str] | None) -> list[str]:
+def check_experts(experts: Any, embedding_experts: Sequence[str] | None) -> list[str]:
     """Names of the experts that embed.
 
     Raises:
@@ -167,10 +167,10 @@ def check_experts(experts: Any, feature_experts: Sequence[str] | None) -> list[s
     for name, expert in experts.items():
         if not isinstance(expert, GenerativeExpert):
             raise InputError(f"experts: {name} is a {type(expert).__name__}; expected a GenerativeExpert")
-    names = list(experts) if feature_experts is None else list(feature_experts)
+    names = list(experts) if embedding_experts is None else list(embedding_experts)
     unknown = [name for name in names if name not in experts]
     if unknown or not names or len(set(names)) < len(names):
-        raise InputError(f"feature_experts: found {shorten(names) or 'none'}; choose from {shorten(experts)}")
+        raise InputError(f"embedding_experts: found {shorten(names) or 'none'}; choose from {shorten(experts)}")
     return [name for name in experts if name in names]
 
 
@@ -185,7 +185,7 @@ def _opened(
         )
     stored.check_data(prints)
     for split in prints:
-        if missing := [name for name in names if name not in stored[split].features]:
+        if missing := [name for name in names if name not in stored[split].representations]:
             raise InputError(f"output: the store {folder} has no embeddings of {shorten(missing)}; set overwrite")
     rank_zero_info(f"{folder} holds the embeddings already; no expert is asked")
     return stored
@@ -222,11 +222,11 @@ class _Embedding(LightningModule):
         spools = self.spools.values()
         rows = [row for spool in spools for row in spool.rows]
         how = asking(self, self.max_new_tokens, max(spool.batch_size for spool in spools), self.folder)
-        features = {name: ask_expert(expert, rows, self.reads, how)[1] for name, expert in self.experts.items()}
+        representations = {name: ask_expert(expert, rows, self.reads, how)[1] for name, expert in self.experts.items()}
         start = 0
         for split, spool in self.spools.items():
             stop = start + len(spool.rows)
-            own = {name: values[start:stop] for name, values in features.items()}
+            own = {name: values[start:stop] for name, values in representations.items()}
             index, domain = (np.concatenate(part) if part else None for part in (spool.index, spool.domain))
             shards = [part for part in gather_objects(self, (index, domain, own)) if part[0] is not None]
             if not shards:
@@ -245,7 +245,7 @@ class EmbeddingsDataModule(OutputsDataModule):
 
     Args:
         store: Folder of a store that :func:`collect_embeddings` made, or an :class:`~lightning_fusion.ExpertOutputs`.
-        feature_experts: Which experts' embeddings to read; all that are stored where None.
+        embedding_experts: Which experts' embeddings to read; all that are stored where None.
         batch_size: Rows per batch and process.
         seed: Of the order of the training rows.
 
@@ -256,26 +256,26 @@ class EmbeddingsDataModule(OutputsDataModule):
     def __init__(
         self,
         store: str | ExpertOutputs,
-        feature_experts: list[str] | None = None,
+        embedding_experts: list[str] | None = None,
         batch_size: int = 128,
         seed: int = 0,
     ) -> None:
         super().__init__(store, batch_size, seed)
-        stored = next(iter(self.outputs.splits.values())).features
+        stored = next(iter(self.outputs.splits.values())).representations
         names = [
-            name for name in self.outputs.names if name in (stored if feature_experts is None else feature_experts)
+            name for name in self.outputs.names if name in (stored if embedding_experts is None else embedding_experts)
         ]
-        unknown = [name for name in feature_experts or () if name not in stored]
+        unknown = [name for name in embedding_experts or () if name not in stored]
         if unknown or not names:
             raise InputError(
-                f"feature_experts: the store has no embeddings of {shorten(unknown) or 'any expert'}; it has "
+                f"embedding_experts: the store has no embeddings of {shorten(unknown) or 'any expert'}; it has "
                 f"{shorten(stored) or 'none'}: make them with collect_embeddings"
             )
-        self.feature_experts = names
+        self.embedding_experts = names
 
     def arrays(self, split: str) -> list[np.ndarray]:
         """The embeddings of each expert that is read: (N, D_k) float32."""
-        return [self.outputs[split].features[name] for name in self.feature_experts]
+        return [self.outputs[split].representations[name] for name in self.embedding_experts]
 
     @property
     def expert_names(self) -> list[str]:
@@ -283,7 +283,7 @@ class EmbeddingsDataModule(OutputsDataModule):
         return self.outputs.names
 
     @property
-    def feature_dims(self) -> dict[str, int]:
+    def representation_dims(self) -> dict[str, int]:
         """Width of the embedding of each expert that is read, in order."""
-        features = next(iter(self.outputs.splits.values())).features
-        return {name: features[name].shape[1] for name in self.feature_experts}
+        representations = next(iter(self.outputs.splits.values())).representations
+        return {name: representations[name].shape[1] for name in self.embedding_experts}

@@ -45,7 +45,7 @@ class GenerativeFoE(CheckedLoading, LightningModule):
     Args:
         experts: All experts by name, needed for ``predict``; they are no part of checkpoints.
         expert_names: Their names in order; from ``experts`` where given, on the command line from the data module.
-        feature_dims: Width of the embedding of each expert that is read, in order; likewise from the data module.
+        representation_dims: Width of the embedding of each expert that is read, in order; from the data module too.
         reads: What the embeddings are of, as they were collected: input and text, or the ``input`` alone.
         max_new_tokens: Of a text.
         hidden: H. The paper has 8192, for embeddings of several thousand numbers and models of 7 billion weights; 512
@@ -69,7 +69,7 @@ class GenerativeFoE(CheckedLoading, LightningModule):
         InputError: If facts are missing or contradict the experts.
 
     Example:
-        >>> module = GenerativeFoE(expert_names=["news", "sport"], feature_dims={"news": 8}, hidden=16)
+        >>> module = GenerativeFoE(expert_names=["news", "sport"], representation_dims={"news": 8}, hidden=16)
         >>> module.choose(torch.zeros(3, 8)).shape
         torch.Size([3])
     """
@@ -78,7 +78,7 @@ class GenerativeFoE(CheckedLoading, LightningModule):
         self,
         experts: dict[str, GenerativeExpert] | None = None,
         expert_names: list[str] | None = None,
-        feature_dims: dict[str, int] | None = None,
+        representation_dims: dict[str, int] | None = None,
         reads: Literal["both", "input"] = "both",
         max_new_tokens: int = 20,
         hidden: int = 512,
@@ -98,29 +98,29 @@ class GenerativeFoE(CheckedLoading, LightningModule):
         given, experts = experts, None  # experts are no plain data
         self.save_hyperparameters()
         keep_plain(self)
-        if not feature_dims:
+        if not representation_dims:
             raise InputError(
-                "feature_dims: the fuser must know whose embeddings it reads; use EmbeddingsDataModule as data, or "
-                "give their widths"
+                "representation_dims: the fuser must know whose embeddings it reads; use EmbeddingsDataModule as data, "
+                "or give their widths"
             )
         if given is not None:
-            check_experts(given, list(feature_dims))
+            check_experts(given, list(representation_dims))
             if expert_names is not None and list(given) != list(expert_names):
                 raise InputError(
                     f"experts: found {shorten(given)}; the fuser chooses from {shorten(expert_names)}, in this order"
                 )
         names = list(given) if given is not None else list(expert_names or ())
-        if not names or (unknown := [name for name in feature_dims if name not in names]):
+        if not names or (unknown := [name for name in representation_dims if name not in names]):
             found = shorten(unknown) if names else "no names"
             raise InputError(f"expert_names: found {found}; expected all experts that can be chosen, those read too")
         if reads not in ("both", "input") or max_new_tokens < 1:
             raise InputError(f"reads is {reads!r}, max_new_tokens {max_new_tokens}; expected both or input, and >= 1")
         self.experts = dict(given) if given is not None else None
-        self.expert_names, self.feature_dims = names, dict(feature_dims)
+        self.expert_names, self.representation_dims = names, dict(representation_dims)
         self.reads, self.max_new_tokens, self.standardize, self.pad_id = reads, max_new_tokens, standardize, pad_id
         self.folder = Path(folder) if folder is not None else None
         self.decode = read_tokenizer(tokenizer).decode if tokenizer is not None else None
-        width = sum(feature_dims.values())
+        width = sum(representation_dims.values())
         self.network = network(width, len(names)) if network else MLPFuser(width, len(names), (hidden, hidden), dropout)
         self.center: Tensor
         self.scale: Tensor
@@ -138,7 +138,7 @@ class GenerativeFoE(CheckedLoading, LightningModule):
     # ----------------------------------------------------------- mathematics
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """Map (B, sum of D_k) embeddings, side by side in the order of ``feature_dims``, to (B, K) logits."""
+        """Map (B, sum of D_k) embeddings, side by side in the order of ``representation_dims``, to (B, K) logits."""
         return self.network((embeddings - self.center) / self.scale)
 
     def choose(self, embeddings: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ class GenerativeFoE(CheckedLoading, LightningModule):
 
     def _stored(self, batch: Any, split: str) -> Batch:
         batch = as_batch(batch, f"the {split} loader")
-        width = sum(self.feature_dims.values())
+        width = sum(self.representation_dims.values())
         if not isinstance(batch.input, Tensor) or batch.input.ndim != 2 or batch.input.shape[1] != width:
             found = f"of shape {tuple(batch.input.shape)}" if isinstance(batch.input, Tensor) else "no tensor"
             raise InputError(
@@ -223,12 +223,12 @@ class GenerativeFoE(CheckedLoading, LightningModule):
             raise InputError("experts: predict on texts needs them; give experts, by name and in the order of training")
         parts = self.folder / "parts" if self.folder is not None else None
         how = asking(self, self.max_new_tokens, self._spool.batch_size, parts)
-        read = {name: ask_expert(self.experts[name], rows, self.reads, how) for name in self.feature_dims}
+        read = {name: ask_expert(self.experts[name], rows, self.reads, how) for name in self.representation_dims}
         for name, (_, vectors) in read.items():
-            if len(rows) and vectors.shape[1] != self.feature_dims[name]:
+            if len(rows) and vectors.shape[1] != self.representation_dims[name]:
                 raise InputError(
                     f"expert {name} embeds in {vectors.shape[1]} numbers; the fuser was trained with "
-                    f"{self.feature_dims[name]}: these are other experts"
+                    f"{self.representation_dims[name]}: these are other experts"
                 )
         if not rows:
             return np.empty(0, np.int64), []
@@ -277,10 +277,10 @@ class GenerativeFoE(CheckedLoading, LightningModule):
         """Check that embeddings and experts belong together, and learn the embeddings' mean and deviation."""
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, EmbeddingsDataModule):
-            if data.expert_names != self.expert_names or data.feature_dims != self.feature_dims:
+            if data.expert_names != self.expert_names or data.representation_dims != self.representation_dims:
                 raise InputError(
-                    f"the store has the experts {data.expert_names} and embeddings {data.feature_dims}; the fuser was "
-                    f"built for {self.expert_names} and {self.feature_dims}"
+                    f"the store has the experts {data.expert_names} and embeddings {data.representation_dims}; the "
+                    f"fuser was built for {self.expert_names} and {self.representation_dims}"
                 )
             if stage == "fit":
                 self._facts = data.outputs.experts

@@ -56,8 +56,8 @@ class Mixer(nn.Module):
         p_mix(x) = sum over i of w_i(x) p_i(x)
 
     Args:
-        num_target_features: Size of z_t.
-        source_features: Size of z_i by source.
+        num_target_dims: Size of z_t.
+        source_dims: Size of z_i by source.
         heads: h_i by source, which are trained with the mixer; None: the sources' own scores are given to forward.
         columns: For each source and each target class, the source's output of that class; -1 where it has none.
         num_classes: C, of the target.
@@ -81,8 +81,8 @@ class Mixer(nn.Module):
 
     def __init__(
         self,
-        num_target_features: int,
-        source_features: Mapping[str, int],
+        num_target_dims: int,
+        source_dims: Mapping[str, int],
         heads: Mapping[str, nn.Module] | None,
         columns: Mapping[str, Sequence[int]],
         num_classes: int,
@@ -94,14 +94,14 @@ class Mixer(nn.Module):
         check_choices(Mixer.__init__, locals())
         if not temperature > 0 or dim < 1:
             raise InputError(f"temperature is {temperature}, dim {dim}; expected numbers above 0")
-        if not source_features:
+        if not source_dims:
             raise InputError("experts: the mixer has no source")
-        self.names, self.mixing = list(source_features), mixing
+        self.names, self.mixing = list(source_dims), mixing
         self.scale = 1 / (temperature * math.sqrt(dim))
         if mixing == "attention":
-            self.query = nn.Linear(num_target_features, dim)
+            self.query = nn.Linear(num_target_dims, dim)
             self.key = nn.Linear(dim, dim, bias=False)
-            self.maps = nn.ModuleDict({name: nn.Linear(width, dim) for name, width in source_features.items()})
+            self.maps = nn.ModuleDict({name: nn.Linear(width, dim) for name, width in source_dims.items()})
         elif mixing == "static":
             self.static = nn.Parameter(torch.zeros(len(self.names)))
         self.heads = None if heads is None else nn.ModuleDict({name: heads[name] for name in self.names})
@@ -112,23 +112,26 @@ class Mixer(nn.Module):
         self.register_buffer("covered", (own >= 0).any(0), persistent=False)
 
     def forward(
-        self, z_t: Tensor, features: Mapping[str, Tensor], scores: Mapping[str, Tensor] | None = None
+        self, z_t: Tensor, representations: Mapping[str, Tensor], scores: Mapping[str, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Log-weights (B, S) and the logarithm of p_mix (B, C), both float32 whatever the precision.
 
         Args:
             z_t: (B, D_t) representation of the target's own network; detach it, or the mixer's loss trains that too.
-            features: (B, D_i) by source.
+            representations: (B, D_i) by source.
             scores: (B, C_i) logits or log-probabilities by source, where there are no heads.
         """
         weight = next(self.parameters(), None)
         if weight is not None:  # in true half precision, what was computed in float32
-            z_t, features = z_t.to(weight.dtype), {name: value.to(weight.dtype) for name, value in features.items()}
+            z_t, representations = (
+                z_t.to(weight.dtype),
+                {name: value.to(weight.dtype) for name, value in representations.items()},
+            )
         if self.heads is not None:
-            scores = {name: head(features[name]) for name, head in self.heads.items()}
+            scores = {name: head(representations[name]) for name, head in self.heads.items()}
         assert scores is not None
         answers = torch.stack([self._answer(scores[name], own) for name, own in zip(self.names, self.places)], 1)  # noqa: B905
-        log_weights = self._log_weights(z_t, features)
+        log_weights = self._log_weights(z_t, representations)
         log_mix = (log_weights[:, :, None] + answers).logsumexp(1)
         return log_weights, log_mix.masked_fill(~self.covered, -math.inf)
 
@@ -137,12 +140,12 @@ class Mixer(nn.Module):
         spread = scores.float()[:, places.clamp_min(0)].masked_fill(places < 0, _ABSENT)
         return spread.log_softmax(1)
 
-    def _log_weights(self, z_t: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+    def _log_weights(self, z_t: Tensor, representations: Mapping[str, Tensor]) -> Tensor:
         if self.mixing == "uniform":
             return z_t.new_full((len(z_t), len(self.names)), -math.log(len(self.names)), dtype=torch.float32)
         if self.mixing == "static":
             return self.static.float().log_softmax(0).expand(len(z_t), -1)
-        keys = self.key(torch.stack([self.maps[name](features[name]) for name in self.names], 1))
+        keys = self.key(torch.stack([self.maps[name](representations[name]) for name in self.names], 1))
         similarity = (self.query(z_t).float()[:, None] * keys.float()).sum(2)
         return (self.scale * similarity).log_softmax(1)
 

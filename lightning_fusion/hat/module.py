@@ -171,7 +171,7 @@ class HaTJointModule(ExpertModule):
 
     # ------------------------------------------------------------ mathematics
 
-    def forward_with_features(self, input: Any) -> tuple[Tensor, Tensor]:
+    def forward_with_representations(self, input: Any) -> tuple[Tensor, Tensor]:
         """Logits (B, C) of the student, and its representation z_t (B, D)."""
         assert self.features is not None
         with catch_output(self.network, self.features) as caught:
@@ -208,7 +208,7 @@ class HaTJointModule(ExpertModule):
         """
         teacher = self._made_teacher()
         with in_eval(self):
-            mixed = teacher(self.forward_with_features(input)[1], ask(self.pool, input, self.heads == "frozen"))
+            mixed = teacher(self.forward_with_representations(input)[1], ask(self.pool, input, self.heads == "frozen"))
         return torch.stack([log_weights.exp() for log_weights in mixed.log_weights]).mean(0)
 
     def strength(self) -> Tensor | float:
@@ -278,9 +278,9 @@ class HaTJointModule(ExpertModule):
 
     def _student(self, input: Any, trained: bool) -> tuple[Tensor, Tensor]:
         if trained:
-            return self.forward_with_features(input)
+            return self.forward_with_representations(input)
         with torch.no_grad(), in_eval(self.network):  # neither weights nor running statistics move
-            return self.forward_with_features(input)
+            return self.forward_with_representations(input)
 
     def _step(self, loss: Tensor, mixer: bool, student: bool) -> None:
         """One backward pass, then the optimizers and schedules whose turn it is."""
@@ -375,7 +375,7 @@ class HaTJointModule(ExpertModule):
     def _measure(self, input: Any) -> dict[str, Any]:
         """Sizes of all representations, and which part of each source is its head: plain data."""
         with in_eval(self.network):
-            logits, z = self.forward_with_features(input)
+            logits, z = self.forward_with_representations(input)
         if logits.shape[1:] != (len(self.classes),):
             raise InputError(
                 f"network: it gives outputs (B, {shorten(logits.shape[1:])}); expected (B, {len(self.classes)}), one "

@@ -18,11 +18,11 @@ class Answer(NamedTuple):
     """What all sources say about a batch.
 
     Attributes:
-        features: (B, D_i) by source.
+        representations: (B, D_i) by source.
         scores: (B, C_i) log-probabilities by source; None where heads of the mixer's own make them.
     """
 
-    features: dict[str, Tensor]
+    representations: dict[str, Tensor]
     scores: dict[str, Tensor] | None
 
 
@@ -36,8 +36,8 @@ def ask(pool: ExpertPool, input: Any, with_scores: bool) -> Answer:
     """
     if not with_scores:
         return Answer(pool.representations(input), None)
-    probabilities, features = pool.forward_with_features(input)
-    return Answer(features, {name: value.clamp_min(_TINY).log() for name, value in probabilities.items()})
+    probabilities, representations = pool.forward_with_representations(input)
+    return Answer(representations, {name: value.clamp_min(_TINY).log() for name, value in probabilities.items()})
 
 
 class SourceTable:
@@ -54,7 +54,7 @@ class SourceTable:
         >>> pool = ExpertPool({"a": Expert(network, classes=["cat", "dog"], features="0")})
         >>> samples = Batch(torch.rand(6, 4), torch.zeros(6), torch.zeros(6, 0), torch.arange(6) * 10)
         >>> table = SourceTable(pool, [samples], with_scores=False)
-        >>> table(table.rows(torch.tensor([50, 0]))).features["a"].shape
+        >>> table(table.rows(torch.tensor([50, 0]))).representations["a"].shape
         torch.Size([2, 3])
     """
 
@@ -63,8 +63,8 @@ class SourceTable:
         parts: list[Tensor] = []
         widths: list[dict[str, int]] = []
         for batch in batches:
-            features, scores = ask(pool, batch.input, with_scores)
-            both: list[Mapping[str, Tensor]] = [features] if scores is None else [features, scores]
+            representations, scores = ask(pool, batch.input, with_scores)
+            both: list[Mapping[str, Tensor]] = [representations] if scores is None else [representations, scores]
             widths = [{name: value.shape[1] for name, value in part.items()} for part in both]
             indices.append(batch.index)
             parts.append(torch.cat([value for part in both for value in part.values()], 1))

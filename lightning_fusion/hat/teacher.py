@@ -116,7 +116,7 @@ class Teacher(nn.Module):
             z: (B, D) the student's representation, detached.
             answer: What the sources say.
         """
-        return Mixed(*zip(*(mixer(z, answer.features, answer.scores) for mixer in self.mixers), strict=True))
+        return Mixed(*zip(*(mixer(z, answer.representations, answer.scores) for mixer in self.mixers), strict=True))
 
     def loss(self, rows: Tensor, target: Tensor, mixed: Mixed) -> Tensor:
         """L_mix; with several mixers their sum, as they share no parameter.

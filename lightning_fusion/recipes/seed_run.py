@@ -239,12 +239,14 @@ class SeedRun:
 
     # --------------------------------------------------------------- outputs
 
-    def collect(self, experts: dict[str, Expert], features: bool = False) -> ExpertOutputs:
-        """Ask the pool once, for features as well where wanted, and diagnose it."""
+    def collect(self, experts: dict[str, Expert], keep_representations: bool = False) -> ExpertOutputs:
+        """Ask the pool once, for representations as well where wanted, and diagnose it."""
         start = time.perf_counter()
         pool = ExpertPool(experts, self.data.classes)
         trainer = self.trainer("outputs", logged=False)
-        outputs = collect(pool, self.data, self.folder / "outputs", features=features, trainer=trainer)
+        outputs = collect(
+            pool, self.data, self.folder / "outputs", keep_representations=keep_representations, trainer=trainer
+        )
         self.report.took("asking experts", start)
         diagnosis = diagnose(outputs)
         if first_process():
@@ -280,7 +282,7 @@ class SeedRun:
         epochs: int = 50,
         batch_size: int | None = None,
         *,
-        features: bool = False,
+        representations: bool = False,
         keep: bool = False,
         validates: bool = True,
         bar: bool = True,
@@ -295,7 +297,7 @@ class SeedRun:
             epochs: Passes over the rows.
             batch_size: Rows of a batch; the paper's 128 where None, or as many fewer as give an epoch 16 steps (our
                 choice: on 135 rows two large steps per epoch learn nothing).
-            features: Read representations as well.
+            representations: Read representations as well.
             keep: Keep the weights as ``fusers/NAME.ckpt``.
             validates: Watch the validation split.
             bar: Show a progress bar.
@@ -306,8 +308,8 @@ class SeedRun:
         """
         seed_everything(self.seed, verbose=False)
         rows = batch_size or min(128, max(8, len(outputs["train"]) // 16))
-        data = OutputsDataModule(outputs, batch_size=rows, seed=self.seed, features=features)
-        facts = {**outputs.facts(), "feature_dims": data.feature_dims}
+        data = OutputsDataModule(outputs, batch_size=rows, seed=self.seed, representations=representations)
+        facts = {**outputs.facts(), "representation_dims": data.representation_dims}
         module = FoEFuserModule(**facts, network=network, seed=self.seed, **arguments)
         path = self.folder / "fusers" / f"{name}.ckpt"
         trainer = self.trainer(f"fusers/{name}", epochs, validates=validates, bar=bar)

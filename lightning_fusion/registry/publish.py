@@ -179,7 +179,7 @@ def _after_features(expert: Expert, input: Any) -> set[str]:
     for path, module in network.named_modules():
         handles.append(module.register_forward_pre_hook(lambda *_, path=path: after.add(path)))
     try:
-        _, expected = expert.forward_with_features(copy.deepcopy(input))
+        _, expected = expert.forward_with_representations(copy.deepcopy(input))
     finally:
         for handle in handles:
             handle.remove()
@@ -190,7 +190,7 @@ def _after_features(expert: Expert, input: Any) -> set[str]:
         if value.is_floating_point():
             value.fill_(torch.nan)
     try:
-        _, found = expert.forward_with_features(copy.deepcopy(input))
+        _, found = expert.forward_with_representations(copy.deepcopy(input))
         same = torch.equal(found, expected)
     except Exception:  # a network may refuse NaN in any way
         same = False

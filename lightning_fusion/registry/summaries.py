@@ -86,7 +86,7 @@ def class_sums(
     """Sums of an expert's representations by class.
 
     Args:
-        expert: Names its features.
+        expert: Names the layer of its representation.
         batches: Of labeled samples.
         place: For each class of the batches' targets its number in the result; -1 leaves it out.
         num_classes: C.
@@ -99,16 +99,18 @@ def class_sums(
     """
     places, sums, counts, outputs = torch.tensor(place), None, torch.zeros(num_classes, dtype=torch.int64), []
     for batch in batches:
-        probabilities, features = (value.cpu() for value in expert.forward_with_features(copy.deepcopy(batch.input)))
-        sound = features.isfinite().all(1) & probabilities.isfinite().all(1)
+        probabilities, representations = (
+            value.cpu() for value in expert.forward_with_representations(copy.deepcopy(batch.input))
+        )
+        sound = representations.isfinite().all(1) & probabilities.isfinite().all(1)
         if not sound.all():
             listed = shorten(batch.index.cpu()[~sound].tolist())
             raise InputError(f"its representation or output is NaN or infinite for sample(s) {listed}")
         own = places[batch.target.cpu()]
         known = own >= 0
         if sums is None:
-            sums = torch.zeros(num_classes, features.shape[1], dtype=torch.float64)
-        sums.index_add_(0, own[known], features[known].double())
+            sums = torch.zeros(num_classes, representations.shape[1], dtype=torch.float64)
+        sums.index_add_(0, own[known], representations[known].double())
         counts += own[known].bincount(minlength=num_classes)
         outputs.append(probabilities)
     assert sums is not None

@@ -57,10 +57,10 @@ def test_average_is_weighted():
 def test_late_fusion_is_an_ordinary_expert_on_stored_features():
     pool = tiny.pool(features="body")
     rows = {"train": 200, "val": 30, "test": 100}
-    outputs = collect(pool, tiny.data(rows=rows), features=True, trainer=tiny.trainer())
+    outputs = collect(pool, tiny.data(rows=rows), keep_representations=True, trainer=tiny.trainer())
     head, data = late_fusion(outputs, ["b", "a"], batch_size=20)
     inputs = tiny.tensors(rows=rows)["train"][0]
-    features = torch.cat([pool.members[name].forward_with_features(inputs)[1] for name in ("b", "a")], 1)
+    features = torch.cat([pool.members[name].forward_with_representations(inputs)[1] for name in ("b", "a")], 1)
     torch.testing.assert_close(data.rows("train").inputs, features)
     standardized = (features - head.mean) * head.scale
     torch.testing.assert_close(standardized.mean(0), torch.zeros(10), atol=1e-4, rtol=0)
@@ -80,7 +80,9 @@ def test_a_feature_that_never_varies_is_left_out():
 
 def test_late_fusion_needs_features():
     outputs = collect(tiny.pool(), tiny.data(), trainer=tiny.trainer())
-    with pytest.raises(InputError, match="the store has no features of b; collect with features=True"):
+    with pytest.raises(
+        InputError, match="the store has no representations of b; collect with keep_representations=True"
+    ):
         late_fusion(outputs, ["b"])
 
 

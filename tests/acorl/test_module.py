@@ -116,7 +116,7 @@ class TestStep:
             made = module(schedule=Constant(strength), optimizer=partial(torch.optim.Adam, lr=0.01))
             fit(made, 30, tiny.data(rows=rows, batch_size=30))
             inputs = tiny.tensors(rows=rows)["test"][0]
-            z = made.eval().forward_with_features(inputs)[1].detach().double()
+            z = made.eval().forward_with_representations(inputs)[1].detach().double()
             z = torch.cat([z, torch.ones(len(z), 1)], 1)
             errors = 0.0
             for v in made.pool.representations(inputs).values():
@@ -466,7 +466,9 @@ class TestCheckpoint:
         expert = Expert(checkpoint=str(tmp_path / "m.ckpt"))
         input = torch.randn(5, 4)
         torch.testing.assert_close(expert(input), made.eval()(input).softmax(1))
-        torch.testing.assert_close(expert.forward_with_features(input)[1], made.forward_with_features(input)[1])
+        torch.testing.assert_close(
+            expert.forward_with_representations(input)[1], made.forward_with_representations(input)[1]
+        )
 
     def test_is_loaded_with_the_same_experts_alone(self, tmp_path):
         made = module()

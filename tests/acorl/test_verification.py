@@ -41,7 +41,7 @@ def test_the_fused_figures_are_those_of_mean_cosines(data):
     parts = tiny.trainer().predict(made, datamodule=data)
     own, index = torch.cat([part["embedding"] for part in parts]), torch.cat([part["index"] for part in parts])
     given = [data.on_after_batch_transfer(batch, 0).input for batch in data.test_dataloader()]
-    other = torch.cat([expert.forward_with_features(input)[1] for input in given])
+    other = torch.cat([expert.forward_with_representations(input)[1] for input in given])
     pairs, same = data.trials("test")
     place = {number: row for row, number in enumerate(index.tolist())}
     rows = torch.tensor([[place[number] for number in pair] for pair in pairs.tolist()])
@@ -82,7 +82,9 @@ def test_its_checkpoint_is_a_speaker_expert(data, tmp_path):
     fit(made, data).save_checkpoint(tmp_path / "m.ckpt")
     loaded = Expert(checkpoint=str(tmp_path / "m.ckpt"))
     input = torch.randn(2, 80, 60)
-    torch.testing.assert_close(loaded.forward_with_features(input)[1], made.eval().forward_with_features(input)[1])
+    torch.testing.assert_close(
+        loaded.forward_with_representations(input)[1], made.eval().forward_with_representations(input)[1]
+    )
 
 
 def test_a_scale_of_another_loss_is_refused(data):

@@ -38,7 +38,7 @@ class TestEveryNetwork:
 
     def test_as_an_expert_gives_probabilities_and_the_embedding(self, network):
         expert = Expert(network, classes=list("abcde"), features="embedding")
-        probabilities, embedding = expert.forward_with_features(torch.randn(2, 20, 40))
+        probabilities, embedding = expert.forward_with_representations(torch.randn(2, 20, 40))
         torch.testing.assert_close(probabilities.sum(1), torch.ones(2))
         assert embedding.shape == (2, 7)
 

@@ -51,7 +51,7 @@ class TestAnswers:
 
     def test_features_are_the_named_layers_output(self):
         net, x = tiny.Net(2), torch.randn(3, 4)
-        answer, features = Expert(net, classes=TWO, features="body").forward_with_features(x)
+        answer, features = Expert(net, classes=TWO, features="body").forward_with_representations(x)
         assert torch.equal(features, net.body(x))
         torch.testing.assert_close(answer, net(x).softmax(-1))
         assert not net.body._forward_hooks
@@ -64,7 +64,7 @@ class TestAnswers:
         net = nn.Sequential(OrderedDict(deep=layer, flat=nn.Flatten(), head=nn.Linear(12, 2)))
         x = torch.randn(3, 12)
         torch.testing.assert_close(
-            Expert(net, classes=TWO, features="deep").forward_with_features(x)[1], pooled(layer(x))
+            Expert(net, classes=TWO, features="deep").forward_with_representations(x)[1], pooled(layer(x))
         )
 
 
@@ -129,7 +129,7 @@ class TestBadInput:
 
     def test_features_without_a_layer(self):
         with pytest.raises(InputError, match="names no layer; set features"):
-            Expert(tiny.Net(2), classes=TWO).forward_with_features(torch.zeros(1, 4))
+            Expert(tiny.Net(2), classes=TWO).forward_with_representations(torch.zeros(1, 4))
 
 
 def fitted(tmp_path, network, **arguments) -> tuple[ExpertModule, str]:

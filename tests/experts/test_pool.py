@@ -19,7 +19,7 @@ class TestPool:
 
     def test_features_come_with_the_same_answers(self):
         made, x = tiny.experts(features="body"), torch.randn(3, 4)
-        answers, features = ExpertPool(made).forward_with_features(x)
+        answers, features = ExpertPool(made).forward_with_representations(x)
         assert all(torch.equal(answers[name], made[name](x)) for name in made)
         assert all(torch.equal(features[name], made[name].network.body(x)) for name in made)
 
@@ -109,12 +109,12 @@ class TestBadAnswers:
         pool = ExpertPool(made)
         assert all(values.isfinite().all() for values in pool(torch.zeros(3, 4)).values())
         with pytest.raises(InputError, match=r"representation of expert b is NaN or infinite in row\(s\) 1 of the"):
-            pool.forward_with_features(torch.zeros(3, 4))
+            pool.forward_with_representations(torch.zeros(3, 4))
 
     def test_experts_without_a_layer_are_named(self):
         made = {"a": tiny.experts(features="body")["a"], "b": tiny.experts()["b"]}
         with pytest.raises(InputError, match="the experts b name no layer; set features"):
-            ExpertPool(made).forward_with_features(torch.zeros(3, 4))
+            ExpertPool(made).forward_with_representations(torch.zeros(3, 4))
 
     def test_rounding_is_forgiven(self):
         check_outputs({"a": torch.tensor([[0.5, 0.5005]])})

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_fusion.experts.pool import scatter
-from lightning_fusion.foe.fusers import FeatureFuser, MLPFuser, best_expert_target, draw_expert_target
+from lightning_fusion.foe.fusers import MLPFuser, RepresentationFuser, best_expert_target, draw_expert_target
 from lightning_fusion.foe.module import fuser_warnings
 
 
@@ -37,20 +37,20 @@ class TestMLPFuser:
         assert kinds == [nn.Linear, nn.ReLU, nn.Dropout, nn.Linear]
 
 
-class TestFeatureFuser:
+class TestRepresentationFuser:
     def test_computes_what_is_written(self):
-        fuser, x = FeatureFuser(6, 3, hidden=[4], dropout=0.0), 100 * torch.rand(32, 6)
+        fuser, x = RepresentationFuser(6, 3, hidden=[4], dropout=0.0), 100 * torch.rand(32, 6)
         first, last = fuser.layers[1], fuser.layers[-1]
         z = (x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-5).sqrt()
         by_hand = torch.relu(z @ first.weight.T + first.bias) @ last.weight.T + last.bias
         torch.testing.assert_close(fuser(x), by_hand, atol=1e-5, rtol=1e-4)
 
     def test_dropout_stands_before_every_layer(self):
-        kinds = [type(layer) for layer in FeatureFuser(6, 3, hidden=[4, 4]).layers]
+        kinds = [type(layer) for layer in RepresentationFuser(6, 3, hidden=[4, 4]).layers]
         assert kinds == [nn.Dropout, *([nn.Linear, nn.ReLU, nn.Dropout] * 2), nn.Linear]
 
     def test_a_batch_of_one_row_trains_and_leaves_the_statistics(self):
-        fuser = FeatureFuser(6, 3)
+        fuser = RepresentationFuser(6, 3)
         fuser(torch.rand(8, 6))
         before = fuser.norm.running_mean.clone()
         assert fuser(torch.rand(1, 6)).isfinite().all() and torch.equal(fuser.norm.running_mean, before)

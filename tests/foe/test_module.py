@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lightning_fusion import Expert, ExpertOutputs, ExpertPool, FoEFuserModule, OutputsDataModule, collect
 from lightning_fusion.errors import InputError
-from lightning_fusion.foe.fusers import FeatureFuser, MLPFuser, best_expert_target, draw_expert_target
+from lightning_fusion.foe.fusers import MLPFuser, RepresentationFuser, best_expert_target, draw_expert_target
 
 SMALL = partial(MLPFuser, hidden=(6,))
 
@@ -275,23 +275,23 @@ class TestFeatures:
     @pytest.fixture
     def asked(self):
         pool, data = tiny.pool(features="body"), tiny.data(batch_size=8)
-        return pool, data, collect(pool, data, features=True, trainer=tiny.trainer())
+        return pool, data, collect(pool, data, keep_representations=True, trainer=tiny.trainer())
 
     @pytest.mark.parametrize("target", ["label", "expert"])
     def test_from_raw_input_as_from_the_store(self, asked, target):
         pool, raw_data, outputs = asked
-        data = OutputsDataModule(outputs, batch_size=8, features=True)
-        assert data.feature_dims == {"a": 5, "b": 5}
-        how = {"target": target, "network": SMALL, "feature_dims": data.feature_dims}
+        data = OutputsDataModule(outputs, batch_size=8, representations=True)
+        assert data.representation_dims == {"a": 5, "b": 5}
+        how = {"target": target, "network": SMALL, "representation_dims": data.representation_dims}
         stored = fuser(outputs, **how)
         raw = FoEFuserModule(dict(pool.experts), tiny.CLASSES, domains=tiny.DOMAINS, **how)
         raw.network.load_state_dict(stored.network.state_dict())
         tiny.trainer(3).fit(stored, datamodule=data)
         tiny.trainer(3).fit(raw, datamodule=raw_data)
         close(raw.network, stored.network, atol=1e-5, rtol=1e-5)
-        given = torch.from_numpy(outputs.concatenated("test", features=True))
+        given = torch.from_numpy(outputs.concatenated("test", representations=True))
         assert given.shape[1] == 4 + 10
-        torch.testing.assert_close(given[:, 4:9], torch.from_numpy(np.array(outputs["test"].features["a"])))
+        torch.testing.assert_close(given[:, 4:9], torch.from_numpy(np.array(outputs["test"].representations["a"])))
         answer = raw(raw_data.rows("test").inputs)
         torch.testing.assert_close(answer, stored.fuse(given), atol=1e-5, rtol=1e-4)
         (metrics,) = tiny.trainer().test(stored, datamodule=data, verbose=False)
@@ -306,41 +306,47 @@ class TestFeatures:
             for expert, values in split.probabilities.items():
                 values[:] = 0.5
                 noise = 0.1 * np.random.default_rng(len(expert)).normal(size=(len(split), 3))
-                split.features[expert] = (1000 * (np.eye(3)[split.target] + noise)).astype(np.float32)
-        data = OutputsDataModule(outputs, batch_size=8, features=True)
+                split.representations[expert] = (1000 * (np.eye(3)[split.target] + noise)).astype(np.float32)
+        data = OutputsDataModule(outputs, batch_size=8, representations=True)
         torch.manual_seed(0)
-        module = FoEFuserModule(**outputs.facts(), feature_dims=data.feature_dims)
-        assert isinstance(module.network, FeatureFuser)
+        module = FoEFuserModule(**outputs.facts(), representation_dims=data.representation_dims)
+        assert isinstance(module.network, RepresentationFuser)
         tiny.trainer(10).fit(module, datamodule=data)
         (metrics,) = tiny.trainer().test(module, datamodule=data, verbose=False)
         assert metrics["test_accuracy"] > 0.95
 
     def test_a_checkpoint_knows_them(self, asked, tmp_path):
         pool, _, outputs = asked
-        data = OutputsDataModule(outputs, batch_size=8, features=True)
-        module = fuser(outputs, feature_dims=data.feature_dims, network=None)
+        data = OutputsDataModule(outputs, batch_size=8, representations=True)
+        module = fuser(outputs, representation_dims=data.representation_dims, network=None)
         trainer = tiny.trainer(1)
         trainer.fit(module, datamodule=data)
         trainer.save_checkpoint(tmp_path / "a.ckpt")
         again = FoEFuserModule.load_from_checkpoint(tmp_path / "a.ckpt", experts=pool).eval()
-        given = torch.from_numpy(outputs.concatenated("test", features=True))
-        assert again.feature_dims == data.feature_dims
+        given = torch.from_numpy(outputs.concatenated("test", representations=True))
+        assert again.representation_dims == data.representation_dims
         torch.testing.assert_close(again.fuse(given), module.eval().fuse(given))
 
     def test_what_does_not_fit_is_refused(self, asked):
         pool, raw_data, outputs = asked
         dims = {"a": 5, "b": 5}
-        with pytest.raises(InputError, match="feature_dims are of b, a; expected a width for each of the experts a, b"):
-            fuser(feature_dims=dict(reversed(dims.items())))
-        with pytest.raises(InputError, match="the data give features of widths none, the fuser reads"):
-            fit(fuser(outputs, feature_dims=dims), outputs)
-        with pytest.raises(InputError, match="fuser reads none; set features of OutputsDataModule, or feature_dims"):
-            data = OutputsDataModule(outputs, features=True)
+        with pytest.raises(
+            InputError, match="representation_dims are of b, a; expected a width for each of the experts a, b"
+        ):
+            fuser(representation_dims=dict(reversed(dims.items())))
+        with pytest.raises(InputError, match="the data give representations of widths none, the fuser reads"):
+            fit(fuser(outputs, representation_dims=dims), outputs)
+        with pytest.raises(
+            InputError, match="fuser reads none; set representations of OutputsDataModule, or representation_dims"
+        ):
+            data = OutputsDataModule(outputs, representations=True)
             tiny.trainer(1).fit(fuser(outputs), datamodule=data)
-        with pytest.raises(InputError, match="the store holds none of a, b; name the experts' features, and collect"):
-            _ = OutputsDataModule(tiny.outputs(), features=True).feature_dims
-        with pytest.raises(InputError, match=r"the experts give features of widths .*5.*, not .*6"):
-            module = FoEFuserModule(dict(pool.experts), tiny.CLASSES, feature_dims={"a": 5, "b": 6}, network=SMALL)
+        with pytest.raises(InputError, match="the store holds none of a, b; set the experts' features, and collect"):
+            _ = OutputsDataModule(tiny.outputs(), representations=True).representation_dims
+        with pytest.raises(InputError, match=r"the experts give representations of widths .*5.*, not .*6"):
+            module = FoEFuserModule(
+                dict(pool.experts), tiny.CLASSES, representation_dims={"a": 5, "b": 6}, network=SMALL
+            )
             module(raw_data.rows("test").inputs)
 
 

@@ -17,15 +17,15 @@ def collected(folder, experts=None, rows: int = 6, **arguments) -> ExpertOutputs
 class TestCollecting:
     @pytest.mark.parametrize("reads", ["both", "input"])
     def test_embeddings_are_those_of_each_text_alone(self, tmp_path, reads):
-        store = collected(tmp_path, reads=reads, feature_experts=["c", "a"], splits=["val"])
-        assert list(store["val"].features) == ["a", "c"] and store.names == language_models.DOMAINS
+        store = collected(tmp_path, reads=reads, embedding_experts=["c", "a"], splits=["val"])
+        assert list(store["val"].representations) == ["a", "c"] and store.names == language_models.DOMAINS
         data = language_models.pairs(6).rows("val")
         for name in ("a", "c"):
             network = generation_script.experts()[name].network().eval()
             for place in range(6):
                 input = data[data.rows[place : place + 1]].input
                 text = network.generate(input, 3) if reads == "both" else None
-                found = store["val"].features[name][place]
+                found = store["val"].representations[name][place]
                 np.testing.assert_allclose(found, network.embed(input, text)[0], atol=1e-5)
         assert store["val"].target.tolist() == [0, 1, 2] * 2
 
@@ -41,7 +41,7 @@ class TestCollecting:
         assert len(collected(tmp_path, rows=7, overwrite=True)["val"]) == 7
 
     def test_missing_embeddings_are_named(self, tmp_path):
-        store = collected(tmp_path, feature_experts=["a"])
+        store = collected(tmp_path, embedding_experts=["a"])
         with pytest.raises(InputError, match="has no embeddings of b, c; set overwrite"):
             collected(tmp_path)
         with pytest.raises(InputError, match="has no embeddings of b; it has a"):
@@ -70,6 +70,6 @@ def test_batches_hold_the_chosen_experts_side_by_side(tmp_path):
     store = collected(tmp_path)
     data = EmbeddingsDataModule(str(tmp_path / "store"), ["b", "a"], batch_size=5)
     batch = next(iter(data.val_dataloader()))
-    both = [store["val"].features[name][:5] for name in ("a", "b")]
+    both = [store["val"].representations[name][:5] for name in ("a", "b")]
     np.testing.assert_array_equal(batch.outputs, np.concatenate(both, 1))
-    assert data.classes == data.expert_names == language_models.DOMAINS and data.feature_dims == {"a": 8, "b": 8}
+    assert data.classes == data.expert_names == language_models.DOMAINS and data.representation_dims == {"a": 8, "b": 8}

@@ -39,7 +39,7 @@ def store(tmp_path_factory) -> ExpertOutputs:
 
 class TestChoice:
     def test_the_network_is_the_papers(self):
-        module = GenerativeFoE(expert_names=["x", "y"], feature_dims={"y": 6, "x": 4}, hidden=12)
+        module = GenerativeFoE(expert_names=["x", "y"], representation_dims={"y": 6, "x": 4}, hidden=12)
         layers = list(module.network.layers)
         assert [type(layer).__name__ for layer in layers] == ["Linear", "ReLU", "Linear", "ReLU", "Dropout", "Linear"]
         assert [layers[place].weight.shape for place in (0, 2, 5)] == [(12, 10), (12, 12), (2, 12)]
@@ -47,7 +47,7 @@ class TestChoice:
 
     def test_it_learns_whose_domain_a_text_is_of_from_one_expert_alone(self, store):
         data = EmbeddingsDataModule(store, ["b"], batch_size=16)
-        facts = {"expert_names": data.expert_names, "feature_dims": data.feature_dims}
+        facts = {"expert_names": data.expert_names, "representation_dims": data.representation_dims}
         torch.manual_seed(0)
         module = GenerativeFoE(**facts, hidden=64, max_new_tokens=5)
         trainer = tiny.trainer(40)
@@ -57,7 +57,7 @@ class TestChoice:
 
     def test_embeddings_are_brought_to_one_scale(self, store):
         data = EmbeddingsDataModule(store)
-        module = generation_script.fuser(feature_dims=data.feature_dims)
+        module = generation_script.fuser(representation_dims=data.representation_dims)
         tiny.trainer(1).fit(module, datamodule=data)
         module.eval()
         train = np.concatenate(data.arrays("train"), 1)
@@ -111,7 +111,7 @@ class TestPredict:
 
     def test_one_expert_is_in_memory_at_a_time_and_writes_for_its_inputs_alone(self):
         module = generation_script.fuser(
-            experts=generation_script.experts(), feature_dims=dict.fromkeys(language_models.DOMAINS, 8)
+            experts=generation_script.experts(), representation_dims=dict.fromkeys(language_models.DOMAINS, 8)
         )
         gc.collect()
         language_models.Counted.reset()
@@ -194,12 +194,12 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"feature_dims": None}, "feature_dims: the fuser must know whose embeddings"),
-            ({"feature_dims": {"z": 8}}, "expert_names: found z"),
+            ({"representation_dims": None}, "representation_dims: the fuser must know whose embeddings"),
+            ({"representation_dims": {"z": 8}}, "expert_names: found z"),
             ({"expert_names": None}, "expert_names: found no names"),
             ({"max_new_tokens": 0}, "max_new_tokens 0"),
             ({"reads": "text"}, "reads is 'text'"),
-            ({"experts": {"a": GenerativeExpert(network=language_models.Counted)}}, "feature_experts: found b"),
+            ({"experts": {"a": GenerativeExpert(network=language_models.Counted)}}, "embedding_experts: found b"),
             ({"experts": {"b": 3}}, "b is a int; expected a GenerativeExpert"),
         ],
     )
@@ -213,7 +213,7 @@ class TestBadInput:
         with pytest.raises(InputError, match="experts: predict on texts needs them"):
             predict(generation_script.fuser())
         with pytest.raises(InputError, match="embeds in 8 numbers; the fuser was trained with 9"):
-            predict(generation_script.fuser(experts=generation_script.experts(), feature_dims={"b": 9}))
+            predict(generation_script.fuser(experts=generation_script.experts(), representation_dims={"b": 9}))
 
     def test_another_network_is_taken_by_its_class(self):
         module = generation_script.fuser(network=partial(MLPFuser, hidden=(4,)))

@@ -51,7 +51,7 @@ def test_it_turns_the_representation_into_the_outputs(network, features, name):
     own = made.network.get_submodule(name)
     assert all(weight.requires_grad for weight in head.parameters())
     assert not {id(weight) for weight in head.parameters()} & {id(weight) for weight in own.parameters()}
-    torch.testing.assert_close(head(made.forward_with_features(INPUT)[1]).softmax(1), made(INPUT))
+    torch.testing.assert_close(head(made.forward_with_representations(INPUT)[1]).softmax(1), made(INPUT))
     assert all(torch.equal(value, before[key]) for key, value in made.state_dict().items())
 
 

@@ -178,11 +178,11 @@ def test_injection_is_the_divergence_of_the_rows_that_count():
         ({"mixing": "best"}, "mixing is 'best'; expected attention, static, uniform"),
         ({"temperature": 0.0}, "temperature is 0.0, dim 32; expected numbers above 0"),
         ({"dim": 0}, "dim 0; expected numbers above 0"),
-        ({"source_features": {}}, "the mixer has no source"),
+        ({"source_dims": {}}, "the mixer has no source"),
         ({"num_classes": 4}, r"columns have shape \(3, 5\); expected \(3, 4\)"),
     ],
 )
 def test_wrong_arguments(arguments, message):
-    given = {"num_target_features": 6, "source_features": WIDTHS, "heads": None, "columns": COLUMNS, "num_classes": 5}
+    given = {"num_target_dims": 6, "source_dims": WIDTHS, "heads": None, "columns": COLUMNS, "num_classes": 5}
     with pytest.raises(InputError, match=message):
         Mixer(**(given | arguments))

@@ -163,7 +163,7 @@ class TestStep:
         said = F.one_hot(batch.target[:20].clamp_min(0), 3) + torch.rand(20, 3)
         made.teacher.knowledge.keep(torch.arange(20), said / said.sum(1, keepdim=True))
         assert made.teacher.knowledge.update()
-        logits, z = made.forward_with_features(batch.input)
+        logits, z = made.forward_with_representations(batch.input)
         answer = ask(made.pool, batch.input, with_scores=True)
         mixed, rows = made.teacher(z.detach(), answer), torch.arange(30)
         fused, student = mixed.mean().detach().numpy(), logits.detach().softmax(1).numpy()
@@ -181,7 +181,7 @@ class TestStep:
         batch = target().rows("train")[torch.arange(30)]
         for player in ("mixer", "student"):
             made.zero_grad()
-            logits, z = made.forward_with_features(batch.input)
+            logits, z = made.forward_with_representations(batch.input)
             mixed, rows = made.teacher(z.detach(), ask(made.pool, batch.input, with_scores=False)), torch.arange(30)
             if player == "mixer":
                 made.teacher.loss(rows, batch.target, mixed).backward()
@@ -250,7 +250,7 @@ class TestStep:
         fit(made, 1)
         batch = target().rows("train")[torch.arange(9)]
         raw = experts["wide"].network(batch.input)[:, [2, 1]].softmax(1)
-        mixed = made.teacher(made.forward_with_features(batch.input)[1], ask(made.pool, batch.input, True))
+        mixed = made.teacher(made.forward_with_representations(batch.input)[1], ask(made.pool, batch.input, True))
         torch.testing.assert_close(mixed.mean()[:, :2], raw)
 
 
@@ -574,7 +574,7 @@ class TestFigures:
         found = tiny.trainer().validate(made, target(), verbose=False)[0]
         batch = target().rows("val")[torch.arange(30)]
         made.eval()
-        _, z = made.forward_with_features(batch.input)
+        _, z = made.forward_with_representations(batch.input)
         mixed = made.teacher(z, ask(made.pool, batch.input, with_scores=False))
         wanted = (mixed.mean().argmax(1) == batch.target).float().mean()
         assert found["val_mixer_accuracy"] == pytest.approx(float(wanted))

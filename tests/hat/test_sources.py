@@ -19,7 +19,7 @@ def test_what_is_remembered_is_what_was_said(with_scores):
     table = SourceTable(pool, [rows([30, 4]), rows([17, 2, 9])], with_scores)
     wanted = rows([9, 30, 2])
     ours, theirs = table(table.rows(wanted.index)), ask(pool, wanted.input, with_scores)
-    torch.testing.assert_close(ours.features, theirs.features)
+    torch.testing.assert_close(ours.representations, theirs.representations)
     if with_scores:
         torch.testing.assert_close(ours.scores, theirs.scores)
         probabilities = pool(wanted.input)

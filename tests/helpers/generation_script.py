@@ -27,11 +27,11 @@ def experts(mute: str | None = None) -> dict[str, GenerativeExpert]:
 def fuser(**arguments: Any) -> GenerativeFoE:
     """The house's own network, or a linear one where it must choose untrained, about the middle of its input."""
     torch.manual_seed(0)
-    facts: dict[str, Any] = {"feature_dims": {"b": 8}, "hidden": 16, "max_new_tokens": 5}
+    facts: dict[str, Any] = {"representation_dims": {"b": 8}, "hidden": 16, "max_new_tokens": 5}
     if "experts" not in arguments:
         facts["expert_names"] = language_models.DOMAINS
     made = GenerativeFoE(**(facts | arguments))
-    if "experts" in arguments and made.feature_dims == {"b": 8}:
+    if "experts" in arguments and made.representation_dims == {"b": 8}:
         made.network = torch.nn.Linear(8, len(made.expert_names))
         network, data = experts()["b"].network().eval(), language_models.pairs(ROWS).rows("test")
         input = data[torch.arange(ROWS)].input
@@ -53,7 +53,7 @@ def work(folder: Path, processes: int, stop_at: int | None = None) -> None:
     if stop_at is None:
         store = collect_embeddings(made, data, folder / "store", max_new_tokens=5, trainer=trainer())
         collect_embeddings(made, data, folder / "store", max_new_tokens=5, trainer=trainer())  # opens what is there
-        assert EmbeddingsDataModule(store).feature_dims == dict.fromkeys(language_models.DOMAINS, 8)
+        assert EmbeddingsDataModule(store).representation_dims == dict.fromkeys(language_models.DOMAINS, 8)
     module = fuser(experts=made, folder=str(folder))
     language_models.Counted.reset()
     language_models.Counted.stop_at = stop_at

@@ -72,9 +72,9 @@ def work(folder: Path, processes: int) -> None:
             torch.save(found, folder / f"{name}.pt")
 
     pool, data = exact_pool(), tiny.data(rows=ROWS, batch_size=2)
-    outputs = collect(pool, data, folder / "store", features=True, trainer=trainer())
+    outputs = collect(pool, data, folder / "store", keep_representations=True, trainer=trainer())
     assert outputs.experts == pool.facts()
-    collect(pool, data, folder / "store", features=True, trainer=trainer())  # opens what is there
+    collect(pool, data, folder / "store", keep_representations=True, trainer=trainer())  # opens what is there
 
     even = {"train": 32, "val": 8, "test": 8}
     torch.manual_seed(0)

@@ -23,4 +23,4 @@ def test_a_description_needs_no_file_system_and_gives_the_expert_back():
     assert found.fingerprint == given.fingerprint == card.fingerprint and isinstance(found.network, tiny.Net)
     half = restore_expert(card.network, parts["encoder.safetensors"], "the card", whole=False, **facts)
     x = torch.randn(5, 4)
-    assert torch.equal(half.forward_with_features(x)[1], given.forward_with_features(x)[1])
+    assert torch.equal(half.forward_with_representations(x)[1], given.forward_with_representations(x)[1])

@@ -55,7 +55,7 @@ class TestPublished:
         assert registry.names == ["site_a"]
         assert found.fingerprint == given.fingerprint
         assert torch.equal(found(x), given(x))
-        assert torch.equal(found.forward_with_features(x)[1], given.network.body(x))
+        assert torch.equal(found.forward_with_representations(x)[1], given.network.body(x))
         assert found.checkpoint == f"{registry.address}/site_a"
 
     def test_its_card_says_what_it_is(self, registry):
@@ -202,7 +202,7 @@ class TestSplit:
         assert head == {key for key in given.network.state_dict() if key.startswith("head.")}
         card, x = registry.card("a"), torch.randn(3, 4)
         partly = registry.build(card, registry.weights(card, "encoder"), whole=False)
-        assert torch.equal(partly.forward_with_features(x)[1], given.forward_with_features(x)[1])
+        assert torch.equal(partly.forward_with_representations(x)[1], given.forward_with_representations(x)[1])
         with pytest.raises(InputError, match=r"the weights differ: missing head\.1\.bias"):
             registry.build(card, registry.weights(card, "encoder"))
 

@@ -211,7 +211,7 @@ class TestCheckpoint:
         trainer.save_checkpoint(tmp_path / "m.ckpt")
         expert = Expert(checkpoint=str(tmp_path / "m.ckpt"))
         rows = data.rows("test")
-        probabilities, features = expert.forward_with_features(rows.inputs)
+        probabilities, features = expert.forward_with_representations(rows.inputs)
         assert expert.classes == SPEAKERS and expert.features == "embedding"
         torch.testing.assert_close(probabilities, made.eval()(rows.inputs).softmax(1))
         parts = tiny.trainer().predict(made, datamodule=data)

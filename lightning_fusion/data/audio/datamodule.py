@@ -46,7 +46,7 @@ class BaseAudioDataModule(ModalityDataModule):
         sample_rate_hz: What recordings are resampled to.
         crop_s: Length of training samples; what is shorter is repeated.
         eval_crop_s: Length of validation and test samples, from the middle; what is shorter is repeated.
-        features: ``log_mel`` (B, num_mels, frames) or ``waveform`` (B, T).
+        frontend: ``log_mel`` (B, num_mels, frames) or ``waveform`` (B, T).
         num_mels: Bands of the log-mel features.
         augmentation: Module applied to (B, T) waveforms in training only, for example
             ``lightning_fusion.data.audio.features.SpeechAugmentation``.
@@ -63,7 +63,7 @@ class BaseAudioDataModule(ModalityDataModule):
         "sample_rate_hz": Stage.CUTTING,
         **dict.fromkeys(("val_speakers", "test_speakers", "domain_field", "seed"), Stage.SPLITTING),
         **dict.fromkeys(("val_segments", "test_segments", "train_crops", "crop_s", "eval_crop_s"), Stage.USING),
-        **dict.fromkeys(("features", "num_mels", "augmentation", "batch_size", "num_workers"), Stage.USING),
+        **dict.fromkeys(("frontend", "num_mels", "augmentation", "batch_size", "num_workers"), Stage.USING),
     }
 
     def __init__(
@@ -77,7 +77,7 @@ class BaseAudioDataModule(ModalityDataModule):
         sample_rate_hz: int = 16_000,
         crop_s: float = 2.0,
         eval_crop_s: float = 4.0,
-        features: Literal["log_mel", "waveform"] = "log_mel",
+        frontend: Literal["log_mel", "waveform"] = "log_mel",
         num_mels: int = 80,
         augmentation: nn.Module | None = None,
         **loading: Any,
@@ -86,7 +86,7 @@ class BaseAudioDataModule(ModalityDataModule):
         self.val_speakers, self.test_speakers, self.domain_field = val_speakers, test_speakers, domain_field
         self.val_segments, self.test_segments, self.train_crops = val_segments, test_segments, train_crops
         self.sample_rate_hz, self.crop_s, self.eval_crop_s = sample_rate_hz, crop_s, eval_crop_s
-        self.features, self.num_mels, self.augmentation = features, num_mels, augmentation
+        self.frontend, self.num_mels, self.augmentation = frontend, num_mels, augmentation
 
     # ------------------------------------ what a source and a task implement
 
@@ -144,8 +144,8 @@ class BaseAudioDataModule(ModalityDataModule):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """How waveforms become network input."""
-        facts: dict[str, Any] = {"features": self.features, "sample_rate_hz": self.sample_rate_hz}
-        if self.features == "log_mel":
+        facts: dict[str, Any] = {"frontend": self.frontend, "sample_rate_hz": self.sample_rate_hz}
+        if self.frontend == "log_mel":
             facts |= {
                 "num_mels": self.num_mels,
                 "window_s": _WINDOW_S,
@@ -206,7 +206,7 @@ class BaseAudioDataModule(ModalityDataModule):
         with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
             if augment and self.augmentation is not None:
                 floats = self.augmentation(floats)
-            if self.features == "log_mel":
+            if self.frontend == "log_mel":
                 floats = self._log_mel(waveforms.device)(floats)
         return floats.to(waveforms.dtype)
 
@@ -214,7 +214,7 @@ class BaseAudioDataModule(ModalityDataModule):
 
     def _check(self) -> None:
         super()._check()
-        self._check_choices({"features": ("log_mel", "waveform")})
+        self._check_choices({"frontend": ("log_mel", "waveform")})
         self._check_least(1, "val_segments", "test_segments", "train_crops", "num_mels")
         if not 4000 <= self.sample_rate_hz <= 192_000:
             raise InputError(f"sample_rate_hz is {self.sample_rate_hz}; expected 4000 to 192000")

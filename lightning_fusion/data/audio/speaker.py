@@ -101,7 +101,7 @@ class SpeakerDataModule(AudioFilesDataModule, BaseSpeakerDataModule):
 
     Example:
         >>> data = SpeakerDataModule("data/VoxCeleb2", test_root="data/VoxCeleb1", test_trials="data/veri_test2.txt")
-        >>> data.preprocessing["features"], data.variant(num_mels=40).preprocessing["num_mels"]
+        >>> data.preprocessing["frontend"], data.variant(num_mels=40).preprocessing["num_mels"]
         ('log_mel', 40)
     """
 

@@ -32,7 +32,7 @@ def collect(
     data: LightningDataModule | Mapping[str, Any],
     output: str | Path | None = None,
     splits: Sequence[str] = SPLITS,
-    features: bool = False,
+    keep_representations: bool = False,
     trainer: Trainer | None = None,
     overwrite: bool = False,
 ) -> ExpertOutputs:
@@ -49,7 +49,7 @@ def collect(
             (inputs (N, ...), targets (N,)).
         output: Folder of the store; a temporary one, which lives as long as the result, where None.
         splits: Which of ``train``, ``val``, ``test`` to ask about.
-        features: Store each expert's features as well.
+        keep_representations: Store each expert's representations as well.
         trainer: Runs the experts; a plain one on the available device where None.
         overwrite: Replace a store of another pool or other data.
 
@@ -99,10 +99,10 @@ def collect(
                 f"{shorten(domains)}: collect again, with overwrite"
             )
         stored.check_facts(facts)
-        if not features or all(len(stored[split].features) == len(pool.names) for split in splits):
+        if not keep_representations or all(len(stored[split].representations) == len(pool.names) for split in splits):
             rank_zero_info(f"{folder} holds the answers already; no expert is asked")
             return stored
-        raise InputError(f"output: the store {folder} has no features; set overwrite to collect them")
+        raise InputError(f"output: the store {folder} has no representations; set overwrite to collect them")
     trainer = quiet_trainer() if trainer is None else trainer
     loaders = EverySplit(data, splits)
     if first_process():
@@ -111,7 +111,7 @@ def collect(
             shutil.rmtree(shards, ignore_errors=True)
             here = trainer.world_size == 1 and trainer.strategy.launcher is None
             alone = writer if here else None
-            asking = _Asking(pool, splits, features, shards, alone)
+            asking = _Asking(pool, splits, keep_representations, shards, alone)
             trainer.predict(asking, datamodule=loaders, return_predictions=False)
             trainer.strategy.barrier("collect: asked")
             for split in splits:
@@ -120,7 +120,9 @@ def collect(
             shutil.rmtree(shards, ignore_errors=True)
             writer.commit(ExpertOutputs(pool.classes, domains, facts, {}, prints).metadata())
     else:
-        trainer.predict(_Asking(pool, splits, features, folder / _SHARDS), datamodule=loaders, return_predictions=False)
+        trainer.predict(
+            _Asking(pool, splits, keep_representations, folder / _SHARDS), datamodule=loaders, return_predictions=False
+        )
         trainer.strategy.barrier("collect: asked")
     trainer.strategy.barrier("collect: merged")
     result = ExpertOutputs.open(folder, verify=False)
@@ -142,10 +144,20 @@ class _Asking(LightningModule):
     """Runs the pool on each batch and appends the answers to the store, or to this process's shard."""
 
     def __init__(
-        self, pool: ExpertPool, splits: Sequence[str], features: bool, shards: Path, writer: StoreWriter | None = None
+        self,
+        pool: ExpertPool,
+        splits: Sequence[str],
+        keep_representations: bool,
+        shards: Path,
+        writer: StoreWriter | None = None,
     ) -> None:
         super().__init__()
-        self.pool, self.splits, self.with_features, self.shards = pool, list(splits), features, shards
+        self.pool, self.splits, self.keep_representations, self.shards = (
+            pool,
+            list(splits),
+            keep_representations,
+            shards,
+        )
         self.writer, self._alone = writer, writer is not None
         self._facts: dict[str, dict[str, list[np.ndarray]]] = {}
         self._names: dict[str, list[str]] = {}
@@ -160,8 +172,8 @@ class _Asking(LightningModule):
         if torch.as_tensor(batch.target).is_floating_point():
             raise InputError(f"the {split} loader gives targets of {batch.target.dtype}; expected whole numbers")
         found: dict[str, dict[str, Tensor]] = {}
-        if self.with_features:
-            found["probabilities"], found["features"] = self.pool.forward_with_features(batch.input)
+        if self.keep_representations:
+            found["probabilities"], found["representations"] = self.pool.forward_with_representations(batch.input)
         else:
             found["probabilities"] = self.pool(batch.input)
         domain = batch.domain.reshape(len(batch.index), -1)

@@ -16,8 +16,8 @@ class OutputsBatch(NamedTuple):
     """One batch of stored outputs.
 
     Attributes:
-        outputs: (B, sum of C_k) float32 probabilities, experts side by side in order; then, where features are read,
-            those of all experts, (B, sum of D_k). Of a subclass, what it reads.
+        outputs: (B, sum of C_k) float32 probabilities, experts side by side in order; then, where they are
+            read, the representations of all experts, (B, sum of D_k). Of a subclass, what it reads.
         target: (B,) int64.
         domain: (B, D) bool.
         index: (B,) int64.
@@ -52,18 +52,18 @@ class _OutputsRows(Dataset[OutputsBatch]):
 class OutputsDataModule(SlicedDataModule):
     """Stored outputs as batches for a fuser: no expert is asked again.
 
-    A subclass that reads other arrays of the store overrides :meth:`arrays` and :attr:`feature_dims`.
+    A subclass that reads other arrays of the store overrides :meth:`arrays` and :attr:`representation_dims`.
 
     Args:
         store: Folder of a store, or an :class:`ExpertOutputs`.
         batch_size: Rows per batch and process.
         seed: Of the order of the training rows.
         memory_limit_gb: A split larger than this stays on disk; its batches are read from the memory map.
-        features: Give the experts' features as well, which ``collect`` stored.
+        representations: Give the experts' representations as well, which ``collect`` stored.
         verify: Compare the arrays of a folder with their digests, for which all bytes are read once.
 
     Raises:
-        InputError: If there is no valid store, it has no features and they are wanted, or ``batch_size`` is below 1.
+        InputError: If there is no valid store, it lacks representations that are wanted, or ``batch_size`` is below 1.
 
     Example:
         >>> outputs = ExpertOutputs.from_arrays(
@@ -79,15 +79,17 @@ class OutputsDataModule(SlicedDataModule):
         batch_size: int = 128,
         seed: int = 0,
         memory_limit_gb: float = 2.0,
-        features: bool = False,
+        representations: bool = False,
         verify: bool = True,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; expected at least 1")
         named = str(getattr(store, "path", store))
-        self.save_hyperparameters({"batch_size": batch_size, "seed": seed, "store": named, "features": features})
-        self.features, self.verify = features, verify
+        self.save_hyperparameters(
+            {"batch_size": batch_size, "seed": seed, "store": named, "representations": representations}
+        )
+        self.representations, self.verify = representations, verify
         self.batch_size, self.seed, self.memory_limit_gb = batch_size, seed, memory_limit_gb
         self._given = store
         self._opened: ExpertOutputs | None = None
@@ -122,21 +124,21 @@ class OutputsDataModule(SlicedDataModule):
         return self.outputs.expert_domains
 
     @property
-    def feature_dims(self) -> dict[str, int]:
-        """Width of each expert's features, in order; empty where they are not read.
+    def representation_dims(self) -> dict[str, int]:
+        """Width of each expert's representations, in order; empty where they are not read.
 
         Raises:
             InputError: If the store has none.
         """
-        if not self.features:
+        if not self.representations:
             return {}
         part = next(iter(self.outputs.splits.values()))
-        part.read(features=True)
-        return {name: part.features[name].shape[1] for name in self.outputs.names}
+        part.read(representations=True)
+        return {name: part.representations[name].shape[1] for name in self.outputs.names}
 
     def arrays(self, split: str) -> list[np.ndarray]:
         """The arrays of a split that a batch has side by side: (N, ...) float32 each."""
-        return self.outputs[split].read(self.features)
+        return self.outputs[split].read(self.representations)
 
     def rows(self, split: str) -> Dataset[OutputsBatch]:
         """The data set of one split; takes index tensors."""

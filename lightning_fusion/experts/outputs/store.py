@@ -15,8 +15,8 @@ from lightning_fusion.data.domains import as_names
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.pool import (
     ExpertPool,
-    check_features,
     check_outputs,
+    check_representations,
     scatter_columns,
     task_classes,
 )
@@ -36,7 +36,7 @@ class OutputsSplit:
         target: (N,) int64.
         domain: (N, D) bool.
         index: (N,) int64, unique; ascending where ``collect`` made it.
-        features: (N, D_k) float32 by expert, where they were asked for.
+        representations: (N, D_k) float32 by expert, where they were asked for.
         classes: The task's C classes, and the facts of the experts, which the store fills in.
         experts: See ``classes``.
     """
@@ -45,7 +45,7 @@ class OutputsSplit:
     target: np.ndarray
     domain: np.ndarray
     index: np.ndarray
-    features: dict[str, np.ndarray] = field(default_factory=dict)
+    representations: dict[str, np.ndarray] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
     experts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -60,26 +60,26 @@ class OutputsSplit:
     def __len__(self) -> int:
         return len(self.index)
 
-    def read(self, features: bool) -> list[np.ndarray]:
-        """What a fuser reads: the probabilities of each expert, then, where wanted, the features of each.
+    def read(self, representations: bool) -> list[np.ndarray]:
+        """What a fuser reads: the probabilities of each expert, then, where wanted, the representations of each.
 
         Raises:
-            InputError: If there are no features.
+            InputError: If there are no representations.
         """
-        if not features:
+        if not representations:
             return list(self.probabilities.values())
-        if lacking := [name for name in self.probabilities if name not in self.features]:
+        if lacking := [name for name in self.probabilities if name not in self.representations]:
             raise InputError(
-                f"features: the store holds none of {shorten(lacking)}; name the experts' features, and collect with "
-                "features: true"
+                f"representations: the store holds none of {shorten(lacking)}; set the experts' features, and collect "
+                "with keep_representations: true"
             )
-        return [*self.probabilities.values(), *(self.features[name] for name in self.probabilities)]
+        return [*self.probabilities.values(), *(self.representations[name] for name in self.probabilities)]
 
     def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
         """All arrays by their names in the store."""
         yield from (("target", self.target), ("domain", self.domain), ("index", self.index))
         yield from ((f"probabilities/{name}", values) for name, values in self.probabilities.items())
-        yield from ((f"features/{name}", values) for name, values in self.features.items())
+        yield from ((f"representations/{name}", values) for name, values in self.representations.items())
 
 
 class ExpertOutputs:
@@ -161,9 +161,12 @@ class ExpertOutputs:
             raise InputError(f"the store has no split {split!r}; it has {shorten(self.splits)}")
         return self.splits[split]
 
-    def concatenated(self, split: str, features: bool = False) -> np.ndarray:
-        """(N, sum of C_k) float32: what a fuser reads, experts side by side in order; then features (N, sum of D_k)."""
-        return np.concatenate([np.asarray(values) for values in self[split].read(features)], axis=1)
+    def concatenated(self, split: str, representations: bool = False) -> np.ndarray:
+        """(N, sum of C_k) float32: what a fuser reads, experts side by side in order.
+
+        Behind them stand the representations (N, sum of D_k), where wanted.
+        """
+        return np.concatenate([np.asarray(values) for values in self[split].read(representations)], axis=1)
 
     def scattered(self, split: str) -> np.ndarray:
         """(N, K, C) float32: what baselines read, each expert in the task's classes, zeros elsewhere."""
@@ -249,7 +252,7 @@ class ExpertOutputs:
 
         Args:
             splits: For each split a dict with ``probabilities`` ({expert: (N, C_k)}), ``target`` (N,) and, where known,
-                ``domain`` (N, D) bool, ``index`` (N,) and ``features`` ({expert: (N, D_k)}).
+                ``domain`` (N, D) bool, ``index`` (N,) and ``representations`` ({expert: (N, D_k)}).
             expert_classes: Classes of each expert, in the order of its columns.
             classes: The task's vocabulary; every class that some expert knows where None.
             domains: Names of the D domains.
@@ -309,14 +312,18 @@ class ExpertOutputs:
                 target,
                 _shaped(domain, bool, (rows, len(domains)), f"split {split}: domain"),
                 index,
-                {name: np.asarray(values, np.float32) for name, values in (given.get("features") or {}).items()},
+                {name: np.asarray(values, np.float32) for name, values in (given.get("representations") or {}).items()},
             )
-            for name, values in parts[split].features.items():
+            for name, values in parts[split].representations.items():
                 if name not in expert_classes:
-                    raise InputError(f"split {split}: features of an expert that expert_classes lacks: {name}")
+                    raise InputError(f"split {split}: representations of an expert that expert_classes lacks: {name}")
                 if values.ndim != 2 or len(values) != rows:
-                    raise InputError(f"split {split}: features of {name} have shape {values.shape} for {rows} rows")
-            check_features({name: torch.from_numpy(values) for name, values in parts[split].features.items()})
+                    raise InputError(
+                        f"split {split}: representations of {name} have shape {values.shape} for {rows} rows"
+                    )
+            check_representations(
+                {name: torch.from_numpy(values) for name, values in parts[split].representations.items()}
+            )
         experts = {
             name: {
                 "classes": names,
@@ -350,13 +357,15 @@ class ExpertOutputs:
         facts, splits = stored.metadata, {}
         try:
             for split in facts["fingerprints"]:
-                probabilities, features = (stored.group(f"{split}/{kind}") for kind in ("probabilities", "features"))
+                probabilities, representations = (
+                    stored.group(f"{split}/{kind}") for kind in ("probabilities", "representations")
+                )
                 splits[split] = OutputsSplit(
                     {name: probabilities[name] for name in facts["experts"]},
                     stored[f"{split}/target"],
                     stored[f"{split}/domain"],
                     stored[f"{split}/index"],
-                    {name: features[name] for name in facts["experts"] if name in features},
+                    {name: representations[name] for name in facts["experts"] if name in representations},
                 )
             known = facts["classes"], facts["domains"], facts["experts"], splits, facts["fingerprints"]
         except KeyError as error:

@@ -1,4 +1,4 @@
-"""Chains of classifiers: fused by their outputs and features, judged by accuracy."""
+"""Chains of classifiers: fused by their outputs and representations, judged by accuracy."""
 
 import itertools
 import math
@@ -25,7 +25,7 @@ from lightning_fusion.recipes.seed_run import source_of
 
 DIVERSITY = ("disagreement", "double fault", "Q statistic", "error correlation", "linear CKA", "held-out linear R2")
 LOOKS = ("attribution rank correlation", "attribution top-10 % overlap")
-_LATE_STEPS, _LATE_RATE = 1000, 3e-3  # of the head on stored features: a convex problem, solved in seconds
+_LATE_STEPS, _LATE_RATE = 1000, 3e-3  # of the head on stored representations: a convex problem, solved in seconds
 
 
 class ClassificationChains(ChainRun):
@@ -52,7 +52,7 @@ class ClassificationChains(ChainRun):
         pool = self._pool()
         self.experts = pool.members
         trainer = self.trainer("outputs", logged=False)
-        self.outputs = collect(pool, self.data, self.folder / "outputs", features=True, trainer=trainer)
+        self.outputs = collect(pool, self.data, self.folder / "outputs", keep_representations=True, trainer=trainer)
         self.report.took("asking members", start)
         truth = self.outputs["val"].target
         self.validation = {
@@ -127,7 +127,7 @@ class ClassificationChains(ChainRun):
         self.report.add(method, "accuracy", self._value(answer), self.seed)
 
     def _late(self, chain: list[str]) -> Tensor:
-        """An ordinary expert on the members' stored features."""
+        """An ordinary expert on the members' stored representations."""
         seed_everything(self.seed, verbose=False)
         head, data = late_fusion(self.outputs, chain, seed=self.seed)
         rows = data.rows("train")
@@ -145,8 +145,10 @@ class ClassificationChains(ChainRun):
         found = {
             name.replace("_", " "): [float(values[i, j]) for i, j in pairs] for name, values in metric.compute().items()
         }
-        features = {name: torch.from_numpy(np.array(self.outputs["test"].features[name])) for name in chain}
-        both = pairs_of(chain, features)
+        representations = {
+            name: torch.from_numpy(np.array(self.outputs["test"].representations[name])) for name in chain
+        }
+        both = pairs_of(chain, representations)
         found["linear CKA"] = [float(linear_cka(x, y)) for x, y in both]
         found["held-out linear R2"] = [heldout_linear_r2(y, x, seed=self.seed) for x, y in both]
         for name in DIVERSITY:

@@ -56,9 +56,9 @@ def acorl(
     initialisation, order of data and epochs. All are asked once. Where several strengths are given, the one whose
     fusion is best on *validation*, on average over the seeds, is the one of the table; 0 is the plain chain.
 
-    Classifiers are fused by their outputs and features and judged by accuracy. Where the data module names trials of
-    unseen speakers, as :class:`~lightning_fusion.SpeakerDataModule` does, the members are speaker networks trained
-    with an angular margin (0.2, which rises from 0 over the first 30 % of training; our choice), fused by their
+    Classifiers are fused by their outputs and representations and judged by accuracy. Where the data module names
+    trials of unseen speakers, as :class:`~lightning_fusion.SpeakerDataModule` does, the members are speaker networks
+    trained with an angular margin (0.2, which rises from 0 over the first 30 % of training; our choice), fused by their
     scores and judged by EER.
 
     Args:
@@ -289,8 +289,8 @@ def _signs(report: Report, kind: type[ChainRun], chosen: float) -> list[str]:
     ours, theirs = _both_arms(report, kind, metric="held-out linear R2")
     if ours and np.mean(ours) > np.mean(theirs) - 0.02:
         found.append(
-            f"The members' features are as predictable from one another as in the plain chain (held-out linear R2 "
-            f"{np.mean(ours):.2f} against {np.mean(theirs):.2f}): the reversal did not make them unlike."
+            f"The members' representations are as predictable from one another as in the plain chain (held-out linear "
+            f"R2 {np.mean(ours):.2f} against {np.mean(theirs):.2f}): the reversal did not make them unlike."
         )
     mean, low, high = paired_gain(*_both_arms(report, kind))
     what = f"{100 * mean:+.1f} points of {kind.metric}"

@@ -35,7 +35,7 @@ FUSERS: dict[str, dict[str, Any]] = {
 }
 ONE_OWNER = "FoE (expert)"
 """Stands for both of the latter where no row has two owners: they are the same."""
-WITH_FEATURES = "FoE (label, with features)"
+WITH_REPRESENTATIONS = "FoE (label, with representations)"
 """Our extension: FoE that reads the experts' representations beside their outputs."""
 ONE_EXPERT: dict[str, dict[str, Any]] = {
     "FoE (label, outputs of one expert)": FUSERS[MAIN],
@@ -87,7 +87,7 @@ def foe(
         fuser_batch_size: Rows per batch of the fusers; the paper's 128 where None, or as many fewer as give an epoch 16
             steps (our choice: on 135 rows two large steps per epoch learn nothing).
         fuser: Called as ``fuser(num_inputs, num_outputs)``; the paper's MLP where None, and
-            :class:`~lightning_fusion.foe.fusers.FeatureFuser` where it reads features.
+            :class:`~lightning_fusion.foe.fusers.RepresentationFuser` where it reads representations.
         features: Layer of the experts' networks that gives their representation. Where named, the main row is FoE that
             reads representations beside outputs (our extension), and the paper's stands below it.
         mean_weight: Weight of the experts' plain mean in the answer of FoE that reads representations; 0 is the
@@ -133,7 +133,7 @@ def foe(
     expert = {"optimizer": optimizer, "scheduler": scheduler, "label_smoothing": label_smoothing, "mixup": mixup}
     recipe = _FoE(
         name="foe",
-        main=MAIN if features is None else WITH_FEATURES,
+        main=MAIN if features is None else WITH_REPRESENTATIONS,
         config=describe_data(data) | recorded,
         metric=measure,
         title=f"test {measure}",
@@ -168,7 +168,7 @@ class _FoE(Recipe):
         """Train the experts, ask them, and train and test fusers and baselines."""
         one = _Seed(run, self.data.variant(seed=seed), seed)
         experts = one.train_experts(self.expert, self.expert_epochs)
-        self.outputs = one.collect(experts, features=self.expert["features"] is not None)
+        self.outputs = one.collect(experts, keep_representations=self.expert["features"] is not None)
         one.fit_fusers(self.outputs, self.fuser, self.mean_weight)
         if self.single_expert:
             one.fit_on_single_experts(self.outputs, self.fuser)
@@ -218,23 +218,23 @@ class _Seed(SeedRun):
     # ---------------------------------------------------------------- fusers
 
     def fit_fusers(self, outputs: ExpertOutputs, fuser: dict[str, Any], mean_weight: float) -> None:
-        """Train and test FoE with each kind of target, and with features where the store holds them."""
+        """Train and test FoE with each kind of target, and with representations where the store holds them."""
         owned = all(outputs.owners(split).any() for split in ("train", "val"))
         mixed = FUSERS[MAIN] | {"mean_weight": mean_weight}
-        with_features = {WITH_FEATURES: mixed} if outputs["train"].features else {}
+        with_representations = {WITH_REPRESENTATIONS: mixed} if outputs["train"].representations else {}
         single = all(outputs.owners(split).sum(1).max() <= 1 for split in ("train", "val"))
         kinds = {MAIN: FUSERS[MAIN], ONE_OWNER: {"target": "expert"}} if single else FUSERS
-        for method, arguments in (with_features | kinds).items():
+        for method, arguments in (with_representations | kinds).items():
             if arguments["target"] == "expert" and not owned:
                 self.report.notes.append(f"{method} left out: no expert's domains are known.")
                 continue
             start = time.perf_counter()
             name = method.replace("FoE (", "").replace(")", "").replace(", ", "_").replace(" ", "_")
-            more = {**fuser, **arguments, "features": method == WITH_FEATURES}
+            more = {**fuser, **arguments, "representations": method == WITH_REPRESENTATIONS}
             module, metrics = self.fit_fuser(name, outputs, keep=True, **more)
             for warning in fuser_warnings(metrics, module.target):
                 self.report.notes.append(f"Seed {self.seed}, {method}: {warning}")
-            self._score_fuser(module, outputs, method, main=method == next(iter(with_features or kinds)))
+            self._score_fuser(module, outputs, method, main=method == next(iter(with_representations or kinds)))
             self.report.took("training fusers", start)
 
     def fit_on_single_experts(self, outputs: ExpertOutputs, fuser: dict[str, Any]) -> None:
@@ -264,7 +264,7 @@ class _Seed(SeedRun):
     def _score_fuser(self, module: FoEFuserModule, outputs: ExpertOutputs, method: str, main: bool = False) -> None:
         part = outputs["test"]
         with torch.no_grad():
-            given = torch.from_numpy(outputs.concatenated("test", bool(module.feature_dims)))
+            given = torch.from_numpy(outputs.concatenated("test", bool(module.representation_dims)))
             logits = module.fuse(given)
             if module.target == "expert":
                 chosen = module.network(given).argmax(1).numpy()
@@ -283,8 +283,8 @@ class _Seed(SeedRun):
         """Which experts the fuser listens to: accuracy lost when one expert's outputs are shuffled over test rows."""
         generator = np.random.default_rng(self.seed)
         target = np.asarray(outputs["test"].target)
-        given = outputs.concatenated("test", bool(module.feature_dims))
-        widths = [len(labels) for labels in outputs.expert_classes.values()] + list(module.feature_dims.values())
+        given = outputs.concatenated("test", bool(module.representation_dims))
+        widths = [len(labels) for labels in outputs.expert_classes.values()] + list(module.representation_dims.values())
         blocks = np.split(np.arange(given.shape[1]), np.cumsum(widths)[:-1])
         with torch.no_grad():
             base = (module.fuse(torch.from_numpy(given)).argmax(1).numpy() == target).mean()

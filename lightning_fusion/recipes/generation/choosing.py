@@ -27,7 +27,7 @@ def train_chooser(one: SeedRun, name: str, data: EmbeddingsDataModule, epochs: i
     """
     start = time.perf_counter()
     seed_everything(one.seed, verbose=False)
-    module = GenerativeFoE(expert_names=data.expert_names, feature_dims=data.feature_dims, **arguments)
+    module = GenerativeFoE(expert_names=data.expert_names, representation_dims=data.representation_dims, **arguments)
     trainer = one.trainer(f"fusers/{name}", epochs)
     trainer.fit(module, datamodule=data)
     save_weights(trainer, one.folder / "fusers" / f"{name}.ckpt")

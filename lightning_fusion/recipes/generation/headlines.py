@@ -43,7 +43,7 @@ def generative(
     fuser_epochs: int = 50,
     max_new_tokens: int = 20,
     hidden: int = 512,
-    single_features: bool = True,
+    single_embeddings: bool = True,
     optimizer: OptimizerCallable | None = None,
     scheduler: LRSchedulerCallable | None = None,
     trainer: dict[str, Any] | None = None,
@@ -65,7 +65,7 @@ def generative(
         fuser_epochs: Epochs of each fuser.
         max_new_tokens: Of a text.
         hidden: Width of the fusers.
-        single_features: Train fusers that read one expert's embedding alone, too.
+        single_embeddings: Train fusers that read one expert's embedding alone, too.
         optimizer: Of the experts; AdamW, 1e-3, weight decay 1e-4 where None.
         scheduler: Of the experts, stepping each epoch; a cosine to 0 where None.
         trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` says which.
@@ -95,7 +95,7 @@ def generative(
         expert_epochs=expert_epochs,
         fuser={"max_new_tokens": max_new_tokens, "hidden": hidden},
         fuser_epochs=fuser_epochs,
-        single_features=single_features,
+        single_embeddings=single_embeddings,
     )
     return run_recipe(recipe, output, [0] if seeds is None else seeds, trainer, overwrite)
 
@@ -109,13 +109,13 @@ class _Generative(Recipe):
     fuser: dict[str, Any]
     """Arguments of the fusers."""
     fuser_epochs: int
-    single_features: bool
+    single_embeddings: bool
 
     def run_seed(self, run: Run, seed: int) -> None:
         """Train the experts, let them write, and choose among their texts."""
         one = self.last = _Seed(run, self.data.variant(seed=seed), seed)
         one.query(one.train_writers(self.expert, self.expert_epochs), self.expert["max_new_tokens"])
-        one.choose(self.fuser, self.fuser_epochs, self.single_features)
+        one.choose(self.fuser, self.fuser_epochs, self.single_embeddings)
         one.score_baselines()
         one.compare()
 
@@ -233,19 +233,19 @@ class _Seed(SeedRun):
 
     # ---------------------------------------------------------------- choice
 
-    def choose(self, arguments: dict[str, Any], epochs: int, single_features: bool) -> None:
+    def choose(self, arguments: dict[str, Any], epochs: int, single_embeddings: bool) -> None:
         """Train GenerativeFoE on all embeddings and on each expert's alone, and judge the chosen texts."""
         names = self.store.names
         kinds: dict[str, list[str]] = {MAIN: names}
-        if single_features:
+        if single_embeddings:
             kinds |= {f"GenerativeFoE (embedding of {name})": [name] for name in names}
-        for method, features in kinds.items():
-            data = EmbeddingsDataModule(self.store, features, seed=self.seed)
+        for method, readers in kinds.items():
+            data = EmbeddingsDataModule(self.store, readers, seed=self.seed)
             of_text = {"pad_id": self.rouge.pad_id, "tokenizer": str(self.tokenizer)}
-            file = "all" if method == MAIN else features[0]
+            file = "all" if method == MAIN else readers[0]
             chosen = train_chooser(self, file, data, epochs, **of_text, **arguments)
-            own = np.array([names[number] in features for number in chosen])
-            self._score(method, chosen, len(features) + (~own).mean())
+            own = np.array([names[number] in readers for number in chosen])
+            self._score(method, chosen, len(readers) + (~own).mean())
 
     def score_baselines(self) -> None:
         """Single experts, chance, oracles, and the first words of the text."""

@@ -269,13 +269,13 @@ class _Answers:
             rows = np.arange(len(self.category[split])) if rows is None else rows
             arrays[name] = {
                 "probabilities": {expert: np.ones((len(rows), 1), np.float32) for expert in self.names},
-                "features": {expert: self._features(expert, split, kind)[rows] for expert in self.names},
+                "representations": {expert: self._representations(expert, split, kind)[rows] for expert in self.names},
                 "target": self.best[self.category[split][rows]],
             }
         classes = {expert: [expert] for expert in self.names}
         return EmbeddingsDataModule(ExpertOutputs.from_arrays(arrays, classes, self.names), seed=seed)
 
-    def _features(self, expert: str, split: str, kind: str) -> np.ndarray:
+    def _representations(self, expert: str, split: str, kind: str) -> np.ndarray:
         if kind == "embeddings":
             return self.said[expert][f"{split}_embedding"]
         return torch.from_numpy(self.said[expert][f"{split}_likelihood"]).softmax(1).numpy()
@@ -286,7 +286,7 @@ class _Answers:
         for number, name in enumerate(self.names):
             self.add(report, f"single expert {name}", np.full(len(right), number), seed)
         report.add("random choice (expected)", "accuracy", right.mean(), seed)
-        both = np.mean([self._features(name, "test", "probabilities") for name in self.names], 0)
+        both = np.mean([self._representations(name, "test", "probabilities") for name in self.names], 0)
         report.add("average of option probabilities", "accuracy", (both.argmax(1) == self.answers).mean(), seed)
         best = int(self.right["val"].mean(0).argmax())
         self.add(report, "best single expert on validation", np.full(len(right), best), seed)

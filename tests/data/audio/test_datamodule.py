@@ -271,7 +271,7 @@ class TestOnTheDevice:
                 assert torch.equal(found.index, raw.index)
 
     def test_augmentation_in_training_only(self):
-        data = synthetic(batch_size=32, features="waveform", augmentation=Negate())
+        data = synthetic(batch_size=32, frontend="waveform", augmentation=Negate())
         seen = fit(data)
         for split, sign in (("train", -1), ("val", 1)):
             loader = getattr(data, f"{split}_dataloader")()
@@ -294,7 +294,7 @@ class TestOnTheDevice:
         )
         waveforms = torch.randn(2, 4000)
         assert torch.equal(features(waveforms), data.preprocess(waveforms))
-        assert synthetic(features="waveform").preprocessing == {"features": "waveform", "sample_rate_hz": RATE}
+        assert synthetic(frontend="waveform").preprocessing == {"frontend": "waveform", "sample_rate_hz": RATE}
 
     def test_a_network_learns_who_speaks(self):
         data = synthetic(batch_size=28, num_mels=40, crop_s=1.0)
@@ -322,7 +322,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"root": "x", "features": "mfcc"}, "features is 'mfcc'; expected log_mel, waveform"),
+            ({"root": "x", "frontend": "mfcc"}, "frontend is 'mfcc'; expected log_mel, waveform"),
             ({"root": "x", "batch_size": 0}, "batch_size is 0; expected at least 1"),
             ({"root": "x", "val_segments": 0}, "val_segments is 0"),
             ({"root": "x", "max_trials": 1}, "max_trials is 1"),

@@ -36,7 +36,7 @@ class TestClassifiers:
         expert = Expert.from_transformers(path, labels={"POSITIVE": "positive"})
         assert expert.classes == ["positive", "NEGATIVE"]
         input = batch([3, 20, 9], width=30)
-        probabilities, features = expert.forward_with_features(input)
+        probabilities, features = expert.forward_with_representations(input)
         assert features.shape == (3, 16)
         for number in range(3):
             alone = row(input, number)
@@ -52,7 +52,9 @@ class TestClassifiers:
         order = right["attention_mask"].argsort(dim=1, stable=True)
         left = {name: value.gather(1, order) for name, value in right.items()}
         assert left["attention_mask"][0].tolist() == [0] * 17 + [1] * 3
-        for one, other in zip(expert.forward_with_features(left), expert.forward_with_features(right), strict=True):
+        for one, other in zip(
+            expert.forward_with_representations(left), expert.forward_with_representations(right), strict=True
+        ):
             torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
     def test_facts(self, tmp_path):
@@ -77,7 +79,7 @@ class TestClassifiers:
 
     def test_a_layer_of_the_model_may_be_the_representation(self, tmp_path):
         expert = Expert.from_transformers(language_models.save_classifier(tmp_path), features="model.bert.pooler")
-        assert expert.forward_with_features(batch([3, 2]))[1].shape == (2, 16)
+        assert expert.forward_with_representations(batch([3, 2]))[1].shape == (2, 16)
 
     def test_a_network_of_a_configuration_is_the_same_expert(self, tmp_path):
         path = language_models.save_classifier(tmp_path, labels=["x", "y"])

@@ -50,17 +50,17 @@ class Foreign(LightningDataModule):
 class TestAnswers:
     def test_every_row_of_every_split_is_what_the_pool_says(self, tmp_path):
         pool, data = tiny.pool(features="body"), tiny.data()
-        outputs = ask(pool, data, tmp_path, features=True)
+        outputs = ask(pool, data, tmp_path, keep_representations=True)
         for split in tiny.ROWS:
             rows = data.rows(split)
-            answers, features = pool.forward_with_features(rows.inputs)
+            answers, representations = pool.forward_with_representations(rows.inputs)
             part = outputs[split]
             assert np.array_equal(part.target, rows.targets)
             assert np.array_equal(part.domain, rows.domains)
             assert np.array_equal(part.index, rows.index)
             for name in pool.names:
                 np.testing.assert_allclose(part.probabilities[name], answers[name], rtol=1e-5)
-                np.testing.assert_allclose(part.features[name], features[name], rtol=1e-5)
+                np.testing.assert_allclose(part.representations[name], representations[name], rtol=1e-5)
         assert outputs.experts == pool.facts()
         assert (outputs.classes, outputs.domains) == (tiny.CLASSES, tiny.DOMAINS)
 
@@ -152,10 +152,10 @@ class TestOnce:
     def test_missing_features_are_asked_for_in_words(self, tmp_path):
         pool = tiny.pool(features="body")
         ask(pool, tiny.data(), tmp_path)
-        with pytest.raises(InputError, match="has no features; set overwrite"):
-            ask(pool, tiny.data(), tmp_path, features=True)
-        ask(pool, tiny.data(), tmp_path, features=True, overwrite=True)
-        ask(pool, tiny.data(), tmp_path)  # a store with features answers those who want none
+        with pytest.raises(InputError, match="has no representations; set overwrite"):
+            ask(pool, tiny.data(), tmp_path, keep_representations=True)
+        ask(pool, tiny.data(), tmp_path, keep_representations=True, overwrite=True)
+        ask(pool, tiny.data(), tmp_path)  # a store with representations answers those who want none
 
     def test_a_damaged_manifest_stops_before_any_expert_is_asked(self, tmp_path):
         pool, nets = counting()

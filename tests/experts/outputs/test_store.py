@@ -54,12 +54,12 @@ class TestViews:
 class TestRoundTrip:
     def test_a_store_is_what_was_saved(self, tmp_path):
         outputs = tiny.outputs()
-        outputs["train"].features["a"] = np.random.default_rng(0).random((24, 5), np.float32)
+        outputs["train"].representations["a"] = np.random.default_rng(0).random((24, 5), np.float32)
         opened = outputs.save(tmp_path / "store")
         assert equal(opened, outputs)
         assert equal(ExpertOutputs.open(str(tmp_path / "store")), outputs)
-        assert np.array_equal(opened["train"].features["a"], outputs["train"].features["a"])
-        assert "b" not in opened["train"].features
+        assert np.array_equal(opened["train"].representations["a"], outputs["train"].representations["a"])
+        assert "b" not in opened["train"].representations
 
     def test_arrays_are_memory_mapped(self, tmp_path):
         part = tiny.outputs().save(tmp_path)["train"]
@@ -193,10 +193,10 @@ class TestFromArrays:
             ({"index": [0, 0.5, 1]}, "split test: index has values that are no whole numbers"),
             ({"index": [0, 1]}, r"index .*\(2,\).*\(3,\)"),
             ({"index": [0, 1, 1]}, "index .* unique"),
-            ({"features": {"a": [[1.0]] * 2}}, r"features of a .*\(2, 1\) for 3 rows"),
-            ({"features": {"z": [[1.0]] * 3}}, "features .* z"),
+            ({"representations": {"a": [[1.0]] * 2}}, r"representations of a .*\(2, 1\) for 3 rows"),
+            ({"representations": {"z": [[1.0]] * 3}}, "representations .* z"),
             (
-                {"features": {"a": [[1.0], [np.inf], [0.0]]}},
+                {"representations": {"a": [[1.0], [np.inf], [0.0]]}},
                 r"representation of expert a is NaN or infinite in row\(s\) 1",
             ),
         ],

@@ -221,7 +221,7 @@ class TestVoices:
         inputs = [heard.data.on_after_batch_transfer(batch, 0).input for batch in heard.data.test_dataloader()]
         for name in ("member_2", "larger"):
             expert = Expert(checkpoint=str(voices / f"seed_3/members/{name}.ckpt"))
-            expected = torch.cat([expert.forward_with_features(input)[1] for input in inputs])
+            expected = torch.cat([expert.forward_with_representations(input)[1] for input in inputs])
             np.testing.assert_allclose(heard.found["test"][name], expected, atol=1e-5)
 
     def test_the_report_says_what_the_figures_are(self, voices):

@@ -18,7 +18,7 @@ from lightning_fusion.data.image.digits import DigitsDataModule
 from lightning_fusion.data.sensor.synthetic import SyntheticSensorDataModule
 from lightning_fusion.encoders import SensorCNN, SmallConvNet, TextBag
 from lightning_fusion.errors import InputError
-from lightning_fusion.foe.fusers import FeatureFuser, MLPFuser
+from lightning_fusion.foe.fusers import MLPFuser, RepresentationFuser
 from lightning_fusion.metrics import balanced_accuracy
 from lightning_fusion.recipes.foe.overlap import CEILING, RULES
 from lightning_fusion.recipes.foe.protocol import (
@@ -27,7 +27,7 @@ from lightning_fusion.recipes.foe.protocol import (
     MAIN,
     ONE_EXPERT,
     ONE_OWNER,
-    WITH_FEATURES,
+    WITH_REPRESENTATIONS,
     _OneExpert,
     foe,
 )
@@ -346,20 +346,20 @@ def test_with_features_the_fuser_that_reads_them_is_the_main_row(tmp_path):
     report = run(tmp_path / "run", features="pool", fuser=None, centralised=False)
     content = results(tmp_path / "run")
     gains = {entry["against"] for entry in content["summary"] if entry["gain"] is not None}
-    assert MAIN in gains and WITH_FEATURES not in gains  # they are its own
-    assert len(report.values(MAIN)) == len(report.values(WITH_FEATURES)) == 1
+    assert MAIN in gains and WITH_REPRESENTATIONS not in gains  # they are its own
+    assert len(report.values(MAIN)) == len(report.values(WITH_REPRESENTATIONS)) == 1
     outputs = ExpertOutputs.open(tmp_path / "run/seed_0/outputs")
     dims = dict.fromkeys(outputs.names, 8)  # SmallConvNet of width 2
-    assert {name: values.shape[1] for name, values in outputs["test"].features.items()} == dims
-    module = FoEFuserModule(**outputs.facts(), feature_dims=dims, mean_weight=0.5)  # half of it is the plain average
-    path = tmp_path / "run/seed_0/fusers/label_with_features.ckpt"
+    assert {name: values.shape[1] for name, values in outputs["test"].representations.items()} == dims
+    module = FoEFuserModule(**outputs.facts(), representation_dims=dims, mean_weight=0.5)  # half the plain average
+    path = tmp_path / "run/seed_0/fusers/label_with_representations.ckpt"
     module.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
-    assert FoEFuserModule.load_from_checkpoint(path, network=FeatureFuser).mean_weight == 0.5
-    given, target = outputs.concatenated("test", features=True), outputs["test"].target
+    assert FoEFuserModule.load_from_checkpoint(path, network=RepresentationFuser).mean_weight == 0.5
+    given, target = outputs.concatenated("test", representations=True), outputs["test"].target
     with torch.no_grad():
         answer = module.eval().fuse(torch.from_numpy(given)).argmax(1).numpy()
     assert np.array_equal(answer, predictions(tmp_path / "run"))
-    assert report.values(WITH_FEATURES) == [pytest.approx((answer == target).mean())]
+    assert report.values(WITH_REPRESENTATIONS) == [pytest.approx((answer == target).mean())]
     mixed, own = given.copy(), [*range(6), *range(12, 20)]  # domain_0's probabilities and features
     mixed[:, own] = mixed[np.random.default_rng(0).permutation(len(given))][:, own]
     with torch.no_grad():
@@ -436,9 +436,9 @@ class TestUnbalanced:
 
 def test_the_fuser_that_reads_features_may_stand_alone(tmp_path):
     run(tmp_path / "run", features="pool", fuser=None, centralised=False, mean_weight=0.0)
-    path = tmp_path / "run/seed_0/fusers/label_with_features.ckpt"
-    module = FoEFuserModule.load_from_checkpoint(path, network=FeatureFuser).eval()
-    given = ExpertOutputs.open(tmp_path / "run/seed_0/outputs").concatenated("test", features=True)
+    path = tmp_path / "run/seed_0/fusers/label_with_representations.ckpt"
+    module = FoEFuserModule.load_from_checkpoint(path, network=RepresentationFuser).eval()
+    given = ExpertOutputs.open(tmp_path / "run/seed_0/outputs").concatenated("test", representations=True)
     with torch.no_grad():
         answer = module.network(torch.from_numpy(given)).argmax(1).numpy()
     assert np.array_equal(answer, predictions(tmp_path / "run"))
