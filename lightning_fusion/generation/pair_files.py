@@ -103,7 +103,8 @@ class PairFiles:
     def texts(self) -> Texts:
         """All pairs: ``texts`` to read, ``labels`` to write, ``domains``; those with nothing to read are refused."""
         texts = Texts()
-        rows = read_table(Path(self.root), self.fields.needed, self.encoding, self.delimiter, self.columns)
+        how = {"delimiter": self.delimiter, "columns": self.columns}
+        rows = read_table(Path(self.root), self.fields.needed, self.encoding, **how)
         self.fields.add(texts, self.root, rows)
         if blank := [row for row, text in enumerate(texts.texts) if not text.strip()]:
             raise InputError(f"{texts.place(blank[0])}: {self.fields.text} is empty; write it, or remove the row")

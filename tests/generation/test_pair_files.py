@@ -58,7 +58,7 @@ def test_experts_learn_from_cut_texts_and_are_judged_by_whole_ones(news):
         "longer than max_write (5 tokens): experts see that much of them."
     )
     for split in ("train", "val"):
-        (batch,) = cut.module("expert", "World")._loader(split, False)
+        (batch,) = cut.module("expert", "World")._loader(split)
         assert batch.input["input_ids"].shape[1] == 12 and batch.input["target_ids"].shape[1] == 5
     for split in ("train", "val", "test"):
         rows = cut.rows("fuser", split)

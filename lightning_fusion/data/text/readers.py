@@ -21,17 +21,11 @@ Rows = Iterator[tuple[int, Mapping[str, Any]]]
 """Line and values of each row."""
 
 
-def read_table(
-    path: Path,
-    needed: Sequence[str],
-    encoding: str = "utf-8",
-    delimiter: str | None = None,
-    columns: Sequence[str] | None = None,
-) -> Rows:
-    """Rows of a file of either kind, by its suffix; see :func:`read_delimited` and :func:`read_json`."""
+def read_table(path: Path, needed: Sequence[str], encoding: str = "utf-8", **delimited: Any) -> Rows:
+    """Rows of a file of either kind, by its suffix: see :func:`read_json`, and :func:`read_delimited` for the rest."""
     if path.suffix.lower() in JSON_SUFFIXES:
         return read_json(path, needed, encoding)
-    return read_delimited(path, needed, encoding, delimiter, columns)
+    return read_delimited(path, needed, encoding, **delimited)
 
 
 def read_delimited(

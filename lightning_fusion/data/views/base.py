@@ -3,8 +3,10 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.base import FusionDataModule, RowDataset
+from lightning_fusion.errors import InputError
 
 
 class DataView(FusionDataModule):
@@ -56,6 +58,33 @@ class DataView(FusionDataModule):
         """The wrapped module's: normalization, and augmentation in training."""
         return self._wrapped().on_after_batch_transfer(batch, dataloader_idx)
 
+    def _rows_of_data(self, split: str) -> RowDataset:
+        """The wrapped module's rows of a split, of which some can be chosen without reading them."""
+        dataset: Any = self.data.rows(split)
+        if not isinstance(dataset, RowDataset):
+            raise InputError(
+                f"data: rows({split!r}) of {type(self.data).__name__} is a {type(dataset).__name__}; expected a "
+                "RowDataset, whose rows can be chosen without reading them"
+            )
+        return dataset
+
+    def _own_numbers(self) -> Tensor:
+        """(C,) the number here of each class of the wrapped module; -1 for those that are not among ``classes``."""
+        own = self.classes
+        return torch.tensor([own.index(name) if name in own else -1 for name in self.data.classes])
+
     def _wrapped(self) -> FusionDataModule:
         self.data.trainer = self.trainer  # it asks whether this is training
         return self.data
+
+
+def renumbered(dataset: RowDataset, rows: Tensor, numbers: Tensor) -> RowDataset:
+    """Some rows of a data set, with other targets; rows whose target becomes -1 are left out.
+
+    Args:
+        dataset: Has the rows.
+        rows: (n,) int64.
+        numbers: (C,) int64, the new target of each one.
+    """
+    targets = numbers[dataset.targets.clamp_min(0)].where(dataset.targets >= 0, -1)
+    return RowDataset(dataset.inputs, targets, dataset.domains, rows[targets[rows] >= 0], dataset.index)

@@ -1,13 +1,11 @@
 """Experts' training data that partly come from all domains."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_fusion.data.base import FusionDataModule, RowDataset
-from lightning_fusion.data.views.base import DataView
+from lightning_fusion.data.views.base import DataView, renumbered
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import record_arguments
@@ -70,11 +68,7 @@ class OverlapDataModule(DataView):
     def make_rows(self, split: str) -> RowDataset:
         """The rows of a split, of the domain and of all."""
         dataset, rows = self._mixed(split)
-        known = self.classes
-        place = torch.tensor([known.index(name) if name in known else -1 for name in self.data.classes])
-        targets = place[dataset.targets.clamp_min(0)].where(dataset.targets >= 0, -1)
-        kept = rows[targets[rows] >= 0]
-        return RowDataset(dataset.inputs, targets, dataset.domains, kept, dataset.index)
+        return renumbered(dataset, rows, self._own_numbers())
 
     def fingerprint(self, split: str) -> str:
         """A fingerprint of the content of one split."""
@@ -82,7 +76,7 @@ class OverlapDataModule(DataView):
         return digest(self.data.fingerprint(split), dataset.rows, *self.classes)
 
     def _mixed(self, split: str) -> tuple[RowDataset, Tensor]:
-        dataset: Any = self.data.rows(split)
+        dataset = self._rows_of_data(split)
         own = dataset.rows[dataset.domains[dataset.rows, self.domains.index(self.domain)]]
         if not len(own):
             raise InputError(f"the {split} split of domain {self.domain} has no sample; choose other shares of splits")

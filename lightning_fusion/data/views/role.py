@@ -105,12 +105,7 @@ class RoleDataModule(DataView):
         """The rows of a split, for the role and domain at hand."""
         if self.role == "expert" or split == "test":
             return self._own.rows(split)
-        held: Any = self.data.rows("val")
-        if not isinstance(held, RowDataset):
-            raise InputError(
-                f"data: rows('val') of {type(self.data).__name__} is a {type(held).__name__}; expected a RowDataset, "
-                "whose rows can be chosen without reading them"
-            )
+        held = self._rows_of_data("val")
         kept, watched = stratified_split(
             np.asarray(row_facts(held)[0]), self.fuser_val_fraction, seed=self.data.seed * 1009 + _DRAW
         )

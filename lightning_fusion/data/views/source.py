@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_fusion.data.base import FusionDataModule, RowDataset
-from lightning_fusion.data.views.base import DataView
+from lightning_fusion.data.views.base import DataView, renumbered
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import record_arguments
@@ -70,25 +70,18 @@ class SourceDataModule(DataView):
 
     def make_rows(self, split: str) -> RowDataset:
         """The rows of a split whose classes are kept."""
-        dataset: Any = self.data.rows(split)
-        if not isinstance(dataset, RowDataset):
-            raise InputError(
-                f"data: rows({split!r}) of {type(self.data).__name__} is a {type(dataset).__name__}; expected a "
-                "RowDataset, whose rows can be chosen without reading them"
-            )
+        dataset = self._rows_of_data(split)
         if unknown := sorted(set(self.kept or ()) - set(self.data.classes)):
             raise InputError(f"kept: found {shorten(unknown)}; the data's classes are {shorten(self.data.classes)}")
         if len(self.classes) < 2:
             raise InputError(f"kept: found {self.kept}; a source needs two classes")
-        place = torch.tensor([self.classes.index(name) if name in self.classes else -1 for name in self.data.classes])
+        numbers = self._own_numbers()
         if self.permuted:
             circle = torch.from_numpy(np.random.default_rng(self.seed).permutation(len(self.classes)))
             other = torch.empty_like(circle)
             other[circle] = circle.roll(-1)
-            place = other[place].where(place >= 0, -1)
-        targets = dataset.targets
-        targets = place[targets.clamp_min(0)].where(targets >= 0, -1)
-        rows = dataset.rows[targets[dataset.rows] >= 0]
-        if not len(rows):
+            numbers = other[numbers].where(numbers >= 0, -1)
+        kept = renumbered(dataset, dataset.rows, numbers)
+        if not len(kept):
             raise InputError(f"kept: the {split} split has no sample of {shorten(self.classes)}; keep other classes")
-        return RowDataset(dataset.inputs, targets, dataset.domains, rows, dataset.index)
+        return kept
