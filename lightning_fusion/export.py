@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.pool import ExpertPool, check_same_experts
+from lightning_fusion.extras import require
 from lightning_fusion.foe.module import FoEFuserModule
 from lightning_fusion.hyperparameters import read_checkpoint
 
@@ -209,16 +210,12 @@ def _largest_difference(network: nn.Module, other: Any, input: _Input) -> float:
 
 
 def _write_onnx(program: Any, network: nn.Module, path: Path, input: _Input) -> float:
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  (torch's exporter needs it and says so less clearly)
-    except ImportError as error:
-        raise InputError(f"onnx: {error.name} is not installed; pip install 'lightning-fusion[onnx]'") from error
+    runtime, *_ = (require(name, "onnx") for name in ("onnxruntime", "onnx", "onnxscript"))
     names = list(_TOKENS) if input.of_texts else ["input"]
     torch.onnx.export(
         program, f=str(path), input_names=names, output_names=["probabilities"], external_data=False, verbose=False
     )
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def answer(sample: Any) -> Any:
         given = sample if input.of_texts else {"input": sample}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_fusion.data.base import Batch, as_batch
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.extras import require
 
 Pair = tuple[nn.Module, nn.Module]
 """Two networks that map (B, ...) inputs to (B, C) logits."""
@@ -91,8 +92,6 @@ def integrated_gradients(
         >>> integrated_gradients(network, torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
         tensor([[3., 2.]])
     """
-    from captum.attr import IntegratedGradients
-
     if steps < 1 or internal_batch_size < 1:
         raise InputError(f"steps is {steps}, internal_batch_size {internal_batch_size}; expected 1 or more")
     if not isinstance(input, Tensor):
@@ -120,7 +119,7 @@ def integrated_gradients(
                 f"baseline has shape {tuple(start.shape)}; expected a number or what broadcasts to {tuple(input.shape)}"
             ) from error
         _check_logits(network, input[:1].clone(), target)
-        method = IntegratedGradients(network)
+        method = require("captum.attr", "explain").IntegratedGradients(network)
         parts = [
             method.attribute(some, begin, label, n_steps=steps, internal_batch_size=max(internal_batch_size, len(some)))
             for some, begin, label in zip(

@@ -3,6 +3,7 @@
 import os
 import re
 from argparse import Action
+from contextlib import suppress
 from importlib import import_module
 from pkgutil import walk_packages
 from typing import Any
@@ -46,7 +47,8 @@ class FusionArgumentParser(LightningArgumentParser):
         """The help, with all of this library's classes: it lists what is imported."""
         for module in walk_packages(lightning_fusion.__path__, "lightning_fusion."):
             if module.name.split(".")[1] not in ("__main__", "cli", "recipes"):
-                import_module(module.name)
+                with suppress(InputError):  # of an extra that is not installed
+                    import_module(module.name)
         return super().format_help(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Iterable, Sequence
 from io import BytesIO, StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,6 +58,8 @@ def _read_fast(
     import pandas  # half a second, which only those who read tables wait for
 
     numeric, text = places[:numbers], places[numbers:]
+    older = tuple(map(int, pandas.__version__.split(".")[:2])) < (3, 1)  # from 3.1 on decimals are always exact
+    exact: dict[str, Any] = {"float_precision": "round_trip"} if older else {}
     try:
         frame = pandas.read_csv(
             BytesIO(content),
@@ -71,6 +74,7 @@ def _read_fast(
             na_values={} if missing is None else {place: ["", missing] for place in numeric},
             low_memory=False,  # one type for all of a column
             encoding="utf-8",
+            **exact,
         )
     except ValueError:  # of which pandas' own errors are kinds
         return None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_fusion.errors import InputError
+from lightning_fusion.extras import require
 
 
 class CosineHead(nn.Module):
@@ -229,15 +230,10 @@ class ECAPA(_SpeakerNetwork):
         self, num_classes: int, num_mels: int = 80, channels: int = 512, embedding_dim: int = 192, scale: float = 30.0
     ) -> None:
         super().__init__(num_mels)
-        try:
-            from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
-        except ImportError as error:
-            raise InputError(
-                "ECAPA needs SpeechBrain: pip install 'lightning-fusion[speechbrain]', or choose SpeakerResNet"
-            ) from error
+        speechbrain = require("speechbrain.lobes.models.ECAPA_TDNN", "speechbrain")
         if channels < 8 or channels % 8:
             raise InputError(f"channels is {channels}; expected a multiple of 8, the branches of a Res2Net block")
-        body = ECAPA_TDNN(num_mels, lin_neurons=embedding_dim, channels=[*[channels] * 4, 3 * channels])
+        body = speechbrain.ECAPA_TDNN(num_mels, lin_neurons=embedding_dim, channels=[*[channels] * 4, 3 * channels])
         self.body = nn.Sequential(_Transpose(), body)
         self.pool = nn.Identity()  # SpeechBrain's network pools by itself
         self.embedding = nn.Flatten()

@@ -2,7 +2,7 @@
 
 import torch
 
-from lightning_fusion.frugal.neighbors import has_numba
+from lightning_fusion.extras import installed
 from lightning_fusion.frugal.prediction import FrugalPrediction
 from lightning_fusion.frugal.search import Calibration
 
@@ -22,9 +22,9 @@ def fit_diagnostics(calibration: Calibration, loss: str, trade_off: float) -> li
     """
     found: list[str] = []
     targets, names = calibration.targets, calibration.names
-    if targets.device.type == "cpu" and len(targets) >= _MANY and not has_numba():
+    if targets.device.type == "cpu" and len(targets) >= _MANY and not installed("numba"):
         found.append(
-            f"numba is not installed: with {len(targets)} calibration samples a decision on a CPU takes about 3 to 6 "
+            f"found no package numba: with {len(targets)} calibration samples a decision on a CPU takes about 3 to 6 "
             "times as long as with it; pip install 'lightning-fusion[fast]'"
         )
     if loss != "zero_one":

@@ -12,7 +12,10 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from lightning_fusion.extras import require
+
+njit = require("numba", "fast").njit
 
 _FOLD = 8  # entries that one minimum stands for: j, j + width / 8, ...
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+
+from lightning_fusion.extras import installed
 
 _BLOCK = 2**19  # distances held at once in float64: 4 MB
 _HELD = 2**23  # distances held at once in float32: 32 MB
@@ -13,11 +14,6 @@ _PAD = 64
 _NOWHERE = 1e300  # the distance of what is no neighbour; finite, since 0 * inf is no number
 _NOWHERE_NARROW = 1e36  # the same in float32
 _LARGEST = 1e12  # squared length of outputs that float32 is trusted with
-
-
-def has_numba() -> bool:
-    """Whether the extra ``fast`` is installed, whose compiler the search uses on a CPU."""
-    return find_spec("numba") is not None
 
 
 class SubsetNeighbors:
@@ -38,7 +34,7 @@ class SubsetNeighbors:
         self.device = outputs.device
         self._rows = outputs.to(torch.float64).transpose(0, 1).contiguous()  # (N, K, C)
         self._largest = self._rows.square().sum(2).amax(0).tolist()
-        self.compiled = self.device.type == "cpu" and has_numba() and max(self._largest) <= _LARGEST
+        self.compiled = self.device.type == "cpu" and installed("numba") and max(self._largest) <= _LARGEST
 
     def _sides(self, dtype: torch.dtype, nowhere: float) -> Tensor:
         """(K, C + 2, padded N): (-2 y, 1, |y|^2), whose product with (x, |x|^2, 1) is the squared distance."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_fusion.errors import InputError
+from lightning_fusion.extras import require
 
 ROUGE_KEYS = ("rouge1", "rouge2", "rougeL")
 """Without rougeLsum, which wants data that would have to be downloaded."""
@@ -20,14 +21,11 @@ def read_tokenizer(path: str | Path) -> Any:
     Raises:
         InputError: If there is none, or the package is missing.
     """
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise InputError("a tokenizer needs the text extra: pip install 'lightning-fusion[text]'") from error
+    tokenizers = require("tokenizers", "text")
     file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise InputError(f"tokenizer: found no {file}; give a tokenizer.json, or the folder that holds it")
-    return Tokenizer.from_file(str(file))
+    return tokenizers.Tokenizer.from_file(str(file))
 
 
 class Rouge(Metric):
@@ -48,6 +46,8 @@ class Rouge(Metric):
 
     def __init__(self, decode: Callable[[list[int]], str] | None = None, pad_id: int = 0) -> None:
         super().__init__()
+        for name in ("nltk", "rouge_score"):  # torchmetrics needs both
+            require(name, "text")
         self.decode, self.pad_id = decode, pad_id
         self.add_state("total", torch.zeros(len(ROUGE_KEYS), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")

@@ -17,6 +17,7 @@ from lightning_fusion.data.base import RowDataset, Stage, made_at
 from lightning_fusion.data.domains import ModalityDataModule, domain_matrix
 from lightning_fusion.data.statistics import mean_and_deviation, spectrum_facts
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.extras import require
 from lightning_fusion.files import digest
 
 _PARTS = {"train": "train_crops", "val": "val_segments", "test": "test_segments"}
@@ -83,6 +84,7 @@ class BaseAudioDataModule(ModalityDataModule):
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
+        require("torchaudio", "audio")  # here, and not where the first batch is made
         self.val_speakers, self.test_speakers, self.domain_field = val_speakers, test_speakers, domain_field
         self.val_segments, self.test_segments, self.train_crops = val_segments, test_segments, train_crops
         self.sample_rate_hz, self.crop_s, self.eval_crop_s = sample_rate_hz, crop_s, eval_crop_s

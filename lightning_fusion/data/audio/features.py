@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor, nn
-from torchaudio.functional import resample
-from torchaudio.transforms import MelSpectrogram
 
 from lightning_fusion.errors import InputError
+from lightning_fusion.extras import require
 
 
 class LogMel(nn.Module):
@@ -46,7 +45,7 @@ class LogMel(nn.Module):
         super().__init__()
         window = round(window_s * sample_rate_hz)
         self.floor = floor
-        self.mel = MelSpectrogram(
+        self.mel = require("torchaudio.transforms", "audio").MelSpectrogram(
             sample_rate_hz,
             n_fft=max(512, 2 ** math.ceil(math.log2(window))),  # at low rates the bands want finer bins than the window
             win_length=window,
@@ -179,5 +178,5 @@ def _rms(waveforms: Tensor) -> Tensor:
 
 def _respeed(waveforms: Tensor, factor: float) -> Tensor:
     length = waveforms.shape[1]
-    changed = resample(waveforms, round(100 * factor), 100)
+    changed = require("torchaudio.functional", "audio").resample(waveforms, round(100 * factor), 100)
     return changed.repeat(1, -(-length // changed.shape[1]))[:, :length]

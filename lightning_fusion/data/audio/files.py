@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from rich.progress import track
 from torch import Tensor
-from torchaudio.transforms import Resample
 
 from lightning_fusion.data.patterns import FoundFile, find_files
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.extras import require
 
 AUDIO_SUFFIXES = {".flac", ".ogg", ".wav"}
 _UNREAD = {".aac", ".aif", ".aiff", ".m4a", ".mp3", ".mp4", ".opus", ".sph", ".wma"}
@@ -130,7 +130,7 @@ class AudioFiles:
         self._rates = np.zeros(len(paths), np.int64)
         self._stored = np.zeros(len(paths), np.int64)
         self._on_disk: list[tuple[int, int]] = [(0, 0)] * len(paths)
-        self._resamplers: dict[int, Resample] = {}
+        self._resamplers: dict[int, Any] = {}
         problems = [problem for problem in _for_each(self._look, len(paths), "Looking at audio") if problem]
         if problems:
             raise InputError(
@@ -141,9 +141,10 @@ class AudioFiles:
         self._up, self._down = sample_rate_hz // divisor, self._rates // divisor
         self.frames = -(-self._stored * self._up // self._down)
         for rate in np.unique(self._rates).tolist():
-            self._resamplers[rate] = Resample(rate, sample_rate_hz)
+            self._resamplers[rate] = require("torchaudio.transforms", "audio").Resample(rate, sample_rate_hz)
 
     def _look(self, number: int) -> str | None:
+        soundfile = require("soundfile", "audio")
         path = self.paths[number]
         try:
             about = os.stat(path)
@@ -201,6 +202,7 @@ class AudioFiles:
         return resampled[start - first * up :][:count].clamp(-1, 1)
 
     def _decode(self, number: int, start: int, count: int) -> Tensor:
+        soundfile = require("soundfile", "audio")
         path = self.paths[number]
         try:
             with soundfile.SoundFile(path) as file:

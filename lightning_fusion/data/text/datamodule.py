@@ -18,6 +18,7 @@ from lightning_fusion.data.text.texts import Texts, normalize
 from lightning_fusion.data.text.tokens import Corpus, TextTokenizer, TokenRows, load_corpus
 from lightning_fusion.data.text.words import bag_of_words
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.extras import require
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import constructor_arguments
 
@@ -90,6 +91,7 @@ class BaseTextDataModule(DomainsDataModule):
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
+        require("tokenizers", "text")  # here, and not after all texts are read
         self.role, self.domain, self.labels, self.bucket = role, domain, labels, bucket
         self.tokenizer, self.vocab_size, self.lowercase, self.download = tokenizer, vocab_size, lowercase, download
         self.max_length, self.unreadable, self.cache = max_length, unreadable, cache

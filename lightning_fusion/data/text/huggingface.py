@@ -9,8 +9,8 @@ from lightning_fusion.data.base import SPLITS
 from lightning_fusion.data.text.columns import ColumnTextDataModule, Table
 from lightning_fusion.data.text.readers import check_columns
 from lightning_fusion.data.text.texts import SPLIT_NAMES
-from lightning_fusion.data.text.tokens import import_package
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.extras import require
 
 
 class HuggingFaceTextDataModule(ColumnTextDataModule):
@@ -115,7 +115,7 @@ class HuggingFaceTextDataModule(ColumnTextDataModule):
 
     def _load(self) -> Any:
         """Splits by name: of a folder or file, mapped or in a stream; of the hub, mapped from its cache."""
-        library = import_package("datasets")
+        library = require("datasets", "text")
         base = Path(self.path)
         with self._told():
             if (base / "dataset_dict.json").is_file() or (base / "state.json").is_file():

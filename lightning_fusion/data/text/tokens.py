@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from torch import Tensor
 
 from lightning_fusion.data.text.texts import Texts, normalize
 from lightning_fusion.data.text.words import hash_words
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.errors import InputError
+from lightning_fusion.extras import require
 from lightning_fusion.files import digest
 from lightning_fusion.store import StoreWriter, cached
 
@@ -46,7 +46,7 @@ class TextTokenizer:
             vocab_size: Number of tokens, at most.
             lowercase: Whether letters lose their case first.
         """
-        tokenizers = import_package("tokenizers")
+        tokenizers = require("tokenizers", "text")
         backend = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=_SPECIAL[1]))
         steps = [tokenizers.normalizers.NFKC(), *([tokenizers.normalizers.Lowercase()] if lowercase else [])]
         backend.normalizer = tokenizers.normalizers.Sequence(steps)
@@ -63,7 +63,7 @@ class TextTokenizer:
 
     @staticmethod
     def _joining(backend: Any) -> Any:
-        backend.post_processor = import_package("tokenizers").processors.TemplateProcessing(
+        backend.post_processor = require("tokenizers", "text").processors.TemplateProcessing(
             single="$A", pair="$A [SEP] $B", special_tokens=[("[SEP]", backend.token_to_id("[SEP]"))]
         )
         return backend
@@ -75,7 +75,7 @@ class TextTokenizer:
         Raises:
             InputError: If there is none, or it cannot fill up a batch.
         """
-        transformers = import_package("transformers")
+        transformers = require("transformers", "text")
         try:
             backend = transformers.AutoTokenizer.from_pretrained(name, local_files_only=not download)
         except Exception as error:  # transformers and tokenizers raise many kinds, bare ones too
@@ -92,7 +92,7 @@ class TextTokenizer:
     @classmethod
     def parse(cls, text: str) -> "TextTokenizer":
         """The tokenizer that :meth:`dump` wrote."""
-        return cls(import_package("tokenizers").Tokenizer.from_str(text))
+        return cls(require("tokenizers", "text").Tokenizer.from_str(text))
 
     def dump(self) -> str:
         """A trained tokenizer as text; an empty one for those of transformers."""
@@ -103,7 +103,7 @@ class TextTokenizer:
         backend = self.backend
         if self._own:
             named = dict(zip(("pad_token", "unk_token", "sep_token"), _SPECIAL, strict=True))
-            backend = import_package("transformers").PreTrainedTokenizerFast(tokenizer_object=backend, **named)
+            backend = require("transformers", "text").PreTrainedTokenizerFast(tokenizer_object=backend, **named)
         backend.save_pretrained(folder)
 
     @property
@@ -330,15 +330,3 @@ def _groups(texts: Texts) -> np.ndarray:
     """(N,) the first row that has the same normalized text."""
     first: dict[str, int] = {}
     return np.array([first.setdefault(normalize(text), row) for row, text in enumerate(_joined(texts))])
-
-
-def import_package(name: str) -> Any:
-    """A package of the extra ``text``.
-
-    Raises:
-        InputError: If it is not installed.
-    """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise InputError(f"texts need the package {shorten([name])}: pip install 'lightning-fusion[text]'") from error

@@ -12,21 +12,9 @@ from torch import Tensor, nn
 
 from lightning_fusion.data.text.tokens import TextTokenizer
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.extras import require
 
 _TOKENIZER = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model")
-
-
-def require_transformers() -> Any:
-    """The transformers package.
-
-    Raises:
-        InputError: If it is missing, with the command that installs it.
-    """
-    try:
-        import transformers
-    except ImportError as error:
-        raise InputError("models of transformers need the text extra: pip install 'lightning-fusion[text]'") from error
-    return transformers
 
 
 def weight_files(path: str) -> list[Path]:
@@ -87,7 +75,7 @@ def tokenizer_fingerprint(path: str) -> str | None:
 
 
 def _load(kind: str, path: str, download: bool) -> Any:
-    transformers = require_transformers()
+    transformers = require("transformers", "text")
     weight_files(path)
     how: dict[str, Any] = {"use_safetensors": True, "local_files_only": not download, "dtype": torch.float32}
     try:
@@ -219,7 +207,7 @@ class TransformersGenerator(nn.Module):
 
     def __init__(self, path: str, download: bool = False) -> None:
         super().__init__()
-        transformers = require_transformers()
+        transformers = require("transformers", "text")
         weight_files(path)
         try:
             config = transformers.AutoConfig.from_pretrained(path, local_files_only=not download)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from lightning import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from lightning_fusion import plotting
@@ -15,6 +16,7 @@ from lightning_fusion.acorl.dissimilarity import Dissimilarity
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import check_layer
+from lightning_fusion.extras import installed, require
 from lightning_fusion.files import digest
 from lightning_fusion.recipes.acorl.chains import COMPLEMENTARY, PLAIN, ChainRun, Plan
 from lightning_fusion.recipes.acorl.classification import ClassificationChains
@@ -80,8 +82,8 @@ def acorl(
         scheduler: Of the members, stepping each epoch; a cosine to 0 where None.
         label_smoothing: Of the members; not for speakers.
         mixup: Of the members, its alpha; 0 turns it off; not for speakers.
-        attribution_rows: Test samples whose integrated gradients are compared; 64 where None, 0 leaves that out. Not
-            for speakers: unseen ones have no class whose logit could be explained.
+        attribution_rows: Test samples whose integrated gradients are compared; 64 where None and the extra ``explain``
+            is installed; 0 leaves that out. Not for speakers: unseen ones have no class whose logit could be explained.
         trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` says which.
         overwrite: Replace another run in ``output``.
 
@@ -121,6 +123,14 @@ def acorl(
     else:
         own.pop("attribution_rows")
         kind = ClassificationChains
+        if attribution_rows:
+            require("captum", "explain")
+        elif attribution_rows is None and not installed("captum"):
+            rank_zero_warn(
+                "attribution_rows: found no package captum, so that attributions are not compared: "
+                "pip install 'lightning-fusion[explain]'"
+            )
+            attribution_rows = 0
         more = {"attribution_rows": _ATTRIBUTION_ROWS if attribution_rows is None else attribution_rows}
     config = describe_data(data) | recorded | more
     with quiet_lightning():

@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -312,6 +313,23 @@ def test_a_finished_run_trains_and_asks_nobody_and_an_interrupted_one_goes_on(ki
     assert RUNS[kind](folder, seeds=[3]).rows == rows == results(folder)["rows"]
     kept = folder / "seed_3/members/member_1.ckpt"
     assert kept.stat().st_mtime_ns == before[kept]
+
+
+class TestWithoutCaptum:
+    @pytest.fixture(autouse=True)
+    def without(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "captum", None)
+
+    def test_attributions_are_left_out_with_a_warning(self, tmp_path):
+        with pytest.warns(UserWarning, match=r"found no package captum, .* pip install 'lightning-fusion\[explain\]'"):
+            report = run_on_digits(tmp_path / "run", epochs=1, attribution_rows=None)
+        assert report.config["attribution_rows"] == 0
+        assert not any(row["metric"].startswith("attribution") for row in report.rows)
+
+    def test_those_that_are_wanted_are_refused_before_anything_is_trained(self, tmp_path):
+        with pytest.raises(InputError, match=r"found no package captum: pip install 'lightning-fusion\[explain\]'"):
+            run_on_digits(tmp_path / "run", attribution_rows=4)
+        assert not (tmp_path / "run").exists()
 
 
 def test_strengths_that_print_alike_are_trained_each(tmp_path):

@@ -1,0 +1,107 @@
+"""What works where only ``pip install .`` ran, and what says which extra is missing."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from lightning_fusion.errors import InputError
+from lightning_fusion.extras import installed, require
+
+EXTRAS = {
+    "audio": ["torchaudio", "soundfile", "pytorch_metric_learning"],
+    "explain": ["captum"],
+    "fast": ["numba"],
+    "onnx": ["onnx", "onnxscript", "onnxruntime"],
+    "speechbrain": ["speechbrain"],
+    "text": ["transformers", "datasets", "tokenizers", "rouge_score", "nltk"],
+    "wandb": ["wandb"],
+}
+WITHOUT = f"""
+import sys, warnings
+import torch, lightning.pytorch, torchmetrics
+for package in {[package for packages in EXTRAS.values() for package in packages]}:
+    sys.modules[package] = None  # as where no extra is installed
+import lightning_fusion
+from lightning_fusion.errors import InputError
+"""
+MISSING = {
+    "lightning_fusion.SpeakerDataModule(root='.')": ("torchaudio", "audio"),
+    "from lightning_fusion.data.audio.files import AudioFiles; AudioFiles(['a.wav'], 8000)": ("soundfile", "audio"),
+    "from lightning_fusion.verification.loss import AngularMarginLoss; AngularMarginLoss()": (
+        "pytorch_metric_learning",
+        "audio",
+    ),
+    "from lightning_fusion.encoders import ECAPA; ECAPA(3)": ("speechbrain", "speechbrain"),
+    "lightning_fusion.TextDataModule('texts.csv')": ("tokenizers", "text"),
+    "lightning_fusion.Expert.from_transformers('model')": ("transformers", "text"),
+    "from lightning_fusion.generation.rouge import Rouge; Rouge()": ("nltk", "text"),
+    "from lightning_fusion.acorl.attribution import integrated_gradients; integrated_gradients("
+    "torch.nn.Linear(2, 2).eval(), torch.zeros(1, 2), torch.zeros(1).long())": ("captum", "explain"),
+    "import lightning_fusion.frugal.kernels": ("numba", "fast"),
+}
+
+
+def python(code: str, folder: Path | None = None) -> str:
+    """What code prints in an interpreter that has no package of an extra."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT + code], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_extras_are_those_of_the_project():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    named = {name: " ".join(project["optional-dependencies"][name]).replace("-", "_") for name in EXTRAS}
+    assert all(package in named[name] for name, packages in EXTRAS.items() for package in packages)
+    assert project["optional-dependencies"]["all"] == [f"lightning-fusion[{','.join(sorted(EXTRAS))}]"]
+    core = " ".join(project["dependencies"])
+    assert [package for packages in EXTRAS.values() for package in packages if package.replace("_", "-") in core] == []
+
+
+def test_every_public_name_and_the_help_need_no_extra():
+    code = "print([getattr(lightning_fusion, name) for name in lightning_fusion.__all__])\n"
+    code += "from lightning_fusion.cli.main import main\nmain(['fit', '--help'])"
+    assert "lightning_fusion.SpeakerDataModule" in python(code)
+
+
+def test_what_needs_an_extra_names_it():
+    lines = "\n".join(f"try:\n    {code}\nexcept InputError as error:\n    print(error)" for code in MISSING)
+    expected = [f"found no package {name}: pip install 'lightning-fusion[{extra}]'" for name, extra in MISSING.values()]
+    assert python(lines).splitlines() == expected
+
+
+def test_a_policy_and_a_fuser_need_no_extra(tmp_path):
+    code = """
+import numpy as np
+from lightning_fusion import Expert, ExpertPool, FoEFuserModule, FrugalFoE, OutputsDataModule, collect
+pool = ExpertPool({name: Expert(torch.nn.Linear(4, 2), classes=["cat", "dog"]) for name in "ab"})
+generator = torch.Generator().manual_seed(0)
+data = {split: (torch.randn(20, 4, generator=generator), torch.arange(20) % 2) for split in ("train", "val", "test")}
+trainer = lambda: lightning.pytorch.Trainer(
+    max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+outputs = collect(pool, data, "store", trainer=trainer())
+trainer().fit(FoEFuserModule(**outputs.facts()), datamodule=OutputsDataModule("store"))
+warnings.simplefilter("ignore")
+print(FrugalFoE(costs={"a": 1.0, "b": 1.0}).fit(outputs["train"]).predict(
+    {name: torch.rand(20, 2).softmax(1) for name in "ab"}).cost.shape)
+"""
+    assert "torch.Size([20])" in python(code, tmp_path)
+
+
+def test_a_broken_package_is_no_missing_one(tmp_path, monkeypatch):
+    (tmp_path / "broken_package.py").write_text("raise ImportError('libsomething.so')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert installed("broken_package") and not installed("no_such_package")
+    with pytest.raises(ImportError, match="libsomething"):
+        require("broken_package", "audio")
+
+
+def test_a_package_that_a_package_needs_is_named(tmp_path, monkeypatch):
+    (tmp_path / "needs_another.py").write_text("import no_such_package.part")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"^found no package no_such_package: pip install 'lightning-fusion\[text\]'$"):
+        require("needs_another", "text")
