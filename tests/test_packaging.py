@@ -70,9 +70,9 @@ def test_every_bound_has_its_reason_beside_it():
     assert [line for line in bounds if not re.search(r"#\s*\w+", line)] == []
 
 
-@pytest.mark.parametrize("one", OTHERS, ids=str)
-def test_every_requirement_has_a_lower_bound(one):
-    assert any(part.operator in (">=", "~=", "==") for part in one.specifier)
+def test_every_requirement_has_a_lower_bound():
+    lower = (">=", "~=", "==")
+    assert [str(one) for one in OTHERS if not any(part.operator in lower for part in one.specifier)] == []
 
 
 def test_constraints_are_names_and_versions():
@@ -82,11 +82,10 @@ def test_constraints_are_names_and_versions():
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("one", OTHERS, ids=str)
-def test_constraints_pin_what_the_project_asks_for(one):
+def test_constraints_pin_what_the_project_asks_for():
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
     found = {canonicalize_name(name): version for name, version in pins.items()}
-    assert one.specifier.contains(found[canonicalize_name(one.name)])
+    assert [str(one) for one in OTHERS if not one.specifier.contains(found[canonicalize_name(one.name)])] == []
 
 
 def test_git_ignores_nothing_that_belongs_to_the_project():
