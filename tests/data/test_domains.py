@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
+from jsonargparse import ArgumentParser
 
+from lightning_fusion import ImageDataModule, SensorDataModule, SpeakerDataModule, TextDataModule
+from lightning_fusion.data.audio.labeled import LabeledAudioDataModule
+from lightning_fusion.data.audio.synthetic import SyntheticSpeakerDataModule
 from lightning_fusion.data.domains import Notices, chosen_domains, domain_matrix, local_classes
+from lightning_fusion.data.image.digits import DigitsDataModule
+from lightning_fusion.data.image.folders import DomainImageDataModule
 from lightning_fusion.errors import InputError
 
 
@@ -27,3 +33,24 @@ def test_a_warning_is_given_once():
         notices.warn("3 texts are cut")
         notices.warn("3 texts are cut")
     assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        DigitsDataModule,
+        DomainImageDataModule,
+        ImageDataModule,
+        LabeledAudioDataModule,
+        SensorDataModule,
+        SpeakerDataModule,
+        SyntheticSpeakerDataModule,
+        TextDataModule,
+    ],
+)
+def test_the_command_line_describes_the_arguments_of_all_bases(kind):
+    parser = ArgumentParser()
+    parser.add_class_arguments(kind, "data")
+    found = {action.dest: action.help for action in parser._actions if action.dest.startswith("data.")}
+    assert {"data.batch_size", "data.num_workers", "data.seed"} <= set(found)
+    assert not [name for name, text in found.items() if not (text or "").strip()]
