@@ -13,6 +13,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 import torch
 from lightning import LightningDataModule, LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from lightning_fusion.errors import InputError, shorten
@@ -47,7 +48,7 @@ def describe_factory(factory: Any) -> dict[str, Any] | None:
     if isinstance(factory, partial):
         keywords = dict(factory.keywords)
         factory = next((part for part in (factory.func, *factory.args) if isinstance(part, type)), None)
-    if not isinstance(factory, type) or not is_plain(keywords):
+    if not isinstance(factory, type) or "<locals>" in factory.__qualname__ or not is_plain(keywords):
         return None
     return {"class_path": f"{factory.__module__}.{factory.__qualname__}", "init_args": keywords}
 
@@ -58,7 +59,7 @@ def keep_plain(module: LightningModule | LightningDataModule) -> None:
     What the command line built holds its parsed configuration, which is plain: nothing changes. What Python built may
     hold factories of networks and optimizers: those that are classes, or partials of classes, are kept as
     ``class_path`` and ``init_args``, and the checkpoint is marked to be rebuilt from them as the command line's are.
-    Where something else had to be dropped (a module instance, a function), ``load_from_checkpoint`` wants it again;
+    Anything else (a module instance, a function) is dropped, and it alone is to be given to ``load_from_checkpoint``;
     experts that were built in Python are never kept, and given again.
     Arguments of a parent class that the module's own constructor does not take are its own affair, and not kept.
     """
@@ -72,16 +73,16 @@ def keep_plain(module: LightningModule | LightningDataModule) -> None:
     if not is_plain(hparams.get("experts")):  # as a subclass hands them on: their weights are none of its arguments
         hparams["experts"] = None
     described = {name: describe_factory(value) for name, value in hparams.items() if not is_plain(value)}
-    whole = all(value is not None for value in described.values())
     for name, value in described.items():
-        if whole:
+        if value is not None:
             hparams[name] = value
         else:
             del hparams[name]
     kind = type(module)
-    if whole and isinstance(module, LightningModule) and "<locals>" not in kind.__qualname__:
-        hparams["_class_path"] = f"{kind.__module__}.{kind.__qualname__}"
+    if isinstance(module, LightningModule):
         hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
+        if "<locals>" not in kind.__qualname__:
+            hparams["_class_path"] = f"{kind.__module__}.{kind.__qualname__}"
     module._hparams_initial = dict(hparams)  # type: ignore[union-attr]
 
 
@@ -227,6 +228,24 @@ def read_checkpoint(path: Any, what: str = "checkpoint") -> dict[str, Any]:
     return content
 
 
+def _check_complete(cls: type, hparams: Mapping[str, Any], given: Mapping[str, Any], path: Any) -> None:
+    """See that every argument of the constructor that the checkpoint does not hold is given."""
+    kind = imported_class(hparams.get("_class_path"), cls) or cls
+    takes = inspect.signature(kind).parameters.values()
+    named = [one for one in takes if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
+    lacking = [one for one in named if one.name not in hparams and one.name not in given]
+    if needed := [one.name for one in lacking if one.default is one.empty]:
+        raise InputError(
+            f"{', '.join(needed)}: {path} cannot hold what was given in training (no class, or partial of one); give "
+            f"it: {kind.__name__}.load_from_checkpoint(path, {needed[0]}=...)"
+        )
+    if lacking and hparams:
+        rank_zero_warn(
+            f"{path} cannot hold the {shorten([one.name for one in lacking])} of the training (no class, or partial of "
+            "one); the default stands in, unless load_from_checkpoint is given it"
+        )
+
+
 class CheckedLoading:
     """For a LightningModule, before it among the bases: checkpoints are checked before anything of them is used."""
 
@@ -234,8 +253,12 @@ class CheckedLoading:
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **arguments: Any) -> Self:
         """Lightning's, after a check that the file names no code but imported classes.
 
+        Only arguments that a checkpoint cannot hold are to be given: experts, and objects that are no class or partial
+        of one, as a network that a function makes. A default stands in for one that is left out, with a warning.
+
         Raises:
-            InputError: If it is no such checkpoint.
+            InputError: If it is no such checkpoint, or an argument without a default is to be given.
         """
-        read_checkpoint(checkpoint_path)
+        content = read_checkpoint(checkpoint_path)
+        _check_complete(cls, content.get("hyper_parameters", {}), arguments, checkpoint_path)
         return super().load_from_checkpoint(checkpoint_path, *args, **arguments)  # type: ignore[misc]

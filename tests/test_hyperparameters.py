@@ -64,6 +64,39 @@ def test_what_this_library_writes_is_trusted():
     check_trusted({"network": {"class_path": "lightning_fusion.foe.fusers.MLPFuser"}, "classes": ["os.system"]}, "here")
 
 
+def by_function(num_classes: int) -> tiny.Net:
+    return tiny.Net(num_classes, hidden=6)
+
+
+def saved_by_function(folder, **arguments) -> str:
+    made, trainer = ExpertModule(by_function, tiny.CLASSES, **arguments), tiny.trainer()
+    trainer.fit(made, datamodule=tiny.data())
+    trainer.save_checkpoint(folder / "m.ckpt")
+    return str(folder / "m.ckpt")
+
+
+def test_only_what_a_checkpoint_cannot_hold_is_given_again(tmp_path):
+    how = {"optimizer": partial(torch.optim.SGD, lr=0.25), "label_smoothing": 0.1, "features": "body"}
+    path = saved_by_function(tmp_path, **how)
+    for kind in (ExpertModule, LightningModule):
+        loaded = kind.load_from_checkpoint(path, network=by_function)
+        assert type(loaded) is ExpertModule and loaded.network.head.in_features == 6
+        assert (loaded.loss.label_smoothing, loaded.features, loaded.classes) == (0.1, "body", tiny.CLASSES)
+        tiny.trainer().fit(loaded, datamodule=tiny.data())
+        assert loaded.trainer.optimizers[0].defaults["lr"] == 0.25
+    with pytest.raises(InputError, match=r"network: .*m.ckpt cannot hold what was given in training .*network=\.\.\."):
+        ExpertModule.load_from_checkpoint(path)
+
+
+def test_a_default_that_stands_in_for_an_object_is_told(tmp_path):
+    path = saved_by_function(tmp_path, loss=torch.nn.MultiMarginLoss())
+    with pytest.warns(UserWarning, match="cannot hold the loss of the training"):
+        loaded = ExpertModule.load_from_checkpoint(path, network=by_function)
+    assert isinstance(loaded.loss, torch.nn.CrossEntropyLoss)
+    loaded = ExpertModule.load_from_checkpoint(path, network=by_function, loss=torch.nn.MultiMarginLoss())
+    assert isinstance(loaded.loss, torch.nn.MultiMarginLoss)
+
+
 class Narrow(ExpertModule):
     """A user's subclass that settles most arguments itself."""
 

@@ -143,14 +143,20 @@ class ExpertModule(CheckedLoading, LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the expert's card, which makes the checkpoint an expert."""
-        spec = self.hparams.get("network")
-        checkpoint[CARD_KEY] = {
-            "classes": self.classes,
-            "domains": self.trained_on,
-            "features": self.features,
-            "preprocessing": self.preprocessing,
-            "network": spec if isinstance(spec, dict) else None,
-        }
+        write_card(checkpoint, self, classes=self.classes, features=self.features)
+
+
+def write_card(checkpoint: dict[str, Any], module: Any, **facts: Any) -> None:
+    """Make a checkpoint an expert, by facts that stand beside its weights.
+
+    Args:
+        checkpoint: About to be saved.
+        module: A LightningModule with ``trained_on`` and ``preprocessing``, and ``network`` among its hyperparameters.
+        **facts: Further ones.
+    """
+    spec = module.hparams.get("network")
+    card = {"domains": module.trained_on, "preprocessing": module.preprocessing}
+    checkpoint[CARD_KEY] = facts | card | {"network": spec if isinstance(spec, dict) else None}
 
 
 def _check_vocabulary(network: nn.Module, vocab_size: int | None) -> None:

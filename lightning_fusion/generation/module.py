@@ -11,7 +11,7 @@ from torchmetrics import Metric
 from lightning_fusion.callbacks.reproducible import EpochSeed
 from lightning_fusion.data.base import as_batch
 from lightning_fusion.errors import InputError
-from lightning_fusion.experts.expert import CARD_KEY
+from lightning_fusion.experts.module import write_card
 from lightning_fusion.generation.rouge import Rouge, read_tokenizer
 from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
@@ -134,10 +134,4 @@ class GenerativeExpertModule(CheckedLoading, LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the expert's card, which makes the checkpoint an expert."""
-        spec = self.hparams.get("network")
-        checkpoint[CARD_KEY] = {
-            "domains": self.trained_on,
-            "preprocessing": self.preprocessing,
-            "vocab_size": self.vocab_size,
-            "network": spec if isinstance(spec, dict) else None,
-        }
+        write_card(checkpoint, self, vocab_size=self.vocab_size)
