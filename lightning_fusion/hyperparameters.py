@@ -98,8 +98,8 @@ def record_arguments(module: LightningModule | LightningDataModule) -> None:
     keep_plain(module)
 
 
-def constructor_arguments(kind: type) -> set[str]:
-    """Names of a constructor's arguments, and of those that its ``**kwargs`` pass on to the next base class.
+def constructor_arguments(kind: type) -> dict[str, inspect.Parameter]:
+    """A constructor's arguments by name, and those that its ``**kwargs`` pass on to the next base class.
 
     Example:
         >>> class Base:
@@ -109,14 +109,15 @@ def constructor_arguments(kind: type) -> set[str]:
         >>> sorted(constructor_arguments(Source))
         ['root', 'seed']
     """
-    names: set[str] = set()
+    arguments: dict[str, inspect.Parameter] = {}
     for each in kind.__mro__:
         if "__init__" in vars(each):
             _, *found = inspect.signature(each.__init__).parameters.values()  # type: ignore[misc]
-            names |= {one.name for one in found if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)}
+            named = {one.name: one for one in found if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)}
+            arguments = named | arguments
             if all(one.kind is not one.VAR_KEYWORD for one in found):
                 break
-    return names
+    return arguments
 
 
 def check_choices(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
@@ -231,9 +232,8 @@ def read_checkpoint(path: Any, what: str = "checkpoint") -> dict[str, Any]:
 def _check_complete(cls: type, hparams: Mapping[str, Any], given: Mapping[str, Any], path: Any) -> None:
     """See that every argument of the constructor that the checkpoint does not hold is given."""
     kind = imported_class(hparams.get("_class_path"), cls) or cls
-    takes = inspect.signature(kind).parameters.values()
-    named = [one for one in takes if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
-    lacking = [one for one in named if one.name not in hparams and one.name not in given]
+    takes = constructor_arguments(kind).values()
+    lacking = [one for one in takes if one.name not in hparams and one.name not in given]
     if needed := [one.name for one in lacking if one.default is one.empty]:
         raise InputError(
             f"{', '.join(needed)}: {path} cannot hold what was given in training (no class, or partial of one); give "

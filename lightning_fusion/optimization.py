@@ -1,7 +1,7 @@
 """The optimizer and the learning-rate schedule of a module, chosen by the user or this library's default."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning import LightningModule
@@ -72,7 +72,7 @@ def check_manual(module: LightningModule) -> None:
 
 
 def check_stepwise(module: LightningModule, made: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse optimizers and schedules that cannot take one step for each batch.
+    """Refuse optimizers and schedules that a module cannot step by itself.
 
     Args:
         module: Whose they are.
@@ -84,7 +84,7 @@ def check_stepwise(module: LightningModule, made: Sequence[Mapping[str, Any]]) -
     name = type(module).__name__
     for one in made:
         if isinstance(one["lr_scheduler"]["scheduler"], torch.optim.lr_scheduler.ReduceLROnPlateau):
-            raise InputError(f"scheduler: ReduceLROnPlateau waits for a metric; those of {name} step every batch")
+            raise InputError(f"scheduler: ReduceLROnPlateau waits for a metric, which {name} gives none")
         if isinstance(one["optimizer"], torch.optim.LBFGS):
             raise InputError(f"optimizer: LBFGS asks for the loss several times; {name} makes it once a step")
 
@@ -101,22 +101,21 @@ def step_together(module: LightningModule, loss: Tensor, turns: Sequence[bool]) 
         turns: Whether each optimizer of ``configure_optimizers`` steps, in its order.
     """
     optimizers: Any = module.optimizers()
-    schedulers: Any = module.lr_schedulers()
     optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
-    schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
     for optimizer in optimizers:
         optimizer.zero_grad()
     module.manual_backward(loss)
     scaler: Any = getattr(module.trainer.precision_plugin, "scaler", None)
     scale = scaler.get_scale() if scaler is not None else 1.0
     scales = []
-    for optimizer, scheduler, turn in zip(optimizers, schedulers, turns, strict=True):
+    for optimizer, schedule, turn in zip(optimizers, module.trainer.lr_scheduler_configs, turns, strict=True):
         if not turn:
             continue
         if scaler is not None:
             scaler.update(scale)
         optimizer.step()
-        scheduler.step()
+        if schedule.interval == "step" or module.trainer.is_last_batch:
+            cast(torch.optim.lr_scheduler.LRScheduler, schedule.scheduler).step()
         scales += [scaler.get_scale()] if scaler is not None else []
     if scales:
         scaler.update(min(scales))

@@ -3,15 +3,13 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
-from torchmetrics import Metric
 
 from lightning_fusion.acorl.diagnostics import accuracy_warnings
 from lightning_fusion.acorl.dissimilarity import Dissimilarity
@@ -44,12 +42,9 @@ class ACoRLModule(ExpertModule):
     for bit as :class:`~lightning_fusion.ExpertModule` does.
 
     Args:
-        network: As for :class:`~lightning_fusion.ExpertModule`.
+        network: Called with the number of classes, gives the network.
         experts: The frozen experts by name, or a pool; each must name its ``features``.
         features: Submodule of ``network`` whose output is z: the one before the task head.
-        classes: As for :class:`~lightning_fusion.ExpertModule`, and so are the next two.
-        trained_on: See there.
-        preprocessing: See there.
         schedule: Strength of the reversal, lambda, by training progress: the trainer's steps over all steps of the
             run. :class:`~lightning_fusion.schedules.DANNRamp` where None.
         ramp_steps: Steps that count as the whole training, for a run without an end.
@@ -58,14 +53,8 @@ class ACoRLModule(ExpertModule):
             :class:`~lightning_fusion.acorl.dissimilarity.CenteredCosine` where None.
         projection: d_k, called as ``projection(size of z, size of v_k)``;
             :class:`~lightning_fusion.acorl.projection.ProjectionMLP` where None.
-        loss: As for :class:`~lightning_fusion.ExpertModule`, and so is the rest.
-        metric: See there.
-        label_smoothing: See there.
-        mixup: See there; the frozen experts see the same mixed images.
-        optimizer: See there; of the network and the projections together.
-        scheduler: See there.
-        scheduler_interval: See there.
-        vocab_size: See there.
+        **expert: Further arguments of :class:`~lightning_fusion.ExpertModule`. ``optimizer`` is that of the network and
+            the projections together; with ``mixup`` the frozen experts see the mixed images.
 
     Raises:
         InputError: If an expert or the network lacks the named layer, or knows other classes.
@@ -85,48 +74,24 @@ class ACoRLModule(ExpertModule):
         network: Callable[[int], nn.Module],
         experts: dict[str, Expert] | ExpertPool,
         features: str,
-        classes: list[str] | None = None,
-        trained_on: list[str] | None = None,
-        preprocessing: dict[str, Any] | None = None,
         schedule: Schedule | None = None,
         ramp_steps: int | None = None,
         allow_imitation: bool = False,
         dissimilarity: Callable[[int, int], Dissimilarity] | None = None,
         projection: Callable[[int, int], nn.Module] | None = None,
-        loss: nn.Module | None = None,
-        metric: Metric | None = None,
-        label_smoothing: float = 0.0,
-        mixup: float = 0.0,
-        optimizer: OptimizerCallable | None = None,
-        scheduler: LRSchedulerCallable | None = None,
-        scheduler_interval: Literal["epoch", "step"] = "epoch",
-        vocab_size: int | None = None,
+        **expert: Any,
     ) -> None:
         given, experts = experts, {}  # recording arguments copies them: not the weights of all experts
-        super().__init__(
-            network=network,
-            classes=classes,
-            trained_on=trained_on,
-            preprocessing=preprocessing,
-            features=features,
-            loss=loss,
-            metric=metric,
-            label_smoothing=label_smoothing,
-            mixup=mixup,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            scheduler_interval=scheduler_interval,
-            vocab_size=vocab_size,
-        )
+        super().__init__(network=network, features=features, **expert)
         if schedule is not None and not callable(schedule):
             raise InputError(f"schedule is {schedule!r}; expected a schedule such as schedules.Constant(1.0)")
         if ramp_steps is not None and ramp_steps < 1:
             raise InputError(f"ramp_steps is {ramp_steps}; expected at least 1")
         self.pool = ExpertPool.of(given, self.classes)
         check_beside(self.network, features, self.pool)
-        for name, expert in self.pool.members.items():
-            if expert.preprocess is None:
-                warn_preprocessing_mismatch(f"expert {name}", expert.preprocessing, preprocessing)
+        for name, member in self.pool.members.items():
+            if member.preprocess is None:
+                warn_preprocessing_mismatch(f"expert {name}", member.preprocessing, self.preprocessing)
         self.columns = scatter_columns(self.pool.expert_classes, self.classes)
         self.schedule = schedule if schedule is not None else DANNRamp()
         self.ramp_steps, self.allow_imitation = ramp_steps, allow_imitation

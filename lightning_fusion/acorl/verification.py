@@ -1,18 +1,14 @@
 """ACoRL for speakers: judged by verification trials."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 from lightning_fusion.acorl.diagnostics import trial_warnings
-from lightning_fusion.acorl.dissimilarity import Dissimilarity
 from lightning_fusion.acorl.module import ACoRLModule
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.pool import ExpertPool
-from lightning_fusion.schedules import Schedule
 from lightning_fusion.verification.evaluation import TrialEvaluation, TrialEvaluationMixin
 from lightning_fusion.verification.loss import AngularMarginLoss, check_scale
 
@@ -26,23 +22,14 @@ class ACoRLVerificationModule(TrialEvaluationMixin, ACoRLModule):
     ``min_dcf``.
 
     Args:
-        network: As for :class:`~lightning_fusion.verification.module.VerificationModule`.
-        experts: As for :class:`~lightning_fusion.ACoRLModule`; their ``features`` are their embeddings.
+        network: Called with the number of speakers, gives the network; its head must give scaled cosines for the
+            default loss, as those of :mod:`lightning_fusion.encoders.speaker` do.
+        experts: The frozen experts by name, or a pool; their ``features`` are their embeddings.
         features: Submodule whose output (B, D) is the embedding.
-        classes: Names of the training speakers; the command line takes them from the data module.
-        trained_on: Names of the domains of the training data; from the data module on the command line.
-        preprocessing: How recordings became network input; from the data module on the command line.
-        schedule: As for :class:`~lightning_fusion.ACoRLModule`, and so are the next four.
-        ramp_steps: See there.
-        allow_imitation: See there.
-        dissimilarity: See there.
-        projection: See there.
-        loss: An :class:`~lightning_fusion.verification.loss.AngularMarginLoss` where None.
-        metric: Called as ``metric(logits (B, C), target (B,))``; accuracy where None.
-        optimizer: AdamW, 1e-3, weight decay 1e-4 where None.
-        scheduler: A cosine to 0 over the run where None.
-        scheduler_interval: Whether a given ``scheduler`` steps each epoch or each step.
+        loss: Called as ``loss(logits (B, C), target)``; an
+            :class:`~lightning_fusion.verification.loss.AngularMarginLoss` of margin 0.2 and scale 30 where None.
         p_target: Of the detection cost, how probable a trial of one speaker is.
+        **complementary: Further arguments of :class:`~lightning_fusion.ACoRLModule`.
     """
 
     def __init__(
@@ -50,40 +37,13 @@ class ACoRLVerificationModule(TrialEvaluationMixin, ACoRLModule):
         network: Callable[[int], nn.Module],
         experts: dict[str, Expert] | ExpertPool,
         features: str = "embedding",
-        classes: list[str] | None = None,
-        trained_on: list[str] | None = None,
-        preprocessing: dict[str, Any] | None = None,
-        schedule: Schedule | None = None,
-        ramp_steps: int | None = None,
-        allow_imitation: bool = False,
-        dissimilarity: Callable[[int, int], Dissimilarity] | None = None,
-        projection: Callable[[int, int], nn.Module] | None = None,
         loss: nn.Module | None = None,
-        metric: Metric | None = None,
-        optimizer: OptimizerCallable | None = None,
-        scheduler: LRSchedulerCallable | None = None,
-        scheduler_interval: Literal["epoch", "step"] = "epoch",
         p_target: float = 0.01,
+        **complementary: Any,
     ) -> None:
         given, experts = experts, {}  # recording arguments copies them: not the weights of all experts
-        super().__init__(
-            network,
-            given,
-            features,
-            classes,
-            trained_on,
-            preprocessing,
-            schedule,
-            ramp_steps,
-            allow_imitation,
-            dissimilarity,
-            projection,
-            loss if loss is not None else AngularMarginLoss(),
-            metric,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            scheduler_interval=scheduler_interval,
-        )
+        chosen = loss if loss is not None else AngularMarginLoss()
+        super().__init__(network=network, experts=given, features=features, loss=chosen, **complementary)
         check_scale(self.network, self.loss)
         self.evaluation = TrialEvaluation(["", *self.pool.names], p_target)
 

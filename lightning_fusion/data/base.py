@@ -199,7 +199,7 @@ class FusionDataModule(SlicedDataModule):
         Raises:
             TypeError: If the data module has no such argument.
         """
-        unknown = set(changes) - constructor_arguments(type(self))
+        unknown = set(changes) - constructor_arguments(type(self)).keys()
         if unknown:
             raise TypeError(f"{type(self).__name__} has no argument {shorten(sorted(unknown))}")
         other = copy.copy(self)

@@ -58,16 +58,17 @@ class HaTJointModule(ExpertModule):
 
     The optimization is manual. ``trainer.global_step`` counts the steps of both optimizers, two for each batch, and
     with it the numbers in names of checkpoint files and ``every_n_train_steps``; :attr:`progress` counts batches. So
-    ``max_steps`` is refused: limit a run by ``max_epochs``. Schedulers step with every batch.
+    ``max_steps`` is refused: limit a run by ``max_epochs``.
 
     Args:
-        network: As for :class:`~lightning_fusion.ExpertModule`: the student.
+        network: Called with the number of classes, gives the student.
         experts: The sources by name, or a pool; each must name its ``features``. Those of their classes count that
             the target has too; no two sources need have the same architecture, width or classes.
         features: Submodule of ``network`` whose output is z_t: the one before the task head.
-        classes: As for :class:`~lightning_fusion.ExpertModule`, and so are the next two.
-        trained_on: See there.
-        preprocessing: See there.
+        classes: Names of the classes, in the order of the targets; the command line takes this, the next two and
+            ``vocab_size`` from the data module.
+        trained_on: Names of the domains of the training data.
+        preprocessing: How raw values became network input, kept with the expert.
         mixing: How sources are weighed: ``attention`` by sample, ``static`` by learnt weights, or ``uniform``.
         dim: Size of the attention's query and keys.
         temperature: Of the softmax over sources.
@@ -76,20 +77,22 @@ class HaTJointModule(ExpertModule):
             ablation; the attention then reads a network that is not trained yet).
         dictionary: Learn from the dictionary; else from what the mixer says about the batch at that moment.
         update_rule: When the dictionary is replaced, see :class:`~lightning_fusion.KnowledgeDictionary`.
-        accuracy_source: What the mixer's accuracy is counted over, see there.
+        accuracy_source: What the mixer's accuracy is counted over, an argument of the same.
         alpha: ``adaptive``: alpha_0 times the mixer's accuracy of the last epoch, 0 under the threshold; or ``fixed``.
         alpha_0: Largest strength of the injection.
         threshold: b; min(.95, max(share of the largest class, 1 / C) + .05) where None.
         cache: Compute what the sources say about all rows once, where the training batches are always the same; it is
             computed anew for each batch where they are augmented, and where false.
         clip_norm: Largest norm of the gradients, of each optimizer by itself; exact in 16-bit precision too.
-        metric: As for :class:`~lightning_fusion.ExpertModule`.
+        metric: Called as ``metric(logits (B, C), target (B,))`` and logged beside the accuracy by the name of its
+            class.
         optimizer: Of the student; AdamW, 1e-3, weight decay 1e-4 where None.
-        scheduler: Of the student, stepped with every batch; a cosine to 0 over the run where None.
-        mixer_optimizer: Of the mixer; likewise.
-        mixer_scheduler: Of the mixer; likewise.
+        scheduler: Of the student; a cosine to 0 over the run where None.
+        scheduler_interval: Whether a given ``scheduler`` or ``mixer_scheduler`` steps each epoch or each step.
+        mixer_optimizer: Of the mixer; AdamW, 1e-3, weight decay 1e-4 where None.
+        mixer_scheduler: Of the mixer; a cosine to 0 over the run where None.
         seed: Of the draw of held-out rows of ``accuracy_source``.
-        vocab_size: As for :class:`~lightning_fusion.ExpertModule`.
+        vocab_size: Tokens of the data's tokenizer; a network that says its own must have as many at least.
 
     Raises:
         InputError: If a source shares no class with the target, or a layer or an argument does not fit.
@@ -129,6 +132,7 @@ class HaTJointModule(ExpertModule):
         metric: Metric | None = None,
         optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,
+        scheduler_interval: Literal["epoch", "step"] = "epoch",
         mixer_optimizer: OptimizerCallable | None = None,
         mixer_scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,
@@ -144,6 +148,7 @@ class HaTJointModule(ExpertModule):
             metric=metric,
             optimizer=optimizer,
             scheduler=scheduler,
+            scheduler_interval=scheduler_interval,
             vocab_size=vocab_size,
         )
         self.automatic_optimization = False
@@ -398,10 +403,13 @@ class HaTJointModule(ExpertModule):
         cosine: Any = None  # without an end there is none, and build_optimizer says so
         if math.isfinite(self._steps):
             cosine = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=max(1, math.ceil(self._steps / turns)))
-        chosen = [(self.network, self._optimizer, self._scheduler or cosine)]
+        chosen = [(self.network, self._optimizer, self._scheduler)]
         if any(True for _ in self.teacher.parameters()):
-            chosen.append((self.teacher, self._mixer_optimizer, self._mixer_scheduler or cosine))
-        made = [build_optimizer(self, part.parameters(), how, when, "step") for part, how, when in chosen]
+            chosen.append((self.teacher, self._mixer_optimizer, self._mixer_scheduler))
+        made = [
+            build_optimizer(self, part.parameters(), how, when or cosine, self._interval if when else "step")
+            for part, how, when in chosen
+        ]
         check_stepwise(self, made)
         return made
 

@@ -1,11 +1,9 @@
 """The LightningModule that trains a speaker expert, and tests it by verification trials."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import catch_output, check_layer
@@ -27,16 +25,11 @@ class VerificationModule(TrialEvaluationMixin, ExpertModule):
         network: Called with the number of speakers, gives the network; its head must give scaled cosines for the
             default loss, as those of :mod:`lightning_fusion.encoders.speaker` do.
         classes: Names of the training speakers; the command line takes them from the data module.
-        trained_on: Names of the domains of the training data; from the data module on the command line.
-        preprocessing: How recordings became network input; from the data module on the command line.
         features: Submodule whose output (B, D) is the embedding.
         loss: Called as ``loss(logits (B, C), target)``; an
             :class:`~lightning_fusion.verification.loss.AngularMarginLoss` of margin 0.2 and scale 30 where None.
-        metric: Called as ``metric(logits (B, C), target (B,))``; accuracy where None.
-        optimizer: AdamW, 1e-3, weight decay 1e-4 where None.
-        scheduler: A cosine to 0 over the run where None.
-        scheduler_interval: Whether a given ``scheduler`` steps each epoch or each step.
         p_target: Of the detection cost, how probable a trial of one speaker is.
+        **expert: Further arguments of :class:`~lightning_fusion.ExpertModule`.
 
     Raises:
         InputError: If the network has no submodule ``features``, or its head's scale is not the loss's.
@@ -53,28 +46,13 @@ class VerificationModule(TrialEvaluationMixin, ExpertModule):
         self,
         network: Callable[[int], nn.Module],
         classes: list[str] | None = None,
-        trained_on: list[str] | None = None,
-        preprocessing: dict[str, Any] | None = None,
         features: str = "embedding",
         loss: nn.Module | None = None,
-        metric: Metric | None = None,
-        optimizer: OptimizerCallable | None = None,
-        scheduler: LRSchedulerCallable | None = None,
-        scheduler_interval: Literal["epoch", "step"] = "epoch",
         p_target: float = 0.01,
+        **expert: Any,
     ) -> None:
-        super().__init__(
-            network,
-            classes,
-            trained_on,
-            preprocessing,
-            features,
-            loss if loss is not None else AngularMarginLoss(),
-            metric,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            scheduler_interval=scheduler_interval,
-        )
+        chosen = loss if loss is not None else AngularMarginLoss()
+        super().__init__(network=network, classes=classes, features=features, loss=chosen, **expert)
         check_layer(self.network, features, "the network")
         check_scale(self.network, self.loss)
         self.evaluation = TrialEvaluation(p_target=p_target)

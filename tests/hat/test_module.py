@@ -325,13 +325,15 @@ class TestOptimization:
         for optimizer in trainer.optimizers:
             assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)  # the cosine came to its end
 
-    def test_schedules_move_with_every_batch(self, tmp_path):
+    @pytest.mark.parametrize("interval", ["step", "epoch"])
+    def test_schedules_step_each_batch_or_each_epoch(self, interval):
         halve = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
         hold = partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0)
-        made = module(scheduler=halve, mixer_scheduler=hold)
+        made = module(scheduler=halve, mixer_scheduler=hold, scheduler_interval=interval)
         trainer = fit(made, 2)
+        steps = int(made.batches_done) if interval == "step" else 2
         rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
-        assert rates == pytest.approx([0.3 * 0.5 ** int(made.batches_done), 0.3])
+        assert rates == pytest.approx([0.3 * 0.5**steps, 0.3])
 
     @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
     def test_clipping_is_exact_for_each_optimizer(self, precision):

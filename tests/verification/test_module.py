@@ -229,6 +229,10 @@ class TestCheckpoint:
             assert type(loaded) is VerificationModule and tiny.same(loaded, made)
             assert loaded.evaluation.trials["test"].p_target == 0.05 and loaded.loss.scale == 30
 
+    def test_a_loss_of_its_own_is_no_argument_that_was_given(self):
+        made = module(optimizer=partial(torch.optim.SGD, lr=0.1))
+        assert made.hparams["loss"] is None and made.hparams["optimizer"]["init_args"] == {"lr": 0.1}
+
 
 class TestOtherData:
     """The data module at hand is not the one that the model was made for."""

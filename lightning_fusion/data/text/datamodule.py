@@ -219,7 +219,7 @@ class BaseTextDataModule(DomainsDataModule):
         if self.cache is None:
             return None
         stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in self.files()]
-        own = sorted(constructor_arguments(type(self)) - constructor_arguments(BaseTextDataModule))
+        own = sorted(constructor_arguments(type(self)).keys() - constructor_arguments(BaseTextDataModule).keys())
         own = [name for name in own if self.stage_of.get(name) != Stage.USING]
         how: list[Any] = [_READ_AS, str(type(self)), [getattr(self, name, None) for name in own]]
         how += [self.max_length, self.unreadable]
