@@ -1,6 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV := .venv
+OLDEST := .venv-min
 BIN := $(VENV)/bin
 METHOD ?= foe
 DEMO_CONFIG_foe := recipes/foe_digits.yaml
@@ -8,10 +9,10 @@ DEMO_CONFIG_frugal := recipes/frugal_digits.yaml
 DEMO_CONFIG_acorl := recipes/acorl_digits.yaml
 DEMO_CONFIG_hat := recipes/hat_synthetic.yaml
 
-.PHONY: help install demo test lint types bench notebooks sweep-check clean
+.PHONY: help install demo test test-min constraints-min build lint types bench notebooks sweep-check clean
 
 help:  ## list the commands
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11"; exit 1; }
@@ -26,6 +27,26 @@ demo: $(VENV)/.installed  ## run the main job on embedded data (METHOD=foe, frug
 
 test: $(VENV)/.installed  ## run all tests and doctests, a file at a time on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses=2 --dist=loadfile
+
+$(OLDEST)/.installed: pyproject.toml constraints-min.txt
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --editable '.[dev]' --constraint constraints-min.txt
+	@touch $@
+
+test-min: $(OLDEST)/.installed  ## run the fast tests with the oldest permitted dependencies
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -m "not slow" --numprocesses=2 --dist=loadfile
+
+constraints-min: $(VENV)/.installed  ## write constraints-min.txt, the oldest permitted dependencies, anew
+	$(BIN)/python -m pip install --quiet uv --constraint constraints.txt
+	rm -f constraints-min.txt  # uv would keep what stands in it
+	$(BIN)/uv pip compile pyproject.toml --quiet --all-extras --resolution lowest-direct --python-version 3.11 \
+		--no-header --no-annotate --strip-extras --output-file constraints-min.txt
+
+build: $(VENV)/.installed  ## build wheel and sdist into dist/ and check their metadata
+	$(BIN)/python -m pip install --quiet build twine --constraint constraints.txt
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 lint: $(VENV)/.installed  ## check style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -42,6 +63,6 @@ notebooks: $(VENV)/.installed  ## execute the notebooks
 sweep-check: $(VENV)/.installed  ## build each sweep's command with wandb's agent code and parse it
 	$(BIN)/python -m pytest -q tests/test_sweeps.py
 
-clean:  ## remove caches and runs, keep .venv
+clean:  ## remove caches and runs, keep .venv and .venv-min
 	rm -rf runs dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis lightning_logs
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

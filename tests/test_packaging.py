@@ -1,9 +1,11 @@
 """What pip installs: code and configurations, with bounds that say why."""
 
+import email
 import importlib.util
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -13,6 +15,7 @@ from helpers import TESTS
 from helpers.command_line import CONFIGS
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = TESTS.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -22,14 +25,44 @@ OTHERS = [one for one in REQUIREMENTS if canonicalize_name(one.name) != PROJECT[
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> zipfile.ZipFile:
-    folder = tmp_path_factory.mktemp("wheel")
-    options = ["--no-build-isolation"] if importlib.util.find_spec("hatchling") else []
-    words = ["-m", "pip", "wheel", "--quiet", "--no-deps", *options, "--wheel-dir", str(folder), str(ROOT)]
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=300)
+def built(tmp_path_factory) -> dict[str, Path]:
+    """The sdist and the wheel, made by the build backend that the project names."""
+    folder, backend = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("backend")
+    if not importlib.util.find_spec("hatchling"):
+        words = ["-m", "pip", "install", "--quiet", "--target", str(backend), *PROJECT["build-system"]["requires"]]
+        subprocess.run([sys.executable, *words], check=True, timeout=300)
+    code = f"import sys; sys.path.append({str(backend)!r}); from hatchling import build; "
+    code += "print(build.build_sdist(sys.argv[1]), build.build_wheel(sys.argv[1]))"
+    words = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    (path,) = folder.glob("*.whl")
-    return zipfile.ZipFile(path)
+    sdist, wheel = done.stdout.split()
+    return {"sdist": folder / sdist, "wheel": folder / wheel}
+
+
+@pytest.fixture(scope="module")
+def wheel(built) -> zipfile.ZipFile:
+    return zipfile.ZipFile(built["wheel"])
+
+
+def test_the_sdist_holds_what_git_keeps(built):
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    with tarfile.open(built["sdist"]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {name for name in done.stdout.splitlines() if (ROOT / name).exists()} - names == set()
+    assert {name.partition("/")[0] for name in names} & {".venv", "runs", "data", "dist"} == set()
+
+
+def test_the_metadata_are_complete(wheel):
+    (name,) = [name for name in wheel.namelist() if name.endswith("METADATA")]
+    found = email.message_from_string(wheel.read(name).decode())
+    assert found["Summary"] == "PyTorch Lightning modules that fuse models with complementary expertise"
+    assert (found["License-Expression"], found["License-File"]) == ("Apache-2.0", "LICENSE")
+    assert found["Requires-Python"] == ">=3.11" and found["Author"] and len(found["Keywords"].split(",")) > 5
+    assert "Typing :: Typed" in found.get_all("Classifier") and found.get_all("Project-URL") is None
+    assert [name for name in wheel.namelist() if name.endswith("licenses/LICENSE")]
 
 
 def test_the_wheel_holds_the_package_and_its_configs(wheel):
@@ -75,17 +108,26 @@ def test_every_requirement_has_a_lower_bound():
     assert [str(one) for one in OTHERS if not any(part.operator in lower for part in one.specifier)] == []
 
 
-def test_constraints_are_names_and_versions():
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+def pins(name: str) -> dict[str, str]:
+    """Versions of a file of constraints by name."""
+    lines = (ROOT / name).read_text().splitlines()
     assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.!+-]+", line)] == []
     names = [canonicalize_name(line.partition("==")[0]) for line in lines]
     assert len(set(names)) == len(names)
+    return dict(zip(names, [line.partition("==")[2] for line in lines], strict=True))
 
 
-def test_constraints_pin_what_the_project_asks_for():
-    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
-    found = {canonicalize_name(name): version for name, version in pins.items()}
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-min.txt"])
+def test_constraints_pin_what_the_project_requires(name):
+    found = pins(name)
     assert [str(one) for one in OTHERS if not one.specifier.contains(found[canonicalize_name(one.name)])] == []
+
+
+def test_minimum_constraints_are_the_lower_bounds():
+    found = pins("constraints-min.txt")
+    lowest = {one: part.version for one in OTHERS for part in one.specifier if part.operator == ">="}
+    wrong = {one for one, low in lowest.items() if Version(found[canonicalize_name(one.name)]) != Version(low)}
+    assert wrong == set()
 
 
 def test_git_ignores_nothing_that_belongs_to_the_project():
