@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -108,7 +109,11 @@ class Transport:
         for attempt in range(1, attempts + 1):
             arrived = io.BytesIO()
             try:
-                self.fs.get_file(path, arrived)
+                if self.is_http:  # streams, so that what arrived before a break is counted
+                    self.fs.get_file(path, arrived)
+                else:  # get_file of older releases of fsspec takes no file object
+                    with self.fs.open(path, "rb") as file:
+                        shutil.copyfileobj(file, arrived)
                 return parse(arrived.getvalue())
             except FileNotFoundError:
                 raise
