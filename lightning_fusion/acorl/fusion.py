@@ -86,7 +86,8 @@ class LinearHead(nn.Module):
 
     def forward(self, representations: Tensor) -> Tensor:
         """Map (B, D) representations to (B, C) logits."""
-        return self.linear((representations - self.mean) * self.scale)
+        logits: Tensor = self.linear((representations - self.mean) * self.scale)
+        return logits
 
 
 def late_fusion(

@@ -160,7 +160,8 @@ class ACoRLModule(ExpertModule):
             strength: Of the reversal.
         """
         assert self.adversary is not None
-        return self.adversary(z, self.pool.representations(input), target, strength)
+        found: dict[str, Tensor] = self.adversary(z, self.pool.representations(input), target, strength)
+        return found
 
     # ------------------------------------------------------------------ steps
 
@@ -173,7 +174,7 @@ class ACoRLModule(ExpertModule):
         logits, z = self.forward_with_representations(input, watch=seen)
         found = self.complementarity(z, input, target, strength)
         task, adversarial = self.loss(logits, target), torch.stack(list(found.values())).mean()
-        loss = task + adversarial
+        loss: Tensor = task + adversarial
         log_train(self, {"loss": loss}, batch)
         if seen:
             parts = {"task_loss": task, "adversarial_loss": adversarial, "lambda": strength}

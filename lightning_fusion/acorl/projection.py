@@ -38,7 +38,8 @@ class ProjectionMLP(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Map (B, num_inputs) to (B, num_outputs)."""
-        return self.layers(z)
+        predicted: Tensor = self.layers(z)
+        return predicted
 
 
 class Adversary(nn.Module):

@@ -40,7 +40,8 @@ class SmallConvNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) images to (B, C) logits."""
-        return self.head(self.pool(self.body(images.contiguous(memory_format=torch.channels_last))))
+        logits: Tensor = self.head(self.pool(self.body(images.contiguous(memory_format=torch.channels_last))))
+        return logits
 
 
 def _block(in_channels: int, out_channels: int) -> list[nn.Module]:
@@ -98,7 +99,8 @@ class TorchvisionClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, 3, H, W) images to (B, C) logits."""
-        return self.network(images)
+        logits: Tensor = self.network(images)
+        return logits
 
 
 class BatchAffine(nn.Module):

@@ -31,7 +31,8 @@ class _SeriesNetwork(nn.Module):
                 f"the sensor network got input of shape {tuple(series.shape)}; expected (batch, {self.in_channels}, "
                 "samples): in_channels must be the number of channels of the data"
             )
-        return self.head(self.pool(self.body(series)))
+        logits: Tensor = self.head(self.pool(self.body(series)))
+        return logits
 
 
 class SensorCNN(_SeriesNetwork):
@@ -145,7 +146,8 @@ class SensorMLP(nn.Module):
                 f"the sensor network got input of shape {tuple(features.shape)}; expected (batch, {self.in_features}): "
                 "in_features must be the number of features of the data"
             )
-        return self.head(self.features(features))
+        logits: Tensor = self.head(self.features(features))
+        return logits
 
 
 class _MeanAndMax(nn.Module):
@@ -161,4 +163,5 @@ class _Recurrence(nn.Module):
         self.gru = nn.GRU(hidden, hidden, batch_first=True, bidirectional=True)
 
     def forward(self, frames: Tensor) -> Tensor:
-        return self.gru(frames.transpose(1, 2))[0].transpose(1, 2)
+        states: Tensor = self.gru(frames.transpose(1, 2))[0].transpose(1, 2)
+        return states

@@ -87,7 +87,8 @@ class _SpeakerNetwork(nn.Module):
                 f"the speaker network got input of shape {tuple(log_mel.shape)}; expected (batch, {self.num_mels}, "
                 "frames) log-mel: num_mels must be the same in network and data"
             )
-        return self.head(self.embedding(self.pool(self.body(log_mel))))
+        logits: Tensor = self.head(self.embedding(self.pool(self.body(log_mel))))
+        return logits
 
 
 class SpeakerResNet(_SpeakerNetwork):

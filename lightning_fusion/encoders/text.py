@@ -65,7 +65,8 @@ class _TextNetwork(nn.Module):
 
     def _embed(self, table: nn.Embedding, ids: Tensor) -> Tensor:
         try:
-            return table(ids)
+            embedded: Tensor = table(ids)
+            return embedded
         except IndexError as error:
             raise InputError(
                 f"found token {int(ids.max())}, the network knows tokens 0 to {self.vocab_size - 1}; set its "
@@ -151,7 +152,8 @@ class TextTransformer(_TextNetwork):
         )
         for layer in self.layers:
             states = layer(states, src_key_padding_mask=padding)
-        return self.head(self.pool(self.norm(states), mask))
+        logits: Tensor = self.head(self.pool(self.norm(states), mask))
+        return logits
 
 
 class TextBag(_TextNetwork):
@@ -180,7 +182,8 @@ class TextBag(_TextNetwork):
     def forward(self, text: Mapping[str, Tensor]) -> Tensor:
         """Map ``input_ids`` and ``attention_mask`` (B, L) to (B, C) logits."""
         ids, mask = self._read(text)
-        return self.head(self.dropout(self.pool(self._embed(self.embedding, ids), mask)))
+        logits: Tensor = self.head(self.dropout(self.pool(self._embed(self.embedding, ids), mask)))
+        return logits
 
 
 def _waves(length: int, width: int) -> Tensor:

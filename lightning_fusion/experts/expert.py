@@ -364,7 +364,8 @@ def build_network(spec: Mapping[str, Any] | None, num_classes: int, where: str) 
             f"network to that class of {num_classes} classes with {spec.get('init_args') or 'no other arguments'} "
             "(a checkpoint must not import code by itself)"
         )
-    return kind(num_classes, **spec.get("init_args", {}))
+    network: nn.Module = kind(num_classes, **spec.get("init_args", {}))
+    return network
 
 
 def _load_weights(network: nn.Module, state: dict[str, Tensor], path: str, classes: list[str]) -> None:

@@ -90,13 +90,14 @@ class ExpertModule(CheckedLoading, LightningModule):
 
     def forward(self, input: Any) -> Tensor:
         """Map a batch of inputs to (B, C) logits."""
-        return self.network(input)
+        logits: Tensor = self.network(input)
+        return logits
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean loss of one batch."""
         batch = as_batch(batch, "the train loader")
         input, target = self.mix(batch)
-        loss = self.loss(self(input), target)
+        loss: Tensor = self.loss(self(input), target)
         log_train(self, {"loss": loss}, batch)
         return loss
 
@@ -108,7 +109,8 @@ class ExpertModule(CheckedLoading, LightningModule):
 
         if not isinstance(batch.input, Tensor) or batch.input.ndim < 4:
             raise InputError("mixup is for images (B, channels, H, W) and videos; set mixup: 0 for other input")
-        return MixUp(alpha=self.mixup, num_classes=len(self.classes))(batch.input, batch.target)
+        mixed: tuple[Tensor, Tensor] = MixUp(alpha=self.mixup, num_classes=len(self.classes))(batch.input, batch.target)
+        return mixed
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log ``val_loss`` and ``val_accuracy``."""
@@ -129,7 +131,7 @@ class ExpertModule(CheckedLoading, LightningModule):
         self.metrics.log(self, split, batch)
 
     def _count(self, batch: Batch, split: str) -> Tensor:
-        logits = self(batch.input)
+        logits: Tensor = self(batch.input)
         self.metrics.count(split, logits, batch.target, self.loss(logits, batch.target))
         return logits
 

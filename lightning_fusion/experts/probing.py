@@ -156,7 +156,8 @@ def in_a_step(trainer: Trainer, batch: Any, device: torch.device) -> Batch:
     """A batch of the trainer's data module as a step sees it."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     batch = data.on_after_batch_transfer(move_data_to_device(batch, device), 0)
-    return trainer.precision_plugin.convert_input(as_batch(batch, "the data module"))
+    converted: Batch = trainer.precision_plugin.convert_input(as_batch(batch, "the data module"))
+    return converted
 
 
 def all_rows(trainer: Trainer, split: str, device: torch.device) -> Iterator[Batch]:

@@ -36,7 +36,8 @@ class MLPFuser(nn.Module):
 
     def forward(self, outputs: Tensor) -> Tensor:
         """Map (B, num_inputs) probabilities to (B, num_outputs) logits."""
-        return self.layers(outputs)
+        logits: Tensor = self.layers(outputs)
+        return logits
 
 
 class RepresentationFuser(nn.Module):
@@ -73,8 +74,11 @@ class RepresentationFuser(nn.Module):
         """Map (B, num_inputs) to (B, num_outputs) logits."""
         if self.training and len(inputs) == 1:  # one row has no deviation: what was seen so far stands in
             norm = self.norm
-            return self.layers(functional.batch_norm(inputs, norm.running_mean, norm.running_var, eps=norm.eps))
-        return self.layers(self.norm(inputs))
+            standardized = functional.batch_norm(inputs, norm.running_mean, norm.running_var, eps=norm.eps)
+        else:
+            standardized = self.norm(inputs)
+        logits: Tensor = self.layers(standardized)
+        return logits
 
 
 def draw_expert_target(owners: Tensor, index: Tensor, seed: int = 0) -> Tensor:

@@ -182,7 +182,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
 
         With ``target: label`` everything but the training step goes through here: override it to fuse in another way.
         """
-        logits = self.network(outputs)
+        logits: Tensor = self.network(outputs)
         if self.target == "expert":
             return self._answer(outputs, logits.argmax(1))
         if not self.mean_weight:
@@ -235,7 +235,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         """Cross-entropy of one batch; logged every ``log_every_n_steps`` steps."""
         batch = self._read(batch, "train")
         goal = batch.target if self.target == "label" else self._expert_target(batch)[0]
-        loss = self.loss(self.network(batch.outputs).float(), goal)
+        loss: Tensor = self.loss(self.network(batch.outputs).float(), goal)
         if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             log_train(self, {"loss": loss}, batch)
         return loss

@@ -102,13 +102,16 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
             number = names.index(name)
             return scatter(outputs, [self.columns[number]], len(self.classes))[:, 0]
 
-        return self.policy.predict(ask, _length(input))
+        found: FrugalPrediction = self.policy.predict(ask, _length(input))
+        return found
 
     def _decide(self, batch: OutputsBatch | Any) -> FrugalPrediction:
         if not isinstance(batch, OutputsBatch):
-            return self(batch.input)
+            found: FrugalPrediction = self(batch.input)
+            return found
         spread = scatter(batch.outputs, self.columns, len(self.classes))
-        return self.policy.predict(spread.transpose(0, 1))
+        replayed: FrugalPrediction = self.policy.predict(spread.transpose(0, 1))
+        return replayed
 
     @staticmethod
     def _read(batch: Any, split: str) -> Any:

@@ -278,7 +278,7 @@ class SubsetNeighbors:
     def _margin(self, subset: Sequence[int]) -> float:
         """Twice the bound of the rounding error of a squared distance, for points no longer than the rows."""
         terms = len(subset) * (self.num_classes + 2) + 2
-        return 16 * terms * 2.0**-53 * sum(self._largest[expert] for expert in subset)
+        return 16 * terms * 2.0**-53 * float(sum(self._largest[expert] for expert in subset))
 
     def _exact(self, subset: Sequence[int], points: Tensor, suspect: Tensor, count: int) -> Tensor:
         """(R, count) the nearest of some suspects, by (sum of squared differences, row index).

@@ -156,7 +156,8 @@ class FrugalFoE(PolicyState):
             InputError: If shapes, labels, costs or the number of rows do not fit.
         """
         names, stacked, goal, facts = read_labeled(outputs, targets)
-        return self.fit_array(names, stacked, goal, **facts)
+        self.fit_array(names, stacked, goal, **facts)
+        return self
 
     @_guarded
     def fit_array(
@@ -233,7 +234,8 @@ class FrugalFoE(PolicyState):
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}  # a lock cannot be copied
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        restore: Callable[..., Any] = super().__setstate__  # torch gives it no types
+        restore(state)
         self._lock = RLock()
 
     @_guarded

@@ -160,7 +160,8 @@ class ParametricRisk(RiskEstimator):
     @torch.no_grad()
     def look(self, subset: Sequence[int], points: Tensor, own: Tensor | None) -> Tensor:
         """(R, K) the predicted errors of F^(S + k)."""
-        return self.network(masked_input(points, subset)).sigmoid()
+        risk: Tensor = self.network(masked_input(points, subset)).sigmoid()
+        return risk
 
     def total(self, looked: Tensor, base: Sequence[int], additions: Sequence[Sequence[int]]) -> Tensor:
         """The predicted errors, times M. That of S is the mean over its members, each of which adds nothing."""

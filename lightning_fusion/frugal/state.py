@@ -70,7 +70,8 @@ class PolicyState(Arguments, nn.Module):
         """Follow a move to another device; numbers keep their precision, which decides who is nearest."""
         kept = {name: value.dtype for name, value in self.state_dict().items()}
         outputs = self.outputs
-        super()._apply(fn, recurse)
+        apply: Callable[..., Any] = super()._apply  # torch gives it no types
+        apply(fn, recurse)
         if self.outputs.dtype != outputs.dtype:
             self.outputs = outputs.to(self.outputs.device)
         for part in (self.fuser, self.risk):

@@ -178,7 +178,8 @@ class MaskedMLPFuser(SubsetFuser):
         for _ in range(max(self.epochs, -(-_MIN_STEPS * 200 // max(rows, 200)))):
             sizes = generator.integers(1, experts + 1, (rows, 1))
             mask = (generator.random((rows, experts)).argsort(1).argsort(1) < sizes).astype(np.float32)
-            model.partial_fit(_masked(data, mask), goal, classes=labels)
+            given = _masked(torch.from_numpy(data), torch.from_numpy(mask)).numpy()
+            model.partial_fit(given, goal, classes=labels)
         copy_perceptron(model, network, labels)
 
     @torch.no_grad()
@@ -198,7 +199,8 @@ class MaskedMLPFuser(SubsetFuser):
         return result
 
     def _ask(self, network: nn.Module, subset: Sequence[int], points: Tensor) -> Tensor:
-        return network(masked_input(points, subset)).softmax(-1)
+        probabilities: Tensor = network(masked_input(points, subset)).softmax(-1)
+        return probabilities
 
 
 def masked_input(points: Tensor, subset: Sequence[int]) -> Tensor:
@@ -213,9 +215,8 @@ def masked_input(points: Tensor, subset: Sequence[int]) -> Tensor:
     return _masked(points.transpose(0, 1).to(torch.float32), mask)
 
 
-def _masked(data, mask):  # type: ignore[no-untyped-def]  # arrays or tensors alike
-    kept = (data * mask[:, :, None]).reshape(len(data), -1)
-    return torch.cat([kept, mask], 1) if isinstance(data, Tensor) else np.concatenate([kept, mask], 1)
+def _masked(points: Tensor, mask: Tensor) -> Tensor:
+    return torch.cat([(points * mask[:, :, None]).reshape(len(points), -1), mask], 1)
 
 
 def perceptron(widths: Sequence[int]) -> nn.Sequential:

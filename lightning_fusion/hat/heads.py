@@ -44,7 +44,7 @@ def head_name(expert: Expert, input: Any) -> str:
         elif z and not features.startswith(f"{name}."):
             after[name] = arguments
 
-    parts = dict(network.named_modules())  # a part comes before its own parts
+    parts: dict[str, nn.Module] = dict(network.named_modules())  # a part comes before its own parts
     hooks = [part.register_forward_hook(partial(note, name)) for name, part in parts.items()]
     try:
         with torch.compiler.set_stance("force_eager"):  # compiled code does not see hooks

@@ -154,7 +154,8 @@ class KnowledgeDictionary(nn.Module):
             return value.to(fn(value.new_empty(0)).device)
 
         self.pending, self.seen, self.strange = map(move, (self.pending, self.seen, self.strange))
-        return super()._apply(move, recurse)
+        apply: Callable[..., Any] = super()._apply  # torch gives it no types
+        return apply(move, recurse)
 
     def is_of(self, index: Tensor, target: Tensor) -> bool:
         """Whether these are its numbers and labels, (N,) each, in ascending order of the numbers."""

@@ -147,7 +147,8 @@ class Mixer(nn.Module):
             return self.static.float().log_softmax(0).expand(len(z_t), -1)
         keys = self.key(torch.stack([self.maps[name](representations[name]) for name in self.names], 1))
         similarity = (self.query(z_t).float()[:, None] * keys.float()).sum(2)
-        return (self.scale * similarity).log_softmax(1)
+        log_weights: Tensor = (self.scale * similarity).log_softmax(1)
+        return log_weights
 
     def known(self, target: Tensor) -> Tensor:
         """(B,) the targets, -100 where there is none or no source knows the class: those teach the mixer nothing."""

@@ -238,7 +238,8 @@ class HaTJointModule(ExpertModule):
     def _made_teacher(self) -> Teacher:
         if self.teacher is None:
             raise InputError("there is no mixer: it is made in training, and a published student has none")
-        return self.teacher
+        teacher: Teacher = self.teacher
+        return teacher
 
     @property
     def _players(self) -> tuple[bool, bool]:

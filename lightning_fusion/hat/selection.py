@@ -159,7 +159,8 @@ def cosine(one: Tensor, other: Tensor) -> Tensor:
         tensor([1., 0.])
     """
     lengths = one.norm(dim=-1) * other.norm(dim=-1)
-    return ((one * other).sum(-1) / lengths).where(lengths > 0, 0.0)
+    similarity: Tensor = ((one * other).sum(-1) / lengths).where(lengths > 0, 0.0)
+    return similarity
 
 
 @dataclass

@@ -107,7 +107,8 @@ class Teacher(nn.Module):
 
     def known(self, target: Tensor) -> Tensor:
         """(B,) the targets, -100 where there is none or no source knows the class."""
-        return self.mixers[0].known(target)
+        known: Tensor = self.mixers[0].known(target)
+        return known
 
     def forward(self, z: Tensor, answer: Answer) -> Mixed:
         """Mix what the sources say.
@@ -135,7 +136,8 @@ class Teacher(nn.Module):
 
     def fused(self, rows: Tensor, mixed: Mixed) -> Tensor:
         """(B, C) what the mixers say, without gradient; of a labeled row the one that did not see its label."""
-        return self.knowledge.combine(rows, [log_mix.detach().exp() for log_mix in mixed.log_mix])
+        combined: Tensor = self.knowledge.combine(rows, [log_mix.detach().exp() for log_mix in mixed.log_mix])
+        return combined
 
     @torch.no_grad()
     def keep(self, rows: Tensor, fused: Tensor, mixed: Mixed) -> None:

@@ -87,7 +87,8 @@ class Verification(Metric):
         self.widths: list[int] = []
 
     def _state(self, member: int) -> list[Tensor]:
-        return getattr(self, f"embeddings_{member}")
+        embeddings: list[Tensor] = getattr(self, f"embeddings_{member}")
+        return embeddings
 
     def set_trials(self, pairs: Tensor, same: Tensor) -> None:
         """Say which trials :meth:`compute` scores.

@@ -188,7 +188,8 @@ class TransformersClassifier(nn.Module):
         states = getattr(output, "hidden_states", None)
         last = states[-1] if states is not None else output.encoder_last_hidden_state
         self.pool(_mean(last, mask))
-        return output.logits
+        logits: Tensor = output.logits
+        return logits
 
 
 class TransformersGenerator(nn.Module):
@@ -245,8 +246,8 @@ class TransformersGenerator(nn.Module):
             )
         written = written[:, 1 if self.both else ids.shape[1] :]
         ended = torch.isin(written, written.new_tensor(self.end_ids)).cumsum(1) > 0
-        written = written.masked_fill(ended, self.pad_id)
-        return written[:, : int((~ended).any(0).sum())]
+        text: Tensor = written.masked_fill(ended, self.pad_id)
+        return text[:, : int((~ended).any(0).sum())]
 
     @torch.no_grad()
     def embed(self, input: Mapping[str, Tensor], generated: Tensor | None = None) -> Tensor:
@@ -267,7 +268,7 @@ class TransformersGenerator(nn.Module):
     def forward(self, input: Mapping[str, Tensor], target: Tensor) -> Tensor:
         """Log-probabilities (B, T + 1, V) of what follows the input and each token of the target (B, T)."""
         ids, mask = self._read(input)
-        logits = self._run(ids, mask, target).logits
+        logits: Tensor = self._run(ids, mask, target).logits
         return (logits if self.both else logits[:, ids.shape[1] - 1 :]).float().log_softmax(2)
 
     def labels(self, target: Tensor) -> Tensor:

@@ -188,7 +188,8 @@ class _Asking(LightningModule):
         assert self.writer is not None
         for name, value in answers.items():
             self.writer.append(f"{split}/{name}", value.detach().cpu().numpy())
-        return batch.index
+        index: Tensor = batch.index
+        return index
 
     def facts(self, split: str) -> dict[str, np.ndarray]:
         """Target, domain and index of the rows of this process, in the order of its batches."""
@@ -265,7 +266,7 @@ class EverySplit(LightningDataModule):
         self.data.trainer = self.trainer
         set_up(self.data)
 
-    def predict_dataloader(self) -> list[DataLoader]:
+    def predict_dataloader(self) -> list[DataLoader[Any]]:
         """A loader per split, in the order of rows."""
         return [_ordered(_loader_of(self.data, split)) for split in self.splits]
 
@@ -298,7 +299,7 @@ def check_split(split: str) -> None:
         raise InputError(f"splits: found {split!r}; choose from {shorten(SPLITS)}")
 
 
-def _loader_of(data: LightningDataModule, split: str) -> DataLoader:
+def _loader_of(data: LightningDataModule, split: str) -> DataLoader[Any]:
     check_split(split)
     loader = getattr(data, f"{split}_dataloader")()
     if not isinstance(loader, DataLoader):
@@ -308,7 +309,7 @@ def _loader_of(data: LightningDataModule, split: str) -> DataLoader:
     return loader
 
 
-def _ordered(loader: DataLoader) -> DataLoader:
+def _ordered(loader: DataLoader[Any]) -> DataLoader[Any]:
     """The same loader without shuffling where that is ours to say; the store is ordered by index in any case."""
     if isinstance(loader.sampler, SliceSampler):
         loader.sampler.shuffle = False

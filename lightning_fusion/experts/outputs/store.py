@@ -174,7 +174,10 @@ class ExpertOutputs:
 
     def owners(self, split: str) -> np.ndarray:
         """(N, K) bool: which expert was trained on a domain of which sample; all False where nothing is known."""
-        return np.asarray(self[split].domain, bool) @ owner_matrix(self.domains, self.expert_domains).numpy()
+        found: np.ndarray = (
+            np.asarray(self[split].domain, bool) @ owner_matrix(self.domains, self.expert_domains).numpy()
+        )
+        return found
 
     # ------------------------------------------------------------------ tests
 
