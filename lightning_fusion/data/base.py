@@ -1,4 +1,4 @@
-"""Batches, splits and the order of rows: what every data module of the library shares."""
+"""Batches and the base class of all data modules of the library."""
 
 import copy
 import math
@@ -26,22 +26,22 @@ class Batch(NamedTuple):
 
     Attributes:
         input: (B, ...) tensor, or a dict of such tensors.
-        target: (B,) int64, the position of the label in the data module's ``classes``.
-        domain: (B, D) bool, which of the data module's ``domains`` each sample belongs to; domains may overlap.
-        index: (B,) int64, a number of the sample that stays the same over epochs, splits and processes.
+        target: (B,) int64, index of the label in the data module's ``classes``.
+        domain: (B, D) bool, membership of each sample in the data module's ``domains``; domains may overlap.
+        index: (B,) int64, sample index, constant over epochs, splits and processes.
     """
 
     input: Any
     target: Tensor
     domain: Tensor
-    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which is not needed here
 
 
 def as_batch(batch: Any, source: str) -> Batch:
-    """Check that a loader of ``source`` yields :class:`Batch`, or a tuple with the same four fields in that order.
+    """Convert a batch of ``source`` to :class:`Batch`; a tuple of the same four fields in that order is accepted.
 
     Raises:
-        InputError: If it yields something else.
+        InputError: If the batch is anything else.
     """
     if isinstance(batch, Batch):
         return batch
@@ -55,20 +55,20 @@ def as_batch(batch: Any, source: str) -> Batch:
 
 
 class Rows(Protocol):
-    """Inputs that give many rows at once: a tensor in memory, or files that are decoded when asked for."""
+    """Inputs that are indexed by a tensor of positions: a tensor in memory, or files that are decoded on access."""
 
     def __getitem__(self, rows: Tensor) -> Any: ...
 
 
 class RowDataset(Dataset[Batch]):
-    """Some rows of a table of samples; an index *tensor* fetches a whole batch in one step.
+    """Map-style data set over a subset of samples; an index *tensor* fetches a whole batch in one step.
 
     Args:
-        inputs: Gives the inputs of an index tensor; shared between splits, never copied.
-        targets: (N,) int64 targets of all rows.
-        domains: (N, D) bool memberships of all rows.
-        rows: (n,) int64, the rows of this split.
-        index: (N,) int64 stable sample numbers; the row number itself by default.
+        inputs: Inputs of all samples, indexed by a tensor; shared between splits, never copied.
+        targets: (N,) int64 targets of all samples.
+        domains: (N, D) bool domain memberships of all samples.
+        rows: (n,) int64 positions of the samples of this split.
+        index: (N,) int64 stable sample indices; the position itself by default.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class RowDataset(Dataset[Batch]):
 
 
 class Stage(IntEnum):
-    """What a data module does in turn; an argument that changes a stage changes those that follow it as well."""
+    """Preparation stages of a data module, in order; a changed argument invalidates its stage and all later ones."""
 
     READING = 0
     CUTTING = 1
@@ -94,21 +94,21 @@ class Stage(IntEnum):
     USING = 3
 
 
-class Made(cached_property[_T]):
-    """A property that is made once, and anew when an argument of its stage or of an earlier one changes."""
+class StagedProperty(cached_property[_T]):
+    """Cached property that is recomputed when an argument of its stage, or of an earlier one, changes."""
 
     stage: Stage
 
 
-def made_at(stage: Stage) -> Callable[[Callable[[Any], _T]], Made[_T]]:
-    """Decorate a method of a data module as a property that variants share until they change its stage.
+def staged_property(stage: Stage) -> Callable[[Callable[[Any], _T]], StagedProperty[_T]]:
+    """Decorate a method of a data module as a cached property; variants share the value until they change its stage.
 
     Args:
-        stage: That makes it; the arguments of which stage are in ``stage_of``.
+        stage: Stage that computes the value; ``stage_of`` maps constructor arguments to stages.
     """
 
-    def decorate(method: Callable[[Any], _T]) -> Made[_T]:
-        made = Made(method)
+    def decorate(method: Callable[[Any], _T]) -> StagedProperty[_T]:
+        made = StagedProperty(method)
         made.stage = stage
         return made
 
@@ -116,33 +116,33 @@ def made_at(stage: Stage) -> Callable[[Callable[[Any], _T]], Made[_T]]:
 
 
 class FusionDataModule(SlicedDataModule):
-    """What all data modules of the library share: three splits, slices as batches, and facts for the models.
+    """Base class of all data modules: three splits, batches as slices, and metadata for models.
 
     A subclass sets ``batch_size``, ``seed`` and ``num_workers`` and implements :meth:`rows` (or :meth:`make_rows`,
-    which :meth:`rows` calls once for each split), :attr:`classes` and :attr:`domains`. One that keeps the data of
-    experts and of a fuser apart takes ``role`` and sets ``has_roles``. One whose loader gives raw values implements
-    :meth:`preprocess`.
+    which :meth:`rows` calls once for each split), :attr:`classes` and :attr:`domains`. A subclass that separates the
+    data of experts from those of a fuser takes ``role`` and sets ``has_roles``. A subclass with raw values in its
+    batches implements :meth:`preprocess`.
 
-    The constructor of a modality's base class records the arguments and keeps those that all its sources share under
-    their names; that of a source class does so with its own ones, and ends with :meth:`_configure`, which checks them
-    together. What follows from them is a property :func:`made_at` a stage.
+    The constructor of a modality's base class records all arguments and stores the shared ones as attributes. The
+    constructor of a source class stores its own arguments as attributes and ends with :meth:`_configure`, which
+    validates them together. Derived values are properties decorated with :func:`staged_property`.
     """
 
     has_roles: ClassVar[bool] = False
     """Whether the class takes ``role`` ("expert" or "fuser"), and ``domain`` for the role of an expert."""
     stage_of: ClassVar[Mapping[str, Stage]] = {}
-    """The first stage that an argument changes; one that is not named changes what is read."""
+    """First stage that each argument invalidates; arguments that are not listed invalidate reading."""
     role: str
     domain: Any
     augmentation: nn.Module | None = None
 
-    @made_at(Stage.USING)
+    @staged_property(Stage.USING)
     def _made_rows(self) -> dict[str, Dataset]:
         return {}
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes that targets count."""
+        """Names of the classes, in the order of the targets."""
         raise NotImplementedError(f"{type(self).__name__} must implement the property classes")
 
     @property
@@ -151,10 +151,10 @@ class FusionDataModule(SlicedDataModule):
         raise NotImplementedError(f"{type(self).__name__} must implement the property domains")
 
     def rows(self, split: str) -> Any:
-        """The data set of one split, ``train``, ``val`` or ``test``; takes index tensors.
+        """Return the data set of one split (``train``, ``val`` or ``test``), which takes index tensors.
 
         Raises:
-            InputError: If there is no such split, or it has no sample.
+            InputError: If the split does not exist or has no sample.
         """
         if split not in SPLITS:
             raise InputError(f"there is no split {split!r}; expected {shorten(SPLITS)}")
@@ -163,35 +163,35 @@ class FusionDataModule(SlicedDataModule):
         return self._made_rows[split]
 
     def make_rows(self, split: str) -> Any:
-        """Make the data set of a split, which :meth:`rows` keeps until an argument changes."""
+        """Build the data set of a split; :meth:`rows` caches it until an argument changes."""
         raise NotImplementedError(f"{type(self).__name__} must implement rows(split), or make_rows(split)")
 
     def preprocess(self, inputs: Any, augment: bool = False) -> Any:
-        """Turn what the loader gives into network input, on the device; as it is where nothing is to be done.
+        """Turn the inputs of a batch into network input, on the device; the identity by default.
 
         Args:
-            inputs: Of a batch.
-            augment: Whether to augment it, as in training.
+            inputs: Inputs of a batch, as the loader yields them.
+            augment: Whether to apply the training augmentation.
         """
         return inputs
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augmentation (in training) and preprocessing, on the device."""
+        """Augment (in training) and preprocess the batch, on the device."""
         if not isinstance(batch, Batch):
             return batch
         augment = self.augmentation is not None and self.trainer is not None and self.trainer.training
         return batch._replace(input=self.preprocess(batch.input, augment))
 
     def fingerprint(self, split: str) -> str:
-        """A fingerprint of the content of one split, before augmentation."""
+        """Return a fingerprint of the content of one split, before augmentation."""
         raise NotImplementedError(f"{type(self).__name__} must implement fingerprint(split)")
 
     def statistics(self, split: str = "train") -> Tensor:
-        """Light statistics of the samples of one split, as recorded: (S,) float32."""
-        raise NotImplementedError(f"{type(self).__name__} has no statistics; implement statistics(split), or give some")
+        """Return light statistics of the samples of one split, as recorded: (S,) float32."""
+        raise NotImplementedError(f"{type(self).__name__} has no statistics; implement statistics(split)")
 
     def variant(self, **changes: Any) -> Self:
-        """A copy with other constructor arguments that shares what is already in memory.
+        """Return a copy with changed constructor arguments that shares the data already in memory.
 
         Args:
             **changes: Constructor arguments and their new values.
@@ -210,31 +210,31 @@ class FusionDataModule(SlicedDataModule):
         return other
 
     def _configure(self, **arguments: Any) -> None:
-        """Assign constructor arguments, drop what was made of other ones, and check all of them together."""
+        """Assign constructor arguments, drop cached values that depend on them, and validate all arguments."""
         for name, value in arguments.items():
             setattr(self, name, value)
         first = self._first_stage(arguments)
         for name in [*self.__dict__]:
             made = getattr(type(self), name, None)
-            if isinstance(made, Made) and made.stage >= first:
+            if isinstance(made, StagedProperty) and made.stage >= first:
                 del self.__dict__[name]
         self._check()
 
     def _first_stage(self, changed: Iterable[str]) -> Stage:
-        """The first stage that some arguments change."""
+        """Return the first stage that the changed arguments invalidate."""
         return min((self.stage_of.get(name, Stage.READING) for name in changed), default=Stage.USING)
 
     def _check(self) -> None:
-        """Refuse arguments that are out of range or do not go together; a subclass adds its own."""
+        """Raise InputError for arguments that are out of range or inconsistent; subclasses add their own checks."""
 
     def _check_choices(self, choices: Mapping[str, Sequence[Any]]) -> None:
-        """Refuse an argument that is none of the words it may be."""
+        """Raise InputError for an argument that is not one of its permitted values."""
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise InputError(f"{name} is {getattr(self, name)!r}; expected {shorten(known)}")
 
     def _check_loading(self) -> None:
-        """Refuse a batch size, a number of loader processes or a seed that there cannot be."""
+        """Raise InputError for an invalid batch size, number of workers or seed."""
         for name, least in (("batch_size", 1), ("num_workers", 0), ("seed", 0)):
             value = getattr(self, name)
             if not isinstance(value, Integral) or isinstance(value, bool):
@@ -243,7 +243,7 @@ class FusionDataModule(SlicedDataModule):
                 raise InputError(f"{name} is {value}; expected at least {least}")
 
     def _check_scale(self, count: int, channels: str = "") -> None:
-        """Refuse ``mean`` and ``std`` that are not those of ``count`` channels, or would make inputs infinite."""
+        """Raise InputError unless ``mean`` and ``std`` have ``count`` finite values and ``std`` is positive."""
         for name, low, expected in (("mean", -math.inf, "finite numbers"), ("std", 0.0, "numbers above 0")):
             values = getattr(self, name)
             if values is None:
@@ -253,14 +253,14 @@ class FusionDataModule(SlicedDataModule):
             if not all(low < value < math.inf for value in values):
                 raise InputError(f"{name} is {values}; expected {expected}")
 
-    def _check_least(self, least: int, *names: str) -> None:
-        """Refuse arguments that are below a number."""
+    def _check_minimum(self, least: int, *names: str) -> None:
+        """Raise InputError for arguments below a minimum."""
         for name in names:
             if not getattr(self, name) >= least:
                 raise InputError(f"{name} is {getattr(self, name)}; expected at least {least}")
 
     def _check_fractions(self, *names: str, zero: bool = False) -> None:
-        """Refuse arguments that are no fraction: above 0 (or 0 itself, if that is one) and below 1."""
+        """Raise InputError for arguments outside (0, 1), or [0, 1) with ``zero``."""
         for name in names:
             value = getattr(self, name)
             if not 0 <= value < 1 or (value == 0 and not zero):
@@ -268,30 +268,30 @@ class FusionDataModule(SlicedDataModule):
                 raise InputError(f"{name} is {value}; expected a fraction {expected}")
 
     def _check_held_out(self, val_fraction: float, test_fraction: float) -> None:
-        """Refuse fractions for validation and testing that are none, or leave nothing to train on."""
+        """Raise InputError for validation and test fractions that are invalid or leave no training samples."""
         self._check_fractions("val_fraction", "test_fraction")
         if val_fraction + test_fraction >= 1:
             raise InputError(
-                f"val_fraction {val_fraction} and test_fraction {test_fraction} leave nothing to train on; lower them"
+                f"val_fraction {val_fraction} and test_fraction {test_fraction} leave no training samples; lower them"
             )
 
     def _check_role(self) -> None:
-        """Refuse a role that there is not, and a domain for any but the expert's."""
+        """Raise InputError for an unknown role, or for a domain with a role other than ``expert``."""
         self._check_choices({"role": ("expert", "fuser")})
         if self.domain is not None and self.role != "expert":
-            raise InputError("domain selects what one expert trains on; set role: expert, or remove domain")
+            raise InputError("domain selects the training data of one expert; set role: expert, or remove domain")
 
 
 class TensorDataModule(FusionDataModule):
-    """Tensors in memory as a data module.
+    """Data module of tensors in memory.
 
     Args:
-        tensors: For each split (inputs (N, ...), targets (N,)) or (inputs, targets, domains (N, D) bool); anything of
-            a length that takes index tensors will do as inputs.
-        classes: Names of the classes that targets count.
+        tensors: For each split (inputs (N, ...), targets (N,)) or (inputs, targets, domains (N, D) bool). Inputs may
+            be any object that has a length and takes index tensors.
+        classes: Names of the classes, in the order of the targets.
         domains: Names of the D domains.
         batch_size: Samples per batch and process.
-        seed: Of the order.
+        seed: Seed of the order.
 
     Raises:
         InputError: If a split's tensors differ in length.
@@ -327,7 +327,7 @@ class TensorDataModule(FusionDataModule):
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes that targets count."""
+        """Names of the classes, in the order of the targets."""
         return self._classes
 
     @property
@@ -336,30 +336,30 @@ class TensorDataModule(FusionDataModule):
         return self._domains
 
     def rows(self, split: str) -> RowDataset:
-        """The data set of one split."""
+        """Return the data set of one split."""
         if split not in self._rows:
             raise InputError(f"there is no split {split!r}; it has {shorten(self._rows)}")
         return self._rows[split]
 
     def fingerprint(self, split: str) -> str:
-        """A fingerprint of the tensors of one split."""
+        """Return a fingerprint of the tensors of one split."""
         dataset = self.rows(split)
         return digest(dataset.inputs, dataset.targets, dataset.domains)
 
 
 UNLABELED = -100
-"""``Batch.target`` of a sample whose label is not known, or none of the classes; what torch's losses leave out."""
+"""``Batch.target`` of a sample without a label or of no class; the ``ignore_index`` of torch's losses."""
 
 _READ_ROWS = 4096
 
 
 class TargetRows(Dataset[Batch]):
-    """Some rows of a data set, of which only some show their label.
+    """Subset of a data set in which only some samples keep their label; the others have the target -100.
 
     Args:
-        dataset: Gives the batch of an index tensor.
+        dataset: Data set that takes index tensors.
         rows: (n,) int64 positions in ``dataset``.
-        labeled: (n,) bool; all where None.
+        labeled: (n,) bool; all samples keep their label where None.
     """
 
     def __init__(self, dataset: Any, rows: Tensor, labeled: Tensor | None = None) -> None:
@@ -374,20 +374,20 @@ class TargetRows(Dataset[Batch]):
         return batch._replace(target=batch.target.where(self.labeled[item], UNLABELED))
 
 
-def row_facts(dataset: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Targets (N,), domains (N, D) and index numbers (N,) of a data set, without its inputs where that is possible.
+def sample_metadata(dataset: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return targets (N,), domains (N, D) and indices (N,) of a data set, without reading its inputs where possible.
 
     Args:
-        dataset: Takes index tensors.
+        dataset: Data set that takes index tensors.
 
     Example:
         >>> rows = RowDataset(torch.zeros(3, 2), torch.arange(3), torch.ones(3, 1).bool(), torch.tensor([0, 2]))
-        >>> target, domain, index = row_facts(TargetRows(rows, torch.arange(2), torch.tensor([True, False])))
+        >>> target, domain, index = sample_metadata(TargetRows(rows, torch.arange(2), torch.tensor([True, False])))
         >>> target.tolist(), index.tolist()
         ([0, -100], [0, 2])
     """
     if isinstance(dataset, TargetRows):
-        target, domain, index = (part[dataset.rows] for part in row_facts(dataset.dataset))
+        target, domain, index = (part[dataset.rows] for part in sample_metadata(dataset.dataset))
         return target.where(dataset.labeled, UNLABELED), domain, index
     if isinstance(dataset, RowDataset):
         rows = dataset.rows

@@ -1,4 +1,4 @@
-"""What data modules with domains share: the domains in use, their own classes, and warnings that are given once."""
+"""Base classes of data modules with domains: selected domains, their classes, and messages logged once."""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,39 +7,39 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lightning_fusion.data.base import FusionDataModule, RowDataset, Rows, Stage, made_at
+from lightning_fusion.data.base import FusionDataModule, RowDataset, Rows, Stage, staged_property
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.hyperparameters import record_arguments
 
 
-class Notices:
-    """Warnings and remarks of a data module; each text is given once, by one process.
+class MessageLog:
+    """Log of a data module's warnings and messages: each text is logged once, by rank zero.
 
     Example:
-        >>> notices = Notices()
-        >>> notices.inform("3 texts are cut")
-        >>> notices.inform("3 texts are cut"), notices.given
+        >>> messages = MessageLog()
+        >>> messages.info("3 texts are cut")
+        >>> messages.info("3 texts are cut"), messages.seen
         (None, {'3 texts are cut'})
     """
 
     def __init__(self) -> None:
-        self.given: set[str] = set()
+        self.seen: set[str] = set()
 
     def warn(self, message: str) -> None:
-        """Give a warning, unless it was given before."""
-        if message not in self.given:
-            self.given.add(message)
+        """Log a warning, unless it was logged before."""
+        if message not in self.seen:
+            self.seen.add(message)
             rank_zero_warn(message)
 
-    def inform(self, message: str) -> None:
-        """Log a remark, unless it was given before."""
-        if message not in self.given:
-            self.given.add(message)
+    def info(self, message: str) -> None:
+        """Log a message, unless it was logged before."""
+        if message not in self.seen:
+            self.seen.add(message)
             rank_zero_info(message)
 
 
 def as_names(values: Iterable[str | int] | str | int | None) -> list[str]:
-    """Names as texts, for YAML reads 33 as a number; one name stands for a list of one, None for an empty list.
+    """Convert names to a list of strings (YAML reads 33 as a number); None gives an empty list.
 
     Example:
         >>> as_names([33, "b"]), as_names("b"), as_names(None)
@@ -53,15 +53,15 @@ def as_names(values: Iterable[str | int] | str | int | None) -> list[str]:
 def chosen_domains(
     domain: Iterable[str | int] | str | int | None, domains: Sequence[str], by_number: bool = False
 ) -> list[int]:
-    """Numbers of the domains that the argument ``domain`` selects, in order; all where it is None.
+    """Return the indices of the domains that the argument ``domain`` selects, in order; all domains where it is None.
 
     Args:
-        domain: Name or names.
-        domains: All names.
-        by_number: A domain may be given by its number as well; a name comes first, for folders may be called 2019.
+        domain: One name or several.
+        domains: Names of all domains.
+        by_number: Accept the index of a domain as well; names take precedence, because a folder may be called 2019.
 
     Raises:
-        InputError: If ``domain`` names none, or one that is not there.
+        InputError: If ``domain`` is empty or names an unknown domain.
 
     Example:
         >>> chosen_domains("b", ["a", "b"]), chosen_domains(None, ["a", "b"])
@@ -83,14 +83,14 @@ def chosen_domains(
 
 
 def check_label_names(labels: Iterable[str | int] | None, ignored: Iterable[str | int] | None = None) -> None:
-    """Refuse labels that no classifier can tell apart.
+    """Validate the argument ``labels``: two or more different names.
 
     Args:
-        labels: All that there may be, as an argument; None where they are to be found.
-        ignored: Labels that count as none.
+        labels: All permitted labels; None where they are read from the data.
+        ignored: Labels of samples that are left out.
 
     Raises:
-        InputError: If there are less than two, or one twice.
+        InputError: If there are fewer than two labels, or one is repeated.
     """
     known = as_names(labels)
     both = [*known, *as_names(ignored)]
@@ -100,13 +100,13 @@ def check_label_names(labels: Iterable[str | int] | None, ignored: Iterable[str 
 
 
 def local_classes(classes: Sequence[int] | np.ndarray, count: int) -> np.ndarray:
-    """What each of the task's classes is among some of them: (count + 1,) numbers, -1 for the others.
+    """Map the classes of a task to their indices in a subset: (count + 1,) indices, -1 for classes outside the subset.
 
-    The last entry is -1, so that a label of -1 ("none of the classes") stays what it is.
+    The last entry is -1, so that the label -1 ("no class") maps to itself.
 
     Args:
-        classes: Numbers of the classes in use.
-        count: All classes of the task.
+        classes: Indices of the classes in the subset.
+        count: Number of classes of the task.
 
     Example:
         >>> local_classes([1, 3], 4)[[0, 1, 3, -1]].tolist()
@@ -118,7 +118,7 @@ def local_classes(classes: Sequence[int] | np.ndarray, count: int) -> np.ndarray
 
 
 def domain_matrix(domain: np.ndarray, count: int) -> Tensor:
-    """``Batch.domain`` of rows that belong to one domain each: (N, D) bool of (N,) numbers; all False for -1.
+    """One-hot encode domain indices (N,) as ``Batch.domain`` (N, D) bool; all False for -1.
 
     Example:
         >>> domain_matrix(np.array([1, -1]), 2).tolist()
@@ -128,18 +128,18 @@ def domain_matrix(domain: np.ndarray, count: int) -> Tensor:
 
 
 class ModalityDataModule(FusionDataModule):
-    """What the bases of all modalities share: their arguments are recorded, and warnings are given once.
+    """Base class of the data modules of all modalities: records the arguments and logs each message once.
 
     Args:
         batch_size: Samples per batch and process.
-        num_workers: Loader processes; only samples that are read batch by batch, not held in memory, gain from them.
-        seed: Of splits, order, and all else that is drawn.
+        num_workers: Number of loader processes; useful only where samples are read batch by batch, not held in memory.
+        seed: Seed of splits, order and all other draws.
     """
 
     def __init__(self, batch_size: int = 64, num_workers: int = 0, seed: int = 0) -> None:
         super().__init__()
         record_arguments(self)
-        self.notices = Notices()
+        self.messages = MessageLog()
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
 
     def _check(self) -> None:
@@ -147,57 +147,57 @@ class ModalityDataModule(FusionDataModule):
 
 
 class DomainsDataModule(ModalityDataModule):
-    """Samples that have one label and belong to one domain each; ``domain`` selects some, with their own classes.
+    """Base class for samples of one label and one domain each; ``domain`` selects domains, with their own classes.
 
     A subclass implements :attr:`domains` and the properties and methods below that raise NotImplementedError.
     """
 
     @property
     def domains_are_classes(self) -> bool:
-        """Whether each domain is a class, so that nothing is classified within one."""
+        """Whether each domain is a class, so that a single domain is no classification task."""
         return False
 
     @property
     def classes(self) -> list[str]:
-        """Names of the labels; with ``domain``, only of those that the chosen domains have."""
+        """Names of the classes; with ``domain``, only those of the selected domains."""
         return [self._labels[0][number] for number in self._own[1]]
 
     @property
     def own_domains(self) -> list[str]:
-        """Names of the domains that are used: those of ``domain``, or all."""
+        """Names of the selected domains; all where ``domain`` is None."""
         return [self.domains[number] for number in self._own[0]]
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and split the samples; cheap when repeated."""
+        """Read and split the samples; inexpensive when repeated."""
         self.rows("train")
 
     def make_rows(self, split: str) -> RowDataset:
-        """The samples of a split, of the domains in use."""
+        """Return the samples of a split that belong to the selected domains."""
         rows, (known, label) = self._rows_of(split), self._labels
         target = torch.from_numpy(local_classes(self._own[1], len(known))[label])
         return RowDataset(self._inputs(), target, domain_matrix(self._domain_of, len(self.domains)), rows)
 
     @property
     def _labels(self) -> tuple[list[str], np.ndarray]:
-        """Names of all classes, and the class of each sample, (N,); -1 where it has none."""
+        """Names of all classes, and the (N,) class index of each sample; -1 where it has none."""
         raise NotImplementedError
 
     @property
     def _domain_of(self) -> np.ndarray:
-        """(N,) the domain of each sample; -1 where it has none."""
+        """(N,) domain index of each sample; -1 where it has none."""
         raise NotImplementedError
 
     def _rows_of(self, split: str) -> Tensor:
-        """(n,) the samples of a split, of the domains in use."""
+        """Return (n,) positions of the samples of a split that belong to the selected domains."""
         raise NotImplementedError
 
     def _inputs(self) -> Rows:
-        """What gives the inputs of samples."""
+        """Inputs of all samples, indexed by a tensor."""
         raise NotImplementedError
 
-    @made_at(Stage.USING)
+    @staged_property(Stage.USING)
     def _own(self) -> tuple[list[int], list[int]]:
-        """Numbers of the domains, and of the classes, that are used."""
+        """Indices of the selected domains and of their classes."""
         known, label = self._labels
         chosen, classes = chosen_domains(self.domain, self.domains), list(range(len(known)))
         if self.domain is not None:
@@ -206,10 +206,10 @@ class DomainsDataModule(ModalityDataModule):
         return chosen, classes
 
     def _check_own(self, chosen: list[int], classes: list[int]) -> None:
-        """Refuse domains in which there is nothing to tell apart."""
+        """Raise InputError for domains with fewer than two classes."""
         if len(classes) < 2 and not self.domains_are_classes:
             raise InputError(
                 f"domain {shorten(self.domains[number] for number in chosen)} has "
                 f"{shorten(self._labels[0][number] for number in classes) or 'no'} as its only class; a classifier "
-                "needs two: leave this domain out, choose several, or change what tells domains apart"
+                "needs two: leave this domain out, select several, or change the fields that define domains"
             )

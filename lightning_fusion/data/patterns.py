@@ -1,4 +1,4 @@
-"""Files by the pattern of their paths: what their names say of them."""
+"""Files found by a path pattern, with the fields that it extracts."""
 
 import os
 import re
@@ -18,7 +18,7 @@ class FoundFile:
 
     Attributes:
         name: Path relative to the root, with forward slashes.
-        fields: What the pattern's fields stand for.
+        fields: Values of the pattern's fields.
     """
 
     name: str
@@ -26,13 +26,13 @@ class FoundFile:
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """A path pattern as a regular expression.
+    """Compile a path pattern to a regular expression.
 
-    ``{name}`` stands for a part of a file's or folder's name, as short as possible, and for the same text where it
-    stands again; ``*`` for any part of a name; ``**`` for any number of folders.
+    ``{name}`` matches part of a file or folder name, as short as possible, and the same text where it is repeated;
+    ``*`` matches any part of a name; ``**`` matches any number of folders.
 
     Raises:
-        InputError: If a brace is left over.
+        InputError: If a brace is unmatched.
 
     Example:
         >>> match = compile_pattern("{label}_{speaker}_{utterance}.wav").fullmatch("7_lucas_12.wav")
@@ -63,20 +63,20 @@ def find_files(
     key: str = "root",
     unread: Collection[str] = (),
 ) -> list[FoundFile]:
-    """All files of some kind under a folder that match a pattern, sorted by name; hidden ones are passed over.
+    """Find all files of a kind under a folder that match a pattern, sorted by name; hidden files are skipped.
 
     Args:
-        root: The folder.
-        pattern: See :func:`compile_pattern`; matched against paths relative to ``root``.
-        suffixes: Of the kind of files, in lower case.
-        kind: What such a file is called, for messages.
-        hint: What the pattern should name, for messages.
-        key: The argument that named the folder, for messages.
-        unread: Suffixes of files of this kind that nobody here reads: they are named in a warning.
+        root: Folder to search.
+        pattern: Pattern of paths relative to ``root``; syntax as in :func:`compile_pattern`.
+        suffixes: Suffixes of the files, in lower case.
+        kind: Name of the kind of file, for messages.
+        hint: Fields that the pattern should contain, for messages.
+        key: Argument that names the folder, for messages.
+        unread: Suffixes of files of this kind that are not supported; they are listed in a warning.
 
     Raises:
-        InputError: If there is no such folder, no such file in it, or none that matches; if a folder in it cannot be
-            opened, or links to one that holds it.
+        InputError: If the folder does not exist, holds no such file, or none that matches; if a subfolder cannot be
+            opened or links to one of its parents.
     """
     if not Path(root).is_dir():
         raise InputError(f"{key}: found no folder {root}; expected {kind}s in it that match {pattern}")
@@ -117,14 +117,14 @@ def find_files(
 
 
 def _walk(root: str, key: str) -> Iterator[str]:
-    def refuse(error: OSError) -> None:
+    def reject(error: OSError) -> None:
         raise InputError(f"{key}: the folder {error.filename} cannot be opened ({error.strerror})") from error
 
-    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+    for folder, folders, names in os.walk(root, onerror=reject, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for path in (os.path.join(folder, name) for name in folders):
             if os.path.islink(path) and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(path)):
-                raise InputError(f"{key}: {path} links to a folder that it lies in; remove the link")
+                raise InputError(f"{key}: {path} links to one of its parent folders; remove the link")
         below = os.path.relpath(folder, root).replace(os.sep, "/")
         prefix = "" if below == "." else below + "/"
         for name in names:

@@ -1,4 +1,4 @@
-"""Samplers whose order depends on (seed, epoch), and loaders of slices."""
+"""Samplers with an order that depends on (seed, epoch), and loaders of slices."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -14,21 +14,21 @@ from lightning_fusion.errors import InputError
 
 
 class SliceSampler(DistributedSampler, SequentialSampler):
-    """Yields one index tensor per batch, so that a batch is a slice and not a loop over rows.
+    """Sampler that yields one index tensor per batch, so that a batch is one slice.
 
     The order is a function of (seed, epoch) alone: a run that is resumed between epochs continues it; in the middle
-    of one Lightning begins that epoch's batches again, and warns. Process r of W takes every W-th row of each global
-    batch of W * batch_size rows, so that W processes see the same global batches as one. Where the rows do not divide
-    by W the first ones are repeated, as torch's own sampler does, and metrics count them again; predictions and
-    stores do not. In a new order of one process no last batch has one row, which batch norm cannot train on: the
-    batch before gives it one (our choice). Being a ``DistributedSampler``, and a ``SequentialSampler`` for
-    ``overfit_batches``, Lightning leaves it in place.
+    of an epoch Lightning restarts that epoch's batches, and warns. Process r of W takes every W-th sample of each
+    global batch of W * batch_size samples, so that W processes see the same global batches as one. Where W does not
+    divide the number of samples the first ones are repeated, as in torch's own sampler, and metrics count them again;
+    predictions and stores do not. With ``shuffle`` and one process the last batch never has a single sample, on which
+    batch norm cannot train: it takes one from the batch before (our choice). Lightning leaves the sampler in place,
+    because it is a ``DistributedSampler``, and a ``SequentialSampler`` for ``overfit_batches``.
 
     Args:
         num_rows: Length of the data set.
-        batch_size: Rows per batch and process.
+        batch_size: Samples per batch and process.
         shuffle: Draw a new order every epoch.
-        seed: Of the order.
+        seed: Seed of the order.
 
     Example:
         >>> [batch.tolist() for batch in SliceSampler(5, batch_size=2, shuffle=False)]
@@ -41,7 +41,7 @@ class SliceSampler(DistributedSampler, SequentialSampler):
         self.rank = torch.distributed.get_rank() if group else 0
         self.num_rows, self.batch_size, self.shuffle, self.seed, self.epoch = num_rows, batch_size, shuffle, seed, 0
 
-    def __iter__(self) -> Iterator[Any]:  # tensors: rows of a batch, not a row
+    def __iter__(self) -> Iterator[Any]:  # index tensors of batches
         if self.shuffle:
             order = self._shuffled(torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch))
         else:
@@ -56,7 +56,7 @@ class SliceSampler(DistributedSampler, SequentialSampler):
         return iter(parts)
 
     def _shuffled(self, generator: torch.Generator) -> Tensor:
-        """(N,) the order of an epoch."""
+        """Return the (N,) order of an epoch."""
         return torch.randperm(self.num_rows, generator=generator)
 
     def __len__(self) -> int:
@@ -71,7 +71,7 @@ def slice_loader(
     num_workers: int = 0,
     kind: Callable[..., SliceSampler] = SliceSampler,
 ) -> DataLoader:
-    """A loader whose batches are slices of ``dataset``, which must take what a sampler of this ``kind`` yields."""
+    """Return a loader of slices of ``dataset``, which must accept the items that a sampler of this ``kind`` yields."""
     sampler = kind(len(dataset), batch_size, shuffle, seed)  # type: ignore[arg-type]
     return DataLoader(
         dataset,
@@ -85,7 +85,7 @@ def slice_loader(
 
 
 def _draws_order(trainer: Trainer | None) -> bool:
-    """Whether training rows come in another order each epoch: not where some batches are to be overfitted."""
+    """Whether training samples are shuffled: not where the Trainer overfits some batches."""
     return trainer is None or trainer.overfit_batches == 0  # type: ignore[attr-defined]
 
 
@@ -94,14 +94,14 @@ def _as_it_is(batch: Any) -> Any:
 
 
 class SlicedDataModule(LightningDataModule):
-    """Three splits whose batches are slices: a subclass sets the attributes and implements :meth:`rows`."""
+    """Data module with slices as batches; a subclass sets the attributes and implements :meth:`rows`."""
 
     batch_size: int
     num_workers: int = 0
     seed: int
 
     def rows(self, split: str) -> Any:
-        """The data set of one split, ``train``, ``val`` or ``test``; takes index tensors."""
+        """Return the data set of one split (``train``, ``val`` or ``test``), which takes index tensors."""
         raise NotImplementedError(f"{type(self).__name__} must implement rows(split)")
 
     def _loader(self, split: str, kind: Callable[..., SliceSampler] = SliceSampler) -> DataLoader:
@@ -109,39 +109,39 @@ class SlicedDataModule(LightningDataModule):
         return slice_loader(self.rows(split), self.batch_size, shuffle, self.seed, self.num_workers, kind)
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of the training split in an order that depends on (seed, epoch)."""
+        """Return batches of the training split in an order that depends on (seed, epoch)."""
         return self._loader("train")
 
     def val_dataloader(self) -> DataLoader:
-        """Batches of the validation split, in order."""
+        """Return batches of the validation split, in order."""
         return self._loader("val")
 
     def test_dataloader(self) -> DataLoader:
-        """Batches of the test split, in order."""
+        """Return batches of the test split, in order."""
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader:
-        """Batches of the test split, in order."""
+        """Return batches of the test split, in order."""
         return self._loader("test")
 
 
 class LabeledSampler(SliceSampler):
-    """Batches that each hold some labeled rows, however small a fraction of the rows they are.
+    """Sampler of batches with a minimum number of labeled samples each, for data with few labels.
 
-    An epoch shows every unlabeled row once, and each labeled row equally often: as often as it takes to put
-    ``min_labeled`` of them (all, where there are fewer) into every batch of every process. No row stands twice in a
-    batch. All processes have the same number of batches. Without ``shuffle`` it is a plain :class:`SliceSampler`.
+    An epoch contains every unlabeled sample once, and each labeled sample equally often: as often as it takes to put
+    ``min_labeled`` of them (all, where there are fewer) into every batch of every process. No batch contains a sample
+    twice. All processes have the same number of batches. Without ``shuffle`` it is a plain :class:`SliceSampler`.
 
     Args:
         num_rows: Length of the data set.
-        batch_size: Largest number of rows per batch and process.
+        batch_size: Maximum number of samples per batch and process.
         shuffle: Draw a new order every epoch.
-        seed: Of the order, with the epoch.
-        labeled: (num_rows,) bool.
-        min_labeled: Labeled rows of each batch, at least.
+        seed: Seed of the order, together with the epoch.
+        labeled: (num_rows,) bool, which samples are labeled.
+        min_labeled: Minimum number of labeled samples per batch.
 
     Raises:
-        InputError: If no row is labeled, or a batch has no room for unlabeled rows.
+        InputError: If no sample is labeled, or a batch has no room for unlabeled samples.
 
     Example:
         >>> labeled = torch.arange(9) < 2
@@ -159,16 +159,16 @@ class LabeledSampler(SliceSampler):
         self.labeled, self.unlabeled = labeled.nonzero().flatten(), (~labeled).nonzero().flatten()
         self.min_labeled = min(min_labeled, len(self.labeled))
         if not len(self.labeled):
-            raise InputError("the training split has no labeled row; raise labeled_fraction or labeled_per_class")
+            raise InputError("the training split has no labeled sample; raise labeled_fraction or labeled_per_class")
         if len(self.unlabeled) and self.min_labeled >= batch_size:
             raise InputError(
-                f"batch_size is {batch_size}, of which min_labeled = {self.min_labeled} rows are labeled: no "
-                "unlabeled row fits in; raise batch_size, or lower min_labeled"
+                f"batch_size is {batch_size}, of which min_labeled = {self.min_labeled} samples are labeled: no "
+                "unlabeled sample fits in; raise batch_size, or lower min_labeled"
             )
 
     @property
     def _plan(self) -> tuple[int, int]:
-        """Number of batches, and labeled rows in each."""
+        """Number of batches, and of labeled samples in each."""
         batches = math.ceil(self.num_rows / (self.num_replicas * self.batch_size))
         while True:
             labeled = max(self.min_labeled, math.ceil(len(self.labeled) / (batches * self.num_replicas)))
@@ -189,12 +189,12 @@ class LabeledSampler(SliceSampler):
             yield torch.cat([drawn[number * self.num_replicas + self.rank], part[self.rank :: self.num_replicas]])
 
     def _draw(self, batches: int, count: int, generator: torch.Generator) -> list[Tensor]:
-        """Labeled rows of each batch of each process: permutations one after the other, cut into batches."""
+        """Draw the labeled samples of each batch of each process: concatenated permutations, cut into batches."""
         drawn, left = [], self.labeled[:0]
         for _ in range(batches):
             if len(left) < count:
                 fresh = self.labeled[torch.randperm(len(self.labeled), generator=generator)]
-                known = torch.isin(fresh, left)  # these come last: no row twice in one batch
+                known = torch.isin(fresh, left)  # these come last: no sample twice in one batch
                 left = torch.cat([left, fresh[~known], fresh[known]])
             drawn.append(left[:count])
             left = left[count:]
@@ -208,17 +208,18 @@ _POOL_BATCHES = 50
 
 
 class LengthSampler(SliceSampler):
-    """A :class:`SliceSampler` that draws batches of texts of similar length.
+    """:class:`SliceSampler` that draws batches of texts of similar length.
 
-    Rows are shuffled, sorted by length inside of pools of 50 global batches, cut into global batches, and these are
-    shuffled; a remainder that fills none is drawn at random and comes last. All of it is a function of (seed, epoch).
+    Samples are shuffled, sorted by length within pools of 50 global batches and cut into global batches, which are
+    shuffled; a remainder that fills no batch is drawn at random and comes last. The order is a function of (seed,
+    epoch).
 
     Args:
         num_rows: Length of the data set.
-        batch_size: Rows per batch and process.
-        shuffle: Draw a new order every epoch; else rows come in order.
-        seed: Of the order.
-        lengths: (N,) tokens of each row.
+        batch_size: Samples per batch and process.
+        shuffle: Draw a new order every epoch; else samples come in order.
+        seed: Seed of the order.
+        lengths: (N,) number of tokens of each sample.
 
     Example:
         >>> sampler = LengthSampler(6, 2, shuffle=True, lengths=torch.tensor([9, 1, 5, 9, 1, 5]))

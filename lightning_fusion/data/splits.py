@@ -1,4 +1,4 @@
-"""Splits: stratified rows, whole sessions, folds and class subsets."""
+"""Splits: stratified samples, whole sessions, folds and class subsets."""
 
 import math
 
@@ -8,14 +8,14 @@ from lightning_fusion.errors import InputError
 
 
 def stratified_split(strata: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split positions 0..N-1 into (kept, held out), each stratum by the same fraction.
+    """Split positions 0..N-1 into (kept, held out), with the same held-out fraction in each stratum.
 
-    A stratum of n rows gives round(fraction * n) of them, at least one where n >= 2 and fraction > 0, and never all.
+    Of a stratum of n samples round(fraction * n) are held out: at least one where n >= 2 and fraction > 0, never all.
 
     Args:
         strata: (N,) labels.
-        fraction: Held out, in [0, 1).
-        seed: Of the draw.
+        fraction: Held-out fraction, in [0, 1).
+        seed: Seed of the draw.
 
     Example:
         >>> kept, held = stratified_split(np.array([0, 0, 0, 0, 1, 1]), fraction=0.25, seed=0)
@@ -35,22 +35,22 @@ def stratified_split(strata: np.ndarray, fraction: float, seed: int) -> tuple[np
 def stratified_sessions(
     counts: np.ndarray, scope: np.ndarray, val_fraction: float, test_fraction: float, seed: int
 ) -> np.ndarray:
-    """Draw whole sessions for validation and testing, inside of each scope.
+    """Draw whole sessions for validation and testing, within each scope.
 
     Where every session of a scope has one class, they are drawn class by class (:func:`stratified_split`). Elsewhere
-    64 draws of the wanted number of sessions are made, and the one is taken whose splits have the classes' fractions
-    most nearly (the sum of squared deviations), first of all those that leave no class without training samples. A
-    scope of one session trains; one of two has no validation session. Sessions without a sample train. (Our choices.)
+    the best of 64 draws is taken: among those that leave no class without training samples, where there are any, the
+    draw with the smallest sum of squared deviations from the class fractions. The only session of a scope is used for
+    training; a scope of two has no validation session; sessions without samples are used for training. (Our choices.)
 
     Args:
-        counts: (U, C) samples of each session and class.
-        scope: (U,) what the fractions hold in: a domain, or a group.
-        val_fraction: Of the sessions.
-        test_fraction: Of the sessions.
-        seed: Of the draws.
+        counts: (U, C) number of samples of each session and class.
+        scope: (U,) scope of each session: its domain, or its group.
+        val_fraction: Fraction of the sessions for validation.
+        test_fraction: Fraction of the sessions for testing.
+        seed: Seed of the draws.
 
     Returns:
-        (U,) the split of each session: 0 train, 1 val, 2 test.
+        (U,) split of each session: 0 train, 1 val, 2 test.
 
     Example:
         >>> stratified_sessions(np.ones((10, 3)), np.zeros(10), 0.1, 0.2, seed=0).tolist().count(2)
@@ -92,14 +92,14 @@ def draw_class_subsets(
     class without a domain are repeated (our choice).
 
     Args:
-        num_classes: C.
-        num_domains: D.
-        classes_per_domain: Classes of each domain.
-        groups: (C,) group number of each class.
-        seed: Of the draw.
+        num_classes: C, number of classes.
+        num_domains: D, number of domains.
+        classes_per_domain: Number of classes of each domain.
+        groups: (C,) group index of each class.
+        seed: Seed of the draw.
 
     Returns:
-        (C, D) bool, which class belongs to which domain.
+        (C, D) bool, membership of each class in each domain.
 
     Raises:
         InputError: If the subsets cannot cover the classes.
@@ -133,12 +133,12 @@ def draw_class_subsets(
 
 
 def stratified_folds(strata: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """(N,) fold of each row: every stratum is dealt out in turn, so that folds differ by one row at most.
+    """Assign samples to (N,) folds; each stratum is dealt out in turn, so that folds differ by at most one sample.
 
     Args:
         strata: (N,) labels.
         count: Number of folds.
-        seed: Of the order within strata.
+        seed: Seed of the order within strata.
 
     Example:
         >>> folds = stratified_folds(np.array([0, 0, 0, 0, 1, 1]), 2, seed=0)

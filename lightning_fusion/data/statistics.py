@@ -1,4 +1,4 @@
-"""What a domain may publish about itself: a few numbers of each sample."""
+"""Light statistics that a domain may publish about its samples."""
 
 import math
 from collections.abc import Iterator
@@ -11,13 +11,13 @@ from torch.nn import functional as F
 _BINS = 8  # of each histogram
 
 
-def image_facts(images: Tensor) -> Tensor:
-    """Light numbers of each image: moments and histogram of every channel, and a histogram of edge directions.
+def image_statistics(images: Tensor) -> Tensor:
+    """Compute light statistics of each image: moments and histogram of every channel, and edge directions.
 
-    The features are our choice (HaT's paper says "light statistics"): for each channel the mean, the standard deviation
-    and the fractions of eight equal intervals of brightness; for the mean of the channels the fractions of eight
-    directions of the gradient, weighted by its size (Dalal and Triggs, CVPR 2005, over the whole image), and its mean
-    size.
+    The statistics are our choice (HaT's paper says "light statistics"): for each channel the mean, the standard
+    deviation and the fractions of eight equal intervals of brightness; for the mean of the channels the fractions of
+    eight directions of the gradient, weighted by its size (Dalal and Triggs, CVPR 2005, over the whole image), and its
+    mean size.
 
     Args:
         images: (B, channels, H, W), floats in [0, 1].
@@ -26,7 +26,7 @@ def image_facts(images: Tensor) -> Tensor:
         (B, 10 * channels + 9) float32.
 
     Example:
-        >>> image_facts(torch.rand(2, 3, 8, 8)).shape
+        >>> image_statistics(torch.rand(2, 3, 8, 8)).shape
         torch.Size([2, 39])
     """
     flat = images.float().flatten(2)
@@ -43,8 +43,8 @@ def image_facts(images: Tensor) -> Tensor:
     return torch.cat([colors.flatten(1), edges, size.mean(1, keepdim=True)], 1)
 
 
-def spectrum_facts(log_mel: Tensor) -> Tensor:
-    """Moments over time of log-mel features: for each band the mean, and the standard deviation.
+def spectrum_statistics(log_mel: Tensor) -> Tensor:
+    """Compute the mean and standard deviation over time of each band of log-mel features.
 
     Args:
         log_mel: (B, M, frames), before anything is subtracted.
@@ -53,21 +53,21 @@ def spectrum_facts(log_mel: Tensor) -> Tensor:
         (B, 2 * M) float32.
 
     Example:
-        >>> spectrum_facts(torch.rand(2, 40, 30)).shape
+        >>> spectrum_statistics(torch.rand(2, 40, 30)).shape
         torch.Size([2, 80])
     """
     return torch.cat([log_mel.float().mean(2), log_mel.float().std(2, unbiased=False)], 1)
 
 
 BANDS = (0.0, 1 / 16, 1 / 8, 1 / 4, 1.0)
-"""Edges of the four bands of :func:`window_facts`, as fractions of half the sample rate: octaves. Our choice."""
+"""Edges of the four bands of :func:`window_statistics`, as fractions of half the sample rate: octaves. Our choice."""
 
 
-def window_facts(windows: Tensor) -> Tensor:
-    """Eleven numbers for each channel of each window.
+def window_statistics(windows: Tensor) -> Tensor:
+    """Compute eleven statistics of each channel of each window.
 
     Mean, standard deviation, smallest and largest value, mean absolute step from sample to sample, root mean square,
-    zero crossings of what is left without the mean (per sample), and the power in four bands of its spectrum
+    zero crossings of the signal minus its mean (per sample), and the power in four bands of its spectrum
     (:data:`BANDS`; they add up to the variance).
 
     Args:
@@ -77,7 +77,7 @@ def window_facts(windows: Tensor) -> Tensor:
         (B, channels, 11), float32.
 
     Example:
-        >>> window_facts(torch.tensor([[[1.0, 3.0, 1.0, 3.0]]])).squeeze().tolist()
+        >>> window_statistics(torch.tensor([[[1.0, 3.0, 1.0, 3.0]]])).squeeze().tolist()
         [2.0, 1.0, 1.0, 3.0, 2.0, 2.2360680103302, 0.75, 0.0, 0.0, 0.0, 1.0]
     """
     windows = windows.float()
@@ -103,7 +103,7 @@ def window_facts(windows: Tensor) -> Tensor:
 
 
 def mean_and_deviation(chunks: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation over the first axis of all chunks, in float64; never all of them at once."""
+    """Return mean and standard deviation over the first axis of all chunks, in float64, one chunk at a time."""
     total, square, count = torch.zeros(()), torch.zeros(()), 0
     shift = None
     for chunk in chunks:

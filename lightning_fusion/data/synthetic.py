@@ -1,4 +1,4 @@
-"""Synthetic data sets: no file, no network; how far their domains differ is an argument."""
+"""Synthetic data sets with adjustable differences between domains; no files, no network."""
 
 import math
 from typing import NamedTuple
@@ -17,19 +17,19 @@ def synthetic_images(
     noise: float = 0.15,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Colored gratings: the class is their orientation, the domain tints them and turns them by ``shift``.
+    """Generate colored gratings: the class is the orientation; the domain sets the tint and a rotation by ``shift``.
 
     With ``shift=0`` all domains look alike; with ``shift=1`` neighboring domains differ by one class's step of
     orientation, so that a model of one domain is confidently wrong on the next.
 
     Args:
-        rows: Images of each class and domain.
-        num_classes: C.
-        num_domains: D.
-        image_size: Side in pixels.
-        shift: How far domains differ, from 0 (not) to 1.
+        rows: Number of images of each class and domain.
+        num_classes: C, number of classes.
+        num_domains: D, number of domains.
+        image_size: Side length in pixels.
+        shift: Difference between domains, from 0 (none) to 1.
         noise: Standard deviation of pixel noise, in units of the full range.
-        seed: Of phases and noise.
+        seed: Seed of phases and noise.
 
     Returns:
         Pixels (N, 3, image_size, image_size) uint8, classes (N,) and domains (N,) int64, N = rows * C * D.
@@ -72,19 +72,19 @@ def synthetic_voices(
     session: float = 1.0,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Source-filter voices: pulses of a glottis through the resonances of a mouth, for tests and demonstrations.
+    """Generate source-filter voices (glottal pulses through vocal tract resonances), for tests and demonstrations.
 
     A speaker has a pitch, a length of the vocal tract and deviations of each formant, and a way of voicing (open
     quotient, breath). An utterance has a melody and a sequence of vowels, half of the time its own vowel, and a
     session: the tilt of its spectrum, its level and its background noise, which grow with ``session``.
 
     Args:
-        num_speakers: Speakers.
-        utterances: Of each speaker; utterance u of speaker s lingers on vowel s + u modulo 5.
-        duration_s: Of each utterance.
-        sample_rate_hz: Of the waveforms.
-        session: How much utterances of one speaker differ, from 0 (not) to 1.
-        seed: Of everything drawn; an utterance depends on its own number and speaker alone.
+        num_speakers: Number of speakers.
+        utterances: Number of utterances of each speaker; the main vowel of utterance u of speaker s is s + u modulo 5.
+        duration_s: Duration of each utterance.
+        sample_rate_hz: Sample rate of the waveforms.
+        session: Variability between utterances of one speaker, from 0 (none) to 1.
+        seed: Seed of all draws; an utterance depends on its own index and speaker alone.
 
     Returns:
         Waveforms (N, T) float32 in [-1, 1], speakers (N,) and vowels (N,) int64, N = num_speakers * utterances, sorted
@@ -101,7 +101,7 @@ def synthetic_voices(
     vowels = (speakers + numbers) % len(VOWELS)
     for row, (speaker, number) in enumerate(zip(speakers.tolist(), numbers.tolist(), strict=True)):
         generator = np.random.default_rng([seed, speaker, number])
-        waveforms[row] = voices[speaker].say(vowels[row], waveforms.shape[1], sample_rate_hz, session, generator)
+        waveforms[row] = voices[speaker].synthesize(vowels[row], waveforms.shape[1], sample_rate_hz, session, generator)
     return waveforms, speakers, vowels
 
 
@@ -118,10 +118,10 @@ class _Voice:
         self.liveliness, self.open_share = generator.uniform(0.04, 0.15), generator.uniform(0.4, 0.75)
         self.breath = math.exp(generator.uniform(math.log(0.005), math.log(0.08)))
 
-    def say(
+    def synthesize(
         self, vowel: int, length: int, sample_rate_hz: int, session: float, generator: np.random.Generator
     ) -> np.ndarray:
-        """(length,) samples of one utterance."""
+        """Return the (length,) samples of one utterance."""
         flow = self._glottis(length, sample_rate_hz, generator)
         spoken = np.empty(length)
         state = np.zeros((self.formants_hz.shape[1], 2))
@@ -142,7 +142,7 @@ class _Voice:
         return (level * spoken / np.abs(spoken).max()).astype(np.float32)
 
     def _glottis(self, length: int, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
-        """The derivative of Rosenberg's pulse (JASA 1971) under a wandering pitch, with breath."""
+        """Return the derivative of Rosenberg's pulse (JASA 1971) with a varying pitch, and breath noise."""
         time = np.arange(length, dtype=np.float32) / sample_rate_hz
         melody = sum(
             generator.normal() * np.sin(2 * math.pi * (rate * time + generator.random())) for rate in (0.3, 0.8, 1.7)
@@ -157,13 +157,13 @@ class _Voice:
         return np.diff(flow, prepend=flow[0]) + self.breath * 0.1 * noise
 
 
-def _resonators(centres_hz: np.ndarray, widths_hz: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    """Second-order sections of resonances with unit gain at 0 Hz (Klatt, JASA 1980); those out of band do nothing."""
+def _resonators(centers_hz: np.ndarray, widths_hz: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+    """Return second-order sections of resonances with unit gain at 0 Hz (Klatt, JASA 1980)."""
     radius = np.exp(-math.pi * widths_hz / sample_rate_hz)
-    first, second = -2 * radius * np.cos(2 * math.pi * centres_hz / sample_rate_hz), radius**2
-    sections = np.zeros((len(centres_hz), 6))
+    first, second = -2 * radius * np.cos(2 * math.pi * centers_hz / sample_rate_hz), radius**2
+    sections = np.zeros((len(centers_hz), 6))
     sections[:, 3] = 1
-    within = centres_hz < 0.47 * sample_rate_hz
+    within = centers_hz < 0.47 * sample_rate_hz
     sections[:, 0] = np.where(within, 1 + first + second, 1)
     sections[within, 4], sections[within, 5] = first[within], second[within]
     return sections
@@ -175,9 +175,9 @@ class Motion(NamedTuple):
     Attributes:
         samples: (R, T, 6) float32: three axes of acceleration in m/s², three of angular velocity in rad/s.
         activities: (R, T) int64.
-        person: (R,) int64, who moves.
-        device: (R,) int64, which device records.
-        session: (R,) int64; devices of one person record a session together.
+        person: (R,) int64, index of the person.
+        device: (R,) int64, index of the device.
+        session: (R,) int64, index of the session; all devices of a person record a session together.
     """
 
     samples: np.ndarray
@@ -198,22 +198,23 @@ def synthetic_motion(
     noise: float = 0.5,
     seed: int = 0,
 ) -> Motion:
-    """People who go through all activities in each session, with devices on their bodies.
+    """Generate accelerometer and gyroscope recordings of people with several devices.
 
-    An activity is a posture towards gravity and three harmonics of a tempo on each axis. A person has an own amplitude,
-    tempo and way of wearing devices, a device a place (a rotation), a gain and noise; all of these grow with
-    ``heterogeneity``. With 0 all people and devices are alike; with 1 a model of one of them is poor on most others.
+    Each session contains all activities. An activity is an orientation to gravity and three harmonics of a tempo on
+    each axis. People differ in amplitude, tempo and the way they wear devices; devices differ in placement (a
+    rotation), gain and noise. All differences grow with ``heterogeneity``: with 0 all people and devices are alike;
+    with 1 a model of one of them is poor on most others.
 
     Args:
-        num_people: People.
-        num_devices: Of each person.
-        num_activities: Activities.
-        sessions: Of each person.
-        segment_s: How long an activity lasts in a session.
-        sample_rate_hz: Of the samples.
-        heterogeneity: How far people and devices differ.
+        num_people: Number of people.
+        num_devices: Number of devices of each person.
+        num_activities: Number of activities.
+        sessions: Number of sessions of each person.
+        segment_s: Duration of an activity in a session.
+        sample_rate_hz: Sample rate of the samples.
+        heterogeneity: Difference between people and devices, 0 or more.
         noise: Standard deviation of the first device's noise, in m/s²; a tenth of it in rad/s.
-        seed: Of everything drawn; a session depends on its own number and person alone.
+        seed: Seed of all draws; a session depends on its own index and person alone.
 
     Example:
         >>> motion = synthetic_motion(num_people=2, sessions=1, segment_s=1.0)
@@ -253,5 +254,5 @@ def synthetic_motion(
 
 
 def _rotations(vectors: np.ndarray) -> np.ndarray:
-    """(..., 3, 3) rotations about vectors (..., 3), by their lengths in radians."""
+    """Return (..., 3, 3) rotations about vectors (..., 3), by their lengths in radians."""
     return Rotation.from_rotvec(vectors).as_matrix()

@@ -1,4 +1,4 @@
-"""Delimited tables of numbers and labels, with the row of what cannot be read."""
+"""Delimited tables of numbers and labels, with errors that name the row."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -19,25 +19,25 @@ def read_columns(
     delimiter: str = ",",
     missing: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers and texts of a delimited file.
+    """Read numeric and text columns of a delimited file.
 
-    pandas reads the file. Where it finds something that is no number, a value is missing or a row ends early, the file
-    is read again row by row: either an error names the row, or what was found is sound all the same.
+    pandas reads the file. Where it finds a cell that is not a number, a missing value or a short row, the file is read
+    again row by row: either an error names the row, or the content is valid all the same.
 
     Args:
-        path: The file; with a line of names where ``columns`` is None.
-        numeric: Names of the columns that hold numbers.
-        text: Names of those that hold text.
+        path: Path of the file; its first line holds the column names where ``columns`` is None.
+        numeric: Names of the numeric columns.
+        text: Names of the text columns.
         columns: Names of all columns.
-        delimiter: One character; a blank stands for any white space.
-        missing: What stands in a number's place where it is missing; that, and an empty cell, is read as NaN. None:
-            every number must be there.
+        delimiter: One character; a blank matches any whitespace.
+        missing: Marker of a missing number; the marker and empty cells are read as NaN. None: every number is
+            required.
 
     Returns:
-        (N, len(numeric)) float64 and (N, len(text)) texts, as objects, without the blanks around them.
+        (N, len(numeric)) float64 and (N, len(text)) texts, as objects, without surrounding whitespace.
 
     Raises:
-        InputError: If a column is missing, or a row does not fit.
+        InputError: If a column is missing, or a row does not match the columns.
     """
     check_delimiter(delimiter)
     header = columns is None
@@ -54,8 +54,8 @@ def read_columns(
 def _read_fast(
     content: bytes, places: list[int], numbers: int, width: int, delimiter: str, header: bool, missing: str | None
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """What pandas reads, None where the rows are to be looked at one by one."""
-    import pandas  # half a second, which only those who read tables wait for
+    """Read the columns with pandas; None where the rows must be read one by one."""
+    import pandas  # takes half a second, so it is imported only where tables are read
 
     numeric, text = places[:numbers], places[numbers:]
     older = tuple(map(int, pandas.__version__.split(".")[:2])) < (3, 1)  # from 3.1 on decimals are always exact
@@ -100,7 +100,7 @@ def _read_rows(
     header: bool,
     missing: str | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same row by row, with the number of the one that does not fit."""
+    """Read the columns row by row; errors name the row."""
     values, texts = [], []
     try:
         for number, row in enumerate(_split(content.decode("utf-8-sig"), delimiter), 1):
@@ -129,7 +129,7 @@ def _read_rows(
 
 
 def _split(content: str, delimiter: str) -> Iterable[list[str]]:
-    """The cells of each line, without the blanks around them; a blank line has none that says anything."""
+    """Yield the cells of each line, without surrounding whitespace; blank lines have none."""
     lines = StringIO(content, newline="")
     if delimiter == " ":
         return (line.split() for line in lines)
@@ -137,7 +137,7 @@ def _split(content: str, delimiter: str) -> Iterable[list[str]]:
 
 
 def _reject_long_rows(path: str, content: bytes, names: list[str], delimiter: str) -> None:
-    """Rows with more values than names: which value is whose is not known (decimal commas, an index without a name)."""
+    """Raise InputError for rows with more values than column names (decimal commas, an index without a name)."""
     between = None if delimiter == " " else delimiter.encode()
     for number, line in enumerate(BytesIO(content), 1):
         if (line.count(between) if between else len(line.split()) - 1) >= len(names):
@@ -150,30 +150,30 @@ def _reject_long_rows(path: str, content: bytes, names: list[str], delimiter: st
 
 
 def read_header(path: str, delimiter: str = ",") -> list[str]:
-    """The names in the first line of a delimited file."""
+    """Read the names in the first line of a delimited file."""
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         return next(iter(_split(file.readline(), delimiter)), [])
 
 
 def check_delimiter(delimiter: str) -> None:
-    """See that a delimiter is one character.
+    """Check that a delimiter is one character.
 
     Raises:
         InputError: Otherwise.
     """
     if len(delimiter) != 1:
-        raise InputError(f"delimiter is {delimiter!r}; expected one character, ';' say, or a blank for white space")
+        raise InputError(f"delimiter is {delimiter!r}; expected one character, such as ';', or a blank for whitespace")
 
 
 def check_columns(path: str, found: Sequence[str], wanted: Sequence[str], what: str, header: bool = True) -> None:
-    """See that a file has some columns, once each.
+    """Check that a file has the required columns, once each.
 
     Args:
-        path: The file.
-        found: Names of the columns that it has.
-        wanted: Names of those to read.
-        what: What they are called, for messages: ``columns`` or ``arrays``.
-        header: Whether the names stand in the file's first line.
+        path: Path of the file.
+        found: Names of the columns of the file.
+        wanted: Names of the columns to read.
+        what: ``columns`` or ``arrays``, for messages.
+        header: Whether the first line of the file holds the names.
 
     Raises:
         InputError: Otherwise.
@@ -181,8 +181,8 @@ def check_columns(path: str, found: Sequence[str], wanted: Sequence[str], what: 
     if missing := [name for name in wanted if name not in found]:
         if what == "columns" and header and found and all(_is_number(name) for name in found):
             raise InputError(
-                f"{path} has no {shorten(missing)}; its columns are {shorten(found, 6)}. Where its first line holds "
-                "samples, not names, set columns: numbered (they are 0, 1, 2, ... then), or columns to their names"
+                f"{path} has no {shorten(missing)}; its columns are {shorten(found, 6)}. If its first line holds "
+                "samples, not names, set columns: numbered (0, 1, 2, ...), or columns to the list of names"
             )
         raise InputError(
             f"{path} has no {shorten(missing)}; its {what} are {shorten(found, 12)}: name those to read with channels, "

@@ -13,7 +13,7 @@ from lightning import Trainer
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 
-from lightning_fusion.data.base import Batch, FusionDataModule, as_batch, row_facts
+from lightning_fusion.data.base import Batch, FusionDataModule, as_batch, sample_metadata
 from lightning_fusion.data.samplers import SliceSampler
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import check_layer
@@ -121,7 +121,7 @@ def training_labels(trainer: Trainer) -> tuple[Tensor, Tensor]:
     """
     data: Any = getattr(trainer, "datamodule", None)
     if isinstance(data, FusionDataModule):
-        target, _, index = row_facts(data.rows("train"))
+        target, _, index = sample_metadata(data.rows("train"))
         return index, target
     with torch.random.fork_rng():
         parts = [as_batch(part, "the train loader") for part in _train_loader(trainer)]
@@ -183,7 +183,7 @@ def batches_repeat(trainer: Trainer, device: torch.device) -> bool:
     with torch.random.fork_rng():
         item = next(iter(loader.sampler))
         first, again = (in_a_step(trainer, loader.dataset[item], device) for _ in range(2))
-        index = row_facts(rows)[2]
+        index = sample_metadata(rows)[2]
         place = index.argsort()[torch.searchsorted(index.sort().values, first.index.cpu())]
         plain = in_a_step(trainer, rows[place], device)
     return all(_same_input(first.input, other.input) for other in (again, plain))

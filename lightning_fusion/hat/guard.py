@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, distributed
 
-from lightning_fusion.data.base import row_facts
+from lightning_fusion.data.base import sample_metadata
 from lightning_fusion.data.views.target import TargetDataModule
 
 Factory = Callable[[TargetDataModule], Any]
@@ -123,6 +123,6 @@ def _right(trainer: Any, module: Any, data: TargetDataModule) -> Tensor:
         shards: list[Any] = [None] * distributed.get_world_size()
         distributed.all_gather_object(shards, (index, answer))
         index, answer = (torch.cat(parts) for parts in zip(*shards, strict=True))
-    target, _, wanted = row_facts(data.rows("test"))
+    target, _, wanted = sample_metadata(data.rows("test"))
     place = index.argsort()[torch.searchsorted(index.sort().values, wanted)]
     return answer.argmax(1)[place] == target

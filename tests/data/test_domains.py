@@ -5,7 +5,7 @@ from jsonargparse import ArgumentParser
 from lightning_fusion import ImageDataModule, SensorDataModule, SpeakerDataModule, TextDataModule
 from lightning_fusion.data.audio.labeled import LabeledAudioDataModule
 from lightning_fusion.data.audio.synthetic import SyntheticSpeakerDataModule
-from lightning_fusion.data.domains import Notices, chosen_domains, domain_matrix, local_classes
+from lightning_fusion.data.domains import MessageLog, chosen_domains, domain_matrix, local_classes
 from lightning_fusion.data.image.digits import DigitsDataModule
 from lightning_fusion.data.image.folders import DomainImageDataModule
 from lightning_fusion.errors import InputError
@@ -28,10 +28,10 @@ def test_local_classes_leave_labels_of_no_class_alone():
 
 
 def test_a_warning_is_given_once():
-    notices = Notices()
+    messages = MessageLog()
     with pytest.warns(UserWarning, match="3 texts") as found:
-        notices.warn("3 texts are cut")
-        notices.warn("3 texts are cut")
+        messages.warn("3 texts are cut")
+        messages.warn("3 texts are cut")
     assert len(found) == 1
 
 

@@ -12,20 +12,20 @@ from lightning_fusion.data.samplers import SliceSampler
 
 
 class Crops:
-    """Samples of one length, a part of a recording each; sample s * N + n is part s of recording n of N."""
+    """Samples of one length, each a part of a recording; sample s * N + n is part s of recording n of N."""
 
     def __init__(self, recordings: Recordings, length: int, parts: int) -> None:
         self.recordings, self.length, self.parts = recordings, length, parts
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        """The middle of each sample's part."""
+        """Return the middle of each sample's part."""
         part, number = rows // len(self.recordings.frames), rows % len(self.recordings.frames)
         spans = (self.recordings.frames[number] // self.parts).clamp(min=1)
         starts = (part * spans + (spans - self.length).clamp(min=0) // 2).clamp(max=self.recordings.frames[number] - 1)
         return self.recordings.read(number, starts, spans.clamp(max=self.length), self.length)
 
     def at(self, rows: Tensor, places: Tensor) -> Tensor:
-        """A crop of each sample's whole recording, at places (B,) in [0, 1)."""
+        """Return a crop of each sample's whole recording, at relative positions ``places`` (B,) in [0, 1)."""
         number = rows % len(self.recordings.frames)
         frames = self.recordings.frames[number]
         starts = (places * ((frames - self.length).clamp(min=0) + 1)).long()
@@ -33,14 +33,14 @@ class Crops:
 
 
 class _Draw(NamedTuple):
-    """Positions of a batch in a split, and where in [0, 1) each recording is to be cropped."""
+    """Positions of a batch in a split, and the relative position in [0, 1) of each crop."""
 
     positions: Tensor
     places: Tensor
 
 
 class TrainingRows(RowDataset):
-    """Takes a :class:`_Draw` for random crops; an index tensor gives the middle."""
+    """Data set that takes a :class:`_Draw` for random crops; an index tensor gives the middle of each recording."""
 
     def __getitem__(self, item: Any) -> Batch:
         if not isinstance(item, _Draw):
@@ -51,7 +51,7 @@ class TrainingRows(RowDataset):
 
 
 class CropSampler(SliceSampler):
-    """Draws crops with the order, in the main process: a function of (seed, epoch, row), whatever the workers."""
+    """Sampler that draws crops in the main process: a function of (seed, epoch, sample) for any number of workers."""
 
     def __iter__(self) -> Iterator[Any]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch + 500_000)

@@ -1,4 +1,4 @@
-"""What all data modules of recordings share: decoding, crops, features and loaders."""
+"""Base class of all data modules of recordings: decoding, crops, features and loaders."""
 
 import os
 from typing import Any, ClassVar, Literal
@@ -13,9 +13,9 @@ from lightning_fusion.data.audio.features import LogMel
 from lightning_fusion.data.audio.files import Recordings
 from lightning_fusion.data.audio.layout import AudioLayout, check_files, find_trees
 from lightning_fusion.data.audio.splits import AudioSplit, check_speakers
-from lightning_fusion.data.base import RowDataset, Stage, made_at
+from lightning_fusion.data.base import RowDataset, Stage, staged_property
 from lightning_fusion.data.domains import ModalityDataModule, domain_matrix
-from lightning_fusion.data.statistics import mean_and_deviation, spectrum_facts
+from lightning_fusion.data.statistics import mean_and_deviation, spectrum_statistics
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.extras import require
 from lightning_fusion.files import digest
@@ -26,32 +26,32 @@ _WINDOW_S, _HOP_S, _LOW_HZ, _FLOOR = 0.025, 0.01, 20.0, 1e-6
 
 
 class BaseAudioDataModule(ModalityDataModule):
-    """Recordings of speakers; the base of all tasks on them, and of all sources.
+    """Recordings of speakers; base class of all audio tasks and sources.
 
-    The loader gives waveforms (B, T) in [-1, 1]: files are decoded once into memory where they fit, else slice by
-    slice. In training each epoch hears another crop of a recording, given by (seed, epoch, recording). On the device
-    the batch is augmented (in training) and becomes log-mel features.
+    The loader yields waveforms (B, T) in [-1, 1]: files are decoded once into memory where they fit, else slice by
+    slice. In training each epoch draws a new crop of a recording, a function of (seed, epoch, recording). On the
+    device the batch is augmented (in training) and transformed to log-mel features.
 
-    A source is a subclass of a task's base: its constructor hands ``**shared`` on, keeps the source's own arguments
-    under their names and ends with ``self._configure()``, which checks them; :meth:`read_layout` and
-    :meth:`read_recordings` read it.
+    A source is a subclass of a task's base class: its constructor passes ``**shared`` on, stores its own arguments as
+    attributes and ends with ``self._configure()``, which validates them; it implements :meth:`read_layout` and
+    :meth:`read_recordings`.
 
     Args:
-        val_speakers: Speakers to validate with: a fraction below 1, a number, or a list of names; 0.1 where None.
-        test_speakers: Speakers to test with, likewise; 0.2 where None.
-        domain_field: What is known of each recording (``speaker``, a field of the path pattern) whose values are the
+        val_speakers: Validation speakers: a fraction below 1, a number, or a list of names; 0.1 where None.
+        test_speakers: Test speakers, likewise; 0.2 where None.
+        domain_field: Field of the recordings (``speaker``, or a field of the path pattern) whose values name the
             domains.
-        val_segments: Equal parts into which validation recordings are cut, each a sample.
-        test_segments: Parts of test recordings, likewise.
-        train_crops: Crops of every recording in an epoch; raise it for long recordings.
-        sample_rate_hz: What recordings are resampled to.
-        crop_s: Length of training samples; what is shorter is repeated.
-        eval_crop_s: Length of validation and test samples, from the middle; what is shorter is repeated.
+        val_segments: Number of equal parts into which validation recordings are cut, each a sample.
+        test_segments: Number of parts of test recordings, likewise.
+        train_crops: Number of crops of every recording in an epoch; raise it for long recordings.
+        sample_rate_hz: Sample rate to which recordings are resampled.
+        crop_s: Length of training samples; shorter recordings are repeated.
+        eval_crop_s: Length of validation and test samples, from the middle; shorter recordings are repeated.
         frontend: ``log_mel`` (B, num_mels, frames) or ``waveform`` (B, T).
-        num_mels: Bands of the log-mel features.
+        num_mels: Number of bands of the log-mel features.
         augmentation: Module applied to (B, T) waveforms in training only, for example
             ``lightning_fusion.data.audio.features.SpeechAugmentation``.
-        **loading: ``batch_size``, ``num_workers`` and ``seed``, see
+        **loading: ``batch_size``, ``num_workers`` and ``seed`` of
             :class:`~lightning_fusion.data.domains.ModalityDataModule`.
 
     Raises:
@@ -59,7 +59,7 @@ class BaseAudioDataModule(ModalityDataModule):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("speaker",)
-    """What must be known of each recording (:attr:`AudioLayout.fields`)."""
+    """Fields that every recording must have (:attr:`AudioLayout.fields`)."""
     stage_of = {
         "sample_rate_hz": Stage.CUTTING,
         **dict.fromkeys(("val_speakers", "test_speakers", "domain_field", "seed"), Stage.SPLITTING),
@@ -84,7 +84,7 @@ class BaseAudioDataModule(ModalityDataModule):
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
-        require("torchaudio", "audio")  # here, and not where the first batch is made
+        require("torchaudio", "audio")  # fails here, not at the first batch
         self.val_speakers, self.test_speakers, self.domain_field = val_speakers, test_speakers, domain_field
         self.val_segments, self.test_segments, self.train_crops = val_segments, test_segments, train_crops
         self.sample_rate_hz, self.crop_s, self.eval_crop_s = sample_rate_hz, crop_s, eval_crop_s
@@ -100,36 +100,36 @@ class BaseAudioDataModule(ModalityDataModule):
         """Read the recordings at ``self.sample_rate_hz``.
 
         Args:
-            layout: What :meth:`read_layout` gave.
+            layout: Result of :meth:`read_layout`.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement read_recordings(layout)")
 
     def cut(self) -> AudioSplit:
-        """The recordings of each split; :attr:`split` keeps them."""
+        """Assign the recordings to splits; :attr:`split` caches the result."""
         raise NotImplementedError(f"{type(self).__name__} must implement cut()")
 
     def targets(self) -> np.ndarray:
-        """(N,) int64, the target of each recording."""
+        """Return the (N,) int64 target of each recording."""
         raise NotImplementedError(f"{type(self).__name__} must implement targets()")
 
     # ------------------------------------------------------------------ facts
 
-    @made_at(Stage.READING)
+    @staged_property(Stage.READING)
     def layout(self) -> AudioLayout:
-        """All recordings, and what is known of each."""
+        """Names and fields of all recordings."""
         layout = self.read_layout()
         for name in self.needs:
-            self._check_field(name, layout, "name it in their layout")
+            self._check_field(name, layout, "add it to their layout")
         return layout
 
-    @made_at(Stage.CUTTING)
+    @staged_property(Stage.CUTTING)
     def recordings(self) -> Recordings:
-        """The recordings themselves."""
+        """Waveforms of the recordings."""
         return self.read_recordings(self.layout)
 
-    @made_at(Stage.SPLITTING)
+    @staged_property(Stage.SPLITTING)
     def split(self) -> AudioSplit:
-        """The recordings of each split."""
+        """Recordings of each split."""
         return self.cut()
 
     @property
@@ -145,7 +145,7 @@ class BaseAudioDataModule(ModalityDataModule):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """How waveforms become network input."""
+        """Parameters of the transformation from waveforms to network input."""
         facts: dict[str, Any] = {"frontend": self.frontend, "sample_rate_hz": self.sample_rate_hz}
         if self.frontend == "log_mel":
             facts |= {
@@ -159,7 +159,7 @@ class BaseAudioDataModule(ModalityDataModule):
         return facts
 
     def fingerprint(self, split: str) -> str:
-        """A fingerprint of the samples (of names and sizes, where files are read lazily), labels and preprocessing."""
+        """Return a fingerprint of samples (names and sizes, where files are read lazily), labels and preprocessing."""
         dataset = self.rows(split)
         files, layout, recordings = self.split.files[split], self.layout, self.recordings
         if recordings.samples is None:
@@ -175,14 +175,15 @@ class BaseAudioDataModule(ModalityDataModule):
         return digest(content, dataset.targets[rows], dataset.domains[rows], rows, lengths, self.preprocessing)
 
     def speaker_of(self, index: Tensor) -> Tensor:
-        """Who speaks in samples of any shape, by their numbers (``Batch.index``): a number of each speaker, int64."""
+        """Return the int64 speaker indices of samples by their ``Batch.index``, of the same shape."""
         return torch.from_numpy(self.layout.speaker)[index % len(self.layout.names)]
 
     def statistics(self, split: str = "train") -> Tensor:
-        """Light statistics of the recordings of a split, as the samples hear them: what a domain may publish of itself.
+        """Return light statistics of the samples of a split, which a domain may publish.
 
         Mean over samples of the moments of log-mel features over time
-        (:func:`~lightning_fusion.data.statistics.spectrum_facts`), then their standard deviations: 4 numbers a band.
+        (:func:`~lightning_fusion.data.statistics.spectrum_statistics`), then their standard deviations: four numbers
+        per band.
 
         Returns:
             (S,) float32.
@@ -190,20 +191,20 @@ class BaseAudioDataModule(ModalityDataModule):
         dataset = self.rows(split)
         mel = self._log_mel(torch.device("cpu"))
         crops = (dataset.inputs[chunk] for chunk in dataset.rows.split(self.batch_size))
-        return torch.cat(mean_and_deviation(spectrum_facts(mel.raw(crop.float())) for crop in crops)).float()
+        return torch.cat(mean_and_deviation(spectrum_statistics(mel.raw(crop.float())) for crop in crops)).float()
 
     # ------------------------------------------------------------- Lightning
 
     def setup(self, stage: str | None = None) -> None:
-        """Find, split and read the recordings; cheap when repeated."""
+        """Find, split and read the recordings; inexpensive when repeated."""
         self.split, self.recordings  # noqa: B018
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of random crops; order and crops depend on (seed, epoch)."""
+        """Return batches of random crops; order and crops depend on (seed, epoch)."""
         return self._loader("train", CropSampler)
 
     def preprocess(self, waveforms: Tensor, augment: bool = False) -> Tensor:
-        """Turn (B, T) waveforms in [-1, 1] into network input: (B, num_mels, frames), or (B, T) as they are."""
+        """Turn (B, T) waveforms in [-1, 1] into network input: (B, num_mels, frames), or (B, T) unchanged."""
         floats = waveforms.float()
         with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
             if augment and self.augmentation is not None:
@@ -217,7 +218,7 @@ class BaseAudioDataModule(ModalityDataModule):
     def _check(self) -> None:
         super()._check()
         self._check_choices({"frontend": ("log_mel", "waveform")})
-        self._check_least(1, "val_segments", "test_segments", "train_crops", "num_mels")
+        self._check_minimum(1, "val_segments", "test_segments", "train_crops", "num_mels")
         if not 4000 <= self.sample_rate_hz <= 192_000:
             raise InputError(f"sample_rate_hz is {self.sample_rate_hz}; expected 4000 to 192000")
         for name in ("crop_s", "eval_crop_s"):
@@ -230,10 +231,10 @@ class BaseAudioDataModule(ModalityDataModule):
             raise InputError(f"the augmentation expects {rate} Hz, the data has sample_rate_hz {self.sample_rate_hz}")
 
     def _domain_of_file(self) -> tuple[list[str], np.ndarray]:
-        """Names of the domains, and the number of each file's domain."""
+        """Names of the domains, and the domain index of each file."""
         if self.domain_field is None:
             return ["all"], np.zeros(len(self.layout.names), np.int64)
-        self._check_field(self.domain_field, self.layout, "change domain_field, or name it in their layout")
+        self._check_field(self.domain_field, self.layout, "change domain_field, or add it to their layout")
         names, number = np.unique(self.layout.fields[self.domain_field], return_inverse=True)
         return names.tolist(), number
 
@@ -243,19 +244,19 @@ class BaseAudioDataModule(ModalityDataModule):
             raise InputError(f"the recordings have no {name}, only {known}; {mend}")
 
     def _row_numbers(self, split: str) -> np.ndarray:
-        """Sample numbers of a split: the file's, plus the number of files for each part after the first."""
+        """Sample indices of a split: that of the file, plus the number of files for each part after the first."""
         parts = np.arange(getattr(self, _PARTS[split]))
         return (self.split.files[split] + len(self.layout.names) * parts[:, None]).reshape(-1)
 
     def make_rows(self, split: str) -> RowDataset:
-        """The recordings, or parts of them, of a split."""
+        """Return the recordings, or parts of them, of a split."""
         recordings, parts = self.recordings, getattr(self, _PARTS[split])
         key, seconds = ("crop_s", self.crop_s) if split == "train" else ("eval_crop_s", self.eval_crop_s)
         length = round(seconds * self.sample_rate_hz)
         files, cuts = torch.from_numpy(self.split.files[split]), 1 if split == "train" else parts
         if short := int((recordings.frames[files] // cuts < length).sum()):
             what = "recordings" if cuts == 1 else f"recordings, cut into {cuts} parts each,"
-            self.notices.warn(
+            self.messages.warn(
                 f"{short} of {len(files)} {split} {what} are shorter than {key} ({seconds:g} s): they are repeated"
             )
         names, number = self._domain_of_file()
@@ -267,7 +268,7 @@ class BaseAudioDataModule(ModalityDataModule):
             torch.from_numpy(self._row_numbers(split)),
         )
 
-    @made_at(Stage.USING)
+    @staged_property(Stage.USING)
     def _mels(self) -> dict[torch.device, LogMel]:
         return {}
 
@@ -280,18 +281,17 @@ class BaseAudioDataModule(ModalityDataModule):
 
 
 class AudioFilesDataModule(BaseAudioDataModule):
-    """WAV, FLAC or Ogg files whose paths say what is known of them: a source, to be joined with the base of a task.
+    """Source of WAV, FLAC or Ogg files with fields in their paths; to be combined with the base class of a task.
 
     Args:
-        root: Folder of the training recordings, and of all whose split has no folder of its own.
-        pattern: How paths relative to a root are made, with ``{speaker}`` where the speaker's name stands, and other
-            fields; ``*`` stands for any part of a name, ``**`` for any folders. ``{speaker}/**`` fits
-            ``root/<speaker>/**/*.wav`` as VoxCeleb and LibriSpeech have it, ``{label}_{speaker}_{utterance}.wav`` the
-            Free Spoken Digit Dataset.
-        val_root: Folder of the validation recordings, if they have their own.
-        test_root: Folder of the test recordings, if they have their own.
-        memory_limit_gb: Recordings larger than this (4 bytes a sample) stay on disk and are read batch by batch.
-        **shared: See the base of the task.
+        root: Folder of the training recordings, and of all splits without a folder of their own.
+        pattern: Pattern of paths relative to a root, with the field ``{speaker}`` and others; ``*`` matches any part
+            of a name, ``**`` any folders. ``{speaker}/**`` matches ``root/<speaker>/**/*.wav`` of VoxCeleb and
+            LibriSpeech, ``{label}_{speaker}_{utterance}.wav`` the Free Spoken Digit Dataset.
+        val_root: Folder of the validation recordings, if separate.
+        test_root: Folder of the test recordings, if separate.
+        memory_limit_gb: Recordings larger than this (4 bytes per sample) stay on disk and are read batch by batch.
+        **shared: Arguments of the base class of the task.
     """
 
     def __init__(
@@ -312,7 +312,7 @@ class AudioFilesDataModule(BaseAudioDataModule):
         return find_trees(self.root, self.val_root, self.test_root, self.pattern)
 
     def read_recordings(self, layout: AudioLayout) -> Recordings:
-        """Look at the files, and decode them where they fit into memory."""
+        """Inspect the files, and decode them where they fit into memory."""
         return Recordings.of_files(layout.paths(), self.sample_rate_hz, self.memory_limit_gb)
 
     def _check(self) -> None:

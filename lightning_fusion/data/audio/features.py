@@ -1,4 +1,4 @@
-"""What happens to batches of speech on the device: augmentation and log-mel features."""
+"""Augmentation and log-mel features of batches of speech, on the device."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,18 +12,18 @@ from lightning_fusion.extras import require
 
 
 class LogMel(nn.Module):
-    """Log-mel features, from which each utterance's mean over time is subtracted.
+    """Log-mel features with the mean over time of each utterance subtracted.
 
-    A microphone's and a room's constant color is a constant in the logarithm: it falls out with the mean. Windows of
-    25 ms every 10 ms are the toolkits' setting for speaker verification.
+    Subtracting the mean removes the constant frequency response of microphone and room, which is additive in the
+    logarithm. Windows of 25 ms every 10 ms are usual in speaker verification.
 
     Args:
-        sample_rate_hz: Of the waveforms.
-        num_mels: M, mel bands between ``low_hz`` and half the sample rate.
+        sample_rate_hz: Sample rate of the waveforms.
+        num_mels: M, number of mel bands between ``low_hz`` and half the sample rate.
         window_s: Length of the analysis window.
         hop_s: Step between windows.
         low_hz: Lower edge of the first band.
-        floor: Smallest power, so that silence has a logarithm.
+        floor: Smallest power, so that the logarithm of silence is finite.
 
     Example:
         >>> LogMel(num_mels=40)(torch.rand(3, 16000)).shape
@@ -31,7 +31,7 @@ class LogMel(nn.Module):
     """
 
     _CHUNK = 4
-    """Utterances that a processor transforms at once: spectra of two seconds, 0.4 MB each, stay in a cache of 2 MB."""
+    """Utterances that a CPU transforms at once: spectra of two seconds, 0.4 MB each, fit into a cache of 2 MB."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class LogMel(nn.Module):
         self.floor = floor
         self.mel = require("torchaudio.transforms", "audio").MelSpectrogram(
             sample_rate_hz,
-            n_fft=max(512, 2 ** math.ceil(math.log2(window))),  # at low rates the bands want finer bins than the window
+            n_fft=max(512, 2 ** math.ceil(math.log2(window))),  # finer bins than the window's at low rates
             win_length=window,
             hop_length=round(hop_s * sample_rate_hz),
             f_min=low_hz,
@@ -61,7 +61,7 @@ class LogMel(nn.Module):
         return torch.cat([self._features(part) for part in waveforms.split(self._CHUNK)])
 
     def raw(self, waveforms: Tensor) -> Tensor:
-        """The logarithms themselves, (B, M, frames): with the color of microphone and room."""
+        """Return log-mel features (B, M, frames) without subtracting the mean."""
         return self.mel(waveforms).clamp_min_(self.floor).log_()
 
     def _features(self, waveforms: Tensor) -> Tensor:
@@ -70,33 +70,34 @@ class LogMel(nn.Module):
 
 
 class SpeechAugmentation(nn.Module):
-    """Speed, room and noise, each drawn for every utterance of a batch; needs no recorded noise (our choice).
+    """Random speed, reverberation and noise for every utterance of a batch; needs no recorded noise (our choice).
 
-    Applied in this order, as nature does: the speaker, the room, the background.
+    Applied in this order:
 
     - *Speed* (Ko et al., Interspeech 2015): resampled by a factor drawn from ``speeds``, which shifts the pitch too.
-      What is too short then is repeated. The speaker keeps the label.
-    - *Room*: a direct sound and a tail of Gaussian noise that decays exponentially (Polack's model), with a drawn
+      Utterances that become too short are repeated. The speaker label does not change.
+    - *Reverberation*: a direct sound and a tail of Gaussian noise that decays exponentially (Polack's model), with a
+    drawn
       reverberation time (-60 dB) and direct-to-tail ratio. The utterance keeps its power.
     - *Noise*: Gaussian, with a spectrum that falls by 0 to 6 dB per octave, at a drawn signal-to-noise ratio.
 
-    A small network that is trained for a few minutes does worse with it on clean recordings: it pays with many speakers
-    and long training, or where the recordings to come are noisy.
+    It helps with many speakers and long training, or on noisy recordings; a small network that is trained briefly
+    does worse with it on clean recordings.
 
-    Draws come from torch's global generators: the parameters from the processor's, the noise from the device's.
+    Draws come from torch's global generators: parameters from the CPU generator, noise from that of the device.
 
     Args:
-        sample_rate_hz: Of the waveforms; the data module's.
-        speed: Share of the utterances that change their speed.
-        reverb: Share that get a room.
-        noise: Share that get noise.
-        speeds: Factors to choose from; 1.1 is faster and higher.
+        sample_rate_hz: Sample rate of the waveforms; the data module's.
+        speed: Fraction of the utterances with changed speed.
+        reverb: Fraction of the utterances with reverberation.
+        noise: Fraction of the utterances with added noise.
+        speeds: Speed factors to draw from; 1.1 is faster and higher.
         reverb_s: Shortest and longest reverberation time.
         direct_db: Lowest and highest ratio of direct sound to tail.
         snr_db: Lowest and highest signal-to-noise ratio.
 
     Raises:
-        InputError: If a share is outside [0, 1], or a range is empty.
+        InputError: If a fraction is outside [0, 1], or a range is empty.
 
     Example:
         >>> SpeechAugmentation(noise=1.0)(torch.rand(4, 16000)).shape
@@ -117,7 +118,7 @@ class SpeechAugmentation(nn.Module):
         super().__init__()
         for name, share in {"speed": speed, "reverb": reverb, "noise": noise}.items():
             if not 0 <= share <= 1:
-                raise InputError(f"{name} is {share}; expected the share of utterances it changes, from 0 to 1")
+                raise InputError(f"{name} is {share}; expected a fraction of the utterances, from 0 to 1")
         for name, ends in {"reverb_s": reverb_s, "direct_db": direct_db, "snr_db": snr_db}.items():
             if len(ends) != 2 or ends[0] > ends[1] or (name == "reverb_s" and ends[0] <= 0):
                 raise InputError(f"{name} is {list(ends)}; expected [lowest, highest]")
@@ -168,7 +169,7 @@ class SpeechAugmentation(nn.Module):
 
 
 def _uniform(ends: Sequence[float], waveforms: Tensor) -> Tensor:
-    """(B, 1) draws between two ends, made on the processor so that the device need not be waited for."""
+    """Draw (B, 1) values between two ends, on the CPU to avoid synchronizing the device."""
     return (ends[0] + (ends[1] - ends[0]) * torch.rand(len(waveforms), 1)).to(waveforms.device)
 
 

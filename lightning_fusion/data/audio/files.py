@@ -1,4 +1,4 @@
-"""Recordings on disk: found by a path pattern, read in slices, kept in memory where they fit."""
+"""Recordings on disk: found by a path pattern, read in slices, held in memory where they fit."""
 
 import math
 import os
@@ -23,27 +23,27 @@ from lightning_fusion.extras import require
 AUDIO_SUFFIXES = {".flac", ".ogg", ".wav"}
 _UNREAD = {".aac", ".aif", ".aiff", ".m4a", ".mp3", ".mp4", ".opus", ".sph", ".wma"}
 _LARGEST_FILTER = 20_000_000
-"""Coefficients that resampling may take, 0.2 GB with what it needs beside them; usual rates take under 300,000."""
+"""Maximum number of resampling coefficients, 0.2 GB with intermediate arrays; usual rates take under 300,000."""
 LOUDEST = 10.0
-"""Floating-point samples beyond this are no audio in [-1, 1]: integers that were never scaled, say. Our choice."""
+"""Floating-point samples beyond this are rejected as unscaled integers, not audio in [-1, 1]. Our choice."""
 
 
 def find_recordings(root: str | Path, pattern: str, key: str = "root") -> list[FoundFile]:
-    """All audio files under a folder that match a pattern; see :func:`~lightning_fusion.data.patterns.find_files`."""
+    """Find all audio files under a folder that match a path pattern."""
     return find_files(
-        root, pattern, AUDIO_SUFFIXES, "audio file", "{speaker} where the speaker's name stands", key, _UNREAD
+        root, pattern, AUDIO_SUFFIXES, "audio file", "{speaker} in place of the speaker's name", key, _UNREAD
     )
 
 
 @dataclass
 class Recordings:
-    """Recordings of one sample rate, any part of which can be read.
+    """Recordings of one sample rate with random access to any part.
 
     Attributes:
         frames: (N,) int64, length of each in samples.
-        samples: All of them in a row, or None where they are read from disk.
-        begins: (N,) int64, where each begins in ``samples``.
-        files: Reads from disk; None for what was never a file.
+        samples: Concatenated samples of all recordings, or None where they are read from disk.
+        begins: (N,) int64, start of each recording in ``samples``.
+        files: Reader of files on disk; None for recordings made in memory.
     """
 
     frames: Tensor
@@ -53,16 +53,16 @@ class Recordings:
 
     @classmethod
     def of_waveforms(cls, waveforms: Sequence[Tensor]) -> "Recordings":
-        """Recordings that are in memory already, each (T,) float32."""
+        """Create recordings from waveforms in memory, each (T,) float32."""
         frames = torch.tensor([len(waveform) for waveform in waveforms])
         return cls(frames, torch.cat(list(waveforms)), frames.cumsum(0) - frames)
 
     @classmethod
     def of_files(cls, paths: list[str], sample_rate_hz: int, memory_limit_gb: float) -> "Recordings":
-        """Look at all files and decode them, where they fit into the limit.
+        """Inspect all files, and decode them where they fit into the limit.
 
         Raises:
-            InputError: Listing the files that cannot be read.
+            InputError: If files cannot be read; the message lists them.
         """
         files = AudioFiles(paths, sample_rate_hz)
         frames = torch.from_numpy(files.frames)
@@ -83,13 +83,13 @@ class Recordings:
         return recordings
 
     def read(self, numbers: Tensor, starts: Tensor, spans: Tensor, length: int) -> Tensor:
-        """Parts of recordings, at one length; a part that is shorter is repeated.
+        """Read parts of recordings at one length; shorter parts are repeated.
 
         Args:
-            numbers: (B,) int64, which recordings.
-            starts: (B,) int64, where the parts begin, in samples.
-            spans: (B,) int64, how long they are.
-            length: T, of the result.
+            numbers: (B,) int64, indices of the recordings.
+            starts: (B,) int64, start of each part, in samples.
+            spans: (B,) int64, length of each part, in samples.
+            length: T, length of the result.
 
         Returns:
             (B, T) float32 in [-1, 1].
@@ -112,17 +112,17 @@ class Recordings:
 
 
 class AudioFiles:
-    """Files as mono waveforms of one sample rate, of which any slice can be read without decoding the rest.
+    """Reader of files as mono waveforms of one sample rate; reads any slice without decoding the rest.
 
     Args:
         paths: WAV, FLAC or Ogg files of any sample rate and number of channels.
-        sample_rate_hz: What they are resampled to.
+        sample_rate_hz: Sample rate to which they are resampled.
 
     Attributes:
         frames: (N,) int64, length of each after resampling.
 
     Raises:
-        InputError: Listing the files that are empty, truncated or no audio, or those that stand there twice.
+        InputError: If files are empty, truncated, no audio or listed twice; the message lists them.
     """
 
     def __init__(self, paths: list[str], sample_rate_hz: int) -> None:
@@ -136,7 +136,7 @@ class AudioFiles:
             raise InputError(
                 f"{len(problems)} audio file(s) cannot be read: {shorten(problems, 3)}; repair or remove them"
             )
-        self._refuse_doubles()
+        self._reject_duplicates()
         divisor = np.gcd(self._rates, sample_rate_hz)
         self._up, self._down = sample_rate_hz // divisor, self._rates // divisor
         self.frames = -(-self._stored * self._up // self._down)
@@ -148,7 +148,7 @@ class AudioFiles:
         path = self.paths[number]
         try:
             about = os.stat(path)
-            if not stat.S_ISREG(about.st_mode):  # opening a named pipe would wait for ever
+            if not stat.S_ISREG(about.st_mode):  # opening a named pipe would block
                 return f"{path} (no file)"
             if not about.st_size:
                 return f"{path} (empty)"
@@ -174,22 +174,22 @@ class AudioFiles:
             return f"{path} ({'truncated' if self._stored[number] else _reason(error)})"
         return None
 
-    def _refuse_doubles(self) -> None:
-        """One recording under two names, by links or nested roots, would be heard in two splits, or as two speakers."""
+    def _reject_duplicates(self) -> None:
+        """Raise InputError for a recording under two names (links, nested roots): it could be in two splits."""
         first: dict[tuple[int, int], int] = {}
         doubled = [
             " is ".join(dict.fromkeys((self.paths[number], self.paths[first[place]])))  # nested roots give one path
             for number, place in enumerate(self._on_disk)
-            if place[1] and first.setdefault(place, number) != number  # some file systems number nothing
+            if place[1] and first.setdefault(place, number) != number  # some file systems have no inode numbers
         ]
         if doubled:
             raise InputError(
-                f"{len(doubled)} audio file(s) stand there twice, by links or by a root within a root: "
-                f"{shorten(doubled, 3)}; remove one of each two, or set pattern or root so that each is found once"
+                f"{len(doubled)} audio file(s) are found twice, by links or nested roots: "
+                f"{shorten(doubled, 3)}; remove one of each pair, or change pattern or root"
             )
 
     def read(self, number: int, start: int, count: int) -> Tensor:
-        """Samples ``start`` to ``start + count`` of a file as (count,) float32; a slice of the whole file resampled."""
+        """Read samples ``start`` to ``start + count`` of the resampled file as (count,) float32."""
         up, down = int(self._up[number]), int(self._down[number])
         if up == down:
             return self._decode(number, start, count).clamp_(-1, 1)
@@ -227,7 +227,7 @@ def _reason(error: Exception) -> str:
 
 
 def _for_each(work: Callable[[int], str | None], count: int, what: str) -> list[str | None]:
-    """Do something for numbers 0..count-1 in threads: libsndfile and the resampler release Python's lock."""
+    """Call ``work`` for 0..count-1 in threads; libsndfile and the resampler release Python's lock."""
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         results: Iterable[str | None] = threads.map(work, range(count))
         return list(track(results, what, total=count, transient=True, disable=count < 2000))

@@ -1,4 +1,4 @@
-"""Classification of recordings: what is said, by speakers who are the domains."""
+"""Classification of recordings of several speakers."""
 
 from typing import Any, Literal
 
@@ -12,18 +12,17 @@ from lightning_fusion.errors import InputError, shorten
 
 
 class BaseLabeledAudioDataModule(BaseAudioDataModule):
-    """The classes are the labels of the recordings; the base of all sources for classification.
+    """Recordings with labels as classes; base class of all sources for classification.
 
-    With ``split_by: speaker`` nobody is heard in two splits; with ``split_by: recording`` every speaker is heard in
-    all splits, by other recordings, so that there can be an expert for each.
+    With ``split_by: speaker`` the splits are disjoint in speakers; with ``split_by: recording`` every speaker is in
+    all splits, with different recordings, so that there can be an expert for each speaker.
 
     Args:
-        domain: Name or names of the domains that are used, with their own labels; all where None. Splits do not depend
-            on it.
-        split_by: ``speaker``, or ``recording``: recordings are drawn, for each domain and label by the same fractions,
-            which ``val_speakers`` and ``test_speakers`` give.
-        domain_field: What is known of each recording whose values are the domains; one domain where None.
-        **shared: See :class:`~lightning_fusion.data.audio.datamodule.BaseAudioDataModule`.
+        domain: Names of the selected domains, with their own labels; all where None. Splits do not depend on it.
+        split_by: ``speaker``, or ``recording``: recordings are drawn within each domain and label, with
+            ``val_speakers`` and ``test_speakers`` as fractions.
+        domain_field: Field of the recordings whose values name the domains; one domain where None.
+        **shared: Arguments of :class:`~lightning_fusion.data.audio.datamodule.BaseAudioDataModule`.
     """
 
     needs = ("speaker", "label")
@@ -46,11 +45,11 @@ class BaseLabeledAudioDataModule(BaseAudioDataModule):
         return sorted({labels[file] for file in self.split.files["train"]})
 
     def cut(self) -> AudioSplit:
-        """Speakers or recordings in splits, of which those of the chosen domains are used."""
+        """Assign speakers or recordings to splits, and select those of the chosen domains."""
         names, number = self._domain_of_file()
         if self.split_by == "recording":
             _, label = np.unique(self.layout.fields["label"], return_inverse=True)
-            val: Any = 0.1 if self.val_speakers is None else self.val_speakers  # a number, which _check has seen to
+            val: Any = 0.1 if self.val_speakers is None else self.val_speakers  # a number: see _check
             test: Any = 0.2 if self.test_speakers is None else self.test_speakers
             files = split_recordings(label + (label.max() + 1) * number, float(val), float(test), self.seed)
             cut = AudioSplit(files, np.arange(len(self.layout.speakers)))
@@ -68,12 +67,12 @@ class BaseLabeledAudioDataModule(BaseAudioDataModule):
         return cut
 
     def targets(self) -> np.ndarray:
-        """(N,) int64, the label of each recording; -100 where it is none of the training labels."""
+        """Return the (N,) int64 class of each recording; -100 for labels that are not in the training split."""
         labels, names = self.layout.fields["label"], self.classes
         for split in ("val", "test"):
             if unknown := sorted({labels[file] for file in self.split.files[split]} - set(names)):
                 raise InputError(
-                    f"the training speakers never say {shorten(unknown)}, which {split} speakers say; change "
+                    f"the training speakers have no label {shorten(unknown)}, which {split} speakers have; change "
                     "val_speakers, test_speakers or seed"
                 )
         number = {name: position for position, name in enumerate(names)}
@@ -93,15 +92,16 @@ class BaseLabeledAudioDataModule(BaseAudioDataModule):
 
 
 class LabeledAudioDataModule(AudioFilesDataModule, BaseLabeledAudioDataModule):
-    """WAV, FLAC or Ogg files under a folder whose paths say what is said, and by whom.
+    """WAV, FLAC or Ogg files under a folder, with label and speaker in their paths.
 
     Args:
-        **shared: See :class:`~lightning_fusion.data.audio.datamodule.AudioFilesDataModule` (``root``, ``pattern``,
-            ``val_root``, ``test_root``, ``memory_limit_gb``), :class:`BaseLabeledAudioDataModule` (``domain``,
-            ``split_by``, ``domain_field``) and :class:`~lightning_fusion.data.audio.datamodule.BaseAudioDataModule`.
+        **shared: Arguments of :class:`~lightning_fusion.data.audio.datamodule.AudioFilesDataModule` (``root``,
+            ``pattern``, ``val_root``, ``test_root``, ``memory_limit_gb``), :class:`BaseLabeledAudioDataModule`
+            (``domain``, ``split_by``, ``domain_field``) and
+            :class:`~lightning_fusion.data.audio.datamodule.BaseAudioDataModule`.
 
     Raises:
-        InputError: Where an argument does not fit the files, or one cannot be read.
+        InputError: If an argument does not match the files, or a file cannot be read.
 
     Example:
         >>> data = LabeledAudioDataModule("data/fsdd", "{label}_{speaker}_{utterance}.wav", split_by="recording")

@@ -1,4 +1,4 @@
-"""Recordings in folder trees: where they lie, and what their paths say of them."""
+"""Recordings in folder trees: their paths, and the fields in them."""
 
 import os
 import re
@@ -14,25 +14,24 @@ from lightning_fusion.data.patterns import compile_pattern
 from lightning_fusion.errors import InputError, shorten
 
 TREES = ("train", "val", "test")
-"""What the trees of recordings are for, in the order of their numbers."""
+"""Purposes of the trees of recordings, in the order of their indices."""
 SPEAKER_FOLDERS = "{speaker}/**"
-"""The pattern of trees with a folder per speaker, as VoxCeleb and LibriSpeech have it."""
+"""Pattern of trees with a folder per speaker, such as VoxCeleb and LibriSpeech."""
 _SPLIT_NAMES = {"train", "dev", "val", "valid", "validation", "test", "eval"}
 
 
 @dataclass
 class AudioLayout:
-    """All N recordings of a source; a recording's place is its sample number.
+    """All N recordings of a source; the position of a recording is its sample index.
 
     Attributes:
-        names: Of the recordings; of files, the paths relative to their tree's root.
-        fields: What is known of each recording: under ``speaker`` who speaks, under ``label`` what is said, and
-            other facts; a list of N texts each.
-        tree: (N,) int64, 1 and 2 for recordings that are only for validation or only for testing, 0 for all others,
-            of which splits without such recordings have their share; all 0 where None.
-        roots: Where the files of each tree lie.
+        names: Names of the recordings; for files, paths relative to the root of their tree.
+        fields: Fields of the recordings (``speaker``, ``label`` and others); a list of N texts each.
+        tree: (N,) int64, 1 and 2 for recordings reserved for validation or testing, 0 for all others, from which
+            splits without reserved recordings are drawn; all 0 where None.
+        roots: Root folder of each tree.
         speakers: Names of the speakers, sorted.
-        speaker: (N,) int64, who speaks.
+        speaker: (N,) int64, speaker index of each recording.
     """
 
     names: list[str]
@@ -47,34 +46,34 @@ class AudioLayout:
         self._tree = np.zeros(len(self.names), np.int64) if self.tree is None else self.tree
 
     def paths(self, files: np.ndarray | None = None) -> list[str]:
-        """Paths of some files; of all where None."""
+        """Return the paths of some files; of all where None."""
         files = np.arange(len(self.names)) if files is None else files
         return [os.path.join(self.roots[self._tree[file]], self.names[file]) for file in files.tolist()]
 
     def tree_of(self, split: str) -> int:
-        """Number of the tree that a split's recordings are taken from."""
+        """Return the index of the tree that contains the recordings of a split."""
         own = TREES.index(split)
         return own if (self._tree == own).any() else 0
 
     def files_of(self, tree: int) -> np.ndarray:
-        """Numbers of the recordings of a tree."""
+        """Return the indices of the recordings of a tree."""
         return np.flatnonzero(self._tree == tree)
 
     def speakers_of(self, tree: int) -> np.ndarray:
-        """Sorted numbers of the speakers of a tree."""
+        """Return the sorted indices of the speakers of a tree."""
         return np.unique(self.speaker[self.files_of(tree)])
 
 
 def check_files(pattern: str, needs: Iterable[str], memory_limit_gb: float) -> None:
-    """Refuse a path pattern without some fields, or a limit that is none.
+    """Validate a path pattern and a memory limit.
 
     Args:
-        pattern: How paths are made.
-        needs: Names of the fields.
-        memory_limit_gb: Largest recordings that are kept in memory.
+        pattern: Path pattern.
+        needs: Names of the required fields.
+        memory_limit_gb: Memory limit for decoded recordings.
 
     Raises:
-        InputError: Naming what is wrong.
+        InputError: If the pattern lacks a required field, or the limit is negative.
     """
     if not memory_limit_gb >= 0:
         raise InputError(f"memory_limit_gb is {memory_limit_gb}; expected at least 0")
@@ -82,7 +81,7 @@ def check_files(pattern: str, needs: Iterable[str], memory_limit_gb: float) -> N
     for name in needs:
         if name not in fields:
             raise InputError(
-                f"pattern {pattern} has no {{{name}}}: set pattern to say where it stands in a path, as in "
+                f"pattern {pattern} has no {{{name}}}: set pattern with this field in its place, as in "
                 "{label}_{speaker}_{utterance}.wav"
             )
 
@@ -91,13 +90,13 @@ def find_trees(root: str, val_root: str | None, test_root: str | None, pattern: 
     """Find the recordings under some folders, without opening a file.
 
     Args:
-        root: Folder of the training recordings, and of all whose split has no folder of its own.
-        val_root: Folder of the validation recordings, if they have their own.
-        test_root: Folder of the test recordings, if they have their own.
-        pattern: How paths relative to a root are made (:func:`~lightning_fusion.data.patterns.compile_pattern`).
+        root: Folder of the training recordings, and of all splits without a folder of their own.
+        val_root: Folder of the validation recordings, if separate.
+        test_root: Folder of the test recordings, if separate.
+        pattern: Pattern of paths relative to a root (:func:`~lightning_fusion.data.patterns.compile_pattern`).
 
     Raises:
-        InputError: If a folder has no such recordings, or the folders of ``root`` are no speakers'.
+        InputError: If a folder has no such recordings, or the folders of ``root`` do not name speakers.
     """
     roots = {"root": root, "val_root": val_root, "test_root": test_root}
     given = {number: (key, folder) for number, (key, folder) in enumerate(roots.items()) if folder is not None}
@@ -112,7 +111,7 @@ def find_trees(root: str, val_root: str | None, test_root: str | None, pattern: 
     if len(first) == 1:
         raise InputError(
             f"root: all recordings under {root} are of one speaker, {first.pop()} (as {found[0].name}); set "
-            "root to the folder that holds the speakers' folders, or pattern to how paths name them"
+            "root to the parent of the speakers' folders, or pattern to match the paths"
         )
     layout = AudioLayout(
         [recording.name for recording in found],

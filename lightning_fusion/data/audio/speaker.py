@@ -1,4 +1,4 @@
-"""Speaker verification: who speaks, and pairs of samples that are to be compared."""
+"""Speaker verification: training speakers as classes, and trials."""
 
 from typing import Any
 
@@ -8,21 +8,21 @@ from lightning_fusion.data.audio.datamodule import AudioFilesDataModule, BaseAud
 from lightning_fusion.data.audio.layout import SPEAKER_FOLDERS
 from lightning_fusion.data.audio.splits import AudioSplit, split_speakers
 from lightning_fusion.data.audio.trials import Trials, draw_trials, read_trials
-from lightning_fusion.data.base import UNLABELED, Stage, made_at
+from lightning_fusion.data.base import UNLABELED, Stage, staged_property
 from lightning_fusion.data.domains import local_classes
 from lightning_fusion.errors import InputError
 
 
 class BaseSpeakerDataModule(BaseAudioDataModule):
-    """The classes are the training speakers; the base of all sources for speaker verification.
+    """Recordings with the training speakers as classes; base class of all sources for speaker verification.
 
-    Nobody is heard in two splits. In validation and test, where only unseen speakers talk, targets are -100 and
-    :meth:`trials` says which pairs of samples are to be compared. With one recording per speaker, ``val_segments`` and
-    ``test_segments`` of 2 are the only way to a trial of one speaker, and it is optimistic: parts share their session.
+    Splits are disjoint in speakers. Validation and test splits contain only unseen speakers, so targets are -100, and
+    :meth:`trials` returns the pairs of samples to compare. With one recording per speaker, same-speaker trials require
+    ``val_segments`` and ``test_segments`` of 2, which is optimistic: the parts share their session.
 
     Args:
-        max_trials: Most pairs that are drawn where there is no list.
-        **shared: See :class:`~lightning_fusion.data.audio.datamodule.BaseAudioDataModule`.
+        max_trials: Maximum number of pairs that are drawn where there is no trial list.
+        **shared: Arguments of :class:`~lightning_fusion.data.audio.datamodule.BaseAudioDataModule`.
     """
 
     stage_of = BaseAudioDataModule.stage_of | {"max_trials": Stage.USING}
@@ -32,7 +32,7 @@ class BaseSpeakerDataModule(BaseAudioDataModule):
         self.max_trials = max_trials
 
     def read_trial_lists(self) -> dict[str, Trials]:
-        """The trials of ``val`` and ``test``, where there are lists of them; drawn where there are none."""
+        """Return the trials of ``val`` and ``test`` that are read from lists; those of other splits are drawn."""
         return {}
 
     @property
@@ -41,12 +41,12 @@ class BaseSpeakerDataModule(BaseAudioDataModule):
         return [self.layout.speakers[number] for number in self.split.speakers]
 
     def trials(self, split: str) -> Trials | None:
-        """Pairs of samples of ``val`` or ``test`` that are to be compared; None for ``train``.
+        """Return the trials (pairs of samples) of ``val`` or ``test``; None for ``train``.
 
         Read from the split's list, or drawn (:func:`~lightning_fusion.data.audio.trials.draw_trials`).
 
         Raises:
-            InputError: If no trial of one speaker, or none of two, can be made.
+            InputError: If there is no same-speaker or no different-speaker trial.
         """
         if split == "train":
             return None
@@ -59,20 +59,20 @@ class BaseSpeakerDataModule(BaseAudioDataModule):
         return self._trials[split]
 
     def cut(self) -> AudioSplit:
-        """Speakers in splits; those of a trial list, and the files that it names, where there is one."""
+        """Assign speakers to splits; a trial list determines the speakers and files of its split."""
         wanted = {"val": self.val_speakers, "test": self.test_speakers}
         return split_speakers(self.layout, wanted, self._lists, least=2, seed=self.seed)
 
     def targets(self) -> np.ndarray:
-        """(N,) int64, who speaks among the training speakers; -100 for others."""
+        """Return the (N,) int64 index among the training speakers; -100 for other speakers."""
         local = local_classes(self.split.speakers, len(self.layout.speakers))[self.layout.speaker]
         return np.where(local < 0, UNLABELED, local)
 
-    @made_at(Stage.SPLITTING)
+    @staged_property(Stage.SPLITTING)
     def _lists(self) -> dict[str, Trials]:
         return self.read_trial_lists()
 
-    @made_at(Stage.USING)
+    @staged_property(Stage.USING)
     def _trials(self) -> dict[str, Trials]:
         return dict(self._lists)
 
@@ -85,19 +85,19 @@ class BaseSpeakerDataModule(BaseAudioDataModule):
 class SpeakerDataModule(AudioFilesDataModule, BaseSpeakerDataModule):
     """WAV, FLAC or Ogg files of speakers under a folder, for speaker verification.
 
-    Validation and test speakers come from folders of their own, from lists of names, from trial lists (all speakers
-    they name), or are drawn from ``root`` with the seed.
+    Validation and test speakers come from separate folders, from lists of names, from trial lists (all speakers in
+    the list), or are drawn from ``root`` with the seed.
 
     Args:
-        val_trials: Trial list in VoxCeleb's format (``1 enrol test``), names relative to the split's root; only
-            the files that it names are validated with. None: pairs of all samples.
+        val_trials: Trial list in VoxCeleb's format (``1 enrol test``), with names relative to the root of the split;
+            only the files in the list are used for validation. None: pairs of all samples.
         test_trials: Trial list for testing, likewise.
-        **shared: See :class:`~lightning_fusion.data.audio.datamodule.AudioFilesDataModule` (``root``, ``pattern``,
-            ``val_root``, ``test_root``, ``memory_limit_gb``), :class:`BaseSpeakerDataModule` (``max_trials``) and
-            :class:`~lightning_fusion.data.audio.datamodule.BaseAudioDataModule`.
+        **shared: Arguments of :class:`~lightning_fusion.data.audio.datamodule.AudioFilesDataModule` (``root``,
+            ``pattern``, ``val_root``, ``test_root``, ``memory_limit_gb``), :class:`BaseSpeakerDataModule`
+            (``max_trials``) and :class:`~lightning_fusion.data.audio.datamodule.BaseAudioDataModule`.
 
     Raises:
-        InputError: Where an argument does not fit the files, or one cannot be read.
+        InputError: If an argument does not match the files, or a file cannot be read.
 
     Example:
         >>> data = SpeakerDataModule("data/VoxCeleb2", test_root="data/VoxCeleb1", test_trials="data/veri_test2.txt")
@@ -120,7 +120,7 @@ class SpeakerDataModule(AudioFilesDataModule, BaseSpeakerDataModule):
         self._configure()
 
     def read_trial_lists(self) -> dict[str, Trials]:
-        """Read the lists that are given."""
+        """Read the trial lists named by ``val_trials`` and ``test_trials``."""
         layout, lists = self.layout, {}
         for split in ("test", "val"):
             if getattr(self, key := f"{split}_trials") is None:
@@ -130,9 +130,9 @@ class SpeakerDataModule(AudioFilesDataModule, BaseSpeakerDataModule):
             trials = lists[split] = read_trials(getattr(self, key), numbers, key, layout.roots[tree])
             speakers = layout.speaker[trials.pairs.numpy()]
             if wrong := int((trials.same.numpy() != (speakers[:, 0] == speakers[:, 1])).sum()):
-                self.notices.warn(
-                    f"{key}: the labels of {wrong} of {len(trials.same)} trials contradict the speakers that the paths "
-                    "name; the list is trusted"
+                self.messages.warn(
+                    f"{key}: the labels of {wrong} of {len(trials.same)} trials contradict the speakers in the paths; "
+                    "the labels of the list are used"
                 )
         return lists
 

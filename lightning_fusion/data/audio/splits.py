@@ -1,4 +1,4 @@
-"""Who is heard in which split, and in which recordings."""
+"""Assignment of speakers and recordings to splits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.errors import InputError, shorten
 
 Wanted = int | float | list[str | int] | None
-"""Speakers of a split: a fraction, a number, names, or as many as usual."""
+"""Speakers of a split: a fraction, a number, names, or None for the default."""
 _USUAL = {"test": 0.2, "val": 0.1}
 
 
@@ -20,8 +20,8 @@ class AudioSplit:
     """The recordings of each split.
 
     Attributes:
-        files: Sorted numbers of the recordings of each split.
-        speakers: Sorted numbers of the training speakers.
+        files: Sorted indices of the recordings of each split.
+        speakers: Sorted indices of the training speakers.
     """
 
     files: dict[str, np.ndarray]
@@ -29,34 +29,34 @@ class AudioSplit:
 
 
 def check_speakers(name: str, wanted: Wanted) -> None:
-    """Refuse what says neither how many speakers nor which.
+    """Validate an argument that sets the speakers of a split.
 
     Args:
-        name: Of the argument.
-        wanted: Its value.
+        name: Name of the argument.
+        wanted: Value of the argument.
 
     Raises:
-        InputError: With what was found.
+        InputError: If the value is no fraction, number or list of names.
     """
     if isinstance(wanted, list):
         if len(set(wanted)) < len(wanted) or not wanted:
             doubled = sorted({str(each) for each in wanted if wanted.count(each) > 1})
-            raise InputError(f"{name} names {shorten(doubled) or 'nobody'} twice; name each speaker once")
+            raise InputError(f"{name} names {shorten(doubled) or 'no speaker'} twice; name each speaker once")
     elif wanted is not None and not (0 < wanted < 1 or (wanted >= 1 and wanted == int(wanted))):
         raise InputError(f"{name} is {wanted}; expected a fraction below 1, a whole number, or names")
 
 
 def split_recordings(strata: np.ndarray, val_fraction: float, test_fraction: float, seed: int) -> dict[str, np.ndarray]:
-    """Recordings in splits, each stratum by the same fractions.
+    """Assign recordings to splits, with the same fractions in each stratum.
 
     Args:
-        strata: (N,) what is split alike.
-        val_fraction: Of the recordings.
-        test_fraction: Of the recordings.
-        seed: Of the draw.
+        strata: (N,) stratum of each recording.
+        val_fraction: Fraction of the recordings for validation.
+        test_fraction: Fraction of the recordings for testing.
+        seed: Seed of the draw.
 
     Raises:
-        InputError: If nothing is left to train on.
+        InputError: If no training recording is left.
 
     Example:
         >>> {split: len(files) for split, files in split_recordings(np.zeros(10), 0.1, 0.2, seed=0).items()}
@@ -72,20 +72,20 @@ def split_recordings(strata: np.ndarray, val_fraction: float, test_fraction: flo
 def split_speakers(
     layout: AudioLayout, wanted: Mapping[str, Wanted], lists: Mapping[str, Trials], least: int, seed: int
 ) -> AudioSplit:
-    """Speakers in splits, so that nobody is heard in two.
+    """Assign speakers to disjoint splits.
 
-    Validation and test speakers come from trees of their own, from lists of names, from trial lists (all speakers they
-    name; then only the recordings that the list names are taken), or are drawn.
+    Validation and test speakers come from separate trees, from lists of names, from trial lists (all speakers and only
+    the recordings in the list), or are drawn.
 
     Args:
         layout: All recordings.
-        wanted: Speakers to validate (``val``) and to test (``test``) with.
-        lists: Trial lists of these splits, where there are some.
-        least: Speakers of each split, at least.
-        seed: Of the draw.
+        wanted: Speakers of the splits ``val`` and ``test``.
+        lists: Trial lists of these splits, where given.
+        least: Minimum number of speakers of each split.
+        seed: Seed of the draw.
 
     Raises:
-        InputError: If somebody is heard in two splits, is not there, or too few are left.
+        InputError: If a speaker is in two splits or unknown, or too few speakers are left.
     """
     where = layout.roots.get(0, "the source")
     pool = layout.speakers_of(0)
@@ -94,13 +94,13 @@ def split_speakers(
         names = wanted[split]
         if layout.tree_of(split):
             held[split] = layout.speakers_of(layout.tree_of(split))
-            _refuse_both(layout, "train", pool, split, held[split])
+            _reject_overlap(layout, "train", pool, split, held[split])
         elif isinstance(names, list):
             known = {layout.speakers[speaker]: speaker for speaker in pool.tolist()}
             chosen = [str(name) for name in names]  # YAML reads 1688 as a number
             if unknown := [name for name in chosen if name not in known]:
                 raise InputError(
-                    f"{split}_speakers names {shorten(unknown)}, of whom {where} has no recording; it has "
+                    f"{split}_speakers names {shorten(unknown)}, without recordings in {where}, which has "
                     f"{shorten(known)}"
                 )
             held[split] = np.array([known[name] for name in chosen])
@@ -108,12 +108,12 @@ def split_speakers(
             held[split] = np.unique(layout.speaker[lists[split].pairs.numpy()])
             if not len(np.setdiff1d(pool, held[split])):
                 raise InputError(
-                    f"{split}_trials names all {len(pool)} speakers of {where}, so nobody is left to train on; set "
+                    f"{split}_trials names all {len(pool)} speakers of {where}, so no training speaker is left; set "
                     f"{split}_root to that folder and root to another one (VoxCeleb1-E and -H name all of VoxCeleb1: "
                     "train on VoxCeleb2)"
                 )
     if len(held) == 2:
-        _refuse_both(layout, "val", held["val"], "test", held["test"])
+        _reject_overlap(layout, "val", held["val"], "test", held["test"])
     for purpose, split in enumerate(("test", "val"), 1):
         if split not in held:
             rest = np.setdiff1d(pool, np.concatenate([np.empty(0, np.int64), *held.values()]))
@@ -144,12 +144,12 @@ def _files(layout: AudioLayout, tree: int, speakers: np.ndarray) -> np.ndarray:
     return files[np.isin(layout.speaker[files], speakers)]
 
 
-def _refuse_both(layout: AudioLayout, one: str, ones: np.ndarray, other: str, others: np.ndarray) -> None:
+def _reject_overlap(layout: AudioLayout, one: str, ones: np.ndarray, other: str, others: np.ndarray) -> None:
     known = {layout.speakers[speaker].casefold() for speaker in ones}  # Anna and anna may be one person
     names = [layout.speakers[speaker] for speaker in others]
     if both := [name for name in names if name.casefold() in known]:
         raise InputError(
-            f"{len(both)} speaker(s) stand in {one} and in {other}: {shorten(both)}; splits are disjoint in speakers, "
+            f"{len(both)} speaker(s) are in {one} and in {other}: {shorten(both)}; splits are disjoint in speakers, "
             "so remove them from one (or rename them, if they are different people)"
         )
 
@@ -161,6 +161,6 @@ def _draw(split: str, wanted: Wanted, rest: np.ndarray, total: int, least: int, 
     if count > len(rest) - least:
         raise InputError(
             f"{split}_speakers asks for {count} of {len(rest)} speakers, and at least {least} are needed for training; "
-            f"lower val_speakers and test_speakers, or give more speakers than {total}"
+            f"lower val_speakers and test_speakers, or provide more than {total} speakers"
         )
     return np.random.default_rng(seed).permutation(rest)[:count]

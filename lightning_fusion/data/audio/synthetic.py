@@ -17,10 +17,10 @@ _SPEAKERS, _UTTERANCES = 60, 4
 
 
 class SyntheticVoices(BaseAudioDataModule):
-    """240 utterances of 60 synthetic voices: a source, to be joined with the base of a task.
+    """Source of 240 utterances of 60 synthetic voices; to be combined with the base class of a task.
 
     Args:
-        **shared: See the base of the task.
+        **shared: Arguments of the base class of the task.
     """
 
     def __init__(self, **shared: Any) -> None:
@@ -28,7 +28,7 @@ class SyntheticVoices(BaseAudioDataModule):
         self._configure()
 
     def read_layout(self) -> AudioLayout:
-        """Name the utterances."""
+        """Return names and fields of the utterances."""
         return _layout()
 
     def read_recordings(self, layout: AudioLayout) -> Recordings:
@@ -37,12 +37,12 @@ class SyntheticVoices(BaseAudioDataModule):
 
 
 class SyntheticSpeakerDataModule(SyntheticVoices, BaseSpeakerDataModule):
-    """240 utterances of 60 synthetic voices for speaker verification, for tests: no file, no network.
+    """240 utterances of 60 synthetic voices for speaker verification, for tests: no files, no network.
 
-    See :func:`~lightning_fusion.data.synthetic.synthetic_voices`.
+    The voices come from :func:`~lightning_fusion.data.synthetic.synthetic_voices`.
 
     Args:
-        **shared: See :class:`~lightning_fusion.data.audio.speaker.BaseSpeakerDataModule` (``max_trials``) and
+        **shared: Arguments of :class:`~lightning_fusion.data.audio.speaker.BaseSpeakerDataModule` (``max_trials``) and
             :class:`~lightning_fusion.data.audio.datamodule.BaseAudioDataModule`.
 
     Example:
@@ -59,10 +59,10 @@ class SyntheticSpeakerDataModule(SyntheticVoices, BaseSpeakerDataModule):
 class SyntheticLabeledAudioDataModule(SyntheticVoices, BaseLabeledAudioDataModule):
     """240 utterances of 60 synthetic voices; the label is a vowel.
 
-    See :func:`~lightning_fusion.data.synthetic.synthetic_voices`.
+    The voices come from :func:`~lightning_fusion.data.synthetic.synthetic_voices`.
 
     Args:
-        **shared: See :class:`~lightning_fusion.data.audio.labeled.BaseLabeledAudioDataModule` (``domain``,
+        **shared: Arguments of :class:`~lightning_fusion.data.audio.labeled.BaseLabeledAudioDataModule` (``domain``,
             ``split_by``, ``domain_field``) and :class:`~lightning_fusion.data.audio.datamodule.BaseAudioDataModule`.
 
     Example:

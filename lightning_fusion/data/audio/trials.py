@@ -12,11 +12,11 @@ from lightning_fusion.errors import InputError, shorten
 
 
 class Trials(NamedTuple):
-    """Pairs of recordings, and whether one person speaks in both.
+    """Pairs of samples, and whether both are of one speaker.
 
     Attributes:
-        pairs: (T, 2) int64 sample numbers, as in ``Batch.index``.
-        same: (T,) bool.
+        pairs: (T, 2) int64 sample indices, as in ``Batch.index``.
+        same: (T,) bool, whether both samples are of one speaker.
     """
 
     pairs: Tensor
@@ -24,18 +24,18 @@ class Trials(NamedTuple):
 
 
 def read_trials(path: str | Path, numbers: Mapping[str, int], key: str = "trials", root: str = "root") -> Trials:
-    r"""Read a list with one trial a line, ``label enrol test``: ``1`` before two recordings of one person, else ``0``.
+    r"""Read a trial list, one ``label enrol test`` per line; the label is ``1`` for one speaker, else ``0``.
 
     VoxCeleb1-O, -E and -H and their cleaned versions have this format.
 
     Args:
-        path: The list.
-        numbers: Sample number of each recording's name.
-        key: The argument that named the list, for messages.
-        root: Where the recordings were looked for, for messages.
+        path: Path of the list.
+        numbers: Sample index of each recording's name.
+        key: Argument that names the list, for messages.
+        root: Folder of the recordings, for messages.
 
     Raises:
-        InputError: If a line is malformed, a recording is missing, or one kind of trial is.
+        InputError: If a line is malformed, or a recording or one kind of trial is missing.
 
     Example:
         >>> from tempfile import NamedTemporaryFile
@@ -51,7 +51,7 @@ def read_trials(path: str | Path, numbers: Mapping[str, int], key: str = "trials
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{key}: {path} is no text; expected lines of '1 enrol test' or '0 enrol test'") from error
+        raise InputError(f"{key}: {path} is no text file; expected lines '1 enrol test' or '0 enrol test'") from error
     words = text.split()
     labels = words[::3]
     if len(words) % 3 or set(labels) - {"0", "1"}:
@@ -72,7 +72,7 @@ def read_trials(path: str | Path, numbers: Mapping[str, int], key: str = "trials
 
 
 def _malformed(text: str) -> str:
-    """The first line that is no trial."""
+    """Describe the first line that is no trial."""
     lines = ((number, line.strip(), line.split()) for number, line in enumerate(text.splitlines(), 1))
     return next(
         f"line {number}: found {line[:80]!r}"
@@ -84,23 +84,23 @@ def _malformed(text: str) -> str:
 def draw_trials(
     index: np.ndarray, speakers: np.ndarray, recordings: np.ndarray, max_trials: int, seed: int, split: str = "val"
 ) -> Trials:
-    """All pairs of some samples, or ``max_trials`` of them.
+    """Return all pairs of some samples, or draw ``max_trials`` of them.
 
-    Two samples of one recording share the session and are an easy pair. They are paired only where their speaker has
-    no other recording. Where there are too many pairs, half of those drawn are of one speaker (all of them, if they
-    are fewer), and each kind is drawn evenly from its pairs: error rates are shares of each kind and do not depend on
-    the balance (our choice).
+    Two samples of one recording share the session and are an easy pair: they are paired only where their speaker has
+    no other recording. Where there are too many pairs, half of the draws are same-speaker pairs (all of them, if they
+    are fewer), and each kind is drawn uniformly: error rates are fractions of each kind and do not depend on the
+    balance (our choice).
 
     Args:
-        index: (N,) sample numbers.
-        speakers: (N,) who speaks.
-        recordings: (N,) the recording that each sample is a part of.
-        max_trials: Most trials.
-        seed: Of the draw.
-        split: Whose samples they are, for messages.
+        index: (N,) sample indices.
+        speakers: (N,) speaker of each sample.
+        recordings: (N,) recording of each sample.
+        max_trials: Maximum number of trials.
+        seed: Seed of the draw.
+        split: Name of the split, for messages.
 
     Raises:
-        InputError: If no pair of one speaker, or none of two, can be made.
+        InputError: If there is no same-speaker or no different-speaker pair.
 
     Example:
         >>> trials = draw_trials(np.arange(4), np.array([0, 0, 1, 1]), np.arange(4), max_trials=10, seed=0)
@@ -117,9 +117,9 @@ def draw_trials(
     own, others = np.where(several, begin, row) - first, first
     if not own.sum():
         raise InputError(
-            f"no two recordings of the {split} split are of one speaker, so there is no trial to be verified; set "
-            f"{split}_segments: 2 to cut each recording into parts (optimistic: parts share their session), or give "
-            "more recordings per speaker"
+            f"no two recordings of the {split} split are of one speaker, so there is no same-speaker trial; set "
+            f"{split}_segments: 2 to cut each recording into parts (optimistic: parts share their session), or add "
+            "recordings of each speaker"
         )
     if not others.sum():
         raise InputError(f"the {split} split has one speaker; verification needs two: raise {split}_speakers")
@@ -134,7 +134,7 @@ def draw_trials(
 
 
 def _first_of_recording(speakers: np.ndarray, recordings: np.ndarray) -> np.ndarray:
-    """The first row of each row's recording; rows are sorted by speaker and recording."""
+    """Return the first row of each row's recording; rows are sorted by speaker and recording."""
     new = np.ones(len(speakers), bool)
     new[1:] = (speakers[1:] != speakers[:-1]) | (recordings[1:] != recordings[:-1])
     return np.maximum.accumulate(np.where(new, np.arange(len(new)), 0))

@@ -1,1 +1,1 @@
-"""Images: folder trees, torchvision's sets, digits."""
+"""Images: folder trees, torchvision data sets, digits."""

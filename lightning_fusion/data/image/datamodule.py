@@ -1,4 +1,4 @@
-"""What all sources of images share: roles, splits, domains, normalization and loaders."""
+"""Base class of all sources of images: roles, splits, domains, normalization and loaders."""
 
 import json
 from collections.abc import Iterable
@@ -10,23 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.data.base import RowDataset, Rows, Stage, made_at
+from lightning_fusion.data.base import RowDataset, Rows, Stage, staged_property
 from lightning_fusion.data.domains import ModalityDataModule, as_names, chosen_domains, domain_matrix, local_classes
 from lightning_fusion.data.image.superclasses import CIFAR100_SUPERCLASSES
 from lightning_fusion.data.splits import stratified_split
-from lightning_fusion.data.statistics import image_facts, mean_and_deviation
+from lightning_fusion.data.statistics import image_statistics, mean_and_deviation
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
 
 
 @dataclass
 class ImageLayout:
-    """What is known of a source before an image is decoded.
+    """Classes and domains of a source, known before an image is decoded.
 
     Attributes:
         classes: Names of the C classes.
-        domains: Names of the D domains, where the source has domains of its own.
-        member: (C, D) bool, the classes that each of these domains has.
+        domains: Names of the D domains, where the source defines domains.
+        member: (C, D) bool, the classes of each domain.
     """
 
     classes: list[str]
@@ -39,11 +39,11 @@ class ImageTable:
     """All N images of a source.
 
     Attributes:
-        images: (N, channels, H, W) uint8, or a reader that gives the images of an index tensor. A reader's
-            ``identity(rows)``, a text, stands for the pixels in fingerprints.
-        label: (N,) int64, the class of each image in the layout's ``classes``.
-        domain: (N,) int64, the domain of each image in the layout's ``domains``, where it has some.
-        test: (N,) bool, which images are the source's own test split, where it has one.
+        images: (N, channels, H, W) uint8, or a reader that takes index tensors. The text ``identity(rows)`` of a
+            reader replaces the pixels in fingerprints.
+        label: (N,) int64, index of each image's class in the layout's ``classes``.
+        domain: (N,) int64, index of each image's domain in the layout's ``domains``, where it has domains.
+        test: (N,) bool, the test split of the source, where it has one.
         readable: (N,) bool, which images can be decoded; all where None.
     """
 
@@ -56,13 +56,13 @@ class ImageTable:
 
 @dataclass
 class _Task:
-    """The targets of a source's classes, and the domains that are cut.
+    """Targets of the classes of a source, and the domains of the task.
 
     Attributes:
-        target: (C,) int64, the target of each of the source's classes.
-        names: Of the targets.
+        target: (C,) int64, target of each class of the source.
+        names: Names of the targets.
         domains: Names of the domains.
-        member: (C, D) bool, the source's classes of each domain.
+        member: (C, D) bool, classes of the source in each domain.
     """
 
     target: np.ndarray
@@ -72,44 +72,44 @@ class _Task:
 
 
 class BaseImageDataModule(ModalityDataModule):
-    """Labeled images with domains, split before the domains are cut; the base of all sources of images.
+    """Labeled images with domains; base class of all sources of images.
 
-    Two roles share the same splits. The ``expert`` role gives what *one* expert may train on: the samples of one
-    domain, with that domain's own classes. The ``fuser`` role gives what a fuser trains on: all domains. Under the
-    ``clean`` protocol one global fuser training set is held out before the domains are cut, so that no expert has seen
-    it. Under the ``paper`` protocol (Wang et al., ICLR 2024, as released) each domain holds out its own fraction, and
-    the fuser training set is their union: with overlapping domains most experts were then trained on most of it.
+    Two roles share the same splits. The role ``expert`` contains the training data of *one* expert: the samples of one
+    domain, with that domain's classes. The role ``fuser`` contains the training data of a fuser: all domains. In the
+    protocol ``clean`` one global fuser training set is held out before domains are formed, so that no expert is trained
+    on it. In the protocol ``paper`` (Wang et al., ICLR 2024, as released) each domain holds out its own fraction, and
+    the fuser training set is their union: with overlapping domains most experts are trained on most of it.
 
-    Images are decoded once into uint8 memory where they fit, else file by file when a batch asks for them. Batches
-    are turned into floats, augmented and normalized on the device.
+    Images are decoded once into memory as uint8 where they fit, else file by file for each batch. Batches are
+    converted to floats, augmented and normalized on the device.
 
-    A source is a subclass: its constructor hands ``**shared`` on, keeps the source's own arguments under their names
-    and ends with ``self._configure()``, which checks them; :meth:`read_layout` and :meth:`read_images` read it.
+    A source is a subclass: its constructor passes ``**shared`` on, stores its own arguments as attributes and ends with
+    ``self._configure()``, which validates them; it implements :meth:`read_layout` and :meth:`read_images`.
 
     Args:
         role: ``expert`` or ``fuser``.
-        domain: For the ``expert`` role: number or name of the domain, or several; all of them where None (a
-            centralized model).
-        protocol: ``clean`` or ``paper``, see above.
-        fuser_fraction: Fraction of the samples that are not for testing that is held out for the fuser; give experts
-            and fuser the same.
-        val_fraction: Fraction of an expert's, and of the fuser's, samples that is its validation split.
-        superclasses: Targets are super-classes: ``cifar100`` for its 20, or a JSON file {super-class: [class, ...]}.
+        domain: For the role ``expert``: index or name of the domain, or several; all where None (a centralized
+            model).
+        protocol: ``clean`` or ``paper``, as described above.
+        fuser_fraction: Fraction of the samples outside the test split that is held out for the fuser; must be the same
+            for experts and fuser.
+        val_fraction: Fraction of the samples of an expert, or of the fuser, for validation.
+        superclasses: Use super-classes as targets: ``cifar100`` for its 20, or a JSON file {super-class: [class, ...]}.
         image_size: Side in pixels to which images are resized and center-cropped; None keeps them as they are.
         channels: 1 or 3.
-        mean: Of each channel, subtracted after scaling to [0, 1]; 0.5 where None.
-        std: Of each channel, divided by; 0.5 where None.
+        mean: Mean of each channel, subtracted after scaling to [0, 1]; 0.5 where None.
+        std: Standard deviation of each channel, divided by; 0.5 where None.
         augmentation: Module applied to float batches (B, channels, H, W) in [0, 1], in training only.
         batch_size: Samples per batch and process.
-        **loading: ``num_workers`` and ``seed``, see :class:`~lightning_fusion.data.domains.ModalityDataModule`.
+        **loading: ``num_workers`` and ``seed`` of :class:`~lightning_fusion.data.domains.ModalityDataModule`.
 
     Raises:
-        InputError: Where an argument is out of range or does not fit the source.
+        InputError: If an argument is out of range or does not match the source.
     """
 
     has_roles = True
     test_fraction: float = 0.2
-    """Fraction that is held out for testing where a source has no test split; such a source takes it as an argument."""
+    """Held-out test fraction of a source without a test split, which takes it as an argument."""
     stage_of = {
         **dict.fromkeys(("superclasses", "seed"), Stage.CUTTING),
         **dict.fromkeys(("role", "domain", "protocol"), Stage.SPLITTING),
@@ -148,16 +148,16 @@ class BaseImageDataModule(ModalityDataModule):
         """Read all images with ``self.channels`` channels, at ``self.image_size`` where that is set.
 
         Args:
-            layout: What :meth:`read_layout` gave.
+            layout: Result of :meth:`read_layout`.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement read_images(layout)")
 
     def cut_domains(self, layout: ImageLayout, group: np.ndarray | None) -> tuple[list[str], np.ndarray]:
-        """Names of the D domains, and (C, D) bool of which class is in which: the source's own, else one domain.
+        """Return names of the D domains and (C, D) bool membership of classes: those of the source, else one domain.
 
         Args:
-            layout: Of the source.
-            group: (C,) int64, the super-class of each class; None where there are none.
+            layout: Layout of the source.
+            group: (C,) int64, super-class of each class; None where there are none.
         """
         if layout.member is None:
             return ["all"], np.ones((len(layout.classes), 1), bool)
@@ -165,14 +165,14 @@ class BaseImageDataModule(ModalityDataModule):
 
     # ------------------------------------------------------------------ facts
 
-    @made_at(Stage.READING)
+    @staged_property(Stage.READING)
     def layout(self) -> ImageLayout:
-        """What is known of the source before an image is decoded."""
+        """Classes and domains of the source."""
         return self.read_layout()
 
     @property
     def classes(self) -> list[str]:
-        """Task classes; for the ``expert`` role with a ``domain``, only the classes of that domain."""
+        """Names of the classes; with a ``domain``, only the classes of that domain."""
         names = self._task.names
         return names if self._own is None else [names[target] for target in self._own_targets()]
 
@@ -183,12 +183,12 @@ class BaseImageDataModule(ModalityDataModule):
 
     @property
     def own_domains(self) -> list[str]:
-        """Names of the domains whose samples this data module trains on."""
+        """Names of the domains of the training samples."""
         return self.domains if self._own is None else [self.domains[number] for number in self._own]
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """How pixel values become network input: ``(value / 255 - mean) / std``, channels first."""
+        """Parameters of the normalization ``(value / 255 - mean) / std``, channels first."""
         return {
             "scale": 1 / 255,
             "mean": list(self.mean or [0.5] * self.channels),
@@ -198,16 +198,17 @@ class BaseImageDataModule(ModalityDataModule):
         }
 
     def fingerprint(self, split: str) -> str:
-        """A fingerprint of the pixels (of paths and sizes, where files are read lazily), labels and preprocessing."""
+        """Return a fingerprint of pixels (paths and sizes, where files are read lazily), labels and preprocessing."""
         dataset = self.rows(split)
         rows, inputs = dataset.rows, dataset.inputs
         content = inputs.identity(rows) if hasattr(inputs, "identity") else inputs[rows]
         return digest(content, dataset.targets[rows], dataset.domains[rows], rows, self.preprocessing)
 
     def statistics(self, split: str = "train") -> Tensor:
-        """Light statistics of the images of a split, before they are normalized: what a domain may publish of itself.
+        """Return light statistics of the images of a split before normalization, which a domain may publish.
 
-        Mean over images of the numbers of :func:`~lightning_fusion.data.statistics.image_facts`, then their standard
+        Mean over images of the values of :func:`~lightning_fusion.data.statistics.image_statistics`, then their
+        standard
         deviations: 78 numbers for three channels.
 
         Returns:
@@ -215,13 +216,13 @@ class BaseImageDataModule(ModalityDataModule):
         """
         dataset = self.rows(split)
         chunks = dataset.rows.split(self.batch_size)
-        facts = (image_facts(dataset.inputs[chunk].to(torch.float32) / 255) for chunk in chunks)
+        facts = (image_statistics(dataset.inputs[chunk].to(torch.float32) / 255) for chunk in chunks)
         return torch.cat(mean_and_deviation(facts)).float()
 
     # ------------------------------------------------------------- Lightning
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the images and cut splits and domains; cheap when repeated."""
+        """Read the images and form splits and domains; inexpensive when repeated."""
         self.rows("test")
 
     def preprocess(self, images: Tensor, augment: bool = False) -> Tensor:
@@ -235,7 +236,7 @@ class BaseImageDataModule(ModalityDataModule):
         return (floats - mean) / std
 
     def make_rows(self, split: str) -> RowDataset:
-        """The images of a split, for the role and domain at hand."""
+        """Return the images of a split for this role and domain."""
         table, task = self._table, self._task
         rows = self._splits[split]
         if not len(rows):
@@ -261,27 +262,27 @@ class BaseImageDataModule(ModalityDataModule):
         for name, value in (("role", "fuser"), ("protocol", "paper")):
             if getattr(self, name) == value and not self.fuser_fraction:
                 raise InputError(
-                    f"{name} is {value}, and fuser_fraction is 0: nothing is held out for a fuser; set fuser_fraction, "
+                    f"{name} is {value}, and fuser_fraction is 0, so there is no fuser training set; set it, "
                     "the same for experts and fuser"
                 )
         self._check_scale(self.channels)
 
-    @made_at(Stage.READING)
+    @staged_property(Stage.READING)
     def _table(self) -> ImageTable:
         return self.read_images(self.layout)
 
-    @made_at(Stage.CUTTING)
+    @staged_property(Stage.CUTTING)
     def _task(self) -> _Task:
         target, names = self._targets(self.layout.classes)
         return _Task(target, names, *self.cut_domains(self.layout, None if self.superclasses is None else target))
 
     @property
     def _own(self) -> list[int] | None:
-        """Numbers of the chosen domains; None where all count."""
+        """Indices of the selected domains; None where all are used."""
         return None if self.domain is None else chosen_domains(self.domain, self.domains, by_number=True)
 
     def _targets(self, classes: list[str]) -> tuple[np.ndarray, list[str]]:
-        """The target of each of the source's classes, and the targets' names."""
+        """Return the target of each class of the source, and the names of the targets."""
         if self.superclasses is None:
             return np.arange(len(classes)), classes
         if self.superclasses == "cifar100":
@@ -294,7 +295,7 @@ class BaseImageDataModule(ModalityDataModule):
                 table = {str(name): as_names(classes) for name, classes in json.loads(path.read_text()).items()}
             except (AttributeError, TypeError, ValueError) as error:
                 raise InputError(
-                    f"superclasses: {path} is no JSON of {{super-class: [class, ...]}} ({error}); repair it"
+                    f"superclasses: {path} is not JSON of {{super-class: [class, ...]}} ({error}); repair it"
                 ) from error
         parent = {name: parent for parent, names in table.items() for name in names}
         if missing := [name for name in classes if name not in parent]:
@@ -303,20 +304,20 @@ class BaseImageDataModule(ModalityDataModule):
         return np.array([targets.index(parent[name]) for name in classes]), targets
 
     def _own_targets(self) -> np.ndarray:
-        """(C_k,) sorted task targets of the chosen domains."""
+        """(C_k,) sorted task targets of the selected domains."""
         return np.unique(self._task.target[self._task.member[:, self._own].any(1)])
 
     @property
     def _membership(self) -> Tensor:
-        """(N, D) bool: which row belongs to which domain."""
+        """(N, D) bool, domain membership of each image."""
         table = self._table
         if table.domain is None:
             return torch.from_numpy(self._task.member[table.label])
         return domain_matrix(table.domain, len(self.domains))
 
-    @made_at(Stage.SPLITTING)
+    @staged_property(Stage.SPLITTING)
     def _splits(self) -> dict[str, np.ndarray]:
-        """Train, val and test rows of the role and domain at hand."""
+        """Positions of the images of each split for this role and domain."""
         table = self._table
         strata = table.label if table.domain is None else table.label * len(self.domains) + table.domain
         usable = np.arange(len(table.label)) if table.readable is None else np.flatnonzero(table.readable)
@@ -333,7 +334,7 @@ class BaseImageDataModule(ModalityDataModule):
                 kept[domain], held[domain] = self._hold_out(strata, own, self.fuser_fraction, 100 + domain)
             fuser = _union(held.values())
             train, val = _union(kept[domain] for domain in mine), _union(held[domain] for domain in mine)
-            val = np.setdiff1d(val, train)  # the centralized model: a row that any domain trains on is a training row
+            val = np.setdiff1d(val, train)  # centralized model: what any domain trains on is in train
         else:
             expert, fuser = self._hold_out(strata, rest, self.fuser_fraction, 2)
             expert = expert[member[expert][:, mine].any(1)]
@@ -350,7 +351,7 @@ class BaseImageDataModule(ModalityDataModule):
 
 
 def resize_images(pixels: np.ndarray, image_size: int | None) -> Tensor:
-    """(N, channels, H, W) pixels as a tensor, resized to squares of a side in pixels where that is not None.
+    """Convert (N, channels, H, W) pixels to a tensor, resized to squares of ``image_size`` pixels unless it is None.
 
     Example:
         >>> resize_images(np.zeros((2, 1, 8, 8), np.uint8), 4).shape

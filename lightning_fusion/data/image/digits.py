@@ -1,4 +1,4 @@
-"""Scikit-learn's handwritten digits."""
+"""Handwritten digits of scikit-learn."""
 
 from typing import Any, Literal
 
@@ -9,13 +9,14 @@ from lightning_fusion.data.image.undivided import UndividedImageDataModule
 
 
 class DigitsDataModule(UndividedImageDataModule):
-    """1,797 real handwritten digits of 8x8 pixels, which come with scikit-learn: no file, no network.
+    """1,797 handwritten digits of 8x8 pixels, which come with scikit-learn: no files, no network.
 
     Args:
-        test_fraction: Fraction of each digit that is held out for testing.
-        channels: 1, or 3 of equal content.
-        **shared: See :class:`~lightning_fusion.data.image.undivided.UndividedImageDataModule` (``num_domains``,
-            ``classes_per_domain``) and :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
+        test_fraction: Held-out fraction of each digit for testing.
+        channels: 1, or 3 identical ones.
+        **shared: Arguments of :class:`~lightning_fusion.data.image.undivided.UndividedImageDataModule`
+            (``num_domains``, ``classes_per_domain``) and
+            :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
 
     Example:
         >>> data = DigitsDataModule(num_domains=5, classes_per_domain=4, batch_size=32)
@@ -33,7 +34,7 @@ class DigitsDataModule(UndividedImageDataModule):
         self._configure()
 
     def read_layout(self) -> ImageLayout:
-        """The digits' names."""
+        """Return the names of the digits."""
         return ImageLayout([str(digit) for digit in range(10)])
 
     def read_images(self, layout: ImageLayout) -> ImageTable:

@@ -1,4 +1,4 @@
-"""Image files in folder trees: found, decoded and turned upright."""
+"""Image files in folder trees: listing, decoding, orientation."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -25,7 +25,7 @@ class ImageFile:
     """An image file in a tree of two levels.
 
     Attributes:
-        path: Of the file.
+        path: Path of the file.
         folder: Name of the upper folder, a split or a domain.
         label: Name of the lower folder, the class.
     """
@@ -36,10 +36,10 @@ class ImageFile:
 
 
 class ImageFiles:
-    """Image files as rows: decoded in threads, all at once or batch by batch.
+    """Reader of image files, which are decoded in threads, all at once or batch by batch.
 
     Args:
-        paths: The files.
+        paths: Paths of the files.
         channels: 1 or 3.
         image_size: Side in pixels to which images are resized and center-cropped; None keeps them as they are.
     """
@@ -54,21 +54,21 @@ class ImageFiles:
         return torch.stack(images)
 
     def identity(self, rows: Tensor) -> str:
-        """Names and sizes of the files of some rows."""
+        """Return names and sizes of some files as one text."""
         paths = [self.paths[row] for row in rows.tolist()]
         return "\n".join(
             f"{path.parent.parent.name}/{path.parent.name}/{path.name}:{path.stat().st_size}" for path in paths
         )
 
     def load(self, limit_gb: float, skip_unreadable: bool) -> tuple[Rows, np.ndarray]:
-        """The images in memory, or this reader itself where they do not fit, and which of them can be read.
+        """Return the decoded images, or this reader where they do not fit into memory, and a mask of readable files.
 
         Args:
-            limit_gb: Decoded images larger than this stay on disk.
-            skip_unreadable: Leave out files that do not decode, with a warning.
+            limit_gb: Memory limit; decoded images larger than this stay on disk.
+            skip_unreadable: Leave out files that cannot be decoded, with a warning.
 
         Raises:
-            InputError: If sizes differ, or a file does not decode.
+            InputError: If sizes differ, or a file cannot be decoded.
         """
         readable = np.ones(len(self.paths), bool)
         first = self._decode(next((path for path in self.paths if self._reads(path)), self.paths[0]))
@@ -88,10 +88,11 @@ class ImageFiles:
         broken = [problem for problem in problems if problem is not None]
         if broken and not skip_unreadable:
             raise InputError(
-                f"{len(broken)} image(s) do not decode: {shorten(broken, 3)}; remove them or set skip_unreadable: true"
+                f"{len(broken)} image(s) cannot be decoded: {shorten(broken, 3)}; remove them or set "
+                "skip_unreadable: true"
             )
         if broken:
-            rank_zero_warn(f"left out {len(broken)} image(s) that do not decode: {shorten(broken, 3)}")
+            rank_zero_warn(f"left out {len(broken)} image(s) that cannot be decoded: {shorten(broken, 3)}")
             readable = np.array([problem is None for problem in problems])
         return (images if fits else self), readable
 
@@ -108,7 +109,7 @@ class ImageFiles:
         if image.shape != other.shape:
             raise InputError(
                 f"{self.paths[row]} is {image.shape[2]}x{image.shape[1]} where others are "
-                f"{other.shape[2]}x{other.shape[1]}; set image_size to bring them to one size"
+                f"{other.shape[2]}x{other.shape[1]}; set image_size to resize them to one size"
             )
 
     def _reads(self, path: Path) -> bool:
@@ -131,7 +132,7 @@ class ImageFiles:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The picture as a viewer shows it: turned as its EXIF says, on white where transparent, 16 bits scaled to 8."""
+    """Apply the EXIF orientation, place transparent images on white, and scale 16 bits to 8."""
     picture = ImageOps.exif_transpose(image)
     if picture.mode == "F":
         raise ValueError("floating-point pixels have no known range; store 8 or 16 bits")
@@ -145,14 +146,14 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def list_images(root: str, level: str) -> list[ImageFile]:
-    """All image files of a tree of two levels, sorted by path; hidden ones are passed over.
+    """List all image files of a tree of two levels, sorted by path; hidden files are skipped.
 
     Args:
-        root: The folder, with ``<level>/<class>/*`` in it.
-        level: What the upper folders are, for messages: split or domain.
+        root: Folder that contains ``<level>/<class>/*``.
+        level: Meaning of the upper folders, for messages: split or domain.
 
     Raises:
-        InputError: If there is no such folder, or an upper folder of it has no image.
+        InputError: If the folder does not exist, or one of its upper folders has no image.
     """
     expected = f"expected {root}/<{level}>/<class>/*"
     if not Path(root).is_dir():

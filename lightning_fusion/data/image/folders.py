@@ -1,4 +1,4 @@
-"""Image files in folder trees: a folder per split, or a folder per domain, and in each a folder per class."""
+"""Image files in folder trees: a folder per split or domain, with a folder per class in each."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,23 +15,23 @@ _SPLITS = {"train": "train", "val": "train", "valid": "train", "validation": "tr
 
 @dataclass
 class TreeLayout(ImageLayout):
-    """The names of a tree's folders, and its files.
+    """Classes and domains named by the folders of a tree, and its files.
 
     Attributes:
-        files: In the order of the rows.
+        files: Files in the order of the samples.
     """
 
     files: list[ImageFile] = field(default_factory=list)
 
 
 class ImageTreeDataModule(BaseImageDataModule):
-    """Image files in folders of folders: the base of both kinds of tree.
+    """Base class of image files in folder trees.
 
     Args:
-        root: The folder that holds the others.
+        root: Root folder of the tree.
         memory_limit_gb: Decoded images larger than this stay on disk and are decoded batch by batch.
-        skip_unreadable: Leave out files that do not decode, and say how many; else the first one is an error.
-        **shared: See :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
+        skip_unreadable: Leave out files that cannot be decoded, with a warning; else they are an error.
+        **shared: Arguments of :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
     """
 
     def __init__(self, root: str, memory_limit_gb: float = 4.0, skip_unreadable: bool = False, **shared: Any) -> None:
@@ -39,7 +39,7 @@ class ImageTreeDataModule(BaseImageDataModule):
         self.root, self.memory_limit_gb, self.skip_unreadable = root, memory_limit_gb, skip_unreadable
 
     def _decode(self, layout: Any) -> ImageTable:
-        """The files of a tree, in memory or read batch by batch, and the classes that their folders name."""
+        """Return the images of a tree, in memory or read batch by batch, and their classes."""
         reader = ImageFiles([file.path for file in layout.files], self.channels, self.image_size)
         images, readable = reader.load(self.memory_limit_gb, self.skip_unreadable)
         number = {name: position for position, name in enumerate(layout.classes)}
@@ -50,8 +50,8 @@ class ImageDataModule(ImageTreeDataModule, UndividedImageDataModule):
     """Image files under ``root/<split>/<class>/*``, with the splits ``train`` (``val`` is added to it) and ``test``.
 
     Args:
-        root: The folder that holds the splits.
-        **shared: See :class:`ImageTreeDataModule` (``memory_limit_gb``, ``skip_unreadable``),
+        root: Folder that contains the splits.
+        **shared: Arguments of :class:`ImageTreeDataModule` (``memory_limit_gb``, ``skip_unreadable``),
             :class:`~lightning_fusion.data.image.undivided.UndividedImageDataModule` (``num_domains``,
             ``classes_per_domain``) and :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
 
@@ -103,9 +103,9 @@ class DomainImageDataModule(ImageTreeDataModule):
     """Image files under ``root/<domain>/<class>/*``; each folder is a domain, and may lack classes.
 
     Args:
-        root: The folder that holds the domains.
-        test_fraction: Fraction of each class in each domain that is held out for testing.
-        **shared: See :class:`ImageTreeDataModule` (``memory_limit_gb``, ``skip_unreadable``) and
+        root: Folder that contains the domains.
+        test_fraction: Held-out fraction of each class in each domain for testing.
+        **shared: Arguments of :class:`ImageTreeDataModule` (``memory_limit_gb``, ``skip_unreadable``) and
             :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
 
     Raises:

@@ -9,13 +9,13 @@ from lightning_fusion.data.synthetic import synthetic_images
 
 
 class SyntheticImageDataModule(BaseImageDataModule):
-    """960 colored gratings of 16x16 pixels, four classes in four domains, for tests: no file, no network.
+    """960 colored gratings of 16x16 pixels, four classes in four domains, for tests: no files, no network.
 
-    See :func:`~lightning_fusion.data.synthetic.synthetic_images`.
+    The images come from :func:`~lightning_fusion.data.synthetic.synthetic_images`.
 
     Args:
-        test_fraction: Fraction of each class in each domain that is held out for testing.
-        **shared: See :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
+        test_fraction: Held-out fraction of each class in each domain for testing.
+        **shared: Arguments of :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
 
     Example:
         >>> data = SyntheticImageDataModule(role="fuser", fuser_fraction=0.2, batch_size=32)
@@ -29,11 +29,11 @@ class SyntheticImageDataModule(BaseImageDataModule):
         self._configure()
 
     def read_layout(self) -> ImageLayout:
-        """Every class is in every domain."""
+        """Return the layout, with every class in every domain."""
         names = [f"class_{number}" for number in range(4)], [f"style_{number}" for number in range(4)]
         return ImageLayout(*names, member=np.ones((4, 4), bool))
 
     def read_images(self, layout: ImageLayout) -> ImageTable:
-        """Draw the images."""
+        """Generate the images."""
         pixels, label, domain = synthetic_images(60, len(layout.classes), len(layout.domains))
         return ImageTable(resize_images(pixels[:, : self.channels], self.image_size), label, domain)

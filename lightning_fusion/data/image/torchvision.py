@@ -16,17 +16,18 @@ _CLASSES = {
 
 
 class TorchvisionDataModule(UndividedImageDataModule):
-    """CIFAR-10 or CIFAR-100 as torchvision reads them, with their own test split.
+    """CIFAR-10 or CIFAR-100 as read by torchvision, with their official test split.
 
     Args:
         dataset: ``cifar10`` or ``cifar100``.
-        root: The folder that holds torchvision's files.
-        download: Let torchvision download them into ``root``, once per machine.
-        **shared: See :class:`~lightning_fusion.data.image.undivided.UndividedImageDataModule` (``num_domains``,
-            ``classes_per_domain``) and :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
+        root: Folder of torchvision's files.
+        download: Download the files into ``root``, once per machine.
+        **shared: Arguments of :class:`~lightning_fusion.data.image.undivided.UndividedImageDataModule`
+            (``num_domains``, ``classes_per_domain``) and
+            :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
 
     Raises:
-        InputError: If the files are not there.
+        InputError: If the files do not exist.
 
     Example:
         >>> how = {"superclasses": "cifar100", "num_domains": 20, "classes_per_domain": 30}
@@ -47,12 +48,12 @@ class TorchvisionDataModule(UndividedImageDataModule):
         super()._check()
 
     def prepare_data(self) -> None:
-        """Download the files, if asked to."""
+        """Download the files if ``download`` is set."""
         if self.download:
             self._parts(download=True)
 
     def read_layout(self) -> ImageLayout:
-        """The classes' names, which are known without a file."""
+        """Return the names of the classes, without reading a file."""
         return ImageLayout(_CLASSES[self.dataset])
 
     def read_images(self, layout: ImageLayout) -> ImageTable:

@@ -1,4 +1,4 @@
-"""Sources of images without domains of their own."""
+"""Sources of images that define no domains."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ from lightning_fusion.errors import InputError
 
 
 class UndividedImageDataModule(BaseImageDataModule):
-    """The base of sources without domains of their own, whose domains are drawn as subsets of the classes.
+    """Base class of sources that define no domains; domains are drawn as subsets of the classes.
 
     Args:
-        num_domains: Draw this many domains, each a subset of the classes; one domain of all classes where None.
-        classes_per_domain: Classes of each domain, counted before they are joined to super-classes.
-        **shared: See :class:`BaseImageDataModule`.
+        num_domains: Number of domains to draw, each a subset of the classes; one domain of all classes where None.
+        classes_per_domain: Number of classes of each domain, before they are merged into super-classes.
+        **shared: Arguments of :class:`BaseImageDataModule`.
 
     Raises:
-        InputError: If one of both is missing, or the subsets cannot cover the classes.
+        InputError: If only one of the two is set, or the subsets cannot cover the classes.
     """
 
     stage_of = BaseImageDataModule.stage_of | dict.fromkeys(("num_domains", "classes_per_domain"), Stage.CUTTING)

@@ -1,4 +1,4 @@
-"""What a source of sensor data gives, and to which domain, group, session and split each of its recordings belongs."""
+"""Recordings of a sensor source, and their domains, groups, sessions and splits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,15 +16,16 @@ _SPLIT_NAMES = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1
 
 @dataclass
 class Source:
-    """All recordings, or rows of a table, and what their names or columns say of each.
+    """All recordings, or rows of a table, with the fields from their names or columns.
 
     Attributes:
-        series: Their samples and labels.
-        names: (R,), for messages.
+        series: Samples and labels.
+        names: (R,) names of the recordings, for messages.
         fields: (R,) texts of each field.
         channels: Names of the channels, or features.
-        window: Samples of a window, where windows were cut already.
-        moment: (R,) number of what was recorded at once, positions of one file, say; each by itself where None.
+        window: Number of samples of a window, where the source provides windows.
+        moment: (R,) index of simultaneous recordings, such as positions of one file; each recording by itself where
+            None.
     """
 
     series: Series
@@ -35,20 +36,20 @@ class Source:
     moment: np.ndarray | None = None
 
     def field(self, name: str) -> np.ndarray:
-        """(R,) texts of one field, as objects."""
+        """Return the (R,) texts of one field, as objects."""
         return np.array([str(value) for value in self.fields[name]], object)
 
 
 def cut_source(source: Source, length: int) -> Source:
-    """A source with pieces of its recordings as recordings; see :func:`~.layouts.cut_pieces`.
+    """Cut the recordings of a source into pieces (:func:`~.layouts.cut_pieces`), which become its recordings.
 
     Args:
-        source: Whole recordings.
-        length: Samples of a piece, at least.
+        source: Source of whole recordings.
+        length: Minimum number of samples of a piece.
     """
     series, recording = cut_pieces(source.series, length)
     moment = source.moment
-    if moment is not None:  # positions were recorded at once, so that their pieces begin alike
+    if moment is not None:  # positions are simultaneous, so that their pieces begin at the same samples
         place = np.arange(len(recording)) - np.searchsorted(recording, recording)
         moment = np.unique(np.stack([moment[recording], place], 1), axis=0, return_inverse=True)[1].reshape(-1)
     names = [source.names[number] for number in recording]
@@ -58,15 +59,15 @@ def cut_source(source: Source, length: int) -> Source:
 
 @dataclass
 class Arrangement:
-    """To which domain, group, session and split each recording belongs.
+    """Domain, group, session and split of each recording.
 
     Attributes:
         domains: Names of the domains.
-        domain: (R,) number of each recording's domain.
-        groups: To whom each domain belongs.
-        unit: (R,) number of what was recorded together.
-        scope: (U,) number of the domain or group inside of which a unit is drawn for a split.
-        split: (R,) the split that it names itself, or None.
+        domain: (R,) domain index of each recording.
+        groups: Group of each domain.
+        unit: (R,) session index of each recording.
+        scope: (U,) index of the domain or group within which a session is drawn for a split.
+        split: (R,) split that each recording names, or None.
     """
 
     domains: list[str]
@@ -84,17 +85,17 @@ def arrange(
     session_fields: Sequence[str] = (),
     split_field: str | None = None,
 ) -> Arrangement:
-    """Name domains and groups, and number what was recorded together.
+    """Assign recordings to domains, groups and sessions.
 
     Args:
-        source: The recordings.
-        domain_fields: Fields whose values, joined by ``_``, name the domain; one domain, ``all``, where there are none.
-        group_field: Field that says to whom a domain belongs.
-        session_fields: Fields that name what was recorded together; each recording by itself where there are none.
+        source: Source of the recordings.
+        domain_fields: Fields whose values, joined by ``_``, name the domain; one domain, ``all``, where empty.
+        group_field: Field that names the group of a domain.
+        session_fields: Fields that identify a session; each recording is a session where empty.
         split_field: Field that names the split.
 
     Raises:
-        InputError: If a field is unknown, or the fields contradict one another.
+        InputError: If a field is unknown, or fields are inconsistent.
     """
     count = len(source.names)
     singles = {"group_field": group_field, "split_field": split_field}
@@ -103,19 +104,19 @@ def arrange(
         if unknown := [name for name in wanted if name not in source.fields]:
             raise InputError(
                 f"{key} names {shorten(unknown)}; the fields are {shorten(source.fields) or 'none'}: change {key}, or "
-                "the pattern that names them"
+                "the pattern that defines them"
             )
     joined = _joined(source, domain_fields)
     domains, domain = np.unique(joined, return_inverse=True)
     others = [name for name in domain_fields if source.moment is None or name != POSITION]
-    whole = _joined(source, others)  # the domain, whichever the position
+    whole = _joined(source, others)  # the domain without the position
     group = source.field(group_field) if group_field is not None else whole if others else joined
     pairs = sorted(set(zip(joined.tolist(), group.tolist(), strict=True)))
     groups = dict(pairs)
     if len(groups) < len(pairs):
         both = next(one for one, other in pairs if groups[one] != other)
         raise InputError(
-            f"group_field {group_field}: the domain {both} has several of its values; name it among domain_fields too"
+            f"group_field {group_field}: the domain {both} has several of its values; add it to domain_fields"
         )
     if session_fields:
         scope = np.unique(group, return_inverse=True)[1]
@@ -129,7 +130,7 @@ def arrange(
 
 
 def _own_splits(source: Source, field: str) -> np.ndarray:
-    """(R,) the split that each recording names."""
+    """Return the (R,) split that each recording names."""
     values = [value.lower() for value in source.field(field)]
     for name, value in zip(source.names, values, strict=True):
         if value not in _SPLIT_NAMES:
@@ -140,12 +141,12 @@ def _own_splits(source: Source, field: str) -> np.ndarray:
 
 
 def _joined(source: Source, names: Sequence[str]) -> np.ndarray:
-    """(R,) the values of some fields, joined by an underscore; ``all`` where there is no field."""
+    """Return the (R,) values of some fields, joined by an underscore; ``all`` without fields."""
     rows = list(zip(*(source.field(name) for name in names), strict=True))
     joined = np.array(["_".join(row) for row in rows] or ["all"] * len(source.names), object)
     if len(set(joined)) < len(set(rows)):
         raise InputError(
-            f"the fields {shorten(names)} have values with underscores, which two combinations join to one name; "
+            f"the fields {shorten(names)} have values with underscores, so that two combinations give one name; "
             "rename them"
         )
     return joined
@@ -154,17 +155,17 @@ def _joined(source: Source, names: Sequence[str]) -> np.ndarray:
 def named_splits(
     arrangement: Arrangement, names: Sequence[str], counts: np.ndarray, val_fraction: float, seed: int
 ) -> np.ndarray:
-    """(U,) splits that recordings name themselves, with a part of ``train`` for validation where they name none.
+    """Return the (U,) splits that recordings name; a part of ``train`` is drawn for validation where none is named.
 
     Args:
-        arrangement: With splits.
+        arrangement: Arrangement with splits.
         names: (R,) names of the recordings, for messages.
-        counts: (U, C) samples of each class in what was recorded together.
-        val_fraction: Fraction of ``train``.
-        seed: Of the draw.
+        counts: (U, C) number of samples of each session and class.
+        val_fraction: Fraction of ``train`` for validation.
+        seed: Seed of the draw.
 
     Raises:
-        InputError: If what was recorded together is in two splits.
+        InputError: If a session is in two splits.
     """
     unit, scope, named = arrangement.unit, arrangement.scope, arrangement.split
     assert named is not None
@@ -172,7 +173,7 @@ def named_splits(
     of_unit[unit] = named
     if (mixed := of_unit[unit] != named).any():
         raise InputError(
-            f"split_field: {names[int(np.argmax(mixed))]} is in another split than what was recorded together with it; "
+            f"split_field: {names[int(np.argmax(mixed))]} is in another split than the rest of its session; "
             "change session_fields or split_field"
         )
     if not (of_unit == 1).any():
@@ -185,40 +186,40 @@ def named_splits(
 def poor_domains(
     arrangement: Arrangement, domain: np.ndarray, label: np.ndarray, split: np.ndarray, hint: str
 ) -> list[str]:
-    """Warnings of domains without samples in some split, and of those with one class.
+    """Return warnings about domains without samples in some split, and about those with one class.
 
     Args:
-        arrangement: The domains.
-        domain: (N,) number of each sample's domain.
-        label: (N,) its class.
-        split: (N,) its split.
-        hint: How to get more sessions; may be empty.
+        arrangement: Arrangement with the domains.
+        domain: (N,) domain index of each sample.
+        label: (N,) class of each sample.
+        split: (N,) split of each sample.
+        hint: Hint on how to get more sessions; may be empty.
     """
     names, messages = arrangement.domains, []
     found = np.zeros((len(names), len(SPLITS)), bool)
     found[domain, split] = True
     if arrangement.split is None and len(lacking := np.flatnonzero(~found.all(1))):
         messages.append(
-            f"{len(lacking)} of {len(names)} domain(s) have too few recordings for three splits, and lack validation "
+            f"{len(lacking)} of {len(names)} domain(s) have too few recordings for three splits and lack validation "
             f"or test samples: {shorten(names[number] for number in lacking)}" + (f"; {hint}" if hint else "")
         )
     kinds = np.unique(np.stack([domain, label], 1), axis=0)[:, 0]
     if len(single := np.flatnonzero(np.bincount(kinds, minlength=len(names)) == 1)) and len(names) > 1:
         messages.append(
-            f"{len(single)} of {len(names)} domains have one class only, and train no expert: "
+            f"{len(single)} of {len(names)} domains have one class only, so that no expert can be trained on them: "
             f"{shorten(names[number] for number in single)}"
         )
     return messages
 
 
 def other_scales(source: Source, arrangement: Arrangement) -> list[str]:
-    """Warnings of recordings, and of domains, whose values are of another size than those of their like.
+    """Return warnings about recordings, and domains, on a different scale than comparable ones.
 
-    See :func:`~.series.find_other_scales`.
+    The criterion is that of :func:`~.series.find_other_scales`.
 
     Args:
-        source: The recordings.
-        arrangement: Their domains.
+        source: Source of the recordings.
+        arrangement: Arrangement with the domains.
     """
     series = source.series
     seen = [np.add.reduceat(series.labels == number, series.begins) > 0 for number in range(len(series.names))]

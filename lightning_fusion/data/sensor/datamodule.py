@@ -1,4 +1,4 @@
-"""What all sources of sensor data share: domains, splits of whole recordings, normalization and loaders."""
+"""Base class of all sources of sensor data: domains, splits of whole recordings, normalization and loaders."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.data.base import SPLITS, Stage, made_at
+from lightning_fusion.data.base import SPLITS, Stage, staged_property
 from lightning_fusion.data.domains import DomainsDataModule, as_names, check_label_names
 from lightning_fusion.data.sensor.arrangement import Arrangement, Source, arrange, named_splits, poor_domains
 from lightning_fusion.data.sensor.windows import Cut, RowInputs, Windows, cut_windows
 from lightning_fusion.data.splits import stratified_sessions
-from lightning_fusion.data.statistics import mean_and_deviation, window_facts
+from lightning_fusion.data.statistics import mean_and_deviation, window_statistics
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
 
@@ -20,8 +20,8 @@ from lightning_fusion.files import digest
 class BaseSensorDataModule(DomainsDataModule):
     """Windows of sensor recordings, or rows of features, with domains; splits share no recording.
 
-    A source of data is a subclass with the arguments that it needs and :meth:`read_source`. Its constructor hands
-    ``**shared`` on, keeps its own arguments under their names, and ends with ``_configure``, which checks them::
+    A source is a subclass that implements :meth:`read_source`. Its constructor passes ``**shared`` on, stores its own
+    arguments as attributes, and ends with ``_configure``, which validates them::
 
         class Pendulums(BaseSensorDataModule):
             def __init__(self, root: str, **shared: Any) -> None:
@@ -29,38 +29,37 @@ class BaseSensorDataModule(DomainsDataModule):
                 self.root = root
                 self._configure()
 
-    Inside each domain (each group, where ``session_fields`` are given) whole sessions are drawn for validation and
-    testing, such that the fractions of the labels are alike; windows overlap, so splitting them one by one would test
-    on what was trained on. The loader gives values as recorded, (B, channels, T) or (B, features); on the device they
-    are augmented (in training) and normalized.
+    Within each domain (each group, where ``session_fields`` are given) whole sessions are drawn for validation and
+    testing, with similar fractions of the labels; overlapping windows of one session in two splits would leak training
+    data. The loader yields values as recorded, (B, channels, T) or (B, features); on the device they are augmented (in
+    training) and normalized.
 
     Args:
-        domain_fields: Fields whose values, joined by ``_``, name a sample's domain. None: those that the source's class
-            names, else a single domain.
-        group_field: Field that says to whom a domain belongs (a person with two devices, say); :attr:`groups`. The
+        domain_fields: Fields whose values, joined by ``_``, name the domain of a sample. None: the default of the
+            source, else a single domain.
+        group_field: Field that names the group of a domain, such as a person with two devices (:attr:`groups`). The
             domain itself where None.
-        session_fields: Fields that name what was recorded together: samples that agree in them, and in the group, are
-            never in two splits. Each recording (each row of a table) by itself where None.
-        split_field: Field that says ``train``, ``val`` or ``test`` itself. A part of ``train`` is drawn where no
-            recording is of ``val``.
-        domain: Name or names of the domains that are used, with their own classes; all where None. Splits do not
-            depend on it.
-        labels: All labels there may be, in the order of the targets; any other is an error. None: those that are
-            found, by name.
-        ignored_labels: Labels that count as none, such as that of transitions.
+        session_fields: Fields that identify a session: samples that agree in them, and in the group, are never in two
+            splits. Each recording (each row of a table) is a session where None.
+        split_field: Field with the value ``train``, ``val`` or ``test``. A part of ``train`` is drawn for validation
+            where no recording is in ``val``.
+        domain: Names of the selected domains, with their own classes; all where None. Splits do not depend on it.
+        labels: All permitted labels, in the order of the targets; any other is an error. None: the labels in the data,
+            sorted by name.
+        ignored_labels: Labels of samples that count as unlabeled, such as transitions.
         val_fraction: Fraction of the sessions of each domain for validation.
-        test_fraction: Fraction of them for testing.
-        mean: Of each channel, subtracted; that of the training windows where None.
-        std: Of each channel, divided by; likewise.
-        normalization_scope: Whose training windows give ``mean``, ``std`` and a table's medians for missing values:
-            ``all`` domains', so that experts read each other's data as they read their own; or those of its ``own``
-            domains in use. Where sites cannot see each other's files, give all of them the same ``mean`` and ``std``.
+        test_fraction: Fraction of the sessions of each domain for testing.
+        mean: Mean of each channel, subtracted; that of the training windows where None.
+        std: Standard deviation of each channel, divided by; likewise.
+        normalization_scope: Domains whose training windows determine ``mean``, ``std`` and the medians for missing
+            values of a table: ``all``, so that all experts share one preprocessing; or ``own``, the selected ones.
+            Where sites cannot share files, pass the same ``mean`` and ``std`` to all of them.
         augmentation: Module applied to batches before they are normalized, in training only.
-        **loading: ``batch_size``, ``num_workers`` and ``seed``, see
+        **loading: ``batch_size``, ``num_workers`` and ``seed`` of
             :class:`~lightning_fusion.data.domains.ModalityDataModule`.
 
     Raises:
-        InputError: Where arguments contradict one another, or do not fit the data.
+        InputError: If arguments are inconsistent, or do not match the data.
     """
 
     default_domain_fields: ClassVar[tuple[str, ...]] = ()
@@ -97,50 +96,50 @@ class BaseSensorDataModule(DomainsDataModule):
         self.val_fraction, self.test_fraction, self.augmentation = val_fraction, test_fraction, augmentation
         self.mean, self.std, self.normalization_scope = mean, std, normalization_scope
 
-    # ------------------------------------------------------- what a source says
+    # ------------------------------------------------ what a source implements
 
     def read_source(self) -> Source:
-        """Read all recordings, or rows, whatever the domain: what a subclass implements."""
+        """Read all recordings, or rows, of all domains; implemented by a source."""
         raise NotImplementedError(f"{type(self).__name__} must implement read_source()")
 
     def cut_samples(self, source: Source, ignored: set[str]) -> Cut:
-        """Windows of the source: here those that it was cut into when it was recorded.
+        """Return the windows of the source; by default each recording is a sequence of ready windows.
 
         Args:
-            source: All recordings.
-            ignored: Labels that count as none.
+            source: Source of all recordings.
+            ignored: Labels of samples that count as unlabeled.
         """
         cut = cut_windows(source.series, self._length, self._length, 0.5, ignored)
         if not len(cut.starts):
-            raise InputError(f"none of {cut.dropped} samples has a label; change label or ignored_labels")
+            raise InputError(f"none of {cut.dropped} samples is labeled; change label or ignored_labels")
         if cut.dropped:
-            self.notices.inform(f"{cut.dropped} of {cut.dropped + len(cut.starts)} samples have no label: left out")
+            self.messages.info(f"left out {cut.dropped} of {cut.dropped + len(cut.starts)} samples without a label")
         return cut
 
     # ------------------------------------------------------------------ facts
 
     @property
     def domains(self) -> list[str]:
-        """Names of all domains, the columns of ``Batch.domain``; they do not overlap."""
+        """Names of all domains, the columns of ``Batch.domain``; domains do not overlap."""
         return self._arrangement.domains
 
     @property
     def groups(self) -> dict[str, str]:
-        """To whom each domain belongs."""
+        """Group of each domain."""
         return self._arrangement.groups
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """How recorded values become network input: ``(value - mean) / std``, channels first."""
+        """Parameters of the normalization ``(value - mean) / std``, channels first."""
         mean, std = self._scale
         return {"channels": self._source.channels, "mean": mean.tolist(), "std": std.tolist()}
 
     def statistics(self, split: str = "train") -> Tensor:
-        """Light statistics of the samples of a split, as recorded: what a domain may publish about itself.
+        """Return light statistics of the samples of a split, as recorded, which a domain may publish.
 
-        For series the mean over windows of each of the eleven numbers of
-        :func:`~lightning_fusion.data.statistics.window_facts`, then their standard deviations, channel by channel: 132
-        numbers for 6 channels. For a table the mean and the standard deviation of each feature.
+        For series the mean over windows of each of the eleven statistics of
+        :func:`~lightning_fusion.data.statistics.window_statistics`, then their standard deviations, channel by channel:
+        132 numbers for 6 channels. For a table the mean and the standard deviation of each feature.
 
         Returns:
             (S,) float32.
@@ -148,11 +147,11 @@ class BaseSensorDataModule(DomainsDataModule):
         dataset = self.rows(split)
         chunks = self._inputs().chunks(dataset.rows)
         return torch.cat(
-            mean_and_deviation(window_facts(chunk).flatten(1) if chunk.ndim == 3 else chunk for chunk in chunks)
+            mean_and_deviation(window_statistics(chunk).flatten(1) if chunk.ndim == 3 else chunk for chunk in chunks)
         ).float()
 
     def fingerprint(self, split: str) -> str:
-        """A fingerprint of the samples of all recordings, and of windows, labels and preprocessing of one split."""
+        """Return a fingerprint of all samples and of windows, labels and preprocessing of one split."""
         dataset = self.rows(split)
         rows = dataset.rows
         starts = self._cut.starts[rows.numpy()]
@@ -196,14 +195,14 @@ class BaseSensorDataModule(DomainsDataModule):
 
     # ---- reading
 
-    @made_at(Stage.READING)
+    @staged_property(Stage.READING)
     def _source(self) -> Source:
-        """All samples, read when they are first wanted."""
+        """All samples, read on first access."""
         return self.read_source()
 
-    @made_at(Stage.READING)
+    @staged_property(Stage.READING)
     def _arrangement(self) -> Arrangement:
-        """To whom the recordings belong."""
+        """Domain, group, session and split of each recording."""
         fields, group = as_names(self.domain_fields), None if self.group_field is None else str(self.group_field)
         if self.domain_fields is None:
             fields, group = list(self.default_domain_fields), group or self.default_group_field
@@ -212,7 +211,7 @@ class BaseSensorDataModule(DomainsDataModule):
 
     # ---- windows, labels and splits
 
-    @made_at(Stage.CUTTING)
+    @staged_property(Stage.CUTTING)
     def _cut(self) -> Cut:
         source, known, ignored = self._source, as_names(self.labels), set(as_names(self.ignored_labels))
         series = source.series
@@ -227,24 +226,24 @@ class BaseSensorDataModule(DomainsDataModule):
         return self.cut_samples(source, ignored)
 
     def _where(self, recording: int, sample: int) -> str:
-        """A sample of a recording, for messages."""
+        """Describe a sample of a recording, for messages."""
         return self._source.names[recording]
 
-    @made_at(Stage.CUTTING)
+    @staged_property(Stage.CUTTING)
     def _labels(self) -> tuple[list[str], np.ndarray]:
-        """All classes, and the class of each window."""
+        """Names of all classes, and the class index of each window."""
         names, label = self._source.series.names, self._cut.label
         known = as_names(self.labels) or sorted(names[number] for number in np.unique(label))
         place = np.array([known.index(name) if name in known else -1 for name in names])
         return known, place[label]
 
-    @made_at(Stage.CUTTING)
+    @staged_property(Stage.CUTTING)
     def _domain_of(self) -> np.ndarray:
         return self._arrangement.domain[self._cut.recording]
 
-    @made_at(Stage.SPLITTING)
+    @staged_property(Stage.SPLITTING)
     def _split(self) -> np.ndarray:
-        """(N,) the split of each window: 0, 1, 2 for train, val, test."""
+        """(N,) split of each window: 0, 1, 2 for train, val, test."""
         who, cut, (known, label) = self._arrangement, self._cut, self._labels
         counts = np.zeros((len(who.scope), len(known)), np.int64)
         np.add.at(counts, (who.unit[cut.recording], label), 1)
@@ -254,11 +253,11 @@ class BaseSensorDataModule(DomainsDataModule):
             of_unit = named_splits(who, self._source.names, counts, self.val_fraction, self.seed)
         split = of_unit[who.unit][cut.recording]
         for message in poor_domains(who, self._domain_of, label, split, self._more_sessions()):
-            self.notices.warn(message)
+            self.messages.warn(message)
         return split
 
     def _more_sessions(self) -> str:
-        """How this source may be divided into more sessions, for messages; an empty text where it may not."""
+        """Return a hint on how to divide this source into more sessions, for messages; may be empty."""
         return ""
 
     def _rows_of(self, split: str) -> Tensor:
@@ -274,22 +273,22 @@ class BaseSensorDataModule(DomainsDataModule):
     # ---- inputs and their scale
 
     def _inputs(self) -> RowInputs:
-        """What gives the inputs of some rows."""
+        """Inputs of all samples, indexed by a tensor."""
         return Windows(self._source.series.samples, torch.from_numpy(self._cut.starts), self._length)
 
     @property
     def _length(self) -> int:
-        """Samples of a window."""
+        """Number of samples of a window."""
         return self._source.window
 
-    @made_at(Stage.SPLITTING)
+    @staged_property(Stage.SPLITTING)
     def _of_all(self) -> dict[str, Any]:
-        """What was measured over the training rows of all domains."""
+        """Cache of statistics over the training samples of all domains."""
         return {}
 
     def _over_training(self, what: str, measure: Callable[[Tensor], Any]) -> Any:
-        """Something about the training rows that ``normalization_scope`` says; that of all is measured once."""
-        own = self._rows_of("train")  # rejects domains that are not there
+        """Return a statistic of the training samples in ``normalization_scope``; that of all domains is cached."""
+        own = self._rows_of("train")  # raises InputError for unknown domains
         if self.normalization_scope == "own":
             return measure(own)
         if what not in self._of_all:
@@ -299,10 +298,10 @@ class BaseSensorDataModule(DomainsDataModule):
     def _measured_scale(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         flat = (chunk.movedim(1, -1).reshape(-1, len(self._source.channels)) for chunk in self._inputs().chunks(rows))
         mean, std = (values.float() for values in mean_and_deviation(flat))
-        std[std <= 1e-6 * mean.abs()] = 1.0  # a channel that never moves
+        std[std <= 1e-6 * mean.abs()] = 1.0  # a constant channel
         return mean, std
 
-    @made_at(Stage.USING)
+    @staged_property(Stage.USING)
     def _scale(self) -> tuple[Tensor, Tensor]:
         """(channels,) mean and standard deviation of the normalization."""
         channels = self._source.channels

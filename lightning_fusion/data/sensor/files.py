@@ -1,4 +1,4 @@
-"""Files of sensor recordings: read, checked and resampled to one rate."""
+"""Reading, validation and resampling of files of sensor recordings."""
 
 import json
 import os
@@ -18,29 +18,29 @@ from lightning_fusion.files import digest
 SERIES_SUFFIXES = {".csv", ".npy", ".npz", ".txt"}
 TIMESTAMP_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _VERSION = 3
-"""Of what the cache holds; a change of it makes old caches unknown."""
+"""Version of the cache format; entries of other versions are ignored."""
 _MOST_RATE_ERROR = 0.1
 _RATE_OF_ANOTHER_UNIT = 20.0
 _MEAN_ABOVE = 1.5
-"""Recordings of more than this many times the wanted rate are averaged, not interpolated."""
+"""Recordings of more than this many times the target rate are averaged, not interpolated."""
 
 
 @dataclass(frozen=True)
 class RecordingFormat:
-    """How a file of one recording is read.
+    """Format of a file of one recording.
 
     Attributes:
-        channels: Columns (CSV, npy) or arrays (npz) that are read, in this order.
-        sample_rate_hz: What recordings are resampled to.
+        channels: Columns (CSV, npy) or arrays (npz) to read, in this order.
+        sample_rate_hz: Sample rate to which recordings are resampled.
         label: Column or array of labels; None where the file has none.
         timestamp: Column or array of timestamps; None where samples are equally spaced.
         timestamp_unit: ``s``, ``ms``, ``us`` or ``ns``.
-        recorded_rate_hz: The rate of the files. Timestamps that say otherwise are an error; without timestamps it is
-            assumed, ``sample_rate_hz`` where None.
-        columns: Names of the columns where a file does not name them.
-        delimiter: Between the columns of a CSV file: one character; a blank stands for any white space.
-        max_gap_s: Timestamps further apart than this are a gap, in which nothing is known.
-        limits: Smallest and largest value that a channel may have.
+        recorded_rate_hz: Sample rate of the files. Timestamps that contradict it are an error; without timestamps it
+            is assumed, ``sample_rate_hz`` where None.
+        columns: Names of the columns of files without a header.
+        delimiter: Column delimiter of a CSV file: one character; a blank matches any whitespace.
+        max_gap_s: Timestamps further apart than this enclose a gap without data.
+        limits: Smallest and largest permitted value of a channel.
     """
 
     channels: tuple[str, ...]
@@ -56,7 +56,7 @@ class RecordingFormat:
 
 
 def read_recordings(paths: Sequence[str], how: RecordingFormat) -> Iterable[Recorded]:
-    """Read files one after the other; a bar shows where many are."""
+    """Read files one after the other, with a progress bar for many files."""
     return (
         read_recording(path, how)
         for path in track(paths, "Reading recordings", transient=True, disable=len(paths) < 1000)
@@ -64,7 +64,7 @@ def read_recordings(paths: Sequence[str], how: RecordingFormat) -> Iterable[Reco
 
 
 def files_key(paths: Sequence[str], names: Sequence[str], how: RecordingFormat, labels: Sequence[str] | None) -> str:
-    """A fingerprint of files (names, sizes, times of change), of how they are read, and of labels that names give."""
+    """Return a fingerprint of files (names, sizes, modification times), their format, and labels from file names."""
     facts = [os.stat(path) for path in paths]
     listed = [(name, fact.st_size, fact.st_mtime_ns) for name, fact in zip(names, facts, strict=True)]
     return digest(_VERSION, json.dumps(asdict(how)), listed, labels)
@@ -73,18 +73,17 @@ def files_key(paths: Sequence[str], names: Sequence[str], how: RecordingFormat, 
 def read_recording(path: str, how: RecordingFormat) -> Recorded:
     """Read one file and resample it.
 
-    Between two samples the signal is a straight line. Where a recording has more than 1.5 times the wanted rate, a new
-    sample is the mean over its own interval, which keeps faster movements from being folded into slower ones. Samples
-    of equal timestamps are averaged. (Our choices.)
+    The signal is interpolated linearly. Where the recorded rate is more than 1.5 times the target rate, a new sample is
+    the mean over its interval, which suppresses aliasing. Samples of equal timestamps are averaged. (Our choices.)
 
     Args:
-        path: A CSV file, a NumPy array (T, columns), or an npz file with an array (T,) per column, or arrays (T, n)
-            whose columns are called by number: ``acc_0``, ``acc_1``...
-        how: What is in it.
+        path: CSV file, NumPy array (T, columns), or npz file with an array (T,) per column or arrays (T, n), the
+            columns of which are named by number: ``acc_0``, ``acc_1``...
+        how: Format of the file.
 
     Raises:
-        InputError: Naming file, row and what to change, if the file is empty or truncated, lacks a column, has values
-            that are no numbers or outside their limits, timestamps that run backwards, or another rate.
+        InputError: If the file is empty or truncated, lacks a column, has values that are not numbers or outside their
+            limits, decreasing timestamps, or another rate. The message names file, row and remedy.
     """
     numeric = [*how.channels, *([how.timestamp] if how.timestamp else [])]
     suffix = os.path.splitext(path)[1].lower()
@@ -95,7 +94,7 @@ def read_recording(path: str, how: RecordingFormat) -> Recorded:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); repair or remove it") from error
     first = 2 if reader is _read_csv and how.columns is None else 1
     if not len(values):
-        raise InputError(f"{path} is empty: found no row of samples; remove it, or record it again")
+        raise InputError(f"{path} is empty: found no row of samples; remove it")
     sound = np.isfinite(values)
     sound[:, : len(how.channels)] &= np.abs(values[:, : len(how.channels)]) <= np.finfo(np.float32).max
     if not sound.all():
@@ -118,15 +117,15 @@ def _check_limits(path: str, samples: np.ndarray, how: RecordingFormat, first: i
         outside = np.flatnonzero((column < low) | (column > high))
         if len(outside):
             raise InputError(
-                f"{path}, row {outside[0] + first}: {name} is {column[outside[0]]:g}; limits says {low:g} to "
-                f"{high:g}: the recording may be in another unit, so convert or remove it, or change limits"
+                f"{path}, row {outside[0] + first}: {name} is {column[outside[0]]:g}; limits are {low:g} to "
+                f"{high:g}: convert or remove the recording if it is in another unit, or change limits"
             )
 
 
 def _times(
     path: str, stamps: np.ndarray | None, count: int, how: RecordingFormat, first: int
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Seconds since the first sample, and where a gap begins; None where nothing is to be resampled."""
+    """Return seconds since the first sample, and starts of gaps; None where no resampling is needed."""
     if stamps is None:
         rate = how.recorded_rate_hz or how.sample_rate_hz
         return (None, None) if rate == how.sample_rate_hz else (np.arange(count) / rate, None)
@@ -135,25 +134,25 @@ def _times(
         row = int(np.argmax(steps < 0)) + 1
         raise InputError(
             f"{path}, row {row + first}: the timestamp {stamps[row]:.15g} is before the {stamps[row - 1]:.15g} of the "
-            "row above; sort the rows, or cut the file into one recording each"
+            "row above; sort the rows, or split the file into one file per recording"
         )
     times = (stamps - stamps[0]) * TIMESTAMP_UNITS[how.timestamp_unit]
     if times[-1] <= 0:
         raise InputError(
-            f"{path}: all {count} row(s) have the timestamp {stamps[0]:.15g}; expected a recording of more than one "
-            "moment: remove the file, or name another column as timestamp"
+            f"{path}: all {count} row(s) have the timestamp {stamps[0]:.15g}; expected increasing timestamps: "
+            "remove the file, or set timestamp to another column"
         )
     rate = (count - 1) / times[-1]
     declared = how.recorded_rate_hz
     if declared is not None and abs(rate / declared - 1) > _MOST_RATE_ERROR:
         raise InputError(
-            f"{path}: its timestamps say {rate:.4g} Hz, recorded_rate_hz says {declared:g}; change recorded_rate_hz, "
+            f"{path}: the timestamps imply {rate:.4g} Hz, recorded_rate_hz is {declared:g}; change recorded_rate_hz, "
             f"or timestamp_unit (now {how.timestamp_unit}), or remove the file"
         )
     if declared is None and not 1 / _RATE_OF_ANOTHER_UNIT < rate / how.sample_rate_hz < _RATE_OF_ANOTHER_UNIT:
         raise InputError(
-            f"{path}: its timestamps say {rate:.4g} Hz where sample_rate_hz is {how.sample_rate_hz:g}: another "
-            f"timestamp_unit than {how.timestamp_unit}? Where the rate is right, set recorded_rate_hz to it"
+            f"{path}: the timestamps imply {rate:.4g} Hz, sample_rate_hz is {how.sample_rate_hz:g}; change "
+            f"timestamp_unit (now {how.timestamp_unit}), or set recorded_rate_hz to this rate"
         )
     return times, np.diff(times) > how.max_gap_s
 
@@ -192,7 +191,7 @@ def _read_npz(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.n
             found = []
             for name in arrays.files:
                 array = arrays[name] if any(one == name or one.startswith(f"{name}_") for one in wanted) else None
-                if array is not None and array.ndim == 2 and name != how.label:  # its columns are name_0, name_1, ...
+                if array is not None and array.ndim == 2 and name != how.label:  # the columns are name_0, name_1, ...
                     single |= {f"{name}_{number}": column for number, column in enumerate(array.T)}
                     found.append(f"{name} {array.shape}")
                 else:
@@ -204,11 +203,11 @@ def _read_npz(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.n
                 check_columns(path, found, [name for name in wanted if name not in single], "arrays")
             columns = [np.asarray(single[name], np.float64) for name in numeric]
             labels = single[how.label].astype(str).astype(object) if how.label else None
-    except InputError:  # a ValueError too, which says itself what is wrong
+    except InputError:  # InputError is a ValueError
         raise
     except (ValueError, BadZipFile, EOFError) as error:
         raise InputError(
-            f"{path} is truncated, or no npz file of plain arrays ({error}); repair or remove it"
+            f"{path} is truncated or no npz file of plain arrays ({error}); repair or remove it"
         ) from error
     shapes = {name: column.shape for name, column in zip(numeric, columns, strict=True)}
     if labels is not None:
@@ -225,7 +224,7 @@ def _read_npy(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.n
     try:
         table = np.load(path)
     except (ValueError, EOFError) as error:
-        raise InputError(f"{path} is truncated, or no npy file of numbers ({error}); repair or remove it") from error
+        raise InputError(f"{path} is truncated or no npy file of numbers ({error}); repair or remove it") from error
     columns = how.columns or tuple(numeric)
     if table.ndim != 2 or table.shape[1] != len(columns):
         raise InputError(
@@ -234,7 +233,7 @@ def _read_npy(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.n
         )
     check_columns(path, columns, [*numeric, *([how.label] if how.label else [])], "columns")
     labels = table[:, columns.index(how.label)] if how.label else None
-    if labels is not None:  # 2.0 is the label 2
+    if labels is not None:  # the label 2.0 is read as 2
         labels = (labels.astype(int) if (labels == labels.round()).all() else labels).astype(str).astype(object)
     return table[:, [columns.index(name) for name in numeric]].astype(np.float64), labels
 

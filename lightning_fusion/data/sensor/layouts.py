@@ -1,4 +1,4 @@
-"""What one file may hold beside one recording of one sensor: several body positions, several bouts, grouped arrays."""
+"""Files with several body positions, several bouts of activity, or grouped arrays."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,11 +12,11 @@ from lightning_fusion.data.tables import read_header
 from lightning_fusion.errors import InputError, shorten
 
 POSITION = "position"
-"""The field that says which of a file's positions samples are from."""
+"""Field that names the body position of samples in files of several positions."""
 
 
 def check_positions(positions: Mapping[str, Sequence[str]]) -> None:
-    """Refuse positions that cannot be read by one network.
+    """Check that all body positions have the same number of channels.
 
     Raises:
         InputError: If positions have different numbers of channels, or none.
@@ -25,20 +25,20 @@ def check_positions(positions: Mapping[str, Sequence[str]]) -> None:
     if len(set(counts.values())) > 1 or 0 in counts.values():
         found = shorten((f"{name} {count}" for name, count in counts.items()), 9)
         raise InputError(
-            f"channels has positions of different numbers of channels ({found}); expected as many of each, in the same "
-            "order, because one network reads them all"
+            f"channels has positions with different numbers of channels ({found}); expected equal numbers, in the "
+            "same order"
         )
 
 
 def split_positions(
     one: Recorded, channels: Sequence[str], positions: Mapping[str, Sequence[str]]
 ) -> Iterator[Recorded]:
-    """One recording for each position, with its own channels.
+    """Split a recording into one recording for each body position, with its channels.
 
     Args:
-        one: A recording of all channels.
-        channels: Their names.
-        positions: Names of each position's channels.
+        one: Recording of all channels.
+        channels: Names of the channels.
+        positions: Names of the channels of each position.
 
     Example:
         >>> one = Recorded(np.arange(4.0).reshape(1, 4), None)
@@ -53,14 +53,14 @@ def split_positions(
 def cut_pieces(series: Series, length: int) -> tuple[Series, np.ndarray]:
     """Cut recordings where the label changes, and bouts of at least twice ``length`` into parts of ``length`` or more.
 
-    Samples stay where they are. Our choice.
+    Samples are not copied. (Our choice.)
 
     Args:
         series: Whole recordings.
-        length: Samples of a part, at least.
+        length: Minimum number of samples of a part.
 
     Returns:
-        The pieces as recordings, and (P,) which recording each is from.
+        The pieces as recordings, and the (P,) index of each piece's recording.
 
     Example:
         >>> from lightning_fusion.data.sensor.series import load_series
@@ -81,23 +81,23 @@ def cut_pieces(series: Series, length: int) -> tuple[Series, np.ndarray]:
 
 
 def numbered_columns(path: str, delimiter: str) -> list[str]:
-    """Numbers as names of the columns of a file without a line of names: 0, 1, 2..."""
+    """Return the column names 0, 1, 2... of a file without a header."""
     if path.lower().endswith(".npy"):
         try:
             return [str(number) for number in range(np.load(path, mmap_mode="r").shape[-1])]
         except (ValueError, EOFError) as error:
-            raise InputError(f"{path} is truncated, or no npy file of numbers ({error}); remove it") from error
+            raise InputError(f"{path} is truncated or no npy file of numbers ({error}); remove it") from error
     return [str(number) for number in range(len(read_header(path, delimiter)))]
 
 
 def array_columns(path: str, names: Sequence[str]) -> dict[str, list[str]]:
-    """Names of single columns for the (T, columns) arrays of an npz file: ``acc`` becomes ``acc_0``, ``acc_1``...
+    """Name the columns of the (T, columns) arrays of an npz file: ``acc`` becomes ``acc_0``, ``acc_1``...
 
     Returns:
-        The columns of each name that is an array of several.
+        Names of the columns of each array with two dimensions.
 
     Raises:
-        InputError: If an array lies on its side.
+        InputError: If an array is transposed.
     """
     found = {}
     try:
@@ -106,7 +106,7 @@ def array_columns(path: str, names: Sequence[str]) -> dict[str, list[str]]:
                 shape: tuple[int, ...] = arrays[name].shape if name in arrays.files else ()
                 if len(shape) == 2 and shape[0] < shape[1]:
                     raise InputError(
-                        f"{path}: the array {name} has shape {shape}; expected (T, columns), a row for each moment: "
+                        f"{path}: the array {name} has shape {shape}; expected (T, columns), a row for each sample: "
                         "transpose it"
                     )
                 if len(shape) == 2:
@@ -114,5 +114,5 @@ def array_columns(path: str, names: Sequence[str]) -> dict[str, list[str]]:
     except InputError:  # a ValueError too
         raise
     except (OSError, ValueError, BadZipFile, EOFError) as error:
-        raise InputError(f"{os.fspath(path)} is truncated, or no npz file of plain arrays ({error})") from error
+        raise InputError(f"{os.fspath(path)} is truncated or no npz file of plain arrays ({error})") from error
     return found

@@ -1,4 +1,4 @@
-"""Recordings in files, one or several in each."""
+"""Sensor recordings in files."""
 
 import json
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lightning_fusion.data.base import Stage, made_at
+from lightning_fusion.data.base import Stage, staged_property
 from lightning_fusion.data.domains import as_names
 from lightning_fusion.data.patterns import compile_pattern, find_files
 from lightning_fusion.data.sensor.arrangement import Arrangement, Source, other_scales
@@ -36,34 +36,33 @@ class SensorDataModule(WindowedSensorDataModule):
     r"""Windows of recordings in files, with domains such as people and devices; splits share no recording.
 
     A recording is a file under ``root``: CSV, npz (an array per channel) or npy (T, columns). The path ``pattern``
-    names fields, ``{subject}_{execution}_{device}.csv`` say, which make up domains, groups and sessions. Other sources
-    have classes of their own: :class:`~.uci_har.UCIHARDataModule`, :class:`~.table.FeatureTableDataModule` for ready
-    features, :class:`~.synthetic.SyntheticSensorDataModule`.
+    defines fields, such as ``{subject}_{execution}_{device}.csv``, from which domains, groups and sessions are formed.
+    Other sources have their own classes: :class:`~.uci_har.UCIHARDataModule`, :class:`~.table.FeatureTableDataModule`
+    for precomputed features, :class:`~.synthetic.SyntheticSensorDataModule`.
 
     Args:
         root: Folder of the recordings.
-        pattern: How paths relative to ``root`` are made, with ``{fields}``; ``*`` is any part of a name, ``**`` any
+        pattern: Pattern of paths relative to ``root``, with ``{fields}``; ``*`` matches any part of a name, ``**`` any
             folders.
-        channels: Columns or arrays to read, in this order; an npz array (T, n) stands for its columns ``acc_0``,
+        channels: Columns or arrays to read, in this order; an npz array (T, n) is read as columns ``acc_0``,
             ``acc_1``... A mapping ``{wrist: [x1, y1], leg: [x2, y2]}`` names the columns of each body position in a
-            file: ``position`` is a field then, the positions of one file stay in one split, and they belong to one
-            group.
+            file: it defines the field ``position``; the positions of one file are in one split and one group.
         label: Column or array of labels, or a field of the pattern.
-        columns: Names of the columns of files that do not name them: npy, or CSV without a first line of names.
-            ``numbered`` calls them 0, 1, 2...
-        delimiter: Between the columns of a CSV file: one character, a blank for any white space.
+        columns: Names of the columns of files without a header (npy, or CSV). ``numbered`` names them 0, 1, 2...
+        delimiter: Column delimiter of a CSV file: one character, a blank for any whitespace.
         timestamp: Column or array of timestamps; samples are equally spaced where None.
         timestamp_unit: ``s``, ``ms``, ``us`` or ``ns``.
-        recorded_rate_hz: The rate at which the files were recorded. With timestamps it is checked, to a tenth; without
-            them it is assumed (``sample_rate_hz`` where None).
-        max_gap_s: Timestamps further apart are a gap; windows across it are left out.
-        limits: Smallest and largest value of channels, ``{x_acc: [-80, 80]}``: finds recordings in another unit.
-        cache: Folder in which the array of samples is kept for the next run, which maps it into memory; the files are
-            read in each run where None.
-        **shared: See :class:`~.windowed.WindowedSensorDataModule` and :class:`~.datamodule.BaseSensorDataModule`.
+        recorded_rate_hz: Sample rate of the files. With timestamps it is checked, with a tolerance of a tenth; without
+            timestamps it is assumed (``sample_rate_hz`` where None).
+        max_gap_s: Timestamps further apart enclose a gap; windows that span it are left out.
+        limits: Smallest and largest permitted value of channels, ``{x_acc: [-80, 80]}``, to detect other units.
+        cache: Folder in which the samples are cached for later runs, which map them into memory; the files are read
+            in each run where None.
+        **shared: Arguments of :class:`~.windowed.WindowedSensorDataModule` and
+            :class:`~.datamodule.BaseSensorDataModule`.
 
     Raises:
-        InputError: Where an argument does not fit the others, or a file cannot be read as it says.
+        InputError: If arguments are inconsistent, or a file does not match them.
 
     Example:
         >>> import tempfile
@@ -106,11 +105,11 @@ class SensorDataModule(WindowedSensorDataModule):
             self._source  # noqa: B018
 
     def read_source(self) -> Source:
-        """A recording per file, or one for each position in it.
+        """Read a recording per file, or one for each body position in it.
 
         Raises:
-            InputError: If there is no such file, one cannot be read, or the pattern has a field ``position`` beside
-                positions.
+            InputError: If no file matches, one cannot be read, or the pattern has a field ``position`` although
+                ``channels`` names positions.
         """
         hint = "a field in braces for each part of a name that varies"
         found = find_files(self.root, self.pattern, SERIES_SUFFIXES, "recording", hint)
@@ -145,11 +144,11 @@ class SensorDataModule(WindowedSensorDataModule):
         return Source(series, names, fields, list(next(iter(positions.values()))), moment=moment)
 
     def _format(self, first: str, label: str | None) -> tuple[RecordingFormat, dict[str, list[str]]]:
-        """How files are read, as the first of them is made; and the channels of each position in a file."""
+        """Return the format of the files, given the first one, and the columns of each array."""
         channels, positions, columns = self._channel_names, self._positions, self.columns
         if first.lower().endswith(".npz"):
             if columns is not None:
-                raise InputError(f"columns names those of files without names, and {first} names its arrays; remove it")
+                raise InputError(f"columns is for files without a header, but {first} names its arrays; remove it")
             single = array_columns(first, channels)
             channels, *of_position = (
                 [one for name in names for one in single.get(name, [name])] for names in (channels, *positions.values())
@@ -172,11 +171,11 @@ class SensorDataModule(WindowedSensorDataModule):
         )
         return how, positions
 
-    @made_at(Stage.READING)
+    @staged_property(Stage.READING)
     def _arrangement(self) -> Arrangement:
         arrangement = super()._arrangement
         for message in other_scales(self._source, arrangement):
-            self.notices.warn(message)
+            self.messages.warn(message)
         return arrangement
 
     def _check(self) -> None:
@@ -184,7 +183,7 @@ class SensorDataModule(WindowedSensorDataModule):
         super()._check()
         self._check_positive("recorded_rate_hz", "max_gap_s")
         if not self.channels:
-            raise InputError("channels is empty; expected the columns or arrays to read, [x_acc, y_acc, z_acc] say")
+            raise InputError("channels is empty; expected the columns or arrays to read, such as [x_acc, y_acc, z_acc]")
         if isinstance(self.channels, list):
             self._check_different(as_names(self.channels))
         check_delimiter(self.delimiter)
@@ -196,7 +195,7 @@ class SensorDataModule(WindowedSensorDataModule):
 
     @property
     def _positions(self) -> dict[str, list[str]]:
-        """Names of the channels of each position in a file; none where files hold one."""
+        """Names of the channels of each body position; empty where files contain a single one."""
         named = self.channels if isinstance(self.channels, dict) else {}
         return {str(position): as_names(columns) for position, columns in named.items()}
 

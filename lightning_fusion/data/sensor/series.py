@@ -1,4 +1,4 @@
-"""Recordings in a row: one array of samples with labels, in memory or mapped from a cache."""
+"""Concatenated recordings: one array of samples with labels, in memory or mapped from a cache."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from lightning_fusion.files import digest
 from lightning_fusion.store import StoreWriter, cached
 
 NO_LABEL, GAP = -1, -2
-"""Codes of samples without a label, and of samples that were never recorded."""
+"""Codes of samples without a label, and of samples in gaps."""
 _MOST_LABELS = np.iinfo(np.int16).max
 _OTHER_SCALE = 4.0
 
@@ -24,8 +24,8 @@ class Recorded(NamedTuple):
 
     Attributes:
         samples: (T, channels) float32.
-        labels: (T,) texts, one text for all samples, or None where the file names none; an empty text is no label.
-        gaps: (T,) bool, samples that were never recorded, or None where there are none.
+        labels: (T,) texts, one text for all samples, or None without labels; an empty text marks an unlabeled sample.
+        gaps: (T,) bool, samples in gaps, or None where there are none.
     """
 
     samples: np.ndarray
@@ -35,16 +35,16 @@ class Recorded(NamedTuple):
 
 @dataclass
 class Series:
-    """Recordings in a row.
+    """Concatenated recordings.
 
     Attributes:
         samples: (T, channels) float32, in memory or mapped from a file.
-        labels: (T,) int16, numbers of ``names``, or :data:`NO_LABEL`, or :data:`GAP`.
-        names: The labels.
-        begins: (R,) int64, where each recording begins.
-        lengths: (R,) int64, samples of each.
-        rms: (R, channels), root mean square of each.
-        fingerprint: Of samples and labels.
+        labels: (T,) int16, indices of ``names``, or :data:`NO_LABEL`, or :data:`GAP`.
+        names: Names of the labels.
+        begins: (R,) int64, start of each recording.
+        lengths: (R,) int64, number of samples of each recording.
+        rms: (R, channels), root mean square of each recording.
+        fingerprint: Fingerprint of samples and labels.
     """
 
     samples: Tensor
@@ -57,16 +57,16 @@ class Series:
 
 
 def load_series(recordings: Iterable[Recorded], entry: Path | None = None) -> Series:
-    """Read recordings into one array, or map the array into memory that an earlier run left behind.
+    """Read recordings into one array, or map the array that an earlier run cached.
 
     Args:
-        recordings: Reads one after the other, where they are not in the cache; no more than one of them is in memory
-            while the cache is written.
-        entry: Folder of the array in a cache; its name stands for the files and for how they are read. None keeps the
-            samples in memory and writes no file.
+        recordings: Iterable that reads one recording after the other, used where they are not cached; at most one of
+            them is in memory while the cache is written.
+        entry: Folder of the array in a cache, named by a fingerprint of files and format. None keeps the samples in
+            memory and writes no file.
 
     Raises:
-        InputError: If a recording cannot be read, is not what :class:`Recorded` says, or the entry is damaged.
+        InputError: If a recording cannot be read, does not match :class:`Recorded`, or the entry is damaged.
 
     Example:
         >>> walk = Recorded(np.zeros((3, 2), np.float32), labels="walk")
@@ -87,7 +87,7 @@ def load_series(recordings: Iterable[Recorded], entry: Path | None = None) -> Se
             writer[name] = values
         return {"names": names, "fingerprint": fingerprint}
 
-    store = cached(entry, "sensor series", write, writable=True)  # writable: torch wants it; no change reaches the file
+    store = cached(entry, "sensor series", write, writable=True)  # torch requires writable arrays
     facts = {name: np.asarray(store[name]) for name in ("labels", "lengths", "rms")}
     return _series(store["samples"], facts, store.metadata["names"], store.metadata["fingerprint"])
 
@@ -95,7 +95,7 @@ def load_series(recordings: Iterable[Recorded], entry: Path | None = None) -> Se
 def _gather(
     recordings: Iterable[Recorded], keep: Callable[[np.ndarray], Any]
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Labels, lengths and root mean squares of recordings whose samples go elsewhere; and names of the labels."""
+    """Pass the samples on, and return labels, lengths and root mean squares of recordings, and names of labels."""
     numbers: dict[str, int] = {}
     labels: list[np.ndarray] = []
     lengths: list[int] = []
@@ -105,7 +105,7 @@ def _gather(
         if one.samples.shape != shape or one.samples.dtype != np.float32:
             raise InputError(
                 f"recording {len(rms)} has samples {one.samples.dtype} {one.samples.shape}; expected float32 (T, "
-                f"channels), as many channels of each recording: change read_source"
+                f"channels), with equal numbers of channels: change read_source"
             )
         labels.append(_encode(one, numbers))
         lengths.append(len(one.samples))
@@ -124,18 +124,18 @@ def _series(samples: np.ndarray, facts: dict[str, np.ndarray], names: list[str],
 
 
 def check_labels(names: Sequence[str]) -> None:
-    """See that labels are classes, and not as many as samples.
+    """Check that labels are classes and not continuous values.
 
     Args:
-        names: Different labels.
+        names: Distinct labels.
 
     Raises:
-        InputError: If there are more than :class:`Series` can number.
+        InputError: If there are more labels than :class:`Series` can index.
     """
     if len(names) > _MOST_LABELS:
         raise InputError(
-            f"found more than {_MOST_LABELS} different labels ({shorten(names, 3)}); expected classes: name another "
-            "column as label"
+            f"found more than {_MOST_LABELS} different labels ({shorten(names, 3)}); expected classes: set label to "
+            "another column"
         )
 
 
@@ -146,7 +146,7 @@ def _encode(one: Recorded, numbers: dict[str, int]) -> np.ndarray:
         own = {name: numbers.setdefault(name, len(numbers)) if name else NO_LABEL for name in sorted(set(names))}
         check_labels(list(numbers))
         if len(names) not in (1, len(codes)):
-            raise InputError(f"found {len(names)} labels of {len(codes)} samples; expected one of each, or one of all")
+            raise InputError(f"found {len(names)} labels of {len(codes)} samples; expected one each, or one for all")
         codes[:] = [own[name] for name in names]
     if one.gaps is not None:
         codes[one.gaps] = GAP
@@ -154,18 +154,18 @@ def _encode(one: Recorded, numbers: dict[str, int]) -> np.ndarray:
 
 
 def find_other_scales(rms: np.ndarray, alike: np.ndarray) -> np.ndarray:
-    """Recordings whose values are of another size than those of their like: another unit, perhaps.
+    """Find recordings on a different scale than comparable ones, possibly in another unit.
 
-    A recording is reported where at least half of its channels are more than 4 times larger, or smaller, than the
-    median of its like: turning a sensor moves gravity from one axis to another, but does not change them all one way.
-    Our choice. Fewer than three alike are not compared.
+    A recording is reported where at least half of its channels are all more than 4 times larger, or all smaller, than
+    the median of comparable recordings: turning a sensor moves gravity from one axis to another, but does not scale
+    all axes alike. Fewer than three comparable recordings are not compared. (Our choices.)
 
     Args:
         rms: (R, channels) root mean squares.
-        alike: (R,) numbers of what is to be compared.
+        alike: (R,) index of the set of comparable recordings.
 
     Returns:
-        Their numbers, sorted.
+        Sorted indices of the reported recordings.
 
     Example:
         >>> find_other_scales(np.array([[9.8], [9.7], [1.0], [9.9]]), np.zeros(4))

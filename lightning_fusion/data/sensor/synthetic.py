@@ -1,4 +1,4 @@
-"""Synthetic motion of people with devices: no file, no network."""
+"""Synthetic motion of people with devices: no files, no network."""
 
 from functools import lru_cache
 from typing import Any
@@ -17,15 +17,16 @@ AXES = ["x_acc", "y_acc", "z_acc", "x_gyro", "y_gyro", "z_gyro"]
 class SyntheticSensorDataModule(WindowedSensorDataModule):
     """Windows of the synthetic motion of 4 people with a phone and a watch each, for tests and demonstrations.
 
-    The fields are ``person``, ``device`` and ``session``; a domain is a person's device, a group a person. See
-    :func:`~lightning_fusion.data.synthetic.synthetic_motion`.
+    The fields are ``person``, ``device`` and ``session``; a domain is a person's device, a group a person. The
+    recordings come from :func:`~lightning_fusion.data.synthetic.synthetic_motion`.
 
     Args:
-        heterogeneity: How far people and devices differ, from 0 (not).
-        **shared: See :class:`~.windowed.WindowedSensorDataModule` and :class:`~.datamodule.BaseSensorDataModule`.
+        heterogeneity: Difference between people and devices, 0 or more.
+        **shared: Arguments of :class:`~.windowed.WindowedSensorDataModule` and
+            :class:`~.datamodule.BaseSensorDataModule`.
 
     Raises:
-        InputError: Where an argument does not fit the others.
+        InputError: If arguments are inconsistent.
 
     Example:
         >>> data = SyntheticSensorDataModule(domain="p0_phone", batch_size=16)
@@ -44,7 +45,7 @@ class SyntheticSensorDataModule(WindowedSensorDataModule):
         self._configure()
 
     def read_source(self) -> Source:
-        """Make the recordings."""
+        """Generate the recordings."""
         return load_synthetic(self.sample_rate_hz, self.heterogeneity)
 
     def _check(self) -> None:
@@ -55,11 +56,11 @@ class SyntheticSensorDataModule(WindowedSensorDataModule):
 
 @lru_cache(maxsize=1)
 def load_synthetic(sample_rate_hz: float, heterogeneity: float) -> Source:
-    """The synthetic recordings, made once.
+    """Generate the synthetic recordings, once per process.
 
     Args:
-        sample_rate_hz: Of the samples.
-        heterogeneity: How far people and devices differ.
+        sample_rate_hz: Sample rate of the samples.
+        heterogeneity: Difference between people and devices.
     """
     motion = synthetic_motion(sample_rate_hz=sample_rate_hz, heterogeneity=heterogeneity)
     recorded = [

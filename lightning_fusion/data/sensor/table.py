@@ -1,4 +1,4 @@
-"""Tables of ready features, a row per sample."""
+"""Tables of precomputed features, a row per sample."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_fusion.data.base import Stage, made_at
+from lightning_fusion.data.base import Stage, staged_property
 from lightning_fusion.data.domains import as_names
 from lightning_fusion.data.sensor.arrangement import Source
 from lightning_fusion.data.sensor.datamodule import BaseSensorDataModule
@@ -20,24 +20,23 @@ from lightning_fusion.files import digest
 
 
 class FeatureTableDataModule(BaseSensorDataModule):
-    r"""Rows of a table of ready features; columns that are not features are fields.
+    r"""Samples from a table of precomputed features; columns that are not features are fields.
 
-    Rows are split one by one within a domain; where neighboring rows come from one recording, name the column that
-    says which as ``session_fields``. Missing values are replaced with the median of the training samples.
+    Rows are split one by one within a domain; where several rows come from one recording, set ``session_fields`` to the
+    column that identifies it. Missing values are replaced by the median of the training samples.
 
     Args:
-        root: The file, delimited, a row per sample.
+        root: Path of the delimited file, a row per sample.
         label: Column of labels.
         channels: Columns that are features; all others where None.
-        leave_out: Columns that are neither feature nor field, such as the row's number.
-        columns: Names of the columns of a file that does not begin with a line of names. ``numbered`` calls them
-            0, 1, 2...
-        delimiter: One character; a blank for any white space.
-        missing: What stands for a missing value; so does an empty cell.
-        **shared: See :class:`~.datamodule.BaseSensorDataModule`.
+        leave_out: Columns that are neither feature nor field, such as a row number.
+        columns: Names of the columns of a file without a header. ``numbered`` names them 0, 1, 2...
+        delimiter: One character; a blank for any whitespace.
+        missing: Marker of a missing value; empty cells are missing as well.
+        **shared: Arguments of :class:`~.datamodule.BaseSensorDataModule`.
 
     Raises:
-        InputError: If there is no such file or column, or a row does not fit.
+        InputError: If the file or a column does not exist, or a row does not match the columns.
 
     Example:
         >>> import tempfile
@@ -67,11 +66,11 @@ class FeatureTableDataModule(BaseSensorDataModule):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """How recorded values become network input: medians for missing ones, then ``(value - mean) / std``."""
+        """Parameters of the normalization: medians for missing values, then ``(value - mean) / std``."""
         return super().preprocessing | {"missing": self._fill.tolist()}
 
     def read_source(self) -> Source:
-        """Each row as a recording of one sample."""
+        """Read each row as a recording of one sample."""
         path, label, features = self.root, str(self.label), as_names(self.channels)
         if not Path(path).is_file():
             raise InputError(f"root: found no file {path}; expected one delimited file of features")
@@ -82,7 +81,7 @@ class FeatureTableDataModule(BaseSensorDataModule):
         texts = list(dict.fromkeys([label, *fields]))
         aside = {*texts, *as_names(self.leave_out)}
         if unknown := sorted({*aside, *features} - {*names}):
-            how = "; with columns: numbered they are called by number, from 0" if self.columns == "numbered" else ""
+            how = "; with columns: numbered the names are 0, 1, 2, ..." if self.columns == "numbered" else ""
             raise InputError(f"{path} has no column {shorten(unknown)}; its columns are {shorten(names, 9)}{how}")
         chosen = features or [name for name in names if name not in aside]
         values, said = read_columns(path, chosen, texts, columns or None, self.delimiter, self.missing)
@@ -91,7 +90,7 @@ class FeatureTableDataModule(BaseSensorDataModule):
             raise InputError(f"{path} is empty: found no row of features")
         for name, column in zip(texts, said.T, strict=True):
             if len(blank := np.flatnonzero(np.isin(column, np.array(["", "nan", self.missing], object)))):
-                raise InputError(f"{path}, row {blank[0] + first}: {name} is missing; name it, or remove the row")
+                raise InputError(f"{path}, row {blank[0] + first}: {name} is missing; fill it in, or remove the row")
         if np.isinf(values).any():
             row, place = np.argwhere(np.isinf(values))[0].tolist()
             raise InputError(f"{path}, row {row + first}: {chosen[place]} is infinite; repair or remove the row")
@@ -118,9 +117,9 @@ class FeatureTableDataModule(BaseSensorDataModule):
     def _inputs(self) -> "Features":
         return Features(self._source.series.samples, self._fill)
 
-    @made_at(Stage.USING)
+    @staged_property(Stage.USING)
     def _fill(self) -> Tensor:
-        """(features,) what stands in for missing values: medians of training samples."""
+        """(features,) replacements of missing values: medians of the training samples."""
         return self._over_training("fill", self._measured_fill)
 
     def _measured_fill(self, rows: Tensor) -> Tensor:
@@ -134,25 +133,25 @@ class FeatureTableDataModule(BaseSensorDataModule):
             )
         if count := int(values.isnan().sum()):
             columns = int(values.isnan().any(0).sum())
-            self.notices.inform(
-                f"{count} of {values.numel()} values, in {columns} of {values.shape[1]} features, are missing: "
-                "replaced with the medians of the training samples"
+            self.messages.info(
+                f"{count} of {values.numel()} values, in {columns} of {values.shape[1]} features, are missing and "
+                "replaced by the medians of the training samples"
             )
         return fill
 
 
 class Features(RowInputs):
-    """Rows of a table, in which missing values are replaced as they are asked for.
+    """Features of a table; missing values are replaced on access.
 
     Args:
-        values: (N, features) float32, NaN where one is missing.
-        fill: (features,), what stands in for a missing one.
+        values: (N, features) float32, NaN for missing values.
+        fill: (features,) replacements of missing values.
     """
 
     def __init__(self, values: Tensor, fill: Tensor) -> None:
         self.values, self.fill = values, fill
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        """(B, features) of some rows."""
+        """Return the (B, features) values of some rows."""
         values = self.values[rows]
         return torch.where(values.isnan(), self.fill, values)

@@ -1,4 +1,4 @@
-"""The layout of the data set UCI HAR."""
+"""Sensor windows in the layout of the data set UCI HAR."""
 
 import math
 from collections.abc import Sequence
@@ -20,22 +20,22 @@ SIGNALS = [f"{signal}_{axis}" for signal in ("total_acc", "body_gyro") for axis 
 
 
 class UCIHARDataModule(BaseSensorDataModule):
-    """Windows in the layout of UCI HAR (Anguita et al., ESANN 2013), which were cut when they were recorded.
+    """Ready windows in the layout of UCI HAR (Anguita et al., ESANN 2013).
 
-    A folder ``train`` and a folder ``test`` hold a text file per signal, a window per line. The fields are ``subject``,
+    The folders ``train`` and ``test`` contain a text file per signal, a window per line. The fields are ``subject``,
     which names the domains, and ``split``. A run of windows of one subject and activity counts as a recording.
 
     Args:
-        root: Its folder.
+        root: Folder of the data set.
         channels: Names of the signals, :data:`SIGNALS` where None.
-        sample_rate_hz: At which the windows were recorded; a fact of :attr:`preprocessing`, nothing is resampled.
-        piece_s: Cut runs into parts of this length or more, which count as recordings then: a subject has few runs.
-            Windows begin half a window apart, so that the last one of a piece, which overlaps the next
-            piece, is left out.
-        **shared: See :class:`~.datamodule.BaseSensorDataModule`.
+        sample_rate_hz: Sample rate of the windows, recorded in :attr:`preprocessing`; windows are not resampled.
+        piece_s: Cut runs into parts of this length or more, which then count as recordings: a subject has few runs.
+            Windows begin half a window apart, so the last window of a piece, which overlaps the next piece, is left
+            out.
+        **shared: Arguments of :class:`~.datamodule.BaseSensorDataModule`.
 
     Raises:
-        InputError: If files are missing, or do not belong together.
+        InputError: If files are missing or inconsistent.
 
     Example:
         >>> UCIHARDataModule("UCI HAR Dataset", split_field="split").setup()
@@ -59,11 +59,11 @@ class UCIHARDataModule(BaseSensorDataModule):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """How recorded values become network input: ``(value - mean) / std``, channels first; rate and samples."""
+        """Parameters of the normalization ``(value - mean) / std``, channels first; sample rate and window length."""
         return super().preprocessing | {"sample_rate_hz": self.sample_rate_hz, "samples": self._length}
 
     def read_source(self) -> Source:
-        """The runs of both splits."""
+        """Read the runs of both splits."""
         root, channels = self.root, as_names(self.channels) or SIGNALS
         splits = [split for split in ("train", "test") if Path(root, split).is_dir()]
         if not splits:
@@ -98,7 +98,7 @@ class UCIHARDataModule(BaseSensorDataModule):
         self._check_different(as_names(self.channels))
         if self.piece_s is not None and self.session_fields:
             raise InputError(
-                "session_fields keeps whole sessions in one split, piece_s draws splits piece by piece; remove one"
+                "session_fields keeps sessions in one split, piece_s splits them into pieces; remove one of them"
             )
 
     def _more_sessions(self) -> str:
@@ -106,7 +106,7 @@ class UCIHARDataModule(BaseSensorDataModule):
 
 
 def _read_split(folder: Path, split: str, channels: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(N, T, channels) float32 windows, (N,) subjects and (N,) labels of one split."""
+    """Read the (N, T, channels) float32 windows, (N,) subjects and (N,) labels of one split."""
 
     def read(path: Path, text: bool) -> np.ndarray:
         if not path.is_file():
@@ -129,5 +129,5 @@ def _read_split(folder: Path, split: str, channels: Sequence[str]) -> tuple[np.n
     windows = np.stack(signals, -1)
     if not np.isfinite(windows).all():
         row, _, column = np.argwhere(~np.isfinite(windows))[0].tolist()
-        raise InputError(f"{folder}: {channels[column]}_{split}.txt, row {row + 1}, has a value that is no number")
+        raise InputError(f"{folder}: {channels[column]}_{split}.txt, row {row + 1}, has a value that is not a number")
     return windows, who, what

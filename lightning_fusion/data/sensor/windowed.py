@@ -1,8 +1,8 @@
-"""Sources of sensor data that are cut into windows here."""
+"""Sources of sensor recordings that are cut into windows."""
 
 from typing import Any
 
-from lightning_fusion.data.base import Stage, made_at
+from lightning_fusion.data.base import Stage, staged_property
 from lightning_fusion.data.sensor.arrangement import Source, cut_source
 from lightning_fusion.data.sensor.datamodule import BaseSensorDataModule
 from lightning_fusion.data.sensor.windows import Cut, cut_windows
@@ -10,10 +10,10 @@ from lightning_fusion.errors import InputError
 
 
 class WindowedSensorDataModule(BaseSensorDataModule):
-    """Recordings of one sample rate, kept as one float32 array of which windows are views.
+    """Recordings of one sample rate, stored as one float32 array of which windows are views.
 
-    A source of recordings is a subclass that implements :meth:`read_source`: it reads or makes each one as a
-    :class:`~.series.Recorded` of :attr:`sample_rate_hz`, and says of each what its fields are::
+    A source of recordings is a subclass that implements :meth:`read_source`: it reads or generates each recording as a
+    :class:`~.series.Recorded` of :attr:`sample_rate_hz`, and provides its fields::
 
         class Pendulums(WindowedSensorDataModule):
             def __init__(self, lengths_m: list[float], **shared: Any) -> None:
@@ -27,17 +27,17 @@ class WindowedSensorDataModule(BaseSensorDataModule):
                 return Source(load_series(swings), names, fields={"length": names}, channels=["angle"])
 
     Args:
-        sample_rate_hz: Of the samples; recordings of another rate are resampled to it.
-        window_s: Length of a window, which has the label of most of its samples.
-        step_s: From one window's start to the next; half a window where None.
-        min_agreement: Fraction of a window's samples that must have its label; other windows are left out.
+        sample_rate_hz: Sample rate; recordings of another rate are resampled to it.
+        window_s: Length of a window; its label is that of most of its samples.
+        step_s: Time between the starts of two windows; half a window where None.
+        min_agreement: Minimum fraction of a window's samples that have its label; other windows are left out.
         piece_s: Cut recordings where the label changes, and longer bouts into parts of this length or more; each piece
-            then counts as a recording when splits are drawn. For long recordings, of which a domain has one or two. No
-            window spans two pieces.
-        **shared: See :class:`BaseSensorDataModule`.
+            then counts as a recording when splits are drawn. For domains with one or two long recordings. No window
+            spans two pieces.
+        **shared: Arguments of :class:`BaseSensorDataModule`.
 
     Raises:
-        InputError: Where arguments contradict one another, or do not fit the data.
+        InputError: If arguments are inconsistent, or do not match the data.
     """
 
     stage_of = BaseSensorDataModule.stage_of | dict.fromkeys(("window_s", "step_s", "min_agreement"), Stage.CUTTING)
@@ -57,15 +57,15 @@ class WindowedSensorDataModule(BaseSensorDataModule):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """How recorded values become network input: ``(value - mean) / std``, channels first; rate and samples."""
+        """Parameters of the normalization ``(value - mean) / std``, channels first; sample rate and window length."""
         return super().preprocessing | {"sample_rate_hz": self.sample_rate_hz, "samples": self._length}
 
     def cut_samples(self, source: Source, ignored: set[str]) -> Cut:
-        """Windows of the recordings."""
+        """Cut the recordings into windows."""
         cut = cut_windows(source.series, self._length, self._step, self.min_agreement, ignored)
         if cut.too_short:
             what = "recordings" if self.piece_s is None else "pieces of recordings"
-            self.notices.warn(
+            self.messages.warn(
                 f"{cut.too_short} of {len(source.names)} {what} are shorter than a window ({self._length} samples) and "
                 "are left out; lower window_s to use them"
             )
@@ -75,7 +75,7 @@ class WindowedSensorDataModule(BaseSensorDataModule):
                 f"({self.min_agreement:g}), or change label or ignored_labels"
             )
         if cut.dropped:
-            self.notices.inform(
+            self.messages.info(
                 f"{cut.dropped} of {cut.dropped + len(cut.starts)} windows have no label (min_agreement "
                 f"{self.min_agreement:g}) or span a gap, and are left out"
             )
@@ -85,20 +85,20 @@ class WindowedSensorDataModule(BaseSensorDataModule):
         super()._check()
         self._check_positive("sample_rate_hz", "window_s", "step_s", "piece_s")
         if not 0 < self.min_agreement <= 1:
-            raise InputError(f"min_agreement is {self.min_agreement}; expected a fraction above 0, 1 at most")
+            raise InputError(f"min_agreement is {self.min_agreement}; expected a fraction above 0, at most 1")
         if min(self._length, self._step) < 1 + (self._length < 2):
             raise InputError(
                 f"window_s and step_s give windows of {self._length} samples every {self._step} at sample_rate_hz "
-                f"{self.sample_rate_hz:g}; expected at least 2 samples, every 1"
+                f"{self.sample_rate_hz:g}; expected at least 2 samples, and a step of at least 1"
             )
         if self.piece_s is not None and self.session_fields:
             raise InputError(
-                "session_fields keeps whole sessions in one split, piece_s draws splits piece by piece; remove one"
+                "session_fields keeps sessions in one split, piece_s splits them into pieces; remove one of them"
             )
         if self.piece_s is not None and self._samples(self.piece_s) < self._length:
             raise InputError(f"piece_s {self.piece_s:g} is shorter than a window; raise it, or lower window_s")
 
-    @made_at(Stage.READING)
+    @staged_property(Stage.READING)
     def _source(self) -> Source:
         source = super()._source
         return source if self.piece_s is None else cut_source(source, self._samples(self.piece_s))
@@ -112,7 +112,7 @@ class WindowedSensorDataModule(BaseSensorDataModule):
 
     @property
     def _step(self) -> int:
-        """From the start of one window to the next, in samples."""
+        """Number of samples between the starts of two windows."""
         return self._samples(self.window_s / 2 if self.step_s is None else self.step_s)
 
     def _where(self, recording: int, sample: int) -> str:

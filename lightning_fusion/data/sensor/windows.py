@@ -1,4 +1,4 @@
-"""Windows of recordings: where they are, and what they are labeled."""
+"""Windows of recordings: their positions and labels."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -15,11 +15,11 @@ class Cut(NamedTuple):
     """Windows of recordings.
 
     Attributes:
-        starts: (N,) int64, where each begins in the samples.
-        recording: (N,) int64, which recording it is from.
-        label: (N,) int64, number of its label.
-        too_short: Recordings that are shorter than a window.
-        dropped: Windows in which too few samples agree on a label, or that span a gap.
+        starts: (N,) int64, start of each window in the samples.
+        recording: (N,) int64, index of the recording of each window.
+        label: (N,) int64, index of the label of each window.
+        too_short: Number of recordings that are shorter than a window.
+        dropped: Number of windows in which too few samples agree on a label, or that span a gap.
     """
 
     starts: np.ndarray
@@ -30,17 +30,18 @@ class Cut(NamedTuple):
 
 
 def cut_windows(series: Series, length: int, step: int, min_agreement: float, ignored: set[str] | None = None) -> Cut:
-    """Windows with the label of most of their samples, where the fraction of those is at least ``min_agreement``.
+    """Cut recordings into windows with the most frequent label of their samples.
 
-    Samples without a label (and those with an ``ignored`` one) count as samples that disagree; of two labels that are
-    equally frequent the one that was read first wins. A window that spans a gap is left out.
+    Windows in which less than ``min_agreement`` of the samples have this label, and windows that span a gap, are left
+    out. Unlabeled samples (and those with an ``ignored`` label) count as disagreement; of two equally frequent labels
+    the one that was read first wins.
 
     Args:
-        series: The recordings.
-        length: Samples of a window.
-        step: From the start of one to the start of the next.
-        min_agreement: Share of a window's samples, in (0, 1].
-        ignored: Labels that count as none.
+        series: Recordings.
+        length: Number of samples of a window.
+        step: Number of samples between the starts of two windows.
+        min_agreement: Minimum fraction of a window's samples, in (0, 1].
+        ignored: Labels of samples that count as unlabeled.
     """
     counts = np.maximum((series.lengths - length) // step + 1, 0)
     recording = np.repeat(np.arange(len(counts)), counts)
@@ -63,24 +64,24 @@ def _count(flags: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
 
 
 class RowInputs:
-    """Rows of inputs that are made when they are asked for."""
+    """Base class of inputs that are computed on access."""
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        """(B, ...) of some rows."""
+        """Return the (B, ...) inputs of some samples."""
         raise NotImplementedError(f"{type(self).__name__} must implement __getitem__")
 
     def chunks(self, rows: Tensor) -> Iterator[Tensor]:
-        """All of some rows, a few thousand at a time."""
+        """Yield the inputs of some samples, a few thousand at a time."""
         return (self[part] for part in rows.split(_CHUNK))
 
 
 class Windows(RowInputs):
-    """Windows as rows of inputs: views of one array of samples, copied only into the batch that asks for them.
+    """Windows as views of one array of samples, copied only into batches.
 
     Args:
-        samples: (T, channels) float32.
-        starts: (N,) int64.
-        length: Samples of a window.
+        samples: (T, channels) float32 samples.
+        starts: (N,) int64 start of each window.
+        length: Number of samples of a window.
 
     Example:
         >>> import torch
@@ -93,5 +94,5 @@ class Windows(RowInputs):
         self.samples, self.starts, self.length = samples, starts, length
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        """(B, channels, length) of some rows."""
+        """Return (B, channels, length) windows."""
         return self.samples.unfold(0, self.length, 1)[self.starts[rows]].contiguous()

@@ -1,4 +1,4 @@
-"""Tables of texts: which column holds what, and the data module of all sources that have columns."""
+"""Tables of texts: roles of columns, and the base class of sources with named columns."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,12 +11,12 @@ from lightning_fusion.data.text.texts import SPLIT_NAMES, Texts
 from lightning_fusion.errors import InputError, shorten
 
 Table = tuple[str, Iterable[tuple[int, Mapping[str, Any]]], int | None]
-"""Where rows stand, line (or number) and values of each, and the number of their split, None where it names none."""
+"""Location of a table, line (or number) and values of each row, and the index of the split, None if not named."""
 
 
 @dataclass(frozen=True)
 class Fields:
-    """Which columns hold what.
+    """Roles of the columns of a table of texts.
 
     Attributes:
         text: Column of the text.
@@ -24,8 +24,8 @@ class Fields:
         pair: Column of a second text.
         domains: Columns whose values, joined by ``_``, name the domain.
         split: Column that names the split.
-        out_of_scope: Label of the texts that are of no class, and need no domain.
-        names: For some columns, what their values are called.
+        out_of_scope: Label of texts of no class, which need no domain.
+        names: Names of the values of some columns.
 
     Example:
         >>> fields = Fields(domains=("shop",), names={"label": {"1": "bad", "5": "good"}})
@@ -45,7 +45,7 @@ class Fields:
 
     @property
     def needed(self) -> list[str]:
-        """All of them, each once."""
+        """Return the names of all columns to read, each once."""
         return list(dict.fromkeys(filter(None, (self.text, self.pair, self.label, *self.domains, self.split))))
 
     def add(
@@ -54,13 +54,13 @@ class Fields:
         """Append rows of a table.
 
         Args:
-            texts: To which they are added.
-            place: The file or table, for messages.
-            rows: Line and values of each.
-            split: Number of their split; that of the column ``split`` comes first.
+            texts: Texts to append to.
+            place: File or table, for messages.
+            rows: Line and values of each row.
+            split: Index of the split; the column ``split`` takes precedence.
 
         Raises:
-            InputError: With place and line, if a value is missing, of another kind, or unknown.
+            InputError: If a value is missing, of another type, or unknown; the message names place and line.
         """
         needed = self.needed
         for line, row in rows:
@@ -69,11 +69,11 @@ class Fields:
             out = self.out_of_scope is not None and str(values[self.label]).strip() == self.out_of_scope
             needless = self.domains if out else ()
             if lacking := [name for name, value in values.items() if value is None and name not in needless]:
-                raise InputError(f"{here}: {shorten(lacking)} is missing; name it, or remove the row")
+                raise InputError(f"{here}: {shorten(lacking)} is missing; fill it in, or remove the row")
             own = split if self.split is None else self._split(str(values[self.split]), here)
             named = [self.label, *(() if out else self.domains)]
             if blank := [name for name in named if not str(values[name]).strip()]:
-                raise InputError(f"{here}: {shorten(blank)} is empty; name it, or remove the row")
+                raise InputError(f"{here}: {shorten(blank)} is empty; fill it in, or remove the row")
             texts.add(
                 str(values[self.text]),
                 str(values[self.label]),
@@ -103,7 +103,7 @@ class Fields:
 
 
 def names_of_values(names: Mapping[str, Mapping[str | int, str]] | None) -> dict[str, dict[str, str]]:
-    """What values are called, by column; values as texts, for YAML reads 1 as a number.
+    """Convert the names of values by column to strings (YAML reads 1 as a number).
 
     Example:
         >>> names_of_values({"stars": {1: "bad", 5: "good"}})
@@ -113,22 +113,22 @@ def names_of_values(names: Mapping[str, Mapping[str | int, str]] | None) -> dict
 
 
 class ColumnTextDataModule(BaseTextDataModule):
-    """What sources of texts with named columns share; a source implements :meth:`tables`.
+    """Base class of sources of texts with named columns; a source implements :meth:`tables`.
 
     Args:
         text: Column of the text.
         label: Column of the label.
         pair: Column of a second text.
-        domain_fields: Columns whose values, joined by ``_``, name a domain (slashes and dots become one, for names of
-            experts hold none); a single domain where None.
-        split_field: Column that says ``train``, ``val`` or ``test``. A part of ``train`` is drawn where none is
-            ``val``.
-        value_names: For some columns, what their values are called: ``{label: {"1": bad, "5": good}}``.
-        out_of_scope_label: Label of the texts that are of none of the classes; such a row needs no domain.
-        out_of_scope: ``keep`` gives these texts in validation and test where no ``domain`` is chosen: of no domain,
-            and with a class of their own, the last, which no expert knows. Answering them is always wrong, so
+        domain_fields: Columns whose values, joined by ``_``, name a domain (slashes and dots become underscores,
+            because names of experts may not contain them); a single domain where None.
+        split_field: Column with the value ``train``, ``val`` or ``test``. A part of ``train`` is drawn for validation
+            where no row is in ``val``.
+        value_names: Names of the values of some columns: ``{label: {"1": bad, "5": good}}``.
+        out_of_scope_label: Label of texts of none of the classes; such a row needs no domain.
+        out_of_scope: ``keep`` includes these texts in validation and test where no ``domain`` is selected: without
+            domain, and with an additional last class that no expert has. Any prediction for them is wrong, so
             risk-coverage curves over these splits measure abstention.
-        **shared: See :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule`.
+        **shared: Arguments of :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule`.
     """
 
     stage_of = BaseTextDataModule.stage_of | {"out_of_scope": Stage.USING}
@@ -151,11 +151,11 @@ class ColumnTextDataModule(BaseTextDataModule):
         self.out_of_scope_label, self.out_of_scope = out_of_scope_label, out_of_scope
 
     def tables(self) -> Iterable[Table]:
-        """The rows of each file or table; a source implements this."""
+        """Yield the rows of each file or table; implemented by a source."""
         raise NotImplementedError(f"{type(self).__name__} must implement tables()")
 
     def read(self) -> Texts:
-        """All texts, from the columns that the arguments name."""
+        """Read all texts from the columns that the arguments name."""
         texts = Texts()
         for place, rows, split in self.tables():
             self.fields.add(texts, place, rows, split)
@@ -168,7 +168,7 @@ class ColumnTextDataModule(BaseTextDataModule):
 
     @property
     def fields(self) -> Fields:
-        """Which column holds what."""
+        """Roles of the columns."""
         return Fields(
             self.text,
             self.label,
@@ -181,19 +181,19 @@ class ColumnTextDataModule(BaseTextDataModule):
 
     @property
     def domains_are_classes(self) -> bool:
-        """Whether each domain is a class, so that nothing is classified within one."""
+        """Whether each domain is a class, so that a single domain is no classification task."""
         return as_names(self.domain_fields) == [self.label]
 
     def _check(self) -> None:
         self._check_choices({"out_of_scope": ("drop", "keep")})
         if self.out_of_scope == "keep" and self.out_of_scope_label is None:
             raise InputError(
-                "out_of_scope is keep, but no text is marked; set out_of_scope_label to the label of texts that are "
-                "of none of the classes, or out_of_scope: drop"
+                "out_of_scope is keep, but out_of_scope_label is not set; set it to the label of texts that are "
+                "of none of the classes, or set out_of_scope: drop"
             )
         if strange := sorted(set(self.value_names or {}) - set(self.fields.needed)):
             raise InputError(
-                f"value_names has {shorten(strange)}, which is none of the columns that are read; expected some of "
+                f"value_names has {shorten(strange)}, which is not a column that is read; expected some of "
                 f"{shorten(self.fields.needed)}"
             )
         super()._check()

@@ -1,4 +1,4 @@
-"""What all sources of texts share: tokens, splits, domains, the cache and the loaders."""
+"""Base class of all sources of texts: tokens, splits, domains, cache and loaders."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_fusion.data.base import SPLITS, Rows, Stage, made_at
+from lightning_fusion.data.base import SPLITS, Rows, Stage, staged_property
 from lightning_fusion.data.domains import DomainsDataModule, as_names, check_label_names
 from lightning_fusion.data.samplers import LengthSampler
 from lightning_fusion.data.text.splits import FUSER_TRAIN, FUSER_VAL, LEFT_OUT, TRAIN, draw_splits
@@ -22,43 +22,42 @@ from lightning_fusion.extras import require
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import constructor_arguments
 
-_READ_AS = 4  # counts changes of how files are read: entries of a cache that were read otherwise are left alone
+_READ_AS = 4  # version of the reading code: cache entries of other versions are ignored
 _FRACTIONS = ("val_fraction", "test_fraction", "fuser_fraction")
 
 
 class BaseTextDataModule(DomainsDataModule):
     """Labeled texts with domains, tokenized once; no text is in two splits.
 
-    Splits are drawn by domain and label, where the source names none. Texts that are equal but for case, blanks and
-    Unicode's forms go to one split together; where the source names the splits, such texts are left out of training
-    (and validation) if they are in a later split.
+    Splits are drawn by domain and label, where the source names none. Texts that differ only in case, whitespace or
+    Unicode form are placed in one split; where the source names the splits, such texts are left out of training (and
+    validation) if they are in a later split.
 
-    A batch's input is a dict of ``input_ids`` and ``attention_mask``, (B, L) int64, as wide as its longest text.
+    The input of a batch is a dict of ``input_ids`` and ``attention_mask``, (B, L) int64, padded to its longest text.
 
-    A source is a subclass: its constructor hands ``**shared`` on, keeps the source's own arguments under their names
-    and ends with ``self._configure()``, which checks them; and it implements :meth:`read`, and :meth:`files` where a
-    cache is to be of use. Sources with named columns derive from
-    :class:`~lightning_fusion.data.text.columns.ColumnTextDataModule` instead.
+    A source is a subclass: its constructor passes ``**shared`` on, stores its own arguments as attributes and ends with
+    ``self._configure()``, which validates them; it implements :meth:`read`, and :meth:`files` to support a cache.
+    Sources with named columns derive from :class:`~lightning_fusion.data.text.columns.ColumnTextDataModule`.
 
     Args:
-        role: ``expert`` gives what experts train on; ``fuser`` gives the texts that were held out for a fuser.
-        domain: Name or names of the domains in use, with their own classes, for role ``expert``; all where None.
-            Splits do not depend on it.
-        labels: All labels there may be, in the order of the targets; any other is an error. None: those that are
-            found, by name, each of which training must contain.
-        tokenizer: Folder of a tokenizer of transformers, or its name on the hub; None trains one on the texts on which
-            experts of all domains train (byte-level byte pairs).
-        vocab_size: Tokens of the trained tokenizer, at most.
-        lowercase: Whether letters lose their case before a trained tokenizer.
-        download: Whether what is named on the hub may be fetched from there.
-        max_length: Tokens of a text, at most; longer ones are cut, and counted in a warning.
-        unreadable: ``refuse`` texts that are empty or have unknown tokens only, or ``drop`` them.
-        fuser_fraction: Of the texts that are not for testing, held out for the fuser.
-        val_fraction: Of the texts for validation (for role ``fuser``, of those held out).
-        test_fraction: Of the texts for testing.
-        cache: Folder in which the tokens are kept for the next run, which maps them into memory.
+        role: ``expert`` for the training data of experts; ``fuser`` for the texts held out for a fuser.
+        domain: Names of the selected domains, with their own classes, for the role ``expert``; all where None. Splits
+            do not depend on it.
+        labels: All permitted labels, in the order of the targets; any other is an error. None: the labels in the data,
+            sorted by name, all of which must occur in the training split.
+        tokenizer: Folder of a transformers tokenizer, or its name on the hub; None trains a byte-level byte-pair
+            tokenizer on the training texts of the experts of all domains.
+        vocab_size: Maximum number of tokens of the trained tokenizer.
+        lowercase: Convert texts to lower case before a trained tokenizer.
+        download: Permit downloads from the hub.
+        max_length: Maximum number of tokens of a text; longer texts are truncated, and counted in a warning.
+        unreadable: ``raise`` an error for texts that are empty or contain unknown tokens only, or ``drop`` them.
+        fuser_fraction: Fraction of the texts outside the test split that is held out for the fuser.
+        val_fraction: Fraction of the texts for validation (for the role ``fuser``, of those held out).
+        test_fraction: Fraction of the texts for testing.
+        cache: Folder in which the tokens are cached for later runs, which map them into memory.
         bucket: Train on batches of texts of similar length.
-        **loading: ``batch_size``, ``num_workers`` and ``seed``, see
+        **loading: ``batch_size``, ``num_workers`` and ``seed`` of
             :class:`~lightning_fusion.data.domains.ModalityDataModule`.
 
     Raises:
@@ -66,7 +65,7 @@ class BaseTextDataModule(DomainsDataModule):
     """
 
     has_roles = True
-    out_of_scope = "drop"  # sources that mark texts of no class take it as an argument
+    out_of_scope = "drop"  # an argument of sources with out-of-scope texts
     stage_of = {
         **dict.fromkeys((*_FRACTIONS, "seed"), Stage.SPLITTING),
         **dict.fromkeys(("role", "domain", "labels", "bucket", "batch_size", "num_workers"), Stage.USING),
@@ -82,7 +81,7 @@ class BaseTextDataModule(DomainsDataModule):
         lowercase: bool = True,
         download: bool = False,
         max_length: int = 256,
-        unreadable: Literal["refuse", "drop"] = "refuse",
+        unreadable: Literal["raise", "drop"] = "raise",
         fuser_fraction: float = 0.0,
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
@@ -91,47 +90,47 @@ class BaseTextDataModule(DomainsDataModule):
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
-        require("tokenizers", "text")  # here, and not after all texts are read
+        require("tokenizers", "text")  # fails here, not after all texts are read
         self.role, self.domain, self.labels, self.bucket = role, domain, labels, bucket
         self.tokenizer, self.vocab_size, self.lowercase, self.download = tokenizer, vocab_size, lowercase, download
         self.max_length, self.unreadable, self.cache = max_length, unreadable, cache
         self.fuser_fraction, self.val_fraction, self.test_fraction = fuser_fraction, val_fraction, test_fraction
 
-    # ------------------------------------------------------- what a source says
+    # ------------------------------------------------ what a source implements
 
     def read(self) -> Texts:
-        """All texts; a source implements this."""
+        """Read all texts; implemented by a source."""
         raise NotImplementedError(f"{type(self).__name__} must implement read()")
 
     def files(self) -> list[Path]:
-        """The files that :meth:`read` reads: names, sizes and times tell whether a cache is of them."""
+        """Return the files that :meth:`read` reads; their names, sizes and times identify a cache entry."""
         raise NotImplementedError(f"{type(self).__name__} must implement files() to have a cache")
 
     @property
     def origin(self) -> str:
-        """Where the texts come from, for messages."""
+        """Origin of the texts, for messages."""
         return str(getattr(self, "root", type(self).__name__))
 
     # ------------------------------------------------------------------ facts
 
     @property
     def domains(self) -> list[str]:
-        """Names of all domains, the columns of ``Batch.domain``; they do not overlap."""
+        """Names of all domains, the columns of ``Batch.domain``; domains do not overlap."""
         return self._corpus.domains
 
     @property
     def vocab_size(self) -> int:
-        """Numbers that tokens may have; a network's embedding needs as many rows."""
+        """Size of the vocabulary, the number of rows of a network's embedding."""
         return self._corpus.facts["vocab_size"]
 
     @vocab_size.setter
     def vocab_size(self, most: int) -> None:
-        """Take the argument of this name, for a tokenizer that is yet to be trained."""
+        """Set the maximum size of a tokenizer that is not trained yet."""
         self._most_tokens = most
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """How texts become network input; experts that read each other's data need the same tokenizer."""
+        """Parameters of the tokenizer; experts that share data need the same one."""
         facts = self._corpus.facts
         return {
             "tokenizer": facts["tokenizer"],
@@ -141,16 +140,16 @@ class BaseTextDataModule(DomainsDataModule):
         }
 
     def statistics(self, split: str = "train") -> Tensor:
-        """Light statistics of the texts of a split: a hashed bag of words, whatever the tokenizer.
+        """Return light statistics of the texts of a split: a hashed bag of words, independent of the tokenizer.
 
         Returns:
-            (512,) float32, see :func:`~lightning_fusion.data.text.words.bag_of_words`.
+            (512,) float32, the result of :func:`~lightning_fusion.data.text.words.bag_of_words`.
         """
         corpus = self._corpus
         return torch.from_numpy(bag_of_words(corpus.words, corpus.word_offsets, self.rows(split).rows.numpy()))
 
     def fingerprint(self, split: str) -> str:
-        """A fingerprint of the tokens of all texts, and of rows, labels and preprocessing of one split."""
+        """Return a fingerprint of the tokens of all texts and of samples, labels and preprocessing of one split."""
         dataset = self.rows(split)
         rows = dataset.rows
         return digest(
@@ -158,11 +157,11 @@ class BaseTextDataModule(DomainsDataModule):
         )
 
     def save_tokenizer(self, folder: str | Path) -> None:
-        """Write the tokenizer as a folder that ``tokenizer: FOLDER`` reads, elsewhere too."""
+        """Write the tokenizer to a folder, which the argument ``tokenizer`` accepts."""
         self._text_tokenizer.save(folder)
 
     def decode(self, tokens: Sequence[int] | Tensor) -> str:
-        """The text of the tokens of a row, (L,), as the tokenizer writes it; padding is left out."""
+        """Decode (L,) token ids to a text, without padding."""
         numbers = [int(token) for token in tokens if token != self.preprocessing["pad_id"]]
         return self._text_tokenizer.backend.decode(numbers).strip()
 
@@ -174,7 +173,7 @@ class BaseTextDataModule(DomainsDataModule):
             self._corpus  # noqa: B018
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of texts of similar length, in an order that depends on (seed, epoch)."""
+        """Return batches of texts of similar length, in an order that depends on (seed, epoch)."""
         if not self.bucket:
             return self._loader("train")
         dataset = self.rows("train")
@@ -184,23 +183,24 @@ class BaseTextDataModule(DomainsDataModule):
     # -------------------------------------------------------------- internals
 
     def _first_stage(self, changed: Iterable[str]) -> Stage:
-        first = super()._first_stage(changed)  # a tokenizer is trained on training texts only
+        first = super()._first_stage(changed)  # the tokenizer is trained on training texts only
         return Stage.READING if first == Stage.SPLITTING and self.tokenizer is None else first
 
     def _check(self) -> None:
         super()._check()
         self._check_role()
-        self._check_choices({"unreadable": ("refuse", "drop")})
+        self._check_choices({"unreadable": ("raise", "drop")})
         if self.cache is not None and type(self).files is BaseTextDataModule.files:
-            raise InputError(f"cache: {type(self).__name__} has no file to cache; remove cache")
-        self._check_least(4, "max_length")
+            raise InputError(f"cache: {type(self).__name__} reads no file to cache; remove cache")
+        self._check_minimum(4, "max_length")
         if self._most_tokens < 260:
             raise InputError(f"vocab_size is {self._most_tokens}; expected at least 260: 256 bytes and special tokens")
         self._check_held_out(self.val_fraction, self.test_fraction)
         self._check_fractions("fuser_fraction", zero=True)
         if self.role == "fuser" and not self.fuser_fraction:
             raise InputError(
-                "role fuser reads texts that no expert trains on; set fuser_fraction, the same for all, 0.25 say"
+                "the role fuser needs texts that no expert trains on; set fuser_fraction, such as 0.25, "
+                "for experts and fuser alike"
             )
         check_label_names(self.labels)
 
@@ -211,7 +211,7 @@ class BaseTextDataModule(DomainsDataModule):
         if not texts.texts:
             raise InputError(f"{self.origin} has no text; expected a row per text")
         if texts.splits and len(texts.splits) != len(texts.texts):
-            raise InputError(f"{self.origin}: some texts are of a named split and others are not; name it for all")
+            raise InputError(f"{self.origin}: some texts name a split and others do not; name it for all")
         return texts
 
     @property
@@ -231,23 +231,25 @@ class BaseTextDataModule(DomainsDataModule):
             how += [self.tokenizer, [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in inside]]
         return Path(self.cache, f"text_{digest(stats, how)}")
 
-    @made_at(Stage.READING)
+    @staged_property(Stage.READING)
     def _corpus(self) -> Corpus:
-        """All texts as tokens, read when they are first wanted."""
+        """Tokens of all texts, read on first access."""
         corpus = load_corpus(self._read, self._tokenizer_of, self.max_length, self.unreadable, self._entry)
         count, facts = len(corpus.label), corpus.facts
         if facts["cut"]:
-            tell = self.notices.warn if facts["cut"] > count / 2 else self.notices.inform
-            tell(f"{facts['cut']} of {count} texts are longer than max_length ({self.max_length} tokens): cut")
+            tell = self.messages.warn if facts["cut"] > count / 2 else self.messages.info
+            tell(
+                f"truncated {facts['cut']} of {count} texts that are longer than max_length ({self.max_length} tokens)"
+            )
         if facts["left_out"]:
-            self.notices.warn(f"{facts['left_out']} texts have nothing to read and are left out")
+            self.messages.warn(f"{facts['left_out']} texts are unreadable and are left out")
         for what, names in (("labels", corpus.labels), ("domains", corpus.domains)):
             found: dict[str, list[str]] = {}
             for name in names:
                 found.setdefault(normalize(name), []).append(name)
             for alike in found.values():
                 if len(alike) > 1:
-                    self.notices.warn(
+                    self.messages.warn(
                         f"the {what} {shorten(map(repr, alike))} differ by case only, and count as {len(alike)}"
                     )
         return corpus
@@ -263,7 +265,7 @@ class BaseTextDataModule(DomainsDataModule):
         chosen += [] if texts.pairs is None else [texts.pairs[row] for row in rows]
         return TextTokenizer.train(chosen, self._most_tokens, self.lowercase)
 
-    @made_at(Stage.READING)
+    @staged_property(Stage.READING)
     def _text_tokenizer(self) -> TextTokenizer:
         if self.tokenizer is None:
             return TextTokenizer.parse(self._corpus.facts["trained"])
@@ -271,9 +273,9 @@ class BaseTextDataModule(DomainsDataModule):
 
     # ---- labels and splits
 
-    @made_at(Stage.USING)
+    @staged_property(Stage.USING)
     def _labels(self) -> tuple[list[str], np.ndarray]:
-        """All classes, and the class of each text; -1 for texts that are not used."""
+        """Names of all classes, and the class index of each text; -1 for texts that are not used."""
         corpus = self._corpus
         found = self._in_scope(~corpus.out_of_scope)
         known = as_names(self.labels) or found
@@ -286,7 +288,7 @@ class BaseTextDataModule(DomainsDataModule):
         return known, np.array([number.get(name, -1) for name in corpus.labels])[corpus.label]
 
     def _in_scope(self, rows: np.ndarray) -> list[str]:
-        """Names of the labels of the texts of a (N,) bool mask, sorted."""
+        """Return the sorted names of the labels of the texts in a (N,) bool mask."""
         corpus = self._corpus
         return [corpus.labels[number] for number in np.unique(corpus.label[rows])]
 
@@ -307,13 +309,13 @@ class BaseTextDataModule(DomainsDataModule):
                     "labels"
                 )
 
-    @made_at(Stage.SPLITTING)
+    @staged_property(Stage.SPLITTING)
     def _split(self) -> np.ndarray:
-        """(N,) the split of each text."""
+        """(N,) split of each text."""
         corpus = self._corpus
         split = self._draw(corpus.label, corpus.domain, corpus.split, corpus.group)
         if lost := int((split == LEFT_OUT).sum()):
-            self.notices.inform(
+            self.messages.info(
                 f"{lost} of {len(corpus.label)} texts are in a later split as well, and are left out of training "
                 "or validation"
             )

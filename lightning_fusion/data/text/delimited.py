@@ -13,24 +13,24 @@ from lightning_fusion.errors import InputError
 class TextDataModule(ColumnTextDataModule):
     r"""Labeled texts with domains from CSV or TSV files, tokenized once; no text is in two splits.
 
-    Other sources are classes of their own: JSON lines
+    Other sources have their own classes: JSON lines
     (:class:`~lightning_fusion.data.text.json_lines.JSONTextDataModule`), Hugging Face data sets
     (:class:`~lightning_fusion.data.text.huggingface.HuggingFaceTextDataModule`), synthetic reviews
-    (:class:`~lightning_fusion.data.text.synthetic.SyntheticTextDataModule`) and the layouts of some public sets
-    (:mod:`lightning_fusion.data.text.public`). What splits, tokens and batches are is said at
+    (:class:`~lightning_fusion.data.text.synthetic.SyntheticTextDataModule`) and public data sets
+    (:mod:`lightning_fusion.data.text.public`). Splits, tokens and batches are described in
     :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule`.
 
     Args:
-        root: A file, or a folder with a file per split whose name begins with it (``train.csv``, ``validation.csv``,
+        root: A file, or a folder with a file per split, named after it (``train.csv``, ``validation.csv``,
             ``test.csv``).
-        columns: Names of the columns, for files that do not begin with them.
-        delimiter: Between columns; a tab for ``.tsv``, else a comma, where None. Quotes are those of CSV.
-        encoding: Of the files.
-        **shared: Which column holds what: see :class:`~lightning_fusion.data.text.columns.ColumnTextDataModule`;
-            splits, tokens and batches: see :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule`.
+        columns: Names of the columns of files without a header.
+        delimiter: Column delimiter; a tab for ``.tsv``, else a comma, where None. Quoting is that of CSV.
+        encoding: Encoding of the files.
+        **shared: Arguments of :class:`~lightning_fusion.data.text.columns.ColumnTextDataModule` (roles of columns) and
+            :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule` (splits, tokens and batches).
 
     Raises:
-        InputError: If an argument is out of range; with file and line, if a row does not fit.
+        InputError: If an argument is out of range, or a row is invalid (with file and line).
 
     Example:
         >>> import tempfile
@@ -56,16 +56,17 @@ class TextDataModule(ColumnTextDataModule):
         self._configure()
 
     def files(self) -> list[Path]:
-        """The file, or those of the folder."""
+        """Return the file, or the files of the folder."""
         found = find_files(self.root, "*.csv", "*.tsv")
         if found[0].suffix.lower() in JSON_SUFFIXES:
             raise InputError(
-                f"root: {found[0]} is JSON; use lightning_fusion.data.text.json_lines.JSONTextDataModule, or give CSV"
+                f"root: {found[0]} is JSON; use lightning_fusion.data.text.json_lines.JSONTextDataModule, or set "
+                "root to CSV files"
             )
         return found
 
     def tables(self) -> Iterator[Table]:
-        """The rows of each file."""
+        """Yield the rows of each file."""
         files = self.files()
         for path in files:
             rows = read_delimited(path, self.fields.needed, self.encoding, self.delimiter, self.columns)
@@ -73,5 +74,5 @@ class TextDataModule(ColumnTextDataModule):
 
     def _check(self) -> None:
         if self.delimiter is not None and len(self.delimiter) != 1:
-            raise InputError(f"delimiter is {self.delimiter!r}; expected one character, ';' say")
+            raise InputError(f"delimiter is {self.delimiter!r}; expected one character, such as ';'")
         super()._check()

@@ -16,20 +16,19 @@ from lightning_fusion.extras import require
 class HuggingFaceTextDataModule(ColumnTextDataModule):
     """Labeled texts with domains from a data set that the package ``datasets`` reads.
 
-    A folder that ``save_to_disk`` wrote is mapped into memory; the files of any other folder (Parquet, Arrow, JSON
-    lines, CSV, as on the hub, with the splits that names of files and folders or its ``README.md`` tell) are read in
-    a stream. Classes that the data set names (``ClassLabel``) have these names. A data set of one split is split by
-    drawing.
+    A folder written by ``save_to_disk`` is mapped into memory; files of any other folder (Parquet, Arrow, JSON lines,
+    CSV, as on the hub, with splits defined by file and folder names or by ``README.md``) are streamed. ``ClassLabel``
+    names become class names. A data set with a single split is split at random.
 
     Args:
-        path: The folder, one file, or the name of a data set on the hub, which wants ``download: true`` unless it is
-            in the cache of Hugging Face.
+        path: A folder, a file, or the name of a data set on the hub, which requires ``download: true`` unless it is in
+            the cache of Hugging Face.
         name: Configuration of a data set that has several.
         revision: Branch, tag or commit of a data set on the hub.
-        splits: What the data set calls the splits: ``{val: validation_matched}``; others are left out. None: those
-            called train, validation and test, or the like.
-        **shared: Which column holds what: see :class:`~lightning_fusion.data.text.columns.ColumnTextDataModule`;
-            splits, tokens and batches: see :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule`.
+        splits: Names of the splits in the data set: ``{val: validation_matched}``; others are left out. None: splits
+            with the usual names (train, validation, test).
+        **shared: Arguments of :class:`~lightning_fusion.data.text.columns.ColumnTextDataModule` (roles of columns) and
+            :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule` (splits, tokens and batches).
 
     Raises:
         InputError: If an argument is out of range, ``datasets`` is missing, or it cannot read the data set.
@@ -59,24 +58,24 @@ class HuggingFaceTextDataModule(ColumnTextDataModule):
 
     @property
     def origin(self) -> str:
-        """The data set, for messages."""
+        """Name of the data set, for messages."""
         return self.path
 
     def prepare_data(self) -> None:
-        """Fetch the data set, where that is wanted, and fill the cache, once per machine."""
+        """Download the data set if ``download`` is set, and fill the cache, once per machine."""
         if self.download and not Path(self.path).exists():
             self._load()
         super().prepare_data()
 
     def files(self) -> list[Path]:
-        """The files of a folder; of a data set on the hub, those in the cache of Hugging Face."""
+        """Return the files of a folder; for a data set on the hub, those in the cache of Hugging Face."""
         base = Path(self.path)
         if not base.exists():
             return [Path(file["filename"]) for each in self._load().values() for file in each.cache_files]
         return [base] if base.is_file() else sorted(path for path in base.rglob("*") if path.is_file())
 
     def tables(self) -> Iterator[Table]:
-        """The rows of each split."""
+        """Yield the rows of each split."""
         found = self._load()
         wanted = self._wanted_splits(found)
         needed = self.fields.needed
@@ -91,10 +90,10 @@ class HuggingFaceTextDataModule(ColumnTextDataModule):
             for column, feature in (dataset.features or {}).items()
             if hasattr(feature, "int2str") and column not in (self.value_names or {})
         }
-        with self._told():
+        with self._errors_as_input_errors():
             for number, row in enumerate(dataset, 1):
                 for column, feature in numbered.items():
-                    value = row[column]  # -1 stands for a label that is not known
+                    value = row[column]  # -1 is an unknown label
                     row[column] = None if value is None or value < 0 else feature.int2str(value)
                 yield number, row
 
@@ -108,16 +107,16 @@ class HuggingFaceTextDataModule(ColumnTextDataModule):
         wanted = {SPLITS[SPLIT_NAMES[name.lower()]]: name for name in found if name.lower() in SPLIT_NAMES}
         if rest := [name for name in found if name not in wanted.values()]:
             raise InputError(
-                f"{self.path} has the split {shorten(rest)} beside {shorten(wanted.values()) or 'no other'}; name "
-                "those to use in splits, {train: train, test: test} say"
+                f"{self.path} has the split {shorten(rest)} beside {shorten(wanted.values()) or 'no other'}; select "
+                "those to use with splits, such as {train: train, test: test}"
             )
         return wanted
 
     def _load(self) -> Any:
-        """Splits by name: of a folder or file, mapped or in a stream; of the hub, mapped from its cache."""
+        """Return splits by name: mapped or streamed from a folder or file, or mapped from the cache of the hub."""
         library = require("datasets", "text")
         base = Path(self.path)
-        with self._told():
+        with self._errors_as_input_errors():
             if (base / "dataset_dict.json").is_file() or (base / "state.json").is_file():
                 found = library.load_from_disk(str(base))
                 return {"train": found} if isinstance(found, library.Dataset) else found
@@ -136,21 +135,21 @@ class HuggingFaceTextDataModule(ColumnTextDataModule):
                 return library.load_dataset(self.path, self.name, revision=self.revision, keep_in_memory=False)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """What the library raises, in one line: many kinds of errors, from itself and from pyarrow."""
+    def _errors_as_input_errors(self) -> Iterator[None]:
+        """Convert the various errors of ``datasets`` and pyarrow to an InputError of one line."""
         try:
             yield
         except InputError:
             raise
         except Exception as error:
-            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             if Path(self.path).exists():
-                hint = "a file is damaged or of another kind, copy it again"
+                hint = "replace files that are damaged or of another format"
             elif self.download:
                 hint = "check path, name, revision and the network"
             else:
-                hint = "give a folder that is there, or set download: true to fetch it from the hub"
-            raise InputError(f"path: {self.path} cannot be read by datasets ({said}); {hint}") from error
+                hint = "set path to an existing folder, or download: true to fetch it from the hub"
+            raise InputError(f"path: {self.path} cannot be read by datasets ({reason}); {hint}") from error
 
     def _check(self) -> None:
         if self.splits is not None and (not self.splits or not set(self.splits) <= set(SPLITS)):
@@ -160,7 +159,7 @@ class HuggingFaceTextDataModule(ColumnTextDataModule):
 
 @contextmanager
 def _hub(library: Any, online: bool) -> Iterator[None]:
-    """Let ``datasets`` use its cache alone, unless the network is wanted."""
+    """Restrict ``datasets`` to its cache, unless ``online``."""
     before = library.config.HF_HUB_OFFLINE
     library.config.HF_HUB_OFFLINE = before or not online
     try:

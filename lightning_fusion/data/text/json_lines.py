@@ -13,13 +13,13 @@ class JSONTextDataModule(ColumnTextDataModule):
     r"""Labeled texts with domains from JSON lines (an object per line) or JSON arrays of objects.
 
     Args:
-        root: A file, or a folder with a file per split whose name begins with it (``train.jsonl``, ``test.jsonl``).
-        encoding: Of the files.
-        **shared: Which key holds what: see :class:`~lightning_fusion.data.text.columns.ColumnTextDataModule`; splits,
-            tokens and batches: see :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule`.
+        root: A file, or a folder with a file per split, named after it (``train.jsonl``, ``test.jsonl``).
+        encoding: Encoding of the files.
+        **shared: Arguments of :class:`~lightning_fusion.data.text.columns.ColumnTextDataModule` (roles of keys) and
+            :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule` (splits, tokens and batches).
 
     Raises:
-        InputError: If an argument is out of range; with file and line, if a row does not fit.
+        InputError: If an argument is out of range, or a row is invalid (with file and line).
 
     Example:
         >>> import json, tempfile
@@ -36,11 +36,11 @@ class JSONTextDataModule(ColumnTextDataModule):
         self._configure()
 
     def files(self) -> list[Path]:
-        """The file, or those of the folder."""
+        """Return the file, or the files of the folder."""
         return find_files(self.root, *(f"*{suffix}" for suffix in JSON_SUFFIXES))
 
     def tables(self) -> Iterator[Table]:
-        """The rows of each file."""
+        """Yield the rows of each file."""
         files = self.files()
         for path in files:
             rows = read_json(path, self.fields.needed, self.encoding)

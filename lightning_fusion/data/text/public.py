@@ -1,8 +1,8 @@
-"""The layouts of public text sets that no general reader reads, a class for each.
+"""Public text data sets with a layout of their own, a class for each.
 
-A set in CSV, such as AG News (``columns: [class, title, description]``), is read by
-:class:`~lightning_fusion.data.text.delimited.TextDataModule`, one on the hub by
-:class:`~lightning_fusion.data.text.huggingface.HuggingFaceTextDataModule`.
+Use :class:`~lightning_fusion.data.text.delimited.TextDataModule` for a data set in CSV, such as AG News (``columns:
+[class, title, description]``), and :class:`~lightning_fusion.data.text.huggingface.HuggingFaceTextDataModule` for one
+on the hub.
 """
 
 import json
@@ -19,14 +19,14 @@ _REVIEW = re.compile(r"<review_text>(.*?)</review_text>", re.DOTALL)
 
 
 class ReviewsTextDataModule(BaseTextDataModule):
-    """Reviews of several kinds of products, the multi-domain sentiment data set (Blitzer et al., ACL 2007).
+    """Multi-domain sentiment data set: product reviews (Blitzer et al., ACL 2007).
 
-    A folder per domain, with ``positive.review`` and ``negative.review``, which hold ``<review_text>`` blocks.
+    Each domain has a folder with ``positive.review`` and ``negative.review``, which contain ``<review_text>`` blocks.
 
     Args:
-        root: The folder that holds a folder per domain.
-        encoding: Of the files.
-        **shared: See :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule`.
+        root: Folder with a folder per domain.
+        encoding: Encoding of the files.
+        **shared: Arguments of :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule`.
 
     Raises:
         InputError: If an argument is out of range, or a file or text cannot be read.
@@ -38,11 +38,11 @@ class ReviewsTextDataModule(BaseTextDataModule):
         self._configure()
 
     def files(self) -> list[Path]:
-        """Two of each domain."""
+        """Return the files of all domains, two for each."""
         return find_files(self.root, "*/positive.review", "*/negative.review")
 
     def read(self) -> Texts:
-        """All reviews."""
+        """Read all reviews."""
         texts, files = Texts(), self.files()
         for path in files:
             content = read_text(path, self.encoding)
@@ -52,23 +52,22 @@ class ReviewsTextDataModule(BaseTextDataModule):
                 texts.add(found[1].strip(), path.stem, path.parent.name, (str(path), line))
         if not texts.texts:
             raise InputError(
-                f"{files[0]} and {len(files) - 1} more hold no <review_text> block; check root and encoding"
+                f"{files[0]} and {len(files) - 1} more contain no <review_text> block; check root and encoding"
             )
         return texts
 
 
 class Clinc150TextDataModule(BaseTextDataModule):
-    """Questions to an assistant: intents in domains, and queries out of scope (Larson et al., EMNLP 2019).
+    """clinc150: queries to an assistant, intents in domains, out-of-scope queries (Larson et al., EMNLP 2019).
 
-    Its own splits. Queries out of scope are marked; those of the training split are left out, for no expert is to know
-    them.
+    The official splits are used. Out-of-scope queries of the training split are left out.
 
     Args:
-        root: The folder that holds ``data_full.json`` and ``domains.json``.
-        out_of_scope: ``keep`` gives queries out of scope in validation and test where no ``domain`` is chosen: of no
-            domain, and with a class of their own, the last, which no expert knows. Answering them is always wrong, so
+        root: Folder with ``data_full.json`` and ``domains.json``.
+        out_of_scope: ``keep`` includes out-of-scope queries in validation and test where no ``domain`` is selected:
+            without domain, and with an additional last class that no expert has. Any prediction for them is wrong, so
             risk-coverage curves over these splits measure abstention.
-        **shared: See :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule`.
+        **shared: Arguments of :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule`.
 
     Raises:
         InputError: If an argument is out of range, or a file cannot be read.
@@ -82,14 +81,14 @@ class Clinc150TextDataModule(BaseTextDataModule):
         self._configure()
 
     def files(self) -> list[Path]:
-        """Queries by split, and the domain of each intent."""
+        """Return the file of queries and the file of domains."""
         found = [Path(self.root, name) for name in ("data_full.json", "domains.json")]
         if missing := [path.name for path in found if not path.is_file()]:
-            raise InputError(f"root: {self.root} has no {shorten(missing)}, which is read of clinc150")
+            raise InputError(f"root: {self.root} has no {shorten(missing)}; expected the files of clinc150")
         return found
 
     def read(self) -> Texts:
-        """All queries but those out of scope of the training split."""
+        """Read all queries but the out-of-scope ones of the training split."""
         contents = [read_text(path, "utf-8") for path in self.files()]
         texts = Texts()
         try:
@@ -102,7 +101,7 @@ class Clinc150TextDataModule(BaseTextDataModule):
                     for row, (text, label) in enumerate(data.get(f"oos_{split}", []), 1):
                         texts.add(text, label, "", (f"data_full.json, oos_{split}", row), number, out_of_scope=True)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"root: the files in {self.root} are not as clinc150's ({error!r})") from error
+            raise InputError(f"root: the files in {self.root} are not in the format of clinc150 ({error!r})") from error
         return texts
 
     def _check(self) -> None:
@@ -111,15 +110,15 @@ class Clinc150TextDataModule(BaseTextDataModule):
 
 
 class TweetEvalTextDataModule(BaseTextDataModule):
-    """Tasks on tweets (Barbieri et al., Findings of EMNLP 2020): domains are tasks, classes are called ``task/label``.
+    """TweetEval (Barbieri et al., Findings of EMNLP 2020): tasks as domains, classes named ``task/label``.
 
-    Its own splits: ``{train,val,test}_{text,labels}.txt`` in a folder per task, with ``mapping.txt``. A task of several
-    topics gives a domain for each (``stance_climate``), with common classes. Where a task has no training file its
-    validation file takes that place, and validation rows are drawn from it.
+    The official splits are used: ``{train,val,test}_{text,labels}.txt`` in a folder per task, with ``mapping.txt``. A
+    task of several topics gives a domain for each (``stance_climate``), with common classes. Where a task has no
+    training file its validation file is used for training, and validation samples are drawn from it.
 
     Args:
-        root: The folder of all tasks, or that of one (``tweeteval/stance``).
-        **shared: See :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule`.
+        root: Folder of all tasks, or of one (``tweeteval/stance``).
+        **shared: Arguments of :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule`.
 
     Raises:
         InputError: If an argument is out of range, or a file cannot be read.
@@ -131,11 +130,11 @@ class TweetEvalTextDataModule(BaseTextDataModule):
         self._configure()
 
     def files(self) -> list[Path]:
-        """Texts, labels and names of labels of all tasks."""
+        """Return the files of texts, labels and label names of all tasks."""
         return find_files(self.root, "**/*_text.txt", "**/*_labels.txt", "**/mapping.txt")
 
     def read(self) -> Texts:
-        """All tweets."""
+        """Read all tweets."""
         texts, base, files = Texts(), Path(self.root), self.files()
         single = (base.name,) if base / "mapping.txt" in files else ()  # the folder of one task
         for path in files:
@@ -143,7 +142,7 @@ class TweetEvalTextDataModule(BaseTextDataModule):
                 continue
             split = path.name.removesuffix("_text.txt")
             if split not in SPLIT_NAMES:
-                raise InputError(f"root: {path} is called after no split; expected {shorten(SPLITS)} and _text.txt")
+                raise InputError(f"root: {path} does not name a split; expected {shorten(SPLITS)} and _text.txt")
             parts = (*single, *path.parent.relative_to(base).parts)
             names = self._names(path.parent, files)
             lines, labels = (
@@ -162,7 +161,7 @@ class TweetEvalTextDataModule(BaseTextDataModule):
 
     @staticmethod
     def _names(folder: Path, files: list[Path]) -> dict[str, str]:
-        """Names of the labels, from the ``mapping.txt`` of a folder or of the one above."""
+        """Read the names of the labels from ``mapping.txt`` in a folder or its parent."""
         for path in (folder / "mapping.txt", folder.parent / "mapping.txt"):
             if path in files:
                 return dict(line.split("\t")[:2] for line in read_text(path, "utf-8").splitlines() if line)

@@ -1,7 +1,7 @@
-"""Rows of delimited files and of JSON, with the line of each.
+"""Readers of delimited files and of JSON that report the line of each row.
 
-Python's own readers, not those of pandas, pyarrow or ``datasets``: these skip, pad or merge rows that do not fit, or
-name no line; here every complaint has file and line, and every value stays as the file has it.
+They use Python's ``csv`` and ``json``: pandas, pyarrow and ``datasets`` skip, pad or merge invalid rows, or report no
+line. Here every error names file and line, and values are not converted.
 """
 
 import csv
@@ -22,7 +22,7 @@ Rows = Iterator[tuple[int, Mapping[str, Any]]]
 
 
 def read_table(path: Path, needed: Sequence[str], encoding: str = "utf-8", **delimited: Any) -> Rows:
-    """Rows of a file of either kind, by its suffix: see :func:`read_json`, and :func:`read_delimited` for the rest."""
+    """Read rows with :func:`read_json` or :func:`read_delimited`, by the suffix of the file."""
     if path.suffix.lower() in JSON_SUFFIXES:
         return read_json(path, needed, encoding)
     return read_delimited(path, needed, encoding, **delimited)
@@ -35,17 +35,17 @@ def read_delimited(
     delimiter: str | None = None,
     columns: Sequence[str] | None = None,
 ) -> Rows:
-    """Rows of a CSV or TSV file; quotes are those of CSV, empty lines are skipped.
+    """Read rows of a CSV or TSV file with CSV quoting; empty lines are skipped.
 
     Args:
-        path: The file.
-        needed: Columns that must be there.
-        encoding: Of the file.
-        delimiter: Between columns; by the suffix where None, a comma for unknown ones.
-        columns: Names of the columns, for a file that does not begin with them.
+        path: Path of the file.
+        needed: Required columns.
+        encoding: Encoding of the file.
+        delimiter: Column delimiter; by the suffix where None, a comma for unknown suffixes.
+        columns: Names of the columns of a file without a header.
 
     Raises:
-        InputError: With file and line, if columns are missing or doubled, or a row does not fit.
+        InputError: If columns are missing or repeated, or a row is invalid; the message names file and line.
     """
     csv.field_size_limit(2**31 - 1)  # a text may be longer than the library's 128 kB
     delimiter = delimiter or DELIMITERS.get(path.suffix.lower(), ",")
@@ -54,7 +54,7 @@ def read_delimited(
         names = list(columns) if columns else next(reader, [])
         hint = "" if columns else "; set text, label, pair, domain_fields or split_field, or columns"
         if len(names) == 1 and (found := next((mark for mark in ";\t|" if mark in names[0]), None)):
-            hint += f"; the file may want delimiter: {found!r}"
+            hint += f"; the delimiter may be {found!r}"
         check_columns(names, needed, str(path), hint)
         line = reader.line_num
         for values in reader:
@@ -64,23 +64,23 @@ def read_delimited(
             if len(values) != len(names):
                 raise InputError(
                     f"{path}, line {first}: found {len(values)} values, expected {len(names)} ({shorten(names)}); "
-                    f"quote texts that hold {delimiter!r}, or set delimiter"
+                    f"quote texts that contain {delimiter!r}, or set delimiter"
                 )
             yield first, dict(zip(names, values, strict=True))
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: {error}; mend the quotes of this row") from error
+        raise InputError(f"{path}, line {reader.line_num}: {error}; correct the quotes of this row") from error
 
 
 def read_json(path: Path, needed: Sequence[str], encoding: str = "utf-8") -> Rows:
-    """Rows of JSON lines, an object per line, or of one JSON array of objects.
+    """Read rows of JSON lines, an object per line, or of one JSON array of objects.
 
     Args:
-        path: The file.
-        needed: Keys that every object must have.
-        encoding: Of the file.
+        path: Path of the file.
+        needed: Required keys of every object.
+        encoding: Encoding of the file.
 
     Raises:
-        InputError: With file and line, if keys are missing or doubled, or a row is no object.
+        InputError: If keys are missing or repeated, or a row is no object; the message names file and line.
     """
     content = read_text(path, encoding)
     for line, pairs in _json_values(content, path):
@@ -92,7 +92,7 @@ def read_json(path: Path, needed: Sequence[str], encoding: str = "utf-8") -> Row
 
 
 def _json_values(content: str, path: Path) -> Iterator[tuple[int, Any]]:
-    """Line and value of each of several JSON values, or of the elements of one array; objects as lists of pairs."""
+    """Yield line and value of each JSON value, or of the elements of one array; objects as lists of pairs."""
     decoder = json.JSONDecoder(object_pairs_hook=list)
     array = content.lstrip().startswith("[")
     between = re.compile(r"[\s,]*" if array else r"\s*")
@@ -114,16 +114,16 @@ def _json_values(content: str, path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def check_columns(names: Sequence[str], needed: Sequence[str], place: str, hint: str = "") -> None:
-    """Check that columns are there, and each once.
+    """Check that all required columns exist, each once.
 
     Args:
-        names: The columns.
-        needed: Those that must be there.
-        place: Where they stand, for the message.
+        names: Names of the columns.
+        needed: Required columns.
+        place: File and line, for the message.
         hint: What to change, for the message.
 
     Raises:
-        InputError: If one is missing or doubled.
+        InputError: If one is missing or repeated.
     """
     if double := sorted({name for name in names if list(names).count(name) > 1}):
         raise InputError(f"{place} has {shorten(double)} twice among its columns; rename one")

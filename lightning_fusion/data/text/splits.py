@@ -1,4 +1,4 @@
-"""Splits of texts: those that the source names, or drawn ones; equal texts stay together."""
+"""Splits of texts, named by the source or drawn; equal texts stay together."""
 
 import numpy as np
 
@@ -18,21 +18,20 @@ def draw_splits(
     fuser_fraction: float,
     seed: int,
 ) -> np.ndarray:
-    """The split of each text; those that the source does not name are drawn by domain and label, group by group.
+    """Assign texts to splits; where the source names none they are drawn by domain and label, group by group.
 
-    A group is in the latest split that one of its texts is named for; its texts that are named for an earlier one are
-    left out.
+    A group is in the latest split that one of its texts names; its texts that name an earlier split are left out.
 
     Args:
-        label: (N,) numbers of labels.
-        domain: (N,) numbers of domains, -1 for none.
+        label: (N,) label indices.
+        domain: (N,) domain indices, -1 for none.
         named: (N,) 0, 1, 2 for train, val and test, -1 where the source names none.
-        group: (N,) the same number for equal texts.
-        val_fraction: Of all texts (of the training texts, where the source names a test split) for validation, and of
-            the fuser's training texts for the fuser's.
-        test_fraction: Of all texts for testing.
-        fuser_fraction: Of the texts that are not for testing, held out for the fuser.
-        seed: Of the draws.
+        group: (N,) group indices, the same for equal texts.
+        val_fraction: Fraction of all texts (of the training texts, where the source names a test split) for
+            validation, and of the fuser's texts for the validation split of the fuser.
+        test_fraction: Fraction of all texts for testing.
+        fuser_fraction: Fraction of the texts outside the test split that is held out for the fuser.
+        seed: Seed of the draws.
 
     Returns:
         (N,) :data:`TRAIN`, :data:`VAL`, :data:`TEST`, :data:`FUSER_TRAIN`, :data:`FUSER_VAL` or :data:`LEFT_OUT`.

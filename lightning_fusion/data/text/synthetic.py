@@ -1,4 +1,4 @@
-"""Synthetic reviews of products, without any file."""
+"""Synthetic product reviews: no files, no network."""
 
 from typing import Any
 
@@ -10,17 +10,17 @@ from lightning_fusion.errors import InputError
 
 
 def synthetic_texts(overlap: float = 0.3, num_domains: int = 4, rows: int = 240, seed: int = 0) -> Texts:
-    """Synthetic reviews of products; each domain praises and blames in words of its own.
+    """Generate product reviews in which domains share a fraction of the sentiment words.
 
-    A text is a template with nouns of the domain and words that carry the label. Those are drawn from the words that
-    all domains share with probability ``overlap``, else from the domain's own: at 0 an expert reads nothing in another
-    domain, at 1 all domains are one.
+    A text is a template filled with nouns of the domain and with sentiment words that determine the label. Sentiment
+    words are drawn from a common vocabulary with probability ``overlap``, else from that of the domain: with 0 an
+    expert of one domain cannot classify another, with 1 all domains are identical.
 
     Args:
-        overlap: From 0, disjoint, to 1, identical.
-        num_domains: D.
-        rows: Texts of each domain, half of them of each label.
-        seed: Of the draws.
+        overlap: Probability of a common sentiment word, from 0 (disjoint) to 1 (identical domains).
+        num_domains: D, number of domains.
+        rows: Number of texts of each domain, half of them of each label.
+        seed: Seed of the draws.
 
     Example:
         >>> texts = synthetic_texts(num_domains=2, rows=4)
@@ -32,12 +32,12 @@ def synthetic_texts(overlap: float = 0.3, num_domains: int = 4, rows: int = 240,
     words: dict[str, None] = {}
     while len(words) < 24 * (num_domains + 1):
         words["".join(generator.choice(letters) + generator.choice(vowels) for _ in range(3))] = None
-    pool = np.array(list(words)).reshape(num_domains + 1, 3, 8)  # the last is common; bad, good, nouns
+    pool = np.array(list(words)).reshape(num_domains + 1, 3, 8)  # last: common words; bad, good, nouns
     templates = (
         "the {n} was {w} and the {m} {v}",
         "i found this {n} {w} , its {m} rather {v} for the price",
         "{w} {n} !",
-        "after a week with it the {n} seems {w} , my {m} too : {v} as they said it would be , and i asked them twice",
+        "after a week with it the {n} seems {w} , my {m} too : {v} as they said it would be , and i called them twice",
     )
     texts = Texts()
 
@@ -55,11 +55,11 @@ def synthetic_texts(overlap: float = 0.3, num_domains: int = 4, rows: int = 240,
 
 
 class SyntheticTextDataModule(BaseTextDataModule):
-    """Synthetic reviews of four domains, see :func:`synthetic_texts`.
+    """Synthetic reviews of four domains, from :func:`synthetic_texts`.
 
     Args:
-        overlap: How many of its words a domain shares: from 0, none, to 1, all.
-        **shared: See :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule`.
+        overlap: Probability of a common sentiment word, from 0 (disjoint) to 1 (identical domains).
+        **shared: Arguments of :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule`.
 
     Raises:
         InputError: If an argument is out of range.
@@ -78,7 +78,7 @@ class SyntheticTextDataModule(BaseTextDataModule):
         self._configure()
 
     def read(self) -> Texts:
-        """All texts."""
+        """Generate all texts."""
         return synthetic_texts(self.overlap)
 
     def _check(self) -> None:

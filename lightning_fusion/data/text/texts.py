@@ -1,4 +1,4 @@
-"""What every source of texts gives: texts in a row, each with its label, domain, split and place."""
+"""Texts with label, domain, split and location, as read by every source of texts."""
 
 import re
 import unicodedata
@@ -15,22 +15,22 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), 1),
     **dict.fromkeys(("test", "testing"), 2),
 }
-"""What files and columns may call a split, and its number."""
+"""Names of splits in files and columns, and their indices."""
 _NO_NAME = re.compile(r"[./\\\x00-\x1f]")
 
 
 @dataclass
 class Texts:
-    """Texts in a row, each with what is known of it.
+    """Texts with their labels, domains, splits and locations.
 
     Attributes:
-        texts: N of them.
+        texts: N texts.
         pairs: Second texts; None where there are none.
-        labels: Names of the labels.
-        domains: Names of the domains; empty ones where a text is of none.
+        labels: Label of each text.
+        domains: Domain of each text; empty for a text without a domain.
         splits: (N,) 0, 1, 2 for train, val, test; empty where splits are to be drawn.
-        where: File (or other place) and line of each.
-        out_of_scope: Which have a label that no class stands for.
+        where: File (or table) and line of each text.
+        out_of_scope: Whether the label of each text is outside the classes.
 
     Example:
         >>> texts = Texts()
@@ -58,18 +58,18 @@ class Texts:
         pair: str | None = None,
         out_of_scope: bool = False,
     ) -> None:
-        """Append one text; blanks around names do not count.
+        """Append one text; whitespace around names is removed.
 
         Raises:
-            InputError: If two domains differ only in characters that cannot stand in an expert's name.
+            InputError: If two domains differ only in characters that are not permitted in the name of an expert.
         """
         self.texts.append(text)
         self.labels.append(label.strip())
-        name = _NO_NAME.sub("_", domain.strip())  # it may name an expert, and the file of one
+        name = _NO_NAME.sub("_", domain.strip())  # a domain may name an expert and its file
         if self._written.setdefault(name, domain.strip()) != domain.strip():
             raise InputError(
-                f"{where[0]}, line {where[1]}: the domains {self._written[name]!r} and {domain.strip()!r} would both "
-                f"be called {name}; rename one"
+                f"{where[0]}, line {where[1]}: the domains {self._written[name]!r} and {domain.strip()!r} both "
+                f"become {name}; rename one"
             )
         self.domains.append(name)
         self.where.append(where)
@@ -81,12 +81,12 @@ class Texts:
             self.pairs.append(pair)
 
     def place(self, row: int) -> str:
-        """Where a row stands, for messages."""
+        """Return file and line of a text, for messages."""
         file, line = self.where[row]
         return f"{file}, line {line}"
 
     def kept(self, keep: np.ndarray) -> "Texts":
-        """Those of a (N,) bool mask."""
+        """Return the texts in a (N,) bool mask."""
         rows = np.flatnonzero(keep).tolist()
 
         def pick(values: Any) -> Any:
@@ -96,7 +96,7 @@ class Texts:
 
 
 def normalize(text: str) -> str:
-    """What makes two texts the same: letters without case, in Unicode's compatible form, and single blanks.
+    """Normalize a text for comparison: case folding, Unicode compatibility form, single blanks.
 
     Example:
         >>> normalize("  Great  book ") == normalize("great book")
@@ -106,10 +106,10 @@ def normalize(text: str) -> str:
 
 
 def read_text(path: Path, encoding: str) -> str:
-    """A whole text file.
+    """Read a whole text file.
 
     Raises:
-        InputError: If there is none, it cannot be decoded (with the line), or no encoding has this name.
+        InputError: If the file does not exist or cannot be decoded (with the line), or the encoding is unknown.
     """
     if not path.is_file():
         raise InputError(f"root: found no file {path}")
@@ -119,18 +119,18 @@ def read_text(path: Path, encoding: str) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise InputError(
-            f"{path}, line {line}: found byte 0x{content[error.start]:02x}, which is no {encoding}; set encoding "
-            "(latin-1 or cp1252, say), or repair this line"
+            f"{path}, line {line}: found byte 0x{content[error.start]:02x}, which is not {encoding}; set encoding "
+            "(such as latin-1 or cp1252), or repair this line"
         ) from error
     except LookupError as error:
-        raise InputError(f"encoding is {encoding!r}; expected one that Python knows, utf-8 or latin-1 say") from error
+        raise InputError(f"encoding is {encoding!r}; expected one that Python has, such as utf-8") from error
 
 
 def find_files(root: str, *patterns: str) -> list[Path]:
-    """The file ``root``, or the files below the folder ``root`` that a pattern fits, sorted.
+    """Return the file ``root``, or the sorted files in the folder ``root`` that match a pattern.
 
     Raises:
-        InputError: If there are none.
+        InputError: If there is no such file.
     """
     base = Path(root)
     if base.is_file():
@@ -144,15 +144,15 @@ def find_files(root: str, *patterns: str) -> list[Path]:
 
 
 def split_of(path: Path) -> int:
-    """The split that a file's name says: its first word.
+    """Return the split that the first word of a file's name names.
 
     Raises:
-        InputError: If it says none.
+        InputError: If it names no split.
     """
     word = re.split(r"[-_.]", path.name.lower())[0]
     if word not in SPLIT_NAMES:
         raise InputError(
-            f"root: {path} is called after no split; expected names that begin with {shorten(SPLIT_NAMES, 9)}, or one "
+            f"root: {path} does not name a split; expected names that begin with {shorten(SPLIT_NAMES, 9)}, or one "
             "file as root"
         )
     return SPLIT_NAMES[word]

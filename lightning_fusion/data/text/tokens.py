@@ -1,4 +1,4 @@
-"""Tokens in a row: tokenizers, and one array of all texts' tokens, in memory or mapped from a cache."""
+"""Tokenizers, and one array of the tokens of all texts, in memory or mapped from a cache."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -23,12 +23,12 @@ _SPECIAL = ("[PAD]", "[UNK]", "[SEP]")
 
 
 class TextTokenizer:
-    """Texts to numbers of tokens: a trained ``tokenizers.Tokenizer``, or one of transformers.
+    """Tokenizer of texts: a trained ``tokenizers.Tokenizer``, or one of transformers.
 
     Args:
-        backend: A ``tokenizers.Tokenizer``, or what ``transformers.AutoTokenizer`` gives.
-        pad_id: Number that fills up a batch.
-        unknown_id: Number of what the tokenizer does not know; None where it knows everything.
+        backend: A ``tokenizers.Tokenizer``, or the result of ``transformers.AutoTokenizer``.
+        pad_id: Id of the padding token.
+        unknown_id: Id of the unknown token; None where the vocabulary covers all texts.
     """
 
     def __init__(self, backend: Any, pad_id: int = 0, unknown_id: int | None = None) -> None:
@@ -37,14 +37,14 @@ class TextTokenizer:
 
     @classmethod
     def train(cls, texts: Sequence[str], vocab_size: int, lowercase: bool) -> "TextTokenizer":
-        """Byte-level byte-pair encoding (Sennrich et al., 2016; Radford et al., 2019) of some texts; deterministic.
+        """Train a byte-level byte-pair encoding (Sennrich et al., 2016; Radford et al., 2019); deterministic.
 
-        Its alphabet is the 256 bytes, so that nothing is unknown. A pair of texts is joined by ``[SEP]``.
+        The alphabet is the 256 bytes, so that no token is unknown. A pair of texts is joined by ``[SEP]``.
 
         Args:
-            texts: To count pairs in.
-            vocab_size: Number of tokens, at most.
-            lowercase: Whether letters lose their case first.
+            texts: Training texts.
+            vocab_size: Maximum number of tokens.
+            lowercase: Convert texts to lower case first.
         """
         tokenizers = require("tokenizers", "text")
         backend = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=_SPECIAL[1]))
@@ -70,36 +70,36 @@ class TextTokenizer:
 
     @classmethod
     def load(cls, name: str, download: bool) -> "TextTokenizer":
-        """A tokenizer of transformers, from a folder or by its name on the hub.
+        """Load a tokenizer of transformers, from a folder or by its name on the hub.
 
         Raises:
-            InputError: If there is none, or it cannot fill up a batch.
+            InputError: If there is no such tokenizer, or it cannot pad a batch.
         """
         transformers = require("transformers", "text")
         try:
             backend = transformers.AutoTokenizer.from_pretrained(name, local_files_only=not download)
-        except Exception as error:  # transformers and tokenizers raise many kinds, bare ones too
-            hint = "" if download else "; give its folder, or set download: true"
+        except Exception as error:  # transformers and tokenizers raise many types, bare Exception as well
+            hint = "" if download else "; set tokenizer to its folder, or set download: true"
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"tokenizer: found none called {name}{hint} ({first})") from error
+            raise InputError(f"tokenizer: found none named {name}{hint} ({first})") from error
         if len(backend.get_vocab()) <= len(backend.all_special_ids):
-            raise InputError(f"tokenizer: {name} has no token but special ones; a tokenizer's files are missing in it")
+            raise InputError(f"tokenizer: {name} has special tokens only; add the missing files of the tokenizer")
         pad = backend.pad_token_id if backend.pad_token_id is not None else backend.eos_token_id
         if pad is None:
-            raise InputError(f"tokenizer: {name} has neither a padding token nor one that ends a text; give it one")
+            raise InputError(f"tokenizer: {name} has neither a padding token nor an end-of-text token; add one")
         return cls(backend, pad, backend.unk_token_id)
 
     @classmethod
     def parse(cls, text: str) -> "TextTokenizer":
-        """The tokenizer that :meth:`dump` wrote."""
+        """Create a tokenizer from the text of :meth:`dump`."""
         return cls(require("tokenizers", "text").Tokenizer.from_str(text))
 
     def dump(self) -> str:
-        """A trained tokenizer as text; an empty one for those of transformers."""
+        """Return a trained tokenizer as text; an empty text for those of transformers."""
         return self.backend.to_str() if self._own else ""
 
     def save(self, folder: str | Path) -> None:
-        """Write a folder that ``tokenizer: FOLDER`` and ``transformers.AutoTokenizer`` read."""
+        """Write a folder that :meth:`load` and ``transformers.AutoTokenizer`` read."""
         backend = self.backend
         if self._own:
             named = dict(zip(("pad_token", "unk_token", "sep_token"), _SPECIAL, strict=True))
@@ -108,12 +108,12 @@ class TextTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Numbers that tokens may have: one more than the largest."""
+        """Size of the vocabulary: the largest token id plus one."""
         return max(self.backend.get_vocab().values()) + 1
 
     @property
     def fingerprint(self) -> str:
-        """Of the vocabulary, the merges and what is done to a text first; not of how it is called."""
+        """Fingerprint of vocabulary, merges and text normalization; independent of the tokenizer's name."""
         backend = self.backend if self._own else getattr(self.backend, "backend_tokenizer", None)
         if backend is None:
             return digest(sorted(self.backend.get_vocab().items()))
@@ -128,7 +128,7 @@ class TextTokenizer:
     def encode(
         self, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
     ) -> tuple[list[list[int]], int, list[int]]:
-        """Numbers of tokens of each text, how many texts were cut, and which have no known token."""
+        """Return the token ids of each text, the number of truncated texts, and the texts without known tokens."""
         if self._own:
             self.backend.enable_truncation(max_length)
             both = texts if pairs is None else list(zip(texts, pairs, strict=True))
@@ -154,22 +154,22 @@ class TextTokenizer:
 
 @dataclass
 class Corpus:
-    """Tokenized texts in a row.
+    """Concatenated tokenized texts.
 
     Attributes:
         tokens: int32, in memory or mapped from a file.
-        offsets: (N + 1,) int64, where each text begins.
+        offsets: (N + 1,) int64, start of each text.
         words: int16, hashes of the words of all texts, below :data:`BUCKETS`.
         word_offsets: (N + 1,) int64.
-        label: (N,) int64, numbers of ``labels``.
-        domain: (N,) int64, numbers of ``domains``; -1 for none.
-        split: (N,) the split that the source names, -1 for none.
+        label: (N,) int64, indices of ``labels``.
+        domain: (N,) int64, indices of ``domains``; -1 for none.
+        split: (N,) split that the source names, -1 for none.
         group: (N,) int64, equal for equal texts.
         out_of_scope: (N,) bool.
-        labels: Names.
-        domains: Names.
-        facts: ``vocab_size``, ``pad_id``, ``tokenizer`` (its fingerprint), ``trained`` (its text), ``cut`` (texts that
-            were truncated), ``left_out`` (texts without anything to read), ``fingerprint`` (of all of it).
+        labels: Names of the labels.
+        domains: Names of the domains.
+        facts: ``vocab_size``, ``pad_id``, ``tokenizer`` (its fingerprint), ``trained`` (its text), ``cut`` (number of
+            truncated texts), ``left_out`` (number of unreadable texts), ``fingerprint`` (of the corpus).
     """
 
     tokens: Tensor
@@ -187,12 +187,12 @@ class Corpus:
 
 
 class TokenRows:
-    """Texts as rows of inputs: a batch is one gather out of the array of tokens, as wide as its longest text.
+    """Inputs of texts: a batch is one gather from the array of tokens, padded to its longest text.
 
     Args:
-        tokens: int32, all texts in a row.
-        offsets: (N + 1,) int64, where each begins.
-        pad_id: Fills up the others.
+        tokens: int32, concatenated tokens of all texts.
+        offsets: (N + 1,) int64, start of each text.
+        pad_id: Id of the padding token.
 
     Example:
         >>> rows = TokenRows(torch.tensor([5, 6, 7, 8], dtype=torch.int32), torch.tensor([0, 1, 4]), pad_id=0)
@@ -205,7 +205,7 @@ class TokenRows:
         self.lengths = offsets[1:] - offsets[:-1]
 
     def __getitem__(self, rows: Tensor) -> dict[str, Tensor]:
-        """``input_ids`` and ``attention_mask`` (B, L) of some rows."""
+        """Return ``input_ids`` and ``attention_mask`` (B, L) of some texts."""
         lengths = self.lengths[rows, None]
         place = torch.arange(int(lengths.max()))
         mask = place < lengths
@@ -220,14 +220,14 @@ def load_corpus(
     unreadable: str,
     entry: Path | None = None,
 ) -> Corpus:
-    """Read and tokenize texts, or map the tokens into memory that an earlier run left behind.
+    """Read and tokenize texts, or map the tokens that an earlier run cached.
 
     Args:
-        read: Reads the texts, where they are not in the cache.
-        choose_tokenizer: Called with the texts and their groups.
-        max_length: Tokens of a text, at most.
-        unreadable: ``refuse`` or ``drop`` texts that are empty or contain unknown tokens only.
-        entry: Folder in a cache; None keeps all in memory.
+        read: Function that reads the texts, called where they are not cached.
+        choose_tokenizer: Function of the texts and their groups that returns a tokenizer.
+        max_length: Maximum number of tokens of a text.
+        unreadable: ``raise`` an error for texts that are empty or contain unknown tokens only, or ``drop`` them.
+        entry: Folder in a cache; None keeps the tokens in memory.
 
     Raises:
         InputError: If a text cannot be read, or the entry is damaged.
@@ -243,7 +243,7 @@ def load_corpus(
                 writer[name] = array
             return facts
 
-        store = cached(entry, "tokens of texts", write, writable=True)  # writable: torch wants it; no file changes
+        store = cached(entry, "tokens of texts", write, writable=True)  # torch requires writable arrays
         arrays, facts = {name: np.asarray(array) for name, array in store.items()}, store.metadata
     tokens = torch.from_numpy(arrays.pop("tokens"))
     return Corpus(tokens, **arrays, labels=facts["labels"], domains=facts["domains"], facts=facts)
@@ -274,7 +274,7 @@ def _tokenize(
     tokens, long = np.concatenate(parts), np.array(lengths)
     unknown_rows = np.zeros(len(long), bool)
     unknown_rows[idle] = True
-    texts, more = _without(texts, unknown_rows, unreadable, "made of tokens that the tokenizer does not know")
+    texts, more = _without(texts, unknown_rows, unreadable, "made of unknown tokens only")
     tokens, long, group = tokens[np.repeat(~unknown_rows, long)], long[~unknown_rows], group[~unknown_rows]
     hashes = [hash_words(text) for text in _joined(texts)]
     label_names, label = np.unique(np.array(texts.labels), return_inverse=True)
@@ -309,7 +309,7 @@ def _without(texts: Texts, wrong: np.ndarray, unreadable: str, what: str) -> tup
     if not wrong.any():
         return texts, 0
     rows = np.flatnonzero(wrong)
-    if unreadable == "refuse":
+    if unreadable == "raise":
         raise InputError(
             f"{texts.place(int(rows[0]))}: the text is {what}"
             + (f", as are {len(rows) - 1} more" if len(rows) > 1 else "")
@@ -327,6 +327,6 @@ def _joined(texts: Texts) -> Iterator[str]:
 
 
 def _groups(texts: Texts) -> np.ndarray:
-    """(N,) the first row that has the same normalized text."""
+    """Return the (N,) first position with the same normalized text."""
     first: dict[str, int] = {}
     return np.array([first.setdefault(normalize(text), row) for row, text in enumerate(_joined(texts))])

@@ -1,4 +1,4 @@
-"""Light statistics of texts, whatever the tokenizer: a hashed bag of words."""
+"""Light statistics of texts, independent of a tokenizer: a hashed bag of words."""
 
 import zlib
 
@@ -7,11 +7,11 @@ import numpy as np
 from lightning_fusion.data.text.texts import normalize
 
 BUCKETS = 512
-"""Of the hashed bag of words."""
+"""Number of buckets of the hashed bag of words."""
 
 
 def hash_words(text: str) -> np.ndarray:
-    """Bucket of each word of a text: (W,) int16.
+    """Hash the words of a text to buckets, (W,) int16.
 
     Example:
         >>> len(hash_words("A fine, fine book"))
@@ -22,15 +22,14 @@ def hash_words(text: str) -> np.ndarray:
 
 
 def bag_of_words(words: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Hashed bag of words of some texts: the square root of each bucket's mean share of a text's words.
+    """Compute the hashed bag of words of some texts: the square root of each bucket's mean fraction of words.
 
-    The root brings frequent and rare words nearer to one another (Hellinger); our choice. Shares sum to 1, so the
-    vector has length 1.
+    The root reduces the weight of frequent words (Hellinger); our choice. Fractions sum to 1, so the vector has norm 1.
 
     Args:
         words: Bucket of each word of all texts.
-        offsets: (N + 1,) where each text begins.
-        rows: Numbers of the texts.
+        offsets: (N + 1,) start of each text.
+        rows: Positions of the texts.
 
     Returns:
         (512,) float32.

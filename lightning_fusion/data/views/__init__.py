@@ -1,1 +1,1 @@
-"""A data module seen in another way: by role, as a source, as a target, with overlap."""
+"""Views of a data module: by role, as a source domain, as a target domain, with overlapping domains."""

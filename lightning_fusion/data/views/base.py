@@ -1,4 +1,4 @@
-"""Other views of a data module: its rows chosen or renamed, everything else its own."""
+"""Base class of views of a data module, which select or relabel its samples."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from lightning_fusion.errors import InputError
 
 
 class DataView(FusionDataModule):
-    """A data module that hands on what another one has. A subclass has its own ``rows``, and what follows from them."""
+    """Base class of data modules that wrap another one; a subclass overrides ``make_rows`` and dependent properties."""
 
     data: FusionDataModule
 
@@ -20,7 +20,7 @@ class DataView(FusionDataModule):
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes that targets count."""
+        """Names of the classes, in the order of the targets."""
         return self.data.classes
 
     @property
@@ -30,16 +30,16 @@ class DataView(FusionDataModule):
 
     @property
     def preprocessing(self) -> dict[str, Any] | None:
-        """How raw values become network input, where the wrapped module says so."""
+        """Preprocessing of the wrapped module; None where it declares none."""
         return getattr(self.data, "preprocessing", None)
 
     @property
     def augmentation(self) -> Any:  # type: ignore[override]
-        """The wrapped module's augmentation of training batches; None where there is none."""
+        """Training augmentation of the wrapped module; None where there is none."""
         return getattr(self.data, "augmentation", None)
 
     def prepare_data(self) -> None:
-        """What the wrapped module does once per machine."""
+        """Prepare the data of the wrapped module, once per machine."""
         self.data.prepare_data()
 
     def setup(self, stage: str | None = None) -> None:
@@ -47,44 +47,44 @@ class DataView(FusionDataModule):
         self.data.setup(stage)  # type: ignore[arg-type]
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """The wrapped module's."""
+        """Call the hook of the wrapped module."""
         return self._wrapped().on_before_batch_transfer(batch, dataloader_idx)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The wrapped module's."""
+        """Call the hook of the wrapped module."""
         return self._wrapped().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """The wrapped module's: normalization, and augmentation in training."""
+        """Call the hook of the wrapped module: normalization, and augmentation in training."""
         return self._wrapped().on_after_batch_transfer(batch, dataloader_idx)
 
     def _rows_of_data(self, split: str) -> RowDataset:
-        """The wrapped module's rows of a split, of which some can be chosen without reading them."""
+        """Return a split of the wrapped module, from which samples can be selected without reading them."""
         dataset: Any = self.data.rows(split)
         if not isinstance(dataset, RowDataset):
             raise InputError(
                 f"data: rows({split!r}) of {type(self.data).__name__} is a {type(dataset).__name__}; expected a "
-                "RowDataset, whose rows can be chosen without reading them"
+                "RowDataset, from which samples can be selected without reading them"
             )
         return dataset
 
     def _own_numbers(self) -> Tensor:
-        """(C,) the number here of each class of the wrapped module; -1 for those that are not among ``classes``."""
+        """(C,) index in ``classes`` of each class of the wrapped module; -1 for classes that are not in it."""
         own = self.classes
         return torch.tensor([own.index(name) if name in own else -1 for name in self.data.classes])
 
     def _wrapped(self) -> FusionDataModule:
-        self.data.trainer = self.trainer  # it asks whether this is training
+        self.data.trainer = self.trainer  # the wrapped module checks whether its trainer is training
         return self.data
 
 
 def renumbered(dataset: RowDataset, rows: Tensor, numbers: Tensor) -> RowDataset:
-    """Some rows of a data set, with other targets; rows whose target becomes -1 are left out.
+    """Select samples of a data set and map their targets; samples that map to -1 are left out.
 
     Args:
-        dataset: Has the rows.
-        rows: (n,) int64.
-        numbers: (C,) int64, the new target of each one.
+        dataset: Data set to select from.
+        rows: (n,) int64 positions of the samples.
+        numbers: (C,) int64, new target of each old one.
     """
     targets = numbers[dataset.targets.clamp_min(0)].where(dataset.targets >= 0, -1)
     return RowDataset(dataset.inputs, targets, dataset.domains, rows[targets[rows] >= 0], dataset.index)

@@ -1,4 +1,4 @@
-"""Experts' training data that partly come from all domains."""
+"""Training data of experts with a controlled overlap between domains."""
 
 import numpy as np
 import torch
@@ -12,20 +12,20 @@ from lightning_fusion.hyperparameters import record_arguments
 
 
 class OverlapDataModule(DataView):
-    """The data of an expert whose domain overlaps the others': a share of its rows is drawn from all of them.
+    """View of one expert's data in which a fraction of the samples is drawn from all domains.
 
-    Of the n rows of a split that are the domain's, ``round(overlap * n)``, drawn at random, make room for as many that
-    are drawn among the rows of all domains: at 0 the domains are as they are, at 1 all experts' rows come from one
-    distribution, and everything between is on the way. Every expert has as many rows as before. Targets count the
-    classes of which it has training rows.
+    Of the n samples of the domain in a split, ``round(overlap * n)``, drawn at random, are replaced by as many samples
+    drawn from all domains: with 0 the domains are unchanged, with 1 the samples of all experts follow one
+    distribution. The number of samples of an expert does not change. Targets index the classes that occur in its
+    training samples.
 
     Args:
-        data: The rows of all domains' experts, with their ``domains``.
-        domain: Name of the expert's.
-        overlap: From 0, disjoint as they are, to 1, identical.
+        data: Data module of all domains.
+        domain: Name of the expert's domain.
+        overlap: Fraction from 0 (domains unchanged) to 1 (identical distributions).
 
     Raises:
-        InputError: If there is no such domain or overlap.
+        InputError: If the domain is unknown or the overlap is outside [0, 1].
 
     Example:
         >>> from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
@@ -45,33 +45,33 @@ class OverlapDataModule(DataView):
 
     def _check(self) -> None:
         if not 0 <= self.overlap <= 1:
-            raise InputError(f"overlap is {self.overlap}; expected a share from 0, disjoint, to 1, identical")
+            raise InputError(f"overlap is {self.overlap}; expected a fraction from 0 (disjoint) to 1 (identical)")
         if self.domain not in self.domains:
             raise InputError(f"domain is {self.domain!r}; the data have {shorten(self.domains, 20)}")
 
     @property
     def seed(self) -> int:  # type: ignore[override]
-        """The wrapped module's."""
+        """Seed of the wrapped module."""
         return self.data.seed
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes of the training rows."""
+        """Names of the classes that occur in the training samples."""
         dataset, rows = self._mixed("train")
         return [self.data.classes[number] for number in dataset.targets[rows].unique().tolist() if number >= 0]
 
     @property
     def own_domains(self) -> list[str]:
-        """The expert's domain; all where it is trained on all alike."""
+        """Name of the expert's domain; all domains where ``overlap`` is 1."""
         return self.domains if self.overlap == 1 else [self.domain]
 
     def make_rows(self, split: str) -> RowDataset:
-        """The rows of a split, of the domain and of all."""
+        """Return the samples of a split: of the domain, and the fraction drawn from all domains."""
         dataset, rows = self._mixed(split)
         return renumbered(dataset, rows, self._own_numbers())
 
     def fingerprint(self, split: str) -> str:
-        """A fingerprint of the content of one split."""
+        """Return a fingerprint of the content of one split."""
         dataset = self.rows(split)
         return digest(self.data.fingerprint(split), dataset.rows, *self.classes)
 
@@ -79,7 +79,7 @@ class OverlapDataModule(DataView):
         dataset = self._rows_of_data(split)
         own = dataset.rows[dataset.domains[dataset.rows, self.domains.index(self.domain)]]
         if not len(own):
-            raise InputError(f"the {split} split of domain {self.domain} has no sample; choose other shares of splits")
+            raise InputError(f"the {split} split of domain {self.domain} has no sample; change split fractions")
         generator = np.random.default_rng([self.seed, int(digest(self.domain, split)[:8], 16)])
         leave, enter = generator.permutation(len(own)), generator.permutation(len(dataset.rows))
         count = round(self.overlap * len(own))

@@ -1,4 +1,4 @@
-"""What experts learn from and what a fuser learns from, for data modules that do not keep them apart themselves."""
+"""Roles for data modules without roles: disjoint training data for experts and for a fuser."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from lightning_fusion.data.base import FusionDataModule, RowDataset, row_facts
+from lightning_fusion.data.base import FusionDataModule, RowDataset, sample_metadata
 from lightning_fusion.data.samplers import SliceSampler
 from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.data.views.base import DataView
@@ -19,21 +19,21 @@ _DRAW = 4099  # apart from the draws of the wrapped module
 
 
 class RoleDataModule(DataView):
-    """Any data module with domains in two roles: a fuser learns from what no expert was trained on.
+    """View of a data module with domains in two roles: a fuser trains on samples that no expert was trained on.
 
     The ``expert`` role is the wrapped module with its ``domain`` argument. In the ``fuser`` role the training and
-    validation splits are drawn from the wrapped module's *validation* split: so whatever that module keeps together
-    (recordings, sessions, equal texts) is never on both sides, and its ``val_fraction`` says how many rows the fuser
-    has. The test split is the wrapped module's in both roles.
+    validation splits are drawn from the wrapped module's *validation* split: samples that the module keeps together
+    (recordings, sessions, equal texts) are never shared by experts and fuser, and ``val_fraction`` sets the size of
+    the fuser training set. The test split is that of the wrapped module in both roles.
 
     Args:
-        data: A data module of the library that takes ``domain``; with all its domains.
+        data: Data module of the library that takes ``domain``, with all its domains selected.
         role: ``expert`` or ``fuser``.
-        domain: For the ``expert`` role: the domain that the expert knows; all where None.
-        fuser_val_fraction: Fraction of the fuser's rows, of each class, that is its validation split.
+        domain: For the ``expert`` role: domain that the expert is trained on; all where None.
+        fuser_val_fraction: Fraction of the fuser's samples of each class for its validation split.
 
     Raises:
-        InputError: If ``data`` takes no ``domain``, or ``domain`` is set for a fuser.
+        InputError: If ``data`` takes no ``domain``, or ``domain`` is set with the role ``fuser``.
 
     Example:
         >>> from lightning_fusion.data.sensor.synthetic import SyntheticSensorDataModule
@@ -68,12 +68,12 @@ class RoleDataModule(DataView):
         self._check_fractions("fuser_val_fraction", zero=True)
         if "domain" not in constructor_arguments(type(self.data)):
             raise InputError(
-                f"data: {type(self.data).__name__} has no argument domain, so that there is no data of one expert; use "
+                f"data: {type(self.data).__name__} has no argument domain to select the data of one expert; use "
                 "a data module with domains"
             )
 
     def variant(self, **changes: Any) -> "RoleDataModule":
-        """A copy with other arguments: of this view, or of the wrapped module.
+        """Return a copy with changed arguments of this view or of the wrapped module.
 
         Args:
             **changes: Constructor arguments of either, and their new values.
@@ -83,37 +83,37 @@ class RoleDataModule(DataView):
 
     @property
     def classes(self) -> list[str]:
-        """The task's classes; for an expert those of its domain."""
+        """Names of the classes of the task; for an expert, those of its domain."""
         return self._own.classes
 
     @property
     def own_domains(self) -> list[str]:
-        """Names of the domains that are used."""
+        """Names of the selected domains."""
         return self.domains if self.domain is None else [self.domain]
 
     @property
     def preprocessing(self) -> dict[str, Any] | None:
-        """How raw values become network input: as the experts of this role and domain want them."""
+        """Preprocessing of the wrapped module for this role and domain."""
         return getattr(self._own, "preprocessing", None)
 
     @property
     def seed(self) -> int:  # type: ignore[override]
-        """The wrapped module's."""
+        """Seed of the wrapped module."""
         return self.data.seed
 
     def make_rows(self, split: str) -> RowDataset:
-        """The rows of a split, for the role and domain at hand."""
+        """Return the samples of a split for this role and domain."""
         if self.role == "expert" or split == "test":
             return self._own.rows(split)
         held = self._rows_of_data("val")
         kept, watched = stratified_split(
-            np.asarray(row_facts(held)[0]), self.fuser_val_fraction, seed=self.data.seed * 1009 + _DRAW
+            np.asarray(sample_metadata(held)[0]), self.fuser_val_fraction, seed=self.data.seed * 1009 + _DRAW
         )
         rows = held.rows[torch.from_numpy(kept if split == "train" else watched)]
         return RowDataset(held.inputs, held.targets, held.domains, rows, held.index)
 
     def fingerprint(self, split: str) -> str:
-        """A fingerprint of the content of one split."""
+        """Return a fingerprint of the content of one split."""
         if self.role == "expert" or split == "test":
             return self._own.fingerprint(split)
         return digest(self.data.fingerprint("val"), self.rows(split).rows)
@@ -121,18 +121,18 @@ class RoleDataModule(DataView):
     def _loader(self, split: str, kind: Callable[..., SliceSampler] = SliceSampler) -> DataLoader:
         if self.role == "fuser" and split != "test":
             return super()._loader(split, kind)
-        own = self._wrapped()  # which may order and join its rows in a way of its own
+        own = self._wrapped()  # which may order and collate its samples in its own way
         return {"train": own.train_dataloader, "val": own.val_dataloader, "test": own.test_dataloader}[split]()
 
     def _wrapped(self) -> FusionDataModule:
-        self._own.trainer = self.trainer  # it asks whether this is training
+        self._own.trainer = self.trainer  # the wrapped module checks whether its trainer is training
         return self._own
 
 
 def with_roles(data: FusionDataModule) -> FusionDataModule:
-    """What a fuser learns from, apart from the experts' data: the ``fuser`` role of data, or of a view of it.
+    """Return data in the ``fuser`` role, wrapped in :class:`RoleDataModule` where they have no roles.
 
     Args:
-        data: Any data module of the library; a :class:`RoleDataModule` is made of one that has no roles itself.
+        data: Data module of the library.
     """
     return data.variant(role="fuser", domain=None) if data.has_roles else RoleDataModule(data, role="fuser")

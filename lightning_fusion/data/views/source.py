@@ -1,4 +1,4 @@
-"""One source of several: a data module reduced to some domains and classes."""
+"""Source domains with a subset of the classes or with corrupted labels."""
 
 import copy
 from typing import Any
@@ -15,20 +15,20 @@ from lightning_fusion.hyperparameters import record_arguments
 
 
 class SourceDataModule(DataView):
-    """The data of a source that knows some of the classes only, or whose labels are wrong.
+    """View of a source domain with a subset of the classes, or with corrupted labels.
 
-    Rows of other classes are left out of every split and of the statistics, and targets count the classes that are
-    kept. Wrong labels are wrong alike: each class bears the name of another, in one circle drawn with ``seed``, so that
-    a model of them is as sure of itself as one of the right ones.
+    Samples of other classes are left out of every split and of the statistics, and targets index the classes that are
+    kept. Label corruption is systematic: each class gets the name of another, along one cycle drawn with ``seed``, so
+    that a model trained on corrupted labels is as confident as one trained on correct ones.
 
     Args:
-        data: Any data module of the library.
-        kept: Names of the classes that the source knows; all where None.
-        permuted: Give each class the name of another.
-        seed: Of the circle of names.
+        data: Data module of the library.
+        kept: Names of the classes that are kept; all where None.
+        permuted: Corrupt the labels: give each class the name of another.
+        seed: Seed of the cycle of names.
 
     Raises:
-        InputError: If there is no such class, or fewer than two are kept.
+        InputError: If a class is unknown, or fewer than two are kept.
 
     Example:
         >>> from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
@@ -49,27 +49,27 @@ class SourceDataModule(DataView):
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes that the source knows, in the order of the wrapped module."""
+        """Names of the classes that are kept, in the order of the wrapped module."""
         return [name for name in self.data.classes if self.kept is None or name in self.kept]
 
     @property
     def own_domains(self) -> list[str]:
-        """Names of the domains whose rows these are."""
+        """Names of the domains of the samples."""
         return getattr(self.data, "own_domains", self.data.domains)
 
     def fingerprint(self, split: str) -> str:
-        """A fingerprint of the content of one split, and of the targets that its rows have here."""
+        """Return a fingerprint of the content of one split and of the mapped targets."""
         dataset = self.rows(split)
         return digest(self.data.fingerprint(split), dataset.rows, dataset.targets[dataset.rows], *self.classes)
 
     def statistics(self, split: str = "train") -> Tensor:
-        """Light statistics of the rows of the classes that are kept, as the wrapped module computes them."""
+        """Return light statistics of the samples of the kept classes, as the wrapped module computes them."""
         data: Any = copy.copy(self.data)
-        data.rows = self.rows  # the wrapped module's statistics are of what its rows give
+        data.rows = self.rows  # the wrapped module computes statistics from its rows
         return data.statistics(split)
 
     def make_rows(self, split: str) -> RowDataset:
-        """The rows of a split whose classes are kept."""
+        """Return the samples of a split that belong to the kept classes."""
         dataset = self._rows_of_data(split)
         if unknown := sorted(set(self.kept or ()) - set(self.data.classes)):
             raise InputError(f"kept: found {shorten(unknown)}; the data's classes are {shorten(self.data.classes)}")
@@ -83,5 +83,5 @@ class SourceDataModule(DataView):
             numbers = other[numbers].where(numbers >= 0, -1)
         kept = renumbered(dataset, dataset.rows, numbers)
         if not len(kept):
-            raise InputError(f"kept: the {split} split has no sample of {shorten(self.classes)}; keep other classes")
+            raise InputError(f"kept: the {split} split has no sample of {shorten(self.classes)}; change kept")
         return kept

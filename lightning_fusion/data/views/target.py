@@ -1,4 +1,4 @@
-"""One domain of any data module as a target: a few rows keep their label, all others are there without one."""
+"""One domain of a data module as a target domain with few labeled samples."""
 
 from functools import partial
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_fusion.data.base import FusionDataModule, TargetRows, row_facts
+from lightning_fusion.data.base import FusionDataModule, TargetRows, sample_metadata
 from lightning_fusion.data.samplers import LabeledSampler
 from lightning_fusion.data.splits import stratified_folds
 from lightning_fusion.data.views.base import DataView
@@ -18,25 +18,25 @@ from lightning_fusion.hyperparameters import constructor_arguments, record_argum
 
 
 class TargetDataModule(DataView):
-    """One domain of a data module as the target of a transfer: few labels, many rows without one.
+    """View of one domain as the target of a transfer: few labeled samples, many unlabeled ones.
 
-    The training split holds all training rows of the domain. A stratified draw of them keeps its label; all others
-    have the target -100. Every training batch holds some labeled rows, see :class:`LabeledSampler`. Validation and
-    test rows are those of the domain, with their labels. Everything else (classes, preprocessing, augmentation, the
-    stable sample numbers) is the wrapped module's.
+    The training split contains all training samples of the domain. A stratified draw of them keeps its label; all
+    others have the target -100. Every training batch contains labeled samples (:class:`LabeledSampler`). Validation
+    and test splits are those of the domain, with labels. Everything else (classes, preprocessing, augmentation, stable
+    sample indices) is that of the wrapped module.
 
     Args:
-        data: Any data module of the library.
+        data: Data module of the library.
         domain: Name of one of its ``domains``.
-        labeled_fraction: Fraction of each class's training rows that keep their label.
-        labeled_per_class: This many rows of each class instead; all where a class has fewer.
-        min_per_class: With ``labeled_fraction``: at least this many of each class, 1 for data with rare classes.
-        min_labeled: Labeled rows of every training batch, at least (all where there are fewer).
-        unlabeled: Keep the rows without label in the training split; without them it is what a local model has.
-        seed: Of the draw of labels and of the order.
+        labeled_fraction: Fraction of the training samples of each class that keep their label.
+        labeled_per_class: Number of labeled samples of each class instead; all where a class has fewer.
+        min_per_class: With ``labeled_fraction``: minimum number of each class, 1 for data with rare classes.
+        min_labeled: Minimum number of labeled samples in every training batch (all where there are fewer).
+        unlabeled: Keep the unlabeled samples in the training split; a local model trains without them.
+        seed: Seed of the draw of labels and of the order.
 
     Raises:
-        InputError: If there is no such domain, it has one class only, or a class is left without a labeled row.
+        InputError: If the domain is unknown, has one class only, or a class is left without a labeled sample.
 
     Example:
         >>> from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
@@ -70,45 +70,45 @@ class TargetDataModule(DataView):
     def _check(self) -> None:
         if not 0 < self.labeled_fraction <= 1:
             raise InputError(f"labeled_fraction is {self.labeled_fraction}; expected a fraction above 0, up to 1")
-        self._check_least(0, "min_per_class")
-        self._check_least(1, "min_labeled", *([] if self.labeled_per_class is None else ["labeled_per_class"]))
+        self._check_minimum(0, "min_per_class")
+        self._check_minimum(1, "min_labeled", *([] if self.labeled_per_class is None else ["labeled_per_class"]))
 
     # ------------------------------------------------------------------ facts
 
     @property
     def own_domains(self) -> list[str]:
-        """The one domain whose rows these are."""
+        """Name of the target domain, in a list."""
         return [self.domain]
 
     def statistics(self, split: str = "train") -> Tensor:
-        """Light statistics of the domain's rows, as the wrapped module computes them from its ``domain`` argument."""
+        """Return light statistics of the domain's samples, as the wrapped module computes them."""
         takes = "domain" in constructor_arguments(type(self.data))
         data: Any = self.data.variant(domain=self.domain) if takes else self.data
         return data.statistics(split)
 
     def fingerprint(self, split: str) -> str:
-        """A fingerprint of the content of one split, and of which rows show their label."""
+        """Return a fingerprint of the content of one split and of the draw of labels."""
         rows = self.rows(split)
         return digest(self.data.fingerprint("train" if self._held is not None else split), rows.rows, rows.labeled)
 
     # ------------------------------------------------------------------- rows
 
     def labeled(self) -> TargetRows:
-        """The labeled training rows alone."""
+        """Return the labeled training samples alone."""
         rows = self.rows("train")
         return TargetRows(rows.dataset, rows.rows[rows.labeled])
 
     def folds(self, count: int = 3) -> list["TargetDataModule"]:
-        """Stratified folds of the labeled rows: each is tested on its part of them, and trained on the rest.
+        """Return stratified folds of the labeled samples as data modules.
 
-        In each of the data modules that are returned, the part is no training row at all, and is the validation and
-        the test split.
+        In each data module the held-out fold is removed from the training split, and is the validation and the test
+        split.
 
         Args:
             count: Number of folds.
 
         Raises:
-            InputError: If there are fewer labeled rows than folds.
+            InputError: If there are fewer labeled samples than folds.
 
         Example:
             >>> from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
@@ -119,8 +119,8 @@ class TargetDataModule(DataView):
         """
         known = self.labeled()
         if not 2 <= count <= len(known):
-            raise InputError(f"folds: {count} of {len(known)} labeled rows; expected 2 or more, and a row for each")
-        part = stratified_folds(row_facts(known)[0].numpy(), count, self.seed)
+            raise InputError(f"folds: {count} of {len(known)} labeled samples; expected 2 to {len(known)} folds")
+        part = stratified_folds(sample_metadata(known)[0].numpy(), count, self.seed)
         copies = []
         for number in range(count):
             other = self.variant()
@@ -129,16 +129,16 @@ class TargetDataModule(DataView):
         return copies
 
     def make_rows(self, split: str) -> TargetRows:
-        """The domain's rows of a split; training rows without a label have the target -100."""
+        """Return the domain's samples of a split; unlabeled training samples have the target -100."""
         if self._held is not None and split != "train":
             return TargetRows(self.data.rows("train"), self._held)
         dataset: Any = self.data.rows(split)
         if self.domain not in self.domains:
             raise InputError(f"domain is {self.domain!r}; the data have {shorten(self.domains, 20)}")
-        target, domain, _ = row_facts(dataset)
+        target, domain, _ = sample_metadata(dataset)
         rows = domain[:, self.domains.index(self.domain)].nonzero().flatten()
         if not len(rows):
-            raise InputError(f"the {split} split of domain {self.domain} has no sample; choose another domain or split")
+            raise InputError(f"the {split} split of domain {self.domain} has no sample; change domain or split")
         if split != "train":
             return TargetRows(dataset, rows)
         labeled = self._draw(target[rows])
@@ -148,11 +148,11 @@ class TargetDataModule(DataView):
         return TargetRows(dataset, rows, labeled) if self.unlabeled else TargetRows(dataset, rows[labeled])
 
     def _draw(self, target: Tensor) -> Tensor:
-        """(n,) bool: which training rows keep their label; with a larger share those of a smaller one and more."""
+        """Draw (n,) bool, which training samples keep their label; draws of increasing fractions are nested."""
         present = target[target >= 0].unique().tolist()
         if len(present) < 2:
             found = f"one class only ({self.classes[present[0]]})" if present else "no labeled sample"
-            raise InputError(f"the training rows of domain {self.domain} have {found}; a target needs two classes")
+            raise InputError(f"the training samples of domain {self.domain} have {found}; a target needs two classes")
         labeled = torch.zeros(len(target), dtype=torch.bool)
         without = []
         for number in present:
@@ -173,12 +173,12 @@ class TargetDataModule(DataView):
     # ------------------------------------------------------------- Lightning
 
     def setup(self, stage: str | None = None) -> None:
-        """Set the wrapped module up, draw the labels, and see that batches can be made of them."""
+        """Set up the wrapped module, draw the labels, and check that batches can be drawn."""
         super().setup(stage)
         self.train_dataloader()
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of the training split in an order that depends on (seed, epoch), each with labeled rows."""
+        """Return batches of the training split in an order that depends on (seed, epoch), each with labeled samples."""
         if not self.unlabeled:
             return self._loader("train")
         kind = partial(LabeledSampler, labeled=self.rows("train").labeled, min_labeled=self.min_labeled)

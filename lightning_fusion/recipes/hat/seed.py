@@ -14,7 +14,7 @@ from lightning import Trainer, seed_everything
 from lightning.fabric.utilities import move_data_to_device
 
 from lightning_fusion.baselines import LogisticStacking, oracle_selection
-from lightning_fusion.data.base import FusionDataModule, row_facts
+from lightning_fusion.data.base import FusionDataModule, sample_metadata
 from lightning_fusion.data.views.source import SourceDataModule
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.errors import InputError
@@ -78,7 +78,7 @@ def class_means(weights: torch.Tensor, target: torch.Tensor) -> dict[int, list[f
 
 def _present(data: FusionDataModule) -> list[str]:
     """Classes with samples both to train on and to validate."""
-    found = [set(row_facts(data.rows(split))[0].tolist()) for split in ("train", "val")]
+    found = [set(sample_metadata(data.rows(split))[0].tolist()) for split in ("train", "val")]
     return [label for number, label in enumerate(data.classes) if number in found[0] & found[1]]
 
 

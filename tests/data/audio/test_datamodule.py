@@ -75,11 +75,9 @@ class TestSplits:
 
     def test_speakers_that_stand_in_train_and_test_are_refused(self, tmp_path):
         root, test = draw_tree(tmp_path / "train", names(8)), draw_tree(tmp_path / "test", names(8, 6))
-        with pytest.raises(
-            InputError, match=r"2 speaker\(s\) stand in train and in test: id006, id007; splits are disj"
-        ):
+        with pytest.raises(InputError, match=r"2 speaker\(s\) are in train and in test: id006, id007; splits are disj"):
             folders(root, test_root=str(test)).setup()
-        with pytest.raises(InputError, match=r"stand in val and in test: id002;"):
+        with pytest.raises(InputError, match=r"are in val and in test: id002;"):
             folders(root, val_speakers=["id001", "id002"], test_speakers=["id002", "id003"]).setup()
 
 
@@ -338,7 +336,7 @@ class TestBadInput:
                 "val_speakers is 0; expected a fraction below 1, a whole number, or names",
             ),
             ({"root": "x", "val_speakers": 2.5}, "val_speakers is 2.5"),
-            ({"root": "x", "test_speakers": []}, "test_speakers names nobody"),
+            ({"root": "x", "test_speakers": []}, "test_speakers names no speaker"),
             ({"root": "x", "test_speakers": ["a", "b", "a"]}, "test_speakers names a twice"),
             ({"root": "x", "test_root": "y", "test_speakers": 3}, "test_root has speakers of its own; remove test_sp"),
             ({"root": "x", "pattern": "*.wav"}, r"pattern \*.wav has no \{speaker\}"),
@@ -389,14 +387,14 @@ class TestBadInput:
         (tmp_path / "there/anna").symlink_to(tmp_path / "here/id001")
         (tmp_path / "there/ben").symlink_to(tmp_path / "here/id002")
         with pytest.raises(
-            InputError, match=r"6 audio file\(s\) stand there twice, .*there/anna/v0/000.wav is .*here/id001"
+            InputError, match=r"6 audio file\(s\) are found twice, .*there/anna/v0/000.wav is .*here/id001"
         ):
             folders(tmp_path / "here", test_root=str(tmp_path / "there")).setup()
 
     def test_a_root_within_a_root(self, tmp_path):
         draw_tree(tmp_path, names(7))
         draw_tree(tmp_path / "held_out", names(3, 7))
-        with pytest.raises(InputError, match=r"9 audio file\(s\) stand there twice, .* within a root: [^ ]*000.wav, "):
+        with pytest.raises(InputError, match=r"9 audio file\(s\) are found twice, .* nested roots: [^ ]*000.wav, "):
             folders(tmp_path, test_root=str(tmp_path / "held_out")).setup()
 
     def test_one_name_in_two_cases_in_two_roots(self, tmp_path):
@@ -404,14 +402,14 @@ class TestBadInput:
         draw_tree(tmp_path / "there", ["ID001", "ID009"])
         with (
             pytest.warns(UserWarning, match="differ only in case"),
-            pytest.raises(InputError, match=r"1 speaker\(s\) stand in train and in test: ID001; splits are disjoint"),
+            pytest.raises(InputError, match=r"1 speaker\(s\) are in train and in test: ID001; splits are disjoint"),
         ):
             folders(tmp_path / "here", test_root=str(tmp_path / "there")).setup()
 
     def test_one_folder_is_one_speaker(self, tmp_path):
         draw_tree(tmp_path / "wav", names(5))
         with pytest.raises(
-            InputError, match=r"are of one speaker, wav \(as wav/id000/v0/000.wav\); set root to the folder"
+            InputError, match=r"are of one speaker, wav \(as wav/id000/v0/000.wav\); set root to the parent"
         ):
             folders(tmp_path).setup()
 
@@ -435,7 +433,7 @@ class TestBadInput:
             data.setup()
 
     def test_unknown_speakers(self, tree):
-        with pytest.raises(InputError, match=r"test_speakers names who, of whom .* has no recording; it has id000, "):
+        with pytest.raises(InputError, match=r"test_speakers names who, without recordings in .*, which has id000, "):
             folders(tree, test_speakers=["who", "id001"]).setup()
 
     def test_names_that_differ_in_case(self, tmp_path):

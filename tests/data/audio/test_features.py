@@ -111,7 +111,7 @@ class TestAugmentation:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"noise": 1.5}, "noise is 1.5; expected the share"),
+            ({"noise": 1.5}, "noise is 1.5; expected a fraction"),
             ({"snr_db": [20, 5]}, r"snr_db is \[20, 5\]; expected \[lowest, highest\]"),
             ({"reverb_s": [0, 0.5]}, "reverb_s is"),
             ({"speeds": []}, "speeds is"),

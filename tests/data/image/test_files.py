@@ -63,7 +63,7 @@ class TestFiles:
                 list(data._loader(split))
             list(data.variant(role="expert").train_dataloader())
         skipping = data.variant(skip_unreadable=True)
-        with pytest.warns(UserWarning, match=r"left out 2 image\(s\) that do not decode: .*0.png"):
+        with pytest.warns(UserWarning, match=r"left out 2 image\(s\) that cannot be decoded: .*0.png"):
             skipping.setup("fit")
         central = skipping.variant(role="expert")
         used = set().union(*(rows(part, split) for part in (skipping, central) for split in SPLITS))
@@ -75,7 +75,7 @@ class TestFiles:
         draw_tree(tmp_path, ["clinic", "home"], ["cat"])
         (tmp_path / "home" / "cat" / "2.png").write_bytes(b"")
         with pytest.raises(
-            InputError, match=r"1 image\(s\) do not decode: .*home/cat/2.png .* set skip_unreadable: true"
+            InputError, match=r"1 image\(s\) cannot be decoded: .*home/cat/2.png .* set skip_unreadable: true"
         ):
             DomainImageDataModule(str(tmp_path)).setup("fit")
 

@@ -152,7 +152,7 @@ class TestBadFiles:
             (
                 ["x,y", "1,2", "1,99"],
                 {"limits": {"y": (-80, 80)}},
-                "row 3: y is 99; limits says -80 to 80.*another",
+                "row 3: y is 99; limits are -80 to 80.*another",
             ),
             (
                 ["t,x,y", "0,1,2", ".1,1,2", ".05,1,2"],
@@ -163,12 +163,12 @@ class TestBadFiles:
             (
                 ["t,x,y", "0,1,2", "100,1,2"],
                 {"timestamp": "t"},
-                "say 0.01 Hz where sample_rate_hz is 10: another timestamp_unit than s?",
+                "imply 0.01 Hz, sample_rate_hz is 10; change timestamp_unit",
             ),
             (
                 ["t,x,y", "0,1,2", ".1,1,2"],
                 {"timestamp": "t", "recorded_rate_hz": 20.0},
-                "say 10 Hz, recorded_rate_hz says 20; change recorded_rate_hz",
+                "imply 10 Hz, recorded_rate_hz is 20; change recorded_rate_hz",
             ),
         ],
     )
@@ -197,12 +197,12 @@ class TestBadFiles:
         with pytest.raises(InputError, match="has no y; its arrays are x"):
             read_recording(path, how())
         (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:90])
-        with pytest.raises(InputError, match="is truncated, or no npz"):
+        with pytest.raises(InputError, match="is truncated or no npz"):
             read_recording(path, how())
         path = str(tmp_path / "a.npy")
         np.save(path, np.zeros((5, 3)))
         with pytest.raises(InputError, match=r"has shape \(5, 3\); expected \(T, 2\) with the columns x, y"):
             read_recording(path, how())
         np.save(path, np.array([{}], object))
-        with pytest.raises(InputError, match="is truncated, or no npy file of numbers"):
+        with pytest.raises(InputError, match="is truncated or no npy file of numbers"):
             read_recording(path, how())

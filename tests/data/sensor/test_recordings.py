@@ -9,7 +9,7 @@ from lightning_fusion import SensorDataModule
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.sensor.synthetic import SyntheticSensorDataModule
 from lightning_fusion.data.sensor.table import FeatureTableDataModule
-from lightning_fusion.data.statistics import window_facts
+from lightning_fusion.data.statistics import window_statistics
 from lightning_fusion.errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -106,7 +106,7 @@ class TestSplits:
         data = files(tmp_path, pattern="{part}/{take}.csv", domain_fields=None, split_field="part")
         assert takes(data, "test") == {f"test/{number}.csv" for number in range(10)}
         assert len(takes(data, "val")) == 1 and data.domains == ["all"]
-        with pytest.raises(InputError, match=r"in another split than what was recorded together with it"):
+        with pytest.raises(InputError, match=r"in another split than the rest of its session"):
             data.variant(session_fields=["take"]).setup()
         (tmp_path / "train").rename(tmp_path / "first")
         with pytest.raises(
@@ -203,7 +203,7 @@ class TestFacts:
 
     def test_statistics(self, spsw):
         data = SensorDataModule(**spsw, domain="s07_sp")
-        facts = window_facts(everything(data, "train").input).flatten(1).double()
+        facts = window_statistics(everything(data, "train").input).flatten(1).double()
         expected = torch.cat([facts.mean(0), facts.std(0, correction=0)]).float()
         assert data.statistics().shape == (132,)
         torch.testing.assert_close(data.statistics(), expected)
@@ -275,7 +275,7 @@ class TestBadInput:
             ({"window_s": 0.1}, "windows of 1 samples every 0 at sample_rate_hz 10; expected at least 2 samples"),
             ({"step_s": 0.01}, "windows of 10 samples every 0"),
             ({"min_agreement": 1.5}, "min_agreement is 1.5; expected a fraction"),
-            ({"val_fraction": 0.5, "test_fraction": 0.5}, "leave nothing to train on"),
+            ({"val_fraction": 0.5, "test_fraction": 0.5}, "leave no training samples"),
             ({"limits": {"y": [0, 1]}}, r"limits of y is \[0, 1\]; expected a name among channels"),
             ({"labels": ["a", "a"]}, "expected two or more different names"),
             ({"labels": ["a", "b"], "ignored_labels": ["b"]}, "none of them in ignored_labels"),
@@ -283,7 +283,7 @@ class TestBadInput:
             ({"pattern": "{person"}, "a field is a name in braces"),
             ({"channels": {"leg": ["x"], "arm": ["x", "y"]}}, r"different numbers of channels \(leg 1, arm 2\)"),
             ({"piece_s": 0.5}, "piece_s 0.5 is shorter than a window"),
-            ({"piece_s": 2.0, "session_fields": ["take"]}, "piece_s draws splits piece by piece; remove one"),
+            ({"piece_s": 2.0, "session_fields": ["take"]}, "piece_s splits them into pieces; remove one"),
         ],
     )
     def test_arguments(self, tree, change, message):
@@ -331,7 +331,7 @@ class TestBadInput:
         for person, labels in {"p": "a" * 20 + "b" * 20, "q": "a" * 40}.items():
             for take in range(5):
                 write(tmp_path / person / f"{take}.csv", labels)
-        with pytest.warns(UserWarning, match="1 of 2 domains have one class only, and train no expert: q"):
+        with pytest.warns(UserWarning, match="1 of 2 domains have one class only, so that no expert can be trained"):
             files(tmp_path).setup()
 
     def test_recordings_and_domains_in_another_unit_are_said(self, tmp_path):
@@ -356,7 +356,7 @@ class TestRealData:
         data.setup()
         assert data.classes == ["SEATED", "SITTING_DOWN", "STANDING_UP", "TURNING", "WALKING"]
         assert len(data.domains) == 46 and len(set(data.groups.values())) == 23
-        assert sum(len(data.rows(split)) for split in SPLITS) == 9433 and not data.notices.given
+        assert sum(len(data.rows(split)) for split in SPLITS) == 9433 and not data.messages.given
         gravity = everything(data, "train").input[:, :3].mean(2).norm(dim=1)
         assert 9 < gravity.median() < 10.5
         one = data.variant(domain="s07_sw")

@@ -48,9 +48,9 @@ class TestTable:
         capsys.readouterr()
         train = data.rows("train").rows
         assert torch.equal(data._fill, raw[train].nanmedian(0).values) and (train < 60).all()
-        said = [m for m in data.notices.given if "missing" in m]
+        said = [m for m in data.messages.seen if "missing" in m]
         assert said == [
-            "18 of 5160 values, in 5 of 43 features, are missing: replaced with the medians of the training samples"
+            "18 of 5160 values, in 5 of 43 features, are missing and replaced by the medians of the training samples"
         ]
         for split in SPLITS:
             batch = everything(data, split)
@@ -73,7 +73,7 @@ class TestTable:
         [
             (
                 {"label": 46},
-                "has no column 46; its columns are 0, 1, 2.*numbered they are called by number",
+                "has no column 46; its columns are 0, 1, 2.*numbered the names are 0, 1, 2",
             ),
             ({"root": "none.csv"}, "root: found no file none.csv; expected one delimited file"),
             ({"leave_out": []}, None),

@@ -9,7 +9,7 @@ from scipy.signal import periodogram
 
 from lightning_fusion.data.sensor.series import Recorded, load_series
 from lightning_fusion.data.sensor.windows import Windows, cut_windows
-from lightning_fusion.data.statistics import BANDS, mean_and_deviation, window_facts
+from lightning_fusion.data.statistics import BANDS, mean_and_deviation, window_statistics
 
 
 def series(*labels, gaps=None):
@@ -80,7 +80,7 @@ class TestFacts:
     @pytest.mark.parametrize("length", [2, 7, 50, 100])
     def test_against_numpy_and_scipy(self, length):
         windows = np.random.default_rng(0).normal(1, 2, (3, 2, length)).astype(np.float32)
-        facts = window_facts(torch.from_numpy(windows)).numpy()
+        facts = window_statistics(torch.from_numpy(windows)).numpy()
         x = windows.astype(float)
         moving = x - x.mean(-1, keepdims=True)
         hertz, power = periodogram(x, fs=1, detrend="constant", scaling="spectrum")
@@ -92,7 +92,7 @@ class TestFacts:
         np.testing.assert_allclose(facts[..., 7:].sum(-1), x.var(-1), rtol=1e-4)
 
     def test_a_flat_channel_has_finite_facts(self):
-        assert window_facts(torch.full((1, 1, 10), 9.81)).isfinite().all()
+        assert window_statistics(torch.full((1, 1, 10), 9.81)).isfinite().all()
 
     @pytest.mark.parametrize("offset", [0.0, 1e6])
     def test_mean_and_deviation_of_parts(self, offset):

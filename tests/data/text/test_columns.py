@@ -17,7 +17,7 @@ class TestNames:
 
     def test_domains_that_would_be_one_are_told(self, tmp_path):
         rows = [(text, label, "x/y" if n % 2 else "x_y") for n, (text, label, _) in enumerate(ROWS)]
-        assert "line 3: the domains 'x_y' and 'x/y' would both be called x_y; rename one" in refused(
+        assert "line 3: the domains 'x_y' and 'x/y' both become x_y; rename one" in refused(
             delimited(table(tmp_path / "t.csv", rows))
         )
 
@@ -77,7 +77,7 @@ class TestOutOfScope:
         assert "line 82: domain is empty" in refused(delimited(path))
         message = refused(delimited(table(tmp_path / "named.csv"), out_of_scope_label="niether"))
         assert "no text of" in message and "has the label 'niether'; the labels are bad, good" in message
-        with pytest.raises(InputError, match=r"out_of_scope is keep, but no text is marked; set out_of_scope_label"):
+        with pytest.raises(InputError, match=r"out_of_scope is keep, but out_of_scope_label is not set"):
             delimited(path, out_of_scope="keep")
 
 
@@ -98,5 +98,5 @@ class TestNamesOfValues:
         (tmp_path / "test.csv").write_text("\n".join(self.ROWS))
         data = delimited(str(tmp_path / "test.csv"), value_names={"class": {"1": "World"}}, **self.NEWS)
         assert "test.csv, line 2: class is '2'; expected one of 1: add it to value_names" in refused(data)
-        with pytest.raises(InputError, match="value_names has kind, which is none of the columns that are read"):
+        with pytest.raises(InputError, match="value_names has kind, which is not a column that is read"):
             delimited("x.csv", value_names={"kind": {"1": "World"}})

@@ -90,7 +90,7 @@ class TestTokens:
             row = everything(one, "test").input["input_ids"][0]
             assert normalize(one.decode(row)) in {normalize(text) for text, _, _ in ROWS}
         assert refused(delimited(str(tmp_path / "nowhere.csv"))).startswith("root: found no file or folder")
-        assert "tokenizer: found none called" in refused(delimited(root, tokenizer=str(tmp_path / "nowhere")))
+        assert "tokenizer: found none named" in refused(delimited(root, tokenizer=str(tmp_path / "nowhere")))
 
     def test_long_texts_are_cut_and_counted(self, tmp_path):
         letters = "".join(np.random.default_rng(0).choice(list("abcdefgh"), 100_000))
@@ -100,7 +100,7 @@ class TestTokens:
             told: list[str] = []
             patch.setattr("lightning_fusion.data.domains.rank_zero_info", told.append)
             data.setup()
-        assert told == ["2 of 82 texts are longer than max_length (16 tokens): cut"]
+        assert told == ["truncated 2 of 82 texts that are longer than max_length (16 tokens)"]
         assert max(len(everything(data, split).input["input_ids"][0]) for split in SPLITS) <= 16
 
     def test_statistics_tell_domains_apart(self):
@@ -130,7 +130,7 @@ def test_texts_of_unknown_tokens_are_refused_or_dropped(tmp_path):
     transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **named).save_pretrained(tmp_path / "words")
     path = table(tmp_path / "t.csv", [*ROWS, ("xyz", "good", "a")])
     data = delimited(path, tokenizer=str(tmp_path / "words"))
-    assert "line 82: the text is made of tokens that the tokenizer does not know; repair" in refused(data)
+    assert "line 82: the text is made of unknown tokens only; repair" in refused(data)
     dropped = data.variant(unreadable="drop")
     assert sum(len(dropped.rows(split)) for split in SPLITS) == 80 and dropped.preprocessing["pad_id"] == 1
 
@@ -139,9 +139,9 @@ def test_texts_of_unknown_tokens_are_refused_or_dropped(tmp_path):
     ("arguments", "message"),
     [
         ({"vocab_size": 100}, "vocab_size is 100; expected at least 260: 256 bytes"),
-        ({"role": "fuser"}, "role fuser reads texts that no expert trains on; set fuser_fraction"),
+        ({"role": "fuser"}, "role fuser needs texts that no expert trains on; set fuser_fraction"),
         ({"test_fraction": 1.0}, "test_fraction is 1.0; expected a fraction between 0 and 1"),
-        ({"val_fraction": 0.8, "test_fraction": 0.3}, "leave nothing to train on; lower them"),
+        ({"val_fraction": 0.8, "test_fraction": 0.3}, "leave no training samples; lower them"),
         ({"labels": ["good", "good"]}, "expected two or more different names"),
     ],
 )
@@ -201,5 +201,5 @@ class TestASourceOfSomebodyElse:
             data.variant(comment="--")
 
     def test_without_files_there_is_no_cache(self):
-        with pytest.raises(InputError, match="cache: SyntheticTextDataModule has no file to cache; remove cache"):
+        with pytest.raises(InputError, match="cache: SyntheticTextDataModule reads no file to cache; remove cache"):
             SyntheticTextDataModule(cache="cache")

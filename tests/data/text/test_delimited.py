@@ -8,7 +8,7 @@ from lightning_fusion.errors import InputError
 def test_a_file_that_is_cut_otherwise_is_told_as_that(tmp_path, mark):
     path = table(tmp_path / "t.csv")
     (tmp_path / "t.csv").write_text((tmp_path / "t.csv").read_text().replace(",", mark))
-    assert f"the file may want delimiter: {mark!r}" in refused(delimited(path))
+    assert f"the delimiter may be {mark!r}" in refused(delimited(path))
     assert delimited(path, delimiter=mark).classes == ["bad", "good"]
 
 
@@ -30,8 +30,8 @@ def test_pairs_are_read_together(tmp_path):
         (ROWS, {"text": "body"}, r"t\.csv has no column body; its columns are text, label, domain; set text"),
         (ROWS, {"columns": ["text", "text", "label"]}, r"has text twice among its columns; rename one"),
         ([*ROWS, ("one", "good")], {}, r"line 82: found 2 values, expected 3 \(text, label, domain\); quote texts"),
-        ([*ROWS, ("one", "", "a")], {}, r"line 82: label is empty; name it, or remove the row"),
-        ([*ROWS, ("one", "good", " ")], {}, r"line 82: domain is empty; name it, or remove the row"),
+        ([*ROWS, ("one", "", "a")], {}, r"line 82: label is empty; fill it in, or remove the row"),
+        ([*ROWS, ("one", "good", " ")], {}, r"line 82: domain is empty; fill it in, or remove the row"),
         (ROWS, {"labels": ["good", "fine"]}, r"has the label 'bad'; expected one of good, fine: add it to labels"),
         (ROWS, {"domain": "c"}, r"domain is 'c'; expected one or several of the 2 domains a, b"),
         (ROWS[:20], {}, r"domain a has good as its only class; a classifier needs two"),

@@ -76,7 +76,7 @@ def test_one_split_is_drawn_from(tmp_path):
 def test_splits_of_other_names_are_named(tmp_path):
     parts = zip(("learn", "matched", "unlabeled"), SPLIT.values(), strict=True)
     datasets.DatasetDict({name: dataset(rows) for name, rows in parts}).save_to_disk(tmp_path / "saved")
-    assert "has the split learn, matched, unlabeled beside no other; name those to use in splits" in refused(
+    assert "has the split learn, matched, unlabeled beside no other; select those to use with splits" in refused(
         read(tmp_path / "saved")
     )
     data = read(tmp_path / "saved", splits={"train": "learn", "test": "matched"})
@@ -104,7 +104,7 @@ def test_a_damaged_file_is_told(tmp_path, kind):
     path = tmp_path / f"data/train.{kind}"
     path.write_bytes(path.read_bytes()[:200])
     assert "cannot be read by datasets (" in (message := refused(read(tmp_path / "data")))
-    assert message.endswith("a file is damaged or of another kind, copy it again")
+    assert message.endswith("replace files that are damaged or of another format")
 
 
 def test_values_and_columns_that_are_missing(tmp_path):
@@ -112,7 +112,7 @@ def test_values_and_columns_that_are_missing(tmp_path):
     saved["label"][3] = -1  # what public data sets write for a label that is not known
     features = dataset(ROWS).features
     datasets.Dataset.from_dict(saved, features=features).save_to_disk(tmp_path / "saved")
-    assert "split train, line 4: label is missing; name it, or remove the row" in refused(read(tmp_path / "saved"))
+    assert "split train, line 4: label is missing; fill it in, or remove the row" in refused(read(tmp_path / "saved"))
     message = refused(read(tmp_path / "saved", text="body"))
     assert "has no column body; its columns are text, label, domain" in message
 
@@ -120,7 +120,7 @@ def test_values_and_columns_that_are_missing(tmp_path):
 def test_a_name_that_is_neither_here_nor_in_the_cache(tmp_path):
     message = refused(read("somebody/reviews"))
     assert message.startswith("path: somebody/reviews cannot be read by datasets (")
-    assert message.endswith("give a folder that is there, or set download: true to fetch it from the hub")
+    assert message.endswith("set path to an existing folder, or download: true to fetch it from the hub")
     (tmp_path / "t.csv").write_text("text,label\n")
     assert "neither a .parquet nor an .arrow file; for CSV use" in refused(read(tmp_path / "t.csv"))
 

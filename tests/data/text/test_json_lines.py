@@ -18,7 +18,7 @@ def test_json_lines_with_a_file_per_split(tmp_path):
     data = JSONTextDataModule(str(tmp_path), **FEW)
     assert data.classes == ["bad", "good"] and sizes(data) == [40, 20, 20]
     (tmp_path / "extra.jsonl").write_text("")
-    assert "extra.jsonl is called after no split" in refused(JSONTextDataModule(str(tmp_path), **FEW))
+    assert "extra.jsonl does not name a split" in refused(JSONTextDataModule(str(tmp_path), **FEW))
 
 
 @pytest.mark.parametrize("indent", [None, 2])

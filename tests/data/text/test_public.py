@@ -32,7 +32,7 @@ def test_reviews(tmp_path):
     assert data.domains == ["books", "dvd"] and data.classes == ["negative", "positive"]
     assert sizes(data) == [28, 4, 8]
     message = refused(data.variant(encoding="utf-8"))
-    assert "negative.review, line 2: found byte 0xe9, which is no utf-8; set encoding" in message
+    assert "negative.review, line 2: found byte 0xe9, which is not utf-8; set encoding" in message
 
 
 @pytest.mark.data

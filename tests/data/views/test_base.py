@@ -120,7 +120,7 @@ def test_an_overlapping_expert_counts_the_classes_that_it_has_rows_of():
 
 
 def test_overlaps_that_are_none_are_refused():
-    with pytest.raises(InputError, match=r"overlap is 1\.5; expected a share from 0"):
+    with pytest.raises(InputError, match=r"overlap is 1\.5; expected a fraction from 0"):
         mixed("p1_watch", 1.5)
     with pytest.raises(InputError, match="domain is 'p9'; the data have"):
         mixed("p9", 0.5)

@@ -7,7 +7,7 @@ from helpers import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_fusion.data.base import Batch, TargetRows, TensorDataModule, row_facts
+from lightning_fusion.data.base import Batch, TargetRows, TensorDataModule, sample_metadata
 from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
 from lightning_fusion.data.samplers import LabeledSampler
 from lightning_fusion.data.splits import stratified_folds
@@ -78,7 +78,7 @@ class TestRows:
             def __getitem__(self, item):
                 return rows[item]
 
-        for ours, theirs in zip(row_facts(rows), row_facts(Foreign()), strict=True):
+        for ours, theirs in zip(sample_metadata(rows), sample_metadata(Foreign()), strict=True):
             assert torch.equal(ours, theirs)
 
     def test_fingerprints_tell_domains_and_labels_apart(self):
@@ -112,7 +112,7 @@ class TestFolds:
             assert fold.fingerprint("test") != data.fingerprint("test")
             held += test.index.tolist()
         assert sorted(held) == sorted(known.tolist())
-        with pytest.raises(InputError, match=r"folds: 30 of 1[0-9] labeled rows"):
+        with pytest.raises(InputError, match=r"folds: 30 of 1[0-9] labeled samples"):
             data.folds(30)
 
 
@@ -168,8 +168,8 @@ class TestBatches:
     @pytest.mark.parametrize(
         ("labeled", "arguments", "message"),
         [
-            (torch.zeros(9, dtype=torch.bool), {}, "the training split has no labeled row"),
-            (torch.arange(20) < 10, {"batch_size": 8}, "batch_size is 8, of which min_labeled = 8 rows are labeled"),
+            (torch.zeros(9, dtype=torch.bool), {}, "the training split has no labeled sample"),
+            (torch.arange(20) < 10, {"batch_size": 8}, "batch_size is 8, of which min_labeled = 8 samples are labeled"),
         ],
     )
     def test_impossible_batches(self, labeled, arguments, message):
@@ -253,4 +253,4 @@ def test_views_of_views_hide_what_either_hides():
     rows = target().rows("train")
     shown = rows.labeled.nonzero().flatten()
     view = TargetRows(rows, shown[:2], torch.tensor([True, False]))
-    assert view[torch.arange(2)].target.tolist()[1] == -100 == row_facts(view)[0].tolist()[1]
+    assert view[torch.arange(2)].target.tolist()[1] == -100 == sample_metadata(view)[0].tolist()[1]

@@ -256,7 +256,7 @@ def test_what_the_mixer_believes_stands_beside_what_is_true(folder):
         assert value(rows, method, None, "mixer accuracy") == pytest.approx(np.mean(believed))
         assert f"| {method} | {np.mean(believed):.3f} | {true:.3f} | {believed.count(1.0)} of 3 |" in text
         for name, share in zip(TARGETS, believed, strict=True):  # a count over the labeled rows
-            right = share * value(rows, "labeled rows", name, "rows")
+            right = share * value(rows, "labeled samples", name, "rows")
             assert right == pytest.approx(round(right), abs=1e-3)
 
 
@@ -267,7 +267,7 @@ def test_a_student_serves_later_targets_of_other_people_and_an_interrupted_round
         expert = Expert(checkpoint=str(hard / f"seed_0/students/{name}.ckpt"))
         card = registry.card(f"{name}_student")
         assert card.fingerprint == expert.fingerprint and card.classes == motion().classes
-        assert sum(card.counts) == value(before, "labeled rows", name, "rows")  # centroids of those alone
+        assert sum(card.counts) == value(before, "labeled samples", name, "rows")  # centroids of those alone
         there = sum(value(before, kind, name, "sources") for kind in ("sound sources", "poisoned sources"))
         assert there == 6 + len(students)
         (entry,) = [r for r in before if "sources" in r and r.get("domain") == name]
