@@ -9,18 +9,26 @@ plain torch, float64 (docs/methods/frugal.md has all figures).
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lightning_fusion.extras import require
 
-njit = require("numba", "fast").njit
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def compiled(**how: Any) -> Callable[[_Function], _Function]:
+    """Numba's ``njit``, which takes no type of a function away."""
+    decorate: Callable[[_Function], _Function] = require("numba", "fast").njit(**how)
+    return decorate
+
 
 _FOLD = 8  # entries that one minimum stands for: j, j + width / 8, ...
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True, cache=True)
 def nearest_rows(
     distances: Any, members: Any, points: Any, known: Any, own: Any, unit: float, found: Any, last: Any
 ) -> None:  # pragma: no cover  (compiled, as everything here)
@@ -45,7 +53,7 @@ def nearest_rows(
         found[place], last[place] = rows[0], values[0, -1]
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True, cache=True)
 def nearest_in_sets(
     distances: Any, slots: Any, sets: Any, place: Any, points: Any, known: Any, own: Any, unit: float, found: Any,
     last: Any,
@@ -74,7 +82,7 @@ def nearest_in_sets(
         found[question, 0], last[question] = rows[0], values[0, -1]
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True, cache=True)
 def nearest_in_supersets(
     distances: Any, slots: Any, sets: Any, place: Any, points: Any, known: Any, own: Any, unit: float, found: Any,
     last: Any,
@@ -143,7 +151,7 @@ def nearest_in_supersets(
         last[question] = values[members[0], -1]
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True, cache=True)
 def _room(width: int, count: int) -> Any:  # pragma: no cover
     """Arrays that :func:`_search` writes: minima, minima of minima, near rows, terms of the slack, (1, count) results.
 
@@ -155,7 +163,7 @@ def _room(width: int, count: int) -> Any:  # pragma: no cover
     )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True, cache=True)
 def _add(distances: Any, slots: Any, members: Any, own: int, shared: Any) -> None:  # pragma: no cover
     """(W,) the distances of the members, added up."""
     shared[:] = 0
@@ -167,7 +175,7 @@ def _add(distances: Any, slots: Any, members: Any, own: int, shared: Any) -> Non
         shared[own] = np.inf
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True, cache=True)
 def _search(
     distances: Any, members: Any, point: Any, known: Any, own: int, unit: float, fine: Any, coarse: Any, near: Any,
     terms: Any, values: Any, rows: Any,
@@ -189,7 +197,7 @@ def _search(
                 _keep(total, row, values, rows, 0)
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True, cache=True)
 def _fold(values: Any, minima: Any) -> None:  # pragma: no cover
     """(W / 8,) minima of the entries j, j + W / 8, ..."""
     width = len(minima)
@@ -206,7 +214,7 @@ def _fold(values: Any, minima: Any) -> None:  # pragma: no cover
         minima[place] = h[place] if h[place] < least else least
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True, cache=True)
 def _threshold(fine: Any, coarse: Any, count: int, values: Any, rows: Any) -> float:  # pragma: no cover
     """What ``count`` entries at least do not exceed: so many minima do not."""
     level = coarse if len(coarse) > 4 * count else fine
@@ -216,10 +224,11 @@ def _threshold(fine: Any, coarse: Any, count: int, values: Any, rows: Any) -> fl
     for place in range(len(level)):
         if level[place] < values[0, -1]:
             _keep(level[place], place, values, rows, 0)
-    return values[0, -1]
+    found: float = values[0, -1]
+    return found
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True, cache=True)
 def _collect(values: Any, fine: Any, coarse: Any, low: float, high: float, near: Any) -> int:  # pragma: no cover
     """How many entries are above the low value and at most the high one; their places go to ``near``."""
     number = 0
@@ -234,7 +243,7 @@ def _collect(values: Any, fine: Any, coarse: Any, low: float, high: float, near:
     return number
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True, cache=True)
 def _rounding(members: Any, point: Any, unit: float, terms: Any) -> None:  # pragma: no cover
     """(3,) coefficients for :func:`_slack`."""
     terms[:] = 0
@@ -248,7 +257,7 @@ def _rounding(members: Any, point: Any, unit: float, terms: Any) -> None:  # pra
     terms *= 2 * (point.shape[1] + 7 + len(members)) * unit
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True, cache=True)
 def _slack(value: float, terms: Any) -> float:  # pragma: no cover
     """By how much a row's squared distance in float32 may exceed this value, though it is no farther.
 
@@ -256,10 +265,11 @@ def _slack(value: float, terms: Any) -> float:  # pragma: no cover
     <= |x| + distance; so are rounded inputs and the sum over experts, and a difference has the errors of two.
     """
     edge = math.sqrt(max(0.0, value))
-    return terms[0] + edge * (terms[1] + edge * terms[2])
+    slack: float = terms[0] + edge * (terms[1] + edge * terms[2])
+    return slack
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@compiled(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def _measure(row: int, point: Any, known: Any, parts: Any) -> None:  # pragma: no cover
     """Fill (K,) squared distances between a point and a row, on each expert."""
     for expert in range(point.shape[0]):
@@ -270,7 +280,7 @@ def _measure(row: int, point: Any, known: Any, parts: Any) -> None:  # pragma: n
         parts[row, expert] = total
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(nogil=True, cache=True, inline="always")
 def _keep(value: float, row: int, values: Any, rows: Any, line: int) -> None:  # pragma: no cover
     """Insert into a line sorted by (value, row), if it comes before the last one, which falls out."""
     place = values.shape[1]
