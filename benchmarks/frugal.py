@@ -205,7 +205,7 @@ def decisions(neighbors: int, repeats: int) -> list[Result]:
         results.append(Result("frugal", text, statistics.median(found), None, min(found), max(found)))
     fused = fresh.fuse(fresh.names, batches[0].outputs).argmax(1).numpy()
     for who, guess in (
-        (f"{asked.sum(1).mean():.2f} of {len(known.outputs)} experts asked", said),
+        (f"{asked.sum(1).mean():.2f} of {len(known.outputs)} experts queried", said),
         ("all asked", fused),
     ):
         accuracy = float((guess == batches[0].targets).mean())

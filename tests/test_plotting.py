@@ -35,7 +35,7 @@ CURVES = {
             "FrugalFoE (masked MLP)",
             "FrugalFoE (parametric risk)",
             "random subsets",
-            "cascade by confidence",
+            "confidence cascade",
         ]
     )
 }
@@ -120,7 +120,7 @@ FIGURES = {
         LOCAL,
         {"HaT": 0.85} | {f"average of {number}, selected": 0.6 + number / 100 for number in range(18)},
         main="HaT",
-        against="local, few labels",
+        against="local model, few labels",
     ),
     "traffic": partial(plotting.traffic, STAGES, 2.6e7),
     "det_curves": partial(

@@ -23,7 +23,7 @@ BASELINES: dict[str, type[Baseline]] = {
     "most confident": MostConfident,
     "majority vote": MajorityVote,
     "logistic stacking": LogisticStacking,
-    "nearest neighbours": NearestNeighbors,
+    "k-nearest neighbors": NearestNeighbors,
     "KNORA-E": KNORAE,
 }
 """This library's baselines by the name that tables print; recipes take more of them as ``baselines``."""

@@ -22,7 +22,7 @@ class CostPoint:
         queried: (N, K) bool, the experts that were queried for each sample; read-only where they are the same for all.
         setting: What tells the points of one rule apart: the subset, the threshold or the trade-off; None if single.
         held_out_error: Share of wrong answers on the validation rows, or what a fusion gives as its error; None where
-            it was not computed. Choices were made on these rows, so it is optimistic, most of all where many were made.
+            it was not computed. Choices were made on the same samples, so that it underestimates the error.
     """
 
     cost: float

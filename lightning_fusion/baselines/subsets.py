@@ -99,7 +99,7 @@ def best_static_subsets(
     """Greedy forward selection by held-out error: one growing subset, the same for every row.
 
     Each step adds the expert that saves most errors per unit of cost; once none saves any, the one that adds fewest
-    errors, for a loss per cost would favour dear experts. With equal costs this is the least held-out error at each
+    errors, for a loss per cost would favor expensive experts. With equal costs this is the least held-out error at each
     step. Experts that cost nothing and save errors come first, by their gain. Ties go to the cheaper expert, then to
     the lower number. The rule is our choice; for selection under a budget it is usual to take the better of it and of
     the largest gain whatever it costs, ``per_cost=False`` (Leskovec et al., Cost-effective Outbreak Detection in
@@ -108,8 +108,8 @@ def best_static_subsets(
     Args:
         fusion: Answers for subsets; K (K + 1) / 2 held-out errors are asked for.
         costs: (K,) price of a question to each expert.
-        empty_error: Held-out error of what is answered where nobody is queried, say that of :func:`majority_class`. It
-            matters for the first expert only, where costs differ: at 1, a cheap one that is hardly ever right may win.
+        empty_error: Held-out error of the prediction without any query, for example that of :func:`majority_class`.
+            It affects the first expert only, where costs differ: at 1, an inexpensive weak expert may be chosen.
         per_cost: Divide gains by costs.
 
     Returns:

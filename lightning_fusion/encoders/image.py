@@ -13,7 +13,7 @@ class SmallConvNet(nn.Module):
     """Three convolution blocks and a linear head: a network for small images on a CPU.
 
     Each block is convolution 3x3, batch norm, ReLU; the first two end in a 2x2 max-pool. With ``width=24`` it takes
-    3.8 million multiply-adds for a 32x32 colour image.
+    3.8 million multiply-adds for a 32x32 color image.
 
     Args:
         num_classes: C.

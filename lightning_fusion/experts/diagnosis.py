@@ -1,4 +1,4 @@
-"""Is fusing worth it? Answered from stored outputs, before anything is trained."""
+"""Diagnosis of a pool of experts from stored outputs, before a fuser is trained."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -81,17 +81,17 @@ class Diagnosis:
         """Print tables and findings."""
         console = console or Console()
         table = Table(title=f"{len(self.experts)} experts on {self.rows} rows of the split {self.split}")
-        for column in ("expert", "accuracy", "own domains", "unseen", "calibration error", "leak"):
+        for column in ("expert", "accuracy", "own domains", "unseen split", "calibration error", "leak"):
             table.add_column(column, justify="left" if column == "expert" else "right")
         for expert in self.experts:
             table.add_row(
                 escape(expert.name),
                 *(_number(v) for v in (expert.accuracy, expert.own_accuracy, expert.unseen_accuracy)),
                 _number(expert.calibration_error),
-                "[red]yes[/red]" if expert.leaks else "-" if np.isnan(expert.leak_p) else "no sign",
+                "[red]yes[/red]" if expert.leaks else "-" if np.isnan(expert.leak_p) else "none found",
             )
         console.print(table)
-        rules = Table(title="without training anything")
+        rules = Table(title="baselines without training")
         rules.add_column("rule")
         rules.add_column("accuracy", justify="right")
         for name, value in self.accuracies.items():
@@ -222,23 +222,23 @@ def _conclude(result: Diagnosis, unseen: str | None, classes: int) -> None:
     leaking = [expert.name for expert in result.experts if expert.leaks]
     if leaking:
         result.findings.append(
-            f"LEAK: {shorten(leaking)} do better on the fuser's rows than on {unseen}, beyond chance: they were "
-            f"trained on them, or on samples much like them, or {unseen} was collected otherwise. Hold out rows that "
-            "no expert has seen."
+            f"LEAK: {shorten(leaking)} are significantly more accurate on the fuser training set than on {unseen}: "
+            f"they were trained on these or very similar samples, or {unseen} has another distribution. Hold out "
+            "samples that no expert was trained on."
         )
     best, ceiling = result.accuracies["best single expert"], result.accuracies["oracle selection"]
     result.worthwhile = ceiling - best >= 0.02
     guess = 1 - (1 - 1 / max(1, classes)) ** len(result.experts)
     if result.worthwhile:
         result.findings.append(
-            f"Some expert is right on {ceiling:.1%} of the rows, the best single one on {best:.1%}: fusing can gain up "
-            f"to {100 * (ceiling - best):.1f} points by choosing alone. (Of {len(result.experts)} experts that guess "
-            f"among {classes} classes one would be right on {guess:.1%}.)"
+            f"At least one expert is correct on {ceiling:.1%} of the samples, the best single expert on {best:.1%}: "
+            f"selecting an expert per sample can gain up to {100 * (ceiling - best):.1f} points. (With "
+            f"{len(result.experts)} experts that guess among {classes} classes, the former is {guess:.1%}.)"
         )
     else:
         result.findings.append(
-            f"The experts are not complementary: some expert is right on {ceiling:.1%} of the rows, the best single "
-            f"one on {best:.1%}. Fusing will hardly pay."
+            f"The experts are not complementary: at least one expert is correct on {ceiling:.1%} of the samples, the "
+            f"best single expert on {best:.1%}. Fusion can gain little."
         )
     rule = max(
         (n for n in result.accuracies if n not in ("oracle selection", "best single expert")),
@@ -246,19 +246,19 @@ def _conclude(result: Diagnosis, unseen: str | None, classes: int) -> None:
     )
     gain = result.accuracies[rule] - best
     result.findings.append(
-        f"Without training, {rule} reaches {result.accuracies[rule]:.1%} ({100 * gain:+.1f} points against the best "
-        "single expert): a fuser must beat that."
+        f"The best baseline without training is {rule}: {result.accuracies[rule]:.1%} ({100 * gain:+.1f} points "
+        "relative to the best single expert). A trained fuser should exceed it."
     )
     poor = [expert.name for expert in result.experts if expert.calibration_error > 0.15]
     if poor:
         result.findings.append(
-            f"Poorly calibrated (error above 0.15): {shorten(poor)}. Rules that compare confidences suffer; a trained "
-            "fuser does not."
+            f"Poorly calibrated (expected calibration error above 0.15): {shorten(poor)}. This affects rules that "
+            "compare confidences, not a trained fuser."
         )
     if not leaking and unseen is not None:
         result.findings.append(
-            f"No expert does better on the fuser's rows than on {unseen}, beyond chance: no sign of a leak. Experts "
-            "that were trained on both would show none either."
+            f"No leak found: no expert is significantly more accurate on the fuser training set than on {unseen}. "
+            "Experts that were trained on both splits are not detected."
         )
 
 

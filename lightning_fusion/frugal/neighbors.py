@@ -11,7 +11,7 @@ from lightning_fusion.extras import installed
 _BLOCK = 2**19  # distances held at once in float64: 4 MB
 _HELD = 2**23  # distances held at once in float32: 32 MB
 _PAD = 64
-_NOWHERE = 1e300  # the distance of what is no neighbour; finite, since 0 * inf is no number
+_NOWHERE = 1e300  # the distance of what is no neighbor; finite, since 0 * inf is no number
 _NOWHERE_NARROW = 1e36  # the same in float32
 _LARGEST = 1e12  # squared length of outputs that float32 is trusted with
 
@@ -79,7 +79,7 @@ class SubsetNeighbors:
             additions: For each of A subsets, the experts it has beside ``base``.
             points: (K, R, C) outputs at R points; those of experts in no subset are not read.
             count: Rows to find.
-            own: (R,) the row that each point is itself, which is no neighbour of its own; None for new points.
+            own: (R,) the row that each point is itself, which is no neighbor of its own; None for new points.
 
         Returns:
             (A, R, count) row indices, ordered by distance up to rounding, and (A, R) the squared distance of the last.
@@ -152,7 +152,7 @@ class SubsetNeighbors:
             sets: (R, K) bool, one member at least.
             points: (K, R, C) outputs at R points; those of experts in no set are not read.
             count: Rows to find.
-            own: (R,) the row that each point is itself, which is no neighbour of its own; None for new points.
+            own: (R,) the row that each point is itself, which is no neighbor of its own; None for new points.
 
         Returns:
             (R, count) row indices, ordered by distance up to rounding, and (R,) the squared distance of the last.
@@ -182,7 +182,7 @@ class SubsetNeighbors:
             sets: (Q, K) bool, a set S of experts each, one member at least.
             rows: (Q,) the row in question.
             count: Rows to find.
-            apart: A row is no neighbour of its own.
+            apart: A row is no neighbor of its own.
             further: Look for S + k for each expert k, too.
 
         Yields:

@@ -27,7 +27,7 @@ class RiskEstimator(nn.Module, ABC):
             search: Among the calibration samples.
             outputs: (K, N, C) of the calibration samples.
             loss: Held-out loss of each subset on each of them.
-            count: M, the number of neighbours.
+            count: M, the number of neighbors.
         """
         self._search, self._outputs, self._loss, self._count = search, outputs, loss, count
 

@@ -1,4 +1,4 @@
-"""What a selection of sources found: a row for each of them, the bytes it took, and the chosen experts."""
+"""Result of a source selection: criteria of each source, transferred bytes, and the selected experts."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,7 +14,7 @@ from lightning_fusion.registry.card import Card, Transfer
 
 @dataclass
 class SelectionRow:
-    """What is known of one source; None where it was not asked.
+    """Criteria of one source; None where they were not computed.
 
     Attributes:
         name: Of the source.
@@ -116,7 +116,7 @@ class Selection:
 
     def __rich__(self) -> Group:
         """The table and the ledger, for ``rich.print``."""
-        rows = Table(title=f"sources by {self.rank_by} (a: statistics, c: centroids, r: score)", box=SIMPLE)
+        rows = Table(title=f"Sources ranked by {self.rank_by} (a: statistics, c: centroids, r: score)", box=SIMPLE)
         rows.collapse_padding, rows.pad_edge = True, False  # eighty columns hold long names
         rows.add_column("source", overflow="fold")
         for heading in ("a", "coverage", "c", "s(c)", "accuracy", "r"):
@@ -131,7 +131,7 @@ class Selection:
                 row.accuracy,
                 row.score,
             )
-            verdict = "not used" if row.reason else "chosen" if row.chosen else "kept" if row.kept else ""
+            verdict = "ineligible" if row.reason else "selected" if row.chosen else "kept" if row.kept else ""
             shown = ("" if value is None else f"{value:.3f}" for value in values)
             rows.add_row(escape(row.name), *shown, verdict)
         bytes_read = Table("bytes read")
@@ -139,6 +139,6 @@ class Selection:
             bytes_read.add_column(heading, justify="right")
         for stage, count in self.ledger.stages.items():
             bytes_read.add_row(stage, f"{count['down']:,}", f"{count['up']:,}")
-        bytes_read.add_row("send all", f"{self.ledger.send_all:,}", "0")
+        bytes_read.add_row("all models", f"{self.ledger.send_all:,}", "0")
         reasons = [escape(f"{row.name}: {row.reason}") for row in self.table if row.reason]
-        return Group(rows, *reasons, f"read {self.ledger.saving:.0%} less than sending all", bytes_read)
+        return Group(rows, *reasons, f"{self.ledger.saving:.0%} fewer bytes than all models", bytes_read)

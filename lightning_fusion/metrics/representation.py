@@ -10,7 +10,7 @@ from torchmetrics import Metric
 from lightning_fusion.errors import InputError
 
 RIDGE_STRENGTHS = tuple(10.0**power for power in range(-2, 6))
-"""Penalties that :func:`heldout_linear_r2` chooses from, for standardised columns."""
+"""Penalties that :func:`heldout_linear_r2` chooses from, for standardized columns."""
 _CONSTANT = 1e-13
 """Variance over mean square under which a column is constant: less than float32 can tell apart."""
 
@@ -139,7 +139,7 @@ class LinearCKA(Metric):
 def heldout_linear_r2(x: Tensor, y: Tensor, train_fraction: float = 0.5, seed: int = 0) -> float:
     """How much of a representation y a linear map of x predicts on rows that the map was not fitted on.
 
-    Ridge regression on the standardised columns of x; the penalty is chosen from :data:`RIDGE_STRENGTHS` by
+    Ridge regression on the standardized columns of x; the penalty is chosen from :data:`RIDGE_STRENGTHS` by
     leave-one-out error on the fitted rows (scikit-learn's ``RidgeCV``). The outputs are weighted by their variance:
     R^2 = 1 - sum of squared residuals / sum of squares around the held-out means, both over all outputs, so that a
     constant column counts nothing. All of this is our choice. Rows that belong together (windows of one recording)

@@ -1,7 +1,6 @@
-"""Every figure: functions of plain arrays that return a matplotlib ``Figure``, for reports and loggers alike.
+"""Figures for reports and loggers: functions of arrays that return a matplotlib ``Figure``.
 
-No figure belongs to pyplot, so none has to be closed. Names stand in them as they are: a class called ``$5_to_$10`` is
-no formula.
+The figures are not registered with pyplot and need not be closed. Names are not parsed as math text.
 """
 
 from lightning_fusion.plotting.comparisons import (

@@ -146,12 +146,12 @@ def target_accuracies(
     left.axline((0, 0), slope=1, color="gray", linewidth=0.8, linestyle=":")
     left.plot([local[name] for name in student], list(student.values()), "o", alpha=0.6)
     limits = max(0.0, min(*student.values(), *local.values()) - 0.05), 1.01
-    left.set(xlim=limits, ylim=limits, title="Each dot is a target")
+    left.set(xlim=limits, ylim=limits, title="Accuracy by target")
     label_axes(left, xlabel=f"test accuracy of {against}", ylabel=f"test accuracy of {main}")
     names = sorted(methods, key=lambda name: methods[name])
     colors = ["tab:red" if name == main else "tab:blue" for name in names]
     right.barh(range(len(names)), [methods[name] for name in names], color=colors)
     name_ticks(right, "y", names)
     right.tick_params(axis="y", labelsize=8)
-    label_axes(right, "x", xlim=(0, 1), xlabel="test accuracy, mean over targets", title="Every method")
+    label_axes(right, "x", xlim=(0, 1), xlabel="test accuracy, mean over targets", title="All methods")
     return figure

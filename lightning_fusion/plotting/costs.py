@@ -14,7 +14,7 @@ from lightning_fusion.plotting.page import label_axes, legend_below, name_ticks,
 def risk_coverage_curves(
     curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, main: str, in_scope: float | None = None
 ) -> Figure:
-    """Error among the answered samples against their fraction, the samples of least risk first.
+    """Error of the answered samples against the coverage, samples of lowest risk first.
 
     Args:
         curves: (T,) coverages and (T,) errors of each rule.
@@ -29,8 +29,8 @@ def risk_coverage_curves(
         axes.axvline(100 * in_scope, color="gray", linewidth=0.8, linestyle=":", label="fraction in scope")
     axes.set_xlim(0, 101)
     axes.set_ylim(bottom=0)
-    axes.set_title("Abstention" if in_scope is None else "Abstention on samples out of scope")
-    label_axes(axes, xlabel="samples answered (%), least risk first", ylabel="errors among them (%)")
+    axes.set_title("Risk and coverage" if in_scope is None else "Risk and coverage, with samples out of scope")
+    label_axes(axes, xlabel="coverage (%), lowest risk first", ylabel="error of answered samples (%)")
     legend_below(figure, axes)
     return figure
 

@@ -198,7 +198,7 @@ class Report:
         seeds = len(self.values(main, self.metric))
         title = f"{self.recipe}: {self.title}" + (f", mean of {seeds} seeds" if seeds > 1 else ", one seed")
         table = Table("method", title=title)
-        for heading in (self.metric, *self.beside, f"{main} gains"):
+        for heading in (self.metric, *self.beside, f"gain of {main}"):
             table.add_column(heading, justify="right")
         for cells in self._cells(main):
             style = "bold" if cells[0] == main else None
@@ -237,9 +237,9 @@ class Report:
             f"{title}, mean ± standard deviation of {seeds} seeds. Gains are in points, paired by seed, with a 95 % "
             "interval (Student's t)."
             if seeds > 1
-            else f"{title} of one seed: gains are in points and have no interval over seeds; give more seeds for one."
+            else f"{title} of one seed. Gains are in points; intervals need more than one seed."
         )
-        headings = ["method", self.metric, *self.beside, f"{main} gains"]
+        headings = ["method", self.metric, *self.beside, f"gain of {main}"]
         rows = [[f"**{cell}**" if cell and cells[0] == main else cell for cell in cells] for cells in self._cells(main)]
         lines += ["", how, "", *markdown_table(headings, rows)]
         lines += ["", *(f"- {note}" for note in same_of_seeds(self.notes)), "", *self.text, ""]
@@ -267,7 +267,7 @@ def same_of_seeds(notes: Sequence[str]) -> list[str]:
 
     Example:
         >>> same_of_seeds(["Seed 0, FoE: only 43.1% are right", "Other", "Seed 2, FoE: only 41.2% are right"])
-        ['Seeds 0, 2 (figures of the first), FoE: only 43.1% are right', 'Other']
+        ['Seeds 0, 2 (values of the first), FoE: only 43.1% are right', 'Other']
     """
     groups: dict[str, list[str]] = {}
     for note in notes:
@@ -279,7 +279,7 @@ def same_of_seeds(notes: Sequence[str]) -> list[str]:
             told += same
         else:
             seeds = ", ".join(match[1] for match in found if match)
-            told.append(re.sub(r"^Seed \d+", f"Seeds {seeds} (figures of the first)", same[0]))
+            told.append(re.sub(r"^Seed \d+", f"Seeds {seeds} (values of the first)", same[0]))
     return told
 
 

@@ -128,9 +128,9 @@ def run_recipe(
         if first_process():
             folder, resumed = claim_folder(output, recipe.name, config, overwrite, recipe.of_seeds(seeds))
             if resumed:
-                console.print(f"going on with the run in {folder}")
+                console.print(f"resuming the run in {folder}")
             if others := sorted(set(_seeds_in(folder)) - set(seeds)):
-                console.print(f"seed(s) {shorten(others)} in {folder} stay there, and are left out of the report")
+                console.print(f"seed(s) {shorten(others)} in {folder} are kept, but not part of the report")
         trainers.meet()
         report = Report(recipe.name, config | {"seeds": list(seeds)}, metric=recipe.metric, title=recipe.title)
         report.beside = recipe.beside

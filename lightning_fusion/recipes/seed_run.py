@@ -1,4 +1,4 @@
-"""What recipes share: one expert per domain for each seed, trained once and asked once."""
+"""What recipes share: one expert per domain for each seed, and its cached outputs."""
 
 import json
 import time
@@ -247,7 +247,7 @@ class SeedRun:
         outputs = collect(
             pool, self.data, self.folder / "outputs", keep_representations=keep_representations, trainer=trainer
         )
-        self.report.took("asking experts", start)
+        self.report.took("querying experts", start)
         diagnosis = diagnose(outputs)
         if first_process():
             diagnosis.save(self.folder)
@@ -267,7 +267,7 @@ class SeedRun:
             splits: About which splits.
             bar: Show a progress bar.
         """
-        folder = self.folder / "asked" / name if self.run.trainers.processes > 1 else None
+        folder = self.folder / "shared_outputs" / name if self.run.trainers.processes > 1 else None
         trainer = self.trainer(name, logged=False, bar=bar)
         pool = ExpertPool(experts, self.data.classes)
         return collect(pool, data, folder, splits, trainer=trainer, overwrite=folder is not None)

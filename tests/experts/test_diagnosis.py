@@ -95,7 +95,9 @@ class TestLeaks:
     def test_a_planted_leak_is_found(self):
         result = diagnose(store({"train": {"honest": 0.7, "leaky": 0.99}, "test": {"honest": 0.7, "leaky": 0.75}}))
         assert {expert.name: expert.leaks for expert in result.experts} == {"honest": False, "leaky": True}
-        assert result.findings[0].startswith("LEAK: leaky do better on the fuser's rows than on test, beyond chance")
+        assert result.findings[0].startswith(
+            "LEAK: leaky are significantly more accurate on the fuser training set than on test"
+        )
         assert result.experts[1].leak_p < 1e-6
 
     @pytest.mark.parametrize("rows", [50, 600, 3000])
@@ -149,20 +151,24 @@ class TestConclusions:
         result = diagnose(store({"train": {"a": 0.7, "b": 0.7}}, same=True))
         assert not result.worthwhile
         assert (
-            "not complementary: some expert is right on 6" in result.findings[0] or "right on 7" in result.findings[0]
+            "not complementary: at least one expert is correct on 6" in result.findings[0]
+            or "correct on 7" in result.findings[0]
         )
 
     def test_experts_that_err_apart_are(self):
         result = diagnose(store({"train": {"a": 0.7, "b": 0.7}}))
         assert result.worthwhile
         gain = 100 * (result.accuracies["oracle selection"] - result.accuracies["best single expert"])
-        assert f"fusing can gain up to {gain:.1f} points" in result.findings[0]
+        assert f"selecting an expert per sample can gain up to {gain:.1f} points" in result.findings[0]
 
     def test_poor_calibration_is_named(self):
         good = diagnose(store({"train": {"a": 0.8, "b": 0.8}}))
         poor = diagnose(store({"train": {"a": 0.8, "b": 0.4}}))
         assert not any("calibrated" in finding for finding in good.findings)
-        assert any(finding.startswith("Poorly calibrated (error above 0.15): b.") for finding in poor.findings)
+        assert any(
+            finding.startswith("Poorly calibrated (expected calibration error above 0.15): b.")
+            for finding in poor.findings
+        )
 
 
 class TestFiles:

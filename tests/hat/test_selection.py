@@ -537,9 +537,9 @@ class TestReported:
         out = Console(file=io.StringIO(), width=160)
         out.print(found)
         text = out.file.getvalue()
-        assert f"read {found.ledger.saving:.0%} less than sending all" in text
+        assert f"{found.ledger.saving:.0%} fewer bytes than all models" in text
         assert "shares no class with the target" in text
-        lines = [line for line in text.splitlines() if "chosen" in line]
+        lines = [line for line in text.splitlines() if "selected" in line]
         assert [line.split()[0] for line in lines] == list(found.experts)
         assert f"{found.table[0].score:.3f}" in lines[0]
         assert "Linear" not in repr(found)

@@ -45,7 +45,7 @@ def test_what_seeds_say_alike_is_said_once():
     assert [
         line for line in made._markdown("ours", {}, {}).splitlines() if line.startswith("- ") and "FoE:" in line
     ] == [
-        "- Seeds 0, 2 (figures of the first), FoE: only 43.5% of expert_0's rows",
+        "- Seeds 0, 2 (values of the first), FoE: only 43.5% of expert_0's rows",
         "- Seed 1, FoE: only 44.1% of expert_1's rows",
     ]
     assert len(made.notes) == 4

@@ -158,13 +158,13 @@ def test_two_devices_a_logger_and_early_stopping_are_configuration(tmp_path):
     (oracle,) = [row["value"] for row in rows if (row["method"], row["metric"]) == ORACLE]
     assert oracle == pytest.approx(right.any(1).mean())
     logs = tmp_path / "run/logs/tables/seed_0"
-    for stage in ("experts/domain_0", "experts/domain_1", "centralised", "fusers/label"):
+    for stage in ("experts/domain_0", "experts/domain_1", "centralized", "fusers/label"):
         epochs = {line.partition(",")[0] for line in (logs / stage / "version_0/metrics.csv").read_text().splitlines()}
         assert epochs == {"epoch", "0", "1"}, stage  # stopped after the first epoch without a gain
     assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["trainer"]["devices"] == 2
 
 
-ORACLE = ("oracle selection (some expert right)", "accuracy")
+ORACLE = ("oracle selection (any expert correct)", "accuracy")
 
 
 class TestClaimFolder:

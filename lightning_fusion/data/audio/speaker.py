@@ -18,7 +18,7 @@ class BaseSpeakerDataModule(BaseAudioDataModule):
 
     Splits are disjoint in speakers. Validation and test splits contain only unseen speakers, so targets are -100, and
     :meth:`trials` returns the pairs of samples to compare. With one recording per speaker, same-speaker trials require
-    ``val_segments`` and ``test_segments`` of 2, which is optimistic: the parts share their session.
+    ``val_segments`` and ``test_segments`` of 2, which underestimates the error: parts share their session.
 
     Args:
         max_trials: Maximum number of pairs that are drawn where there is no trial list.

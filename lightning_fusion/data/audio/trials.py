@@ -118,7 +118,7 @@ def draw_trials(
     if not own.sum():
         raise InputError(
             f"no two recordings of the {split} split are of one speaker, so there is no same-speaker trial; set "
-            f"{split}_segments: 2 to cut each recording into parts (optimistic: parts share their session), or add "
+            f"{split}_segments: 2 to cut each recording into parts (which underestimates the error), or add "
             "recordings of each speaker"
         )
     if not others.sum():

@@ -53,7 +53,7 @@ class ClassificationChains(ChainRun):
         self.experts = pool.members
         trainer = self.trainer("outputs", logged=False)
         self.outputs = collect(pool, self.data, self.folder / "outputs", keep_representations=True, trainer=trainer)
-        self.report.took("asking members", start)
+        self.report.took("querying members", start)
         truth = self.outputs["val"].target
         self.validation = {
             strength: float((self._average(chain, "val").argmax(1).numpy() == truth).mean())

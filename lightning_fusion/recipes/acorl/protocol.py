@@ -55,7 +55,7 @@ def acorl(
 
     For each seed a first member is trained plainly. Each further member is trained once plainly, the control arm, and
     once for each strength of the reversal against the members before it in its own chain: with the same seed,
-    initialisation, order of data and epochs. All are asked once. Where several strengths are given, the one whose
+    initialization, order of data and epochs. Their outputs are cached. Where several strengths are given, the one whose
     fusion is best on *validation*, on average over the seeds, is the one of the table; 0 is the plain chain.
 
     Classifiers are fused by their outputs and representations and judged by accuracy. Where the data module names
@@ -76,7 +76,7 @@ def acorl(
             :class:`~lightning_fusion.schedules.DANNRamp` where None.
         dissimilarity: As for :class:`~lightning_fusion.ACoRLModule`.
         projection: Likewise.
-        larger: Called with the number of classes, gives one larger network that costs as much to train and to ask as
+        larger: Called with the number of classes, gives one larger network that costs as much to train and to run as
             the chain; left out where None.
         optimizer: Of the members; AdamW, 1e-3, weight decay 1e-4 where None.
         scheduler: Of the members, stepping each epoch; a cosine to 0 where None.
@@ -176,7 +176,7 @@ class _ACoRL(Recipe):
     chains: list[ChainRun] = field(default_factory=list)
 
     def run_seed(self, run: Run, seed: int) -> None:
-        """Train both chains and ask their members; they are scored when all seeds have chosen the strength."""
+        """Train both chains and cache their outputs; they are scored after the strength is selected over all seeds."""
         one = self.kind(run, self.data.variant(seed=seed), seed, **self.more)
         one.grow(self.plan)
         one.ask()
@@ -191,7 +191,7 @@ class _ACoRL(Recipe):
         report.data = {
             **last.facts(),
             "members": self.plan.members,
-            "strength of the table": f"{chosen:g}" + (", picked by validation" if len(self.strengths) > 1 else ""),
+            "strength of the table": f"{chosen:g}" + (", selected on validation" if len(self.strengths) > 1 else ""),
         }
         parts = _comparison(report, kind), _strength_table(report, kind, tried), _likeness(report, kind)
         report.text = [line for part in (*parts, last.text(run.seeds)) if part for line in ("", *part)][1:]
@@ -294,20 +294,22 @@ def _likeness(report: Report, kind: type[ChainRun]) -> list[str]:
 def _signs(report: Report, kind: type[ChainRun], chosen: float) -> list[str]:
     """What the figures say about a chain that did not do what it is for."""
     if not chosen:
-        return ["Validation picked the strength 0: ACoRL's rows are the plain chain, and no reversal was of use."]
+        return [
+            "Validation selected the strength 0: the rows of ACoRL are those of the plain chain; no reversal helped."
+        ]
     found = []
     ours, theirs = _both_arms(report, kind, metric="held-out linear R2")
     if ours and np.mean(ours) > np.mean(theirs) - 0.02:
         found.append(
-            f"The members' representations are as predictable from one another as in the plain chain (held-out linear "
-            f"R2 {np.mean(ours):.2f} against {np.mean(theirs):.2f}): the reversal did not make them unlike."
+            "The representations of the members predict each other as well as in the plain chain (held-out linear R2 "
+            f"{np.mean(ours):.2f} against {np.mean(theirs):.2f}): the reversal did not make them dissimilar."
         )
     mean, low, high = paired_gain(*_both_arms(report, kind))
     what = f"{100 * mean:+.1f} points of {kind.metric}"
     if low is None:
-        found.append("One seed: whether ACoRL gains cannot be told; give five.")
+        found.append("One seed gives no confidence interval for the gain of ACoRL; use five seeds.")
     elif low <= 0 <= (high or 0):
-        found.append(f"The gain over the plain chain ({what}) is not told from nothing by these seeds.")
+        found.append(f"The gain over the plain chain ({what}) is not significantly different from zero.")
     elif kind.sign * mean < 0:
         found.append(f"ACoRL's chain is worse than the plain one ({what}).")
     return found
@@ -331,5 +333,8 @@ def _figures(report: Report, kind: type[ChainRun], strengths: Sequence[float]) -
         higher_is_better=kind.sign > 0,
     )
     return {
-        "strengths": (figure, f"Left: {kind.fusions[0]} by strength. Right: each strength against the plain chain.")
+        "strengths": (
+            figure,
+            f"Left: {kind.fusions[0]} by strength. Right: paired gain of each strength over the plain chain.",
+        )
     }

@@ -60,7 +60,7 @@ class SpeakerChains(ChainRun):
             rows = torch.searchsorted(index, pairs)
             self.scores[split] = {name: trial_scores(values, rows) for name, values in self.embeddings.items()}
         self.speakers = self.data.speaker_of(pairs)
-        self.report.took("asking members", start)
+        self.report.took("querying members", start)
         self.validation = {
             strength: float(equal_error_rate(self._average(chain, "val"), self.same["val"]))
             for strength, chain in self.chains.items()
@@ -136,12 +136,12 @@ class SpeakerChains(ChainRun):
         """Speakers, recordings and trials."""
         settings = self.data.hparams
         trials = {
-            split: f"{len(same)} ({int(same.sum())} of one speaker; {settings.get(f'{split}_trials') or 'drawn'})"
+            split: f"{len(same)} ({int(same.sum())} of the same speaker; {settings.get(f'{split}_trials') or 'drawn'})"
             for split, same in self.same.items()
         }
         return {
             "source": source_of(self.data),
-            "trained on": f"{len(self.data.classes)} speakers, {len(self.data.rows('train'))} samples an epoch",
+            "trained on": f"{len(self.data.classes)} speakers, {len(self.data.rows('train'))} samples per epoch",
             "validation trials": trials["val"],
             "test trials": trials["test"],
             "test speakers": len(self.speakers.unique()),
@@ -151,18 +151,17 @@ class SpeakerChains(ChainRun):
         """What the figures are of, and how far they carry."""
         facts = self.facts()
         found = [
-            f"The members were trained on {facts['trained on']} of {facts['source']}; test trials: "
-            f"{facts['test trials']}, of {facts['test speakers']} speakers; scores are cosines, without normalization."
+            f"Training data: {facts['trained on']} of {facts['source']}. Test trials: {facts['test trials']}, of "
+            f"{facts['test speakers']} speakers. Scores are cosine similarities without score normalization."
         ]
         if facts["test speakers"] < FEW_SPEAKERS:
             found.append(
-                f"{facts['test speakers']} test speakers give a smoke figure: see the intervals over speakers, and "
-                "rest no claim on it."
+                f"{facts['test speakers']} test speakers are too few for a conclusion; see the intervals over speakers."
             )
         if parts := [split for split in ("val", "test") if self.data.hparams.get(f"{split}_segments", 1) > 1]:
             found.append(
-                f"{' and '.join(parts)} trials of one speaker may compare parts of one recording, which is easier than "
-                "two recordings."
+                f"{' and '.join(parts)} trials of the same speaker may compare segments of one recording, which is "
+                "easier than two recordings."
             )
         return found
 

@@ -1,4 +1,4 @@
-"""Where does fusing stop to pay? FoE's protocol with domains that overlap more and more."""
+"""FoE's protocol with overlapping domains: the gain of fusion as a function of the overlap."""
 
 import time
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from lightning_fusion.recipes.report import MEANS, Figures, Report, markdown_tab
 from lightning_fusion.recipes.seed_run import SeedRun
 
 RULES = {"best single expert": BestSingle, "softmax average": SoftmaxAverage, "logistic stacking": LogisticStacking}
-CEILING = "oracle selection (some expert right)"
+CEILING = "oracle selection (any expert correct)"
 
 
 def check_overlaps(overlaps: Sequence[float]) -> list[float]:
@@ -49,7 +49,7 @@ class OverlapRun(SeedRun):
         return OverlapDataModule(self.data.variant(role="expert", domain=None), name, self.overlap)
 
     def study(self, expert: dict[str, Any], epochs: int, fuser: dict[str, Any]) -> None:
-        """Train the experts, ask them, fuse them, and add a row for each rule."""
+        """Train the experts, cache their outputs, fuse them, and add a row for each rule."""
         outputs = self.collect(self.train_experts(expert, epochs))
         start = time.perf_counter()
         module, _ = self.fit_fuser("label", outputs, fuser["network"], fuser["epochs"])
@@ -75,15 +75,15 @@ def _of(report: Report, method: str, overlap: float) -> list[float]:
 def overlap_table(report: Report, overlaps: Sequence[float], main: str) -> list[str]:
     """Every rule at every overlap, and what fusing gains over the best expert alone."""
     methods = [main, *RULES, CEILING]
-    head = ["overlap", *methods, f"{main} over the best single expert"]
+    head = ["overlap", *methods, "gain over the best single expert"]
     rows = []
     for overlap in overlaps:
         gain = paired_gain(_of(report, main, overlap), _of(report, "best single expert", overlap)).points()
         values = [f"{np.mean(_of(report, method, overlap)):.3f}" for method in methods]
         rows.append([f"{overlap:g}", *values, gain])
     note = (
-        "Overlap: the share of each expert's training rows that is drawn from all domains; every expert has as many "
-        "rows as before, fuser and test rows stay the same."
+        "Overlap: the fraction of each expert's training samples that is drawn from all domains. The number of "
+        "training samples of each expert, the fuser training set and the test split do not change."
     )
     return [*markdown_table(head, rows), "", note]
 

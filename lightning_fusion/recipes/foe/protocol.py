@@ -1,4 +1,4 @@
-"""FoE's classification protocol: experts on domains, outputs once, fusers, and everything they must beat."""
+"""FoE's classification protocol: experts of domains, cached outputs, fusers and baselines."""
 
 import time
 from collections.abc import Callable
@@ -24,24 +24,32 @@ from lightning_fusion.foe.module import FoEFuserModule, fuser_warnings
 from lightning_fusion.recipes.foe.overlap import OverlapRun, check_overlaps, overlap_figure, overlap_table
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
-from lightning_fusion.recipes.seed_run import SeedRun, check_domains, describe_arguments, describe_data, source_of
+from lightning_fusion.recipes.seed_run import (
+    SeedRun,
+    check_domains,
+    describe_arguments,
+    describe_data,
+    source_of,
+    stage_seed,
+)
 from lightning_fusion.store import ArrayStore, StoreWriter
 
 MAIN = "FoE (label)"
 FUSERS: dict[str, dict[str, Any]] = {
     MAIN: {"target": "label"},
-    "FoE (expert, random owner)": {"target": "expert", "expert_target": "random"},
-    "FoE (expert, best owner)": {"target": "expert", "expert_target": "best"},
+    "FoE (expert target, random)": {"target": "expert", "expert_target": "random"},
+    "FoE (expert target, best)": {"target": "expert", "expert_target": "best"},
 }
-ONE_OWNER = "FoE (expert)"
-"""Stands for both of the latter where no row has two owners: they are the same."""
+ONE_TARGET = "FoE (expert target)"
+"""Replaces both expert-target rows where no sample has two expert targets: they are then identical."""
 WITH_REPRESENTATIONS = "FoE (label, with representations)"
-"""Our extension: FoE that reads the experts' representations beside their outputs."""
+"""Our extension: FoE that also reads the experts' representations."""
 ONE_EXPERT: dict[str, dict[str, Any]] = {
     "FoE (label, outputs of one expert)": FUSERS[MAIN],
-    "FoE (expert, outputs of one expert)": FUSERS["FoE (expert, best owner)"],
+    "FoE (expert target, outputs of one expert)": FUSERS["FoE (expert target, best)"],
 }
-"""The paper's ablation: FoE that reads one expert, and answers, or chooses among all experts."""
+"""The paper's ablation: FoE that reads the outputs of one expert, with either target."""
+_CENTRALIZED_PART = 13622124  # of the seed; fixed, so that published results stay reproducible
 
 FUSED = "fused predictions"
 """Kind of the store that a seed keeps of the main row: ``prediction``, (N,) classes of the test samples."""
@@ -63,7 +71,7 @@ def foe(
     label_smoothing: float = 0.0,
     mixup: float = 0.0,
     metric: Literal["accuracy", "balanced_accuracy"] = "accuracy",
-    centralised: bool = True,
+    centralized: bool = True,
     single_expert: bool = False,
     overlaps: list[float] | None = None,
     baselines: dict[str, Callable[[], Baseline]] | None = None,
@@ -73,8 +81,8 @@ def foe(
     """Train one expert per domain, fuse them, and compare with every baseline on the same rows.
 
     For each seed: splits and domains are drawn, one expert is trained per domain and, as an upper line, one model on
-    all experts' data; the pool is asked once; FoE is trained with the three kinds of target; baselines are fitted on
-    the same rows; all are tested on the test split. A run that was interrupted goes on with what it has.
+    all experts' data; the outputs of the pool are cached; FoE is trained with the three kinds of target; baselines are
+    fitted on the same rows; all are tested on the test split. An interrupted run resumes.
 
     Args:
         data: The data, in the ``fuser`` role; its domains are the experts'. Where the data module has no roles, the
@@ -82,7 +90,7 @@ def foe(
         network: Called with a number of classes, gives an expert's network.
         output: Folder of the run.
         seeds: One run each; [0] where None.
-        expert_epochs: Epochs of each expert and of the centralised model.
+        expert_epochs: Epochs of each expert and of the centralized model.
         fuser_epochs: Epochs of each fuser; as in the paper, the last weights are kept.
         fuser_batch_size: Rows per batch of the fusers; the paper's 128 where None, or as many fewer as give an epoch 16
             steps (our choice: on 135 rows two large steps per epoch learn nothing).
@@ -98,7 +106,7 @@ def foe(
         mixup: Of the experts, its alpha; 0 turns it off.
         metric: Of the table, its gains and pictures: the share of test rows that are right, or, where classes are of
             unlike size, ``balanced_accuracy``, the mean over classes of that share. ``results.json`` has both.
-        centralised: Train the centralised model as well.
+        centralized: Train the centralized model as well.
         single_expert: Fuse the outputs of one expert as well, the paper's ablation: for each expert a fuser is trained
             that reads it alone, and the one that is best on the fuser's validation rows is tested.
         overlaps: Shares of each expert's training rows, from 0 to 1, that are drawn from all domains: for each, experts
@@ -142,7 +150,7 @@ def foe(
         expert_epochs=expert_epochs,
         fuser={"network": fuser, "epochs": fuser_epochs, "batch_size": fuser_batch_size},
         mean_weight=mean_weight,
-        centralised=centralised,
+        centralized=centralized,
         single_expert=single_expert,
         overlaps=shares,
         baselines={**BASELINES, **baselines},
@@ -159,13 +167,13 @@ class _FoE(Recipe):
     fuser: dict[str, Any]
     """Network, epochs and batch size of the fusers."""
     mean_weight: float
-    centralised: bool
+    centralized: bool
     single_expert: bool
     overlaps: list[float]
     baselines: dict[str, Callable[[], Baseline]]
 
     def run_seed(self, run: Run, seed: int) -> None:
-        """Train the experts, ask them, and train and test fusers and baselines."""
+        """Train the experts, cache their outputs, and train and test fusers and baselines."""
         one = _Seed(run, self.data.variant(seed=seed), seed)
         experts = one.train_experts(self.expert, self.expert_epochs)
         self.outputs = one.collect(experts, keep_representations=self.expert["features"] is not None)
@@ -173,8 +181,8 @@ class _FoE(Recipe):
         if self.single_expert:
             one.fit_on_single_experts(self.outputs, self.fuser)
         one.score_rules(self.outputs, self.baselines)
-        if self.centralised:
-            one.score_centralised(self.expert, self.expert_epochs)
+        if self.centralized:
+            one.score_centralized(self.expert, self.expert_epochs)
         for share in self.overlaps:
             among = OverlapRun(run, one.data, seed, f"overlap_{share:g}", overlap=share, main=MAIN)
             among.study(self.expert, self.expert_epochs, self.fuser)
@@ -194,20 +202,20 @@ class _FoE(Recipe):
         behind = np.mean(report.values(best, self.metric)) - np.mean(report.values(self.main, self.metric))
         if behind > 0.02:
             report.notes.append(
-                f"{self.main} is {100 * behind:.1f} points below {best}: take that, or give the fuser more rows (it "
-                f"had {len(outputs['train'])})."
+                f"{self.main} is {100 * behind:.1f} points below {best}: use that baseline, or enlarge the fuser "
+                f"training set ({len(outputs['train'])} samples)."
             )
         sizes = np.bincount(outputs["test"].target, minlength=len(outputs.classes)) / len(outputs["test"])
         if self.metric == "accuracy" and sizes.max() * len(outputs.classes) > 1.5:
             report.notes.append(
-                f"{sizes.max():.0%} of the test rows are {outputs.classes[sizes.argmax()]}: accuracy "
-                "rewards guessing it; metric: balanced_accuracy counts all classes alike."
+                f"{sizes.max():.0%} of the test samples are of class {outputs.classes[sizes.argmax()]}: accuracy "
+                "favors this class; metric: balanced_accuracy weights all classes equally."
             )
         if self.overlaps:
             report.text = overlap_table(report, self.overlaps, MAIN)
 
     def figures(self, run: Run) -> Figures:
-        """Accuracy by domain, confusion, and whom the fuser listens to; where fusing stops to pay."""
+        """Accuracy by domain, confusion matrix, permutation importance, and accuracy by overlap."""
         drawn = _figures(run.report, run.folder, self.outputs, run.seeds[-1], self.main)
         return drawn | (overlap_figure(run.report, self.overlaps, MAIN) if self.overlaps else {})
 
@@ -223,10 +231,10 @@ class _Seed(SeedRun):
         mixed = FUSERS[MAIN] | {"mean_weight": mean_weight}
         with_representations = {WITH_REPRESENTATIONS: mixed} if outputs["train"].representations else {}
         single = all(outputs.owners(split).sum(1).max() <= 1 for split in ("train", "val"))
-        kinds = {MAIN: FUSERS[MAIN], ONE_OWNER: {"target": "expert"}} if single else FUSERS
+        kinds = {MAIN: FUSERS[MAIN], ONE_TARGET: {"target": "expert"}} if single else FUSERS
         for method, arguments in (with_representations | kinds).items():
             if arguments["target"] == "expert" and not owned:
-                self.report.notes.append(f"{method} left out: no expert's domains are known.")
+                self.report.notes.append(f"{method} was skipped: the experts declare no domains.")
                 continue
             start = time.perf_counter()
             name = method.replace("FoE (", "").replace(")", "").replace(", ", "_").replace(" ", "_")
@@ -255,9 +263,11 @@ class _Seed(SeedRun):
                 with torch.no_grad():
                     answer = fitted[name].fuse(torch.from_numpy(outputs.concatenated("val"))).argmax(1).numpy()
                 accuracy = float((answer == truth).mean())
-                self.report.add(method, f"accuracy, reading {name}", accuracy, self.seed, split="val")
+                self.report.add(method, f"accuracy, outputs of {name}", accuracy, self.seed, split="val")
                 best = max(best, (accuracy, name), key=lambda found: found[0])  # the first of several
-            self.report.notes.append(f"Seed {self.seed}, {method}: reads {best[1]}, the best on validation rows.")
+            self.report.notes.append(
+                f"Seed {self.seed}, {method}: uses the outputs of {best[1]}, the best on the validation split."
+            )
             self._score_fuser(fitted[best[1]], outputs, method)
             self.report.took("training fusers", start)
 
@@ -277,10 +287,10 @@ class _Seed(SeedRun):
                 with StoreWriter(self.folder / "fused", FUSED, overwrite=True) as writer:
                     writer["prediction"] = prediction
                     writer.commit({"method": method})
-            self._listen(module, outputs)
+            self._importance(module, outputs)
 
-    def _listen(self, module: FoEFuserModule, outputs: ExpertOutputs) -> None:
-        """Which experts the fuser listens to: accuracy lost when one expert's outputs are shuffled over test rows."""
+    def _importance(self, module: FoEFuserModule, outputs: ExpertOutputs) -> None:
+        """Permutation importance: accuracy lost when one expert's outputs are permuted over the test samples."""
         generator = np.random.default_rng(self.seed)
         target = np.asarray(outputs["test"].target)
         given = outputs.concatenated("test", bool(module.representation_dims))
@@ -294,7 +304,7 @@ class _Seed(SeedRun):
             mixed[:, own] = mixed[generator.permutation(len(mixed))][:, own]
             with torch.no_grad():
                 right = module.fuse(torch.from_numpy(mixed)).argmax(1).numpy() == target
-            self.report.add(f"without {name}", "accuracy lost by shuffling", base - right.mean(), self.seed)
+            self.report.add(name, "permutation importance", base - right.mean(), self.seed)
 
     # ------------------------------------------------------------- baselines
 
@@ -304,23 +314,24 @@ class _Seed(SeedRun):
         train, test = outputs.scattered("train"), outputs.scattered("test")
         target, truth = np.asarray(outputs["train"].target), np.asarray(outputs["test"].target)
         # means are linear in who is right: that of all experts is that of their share
-        self.report.add_right("mean single expert", (test.argmax(2) == truth[:, None]).mean(1), truth, self.seed)
+        self.report.add_right("mean of single experts", (test.argmax(2) == truth[:, None]).mean(1), truth, self.seed)
         for name, rule in baselines.items():
             self._score(name, rule().fit(train, target).predict(test) == truth, outputs)
         owners = outputs.owners("test")
         if owners.any():
             self._score("oracle expert (domain known)", oracle_expert(test, truth, owners), outputs)
-        self._score("oracle selection (some expert right)", oracle_selection(test, truth), outputs)
+        self._score("oracle selection (any expert correct)", oracle_selection(test, truth), outputs)
         self.report.took("baselines", start)
 
-    def score_centralised(self, arguments: dict[str, Any], epochs: int) -> None:
-        """One model on the data of all experts: what sharing the data would give."""
+    def score_centralized(self, arguments: dict[str, Any], epochs: int) -> None:
+        """Train one model on the data of all experts: an upper reference that needs shared data."""
         data = self.data.variant(role="expert", domain=None)
-        path = self.train_expert("centralised", data, arguments, epochs, f"seed {self.seed}  centralised model")
-        expert = {"centralised": self.load_expert(path, arguments["network"])}
-        outputs = self.outputs_of("centralised", expert, self.data, ["test"])
+        build, seed = partial(self._expert_module, data, arguments), stage_seed(self.seed, _CENTRALIZED_PART)
+        path = self.train("centralized", build, data, seed, epochs, f"seed {self.seed}  centralized model")
+        expert = {"centralized": self.load_expert(path, arguments["network"])}
+        outputs = self.outputs_of("centralized", expert, self.data, ["test"])
         right = outputs.scattered("test")[:, 0].argmax(1) == outputs["test"].target
-        self._score("centralised model (shares data)", right, outputs)
+        self._score("centralized model (shares data)", right, outputs)
 
     # --------------------------------------------------------------- helpers
 
@@ -356,7 +367,7 @@ def _figures(report: Report, folder: Path, outputs: ExpertOutputs, seed: int, ma
         method: [float(np.mean(report.values(method, report.metric, domain=name))) for name in domains]
         for method in shown
     }
-    lost = {name: report.values(f"without {name}", "accuracy lost by shuffling") for name in outputs.names}
+    lost = {name: report.values(name, "permutation importance") for name in outputs.names}
     fused = ArrayStore(folder / f"seed_{seed}" / "fused", FUSED)["prediction"]
     title = f"{main}:\nfractions of each true class, seed {seed}"
     return {

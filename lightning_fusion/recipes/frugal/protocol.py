@@ -1,4 +1,4 @@
-"""FrugalFoE's protocol: one policy, its whole accuracy-cost curve, and what it must beat at the same cost."""
+"""FrugalFoE's protocol: a query policy, its accuracy-cost curve, and baselines at the same cost."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.frugal.policy import FrugalFoE
 from lightning_fusion.recipes.frugal.report import abstention_table, figures, sensitivity_table
-from lightning_fusion.recipes.frugal.rows import ANSWERED, MAIN, NOBODY, TRADE_OFFS
+from lightning_fusion.recipes.frugal.rows import COVERAGES, MAIN, MAJORITY, TRADE_OFFS
 from lightning_fusion.recipes.frugal.study import Study
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
@@ -49,13 +49,13 @@ def frugal(
     trainer: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Report:
-    """Fit FrugalFoE, draw its accuracy-cost curve, and compare it with cheaper and dearer rules on the same rows.
+    """Fit FrugalFoE, draw its accuracy-cost curve, and compare it with baselines on the same samples.
 
-    For each seed: experts are trained and asked once, as in the recipe ``foe``, or a store that is there already is
+    For each seed: experts are trained and their outputs cached, as in the recipe ``foe``, or an existing store is
     read. The policy is fitted on the training split; every rule makes its choices on the same rows; all are tested on
     the test split. Rules are compared at the mean cost of FrugalFoE: accuracies between two points of a curve are
-    interpolated (a share of the samples is answered as at either point), and a rule that cannot spend as much is taken
-    at its dearest point.
+    interpolated (a fraction of the samples is answered as at either point), and a rule that cannot spend as much is
+    taken at its most expensive point.
 
     Args:
         output: Folder of the run.
@@ -82,7 +82,7 @@ def frugal(
         validation_rows: Rows of the training split to use, drawn at random; all where None.
         test_rows: Rows of the test split to use, drawn at random; all where None.
         unseen_domains: Out of distribution: the policy, and every rule, learns from rows of other domains alone, and is
-            tested on rows of these. Their experts may still be asked. The policy of all domains' rows is a row of
+            tested on rows of these. Their experts may still be queried. The policy of all domains' rows is a row of
             the table, for comparison.
         trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` says which.
         overwrite: Replace another run in ``output``.
@@ -95,9 +95,11 @@ def frugal(
         InputError: If ``output`` holds another run, or arguments contradict one another.
     """
     if (stores is None) == (data is None):
-        raise InputError("give data and network to train experts, or stores of what experts said: one of both")
+        raise InputError(
+            "data and stores: found both or neither; give data and network to train experts, or cached stores"
+        )
     if data is not None and network is None:
-        raise InputError("network: experts need one; or give stores instead of data")
+        raise InputError("network: found none; expected a network for the experts of data, or stores instead of data")
     recorded = describe_arguments(locals(), "stores")
     if seeds is None:
         seeds = list(range(len(stores))) if stores else [0]
@@ -105,7 +107,7 @@ def frugal(
     if stores is not None and len(stores) != len(seeds):
         raise InputError(f"stores: found {len(stores)} for {len(seeds)} seeds; expected one for each")
     if stores is not None and costs in ("flops", "latency"):
-        raise InputError(f"costs: {costs} is measured on experts and data; stores hold neither: give numbers")
+        raise InputError(f"costs: {costs} is measured on experts and data, which stores do not contain; give numbers")
     for name, value in (("validation_rows", validation_rows), ("test_rows", test_rows)):
         if value is not None and value < 2:
             raise InputError(f"{name} is {value}; expected at least 2")
@@ -168,7 +170,7 @@ class _Frugal(Recipe):
     data: FusionDataModule | None
     source: str
     stores: dict[int, ExpertOutputs]
-    """What the experts said, by seed, where no data are given."""
+    """Cached outputs by seed, where no data are given."""
     expert: dict[str, Any]
     """Arguments of the experts' modules."""
     expert_epochs: int
@@ -186,7 +188,7 @@ class _Frugal(Recipe):
         return {seed: found.get(seed) for seed in seeds}
 
     def run_seed(self, run: Run, seed: int) -> None:
-        """Train the experts and ask them, or read their store; fit the policy and compare it."""
+        """Train the experts and cache their outputs, or read a store; fit the policy and compare it."""
         price = self.costs if isinstance(self.costs, list | dict) else None
         folder = run.folder / f"seed_{seed}"
         if self.data is None:
@@ -209,7 +211,7 @@ class _Frugal(Recipe):
         study.study_sensitivity()
 
     def conclude(self, run: Run) -> None:
-        """Say what the policy is, how it abstains, and whether it is worth anything."""
+        """Describe the policy, its abstention, and its comparison with the majority-class baseline."""
         report, last = run.report, self.last
         report.data = {
             "source": self.source,
@@ -218,41 +220,41 @@ class _Frugal(Recipe):
             "costs": ", ".join(
                 f"{name} {cost:.3g}" for name, cost in zip(last.policy.names, last.policy.costs_, strict=True)
             ),
-            "rows": f"{len(last.goal['train'])} to fit the policy, {len(last.goal['test'])} to test it",
-            "trade-off and neighbours": f"{last.policy.trade_off_:.4g}, {last.policy.neighbors_}",
+            "rows": f"{len(last.goal['train'])} in the calibration set, {len(last.goal['test'])} test samples",
+            "trade-off and neighbors": f"{last.policy.trade_off_:.4g}, {last.policy.neighbors_}",
         }
-        answered = {share: report.values(MAIN, f"accuracy with {share:.0%} answered") for share in ANSWERED}
+        answered = {share: report.values(MAIN, f"accuracy at {share:.0%} coverage") for share in COVERAGES}
         report.text = [
-            "Rules with a curve are read off it at FrugalFoE's mean cost, or stand at their dearest point where that "
-            "costs less; rules without one stand at their own cost. *Area* is the mean accuracy over all budgets from "
-            "nothing to asking everybody. The best single expert answers by itself; random and static subsets, of one "
-            "expert too, answer through the kNN fuser.",
+            "Rules with an accuracy-cost curve are compared at FrugalFoE's mean cost, or at their most expensive point "
+            "where that costs less; rules without a curve are listed at their own cost. *Area* is the mean accuracy "
+            "over all budgets from 0 to the cost of all experts. The best single expert predicts directly; random and "
+            "static subsets, including subsets of one expert, use the kNN fuser.",
             "",
             *sensitivity_table(report),
             "",
-            "With M neighbours errors move in steps of 1 / M: trade-offs below that are the same.",
+            "With M neighbors the estimated error changes in steps of 1 / M; smaller trade-offs are equivalent.",
             "",
-            "Answering those of least risk alone (mean over seeds; abstain_above of a policy is the risk above which "
-            "it leaves a sample to somebody else): "
-            + ", ".join(f"{share:.0%} answered {np.mean(values):.3f}" for share, values in answered.items())
+            "Accuracy by coverage, samples of lowest risk first, mean over seeds (a policy with abstain_above abstains "
+            "on samples above that risk): "
+            + ", ".join(f"{share:.0%} coverage {np.mean(values):.3f}" for share, values in answered.items())
             + ".",
         ]
-        own, nobody = (float(np.mean(report.values(method))) for method in (MAIN, NOBODY))
-        if own < nobody:
+        own, majority = (float(np.mean(report.values(method))) for method in (MAIN, MAJORITY))
+        if own < majority:
             report.notes.append(
-                f"{MAIN} ({own:.3f}) is below {NOBODY} ({nobody:.3f}), which asks no expert at all: the experts are "
-                "too weak, the trade-off too high, or the policy has too few rows."
+                f"{MAIN} ({own:.3f}) is below the {MAJORITY} ({majority:.3f}): the experts are too weak, the trade-off "
+                "is too high, or the calibration set is too small."
             )
         if last.abstaining:
             report.text += ["", *abstention_table(report, last)]
 
     def figures(self, run: Run) -> Figures:
-        """The accuracy-cost curve, whom the policy asks, and what it leaves to others."""
+        """The accuracy-cost curve, the queries of the policy, and its abstention."""
         return figures(run.report, self.last)
 
 
 def _example(data: FusionDataModule) -> Any:
-    """A batch of test samples, as the experts are asked about them."""
+    """A batch of test samples on the device, as the experts receive it."""
     data.setup("test")
     batch = next(iter(data.test_dataloader()))
     return data.on_after_batch_transfer(batch, 0).input

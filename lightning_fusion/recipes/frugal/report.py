@@ -4,13 +4,13 @@ import numpy as np
 
 from lightning_fusion import plotting
 from lightning_fusion.recipes.frugal.rows import (
-    HALF_ANSWERED,
+    HALF_COVERAGE,
     IN_SCOPE,
     MAIN,
-    NOBODY,
-    SCOPE_ANSWERED,
+    MAJORITY,
+    SCOPE_AUROC,
+    SCOPE_COVERAGE,
     SINGLE,
-    TOLD_APART,
 )
 from lightning_fusion.recipes.frugal.study import Study, curve_of, subset_cost
 from lightning_fusion.recipes.report import Figures, Report, markdown_table
@@ -27,22 +27,22 @@ def sensitivity_table(report: Report) -> list[str]:
             some = report.select(metric=metric, neighbors=count, trade_off=price)
             cells.append(f"{np.mean([r['value'] for r in some]):.3f} at {np.mean([r['cost'] for r in some]):.2f}")
         rows.append(cells)
-    title = "Accuracy of FrugalFoE at a mean cost, by neighbours M and trade-off (mean over seeds):"
+    title = "Accuracy of FrugalFoE at a mean cost, by number of neighbors M and trade-off (mean over seeds):"
     return [title, "", *markdown_table(["M", *(f"{price:.4g}" for price in prices)], rows)]
 
 
 def abstention_table(report: Report, study: Study) -> list[str]:
-    """What each rule answers where some test samples are out of scope."""
-    metrics = (IN_SCOPE, TOLD_APART, "area under risk and coverage", HALF_ANSWERED, SCOPE_ANSWERED)
+    """Abstention of each rule where some test samples are out of scope."""
+    metrics = (IN_SCOPE, SCOPE_AUROC, "area under the risk-coverage curve", HALF_COVERAGE, SCOPE_COVERAGE)
     rows = [
         [method, *(f"{np.mean(report.values(method, metric)):.3f}" for metric in metrics)]
         for method in study.abstaining
     ]
     return [
         f"Abstention: {int(study.unknown.sum())} of {len(study.unknown)} test samples are out of scope: no expert "
-        "knows their class, so every answer to them is wrong and no accuracy above can reach 1. Samples are answered "
-        "in the order of a rule's risk: FrugalFoE's estimate, or 1 - the largest probability (abstain_by: probability) "
-        "(mean over seeds).",
+        "knows their class, every prediction for them is wrong, and the accuracies above cannot reach 1. Samples are "
+        "answered in ascending order of risk, which is FrugalFoE's estimate or 1 - the maximum probability "
+        "(abstain_by: probability). Values are means over seeds.",
         "",
         *markdown_table(["rule", *metrics], rows),
     ]
@@ -51,7 +51,7 @@ def abstention_table(report: Report, study: Study) -> list[str]:
 def figures(report: Report, study: Study) -> Figures:
     """The figures of the report; the one of abstention where test samples are out of scope."""
     seeds = sorted({row["seed"] for row in report.rows})
-    empty = {row["seed"]: row["value"] for row in report.select(method=NOBODY, metric="accuracy")}
+    empty = {row["seed"]: row["value"] for row in report.select(method=MAJORITY, metric="accuracy")}
     grid = np.linspace(0, subset_cost(study.costs), 400)
     curves = {}
     for method in report.methods("accuracy on the curve"):
@@ -70,21 +70,21 @@ def figures(report: Report, study: Study) -> Figures:
     found: Figures = {
         "curve": (
             plotting.cost_curves(curves, points, main=MAIN, close=close),
-            "Accuracy against mean cost, mean over seeds; lines join the points of a rule.",
+            "Test accuracy against mean cost, mean over seeds; lines connect the points of a rule.",
         ),
         "queries": (
             plotting.queries(study.answer.queried.cpu().numpy(), study.policy.names),
-            f"How many experts a sample queries, and which: {MAIN} on the test split, seed {study.seed}.",
+            f"Queries per sample, and how often each expert is queried: {MAIN}, test split, seed {study.seed}.",
         ),
         "coverage": (
             plotting.risk_coverage_curves(coverage, main=MAIN),
-            f"Error among the answered samples when those of high risk are left out, seed {study.seed}.",
+            f"Risk-coverage curve: error among the answered samples by coverage, seed {study.seed}.",
         ),
     }
     if study.abstaining:
         coverage = {method: (curve.coverage, curve.error) for method, curve in study.abstaining.items()}
         found["abstention"] = (
             plotting.risk_coverage_curves(coverage, main=MAIN, in_scope=float((~study.unknown).mean())),
-            f"Risk and coverage over test samples in and out of scope, seed {study.seed}.",
+            f"Risk-coverage curves over test samples in and out of scope, seed {study.seed}.",
         )
     return found

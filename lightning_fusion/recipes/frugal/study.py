@@ -32,26 +32,26 @@ from lightning_fusion.frugal.risk import ParametricRisk
 from lightning_fusion.frugal.subset_fusers import MaskedMLPFuser
 from lightning_fusion.metrics.selective import RiskCoverage, area_under_cost_curve, risk_coverage
 from lightning_fusion.recipes.frugal.rows import (
-    ANSWERED,
     AVERAGE,
     BY_PROBABILITY,
     CONFIDENT,
-    HALF_ANSWERED,
+    COVERAGES,
+    HALF_COVERAGE,
     IN_SCOPE,
     MAIN,
+    MAJORITY,
     MOST_EXHAUSTIVE,
     NEIGHBORS,
-    NOBODY,
-    SCOPE_ANSWERED,
+    SCOPE_AUROC,
+    SCOPE_COVERAGE,
     SEEN,
-    TOLD_APART,
 )
 from lightning_fusion.recipes.report import Report
 from lightning_fusion.recipes.runner import Run
 
 
 class _Fusion:
-    """The policy's own fuser on any subset, for the rules that ask the same experts about every sample."""
+    """The policy's own fuser on any subset, for rules that query the same experts for every sample."""
 
     def __init__(self, policy: FrugalFoE, outputs: dict[str, Any]) -> None:
         self.policy, self.outputs = policy, outputs
@@ -89,7 +89,7 @@ class Study:
             split: dict(zip(outputs.names, array.swapaxes(0, 1), strict=True)) for split, array in self.arrays.items()
         }
         self.points: list[tuple[str, float, float]] = []
-        self.nobody = majority_class(self.goal["train"], len(self.goal["test"]), len(outputs.names))
+        self.majority = majority_class(self.goal["train"], len(self.goal["test"]), len(outputs.names))
 
     def _rows(self, split: str, not_of: bool) -> tuple[np.ndarray, np.ndarray]:
         """Outputs (N, K, C) and targets (N,) of the rows in use: those not of the unseen domains, or of them alone."""
@@ -103,8 +103,8 @@ class Study:
             chosen = np.flatnonzero(~of_them if not_of else of_them)
             if len(chosen) < 2:
                 raise InputError(
-                    f"unseen_domains: {len(chosen)} {split} rows are {'not ' if not_of else ''}of "
-                    f"{shorten(self.unseen)}; two are needed at least: leave some domains to learn from"
+                    f"unseen_domains: found {len(chosen)} {split} samples {'not ' if not_of else ''}of "
+                    f"{shorten(self.unseen)}; expected at least two: name fewer domains"
                 )
         if (limit := self.limits[split]) is not None and limit < len(chosen):
             chosen = np.sort(np.random.default_rng(self.seed).choice(chosen, limit, replace=False))
@@ -113,7 +113,7 @@ class Study:
     # --------------------------------------------------------------- policies
 
     def study_seen(self, arguments: dict[str, Any]) -> None:
-        """The policy that had rows of the unseen domains as well: what not knowing them costs."""
+        """The policy fitted on all domains, unseen ones included, as a reference."""
         held, self.unseen = self.unseen, []
         array, goal = self._rows("train", not_of=True)
         self.unseen = held
@@ -123,7 +123,7 @@ class Study:
         self.known, self.goal = own
 
     def study_policy(self, arguments: dict[str, Any], folder: Path) -> None:
-        """The policy of the table: its curve, whom it asks, and how its risks order the samples."""
+        """The policy of the table: its curve, its queries, and how its risks rank the samples."""
         self.policy, curve = self._fit(MAIN, arguments)
         self.policy.classes, self.policy.experts = self.outputs.classes, self.outputs.experts
         if first_process():
@@ -145,17 +145,19 @@ class Study:
         )
         self.report.add(MAIN, "cost", self.cost, self.seed)
         self.coverage = risk_coverage(self.answer.risk.cpu().numpy(), ~right)
-        self.report.add(MAIN, "area under risk and coverage", self.coverage.area, self.seed)
-        for share in ANSWERED:
+        self.report.add(MAIN, "area under the risk-coverage curve", self.coverage.area, self.seed)
+        for share in COVERAGES:
             value = 1 - np.interp(share, self.coverage.coverage, self.coverage.error)
-            self.report.add(MAIN, f"accuracy with {share:.0%} answered", value, self.seed)
+            self.report.add(MAIN, f"accuracy at {share:.0%} coverage", value, self.seed)
         self._abstain()
-        self.report.add(MAIN, "share of far samples", float(self.answer.ood.float().mean()), self.seed)
+        self.report.add(
+            MAIN, "fraction of out-of-distribution samples", float(self.answer.ood.float().mean()), self.seed
+        )
         for message in self.policy.diagnostics(self.answer):
             self.report.notes.append(f"Seed {self.seed}: {message}.")
 
     def _abstain(self) -> None:
-        """Where some test rows have a class that no expert knows: do the risks tell them apart?"""
+        """Separation of in-scope and out-of-scope samples by risk, where no expert knows some test classes."""
         known = {name for labels in self.outputs.expert_classes.values() for name in labels}
         truth = self.goal["test"]
         self.unknown = ~np.isin(truth, [self.outputs.classes.index(name) for name in known])
@@ -178,12 +180,12 @@ class Study:
             right = probabilities.argmax(1) == truth
             curve = self.abstaining[method] = risk_coverage(risk, ~right)
             if method != MAIN:
-                self.report.add(method, "area under risk and coverage", curve.area, self.seed)
+                self.report.add(method, "area under the risk-coverage curve", curve.area, self.seed)
             for metric, value in (
                 (IN_SCOPE, right[~self.unknown].mean()),
-                (TOLD_APART, roc_auc_score(self.unknown, risk)),
-                (HALF_ANSWERED, np.interp(0.5, curve.coverage, curve.error)),
-                (SCOPE_ANSWERED, np.interp((~self.unknown).mean(), curve.coverage, curve.error)),
+                (SCOPE_AUROC, roc_auc_score(self.unknown, risk)),
+                (HALF_COVERAGE, np.interp(0.5, curve.coverage, curve.error)),
+                (SCOPE_COVERAGE, np.interp((~self.unknown).mean(), curve.coverage, curve.error)),
             ):
                 self.report.add(method, metric, value, self.seed)
 
@@ -191,7 +193,7 @@ class Study:
         """Other fusers, risks and searches."""
         rows = len(self.goal["train"])
         variants: dict[str, dict[str, Any]] = {
-            "FrugalFoE (M = 10, two at least)": {
+            "FrugalFoE (M = 10, at least two queries)": {
                 "neighbors": min(10, rows),
                 "min_queries": min(2, len(self.outputs.names)),
                 "leave_one_out": False,
@@ -204,8 +206,8 @@ class Study:
         for method, changes in variants.items():
             try:
                 policy = self._fit(method, arguments | changes)[0]
-            except InputError as error:  # a budget that two questions exceed, say: the others can be compared still
-                self.report.notes.append(f"Seed {self.seed}: {method} left out: {error}.")
+            except InputError as error:  # for example a budget below two queries; the other variants are still compared
+                self.report.notes.append(f"Seed {self.seed}: {method} was skipped: {error}.")
                 continue
             if method.endswith("(masked MLP)"):
                 everyone = policy.fuse(policy.names, self.known["test"]).argmax(1).cpu().numpy()
@@ -237,18 +239,18 @@ class Study:
     # -------------------------------------------------------------- baselines
 
     def study_baselines(self, exhaustive: bool) -> None:
-        """Rules that ask some experts, with choices made on the policy's rows."""
+        """Rules that query some experts, fitted on the calibration set of the policy."""
         start = time.perf_counter()
         train, test, costs = self.arrays["train"], self.arrays["test"], np.array(list(self.costs.values()))
         fusion = _Fusion(self.policy, self.known["test"])
         rules: dict[str, list[CostPoint]] = {
             "random subsets": random_subsets(fusion, costs, seed=self.seed),
-            "static subset (greedy)": best_static_subsets(fusion, costs, empty_error=self._nobody_error()),
+            "static subset (greedy)": best_static_subsets(fusion, costs, empty_error=self._majority_error()),
         }
         if exhaustive and len(costs) <= MOST_EXHAUSTIVE:
             rules["static subset (exhaustive)"] = exhaustive_subsets(fusion, costs)
         rules |= {
-            "cascade by confidence": confidence_cascade(test, train, self.goal["train"], costs),
+            "confidence cascade": confidence_cascade(test, train, self.goal["train"], costs),
             "FrugalML-style": frugal_ml(test, train, self.goal["train"], costs),
         }
         for method, points in rules.items():
@@ -269,13 +271,13 @@ class Study:
         self._point("all experts, kNN", everyone.cost, everyone.accuracy(self.goal["test"]))
         stacked = LogisticStacking().fit(train, self.goal["train"]).predict(test)
         self._point("all experts, logistic stacking", everyone.cost, float((stacked == self.goal["test"]).mean()))
-        self._point(NOBODY, 0.0, self.nobody.accuracy(self.goal["test"]))
+        self._point(MAJORITY, 0.0, self.majority.accuracy(self.goal["test"]))
         oracle = cheapest_right(test, self.goal["test"], costs)
-        self._point("oracle (cheapest right one)", oracle.cost, oracle.accuracy(self.goal["test"]))
+        self._point("oracle (cheapest correct expert)", oracle.cost, oracle.accuracy(self.goal["test"]))
         self.report.took("baselines", start)
 
-    def _nobody_error(self) -> float:
-        return float((self.goal["train"] != self.nobody.predicted[0]).mean())
+    def _majority_error(self) -> float:
+        return float((self.goal["train"] != self.majority.predicted[0]).mean())
 
     def _point(self, method: str, cost: float, accuracy: float) -> None:
         """A rule that has one cost; it stands below the curves."""
@@ -305,11 +307,11 @@ class Study:
             self.report.add(method, "cost", cost, self.seed)
 
     def _line(self, method: str) -> tuple[np.ndarray, np.ndarray]:
-        """Rising costs and accuracies of a curve, from nobody asked on; points of one cost as their mean."""
-        return curve_of(self.report, method, self.seed, self.nobody.accuracy(self.goal["test"]))
+        """Rising costs and accuracies of a curve, from cost 0 on; points of equal cost are averaged."""
+        return curve_of(self.report, method, self.seed, self.majority.accuracy(self.goal["test"]))
 
     def study_sensitivity(self) -> None:
-        """How accuracy and cost move with the number of neighbours and the trade-off."""
+        """Accuracy and cost by number of neighbors and trade-off."""
         start = time.perf_counter()
         around = [(self.policy.trade_off_ or 0.02) * factor for factor in (0.5, 1.0, 2.5)]
         for count in sorted({min(count, len(self.goal["train"]) - 1) for count in NEIGHBORS}):
@@ -321,23 +323,23 @@ class Study:
 
 
 def subset_cost(costs: dict[str, float]) -> float:
-    """What asking everybody costs."""
+    """Total cost of all experts."""
     return math.fsum(costs.values())
 
 
-def curve_of(report: Report, method: str, seed: int, nobody: float) -> tuple[np.ndarray, np.ndarray]:
-    """A rule's curve of one seed: rising costs and accuracies, from the answer that asks nobody on.
+def curve_of(report: Report, method: str, seed: int, majority: float) -> tuple[np.ndarray, np.ndarray]:
+    """A rule's curve of one seed: rising costs and accuracies, from the majority-class baseline at cost 0 on.
 
     Args:
         report: Holds the points.
         method: Name of the rule.
         seed: Of the run.
-        nobody: Accuracy at cost 0.
+        majority: Accuracy at cost 0, that of the majority-class baseline.
     """
     rows = report.select(method=method, metric="accuracy on the curve", seed=seed)
     points = [(row["cost"], row["value"]) for row in rows]
     if not points:
         return np.zeros(0), np.zeros(0)
-    points = [(0.0, nobody), *[(cost, value) for cost, value in points if cost > 0]]
+    points = [(0.0, majority), *[(cost, value) for cost, value in points if cost > 0]]
     costs = np.unique([cost for cost, _ in points])
     return costs, np.array([np.mean([value for other, value in points if other == cost]) for cost in costs])

@@ -89,7 +89,7 @@ def generative(
         config=recorded | {"data": data.arguments, "content": data.fingerprint()},
         metric="rougeL",
         title="test ROUGE-L (F-measure)",
-        beside=("rouge1", "rouge2", "choice accuracy", "experts asked"),
+        beside=("rouge1", "rouge2", "choice accuracy", "experts queried"),
         data=data,
         expert={"network": network, "optimizer": optimizer, "scheduler": scheduler, "max_new_tokens": max_new_tokens},
         expert_epochs=expert_epochs,
@@ -132,7 +132,7 @@ class _Generative(Recipe):
             run.report.notes.append(cut)
 
     def figures(self, run: Run) -> Figures:
-        """ROUGE-L by domain, and whose text is returned."""
+        """ROUGE-L by domain, and the selected experts."""
         last, names = self.last, self.last.files.domains
         shown = (MAIN, *(f"single expert {name}" for name in names), DOMAIN_ORACLE, TEXT_ORACLE)
         means = {
@@ -143,8 +143,8 @@ class _Generative(Recipe):
             last.domain,
             last.chosen[MAIN],
             names,
-            title=f"Whose text is returned, seed {last.seed}",
-            xlabel="chosen expert",
+            title=f"Selected expert by domain, seed {last.seed}",
+            xlabel="selected expert",
             ylabel="domain of the text",
         )
         return {
@@ -152,7 +152,10 @@ class _Generative(Recipe):
                 plotting.grouped_bars(means, names, label="test ROUGE-L", title="ROUGE-L on the texts of each domain"),
                 "Test ROUGE-L on the texts of each domain, mean over seeds.",
             ),
-            "choices": (choices, f"Fractions of each domain's test texts that each expert answers ({MAIN}), one seed."),
+            "choices": (
+                choices,
+                f"Fraction of each domain's test texts for which each expert is selected ({MAIN}), one seed.",
+            ),
         }
 
 
@@ -218,7 +221,7 @@ class _Seed(SeedRun):
         )
         self.read = spool.rows
         self.written = {name: ask_expert(expert, spool.rows, "text", how)[0] for name, expert in experts.items()}
-        self.report.took("asking experts", start)
+        self.report.took("querying experts", start)
         start = time.perf_counter()
         self.wanted = self._padded(wanted)
         self.domain = np.concatenate(spool.domain).argmax(1)
@@ -248,17 +251,17 @@ class _Seed(SeedRun):
             self._score(method, chosen, len(readers) + (~own).mean())
 
     def score_baselines(self) -> None:
-        """Single experts, chance, oracles, and the first words of the text."""
+        """Single experts, chance, oracles, and the lead baseline (first words)."""
         rows = np.arange(len(self.scores))
         for number, name in enumerate(self.store.names):
             self._score(f"single expert {name}", np.full(len(rows), number), 1)
         self._add(RANDOM, self.scores.mean(1))
         self.report.add(RANDOM, "choice accuracy", 1 / self.scores.shape[1], self.seed)
-        self.report.add(RANDOM, "experts asked", 1, self.seed)
+        self.report.add(RANDOM, "experts queried", 1, self.seed)
         self._score(DOMAIN_ORACLE, self.domain, 1)
         self._score(TEXT_ORACLE, self.scores[:, :, 2].argmax(1), self.scores.shape[1])
         count = self._lead()
-        self._add("first words of the text", self._judged([text[:count] for text in self.read]))
+        self._add("lead baseline (first words)", self._judged([text[:count] for text in self.read]))
 
     def _lead(self) -> int:
         """How many first tokens are the best title on the fuser's validation pairs."""
@@ -286,24 +289,24 @@ class _Seed(SeedRun):
             shown.append([self.files.domains[self.domain[row]], short, wanted, name, written])
         self.report.text += [
             "",
-            f"Paired ROUGE-L difference of {MAIN} from each single expert over {len(rows)} test rows, seed {self.seed} "
-            "(points, 95 % interval by Student's t over rows; the experts are held fixed):",
+            f"Paired ROUGE-L difference of {MAIN} from each expert over {len(rows)} test texts, seed {self.seed} "
+            "(points, 95 % interval of Student's t over texts; the experts are fixed):",
             "",
             *markdown_table(["against", "difference"], gains),
             "",
-            f"{len(shown)} chosen texts of seed {self.seed}, evenly spread over the test rows:",
+            f"{len(shown)} examples of seed {self.seed}, evenly spaced over the test set:",
             "",
-            *markdown_table(["domain", "read", "wanted", "chosen expert", "its text"], shown),
+            *markdown_table(["domain", "input", "reference", "selected expert", "generated text"], shown),
         ]
 
     # --------------------------------------------------------------- helpers
 
-    def _score(self, method: str, chosen: np.ndarray, asked: float) -> None:
+    def _score(self, method: str, chosen: np.ndarray, queried: float) -> None:
         self.chosen[method] = chosen
         self._add(method, self.scores[np.arange(len(chosen)), chosen])
         right = chosen == self.domain
         self.report.add(method, "choice accuracy", right.mean(), self.seed)
-        self.report.add(method, "experts asked", asked, self.seed)
+        self.report.add(method, "experts queried", queried, self.seed)
         for number, name in enumerate(self.files.domains):
             self.report.add(method, "choice accuracy", right[self.domain == number].mean(), self.seed, domain=name)
 

@@ -28,7 +28,7 @@ from lightning_fusion.store import ArrayStore, DamagedStoreError, MissingStoreEr
 MAIN = "FoE (embeddings)"
 PROBABILITIES = "FoE (option probabilities)"
 _ANSWERS = "answers of an expert"
-CALIBRATED = "best of the category on validation (category known)"
+CALIBRATED = "best expert of the category (category known)"
 
 
 def multiple_choice(
@@ -70,7 +70,7 @@ def multiple_choice(
         seeds: One training of the fusers each; [0] where None.
         fuser_epochs: Epochs of each fuser.
         hidden: Width of the fusers.
-        trainer: Arguments of every stage's Trainer, on whose device the experts are asked, too;
+        trainer: Arguments of every stage's Trainer, on whose device the experts run as well;
             :class:`~lightning_fusion.recipes.trainers.Trainers` says which.
         overwrite: Replace another run in ``output``.
 
@@ -123,7 +123,7 @@ class _MultipleChoice(Recipe):
     """(N,) of each split."""
     categories: list[str]
     asking: dict[str, Any]
-    """What experts are asked."""
+    """How the options are scored."""
     batch_size: int
     fuser_epochs: int
     hidden: int
@@ -134,7 +134,7 @@ class _MultipleChoice(Recipe):
         if self.answers is None:
             start = time.perf_counter()
             self.answers = _Answers(self.parts, self._ask(run), self.category, self.categories)
-            run.report.took("asking experts", start)
+            run.report.took("querying experts", start)
         self.answers.score(run.report, seed)
         for method, kind in ((MAIN, "embeddings"), (PROBABILITIES, "probabilities")):
             data = self.answers.data(seed, kind)
@@ -196,7 +196,7 @@ def _ask(
     except MissingStoreError:
         pass
     except DamagedStoreError as error:
-        rank_zero_warn(f"{error}: this expert is asked again")
+        rank_zero_warn(f"{error}: this expert is queried again")
     path = str(expert.transformers)
     tokenizer = TextTokenizer.load(path, download=False).backend
     with StoreWriter(folder, _ANSWERS, overwrite=True) as writer:
@@ -291,7 +291,7 @@ class _Answers:
         best = int(self.right["val"].mean(0).argmax())
         self.add(report, "best single expert on validation", np.full(len(right), best), seed)
         self.add(report, CALIBRATED, self.best[self.category["test"]], seed)
-        report.add("oracle (some expert right)", "accuracy", right.any(1).mean(), seed)
+        report.add("oracle (any expert correct)", "accuracy", right.any(1).mean(), seed)
 
     def add(self, report: Report, method: str, chosen: np.ndarray, seed: int) -> None:
         """Accuracy of the chosen experts' answers, and how often the category's own expert was chosen."""
@@ -308,5 +308,5 @@ class _Answers:
             [name, *(f"{value:.3f}" for value in row), self.names[best]]
             for name, row, best in zip(self.categories, self.calibration, self.best, strict=True)
         ]
-        title = "Validation accuracy of each expert by category; the best one is the category's own:"
-        return ["", title, "", *markdown_table(["category", *self.names, "own"], rows)]
+        title = "Validation accuracy of each expert by category; the target is the best expert:"
+        return ["", title, "", *markdown_table(["category", *self.names, "target"], rows)]

@@ -1,4 +1,4 @@
-"""FoE for regression: scorers of texts are fused to predict human judgement of them."""
+"""FoE for regression: scorers of texts are fused to predict human ratings of them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from lightning_fusion.recipes.seed_run import describe_arguments
 
 MAIN = "FoE (gradient boosting)"
 AVERAGE = "mean of experts"
-BEST = "best single expert on training rows"
+BEST = "best single expert (training set)"
 ORACLE = "oracle (best expert of each aspect)"
 
 
@@ -38,7 +38,7 @@ def text_evaluation(
     seeds: list[int] | None = None,
     overwrite: bool = False,
 ) -> Report:
-    """Fuse scores that experts gave to texts, and compare their correlation with human judgement by aspect.
+    """Fuse scores that experts gave to texts, and compare their correlation with human ratings by aspect.
 
     For each seed and aspect a gradient-boosting regressor reads the scores of all experts and learns the human score
     on the training rows; the Pearson correlation is that of the test rows. Experts are judged by their scores as they
@@ -190,7 +190,7 @@ class _TextEvaluation(Recipe):
         if count < 2 * leaf:
             report.notes.append(
                 f"Seed {seed}: {count} training rows cannot be split into leaves of {leaf} (min_samples_leaf): {MAIN} "
-                f"answers all alike; give more rows, {2 * leaf} at least, or smaller leaves."
+                f"predicts a constant; provide at least {2 * leaf} rows, or reduce min_samples_leaf."
             )
         for method, build in fusers.items():
             fitted = (build().fit(scores[train], values[train]).predict(scores[test]) for values in human.T)

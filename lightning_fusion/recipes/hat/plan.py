@@ -15,7 +15,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "static weights": {"mixing": "static"},
 }
 """Arguments of :class:`~lightning_fusion.HaTJointModule` of each student of the main table."""
-POISONED, STUDENT = "_permuted", "_student"
+CORRUPTED, STUDENT = "_permuted", "_student"
 OF_SELECTION = {"keep_fraction", "num_sources", "encoder_first", "similarity", "rank_by"}
 OF_TARGET = {"labeled_fraction", "labeled_per_class"}
 
@@ -35,7 +35,7 @@ class Plan:
     networks: dict[str, Callable[[int], nn.Module]]
     source_epochs: int
     source_classes: int | None
-    poisoned: int
+    corrupted_sources: int
     epochs: int
     target: dict[str, Any]
     selection: dict[str, Any]

@@ -13,7 +13,7 @@ from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.hat.module import HaTJointModule
 from lightning_fusion.recipes.hat import report as hat_report
-from lightning_fusion.recipes.hat.plan import OF_SELECTION, OF_TARGET, POISONED, STUDENT, STUDENTS, Plan
+from lightning_fusion.recipes.hat.plan import CORRUPTED, OF_SELECTION, OF_TARGET, STUDENT, STUDENTS, Plan
 from lightning_fusion.recipes.hat.report import LOCAL, MAIN, groups_of
 from lightning_fusion.recipes.hat.seed import HaTSeed
 from lightning_fusion.recipes.report import Figures, Report
@@ -36,7 +36,7 @@ def hat(
     num_sources: int = 5,
     source_epochs: int = 30,
     source_classes: int | None = None,
-    poisoned: int = 0,
+    corrupted_sources: int = 0,
     epochs: int = 60,
     publish_students: bool = False,
     guarded: bool = False,
@@ -69,10 +69,10 @@ def hat(
         source_epochs: Epochs of each source.
         source_classes: Every source knows this many of the classes only, two or more, and is trained on their rows
             alone: the dial of label overlap. They are drawn with the seed and its name, those first that the fewest
-            sources before it know, so that together they cover all where they can. The row "own model, all labels"
+            sources before it know, so that together they cover all where they can. The row "local model, all labels"
             is of another model then, which knows all.
-        poisoned: This many of the sources that each target may choose from, drawn with the seed, are replaced by
-            models that were trained on permuted labels: each class bears the name of another.
+        corrupted_sources: Number of the sources that each target may choose from, drawn with the seed, that are
+            replaced by models trained on permuted labels, each class under the name of another.
         epochs: Epochs of each model of a target.
         publish_students: Targets come in order, and each one's student is published as a source ``NAME_student`` that
             later targets of other groups may choose, with centroids of its few labeled samples. It counts as a source
@@ -104,11 +104,11 @@ def hat(
     data.prepare_data()
     data.setup("fit")
     check_domains(data)
-    made = {POISONED: poisoned > 0, STUDENT: publish_students}
+    made = {CORRUPTED: corrupted_sources > 0, STUDENT: publish_students}
     _check_taken(data, [ending for ending, wanted in made.items() if wanted])
     domains, left_out = _usable(data, seeds)
     chosen = _targets(domains, left_out, targets, num_targets)
-    _check_poisoned(groups_of(data), domains, chosen, poisoned)
+    _check_corrupted(groups_of(data), domains, chosen, corrupted_sources)
     target = {
         "labeled_fraction": labeled_fraction,
         "labeled_per_class": labeled_per_class,
@@ -120,7 +120,7 @@ def hat(
         networks=networks,
         source_epochs=source_epochs,
         source_classes=source_classes,
-        poisoned=poisoned,
+        corrupted_sources=corrupted_sources,
         epochs=epochs,
         target=target,
         selection=selection,
@@ -155,7 +155,7 @@ class _HaT(Recipe):
         """Publish a source of each domain; then each target in turn is new."""
         if seed == run.seeds[0]:
             for name, reason in self.left_out.items():
-                run.console.print(f"{name} is left out: {reason}")
+                run.console.print(f"{name} is skipped: {reason}")
         one = HaTSeed(run, self.data.variant(seed=seed), seed)
         one.publish_sources(self.plan, self.targets)
         for number, name in enumerate(self.targets):
@@ -172,24 +172,24 @@ class _HaT(Recipe):
             "classes": len(self.data.classes),
             "domains": len(plan.domains),
             "targets": len(self.targets),
-            "labels of a target": f"{few} of each class" if few else f"{share:.3g} of its training samples",
-            "sources chosen": f"{plan.selection['num_sources']}, where as many are eligible",
-            "epochs": f"{plan.epochs}; sources, and so the target's own model with all labels, {plan.source_epochs}",
+            "labels of a target": f"{few} per class" if few else f"{share:.3g} of its training samples",
+            "selected sources": f"{plan.selection['num_sources']}, or all eligible ones where there are fewer",
+            "epochs": f"{plan.epochs}; {plan.source_epochs} for sources and for the local model with all labels",
         }
         hat_report.average(report)
-        left_out = (f"Domain {name} is neither source nor target: {why}." for name, why in self.left_out.items())
+        left_out = (f"Domain {name} was skipped as source and target: {why}." for name, why in self.left_out.items())
         report.notes = [*left_out, *report.notes, *hat_report.verdicts(report)]
         if watched := run.trainers.watched():
             report.notes.append(
-                f"A callback watches {shorten(watched)}: models of a target were validated on labels of its validation "
-                "split, which the few labels do not count."
+                f"A callback monitors {shorten(watched)}: models of a target were validated on labels of its "
+                "validation split, which are not counted among the few labels."
             )
         parts = [
             hat_report.over_groups(report, self.data),
             hat_report.ranks(report),
             hat_report.mixers(report),
             hat_report.coverage(report),
-            hat_report.poison(report),
+            hat_report.corruption(report),
             hat_report.traffic(report),
         ]
         report.text = [line for part in parts if part for line in ("", *part)][1:]
@@ -253,13 +253,13 @@ def _targets(
     return chosen
 
 
-def _check_poisoned(groups: Mapping[str, str], domains: Sequence[str], targets: Sequence[str], poisoned: int) -> None:
+def _check_corrupted(groups: Mapping[str, str], domains: Sequence[str], targets: Sequence[str], corrupted: int) -> None:
     for target in targets:
         others = [name for name in domains if groups[name] != groups[target]]
-        if not 0 <= poisoned < max(1, len(others)):
+        if not 0 <= corrupted < max(1, len(others)):
             raise InputError(
-                f"poisoned is {poisoned}; expected 0 or more, and less than the {len(others)} sources of other groups "
-                f"that {target} may choose from"
+                f"corrupted_sources is {corrupted}; expected 0 to {max(0, len(others) - 1)}, fewer than the sources of "
+                f"other groups that {target} may choose from"
             )
 
 

@@ -10,7 +10,7 @@ from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.recipes.report import Figures, Report, markdown_table, paired_gain
 
 _SELECTED = re.compile(r"average of \d+, selected")
-MAIN, LOCAL = "HaT", "local, few labels"
+MAIN, LOCAL = "HaT", "local model, few labels"
 
 
 def groups_of(data: FusionDataModule) -> dict[str, str]:
@@ -52,7 +52,7 @@ def over_groups(report: Report, data: FusionDataModule) -> list[str]:
         signs = [sum(sign * value > 1e-9 for value in gain.values()) for sign in (1, -1)]
         rows.append([method, text, f"{signs[0]} / {len(gain) - sum(signs)} / {signs[1]}"])
     title = f"Gains of {MAIN} in points, paired by target; 95 % interval over {len(names)} groups (Student's t):"
-    return [title, "", *markdown_table(["against", "gain", "targets where better / equal / worse"], rows)]
+    return [title, "", *markdown_table(["against", "gain", "targets: better / equal / worse"], rows)]
 
 
 _CRITERIA = {
@@ -69,75 +69,75 @@ def ranks(report: Report) -> list[str]:
     rows = [[name, f"{np.mean(values):.2f}"] for name, values in found.items() if values]
     if not rows:  # two sources have no ranks to speak of
         return []
-    lines = markdown_table(["criterion of the selection", "rank correlation with the true accuracy"], rows)
-    return [*lines, "", "Mean over targets; the true accuracy is the source's own on the target's test split."]
+    lines = markdown_table(["selection criterion", "rank correlation with the true accuracy"], rows)
+    return [*lines, "", "Mean over targets; the true accuracy is that of the source on the target's test split."]
 
 
 def verdicts(report: Report) -> list[str]:
-    """What a reader should not overlook: that something simpler is better."""
+    """Notes where a simpler method is better."""
     own = float(np.mean(report.values(MAIN)))
     local = float(np.mean(report.values(LOCAL)))
     notes = []
     if own < local:
-        notes.append(f"{MAIN} ({own:.3f}) is below the local model ({local:.3f}): the sources harm here.")
+        notes.append(f"{MAIN} ({own:.3f}) is below the local model ({local:.3f}): the sources reduce the accuracy.")
     averages = {name: float(np.mean(report.values(name))) for name in report.methods() if _SELECTED.fullmatch(name)}
     for name, value in averages.items():
         if own < value - 0.01:
             notes.append(
-                f"The {name} ({value:.3f}), is better than {MAIN}'s small model ({own:.3f}): take it where all of them "
-                "can be asked about every sample."
+                f"The {name} ({value:.3f}), is better than {MAIN}'s small model ({own:.3f}): use it where all of these "
+                "sources can be evaluated for every sample."
             )
     return notes
 
 
 def mixers(report: Report) -> list[str]:
-    """What each student's mixer is held to be worth while it is trained, and what its predictions are worth."""
-    head = ["mixer of", "accuracy in training", "true accuracy of the fused prediction", "targets with 1 in training"]
+    """Training and test accuracy of each student's mixer."""
+    head = ["mixer of", "training accuracy", "test accuracy", "targets with training accuracy 1"]
     rows = []
     for method in report.methods("mixer accuracy"):
         found = report.select(method=method, metric="mixer accuracy")
         believed = [row["value"] for row in found if "domain" in row]
-        true = np.mean(report.values(f"{method}, mixer kept"))
+        true = np.mean(report.values(f"{method} (mixer)"))
         ones = f"{believed.count(1.0)} of {len(believed)}"
         rows.append([method, f"{np.mean(believed):.3f}", f"{true:.3f}", ones])
-    note = "In training: over the labeled rows in the last epoch, which scales the injection. True: on the test split."
+    note = "Training accuracy: on the labeled samples in the last epoch; it scales the distillation weight alpha."
     return [*markdown_table(head, rows), "", f"Means over targets. {note}"]
 
 
 def coverage(report: Report) -> list[str]:
-    """What chosen sources know of the classes, and which no chosen source knows."""
+    """Class coverage of the selected sources."""
     rows = report.select(metric="coverage")
     share = np.mean([row["value"] for row in rows])
-    lines = [f"A chosen source knows {share:.0%} of the target's classes, on average."]
+    lines = [f"A selected source knows {share:.0%} of the target's classes on average."]
     without = Counter(label for row in rows for label in row["uncovered"])
     if not without:
-        return [*lines, "Every class is known to a chosen source of every target."]
+        return [*lines, "For every target, each class is known to a selected source."]
     named = ", ".join(f"{label} ({count})" for label, count in without.most_common())
-    return [*lines, f"Classes that no chosen source knows, and for how many of {len(rows)} selections: {named}."]
+    return [*lines, f"Classes that no selected source knows (number of {len(rows)} selections): {named}."]
 
 
-def poison(report: Report) -> list[str]:
-    """How often poisoned sources were chosen, and what the mixer thought of them; nothing where there are none."""
+def corruption(report: Report) -> list[str]:
+    """How often label-corrupted sources were selected, and their mixer weight; empty where there are none."""
     rows = []
-    for kind in ("poisoned sources", "sound sources"):
+    for kind in ("label-corrupted sources", "other sources"):
         sources, picked, weights = (
             [row["value"] for row in report.select(method=kind, metric=metric)]
             for metric in ("sources", "chosen", "mixer weight")
         )
         if there := sum(sources):
             chosen = sum(picked)
-            weight = f"{np.mean(weights):.3f}" if weights else "none was chosen"
+            weight = f"{np.mean(weights):.3f}" if weights else "none was selected"
             rows.append([kind, f"{chosen:.0f} of {there:.0f} ({chosen / there:.0%})", weight])
     if not rows:
         return []
-    lines = markdown_table(["over all targets", "chosen", "mean weight in the mixer, where chosen"], rows)
-    return [*lines, "", "Poisoned: trained on permuted labels, each class under the name of another."]
+    lines = markdown_table(["over all targets", "selected", "mean mixer weight of selected ones"], rows)
+    return [*lines, "", "Label-corrupted: trained on permuted labels, each class under the name of another."]
 
 
 def traffic(report: Report) -> list[str]:
     """Bytes that one target reads, by stage."""
     rows = [[name, f"{np.mean(report.values(name, 'bytes')):,.0f}"] for name in report.methods("bytes")]
-    return markdown_table(["bytes of one selection, mean over targets", ""], rows)
+    return markdown_table(["mean over targets", "bytes"], rows)
 
 
 def figures(report: Report) -> Figures:
@@ -159,13 +159,13 @@ def figures(report: Report) -> Figures:
     )
     students = _by_target(report, MAIN), _by_target(report, LOCAL)
     return {
-        "weights": (weights, "Mean mixer weight of each selected source, by class of the last target's test samples."),
+        "weights": (weights, "Mean mixer weight of each selected source by class of the test samples, last target."),
         "targets": (
             plotting.target_accuracies(*students, means, main=MAIN, against=LOCAL),
-            "Left: the student against a model of the labels alone. Right: every method.",
+            "Left: the student against the local model. Right: every method.",
         ),
         "ledger": (
-            plotting.traffic(stages, float(np.mean(report.values("send all", "bytes")))),
-            "Bytes that a target reads to select its sources, by stage, and those of all models.",
+            plotting.traffic(stages, float(np.mean(report.values("all models", "bytes")))),
+            "Bytes that a target reads to select its sources, by stage, and the bytes of all models.",
         ),
     }

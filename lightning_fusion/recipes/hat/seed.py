@@ -27,7 +27,7 @@ from lightning_fusion.hat.guard import guard
 from lightning_fusion.hat.module import HaTJointModule
 from lightning_fusion.hat.ranking import Selection
 from lightning_fusion.hat.selection import select_sources
-from lightning_fusion.recipes.hat.plan import OF_SELECTION, OF_TARGET, POISONED, STUDENT, STUDENTS, Plan
+from lightning_fusion.recipes.hat.plan import CORRUPTED, OF_SELECTION, OF_TARGET, STUDENT, STUDENTS, Plan
 from lightning_fusion.recipes.hat.report import LOCAL, MAIN, groups_of
 from lightning_fusion.recipes.seed_run import SeedRun, barrier, save_weights, stage_seed
 from lightning_fusion.registry.registry import ExpertRegistry
@@ -90,7 +90,7 @@ class HaTSeed(SeedRun):
     def publish_sources(self, plan: Plan, targets: Sequence[str]) -> None:
         """Train one source per domain and publish it; those that are there already are taken as they are.
 
-        A domain whose source is poisoned for some of the targets has one of each kind.
+        A domain whose source is corrupted for some of the targets has one of each kind.
         """
         self.registry = ExpertRegistry(str(self.folder / "registry"))
         self.experts: dict[str, Expert] = {}
@@ -101,11 +101,11 @@ class HaTSeed(SeedRun):
         if plan.source_classes is not None:
             kept = draw_classes({name: _present(data[name]) for name in names}, plan.source_classes, self.seed)
             data = {name: SourceDataModule(data[name], kept[name]) for name in names}
-        wrong = {name for target in targets for name in self.poisoned(target, plan)}
+        wrong = {name for target in targets for name in self.corrupted(target, plan)}
         for name in (name for name in names if name in wrong):
-            data[f"{name}{POISONED}"] = SourceDataModule(data[name], permuted=True, seed=self.seed)
+            data[f"{name}{CORRUPTED}"] = SourceDataModule(data[name], permuted=True, seed=self.seed)
         for number, (name, own) in enumerate(data.items()):
-            domain = name.removesuffix(POISONED) if name not in names else name
+            domain = name.removesuffix(CORRUPTED) if name not in names else name
             label = f"seed {self.seed}  source {number + 1}/{len(data)} {name} ({self.architecture[domain]})"
             self.experts[name] = self._source(f"sources/{name}", domain, own, plan, label)
             if name not in published and first_process():
@@ -118,11 +118,11 @@ class HaTSeed(SeedRun):
                 label = f"seed {self.seed}  {name} with all labels"
                 self.own[name] = self._source(f"own/{name}", name, self.data.variant(domain=name), plan, label)
 
-    def poisoned(self, target: str, plan: Plan) -> list[str]:
-        """The domains of other groups whose sources are poisoned for a target: the first of one order per seed."""
+    def corrupted(self, target: str, plan: Plan) -> list[str]:
+        """The domains of other groups whose sources are corrupted for a target: the first of one order per seed."""
         groups, names = groups_of(self.data), plan.domains
         order = [names[place] for place in np.random.default_rng(self.seed).permutation(len(names))]
-        return [name for name in order if groups[name] != groups[target]][: plan.poisoned]
+        return [name for name in order if groups[name] != groups[target]][: plan.corrupted_sources]
 
     def _source(self, path: str, domain: str, data: FusionDataModule, plan: Plan, label: str) -> Expert:
         network = plan.networks[self.architecture[domain]]
@@ -179,16 +179,20 @@ class _Target:
     def __init__(self, run: HaTSeed, name: str, earlier: Sequence[str], plan: Plan) -> None:
         self.run, self.name, self.plan = run, name, plan
         groups = groups_of(run.data)
-        wrong = run.poisoned(name, plan)
+        wrong = run.corrupted(name, plan)
         self.others = [
-            f"{other}{POISONED}" if other in wrong else other for other in plan.domains if groups[other] != groups[name]
+            f"{other}{CORRUPTED}" if other in wrong else other
+            for other in plan.domains
+            if groups[other] != groups[name]
         ]
         if plan.publish_students:
             self.others += [f"{other}{STUDENT}" for other in earlier if groups[other] != groups[name]]
         self.excluded = [other for other in run.registry.names if other not in self.others]
-        self.wrong = {f"{other}{POISONED}" for other in wrong}
+        self.wrong = {f"{other}{CORRUPTED}" for other in wrong}
         if len(self.others) < 2:
-            raise InputError(f"data: {name} has {len(self.others)} domain(s) of other groups to learn from; two needed")
+            raise InputError(
+                f"data: {name} has {len(self.others)} domain(s) of other groups as sources; expected at least two"
+            )
         self.network = plan.networks[run.architecture[name]]
         self.data = TargetDataModule(run.data, name, seed=run.seed, **plan.target)
         self.found: list[dict[str, Any]] = []
@@ -198,8 +202,8 @@ class _Target:
     def rows(self) -> list[dict[str, Any]]:
         """All figures, as rows of the report."""
         few = self.data.variant(unlabeled=False)
-        asked = {name: self.run.experts[name] for name in self.others}
-        said = self._ask("all", asked | {self.name: self.run.own[self.name]}, few)
+        others = {name: self.run.experts[name] for name in self.others}
+        said = self._ask("all", others | {self.name: self.run.own[self.name]}, few)
         known, test = said.scattered("train"), said.scattered("test")
         label, truth = np.asarray(said["train"].target), np.asarray(said["test"].target)
         self._add("labeled rows", "rows", len(label))
@@ -224,8 +228,8 @@ class _Target:
                     self._score(method, self._student(self.data, selection.experts, arguments, method))
             self._fusers(few, selection.experts)
         by_labels = self.others[int((known.argmax(2) == label[:, None]).mean(0).argmax())]
-        self._add("best source by labels", "accuracy", accuracy[by_labels])
-        self._add("mean source", "accuracy", np.mean(list(accuracy.values())))
+        self._add("best source by labeled accuracy", "accuracy", accuracy[by_labels])
+        self._add("mean of single sources", "accuracy", np.mean(list(accuracy.values())))
         self._add("average of all sources", "accuracy", average(self.others))
         for rank_by in ("random", "statistics", "accuracy", "centroid"):
             other = self._select(self.data, rank_by=rank_by)
@@ -234,8 +238,8 @@ class _Target:
         best = sorted(self.others, key=lambda name: -accuracy[name])[:count]
         self._add(f"average of {count}, oracle", "accuracy", average(best))
         columns = [self.others.index(name) for name in sources]
-        self._add(f"some one of the {count} right", "accuracy", oracle_selection(test[:, columns], truth).mean())
-        self._add("own model, all labels", "accuracy", own.mean())
+        self._add(f"oracle selection among the {count}", "accuracy", oracle_selection(test[:, columns], truth).mean())
+        self._add("local model, all labels", "accuracy", own.mean())
         for name, change in self.plan.variants.items():
             self._variant(name, change)
         self._facts(selection, accuracy)
@@ -317,11 +321,11 @@ class _Target:
         said = self._ask("chosen", experts, few)
         rule = LogisticStacking().fit(said.scattered("train"), np.asarray(said["train"].target))
         truth = np.asarray(said["test"].target)
-        self._add("logistic stacking of them", "accuracy", (rule.predict(said.scattered("test")) == truth).mean())
+        self._add("logistic stacking of sources", "accuracy", (rule.predict(said.scattered("test")) == truth).mean())
         module, _ = self.run.fit_fuser(f"of_{self.name}", said, validates=False, bar=False)
         with torch.no_grad():
             answer = module.fuse(torch.from_numpy(said.concatenated("test"))).argmax(1).numpy()
-        self._add("FoE on them", "accuracy", (answer == truth).mean())
+        self._add("FoE on selected sources", "accuracy", (answer == truth).mean())
 
     def _variant(self, name: str, change: Mapping[str, Any]) -> None:
         data = self.data.variant(**{key: value for key, value in change.items() if key in OF_TARGET})
@@ -336,7 +340,7 @@ class _Target:
     def _score(self, method: str, metrics: Mapping[str, float]) -> None:
         self._add(method, "accuracy", metrics["test_accuracy"])
         if "test_mixer_accuracy" in metrics:
-            self._add(f"{method}, mixer kept", "accuracy", metrics["test_mixer_accuracy"])
+            self._add(f"{method} (mixer)", "accuracy", metrics["test_mixer_accuracy"])
             self._add(method, "mixer accuracy", metrics["train_mixer_accuracy"])
 
     def _add(self, method: str, metric: str, value: Any, **more: Any) -> None:
@@ -363,13 +367,13 @@ class _Target:
             label = self.data.classes[number]
             self._add("mixer", "largest weight of a class", max(weights), among=chosen, weights=weights, label=label)
         sound = set(self.others) - self.wrong
-        for kind, names in (("poisoned sources", self.wrong), ("sound sources", sound)) if self.wrong else ():
+        for kind, names in (("label-corrupted sources", self.wrong), ("other sources", sound)) if self.wrong else ():
             weights = [self.weights[name] for name in chosen if name in names]
             self._add(kind, "sources", len(names))
             self._add(kind, "chosen", len(weights))
             if weights:
                 self._add(kind, "mixer weight", np.mean(weights))
-        self._add("send all", "bytes", ledger.send_all)
+        self._add("all models", "bytes", ledger.send_all)
         for stage, count in ledger.stages.items():
             self._add(f"selection, {stage}", "bytes", count["down"])
         coverage = np.mean([row.coverage for row in selection.table if row.chosen])

@@ -228,9 +228,9 @@ class TestVoices:
     def test_the_report_says_what_the_figures_are(self, voices):
         text, content = (voices / "report.md").read_text(), results(voices)
         assert "lower is better: a negative gain is a lower EER" in text and "| eer | min_dcf |" in text
-        assert "10 test speakers give a smoke figure" in text
+        assert "10 test speakers are too few for a conclusion" in text
         assert (
-            "trained on 42 speakers, 168 samples an epoch of SyntheticSpeakerDataModule; test trials: 780 (60 of one"
+            "Training data: 42 speakers, 168 samples per epoch of SyntheticSpeakerDataModule. Test trials: 780 (60 of"
             in text
         )
         for name in ("strengths.png", "det.png"):
@@ -287,14 +287,16 @@ def test_pairs_begin_with_equal_weights_and_see_the_same_data(kind, tmp_path):
 def test_without_reversal_the_chain_is_the_plain_one_and_the_report_says_so(kind, tmp_path):
     report = RUNS[kind](tmp_path / "run", seeds=[3], schedule=lambda strength: Constant(0.0))
     assert tiny.same(network(tmp_path / "run", "member_2"), network(tmp_path / "run", "member_2_against_1"))
-    assert any("the reversal did not make them unlike" in note for note in report.notes)
-    assert any("One seed: whether ACoRL gains cannot be told" in note for note in report.notes)
+    assert any("the reversal did not make them dissimilar" in note for note in report.notes)
+    assert any("One seed gives no confidence interval" in note for note in report.notes)
 
 
 def test_a_plain_chain_that_validation_picked_is_called_so(tmp_path):
     report = run_on_voices(tmp_path / "run", seeds=[3], strengths=[0, 1.0], schedule=lambda strength: Constant(0.0))
-    assert report.data["strength of the table"] == "0, picked by validation"  # of equal ones the smaller
-    assert report.notes[-1].startswith("Validation picked the strength 0: ACoRL's rows are the plain chain")
+    assert report.data["strength of the table"] == "0, selected on validation"  # of equal ones the smaller
+    assert report.notes[-1].startswith(
+        "Validation selected the strength 0: the rows of ACoRL are those of the plain chain"
+    )
 
 
 @pytest.mark.parametrize("kind", RUNS)

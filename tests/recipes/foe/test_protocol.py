@@ -26,7 +26,7 @@ from lightning_fusion.recipes.foe.protocol import (
     FUSERS,
     MAIN,
     ONE_EXPERT,
-    ONE_OWNER,
+    ONE_TARGET,
     WITH_REPRESENTATIONS,
     _OneExpert,
     foe,
@@ -35,7 +35,7 @@ from lightning_fusion.recipes.runner import claim_folder
 from lightning_fusion.store import ArrayStore
 
 NETWORK = partial(SmallConvNet, width=2, in_channels=1)
-CHECKPOINTS = ["centralised.ckpt", "domain_0.ckpt", "domain_1.ckpt"]
+CHECKPOINTS = ["centralized.ckpt", "domain_0.ckpt", "domain_1.ckpt"]
 
 
 def run(output: Path, **arguments):
@@ -103,8 +103,8 @@ class TestResults:
         for row in content["rows"]:
             if row["metric"] == "accuracy" and "domain" not in row:
                 methods[row["method"]].append(row["seed"])
-        expected = {*FUSERS, *BASELINES, "mean single expert", "oracle expert (domain known)"}
-        expected |= {"oracle selection (some expert right)", "centralised model (shares data)"}
+        expected = {*FUSERS, *BASELINES, "mean of single experts", "oracle expert (domain known)"}
+        expected |= {"oracle selection (any expert correct)", "centralized model (shares data)"}
         assert set(methods) == expected
         assert all(sorted(seeds) == [0, 1] for seeds in methods.values())
 
@@ -119,8 +119,8 @@ class TestResults:
             }
             test, truth = outputs.scattered("test"), outputs["test"].target
             right = test.argmax(2) == truth[:, None]
-            assert found["oracle selection (some expert right)", "accuracy"] == pytest.approx(right.any(1).mean())
-            assert found["mean single expert", "accuracy"] == pytest.approx(right.mean(0).mean())
+            assert found["oracle selection (any expert correct)", "accuracy"] == pytest.approx(right.any(1).mean())
+            assert found["mean of single experts", "accuracy"] == pytest.approx(right.mean(0).mean())
             best = (outputs.scattered("train").argmax(2) == outputs["train"].target[:, None]).mean(0).argmax()
             assert found["best single expert", "accuracy"] == pytest.approx(right[:, best].mean())
             fused = predictions(finished, seed)
@@ -203,11 +203,11 @@ class TestGoingOn:
         shutil.rmtree(copied / "seed_1" / "fused")
         for name in ("results.json", "report.md", "seed_1/experts/domain_1.ckpt"):
             (copied / name).unlink()
-        (copied / "seed_1" / "centralised.part").write_bytes(b"half")
+        (copied / "seed_1" / "centralized.part").write_bytes(b"half")
         run(copied, seeds=[1, 0])
         after = times(copied)
         kept = {path for path in before if before[path] == after[path]}
-        assert {Path(path).name for path in kept} == {"centralised.ckpt", "domain_0.ckpt"}
+        assert {Path(path).name for path in kept} == {"centralized.ckpt", "domain_0.ckpt"}
         assert results(copied)["rows"] == rows
 
     def test_trained_fusers_are_taken_as_they_are_unless_they_read_other_experts(self, copied):
@@ -259,11 +259,11 @@ class TestGoingOn:
 
     def test_overwrite_begins_anew(self, copied):
         before = times(copied)
-        run(copied, seeds=[1], centralised=False, overwrite=True)
+        run(copied, seeds=[1], centralized=False, overwrite=True)
         after = times(copied)
         assert [Path(path).name for path in after] == CHECKPOINTS[1:]
         assert all(before[path] != when for path, when in after.items())
-        assert not any("centralised" in row["method"] for row in results(copied)["rows"])
+        assert not any("centralized" in row["method"] for row in results(copied)["rows"])
         assert "one seed" in (copied / "report.md").read_text()
 
 
@@ -301,7 +301,7 @@ def test_a_domain_of_one_class_stops_a_run_before_anybody_is_trained(tmp_path):
 
 class TestOverlap:
     def test_experts_of_overlapping_domains_are_trained_asked_and_fused_for_each_share(self, tmp_path):
-        report = run(tmp_path / "run", overlaps=[1.0, 0.0], centralised=False)
+        report = run(tmp_path / "run", overlaps=[1.0, 0.0], centralized=False)
         rows = [row for row in report.rows if row["metric"] == "accuracy by overlap"]
         assert {row["method"] for row in rows} == {MAIN, *RULES, CEILING}
         assert sorted({row["overlap"] for row in rows}) == [0.0, 1.0] and len(rows) == 2 * (2 + len(RULES))
@@ -313,7 +313,7 @@ class TestOverlap:
         text = (tmp_path / "run/report.md").read_text()
         assert "| overlap |" in text and "](overlap.png)" in text and (tmp_path / "run/overlap.png").is_file()
         stamps = times(tmp_path / "run")
-        assert run(tmp_path / "run", overlaps=[1.0, 0.0], centralised=False).rows == report.rows  # it goes on
+        assert run(tmp_path / "run", overlaps=[1.0, 0.0], centralized=False).rows == report.rows  # it goes on
         assert times(tmp_path / "run") == stamps and len(stamps) == 6
 
     def test_shares_that_are_none_are_refused(self, tmp_path):
@@ -323,7 +323,7 @@ class TestOverlap:
 
 def test_data_without_roles_are_fused_on_their_validation_split(tmp_path):
     data = SyntheticSensorDataModule(val_fraction=0.3, batch_size=64)
-    report = run(tmp_path / "run", data=data, network=partial(SensorCNN, width=2), centralised=False)
+    report = run(tmp_path / "run", data=data, network=partial(SensorCNN, width=2), centralized=False)
     outputs = ExpertOutputs.open(tmp_path / "run/seed_0/outputs")
     assert outputs.names == data.domains and report.config["data"]["class_path"].endswith(".SyntheticSensorDataModule")
     assert sum(len(outputs[split]) for split in ("train", "val")) == len(data.rows("val"))
@@ -331,19 +331,19 @@ def test_data_without_roles_are_fused_on_their_validation_split(tmp_path):
 
 
 def test_the_outputs_of_one_expert_are_fused_alone(tmp_path):
-    report = run(tmp_path / "run", single_expert=True, centralised=False, fuser_epochs=3)
+    report = run(tmp_path / "run", single_expert=True, centralized=False, fuser_epochs=3)
     for method in ONE_EXPERT:
         tried = {
             row["metric"]: row["value"] for row in report.rows if row["method"] == method and row["split"] == "val"
         }
-        assert set(tried) == {"accuracy, reading domain_0", "accuracy, reading domain_1"}
-        best = max(tried, key=lambda name: tried[name]).removeprefix("accuracy, reading ")
-        assert any(f"{method}: reads {best}, the best" in note for note in report.notes)
+        assert set(tried) == {"accuracy, outputs of domain_0", "accuracy, outputs of domain_1"}
+        best = max(tried, key=lambda name: tried[name]).removeprefix("accuracy, outputs of ")
+        assert any(f"{method}: uses the outputs of {best}, the best" in note for note in report.notes)
         assert len(report.values(method)) == 1
 
 
 def test_with_features_the_fuser_that_reads_them_is_the_main_row(tmp_path):
-    report = run(tmp_path / "run", features="pool", fuser=None, centralised=False)
+    report = run(tmp_path / "run", features="pool", fuser=None, centralized=False)
     content = results(tmp_path / "run")
     gains = {entry["against"] for entry in content["summary"] if entry["gain"] is not None}
     assert MAIN in gains and WITH_REPRESENTATIONS not in gains  # they are its own
@@ -364,7 +364,7 @@ def test_with_features_the_fuser_that_reads_them_is_the_main_row(tmp_path):
     mixed[:, own] = mixed[np.random.default_rng(0).permutation(len(given))][:, own]
     with torch.no_grad():
         lost = (answer == target).mean() - (module.fuse(torch.from_numpy(mixed)).argmax(1).numpy() == target).mean()
-    (found,) = [row["value"] for row in report.rows if row["method"] == "without domain_0"]
+    (found,) = [row["value"] for row in report.rows if row["method"] == "domain_0"]
     assert found == pytest.approx(lost)
 
 
@@ -392,15 +392,17 @@ class TestUnbalanced:
     def test_a_class_that_looks_like_a_formula_is_drawn_as_it_is(self, texts, tmp_path):
         path = Path(texts.hparams.root)
         path.write_text(path.read_text().replace(",good,", ",$5_to_$10 {,").replace(",bad,", ",$a_b^{$,"))
-        run(tmp_path / "run", data=texts, network=partial(TextBag, vocab_size=300), centralised=False)
+        run(tmp_path / "run", data=texts, network=partial(TextBag, vocab_size=300), centralized=False)
         assert all((tmp_path / f"run/{name}.png").is_file() for name in ("domains", "confusion", "importance"))
         assert "$5_to_$10" in (tmp_path / "run/report.md").read_text()
 
     def test_by_accuracy_the_report_says_what_guessing_gives(self, texts, tmp_path):
-        report = run(tmp_path / "run", data=texts, network=partial(TextBag, vocab_size=300), centralised=False)
+        report = run(tmp_path / "run", data=texts, network=partial(TextBag, vocab_size=300), centralized=False)
         share = np.mean(np.asarray(ExpertOutputs.open(tmp_path / "run/seed_0/outputs")["test"].target) == 1)
         (note,) = [note for note in report.notes if "balanced_accuracy" in note]
-        assert share > 0.8 and note.startswith(f"{share:.0%} of the test rows are good: accuracy rewards guessing it")
+        assert share > 0.8 and note.startswith(
+            f"{share:.0%} of the test samples are of class good: accuracy favors this class"
+        )
         assert report.metric == "accuracy"
 
     def test_by_balanced_accuracy_the_table_counts_classes_alike(self, texts, tmp_path):
@@ -411,7 +413,7 @@ class TestUnbalanced:
             metric="balanced_accuracy",
             overlaps=[0.5],
         )
-        assert not any("guessing" in note for note in report.notes)
+        assert not any("accuracy favors" in note for note in report.notes)
         outputs, fused = ExpertOutputs.open(tmp_path / "run/seed_0/outputs"), predictions(tmp_path / "run")
         truth = np.asarray(outputs["test"].target)
         content = results(tmp_path / "run")
@@ -420,7 +422,7 @@ class TestUnbalanced:
         assert main["mean"] == pytest.approx(balanced_accuracy(fused == truth, truth))
         assert report.values(MAIN, "accuracy") == [pytest.approx((fused == truth).mean())]
         assert report.methods("accuracy") == report.methods("balanced accuracy")
-        assert ONE_OWNER in report.methods() and not set(report.methods()) & (set(FUSERS) - {MAIN})
+        assert ONE_TARGET in report.methods() and not set(report.methods()) & (set(FUSERS) - {MAIN})
         for column, domain in enumerate(outputs.domains):
             inside = outputs["test"].domain[:, column]
             (found,) = [
@@ -435,7 +437,7 @@ class TestUnbalanced:
 
 
 def test_the_fuser_that_reads_features_may_stand_alone(tmp_path):
-    run(tmp_path / "run", features="pool", fuser=None, centralised=False, mean_weight=0.0)
+    run(tmp_path / "run", features="pool", fuser=None, centralized=False, mean_weight=0.0)
     path = tmp_path / "run/seed_0/fusers/label_with_representations.ckpt"
     module = FoEFuserModule.load_from_checkpoint(path, network=RepresentationFuser).eval()
     given = ExpertOutputs.open(tmp_path / "run/seed_0/outputs").concatenated("test", representations=True)
@@ -447,7 +449,7 @@ def test_the_fuser_that_reads_features_may_stand_alone(tmp_path):
 
 
 def test_the_benchmark_of_fusers_reads_a_run_and_no_test_row(tmp_path, monkeypatch):
-    run(tmp_path / "run", features="pool", fuser=None, centralised=False)
+    run(tmp_path / "run", features="pool", fuser=None, centralized=False)
     path = Path(__file__).parents[3] / "benchmarks/fuser_variants.py"
     spec = importlib.util.spec_from_file_location("fuser_variants", path)
     benchmark = importlib.util.module_from_spec(spec)
@@ -485,7 +487,7 @@ class TestBaselinesOfOthers:
             },
             "expert_epochs": 1,
             "fuser_epochs": 1,
-            "centralised": False,
+            "centralized": False,
             "trainer": {"accelerator": "cpu"},
             "baselines": {"the second": {"class_path": "thirdparty.baseline.OneExpert", "init_args": {"number": 1}}},
             "output": "run",

@@ -19,14 +19,14 @@ from lightning_fusion.frugal.subset_fusers import MaskedMLPFuser
 from lightning_fusion.metrics.selective import area_under_cost_curve, risk_coverage
 from lightning_fusion.recipes.frugal.protocol import frugal
 from lightning_fusion.recipes.frugal.rows import (
-    ANSWERED,
     AVERAGE,
     CONFIDENT,
+    COVERAGES,
     IN_SCOPE,
     MAIN,
-    NOBODY,
+    MAJORITY,
+    SCOPE_AUROC,
     SEEN,
-    TOLD_APART,
     TRADE_OFFS,
 )
 
@@ -40,7 +40,7 @@ STUDY = "lightning_fusion.recipes.frugal.study"
 ROWS = {"train": 160, "test": 110}
 COSTS = {"a": 1.0, "b": 2.0, "c": 0.5}
 CLASSES = ["cat", "dog", "owl"]
-PAPER = "FrugalFoE (M = 10, two at least)"
+PAPER = "FrugalFoE (M = 10, at least two queries)"
 VARIANTS = {
     PAPER,
     "FrugalFoE (masked MLP)",
@@ -51,11 +51,11 @@ RULES = {
     "random subsets",
     "static subset (greedy)",
     "static subset (exhaustive)",
-    "cascade by confidence",
+    "confidence cascade",
     "FrugalML-style",
 }
-ORACLE = "oracle (cheapest right one)"
-POINTS = {"best single expert", "all experts, kNN", "all experts, logistic stacking", NOBODY, ORACLE}
+ORACLE = "oracle (lowest-cost correct expert)"
+POINTS = {"best single expert", "all experts, kNN", "all experts, logistic stacking", MAJORITY, ORACLE}
 
 
 def store(folder: Path, seed: int = 0, rows: dict = ROWS, costs: dict | None = COSTS) -> str:
@@ -83,12 +83,12 @@ def test_the_report_tells_the_accuracy_of_the_samples_of_least_risk(tmp_path):
     coverage = FrugalFoE.load(tmp_path / "run/seed_0/policy").predict(ExpertOutputs.open(tmp_path / "store")["test"])
     wrong = coverage.predicted.numpy() != ExpertOutputs.open(tmp_path / "store")["test"].target
     curve = risk_coverage(coverage.risk.numpy(), wrong)
-    told = {share: report.values(MAIN, f"accuracy with {share:.0%} answered") for share in ANSWERED}
+    told = {share: report.values(MAIN, f"accuracy at {share:.0%} coverage") for share in COVERAGES}
     assert told[1.0] == [pytest.approx(report.values(MAIN)[0])]
     for share, (value,) in told.items():
         assert value == pytest.approx(1 - np.interp(share, curve.coverage, curve.error))
-    assert f"50% answered {told[0.5][0]:.3f}" in (tmp_path / "run/report.md").read_text()
-    assert not any(NOBODY in note for note in report.notes)
+    assert f"50% coverage {told[0.5][0]:.3f}" in (tmp_path / "run/report.md").read_text()
+    assert not any(MAJORITY in note for note in report.notes)
 
 
 def test_a_policy_below_asking_nobody_is_told(tmp_path):
@@ -101,9 +101,9 @@ def test_a_policy_below_asking_nobody_is_told(tmp_path):
     splits["train"]["target"][:] = np.arange(ROWS["train"]) % 2
     splits["train"]["target"][:3] = 0
     report = run(tmp_path / "run", stores=[store_of(splits, tmp_path / "other")])
-    (note,) = [note for note in report.notes if NOBODY in note]
-    own, nobody = report.values(MAIN)[0], report.values(NOBODY)[0]
-    assert own < nobody and f"({own:.3f}) is below" in note and f"({nobody:.3f}), which asks no expert" in note
+    (note,) = [note for note in report.notes if MAJORITY in note]
+    own, majority = report.values(MAIN)[0], report.values(MAJORITY)[0]
+    assert own < majority and f"({own:.3f}) is below" in note and f"({majority:.3f})" in note
 
 
 def store_of(splits: dict, folder: Path) -> str:
@@ -184,8 +184,8 @@ class TestResults:
                 ("accuracy", {MAIN} | VARIANTS | RULES | POINTS | {"all experts, masked MLP"}),
                 ("cost", {MAIN} | VARIANTS | RULES | POINTS | {"all experts, masked MLP"}),
                 ("area", {MAIN} | VARIANTS | RULES),
-                ("area under risk and coverage", {MAIN}),
-                ("share of far samples", {MAIN}),
+                ("area under the risk-coverage curve", {MAIN}),
+                ("fraction of out-of-distribution samples", {MAIN}),
             ):
                 found = [row["method"] for row in rows if (row["metric"], row["seed"]) == (metric, seed)]
                 assert sorted(found) == sorted(expected), metric
@@ -221,24 +221,29 @@ class TestResults:
             assert value(rows, MAIN, seed=seed) == pytest.approx(1 - wrong.mean())
             assert value(rows, MAIN, "cost", seed) == pytest.approx(float(answer.cost.mean()))
             area = risk_coverage(answer.risk.numpy(), wrong).area
-            assert value(rows, MAIN, "area under risk and coverage", seed) == pytest.approx(area)
-            assert value(rows, MAIN, "share of far samples", seed) == pytest.approx(float(answer.ood.double().mean()))
+            assert value(rows, MAIN, "area under the risk-coverage curve", seed) == pytest.approx(area)
+            assert value(rows, MAIN, "fraction of out-of-distribution samples", seed) == pytest.approx(
+                float(answer.ood.double().mean())
+            )
 
     def test_rivals_are_read_off_their_curves_at_the_same_cost(self, finished):
         rows = results(finished / "run")["rows"]
         for seed in (4, 5):
-            cost, nobody = value(rows, MAIN, "cost", seed), value(rows, NOBODY, seed=seed)
+            cost, majority = value(rows, MAIN, "cost", seed), value(rows, MAJORITY, seed=seed)
             for method in (*VARIANTS, *RULES):
                 points = [point for point in curve(rows, method, seed) if point[0] > 0]
                 places = sorted({0.0, *(c for c, _ in points)})
-                means = [nobody, *(np.mean([a for c, a in points if c == place]) for place in places[1:])]
+                means = [majority, *(np.mean([a for c, a in points if c == place]) for place in places[1:])]
                 assert value(rows, method, seed=seed) == pytest.approx(np.interp(cost, places, means)), method
                 assert value(rows, method, "cost", seed) == pytest.approx(min(cost, places[-1])), method
 
     def test_areas_are_those_under_the_curves(self, finished):
         rows = results(finished / "run")["rows"]
-        for method in (MAIN, "cascade by confidence", "static subset (exhaustive)"):
-            points = [(0.0, value(rows, NOBODY, seed=4)), *(point for point in curve(rows, method, 4) if point[0] > 0)]
+        for method in (MAIN, "confidence cascade", "static subset (exhaustive)"):
+            points = [
+                (0.0, value(rows, MAJORITY, seed=4)),
+                *(point for point in curve(rows, method, 4) if point[0] > 0),
+            ]
             found = value(rows, method, "area", 4)
             assert found == pytest.approx(area_under_cost_curve(*zip(*points, strict=True), total_cost=3.5))
             assert 0 < found < 1
@@ -251,8 +256,8 @@ class TestResults:
         best = int((train == goal[:, None]).mean(0).argmax())
         assert value(rows, "best single expert", seed=4) == pytest.approx((test[:, best] == truth).mean())
         assert value(rows, "best single expert", "cost", 4) == list(COSTS.values())[best]
-        assert value(rows, NOBODY, seed=4) == pytest.approx((truth == np.bincount(goal).argmax()).mean())
-        assert value(rows, NOBODY, "cost", 4) == 0
+        assert value(rows, MAJORITY, seed=4) == pytest.approx((truth == np.bincount(goal).argmax()).mean())
+        assert value(rows, MAJORITY, "cost", 4) == 0
         for method in ("all experts, kNN", "all experts, logistic stacking", "all experts, masked MLP"):
             assert value(rows, method, "cost", 4) == 3.5
         assert value(rows, ORACLE, seed=4) == pytest.approx((test == truth[:, None]).any(1).mean())
@@ -292,7 +297,7 @@ class TestResults:
             picture = pictures.imread(finished / "run" / name)
             assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 20
         assert f"| **{MAIN}** |" in text and "mean ± standard deviation of 2 seeds" in text
-        assert "costs: a 1, b 2, c 0.5" in text and "rows: 160 to fit the policy, 110 to test it" in text
+        assert "costs: a 1, b 2, c 0.5" in text and "rows: 160 in the calibration set, 110 test samples" in text
 
 
 class TestArguments:
@@ -341,7 +346,7 @@ class TestArguments:
         }
         right = saved.predict(known).probabilities.argmax(1).numpy() == outputs["test"].target[chosen["test"]]
         assert value(report.rows, MAIN, seed=3) == pytest.approx(right.mean())
-        assert report.data["rows"] == "90 to fit the policy, 40 to test it"
+        assert report.data["rows"] == "90 in the calibration set, 40 test samples"
 
     def test_more_rows_than_there_are_is_all_of_them(self, stores, tmp_path):
         rows = run(tmp_path / "run", stores=stores).rows
@@ -400,11 +405,17 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({}, "give data and network to train experts, or stores of what experts said: one of both"),
-            ({"data": DigitsDataModule()}, "network: experts need one; or give stores instead of data"),
-            ({"data": DigitsDataModule(), "stores": ["x"]}, "stores of what experts said: one of both"),
+            ({}, "data and stores: found both or neither; give data and network to train experts"),
+            (
+                {"data": DigitsDataModule()},
+                "network: found none; expected a network for the experts of data, or stores",
+            ),
+            ({"data": DigitsDataModule(), "stores": ["x"]}, "data and stores: found both or neither"),
             ({"stores": ["x"], "seeds": [0, 1]}, "stores: found 1 for 2 seeds; expected one for each"),
-            ({"stores": ["x"], "costs": "flops"}, "costs: flops is measured on experts and data; stores hold neither"),
+            (
+                {"stores": ["x"], "costs": "flops"},
+                "costs: flops is measured on experts and data, which stores do not contain",
+            ),
             ({"stores": ["x"], "costs": "latency"}, "costs: latency is measured on experts and data"),
             ({"stores": ["x"], "validation_rows": 1}, "validation_rows is 1; expected at least 2"),
             ({"stores": ["x"], "test_rows": 0}, "test_rows is 0; expected at least 2"),
@@ -437,7 +448,7 @@ class TestData:
         }
         outputs = ExpertOutputs.open(folder / "outputs")
         assert FrugalFoE.load(folder / "policy").experts == outputs.experts
-        assert report.data["experts"] == 2 and report.data["rows"] == "80 to fit the policy, 60 to test it"
+        assert report.data["experts"] == 2 and report.data["rows"] == "80 in the calibration set, 60 test samples"
         again = run(tmp_path / "stored", stores=[str(folder / "outputs")], validation_rows=80, test_rows=60)
         assert again.rows == report.rows
         assert results(tmp_path / "run")["config"]["network"]["class_path"].endswith("SmallConvNet")
@@ -475,7 +486,7 @@ class TestUnseenDomains:
 
     def test_the_policy_learns_from_other_domains_and_is_tested_on_these(self, of_domains, tmp_path):
         report = run(tmp_path / "run", stores=[of_domains], unseen_domains=["home"])
-        assert report.data["rows"] == f"{ROWS['train'] // 2} to fit the policy, {ROWS['test'] // 2} to test it"
+        assert report.data["rows"] == f"{ROWS['train'] // 2} in the calibration set, {ROWS['test'] // 2} test samples"
         outputs = ExpertOutputs.open(of_domains)
         home = np.asarray(outputs["train"].domain)[:, 0]
         saved = FrugalFoE.load(tmp_path / "run/seed_0/policy")
@@ -491,7 +502,7 @@ class TestUnseenDomains:
     def test_domains_that_leave_nothing_to_learn_from_are_refused(self, of_domains, tmp_path):
         with pytest.raises(InputError, match="unseen_domains: found nowhere; the domains are"):
             run(tmp_path / "run", stores=[of_domains], unseen_domains=["nowhere"])
-        with pytest.raises(InputError, match="unseen_domains: 0 train rows are not of"):
+        with pytest.raises(InputError, match="unseen_domains: found 0 train samples not of"):
             run(tmp_path / "run2", stores=[of_domains], unseen_domains=["home", "away"])
 
 
@@ -522,11 +533,11 @@ class TestAbstention:
         largest, right = mean.max(1), mean.argmax(1) == truth
         pairs = largest[outside][:, None], largest[~outside][None]
         auroc = (pairs[0] < pairs[1]).mean() + (pairs[0] == pairs[1]).mean() / 2
-        assert report.values(AVERAGE, TOLD_APART) == [pytest.approx(auroc)]
+        assert report.values(AVERAGE, SCOPE_AUROC) == [pytest.approx(auroc)]
         assert report.values(AVERAGE, IN_SCOPE) == [pytest.approx(right[~outside].mean())]
         order = np.argsort(-largest, kind="stable")
         errors = np.cumsum(~right[order]) / np.arange(1, len(order) + 1)
-        assert report.values(AVERAGE, "area under risk and coverage") == [pytest.approx(errors.mean())]
+        assert report.values(AVERAGE, "area under the risk-coverage curve") == [pytest.approx(errors.mean())]
 
     def test_policy_and_rivals_stand_side_by_side(self, finished):
         folder, report = finished
@@ -535,14 +546,14 @@ class TestAbstention:
         risk = FrugalFoE.load(folder / "run/seed_0/policy").predict(known).risk.numpy()
         outside = np.asarray(outputs["test"].target) == 3
         above = risk[outside][:, None] - risk[~outside]
-        assert report.values(MAIN, TOLD_APART) == [pytest.approx((above > 0).mean() + (above == 0).mean() / 2)]
-        assert all(0.6 < report.values(method, TOLD_APART)[0] < 1 for method in (CONFIDENT, AVERAGE))  # chance is 0.5
+        assert report.values(MAIN, SCOPE_AUROC) == [pytest.approx((above > 0).mean() + (above == 0).mean() / 2)]
+        assert all(0.6 < report.values(method, SCOPE_AUROC)[0] < 1 for method in (CONFIDENT, AVERAGE))  # chance is 0.5
         text = (folder / "run/report.md").read_text()
         assert "40 of 110 test samples are out of scope" in text and "](abstention.png)" in text
 
     def test_nothing_is_said_where_all_classes_are_known(self, tmp_path):
         report = run(tmp_path / "run", stores=[store(tmp_path / "store")])
-        assert not report.values(MAIN, TOLD_APART) and not (tmp_path / "run/abstention.png").exists()
+        assert not report.values(MAIN, SCOPE_AUROC) and not (tmp_path / "run/abstention.png").exists()
 
     def test_all_static_subsets_can_be_left_out(self, tmp_path):
         report = run(tmp_path / "run", stores=[store(tmp_path / "store")], exhaustive=False)

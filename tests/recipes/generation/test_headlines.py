@@ -61,11 +61,11 @@ def test_rows_agree_with_one_another(run):
         assert value(report, DOMAIN_ORACLE, domain=name) == own
         gain = value(report, MAIN, f"rougeL difference from {name}")
         assert gain == pytest.approx(value(report, MAIN) - value(report, f"single expert {name}"))
-        assert 1 <= value(report, f"GenerativeFoE (embedding of {name})", "experts asked") <= 2
+        assert 1 <= value(report, f"GenerativeFoE (embedding of {name})", "experts queried") <= 2
     (row,) = [row for row in report.rows if row["metric"] == "rougeL difference from World"]
     assert row["low"] <= row["value"] <= row["high"]
-    assert value(report, MAIN, "experts asked") == 2
-    assert 0 <= value(report, "first words of the text") <= 1
+    assert value(report, MAIN, "experts queried") == 2
+    assert 0 <= value(report, "lead baseline (first words)") <= 1
 
 
 def test_files_and_going_on(run):

@@ -72,7 +72,7 @@ def test_the_calibrated_expert_is_the_best_on_validation(folder, report):
         value, count = value + right[best]["test"].sum(), count + own["test"].sum()
     assert report.values(CALIBRATED) == pytest.approx([value / count])
     assert report.values(CALIBRATED, "choice accuracy") == [1]
-    oracle = report.values("oracle (some expert right)")[0]
+    oracle = report.values("oracle (any expert correct)")[0]
     assert all(report.values(method)[0] <= oracle for method in (MAIN, PROBABILITIES, CALIBRATED))
     assert "| science |" in (folder / "run/report.md").read_text()
 
@@ -115,7 +115,7 @@ def test_what_an_expert_said_is_asked_again_where_it_is_damaged(folder, report, 
     file = next((tmp_path / "run/answers/0").glob("data-*/0.bin"))
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2] if content is None else content)
-    with pytest.warns(UserWarning, match=r"0.bin of \w+ has .* bytes.* this expert is asked again"):
+    with pytest.warns(UserWarning, match=r"0.bin of \w+ has .* bytes.* this expert is queried again"):
         again = start(folder, output=str(tmp_path / "run"))
     (file,) = (tmp_path / "run/answers/0").glob("data-*/0.bin")
     assert again.rows == report.rows and file.read_bytes() == whole

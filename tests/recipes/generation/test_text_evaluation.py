@@ -59,7 +59,10 @@ def test_too_few_rows_to_fit_are_told(tmp_path):
     table(tmp_path / "few.jsonl", rows=44)
     report = text_evaluation(str(tmp_path / "few.jsonl"), EXPERTS, ASPECTS, str(tmp_path / "run"), "article", seeds=[0])
     (note,) = report.notes
-    assert "training rows cannot be split into leaves of 20" in note and "40 at least, or smaller" in note
+    assert (
+        "training rows cannot be split into leaves of 20" in note
+        and "at least 40 rows, or reduce min_samples_leaf" in note
+    )
     assert report.values(MAIN, report.metric) == [0.0]
 
 

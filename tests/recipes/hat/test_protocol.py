@@ -33,7 +33,7 @@ VARIANTS = {
 HARD = {
     "targets": ["p0_phone", "p2_phone", "p0_watch"],
     "source_classes": 2,
-    "poisoned": 4,
+    "corrupted_sources": 4,
     "publish_students": True,
     "source_epochs": 4,
     "epochs": 2,
@@ -109,7 +109,7 @@ def test_rows_without_training_are_averages_of_the_sources(folder):
         assert len(others) == 6 and not {name[:2]} & {other[:2] for other in others}  # nobody of the same person
         said = np.stack([probabilities(folder, other, test) for other in others])
         single = (said.argmax(2) == truth).mean(1)
-        assert value(rows, "mean source", name) == pytest.approx(single.mean())
+        assert value(rows, "mean of single sources", name) == pytest.approx(single.mean())
         assert value(rows, "average of all sources", name) == pytest.approx((said.mean(0).argmax(1) == truth).mean())
         chosen = json.loads((folder / f"seed_0/targets/{name}.json").read_text())
         sources = next(row["sources"] for row in chosen if row["method"] == "selection" and "sources" in row)
@@ -117,7 +117,7 @@ def test_rows_without_training_are_averages_of_the_sources(folder):
         fused = said[places].mean(0).argmax(1)
         assert value(rows, "average of 2, selected", name) == pytest.approx((fused == truth).mean())
         some = (said[places].argmax(2) == truth).any(0).mean()
-        assert value(rows, "some one of the 2 right", name) == pytest.approx(some) and some >= single[places].max()
+        assert value(rows, "oracle selection among the 2", name) == pytest.approx(some) and some >= single[places].max()
 
 
 def test_the_student_is_an_ordinary_expert_with_the_accuracy_of_the_table(folder):
@@ -147,12 +147,12 @@ def test_every_row_that_was_promised_is_there(folder):
     found = {row["method"] for row in results(folder)["rows"]}
     assert {
         MAIN,
-        f"{MAIN}, mixer kept",
+        f"{MAIN} (mixer)",
         LOCAL,
         UNIFORM,
         "static weights",
-        "FoE on them",
-        "own model, all labels",
+        "FoE on selected sources",
+        "local model, all labels",
     } <= found
     assert {f"average of 2, by {how}" for how in ("random", "statistics", "accuracy", "centroid")} <= found
     assert {"fixed alpha", "one source", "more labels", "more labels, local", f"{MAIN}, guarded"} <= found
@@ -180,7 +180,7 @@ def test_the_ledger_counts_what_is_published(folder):
     rows, registry = results(folder)["rows"], ExpertRegistry(str(folder / "seed_0/registry"))
     assert sorted(registry.names) == sorted(motion().domains)
     for name in TARGETS:
-        everything, read = (value(rows, method, name, "bytes") for method in ("send all", "selection"))
+        everything, read = (value(rows, method, name, "bytes") for method in ("all models", "selection"))
         parts = [r["value"] for r in rows if r["method"].startswith("selection, ") and r.get("domain") == name]
         assert 0 < read < everything and sum(parts) == read
 
@@ -221,7 +221,7 @@ def test_sources_know_some_classes_only_and_the_report_says_which_none_knows(har
     assert lacking and all(f"{label} ({lacking.count(label)})" in text for label in lacking)
 
 
-def test_poisoned_sources_are_others_models_on_wrong_labels_and_their_weight_stands_beside_that_of_sound_ones(hard):
+def test_corrupted_sources_are_others_models_on_wrong_labels_and_their_weight_is_reported(hard):
     rows, data, weights, counts = results(hard)["rows"], motion(), {True: [], False: []}, {True: 0, False: 0}
     data.setup("fit")
     for name in HARD["targets"]:
@@ -237,9 +237,9 @@ def test_poisoned_sources_are_others_models_on_wrong_labels_and_their_weight_sta
     names = sorted(path.stem for path in (hard / "seed_0/sources").glob("*_permuted.ckpt"))
     assert 4 <= len(names) <= 6 and counts[True] + counts[False] == 3 * 2
     text = (hard / "report.md").read_text()
-    for kind, wrong, there in (("poisoned", True, 12), ("sound", False, 6 + 2)):
+    for kind, wrong, there in (("label-corrupted", True, 12), ("other", False, 6 + 2)):
         share = f"{counts[wrong]} of {there} ({counts[wrong] / there:.0%})"
-        weight = f"{np.mean(weights[wrong]):.3f}" if weights[wrong] else "none was chosen"
+        weight = f"{np.mean(weights[wrong]):.3f}" if weights[wrong] else "none was selected"
         assert f"| {kind} sources | {share} | {weight} |" in text
     registry = ExpertRegistry(str(hard / "seed_0/registry"))
     for name in names:  # the same rows, each class with the number of samples of the other
@@ -252,7 +252,7 @@ def test_what_the_mixer_believes_stands_beside_what_is_true(folder):
     rows, text = results(folder)["rows"], (folder / "report.md").read_text()
     for method in (MAIN, "static weights", "one source"):
         believed = [value(rows, method, name, "mixer accuracy") for name in TARGETS]
-        true = np.mean([value(rows, f"{method}, mixer kept", name) for name in TARGETS])
+        true = np.mean([value(rows, f"{method} (mixer)", name) for name in TARGETS])
         assert value(rows, method, None, "mixer accuracy") == pytest.approx(np.mean(believed))
         assert f"| {method} | {np.mean(believed):.3f} | {true:.3f} | {believed.count(1.0)} of 3 |" in text
         for name, share in zip(TARGETS, believed, strict=True):  # a count over the labeled rows
@@ -268,7 +268,7 @@ def test_a_student_serves_later_targets_of_other_people_and_an_interrupted_round
         card = registry.card(f"{name}_student")
         assert card.fingerprint == expert.fingerprint and card.classes == motion().classes
         assert sum(card.counts) == value(before, "labeled samples", name, "rows")  # centroids of those alone
-        there = sum(value(before, kind, name, "sources") for kind in ("sound sources", "poisoned sources"))
+        there = sum(value(before, kind, name, "sources") for kind in ("other sources", "label-corrupted sources"))
         assert there == 6 + len(students)
         (entry,) = [r for r in before if "sources" in r and r.get("domain") == name]
         used = {source.removesuffix("_student") for source in entry["sources"] if source.endswith("_student")}
@@ -287,7 +287,7 @@ def test_a_student_that_is_the_best_of_the_sources_is_chosen_by_the_next_target(
     report = run(tmp_path / "run", data=data, targets=["p0_phone", "p1_phone"], publish_students=True, **quick, **few)
     chosen = {row["domain"]: row["sources"] for row in report.rows if "sources" in row and "domain" in row}
     assert chosen["p1_phone"] == ["p0_phone_student"] and not chosen["p0_phone"][0].endswith("_student")
-    assert value(report.rows, MAIN, "p1_phone") > value(report.rows, "mean source", "p1_phone")
+    assert value(report.rows, MAIN, "p1_phone") > value(report.rows, "mean of single sources", "p1_phone")
     student = Expert(checkpoint=str(tmp_path / "run/seed_0/students/p0_phone.ckpt"))
     assert student.domains == ["p0_phone"]  # its card: whose data it was trained on
 
@@ -315,7 +315,7 @@ def test_classes_that_every_source_has_are_drawn_equally_often(count):
 
 
 @pytest.mark.parametrize(
-    ("name", "setting"), [("a_permuted", {"poisoned": 1}), ("a_student", {"publish_students": True})]
+    ("name", "setting"), [("a_permuted", {"corrupted_sources": 1}), ("a_student", {"publish_students": True})]
 )
 def test_a_domain_that_is_called_as_a_source_of_the_run_is_refused(name, setting, tmp_path):
     data = TensorDataModule({}, ["cat", "dog"], ["a", name, "b"])
@@ -329,7 +329,7 @@ def test_a_domain_that_is_called_as_a_source_of_the_run_is_refused(name, setting
         ({"targets": ["p9_phone"]}, r"targets: found p9_phone; the data's domains are p0_phone, p0_watch"),
         ({"networks": {}}, "networks: name at least one architecture"),
         ({"source_classes": 1}, "source_classes is 1; a source needs two classes"),
-        ({"poisoned": 6}, "poisoned is 6; expected 0 or more, and less than the 6 sources of other groups"),
+        ({"corrupted_sources": 6}, "corrupted_sources is 6; expected 0 to 5, fewer than the sources of other groups"),
         ({"epochs": 0}, "epochs, source_epochs and num_targets must be at least 1"),
         ({"variants": {MAIN: {}}}, "variants: HaT is a row of the table already"),
         ({"variants": {"odd": {"temprature": 2}}}, r"variants: odd sets temprature; .* temperature"),
@@ -344,14 +344,14 @@ def test_refused(arguments, message, tmp_path):
 @pytest.mark.parametrize(
     ("figures", "told"),
     [
-        ({"HaT": 0.8, "local, few labels": 0.7, "average of 5, selected": 0.8}, []),
+        ({"HaT": 0.8, "local model, few labels": 0.7, "average of 5, selected": 0.8}, []),
         (
-            {"HaT": 0.6, "local, few labels": 0.7},
-            ["HaT (0.600) is below the local model (0.700): the sources harm here."],
+            {"HaT": 0.6, "local model, few labels": 0.7},
+            ["HaT (0.600) is below the local model (0.700): the sources reduce the accuracy."],
         ),
         (
-            {"HaT": 0.25, "local, few labels": 0.2, "average of 4, selected": 0.32, "average of 4, oracle": 0.5},
-            ["The average of 4, selected (0.320), is better than HaT's small model (0.250): take it"],
+            {"HaT": 0.25, "local model, few labels": 0.2, "average of 4, selected": 0.32, "average of 4, oracle": 0.5},
+            ["The average of 4, selected (0.320), is better than HaT's small model (0.250): use it"],
         ),
     ],
 )
@@ -376,9 +376,9 @@ def test_a_domain_of_one_class_is_neither_source_nor_target_and_the_report_says_
     data = FeatureTableDataModule(str(table), domain_fields=["person"], label="label", batch_size=9)
     arguments = {"data": data, "networks": network, "features": "features", "baselines": False, "epochs": 2}
     report = run(tmp_path / "run", **arguments, targets=["p0", "p4"])
-    (note,) = [note for note in report.notes if note.startswith("Domain p3 is neither source nor target")]
+    (note,) = [note for note in report.notes if note.startswith("Domain p3 was skipped as source and target")]
     assert "moving as its only class" in note and note in (tmp_path / "run/report.md").read_text().replace("\n", " ")
-    assert "p3 is left out" in capsys.readouterr().out
+    assert "p3 is skipped" in capsys.readouterr().out
     assert report.data["domains"] == 4 and not (tmp_path / "run/seed_0/sources/p3.ckpt").exists()
     with pytest.raises(InputError, match="targets: found p3; domain p3 has moving as its only class"):
         run(tmp_path / "other", **arguments, targets=["p3"])
