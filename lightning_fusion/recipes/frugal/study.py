@@ -273,7 +273,7 @@ class Study:
         self._point("all experts, logistic stacking", everyone.cost, float((stacked == self.goal["test"]).mean()))
         self._point(MAJORITY, 0.0, self.majority.accuracy(self.goal["test"]))
         oracle = cheapest_right(test, self.goal["test"], costs)
-        self._point("oracle (cheapest correct expert)", oracle.cost, oracle.accuracy(self.goal["test"]))
+        self._point("oracle (lowest-cost correct expert)", oracle.cost, oracle.accuracy(self.goal["test"]))
         self.report.took("baselines", start)
 
     def _majority_error(self) -> float:

@@ -148,7 +148,7 @@ class TestResults:
             mixed = given.copy()
             mixed[:, :6] = mixed[order, :6]
             answers = [module.fuse(torch.from_numpy(values)).argmax(1).numpy() == target for values in (given, mixed)]
-            (found,) = [row["value"] for row in rows if row["method"] == "without domain_0" and row["seed"] == seed]
+            (found,) = [row["value"] for row in rows if row["method"] == "domain_0" and row["seed"] == seed]
             assert found == pytest.approx(answers[0].mean() - answers[1].mean())
 
     def test_the_summary_pairs_the_seeds(self, finished):
