@@ -206,7 +206,7 @@ class _Target:
         said = self._ask("all", others | {self.name: self.run.own[self.name]}, few)
         known, test = said.scattered("train"), said.scattered("test")
         label, truth = np.asarray(said["train"].target), np.asarray(said["test"].target)
-        self._add("labeled rows", "rows", len(label))
+        self._add("labeled samples", "rows", len(label))
         own = test[:, -1].argmax(1) == truth
         known, test = known[:, :-1], test[:, :-1]
         accuracy = dict(zip(self.others, (test.argmax(2) == truth[:, None]).mean(0), strict=True))
