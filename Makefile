@@ -9,7 +9,7 @@ DEMO_CONFIG_frugal := recipes/frugal_digits.yaml
 DEMO_CONFIG_acorl := recipes/acorl_digits.yaml
 DEMO_CONFIG_hat := recipes/hat_synthetic.yaml
 
-.PHONY: help install demo test test-min constraints-min build lint types bench notebooks sweep-check clean
+.PHONY: help install demo test test-fast test-min coverage constraints-min build lint types bench notebooks sweep-check clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -27,6 +27,12 @@ demo: $(VENV)/.installed  ## run the main job on embedded data (METHOD=foe, frug
 
 test: $(VENV)/.installed  ## run all tests and doctests, a file at a time on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses=2 --dist=loadfile
+
+test-fast: $(VENV)/.installed  ## run the tests that are not marked slow: the core, on each save
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" --numprocesses=2 --dist=loadfile --durations=10 --durations-min=2
+
+coverage: $(VENV)/.installed  ## run all tests and measure the lines and branches that they reach
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses=2 --dist=loadfile --cov --cov-report=term --cov-report=html:runs/coverage
 
 $(OLDEST)/.installed: pyproject.toml constraints-min.txt
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)

@@ -14,6 +14,16 @@ settings.register_profile("search", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What reads a real data set, and every notebook, is slow without a word of its own."""
+    for item in items:
+        if "real_data" in getattr(item, "fixturenames", ()):
+            item.add_marker("data")
+            item.add_marker("slow")
+        if item.path.suffix == ".ipynb":
+            item.add_marker("slow")
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Each test starts from the same random numbers, whatever ran before it."""

@@ -31,6 +31,12 @@ from lightning_fusion.cli.main import main
 from lightning_fusion.cli.training import FusionCLI
 from lightning_fusion.verification.evaluation import TrialEvaluationMixin
 
+# Files on embedded data, one of each kind and method: the others are slow.
+FAST = {
+    *("experts/digits.yaml", "foe/digits.yaml", "foe/frugal_digits.yaml", "acorl/digits.yaml", "hat/digits.yaml"),
+    *("recipes/foe_digits.yaml", "recipes/frugal_digits.yaml", "recipes/acorl_digits.yaml"),
+    *("recipes/hat_synthetic.yaml", "foe/collect_digits.yaml"),
+}
 # What a file that is only a part of a configuration is combined with.
 BASES = {"trainer": "foe/digits.yaml", "data": "experts/folders.yaml", "acorl": "acorl/digits.yaml"}
 
@@ -70,6 +76,11 @@ def _prepared(tmp_path, tmp_path_factory, monkeypatch):
         wandb.teardown()  # its service keeps the folder it was started in
 
 
+def fast_and_slow(names: list[str]) -> list[Any]:
+    """Parameters of which the files of the embedded data are in the fast tier, one for each method."""
+    return [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 def files_of(name: str, trainer: dict[str, Any]) -> list[str]:
     """The arguments that run a shipped file, made tiny."""
     names = [name] if kind(name) == "fit" else [BASES[name.partition("/")[0]], name]
@@ -95,7 +106,7 @@ def test_a_file_of_an_unknown_kind_is_not_passed_over(tmp_path, monkeypatch):
         kind("recipes/novel_digits.yaml")
 
 
-@pytest.mark.parametrize("name", of_kind("fit", "part"))
+@pytest.mark.parametrize("name", fast_and_slow(of_kind("fit", "part")))
 def test_one_batch_of_everything(name):
     before = {path for path in Path().rglob("*") if path.is_file()}
     keep = {"accelerator": "cpu", "devices": 1, "enable_model_summary": False, "fast_dev_run": True}
@@ -108,7 +119,7 @@ def test_one_batch_of_everything(name):
     assert {path for path in written if Path("runs/cache") not in path.parents} <= {Path("override.yaml")}
 
 
-@pytest.mark.parametrize("name", of_kind("fit", "part"))
+@pytest.mark.parametrize("name", fast_and_slow(of_kind("fit", "part")))
 def test_two_batches_with_checkpoint_reload_test_and_predict(name):
     if read(name).get("trainer", {}).get("fast_dev_run"):
         assert kind(name) == "part"  # it turns checkpoints off: test_one_batch_of_everything is all it can do
@@ -168,7 +179,7 @@ def test_no_fit_writes_over_the_checkpoint_of_another():
     assert sorted(set(written)) == sorted(written)
 
 
-@pytest.mark.parametrize("name", of_kind("collect"))
+@pytest.mark.parametrize("name", fast_and_slow(of_kind("collect")))
 def test_a_collection_of_a_pool_gives_a_store(name):
     outputs = collect_outputs("--output=store", name=name[12:-5])
     assert outputs.names == list(EXPERTS)
@@ -176,7 +187,7 @@ def test_a_collection_of_a_pool_gives_a_store(name):
     assert again.classes == outputs.classes and {"train", "val", "test"} <= set(again.splits)
 
 
-@pytest.mark.parametrize("name", of_kind("recipe"))
+@pytest.mark.parametrize("name", fast_and_slow(of_kind("recipe")))
 def test_a_recipe_gives_a_report(name, monkeypatch):
     monkeypatch.setattr("lightning_fusion.recipes.acorl.classification._LATE_STEPS", 20)
     recipe = recipe_of(name)
@@ -201,6 +212,7 @@ def test_a_recipe_gives_a_report(name, monkeypatch):
     assert yaml.safe_load(Path("run/config.yaml").read_text())["seeds"] == [0]
 
 
+@pytest.mark.slow
 def test_the_saved_configuration_of_a_recipe_runs_to_the_same_figures():
     name = "recipes/foe_digits.yaml"
     override = write_yaml(

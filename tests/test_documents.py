@@ -40,6 +40,7 @@ def test_every_language_of_a_block_is_known():
     assert blocks("README.md", "python") and blocks("README.md", "bash")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page, number", [(page, n) for page in WHOLE for n in range(len(blocks(page, "python")))])
 def test_python_runs(page, number, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -47,6 +48,7 @@ def test_python_runs(page, number, tmp_path, monkeypatch):
     exec(compile(blocks(page, "python")[number], f"{page}, python block {number}", "exec"), {"__name__": "__main__"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
 def test_commands_parse(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -56,6 +56,7 @@ def test_the_program_answers_as_the_modules_do_for_any_batch(trained, tmp_path, 
     assert set(manifest["files"]) == {"fused.pt2", *(["fused.onnx"] if onnx else [])}
 
 
+@pytest.mark.slow
 def test_a_fuser_that_reads_features_is_exported_with_them(tmp_path):
     pool = tiny.pool(features="body")
     outputs = collect(pool, tiny.data(), keep_representations=True, trainer=tiny.trainer())

@@ -65,6 +65,7 @@ def test_the_metadata_are_complete(wheel):
     assert [name for name in wheel.namelist() if name.endswith("licenses/LICENSE")]
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_package_and_its_configs(wheel):
     names = set(wheel.namelist())
     code = {str(path.relative_to(ROOT)) for path in (ROOT / "lightning_fusion").rglob("*.py")}
@@ -75,6 +76,7 @@ def test_the_wheel_holds_the_package_and_its_configs(wheel):
         assert wheel.read(name) == (CONFIGS / name.removeprefix("lightning_fusion/configs/")).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_nothing_else(wheel):
     tops = {name.partition("/")[0] for name in wheel.namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"lightning_fusion"}
@@ -82,11 +84,13 @@ def test_the_wheel_holds_nothing_else(wheel):
     assert kinds == {".py", ".typed", ".yaml"}
 
 
+@pytest.mark.slow
 def test_the_wheel_names_the_program(wheel):
     (name,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
     assert "lightning-fusion = lightning_fusion.cli.main:main" in wheel.read(name).decode()
 
 
+@pytest.mark.slow
 def test_a_package_of_the_wheel_finds_its_configs(wheel, tmp_path):
     wheel.extractall(tmp_path)
     code = "import lightning_fusion.cli.config as cli; print(cli.__file__, cli.find_config('foe/digits.yaml'))"

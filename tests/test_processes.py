@@ -11,7 +11,9 @@ from helpers import tiny, training_script
 from helpers.subprocesses import run_module
 from helpers.training_script import HAT
 
-from lightning_fusion import ExpertOutputs, ExpertPool
+from lightning_fusion import ExpertModule, ExpertOutputs, ExpertPool, collect
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +127,25 @@ def test_a_policy_is_fitted_on_the_rows_of_all_processes(folders, name):
         str(row) for row in range(training_script.FRUGAL_ROWS["test"] + more)
     ]
     assert len({row["queried"] for row in tables[0]}) > 1
+
+
+@pytest.mark.timeout(300)
+def test_spawned_processes_do_what_one_does(tmp_path):
+    """The strategy ddp_spawn: data and modules reach the processes pickled, weights and stores come back."""
+    found = []
+    for processes in (1, 2):
+        several = {"devices": processes, "strategy": "ddp_spawn"} if processes > 1 else {}
+        torch.manual_seed(0)
+        module = ExpertModule(tiny.Net, classes=tiny.CLASSES)
+        before = {key: value.clone() for key, value in module.state_dict().items()}
+        rows = {"train": 32, "val": 8, "test": 8}
+        tiny.trainer(3, **several).fit(module, datamodule=tiny.data(rows=rows, batch_size=8 // processes))
+        assert not any(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+        store = collect(tiny.pool(), tiny.data(), tmp_path / str(processes), trainer=tiny.trainer(**several))
+        found.append((module.state_dict(), store))
+    (one, stored), (two, again) = found
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, atol=1e-5, rtol=0)
+    for split in tiny.ROWS:
+        np.testing.assert_allclose(again.concatenated(split), stored.concatenated(split), atol=1e-6)
+        assert np.array_equal(again[split].index, stored[split].index)

@@ -14,6 +14,8 @@ from wandb import wandb_agent
 
 from lightning_fusion.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 SWEEPS = shipped("sweeps")
 
 

@@ -13,6 +13,8 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from lightning_fusion.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 BLOCK, HEADER = 32768, 7
 
 

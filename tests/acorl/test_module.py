@@ -108,6 +108,7 @@ class TestStep:
             assert not expert.network.training
             assert all(weight.grad is None for weight in expert.parameters())
 
+    @pytest.mark.slow
     def test_reversal_makes_the_representation_harder_to_predict(self):
         """What ACoRL is for: a projection fitted afterwards explains less of v than for the control arm."""
         left = {}

@@ -97,6 +97,7 @@ class TestTheWholeWay:
         assert {path: path.stat().st_mtime_ns for path in Path("runs/digits/outputs").rglob("*.*")} == before
 
 
+@pytest.mark.slow
 class TestShell:
     def test_program_and_module_are_the_same_and_find_shipped_files_and_the_users_modules(self, tmp_path):
         config = small(read("experts/digits.yaml"))
@@ -301,6 +302,7 @@ class TestCheckpoints:
             assert type(model) is FoEFuserModule and model.classes == data.classes
             assert trainer.test(model, datamodule=data, verbose=False)[0]["test_accuracy"] == pytest.approx(expected)
 
+    @pytest.mark.slow
     def test_resuming_says_what_the_checkpoint_changes(self, folder, capsys):
         files = fuser_files(max_epochs=2)
         main(["fit", *files, "--trainer.max_epochs=1"])
@@ -331,6 +333,7 @@ RUNNABLE = sorted((TESTS / "conf").glob("*.yaml"))
 
 
 class TestOwnModules:
+    @pytest.mark.slow
     @pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
     def test_fit_reload_test_and_predict(self, path, folder):
         write_lines(folder / "lines")  # of text_thirdparty

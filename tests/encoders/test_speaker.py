@@ -104,6 +104,7 @@ class TestSpeakerResNet:
         assert network.embedding.in_features == 4 * 8
         assert network(torch.randn(2, 16, 30)).shape == (2, 3)
 
+    @pytest.mark.slow
     def test_a_narrow_one_trains_at_the_shape_that_crashes_in_channels_last(self):
         """A crash takes the process with it, hence another one."""
         code = (

@@ -295,6 +295,7 @@ class TestBadCheckpoints:
         expected = f"set network to that class of {len(content['expert']['classes'])} classes with {{'width': 24}}"
         self.refuse(made, expected, network=None, classes=None)
 
+    @pytest.mark.slow
     def test_a_class_of_the_house_needs_no_import(self, tmp_path):
         module = ExpertModule(partial(SmallConvNet, width=1, in_channels=1), classes=TWO)
         checkpoint = {"state_dict": module.state_dict()}

@@ -240,5 +240,6 @@ assert "lightning_fusion.frugal.kernels" not in sys.modules
 """
 
 
+@pytest.mark.slow
 def test_the_package_works_without_numba():
     subprocess.run([sys.executable, "-c", WITHOUT_NUMBA], check=True)

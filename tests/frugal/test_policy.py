@@ -34,6 +34,12 @@ class OwnFuser(KNNFuser):
     """A fuser that is not the house's own."""
 
 
+@pytest.fixture
+def few_steps(monkeypatch):
+    """Where it does not matter what a perceptron has learned."""
+    monkeypatch.setattr("lightning_fusion.frugal.subset_fusers._MIN_STEPS", 20)
+
+
 def named(stacked) -> dict:
     """Outputs by expert from (K, N, C)."""
     return {f"e{number}": values for number, values in enumerate(stacked)}
@@ -534,6 +540,7 @@ FAMILIES = {
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 class TestFiles:
     @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.usefixtures("few_steps")
     def test_a_saved_policy_answers_alike(self, tmp_path, family):
         outputs, targets = specialists(90)
         queries, _ = specialists(40, seed=1)
@@ -669,6 +676,7 @@ class TestFiles:
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 class TestRefit:
     @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.usefixtures("few_steps")
     def test_forgets_the_first_data(self, family):
         outputs, targets = specialists(90)
         others, goal = specialists(120, seed=3, experts=3)
@@ -1063,6 +1071,7 @@ class TestServing:
         FrugalFoE(fuser=shared).fit(others, answers)
         assert same(expected, policy.predict(outputs))
 
+    @pytest.mark.slow
     def test_answers_do_not_depend_on_the_batch(self):
         generator = np.random.default_rng(0)
         shares = generator.multinomial(20, [0.25] * 4, size=(6, 300)) / 20  # float64 fractions that are not exact

@@ -42,6 +42,12 @@ def quick(make):
     return KNNFuser() if make is KNNFuser else MaskedMLPFuser(hidden=(8,), epochs=10)
 
 
+@pytest.fixture
+def few_steps(monkeypatch):
+    """Where it does not matter what a perceptron has learned."""
+    monkeypatch.setattr("lightning_fusion.frugal.subset_fusers._MIN_STEPS", 20)
+
+
 @cache
 def fitted(make):
     """A fuser of the problem, which no test changes."""
@@ -72,6 +78,7 @@ class TestEveryFuser:
         assert found[1] > majority + 0.2
         assert found[2] > max(0.9, found[1] + 0.1)
 
+    @pytest.mark.usefixtures("few_steps")
     def test_a_row_does_not_teach_what_is_said_about_it(self, make):
         outputs, targets = problem(90)
         expected = attached(quick(make), outputs, targets).held_out([0], [(), (1,), (2, 1)], torch.arange(90))
@@ -84,6 +91,7 @@ class TestEveryFuser:
             everywhere = fuser.held_out([0], [(), (1,), (2, 1)], torch.arange(90))
             assert (everywhere - expected).abs().max() > 1e-4  # but others
 
+    @pytest.mark.slow
     def test_held_out_answers_to_random_labels_are_no_better_than_chance(self, make):
         generator = torch.Generator().manual_seed(0)
         outputs = 4 * torch.rand(3, 200, 4, generator=generator)
@@ -94,11 +102,13 @@ class TestEveryFuser:
         assert abs(held - 0.5) < 0.12
         assert seen > held + 0.05
 
+    @pytest.mark.usefixtures("few_steps")
     def test_the_same_twice(self, make):
         outputs, targets = problem(90)
         one, other = (attached(quick(make), outputs, targets).held_out([0], [(1,)], torch.arange(90)) for _ in range(2))
         assert torch.equal(one, other)
 
+    @pytest.mark.usefixtures("few_steps")
     def test_classes_without_rows_are_not_answered(self, make):
         outputs, targets = problem(300)
         outputs = torch.cat([outputs, torch.zeros(3, 300, 2)], 2)
@@ -142,6 +152,7 @@ class TestMaskedMLPFuser:
         with pytest.raises(InputError, match=r"found one class \(1\) among 20 rows"):
             FrugalFoE(fuser=SMALL()).fit({"a": torch.rand(30, 2)}, torch.ones(30, dtype=torch.int64))
 
+    @pytest.mark.usefixtures("few_steps")
     def test_no_weights_are_left_to_train(self):
         outputs, targets = problem(60)
         policy = FrugalFoE(fuser=quick(SMALL), risk=ParametricRisk((4,), 4)).fit(
@@ -150,6 +161,7 @@ class TestMaskedMLPFuser:
         assert not any(parameter.requires_grad for parameter in policy.parameters())
         assert len(list(policy.parameters())) > 0
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("loss", "trade_off"), [("zero_one", 0.05), ("log", 0.2)])
     def test_a_policy_asks_the_second_expert_where_the_first_does_not_know(self, loss, trade_off):
         outputs, targets = problem()
@@ -176,6 +188,7 @@ class TestParametricRisk:
         assert answer.queried[unknown, 1].double().mean() > 0.9
         assert answer.queried[~unknown, 1].double().mean() < 0.2
 
+    @pytest.mark.slow
     def test_its_estimates_are_the_errors_it_was_shown(self):
         outputs, targets = problem(600)
         policy = FrugalFoE(risk=ParametricRisk())

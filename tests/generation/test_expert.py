@@ -42,6 +42,7 @@ class TestTraining:
         made.log = lambda *_, **__: None
         assert float(made.training_step(batch, 0).detach()) == pytest.approx(total / count, rel=1e-5)
 
+    @pytest.mark.slow
     def test_it_learns_to_write_and_is_tested_by_rouge(self):
         made = module(optimizer=partial(torch.optim.Adam, lr=1e-2))
         trainer, data = tiny.trainer(25), language_models.pairs(rows=60, batch_size=16)

@@ -158,6 +158,7 @@ class Always(torch.nn.Module):
         return torch.eye(3)[self.expert].expand(len(embeddings), 3)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_processes_store_and_write_what_one_does(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
@@ -173,6 +174,7 @@ def test_two_processes_store_and_write_what_one_does(tmp_path):
             np.testing.assert_allclose(values, arrays[name], atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"

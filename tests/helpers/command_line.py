@@ -43,6 +43,7 @@ SMALL: dict[str, Any] = {
     "fuser_batch_size": 64,
     "max_length": 48,
     "seeds": [0],
+    "strengths": [0, 1.0],  # of the reversal: one of them is picked
     "lr": 1e-3,  # a rate for long training on many images may diverge in a few steps on 48
 }
 TWO_BATCHES: dict[str, Any] = {

@@ -12,6 +12,7 @@ from helpers.subprocesses import environment
 from lightning_fusion.metrics import LinearCKA
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_states_are_gathered_over_processes(tmp_path):
     started = [

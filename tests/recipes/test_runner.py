@@ -140,6 +140,7 @@ TWO = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_two_devices_a_logger_and_early_stopping_are_configuration(tmp_path):
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(TWO))

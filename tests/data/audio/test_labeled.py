@@ -116,7 +116,6 @@ class TestSplitByRecording:
             self.words(tmp_path / "words", **arguments).rows("train")
 
 
-@pytest.mark.data
 def test_fsdd(real_data):
     root = real_data("fsdd") / "recordings"
     data = LabeledAudioDataModule(

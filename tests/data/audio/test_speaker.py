@@ -91,7 +91,6 @@ class TestTrials:
         assert set(data.trials("val").pairs.unique().tolist()) == set(seen.tolist())
 
 
-@pytest.mark.data
 class TestRealData:
     def test_librispeech(self, real_data):
         root = real_data("librispeech")

@@ -53,6 +53,7 @@ class TestRead:
         with pytest.raises(InputError, match="test_trials: found no file"):
             read_trials(tmp_path / "none.txt", NUMBERS, "test_trials")
 
+    @pytest.mark.slow
     def test_half_a_million_lines_are_read_in_seconds(self, tmp_path):
         names = [f"id{speaker:05}/video{clip:02}/{clip:05}.wav" for speaker in range(1000) for clip in range(50)]
         sides = np.random.default_rng(0).integers(len(names), size=(500_000, 2))

@@ -139,7 +139,6 @@ def test_a_domain_is_meant_by_its_name_before_its_number(tmp_path):
     assert data.rows("train")[torch.arange(2)].input.unique().tolist() == [1]
 
 
-@pytest.mark.data
 def test_the_real_cifar100_tree_has_the_papers_layout(real_data):
     root = real_data("cifar100")
     assert json.loads((root / "coarse20.json").read_text()) == CIFAR100_SUPERCLASSES

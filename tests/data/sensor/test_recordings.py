@@ -346,7 +346,6 @@ class TestBadInput:
         assert domains.startswith("1 domain(s) have values more than 4 times") and ": s." in domains
 
 
-@pytest.mark.data
 class TestRealData:
     @pytest.mark.filterwarnings("ignore:2 of 448 recordings")
     def test_spsw(self, real_data, spsw, tmp_path):

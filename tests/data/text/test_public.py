@@ -1,6 +1,5 @@
 import json
 
-import pytest
 from helpers.text_tables import SPLITS, everything, refused, sizes
 
 from lightning_fusion.data.text.public import Clinc150TextDataModule, ReviewsTextDataModule
@@ -35,7 +34,6 @@ def test_reviews(tmp_path):
     assert "negative.review, line 2: found byte 0xe9, which is not utf-8; set encoding" in message
 
 
-@pytest.mark.data
 class TestRealData:
     def test_blitzer(self, real_data):
         data = ReviewsTextDataModule(str(real_data("blitzer")), vocab_size=300)

@@ -294,6 +294,7 @@ collect(pool, tiny.data(), {folder!r}, trainer=tiny.trainer(), overwrite=True)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_and_a_living_one(tmp_path):
     ask(tiny.pool(0), tiny.data(), tmp_path)
     code = KILLED.format(tests=str(TESTS), folder=str(tmp_path))
@@ -331,6 +332,7 @@ collect(tiny.pool(), tiny.data(), {folder!r}, trainer=tiny.trainer(devices=2, st
 """
 
 
+@pytest.mark.slow
 def test_processes_that_a_launcher_outside_started_make_one_store(tmp_path):
     """Lightning starts no process then, as it does not for a single one."""
     script = tmp_path / "script.py"

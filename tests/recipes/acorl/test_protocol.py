@@ -1,5 +1,6 @@
 import json
 import shutil
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from helpers import tiny
+from helpers.subprocesses import environment
 from matplotlib import image as pictures
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
@@ -139,6 +142,7 @@ def rates(scores: np.ndarray, same: np.ndarray) -> tuple[float, float]:
     return alarm[after - 1] + share * (alarm[after] - alarm[after - 1]), cost
 
 
+@pytest.mark.slow
 class TestDigits:
     def test_figures_follow_from_the_stored_outputs(self, digits):
         rows, strength = results(digits)["rows"], chosen(digits)
@@ -176,6 +180,7 @@ class TestDigits:
         assert report.metric == "accuracy" and report.data["classes"] == 5
 
 
+@pytest.mark.slow
 class TestVoices:
     def test_figures_follow_from_the_stored_embeddings(self, voices):
         rows, strength = results(voices)["rows"], chosen(voices)
@@ -274,6 +279,7 @@ def test_more_accuracy_is_better_and_less_eer(kind, strengths, expected):
     assert _choose(runs, strengths, [0.3, 1.0]) == expected  # of equal ones the smaller
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RUNS)
 def test_pairs_begin_with_equal_weights_and_see_the_same_data(kind, tmp_path):
     still = partial(torch.optim.SGD, lr=0.0)  # batch norm's statistics tell the order of data
@@ -283,6 +289,7 @@ def test_pairs_begin_with_equal_weights_and_see_the_same_data(kind, tmp_path):
     assert not tiny.same(plain, network(tmp_path / "run", "member_1"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RUNS)
 def test_without_reversal_the_chain_is_the_plain_one_and_the_report_says_so(kind, tmp_path):
     report = RUNS[kind](tmp_path / "run", seeds=[3], schedule=lambda strength: Constant(0.0))
@@ -291,6 +298,7 @@ def test_without_reversal_the_chain_is_the_plain_one_and_the_report_says_so(kind
     assert any("One seed gives no confidence interval" in note for note in report.notes)
 
 
+@pytest.mark.slow
 def test_a_plain_chain_that_validation_picked_is_called_so(tmp_path):
     report = run_on_voices(tmp_path / "run", seeds=[3], strengths=[0, 1.0], schedule=lambda strength: Constant(0.0))
     assert report.data["strength of the table"] == "0, selected on validation"  # of equal ones the smaller
@@ -299,6 +307,7 @@ def test_a_plain_chain_that_validation_picked_is_called_so(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RUNS)
 def test_a_finished_run_trains_and_asks_nobody_and_an_interrupted_one_goes_on(kind, tmp_path):
     folder = tmp_path / "run"
@@ -334,12 +343,14 @@ class TestWithoutCaptum:
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_strengths_that_print_alike_are_trained_each(tmp_path):
     run_on_digits(tmp_path / "run", epochs=1, strengths=[0.1, 0.1000000001])
     found = sorted(path.stem for path in tmp_path.glob("run/seed_0/members/*"))
     assert found == ["member_1", "member_2", "member_2_against_0_1", "member_2_against_0_1000000001"]
 
 
+@pytest.mark.slow
 def test_embeddings_of_another_member_are_not_taken(tmp_path):
     folder = tmp_path / "run"
     rows = run_on_voices(folder, seeds=[3]).rows
@@ -408,6 +419,7 @@ def test_validation_without_a_trial_of_one_speaker_is_refused(tmp_path):
         run_on_voices(tmp_path / "run", data=data)
 
 
+@pytest.mark.slow
 def test_a_run_on_other_trials_is_not_taken_up(tmp_path):
     lists = tmp_path / "list.txt"
     lists.write_text("1 s0/0.wav s0/1.wav\n0 s0/0.wav s1/0.wav\n")
@@ -425,3 +437,36 @@ def test_a_run_on_other_trials_is_not_taken_up(tmp_path):
         pytest.raises(InputError, match=r"another run \(differs in trials\)"),
     ):
         run_on_voices(tmp_path / "run", data=SpeakerDataModule(**settings, val_speakers=3), epochs=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_speakers_on_two_devices_are_configuration(tmp_path):
+    """Each process embeds its share of the recordings; the trials are scored once, over those of both."""
+    voices = {**VOICES, "batch_size": 24, "val_speakers": 8, "test_speakers": 10}
+    network = {"num_mels": 16, "width": 8, "embedding_dim": 8}
+    config = {
+        "data": {"class_path": path_of(SyntheticSpeakerDataModule), "init_args": voices},
+        "network": {"class_path": path_of(SmallSpeakerNet), "init_args": network},
+        "features": "embedding",
+        "epochs": 1,
+        "strengths": [0, 1.0],
+        "seeds": [3],
+        "trainer": {"accelerator": "cpu", "devices": 2, "enable_progress_bar": False},
+    }
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "lightning_fusion", "recipe", "acorl", "-c", "two.yaml", "--output", "run"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=380, cwd=tmp_path, env=environment())
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "GLOBAL_RANK: 1, MEMBER: 2/2" in done.stderr and done.stdout.count("report: ") == 1
+    found = results(tmp_path / "run")
+    assert found["config"]["trainer"]["processes"] == 2
+    heard = Heard(tmp_path / "run", 3)
+    for method, name in (("first member", "member_1"), ("member 2, plain", "member_2")):
+        eer, cost = rates(heard.fused("test", [name]), heard.same["test"])
+        assert value(found["rows"], method, "eer", 3) == pytest.approx(eer, abs=1e-6)
+        assert value(found["rows"], method, "min_dcf", 3) == pytest.approx(cost, abs=1e-6)
+
+
+def path_of(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -186,6 +186,7 @@ class TestResults:
         json.loads((finished / "seed_1" / "diagnosis.json").read_text())
 
 
+@pytest.mark.slow
 class TestGoingOn:
     def test_a_finished_run_trains_no_expert_again(self, copied):
         before, rows = times(copied), results(copied)["rows"]
@@ -299,6 +300,7 @@ def test_a_domain_of_one_class_stops_a_run_before_anybody_is_trained(tmp_path):
     assert not list((tmp_path / "run").rglob("*.ckpt"))
 
 
+@pytest.mark.slow
 class TestOverlap:
     def test_experts_of_overlapping_domains_are_trained_asked_and_fused_for_each_share(self, tmp_path):
         report = run(tmp_path / "run", overlaps=[1.0, 0.0], centralized=False)
@@ -321,6 +323,7 @@ class TestOverlap:
             run(tmp_path / "run", overlaps=[0.5, 1.5])
 
 
+@pytest.mark.slow
 def test_data_without_roles_are_fused_on_their_validation_split(tmp_path):
     data = SyntheticSensorDataModule(val_fraction=0.3, batch_size=64)
     report = run(tmp_path / "run", data=data, network=partial(SensorCNN, width=2), centralized=False)
@@ -330,6 +333,7 @@ def test_data_without_roles_are_fused_on_their_validation_split(tmp_path):
     assert len(outputs["test"]) == len(data.rows("test"))
 
 
+@pytest.mark.slow
 def test_the_outputs_of_one_expert_are_fused_alone(tmp_path):
     report = run(tmp_path / "run", single_expert=True, centralized=False, fuser_epochs=3)
     for method in ONE_EXPERT:
@@ -342,6 +346,7 @@ def test_the_outputs_of_one_expert_are_fused_alone(tmp_path):
         assert len(report.values(method)) == 1
 
 
+@pytest.mark.slow
 def test_with_features_the_fuser_that_reads_them_is_the_main_row(tmp_path):
     report = run(tmp_path / "run", features="pool", fuser=None, centralized=False)
     content = results(tmp_path / "run")
@@ -368,6 +373,7 @@ def test_with_features_the_fuser_that_reads_them_is_the_main_row(tmp_path):
     assert found == pytest.approx(lost)
 
 
+@pytest.mark.slow
 class TestUnbalanced:
     """Nine of ten texts are good."""
 
@@ -436,6 +442,7 @@ class TestUnbalanced:
         assert "Test balanced accuracy of one seed" in text and "| method | balanced accuracy |" in text
 
 
+@pytest.mark.slow
 def test_the_fuser_that_reads_features_may_stand_alone(tmp_path):
     run(tmp_path / "run", features="pool", fuser=None, centralized=False, mean_weight=0.0)
     path = tmp_path / "run/seed_0/fusers/label_with_representations.ckpt"
@@ -448,6 +455,7 @@ def test_the_fuser_that_reads_features_may_stand_alone(tmp_path):
         run(tmp_path / "other", mean_weight=1.0)
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_fusers_reads_a_run_and_no_test_row(tmp_path, monkeypatch):
     run(tmp_path / "run", features="pool", fuser=None, centralized=False)
     path = Path(__file__).parents[3] / "benchmarks/fuser_variants.py"
@@ -473,6 +481,7 @@ def test_a_fuser_of_one_expert_is_blind_to_the_others():
     assert torch.equal(fuser(given), fuser(others)) and not torch.equal(fuser(given), fuser(own))
 
 
+@pytest.mark.slow
 class TestBaselinesOfOthers:
     def test_by_class_path_from_the_command_line(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

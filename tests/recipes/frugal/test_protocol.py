@@ -78,6 +78,7 @@ def run(output: Path, **arguments):
     return frugal(str(output), **({"variants": False, "trade_offs": [1.0, 0.1, 0.05]} | arguments))
 
 
+@pytest.mark.slow
 def test_the_report_tells_the_accuracy_of_the_samples_of_least_risk(tmp_path):
     report = run(tmp_path / "run", stores=[store(tmp_path / "store")])
     coverage = FrugalFoE.load(tmp_path / "run/seed_0/policy").predict(ExpertOutputs.open(tmp_path / "store")["test"])
@@ -91,6 +92,7 @@ def test_the_report_tells_the_accuracy_of_the_samples_of_least_risk(tmp_path):
     assert not any(MAJORITY in note for note in report.notes)
 
 
+@pytest.mark.slow
 def test_a_policy_below_asking_nobody_is_told(tmp_path):
     generator = np.random.default_rng(0)
     splits = {}
@@ -300,6 +302,7 @@ class TestResults:
         assert "costs: a 1, b 2, c 0.5" in text and "rows: 160 in the calibration set, 110 test samples" in text
 
 
+@pytest.mark.slow
 class TestArguments:
     def test_costs_by_expert_replace_those_of_the_store(self, stores, tmp_path):
         dear = {"a": 4.0, "b": 1.0, "c": 1.0}
@@ -361,6 +364,7 @@ class TestArguments:
         assert single.rows == [row for row in report.rows if row["seed"] == 1]
 
 
+@pytest.mark.slow
 class TestGoingOn:
     def test_a_finished_run_gives_the_same_figures_again(self, stores, tmp_path):
         rows = run(tmp_path / "run", stores=stores).rows
@@ -439,6 +443,7 @@ class TestRefused:
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 class TestData:
     def test_experts_are_trained_and_their_store_gives_the_same_figures(self, tmp_path):
         report = run_on_digits(tmp_path / "run")
@@ -466,6 +471,7 @@ class TestData:
         assert strict(json.dumps(report.rows)) == results(tmp_path / "run")["rows"]
 
 
+@pytest.mark.slow
 class TestUnseenDomains:
     @pytest.fixture
     def of_domains(self, tmp_path) -> str:
@@ -506,6 +512,7 @@ class TestUnseenDomains:
             run(tmp_path / "run2", stores=[of_domains], unseen_domains=["home", "away"])
 
 
+@pytest.mark.slow
 class TestAbstention:
     """Some test samples have a class that no expert knows."""
 

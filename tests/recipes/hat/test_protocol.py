@@ -97,6 +97,7 @@ def probabilities(folder: Path, name: str, rows) -> np.ndarray:
     return expert(batch.input).numpy()
 
 
+@pytest.mark.slow
 def test_rows_without_training_are_averages_of_the_sources(folder):
     rows, data = results(folder)["rows"], motion()
     data.setup("fit")
@@ -185,6 +186,7 @@ def test_the_ledger_counts_what_is_published(folder):
         assert 0 < read < everything and sum(parts) == read
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_and_an_interrupted_run_goes_on(folder, capsys):
     text, before = (folder / "report.md").read_text(), results(folder)["rows"]
     for picture in ("targets.png", "ledger.png", "weights.png"):
@@ -200,6 +202,7 @@ def test_pictures_are_drawn_and_an_interrupted_run_goes_on(folder, capsys):
     assert said.count("there already") == 8 + 2 and results(folder)["rows"] == before  # bit for bit
 
 
+@pytest.mark.slow
 def test_sources_know_some_classes_only_and_the_report_says_which_none_knows(hard):
     rows, data, registry = results(hard)["rows"], motion(), ExpertRegistry(str(hard / "seed_0/registry"))
     cards = registry.cards()
@@ -260,6 +263,7 @@ def test_what_the_mixer_believes_stands_beside_what_is_true(folder):
             assert right == pytest.approx(round(right), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_student_serves_later_targets_of_other_people_and_an_interrupted_round_goes_on(hard, capsys):
     before, registry = results(hard)["rows"], ExpertRegistry(str(hard / "seed_0/registry"))
     may = {"p0_phone": [], "p2_phone": ["p0_phone"], "p0_watch": ["p2_phone"]}  # who came before, without oneself
@@ -279,6 +283,7 @@ def test_a_student_serves_later_targets_of_other_people_and_an_interrupted_round
     assert results(hard)["rows"] == before and "p0_phone: there already" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_student_that_is_the_best_of_the_sources_is_chosen_by_the_next_target(tmp_path):
     """The sources are hardly trained; a student with most of its labels is the best there is."""
     quick = {"source_epochs": 1, "epochs": 12, "networks": {"cnn": partial(SensorCNN, width=8)}, "baselines": False}
@@ -292,6 +297,7 @@ def test_a_student_that_is_the_best_of_the_sources_is_chosen_by_the_next_target(
     assert student.domains == ["p0_phone"]  # its card: whose data it was trained on
 
 
+@pytest.mark.slow
 @given(
     present=st.lists(st.sets(st.sampled_from("abcde"), min_size=2), min_size=1, max_size=6),
     count=st.integers(2, 6),
@@ -363,6 +369,7 @@ def test_what_is_simpler_and_better_is_told(figures, told):
     assert len(notes) == len(told) and all(note.startswith(start) for note, start in zip(notes, told, strict=True))
 
 
+@pytest.mark.slow
 def test_a_domain_of_one_class_is_neither_source_nor_target_and_the_report_says_so(tmp_path, capsys):
     table = tmp_path / "table.csv"
     generator = np.random.default_rng(0)
