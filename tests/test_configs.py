@@ -76,9 +76,9 @@ def _prepared(tmp_path, tmp_path_factory, monkeypatch):
         wandb.teardown()  # its service keeps the folder it was started in
 
 
-def fast_and_slow(names: list[str]) -> list[Any]:
+def fast_and_slow(names: list[str], fast: set[str] = FAST) -> list[Any]:
     """Parameters of which the files of the embedded data are in the fast tier, one for each method."""
-    return [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in names]
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def files_of(name: str, trainer: dict[str, Any]) -> list[str]:
@@ -119,7 +119,7 @@ def test_one_batch_of_everything(name):
     assert {path for path in written if Path("runs/cache") not in path.parents} <= {Path("override.yaml")}
 
 
-@pytest.mark.parametrize("name", fast_and_slow(of_kind("fit", "part")))
+@pytest.mark.parametrize("name", fast_and_slow(of_kind("fit", "part"), {"experts/digits.yaml", "foe/digits.yaml"}))
 def test_two_batches_with_checkpoint_reload_test_and_predict(name):
     if read(name).get("trainer", {}).get("fast_dev_run"):
         assert kind(name) == "part"  # it turns checkpoints off: test_one_batch_of_everything is all it can do

@@ -29,7 +29,7 @@ def sample_shape():
     return list(tiny.data().rows("test").inputs.shape[1:])
 
 
-@pytest.mark.parametrize("target", ["label", "expert"])
+@pytest.mark.parametrize("target", ["label", pytest.param("expert", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("onnx", [False, True])
 def test_the_program_answers_as_the_modules_do_for_any_batch(trained, tmp_path, target, onnx):
     manifest = export(tiny.pool(), trained[target], str(tmp_path / "out"), sample_shape(), onnx=onnx)
@@ -83,6 +83,7 @@ def of_texts(kind, tmp_path) -> ExpertPool:
     return ExpertPool({name: Expert(one, classes=["cat", "dog"], features="pool") for name, one in named})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bag", "transformer", "bert"])
 def test_texts_of_any_length(kind, tmp_path):
     torch.manual_seed(0)

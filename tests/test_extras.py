@@ -62,18 +62,21 @@ def test_the_extras_are_those_of_the_project():
     assert [package for packages in EXTRAS.values() for package in packages if package.replace("_", "-") in core] == []
 
 
+@pytest.mark.slow
 def test_every_public_name_and_the_help_need_no_extra():
     code = "print([getattr(lightning_fusion, name) for name in lightning_fusion.__all__])\n"
     code += "from lightning_fusion.cli.main import main\nmain(['fit', '--help'])"
     assert "lightning_fusion.SpeakerDataModule" in python(code)
 
 
+@pytest.mark.slow
 def test_what_needs_an_extra_names_it():
     lines = "\n".join(f"try:\n    {code}\nexcept InputError as error:\n    print(error)" for code in MISSING)
     expected = [f"found no package {name}: pip install 'lightning-fusion[{extra}]'" for name, extra in MISSING.values()]
     assert python(lines).splitlines() == expected
 
 
+@pytest.mark.slow
 def test_a_policy_and_a_fuser_need_no_extra(tmp_path):
     code = """
 import numpy as np

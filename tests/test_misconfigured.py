@@ -12,6 +12,8 @@ from helpers.command_line import prepare, refused
 
 from lightning_fusion import FrugalFoE
 
+pytestmark = pytest.mark.slow
+
 FILES = sorted((TESTS / "conf/misconfigured").glob("*.yaml"))
 
 

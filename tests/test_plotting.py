@@ -173,6 +173,7 @@ def test_every_figure_is_among_them():
     assert {name for name in plotting.__all__ if hasattr(getattr(plotting, name), "__wrapped__")} == set(FIGURES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_texts_lie_in_the_figure_and_apart(name):
     figure = drawn(FIGURES[name]())
@@ -212,7 +213,7 @@ def test_confusion_is_normalized_by_the_true_class():
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("chosen", "own")
 
 
-@pytest.mark.parametrize("count", [2, 13, 100, 300])
+@pytest.mark.parametrize("count", [2, 13, *(pytest.param(many, marks=pytest.mark.slow) for many in (100, 300))])
 def test_any_number_of_classes_and_experts_can_be_drawn(count):
     names = [f"org/model-{number}-of-a-rather-long-name" for number in range(count)]
     axes = drawn(plotting.confusion(range(count), range(count), names, title="t")).axes[0]

@@ -125,9 +125,14 @@ def run(make: Callable[[], Made], folder: Path, seed: int, resume: str | None = 
     return module, folder
 
 
+def slow(*makers: Callable[[], Made]) -> list:
+    """Parameters that start processes."""
+    return [pytest.param(make, marks=pytest.mark.slow) for make in makers]
+
+
 @pytest.mark.parametrize(
     "make",
-    [expert, expert_with_workers, speech_with_workers, expert_on_foreign_data, fuser, fuser_on_raw_input, hat],
+    [expert, expert_on_foreign_data, fuser, fuser_on_raw_input, hat, *slow(expert_with_workers, speech_with_workers)],
 )
 def test_resumed_equals_uninterrupted(make, tmp_path):
     whole, folder = run(make, tmp_path / "whole", seed=1)

@@ -279,6 +279,7 @@ class TestFacts:
         assert "no_such_argument" not in cli.model.hparams and "domains" not in cli.model.hparams
 
 
+@pytest.mark.slow
 class TestCheckpoints:
     def test_built_in_python_tested_by_the_command_line(self, folder):
         data = OutputsDataModule("runs/digits/outputs", batch_size=16)
@@ -362,6 +363,7 @@ class TestOwnModules:
         loaded = ShortFuser.load_from_checkpoint("runs/digits/fuser/label.ckpt", weights_only=True)
         assert loaded.penalty == 2 and loaded.expert_classes == cli.datamodule.expert_classes
 
+    @pytest.mark.slow
     def test_acorls_parts_from_outside_are_what_trains(self, folder):
         cli = main(["fit", "-c", str(TESTS / "conf/acorl_thirdparty.yaml"), "--trainer.limit_train_batches=4"])
         adversary = cli.model.adversary
@@ -373,6 +375,7 @@ class TestOwnModules:
         assert (loaded.weights, loaded.schedule) == ({"left": 3.0}, Late(0.25, 0.7))
         assert Expert(checkpoint=path).classes == cli.datamodule.classes
 
+    @pytest.mark.slow
     def test_hats_parts_from_outside_are_what_trains(self, folder):
         cli = main(["fit", "-c", str(TESTS / "conf/hat_thirdparty.yaml"), "--trainer.limit_train_batches=4"])
         assert isinstance(cli.model.network, Encoder) and cli.model.teacher.mixers[0].heads is None

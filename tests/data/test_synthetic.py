@@ -80,6 +80,7 @@ class TestVoices:
             found_hz = np.median(16_000 / lags[cepstrum[:, lags].argmax(1)])
             assert abs(math.log2(found_hz / pitch_hz)) < 0.2  # a semitone or two of melody
 
+    @pytest.mark.slow
     def test_who_speaks_is_not_trivial_and_can_be_learned_for_speakers_never_heard(self):
         waveforms, speakers, _ = synthetic_voices(60, 6, duration_s=2.0, sample_rate_hz=8000)
         with torch.no_grad():

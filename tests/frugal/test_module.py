@@ -502,6 +502,7 @@ class TestPredictions:
         )
 
 
+@pytest.mark.slow
 class TestSomebodyElses:
     def test_module_fuser_and_risk_from_a_yaml(self, tmp_path, tmp_path_factory, monkeypatch):
         """Fitted, saved and served, from the folder and from a checkpoint."""

@@ -287,6 +287,7 @@ class TestDecisions:
         assert same(expected, small.predict(outputs))
         assert len(small.calibration.losses.slots) <= 64
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["real", "grid"])
     @pytest.mark.parametrize("arguments", [{}, {"look_ahead": 2}, {"loss": "log"}, {"budget": 2.0}], ids=str)
     def test_decisions_without_numba_are_the_same(self, monkeypatch, kind, arguments):

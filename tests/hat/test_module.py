@@ -504,6 +504,7 @@ class TestSwitches:
         torch.testing.assert_close(made.sample_weights(input), found)  # no dropout
         torch.testing.assert_close(made.sample_weights(input[:1]), found[:1])  # no batch statistics
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("heads", ["frozen", "trained"])
     def test_a_poisoned_source_gets_a_small_weight(self, heads):
         """Two sources of one training; the second one's labels are permuted."""
@@ -530,6 +531,7 @@ class TestSwitches:
         assert weight < 0.1
         assert float(trainer.callback_metrics["val_mixer_accuracy"]) > 0.95
 
+    @pytest.mark.slow
     def test_the_student_gains_over_the_labels_alone(self):
         """Few labels, many rows, sources that know: what HaT is for."""
         rows = {"train": 300, "val": 30, "test": 600}

@@ -135,6 +135,7 @@ def test_what_changes_no_result_is_not_recorded(tmp_path):
     assert record(CPU | {"devices": 2}).record() == {"processes": 2}
 
 
+@pytest.mark.slow
 def test_every_stage_is_a_run_of_weights_and_biases(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")

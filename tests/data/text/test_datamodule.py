@@ -92,6 +92,7 @@ class TestTokens:
         assert refused(delimited(str(tmp_path / "nowhere.csv"))).startswith("root: found no file or folder")
         assert "tokenizer: found none named" in refused(delimited(root, tokenizer=str(tmp_path / "nowhere")))
 
+    @pytest.mark.slow
     def test_long_texts_are_cut_and_counted(self, tmp_path):
         letters = "".join(np.random.default_rng(0).choice(list("abcdefgh"), 100_000))
         root = table(tmp_path / "t.csv", [(letters, "good", "a"), ("word " * 20_000, "bad", "a"), *ROWS])

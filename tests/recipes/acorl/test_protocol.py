@@ -247,6 +247,7 @@ class TestVoices:
         assert gain["gain"] == pytest.approx(np.mean(np.subtract(own, other)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["digits", "voices"])
 def test_the_strength_is_the_best_on_validation(kind, request):
     folder = request.getfixturevalue(kind)

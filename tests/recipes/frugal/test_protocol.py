@@ -174,6 +174,7 @@ def curve(rows: list[dict], method: str, seed: int = 0) -> list[tuple[float, flo
     ]
 
 
+@pytest.mark.slow
 class TestResults:
     def test_everybody_is_there_for_each_seed(self, finished):
         content = results(finished / "run")

@@ -121,6 +121,7 @@ def test_rows_without_training_are_averages_of_the_sources(folder):
         assert value(rows, "oracle selection among the 2", name) == pytest.approx(some) and some >= single[places].max()
 
 
+@pytest.mark.slow
 def test_the_student_is_an_ordinary_expert_with_the_accuracy_of_the_table(folder):
     rows, data = results(folder)["rows"], motion()
     data.setup("fit")
@@ -132,6 +133,7 @@ def test_the_student_is_an_ordinary_expert_with_the_accuracy_of_the_table(folder
         assert value(rows, MAIN, name) == pytest.approx(float(right), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_means_and_intervals_are_over_targets_and_people(folder):
     content, text = results(folder), (folder / "report.md").read_text()
     rows = content["rows"]
@@ -144,6 +146,7 @@ def test_means_and_intervals_are_over_targets_and_people(folder):
     assert f"| {LOCAL} | {100 * gain.mean():+.1f} [{low:+.1f}, {high:+.1f}] | {signs} |" in text
 
 
+@pytest.mark.slow
 def test_every_row_that_was_promised_is_there(folder):
     found = {row["method"] for row in results(folder)["rows"]}
     assert {
@@ -159,6 +162,7 @@ def test_every_row_that_was_promised_is_there(folder):
     assert {"fixed alpha", "one source", "more labels", "more labels, local", f"{MAIN}, guarded"} <= found
 
 
+@pytest.mark.slow
 def test_the_guarded_row_is_the_better_one_by_the_folds(folder):
     rows = results(folder)["rows"]
     for name in TARGETS:
@@ -166,6 +170,7 @@ def test_the_guarded_row_is_the_better_one_by_the_folds(folder):
         assert value(rows, f"{MAIN}, guarded", name) == value(rows, LOCAL if local else MAIN, name)
 
 
+@pytest.mark.slow
 def test_weights_of_the_mixer_stand_by_class_and_source(folder):
     for name in TARGETS:
         rows = [
@@ -177,6 +182,7 @@ def test_weights_of_the_mixer_stand_by_class_and_source(folder):
             assert row["value"] == max(row["weights"])
 
 
+@pytest.mark.slow
 def test_the_ledger_counts_what_is_published(folder):
     rows, registry = results(folder)["rows"], ExpertRegistry(str(folder / "seed_0/registry"))
     assert sorted(registry.names) == sorted(motion().domains)
@@ -224,6 +230,7 @@ def test_sources_know_some_classes_only_and_the_report_says_which_none_knows(har
     assert lacking and all(f"{label} ({lacking.count(label)})" in text for label in lacking)
 
 
+@pytest.mark.slow
 def test_corrupted_sources_are_others_models_on_wrong_labels_and_their_weight_is_reported(hard):
     rows, data, weights, counts = results(hard)["rows"], motion(), {True: [], False: []}, {True: 0, False: 0}
     data.setup("fit")
@@ -251,6 +258,7 @@ def test_corrupted_sources_are_others_models_on_wrong_labels_and_their_weight_is
         assert wrong.statistics == sound.statistics and wrong.fingerprint != sound.fingerprint
 
 
+@pytest.mark.slow
 def test_what_the_mixer_believes_stands_beside_what_is_true(folder):
     rows, text = results(folder)["rows"], (folder / "report.md").read_text()
     for method in (MAIN, "static weights", "one source"):
@@ -297,7 +305,6 @@ def test_a_student_that_is_the_best_of_the_sources_is_chosen_by_the_next_target(
     assert student.domains == ["p0_phone"]  # its card: whose data it was trained on
 
 
-@pytest.mark.slow
 @given(
     present=st.lists(st.sets(st.sampled_from("abcde"), min_size=2), min_size=1, max_size=6),
     count=st.integers(2, 6),
