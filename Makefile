@@ -70,5 +70,5 @@ sweep-check: $(VENV)/.installed  ## build each sweep's command with wandb's agen
 	$(BIN)/python -m pytest -q tests/test_sweeps.py
 
 clean:  ## remove caches and runs, keep .venv and .venv-min
-	rm -rf runs dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis lightning_logs
+	rm -rf runs dist build .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis lightning_logs
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
