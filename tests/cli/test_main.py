@@ -59,6 +59,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return list(one) == list(other) and all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.slow
 class TestTheWholeWay:
     def test_from_experts_to_predictions(self, folder):
         shutil.rmtree("runs")

@@ -177,6 +177,7 @@ class TestDecisions:
             np.testing.assert_allclose(answer.probabilities[place].numpy(), shares, atol=1e-6)
         assert len(answer.queried.unique(dim=0)) > 2
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["grid", "one-hot", "real"])
     def test_many_rows_are_decided_as_defined(self, kind):
         known, targets = specialists(560, experts=8)

@@ -294,6 +294,7 @@ class TestOnTheDevice:
         assert torch.equal(features(waveforms), data.preprocess(waveforms))
         assert synthetic(frontend="waveform").preprocessing == {"frontend": "waveform", "sample_rate_hz": RATE}
 
+    @pytest.mark.slow
     def test_a_network_learns_who_speaks(self):
         data = synthetic(batch_size=28, num_mels=40, crop_s=1.0)
         network = nn.Sequential(

@@ -77,6 +77,7 @@ def times(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in trained}
 
 
+@pytest.mark.slow
 class TestResults:
     def test_json_has_the_contracts_keys(self, finished):
         content = results(finished)
