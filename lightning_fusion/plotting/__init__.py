@@ -1,6 +1,7 @@
-"""Figures for reports and loggers: functions of arrays that return a matplotlib ``Figure``.
+"""Figures: functions of arrays that return a matplotlib ``Figure``, for reports and loggers.
 
-The figures are not registered with pyplot and need not be closed. Names are not parsed as math text.
+Figures are not registered with pyplot, so they need not be closed. Names are drawn verbatim: ``$5_to_$10`` is not
+parsed as a formula.
 """
 
 from lightning_fusion.plotting.comparisons import (

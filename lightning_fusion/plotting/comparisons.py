@@ -1,4 +1,4 @@
-"""Methods side by side: accuracies by group, by strength, by overlap, by target."""
+"""Comparisons of methods: accuracies by group, by strength, by overlap, by target."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,14 +14,14 @@ from lightning_fusion.plotting.page import label_axes, legend_below, name_ticks,
 def grouped_bars(
     values: Mapping[str, Sequence[float]], groups: Sequence[str], *, label: str, title: str, top: float | None = None
 ) -> Figure:
-    """One bar for each method in each group: accuracies by domain, say.
+    """Plot one bar for each method in each group, such as accuracies by domain.
 
     Args:
         values: (G,) values of each method.
         groups: Names of the G groups.
-        label: Of the values' axis.
-        title: Of the figure.
-        top: End of the values' axis, which begins at 0; both as the values want it where None.
+        label: Label of the value axis.
+        title: Title of the figure.
+        top: Upper end of the value axis, which then starts at 0; both ends follow the values where None.
     """
     width = 0.84 / len(values)
     figure, axes = page(min(15.0, max(6.5, 2 + 0.2 * (len(values) + 1) * len(groups))), 4.3)
@@ -38,10 +38,10 @@ def grouped_bars(
 
 @styled
 def permutation_importance(losses: Mapping[str, Sequence[float]]) -> Figure:
-    """Test accuracy that a fuser loses when the outputs of one expert are permuted over the samples.
+    """Plot the test accuracy that a fuser loses when the outputs of one expert are permuted over the samples.
 
     Args:
-        losses: (S,) losses of accuracy of each expert, one per seed.
+        losses: (S,) losses of accuracy for each expert, one per seed.
     """
     figure, axes = page(6.5, 1.3 + 0.28 * len(losses))
     axes.barh(range(len(losses)), [100 * np.mean(values) for values in losses.values()], color="tab:green")
@@ -59,14 +59,14 @@ def permutation_importance(losses: Mapping[str, Sequence[float]]) -> Figure:
 def overlap_curves(
     overlaps: Sequence[float], values: Mapping[str, ArrayLike], *, main: str, ceiling: str, label: str
 ) -> Figure:
-    """A metric of several methods against the overlap of the experts' domains; a dot for each seed.
+    """Plot a metric of several methods against the overlap of the experts' domains, with a dot for each seed.
 
     Args:
-        overlaps: O fractions, from 0, disjoint domains, to 1, identical ones.
+        overlaps: O fractions, from 0 (disjoint domains) to 1 (identical domains).
         values: (O, S) values of each method.
-        main: The method whose line is thicker.
-        ceiling: The one whose line is gray and dashed.
-        label: Of the values' axis.
+        main: Method drawn with a thicker line.
+        ceiling: Method drawn with a gray dashed line.
+        label: Label of the value axis.
     """
     figure, axes = page(6.5, 4.3)
     for method, of_seeds in values.items():
@@ -91,14 +91,14 @@ def reversal_strengths(
     fusion: str,
     higher_is_better: bool,
 ) -> Figure:
-    """A metric against the strength of the gradient reversal, and the paired gains over the chain without it.
+    """Plot a metric against the strength of gradient reversal, and paired gains over the chain without reversal.
 
     Args:
-        strengths: L largest lambdas, rising; 0 is the chain that is trained without reversal.
+        strengths: L largest lambdas, in increasing order; 0 is the chain trained without reversal.
         values: (L, S) values of each split, a column per seed.
         gains: By strength and by fusion (S,) gains, one per seed, and the interval of their mean.
         metric: Name of the metric.
-        fusion: Name of the fusion at the left.
+        fusion: Name of the fusion in the left panel.
         higher_is_better: Whether a gain above 0 is an improvement.
     """
     figure, (left, right) = page(10, 4.4, (1, 1.2))
@@ -133,7 +133,7 @@ def reversal_strengths(
 def target_accuracies(
     student: Mapping[str, float], local: Mapping[str, float], methods: Mapping[str, float], *, main: str, against: str
 ) -> Figure:
-    """A student against a model of the target's labels alone, target by target, and the mean of every method.
+    """Plot a student against the local model for each target, and the mean of every method.
 
     Args:
         student: Test accuracy of the student by target.

@@ -1,4 +1,4 @@
-"""What accuracy costs: queries, abstention and bytes."""
+"""Accuracy against cost: queries, abstention and bytes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,12 +14,12 @@ from lightning_fusion.plotting.page import label_axes, legend_below, name_ticks,
 def risk_coverage_curves(
     curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, main: str, in_scope: float | None = None
 ) -> Figure:
-    """Error of the answered samples against the coverage, samples of lowest risk first.
+    """Plot the error among the answered samples against their fraction, in order of increasing risk.
 
     Args:
         curves: (T,) coverages and (T,) errors of each rule.
-        main: The rule whose line is black and solid.
-        in_scope: Fraction of the samples whose class some expert knows, drawn as a line.
+        main: Rule drawn with a solid black line.
+        in_scope: Fraction of the samples with a class of some expert, drawn as a vertical line.
     """
     figure, axes = page(6, 4.3)
     for rule, (coverage, error) in curves.items():
@@ -43,13 +43,13 @@ def cost_curves(
     main: str,
     close: tuple[float, float],
 ) -> Figure:
-    """Test accuracy against the mean cost of a sample, whole at the left, an interval of accuracies at the right.
+    """Plot test accuracy against the mean cost per sample, with a zoomed panel at the right.
 
     Args:
-        curves: (P,) rising costs and (P,) accuracies of each rule; variants of ``main`` begin with its name.
-        points: Cost and accuracy of rules that have one of each; that of ``main`` is its row of the table.
-        main: The rule whose line is black.
-        close: Accuracies at the right, lowest and highest.
+        curves: (P,) increasing costs and (P,) accuracies of each rule; variants of ``main`` begin with its name.
+        points: Cost and accuracy of rules with a single point; that of ``main`` is its row of the table.
+        main: Rule drawn with a black line.
+        close: Lowest and highest accuracy of the right panel.
     """
     figure, (whole, part) = page(12, 5.4, (1, 1))
     for axes in (whole, part):
@@ -74,7 +74,7 @@ def cost_curves(
 
 @styled
 def queries(queried: ArrayLike, experts: Sequence[str]) -> Figure:
-    """How many experts a sample queries, and how often each expert is queried.
+    """Plot the number of queries per sample, and how often each expert is queried.
 
     Args:
         queried: (N, K) bool.
@@ -97,7 +97,7 @@ def queries(queried: ArrayLike, experts: Sequence[str]) -> Figure:
 
 @styled
 def traffic(stages: Mapping[str, float], everything: float) -> Figure:
-    """Bytes that one target reads to select its sources, against those of all models.
+    """Plot the bytes that one target reads to select its sources, against the size of all models.
 
     Args:
         stages: Bytes of each stage of the selection.

@@ -1,4 +1,4 @@
-"""Detection error trade-off."""
+"""Detection error trade-off curves."""
 
 from collections.abc import Mapping
 
@@ -12,20 +12,20 @@ from lightning_fusion.plotting.page import label_axes, legend_below, page, style
 
 
 def _deviate(rate: ArrayLike) -> np.ndarray:
-    """Normal deviates; rates of 0 and 1 lie far outside of every picture."""
+    """Return normal deviates; rates of 0 and 1 are placed outside the axes."""
     return norm.ppf(np.clip(rate, 1e-7, 1 - 1e-7))
 
 
 @styled
 def det_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Figure:
-    """Detection error trade-off curves on normal-deviate axes, with a mark at each equal error rate.
+    """Plot detection error trade-off curves on normal-deviate axes, with a mark at each equal error rate.
 
-    Source: Martin et al., The DET Curve in Assessment of Detection Task Performance, Eurospeech 1997. (The one of
-    scikit-learn has fixed ticks, too few of them around the rates of a good system, and no mark.)
+    Source: Martin et al., The DET Curve in Assessment of Detection Task Performance, Eurospeech 1997. (scikit-learn's
+    display has fixed ticks, too few of them around the rates of a good system, and no mark.)
 
     Args:
-        curves: (P,) false-alarm rates, falling from 1 to 0, and (P,) miss rates, rising from 0 to 1, of each system,
-            as :func:`~lightning_fusion.verification.error_rates.error_curve` gives them.
+        curves: (P,) false-alarm rates, from 1 to 0, and (P,) miss rates, from 0 to 1, of each system, as returned by
+            :func:`~lightning_fusion.verification.error_rates.error_curve`.
 
     Raises:
         InputError: If there is no curve.

@@ -1,4 +1,4 @@
-"""Tables and images as shades."""
+"""Heat maps: confusion matrices, tables and attribution maps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,17 +21,17 @@ def confusion(
     xlabel: str = "predicted class",
     ylabel: str = "true class",
 ) -> Figure:
-    """Fractions of each true class that are predicted as each class.
+    """Plot the fractions of each true class that are predicted as each class.
 
     Args:
-        targets: (N,) class numbers.
-        predictions: (N,) class numbers.
+        targets: (N,) true class indices.
+        predictions: (N,) predicted class indices.
         classes: Names of the C classes.
-        title: Of the figure.
-        xlabel: What the columns are.
-        ylabel: What the rows are.
+        title: Title of the figure.
+        xlabel: Label of the columns.
+        ylabel: Label of the rows.
     """
-    from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix  # brings pandas: longer than all else here
+    from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix  # imports pandas, which is slow
 
     count = len(classes)
     fractions = confusion_matrix(targets, predictions, labels=range(count), normalize="true")
@@ -65,16 +65,16 @@ def heat_map(
     ylabel: str = "",
     top: float | None = 1.0,
 ) -> Figure:
-    """Values of every row and column as shades.
+    """Plot a table of values as a heat map.
 
     Args:
         values: (R, C) values >= 0; NaN stays white.
         rows: Names of the R rows.
         columns: Names of the C columns.
-        title: Of the figure.
-        xlabel: What the columns are.
-        ylabel: What the rows are.
-        top: The darkest shade's value; the largest one where None.
+        title: Title of the figure.
+        xlabel: Label of the columns.
+        ylabel: Label of the rows.
+        top: Value of the darkest shade; the largest value where None.
     """
     figure, axes = page(3.4 + 0.65 * len(columns), 1.9 + 0.36 * len(rows))
     shades(axes, np.asarray(values, float), rows, columns, top)
@@ -85,11 +85,11 @@ def heat_map(
 
 @styled
 def diagnosis(accuracies: ArrayLike, disagreement: ArrayLike, experts: Sequence[str], domains: Sequence[str]) -> Figure:
-    """Accuracy of each expert on each domain, and the disagreement of each pair of experts, side by side.
+    """Plot the accuracy of each expert on each domain, and the disagreement of each pair of experts.
 
     Args:
         accuracies: (M, K), of K experts on M domains.
-        disagreement: (K, K) fraction of samples on which one of a pair alone is right.
+        disagreement: (K, K) fraction of samples on which exactly one expert of a pair is right.
         experts: Names of the experts.
         domains: Names of the domains.
     """
@@ -104,17 +104,17 @@ def diagnosis(accuracies: ArrayLike, disagreement: ArrayLike, experts: Sequence[
 
 @styled
 def attribution_maps(images: ArrayLike, maps: Mapping[str, ArrayLike]) -> Figure:
-    """Samples in rows: the input, then the attribution map of each model.
+    """Plot samples in rows: the input, then the attribution map of each model.
 
-    Each map is scaled by its own 99th percentile: colors compare places within a map, not strengths between maps.
+    Each map is scaled by its own 99th percentile: colors are comparable within a map, not between maps.
 
     Args:
         images: (N, C, H, W) images with one or three channels, in any range, or (N, mel, T) spectrograms, drawn with
-            the low frequencies at the bottom; four samples, say.
+            the low frequencies at the bottom.
         maps: (N, H, W) maps of :func:`~lightning_fusion.acorl.attribution.attribute` by the name of their model.
 
     Raises:
-        InputError: If there is no map or no image, or shapes do not fit.
+        InputError: If there is no map or no image, or shapes differ.
     """
     pictures = np.asarray(images, np.float32)
     arrays = {name: np.asarray(values, np.float32) for name, values in maps.items()}

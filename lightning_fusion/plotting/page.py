@@ -1,4 +1,4 @@
-"""What all figures share: style, page, names beside axes and the legend."""
+"""Style, layout, tick labels and legend of all figures."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -27,21 +27,21 @@ _STYLE: Any = {
     "legend.fontsize": 8,
 }
 MOST_NUMBERS = 12
-"""Rows or columns of a heat map up to which its values are written into it."""
+"""Maximum number of rows or columns of a heat map with annotated values."""
 MOST_INCHES = 16.0
-"""Sides of a figure, at most."""
+"""Maximum side of a figure, in inches."""
 _LONGEST = 32
-"""Characters of a name beside an axis; of longer ones the middle is left out."""
+"""Maximum number of characters of a tick label; the middle of longer names is left out."""
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure whole or not at all; the suffix of the path chooses the format."""
+    """Write a figure atomically; the suffix of the path selects the format."""
     with atomic_write(Path(path)) as draft:
         figure.savefig(draft, format=Path(path).suffix.removeprefix(".") or "png")
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw in the style of this module, whatever the caller's is."""
+    """Decorate a function to draw in the style of this module, independent of the caller's style."""
 
     @wraps(draw)
     def drawing(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -52,7 +52,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def page(width: float, height: float, columns: Sequence[float] = (1,)) -> tuple[Figure, Any]:
-    """A figure of some inches, and its axes: one for each column, whose relative widths are given."""
+    """Create a figure with one axes per column of the given relative widths; sizes are in inches."""
     figure = Figure(figsize=(min(MOST_INCHES, width), min(MOST_INCHES, height)))
     return figure, figure.subplots(1, len(columns), width_ratios=columns)
 
@@ -64,7 +64,7 @@ def label_axes(axes: Axes, grid: Literal["both", "x", "y"] = "both", **labels: A
 
 
 def shades(axes: Axes, values: np.ndarray, rows: Sequence[str], columns: Sequence[str], top: float | None) -> None:
-    """Draw (R, C) values >= 0 as shades, the darkest of which is ``top``, or the largest value where that is None."""
+    """Draw (R, C) values >= 0 as shades; the darkest is ``top``, or the largest value where that is None."""
     top = float(np.nanmax(values)) if top is None else top
     image = axes.imshow(values, vmin=0, vmax=top, cmap="Blues", aspect="auto")
     name_ticks(axes, "x", columns)
@@ -77,7 +77,7 @@ def shades(axes: Axes, values: np.ndarray, rows: Sequence[str], columns: Sequenc
 
 
 def name_ticks(axes: Axes, axis: str, names: Iterable[str]) -> None:
-    """Write names beside an axis, one at each whole number: turned, small or not all of them where room is short."""
+    """Set tick labels at whole numbers: rotated, small, or only some of them where space is limited."""
     labels = [_cut(name) for name in names]
     figure, grid = axes.get_figure(root=True), axes.get_gridspec()
     assert figure is not None and grid is not None
@@ -95,7 +95,7 @@ def _cut(name: str) -> str:
 
 
 def legend_below(figure: Figure, *parts: Axes) -> None:
-    """What the lines and bars of some axes are, below the figure, in as many columns as there is room for."""
+    """Draw the legend of some axes below the figure, in as many columns as fit."""
     entries = [axes.get_legend_handles_labels() for axes in parts]
     handles, labels = ([item for lists in kind for item in lists] for kind in zip(*entries, strict=True))
     if len(labels) > 1:

@@ -1,1 +1,1 @@
-"""Published experts behind one address."""
+"""Registry of published experts."""

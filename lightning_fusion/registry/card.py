@@ -1,4 +1,4 @@
-"""What a source says of itself, and the files that belong to it."""
+"""Card of a published source: its description and its files."""
 
 import dataclasses
 import json
@@ -12,18 +12,18 @@ from lightning_fusion.hyperparameters import is_plain
 
 FORMAT = 1
 PARTS = ("centroids", "encoder", "head")
-"""Files of a source beside its card, each ``<part>.safetensors``; there is no head where the network does not split."""
+"""Files of a source beside its card, each ``<part>.safetensors``; without a head if the network cannot be split."""
 
 
 class Transfer(NamedTuple):
-    """One file that was read or written, or the part of it that came before a connection broke.
+    """Transfer of one file, or of the part that was transferred before a connection broke.
 
     Attributes:
-        stage: What it was read for.
+        stage: Purpose of the transfer.
         direction: ``down`` from the registry, ``up`` to it.
-        source: Its name; empty for the index.
-        file: Its name.
-        num_bytes: Really transferred.
+        source: Name of the source; empty for the index.
+        file: Name of the file.
+        num_bytes: Number of bytes transferred.
     """
 
     stage: str
@@ -35,23 +35,23 @@ class Transfer(NamedTuple):
 
 @dataclass(frozen=True)
 class Card:
-    """What a source says of itself: all that the first stage of a selection reads.
+    """Description of a source, which the first stage of a selection reads.
 
     Attributes:
-        name: Of the source.
+        name: Name of the source.
         version: Folder of the files that belong to this card.
-        classes: The C_i classes that it knows, in the order of its outputs.
-        counts: Training samples of each class.
+        classes: The C_i classes of the source, in the order of its outputs.
+        counts: Number of training samples of each class.
         statistics: (S,) light statistics of its training data.
         domains: Names of the domains it was trained on, where known.
-        features: Layer that gives its representation.
-        width: D_i, of the representation.
-        output: What its network gives, ``logits`` or ``probabilities``.
-        cost: Of asking it.
-        preprocessing: How raw values became its input, where known.
+        features: Name of the layer whose output is the representation.
+        width: D_i, size of the representation.
+        output: Output of the network, ``logits`` or ``probabilities``.
+        cost: Cost of a query.
+        preprocessing: Preprocessing of its input, where known.
         network: ``class_path`` and ``init_args`` of the network.
-        fingerprint: Of the expert.
-        files: For each part its ``bytes`` and its ``fingerprint``.
+        fingerprint: Fingerprint of the expert.
+        files: ``bytes`` and ``fingerprint`` of each part.
     """
 
     name: str
@@ -71,16 +71,16 @@ class Card:
 
     @property
     def num_bytes(self) -> int:
-        """Of all files but the card itself."""
+        """Size of all files but the card itself."""
         return sum(file["bytes"] for file in self.files.values())
 
     @property
     def splits(self) -> bool:
-        """Whether the encoder has a file of its own."""
+        """Whether encoder and head are in separate files."""
         return "head" in self.files
 
     def dump(self) -> bytes:
-        """The content of the card's file."""
+        """Return the content of the card's file."""
         return json.dumps({"format": FORMAT} | asdict(self), allow_nan=False, separators=(",", ":")).encode()
 
     @classmethod
@@ -88,17 +88,17 @@ class Card:
         """Read a card's file.
 
         Args:
-            content: Of the file.
-            name: That the source is listed under.
-            where: The file's path, for messages.
+            content: Content of the file.
+            name: Name under which the source is listed.
+            where: Path of the file, for messages.
 
         Raises:
-            InputError: If it is not whole, of another format or source, or holds anything that a card does not.
+            InputError: If the file is truncated, of another format or source, or has unknown or invalid entries.
         """
         try:
             found = json.loads(content)
-        except (ValueError, RecursionError) as error:  # a wrong encoding as well
-            raise InputError(f"{where} is no whole card ({error}); publish {name} again, with overwrite") from error
+        except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError as well
+            raise InputError(f"{where} is no complete card ({error}); publish {name} again, with overwrite") from error
         if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
             raise InputError(f"{where} is no card of format {FORMAT}; publish {name} again, with overwrite")
         wrong = set(found) ^ {field.name for field in dataclasses.fields(cls)}
@@ -107,7 +107,7 @@ class Card:
             wrong = {"counts"}
         if wrong:
             raise InputError(
-                f"{where}: its {shorten(sorted(wrong))} is missing, of no known kind, or no part of a card"
+                f"{where}: its {shorten(sorted(wrong))} is missing, of an unknown type, or no part of a card"
             )
         if found["name"] != name:
             raise InputError(f"{where} is the card of {found['name']!r}, not of {name!r}")
@@ -115,10 +115,10 @@ class Card:
 
 
 def as_json(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Plain data as it will be read from a card: tuples are lists.
+    """Convert plain data to the form in which it is read from a card: tuples become lists.
 
     Raises:
-        InputError: If it is no plain data.
+        InputError: If it contains anything but plain data.
 
     Example:
         >>> as_json({"mean": (0.5, 0.5)})
@@ -127,7 +127,7 @@ def as_json(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if value is None:
         return None
     if not is_plain(dict(value)):
-        raise InputError(f"a card holds numbers, texts, lists and dicts only; found {value}")
+        raise InputError(f"a card contains numbers, texts, lists and dicts only; found {value}")
     return json.loads(json.dumps(dict(value)))
 
 

@@ -1,4 +1,4 @@
-"""What a published expert consists of: its card, its network in two parts, and the means of its classes."""
+"""Content of a published expert: its card, its network in two parts, and its class means."""
 
 import copy
 import uuid
@@ -19,29 +19,30 @@ from lightning_fusion.registry.card import Card, as_json
 from lightning_fusion.registry.summaries import class_sums, labeled_batches, statistics_of
 
 EXPERT_FACTS = ("classes", "output", "features", "domains", "cost")
-"""What a card and an expert both say."""
+"""Fields that a card and an expert have in common."""
 
 
 def describe_source(
     expert: Expert, data: FusionDataModule, name: str, statistics: Any = None, network: Any = None
 ) -> tuple[Card, dict[str, bytes]]:
-    """The card of an expert and the content of its files, by name.
+    """Return the card of an expert and the content of its files, by name.
 
     Args:
-        expert: As for :meth:`ExpertRegistry.publish`, and so is the rest.
-        data: See there.
-        name: See there.
-        statistics: See there.
-        network: See there.
+        expert: Expert to publish, with a layer ``features``.
+        data: Data module that it was trained on.
+        name: Name of the source.
+        statistics: (S,) light statistics of the data, or a function of ``data``; ``data.statistics()`` where None.
+        network: Class whose first argument is the number of classes, a ``functools.partial`` of one, or a dict of
+            ``class_path`` and ``init_args``; None where the expert records it.
 
     Raises:
-        InputError: If the expert cannot be described or does not fit the data, or there are no statistics.
+        InputError: If the expert cannot be described or does not match the data, or there are no statistics.
     """
     given = _network_of(expert)
     spec = network if isinstance(network, Mapping) else describe_factory(network) if network else expert.spec
     if not spec or not is_plain(dict(spec)):
         raise InputError(
-            f"network: nothing says how to build the network of {name}; give the class, a functools.partial of it, "
+            f"network: the network of {name} is not recorded; set network to the class, a functools.partial of it, "
             "or a dict of class_path and init_args"
         )
     spec, way = as_json(spec) or {}, as_json(expert.preprocessing or getattr(data, "preprocessing", None))
@@ -54,7 +55,7 @@ def describe_source(
     original = Expert(given, **facts)
     if rebuilt.fingerprint != original.fingerprint:
         raise InputError(
-            f"network: {spec} gives another network than that of {name} (fingerprints {rebuilt.fingerprint} and "
+            f"network: {spec} builds another network than that of {name} (fingerprints {rebuilt.fingerprint} and "
             f"{original.fingerprint})"
         )
     means, counts, first = _class_means(expert, data, name)
@@ -70,7 +71,7 @@ def describe_source(
         name=name,
         version=uuid.uuid4().hex[:12],
         counts=counts.tolist(),
-        statistics=[float(str(value)) for value in vector.numpy()],  # the shortest text of a float32
+        statistics=[float(str(value)) for value in vector.numpy()],  # shortest text of a float32
         width=means.shape[1],
         preprocessing=way,
         network=spec,
@@ -88,27 +89,31 @@ def describe_source(
 def restore_expert(
     spec: Mapping[str, Any], weights: Mapping[str, Tensor], where: str, whole: bool = True, **facts: Any
 ) -> Expert:
-    """An expert of a described network and its weights.
+    """Build an expert from the specification of its network and its weights.
 
     Args:
         spec: ``class_path`` and ``init_args``.
-        weights: By name.
-        where: The description, for messages.
-        whole: Whether these must be all weights.
-        **facts: Of the expert.
+        weights: Weights by name.
+        where: Origin of the specification, for messages.
+        whole: Whether all weights must be given.
+        **facts: Further arguments of the expert.
 
     Raises:
-        InputError: If the network cannot be built, or the weights are not its.
+        InputError: If the network cannot be built, or the weights do not match it.
     """
-    with torch.random.fork_rng(devices=[]):  # weights that are replaced move no random number of the run
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # initial weights are replaced, so they must not consume random numbers of the run
         try:
             network = build_network(spec, len(facts["classes"]), where)
         except TypeError as error:
-            raise InputError(f"network: {where} names {spec['class_path']}, which does not take it: {error}") from error
+            raise InputError(
+                f"network: {where} names {spec['class_path']}, which does not accept these arguments: {error}"
+            ) from error
     try:
         missing, unknown = network.load_state_dict(weights, strict=False)
     except RuntimeError as error:
-        raise InputError(f"network: the weights do not fit {where}: {error}") from error
+        raise InputError(f"network: the weights do not match {where}: {error}") from error
     if unknown or (whole and missing):
         raise InputError(
             f"network: {where} and the weights differ: missing {shorten(sorted(missing)) or 'none'}; unknown "
@@ -120,18 +125,18 @@ def restore_expert(
 
 
 def _network_of(expert: Expert) -> nn.Module:
-    """The network that can be published, without the wrapper that ``torch.compile`` may have put round it."""
+    """Return the network without the wrapper of ``torch.compile``."""
     if not isinstance(expert.network, nn.Module):
-        raise InputError("expert: a plain callable has no weights to publish; give a torch module")
+        raise InputError("expert: a plain callable has no weights to publish; expected a torch module")
     if expert.preprocess is not None:
-        raise InputError("expert: its preprocess is no part of a card; move it into the network")
+        raise InputError("expert: preprocess cannot be stored in a card; move it into the network")
     if expert.features is None:
-        raise InputError("features: the expert names no layer; set it to the submodule that gives the representation")
+        raise InputError("features is not set; set it to the submodule whose output is the representation")
     return getattr(expert.network, "_orig_mod", expert.network)
 
 
 def _class_means(expert: Expert, data: FusionDataModule, name: str) -> tuple[Tensor, Tensor, Any]:
-    """(C_i, D_i) means and (C_i,) counts of an expert's classes, and one batch of input."""
+    """Return (C_i, D_i) means and (C_i,) counts of an expert's classes, and one batch of input."""
     device = next(iter(expert.state_dict().values()), torch.empty(0)).device
     batches = labeled_batches(data, device)
     first = next(batches, None)
@@ -149,7 +154,7 @@ def _class_means(expert: Expert, data: FusionDataModule, name: str) -> tuple[Ten
         raise InputError(f"expert: {name} does not run on this data: {error}") from error
     if not counts.sum():
         raise InputError(
-            f"data: no labeled sample is of a class that {name} knows ({shorten(expert.classes)}); the data's classes "
+            f"data: no labeled sample is of a class of {name} ({shorten(expert.classes)}); the data's classes "
             f"are {shorten(data.classes)}"
         )
     return sums / counts.clamp(min=1)[:, None], counts, _moved(first.input)
@@ -161,10 +166,10 @@ def _moved(input: Any) -> Any:
 
 @torch.no_grad()
 def _after_features(expert: Expert, input: Any) -> set[str]:
-    """Names of the weights that only work on the representation; none where the network does not split there.
+    """Return the names of weights that are used after the representation only; none where the network cannot be split.
 
-    What is called after the layer ``features`` and not before is tried: with NaN in its place the representation must
-    stay the same, bit for bit.
+    Candidates are modules called after the layer ``features`` and not before; with NaN weights in these modules the
+    representation must remain the same, bit for bit.
     """
     network = expert.network
     assert isinstance(network, nn.Module) and expert.features is not None
@@ -192,7 +197,7 @@ def _after_features(expert: Expert, input: Any) -> set[str]:
     try:
         _, found = expert.forward_with_representations(copy.deepcopy(input))
         same = torch.equal(found, expected)
-    except Exception:  # a network may refuse NaN in any way
+    except Exception:  # a network may raise any error for NaN
         same = False
     network.load_state_dict(kept, strict=False)
     return set(state) if same else set()

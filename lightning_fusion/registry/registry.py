@@ -1,4 +1,4 @@
-"""Published experts behind one address: for each a card, the means of its classes, and its weights."""
+"""Registry of published experts: for each a card, class means, and weights."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ _Read = TypeVar("_Read")
 
 
 class ExpertRegistry:
-    """Experts that others may build on, behind one address.
+    """Registry of published experts in a folder or behind a URL.
 
     ::
 
@@ -38,21 +38,21 @@ class ExpertRegistry:
         ADDRESS/<name>/<version>/encoder.safetensors     weights up to the representation
         ADDRESS/<name>/<version>/head.safetensors        the other weights
 
-    A folder and ``memory://`` are published to and read; ``http(s)://``, a web server before such a folder, is read.
-    Other file systems that fsspec knows may work and are not tested. Weights are safetensors and a network is built
-    only from a class that is imported already, so that nothing in a registry is executed. Nothing is cached.
+    Folders and ``memory://`` can be read and published to; ``http(s)://``, a web server for such a folder, can be read.
+    Other file systems of fsspec may work but are not tested. Weights are safetensors, and a network is built only from
+    a class that is already imported, so that no code of a registry is executed. Nothing is cached.
 
     Args:
-        address: A folder, or an address that fsspec knows.
-        timeout_s: Without a byte from a network address, after which a connection counts as dead. A read is tried
-            three times.
+        address: A folder, or a URL that fsspec supports.
+        timeout_s: Seconds without data from a network address after which a connection fails. Reads are tried three
+            times.
 
     Attributes:
-        ledger: Every file that was read or written, as :class:`Transfer`, with the bytes that really went over.
-        stage: What the ledger says the next files are for.
+        ledger: Every file read or written, as :class:`Transfer`, with the number of bytes transferred.
+        stage: Stage recorded in the ledger for the next transfers.
 
     Raises:
-        InputError: If fsspec does not know the address's kind.
+        InputError: If fsspec does not support the protocol of the address.
 
     Example:
         >>> from functools import partial
@@ -71,7 +71,7 @@ class ExpertRegistry:
     def __init__(self, address: str, timeout_s: float = 30.0) -> None:
         self.address = str(address).rstrip("/") or "/"
         if not address:
-            raise InputError(f"address: {str(address)!r} is no folder; name the one that holds the sources")
+            raise InputError(f"address: {str(address)!r} is no folder; set it to the folder that contains the sources")
         self.files = Transport(self.address, timeout_s)
         self.ledger: list[Transfer] = []
         self.stage = ""
@@ -80,7 +80,7 @@ class ExpertRegistry:
         return f"ExpertRegistry({self.address!r})"
 
     def reader(self) -> "ExpertRegistry":
-        """The same registry with a ledger of its own."""
+        """Return the same registry with a separate ledger."""
         other = copy.copy(self)
         other.ledger = []
         return other
@@ -89,17 +89,17 @@ class ExpertRegistry:
 
     @property
     def names(self) -> list[str]:
-        """Names of the sources whose card is whole, sorted."""
+        """Sorted names of the sources with a complete card."""
         return list(self.cards())
 
     def cards(self, exclude: Iterable[str] = ()) -> dict[str, Card]:
-        """The cards by name, sorted. Cards that cannot be read are left out with a warning.
+        """Return the cards by name, sorted; cards that cannot be read are left out with a warning.
 
         Args:
             exclude: Names of sources whose cards are not read.
 
         Raises:
-            InputError: If ``exclude`` names a source that there is not, or a network address fails.
+            InputError: If ``exclude`` names an unknown source, or a network address fails.
         """
         exclude, listed = set(exclude), self._listed()
         if unknown := sorted(exclude - set(listed)):
@@ -112,10 +112,10 @@ class ExpertRegistry:
         return {card.name: card for card in found if isinstance(card, Card)}
 
     def card(self, name: str) -> Card:
-        """The card of one source.
+        """Return the card of one source.
 
         Raises:
-            InputError: If there is no such source, or its card is not whole.
+            InputError: If there is no such source, or its card is incomplete.
         """
         path = self.files.path(name, CARD)
         try:
@@ -126,30 +126,30 @@ class ExpertRegistry:
             ) from error
 
     def centroids(self, card: Card) -> tuple[list[str], Tensor]:
-        """The classes of which a source had samples, C_i of them, and its mean representation of each.
+        """Return the C_i classes with training samples of a source, and its mean representation of each.
 
         Returns:
             Names of the classes, and (C_i, D_i) float32.
 
         Raises:
-            InputError: If the file is not the one that the card names.
+            InputError: If the file does not match the card.
         """
         tensors = self.weights(card, "centroids")
         seen = [label for label, count in zip(card.classes, card.counts, strict=True) if count]
         means = tensors.get("means", torch.empty(0))
         if means.shape != (len(seen), card.width):
             raise InputError(
-                f"source {card.name}: its centroids have shape {tuple(means.shape)}; its card says "
+                f"source {card.name}: its centroids have shape {tuple(means.shape)}; expected, from its card, "
                 f"({len(seen)}, {card.width})"
             )
         return seen, means
 
     def load(self, name: str) -> Expert:
-        """A source as an expert.
+        """Load a source as an expert.
 
         Raises:
-            InputError: If there is no such source, its files do not fit its card, or its network is of no imported
-                class.
+            InputError: If there is no such source, its files do not match its card, or the class of its network is
+                not imported.
         """
         card = self.card(name)
         weights = {
@@ -158,10 +158,10 @@ class ExpertRegistry:
         return self.build(card, weights)
 
     def weights(self, card: Card, part: str) -> dict[str, Tensor]:
-        """The tensors of one of the files of a source: ``centroids``, ``encoder`` or ``head``.
+        """Read the tensors of one file of a source: ``centroids``, ``encoder`` or ``head``.
 
         Raises:
-            InputError: If the file is not the one that the card names.
+            InputError: If the file does not match the card.
         """
         file, wanted = f"{part}.safetensors", card.files[part]["fingerprint"]
         path = self.files.path(card.name, card.version, file)
@@ -175,26 +175,26 @@ class ExpertRegistry:
                 )
             try:
                 return safetensors.torch.load(content)
-            except Exception as error:  # whatever a foreign file makes it raise
-                raise InputError(f"source {card.name}: {path} holds no safetensors ({error})") from error
+            except Exception as error:  # safetensors raises various types for invalid files
+                raise InputError(f"source {card.name}: {path} is no safetensors file ({error})") from error
 
         try:
             return self._read(card.name, file, path, parse)
         except FileNotFoundError as error:
             raise InputError(
-                f"source {card.name}: {path} is gone; it was published anew or removed meanwhile, so start again"
+                f"source {card.name}: {path} does not exist; it was republished or removed in the meantime: retry"
             ) from error
 
     def build(self, card: Card, weights: Mapping[str, Tensor], whole: bool = True) -> Expert:
-        """The expert of a card and its weights.
+        """Build the expert of a card from weights.
 
         Args:
-            card: Says how.
-            weights: By name.
-            whole: Whether these are all weights; else only the representations of the expert mean anything.
+            card: Card of the source.
+            weights: Weights by name.
+            whole: Whether these are all weights; else only the representations of the expert are valid.
 
         Raises:
-            InputError: If the network's class is not imported, or the weights are not the card's.
+            InputError: If the network's class is not imported, or the weights do not match the card.
         """
         where = f"the card of source {card.name}"
         check_trusted(card.network, where)
@@ -203,8 +203,8 @@ class ExpertRegistry:
         )
         if whole and expert.fingerprint != card.fingerprint:
             raise InputError(
-                f"source {card.name}: its card is of an expert of fingerprint {card.fingerprint}, its files give one "
-                f"of {expert.fingerprint}; publish {card.name} again"
+                f"source {card.name}: its card names an expert of fingerprint {card.fingerprint}, its files give "
+                f"{expert.fingerprint}; publish {card.name} again"
             )
         expert.preprocessing, expert.checkpoint = card.preprocessing, f"{self.address}/{card.name}"
         return expert
@@ -220,28 +220,28 @@ class ExpertRegistry:
         overwrite: bool = False,
         network: Any = None,
     ) -> Card:
-        """Make an expert a source that others find; visible when all of it is written, and not before.
+        """Publish an expert as a source, which becomes visible when it is written completely.
 
-        The expert is run once over the labeled samples of the training split, for the means of its classes.
+        The expert is run once on the labeled samples of the training split, to compute its class means.
 
         Args:
-            expert: Must name its ``features``.
-            data: What it was trained on.
-            name: Of the source.
-            statistics: (S,) light statistics of the data, or a function of ``data`` that gives them;
+            expert: Expert with a layer ``features``.
+            data: Data module that it was trained on.
+            name: Name of the source.
+            statistics: (S,) light statistics of the data, or a function of ``data`` that returns them;
                 ``data.statistics()`` where None.
             overwrite: Replace a source of this name.
-            network: How others build the network: a class whose first argument is the number of classes, a
-                ``functools.partial`` of one, or a dict of ``class_path`` and ``init_args``. Known where the expert was
-                read from a checkpoint of :class:`~lightning_fusion.ExpertModule` or from a registry.
+            network: Specification of the network: a class whose first argument is the number of classes, a
+                ``functools.partial`` of one, or a dict of ``class_path`` and ``init_args``. Optional for experts loaded
+                from a checkpoint of :class:`~lightning_fusion.ExpertModule` or from a registry.
 
         Raises:
-            InputError: If the name is taken, the expert cannot be described or does not fit the data, or there are no
-                statistics.
+            InputError: If the name is taken, the expert cannot be described or does not match the data, or there are
+                no statistics.
         """
         check_name(name, "the source's name")
         if self.files.is_http:
-            raise InputError(f"address: {self.address} is only read; publish to the folder behind it")
+            raise InputError(f"address: {self.address} is read-only; publish to the folder that the server serves")
         old = None
         with suppress(InputError):
             old = self.card(name)
@@ -266,7 +266,7 @@ class ExpertRegistry:
                 f"name: {self.address} has a source {card.name!r} already; rename it, or set overwrite"
             ) from error
         self._count("up", card.name, CARD, len(dumped))
-        while True:  # until it says what there is: the last of several processes that publish at once sees all of them
+        while True:  # repeated until the index is complete: the last of several concurrent publishers sees all sources
             names = self._listed()
             listed = json.dumps({"format": FORMAT, "sources": names}).encode()
             self.files.write(self.files.path(INDEX), listed)
@@ -277,7 +277,7 @@ class ExpertRegistry:
     # -------------------------------------------------------------- internals
 
     def _listed(self) -> list[str]:
-        """Names of what has a card, or what the index names where folders cannot be listed."""
+        """Names of the folders with a card, or the names in the index where folders cannot be listed."""
         if not self.files.is_http:
             return self.files.folders_with(CARD)
         path = self.files.path(INDEX)
@@ -285,7 +285,7 @@ class ExpertRegistry:
             return self._read("", INDEX, path, lambda content: _parse_index(content, path))
         except FileNotFoundError as error:
             raise InputError(
-                f"address: found no {path}; 'publish' writes it into the folder that the server shows"
+                f"address: found no {path}; 'publish' writes it into the folder that the server serves"
             ) from error
 
     def _card_or_error(self, name: str) -> Card | InputError:
@@ -310,7 +310,7 @@ def _parse_index(content: bytes, where: str) -> list[str]:
     except (ValueError, KeyError, TypeError, RecursionError):
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{where} is no whole index of format {FORMAT}; publish any source again")
+        raise InputError(f"{where} is no complete index of format {FORMAT}; publish any source again")
     for name in names:
         check_name(name, f"{where}: the name")
     return sorted(set(names))

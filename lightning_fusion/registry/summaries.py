@@ -1,4 +1,4 @@
-"""What a domain can say of its data in few numbers: statistics, and sums of representations by class."""
+"""Summaries of a domain's data: light statistics, and sums of representations by class."""
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,17 +17,17 @@ def _none() -> Tensor:
 
 
 def statistics_of(data: FusionDataModule, given: Any = None) -> Tensor:
-    """Light statistics of a data module's training split.
+    """Return light statistics of a data module's training split.
 
     Args:
-        data: Asked where nothing is given.
-        given: (S,) numbers, or a function of ``data`` that gives them.
+        data: Data module; ``data.statistics()`` is called where ``given`` is None.
+        given: (S,) statistics, or a function of ``data`` that returns them.
 
     Returns:
         (S,) float32.
 
     Raises:
-        InputError: If there are none, or some are not finite.
+        InputError: If there are no statistics, or some are not finite.
 
     Example:
         >>> statistics_of(None, [0.5, 0.25])
@@ -38,8 +38,7 @@ def statistics_of(data: FusionDataModule, given: Any = None) -> Tensor:
             given = getattr(data, "statistics", _none)()
         except NotImplementedError as error:
             raise InputError(
-                f"statistics: {type(data).__name__} knows none of its data; give the numbers, or a function of the "
-                "data module"
+                f"statistics: {type(data).__name__} computes none; pass the values, or a function of the data module"
             ) from error
     elif callable(given):
         given = given(data)
@@ -48,20 +47,21 @@ def statistics_of(data: FusionDataModule, given: Any = None) -> Tensor:
         raise InputError(f"statistics: found shape {tuple(vector.shape)}; expected (S,), at least one number")
     if not vector.isfinite().all():
         wrong = (~vector.isfinite()).nonzero().flatten().tolist()
-        raise InputError(f"statistics: number(s) {shorten(wrong)} of {len(vector)} are NaN or infinite; mend the data")
+        raise InputError(
+            f"statistics: number(s) {shorten(wrong)} of {len(vector)} are NaN or infinite; correct the data"
+        )
     return vector
 
 
 def labeled_batches(data: FusionDataModule, device: torch.device | str = "cpu") -> Iterator[Batch]:
-    """The labeled samples of the training split in order, as network input without augmentation.
+    """Yield the labeled samples of the training split in order, as network input without augmentation.
 
     Args:
-        data: Rows with a negative target are unlabeled; a data module with a method ``labeled()`` gives the others
-            itself.
-        device: Where the batches go.
+        data: Data module; samples with a negative target are unlabeled. ``data.labeled()`` is used where it exists.
+        device: Device of the batches.
     """
     data = copy.copy(data)
-    data.trainer = None  # in training it would augment
+    data.trainer = None  # training mode would augment
     data.prepare_data()
     data.setup("fit")
     dataset: Any = data.labeled() if hasattr(data, "labeled") else data.rows("train")
@@ -83,16 +83,16 @@ def labeled_batches(data: FusionDataModule, device: torch.device | str = "cpu") 
 def class_sums(
     expert: Expert, batches: Iterable[Batch], place: Sequence[int], num_classes: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums of an expert's representations by class.
+    """Sum the representations of an expert by class.
 
     Args:
-        expert: Names the layer of its representation.
-        batches: Of labeled samples.
-        place: For each class of the batches' targets its number in the result; -1 leaves it out.
-        num_classes: C.
+        expert: Expert with a layer ``features``.
+        batches: Batches of labeled samples.
+        place: Index in the result for each class of the targets; -1 leaves the class out.
+        num_classes: C, number of classes of the result.
 
     Returns:
-        (C, D) float64 sums, (C,) int64 counts, and (N, C_k) the probabilities of all N samples, all on the CPU.
+        (C, D) float64 sums, (C,) int64 counts, and (N, C_k) probabilities of all N samples, all on the CPU.
 
     Raises:
         InputError: If a representation or probability is not finite.

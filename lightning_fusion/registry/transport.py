@@ -1,4 +1,4 @@
-"""Files behind one address, a local folder or any that fsspec knows: read whole, written in one step."""
+"""Atomic reads and writes of small files in a local folder or a file system of fsspec."""
 
 import io
 import os
@@ -20,31 +20,31 @@ from fsspec.implementations.memory import MemoryFileSystem
 from lightning_fusion.errors import InputError
 
 _ATTEMPTS, _PAUSE_S = 3, 0.2
-_THREADS = 16  # that wait for a network
+_THREADS = 16  # threads that wait for a network
 _Content = TypeVar("_Content")
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
 class UnreachableError(InputError):
-    """An address in the network that did not give a file."""
+    """A network address from which a file could not be read."""
 
 
 class Transport:
-    """Reads and writes small files below one address.
+    """Reader and writer of small files below one address.
 
     Args:
-        address: A folder, or an address that fsspec knows.
-        timeout_s: Without a byte from a network address, after which a connection counts as dead. A read is tried
-            three times.
+        address: A folder, or a URL that fsspec supports.
+        timeout_s: Seconds without data from a network address after which a connection fails. Reads are tried three
+            times.
 
     Attributes:
         fs: The file system.
-        root: Path of the address in it.
-        is_http: Whether files are only read, and folders are not listed.
+        root: Path of the address in the file system.
+        is_http: Whether files are read-only and folders cannot be listed.
 
     Raises:
-        InputError: If fsspec does not know the address's kind, or it names a file.
+        InputError: If fsspec does not support the protocol of the address, or the address is a file.
 
     Example:
         >>> files = Transport("memory://transport")
@@ -65,19 +65,19 @@ class Transport:
         try:
             self.fs, root = url_to_fs(address, **options)
         except (ValueError, ImportError, OSError) as error:
-            raise InputError(f"address: {address} is none that fsspec can open ({error})") from error
+            raise InputError(f"address: {address} cannot be opened by fsspec ({error})") from error
         self.root = root.rstrip("/")
         self._local = isinstance(self.fs, LocalFileSystem)
         self._waits = not self._local and not isinstance(self.fs, MemoryFileSystem)
         if self._local and os.path.exists(self.root) and not os.path.isdir(self.root):
-            raise InputError(f"address: {address!r} is no folder; name the one that holds the sources")
+            raise InputError(f"address: {address!r} is no folder; set it to the folder that contains the sources")
 
     def path(self, *parts: str) -> str:
-        """The path of a file or folder below the address."""
+        """Return the path of a file or folder below the address."""
         return "/".join([self.root, *(quote(part) if self.is_http else part for part in parts)])
 
     def folders_with(self, file: str) -> list[str]:
-        """Names of the folders right below the address that hold a file of this name, sorted."""
+        """Return the sorted names of the folders directly below the address that contain a file of this name."""
         if self._local:
             with suppress(FileNotFoundError), os.scandir(self.root) as entries:
                 return sorted(entry.name for entry in entries if os.path.isfile(os.path.join(entry.path, file)))
@@ -87,19 +87,19 @@ class Transport:
         return sorted(found[0] for found in parts if found[1:] == [file])
 
     def each(self, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
-        """Results of a function that reads, in order; several at once where a network is waited for."""
+        """Return the results of a reading function in order; concurrently for network addresses."""
         if not self._waits:
             return [function(item) for item in items]
         with ThreadPoolExecutor(_THREADS) as threads:
             return list(threads.map(function, items))
 
     def read(self, path: str, parse: Callable[[bytes], _Content], count: Callable[[int], Any]) -> _Content:
-        """Read a file whole and parse it; what a network breaks is read again.
+        """Read a whole file and parse it; failed network reads are repeated.
 
         Args:
-            path: Of :meth:`path`.
-            parse: Raises InputError for content that is not whole.
-            count: Called with the bytes that arrived, once for each attempt.
+            path: Result of :meth:`path`.
+            parse: Parser; raises InputError for incomplete content.
+            count: Function that is called with the number of received bytes, once for each attempt.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -109,7 +109,7 @@ class Transport:
         for attempt in range(1, attempts + 1):
             arrived = io.BytesIO()
             try:
-                if self.is_http:  # streams, so that what arrived before a break is counted
+                if self.is_http:  # streams, so that bytes received before a break are counted
                     self.fs.get_file(path, arrived)
                 else:  # get_file of older releases of fsspec takes no file object
                     with self.fs.open(path, "rb") as file:
@@ -117,13 +117,15 @@ class Transport:
                 return parse(arrived.getvalue())
             except FileNotFoundError:
                 raise
-            except InputError:  # cut short without a word, perhaps
+            except InputError:  # possibly truncated without an error
                 if attempt == attempts:
                     raise
-            except Exception as error:  # each file system has its own
+            except Exception as error:  # file systems raise various types
                 if attempt == attempts:
                     what = f"{type(error).__name__}: {error}".removesuffix(": ")
-                    tried = f"tried {attempts} times; the last one broke after {arrived.tell()} bytes, nothing was kept"
+                    tried = (
+                        f"tried {attempts} times; the last one broke after {arrived.tell()} bytes, which were discarded"
+                    )
                     kind = UnreachableError if self._waits else InputError
                     raise kind(f"address: {path} could not be read ({what}; {tried})") from error
             finally:
@@ -132,10 +134,10 @@ class Transport:
         raise AssertionError("the last attempt returns or raises")
 
     def write(self, path: str, content: bytes, exclusive: bool = False) -> None:
-        """Write a file in one step; where ``exclusive``, only if there is none.
+        """Write a file atomically; with ``exclusive``, only if it does not exist.
 
         Raises:
-            FileExistsError: If there is one, and ``exclusive``.
+            FileExistsError: If it exists, and ``exclusive`` is set.
         """
         if not self._local:
             self.fs.pipe_file(path, content, mode="create" if exclusive else "overwrite")
@@ -151,19 +153,19 @@ class Transport:
             draft.unlink(missing_ok=True)
 
     def write_folder(self, folder: str, contents: dict[str, bytes]) -> None:
-        """Write files by name into a new folder, which nobody reads before it is named elsewhere."""
+        """Write files by name into a new folder, which is not read before a card names it."""
         self.fs.makedirs(folder, exist_ok=True)
         for name, content in contents.items():
             self.fs.pipe_file(f"{folder}/{name}", content)
 
     def remove(self, folder: str) -> None:
-        """Remove a folder; none is there already where another process was faster."""
+        """Remove a folder; it may have been removed by another process."""
         with suppress(FileNotFoundError):
             self.fs.rm(folder, recursive=True)
 
 
 def _claim(draft: Path, path: str) -> None:
-    """Give a file its name only where there is none of that name."""
+    """Rename a draft to its final path unless that exists."""
     try:
         os.link(draft, path)
     except FileExistsError:
