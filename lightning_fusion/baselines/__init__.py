@@ -1,4 +1,4 @@
-"""What each method must beat: rules on plain arrays of outputs (N, K, C), fitted on the same rows as the method."""
+"""Baselines: rules on arrays of outputs (N, K, C), fitted on the same samples as the methods."""
 
 from lightning_fusion.baselines.base import Baseline
 from lightning_fusion.baselines.cascade import confidence_cascade
@@ -7,7 +7,7 @@ from lightning_fusion.baselines.fixed import BestSingle, MajorityVote, MostConfi
 from lightning_fusion.baselines.frugal_ml import FRUGAL_ML_TRADE_OFFS, FrugalMLStrategy, frugal_ml, frugal_ml_strategy
 from lightning_fusion.baselines.majority_class import majority_class
 from lightning_fusion.baselines.neighbors import KNORAE, NearestNeighbors
-from lightning_fusion.baselines.oracles import cheapest_right, oracle_expert, oracle_selection
+from lightning_fusion.baselines.oracles import least_expensive_correct, oracle_expert, oracle_selection
 from lightning_fusion.baselines.stacking import LogisticStacking
 from lightning_fusion.baselines.subsets import (
     SubsetFusion,
@@ -26,7 +26,7 @@ BASELINES: dict[str, type[Baseline]] = {
     "k-nearest neighbors": NearestNeighbors,
     "KNORA-E": KNORAE,
 }
-"""This library's baselines by the name that tables print; recipes take more of them as ``baselines``."""
+"""Baselines by their name in tables; recipes take further ones as ``baselines``."""
 
 __all__ = [
     "BASELINES",
@@ -43,11 +43,11 @@ __all__ = [
     "SoftmaxAverage",
     "SubsetFusion",
     "best_static_subsets",
-    "cheapest_right",
     "confidence_cascade",
     "exhaustive_subsets",
     "frugal_ml",
     "frugal_ml_strategy",
+    "least_expensive_correct",
     "majority_class",
     "oracle_expert",
     "oracle_selection",

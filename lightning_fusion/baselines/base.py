@@ -1,4 +1,4 @@
-"""What every baseline is: a rule on arrays of outputs."""
+"""Base class of the baselines."""
 
 from abc import ABC, abstractmethod
 from typing import Self
@@ -7,17 +7,17 @@ import numpy as np
 
 
 class Baseline(ABC):
-    """A rule that turns the outputs of K experts into one class per row."""
+    """Rule that maps the outputs of K experts to one class per sample."""
 
     def fit(self, outputs: np.ndarray, targets: np.ndarray) -> Self:
-        """Learn from labeled rows; most rules have nothing to learn.
+        """Fit the rule on labeled samples; most rules have no parameters.
 
         Args:
-            outputs: (N, K, C) probabilities, zeros where an expert does not know a class.
+            outputs: (N, K, C) probabilities, zero for classes that an expert does not have.
             targets: (N,) classes.
         """
         return self
 
     @abstractmethod
     def predict(self, outputs: np.ndarray) -> np.ndarray:
-        """(N,) predicted classes of (N, K, C) outputs."""
+        """Predict the (N,) classes of (N, K, C) outputs."""

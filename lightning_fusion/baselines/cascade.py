@@ -1,4 +1,4 @@
-"""Query the experts one after another until one is confident enough."""
+"""Confidence cascade: sequential queries until a prediction is confident enough."""
 
 import math
 from collections.abc import Sequence
@@ -19,29 +19,29 @@ def confidence_cascade(
     thresholds: Sequence[float] | None = None,
     num_thresholds: int = 20,
 ) -> list[CostPoint]:
-    """Ask one expert after the other until an answer is confident enough; the most confident so far is given.
+    """Query experts in a fixed order until a prediction is confident enough, and return the most confident one.
 
-    An expert's confidence is its largest probability. The order is the same for every row: by falling validation
-    accuracy per unit of cost, because every row pays for the first experts and only those that these leave open for the
-    rest. Experts that cost nothing come first, by their accuracy; ties go to the cheaper, then to the lower number.
-    Equal confidences go to the expert that was queried first. Order, thresholds and answer are our choice; cascades of
-    classifiers are older (Viola and Jones, CVPR 2001).
+    The confidence of an expert is its largest probability. The order is the same for all samples: by decreasing
+    validation accuracy per unit of cost, because all samples pay for the first experts and only undecided ones for the
+    others. Experts of cost 0 come first, by accuracy; ties go to the lower cost, then to the lower index. Of equal
+    confidences the expert that was queried first is used. Order, thresholds and prediction are our choice; the idea is
+    that of classifier cascades (Viola and Jones, CVPR 2001).
 
     Args:
-        outputs: (N, K, C) probabilities of the rows to answer.
-        validation_outputs: (V, K, C) probabilities of labeled rows.
-        validation_targets: (V,) their classes.
-        costs: (K,) price of a question to each expert.
-        thresholds: An answer that is more confident than this ends the questions. Where None: -inf (the first expert
-            alone), quantiles of the confidences of all experts on the validation rows, and inf (everyone). Networks
-            that are often sure to the last digit leave few different ones.
-        num_thresholds: Quantiles, spread evenly from 0 to 1; equal ones count once.
+        outputs: (N, K, C) probabilities of the samples to predict.
+        validation_outputs: (V, K, C) probabilities of the calibration set.
+        validation_targets: (V,) classes of the calibration set.
+        costs: (K,) cost of a query to each expert.
+        thresholds: Queries end at a confidence above the threshold. Where None: -inf (the first expert alone),
+            quantiles of the confidences of all experts on the calibration set, and inf (all experts). Saturated
+            confidences leave few distinct quantiles.
+        num_thresholds: Number of quantiles, evenly spaced from 0 to 1; duplicates are removed.
 
     Returns:
-        One point per threshold, in rising order where None were given; ``setting`` is the threshold.
+        One point per threshold, in increasing order where ``thresholds`` is None; ``setting`` is the threshold.
 
     Raises:
-        InputError: If shapes, labels, costs or thresholds do not fit, or values are not finite.
+        InputError: If shapes, labels, costs or thresholds are inconsistent, or values are not finite.
 
     Example:
         >>> sure, torn = [0.9, 0.1], [0.4, 0.6]
@@ -50,7 +50,7 @@ def confidence_cascade(
         >>> [(point.cost, point.predicted.tolist()) for point in points]
         [(1.0, [0, 0]), (1.0, [0, 0]), (2.0, [0, 0])]
     """
-    given, known, targets, prices = as_problem(outputs, validation_outputs, validation_targets, costs)
+    given, known, targets, expert_costs = as_problem(outputs, validation_outputs, validation_targets, costs)
     confidence = known.max(2)
     if thresholds is None:
         if num_thresholds < 1:
@@ -60,13 +60,13 @@ def confidence_cascade(
     elif not len(thresholds) or np.isnan(np.asarray(thresholds, float)).any():
         raise InputError(f"thresholds: found {shorten(thresholds) or 'none'}; expected numbers")
     hits = (known.argmax(2) == targets[:, None]).sum(0)
-    unit = float(prices.mean()) or 1.0
+    unit = float(expert_costs.mean()) or 1.0
     with np.errstate(divide="ignore", invalid="ignore"):  # rounded: 12 hits for 2 and 9 for 1.5 are a tie
-        rate = np.where(prices > 0, np.round(hits / (prices / unit), 9), np.inf)
-    order = np.lexsort((np.arange(len(prices)), prices, -hits * (prices == 0), -rate))
+        rate = np.where(expert_costs > 0, np.round(hits / (expert_costs / unit), 9), np.inf)
+    order = np.lexsort((np.arange(len(expert_costs)), expert_costs, -hits * (expert_costs == 0), -rate))
 
-    def questions(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(N, K) the largest confidence after each question, and the class that has it."""
+    def queries(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the (N, K) largest confidence after each query, and its class."""
         ordered = values[:, order]
         confidence = ordered.max(2)
         largest = np.maximum.accumulate(confidence, axis=1)
@@ -76,18 +76,18 @@ def confidence_cascade(
         return largest, np.take_along_axis(ordered.argmax(2), holder, axis=1)
 
     def stop(largest: np.ndarray, answers: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-        """(N,) the place of the last question, and the answer then."""
+        """Return the (N,) position of the last query, and the prediction after it."""
         enough = largest > threshold
         enough[:, -1] = True
         last = enough.argmax(1)
         return last, np.take_along_axis(answers, last[:, None], axis=1)[:, 0]
 
-    rows, held = questions(given), questions(known)
+    rows, held = queries(given), queries(known)
     points = []
     for threshold in map(float, thresholds):
         last, predicted = stop(*rows, threshold)
         queried = np.empty((len(given), len(order)), bool)
         queried[:, order] = np.arange(len(order)) <= last[:, None]
         error = float((stop(*held, threshold)[1] != targets).mean())
-        points.append(CostPoint(mean_cost(queried, prices), predicted, queried, threshold, error))
+        points.append(CostPoint(mean_cost(queried, expert_costs), predicted, queried, threshold, error))
     return points

@@ -1,4 +1,4 @@
-"""Checks of the arrays that baselines are given."""
+"""Validation of the arrays passed to baselines."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from lightning_fusion.errors import InputError, shorten
 
 
 def as_costs(costs: Costs) -> np.ndarray:
-    """Costs of the experts as (K,) float64.
+    """Convert costs of the experts to (K,) float64.
 
     Raises:
         InputError: If they are not (K,) finite numbers >= 0.
@@ -22,10 +22,10 @@ def as_costs(costs: Costs) -> np.ndarray:
 
 
 def as_targets(targets: np.ndarray, where: str = "targets") -> np.ndarray:
-    """Classes as (N,) int64.
+    """Convert classes to (N,) int64.
 
     Args:
-        targets: (N,) integers >= 0, one at least.
+        targets: (N,) integers >= 0, at least one.
         where: Name of the argument, for messages.
 
     Raises:
@@ -33,7 +33,7 @@ def as_targets(targets: np.ndarray, where: str = "targets") -> np.ndarray:
     """
     values = np.asarray(targets)
     if values.ndim != 1 or not len(values):
-        raise InputError(f"{where}: found shape {values.shape}; expected (N,) classes of one row at least")
+        raise InputError(f"{where}: found shape {values.shape}; expected (N,) classes of at least one sample")
     if not np.issubdtype(values.dtype, np.integer):
         raise InputError(f"{where}: found {values.dtype}; expected integer classes")
     if values.min() < 0:
@@ -42,7 +42,7 @@ def as_targets(targets: np.ndarray, where: str = "targets") -> np.ndarray:
 
 
 def as_outputs(outputs: np.ndarray, where: str = "outputs") -> np.ndarray:
-    """Outputs as an (N, K, C) array, as they are.
+    """Convert outputs to an (N, K, C) array.
 
     Args:
         outputs: (N, K, C) finite probabilities, no dimension of size 0.
@@ -61,7 +61,7 @@ def as_outputs(outputs: np.ndarray, where: str = "outputs") -> np.ndarray:
 
 
 def check_sizes(outputs: np.ndarray, targets: np.ndarray, costs: np.ndarray) -> None:
-    """Check that outputs, targets and costs are of as many samples, experts and classes.
+    """Check that outputs, targets and costs agree in the number of samples, experts and classes.
 
     Args:
         outputs: (N, K, C).
@@ -83,19 +83,19 @@ def check_sizes(outputs: np.ndarray, targets: np.ndarray, costs: np.ndarray) -> 
 def as_problem(
     outputs: np.ndarray, validation_outputs: np.ndarray, validation_targets: np.ndarray, costs: Costs
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """What every rule under a cost is given, checked.
+    """Validate the arguments of a rule with costs.
 
     Args:
         outputs: (N, K, C) probabilities of the samples to predict.
         validation_outputs: (V, K, C) probabilities of the calibration set.
-        validation_targets: (V,) its classes.
+        validation_targets: (V,) classes of the calibration set.
         costs: (K,) cost of a query to each expert.
 
     Returns:
         The same as arrays.
 
     Raises:
-        InputError: If shapes, labels or costs do not fit, or values are not finite.
+        InputError: If shapes, labels or costs are inconsistent, or values are not finite.
     """
     given, known = as_outputs(outputs), as_outputs(validation_outputs, "validation_outputs")
     if given.shape[1:] != known.shape[1:]:

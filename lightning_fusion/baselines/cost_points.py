@@ -1,4 +1,4 @@
-"""What a rule that queries some experts predicts, and what that costs."""
+"""Predictions of a rule that queries some experts, with their cost."""
 
 import math
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ Costs = Sequence[float] | np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class CostPoint:
-    """What a rule predicts, and what that costs.
+    """Predictions of a rule, with their cost.
 
     Attributes:
         cost: Mean cost per sample.
         predicted: (N,) predicted classes.
         queried: (N, K) bool, the experts that were queried for each sample; read-only where they are the same for all.
-        setting: What tells the points of one rule apart: the subset, the threshold or the trade-off; None if single.
-        held_out_error: Share of wrong answers on the validation rows, or what a fusion gives as its error; None where
+        setting: Parameter of the rule at this point: the subset, the threshold or the trade-off; None if single.
+        held_out_error: Error rate on the validation rows, or what a fusion gives as its error; None where
             it was not computed. Choices were made on the same samples, so that it underestimates the error.
     """
 
@@ -37,7 +37,7 @@ class CostPoint:
         return float(self.queried.sum(1).mean())
 
     def accuracy(self, targets: np.ndarray) -> float:
-        """Share of right answers.
+        """Return the fraction of correct predictions.
 
         Args:
             targets: (N,) classes.
@@ -51,7 +51,7 @@ class CostPoint:
 
 
 def mean_cost(queried: np.ndarray, costs: np.ndarray) -> float:
-    """Mean cost per sample.
+    """Return the mean cost per sample.
 
     Args:
         queried: (N, K) bool.
@@ -61,10 +61,10 @@ def mean_cost(queried: np.ndarray, costs: np.ndarray) -> float:
 
 
 def total_cost(costs: np.ndarray, subset: tuple[int, ...]) -> float:
-    """Cost of a subset, summed exactly, so that equal costs in another order are equal.
+    """Return the cost of a subset, summed exactly, so that it does not depend on the order.
 
     Args:
         costs: (K,).
-        subset: Numbers of experts.
+        subset: Indices of the experts.
     """
     return math.fsum(costs[list(subset)].tolist())

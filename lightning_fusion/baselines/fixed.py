@@ -8,7 +8,7 @@ from lightning_fusion.baselines.base import Baseline
 
 
 class BestSingle(Baseline):
-    """The expert that is right most often on the fitted rows answers everything; the first of equals.
+    """The expert with the highest accuracy on the fitted samples; of equals the first.
 
     Example:
         >>> outputs = np.array([[[0.9, 0.1], [0.2, 0.8]], [[0.6, 0.4], [0.1, 0.9]]])
@@ -19,12 +19,12 @@ class BestSingle(Baseline):
     best: int
 
     def fit(self, outputs: np.ndarray, targets: np.ndarray) -> Self:
-        """Choose the expert."""
+        """Select the expert."""
         self.best = int((outputs.argmax(2) == targets[:, None]).mean(0).argmax())
         return self
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
-        """What the chosen expert says."""
+        """Return the predictions of the selected expert."""
         return outputs[:, self.best].argmax(1)
 
 
@@ -37,12 +37,12 @@ class SoftmaxAverage(Baseline):
     """
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
-        """The class with the largest mean probability."""
+        """Return the class with the largest mean probability."""
         return outputs.mean(1).argmax(1)
 
 
 class MostConfident(Baseline):
-    """The expert with the largest single probability answers.
+    """The prediction of the expert with the largest probability.
 
     Example:
         >>> MostConfident().predict(np.array([[[0.6, 0.4], [0.3, 0.7]]]))
@@ -50,12 +50,12 @@ class MostConfident(Baseline):
     """
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
-        """The class with the largest probability of any expert."""
+        """Return the class with the largest probability of any expert."""
         return outputs.max(1).argmax(1)
 
 
 class MajorityVote(Baseline):
-    """Each expert votes for its best class; the mean probability decides ties.
+    """Majority vote of the experts; the mean probability decides ties.
 
     Example:
         >>> MajorityVote().predict(np.array([[[0.6, 0.4], [0.1, 0.9]]]))
@@ -63,6 +63,6 @@ class MajorityVote(Baseline):
     """
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
-        """The class with most votes."""
+        """Return the class with the most votes."""
         votes = (outputs.argmax(2)[:, :, None] == np.arange(outputs.shape[2])).sum(1)
         return (votes + 0.5 * outputs.mean(1)).argmax(1)

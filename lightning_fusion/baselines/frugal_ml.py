@@ -1,4 +1,4 @@
-"""FrugalML's strategy: a base expert, and an add-on for what it is unsure of (Chen et al., NeurIPS 2020)."""
+"""FrugalML: a base expert, and an add-on expert for uncertain predictions (Chen et al., NeurIPS 2020)."""
 
 import math
 from collections.abc import Sequence
@@ -11,19 +11,19 @@ from lightning_fusion.baselines.cost_points import CostPoint, Costs, mean_cost
 from lightning_fusion.errors import InputError
 
 FRUGAL_ML_TRADE_OFFS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.0)
-"""Trade-offs of :func:`frugal_ml`, times the mean cost of an expert, unless others are given."""
-_TIE = 1e-9  # gains, in samples, that are closer than this are equal
+"""Default trade-offs of :func:`frugal_ml`, times the mean cost of an expert."""
+_TIE = 1e-9  # gains, in samples, that differ by less than this are equal
 
 
 @dataclass(frozen=True, eq=False)
 class FrugalMLStrategy:
-    """A base expert, and for each label that it may predict whom to ask instead where it is not confident.
+    """A base expert, and for each predicted label an add-on expert that replaces uncertain predictions.
 
     Attributes:
-        base: Number of the expert that is always queried.
-        add_ons: (C,) number of the expert that answers instead, -1 for none.
-        thresholds: (C,) it is queried where the base's largest probability is *below* this; -inf for never.
-        objective: Accuracy - trade_off * mean cost on the rows it was chosen on.
+        base: Index of the expert that is always queried.
+        add_ons: (C,) index of the add-on expert of each label, -1 for none.
+        thresholds: (C,) the add-on is queried where the base's largest probability is *below* this; -inf for never.
+        objective: Accuracy - trade_off * mean cost on the fitted samples.
     """
 
     base: int
@@ -32,7 +32,7 @@ class FrugalMLStrategy:
     objective: float
 
     def decide(self, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(N,) predicted classes and (N, K) bool, who was queried.
+        """Return (N,) predicted classes and (N, K) bool, the queried experts.
 
         Args:
             outputs: (N, K, C) probabilities.
@@ -48,25 +48,25 @@ class FrugalMLStrategy:
 
 
 def frugal_ml_strategy(outputs: np.ndarray, targets: np.ndarray, costs: Costs, trade_off: float) -> FrugalMLStrategy:
-    """The strategy of FrugalML with the largest accuracy - trade_off * cost on labeled rows, exactly.
+    """Find the FrugalML strategy that maximizes accuracy - trade_off * cost on labeled samples, exactly.
 
-    For each base and each label that it predicts, the rows are sorted by its confidence; running sums of what each
-    add-on sets right, less what it spoils and costs, give the value of every threshold at once. Labels do not depend on
-    one another, so the best of each is the best of all. A threshold is the confidence of the least confident row that
-    the base keeps, inf where it keeps none. Ties (our choice) go to what costs less on these rows, then to fewer
-    questions, then to the lower number. A label that the base never predicts here has no add-on.
+    For each base and each label that it predicts, the samples are sorted by its confidence; cumulative sums of the
+    add-on's corrected minus broken predictions and its cost give the objective of all thresholds at once. Labels are
+    independent, so the best threshold of each label is optimal. A threshold is the confidence of the least confident
+    sample that the base keeps, inf where it keeps none. Ties (our choice) go to the lower cost on these samples, then
+    to fewer queries, then to the lower index. A label that the base never predicts has no add-on.
 
     Args:
         outputs: (N, K, C) probabilities.
         targets: (N,) classes.
-        costs: (K,) price of a question to each expert.
-        trade_off: Accuracy that one unit of cost must bring, >= 0.
+        costs: (K,) cost of a query to each expert.
+        trade_off: Cost weight: gain of accuracy required per unit of cost, >= 0.
 
     Returns:
-        The strategy, one of the best.
+        An optimal strategy.
 
     Raises:
-        InputError: If shapes, labels, costs or the trade-off do not fit, or values are not finite.
+        InputError: If shapes, labels, costs or the trade-off are inconsistent, or values are not finite.
 
     Example:
         >>> outputs = np.array([[[0.9, 0.1], [0.9, 0.1]], [[0.6, 0.4], [0.1, 0.9]]])
@@ -88,23 +88,23 @@ def frugal_ml_strategy(outputs: np.ndarray, targets: np.ndarray, costs: Costs, t
         labels, confidence = labels[order], confidence[order]
         first = np.flatnonzero(np.r_[True, labels[1:] != labels[:-1]])  # the first row of each predicted label
         segment = np.cumsum(np.r_[0, labels[1:] != labels[:-1]])
-        # change[n, k]: right answers won by asking k about the rows of this label up to and with n
+        # change[n, k]: correct predictions gained by querying k for the samples of this label up to and including n
         total = np.cumsum(right[order] - right[order, base][:, None], axis=0)
         change = total - np.r_[np.zeros((1, experts), np.int64), total][first][segment]
         count = np.arange(rows) - first[segment] + 1
         gain = change - trade_off * count[:, None] * prices
-        # rows of one label and one confidence share their fate
+        # samples of one label and one confidence are treated alike
         whole = np.r_[(labels[1:] != labels[:-1]) | (confidence[1:] != confidence[:-1]), True]
         gain[~whole] = -np.inf  # the base itself gains nothing, so it is never an add-on
         most = np.maximum.reduceat(gain, first)  # (labels, K)
         top = most.max(1)
-        # the fewest rows at which each add-on is as good as any, `rows` for never; of these add-ons the cheapest
+        # the fewest samples at which each add-on is optimal, `rows` for never; of these add-ons the least expensive
         good = (gain >= np.maximum(top, _TIE)[segment][:, None] - _TIE) & (top > _TIE)[segment][:, None]
         places = np.minimum.reduceat(np.where(good, np.arange(rows)[:, None], rows), first)
         counts = places - first[:, None] + 1
         spend = np.where(places < rows, counts * prices, np.inf)
         choice = np.where(spend == spend.min(1, keepdims=True), places, rows).argmin(1)
-        label = np.flatnonzero(top > _TIE)  # labels with an add-on, by their place among those predicted
+        label = np.flatnonzero(top > _TIE)  # labels with an add-on, by their position among those predicted
         place, choice = places[label, choice[label]], choice[label]
         after = np.minimum(place + 1, rows - 1)
         kept = (place + 1 < rows) & (segment[after] == label)
@@ -126,26 +126,26 @@ def frugal_ml(
     *,
     trade_offs: Sequence[float] | None = None,
 ) -> list[CostPoint]:
-    """One base expert, and an add-on for each label where the base is not confident; at most two questions per row.
+    """FrugalML: one base expert, and an add-on for each label where the base is uncertain; at most two queries.
 
     Source: Chen, Zaharia and Zou, FrugalML: How to Use ML Prediction APIs More Accurately and Cheaply, NeurIPS 2020.
-    The paper meets a budget by drawing between two base experts; here a trade-off takes the place of the budget, and
-    then one base and thresholds without chance are optimal (our choice), found by :func:`frugal_ml_strategy`. Many
-    labels with few rows each are learnt by heart: compare the accuracy with 1 - ``held_out_error``.
+    The paper meets a budget by randomizing between two base experts; here a trade-off replaces the budget, so that one
+    base and deterministic thresholds are optimal (our choice), found by :func:`frugal_ml_strategy`. Many labels with
+    few samples each lead to overfitting: compare the accuracy with 1 - ``held_out_error``.
 
     Args:
-        outputs: (N, K, C) probabilities of the rows to answer.
-        validation_outputs: (V, K, C) probabilities of labeled rows.
-        validation_targets: (V,) their classes.
-        costs: (K,) price of a question to each expert.
-        trade_offs: Accuracy that one unit of cost must bring. Where None, :data:`FRUGAL_ML_TRADE_OFFS` divided by
-            the mean cost, so that they mean the same in any currency.
+        outputs: (N, K, C) probabilities of the samples to predict.
+        validation_outputs: (V, K, C) probabilities of the calibration set.
+        validation_targets: (V,) classes of the calibration set.
+        costs: (K,) cost of a query to each expert.
+        trade_offs: Cost weights: gain of accuracy required per unit of cost. Where None, :data:`FRUGAL_ML_TRADE_OFFS`
+            divided by the mean cost, so that they do not depend on the unit of cost.
 
     Returns:
         One point per trade-off; ``setting`` is the trade-off.
 
     Raises:
-        InputError: If shapes, labels, costs or trade-offs do not fit, or values are not finite.
+        InputError: If shapes, labels, costs or trade-offs are inconsistent, or values are not finite.
 
     Example:
         >>> outputs = np.array([[[0.9, 0.1], [0.9, 0.1]], [[0.6, 0.4], [0.1, 0.9]]])

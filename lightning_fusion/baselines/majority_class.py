@@ -1,4 +1,4 @@
-"""The most frequent class: what no query at all gives."""
+"""Majority-class baseline, which queries no expert."""
 
 import numpy as np
 
@@ -11,15 +11,15 @@ def majority_class(train_targets: np.ndarray, num_rows: int, num_experts: int = 
     """Majority-class baseline (zero cost): the most frequent class; the lowest of equally frequent ones.
 
     Args:
-        train_targets: (N,) classes of labeled rows.
-        num_rows: Rows to answer.
-        num_experts: K, the columns of ``queried``.
+        train_targets: (N,) classes of labeled samples.
+        num_rows: Number of samples to predict.
+        num_experts: K, number of columns of ``queried``.
 
     Returns:
-        A point of cost 0; its held-out error is that on the labeled rows.
+        A point of cost 0; its held-out error is that on the labeled samples.
 
     Raises:
-        InputError: If there is no row, or the targets are not (N,) classes.
+        InputError: If there is no sample, or the targets are not (N,) classes.
 
     Example:
         >>> majority_class(np.array([2, 0, 2]), num_rows=2).predicted

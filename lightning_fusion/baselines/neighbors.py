@@ -1,4 +1,4 @@
-"""Rules that look at the nearest labeled samples in the space of outputs: a vote, and dynamic selection."""
+"""Nearest-neighbor vote and dynamic selection in the space of outputs."""
 
 from typing import Self
 
@@ -8,10 +8,10 @@ from lightning_fusion.baselines.base import Baseline
 
 
 class NearestNeighbors(Baseline):
-    """Uniform vote of the fitted rows whose outputs are nearest in Euclidean distance (scikit-learn).
+    """Uniform vote of the fitted samples with the nearest outputs in Euclidean distance (scikit-learn).
 
     Args:
-        neighbors: Voters; 9 as in the FoE paper.
+        neighbors: Number of neighbors; 9 as in the FoE paper.
 
     Example:
         >>> outputs = np.array([[[0.9, 0.1]], [[0.2, 0.8]]])
@@ -23,7 +23,7 @@ class NearestNeighbors(Baseline):
         self.neighbors = neighbors
 
     def fit(self, outputs: np.ndarray, targets: np.ndarray) -> Self:
-        """Keep the rows."""
+        """Store the samples."""
         from sklearn.neighbors import KNeighborsClassifier
 
         self.model = KNeighborsClassifier(min(self.neighbors, len(outputs)), algorithm="brute")
@@ -31,16 +31,16 @@ class NearestNeighbors(Baseline):
         return self
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
-        """The neighbors' vote."""
+        """Return the vote of the neighbors."""
         return self.model.predict(outputs.reshape(len(outputs), -1))
 
 
 class KNORAE(Baseline):
-    """Dynamic selection: the experts that are right on *all* nearest fitted rows vote.
+    """KNORA-E dynamic selection: vote of the experts that are correct on *all* nearest fitted samples.
 
     K-nearest oracles, eliminate (Ko, Sabourin and Britto, Pattern Recognition 41, 2008). The neighborhood shrinks
-    until some expert is right on all of it; if none is right on the nearest row, all experts vote. The neighborhood is
-    taken in the space of outputs (our choice: experts of any framework have no common input space).
+    until some expert is correct on all of it; if none is correct on the nearest sample, all experts vote. Neighbors are
+    found in the space of outputs (our choice, because experts may have no common input space).
 
     Args:
         neighbors: Size of the largest neighborhood.
@@ -55,7 +55,7 @@ class KNORAE(Baseline):
         self.neighbors = neighbors
 
     def fit(self, outputs: np.ndarray, targets: np.ndarray) -> Self:
-        """Keep the rows and who is right on them."""
+        """Store the samples, and the experts that are correct on each."""
         from sklearn import neighbors
 
         self.model = neighbors.NearestNeighbors(n_neighbors=min(self.neighbors, len(outputs)), algorithm="brute")
@@ -64,9 +64,9 @@ class KNORAE(Baseline):
         return self
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
-        """The vote of the selected experts; the mean of their probabilities decides ties."""
+        """Return the vote of the selected experts; the mean of their probabilities decides ties."""
         nearest = self.model.kneighbors(outputs.reshape(len(outputs), -1), return_distance=False)
-        # run[n, k]: on how many of the nearest rows, from the first on, expert k is right without a miss
+        # run[n, k]: number of nearest samples, from the first on, on which expert k is correct without interruption
         run = np.cumprod(self.right[nearest], axis=1).sum(1)
         chosen = (run == run.max(1, keepdims=True)).astype(outputs.dtype)[:, :, None]
         votes = ((outputs.argmax(2)[:, :, None] == np.arange(outputs.shape[2])) * chosen).sum(1)

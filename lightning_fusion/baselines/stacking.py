@@ -1,4 +1,4 @@
-"""Stacking: a model that reads the outputs of all experts."""
+"""Stacking: a model of the outputs of all experts."""
 
 from typing import Self
 
@@ -8,10 +8,10 @@ from lightning_fusion.baselines.base import Baseline
 
 
 class LogisticStacking(Baseline):
-    """Logistic regression on the experts' outputs side by side (scikit-learn; Wolpert, Stacked Generalization, 1992).
+    """Logistic regression on the concatenated outputs of the experts (Wolpert, Stacked Generalization, 1992).
 
     Args:
-        inverse_penalty: scikit-learn's C: the inverse of the L2 penalty.
+        inverse_penalty: Inverse of the L2 penalty, ``C`` of scikit-learn.
 
     Example:
         >>> outputs = np.array([[[0.9, 0.1]], [[0.2, 0.8]]])
@@ -27,14 +27,14 @@ class LogisticStacking(Baseline):
     def fit(self, outputs: np.ndarray, targets: np.ndarray) -> Self:
         """Fit the regression."""
         flat = outputs.reshape(len(outputs), -1)
-        self.columns = np.ptp(flat, axis=0) > 0  # classes that an expert does not know
+        self.columns = np.ptp(flat, axis=0) > 0  # classes that an expert does not have
         self.constant = targets[0] if len(np.unique(targets)) == 1 else None
         if self.constant is None:
             self.model.fit(flat[:, self.columns], targets)
         return self
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
-        """The regression's class."""
+        """Return the class that the regression predicts."""
         if self.constant is not None:
             return np.full(len(outputs), self.constant)
         return self.model.predict(outputs.reshape(len(outputs), -1)[:, self.columns])

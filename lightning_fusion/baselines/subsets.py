@@ -1,8 +1,7 @@
-"""The same experts for every sample: random subsets, and the best ones by held-out error.
+"""Static subsets of experts: random subsets, and the best ones by held-out error.
 
-Rules that fuse the outputs of a subset take the fuser from outside (:class:`SubsetFusion`), so that a policy and what
-it is compared with answer alike; the point of all experts is ``subset_point(fusion, range(K), costs)``. All choices are
-made on the calibration set.
+The fuser of a subset is an argument (:class:`SubsetFusion`), so that a query policy and its baselines share it; the
+point of all experts is ``subset_point(fusion, range(K), costs)``. All selections are made on the calibration set.
 """
 
 import math
@@ -20,26 +19,27 @@ _MOST_EXHAUSTIVE = 10  # experts
 
 
 class SubsetFusion(Protocol):
-    """Answers from the outputs of some experts, given by their numbers, rising."""
+    """Fusion of the outputs of a subset of experts, given by increasing indices."""
 
     def error(self, subset: Sequence[int]) -> float:
-        """Held-out error on the validation rows, or another loss >= 0."""
+        """Return the held-out error on the calibration set, or another loss >= 0."""
 
     def predict(self, subset: Sequence[int]) -> np.ndarray:
-        """(N,) predicted classes of the rows to answer."""
+        """Return the (N,) predicted classes of the samples to predict."""
 
 
 def subset_point(fusion: SubsetFusion, subset: Iterable[int], costs: Costs, *, held_out: bool = True) -> CostPoint:
-    """The same experts for every row, fused.
+    """Fuse the same experts for every sample.
 
     Args:
-        fusion: Answers for subsets.
-        subset: Numbers of the experts; ``range(K)`` asks all.
-        costs: (K,) price of a question to each expert.
-        held_out: Also ask for the held-out error.
+        fusion: Fusion of subsets.
+        subset: Indices of the experts; ``range(K)`` queries all.
+        costs: (K,) cost of a query to each expert.
+        held_out: Compute the held-out error as well.
 
     Raises:
-        InputError: If the subset is empty, repeats an expert or names one that does not exist, or costs do not fit.
+        InputError: If the subset is empty, repeats an expert or names one that does not exist, or costs are
+            inconsistent.
 
     Example:
         >>> from types import SimpleNamespace
@@ -49,26 +49,26 @@ def subset_point(fusion: SubsetFusion, subset: Iterable[int], costs: Costs, *, h
     """
     prices, chosen = as_costs(costs), tuple(sorted(int(k) for k in subset))
     if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(len(prices))):
-        raise InputError(f"subset is {chosen}; expected different numbers of experts, 0 to {len(prices) - 1}")
+        raise InputError(f"subset is {chosen}; expected distinct indices of experts, 0 to {len(prices) - 1}")
     return _subset_point(fusion, chosen, prices, fusion.error(chosen) if held_out else None)
 
 
 def random_subsets(fusion: SubsetFusion, costs: Costs, num_subsets: int = 5, *, seed: int = 0) -> list[CostPoint]:
-    """For each size, several random subsets: what a policy gains by choosing at all.
+    """Draw several random subsets of each size, as a baseline of a query policy.
 
-    The subsets of one size are different ones; where there are fewer than asked for, it is all of them.
+    Subsets of one size are distinct; all of them are used where there are fewer than ``num_subsets``.
 
     Args:
-        fusion: Answers for subsets; its held-out error is not used.
-        costs: (K,) price of a question to each expert.
-        num_subsets: Subsets per size.
-        seed: Of the draw.
+        fusion: Fusion of subsets; its held-out error is not used.
+        costs: (K,) cost of a query to each expert.
+        num_subsets: Number of subsets per size.
+        seed: Seed of the draw.
 
     Returns:
-        Points by rising size 1..K, ``setting`` the subset. To draw a curve, average those of one size.
+        Points of increasing size 1..K, with the subset as ``setting``. For a curve, average the points of one size.
 
     Raises:
-        InputError: If ``num_subsets`` is below 1, or costs do not fit.
+        InputError: If ``num_subsets`` is below 1, or costs are inconsistent.
 
     Example:
         >>> from types import SimpleNamespace
@@ -96,27 +96,27 @@ def random_subsets(fusion: SubsetFusion, costs: Costs, num_subsets: int = 5, *, 
 def best_static_subsets(
     fusion: SubsetFusion, costs: Costs, *, empty_error: float = 1.0, per_cost: bool = True
 ) -> list[CostPoint]:
-    """Greedy forward selection by held-out error: one growing subset, the same for every row.
+    """Greedy forward selection by held-out error: nested subsets, the same for every sample.
 
-    Each step adds the expert that saves most errors per unit of cost; once none saves any, the one that adds fewest
-    errors, for a loss per cost would favor expensive experts. With equal costs this is the least held-out error at each
-    step. Experts that cost nothing and save errors come first, by their gain. Ties go to the cheaper expert, then to
-    the lower number. The rule is our choice; for selection under a budget it is usual to take the better of it and of
-    the largest gain whatever it costs, ``per_cost=False`` (Leskovec et al., Cost-effective Outbreak Detection in
-    Networks, KDD 2007).
+    Each step adds the expert with the largest reduction of the error per unit of cost; once no expert reduces it, the
+    one with the smallest increase, because an increase per cost would favor expensive experts. With equal costs each
+    step has the smallest held-out error. Experts of cost 0 that reduce the error come first, by their gain. Ties go to
+    the lower cost, then to the lower index. The rule is our choice; for selection under a budget it is usual to take
+    the better of this rule and the largest gain regardless of cost, ``per_cost=False`` (Leskovec et al.,
+    Cost-effective Outbreak Detection in Networks, KDD 2007).
 
     Args:
-        fusion: Answers for subsets; K (K + 1) / 2 held-out errors are asked for.
-        costs: (K,) price of a question to each expert.
+        fusion: Fusion of subsets; K (K + 1) / 2 held-out errors are computed.
+        costs: (K,) cost of a query to each expert.
         empty_error: Held-out error of the prediction without any query, for example that of :func:`majority_class`.
             It affects the first expert only, where costs differ: at 1, an inexpensive weak expert may be chosen.
         per_cost: Divide gains by costs.
 
     Returns:
-        K points by rising size, ``setting`` the subset in the order of its numbers.
+        K points of increasing size, with the sorted subset as ``setting``.
 
     Raises:
-        InputError: If an error is negative or not finite, or costs do not fit.
+        InputError: If an error is negative or not finite, or costs are inconsistent.
 
     Example:
         >>> from types import SimpleNamespace
@@ -126,7 +126,7 @@ def best_static_subsets(
         [((2,), 0.3), ((1, 2), 0.1), ((0, 1, 2), 0.2)]
     """
     prices, error = as_costs(costs), _error(empty_error, "empty_error")
-    unit = float(prices.mean()) or 1.0  # so that rates are rounded alike in any currency
+    unit = float(prices.mean()) or 1.0  # so that rates are rounded alike in any unit of cost
     chosen: tuple[int, ...] = ()
     points = []
     for _ in range(len(prices)):
@@ -147,20 +147,20 @@ def best_static_subsets(
 
 
 def exhaustive_subsets(fusion: SubsetFusion, costs: Costs) -> list[CostPoint]:
-    """The best subset for every budget, of all subsets: the same experts for every row.
+    """Find the best subset for every budget by exhaustive search: the same experts for every sample.
 
-    A subset is kept if none that costs as much or less has a held-out error as small. Ties go to the smaller subset,
-    then to the lower numbers.
+    A subset is kept if no other of equal or lower cost has an equal or smaller held-out error. Ties go to the smaller
+    subset, then to the lower indices.
 
     Args:
-        fusion: Answers for subsets; 2^K - 1 held-out errors are asked for.
-        costs: (K,) price of a question to each expert, K <= 10.
+        fusion: Fusion of subsets; 2^K - 1 held-out errors are computed.
+        costs: (K,) cost of a query to each expert, K <= 10.
 
     Returns:
-        The Pareto front, by rising cost and strictly falling held-out error, ``setting`` the subset.
+        The Pareto front, by increasing cost and strictly decreasing held-out error, with the subset as ``setting``.
 
     Raises:
-        InputError: If there are more than 10 experts, an error is negative or not finite, or costs do not fit.
+        InputError: If there are more than 10 experts, an error is negative or not finite, or costs are inconsistent.
 
     Example:
         >>> from types import SimpleNamespace
@@ -172,7 +172,7 @@ def exhaustive_subsets(fusion: SubsetFusion, costs: Costs) -> list[CostPoint]:
     prices = as_costs(costs)
     if len(prices) > _MOST_EXHAUSTIVE:
         raise InputError(
-            f"found {len(prices)} experts, of which all subsets are too many; expected {_MOST_EXHAUSTIVE} at most, or "
+            f"found {len(prices)} experts, which have too many subsets; expected {_MOST_EXHAUSTIVE} at most, or "
             "use best_static_subsets"
         )
     experts = range(len(prices))

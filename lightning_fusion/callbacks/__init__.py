@@ -1,4 +1,4 @@
-"""Callbacks that more than one method uses."""
+"""Callbacks of several methods."""
 
 from lightning_fusion.callbacks.prediction import PredictionWriter
 from lightning_fusion.callbacks.reproducible import EpochSeed

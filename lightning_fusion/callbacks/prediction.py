@@ -1,4 +1,4 @@
-"""Predictions as a table that other programs read."""
+"""Predictions as a CSV table."""
 
 import csv
 import itertools
@@ -14,15 +14,15 @@ from lightning_fusion.files import atomic_write
 
 
 class PredictionWriter(Callback):
-    """Write the predictions of ``predict`` as CSV: index, prediction, confidence, one column per class, and more.
+    """Write the predictions of ``predict`` as CSV: index, prediction, confidence, and one column per class.
 
     The module's ``predict_step`` must return a dict with ``index`` (B,) and ``probabilities`` (B, C), and have
-    ``classes``. Further entries become columns before those of the classes: numbers (B,) as they are, experts by their
-    names (``expert`` (B,), or ``queried`` (B, K) bool joined by ``+``). Each process keeps its own rows in memory; the
-    first one writes all of them, ordered by index.
+    ``classes``. Further entries become columns before those of the classes: numbers (B,) unchanged, experts by their
+    names (``expert`` (B,), or ``queried`` (B, K) bool joined by ``+``). Each process stores its rows in memory; rank
+    zero writes all rows, ordered by index.
 
     Args:
-        path: The CSV file; written whole or not at all.
+        path: Path of the CSV file, which is written atomically.
 
     Raises:
         InputError: If the module's predictions have another form.
@@ -33,7 +33,7 @@ class PredictionWriter(Callback):
         self._parts: list[dict[str, torch.Tensor]] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the rows of an earlier run."""
+        """Clear the rows of an earlier run."""
         self._parts.clear()
 
     def on_predict_batch_end(
@@ -45,7 +45,7 @@ class PredictionWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the rows of one batch."""
+        """Store the rows of one batch."""
         if not isinstance(outputs, dict) or not {"index", "probabilities"} <= set(outputs):
             raise InputError(
                 f"PredictionWriter: {type(pl_module).__name__}.predict_step must return a dict with index and "
@@ -56,7 +56,7 @@ class PredictionWriter(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather all rows and write them."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            rank_zero_info(f"fast_dev_run: {self.path} is left as it is")
+            rank_zero_info(f"fast_dev_run: {self.path} is not written")
             return
         parts = self._parts
         if trainer.world_size > 1:
@@ -86,7 +86,7 @@ class PredictionWriter(Callback):
 
 
 def _column(name: str, values: torch.Tensor, experts: list[str]) -> list[Any]:
-    """Cells of one further entry of the predictions."""
+    """Return the cells of one further entry of the predictions."""
     if name == "queried":
         return ["+".join(itertools.compress(experts, row)) for row in values.tolist()]
     if name == "expert":

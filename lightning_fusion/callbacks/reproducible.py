@@ -1,4 +1,4 @@
-"""A resumed run draws the same random numbers as one that was not interrupted."""
+"""Reproducible random numbers for resumed runs."""
 
 import random
 from typing import Any
@@ -11,12 +11,12 @@ from lightning import Callback, LightningModule, Trainer
 class EpochSeed(Callback):
     """Seed Python, NumPy and torch at the start of every training epoch from (seed, epoch, process).
 
-    Random states need not be stored then: epoch n draws the same numbers whether the run began with it, was resumed
-    before it, or came from epoch n - 1. Each process draws its own. A seed that was not given is drawn once from
-    torch's generator, which ``seed_everything`` controls, and kept in the checkpoint.
+    A resumed run draws the same random numbers as an uninterrupted one, without stored random states. Each process has
+    its own numbers. Where ``seed`` is None it is drawn once from torch's generator, which ``seed_everything`` controls,
+    and stored in the checkpoint.
 
     Args:
-        seed: Of all epochs; drawn at the start of training where None.
+        seed: Seed of all epochs; drawn at the start of training where None.
 
     Example:
         >>> EpochSeed(seed=3).state_dict()
@@ -27,7 +27,7 @@ class EpochSeed(Callback):
         self.seed = seed
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw a seed where none was given; the first process's is everybody's."""
+        """Draw a seed where none was given, and broadcast it from rank zero."""
         if self.seed is None:
             drawn = int(torch.randint(2**31, (1,)).item())
             self.seed = int(trainer.strategy.broadcast(drawn))
@@ -39,7 +39,7 @@ class EpochSeed(Callback):
         random.seed(value)
         np.random.seed(value)  # noqa: NPY002  (the global state is what user code draws from)
         torch.manual_seed(value)
-        # Lightning makes the first iterator of a resumed run before it tells the sampler the epoch, and before the
+        # Lightning makes the first iterator of a resumed run before it sets the epoch of the sampler, and before the
         # lines above, and keeps it (https://github.com/Lightning-AI/pytorch-lightning/issues/21938): make it anew,
         # as an uninterrupted run does at this point.
         loop = trainer.fit_loop
@@ -47,9 +47,9 @@ class EpochSeed(Callback):
             iter(loop._data_fetcher)  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
-        """The seed."""
+        """Return the seed."""
         return {"seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the seed of the interrupted run."""
+        """Restore the seed of the interrupted run."""
         self.seed = state_dict["seed"]

@@ -1,4 +1,4 @@
-"""Numbers of a module that change while it trains."""
+"""Scheduled attributes of a module."""
 
 import math
 from typing import Any
@@ -11,14 +11,14 @@ from lightning_fusion.schedules import Schedule
 
 
 class ScheduledAttribute(Callback):
-    """Set a number of the module before every training batch to what a schedule says: a margin's warm-up, say.
+    """Set a numeric attribute of the module before every training batch by a schedule, such as a margin's warm-up.
 
-    Progress is the trainer's global step over the steps of the whole run. There is nothing to store: a resumed run
-    continues the schedule. The value is logged as ``train_<name>``, by the attribute's last name.
+    Progress is the trainer's global step over the steps of the whole run. A resumed run continues the schedule
+    without stored state. The value is logged as ``train_<name>``, by the attribute's last name.
 
     Args:
-        attribute: Its dotted path from the module, ``loss.margin`` say; must be a number there.
-        schedule: Of its values.
+        attribute: Dotted path of the attribute from the module, such as ``loss.margin``; must be a number.
+        schedule: Schedule of the values.
 
     Raises:
         InputError: If the module has no such number, the run has no end, or the schedule returns no finite float.
@@ -35,7 +35,7 @@ class ScheduledAttribute(Callback):
 
     @property
     def state_key(self) -> str:
-        """Two of these may stand beside each other."""
+        """Key of the state, distinct for each attribute."""
         return f"{type(self).__qualname__}[{self.attribute}]"
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -70,7 +70,7 @@ class ScheduledAttribute(Callback):
         except AttributeError:
             known = shorten([place for place, _ in pl_module.named_children()], 20)
             raise InputError(
-                f"attribute: {self.attribute!r} needs a part {path!r}, which {type(pl_module).__name__} has not; its "
+                f"attribute: {self.attribute!r} needs a part {path!r}, not in {type(pl_module).__name__}; its "
                 f"parts: {known}"
             ) from None
         found = getattr(owner, name, None)

@@ -1,4 +1,4 @@
-"""The commands around a training run, as typed functions: their arguments are the options."""
+"""Commands beside those of a training run, as typed functions with the options as arguments."""
 
 from collections.abc import Callable, Sequence
 from inspect import signature
@@ -36,9 +36,9 @@ def collect(
 
     Args:
         experts: Experts by name.
-        data: The data set.
+        data: Data module.
         output: Folder of the store.
-        splits: Of train, val and test; all three where null.
+        splits: Some of train, val and test; all three where null.
         keep_representations: Store each expert's representations as well.
         trainer: Arguments of the Trainer that runs the experts.
         overwrite: Replace another store.
@@ -55,16 +55,16 @@ def collect(
 def diagnose(
     store: str, split: str = "train", unseen: str | None = "test", output: str | None = None
 ) -> diagnosis.Diagnosis:
-    """Say whether fusing is worth it, before anything is trained.
+    """Estimate the potential gain of fusion before a fuser is trained.
 
     Args:
-        store: Folder that 'collect' wrote.
-        split: The rows the fuser would train on.
-        unseen: A split that no expert was trained on.
+        store: Folder written by 'collect'.
+        split: Split that the fuser would be trained on.
+        unseen: Split that no expert was trained on.
         output: Folder for diagnosis.json and diagnosis.png.
 
     Returns:
-        What was found.
+        The diagnosis.
     """
     found = diagnosis.diagnose(ExpertOutputs.open(store), split, unseen)
     found.print()
@@ -87,10 +87,10 @@ def export(
 
     Args:
         experts: Experts by name.
-        checkpoint: The fuser's checkpoint.
+        checkpoint: Checkpoint of the fuser.
         output: Folder of the exported program.
-        input_shape: Of one sample, [3, 32, 32] say.
-        max_tokens: Instead, for texts: tokens of the longest.
+        input_shape: Shape of one sample, such as [3, 32, 32].
+        max_tokens: For texts, instead: number of tokens of the longest text.
         onnx: Write an ONNX file as well.
         overwrite: Replace an earlier export.
 
@@ -110,7 +110,7 @@ def run(command: str, args: list[str]) -> Any:
         args: Its options; before those of ``recipe``, the name or import path of a recipe.
 
     Returns:
-        What its function returns.
+        The result of the command's function.
     """
     if command == "recipe":
         return _recipe(args[0], args[1:])
@@ -125,13 +125,15 @@ def run(command: str, args: list[str]) -> Any:
 
 
 def _recipe(name: str, args: list[str]) -> Any:
-    """Run a function whose typed arguments are the options, and keep its configuration."""
+    """Run a recipe with its typed arguments as options, and record its configuration."""
     function = _function(name)
     parser = _parser(f"recipe {name}", function)
     described = ["trainer"] if "trainer" in signature(function).parameters else []
     if described:
         _add_trainer(parser)
-    arguments = _arguments(parser, args, described=described)  # a Trainer's classes are built for every stage
+    arguments = _arguments(
+        parser, args, described=described
+    )  # the classes of a Trainer are instantiated for every stage
     config = arguments.pop("config")
     report = function(**arguments)
     config.pop("config", None)
@@ -141,13 +143,13 @@ def _recipe(name: str, args: list[str]) -> Any:
 
 
 def _function(name: str) -> Callable[..., Any]:
-    """The recipe of a name, or of an import path."""
+    """Return the recipe of a name or an import path."""
     known = recipes()
     if name in known:
         return resolve_name(known[name])
     if "." not in name:
         raise InputError(
-            f"recipe: found {name!r}; expected one of {', '.join(known)}, or the import path of a function of your own"
+            f"recipe: found {name!r}; expected one of {', '.join(known)}, or the import path of a function"
             f"{suggestion(name, known)}"
         )
     try:
@@ -162,7 +164,7 @@ def _function(name: str) -> Callable[..., Any]:
 
 
 def _parser(command: str, function: Callable[..., Any]) -> FusionArgumentParser:
-    """A parser of a function's arguments, those of a Trainer excepted."""
+    """Create a parser of a function's arguments, except those of a Trainer."""
     parser = FusionArgumentParser(
         prog=f"lightning-fusion {command}",
         description=(function.__doc__ or "").partition("\n")[0],
@@ -175,7 +177,7 @@ def _parser(command: str, function: Callable[..., Any]) -> FusionArgumentParser:
 
 
 def _add_trainer(parser: FusionArgumentParser) -> None:
-    """The ``trainer:`` block of a recipe: keys of the Trainer; the recipe itself refuses those that its stages set."""
+    """Add the ``trainer:`` block of a recipe: keys of the Trainer; the recipe rejects those that its stages set."""
     parser.add_class_arguments(Trainer, "trainer", instantiate=False, fail_untyped=False, skip=set(OWNED))
     parser.set_defaults({f"trainer.{key}": value for key, value in DEFAULTS.items()})
     for key in OWNED:
@@ -183,7 +185,7 @@ def _add_trainer(parser: FusionArgumentParser) -> None:
 
 
 def _arguments(parser: ArgumentParser, args: list[str], described: Sequence[str] = ()) -> dict[str, Any]:
-    """What the parser reads, with its classes built, but for those of some keys, which stay as they are described."""
+    """Parse and instantiate the arguments, except the classes of the keys in ``described``."""
     config = parser.parse_args(args)
     kept = {key: config.pop(key) for key in described}
     given = parser.instantiate_classes(config).as_dict() | {key: value.as_dict() for key, value in kept.items()}

@@ -1,4 +1,4 @@
-"""Configuration files: the user's own, and the shipped ones by name."""
+"""Configuration files by path, and shipped ones by name."""
 
 from pathlib import Path
 from typing import Any
@@ -9,20 +9,20 @@ from lightning_fusion.errors import InputError, shorten, suggestion
 
 
 def shipped_configs() -> Path:
-    """The folder of the shipped YAMLs: inside an installed wheel, or beside the package in a clone."""
+    """Return the folder of the shipped YAMLs: in an installed wheel, or beside the package in a clone."""
     package = Path(__file__).parents[1]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
 
 def find_config(name: str) -> str:
-    """A configuration file by path, or by its name among the shipped ones.
+    """Find a configuration file by path, or by its name among the shipped ones.
 
     Args:
         name: ``my.yaml``, or ``foe/digits.yaml``, ``configs/foe/digits.yaml`` or ``foe/digits`` for a shipped file.
 
     Raises:
-        InputError: If there is none; names those that there are.
+        InputError: If there is none; the message lists the shipped ones.
     """
     if Path(name).is_file():
         return name
@@ -39,7 +39,7 @@ def find_config(name: str) -> str:
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots, as a sweep names them.
+    """Join nested keys by dots, as in a sweep.
 
     Example:
         >>> flat({"model": {"init_args": {"lr": 0.1}}})
@@ -53,12 +53,12 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def _refuse_doubled_keys(path: str) -> None:
-    """YAML readers keep the last of two equal keys without a word: one of two experts of a name would be lost."""
+def _reject_duplicate_keys(path: str) -> None:
+    """Raise InputError for a duplicate key, of which YAML readers silently use the last."""
     try:
         nodes = [yaml.compose(Path(path).read_text())]
     except (OSError, ValueError, yaml.YAMLError):
-        return  # the parser says what is wrong
+        return  # the parser reports the error
     while nodes:
         node = nodes.pop()
         if isinstance(node, yaml.SequenceNode):
@@ -76,20 +76,20 @@ def _refuse_doubled_keys(path: str) -> None:
 
 
 def with_found_configs(args: list[str]) -> list[str]:
-    """Command-line arguments with the path of each configuration file that they name.
+    """Replace names of configuration files in command-line arguments by their paths.
 
     Raises:
-        InputError: If one is not there, or has a key twice.
+        InputError: If a file does not exist, or has a duplicate key.
     """
     result, previous = [], ""
     for arg in args:
         if previous in ("-c", "--config"):
             result.append(find_config(arg))
-            _refuse_doubled_keys(result[-1])
+            _reject_duplicate_keys(result[-1])
         elif arg.startswith(("--config=", "-c=")):
             name, _, value = arg.partition("=")
             result.append(f"{name}={find_config(value)}")
-            _refuse_doubled_keys(find_config(value))
+            _reject_duplicate_keys(find_config(value))
         else:
             result.append(arg)
         previous = arg

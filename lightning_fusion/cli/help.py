@@ -1,4 +1,4 @@
-"""Help that imports nothing: commands and recipes are described by the source of their functions."""
+"""Help without imports: commands and recipes are described from the source of their functions."""
 
 import argparse
 import ast
@@ -23,7 +23,7 @@ TRAINING = {
     "test": "evaluate on the test split",
     "predict": "predict the test split",
 }
-"""The commands of LightningCLI, and what they do."""
+"""Commands of LightningCLI, with their descriptions."""
 
 COMMANDS = {
     "recipe": "",
@@ -31,14 +31,14 @@ COMMANDS = {
     "diagnose": "lightning_fusion.cli.commands.diagnose",
     "export": "lightning_fusion.cli.commands.export",
 }
-"""The other commands, and the import paths of their functions; a recipe is a function of its own."""
+"""Other commands, with the import paths of their functions; recipes are functions as well."""
 
 _PACKAGE = Path(__file__).parents[1]
 _WIDTH = 118
 
 
 def recipes() -> dict[str, str]:
-    """Recipes by name, as import paths: what the packages in ``lightning_fusion/recipes`` list as ``RECIPES``.
+    """Return the import paths of recipes by name, from the ``RECIPES`` of the packages in ``lightning_fusion/recipes``.
 
     Example:
         >>> recipes()["foe"]
@@ -52,7 +52,7 @@ def recipes() -> dict[str, str]:
 
 
 def usage() -> str:
-    """What ``lightning-fusion --help`` prints."""
+    """Return the text of ``lightning-fusion --help``."""
     training = [f"  {name:<11} {text}" for name, text in TRAINING.items()]
     around = [f"  {name:<11} {_summary(path)}" for name, path in COMMANDS.items() if path]
     lines = [
@@ -77,10 +77,10 @@ def show_help(command: str, args: list[str]) -> bool:
 
     Args:
         command: One of :data:`COMMANDS`.
-        args: Its arguments; the first one of ``recipe`` is the recipe's name or import path.
+        args: Arguments of the command; the first one of ``recipe`` is the recipe's name or import path.
 
     Returns:
-        Whether it could be printed: False where the function's source is not found, or its arguments are not in it.
+        Whether it was printed: False where the function's source, or its arguments, are not found.
     """
     path = COMMANDS[command]
     if command == "recipe":
@@ -90,7 +90,7 @@ def show_help(command: str, args: list[str]) -> bool:
             print(
                 "usage: lightning-fusion recipe NAME [--help] --config FILE --output DIR\n\nrecipes:\n"
                 + "\n".join(lines)
-                + "\n\nA recipe of your own is named by the import path of its function."
+                + "\n\nOther recipes are named by the import path of their function."
             )
             return True
         path = known.get(args[0], args[0])
@@ -103,7 +103,7 @@ def show_help(command: str, args: list[str]) -> bool:
 
 
 def find_function(path: str) -> ast.FunctionDef | None:
-    """The source of a function, by its import path; None where the module is not found or does not define it.
+    """Parse the source of a function by its import path; None where its module is not found or does not define it.
 
     Example:
         >>> find_function("lightning_fusion.recipes.foe.protocol.foe").name
@@ -159,7 +159,7 @@ def _parser(command: str, function: ast.FunctionDef) -> argparse.ArgumentParser:
 
 
 def _arguments(function: ast.FunctionDef) -> Iterator[tuple[str, ast.expr | None, ast.expr | None]]:
-    """Name, annotation and default of each argument."""
+    """Yield name, annotation and default of each argument."""
     positional = [*function.args.posonlyargs, *function.args.args]
     missing: list[ast.expr | None] = [None] * (len(positional) - len(function.args.defaults))
     defaults = [*missing, *function.args.defaults, *function.args.kw_defaults]
@@ -173,7 +173,7 @@ def _yaml(default: ast.expr) -> str:
 
 
 def _class_list(annotations: Sequence[ast.expr]) -> str:
-    """The library's classes that may stand where annotations do, by the name in the annotation."""
+    """List the library's classes that match annotations, by the name in the annotation."""
     names = [getattr(node, "id", getattr(node, "attr", "")) for kind in annotations for node in ast.walk(kind)]
     lines = [
         f"\n{name}:\n" + "\n".join(f"  {path}" for path in found)
@@ -188,7 +188,7 @@ def _class_list(annotations: Sequence[ast.expr]) -> str:
 
 @cache
 def _classes() -> dict[str, tuple[str, list[str]]]:
-    """The library's classes: import path and names of the bases of each, read from the source."""
+    """Return import path and names of the bases of the library's classes, read from the source."""
     found = {}
     for path in _PACKAGE.rglob("*.py"):
         parts = path.relative_to(_PACKAGE.parent).with_suffix("").parts
@@ -196,19 +196,19 @@ def _classes() -> dict[str, tuple[str, list[str]]]:
         for name, bases in re.findall(r"^class (\w+)(?:\(([^)]*)\))?:", path.read_text(), flags=re.MULTILINE):
             if name in PUBLIC:
                 where = _PACKAGE.name
-            else:  # the path of its package where that has the name
+            else:  # the path of its package where the package exports the name
                 where = ".".join(parts[:-1] if re.search(rf"\b{name}\b", package) else parts)
             found[name] = (f"{where}.{name}", re.findall(r"(\w+)(?:\[[^]]*\])?\s*(?:,|$)", bases))
     return found
 
 
 def subclasses(name: str) -> list[str]:
-    """Import paths of the library's classes below a class of any library, and of the class where it is one of them.
+    """Return import paths of the library's subclasses of a class, and of the class itself where it is in the library.
 
-    Classes whose name says that they are a base are left out.
+    Classes named as base classes are left out.
 
     Args:
-        name: Of the class, without its module.
+        name: Name of the class, without its module.
 
     Example:
         >>> subclasses("Schedule")[:2]

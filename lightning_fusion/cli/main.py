@@ -1,4 +1,4 @@
-"""The program: it reads the first word, and imports what that command needs and nothing else."""
+"""Entry point: reads the command, and imports only what it needs."""
 
 import os
 import sys
@@ -17,11 +17,11 @@ def main(args: Sequence[str] | None = None) -> Any:
     """Run the command line.
 
     Args:
-        args: Command and options; those of the process where None.
+        args: Command and options; the arguments of the process where None.
 
     Returns:
-        What the command made: the CLI object, a report, a store, a diagnosis, or an export's manifest; None from a
-        shell.
+        The result of the command: the CLI object, a report, a store, a diagnosis, or the manifest of an export; None
+        from a shell.
 
     Raises:
         SystemExit: With status 2 and one line on standard error for wrong input, from a shell.
@@ -30,13 +30,13 @@ def main(args: Sequence[str] | None = None) -> Any:
     from_shell = args is None
     given = sys.argv[1:] if args is None else [str(arg) for arg in args]
     if from_shell:
-        sys.path.insert(0, os.getcwd())  # a user's own modules, as 'python -m' finds them
+        sys.path.insert(0, os.getcwd())  # the user's modules, as 'python -m' finds them
     # torch 2.14 deprecates what lightning 2.6 does on every batch transfer; users can do nothing about it
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     try:
         result = _dispatch(given)
     except Exception as error:
-        wrong = input_error(error) or _wrong_input(error)  # the parser wraps what a constructor says
+        wrong = input_error(error) or _wrong_input(error)  # the parser wraps errors of constructors
         if wrong is None or os.environ.get("LIGHTNING_FUSION_DEBUG"):
             raise
         if not from_shell:
@@ -47,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> Any:
 
 
 def _wrong_input(error: Exception) -> InputError | None:
-    """What other libraries raise for wrong input."""
+    """Convert errors that other libraries raise for wrong input."""
     if isinstance(error, (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)):
         return InputError(f"{error.strerror}: {error.filename}")
     from lightning.fabric.utilities.exceptions import MisconfigurationException

@@ -1,4 +1,4 @@
-"""The parser: no abbreviations, short help, and one line that names the wrong key."""
+"""Argument parser without abbreviations, with short help and errors of one line."""
 
 import os
 import re
@@ -25,7 +25,7 @@ def _own_subclasses(found: re.Match[str]) -> str:
 
 
 class FusionHelpFormatter(DefaultHelpFormatter):
-    """Lists this library's subclasses only: those of torch and its friends would fill a thousand lines.
+    """Help formatter that lists subclasses of this library only, not those of torch and others.
 
     Example:
         >>> _SUBCLASSES.sub(_own_subclasses, "(known subclasses: torch.nn.Module, lightning_fusion.Expert)")
@@ -37,22 +37,22 @@ class FusionHelpFormatter(DefaultHelpFormatter):
 
 
 class FusionArgumentParser(LightningArgumentParser):
-    """Takes no abbreviated options, says in one line which key is wrong, and keeps its help short."""
+    """Argument parser that accepts no abbreviations and reports the wrong key in one line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         own: dict[str, Any] = {"allow_abbrev": False, "formatter_class": FusionHelpFormatter}
         super().__init__(*args, **(own | kwargs))
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
-        """The help, with all of this library's classes: it lists what is imported."""
+        """Format the help with all classes of this library, which are imported first."""
         for module in walk_packages(lightning_fusion.__path__, "lightning_fusion."):
             if module.name.split(".")[1] not in ("__main__", "cli", "recipes"):
-                with suppress(InputError):  # of an extra that is not installed
+                with suppress(InputError):  # module of an extra that is not installed
                     import_module(module.name)
         return super().format_help(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
-        """Stop with one line that names the key; ``JSONARGPARSE_DEBUG=true`` shows everything."""
+        """Exit with one line that names the key; ``JSONARGPARSE_DEBUG=true`` shows the full message."""
         if os.environ.get("JSONARGPARSE_DEBUG", "").lower() == "true":
             return super().error(message, ex)
         raise InputError(condense(message)) from input_error(ex)
@@ -65,7 +65,7 @@ _NOISE = re.compile(
 
 
 def condense(message: str) -> str:
-    r"""The innermost complaint of a parser's message, after the keys that lead to it.
+    r"""Reduce a parser's message to the innermost error, preceded by its keys.
 
     Example:
         >>> condense('Parser key "model":\n  Errors:\n    - Option \'hidn\' is not accepted\n  Given value: 3')

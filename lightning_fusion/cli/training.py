@@ -17,7 +17,7 @@ from lightning_fusion.cli.parser import FusionArgumentParser
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.hyperparameters import constructor_arguments, read_checkpoint
 
-# Facts that flow from the data module to the model, by the name that both use.
+# Attributes that are linked from the data module to the model, by their common name.
 _LINKS = {
     "classes": "classes",
     "expert_classes": "expert_classes",
@@ -31,7 +31,7 @@ _LINKS = {
 
 
 class FusionSaveConfig(SaveConfigCallback):
-    """Keep the configuration with each run: in the logger's own folder, and in wandb's record of the run."""
+    """Save the configuration of each run in the logger's folder and in the config of wandb."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save once, before anything is trained."""
@@ -61,7 +61,7 @@ class FusionSaveConfig(SaveConfigCallback):
 
 
 class FusionCLI(LightningCLI):
-    """LightningCLI in subclass mode on both sides, with facts that flow from the data module to the model."""
+    """LightningCLI in subclass mode, with attributes linked from the data module to the model."""
 
     def __init__(self, args: Sequence[str]) -> None:
         super().__init__(
@@ -79,14 +79,14 @@ class FusionCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the given arguments; those of the process do not matter here."""
+        """Parse the given arguments instead of those of the process."""
         self.config = parser.parse_args(args)
 
     def before_instantiate_classes(self) -> None:
-        """Link the data module's facts to those arguments of the chosen model class that have the same name.
+        """Link attributes of the data module to the arguments of the model class with the same name.
 
-        Links are made here, when both classes are known: a link to an argument that the class does not have would
-        end up among the checkpoint's hyperparameters.
+        Links are added here, when both classes are known: a link to an argument that the class does not have would be
+        stored in the checkpoint's hyperparameters.
         """
         chosen = self.config[self.subcommand]
         if not chosen.get("data") or not chosen.get("model"):
@@ -109,7 +109,7 @@ class FusionCLI(LightningCLI):
                 return value
             if target in ("classes", "expert_classes"):
                 raise InputError(
-                    f"model.init_args.{target}: the configuration or checkpoint says {shorten(written)}, the data say "
+                    f"model.init_args.{target}: the configuration or checkpoint has {shorten(written)}, the data have "
                     f"{shorten(value)}; change the data, or leave {target} out"
                 )
             return written
@@ -117,9 +117,9 @@ class FusionCLI(LightningCLI):
         return fact
 
     def _parse_ckpt_path(self) -> None:
-        """Take the model's arguments from the checkpoint, as Lightning does, and say which ones that changes.
+        """Take the model's arguments from the checkpoint, as Lightning does, and report the changed ones.
 
-        A checkpoint that names no class was written by a module built in Python from objects: the YAML stands.
+        A checkpoint without a class was written by a module built in Python from objects: the YAML is used.
         """
         subcommand = self.config.get("subcommand")
         path = self.config[subcommand].get("ckpt_path") if subcommand else None
@@ -153,7 +153,7 @@ class FusionCLI(LightningCLI):
 
 
 def _same_class(one: str, other: str) -> bool:
-    """Whether two import paths name one class; what is not imported yet is compared by name, not imported."""
+    """Whether two import paths name one class; modules that are not imported are compared by name."""
     if one == other:
         return True
     kind = resolve_name(other)

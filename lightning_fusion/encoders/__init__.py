@@ -1,4 +1,4 @@
-"""Small and standard networks per modality, named in YAML by ``class_path``."""
+"""Networks for each modality, named in YAML by ``class_path``."""
 
 from lightning_fusion.encoders.image import BatchAffine, SmallConvNet, TorchvisionClassifier
 from lightning_fusion.encoders.sensor import SensorCNN, SensorGRU, SensorMLP

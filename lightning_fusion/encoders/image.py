@@ -1,4 +1,4 @@
-"""Image classifiers, and an augmentation that treats a batch in one step."""
+"""Image classifiers, and an augmentation of whole batches."""
 
 import math
 
@@ -16,9 +16,9 @@ class SmallConvNet(nn.Module):
     3.8 million multiply-adds for a 32x32 color image.
 
     Args:
-        num_classes: C.
-        width: Channels of the first block; the second and third have twice and four times as many.
-        in_channels: Channels of the image.
+        num_classes: C, number of classes.
+        width: Number of channels of the first block; the second and third have twice and four times as many.
+        in_channels: Number of channels of the image.
 
     Example:
         >>> SmallConvNet(num_classes=10, in_channels=1)(torch.zeros(2, 1, 8, 8)).shape
@@ -53,12 +53,12 @@ def _block(in_channels: int, out_channels: int) -> list[nn.Module]:
 
 
 class TorchvisionClassifier(nn.Module):
-    """Any torchvision classification network with a head for this task.
+    """Classification network of torchvision with a new head.
 
     Args:
-        num_classes: C.
-        name: A name that ``torchvision.models.get_model`` knows.
-        weights: Pre-trained weights by their torchvision name, ``DEFAULT`` say, which it downloads; the head is then
+        num_classes: C, number of classes.
+        name: Name of a model for ``torchvision.models.get_model``.
+        weights: Name of pre-trained weights of torchvision, such as ``DEFAULT``, which are downloaded; the head is then
             replaced by a new one.
         small_images: For ResNets: a 3x3 stem of stride 1 without max-pool, the usual CIFAR variant.
 
@@ -85,7 +85,7 @@ class TorchvisionClassifier(nn.Module):
             self._replace_head(num_classes, name)
         if small_images:
             if not isinstance(self.network, models.ResNet):
-                raise InputError(f"small_images is for ResNets; {name} is none")
+                raise InputError(f"small_images is for ResNets; {name} is not a ResNet")
             self.network.conv1 = nn.Conv2d(3, self.network.conv1.out_channels, 3, padding=1, bias=False)
             self.network.maxpool = nn.Identity()
 
@@ -110,7 +110,7 @@ class BatchAffine(nn.Module):
 
     Args:
         flip: Mirror left to right with probability 1/2.
-        shift: Largest shift in pixels along each axis; what moves in from outside is black.
+        shift: Largest shift in pixels along each axis; pixels from outside are black.
         rotate_deg: Largest rotation in degrees.
 
     Example:

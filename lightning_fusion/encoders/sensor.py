@@ -1,7 +1,7 @@
-"""Small networks for sensor series and for ready features; each ends in a linear ``head``.
+"""Small networks for sensor series and for precomputed features; each ends in a linear ``head``.
 
-The layer before the head, ``pool`` of series and ``features`` of the perceptron, gives the representation (B, D).
-Widths and kinds differ from network to network as they do from device to device.
+The output of the layer before the head, ``pool`` for series and ``features`` for the perceptron, is the representation
+(B, D).
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from lightning_fusion.errors import InputError
 
 
 class _SeriesNetwork(nn.Module):
-    """Series to logits: ``body`` gives (B, D', T'), ``pool`` (B, D), ``head`` the rest."""
+    """Base class of series networks: ``body`` returns (B, D', T'), ``pool`` (B, D), ``head`` logits."""
 
     body: nn.Module
     pool: nn.Module
@@ -36,16 +36,16 @@ class _SeriesNetwork(nn.Module):
 
 
 class SensorCNN(_SeriesNetwork):
-    """Convolutions over time, then the mean and the maximum of each channel over the window.
+    """Convolutional network over time with mean and maximum pooling of each channel.
 
     Each block is convolution, batch norm, ReLU; the first has stride 2, the others have twice as many channels.
 
     Args:
-        num_classes: C.
-        in_channels: Channels of the series.
-        width: Channels of the first block; D is four times as many (twice, with one block).
+        num_classes: C, number of classes.
+        in_channels: Number of channels of the series.
+        width: Number of channels of the first block; D is four times as many (twice, with one block).
         blocks: Number of blocks.
-        kernel: Samples that a convolution sees.
+        kernel: Kernel size of the convolutions, in samples.
 
     Raises:
         InputError: If ``blocks`` is below 1, or ``kernel`` is even.
@@ -77,15 +77,15 @@ class SensorCNN(_SeriesNetwork):
 
 
 class SensorGRU(_SeriesNetwork):
-    """A gated recurrent unit that reads the series in both directions; its states are averaged over time.
+    """Bidirectional gated recurrent unit with mean pooling of its states over time.
 
-    A convolution with stride first joins a few samples into one step, since the recurrence runs step by step.
+    A strided convolution first reduces the number of steps of the recurrence.
 
     Args:
-        num_classes: C.
-        in_channels: Channels of the series.
-        hidden: Width of the state of each direction; D is twice as many.
-        stride: Samples of a step.
+        num_classes: C, number of classes.
+        in_channels: Number of channels of the series.
+        hidden: Size of the state of each direction; D is twice as large.
+        stride: Number of samples of a step.
 
     Raises:
         InputError: If ``stride`` is below 1.
@@ -110,11 +110,11 @@ class SensorGRU(_SeriesNetwork):
 
 
 class SensorMLP(nn.Module):
-    """A perceptron on ready features.
+    """Multilayer perceptron on precomputed features.
 
     Args:
-        num_classes: C.
-        in_features: Features of a sample.
+        num_classes: C, number of classes.
+        in_features: Number of features of a sample.
         hidden: Width of each hidden layer; D is the last.
 
     Raises:
@@ -128,7 +128,7 @@ class SensorMLP(nn.Module):
     def __init__(self, num_classes: int, in_features: int = 43, hidden: Sequence[int] = (64, 32)) -> None:
         super().__init__()
         if not hidden:
-            raise InputError("hidden is empty; expected the width of at least one layer, [64] say")
+            raise InputError("hidden is empty; expected the width of at least one layer, such as [64]")
         self.in_features = in_features
         widths = [in_features, *hidden]
         layers = [
@@ -156,7 +156,7 @@ class _MeanAndMax(nn.Module):
 
 
 class _Recurrence(nn.Module):
-    """(B, D, T) to the states (B, 2 D, T) of a GRU in both directions."""
+    """Map (B, D, T) to the states (B, 2 D, T) of a bidirectional GRU."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Speaker networks: log-mel spectrograms in, scaled cosines to the training speakers out.
+"""Speaker networks that map log-mel spectrograms to scaled cosines to the training speakers.
 
-Each has a submodule ``embedding``, whose output (B, D) is the speaker embedding, and a :class:`CosineHead` named
-``head``: an ordinary classifier of the training speakers, which the angular margin loss trains as it should be.
+Each has a submodule ``embedding``, the output (B, D) of which is the speaker embedding, and a :class:`CosineHead` named
+``head``, a classifier of the training speakers for angular margin losses.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from lightning_fusion.extras import require
 
 
 class CosineHead(nn.Module):
-    """Cosines between an embedding and one learned direction per class, times a scale.
+    """Scaled cosines between an embedding and one learned direction per class.
 
-    Computed in float32 whatever the precision of the run: a margin of 0.2 radians is lost in bfloat16.
+    Computed in float32 in any precision of the run: a margin of 0.2 radians is lost in bfloat16.
 
     Args:
-        in_features: D, numbers of an embedding.
-        num_classes: C.
-        scale: Factor of the cosines; 30 is the toolkits' VoxCeleb setting. The loss must be given the same.
+        in_features: D, size of an embedding.
+        num_classes: C, number of classes.
+        scale: Factor of the cosines; 30 is usual for VoxCeleb. It must be the same in the loss.
 
     Raises:
         InputError: If ``scale`` is not above 0.
@@ -52,10 +52,11 @@ class CosineHead(nn.Module):
 
 
 class StatisticsPooling(nn.Module):
-    """Mean and standard deviation over time, side by side, in float32.
+    """Concatenated mean and standard deviation over time, in float32.
 
-    Source: Snyder et al., X-vectors, ICASSP 2018. The variance is kept above 1e-5, since the square root has no finite
-    gradient at 0 (a channel that is silent over the whole crop).
+    Source: Snyder et al., X-vectors, ICASSP 2018. The variance is clamped at 1e-5, because the square root has no
+        finite
+    gradient at 0 (a channel that is constant over the crop).
 
     Example:
         >>> StatisticsPooling()(torch.tensor([[[1.0, 3.0]]]))
@@ -69,7 +70,7 @@ class StatisticsPooling(nn.Module):
 
 
 class _SpeakerNetwork(nn.Module):
-    """Log-mel to logits: ``body`` gives (B, D', T) frames, ``pool`` one vector, ``embedding`` and ``head`` the rest."""
+    """Base class of speaker networks: ``body`` (B, D', T) frames, ``pool`` a vector, ``embedding``, ``head``."""
 
     body: nn.Module
     pool: nn.Module
@@ -92,22 +93,22 @@ class _SpeakerNetwork(nn.Module):
 
 
 class SpeakerResNet(_SpeakerNetwork):
-    """A ResNet on log-mel with pooling over time, of torchvision's basic blocks: the usual VoxCeleb network.
+    """ResNet on log-mel features with pooling over time, the usual network for VoxCeleb.
 
-    The defaults are the ResNet34 of the toolkits: a 3x3 stem without stride, four stages of 32 to 256 channels with
+    The defaults are the usual ResNet34: a 3x3 stem without stride, four stages of 32 to 256 channels with
     strides 1, 2, 2, 2, statistics pooling over time, one linear layer. Source: Zeinali et al., BUT System Description
     to VoxCeleb Speaker Recognition Challenge 2019, table 1. It stays in the contiguous layout: in channels-last the
     backward pass of a strided 1x1 convolution of fewer than 16 channels writes outside its memory on CPUs
     (https://github.com/uxlfoundation/oneDNN/issues/6035).
 
     Args:
-        num_classes: C.
+        num_classes: C, number of classes.
         num_mels: Mel bands of the input, as in the data module.
-        width: Channels of the first stage; each further one has twice as many.
-        blocks: Basic blocks of each stage; (3, 4, 6, 3) is ResNet34, (2, 2, 2, 2) ResNet18.
-        embedding_dim: D.
+        width: Number of channels of the first stage; each further stage has twice as many.
+        blocks: Number of basic blocks of each stage; (3, 4, 6, 3) is ResNet34, (2, 2, 2, 2) ResNet18.
+        embedding_dim: D, size of the embedding.
         pooling: ``statistics`` (mean and standard deviation over time) or ``mean``.
-        scale: Of the cosines; the same as the loss's.
+        scale: Scale of the cosines; must be that of the loss.
 
     Raises:
         InputError: If ``blocks`` is empty or ``pooling`` is unknown.
@@ -149,7 +150,7 @@ class SpeakerResNet(_SpeakerNetwork):
 
 
 def _stage(in_channels: int, channels: int, count: int, stride: int) -> nn.Sequential:
-    from torchvision.models.resnet import BasicBlock, conv1x1  # here: it takes two seconds, which others need not wait
+    from torchvision.models.resnet import BasicBlock, conv1x1  # imported here, because it takes two seconds
 
     shortcut = None
     if stride != 1 or in_channels != channels:
@@ -165,17 +166,17 @@ class _MeanPooling(nn.Module):
 
 
 class SmallSpeakerNet(_SpeakerNetwork):
-    """Five convolutions over time, statistics pooling and a linear layer: an x-vector network for a CPU.
+    """Small x-vector network for CPUs: five convolutions over time, statistics pooling and a linear layer.
 
     The layers are those of Snyder et al. (X-vectors, ICASSP 2018, table 1) with fewer channels; the first one has
-    stride 2, so that all others see half as many frames (our choices).
+    stride 2, so that the others process half as many frames (our choices).
 
     Args:
-        num_classes: C.
+        num_classes: C, number of classes.
         num_mels: Mel bands of the input, as in the data module.
         width: Channels of the first four convolutions; the last has twice as many.
-        embedding_dim: D.
-        scale: Of the cosines; the same as the loss's.
+        embedding_dim: D, size of the embedding.
+        scale: Scale of the cosines; must be that of the loss.
 
     Example:
         >>> SmallSpeakerNet(num_classes=5, num_mels=40)(torch.zeros(2, 40, 200)).shape
@@ -208,16 +209,17 @@ def _frames(in_channels: int, channels: int, kernel: int, stride: int = 1, dilat
 
 
 class ECAPA(_SpeakerNetwork):
-    """SpeechBrain's ECAPA-TDNN with the house's head. Needs ``pip install lightning-fusion[speechbrain]``.
+    """ECAPA-TDNN of SpeechBrain with a :class:`CosineHead`. Needs ``pip install lightning-fusion[speechbrain]``.
 
     Source: Desplanques et al., ECAPA-TDNN, Interspeech 2020.
 
     Args:
-        num_classes: C.
+        num_classes: C, number of classes.
         num_mels: Mel bands of the input, as in the data module.
-        channels: Of the convolution blocks, 512 or 1,024 in the paper; the last layer has three times as many.
-        embedding_dim: D.
-        scale: Of the cosines; the same as the loss's.
+        channels: Number of channels of the convolution blocks, 512 or 1,024 in the paper; the last layer has three
+            times as many.
+        embedding_dim: D, size of the embedding.
+        scale: Scale of the cosines; must be that of the loss.
 
     Raises:
         InputError: If SpeechBrain is not installed, or ``channels`` is no multiple of 8.

@@ -1,7 +1,7 @@
 """Small networks for texts; each takes ``{"input_ids", "attention_mask"}`` and ends in a linear ``head``.
 
-The layer before the head, ``pool``, gives the representation (B, D): a mean over a text's own tokens, which padding
-never changes.
+The output of the layer before the head, ``pool``, is the representation (B, D): a mean over the tokens of a text,
+independent of padding.
 """
 
 import math
@@ -16,14 +16,14 @@ from lightning_fusion.errors import InputError
 
 
 def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the tokens that a mask keeps; zeros where it keeps none.
+    """Compute the mean over unmasked tokens; zeros where all are masked.
 
     Args:
-        states: (B, L, D).
+        states: (B, L, D) states.
         mask: (B, L), 1 or True for tokens, 0 for padding.
 
     Returns:
-        (B, D), of the type of ``states``; the sum is formed in float32 at least, under autocast too.
+        (B, D), of the type of ``states``; the sum is computed in at least float32, also under autocast.
 
     Example:
         >>> masked_mean(torch.tensor([[[2.0], [4.0], [9.0]]]), torch.tensor([[1, 1, 0]]))
@@ -31,7 +31,7 @@ def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
     """
     wide = states if states.dtype == torch.float64 else states.float()
     weight = mask.to(wide.dtype)
-    # a product of matrices and not a masked sum: padding may hold anything but NaN, and no copy of the states is made
+    # a matrix product instead of a masked sum: padding may contain any finite value, and the states are not copied
     kind = states.device.type
     exact = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
     with exact:  # autocast would round both factors
@@ -40,7 +40,7 @@ def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
 
 
 class MaskedMean(nn.Module):
-    """:func:`masked_mean` as a layer, whose output can be named as an expert's features."""
+    """:func:`masked_mean` as a layer, which can be the layer ``features`` of an expert."""
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         """Map (B, L, D) and a mask (B, L) to (B, D)."""
@@ -58,8 +58,8 @@ class _TextNetwork(nn.Module):
         if not isinstance(text, Mapping) or not {"input_ids", "attention_mask"} <= set(text):
             found = f"a dict with {sorted(text)}" if isinstance(text, Mapping) else type(text).__name__
             raise InputError(
-                f"the text network got {found}; expected a dict of input_ids and attention_mask, as TextDataModule "
-                "gives it"
+                f"the text network got {found}; expected a dict of input_ids and attention_mask, as yielded "
+                "by TextDataModule"
             )
         return text["input_ids"], text["attention_mask"]
 
@@ -69,7 +69,7 @@ class _TextNetwork(nn.Module):
             return embedded
         except IndexError as error:
             raise InputError(
-                f"found token {int(ids.max())}, the network knows tokens 0 to {self.vocab_size - 1}; set its "
+                f"found token {int(ids.max())}, the network has tokens 0 to {self.vocab_size - 1}; set its "
                 "vocab_size to that of the tokenizer (TextDataModule.vocab_size) or more"
             ) from error
 
@@ -81,17 +81,17 @@ class TextTransformer(_TextNetwork):
     head. Padding is neither attended to nor averaged.
 
     Args:
-        num_classes: C.
-        vocab_size: Tokens of the tokenizer, at least.
-        width: D, of states and representation.
-        layers: Number of layers; 0 leaves the embeddings as they are.
-        heads: Of the attention.
-        dropout: In training, on embeddings and in the layers.
+        num_classes: C, number of classes.
+        vocab_size: Number of tokens, at least that of the tokenizer.
+        width: D, size of states and representation.
+        layers: Number of layers; with 0 the embeddings are averaged.
+        heads: Number of attention heads.
+        dropout: Dropout probability of embeddings and layers.
         positions: ``learned``, or ``sinusoidal`` (Vaswani et al., 2017, section 3.5).
         max_length: Longest text, in tokens.
 
     Raises:
-        InputError: If ``width`` does not divide into ``heads``, or into pairs for sinusoidal positions.
+        InputError: If ``width`` is not a multiple of ``heads``, or odd with sinusoidal positions.
 
     Example:
         >>> text = {"input_ids": torch.ones(2, 7, dtype=torch.long), "attention_mask": torch.ones(2, 7)}
@@ -126,7 +126,7 @@ class TextTransformer(_TextNetwork):
         else:
             self.register_buffer("places", _waves(max_length, width) * (2 / width) ** 0.5)
         self.dropout = nn.Dropout(dropout)
-        # one after the other and not nn.TransformerEncoder: its fast path computes otherwise than training does
+        # not nn.TransformerEncoder: its fast path differs numerically from training
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 width, heads, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True
@@ -145,7 +145,7 @@ class TextTransformer(_TextNetwork):
                 f"the text network got {ids.shape[1]} tokens, its max_length is {self.max_length}; raise it, or lower "
                 "max_length of the data"
             )
-        places = ((mask != 0).cumsum(1) - 1).clamp_min(0)  # a token's number, wherever the padding stands
+        places = ((mask != 0).cumsum(1) - 1).clamp_min(0)  # position of a token, independent of the side of the padding
         states = self.dropout(self._embed(self.embedding, ids) + self.places[places])
         padding = torch.zeros(mask.shape, dtype=states.dtype, device=states.device).masked_fill(
             mask == 0, torch.finfo(states.dtype).min
@@ -160,10 +160,10 @@ class TextBag(_TextNetwork):
     """The mean of a text's token embeddings and a linear head: fastText (Joulin et al., 2016), without word pairs.
 
     Args:
-        num_classes: C.
-        vocab_size: Tokens of the tokenizer, at least.
+        num_classes: C, number of classes.
+        vocab_size: Number of tokens, at least that of the tokenizer.
         width: D.
-        dropout: Share of the representation that training leaves out.
+        dropout: Dropout probability of the representation.
 
     Example:
         >>> text = {"input_ids": torch.ones(2, 7, dtype=torch.long), "attention_mask": torch.ones(2, 7)}

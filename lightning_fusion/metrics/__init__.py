@@ -1,4 +1,4 @@
-"""torchmetrics classes for pools of models, and functions for curves of cost and of coverage."""
+"""Metrics of torchmetrics for pools of models, and functions for cost and risk-coverage curves."""
 
 from lightning_fusion.metrics.balanced import balanced_accuracy
 from lightning_fusion.metrics.diversity import BestExpertAccuracy, PairwiseDiversity

@@ -1,14 +1,14 @@
-"""Accuracy where classes are of unlike size."""
+"""Balanced accuracy for classes of different sizes."""
 
 import numpy as np
 
 
 def balanced_accuracy(right: np.ndarray, targets: np.ndarray) -> float:
-    """The mean over classes of the fraction of a class's rows that are right; guessing one class always gives 1 / C.
+    """Compute the mean over classes of the accuracy within each class; a constant prediction scores 1 / C.
 
     Args:
-        right: (N,) bool, or numbers in [0, 1] where a row is right with a probability.
-        targets: (N,) true classes. Those without a row do not count.
+        right: (N,) bool, or numbers in [0, 1] for the probability of a correct prediction.
+        targets: (N,) true classes; classes without samples do not count.
 
     Example:
         >>> balanced_accuracy(np.array([True, True, True, False]), np.array([0, 0, 0, 1]))

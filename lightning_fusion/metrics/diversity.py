@@ -1,4 +1,4 @@
-"""How differently the members of a pool err."""
+"""Diversity of the errors of a pool of models."""
 
 import torch
 from torch import Tensor
@@ -6,16 +6,16 @@ from torchmetrics import Metric
 
 
 class PairwiseDiversity(Metric):
-    """Diversity of each pair of K models from where they are right and wrong.
+    """Pairwise diversity measures of K models, from their correct and wrong predictions.
 
-    With n11, n00, n10, n01 the numbers of samples that both, none, only the first or only the second get right, of N:
-    ``disagreement`` = (n10 + n01) / N, ``double_fault`` = n00 / N, ``q_statistic`` = (n11 n00 - n01 n10) /
-    (n11 n00 + n01 n10), ``error_correlation`` = (n11 n00 - n01 n10) / sqrt of the product of the four margins.
-    Undefined values (a model that is always right, say) are NaN. Source: Kuncheva and Whitaker, Measures of Diversity
-    in Classifier Ensembles, Machine Learning 51, 2003, table 1.
+    With n11, n00, n10, n01 the numbers of samples that both, none, only the first or only the second predict correctly,
+    of N: ``disagreement`` = (n10 + n01) / N, ``double_fault`` = n00 / N, ``q_statistic`` = (n11 n00 - n01 n10) / (n11
+    n00 + n01 n10), ``error_correlation`` = (n11 n00 - n01 n10) / sqrt of the product of the four margins. Undefined
+    values (such as for a model without errors) are NaN. Source: Kuncheva and Whitaker, Measures of Diversity in
+    Classifier Ensembles, Machine Learning 51, 2003, table 1.
 
     Args:
-        num_models: K.
+        num_models: K, number of models.
 
     Example:
         >>> metric = PairwiseDiversity(2)
@@ -36,7 +36,7 @@ class PairwiseDiversity(Metric):
             self.add_state(name, torch.zeros(num_models, num_models, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, predictions: Tensor, target: Tensor) -> None:
-        """Count a batch.
+        """Update the state with a batch.
 
         Args:
             predictions: (B, K) predicted classes.
@@ -49,7 +49,7 @@ class PairwiseDiversity(Metric):
         self.first += right.T @ wrong
 
     def compute(self) -> dict[str, Tensor]:
-        """The four (K, K) matrices, float32."""
+        """Return the four (K, K) matrices, float32."""
         second = self.first.T
         total = self.both + self.none + self.first + second
         cross = self.both * self.none - self.first * second
@@ -68,7 +68,7 @@ class BestExpertAccuracy(Metric):
     """The accuracy of the best of K experts.
 
     Args:
-        num_experts: K.
+        num_experts: K, number of experts.
 
     Example:
         >>> metric = BestExpertAccuracy(2)
@@ -87,14 +87,14 @@ class BestExpertAccuracy(Metric):
         self.add_state("rows", torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, right: Tensor) -> None:
-        """Count a batch.
+        """Update the state with a batch.
 
         Args:
-            right: (B, K) bool, which expert is right on which row.
+            right: (B, K) bool, correct predictions of each expert.
         """
         self.right += right.sum(0)
         self.rows += len(right)
 
     def compute(self) -> Tensor:
-        """The highest fraction of right answers, a scalar."""
+        """Return the highest accuracy, a scalar."""
         return self.right.max() / self.rows

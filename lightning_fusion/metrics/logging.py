@@ -1,4 +1,4 @@
-"""How every module logs: ``<split>_<name>``, from one MetricCollection for each split."""
+"""Logging of all modules: ``<split>_<name>``, from one MetricCollection for each split."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from lightning_fusion.errors import InputError
 
 
 class Labeled(Protocol):
-    """A batch, of which the number of samples is that of its targets."""
+    """A batch with targets, which determine its number of samples."""
 
     @property
     def target(self) -> Tensor:
@@ -22,9 +22,9 @@ class Labeled(Protocol):
 
 
 class SampleMean(Metric):
-    """A mean over samples, in which NaN stays NaN, so that a training that diverged is seen.
+    """Mean over samples that propagates NaN, so that diverged training is visible.
 
-    The one of torchmetrics removes NaN, or drops the weights where it is told not to look for NaN (1.9).
+    ``torchmetrics.MeanMetric`` (1.9) removes NaN, or ignores the weights with ``nan_strategy="disable"``.
 
     Example:
         >>> import torch
@@ -45,10 +45,10 @@ class SampleMean(Metric):
         self.add_state("samples", torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, values: Tensor, samples: int | None = None) -> None:
-        """Count a batch.
+        """Update the state with a batch.
 
         Args:
-            values: (B,), or the mean of a batch.
+            values: (B,) values, or the mean of a batch.
             samples: B, where ``values`` is a mean.
         """
         total = values.sum() if samples is None else values * samples
@@ -56,17 +56,17 @@ class SampleMean(Metric):
         self.samples = self.samples + (values.numel() if samples is None else samples)
 
     def compute(self) -> Tensor:
-        """The mean."""
+        """Return the mean."""
         return self.total / self.samples
 
 
 def accuracy_of(num_classes: int) -> MulticlassAccuracy:
-    """The fraction of samples whose largest output is that of the target."""
+    """Return the accuracy metric of the predicted classes, over samples."""
     return MulticlassAccuracy(max(2, num_classes), average="micro")
 
 
 def name_of(metric: Metric) -> str:
-    """The name under which a metric of the user is logged: that of its class, in lower case.
+    """Return the name under which a user's metric is logged: that of its class in snake case.
 
     Example:
         >>> from torchmetrics.classification import MulticlassF1Score
@@ -77,15 +77,15 @@ def name_of(metric: Metric) -> str:
 
 
 class SplitMetrics(nn.Module):
-    """The metrics of validation and test, a MetricCollection with its prefix for each.
+    """Metrics of validation and test, a MetricCollection with a prefix for each.
 
     Args:
-        metrics: By name; each split has copies of its own.
-        metric: One more, of the user, named by :func:`name_of`.
-        main: Which of ``metrics`` counts the predictions; the progress bar shows it.
+        metrics: Metrics by name; each split has its own copies.
+        metric: Additional metric of the user, named by :func:`name_of`.
+        main: Name of the metric in ``metrics`` of the predictions, which is shown in the progress bar.
 
     Raises:
-        InputError: If ``metric`` has a name that is taken.
+        InputError: If the name of ``metric`` is taken.
 
     Example:
         >>> import torch
@@ -103,12 +103,12 @@ class SplitMetrics(nn.Module):
         self._of_predictions = [main]
         if metric is not None:
             if (name := name_of(metric)) in metrics:
-                raise InputError(f"metric: a {type(metric).__name__} would be logged as {name}, as one that is there")
+                raise InputError(f"metric: a {type(metric).__name__} would be logged as {name}, which is taken")
             self.add({name: metric})
             self._of_predictions.append(name)
 
     def __getitem__(self, split: str) -> MetricCollection:
-        """Those of ``val`` or ``test``."""
+        """Return the metrics of ``val`` or ``test``."""
         return {"val": self.val, "test": self.test}[split]
 
     def add(self, metrics: Mapping[str, Metric]) -> None:
@@ -117,7 +117,7 @@ class SplitMetrics(nn.Module):
             self[split].add_metrics({name: metric.clone() for name, metric in metrics.items()})
 
     def count(self, split: str, predictions: Tensor, target: Tensor, loss: Tensor) -> None:
-        """Count a batch: its mean loss, and the main and the user's metric of its predictions."""
+        """Update the mean loss, the main metric and the user's metric with a batch."""
         self[split]["loss"].update(loss, samples=len(target))
         for name in self._of_predictions:
             self[split][name].update(predictions, target)
@@ -130,7 +130,7 @@ class SplitMetrics(nn.Module):
                 module.log(f"{split}_{name}", metric, prog_bar=name in self.shown, batch_size=rows)
 
     def log_epoch(self, module: LightningModule, split: str) -> None:
-        """At the end of an epoch, log the loss and the metrics of the predictions, updated here or not."""
+        """Log the loss and the metrics of the predictions at the end of an epoch, updated in this process or not."""
         for name in ("loss", *self._of_predictions):
             metric = self[split][name]
             module.log(f"{split}_{name}", metric.compute(), prog_bar=name in self.shown, sync_dist=True)

@@ -1,4 +1,4 @@
-"""How much two representations of the same samples have in common."""
+"""Similarity of two representations of the same samples."""
 
 import math
 
@@ -12,7 +12,7 @@ from lightning_fusion.errors import InputError
 RIDGE_STRENGTHS = tuple(10.0**power for power in range(-2, 6))
 """Penalties that :func:`heldout_linear_r2` chooses from, for standardized columns."""
 _CONSTANT = 1e-13
-"""Variance over mean square under which a column is constant: less than float32 can tell apart."""
+"""Ratio of variance to mean square below which a column is constant within the precision of float32."""
 
 
 def linear_cka(x: Tensor, y: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
 
     With centred columns, CKA = ||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F). Source: Kornblith et al., Similarity of
     Neural Network Representations Revisited, ICML 2019, section 3, "linear CKA". It is biased upwards where there are
-    few rows for the number of features: compare values of equal N and D only.
+    few samples for the number of features: compare values of equal N and D only.
 
     Args:
         x: (N, D_x) representation of N samples.
@@ -30,7 +30,7 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
         A scalar, float64; NaN where a representation is constant.
 
     Raises:
-        InputError: If the numbers of rows differ, there are fewer than 2, or values are not finite.
+        InputError: If the numbers of samples differ, there are fewer than 2, or values are not finite.
 
     Example:
         >>> x = torch.tensor([[0.0, 1.0], [1.0, 0.0], [2.0, 2.0]])
@@ -52,13 +52,13 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _alignment(cross: Tensor, first: Tensor, second: Tensor, raw_first: Tensor, raw_second: Tensor) -> Tensor:
-    """CKA from ||Y^T X||_F^2 and either side's centred second moments; the raw ones tell noise from variance."""
+    """CKA from ||Y^T X||_F^2 and the centered second moments of both sides; the raw ones detect constant columns."""
     varies = (first.trace() > _CONSTANT * raw_first) & (second.trace() > _CONSTANT * raw_second)
     return torch.where(varies, cross / (first.norm() * second.norm()), torch.nan)
 
 
 class LinearCKA(Metric):
-    """:func:`linear_cka` from batches: sums in float64, no stored rows, exact over processes.
+    """:func:`linear_cka` from batches: sums in float64, no stored samples, exact over processes.
 
     A sample that a distributed sampler repeats counts twice, as in any metric of sums.
 
@@ -97,14 +97,14 @@ class LinearCKA(Metric):
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, x: Tensor, y: Tensor) -> None:
-        """Add a batch.
+        """Update the state with a batch.
 
         Args:
             x: (B, D_x) representation.
             y: (B, D_y) the other representation of the same samples.
 
         Raises:
-            InputError: If a shape differs from what the metric was made for.
+            InputError: If a shape differs from that of the metric.
         """
         found, expected = (tuple(x.shape), tuple(y.shape)), tuple((len(x), width) for width in self.widths)
         if found != expected:
@@ -121,10 +121,10 @@ class LinearCKA(Metric):
         self.yx += y.T @ x
 
     def compute(self) -> Tensor:
-        """The alignment, a float32 scalar; NaN where a representation is constant.
+        """Return the alignment, a float32 scalar; NaN where a representation is constant.
 
         Raises:
-            InputError: If fewer than 2 rows were seen, or values that are not finite.
+            InputError: If fewer than 2 samples were seen, or values are not finite.
         """
         if self.rows < 2:
             raise InputError(f"LinearCKA saw {int(self.rows)} rows; expected 2 or more")
@@ -137,25 +137,25 @@ class LinearCKA(Metric):
 
 
 def heldout_linear_r2(x: Tensor, y: Tensor, train_fraction: float = 0.5, seed: int = 0) -> float:
-    """How much of a representation y a linear map of x predicts on rows that the map was not fitted on.
+    """Compute the held-out R^2 of a linear map from representation x to representation y.
 
     Ridge regression on the standardized columns of x; the penalty is chosen from :data:`RIDGE_STRENGTHS` by
-    leave-one-out error on the fitted rows (scikit-learn's ``RidgeCV``). The outputs are weighted by their variance:
-    R^2 = 1 - sum of squared residuals / sum of squares around the held-out means, both over all outputs, so that a
-    constant column counts nothing. All of this is our choice. Rows that belong together (windows of one recording)
-    fall on both sides; thin them out before, or R^2 is too high.
+    leave-one-out error on the fitted samples (scikit-learn's ``RidgeCV``). The outputs are weighted by their variance:
+    R^2 = 1 - sum of squared residuals / sum of squares around the held-out means, both over all outputs, so that
+    constant columns have no weight. (Our choices.) Related samples (windows of one recording) fall on both sides of
+    the split and bias R^2 upwards; subsample them first.
 
     Args:
-        x: (N, D_x) representation that predicts.
-        y: (N, D_y) representation that is predicted.
-        train_fraction: Fraction of the rows the map is fitted on.
-        seed: Of the split.
+        x: (N, D_x) predicting representation.
+        y: (N, D_y) predicted representation.
+        train_fraction: Fraction of the samples on which the map is fitted.
+        seed: Seed of the split.
 
     Returns:
-        At most 1; 0 or less where x says nothing about y; NaN where y is constant on the held-out rows.
+        At most 1; 0 or less where x does not predict y; NaN where y is constant on the held-out samples.
 
     Raises:
-        InputError: If shapes do not fit, values are not finite, or a side of the split has fewer than 2 rows.
+        InputError: If shapes do not fit, values are not finite, or a side of the split has fewer than 2 samples.
 
     Example:
         >>> x = torch.arange(40.0).reshape(20, 2).sin()
@@ -186,7 +186,7 @@ def heldout_linear_r2(x: Tensor, y: Tensor, train_fraction: float = 0.5, seed: i
 
 
 def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as finite float64 matrices of as many rows."""
+    """Convert both to finite float64 matrices with the same number of rows."""
     for name, part in (("x", x), ("y", y)):
         if part.ndim != 2:
             raise InputError(f"{name} has shape {tuple(part.shape)}; expected (rows, features): flatten it first")

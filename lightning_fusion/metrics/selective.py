@@ -1,4 +1,4 @@
-"""How good answers are for what they cost, and where only some are given."""
+"""Accuracy-cost and risk-coverage curves."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,16 +9,16 @@ from torch import Tensor
 from lightning_fusion.errors import InputError
 
 Values = np.ndarray | Tensor | Sequence[float]
-"""Numbers in one dimension."""
+"""One-dimensional array of numbers."""
 
 
 class RiskCoverage(NamedTuple):
-    """What :func:`risk_coverage` found, one entry per different risk, rising.
+    """Risk-coverage curve with one entry per distinct risk, in increasing order.
 
     Attributes:
         threshold: (T,) samples up to this risk are answered.
-        coverage: (T,) their fraction, up to 1.
-        error: (T,) fraction of wrong answers among them.
+        coverage: (T,) fraction of answered samples, up to 1.
+        error: (T,) error rate of the answered samples.
         area: Mean over all samples of the error at their own risk (AURC).
     """
 
@@ -29,17 +29,17 @@ class RiskCoverage(NamedTuple):
 
 
 def area_under_cost_curve(costs: Values, accuracies: Values, total_cost: float) -> float:
-    """Mean accuracy over all budgets from nothing to a total.
+    """Compute the mean accuracy over all budgets from 0 to a total cost.
 
-    Between points the accuracy is linear in the cost: a fraction of the samples is answered as at one point, the rest
-    as at the other. Beyond the most expensive point the accuracy is held, for nobody has to spend more. Points of equal
-    cost count as their mean, so that none is picked by looking at the test rows (our choice); points beyond the total
-    serve the line up to it. No point at cost 0 is invented: give the answer that queries no expert.
+    Between points the accuracy is linear in the cost: a fraction of the samples is answered as at one point, the
+    rest as at the other. Beyond the most expensive point the accuracy is constant. Points of equal cost are averaged,
+    to avoid selection on the test set (our choice); points beyond the total cost determine the line up to it. A point
+    at cost 0 is required, such as the majority-class baseline.
 
     Args:
         costs: (P,) mean cost per sample, >= 0, in any order, one of them 0.
-        accuracies: (P,) fraction of right answers.
-        total_cost: The largest budget, say the cost of all experts.
+        accuracies: (P,) accuracy at each point.
+        total_cost: Largest budget, such as the cost of all experts.
 
     Returns:
         The area divided by the total cost, in [0, 1].
@@ -53,7 +53,7 @@ def area_under_cost_curve(costs: Values, accuracies: Values, total_cost: float) 
     """
     spent, right = _line(costs, "costs"), _line(accuracies, "accuracies")
     if spent.shape != right.shape:
-        raise InputError(f"found {len(spent)} costs and {len(right)} accuracies; expected as many")
+        raise InputError(f"found {len(spent)} costs and {len(right)} accuracies; expected equal numbers")
     if not 0 < total_cost < np.inf:
         raise InputError(f"total_cost is {total_cost}; expected a number > 0")
     if not (np.isfinite(spent).all() and spent.min() >= 0):
@@ -74,15 +74,16 @@ def area_under_cost_curve(costs: Values, accuracies: Values, total_cost: float) 
 
 
 def risk_coverage(risk: Values, wrong: Values) -> RiskCoverage:
-    """Error among the samples that are answered, for every fraction of answered samples.
+    """Compute the error rate of the answered samples for every coverage.
 
-    The samples of least risk are answered first; equal risks enter together, for no threshold tells them apart. The
-    area is the mean over samples of the error at their own risk, which without ties is the AURC of Geifman, Uziel and
+    Samples are answered in order of increasing risk; samples of equal risk enter together, because no threshold
+    separates them. The area is the mean over samples of the error at their risk, without ties the AURC of Geifman,
+    Uziel and
     El-Yaniv, Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers, ICLR 2019.
 
     Args:
-        risk: (N,) estimated risks of the answers, in any unit; infinite ones are allowed.
-        wrong: (N,) bool, or 0 and 1: which answers are wrong.
+        risk: (N,) estimated risks, in any unit; infinite values are permitted.
+        wrong: (N,) bool, or 0 and 1: wrong predictions.
 
     Raises:
         InputError: If there is no sample, shapes differ, risks are NaN or ``wrong`` is not 0 or 1.
@@ -94,7 +95,7 @@ def risk_coverage(risk: Values, wrong: Values) -> RiskCoverage:
     """
     values, errors = _line(risk, "risk"), _line(wrong, "wrong")
     if values.shape != errors.shape:
-        raise InputError(f"found {len(values)} risks and {len(errors)} entries of wrong; expected as many")
+        raise InputError(f"found {len(values)} risks and {len(errors)} entries of wrong; expected equal numbers")
     if not np.isin(errors, (0, 1)).all():
         raise InputError("wrong: expected True and False, or 0 and 1")
     threshold, group = np.unique(values, return_inverse=True)
@@ -105,7 +106,7 @@ def risk_coverage(risk: Values, wrong: Values) -> RiskCoverage:
 
 
 def _line(values: Values, where: str) -> np.ndarray:
-    """(N,) float64, not empty, without NaN."""
+    """Convert to (N,) float64, not empty, without NaN."""
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.ndim != 1 or not len(array):
         raise InputError(f"{where}: found shape {array.shape}; expected one dimension with one value at least")

@@ -14,11 +14,11 @@ from lightning_fusion.baselines import (
     MostConfident,
     SoftmaxAverage,
     best_static_subsets,
-    cheapest_right,
     confidence_cascade,
     exhaustive_subsets,
     frugal_ml,
     frugal_ml_strategy,
+    least_expensive_correct,
     majority_class,
     oracle_selection,
     random_subsets,
@@ -423,7 +423,7 @@ def test_free_experts_do_not_break_the_default_trade_offs():
 def test_the_oracle_asks_the_cheapest_right_expert(seed, experts):
     outputs, targets = draw(seed, rows=12, experts=experts)
     prices = prices_of(seed, experts)
-    point = cheapest_right(outputs, targets, prices)
+    point = least_expensive_correct(outputs, targets, prices)
     for n, row in enumerate(outputs):
         right = [k for k in range(experts) if row[k].argmax() == targets[n]]
         chosen = min(right or range(experts), key=lambda k: (prices[k], k))
@@ -450,7 +450,7 @@ def test_one_row_one_expert_one_class(kind):
         *exhaustive_subsets(fusion, [2]),
         *confidence_cascade(outputs, outputs, targets, [2]),
         *frugal_ml(outputs, outputs, targets, [2]),
-        cheapest_right(outputs, targets, [2]),
+        least_expensive_correct(outputs, targets, [2]),
     ]
     assert [point.accuracy(targets) for point in points] == [1.0] * len(points)
     assert [point.cost for point in points] == [0.0] + [2.0] * (len(points) - 1)
@@ -463,7 +463,7 @@ def test_nothing_given_is_changed():
     kept = [array.copy() for array in given_]
     confidence_cascade(queries, known, targets, costs)
     frugal_ml(queries, known, targets, costs)
-    cheapest_right(queries, truth, costs)
+    least_expensive_correct(queries, truth, costs)
     best_static_subsets(Average(known, targets, queries), costs)
     assert all(np.array_equal(*pair) for pair in zip(kept, given_, strict=True))
 
@@ -483,7 +483,7 @@ SPOILT[2, 1, 0] = np.nan
         (lambda: majority_class(LABELS, 2).accuracy(LABELS), r"targets: found shape \(4,\) for 2 predicted"),
         (lambda: subset_point(MUTE, [], [1, 1]), r"subset is \(\)"),
         (lambda: subset_point(MUTE, [0, 0], [1, 1]), r"subset is \(0, 0\)"),
-        (lambda: subset_point(MUTE, [2], [1, 1]), r"subset is \(2,\); expected different numbers of experts, 0 to 1"),
+        (lambda: subset_point(MUTE, [2], [1, 1]), r"subset is \(2,\); expected distinct indices of experts, 0 to 1"),
         (lambda: random_subsets(MUTE, [1, 1], 0), "num_subsets is 0"),
         (lambda: random_subsets(MUTE, [[1, 1]]), r"costs: found shape \(1, 2\)"),
         (lambda: random_subsets(MUTE, []), r"costs: found shape \(0,\)"),
@@ -512,8 +512,8 @@ SPOILT[2, 1, 0] = np.nan
         (lambda: frugal_ml(GOOD, GOOD, LABELS - 1, [1, 1]), "validation_targets: found class -1"),
         (lambda: frugal_ml(GOOD, GOOD, LABELS, [1, 1], trade_offs=[-0.1]), "trade_off is -0.1"),
         (lambda: frugal_ml_strategy(GOOD, LABELS, [1, 1], math.nan), "trade_off is nan"),
-        (lambda: cheapest_right(GOOD, LABELS[:, None], [1, 1]), r"targets: found shape \(4, 1\)"),
-        (lambda: cheapest_right(GOOD[0], LABELS, [1, 1]), r"outputs: found shape \(2, 3\)"),
+        (lambda: least_expensive_correct(GOOD, LABELS[:, None], [1, 1]), r"targets: found shape \(4, 1\)"),
+        (lambda: least_expensive_correct(GOOD[0], LABELS, [1, 1]), r"outputs: found shape \(2, 3\)"),
     ],
 )
 def test_bad_input_is_named(call, message):

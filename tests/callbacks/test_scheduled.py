@@ -95,7 +95,7 @@ class Broken(Schedule):
     [
         (
             {"attribute": "los.weight"},
-            r"'los.weight' needs a part 'los', which ExpertModule has not; its parts: network, ",
+            r"'los.weight' needs a part 'los', not in ExpertModule; its parts: network, ",
         ),
         ({"attribute": "loss.weigth"}, "'loss.weigth' is no number of Scaled; its numbers: weight"),
         ({"attribute": "loss.training"}, "'loss.training' is no number of Scaled"),

@@ -270,7 +270,7 @@ class TestFacts:
 
     def test_a_contradiction_is_refused(self, folder):
         message = refused(["fit", *fuser_files(), "--model.init_args.classes=[cat,dog]"])
-        says = "model.init_args.classes: the configuration or checkpoint says cat, dog, the data say 0, 1"
+        says = "model.init_args.classes: the configuration or checkpoint has cat, dog, the data have 0, 1"
         assert message.startswith(says)
 
     def test_data_without_facts_leave_the_users_values(self, folder):

@@ -69,7 +69,7 @@ def test_wrong_input_is_said():
     network = TextTransformer(2, 10, width=16, max_length=8)
     with pytest.raises(InputError, match=r"got Tensor; expected a dict of input_ids and attention_mask"):
         network(torch.zeros(2, 3))
-    with pytest.raises(InputError, match=r"found token \d+, the network knows tokens 0 to 9; set its vocab_size"):
+    with pytest.raises(InputError, match=r"found token \d+, the network has tokens 0 to 9; set its vocab_size"):
         network(text(8))
     with pytest.raises(InputError, match=r"got 9 tokens, its max_length is 8"):
         network(text(9, vocab=10))

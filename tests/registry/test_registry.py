@@ -296,7 +296,7 @@ class TestNothingIsHalfWritten:
         given = registry_sources.publish(registry, "a", seed=3, overwrite=True)
         assert registry.names == ["a", "b"]
         assert registry.load("a").fingerprint == given.fingerprint != old.fingerprint
-        with pytest.raises(InputError, match=r"encoder\.safetensors is gone; it was published anew"):
+        with pytest.raises(InputError, match=r"encoder\.safetensors does not exist; it was republished"):
             registry.weights(old, "encoder")
         assert len(registry.files.fs.find(f"{registry.files.root}/a")) == 4
 
@@ -338,9 +338,9 @@ class TestNothingIsHalfWritten:
             registry_sources.publish(folder, name)
         path = Path(folder.address) / "a" / "card.json"
         path.write_bytes(path.read_bytes()[:-40])
-        with pytest.warns(UserWarning, match=r"left out 1 source\(s\): .*card\.json is no whole card"):
+        with pytest.warns(UserWarning, match=r"left out 1 source\(s\): .*card\.json is no complete card"):
             assert folder.names == ["b"]
-        with pytest.raises(InputError, match=r"card\.json is no whole card .*; publish a again, with overwrite"):
+        with pytest.raises(InputError, match=r"card\.json is no complete card .*; publish a again, with overwrite"):
             folder.load("a")
         registry_sources.publish(folder, "a", overwrite=True)
         assert folder.names == ["a", "b"]
@@ -396,20 +396,20 @@ class TestDistrust:
         [
             (
                 {"classes": CLASSES[::-1]},
-                r"is of an expert of fingerprint \w{32}, its files give one of \w{32}",
+                r"names an expert of fingerprint \w{32}, its files give \w{32}",
             ),
-            ({"output": "probabilities"}, "its files give one of"),
-            ({"fingerprint": "0" * 32}, "its card is of an expert of fingerprint 0{32}, its files give one of"),
+            ({"output": "probabilities"}, "its files give"),
+            ({"fingerprint": "0" * 32}, "its card names an expert of fingerprint 0{32}, its files give"),
             ({"features": "neck"}, "has no layer 'neck'"),
             ({"network": {"class_path": "os.system"}}, "names os.system, which is no imported torch module"),
             (
                 {"network": {"class_path": "antigravity.Net"}},
                 "antigravity.Net, which is no imported torch module",
             ),
-            ({"network": {"class_path": "helpers.tiny.Net", "init_args": {"hidden": 9}}}, "the weights do not fit"),
+            ({"network": {"class_path": "helpers.tiny.Net", "init_args": {"hidden": 9}}}, "the weights do not match"),
             (
                 {"network": {"class_path": "helpers.tiny.Net", "init_args": {"depth": 9}}},
-                "helpers.tiny.Net, which does not take it",
+                "helpers.tiny.Net, which does not accept these arguments",
             ),
             (
                 {"network": {"class_path": "helpers.tiny.Net", "init_args": {"act": {"class_path": "os.system"}}}},
@@ -418,18 +418,18 @@ class TestDistrust:
             ({"network": {"class_path": "torch.nn.Flatten"}}, "missing none; unknown body.0.bias"),
             (
                 {"network": {"class_path": "helpers.tiny.Net", "code": "import os"}},
-                "its network is missing, of no known kind",
+                "its network is missing, of an unknown type",
             ),
-            ({"code": "import os"}, "its code is missing, of no known kind, or no part of a card"),
+            ({"code": "import os"}, "its code is missing, of an unknown type, or no part of a card"),
             ({"width": "removed"}, "its width is missing"),
-            ({"version": "../../../etc"}, "its version is missing, of no known kind"),
-            ({"counts": [1]}, "its counts is missing, of no known kind"),
-            ({"files": {"encoder": {"bytes": 1, "fingerprint": "x"}}}, "its files is missing, of no known kind"),
+            ({"version": "../../../etc"}, "its version is missing, of an unknown type"),
+            ({"counts": [1]}, "its counts is missing, of an unknown type"),
+            ({"files": {"encoder": {"bytes": 1, "fingerprint": "x"}}}, "its files is missing, of an unknown type"),
             (
                 {"files": {p: {"bytes": -1, "fingerprint": "x"} for p in ("centroids", "encoder")}},
                 "its files is missing",
             ),
-            ({"cost": float("inf")}, "its cost is missing, of no known kind"),
+            ({"cost": float("inf")}, "its cost is missing, of an unknown type"),
             ({"format": 2}, "is no card of format 1"),
             ({"name": "b"}, "is the card of 'b', not of 'a'"),
         ],
@@ -452,14 +452,14 @@ class TestDistrust:
         path_of(folder, card, "encoder.safetensors").write_bytes(content)
         fitting = {"bytes": len(content), "fingerprint": digest(np.frombuffer(content, np.uint8))}
         edit(folder, "a", files=card.files | {"encoder": fitting})
-        with pytest.raises(InputError, match=r"encoder\.safetensors holds no safetensors"):
+        with pytest.raises(InputError, match=r"encoder\.safetensors is no safetensors file"):
             folder.load("a")
         assert not (tmp_path / "owned").exists()
 
     def test_centroids_of_another_shape(self, folder):
         registry_sources.publish(folder, "a")
         edit(folder, "a", width=3)
-        with pytest.raises(InputError, match=r"its centroids have shape \(4, 5\); its card says \(4, 3\)"):
+        with pytest.raises(InputError, match=r"its centroids have shape \(4, 5\); expected, from its card, \(4, 3\)"):
             folder.centroids(folder.card("a"))
 
 
@@ -480,7 +480,7 @@ class TestNetwork:
             assert local.names and local.load("häuser#?&") and local.centroids(local.card("100%25"))
             index = (Path(folder.address) / "index.json").stat().st_size
             assert down == sum(one.num_bytes for one in local.ledger) + index
-            with pytest.raises(InputError, match="is only read; publish to the folder behind it"):
+            with pytest.raises(InputError, match="is read-only; publish to the folder"):
                 registry_sources.publish(far, "c")
             with pytest.raises(InputError, match="has no source 'c'; it has 100%25, a b, häuser"):
                 far.load("c")
@@ -506,7 +506,7 @@ class TestNetwork:
             with pytest.raises(
                 UnreachableError,
                 match=rf"head\.safetensors could not be read \(.*; tried 3 times; the last one broke after {size // 2} "
-                "bytes, nothing was kept",
+                "bytes, which were discarded",
             ):
                 far.load("a")
             assert sum("head" in path for path in asked) == 3
@@ -524,11 +524,11 @@ class TestNetwork:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            (None, r"found no .*index\.json; 'publish' writes it into the folder that the server shows"),
-            ('{"format": 1, "sources": ["a', "is no whole index of format 1"),
+            (None, r"found no .*index\.json; 'publish' writes it into the folder that the server serves"),
+            ('{"format": 1, "sources": ["a', "is no complete index of format 1"),
             ('{"format": 1, "sources": ["../b"]}', r"the name '\.\./b' cannot name an expert"),
-            ("[]", "is no whole index"),
-            ("[" * 100_000, "is no whole index"),
+            ("[]", "is no complete index"),
+            ("[" * 100_000, "is no complete index"),
         ],
     )
     def test_an_index_that_is_none(self, tmp_path, content, message):
@@ -543,22 +543,22 @@ class TestBadInput:
         ("given", "arguments", "message"),
         [
             ({}, {"name": "a.b"}, "the source's name 'a.b' cannot name an expert"),
-            ({"features": None}, {}, "features: the expert names no layer"),
-            ({"preprocess": nn.Identity()}, {}, "its preprocess is no part of a card"),
-            ({}, {"network": None}, "nothing says how to build the network of a; give the class"),
-            ({}, {"network": lambda classes: tiny.Net(classes)}, "nothing says how to build"),
-            ({}, {"network": partial(tiny.Net, dropout=0.5)}, "gives another network than that of a"),
-            ({}, {"network": partial(tiny.Net, hidden=9)}, "the weights do not fit the description of a"),
+            ({"features": None}, {}, "features is not set; set it to the submodule"),
+            ({"preprocess": nn.Identity()}, {}, "preprocess cannot be stored in a card"),
+            ({}, {"network": None}, "the network of a is not recorded; set network to the class"),
+            ({}, {"network": lambda classes: tiny.Net(classes)}, "the network of a is not recorded"),
+            ({}, {"network": partial(tiny.Net, dropout=0.5)}, "builds another network than that of a"),
+            ({}, {"network": partial(tiny.Net, hidden=9)}, "the weights do not match the description of a"),
             ({}, {"network": {"class_path": "os.system"}}, "names os.system, which is no imported torch module"),
             (
                 {},
                 {"network": {"class_path": "helpers.tiny.Net", "more": 1}},
-                "the card of a: its network is missing, of no",
+                "the card of a: its network is missing, of an unknown type",
             ),
-            ({}, {"statistics": None}, "TensorDataModule knows none of its data; give the numbers"),
+            ({}, {"statistics": None}, "TensorDataModule computes none; pass the values"),
             ({}, {"statistics": [1.0, float("nan")]}, r"number\(s\) 1 of 2 are NaN or infinite"),
             ({}, {"statistics": [[1.0]]}, r"found shape \(1, 1\); expected \(S,\)"),
-            ({}, {"data": registry_sources.data(["fox", "hen"])}, "no labeled sample is of a class that a knows"),
+            ({}, {"data": registry_sources.data(["fox", "hen"])}, "no labeled sample is of a class of a"),
             (
                 {},
                 {"data": TensorDataModule({"train": (torch.zeros(3, 4), torch.full((3,), -100))}, CLASSES)},
@@ -589,7 +589,7 @@ class TestBadInput:
             registry.publish(given, registry_sources.data(), "a", statistics=[1.0])
 
     def test_unknown_addresses_and_names(self, registry):
-        with pytest.raises(InputError, match="none that fsspec can open"):
+        with pytest.raises(InputError, match="cannot be opened by fsspec"):
             ExpertRegistry("gopher://somewhere")
         for none in ("", __file__):
             with pytest.raises(InputError, match=r"address: .* is no folder"):

@@ -41,7 +41,7 @@ def test_results_come_in_order(files):
 
 def test_what_is_no_address_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="is no folder; name the one that holds the sources"):
+    with pytest.raises(InputError, match="is no folder; set it to the folder that contains the sources"):
         Transport(str(tmp_path / "file"))
-    with pytest.raises(InputError, match="none that fsspec can open"):
+    with pytest.raises(InputError, match="cannot be opened by fsspec"):
         Transport("gopher://somewhere")

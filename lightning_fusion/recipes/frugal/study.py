@@ -14,10 +14,10 @@ from lightning_fusion.baselines import (
     CostPoint,
     LogisticStacking,
     best_static_subsets,
-    cheapest_right,
     confidence_cascade,
     exhaustive_subsets,
     frugal_ml,
+    least_expensive_correct,
     majority_class,
     random_subsets,
     subset_point,
@@ -272,7 +272,7 @@ class Study:
         stacked = LogisticStacking().fit(train, self.goal["train"]).predict(test)
         self._point("all experts, logistic stacking", everyone.cost, float((stacked == self.goal["test"]).mean()))
         self._point(MAJORITY, 0.0, self.majority.accuracy(self.goal["test"]))
-        oracle = cheapest_right(test, self.goal["test"], costs)
+        oracle = least_expensive_correct(test, self.goal["test"], costs)
         self._point("oracle (lowest-cost correct expert)", oracle.cost, oracle.accuracy(self.goal["test"]))
         self.report.took("baselines", start)
 
