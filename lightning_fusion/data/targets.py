@@ -1,0 +1,108 @@
+"""Targets in any form that users hold them, as class numbers or an error."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lightning_fusion.errors import InputError, shorten, suggestion
+
+UNLABELED = -100
+"""Target of a sample whose label is unknown, or none of the classes; the ``ignore_index`` of torch's losses."""
+
+
+def as_targets(
+    values: Any, classes: Sequence[str] | int, where: str = "targets", unlabeled: bool = False
+) -> np.ndarray:
+    """Targets as (N,) int64 numbers of classes.
+
+    Numbers count the classes; texts are names of classes. Nothing is converted that could be meant otherwise: one-hot
+    rows, columns, fractions, truth values and missing values raise an error that says how to convert them.
+
+    Args:
+        values: (N,) whole numbers or class names: a tensor, an array, a list, or a column of a table.
+        classes: Names of the C classes, or C where they have no names.
+        where: Name of the argument, for messages.
+        unlabeled: Also accept :data:`UNLABELED` (-100).
+
+    Returns:
+        (N,) int64, an array of its own.
+
+    Raises:
+        InputError: If the shape is not (N,), a value is missing, no whole number, out of range, or no class's name.
+
+    Example:
+        >>> as_targets(["dog", "cat"], ["cat", "dog"]), as_targets([1.0, 0.0], 2)
+        (array([1, 0]), array([1, 0]))
+    """
+    found = _array(values, where)
+    names = None if isinstance(classes, int) else [str(name) for name in classes]
+    count = classes if isinstance(classes, int) else len(classes)
+    if found.ndim != 1:
+        raise InputError(f"{where}: found shape {found.shape}; expected (N,) class numbers{_flat(found)}")
+    if found.dtype.kind in "OUST":
+        return _numbers_of(found, names, where)
+    if found.dtype.kind == "b":
+        raise InputError(
+            f"{where}: found truth values; expected class numbers; convert them, as in targets.astype(int)"
+        )
+    if found.dtype.kind not in "iuf":
+        raise InputError(f"{where}: found an array of {found.dtype}; expected class numbers or names")
+    whole = np.isfinite(found) & (found == np.floor(found)) if found.dtype.kind == "f" else np.ones(len(found), bool)
+    if not whole.all():
+        rows = np.flatnonzero(~whole)
+        raise InputError(
+            f"{where}: found {shorten(found[rows].tolist())} in row(s) {shorten(rows)}; expected whole numbers 0 to "
+            f"{count - 1}"
+        )
+    outside = (found < 0) | (found >= count)
+    if unlabeled:
+        outside &= found != UNLABELED
+    if outside.any():
+        rows = np.flatnonzero(outside)
+        raise InputError(
+            f"{where}: {len(rows)} target(s) out of range, {shorten(found[rows].tolist())} in row(s) {shorten(rows)}; "
+            f"the task has {count} classes (0 to {count - 1})"
+        )
+    return found.astype(np.int64)
+
+
+def _array(values: Any, where: str) -> np.ndarray:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
+    if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
+        raise InputError(f"{where}: found {values!r}; expected (N,) class numbers or names")
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{where}: found {type(values).__name__} that makes no array ({error})") from error
+
+
+def _flat(found: np.ndarray) -> str:
+    """How to make one dimension of an array, where that is plain."""
+    if found.ndim == 2 and found.shape[1] == 1:
+        return "; take the column, as in targets[:, 0]"
+    if found.ndim == 2 and found.dtype.kind in "biuf" and (np.sort(found, axis=1)[:, :-1] == 0).all():
+        return "; take the class of one-hot rows, as in targets.argmax(1)"
+    return ""
+
+
+def _numbers_of(found: np.ndarray, names: Sequence[str] | None, where: str) -> np.ndarray:
+    """Numbers of the classes that texts name."""
+    other = [row for row, value in enumerate(found) if not isinstance(value, str)]
+    if other:
+        raise InputError(
+            f"{where}: found {shorten([repr(found[row]) for row in other])} in row(s) {shorten(other)} beside texts; "
+            "expected class numbers or class names"
+        )
+    if names is None:
+        raise InputError(f"{where}: found texts ({shorten(dict.fromkeys(found))}); expected class numbers, 0 to C - 1")
+    number = {name: place for place, name in enumerate(names)}
+    unknown = list(dict.fromkeys(str(value) for value in found if value not in number))
+    if unknown:
+        raise InputError(
+            f"{where}: found {shorten(unknown)}, which is none of the classes {shorten(names, 20)}"
+            f"{suggestion(unknown[0], names)}"
+        )
+    return np.array([number[value] for value in found], np.int64)
