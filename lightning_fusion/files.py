@@ -68,7 +68,8 @@ def digest(*parts: Any) -> str:
         if isinstance(part, Tensor):
             part = part.detach().cpu().contiguous()
             state.update(f"{part.dtype}{tuple(part.shape)}".encode())
-            state.update(part.reshape(-1).view(torch.uint8).numpy().data)
+            if part.numel():  # an empty tensor may have a stride that cannot be viewed
+                state.update(part.reshape(-1).view(torch.uint8).numpy().data)
         elif isinstance(part, np.ndarray):
             state.update(f"{part.dtype}{part.shape}".encode())
             state.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from lightning_fusion.baselines.cost_points import Costs
+from lightning_fusion.data.targets import as_targets
 from lightning_fusion.errors import InputError, shorten
 
 
@@ -19,26 +20,6 @@ def as_costs(costs: Costs) -> np.ndarray:
     if bad.any():
         raise InputError(f"costs: found {shorten(values[bad])}; expected finite numbers >= 0")
     return values
-
-
-def as_targets(targets: np.ndarray, where: str = "targets") -> np.ndarray:
-    """Convert classes to (N,) int64.
-
-    Args:
-        targets: (N,) integers >= 0, at least one.
-        where: Name of the argument, for messages.
-
-    Raises:
-        InputError: If they are anything else.
-    """
-    values = np.asarray(targets)
-    if values.ndim != 1 or not len(values):
-        raise InputError(f"{where}: found shape {values.shape}; expected (N,) classes of at least one sample")
-    if not np.issubdtype(values.dtype, np.integer):
-        raise InputError(f"{where}: found {values.dtype}; expected integer classes")
-    if values.min() < 0:
-        raise InputError(f"{where}: found class {values.min()}; expected 0 or more")
-    return values.astype(np.int64)
 
 
 def as_outputs(outputs: np.ndarray, where: str = "outputs") -> np.ndarray:
@@ -60,24 +41,38 @@ def as_outputs(outputs: np.ndarray, where: str = "outputs") -> np.ndarray:
     return values
 
 
-def check_sizes(outputs: np.ndarray, targets: np.ndarray, costs: np.ndarray) -> None:
-    """Check that outputs, targets and costs agree in the number of samples, experts and classes.
+def as_labeled(
+    outputs: np.ndarray, targets: np.ndarray, names: tuple[str, str] = ("outputs", "targets")
+) -> tuple[np.ndarray, np.ndarray]:
+    """Outputs (N, K, C) of labeled samples, and their (N,) int64 classes.
 
     Args:
-        outputs: (N, K, C).
-        targets: (N,), each below C.
-        costs: (K,) costs.
+        outputs: (N, K, C) finite probabilities.
+        targets: (N,) classes below C.
+        names: Of both arguments, for messages.
 
     Raises:
-        InputError: If they are not.
+        InputError: If a shape or a class does not fit, or a value is not finite.
     """
-    rows, experts, classes = outputs.shape
-    if len(targets) != rows:
-        raise InputError(f"targets: found {len(targets)} for {rows} rows of outputs")
-    if targets.max() >= classes:
-        raise InputError(f"targets: found class {targets.max()}; the outputs have the classes 0 to {classes - 1}")
-    if len(costs) != experts:
-        raise InputError(f"costs: found {len(costs)} for {experts} experts")
+    known = as_outputs(outputs, names[0])
+    classes = as_targets(targets, known.shape[2], names[1])
+    if len(classes) != len(known):
+        raise InputError(f"{names[1]}: found {len(classes)} for {len(known)} samples of {names[0]}")
+    return known, classes
+
+
+def check_costs(costs: np.ndarray, outputs: np.ndarray) -> None:
+    """Check that there are as many costs as experts.
+
+    Args:
+        costs: (K,) costs.
+        outputs: (N, K, C).
+
+    Raises:
+        InputError: If there are not.
+    """
+    if len(costs) != outputs.shape[1]:
+        raise InputError(f"costs: found {len(costs)} for {outputs.shape[1]} experts")
 
 
 def as_problem(
@@ -97,11 +92,12 @@ def as_problem(
     Raises:
         InputError: If shapes, labels or costs are inconsistent, or values are not finite.
     """
-    given, known = as_outputs(outputs), as_outputs(validation_outputs, "validation_outputs")
+    given = as_outputs(outputs)
+    known, targets = as_labeled(validation_outputs, validation_targets, ("validation_outputs", "validation_targets"))
     if given.shape[1:] != known.shape[1:]:
         raise InputError(
             f"outputs: found (K, C) = {given.shape[1:]}, validation_outputs: {known.shape[1:]}; expected the same"
         )
-    targets, prices = as_targets(validation_targets, "validation_targets"), as_costs(costs)
-    check_sizes(known, targets, prices)
+    prices = as_costs(costs)
+    check_costs(prices, known)
     return given, known, targets, prices

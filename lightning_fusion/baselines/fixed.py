@@ -5,6 +5,7 @@ from typing import Self
 import numpy as np
 
 from lightning_fusion.baselines.base import Baseline
+from lightning_fusion.baselines.checks import as_labeled
 
 
 class BestSingle(Baseline):
@@ -20,6 +21,7 @@ class BestSingle(Baseline):
 
     def fit(self, outputs: np.ndarray, targets: np.ndarray) -> Self:
         """Select the expert."""
+        outputs, targets = as_labeled(outputs, targets)
         self.best = int((outputs.argmax(2) == targets[:, None]).mean(0).argmax())
         return self
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_fusion.baselines.checks import as_costs, as_outputs, as_problem, as_targets, check_sizes
+from lightning_fusion.baselines.checks import as_costs, as_labeled, as_problem, check_costs
 from lightning_fusion.baselines.cost_points import CostPoint, Costs, mean_cost
 from lightning_fusion.errors import InputError
 
@@ -74,8 +74,8 @@ def frugal_ml_strategy(outputs: np.ndarray, targets: np.ndarray, costs: Costs, t
         >>> strategy.base, strategy.add_ons.tolist(), strategy.thresholds.tolist()
         (0, [1, -1], [0.9, -inf])
     """
-    known, goal, prices = as_outputs(outputs), as_targets(targets), as_costs(costs)
-    check_sizes(known, goal, prices)
+    (known, goal), prices = as_labeled(outputs, targets), as_costs(costs)
+    check_costs(prices, known)
     if not 0 <= trade_off < math.inf:
         raise InputError(f"trade_off is {trade_off}; expected a number >= 0")
     rows, experts, classes = known.shape

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from lightning_fusion.baselines.checks import as_targets
 from lightning_fusion.baselines.cost_points import CostPoint
+from lightning_fusion.data.targets import as_targets
 from lightning_fusion.errors import InputError
 
 
@@ -25,7 +25,9 @@ def majority_class(train_targets: np.ndarray, num_rows: int, num_experts: int = 
         >>> majority_class(np.array([2, 0, 2]), num_rows=2).predicted
         array([2, 2])
     """
-    targets = as_targets(train_targets, "train_targets")
+    targets = as_targets(train_targets, None, "train_targets")
+    if not len(targets):
+        raise InputError("train_targets: found none; expected (N,) classes of one sample at least")
     if num_rows < 1:
         raise InputError(f"num_rows is {num_rows}; expected at least 1")
     counts = np.bincount(targets)

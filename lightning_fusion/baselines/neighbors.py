@@ -5,6 +5,7 @@ from typing import Self
 import numpy as np
 
 from lightning_fusion.baselines.base import Baseline
+from lightning_fusion.baselines.checks import as_labeled
 
 
 class NearestNeighbors(Baseline):
@@ -26,6 +27,7 @@ class NearestNeighbors(Baseline):
         """Store the samples."""
         from sklearn.neighbors import KNeighborsClassifier
 
+        outputs, targets = as_labeled(outputs, targets)
         self.model = KNeighborsClassifier(min(self.neighbors, len(outputs)), algorithm="brute")
         self.model.fit(outputs.reshape(len(outputs), -1), targets)
         return self
@@ -58,6 +60,7 @@ class KNORAE(Baseline):
         """Store the samples, and the experts that are correct on each."""
         from sklearn import neighbors
 
+        outputs, targets = as_labeled(outputs, targets)
         self.model = neighbors.NearestNeighbors(n_neighbors=min(self.neighbors, len(outputs)), algorithm="brute")
         self.model.fit(outputs.reshape(len(outputs), -1))
         self.right = outputs.argmax(2) == targets[:, None]

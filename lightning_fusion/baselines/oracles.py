@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lightning_fusion.baselines.checks import as_costs, as_outputs, as_targets, check_sizes
+from lightning_fusion.baselines.checks import as_costs, as_labeled, check_costs
 from lightning_fusion.baselines.cost_points import CostPoint, Costs, mean_cost
 
 
@@ -13,6 +13,7 @@ def oracle_selection(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
         >>> oracle_selection(np.array([[[0.6, 0.4], [0.1, 0.9]]]), np.array([1]))
         array([ True])
     """
+    outputs, targets = as_labeled(outputs, targets)
     return (outputs.argmax(2) == targets[:, None]).any(1)
 
 
@@ -30,6 +31,7 @@ def oracle_expert(outputs: np.ndarray, targets: np.ndarray, trained: np.ndarray)
         >>> oracle_expert(np.array([[[0.6, 0.4], [0.1, 0.9]]]), np.array([1]), np.array([[True, True]]))
         array([0.5])
     """
+    outputs, targets = as_labeled(outputs, targets)
     right = (outputs.argmax(2) == targets[:, None]) & trained
     return right.sum(1) / np.maximum(trained.sum(1), 1)
 
@@ -55,8 +57,8 @@ def least_expensive_correct(outputs: np.ndarray, targets: np.ndarray, costs: Cos
         >>> point.cost, point.predicted.tolist()
         (3.0, [0, 1])
     """
-    given, goal, prices = as_outputs(outputs), as_targets(targets), as_costs(costs)
-    check_sizes(given, goal, prices)
+    (given, goal), prices = as_labeled(outputs, targets), as_costs(costs)
+    check_costs(prices, given)
     predictions = given.argmax(2)
     # without a correct expert all costs are raised alike, so the least expensive one is selected as well
     right = predictions == goal[:, None]

@@ -5,6 +5,7 @@ from typing import Self
 import numpy as np
 
 from lightning_fusion.baselines.base import Baseline
+from lightning_fusion.baselines.checks import as_labeled
 
 
 class LogisticStacking(Baseline):
@@ -26,6 +27,7 @@ class LogisticStacking(Baseline):
 
     def fit(self, outputs: np.ndarray, targets: np.ndarray) -> Self:
         """Fit the regression."""
+        outputs, targets = as_labeled(outputs, targets)
         flat = outputs.reshape(len(outputs), -1)
         self.columns = np.ptp(flat, axis=0) > 0  # classes that an expert does not have
         self.constant = targets[0] if len(np.unique(targets)) == 1 else None

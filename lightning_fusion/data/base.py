@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lightning_fusion.data.samplers import SlicedDataModule
+from lightning_fusion.data.targets import UNLABELED, as_targets
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import constructor_arguments, is_plain
@@ -319,10 +320,11 @@ class TensorDataModule(FusionDataModule):
             if len(parts) not in (2, 3) or len({len(part) for part in parts}) != 1:
                 found = ", ".join(str(len(part)) for part in parts)
                 raise InputError(f"split {split}: expected (inputs, targets[, domains]) of one length; found {found}")
-            count = len(parts[1])
+            targets = torch.from_numpy(as_targets(parts[1], self._classes, f"split {split}: targets", unlabeled=True))
+            count = len(targets)
             domain = parts[2] if len(parts) == 3 else torch.zeros(count, len(self._domains), dtype=torch.bool)
             index = torch.arange(offset, offset + count)
-            self._rows[split] = RowDataset(parts[0], parts[1], domain, torch.arange(count), index)
+            self._rows[split] = RowDataset(parts[0], targets, domain, torch.arange(count), index)
             offset += count
 
     @property
@@ -346,9 +348,6 @@ class TensorDataModule(FusionDataModule):
         dataset = self.rows(split)
         return digest(dataset.inputs, dataset.targets, dataset.domains)
 
-
-UNLABELED = -100
-"""``Batch.target`` of a sample without a label or of no class; the ``ignore_index`` of torch's losses."""
 
 _READ_ROWS = 4096
 

@@ -13,7 +13,7 @@ UNLABELED = -100
 
 
 def as_targets(
-    values: Any, classes: Sequence[str] | int, where: str = "targets", unlabeled: bool = False
+    values: Any, classes: Sequence[str] | int | None, where: str = "targets", unlabeled: bool = False
 ) -> np.ndarray:
     """Targets as (N,) int64 numbers of classes.
 
@@ -22,7 +22,7 @@ def as_targets(
 
     Args:
         values: (N,) whole numbers or class names: a tensor, an array, a list, or a column of a table.
-        classes: Names of the C classes, or C where they have no names.
+        classes: Names of the C classes, or C where they have no names, or None where their number is unknown.
         where: Name of the argument, for messages.
         unlabeled: Also accept :data:`UNLABELED` (-100).
 
@@ -37,8 +37,9 @@ def as_targets(
         (array([1, 0]), array([1, 0]))
     """
     found = _array(values, where)
-    names = None if isinstance(classes, int) else [str(name) for name in classes]
-    count = classes if isinstance(classes, int) else len(classes)
+    names = None if classes is None or isinstance(classes, int) else [str(name) for name in classes]
+    count = classes if classes is None or isinstance(classes, int) else len(classes)
+    least = f"0 to {count - 1}" if count else "0 or more"
     if found.ndim != 1:
         raise InputError(f"{where}: found shape {found.shape}; expected (N,) class numbers{_flat(found)}")
     if found.dtype.kind in "OUST":
@@ -53,17 +54,17 @@ def as_targets(
     if not whole.all():
         rows = np.flatnonzero(~whole)
         raise InputError(
-            f"{where}: found {shorten(found[rows].tolist())} in row(s) {shorten(rows)}; expected whole numbers 0 to "
-            f"{count - 1}"
+            f"{where}: found {shorten(np.unique(found[rows]))} in row(s) {shorten(rows)}; expected whole numbers, "
+            f"{least}"
         )
-    outside = (found < 0) | (found >= count)
+    outside = found < 0 if count is None else (found < 0) | (found >= count)
     if unlabeled:
         outside &= found != UNLABELED
     if outside.any():
         rows = np.flatnonzero(outside)
         raise InputError(
-            f"{where}: {len(rows)} target(s) out of range, {shorten(found[rows].tolist())} in row(s) {shorten(rows)}; "
-            f"the task has {count} classes (0 to {count - 1})"
+            f"{where}: {len(rows)} out of range, {shorten(np.unique(found[rows]))} in row(s) {shorten(rows)}; "
+            + (f"expected {least}" if count is None else f"the task has {count} classes ({least})")
         )
     return found.astype(np.int64)
 
@@ -83,7 +84,7 @@ def _flat(found: np.ndarray) -> str:
     """How to make one dimension of an array, where that is plain."""
     if found.ndim == 2 and found.shape[1] == 1:
         return "; take the column, as in targets[:, 0]"
-    if found.ndim == 2 and found.dtype.kind in "biuf" and (np.sort(found, axis=1)[:, :-1] == 0).all():
+    if found.ndim == 2 and found.dtype.kind in "biuf" and (np.count_nonzero(found, axis=1) == 1).all():
         return "; take the class of one-hot rows, as in targets.argmax(1)"
     return ""
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_fusion.data.targets import as_targets
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.store import OutputsSplit
 from lightning_fusion.experts.pool import check_same_experts
@@ -141,19 +142,9 @@ def check_labeled(names: Sequence[str], outputs: Tensor, targets: Any) -> Tensor
     """
     if targets is None:
         raise InputError("targets: found none; give the (N,) classes of the rows")
-    goal = _numbers(targets, "targets").clone()  # the caller's own may change
-    if goal.shape != outputs.shape[1:2]:
-        raise InputError(f"targets: found shape {tuple(goal.shape)} for {outputs.shape[1]} rows of outputs")
-    if goal.is_floating_point() or goal.dtype == torch.bool:
-        raise InputError(f"targets: found {goal.dtype}; expected integer classes")
-    goal = goal.to(torch.int64)
-    classes = outputs.shape[2]
-    wrong = (goal < 0) | (goal >= classes)
-    if wrong.any():
-        raise InputError(
-            f"targets: found {shorten(goal[wrong].unique().tolist())} in row(s) "
-            f"{shorten(wrong.nonzero().flatten().tolist())}; the outputs have the classes 0 to {classes - 1}"
-        )
+    goal = torch.from_numpy(as_targets(targets, outputs.shape[2])).to(outputs.device)
+    if len(goal) != outputs.shape[1]:
+        raise InputError(f"targets: found {len(goal)} for {outputs.shape[1]} samples of outputs")
     bad = ~(outputs.to(torch.float64).abs() <= 1e100).all(2)  # squares must be numbers too
     if bad.any():
         expert = int(bad.any(1).to(torch.uint8).argmax())

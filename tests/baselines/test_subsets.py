@@ -477,8 +477,8 @@ SPOILT[2, 1, 0] = np.nan
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: majority_class(np.array([], int), 3), r"train_targets: found shape \(0,\)"),
-        (lambda: majority_class(np.array([0.5]), 3), "train_targets: found float64; expected integer"),
+        (lambda: majority_class(np.array([], int), 3), r"train_targets: found none"),
+        (lambda: majority_class(np.array([0.5]), 3), "train_targets: found 0.5 in row"),
         (lambda: majority_class(LABELS, 0), "num_rows is 0"),
         (lambda: majority_class(LABELS, 2).accuracy(LABELS), r"targets: found shape \(4,\) for 2 predicted"),
         (lambda: subset_point(MUTE, [], [1, 1]), r"subset is \(\)"),
@@ -497,7 +497,7 @@ SPOILT[2, 1, 0] = np.nan
             r"predictions of \(0,\): found shape \(2, 2\)",
         ),
         (lambda: confidence_cascade(GOOD[:, :1], GOOD, LABELS, [1, 1]), r"outputs: found \(K, C\) = \(1, 3\)"),
-        (lambda: confidence_cascade(GOOD, GOOD, LABELS[:3], [1, 1]), "targets: found 3 for 4 rows"),
+        (lambda: confidence_cascade(GOOD, GOOD, LABELS[:3], [1, 1]), "validation_targets: found 3 for 4 samples"),
         (lambda: confidence_cascade(GOOD, GOOD, LABELS, [1]), "costs: found 1 for 2 experts"),
         (lambda: confidence_cascade(SPOILT, GOOD, LABELS, [1, 1]), r"outputs: found NaN or infinite.* row\(s\) 2"),
         (lambda: confidence_cascade(GOOD, SPOILT, LABELS, [1, 1]), "validation_outputs: found NaN"),
@@ -507,9 +507,9 @@ SPOILT[2, 1, 0] = np.nan
         (lambda: frugal_ml(GOOD[:0], GOOD, LABELS, [1, 1]), r"outputs: found shape \(0, 2, 3\)"),
         (
             lambda: frugal_ml(GOOD, GOOD, LABELS + 1, [1, 1]),
-            "targets: found class 3; the outputs have the classes 0 to 2",
+            r"validation_targets: 1 out of range, 3 in row\(s\) 2; the task has 3 classes \(0 to 2\)",
         ),
-        (lambda: frugal_ml(GOOD, GOOD, LABELS - 1, [1, 1]), "validation_targets: found class -1"),
+        (lambda: frugal_ml(GOOD, GOOD, LABELS - 1, [1, 1]), "validation_targets: 2 out of range, -1 in row"),
         (lambda: frugal_ml(GOOD, GOOD, LABELS, [1, 1], trade_offs=[-0.1]), "trade_off is -0.1"),
         (lambda: frugal_ml_strategy(GOOD, LABELS, [1, 1], math.nan), "trade_off is nan"),
         (lambda: least_expensive_correct(GOOD, LABELS[:, None], [1, 1]), r"targets: found shape \(4, 1\)"),

@@ -815,12 +815,15 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("targets", "message"),
         [
-            (torch.arange(60) % 5, r"targets: found 4 in row\(s\) 4, 9, 14, 19, 24 and 7 more; .* classes 0 to 3"),
-            (torch.arange(60) % 4 - 1, r"targets: found -1 in row\(s\) 0, 4"),
-            (torch.zeros(59, dtype=torch.int64), r"targets: found shape \(59,\) for 60 rows"),
+            (
+                torch.arange(60) % 5,
+                r"targets: 12 out of range, 4 in row\(s\) 4, 9, 14, 19, 24 and 7 more; .* classes \(0 to 3\)",
+            ),
+            (torch.arange(60) % 4 - 1, r"targets: 15 out of range, -1 in row\(s\) 0, 4"),
+            (torch.zeros(59, dtype=torch.int64), "targets: found 59 for 60 samples"),
             (torch.zeros(60, 4, dtype=torch.int64), r"targets: found shape \(60, 4\)"),
-            (torch.zeros(60), "targets: found torch.float32; expected integer classes"),
-            (np.zeros(60, bool), "targets: found torch.bool"),
+            (torch.full((60,), 0.5), r"targets: found 0.5 in row\(s\) 0, 1"),
+            (np.zeros(60, bool), "targets: found truth values"),
             (None, "targets: found none"),
         ],
     )

@@ -8,8 +8,9 @@ from lightning_fusion.data.audio.datamodule import AudioFilesDataModule, BaseAud
 from lightning_fusion.data.audio.layout import SPEAKER_FOLDERS
 from lightning_fusion.data.audio.splits import AudioSplit, split_speakers
 from lightning_fusion.data.audio.trials import Trials, draw_trials, read_trials
-from lightning_fusion.data.base import UNLABELED, Stage, staged_property
+from lightning_fusion.data.base import Stage, staged_property
 from lightning_fusion.data.domains import local_classes
+from lightning_fusion.data.targets import UNLABELED
 from lightning_fusion.errors import InputError
 
 

@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader
 
 from lightning_fusion.data.base import SPLITS, Batch, FusionDataModule, TensorDataModule, as_batch
 from lightning_fusion.data.samplers import SliceSampler
+from lightning_fusion.data.targets import as_targets
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import warn_preprocessing_mismatch
-from lightning_fusion.experts.outputs.store import OUTPUTS, ExpertOutputs, check_targets
+from lightning_fusion.experts.outputs.store import OUTPUTS, ExpertOutputs
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.store import ArrayStore, MissingStoreError, StoreWriter, release
 
@@ -240,7 +241,7 @@ def _merge(
                 array[place[start + begin : start + end]] = part[name][begin:end]
                 release(array, part[name])
         if name == "target":
-            check_targets(array, classes, f"the {split} loader")
+            as_targets(array, classes, f"the {split} loader: target")
 
 
 def _check_whole(split: str, found: int, expected: int | None) -> None:

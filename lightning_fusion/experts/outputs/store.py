@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_fusion.data.domains import as_names
+from lightning_fusion.data.targets import as_targets
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.pool import (
     ExpertPool,
@@ -298,14 +299,13 @@ class ExpertOutputs:
                 raise InputError(
                     f"split {split}: probabilities and expert_classes differ in {shorten(sorted(missing))}"
                 )
-            rows = len(given["target"])
-            target = _shaped(given["target"], np.int64, (rows,), f"split {split}: target")
+            target = as_targets(given["target"], vocabulary, f"split {split}: target")
+            rows = len(target)
             probabilities = {
                 name: _shaped(values, np.float32, (rows, len(expert_classes[name])), f"split {split}: expert {name}")
                 for name, values in ((name, given["probabilities"][name]) for name in expert_classes)
             }
             check_outputs({name: torch.from_numpy(values) for name, values in probabilities.items()})
-            check_targets(target, vocabulary, f"split {split}")
             domain = given.get("domain", np.zeros((rows, len(domains))))
             index = _shaped(given.get("index", np.arange(rows)), np.int64, (rows,), f"split {split}: index")
             if len(np.unique(index)) < rows:
@@ -424,17 +424,3 @@ def owner_matrix(domains: Sequence[str], expert_domains: Mapping[str, Sequence[s
     """
     rows = [[domain in names for names in expert_domains.values()] for domain in domains]
     return torch.tensor(rows, dtype=torch.bool).reshape(len(domains), len(expert_domains))
-
-
-def check_targets(target: np.ndarray, classes: Sequence[str], where: str) -> None:
-    """Refuse labels outside the classes.
-
-    Raises:
-        InputError: Naming the first rows.
-    """
-    wrong = np.flatnonzero((target < 0) | (target >= len(classes)))
-    if len(wrong):
-        raise InputError(
-            f"{where}: {len(wrong)} label(s) out of range, row {wrong[0]} has {target[wrong[0]]}; the task has "
-            f"{len(classes)} classes (0 to {len(classes) - 1})"
-        )
