@@ -21,7 +21,7 @@ NETWORK = partial(SmallConvNet, width=WIDTH)
 
 
 def data(rows: int) -> TensorDataModule:
-    """Colour images in memory."""
+    """Color images in memory."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(rows, 3, SIDE, SIDE, generator=generator)
     return TensorDataModule(

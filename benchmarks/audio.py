@@ -19,7 +19,7 @@ from lightning_fusion.data.synthetic import synthetic_voices
 
 BATCH, CROP_S, RATE = 64, 2.0, 16_000
 REPEATS = 5
-"""Batches per timing of the features: one takes a moment in which a neighbour's load counts."""
+"""Batches per timing of the features: one takes a moment in which a neighbor's load counts."""
 TRAIN_BATCH, STEPS = 32, 8
 
 
@@ -80,12 +80,12 @@ def waiting_share(data: SpeakerDataModule) -> list[float]:
     step, shares = training_step(data), []
     batches = iter(data.train_dataloader())
     for number in range(STEPS + 1):
-        asked = time.perf_counter()
+        requested = time.perf_counter()
         batch = next(batches)
         came = time.perf_counter()
         step(batch.input, batch.target)
         if number:  # the first one waits for the workers to start
-            shares.append((came - asked) / (time.perf_counter() - asked))
+            shares.append((came - requested) / (time.perf_counter() - requested))
     return shares
 
 

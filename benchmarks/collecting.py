@@ -43,15 +43,15 @@ def time_per_row() -> Result:
     pool = ExpertPool({name: Expert(network, classes=LABELS) for name, network in networks.items()})
     inputs, targets = torch.randn(MANY, 3, 32, 32), torch.randint(len(LABELS), (MANY,))
 
-    def asked(rows: int) -> Any:
+    def collected(rows: int) -> Any:
         data = TensorDataModule({"test": (inputs[:rows], targets[:rows])}, LABELS, batch_size=BATCH)
         return lambda: collect(pool, data, splits=["test"], trainer=bare_trainer())
 
     times = interleave(
         {
-            "collect few": lambda: asked(FEW),
+            "collect few": lambda: collected(FEW),
             "loop few": lambda: lambda: plain_loop(networks, inputs[:FEW]),
-            "collect many": lambda: asked(MANY),
+            "collect many": lambda: collected(MANY),
             "loop many": lambda: lambda: plain_loop(networks, inputs),
         },
         repeats=5,

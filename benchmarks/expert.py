@@ -23,7 +23,7 @@ MEAN, STD = [0.49, 0.48, 0.45], [0.25, 0.24, 0.26]
 
 @contextlib.contextmanager
 def random_images() -> Iterator[str]:
-    """A folder of 32x32 colour images, as users have them."""
+    """A folder of 32x32 color images, as users have them."""
     pixels = torch.randint(256, (IMAGES, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as root:
         for split in ("train", "test"):

@@ -58,27 +58,27 @@ class Literal:
         return self
 
     def decide(self, query: list[np.ndarray]) -> tuple[frozenset[int], int]:
-        """The experts that are asked about one query, of which (C,) outputs are known, and the answer."""
-        asked, price = [self.start], TRADE_OFF * self.neighbors
+        """The experts that are queried for one sample, of which (C,) outputs are known, and the answer."""
+        queried, price = [self.start], TRADE_OFF * self.neighbors
         while True:
-            order = self._order(asked, query)
+            order = self._order(queried, query)
             near = order[: self.neighbors]
-            now = self.errors(asked, near)
-            others = [k for k in range(len(self.outputs)) if k not in asked]
-            must = len(asked) < SETTINGS[self.neighbors]
+            now = self.errors(queried, near)
+            others = [k for k in range(len(self.outputs)) if k not in queried]
+            must = len(queried) < SETTINGS[self.neighbors]
             if not others or (self.early and not must and now < price - 1e-6):
                 break
-            after = [self.errors([*asked, k], near) for k in others]
+            after = [self.errors([*queried, k], near) for k in others]
             best = int(np.argmin(after))
             if not must and now - after[best] < price - 1e-6:
                 break
-            asked.append(others[best])
-        return frozenset(asked), int(np.bincount(self.targets[order[:VOTERS]], minlength=CLASSES).argmax())
+            queried.append(others[best])
+        return frozenset(queried), int(np.bincount(self.targets[order[:VOTERS]], minlength=CLASSES).argmax())
 
-    def _order(self, asked: list[int], query: list[np.ndarray]) -> np.ndarray:
-        """The nearest rows on the outputs of the experts that were asked."""
-        known = np.concatenate([self.outputs[k] for k in asked], axis=1)
-        apart = known - np.concatenate([query[k] for k in asked])
+    def _order(self, queried: list[int], query: list[np.ndarray]) -> np.ndarray:
+        """The nearest rows on the outputs of the experts that were queried."""
+        known = np.concatenate([self.outputs[k] for k in queried], axis=1)
+        apart = known - np.concatenate([query[k] for k in queried])
         return np.argsort(np.einsum("nd,nd->n", apart, apart), kind="stable")
 
     def errors(self, subset: list[int], rows: np.ndarray) -> int:
@@ -106,7 +106,7 @@ class Literal:
 
 @contextlib.contextmanager
 def timed_search() -> Iterator[dict[str, float]]:
-    """CPU seconds in the search for neighbours: of the queries, and of validation rows, which fills the tables."""
+    """CPU seconds in the search for neighbors: of the queries, and of validation rows, which fills the tables."""
     spent = {"queries": 0.0, "tables": 0.0}
     each = SubsetNeighbors.each
 
@@ -143,11 +143,11 @@ def decisions(neighbors: int, repeats: int) -> list[Result]:
     known = data[:VALIDATION]
     batches = [data[VALIDATION : VALIDATION + QUERIES], data[VALIDATION + QUERIES :]]
     answers = [policy(neighbors).fit(known.outputs, known.targets).predict(batches[0].outputs)]
-    asked = answers[0].queried.numpy()
-    # the middle of each eighth of the queries, ordered by the number of experts that are asked: as long as the others
-    sample = np.argsort(asked.sum(1), kind="stable")[QUERIES // SAMPLE // 2 :: QUERIES // SAMPLE]
+    queried = answers[0].queried.numpy()
+    # the middle of each eighth of the queries, ordered by the number of experts that are queried: as long as the others
+    sample = np.argsort(queried.sum(1), kind="stable")[QUERIES // SAMPLE // 2 :: QUERIES // SAMPLE]
     said = answers[0].probabilities.argmax(1).numpy()
-    expected = [(frozenset(np.flatnonzero(asked[row]).tolist()), int(said[row])) for row in sample]
+    expected = [(frozenset(np.flatnonzero(queried[row]).tolist()), int(said[row])) for row in sample]
     queries = [[values[row] for values in batches[0].outputs.values()] for row in sample]
     loops = {
         "scikit-learn refits": Literal(known, neighbors, "scikit-learn"),
@@ -205,8 +205,8 @@ def decisions(neighbors: int, repeats: int) -> list[Result]:
         results.append(Result("frugal", text, statistics.median(found), None, min(found), max(found)))
     fused = fresh.fuse(fresh.names, batches[0].outputs).argmax(1).numpy()
     for who, guess in (
-        (f"{asked.sum(1).mean():.2f} of {len(known.outputs)} experts queried", said),
-        ("all asked", fused),
+        (f"{queried.sum(1).mean():.2f} of {len(known.outputs)} experts queried", said),
+        ("all queried", fused),
     ):
         accuracy = float((guess == batches[0].targets).mean())
         results.append(Result("frugal", f"share of right answers, M = {neighbors}, {who}", accuracy))
@@ -222,7 +222,7 @@ def growth(repeats: int) -> list[Result]:
     plain = {"rows": VALIDATION, "experts": 20, "queries": QUERIES}
     times: dict[tuple[str, int], list[float]] = {}
     runs: dict[tuple[str, int], Callable[[], object]] = {}
-    asked: dict[tuple[str, int], float] = {}
+    queried: dict[tuple[str, int], float] = {}
     for what, values in sizes.items():
         for value in values:
             case = plain | {what: value}
@@ -230,7 +230,7 @@ def growth(repeats: int) -> list[Result]:
             known, others = data[: case["rows"]], data[case["rows"] : case["rows"] + QUERIES]
             queries = data[case["rows"] + QUERIES :][: case["queries"]]
             fitted = policy(10).fit(known.outputs, known.targets)
-            asked[what, value] = float(fitted.predict(others.outputs).queried.sum(1).double().mean())
+            queried[what, value] = float(fitted.predict(others.outputs).queried.sum(1).double().mean())
             runs[what, value] = partial(fitted.predict, queries.outputs)
             times[what, value] = [clock(runs[what, value]).cpu]  # fills what these queries need beside
     warm: dict[tuple[str, int], list[float]] = {key: [] for key in runs}
@@ -243,7 +243,7 @@ def growth(repeats: int) -> list[Result]:
         for few, many in pairwise(values):
             for label, table in (("other queries filled the tables", times), ("full tables", warm)):
                 ratios = [one / other for one, other in zip(table[what, many], table[what, few], strict=True)]
-                means = f"{asked[what, many]:.1f} / {asked[what, few]:.1f} asked"
+                means = f"{queried[what, many]:.1f} / {queried[what, few]:.1f} queried"
                 text = f"CPU time of predict, {many:,} {names[what]} / {few:,}, {label} ({means}); linear: 2"
                 results.append(Result("frugal", text, statistics.median(ratios), None, min(ratios), max(ratios)))
     return results

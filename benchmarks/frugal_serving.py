@@ -42,11 +42,11 @@ def measure() -> list[Result]:
     FrugalFoE().fit(tiny, known.targets[:60]).predict(tiny)  # loops are compiled once for a machine
     waited, questions = 0.0, 0
     frugal = clock(lambda: policy.predict(ask, IMAGES))
-    asked, deciding = questions / IMAGES, 1 - waited / frugal.wall
+    queried, deciding = questions / IMAGES, 1 - waited / frugal.wall
     everyone = clock(lambda: [ask(name, everything) for name in answers])
     what = (
-        f"{IMAGES} images, {asked:.1f} of {EXPERTS} ResNet-18 asked, empty tables (deciding is {deciding:.0%} of it) / "
-        f"all asked, {everyone.wall:.0f} s"
+        f"{IMAGES} images, {queried:.1f} of {EXPERTS} ResNet-18 queried, empty tables (decisions are {deciding:.0%}) / "
+        f"all queried, {everyone.wall:.0f} s"
     )
     ratio = frugal.wall / everyone.wall
     return [

@@ -130,7 +130,7 @@ def joint_or_two_steps(experts: dict[str, Expert]) -> list[Result]:
     times = interleave(
         {
             "joint": side("joint", EPOCHS),
-            "asked": side("asked", 2 * EPOCHS, cache=False, **two),
+            "rerun": side("rerun", 2 * EPOCHS, cache=False, **two),
             "cached": side("cached", 2 * EPOCHS, **two),
         },
         repeats=3,
@@ -140,10 +140,10 @@ def joint_or_two_steps(experts: dict[str, Expert]) -> list[Result]:
         name: 1 - statistics.mean(runner.test(module, data, verbose=False)[0]["test_accuracy"] for module in of_seeds)
         for name, of_seeds in trained.items()
     }
-    what = f"joint training of {EPOCHS} epochs, sources asked once / two steps, sources asked"
+    what = f"joint training of {EPOCHS} epochs, sources run once / two steps, sources run"
     both = f"test error of the student, joint {errors['joint']:.3f} / two steps {errors['cached']:.3f}, mean of 4 seeds"
     return [
-        Result.of_pairs("hat", f"{what} every epoch", times["joint"], times["asked"], 0.69),
+        Result.of_pairs("hat", f"{what} every epoch", times["joint"], times["rerun"], 0.69),
         Result.of_pairs("hat", f"{what} once too", times["joint"], times["cached"], 0.8),
         Result("hat", both, errors["joint"] / errors["cached"]),
     ]
@@ -181,7 +181,7 @@ def memory() -> Result:
         command = [sys.executable, __file__, how]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks[how] = float(done.stdout.split()[-1])
-    what = f"peak memory of joint training, sources asked once, {peaks['joint']:.0f} MB / two steps, asked every epoch"
+    what = f"peak memory of joint training, sources run once, {peaks['joint']:.0f} MB / two steps, run every epoch"
     return Result("hat", f"{what}, {peaks['two_step']:.0f} MB", peaks["joint"] / peaks["two_step"])
 
 

@@ -42,7 +42,7 @@ class Result:
     def of_pairs(
         cls, name: str, compared: str, ours: list["Times"], theirs: list["Times"], target: float | None = None
     ) -> "Result":
-        """The median of the ratios of neighbouring runs, so that a slow minute of the machine hits both sides."""
+        """The median of the ratios of neighboring runs, so that a slow minute of the machine hits both sides."""
         wall = [one.wall / other.wall for one, other in zip(ours, theirs, strict=True)]
         cpu = [one.cpu / other.cpu for one, other in zip(ours, theirs, strict=True)]
         return cls(name, compared, statistics.median(wall), target, min(wall), max(wall), statistics.median(cpu))

@@ -41,7 +41,7 @@ def main(names: Sequence[str]) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.simplefilter("ignore")
-    if "OMP_NUM_THREADS" not in os.environ:  # two threads that wait for each other measure the neighbours' load
+    if "OMP_NUM_THREADS" not in os.environ:  # two threads that wait for each other measure the neighbors' load
         torch.set_num_threads(1)
     console = Console()
     results: list[Result] = []

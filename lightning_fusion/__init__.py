@@ -1,7 +1,7 @@
-"""Lightning modules that join models which know different things.
+"""Lightning modules that fuse models with complementary expertise.
 
 The names below are resolved on first use, so that importing the package costs little more than importing Lightning.
-Anything else is named by its import path.
+Other objects are named by their import path.
 """
 
 from importlib import import_module
@@ -89,7 +89,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for (PEP 562)."""
+    """Import a public name on first access (PEP 562)."""
     if name not in PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; public names: {', '.join(__all__)}")
     value = getattr(import_module(f"{__name__}.{PUBLIC[name]}"), name)

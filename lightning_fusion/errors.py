@@ -1,11 +1,11 @@
-"""The one exception that a user's own input can raise."""
+"""Exception for invalid user input."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class InputError(ValueError):
-    """Something the user gave does not fit: the message says what was found, what was expected and what to change.
+    """Invalid user input; the message names what was found, what was expected and what to change.
 
     The command line prints it as one line and exits with status 2; in Python it is an ordinary :class:`ValueError`.
 
@@ -30,7 +30,7 @@ def shorten(values: Iterable[object], limit: int = 5) -> str:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """What to add to a message about an unknown name: the known one that is most like it, if one is.
+    """Return a suggestion for an unknown name: the most similar known one, or an empty text.
 
     Example:
         >>> suggestion("fruga", ["foe", "frugal"]), suggestion("xyz", ["foe"])
@@ -41,7 +41,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def input_error(error: BaseException | None) -> InputError | None:
-    """The InputError that a chain of exceptions began with, where there is one."""
+    """Return the InputError at the origin of a chain of exceptions, if any."""
     while error is not None:
         if isinstance(error, InputError):
             return error

@@ -1,4 +1,4 @@
-"""Experts and fuser as one program that runs without this library."""
+"""Export of experts and fuser as one program that runs without this library."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ _TOLERANCE = 1e-4
 
 
 class FusedNetwork(nn.Module):
-    """A pool of experts and the fuser that reads them, from input to probabilities.
+    """A pool of experts and its fuser as one network, from input to probabilities.
 
     Args:
         pool: The experts; none may be a plain callable.
@@ -80,16 +80,16 @@ def export(
     onnx: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write ``fused.pt2`` (``torch.export``, any batch size), ``manifest.json`` and, if asked for, ``fused.onnx``.
+    """Write ``fused.pt2`` (``torch.export``, any batch size), ``manifest.json`` and, with ``onnx``, ``fused.onnx``.
 
-    What was written is loaded again and compared with the modules on random input of two batch sizes.
+    The files are loaded again and compared with the modules on random input of two batch sizes.
 
     Args:
         experts: The experts the fuser was trained with; fingerprints are checked.
-        checkpoint: The fuser's checkpoint.
-        output: A new folder.
-        input_shape: Shape of one sample of the experts' input: (3, 32, 32), say.
-        max_tokens: Instead, where experts read texts: tokens of the longest. The program's input is a dict of
+        checkpoint: Checkpoint of the fuser.
+        output: Path of a new folder.
+        input_shape: Shape of one sample of the experts' input, such as (3, 32, 32).
+        max_tokens: For texts, instead: number of tokens of the longest text. The program's input is a dict of
             ``input_ids`` and ``attention_mask``, (B, L) int64.
         onnx: Write an ONNX file as well (extra ``onnx``).
         overwrite: Replace an earlier export.
@@ -113,7 +113,7 @@ def export(
         raise InputError(f"checkpoint: {checkpoint} holds a {kind.__name__}; expected a FoEFuserModule")
     fuser = kind.load_from_checkpoint(checkpoint, map_location="cpu", experts=None)
     if type(fuser).fuse is not FoEFuserModule.fuse or type(fuser).forward is not FoEFuserModule.forward:
-        raise InputError(f"checkpoint: {type(fuser).__name__} fuses in its own way, which this export does not know")
+        raise InputError(f"checkpoint: {type(fuser).__name__} overrides the fusion, which cannot be exported")
     pool = experts.for_task(fuser.classes) if isinstance(experts, ExpertPool) else ExpertPool(experts, fuser.classes)
     if list(pool.names) != list(fuser.expert_classes):
         raise InputError(
@@ -127,7 +127,7 @@ def export(
         with torch.no_grad():
             network(example)
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"{input.name}: the experts refuse a sample of shape {input.shape}: {error}") from error
+        raise InputError(f"{input.name}: the experts reject a sample of shape {input.shape}: {error}") from error
     draft = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -166,7 +166,7 @@ def export(
 
 
 class _Input:
-    """Samples as the experts read them: of one shape, or texts as tokens."""
+    """Input samples of the experts: of one shape, or texts as tokens."""
 
     def __init__(self, shape: Sequence[int] | None, max_tokens: int | None, vocabulary: int) -> None:
         if (shape is None) == (max_tokens is None):
@@ -194,7 +194,7 @@ class _Input:
 
 
 def _vocabulary(pool: ExpertPool) -> int:
-    """Tokens that all experts know, as far as it is told."""
+    """Size of the vocabulary of all experts, where known."""
     told = [expert.preprocessing or {} for expert in pool.members.values()]
     networks = [getattr(expert.network, "vocab_size", None) for expert in pool.members.values()]
     return min([int(n) for n in (*(facts.get("vocab_size") for facts in told), *networks) if n], default=2)

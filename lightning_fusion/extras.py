@@ -1,4 +1,4 @@
-"""Packages that only an extra installs."""
+"""Optional packages, which extras install."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -8,10 +8,10 @@ from lightning_fusion.errors import InputError
 
 
 def installed(package: str) -> bool:
-    """Whether a package can be imported; nothing is imported to find out.
+    """Return whether a package can be imported, without importing it.
 
     Args:
-        package: Of the top level.
+        package: Name of a top-level package.
 
     Example:
         >>> installed("torch"), installed("no_such_package")

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, whoever is killed while writing them."""
+"""Atomic writes of files, and fingerprints."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def undrafted(name: str) -> str:
-    """The name of the file that a draft of :func:`atomic_write` is for; any other name as it is.
+    """Return the name of the final file of a draft of :func:`atomic_write`; other names are returned unchanged.
 
     Example:
         >>> undrafted("run.json.417.part"), undrafted("run.json")
@@ -25,12 +25,12 @@ def undrafted(name: str) -> str:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A draft beside a file, which takes the file's place where the block ends well; other processes may do the same.
+    """Context of a draft file, which replaces the file if the block succeeds; safe for concurrent processes.
 
-    The draft is on the disk before it is renamed: a machine that goes down leaves the one or the other.
+    The draft is flushed to disk before it is renamed: after a crash the file is either the old or the new one.
 
     Args:
-        path: Of the file; its folder is there.
+        path: Path of the file, in an existing folder.
 
     Example:
         >>> import tempfile
@@ -51,13 +51,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file (UTF-8), whole or not at all."""
+    """Write a text file (UTF-8) atomically."""
     with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
 def digest(*parts: Any) -> str:
-    """A short BLAKE2 fingerprint of texts, arrays and tensors, in their order.
+    """Return a short BLAKE2 fingerprint of texts, arrays and tensors, in order.
 
     Example:
         >>> digest("a", np.arange(3)) == digest("a", np.arange(3)), len(digest("a"))

@@ -1,4 +1,4 @@
-"""What a checkpoint may hold of a module's constructor arguments: plain data only."""
+"""Constructor arguments of modules in checkpoints, as plain data."""
 
 import contextlib
 import inspect
@@ -21,7 +21,7 @@ from lightning_fusion.schedules import Schedule
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value is made of None, bool, int, float, str, lists, tuples and dicts alone.
+    """Return whether a value consists of None, bool, int, float, str, lists, tuples and dicts only.
 
     Example:
         >>> is_plain({"a": [1, None]}), is_plain(object())
@@ -35,7 +35,7 @@ def is_plain(value: Any) -> bool:
 
 
 def describe_factory(factory: Any) -> dict[str, Any] | None:
-    """The ``class_path`` and ``init_args`` of a class, a ``functools.partial`` of one, or a schedule; None elsewhere.
+    """Return ``class_path`` and ``init_args`` of a class, a ``functools.partial`` of one, or a schedule; else None.
 
     Example:
         >>> from torch import nn
@@ -56,12 +56,11 @@ def describe_factory(factory: Any) -> dict[str, Any] | None:
 def keep_plain(module: LightningModule | LightningDataModule) -> None:
     """Keep only plain data among the recorded hyperparameters, so that weights-only loading accepts the checkpoint.
 
-    What the command line built holds its parsed configuration, which is plain: nothing changes. What Python built may
-    hold factories of networks and optimizers: those that are classes, or partials of classes, are kept as
-    ``class_path`` and ``init_args``, and the checkpoint is marked to be rebuilt from them as the command line's are.
-    Anything else (a module instance, a function) is dropped, and it alone is to be given to ``load_from_checkpoint``;
-    experts that were built in Python are never kept, and given again.
-    Arguments of a parent class that the module's own constructor does not take are its own affair, and not kept.
+    Modules built by the command line have a parsed configuration, which is plain and not changed. Modules built in
+    Python may have factories of networks and optimizers: classes, or partials of classes, are stored as ``class_path``
+    and ``init_args``, and the checkpoint is marked to be rebuilt from them. Other objects (a module instance, a
+    function) and experts built in Python are dropped and must be passed to ``load_from_checkpoint``. Arguments of a
+    parent class that the module's constructor does not take are not stored.
     """
     hparams = module.hparams
     if "_instantiator" in hparams:
@@ -87,10 +86,10 @@ def keep_plain(module: LightningModule | LightningDataModule) -> None:
 
 
 def record_arguments(module: LightningModule | LightningDataModule) -> None:
-    """Record those arguments of the constructor that is running, and of those that call it, that are plain data.
+    """Record the plain-data arguments of the running constructor and of the constructors that call it.
 
-    For a base class whose subclasses pass on what is no plain data (an augmentation) through their ``**kwargs``. What
-    the command line parsed is recorded as it is.
+    For base classes with subclasses that pass other objects (an augmentation) through ``**kwargs``. Configurations
+    parsed by the command line are recorded unchanged.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Attribute '.*' is an instance of `nn.Module`")  # it is dropped below
@@ -99,7 +98,7 @@ def record_arguments(module: LightningModule | LightningDataModule) -> None:
 
 
 def constructor_arguments(kind: type) -> dict[str, inspect.Parameter]:
-    """A constructor's arguments by name, and those that its ``**kwargs`` pass on to the next base class.
+    """Return the arguments of a constructor by name, with those that its ``**kwargs`` pass on to base classes.
 
     Example:
         >>> class Base:
@@ -121,14 +120,14 @@ def constructor_arguments(kind: type) -> dict[str, inspect.Parameter]:
 
 
 def check_choices(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-    """Check arguments whose annotation is a ``Literal``: what the command line does, for calls from Python.
+    """Check arguments annotated with a ``Literal``, as the command line does, for calls from Python.
 
     Args:
-        function: With the annotations.
-        arguments: By name; others beside them are not looked at. ``locals()`` as a function begins will do.
+        function: Function with the annotations.
+        arguments: Arguments by name, such as ``locals()`` at the start of the function; others are ignored.
 
     Raises:
-        InputError: With what is expected.
+        InputError: If an argument is not one of the literals.
 
     Example:
         >>> def mean(over: Literal["rows", "columns"] = "rows"):
@@ -151,18 +150,18 @@ _CHOICES = {("loss", "zero_one"), ("loss", "log")}  # of FrugalFoE: words, not n
 
 
 def check_trusted(hparams: Any, where: str) -> None:
-    """Refuse hyperparameters of a checkpoint that name anything but classes which are imported already.
+    """Raise InputError for hyperparameters of a checkpoint that name anything but imported classes.
 
-    Lightning builds what a checkpoint's hyperparameters name. It checks the module's own class; the arguments may name
-    any function at any depth. Here every ``class_path`` must be a torch module, optimizer or schedule that this
-    process has imported, or one of this library: loading imports nothing and calls no function.
+    Lightning instantiates the objects that the hyperparameters of a checkpoint name. It checks the class of the module
+    only; arguments may name any function at any depth. Here every ``class_path`` must be a torch module, optimizer or
+    schedule that is already imported, or a class of this library: loading imports nothing and calls no function.
 
     Args:
         hparams: The ``hyper_parameters`` of a checkpoint.
-        where: The checkpoint, for the message.
+        where: Name of the checkpoint, for the message.
 
     Raises:
-        InputError: Naming what was found.
+        InputError: If another object is named.
     """
     if isinstance(hparams, dict):
         for key, value in hparams.items():
@@ -178,11 +177,11 @@ def check_trusted(hparams: Any, where: str) -> None:
 
 
 def imported_class(path: Any, *families: type) -> type | None:
-    """The class that a file names, without importing anything but this library; None where there is none.
+    """Return the class that a file names, importing nothing but this library; None where there is none.
 
     Args:
-        path: Its import path.
-        families: What it must be a subclass of, one of them.
+        path: Import path of the class.
+        families: Permitted base classes.
 
     Example:
         >>> imported_class("torch.nn.Linear", nn.Module).__name__, imported_class("os.system", nn.Module)
@@ -206,11 +205,11 @@ def _check_class(path: Any, where: str) -> None:
 
 
 def read_checkpoint(path: Any, what: str = "checkpoint") -> dict[str, Any]:
-    """The content of a Lightning checkpoint, weights-only, after :func:`check_trusted`.
+    """Read a Lightning checkpoint, weights-only, after :func:`check_trusted`.
 
     Args:
-        path: A file's path, or an open binary file, which is rewound.
-        what: The argument that named it, for the message.
+        path: Path of a file, or an open binary file, which is rewound.
+        what: Argument that names it, for the message.
 
     Raises:
         InputError: If the file is missing, cannot be read weights-only, is no Lightning checkpoint, or is not trusted.
@@ -219,7 +218,7 @@ def read_checkpoint(path: Any, what: str = "checkpoint") -> dict[str, Any]:
         raise InputError(f"{what}: found no file {path}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a truncated or foreign file
+    except Exception as error:  # torch raises various types for truncated or other files
         raise InputError(f"{what}: {path} cannot be read as a checkpoint ({type(error).__name__})") from error
     if hasattr(path, "seek"):
         path.seek(0)
@@ -230,7 +229,7 @@ def read_checkpoint(path: Any, what: str = "checkpoint") -> dict[str, Any]:
 
 
 def _check_complete(cls: type, hparams: Mapping[str, Any], given: Mapping[str, Any], path: Any) -> None:
-    """See that every argument of the constructor that the checkpoint does not hold is given."""
+    """Check that all constructor arguments missing in the checkpoint are passed."""
     kind = imported_class(hparams.get("_class_path"), cls) or cls
     takes = constructor_arguments(kind).values()
     lacking = [one for one in takes if one.name not in hparams and one.name not in given]
@@ -247,17 +246,17 @@ def _check_complete(cls: type, hparams: Mapping[str, Any], given: Mapping[str, A
 
 
 class CheckedLoading:
-    """For a LightningModule, before it among the bases: checkpoints are checked before anything of them is used."""
+    """Mixin of a LightningModule, before it among the bases, that checks checkpoints before they are used."""
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **arguments: Any) -> Self:
-        """Lightning's, after a check that the file names no code but imported classes.
+        """Load a checkpoint as Lightning does, after a check that the file names imported classes only.
 
-        Only arguments that a checkpoint cannot hold are to be given: experts, and objects that are no class or partial
-        of one, as a network that a function makes. A default stands in for one that is left out, with a warning.
+        Only arguments that a checkpoint cannot store must be passed: experts, and objects that are not a class or a
+        partial of one, such as a network made by a function. Missing ones take their defaults, with a warning.
 
         Raises:
-            InputError: If it is no such checkpoint, or an argument without a default is to be given.
+            InputError: If it is no such checkpoint, or an argument without a default is missing.
         """
         content = read_checkpoint(checkpoint_path)
         _check_complete(cls, content.get("hyper_parameters", {}), arguments, checkpoint_path)

@@ -1,4 +1,4 @@
-"""The optimizer and the learning-rate schedule of a module, chosen by the user or this library's default."""
+"""Optimizers and learning-rate schedules of modules, with the defaults of the library."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, cast
@@ -18,42 +18,42 @@ def build_optimizer(
     scheduler: LRSchedulerCallable | None,
     interval: Literal["epoch", "step"],
 ) -> Any:
-    """What ``configure_optimizers`` returns.
+    """Build the return value of ``configure_optimizers``.
 
     Args:
-        module: Whose run it is.
-        parameters: To optimize.
-        optimizer: Builds the optimizer from the parameters; AdamW with learning rate 1e-3 and weight decay 1e-4 where
-            None (the setting of the FoE paper).
-        scheduler: Builds the schedule from the optimizer; a cosine from the learning rate to 0 over all steps of the
-            run where None (likewise).
+        module: Module to be trained.
+        parameters: Parameters to optimize.
+        optimizer: Function that builds the optimizer from the parameters; AdamW with learning rate 1e-3 and weight
+            decay 1e-4 where None (the setting of the FoE paper).
+        scheduler: Function that builds the schedule from the optimizer; a cosine from the learning rate to 0 over all
+            steps of the run where None (likewise).
         interval: Whether a given ``scheduler`` steps each epoch or each step.
 
     Raises:
-        InputError: If the run has no end and the default schedule is wanted.
+        InputError: If the run has no end and the default schedule is used.
     """
     chosen = optimizer(parameters) if optimizer else torch.optim.AdamW(parameters, lr=1e-3, weight_decay=1e-4)
     if scheduler is not None:
         schedule = scheduler(chosen)
         how: dict[str, Any] = {"scheduler": schedule, "interval": interval}
-        if hasattr(schedule, "monitor"):  # Lightning's ReduceLROnPlateau names what it watches
+        if hasattr(schedule, "monitor"):  # Lightning's ReduceLROnPlateau names its monitored metric
             how["monitor"] = schedule.monitor
         return {"optimizer": chosen, "lr_scheduler": how}
     steps = module.trainer.estimated_stepping_batches
     if steps == float("inf"):
-        raise InputError("the cosine schedule needs an end: set trainer.max_epochs or max_steps, or choose a scheduler")
+        raise InputError("the cosine schedule needs an end: set trainer.max_epochs or max_steps, or set scheduler")
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(chosen, T_max=max(1, int(steps)))
     return {"optimizer": chosen, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def check_manual(module: LightningModule) -> None:
-    """Refuse what the trainer cannot do for a module that steps two optimizers by itself, before it does.
+    """Raise InputError for Trainer options that manual optimization with two optimizers does not support.
 
     Args:
-        module: Has ``clip_norm``; call it in ``configure_callbacks``, which comes first.
+        module: Module with ``clip_norm``; to be called in ``configure_callbacks``, the first hook.
 
     Raises:
-        InputError: Naming what to set instead.
+        InputError: If such an option is set; the message names the alternative.
     """
     trainer: Any = module._trainer
     if trainer is None or trainer.state.fn != "fit":
@@ -72,33 +72,33 @@ def check_manual(module: LightningModule) -> None:
 
 
 def check_stepwise(module: LightningModule, made: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse optimizers and schedules that a module cannot step by itself.
+    """Raise InputError for optimizers and schedules that do not support manual optimization.
 
     Args:
-        module: Whose they are.
-        made: Of :func:`build_optimizer`.
+        module: Module with manual optimization.
+        made: Result of :func:`build_optimizer`.
 
     Raises:
-        InputError: Naming which.
+        InputError: If one is not supported.
     """
     name = type(module).__name__
     for one in made:
         if isinstance(one["lr_scheduler"]["scheduler"], torch.optim.lr_scheduler.ReduceLROnPlateau):
-            raise InputError(f"scheduler: ReduceLROnPlateau waits for a metric, which {name} gives none")
+            raise InputError(f"scheduler: ReduceLROnPlateau needs a metric, which {name} does not provide")
         if isinstance(one["optimizer"], torch.optim.LBFGS):
-            raise InputError(f"optimizer: LBFGS asks for the loss several times; {name} makes it once a step")
+            raise InputError(f"optimizer: LBFGS evaluates the loss several times; {name} evaluates it once per step")
 
 
 def step_together(module: LightningModule, loss: Tensor, turns: Sequence[bool]) -> None:
-    """One backward pass of a module of manual optimization, then the optimizers whose turn it is, with their schedules.
+    """Run one backward pass in manual optimization, then step the selected optimizers and their schedules.
 
-    In 16-bit precision all gradients carry the scale of that one backward pass, which a step may change: each step
-    sees it as it was, and the smallest one stays.
+    In 16-bit precision all gradients have the scale of this backward pass, which a step may change: each step uses the
+    original scale, and the smallest resulting one is kept.
 
     Args:
-        module: In training.
-        loss: The sum of what the optimizers make small; they share no parameter.
-        turns: Whether each optimizer of ``configure_optimizers`` steps, in its order.
+        module: Module in training.
+        loss: Sum of the losses of the optimizers, which share no parameter.
+        turns: Whether each optimizer of ``configure_optimizers`` steps, in order.
     """
     optimizers: Any = module.optimizers()
     optimizers = optimizers if isinstance(optimizers, list) else [optimizers]

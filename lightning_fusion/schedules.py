@@ -1,7 +1,7 @@
-"""Numbers that change while a model trains: training progress in [0, 1] -> a float.
+"""Schedules: functions from training progress in [0, 1] to a float.
 
-Progress comes from the trainer's step count, so a resumed run continues where the interrupted one stopped. A schedule
-is plain data and returns a Python float: it can stand in a checkpoint and in a YAML, by ``class_path``.
+Progress is derived from the trainer's step count, so a resumed run continues the schedule. A schedule is plain data and
+can be part of a checkpoint and of a YAML, by ``class_path``.
 """
 
 import math
@@ -12,16 +12,16 @@ from lightning_fusion.errors import InputError
 
 
 class Schedule(ABC):
-    """A function of training progress. Subclass it as a frozen dataclass for another one."""
+    """Base class of schedules; subclasses are frozen dataclasses."""
 
     @abstractmethod
     def __call__(self, progress: float) -> float:
-        """The value at ``progress``, 0 at the first step and 1 after the last."""
+        """Return the value at ``progress``, 0 at the first step and 1 after the last."""
 
 
 class _Finite(Schedule):
     def __post_init__(self) -> None:
-        """Refuse what is no number."""
+        """Raise InputError for a value that is no finite number."""
         for field in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
             if not math.isfinite(value := getattr(self, field.name)):
                 raise InputError(f"{type(self).__name__}: {field.name} is {value}; expected a finite number")
@@ -29,10 +29,10 @@ class _Finite(Schedule):
 
 @dataclass(frozen=True)
 class Constant(_Finite):
-    """The same value from the first step to the last.
+    """Constant value.
 
     Args:
-        value: Of every step.
+        value: Value of every step.
 
     Example:
         >>> Constant(0.3)(0.5)
@@ -42,13 +42,13 @@ class Constant(_Finite):
     value: float = 1.0
 
     def __call__(self, progress: float) -> float:
-        """The value."""
+        """Return the value."""
         return self.value
 
 
 @dataclass(frozen=True)
 class Linear(_Finite):
-    """A straight line over a part of the training, level before and after it: a warm-up, or a decay.
+    """Linear warm-up or decay over a part of the training, constant before and after it.
 
     Args:
         start: Value up to progress ``begin``.
@@ -73,19 +73,19 @@ class Linear(_Finite):
             raise InputError(f"Linear: begin is {self.begin}, until {self.until}; expected 0 <= begin < until <= 1")
 
     def __call__(self, progress: float) -> float:
-        """The value on the line."""
+        """Return the value at ``progress``."""
         share = min(1.0, max(0.0, (progress - self.begin) / (self.until - self.begin)))
         return self.start + share * (self.end - self.start)
 
 
 @dataclass(frozen=True)
 class DANNRamp(_Finite):
-    """From 0 to nearly ``maximum``, steep at first: maximum * (2 / (1 + exp(-steepness * progress)) - 1).
+    """Sigmoid ramp from 0 to nearly ``maximum``: maximum * (2 / (1 + exp(-steepness * progress)) - 1).
 
     Source: Ganin and Lempitsky, Unsupervised Domain Adaptation by Backpropagation, ICML 2015, section 4.1.
 
     Args:
-        maximum: The value that is approached; it is reached to 1 part in 10,000 at progress 1.
+        maximum: Limit, reached to 1 part in 10,000 at progress 1.
         steepness: 10 in the paper.
 
     Example:
@@ -103,5 +103,5 @@ class DANNRamp(_Finite):
             raise InputError(f"DANNRamp: steepness is {self.steepness}; expected a number above 0")
 
     def __call__(self, progress: float) -> float:
-        """The value on the ramp."""
+        """Return the value at ``progress``."""
         return self.maximum * math.tanh(self.steepness * progress / 2)  # the same, and exact for large steepness

@@ -1,4 +1,4 @@
-"""Named arrays and a manifest in a folder: the one format of all that is kept between runs."""
+"""Stores of named arrays with a manifest in a folder, the format of all data kept between runs."""
 
 import errno
 import hashlib
@@ -34,7 +34,7 @@ class MissingStoreError(InputError):
 
 
 class DamagedStoreError(InputError):
-    """The manifest or an array of a store is not what was written."""
+    """The manifest or an array of a store is damaged."""
 
 
 class ForeignFolderError(InputError):
@@ -42,24 +42,24 @@ class ForeignFolderError(InputError):
 
 
 class ArrayStore(Mapping[str, np.ndarray]):
-    """The arrays of a folder by name, memory-mapped, with the metadata that belong to them.
+    """Memory-mapped arrays of a folder by name, with their metadata.
 
-    The folder contains ``manifest.json`` and a folder of arrays, raw bytes in files that are numbered: the names of
-    arrays are free text, with ``/`` for nested ones. The manifest has dtype, shape and BLAKE2 digest of each array.
+    The folder contains ``manifest.json`` and a folder of numbered files of raw bytes: the names of arrays are free
+    text, with ``/`` for nested ones. The manifest has dtype, shape and BLAKE2 digest of each array.
 
     Args:
-        folder: Of the store.
-        kind: What is stored, ``"expert outputs"`` say.
-        verify: Compare each array with its digest, for which all bytes are read; sizes are compared in any case.
-        writable: Map arrays so that they can be changed in memory, as torch wants; no change reaches the file.
+        folder: Folder of the store.
+        kind: Kind of the store, such as ``"expert outputs"``.
+        verify: Compare each array with its digest, which reads all bytes; sizes are always compared.
+        writable: Map arrays copy-on-write, as torch requires; changes do not reach the file.
 
     Attributes:
-        folder: Of the store.
+        folder: Folder of the store.
         metadata: Plain data.
 
     Raises:
         MissingStoreError: If there is no store.
-        DamagedStoreError: If it is not what was written.
+        DamagedStoreError: If it is damaged.
         ForeignFolderError: If the folder contains something else.
 
     Example:
@@ -100,30 +100,30 @@ class ArrayStore(Mapping[str, np.ndarray]):
         return len(self._arrays)
 
     def group(self, prefix: str) -> dict[str, np.ndarray]:
-        """The arrays whose names begin with ``prefix/``, by the rest of their names."""
+        """Return the arrays with names that begin with ``prefix/``, by the rest of their names."""
         return {name[len(prefix) + 1 :]: array for name, array in self.items() if name.startswith(f"{prefix}/")}
 
 
 class StoreWriter:
-    """Writes a store, which is there whole or not at all.
+    """Atomic writer of a store.
 
-    Arrays go to a new folder ``data-<token>``; the manifest, which names that folder, is replaced in one step by
-    :meth:`commit`. A store that was there is valid until then, and removed after. A lock keeps a second writer out. A
-    writer that is killed leaves remains, which the next one removes and reports.
+    Arrays are written to a new folder ``data-<token>``; :meth:`commit` replaces the manifest, which names that folder,
+    in one step. An existing store is valid until then, and removed afterwards. A lock excludes a second writer. The
+    next writer removes and reports the remains of a killed one.
 
     Args:
-        folder: Made where it is missing.
-        kind: What is stored.
+        folder: Folder of the store, created where it is missing.
+        kind: Kind of the store.
         overwrite: Replace a store of the same kind.
-        wait: Wait for another writer rather than raise; a store that is there is no error then, see :attr:`exists`.
+        wait: Wait for another writer instead of raising; an existing store is no error then (:attr:`exists`).
 
     Attributes:
-        folder: Of the store.
+        folder: Folder of the store.
         exists: Whether there is a store already, inside the ``with`` block.
 
     Raises:
         ForeignFolderError: If the folder contains something else.
-        InputError: If it contains a store that is not to be overwritten, another process is writing it, or the disk is
+        InputError: If it contains a store and ``overwrite`` is not set, another process is writing it, or the disk is
             full.
     """
 
@@ -131,7 +131,7 @@ class StoreWriter:
         self.folder, self.kind, self.overwrite, self.wait = Path(folder), kind, overwrite, wait
         self._data = self.folder / f"data-{uuid.uuid4().hex[:12]}"
         self._arrays: dict[str, dict[str, Any]] = {}
-        self._files: dict[str, BinaryIO] = {}  # which rows are appended to
+        self._files: dict[str, BinaryIO] = {}  # arrays to which rows are appended
         self._count = 0
 
     def __enter__(self) -> "StoreWriter":
@@ -140,7 +140,7 @@ class StoreWriter:
         return self
 
     def _claim(self) -> None:
-        """Lock the folder, and make that of the arrays."""
+        """Lock the folder, and create the folder of the arrays."""
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.kind}: {self.folder} is a file; name a folder")
         if foreign := _foreign(self.folder):
@@ -157,7 +157,7 @@ class StoreWriter:
             if self.exists and not (self.overwrite or self.wait):
                 raise InputError(f"{self.kind}: {self.folder} contains a store already; set overwrite to replace it")
             if removed := self._remove_all_but(current):
-                whole = "; the store that was there before is whole" if self.exists else ""
+                whole = "; the earlier store is complete" if self.exists else ""
                 warnings.warn(
                     f"removed {removed} half-written store(s) that a killed run left in {self.folder}{whole}",
                     stacklevel=4,
@@ -176,7 +176,7 @@ class StoreWriter:
         self._lock.release()
 
     def _current(self, damaged: bool) -> str | None:
-        """The folder that the manifest names; None where there is no manifest, or a damaged one that may be."""
+        """Return the folder that the manifest names; None where the manifest is missing or damaged."""
         try:
             return str(_read_manifest(self.folder, self.kind)["data"])
         except MissingStoreError:
@@ -189,7 +189,7 @@ class StoreWriter:
     def _remove_all_but(self, current: str | None) -> int:
         folders = [path for path in self.folder.iterdir() if _DATA.fullmatch(path.name) and path.name != current]
         for path in folders:
-            shutil.rmtree(path, ignore_errors=True)  # some systems keep what is mapped elsewhere
+            shutil.rmtree(path, ignore_errors=True)  # some systems keep files that are mapped elsewhere
         for path in self.folder.glob(f"{MANIFEST}.*.part"):
             path.unlink(missing_ok=True)
         return len(folders)
@@ -202,23 +202,23 @@ class StoreWriter:
             file.write(_bytes(values))
 
     def append(self, name: str, values: np.ndarray) -> None:
-        """Store (B, ...) further rows of an array, which is new where the name is."""
+        """Append (B, ...) rows to an array, which is created where it does not exist."""
         if name not in self._arrays:
             path = self._new(name, values.dtype, (0, *values.shape[1:]))
             self._files[name] = open(path, "wb")  # noqa: SIM115  (closed by commit, take or __exit__)
         facts = self._arrays[name]
         if values.dtype.str != facts["dtype"] or list(values.shape[1:]) != facts["shape"][1:]:
-            raise ValueError(f"{name}: rows {values.dtype}{values.shape} do not go with {facts}")
+            raise ValueError(f"{name}: rows {values.dtype}{values.shape} do not match {facts}")
         with _space(self._data, values.nbytes):
             self._files[name].write(_bytes(values))
         facts["shape"][0] += len(values)
 
     def create(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """A new array, mapped, to be filled before :meth:`commit`; its space on the disk is reserved."""
+        """Create a mapped array to be filled before :meth:`commit`; its disk space is reserved."""
         path = self._new(name, np.dtype(dtype), shape)
         size = math.prod(shape) * np.dtype(dtype).itemsize
         with _space(path, size), open(path, "wb") as file:
-            if size and hasattr(os, "posix_fallocate"):  # a page that finds no space kills the process, without a word
+            if size and hasattr(os, "posix_fallocate"):  # a page without space would kill the process
                 os.posix_fallocate(file.fileno(), 0, size)
             elif size > shutil.disk_usage(self._data).free:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -226,22 +226,22 @@ class StoreWriter:
         return _map(path, self._arrays[name], "r+")
 
     def view(self, name: str) -> np.ndarray:
-        """An array as it was stored, mapped; no rows may be appended to it any more."""
+        """Return a stored array, mapped; no further rows may be appended to it."""
         self._close(name)
         facts = self._arrays[name]
         return _map(self._data / facts["file"], facts, "r")
 
     def take(self, name: str) -> np.ndarray:
-        """Withdraw an array: returns it, mapped, until the ``with`` block ends; its name is free again."""
+        """Withdraw an array: return it, mapped, until the ``with`` block ends, and free its name."""
         array = self.view(name)
         del self._arrays[name]
         return array
 
     def commit(self, metadata: Mapping[str, Any]) -> None:
-        """Make the arrays the store.
+        """Publish the arrays as the store.
 
         Args:
-            metadata: Plain data, as JSON knows them.
+            metadata: Plain data that JSON can represent.
         """
         for name in list(self._files):
             self._close(name)
@@ -283,16 +283,16 @@ def cached(
     write: Callable[[StoreWriter], Mapping[str, Any]],
     writable: bool = False,
 ) -> ArrayStore:
-    """Open an entry of a cache, or make it first; where another process is making it, its entry is waited for.
+    """Open an entry of a cache, which is created first where it does not exist; waits for other processes.
 
     Args:
-        folder: Of the entry; its name stands for what it is made from.
-        kind: What is stored.
-        write: Called with a writer where there is no entry; stores the arrays and returns the metadata.
-        writable: See :class:`ArrayStore`.
+        folder: Folder of the entry, named by a fingerprint of its sources.
+        kind: Kind of the store.
+        write: Function of a writer that stores the arrays and returns the metadata, called where there is no entry.
+        writable: Map arrays copy-on-write, as torch requires.
 
     Raises:
-        DamagedStoreError: If the entry is not what was written.
+        DamagedStoreError: If the entry is damaged.
         ForeignFolderError: If the folder contains something else.
     """
     with suppress(MissingStoreError):
@@ -304,7 +304,7 @@ def cached(
 
 
 def release(*arrays: np.ndarray) -> None:
-    """Give back the memory of what was read from or written to mapped arrays; the files keep their content."""
+    """Release the memory of pages of mapped arrays; the files keep their content."""
     for array in arrays:
         pages: Any = getattr(array, "_mmap", None)
         if hasattr(pages, "madvise"):  # not on every system
@@ -312,7 +312,7 @@ def release(*arrays: np.ndarray) -> None:
 
 
 def _foreign(folder: Path) -> list[str]:
-    """Names of what is not a store's; hidden files do not count."""
+    """Return the names of files that do not belong to a store; hidden files are ignored."""
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     return [name for name in names if name[0] != "." and undrafted(name) != MANIFEST and not _DATA.fullmatch(name)]
 
@@ -370,11 +370,11 @@ def _open_array(data: Path, name: str, facts: dict[str, Any], verify: bool, mode
     expected = math.prod(facts["shape"]) * np.dtype(facts["dtype"]).itemsize
     found = path.stat().st_size
     if found != expected:
-        raise ValueError(f"{path.name} of {name} has {found} bytes, the manifest says {expected}")
+        raise ValueError(f"{path.name} of {name} has {found} bytes, the manifest has {expected}")
     if verify:
         with open(path, "rb") as file:
             if _digest(file) != facts["digest"]:
-                raise ValueError(f"{path.name} of {name} has another digest than the manifest says")
+                raise ValueError(f"{path.name} of {name} has another digest than in the manifest")
     return _map(path, facts, mode)
 
 
@@ -395,7 +395,7 @@ def _bytes(values: np.ndarray) -> memoryview:
 
 @contextmanager
 def _accessible(kind: str, folder: Path, what: str) -> Iterator[None]:
-    """Say which folder cannot be used where the system says no."""
+    """Convert errors of the system to an InputError that names the folder."""
     try:
         yield
     except OSError as error:
@@ -407,7 +407,7 @@ def _accessible(kind: str, folder: Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def _space(path: Path, needed: int) -> Iterator[None]:
-    """Say how much space there is where there is too little."""
+    """Convert errors of a full disk to an InputError with the free space."""
     try:
         yield
     except OSError as error:

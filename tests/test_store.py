@@ -107,7 +107,7 @@ class TestRoundTrip:
     def test_what_does_not_fit_is_rejected(self, tmp_path, bad):
         with StoreWriter(tmp_path, "test") as writer:
             writer.append("a", np.zeros((2, 2)))
-            with pytest.raises(ValueError, match=r"do not go with|is stored already|arrays of objects"):
+            with pytest.raises(ValueError, match=r"do not match|is stored already|arrays of objects"):
                 bad(writer)
 
 
@@ -139,9 +139,7 @@ class TestReplacing:
         (tmp_path / "data-000000000000").mkdir()
         (tmp_path / "manifest.json.12.part").write_text("{")
         assert same(ArrayStore(tmp_path, "test"), ARRAYS)
-        with pytest.warns(
-            UserWarning, match=r"removed 1 half-written store.*; the store that was there before is whole"
-        ):
+        with pytest.warns(UserWarning, match=r"removed 1 half-written store.*; the earlier store is complete"):
             save(tmp_path, overwrite=True)
         assert sorted(path.name.partition("-")[0] for path in tmp_path.iterdir()) == [".lock", "data", "manifest.json"]
 
@@ -294,7 +292,7 @@ class TestErrors:
             (lambda m: m["arrays"]["empty"].update(dtype="int16"), "array empty is"),
             (lambda m: m["arrays"]["names"].update(shape=[-1]), "array names is"),
             (lambda m: m["arrays"]["names"].update(shape=3), "not iterable"),
-            (lambda m: m["arrays"]["names"].update(shape=[4]), r"2.bin of names has 108 bytes, the manifest says 144"),
+            (lambda m: m["arrays"]["names"].update(shape=[4]), r"2.bin of names has 108 bytes, the manifest has 144"),
         ],
     )
     def test_a_manifest_of_another_schema(self, tmp_path, change, message):
@@ -308,7 +306,7 @@ class TestErrors:
         (file,) = tmp_path.glob("data-*/0.bin")
         content = file.read_bytes()
         file.write_bytes(content[:-3])
-        with pytest.raises(DamagedStoreError, match=r"0.bin of train/x has 45 bytes, the manifest says 48"):
+        with pytest.raises(DamagedStoreError, match=r"0.bin of train/x has 45 bytes, the manifest has 48"):
             ArrayStore(tmp_path, "test", verify=False)
         file.write_bytes(b"\1" + content[1:])
         with pytest.raises(DamagedStoreError, match=r"0.bin of train/x has another digest"):

@@ -243,7 +243,7 @@ def compare_pairs(
     """
     if repeats < 1:
         raise InputError(f"repeats is {repeats}; expected 1 or more")
-    networks = list({id(network): network for network in (*pair, *plain_pair)}.values())  # a shared member asked once
+    networks = list({id(network): network for network in (*pair, *plain_pair)}.values())  # a shared member runs once
     found: dict[str, list[Overlap]] = {"pair": [], "plain": []}
     for item in [batches] if isinstance(batches, Batch) else batches:
         batch = as_batch(item, "the loader")

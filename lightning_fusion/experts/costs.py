@@ -1,4 +1,4 @@
-"""What asking an expert costs, measured."""
+"""Measurement of the cost of experts."""
 
 import statistics
 import time
@@ -18,22 +18,21 @@ def measure_costs(
     relative: bool = True,
     repeats: int = 5,
 ) -> dict[str, float]:
-    """Measure the price of one sample for each expert.
+    """Measure the cost per sample of each expert.
 
     Args:
-        pool: The experts.
-        input: A batch like those that will be asked about, on the experts' device.
-        kind: ``flops``: floating-point operations, by torch's own counter; ``latency``: seconds on the wall, the median
-            of ``repeats`` after one that is not counted. Latency per sample depends on the batch's size.
-        relative: Divide by the mean over experts, so that an expert of average price costs 1 and a trade-off keeps its
-            meaning.
-        repeats: Measurements of the latency.
+        pool: Pool of experts.
+        input: Representative batch, on the device of the experts.
+        kind: ``flops``: floating-point operations, by torch's counter; ``latency``: wall time in seconds, the median of
+            ``repeats`` runs after a warm-up. Latency per sample depends on the batch size.
+        relative: Divide by the mean over experts, so that the mean cost is 1 and trade-offs are comparable.
+        repeats: Number of latency measurements.
 
     Returns:
         Cost by expert.
 
     Raises:
-        InputError: If an expert does no operation that torch can count (a plain callable), or all are free.
+        InputError: If torch counts no operation of an expert (a plain callable), or all costs are 0.
 
     Example:
         >>> from torch import nn
@@ -47,7 +46,7 @@ def measure_costs(
         raise InputError(f"kind is {kind!r}; expected flops or latency")
     rows = _length(input)
     if not rows:
-        raise InputError("input: found no samples; give a batch of at least one")
+        raise InputError("input: found no samples; expected a batch of at least one")
     measure = _flops if kind == "flops" else _latency
     costs = {name: measure(expert, input, repeats) / rows for name, expert in pool.members.items()}
     free = [name for name, cost in costs.items() if not cost > 0]

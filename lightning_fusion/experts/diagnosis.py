@@ -21,23 +21,24 @@ from lightning_fusion.files import write_text
 from lightning_fusion.metrics.diversity import PairwiseDiversity
 
 LEAK_GAP = 0.03
-"""Smallest excess of accuracy on the fuser's rows over unseen rows that is called a leak."""
+"""Minimum excess of accuracy on the fuser training set over the unseen split that is reported as a leak."""
 LEAK_P = 0.001
-"""Largest p-value of that excess, before it is divided by the number of experts."""
+"""Maximum p-value of that excess, before division by the number of experts."""
 
 
 @dataclass
 class ExpertFigures:
-    """What is known of one expert.
+    """Statistics of one expert.
 
     Attributes:
-        name: Its name.
-        accuracy: Share of right answers on all rows.
-        own_accuracy: The same on rows of its own domains; NaN where they are unknown.
-        calibration_error: Expected calibration error over 15 bins, on rows whose class it knows.
+        name: Name of the expert.
+        accuracy: Accuracy on all samples.
+        own_accuracy: Accuracy on samples of its domains; NaN where they are unknown.
+        calibration_error: Expected calibration error over 15 bins, on samples of its classes.
         unseen_accuracy: As ``own_accuracy`` (``accuracy`` where NaN), on the unseen split; NaN without one.
-        leak_p: One-sided p-value of the hypothesis that it is not better on the fuser's rows than on unseen ones.
-        leaks: Whether the excess is called a leak.
+        leak_p: One-sided p-value of the hypothesis that it is not better on the fuser training set than on the unseen
+            split.
+        leaks: Whether the excess is reported as a leak.
     """
 
     name: str
@@ -51,17 +52,17 @@ class ExpertFigures:
 
 @dataclass
 class Diagnosis:
-    """The answer of :func:`~lightning_fusion.diagnose`.
+    """Result of :func:`~lightning_fusion.diagnose`.
 
     Attributes:
-        split: The rows that were looked at.
-        rows: How many.
-        experts: Figures of each expert.
+        split: Name of the split.
+        rows: Number of samples.
+        experts: Statistics of each expert.
         domain_accuracy: {domain: {expert: accuracy}}.
-        diversity: {measure: (K, K) nested lists}; see :class:`~lightning_fusion.metrics.PairwiseDiversity`.
-        accuracies: Accuracy of the simple baselines, and ``oracle selection``, their common ceiling.
-        findings: Sentences a reader should know, warnings first.
-        worthwhile: Whether choosing among experts can gain at least 0.02 over the best single one.
+        diversity: {measure: (K, K) nested lists} of :class:`~lightning_fusion.metrics.PairwiseDiversity`.
+        accuracies: Accuracy of the baselines without training, and of ``oracle selection``, their upper bound.
+        findings: Findings as sentences, warnings first.
+        worthwhile: Whether selecting experts can gain at least 0.02 over the best single one.
     """
 
     split: str
@@ -74,7 +75,7 @@ class Diagnosis:
     worthwhile: bool = True
 
     def to_json(self) -> str:
-        """The diagnosis as JSON; undefined numbers are null."""
+        """Return the diagnosis as JSON; undefined numbers are null."""
         return json.dumps(_without_nan(asdict(self)), indent=1)
 
     def print(self, console: Console | None = None) -> None:
@@ -101,7 +102,7 @@ class Diagnosis:
             console.print(f"- {finding}", markup=False)
 
     def figure(self) -> Figure:
-        """Accuracy of each expert on each domain, and the disagreement of each pair, side by side."""
+        """Plot the accuracy of each expert on each domain, and the disagreement of each pair."""
         grid = [list(of_experts.values()) for of_experts in self.domain_accuracy.values()]
         return plotting.diagnosis(
             grid or [[expert.accuracy for expert in self.experts]],
@@ -119,16 +120,15 @@ class Diagnosis:
 
 
 def diagnose(outputs: ExpertOutputs, split: str = "train", unseen: str | None = "test") -> Diagnosis:
-    """Say whether fusing is worth it: single accuracies, complementarity, calibration, simple rules, and leaks.
+    """Estimate the potential gain of fusion: accuracies, complementarity, calibration, baselines, and leaks.
 
-    The leak check compares each expert's accuracy on the fuser's rows with its accuracy on rows that it surely never
-    saw, by Fisher's exact test, one-sided. An expert that was trained on the fuser's rows teaches the fuser to
-    trust it more than it deserves.
+    The leak check compares each expert's accuracy on the fuser training set with that on an unseen split, by a
+    one-sided Fisher's exact test. A fuser overestimates experts that were trained on its training set.
 
     Args:
         outputs: Stored outputs.
-        split: The rows the fuser would train on.
-        unseen: A split that no expert was trained on; None leaves the leak check out.
+        split: Split that the fuser would be trained on.
+        unseen: Split that no expert was trained on; None skips the leak check.
 
     Raises:
         InputError: If the store lacks a split, or it is empty.
@@ -168,7 +168,7 @@ def diagnose(outputs: ExpertOutputs, split: str = "train", unseen: str | None = 
         len(part),
         experts,
         by_domain,
-        # torchmetrics makes a scalar of a single entry
+        # torchmetrics returns a scalar for a single entry
         {name: value.reshape(len(experts), -1).tolist() for name, value in pairs.compute().items()},
         scores,
     )
@@ -211,7 +211,7 @@ def _figures(
 
 
 def _larger(hits: int, rows: int, other_hits: int, other_rows: int) -> float:
-    """One-sided p-value of two proportions: the first is not larger (Fisher's exact test)."""
+    """Return the one-sided p-value that the first of two proportions is not larger (Fisher's exact test)."""
     from scipy.stats import fisher_exact
 
     table = [[hits, rows - hits], [other_hits, other_rows - other_hits]]

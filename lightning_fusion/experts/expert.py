@@ -1,4 +1,4 @@
-"""One frozen model with the facts a fuser needs to know about it."""
+"""Frozen models with the metadata that a fuser needs."""
 
 import json
 import pickle
@@ -17,31 +17,31 @@ from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import imported_class
 
 CARD_KEY = "expert"
-"""Key of a checkpoint under which :class:`~lightning_fusion.ExpertModule` stores the facts of its expert."""
+"""Checkpoint key of the metadata that :class:`~lightning_fusion.ExpertModule` stores for its expert."""
 
 
 class Expert(nn.Module):
-    """A frozen model that already knows something, with its facts.
+    """A frozen pre-trained model with its metadata.
 
-    It maps an input batch to (B, C_k) float32 probabilities over the classes it knows. It holds no gradient, and
-    stays in eval mode whatever is called.
+    It maps an input batch to (B, C_k) float32 probabilities over its classes. It has no gradients and always stays in
+    eval mode.
 
     Args:
         network: Any module, or in Python any callable (a remote service, another framework), that maps a batch to
-            (B, C_k) outputs. May be left out for a checkpoint of :class:`~lightning_fusion.ExpertModule`, which
-            knows its own network; beside a checkpoint a callable maps the number of classes to the module.
+            (B, C_k) outputs. Optional for a checkpoint of :class:`~lightning_fusion.ExpertModule`, which records its
+            network; with a checkpoint a callable maps the number of classes to the module.
         checkpoint: Weights to load into ``network``: a Lightning checkpoint, a plain state dict, or safetensors.
             Loading is weights-only: nothing in the file is executed.
         classes: Names of the C_k classes, in the order of the outputs. Taken from the checkpoint where it has them.
         output: What ``network`` returns: ``logits`` (softmax is applied, in float32) or ``probabilities``.
-        features: Name of the submodule whose output is the expert's representation, ``head`` say; None: it has none.
+        features: Name of the submodule whose output is the representation, such as ``pool``; None: no representation.
         domains: Names of the domains whose data the expert was trained on, where known.
-        cost: Price of asking the expert for one sample, in any unit.
-        preprocess: Module applied to the input before ``network``, a resize say.
-        version: For a callable: what tells one state of it from another, since its weights cannot be read.
+        cost: Cost of a query, in any unit.
+        preprocess: Module applied to the input before ``network``, such as a resize.
+        version: Version of a callable for its fingerprint, because its weights cannot be read.
 
     Raises:
-        InputError: If the checkpoint does not fit the network, or facts are missing or wrong.
+        InputError: If the checkpoint does not match the network, or metadata are missing or wrong.
 
     Example:
         >>> expert = Expert(nn.Linear(4, 2), classes=["cat", "dog"])
@@ -81,9 +81,11 @@ class Expert(nn.Module):
                 )
         classes = classes if classes is not None else card.get("classes")
         if not classes:
-            raise InputError("classes: the expert must name the classes it knows, in the order of its outputs")
+            raise InputError(
+                "classes is not set; set it to the names of the expert's classes, in the order of its outputs"
+            )
         if len(set(classes)) != len(classes):
-            raise InputError(f"classes: found doubled names in {shorten(classes)}")
+            raise InputError(f"classes: found duplicate names in {shorten(classes)}")
         if not cost >= 0:
             raise InputError(f"cost is {cost}; expected a number >= 0")
         if output not in ("logits", "probabilities"):
@@ -95,7 +97,7 @@ class Expert(nn.Module):
         self.classes, self.output, self.cost = [str(name) for name in classes], output, float(cost)
         self.domains = domains if domains is not None else card.get("domains")
         self.checkpoint, self.version = checkpoint, version
-        self.spec = spec  # class_path and init_args of the network, where the checkpoint told them
+        self.spec = spec  # class_path and init_args of the network, where the checkpoint records them
         self.preprocessing: dict[str, Any] | None = card.get("preprocessing")
         self.features = features if features is not None else card.get("features")
         if self.features is not None:
@@ -114,24 +116,24 @@ class Expert(nn.Module):
         cost: float | None = None,
         download: bool = False,
     ) -> "Expert":
-        """A sequence classifier of transformers, from a local folder or by its name on the hub, safetensors only.
+        """Create an expert from a sequence classifier of transformers, a local folder or a name on the hub.
 
         In YAML the same is an ``Expert`` whose ``network`` has the class_path
         ``lightning_fusion.experts.adapters.transformers.TransformersClassifier``.
 
         Args:
-            path: A folder that ``save_pretrained`` wrote, or a name on the hub.
-            classes: The task's classes, to check the model's against. Where the model's labels have no names of their
-                own (LABEL_0 ...), the names of its outputs, in order.
-            labels: New names of the model's labels, {POSITIVE: positive} say.
-            features: Layer that gives the representation: ``pool``, the masked mean of the last layer's states, or any
-                layer of the model, ``model.bert.pooler`` say; None: it has none.
+            path: A folder written by ``save_pretrained`` (safetensors only), or a name on the hub.
+            classes: Classes of the task, which must contain the model's labels. For a model with default labels
+                (LABEL_0 ...), the names of its outputs, in order.
+            labels: New names of the model's labels, such as {POSITIVE: positive}.
+            features: Layer whose output is the representation: ``pool``, the masked mean of the last layer's states, or
+                any layer of the model, such as ``model.bert.pooler``; None: no representation.
             domains: Names of the domains whose data the expert was trained on, where known.
-            cost: Price of asking the expert for one sample; the model's parameters in millions where None (our choice).
-            download: Fetch from the hub what is not on this machine.
+            cost: Cost of a query; the model's parameters in millions where None (our choice).
+            download: Download missing files from the hub.
 
         Raises:
-            InputError: If the model cannot be read, or its labels are none of the classes.
+            InputError: If the model cannot be read, or its labels are not among the classes.
         """
         from lightning_fusion.experts.adapters.transformers import TransformersClassifier, tokenizer_fingerprint
 
@@ -141,7 +143,7 @@ class Expert(nn.Module):
             names = [str(name) for name in classes]
         if classes is not None and (unknown := [name for name in names if name not in classes]):
             raise InputError(
-                f"labels: the model {path} knows {shorten(unknown, 20)}, which the task's classes "
+                f"labels: the model {path} has {shorten(unknown, 20)}, which the task's classes "
                 f"({shorten(classes, 20)}) lack; rename them, as in labels: {{{unknown[0]}: {classes[0]}}}"
             )
         if cost is None:
@@ -152,12 +154,12 @@ class Expert(nn.Module):
         return expert
 
     def train(self, mode: bool = True) -> "Expert":
-        """Stay in eval mode: batch-norm statistics and dropout of a frozen model must not move."""
+        """Stay in eval mode, so that batch-norm statistics and dropout of a frozen model do not change."""
         return super().train(False)
 
     @property
     def fingerprint(self) -> str:
-        """Identifies weights and facts; two experts with the same fingerprint answer alike."""
+        """Fingerprint of weights and metadata; experts with the same fingerprint have the same outputs."""
         facts = json.dumps(self.classes), self.output, self.features, repr(self.preprocess)
         if isinstance(self.network, nn.Module):
             tensors = self.state_dict() | dict(self.named_buffers())  # buffers that are not saved count as well
@@ -166,7 +168,7 @@ class Expert(nn.Module):
         return digest(*facts, f"{getattr(self.network, '__module__', '')}.{name}", self.version)
 
     def facts(self) -> dict[str, Any]:
-        """The expert's facts as plain data, for manifests and checkpoints."""
+        """Return the metadata of the expert as plain data, for manifests and checkpoints."""
         return {
             "classes": self.classes,
             "domains": self.domains,
@@ -182,7 +184,7 @@ class Expert(nn.Module):
             input = self.preprocess(input)
         assert self.network is not None
         raw = self.network(input)
-        raw = getattr(raw, "logits", raw)  # what transformers' models return
+        raw = getattr(raw, "logits", raw)  # return type of transformers' models
         if isinstance(raw, (tuple, Mapping)):
             raise InputError(
                 f"the expert's network returns a {type(raw).__name__}; wrap it so that it returns its (batch, "
@@ -199,16 +201,16 @@ class Expert(nn.Module):
 
     @torch.no_grad()
     def forward_with_representations(self, input: Any) -> tuple[Tensor, Tensor]:
-        """Probabilities (B, C_k) and the representation (B, D) of the layer named ``features``.
+        """Return probabilities (B, C_k) and the representation (B, D) of the layer named ``features``.
 
         An output with more than two dimensions is averaged over all but the first two (space), or over the second
         where it has three (tokens, time).
 
         Raises:
-            InputError: If the expert names no layer.
+            InputError: If ``features`` is None.
         """
         if self.features is None:
-            raise InputError("features: the expert names no layer; set features to a submodule's name")
+            raise InputError("features is not set; set it to the name of a submodule")
         assert isinstance(self.network, nn.Module)
         with catch_output(self.network, self.features) as caught:
             probabilities = self(input)
@@ -216,17 +218,17 @@ class Expert(nn.Module):
 
 
 def check_layer(network: Any, name: str | None, whose: str) -> None:
-    """Refuse a name that is no submodule of a network.
+    """Check that a name is a submodule of a network.
 
     Args:
         network: Any module or callable.
-        name: Of the layer.
-        whose: Network it is, for the message.
+        name: Name of the layer.
+        whose: Name of the network, for the message.
 
     Raises:
-        InputError: Listing the layers that there are.
+        InputError: If it is not; the message lists the layers.
     """
-    network = getattr(network, "_orig_mod", network)  # a compiled network's layers have their own names
+    network = getattr(network, "_orig_mod", network)  # names of layers without the prefix of a compiled network
     known = dict(network.named_modules()) if isinstance(network, nn.Module) else {}
     if not name or name not in known:
         layers = shorten([layer for layer in known if layer], 20) or "none (a callable has outputs only)"
@@ -234,35 +236,37 @@ def check_layer(network: Any, name: str | None, whose: str) -> None:
 
 
 def warn_preprocessing_mismatch(whose: str, known: Mapping[str, Any] | None, found: Mapping[str, Any] | None) -> None:
-    """Warn where a model was trained on input that was made otherwise than the input at hand: its answers mislead.
+    """Warn where the preprocessing of the data differs from that of a model's training.
 
     Args:
-        whose: Model it is, for the message.
-        known: The preprocessing it was trained with, where known.
-        found: That of the data.
+        whose: Name of the model, for the message.
+        known: Preprocessing in training, where known.
+        found: Preprocessing of the data.
     """
     if not known or not found:
         return
     both = [
         (name, *(json.dumps(facts.get(name), default=str) for facts in (known, found)))  # lists are tuples
-        for name in known  # of what it does not tell, nothing is known
+        for name in known  # missing entries are not compared
     ]
     other = [f"{name} {textwrap.shorten(a, 60)} against {textwrap.shorten(b, 60)}" for name, a, b in both if a != b]
     if other:
         listed = shorten(other)
-        rank_zero_warn(f"preprocessing: {whose} was trained on other input than the data give ({listed})")
+        rank_zero_warn(
+            f"preprocessing: {whose} was trained with a preprocessing that differs from the data's ({listed})"
+        )
 
 
 @contextmanager
 def catch_output(network: nn.Module, layer: str, change: Callable[[Any], Any] | None = None) -> Iterator[list[Any]]:
-    """Collect what a submodule returns, in the order of its calls.
+    """Collect the outputs of a submodule, in the order of its calls.
 
-    Compiled networks run as they were before: compiled code does not see hooks that come and go.
+    Compiled networks run uncompiled, because compiled code ignores temporary hooks.
 
     Args:
-        network: Is not changed.
-        layer: The submodule's name.
-        change: Gives what goes on in its place; the same where None.
+        network: Network, which is not changed.
+        layer: Name of the submodule.
+        change: Function that replaces the output of the layer; None keeps it.
 
     Raises:
         InputError: If the layer returns no tensor (B, D, ...), or is not called.
@@ -279,7 +283,9 @@ def catch_output(network: nn.Module, layer: str, change: Callable[[Any], Any] | 
     def keep(module: nn.Module, arguments: Any, output: Any) -> Any:
         if not isinstance(output, Tensor) or output.ndim < 2:
             found = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
-            raise InputError(f"features: the layer {layer!r} gives {found}; name one that gives a tensor (B, D, ...)")
+            raise InputError(
+                f"features: the layer {layer!r} returns {found}; set it to one that returns a tensor (B, D, ...)"
+            )
         caught.append(output)
         return None if change is None else change(output)
 
@@ -290,7 +296,7 @@ def catch_output(network: nn.Module, layer: str, change: Callable[[Any], Any] | 
     finally:
         handle.remove()
     if not caught:
-        raise InputError(f"features: the network does not call its layer {layer!r}; name one that it passes through")
+        raise InputError(f"features: the network does not call its layer {layer!r}; set it to one that is called")
 
 
 def _is_compiled(network: nn.Module) -> bool:
@@ -299,7 +305,7 @@ def _is_compiled(network: nn.Module) -> bool:
 
 
 def as_vectors(value: Tensor) -> Tensor:
-    """One vector for each sample: (B, D, ...) is averaged over space, (B, T, D) over tokens or time.
+    """Pool to one vector per sample: (B, D, ...) is averaged over space, (B, T, D) over tokens or time.
 
     Example:
         >>> as_vectors(torch.zeros(2, 8, 4, 4)).shape, as_vectors(torch.zeros(2, 5, 8)).shape
@@ -311,7 +317,7 @@ def as_vectors(value: Tensor) -> Tensor:
 
 
 def _read_checkpoint(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights in a file, and the expert's card where an ExpertModule wrote one."""
+    """Read the weights in a file, and the expert's card where an ExpertModule wrote one."""
     if not Path(path).is_file():
         raise InputError(f"checkpoint: found no file {path}")
     try:
@@ -322,10 +328,10 @@ def _read_checkpoint(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"checkpoint: {path} holds objects that weights-only loading refuses; save the state dict alone, or as "
+            f"checkpoint: {path} contains objects that weights-only loading rejects; save the state dict alone, or as "
             "safetensors"
         ) from error
-    except Exception as error:  # torch and safetensors raise many kinds for a truncated or foreign file
+    except Exception as error:  # torch and safetensors raise various types for truncated or other files
         raise InputError(f"checkpoint: {path} cannot be read ({type(error).__name__}: {error})") from error
     if not isinstance(content, Mapping):
         raise InputError(f"checkpoint: {path} holds a {type(content).__name__}; expected a state dict")
@@ -345,18 +351,18 @@ def build_network(spec: Mapping[str, Any] | None, num_classes: int, where: str) 
 
     Args:
         spec: ``class_path`` and ``init_args``.
-        num_classes: The class's first argument.
-        where: The file, for the message.
+        num_classes: First argument of the class.
+        where: Name of the file, for the message.
 
     Raises:
-        InputError: If nothing is described, or something other than an imported module.
+        InputError: If there is no description, or the class is not an imported module.
 
     Example:
         >>> build_network({"class_path": "torch.nn.LazyLinear"}, 2, "checkpoint a.ckpt").out_features
         2
     """
     if not spec:
-        raise InputError(f"network: {where} does not say which network it belongs to; set network")
+        raise InputError(f"network: {where} does not record its network; set network")
     kind = imported_class(spec["class_path"], nn.Module)
     if kind is None:
         raise InputError(
@@ -369,7 +375,7 @@ def build_network(spec: Mapping[str, Any] | None, num_classes: int, where: str) 
 
 
 def _load_weights(network: nn.Module, state: dict[str, Tensor], path: str, classes: list[str]) -> None:
-    """Load weights, whatever prefix a wrapper (Lightning, DDP, torch.compile) put before their names."""
+    """Load weights with any prefix of a wrapper (Lightning, DDP, torch.compile)."""
     state = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
     wanted = network.state_dict()
     if not wanted:

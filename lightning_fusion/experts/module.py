@@ -1,4 +1,4 @@
-"""The LightningModule that trains one ordinary expert."""
+"""LightningModule that trains one expert."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -18,26 +18,24 @@ from lightning_fusion.optimization import build_optimizer
 
 
 class ExpertModule(CheckedLoading, LightningModule):
-    """Trains any classifier; its checkpoint is an expert: ``Expert(checkpoint=path)`` needs nothing else.
+    """Train a classifier with a checkpoint that is an expert: ``Expert(checkpoint=path)`` needs nothing else.
 
     Args:
-        network: Called with the number of classes, gives the network: a class whose first argument is that number.
-            A finished module may be passed in Python.
+        network: Function or class that maps the number of classes to the network. A module may be passed in Python.
         classes: Names of the classes, in the order of the targets; the command line takes them from the data module.
         trained_on: Names of the domains of the training data; from the data module on the command line.
-        preprocessing: How raw values became network input; from the data module on the command line, kept with the
-            expert.
-        features: Submodule whose output is the expert's representation, kept with the expert.
+        preprocessing: Preprocessing of the data; from the data module on the command line, stored with the expert.
+        features: Name of the submodule whose output is the expert's representation, stored with the expert.
         loss: Called as ``loss(logits (B, C), target)``; cross-entropy where None.
         metric: Called as ``metric(logits (B, C), target (B,))`` and logged beside the accuracy by the name of its
-            class, ``val_multiclass_f1_score`` say.
-        label_smoothing: Of the default loss.
+            class, such as ``val_multiclass_f1_score``.
+        label_smoothing: Label smoothing of the default loss.
         mixup: Parameter alpha of Mixup (Zhang et al., ICLR 2018) in training, for images; 0 turns it off.
         optimizer: AdamW, 1e-3, weight decay 1e-4 where None.
         scheduler: A cosine to 0 over the run where None.
         scheduler_interval: Whether a given ``scheduler`` steps each epoch or each step.
-        vocab_size: Tokens of the data's tokenizer; from the data module on the command line. A network that says its
-            own must have as many at least.
+        vocab_size: Tokens of the data's tokenizer; from the data module on the command line. A network with a
+            ``vocab_size`` must have at least as many.
 
     Raises:
         InputError: If ``classes`` is missing, the network has no layer ``features`` or too few tokens, or
@@ -72,7 +70,7 @@ class ExpertModule(CheckedLoading, LightningModule):
         self.save_hyperparameters()
         keep_plain(self)
         if not classes:
-            raise InputError("classes: the expert must know its classes; the data module names none, so set them")
+            raise InputError("classes is not set, and the data module has none; set it to the names of the classes")
         if loss is not None and label_smoothing:
             raise InputError("label_smoothing belongs to the default loss; set it in your loss")
         if mixup < 0 or not 0 <= label_smoothing <= 1:
@@ -102,7 +100,7 @@ class ExpertModule(CheckedLoading, LightningModule):
         return loss
 
     def mix(self, batch: Batch) -> tuple[Any, Tensor]:
-        """Input and target of a training step: those of the batch, or mixed ones where ``mixup`` is set."""
+        """Return input and target of a training step, mixed where ``mixup`` is set."""
         if not self.mixup:
             return batch.input, batch.target
         from torchvision.transforms.v2 import MixUp
@@ -121,7 +119,7 @@ class ExpertModule(CheckedLoading, LightningModule):
         self._evaluate(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """The ``index`` (B,) and ``probabilities`` (B, C) of one batch."""
+        """Return ``index`` (B,) and ``probabilities`` (B, C) of one batch."""
         batch = as_batch(batch, "the predict loader")
         return {"index": batch.index, "probabilities": self(batch.input).float().softmax(-1)}
 
@@ -136,11 +134,11 @@ class ExpertModule(CheckedLoading, LightningModule):
         return logits
 
     def configure_optimizers(self) -> Any:
-        """AdamW and a cosine, or what the constructor was given."""
+        """Return the optimizer and schedule of the constructor; AdamW and a cosine by default."""
         return build_optimizer(self, self.parameters(), self._optimizer, self._scheduler, self._interval)
 
     def configure_callbacks(self) -> list[Callback]:
-        """A resumed run draws the random numbers of an uninterrupted one."""
+        """Return the callback that makes resumed runs reproducible."""
         return [EpochSeed()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -149,12 +147,12 @@ class ExpertModule(CheckedLoading, LightningModule):
 
 
 def write_card(checkpoint: dict[str, Any], module: Any, **facts: Any) -> None:
-    """Make a checkpoint an expert, by facts that stand beside its weights.
+    """Add the metadata of an expert to a checkpoint.
 
     Args:
-        checkpoint: About to be saved.
+        checkpoint: Checkpoint about to be saved.
         module: A LightningModule with ``trained_on`` and ``preprocessing``, and ``network`` among its hyperparameters.
-        **facts: Further ones.
+        **facts: Further metadata.
     """
     spec = module.hparams.get("network")
     card = {"domains": module.trained_on, "preprocessing": module.preprocessing}
@@ -165,6 +163,6 @@ def _check_vocabulary(network: nn.Module, vocab_size: int | None) -> None:
     known = getattr(network, "vocab_size", getattr(getattr(network, "config", None), "vocab_size", None))
     if vocab_size is not None and isinstance(known, int) and known < vocab_size:
         raise InputError(
-            f"the data's tokenizer has {vocab_size} tokens, the network knows {known}; set the network's vocab_size to "
-            f"{vocab_size} or more, or give the data the network's own tokenizer"
+            f"the data's tokenizer has {vocab_size} tokens, the network has {known}; set the network's vocab_size to "
+            f"{vocab_size} or more, or use the tokenizer of the network"
         )

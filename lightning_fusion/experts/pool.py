@@ -1,4 +1,4 @@
-"""Named experts of one task, asked together."""
+"""Pools of named experts of one task."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,10 @@ from lightning_fusion.experts.expert import Expert
 
 
 def task_classes(expert_classes: Mapping[str, Sequence[str]], classes: Sequence[str] | None = None) -> list[str]:
-    """The vocabulary of the task: the given one, or every class that an expert knows, in order of appearance.
+    """Return the classes of the task: the given ones, or the union of the experts' classes in order of appearance.
 
     Raises:
-        InputError: If an expert knows a class that the given vocabulary lacks.
+        InputError: If an expert has a class that is not among the given ones.
 
     Example:
         >>> task_classes({"a": ["cat", "dog"], "b": ["dog", "owl"]})
@@ -27,14 +27,14 @@ def task_classes(expert_classes: Mapping[str, Sequence[str]], classes: Sequence[
         unknown = [name for name in names if name not in classes]
         if unknown:
             raise InputError(
-                f"expert {expert} knows {shorten(unknown)}, which the task's classes ({shorten(classes)}) lack; "
+                f"expert {expert} has {shorten(unknown)}, which the task's classes ({shorten(classes)}) lack; "
                 "change the expert's classes or the task's"
             )
     return list(classes)
 
 
 def scatter_columns(expert_classes: Mapping[str, Sequence[str]], classes: Sequence[str]) -> list[list[int]]:
-    """For each expert, the position of each of its classes in the task's vocabulary.
+    """Return, for each expert, the index of each of its classes among the classes of the task.
 
     Example:
         >>> scatter_columns({"a": ["dog"], "b": ["owl", "cat"]}, ["cat", "dog", "owl"])
@@ -45,15 +45,15 @@ def scatter_columns(expert_classes: Mapping[str, Sequence[str]], classes: Sequen
 
 
 def scatter(outputs: Tensor, columns: Sequence[Sequence[int]], num_classes: int) -> Tensor:
-    """Spread the experts' outputs over the task's classes.
+    """Scatter the outputs of the experts to the classes of the task.
 
     Args:
-        outputs: (B, sum of C_k), experts side by side.
-        columns: For each expert, the task class of each of its columns.
-        num_classes: C.
+        outputs: (B, sum of C_k) outputs, concatenated in the order of experts.
+        columns: For each expert, the class of each of its columns.
+        num_classes: C, number of classes.
 
     Returns:
-        (B, K, C), zeros where an expert does not know a class.
+        (B, K, C), zero for classes that an expert does not have.
 
     Example:
         >>> scatter(torch.tensor([[0.9, 0.1, 1.0]]), [[0, 2], [1]], 3)
@@ -67,36 +67,36 @@ def scatter(outputs: Tensor, columns: Sequence[Sequence[int]], num_classes: int)
 
 
 def check_name(name: str, what: str, file: bool = True) -> None:
-    """Refuse a name that cannot be a module's, or not a file's too.
+    """Check that a name is valid for a submodule, and optionally for a file.
 
     Args:
-        name: Of an expert, or of a domain that will name one.
-        what: It is, for the message.
-        file: It will name a file or folder.
+        name: Name of an expert, or of a domain.
+        what: Meaning of the name, for the message.
+        file: Whether the name is used for a file or folder.
 
     Raises:
-        InputError: If it is empty, contains a dot or control character, or torch uses it itself; of a file, if it is
-            too long or contains a slash as well.
+        InputError: If it is empty, contains a dot or control character, or is an attribute of torch modules; of a file,
+            if it is too long or contains a slash as well.
     """
     unusable = not name or re.search(r"[.\x00-\x1f]", name) or hasattr(nn.ModuleDict(), name)
     if unusable or (file and (len(name.encode()) > 150 or re.search(r"[/\\]", name))):
         slash = ", too long, or contains a slash," if file else ""
         raise InputError(
             f"{what} {name!r} cannot name an expert: it is empty{slash} or contains a dot or control character, or is "
-            "a word that torch uses; rename it"
+            "an attribute of torch modules; rename it"
         )
 
 
 class ExpertPool(nn.Module):
-    """Experts by name, frozen, gradient-free and locked in eval mode.
+    """Pool of experts by name, frozen, without gradients and always in eval mode.
 
     Args:
         experts: The experts by name, free text without dots and control characters, as ``org/model``.
-        classes: The task's vocabulary; every class that some expert knows where None.
+        classes: Names of the classes of the task; the union of the experts' classes where None.
 
     Raises:
-        InputError: If the pool is empty or no mapping, a name is unusable, or an expert knows a class outside the
-            vocabulary.
+        InputError: If the pool is empty or no mapping, a name is invalid, or an expert has a class outside
+            ``classes``.
 
     Example:
         >>> pool = ExpertPool({"a": Expert(nn.Linear(4, 2), classes=["cat", "dog"])})
@@ -117,7 +117,7 @@ class ExpertPool(nn.Module):
                 )
             check_name(name, "experts: the name", file=False)
         if len({id(expert) for expert in experts.values()}) != len(experts):
-            raise InputError("experts: one expert stands under two names; give each name its own")
+            raise InputError("experts: one expert has two names; use a separate one for each name")
         self.experts = nn.ModuleDict(dict(experts))
         self.classes = task_classes(self.expert_classes, classes)
         self.train(False)
@@ -133,7 +133,7 @@ class ExpertPool(nn.Module):
         return list(self.experts)
 
     def for_task(self, classes: Sequence[str] | None) -> "ExpertPool":
-        """The same experts under another vocabulary; this pool where it is the same, or None is given."""
+        """Return a pool of the same experts with other classes; this pool where they are the same or None."""
         return self if classes is None or list(classes) == self.classes else ExpertPool(self.members, classes)
 
     @property
@@ -146,15 +146,15 @@ class ExpertPool(nn.Module):
         return super().train(False)
 
     def facts(self) -> dict[str, dict[str, Any]]:
-        """Facts of every expert by name, as plain data."""
+        """Return the metadata of every expert by name, as plain data."""
         return {name: expert.facts() for name, expert in self.members.items()}
 
     @torch.no_grad()
     def forward(self, input: Any) -> dict[str, Tensor]:
-        """Ask every expert: (B, C_k) probabilities by name, checked.
+        """Run every expert: (B, C_k) probabilities by name, checked.
 
         Raises:
-            InputError: If an output is not finite or no distribution; names expert and rows.
+            InputError: If an output is not finite or no distribution; the message names expert and rows.
         """
         outputs = {name: expert(_copy(input)) for name, expert in self.members.items()}
         check_outputs(outputs)
@@ -162,15 +162,15 @@ class ExpertPool(nn.Module):
 
     @torch.no_grad()
     def forward_with_representations(self, input: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Ask every expert for probabilities (B, C_k) and representations (B, D_k), by name.
+        """Return probabilities (B, C_k) and representations (B, D_k) of every expert, by name.
 
         Raises:
-            InputError: If an expert names no layer, an output is no distribution, or a feature is not finite; names
-                expert and rows.
+            InputError: If an expert has no ``features``, an output is no distribution, or a feature is not finite;
+                names expert and rows.
         """
         if lacking := [name for name, expert in self.members.items() if expert.features is None]:
             raise InputError(
-                f"features: the experts {shorten(lacking)} name no layer; set features to a submodule's name"
+                f"features: the experts {shorten(lacking)} have no layer set; set features to a submodule's name"
             )
         both = {name: expert.forward_with_representations(_copy(input)) for name, expert in self.members.items()}
         outputs, representations = ({name: pair[part] for name, pair in both.items()} for part in (0, 1))
@@ -180,10 +180,10 @@ class ExpertPool(nn.Module):
 
     @torch.no_grad()
     def representations(self, input: Any) -> dict[str, Tensor]:
-        """Ask every expert for representations (B, D_k) alone, by name.
+        """Return the representations (B, D_k) of every expert, by name.
 
         Raises:
-            InputError: If one has NaN or infinite entries; names expert and rows.
+            InputError: If one has NaN or infinite entries; the message names expert and rows.
         """
         found = {name: expert.forward_with_representations(_copy(input))[1] for name, expert in self.members.items()}
         check_representations(found)
@@ -191,7 +191,7 @@ class ExpertPool(nn.Module):
 
     @classmethod
     def of(cls, experts: "Mapping[str, Expert] | ExpertPool", classes: Sequence[str] | None = None) -> "ExpertPool":
-        """A pool of the given experts; a pool itself is taken as it is, under these classes."""
+        """Return a pool of the given experts; a pool is returned with these classes."""
         return experts.for_task(classes) if isinstance(experts, ExpertPool) else cls(experts, classes)
 
 
@@ -200,12 +200,12 @@ POOL = "pool."
 
 
 def store_experts(checkpoint: dict[str, Any], facts: Mapping[str, Any] | None, weights: bool) -> None:
-    """Keep the experts' facts in a module's checkpoint, and their weights only where these are wanted.
+    """Store the experts' metadata in a module's checkpoint, and optionally their weights.
 
     Args:
-        checkpoint: Is changed.
-        facts: Of the experts that the module was trained with.
-        weights: Keep them.
+        checkpoint: Checkpoint, modified in place.
+        facts: Metadata of the experts that the module was trained with.
+        weights: Whether to keep the weights.
     """
     checkpoint["experts"] = facts
     if not weights:
@@ -214,11 +214,11 @@ def store_experts(checkpoint: dict[str, Any], facts: Mapping[str, Any] | None, w
 
 
 def restore_experts(checkpoint: dict[str, Any], pool: ExpertPool) -> None:
-    """Complete a module's checkpoint with the weights of the experts at hand, after checking that they are the same.
+    """Complete a module's checkpoint with the weights of its experts, after checking that they are the same.
 
     Args:
-        checkpoint: Is changed.
-        pool: The module's.
+        checkpoint: Checkpoint, modified in place.
+        pool: Pool of the module.
 
     Raises:
         InputError: If the module was trained with other experts.
@@ -232,21 +232,21 @@ def restore_experts(checkpoint: dict[str, Any], pool: ExpertPool) -> None:
 
 
 def _copy(input: Any) -> Any:
-    """A copy for one expert, which may write into its input: the next one must not read that."""
+    """Copy the input for an expert that may modify it in place."""
     if isinstance(input, Mapping):
         return {key: _copy(value) for key, value in input.items()}
     return input.clone() if isinstance(input, Tensor) else input
 
 
 def check_same_experts(known: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse experts other than those a fuser was trained with.
+    """Check that experts are those that a fuser was trained with.
 
     Args:
-        known: Facts of the fuser's experts by name.
-        found: Facts of the experts at hand. An expert without a fingerprint (predictions from elsewhere) passes.
+        known: Metadata of the fuser's experts by name.
+        found: Metadata of the present experts. Experts without a fingerprint (external predictions) are accepted.
 
     Raises:
-        InputError: With both fingerprints.
+        InputError: If they differ; the message has both fingerprints.
     """
     for name, fact in known.items():
         if name not in found:
@@ -260,13 +260,13 @@ def check_same_experts(known: Mapping[str, Mapping[str, Any]], found: Mapping[st
 
 
 def check_representations(representations: Mapping[str, Tensor]) -> None:
-    """Refuse representations that are not finite: one synchronisation for all experts.
+    """Check that representations are finite, with one synchronization for all experts.
 
     Args:
         representations: (B, D_k) by expert.
 
     Raises:
-        InputError: If one has NaN or infinite entries; names expert and rows.
+        InputError: If one has NaN or infinite entries; the message names expert and rows.
     """
     if not representations:
         return
@@ -279,7 +279,7 @@ def check_representations(representations: Mapping[str, Tensor]) -> None:
 
 
 def check_outputs(outputs: Mapping[str, Tensor]) -> None:
-    """Refuse outputs that are not distributions: one synchronisation for all experts.
+    """Check that outputs are distributions, with one synchronization for all experts.
 
     Args:
         outputs: (B, C_k) probabilities by expert.
@@ -295,6 +295,6 @@ def check_outputs(outputs: Mapping[str, Tensor]) -> None:
     if not values.isfinite().all():
         raise InputError(f"expert {name} returned NaN or infinite outputs for row(s) {listed} of the batch")
     raise InputError(
-        f"expert {name} returned outputs that are no probabilities for row(s) {listed} of the batch (sum "
+        f"expert {name} returned outputs that are not probabilities for row(s) {listed} of the batch (sum "
         f"{values[0].sum().item():.3g}); set its output to 'logits', or return probabilities"
     )

@@ -1,7 +1,7 @@
-"""What a module must know before its training: sizes of representations, numbers and labels of the training rows.
+"""Probing of data and networks before training: sizes of representations, indices and labels of training samples.
 
-Plain functions for a LightningModule that trains a network beside frozen experts. They leave no trace: no random number
-of the run is drawn, and no weight, buffer or mode changes.
+Functions for a LightningModule that trains a network with frozen experts. They have no side effects on random states,
+weights, buffers and modes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,12 +20,12 @@ from lightning_fusion.experts.expert import check_layer
 from lightning_fusion.experts.pool import ExpertPool
 
 PROBE_ROWS = 64
-"""Training rows that are looked at, at most."""
+"""Maximum number of training samples that are probed."""
 
 
 @contextmanager
 def in_eval(module: nn.Module) -> Iterator[None]:
-    """Every part is in eval mode, and afterwards in the mode it was in.
+    """Context in which all submodules are in eval mode; restores their modes.
 
     Example:
         >>> network = nn.Dropout()
@@ -46,7 +46,7 @@ def in_eval(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def undisturbed(*modules: nn.Module) -> Iterator[None]:
-    """Random states, buffers and modes are afterwards what they were.
+    """Context that restores random states, buffers and modes.
 
     Example:
         >>> norm = nn.BatchNorm1d(2)
@@ -75,15 +75,15 @@ def undisturbed(*modules: nn.Module) -> Iterator[None]:
 
 
 def check_beside(network: nn.Module, features: str | None, pool: ExpertPool) -> None:
-    """Check that a network can be trained beside frozen experts, by their representations and its own.
+    """Check that a network and frozen experts have the representations required for training.
 
     Args:
-        network: To be trained.
-        features: Submodule of it that gives its representation.
-        pool: The experts.
+        network: Network to be trained.
+        features: Name of its submodule whose output is the representation.
+        pool: Pool of experts.
 
     Raises:
-        InputError: If the network or an expert has no such layer, or the network is made of the experts' own weights.
+        InputError: If the network or an expert has no such layer, or the network shares the experts' weights.
     """
     for name, expert in pool.members.items():
         check_layer(expert.network, expert.features, f"expert {name}")
@@ -94,7 +94,7 @@ def check_beside(network: nn.Module, features: str | None, pool: ExpertPool) -> 
 
 
 def first_rows(trainer: Trainer) -> Batch:
-    """The first training samples, :data:`PROBE_ROWS` at most, as a training step sees them, on the CPU.
+    """Return the first training samples, at most :data:`PROBE_ROWS`, as in a training step, on the CPU.
 
     Raises:
         InputError: If there are none.
@@ -102,7 +102,7 @@ def first_rows(trainer: Trainer) -> Batch:
     data: Any = getattr(trainer, "datamodule", None)
     batch: Any = None
     with torch.random.fork_rng():
-        if isinstance(data, FusionDataModule):  # no worker is started for it
+        if isinstance(data, FusionDataModule):  # without starting workers
             rows: Any = data.rows("train")
             batch = rows[torch.arange(min(PROBE_ROWS, len(rows)))] if len(rows) else None
         else:
@@ -115,9 +115,9 @@ def first_rows(trainer: Trainer) -> Batch:
 
 
 def training_labels(trainer: Trainer) -> tuple[Tensor, Tensor]:
-    """Numbers and labels of all training rows, (N,) each, in the same order; -100 where a row has no label.
+    """Return indices and labels of all training samples, (N,) each; -100 for unlabeled samples.
 
-    Where the data module is not one of this library, all batches of its loader are read.
+    All batches of the loader are read for data modules of other libraries.
     """
     data: Any = getattr(trainer, "datamodule", None)
     if isinstance(data, FusionDataModule):
@@ -131,11 +131,11 @@ def training_labels(trainer: Trainer) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def probe_experts(pool: ExpertPool, input: Any) -> dict[str, Tensor]:
-    """The representation (B, D_k) of each expert, by name.
+    """Return the representation (B, D_k) of each expert, by name.
 
     Args:
-        pool: The experts.
-        input: A batch of the data that the new network is trained on.
+        pool: Pool of experts.
+        input: Batch of the training data of the new network.
 
     Raises:
         InputError: If an expert does not run on the input, or a representation is not finite.
@@ -146,14 +146,14 @@ def probe_experts(pool: ExpertPool, input: Any) -> dict[str, Tensor]:
             found |= ExpertPool({name: expert}).representations(input)
         except RuntimeError as error:
             raise InputError(
-                f"experts: {name} does not run on the training input ({error}); leave it out, or prepare the data as "
-                "it wants them"
+                f"experts: {name} does not run on the training input ({error}); leave it out, or change the "
+                "preprocessing of the data"
             ) from error
     return found
 
 
 def in_a_step(trainer: Trainer, batch: Any, device: torch.device) -> Batch:
-    """A batch of the trainer's data module as a step sees it."""
+    """Transfer a batch of the trainer's data module to the device, with its hooks."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     batch = data.on_after_batch_transfer(move_data_to_device(batch, device), 0)
     converted: Batch = trainer.precision_plugin.convert_input(as_batch(batch, "the data module"))
@@ -161,17 +161,17 @@ def in_a_step(trainer: Trainer, batch: Any, device: torch.device) -> Batch:
 
 
 def all_rows(trainer: Trainer, split: str, device: torch.device) -> Iterator[Batch]:
-    """All samples of a split, as steps see them, in parts of the data module's batch size."""
+    """Yield all samples of a split as in a step, in parts of the data module's batch size."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     rows = data.rows(split)
-    for part in torch.arange(len(rows)).split(data.batch_size):  # no more memory than a training step takes
+    for part in torch.arange(len(rows)).split(data.batch_size):  # at most the memory of a training step
         yield in_a_step(trainer, rows[part], device)
 
 
 def batches_repeat(trainer: Trainer, device: torch.device) -> bool:
-    """Whether a training batch is always the same, and what the data module's ``rows`` gives.
+    """Return whether training samples are never augmented, and equal those of the data module's ``rows``.
 
-    Then what frozen experts answer can be computed once. Augmentation without a name is found by one batch's values.
+    Outputs of frozen experts can then be computed once. Unnamed augmentation is detected from the values of one batch.
     """
     data: Any = getattr(trainer, "datamodule", None)
     if not isinstance(data, FusionDataModule) or getattr(data, "augmentation", None) is not None:

@@ -161,7 +161,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         self.metrics = SplitMetrics(metrics, metric)
         self._best_accuracy: Tensor | None = None
         self._expert_facts: dict[str, Any] | None = None if self.pool is None else self.pool.facts()  # trained with
-        self._asked: dict[str, Any] | None = None  # experts of the store at hand
+        self._stored_experts: dict[str, Any] | None = None  # experts of the store at hand
         self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
 
     # ----------------------------------------------------------- mathematics
@@ -298,11 +298,11 @@ class FoEFuserModule(CheckedLoading, LightningModule):
             )
         if self.pool is not None:
             outputs.check_pool(self.pool)
-        self._asked = outputs.experts
+        self._stored_experts = outputs.experts
         if stage == "fit":
             self._expert_facts = outputs.experts
         elif self.pool is None:
-            check_same_experts(self._expert_facts or {}, self._asked)
+            check_same_experts(self._expert_facts or {}, self._stored_experts)
         if self.expert_target == "best" and self.target == "expert":
             right = torch.from_numpy(outputs.scattered("val").argmax(2) == outputs["val"].target[:, None])
             member = torch.from_numpy(outputs["val"].domain.copy()).to(torch.float64)
@@ -333,8 +333,8 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         if self.pool is None:
             for name in [name for name in state if name.startswith(POOL)]:
                 del state[name]
-            if self._asked:  # a Trainer sets up before it loads
-                check_same_experts(known, self._asked)
+            if self._stored_experts:  # a Trainer sets up before it loads
+                check_same_experts(known, self._stored_experts)
             self._expert_facts = known
             return
         restore_experts(checkpoint, self.pool)

@@ -1,4 +1,4 @@
-"""What a fit and a batch of predictions say about a policy that does not suit its data."""
+"""Diagnostics of a fitted policy and of a batch of predictions."""
 
 import torch
 
@@ -7,18 +7,18 @@ from lightning_fusion.frugal.prediction import FrugalPrediction
 from lightning_fusion.frugal.search import Calibration
 
 OOD_FRACTION = 0.1
-"""Fraction of out-of-distribution samples in a batch from which on :meth:`FrugalFoE.predict` warns."""
-_FEWEST = 100  # samples of a batch that are judged
-_MANY = 1000  # calibration samples from which on a compiled search is missed
+"""Minimum fraction of out-of-distribution samples in a batch for a warning of :meth:`FrugalFoE.predict`."""
+_FEWEST = 100  # minimum number of samples of a batch
+_MANY = 1000  # minimum number of calibration samples for the hint on the compiled search
 
 
 def fit_diagnostics(calibration: Calibration, loss: str, trade_off: float) -> list[str]:
-    """A slow search, a cost that no query is worth, and a fuser of all experts that is worse than the best one alone.
+    """Return warnings about a slow search, prohibitive costs, and a fuser of all experts below the best expert.
 
     Args:
-        calibration: Of the fit.
-        loss: ``zero_one``, or another one, of which nothing is said.
-        trade_off: That was given.
+        calibration: Calibration of the fit.
+        loss: Loss of the policy; costs and fuser are checked for ``zero_one`` only.
+        trade_off: Trade-off of the policy.
     """
     found: list[str] = []
     targets, names = calibration.targets, calibration.names
@@ -32,10 +32,10 @@ def fit_diagnostics(calibration: Calibration, loss: str, trade_off: float) -> li
     cheapest = min((cost for cost in calibration.costs if cost > 0), default=0.0)
     if trade_off * cheapest > 1:
         found.append(
-            f"trade_off * cost is {trade_off * cheapest:.3g} for the cheapest expert: none can save more than 1 error "
+            f"trade_off * cost is {trade_off * cheapest:.3g} for the least expensive expert: none saves over 1 error "
             "per sample, so no second one is ever queried; scale the costs, or lower trade_off"
         )
-    step = -(-len(targets) // 1000)  # some thousand samples tell
+    step = -(-len(targets) // 1000)  # some thousand samples suffice
     rows = torch.arange(0, len(targets), step, device=targets.device)
     right = (calibration.outputs[:, rows].argmax(2) == targets[rows]).sum(1)
     wrong = int(calibration.losses((), [tuple(range(len(names)))], rows).sum())
@@ -49,11 +49,11 @@ def fit_diagnostics(calibration: Calibration, loss: str, trade_off: float) -> li
 
 
 def prediction_diagnostics(prediction: FrugalPrediction, trade_off: float) -> list[str]:
-    """What a batch of predictions says about a policy that does not fit, for 100 samples or more.
+    """Return warnings about a policy that does not match a batch of 100 samples or more.
 
     Args:
-        prediction: Of the batch.
-        trade_off: Of the policy.
+        prediction: Predictions of the batch.
+        trade_off: Trade-off of the policy.
     """
     found: list[str] = []
     count, experts = prediction.queried.shape

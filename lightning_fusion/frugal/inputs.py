@@ -1,4 +1,4 @@
-"""What a FrugalFoE policy is given: arguments, outputs, targets, costs and answers of experts, checked."""
+"""Validation of the inputs of a FrugalFoE policy: arguments, outputs, targets, costs and outputs of queries."""
 
 import math
 import warnings
@@ -17,17 +17,17 @@ from lightning_fusion.experts.outputs.store import OutputsSplit
 from lightning_fusion.experts.pool import check_same_experts
 
 Ask = Callable[[str, Tensor], Any]
-"""Called as ``ask(expert name, rows)`` with (R,) ascending row indices; gives that expert's (R, C) outputs."""
+"""Function ``ask(expert name, rows)`` of (R,) ascending sample indices that returns the expert's (R, C) outputs."""
 
 TRADE_OFFS = (0.5, 0.2, 0.1, 0.05, 0.03, 0.02, 0.015, 0.01, 0.005, 0.002)
-"""Trade-offs of a curve, unless others are given."""
+"""Default trade-offs of a curve."""
 
-_NUMBERS: dict[str, tuple[bool, bool, str]] = {  # whole, may be None, what it must be
+_NUMBERS: dict[str, tuple[bool, bool, str]] = {  # integer, may be None, requirement
     "trade_off": (False, False, "a number >= 0"),
     "budget": (False, True, "a number > 0"),
     "neighbors": (True, True, "at least 1"),
     "fuser_neighbors": (True, False, "at least 1"),
-    "min_queries": (True, False, "at least 1: an answer needs one expert"),
+    "min_queries": (True, False, "at least 1"),
     "abstain_above": (False, True, "a number >= 0"),
     "look_ahead": (True, False, "at least 1"),
 }
@@ -35,10 +35,10 @@ _WORDS = {"loss": ("zero_one", "log"), "abstain_by": ("risk", "probability"), "o
 
 
 def read_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a policy that are plain data, checked and as Python's own types.
+    """Validate the plain-data arguments of a policy, and convert them to Python types.
 
     Args:
-        given: By name.
+        given: Arguments by name.
 
     Raises:
         InputError: If one is out of range.
@@ -72,7 +72,7 @@ def read_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_trade_offs(given: Iterable[float]) -> list[float]:
-    """Trade-offs of a curve, falling, each once.
+    """Return the distinct trade-offs of a curve, in decreasing order.
 
     Raises:
         InputError: If there are none, or one is not a finite number >= 0.
@@ -84,12 +84,12 @@ def read_trade_offs(given: Iterable[float]) -> list[float]:
 
 
 def is_number(value: Any, whole: bool = False) -> bool:
-    """Whether a value is a number, a whole one if wanted; truth values are none."""
+    """Return whether a value is a number (an integer with ``whole``); bools are not."""
     return isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
 
 
 def read_outputs(outputs: Mapping[str, Any] | OutputsSplit) -> tuple[list[str], Tensor]:
-    """Names of the experts, and (K, N, C) floating-point outputs."""
+    """Return names of the experts, and (K, N, C) floating-point outputs."""
     if isinstance(outputs, OutputsSplit):
         return list(outputs.probabilities), torch.from_numpy(outputs.scattered()).transpose(0, 1)
     if not isinstance(outputs, Mapping) or not outputs:
@@ -111,14 +111,14 @@ def read_outputs(outputs: Mapping[str, Any] | OutputsSplit) -> tuple[list[str], 
 
 
 def floating(outputs: Tensor) -> Tensor:
-    """Outputs in float32, or float64 as they are."""
+    """Convert outputs to float32, unless they are float64."""
     return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 
 def read_labeled(
     outputs: Mapping[str, Any] | OutputsSplit, targets: Any
 ) -> tuple[list[str], Tensor, Any, dict[str, Any]]:
-    """Names of the experts, (K, N, C) outputs, targets, and what stored outputs say of classes, experts and costs."""
+    """Return names of the experts, (K, N, C) outputs, targets, and classes, experts and costs of stored outputs."""
     facts: dict[str, Any] = {}
     names, stacked = read_outputs(outputs)
     if isinstance(outputs, OutputsSplit):
@@ -130,22 +130,22 @@ def read_labeled(
 
 
 def check_labeled(names: Sequence[str], outputs: Tensor, targets: Any) -> Tensor:
-    """(N,) int64 classes of labeled samples.
+    """Validate targets, and convert them to (N,) int64 classes.
 
     Args:
-        names: Of the experts.
-        outputs: (K, N, C).
-        targets: (N,) whole numbers from 0 to C - 1.
+        names: Names of the experts.
+        outputs: (K, N, C) outputs.
+        targets: (N,) integers from 0 to C - 1.
 
     Raises:
-        InputError: If targets do not belong to the outputs, or these are not finite.
+        InputError: If targets do not match the outputs, or outputs are not finite.
     """
     if targets is None:
-        raise InputError("targets: found none; give the (N,) classes of the rows")
+        raise InputError("targets: found none; expected the (N,) classes of the samples")
     goal = torch.from_numpy(as_targets(targets, outputs.shape[2])).to(outputs.device)
     if len(goal) != outputs.shape[1]:
         raise InputError(f"targets: found {len(goal)} for {outputs.shape[1]} samples of outputs")
-    bad = ~(outputs.to(torch.float64).abs() <= 1e100).all(2)  # squares must be numbers too
+    bad = ~(outputs.to(torch.float64).abs() <= 1e100).all(2)  # squares must be finite too
     if bad.any():
         expert = int(bad.any(1).to(torch.uint8).argmax())
         raise InputError(
@@ -156,7 +156,7 @@ def check_labeled(names: Sequence[str], outputs: Tensor, targets: Any) -> Tensor
 
 
 def read_costs(given: Any, names: Sequence[str], stored: Mapping[str, float] | None) -> list[float]:
-    """Costs in the order of the experts."""
+    """Return the costs in the order of the experts."""
     if given is None:
         found = [1.0] * len(names) if stored is None else [stored[name] for name in names]
     elif isinstance(given, Mapping):
@@ -180,29 +180,31 @@ def read_costs(given: Any, names: Sequence[str], stored: Mapping[str, float] | N
 def check_size(
     rows: int, costs: Sequence[float], neighbors: int | None, budget: float | None, min_queries: int
 ) -> None:
-    """Check that a calibration set of ``rows`` samples is large enough, and a budget for the fewest queries.
+    """Check the size of a calibration set of ``rows`` samples, and that a budget covers ``min_queries``.
 
     Raises:
-        InputError: If it is not.
+        InputError: If the set is too small or the budget too low.
     """
     if rows < 2:
         raise InputError(f"targets: found {rows} calibration sample(s); expected two at least")
-    most = rows if budget is None else rows - 1  # judged by a budget, a sample is no neighbor of its own
+    most = rows if budget is None else rows - 1  # with a budget, a sample is not its own neighbor
     if neighbors is not None and neighbors > most:
-        raise InputError(f"neighbors is {neighbors}, but there are {most} calibration samples; give more, or fewer")
+        raise InputError(
+            f"neighbors is {neighbors}, but there are {most} calibration samples; add samples, or lower neighbors"
+        )
     if budget is not None and budget < (least := math.fsum(sorted(costs)[:min_queries])):
         raise InputError(f"budget is {budget}, but {min_queries} expert(s) cost {least} at least")
 
 
 def expert_numbers(subset: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
-    """Numbers of some experts.
+    """Return the indices of some experts.
 
     Args:
-        subset: Their names, one at least, each once.
-        names: Of all experts.
+        subset: Names of the experts, at least one, without duplicates.
+        names: Names of all experts.
 
     Raises:
-        InputError: If the subset is anything else.
+        InputError: If the subset is invalid.
     """
     unknown = [name for name in subset if name not in names]
     if isinstance(subset, str) or unknown or not subset or len(set(subset)) < len(subset):
@@ -219,14 +221,14 @@ def read_known(
     classes: Sequence[str] | None,
     experts: Mapping[str, Any] | None,
 ) -> Tensor:
-    """(K, B, C) outputs of a policy's experts, in its order.
+    """Return the (K, B, C) outputs of a policy's experts, in its order.
 
     Args:
-        outputs: By expert, one split of stored outputs, or (K, B, C) in that order.
-        names: Of the K experts.
-        like: (K, N, C) of the kind and on the device that the result shall have.
+        outputs: Outputs by expert, one split of stored outputs, or (K, B, C) in that order.
+        names: Names of the K experts.
+        like: (K, N, C) tensor with the dtype and device of the result.
         classes: Names of the classes, if known.
-        experts: Facts of the experts, if known.
+        experts: Metadata of the experts, if known.
 
     Raises:
         InputError: If they are outputs of other experts or classes.
@@ -258,16 +260,16 @@ def read_known(
 
 
 def checked_query(ask: Ask, names: Sequence[str], like: Tensor, skip: bool) -> Callable[[int, Tensor], Tensor]:
-    """A function ``query(expert, rows)`` that runs an expert and checks its answer.
+    """Return a function ``query(expert, rows)`` that runs an expert and validates its outputs.
 
     Args:
-        ask: Runs an expert by name.
-        names: Of the experts.
-        like: (K, N, C) of the kind and on the device that answers shall have.
-        skip: Where an expert raises, answer NaN and warn.
+        ask: Function that runs an expert by name.
+        names: Names of the experts.
+        like: (K, N, C) tensor with the dtype and device of the outputs.
+        skip: Return NaN and warn where an expert raises.
 
     Raises:
-        InputError: From the function, if the expert raises, or its answer is not (R, C) numbers.
+        InputError: Raised by the returned function if the expert raises, or its outputs are not (R, C) numbers.
     """
     classes = like.shape[2]
 
@@ -279,7 +281,7 @@ def checked_query(ask: Ask, names: Sequence[str], like: Tensor, skip: bool) -> C
             if not skip:
                 raise InputError(
                     f"expert {name} failed on {len(rows)} row(s) ({shorten(rows.tolist())}) with "
-                    f"{type(error).__name__}: {error}; on_failure='skip' goes on without it"
+                    f"{type(error).__name__}: {error}; on_failure='skip' continues without it"
                 ) from error
             warnings.warn(f"expert {name} failed with {type(error).__name__}: {error}", stacklevel=2)
             return like.new_full((len(rows), classes), math.nan)
@@ -290,7 +292,7 @@ def checked_query(ask: Ask, names: Sequence[str], like: Tensor, skip: bool) -> C
         if tuple(values.shape) != (len(rows), classes):
             raise InputError(
                 f"ask: expert {name} returned outputs of shape {tuple(values.shape)} for {len(rows)} row(s); "
-                f"expected {(len(rows), classes)}: one row for each that it was asked about, in their order"
+                f"expected {(len(rows), classes)}: one row for each of the queried samples, in order"
             )
         return values.detach().to(like.device, like.dtype)
 
@@ -298,14 +300,16 @@ def checked_query(ask: Ask, names: Sequence[str], like: Tensor, skip: bool) -> C
 
 
 def _numbers(value: Any, what: str) -> Tensor:
-    """A tensor of what a user gave as numbers."""
+    """Convert numbers of a user to a tensor."""
     if isinstance(value, Tensor):
         found = value.detach()
     else:
         try:
             array = np.asarray(value)
         except (ValueError, TypeError) as error:
-            raise InputError(f"{what}: found {type(value).__name__} that makes no array ({error})") from error
+            raise InputError(
+                f"{what}: found {type(value).__name__} that cannot be converted to an array ({error})"
+            ) from error
         if array.dtype.kind not in "biuf":
             raise InputError(f"{what}: found an array of {array.dtype}; expected numbers")
         found = torch.from_numpy(np.require(array, requirements=["C", "W"]))

@@ -1,7 +1,7 @@
-"""The innermost loops of the search for neighbors, compiled for a CPU (extra ``fast``).
+"""Inner loops of the neighbor search, compiled for CPUs (extra ``fast``).
 
-Distances come in float32, with a bound of their rounding error; rows that may be near are compared in float64, from
-differences. So the neighbors are those of float64, ordered by (distance, row).
+Distances are float32 with a bound of their rounding error; candidates are compared in float64, from differences. The
+neighbors are therefore those of float64, ordered by (distance, row).
 
 Processor time per query on one thread, with 5,000 calibration samples, 20 experts of 20 classes, 400 queries and empty
 tables, at M = 10 and 50: 6.2 and 20 ms here; 7.9 and 29 ms with the same loops on float64 distances; 17 and 116 ms in
@@ -20,7 +20,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def compiled(**how: Any) -> Callable[[_Function], _Function]:
-    """Numba's ``njit``, which takes no type of a function away."""
+    """Apply numba's ``njit`` and keep the type of the function."""
     decorate: Callable[[_Function], _Function] = require("numba", "fast").njit(**how)
     return decorate
 
@@ -32,7 +32,7 @@ _FOLD = 8  # entries that one minimum stands for: j, j + width / 8, ...
 def nearest_rows(
     distances: Any, members: Any, points: Any, known: Any, own: Any, unit: float, found: Any, last: Any
 ) -> None:  # pragma: no cover  (compiled, as everything here)
-    """The rows nearest to each of some points, all on the same experts.
+    """Find the nearest rows of some points, all on the same experts.
 
     Args:
         distances: (R, W) float32 squared distances, W a multiple of 64; beyond the N rows larger than all.
@@ -58,13 +58,13 @@ def nearest_in_sets(
     distances: Any, slots: Any, sets: Any, place: Any, points: Any, known: Any, own: Any, unit: float, found: Any,
     last: Any,
 ) -> None:  # pragma: no cover  # fmt: skip
-    """The rows nearest to some points, each on a set of experts of its own.
+    """Find the nearest rows of some points, each on its own set of experts.
 
     Args:
         distances: (D, W) float32 squared distances from a point on one expert.
-        slots: (R, K) int64 which of them are those of R points on each expert; read for members of the sets.
+        slots: (R, K) int64 index of the distances of R points on each expert; read for members of the sets.
         sets: (Q, K) bool.
-        place: (Q,) int64 which of the R points is in question, ascending.
+        place: (Q,) int64 index of the point of each query, ascending.
         points: (R, K, C) float64.
         known: (N, K, C).
         own: (R,) int64 rows that the points are themselves; -1 for none.
@@ -87,16 +87,16 @@ def nearest_in_supersets(
     distances: Any, slots: Any, sets: Any, place: Any, points: Any, known: Any, own: Any, unit: float, found: Any,
     last: Any,
 ) -> None:  # pragma: no cover  # fmt: skip
-    """The rows nearest to some points in S + k, for some sets S and every expert k; in S itself where k is in S.
+    """Find the nearest rows of some points in S + k, for sets S and every expert k; in S itself where k is in S.
 
     A row is no nearer in S + k than in S: rows are compared in the order of their distances in S, roughly, until these
     are larger than those of the rows that were found.
 
     Args:
         distances: (D, W) float32 squared distances from a point on one expert.
-        slots: (R, K) int64 which of them are those of R points on each expert; read for members of the sets.
+        slots: (R, K) int64 index of the distances of R points on each expert; read for members of the sets.
         sets: (Q, K) bool.
-        place: (Q,) int64 which of the R points is in question, ascending.
+        place: (Q,) int64 index of the point of each query, ascending.
         points: (R, K, C) float64.
         known: (N, K, C).
         own: (R,) int64 rows that the points are themselves; -1 for none.
@@ -119,7 +119,7 @@ def nearest_in_supersets(
         _fold(fine, coarse)
         _rounding(members, point, unit, terms)
         rows[:], values[:], edges[:] = num_rows, np.inf, np.inf
-        edges[members[1:]] = -1.0  # the first one stands for all of S
+        edges[members[1:]] = -1.0  # the first one represents all of S
         low, high = -np.inf, _threshold(fine, coarse, count, least, some)
         while True:
             for start in range(_collect(shared, fine, coarse, low, high, near)):
@@ -155,7 +155,7 @@ def nearest_in_supersets(
 def _room(width: int, count: int) -> Any:  # pragma: no cover
     """Arrays that :func:`_search` writes: minima, minima of minima, near rows, terms of the slack, (1, count) results.
 
-    Results are lines of a matrix: to give away a view costs more than the work with it.
+    Results are rows of a matrix, because returning a view is more expensive than using it.
     """
     return (
         np.empty(width // _FOLD, np.float32), np.empty(width // _FOLD**2, np.float32), np.empty(width, np.int64),
@@ -165,7 +165,7 @@ def _room(width: int, count: int) -> Any:  # pragma: no cover
 
 @compiled(nogil=True, cache=True)
 def _add(distances: Any, slots: Any, members: Any, own: int, shared: Any) -> None:  # pragma: no cover
-    """(W,) the distances of the members, added up."""
+    """Sum the (W,) distances of the members."""
     shared[:] = 0
     for expert in members:
         part = distances[slots[expert]]
@@ -216,7 +216,7 @@ def _fold(values: Any, minima: Any) -> None:  # pragma: no cover
 
 @compiled(nogil=True, cache=True)
 def _threshold(fine: Any, coarse: Any, count: int, values: Any, rows: Any) -> float:  # pragma: no cover
-    """What ``count`` entries at least do not exceed: so many minima do not."""
+    """Return an upper bound of at least ``count`` entries, from as many minima."""
     level = coarse if len(coarse) > 4 * count else fine
     if len(level) < count:
         return np.inf
@@ -230,7 +230,7 @@ def _threshold(fine: Any, coarse: Any, count: int, values: Any, rows: Any) -> fl
 
 @compiled(nogil=True, cache=True)
 def _collect(values: Any, fine: Any, coarse: Any, low: float, high: float, near: Any) -> int:  # pragma: no cover
-    """How many entries are above the low value and at most the high one; their places go to ``near``."""
+    """Count the entries in (low, high], and write their positions to ``near``."""
     number = 0
     for start in range(len(coarse)):
         if coarse[start] <= high:
@@ -259,7 +259,7 @@ def _rounding(members: Any, point: Any, unit: float, terms: Any) -> None:  # pra
 
 @compiled(nogil=True, cache=True)
 def _slack(value: float, terms: Any) -> float:  # pragma: no cover
-    """By how much a row's squared distance in float32 may exceed this value, though it is no farther.
+    """Return the maximum excess of a float32 squared distance over this value for a row that is not farther.
 
     A product of n terms is wrong by n units of the sum of their sizes, at most (|x| + |y|)^2 for each expert, and |y|
     <= |x| + distance; so are rounded inputs and the sum over experts, and a difference has the errors of two.
@@ -282,7 +282,7 @@ def _measure(row: int, point: Any, known: Any, parts: Any) -> None:  # pragma: n
 
 @compiled(nogil=True, cache=True, inline="always")
 def _keep(value: float, row: int, values: Any, rows: Any, line: int) -> None:  # pragma: no cover
-    """Insert into a line sorted by (value, row), if it comes before the last one, which falls out."""
+    """Insert into a line sorted by (value, row), if it comes before the last entry, which is dropped."""
     place = values.shape[1]
     while place > 0 and (
         values[line, place - 1] > value or (values[line, place - 1] == value and rows[line, place - 1] > row)

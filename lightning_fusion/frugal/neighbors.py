@@ -1,4 +1,4 @@
-"""Nearest labeled rows in the space of any subset of the experts' outputs, exactly."""
+"""Exact nearest neighbors in the space of the outputs of any subset of experts."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -11,13 +11,13 @@ from lightning_fusion.extras import installed
 _BLOCK = 2**19  # distances held at once in float64: 4 MB
 _HELD = 2**23  # distances held at once in float32: 32 MB
 _PAD = 64
-_NOWHERE = 1e300  # the distance of what is no neighbor; finite, since 0 * inf is no number
+_NOWHERE = 1e300  # the distance of excluded rows; finite, because 0 * inf is NaN
 _NOWHERE_NARROW = 1e36  # the same in float32
-_LARGEST = 1e12  # squared length of outputs that float32 is trusted with
+_LARGEST = 1e12  # maximum squared length of outputs for float32
 
 
 class SubsetNeighbors:
-    """Finds the rows that are nearest to a point on the outputs of a subset S of the experts.
+    """Nearest-neighbor search on the outputs of a subset S of the experts.
 
     Squared distances add over experts, D_S(x, n) = sum over k in S of ||f_k(x) - f_k(x_n)||^2, so one more expert is
     one more matrix product. Rows are ordered by (distance, row index), in float64; distances that rounding could have
@@ -26,7 +26,7 @@ class SubsetNeighbors:
     outputs too large for float32, everything is in float64, in plain torch. The neighbors are the same.
 
     Args:
-        outputs: (K, N, C) outputs of K experts on N labeled rows, zeros where an expert does not know a class.
+        outputs: (K, N, C) outputs of K experts on N labeled samples, zero for classes an expert does not have.
     """
 
     def __init__(self, outputs: Tensor) -> None:
@@ -72,14 +72,14 @@ class SubsetNeighbors:
         count: int,
         own: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The nearest rows for several subsets that share their first experts.
+        """Find the nearest rows for several subsets that share their first experts.
 
         Args:
             base: Experts in every subset.
             additions: For each of A subsets, the experts it has beside ``base``.
             points: (K, R, C) outputs at R points; those of experts in no subset are not read.
-            count: Rows to find.
-            own: (R,) the row that each point is itself, which is no neighbor of its own; None for new points.
+            count: Number of rows to find.
+            own: (R,) row of each point, which is excluded from its neighbors; None for new points.
 
         Returns:
             (A, R, count) row indices, ordered by distance up to rounding, and (A, R) the squared distance of the last.
@@ -120,7 +120,7 @@ class SubsetNeighbors:
         last: Tensor,
     ) -> None:
         """Fill indices (A, R, count) and last (A, R)."""
-        from lightning_fusion.frugal import kernels  # compiles, or reads what was compiled before
+        from lightning_fusion.frugal import kernels  # compiles, or loads from the cache
 
         rows = max(1, _BLOCK // self._narrow.shape[2])
         mine = (torch.full((points.shape[1],), -1) if own is None else own).numpy()
@@ -146,13 +146,13 @@ class SubsetNeighbors:
                 )
 
     def each(self, sets: Tensor, points: Tensor, count: int, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The nearest rows of many points, each on a set of experts of its own.
+        """Find the nearest rows of many points, each on its own set of experts.
 
         Args:
             sets: (R, K) bool, one member at least.
             points: (K, R, C) outputs at R points; those of experts in no set are not read.
-            count: Rows to find.
-            own: (R,) the row that each point is itself, which is no neighbor of its own; None for new points.
+            count: Number of rows to find.
+            own: (R,) row of each point, which is excluded from its neighbors; None for new points.
 
         Returns:
             (R, count) row indices, ordered by distance up to rounding, and (R,) the squared distance of the last.
@@ -174,19 +174,19 @@ class SubsetNeighbors:
     def supersets(
         self, sets: Tensor, rows: Tensor, count: int, apart: bool, further: bool
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The nearest rows of many rows, each in a set S of experts, or in S with one more, on a CPU.
+        """Find the nearest rows of many rows, each in a set S of experts, or in S with one more, on a CPU.
 
-        Distances of a row are computed once for all the sets it stands in.
+        Distances of a row are computed once for all of its sets.
 
         Args:
             sets: (Q, K) bool, a set S of experts each, one member at least.
-            rows: (Q,) the row in question.
-            count: Rows to find.
-            apart: A row is no neighbor of its own.
-            further: Look for S + k for each expert k, too.
+            rows: (Q,) row of each set.
+            count: Number of rows to find.
+            apart: Exclude a row from its own neighbors.
+            further: Search in S + k for each expert k instead.
 
         Yields:
-            (q,) numbers of some of the Q pairs, and the nearest rows: (q, 1, count) in S or, where ``further``,
+            (q,) indices of some of the Q pairs, and the nearest rows: (q, 1, count) in S or, where ``further``,
             (q, K, count) in S + k; in S itself where k is in S. Nothing where the search is not compiled.
         """
         if self.compiled:
@@ -195,13 +195,13 @@ class SubsetNeighbors:
                 yield some, found
 
     def _trusts(self, points: Tensor) -> bool:
-        """Whether float32 does for these points."""
+        """Whether float32 suffices for these points."""
         return self.compiled and (not points.shape[1] or float(points.double().square().sum(2).amax()) <= _LARGEST)
 
     def _in_sets(
         self, sets: Tensor, place: Tensor, points: Tensor, own: Tensor | None, count: int, further: bool
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """The same for points (K, R, C), of which ``place`` (Q,) are in question, with the distances of the last."""
+        """Search for points (K, R, C) selected by ``place`` (Q,); yields the distances of the last rows as well."""
         from lightning_fusion.frugal import kernels
 
         order = place.argsort(stable=True)
@@ -210,8 +210,8 @@ class SubsetNeighbors:
         held = max(1, _HELD // (self.num_experts * self._narrow.shape[2]))
         for begin in range(0, len(which), held):
             some = which[begin : begin + held]
-            asked = order[ends[begin] : ends[begin + len(some)]]
-            here, theirs = torch.arange(len(some)).repeat_interleave(times[begin : begin + len(some)]), sets[asked]
+            some_sets = order[ends[begin] : ends[begin + len(some)]]
+            here, theirs = torch.arange(len(some)).repeat_interleave(times[begin : begin + len(some)]), sets[some_sets]
             needed = torch.zeros(self.num_experts, len(some), dtype=torch.bool)
             needed.T.index_put_((here,), theirs, accumulate=True)
             slots = (needed.flatten().cumsum(0) - 1).view(needed.shape).T.contiguous()
@@ -221,8 +221,8 @@ class SubsetNeighbors:
             with torch.autocast("cpu", enabled=False):
                 for expert, part in enumerate(distances.split(needed.sum(1).tolist())):
                     torch.mm(sides[expert, needed[expert]], self._narrow[expert], out=part)
-            found = torch.empty(len(asked), self.num_experts if further else 1, count, dtype=torch.int64)
-            last = torch.empty(len(asked), dtype=torch.float64)
+            found = torch.empty(len(some_sets), self.num_experts if further else 1, count, dtype=torch.int64)
+            last = torch.empty(len(some_sets), dtype=torch.float64)
             mine = torch.full_like(some, -1) if own is None else own[some]
             search = kernels.nearest_in_supersets if further else kernels.nearest_in_sets
             search(
@@ -237,7 +237,7 @@ class SubsetNeighbors:
                 found.numpy(),
                 last.numpy(),
             )
-            yield asked, found, last
+            yield some_sets, found, last
 
     # ------------------------------------------------------------ in float64
 
@@ -335,17 +335,17 @@ def _unit() -> float:
 
 
 def smallest(values: Tensor, count: int, ordered: bool = True) -> tuple[Tensor, Tensor]:
-    """The smallest entries of each row, in order: :func:`torch.topk` after leaving out blocks that hold none of them.
+    """Return the smallest entries of each row: :func:`torch.topk` after skipping blocks that contain none of them.
 
     If an entry is among the ``count`` smallest, so is the smallest of its block among the blocks' smallest.
 
     Args:
         values: (R, N).
         count: At most N.
-        ordered: Sort what is found.
+        ordered: Sort the entries.
 
     Returns:
-        (R, count) values, ascending if ``ordered``, and their positions; which of equal values are taken is open.
+        (R, count) values, ascending if ``ordered``, and their positions; the choice among equal values is undefined.
 
     Example:
         >>> smallest(torch.tensor([[3.0, 1.0, 2.0]]), 2)

@@ -1,4 +1,4 @@
-"""What may be queried next, which of it is best, and the settings that follow from costs."""
+"""Candidate sets of experts, the choice among them, and default settings from costs."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -10,20 +10,20 @@ from torch import Tensor
 from lightning_fusion.errors import InputError
 
 TIE = 1e-6
-"""Losses, in errors among M samples, that are closer than this are equal."""
+"""Losses, in errors among M samples, that differ by less than this are equal."""
 _MOST_SETS = 2000  # sets of experts that a look-ahead may compare
 
 
 def further_sets(costs: Sequence[float], taken: Iterable[int], look_ahead: int = 1) -> list[tuple[int, ...]]:
-    """Sets of experts that may be queried next, cheapest first.
+    """List the sets of experts that may be queried next, in order of increasing cost.
 
     Args:
-        costs: Of all experts.
-        taken: Numbers of those that were queried.
-        look_ahead: Experts in a set, at most.
+        costs: Costs of all experts.
+        taken: Indices of the experts that were queried.
+        look_ahead: Maximum number of experts in a set.
 
     Raises:
-        InputError: If there are too many.
+        InputError: If there are too many sets.
 
     Example:
         >>> further_sets([3.0, 1.0, 1.0], taken=[1], look_ahead=2)
@@ -45,17 +45,17 @@ def further_sets(costs: Sequence[float], taken: Iterable[int], look_ahead: int =
 def best_set(
     totals: Tensor, sets: Sequence[tuple[int, ...]], costs: Sequence[float], trade_off: float, count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The best set of further experts for each sample.
+    """Select the best set of further experts for each sample.
 
     Args:
         totals: (R, A) summed loss after querying each set.
-        sets: The A sets, cheapest first.
-        costs: Of all K experts.
+        sets: The A sets, in order of increasing cost.
+        costs: Costs of all K experts.
         trade_off: Loss per unit of cost.
-        count: M, samples in a sum.
+        count: M, number of samples in a sum.
 
     Returns:
-        (R,) the expert to query next, (R,) summed loss after querying the best set, (R,) its cost in units of loss.
+        (R,) expert to query next, (R,) summed loss after querying the best set, (R,) cost of the set in units of loss.
 
     Example:
         >>> best_set(torch.tensor([[4.0, 1.0]]), [(0,), (1,)], [1.0, 1.0], trade_off=0.1, count=10)[0]
@@ -79,12 +79,12 @@ def best_set(
 
 
 def membership(sets: Sequence[tuple[int, ...]], num_experts: int, device: torch.device) -> Tensor:
-    """(A, K) bool, which experts are in each of A sets.
+    """Return (A, K) bool, the members of each of A sets.
 
     Args:
-        sets: Numbers of experts.
-        num_experts: K.
-        device: Of the result.
+        sets: Indices of experts.
+        num_experts: K, number of experts.
+        device: Device of the result.
     """
     members = torch.zeros(len(sets), num_experts, dtype=torch.bool, device=device)
     for place, found in enumerate(sets):
@@ -93,12 +93,14 @@ def membership(sets: Sequence[tuple[int, ...]], num_experts: int, device: torch.
 
 
 def resolving_neighbors(rows: int, trade_off: float, costs: Sequence[float]) -> int:
-    """M by default: as many neighbors as tell the cost of the cheapest expert from none, 10 to N - 1 of them.
+    """Return the default M: the number of neighbors that resolves the cost of the least expensive expert.
+
+    It is at least 10 and at most N - 1.
 
     Args:
         rows: N, size of the calibration set.
         trade_off: Loss per unit of cost; where it is 0, M is 50.
-        costs: Of all experts.
+        costs: Costs of all experts.
 
     Example:
         >>> resolving_neighbors(1000, 0.02, [1.0, 0.5])
@@ -111,12 +113,12 @@ def resolving_neighbors(rows: int, trade_off: float, costs: Sequence[float]) -> 
 
 
 def affordable_trade_off(budget: float, costs: Sequence[float], mean_cost: Callable[[float], float]) -> float:
-    """The smallest trade-off, to 1 %, whose mean cost per sample is within a budget.
+    """Find the smallest trade-off, to 1 %, with a mean cost per sample within a budget.
 
     Args:
-        budget: Largest mean cost.
-        costs: Of all experts.
-        mean_cost: Gives the mean cost of a policy with some trade-off; falls as it rises.
+        budget: Maximum mean cost.
+        costs: Costs of all experts.
+        mean_cost: Function of the trade-off that returns the mean cost of the policy, decreasing.
 
     Raises:
         InputError: If even the first expert costs more.

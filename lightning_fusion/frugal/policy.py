@@ -1,4 +1,4 @@
-"""FrugalFoE: queries as few experts as a sample needs."""
+"""FrugalFoE: sequential query policy for experts with costs."""
 
 import copy
 import math
@@ -40,7 +40,7 @@ from lightning_fusion.frugal.tables import DistanceTables, LossTables
 
 
 def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
-    """One thread at a time, without gradients, and outside inference mode: tables that are filled there are kept."""
+    """Decorate a method to run in one thread at a time, without gradients and outside inference mode."""
 
     @wraps(method)
     def run(self: "FrugalFoE", *args: Any, **kwargs: Any) -> Any:
@@ -51,39 +51,40 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class FrugalFoE(PolicyState):
-    r"""Fusion of frugal experts (Wang et al., ICLR 2024, section 4): which expert does a sample need next?
+    r"""FrugalFoE query policy (Wang et al., ICLR 2024, section 4): selects the next expert for each sample.
 
     With S the experts queried so far, the M calibration samples nearest on their outputs, costs c_k and a trade-off,
 
         R(T | x, S) = mean loss of F^T on these samples + trade_off * sum over k in T of c_k
 
-    the expert that lowers R(S + k | x, S) most is queried next, until the gain is smaller than its cost. The first one
-    is the same for all samples; the answer is F^S. Deciding costs no query: what every expert says about the
-    calibration set is known. Ties go to the cheaper expert, then to the first; a gain equal to the cost goes on.
+    the expert with the lowest R(S + k | x, S) is queried next, until the gain is smaller than its cost. The first
+    expert is the same for all samples; the prediction is F^S. Decisions need no query, because the outputs of all
+    experts on the calibration set are known. Ties go to the lower cost, then to the first expert; queries continue
+    where the gain equals the cost.
 
-    The trade-off is the loss that one unit of cost must save: at 0.02 an expert of cost 1 must save 2 errors in 100.
+    The trade-off is the cost weight, as loss per unit of cost: with 0.02 an expert of cost 1 must save 2 errors in 100.
 
     Args:
         costs: Cost of a query to each expert, by name or in order; where None, that of the stored outputs, or 1.
         trade_off: Loss per unit of cost, >= 0.
-        budget: Instead of a trade-off, the mean cost per sample that the calibration set (each judged by the others)
-            may have: the smallest trade-off that keeps it is found, to 1 %.
-        neighbors: M. Where None, as many as resolve the cost of the cheapest expert: ceil(1 / (trade_off * cost)),
-            at least 10 and at most N - 1; 50 where the trade-off is 0 or a budget is given.
-        fuser_neighbors: Voters of the kNN fuser.
-        min_queries: Experts to query in any case.
-        leave_one_out: A calibration sample is no voter for itself.
+        budget: Instead of a trade-off, the maximum mean cost per sample on the calibration set (leave-one-out): the
+            smallest trade-off within it is found, to 1 %.
+        neighbors: M. Where None, the number that resolves the cost of the least expensive expert: ceil(1 / (trade_off *
+            cost)), at least 10 and at most N - 1; 50 where the trade-off is 0 or a budget is given.
+        fuser_neighbors: Number of neighbors of the kNN fuser.
+        min_queries: Minimum number of queries per sample.
+        leave_one_out: Exclude a calibration sample from its own neighbors in the fuser.
         loss: ``zero_one``, or ``log``.
-        abstain_above: Abstain where the answer is in more doubt.
-        abstain_by: What doubt is: the answer's ``risk``, which is the loss of the M neighbors; or 1 - its largest
-            ``probability``. With many classes and few samples of each, M neighbors are of several, and the probability
-            separates wrong answers better (docs/methods/frugal.md).
-        on_failure: What to do when an expert raises, or its outputs are not finite: ``raise``, or ``skip`` it for these
-            samples, with a warning. A query that failed costs nothing.
-        fuser: The family of fusers F^S; :class:`KNNFuser` where None.
-        risk: The estimator of R; :class:`KNNRisk` where None.
-        look_ahead: How many more experts a decision may plan with (our extension). 1 is the paper's greedy search; the
-            number of experts is the exhaustive one. Of the best set, the one that helps most alone is queried.
+        abstain_above: Abstain where the uncertainty of the prediction is larger.
+        abstain_by: Measure of uncertainty: ``risk``, the loss of the M neighbors; or ``probability``, 1 minus the
+            largest one. With many classes and few samples of each, M neighbors are of several classes, and the
+            probability detects wrong predictions better (docs/methods/frugal.md).
+        on_failure: Behavior where an expert raises, or its outputs are not finite: ``raise``, or ``skip`` it for these
+            samples, with a warning. A failed query costs nothing.
+        fuser: Family of fusers F^S; :class:`KNNFuser` where None.
+        risk: Estimator of R; :class:`KNNRisk` where None.
+        look_ahead: Maximum number of experts that a decision plans with (our extension). 1 is the paper's greedy
+            search; the number of experts gives an exhaustive one. Of the best set, the best single expert is queried.
 
     Raises:
         InputError: If an argument is out of range.
@@ -130,7 +131,7 @@ class FrugalFoE(PolicyState):
         self.register_buffer("targets", torch.empty(0, dtype=torch.int64))
 
     def extra_repr(self) -> str:
-        """What was found by the fit, or what is wanted of it."""
+        """Return the fitted settings, or the arguments before a fit."""
         if not self.names:
             return f"trade_off={self.trade_off:g}, not fitted"
         return (
@@ -142,18 +143,18 @@ class FrugalFoE(PolicyState):
 
     @_guarded
     def fit(self, outputs: Mapping[str, Any] | OutputsSplit, targets: Any = None) -> Self:
-        """Learn from what every expert says about labeled rows that none of them was trained on.
+        """Fit the policy on the outputs of all experts on a calibration set that no expert was trained on.
 
         Args:
-            outputs: (N, C) by expert, or one split of an :class:`~lightning_fusion.ExpertOutputs`. Outputs of float64
-                are kept as they are; neighbors are those of float64 in any case.
+            outputs: (N, C) by expert, or one split of an :class:`~lightning_fusion.ExpertOutputs`. Outputs in float64
+                are not converted; neighbors are those of float64 in any case.
             targets: (N,) classes 0..C-1; a split has its own.
 
         Returns:
-            The policy itself, with ``trade_off_`` and ``neighbors_`` as found.
+            The policy itself, with ``trade_off_`` and ``neighbors_`` set.
 
         Raises:
-            InputError: If shapes, labels, costs or the number of rows do not fit.
+            InputError: If shapes, labels, costs or the number of samples are inconsistent.
         """
         names, stacked, goal, facts = read_labeled(outputs, targets)
         self.fit_array(names, stacked, goal, **facts)
@@ -170,15 +171,15 @@ class FrugalFoE(PolicyState):
         experts: Mapping[str, Any] | None = None,
         costs: Mapping[str, float] | None = None,
     ) -> Self:
-        """The same from one array, as a module holds it.
+        """Fit the policy on one array of outputs.
 
         Args:
-            names: Of the K experts.
+            names: Names of the K experts.
             outputs: (K, N, C).
             targets: (N,) classes 0..C-1.
             classes: Names of the classes, to be compared with those of later outputs.
-            experts: Facts of the experts, likewise.
-            costs: By name, for where the policy was given none.
+            experts: Metadata of the experts, likewise.
+            costs: Costs by name, used where the policy has none.
         """
         outputs = floating(outputs)
         goal = check_labeled(names, outputs, targets)
@@ -198,7 +199,7 @@ class FrugalFoE(PolicyState):
             if self.budget is not None:
                 self.trade_off_ = affordable_trade_off(self.budget, found, self._mean_cost)
         except BaseException:
-            self.names = []  # half a fit is none
+            self.names = []  # a failed fit leaves the policy unfitted
             raise
         for message in fit_diagnostics(self.calibration, self.loss, self.trade_off if self.budget is None else 0.0):
             warnings.warn(message, stacklevel=4)
@@ -206,7 +207,7 @@ class FrugalFoE(PolicyState):
 
     @property
     def calibration(self) -> Calibration:
-        """What the search reads, built once after a fit, a load or a move to another device.
+        """Data of the search, built once after a fit, a load or a move to another device.
 
         Raises:
             InputError: If the policy is not fitted.
@@ -240,26 +241,26 @@ class FrugalFoE(PolicyState):
 
     @_guarded
     def error(self, subset: Sequence[str]) -> float:
-        """Held-out loss of the fuser on the calibration set, from the outputs of some experts.
+        """Return the held-out loss of the fuser of some experts on the calibration set.
 
         Args:
-            subset: Their names.
+            subset: Names of the experts.
         """
         calibration = self.calibration
         return float(calibration.losses((), [expert_numbers(subset, self.names)], calibration.rows).mean())
 
     @_guarded
     def fuse(self, subset: Sequence[str], outputs: Mapping[str, Any] | OutputsSplit | Tensor) -> Tensor:
-        """(B, C) class probabilities from the outputs of some experts, whatever they cost.
+        """Return the (B, C) class probabilities of the fuser of some experts.
 
         Args:
-            subset: Their names.
-            outputs: Those of all experts, in any form that :meth:`predict` takes.
+            subset: Names of the experts.
+            outputs: Outputs of all experts, in any form that :meth:`predict` takes.
         """
         return self.calibration.fuser.predict(expert_numbers(subset, self.names), self._known(outputs))
 
     def _mean_cost(self, trade_off: float) -> float:
-        """Mean cost on the calibration set, each sample judged by the others."""
+        """Return the leave-one-out mean cost on the calibration set."""
         rows = self.calibration.rows
         return float(self._decide(self.calibration, _replay(self.outputs), len(rows), trade_off, rows).cost.mean())
 
@@ -269,20 +270,20 @@ class FrugalFoE(PolicyState):
     def predict(
         self, ask: Mapping[str, Any] | OutputsSplit | Tensor | Ask, num_rows: int | None = None
     ) -> FrugalPrediction:
-        """Query experts until further ones are not worth their cost, and fuse what they said.
+        """Query experts until the gain of further queries is below their cost, and fuse the outputs.
 
         Args:
-            ask: Outputs that are known, (B, C) by expert, one split of stored outputs, or one array (K, B, C) in the
-                policy's order; or a function ``ask(expert name, rows)`` that runs the expert on just these rows, given
-                as ascending (R,) int64, and gives (R, C). It is called once per expert and step, for up to 4,096
-                samples at a time.
+            ask: Known outputs, (B, C) by expert, one split of stored outputs, or one array (K, B, C) in the
+                policy's order; or a function ``ask(expert name, rows)`` that runs the expert on these samples only,
+                given as ascending (R,) int64, and returns (R, C). It is called once per expert and step, for up to
+                4,096 samples at a time.
             num_rows: B, required with a function.
 
         Returns:
-            Answers, the experts they are from, and what they cost.
+            Predictions, queried experts and costs.
 
         Raises:
-            InputError: If experts, shapes or numbers do not fit; names the expert and rows.
+            InputError: If experts, shapes or values are inconsistent; the message names the expert and samples.
         """
         calibration = self.calibration
         if isinstance(ask, Mapping | OutputsSplit | Tensor):
@@ -294,7 +295,9 @@ class FrugalFoE(PolicyState):
             if not callable(ask):
                 raise InputError(f"ask is a {type(ask).__name__}; expected outputs by expert, or a function")
             if num_rows is None or num_rows < 0:
-                raise InputError("num_rows: say how many samples there are when experts are queried by a function")
+                raise InputError(
+                    "num_rows is required when experts are queried by a function; set it to the number of samples"
+                )
             query, count = checked_query(ask, self.names, self.outputs, self.on_failure == "skip"), num_rows
         prediction = self._decide(calibration, query, count, self.trade_off_)
         for message in self.diagnostics(prediction):
@@ -302,10 +305,10 @@ class FrugalFoE(PolicyState):
         return prediction
 
     def diagnostics(self, prediction: FrugalPrediction) -> list[str]:
-        """What a batch of predictions says about a policy that does not fit, for 100 samples or more.
+        """Return warnings about a policy that does not match a batch of 100 samples or more.
 
         Args:
-            prediction: Of this policy.
+            prediction: Predictions of this policy.
         """
         return prediction_diagnostics(prediction, self.trade_off_)
 
@@ -317,13 +320,13 @@ class FrugalFoE(PolicyState):
         trade_offs: Iterable[float] = TRADE_OFFS,
         neighbors: int | None = None,
     ) -> FrugalCurve:
-        """Accuracy and cost at several trade-offs from this one fit, all with one M.
+        """Compute accuracy and cost at several trade-offs from this fit, with the same M.
 
         Args:
-            outputs: In any form that :meth:`predict` takes.
+            outputs: Outputs of all experts, in any form that :meth:`predict` takes.
             targets: (B,) classes; a split has its own.
-            trade_offs: In any order; each >= 0.
-            neighbors: M, where it is to be another than that of the fit.
+            trade_offs: Trade-offs >= 0, in any order.
+            neighbors: M; that of the fit where None.
         """
         calibration = self.calibration
         if neighbors is not None and not 1 <= neighbors <= len(self.targets):
@@ -343,16 +346,16 @@ class FrugalFoE(PolicyState):
         return FrugalCurve.of(prices, predictions, goal)
 
     def _known(self, outputs: Mapping[str, Any] | OutputsSplit | Tensor) -> Tensor:
-        """(K, B, C) outputs of the experts of this policy, in its order."""
+        """Return the (K, B, C) outputs of the experts of this policy, in its order."""
         return read_known(outputs, self.names, self.outputs, self.classes, self.experts)
 
     def _decide(
         self, calibration: Calibration, query: Query, count: int, trade_off: float, own: Tensor | None = None
     ) -> FrugalPrediction:
-        """Decide for ``count`` samples; ``own`` are the calibration samples that they are themselves."""
+        """Decide for ``count`` samples; ``own`` are their positions in the calibration set."""
         found = decide(calibration, query, count, trade_off, own)
         for name, number in found.failures.items():
-            warnings.warn(f"expert {name} failed on {number} row(s): went on with the others", stacklevel=4)
+            warnings.warn(f"expert {name} failed on {number} row(s): continued with the others", stacklevel=4)
         costs = torch.tensor(self.costs_, dtype=torch.float64, device=found.queried.device)
         doubt = found.risk if self.abstain_by == "risk" else 1 - found.probabilities.max(1).values
         above = math.inf if self.abstain_above is None else self.abstain_above
@@ -367,10 +370,10 @@ class FrugalFoE(PolicyState):
 
 
 def _replay(known: Tensor) -> Query:
-    """Queries that are answered from (K, B, C) outputs."""
+    """Return a query function that reads (K, B, C) outputs."""
     return lambda expert, rows: known[expert, rows]
 
 
 def _own(part: Any) -> Any:
-    """A fuser or estimator that serves another policy already is copied."""
+    """Copy a fuser or estimator that another policy uses already."""
     return copy.deepcopy(part) if hasattr(part, "_search") else part

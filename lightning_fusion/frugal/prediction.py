@@ -1,4 +1,4 @@
-"""What FrugalFoE predicts, and its curve of accuracy against cost."""
+"""Predictions of FrugalFoE, and its curve of accuracy against cost."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -7,17 +7,17 @@ from torch import Tensor
 
 
 class FrugalPrediction(NamedTuple):
-    """What :meth:`FrugalFoE.predict` returns.
+    """Result of :meth:`FrugalFoE.predict`.
 
     Attributes:
-        probabilities: (B, C) of the fuser on the outputs of the experts that were queried.
-        queried: (B, K) bool, which these are.
+        probabilities: (B, C) class probabilities of the fuser of the queried experts.
+        queried: (B, K) bool, the queried experts.
         cost: (B,) float64, the sum of their costs.
-        risk: (B,) float64, the estimated loss of the answer.
-        abstained: (B,) bool: the answer is in more doubt than ``abstain_above``, or every expert failed; then the
-            frequencies of the classes in the calibration set are the answer.
-        ood: (B,) bool, out-of-distribution: the nearest calibration samples are much farther than they are from one
-            another.
+        risk: (B,) float64, the estimated loss of the prediction.
+        abstained: (B,) bool: the uncertainty exceeds ``abstain_above``, or every expert failed; then probabilities are
+            the class frequencies in the calibration set.
+        ood: (B,) bool, out-of-distribution: the nearest calibration samples are much farther away than they are from
+            one another.
     """
 
     probabilities: Tensor
@@ -36,12 +36,12 @@ class FrugalPrediction(NamedTuple):
 
     @property
     def num_queries(self) -> Tensor:
-        """(B,) number of experts that were queried."""
+        """(B,) number of queried experts."""
         return self.queried.sum(1)
 
     @property
     def predicted(self) -> Tensor:
-        """(B,) the class of the largest probability, the lowest of equal ones; of abstained samples too."""
+        """(B,) class of the largest probability, the lowest of equal ones; also for abstained samples."""
         return self.probabilities.argmax(1)
 
 
@@ -50,11 +50,11 @@ class FrugalCurve:
     """Accuracy and cost of one fitted policy at several trade-offs.
 
     Attributes:
-        trade_off: The trade-offs, falling.
-        accuracy: Fraction of right answers, those of abstained samples included.
+        trade_off: Trade-offs, in decreasing order.
+        accuracy: Accuracy, including abstained samples.
         cost: Mean cost per sample.
         num_queries: Mean number of experts queried.
-        predictions: What was predicted at each trade-off.
+        predictions: Predictions at each trade-off.
     """
 
     trade_off: list[float]
@@ -65,12 +65,12 @@ class FrugalCurve:
 
     @classmethod
     def of(cls, trade_offs: list[float], predictions: list[FrugalPrediction], targets: Tensor) -> "FrugalCurve":
-        """The curve of some predictions.
+        """Create the curve of predictions at several trade-offs.
 
         Args:
-            trade_offs: Of each, falling.
-            predictions: At each trade-off, all of the same samples.
-            targets: (B,) classes of these.
+            trade_offs: Trade-offs, in decreasing order.
+            predictions: Predictions at each trade-off, of the same samples.
+            targets: (B,) classes of the samples.
         """
         return cls(
             trade_offs,

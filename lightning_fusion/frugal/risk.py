@@ -1,4 +1,4 @@
-"""What asking more experts is expected to bring: the risk of F^T for one sample, given the outputs of S."""
+"""Risk estimators: the expected loss of F^T for a sample, given the outputs of S."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -14,17 +14,17 @@ from lightning_fusion.frugal.tables import LossTables
 
 
 class RiskEstimator(nn.Module, ABC):
-    """Estimates the expected loss of F^T at a point whose outputs of S are known. Subclass it to estimate otherwise."""
+    """Base class of estimators of the expected loss of F^T at points with known outputs of S."""
 
     def allocate(self, num_experts: int, num_rows: int, num_classes: int) -> None:
-        """Make room for what :meth:`fit` learns, so that a saved state can be loaded."""
+        """Allocate the parameters that :meth:`fit` sets, so that a saved state can be loaded."""
         return
 
     def attach(self, search: SubsetNeighbors, outputs: Tensor, loss: LossTables, count: int) -> None:
-        """Take hold of the calibration samples, before :meth:`fit` or after a saved state was loaded.
+        """Attach the calibration samples, before :meth:`fit` or after a saved state was loaded.
 
         Args:
-            search: Among the calibration samples.
+            search: Neighbor search in the calibration samples.
             outputs: (K, N, C) of the calibration samples.
             loss: Held-out loss of each subset on each of them.
             count: M, the number of neighbors.
@@ -32,80 +32,80 @@ class RiskEstimator(nn.Module, ABC):
         self._search, self._outputs, self._loss, self._count = search, outputs, loss, count
 
     def fit(self, start: int, zero_one: bool) -> None:
-        """Learn from the attached rows, where there is something to learn.
+        """Fit the estimator on the attached samples; does nothing without parameters.
 
         Args:
-            start: The expert that is queried first.
+            start: Expert that is queried first.
             zero_one: Whether the loss is 0 or 1.
         """
         return
 
     @abstractmethod
     def look(self, subset: Sequence[int], points: Tensor, own: Tensor | None) -> Tensor:
-        """(R, ...) what the estimates need to know about R points whose outputs of ``subset`` are known.
+        """Return the (R, ...) data for estimates at R points with known outputs of ``subset``.
 
         Args:
             subset: Experts that were queried.
             points: (K, R, C).
-            own: (R,) the calibration sample that each point is itself; None for new points.
+            own: (R,) calibration sample of each point; None for new points.
         """
 
     def look_each(self, sets: Tensor, points: Tensor, own: Tensor | None) -> Tensor | None:
-        """The same for points that each know a set of their own, where that is faster than set by set; else None.
+        """Return the data for points with different sets, where that is faster than set by set; else None.
 
         Args:
             sets: (R, K) bool, the experts that were queried, one at least.
             points: (K, R, C).
-            own: (R,) the calibration sample that each point is itself; None for new points.
+            own: (R,) calibration sample of each point; None for new points.
         """
         return None
 
     def prepare(self, states: Sequence[tuple[tuple[int, ...], Tensor]], further: bool) -> None:
-        """Get ready for :meth:`total` of several sets at once.
+        """Prepare :meth:`total` of several sets at once.
 
         Args:
-            states: Sets of experts, and what was looked up for the samples in question.
+            states: Sets of experts, and the data of :meth:`look` for their samples.
             further: :meth:`total` will be called for every set with one more expert; else for the set itself.
         """
         return
 
     @abstractmethod
     def total(self, looked: Tensor, base: Sequence[int], additions: Sequence[Sequence[int]]) -> Tensor:
-        """(R, A) float64: M times the estimated loss of F^T, for T = ``base`` and each of A sets of more experts."""
+        """Return (R, A) float64, M times the estimated loss of F^T, for T = ``base`` and each of A sets of experts."""
 
 
 class KNNRisk(RiskEstimator):
-    """The mean loss of the M calibration samples nearest on the outputs of S (Wang et al., ICLR 2024, section 4)."""
+    """Mean loss of the M nearest calibration samples on the outputs of S (Wang et al., ICLR 2024, section 4)."""
 
     def look(self, subset: Sequence[int], points: Tensor, own: Tensor | None) -> Tensor:
-        """(R, M) the nearest rows."""
+        """Return the (R, M) nearest calibration samples."""
         return self._search.nearest(subset, [()], points, self._count, own)[0][0]
 
     def look_each(self, sets: Tensor, points: Tensor, own: Tensor | None) -> Tensor:
-        """(R, M) the nearest rows."""
+        """Return the (R, M) nearest calibration samples."""
         return self._search.each(sets, points, self._count, own)[0]
 
     def prepare(self, states: Sequence[tuple[tuple[int, ...], Tensor]], further: bool) -> None:
-        """Fill the tables of these rows."""
+        """Fill the loss tables of these samples."""
         self._loss.prepare([(subset, looked.unique()) for subset, looked in states], further)
 
     def total(self, looked: Tensor, base: Sequence[int], additions: Sequence[Sequence[int]]) -> Tensor:
-        """The summed loss of these rows."""
+        """Return the summed loss of these samples."""
         return self._loss(base, additions, looked).sum(2).T
 
 
 class ParametricRisk(RiskEstimator):
-    """One perceptron that predicts, from the outputs of S, the error of F^(S + k) for every k (our choice).
+    """Multilayer perceptron that predicts the error of F^(S + k) for every k from the outputs of S (our choice).
 
-    The paper leaves parametric estimates open. It is trained on calibration samples in random states S, all of which
-    contain the first expert; its size is geometric, as small states are met more often.
+    The paper does not specify parametric estimates. The perceptron is trained on calibration samples with random sets
+    S that contain the first expert; their size has a geometric distribution, because small sets are more frequent.
 
     Args:
         hidden: Widths of the hidden layers.
-        states: Random states.
-        rows: Validation rows drawn for each state.
-        epochs: Passes over these states.
-        seed: Of the draws and the weights.
+        states: Number of random sets.
+        rows: Number of calibration samples drawn for each set.
+        epochs: Number of passes over these sets.
+        seed: Seed of draws and weights.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class ParametricRisk(RiskEstimator):
         self.network = nn.Sequential()
 
     def allocate(self, num_experts: int, num_rows: int, num_classes: int) -> None:
-        """Make an untrained network."""
+        """Create an untrained network."""
         self.network = perceptron([num_experts * (num_classes + 1), *self.hidden, num_experts])
 
     def fit(self, start: int, zero_one: bool) -> None:
@@ -149,23 +149,23 @@ class ParametricRisk(RiskEstimator):
         model = MLPClassifier(self.hidden, max_iter=self.epochs, random_state=self.seed)
         goal = torch.cat(goals).cpu().numpy().astype(int)
         self.allocate(experts, known, classes)
-        if experts == 1:  # nothing to choose
+        if experts == 1:  # a single expert
             goal = goal.ravel()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a fixed number of epochs is what is wanted
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the number of epochs is fixed
             model.fit(torch.cat(inputs).cpu().numpy(), goal)
         copy_perceptron(model, self.network, torch.arange(experts).numpy())
         self.to(outputs.device)
 
     @torch.no_grad()
     def look(self, subset: Sequence[int], points: Tensor, own: Tensor | None) -> Tensor:
-        """(R, K) the predicted errors of F^(S + k)."""
+        """Return the (R, K) predicted errors of F^(S + k)."""
         risk: Tensor = self.network(masked_input(points, subset)).sigmoid()
         return risk
 
     def total(self, looked: Tensor, base: Sequence[int], additions: Sequence[Sequence[int]]) -> Tensor:
-        """The predicted errors, times M. That of S is the mean over its members, each of which adds nothing."""
+        """Return the predicted errors, times M; that of S is the mean over its members, which add nothing."""
         if any(len(added) > 1 for added in additions):
-            raise InputError("look_ahead: ParametricRisk sees one expert ahead; set look_ahead to 1")
+            raise InputError("look_ahead: ParametricRisk predicts one expert ahead; set look_ahead to 1")
         columns = [looked[:, list(added) or list(base)].mean(1) for added in additions]
         return torch.stack(columns, 1).to(torch.float64) * self._count

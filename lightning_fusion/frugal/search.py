@@ -1,4 +1,4 @@
-"""Which expert FrugalFoE queries next, sample by sample, and when it stops."""
+"""Sequential search of FrugalFoE: the next query of each sample, and the stopping rule."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,29 +16,29 @@ from lightning_fusion.frugal.subset_fusers import KNNFuser, SubsetFuser
 from lightning_fusion.frugal.tables import DistanceTables, LossTables
 
 Query = Callable[[int, Tensor], Tensor]
-"""Gives the (R, C) outputs of an expert on some samples, (R,) int64; called as ``query(expert, rows)``."""
+"""Function ``query(expert, rows)`` that returns the (R, C) outputs of an expert on samples (R,) int64."""
 
-_CHUNK = 4096  # samples that are decided together
+_CHUNK = 4096  # number of samples that are decided together
 
 
 @dataclass
 class Calibration:
-    """What a fit leaves for the search.
+    """Fitted data of a policy for the search.
 
     Attributes:
-        names: Of the K experts.
-        outputs: (K, N, C) of the calibration set.
-        targets: (N,) its classes.
-        costs: (K,).
+        names: Names of the K experts.
+        outputs: (K, N, C) outputs on the calibration set.
+        targets: (N,) classes of the calibration set.
+        costs: (K,) costs.
         fuser: F^S for every S.
-        risk: The risk of F^T, attached with M.
-        neighbors: Nearest calibration samples on the outputs of any set of experts.
+        risk: Estimator of the risk of F^T, attached with M.
+        neighbors: Neighbor search on the outputs of any set of experts.
         losses: Held-out loss of F^T on each calibration sample.
-        distances: Tell which samples are out-of-distribution.
+        distances: Detector of out-of-distribution samples.
         num_neighbors: M.
-        min_queries: Experts to query in any case.
-        look_ahead: How many more experts a decision may plan with.
-        skip_failures: Go on without an expert that gives no finite outputs; else that raises.
+        min_queries: Minimum number of queries per sample.
+        look_ahead: Maximum number of experts that a decision plans with.
+        skip_failures: Continue without an expert that returns no finite outputs; else raise.
     """
 
     names: list[str]
@@ -57,19 +57,19 @@ class Calibration:
 
     @property
     def rows(self) -> Tensor:
-        """(N,) numbers of all samples of the calibration set."""
+        """(N,) positions of all samples of the calibration set."""
         return torch.arange(len(self.targets), device=self.targets.device)
 
     def attach_risk(self) -> None:
-        """Let the risk look at M neighbors."""
+        """Attach the risk estimator with M neighbors."""
         self.risk.attach(self.neighbors, self.outputs, self.losses, self.num_neighbors)
 
     def first(self, trade_off: float, failed: frozenset[int] = frozenset()) -> int:
-        """The expert to query first: the smallest unconditional risk, cost included.
+        """Return the expert to query first, of the smallest unconditional risk including its cost.
 
         Args:
             trade_off: Loss per unit of cost.
-            failed: Numbers of experts that cannot be queried.
+            failed: Indices of experts that cannot be queried.
         """
         sets = further_sets(self.costs, failed, self.look_ahead)
         totals = self.losses((), sets, self.rows).sum(1)[None]
@@ -78,14 +78,14 @@ class Calibration:
 
 @dataclass
 class Decisions:
-    """What :func:`decide` found for B samples.
+    """Result of :func:`decide` for B samples.
 
     Attributes:
-        queried: (B, K) bool.
-        probabilities: (B, C) the answer.
-        risk: (B,) float64, its expected loss.
+        queried: (B, K) bool, the queried experts.
+        probabilities: (B, C) class probabilities.
+        risk: (B,) float64, expected loss of the prediction.
         ood: (B,) bool, whether the sample is out-of-distribution.
-        failures: Samples on which each expert failed.
+        failures: Number of samples on which each expert failed.
     """
 
     queried: Tensor
@@ -98,14 +98,14 @@ class Decisions:
 def decide(
     calibration: Calibration, query: Query, count: int, trade_off: float, own: Tensor | None = None
 ) -> Decisions:
-    """Query the experts about all samples until each has its answer, some thousand at a time.
+    """Query experts for all samples until each has a prediction, some thousand samples at a time.
 
     Args:
-        calibration: Of the policy.
-        query: Gives the outputs of an expert.
-        count: B.
+        calibration: Calibration of the policy.
+        query: Function that returns the outputs of an expert.
+        count: B, number of samples.
         trade_off: Loss per unit of cost.
-        own: (B,) the calibration sample that each one is itself, to judge the policy on these: costs and risks alone.
+        own: (B,) position of each sample in the calibration set, to evaluate the policy on it: costs and risks only.
     """
     experts, _, classes = calibration.outputs.shape
     device = calibration.outputs.device
@@ -121,9 +121,9 @@ def decide(
 
 
 class _State(NamedTuple):
-    """Samples that queried the same experts: these, those that failed, and what the risk looked up, once there is any.
+    """Samples with the same queried experts, the failed experts, and the data of the risk estimator.
 
-    ``now`` is the loss of what was queried, among M; ``live`` says which samples may go on.
+    ``now`` is the loss after the queries so far, among M; ``live`` marks samples that may query further.
     """
 
     queried: tuple[int, ...]
@@ -135,7 +135,7 @@ class _State(NamedTuple):
 
 
 class _Search:
-    """The search for some of the samples, a slice of them."""
+    """Search for a slice of the samples."""
 
     def __init__(
         self,
@@ -152,11 +152,11 @@ class _Search:
         self.own = None if own is None else own[part]
         self.rows = torch.arange(part.start, part.start + len(self.queried), device=self.queried.device)
         experts, _, classes = calibration.outputs.shape
-        self.points = calibration.outputs.new_zeros(experts, len(self.rows), classes)  # what is known so far
+        self.points = calibration.outputs.new_zeros(experts, len(self.rows), classes)  # outputs known so far
         self.failed = torch.zeros_like(self.queried)
 
     def run(self) -> None:
-        """Query until every sample has its answer."""
+        """Query until every sample has a prediction."""
         active = torch.arange(len(self.rows), device=self.rows.device)
         following = torch.full_like(active, -1)
         while len(active):
@@ -178,7 +178,7 @@ class _Search:
             if not self.calibration.skip_failures:
                 raise InputError(
                     f"expert {name} returned NaN or infinite outputs for row(s) {shorten(wrong.tolist())}; "
-                    "on_failure='skip' goes on without it"
+                    "on_failure='skip' continues without it"
                 )
             self.failures[name] = self.failures.get(name, 0) + len(wrong)
             self.failed[some[~sound], expert] = True
@@ -187,7 +187,7 @@ class _Search:
         self.queried[some, expert] = True
 
     def _states(self, active: Tensor) -> list[_State]:
-        """What is known about samples, state by state, and which of them may go on."""
+        """Group samples by their queried experts, with the data of the risk estimator."""
         risk = self.calibration.risk
         some = active[self.queried[active].any(1)]
         own = None if self.own is None else self.own[some]
@@ -212,7 +212,7 @@ class _Search:
         return states
 
     def _judge(self, state: _State) -> _State:
-        """With the loss of what was queried, and which samples may go on."""
+        """Set the loss after the queries so far, and which samples may query further."""
         if state.looked is None:
             return state
         given = self.calibration
@@ -228,7 +228,7 @@ class _Search:
         return state._replace(now=now, live=live)
 
     def _next(self, state: _State) -> Tensor:
-        """(R,) the expert to query next, -1 where the answer is given, for samples in one state."""
+        """Return the (R,) expert to query next, -1 for stop, for samples in one state."""
         given, count, some = self.calibration, self.calibration.num_neighbors, state.some
         if state.looked is None:
             if len(state.failed) < len(given.names):
@@ -250,11 +250,13 @@ class _Search:
         return following
 
     def _conclude(self, some: Tensor) -> None:
-        """Answer for samples that queried an expert at least."""
+        """Set the predictions of samples that queried at least one expert."""
         given, queried, points = self.calibration, self.queried[some], self.points[:, some]
         groups = [(tuple(members.nonzero().flatten().tolist()), places) for members, places in _alike(queried)]
         voters, last = given.neighbors.each(queried, points, given.distances.count)
-        if type(given.fuser) is KNNFuser and given.fuser.neighbors == given.distances.count:  # these are its voters
+        if (
+            type(given.fuser) is KNNFuser and given.fuser.neighbors == given.distances.count
+        ):  # the neighbors of the kNN fuser
             self.probabilities[some] = given.fuser.vote(voters[None])[0].to(self.probabilities.dtype)
         else:
             for subset, places in groups:
@@ -264,6 +266,6 @@ class _Search:
 
 
 def _alike(states: Tensor) -> Sequence[tuple[Tensor, Tensor]]:
-    """The different rows of a matrix, and where they are."""
+    """Return the distinct rows of a matrix, and their positions."""
     different, inverse, counts = states.unique(dim=0, return_inverse=True, return_counts=True)
     return list(zip(different, inverse.argsort(stable=True).split(counts.tolist()), strict=True))

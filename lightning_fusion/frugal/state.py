@@ -1,4 +1,4 @@
-"""What a policy is, apart from what it does: arguments and arrays, in memory, in checkpoints and in files."""
+"""State of a policy: arguments and arrays, in memory, in checkpoints and in files."""
 
 import inspect
 import math
@@ -24,7 +24,7 @@ _POLICY = "policy"
 
 
 class Arguments:
-    """Arguments of :class:`~lightning_fusion.FrugalFoE` that are plain data, which it has as attributes."""
+    """Plain-data arguments of :class:`~lightning_fusion.FrugalFoE`, as attributes."""
 
     costs: dict[str, float] | list[float] | None
     trade_off: float
@@ -44,7 +44,7 @@ ARGUMENTS = tuple(Arguments.__annotations__)
 
 
 class PolicyState(Arguments, nn.Module):
-    """What :class:`~lightning_fusion.FrugalFoE` keeps of a fit."""
+    """Fitted state of :class:`~lightning_fusion.FrugalFoE`."""
 
     names: list[str]
     classes: list[str] | None
@@ -59,7 +59,7 @@ class PolicyState(Arguments, nn.Module):
     _calibration: Calibration | None = None
 
     def _calibrate(self) -> Calibration:
-        """Build what the search reads."""
+        """Build the data of the search."""
         raise NotImplementedError
 
     def _check_fitted(self) -> None:
@@ -67,7 +67,7 @@ class PolicyState(Arguments, nn.Module):
             raise InputError("this FrugalFoE is not fitted; call fit(outputs, targets), or FrugalFoE.load(folder)")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Follow a move to another device; numbers keep their precision, which decides who is nearest."""
+        """Move to another device, and keep the precision, which affects the nearest neighbors."""
         kept = {name: value.dtype for name, value in self.state_dict().items()}
         outputs = self.outputs
         apply: Callable[..., Any] = super()._apply  # torch gives it no types
@@ -81,7 +81,7 @@ class PolicyState(Arguments, nn.Module):
         return self
 
     def facts(self) -> dict[str, Any]:
-        """Everything but the arrays, as plain data."""
+        """Return the state without arrays, as plain data."""
         self._check_fitted()
         return {
             "format": FORMAT,
@@ -100,10 +100,10 @@ class PolicyState(Arguments, nn.Module):
         }
 
     def save(self, folder: str | Path) -> None:
-        """Write the policy as a store (see :mod:`lightning_fusion.store`), whole or not at all.
+        """Write the policy atomically as a store (:mod:`lightning_fusion.store`).
 
         Args:
-            folder: Made where it is missing; a policy in it is replaced.
+            folder: Folder, created where it is missing; a policy in it is replaced.
         """
         facts = self.facts()
         with StoreWriter(folder, _POLICY, overwrite=True) as writer:
@@ -113,10 +113,10 @@ class PolicyState(Arguments, nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read a policy that :meth:`save` wrote. Nothing in the files is executed.
+        """Load a policy written by :meth:`save`; no code in the files is executed.
 
         Raises:
-            InputError: If there is none, or it is damaged.
+            InputError: If there is no policy, or it is damaged.
         """
         stored = ArrayStore(folder, _POLICY)
         tensors = {name: torch.from_numpy(np.array(values)) for name, values in stored.items()}
@@ -128,11 +128,11 @@ class PolicyState(Arguments, nn.Module):
 
         Args:
             facts: Plain data.
-            tensors: By name.
-            where: They come from, for messages.
+            tensors: Tensors by name.
+            where: Origin of the data, for messages.
 
         Raises:
-            InputError: If they do not belong together.
+            InputError: If they are inconsistent.
         """
         try:
             shape = check_facts(facts, tensors, where)
@@ -155,20 +155,20 @@ class PolicyState(Arguments, nn.Module):
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """A digest of tensors and their names."""
+    """Return a digest of tensors and their names."""
     return digest(*(part for name in sorted(tensors) for part in (name, tensors[name].cpu())))
 
 
 def check_facts(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> tuple[int, int, int]:
-    """(K, N, C) of a policy whose facts and tensors belong together.
+    """Check that facts and tensors of a policy are consistent, and return (K, N, C).
 
     Args:
         facts: Plain data.
-        tensors: By name.
-        where: They come from, for messages.
+        tensors: Tensors by name.
+        where: Origin of the data, for messages.
 
     Raises:
-        InputError: If they are of another format, out of range, or do not belong together.
+        InputError: If they are of another format, out of range, or inconsistent.
     """
     if facts["format"] != FORMAT:
         raise InputError(f"policy: {where} has format {facts['format']}; this version reads {FORMAT}")
@@ -186,16 +186,16 @@ def check_facts(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], where: 
 
 
 def describe_part(part: nn.Module) -> dict[str, Any]:
-    """The class of a fuser or risk estimator, with its arguments: attributes of the same names.
+    """Return the class of a fuser or risk estimator with its arguments, which are attributes of the same names.
 
     Raises:
-        InputError: If it keeps an argument under another name.
+        InputError: If an argument is not an attribute of the same name.
     """
     names = [name for name in inspect.signature(type(part).__init__).parameters if name != "self"]
     lost = [name for name in names if not hasattr(part, name) and name not in ("args", "kwargs")]
     if lost:
         raise InputError(
-            f"{type(part).__name__}: its argument {lost[0]} cannot be saved; keep it as an attribute of the same name"
+            f"{type(part).__name__}: its argument {lost[0]} cannot be saved; store it as an attribute of the same name"
         )
     values = {name: getattr(part, name) for name in names if hasattr(part, name)}
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
@@ -203,15 +203,15 @@ def describe_part(part: nn.Module) -> dict[str, Any]:
 
 
 def build_part(spec: Mapping[str, Any], family: type, where: str) -> Any:
-    """The fuser or risk estimator that a file names.
+    """Build the fuser or risk estimator that a file names.
 
     Args:
-        spec: From :func:`describe_part`.
-        family: Which its class must belong to.
-        where: It comes from, for messages.
+        spec: Result of :func:`describe_part`.
+        family: Required base class.
+        where: Origin of the data, for messages.
 
     Raises:
-        InputError: If its class is neither this library's nor imported already.
+        InputError: If its class is neither in this library nor imported.
     """
     kind = imported_class(spec["class_path"], family)
     if kind is None:

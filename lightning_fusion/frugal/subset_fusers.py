@@ -1,4 +1,4 @@
-"""Fusers that read any subset of the experts: one family of functions F^S for all S."""
+"""Fusers of any subset of the experts: families of functions F^S for all S."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -16,34 +16,34 @@ _MIN_STEPS = 500  # of 200 rows, scikit-learn's batch
 
 
 class SubsetFuser(nn.Module, ABC):
-    """F^S for every subset S of the experts. Subclass it to fuse in another way."""
+    """Base class of families of fusers F^S for every subset S of the experts."""
 
     smoothing: float = 1e-3
-    """Weight of the uniform distribution that is mixed in before a logarithm is taken."""
+    """Weight of the uniform distribution that is mixed in before taking a logarithm."""
 
     def allocate(self, num_experts: int, num_rows: int, num_classes: int) -> None:
-        """Make room for what :meth:`fit` learns, so that a saved state can be loaded."""
+        """Allocate the parameters that :meth:`fit` sets, so that a saved state can be loaded."""
         return
 
     def attach(self, search: SubsetNeighbors, outputs: Tensor, targets: Tensor, leave_one_out: bool) -> None:
-        """Take hold of the labeled rows, before :meth:`fit` or after a saved state was loaded.
+        """Attach the calibration samples, before :meth:`fit` or after a saved state was loaded.
 
         Args:
-            search: Among these rows.
+            search: Neighbor search in these samples.
             outputs: (K, N, C) outputs of the experts.
             targets: (N,) classes.
-            leave_one_out: Whether :meth:`held_out` must not let a row vote for itself.
+            leave_one_out: Whether :meth:`held_out` excludes a sample from its own neighbors.
         """
         self._search, self._outputs, self._targets, self._leave = search, outputs, targets, leave_one_out
         self.num_experts = len(outputs)
 
     def fit(self) -> None:
-        """Learn from the attached rows, where there is something to learn."""
+        """Fit the fusers on the attached samples; does nothing without parameters."""
         return
 
     @abstractmethod
     def predict(self, subset: Sequence[int], points: Tensor) -> Tensor:
-        """(R, C) class probabilities at R points from the experts in ``subset``.
+        """Return the (R, C) class probabilities at R points from the experts in ``subset``.
 
         Args:
             subset: Experts that were queried.
@@ -52,34 +52,34 @@ class SubsetFuser(nn.Module, ABC):
 
     @abstractmethod
     def held_out(self, base: Sequence[int], additions: Sequence[Sequence[int]], rows: Tensor) -> Tensor:
-        """(A, R, C) class probabilities of fitted rows for A subsets, as if each row were new.
+        """Return the (A, R, C) held-out class probabilities of fitted samples for A subsets.
 
         Args:
             base: Experts in every subset.
             additions: For each of A subsets, the experts it has beside ``base``.
-            rows: (R,) indices of fitted rows.
+            rows: (R,) positions of fitted samples.
         """
 
     def held_out_many(self, sets: Tensor, rows: Tensor, further: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same for many sets and rows at once, where a family can do better than set by set; else nothing.
+        """Yield :meth:`held_out` of many sets and samples at once, where that is faster than set by set; else nothing.
 
         Args:
-            sets: (Q, K) bool, a set S of experts each.
-            rows: (Q,) a fitted row each.
-            further: For S + k, too.
+            sets: (Q, K) bool, sets S of experts.
+            rows: (Q,) position of a fitted sample for each set.
+            further: For S + k instead.
 
         Yields:
-            (q,) numbers of some of the Q pairs, and class probabilities: (q, 1, C) in S or, where ``further``,
+            (q,) indices of some of the Q pairs, and class probabilities: (q, 1, C) in S or, where ``further``,
             (q, K, C) in S + k; in S where k is in S.
         """
         return iter(())
 
 
 class KNNFuser(SubsetFuser):
-    """Uniform vote of the nearest rows on the outputs of S: FrugalFoE's fuser (Wang et al., ICLR 2024, section 4).
+    """Uniform vote of the nearest samples on the outputs of S, the paper's fuser (Wang et al., ICLR 2024, section 4).
 
     Args:
-        neighbors: Voters; 9 in the paper.
+        neighbors: Number of neighbors; 9 in the paper.
     """
 
     def __init__(self, neighbors: int = 9) -> None:
@@ -90,34 +90,34 @@ class KNNFuser(SubsetFuser):
         self.smoothing = 1 / (neighbors + 1)
 
     def attach(self, search: SubsetNeighbors, outputs: Tensor, targets: Tensor, leave_one_out: bool) -> None:
-        """Keep the rows.
+        """Store the samples.
 
         Raises:
-            InputError: If there are fewer rows than voters.
+            InputError: If there are fewer samples than neighbors.
         """
         super().attach(search, outputs, targets, leave_one_out)
         if self.neighbors > len(targets) - leave_one_out:
             raise InputError(
                 f"fuser_neighbors is {self.neighbors} for {len(targets)} calibration samples; expected at most "
-                f"{len(targets) - leave_one_out}: give more samples, or fewer neighbors"
+                f"{len(targets) - leave_one_out}: add samples, or lower fuser_neighbors"
             )
 
     def predict(self, subset: Sequence[int], points: Tensor) -> Tensor:
-        """The frequencies of the votes."""
+        """Return the frequencies of the votes."""
         return self.vote(self._search.nearest(subset, [()], points, self.neighbors)[0])[0]
 
     def held_out(self, base: Sequence[int], additions: Sequence[Sequence[int]], rows: Tensor) -> Tensor:
-        """The frequencies of the votes of other rows."""
+        """Return the frequencies of the votes of other samples."""
         own = rows if self._leave else None
         return self.vote(self._search.nearest(base, additions, self._outputs[:, rows], self.neighbors, own)[0])
 
     def held_out_many(self, sets: Tensor, rows: Tensor, further: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """The frequencies of the votes of other rows."""
+        """Return the frequencies of the votes of other samples."""
         for some, voters in self._search.supersets(sets, rows, self.neighbors, self._leave, further):
             yield some, self.vote(voters)
 
     def vote(self, voters: Tensor) -> Tensor:
-        """(A, R, C) frequencies of the votes of the rows (A, R, k)."""
+        """Return the (A, R, C) frequencies of the votes of the samples (A, R, k)."""
         counts = torch.zeros(*voters.shape[:2], self._outputs.shape[2], device=voters.device)
         ones = torch.ones((), device=voters.device).expand(voters.shape)
         counts.scatter_add_(2, self._targets[voters], ones)
@@ -125,16 +125,16 @@ class KNNFuser(SubsetFuser):
 
 
 class MaskedMLPFuser(SubsetFuser):
-    """One perceptron for all subsets (our extension): outputs of other experts are 0, and indicators say so.
+    """Multilayer perceptron for all subsets (our extension): outputs of other experts are 0, with mask indicators.
 
-    It is trained with random expert dropout: each row is seen in each epoch with another random subset, whose size is
-    uniform in 1..K. What it says about the fitted rows comes from cross-fitting: a network that did not see the row.
+    It is trained with expert dropout: each epoch draws another random subset for each sample, of uniform size in 1..K.
+    Held-out predictions come from cross-fitting.
 
     Args:
         hidden: Widths of the hidden layers.
-        epochs: Passes over the rows; more where these are fewer than 500 steps of 200 rows.
-        folds: Of the cross-fitting.
-        seed: Of weights, order, subsets and folds.
+        epochs: Number of passes over the samples; more where these are fewer than 500 steps of 200 samples.
+        folds: Number of folds of the cross-fitting.
+        seed: Seed of weights, order, subsets and folds.
     """
 
     def __init__(self, hidden: Sequence[int] = (256, 256), epochs: int = 60, folds: int = 3, seed: int = 0) -> None:
@@ -142,19 +142,19 @@ class MaskedMLPFuser(SubsetFuser):
         if folds < 2 or epochs < 1:
             raise InputError(f"MaskedMLPFuser: found {folds} folds and {epochs} epochs; expected at least 2 and 1")
         self.hidden, self.epochs, self.folds, self.seed = tuple(hidden), epochs, folds, seed
-        self.networks = nn.ModuleList()  # of each fold, then of all rows
+        self.networks = nn.ModuleList()  # one for each fold, then one for all samples
 
     def allocate(self, num_experts: int, num_rows: int, num_classes: int) -> None:
-        """Make untrained networks."""
+        """Create untrained networks."""
         widths = [num_experts * (num_classes + 1), *self.hidden, num_classes]
         self.networks = nn.ModuleList(perceptron(widths) for _ in range(self.folds + 1))
         self.register_buffer("fold", torch.zeros(num_rows, dtype=torch.int64))
 
     def fit(self) -> None:
-        """Train one network on each choice of all folds but one, and one on all rows."""
+        """Train one network for each held-out fold, and one on all samples."""
         outputs, targets = self._outputs, self._targets
         if len(targets) < self.folds:
-            raise InputError(f"MaskedMLPFuser: found {len(targets)} rows for {self.folds} folds; give more rows")
+            raise InputError(f"MaskedMLPFuser: found {len(targets)} rows for {self.folds} folds; add samples")
         experts, rows, classes = outputs.shape
         self.allocate(experts, rows, classes)
         self.to(outputs.device)
@@ -184,12 +184,12 @@ class MaskedMLPFuser(SubsetFuser):
 
     @torch.no_grad()
     def predict(self, subset: Sequence[int], points: Tensor) -> Tensor:
-        """The network's softmax."""
+        """Return the softmax of the network."""
         return self._ask(self.networks[-1], subset, points)
 
     @torch.no_grad()
     def held_out(self, base: Sequence[int], additions: Sequence[Sequence[int]], rows: Tensor) -> Tensor:
-        """The softmax of the networks that did not see the rows."""
+        """Return the softmax of the networks for which the samples were held out."""
         points, fold = self._outputs[:, rows], self.fold[rows]
         result = torch.empty(len(additions), len(rows), points.shape[2], device=rows.device)
         for number, added in enumerate(additions):
@@ -204,11 +204,11 @@ class MaskedMLPFuser(SubsetFuser):
 
 
 def masked_input(points: Tensor, subset: Sequence[int]) -> Tensor:
-    """(R, K (C + 1)) input of a perceptron that reads some experts.
+    """Return the (R, K (C + 1)) masked input of a perceptron.
 
     Args:
         points: (K, R, C) outputs.
-        subset: The experts it may read.
+        subset: Experts that are not masked.
     """
     mask = torch.zeros(points.shape[1], len(points), device=points.device)
     mask[:, list(subset)] = 1
@@ -220,7 +220,7 @@ def _masked(points: Tensor, mask: Tensor) -> Tensor:
 
 
 def perceptron(widths: Sequence[int]) -> nn.Sequential:
-    """Linear layers of these widths with ReLU between them."""
+    """Create linear layers of these widths with ReLU between them."""
     layers: list[nn.Module] = []
     for wide, narrow in pairwise(widths):
         layers += [nn.Linear(wide, narrow), nn.ReLU()]
@@ -229,12 +229,12 @@ def perceptron(widths: Sequence[int]) -> nn.Sequential:
 
 @torch.no_grad()
 def copy_perceptron(model, network: nn.Module, labels: np.ndarray) -> None:  # type: ignore[no-untyped-def]
-    """Copy the weights of scikit-learn's perceptron; classes it has not seen get a very small logit.
+    """Copy the weights of scikit-learn's perceptron; unseen classes get a very small logit.
 
     Args:
-        model: scikit-learn's fitted MLPClassifier.
-        network: What :func:`perceptron` made, without gradient from here on.
-        labels: The output that each of the model's outputs stands for.
+        model: Fitted MLPClassifier of scikit-learn.
+        network: Result of :func:`perceptron`; its gradients are disabled.
+        labels: Class of each output of the model.
     """
     linear = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
     for number, (layer, weight, bias) in enumerate(zip(linear, model.coefs_, model.intercepts_, strict=True)):

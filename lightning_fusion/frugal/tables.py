@@ -1,4 +1,4 @@
-"""What is known of each calibration sample for any set of experts, kept from one query to the next."""
+"""Caches of calibration samples for any set of experts, shared by all queries."""
 
 import math
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ from lightning_fusion.frugal.planning import membership
 from lightning_fusion.frugal.subset_fusers import SubsetFuser
 
 OOD_RATIO = 2.0
-"""A sample is out-of-distribution where its k-distance is this many times that of its neighbors."""
+"""Ratio of the k-distance of a sample to that of its neighbors above which it is out-of-distribution."""
 
 
 class LossTables:
-    """Held-out loss of F^T on each calibration sample, for each set T that was looked at; filled on demand.
+    """Held-out loss of F^T on each calibration sample for each set T, filled on demand.
 
-    The loss does not depend on the query, so many queries share it. When the tables outgrow ``limit_bytes`` they are
-    forgotten and filled again.
+    The loss does not depend on the query, so queries share it. Tables that exceed ``limit_bytes`` are cleared and
+    filled again.
 
     Args:
-        fuser: Attached to the calibration samples.
-        targets: (N,) their classes.
+        fuser: Fuser, attached to the calibration samples.
+        targets: (N,) classes of the calibration samples.
         loss: ``zero_one`` or ``log``.
     """
 
@@ -35,7 +35,7 @@ class LossTables:
         self.slots: dict[tuple[int, ...], int] = {}
 
     def __call__(self, base: Sequence[int], additions: Sequence[Sequence[int]], rows: Tensor) -> Tensor:
-        """(A,) + rows.shape float64 loss of F^T, for T = ``base`` and each addition, on calibration samples."""
+        """Return the (A,) + rows.shape float64 loss of F^T on samples, for T = ``base`` and each addition."""
         slots = torch.tensor(self._slots([tuple(sorted((*base, *added))) for added in additions]), device=rows.device)
         needed = rows.unique()
         unknown = self.stored[slots[:, None], needed] < 0  # (A, U)
@@ -55,7 +55,7 @@ class LossTables:
         new = [found for found in dict.fromkeys(sets) if found not in self.slots]
         wanted = len(self.slots) + len(new)
         room = max(64, self.limit_bytes // (len(self.targets) * self.stored.element_size()))
-        if wanted > room:  # forget, and fill again what is still needed
+        if wanted > room:  # clear, and fill again the needed entries
             self.slots, new, wanted = {}, list(dict.fromkeys(sets)), len(set(sets))
             self.stored.fill_(-1)
         if wanted > len(self.stored):
@@ -67,11 +67,11 @@ class LossTables:
         return [self.slots[found] for found in sets]
 
     def prepare(self, requests: Sequence[tuple[tuple[int, ...], Tensor]], further: bool) -> None:
-        """Fill at once what will be looked up: F^S or, where ``further``, F^(S + k) for every k, for several sets S.
+        """Fill the entries of several sets S at once: F^S or, with ``further``, F^(S + k) for every k.
 
         Args:
             requests: Sets of experts, and (R,) calibration samples of each.
-            further: With one more expert.
+            further: Whether one more expert is added to each set.
         """
         if not requests:
             return
@@ -94,7 +94,7 @@ class LossTables:
         self.stored[slots[:, None], rows] = self._loss(said, self.targets[rows])
 
     def _loss(self, said: Tensor, goal: Tensor) -> Tensor:
-        """(A, U) loss of (A, U, C) probabilities."""
+        """Return the (A, U) loss of (A, U, C) probabilities."""
         if self.zero_one:
             return (said.argmax(2) != goal).to(self.stored.dtype)
         share = said.gather(2, goal.expand(len(said), -1)[:, :, None])[:, :, 0].to(torch.float64)
@@ -103,11 +103,11 @@ class LossTables:
 
 
 class DistanceTables:
-    """k-distances of the calibration samples in the space of each set of experts; filled on demand.
+    """k-distances of the calibration samples in the space of each set of experts, filled on demand.
 
     Args:
-        neighbors: Among the calibration samples.
-        outputs: (K, N, C) of these.
+        neighbors: Neighbor search in the calibration samples.
+        outputs: (K, N, C) outputs on the calibration samples.
         count: k, at most N - 1.
     """
 
@@ -116,11 +116,13 @@ class DistanceTables:
         self.stored: dict[tuple[int, ...], Tensor] = {}
 
     def ood(self, groups: Sequence[tuple[tuple[int, ...], Tensor]], voters: Tensor, last: Tensor) -> Tensor:
-        """(R,) whether the k-distance of a sample is more than twice that of its neighbors (Breunig et al., 2000).
+        """Return (R,) bool, whether the k-distance of a sample is more than twice that of its neighbors.
+
+        The criterion is that of local outlier factors (Breunig et al., 2000).
 
         Args:
-            groups: Sets of experts, and which of the R samples queried them.
-            voters: (R, k) the nearest calibration samples of each.
+            groups: Sets of experts, and the samples (of R) that queried them.
+            voters: (R, k) nearest calibration samples of each sample.
             last: (R,) squared distance of the farthest of them.
         """
         rows = self.outputs.shape[1]

@@ -1,4 +1,4 @@
-"""Ask an expert that writes about many texts: it is loaded once, and what is written is never written twice."""
+"""Batched inference of generative experts, with a cache of finished batches."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -20,22 +20,21 @@ from lightning_fusion.store import ArrayStore, DamagedStoreError, MissingStoreEr
 _ANSWERS = "answers of a batch"
 
 Kind = Literal["both", "input", "text"]
-"""What is asked for: a text and the embedding of input and text; the embedding of the input alone; a text alone."""
+"""Requested results: a text and the embedding of input and text; the embedding of the input; a text."""
 
 
 @dataclass
 class Asking:
-    """How experts are asked.
+    """Settings of the inference of generative experts.
 
     Attributes:
-        max_new_tokens: Of a text.
-        batch_size: Rows that an expert works on at once.
-        device: Where it works.
-        folder: Keeps each finished batch, so that a run that was killed goes on where it stopped; nothing is kept
-            where None.
-        precision: Name of the number format, part of what a kept answer belongs to.
-        context: Makes the context in which an expert works, for mixed precision.
-        convert: Makes an expert's network fit for the precision.
+        max_new_tokens: Maximum number of tokens of a generated text.
+        batch_size: Number of samples per batch.
+        device: Device of the experts.
+        folder: Cache of finished batches, from which a killed run resumes; None caches nothing.
+        precision: Name of the number format, part of the key of the cache.
+        context: Function that returns the context of inference, for mixed precision.
+        convert: Function that converts an expert's network to the precision.
     """
 
     max_new_tokens: int
@@ -50,19 +49,19 @@ class Asking:
 def ask_expert(
     expert: GenerativeExpert, rows: Sequence[np.ndarray], kind: Kind, how: Asking
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """What one expert has to say about N texts.
+    """Run one expert on N texts.
 
-    The expert is loaded for the texts that no kept batch answers, if there are any, and released before this returns.
-    Texts of similar length are worked on together; equal ones once.
+    The expert is loaded only for texts that are not cached, and released before this returns. Texts of similar length
+    are batched together; equal ones are processed once.
 
     Args:
-        expert: Is asked.
+        expert: Generative expert.
         rows: N arrays of tokens.
-        kind: What is wanted.
-        how: Device, batches, and the folder of kept answers.
+        kind: Requested results.
+        how: Device, batches, and the folder of the cache.
 
     Returns:
-        N arrays of written tokens, empty ones for ``kind`` "input", and (N, D) float32 embeddings, D = 0 for "text".
+        N arrays of generated tokens, empty ones for ``kind`` "input", and (N, D) float32 embeddings, D = 0 for "text".
 
     Raises:
         InputError: If an embedding is not finite.
@@ -107,7 +106,7 @@ def _work(
 
 
 def pad_rows(rows: Sequence[np.ndarray], pad_id: int = 0, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """A batch of ``input_ids`` and ``attention_mask`` (B, L) from B arrays of tokens.
+    """Pad B arrays of tokens to a batch of ``input_ids`` and ``attention_mask`` (B, L).
 
     Example:
         >>> pad_rows([np.array([5]), np.array([6, 7])])["input_ids"].tolist()
@@ -121,7 +120,7 @@ def pad_rows(rows: Sequence[np.ndarray], pad_id: int = 0, device: torch.device |
 
 
 class _Kept:
-    """Answers by the bytes of their input, a store for each batch, named by content."""
+    """Cache of results by the bytes of their input, a store for each batch, named by content."""
 
     def __init__(self, expert: GenerativeExpert, kind: Kind, how: Asking) -> None:
         self.answers: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
@@ -132,7 +131,7 @@ class _Kept:
         name = f"{expert.fingerprint}-{how.precision}{tokens}"
         self.folder = how.folder / f"{name}-{kind}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        if kind == "text":  # who was read has written as well
+        if kind == "text":  # experts that embed their text have generated it as well
             self._read(how.folder / f"{name}-both", vectors=False)
         self._read(self.folder, vectors=True)
 
@@ -140,10 +139,10 @@ class _Kept:
         for path in sorted(folder.glob("*/")):
             try:
                 part = ArrayStore(path, _ANSWERS)
-            except MissingStoreError:  # a run was killed while it wrote this one
+            except MissingStoreError:  # a run was killed while writing this batch
                 continue
             except DamagedStoreError as error:
-                rank_zero_warn(f"{error}: these texts are asked again")
+                rank_zero_warn(f"{error}: these texts are processed again")
                 continue
             texts = np.split(np.array(part["tokens"]), part["lengths"].cumsum()[:-1])
             embeddings = np.array(part["embeddings"][:, : None if vectors else 0])

@@ -1,4 +1,4 @@
-"""Embeddings of experts that write, collected once and stored, and as batches for the network that chooses."""
+"""Collection of embeddings of generative experts, and the data module of stored embeddings."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -28,7 +28,7 @@ from lightning_fusion.store import MissingStoreError
 
 
 class Spool:
-    """Rows of token batches as they come from a loader, cut to their length and kept in memory until all are there."""
+    """Unpadded token rows of the batches of a loader, held in memory until the loader is exhausted."""
 
     def __init__(self) -> None:
         self.rows: list[np.ndarray] = []
@@ -37,10 +37,10 @@ class Spool:
         self.batch_size = 1
 
     def add(self, batch: Any, source: str) -> int:
-        """Keep a batch; returns its number of rows.
+        """Add a batch, and return its number of rows.
 
         Raises:
-            InputError: If it holds no tokens.
+            InputError: If it contains no tokens.
         """
         batch = as_batch(batch, source)
         if not isinstance(batch.input, Mapping) or not {"input_ids", "attention_mask"} <= set(batch.input):
@@ -56,7 +56,7 @@ class Spool:
 
 
 def asking(module: LightningModule, max_new_tokens: int, batch_size: int, folder: Path | None) -> Asking:
-    """How a module's Trainer asks experts: on its device and in its precision."""
+    """Return the inference settings of a module's Trainer: its device and precision."""
     plugin = module.trainer.precision_plugin
     return Asking(
         max_new_tokens,
@@ -70,7 +70,7 @@ def asking(module: LightningModule, max_new_tokens: int, batch_size: int, folder
 
 
 def gather_objects(module: LightningModule, value: Any) -> list[Any]:
-    """A Python object of each process, in the order of the processes."""
+    """Gather a Python object of each process, in the order of the processes."""
     if module.trainer.world_size == 1:
         return [value]
     found: list[Any] = [None] * module.trainer.world_size
@@ -89,22 +89,22 @@ def collect_embeddings(
     trainer: Trainer | None = None,
     overwrite: bool = False,
 ) -> ExpertOutputs:
-    """Embed every sample of some splits by the experts that the choice is to be made from, and store that.
+    """Embed every sample of some splits by some experts, and store the embeddings.
 
-    Experts are loaded one after the other. Finished batches are kept in ``<output>.parts``: a run that was killed goes
-    on where it stopped; the folder can be deleted once the store is there. In the store an expert's representations are
-    its embeddings, and the target is the expert that was trained on the sample's domain (one drawn by the sample's
-    number where there are several).
+    Experts are loaded one after the other. Finished batches are cached in ``<output>.parts``, from which a killed run
+    resumes; the folder can be deleted when the store is complete. In the store an expert's representations are its
+    embeddings, and the target is the expert trained on the sample's domain (one drawn by the sample's index where there
+    are several).
 
     Args:
-        experts: All experts by name, those that can be chosen; each names its domains.
-        data: A data module of texts.
-        output: Folder of the store; a store of the same experts and data is opened, and no expert is asked.
-        embedding_experts: Names of those that embed; all where None.
-        splits: Which of ``train``, ``val``, ``test`` to embed.
-        reads: Embed input and written text (the paper's), or the input alone, which costs no writing.
-        max_new_tokens: Of a text.
-        trainer: Runs the experts; a plain one on the available device where None.
+        experts: All selectable experts by name; each names its domains.
+        data: Data module of texts.
+        output: Folder of the store; an existing store of the same experts and data is opened, and no expert is run.
+        embedding_experts: Names of the experts that embed; all where None.
+        splits: Some of ``train``, ``val``, ``test``.
+        reads: Embed input and generated text (as in the paper), or the input alone, which needs no generation.
+        max_new_tokens: Maximum number of tokens of a generated text.
+        trainer: Trainer that runs the experts; a default one on the available device where None.
         overwrite: Replace a store of other experts or data.
 
     Raises:
@@ -157,7 +157,7 @@ def collect_embeddings(
 
 
 def check_experts(experts: Any, embedding_experts: Sequence[str] | None) -> list[str]:
-    """Names of the experts that embed.
+    """Return the names of the experts that embed.
 
     Raises:
         InputError: If there are no experts, one is of another kind, or a name is unknown.
@@ -187,18 +187,18 @@ def _opened(
     for split in prints:
         if missing := [name for name in names if name not in stored[split].representations]:
             raise InputError(f"output: the store {folder} has no embeddings of {shorten(missing)}; set overwrite")
-    rank_zero_info(f"{folder} holds the embeddings already; no expert is asked")
+    rank_zero_info(f"{folder} contains the embeddings already; no expert is run")
     return stored
 
 
 def _drawn(owned: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """One owner of each row (N, K), the same one wherever the row is seen."""
+    """Draw one of the experts trained on each row's domain, (N, K) bool, as a function of the row's index."""
     rank = (index * 2_654_435_761 >> 7) % owned.sum(1)
     return (owned.cumsum(1) > rank[:, None]).argmax(1)
 
 
 class _Embedding(LightningModule):
-    """Spools the rows of each split, then embeds them expert by expert."""
+    """Spool the rows of each split, then embed them expert by expert."""
 
     def __init__(
         self,
@@ -241,13 +241,13 @@ class _Embedding(LightningModule):
 
 
 class EmbeddingsDataModule(OutputsDataModule):
-    """Stored embeddings as batches for the network that chooses: (B, sum of D_k), experts in order.
+    """Data module of stored embeddings: inputs (B, sum of D_k), concatenated in the order of experts.
 
     Args:
-        store: Folder of a store that :func:`collect_embeddings` made, or an :class:`~lightning_fusion.ExpertOutputs`.
-        embedding_experts: Which experts' embeddings to read; all that are stored where None.
-        batch_size: Rows per batch and process.
-        seed: Of the order of the training rows.
+        store: Folder of a store of :func:`collect_embeddings`, or an :class:`~lightning_fusion.ExpertOutputs`.
+        embedding_experts: Experts of which embeddings are read; all stored ones where None.
+        batch_size: Samples per batch and process.
+        seed: Seed of the order of the training samples.
 
     Raises:
         InputError: If there is no such store, or it lacks an expert's embeddings.
@@ -274,16 +274,16 @@ class EmbeddingsDataModule(OutputsDataModule):
         self.embedding_experts = names
 
     def arrays(self, split: str) -> list[np.ndarray]:
-        """The embeddings of each expert that is read: (N, D_k) float32."""
+        """Return the embeddings of each expert that is read: (N, D_k) float32."""
         return [self.outputs[split].representations[name] for name in self.embedding_experts]
 
     @property
     def expert_names(self) -> list[str]:
-        """Names of all experts, which targets count."""
+        """Names of all experts, in the order of the targets."""
         return self.outputs.names
 
     @property
     def representation_dims(self) -> dict[str, int]:
-        """Width of the embedding of each expert that is read, in order."""
+        """Size of the embedding of each expert that is read, in order."""
         representations = next(iter(self.outputs.splits.values())).representations
         return {name: representations[name].shape[1] for name in self.embedding_experts}

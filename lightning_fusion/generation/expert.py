@@ -1,4 +1,4 @@
-"""Experts that write text, each of which is loaded when it is needed."""
+"""Generative experts, which are loaded on demand."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,30 +16,30 @@ from lightning_fusion.files import digest
 
 
 class Writer(Protocol):
-    """What a network must do to be an expert that writes.
+    """Protocol of a text-generating network.
 
     Inputs are dicts of ``input_ids`` and ``attention_mask``, (B, L) int64, padded on the right; texts are (B, T) int64
     without start and end, padded on the right with ``pad_id``. A network may also have ``answer(input,
-    max_new_tokens)``, which returns a text and its embedding in one go.
+    max_new_tokens)``, which returns a text and its embedding in one pass.
     """
 
     pad_id: int
 
     def __call__(self, input: Mapping[str, Tensor], target: Tensor) -> Tensor:
-        """Log-probabilities (B, T + 1, V) of what follows the start and each token of the target."""
+        """Return log-probabilities (B, T + 1, V) of the next token after the start and each token of the target."""
 
     def labels(self, target: Tensor) -> Tensor:
-        """What a call should predict of a target: (B, T + 1), -100 after the end."""
+        """Return the labels (B, T + 1) of a call for a target; -100 after the end."""
 
     def generate(self, input: Mapping[str, Tensor], max_new_tokens: int) -> Tensor:
-        """The written text (B, T), T <= max_new_tokens."""
+        """Generate texts (B, T), T <= max_new_tokens."""
 
     def embed(self, input: Mapping[str, Tensor], generated: Tensor | None = None) -> Tensor:
-        """The masked mean (B, D) of last-layer states over input and text."""
+        """Return the masked mean (B, D) of last-layer states over input and text."""
 
 
 def write(network: Any, input: Mapping[str, Tensor], max_new_tokens: int) -> tuple[Tensor, Tensor]:
-    """The text (B, T) that a network writes, and its embedding (B, D), read while writing where it can."""
+    """Generate texts (B, T) with their embeddings (B, D), in one pass where the network supports it."""
     if hasattr(network, "answer"):
         return network.answer(input, max_new_tokens)
     text = network.generate(input, max_new_tokens)
@@ -48,12 +48,12 @@ def write(network: Any, input: Mapping[str, Tensor], max_new_tokens: int) -> tup
 
 @torch.no_grad()
 def score_options(network: Any, input: Mapping[str, Tensor], options: Tensor, per_token: bool = False) -> Tensor:
-    """Log-likelihood of each option of a multiple choice, its end included.
+    """Compute the log-likelihood of each option of a multiple choice, including its end.
 
     Args:
         network: A :class:`Writer`.
-        input: The questions, B of them.
-        options: (B, O, T) int64, the answers to choose from.
+        input: B questions.
+        options: (B, O, T) int64, options of each question.
         per_token: Divide by the number of tokens, so that short options have no advantage.
 
     Returns:
@@ -69,19 +69,19 @@ def score_options(network: Any, input: Mapping[str, Tensor], options: Tensor, pe
 
 
 class GenerativeExpert:
-    """A frozen model that writes text, in a file until it is needed: no weight is in memory before or after that.
+    """A frozen generative model that is loaded on demand: its weights are in memory only while it runs.
 
-    Give one of ``checkpoint``, ``transformers`` and, in Python, ``network``.
+    Exactly one of ``checkpoint``, ``transformers`` and, in Python, ``network`` is required.
 
     Args:
-        checkpoint: Of a :class:`GenerativeExpertModule`, which knows its own network; read weights-only.
+        checkpoint: Checkpoint of a :class:`GenerativeExpertModule`, which records its network; loaded weights-only.
         transformers: Folder or hub name of a sequence-to-sequence or causal language model of transformers.
-        network: Called without arguments, builds a :class:`Writer` with its weights, the same each time.
-        domains: Names of the domains whose data the expert was trained on; a checkpoint tells.
-        cost: Price of asking the expert for one sample, in any unit.
+        network: Function without arguments that builds a :class:`Writer` with its weights, the same each time.
+        domains: Names of the domains whose data the expert was trained on; recorded in a checkpoint.
+        cost: Cost of a query, in any unit.
 
     Raises:
-        InputError: If none or several are given, or there is no such file.
+        InputError: If none or several are given, or the file does not exist.
 
     Example:
         >>> from functools import partial
@@ -116,10 +116,10 @@ class GenerativeExpert:
 
     @contextmanager
     def loaded(self, device: torch.device | str = "cpu") -> Iterator[Any]:
-        """The network, frozen, in eval mode and on a device, for as long as the context lasts.
+        """Context of the loaded network, frozen, in eval mode and on a device.
 
         Raises:
-            InputError: If it cannot write.
+            InputError: If it is no :class:`Writer`.
         """
         network = self._load().requires_grad_(False).train(False).to(device)
         if not all(hasattr(network, part) for part in ("pad_id", "generate", "embed")):
@@ -149,7 +149,7 @@ class GenerativeExpert:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identifies the weights; two experts with the same fingerprint write alike."""
+        """Fingerprint of the weights; experts with the same fingerprint generate the same texts."""
         if self.network is not None:
             with self.loaded() as network:
                 return digest(repr(network), *[part for item in network.state_dict().items() for part in item])
@@ -158,11 +158,11 @@ class GenerativeExpert:
         return hash_files([Path(self.checkpoint)])  # type: ignore[arg-type]
 
     def _hashed(self) -> str:
-        with self.loaded() as network:  # a hub name: the cache's files are transformers' own affair
+        with self.loaded() as network:  # a hub name: files in the cache are not read
             return digest(*[part for item in network.state_dict().items() for part in item])
 
     def facts(self) -> dict[str, Any]:
-        """The expert's facts as plain data, for manifests and checkpoints."""
+        """Return the metadata of the expert as plain data, for manifests and checkpoints."""
         return {
             "domains": self.domains,
             "cost": self.cost,

@@ -1,4 +1,4 @@
-"""Pairs of texts from files: what experts that write learn from, and what the choice among them learns from."""
+"""Pairs of texts from files, for generative experts and their fuser."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -26,11 +26,11 @@ _ROLES = {
 
 
 class PairFiles:
-    """Texts to read with texts to write, of several domains, in five parts that share no text to read.
+    """Pairs of input and target texts of several domains, in five parts with disjoint input texts.
 
-    Experts have a part to train on and one to validate on, the fuser has two of its own, so that it sees the experts
-    on texts that are new to them, and the rest tests all. Parts are drawn within domains. One byte-level tokenizer is
-    trained on the experts' training texts, of both kinds and all domains.
+    Experts have a training and a validation part; the fuser has two other parts, on which no expert was trained; the
+    rest is the test part. Parts are drawn within domains. One byte-level tokenizer is trained on the experts' training
+    texts, inputs and targets of all domains.
 
     Args:
         root: A CSV, TSV or JSON file.
@@ -49,8 +49,8 @@ class PairFiles:
         max_read: Tokens of a text to read; the rest is cut.
         max_write: Tokens of a text to write that experts learn from; the texts that judge them are whole.
         batch_size: Pairs per batch of the experts' training.
-        ask_batch_size: Texts that an expert is asked about at once.
-        seed: Of the parts and orders.
+        ask_batch_size: Texts per batch of the experts' inference.
+        seed: Seed of the parts and orders.
 
     Raises:
         InputError: If fractions leave a part empty; on reading, if files do not fit.
@@ -101,7 +101,7 @@ class PairFiles:
 
     @cached_property
     def texts(self) -> Texts:
-        """All pairs: ``texts`` to read, ``labels`` to write, ``domains``; those with nothing to read are refused."""
+        """All pairs: input ``texts``, target ``labels``, ``domains``; empty inputs raise InputError."""
         texts = Texts()
         how = {"delimiter": self.delimiter, "columns": self.columns}
         rows = read_table(Path(self.root), self.fields.needed, self.encoding, **how)

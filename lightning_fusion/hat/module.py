@@ -203,7 +203,7 @@ class HaTJointModule(ExpertModule):
     def sample_weights(self, input: Any) -> Tensor:
         """How much each source counts for each sample: (B, S), in the order of ``pool.names``; rows sum to 1.
 
-        Student and sources are asked in eval mode. With ``accuracy_source: crossfit`` it is the mean over the mixers.
+        Student and sources run in eval mode. With ``accuracy_source: crossfit`` it is the mean over the mixers.
 
         Args:
             input: What the network takes: preprocessed, on the module's device.

@@ -1,4 +1,4 @@
-"""What frozen sources say about the target's samples: asked anew, or remembered."""
+"""Outputs of frozen sources on the target's samples, computed or cached."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple

@@ -397,7 +397,7 @@ class TestChecks:
             ({"ramp_steps": 0}, "ramp_steps is 0"),
             ({"experts": {}}, "the pool is empty"),
             ({"experts": tiny.experts()}, r"expert a has no layer None; its layers: body"),
-            ({"classes": ["cat", "dog"]}, "expert b knows owl, which the task's classes"),
+            ({"classes": ["cat", "dog"]}, "expert b has owl, which the task's classes"),
             ({"schedule": 0.5}, r"schedule is 0.5; expected a schedule such as schedules.Constant\(1.0\)"),
             ({"network": EXPERTS["a"].network, "experts": EXPERTS}, "all of its weights are those of frozen experts"),
         ],

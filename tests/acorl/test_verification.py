@@ -70,7 +70,8 @@ def test_an_expert_of_other_input_is_told(data):
     expert = Expert(SmallSpeakerNet(len(data.classes)), classes=data.classes, features="embedding")
     expert.preprocessing = data.preprocessing | {"sample_rate_hz": 8000}
     with pytest.warns(
-        UserWarning, match=r"expert a was trained on other input .*\(sample_rate_hz 8000 against 16000\)"
+        UserWarning,
+        match=r"expert a was trained with a preprocessing that differs .*\(sample_rate_hz 8000 against 16000\)",
     ):
         ACoRLVerificationModule(SmallSpeakerNet, {"a": expert}, classes=data.classes, preprocessing=data.preprocessing)
 

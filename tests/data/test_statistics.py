@@ -5,7 +5,7 @@ from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
 from lightning_fusion.data.statistics import image_statistics, spectrum_statistics
 
 
-def test_colours_are_moments_and_histograms_of_each_channel():
+def test_colors_are_moments_and_histograms_of_each_channel():
     images = torch.rand(5, 3, 9, 7, generator=torch.Generator().manual_seed(0))
     found = image_statistics(images).numpy()
     for image, facts in zip(images.numpy(), found, strict=True):

@@ -73,7 +73,7 @@ class TestBatchAffine:
         ramp = torch.linspace(-1, 1, 33)
         image = torch.stack(torch.meshgrid(ramp, ramp, indexing="ij")).expand(40, 2, 33, 33)
         result = BatchAffine(flip=False, shift=0, rotate_deg=20)(image)
-        # near the centre the coordinates themselves turn: (y, x) read half-way right of the centre
+        # near the center the coordinates themselves turn: (y, x) read half-way right of the center
         down, right = result[:, 0, 16, 24], result[:, 1, 16, 24]
         angle = torch.rad2deg(torch.atan2(down, right))
         torch.testing.assert_close(down.hypot(right), torch.full((40,), 0.5), atol=1e-3, rtol=0)

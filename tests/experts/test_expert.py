@@ -107,9 +107,9 @@ class TestBadInput:
         ("arguments", "message"),
         [
             ({"network": None}, "needs a network, a checkpoint, or both"),
-            ({"classes": None}, "must name the classes"),
-            ({"classes": []}, "must name the classes"),
-            ({"classes": ["cat", "cat"]}, "doubled names"),
+            ({"classes": None}, "classes is not set"),
+            ({"classes": []}, "classes is not set"),
+            ({"classes": ["cat", "cat"]}, "duplicate names"),
             ({"cost": -1.0}, r"cost is -1.0; expected a number >= 0"),
             ({"cost": float("nan")}, "cost is nan"),
             ({"output": "scores"}, "output is 'scores'; expected 'logits' or 'probabilities'"),
@@ -128,7 +128,7 @@ class TestBadInput:
             expert(None)
 
     def test_features_without_a_layer(self):
-        with pytest.raises(InputError, match="names no layer; set features"):
+        with pytest.raises(InputError, match="features is not set; set it"):
             Expert(tiny.Net(2), classes=TWO).forward_with_representations(torch.zeros(1, 4))
 
 
@@ -167,7 +167,7 @@ class TestCheckpoints:
 
     def test_one_of_a_module_instance_wants_its_network(self, tmp_path):
         module, path = fitted(tmp_path, tiny.Net(3))
-        with pytest.raises(InputError, match="does not say which network it belongs to; set network"):
+        with pytest.raises(InputError, match="does not record its network; set network"):
             Expert(checkpoint=path)
         assert tiny.same(Expert(tiny.Net(3), path).network, module.network)
 
@@ -225,7 +225,7 @@ class TestBadCheckpoints:
             save_file(state, path)
         whole = path.read_bytes()
         path.write_bytes(whole[: int(share * len(whole))])
-        self.refuse(path, "cannot be read|weights-only loading refuses", network=tiny.Net(2, hidden=300))
+        self.refuse(path, "cannot be read|weights-only loading rejects", network=tiny.Net(2, hidden=300))
 
     @pytest.mark.parametrize("zipped", [True, False])
     def test_pickled_objects_are_not_executed(self, tmp_path, monkeypatch, zipped):
@@ -235,13 +235,13 @@ class TestBadCheckpoints:
             "bad.ckpt",
             _use_new_zipfile_serialization=zipped,
         )
-        self.refuse("bad.ckpt", "holds objects that weights-only loading refuses")
+        self.refuse("bad.ckpt", "contains objects that weights-only loading rejects")
         assert not (tmp_path / "executed").exists()
 
     def test_a_bare_pickle_is_not_executed(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "bad.pkl").write_bytes(pickle.dumps(Payload()))
-        self.refuse("bad.pkl", "weights-only loading refuses|cannot be read")
+        self.refuse("bad.pkl", "weights-only loading rejects|cannot be read")
         assert not (tmp_path / "executed").exists()
 
     @pytest.mark.parametrize(

@@ -158,8 +158,8 @@ class TestCheckpoint:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"classes": None}, "the expert must know its classes"),
-        ({"classes": []}, "the expert must know its classes"),
+        ({"classes": None}, "classes is not set, and the data module has none"),
+        ({"classes": []}, "classes is not set, and the data module has none"),
         ({"loss": nn.MSELoss(), "label_smoothing": 0.1}, "label_smoothing belongs to the default loss"),
         ({"label_smoothing": 1.5}, "mixup is 0.0, label_smoothing 1.5; expected at least 0, and 0 to 1"),
         ({"mixup": -1.0}, "mixup is -1.0"),

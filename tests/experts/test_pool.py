@@ -59,11 +59,11 @@ class TestBadPools:
 
     def test_one_expert_twice(self):
         expert = tiny.experts()["a"]
-        with pytest.raises(InputError, match="stands under two names"):
+        with pytest.raises(InputError, match="has two names"):
             ExpertPool({"a": expert, "b": expert})
 
     def test_a_class_outside_the_vocabulary(self):
-        with pytest.raises(InputError, match=r"expert b knows owl, which the task's classes \(cat, dog\) lack"):
+        with pytest.raises(InputError, match=r"expert b has owl, which the task's classes \(cat, dog\) lack"):
             ExpertPool(tiny.experts(), ["cat", "dog"])
 
 
@@ -90,7 +90,7 @@ class TestBadAnswers:
     @pytest.mark.parametrize("value", [[0.5, 0.6], [2.0, -1.0], [0.0, 0.0], [3.0, 4.0]])
     def test_no_probabilities(self, value):
         with pytest.raises(
-            InputError, match=r"expert bad .* no probabilities for row\(s\) 2 .* set its output to 'logits'"
+            InputError, match=r"expert bad .* not probabilities for row\(s\) 2 .* set its output to 'logits'"
         ):
             broken(value)(torch.zeros(5, 4))
 
@@ -113,7 +113,7 @@ class TestBadAnswers:
 
     def test_experts_without_a_layer_are_named(self):
         made = {"a": tiny.experts(features="body")["a"], "b": tiny.experts()["b"]}
-        with pytest.raises(InputError, match="the experts b name no layer; set features"):
+        with pytest.raises(InputError, match="the experts b have no layer set; set features"):
             ExpertPool(made).forward_with_representations(torch.zeros(3, 4))
 
     def test_rounding_is_forgiven(self):

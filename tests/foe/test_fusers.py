@@ -77,7 +77,7 @@ class TestDrawOwner:
         chi_square = (((counts[owned] - expected) ** 2) / expected).sum()
         assert chi_square < 20  # beyond the 0.9995 quantile of four degrees of freedom
 
-    def test_neighbouring_rows_and_seeds_draw_independently(self):
+    def test_neighboring_rows_and_seeds_draw_independently(self):
         owners = torch.ones(6000, 4, dtype=torch.bool)
         one, other = (draw_expert_target(owners, torch.arange(6000), seed) for seed in (0, 1))
         for agreement in (one == other, one[1:] == one[:-1], one[2:] == one[:-2]):

@@ -215,8 +215,8 @@ class TestFrozenExperts:
         module = FoEFuserModule(tiny.experts(), network=SMALL)
         trainer = tiny.trainer()
         trainer.fit(module, datamodule=tiny.data())
-        optimised = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
-        assert optimised == {id(p) for p in module.network.parameters()}
+        optimized = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
+        assert optimized == {id(p) for p in module.network.parameters()}
         assert all(p.grad is None and not p.requires_grad for p in module.pool.parameters())
         module(torch.randn(3, 4)).sum().backward()
         assert all(p.grad is None for p in module.pool.parameters())

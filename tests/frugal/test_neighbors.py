@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import frugal
 
-from lightning_fusion.frugal import neighbors as neighbours
+from lightning_fusion.frugal import neighbors
 from lightning_fusion.frugal.neighbors import SubsetNeighbors, smallest
 
 
@@ -17,7 +17,7 @@ def engine(request):
     """Every test of the search twice: as on a CPU, and as on other devices and for large numbers."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "float64":
-            patch.setattr(neighbours, "_LARGEST", -1.0)
+            patch.setattr(neighbors, "_LARGEST", -1.0)
         yield request.param
 
 
@@ -46,7 +46,7 @@ def expected(known: torch.Tensor, points: torch.Tensor, subset: list[int], count
 
 @pytest.mark.parametrize("kind", ["plain", "saturated", "saturated in float32", "duplicates"])
 @pytest.mark.parametrize("rows", [30, 64, 700])
-def test_float32_outputs_have_the_neighbours_of_float64(kind, rows):
+def test_float32_outputs_have_the_neighbors_of_float64(kind, rows):
     known, points = outputs(5, rows, 3, kind), outputs(5, 40, 3, kind, seed=1)
     points[:, :10] = known[:, :10]
     additions = [(), (0,), (4,), (0, 4)]
@@ -65,7 +65,7 @@ def test_float32_outputs_have_the_neighbours_of_float64(kind, rows):
 
 
 @pytest.mark.parametrize("kind", ["plain", "duplicates"])
-def test_a_row_is_no_neighbour_of_its_own(kind):
+def test_a_row_is_no_neighbor_of_its_own(kind):
     known = outputs(3, 50, 4, kind)
     rows = torch.tensor([0, 49, 7, 7])
     found, _ = SubsetNeighbors(known).nearest([2], [(), (0,)], known[:, rows], 49, rows)
@@ -131,7 +131,7 @@ def test_points_far_from_all_rows(scale):
 
 
 @pytest.mark.parametrize("rows", [40, 64])
-def test_all_rows_may_be_neighbours(rows):
+def test_all_rows_may_be_neighbors(rows):
     known, points = outputs(3, rows, 2, "plain"), outputs(3, 5, 2, "plain", seed=1)
     found, _ = SubsetNeighbors(known).nearest([1], [(), (0,)], points, rows)
     assert (found.sort(2).values == torch.arange(rows)).all()
@@ -183,7 +183,7 @@ def test_one_more_expert_for_many_sets_at_once(kind, apart, engine):
     assert (asked == (0 if engine == "float64" else 1)).all()
 
 
-def test_no_points_have_no_neighbours():
+def test_no_points_have_no_neighbors():
     found, last = SubsetNeighbors(outputs(2, 20, 3, "plain")).nearest([0], [(), (1,)], torch.zeros(2, 0, 3), 5)
     assert (found.shape, last.shape) == ((2, 0, 5), (2, 0))
 
@@ -201,7 +201,7 @@ def test_where_products_may_be_coarser_more_rows_are_compared(monkeypatch):
     search = SubsetNeighbors(known)
     if search.compiled:  # distances of rounded outputs, as a product in bfloat16 would give them
         search._narrow = SubsetNeighbors(rough)._narrow
-        monkeypatch.setattr(neighbours, "_unit", lambda: 2.0**-8)
+        monkeypatch.setattr(neighbors, "_unit", lambda: 2.0**-8)
     found = search.nearest([0, 1], [()], known[:, :20], 10)[0][0]
     assert [sorted(row) for row in found.tolist()] == [
         sorted(row) for row in expected(known, known[:, :20], [0, 1], 10)

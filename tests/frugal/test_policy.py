@@ -112,9 +112,9 @@ def problems(draw, most_experts: int = 8, depth: int = 1):
 
 def definition(outputs, targets, costs, arguments) -> frugal.Frugal:
     """The literal definition of a problem."""
-    neighbours = arguments["neighbors"] or frugal.default_neighbours(len(targets), arguments["trade_off"], costs)
+    neighbors = arguments["neighbors"] or frugal.default_neighbors(len(targets), arguments["trade_off"], costs)
     return frugal.Frugal(
-        outputs, targets, costs, arguments["trade_off"], neighbours, arguments.get("fuser_neighbors", 9),
+        outputs, targets, costs, arguments["trade_off"], neighbors, arguments.get("fuser_neighbors", 9),
         arguments.get("min_queries", 1), arguments.get("leave_one_out", True), depth=arguments.get("look_ahead", 1),
     )  # fmt: skip
 
@@ -331,17 +331,17 @@ class TestDefaults:
             (30, 0.0, None, 29),
         ],
     )
-    def test_neighbours_resolve_the_price_of_the_cheapest(self, rows, trade_off, costs, expected):
-        assert frugal.default_neighbours(rows, trade_off, costs or [1.0]) == expected
+    def test_neighbors_resolve_the_price_of_the_cheapest(self, rows, trade_off, costs, expected):
+        assert frugal.default_neighbors(rows, trade_off, costs or [1.0]) == expected
         outputs, targets = specialists(rows)
         assert FrugalFoE(costs, trade_off).fit(outputs, targets).neighbors_ == expected
 
-    def test_neighbours_of_a_budget(self):
+    def test_neighbors_of_a_budget(self):
         outputs, targets = specialists()
         assert FrugalFoE(budget=2.0).fit(outputs, targets).neighbors_ == 50
 
     @pytest.mark.parametrize("rows", [40, 64])
-    def test_all_rows_may_be_neighbours(self, rows):
+    def test_all_rows_may_be_neighbors(self, rows):
         outputs, targets = specialists(rows)
         policy = FrugalFoE(neighbors=rows).fit(outputs, targets)
         answer = policy.predict(outputs)
@@ -379,7 +379,7 @@ class TestBudget:
         assert FrugalFoE([0.5, 2, 1, 1], budget=0.5).fit(outputs, targets).predict(outputs).queried[:, 0].all()
 
     @pytest.mark.parametrize("rows", [40, 64])
-    def test_all_rows_but_its_own_may_be_neighbours(self, rows):
+    def test_all_rows_but_its_own_may_be_neighbors(self, rows):
         outputs, targets = specialists(rows)
         policy = FrugalFoE(budget=1.5, neighbors=rows - 1).fit(outputs, targets)
         assert policy.predict(outputs).risk.max() <= 1
@@ -521,7 +521,7 @@ class TestSigns:
     @pytest.mark.filterwarnings("default:trade_off . cost is")
     def test_a_price_that_nothing_can_save_is_said(self):
         outputs, targets = specialists()
-        with pytest.warns(UserWarning, match=r"trade_off \* cost is 2 for the cheapest expert: none can save more"):
+        with pytest.warns(UserWarning, match=r"trade_off \* cost is 2 for the least expensive expert: none saves over"):
             policy = FrugalFoE([100.0] * 4).fit(outputs, targets)
         assert policy.predict(outputs).queried.sum(1).unique().tolist() == [1]
 
@@ -619,7 +619,7 @@ class TestFiles:
         ("change", "message"),
         [
             ({"format": 7}, "has format 7; this version reads 1"),
-            ({"arguments": {"colour": "red"}}, "is damaged .*colour"),
+            ({"arguments": {"color": "red"}}, "is damaged .*color"),
             ({"arguments": {"trade_off": -1}}, "trade_off is -1"),
             ({"names": None}, "is damaged"),
             ({"fuser": {}}, "is damaged .*class_path"),
@@ -872,7 +872,7 @@ class TestBadInput:
         outputs, targets = specialists(60)
         policy = FrugalFoE().fit(outputs, targets)
         for count in (None, -1):
-            with pytest.raises(InputError, match="num_rows: say how many samples"):
+            with pytest.raises(InputError, match="num_rows is required"):
                 policy.predict(asker(outputs), num_rows=count)
         with pytest.raises(InputError, match="num_rows is 3, but the outputs have 60 rows"):
             policy.predict(outputs, num_rows=3)
@@ -913,7 +913,7 @@ class TestBadInput:
     @pytest.mark.parametrize("arguments", [{"loss": "log"}, {"look_ahead": 2}])
     def test_a_parametric_risk_sees_errors_one_expert_ahead(self, arguments):
         risk = ParametricRisk(hidden=(4,), states=4)
-        with pytest.raises(InputError, match=r"ParametricRisk (predicts errors|sees one expert ahead)"):
+        with pytest.raises(InputError, match=r"ParametricRisk (predicts errors|predicts one expert ahead)"):
             FrugalFoE(risk=risk, **arguments).fit(*specialists(60)).predict(specialists(60)[0])
 
 
@@ -956,7 +956,7 @@ class TestFailures:
         start, expected = self.start(policy, queries), policy.predict(queries)
         number = int(start[1])
         wrong = broken(queries, start, slice(3, 6))
-        with pytest.warns(UserWarning, match=rf"expert {start} failed on 3 row\(s\): went on with the others"):
+        with pytest.warns(UserWarning, match=rf"expert {start} failed on 3 row\(s\): continued with the others"):
             answer = policy.predict(wrong)
         sound = [row for row in range(40) if row not in (3, 4, 5)]
         for left, right in zip(answer, expected, strict=True):

@@ -14,15 +14,15 @@ from lightning_fusion.generation.pair_files import PairFiles
 
 
 def images(folder: Path, tree: dict[str, list[str]], count: int, side: int = 8) -> None:
-    """PNG files as ``folder/<first>/<class>/<n>.png``; each class has its own colour, with noise."""
+    """PNG files as ``folder/<first>/<class>/<n>.png``; each class has its own color, with noise."""
     generator = np.random.default_rng(0)
-    colours = {name: generator.integers(256, size=3) for name in sorted({c for names in tree.values() for c in names})}
+    colors = {name: generator.integers(256, size=3) for name in sorted({c for names in tree.values() for c in names})}
     for first, names in tree.items():
         for name in names:
             (folder / first / name).mkdir(parents=True, exist_ok=True)
             for number in range(count):
                 noise = generator.integers(-60, 60, size=(side, side, 3))
-                pixels = np.clip(colours[name] + noise, 0, 255).astype(np.uint8)
+                pixels = np.clip(colors[name] + noise, 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / first / name / f"{number}.png")
 
 

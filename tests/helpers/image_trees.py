@@ -13,14 +13,14 @@ SPLITS = ("train", "val", "test")
 def draw_tree(
     root: Path, folders: list[str], labels: list[str], count: int = 6, size: tuple[int, int] = (4, 4)
 ) -> Path:
-    """PNGs under root/<folder>/<label>; each image has a colour of its own."""
+    """PNGs under root/<folder>/<label>; each image has a color of its own."""
     number = 0
     for folder, label in itertools.product(folders, labels):
         (root / folder / label).mkdir(parents=True)
         for row in range(count):
             number += 1
-            colour = (number % 256, 7 * number % 256, 31 * number % 256)
-            Image.new("RGB", size, colour).save(root / folder / label / f"{row}.png")
+            color = (number % 256, 7 * number % 256, 31 * number % 256)
+            Image.new("RGB", size, color).save(root / folder / label / f"{row}.png")
     return root
 
 

@@ -37,10 +37,10 @@ def vote(predictions: list[int], mean: np.ndarray) -> int:
     return max(most, key=lambda label: (mean[label], -label))
 
 
-def knora_eliminate(fitted: np.ndarray, targets: np.ndarray, query: np.ndarray, neighbours: int) -> int:
+def knora_eliminate(fitted: np.ndarray, targets: np.ndarray, query: np.ndarray, neighbors: int) -> int:
     """Ko, Sabourin and Britto, 2008, KNORA-ELIMINATE, for one (K, C) query."""
     distances = [float(((row - query) ** 2).sum()) for row in fitted]
-    nearest = sorted(range(len(fitted)), key=lambda row: (distances[row], row))[:neighbours]
+    nearest = sorted(range(len(fitted)), key=lambda row: (distances[row], row))[:neighbors]
     experts = range(query.shape[0])
     chosen: list[int] = []
     for size in range(len(nearest), 0, -1):

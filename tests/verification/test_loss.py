@@ -65,7 +65,7 @@ class TestFormula:
         torch.testing.assert_close(head.weight.grad, theirs.W.grad.T, rtol=1e-3, atol=1e-5)
 
 
-class TestBehaviour:
+class TestBehavior:
     def test_evaluation_has_no_margin(self):
         logits, target = 30 * (2 * torch.rand(6, 4) - 1), torch.tensor([0, 1, 2, 3, 0, 1])
         loss = AngularMarginLoss(0.3)

@@ -35,13 +35,13 @@ class Voices(TensorDataModule):
         tensors, self._speakers = {}, {}
         for split, count, people in (("train", 24, 3), ("val", 13, 4), ("test", 14, 4)):
             who = torch.arange(count) % people
-            colour = torch.randn(people, 4, generator=generator)
+            color = torch.randn(people, 4, generator=generator)
             noise = torch.randn(count, 4, 20, generator=generator)
             target = who.clone()
             if split != "train":
                 target[known:] = -100
                 target[:known] %= 3
-            tensors[split], self._speakers[split] = ((1 + colour[who].abs()[..., None]) * noise, target), who
+            tensors[split], self._speakers[split] = ((1 + color[who].abs()[..., None]) * noise, target), who
         super().__init__(tensors, SPEAKERS, batch_size=batch_size)
         self.listed = trials
 
@@ -252,7 +252,7 @@ class TestOtherData:
         data = Voices()
         data.preprocessing = {"sample_rate_hz": 16_000, "num_mels": 4, "crop": [1, 2]}
         made = module(preprocessing={"sample_rate_hz": 8_000, "num_mels": 4, "crop": (1, 2)})
-        message = r"the model was trained on other input than the data give \(sample_rate_hz 8000 against 16000\)"
+        message = r"the model was trained with a preprocessing that differs from the data's \(sample_rate_hz 8000 ag"
         with pytest.warns(UserWarning, match=message):
             tiny.trainer().test(made, datamodule=data, verbose=False)
 
@@ -276,7 +276,7 @@ class TestRefused:
             ({"features": ""}, "features: the network has no layer ''"),
             ({"loss": AngularMarginLoss(scale=20)}, "scale: the network's head has 30.0, the loss 20"),
             ({"network": partial(NET, scale=64)}, "scale: the network's head has 64.0, the loss 30.0"),
-            ({"classes": None}, "the expert must know its classes"),
+            ({"classes": None}, "classes is not set, and the data module has none"),
         ],
     )
     def test_at_the_start(self, arguments, message):

@@ -1,4 +1,4 @@
-"""Models of the transformers library as experts: classifiers, and models that write text."""
+"""Models of transformers as experts: classifiers and text generators."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ _TOKENIZER = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece
 
 
 def weight_files(path: str) -> list[Path]:
-    """Files of a local model's weights, safetensors only; none for the name of a model on the hub.
+    """Return the weight files of a local model, safetensors only; none for a model on the hub.
 
     Raises:
         InputError: If a folder has no configuration, or its weights are pickled.
@@ -44,13 +44,13 @@ def weight_files(path: str) -> list[Path]:
 
 
 def model_files(path: str) -> list[Path]:
-    """All files of a local model that its answers depend on: weights, configurations, tokenizer."""
+    """Return all files of a local model that affect its outputs: weights, configurations, tokenizer."""
     more = [file for kind in ("*.json", "*.txt", "*.model") for file in Path(path).glob(kind)]
     return [*weight_files(path), *sorted(more)]
 
 
 def hash_files(files: Sequence[Path]) -> str:
-    """A fingerprint of the contents of files, in their order, read in pieces."""
+    """Return a fingerprint of the contents of files, in order."""
     state = hashlib.blake2b(digest_size=16)
     for file in files:
         with open(file, "rb") as handle:
@@ -61,9 +61,9 @@ def hash_files(files: Sequence[Path]) -> str:
 
 
 def tokenizer_fingerprint(path: str) -> str | None:
-    """The fingerprint of the tokenizer that stands beside a model, as a data module with ``tokenizer: path`` has it.
+    """Return the fingerprint of a model's tokenizer, as a data module with ``tokenizer: path`` computes it.
 
-    None where there is none, or one that cannot be read here: nothing is known about the model's tokens then.
+    None where there is no tokenizer, or it cannot be read.
     """
     if not any((Path(path) / name).is_file() for name in _TOKENIZER):
         return None
@@ -99,7 +99,7 @@ def _load(kind: str, path: str, download: bool) -> Any:
 
 
 def _longest(model: nn.Module) -> int | None:
-    """Tokens that a model has learnt places for; None where it has none."""
+    """Return the number of learned positions of a model; None where it has none."""
     for name, table in model.named_modules():
         if isinstance(table, nn.Embedding) and name.rpartition(".")[2] in (
             "position_embeddings",
@@ -112,12 +112,12 @@ def _longest(model: nn.Module) -> int | None:
 
 
 def _check_input(input: Any, vocab_size: int, path: str, longest: int | None = None) -> tuple[Tensor, Tensor]:
-    """Tokens and mask of a batch; refuses what another tokenizer made, before a device does so without a word."""
+    """Return tokens and mask of a batch; raise InputError for tokens outside the vocabulary."""
     if not isinstance(input, Mapping) or not {"input_ids", "attention_mask"} <= set(input):
         found = f"the keys {shorten(input)}" if isinstance(input, Mapping) else f"a {type(input).__name__}"
         raise InputError(f"the model {path} reads a dict of input_ids and attention_mask (B, L); found {found}")
     ids = input["input_ids"]
-    if ids.numel() and not torch.compiler.is_compiling():  # a program that is exported looks at no number
+    if ids.numel() and not torch.compiler.is_compiling():  # values are not available during export
         low, high = torch.stack(ids.aminmax()).tolist()  # one synchronisation
         if low < 0 or high >= vocab_size:
             raise InputError(
@@ -133,30 +133,30 @@ def _check_input(input: Any, vocab_size: int, path: str, longest: int | None = N
 
 
 def _gathered(ids: Tensor, mask: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens and mask (B, L), those of a (B, L) bool mask behind the others; both in the order they came."""
+    """Move the tokens of a (B, L) bool mask behind the others, in stable order; returns tokens and mask (B, L)."""
     order = last.to(torch.uint8).argsort(dim=1, stable=True)
     return ids.gather(1, order), mask.gather(1, order)
 
 
 def _mean(states: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the tokens of a mask; some attention gives NaN at places that only see padding."""
+    """Return the mean over unmasked tokens; attention may give NaN at positions that only attend to padding."""
     weight = mask.to(states.dtype)[:, :, None]
     return torch.where(weight > 0, states, 0).sum(1) / weight.sum(1).clamp_min(1)
 
 
 class TransformersClassifier(nn.Module):
-    """A sequence classifier of transformers, read from safetensors only.
+    """Sequence classifier of transformers, read from safetensors only.
 
-    The layer ``pool`` gives its representation (B, D): the masked mean of the last layer's states. Any layer of the
-    model itself can be named instead, ``model.bert.pooler`` say.
+    The output of the layer ``pool`` is its representation (B, D): the masked mean of the last layer's states. Any layer
+    of the model can be named instead, such as ``model.bert.pooler``.
 
     Args:
-        path: A folder that ``save_pretrained`` wrote, or a name on the hub.
-        labels: New names of the model's labels, {POSITIVE: positive} say; those left out keep theirs.
-        download: Fetch from the hub what is not on this machine.
+        path: A folder written by ``save_pretrained``, or a name on the hub.
+        labels: New names of the model's labels, such as {POSITIVE: positive}; others keep their names.
+        download: Download missing files from the hub.
 
     Raises:
-        InputError: If transformers is missing, the model cannot be read, or a label is unknown or doubled.
+        InputError: If transformers is missing, the model cannot be read, or a label is unknown or duplicated.
     """
 
     def __init__(self, path: str, labels: dict[str, str] | None = None, download: bool = False) -> None:
@@ -171,7 +171,7 @@ class TransformersClassifier(nn.Module):
         if len(set(self.classes)) < len(self.classes):
             raise InputError(f"labels: two labels of the model {path} would be one class: {shorten(self.classes, 20)}")
         self.vocab_size, self.longest = self.model.get_input_embeddings().num_embeddings, _longest(self.model)
-        if config.pad_token_id is None:  # classifiers of decoders look for the last token that is none
+        if config.pad_token_id is None:  # classifiers of decoders look for the last token before padding
             end = config.eos_token_id
             if end is None:
                 raise InputError(f"path: the config.json of {path} names no pad_token_id; set it to the tokenizer's")
@@ -182,7 +182,7 @@ class TransformersClassifier(nn.Module):
     def forward(self, input: Mapping[str, Tensor]) -> Tensor:
         """Map input_ids and attention_mask (B, L) to (B, C) logits."""
         ids, mask = _check_input(input, self.vocab_size, self.path, self.longest)
-        ids, mask = _gathered(ids, mask, mask == 0)  # padding goes to the right: places count from the left
+        ids, mask = _gathered(ids, mask, mask == 0)  # padding on the right: positions count from the left
         ids = ids.masked_fill(mask == 0, self.pad_id)  # some models look for padding by its token
         output = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True, return_dict=True)
         states = getattr(output, "hidden_states", None)
@@ -193,14 +193,14 @@ class TransformersClassifier(nn.Module):
 
 
 class TransformersGenerator(nn.Module):
-    """A sequence-to-sequence or causal language model of transformers that writes greedily, safetensors only.
+    """Sequence-to-sequence or causal language model of transformers with greedy decoding, safetensors only.
 
     Its embedding is the masked mean of the last layer's states over input and written text: of encoder and decoder,
     where there are two. It is a :class:`~lightning_fusion.generation.expert.Writer`.
 
     Args:
-        path: A folder that ``save_pretrained`` wrote, or a name on the hub.
-        download: Fetch from the hub what is not on this machine.
+        path: A folder written by ``save_pretrained``, or a name on the hub.
+        download: Download missing files from the hub.
 
     Raises:
         InputError: If transformers is missing, or the model cannot be read or names no token for the end of a text.
@@ -230,7 +230,7 @@ class TransformersGenerator(nn.Module):
         self.vocab_size, self.longest = self.model.get_input_embeddings().num_embeddings, _longest(self.model)
 
     def generate(self, input: Mapping[str, Tensor], max_new_tokens: int) -> Tensor:
-        """The greedily written text (B, T), T <= max_new_tokens, padded with ``pad_id``."""
+        """Generate texts (B, T) greedily, T <= max_new_tokens, padded with ``pad_id``."""
         ids, mask = self._read(input)
         if max_new_tokens < 1:
             return ids[:, :0]
@@ -251,7 +251,7 @@ class TransformersGenerator(nn.Module):
 
     @torch.no_grad()
     def embed(self, input: Mapping[str, Tensor], generated: Tensor | None = None) -> Tensor:
-        """The embedding (B, D): the masked mean of last-layer states over the input and a text (B, T), if any."""
+        """Return the embedding (B, D): the masked mean of last-layer states over the input and a text (B, T)."""
         ids, mask = self._read(input)
         text = ids[:, :0] if generated is None else generated
         there = text != self.pad_id
@@ -266,30 +266,30 @@ class TransformersGenerator(nn.Module):
         return _mean(states, torch.cat([mask > 0, there], 1))
 
     def forward(self, input: Mapping[str, Tensor], target: Tensor) -> Tensor:
-        """Log-probabilities (B, T + 1, V) of what follows the input and each token of the target (B, T)."""
+        """Return log-probabilities (B, T + 1, V) after the input and each token of the target (B, T)."""
         ids, mask = self._read(input)
         logits: Tensor = self._run(ids, mask, target).logits
         return (logits if self.both else logits[:, ids.shape[1] - 1 :]).float().log_softmax(2)
 
     def labels(self, target: Tensor) -> Tensor:
-        """What :meth:`forward` should foretell of a target (B, T): (B, T + 1), -100 after the end."""
+        """Return the labels (B, T + 1) of :meth:`forward` for a target (B, T); -100 after the end."""
         lengths = (target != self.pad_id).sum(1, keepdim=True)
         labels = nn.functional.pad(target, (0, 1)).scatter(1, lengths, self.end_ids[0])
         return labels.masked_fill(torch.arange(labels.shape[1], device=target.device) > lengths, -100)
 
     def _read(self, input: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Tokens and mask; padding goes to the left where the text goes on behind the input."""
+        """Return tokens and mask, with padding on the left where the text continues the input."""
         ids, mask = _check_input(input, self.vocab_size, self.path, self.longest)
         if not self.both:
             ids, mask = _gathered(ids, mask, mask != 0)
         return ids.masked_fill(mask == 0, self.pad_id), mask
 
     def _run(self, ids: Tensor, mask: Tensor, text: Tensor) -> Any:
-        """One pass over the input and a text (B, T) padded on the right."""
+        """Run the model on the input and a text (B, T) padded on the right."""
         more: dict[str, Any] = {"output_hidden_states": True, "return_dict": True, "use_cache": False}
         if self.both:
             tokens = nn.functional.pad(text, (1, 0), value=self.start_id)
             return self.model(input_ids=ids, attention_mask=mask, decoder_input_ids=tokens, **more)
         whole = torch.cat([mask, (text != self.pad_id).to(mask.dtype)], 1)
-        place = (whole.cumsum(1) - 1).clamp_min(0)  # a position is a token's number, not its column
+        place = (whole.cumsum(1) - 1).clamp_min(0)  # a position counts tokens, not columns
         return self.model(input_ids=torch.cat([ids, text], 1), attention_mask=whole, position_ids=place, **more)

@@ -1,4 +1,4 @@
-"""Ask a pool of experts about a data set, once."""
+"""Collection of the outputs of experts on a data set."""
 
 import shutil
 import tempfile
@@ -37,28 +37,28 @@ def collect(
     trainer: Trainer | None = None,
     overwrite: bool = False,
 ) -> ExpertOutputs:
-    """Ask every expert about every sample of some splits, and store the answers.
+    """Run every expert once on every sample of some splits, and store the outputs.
 
-    The work runs in the Trainer's predict loop, so devices, precision and processes are Lightning's. A single process
-    appends to the store itself. Of several, each appends to its own shard; the shards are merged by sample index, which
-    also drops the rows that a distributed sampler repeats. Memory does not grow with the number of rows, but for
-    labels, domains and indices. A store of the same pool on the same data is opened and no expert is asked.
+    Experts run in the Trainer's predict loop, with its devices, precision and processes. A single process appends to
+    the store. Each of several processes appends to its own shard; shards are merged by sample index, which also drops
+    samples that a distributed sampler repeats. Memory does not grow with the number of samples, except for labels,
+    domains and indices. An existing store of the same pool and data is opened, and no expert is run.
 
     Args:
-        pool: The experts.
-        data: A data module whose loaders yield :class:`~lightning_fusion.Batch`, or for each split a pair of tensors
+        pool: Pool of experts.
+        data: Data module with loaders that yield :class:`~lightning_fusion.Batch`, or for each split a pair of tensors
             (inputs (N, ...), targets (N,)).
-        output: Folder of the store; a temporary one, which lives as long as the result, where None.
-        splits: Which of ``train``, ``val``, ``test`` to ask about.
+        output: Folder of the store; a temporary one, deleted with the result, where None.
+        splits: Some of ``train``, ``val``, ``test``.
         keep_representations: Store each expert's representations as well.
-        trainer: Runs the experts; a plain one on the available device where None.
+        trainer: Trainer that runs the experts; a default one on the available device where None.
         overwrite: Replace a store of another pool or other data.
 
     Returns:
         The opened store.
 
     Raises:
-        InputError: If the outputs or labels are wrong, the folder holds another store, or a loader leaves out rows.
+        InputError: If the outputs or labels are wrong, the folder holds another store, or a loader leaves out samples.
 
     Example:
         >>> from lightning_fusion import Expert
@@ -75,7 +75,7 @@ def collect(
     for split in splits:
         check_split(split)
     if output is None and trainer is not None and trainer.world_size > 1:
-        raise InputError("output: several processes need one folder for their answers; name it")
+        raise InputError("output is not set; several processes need one folder for their outputs")
     kept = tempfile.TemporaryDirectory(prefix="expert-outputs-") if output is None else None
     folder = Path(kept.name if kept is not None else str(output))
     data.prepare_data()
@@ -86,7 +86,7 @@ def collect(
         warn_preprocessing_mismatch(f"expert {name}", expert.preprocessing, getattr(data, "preprocessing", None))
     domains = list(getattr(data, "domains", []))
     prints = {split: fingerprint_of(data, split) for split in splits}
-    facts = pool.facts()  # before asking: a precision such as bf16-true changes the weights at hand
+    facts = pool.facts()  # before running: a precision such as bf16-true changes the weights
     stored = None
     if not overwrite:
         with suppress(MissingStoreError):
@@ -94,14 +94,14 @@ def collect(
     if stored is not None:
         stored.check_pool(pool)
         stored.check_data(prints)
-        if stored.domains != domains:  # of which a fingerprint knows the columns alone
+        if stored.domains != domains:  # the fingerprint contains the columns alone
             raise InputError(
                 f"output: the store {folder} has the domains {shorten(stored.domains)}; the data have "
                 f"{shorten(domains)}: collect again, with overwrite"
             )
         stored.check_facts(facts)
         if not keep_representations or all(len(stored[split].representations) == len(pool.names) for split in splits):
-            rank_zero_info(f"{folder} holds the answers already; no expert is asked")
+            rank_zero_info(f"{folder} contains these outputs already; no expert is run")
             return stored
         raise InputError(f"output: the store {folder} has no representations; set overwrite to collect them")
     trainer = quiet_trainer() if trainer is None else trainer
@@ -112,9 +112,9 @@ def collect(
             shutil.rmtree(shards, ignore_errors=True)
             here = trainer.world_size == 1 and trainer.strategy.launcher is None
             alone = writer if here else None
-            asking = _Asking(pool, splits, keep_representations, shards, alone)
+            asking = _Collecting(pool, splits, keep_representations, shards, alone)
             trainer.predict(asking, datamodule=loaders, return_predictions=False)
-            trainer.strategy.barrier("collect: asked")
+            trainer.strategy.barrier("collect: outputs")
             for split in splits:
                 parts = asking.parts(split) if alone is not None else _shards(shards, split)
                 _merge(parts, split, writer, pool.classes, _expected_rows(data, split))
@@ -122,9 +122,11 @@ def collect(
             writer.commit(ExpertOutputs(pool.classes, domains, facts, {}, prints).metadata())
     else:
         trainer.predict(
-            _Asking(pool, splits, keep_representations, folder / _SHARDS), datamodule=loaders, return_predictions=False
+            _Collecting(pool, splits, keep_representations, folder / _SHARDS),
+            datamodule=loaders,
+            return_predictions=False,
         )
-        trainer.strategy.barrier("collect: asked")
+        trainer.strategy.barrier("collect: outputs")
     trainer.strategy.barrier("collect: merged")
     result = ExpertOutputs.open(folder, verify=False)
     result._keep = kept
@@ -132,17 +134,17 @@ def collect(
 
 
 def quiet_trainer() -> Trainer:
-    """What experts are run with where no Trainer is given: one device, and nothing is kept or logged."""
+    """Return the default Trainer of experts: one device, no checkpoints, no logger."""
     return Trainer(devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False)
 
 
 def first_process() -> bool:
-    """Whether this is the only process, or the first of several."""
+    """Return whether this is the only process, or the first of several."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-class _Asking(LightningModule):
-    """Runs the pool on each batch and appends the answers to the store, or to this process's shard."""
+class _Collecting(LightningModule):
+    """Run the pool on each batch and append the outputs to the store, or to the shard of this process."""
 
     def __init__(
         self,
@@ -193,11 +195,11 @@ class _Asking(LightningModule):
         return index
 
     def facts(self, split: str) -> dict[str, np.ndarray]:
-        """Target, domain and index of the rows of this process, in the order of its batches."""
+        """Return target, domain and index of the samples of this process, in the order of its batches."""
         return {name: np.concatenate(parts) for name, parts in self._facts.get(split, {}).items()}
 
     def parts(self, split: str) -> list[dict[str, np.ndarray]]:
-        """What is still to be put in order: the answers too, where the loader's order is not that of the index."""
+        """Return the arrays to be sorted: outputs as well, where the loader's order is not that of the index."""
         facts = self.facts(split)
         if not facts:
             return []
@@ -224,7 +226,7 @@ def _shards(folder: Path, split: str) -> list[dict[str, np.ndarray]]:
 def _merge(
     parts: Sequence[Mapping[str, np.ndarray]], split: str, writer: StoreWriter, classes: list[str], expected: int | None
 ) -> None:
-    """Put the rows of all parts in the order of their index, chunk by chunk."""
+    """Sort the samples of all parts by their index, chunk by chunk."""
     index = np.concatenate([part["index"] for part in parts]) if parts else np.empty(0, np.int64)
     unique, place = np.unique(index, return_inverse=True)
     if len(parts) == 1 and len(unique) < len(index):
@@ -255,7 +257,7 @@ def _check_whole(split: str, found: int, expected: int | None) -> None:
 
 
 class EverySplit(LightningDataModule):
-    """The splits of another data module, one after the other, as prediction loaders."""
+    """Splits of another data module as a sequence of prediction loaders."""
 
     def __init__(self, data: Any, splits: Sequence[str]) -> None:
         super().__init__()
@@ -268,23 +270,23 @@ class EverySplit(LightningDataModule):
         set_up(self.data)
 
     def predict_dataloader(self) -> list[DataLoader[Any]]:
-        """A loader per split, in the order of rows."""
+        """Return a loader per split, in the order of samples."""
         return [_ordered(_loader_of(self.data, split)) for split in self.splits]
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """The data module's."""
+        """Call the hook of the data module."""
         return self.data.on_before_batch_transfer(batch, dataloader_idx)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The data module's."""
+        """Call the hook of the data module."""
         return self.data.transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """The data module's."""
+        """Call the hook of the data module."""
         return self.data.on_after_batch_transfer(batch, dataloader_idx)
 
     def teardown(self, stage: str) -> None:
-        """Let the Trainer go."""
+        """Release the Trainer."""
         self.data.trainer = None
 
 
@@ -295,7 +297,7 @@ def set_up(data: LightningDataModule) -> None:
 
 
 def check_split(split: str) -> None:
-    """Refuse the name of a split that there is not."""
+    """Raise InputError for an unknown split."""
     if split not in SPLITS:
         raise InputError(f"splits: found {split!r}; choose from {shorten(SPLITS)}")
 
@@ -311,7 +313,7 @@ def _loader_of(data: LightningDataModule, split: str) -> DataLoader[Any]:
 
 
 def _ordered(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """The same loader without shuffling where that is ours to say; the store is ordered by index in any case."""
+    """Return the loader without shuffling where possible; the store is sorted by index in any case."""
     if isinstance(loader.sampler, SliceSampler):
         loader.sampler.shuffle = False
     return loader
@@ -323,7 +325,7 @@ def _expected_rows(data: LightningDataModule, split: str) -> int | None:
 
 
 def fingerprint_of(data: LightningDataModule, split: str) -> str:
-    """The data module's own fingerprint, or one of all batches that does not depend on their order."""
+    """Return the fingerprint of the data module, or one of all batches that does not depend on their order."""
     if isinstance(data, FusionDataModule):
         return data.fingerprint(split)
     total, rows = np.zeros(2, np.uint64), 0
@@ -336,7 +338,7 @@ def fingerprint_of(data: LightningDataModule, split: str) -> str:
 
 
 def _row_hashes(batch: Batch) -> np.ndarray:
-    """(B, 2) uint64: a hash of each row's bytes, the same whatever batch the row stands in."""
+    """Return (B, 2) uint64 hashes of the samples' bytes, independent of the batch."""
     inputs = batch.input.values() if isinstance(batch.input, Mapping) else [batch.input]
     rows = len(batch.index)
     parts = [np.ascontiguousarray(t.cpu().numpy()).reshape(rows, -1) for t in (*inputs, batch.target, batch.domain)]

@@ -16,8 +16,8 @@ class OutputsBatch(NamedTuple):
     """One batch of stored outputs.
 
     Attributes:
-        outputs: (B, sum of C_k) float32 probabilities, experts side by side in order; then, where they are
-            read, the representations of all experts, (B, sum of D_k). Of a subclass, what it reads.
+        outputs: (B, sum of C_k) float32 probabilities, concatenated in the order of experts; then, with
+            ``representations``, the representations of all experts, (B, sum of D_k). Subclasses read other arrays.
         target: (B,) int64.
         domain: (B, D) bool.
         index: (B,) int64.
@@ -26,7 +26,7 @@ class OutputsBatch(NamedTuple):
     outputs: Tensor
     target: Tensor
     domain: Tensor
-    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which is not needed here
 
 
 class _OutputsRows(Dataset[OutputsBatch]):
@@ -50,20 +50,20 @@ class _OutputsRows(Dataset[OutputsBatch]):
 
 
 class OutputsDataModule(SlicedDataModule):
-    """Stored outputs as batches for a fuser: no expert is asked again.
+    """Data module of stored outputs, for training a fuser without running experts.
 
     A subclass that reads other arrays of the store overrides :meth:`arrays` and :attr:`representation_dims`.
 
     Args:
         store: Folder of a store, or an :class:`ExpertOutputs`.
-        batch_size: Rows per batch and process.
-        seed: Of the order of the training rows.
+        batch_size: Samples per batch and process.
+        seed: Seed of the order of the training samples.
         memory_limit_gb: A split larger than this stays on disk; its batches are read from the memory map.
-        representations: Give the experts' representations as well, which ``collect`` stored.
-        verify: Compare the arrays of a folder with their digests, for which all bytes are read once.
+        representations: Read the experts' representations as well, if ``collect`` stored them.
+        verify: Compare the arrays of a folder with their digests, which reads all bytes once.
 
     Raises:
-        InputError: If there is no valid store, it lacks representations that are wanted, or ``batch_size`` is below 1.
+        InputError: If there is no valid store, it lacks representations, or ``batch_size`` is below 1.
 
     Example:
         >>> outputs = ExpertOutputs.from_arrays(
@@ -97,7 +97,7 @@ class OutputsDataModule(SlicedDataModule):
 
     @property
     def outputs(self) -> ExpertOutputs:
-        """The store, opened when it is first asked for."""
+        """The store, opened on first access."""
         if self._opened is None:
             given = self._given
             self._opened = given if isinstance(given, ExpertOutputs) else ExpertOutputs.open(given, self.verify)
@@ -105,7 +105,7 @@ class OutputsDataModule(SlicedDataModule):
 
     @property
     def classes(self) -> list[str]:
-        """The task's classes."""
+        """Names of the classes of the task."""
         return self.outputs.classes
 
     @property
@@ -125,7 +125,7 @@ class OutputsDataModule(SlicedDataModule):
 
     @property
     def representation_dims(self) -> dict[str, int]:
-        """Width of each expert's representations, in order; empty where they are not read.
+        """Size of each expert's representation, in order; empty where they are not read.
 
         Raises:
             InputError: If the store has none.
@@ -137,11 +137,11 @@ class OutputsDataModule(SlicedDataModule):
         return {name: part.representations[name].shape[1] for name in self.outputs.names}
 
     def arrays(self, split: str) -> list[np.ndarray]:
-        """The arrays of a split that a batch has side by side: (N, ...) float32 each."""
+        """Return the arrays of a split that are concatenated in a batch: (N, ...) float32 each."""
         return self.outputs[split].read(self.representations)
 
     def rows(self, split: str) -> Dataset[OutputsBatch]:
-        """The data set of one split; takes index tensors."""
+        """Return the data set of one split, which takes index tensors."""
         if split not in self._rows:
             self._rows[split] = _OutputsRows(self.outputs[split], self.arrays(split), self.memory_limit_gb * 1e9)
         return self._rows[split]

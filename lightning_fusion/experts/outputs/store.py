@@ -1,4 +1,4 @@
-"""What a pool of experts said about a data set: asked once, stored, memory-mapped."""
+"""Stored outputs of a pool of experts on a data set, memory-mapped."""
 
 import math
 import re
@@ -25,21 +25,21 @@ from lightning_fusion.files import digest
 from lightning_fusion.store import ArrayStore, DamagedStoreError, MissingStoreError, StoreWriter
 
 OUTPUTS = "expert outputs"
-"""Kind of an :class:`ExpertOutputs` among stores."""
+"""Kind of the store of :class:`ExpertOutputs`."""
 
 
 @dataclass
 class OutputsSplit:
-    """What the experts said about one split.
+    """Outputs of the experts on one split.
 
     Attributes:
         probabilities: (N, C_k) float32 by expert.
         target: (N,) int64.
         domain: (N, D) bool.
         index: (N,) int64, unique; ascending where ``collect`` made it.
-        representations: (N, D_k) float32 by expert, where they were asked for.
-        classes: The task's C classes, and the facts of the experts, which the store fills in.
-        experts: See ``classes``.
+        representations: (N, D_k) float32 by expert, where they were collected.
+        classes: Names of the C classes of the task, set by the store.
+        experts: Metadata of the experts, set by the store.
     """
 
     probabilities: dict[str, np.ndarray]
@@ -51,7 +51,7 @@ class OutputsSplit:
     experts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def scattered(self) -> np.ndarray:
-        """(N, K, C) float32: each expert in the task's classes, zeros elsewhere."""
+        """Return (N, K, C) float32 outputs in the classes of the task, zero for classes an expert does not have."""
         columns = scatter_columns({name: facts["classes"] for name, facts in self.experts.items()}, self.classes)
         result = np.zeros((len(self), len(self.experts), len(self.classes)), np.float32)
         for expert, values in enumerate(self.probabilities.values()):
@@ -62,7 +62,7 @@ class OutputsSplit:
         return len(self.index)
 
     def read(self, representations: bool) -> list[np.ndarray]:
-        """What a fuser reads: the probabilities of each expert, then, where wanted, the representations of each.
+        """Return the input of a fuser: the probabilities of each expert, then optionally the representations.
 
         Raises:
             InputError: If there are no representations.
@@ -71,28 +71,28 @@ class OutputsSplit:
             return list(self.probabilities.values())
         if lacking := [name for name in self.probabilities if name not in self.representations]:
             raise InputError(
-                f"representations: the store holds none of {shorten(lacking)}; set the experts' features, and collect "
+                f"representations: the store has none of {shorten(lacking)}; set the experts' features, and collect "
                 "with keep_representations: true"
             )
         return [*self.probabilities.values(), *(self.representations[name] for name in self.probabilities)]
 
     def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
-        """All arrays by their names in the store."""
+        """Return all arrays by their names in the store."""
         yield from (("target", self.target), ("domain", self.domain), ("index", self.index))
         yield from ((f"probabilities/{name}", values) for name, values in self.probabilities.items())
         yield from ((f"representations/{name}", values) for name, values in self.representations.items())
 
 
 class ExpertOutputs:
-    """The outputs of a pool on the splits of a data set, with the facts of both.
+    """Outputs of a pool on the splits of a data set, with the metadata of both.
 
-    Made by :func:`~lightning_fusion.collect`, opened by :meth:`open`, or built from predictions that exist already by
+    Created by :func:`~lightning_fusion.collect`, opened by :meth:`open`, or built from existing predictions by
     :meth:`from_arrays`. Arrays of a store on disk are memory-mapped.
 
     Attributes:
-        classes: The task's C classes.
+        classes: Names of the C classes of the task.
         domains: Names of the D domains.
-        experts: Facts of each expert by name: classes, domains, cost, fingerprint, checkpoint.
+        experts: Metadata of each expert by name: classes, domains, cost, fingerprint, checkpoint.
         splits: :class:`OutputsSplit` by name.
         fingerprints: Fingerprint of the data of each split.
         path: Folder of the store; None in memory.
@@ -113,7 +113,7 @@ class ExpertOutputs:
         for split in self.splits.values():
             split.classes, split.experts = self.classes, self.experts
         self.fingerprints = dict(fingerprints or {})
-        self._keep: Any = None  # a temporary folder lives as long as its store
+        self._keep: Any = None  # keeps a temporary folder until the store is deleted
 
     # ------------------------------------------------------------------ facts
 
@@ -133,7 +133,7 @@ class ExpertOutputs:
         return {name: list(facts.get("domains") or []) for name, facts in self.experts.items()}
 
     def facts(self) -> dict[str, Any]:
-        """Constructor arguments of a fuser for these outputs: classes, expert_classes and expert_domains."""
+        """Return the constructor arguments of a fuser for these outputs: classes, expert_classes and expert_domains."""
         return {
             "classes": self.classes,
             "expert_classes": self.expert_classes,
@@ -142,7 +142,7 @@ class ExpertOutputs:
         }
 
     def metadata(self) -> dict[str, Any]:
-        """What the manifest of a store says beside its arrays."""
+        """Return the metadata in the manifest of the store."""
         return {
             "classes": self.classes,
             "domains": self.domains,
@@ -163,18 +163,18 @@ class ExpertOutputs:
         return self.splits[split]
 
     def concatenated(self, split: str, representations: bool = False) -> np.ndarray:
-        """(N, sum of C_k) float32: what a fuser reads, experts side by side in order.
+        """Return the (N, sum of C_k) float32 input of a fuser, concatenated in the order of experts.
 
-        Behind them stand the representations (N, sum of D_k), where wanted.
+        Optionally followed by the representations (N, sum of D_k).
         """
         return np.concatenate([np.asarray(values) for values in self[split].read(representations)], axis=1)
 
     def scattered(self, split: str) -> np.ndarray:
-        """(N, K, C) float32: what baselines read, each expert in the task's classes, zeros elsewhere."""
+        """Return the (N, K, C) float32 input of baselines, zero for classes that an expert does not have."""
         return self[split].scattered()
 
     def owners(self, split: str) -> np.ndarray:
-        """(N, K) bool: which expert was trained on a domain of which sample; all False where nothing is known."""
+        """Return (N, K) bool, which experts were trained on a domain of each sample; all False where unknown."""
         found: np.ndarray = (
             np.asarray(self[split].domain, bool) @ owner_matrix(self.domains, self.expert_domains).numpy()
         )
@@ -183,10 +183,10 @@ class ExpertOutputs:
     # ------------------------------------------------------------------ tests
 
     def check_pool(self, pool: ExpertPool) -> None:
-        """Refuse a pool other than the one that was asked.
+        """Check that a pool is the one that produced the outputs.
 
         Raises:
-            InputError: With both fingerprints.
+            InputError: If it is not; the message has both fingerprints.
         """
         facts = pool.facts()
         if list(facts) != self.names:
@@ -203,13 +203,13 @@ class ExpertOutputs:
             )
 
     def check_data(self, fingerprints: Mapping[str, str]) -> None:
-        """Refuse data other than those that were asked about.
+        """Check that data are those of the outputs.
 
         Args:
-            fingerprints: Of each split.
+            fingerprints: Fingerprint of each split.
 
         Raises:
-            InputError: With both fingerprints.
+            InputError: If they are not; the message has both fingerprints.
         """
         for split, fingerprint in fingerprints.items():
             if split not in self.splits:
@@ -221,19 +221,19 @@ class ExpertOutputs:
                 )
 
     def check_facts(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
-        """Refuse experts whose declared domains or costs have changed since they were asked.
+        """Check that the declared domains and costs of experts have not changed since the outputs were collected.
 
         Args:
-            facts: Of each expert, as :meth:`ExpertPool.facts` gives them.
+            facts: Metadata of each expert from :meth:`ExpertPool.facts`.
 
         Raises:
-            InputError: Naming expert and fact.
+            InputError: If they have changed; the message names the expert.
         """
         for name, fact in facts.items():
             for key in ("domains", "cost"):
                 if fact[key] != self.experts[name][key]:
                     raise InputError(
-                        f"{self._where()} says {key} {self.experts[name][key]} of expert {name}, the pool {fact[key]}; "
+                        f"{self._where()} has {key} {self.experts[name][key]} of expert {name}, the pool {fact[key]}; "
                         "collect again, with overwrite"
                     )
 
@@ -252,16 +252,16 @@ class ExpertOutputs:
         expert_domains: Mapping[str, Sequence[str]] | None = None,
         costs: Mapping[str, float] | None = None,
     ) -> "ExpertOutputs":
-        """Build outputs from predictions that exist already, of experts of any framework.
+        """Build outputs from existing predictions of experts of any framework.
 
         Args:
             splits: For each split a dict with ``probabilities`` ({expert: (N, C_k)}), ``target`` (N,) and, where known,
                 ``domain`` (N, D) bool, ``index`` (N,) and ``representations`` ({expert: (N, D_k)}).
             expert_classes: Classes of each expert, in the order of its columns.
-            classes: The task's vocabulary; every class that some expert knows where None.
+            classes: Names of the classes of the task; the union of all experts' classes where None.
             domains: Names of the D domains.
             expert_domains: Domains that each expert was trained on.
-            costs: Price of one question to each expert; 1 where None.
+            costs: Cost of a query to each expert; 1 where None.
 
         Raises:
             InputError: If shapes, labels or probabilities are wrong.
@@ -309,7 +309,7 @@ class ExpertOutputs:
             domain = given.get("domain", np.zeros((rows, len(domains))))
             index = _shaped(given.get("index", np.arange(rows)), np.int64, (rows,), f"split {split}: index")
             if len(np.unique(index)) < rows:
-                raise InputError(f"split {split}: index holds numbers twice; they must be unique")
+                raise InputError(f"split {split}: index has duplicates; indices must be unique")
             parts[split] = OutputsSplit(
                 probabilities,
                 target,
@@ -332,7 +332,7 @@ class ExpertOutputs:
                 "classes": names,
                 "domains": as_names((expert_domains or {}).get(name)) or None,
                 "cost": _read_cost(name, costs.get(name, 1.0)),
-                "fingerprint": None,  # where the predictions came from is not known
+                "fingerprint": None,  # the origin of the predictions is unknown
                 "checkpoint": None,
             }
             for name, names in expert_classes.items()
@@ -346,11 +346,11 @@ class ExpertOutputs:
 
         Args:
             path: Folder of the store.
-            verify: Read all bytes, and compare them with the digests in the manifest; sizes are compared in any case.
+            verify: Compare all arrays with the digests in the manifest; sizes are always compared.
 
         Raises:
             MissingStoreError: If there is no store.
-            DamagedStoreError: If it is not what was written.
+            DamagedStoreError: If it is damaged.
             ForeignFolderError: If the folder contains something else.
         """
         try:
@@ -376,7 +376,7 @@ class ExpertOutputs:
         return cls(*known, path=stored.folder)
 
     def save(self, path: str | Path, overwrite: bool = False) -> "ExpertOutputs":
-        """Write a store, whole or not at all, and open it.
+        """Write a store atomically, and open it.
 
         Raises:
             InputError: If the folder contains a store already and ``overwrite`` is not set, or something else.
@@ -398,7 +398,7 @@ def _shaped(values: Any, dtype: Any, shape: tuple[int, ...], what: str) -> np.nd
         raise InputError(f"{what} is an array of {given.dtype}; expected numbers")
     if given.shape != shape:
         raise InputError(f"{what} has shape {given.shape}; expected {shape}")
-    with np.errstate(invalid="ignore"):  # NaN is no whole number
+    with np.errstate(invalid="ignore"):  # NaN is not an integer
         array = given.astype(dtype, copy=False)
     if dtype is not np.float32 and not (given == array).all():
         raise InputError(f"{what} has values that are no {'truth values' if dtype is bool else 'whole numbers'}")
@@ -416,7 +416,7 @@ def _read_cost(name: str, cost: Any) -> float:
 
 
 def owner_matrix(domains: Sequence[str], expert_domains: Mapping[str, Sequence[str]]) -> Tensor:
-    """(D, K) bool: which domain belongs to which expert.
+    """Return (D, K) bool, which domains each expert was trained on.
 
     Example:
         >>> owner_matrix(["x", "y"], {"a": ["x"], "b": ["x", "y"]}).tolist()

@@ -38,7 +38,7 @@ class TestLogMel:
     def test_no_band_is_empty_at_low_rates(self):
         assert (LogMel(8000, 80).mel.mel_scale.fb.sum(0) > 0).all()
 
-    def test_a_constant_colour_and_level_fall_out(self):
+    def test_a_constant_color_and_level_fall_out(self):
         waveforms = torch.randn(2, 8000)
         torch.testing.assert_close(LogMel()(0.1 * waveforms), LogMel()(waveforms), rtol=0, atol=1e-4)
 

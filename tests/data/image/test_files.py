@@ -115,7 +115,7 @@ class TestDecoding:
         assert found[0].tolist() == [0] * 8
         assert found[3].tolist() == [255] * 8
 
-    def test_what_is_transparent_is_white_and_not_its_hidden_colour(self, tmp_path):
+    def test_what_is_transparent_is_white_and_not_its_hidden_color(self, tmp_path):
         assert self.decoded(tmp_path, Image.new("RGBA", (4, 4), (200, 0, 0, 0))).unique().tolist() == [255]
 
     def test_pixels_without_a_known_range_are_refused(self, tmp_path):

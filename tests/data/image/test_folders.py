@@ -47,8 +47,8 @@ class TestDomainTree:
         draw_tree(tmp_path, ["clinic", "home"], ["cat", "dog"])
         images = DomainImageDataModule(str(tmp_path)).rows("train").inputs
         assert images[0, :, 2, 3].tolist() == [1, 7, 31]
-        grey = DomainImageDataModule(str(tmp_path), channels=1).rows("train").inputs
-        assert grey.shape == (24, 1, 4, 4)
+        gray = DomainImageDataModule(str(tmp_path), channels=1).rows("train").inputs
+        assert gray.shape == (24, 1, 4, 4)
 
     def test_an_empty_domain_is_named(self, tmp_path):
         draw_tree(tmp_path, ["clinic"], ["cat"])

@@ -91,7 +91,7 @@ class TestClassifiers:
         [
             ({"labels": {"POSITIVE": "good"}}, "has no label POSITIVE; it has x, y"),
             ({"labels": {"x": "y"}}, "would be one class: y, y"),
-            ({"classes": ["good", "y"]}, r"knows x, which the task's classes \(good, y\) lack; .* labels: {x: good}"),
+            ({"classes": ["good", "y"]}, r"has x, which the task's classes \(good, y\) lack; .* labels: {x: good}"),
             ({"features": "model.nothing"}, "no layer 'model.nothing'"),
         ],
     )
@@ -128,7 +128,9 @@ class TestTokensOfOneSize:
 
     def test_is_told(self, model, tmp_path):
         save_tokenizer(tmp_path / "other", "some other words")
-        with pytest.warns(UserWarning, match=r"preprocessing: expert a was trained on other input .*\(tokenizer "):
+        with pytest.warns(
+            UserWarning, match=r"preprocessing: expert a was trained with a preprocessing that differs .*\(tokenizer "
+        ):
             self.ask(model, str(tmp_path / "other"), tmp_path)
 
     def test_the_models_own_is_quiet(self, model, tmp_path):

@@ -267,7 +267,7 @@ class TestBadData:
         assert nets[0].rows == 0
 
     def test_several_processes_need_a_folder(self):
-        with pytest.raises(InputError, match="output: several processes need one folder"):
+        with pytest.raises(InputError, match="output is not set; several processes need one folder"):
             ask(tiny.pool(), tiny.data(), trainer=tiny.trainer(devices=2, strategy="ddp"))
 
     def test_an_empty_split_is_named(self, tmp_path):
@@ -318,7 +318,7 @@ def test_a_killed_run_and_a_living_one(tmp_path):
     # the old store is whole, the next writer cleans up and says so
     assert len(list(tmp_path.glob("data-*"))) == 2
     ask(tiny.pool(0), tiny.data(), tmp_path).check_pool(tiny.pool(0))
-    with pytest.warns(UserWarning, match="removed 1 half-written store.*the store that was there before is whole"):
+    with pytest.warns(UserWarning, match="removed 1 half-written store.*the earlier store is complete"):
         ask(tiny.pool(1), tiny.data(), tmp_path, overwrite=True)
     fresh, stored = ask(tiny.pool(1), tiny.data()), ExpertOutputs.open(tmp_path)
     assert all(np.array_equal(stored.concatenated(split), fresh.concatenated(split)) for split in tiny.ROWS)

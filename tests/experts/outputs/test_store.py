@@ -173,7 +173,7 @@ class TestFromArrays:
             ({"probabilities": {"a": [[0.5, 0.5, 0.0]] * 2, "b": [[1.0]] * 3}}, r"expert a .*\(2, 3\).*\(3, 2\)"),
             (
                 {"probabilities": {"a": [[0.9, 0.2]] * 3, "b": [[1.0]] * 3}},
-                "expert a returned outputs that are no prob",
+                "expert a returned outputs that are not prob",
             ),
             ({"probabilities": {"a": [[0.9, float("nan")]] * 3, "b": [[1.0]] * 3}}, "expert a returned NaN"),
             (
@@ -211,7 +211,7 @@ class TestFromArrays:
             ({"costs": {"a": np.nan}}, "costs: found nan for expert a; expected a number >= 0"),
             ({"costs": {"a": -1}}, "costs: found -1 for expert a"),
             ({"costs": {"a": "dear"}}, "costs: found 'dear' for expert a"),
-            ({"domains": ["x", "x"]}, "domains: found doubled names in x, x"),
+            ({"domains": ["x", "x"]}, "domains: found duplicate names in x, x"),
             ({"expert_classes": {"a": "cd"}}, r"expert a has shape \(1, 2\); expected \(1, 1\)"),
         ],
     )
