@@ -22,7 +22,7 @@ class Overlap(NamedTuple):
 
     Attributes:
         spearman: (B,) rank correlation of all positions; NaN where a map is constant.
-        top: (B,) share of the strongest positions that both maps have.
+        top: (B,) fraction of the strongest positions that both maps have.
     """
 
     spearman: Tensor
@@ -174,7 +174,8 @@ def attribution_overlap(a: Tensor, b: Tensor, top_fraction: float = 0.1) -> Over
         top_fraction: Share of the positions that count as strongest, rounded up to whole positions.
 
     Returns:
-        Rank correlation and common share of the strongest, float64; the share is ``top_fraction`` for unrelated maps.
+        Rank correlation and common fraction of the strongest, float64; the fraction is ``top_fraction`` for unrelated
+        maps.
 
     Raises:
         InputError: If shapes differ, values are not finite, or ``top_fraction`` is out of range.
@@ -227,7 +228,7 @@ def compare_pairs(
         top_fraction: Share of the positions that count as strongest.
         internal_batch_size: Rows that pass through a network at once.
         repeats: Bootstrap draws of the samples.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
         InputError: If there is no sample, or as :func:`integrated_gradients` and :func:`attribution_overlap`.
@@ -272,7 +273,7 @@ def paired_difference(values: Tensor, plain: Tensor, repeats: int = 2000, seed: 
         values: (N,) measure of each sample.
         plain: (N,) the same measure of the control.
         repeats: Draws of N samples with replacement.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Returns:
         The mean, its interval and the samples it is taken of: those whose difference is defined. All NaN with none.

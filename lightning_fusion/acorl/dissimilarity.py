@@ -29,7 +29,7 @@ class Dissimilarity(nn.Module, ABC):
         Args:
             projected: (B, D) what the projection made of the new model's representation.
             representation: (B, D) the frozen model's, without gradient.
-            target: (B,) classes, or (B, C) shares of classes where samples are mixed.
+            target: (B,) classes, or (B, C) fractions of classes where samples are mixed.
         """
         with torch.autocast(projected.device.type, enabled=False):
             return self.measure(projected.float(), representation.float(), target)
@@ -127,7 +127,7 @@ class ClassCenteredCosine(CenteredCosine):
 
     Args:
         num_features: D.
-        num_classes: C.
+        num_classes: C, number of classes.
     """
 
     def _groups(self) -> int:

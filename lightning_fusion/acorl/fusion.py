@@ -70,7 +70,7 @@ class LinearHead(nn.Module):
     """The head of late fusion: a linear layer on standardized representations.
 
     Args:
-        num_classes: C.
+        num_classes: C, number of classes.
         mean: (D,) of the representations on the training split.
         std: (D,) likewise; representations that do not vary are left out.
     """
@@ -101,7 +101,7 @@ def late_fusion(
         outputs: A store with representations.
         members: Whose representations.
         batch_size: Of the training.
-        seed: Of the order of rows.
+        seed: Seed of the order of rows.
 
     Raises:
         InputError: If the store has no representations of a member.

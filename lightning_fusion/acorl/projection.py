@@ -53,7 +53,7 @@ class Adversary(nn.Module):
     Args:
         num_features: Size of z.
         members: Size of the representation of each frozen model, by name.
-        num_classes: C.
+        num_classes: C, number of classes.
         projection: Called as ``projection(size of z, size of v_k)``; :class:`ProjectionMLP` where None.
         dissimilarity: Called as ``dissimilarity(size of v_k, C)``; :class:`CenteredCosine` where None.
 
@@ -94,7 +94,7 @@ class Adversary(nn.Module):
         Args:
             z: (B, D) the new model's representation.
             representations: (B, D_k) of each frozen model, by name, without gradient.
-            target: (B,) classes, or (B, C) shares of them.
+            target: (B,) classes, or (B, C) fractions of them.
             strength: lambda of the reversal.
 
         Raises:

@@ -90,7 +90,7 @@ def draw_expert_target(owners: Tensor, index: Tensor, seed: int = 0) -> Tensor:
     Args:
         owners: (B, K) bool.
         index: (B,) int64 sample numbers.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Returns:
         (B,) int64 expert numbers; -100, which cross-entropy ignores, where a row has no owner.

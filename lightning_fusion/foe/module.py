@@ -51,7 +51,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
     Args:
         experts: The frozen experts by name, or a pool; None where only stored outputs are read.
         classes: The task's C classes. The command line takes this and the next three from the data module; with
-            ``experts`` alone they are every class that some expert knows.
+            ``experts`` alone they are every class of some expert.
         expert_classes: Classes of each expert, in the order of its outputs; from ``experts`` where given.
         domains: Names of the columns of ``Batch.domain``; needed where the target is the expert.
         expert_domains: Domains that each expert was trained on; likewise.
@@ -73,7 +73,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         scheduler: A cosine to 0 over the run where None.
         scheduler_interval: Whether a given ``scheduler`` steps each epoch or each step.
         save_experts: Keep the experts' weights in checkpoints.
-        seed: Of the random owners.
+        seed: Seed of the random owners.
 
     Raises:
         InputError: If facts are missing or contradict the experts.
@@ -320,7 +320,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         return build_optimizer(self, self.network.parameters(), self._optimizer, self._scheduler, self._interval)
 
     def configure_callbacks(self) -> list[Callback]:
-        """A resumed run draws the random numbers of an uninterrupted one."""
+        """Return the callback that makes resumed runs reproducible."""
         return [EpochSeed()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

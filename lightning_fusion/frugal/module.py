@@ -1,4 +1,4 @@
-"""A FrugalFoE policy under Lightning's Trainer: fitted, tested and served on any number of processes."""
+"""LightningModule of a FrugalFoE policy: fit, test and predict with any number of processes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,16 +28,16 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
     ``fit`` is one epoch that gathers the training rows of all processes and fits the policy on them; there is no
     gradient. ``validate``, ``test`` and ``predict`` run it. On stored outputs
     (:class:`~lightning_fusion.OutputsDataModule`) decisions are replayed. On raw input, with ``experts``, each expert
-    really runs on just the rows that need it.
+    runs only on the samples that query it.
 
     Args:
         policy: The policy; a fitted one can be served at once. ``FrugalFoE()`` where None.
         experts: The frozen experts by name, or a pool; None where only stored outputs are read.
         classes: The task's C classes. The command line takes this and the next from the data module; with ``experts``
-            alone they are every class that some expert knows.
+            alone they are every class of some expert.
         expert_classes: Classes of each expert, in the order of its outputs; from ``experts`` where given.
-        folder: Of the saved policy: ``fit`` writes it, and where the policy is not fitted the others read it. None:
-            checkpoints alone keep the policy.
+        folder: Folder of the saved policy: ``fit`` writes it, and an unfitted policy is read from it. None: the policy
+            is stored in checkpoints only.
 
     Raises:
         InputError: If facts are missing or contradict the experts.
@@ -68,9 +68,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
                 raise InputError("expert_classes differ from the classes of experts; leave them out beside experts")
             expert_classes, classes = self.pool.expert_classes, self.pool.classes
         if not expert_classes:
-            raise InputError(
-                "expert_classes: the policy must know its experts; give experts, or use OutputsDataModule as data"
-            )
+            raise InputError("expert_classes is not set; pass experts, or use OutputsDataModule as data")
         self.classes = task_classes(expert_classes, classes)
         self.expert_classes = {name: list(names) for name, names in expert_classes.items()}
         self.columns = scatter_columns(self.expert_classes, self.classes)
@@ -93,7 +91,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         """Query as few experts as each sample of a batch of raw inputs needs."""
         if self.pool is None:
             raise InputError(
-                "this policy reads stored outputs and holds no experts; give experts to query them on raw input"
+                "this policy reads stored outputs and has no experts; pass experts to query them on raw input"
             )
         members, names = self.pool.members, list(self.expert_classes)
 
@@ -120,7 +118,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
     # ------------------------------------------------------------------ steps
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Keep the outputs of every expert on the batch."""
+        """Store the outputs of every expert on the batch."""
         batch = self._read(batch, "train")
         if isinstance(batch, OutputsBatch):
             outputs = batch.outputs
@@ -201,7 +199,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         self.policy = saved
 
     def _check(self, facts: Mapping[str, Any] | None) -> None:
-        """Refuse experts or classes other than those the policy was fitted with."""
+        """Check that experts and classes are those that the policy was fitted with."""
         if self.policy.names != list(self.expert_classes):
             raise InputError(
                 f"policy: it was fitted with the experts {self.policy.names}; found {list(self.expert_classes)}"
@@ -212,15 +210,15 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
             raise InputError(f"policy: it was fitted on the classes {self.policy.classes}; found {self.classes}")
 
     def on_fit_start(self) -> None:
-        """Forget the rows of an earlier fit."""
+        """Clear the samples of an earlier fit."""
         self._rows, self._used = [], 0
 
     def on_validation_start(self) -> None:
-        """Fit the policy, before it is validated for the first time."""
+        """Fit the policy before the first validation."""
         self._finish()
 
     def on_train_epoch_end(self) -> None:
-        """Fit the policy, where no validation came after the last row."""
+        """Fit the policy where there was no validation."""
         self._finish()
         self._rows, self._used = [], 0
 
@@ -245,11 +243,11 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
             rank_zero_info(f"policy in {self.folder}: {self.policy.extra_repr()}")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """An optimizer with nothing to do, whose steps the Trainer counts."""
+        """Return a dummy optimizer, which the Trainer requires."""
         return torch.optim.SGD([self.still], lr=0.0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the policy; the experts are named by it."""
+        """Add the policy, which names its experts."""
         weights = checkpoint["state_dict"]
         checkpoint["state_dict"] = {
             name: value for name, value in weights.items() if not name.startswith((_POLICY, POOL))
@@ -258,7 +256,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
             checkpoint["policy"] = {"facts": self.policy.facts(), "tensors": dict(self.policy.state_dict())}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the policy, check its experts, and complete the weights for strict loading."""
+        """Restore the policy, check its experts, and complete the weights for strict loading."""
         saved = checkpoint.get("policy")
         if saved is not None:
             self.policy = FrugalFoE.from_state(saved["facts"], saved["tensors"], "the checkpoint").to(self.device)
@@ -271,7 +269,7 @@ _FIGURES = ("accuracy", "cost", "num_queries", "risk", "abstained", "ood")
 
 
 def _rows_of(input: Any, rows: Tensor) -> Any:
-    """Some rows of a tensor or a dict of tensors."""
+    """Select rows of a tensor or a dict of tensors."""
     if isinstance(input, Mapping):
         return {key: _rows_of(value, rows) for key, value in input.items()}
     return input[rows.to(input.device)]

@@ -47,14 +47,14 @@ class GenerativeFoE(CheckedLoading, LightningModule):
         expert_names: Their names in order; from ``experts`` where given, on the command line from the data module.
         representation_dims: Width of the embedding of each expert that is read, in order; from the data module too.
         reads: What the embeddings are of, as they were collected: input and text, or the ``input`` alone.
-        max_new_tokens: Of a text.
+        max_new_tokens: Maximum number of tokens of a generated text.
         hidden: H. The paper has 8192, for embeddings of several thousand numbers and models of 7 billion weights; 512
             is the width of its classification fuser and fits embeddings of hundreds (our choice).
-        dropout: After the last hidden layer.
+        dropout: Dropout after the last hidden layer.
         standardize: Bring each number of the embeddings to mean 0 and deviation 1 over the training rows, so that no
             expert with large states outweighs the others (our choice).
         folder: Where ``predict`` writes ``answers.jsonl``, and keeps finished batches in ``parts``: a run that was
-            killed goes on where it stopped. Nothing is written where None.
+            killed resumes where it stopped. Nothing is written where None.
         tokenizer: Folder or ``tokenizer.json``: the answers are written as text beside their tokens.
         pad_id: Fills up short texts in what ``predict`` returns.
         network: Called as ``network(num_inputs, num_outputs)``, in place of the paper's.
@@ -303,11 +303,11 @@ class GenerativeFoE(CheckedLoading, LightningModule):
                 )
 
     def configure_optimizers(self) -> Any:
-        """AdamW and a cosine, or what the constructor was given."""
+        """Return the optimizer and schedule of the constructor; AdamW and a cosine by default."""
         return build_optimizer(self, self.parameters(), self._optimizer, self._scheduler, self._interval)
 
     def configure_callbacks(self) -> list[Callback]:
-        """A resumed run draws the random numbers of an uninterrupted one."""
+        """Return the callback that makes resumed runs reproducible."""
         return [EpochSeed()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ class GenerativeExpertModule(CheckedLoading, LightningModule):
         network: Called with the size of the vocabulary, gives the network, a :class:`Writer`.
         vocab_size: Tokens of the tokenizer; from the data module on the command line.
         trained_on: Names of the domains of the training data; likewise.
-        preprocessing: How texts became tokens; likewise, kept with the expert.
+        preprocessing: How texts became tokens; likewise, stored with the expert.
         tokenizer: Folder or ``tokenizer.json``, to test texts and not tokens.
         max_new_tokens: Of a text that is written in testing.
         loss: Called as ``loss(log-probabilities (N, V), tokens (N,))`` for all tokens of a batch, -100 where there is
@@ -125,11 +125,11 @@ class GenerativeExpertModule(CheckedLoading, LightningModule):
         return logs.flatten(0, 1), labels.flatten()
 
     def configure_optimizers(self) -> Any:
-        """AdamW and a cosine, or what the constructor was given."""
+        """Return the optimizer and schedule of the constructor; AdamW and a cosine by default."""
         return build_optimizer(self, self.parameters(), self._optimizer, self._scheduler, self._interval)
 
     def configure_callbacks(self) -> list[Callback]:
-        """A resumed run draws the random numbers of an uninterrupted one."""
+        """Return the callback that makes resumed runs reproducible."""
         return [EpochSeed()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -217,14 +217,14 @@ def append_end(texts: Tensor, pad_id: int, end_id: int) -> Tensor:
 
 
 def check_ids(ids: Any, vocab_size: int) -> None:
-    """Refuse tokens that a network of this vocabulary does not know, before a device does so without a word.
+    """Check that tokens are in the vocabulary of a network, before an unclear error of the device.
 
     Raises:
-        InputError: Naming the token.
+        InputError: If a token is not; the message names it.
     """
     if not ids.numel():
         return
-    low, high = (int(bound) for bound in torch.stack(ids.aminmax()).tolist())  # one synchronisation
+    low, high = (int(bound) for bound in torch.stack(ids.aminmax()).tolist())  # one synchronization
     if low < 0 or high >= vocab_size:
         raise InputError(
             f"input_ids: found token {low if low < 0 else high}; the network's vocabulary has {vocab_size} tokens (0 "

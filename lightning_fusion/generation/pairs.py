@@ -62,7 +62,7 @@ class TextPairsDataModule(TensorDataModule):
         domains: Names of the D domains.
         own: Rows of these domains only, as for one expert's training; all where None.
         batch_size: Pairs per batch and process.
-        seed: Of the order.
+        seed: Seed of the order.
         pad_id: The tokenizer's padding token.
 
     Raises:

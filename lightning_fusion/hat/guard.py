@@ -119,7 +119,7 @@ def _right(trainer: Any, module: Any, data: TargetDataModule) -> Tensor:
     """(N,) which held-out rows a trained module has right."""
     found = trainer.predict(module, datamodule=data)
     index, answer = (torch.cat([part[name].cpu() for part in found]) for name in ("index", "probabilities"))
-    if distributed.is_available() and distributed.is_initialized():  # each process predicted its share
+    if distributed.is_available() and distributed.is_initialized():  # each process predicted its part
         shards: list[Any] = [None] * distributed.get_world_size()
         distributed.all_gather_object(shards, (index, answer))
         index, answer = (torch.cat(parts) for parts in zip(*shards, strict=True))

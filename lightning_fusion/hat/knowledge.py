@@ -16,11 +16,11 @@ _NEVER = -1
 
 
 def default_threshold(target: Tensor, num_classes: int) -> float:
-    """The accuracy below which nothing is injected: b = min(.95, max(share of the largest class, 1 / C) + .05).
+    """The accuracy below which nothing is injected: b = min(.95, max(fraction of the largest class, 1 / C) + .05).
 
     Args:
         target: (N,) labels, -100 where there is none.
-        num_classes: C.
+        num_classes: C, number of classes.
 
     Example:
         >>> default_threshold(torch.tensor([0, 0, 0, 1, -100]), 2)
@@ -60,14 +60,14 @@ class KnowledgeDictionary(nn.Module):
 
     Args:
         index: (N,) numbers of the samples, in any order, not necessarily contiguous.
-        num_classes: C.
+        num_classes: C, number of classes.
         target: (N,) labels in the order of ``index``, -100 where there is none.
         update_rule: Replace where the accuracy is greater (``gt``, the paper's), or greater or equal (``ge``).
         accuracy_source: Which rows the accuracy counts: ``train``, all labeled ones, which the mixer is trained on
             (the paper's); ``holdout``, a fifth of them, stratified, which it is not trained on; ``crossfit``, all of
             them, each judged by a mixer that was not trained on it.
         num_folds: Mixers of ``crossfit``.
-        seed: Of the draw of held-out rows and folds.
+        seed: Seed of the draw of held-out rows and folds.
 
     Raises:
         InputError: If numbers are doubled, or there are too few labeled rows for the accuracy source.

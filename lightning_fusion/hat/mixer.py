@@ -26,7 +26,7 @@ def shared_columns(
 
     Returns:
         For each source and each of the C target classes the source's column, -1 where it does not know the class; and
-        the target's classes that no source knows.
+        the target's classes that no source has.
 
     Raises:
         InputError: If a source shares no class with the target; names it.
@@ -60,9 +60,9 @@ class Mixer(nn.Module):
         source_dims: Size of z_i by source.
         heads: h_i by source, which are trained with the mixer; None: the sources' own scores are given to forward.
         columns: For each source and each target class, the source's output of that class; -1 where it has none.
-        num_classes: C, of the target.
+        num_classes: C, number of classes of the target.
         dim: Size of Q and K_i.
-        temperature: Of the softmax over sources.
+        temperature: Temperature of the softmax over sources.
         mixing: ``attention`` as above, ``static`` (one learnt weight for each source) or ``uniform``.
 
     Raises:
@@ -151,7 +151,7 @@ class Mixer(nn.Module):
         return log_weights
 
     def known(self, target: Tensor) -> Tensor:
-        """(B,) the targets, -100 where there is none or no source knows the class: those teach the mixer nothing."""
+        """(B,) the targets, -100 where there is none or no source has the class: those teach the mixer nothing."""
         return target.where((target >= 0) & self.covered[target.clamp_min(0)], -100)
 
     def loss(self, log_mix: Tensor, target: Tensor) -> Tensor:

@@ -68,10 +68,10 @@ class HaTJointModule(ExpertModule):
         classes: Names of the classes, in the order of the targets; the command line takes this, the next two and
             ``vocab_size`` from the data module.
         trained_on: Names of the domains of the training data.
-        preprocessing: How raw values became network input, kept with the expert.
+        preprocessing: Preprocessing of the data, stored with the expert.
         mixing: How sources are weighed: ``attention`` by sample, ``static`` by learnt weights, or ``uniform``.
         dim: Size of the attention's query and keys.
-        temperature: Of the softmax over sources.
+        temperature: Temperature of the softmax over sources.
         heads: Train copies of the sources' heads with the mixer, or use the sources' own outputs (``frozen``).
         training: ``joint``, or ``two_step``: the mixer in the first half of the epochs, then the student (an
             ablation; the attention then reads a network that is not trained yet).
@@ -80,7 +80,7 @@ class HaTJointModule(ExpertModule):
         accuracy_source: What the mixer's accuracy is counted over, an argument of the same.
         alpha: ``adaptive``: alpha_0 times the mixer's accuracy of the last epoch, 0 under the threshold; or ``fixed``.
         alpha_0: Largest strength of the injection.
-        threshold: b; min(.95, max(share of the largest class, 1 / C) + .05) where None.
+        threshold: b; min(.95, max(fraction of the largest class, 1 / C) + .05) where None.
         cache: Compute what the sources say about all rows once, where the training batches are always the same; it is
             computed anew for each batch where they are augmented, and where false.
         clip_norm: Largest norm of the gradients, of each optimizer by itself; exact in 16-bit precision too.
@@ -91,8 +91,8 @@ class HaTJointModule(ExpertModule):
         scheduler_interval: Whether a given ``scheduler`` or ``mixer_scheduler`` steps each epoch or each step.
         mixer_optimizer: Of the mixer; AdamW, 1e-3, weight decay 1e-4 where None.
         mixer_scheduler: Of the mixer; a cosine to 0 over the run where None.
-        seed: Of the draw of held-out rows of ``accuracy_source``.
-        vocab_size: Tokens of the data's tokenizer; a network that says its own must have as many at least.
+        seed: Seed of the draw of held-out rows of ``accuracy_source``.
+        vocab_size: Tokens of the data's tokenizer; a network with a vocab_size must have at least as many.
 
     Raises:
         InputError: If a source shares no class with the target, or a layer or an argument does not fit.
@@ -278,7 +278,7 @@ class HaTJointModule(ExpertModule):
         self._log_step(figures, mixer + student, batch)
         self.batches_done += 1
         if self.trainer.is_last_batch:  # before validation, whose end is when checkpoints are written
-            self._refuse_divergence()
+            self._reject_divergence()
             if mixer:
                 self.teacher.end_epoch()
 
@@ -307,7 +307,7 @@ class HaTJointModule(ExpertModule):
         if every > 0 and (self.trainer.global_step // steps - 1) % every == 0:
             log_train(self, figures, batch)
 
-    def _refuse_divergence(self) -> None:
+    def _reject_divergence(self) -> None:
         for what, part in (("student", self.network), ("mixer", self.teacher.mixers)):
             if not all(bool(value.isfinite().all()) for value in part.state_dict().values()):
                 raise InputError(
@@ -372,7 +372,7 @@ class HaTJointModule(ExpertModule):
             raise InputError("no labeled training sample is of a class that a source knows; choose other experts")
         if self.uncovered:
             rank_zero_warn(
-                f"no source knows the class(es) {shorten(self.uncovered)} of the target: the student learns them from "
+                f"no source has the class(es) {shorten(self.uncovered)} of the target: the student learns them from "
                 "labels alone"
             )
         self.teacher.note_rows(index, target)

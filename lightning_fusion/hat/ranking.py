@@ -19,7 +19,7 @@ class SelectionRow:
     Attributes:
         name: Of the source.
         similarity: a_i, of its statistics to the target's.
-        coverage: Share of the target's classes that it knows.
+        coverage: Fraction of the target's classes that it has.
         centroid_similarity: c_i, mean cosine of the shared classes' means under its encoder.
         centroid_score: s(c_i) = (1 + c_i) / 2.
         accuracy: Acc_i on the target's labeled samples of shared classes, Laplace-smoothed.

@@ -64,7 +64,7 @@ def select_sources(
         exclude: Names of sources that are not to be used: those of the same person, say. Not even their cards are
             read.
         statistics: As for :meth:`ExpertRegistry.publish`; ``target.statistics()`` where None.
-        seed: Of the ``random`` draw.
+        seed: Seed of the ``random`` draw.
 
     Raises:
         InputError: If the target has no labels or one class only, no source is eligible, an argument does not fit, or

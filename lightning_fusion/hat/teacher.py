@@ -39,15 +39,15 @@ class Teacher(nn.Module):
     Args:
         pool: The sources; not a part of it.
         columns: For each source and each target class, the source's output of that class; -1 where it has none.
-        num_classes: C, of the target.
+        num_classes: C, number of classes of the target.
         sizes: ``own``, the size of z_t; ``sources``, that of z_i by source; ``heads``, the name of each source's head,
             which the mixers train copies of; none where the sources' own outputs are used.
-        mixing: As for :class:`~lightning_fusion.HaTJointModule`, and so is the rest.
-        dim: See there.
-        temperature: See there.
-        update_rule: See there.
-        accuracy_source: See there.
-        seed: See there.
+        mixing: ``attention``, ``static`` (one learned weight for each source) or ``uniform``.
+        dim: Size of the attention's query and keys.
+        temperature: Temperature of the softmax over sources.
+        update_rule: Replace the dictionary where the accuracy is greater (``gt``), or greater or equal (``ge``).
+        accuracy_source: Samples for the accuracy: ``train``, ``holdout`` or ``crossfit``.
+        seed: Seed of the weights and folds.
 
     Attributes:
         mixers: One, or one for each fold of the labels with ``accuracy_source: crossfit``.
@@ -97,7 +97,7 @@ class Teacher(nn.Module):
 
         Args:
             index: (N,) numbers of the samples.
-            target: (N,) labels, -100 where there is none or no source knows the class.
+            target: (N,) labels, -100 where there is none or no source has the class.
         """
         rules: Any = (self.update_rule, self.accuracy_source, _FOLDS, self.seed)
         made = KnowledgeDictionary(index, self.num_classes, target, *rules)
@@ -106,7 +106,7 @@ class Teacher(nn.Module):
         self._weights.zero_()
 
     def known(self, target: Tensor) -> Tensor:
-        """(B,) the targets, -100 where there is none or no source knows the class."""
+        """(B,) the targets, -100 where there is none or no source has the class."""
         known: Tensor = self.mixers[0].known(target)
         return known
 

@@ -64,7 +64,7 @@ class Recipe(ABC):
         name: Of the recipe.
         main: The method whose gains are of interest.
         config: All that decides on the results but the seeds and the Trainer, as plain data: a folder that holds a run
-            of another configuration is refused.
+            of another configuration raises InputError.
         metric: Of the table.
         title: What the metric is.
         beside: Further metrics of the table.
@@ -147,7 +147,7 @@ def run_recipe(
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
-    """Refuse seeds that are no seeds, or doubled.
+    """Check that seeds are valid and distinct.
 
     Raises:
         InputError: With what was found.

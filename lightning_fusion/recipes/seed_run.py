@@ -27,7 +27,7 @@ from lightning_fusion.recipes.runner import Run
 
 
 def check_domains(data: FusionDataModule) -> None:
-    """Refuse data without domains that could name experts.
+    """Check that data have domains with valid names for experts.
 
     Raises:
         InputError: If there are fewer than two, or a name is unusable.
@@ -102,7 +102,7 @@ def stage_seed(seed: int, part: str | int) -> int:
     """The seed of one training of a run's seed: parts have seeds of their own, whatever their order is.
 
     Args:
-        seed: Of the run.
+        seed: Seed of the run.
         part: Name or number of what is trained.
 
     Example:
@@ -118,7 +118,7 @@ class SeedRun:
     Args:
         run: The run of the recipe.
         data: The data, with this seed.
-        seed: Of the experts' training.
+        seed: Seed of the experts' training.
         part: Of the seed's folder, where a seed has several pools.
     """
 
@@ -200,7 +200,7 @@ class SeedRun:
             name: Of the checkpoint, below the seed's folder.
             build: Gives the model, after the random numbers were seeded.
             data: To train on.
-            seed: Of this training.
+            seed: Seed of this training.
             epochs: Passes over the data.
             label: To print.
             metric: Of the validation split, to print.

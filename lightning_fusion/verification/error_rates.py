@@ -138,9 +138,9 @@ def bootstrap_eer(
     Args:
         scores: (T,) scores of any range, larger for "the same speaker".
         same: (T,) bool, or 0 and 1: which trials are of one speaker.
-        groups: (T, 2) int64, the speakers of either side; or coarser groups of speakers, families say.
+        groups: (T, 2) int64, the speakers of either side; or coarser groups of speakers, such as families.
         repeats: Draws.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Returns:
         The 2.5 % and 97.5 % quantiles.

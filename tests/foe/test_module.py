@@ -341,7 +341,7 @@ class TestFeatures:
         ):
             data = OutputsDataModule(outputs, representations=True)
             tiny.trainer(1).fit(fuser(outputs), datamodule=data)
-        with pytest.raises(InputError, match="the store holds none of a, b; set the experts' features, and collect"):
+        with pytest.raises(InputError, match="the store has none of a, b; set the experts' features, and collect"):
             _ = OutputsDataModule(tiny.outputs(), representations=True).representation_dims
         with pytest.raises(InputError, match=r"the experts give representations of widths .*5.*, not .*6"):
             module = FoEFuserModule(
@@ -367,7 +367,7 @@ class TestFacts:
             ({"expert_classes": {}}, "expert_classes: the fuser must know its experts"),
             (
                 {"expert_classes": tiny.EXPERT_CLASSES, "classes": ["cat"]},
-                "expert a knows dog, which the task's classes",
+                "expert a has dog, which the task's classes",
             ),
             ({"expert_classes": tiny.EXPERT_CLASSES, "target": "domain"}, "target is 'domain'"),
             ({"expert_classes": tiny.EXPERT_CLASSES, "expert_target": "first"}, "expert_target is 'first'"),

@@ -23,11 +23,11 @@ def test_equal_texts_are_worked_on_once_and_no_text_twice(tmp_path):
     assert ask(None)[2] == 2
 
 
-def test_a_damaged_batch_is_asked_again_and_replaced(tmp_path):
+def test_a_damaged_batch_is_processed_again_and_replaced(tmp_path):
     texts, vectors, _ = ask(tmp_path)
     file = sorted(tmp_path.glob("*/*/data-*/3.bin"))[0]
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.warns(UserWarning, match="bytes.*these texts are asked again"):
+    with pytest.warns(UserWarning, match="bytes.*these texts are processed again"):
         again, repeated, calls = ask(tmp_path)
     assert calls == 1 and again == texts and np.allclose(repeated, vectors)
     assert ask(tmp_path)[2] == 0

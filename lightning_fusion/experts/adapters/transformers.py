@@ -118,7 +118,7 @@ def _check_input(input: Any, vocab_size: int, path: str, longest: int | None = N
         raise InputError(f"the model {path} reads a dict of input_ids and attention_mask (B, L); found {found}")
     ids = input["input_ids"]
     if ids.numel() and not torch.compiler.is_compiling():  # values are not available during export
-        low, high = torch.stack(ids.aminmax()).tolist()  # one synchronisation
+        low, high = torch.stack(ids.aminmax()).tolist()  # one synchronization
         if low < 0 or high >= vocab_size:
             raise InputError(
                 f"input_ids: found token {low if low < 0 else high}; the model {path} has a vocabulary of {vocab_size} "

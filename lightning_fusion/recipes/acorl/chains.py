@@ -1,4 +1,4 @@
-"""Chains of members of one seed: a plain one, and those in which each member is trained against the ones before."""
+"""Chains of members of one seed: a plain chain, and chains with each member trained against the previous ones."""
 
 import time
 import warnings
@@ -25,11 +25,11 @@ PLAIN, COMPLEMENTARY = "plain", "ACoRL"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained for every seed; attributes that are not listed are the recipe's arguments of the same name.
+    """Training settings of every seed; attributes that are not listed are the recipe's arguments of the same name.
 
     Attributes:
-        strengths: Of the reversal, one chain each; the plain chain is trained in any case.
-        arguments: Of every member's module.
+        strengths: Strengths of the reversal, one chain each; the plain chain is always trained.
+        arguments: Arguments of every member's module.
         branch: Further ones of the modules that train against others.
     """
 
@@ -44,21 +44,21 @@ class Plan:
 
 
 class ChainRun(SeedRun, ABC):
-    """One seed: all chains, and what they say. A subclass knows one kind of task."""
+    """One seed of all chains; a subclass implements one kind of task."""
 
     plain: type[ExpertModule]
     complementary: type[ACoRLModule]
     metric: str
-    """Of the report's table."""
+    """Name of the metric in the report's table."""
     title: str
     beside: tuple[str, ...]
     """Further metrics of that table."""
     sign: int
     """1 where more of the metric is better, -1 where less is."""
     fusions: tuple[str, ...]
-    """The first one picks the strength."""
+    """Fusions; the strength is selected by the first one."""
     likeness: tuple[str, ...]
-    """Measures of how alike the members of a chain are."""
+    """Similarity measures of the members of a chain."""
     validation: dict[float, float]
     """The metric of the first fusion on the validation split, by strength."""
 
@@ -69,10 +69,10 @@ class ChainRun(SeedRun, ABC):
 
     @abstractmethod
     def ask(self) -> None:
-        """Ask all members once, and judge each chain on the validation split."""
+        """Run all members once, and evaluate each chain on the validation split."""
 
     def score(self, chosen: float) -> None:
-        """Add to the report all figures of the test split, with the chain of the chosen strength as ACoRL's."""
+        """Add the test results to the report, with the chain of the selected strength as ACoRL's."""
         start = time.perf_counter()
         arms = self._arms(chosen)
         fused = {strength: self._fused(chain) for strength, chain in self.chains.items()}
@@ -91,44 +91,44 @@ class ChainRun(SeedRun, ABC):
 
     @abstractmethod
     def _fused(self, chain: list[str]) -> dict[str, Tensor]:
-        """What each fusion of a chain says about the test split."""
+        """Return the predictions of each fusion of a chain on the test split."""
 
     @abstractmethod
     def _alone(self, name: str) -> Tensor:
-        """What one model says about the test split."""
+        """Return the predictions of one model on the test split."""
 
     @abstractmethod
     def _value(self, answer: Tensor) -> float:
-        """The metric of what is said about the test split."""
+        """Return the metric of predictions on the test split."""
 
     @abstractmethod
     def _score(self, method: str, answer: Tensor) -> None:
-        """Add the figures of what a method says to the report."""
+        """Add the results of a method to the report."""
 
     @abstractmethod
     def _diversity(self, arm: str, chain: list[str]) -> None:
-        """Add to the report how alike the members of a chain are, as the mean over their pairs."""
+        """Add the mean pairwise similarity of the members of a chain to the report."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """What the report says about the data."""
+        """Return the description of the data in the report."""
 
     def text(self, seeds: Sequence[int]) -> list[str]:
         """Further lines of the report on all seeds, in Markdown."""
         return []
 
     def notes(self) -> list[str]:
-        """Further sentences for the reader."""
+        """Return further notes of the report."""
         return []
 
     @abstractmethod
     def figures(self) -> Figures:
-        """This seed's figures."""
+        """Return the figures of this seed."""
 
     # ---------------------------------------------------------------- members
 
     def grow(self, plan: Plan) -> None:
-        """Train what is not there yet."""
+        """Train the missing members."""
         names = [f"member_{number + 1}" for number in range(plan.members)]
         self.chains = {0.0: names}
         self.networks: dict[str, Callable[[int], nn.Module]] = {}
@@ -155,7 +155,7 @@ class ChainRun(SeedRun, ABC):
         plan: Plan,
         more: dict[str, Any] | None = None,
     ) -> None:
-        """One member; the n-th of every chain begins with the same weights and sees the same order of data."""
+        """Train one member; the n-th of every chain has the same initial weights and order of data."""
         self.networks[name] = network
         preprocessing = getattr(self.data, "preprocessing", None)
         arguments = plan.arguments | (more or {})

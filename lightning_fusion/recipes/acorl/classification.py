@@ -47,7 +47,7 @@ class ClassificationChains(ChainRun):
         self.attribution_rows = attribution_rows
 
     def ask(self) -> None:
-        """Ask all members of all chains once."""
+        """Run all members of all chains once."""
         start = time.perf_counter()
         pool = self._pool()
         self.experts = pool.members
@@ -92,14 +92,14 @@ class ClassificationChains(ChainRun):
         }
 
     def figures(self) -> Figures:
-        """Where members look, of images."""
+        """Plot the attributions of members, for images."""
         if self.maps is None:
             return {}
         caption = "Integrated gradients of the true class on four test samples, last seed."
         return {"attributions": (plotting.attribution_maps(*self.maps), caption)}
 
     def _look(self, arms: dict[str, list[str]]) -> None:
-        """Where the first two members of both chains look: integrated gradients on some test samples."""
+        """Plot integrated gradients of the first two members of both chains on some test samples."""
         start = time.perf_counter()
         self.data.setup("test")
         data = self.data.rows("test")
@@ -158,7 +158,7 @@ class ClassificationChains(ChainRun):
 
 
 def spread(count: int, wanted: int) -> Tensor:
-    """Rows that lie as far apart as can be; all of them where there are no more than are wanted.
+    """Select evenly spaced rows; all of them where there are at most as many.
 
     Example:
         >>> spread(64, 4), spread(2, 4)

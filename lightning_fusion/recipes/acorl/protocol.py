@@ -70,7 +70,7 @@ def acorl(
         output: Folder of the run.
         seeds: One run each; [0] where None.
         members: N, the length of the chain.
-        epochs: Of each member.
+        epochs: Epochs of each member.
         strengths: Largest lambdas to try; [1.0] where None.
         schedule: Called with a strength, gives lambda's schedule;
             :class:`~lightning_fusion.schedules.DANNRamp` where None.
@@ -78,10 +78,10 @@ def acorl(
         projection: Likewise.
         larger: Called with the number of classes, gives one larger network that costs as much to train and to run as
             the chain; left out where None.
-        optimizer: Of the members; AdamW, 1e-3, weight decay 1e-4 where None.
-        scheduler: Of the members, stepping each epoch; a cosine to 0 where None.
-        label_smoothing: Of the members; not for speakers.
-        mixup: Of the members, its alpha; 0 turns it off; not for speakers.
+        optimizer: Optimizer of the members; AdamW, 1e-3, weight decay 1e-4 where None.
+        scheduler: Schedule of the members, stepping each epoch; a cosine to 0 where None.
+        label_smoothing: Label smoothing of the members; not for speakers.
+        mixup: Mixup alpha of the members; 0 turns it off; not for speakers.
         attribution_rows: Test samples whose integrated gradients are compared; 64 where None and the extra ``explain``
             is installed; 0 leaves that out. Not for speakers: unseen ones have no class whose logit could be explained.
         trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` says which.
@@ -172,7 +172,7 @@ class _ACoRL(Recipe):
     """Further arguments of the kind."""
     plan: Plan
     strengths: list[float]
-    """As they were given: 0 among them allows the plain chain."""
+    """Strengths as given; 0 among them permits the plain chain."""
     chains: list[ChainRun] = field(default_factory=list)
 
     def run_seed(self, run: Run, seed: int) -> None:
@@ -183,7 +183,7 @@ class _ACoRL(Recipe):
         self.chains.append(one)
 
     def conclude(self, run: Run) -> None:
-        """Choose the strength, score all seeds with it, and say what came of it."""
+        """Select the strength, score all seeds with it, and describe the results."""
         report, kind, tried, last = run.report, self.kind, self.plan.strengths, self.chains[-1]
         chosen = _choose(self.chains, self.strengths, tried)
         for one in self.chains:
@@ -205,7 +205,7 @@ class _ACoRL(Recipe):
 def _check_network(
     network: Callable[[int], nn.Module], features: str, data: FusionDataModule, trainer: Trainer, who: str
 ) -> None:
-    """Try a network on a training sample, as the trainer would, before hours of training go to other networks.
+    """Check a network on a training sample, as the trainer would, before other networks are trained.
 
     Raises:
         InputError: If it lacks the layer, or does not take the samples.
@@ -223,10 +223,10 @@ def _check_network(
 
 
 def _names_trials(data: Any) -> bool:
-    """Whether the samples are to be compared in pairs, not named.
+    """Return whether the task is verification.
 
     Raises:
-        InputError: If they are, and the data module does not say who speaks in them.
+        InputError: If they are, and the data module has no speakers.
     """
     if not hasattr(data, "trials") or data.trials("test") is None:
         return False
@@ -292,7 +292,7 @@ def _likeness(report: Report, kind: type[ChainRun]) -> list[str]:
 
 
 def _signs(report: Report, kind: type[ChainRun], chosen: float) -> list[str]:
-    """What the figures say about a chain that did not do what it is for."""
+    """Return warnings about a chain without complementary members."""
     if not chosen:
         return [
             "Validation selected the strength 0: the rows of ACoRL are those of the plain chain; no reversal helped."

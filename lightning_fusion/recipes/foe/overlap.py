@@ -21,7 +21,7 @@ CEILING = "oracle selection (any expert correct)"
 
 
 def check_overlaps(overlaps: Sequence[float]) -> list[float]:
-    """The shares, each once and rising.
+    """Return the distinct overlaps in increasing order.
 
     Raises:
         InputError: If one is no share.
@@ -45,7 +45,7 @@ class OverlapRun(SeedRun):
         self.overlap, self.main = overlap, main
 
     def expert_rows(self, name: str) -> FusionDataModule:
-        """What the expert of a domain is trained on."""
+        """Return the training data of the expert of a domain."""
         return OverlapDataModule(self.data.variant(role="expert", domain=None), name, self.overlap)
 
     def study(self, expert: dict[str, Any], epochs: int, fuser: dict[str, Any]) -> None:

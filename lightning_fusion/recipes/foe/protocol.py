@@ -100,10 +100,10 @@ def foe(
             reads representations beside outputs (our extension), and the paper's stands below it.
         mean_weight: Weight of the experts' plain mean in the answer of FoE that reads representations; 0 is the
             fuser alone.
-        optimizer: Of the experts; AdamW, 1e-3, weight decay 1e-4 where None.
-        scheduler: Of the experts, stepping each epoch; a cosine to 0 where None.
-        label_smoothing: Of the experts.
-        mixup: Of the experts, its alpha; 0 turns it off.
+        optimizer: Optimizer of the experts; AdamW, 1e-3, weight decay 1e-4 where None.
+        scheduler: Schedule of the experts, stepping each epoch; a cosine to 0 where None.
+        label_smoothing: Label smoothing of the experts.
+        mixup: Mixup alpha of the experts; 0 turns it off.
         metric: Of the table, its gains and pictures: the share of test rows that are right, or, where classes are of
             unlike size, ``balanced_accuracy``, the mean over classes of that share. ``results.json`` has both.
         centralized: Train the centralized model as well.
@@ -188,7 +188,7 @@ class _FoE(Recipe):
             among.study(self.expert, self.expert_epochs, self.fuser)
 
     def conclude(self, run: Run) -> None:
-        """Say what the data were, and what is better than FoE."""
+        """Describe the data, and list methods that exceed FoE."""
         report, outputs = run.report, self.outputs
         report.data = {
             "source": source_of(self.data),
@@ -313,7 +313,7 @@ class _Seed(SeedRun):
         start = time.perf_counter()
         train, test = outputs.scattered("train"), outputs.scattered("test")
         target, truth = np.asarray(outputs["train"].target), np.asarray(outputs["test"].target)
-        # means are linear in who is right: that of all experts is that of their share
+        # means are linear in correctness: the mean over experts is the mean of their fraction
         self.report.add_right("mean of single experts", (test.argmax(2) == truth[:, None]).mean(1), truth, self.seed)
         for name, rule in baselines.items():
             self._score(name, rule().fit(train, target).predict(test) == truth, outputs)

@@ -65,17 +65,17 @@ def frugal(
         stores: Instead of data and network, folders of stored outputs, one for each seed.
         seeds: One run each; [0] where None, or 0, 1, ... for stores.
         expert_epochs: Epochs of each expert.
-        optimizer: Of the experts; AdamW, 1e-3, weight decay 1e-4 where None.
-        scheduler: Of the experts, stepping each epoch; a cosine to 0 where None.
-        label_smoothing: Of the experts.
-        mixup: Of the experts, its alpha; 0 turns it off.
+        optimizer: Optimizer of the experts; AdamW, 1e-3, weight decay 1e-4 where None.
+        scheduler: Schedule of the experts, stepping each epoch; a cosine to 0 where None.
+        label_smoothing: Label smoothing of the experts.
+        mixup: Mixup alpha of the experts; 0 turns it off.
         costs: ``stored``: what each expert says of itself, 1 by default; measured ``flops`` or ``latency``, relative to
             the mean expert, which need data; or one number per expert.
         trade_off: Of the policy in the table and in the files.
         budget: Instead of it, the mean cost that the policy may have on its own rows.
-        neighbors: M; as many as resolve the price where None.
+        neighbors: M; the number that resolves the cost where None.
         fuser_neighbors: Voters of the kNN fuser.
-        trade_offs: Of the curves.
+        trade_offs: Trade-offs of the curves.
         variants: Compare other fusers, risk estimators and searches as well.
         exhaustive: For 10 experts at most, also compare the best of all static subsets of each cost: 2^K fusers, which
             takes minutes with thousands of rows.

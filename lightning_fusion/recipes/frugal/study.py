@@ -157,7 +157,7 @@ class Study:
             self.report.notes.append(f"Seed {self.seed}: {message}.")
 
     def _abstain(self) -> None:
-        """Separation of in-scope and out-of-scope samples by risk, where no expert knows some test classes."""
+        """Separation of in-scope and out-of-scope samples by risk, where no expert has some test classes."""
         known = {name for labels in self.outputs.expert_classes.values() for name in labels}
         truth = self.goal["test"]
         self.unknown = ~np.isin(truth, [self.outputs.classes.index(name) for name in known])
@@ -280,7 +280,7 @@ class Study:
         return float((self.goal["train"] != self.majority.predicted[0]).mean())
 
     def _point(self, method: str, cost: float, accuracy: float) -> None:
-        """A rule that has one cost; it stands below the curves."""
+        """Add a rule with a single cost below the curves."""
         self.points.append((method, float(cost), accuracy))
 
     def _curve_point(self, method: str, setting: float, accuracy: float, cost: float, num_queries: float) -> None:
@@ -333,7 +333,7 @@ def curve_of(report: Report, method: str, seed: int, majority: float) -> tuple[n
     Args:
         report: Holds the points.
         method: Name of the rule.
-        seed: Of the run.
+        seed: Seed of the run.
         majority: Accuracy at cost 0, that of the majority-class baseline.
     """
     rows = report.select(method=method, metric="accuracy on the curve", seed=seed)

@@ -1,4 +1,4 @@
-"""The network that chooses an expert, trained on stored embeddings: what both recipes do for a seed."""
+"""Training of the fuser on stored embeddings, for one seed of both recipes."""
 
 import time
 from typing import Any
@@ -13,7 +13,7 @@ from lightning_fusion.recipes.seed_run import SeedRun, save_weights
 
 
 def train_chooser(one: SeedRun, name: str, data: EmbeddingsDataModule, epochs: int, **arguments: Any) -> np.ndarray:
-    """Train GenerativeFoE, keep it, and let it choose.
+    """Train GenerativeFoE, save it, and return its selected experts.
 
     Args:
         one: The seed.

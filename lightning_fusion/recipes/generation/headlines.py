@@ -1,4 +1,4 @@
-"""FoE's generative protocol: experts that write on domains, and the choice whose text is returned."""
+"""FoE's generative protocol: generative experts of domains, and selection of the expert for each sample."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -49,7 +49,7 @@ def generative(
     trainer: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Report:
-    """Train one expert that writes per domain, choose whose text is returned, and compare with every single expert.
+    """Train one generative expert per domain, select an expert for each sample, and compare with single experts.
 
     For each seed: parts are drawn, one expert is trained per domain, all embed the fuser's and the test texts and write
     for them, one expert in memory at a time; GenerativeFoE is trained on the embeddings of all experts and, as an
@@ -63,11 +63,11 @@ def generative(
         seeds: One run each; [0] where None.
         expert_epochs: Epochs of each expert.
         fuser_epochs: Epochs of each fuser.
-        max_new_tokens: Of a text.
+        max_new_tokens: Maximum number of tokens of a generated text.
         hidden: Width of the fusers.
         single_embeddings: Train fusers that read one expert's embedding alone, too.
-        optimizer: Of the experts; AdamW, 1e-3, weight decay 1e-4 where None.
-        scheduler: Of the experts, stepping each epoch; a cosine to 0 where None.
+        optimizer: Optimizer of the experts; AdamW, 1e-3, weight decay 1e-4 where None.
+        scheduler: Schedule of the experts, stepping each epoch; a cosine to 0 where None.
         trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` says which.
         overwrite: Replace another run in ``output``.
 
@@ -112,7 +112,7 @@ class _Generative(Recipe):
     single_embeddings: bool
 
     def run_seed(self, run: Run, seed: int) -> None:
-        """Train the experts, let them write, and choose among their texts."""
+        """Train the experts, generate their texts, and select among them."""
         one = self.last = _Seed(run, self.data.variant(seed=seed), seed)
         one.query(one.train_writers(self.expert, self.expert_epochs), self.expert["max_new_tokens"])
         one.choose(self.fuser, self.fuser_epochs, self.single_embeddings)
@@ -120,7 +120,7 @@ class _Generative(Recipe):
         one.compare()
 
     def conclude(self, run: Run) -> None:
-        """Say what the data were, and what was cut of them."""
+        """Describe the data and their truncation."""
         data = self.last.files
         run.report.data = {
             "source": data.root,
@@ -181,7 +181,7 @@ class _Seed(SeedRun):
     # --------------------------------------------------------------- experts
 
     def train_writers(self, arguments: dict[str, Any], epochs: int) -> dict[str, GenerativeExpert]:
-        """One expert per domain; those that are there already are taken as they are."""
+        """Train one expert per domain; existing ones are reused."""
         experts, names = {}, self.files.domains
         for number, name in enumerate(names):
             label = f"seed {self.seed}  expert {number + 1}/{len(names)} {name}"
@@ -200,7 +200,7 @@ class _Seed(SeedRun):
         )
 
     def query(self, experts: dict[str, GenerativeExpert], max_new_tokens: int) -> None:
-        """Embed all texts, keep what the experts wrote for the test texts, and judge it."""
+        """Embed all texts, and evaluate the texts that the experts generate for the test split."""
         start = time.perf_counter()
         trainer, folder = self.trainer("embeddings", logged=False), self.folder / "embeddings"
         self.store: ExpertOutputs = collect_embeddings(

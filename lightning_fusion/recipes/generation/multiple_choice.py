@@ -1,4 +1,4 @@
-"""FoE on multiple-choice questions: language models are scored by the likelihood of the options, one is chosen."""
+"""FoE on multiple-choice questions: selects a language model for each question."""
 
 import time
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ def multiple_choice(
     trainer: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Report:
-    """Score language models on multiple-choice questions, and choose one for each question.
+    """Score language models on multiple-choice questions, and select one for each question.
 
     Each expert is loaded once, says how likely every option is and embeds the question; that is kept, so that a run
     that was interrupted goes on with the next expert. The expert that answers most validation questions of a category

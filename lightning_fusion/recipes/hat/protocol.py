@@ -264,7 +264,7 @@ def _check_corrupted(groups: Mapping[str, str], domains: Sequence[str], targets:
 
 
 def _check_taken(data: FusionDataModule, endings: Sequence[str]) -> None:
-    """Refuse domains that are called as a source that the run makes of another."""
+    """Raise InputError for domains with the name of a source that the run derives from another."""
     if taken := {f"{name}{ending}" for name in data.domains for ending in endings} & set(data.domains):
         raise InputError(
             f"data: a source that the run makes would have the name of the domain {shorten(sorted(taken))}; rename it"

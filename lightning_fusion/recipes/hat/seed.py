@@ -41,7 +41,7 @@ def draw_classes(present: Mapping[str, Sequence[str]], count: int, seed: int) ->
     Args:
         present: Names of the classes of which each source has samples.
         count: How many it keeps; all where it has fewer.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Returns:
         Names of the classes that each source keeps, in their order.

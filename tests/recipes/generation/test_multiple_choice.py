@@ -110,7 +110,7 @@ def test_an_answer_is_one_letter(folder, tmp_path, letter):
 
 
 @pytest.mark.parametrize("content", [b"", b"cut", None])
-def test_what_an_expert_said_is_asked_again_where_it_is_damaged(folder, report, tmp_path, content):
+def test_what_an_expert_said_is_processed_again_where_it_is_damaged(folder, report, tmp_path, content):
     shutil.copytree(folder / "run", tmp_path / "run")
     file = next((tmp_path / "run/answers/0").glob("data-*/0.bin"))
     whole = file.read_bytes()
