@@ -1,4 +1,4 @@
-"""Where two models look: integrated gradients, and how much the maps of a pair have in common."""
+"""Integrated gradients, and the similarity of the attribution maps of two models."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ Pair = tuple[nn.Module, nn.Module]
 
 
 class Overlap(NamedTuple):
-    """How alike two maps of each sample are.
+    """Similarity of two maps of each sample.
 
     Attributes:
         spearman: (B,) rank correlation of all positions; NaN where a map is constant.
@@ -63,7 +63,7 @@ def integrated_gradients(
     baseline: Tensor | float | None = None,
     internal_batch_size: int = 256,
 ) -> Tensor:
-    """What each input value adds to the logit of a class, on the way from a baseline to the input.
+    """Compute integrated gradients of a class logit, from a baseline to the input.
 
     The attributions of a sample sum to the difference of its logit between input and baseline ("completeness"), up to
     the error of the sum over ``steps`` points (Gauss-Legendre, through captum). Source: Sundararajan, Taly and Yan,
@@ -137,7 +137,7 @@ def attribute(
     baseline: Tensor | float | None = None,
     internal_batch_size: int = 256,
 ) -> Tensor:
-    """A map of where a network looks: absolute :func:`integrated_gradients`, summed over the channels of images.
+    """Compute an attribution map: absolute :func:`integrated_gradients`, summed over the channels of images.
 
     Args:
         network: Maps (B, ...) to (B, C) logits, in eval mode; of an expert, ``expert.network``.
@@ -163,7 +163,7 @@ def attribute(
 
 
 def attribution_overlap(a: Tensor, b: Tensor, top_fraction: float = 0.1) -> Overlap:
-    """How alike two maps of each sample are, by their ranks and by their strongest positions.
+    """Compare two maps of each sample by their ranks and by their strongest positions.
 
     Where equal values stand at the edge of the strongest, each counts by its chance to be among them, in either map
     (our choice; a fixed order of positions would make sparse maps look alike).
@@ -214,7 +214,7 @@ def compare_pairs(
     repeats: int = 2000,
     seed: int = 0,
 ) -> PairComparison:
-    """Whether the members of one pair look at more different places than those of a plain pair, sample by sample.
+    """Compare the map similarity of the members of a pair with that of a plain pair, sample by sample.
 
     Each network explains the logit of the true class. The interval is over samples, of one training of each network:
     repeat it over training seeds before anything is claimed.

@@ -1,11 +1,11 @@
-"""What validation metrics say about a complementary model that went wrong."""
+"""Diagnostics of complementary models from validation metrics."""
 
 import math
 from collections.abc import Mapping
 
 
 def accuracy_warnings(metrics: Mapping[str, float]) -> list[str]:
-    """Known failures of a classifier that was trained against others, in words.
+    """Return warnings about known failures of a complementary classifier.
 
     Args:
         metrics: ``val_accuracy``, ``val_pool_accuracy`` and ``val_fused_accuracy``.
@@ -39,7 +39,7 @@ def accuracy_warnings(metrics: Mapping[str, float]) -> list[str]:
 
 
 def trial_warnings(metrics: Mapping[str, float]) -> list[str]:
-    """Likewise of a model of speakers, by the error rates of verification trials.
+    """Return warnings about a complementary speaker model, by error rates of verification trials.
 
     Args:
         metrics: ``val_fused_eer``, and ``val_expert_NAME_eer`` of each expert.

@@ -1,4 +1,4 @@
-"""How unlike a projected representation and that of a frozen model are: D(z_k, v_k) in ACoRL.
+"""Dissimilarity D(z_k, v_k) of a projected representation and that of a frozen model in ACoRL.
 
 The paper does not say which D it uses; all of these are our choice. Each needs its own strength of the reversal: their
 gradients differ by orders of magnitude. They are computed in float32, under autocast too.
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 class Dissimilarity(nn.Module, ABC):
-    """A mean over a batch that is small where two representations are alike. Subclass it for another one.
+    """Base class of mean dissimilarities over a batch.
 
     Args:
         num_features: D, the size of the frozen model's representation.

@@ -1,4 +1,4 @@
-"""How frozen members are fused: their probabilities, their representations, or their scores of a trial.
+"""Fusion of frozen members: of their probabilities, representations, or scores of trials.
 
 The paper names late fusion, output fusion, score fusion and the concatenation of embeddings; the definitions are ours.
 """
@@ -32,7 +32,7 @@ def average_outputs(outputs: Tensor, weights: Tensor | None = None) -> Tensor:
 
 
 def fit_output_weights(outputs: Tensor, target: Tensor) -> Tensor:
-    """The weights of the members under which held-out samples are most likely.
+    """Fit the weights of the members that maximize the likelihood of held-out samples.
 
     The mean log-likelihood is concave in the weights; it is climbed by expectation maximisation, from equal weights.
     Likely is not the same as right: where members are badly calibrated, equal weights may have the higher accuracy.
@@ -161,7 +161,7 @@ class CalibratedFusion:
         self.model = LogisticRegression(C=1e4, class_weight="balanced", max_iter=1000)
 
     def fit(self, scores: Tensor, same: Tensor) -> Self:
-        """Learn from trials of known outcome.
+        """Fit the regression on labeled trials.
 
         Args:
             scores: (K, T) by member.

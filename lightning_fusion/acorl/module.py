@@ -125,7 +125,7 @@ class ACoRLModule(ExpertModule):
 
     @property
     def progress(self) -> float:
-        """Share of the training that is done, by the trainer's count of optimizer steps."""
+        """Training progress in [0, 1], by the trainer's count of optimizer steps."""
         return min(1.0, self.trainer.global_step / max(1.0, self._steps))
 
     @property
@@ -208,7 +208,7 @@ class ACoRLModule(ExpertModule):
         self._learns.clear()
 
     def _count(self, batch: Batch, split: str) -> Tensor:
-        """As an expert, and accuracies of each expert, of the experts' mean probabilities and of all (``fused``)."""
+        """Log the metrics of an expert, and accuracies of each expert, of their mean and of all members (``fused``)."""
         logits = super()._count(batch, split)
         known = scatter(torch.cat(list(self.pool(batch.input).values()), dim=1), self.columns, len(self.classes))
         own = logits.float().softmax(-1)[:, None]
@@ -221,7 +221,7 @@ class ACoRLModule(ExpertModule):
     # ----------------------------------------------------- around the training
 
     def setup(self, stage: str) -> None:
-        """Look at one training batch for the sizes of all representations, and make the projections."""
+        """Determine the sizes of all representations from one training batch, and create the projections."""
         if stage != "fit":
             return
         self._probe = first_rows(self.trainer)
@@ -249,7 +249,7 @@ class ACoRLModule(ExpertModule):
         self.adversary = Adversary(num_features, sizes, len(self.classes), self._projection, self._dissimilarity)
 
     def on_fit_start(self) -> None:
-        """Know how long the training is, and see that the reversed gradient reaches the network."""
+        """Check that the training has an end and that the reversed gradient reaches the network."""
         self._steps = self.ramp_steps if self.ramp_steps is not None else self.trainer.estimated_stepping_batches
         if math.isinf(self._steps):
             raise InputError("schedule: a run without an end has no progress; set ramp_steps, or trainer.max_epochs")
@@ -290,7 +290,7 @@ class ACoRLModule(ExpertModule):
             return list(torch.autograd.grad(mean, wanted, retain_graph=True, allow_unused=True, materialize_grads=True))
 
     def on_fit_end(self) -> None:
-        """Warn where the result shows a known failure."""
+        """Log warnings about known failures."""
         metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         for message in self.diagnostics(metrics):
             rank_zero_warn(message)
@@ -302,7 +302,7 @@ class ACoRLModule(ExpertModule):
             )
 
     def diagnostics(self, metrics: Mapping[str, float]) -> Sequence[str]:
-        """What validation metrics say about a member that went wrong; override it for other metrics."""
+        """Return warnings from validation metrics; override it for other metrics."""
         return accuracy_warnings(metrics)
 
     def configure_optimizers(self) -> Any:
@@ -319,7 +319,7 @@ class ACoRLModule(ExpertModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the network and the projections each by themselves: one norm over both would mix them."""
+        """Clip the gradients of network and projections separately."""
         if not gradient_clip_val:
             return
         clip = clip_grad_value_ if str(gradient_clip_algorithm) == "value" else clip_grad_norm_
@@ -339,7 +339,7 @@ class ACoRLModule(ExpertModule):
             checkpoint["state_dict"] = {name: state[name] for name in state if not name.startswith(_ADVERSARY)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make the projections of the interrupted run, and check the frozen experts."""
+        """Restore the projections, and check the frozen experts."""
         sizes = checkpoint.get("representations")
         if sizes is not None and set(sizes["experts"]) != set(self.pool.names):
             raise InputError(

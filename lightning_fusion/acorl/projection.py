@@ -1,4 +1,4 @@
-"""The ACoRL branch: for each frozen model a small network that tries to predict its representation."""
+"""Projections of ACoRL: for each frozen model a small network that predicts its representation."""
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise

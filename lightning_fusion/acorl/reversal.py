@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def reverse_gradient(x: Tensor, strength: float | Tensor) -> Tensor:
-    """The identity whose gradient is turned round: -``strength`` times what comes back.
+    """Identity with reversed gradient: the backward pass multiplies by -``strength``.
 
     It acts on what is computed from the returned tensor alone: other readers of ``x`` keep their gradient. Source:
     Ganin and Lempitsky, Unsupervised Domain Adaptation by Backpropagation, ICML 2015, section 3.

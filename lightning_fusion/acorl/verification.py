@@ -1,4 +1,4 @@
-"""ACoRL for speakers: judged by verification trials."""
+"""ACoRL for speaker verification."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from lightning_fusion.verification.loss import AngularMarginLoss, check_scale
 
 
 class ACoRLVerificationModule(TrialEvaluationMixin, ACoRLModule):
-    """:class:`~lightning_fusion.ACoRLModule` whose members are judged by trials of speakers that they never heard.
+    """:class:`~lightning_fusion.ACoRLModule` with verification trials of unseen speakers as evaluation.
 
     It trains as that does; validation and test are those of
     :class:`~lightning_fusion.verification.module.VerificationModule`, of the new model (``val_eer``), of each frozen
@@ -28,7 +28,7 @@ class ACoRLVerificationModule(TrialEvaluationMixin, ACoRLModule):
         features: Submodule whose output (B, D) is the embedding.
         loss: Called as ``loss(logits (B, C), target)``; an
             :class:`~lightning_fusion.verification.loss.AngularMarginLoss` of margin 0.2 and scale 30 where None.
-        p_target: Of the detection cost, how probable a trial of one speaker is.
+        p_target: Prior probability of a same-speaker trial in the detection cost.
         **complementary: Further arguments of :class:`~lightning_fusion.ACoRLModule`.
     """
 
@@ -57,5 +57,5 @@ class ACoRLVerificationModule(TrialEvaluationMixin, ACoRLModule):
         return list(self.pool.representations(input).values())
 
     def diagnostics(self, metrics: Mapping[str, float]) -> Sequence[str]:
-        """What validation metrics say about a member that went wrong."""
+        """Return warnings from validation metrics."""
         return trial_warnings(metrics)

@@ -1,4 +1,4 @@
-"""Networks that read the outputs of all experts, and the targets they learn."""
+"""Fuser networks, and their expert targets."""
 
 from collections.abc import Sequence
 
@@ -41,7 +41,7 @@ class MLPFuser(nn.Module):
 
 
 class RepresentationFuser(nn.Module):
-    """A fuser for representations beside outputs: standardize - Dropout - (Linear - ReLU - Dropout) ... - Linear.
+    """Fuser network for outputs and representations: standardize - Dropout - (Linear - ReLU - Dropout) ... - Linear.
 
     Representations are many numbers of any scale, and the rows are few: without dropout such a fuser learns them by
     heart (our choice; docs/methods/foe.md has the comparison). In training a batch is standardized by its own rows,
@@ -82,7 +82,7 @@ class RepresentationFuser(nn.Module):
 
 
 def draw_expert_target(owners: Tensor, index: Tensor, seed: int = 0) -> Tensor:
-    """Draw one owner of each row at random, the same one whenever and wherever the row is seen.
+    """Draw one expert trained on each sample's domain at random, as a function of the sample's index.
 
     The FoE paper draws one expert where several own a sample's class. The draw is a hash of (seed, sample, expert), so
     it depends neither on the order of rows nor on the process or device.
@@ -108,7 +108,7 @@ def draw_expert_target(owners: Tensor, index: Tensor, seed: int = 0) -> Tensor:
 
 
 def best_expert_target(owners: Tensor, domain: Tensor, accuracy: Tensor) -> Tensor:
-    """The owner with the highest validation accuracy on the row's domains; the first of equals.
+    """Return the expert target with the highest validation accuracy on the sample's domains; the first of equals.
 
     Args:
         owners: (B, K) bool.

@@ -1,4 +1,4 @@
-"""FoE for classification: a small network learns to read the outputs of frozen experts."""
+"""Fusion of Experts for classification: a small network on the outputs of frozen experts."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -167,7 +167,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
     # ----------------------------------------------------------- mathematics
 
     def forward(self, input: Any) -> Tensor:
-        """Ask every expert about a batch of raw inputs and fuse.
+        """Run every expert on a batch of raw inputs and fuse their outputs.
 
         Returns:
             (B, C) fused logits; log-probabilities of the chosen expert where the target is the expert.
@@ -191,12 +191,12 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         return torch.lerp(logits.float().softmax(1), average, self.mean_weight).clamp_min(1e-12).log()
 
     def _answer(self, outputs: Tensor, chosen: Tensor) -> Tensor:
-        """(B, C) log-probabilities of the chosen experts."""
+        """Return the (B, C) log-probabilities of the selected experts."""
         spread = self._spread(outputs)
         return spread[torch.arange(len(outputs), device=outputs.device), chosen].clamp_min(1e-12).log()
 
     def _spread(self, outputs: Tensor) -> Tensor:
-        """(B, K, C) what each expert says about the task's classes."""
+        """Return the (B, K, C) outputs of each expert in the classes of the task."""
         return scatter(outputs[:, : self.num_probabilities], self.columns, len(self.classes))
 
     def _ask(self, input: Any) -> Tensor:
@@ -215,14 +215,14 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         return torch.cat([*outputs.values(), *representations.values()], dim=1)
 
     def _read(self, batch: Any, split: str) -> OutputsBatch:
-        """Stored outputs as they are; raw input after asking the experts."""
+        """Return stored outputs unchanged, or the outputs of the experts on raw input."""
         if isinstance(batch, OutputsBatch):
             return batch
         batch = as_batch(batch, f"the {split} loader")
         return OutputsBatch(self._ask(batch.input), batch.target, batch.domain, batch.index)
 
     def _expert_target(self, batch: OutputsBatch) -> tuple[Tensor, Tensor]:
-        """(B,) the expert to choose and (B, K) all that own the row."""
+        """Return the (B,) expert target and (B, K) all experts trained on the sample's domain."""
         owners = (batch.domain.to(torch.float32) @ self.owners.to(torch.float32)) > 0
         if self.expert_target == "random":
             return draw_expert_target(owners, batch.index, self.seed), owners
@@ -276,7 +276,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
     # ----------------------------------------------------- around the training
 
     def setup(self, stage: str) -> None:
-        """Check that store and experts belong together; learn who is best where, if that is the target."""
+        """Check that store and experts match; rank the experts by domain, if that determines the target."""
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, OutputsDataModule):
             if self.expert_target == "best" and self.target == "expert" and stage != "predict":
@@ -310,7 +310,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
             self._best_accuracy = (member.T @ right.to(torch.float64) / counts[:, None]).to(torch.float32)
 
     def on_fit_end(self) -> None:
-        """Warn where the result shows a known failure."""
+        """Log warnings about known failures."""
         metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         for message in fuser_warnings(metrics, self.target):
             rank_zero_warn(message)
@@ -341,7 +341,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
 
 
 def fuser_warnings(metrics: Mapping[str, float], target: str) -> list[str]:
-    """What validation metrics say about a fuser that went wrong.
+    """Return warnings about a fuser from validation metrics.
 
     Args:
         metrics: ``val_loss``, ``val_accuracy``, ``val_best_expert_accuracy`` and, where the target is the expert,

@@ -1,4 +1,4 @@
-"""The guard against negative transfer: is the student better than a model of the labels alone?"""
+"""Guard against negative transfer: comparison of the student with a local model."""
 
 import math
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from lightning_fusion.data.base import sample_metadata
 from lightning_fusion.data.views.target import TargetDataModule
 
 Factory = Callable[[TargetDataModule], Any]
-"""Makes an untrained LightningModule for the data module of a fold."""
+"""Function that creates an untrained LightningModule for the data module of a fold."""
 
 
 @dataclass(frozen=True)
 class Guard:
-    """Who is better on labeled rows that neither was trained on.
+    """Comparison of student and local model on held-out labeled samples.
 
     Attributes:
         student: Accuracy of the student.
@@ -33,7 +33,7 @@ class Guard:
 
     @property
     def choice(self) -> Literal["student", "local"]:
-        """The student, unless the local model is better by more than one standard error of the difference.
+        """Select the student, unless the local model is better by more than one standard error of the difference.
 
         Example:
             >>> Guard(student=0.80, local=0.85, standard_error=0.06, num_rows=20).choice
@@ -50,7 +50,7 @@ class Guard:
 
     @classmethod
     def of_rows(cls, student: Tensor, local: Tensor) -> "Guard":
-        """Judge by which rows each has right.
+        """Compare the correct predictions of both.
 
         Args:
             student: (N,) bool.
@@ -116,7 +116,7 @@ def guard(
 
 
 def _right(trainer: Any, module: Any, data: TargetDataModule) -> Tensor:
-    """(N,) which held-out rows a trained module has right."""
+    """Return (N,) bool, the correct predictions of a trained module on held-out samples."""
     found = trainer.predict(module, datamodule=data)
     index, answer = (torch.cat([part[name].cpu() for part in found]) for name in ("index", "probabilities"))
     if distributed.is_available() and distributed.is_initialized():  # each process predicted its part

@@ -1,4 +1,4 @@
-"""The knowledge dictionary: what the best mixer so far said about every sample of the target."""
+"""Knowledge dictionary: predictions of the best mixer so far for every sample of the target."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -32,7 +32,7 @@ def default_threshold(target: Tensor, num_classes: int) -> float:
 
 
 def find_rows(known: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Where sample numbers stand among sorted ones.
+    """Return the positions of sample indices among sorted ones.
 
     Args:
         known: (N,) numbers in ascending order.
@@ -50,7 +50,7 @@ def find_rows(known: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class KnowledgeDictionary(nn.Module):
-    """Probabilities of every sample by its number, replaced when the mixer has become better (HaT, section 3).
+    """Probabilities of every sample by its index, replaced when the mixer has improved (HaT, section 3).
 
     During an epoch :meth:`keep` takes what the mixer says about each batch. At its end :meth:`update` compares the
     accuracy over the labeled rows with the best so far, and where it is better all rows seen in the epoch are
@@ -189,7 +189,7 @@ class KnowledgeDictionary(nn.Module):
         return target if self.accuracy_source == "train" else target.where(self.fold[rows] != mixer, -100)
 
     def combine(self, rows: Tensor, probabilities: list[Tensor]) -> Tensor:
-        """(B, C) what several mixers say: of a labeled row the one that was not trained on it, else their mean.
+        """Combine the predictions of several mixers (B, C): held-out ones for labeled samples, else their mean.
 
         Args:
             rows: (B,) of the batch.
@@ -203,7 +203,7 @@ class KnowledgeDictionary(nn.Module):
 
     @torch.no_grad()
     def keep(self, rows: Tensor, probabilities: Tensor) -> None:
-        """Keep what the mixer says about a batch until :meth:`update`; a later word on a row replaces an earlier one.
+        """Store the mixer's predictions on a batch until :meth:`update`; later predictions replace earlier ones.
 
         Args:
             rows: (B,) of the batch.
@@ -215,7 +215,7 @@ class KnowledgeDictionary(nn.Module):
 
     @torch.no_grad()
     def update(self) -> bool:
-        """End the epoch: replace the rows seen in it if the accuracy is better than ever; whether that was so.
+        """End the epoch: replace its predictions if the accuracy is the best so far; return whether it is.
 
         Raises:
             InputError: If no labeled row of ``accuracy_source`` was seen.

@@ -1,4 +1,4 @@
-"""The mixer: how much each source counts for each sample of the target, and what they say together."""
+"""Mixer: sample-wise weights of the sources, and their mixed predictions."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ _ABSENT = -1e30  # log-probability of a class that a source does not know: finit
 def shared_columns(
     source_classes: Mapping[str, Sequence[str]], classes: Sequence[str]
 ) -> tuple[dict[str, list[int]], list[str]]:
-    """Where the target's classes stand among each source's outputs.
+    """Return the index of each target class among each source's outputs.
 
     Args:
         source_classes: Classes of each source, in the order of its outputs.
-        classes: Of the target.
+        classes: Classes of the target.
 
     Returns:
         For each source and each of the C target classes the source's column, -1 where it does not know the class; and
@@ -155,7 +155,7 @@ class Mixer(nn.Module):
         return target.where((target >= 0) & self.covered[target.clamp_min(0)], -100)
 
     def loss(self, log_mix: Tensor, target: Tensor) -> Tensor:
-        """Sum of -log p_mix[y] over the rows with a label that some source knows; in the graph where none has one.
+        """Sum -log p_mix[y] over the samples with a label of some source; attached to the graph where there is none.
 
         Args:
             log_mix: (B, C) from :meth:`forward`.
@@ -165,7 +165,7 @@ class Mixer(nn.Module):
 
 
 def injection_loss(log_student: Tensor, knowledge: Tensor, rows: Tensor) -> Tensor:
-    """Sum over some rows of KL(knowledge || student): what injects the sources' knowledge into the student.
+    """Sum KL(knowledge || student) over some samples, the injection loss of the student.
 
     Args:
         log_student: (B, C) log-probabilities of the student.

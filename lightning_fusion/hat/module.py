@@ -1,4 +1,4 @@
-"""HaT: a small model of a new domain learns from a few labels and from selected sources, in one loop."""
+"""HaT: joint training of a student for a new domain and a mixer of selected sources."""
 
 import math
 from collections.abc import Callable
@@ -86,11 +86,11 @@ class HaTJointModule(ExpertModule):
         clip_norm: Largest norm of the gradients, of each optimizer by itself; exact in 16-bit precision too.
         metric: Called as ``metric(logits (B, C), target (B,))`` and logged beside the accuracy by the name of its
             class.
-        optimizer: Of the student; AdamW, 1e-3, weight decay 1e-4 where None.
-        scheduler: Of the student; a cosine to 0 over the run where None.
+        optimizer: Optimizer of the student; AdamW, 1e-3, weight decay 1e-4 where None.
+        scheduler: Schedule of the student; a cosine to 0 over the run where None.
         scheduler_interval: Whether a given ``scheduler`` or ``mixer_scheduler`` steps each epoch or each step.
-        mixer_optimizer: Of the mixer; AdamW, 1e-3, weight decay 1e-4 where None.
-        mixer_scheduler: Of the mixer; a cosine to 0 over the run where None.
+        mixer_optimizer: Optimizer of the mixer; AdamW, 1e-3, weight decay 1e-4 where None.
+        mixer_scheduler: Schedule of the mixer; a cosine to 0 over the run where None.
         seed: Seed of the draw of held-out rows of ``accuracy_source``.
         vocab_size: Tokens of the data's tokenizer; a network with a vocab_size must have at least as many.
 
@@ -201,12 +201,12 @@ class HaTJointModule(ExpertModule):
 
     @torch.no_grad()
     def sample_weights(self, input: Any) -> Tensor:
-        """How much each source counts for each sample: (B, S), in the order of ``pool.names``; rows sum to 1.
+        """Return the (B, S) weights of the sources for each sample, in the order of ``pool.names``; rows sum to 1.
 
         Student and sources run in eval mode. With ``accuracy_source: crossfit`` it is the mean over the mixers.
 
         Args:
-            input: What the network takes: preprocessed, on the module's device.
+            input: Preprocessed input on the module's device.
 
         Raises:
             InputError: If there is no mixer: before training, and in a student's published checkpoint.
@@ -223,7 +223,7 @@ class HaTJointModule(ExpertModule):
 
     @property
     def progress(self) -> float:
-        """Share of the training that is done, in batches."""
+        """Training progress in [0, 1], in batches."""
         return min(1.0, int(self.batches_done) / max(1.0, self._steps))
 
     @property
@@ -335,7 +335,7 @@ class HaTJointModule(ExpertModule):
     # ---------------------------------------------------------------- sources
 
     def _answer(self, batch: Batch, split: str, rows: Tensor | None = None) -> Answer:
-        """What the sources say about a batch; remembered, where that is possible."""
+        """Return the outputs of the sources on a batch, cached where possible."""
         if self._tables and split == "val" and "val" not in self._tables:
             self._tables["val"] = self._table("val")
         if split not in self._tables:
@@ -349,7 +349,7 @@ class HaTJointModule(ExpertModule):
     # ----------------------------------------------------- around the training
 
     def configure_callbacks(self) -> list[Callback]:
-        """Those of an expert; what the trainer cannot do in manual optimization is refused here, before it does."""
+        """Return the callbacks of an expert, after a check of Trainer options for manual optimization."""
         check_manual(self)
         return super().configure_callbacks()
 
@@ -415,7 +415,7 @@ class HaTJointModule(ExpertModule):
         return made
 
     def on_fit_start(self) -> None:
-        """Ask the sources about all rows, where what they say can be remembered."""
+        """Run the sources on all training samples, where their outputs can be cached."""
         epochs = self.trainer.max_epochs
         if self.procedure == "two_step" and (epochs is None or epochs < 2) and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise InputError(f"training: two_step needs an epoch for each step; trainer.max_epochs is {epochs}")
@@ -423,7 +423,7 @@ class HaTJointModule(ExpertModule):
         self._tables = {"train": self._table("train")} if remembered else {}
 
     def on_fit_end(self) -> None:
-        """Warn where nothing was learnt from the sources; forget what they said."""
+        """Log a warning where the sources were not used, and release the cache."""
         self._tables = {}
         assert self.threshold is not None
         best = float(self.teacher.knowledge.best)

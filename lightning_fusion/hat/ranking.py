@@ -43,7 +43,7 @@ class SelectionRow:
 
 @dataclass
 class Ledger:
-    """Bytes that a selection really read, file by file.
+    """Bytes that a selection read, file by file.
 
     The target reads, and sends nothing: its statistics and labels stay where they are.
 
@@ -57,12 +57,12 @@ class Ledger:
 
     @property
     def total(self) -> int:
-        """Bytes really transferred, those of broken reads included."""
+        """Bytes transferred, including broken reads."""
         return sum(one.num_bytes for one in self.transfers)
 
     @property
     def saving(self) -> float:
-        """Share of ``send_all`` that was not read."""
+        """Fraction of ``send_all`` that was not read."""
         return 1 - self.total / self.send_all
 
     @property
@@ -80,7 +80,7 @@ class Ledger:
 
 @dataclass
 class Selection:
-    """The sources that were chosen, and why.
+    """Selected sources, with the criteria of all sources.
 
     Attributes:
         table: A row per source: chosen ones by rank, kept ones by rank, the others by similarity, ineligible ones by
@@ -101,7 +101,7 @@ class Selection:
 
     @property
     def uncovered(self) -> list[str]:
-        """Classes of the target that no chosen source knows."""
+        """Classes of the target that no selected source has."""
         known = {label for expert in self.experts.values() for label in expert.classes}
         return [label for label in self.classes if label not in known]
 

@@ -1,4 +1,4 @@
-"""Which few of many sources a new domain should learn from, and what it costs to find out."""
+"""Selection of sources for a new domain, with the transferred bytes."""
 
 import math
 import warnings
@@ -35,7 +35,7 @@ def select_sources(
     statistics: Any = None,
     seed: int = 0,
 ) -> Selection:
-    """Choose sources for a new domain, coarse then fine, and count the bytes.
+    """Select sources for a new domain, coarse then fine, and count the transferred bytes.
 
     Stage 1 reads cards only: a_i is the similarity of the target's statistics to those of source i, each number
     z-scored over the sources. The best ``max(num_sources, ceil(keep_fraction * number of eligible sources))`` are kept.
@@ -192,7 +192,7 @@ class _Search:
     # ----------------------------------------------------------- stage 1: cards
 
     def read_cards(self, vector: Tensor, similarity: str, exclude: Sequence[str]) -> None:
-        """Fill ``rows``: who is eligible, and how similar its statistics are."""
+        """Fill ``rows`` with eligibility and similarity of the statistics."""
         self.reader.stage = "statistics"
         self.cards = self.reader.cards(exclude)
         if not self.cards:

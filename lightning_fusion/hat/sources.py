@@ -15,7 +15,7 @@ _TINY = 1e-12
 
 
 class Answer(NamedTuple):
-    """What all sources say about a batch.
+    """Outputs of all sources on a batch.
 
     Attributes:
         representations: (B, D_i) by source.
@@ -41,7 +41,7 @@ def ask(pool: ExpertPool, input: Any, with_scores: bool) -> Answer:
 
 
 class SourceTable:
-    """Answers of frozen sources to all samples of a split, computed once, in ascending order of the sample numbers.
+    """Outputs of frozen sources on all samples of a split, computed once, in ascending order of sample indices.
 
     Args:
         pool: The sources.

@@ -1,4 +1,4 @@
-"""What teaches the student: mixers of the sources, and the dictionary of what the best of them said of each sample."""
+"""Teacher of the student: mixers of the sources, and the knowledge dictionary."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -18,7 +18,7 @@ _FOLDS = 3  # of accuracy_source: crossfit
 
 
 class Mixed(NamedTuple):
-    """What the mixers make of the sources' answers to a batch; there is one mixer but for ``crossfit``.
+    """Outputs of the mixers on a batch; there is one mixer except with ``crossfit``.
 
     Attributes:
         log_weights: (B, S) of the S sources, of each mixer.
@@ -84,7 +84,7 @@ class Teacher(nn.Module):
         self._weights = torch.zeros(len(widths))  # of one epoch and one process
 
     def check_sizes(self, sizes: Mapping[str, Any]) -> None:
-        """Refuse sources of other sizes or heads.
+        """Check that sources have the same sizes and heads.
 
         Raises:
             InputError: With both.
@@ -111,11 +111,11 @@ class Teacher(nn.Module):
         return known
 
     def forward(self, z: Tensor, answer: Answer) -> Mixed:
-        """Mix what the sources say.
+        """Mix the outputs of the sources.
 
         Args:
             z: (B, D) the student's representation, detached.
-            answer: What the sources say.
+            answer: Outputs of the sources.
         """
         return Mixed(*zip(*(mixer(z, answer.representations, answer.scores) for mixer in self.mixers), strict=True))
 
@@ -135,13 +135,13 @@ class Teacher(nn.Module):
         return global_means(sums, counts).sum()
 
     def fused(self, rows: Tensor, mixed: Mixed) -> Tensor:
-        """(B, C) what the mixers say, without gradient; of a labeled row the one that did not see its label."""
+        """Return the (B, C) predictions of the mixers, without gradient; held-out ones for labeled samples."""
         combined: Tensor = self.knowledge.combine(rows, [log_mix.detach().exp() for log_mix in mixed.log_mix])
         return combined
 
     @torch.no_grad()
     def keep(self, rows: Tensor, fused: Tensor, mixed: Mixed) -> None:
-        """Keep what was said about a batch until the end of the epoch."""
+        """Store the predictions on a batch until the end of the epoch."""
         self.knowledge.keep(rows, fused)
         weights: Any = sum(log_weights.exp().sum(0) for log_weights in mixed.log_weights)
         self._weights = self._weights.to(weights) + weights

@@ -1,4 +1,4 @@
-"""Error rates of scores that tell "the same speaker" from "two speakers": EER, minDCF, and their intervals."""
+"""Error rates of verification scores: EER, minDCF, and their confidence intervals."""
 
 from typing import NamedTuple
 
@@ -238,7 +238,7 @@ def check_kinds(same: Tensor, count: int, what: str) -> Tensor:
 
 
 def check_pairs(pairs: Tensor, where: str) -> None:
-    """See that these are pairs of numbers.
+    """Check that the argument contains pairs of numbers.
 
     Raises:
         InputError: If they are not (T, 2) integers.

@@ -1,4 +1,4 @@
-"""Validation and test of modules that embed speakers, by verification trials."""
+"""Evaluation of speaker embeddings by verification trials."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,11 +19,11 @@ _SPLITS = {"fit": ("val",), "validate": ("val",), "test": ("test",), "predict": 
 
 
 class TrialEvaluation(nn.Module):
-    """What a module of speakers collects over an epoch, and the figures made of it.
+    """Metrics of verification trials that a module updates over an epoch.
 
     Args:
         members: Names of the models whose embeddings are judged; the first is the module's own, "".
-        p_target: Of the detection cost, how probable a trial of one speaker is.
+        p_target: Prior probability of a same-speaker trial in the detection cost.
     """
 
     def __init__(self, members: Sequence[str] = ("",), p_target: float = 0.01) -> None:
@@ -32,7 +32,7 @@ class TrialEvaluation(nn.Module):
         self.trials = nn.ModuleDict({split: Verification(len(members), p_target) for split in ("val", "test")})
 
     def setup(self, module: LightningModule, stage: str) -> None:
-        """Ask the data module for its trials."""
+        """Get the trials of the data module."""
         find: Any = getattr(getattr(module.trainer, "datamodule", None), "trials", None)
         for split in _SPLITS[stage]:
             metric: Any = self.trials[split]
@@ -42,7 +42,7 @@ class TrialEvaluation(nn.Module):
                 metric.set_trials(*trials)
 
     def reset(self, split: str) -> None:
-        """Begin with nothing collected."""
+        """Reset the metrics."""
         # at the start as well: what was reset in inference mode cannot be updated outside it, in a fit after a test
         self.trials[split].reset()  # type: ignore[operator]
 
@@ -104,7 +104,7 @@ class TrialEvaluation(nn.Module):
 
 
 class TrialEvaluationMixin:
-    """Validation and test of a module of speakers: embeddings are collected, and trials of them are scored.
+    """Mixin for the evaluation of speaker embeddings by verification trials.
 
     Goes before the module's own parent. The module sets ``evaluation`` and gives :meth:`embed`.
     """
@@ -124,7 +124,7 @@ class TrialEvaluationMixin:
         return []
 
     def setup(self, stage: str) -> None:
-        """Ask the data module for its trials, and see that the model fits its speakers and its input.
+        """Get the trials of the data module, and check that the model matches its speakers and input.
 
         Raises:
             InputError: If a model is to be trained on other speakers than it names.
@@ -145,11 +145,11 @@ class TrialEvaluationMixin:
             rank_zero_warn(f"{message}: speakers that the model was trained on may be among those of the trials")
 
     def on_validation_epoch_start(self) -> None:
-        """Begin with nothing collected."""
+        """Reset the metrics."""
         self._reset("val")
 
     def on_test_epoch_start(self) -> None:
-        """Begin with nothing collected."""
+        """Reset the metrics."""
         self._reset("test")
 
     def _reset(self, split: str) -> None:

@@ -10,7 +10,7 @@ from lightning_fusion.extras import require
 
 
 class AngularMarginLoss(nn.Module):
-    """Cross-entropy in which the angle to the own class's direction counts ``margin`` more than it is (AAM-softmax).
+    """Additive angular margin softmax: cross-entropy with ``margin`` added to the angle of the target class.
 
     With cos(theta_c) = logits / scale the logit of the target class becomes scale * cos(theta + margin), or
     scale * (cos(theta) - margin * sin(margin)) where theta + margin > pi, as pytorch-metric-learning's ArcFaceLoss

@@ -1,4 +1,4 @@
-"""Cosine scores of verification trials, and the metric that is made of them."""
+"""Cosine scores of verification trials, and their metric."""
 
 from collections.abc import Sequence
 
@@ -78,7 +78,7 @@ class Verification(Metric):
         self.reset()
 
     def reset(self) -> None:
-        """Forget the embeddings; the trials stay."""
+        """Reset the embeddings; the trials are kept."""
         super().reset()
         # flat and of their own types from the start: processes that saw nothing gather as the others do
         self.index.append(torch.empty(0, dtype=torch.int64, device=self.device))
@@ -91,7 +91,7 @@ class Verification(Metric):
         return embeddings
 
     def set_trials(self, pairs: Tensor, same: Tensor) -> None:
-        """Say which trials :meth:`compute` scores.
+        """Set the trials that :meth:`compute` scores.
 
         Args:
             pairs: (T, 2) int64, the sample numbers of either side.
@@ -104,7 +104,7 @@ class Verification(Metric):
         self.trials = pairs, check_kinds(same, len(pairs), "pairs")
 
     def update(self, embeddings: Sequence[Tensor], index: Tensor) -> None:
-        """Keep the embeddings of a batch, as float32.
+        """Update the state with the embeddings of a batch, as float32.
 
         Args:
             embeddings: One (B, D_k) tensor per member.

@@ -1,4 +1,4 @@
-"""The LightningModule that trains a speaker expert, and tests it by verification trials."""
+"""LightningModule that trains a speaker expert and evaluates it by verification trials."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from lightning_fusion.verification.loss import AngularMarginLoss, check_scale
 
 
 class VerificationModule(TrialEvaluationMixin, ExpertModule):
-    """Trains a network to tell speakers apart; judges its embeddings by trials of speakers that it never heard.
+    """Train a speaker classifier, and evaluate its embeddings by verification trials of unseen speakers.
 
     Training is that of :class:`~lightning_fusion.ExpertModule`: a classifier of the training speakers, whose checkpoint
     is an expert. Validation and test collect the embedding of every sample and score the trials that the data module
@@ -28,7 +28,7 @@ class VerificationModule(TrialEvaluationMixin, ExpertModule):
         features: Submodule whose output (B, D) is the embedding.
         loss: Called as ``loss(logits (B, C), target)``; an
             :class:`~lightning_fusion.verification.loss.AngularMarginLoss` of margin 0.2 and scale 30 where None.
-        p_target: Of the detection cost, how probable a trial of one speaker is.
+        p_target: Prior probability of a same-speaker trial in the detection cost.
         **expert: Further arguments of :class:`~lightning_fusion.ExpertModule`.
 
     Raises:
