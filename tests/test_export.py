@@ -143,7 +143,7 @@ def test_a_fuser_that_fuses_in_its_own_way_is_not_exported_as_another(trained, t
     module, trainer = OwnWay(expert_classes=tiny.EXPERT_CLASSES, classes=tiny.CLASSES), tiny.trainer()
     trainer.strategy.connect(module)
     trainer.save_checkpoint(tmp_path / "own.ckpt")
-    with pytest.raises(InputError, match="fuses in its own way"):
+    with pytest.raises(InputError, match="overrides the fusion"):
         export(tiny.pool(), str(tmp_path / "own.ckpt"), str(tmp_path / "out"), sample_shape())
 
 

@@ -410,15 +410,18 @@ class TestChecks:
         ("arguments", "message"),
         [
             ({"network": Odd, "features": "spare"}, "the network does not call its layer 'spare'"),
-            ({"network": Odd, "features": "pair"}, "the layer 'pair' gives a tuple; name one that gives a tensor"),
-            ({"network": Odd, "features": "single"}, r"the layer 'single' gives \(24,\)"),
+            (
+                {"network": Odd, "features": "pair"},
+                "the layer 'pair' returns a tuple; set it to one that returns a tensor",
+            ),
+            ({"network": Odd, "features": "single"}, r"the layer 'single' returns \(24,\)"),
             (
                 {"experts": odd_expert("spare")},
                 "does not call its layer 'spare'",
             ),
             (
                 {"experts": odd_expert("pair")},
-                "the layer 'pair' gives a tuple",
+                "the layer 'pair' returns a tuple",
             ),
             (
                 {"experts": odd_expert("dead")},

@@ -227,7 +227,7 @@ class TestStep:
     def test_uncovered_labels_are_left_to_the_student(self):
         experts = {"a": copy.deepcopy(SOURCES["a"])}  # cat and dog alone
         made = module(experts)
-        with pytest.warns(UserWarning, match=r"no source knows the class\(es\) owl of the target"):
+        with pytest.warns(UserWarning, match=r"no source has the class\(es\) owl of the target"):
             fit(made, 3)
         assert made.uncovered == ["owl"]
         owls = target().rows("train")[torch.arange(60)].target == 2
@@ -428,7 +428,7 @@ class TestOptimization:
             fit(module(), **arguments)
 
     def test_schedules_that_wait_for_a_metric_are_refused(self):
-        with pytest.raises(InputError, match="ReduceLROnPlateau waits for a metric"):
+        with pytest.raises(InputError, match="ReduceLROnPlateau needs a metric"):
             fit(module(scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau))
         with pytest.raises(InputError, match="LBFGS asks for the loss several times"):
             fit(module(mixer_optimizer=torch.optim.LBFGS))

@@ -438,12 +438,12 @@ class TestNotEligible:
             "b_unlabeled_class": "no labeled sample is of a shared class (pig)",
             "c_other_statistics": "its statistics are 3 numbers, the target's 2",
             "d_channels": "cannot be used: RuntimeError: mat1 and mat2 shapes cannot be multiplied (9x4 and 9x5)",
-            "e_changed": "cannot be used: source e_changed: its card is of an expert of fingerprint",
+            "e_changed": "cannot be used: source e_changed: its card names an expert of fingerprint",
             "f_nan": "its statistics are NaN, infinite or no float32",
             "f_vast": "its statistics are NaN, infinite or no float32",
             "f_whole": "its statistics are NaN, infinite or no float32",
             "g_no_common_sample": "cannot be used: it had no sample of a class of which the target has labeled ones",
-            "h_gone": "head.safetensors is gone",
+            "h_gone": "head.safetensors does not exist",
         }
         assert list(reasons) == list(expected)
         assert [name for name in expected if expected[name] not in reasons[name]] == []
@@ -580,7 +580,7 @@ class TestBadInput:
             ({"rank_by": "best"}, "rank_by is 'best'; expected product, centroid, accuracy, statistics, random"),
             ({"encoder_first": True, "rank_by": "accuracy"}, "encoder_first ranks by centroids, rank_by is 'accuracy'"),
             ({"statistics": [math.nan, 1.0]}, r"statistics: number\(s\) 0 of 2 are NaN or infinite"),
-            ({"statistics": None}, "TensorDataModule knows none of its data"),
+            ({"statistics": None}, "TensorDataModule computes none"),
             (
                 {"statistics": [1.0]},
                 r"none of 7 .* eligible \(ann: its statistics are 8 numbers, the target's 1",
