@@ -242,7 +242,7 @@ class TestBadData:
 
     def test_labels_that_are_no_whole_numbers(self, tmp_path):
         with pytest.raises(
-            InputError, match=r"split test: targets: found 0.69.* in row.*; expected whole numbers, 0 to 2"
+            InputError, match=r"split test: targets: found 0.7 in row.*; expected whole numbers, 0 to 2"
         ):
             ask(tiny.pool(), {"test": (tiny.tensors()["test"][0], torch.full((11,), 0.7))}, tmp_path)
         assert not (tmp_path / "manifest.json").exists()
