@@ -4,7 +4,7 @@ import json
 import pickle
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.estimators import METHODS, class_order, known_classes, probability_method
+from lightning_fusion.experts.identity import UnknownStateError, module_parts, state_digest
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import imported_class
 
@@ -28,17 +30,20 @@ class Expert(nn.Module):
 
     Args:
         network: Any module, or in Python any callable (a remote service, another framework), that maps a batch to
-            (B, C_k) outputs. Optional for a checkpoint of :class:`~lightning_fusion.ExpertModule`, which records its
-            network; with a checkpoint a callable maps the number of classes to the module.
+            (B, C_k) outputs. A fitted classifier of scikit-learn's kind, or its method ``predict_proba``, has its own
+            classes: outputs are put into the order of ``classes``. Optional for a checkpoint of
+            :class:`~lightning_fusion.ExpertModule`, which records its network; with a checkpoint a callable maps the
+            number of classes to the module.
         checkpoint: Weights to load into ``network``: a Lightning checkpoint, a plain state dict, or safetensors.
             Loading is weights-only: nothing in the file is executed.
         classes: Names of the C_k classes, in the order of the outputs. Taken from the checkpoint where it has them.
-        output: What ``network`` returns: ``logits`` (softmax is applied, in float32) or ``probabilities``.
+        output: What ``network`` returns: ``logits`` (softmax is applied, in float32) or ``probabilities``; None:
+            probabilities for ``predict_proba``, logits for everything else.
         features: Name of the submodule whose output is the representation, such as ``pool``; None: no representation.
         domains: Names of the domains whose data the expert was trained on, where known.
         cost: Cost of a query, in any unit.
         preprocess: Module applied to the input before ``network``, such as a resize.
-        version: Version of a callable for its fingerprint, because its weights cannot be read.
+        version: Version of the expert, a part of its fingerprint. For a callable it replaces the digest of its state.
 
     Raises:
         InputError: If the checkpoint does not match the network, or metadata are missing or wrong.
@@ -54,7 +59,7 @@ class Expert(nn.Module):
         network: nn.Module | Callable[..., Any] | None = None,
         checkpoint: str | None = None,
         classes: list[str] | None = None,
-        output: Literal["logits", "probabilities"] = "logits",
+        output: Literal["logits", "probabilities"] | None = None,
         features: str | None = None,
         domains: list[str] | None = None,
         cost: float = 1.0,
@@ -80,6 +85,15 @@ class Expert(nn.Module):
                     f"{type(network).__name__}"
                 )
         classes = classes if classes is not None else card.get("classes")
+        network = probability_method(network)
+        self._columns: list[int] | None = None
+        known = known_classes(network)
+        if known is not None:
+            classes, self._columns = class_order(known, classes)
+        made = METHODS.get(getattr(network, "__name__", ""), "logits") if known is not None else None
+        output = output or made or "logits"  # type: ignore[assignment]
+        if made == "probabilities" and output != made:
+            raise InputError("output is 'logits'; predict_proba gives probabilities: set output to 'probabilities'")
         if not classes:
             raise InputError(
                 "classes is not set; set it to the names of the expert's classes, in the order of its outputs"
@@ -94,6 +108,7 @@ class Expert(nn.Module):
             _load_weights(network, state, checkpoint, list(classes))  # type: ignore[arg-type]
         self.network = network
         self.preprocess = preprocess
+        self._checked = False  # the first batch of logits
         self.classes, self.output, self.cost = [str(name) for name in classes], output, float(cost)
         self.domains = domains if domains is not None else card.get("domains")
         self.checkpoint, self.version = checkpoint, version
@@ -159,13 +174,29 @@ class Expert(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of weights and metadata; experts with the same fingerprint have the same outputs."""
-        facts = json.dumps(self.classes), self.output, self.features, repr(self.preprocess)
+        """Fingerprint of weights, state and metadata; experts with the same fingerprint have the same outputs.
+
+        Where the state of a callable cannot be read, its name stands for it, and :meth:`unknown_state` returns why.
+        """
+        facts = [json.dumps(self.classes), self.output, self.features, repr(self.preprocess), self.version]
         if isinstance(self.network, nn.Module):
-            tensors = self.state_dict() | dict(self.named_buffers())  # buffers that are not saved count as well
-            return digest(*facts, repr(self.network), *[part for item in tensors.items() for part in item])
+            return digest(*facts, *module_parts(self))
         name = getattr(self.network, "__qualname__", type(self.network).__qualname__)
-        return digest(*facts, f"{getattr(self.network, '__module__', '')}.{name}", self.version)
+        facts += [self._columns, f"{getattr(self.network, '__module__', '')}.{name}"]
+        if not self.version:
+            with suppress(UnknownStateError):
+                facts.append(state_digest(self.network))
+        return digest(*facts)
+
+    def unknown_state(self) -> str | None:
+        """Return why the fingerprint does not cover the state of this expert; None where it does."""
+        if self.version:
+            return None
+        try:
+            module_parts(self) if isinstance(self.network, nn.Module) else state_digest(self.network)
+        except UnknownStateError as error:
+            return str(error)
+        return None
 
     def facts(self) -> dict[str, Any]:
         """Return the metadata of the expert as plain data, for manifests and checkpoints."""
@@ -197,7 +228,24 @@ class Expert(nn.Module):
                 f"classes {shorten(self.classes)}; change classes or the network's head"
             )
         raw = raw.to(torch.float32)
-        return raw.softmax(-1) if self.output == "logits" else raw
+        if self._columns is not None:
+            raw = raw[:, self._columns]
+        if self.output == "probabilities":
+            return raw
+        if not (self._checked or torch.compiler.is_compiling()):
+            self._check_logits(raw)
+        return raw.softmax(-1)
+
+    def _check_logits(self, raw: Tensor) -> None:
+        """Reject probabilities that are declared as logits, on the first batch of two samples or more."""
+        if len(raw) > 1:
+            self._checked = True
+            sums = raw.sum(1)
+            if raw.shape[1] > 1 and bool((raw >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+                raise InputError(
+                    f"output is 'logits'; all {len(raw)} outputs of the expert of {shorten(self.classes)} are >= 0 "
+                    "and sum to 1: set output to 'probabilities'"
+                )
 
     @torch.no_grad()
     def forward_with_representations(self, input: Any) -> tuple[Tensor, Tensor]:

@@ -100,6 +100,7 @@ def collect(
                 f"{shorten(domains)}: collect again, with overwrite"
             )
         stored.check_facts(facts)
+        _check_identified(pool, folder)
         if not keep_representations or all(len(stored[split].representations) == len(pool.names) for split in splits):
             rank_zero_info(f"{folder} contains these outputs already; no expert is run")
             return stored
@@ -131,6 +132,17 @@ def collect(
     result = ExpertOutputs.open(folder, verify=False)
     result._keep = kept
     return result
+
+
+def _check_identified(pool: ExpertPool, folder: Path) -> None:
+    """Reject stored outputs of experts whose state cannot be compared."""
+    for name, expert in pool.members.items():
+        reason = expert.unknown_state()
+        if reason is not None:
+            raise InputError(
+                f"output: {folder} holds outputs of expert {name}, and whether it has changed since cannot be told: "
+                f"{reason}; set the expert's version, or overwrite to collect again"
+            )
 
 
 def quiet_trainer() -> Trainer:

@@ -1,0 +1,151 @@
+"""What tells one state of a callable from another: weights of estimators, closures, arguments, files that they name."""
+
+import os
+import types
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_fusion.files import digest
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_LARGEST_NAME = 4096  # longer texts name no file
+
+
+class UnknownStateError(TypeError):
+    """An object's state cannot be read: a connection, a session of another runtime, a lock."""
+
+
+def state_digest(value: Any) -> str:
+    """A digest of an object's state: equal for equal states, in any process.
+
+    Arrays, tensors, weights of modules, attributes, variables that functions close over or use by a global name,
+    arguments of partial functions, and the content of files that a text or path names are part of the state.
+
+    Raises:
+        UnknownStateError: If a part of it cannot be read.
+
+    Example:
+        >>> state_digest(partial(pow, 2)) == state_digest(partial(pow, 2)) != state_digest(partial(pow, 3))
+        True
+    """
+    return _digest(value, ())
+
+
+def _digest(value: Any, above: tuple[int, ...]) -> str:
+    """The digest of one object; ``above`` are those that contain it."""
+    if id(value) in above:
+        return digest("above", len(above) - above.index(id(value)))
+    inner = (*above, id(value))
+
+    def parts(values: Iterable[Any]) -> list[str]:
+        return [_digest(part, inner) for part in values]
+
+    def named(values: Mapping[Any, Any]) -> list[str]:
+        return [part for key in sorted(values, key=repr) for part in (repr(key), _digest(values[key], inner))]
+
+    kind = type(value).__qualname__
+    if isinstance(value, str | Path | os.PathLike):
+        return digest(kind, str(value), *_content(value))
+    if isinstance(value, _PLAIN):
+        return digest(kind, repr(value))
+    if isinstance(value, Tensor):
+        return digest(kind, value)
+    if isinstance(value, np.generic | np.ndarray):
+        array = np.asarray(value)
+        return (
+            digest(kind, str(array.dtype), *parts(array.ravel().tolist())) if array.dtype.hasobject else digest(array)
+        )
+    if isinstance(value, nn.Module):
+        return digest(kind, *module_parts(value))
+    if isinstance(value, Mapping):
+        return digest(kind, *named(value))
+    if isinstance(value, list | tuple):
+        return digest(kind, *parts(value))
+    if isinstance(value, set | frozenset):
+        return digest(kind, *sorted(parts(value)))
+    if isinstance(value, partial):
+        return digest(kind, *parts((value.func, value.args, value.keywords)))
+    if isinstance(value, types.MethodType):
+        return digest(kind, value.__func__.__qualname__, *parts((value.__func__, value.__self__)))
+    if isinstance(value, types.FunctionType):
+        return digest(kind, value.__module__, value.__qualname__, *parts(_function_parts(value)))
+    if hasattr(value, "__wrapped__"):
+        return digest(kind, *parts([value.__wrapped__]))
+    if isinstance(value, type | types.ModuleType | torch.dtype | torch.device | np.dtype) or _is_named(value):
+        return digest(kind, getattr(value, "__module__", ""), getattr(value, "__name__", str(value)))
+    return digest(type(value).__module__, kind, *_object_parts(value, inner, named))
+
+
+def module_parts(module: nn.Module) -> list[Any]:
+    """What tells one torch module from another: its structure, weights, buffers, and what it wraps beside them.
+
+    Attributes count where they are estimators, arrays or tensors; counters and caches do not.
+
+    Raises:
+        UnknownStateError: If a wrapped estimator cannot be read.
+    """
+    tensors = module.state_dict() | dict(module.named_buffers())  # buffers that are not saved count as well
+    parts: list[Any] = [repr(module), *(part for item in tensors.items() for part in item)]
+    for name, part in module.named_modules():
+        for key, value in sorted(vars(part).items()):
+            if isinstance(value, np.ndarray | Tensor) or hasattr(value, "predict"):
+                parts += [f"{name}.{key}", state_digest(value)]
+    return parts
+
+
+def _function_parts(function: types.FunctionType) -> list[Any]:
+    """Code, defaults, what is closed over, and the global objects that the code names."""
+    code = function.__code__
+    closed = [cell.cell_contents for cell in function.__closure__ or () if not _is_empty(cell)]
+    used = [function.__globals__[name] for name in code.co_names if name in function.__globals__]
+    states = [value for value in used if not isinstance(value, types.ModuleType | type) and _is_near(value, function)]
+    constants = [value for value in code.co_consts if not isinstance(value, types.CodeType)]
+    inner = [value.co_code for value in code.co_consts if isinstance(value, types.CodeType)]
+    return [code.co_code, constants, inner, function.__defaults__, function.__kwdefaults__, closed, states]
+
+
+def _is_near(value: Any, function: types.FunctionType) -> bool:
+    """Functions of other modules are libraries'."""
+    return getattr(value, "__module__", None) == function.__module__ or not isinstance(value, types.FunctionType)
+
+
+def _is_named(value: Any) -> bool:
+    """Functions that are not written in Python are known by their names."""
+    return callable(value) and isinstance(getattr(value, "__name__", None), str)
+
+
+def _is_empty(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return True
+    return False
+
+
+def _object_parts(value: Any, inner: tuple[int, ...], named: Any) -> list[str]:
+    """The state of an object: its attributes where they are all it has, else what it would pickle."""
+    own = type(value).__reduce_ex__ is object.__reduce_ex__ and type(value).__reduce__ is object.__reduce__
+    if own and hasattr(value, "__dict__") and not hasattr(type(value), "__slots__"):
+        return named(vars(value))
+    try:
+        return [joblib.hash(value)]
+    except Exception as error:  # what a pickler raises for connections, locks and sessions, of any type
+        raise UnknownStateError(f"the state of a {type(value).__qualname__} cannot be read ({error})") from error
+
+
+def _content(name: Any) -> list[str]:
+    """The digest of a file's content, where a text names one."""
+    if len(str(name)) > _LARGEST_NAME or "\0" in str(name) or "\n" in str(name):
+        return []
+    try:
+        path = Path(name)
+        return [digest(np.fromfile(path, np.uint8))] if path.is_file() else []
+    except OSError:
+        return []
