@@ -284,7 +284,7 @@ class TestFiles:
 
 class TestRefused:
     def test_a_module_without_facts(self):
-        with pytest.raises(InputError, match="expert_classes: the policy must know its experts"):
+        with pytest.raises(InputError, match="expert_classes is not set; pass experts"):
             FrugalFoEModule()
 
     def test_expert_classes_that_differ_from_the_experts(self):
@@ -350,7 +350,7 @@ class TestRefused:
         outputs = tiny.outputs(rows=ROWS)
         with pytest.raises(InputError, match="raw input needs experts to query"):
             tiny.trainer().fit(module(outputs), datamodule=tiny.data())
-        with pytest.raises(InputError, match="this policy reads stored outputs and holds no experts"):
+        with pytest.raises(InputError, match="this policy reads stored outputs and has no experts"):
             module(outputs)(torch.zeros(3, 4))
 
     def test_a_foreign_checkpoint(self, tmp_path):

@@ -430,7 +430,7 @@ class TestOptimization:
     def test_schedules_that_wait_for_a_metric_are_refused(self):
         with pytest.raises(InputError, match="ReduceLROnPlateau needs a metric"):
             fit(module(scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau))
-        with pytest.raises(InputError, match="LBFGS asks for the loss several times"):
+        with pytest.raises(InputError, match="LBFGS evaluates the loss several times"):
             fit(module(mixer_optimizer=torch.optim.LBFGS))
 
     @pytest.mark.filterwarnings("ignore:.*LightningModule.log:UserWarning")

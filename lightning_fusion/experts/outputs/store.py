@@ -283,7 +283,7 @@ class ExpertOutputs:
         named = {f"classes of {name}": labels for name, labels in expert_classes.items()}
         for what, names in {**named, "classes of the task": vocabulary, "domains": domains}.items():
             if len(set(names)) < len(names):
-                raise InputError(f"{what}: found doubled names in {shorten(names)}")
+                raise InputError(f"{what}: found duplicate names in {shorten(names)}")
         unknown = (set(costs) | set(expert_domains or {})) - set(expert_classes)
         if unknown:
             raise InputError(f"costs or expert_domains name {shorten(sorted(unknown))}, which is no expert")
