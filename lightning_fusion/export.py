@@ -61,7 +61,8 @@ class FusedNetwork(nn.Module):
             outputs = torch.cat([expert(input) for expert in self.experts.values()], dim=1)
             logits = self.network(outputs)
         if self.target == "label" and not self.mean_weight:
-            return logits.softmax(-1)
+            result: Tensor = logits.softmax(-1)
+            return result
         experts, classes = self.shape
         spread = outputs.new_zeros(outputs.shape[0], experts * classes).index_copy(1, self.place, outputs)
         spread = spread.reshape(-1, experts, classes)

@@ -260,4 +260,5 @@ class CheckedLoading:
         """
         content = read_checkpoint(checkpoint_path)
         _check_complete(cls, content.get("hyper_parameters", {}), arguments, checkpoint_path)
-        return super().load_from_checkpoint(checkpoint_path, *args, **arguments)  # type: ignore[misc]
+        result: Self = super().load_from_checkpoint(checkpoint_path, *args, **arguments)  # type: ignore[misc]
+        return result

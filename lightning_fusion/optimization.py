@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules of modules, with the defaults of the library."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
@@ -115,7 +115,8 @@ def step_together(module: LightningModule, loss: Tensor, turns: Sequence[bool]) 
             scaler.update(scale)
         optimizer.step()
         if schedule.interval == "step" or module.trainer.is_last_batch:
-            cast(torch.optim.lr_scheduler.LRScheduler, schedule.scheduler).step()
+            scheduler: Any = schedule.scheduler  # none that needs a metric
+            scheduler.step()
         scales += [scaler.get_scale()] if scaler is not None else []
     if scales:
         scaler.update(min(scales))

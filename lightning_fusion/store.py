@@ -336,7 +336,8 @@ def _read_manifest(folder: Path, kind: str) -> dict[str, Any]:
         _check_schema(manifest)
     except (TypeError, ValueError) as error:
         raise _damaged(kind, file, error) from error
-    return manifest
+    result: dict[str, Any] = manifest
+    return result
 
 
 def _check_schema(manifest: dict[str, Any]) -> None:

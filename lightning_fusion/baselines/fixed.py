@@ -27,7 +27,8 @@ class BestSingle(Baseline):
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """Return the predictions of the selected expert."""
-        return outputs[:, self.best].argmax(1)
+        result: np.ndarray = outputs[:, self.best].argmax(1)
+        return result
 
 
 class SoftmaxAverage(Baseline):
@@ -40,7 +41,8 @@ class SoftmaxAverage(Baseline):
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """Return the class with the largest mean probability."""
-        return outputs.mean(1).argmax(1)
+        result: np.ndarray = outputs.mean(1).argmax(1)
+        return result
 
 
 class MostConfident(Baseline):
@@ -53,7 +55,8 @@ class MostConfident(Baseline):
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """Return the class with the largest probability of any expert."""
-        return outputs.max(1).argmax(1)
+        result: np.ndarray = outputs.max(1).argmax(1)
+        return result
 
 
 class MajorityVote(Baseline):
@@ -67,4 +70,5 @@ class MajorityVote(Baseline):
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """Return the class with the most votes."""
         votes = (outputs.argmax(2)[:, :, None] == np.arange(outputs.shape[2])).sum(1)
-        return (votes + 0.5 * outputs.mean(1)).argmax(1)
+        result: np.ndarray = (votes + 0.5 * outputs.mean(1)).argmax(1)
+        return result

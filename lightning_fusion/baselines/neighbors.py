@@ -34,7 +34,8 @@ class NearestNeighbors(Baseline):
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """Return the vote of the neighbors."""
-        return self.model.predict(outputs.reshape(len(outputs), -1))
+        result: np.ndarray = self.model.predict(outputs.reshape(len(outputs), -1))
+        return result
 
 
 class KNORAE(Baseline):
@@ -74,4 +75,5 @@ class KNORAE(Baseline):
         chosen = (run == run.max(1, keepdims=True)).astype(outputs.dtype)[:, :, None]
         votes = ((outputs.argmax(2)[:, :, None] == np.arange(outputs.shape[2])) * chosen).sum(1)
         mean = (outputs * chosen).sum(1) / chosen.sum(1)
-        return (votes + 0.5 * mean).argmax(1)
+        result: np.ndarray = (votes + 0.5 * mean).argmax(1)
+        return result

@@ -14,7 +14,8 @@ def oracle_selection(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
         array([ True])
     """
     outputs, targets = as_labeled(outputs, targets)
-    return (outputs.argmax(2) == targets[:, None]).any(1)
+    result: np.ndarray = (outputs.argmax(2) == targets[:, None]).any(1)
+    return result
 
 
 def oracle_expert(outputs: np.ndarray, targets: np.ndarray, trained: np.ndarray) -> np.ndarray:
@@ -33,7 +34,8 @@ def oracle_expert(outputs: np.ndarray, targets: np.ndarray, trained: np.ndarray)
     """
     outputs, targets = as_labeled(outputs, targets)
     right = (outputs.argmax(2) == targets[:, None]) & trained
-    return right.sum(1) / np.maximum(trained.sum(1), 1)
+    result: np.ndarray = right.sum(1) / np.maximum(trained.sum(1), 1)
+    return result
 
 
 def least_expensive_correct(outputs: np.ndarray, targets: np.ndarray, costs: Costs) -> CostPoint:

@@ -39,4 +39,5 @@ class LogisticStacking(Baseline):
         """Return the class that the regression predicts."""
         if self.constant is not None:
             return np.full(len(outputs), self.constant)
-        return self.model.predict(outputs.reshape(len(outputs), -1)[:, self.columns])
+        result: np.ndarray = self.model.predict(outputs.reshape(len(outputs), -1)[:, self.columns])
+        return result

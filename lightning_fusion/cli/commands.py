@@ -145,15 +145,13 @@ def _recipe(name: str, args: list[str]) -> Any:
 def _function(name: str) -> Callable[..., Any]:
     """Return the recipe of a name or an import path."""
     known = recipes()
-    if name in known:
-        return resolve_name(known[name])
-    if "." not in name:
+    if name not in known and "." not in name:
         raise InputError(
             f"recipe: found {name!r}; expected one of {', '.join(known)}, or the import path of a function"
             f"{suggestion(name, known)}"
         )
     try:
-        function = resolve_name(name)
+        function: Callable[..., Any] = resolve_name(known.get(name, name))
     except (ImportError, AttributeError) as error:
         raise InputError(
             f"recipe: {name} cannot be imported ({error}); expected the import path of a function"
@@ -191,4 +189,5 @@ def _arguments(parser: ArgumentParser, args: list[str], described: Sequence[str]
     given = parser.instantiate_classes(config).as_dict() | {key: value.as_dict() for key, value in kept.items()}
     for key, value in kept.items():
         config[key] = value
-    return given | {"config": config}
+    result: dict[str, Any] = given | {"config": config}
+    return result

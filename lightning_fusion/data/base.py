@@ -138,7 +138,7 @@ class FusionDataModule(SlicedDataModule):
     augmentation: nn.Module | None = None
 
     @staged_property(Stage.USING)
-    def _made_rows(self) -> dict[str, Dataset]:
+    def _made_rows(self) -> dict[str, Dataset[Any]]:
         return {}
 
     @property
@@ -370,7 +370,8 @@ class TargetRows(Dataset[Batch]):
 
     def __getitem__(self, item: Any) -> Batch:
         batch = self.dataset[self.rows[item]]
-        return batch._replace(target=batch.target.where(self.labeled[item], UNLABELED))
+        result: Batch = batch._replace(target=batch.target.where(self.labeled[item], UNLABELED))
+        return result
 
 
 def sample_metadata(dataset: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch.utils.data.distributed import DistributedSampler
 from lightning_fusion.errors import InputError
 
 
-class SliceSampler(DistributedSampler, SequentialSampler):
+class SliceSampler(DistributedSampler[Any], SequentialSampler):
     """Sampler that yields one index tensor per batch, so that a batch is one slice.
 
     The order is a function of (seed, epoch) alone: a run that is resumed between epochs continues it; in the middle
@@ -64,13 +64,13 @@ class SliceSampler(DistributedSampler, SequentialSampler):
 
 
 def slice_loader(
-    dataset: Dataset,
+    dataset: Dataset[Any],
     batch_size: int,
     shuffle: bool,
     seed: int = 0,
     num_workers: int = 0,
     kind: Callable[..., SliceSampler] = SliceSampler,
-) -> DataLoader:
+) -> DataLoader[Any]:
     """Return a loader of slices of ``dataset``, which must accept the items that a sampler of this ``kind`` yields."""
     sampler = kind(len(dataset), batch_size, shuffle, seed)  # type: ignore[arg-type]
     return DataLoader(
@@ -104,23 +104,23 @@ class SlicedDataModule(LightningDataModule):
         """Return the data set of one split (``train``, ``val`` or ``test``), which takes index tensors."""
         raise NotImplementedError(f"{type(self).__name__} must implement rows(split)")
 
-    def _loader(self, split: str, kind: Callable[..., SliceSampler] = SliceSampler) -> DataLoader:
+    def _loader(self, split: str, kind: Callable[..., SliceSampler] = SliceSampler) -> DataLoader[Any]:
         shuffle = split == "train" and _draws_order(self.trainer)
         return slice_loader(self.rows(split), self.batch_size, shuffle, self.seed, self.num_workers, kind)
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Any]:
         """Return batches of the training split in an order that depends on (seed, epoch)."""
         return self._loader("train")
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader[Any]:
         """Return batches of the validation split, in order."""
         return self._loader("val")
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> DataLoader[Any]:
         """Return batches of the test split, in order."""
         return self._loader("test")
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self) -> DataLoader[Any]:
         """Return batches of the test split, in order."""
         return self._loader("test")
 

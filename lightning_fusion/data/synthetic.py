@@ -139,7 +139,8 @@ class _Voice:
         spoken = lfilter([1, tilt], [1], spoken) / np.abs(spoken).max()
         spoken += session * 10 ** generator.uniform(-2.5, -1.5) * generator.standard_normal(length, dtype=np.float32)
         level = 0.9 * 10 ** (-session * generator.uniform(0, 0.7))
-        return (level * spoken / np.abs(spoken).max()).astype(np.float32)
+        result: np.ndarray = (level * spoken / np.abs(spoken).max()).astype(np.float32)
+        return result
 
     def _glottis(self, length: int, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
         """Return the derivative of Rosenberg's pulse (JASA 1971) with a varying pitch, and breath noise."""
@@ -154,7 +155,8 @@ class _Voice:
         pulse = np.where(place < 0.7, opening, np.where(place < 1, closing, 0.0))
         flow = pulse[((phase + generator.random()) % 1 * len(pulse)).astype(np.int32)]
         noise = generator.standard_normal(length, dtype=np.float32)
-        return np.diff(flow, prepend=flow[0]) + self.breath * 0.1 * noise
+        result: np.ndarray = np.diff(flow, prepend=flow[0]) + self.breath * 0.1 * noise
+        return result
 
 
 def _resonators(centers_hz: np.ndarray, widths_hz: np.ndarray, sample_rate_hz: int) -> np.ndarray:
@@ -255,4 +257,5 @@ def synthetic_motion(
 
 def _rotations(vectors: np.ndarray) -> np.ndarray:
     """Return (..., 3, 3) rotations about vectors (..., 3), by their lengths in radians."""
-    return Rotation.from_rotvec(vectors).as_matrix()
+    result: np.ndarray = Rotation.from_rotvec(vectors).as_matrix()
+    return result

@@ -47,7 +47,8 @@ def known_classes(network: Any) -> list[Any] | None:
         return None
     if isinstance(found, list) or np.asarray(found).ndim != 1:
         raise InputError(f"network: the {type(estimator).__name__} has several outputs; expected one class per sample")
-    return np.asarray(found).tolist()
+    result: list[Any] | None = np.asarray(found).tolist()
+    return result
 
 
 def class_order(known: Sequence[Any], classes: Sequence[str] | None) -> tuple[list[str], list[int] | None]:

@@ -131,9 +131,10 @@ def _is_empty(cell: types.CellType) -> bool:
 
 def _object_parts(value: Any, inner: tuple[int, ...], named: Any) -> list[str]:
     """The state of an object: its attributes where they are all it has, else what it would pickle."""
-    own = type(value).__reduce_ex__ is object.__reduce_ex__ and type(value).__reduce__ is object.__reduce__
-    if own and hasattr(value, "__dict__") and not hasattr(type(value), "__slots__"):
-        return named(vars(value))
+    defined = {name for base in type(value).__mro__[:-1] for name in vars(base)}
+    if not defined & {"__reduce_ex__", "__reduce__"} and hasattr(value, "__dict__") and "__slots__" not in defined:
+        result: list[str] = named(vars(value))
+        return result
     try:
         return [joblib.hash(value)]
     except Exception as error:  # what a pickler raises for connections, locks and sessions, of any type

@@ -194,7 +194,8 @@ def _opened(
 def _drawn(owned: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Draw one of the experts trained on each row's domain, (N, K) bool, as a function of the row's index."""
     rank = (index * 2_654_435_761 >> 7) % owned.sum(1)
-    return (owned.cumsum(1) > rank[:, None]).argmax(1)
+    result: np.ndarray = (owned.cumsum(1) > rank[:, None]).argmax(1)
+    return result
 
 
 class _Embedding(LightningModule):

@@ -41,7 +41,8 @@ class Writer(Protocol):
 def write(network: Any, input: Mapping[str, Tensor], max_new_tokens: int) -> tuple[Tensor, Tensor]:
     """Generate texts (B, T) with their embeddings (B, D), in one pass where the network supports it."""
     if hasattr(network, "answer"):
-        return network.answer(input, max_new_tokens)
+        result: tuple[Tensor, Tensor] = network.answer(input, max_new_tokens)
+        return result
     text = network.generate(input, max_new_tokens)
     return text, network.embed(input, text)
 

@@ -139,11 +139,13 @@ class GenerativeFoE(CheckedLoading, LightningModule):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Map (B, sum of D_k) embeddings, side by side in the order of ``representation_dims``, to (B, K) logits."""
-        return self.network((embeddings - self.center) / self.scale)
+        result: Tensor = self.network((embeddings - self.center) / self.scale)
+        return result
 
     def choose(self, embeddings: Tensor) -> Tensor:
         """(B,) int64, the expert whose text is to be returned."""
-        return self(embeddings).argmax(1)
+        result: Tensor = self(embeddings).argmax(1)
+        return result
 
     # ----------------------------------------------------------------- steps
 
@@ -152,7 +154,8 @@ class GenerativeFoE(CheckedLoading, LightningModule):
         batch = self._stored(batch, "train")
         loss = self.loss(self(batch.input).float(), batch.target)
         log_train(self, {"loss": loss}, batch)
-        return loss
+        result: Tensor = loss
+        return result
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log ``val_loss`` and ``val_choice_accuracy``, the fraction given to the expert of their domain."""
@@ -177,7 +180,8 @@ class GenerativeFoE(CheckedLoading, LightningModule):
                 f"the {split} loader's input is {found}; expected embeddings (B, {width}): collect them with "
                 "collect_embeddings, and use EmbeddingsDataModule as data"
             )
-        return batch
+        result: Batch = batch
+        return result
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The ``index``, chosen ``expert`` and ``generated`` text of a batch; of stored embeddings no text.

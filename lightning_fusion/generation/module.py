@@ -83,13 +83,15 @@ class GenerativeExpertModule(CheckedLoading, LightningModule):
 
     def forward(self, input: Any, target: Tensor) -> Tensor:
         """Log-probabilities (B, T + 1, V) of what follows the start and each token of the target (B, T)."""
-        return self.network(input, target)
+        result: Tensor = self.network(input, target)
+        return result
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean negative log-likelihood of a token."""
         loss = self.loss(*self._predict(batch, "train"))
         log_train(self, {"loss": loss}, as_batch(batch, "the train loader"))
-        return loss
+        result: Tensor = loss
+        return result
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log ``val_loss``, and ``val_token_accuracy``, the fraction of tokens predicted right."""

@@ -127,7 +127,8 @@ class PairFiles:
         def draw(rows: np.ndarray, share: float, kind: int) -> np.ndarray:
             kept, held = stratified_split(stratum[rows], share, self.seed * 1009 + kind)
             part[rows[held]] = kind
-            return rows[kept]
+            result: np.ndarray = rows[kept]
+            return result
 
         rows = draw(leader, self.test_fraction, _TEST)
         rows = draw(rows, self.fuser_fraction / (1 - self.test_fraction), _FUSER)
@@ -141,7 +142,8 @@ class PairFiles:
                     f"{self.root}: the part for {name} has no pair of the domain(s) {shorten(lacking)}; give more "
                     "pairs, or change test_fraction, fuser_fraction or val_fraction"
                 )
-        return part
+        result: np.ndarray = part
+        return result
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
@@ -169,7 +171,8 @@ class PairFiles:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of some tokens."""
-        return self.tokenizer.backend.decode(list(tokens)).strip()
+        result: str = self.tokenizer.backend.decode(list(tokens)).strip()
+        return result
 
     def save_tokenizer(self, folder: str | Path) -> Path:
         """Write a ``tokenizer.json``, which transformers and this library read."""

@@ -13,7 +13,8 @@ from lightning_fusion.plotting.page import label_axes, legend_below, page, style
 
 def _deviate(rate: ArrayLike) -> np.ndarray:
     """Return normal deviates; rates of 0 and 1 are placed outside the axes."""
-    return norm.ppf(np.clip(rate, 1e-7, 1 - 1e-7))
+    result: np.ndarray = norm.ppf(np.clip(rate, 1e-7, 1 - 1e-7))
+    return result
 
 
 @styled

@@ -153,7 +153,8 @@ class SeedRun:
 
     def expert_rows(self, name: str) -> FusionDataModule:
         """What the expert of a domain is trained on."""
-        return self.data.variant(role="expert", domain=name)
+        result: FusionDataModule = self.data.variant(role="expert", domain=name)
+        return result
 
     def load_expert(self, path: Path, network: Callable[[int], nn.Module]) -> Expert:
         """The expert in a checkpoint of :meth:`train_expert`."""

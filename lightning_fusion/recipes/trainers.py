@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
     Checkpoint,
     DeviceStatsMonitor,
@@ -19,7 +20,6 @@ from lightning.pytorch.callbacks import (
     RichProgressBar,
 )
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fusion.errors import InputError, shorten
@@ -201,7 +201,8 @@ class Trainers:
         if "save_dir" in takes:
             given["save_dir"] = str(self.folder / "logs" / (given.get("save_dir") or "."))
             Path(given["save_dir"]).mkdir(parents=True, exist_ok=True)
-        return _build({"class_path": described["class_path"], "init_args": given}, "trainer.logger")
+        result: Logger = _build({"class_path": described["class_path"], "init_args": given}, "trainer.logger")
+        return result
 
 
 class _Nothing(LightningModule):

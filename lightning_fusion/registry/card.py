@@ -128,7 +128,8 @@ def as_json(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     if not is_plain(dict(value)):
         raise InputError(f"a card contains numbers, texts, lists and dicts only; found {value}")
-    return json.loads(json.dumps(dict(value)))
+    result: dict[str, Any] | None = json.loads(json.dumps(dict(value)))
+    return result
 
 
 def _list_of(*kinds: type) -> Callable[[Any], bool]:

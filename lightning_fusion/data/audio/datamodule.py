@@ -199,7 +199,7 @@ class BaseAudioDataModule(ModalityDataModule):
         """Find, split and read the recordings; inexpensive when repeated."""
         self.split, self.recordings  # noqa: B018
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Any]:
         """Return batches of random crops; order and crops depend on (seed, epoch)."""
         return self._loader("train", CropSampler)
 
@@ -246,7 +246,8 @@ class BaseAudioDataModule(ModalityDataModule):
     def _row_numbers(self, split: str) -> np.ndarray:
         """Sample indices of a split: that of the file, plus the number of files for each part after the first."""
         parts = np.arange(getattr(self, _PARTS[split]))
-        return (self.split.files[split] + len(self.layout.names) * parts[:, None]).reshape(-1)
+        result: np.ndarray = (self.split.files[split] + len(self.layout.names) * parts[:, None]).reshape(-1)
+        return result
 
     def make_rows(self, split: str) -> RowDataset:
         """Return the recordings, or parts of them, of a split."""

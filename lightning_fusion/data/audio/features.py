@@ -62,7 +62,8 @@ class LogMel(nn.Module):
 
     def raw(self, waveforms: Tensor) -> Tensor:
         """Return log-mel features (B, M, frames) without subtracting the mean."""
-        return self.mel(waveforms).clamp_min_(self.floor).log_()
+        result: Tensor = self.mel(waveforms).clamp_min_(self.floor).log_()
+        return result
 
     def _features(self, waveforms: Tensor) -> Tensor:
         features = self.raw(waveforms)
@@ -157,7 +158,8 @@ class SpeechAugmentation(nn.Module):
         length = next_fast_len(waveforms.shape[1] + len(time) - 1, real=True)
         wet = torch.fft.irfft(torch.fft.rfft(waveforms, length) * torch.fft.rfft(response, length), length)
         wet = wet[:, : waveforms.shape[1]]
-        return wet * (_rms(waveforms) / _rms(wet).clamp_min(1e-12))
+        result: Tensor = wet * (_rms(waveforms) / _rms(wet).clamp_min(1e-12))
+        return result
 
     def _background(self, waveforms: Tensor) -> Tensor:
         spectrum = torch.fft.rfft(torch.randn_like(waveforms))
@@ -165,7 +167,8 @@ class SpeechAugmentation(nn.Module):
         slope_db = _uniform((0.0, 6.0), waveforms)
         noise = torch.fft.irfft(spectrum * 10 ** (-slope_db * octave / 20), n=waveforms.shape[1])
         wanted = _rms(waveforms) * 10 ** (-_uniform(self.snr_db, waveforms) / 20)
-        return waveforms + noise * (wanted / _rms(noise).clamp_min(1e-12))
+        result: Tensor = waveforms + noise * (wanted / _rms(noise).clamp_min(1e-12))
+        return result
 
 
 def _uniform(ends: Sequence[float], waveforms: Tensor) -> Tensor:
@@ -180,4 +183,5 @@ def _rms(waveforms: Tensor) -> Tensor:
 def _respeed(waveforms: Tensor, factor: float) -> Tensor:
     length = waveforms.shape[1]
     changed = require("torchaudio.functional", "audio").resample(waveforms, round(100 * factor), 100)
-    return changed.repeat(1, -(-length // changed.shape[1]))[:, :length]
+    result: Tensor = changed.repeat(1, -(-length // changed.shape[1]))[:, :length]
+    return result

@@ -199,7 +199,8 @@ class AudioFiles:
         last = min(int(self._stored[number]), (-(-(start + count) // up) + reach) * down)
         samples = self._decode(number, first * down, last - first * down)
         resampled = self._resamplers[int(self._rates[number])](samples)
-        return resampled[start - first * up :][:count].clamp(-1, 1)
+        result: Tensor = resampled[start - first * up :][:count].clamp(-1, 1)
+        return result
 
     def _decode(self, number: int, start: int, count: int) -> Tensor:
         soundfile = require("soundfile", "audio")

@@ -362,7 +362,8 @@ def resize_images(pixels: np.ndarray, image_size: int | None) -> Tensor:
         return images
     from torchvision.transforms.v2.functional import resize
 
-    return resize(images, [image_size, image_size], antialias=True)
+    result: Tensor = resize(images, [image_size, image_size], antialias=True)
+    return result
 
 
 def _union(parts: Iterable[np.ndarray]) -> np.ndarray:

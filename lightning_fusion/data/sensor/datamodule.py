@@ -239,7 +239,8 @@ class BaseSensorDataModule(DomainsDataModule):
 
     @staged_property(Stage.CUTTING)
     def _domain_of(self) -> np.ndarray:
-        return self._arrangement.domain[self._cut.recording]
+        result: np.ndarray = self._arrangement.domain[self._cut.recording]
+        return result
 
     @staged_property(Stage.SPLITTING)
     def _split(self) -> np.ndarray:
@@ -254,7 +255,8 @@ class BaseSensorDataModule(DomainsDataModule):
         split = of_unit[who.unit][cut.recording]
         for message in poor_domains(who, self._domain_of, label, split, self._more_sessions()):
             self.messages.warn(message)
-        return split
+        result: np.ndarray = split
+        return result
 
     def _more_sessions(self) -> str:
         """Return a hint on how to divide this source into more sessions, for messages; may be empty."""

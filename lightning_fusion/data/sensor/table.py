@@ -120,7 +120,8 @@ class FeatureTableDataModule(BaseSensorDataModule):
     @staged_property(Stage.USING)
     def _fill(self) -> Tensor:
         """(features,) replacements of missing values: medians of the training samples."""
-        return self._over_training("fill", self._measured_fill)
+        result: Tensor = self._over_training("fill", self._measured_fill)
+        return result
 
     def _measured_fill(self, rows: Tensor) -> Tensor:
         values = self._source.series.samples

@@ -60,7 +60,8 @@ def cut_windows(series: Series, length: int, step: int, min_agreement: float, ig
 
 def _count(flags: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
     total = np.append(0, np.cumsum(flags, dtype=np.int64))
-    return total[starts + length] - total[starts]
+    result: np.ndarray = total[starts + length] - total[starts]
+    return result
 
 
 class RowInputs:

@@ -121,7 +121,8 @@ class BaseTextDataModule(DomainsDataModule):
     @property
     def vocab_size(self) -> int:
         """Size of the vocabulary, the number of rows of a network's embedding."""
-        return self._corpus.facts["vocab_size"]
+        result: int = self._corpus.facts["vocab_size"]
+        return result
 
     @vocab_size.setter
     def vocab_size(self, most: int) -> None:
@@ -163,7 +164,8 @@ class BaseTextDataModule(DomainsDataModule):
     def decode(self, tokens: Sequence[int] | Tensor) -> str:
         """Decode (L,) token ids to a text, without padding."""
         numbers = [int(token) for token in tokens if token != self.preprocessing["pad_id"]]
-        return self._text_tokenizer.backend.decode(numbers).strip()
+        result: str = self._text_tokenizer.backend.decode(numbers).strip()
+        return result
 
     # ------------------------------------------------------------- Lightning
 
@@ -172,7 +174,7 @@ class BaseTextDataModule(DomainsDataModule):
         if self.cache is not None:
             self._corpus  # noqa: B018
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Any]:
         """Return batches of texts of similar length, in an order that depends on (seed, epoch)."""
         if not self.bucket:
             return self._loader("train")

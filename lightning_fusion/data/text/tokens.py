@@ -109,7 +109,8 @@ class TextTokenizer:
     @property
     def vocab_size(self) -> int:
         """Size of the vocabulary: the largest token id plus one."""
-        return max(self.backend.get_vocab().values()) + 1
+        result: int = max(self.backend.get_vocab().values()) + 1
+        return result
 
     @property
     def fingerprint(self) -> str:

@@ -42,4 +42,5 @@ def bag_of_words(words: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> np
     weight = np.zeros(len(counts))
     weight[rows] = 1 / np.maximum(counts[rows], 1)
     share = np.bincount(words, np.repeat(weight, counts), BUCKETS)
-    return np.sqrt(share / max(share.sum(), 1e-12)).astype(np.float32)
+    result: np.ndarray = np.sqrt(share / max(share.sum(), 1e-12)).astype(np.float32)
+    return result

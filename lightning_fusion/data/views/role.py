@@ -104,7 +104,8 @@ class RoleDataModule(DataView):
     def make_rows(self, split: str) -> RowDataset:
         """Return the samples of a split for this role and domain."""
         if self.role == "expert" or split == "test":
-            return self._own.rows(split)
+            result: RowDataset = self._own.rows(split)
+            return result
         held = self._rows_of_data("val")
         kept, watched = stratified_split(
             np.asarray(sample_metadata(held)[0]), self.fuser_val_fraction, seed=self.data.seed * 1009 + _DRAW
@@ -118,7 +119,7 @@ class RoleDataModule(DataView):
             return self._own.fingerprint(split)
         return digest(self.data.fingerprint("val"), self.rows(split).rows)
 
-    def _loader(self, split: str, kind: Callable[..., SliceSampler] = SliceSampler) -> DataLoader:
+    def _loader(self, split: str, kind: Callable[..., SliceSampler] = SliceSampler) -> DataLoader[Any]:
         if self.role == "fuser" and split != "test":
             return super()._loader(split, kind)
         own = self._wrapped()  # which may order and collate its samples in its own way

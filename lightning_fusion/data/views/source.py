@@ -66,7 +66,8 @@ class SourceDataModule(DataView):
         """Return light statistics of the samples of the kept classes, as the wrapped module computes them."""
         data: Any = copy.copy(self.data)
         data.rows = self.rows  # the wrapped module computes statistics from its rows
-        return data.statistics(split)
+        result: Tensor = data.statistics(split)
+        return result
 
     def make_rows(self, split: str) -> RowDataset:
         """Return the samples of a split that belong to the kept classes."""

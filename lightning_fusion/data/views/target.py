@@ -84,7 +84,8 @@ class TargetDataModule(DataView):
         """Return light statistics of the domain's samples, as the wrapped module computes them."""
         takes = "domain" in constructor_arguments(type(self.data))
         data: Any = self.data.variant(domain=self.domain) if takes else self.data
-        return data.statistics(split)
+        result: Tensor = data.statistics(split)
+        return result
 
     def fingerprint(self, split: str) -> str:
         """Return a fingerprint of the content of one split and of the draw of labels."""
@@ -177,7 +178,7 @@ class TargetDataModule(DataView):
         super().setup(stage)
         self.train_dataloader()
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Any]:
         """Return batches of the training split in an order that depends on (seed, epoch), each with labeled samples."""
         if not self.unlabeled:
             return self._loader("train")

@@ -135,7 +135,8 @@ class ClassificationChains(ChainRun):
         epochs = math.ceil(_LATE_STEPS * min(1, data.batch_size / len(rows)))
         self.trainer("late_" + "_".join(chain), epochs, validates=False, bar=False).fit(module, data)
         with torch.no_grad():
-            return module.eval()(data.rows("test").inputs)
+            result: Tensor = module.eval()(data.rows("test").inputs)
+            return result
 
     def _diversity(self, arm: str, chain: list[str]) -> None:
         answers = self._known(chain, "test").argmax(2)

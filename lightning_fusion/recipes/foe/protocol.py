@@ -356,7 +356,8 @@ class _OneExpert(nn.Module):
 
     def forward(self, outputs: Tensor) -> Tensor:
         """Map (B, sum of C_k) to (B, C)."""
-        return self.network(outputs[:, self.block])
+        result: Tensor = self.network(outputs[:, self.block])
+        return result
 
 
 def _figures(report: Report, folder: Path, outputs: ExpertOutputs, seed: int, main: str) -> Figures:

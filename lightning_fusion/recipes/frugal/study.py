@@ -57,10 +57,14 @@ class _Fusion:
         self.policy, self.outputs = policy, outputs
 
     def error(self, subset: Sequence[int]) -> float:
-        return self.policy.error([self.policy.names[k] for k in subset])
+        result: float = self.policy.error([self.policy.names[k] for k in subset])
+        return result
 
     def predict(self, subset: Sequence[int]) -> np.ndarray:
-        return self.policy.fuse([self.policy.names[k] for k in subset], self.outputs).argmax(1).cpu().numpy()
+        result: np.ndarray = (
+            self.policy.fuse([self.policy.names[k] for k in subset], self.outputs).argmax(1).cpu().numpy()
+        )
+        return result
 
 
 class Study:

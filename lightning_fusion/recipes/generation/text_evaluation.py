@@ -1,5 +1,6 @@
 """FoE for regression: scorers of texts are fused to predict human ratings of them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,7 @@ class _TextEvaluation(Recipe):
         found[BEST] = alone[:, known.mean(0).argmax()]
         found[AVERAGE] = np.array([correlation(mean[test], values[test]) for values in human.T])
         found[ORACLE] = alone.max(1)
-        fusers = {
+        fusers: dict[str, Callable[[], Any]] = {
             "linear stacking (ridge)": lambda: make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 3, 13))),
             MAIN: lambda: HistGradientBoostingRegressor(**self.settings, early_stopping=False, random_state=seed),
         }
