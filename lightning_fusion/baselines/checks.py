@@ -1,7 +1,10 @@
 """Validation of the arrays passed to baselines."""
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 
+from lightning_fusion.baselines.base import Baseline
 from lightning_fusion.baselines.cost_points import Costs
 from lightning_fusion.data.targets import as_targets
 from lightning_fusion.errors import InputError, shorten
@@ -101,3 +104,28 @@ def as_problem(
     prices = as_costs(costs)
     check_costs(prices, known)
     return given, known, targets, prices
+
+
+def check_baselines(baselines: Mapping[str, Callable[[], Baseline]], num_experts: int, num_classes: int) -> None:
+    """Run baselines on random outputs, so that a fault in one shows before experts are trained.
+
+    Args:
+        baselines: Constructor of each by its name.
+        num_experts: K.
+        num_classes: C.
+
+    Raises:
+        InputError: If the predictions are not (N,) classes. Exceptions of a baseline get a note with its name.
+    """
+    targets = np.arange(max(64, 2 * num_classes)) % num_classes
+    outputs = np.random.default_rng(0).dirichlet(np.ones(num_classes), (len(targets), num_experts)).astype(np.float32)
+    for name, make in baselines.items():
+        try:
+            predicted = np.asarray(make().fit(outputs, targets).predict(outputs))
+        except Exception as error:
+            error.add_note(f"This is the baseline {name!r} on random outputs {outputs.shape} (N, K, C).")
+            raise
+        where = f"baselines: {name}: predictions"
+        if predicted.shape != targets.shape:
+            raise InputError(f"{where} have shape {predicted.shape}; expected {targets.shape}, a class per sample")
+        as_targets(predicted, num_classes, where)

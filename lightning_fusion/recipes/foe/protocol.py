@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lightning_fusion import plotting
 from lightning_fusion.baselines import BASELINES, Baseline, oracle_expert, oracle_selection
+from lightning_fusion.baselines.checks import check_baselines
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.views.role import with_roles
 from lightning_fusion.errors import InputError, shorten
@@ -136,6 +137,7 @@ def foe(
     data = with_roles(data)
     data.prepare_data()
     check_domains(data)
+    check_baselines(baselines, len(data.domains), len(data.classes))
     shares = check_overlaps(overlaps or [])
     measure = metric.replace("_", " ")
     expert = {"optimizer": optimizer, "scheduler": scheduler, "label_smoothing": label_smoothing, "mixup": mixup}
