@@ -34,7 +34,7 @@ PAGE = Path(__file__).parents[1] / "docs/architecture.md"
 def table() -> dict[str, set[str]]:
     """For each module the names that the page lists."""
     found = {}
-    for line in PAGE.read_text().split("## What each module logs")[1].splitlines():
+    for line in PAGE.read_text().split("## Logged metrics")[1].splitlines():
         if line.startswith("| `"):
             module, train, both, val, test = ([*re.findall(r"`(\w+)`", cell)] for cell in line.strip("|").split("|"))
             names = {f"train_{name}" for name in train}
@@ -86,7 +86,7 @@ def made(name: str, folder: Path) -> tuple[Any, Any]:
         how = {"max_new_tokens": 5, "trainer": tiny.trainer()}
         store = collect_embeddings(generation_script.experts(), language_models.pairs(20), folder / "store", **how)
         return generation_script.fuser(metric=metric), EmbeddingsDataModule(store, ["b"])
-    assert name == "GenerativeExpertModule"
+    assert name == "GenerativeExpertModule", f"add a case for {name} to made()"
     data = language_models.pairs(8)
     metric = MulticlassF1Score(language_models.VOCABULARY)
     return GenerativeExpertModule(PointerGenerator, language_models.VOCABULARY, max_new_tokens=3, metric=metric), data

@@ -16,4 +16,5 @@ def test_a_recipe_of_ones_own_is_named_by_its_import_path(tmp_path):
 
 
 def test_every_recipe_package_lists_its_recipes():
-    assert set(recipes()) == {"acorl", "foe", "frugal", "generative", "hat", "multiple_choice", "text_evaluation"}
+    known = {"acorl", "foe", "frugal", "generative", "hat", "multiple_choice", "text_evaluation"}
+    assert known <= set(recipes())
