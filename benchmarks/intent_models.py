@@ -34,11 +34,11 @@ def make(
 
     Args:
         source: Folder with ``data_full.json`` and ``domains.json``.
-        folder: To write to.
-        epochs: Of each model's training.
-        questions: Of each domain and split.
-        width: Of the models.
-        models: How many, of two domains each.
+        folder: Output folder.
+        epochs: Training epochs of each model.
+        questions: Number of questions of each domain and split.
+        width: Width of the models.
+        models: Number of models, of two domains each.
 
     Returns:
         Names of the models.

@@ -16,7 +16,7 @@ class Result:
     """One line of the table.
 
     Attributes:
-        name: Of the benchmark.
+        name: Name of the benchmark.
         compared: What is divided by what.
         ratio: Median over the repeats; a ratio of wall times unless ``compared`` says otherwise.
         target: Largest acceptable ratio; None where the number is only reported.

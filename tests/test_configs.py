@@ -222,7 +222,7 @@ def test_the_saved_configuration_of_a_recipe_runs_to_the_same_figures():
     again = main(["recipe", "foe", "-c", "run/config.yaml", "--output=again"])
     assert again.rows == first.rows
     trained = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*.ckpt") if path.parent.name != "fusers"}
-    assert main(["recipe", "foe", "-c", "run/config.yaml"]).rows == first.rows  # taken up, not trained again
+    assert main(["recipe", "foe", "-c", "run/config.yaml"]).rows == first.rows  # resumed, not retrained
     assert trained == {path: path.stat().st_mtime_ns for path in trained} and len(trained) == 3
 
 

@@ -40,7 +40,7 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class PairComparison:
-    """What :func:`compare_pairs` found; less overlap means that the members look at more different places.
+    """Result of :func:`compare_pairs`; less overlap means that the members attend to more different places.
 
     Attributes:
         pair: Overlap of the members of the pair, per sample.

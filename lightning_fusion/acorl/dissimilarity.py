@@ -75,7 +75,7 @@ class CenteredCosine(Dissimilarity):
     """1 - cos(z, v - mean of v): the default.
 
     What all samples share is taken out of v, so a constant prediction scores 1 and only what tells samples apart can
-    be learnt. The mean is that of all training batches so far, this one included.
+    be learned. The mean is that of all training batches so far, this one included.
 
     Args:
         num_features: D.

@@ -34,7 +34,7 @@ def average_outputs(outputs: Tensor, weights: Tensor | None = None) -> Tensor:
 def fit_output_weights(outputs: Tensor, target: Tensor) -> Tensor:
     """Fit the weights of the members that maximize the likelihood of held-out samples.
 
-    The mean log-likelihood is concave in the weights; it is climbed by expectation maximisation, from equal weights.
+    The mean log-likelihood is concave in the weights; it is climbed by expectation maximization, from equal weights.
     Likely is not the same as right: where members are badly calibrated, equal weights may have the higher accuracy.
 
     Args:
@@ -100,8 +100,8 @@ def late_fusion(
     Args:
         outputs: A store with representations.
         members: Whose representations.
-        batch_size: Of the training.
-        seed: Seed of the order of rows.
+        batch_size: Batch size of the training.
+        seed: Seed of the order of samples.
 
     Raises:
         InputError: If the store has no representations of a member.

@@ -42,7 +42,7 @@ class ACoRLModule(ExpertModule):
     for bit as :class:`~lightning_fusion.ExpertModule` does.
 
     Args:
-        network: Called with the number of classes, gives the network.
+        network: Factory of the network, called with the number of classes.
         experts: The frozen experts by name, or a pool; each must name its ``features``.
         features: Submodule of ``network`` whose output is z: the one before the task head.
         schedule: Strength of the reversal, lambda, by training progress: the trainer's steps over all steps of the
@@ -157,7 +157,7 @@ class ACoRLModule(ExpertModule):
             z: (B, D).
             input: The batch that gave z.
             target: (B,), or (B, C) where samples are mixed.
-            strength: Of the reversal.
+            strength: Strength of the reversal.
         """
         assert self.adversary is not None
         found: dict[str, Tensor] = self.adversary(z, self.pool.representations(input), target, strength)

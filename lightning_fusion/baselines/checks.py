@@ -47,12 +47,12 @@ def as_outputs(outputs: np.ndarray, where: str = "outputs") -> np.ndarray:
 def as_labeled(
     outputs: np.ndarray, targets: np.ndarray, names: tuple[str, str] = ("outputs", "targets")
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Outputs (N, K, C) of labeled samples, and their (N,) int64 classes.
+    """Convert outputs and targets of labeled samples.
 
     Args:
         outputs: (N, K, C) finite probabilities.
         targets: (N,) classes below C.
-        names: Of both arguments, for messages.
+        names: Names of both arguments, for messages.
 
     Raises:
         InputError: If a shape or a class does not fit, or a value is not finite.

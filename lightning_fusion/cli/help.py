@@ -18,10 +18,10 @@ from lightning_fusion import PUBLIC
 from lightning_fusion.cli.config import shipped_configs
 
 TRAINING = {
-    "fit": "train an expert, a fuser, ... from a YAML: -c FILE",
-    "validate": "evaluate on the validation split",
-    "test": "evaluate on the test split",
-    "predict": "predict the test split",
+    "fit": "Train an expert, a fuser, ... from a YAML: -c FILE",
+    "validate": "Evaluate on the validation split",
+    "test": "Evaluate on the test split",
+    "predict": "Predict the test split",
 }
 """Commands of LightningCLI, with their descriptions."""
 
@@ -61,13 +61,13 @@ def usage() -> str:
         "commands of a training run (LightningCLI):",
         *training,
         "",
-        "commands around it:",
-        "  recipe      run the protocol of a paper: recipe NAME --config FILE --output DIR, NAME one of",
+        "other commands:",
+        "  recipe      Run the protocol of a paper: recipe NAME --config FILE --output DIR, NAME one of",
         f"              {', '.join(recipes())}",
         *around,
         "",
-        "'lightning-fusion COMMAND --help' lists the options. A configuration file that does not exist is looked up",
-        f"among the shipped ones: {shipped_configs()}",
+        "'lightning-fusion COMMAND --help' lists the options. Configuration files are searched in the working",
+        f"directory, then among the shipped ones: {shipped_configs()}",
     ]
     return "\n".join(lines)
 

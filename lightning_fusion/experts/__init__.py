@@ -1,1 +1,1 @@
-"""What is fused: experts, pools of experts, and what a pool said about a data set."""
+"""Experts, pools of experts, and cached outputs of a pool."""

@@ -1,4 +1,4 @@
-"""What tells one state of a callable from another: weights of estimators, closures, arguments, files that they name."""
+"""Distinguishing content of a callable: weights of estimators, closures, arguments, files that they name."""
 
 import os
 import types
@@ -84,7 +84,7 @@ def _digest(value: Any, above: tuple[int, ...]) -> str:
 
 
 def module_parts(module: nn.Module) -> list[Any]:
-    """What tells one torch module from another: its structure, weights, buffers, and what it wraps beside them.
+    """Distinguishing content of a torch module: structure, weights, buffers, and objects that it wraps.
 
     Attributes count where they are estimators, arrays or tensors; counters and caches do not.
 

@@ -43,7 +43,7 @@ class MLPFuser(nn.Module):
 class RepresentationFuser(nn.Module):
     """Fuser network for outputs and representations: standardize - Dropout - (Linear - ReLU - Dropout) ... - Linear.
 
-    Representations are many numbers of any scale, and the rows are few: without dropout such a fuser learns them by
+    Representations are many numbers of any scale, and the samples are few: without dropout such a fuser learns them by
     heart (our choice; docs/methods/foe.md has the comparison). In training a batch is standardized by its own rows,
     where there are several processes by those of one.
 
@@ -85,7 +85,7 @@ def draw_expert_target(owners: Tensor, index: Tensor, seed: int = 0) -> Tensor:
     """Draw one expert trained on each sample's domain at random, as a function of the sample's index.
 
     The FoE paper draws one expert where several own a sample's class. The draw is a hash of (seed, sample, expert), so
-    it depends neither on the order of rows nor on the process or device.
+    it depends neither on the order of samples nor on the process or device.
 
     Args:
         owners: (B, K) bool.

@@ -40,43 +40,43 @@ class FoEFuserModule(CheckedLoading, LightningModule):
 
     The fuser F reads the experts' softmax outputs side by side and minimizes
 
-        sum over rows of CE(F([f_1(x), ..., f_K(x)]), target)
+        sum over samples of CE(F([f_1(x), ..., f_K(x)]), target)
 
-    where the target is the class label, or the expert that should answer (``target: expert``: then the chosen
-    expert's prediction is the answer). The experts stay frozen. The same class trains on stored outputs
+    where the target is the class label, or the expert to select (``target: expert``, whose output is then the
+    prediction). The experts stay frozen. The same class trains on stored outputs
     (:class:`~lightning_fusion.OutputsDataModule`: seconds) and on raw input, which then needs ``experts``.
 
-    A checkpoint holds the fuser, and the experts' facts with fingerprints; ``save_experts`` adds their weights.
+    A checkpoint contains the fuser, and the experts' metadata with fingerprints; ``save_experts`` adds their weights.
 
     Args:
         experts: The frozen experts by name, or a pool; None where only stored outputs are read.
         classes: The task's C classes. The command line takes this and the next three from the data module; with
             ``experts`` alone they are every class of some expert.
         expert_classes: Classes of each expert, in the order of its outputs; from ``experts`` where given.
-        domains: Names of the columns of ``Batch.domain``; needed where the target is the expert.
+        domains: Names of the columns of ``Batch.domain``; required if ``target`` is ``expert``.
         expert_domains: Domains that each expert was trained on; likewise.
         target: ``label`` or ``expert``.
-        expert_target: Which expert is the target where several were trained on a row's domains: drawn at ``random``
+        expert_target: Which expert is the target where several were trained on a sample's domains: drawn at ``random``
             once (the paper's way), or the ``best`` on the validation split in these (our choice; needs stored outputs).
         representation_dims: Width of each expert's representations, in order, where the fuser reads them beside the
-            outputs; the command line takes it from the data module. The paper's fuser reads outputs.
-        mean_weight: Weight of the experts' plain mean in the answer where the target is the label: with p the
-            softmax of the fuser and a the mean of what the experts say, (1 - weight) p + weight a. The fuser is trained
-            as if it stood alone. 0 is the paper's.
+            outputs; the command line takes it from the data module. The paper's fuser reads outputs only.
+        mean_weight: Weight of the mean of the experts' outputs in the prediction if the target is the label: with p the
+            softmax of the fuser and a the mean of the experts' outputs, (1 - weight) p + weight a. The training loss
+            ignores this weight. The paper uses 0.
         network: Called as ``network(num_inputs, num_outputs)``; where None the paper's two hidden layers of 512, with
             representations :class:`~lightning_fusion.foe.fusers.RepresentationFuser`.
         loss: Called as ``loss(logits, target)``, with the logits (B, C) of the fuser, or (B, K) where the target is the
-            expert; a target of -100 is none. Cross-entropy of the samples with a target where None.
-        metric: Called as ``metric(logits (B, C), target (B,))`` with the fused answer, and logged beside the accuracy
-            by the name of its class.
+            expert; targets of -100 are ignored. Cross-entropy by default.
+        metric: Called as ``metric(logits (B, C), target (B,))`` with the fused prediction, and logged beside the
+            accuracy by the name of its class.
         optimizer: AdamW, 1e-3, weight decay 1e-4 where None.
         scheduler: A cosine to 0 over the run where None.
         scheduler_interval: Whether a given ``scheduler`` steps each epoch or each step.
         save_experts: Keep the experts' weights in checkpoints.
-        seed: Seed of the random owners.
+        seed: Seed of random expert targets.
 
     Raises:
-        InputError: If facts are missing or contradict the experts.
+        InputError: If metadata are missing or contradict the experts.
 
     Example:
         >>> module = FoEFuserModule(expert_classes={"a": ["cat", "dog"], "b": ["dog", "owl"]})
@@ -324,7 +324,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         return [EpochSeed()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the experts; leave their weights out unless ``save_experts`` says otherwise."""
+        """Store the experts' metadata, and their weights if ``save_experts``."""
         store_experts(checkpoint, self._expert_facts, self.save_experts)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -367,8 +367,8 @@ def fuser_warnings(metrics: Mapping[str, float], target: str) -> list[str]:
     choice = metrics.get("val_choice_accuracy")
     if target == "expert" and choice is not None and choice < 0.5:
         found.append(
-            f"the chosen expert owns the row in only {choice:.1%} of the validation rows: the outputs do not tell the "
-            "domains apart; target: label may do better"
+            f"the selected expert was trained on the sample's domain in only {choice:.1%} of the validation samples: "
+            "the outputs do not tell the domains apart; target: label may do better"
         )
     return found
 

@@ -287,7 +287,7 @@ class SubsetNeighbors:
             subset: Experts.
             points: (K, R, C).
             suspect: (R, N) bool, rows that may be among the nearest.
-            count: Of the nearest.
+            count: Number of nearest neighbors.
         """
         found = suspect.sum(1)
         widest = int(found.max())

@@ -30,7 +30,7 @@ class GenerativeExpertModule(CheckedLoading, LightningModule):
         trained_on: Names of the domains of the training data; likewise.
         preprocessing: How texts became tokens; likewise, stored with the expert.
         tokenizer: Folder or ``tokenizer.json``, to test texts and not tokens.
-        max_new_tokens: Of a text that is written in testing.
+        max_new_tokens: Maximum number of tokens of a text generated in testing.
         loss: Called as ``loss(log-probabilities (N, V), tokens (N,))`` for all tokens of a batch, -100 where there is
             none; the mean negative log-likelihood where None.
         metric: Called as ``metric(log-probabilities (N, V), tokens (N,))`` and logged beside the token accuracy by the

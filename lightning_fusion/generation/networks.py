@@ -48,7 +48,7 @@ class PointerGenerator(nn.Module):
     Args:
         vocab_size: V.
         hidden: D, width of embeddings and states; even.
-        dropout: Of embeddings and of the states that are read out, in training.
+        dropout: Dropout of embeddings and of the states that are read out, in training.
         pad_id: Fills up short rows; is never written.
         start_id: Stands before the text; is never written.
         end_id: Stands after the text.
@@ -194,7 +194,7 @@ class PointerGenerator(nn.Module):
         return total / count[:, None].clamp_min(1)
 
     def labels(self, target: Tensor) -> Tensor:
-        """What :meth:`forward` should predict of a target (B, T): (B, T + 1), -100 after the end."""
+        """Targets of :meth:`forward` for a text (B, T): (B, T + 1), -100 after the end."""
         return append_end(target, self.pad_id, self.end_id)
 
     def _sums(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,7 +204,7 @@ class PointerGenerator(nn.Module):
 
 
 def append_end(texts: Tensor, pad_id: int, end_id: int) -> Tensor:
-    """What follows the start and each token of a text: (B, T + 1) int64, -100 after the end.
+    """Targets after the start and each token of a text: (B, T + 1) int64, -100 after the end.
 
     Example:
         >>> append_end(torch.tensor([[7, 8], [9, 0]]), pad_id=0, end_id=2).tolist()

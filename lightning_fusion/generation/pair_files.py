@@ -40,10 +40,10 @@ class PairFiles:
         columns: Names of the columns, for files that do not begin with them.
         value_names: For some columns, what their values are called: ``{class: {"1": World, "2": Sports}}``.
         delimiter: Between columns; by the suffix where None.
-        encoding: Of the files.
-        test_fraction: Of all pairs.
-        fuser_fraction: Of all pairs; a fifth of it validates.
-        val_fraction: Of all pairs, for the experts.
+        encoding: Encoding of the files.
+        test_fraction: Fraction of all pairs for testing.
+        fuser_fraction: Fraction of all pairs for the fuser; a fifth of it validates.
+        val_fraction: Fraction of all pairs for the experts' validation.
         vocab_size: Tokens, at most.
         lowercase: Whether letters lose their case.
         max_read: Tokens of a text to read; the rest is cut.

@@ -21,9 +21,9 @@ class Guard:
 
     Attributes:
         student: Accuracy of the student.
-        local: Accuracy of the local model on the same rows.
-        standard_error: Of the difference, from the paired differences of the rows.
-        num_rows: Rows that were judged.
+        local: Accuracy of the local model on the same samples.
+        standard_error: Standard error of the difference, from the paired differences of the samples.
+        num_rows: Number of samples.
     """
 
     student: float

@@ -63,7 +63,7 @@ class Mixer(nn.Module):
         num_classes: C, number of classes of the target.
         dim: Size of Q and K_i.
         temperature: Temperature of the softmax over sources.
-        mixing: ``attention`` as above, ``static`` (one learnt weight for each source) or ``uniform``.
+        mixing: ``attention`` as above, ``static`` (one learned weight for each source) or ``uniform``.
 
     Raises:
         InputError: If sizes do not fit one another.

@@ -61,7 +61,7 @@ class HaTJointModule(ExpertModule):
     ``max_steps`` is refused: limit a run by ``max_epochs``.
 
     Args:
-        network: Called with the number of classes, gives the student.
+        network: Factory of the student, called with the number of classes.
         experts: The sources by name, or a pool; each must name its ``features``. Those of their classes count that
             the target has too; no two sources need have the same architecture, width or classes.
         features: Submodule of ``network`` whose output is z_t: the one before the task head.
@@ -69,7 +69,7 @@ class HaTJointModule(ExpertModule):
             ``vocab_size`` from the data module.
         trained_on: Names of the domains of the training data.
         preprocessing: Preprocessing of the data, stored with the expert.
-        mixing: How sources are weighed: ``attention`` by sample, ``static`` by learnt weights, or ``uniform``.
+        mixing: How sources are weighed: ``attention`` by sample, ``static`` by learned weights, or ``uniform``.
         dim: Size of the attention's query and keys.
         temperature: Temperature of the softmax over sources.
         heads: Train copies of the sources' heads with the mixer, or use the sources' own outputs (``frozen``).
@@ -430,7 +430,7 @@ class HaTJointModule(ExpertModule):
         if self.adaptive and best < self.threshold:
             rank_zero_warn(
                 f"the mixer's best accuracy ({best:.3f}) is under the threshold ({self.threshold:.3f}): the student "
-                "learnt nothing from the sources; choose other sources, train longer or lower threshold"
+                "learned nothing from the sources; choose other sources, train longer or lower threshold"
             )
 
     # ------------------------------------------------------------- checkpoints

@@ -17,7 +17,7 @@ class SelectionRow:
     """Criteria of one source; None where they were not computed.
 
     Attributes:
-        name: Of the source.
+        name: Name of the source.
         similarity: a_i, of its statistics to the target's.
         coverage: Fraction of the target's classes that it has.
         centroid_similarity: c_i, mean cosine of the shared classes' means under its encoder.

@@ -56,8 +56,8 @@ def select_sources(
         num_sources: N_p, how many are chosen.
         encoder_first: Read encoders and centroids of the kept, heads of the chosen only. Accuracies are not known when
             they are ranked, so r_i = coverage_i * s(c_i). For ``rank_by`` ``product`` and ``centroid``.
-        similarity: Of the statistics. ``cosine``; ``euclid``, 1 / (1 + distance); or ``jaccard``, of the two sets of
-            numbers that lie above the sources' mean (z > 0): shared over all.
+        similarity: Similarity of statistics. ``cosine``; ``euclid``, 1 / (1 + distance); or ``jaccard``, of the two
+            sets of numbers that lie above the sources' mean (z > 0): shared over all.
         rank_by: ``product`` as above. Baselines: ``centroid``, r_i = coverage_i * s(c_i); ``accuracy``, r_i =
             coverage_i * Acc_i; ``statistics``, r_i = a_i; ``random``, drawn from all eligible sources. The last two
             read the chosen models only, the last three no centroids.

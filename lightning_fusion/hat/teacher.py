@@ -123,9 +123,9 @@ class Teacher(nn.Module):
         """L_mix; with several mixers their sum, as they share no parameter.
 
         Args:
-            rows: (B,) of the dictionary.
-            target: (B,) of the batch.
-            mixed: Of the batch.
+            rows: (B,) rows of the dictionary.
+            target: (B,) targets of the batch.
+            mixed: Output of the mixers for the batch.
         """
         sums, counts = [], []
         for number, (mixer, log_mix) in enumerate(zip(self.mixers, mixed.log_mix, strict=True)):

@@ -1,4 +1,4 @@
-"""What a recipe leaves behind: ``results.json``, ``report.md`` and figures."""
+"""Files that a recipe writes: ``results.json``, ``report.md`` and figures."""
 
 import json
 import platform
@@ -25,7 +25,7 @@ MEANS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "accuracy": lambda right, targets: float(np.mean(right)),
     "balanced accuracy": balanced_accuracy,
 }
-"""What a table of right answers can count, of ``right`` (N,) in [0, 1] and ``targets`` (N,) classes."""
+"""Metrics of correct predictions, from ``right`` (N,) in [0, 1] and ``targets`` (N,) classes."""
 Figures = dict[str, tuple[Figure, str]]
 """Figures and their captions, by the name of the file without its suffix."""
 _PACKAGES = ("lightning-fusion", "torch", "torchvision", "lightning", "scikit-learn", "numpy")
@@ -89,12 +89,12 @@ class Report:
     Attributes:
         recipe: Name of the recipe.
         config: Its configuration.
-        data: What the data were: sizes, classes, domains, fingerprint.
-        rows: One dict per figure: method, metric, split, seed, value, and where they apply domain, cost, bytes.
+        data: Description of the data: sizes, classes, domains, fingerprint.
+        rows: One dict per value: method, metric, split, seed, value, and where they apply domain, cost, bytes.
         notes: Sentences for the reader: warnings, what was left out.
         seconds: Duration of the parts.
         metric: The metric of the table.
-        title: What the metric is, in the table's title.
+        title: Description of the metric, in the table's title.
         beside: Further metrics that the table shows.
         text: Further lines of ``report.md``, in Markdown.
     """
@@ -144,7 +144,7 @@ class Report:
 
         The metric is the report's own where None.
 
-        A row of another method has ``gain`` None; rows of ``main`` name in ``against`` whom they gain over.
+        A row of another method has ``gain`` None; rows of ``main`` name the reference method in ``against``.
         """
         metric = metric or self.metric
         result: list[dict[str, Any]] = []
@@ -211,7 +211,7 @@ class Report:
         console.print(self.table(main))
         for note in same_of_seeds(self.notes):
             console.print(f"- {note}", markup=False)
-        console.print(f"report: {folder / 'report.md'}   figures: {folder / 'results.json'}", soft_wrap=True)
+        console.print(f"report: {folder / 'report.md'}   results: {folder / 'results.json'}", soft_wrap=True)
 
     def _cells(self, main: str) -> list[tuple[str, ...]]:
         """Method, its metric, those beside it, and the gain over it."""
@@ -251,7 +251,7 @@ class Report:
 
 
 def _longest(seconds: Mapping[str, float], earlier: Path) -> dict[str, float]:
-    """Durations of a run that went on: of each part the longest, for what is there already takes no time."""
+    """Durations of a resumed run: the longest of each part, since reused parts take no time."""
     try:
         known = json.loads(earlier.read_text())["seconds"]
         return {name: max(seconds.get(name, 0.0), known.get(name, 0.0)) for name in {**known, **seconds}}

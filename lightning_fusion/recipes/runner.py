@@ -1,4 +1,4 @@
-"""What runs a recipe: the folder, the seeds one after the other, and the files and the table at the end."""
+"""Runner of recipes: the folder, the seeds one after the other, and the files and the table at the end."""
 
 import json
 import logging
@@ -29,11 +29,11 @@ class Run:
     """One run of a recipe.
 
     Attributes:
-        folder: Of the run.
-        seeds: In the order of the table.
-        report: Gathers the results.
-        console: To print on; silent in all processes but the first.
-        trainers: Makes the Trainer of every stage.
+        folder: Folder of the run.
+        seeds: Seeds, in the order of the table.
+        report: Report, which collects the results.
+        console: Console to print on; silent in all processes but the first.
+        trainers: Factory of the Trainer of every stage.
     """
 
     folder: Path
@@ -45,9 +45,9 @@ class Run:
 
 @dataclass(kw_only=True)
 class Recipe(ABC):
-    """What one recipe adds to :func:`run_recipe`: what is done for a seed, and what is said of all seeds.
+    """Base class of recipes: the work for one seed and the summary over seeds, run by :func:`run_recipe`.
 
-    A recipe is a subclass, a dataclass of what it needs, and a function around it. The function has the arguments that
+    A recipe is a subclass, a dataclass of its settings, and a function around it. The function has the arguments that
     the command line shows, ``output``, ``seeds``, ``trainer`` and ``overwrite`` among them; it checks them, prepares
     the data, and ends with ``return run_recipe(Mine(...), output, seeds, trainer, overwrite)``. Inside
     this library the ``__init__.py`` of its package lists it in ``RECIPES``.
@@ -55,18 +55,18 @@ class Recipe(ABC):
     Rules for :meth:`run_seed`, which may run in several processes, each of which does the same:
 
     - every Trainer is ``run.trainers.trainer(stage, epochs)``, or that of a
-      :class:`~lightning_fusion.recipes.seed_run.SeedRun`, whose methods train, predict and keep;
-    - what is kept in the seed's folder is taken as it is by a run that goes on, so that it is written whole or not at
-      all, by the first process alone (``first_process()``); where other processes read it, ``barrier()`` follows;
+      :class:`~lightning_fusion.recipes.seed_run.SeedRun`, whose methods train, predict and save;
+    - files in the seed's folder are reused by a resumed run; they are written whole or not at all, by the first
+      process alone (``first_process()``); where other processes read it, ``barrier()`` follows;
     - rows depend on the seed alone, never on the seeds before it: a run to which a seed is added equals a new one.
 
     Attributes:
-        name: Of the recipe.
+        name: Name of the recipe.
         main: The method whose gains are of interest.
-        config: All that decides on the results but the seeds and the Trainer, as plain data: a folder that holds a run
-            of another configuration raises InputError.
-        metric: Of the table.
-        title: What the metric is.
+        config: Everything that determines the results except the seeds and the Trainer, as plain data: a folder that
+            holds a run of another configuration raises InputError.
+        metric: Metric of the table.
+        title: Description of the metric.
         beside: Further metrics of the table.
     """
 
@@ -78,20 +78,20 @@ class Recipe(ABC):
     beside: tuple[str, ...] = ()
 
     def of_seeds(self, seeds: Sequence[int]) -> dict[int, Any]:
-        """What the configuration says of each seed alone, as plain data."""
+        """Return the seed-specific configuration, as plain data."""
         return dict.fromkeys(seeds)
 
     @abstractmethod
     def run_seed(self, run: Run, seed: int) -> None:
-        """Do one seed, and add its rows to the report."""
+        """Run one seed, and add its rows to the report."""
 
     @abstractmethod
     def conclude(self, run: Run) -> None:
-        """Say what all seeds say: ``data``, ``notes`` and ``text`` of the report."""
+        """Summarize all seeds: ``data``, ``notes`` and ``text`` of the report."""
 
     @abstractmethod
     def figures(self, run: Run) -> Figures:
-        """The figures of the report, each with its caption."""
+        """Return the figures of the report, each with its caption."""
 
 
 def run_recipe(
@@ -103,13 +103,13 @@ def run_recipe(
 ) -> Report:
     """Claim the folder, run every seed, and write and print the report.
 
-    A run of the same configuration goes on with what it has: it may have other seeds. Those that are new are trained,
-    those that are no longer named stay in the folder and are left out of the report.
+    A run of the same configuration is resumed, with the same or other seeds: new ones are trained; those that are no
+    longer named stay in the folder and are left out of the report.
 
     Args:
-        recipe: What is done.
+        recipe: The recipe.
         output: Folder of the run.
-        seeds: One run each.
+        seeds: Random seeds, one run each.
         trainer: The ``trainer:`` block.
         overwrite: Empty a folder that holds another run.
 
@@ -150,7 +150,7 @@ def check_seeds(seeds: Sequence[int]) -> None:
     """Check that seeds are valid and distinct.
 
     Raises:
-        InputError: With what was found.
+        InputError: If seeds are invalid or repeated.
     """
     if isinstance(seeds, str | int) or any(type(seed) is not int for seed in seeds or ()):
         raise InputError(f"seeds: found {seeds!r}; expected a list of whole numbers")
@@ -167,17 +167,17 @@ def claim_folder(
     overwrite: bool = False,
     seeds: Mapping[int, Any] | None = None,
 ) -> tuple[Path, bool]:
-    """Make a folder this run's own, or take up the run of the same configuration that is in it.
+    """Claim a folder for this run, or resume the run of the same configuration that is in it.
 
     Args:
         folder: The output folder.
         recipe: Name of the recipe.
         config: Its configuration without the seeds, plain data.
         overwrite: Empty a folder that holds another run of this library.
-        seeds: What the configuration says of each seed alone; a run with further seeds is the same run.
+        seeds: Seed-specific configuration; a run with further seeds is the same run.
 
     Returns:
-        The folder, and whether an earlier run is taken up.
+        The folder, and whether an earlier run is resumed.
 
     Raises:
         InputError: If the folder holds another run, or files that no run wrote.
@@ -216,7 +216,7 @@ def claim_folder(
 
 
 def _recorded(marker: Path) -> dict[str, Any] | None:
-    """What the run of a folder recorded; None where that is damaged."""
+    """Return the record of a folder's run; None where it is damaged."""
     try:
         found = json.loads(marker.read_text())
     except ValueError:
@@ -226,12 +226,12 @@ def _recorded(marker: Path) -> dict[str, Any] | None:
 
 
 def _seeds_in(folder: Path) -> list[int]:
-    """Seeds that a folder has something of."""
+    """Return the seeds that have a folder."""
     return [int(path.name[5:]) for path in folder.glob("seed_*") if path.is_dir() and path.name[5:].isdecimal()]
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Where two records differ, in words; empty where one can go on with the other."""
+    """Where two records differ, in words; empty where the run can be resumed."""
     if found.get("recipe") != wanted["recipe"] or "seeds" not in found:
         return "the recipe"
     old, new = found.get("config", {}), wanted["config"]

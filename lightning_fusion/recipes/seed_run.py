@@ -1,4 +1,4 @@
-"""What recipes share: one expert per domain for each seed, and its cached outputs."""
+"""Shared parts of recipes: one expert per domain for each seed, and its cached outputs."""
 
 import json
 import time
@@ -42,7 +42,7 @@ def check_domains(data: FusionDataModule) -> None:
 
 
 def describe_data(data: FusionDataModule) -> dict[str, Any]:
-    """What a run's record says about its data, whatever its seeds are, as plain data."""
+    """Return the description of the data in the record of a run, independent of the seeds, as plain data."""
     named = type(data.data if isinstance(data, RoleDataModule) else data)
     return {
         "data": {"class_path": f"{named.__module__}.{named.__qualname__}", **dict(data.hparams)},
@@ -67,7 +67,7 @@ def expert_data(data: FusionDataModule) -> FusionDataModule:
 
 
 def _content(data: FusionDataModule) -> str:
-    """A fingerprint of all samples and of their splits: a run on other images must not go on with these experts."""
+    """A fingerprint of all samples and of their splits: a run on other images must not reuse these experts."""
     pool = expert_data(data)
     return digest(*(data.fingerprint(split) for split in SPLITS), pool.fingerprint("train"), pool.fingerprint("val"))
 
@@ -83,7 +83,7 @@ def describe(value: Any) -> Any:
 
 
 def describe_arguments(arguments: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
-    """What a run's record says about the arguments of its recipe, as plain data.
+    """Return the description of a recipe's arguments in the record of a run, as plain data.
 
     Args:
         arguments: All of them by name, as ``locals()`` has them; :func:`describe_data` and the runner record the data,
@@ -113,13 +113,13 @@ def stage_seed(seed: int, part: str | int) -> int:
 
 
 class SeedRun:
-    """One seed of a recipe: its experts, and what they say.
+    """One seed of a recipe: its experts, and their outputs.
 
     Args:
         run: The run of the recipe.
         data: The data, with this seed.
         seed: Seed of the experts' training.
-        part: Of the seed's folder, where a seed has several pools.
+        part: Subfolder of the seed's folder, where a seed has several pools.
     """
 
     def __init__(self, run: Run, data: Any, seed: int, part: str = "") -> None:
@@ -136,11 +136,11 @@ class SeedRun:
     # --------------------------------------------------------------- experts
 
     def train_experts(self, arguments: dict[str, Any], epochs: int) -> dict[str, Expert]:
-        """One expert per domain; those that are there already are taken as they are."""
+        """One expert per domain; existing ones are reused."""
         experts = {}
         data = {name: self.expert_rows(name) for name in self.data.domains}
         for each in data.values():
-            each.classes  # noqa: B018 a domain that cannot be learnt stops a run before anybody is trained
+            each.classes  # noqa: B018 a domain that cannot be learned stops a run before any training
         for number, (name, rows) in enumerate(data.items()):
             label = f"seed {self.seed}  expert {number + 1}/{len(data)} {name}"
             path = self.train_expert(f"experts/{name}", rows, arguments, epochs, label)
@@ -152,7 +152,7 @@ class SeedRun:
         return experts
 
     def expert_rows(self, name: str) -> FusionDataModule:
-        """What the expert of a domain is trained on."""
+        """Return the training data of a domain's expert."""
         result: FusionDataModule = self.data.variant(role="expert", domain=name)
         return result
 
@@ -163,14 +163,14 @@ class SeedRun:
     def train_expert(
         self, name: str, data: FusionDataModule, arguments: dict[str, Any], epochs: int, label: str
     ) -> Path:
-        """Train one expert, unless it is there already, and give the path of its checkpoint.
+        """Train one expert unless its checkpoint exists, and return the path of the checkpoint.
 
         Args:
-            name: Of the checkpoint, below the seed's folder.
-            data: To train on.
-            arguments: Of :class:`~lightning_fusion.ExpertModule`.
+            name: Path of the checkpoint, below the seed's folder.
+            data: Training data.
+            arguments: Arguments of :class:`~lightning_fusion.ExpertModule`.
             epochs: Passes over the data.
-            label: To print.
+            label: Label that is printed.
         """
         seed = stage_seed(self.seed, Path(name).name)
         return self.train(name, partial(self._expert_module, data, arguments), data, seed, epochs, label)
@@ -195,24 +195,24 @@ class SeedRun:
         metric: str = "accuracy",
         callbacks: Sequence[Callback] = (),
     ) -> Path:
-        """Train one model, unless it is there already, and give the path of its checkpoint.
+        """Train one model unless its checkpoint exists, and return the path of the checkpoint.
 
         Args:
-            name: Of the checkpoint, below the seed's folder.
-            build: Gives the model, after the random numbers were seeded.
-            data: To train on.
+            name: Path of the checkpoint, below the seed's folder.
+            build: Factory of the model, called after the random numbers were seeded.
+            data: Training data.
             seed: Seed of this training.
             epochs: Passes over the data.
-            label: To print.
-            metric: Of the validation split, to print.
-            callbacks: Of this training.
+            label: Label that is printed.
+            metric: Metric of the validation split that is printed.
+            callbacks: Callbacks of this training.
 
         Raises:
             InputError: If the training diverged; there is no checkpoint then.
         """
         path = self.folder / f"{name}.ckpt"
         if path.is_file():  # the file was moved into place: it is a whole one
-            self.console.print(f"{label}: there already")
+            self.console.print(f"{label}: found checkpoint, not retrained")
             return path
         start = time.perf_counter()
         seed_everything(seed, verbose=False)
@@ -262,10 +262,10 @@ class SeedRun:
         """Outputs that one table needs: nothing is kept, unless several processes have to share it.
 
         Args:
-            name: Of these outputs.
-            experts: Whom to ask.
-            data: About what.
-            splits: About which splits.
+            name: Name of these outputs.
+            experts: Experts to run.
+            data: Data to predict.
+            splits: Splits to predict.
             bar: Show a progress bar.
         """
         folder = self.folder / "shared_outputs" / name if self.run.trainers.processes > 1 else None
@@ -289,20 +289,20 @@ class SeedRun:
         bar: bool = True,
         **arguments: Any,
     ) -> tuple[FoEFuserModule, dict[str, float]]:
-        """Train FoE on stored outputs, or take a kept one that read these experts.
+        """Train FoE on stored outputs, or load a saved one of the same experts.
 
         Args:
-            name: Of the fuser.
-            outputs: What the experts said.
+            name: Name of the fuser.
+            outputs: Cached outputs of the experts.
             network: Called as ``network(num_inputs, num_outputs)``; the paper's MLP where None.
-            epochs: Passes over the rows.
-            batch_size: Rows of a batch; the paper's 128 where None, or as many fewer as give an epoch 16 steps (our
-                choice: on 135 rows two large steps per epoch learn nothing).
+            epochs: Passes over the samples.
+            batch_size: Samples per batch; the paper's 128 by default, reduced so that an epoch has at least 16 steps
+                (our choice: on 135 samples, two large steps per epoch learn nothing).
             representations: Read representations as well.
-            keep: Keep the weights as ``fusers/NAME.ckpt``.
-            validates: Watch the validation split.
+            keep: Save the weights as ``fusers/NAME.ckpt``.
+            validates: Evaluate on the validation split.
             bar: Show a progress bar.
-            **arguments: Of :class:`~lightning_fusion.FoEFuserModule`.
+            **arguments: Arguments of :class:`~lightning_fusion.FoEFuserModule`.
 
         Returns:
             The fuser in eval mode, and the metrics of its last epoch.

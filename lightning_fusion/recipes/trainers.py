@@ -59,7 +59,7 @@ class Trainers:
     Args:
         block: Arguments of :class:`~lightning.Trainer`, those of :data:`OWNED` excepted; :data:`DEFAULTS` stand for
             those that are left out.
-        folder: Of the run; relative folders of loggers lie in its ``logs``.
+        folder: Folder of the run; relative folders of loggers lie in its ``logs``.
 
     Raises:
         InputError: If the block has an unknown key, or one that a stage sets.
@@ -132,7 +132,7 @@ class Trainers:
         Args:
             stage: Name of the stage, with slashes: that of its loggers and of its folder below ``logs``.
             epochs: Passes over the data.
-            callbacks: Of the stage, before those of the block.
+            callbacks: Callbacks of the stage, before those of the block.
             validates: The stage needs validation; without, it validates only where the block says how much, or where
                 one of its callbacks watches a metric of the validation split.
             logged: The stage has the loggers of the block; one that predicts alone has nothing to log.

@@ -21,7 +21,7 @@ class AngularMarginLoss(nn.Module):
     Args:
         margin: In radians; an attribute, which :class:`~lightning_fusion.callbacks.ScheduledAttribute` may raise
             from 0 in training.
-        scale: Of the network's cosine head.
+        scale: Scale of the network's cosine head.
 
     Raises:
         InputError: If ``margin`` is outside [0, pi / 2) or ``scale`` is not above 0.

@@ -29,12 +29,12 @@ def test_twice_is_the_plain_gradient():
 
 
 def test_nothing_is_done_where_no_gradient_flows():
-    plain, learnt = torch.ones(2), torch.ones(2, requires_grad=True)
+    plain, learned = torch.ones(2), torch.ones(2, requires_grad=True)
     assert reverse_gradient(plain, 1.0) is plain
     with torch.no_grad():
-        assert reverse_gradient(learnt, 1.0) is learnt
+        assert reverse_gradient(learned, 1.0) is learned
     with torch.inference_mode():
-        assert reverse_gradient(learnt, 1.0) is learnt
+        assert reverse_gradient(learned, 1.0) is learned
 
 
 def test_compiled_it_does_the_same():

@@ -28,7 +28,7 @@ from helpers.command_line import (
 )
 from lightning import LightningModule, Trainer
 from thirdparty.acorl import Late, Weighted, Whitened
-from thirdparty.fuser import PenalisedFuser, ShortFuser
+from thirdparty.fuser import PenalizedFuser, ShortFuser
 from thirdparty.hat import Fading
 from thirdparty.plain import Classifier, Encoder
 from thirdparty.text import write_lines
@@ -352,9 +352,9 @@ class TestOwnModules:
     def test_a_subclass_has_its_own_argument_and_step(self, folder):
         path = str(TESTS / "conf/subclass.yaml")
         cli = main(["fit", "-c", path])
-        assert isinstance(cli.model, PenalisedFuser) and cli.model.penalty == 0.25
+        assert isinstance(cli.model, PenalizedFuser) and cli.model.penalty == 0.25
         assert float(cli.trainer.callback_metrics["train_penalty_loss"]) > 0
-        loaded = PenalisedFuser.load_from_checkpoint(cli.trainer.checkpoint_callback.best_model_path)
+        loaded = PenalizedFuser.load_from_checkpoint(cli.trainer.checkpoint_callback.best_model_path)
         assert loaded.penalty == 0.25 and loaded.classes == cli.datamodule.classes
 
     def test_a_subclass_that_passes_everything_on_takes_the_facts_too(self, folder):

@@ -120,7 +120,7 @@ class TestFailureSigns:
         metrics = {"val_accuracy": 0.7, "val_best_expert_accuracy": 0.6, "val_choice_accuracy": 0.4}
         assert "the training diverged" in fuser_warnings(metrics | {"val_loss": float("nan")}, "expert")[0]
         (warning,) = fuser_warnings(metrics | {"val_loss": 0.7}, "expert")
-        assert "owns the row in only 40.0%" in warning
+        assert "was trained on the sample's domain in only 40.0%" in warning
         assert fuser_warnings(metrics, "label") == []
 
     @pytest.mark.parametrize("known", [0, 3])

@@ -583,11 +583,11 @@ class TestFigures:
         wanted = (mixed.mean().argmax(1) == batch.target).float().mean()
         assert found["val_mixer_accuracy"] == pytest.approx(float(wanted))
 
-    def test_nothing_learnt_from_the_sources_is_said(self):
-        with pytest.warns(UserWarning, match="under the threshold .*: the student learnt nothing from the sources"):
+    def test_nothing_learned_from_the_sources_is_said(self):
+        with pytest.warns(UserWarning, match="under the threshold .*: the student learned nothing from the sources"):
             fit(module(threshold=1.0, mixer_optimizer=partial(torch.optim.SGD, lr=0.0)), 1)
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=".*learnt nothing.*")
+            warnings.filterwarnings("error", message=".*learned nothing.*")
             fit(module(threshold=0.0), 1)
 
 

@@ -30,7 +30,7 @@ class Frugal:
         costs: (K,).
         trade_off: Lambda.
         neighbors: M.
-        voters: Of the kNN vote.
+        voters: Number of voters of the kNN vote.
         min_queries: Experts to ask in any case.
         leave_one_out: A validation row does not vote for itself.
         loss: zero_one or log.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_fusion import Expert, FoEFuserModule
 
 
-class PenalisedFuser(FoEFuserModule):
+class PenalizedFuser(FoEFuserModule):
     """Adds a penalty on the squared weights of the fuser to its loss."""
 
     def __init__(

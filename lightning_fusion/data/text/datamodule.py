@@ -196,7 +196,9 @@ class BaseTextDataModule(DomainsDataModule):
             raise InputError(f"cache: {type(self).__name__} reads no file to cache; remove cache")
         self._check_minimum(4, "max_length")
         if self._most_tokens < 260:
-            raise InputError(f"vocab_size is {self._most_tokens}; expected at least 260: 256 bytes and special tokens")
+            raise InputError(
+                f"vocab_size is {self._most_tokens}; expected at least 260: 256 byte tokens plus special tokens"
+            )
         self._check_held_out(self.val_fraction, self.test_fraction)
         self._check_fractions("fuser_fraction", zero=True)
         if self.role == "fuser" and not self.fuser_fraction:

@@ -51,7 +51,7 @@ def acorl(
     trainer: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Report:
-    """Grow a chain of complementary members and a plain one, fuse both, and compare them pair by pair.
+    """Train a chain of complementary experts and a plain one, fuse both, and compare them pair by pair.
 
     For each seed a first member is trained plainly. Each further member is trained once plainly, the control arm, and
     once for each strength of the reversal against the members before it in its own chain: with the same seed,
@@ -64,31 +64,32 @@ def acorl(
     scores and judged by EER.
 
     Args:
-        data: The data; all members train on the rows of the ``expert`` role, where the data have roles.
-        network: Called with the number of classes, gives a member's network.
+        data: The data; all members train on the samples of the ``expert`` role, where the data have roles.
+        network: Factory of a member's network, called with the number of classes.
         features: Submodule of the network whose output is the representation.
         output: Folder of the run.
-        seeds: One run each; [0] where None.
+        seeds: Random seeds, one run each; [0] by default.
         members: N, the length of the chain.
         epochs: Epochs of each member.
-        strengths: Largest lambdas to try; [1.0] where None.
+        strengths: Largest lambdas to try; [1.0] by default.
         schedule: Called with a strength, gives lambda's schedule;
             :class:`~lightning_fusion.schedules.DANNRamp` where None.
         dissimilarity: As for :class:`~lightning_fusion.ACoRLModule`.
         projection: Likewise.
-        larger: Called with the number of classes, gives one larger network that costs as much to train and to run as
-            the chain; left out where None.
-        optimizer: Optimizer of the members; AdamW, 1e-3, weight decay 1e-4 where None.
-        scheduler: Schedule of the members, stepping each epoch; a cosine to 0 where None.
+        larger: Factory of one larger network that costs as much to train and to run as the chain, called with the
+            number of classes; left out by default.
+        optimizer: Optimizer of the members; AdamW, 1e-3, weight decay 1e-4 by default.
+        scheduler: Schedule of the members, stepping each epoch; cosine annealing to 0 by default.
         label_smoothing: Label smoothing of the members; not for speakers.
         mixup: Mixup alpha of the members; 0 turns it off; not for speakers.
         attribution_rows: Test samples whose integrated gradients are compared; 64 where None and the extra ``explain``
             is installed; 0 leaves that out. Not for speakers: unseen ones have no class whose logit could be explained.
-        trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` says which.
+        trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` lists
+            them.
         overwrite: Replace another run in ``output``.
 
     Returns:
-        The report, which is also in ``output``: ``results.json``, ``report.md``, pictures, and for each seed the
+        The report, which is also in ``output``: ``results.json``, ``report.md``, figures, and for each seed the
         members' checkpoints, which are ordinary experts, and their outputs.
 
     Raises:

@@ -148,7 +148,7 @@ class SpeakerChains(ChainRun):
         }
 
     def notes(self) -> list[str]:
-        """What the figures are of, and how far they carry."""
+        """Describe the evaluation and its limits."""
         facts = self.facts()
         found = [
             f"Training data: {facts['trained on']} of {facts['source']}. Test trials: {facts['test trials']}, of "

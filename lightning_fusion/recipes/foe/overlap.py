@@ -36,7 +36,7 @@ class OverlapRun(SeedRun):
 
     Args:
         *arguments: As for :class:`~lightning_fusion.recipes.seed_run.SeedRun`.
-        overlap: Share of each expert's rows that is drawn from all domains.
+        overlap: Fraction of each expert's samples that is drawn from all domains.
         main: The row of the table.
     """
 

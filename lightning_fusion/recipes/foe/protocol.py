@@ -79,46 +79,48 @@ def foe(
     trainer: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Report:
-    """Train one expert per domain, fuse them, and compare with every baseline on the same rows.
+    """Train one expert per domain, fuse them, and compare with every baseline on the same samples.
 
-    For each seed: splits and domains are drawn, one expert is trained per domain and, as an upper line, one model on
-    all experts' data; the outputs of the pool are cached; FoE is trained with the three kinds of target; baselines are
-    fitted on the same rows; all are tested on the test split. An interrupted run resumes.
+    For each seed: splits and domains are drawn, one expert is trained per domain and, as an upper reference, one
+    model on all experts' data; the outputs of the pool are cached; FoE is trained with the three kinds of target;
+    baselines are fitted on the same samples; all are tested on the test split. An interrupted run resumes.
 
     Args:
         data: The data, in the ``fuser`` role; its domains are the experts'. Where the data module has no roles, the
-            fuser has its validation split (:class:`~lightning_fusion.data.views.role.RoleDataModule`).
-        network: Called with a number of classes, gives an expert's network.
+            fuser is trained on the validation split (:class:`~lightning_fusion.data.views.role.RoleDataModule`).
+        network: Factory of an expert's network, called with the number of classes.
         output: Folder of the run.
-        seeds: One run each; [0] where None.
+        seeds: Random seeds, one run each; [0] by default.
         expert_epochs: Epochs of each expert and of the centralized model.
         fuser_epochs: Epochs of each fuser; as in the paper, the last weights are kept.
-        fuser_batch_size: Rows per batch of the fusers; the paper's 128 where None, or as many fewer as give an epoch 16
-            steps (our choice: on 135 rows two large steps per epoch learn nothing).
+        fuser_batch_size: Samples per batch of the fusers; the paper's 128 by default, reduced so that an epoch has at
+            least 16 steps (our choice: on 135 samples, two large steps per epoch learn nothing).
         fuser: Called as ``fuser(num_inputs, num_outputs)``; the paper's MLP where None, and
             :class:`~lightning_fusion.foe.fusers.RepresentationFuser` where it reads representations.
-        features: Layer of the experts' networks that gives their representation. Where named, the main row is FoE that
-            reads representations beside outputs (our extension), and the paper's stands below it.
-        mean_weight: Weight of the experts' plain mean in the answer of FoE that reads representations; 0 is the
-            fuser alone.
-        optimizer: Optimizer of the experts; AdamW, 1e-3, weight decay 1e-4 where None.
-        scheduler: Schedule of the experts, stepping each epoch; a cosine to 0 where None.
+        features: Layer of the experts' networks that gives their representation. If set, the main row of the table is
+            FoE that reads representations beside outputs (our extension), followed by the paper's.
+        mean_weight: Weight of the mean of the experts' outputs in the prediction of FoE that reads representations; 0
+            is the fuser alone.
+        optimizer: Optimizer of the experts; AdamW, 1e-3, weight decay 1e-4 by default.
+        scheduler: Schedule of the experts, stepping each epoch; cosine annealing to 0 by default.
         label_smoothing: Label smoothing of the experts.
         mixup: Mixup alpha of the experts; 0 turns it off.
-        metric: Of the table, its gains and pictures: the share of test rows that are right, or, where classes are of
-            unlike size, ``balanced_accuracy``, the mean over classes of that share. ``results.json`` has both.
+        metric: Metric of the table, gains and figures: ``accuracy``, or ``balanced_accuracy`` for imbalanced classes.
+            ``results.json`` has both.
         centralized: Train the centralized model as well.
         single_expert: Fuse the outputs of one expert as well, the paper's ablation: for each expert a fuser is trained
-            that reads it alone, and the one that is best on the fuser's validation rows is tested.
-        overlaps: Shares of each expert's training rows, from 0 to 1, that are drawn from all domains: for each, experts
-            are trained and fused anew, and a picture shows where fusing stops to pay. The test and fuser rows stay.
-        baselines: More rules to compare with, by the name that the table prints; in YAML ``{name: {class_path:
+            on the outputs of that expert only, and the one that is best on the fuser's validation split is tested.
+        overlaps: Fractions, from 0 to 1, of each expert's training samples that are drawn from all domains; experts and
+            fusers are retrained for each, and a figure shows where fusion brings no gain. The test and fuser samples do
+            not change.
+        baselines: Additional baselines, by the name that the table prints; in YAML ``{name: {class_path:
             my_package.MyBaseline, init_args: {...}}}``, a subclass of :class:`~lightning_fusion.baselines.Baseline`.
-        trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` says which.
+        trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` lists
+            them.
         overwrite: Replace another run in ``output``.
 
     Returns:
-        The report, which is also in ``output``: ``results.json``, ``report.md``, pictures, and for each seed the
+        The report, which is also in ``output``: ``results.json``, ``report.md``, figures, and for each seed the
         experts' checkpoints, their outputs, the fusers' checkpoints and ``pool.yaml``, which names the experts.
 
     Raises:
@@ -133,7 +135,7 @@ def foe(
     if not 0 <= mean_weight < 1:
         raise InputError(f"mean_weight is {mean_weight}; expected 0 to 1, without 1")
     if taken := sorted(set(baselines) & set(BASELINES)):
-        raise InputError(f"baselines: found the names {shorten(taken)}, which are this library's; choose others")
+        raise InputError(f"baselines: found the names {shorten(taken)}, which are reserved; choose others")
     data = with_roles(data)
     data.prepare_data()
     check_domains(data)
@@ -248,7 +250,7 @@ class _Seed(SeedRun):
             self.report.took("training fusers", start)
 
     def fit_on_single_experts(self, outputs: ExpertOutputs, fuser: dict[str, Any]) -> None:
-        """Train fusers that read one expert each, and test the best on the validation rows."""
+        """Train fusers that read one expert each, and test the best on the validation split."""
         truth = np.asarray(outputs["val"].target)
         for method, arguments in ONE_EXPERT.items():
             if arguments["target"] == "expert" and not all(outputs.owners(part).any() for part in ("train", "val")):
@@ -311,7 +313,7 @@ class _Seed(SeedRun):
     # ------------------------------------------------------------- baselines
 
     def score_rules(self, outputs: ExpertOutputs, baselines: dict[str, Callable[[], Baseline]]) -> None:
-        """Fit every baseline on the fuser's rows and test it; add the oracles."""
+        """Fit every baseline on the fuser's samples and test it; add the oracles."""
         start = time.perf_counter()
         train, test = outputs.scattered("train"), outputs.scattered("test")
         target, truth = np.asarray(outputs["train"].target), np.asarray(outputs["test"].target)

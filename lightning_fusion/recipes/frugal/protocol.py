@@ -52,44 +52,45 @@ def frugal(
     """Fit FrugalFoE, draw its accuracy-cost curve, and compare it with baselines on the same samples.
 
     For each seed: experts are trained and their outputs cached, as in the recipe ``foe``, or an existing store is
-    read. The policy is fitted on the training split; every rule makes its choices on the same rows; all are tested on
-    the test split. Rules are compared at the mean cost of FrugalFoE: accuracies between two points of a curve are
-    interpolated (a fraction of the samples is answered as at either point), and a rule that cannot spend as much is
-    taken at its most expensive point.
+    read. The policy is fitted on the training split; every baseline is fitted on the same samples; all are tested on
+    the test split. Methods are compared at the mean cost of FrugalFoE: accuracies between two points of a curve are
+    interpolated (a fraction of the samples is predicted as at either point), and a method that cannot spend as much is
+    compared at its most expensive point.
 
     Args:
         output: Folder of the run.
         data: The data, in the ``fuser`` role; its domains are the experts'. Where the data module has no roles, the
-            fuser has its validation split (:class:`~lightning_fusion.data.views.role.RoleDataModule`).
-        network: Called with a number of classes, gives an expert's network.
+            fuser is trained on the validation split (:class:`~lightning_fusion.data.views.role.RoleDataModule`).
+        network: Factory of an expert's network, called with the number of classes.
         stores: Instead of data and network, folders of stored outputs, one for each seed.
-        seeds: One run each; [0] where None, or 0, 1, ... for stores.
+        seeds: Random seeds, one run each; [0] by default, or 0, 1, ... for stores.
         expert_epochs: Epochs of each expert.
-        optimizer: Optimizer of the experts; AdamW, 1e-3, weight decay 1e-4 where None.
-        scheduler: Schedule of the experts, stepping each epoch; a cosine to 0 where None.
+        optimizer: Optimizer of the experts; AdamW, 1e-3, weight decay 1e-4 by default.
+        scheduler: Schedule of the experts, stepping each epoch; cosine annealing to 0 by default.
         label_smoothing: Label smoothing of the experts.
         mixup: Mixup alpha of the experts; 0 turns it off.
-        costs: ``stored``: what each expert says of itself, 1 by default; measured ``flops`` or ``latency``, relative to
+        costs: ``stored``: the experts' own costs, 1 by default; measured ``flops`` or ``latency``, relative to
             the mean expert, which need data; or one number per expert.
-        trade_off: Of the policy in the table and in the files.
-        budget: Instead of it, the mean cost that the policy may have on its own rows.
+        trade_off: Trade-off of the policy in the table and in the files.
+        budget: Instead of it, the maximum mean cost of the policy on its training samples.
         neighbors: M; the number that resolves the cost where None.
         fuser_neighbors: Voters of the kNN fuser.
         trade_offs: Trade-offs of the curves.
         variants: Compare other fusers, risk estimators and searches as well.
         exhaustive: For 10 experts at most, also compare the best of all static subsets of each cost: 2^K fusers, which
-            takes minutes with thousands of rows.
-        validation_rows: Rows of the training split to use, drawn at random; all where None.
-        test_rows: Rows of the test split to use, drawn at random; all where None.
-        unseen_domains: Out of distribution: the policy, and every rule, learns from rows of other domains alone, and is
-            tested on rows of these. Their experts may still be queried. The policy of all domains' rows is a row of
-            the table, for comparison.
-        trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` says which.
+            takes minutes with thousands of samples.
+        validation_rows: Number of samples of the training split to use, drawn at random; all where None.
+        test_rows: Number of samples of the test split to use, drawn at random; all where None.
+        unseen_domains: Out of distribution: the policy and every baseline are fitted on samples of the other domains
+            only and tested on samples of these. Their experts may still be queried. The policy fitted on all domains is
+            a row of the table, for comparison.
+        trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` lists
+            them.
         overwrite: Replace another run in ``output``.
 
     Returns:
-        The report, which is also in ``output``: ``results.json``, ``report.md``, pictures, and for each seed the
-        fitted policy, beside the experts and their outputs where they were made here.
+        The report, which is also in ``output``: ``results.json``, ``report.md``, figures, and for each seed the
+        fitted policy, and the experts and their outputs unless ``stores`` are given.
 
     Raises:
         InputError: If ``output`` holds another run, or arguments contradict one another.

@@ -17,13 +17,13 @@ def train_chooser(one: SeedRun, name: str, data: EmbeddingsDataModule, epochs: i
 
     Args:
         one: The seed.
-        name: Of the checkpoint in ``fusers``.
+        name: Name of the checkpoint in ``fusers``.
         data: The embeddings.
         epochs: Passes over them.
-        **arguments: Of :class:`~lightning_fusion.GenerativeFoE`.
+        **arguments: Arguments of :class:`~lightning_fusion.GenerativeFoE`.
 
     Returns:
-        (N,) numbers of the experts that are chosen for the test rows.
+        (N,) numbers of the experts that are chosen for the test samples.
     """
     start = time.perf_counter()
     seed_everything(one.seed, verbose=False)

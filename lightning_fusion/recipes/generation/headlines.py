@@ -49,30 +49,31 @@ def generative(
     trainer: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Report:
-    """Train one generative expert per domain, select an expert for each sample, and compare with single experts.
+    """Train one generative expert per domain, select one for each sample, and compare with single experts.
 
     For each seed: parts are drawn, one expert is trained per domain, all embed the fuser's and the test texts and write
     for them, one expert in memory at a time; GenerativeFoE is trained on the embeddings of all experts and, as an
-    ablation, on those of each one alone; all texts are judged by ROUGE. A run that was interrupted goes on with what it
-    has: trained experts and written batches.
+    ablation, on those of each one alone; all texts are evaluated by ROUGE. An interrupted run resumes and
+    reuses trained experts and written batches.
 
     Args:
         data: Pairs of texts; their domains are the experts'.
-        network: Called with the size of the vocabulary, gives an expert's network.
+        network: Factory of an expert's network, called with the size of the vocabulary.
         output: Folder of the run.
-        seeds: One run each; [0] where None.
+        seeds: Random seeds, one run each; [0] by default.
         expert_epochs: Epochs of each expert.
         fuser_epochs: Epochs of each fuser.
         max_new_tokens: Maximum number of tokens of a generated text.
         hidden: Width of the fusers.
         single_embeddings: Train fusers that read one expert's embedding alone, too.
-        optimizer: Optimizer of the experts; AdamW, 1e-3, weight decay 1e-4 where None.
-        scheduler: Schedule of the experts, stepping each epoch; a cosine to 0 where None.
-        trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` says which.
+        optimizer: Optimizer of the experts; AdamW, 1e-3, weight decay 1e-4 by default.
+        scheduler: Schedule of the experts, stepping each epoch; cosine annealing to 0 by default.
+        trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` lists
+            them.
         overwrite: Replace another run in ``output``.
 
     Returns:
-        The report, which is also in ``output``: ``results.json``, ``report.md``, pictures, and for each seed the
+        The report, which is also in ``output``: ``results.json``, ``report.md``, figures, and for each seed the
         tokenizer, the experts' checkpoints and the store of embeddings.
 
     Raises:

@@ -50,8 +50,8 @@ def multiple_choice(
 ) -> Report:
     """Score language models on multiple-choice questions, and select one for each question.
 
-    Each expert is loaded once, says how likely every option is and embeds the question; that is kept, so that a run
-    that was interrupted goes on with the next expert. The expert that answers most validation questions of a category
+    Each expert is loaded once, scores every option and embeds the question; the results are stored, so that an
+    interrupted run resumes with the next expert. The expert that answers most validation questions of a category
     is that category's target. Fusers learn this target on four fifths of the validation questions, from embeddings or
     from option probabilities. Test questions have no part in it: the released code calibrates on them.
 
@@ -67,11 +67,11 @@ def multiple_choice(
         per_token: Divide a likelihood by its tokens, so that short texts have no advantage.
         max_length: Tokens of a question; of longer ones the end is kept, which asks for the answer.
         batch_size: Questions that an expert works on at once.
-        seeds: One training of the fusers each; [0] where None.
+        seeds: Random seeds, one training of the fusers each; [0] by default.
         fuser_epochs: Epochs of each fuser.
         hidden: Width of the fusers.
         trainer: Arguments of every stage's Trainer, on whose device the experts run as well;
-            :class:`~lightning_fusion.recipes.trainers.Trainers` says which.
+            :class:`~lightning_fusion.recipes.trainers.Trainers` lists them.
         overwrite: Replace another run in ``output``.
 
     Raises:
@@ -143,7 +143,7 @@ class _MultipleChoice(Recipe):
             self.answers.add(run.report, method, chosen, seed)
 
     def conclude(self, run: Run) -> None:
-        """Say what the questions were, and which expert is a category's own."""
+        """Describe the questions, and the target expert of each category."""
         assert self.answers is not None
         run.report.data = {
             "questions": ", ".join(f"{split} {len(part.questions)}" for split, part in self.parts.items()),
@@ -160,7 +160,7 @@ class _MultipleChoice(Recipe):
         return {"calibration": (figure, f"{title}.")}
 
     def _ask(self, run: Run) -> dict[str, dict[str, np.ndarray]]:
-        """What each expert says of all questions; the first process asks, where there are several."""
+        """Likelihoods and embeddings of all questions by expert; of several processes, the first computes them."""
         device = run.trainers.trainer("answers", logged=False, bar=False).strategy.root_device
         folders = {name: run.folder / "answers" / str(number) for number, name in enumerate(self.pool)}
         if first_process():
@@ -171,7 +171,7 @@ class _MultipleChoice(Recipe):
 
 
 def prompt(question: str, options: list[str], listed: bool) -> str:
-    r"""What an expert reads.
+    r"""Return the input of an expert.
 
     Example:
         >>> prompt("2 + 2 =", ["3", "4", "5", "6"], listed=False)
@@ -237,7 +237,7 @@ def _say(
 
 
 class _Answers:
-    """What all experts said, the expert that each category is to be given, and the scores."""
+    """Outputs of all experts, the target expert of each category, and the scores."""
 
     def __init__(
         self,

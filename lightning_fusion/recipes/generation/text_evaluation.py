@@ -42,20 +42,21 @@ def text_evaluation(
     """Fuse scores that experts gave to texts, and compare their correlation with human ratings by aspect.
 
     For each seed and aspect a gradient-boosting regressor reads the scores of all experts and learns the human score
-    on the training rows; the Pearson correlation is that of the test rows. Experts are judged by their scores as they
-    are: a correlation has no scale. Their mean is of scores that are brought to deviation 1 over the training rows.
+    on the training samples; the Pearson correlation is that of the test samples. Experts are evaluated by their
+    scores without scaling, which a correlation ignores. Their mean is that of scores with deviation 1 on the training
+    samples.
 
     Args:
         data: CSV, TSV or JSON-lines file, a text per row: a column of numbers for each expert and each aspect.
         experts: Columns of the experts' scores.
         aspects: Columns of human scores.
         output: Folder of the run.
-        group_field: Column; rows that agree in it, texts about one article say, stay in one part.
-        test_fraction: Of the rows, or of the groups.
+        group_field: Column of groups; samples of a group, such as texts about one article, stay in one part.
+        test_fraction: Fraction of the samples, or of the groups, in the test part.
         max_iter: Trees of a fuser.
-        learning_rate: Of the fuser.
-        min_samples_leaf: Of a tree.
-        seeds: Draws of the parts; [0, 1, 2, 3, 4] where None.
+        learning_rate: Learning rate of a fuser.
+        min_samples_leaf: Minimum number of samples in a leaf of a tree.
+        seeds: Random seeds of the parts; [0, 1, 2, 3, 4] by default.
         overwrite: Replace another run in ``output``.
 
     Raises:
@@ -137,7 +138,7 @@ class _TextEvaluation(Recipe):
     aspects: list[str]
     test_fraction: float
     settings: dict[str, Any]
-    """Of the fusers."""
+    """Arguments of the fusers."""
 
     def run_seed(self, run: Run, seed: int) -> None:
         """Draw the parts, fit all fusers on one and test them on the other."""
@@ -146,7 +147,7 @@ class _TextEvaluation(Recipe):
         self.score(run.report, train, test, seed)
 
     def conclude(self, run: Run) -> None:
-        """Say what the data were, and the correlations by aspect."""
+        """Describe the data, and the correlations by aspect."""
         report = run.report
         report.data = {
             "rows": len(self.scores),

@@ -1,4 +1,4 @@
-"""What the recipe hat compares."""
+"""Methods that the recipe hat compares."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ OF_TARGET = {"labeled_fraction", "labeled_per_class"}
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained for every seed; attributes that are not listed are the recipe's arguments of the same name.
+    """Settings of the training for every seed; attributes that are not listed are the recipe's arguments of this name.
 
     Attributes:
         domains: Names of the domains that are sources, and may be targets.
         target: Arguments of :class:`~lightning_fusion.data.views.target.TargetDataModule`.
         selection: Of :func:`~lightning_fusion.select_sources`.
-        arguments: Of all modules.
+        arguments: Arguments of all modules.
     """
 
     domains: list[str]

@@ -46,7 +46,7 @@ def hat(
     trainer: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Report:
-    """Let each domain learn from a few labels and from selected models of others, and compare with what it must beat.
+    """Train a small model for each domain from few labels and selected models of other domains; compare with baselines.
 
     For each seed one source is trained per domain, with all its labels and an architecture of its own, and published.
     Then each target domain in turn is new: it keeps few labels, selects among the sources of *other groups* (people,
@@ -58,19 +58,19 @@ def hat(
             and as targets.
         features: Submodule of all of them whose output is the representation.
         output: Folder of the run.
-        seeds: One run each; [0] where None.
+        seeds: Random seeds, one run each; [0] by default.
         targets: Domains that are new in turn; all where None.
         num_targets: This many of them, spread evenly over their order; all where None.
-        labeled_fraction: Fraction of the target's training rows that keep their label.
-        labeled_per_class: This many rows of each class instead.
-        min_per_class: Labeled rows of each class, at least, with ``labeled_fraction``.
+        labeled_fraction: Fraction of the target's training samples that keep their label.
+        labeled_per_class: Number of labeled samples of each class instead.
+        min_per_class: Minimum number of labeled samples of each class, with ``labeled_fraction``.
         keep_fraction: Fraction of the sources whose models are looked at.
         num_sources: How many are chosen.
         source_epochs: Epochs of each source.
-        source_classes: Every source knows this many of the classes only, two or more, and is trained on their rows
-            alone: the dial of label overlap. They are drawn with the seed and its name, those first that the fewest
-            sources before it know, so that together they cover all where they can. The row "local model, all labels"
-            is of another model then, which knows all.
+        source_classes: Number of classes of each source, two or more; a source is trained on samples of its classes
+            only. They are drawn with the seed and the source's name, classes of the fewest earlier sources first, so
+            that the sources cover all classes where possible. The row "local model, all labels" is then of another
+            model, which has all classes.
         corrupted_sources: Number of the sources that each target may choose from, drawn with the seed, that are
             replaced by models trained on permuted labels, each class under the name of another.
         epochs: Epochs of each model of a target.
@@ -83,14 +83,14 @@ def hat(
         variants: Further students by name: arguments of :func:`~lightning_fusion.select_sources`,
             :class:`~lightning_fusion.data.views.target.TargetDataModule` (label share) and
             :class:`~lightning_fusion.HaTJointModule` in which each differs.
-        optimizer: Of all models; AdamW, 1e-3, weight decay 1e-4 where None.
-        trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` says which.
-            Models of a target are validated only where a callback watches its validation split, whose labels the
+        optimizer: Optimizer of all models; AdamW, 1e-3, weight decay 1e-4 by default.
+        trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` lists
+            them. Models of a target are validated only where a callback watches its validation split, whose labels the
             few labels do not count.
         overwrite: Replace another run in ``output``.
 
     Returns:
-        The report, which is also in ``output``: ``results.json``, ``report.md``, pictures, and for each seed the
+        The report, which is also in ``output``: ``results.json``, ``report.md``, figures, and for each seed the
         sources' registry and the targets' students, which are ordinary experts.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The report of HaT's recipe: what is said and drawn of the rows of all targets."""
+"""The report of HaT's recipe: text and figures from the results of all targets."""
 
 import re
 from collections import Counter

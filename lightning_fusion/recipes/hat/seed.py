@@ -88,7 +88,7 @@ class HaTSeed(SeedRun):
     # ---------------------------------------------------------------- sources
 
     def publish_sources(self, plan: Plan, targets: Sequence[str]) -> None:
-        """Train one source per domain and publish it; those that are there already are taken as they are.
+        """Train one source per domain and publish it; existing ones are reused.
 
         A domain whose source is corrupted for some of the targets has one of each kind.
         """
@@ -136,7 +136,7 @@ class HaTSeed(SeedRun):
         target = _Target(self, name, earlier, plan)
         path = self.folder / "targets" / f"{name}.json"
         if path.is_file():
-            self.console.print(f"{label}: there already")
+            self.console.print(f"{label}: found checkpoint, not retrained")
             rows = json.loads(path.read_text())
         else:
             start = time.perf_counter()
@@ -171,7 +171,7 @@ class _Target:
 
     Args:
         run: The seed.
-        name: Of the domain.
+        name: Name of the domain.
         earlier: Targets that are finished.
         plan: What is trained.
     """
@@ -302,7 +302,7 @@ class _Target:
         return self._trainer(stage, max(1, round(self.plan.epochs * steps / few)))
 
     def _guard(self, student: Mapping[str, float], local: Mapping[str, float]) -> None:
-        """What folds of the labels say; the student's sources are chosen anew for each, without the held-out labels."""
+        """Compare on folds of the labels; the student's sources are chosen for each without the held-out labels."""
         result = guard(
             lambda fold: self._module(fold, self._select(fold).experts),
             self._module,
@@ -317,7 +317,7 @@ class _Target:
         self._add(f"{MAIN}, guarded", "accuracy", kept["test_accuracy"])
 
     def _fusers(self, few: TargetDataModule, experts: Mapping[str, Expert]) -> None:
-        """What keeps all chosen sources at inference: FoE and logistic regression on their outputs."""
+        """Methods that keep all chosen sources at inference: FoE and logistic regression on their outputs."""
         said = self._ask("chosen", experts, few)
         rule = LogisticStacking().fit(said.scattered("train"), np.asarray(said["train"].target))
         truth = np.asarray(said["test"].target)

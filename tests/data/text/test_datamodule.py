@@ -139,7 +139,7 @@ def test_texts_of_unknown_tokens_are_refused_or_dropped(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"vocab_size": 100}, "vocab_size is 100; expected at least 260: 256 bytes"),
+        ({"vocab_size": 100}, "vocab_size is 100; expected at least 260: 256 byte tokens"),
         ({"role": "fuser"}, "role fuser needs texts that no expert trains on; set fuser_fraction"),
         ({"test_fraction": 1.0}, "test_fraction is 1.0; expected a fraction between 0 and 1"),
         ({"val_fraction": 0.8, "test_fraction": 0.3}, "leave no training samples; lower them"),
@@ -153,7 +153,7 @@ def test_arguments_that_do_not_fit_are_refused(arguments, message):
 
 def test_a_network_with_fewer_tokens_than_the_data_is_refused():
     with pytest.raises(
-        InputError, match=r"tokenizer has 300 tokens, the network knows 200; set the network's vocab_size"
+        InputError, match=r"tokenizer has 300 tokens, the network has 200; set the network's vocab_size"
     ):
         ExpertModule(partial(TextBag, vocab_size=200), classes=["a", "b"], vocab_size=300)
 

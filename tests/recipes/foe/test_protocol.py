@@ -316,7 +316,7 @@ class TestOverlap:
         text = (tmp_path / "run/report.md").read_text()
         assert "| overlap |" in text and "](overlap.png)" in text and (tmp_path / "run/overlap.png").is_file()
         stamps = times(tmp_path / "run")
-        assert run(tmp_path / "run", overlaps=[1.0, 0.0], centralized=False).rows == report.rows  # it goes on
+        assert run(tmp_path / "run", overlaps=[1.0, 0.0], centralized=False).rows == report.rows  # resumed
         assert times(tmp_path / "run") == stamps and len(stamps) == 6
 
     def test_shares_that_are_none_are_refused(self, tmp_path):
@@ -513,5 +513,5 @@ class TestBaselinesOfOthers:
         assert described == {"class_path": "thirdparty.baseline.OneExpert", "init_args": {"number": 1}}
 
     def test_names_of_this_library_are_taken(self, tmp_path):
-        with pytest.raises(InputError, match="baselines: found the names KNORA-E, which are this library's"):
+        with pytest.raises(InputError, match="baselines: found the names KNORA-E, which are reserved"):
             run(tmp_path / "run", baselines={"KNORA-E": BASELINES["KNORA-E"]})

@@ -205,7 +205,7 @@ def test_pictures_are_drawn_and_an_interrupted_run_goes_on(folder, capsys):
     }
     run(folder, guarded=True, variants=change)
     said = capsys.readouterr().out
-    assert said.count("there already") == 8 + 2 and results(folder)["rows"] == before  # bit for bit
+    assert said.count("not retrained") == 8 + 2 and results(folder)["rows"] == before  # bit for bit
 
 
 @pytest.mark.slow
@@ -288,7 +288,7 @@ def test_a_student_serves_later_targets_of_other_people_and_an_interrupted_round
     for name in ("p2_phone", "p0_watch"):  # students of both stay published
         (hard / f"seed_0/targets/{name}.json").unlink()
     run(hard, **HARD)
-    assert results(hard)["rows"] == before and "p0_phone: there already" in capsys.readouterr().out
+    assert results(hard)["rows"] == before and "p0_phone: found checkpoint, not retrained" in capsys.readouterr().out
 
 
 @pytest.mark.slow
