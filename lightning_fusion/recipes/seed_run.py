@@ -241,7 +241,7 @@ class SeedRun:
     # --------------------------------------------------------------- outputs
 
     def collect(self, experts: dict[str, Expert], keep_representations: bool = False) -> ExpertOutputs:
-        """Ask the pool once, for representations as well where wanted, and diagnose it."""
+        """Cache the outputs of the pool, with representations if ``keep_representations``, and diagnose them."""
         start = time.perf_counter()
         pool = ExpertPool(experts, self.data.classes)
         trainer = self.trainer("outputs", logged=False)
