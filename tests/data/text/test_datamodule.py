@@ -60,7 +60,7 @@ class TestTokens:
         (entry,) = (tmp_path / "cache").iterdir()
         (file,) = entry.glob("data-*/0.bin")
         file.write_bytes(b"1234")
-        assert "is damaged (0.bin of tokens has 4 bytes, the manifest says" in refused(delimited(root, cache=cache))
+        assert "is damaged (0.bin of tokens has 4 bytes, the manifest has" in refused(delimited(root, cache=cache))
 
     def test_a_cache_is_of_the_arguments_that_read(self, tmp_path):
         root, cache = table(tmp_path / "t.csv"), str(tmp_path / "cache")
