@@ -35,7 +35,7 @@ from lightning_fusion.verification.evaluation import TrialEvaluationMixin
 FAST = {
     *("experts/digits.yaml", "foe/digits.yaml", "foe/frugal_digits.yaml", "acorl/digits.yaml", "hat/digits.yaml"),
     *("recipes/foe_digits.yaml", "recipes/frugal_digits.yaml", "recipes/acorl_digits.yaml"),
-    *("recipes/hat_synthetic.yaml", "foe/collect_digits.yaml"),
+    "foe/collect_digits.yaml",
 }
 # What a file that is only a part of a configuration is combined with.
 BASES = {"trainer": "foe/digits.yaml", "data": "experts/folders.yaml", "acorl": "acorl/digits.yaml"}

@@ -54,6 +54,7 @@ def altered(request, tmp_path, monkeypatch):
     ],
     ids=["fuser", "expert", "export", "test", "fit"],
 )
+@pytest.mark.slow
 def test_no_route_calls_or_imports_what_a_checkpoint_names(altered, route):
     with pytest.raises(InputError, match=r"no imported torch module|expected a class_path"):
         route()

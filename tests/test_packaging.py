@@ -45,6 +45,7 @@ def wheel(built) -> zipfile.ZipFile:
     return zipfile.ZipFile(built["wheel"])
 
 
+@pytest.mark.slow
 def test_the_sdist_holds_what_git_keeps(built):
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")

@@ -154,6 +154,7 @@ def test_two_runs_of_one_seed_are_equal_and_of_another_are_not(make, tmp_path):
 
 
 @pytest.mark.parametrize("make", [expert_with_workers, speech_with_workers, fuser])
+@pytest.mark.slow
 def test_overfitted_batches_are_those_of_every_epoch(make):
     class Watch(Callback):
         def on_train_batch_start(self, trainer, module, batch, batch_idx):

@@ -168,6 +168,7 @@ class TestReplacing:
         monkeypatch.setattr(module, "_open_array", swap)
         assert same(ArrayStore(tmp_path, "test"), {"x": np.ones(3)})
 
+    @pytest.mark.slow
     def test_a_second_writer_is_kept_out(self, tmp_path):
         code = (
             f"from lightning_fusion.store import StoreWriter\nwith StoreWriter({str(tmp_path)!r}, 'test', True): pass"

@@ -29,6 +29,7 @@ def fit(module, data, epochs: int = 1):
     return trainer
 
 
+@pytest.mark.slow
 def test_the_fused_figures_are_those_of_mean_cosines(data):
     torch.manual_seed(0)
     first = VerificationModule(SmallSpeakerNet, classes=data.classes)

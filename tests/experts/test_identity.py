@@ -110,6 +110,7 @@ def test_objects_that_contain_themselves():
     assert state_digest(one) == state_digest(other)
 
 
+@pytest.mark.slow
 def test_another_process_gives_the_same_digest():
     code = (
         "from sklearn.linear_model import LogisticRegression\nimport numpy as np\n"

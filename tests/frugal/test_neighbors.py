@@ -95,6 +95,7 @@ def test_ties_go_to_the_lower_row(experts, rows, classes, bits, seed, data):
 @pytest.mark.parametrize("kind", ["plain", "saturated", "duplicates", "grid"])
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("base", [[2, 5], [7, 0, 3, 4, 6, 8]])
+@pytest.mark.slow
 def test_one_more_expert_among_many_rows(kind, own, base):
     known, points = outputs(10, 1000, 3, kind), outputs(10, 30, 3, kind, seed=1)
     if kind == "grid":
@@ -152,6 +153,7 @@ def test_many_subsets_and_points_at_once_are_those_alone():
 
 @pytest.mark.parametrize("kind", ["plain", "saturated", "duplicates", "grid"])
 @pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.slow
 def test_one_more_expert_for_many_sets_at_once(kind, apart, engine):
     known = outputs(6, 600, 3, "plain" if kind == "grid" else kind)
     if kind == "grid":

@@ -352,6 +352,7 @@ class TestDefaults:
 
 class TestBudget:
     @pytest.mark.parametrize("budget", [1.0, 1.3, 2.0, 3.3])
+    @pytest.mark.slow
     def test_the_mean_cost_on_validation_rows_keeps_it(self, budget):
         outputs, targets = specialists()
         policy = FrugalFoE([1.0, 1.25, 1.5, 1.0], budget=budget).fit(outputs, targets)

@@ -56,6 +56,7 @@ def fitted(make):
 
 @pytest.mark.parametrize("make", [KNNFuser, SMALL], ids=["knn", "perceptron"])
 class TestEveryFuser:
+    @pytest.mark.slow
     def test_gives_probabilities(self, make):
         fuser, outputs = fitted(make), problem()[0]
         answer, held = fuser.predict([0, 2], outputs[:, :50]), fuser.held_out([0], [(2,), (1,)], torch.arange(20))

@@ -90,6 +90,7 @@ def test_real_modules_have_their_own_trainers():
         guard(make, make, target(), partial(trainer, 1), num_folds=99)
 
 
+@pytest.mark.slow
 def test_on_an_easy_target_with_wrong_sources_the_local_model_is_returned():
     """Real trainings: labels suffice here, and the sources name each class by another's name."""
     data = target(labeled_fraction=0.8)

@@ -486,6 +486,7 @@ class TestNetwork:
                 far.load("c")
 
     @pytest.mark.parametrize("declares_length", [True, False])
+    @pytest.mark.slow
     def test_a_read_that_breaks_is_tried_again(self, folder, declares_length):
         given = registry_sources.publish(folder, "a")
         breaks = {"index.json": 1, "card.json": 1, "encoder.safetensors": 2}
@@ -531,6 +532,7 @@ class TestNetwork:
             ("[" * 100_000, "is no complete index"),
         ],
     )
+    @pytest.mark.slow
     def test_an_index_that_is_none(self, tmp_path, content, message):
         if content is not None:
             (tmp_path / "index.json").write_text(content)

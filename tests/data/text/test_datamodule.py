@@ -172,6 +172,7 @@ def fitted(folder, epochs, resume=None):
     return module, trainer, data
 
 
+@pytest.mark.slow
 def test_an_expert_learns_and_resumes_bit_for_bit(tmp_path):
     whole, trainer, data = fitted(tmp_path, 4)
     (result,) = trainer.test(whole, data, verbose=False)
