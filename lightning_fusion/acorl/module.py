@@ -16,11 +16,12 @@ from lightning_fusion.acorl.dissimilarity import Dissimilarity
 from lightning_fusion.acorl.projection import Adversary
 from lightning_fusion.data.base import Batch, as_batch
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.expert import Expert, as_vectors, catch_output, warn_preprocessing_mismatch
+from lightning_fusion.experts.expert import Expert, warn_preprocessing_mismatch
+from lightning_fusion.experts.layers import as_vectors, catch_output
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.pool import ExpertPool, restore_experts, scatter, scatter_columns, store_experts
 from lightning_fusion.experts.probing import check_beside, first_rows, probe_experts, undisturbed
-from lightning_fusion.metrics.logging import accuracy_of, log_train
+from lightning_fusion.metrics.logging import accuracy_of, log_train, logs_step
 from lightning_fusion.optimization import build_optimizer
 from lightning_fusion.schedules import DANNRamp, Schedule
 
@@ -170,7 +171,7 @@ class ACoRLModule(ExpertModule):
         batch = as_batch(batch, "the train loader")
         input, target = self.mix(batch)
         strength = self.strength(self.progress)
-        seen = self.trainer.global_step % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        seen = logs_step(self)
         logits, z = self.forward_with_representations(input, watch=seen)
         found = self.complementarity(z, input, target, strength)
         task, adversarial = self.loss(logits, target), torch.stack(list(found.values())).mean()

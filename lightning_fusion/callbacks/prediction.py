@@ -55,7 +55,7 @@ class PredictionWriter(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather all rows and write them."""
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector of the Trainer
             rank_zero_info(f"fast_dev_run: {self.path} is not written")
             return
         parts = self._parts
@@ -65,7 +65,8 @@ class PredictionWriter(Callback):
             parts = [part for rank in gathered for part in rank]
         if not trainer.is_global_zero:
             return
-        classes, experts = list(pl_module.classes), list(getattr(pl_module, "expert_classes", ()))  # type: ignore[arg-type]
+        classes = list(pl_module.classes)  # type: ignore[arg-type]  # every module of this library has them
+        experts = list(getattr(pl_module, "expert_classes", ()))
         rows: dict[int, list[Any]] = {}
         more: list[str] = []
         for part in parts:
@@ -78,7 +79,7 @@ class PredictionWriter(Callback):
                 rows[index] = [classes[best], values[best], *(column[place] for column in columns), *values]
         target = Path(self.path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(target) as draft, open(draft, "w", newline="") as file:
+        with atomic_write(target) as draft, open(draft, "w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(["index", "prediction", "confidence", *more, *classes])
             table.writerows([index, *rows[index]] for index in sorted(rows))

@@ -44,7 +44,7 @@ class EpochSeed(Callback):
         # as an uninterrupted run does at this point.
         loop = trainer.fit_loop
         if trainer.current_epoch > 0 and (loop.is_resuming or loop.epoch_loop.restarting):
-            iter(loop._data_fetcher)  # type: ignore[arg-type]
+            iter(loop._data_fetcher)  # type: ignore[arg-type]  # set before this hook is called
 
     def state_dict(self) -> dict[str, Any]:
         """Return the seed."""

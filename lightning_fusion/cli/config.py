@@ -56,7 +56,7 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
 def _reject_duplicate_keys(path: str) -> None:
     """Raise InputError for a duplicate key, of which YAML readers silently use the last."""
     try:
-        nodes = [yaml.compose(Path(path).read_text())]
+        nodes = [yaml.compose(Path(path).read_text(encoding="utf-8"))]
     except (OSError, ValueError, yaml.YAMLError):
         return  # the parser reports the error
     while nodes:

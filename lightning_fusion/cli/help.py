@@ -116,7 +116,8 @@ def find_function(path: str) -> ast.FunctionDef | None:
         return None
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         return None
-    found = (node for node in ast.parse(Path(spec.origin).read_text()).body if isinstance(node, ast.FunctionDef))
+    source = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    found = (node for node in source.body if isinstance(node, ast.FunctionDef))
     return next((node for node in found if node.name == name), None)
 
 
@@ -192,8 +193,8 @@ def _classes() -> dict[str, tuple[str, list[str]]]:
     found = {}
     for path in _PACKAGE.rglob("*.py"):
         parts = path.relative_to(_PACKAGE.parent).with_suffix("").parts
-        package = path.with_name("__init__.py").read_text()
-        for name, bases in re.findall(r"^class (\w+)(?:\(([^)]*)\))?:", path.read_text(), flags=re.MULTILINE):
+        source, package = (file.read_text(encoding="utf-8") for file in (path, path.with_name("__init__.py")))
+        for name, bases in re.findall(r"^class (\w+)(?:\(([^)]*)\))?:", source, flags=re.MULTILINE):
             if name in PUBLIC:
                 where = _PACKAGE.name
             else:  # the path of its package where the package exports the name

@@ -86,7 +86,7 @@ def slice_loader(
 
 def _draws_order(trainer: Trainer | None) -> bool:
     """Whether training samples are shuffled: not where the Trainer overfits some batches."""
-    return trainer is None or trainer.overfit_batches == 0  # type: ignore[attr-defined]
+    return trainer is None or trainer.overfit_batches == 0  # type: ignore[attr-defined]  # set by a connector
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -1,11 +1,8 @@
 """Frozen models with the metadata that a fuser needs."""
 
 import json
-import pickle
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -14,12 +11,10 @@ from torch import Tensor, nn
 
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.estimators import METHODS, class_order, known_classes, probability_method
-from lightning_fusion.experts.identity import UnknownStateError, module_parts, state_digest
+from lightning_fusion.experts.identity import UnknownStateError, state_digest, weight_parts, wrapped_parts
+from lightning_fusion.experts.layers import as_vectors, catch_output, check_layer
+from lightning_fusion.experts.weights import build_network, load_weights, read_weights
 from lightning_fusion.files import digest
-from lightning_fusion.hyperparameters import imported_class
-
-CARD_KEY = "expert"
-"""Checkpoint key of the metadata that :class:`~lightning_fusion.ExpertModule` stores for its expert."""
 
 
 class Expert(nn.Module):
@@ -73,7 +68,7 @@ class Expert(nn.Module):
         card: dict[str, Any] = {}
         spec: dict[str, Any] | None = None
         if checkpoint is not None:
-            state, card = _read_checkpoint(checkpoint)
+            state, card = read_weights(checkpoint)
             if network is None:
                 spec = card.get("network")
                 network = build_network(spec, len(card.get("classes") or ()), f"checkpoint {checkpoint}")
@@ -105,7 +100,7 @@ class Expert(nn.Module):
         if output not in ("logits", "probabilities"):
             raise InputError(f"output is {output!r}; expected 'logits' or 'probabilities'")
         if checkpoint is not None:
-            _load_weights(network, state, checkpoint, list(classes))  # type: ignore[arg-type]
+            load_weights(network, state, checkpoint, list(classes))  # type: ignore[arg-type]
         self.network = network
         self.preprocess = preprocess
         self._checked = False  # the first batch of logits
@@ -178,25 +173,27 @@ class Expert(nn.Module):
 
         Where the state of a callable cannot be read, its name stands for it, and :meth:`unknown_state` returns why.
         """
-        facts = [json.dumps(self.classes), self.output, self.features, repr(self.preprocess), self.version]
-        if isinstance(self.network, nn.Module):
-            return digest(*facts, *module_parts(self))
-        name = getattr(self.network, "__qualname__", type(self.network).__qualname__)
-        facts += [self._columns, f"{getattr(self.network, '__module__', '')}.{name}"]
-        if not self.version:
-            with suppress(UnknownStateError):
-                facts.append(state_digest(self.network))
-        return digest(*facts)
+        return digest(*self._identity()[0])
 
     def unknown_state(self) -> str | None:
         """Return why the fingerprint does not cover the state of this expert; None where it does."""
-        if self.version:
-            return None
+        return self._identity()[1]
+
+    def _identity(self) -> tuple[list[Any], str | None]:
+        """Return the parts of the fingerprint, and why they do not cover the expert's state; None where they do."""
+        parts = [json.dumps(self.classes), self.output, self.features, repr(self.preprocess), self.version]
+        module = isinstance(self.network, nn.Module)
+        if module:
+            parts += weight_parts(self)
+        else:
+            name = getattr(self.network, "__qualname__", type(self.network).__qualname__)
+            parts += [self._columns, f"{getattr(self.network, '__module__', '')}.{name}"]
+        if self.version and not module:
+            return parts, None
         try:
-            module_parts(self) if isinstance(self.network, nn.Module) else state_digest(self.network)
+            return [*parts, *(wrapped_parts(self) if module else [state_digest(self.network)])], None
         except UnknownStateError as error:
-            return str(error)
-        return None
+            return parts, None if self.version else str(error)
 
     def facts(self) -> dict[str, Any]:
         """Return the metadata of the expert as plain data, for manifests and checkpoints."""
@@ -265,24 +262,6 @@ class Expert(nn.Module):
         return probabilities, as_vectors(caught[-1]).to(torch.float32)
 
 
-def check_layer(network: Any, name: str | None, whose: str) -> None:
-    """Check that a name is a submodule of a network.
-
-    Args:
-        network: Any module or callable.
-        name: Name of the layer.
-        whose: Name of the network, for the message.
-
-    Raises:
-        InputError: If it is not; the message lists the layers.
-    """
-    network = getattr(network, "_orig_mod", network)  # names of layers without the prefix of a compiled network
-    known = dict(network.named_modules()) if isinstance(network, nn.Module) else {}
-    if not name or name not in known:
-        layers = shorten([layer for layer in known if layer], 20) or "none (a callable has outputs only)"
-        raise InputError(f"features: {whose} has no layer {name!r}; its layers: {layers}")
-
-
 def warn_preprocessing_mismatch(whose: str, known: Mapping[str, Any] | None, found: Mapping[str, Any] | None) -> None:
     """Warn where the preprocessing of the data differs from that of a model's training.
 
@@ -303,145 +282,3 @@ def warn_preprocessing_mismatch(whose: str, known: Mapping[str, Any] | None, fou
         rank_zero_warn(
             f"preprocessing: {whose} was trained with a preprocessing that differs from the data's ({listed})"
         )
-
-
-@contextmanager
-def catch_output(network: nn.Module, layer: str, change: Callable[[Any], Any] | None = None) -> Iterator[list[Any]]:
-    """Collect the outputs of a submodule, in the order of its calls.
-
-    Compiled networks run uncompiled, because compiled code ignores temporary hooks.
-
-    Args:
-        network: Network, which is not changed.
-        layer: Name of the submodule.
-        change: Function that replaces the output of the layer; None keeps it.
-
-    Raises:
-        InputError: If the layer returns no tensor (B, D, ...), or is not called.
-
-    Example:
-        >>> network = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
-        >>> with catch_output(network, "0") as caught:
-        ...     _ = network(torch.zeros(5, 4))
-        >>> caught[0].shape
-        torch.Size([5, 3])
-    """
-    caught: list[Any] = []
-
-    def keep(module: nn.Module, arguments: Any, output: Any) -> Any:
-        if not isinstance(output, Tensor) or output.ndim < 2:
-            found = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
-            raise InputError(
-                f"features: the layer {layer!r} returns {found}; set it to one that returns a tensor (B, D, ...)"
-            )
-        caught.append(output)
-        return None if change is None else change(output)
-
-    handle = network.get_submodule(layer).register_forward_hook(keep)
-    try:
-        with torch.compiler.set_stance("force_eager") if _is_compiled(network) else nullcontext():
-            yield caught
-    finally:
-        handle.remove()
-    if not caught:
-        raise InputError(f"features: the network does not call its layer {layer!r}; set it to one that is called")
-
-
-def _is_compiled(network: nn.Module) -> bool:
-    parts = network.modules()
-    return any("_orig_mod" in part._modules or part._compiled_call_impl is not None for part in parts)
-
-
-def as_vectors(value: Tensor) -> Tensor:
-    """Pool to one vector per sample: (B, D, ...) is averaged over space, (B, T, D) over tokens or time.
-
-    Example:
-        >>> as_vectors(torch.zeros(2, 8, 4, 4)).shape, as_vectors(torch.zeros(2, 5, 8)).shape
-        (torch.Size([2, 8]), torch.Size([2, 8]))
-    """
-    if value.ndim == 3:
-        return value.mean(1)
-    return value.flatten(2).mean(2) if value.ndim > 3 else value
-
-
-def _read_checkpoint(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the weights in a file, and the expert's card where an ExpertModule wrote one."""
-    if not Path(path).is_file():
-        raise InputError(f"checkpoint: found no file {path}")
-    try:
-        if path.endswith(".safetensors"):
-            from safetensors.torch import load_file
-
-            return load_file(path), {}
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"checkpoint: {path} contains objects that weights-only loading rejects; save the state dict alone, or as "
-            "safetensors"
-        ) from error
-    except Exception as error:  # torch and safetensors raise various types for truncated or other files
-        raise InputError(f"checkpoint: {path} cannot be read ({type(error).__name__}: {error})") from error
-    if not isinstance(content, Mapping):
-        raise InputError(f"checkpoint: {path} holds a {type(content).__name__}; expected a state dict")
-    card = dict(content.get(CARD_KEY) or {}) if isinstance(content.get(CARD_KEY), Mapping) else {}
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
-    if not state:
-        raise InputError(f"checkpoint: {path} holds no weights; its keys: {shorten(content, 5)}")
-    return state, card
-
-
-def build_network(spec: Mapping[str, Any] | None, num_classes: int, where: str) -> nn.Module:
-    """Build the network that a file describes; its class must be imported already.
-
-    Args:
-        spec: ``class_path`` and ``init_args``.
-        num_classes: First argument of the class.
-        where: Name of the file, for the message.
-
-    Raises:
-        InputError: If there is no description, or the class is not an imported module.
-
-    Example:
-        >>> build_network({"class_path": "torch.nn.LazyLinear"}, 2, "checkpoint a.ckpt").out_features
-        2
-    """
-    if not spec:
-        raise InputError(f"network: {where} does not record its network; set network")
-    kind = imported_class(spec["class_path"], nn.Module)
-    if kind is None:
-        raise InputError(
-            f"network: {where} names {spec['class_path']}, which is not an imported module; import it first, or set "
-            f"network to that class of {num_classes} classes with {spec.get('init_args') or 'no other arguments'} "
-            "(a checkpoint must not import code by itself)"
-        )
-    network: nn.Module = kind(num_classes, **spec.get("init_args", {}))
-    return network
-
-
-def _load_weights(network: nn.Module, state: dict[str, Tensor], path: str, classes: list[str]) -> None:
-    """Load weights with any prefix of a wrapper (Lightning, DDP, torch.compile)."""
-    state = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
-    wanted = network.state_dict()
-    if not wanted:
-        return
-    first = next(iter(wanted))
-    prefixes = [key[: -len(first)] for key in state if key == first or key.endswith("." + first)]
-    prefix = next((p for p in sorted(prefixes, key=len) if all(p + key in state for key in wanted)), None)
-    if prefix is None:
-        raise InputError(
-            f"checkpoint: {path} does not belong to {type(network).__name__}: the network has weights such as "
-            f"{shorten(wanted, 2)}, the file {shorten(state, 2)}"
-        )
-    found = {key: state[prefix + key] for key in wanted}
-    differ = [key for key in wanted if found[key].shape != wanted[key].shape]
-    if differ:
-        last = differ[-1]
-        raise InputError(
-            f"checkpoint: {path} has {tuple(found[last].shape)} for {last}, the network {tuple(wanted[last].shape)}; "
-            f"it names {len(classes)} classes ({shorten(classes)}): change classes or network"
-        )
-    network.load_state_dict(found)

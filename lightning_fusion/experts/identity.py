@@ -2,7 +2,7 @@
 
 import os
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.files import digest
+from lightning_fusion.files import digest, hash_files
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _LARGEST_NAME = 4096  # longer texts name no file
@@ -35,7 +35,10 @@ def state_digest(value: Any) -> str:
         >>> state_digest(partial(pow, 2)) == state_digest(partial(pow, 2)) != state_digest(partial(pow, 3))
         True
     """
-    return _digest(value, ())
+    try:
+        return _digest(value, ())
+    except RecursionError as error:
+        raise UnknownStateError(f"the state of a {type(value).__qualname__} is nested too deeply") from error
 
 
 def _digest(value: Any, above: tuple[int, ...]) -> str:
@@ -51,7 +54,7 @@ def _digest(value: Any, above: tuple[int, ...]) -> str:
         return [part for key in sorted(values, key=repr) for part in (repr(key), _digest(values[key], inner))]
 
     kind = type(value).__qualname__
-    if isinstance(value, str | Path | os.PathLike):
+    if isinstance(value, str | os.PathLike):
         return digest(kind, str(value), *_content(value))
     if isinstance(value, _PLAIN):
         return digest(kind, repr(value))
@@ -63,7 +66,7 @@ def _digest(value: Any, above: tuple[int, ...]) -> str:
             digest(kind, str(array.dtype), *parts(array.ravel().tolist())) if array.dtype.hasobject else digest(array)
         )
     if isinstance(value, nn.Module):
-        return digest(kind, *module_parts(value))
+        return digest(kind, *weight_parts(value), *wrapped_parts(value))
     if isinstance(value, Mapping):
         return digest(kind, *named(value))
     if isinstance(value, list | tuple):
@@ -80,24 +83,30 @@ def _digest(value: Any, above: tuple[int, ...]) -> str:
         return digest(kind, *parts([value.__wrapped__]))
     if isinstance(value, type | types.ModuleType | torch.dtype | torch.device | np.dtype) or _is_named(value):
         return digest(kind, getattr(value, "__module__", ""), getattr(value, "__name__", str(value)))
-    return digest(type(value).__module__, kind, *_object_parts(value, inner, named))
+    return digest(type(value).__module__, kind, *_object_parts(value, named))
 
 
-def module_parts(module: nn.Module) -> list[Any]:
-    """Distinguishing content of a torch module: structure, weights, buffers, and objects that it wraps.
+def weight_parts(module: nn.Module) -> list[Any]:
+    """Structure, weights and buffers of a torch module, as parts of a digest."""
+    tensors = module.state_dict() | dict(module.named_buffers())  # buffers that are not saved count as well
+    return [repr(module), *(part for item in tensors.items() for part in item)]
 
-    Attributes count where they are estimators, arrays or tensors; counters and caches do not.
+
+def wrapped_parts(module: nn.Module) -> list[str]:
+    """Estimators, arrays and tensors among the attributes of a torch module, as parts of a digest.
+
+    Other attributes, such as counters and caches, do not count.
 
     Raises:
-        UnknownStateError: If a wrapped estimator cannot be read.
+        UnknownStateError: If the state of an estimator cannot be read.
     """
-    tensors = module.state_dict() | dict(module.named_buffers())  # buffers that are not saved count as well
-    parts: list[Any] = [repr(module), *(part for item in tensors.items() for part in item)]
-    for name, part in module.named_modules():
-        for key, value in sorted(vars(part).items()):
-            if isinstance(value, np.ndarray | Tensor) or hasattr(value, "predict"):
-                parts += [f"{name}.{key}", state_digest(value)]
-    return parts
+    return [
+        part
+        for name, owner in module.named_modules()
+        for key, value in sorted(vars(owner).items())
+        if isinstance(value, np.ndarray | Tensor) or hasattr(value, "predict")
+        for part in (f"{name}.{key}", state_digest(value))
+    ]
 
 
 def _function_parts(function: types.FunctionType) -> list[Any]:
@@ -123,30 +132,29 @@ def _is_named(value: Any) -> bool:
 
 def _is_empty(cell: types.CellType) -> bool:
     try:
-        cell.cell_contents  # noqa: B018
+        cell.cell_contents  # noqa: B018  # raises where the cell is empty
     except ValueError:
         return True
     return False
 
 
-def _object_parts(value: Any, inner: tuple[int, ...], named: Any) -> list[str]:
+def _object_parts(value: Any, named: Callable[[Mapping[Any, Any]], list[str]]) -> list[str]:
     """The state of an object: its attributes where they are all it has, else what it would pickle."""
     defined = {name for base in type(value).__mro__[:-1] for name in vars(base)}
     if not defined & {"__reduce_ex__", "__reduce__"} and hasattr(value, "__dict__") and "__slots__" not in defined:
-        result: list[str] = named(vars(value))
-        return result
+        return named(vars(value))
     try:
         return [joblib.hash(value)]
     except Exception as error:  # what a pickler raises for connections, locks and sessions, of any type
         raise UnknownStateError(f"the state of a {type(value).__qualname__} cannot be read ({error})") from error
 
 
-def _content(name: Any) -> list[str]:
+def _content(name: str | os.PathLike[str]) -> list[str]:
     """The digest of a file's content, where a text names one."""
     if len(str(name)) > _LARGEST_NAME or "\0" in str(name) or "\n" in str(name):
         return []
     try:
         path = Path(name)
-        return [digest(np.fromfile(path, np.uint8))] if path.is_file() else []
+        return [hash_files([path])] if path.is_file() else []
     except OSError:
         return []

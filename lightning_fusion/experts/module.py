@@ -11,7 +11,8 @@ from torchmetrics import Metric
 from lightning_fusion.callbacks.reproducible import EpochSeed
 from lightning_fusion.data.base import Batch, as_batch
 from lightning_fusion.errors import InputError
-from lightning_fusion.experts.expert import CARD_KEY, check_layer
+from lightning_fusion.experts.layers import check_layer
+from lightning_fusion.experts.weights import CARD_KEY
 from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
 from lightning_fusion.optimization import build_optimizer

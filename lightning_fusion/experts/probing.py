@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lightning_fusion.data.base import Batch, FusionDataModule, as_batch, sample_metadata
 from lightning_fusion.data.samplers import SliceSampler
 from lightning_fusion.errors import InputError
-from lightning_fusion.experts.expert import check_layer
+from lightning_fusion.experts.layers import check_layer
 from lightning_fusion.experts.pool import ExpertPool
 
 PROBE_ROWS = 64
@@ -154,7 +154,7 @@ def probe_experts(pool: ExpertPool, input: Any) -> dict[str, Tensor]:
 
 def in_a_step(trainer: Trainer, batch: Any, device: torch.device) -> Batch:
     """Transfer a batch of the trainer's data module to the device, with its hooks."""
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
     batch = data.on_after_batch_transfer(move_data_to_device(batch, device), 0)
     converted: Batch = trainer.precision_plugin.convert_input(as_batch(batch, "the data module"))
     return converted
@@ -162,7 +162,7 @@ def in_a_step(trainer: Trainer, batch: Any, device: torch.device) -> Batch:
 
 def all_rows(trainer: Trainer, split: str, device: torch.device) -> Iterator[Batch]:
     """Yield all samples of a split as in a step, in parts of the data module's batch size."""
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
     rows = data.rows(split)
     for part in torch.arange(len(rows)).split(data.batch_size):  # at most the memory of a training step
         yield in_a_step(trainer, rows[part], device)

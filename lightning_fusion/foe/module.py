@@ -31,7 +31,7 @@ from lightning_fusion.experts.pool import (
 from lightning_fusion.foe.fusers import MLPFuser, RepresentationFuser, best_expert_target, draw_expert_target
 from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
 from lightning_fusion.metrics.diversity import BestExpertAccuracy
-from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
+from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train, logs_step
 from lightning_fusion.optimization import build_optimizer
 
 
@@ -236,7 +236,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         batch = self._read(batch, "train")
         goal = batch.target if self.target == "label" else self._expert_target(batch)[0]
         loss: Tensor = self.loss(self.network(batch.outputs).float(), goal)
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if logs_step(self):
             log_train(self, {"loss": loss}, batch)
         return loss
 

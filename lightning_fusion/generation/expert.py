@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_fusion.errors import InputError
-from lightning_fusion.experts.adapters.transformers import TransformersGenerator, hash_files, model_files, weight_files
-from lightning_fusion.experts.expert import CARD_KEY, build_network
-from lightning_fusion.files import digest
+from lightning_fusion.experts.adapters.transformers import TransformersGenerator, model_files, weight_files
+from lightning_fusion.experts.weights import CARD_KEY, build_network
+from lightning_fusion.files import digest, hash_files
 
 
 class Writer(Protocol):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.expert import Expert, as_vectors
+from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.layers import as_vectors
 
 
 @torch.no_grad()

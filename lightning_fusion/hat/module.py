@@ -16,7 +16,8 @@ from torchmetrics import Metric
 
 from lightning_fusion.data.base import Batch, as_batch
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.expert import Expert, as_vectors, catch_output
+from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.layers import as_vectors, catch_output
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.pool import ExpertPool, restore_experts, store_experts
 from lightning_fusion.experts.probing import (
@@ -34,7 +35,7 @@ from lightning_fusion.hat.mixer import global_means, injection_loss, shared_colu
 from lightning_fusion.hat.sources import Answer, SourceTable, ask
 from lightning_fusion.hat.teacher import Teacher
 from lightning_fusion.hyperparameters import check_choices
-from lightning_fusion.metrics.logging import accuracy_of, log_train
+from lightning_fusion.metrics.logging import accuracy_of, log_train, logs_step
 from lightning_fusion.optimization import build_optimizer, check_manual, check_stepwise, step_together
 
 _OF_TRAINING = ("teacher.", "batches_done")  # what the student alone does not need
@@ -302,9 +303,8 @@ class HaTJointModule(ExpertModule):
 
     def _log_step(self, figures: dict[str, Tensor | float], players: int, batch: Batch) -> None:
         """Log every ``log_every_n_steps`` batches; the trainer counts each player's step."""
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         steps = min(players, len(self.trainer.optimizers))
-        if every > 0 and (self.trainer.global_step // steps - 1) % every == 0:
+        if logs_step(self, self.trainer.global_step // steps - 1):
             log_train(self, figures, batch)
 
     def _reject_divergence(self) -> None:

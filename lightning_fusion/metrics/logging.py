@@ -143,4 +143,15 @@ def log_train(module: LightningModule, values: Mapping[str, Tensor | float], bat
         module.log(f"train_{name}", value, prog_bar=name == "loss", batch_size=len(batch.target))
 
 
+def logs_step(module: LightningModule, step: int | None = None) -> bool:
+    """Return whether values of a training step are logged: every ``log_every_n_steps`` steps, never where that is 0.
+
+    Args:
+        module: Module in training.
+        step: Number of the step; the trainer's ``global_step`` where None.
+    """
+    every: int = module.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector of the Trainer
+    return every > 0 and (module.trainer.global_step if step is None else step) % every == 0
+
+
 _SPLITS = ("val", "test")

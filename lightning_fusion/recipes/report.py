@@ -253,7 +253,7 @@ class Report:
 def _longest(seconds: Mapping[str, float], earlier: Path) -> dict[str, float]:
     """Durations of a resumed run: the longest of each part, since reused parts take no time."""
     try:
-        known = json.loads(earlier.read_text())["seconds"]
+        known = json.loads(earlier.read_text(encoding="utf-8"))["seconds"]
         return {name: max(seconds.get(name, 0.0), known.get(name, 0.0)) for name in {**known, **seconds}}
     except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError):  # none, or one that was cut off
         return dict(seconds)

@@ -218,7 +218,7 @@ def claim_folder(
 def _recorded(marker: Path) -> dict[str, Any] | None:
     """Return the record of a folder's run; None where it is damaged."""
     try:
-        found = json.loads(marker.read_text())
+        found = json.loads(marker.read_text(encoding="utf-8"))
     except ValueError:
         return None
     parts = isinstance(found, dict) and all(isinstance(found.get(key, {}), dict) for key in ("config", "seeds"))

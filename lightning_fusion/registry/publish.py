@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from lightning_fusion.data.base import Batch, FusionDataModule
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.expert import Expert, build_network
+from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.weights import build_network
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import check_trusted, describe_factory, is_plain
 from lightning_fusion.registry.card import Card, as_json

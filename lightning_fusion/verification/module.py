@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_fusion.errors import InputError
-from lightning_fusion.experts.expert import catch_output, check_layer
+from lightning_fusion.experts.layers import catch_output, check_layer
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.verification.evaluation import TrialEvaluation, TrialEvaluationMixin
 from lightning_fusion.verification.loss import AngularMarginLoss, check_scale

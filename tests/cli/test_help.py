@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import subprocess
@@ -32,6 +33,17 @@ def test_nothing_large_is_imported(command):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.endswith("imported\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("args", [["--help"], ["recipe", "foe", "--help"], ["fit", "-c", "foe/digits.yaml", "--help"]])
+def test_the_encoding_of_the_terminal_does_not_matter(args):
+    """The source and the shipped files have signs beyond ASCII."""
+    ascii_only = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "lightning_fusion", *args]
+    done = subprocess.run(command, capture_output=True, env=ascii_only, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert b"usage: " in done.stdout
 
 
 @pytest.mark.parametrize("command", ["nonsense", "recipe"])

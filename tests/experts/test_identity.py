@@ -136,6 +136,32 @@ def test_a_state_that_cannot_be_read_is_named():
     assert Expert(nn.Linear(3, 2), classes=TWO).unknown_state() is None
 
 
+class Silent(nn.Module):
+    """A module around a session that cannot be read."""
+
+    def __init__(self):
+        super().__init__()
+        self.session = Session()
+        self.session.predict = self.session
+
+    def forward(self, x):
+        return torch.full((len(x), 2), 0.5)
+
+
+def test_a_module_around_what_cannot_be_read():
+    assert "lock" in Expert(Silent(), classes=TWO).unknown_state()
+    assert Expert(Silent(), classes=TWO, version="1").unknown_state() is None
+    assert print_of(Silent(), version="1") != print_of(Silent(), version="2")
+
+
+def test_a_state_nested_too_deeply_is_named():
+    nested = []
+    for _ in range(10_000):
+        nested = [nested]
+    with pytest.raises(UnknownStateError, match="nested too deeply"):
+        state_digest(nested)
+
+
 class TestStores:
     DATA = {"test": (torch.tensor(X), torch.tensor(Y))}
 

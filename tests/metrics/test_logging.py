@@ -3,13 +3,13 @@ import warnings
 import pytest
 import torch
 from helpers import tiny
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAUROC, MulticlassCalibrationError, MulticlassF1Score
 
 from lightning_fusion.data.base import as_batch
 from lightning_fusion.errors import InputError
-from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train, name_of
+from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train, logs_step, name_of
 
 
 class Accuracy(MeanMetric):
@@ -78,3 +78,11 @@ def test_each_epoch_begins_anew_and_a_split_has_its_own():
 def test_a_loss_that_diverged_stays_seen():
     (found,) = tiny.trainer().validate(Plain([1.0, float("nan"), 1.0]), datamodule=tiny.data(), verbose=False)
     assert found["val_loss"] != found["val_loss"]
+
+
+@pytest.mark.parametrize("every, steps", [(1, [0, 1, 2, 3, 4]), (2, [0, 2, 4]), (0, [])])
+def test_steps_are_logged_at_the_trainers_interval_and_never_at_zero(every, steps):
+    module = LightningModule()
+    module.trainer = Trainer(log_every_n_steps=every, logger=False, enable_progress_bar=False)
+    assert [step for step in range(5) if logs_step(module, step)] == steps
+    assert logs_step(module) == (every > 0)

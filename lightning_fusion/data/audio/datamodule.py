@@ -197,7 +197,7 @@ class BaseAudioDataModule(ModalityDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Find, split and read the recordings; inexpensive when repeated."""
-        self.split, self.recordings  # noqa: B018
+        self.split, self.recordings  # noqa: B018  # computed on access and kept
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return batches of random crops; order and crops depend on (seed, epoch)."""

@@ -292,7 +292,8 @@ class BaseImageDataModule(ModalityDataModule):
             if not path.is_file():
                 raise InputError(f"superclasses: found no file {path}; expected 'cifar100' or a JSON file")
             try:
-                table = {str(name): as_names(classes) for name, classes in json.loads(path.read_text()).items()}
+                content = json.loads(path.read_text(encoding="utf-8"))
+                table = {str(name): as_names(classes) for name, classes in content.items()}
             except (AttributeError, TypeError, ValueError) as error:
                 raise InputError(
                     f"superclasses: {path} is not JSON of {{super-class: [class, ...]}} ({error}); repair it"

@@ -102,7 +102,7 @@ class SensorDataModule(WindowedSensorDataModule):
     def prepare_data(self) -> None:
         """Fill the cache, once per machine."""
         if self.cache is not None:
-            self._source  # noqa: B018
+            self._source  # noqa: B018  # computed on access: fills the cache
 
     def read_source(self) -> Source:
         """Read a recording per file, or one for each body position in it.

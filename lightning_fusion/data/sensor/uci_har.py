@@ -75,7 +75,8 @@ class UCIHARDataModule(BaseSensorDataModule):
             raise InputError(f"root: the windows of train and test under {root} differ in length")
         subject, label, samples = np.concatenate(subjects), np.concatenate(labels), np.concatenate(windows)
         if (file := Path(root, "activity_labels.txt")).is_file():
-            names = dict(line.split(maxsplit=1) for line in file.read_text().splitlines() if line.strip())
+            lines = file.read_text(encoding="utf-8").splitlines()
+            names = dict(line.split(maxsplit=1) for line in lines if line.strip())
             label = np.array([names.get(number, number).strip() for number in label], object)
         split = np.repeat(splits, [len(part) for part in subjects])
         line = np.concatenate([np.arange(len(part)) for part in subjects])

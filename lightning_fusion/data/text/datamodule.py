@@ -172,7 +172,7 @@ class BaseTextDataModule(DomainsDataModule):
     def prepare_data(self) -> None:
         """Fill the cache, once per machine."""
         if self.cache is not None:
-            self._corpus  # noqa: B018
+            self._corpus  # noqa: B018  # computed on access: fills the cache
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return batches of texts of similar length, in an order that depends on (seed, epoch)."""

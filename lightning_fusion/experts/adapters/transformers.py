@@ -1,7 +1,6 @@
 """Models of transformers as experts: classifiers and text generators."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +46,6 @@ def model_files(path: str) -> list[Path]:
     """Return all files of a local model that affect its outputs: weights, configurations, tokenizer."""
     more = [file for kind in ("*.json", "*.txt", "*.model") for file in Path(path).glob(kind)]
     return [*weight_files(path), *sorted(more)]
-
-
-def hash_files(files: Sequence[Path]) -> str:
-    """Return a fingerprint of the contents of files, in order."""
-    state = hashlib.blake2b(digest_size=16)
-    for file in files:
-        with open(file, "rb") as handle:
-            while piece := handle.read(1 << 20):
-                state.update(piece)
-        state.update(b"\0")
-    return state.hexdigest()
 
 
 def tokenizer_fingerprint(path: str) -> str | None:

@@ -15,7 +15,7 @@ from lightning_fusion import plotting
 from lightning_fusion.acorl.dissimilarity import Dissimilarity
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.errors import InputError
-from lightning_fusion.experts.expert import check_layer
+from lightning_fusion.experts.layers import check_layer
 from lightning_fusion.extras import installed, require
 from lightning_fusion.files import digest
 from lightning_fusion.recipes.acorl.chains import COMPLEMENTARY, PLAIN, ChainRun, Plan

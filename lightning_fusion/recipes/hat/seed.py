@@ -137,7 +137,7 @@ class HaTSeed(SeedRun):
         path = self.folder / "targets" / f"{name}.json"
         if path.is_file():
             self.console.print(f"{label}: found checkpoint, not retrained")
-            rows = json.loads(path.read_text())
+            rows = json.loads(path.read_text(encoding="utf-8"))
         else:
             start = time.perf_counter()
             with warnings.catch_warnings():

@@ -1,0 +1,87 @@
+"""Outputs of a network's layers: representations."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_fusion.errors import InputError, shorten
+
+
+def check_layer(network: Any, name: str | None, whose: str) -> None:
+    """Check that a name is a submodule of a network.
+
+    Args:
+        network: Any module or callable.
+        name: Name of the layer.
+        whose: Name of the network, for the message.
+
+    Raises:
+        InputError: If it is not; the message lists the layers.
+    """
+    network = getattr(network, "_orig_mod", network)  # names of layers without the prefix of a compiled network
+    known = dict(network.named_modules()) if isinstance(network, nn.Module) else {}
+    if not name or name not in known:
+        layers = shorten([layer for layer in known if layer], 20) or "none (a callable has outputs only)"
+        raise InputError(f"features: {whose} has no layer {name!r}; its layers: {layers}")
+
+
+@contextmanager
+def catch_output(network: nn.Module, layer: str, change: Callable[[Any], Any] | None = None) -> Iterator[list[Any]]:
+    """Collect the outputs of a submodule, in the order of its calls.
+
+    Compiled networks run uncompiled, because compiled code ignores temporary hooks.
+
+    Args:
+        network: Network, which is not changed.
+        layer: Name of the submodule.
+        change: Function that replaces the output of the layer; None keeps it.
+
+    Raises:
+        InputError: If the layer returns no tensor (B, D, ...), or is not called.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+        >>> with catch_output(network, "0") as caught:
+        ...     _ = network(torch.zeros(5, 4))
+        >>> caught[0].shape
+        torch.Size([5, 3])
+    """
+    caught: list[Any] = []
+
+    def keep(module: nn.Module, arguments: Any, output: Any) -> Any:
+        if not isinstance(output, Tensor) or output.ndim < 2:
+            found = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+            raise InputError(
+                f"features: the layer {layer!r} returns {found}; set it to one that returns a tensor (B, D, ...)"
+            )
+        caught.append(output)
+        return None if change is None else change(output)
+
+    handle = network.get_submodule(layer).register_forward_hook(keep)
+    try:
+        with torch.compiler.set_stance("force_eager") if _is_compiled(network) else nullcontext():
+            yield caught
+    finally:
+        handle.remove()
+    if not caught:
+        raise InputError(f"features: the network does not call its layer {layer!r}; set it to one that is called")
+
+
+def _is_compiled(network: nn.Module) -> bool:
+    parts = network.modules()
+    return any("_orig_mod" in part._modules or part._compiled_call_impl is not None for part in parts)
+
+
+def as_vectors(value: Tensor) -> Tensor:
+    """Pool to one vector per sample: (B, D, ...) is averaged over space, (B, T, D) over tokens or time.
+
+    Example:
+        >>> as_vectors(torch.zeros(2, 8, 4, 4)).shape, as_vectors(torch.zeros(2, 5, 8)).shape
+        (torch.Size([2, 8]), torch.Size([2, 8]))
+    """
+    if value.ndim == 3:
+        return value.mean(1)
+    return value.flatten(2).mean(2) if value.ndim > 3 else value

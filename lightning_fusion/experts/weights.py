@@ -1,0 +1,115 @@
+"""Weights and networks of experts, read from files without executing anything in them."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.hyperparameters import imported_class
+
+CARD_KEY = "expert"
+"""Checkpoint key of the metadata that :class:`~lightning_fusion.ExpertModule` stores for its expert."""
+
+
+def read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the weights in a file, and the expert's card where an ExpertModule wrote one; nothing in it is executed.
+
+    Args:
+        path: Path of a Lightning checkpoint, a plain state dict, or safetensors.
+
+    Raises:
+        InputError: If the file is missing, cannot be read weights-only, or has no weights.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"checkpoint: found no file {path}")
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            return load_file(path), {}
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"checkpoint: {path} contains objects that weights-only loading rejects; save the state dict alone, or as "
+            "safetensors"
+        ) from error
+    except Exception as error:  # torch and safetensors raise various types for truncated or other files
+        raise InputError(f"checkpoint: {path} cannot be read ({type(error).__name__}: {error})") from error
+    if not isinstance(content, Mapping):
+        raise InputError(f"checkpoint: {path} holds a {type(content).__name__}; expected a state dict")
+    card = dict(content.get(CARD_KEY) or {}) if isinstance(content.get(CARD_KEY), Mapping) else {}
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    if not state:
+        raise InputError(f"checkpoint: {path} holds no weights; its keys: {shorten(content, 5)}")
+    return state, card
+
+
+def build_network(spec: Mapping[str, Any] | None, num_classes: int, where: str) -> nn.Module:
+    """Build the network that a file describes; its class must be imported already.
+
+    Args:
+        spec: ``class_path`` and ``init_args``.
+        num_classes: First argument of the class.
+        where: Name of the file, for the message.
+
+    Raises:
+        InputError: If there is no description, or the class is not an imported module.
+
+    Example:
+        >>> build_network({"class_path": "torch.nn.LazyLinear"}, 2, "checkpoint a.ckpt").out_features
+        2
+    """
+    if not spec:
+        raise InputError(f"network: {where} does not record its network; set network")
+    kind = imported_class(spec["class_path"], nn.Module)
+    if kind is None:
+        raise InputError(
+            f"network: {where} names {spec['class_path']}, which is not an imported module; import it first, or set "
+            f"network to that class of {num_classes} classes with {spec.get('init_args') or 'no other arguments'} "
+            "(a checkpoint must not import code by itself)"
+        )
+    network: nn.Module = kind(num_classes, **spec.get("init_args", {}))
+    return network
+
+
+def load_weights(network: nn.Module, state: dict[str, Tensor], path: str, classes: list[str]) -> None:
+    """Load weights with any prefix of a wrapper (Lightning, DDP, torch.compile).
+
+    Args:
+        network: Network that receives the weights.
+        state: Weights by name.
+        path: Path of their file, for messages.
+        classes: Classes of the network, for messages.
+
+    Raises:
+        InputError: If weights are missing, or have other shapes.
+    """
+    state = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
+    wanted = network.state_dict()
+    if not wanted:
+        return
+    first = next(iter(wanted))
+    prefixes = [key[: -len(first)] for key in state if key == first or key.endswith("." + first)]
+    prefix = next((p for p in sorted(prefixes, key=len) if all(p + key in state for key in wanted)), None)
+    if prefix is None:
+        raise InputError(
+            f"checkpoint: {path} does not belong to {type(network).__name__}: the network has weights such as "
+            f"{shorten(wanted, 2)}, the file {shorten(state, 2)}"
+        )
+    found = {key: state[prefix + key] for key in wanted}
+    differ = [key for key in wanted if found[key].shape != wanted[key].shape]
+    if differ:
+        last = differ[-1]
+        raise InputError(
+            f"checkpoint: {path} has {tuple(found[last].shape)} for {last}, the network {tuple(wanted[last].shape)}; "
+            f"it names {len(classes)} classes ({shorten(classes)}): change classes or network"
+        )
+    network.load_state_dict(found)
