@@ -29,10 +29,10 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     """Compile a path pattern to a regular expression.
 
     ``{name}`` matches part of a file or folder name, as short as possible, and the same text where it is repeated;
-    ``*`` matches any part of a name; ``**`` matches any number of folders.
+    ``{name:2}`` matches exactly two characters; ``*`` matches any part of a name; ``**`` matches any number of folders.
 
     Raises:
-        InputError: If a brace is unmatched.
+        InputError: If a brace is unmatched, or nothing decides where a field ends: fields that touch need a width.
 
     Example:
         >>> match = compile_pattern("{label}_{speaker}_{utterance}.wav").fullmatch("7_lucas_12.wav")
@@ -40,18 +40,43 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
         {'label': '7', 'speaker': 'lucas', 'utterance': '12'}
         >>> compile_pattern("{speaker}/**").fullmatch("id10270/5r0dWxy17C8/00001.wav")["speaker"]
         'id10270'
+        >>> compile_pattern("{speaker:2}{text:3}{label:1}{take}.wav").fullmatch("03a01Fa.wav").groupdict()
+        {'speaker': '03', 'text': 'a01', 'label': 'F', 'take': 'a'}
     """
+    return re.compile(_expression(pattern, "+?"))
+
+
+def _expression(pattern: str, count: str) -> str:
+    """Return the regular expression of a pattern; ``count`` is the quantifier of fields without a width."""
     seen: set[str] = set()
     parts = []
-    for token in re.split(r"(\*\*/|\*\*|\*|\{[^\W\d]\w*\})", pattern):
-        if name := re.fullmatch(r"\{(\w+)\}", token):
-            parts.append(f"(?P={name[1]})" if name[1] in seen else f"(?P<{name[1]}>[^/]+?)")
+    before = ""  # the token before, if it has no fixed width
+    for token in filter(None, re.split(r"(\*\*/|\*\*|\*|\{[^\W\d]\w*(?::[1-9]\d*)?\})", pattern)):
+        open_ended = token
+        if name := re.fullmatch(r"\{(\w+)(?::(\d+))?\}", token):
+            if name[1] in seen:
+                parts.append(f"(?P={name[1]})")
+            else:
+                parts.append(f"(?P<{name[1]}>[^/]{f'{{{name[2]}}}' if name[2] else count})")
+            open_ended = before if name[2] or name[1] in seen else token  # widths do not separate their neighbors
             seen.add(name[1])
-        elif "{" in token or "}" in token:
-            raise InputError(f"pattern: found {token!r} in {pattern!r}; a field is a name in braces, as {{speaker}}")
+        elif token in ("*", "**"):
+            parts.append("[^/]*" if token == "*" else ".*")
         else:
-            parts.append({"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}.get(token) or re.escape(token))
-    return re.compile("".join(parts))
+            if "{" in token or "}" in token:
+                raise InputError(
+                    f"pattern: found {token!r} in {pattern!r}; a field is a name in braces, as {{speaker}}, or with a "
+                    "width, as {speaker:2}"
+                )
+            parts.append("(?:.*/)?" if token == "**/" else re.escape(token))
+            open_ended = ""
+        if before and open_ended == token and "{" in before + token:
+            raise InputError(
+                f"pattern: nothing between {before} and {token} in {pattern!r} decides where one ends; give widths, as "
+                "{speaker:2}, or a separator between them"
+            )
+        before = open_ended
+    return "".join(parts)
 
 
 def find_files(
@@ -80,15 +105,17 @@ def find_files(
     """
     if not Path(root).is_dir():
         raise InputError(f"{key}: found no folder {root}; expected {kind}s in it that match {pattern}")
-    expression = compile_pattern(pattern)
+    expression, longest = compile_pattern(pattern), re.compile(_expression(pattern, "+"))
     others: Counter[str] = Counter()
-    found, unmatched = [], []
+    found, unmatched, ambiguous = [], [], []
     for name in _walk(str(root), key):
         suffix = os.path.splitext(name)[1].lower()
         if suffix not in suffixes:
             others[suffix] += 1
         elif match := expression.fullmatch(name):
-            found.append(FoundFile(name, match.groupdict()))
+            found.append(FoundFile(name, fields := match.groupdict()))
+            if (other := longest.fullmatch(name)) and other.groupdict() != fields:
+                ambiguous.append((name, fields, other.groupdict()))
         else:
             unmatched.append(name)
     if not found and not unmatched:
@@ -106,6 +133,14 @@ def find_files(
         rank_zero_warn(
             f"{len(unmatched)} of {len(found) + len(unmatched)} {kind}s under {root} do not match the pattern "
             f"{pattern} and are left out: {shorten(sorted(unmatched), 3)}"
+        )
+    if ambiguous:
+        name, fields, other_fields = min(ambiguous, key=lambda case: case[0])
+        differ = [key for key in fields if fields[key] != other_fields[key]]
+        first, second = (", ".join(f"{key} {case[key]!r}" for key in differ) for case in (fields, other_fields))
+        rank_zero_warn(
+            f"{len(ambiguous)} of {len(found)} {kind}s under {root} match the pattern {pattern} in several ways: "
+            f"{name} has {first}, or {second}. The first is used; give widths, as {{{differ[0]}:2}}, or separators"
         )
     if left := {suffix: others[suffix] for suffix in sorted(set(unread) & set(others))}:
         listed = shorten(f"{count} {suffix}" for suffix, count in left.items())

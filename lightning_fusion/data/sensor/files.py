@@ -17,7 +17,7 @@ from lightning_fusion.files import digest
 
 SERIES_SUFFIXES = {".csv", ".npy", ".npz", ".txt"}
 TIMESTAMP_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-_VERSION = 3
+_VERSION = 4
 """Version of the cache format; entries of other versions are ignored."""
 _MOST_RATE_ERROR = 0.1
 _RATE_OF_ANOTHER_UNIT = 20.0
@@ -35,8 +35,8 @@ class RecordingFormat:
         label: Column or array of labels; None where the file has none.
         timestamp: Column or array of timestamps; None where samples are equally spaced.
         timestamp_unit: ``s``, ``ms``, ``us`` or ``ns``.
-        recorded_rate_hz: Sample rate of the files. Timestamps that contradict it are an error; without timestamps it
-            is assumed, ``sample_rate_hz`` where None.
+        recorded_rate_hz: Sample rate of the files. Timestamps that contradict it outside of gaps are an error; without
+            timestamps it is assumed, ``sample_rate_hz`` where None.
         columns: Names of the columns of files without a header.
         delimiter: Column delimiter of a CSV file: one character; a blank matches any whitespace.
         max_gap_s: Timestamps further apart than this enclose a gap without data.
@@ -142,9 +142,9 @@ def _times(
             f"{path}: all {count} row(s) have the timestamp {stamps[0]:.15g}; expected increasing timestamps: "
             "remove the file, or set timestamp to another column"
         )
-    rate = (count - 1) / times[-1]
+    rate, mean = _rates(times, how.max_gap_s)
     declared = how.recorded_rate_hz
-    if declared is not None and abs(rate / declared - 1) > _MOST_RATE_ERROR:
+    if declared is not None and min(abs(rate / declared - 1), abs(mean / declared - 1)) > _MOST_RATE_ERROR:
         raise InputError(
             f"{path}: the timestamps imply {rate:.4g} Hz, recorded_rate_hz is {declared:g}; change recorded_rate_hz, "
             f"or timestamp_unit (now {how.timestamp_unit}), or remove the file"
@@ -157,11 +157,25 @@ def _times(
     return times, np.diff(times) > how.max_gap_s
 
 
+def _rates(times: np.ndarray, max_gap_s: float) -> tuple[float, float]:
+    """Return the sample rate of a recording by the median and by the mean of its steps; gaps do not count.
+
+    The median is not affected by single samples that are missing, the mean not by a coarse clock. Samples of equal
+    timestamps share a step.
+    """
+    steps = np.diff(times)
+    within = steps[steps <= max_gap_s]
+    within = within if within.any() else steps  # slower than one sample in max_gap_s
+    distinct = within[within > 0]
+    shared = len(within) / len(distinct)
+    return float(shared / np.median(distinct)), float(shared / distinct.mean())
+
+
 def _resample(
     times: np.ndarray, samples: np.ndarray, labels: np.ndarray | None, how: RecordingFormat, gaps: np.ndarray | None
 ) -> Recorded:
     rate = how.sample_rate_hz
-    recorded = (len(times) - 1) / times[-1] if len(times) > 1 else rate
+    recorded = _rates(times, how.max_gap_s)[1] if len(times) > 1 else rate
     grid = np.arange(int(times[-1] * rate + 1e-6) + 1) / rate
     before = np.searchsorted(times, grid, side="right") - 1
     unknown = None if gaps is None or not gaps.any() else np.append(gaps, False)[before] & (times[before] < grid)

@@ -52,8 +52,8 @@ class SensorDataModule(WindowedSensorDataModule):
         delimiter: Column delimiter of a CSV file: one character, a blank for any whitespace.
         timestamp: Column or array of timestamps; samples are equally spaced where None.
         timestamp_unit: ``s``, ``ms``, ``us`` or ``ns``.
-        recorded_rate_hz: Sample rate of the files. With timestamps it is checked, with a tolerance of a tenth; without
-            timestamps it is assumed (``sample_rate_hz`` where None).
+        recorded_rate_hz: Sample rate of the files. With timestamps it is checked outside of gaps, with a tolerance of
+            a tenth; without timestamps it is assumed (``sample_rate_hz`` where None).
         max_gap_s: Timestamps further apart enclose a gap; windows that span it are left out.
         limits: Smallest and largest permitted value of channels, ``{x_acc: [-80, 80]}``, to detect other units.
         cache: Folder in which the samples are cached for later runs, which map them into memory; the files are read

@@ -1,0 +1,60 @@
+"""The sample rate of a recording is that of its samples, whatever lies between them."""
+
+import numpy as np
+import pytest
+
+from lightning_fusion.data.sensor.files import RecordingFormat, read_recording
+from lightning_fusion.errors import InputError
+
+
+def read(tmp_path, times, values=None, **how):
+    values = np.zeros(len(times)) if values is None else values
+    np.savez(tmp_path / "one.npz", x=values, t=times)
+    return read_recording(str(tmp_path / "one.npz"), RecordingFormat(("x",), timestamp="t", **how))
+
+
+def hundred_hz(pause_s=0.0, count=1000):
+    times = np.arange(count) / 100
+    return times + pause_s * (times >= times[count // 2])
+
+
+class TestPauses:
+    def test_a_long_one_leaves_the_rate_as_it_is(self, tmp_path):
+        """100 Hz with 80 s between the halves: 11 Hz by first and last timestamp."""
+        one = read(tmp_path, hundred_hz(pause_s=80), sample_rate_hz=50.0, recorded_rate_hz=100.0)
+        assert len(one.samples) == pytest.approx(50 * 90, abs=2)
+        assert one.gaps.sum() == pytest.approx(50 * 80, abs=2)
+
+    def test_do_not_hide_another_rate(self, tmp_path):
+        with pytest.raises(InputError, match=r"the timestamps imply 100 Hz, recorded_rate_hz is 20"):
+            read(tmp_path, hundred_hz(pause_s=80), sample_rate_hz=50.0, recorded_rate_hz=20.0)
+
+    def test_do_not_look_like_another_unit(self, tmp_path):
+        one = read(tmp_path, hundred_hz(pause_s=4000), sample_rate_hz=50.0)
+        assert int((~one.gaps).sum()) == pytest.approx(500, abs=3)
+
+    def test_leave_the_averaging_of_faster_recordings_as_it_is(self, tmp_path):
+        """+1, -1, +1...: the mean over 1/50 s is 0; interpolation takes every second sample."""
+        times = hundred_hz(pause_s=80)
+        values = np.where(np.arange(len(times)) % 2, -1.0, 1.0)
+        one = read(tmp_path, times, values, sample_rate_hz=50.0)
+        assert np.abs(one.samples[2:200]).max() < 1e-4
+
+
+class TestUnevenSteps:
+    @pytest.mark.parametrize("seed", range(3))
+    def test_missing_samples(self, tmp_path, seed):
+        kept = np.sort(np.random.default_rng(seed).permutation(1000)[:700])
+        read(tmp_path, hundred_hz()[kept], sample_rate_hz=50.0, recorded_rate_hz=100.0)
+
+    def test_a_coarse_clock(self, tmp_path):
+        times = np.floor(np.arange(500) / 50 / 0.0156) * 0.0156  # 50 Hz, ticks of 15.6 ms: a median of 64 Hz
+        read(tmp_path, times, sample_rate_hz=50.0, recorded_rate_hz=50.0)
+
+    def test_samples_that_come_in_groups(self, tmp_path):
+        times = np.arange(500) // 5 / 10  # five every 0.1 s
+        read(tmp_path, times, sample_rate_hz=50.0, recorded_rate_hz=50.0)
+
+    def test_slower_than_a_sample_in_max_gap_s(self, tmp_path):
+        one = read(tmp_path, np.arange(20.0), np.arange(20.0), sample_rate_hz=1.0, recorded_rate_hz=1.0)
+        assert one.samples[:, 0].tolist() == list(range(20))
