@@ -1,1 +1,1 @@
-"""ACoRL: train the next expert to know what the pool does not."""
+"""ACoRL: train a model that is complementary to a pool of frozen experts."""

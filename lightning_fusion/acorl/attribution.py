@@ -40,13 +40,13 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class PairComparison:
-    """Result of :func:`compare_pairs`; less overlap means that the members attend to more different places.
+    """Result of :func:`compare_pairs`; less overlap means that the attributions of the members differ more.
 
     Attributes:
         pair: Overlap of the members of the pair, per sample.
         plain_pair: Overlap of the members of the plain pair, per sample.
         spearman: The pair's rank correlation minus the plain pair's.
-        top: The pair's share of common strongest positions minus the plain pair's.
+        top: The pair's fraction of common strongest positions minus the plain pair's.
     """
 
     pair: Overlap
@@ -67,24 +67,25 @@ def integrated_gradients(
 
     The attributions of a sample sum to the difference of its logit between input and baseline ("completeness"), up to
     the error of the sum over ``steps`` points (Gauss-Legendre, through captum). Source: Sundararajan, Taly and Yan,
-    Axiomatic Attribution for Deep Networks, ICML 2017, eq. 1. Weights may be frozen: of an
-    :class:`~lightning_fusion.Expert`, give ``expert.network``, since the expert itself answers without gradients.
+    Axiomatic Attribution for Deep Networks, ICML 2017, eq. 1. Weights may be frozen. For an
+    :class:`~lightning_fusion.Expert`, pass ``expert.network``, since ``expert`` itself computes its outputs without
+    gradients.
 
     Args:
         network: Maps (B, ...) to (B, C) logits, in eval mode.
         input: (B, ...) floating-point input.
         target: (B,) int64 class whose logit is explained.
-        steps: Points of the sum.
-        baseline: An input that means "nothing": a number, or a tensor that broadcasts to the input. Zeros where None
-            (our choice: the mean of standardized input).
-        internal_batch_size: Rows that pass through the network at once.
+        steps: Number of points of the sum.
+        baseline: Reference input: a number, or a tensor that broadcasts to the input. ``None`` (default) means zeros,
+            the mean of standardized input (our choice).
+        internal_batch_size: Number of samples per forward pass.
 
     Returns:
         (B, ...) signed attributions, of the input's shape.
 
     Raises:
-        InputError: If the input is no tensor of floats (texts are none), the network is in training mode or does not
-            return (B, C), or an argument is out of range.
+        InputError: If the input is not a floating-point tensor, the network is in training mode or does not return (B,
+            C), or an argument is out of range.
 
     Example:
         >>> network = nn.Linear(2, 2, bias=False).eval()
@@ -97,7 +98,7 @@ def integrated_gradients(
     if not isinstance(input, Tensor):
         found = f"a dict with {shorten(sorted(input))}" if isinstance(input, Mapping) else f"a {type(input).__name__}"
         raise InputError(
-            f"input is {found}; expected a tensor of (batch, ...) floats, since nothing lies between two tokens: of a "
+            f"input is {found}; expected a tensor of (batch, ...) floats, since tokens cannot be interpolated: for a "
             "text, attribute its embeddings (B, L, D), through a network that maps those to logits"
         )
     if not input.is_floating_point() or input.ndim < 2:
@@ -108,7 +109,7 @@ def integrated_gradients(
         raise InputError(f"{shorten(busy)} in training mode: batch norm would mix the samples; call network.eval()")
     if not len(input):
         return torch.zeros_like(input)
-    # a test loop of Lightning runs in inference mode, whose tensors know no gradients: leave it and copy
+    # Lightning's test loop runs in inference mode, whose tensors have no gradients: leave it and copy
     with torch.inference_mode(False), torch.enable_grad():
         input, target = input.detach().clone(), target.detach().clone()
         start = torch.zeros(()) if baseline is None else torch.as_tensor(baseline).detach().clone()
@@ -140,15 +141,15 @@ def attribute(
     """Compute an attribution map: absolute :func:`integrated_gradients`, summed over the channels of images.
 
     Args:
-        network: Maps (B, ...) to (B, C) logits, in eval mode; of an expert, ``expert.network``.
+        network: Maps (B, ...) to (B, C) logits, in eval mode; for an expert, ``expert.network``.
         input: (B, channels, H, W) images, or (B, ...) of fewer dimensions: (B, mel, T) spectrograms, (B, D) values.
         target: (B,) int64 class whose logit is explained.
         steps: Points of the sum.
-        baseline: An input that means "nothing"; zeros where None.
-        internal_batch_size: Rows that pass through the network at once.
+        baseline: Reference input: a number, or a tensor that broadcasts to the input. ``None`` (default) means zeros.
+        internal_batch_size: Number of samples per forward pass.
 
     Returns:
-        (B, H, W) of images, else of the input's shape; values >= 0.
+        (B, H, W) for images, else the input's shape; values >= 0.
 
     Raises:
         InputError: As :func:`integrated_gradients`.
@@ -165,13 +166,13 @@ def attribute(
 def attribution_overlap(a: Tensor, b: Tensor, top_fraction: float = 0.1) -> Overlap:
     """Compare two maps of each sample by their ranks and by their strongest positions.
 
-    Where equal values stand at the edge of the strongest, each counts by its chance to be among them, in either map
-    (our choice; a fixed order of positions would make sparse maps look alike).
+    Values that tie at the boundary of the strongest positions count by their probability to be among them (our choice;
+    a fixed order of positions would make sparse maps look alike).
 
     Args:
         a: (B, ...) maps.
         b: (B, ...) other maps of the same samples.
-        top_fraction: Share of the positions that count as strongest, rounded up to whole positions.
+        top_fraction: Fraction of the positions that count as strongest, rounded up to whole positions.
 
     Returns:
         Rank correlation and common fraction of the strongest, float64; the fraction is ``top_fraction`` for unrelated
@@ -216,19 +217,19 @@ def compare_pairs(
 ) -> PairComparison:
     """Compare the map similarity of the members of a pair with that of a plain pair, sample by sample.
 
-    Each network explains the logit of the true class. The interval is over samples, of one training of each network:
-    repeat it over training seeds before anything is claimed.
+    The logit of the true class is attributed. The interval is over samples, for one training of each network; a
+    conclusion needs several training seeds.
 
     Args:
-        pair: Two networks in eval mode; a chain trained by ACoRL, say.
-        plain_pair: Their control arm.
+        pair: Two networks in eval mode, for example of a chain trained by ACoRL.
+        plain_pair: Two networks of the control arm.
         batches: One :class:`~lightning_fusion.Batch`, or a loader of them.
         steps: Points of the sum of integrated gradients.
-        baseline: An input that means "nothing"; zeros where None.
-        top_fraction: Share of the positions that count as strongest.
-        internal_batch_size: Rows that pass through a network at once.
-        repeats: Bootstrap draws of the samples.
-        seed: Seed of the draws.
+        baseline: Reference input: a number, or a tensor that broadcasts to the input. ``None`` (default) means zeros.
+        top_fraction: Fraction of the positions that count as strongest.
+        internal_batch_size: Number of samples per forward pass.
+        repeats: Number of bootstrap draws of the samples.
+        seed: Random seed of the draws.
 
     Raises:
         InputError: If there is no sample, or as :func:`integrated_gradients` and :func:`attribution_overlap`.
@@ -272,11 +273,12 @@ def paired_difference(values: Tensor, plain: Tensor, repeats: int = 2000, seed: 
     Args:
         values: (N,) measure of each sample.
         plain: (N,) the same measure of the control.
-        repeats: Draws of N samples with replacement.
-        seed: Seed of the draws.
+        repeats: Number of draws of N samples with replacement.
+        seed: Random seed of the draws.
 
     Returns:
-        The mean, its interval and the samples it is taken of: those whose difference is defined. All NaN with none.
+        The mean, its interval and the number of samples whose difference is defined. Without any, mean and interval are
+        NaN.
 
     Example:
         >>> paired_difference(torch.tensor([0.25, 0.75]), torch.tensor([0.0, 0.5]))
@@ -307,7 +309,7 @@ def _check_logits(network: nn.Module, row: Tensor, target: Tensor) -> None:
         raise InputError(f"the network returns {found} for one row; expected (1, classes) logits")
     if not logits.requires_grad:
         raise InputError(
-            f"{type(network).__name__} passes no gradient to its input; of an expert, which answers without gradients, "
+            f"{type(network).__name__} passes no gradient to its input; for an expert, which runs without gradients, "
             "give expert.network"
         )
     if not (target.min() >= 0 and target.max() < logits.shape[1]):
@@ -317,7 +319,7 @@ def _check_logits(network: nn.Module, row: Tensor, target: Tensor) -> None:
 
 
 def _among_strongest(maps: Tensor, count: int) -> Tensor:
-    """(B, P) the chance of each position to be among the ``count`` strongest, equal values drawn by lot."""
+    """(B, P) probability of each position to be among the ``count`` strongest, with ties broken at random."""
     edge = maps.topk(count, dim=1).values[:, -1:]
     above, at = (maps > edge).to(maps.dtype), (maps == edge).to(maps.dtype)
     return above + at * (count - above.sum(1, keepdim=True)) / at.sum(1, keepdim=True)

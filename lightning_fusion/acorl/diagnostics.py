@@ -12,7 +12,7 @@ def accuracy_warnings(metrics: Mapping[str, float]) -> list[str]:
 
     Example:
         >>> print(*accuracy_warnings({"val_accuracy": 0.2, "val_pool_accuracy": 0.7, "val_fused_accuracy": 0.71}))
-        the new model (validation accuracy 0.200) falls far under the experts (0.700 together): ...
+        the new model (validation accuracy 0.200) is far below the experts (0.700 together): ...
     """
     if math.isnan(metrics.get("val_loss", 0.0)):
         return ["the training diverged: val_loss is NaN; lower the learning rate or the strength of the reversal"]
@@ -22,8 +22,8 @@ def accuracy_warnings(metrics: Mapping[str, float]) -> list[str]:
     found = []
     if own < 0.7 * pool:
         found.append(
-            f"the new model (validation accuracy {own:.3f}) falls far under the experts ({pool:.3f} together): the "
-            "reversal is too strong for this dissimilarity, or the training too short; lower the schedule's maximum"
+            f"the new model (validation accuracy {own:.3f}) is far below the experts ({pool:.3f} together): the "
+            "reversal is too strong for this dissimilarity, or the training is too short; lower the maximum of schedule"
         )
     if fused <= pool:
         found.append(
@@ -33,7 +33,7 @@ def accuracy_warnings(metrics: Mapping[str, float]) -> list[str]:
     elif fused < own:
         found.append(
             f"the new model alone ({own:.3f}) is better than the fusion ({fused:.3f} validation accuracy): the experts "
-            "are weak or know few of the classes; weigh them (acorl.fusion.fit_output_weights), or train a fuser"
+            "are weak or cover few of the classes; weight them (acorl.fusion.fit_output_weights), or train a fuser"
         )
     return found
 

@@ -1,7 +1,7 @@
-"""Dissimilarity D(z_k, v_k) of a projected representation and that of a frozen model in ACoRL.
+"""Dissimilarity D(z_k, v_k) of a projected representation and the representation of a frozen model in ACoRL.
 
-The paper does not say which D it uses; all of these are our choice. Each needs its own strength of the reversal: their
-gradients differ by orders of magnitude. They are computed in float32, under autocast too.
+The paper does not specify D; all of these are our choice. Each needs its own strength of the reversal, since their
+gradients differ by orders of magnitude. They are computed in float32, also under autocast.
 """
 
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ class Dissimilarity(nn.Module, ABC):
 
     Args:
         num_features: D, the size of the frozen model's representation.
-        num_classes: C, for those that look at the classes.
+        num_classes: C, number of classes, for dissimilarities that depend on the class.
     """
 
     def __init__(self, num_features: int, num_classes: int) -> None:
@@ -27,7 +27,7 @@ class Dissimilarity(nn.Module, ABC):
         """The mean dissimilarity of a batch.
 
         Args:
-            projected: (B, D) what the projection made of the new model's representation.
+            projected: (B, D) projection of the new model's representation.
             representation: (B, D) the frozen model's, without gradient.
             target: (B,) classes, or (B, C) fractions of classes where samples are mixed.
         """
@@ -36,11 +36,11 @@ class Dissimilarity(nn.Module, ABC):
 
     @abstractmethod
     def measure(self, projected: Tensor, representation: Tensor, target: Tensor) -> Tensor:
-        """The mean over the batch, of float32 tensors."""
+        """Compute the mean over the batch from float32 tensors."""
 
 
 class Cosine(Dissimilarity):
-    """1 - cos(z, v). Representations after a ReLU have a common direction, which a constant prediction finds."""
+    """1 - cos(z, v). Representations after a ReLU share a direction, so a constant prediction scores well."""
 
     def measure(self, projected: Tensor, representation: Tensor, target: Tensor) -> Tensor:
         """Between 0 and 2."""
@@ -48,7 +48,7 @@ class Cosine(Dissimilarity):
 
 
 class SquaredCosine(Dissimilarity):
-    """1 - cos(z, v)^2: opposite directions count as alike."""
+    """1 - cos(z, v)^2: opposite directions count as similar."""
 
     def measure(self, projected: Tensor, representation: Tensor, target: Tensor) -> Tensor:
         """Between 0 and 1."""
@@ -74,8 +74,8 @@ class SmoothL1(Dissimilarity):
 class CenteredCosine(Dissimilarity):
     """1 - cos(z, v - mean of v): the default.
 
-    What all samples share is taken out of v, so a constant prediction scores 1 and only what tells samples apart can
-    be learned. The mean is that of all training batches so far, this one included.
+    The mean over samples is subtracted from v, so a constant prediction scores 1 and only differences between samples
+    can be predicted. The mean is that of all training batches so far, including the current one.
 
     Args:
         num_features: D.
@@ -100,7 +100,7 @@ class CenteredCosine(Dissimilarity):
         return 1
 
     def _shares(self, representation: Tensor, target: Tensor) -> Tensor:
-        """(B, G) which of the G means each row belongs to."""
+        """(B, G) weight of each of the G means for each sample."""
         return representation.new_ones(len(representation), 1)
 
     def measure(self, projected: Tensor, representation: Tensor, target: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class CenteredCosine(Dissimilarity):
 
 
 class ClassCenteredCosine(CenteredCosine):
-    """1 - cos(z, v - mean of v in the sample's class): what v says beyond the class, which both models must know.
+    """1 - cos(z, v - mean of v in the sample's class): compares v beyond the class, which both models predict.
 
     Args:
         num_features: D.

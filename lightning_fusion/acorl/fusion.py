@@ -1,4 +1,4 @@
-"""Fusion of frozen members: of their probabilities, representations, or scores of trials.
+"""Fusion of frozen members by their probabilities, representations, or trial scores.
 
 The paper names late fusion, output fusion, score fusion and the concatenation of embeddings; the definitions are ours.
 """
@@ -34,8 +34,8 @@ def average_outputs(outputs: Tensor, weights: Tensor | None = None) -> Tensor:
 def fit_output_weights(outputs: Tensor, target: Tensor) -> Tensor:
     """Fit the weights of the members that maximize the likelihood of held-out samples.
 
-    The mean log-likelihood is concave in the weights; it is climbed by expectation maximization, from equal weights.
-    Likely is not the same as right: where members are badly calibrated, equal weights may have the higher accuracy.
+    The mean log-likelihood is concave in the weights; expectation maximization starts from equal weights. If members
+    are poorly calibrated, equal weights may have a higher accuracy.
 
     Args:
         outputs: (N, K, C) probabilities on samples that no member was trained on.
@@ -71,8 +71,9 @@ class LinearHead(nn.Module):
 
     Args:
         num_classes: C, number of classes.
-        mean: (D,) of the representations on the training split.
-        std: (D,) likewise; representations that do not vary are left out.
+        mean: (D,) mean of the representations on the training split.
+        std: (D,) standard deviation of the representations on the training split; features that do not vary are
+            dropped.
     """
 
     mean: Tensor
@@ -93,15 +94,15 @@ class LinearHead(nn.Module):
 def late_fusion(
     outputs: ExpertOutputs, members: Sequence[str], batch_size: int = 128, seed: int = 0
 ) -> tuple[LinearHead, TensorDataModule]:
-    """Late fusion: an untrained head on the members' representations side by side, and the data to train it on.
+    """Late fusion: an untrained head on the members' concatenated representations, and the data to train it on.
 
-    Both go to an ordinary :class:`~lightning_fusion.ExpertModule`.
+    Train the head with :class:`~lightning_fusion.ExpertModule`.
 
     Args:
         outputs: A store with representations.
-        members: Whose representations.
+        members: Names of the members whose representations are concatenated.
         batch_size: Batch size of the training.
-        seed: Seed of the order of samples.
+        seed: Random seed of the order of samples.
 
     Raises:
         InputError: If the store has no representations of a member.
@@ -125,10 +126,10 @@ def late_fusion(
 
 
 def concatenate_embeddings(embeddings: Sequence[Tensor]) -> Tensor:
-    """The members' unit-norm embeddings side by side: their cosine is the mean of the members' cosines.
+    """Concatenate the members' unit-norm embeddings: their cosine is the mean of the members' cosines.
 
     Args:
-        embeddings: (B, D_k) of each member.
+        embeddings: Embeddings (B, D_k) of each member.
 
     Example:
         >>> concatenate_embeddings([torch.tensor([[3.0, 4.0]]), torch.tensor([[2.0]])])
@@ -145,8 +146,8 @@ def average_scores(scores: Sequence[Tensor]) -> Tensor:
 class CalibratedFusion:
     """Logistic regression on the members' scores: fused log-odds that a trial is of one speaker (scikit-learn).
 
-    Classes count alike, so that the prior of the fitted trials does not enter. Source: Brümmer et al., Fusion of
-    Heterogeneous Speaker Recognition Systems, 2007.
+    Both kinds of trials have equal weight, so the prior of the fitted trials has no effect. Source: Brümmer et al.,
+    Fusion of Heterogeneous Speaker Recognition Systems, 2007.
 
     Example:
         >>> scores = torch.tensor([[0.9, 0.7, 0.1, 0.2], [0.8, 0.6, 0.3, 0.1]])
@@ -164,11 +165,11 @@ class CalibratedFusion:
         """Fit the regression on labeled trials.
 
         Args:
-            scores: (K, T) by member.
-            same: (T,) bool.
+            scores: (K, T) scores of each member.
+            same: (T,) bool, True for trials of one speaker.
 
         Raises:
-            InputError: If there are only trials of one kind, or a score is no number.
+            InputError: If all trials are of one kind, or a score is not finite.
         """
         if not scores.isfinite().all():
             raise InputError("CalibratedFusion: found scores that are NaN or infinite")
@@ -178,8 +179,8 @@ class CalibratedFusion:
         turned = np.flatnonzero(self.model.coef_[0] < 0).tolist()
         if turned:
             warnings.warn(
-                f"CalibratedFusion: higher scores of member(s) {shorten(turned)} speak against one speaker on the "
-                f"{int(same.sum())} trials of one speaker that it learned from; give more trials, or leave them out",
+                f"CalibratedFusion: higher scores of member(s) {shorten(turned)} mean different speakers on the "
+                f"{int(same.sum())} trials of one speaker that it was fitted on; give more trials, or remove them",
                 stacklevel=2,
             )
         return self

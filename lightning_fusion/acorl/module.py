@@ -25,40 +25,41 @@ from lightning_fusion.metrics.logging import accuracy_of, log_train, logs_step
 from lightning_fusion.optimization import build_optimizer
 from lightning_fusion.schedules import DANNRamp, Schedule
 
-_DEAD = 1e-10  # gradient norm of a projection that learns nothing
+_DEAD = 1e-10  # gradient norm below which a projection has stopped learning
 _ADVERSARY = "adversary."  # prefix of the projections' weights in a checkpoint
 
 
 class ACoRLModule(ExpertModule):
     """Adversarial complementary representation learning (Kang et al., arXiv 2404.15704).
 
-    An ordinary expert is trained, with a second branch: for each frozen expert k, a projection d_k tries to predict
-    its representation v_k from the new model's representation z, through a gradient reversal,
+    The module trains an ordinary expert with a second branch: for each frozen expert k, a projection d_k predicts the
+    representation v_k from the new model's representation z, through a gradient reversal,
 
         loss = task loss + mean over k of D(d_k(GRL(z)), v_k)
 
-    so that d_k learns to predict, and the network learns the task and to be unpredictable. The checkpoint is an
-    ordinary expert, ``Expert(checkpoint=path)``, without the weights of the frozen ones; the projections in it serve a
-    resumed run alone, and a file of weights only leaves them out. With a strength of 0, the control arm, it trains bit
-    for bit as :class:`~lightning_fusion.ExpertModule` does.
+    so d_k learns to predict v_k, and the network learns the task and a representation from which v_k cannot be
+    predicted. The checkpoint is an ordinary expert, ``Expert(checkpoint=path)``, without the weights of the frozen
+    experts. It contains the projections for resuming; a weights-only checkpoint does not. With strength 0, the control
+    arm, the training is bit-identical to that of :class:`~lightning_fusion.ExpertModule`.
 
     Args:
         network: Factory of the network, called with the number of classes.
         experts: The frozen experts by name, or a pool; each must name its ``features``.
         features: Submodule of ``network`` whose output is z: the one before the task head.
-        schedule: Strength of the reversal, lambda, by training progress: the trainer's steps over all steps of the
-            run. :class:`~lightning_fusion.schedules.DANNRamp` where None.
-        ramp_steps: Steps that count as the whole training, for a run without an end.
-        allow_imitation: Accept a negative strength, which makes the models alike.
-        dissimilarity: D, called as ``dissimilarity(size of v_k, C)``;
-            :class:`~lightning_fusion.acorl.dissimilarity.CenteredCosine` where None.
-        projection: d_k, called as ``projection(size of z, size of v_k)``;
-            :class:`~lightning_fusion.acorl.projection.ProjectionMLP` where None.
-        **expert: Further arguments of :class:`~lightning_fusion.ExpertModule`. ``optimizer`` is that of the network and
-            the projections together; with ``mixup`` the frozen experts see the mixed images.
+        schedule: Strength of the reversal, lambda, by training progress: the trainer's steps divided by all steps of
+            the run. ``None`` (default) uses :class:`~lightning_fusion.schedules.DANNRamp`.
+        ramp_steps: Number of steps over which progress goes from 0 to 1; required if the Trainer has no maximum of
+            steps or epochs.
+        allow_imitation: Accept a negative strength, which makes the models similar.
+        dissimilarity: D, called as ``dissimilarity(size of v_k, C)``. ``None`` (default) uses
+            :class:`~lightning_fusion.acorl.dissimilarity.CenteredCosine`.
+        projection: d_k, called as ``projection(size of z, size of v_k)``. ``None`` (default) uses
+            :class:`~lightning_fusion.acorl.projection.ProjectionMLP`.
+        **expert: Further arguments of :class:`~lightning_fusion.ExpertModule`. ``optimizer`` updates the network and
+            the projections; with ``mixup`` the frozen experts receive the mixed images.
 
     Raises:
-        InputError: If an expert or the network lacks the named layer, or knows other classes.
+        InputError: If an expert or the network lacks the named layer, or has other classes.
 
     Example:
         >>> from functools import partial
@@ -97,7 +98,7 @@ class ACoRLModule(ExpertModule):
         self.schedule = schedule if schedule is not None else DANNRamp()
         self.ramp_steps, self.allow_imitation = ramp_steps, allow_imitation
         self._dissimilarity, self._projection = dissimilarity, projection
-        self.adversary: Adversary | None = None  # the first batch tells the sizes
+        self.adversary: Adversary | None = None  # built from the sizes of the first batch
         others = ["fused", "pool", *(f"expert_{name}" for name in self.pool.names)]
         self.metrics.add({f"{who}_accuracy": accuracy_of(len(self.classes)) for who in others})
         self.metrics.shown.add("fused_accuracy")
@@ -106,22 +107,22 @@ class ACoRLModule(ExpertModule):
         self._learns: dict[str, bool] = {}
         self._warned: set[str] = set()
         for progress in (0.0, 0.5, 1.0):
-            self.strength(progress)  # a wrong schedule stops here
+            self.strength(progress)  # raises if the schedule is invalid
 
     # ------------------------------------------------------------ mathematics
 
     def strength(self, progress: float) -> float:
-        """Lambda at some training progress in [0, 1].
+        """Return lambda at a training progress in [0, 1].
 
         Raises:
-            InputError: If the schedule gives no number, or a negative one without ``allow_imitation``.
+            InputError: If the schedule does not return a number, or returns a negative one without ``allow_imitation``.
         """
         value = self.schedule(progress)
         who = f"schedule: {type(self.schedule).__name__} gave {value!r} at progress {progress:.3g}"
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise InputError(f"{who}; expected a finite float")
         if value < 0 and not self.allow_imitation:
-            raise InputError(f"{who}: a negative strength makes the models alike; set allow_imitation if that is meant")
+            raise InputError(f"{who}: a negative strength makes the models similar; set allow_imitation to accept it")
         return float(value)
 
     @property
@@ -134,11 +135,11 @@ class ACoRLModule(ExpertModule):
         return all(self.strength(step / 20) == 0 for step in range(21))
 
     def forward_with_representations(self, input: Any, watch: bool = False) -> tuple[Tensor, Tensor]:
-        """Logits (B, C) and z (B, D), each on its own view of the layer's output.
+        """Return logits (B, C) and z (B, D), each computed from a separate view of the layer's output.
 
         Args:
             input: A batch.
-            watch: Remember the norms of the gradients that come back through either view.
+            watch: Record the norms of the gradients that flow back through each view.
         """
         assert self.features is not None
         with catch_output(self.network, self.features, partial(self._view, "task_gradient", watch)) as caught:
@@ -146,18 +147,18 @@ class ACoRLModule(ExpertModule):
         return logits, as_vectors(self._view("reversed_gradient", watch, caught[-1]))
 
     def _view(self, name: str, watch: bool, x: Tensor) -> Tensor:
-        view = x.view_as(x)  # hooks on one view leave the other readers of x alone
+        view = x.view_as(x)  # hooks on one view do not affect the other uses of x
         if watch and view.requires_grad:
             view.register_hook(lambda gradient: self._norms.update({name: gradient.detach().float().norm()}))
         return view
 
     def complementarity(self, z: Tensor, input: Any, target: Tensor, strength: float) -> dict[str, Tensor]:
-        """D(d_k(GRL(z)), v_k) for each frozen expert k, by name; override it for another branch.
+        """Compute D(d_k(GRL(z)), v_k) for each frozen expert k, by name; override it for another branch.
 
         Args:
-            z: (B, D).
-            input: The batch that gave z.
-            target: (B,), or (B, C) where samples are mixed.
+            z: (B, D) representation of the new model.
+            input: The batch that z was computed from.
+            target: (B,) classes, or (B, C) class fractions of mixed samples.
             strength: Strength of the reversal.
         """
         assert self.adversary is not None
@@ -167,7 +168,7 @@ class ACoRLModule(ExpertModule):
     # ------------------------------------------------------------------ steps
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Task loss plus the mean dissimilarity; every ``log_every_n_steps`` steps both are logged with gradients."""
+        """Compute task loss plus mean dissimilarity; log both with gradient norms every ``log_every_n_steps`` steps."""
         batch = as_batch(batch, "the train loader")
         input, target = self.mix(batch)
         strength = self.strength(self.progress)
@@ -183,7 +184,7 @@ class ACoRLModule(ExpertModule):
         return loss
 
     def on_after_backward(self) -> None:
-        """Log the norms of both gradients at z, and see whether the projections learn."""
+        """Log the norms of both gradients at z, and check that the projections learn."""
         if not self._norms:
             return
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
@@ -198,18 +199,18 @@ class ACoRLModule(ExpertModule):
                 self._learns[name] = self._learns.get(name, False) or learns
 
     def on_train_epoch_end(self) -> None:
-        """Warn about a projection that has stopped learning: nothing pushes the models apart then."""
+        """Warn if a projection has stopped learning; the models are then no longer made dissimilar."""
         for name in [name for name, learns in self._learns.items() if not learns and name not in self._warned]:
             self._warned.add(name)
             rank_zero_warn(
-                f"the projection onto expert {name} gets no gradient any more (epoch {self.current_epoch}): it is "
-                "dead, and nothing makes the new model unlike this expert; lower the learning rate, or change "
+                f"the projection onto expert {name} gets no gradient (epoch {self.current_epoch}): it has "
+                "stopped learning, so the new model is not made dissimilar; lower the learning rate, or change "
                 "projection or dissimilarity"
             )
         self._learns.clear()
 
     def _count(self, batch: Batch, split: str) -> Tensor:
-        """Log the metrics of an expert, and accuracies of each expert, of their mean and of all members (``fused``)."""
+        """Log an expert's metrics, and the accuracies of each expert, of their mean and of all members (``fused``)."""
         logits = super()._count(batch, split)
         known = scatter(torch.cat(list(self.pool(batch.input).values()), dim=1), self.columns, len(self.classes))
         own = logits.float().softmax(-1)[:, None]
@@ -243,7 +244,7 @@ class ACoRLModule(ExpertModule):
         if self.adversary.sizes != sizes or self.adversary.num_features != z.shape[1]:
             raise InputError(
                 f"features: the projections were made for {self.adversary.num_features} and {self.adversary.sizes} "
-                f"numbers; found {z.shape[1]} and {sizes}"
+                f"features; found {z.shape[1]} and {sizes}"
             )
 
     def _build(self, num_features: int, sizes: Mapping[str, int]) -> None:
@@ -260,7 +261,7 @@ class ACoRLModule(ExpertModule):
         del self._probe
 
     def _check_reversal(self, batch: Batch) -> None:
-        """One batch at strength 1, as lambda itself begins with 0: no step is taken, nothing is kept."""
+        """Check the gradients of one batch at strength 1, since lambda starts at 0; no state is changed."""
         assert self.adversary is not None
         weights = [weight for weight in self.network.parameters() if weight.requires_grad]
         with undisturbed(self.network, self.adversary):
@@ -277,13 +278,13 @@ class ACoRLModule(ExpertModule):
         if not (reached and turned.any()):
             raise InputError(
                 f"features: no gradient of the projections reaches the network through its layer {self.features!r}; "
-                "its output is constant, detached or that of frozen weights: name the layer before the head"
+                "its output is constant, detached or computed from frozen weights: name the layer before the head"
             )
         if not torch.allclose(turned, -plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max())):
             raise InputError("the gradient at the representation is not reversed: complementarity() must reverse it")
 
     def _probe_gradients(self, z: Tensor, batch: Batch, strength: float, wanted: Sequence[Tensor]) -> list[Tensor]:
-        """Gradients of L_a; every call draws the same random numbers and begins with the same running means."""
+        """Compute gradients of L_a; every call uses the same random numbers and initial running means."""
         assert self.adversary is not None
         with undisturbed(self.adversary):
             found = self.complementarity(z, batch.input, batch.target, strength)
@@ -291,7 +292,7 @@ class ACoRLModule(ExpertModule):
             return list(torch.autograd.grad(mean, wanted, retain_graph=True, allow_unused=True, materialize_grads=True))
 
     def on_fit_end(self) -> None:
-        """Log warnings about known failures."""
+        """Log the warnings of :meth:`diagnostics`."""
         metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         for message in self.diagnostics(metrics):
             rank_zero_warn(message)
@@ -299,7 +300,7 @@ class ACoRLModule(ExpertModule):
         if abs(reached) < abs(planned) / 2:
             rank_zero_warn(
                 f"the training stopped after {self.progress:.0%} of its steps, when the strength of the reversal was "
-                f"{reached:.2g} of {planned:.2g}; set ramp_steps to the number of steps that it takes"
+                f"{reached:.2g} of {planned:.2g}; set ramp_steps to the number of steps of the run"
             )
 
     def diagnostics(self, metrics: Mapping[str, float]) -> Sequence[str]:
@@ -307,7 +308,7 @@ class ACoRLModule(ExpertModule):
         return accuracy_warnings(metrics)
 
     def configure_optimizers(self) -> Any:
-        """As :class:`~lightning_fusion.ExpertModule`, with the projections as a second group of weights."""
+        """Return optimizer and schedule of an expert, with the projections as a second parameter group."""
         assert self.adversary is not None
         others = {id(weight) for part in (self.adversary, self.pool) for weight in part.parameters()}
         own = [weight for weight in self.parameters() if id(weight) not in others]
@@ -328,14 +329,14 @@ class ACoRLModule(ExpertModule):
             clip(group["params"], gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the card of an ordinary expert; name the frozen experts, and leave their weights out."""
+        """Add the expert's metadata and the names of the frozen experts, without their weights."""
         super().on_save_checkpoint(checkpoint)
         store_experts(checkpoint, self.pool.facts(), weights=False)
         if self.adversary is None:
             return
         if "optimizer_states" in checkpoint:
             checkpoint["representations"] = {"own": self.adversary.num_features, "experts": self.adversary.sizes}
-        else:  # of weights alone no run resumes: a chain of N members takes O(N) disk, not O(N^2)
+        else:  # weights-only files are not resumed: a chain of N members takes O(N) disk, not O(N^2)
             state = checkpoint["state_dict"]
             checkpoint["state_dict"] = {name: state[name] for name in state if not name.startswith(_ADVERSARY)}
 
@@ -348,7 +349,7 @@ class ACoRLModule(ExpertModule):
             )
         if sizes is not None and self.adversary is None:
             self._build(sizes["own"], sizes["experts"])
-        if sizes is None and self.adversary is not None:  # a file without projections leaves those at hand
+        if sizes is None and self.adversary is not None:  # a file without projections keeps the current ones
             own = self.adversary.state_dict()
             checkpoint["state_dict"] |= {f"{_ADVERSARY}{name}": value for name, value in own.items()}
         restore_experts(checkpoint, self.pool)

@@ -1,4 +1,4 @@
-"""Projections of ACoRL: for each frozen model a small network that predicts its representation."""
+"""Projections of ACoRL: small networks, each of which predicts the representation of a frozen model."""
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -11,13 +11,13 @@ from lightning_fusion.errors import InputError
 
 
 class ProjectionMLP(nn.Module):
-    """Linear layers with ReLU between them, and no final norm; the two sizes may differ.
+    """Linear layers with ReLU between them and no final normalization.
 
     Args:
         num_inputs: Size of the new model's representation.
-        num_outputs: Size of the frozen model's.
-        depth: Linear layers; two are our choice.
-        hidden: Width between them; the larger of both sizes where None.
+        num_outputs: Size of the frozen model's representation.
+        depth: Number of linear layers (2 is our choice).
+        hidden: Width of the hidden layers. ``None`` (default) uses the larger of ``num_inputs`` and ``num_outputs``.
 
     Example:
         >>> import torch
@@ -47,15 +47,15 @@ class Adversary(nn.Module):
 
         L_a = mean over k of D(d_k(GRL(z)), v_k)
 
-    The sign and the strength live in the reversal alone, so each d_k learns at full speed at any strength. Source:
+    Sign and strength apply in the reversal only, so the learning rate of d_k does not depend on the strength. Source:
     Kang et al., arXiv 2404.15704.
 
     Args:
         num_features: Size of z.
         members: Size of the representation of each frozen model, by name.
         num_classes: C, number of classes.
-        projection: Called as ``projection(size of z, size of v_k)``; :class:`ProjectionMLP` where None.
-        dissimilarity: Called as ``dissimilarity(size of v_k, C)``; :class:`CenteredCosine` where None.
+        projection: Called as ``projection(size of z, size of v_k)``. ``None`` (default) uses :class:`ProjectionMLP`.
+        dissimilarity: Called as ``dissimilarity(size of v_k, C)``. ``None`` (default) uses :class:`CenteredCosine`.
 
     Example:
         >>> import torch
@@ -79,7 +79,7 @@ class Adversary(nn.Module):
         project, compare = projection or ProjectionMLP, dissimilarity or CenteredCosine
         for what, made in (("projection", project), ("dissimilarity", compare)):
             if isinstance(made, nn.Module):
-                raise InputError(f"{what}: found a finished {type(made).__name__}; give its class: each expert has one")
+                raise InputError(f"{what}: found an instance of {type(made).__name__}; give its class")
         self.projections = nn.ModuleDict({name: project(num_features, size) for name, size in members.items()})
         self.dissimilarities = nn.ModuleDict({name: compare(size, num_classes) for name, size in members.items()})
         for measure in self.dissimilarities.values():
@@ -89,12 +89,12 @@ class Adversary(nn.Module):
     def forward(
         self, z: Tensor, representations: Mapping[str, Tensor], target: Tensor, strength: float | Tensor
     ) -> dict[str, Tensor]:
-        """D of each member; their mean is L_a.
+        """Compute D of each member; their mean is L_a.
 
         Args:
-            z: (B, D) the new model's representation.
-            representations: (B, D_k) of each frozen model, by name, without gradient.
-            target: (B,) classes, or (B, C) fractions of them.
+            z: (B, D) representation of the new model.
+            representations: (B, D_k) representation of each frozen model, by name, without gradient.
+            target: (B,) classes, or (B, C) class fractions of mixed samples.
             strength: lambda of the reversal.
 
         Raises:

@@ -7,12 +7,12 @@ from torch import Tensor
 def reverse_gradient(x: Tensor, strength: float | Tensor) -> Tensor:
     """Identity with reversed gradient: the backward pass multiplies by -``strength``.
 
-    It acts on what is computed from the returned tensor alone: other readers of ``x`` keep their gradient. Source:
-    Ganin and Lempitsky, Unsupervised Domain Adaptation by Backpropagation, ICML 2015, section 3.
+    It affects only what is computed from the returned tensor; other uses of ``x`` keep their gradient. Source: Ganin
+    and Lempitsky, Unsupervised Domain Adaptation by Backpropagation, ICML 2015, section 3.
 
     Args:
-        x: Any tensor; returned as it is where no gradient flows through it.
-        strength: lambda >= 0; negative leaves the sign as it is (imitation), 0 stops the gradient.
+        x: Any tensor; returned unchanged if it requires no gradient.
+        strength: lambda >= 0; a negative value keeps the sign (imitation), 0 stops the gradient.
 
     Example:
         >>> x = torch.ones(2, requires_grad=True)
@@ -22,6 +22,6 @@ def reverse_gradient(x: Tensor, strength: float | Tensor) -> Tensor:
     """
     if not (torch.is_grad_enabled() and x.requires_grad):
         return x
-    view = x.view_as(x)  # a hook on x itself would turn the gradients of its other readers as well
+    view = x.view_as(x)  # a hook on x itself would reverse the gradients of its other uses as well
     view.register_hook(lambda gradient: gradient * -strength)
     return view

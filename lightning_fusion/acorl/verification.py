@@ -16,18 +16,18 @@ from lightning_fusion.verification.loss import AngularMarginLoss, check_scale
 class ACoRLVerificationModule(TrialEvaluationMixin, ACoRLModule):
     """:class:`~lightning_fusion.ACoRLModule` with verification trials of unseen speakers as evaluation.
 
-    It trains as that does; validation and test are those of
-    :class:`~lightning_fusion.verification.module.VerificationModule`, of the new model (``val_eer``), of each frozen
-    expert (``val_expert_NAME_eer``) and of the mean of all their cosine scores (``val_fused_eer``), likewise
-    ``min_dcf``.
+    Training is that of :class:`~lightning_fusion.ACoRLModule`. Validation and test log the EER of the new model
+    (``val_eer``), of each frozen expert (``val_expert_NAME_eer``) and of the mean of all their cosine scores
+    (``val_fused_eer``), and ``min_dcf`` likewise, as :class:`~lightning_fusion.verification.module.VerificationModule`
+    does.
 
     Args:
-        network: Called with the number of speakers, gives the network; its head must give scaled cosines for the
-            default loss, as those of :mod:`lightning_fusion.encoders.speaker` do.
+        network: Factory of the network, called with the number of speakers. The default loss requires a head that
+            outputs scaled cosines, as those of :mod:`lightning_fusion.encoders.speaker` do.
         experts: The frozen experts by name, or a pool; their ``features`` are their embeddings.
         features: Submodule whose output (B, D) is the embedding.
-        loss: Called as ``loss(logits (B, C), target)``; an
-            :class:`~lightning_fusion.verification.loss.AngularMarginLoss` of margin 0.2 and scale 30 where None.
+        loss: Called as ``loss(logits (B, C), target)``. ``None`` (default) uses
+            :class:`~lightning_fusion.verification.loss.AngularMarginLoss` with margin 0.2 and scale 30.
         p_target: Prior probability of a same-speaker trial in the detection cost.
         **complementary: Further arguments of :class:`~lightning_fusion.ACoRLModule`.
     """
@@ -48,12 +48,12 @@ class ACoRLVerificationModule(TrialEvaluationMixin, ACoRLModule):
         self.evaluation = TrialEvaluation(["", *self.pool.names], p_target)
 
     def embed(self, input: Any) -> tuple[Tensor, Tensor]:
-        """Logits (B, C) and embeddings (B, D), float32, of the new model."""
+        """Return logits (B, C) and embeddings (B, D), float32, of the new model."""
         logits, z = self.forward_with_representations(input)
         return logits, z.float()
 
     def other_embeddings(self, input: Any) -> list[Tensor]:
-        """Those of the frozen experts."""
+        """Return the embeddings of the frozen experts."""
         return list(self.pool.representations(input).values())
 
     def diagnostics(self, metrics: Mapping[str, float]) -> Sequence[str]:

@@ -7,7 +7,7 @@ def test_failures_of_classifiers_are_named():
     assert accuracy_warnings(FINE) == []
     assert accuracy_warnings({}) == []
     assert "the training diverged" in accuracy_warnings(FINE | {"val_loss": float("nan")})[0]
-    assert "falls far under the experts" in accuracy_warnings(FINE | {"val_accuracy": 0.3})[0]
+    assert "is far below the experts" in accuracy_warnings(FINE | {"val_accuracy": 0.3})[0]
     assert "fusing gains nothing" in accuracy_warnings(FINE | {"val_fused_accuracy": 0.7})[0]
     assert "alone (0.900) is better than the fusion (0.850" in accuracy_warnings(FINE | {"val_accuracy": 0.9})[0]
 

@@ -127,5 +127,5 @@ def test_a_member_whose_scores_speak_the_other_way_is_named():
     generator = torch.Generator().manual_seed(0)
     same = torch.arange(200) % 2 == 0
     scores = same + torch.randn(2, 200, generator=generator)
-    with pytest.warns(UserWarning, match=r"higher scores of member\(s\) 1 speak against one speaker on the 100 trials"):
+    with pytest.warns(UserWarning, match=r"higher scores of member\(s\) 1 mean different speakers on the 100 trials"):
         CalibratedFusion().fit(torch.stack([scores[0], -scores[1]]), same)

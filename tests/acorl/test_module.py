@@ -238,7 +238,7 @@ class TestSchedule:
             (torch.tensor(1.0), r"Odd gave tensor\(1.\) at progress 0; expected a finite float"),
             (float("nan"), "Odd gave nan at progress 0"),
             (float("inf"), "Odd gave inf"),
-            (-0.1, "a negative strength makes the models alike; set allow_imitation"),
+            (-0.1, "a negative strength makes the models similar; set allow_imitation"),
             (None, "Odd gave None"),
             (True, "Odd gave True"),
         ],
