@@ -8,7 +8,7 @@ from lightning import Trainer
 from measuring import Result, interleave
 
 from lightning_fusion import GenerativeFoE
-from lightning_fusion.generation.answers import Asking, ask_expert
+from lightning_fusion.generation.answers import InferenceSettings, run_expert
 from lightning_fusion.generation.expert import GenerativeExpert
 from lightning_fusion.generation.networks import PointerGenerator
 from lightning_fusion.generation.pairs import TextPairsDataModule
@@ -66,8 +66,8 @@ def measure() -> list[Result]:
     def every() -> Any:
         pairs: Any = data.rows("test").inputs
         rows = [pairs[torch.tensor([place])]["input_ids"][0].numpy() for place in range(ROWS)]
-        how = Asking(TOKENS, batch_size=32)
-        return lambda: [ask_expert(expert, rows, "text", how) for expert in experts.values()]
+        how = InferenceSettings(TOKENS, batch_size=32)
+        return lambda: [run_expert(expert, rows, "text", how) for expert in experts.values()]
 
     sides = {"both": partial(chosen, "both"), "input": partial(chosen, "input"), "every": every}
     times = interleave(sides, repeats=5)

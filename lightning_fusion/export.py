@@ -120,7 +120,7 @@ def export(
         raise InputError(
             f"experts: found {shorten(pool.names)}; the fuser was trained with {shorten(fuser.expert_classes)}"
         )
-    check_same_experts(content.get("experts") or {}, pool.facts())
+    check_same_experts(content.get("experts") or {}, pool.metadata())
     network = FusedNetwork(pool, fuser).eval().cpu()
     input = _Input(input_shape, max_tokens, _vocabulary(pool))
     example = input.draw(2)
@@ -152,7 +152,7 @@ def export(
         "output": "probabilities",
         "preprocessing": ways[0] if all(way == ways[0] for way in ways) else dict(zip(pool.names, ways, strict=True)),
         "target": fuser.target,
-        "experts": pool.facts(),
+        "experts": pool.metadata(),
         "checkpoint": checkpoint,
         "versions": {name: version(name) for name in ("lightning-fusion", "torch")},
         "files": files,
@@ -198,7 +198,7 @@ def _vocabulary(pool: ExpertPool) -> int:
     """Size of the vocabulary of all experts, where known."""
     told = [expert.preprocessing or {} for expert in pool.members.values()]
     networks = [getattr(expert.network, "vocab_size", None) for expert in pool.members.values()]
-    return min([int(n) for n in (*(facts.get("vocab_size") for facts in told), *networks) if n], default=2)
+    return min([int(n) for n in (*(metadata.get("vocab_size") for metadata in told), *networks) if n], default=2)
 
 
 def _largest_difference(network: nn.Module, other: Any, input: _Input) -> float:

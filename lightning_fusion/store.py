@@ -81,7 +81,7 @@ class ArrayStore(Mapping[str, np.ndarray]):
                 manifest = _read_manifest(self.folder, kind)
                 data, described = self.folder / manifest["data"], manifest["arrays"].items()
                 try:
-                    self._arrays = {name: _open_array(data, name, facts, verify, mode) for name, facts in described}
+                    self._arrays = {name: _open_array(data, name, record, verify, mode) for name, record in described}
                     break
                 except FileNotFoundError as error:
                     if _read_manifest(self.folder, kind) == manifest:  # not replaced by another process meanwhile
@@ -206,12 +206,12 @@ class StoreWriter:
         if name not in self._arrays:
             path = self._new(name, values.dtype, (0, *values.shape[1:]))
             self._files[name] = open(path, "wb")  # noqa: SIM115  (closed by commit, take or __exit__)
-        facts = self._arrays[name]
-        if values.dtype.str != facts["dtype"] or list(values.shape[1:]) != facts["shape"][1:]:
-            raise ValueError(f"{name}: rows {values.dtype}{values.shape} do not match {facts}")
+        record = self._arrays[name]
+        if values.dtype.str != record["dtype"] or list(values.shape[1:]) != record["shape"][1:]:
+            raise ValueError(f"{name}: rows {values.dtype}{values.shape} do not match {record}")
         with _space(self._data, values.nbytes):
             self._files[name].write(_bytes(values))
-        facts["shape"][0] += len(values)
+        record["shape"][0] += len(values)
 
     def create(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """Create a mapped array to be filled before :meth:`commit`; its disk space is reserved."""
@@ -228,8 +228,8 @@ class StoreWriter:
     def view(self, name: str) -> np.ndarray:
         """Return a stored array, mapped; no further rows may be appended to it."""
         self._close(name)
-        facts = self._arrays[name]
-        return _map(self._data / facts["file"], facts, "r")
+        record = self._arrays[name]
+        return _map(self._data / record["file"], record, "r")
 
     def take(self, name: str) -> np.ndarray:
         """Withdraw an array: return it, mapped, until the ``with`` block ends, and free its name."""
@@ -245,13 +245,13 @@ class StoreWriter:
         """
         for name in list(self._files):
             self._close(name)
-        used = {facts["file"] for facts in self._arrays.values()}
+        used = {record["file"] for record in self._arrays.values()}
         for path in self._data.iterdir():
             if path.name not in used:
                 path.unlink()
-        for facts in self._arrays.values():
-            with open(self._data / facts["file"], "rb+") as file:
-                facts["digest"] = _digest(file)
+        for record in self._arrays.values():
+            with open(self._data / record["file"], "rb+") as file:
+                record["digest"] = _digest(file)
                 os.fsync(file.fileno())
         manifest = {
             "format": FORMAT,
@@ -346,13 +346,13 @@ def _check_schema(manifest: dict[str, Any]) -> None:
         raise ValueError(f"data is {manifest['data']}")
     _check_keys("metadata", manifest["metadata"])
     _check_keys("arrays", manifest["arrays"])
-    for name, facts in manifest["arrays"].items():
-        _check_keys(f"array {name}", facts, _ARRAY_KEYS)
-        dtype, shape = np.dtype(facts["dtype"]), facts["shape"]
+    for name, record in manifest["arrays"].items():
+        _check_keys(f"array {name}", record, _ARRAY_KEYS)
+        dtype, shape = np.dtype(record["dtype"]), record["shape"]
         sizes = all(type(size) is int and size >= 0 for size in shape)
-        written = dtype.str == facts["dtype"] and not dtype.hasobject
-        if not sizes or not written or not re.fullmatch(r"\d+\.bin", facts["file"]):
-            raise ValueError(f"array {name} is {facts}")
+        written = dtype.str == record["dtype"] and not dtype.hasobject
+        if not sizes or not written or not re.fullmatch(r"\d+\.bin", record["file"]):
+            raise ValueError(f"array {name} is {record}")
 
 
 def _check_keys(what: str, found: Any, expected: set[str] | None = None) -> None:
@@ -366,21 +366,21 @@ def _damaged(kind: str, path: Path, what: object) -> DamagedStoreError:
     return DamagedStoreError(f"{kind}: {path} is damaged ({what}); delete the folder, and create it again")
 
 
-def _open_array(data: Path, name: str, facts: dict[str, Any], verify: bool, mode: Literal["c", "r"]) -> np.ndarray:
-    path = data / facts["file"]
-    expected = math.prod(facts["shape"]) * np.dtype(facts["dtype"]).itemsize
+def _open_array(data: Path, name: str, record: dict[str, Any], verify: bool, mode: Literal["c", "r"]) -> np.ndarray:
+    path = data / record["file"]
+    expected = math.prod(record["shape"]) * np.dtype(record["dtype"]).itemsize
     found = path.stat().st_size
     if found != expected:
         raise ValueError(f"{path.name} of {name} has {found} bytes, the manifest has {expected}")
     if verify:
         with open(path, "rb") as file:
-            if _digest(file) != facts["digest"]:
+            if _digest(file) != record["digest"]:
                 raise ValueError(f"{path.name} of {name} has another digest than in the manifest")
-    return _map(path, facts, mode)
+    return _map(path, record, mode)
 
 
-def _map(path: Path, facts: dict[str, Any], mode: Literal["c", "r", "r+"]) -> np.ndarray:
-    dtype, shape = np.dtype(facts["dtype"]), tuple(facts["shape"])
+def _map(path: Path, record: dict[str, Any], mode: Literal["c", "r", "r+"]) -> np.ndarray:
+    dtype, shape = np.dtype(record["dtype"]), tuple(record["shape"])
     if 0 in shape or not dtype.itemsize:  # nothing to map
         return np.zeros(shape, dtype)
     return np.memmap(path, dtype, mode, shape=shape)

@@ -16,7 +16,7 @@ def trained(tmp_path_factory):
     """Fusers with both kinds of target, trained on the answers of one pool."""
     folder = tmp_path_factory.mktemp("export")
     outputs = collect(tiny.pool(), tiny.data(), trainer=tiny.trainer())
-    facts = outputs.facts() | {"domains": ["x", "y"], "expert_domains": {"a": ["x"], "b": ["y"]}}
+    facts = outputs.fuser_arguments() | {"domains": ["x", "y"], "expert_domains": {"a": ["x"], "b": ["y"]}}
     paths = {}
     for target in ("label", "expert"):
         module, trainer = FoEFuserModule(**facts, target=target), tiny.trainer()
@@ -61,7 +61,10 @@ def test_a_fuser_that_reads_features_is_exported_with_them(tmp_path):
     pool = tiny.pool(features="body")
     outputs = collect(pool, tiny.data(), keep_representations=True, trainer=tiny.trainer())
     data = OutputsDataModule(outputs, representations=True)
-    module, trainer = FoEFuserModule(**outputs.facts(), representation_dims=data.representation_dims), tiny.trainer()
+    module, trainer = (
+        FoEFuserModule(**outputs.fuser_arguments(), representation_dims=data.representation_dims),
+        tiny.trainer(),
+    )
     trainer.fit(module, datamodule=data)
     trainer.save_checkpoint(tmp_path / "features.ckpt")
     export(pool, str(tmp_path / "features.ckpt"), str(tmp_path / "out"), sample_shape(), onnx=True)

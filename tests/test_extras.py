@@ -87,7 +87,7 @@ data = {split: (torch.randn(20, 4, generator=generator), torch.arange(20) % 2) f
 trainer = lambda: lightning.pytorch.Trainer(
     max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
 outputs = collect(pool, data, "store", trainer=trainer())
-trainer().fit(FoEFuserModule(**outputs.facts()), datamodule=OutputsDataModule("store"))
+trainer().fit(FoEFuserModule(**outputs.fuser_arguments()), datamodule=OutputsDataModule("store"))
 warnings.simplefilter("ignore")
 print(FrugalFoE(costs={"a": 1.0, "b": 1.0}).fit(outputs["train"]).predict(
     {name: torch.rand(20, 2).softmax(1) for name in "ab"}).cost.shape)

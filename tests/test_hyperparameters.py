@@ -33,7 +33,7 @@ PAYLOADS = [
 def altered(request, tmp_path, monkeypatch):
     """A fuser's checkpoint whose hyperparameters were altered; still loadable with weights_only=True."""
     monkeypatch.chdir(tmp_path)
-    trainer, module = tiny.trainer(), FoEFuserModule(**tiny.outputs().facts())
+    trainer, module = tiny.trainer(), FoEFuserModule(**tiny.outputs().fuser_arguments())
     trainer.strategy.connect(module)
     trainer.save_checkpoint("good.ckpt")
     content = torch.load("good.ckpt", weights_only=True)

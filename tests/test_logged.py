@@ -78,7 +78,7 @@ def made(name: str, folder: Path) -> tuple[Any, Any]:
         return ACoRLVerificationModule(experts={"a": expert}, **plain), data
     stored = OutputsDataModule(tiny.outputs(), batch_size=16)
     if name == "FoEFuserModule":
-        return FoEFuserModule(**tiny.outputs().facts(), target="expert", metric=MulticlassF1Score(3)), stored
+        return FoEFuserModule(**tiny.outputs().fuser_arguments(), target="expert", metric=MulticlassF1Score(3)), stored
     if name == "FrugalFoEModule":
         return FrugalFoEModule(FrugalFoE(abstain_above=0.5), expert_classes=tiny.EXPERT_CLASSES), stored
     metric = MulticlassF1Score(3)

@@ -55,7 +55,9 @@ def expert() -> Made:
 
 def fuser() -> Made:
     outputs = tiny.outputs(rows={"train": 40, "val": 5, "test": 1})
-    module = FoEFuserModule(**outputs.facts(), target="expert", network=partial(MLPFuser, hidden=(8,), dropout=0.5))
+    module = FoEFuserModule(
+        **outputs.fuser_arguments(), target="expert", network=partial(MLPFuser, hidden=(8,), dropout=0.5)
+    )
     return module, OutputsDataModule(outputs, batch_size=8)
 
 

@@ -331,7 +331,7 @@ class ACoRLModule(ExpertModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the expert's metadata and the names of the frozen experts, without their weights."""
         super().on_save_checkpoint(checkpoint)
-        store_experts(checkpoint, self.pool.facts(), weights=False)
+        store_experts(checkpoint, self.pool.metadata(), weights=False)
         if self.adversary is None:
             return
         if "optimizer_states" in checkpoint:

@@ -151,10 +151,10 @@ def _parser(command: str, function: ast.FunctionDef) -> argparse.ArgumentParser:
             text = f"{text} 'lightning-fusion fit --help' lists them.".strip()
             parser.add_argument("--trainer.KEY", metavar="VALUE", help=text.replace("%", "%%"))
             continue
-        facts = ["required" if default is None else f"default: {_yaml(default)}"]
-        facts = [f"type: {ast.unparse(kind)}", *facts] if kind else facts
+        notes = ["required" if default is None else f"default: {_yaml(default)}"]
+        notes = [f"type: {ast.unparse(kind)}", *notes] if kind else notes
         parser.add_argument(
-            f"--{name}", metavar="VALUE", help=f"{text} ({', '.join(facts)})".strip().replace("%", "%%")
+            f"--{name}", metavar="VALUE", help=f"{text} ({', '.join(notes)})".strip().replace("%", "%%")
         )
     return parser
 

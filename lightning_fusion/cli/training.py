@@ -103,7 +103,7 @@ class FusionCLI(LightningCLI):
         written = self.config[self.subcommand].get(f"model.init_args.{target}")
         written = written.as_dict() if isinstance(written, Namespace) else written
 
-        def fact(data: Any) -> Any:
+        def linked_value(data: Any) -> Any:
             value = getattr(data, source)
             if written is None or written == value:
                 return value
@@ -114,7 +114,7 @@ class FusionCLI(LightningCLI):
                 )
             return written
 
-        return fact
+        return linked_value
 
     def _parse_ckpt_path(self) -> None:
         """Take the model's arguments from the checkpoint, as Lightning does, and report the changed ones.

@@ -90,7 +90,7 @@ def window_statistics(windows: Tensor) -> Tensor:
         power[..., -1] /= 2  # half the sample rate has no mirror image
     place = torch.arange(power.shape[-1], device=windows.device) / (length / 2)
     bands = [power[..., (place > low) & (place <= high)].sum(-1) for low, high in pairwise(BANDS)]
-    facts = [
+    statistics = [
         mean,
         moving.square().mean(-1).sqrt(),
         windows.amin(-1),
@@ -99,7 +99,7 @@ def window_statistics(windows: Tensor) -> Tensor:
         windows.square().mean(-1).sqrt(),
         (sign[..., 1:] != sign[..., :-1]).float().sum(-1) / length,
     ]
-    return torch.stack([*facts, *bands], -1)
+    return torch.stack([*statistics, *bands], -1)
 
 
 def mean_and_deviation(chunks: Iterator[Tensor]) -> tuple[Tensor, Tensor]:

@@ -143,8 +143,10 @@ def diagnose(outputs: ExpertOutputs, split: str = "train", unseen: str | None = 
     target = np.asarray(part.target)
     predictions = spread.argmax(2)
     right = predictions == target[:, None]
-    owners = outputs.owners(split)
-    experts = [_figures(outputs, number, right, owners, spread, target, unseen) for number in range(len(outputs.names))]
+    expert_targets = outputs.expert_targets(split)
+    experts = [
+        _figures(outputs, number, right, expert_targets, spread, target, unseen) for number in range(len(outputs.names))
+    ]
     member = np.asarray(part.domain, bool)
     by_domain = {
         name: {expert: float(right[member[:, column], k].mean()) for k, expert in enumerate(outputs.names)}
@@ -180,13 +182,13 @@ def _figures(
     outputs: ExpertOutputs,
     number: int,
     right: np.ndarray,
-    owners: np.ndarray,
+    expert_targets: np.ndarray,
     spread: np.ndarray,
     target: np.ndarray,
     unseen: str | None,
 ) -> ExpertFigures:
     name = outputs.names[number]
-    own = owners[:, number]
+    own = expert_targets[:, number]
     known = np.isin(target, [outputs.classes.index(label) for label in outputs.expert_classes[name]])
     error = float("nan")
     if known.any():
@@ -200,7 +202,7 @@ def _figures(
     if unseen is not None:
         other = outputs[unseen]
         hits = outputs.scattered(unseen)[:, number].argmax(1) == np.asarray(other.target)
-        theirs = outputs.owners(unseen)[:, number]
+        theirs = outputs.expert_targets(unseen)[:, number]
         here, there = (right[own, number], hits[theirs]) if own.any() and theirs.any() else (right[:, number], hits)
         unseen_accuracy = float(there.mean())
         p = _larger(int(here.sum()), len(here), int(there.sum()), len(there))

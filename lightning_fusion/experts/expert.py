@@ -195,7 +195,7 @@ class Expert(nn.Module):
         except UnknownStateError as error:
             return parts, None if self.version else str(error)
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return the metadata of the expert as plain data, for manifests and checkpoints."""
         return {
             "classes": self.classes,
@@ -273,7 +273,7 @@ def warn_preprocessing_mismatch(whose: str, known: Mapping[str, Any] | None, fou
     if not known or not found:
         return
     both = [
-        (name, *(json.dumps(facts.get(name), default=str) for facts in (known, found)))  # lists are tuples
+        (name, *(json.dumps(metadata.get(name), default=str) for metadata in (known, found)))  # lists are tuples
         for name in known  # missing entries are not compared
     ]
     other = [f"{name} {textwrap.shorten(a, 60)} against {textwrap.shorten(b, 60)}" for name, a, b in both if a != b]

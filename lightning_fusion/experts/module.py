@@ -147,17 +147,17 @@ class ExpertModule(CheckedLoading, LightningModule):
         write_card(checkpoint, self, classes=self.classes, features=self.features)
 
 
-def write_card(checkpoint: dict[str, Any], module: Any, **facts: Any) -> None:
+def write_card(checkpoint: dict[str, Any], module: Any, **metadata: Any) -> None:
     """Add the metadata of an expert to a checkpoint.
 
     Args:
         checkpoint: Checkpoint about to be saved.
         module: A LightningModule with ``trained_on`` and ``preprocessing``, and ``network`` among its hyperparameters.
-        **facts: Further metadata.
+        **metadata: Further metadata.
     """
     spec = module.hparams.get("network")
     card = {"domains": module.trained_on, "preprocessing": module.preprocessing}
-    checkpoint[CARD_KEY] = facts | card | {"network": spec if isinstance(spec, dict) else None}
+    checkpoint[CARD_KEY] = metadata | card | {"network": spec if isinstance(spec, dict) else None}
 
 
 def _check_vocabulary(network: nn.Module, vocab_size: int | None) -> None:

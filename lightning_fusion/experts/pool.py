@@ -145,9 +145,9 @@ class ExpertPool(nn.Module):
         """Stay in eval mode."""
         return super().train(False)
 
-    def facts(self) -> dict[str, dict[str, Any]]:
+    def metadata(self) -> dict[str, dict[str, Any]]:
         """Return the metadata of every expert by name, as plain data."""
-        return {name: expert.facts() for name, expert in self.members.items()}
+        return {name: expert.metadata() for name, expert in self.members.items()}
 
     @torch.no_grad()
     def forward(self, input: Any) -> dict[str, Tensor]:
@@ -199,15 +199,15 @@ POOL = "pool."
 """Prefix of the experts' weights in the checkpoint of a module that holds its pool as ``pool``."""
 
 
-def store_experts(checkpoint: dict[str, Any], facts: Mapping[str, Any] | None, weights: bool) -> None:
+def store_experts(checkpoint: dict[str, Any], metadata: Mapping[str, Any] | None, weights: bool) -> None:
     """Store the experts' metadata in a module's checkpoint, and optionally their weights.
 
     Args:
         checkpoint: Checkpoint, modified in place.
-        facts: Metadata of the experts that the module was trained with.
+        metadata: Metadata of the experts that the module was trained with.
         weights: Whether to keep the weights.
     """
-    checkpoint["experts"] = facts
+    checkpoint["experts"] = metadata
     if not weights:
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: value for name, value in state.items() if not name.startswith(POOL)}
@@ -226,7 +226,7 @@ def restore_experts(checkpoint: dict[str, Any], pool: ExpertPool) -> None:
     state = checkpoint["state_dict"]
     stored = {name for name in state if name.startswith(POOL)}
     if not stored:
-        check_same_experts(checkpoint.get("experts") or {}, pool.facts())
+        check_same_experts(checkpoint.get("experts") or {}, pool.metadata())
     own = {f"{POOL}{name}": value for name, value in pool.state_dict().items()}
     state.update({name: value for name, value in own.items() if name not in stored})
 
@@ -248,14 +248,14 @@ def check_same_experts(known: Mapping[str, Mapping[str, Any]], found: Mapping[st
     Raises:
         InputError: If they differ; the message has both fingerprints.
     """
-    for name, fact in known.items():
+    for name, entry in known.items():
         if name not in found:
             raise InputError(f"experts: the model was trained with an expert {name}; found {shorten(found)}")
         other = found[name]["fingerprint"]
-        if fact["fingerprint"] != other and None not in (fact["fingerprint"], other):
+        if entry["fingerprint"] != other and None not in (entry["fingerprint"], other):
             raise InputError(
-                f"experts: the model was trained with expert {name} of fingerprint {fact['fingerprint']} (checkpoint "
-                f"{fact['checkpoint']}); the one given has {other}"
+                f"experts: the model was trained with expert {name} of fingerprint {entry['fingerprint']} (checkpoint "
+                f"{entry['checkpoint']}); the one given has {other}"
             )
 
 

@@ -81,14 +81,14 @@ class RepresentationFuser(nn.Module):
         return logits
 
 
-def draw_expert_target(owners: Tensor, index: Tensor, seed: int = 0) -> Tensor:
+def draw_expert_target(expert_targets: Tensor, index: Tensor, seed: int = 0) -> Tensor:
     """Draw one expert trained on each sample's domain at random, as a function of the sample's index.
 
     The FoE paper draws one expert where several own a sample's class. The draw is a hash of (seed, sample, expert), so
     it depends neither on the order of samples nor on the process or device.
 
     Args:
-        owners: (B, K) bool.
+        expert_targets: (B, K) bool.
         index: (B,) int64 sample numbers.
         seed: Seed of the draw.
 
@@ -99,19 +99,19 @@ def draw_expert_target(owners: Tensor, index: Tensor, seed: int = 0) -> Tensor:
         >>> draw_expert_target(torch.tensor([[False, True], [False, False]]), torch.tensor([4, 5]))
         tensor([   1, -100])
     """
-    expert = torch.arange(owners.shape[1], device=owners.device)
+    expert = torch.arange(expert_targets.shape[1], device=expert_targets.device)
     value = index[:, None] * 1_000_003 + expert + seed * 7_919
     for factor in (0x9E3779B97F4A7C1, 0x3F58476D1CE4E5B9):  # wrap-around multiplication and shifts mix all bits
         value = (value ^ (value >> 31)) * factor
-    drawn = value.bitwise_and(0x7FFFFFFF).masked_fill(~owners, -1).argmax(1)
-    return drawn.masked_fill(~owners.any(1), -100)
+    drawn = value.bitwise_and(0x7FFFFFFF).masked_fill(~expert_targets, -1).argmax(1)
+    return drawn.masked_fill(~expert_targets.any(1), -100)
 
 
-def best_expert_target(owners: Tensor, domain: Tensor, accuracy: Tensor) -> Tensor:
+def best_expert_target(expert_targets: Tensor, domain: Tensor, accuracy: Tensor) -> Tensor:
     """Return the expert target with the highest validation accuracy on the sample's domains; the first of equals.
 
     Args:
-        owners: (B, K) bool.
+        expert_targets: (B, K) bool.
         domain: (B, D) bool.
         accuracy: (D, K) validation accuracy of each expert on each domain.
 
@@ -122,5 +122,5 @@ def best_expert_target(owners: Tensor, domain: Tensor, accuracy: Tensor) -> Tens
         >>> best_expert_target(torch.tensor([[True, True]]), torch.tensor([[True]]), torch.tensor([[0.6, 0.7]]))
         tensor([1])
     """
-    score = (domain.to(accuracy.dtype) @ accuracy).masked_fill(~owners, -1.0)
-    return score.argmax(1).masked_fill(~owners.any(1), -100)
+    score = (domain.to(accuracy.dtype) @ accuracy).masked_fill(~expert_targets, -1.0)
+    return score.argmax(1).masked_fill(~expert_targets.any(1), -100)

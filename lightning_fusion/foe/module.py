@@ -17,7 +17,7 @@ from lightning_fusion.data.base import as_batch
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs.datamodule import OutputsBatch, OutputsDataModule
-from lightning_fusion.experts.outputs.store import owner_matrix
+from lightning_fusion.experts.outputs.store import expert_target_matrix
 from lightning_fusion.experts.pool import (
     POOL,
     ExpertPool,
@@ -129,8 +129,10 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         if not 0 <= mean_weight < 1 or (mean_weight and target != "label"):
             raise InputError(f"mean_weight is {mean_weight}; expected 0 to 1, without 1, and target: label above 0")
         self.mean_weight = mean_weight
-        owners = owner_matrix(domains or [], expert_domains or {name: [] for name in self.expert_classes})
-        if target == "expert" and not owners.any():
+        expert_targets = expert_target_matrix(
+            domains or [], expert_domains or {name: [] for name in self.expert_classes}
+        )
+        if target == "expert" and not expert_targets.any():
             raise InputError(
                 "target: expert needs to know who was trained on what: no expert's domains are among the data's "
                 f"domains ({domains}); set the experts' domains, or target: label"
@@ -141,8 +143,8 @@ class FoEFuserModule(CheckedLoading, LightningModule):
             domains=domains,
             expert_domains=expert_domains,
         )
-        self.owners: Tensor
-        self.register_buffer("owners", owners, persistent=False)
+        self.expert_targets: Tensor
+        self.register_buffer("expert_targets", expert_targets, persistent=False)
         self.representation_dims = dict(representation_dims or {})
         if self.representation_dims and list(self.representation_dims) != list(self.expert_classes):
             raise InputError(
@@ -160,7 +162,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         metrics["best_expert_accuracy"] = BestExpertAccuracy(len(self.expert_classes))
         self.metrics = SplitMetrics(metrics, metric)
         self._best_accuracy: Tensor | None = None
-        self._expert_facts: dict[str, Any] | None = None if self.pool is None else self.pool.facts()  # trained with
+        self._expert_metadata: dict[str, Any] | None = None if self.pool is None else self.pool.metadata()
         self._stored_experts: dict[str, Any] | None = None  # experts of the store at hand
         self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
 
@@ -175,7 +177,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         Raises:
             InputError: If the module has no experts.
         """
-        return self.fuse(self._ask(input))
+        return self.fuse(self._query(input))
 
     def fuse(self, outputs: Tensor) -> Tensor:
         """Map (B, sum of C_k) expert outputs, and representations (B, sum of D_k) behind them, to (B, C) fused logits.
@@ -199,7 +201,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         """Return the (B, K, C) outputs of each expert in the classes of the task."""
         return scatter(outputs[:, : self.num_probabilities], self.columns, len(self.classes))
 
-    def _ask(self, input: Any) -> Tensor:
+    def _query(self, input: Any) -> Tensor:
         if self.pool is None:
             raise InputError(
                 "this fuser reads stored outputs and holds no experts; give experts to ask them about raw input"
@@ -219,15 +221,17 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         if isinstance(batch, OutputsBatch):
             return batch
         batch = as_batch(batch, f"the {split} loader")
-        return OutputsBatch(self._ask(batch.input), batch.target, batch.domain, batch.index)
+        return OutputsBatch(self._query(batch.input), batch.target, batch.domain, batch.index)
 
     def _expert_target(self, batch: OutputsBatch) -> tuple[Tensor, Tensor]:
         """Return the (B,) expert target and (B, K) all experts trained on the sample's domain."""
-        owners = (batch.domain.to(torch.float32) @ self.owners.to(torch.float32)) > 0
+        expert_targets = (batch.domain.to(torch.float32) @ self.expert_targets.to(torch.float32)) > 0
         if self.expert_target == "random":
-            return draw_expert_target(owners, batch.index, self.seed), owners
+            return draw_expert_target(expert_targets, batch.index, self.seed), expert_targets
         assert self._best_accuracy is not None
-        return best_expert_target(owners, batch.domain, self._best_accuracy.to(owners.device)), owners
+        return best_expert_target(
+            expert_targets, batch.domain, self._best_accuracy.to(expert_targets.device)
+        ), expert_targets
 
     # ----------------------------------------------------------------- steps
 
@@ -257,10 +261,10 @@ class FoEFuserModule(CheckedLoading, LightningModule):
             logits = answer = self.fuse(batch.outputs)
         else:
             logits = self.network(batch.outputs)
-            goal, owners = self._expert_target(batch)
+            goal, expert_targets = self._expert_target(batch)
             chosen = logits.argmax(1)
             answer = self._answer(batch.outputs, chosen)
-            right = owners[torch.arange(len(owners), device=owners.device), chosen]
+            right = expert_targets[torch.arange(len(expert_targets), device=expert_targets.device), chosen]
             self.metrics[split]["choice_accuracy"].update(right.float())
         self.metrics.count(split, answer, batch.target, self.loss(logits.float(), goal))
         self.metrics.log(self, split, batch)
@@ -300,9 +304,9 @@ class FoEFuserModule(CheckedLoading, LightningModule):
             outputs.check_pool(self.pool)
         self._stored_experts = outputs.experts
         if stage == "fit":
-            self._expert_facts = outputs.experts
+            self._expert_metadata = outputs.experts
         elif self.pool is None:
-            check_same_experts(self._expert_facts or {}, self._stored_experts)
+            check_same_experts(self._expert_metadata or {}, self._stored_experts)
         if self.expert_target == "best" and self.target == "expert":
             right = torch.from_numpy(outputs.scattered("val").argmax(2) == outputs["val"].target[:, None])
             member = torch.from_numpy(outputs["val"].domain.copy()).to(torch.float64)
@@ -325,7 +329,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the experts' metadata, and their weights if ``save_experts``."""
-        store_experts(checkpoint, self._expert_facts, self.save_experts)
+        store_experts(checkpoint, self._expert_metadata, self.save_experts)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check the experts against those the fuser was trained with, and complete the weights for strict loading."""
@@ -335,7 +339,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
                 del state[name]
             if self._stored_experts:  # a Trainer sets up before it loads
                 check_same_experts(known, self._stored_experts)
-            self._expert_facts = known
+            self._expert_metadata = known
             return
         restore_experts(checkpoint, self.pool)
 

@@ -119,14 +119,14 @@ def read_labeled(
     outputs: Mapping[str, Any] | OutputsSplit, targets: Any
 ) -> tuple[list[str], Tensor, Any, dict[str, Any]]:
     """Return names of the experts, (K, N, C) outputs, targets, and classes, experts and costs of stored outputs."""
-    facts: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     names, stacked = read_outputs(outputs)
     if isinstance(outputs, OutputsSplit):
         targets = outputs.target if targets is None else targets
         if outputs.experts:
-            costs = {name: fact["cost"] for name, fact in outputs.experts.items()}
-            facts = {"classes": outputs.classes, "experts": outputs.experts, "costs": costs}
-    return names, stacked, targets, facts
+            costs = {name: entry["cost"] for name, entry in outputs.experts.items()}
+            metadata = {"classes": outputs.classes, "experts": outputs.experts, "costs": costs}
+    return names, stacked, targets, metadata
 
 
 def check_labeled(names: Sequence[str], outputs: Tensor, targets: Any) -> Tensor:

@@ -40,7 +40,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
             is stored in checkpoints only.
 
     Raises:
-        InputError: If facts are missing or contradict the experts.
+        InputError: If metadata are missing or contradict the experts.
 
     Example:
         >>> module = FrugalFoEModule(FrugalFoE(trade_off=0.05), expert_classes={"a": ["cat", "dog"], "b": ["owl"]})
@@ -81,9 +81,9 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         self.metrics.shown.add("cost")
         self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
         self._used = 0  # batches that the policy was fitted on
-        self._facts = None if self.pool is None else self.pool.facts()
+        self._expert_metadata = None if self.pool is None else self.pool.metadata()
         if self.policy.names:
-            self._check(self._facts)
+            self._check(self._expert_metadata)
 
     # --------------------------------------------------------------- deciding
 
@@ -162,7 +162,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
     def setup(self, stage: str) -> None:
         """Read the saved policy, where there is one and it is not fitted yet; check that experts belong to it."""
         data = getattr(self.trainer, "datamodule", None)
-        facts = self._facts
+        metadata = self._expert_metadata
         if isinstance(data, OutputsDataModule):
             outputs = data.outputs
             if (
@@ -175,13 +175,13 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
                 )
             if self.pool is not None:
                 outputs.check_pool(self.pool)
-            facts = self._facts = outputs.experts
+            metadata = self._expert_metadata = outputs.experts
         if stage == "fit":
             return
         if not self.policy.names and self.folder is not None and not self.trainer.ckpt_path:
             self._serve(FrugalFoE.load(self.folder).to(self.device))
         if self.policy.names:
-            self._check(facts)
+            self._check(metadata)
 
     def _serve(self, saved: FrugalFoE) -> None:
         """Take a saved policy, with what this one says about serving; say what of it would need another fit."""
@@ -198,14 +198,14 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
             rank_zero_warn(f"the policy saved in {self.folder} has {', '.join(differ)}; fit again to change that")
         self.policy = saved
 
-    def _check(self, facts: Mapping[str, Any] | None) -> None:
+    def _check(self, metadata: Mapping[str, Any] | None) -> None:
         """Check that experts and classes are those that the policy was fitted with."""
         if self.policy.names != list(self.expert_classes):
             raise InputError(
                 f"policy: it was fitted with the experts {self.policy.names}; found {list(self.expert_classes)}"
             )
-        if self.policy.experts and facts:
-            check_same_experts(self.policy.experts, facts)
+        if self.policy.experts and metadata:
+            check_same_experts(self.policy.experts, metadata)
         if self.policy.classes not in (None, self.classes):
             raise InputError(f"policy: it was fitted on the classes {self.policy.classes}; found {self.classes}")
 
@@ -235,9 +235,15 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         first = torch.ones_like(order, dtype=torch.bool)
         first[1:] = index[order][1:] != index[order][:-1]  # a sampler repeats rows to give all processes as many
         order = order[first]
-        costs = None if self._facts is None else {name: fact["cost"] for name, fact in self._facts.items()}
+        costs = (
+            None
+            if self._expert_metadata is None
+            else {name: entry["cost"] for name, entry in self._expert_metadata.items()}
+        )
         names, stacked = list(self.expert_classes), outputs[order].transpose(0, 1)
-        self.policy.fit_array(names, stacked, target[order], classes=self.classes, experts=self._facts, costs=costs)
+        self.policy.fit_array(
+            names, stacked, target[order], classes=self.classes, experts=self._expert_metadata, costs=costs
+        )
         if self.folder is not None and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.policy.save(self.folder)
             rank_zero_info(f"policy in {self.folder}: {self.policy.extra_repr()}")
@@ -253,14 +259,14 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
             name: value for name, value in weights.items() if not name.startswith((_POLICY, POOL))
         }
         if self.policy.names:
-            checkpoint["policy"] = {"facts": self.policy.facts(), "tensors": dict(self.policy.state_dict())}
+            checkpoint["policy"] = {"metadata": self.policy.metadata(), "tensors": dict(self.policy.state_dict())}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the policy, check its experts, and complete the weights for strict loading."""
         saved = checkpoint.get("policy")
         if saved is not None:
-            self.policy = FrugalFoE.from_state(saved["facts"], saved["tensors"], "the checkpoint").to(self.device)
-            self._check(self._facts)
+            self.policy = FrugalFoE.from_state(saved["metadata"], saved["tensors"], "the checkpoint").to(self.device)
+            self._check(self._expert_metadata)
         own = {name: value for name, value in self.state_dict().items() if name.startswith((_POLICY, POOL))}
         checkpoint["state_dict"].update(own)
 

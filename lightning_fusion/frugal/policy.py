@@ -156,8 +156,8 @@ class FrugalFoE(PolicyState):
         Raises:
             InputError: If shapes, labels, costs or the number of samples are inconsistent.
         """
-        names, stacked, goal, facts = read_labeled(outputs, targets)
-        self.fit_array(names, stacked, goal, **facts)
+        names, stacked, goal, metadata = read_labeled(outputs, targets)
+        self.fit_array(names, stacked, goal, **metadata)
         return self
 
     @_guarded

@@ -164,12 +164,12 @@ class _Search:
                 following[state.some] = self._next(state)
             active = active[following[active] >= 0]
             for expert in following[active].unique().tolist():
-                self._ask(expert, active[following[active] == expert])
+                self._query(expert, active[following[active] == expert])
         answered = self.queried.any(1).nonzero().flatten()
         if self.own is None and len(answered):
             self._conclude(answered)
 
-    def _ask(self, expert: int, some: Tensor) -> None:
+    def _query(self, expert: int, some: Tensor) -> None:
         rows = self.rows[some]
         values = self.query(expert, rows)
         sound = values.isfinite().all(1)

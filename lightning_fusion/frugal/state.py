@@ -80,7 +80,7 @@ class PolicyState(Arguments, nn.Module):
         self._calibration = None
         return self
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return the state without arrays, as plain data."""
         self._check_fitted()
         return {
@@ -105,11 +105,11 @@ class PolicyState(Arguments, nn.Module):
         Args:
             folder: Folder, created where it is missing; a policy in it is replaced.
         """
-        facts = self.facts()
+        metadata = self.metadata()
         with StoreWriter(folder, _POLICY, overwrite=True) as writer:
             for name, value in self.state_dict().items():
                 writer[name] = value.cpu().numpy()
-            writer.commit(facts)
+            writer.commit(metadata)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -123,11 +123,11 @@ class PolicyState(Arguments, nn.Module):
         return cls.from_state(stored.metadata, tensors, str(Path(folder)))
 
     @classmethod
-    def from_state(cls, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str = "the policy") -> Self:
-        """Rebuild a policy from :meth:`facts` and its ``state_dict``.
+    def from_state(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str = "the policy") -> Self:
+        """Rebuild a policy from :meth:`metadata` and its ``state_dict``.
 
         Args:
-            facts: Plain data.
+            metadata: Plain data.
             tensors: Tensors by name.
             where: Origin of the data, for messages.
 
@@ -135,15 +135,15 @@ class PolicyState(Arguments, nn.Module):
             InputError: If they are inconsistent.
         """
         try:
-            shape = check_facts(facts, tensors, where)
+            shape = check_metadata(metadata, tensors, where)
             policy = cls(
-                **facts["arguments"],
-                fuser=build_part(facts["fuser"], SubsetFuser, where),
-                risk=build_part(facts["risk"], RiskEstimator, where),
+                **metadata["arguments"],
+                fuser=build_part(metadata["fuser"], SubsetFuser, where),
+                risk=build_part(metadata["risk"], RiskEstimator, where),
             )
-            policy.names, policy.classes, policy.experts = facts["names"], facts["classes"], facts["experts"]
-            policy.costs_ = read_costs(facts["costs_"], policy.names, None)
-            policy.trade_off_, policy.neighbors_ = facts["trade_off_"], facts["neighbors_"]
+            policy.names, policy.classes, policy.experts = metadata["names"], metadata["classes"], metadata["experts"]
+            policy.costs_ = read_costs(metadata["costs_"], policy.names, None)
+            policy.trade_off_, policy.neighbors_ = metadata["trade_off_"], metadata["neighbors_"]
             policy.outputs, policy.targets = tensors["outputs"], tensors["targets"]
             policy.fuser.allocate(*shape)
             policy.risk.allocate(*shape)
@@ -159,29 +159,29 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
     return digest(*(part for name in sorted(tensors) for part in (name, tensors[name].cpu())))
 
 
-def check_facts(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> tuple[int, int, int]:
-    """Check that facts and tensors of a policy are consistent, and return (K, N, C).
+def check_metadata(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> tuple[int, int, int]:
+    """Check that metadata and tensors of a policy are consistent, and return (K, N, C).
 
     Args:
-        facts: Plain data.
+        metadata: Plain data.
         tensors: Tensors by name.
         where: Origin of the data, for messages.
 
     Raises:
         InputError: If they are of another format, out of range, or inconsistent.
     """
-    if facts["format"] != FORMAT:
-        raise InputError(f"policy: {where} has format {facts['format']}; this version reads {FORMAT}")
-    names, trade_off, neighbors = facts["names"], facts["trade_off_"], facts["neighbors_"]
+    if metadata["format"] != FORMAT:
+        raise InputError(f"policy: {where} has format {metadata['format']}; this version reads {FORMAT}")
+    names, trade_off, neighbors = metadata["names"], metadata["trade_off_"], metadata["neighbors_"]
     if (
         not (is_number(trade_off) and 0 <= trade_off < math.inf)
-        or not (is_number(neighbors, True) and 1 <= neighbors <= facts["rows"])
+        or not (is_number(neighbors, True) and 1 <= neighbors <= metadata["rows"])
         or len(set(names)) < len(names)
     ):
-        raise InputError(f"policy: the facts of {where} are out of range")
-    shape = len(names), facts["rows"], facts["num_classes"]
-    if tuple(tensors["outputs"].shape) != shape or digest_of(tensors) != facts["digest"]:
-        raise InputError(f"policy: the arrays of {where} are not those that its facts were written with")
+        raise InputError(f"policy: the metadata of {where} is out of range")
+    shape = len(names), metadata["rows"], metadata["num_classes"]
+    if tuple(tensors["outputs"].shape) != shape or digest_of(tensors) != metadata["digest"]:
+        raise InputError(f"policy: the arrays of {where} are not those that its metadata describes")
     return shape
 
 

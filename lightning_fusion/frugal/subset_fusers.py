@@ -185,7 +185,7 @@ class MaskedMLPFuser(SubsetFuser):
     @torch.no_grad()
     def predict(self, subset: Sequence[int], points: Tensor) -> Tensor:
         """Return the softmax of the network."""
-        return self._ask(self.networks[-1], subset, points)
+        return self._predict(self.networks[-1], subset, points)
 
     @torch.no_grad()
     def held_out(self, base: Sequence[int], additions: Sequence[Sequence[int]], rows: Tensor) -> Tensor:
@@ -195,10 +195,10 @@ class MaskedMLPFuser(SubsetFuser):
         for number, added in enumerate(additions):
             for part in fold.unique().tolist():
                 some = fold == part
-                result[number, some] = self._ask(self.networks[part], [*base, *added], points[:, some])
+                result[number, some] = self._predict(self.networks[part], [*base, *added], points[:, some])
         return result
 
-    def _ask(self, network: nn.Module, subset: Sequence[int], points: Tensor) -> Tensor:
+    def _predict(self, network: nn.Module, subset: Sequence[int], points: Tensor) -> Tensor:
         probabilities: Tensor = network(masked_input(points, subset)).softmax(-1)
         return probabilities
 

@@ -24,7 +24,7 @@ Kind = Literal["both", "input", "text"]
 
 
 @dataclass
-class Asking:
+class InferenceSettings:
     """Settings of the inference of generative experts.
 
     Attributes:
@@ -46,8 +46,8 @@ class Asking:
     convert: Callable[[Any], Any] = field(default=lambda network: network)
 
 
-def ask_expert(
-    expert: GenerativeExpert, rows: Sequence[np.ndarray], kind: Kind, how: Asking
+def run_expert(
+    expert: GenerativeExpert, rows: Sequence[np.ndarray], kind: Kind, how: InferenceSettings
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Run one expert on N texts.
 
@@ -83,7 +83,7 @@ def _work(
     keys: Sequence[bytes],
     missing: Sequence[int],
     kind: Kind,
-    how: Asking,
+    how: InferenceSettings,
     kept: "_Kept",
 ) -> None:
     with expert.loaded(how.device) as network, torch.no_grad():
@@ -100,7 +100,7 @@ def _work(
                     text, embedding = network.generate(input, how.max_new_tokens), torch.zeros(len(numbers), 0)
             vectors, tokens = embedding.float().cpu().numpy(), text.cpu().numpy()
             if not np.isfinite(vectors).all():
-                raise InputError(f"expert {expert.facts()['checkpoint']}: an embedding is NaN or infinite")
+                raise InputError(f"expert {expert.metadata()['checkpoint']}: an embedding is NaN or infinite")
             texts = [row[row != network.pad_id] for row in tokens]
             kept.add([keys[number] for number in numbers], texts, vectors)
 
@@ -122,7 +122,7 @@ def pad_rows(rows: Sequence[np.ndarray], pad_id: int = 0, device: torch.device |
 class _Kept:
     """Cache of results by the bytes of their input, a store for each batch, named by content."""
 
-    def __init__(self, expert: GenerativeExpert, kind: Kind, how: Asking) -> None:
+    def __init__(self, expert: GenerativeExpert, kind: Kind, how: InferenceSettings) -> None:
         self.answers: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
         self.folder: Path | None = None
         if how.folder is None:

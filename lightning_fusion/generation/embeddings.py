@@ -21,8 +21,8 @@ from lightning_fusion.experts.outputs.collect import (
     set_up,
 )
 from lightning_fusion.experts.outputs.datamodule import OutputsDataModule
-from lightning_fusion.experts.outputs.store import ExpertOutputs, owner_matrix
-from lightning_fusion.generation.answers import Asking, ask_expert
+from lightning_fusion.experts.outputs.store import ExpertOutputs, expert_target_matrix
+from lightning_fusion.generation.answers import InferenceSettings, run_expert
 from lightning_fusion.generation.expert import GenerativeExpert
 from lightning_fusion.store import MissingStoreError
 
@@ -55,10 +55,12 @@ class Spool:
         return len(ids)
 
 
-def asking(module: LightningModule, max_new_tokens: int, batch_size: int, folder: Path | None) -> Asking:
+def inference_settings(
+    module: LightningModule, max_new_tokens: int, batch_size: int, folder: Path | None
+) -> InferenceSettings:
     """Return the inference settings of a module's Trainer: its device and precision."""
     plugin = module.trainer.precision_plugin
-    return Asking(
+    return InferenceSettings(
         max_new_tokens,
         batch_size,
         module.device,
@@ -117,22 +119,28 @@ def collect_embeddings(
     set_up(data)
     prints = {split: fingerprint_of(data, split) for split in splits}
     settings = {"reads": reads, "max_new_tokens": max_new_tokens if reads == "both" else None}
-    facts = {
-        name: {"classes": [name], **expert.facts(), "domains": expert.domains or [], **settings}
+    metadata = {
+        name: {"classes": [name], **expert.metadata(), "domains": expert.domains or [], **settings}
         for name, expert in experts.items()
     }
     if not overwrite:
         with suppress(MissingStoreError):
-            return _opened(Path(output), facts, names, prints)
+            return _opened(Path(output), metadata, names, prints)
     domains = list(getattr(data, "domains", []))
-    owners = owner_matrix(domains, {name: expert.domains or [] for name, expert in experts.items()}).numpy()
+    expert_targets = expert_target_matrix(
+        domains, {name: expert.domains or [] for name, expert in experts.items()}
+    ).numpy()
     trainer = quiet_trainer() if trainer is None else trainer
     kind = _Embedding({name: experts[name] for name in names}, splits, reads, max_new_tokens, Path(f"{output}.parts"))
     trainer.predict(kind, datamodule=EverySplit(data, splits), return_predictions=False)
     if first_process():
         arrays = {}
         for split, (index, domain, representations) in kind.found.items():
-            owned = (domain @ owners) if domain.shape[1] == len(domains) else np.zeros((len(index), len(facts)), bool)
+            owned = (
+                (domain @ expert_targets)
+                if domain.shape[1] == len(domains)
+                else np.zeros((len(index), len(metadata)), bool)
+            )
             lost = np.flatnonzero(~owned.any(1))
             if len(lost):
                 own = sorted({domains[place] for place in np.flatnonzero(domain[lost].any(0))})
@@ -141,15 +149,15 @@ def collect_embeddings(
                     f"{len(lost)} {split} row(s); set the experts' domains, or leave these rows out"
                 )
             arrays[split] = {
-                "probabilities": {name: np.ones((len(index), 1), np.float32) for name in facts},
+                "probabilities": {name: np.ones((len(index), 1), np.float32) for name in metadata},
                 "representations": representations,
                 "target": _drawn(owned, index),
                 "domain": domain,
                 "index": index,
             }
-        classes = {name: [name] for name in facts}
-        result = ExpertOutputs.from_arrays(arrays, classes, list(facts), domains)
-        result.experts.update(facts)
+        classes = {name: [name] for name in metadata}
+        result = ExpertOutputs.from_arrays(arrays, classes, list(metadata), domains)
+        result.experts.update(metadata)
         result.fingerprints.update(prints)
         result.save(output, overwrite)
     trainer.strategy.barrier("collect_embeddings: stored")
@@ -175,11 +183,11 @@ def check_experts(experts: Any, embedding_experts: Sequence[str] | None) -> list
 
 
 def _opened(
-    folder: Path, facts: Mapping[str, Mapping[str, Any]], names: Sequence[str], prints: Mapping[str, str]
+    folder: Path, metadata: Mapping[str, Mapping[str, Any]], names: Sequence[str], prints: Mapping[str, str]
 ) -> ExpertOutputs:
     stored = ExpertOutputs.open(folder)
-    if stored.experts != facts:
-        differ = [name for name in {**facts, **stored.experts} if facts.get(name) != stored.experts.get(name)]
+    if stored.experts != metadata:
+        differ = [name for name in {**metadata, **stored.experts} if metadata.get(name) != stored.experts.get(name)]
         raise InputError(
             f"output: the store {folder} is of other experts or settings ({shorten(differ)}); set overwrite"
         )
@@ -222,8 +230,8 @@ class _Embedding(LightningModule):
     def on_predict_epoch_end(self) -> None:
         spools = self.spools.values()
         rows = [row for spool in spools for row in spool.rows]
-        how = asking(self, self.max_new_tokens, max(spool.batch_size for spool in spools), self.folder)
-        representations = {name: ask_expert(expert, rows, self.reads, how)[1] for name, expert in self.experts.items()}
+        how = inference_settings(self, self.max_new_tokens, max(spool.batch_size for spool in spools), self.folder)
+        representations = {name: run_expert(expert, rows, self.reads, how)[1] for name, expert in self.experts.items()}
         start = 0
         for split, spool in self.spools.items():
             stop = start + len(spool.rows)

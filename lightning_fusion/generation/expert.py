@@ -162,7 +162,7 @@ class GenerativeExpert:
         with self.loaded() as network:  # a hub name: files in the cache are not read
             return digest(*[part for item in network.state_dict().items() for part in item])
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return the metadata of the expert as plain data, for manifests and checkpoints."""
         return {
             "domains": self.domains,

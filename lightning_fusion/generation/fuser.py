@@ -19,8 +19,14 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.pool import check_same_experts
 from lightning_fusion.files import atomic_write
 from lightning_fusion.foe.fusers import MLPFuser
-from lightning_fusion.generation.answers import ask_expert
-from lightning_fusion.generation.embeddings import EmbeddingsDataModule, Spool, asking, check_experts, gather_objects
+from lightning_fusion.generation.answers import run_expert
+from lightning_fusion.generation.embeddings import (
+    EmbeddingsDataModule,
+    Spool,
+    check_experts,
+    gather_objects,
+    inference_settings,
+)
 from lightning_fusion.generation.expert import GenerativeExpert
 from lightning_fusion.generation.rouge import read_tokenizer
 from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
@@ -66,7 +72,7 @@ class GenerativeFoE(CheckedLoading, LightningModule):
         scheduler_interval: Whether a given ``scheduler`` steps each epoch or each step.
 
     Raises:
-        InputError: If facts are missing or contradict the experts.
+        InputError: If metadata are missing or contradict the experts.
 
     Example:
         >>> module = GenerativeFoE(expert_names=["news", "sport"], representation_dims={"news": 8}, hidden=16)
@@ -130,7 +136,7 @@ class GenerativeFoE(CheckedLoading, LightningModule):
         metrics = {"loss": SampleMean(), "choice_accuracy": accuracy_of(len(names))}
         self.metrics = SplitMetrics(metrics, metric, main="choice_accuracy")
         self.summary: dict[str, Any] = {}
-        self._facts: dict[str, Any] | None = None
+        self._expert_metadata: dict[str, Any] | None = None
         self._spool = Spool()
         self._results: list[dict[str, Tensor]] = []
         self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
@@ -226,8 +232,8 @@ class GenerativeFoE(CheckedLoading, LightningModule):
         if self.experts is None:
             raise InputError("experts: predict on texts needs them; give experts, by name and in the order of training")
         parts = self.folder / "parts" if self.folder is not None else None
-        how = asking(self, self.max_new_tokens, self._spool.batch_size, parts)
-        read = {name: ask_expert(self.experts[name], rows, self.reads, how) for name in self.representation_dims}
+        how = inference_settings(self, self.max_new_tokens, self._spool.batch_size, parts)
+        read = {name: run_expert(self.experts[name], rows, self.reads, how) for name in self.representation_dims}
         for name, (_, vectors) in read.items():
             if len(rows) and vectors.shape[1] != self.representation_dims[name]:
                 raise InputError(
@@ -244,7 +250,7 @@ class GenerativeFoE(CheckedLoading, LightningModule):
             if name in read and self.reads == "both":
                 written = [read[name][0][place] for place in own]
             elif len(own):
-                written = ask_expert(self.experts[name], [rows[place] for place in own], "text", how)[0]
+                written = run_expert(self.experts[name], [rows[place] for place in own], "text", how)[0]
             else:
                 continue
             for place, text in zip(own, written, strict=True):
@@ -287,19 +293,19 @@ class GenerativeFoE(CheckedLoading, LightningModule):
                     f"fuser was built for {self.expert_names} and {self.representation_dims}"
                 )
             if stage == "fit":
-                self._facts = data.outputs.experts
+                self._expert_metadata = data.outputs.experts
             self._compare(data.outputs.experts)
         elif self.experts is not None:
-            self._compare({name: expert.facts() for name, expert in self.experts.items()})
+            self._compare({name: expert.metadata() for name, expert in self.experts.items()})
         if stage == "fit" and self.standardize and isinstance(data, EmbeddingsDataModule):
             inputs = torch.from_numpy(np.concatenate(data.arrays("train"), 1))
             self.center.copy_(inputs.mean(0))
             self.scale.copy_(inputs.std(0, correction=0).clamp_min(1e-6))
 
     def _compare(self, found: Mapping[str, Mapping[str, Any]]) -> None:
-        check_same_experts(self._facts or {}, found)
-        for name, fact in (self._facts or {}).items():
-            reads, tokens = fact.get("reads"), fact.get("max_new_tokens")
+        check_same_experts(self._expert_metadata or {}, found)
+        for name, entry in (self._expert_metadata or {}).items():
+            reads, tokens = entry.get("reads"), entry.get("max_new_tokens")
             if reads is not None and (reads != self.reads or tokens not in (None, self.max_new_tokens)):
                 raise InputError(
                     f"reads is {self.reads!r}, max_new_tokens {self.max_new_tokens}; the embeddings of {name} were "
@@ -316,10 +322,12 @@ class GenerativeFoE(CheckedLoading, LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the experts that the fuser was trained with."""
-        checkpoint["experts"] = self._facts
+        checkpoint["experts"] = self._expert_metadata
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check the experts at hand against those the fuser was trained with."""
-        self._facts = checkpoint.get("experts")
-        if self.experts is not None and self._facts:
-            check_same_experts(self._facts, {name: expert.facts() for name, expert in self.experts.items()})
+        self._expert_metadata = checkpoint.get("experts")
+        if self.experts is not None and self._expert_metadata:
+            check_same_experts(
+                self._expert_metadata, {name: expert.metadata() for name, expert in self.experts.items()}
+            )

@@ -32,7 +32,7 @@ from lightning_fusion.experts.probing import (
 from lightning_fusion.hat.heads import head_names
 from lightning_fusion.hat.knowledge import default_threshold
 from lightning_fusion.hat.mixer import global_means, injection_loss, shared_columns
-from lightning_fusion.hat.sources import Answer, SourceTable, ask
+from lightning_fusion.hat.sources import Answer, SourceTable, run_sources
 from lightning_fusion.hat.teacher import Teacher
 from lightning_fusion.hyperparameters import check_choices
 from lightning_fusion.metrics.logging import accuracy_of, log_train, logs_step
@@ -214,7 +214,9 @@ class HaTJointModule(ExpertModule):
         """
         teacher = self._made_teacher()
         with in_eval(self):
-            mixed = teacher(self.forward_with_representations(input)[1], ask(self.pool, input, self.heads == "frozen"))
+            mixed = teacher(
+                self.forward_with_representations(input)[1], run_sources(self.pool, input, self.heads == "frozen")
+            )
         return torch.stack([log_weights.exp() for log_weights in mixed.log_weights]).mean(0)
 
     def strength(self) -> Tensor | float:
@@ -339,7 +341,7 @@ class HaTJointModule(ExpertModule):
         if self._tables and split == "val" and "val" not in self._tables:
             self._tables["val"] = self._table("val")
         if split not in self._tables:
-            return ask(self.pool, batch.input, self.heads == "frozen")
+            return run_sources(self.pool, batch.input, self.heads == "frozen")
         table = self._tables[split]
         return table(table.rows(batch.index) if rows is None else rows)
 
@@ -438,7 +440,7 @@ class HaTJointModule(ExpertModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the card of an ordinary expert; name the sources, and leave their weights out."""
         super().on_save_checkpoint(checkpoint)
-        store_experts(checkpoint, self.pool.facts(), weights=False)
+        store_experts(checkpoint, self.pool.metadata(), weights=False)
         if "optimizer_states" in checkpoint and self.teacher is not None:
             checkpoint["sources"] = self.teacher.sizes
         else:  # weights alone: the student, as it is published

@@ -73,7 +73,7 @@ class Ledger:
             result.setdefault(one.stage, {"down": 0, "up": 0})[one.direction] += one.num_bytes
         return result
 
-    def facts(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """All of it as plain data, without the single files."""
         return {"stages": self.stages, "total": self.total, "send_all": self.send_all, "saving": self.saving}
 
@@ -105,12 +105,12 @@ class Selection:
         known = {label for expert in self.experts.values() for label in expert.classes}
         return [label for label in self.classes if label not in known]
 
-    def facts(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """All of it as plain data, for ``results.json``."""
         return {
             "rank_by": self.rank_by,
             "table": [asdict(row) for row in self.table],
-            "ledger": self.ledger.facts(),
+            "ledger": self.ledger.as_dict(),
             "uncovered": self.uncovered,
         }
 

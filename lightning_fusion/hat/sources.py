@@ -26,7 +26,7 @@ class Answer(NamedTuple):
     scores: dict[str, Tensor] | None
 
 
-def ask(pool: ExpertPool, input: Any, with_scores: bool) -> Answer:
+def run_sources(pool: ExpertPool, input: Any, with_scores: bool) -> Answer:
     """Run every source on a batch.
 
     Args:
@@ -46,7 +46,7 @@ class SourceTable:
     Args:
         pool: The sources.
         batches: All samples, on the device where the answers are to stay.
-        with_scores: As for :func:`ask`.
+        with_scores: As for :func:`run_sources`.
 
     Example:
         >>> from lightning_fusion import Expert
@@ -63,7 +63,7 @@ class SourceTable:
         parts: list[Tensor] = []
         widths: list[dict[str, int]] = []
         for batch in batches:
-            representations, scores = ask(pool, batch.input, with_scores)
+            representations, scores = run_sources(pool, batch.input, with_scores)
             both: list[Mapping[str, Tensor]] = [representations] if scores is None else [representations, scores]
             widths = [{name: value.shape[1] for name, value in part.items()} for part in both]
             indices.append(batch.index)

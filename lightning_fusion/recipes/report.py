@@ -125,14 +125,14 @@ class Report:
         """Count the seconds since ``start`` (of :func:`time.perf_counter`) as those of a part of the run."""
         self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
 
-    def select(self, **facts: Any) -> list[dict[str, Any]]:
-        """The rows that agree with all facts, ordered by seed; None stands for a fact that a row does not have."""
-        found = [row for row in self.rows if all(row.get(name) == value for name, value in facts.items())]
+    def select(self, **fields: Any) -> list[dict[str, Any]]:
+        """Return the rows with these values of their fields, by seed; ``None`` selects rows without the field."""
+        found = [row for row in self.rows if all(row.get(name) == value for name, value in fields.items())]
         return sorted(found, key=lambda row: row["seed"])
 
-    def values(self, method: str, metric: str = "accuracy", split: str = "test", **facts: Any) -> list[float]:
-        """Values of a method, ordered by seed: over all data, unless facts name a domain."""
-        rows = self.select(method=method, metric=metric, split=split, **{"domain": None} | facts)
+    def values(self, method: str, metric: str = "accuracy", split: str = "test", **fields: Any) -> list[float]:
+        """Values of a method, ordered by seed: over all data, unless ``domain`` is given."""
+        rows = self.select(method=method, metric=metric, split=split, **{"domain": None} | fields)
         return [row["value"] for row in rows]
 
     def methods(self, metric: str = "accuracy") -> list[str]:

@@ -129,9 +129,9 @@ class SeedRun:
         self.folder = run.folder / self.stage
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def trainer(self, stage: str, epochs: int = 1, callbacks: Sequence[Callback] = (), **facts: bool) -> Trainer:
+    def trainer(self, stage: str, epochs: int = 1, callbacks: Sequence[Callback] = (), **options: bool) -> Trainer:
         """The Trainer of a stage of this seed, as :meth:`~lightning_fusion.recipes.trainers.Trainers.trainer`."""
-        return self.run.trainers.trainer(f"{self.stage}/{stage}", epochs, callbacks, **facts)
+        return self.run.trainers.trainer(f"{self.stage}/{stage}", epochs, callbacks, **options)
 
     # --------------------------------------------------------------- experts
 
@@ -310,8 +310,8 @@ class SeedRun:
         seed_everything(self.seed, verbose=False)
         rows = batch_size or min(128, max(8, len(outputs["train"]) // 16))
         data = OutputsDataModule(outputs, batch_size=rows, seed=self.seed, representations=representations)
-        facts = {**outputs.facts(), "representation_dims": data.representation_dims}
-        module = FoEFuserModule(**facts, network=network, seed=self.seed, **arguments)
+        inputs = {**outputs.fuser_arguments(), "representation_dims": data.representation_dims}
+        module = FoEFuserModule(**inputs, network=network, seed=self.seed, **arguments)
         path = self.folder / "fusers" / f"{name}.ckpt"
         trainer = self.trainer(f"fusers/{name}", epochs, validates=validates, bar=bar)
         kept = read_checkpoint(str(path)) if keep and path.is_file() else {}

@@ -19,7 +19,7 @@ from lightning_fusion.hyperparameters import check_trusted, describe_factory, is
 from lightning_fusion.registry.card import Card, as_json
 from lightning_fusion.registry.summaries import class_sums, labeled_batches, statistics_of
 
-EXPERT_FACTS = ("classes", "output", "features", "domains", "cost")
+EXPERT_METADATA = ("classes", "output", "features", "domains", "cost")
 """Fields that a card and an expert have in common."""
 
 
@@ -48,12 +48,12 @@ def describe_source(
         )
     spec, way = as_json(spec) or {}, as_json(expert.preprocessing or getattr(data, "preprocessing", None))
     vector = statistics_of(data, statistics)
-    facts = {key: getattr(expert, key) for key in EXPERT_FACTS}
-    facts["domains"] = facts["domains"] or getattr(data, "own_domains", None) or data.domains or None
+    metadata = {key: getattr(expert, key) for key in EXPERT_METADATA}
+    metadata["domains"] = metadata["domains"] or getattr(data, "own_domains", None) or data.domains or None
     where = f"the description of {name}"
     check_trusted(spec, where)
-    rebuilt = restore_expert(spec, given.state_dict(), where, **facts)
-    original = Expert(given, **facts)
+    rebuilt = restore_expert(spec, given.state_dict(), where, **metadata)
+    original = Expert(given, **metadata)
     if rebuilt.fingerprint != original.fingerprint:
         raise InputError(
             f"network: {spec} builds another network than that of {name} (fingerprints {rebuilt.fingerprint} and "
@@ -81,14 +81,14 @@ def describe_source(
             part: {"bytes": len(content), "fingerprint": digest(np.frombuffer(content, np.uint8))}
             for part, content in contents.items()
         },
-        **facts,
+        **metadata,
     )
     Card.parse(card.dump(), name, f"the card of {name}")
     return card, {f"{part}.safetensors": content for part, content in contents.items()}
 
 
 def restore_expert(
-    spec: Mapping[str, Any], weights: Mapping[str, Tensor], where: str, whole: bool = True, **facts: Any
+    spec: Mapping[str, Any], weights: Mapping[str, Tensor], where: str, whole: bool = True, **metadata: Any
 ) -> Expert:
     """Build an expert from the specification of its network and its weights.
 
@@ -97,7 +97,7 @@ def restore_expert(
         weights: Weights by name.
         where: Origin of the specification, for messages.
         whole: Whether all weights must be given.
-        **facts: Further arguments of the expert.
+        **metadata: Further arguments of the expert.
 
     Raises:
         InputError: If the network cannot be built, or the weights do not match it.
@@ -106,7 +106,7 @@ def restore_expert(
         devices=[]
     ):  # initial weights are replaced, so they must not consume random numbers of the run
         try:
-            network = build_network(spec, len(facts["classes"]), where)
+            network = build_network(spec, len(metadata["classes"]), where)
         except TypeError as error:
             raise InputError(
                 f"network: {where} names {spec['class_path']}, which does not accept these arguments: {error}"
@@ -120,7 +120,7 @@ def restore_expert(
             f"network: {where} and the weights differ: missing {shorten(sorted(missing)) or 'none'}; unknown "
             f"{shorten(sorted(unknown)) or 'none'}"
         )
-    expert = Expert(network, **facts)
+    expert = Expert(network, **metadata)
     expert.spec = dict(spec)
     return expert
 

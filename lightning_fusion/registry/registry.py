@@ -20,7 +20,7 @@ from lightning_fusion.experts.pool import check_name
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import check_trusted
 from lightning_fusion.registry.card import FORMAT, PARTS, Card, Transfer
-from lightning_fusion.registry.publish import EXPERT_FACTS, describe_source, restore_expert
+from lightning_fusion.registry.publish import EXPERT_METADATA, describe_source, restore_expert
 from lightning_fusion.registry.transport import Transport, UnreachableError
 
 CARD, INDEX = "card.json", "index.json"
@@ -199,7 +199,7 @@ class ExpertRegistry:
         where = f"the card of source {card.name}"
         check_trusted(card.network, where)
         expert = restore_expert(
-            card.network, weights, where, whole, **{key: getattr(card, key) for key in EXPERT_FACTS}
+            card.network, weights, where, whole, **{key: getattr(card, key) for key in EXPERT_METADATA}
         )
         if whole and expert.fingerprint != card.fingerprint:
             raise InputError(

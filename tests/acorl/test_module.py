@@ -429,9 +429,9 @@ class TestChecks:
             ),
             (
                 {"dissimilarity": MeanSquaredError(5, 3)},
-                "found a finished MeanSquaredError; give its class",
+                "found an instance of MeanSquaredError; give its class",
             ),
-            ({"projection": nn.Linear(5, 5)}, "projection: found a finished Linear; give its class"),
+            ({"projection": nn.Linear(5, 5)}, "projection: found an instance of Linear; give its class"),
             ({"dissimilarity": lambda a, b: nn.MSELoss()}, "dissimilarity: MSELoss is no acorl.dissimilarity"),
             ({"dissimilarity": Unreduced}, r"dissimilarity: Unreduced gave shape \(24,\); expected one number"),
             ({"dissimilarity": NoNumber}, "dissimilarity: its gradient at the representation is NaN"),

@@ -59,15 +59,15 @@ def test_a_tied_vote_goes_to_the_larger_mean_and_then_to_the_lower_class():
 
 def test_oracles_equal_the_loops():
     outputs, targets = draw(3)
-    owners = np.random.default_rng(3).random((30, 3)) < 0.5
+    expert_targets = np.random.default_rng(3).random((30, 3)) < 0.5
     some, known = [], []
     for row in range(30):
         right = [outputs[row, k].argmax() == targets[row] for k in range(3)]
-        mine = [right[k] for k in range(3) if owners[row, k]]
+        mine = [right[k] for k in range(3) if expert_targets[row, k]]
         some.append(any(right))
         known.append(sum(mine) / len(mine) if mine else 0.0)
     assert oracle_selection(outputs, targets).tolist() == some
-    assert oracle_expert(outputs, targets, owners) == pytest.approx(known)
+    assert oracle_expert(outputs, targets, expert_targets) == pytest.approx(known)
 
 
 @pytest.mark.parametrize("name", BASELINES)

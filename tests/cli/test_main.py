@@ -284,7 +284,7 @@ class TestFacts:
 class TestCheckpoints:
     def test_built_in_python_tested_by_the_command_line(self, folder):
         data = OutputsDataModule("runs/digits/outputs", batch_size=16)
-        model = FoEFuserModule(**data.outputs.facts(), network=lambda i, o: MLPFuser(i, o, [8]))
+        model = FoEFuserModule(**data.outputs.fuser_arguments(), network=lambda i, o: MLPFuser(i, o, [8]))
         trainer = Trainer(**TWO_BATCHES, logger=False, enable_progress_bar=False, default_root_dir="python")
         trainer.fit(model, datamodule=data)
         trainer.save_checkpoint("python.ckpt")

@@ -51,9 +51,9 @@ class TestFlops:
 
     def test_measuring_leaves_the_experts_as_they_were(self):
         asked = pool(a=nn.Sequential(conv(), nn.BatchNorm1d(3), nn.Dropout(0.5)))
-        before = asked.facts()
+        before = asked.metadata()
         measure_costs(asked, torch.randn(4, 2, 5, 6))
-        assert asked.facts() == before and not asked.training
+        assert asked.metadata() == before and not asked.training
 
     def test_an_expert_that_torch_cannot_count_is_named(self):
         def service(input):

@@ -97,7 +97,7 @@ class TestFrozen:
         assert len(set(different)) == len(different)
 
     def test_facts_are_plain_data(self):
-        facts = Expert(tiny.Net(2), classes=TWO, domains=["x"], cost=2).facts()
+        facts = Expert(tiny.Net(2), classes=TWO, domains=["x"], cost=2).metadata()
         assert json.loads(json.dumps(facts)) == facts
         assert (facts["classes"], facts["domains"], facts["cost"]) == (TWO, ["x"], 2.0)
 

@@ -34,7 +34,7 @@ class TestPool:
         assert ExpertPool(tiny.experts(), ["owl", "cow", "dog", "cat"]).classes == ["owl", "cow", "dog", "cat"]
 
     def test_facts_name_every_expert(self):
-        facts = tiny.pool().facts()
+        facts = tiny.pool().metadata()
         assert {name: fact["classes"] for name, fact in facts.items()} == tiny.EXPERT_CLASSES
         assert len({fact["fingerprint"] for fact in facts.values()}) == 2
 

@@ -18,7 +18,7 @@ SMALL = partial(MLPFuser, hidden=(6,))
 def fuser(outputs: ExpertOutputs | None = None, **arguments) -> FoEFuserModule:
     """A small fuser for stored outputs."""
     torch.manual_seed(0)
-    facts = (outputs or tiny.outputs()).facts()
+    facts = (outputs or tiny.outputs()).fuser_arguments()
     return FoEFuserModule(**({"network": SMALL} | facts | arguments))
 
 
@@ -63,10 +63,12 @@ class TestTrainingStep:
         right = torch.from_numpy(spread.argmax(2) == val.target[:, None])
         accuracy = torch.stack([right[val.domain[:, d]].float().mean(0) for d in range(2)])
         for batch in seen:
-            owners = torch.stack([batch.target != 2, batch.target != 0], 1)  # cats are a's, owls b's, dogs both's
+            expert_targets = torch.stack(
+                [batch.target != 2, batch.target != 0], 1
+            )  # cats are a's, owls b's, dogs both's
             goal = {
-                "random": draw_expert_target(owners, batch.index),
-                "best": best_expert_target(owners, batch.domain, accuracy),
+                "random": draw_expert_target(expert_targets, batch.index),
+                "best": best_expert_target(expert_targets, batch.domain, accuracy),
                 None: batch.target,
             }[arguments.get("expert_target", "random" if arguments else None)]
             optimizer.zero_grad()
@@ -85,8 +87,8 @@ class TestTrainingStep:
         module, network = fuser(target="expert", optimizer=sgd), fuser(target="expert").network
         fit(module, outputs, epochs=1, max_steps=1)
         batch = batches(outputs, 1)[0]
-        owners = batch.domain.clone()
-        goal = draw_expert_target(owners, batch.index)
+        expert_targets = batch.domain.clone()
+        goal = draw_expert_target(expert_targets, batch.index)
         kept = goal >= 0
         assert 0 < kept.sum() < 8
         optimizer = sgd(network.parameters())
@@ -171,7 +173,7 @@ class TestAnswers:
             assert found["val_loss"] == pytest.approx(F.cross_entropy(logits, truth).item(), rel=1e-5)
         else:
             chosen = logits.argmax(1).numpy()
-            owned = outputs.owners("val")[np.arange(9), chosen]
+            owned = outputs.expert_targets("val")[np.arange(9), chosen]
             assert found["val_choice_accuracy"] == pytest.approx(owned.mean())
         (tested,) = tiny.trainer().test(module, datamodule=data, verbose=False)
         assert {"test_loss", "test_accuracy"} <= set(tested)
@@ -231,7 +233,7 @@ class TestFrozenExperts:
         expert = Expert(tiny.Net(3, dropout=0.9), classes=tiny.CLASSES)
         module = FoEFuserModule({"a": expert}, network=SMALL).train()
         x = torch.randn(8, 4)
-        assert torch.equal(module._ask(x), module._ask(x))
+        assert torch.equal(module._query(x), module._query(x))
 
 
 class TestRawInput:
@@ -309,7 +311,7 @@ class TestFeatures:
                 split.representations[expert] = (1000 * (np.eye(3)[split.target] + noise)).astype(np.float32)
         data = OutputsDataModule(outputs, batch_size=8, representations=True)
         torch.manual_seed(0)
-        module = FoEFuserModule(**outputs.facts(), representation_dims=data.representation_dims)
+        module = FoEFuserModule(**outputs.fuser_arguments(), representation_dims=data.representation_dims)
         assert isinstance(module.network, RepresentationFuser)
         tiny.trainer(10).fit(module, datamodule=data)
         (metrics,) = tiny.trainer().test(module, datamodule=data, verbose=False)
@@ -355,7 +357,7 @@ class TestFacts:
         module = FoEFuserModule(tiny.experts(), domains=tiny.DOMAINS)
         assert module.classes == tiny.CLASSES
         assert module.expert_classes == tiny.EXPERT_CLASSES
-        assert module.owners.tolist() == [[True, False], [False, True]]
+        assert module.expert_targets.tolist() == [[True, False], [False, True]]
         assert [p.shape[0] for p in module.network.parameters()][::2] == [512, 512, 3]
         again = FoEFuserModule(ExpertPool(tiny.experts(), ["owl", "dog", "cat"]))
         assert again.classes == ["owl", "dog", "cat"]
@@ -411,12 +413,12 @@ class TestFacts:
 
     def test_a_fuser_is_not_tested_on_answers_of_other_experts(self, tmp_path):
         one, other = (collect(tiny.pool(seed), tiny.data(), trainer=tiny.trainer()) for seed in (0, 1))
-        trainer, module = tiny.trainer(), FoEFuserModule(**one.facts(), network=SMALL)
+        trainer, module = tiny.trainer(), FoEFuserModule(**one.fuser_arguments(), network=SMALL)
         trainer.fit(module, datamodule=OutputsDataModule(one))
         trainer.save_checkpoint(path := tmp_path / "fuser.ckpt")
         with pytest.raises(InputError, match="was trained with expert a of fingerprint"):
             tiny.trainer().test(module, datamodule=OutputsDataModule(other), verbose=False)
-        again = FoEFuserModule(**one.facts(), network=SMALL)
+        again = FoEFuserModule(**one.fuser_arguments(), network=SMALL)
         with pytest.raises(InputError, match="was trained with expert a of fingerprint"):
             tiny.trainer().test(again, datamodule=OutputsDataModule(other), ckpt_path=path, verbose=False)
         assert tiny.trainer().test(again, datamodule=OutputsDataModule(one), ckpt_path=path, verbose=False)
@@ -438,7 +440,7 @@ class TestCheckpoints:
         assert {name for name in content["state_dict"] if name.startswith("network.")} == {
             f"network.{name}" for name in module.network.state_dict()
         }
-        assert content["experts"] == module.pool.facts()
+        assert content["experts"] == module.pool.metadata()
 
     @pytest.mark.parametrize(
         ("factories", "kind"),
@@ -466,7 +468,7 @@ class TestCheckpoints:
         assert alone.pool is None
         assert tiny.same(alone.network, made.network)
         assert (alone.target, alone.classes, alone.expert_classes) == ("expert", made.classes, made.expert_classes)
-        assert torch.equal(alone.owners, made.owners)
+        assert torch.equal(alone.expert_targets, made.expert_targets)
         again = kind.load_from_checkpoint(path, weights_only=True, experts=tiny.experts())
         assert type(again) is FoEFuserModule
         assert torch.equal(again(x), made(x))
@@ -477,7 +479,7 @@ class TestCheckpoints:
     def test_other_experts_are_refused_with_both_fingerprints(self, tmp_path, network):
         made = FoEFuserModule(tiny.experts(0), network=network)
         path = self.saved(tmp_path, made)
-        theirs, ours = (ExpertPool(tiny.experts(seed)).facts()["a"]["fingerprint"] for seed in (0, 1))
+        theirs, ours = (ExpertPool(tiny.experts(seed)).metadata()["a"]["fingerprint"] for seed in (0, 1))
         with pytest.raises(
             InputError, match=f"trained with expert a of fingerprint {theirs} .* the one given has {ours}"
         ):

@@ -278,7 +278,7 @@ class TestFiles:
         stored_facts[1]["metadata"] = stored_facts[0]["metadata"]
         (tmp_path / "1/manifest.json").write_text(json.dumps(stored_facts[1]))
         served = module(outputs, FrugalFoE(), folder=str(tmp_path / "1"))
-        with pytest.raises(InputError, match="are not those that its facts were written with"):
+        with pytest.raises(InputError, match="are not those that its metadata describes"):
             tiny.trainer().test(served, datamodule=OutputsDataModule(outputs), verbose=False)
 
 

@@ -556,7 +556,7 @@ class TestFiles:
         again = FrugalFoE.load(tmp_path / "deep" / "policy")
         assert (type(again.fuser), type(again.risk)) == (type(policy.fuser), type(policy.risk))
         assert same(policy.predict(queries), again.predict(queries))
-        assert again.facts() == policy.facts()
+        assert again.metadata() == policy.metadata()
         assert policy.curve(outputs, targets, [0.1]).cost == again.curve(outputs, targets, [0.1]).cost
 
     @pytest.mark.parametrize(
@@ -573,7 +573,7 @@ class TestFiles:
         policy = FrugalFoE(**arguments).fit(outputs, targets)
         policy.save(tmp_path)
         again = FrugalFoE.load(tmp_path)
-        assert again.facts() == policy.facts()
+        assert again.metadata() == policy.metadata()
         assert same(policy.predict(outputs), again.predict(outputs))
 
     def saved(self, folder, seed: int = 0) -> FrugalFoE:
@@ -584,7 +584,7 @@ class TestFiles:
     def test_a_policy_is_replaced(self, tmp_path):
         self.saved(tmp_path, 0)
         policy = self.saved(tmp_path, 1)
-        assert FrugalFoE.load(tmp_path).facts() == policy.facts()
+        assert FrugalFoE.load(tmp_path).metadata() == policy.metadata()
 
     def test_a_folder_cannot_be_a_file(self, tmp_path):
         (tmp_path / "taken").write_text("")
@@ -608,7 +608,7 @@ class TestFiles:
         self.saved(tmp_path / "b", 1)
         other = json.loads((tmp_path / "a" / "manifest.json").read_text())["metadata"]
         self.change(tmp_path / "b", lambda _: other)
-        with pytest.raises(InputError, match="are not those that its facts were written with"):
+        with pytest.raises(InputError, match="are not those that its metadata describes"):
             FrugalFoE.load(tmp_path / "b")
 
     def change(self, folder, change):
@@ -702,10 +702,10 @@ class TestRefit:
             assert "not fitted" in str(error)
         else:
             assert same(expected.predict(outputs), after)
-            assert policy.facts() == expected.facts()
+            assert policy.metadata() == expected.metadata()
 
     def test_an_unfitted_policy_says_so(self, tmp_path):
-        for use in (partial(FrugalFoE().predict, {}), partial(FrugalFoE().save, tmp_path), FrugalFoE().facts):
+        for use in (partial(FrugalFoE().predict, {}), partial(FrugalFoE().save, tmp_path), FrugalFoE().metadata):
             with pytest.raises(InputError, match="is not fitted; call fit"):
                 use()
 

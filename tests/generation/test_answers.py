@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from helpers import generation_script, language_models
 
-from lightning_fusion.generation.answers import Asking, ask_expert
+from lightning_fusion.generation.answers import InferenceSettings, run_expert
 from lightning_fusion.store import ForeignFolderError
 
 ROWS = [np.array(row) for row in ([5, 6, 7], [6], [5, 6, 7], [7, 8])]
@@ -10,7 +10,9 @@ ROWS = [np.array(row) for row in ([5, 6, 7], [6], [5, 6, 7], [7, 8])]
 
 def ask(folder, kind: str = "both") -> tuple[list[list[int]], np.ndarray, int]:
     language_models.Counted.reset()
-    texts, vectors = ask_expert(generation_script.experts()["a"], ROWS, kind, Asking(3, batch_size=2, folder=folder))
+    texts, vectors = run_expert(
+        generation_script.experts()["a"], ROWS, kind, InferenceSettings(3, batch_size=2, folder=folder)
+    )
     return [text.tolist() for text in texts], vectors, language_models.Counted.calls
 
 

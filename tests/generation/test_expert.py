@@ -84,7 +84,7 @@ class TestExpert:
             assert tiny.same(network, trained) and not network.training
             assert not any(weights.requires_grad for weights in network.parameters())
         other = GenerativeExpert(checkpoint=saved(tmp_path, "b", max_new_tokens=4))
-        assert expert.facts()["fingerprint"] == GenerativeExpert(checkpoint=path).fingerprint != other.fingerprint
+        assert expert.metadata()["fingerprint"] == GenerativeExpert(checkpoint=path).fingerprint != other.fingerprint
 
     def test_an_expert_that_is_built_has_the_fingerprint_of_its_weights(self):
         prints = [

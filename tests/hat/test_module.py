@@ -21,7 +21,7 @@ from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.encoders import SmallConvNet
 from lightning_fusion.errors import InputError
-from lightning_fusion.hat.sources import ask
+from lightning_fusion.hat.sources import run_sources
 
 SGD = partial(torch.optim.SGD, lr=0.3)
 ROWS = {"train": 60, "val": 30, "test": 40}
@@ -164,7 +164,7 @@ class TestStep:
         made.teacher.knowledge.keep(torch.arange(20), said / said.sum(1, keepdim=True))
         assert made.teacher.knowledge.update()
         logits, z = made.forward_with_representations(batch.input)
-        answer = ask(made.pool, batch.input, with_scores=True)
+        answer = run_sources(made.pool, batch.input, with_scores=True)
         mixed, rows = made.teacher(z.detach(), answer), torch.arange(30)
         fused, student = mixed.mean().detach().numpy(), logits.detach().softmax(1).numpy()
         wanted = reference.cross_entropy(fused, batch.target.numpy())
@@ -182,7 +182,10 @@ class TestStep:
         for player in ("mixer", "student"):
             made.zero_grad()
             logits, z = made.forward_with_representations(batch.input)
-            mixed, rows = made.teacher(z.detach(), ask(made.pool, batch.input, with_scores=False)), torch.arange(30)
+            mixed, rows = (
+                made.teacher(z.detach(), run_sources(made.pool, batch.input, with_scores=False)),
+                torch.arange(30),
+            )
             if player == "mixer":
                 made.teacher.loss(rows, batch.target, mixed).backward()
             else:
@@ -250,7 +253,9 @@ class TestStep:
         fit(made, 1)
         batch = target().rows("train")[torch.arange(9)]
         raw = experts["wide"].network(batch.input)[:, [2, 1]].softmax(1)
-        mixed = made.teacher(made.forward_with_representations(batch.input)[1], ask(made.pool, batch.input, True))
+        mixed = made.teacher(
+            made.forward_with_representations(batch.input)[1], run_sources(made.pool, batch.input, True)
+        )
         torch.testing.assert_close(mixed.mean()[:, :2], raw)
 
 
@@ -579,7 +584,7 @@ class TestFigures:
         batch = target().rows("val")[torch.arange(30)]
         made.eval()
         _, z = made.forward_with_representations(batch.input)
-        mixed = made.teacher(z, ask(made.pool, batch.input, with_scores=False))
+        mixed = made.teacher(z, run_sources(made.pool, batch.input, with_scores=False))
         wanted = (mixed.mean().argmax(1) == batch.target).float().mean()
         assert found["val_mixer_accuracy"] == pytest.approx(float(wanted))
 

@@ -292,19 +292,19 @@ class TestSimilarity:
 
 @settings(deadline=None, max_examples=15)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=2, max_size=7), st.data())
-def test_the_best_are_kept_and_ties_go_by_name(facts, draw):
+def test_the_best_are_kept_and_ties_go_by_name(written, draw):
     """Any pool with many ties, in any order of publishing: what is kept and chosen is sorted by value, then by name."""
     registry = REGISTRIES.setdefault("one", ExpertRegistry(address()))
     if registry.files.fs.exists(registry.files.root):
         registry.files.fs.rm(registry.files.root, recursive=True)
-    names = draw.draw(st.permutations([f"n{number}" for number in range(len(facts))]))
-    for name, (place, seed) in zip(names, facts, strict=True):
+    names = draw.draw(st.permutations([f"n{number}" for number in range(len(written))]))
+    for name, (place, seed) in zip(names, written, strict=True):
         registry_sources.publish(registry, name, seed=seed, statistics=[float(place), 0.0])
-    share, count = draw.draw(st.sampled_from([0.1, 0.3, 0.5, 0.7, 1.0])), draw.draw(st.integers(1, len(facts)))
+    share, count = draw.draw(st.sampled_from([0.1, 0.3, 0.5, 0.7, 1.0])), draw.draw(st.integers(1, len(written)))
     found = select_sources(registry, registry_sources.data(), share, count, similarity="euclid", statistics=[1.4, 0.0])
     rows = {row.name: row for row in found.table}
     by_value = sorted(rows, key=lambda name: (-round(rows[name].similarity, 9), name))
-    number = max(count, -(-round(share * 10) * len(facts) // 10))
+    number = max(count, -(-round(share * 10) * len(written) // 10))
     assert {name for name in rows if rows[name].kept} == set(by_value[:number])
     ranked = sorted(by_value[:number], key=lambda name: (-round(rows[name].score, 9), name))
     assert list(found.experts) == ranked[:count]
@@ -530,10 +530,10 @@ class TestReported:
     def test_as_plain_data_and_as_tables(self, pool, target):
         registry, *_ = pool
         found = select(registry, target, num_sources=2)
-        facts = json.loads(json.dumps(found.facts()))
-        assert [row["name"] for row in facts["table"]] == [row.name for row in found.table]
-        assert facts["ledger"]["saving"] == found.ledger.saving
-        assert facts["rank_by"] == "product"
+        written = json.loads(json.dumps(found.as_dict()))
+        assert [row["name"] for row in written["table"]] == [row.name for row in found.table]
+        assert written["ledger"]["saving"] == found.ledger.saving
+        assert written["rank_by"] == "product"
         out = Console(file=io.StringIO(), width=160)
         out.print(found)
         text = out.file.getvalue()

@@ -4,7 +4,7 @@ from helpers import tiny
 
 from lightning_fusion.data.base import Batch
 from lightning_fusion.errors import InputError
-from lightning_fusion.hat.sources import SourceTable, ask
+from lightning_fusion.hat.sources import SourceTable, run_sources
 
 
 def rows(numbers) -> Batch:
@@ -18,7 +18,7 @@ def test_what_is_remembered_is_what_was_said(with_scores):
     pool = tiny.pool(features="body")
     table = SourceTable(pool, [rows([30, 4]), rows([17, 2, 9])], with_scores)
     wanted = rows([9, 30, 2])
-    ours, theirs = table(table.rows(wanted.index)), ask(pool, wanted.input, with_scores)
+    ours, theirs = table(table.rows(wanted.index)), run_sources(pool, wanted.input, with_scores)
     torch.testing.assert_close(ours.representations, theirs.representations)
     if with_scores:
         torch.testing.assert_close(ours.scores, theirs.scores)

@@ -5,7 +5,7 @@ from torch import nn
 
 from lightning_fusion.errors import InputError
 from lightning_fusion.hat.mixer import shared_columns
-from lightning_fusion.hat.sources import ask
+from lightning_fusion.hat.sources import run_sources
 from lightning_fusion.hat.teacher import Teacher
 
 SIZES = {"own": 6, "sources": {"a": 5, "b": 5}, "heads": {"a": "head", "b": "head"}}
@@ -25,7 +25,7 @@ def made(**arguments) -> Teacher:
 def test_one_mixer_teaches_what_it_says():
     teacher = made()
     rows = torch.arange(30)
-    mixed = teacher(Z, ask(POOL, INPUT, with_scores=False))
+    mixed = teacher(Z, run_sources(POOL, INPUT, with_scores=False))
     assert [part.shape for part in (*mixed.log_weights, *mixed.log_mix)] == [(30, 2), (30, 3)]
     torch.testing.assert_close(mixed.mean(), teacher.fused(rows, mixed))
     torch.testing.assert_close(teacher.loss(rows, TARGET, mixed), nn.functional.nll_loss(mixed.log_mix[0], TARGET))
@@ -37,10 +37,10 @@ def test_the_end_of_an_epoch_writes_dictionary_and_weights(accuracy_source, coun
     teacher = made(accuracy_source=accuracy_source)
     assert len(teacher.mixers) == count
     for rows in torch.arange(30).split(10):
-        mixed = teacher(Z[rows], ask(POOL, INPUT[rows], with_scores=False))
+        mixed = teacher(Z[rows], run_sources(POOL, INPUT[rows], with_scores=False))
         teacher.keep(rows, teacher.fused(rows, mixed), mixed)
     teacher.end_epoch()
-    mixed = teacher(Z, ask(POOL, INPUT, with_scores=False))
+    mixed = teacher(Z, run_sources(POOL, INPUT, with_scores=False))
     weights = torch.stack([log_weights.exp() for log_weights in mixed.log_weights]).mean((0, 1))
     torch.testing.assert_close(teacher.mean_weights, weights)
     torch.testing.assert_close(teacher.knowledge.probabilities, teacher.fused(torch.arange(30), mixed))

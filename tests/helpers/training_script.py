@@ -73,7 +73,7 @@ def work(folder: Path, processes: int) -> None:
 
     pool, data = exact_pool(), tiny.data(rows=ROWS, batch_size=2)
     outputs = collect(pool, data, folder / "store", keep_representations=True, trainer=trainer())
-    assert outputs.experts == pool.facts()
+    assert outputs.experts == pool.metadata()
     collect(pool, data, folder / "store", keep_representations=True, trainer=trainer())  # opens what is there
 
     even = {"train": 32, "val": 8, "test": 8}
@@ -82,7 +82,7 @@ def work(folder: Path, processes: int) -> None:
     stored = tiny.outputs(rows=even)
     for target in ("label", "expert"):
         torch.manual_seed(0)
-        fuser = FoEFuserModule(**stored.facts(), target=target, network=partial(MLPFuser, hidden=(6,)))
+        fuser = FoEFuserModule(**stored.fuser_arguments(), target=target, network=partial(MLPFuser, hidden=(6,)))
         train(fuser, OutputsDataModule(stored, batch_size=8 // processes), target)
     torch.manual_seed(0)
     unlike = ACoRLModule(
@@ -180,12 +180,12 @@ def frugal(folder: Path, trainer: Any, outputs: Any, processes: int) -> None:
     served = FrugalFoEModule(**facts, folder=str(folder / "policy"))  # read by every process
     writer = PredictionWriter(str(folder / "predictions.csv"))
     trainer(callbacks=[writer]).predict(served, datamodule=data)
-    digests = [module.policy.facts()["digest"]]
+    digests = [module.policy.metadata()["digest"]]
     if processes > 1:
         digests = [None] * processes
-        torch.distributed.all_gather_object(digests, module.policy.facts()["digest"])
+        torch.distributed.all_gather_object(digests, module.policy.metadata()["digest"])
     if runner.is_global_zero:
-        found = {"figures": figures, "steps": runner.global_step, "facts": served.policy.facts(), "digests": digests}
+        found = {"figures": figures, "steps": runner.global_step, "facts": served.policy.metadata(), "digests": digests}
         (folder / "found.json").write_text(json.dumps(found))
 
 

@@ -2,7 +2,7 @@ import safetensors.torch
 import torch
 from helpers import registry_sources, tiny
 
-from lightning_fusion.registry.publish import EXPERT_FACTS, describe_source, restore_expert
+from lightning_fusion.registry.publish import EXPERT_METADATA, describe_source, restore_expert
 
 
 def test_a_description_needs_no_file_system_and_gives_the_expert_back():
@@ -15,7 +15,7 @@ def test_a_description_needs_no_file_system_and_gives_the_expert_back():
         part: file["bytes"] for part, file in card.files.items()
     }
     parts = {name: safetensors.torch.load(content) for name, content in contents.items()}
-    facts = {name: getattr(card, name) for name in EXPERT_FACTS}
+    facts = {name: getattr(card, name) for name in EXPERT_METADATA}
     weights = parts["encoder.safetensors"] | parts["head.safetensors"]
     drawn = torch.get_rng_state()
     found = restore_expert(card.network, weights, "the card", **facts)

@@ -112,7 +112,7 @@ class BaseAudioDataModule(ModalityDataModule):
         """Return the (N,) int64 target of each recording."""
         raise NotImplementedError(f"{type(self).__name__} must implement targets()")
 
-    # ------------------------------------------------------------------ facts
+    # --------------------------------------------------------------- metadata
 
     @staged_property(Stage.READING)
     def layout(self) -> AudioLayout:
@@ -146,9 +146,9 @@ class BaseAudioDataModule(ModalityDataModule):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """Parameters of the transformation from waveforms to network input."""
-        facts: dict[str, Any] = {"frontend": self.frontend, "sample_rate_hz": self.sample_rate_hz}
+        settings: dict[str, Any] = {"frontend": self.frontend, "sample_rate_hz": self.sample_rate_hz}
         if self.frontend == "log_mel":
-            facts |= {
+            settings |= {
                 "num_mels": self.num_mels,
                 "window_s": _WINDOW_S,
                 "hop_s": _HOP_S,
@@ -156,7 +156,7 @@ class BaseAudioDataModule(ModalityDataModule):
                 "floor": _FLOOR,
                 "normalization": "mean over time",
             }
-        return facts
+        return settings
 
     def fingerprint(self, split: str) -> str:
         """Return a fingerprint of samples (names and sizes, where files are read lazily), labels and preprocessing."""

@@ -163,7 +163,7 @@ class BaseImageDataModule(ModalityDataModule):
             return ["all"], np.ones((len(layout.classes), 1), bool)
         return layout.domains, layout.member
 
-    # ------------------------------------------------------------------ facts
+    # --------------------------------------------------------------- metadata
 
     @staged_property(Stage.READING)
     def layout(self) -> ImageLayout:
@@ -216,8 +216,8 @@ class BaseImageDataModule(ModalityDataModule):
         """
         dataset = self.rows(split)
         chunks = dataset.rows.split(self.batch_size)
-        facts = (image_statistics(dataset.inputs[chunk].to(torch.float32) / 255) for chunk in chunks)
-        return torch.cat(mean_and_deviation(facts)).float()
+        statistics = (image_statistics(dataset.inputs[chunk].to(torch.float32) / 255) for chunk in chunks)
+        return torch.cat(mean_and_deviation(statistics)).float()
 
     # ------------------------------------------------------------- Lightning
 

@@ -116,7 +116,7 @@ class BaseSensorDataModule(DomainsDataModule):
             self.messages.info(f"left out {cut.dropped} of {cut.dropped + len(cut.starts)} samples without a label")
         return cut
 
-    # ------------------------------------------------------------------ facts
+    # --------------------------------------------------------------- metadata
 
     @property
     def domains(self) -> list[str]:

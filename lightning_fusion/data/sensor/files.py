@@ -65,8 +65,8 @@ def read_recordings(paths: Sequence[str], how: RecordingFormat) -> Iterable[Reco
 
 def files_key(paths: Sequence[str], names: Sequence[str], how: RecordingFormat, labels: Sequence[str] | None) -> str:
     """Return a fingerprint of files (names, sizes, modification times), their format, and labels from file names."""
-    facts = [os.stat(path) for path in paths]
-    listed = [(name, fact.st_size, fact.st_mtime_ns) for name, fact in zip(names, facts, strict=True)]
+    stats = [os.stat(path) for path in paths]
+    listed = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True)]
     return digest(_VERSION, json.dumps(asdict(how)), listed, labels)
 
 

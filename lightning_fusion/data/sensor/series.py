@@ -76,20 +76,20 @@ def load_series(recordings: Iterable[Recorded], entry: Path | None = None) -> Se
     """
     if entry is None:
         parts: list[np.ndarray] = []
-        facts, names = _gather(recordings, parts.append)
+        columns, names = _gather(recordings, parts.append)
         samples = np.concatenate(parts)
-        return _series(samples, facts, names, _fingerprint(samples, facts, names))
+        return _series(samples, columns, names, _fingerprint(samples, columns, names))
 
     def write(writer: StoreWriter) -> dict[str, Any]:
-        facts, names = _gather(recordings, lambda samples: writer.append("samples", samples))
-        fingerprint = _fingerprint(writer.view("samples"), facts, names)
-        for name, values in facts.items():
+        columns, names = _gather(recordings, lambda samples: writer.append("samples", samples))
+        fingerprint = _fingerprint(writer.view("samples"), columns, names)
+        for name, values in columns.items():
             writer[name] = values
         return {"names": names, "fingerprint": fingerprint}
 
     store = cached(entry, "sensor series", write, writable=True)  # torch requires writable arrays
-    facts = {name: np.asarray(store[name]) for name in ("labels", "lengths", "rms")}
-    return _series(store["samples"], facts, store.metadata["names"], store.metadata["fingerprint"])
+    columns = {name: np.asarray(store[name]) for name in ("labels", "lengths", "rms")}
+    return _series(store["samples"], columns, store.metadata["names"], store.metadata["fingerprint"])
 
 
 def _gather(
@@ -114,12 +114,12 @@ def _gather(
     return {"labels": np.concatenate(labels), "lengths": np.array(lengths), "rms": np.array(rms)}, list(numbers)
 
 
-def _fingerprint(samples: np.ndarray, facts: dict[str, np.ndarray], names: list[str]) -> str:
-    return digest(samples, facts["labels"], names, facts["lengths"])
+def _fingerprint(samples: np.ndarray, columns: dict[str, np.ndarray], names: list[str]) -> str:
+    return digest(samples, columns["labels"], names, columns["lengths"])
 
 
-def _series(samples: np.ndarray, facts: dict[str, np.ndarray], names: list[str], fingerprint: str) -> Series:
-    labels, lengths, rms = facts["labels"], facts["lengths"], facts["rms"]
+def _series(samples: np.ndarray, columns: dict[str, np.ndarray], names: list[str], fingerprint: str) -> Series:
+    labels, lengths, rms = columns["labels"], columns["lengths"], columns["rms"]
     return Series(torch.from_numpy(samples), labels, names, np.cumsum(lengths) - lengths, lengths, rms, fingerprint)
 
 

@@ -111,7 +111,7 @@ class BaseTextDataModule(DomainsDataModule):
         """Origin of the texts, for messages."""
         return str(getattr(self, "root", type(self).__name__))
 
-    # ------------------------------------------------------------------ facts
+    # --------------------------------------------------------------- metadata
 
     @property
     def domains(self) -> list[str]:
@@ -121,7 +121,7 @@ class BaseTextDataModule(DomainsDataModule):
     @property
     def vocab_size(self) -> int:
         """Size of the vocabulary, the number of rows of a network's embedding."""
-        result: int = self._corpus.facts["vocab_size"]
+        result: int = self._corpus.metadata["vocab_size"]
         return result
 
     @vocab_size.setter
@@ -132,11 +132,11 @@ class BaseTextDataModule(DomainsDataModule):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """Parameters of the tokenizer; experts that share data need the same one."""
-        facts = self._corpus.facts
+        metadata = self._corpus.metadata
         return {
-            "tokenizer": facts["tokenizer"],
-            "vocab_size": facts["vocab_size"],
-            "pad_id": facts["pad_id"],
+            "tokenizer": metadata["tokenizer"],
+            "vocab_size": metadata["vocab_size"],
+            "pad_id": metadata["pad_id"],
             "max_length": self.max_length,
         }
 
@@ -154,7 +154,7 @@ class BaseTextDataModule(DomainsDataModule):
         dataset = self.rows(split)
         rows = dataset.rows
         return digest(
-            self._corpus.facts["fingerprint"], rows, dataset.targets[rows], dataset.domains[rows], self.preprocessing
+            self._corpus.metadata["fingerprint"], rows, dataset.targets[rows], dataset.domains[rows], self.preprocessing
         )
 
     def save_tokenizer(self, folder: str | Path) -> None:
@@ -239,14 +239,12 @@ class BaseTextDataModule(DomainsDataModule):
     def _corpus(self) -> Corpus:
         """Tokens of all texts, read on first access."""
         corpus = load_corpus(self._read, self._tokenizer_of, self.max_length, self.unreadable, self._entry)
-        count, facts = len(corpus.label), corpus.facts
-        if facts["cut"]:
-            tell = self.messages.warn if facts["cut"] > count / 2 else self.messages.info
-            tell(
-                f"truncated {facts['cut']} of {count} texts that are longer than max_length ({self.max_length} tokens)"
-            )
-        if facts["left_out"]:
-            self.messages.warn(f"{facts['left_out']} texts are unreadable and are left out")
+        count, metadata = len(corpus.label), corpus.metadata
+        if metadata["cut"]:
+            tell = self.messages.warn if metadata["cut"] > count / 2 else self.messages.info
+            tell(f"truncated {metadata['cut']} of {count} texts longer than max_length ({self.max_length} tokens)")
+        if metadata["left_out"]:
+            self.messages.warn(f"{metadata['left_out']} texts are unreadable and are left out")
         for what, names in (("labels", corpus.labels), ("domains", corpus.domains)):
             found: dict[str, list[str]] = {}
             for name in names:
@@ -272,7 +270,7 @@ class BaseTextDataModule(DomainsDataModule):
     @staged_property(Stage.READING)
     def _text_tokenizer(self) -> TextTokenizer:
         if self.tokenizer is None:
-            return TextTokenizer.parse(self._corpus.facts["trained"])
+            return TextTokenizer.parse(self._corpus.metadata["trained"])
         return TextTokenizer.load(self.tokenizer, self.download)
 
     # ---- labels and splits
@@ -348,4 +346,4 @@ class BaseTextDataModule(DomainsDataModule):
 
     def _inputs(self) -> Rows:
         corpus = self._corpus
-        return TokenRows(corpus.tokens, torch.from_numpy(corpus.offsets), corpus.facts["pad_id"])
+        return TokenRows(corpus.tokens, torch.from_numpy(corpus.offsets), corpus.metadata["pad_id"])

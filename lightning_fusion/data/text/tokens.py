@@ -169,8 +169,8 @@ class Corpus:
         out_of_scope: (N,) bool.
         labels: Names of the labels.
         domains: Names of the domains.
-        facts: ``vocab_size``, ``pad_id``, ``tokenizer`` (its fingerprint), ``trained`` (its text), ``cut`` (number of
-            truncated texts), ``left_out`` (number of unreadable texts), ``fingerprint`` (of the corpus).
+        metadata: Contains ``vocab_size``, ``pad_id``, ``tokenizer`` (its fingerprint), ``trained`` (its text), ``cut``
+            (number of truncated texts), ``left_out`` (number of unreadable texts), ``fingerprint`` (of the corpus).
     """
 
     tokens: Tensor
@@ -184,7 +184,7 @@ class Corpus:
     out_of_scope: np.ndarray
     labels: list[str]
     domains: list[str]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 class TokenRows:
@@ -235,19 +235,19 @@ def load_corpus(
     """
     make = partial(_tokenize, read, choose_tokenizer, max_length, unreadable)
     if entry is None:
-        arrays, facts = make()
+        arrays, metadata = make()
     else:
 
         def write(writer: StoreWriter) -> dict[str, Any]:
-            made, facts = make()
+            made, metadata = make()
             for name, array in made.items():
                 writer[name] = array
-            return facts
+            return metadata
 
         store = cached(entry, "tokens of texts", write, writable=True)  # torch requires writable arrays
-        arrays, facts = {name: np.asarray(array) for name, array in store.items()}, store.metadata
+        arrays, metadata = {name: np.asarray(array) for name, array in store.items()}, store.metadata
     tokens = torch.from_numpy(arrays.pop("tokens"))
-    return Corpus(tokens, **arrays, labels=facts["labels"], domains=facts["domains"], facts=facts)
+    return Corpus(tokens, **arrays, labels=metadata["labels"], domains=metadata["domains"], metadata=metadata)
 
 
 def _tokenize(
@@ -292,7 +292,7 @@ def _tokenize(
         "group": group,
         "out_of_scope": np.array(texts.out_of_scope, bool),
     }
-    facts = {
+    metadata = {
         "labels": label_names.tolist(),
         "domains": domain_names,
         "vocab_size": tokenizer.vocab_size,
@@ -302,8 +302,8 @@ def _tokenize(
         "cut": cut,
         "left_out": left_out + more,
     }
-    facts["fingerprint"] = digest(*arrays.values(), label_names.tolist(), domain_names, facts["tokenizer"])
-    return arrays, facts
+    metadata["fingerprint"] = digest(*arrays.values(), label_names.tolist(), domain_names, metadata["tokenizer"])
+    return arrays, metadata
 
 
 def _without(texts: Texts, wrong: np.ndarray, unreadable: str, what: str) -> tuple[Texts, int]:

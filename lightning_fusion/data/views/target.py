@@ -73,7 +73,7 @@ class TargetDataModule(DataView):
         self._check_minimum(0, "min_per_class")
         self._check_minimum(1, "min_labeled", *([] if self.labeled_per_class is None else ["labeled_per_class"]))
 
-    # ------------------------------------------------------------------ facts
+    # --------------------------------------------------------------- metadata
 
     @property
     def own_domains(self) -> list[str]:

@@ -86,7 +86,7 @@ def collect(
         warn_preprocessing_mismatch(f"expert {name}", expert.preprocessing, getattr(data, "preprocessing", None))
     domains = list(getattr(data, "domains", []))
     prints = {split: fingerprint_of(data, split) for split in splits}
-    facts = pool.facts()  # before running: a precision such as bf16-true changes the weights
+    metadata = pool.metadata()  # before running: a precision such as bf16-true changes the weights
     stored = None
     if not overwrite:
         with suppress(MissingStoreError):
@@ -99,7 +99,7 @@ def collect(
                 f"output: the store {folder} has the domains {shorten(stored.domains)}; the data have "
                 f"{shorten(domains)}: collect again, with overwrite"
             )
-        stored.check_facts(facts)
+        stored.check_metadata(metadata)
         _check_identified(pool, folder)
         if not keep_representations or all(len(stored[split].representations) == len(pool.names) for split in splits):
             rank_zero_info(f"{folder} contains these outputs already; no expert is run")
@@ -113,14 +113,14 @@ def collect(
             shutil.rmtree(shards, ignore_errors=True)
             here = trainer.world_size == 1 and trainer.strategy.launcher is None
             alone = writer if here else None
-            asking = _Collecting(pool, splits, keep_representations, shards, alone)
-            trainer.predict(asking, datamodule=loaders, return_predictions=False)
+            collecting = _Collecting(pool, splits, keep_representations, shards, alone)
+            trainer.predict(collecting, datamodule=loaders, return_predictions=False)
             trainer.strategy.barrier("collect: outputs")
             for split in splits:
-                parts = asking.parts(split) if alone is not None else _shards(shards, split)
+                parts = collecting.parts(split) if alone is not None else _shards(shards, split)
                 _merge(parts, split, writer, pool.classes, _expected_rows(data, split))
             shutil.rmtree(shards, ignore_errors=True)
-            writer.commit(ExpertOutputs(pool.classes, domains, facts, {}, prints).metadata())
+            writer.commit(ExpertOutputs(pool.classes, domains, metadata, {}, prints).metadata())
     else:
         trainer.predict(
             _Collecting(pool, splits, keep_representations, folder / _SHARDS),
@@ -174,7 +174,7 @@ class _Collecting(LightningModule):
             shards,
         )
         self.writer, self._alone = writer, writer is not None
-        self._facts: dict[str, dict[str, list[np.ndarray]]] = {}
+        self._sample_arrays: dict[str, dict[str, list[np.ndarray]]] = {}
         self._names: dict[str, list[str]] = {}
 
     def on_predict_start(self) -> None:
@@ -197,7 +197,7 @@ class _Collecting(LightningModule):
             ("domain", domain, bool),
             ("index", batch.index, np.int64),
         ):
-            self._facts.setdefault(split, {}).setdefault(name, []).append(value.cpu().numpy().astype(kind))
+            self._sample_arrays.setdefault(split, {}).setdefault(name, []).append(value.cpu().numpy().astype(kind))
         answers = {f"{kind}/{name}": value for kind, values in found.items() for name, value in values.items()}
         self._names[split] = list(answers)
         assert self.writer is not None
@@ -206,25 +206,25 @@ class _Collecting(LightningModule):
         index: Tensor = batch.index
         return index
 
-    def facts(self, split: str) -> dict[str, np.ndarray]:
+    def sample_arrays(self, split: str) -> dict[str, np.ndarray]:
         """Return target, domain and index of the samples of this process, in the order of its batches."""
-        return {name: np.concatenate(parts) for name, parts in self._facts.get(split, {}).items()}
+        return {name: np.concatenate(parts) for name, parts in self._sample_arrays.get(split, {}).items()}
 
     def parts(self, split: str) -> list[dict[str, np.ndarray]]:
         """Return the arrays to be sorted: outputs as well, where the loader's order is not that of the index."""
-        facts = self.facts(split)
-        if not facts:
+        arrays = self.sample_arrays(split)
+        if not arrays:
             return []
-        if not (np.diff(facts["index"]) > 0).all():
+        if not (np.diff(arrays["index"]) > 0).all():
             assert self.writer is not None
-            facts |= {name: self.writer.take(f"{split}/{name}") for name in self._names[split]}
-        return [facts]
+            arrays |= {name: self.writer.take(f"{split}/{name}") for name in self._names[split]}
+        return [arrays]
 
     def on_predict_end(self) -> None:
         if not self._alone:
             assert self.writer is not None
-            for split in self._facts:
-                for name, values in self.facts(split).items():
+            for split in self._sample_arrays:
+                for name, values in self.sample_arrays(split).items():
                     self.writer[f"{split}/{name}"] = values
             self.writer.commit({})
             self.writer.__exit__()

@@ -52,7 +52,7 @@ class OutputsSplit:
 
     def scattered(self) -> np.ndarray:
         """Return (N, K, C) float32 outputs in the classes of the task, zero for classes an expert does not have."""
-        columns = scatter_columns({name: facts["classes"] for name, facts in self.experts.items()}, self.classes)
+        columns = scatter_columns({name: metadata["classes"] for name, metadata in self.experts.items()}, self.classes)
         result = np.zeros((len(self), len(self.experts), len(self.classes)), np.float32)
         for expert, values in enumerate(self.probabilities.values()):
             result[:, expert, columns[expert]] = values
@@ -108,14 +108,14 @@ class ExpertOutputs:
         path: Path | None = None,
     ) -> None:
         self.classes, self.domains = list(classes), list(domains)
-        self.experts = {name: dict(facts) for name, facts in experts.items()}
+        self.experts = {name: dict(metadata) for name, metadata in experts.items()}
         self.splits, self.path = dict(splits), path
         for split in self.splits.values():
             split.classes, split.experts = self.classes, self.experts
         self.fingerprints = dict(fingerprints or {})
         self._keep: Any = None  # keeps a temporary folder until the store is deleted
 
-    # ------------------------------------------------------------------ facts
+    # --------------------------------------------------------------- metadata
 
     @property
     def names(self) -> list[str]:
@@ -125,14 +125,14 @@ class ExpertOutputs:
     @property
     def expert_classes(self) -> dict[str, list[str]]:
         """Classes of each expert, in the order of its outputs."""
-        return {name: facts["classes"] for name, facts in self.experts.items()}
+        return {name: metadata["classes"] for name, metadata in self.experts.items()}
 
     @property
     def expert_domains(self) -> dict[str, list[str]]:
         """Domains that each expert was trained on; empty where unknown."""
-        return {name: list(facts.get("domains") or []) for name, facts in self.experts.items()}
+        return {name: list(metadata.get("domains") or []) for name, metadata in self.experts.items()}
 
-    def facts(self) -> dict[str, Any]:
+    def fuser_arguments(self) -> dict[str, Any]:
         """Return the constructor arguments of a fuser for these outputs: classes, expert_classes and expert_domains."""
         return {
             "classes": self.classes,
@@ -173,10 +173,10 @@ class ExpertOutputs:
         """Return the (N, K, C) float32 input of baselines, zero for classes that an expert does not have."""
         return self[split].scattered()
 
-    def owners(self, split: str) -> np.ndarray:
+    def expert_targets(self, split: str) -> np.ndarray:
         """Return (N, K) bool, which experts were trained on a domain of each sample; all False where unknown."""
         found: np.ndarray = (
-            np.asarray(self[split].domain, bool) @ owner_matrix(self.domains, self.expert_domains).numpy()
+            np.asarray(self[split].domain, bool) @ expert_target_matrix(self.domains, self.expert_domains).numpy()
         )
         return found
 
@@ -188,14 +188,14 @@ class ExpertOutputs:
         Raises:
             InputError: If it is not; the message has both fingerprints.
         """
-        facts = pool.facts()
-        if list(facts) != self.names:
-            raise InputError(f"{self._where()} holds experts {shorten(self.names)}; the pool has {shorten(facts)}")
-        for name, fact in facts.items():
-            if self.experts[name]["fingerprint"] not in (None, fact["fingerprint"]):
+        metadata = pool.metadata()
+        if list(metadata) != self.names:
+            raise InputError(f"{self._where()} holds experts {shorten(self.names)}; the pool has {shorten(metadata)}")
+        for name, entry in metadata.items():
+            if self.experts[name]["fingerprint"] not in (None, entry["fingerprint"]):
                 raise InputError(
                     f"{self._where()} is from another expert {name}: its fingerprint is "
-                    f"{self.experts[name]['fingerprint']}, the pool's {fact['fingerprint']}; collect again"
+                    f"{self.experts[name]['fingerprint']}, the pool's {entry['fingerprint']}; collect again"
                 )
         if pool.classes != self.classes:
             raise InputError(
@@ -220,20 +220,20 @@ class ExpertOutputs:
                     f"{self.fingerprints.get(split)} there and {fingerprint} here; collect again"
                 )
 
-    def check_facts(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
+    def check_metadata(self, metadata: Mapping[str, Mapping[str, Any]]) -> None:
         """Check that the declared domains and costs of experts have not changed since the outputs were collected.
 
         Args:
-            facts: Metadata of each expert from :meth:`ExpertPool.facts`.
+            metadata: Metadata of each expert from :meth:`ExpertPool.metadata`.
 
         Raises:
             InputError: If they have changed; the message names the expert.
         """
-        for name, fact in facts.items():
+        for name, entry in metadata.items():
             for key in ("domains", "cost"):
-                if fact[key] != self.experts[name][key]:
+                if entry[key] != self.experts[name][key]:
                     raise InputError(
-                        f"{self._where()} has {key} {self.experts[name][key]} of expert {name}, the pool {fact[key]}; "
+                        f"{self._where()} has {key} {self.experts[name][key]} of expert {name}, the pool {entry[key]}; "
                         "collect again, with overwrite"
                     )
 
@@ -357,20 +357,20 @@ class ExpertOutputs:
             stored = ArrayStore(path, OUTPUTS, verify)
         except MissingStoreError as error:
             raise MissingStoreError(f"{error}; make a store with 'lightning-fusion collect'") from error
-        facts, splits = stored.metadata, {}
+        metadata, splits = stored.metadata, {}
         try:
-            for split in facts["fingerprints"]:
+            for split in metadata["fingerprints"]:
                 probabilities, representations = (
                     stored.group(f"{split}/{kind}") for kind in ("probabilities", "representations")
                 )
                 splits[split] = OutputsSplit(
-                    {name: probabilities[name] for name in facts["experts"]},
+                    {name: probabilities[name] for name in metadata["experts"]},
                     stored[f"{split}/target"],
                     stored[f"{split}/domain"],
                     stored[f"{split}/index"],
-                    {name: representations[name] for name in facts["experts"] if name in representations},
+                    {name: representations[name] for name in metadata["experts"] if name in representations},
                 )
-            known = facts["classes"], facts["domains"], facts["experts"], splits, facts["fingerprints"]
+            known = metadata["classes"], metadata["domains"], metadata["experts"], splits, metadata["fingerprints"]
         except KeyError as error:
             raise DamagedStoreError(f"{OUTPUTS}: {path} is damaged (without {error}); collect again") from error
         return cls(*known, path=stored.folder)
@@ -415,11 +415,11 @@ def _read_cost(name: str, cost: Any) -> float:
     return found
 
 
-def owner_matrix(domains: Sequence[str], expert_domains: Mapping[str, Sequence[str]]) -> Tensor:
+def expert_target_matrix(domains: Sequence[str], expert_domains: Mapping[str, Sequence[str]]) -> Tensor:
     """Return (D, K) bool, which domains each expert was trained on.
 
     Example:
-        >>> owner_matrix(["x", "y"], {"a": ["x"], "b": ["x", "y"]}).tolist()
+        >>> expert_target_matrix(["x", "y"], {"a": ["x"], "b": ["x", "y"]}).tolist()
         [[True, True], [False, True]]
     """
     rows = [[domain in names for names in expert_domains.values()] for domain in domains]

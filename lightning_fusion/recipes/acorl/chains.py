@@ -68,7 +68,7 @@ class ChainRun(SeedRun, ABC):
         return f"{arm}, {fusion or cls.fusions[0]}"
 
     @abstractmethod
-    def ask(self) -> None:
+    def predict(self) -> None:
         """Run all members once, and evaluate each chain on the validation split."""
 
     def score(self, chosen: float) -> None:
@@ -110,7 +110,7 @@ class ChainRun(SeedRun, ABC):
         """Add the mean pairwise similarity of the members of a chain to the report."""
 
     @abstractmethod
-    def facts(self) -> dict[str, Any]:
+    def data_description(self) -> dict[str, Any]:
         """Return the description of the data in the report."""
 
     def text(self, seeds: Sequence[int]) -> list[str]:

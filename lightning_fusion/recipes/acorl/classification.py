@@ -46,7 +46,7 @@ class ClassificationChains(ChainRun):
         super().__init__(*arguments)
         self.attribution_rows = attribution_rows
 
-    def ask(self) -> None:
+    def predict(self) -> None:
         """Run all members of all chains once."""
         start = time.perf_counter()
         pool = self._pool()
@@ -83,7 +83,7 @@ class ClassificationChains(ChainRun):
         answers = self._average(chain, "test"), self._average(chain, "test", weights), self._late(chain)
         return dict(zip(self.fusions, answers, strict=True))
 
-    def facts(self) -> dict[str, Any]:
+    def data_description(self) -> dict[str, Any]:
         """Source, classes and rows."""
         return {
             "source": source_of(self.data),

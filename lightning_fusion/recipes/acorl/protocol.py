@@ -180,7 +180,7 @@ class _ACoRL(Recipe):
         """Train both chains and cache their outputs; they are scored after the strength is selected over all seeds."""
         one = self.kind(run, self.data.variant(seed=seed), seed, **self.more)
         one.grow(self.plan)
-        one.ask()
+        one.predict()
         self.chains.append(one)
 
     def conclude(self, run: Run) -> None:
@@ -190,7 +190,7 @@ class _ACoRL(Recipe):
         for one in self.chains:
             one.score(chosen)
         report.data = {
-            **last.facts(),
+            **last.data_description(),
             "members": self.plan.members,
             "strength of the table": f"{chosen:g}" + (", selected on validation" if len(self.strengths) > 1 else ""),
         }

@@ -47,7 +47,7 @@ class SpeakerChains(ChainRun):
     def _callbacks(self) -> list[Callback]:
         return [ScheduledAttribute("loss.margin", _MARGIN)]
 
-    def ask(self) -> None:
+    def predict(self) -> None:
         """Score the trials of both splits by every member, whose embeddings are computed once and stored."""
         start = time.perf_counter()
         pool = self._pool()
@@ -70,11 +70,11 @@ class SpeakerChains(ChainRun):
         """Sample numbers, rising, and the embedding of each by every member: stored ones where they are these."""
         folder = self.folder / "embeddings" / split
         prints = {name: expert.fingerprint for name, expert in pool.members.items()}
-        facts = {"data": self.data.fingerprint(split), "members": prints}
+        metadata = {"data": self.data.fingerprint(split), "members": prints}
         stored = None
         with suppress(MissingStoreError):
             stored = ArrayStore(folder, _EMBEDDINGS)
-        if stored is None or stored.metadata != facts:
+        if stored is None or stored.metadata != metadata:
             listener = _Listener(pool)
             trainer = self.trainer(f"embeddings_{split}", logged=False)
             run = trainer.validate if split == "val" else trainer.test
@@ -84,7 +84,7 @@ class SpeakerChains(ChainRun):
                 with StoreWriter(folder, _EMBEDDINGS, overwrite=True) as writer:
                     for name, values in heard.items():
                         writer[name] = values
-                    writer.commit(facts)
+                    writer.commit(metadata)
             barrier()
             stored = ArrayStore(folder, _EMBEDDINGS, verify=False)
         kept = {name: torch.from_numpy(np.array(stored[name])) for name in ("index", *prints)}
@@ -132,7 +132,7 @@ class SpeakerChains(ChainRun):
 
     # ----------------------------------------------------------------- report
 
-    def facts(self) -> dict[str, Any]:
+    def data_description(self) -> dict[str, Any]:
         """Speakers, recordings and trials."""
         settings = self.data.hparams
         trials = {
@@ -149,14 +149,14 @@ class SpeakerChains(ChainRun):
 
     def notes(self) -> list[str]:
         """Describe the evaluation and its limits."""
-        facts = self.facts()
+        data = self.data_description()
         found = [
-            f"Training data: {facts['trained on']} of {facts['source']}. Test trials: {facts['test trials']}, of "
-            f"{facts['test speakers']} speakers. Scores are cosine similarities without score normalization."
+            f"Training data: {data['trained on']} of {data['source']}. Test trials: {data['test trials']}, of "
+            f"{data['test speakers']} speakers. Scores are cosine similarities without score normalization."
         ]
-        if facts["test speakers"] < FEW_SPEAKERS:
+        if data["test speakers"] < FEW_SPEAKERS:
             found.append(
-                f"{facts['test speakers']} test speakers are too few for a conclusion; see the intervals over speakers."
+                f"{data['test speakers']} test speakers are too few for a conclusion; see the intervals over speakers."
             )
         if parts := [split for split in ("val", "test") if self.data.hparams.get(f"{split}_segments", 1) > 1]:
             found.append(

@@ -231,10 +231,10 @@ class _Seed(SeedRun):
 
     def fit_fusers(self, outputs: ExpertOutputs, fuser: dict[str, Any], mean_weight: float) -> None:
         """Train and test FoE with each kind of target, and with representations where the store holds them."""
-        owned = all(outputs.owners(split).any() for split in ("train", "val"))
+        owned = all(outputs.expert_targets(split).any() for split in ("train", "val"))
         mixed = FUSERS[MAIN] | {"mean_weight": mean_weight}
         with_representations = {WITH_REPRESENTATIONS: mixed} if outputs["train"].representations else {}
-        single = all(outputs.owners(split).sum(1).max() <= 1 for split in ("train", "val"))
+        single = all(outputs.expert_targets(split).sum(1).max() <= 1 for split in ("train", "val"))
         kinds = {MAIN: FUSERS[MAIN], ONE_TARGET: {"target": "expert"}} if single else FUSERS
         for method, arguments in (with_representations | kinds).items():
             if arguments["target"] == "expert" and not owned:
@@ -253,7 +253,9 @@ class _Seed(SeedRun):
         """Train fusers that read one expert each, and test the best on the validation split."""
         truth = np.asarray(outputs["val"].target)
         for method, arguments in ONE_EXPERT.items():
-            if arguments["target"] == "expert" and not all(outputs.owners(part).any() for part in ("train", "val")):
+            if arguments["target"] == "expert" and not all(
+                outputs.expert_targets(part).any() for part in ("train", "val")
+            ):
                 continue
             start, best = time.perf_counter(), (-1.0, "")
             fitted: dict[str, FoEFuserModule] = {}
@@ -282,7 +284,7 @@ class _Seed(SeedRun):
             logits = module.fuse(given)
             if module.target == "expert":
                 chosen = module.network(given).argmax(1).numpy()
-                owns = outputs.owners("test")[np.arange(len(part)), chosen]
+                owns = outputs.expert_targets("test")[np.arange(len(part)), chosen]
                 self.report.add(method, "choice accuracy", owns.mean(), self.seed)
         prediction = logits.argmax(1).numpy()
         self._score(method, prediction == part.target, outputs)
@@ -321,9 +323,9 @@ class _Seed(SeedRun):
         self.report.add_right("mean of single experts", (test.argmax(2) == truth[:, None]).mean(1), truth, self.seed)
         for name, rule in baselines.items():
             self._score(name, rule().fit(train, target).predict(test) == truth, outputs)
-        owners = outputs.owners("test")
-        if owners.any():
-            self._score("oracle expert (domain known)", oracle_expert(test, truth, owners), outputs)
+        expert_targets = outputs.expert_targets("test")
+        if expert_targets.any():
+            self._score("oracle expert (domain known)", oracle_expert(test, truth, expert_targets), outputs)
         self._score("oracle selection (any expert correct)", oracle_selection(test, truth), outputs)
         self.report.took("baselines", start)
 

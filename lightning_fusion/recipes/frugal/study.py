@@ -82,7 +82,7 @@ class Study:
     ) -> None:
         self.outputs, self.seed, self.trade_offs = outputs, seed, trade_offs
         self.report, self.console = run.report, run.console
-        stored = {name: float(fact["cost"]) for name, fact in outputs.experts.items()}
+        stored = {name: float(entry["cost"]) for name, entry in outputs.experts.items()}
         self.costs = dict(zip(outputs.names, read_costs(costs, outputs.names, stored), strict=True))
         self.arrays: dict[str, np.ndarray] = {}  # (N, K, C)
         self.goal: dict[str, np.ndarray] = {}

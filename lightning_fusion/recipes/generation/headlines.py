@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lightning_fusion import plotting
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.outputs.store import ExpertOutputs
-from lightning_fusion.generation.answers import Asking, ask_expert, pad_rows
+from lightning_fusion.generation.answers import InferenceSettings, pad_rows, run_expert
 from lightning_fusion.generation.embeddings import EmbeddingsDataModule, Spool, collect_embeddings
 from lightning_fusion.generation.expert import GenerativeExpert
 from lightning_fusion.generation.module import GenerativeExpertModule
@@ -195,9 +195,9 @@ class _Seed(SeedRun):
 
     def _writer(self, name: str, arguments: dict[str, Any]) -> GenerativeExpertModule:
         vocabulary = self.files.tokenizer
-        facts = {"lowercase": self.files.lowercase, "tokenizer": vocabulary.fingerprint}
+        preprocessing = {"lowercase": self.files.lowercase, "tokenizer": vocabulary.fingerprint}
         return GenerativeExpertModule(
-            vocab_size=vocabulary.vocab_size, trained_on=[name], preprocessing=facts, **arguments
+            vocab_size=vocabulary.vocab_size, trained_on=[name], preprocessing=preprocessing, **arguments
         )
 
     def query(self, experts: dict[str, GenerativeExpert], max_new_tokens: int) -> None:
@@ -213,7 +213,7 @@ class _Seed(SeedRun):
             spool.add(batch, "the test loader")
             ids = batch.input["target_ids"]
             wanted += [[token for token in row if token != self.rouge.pad_id] for row in ids.tolist()]
-        how = Asking(
+        how = InferenceSettings(
             max_new_tokens,
             spool.batch_size,
             trainer.strategy.root_device,
@@ -221,7 +221,7 @@ class _Seed(SeedRun):
             str(trainer.precision),
         )
         self.read = spool.rows
-        self.written = {name: ask_expert(expert, spool.rows, "text", how)[0] for name, expert in experts.items()}
+        self.written = {name: run_expert(expert, spool.rows, "text", how)[0] for name, expert in experts.items()}
         self.report.took("querying experts", start)
         start = time.perf_counter()
         self.wanted = self._padded(wanted)

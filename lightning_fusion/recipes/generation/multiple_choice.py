@@ -94,10 +94,10 @@ def multiple_choice(
             "some, or put their subjects into another category"
         )
     pool = {name: GenerativeExpert(transformers=path) for name, path in experts.items()}
-    asking = {"options": options, "per_token": per_token, "max_length": max_length}
+    scoring = {"options": options, "per_token": per_token, "max_length": max_length}
     content = {split: part.fingerprint() for split, part in parts.items()}
     config = {"content": content, "experts": {name: [experts[name], e.fingerprint] for name, e in pool.items()}}
-    config |= {**asking, "categories": known, "fuser_epochs": fuser_epochs, "hidden": hidden}
+    config |= {**scoring, "categories": known, "fuser_epochs": fuser_epochs, "hidden": hidden}
     recipe = _MultipleChoice(
         name="multiple_choice",
         main=MAIN,
@@ -107,7 +107,7 @@ def multiple_choice(
         parts=parts,
         category={split: part.numbers(known, names) for split, part in parts.items()},
         categories=names,
-        asking=asking,
+        scoring=scoring,
         batch_size=batch_size,
         fuser_epochs=fuser_epochs,
         hidden=hidden,
@@ -122,7 +122,7 @@ class _MultipleChoice(Recipe):
     category: dict[str, np.ndarray]
     """(N,) of each split."""
     categories: list[str]
-    asking: dict[str, Any]
+    scoring: dict[str, Any]
     """How the options are scored."""
     batch_size: int
     fuser_epochs: int
@@ -133,7 +133,7 @@ class _MultipleChoice(Recipe):
         """Train the fusers, and score them, the experts and the rules."""
         if self.answers is None:
             start = time.perf_counter()
-            self.answers = _Answers(self.parts, self._ask(run), self.category, self.categories)
+            self.answers = _Answers(self.parts, self._query(run), self.category, self.categories)
             run.report.took("querying experts", start)
         self.answers.score(run.report, seed)
         for method, kind in ((MAIN, "embeddings"), (PROBABILITIES, "probabilities")):
@@ -159,13 +159,13 @@ class _MultipleChoice(Recipe):
         figure = plotting.heat_map(self.answers.calibration, self.categories, list(self.pool), title=title, top=None)
         return {"calibration": (figure, f"{title}.")}
 
-    def _ask(self, run: Run) -> dict[str, dict[str, np.ndarray]]:
+    def _query(self, run: Run) -> dict[str, dict[str, np.ndarray]]:
         """Likelihoods and embeddings of all questions by expert; of several processes, the first computes them."""
         device = run.trainers.trainer("answers", logged=False, bar=False).strategy.root_device
         folders = {name: run.folder / "answers" / str(number) for number, name in enumerate(self.pool)}
         if first_process():
             for name, expert in self.pool.items():
-                _ask(expert, self.parts, folders[name], device, self.batch_size, self.asking)
+                _query(expert, self.parts, folders[name], device, self.batch_size, self.scoring)
         barrier()
         return {name: dict(ArrayStore(folder, _ANSWERS, writable=True)) for name, folder in folders.items()}
 
@@ -181,13 +181,13 @@ def prompt(question: str, options: list[str], listed: bool) -> str:
     return "\n".join([f"Question: {question}", *lines, "Answer:"])
 
 
-def _ask(
+def _query(
     expert: GenerativeExpert,
     parts: dict[str, Choices],
     folder: Path,
     device: torch.device,
     batch_size: int,
-    asking: dict[str, Any],
+    scoring: dict[str, Any],
 ) -> None:
     """Store log-likelihoods (N, 4) and embeddings (N, D) of each split, unless they are there."""
     try:
@@ -202,12 +202,12 @@ def _ask(
     with StoreWriter(folder, _ANSWERS, overwrite=True) as writer:
         with expert.loaded(device) as network, torch.no_grad():
             for split, part in parts.items():
-                for name, values in _say(network, tokenizer, part, split, batch_size, **asking).items():
+                for name, values in _score_options(network, tokenizer, part, split, batch_size, **scoring).items():
                     writer[name] = values
         writer.commit({"expert": path})
 
 
-def _say(
+def _score_options(
     network: Any,
     tokenizer: Any,
     part: Choices,

@@ -203,7 +203,7 @@ class _Target:
         """All figures, as rows of the report."""
         few = self.data.variant(unlabeled=False)
         others = {name: self.run.experts[name] for name in self.others}
-        said = self._ask("all", others | {self.name: self.run.own[self.name]}, few)
+        said = self._query("all", others | {self.name: self.run.own[self.name]}, few)
         known, test = said.scattered("train"), said.scattered("test")
         label, truth = np.asarray(said["train"].target), np.asarray(said["test"].target)
         self._add("labeled samples", "rows", len(label))
@@ -242,7 +242,7 @@ class _Target:
         self._add("local model, all labels", "accuracy", own.mean())
         for name, change in self.plan.variants.items():
             self._variant(name, change)
-        self._facts(selection, accuracy)
+        self._selection_figures(selection, accuracy)
         return self.found
 
     # ---------------------------------------------------------------- trained
@@ -256,17 +256,17 @@ class _Target:
         self, data: TargetDataModule, experts: Mapping[str, Expert] | None = None, **arguments: Any
     ) -> ExpertModule:
         seed_everything(stage_seed(self.run.seed, self.name), verbose=False)
-        facts: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "classes": data.classes,
             "trained_on": data.own_domains,
             "preprocessing": data.preprocessing,
         }
-        facts |= {"network": self.network, **self.plan.arguments, **arguments}
+        settings |= {"network": self.network, **self.plan.arguments, **arguments}
         if experts is None:
-            return ExpertModule(**facts)
-        return HaTJointModule(experts=dict(experts), **facts)
+            return ExpertModule(**settings)
+        return HaTJointModule(experts=dict(experts), **settings)
 
-    def _ask(self, name: str, experts: Mapping[str, Expert], few: TargetDataModule) -> ExpertOutputs:
+    def _query(self, name: str, experts: Mapping[str, Expert], few: TargetDataModule) -> ExpertOutputs:
         splits = ["train", *(["val"] if self.run.run.trainers.watched() else []), "test"]
         return self.run.outputs_of(f"targets/{self.name}/{name}", dict(experts), few, splits, bar=False)
 
@@ -318,7 +318,7 @@ class _Target:
 
     def _fusers(self, few: TargetDataModule, experts: Mapping[str, Expert]) -> None:
         """Methods that keep all chosen sources at inference: FoE and logistic regression on their outputs."""
-        said = self._ask("chosen", experts, few)
+        said = self._query("chosen", experts, few)
         rule = LogisticStacking().fit(said.scattered("train"), np.asarray(said["train"].target))
         truth = np.asarray(said["test"].target)
         self._add("logistic stacking of sources", "accuracy", (rule.predict(said.scattered("test")) == truth).mean())
@@ -356,7 +356,7 @@ class _Target:
             }
         )
 
-    def _facts(self, selection: Selection, accuracy: Mapping[str, float]) -> None:
+    def _selection_figures(self, selection: Selection, accuracy: Mapping[str, float]) -> None:
         """Bytes of the selection, classes, and how well each criterion ranks the sources by what they are worth."""
         from scipy.stats import spearmanr
 

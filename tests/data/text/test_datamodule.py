@@ -101,7 +101,7 @@ class TestTokens:
             told: list[str] = []
             patch.setattr("lightning_fusion.data.domains.rank_zero_info", told.append)
             data.setup()
-        assert told == ["truncated 2 of 82 texts that are longer than max_length (16 tokens)"]
+        assert told == ["truncated 2 of 82 texts longer than max_length (16 tokens)"]
         assert max(len(everything(data, split).input["input_ids"][0]) for split in SPLITS) <= 16
 
     def test_statistics_tell_domains_apart(self):

@@ -61,7 +61,7 @@ class TestAnswers:
             for name in pool.names:
                 np.testing.assert_allclose(part.probabilities[name], answers[name], rtol=1e-5)
                 np.testing.assert_allclose(part.representations[name], representations[name], rtol=1e-5)
-        assert outputs.experts == pool.facts()
+        assert outputs.experts == pool.metadata()
         assert (outputs.classes, outputs.domains) == (tiny.CLASSES, tiny.DOMAINS)
 
     def test_tensors_will_do(self):
@@ -127,7 +127,7 @@ class TestOnce:
     def test_another_pool_is_refused_until_it_may_overwrite(self, tmp_path):
         pool, other = tiny.pool(0), tiny.pool(1)
         ask(pool, tiny.data(), tmp_path)
-        theirs, ours = (p.facts()["a"]["fingerprint"] for p in (pool, other))
+        theirs, ours = (p.metadata()["a"]["fingerprint"] for p in (pool, other))
         with pytest.raises(InputError, match=f"its fingerprint is {theirs}, the pool's {ours}"):
             ask(other, tiny.data(), tmp_path)
         ExpertOutputs.open(tmp_path).check_pool(pool)

@@ -8,7 +8,7 @@ from reference import rules
 
 from lightning_fusion import ExpertOutputs, collect
 from lightning_fusion.errors import InputError
-from lightning_fusion.experts.outputs.store import owner_matrix
+from lightning_fusion.experts.outputs.store import expert_target_matrix
 from lightning_fusion.store import DamagedStoreError, ForeignFolderError, MissingStoreError
 
 
@@ -33,17 +33,17 @@ class TestViews:
     def test_owners_are_the_experts_of_the_rows_domains(self):
         outputs = tiny.outputs()
         expected = np.stack([outputs["val"].target != 2, outputs["val"].target != 0], 1)
-        assert np.array_equal(outputs.owners("val"), expected)
+        assert np.array_equal(outputs.expert_targets("val"), expected)
         assert (
             not ExpertOutputs.from_arrays({"test": {"probabilities": {"a": [[1.0]]}, "target": [0]}}, {"a": ["cat"]})
-            .owners("test")
+            .expert_targets("test")
             .any()
         )
 
-    def test_owner_matrix_reads_names(self):
-        matrix = owner_matrix(["x", "y", "z"], {"a": ["z", "x"], "b": [], "c": ["w"]})
+    def test_expert_target_matrix_reads_names(self):
+        matrix = expert_target_matrix(["x", "y", "z"], {"a": ["z", "x"], "b": [], "c": ["w"]})
         assert matrix.tolist() == [[True, False, False], [False] * 3, [True, False, False]]
-        assert owner_matrix([], {"a": []}).shape == (0, 1)
+        assert expert_target_matrix([], {"a": []}).shape == (0, 1)
 
     def test_repr_and_unknown_split(self):
         assert repr(tiny.outputs()) == "ExpertOutputs(2 experts, 3 classes; rows: train 24, val 9, test 11)"
@@ -233,7 +233,7 @@ class TestChecks:
         pool, other = tiny.pool(0), tiny.pool(1)
         store = collect(pool, tiny.data(), tmp_path / "s", trainer=tiny.trainer())
         store.check_pool(pool)
-        theirs, ours = (p.facts()["a"]["fingerprint"] for p in (pool, other))
+        theirs, ours = (p.metadata()["a"]["fingerprint"] for p in (pool, other))
         with pytest.raises(
             InputError, match=f"another expert a: its fingerprint is {theirs}, the pool's {ours}; collect again"
         ):

@@ -141,7 +141,7 @@ class TestResults:
         for seed in (0, 1):
             folder = finished / f"seed_{seed}"
             outputs = ExpertOutputs.open(folder / "outputs")
-            module = FoEFuserModule(**outputs.facts(), network=partial(MLPFuser, hidden=(8,)), seed=seed)
+            module = FoEFuserModule(**outputs.fuser_arguments(), network=partial(MLPFuser, hidden=(8,)), seed=seed)
             state = torch.load(folder / "fusers" / "label.ckpt", weights_only=True)["state_dict"]
             module.load_state_dict(state)
             given, target = outputs.concatenated("test"), outputs["test"].target
@@ -357,7 +357,9 @@ def test_with_features_the_fuser_that_reads_them_is_the_main_row(tmp_path):
     outputs = ExpertOutputs.open(tmp_path / "run/seed_0/outputs")
     dims = dict.fromkeys(outputs.names, 8)  # SmallConvNet of width 2
     assert {name: values.shape[1] for name, values in outputs["test"].representations.items()} == dims
-    module = FoEFuserModule(**outputs.facts(), representation_dims=dims, mean_weight=0.5)  # half the plain average
+    module = FoEFuserModule(
+        **outputs.fuser_arguments(), representation_dims=dims, mean_weight=0.5
+    )  # half the plain average
     path = tmp_path / "run/seed_0/fusers/label_with_representations.ckpt"
     module.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
     assert FoEFuserModule.load_from_checkpoint(path, network=RepresentationFuser).mean_weight == 0.5
