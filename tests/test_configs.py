@@ -187,7 +187,7 @@ def test_a_collection_of_a_pool_gives_a_store(name):
     assert again.classes == outputs.classes and {"train", "val", "test"} <= set(again.splits)
 
 
-@pytest.mark.parametrize("name", fast_and_slow(of_kind("recipe")))
+@pytest.mark.parametrize("name", fast_and_slow(of_kind("recipe"), {"recipes/foe_digits.yaml"}))
 def test_a_recipe_gives_a_report(name, monkeypatch):
     monkeypatch.setattr("lightning_fusion.recipes.acorl.classification._LATE_STEPS", 20)
     recipe = recipe_of(name)

@@ -13,7 +13,7 @@ _MANY = 1000  # minimum number of calibration samples for the hint on the compil
 
 
 def fit_diagnostics(calibration: Calibration, loss: str, trade_off: float) -> list[str]:
-    """Return warnings about a slow search, prohibitive costs, and a fuser of all experts below the best expert.
+    """Return warnings about M, a slow search, prohibitive costs, and a fuser of all experts below the best expert.
 
     Args:
         calibration: Calibration of the fit.
@@ -21,7 +21,12 @@ def fit_diagnostics(calibration: Calibration, loss: str, trade_off: float) -> li
         trade_off: Trade-off of the policy.
     """
     found: list[str] = []
-    targets, names = calibration.targets, calibration.names
+    targets, names, count = calibration.targets, calibration.names, calibration.num_neighbors
+    if count > len(targets) / 4:
+        found.append(
+            f"neighbors is {count} of {len(targets)} calibration samples: the estimated risks, and so the decisions, "
+            f"are similar for all samples; add samples, or set neighbors to {max(1, len(targets) // 4)} or less"
+        )
     if targets.device.type == "cpu" and len(targets) >= _MANY and not installed("numba"):
         found.append(
             f"found no package numba: with {len(targets)} calibration samples a decision on a CPU takes about 3 to 6 "

@@ -20,7 +20,7 @@ Ask = Callable[[str, Tensor], Any]
 """Function ``ask(expert name, rows)`` of (R,) ascending sample indices that returns the expert's (R, C) outputs."""
 
 TRADE_OFFS = (0.5, 0.2, 0.1, 0.05, 0.03, 0.02, 0.015, 0.01, 0.005, 0.002)
-"""Default trade-offs of a curve."""
+"""Default trade-offs of a curve, as loss per mean cost of an expert."""
 
 _NUMBERS: dict[str, tuple[bool, bool, str]] = {  # integer, may be None, requirement
     "trade_off": (False, False, "a number >= 0"),
@@ -67,8 +67,25 @@ def read_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
             found["costs"] = [float(cost) for cost in costs]
     except (TypeError, ValueError) as error:
         raise InputError(f"costs: found {costs!r}; expected numbers ({error})") from error
-    found["leave_one_out"] = bool(given["leave_one_out"])
+    if not isinstance(given["leave_one_out"], bool):
+        raise InputError(f"leave_one_out is {given['leave_one_out']!r}; expected true or false")
     return found
+
+
+def per_mean_cost(trade_offs: Iterable[float], costs: Iterable[float]) -> list[float]:
+    """Convert trade-offs from loss per mean cost of an expert to loss per unit of cost.
+
+    Args:
+        trade_offs: Loss per mean cost.
+        costs: Costs of all experts.
+
+    Example:
+        >>> per_mean_cost([0.5, 0.1], [10.0, 30.0])
+        [0.025, 0.005]
+    """
+    found = list(costs)
+    mean = math.fsum(found) / len(found) or 1.0
+    return [trade_off / mean for trade_off in trade_offs]
 
 
 def read_trade_offs(given: Iterable[float]) -> list[float]:
@@ -183,8 +200,10 @@ def check_size(
     """Check the size of a calibration set of ``rows`` samples, and that a budget covers ``min_queries``.
 
     Raises:
-        InputError: If the set is too small or the budget too low.
+        InputError: If the set is too small, the budget too low, or ``min_queries`` larger than the number of experts.
     """
+    if min_queries > len(costs):
+        raise InputError(f"min_queries is {min_queries}, but there are {len(costs)} experts; lower it")
     if rows < 2:
         raise InputError(f"targets: found {rows} calibration sample(s); expected two at least")
     most = rows if budget is None else rows - 1  # with a budget, a sample is not its own neighbor

@@ -1,4 +1,4 @@
-"""Candidate sets of experts, the choice among them, and default settings from costs."""
+"""Candidate sets of experts, the choice among them, and default settings."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -92,24 +92,20 @@ def membership(sets: Sequence[tuple[int, ...]], num_experts: int, device: torch.
     return members
 
 
-def resolving_neighbors(rows: int, trade_off: float, costs: Sequence[float]) -> int:
-    """Return the default M: the number of neighbors that resolves the cost of the least expensive expert.
+def default_neighbors(rows: int) -> int:
+    """Return the default M = min(N - 1, 50), which depends on the size of the calibration set alone.
 
-    It is at least 10 and at most N - 1.
+    A rule by the costs, such as ceil(1 / (trade_off * smallest cost)), includes all samples as soon as one expert is
+    nearly free; risks are then no longer conditional on a sample.
 
     Args:
         rows: N, size of the calibration set.
-        trade_off: Loss per unit of cost; where it is 0, M is 50.
-        costs: Costs of all experts.
 
     Example:
-        >>> resolving_neighbors(1000, 0.02, [1.0, 0.5])
-        100
+        >>> default_neighbors(1000), default_neighbors(30)
+        (50, 29)
     """
-    price = trade_off * min((cost for cost in costs if cost > 0), default=0.0)
-    if price == 0:
-        return min(rows - 1, 50)
-    return min(rows - 1, max(10, math.ceil(1 / price - 1e-9)))
+    return min(rows - 1, 50)
 
 
 def affordable_trade_off(budget: float, costs: Sequence[float], mean_cost: Callable[[float], float]) -> float:

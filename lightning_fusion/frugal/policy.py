@@ -23,6 +23,7 @@ from lightning_fusion.frugal.inputs import (
     checked_query,
     expert_numbers,
     floating,
+    per_mean_cost,
     read_arguments,
     read_costs,
     read_known,
@@ -30,7 +31,7 @@ from lightning_fusion.frugal.inputs import (
     read_trade_offs,
 )
 from lightning_fusion.frugal.neighbors import SubsetNeighbors
-from lightning_fusion.frugal.planning import affordable_trade_off, resolving_neighbors
+from lightning_fusion.frugal.planning import affordable_trade_off, default_neighbors
 from lightning_fusion.frugal.prediction import FrugalCurve, FrugalPrediction
 from lightning_fusion.frugal.risk import KNNRisk, RiskEstimator
 from lightning_fusion.frugal.search import Calibration, Query, decide
@@ -65,12 +66,13 @@ class FrugalFoE(PolicyState):
     The trade-off is the cost weight, as loss per unit of cost: with 0.02 an expert of cost 1 must save 2 errors in 100.
 
     Args:
-        costs: Cost of a query to each expert, by name or in order; where None, that of the stored outputs, or 1.
+        costs: Cost of a query to each expert, by name or in order; ``None`` (default) means those of the stored
+            outputs, or 1.
         trade_off: Loss per unit of cost, >= 0.
         budget: Instead of a trade-off, the maximum mean cost per sample on the calibration set (leave-one-out): the
             smallest trade-off within it is found, to 1 %.
-        neighbors: M. Where None, the number that resolves the cost of the least expensive expert: ceil(1 / (trade_off *
-            cost)), at least 10 and at most N - 1; 50 where the trade-off is 0 or a budget is given.
+        neighbors: M; ``None`` (default) means min(N - 1, 50) for N calibration samples. An M above N / 4 raises a
+            warning at the fit, because the estimated risks are then similar for all samples.
         fuser_neighbors: Number of neighbors of the kNN fuser.
         min_queries: Minimum number of queries per sample.
         leave_one_out: Exclude a calibration sample from its own neighbors in the fuser.
@@ -81,8 +83,8 @@ class FrugalFoE(PolicyState):
             probability detects wrong predictions better (docs/methods/frugal.md).
         on_failure: Behavior where an expert raises, or its outputs are not finite: ``raise``, or ``skip`` it for these
             samples, with a warning. A failed query costs nothing.
-        fuser: Family of fusers F^S; :class:`KNNFuser` where None.
-        risk: Estimator of R; :class:`KNNRisk` where None.
+        fuser: Family of fusers F^S; ``None`` (default) means :class:`KNNFuser`.
+        risk: Estimator of R; ``None`` (default) means :class:`KNNRisk`.
         look_ahead: Maximum number of experts that a decision plans with (our extension). 1 is the paper's greedy
             search; the number of experts gives an exhaustive one. Of the best set, the best single expert is queried.
 
@@ -190,8 +192,7 @@ class FrugalFoE(PolicyState):
         self.experts = None if experts is None else dict(experts)
         self.outputs, self.targets, self.costs_ = outputs.to(device), goal.to(device), found
         self.trade_off_ = self.trade_off
-        wanted = 0.0 if self.budget is not None else self.trade_off
-        self.neighbors_ = self.neighbors or resolving_neighbors(len(goal), wanted, found)
+        self.neighbors_ = self.neighbors or default_neighbors(len(goal))
         try:
             self._calibrate()
             self.fuser.fit()
@@ -317,7 +318,7 @@ class FrugalFoE(PolicyState):
         self,
         outputs: Mapping[str, Any] | OutputsSplit | Tensor,
         targets: Any = None,
-        trade_offs: Iterable[float] = TRADE_OFFS,
+        trade_offs: Iterable[float] | None = None,
         neighbors: int | None = None,
     ) -> FrugalCurve:
         """Compute accuracy and cost at several trade-offs from this fit, with the same M.
@@ -325,8 +326,9 @@ class FrugalFoE(PolicyState):
         Args:
             outputs: Outputs of all experts, in any form that :meth:`predict` takes.
             targets: (B,) classes; a split has its own.
-            trade_offs: Trade-offs >= 0, in any order.
-            neighbors: M; that of the fit where None.
+            trade_offs: Trade-offs >= 0, in any order; ``None`` (default) means ten from 0.5 to 0.002 per mean cost
+                of an expert.
+            neighbors: M; ``None`` (default) means that of the fit.
         """
         calibration = self.calibration
         if neighbors is not None and not 1 <= neighbors <= len(self.targets):
@@ -335,7 +337,7 @@ class FrugalFoE(PolicyState):
             targets = outputs.target
         known = self._known(outputs)
         goal = check_labeled(self.names, known, targets).to(self.targets.device)
-        prices = read_trade_offs(trade_offs)
+        prices = read_trade_offs(per_mean_cost(TRADE_OFFS, self.costs_) if trade_offs is None else trade_offs)
         count = self.neighbors_ if neighbors is None else neighbors
         calibration = replace(calibration, num_neighbors=count)
         try:

@@ -17,6 +17,7 @@ from lightning_fusion.data.base import TensorDataModule
 from lightning_fusion.errors import InputError
 
 pytestmark = [
+    pytest.mark.filterwarnings("ignore:neighbors is"),
     pytest.mark.filterwarnings("ignore:the fuser of all experts"),
     pytest.mark.filterwarnings("ignore:.*samples queried every expert"),
     pytest.mark.filterwarnings("ignore:.*samples are out-of-distribution"),
@@ -412,15 +413,16 @@ class TestRawInput:
     def test_each_expert_sees_only_the_rows_that_need_it(self, experts, data):
         pool = ExpertPool(experts, CLASSES)
         outputs = collect(pool, data, None, trainer=tiny.trainer())
-        expected = by_hand(outputs)
+        given = policy(costs=COSTS, neighbors=20)
+        expected = by_hand(outputs, given=given)
         seen = {name: [] for name in experts}
         for name, expert in experts.items():
-            expert.network.register_forward_hook(lambda _, given, __, name=name: seen[name].append(given[0].clone()))
-        served = FrugalFoEModule(policy(), pool)
+            expert.network.register_forward_hook(lambda _, args, __, name=name: seen[name].append(args[0].clone()))
+        served = FrugalFoEModule(policy(neighbors=20), pool)
         tiny.trainer().fit(served, datamodule=data)
         assert served.policy.costs_ == list(COSTS.values())
         assert {name: sum(map(len, parts)) for name, parts in seen.items()} == {
-            name: 120 + int(by_hand(outputs, "val").queried[:, k].sum()) for k, name in enumerate(seen)
+            name: 120 + int(by_hand(outputs, "val", given).queried[:, k].sum()) for k, name in enumerate(seen)
         }
         for parts in seen.values():
             parts.clear()
@@ -429,23 +431,23 @@ class TestRawInput:
         counts = {}
         for k, (name, parts) in enumerate(seen.items()):
             needed = numbers[expected.queried[:, k]]
-            given = torch.cat(parts) if parts else numbers[:0]
-            assert sorted(given.tolist()) == sorted(needed.tolist()), name
-            counts[name] = len(given)
+            received = torch.cat(parts) if parts else numbers[:0]
+            assert sorted(received.tolist()) == sorted(needed.tolist()), name
+            counts[name] = len(received)
         assert min(counts.values()) < 70 and sum(counts.values()) == int(expected.queried.sum()) < 4 * 70
 
     def test_decisions_are_those_on_stored_outputs(self, experts, data, tmp_path):
         pool = ExpertPool(experts, CLASSES)
         outputs = collect(pool, data, tmp_path / "store", trainer=tiny.trainer())
-        fit(module(outputs, folder=str(tmp_path / "policy")), outputs)
+        fit(module(outputs, policy(neighbors=20), folder=str(tmp_path / "policy")), outputs)
         served = FrugalFoEModule(experts=experts, classes=CLASSES, folder=str(tmp_path / "policy"))
-        check_same(predicted(served, data), by_hand(outputs))
+        check_same(predicted(served, data), by_hand(outputs, given=policy(costs=COSTS, neighbors=20)))
         (one,) = tiny.trainer().test(served, datamodule=data, verbose=False)
         (other,) = tiny.trainer().test(served, datamodule=OutputsDataModule(outputs), verbose=False)
         assert one == pytest.approx(other, abs=1e-6)
 
     def test_forward_answers_a_batch(self, experts, data):
-        served = FrugalFoEModule(policy(), experts, CLASSES)
+        served = FrugalFoEModule(policy(neighbors=20), experts, CLASSES)
         tiny.trainer().fit(served, datamodule=data)
         numbers = data.rows("test")[torch.arange(70)].input
         answer = served(numbers)
@@ -454,7 +456,7 @@ class TestRawInput:
         assert torch.equal(torch.cat([each.queried for each in single]), answer.queried[:10])
 
     def test_dicts_are_taken_apart_by_rows(self, experts, data):
-        served = FrugalFoEModule(policy(), experts, CLASSES)
+        served = FrugalFoEModule(policy(neighbors=20), experts, CLASSES)
         tiny.trainer().fit(served, datamodule=data)
         numbers = data.rows("test")[torch.arange(70)].input
         numbers = (numbers * 64).round() / 64  # so that the two parts of the dict add up exactly
@@ -463,7 +465,7 @@ class TestRawInput:
         torch.testing.assert_close(from_dict.probabilities, from_tensor.probabilities, rtol=0, atol=0)
 
     def test_an_expert_that_fails_is_skipped_where_that_is_wanted(self, experts, data):
-        served = FrugalFoEModule(policy(on_failure="skip"), experts, CLASSES)
+        served = FrugalFoEModule(policy(neighbors=20, on_failure="skip"), experts, CLASSES)
         tiny.trainer().fit(served, datamodule=data)
         first = int(served(data.rows("test")[torch.arange(70)].input).queried.all(0).int().argmax())
         name = list(EXPERT_CLASSES)[first]

@@ -23,6 +23,7 @@ from lightning_fusion.frugal.subset_fusers import KNNFuser, MaskedMLPFuser
 from lightning_fusion.frugal.tables import LossTables
 
 pytestmark = [
+    pytest.mark.filterwarnings("ignore:neighbors is"),
     pytest.mark.filterwarnings("ignore:the fuser of all experts"),
     pytest.mark.filterwarnings("ignore:trade_off . cost is"),
     pytest.mark.filterwarnings("ignore:.*samples queried every expert"),
@@ -103,7 +104,7 @@ def problems(draw, most_experts: int = 8, depth: int = 1):
         "trade_off": draw(st.sampled_from([0.0, 0.0, 0.0, 0.01, 0.02, 0.05, 0.1, 0.125, 0.25, 0.5])),
         "neighbors": draw(st.sampled_from([None, 1, 2, 5, 10, 12])),
         "fuser_neighbors": draw(st.sampled_from([9, 9, 1, 2, 4])),
-        "min_queries": draw(st.integers(1, 3)),
+        "min_queries": draw(st.integers(1, min(3, experts))),
         "leave_one_out": draw(st.booleans()),
         "look_ahead": draw(st.integers(1, experts)) if depth > 1 else 1,
     }
@@ -112,7 +113,7 @@ def problems(draw, most_experts: int = 8, depth: int = 1):
 
 def definition(outputs, targets, costs, arguments) -> frugal.Frugal:
     """The literal definition of a problem."""
-    neighbors = arguments["neighbors"] or frugal.default_neighbors(len(targets), arguments["trade_off"], costs)
+    neighbors = arguments["neighbors"] or frugal.default_neighbors(len(targets))
     return frugal.Frugal(
         outputs, targets, costs, arguments["trade_off"], neighbors, arguments.get("fuser_neighbors", 9),
         arguments.get("min_queries", 1), arguments.get("leave_one_out", True), depth=arguments.get("look_ahead", 1),
@@ -317,28 +318,11 @@ class TestDecisions:
 
 
 class TestDefaults:
-    @pytest.mark.parametrize(
-        ("rows", "trade_off", "costs", "expected"),
-        [
-            (240, 0.02, None, 50),
-            (240, 0.01, None, 100),
-            (240, 0.3, None, 10),
-            (240, 0.02, [1.0, 0.5, 0.0, 4.0], 100),
-            (240, 0.03, None, 34),
-            (240, 0.0, None, 50),
-            (240, 0.02, [0.0] * 4, 50),
-            (30, 0.02, None, 29),
-            (30, 0.0, None, 29),
-        ],
-    )
-    def test_neighbors_resolve_the_price_of_the_cheapest(self, rows, trade_off, costs, expected):
-        assert frugal.default_neighbors(rows, trade_off, costs or [1.0]) == expected
+    @pytest.mark.parametrize(("rows", "expected"), [(240, 50), (51, 50), (30, 29)])
+    @pytest.mark.parametrize("arguments", [{}, {"trade_off": 0.0}, {"costs": [1.0, 0.5, 0.0, 1e-6]}, {"budget": 2.0}])
+    def test_the_default_number_of_neighbors_depends_on_the_samples_alone(self, rows, expected, arguments):
         outputs, targets = specialists(rows)
-        assert FrugalFoE(costs, trade_off).fit(outputs, targets).neighbors_ == expected
-
-    def test_neighbors_of_a_budget(self):
-        outputs, targets = specialists()
-        assert FrugalFoE(budget=2.0).fit(outputs, targets).neighbors_ == 50
+        assert FrugalFoE(**arguments).fit(outputs, targets).neighbors_ == expected
 
     @pytest.mark.parametrize("rows", [40, 64])
     def test_all_rows_may_be_neighbors(self, rows):

@@ -13,6 +13,7 @@ from lightning_fusion.frugal.risk import ParametricRisk
 from lightning_fusion.frugal.subset_fusers import KNNFuser, MaskedMLPFuser, masked_input, perceptron
 
 pytestmark = [
+    pytest.mark.filterwarnings("ignore:neighbors is"),
     pytest.mark.filterwarnings("ignore:the fuser of all experts"),
     pytest.mark.filterwarnings("ignore:.*samples queried every expert"),
     pytest.mark.filterwarnings("ignore:Stochastic Optimizer"),

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from fractions import Fraction
 
 import numpy as np
 
@@ -15,10 +14,9 @@ def nearest(table: np.ndarray, point: np.ndarray, count: int, own: int | None = 
     return [int(row) for row in np.argsort(distances, kind="stable") if row != own][:count]
 
 
-def default_neighbors(rows: int, trade_off: float, costs: list[float]) -> int:
-    """M = min(N - 1, max(10, ceil(1 / (lambda * smallest positive cost)))); 50 where the product is 0."""
-    price = Fraction(str(trade_off)) * min((Fraction(str(cost)) for cost in costs if cost > 0), default=Fraction(0))
-    return min(rows - 1, max(10, math.ceil(1 / price)) if price else 50)
+def default_neighbors(rows: int) -> int:
+    """M = min(N - 1, 50), whatever the costs."""
+    return min(rows - 1, 50)
 
 
 class Frugal:

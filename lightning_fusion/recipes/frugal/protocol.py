@@ -17,7 +17,7 @@ from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.frugal.policy import FrugalFoE
 from lightning_fusion.recipes.frugal.report import abstention_table, figures, sensitivity_table
-from lightning_fusion.recipes.frugal.rows import COVERAGES, MAIN, MAJORITY, TRADE_OFFS
+from lightning_fusion.recipes.frugal.rows import COVERAGES, MAIN, MAJORITY
 from lightning_fusion.recipes.frugal.study import Study
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
@@ -73,9 +73,10 @@ def frugal(
             the mean expert, which need data; or one number per expert.
         trade_off: Trade-off of the policy in the table and in the files.
         budget: Instead of it, the maximum mean cost of the policy on its training samples.
-        neighbors: M; the number that resolves the cost where None.
+        neighbors: M; ``None`` (default) means min(N - 1, 50) for N samples.
         fuser_neighbors: Voters of the kNN fuser.
-        trade_offs: Trade-offs of the curves.
+        trade_offs: Trade-offs of the curves, beside ``trade_off``; ``None`` (default) means eight from 1 to 0.01 per
+            mean cost of an expert.
         variants: Compare other fusers, risk estimators and searches as well.
         exhaustive: For 10 experts at most, also compare the best of all static subsets of each cost: 2^K fusers, which
             takes minutes with thousands of samples.
@@ -121,7 +122,6 @@ def frugal(
     FrugalFoE(**policy_arguments)  # type: ignore[arg-type]  # wrong numbers stop here, not after the training
     if any(not 0 <= price < math.inf for price in trade_offs or ()):
         raise InputError(f"trade_offs: found {trade_offs}; expected numbers >= 0")
-    prices = sorted({*(trade_offs or TRADE_OFFS), trade_off}, reverse=True)
     expert = {"optimizer": optimizer, "scheduler": scheduler, "label_smoothing": label_smoothing, "mixup": mixup}
     opened: dict[int, ExpertOutputs] = {}
     if stores is not None:
@@ -139,7 +139,7 @@ def frugal(
     recipe = _Frugal(
         name="frugal",
         main=MAIN,
-        config=recorded | {"trade_offs": prices},
+        config=recorded,
         title="test accuracy at the mean cost of FrugalFoE",
         beside=("cost", "area"),
         data=data,
@@ -149,7 +149,7 @@ def frugal(
         expert_epochs=expert_epochs,
         costs=costs,
         policy=policy_arguments,
-        trade_offs=prices,
+        trade_offs=trade_offs,
         variants=variants,
         exhaustive=exhaustive,
         rows={"train": validation_rows, "test": test_rows},
@@ -177,7 +177,7 @@ class _Frugal(Recipe):
     expert_epochs: int
     costs: Any
     policy: dict[str, Any]
-    trade_offs: list[float]
+    trade_offs: list[float] | None
     variants: bool
     exhaustive: bool
     rows: dict[str, int | None]

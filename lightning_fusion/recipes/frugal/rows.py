@@ -8,7 +8,7 @@ MAJORITY = "majority-class baseline (zero cost)"
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5)
 """Fractions of the samples, those of lowest risk first, at which the report gives the accuracy."""
 TRADE_OFFS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01)
-"""Trade-offs of the curves, unless others are given."""
+"""Default trade-offs of the curves, as loss per mean cost of an expert."""
 NEIGHBORS = (10, 20, 50, 100)  # of the sensitivity table
 MOST_EXHAUSTIVE = 10  # experts
 SINGLE = (
