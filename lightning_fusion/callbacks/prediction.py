@@ -18,7 +18,8 @@ class PredictionWriter(Callback):
 
     The module's ``predict_step`` must return a dict with ``index`` (B,) and ``probabilities`` (B, C), and have
     ``classes``. Further entries become columns before those of the classes: numbers (B,) unchanged, experts by their
-    names (``expert`` (B,), or ``queried`` (B, K) bool joined by ``+``). Each process stores its rows in memory; rank
+    names (``expert`` (B,), or ``queried`` (B, K) bool joined by ``+``). Where the data module has a note on any sample
+    (a silent recording, a constant channel), the last column is ``note``. Each process stores its rows in memory; rank
     zero writes all rows, ordered by index.
 
     Args:
@@ -77,12 +78,18 @@ class PredictionWriter(Callback):
                 best = int(probabilities[place].argmax())
                 values = [f"{value:.6f}" for value in probabilities[place].tolist()]
                 rows[index] = [classes[best], values[best], *(column[place] for column in columns), *values]
+        data = getattr(trainer, "datamodule", None)
+        order = sorted(rows)
+        notes = data.notes(torch.tensor(order)) if hasattr(data, "notes") else []
+        if any(notes):
+            for index, note in zip(order, notes, strict=True):
+                rows[index].append(note)
         target = Path(self.path)
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(target) as draft, open(draft, "w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
-            table.writerow(["index", "prediction", "confidence", *more, *classes])
-            table.writerows([index, *rows[index]] for index in sorted(rows))
+            table.writerow(["index", "prediction", "confidence", *more, *classes, *(["note"] if any(notes) else [])])
+            table.writerows([index, *rows[index]] for index in order)
         rank_zero_info(f"wrote {len(rows)} predictions to {target}")
 
 

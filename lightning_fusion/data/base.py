@@ -183,6 +183,14 @@ class FusionDataModule(SlicedDataModule):
         augment = self.augmentation is not None and self.trainer is not None and self.trainer.training
         return batch._replace(input=self.preprocess(batch.input, augment))
 
+    def notes(self, index: Tensor) -> list[str]:
+        """Return, for each ``Batch.index``, what a prediction should be read with; an empty text where that is nothing.
+
+        Args:
+            index: (B,) int64 sample indices.
+        """
+        return [""] * len(index)
+
     def fingerprint(self, split: str) -> str:
         """Return a fingerprint of the content of one split, before augmentation."""
         raise NotImplementedError(f"{type(self).__name__} must implement fingerprint(split)")

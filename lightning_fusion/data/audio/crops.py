@@ -12,24 +12,31 @@ from lightning_fusion.data.samplers import SliceSampler
 
 
 class Crops:
-    """Samples of one length, each a part of a recording; sample s * N + n is part s of recording n of N."""
+    """Samples of one length, each a part of a recording; sample s * N + n is part s of recording n of N.
 
-    def __init__(self, recordings: Recordings, length: int, parts: int) -> None:
-        self.recordings, self.length, self.parts = recordings, length, parts
+    Args:
+        recordings: The N recordings.
+        length: Number of samples of a crop.
+        parts: Number of parts of each recording.
+        pad: Fill the end of shorter parts with zeros; they are repeated otherwise.
+    """
+
+    def __init__(self, recordings: Recordings, length: int, parts: int, pad: bool = False) -> None:
+        self.recordings, self.length, self.parts, self.pad = recordings, length, parts, pad
 
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Return the middle of each sample's part."""
         part, number = rows // len(self.recordings.frames), rows % len(self.recordings.frames)
         spans = (self.recordings.frames[number] // self.parts).clamp(min=1)
         starts = (part * spans + (spans - self.length).clamp(min=0) // 2).clamp(max=self.recordings.frames[number] - 1)
-        return self.recordings.read(number, starts, spans.clamp(max=self.length), self.length)
+        return self.recordings.read(number, starts, spans.clamp(max=self.length), self.length, self.pad)
 
     def at(self, rows: Tensor, places: Tensor) -> Tensor:
         """Return a crop of each sample's whole recording, at relative positions ``places`` (B,) in [0, 1)."""
         number = rows % len(self.recordings.frames)
         frames = self.recordings.frames[number]
         starts = (places * ((frames - self.length).clamp(min=0) + 1)).long()
-        return self.recordings.read(number, starts, frames.clamp(max=self.length), self.length)
+        return self.recordings.read(number, starts, frames.clamp(max=self.length), self.length, self.pad)
 
 
 class _Draw(NamedTuple):

@@ -13,7 +13,7 @@ from lightning_fusion.data.audio.features import LogMel
 from lightning_fusion.data.audio.files import Recordings
 from lightning_fusion.data.audio.layout import AudioLayout, check_files, find_trees
 from lightning_fusion.data.audio.splits import AudioSplit, check_speakers
-from lightning_fusion.data.base import RowDataset, Stage, staged_property
+from lightning_fusion.data.base import SPLITS, RowDataset, Stage, staged_property
 from lightning_fusion.data.domains import ModalityDataModule, domain_matrix
 from lightning_fusion.data.statistics import mean_and_deviation, spectrum_statistics
 from lightning_fusion.errors import InputError, shorten
@@ -45,8 +45,10 @@ class BaseAudioDataModule(ModalityDataModule):
         test_segments: Number of parts of test recordings, likewise.
         train_crops: Number of crops of every recording in an epoch; raise it for long recordings.
         sample_rate_hz: Sample rate to which recordings are resampled.
-        crop_s: Length of training samples; shorter recordings are repeated.
-        eval_crop_s: Length of validation and test samples, from the middle; shorter recordings are repeated.
+        crop_s: Length of training samples.
+        eval_crop_s: Length of validation and test samples, from the middle of each recording, or of its parts.
+        short: What happens to recordings that are shorter than a sample: ``repeat`` repeats them, ``pad`` fills the end
+            with zeros.
         frontend: ``log_mel`` (B, num_mels, frames) or ``waveform`` (B, T).
         num_mels: Number of bands of the log-mel features.
         augmentation: Module applied to (B, T) waveforms in training only, for example
@@ -64,7 +66,7 @@ class BaseAudioDataModule(ModalityDataModule):
         "sample_rate_hz": Stage.CUTTING,
         **dict.fromkeys(("val_speakers", "test_speakers", "domain_field", "seed"), Stage.SPLITTING),
         **dict.fromkeys(("val_segments", "test_segments", "train_crops", "crop_s", "eval_crop_s"), Stage.USING),
-        **dict.fromkeys(("frontend", "num_mels", "augmentation", "batch_size", "num_workers"), Stage.USING),
+        **dict.fromkeys(("short", "frontend", "num_mels", "augmentation", "batch_size", "num_workers"), Stage.USING),
     }
 
     def __init__(
@@ -78,6 +80,7 @@ class BaseAudioDataModule(ModalityDataModule):
         sample_rate_hz: int = 16_000,
         crop_s: float = 2.0,
         eval_crop_s: float = 4.0,
+        short: Literal["repeat", "pad"] = "repeat",
         frontend: Literal["log_mel", "waveform"] = "log_mel",
         num_mels: int = 80,
         augmentation: nn.Module | None = None,
@@ -88,7 +91,7 @@ class BaseAudioDataModule(ModalityDataModule):
         self.val_speakers, self.test_speakers, self.domain_field = val_speakers, test_speakers, domain_field
         self.val_segments, self.test_segments, self.train_crops = val_segments, test_segments, train_crops
         self.sample_rate_hz, self.crop_s, self.eval_crop_s = sample_rate_hz, crop_s, eval_crop_s
-        self.frontend, self.num_mels, self.augmentation = frontend, num_mels, augmentation
+        self.short, self.frontend, self.num_mels, self.augmentation = short, frontend, num_mels, augmentation
 
     # ------------------------------------ what a source and a task implement
 
@@ -125,7 +128,10 @@ class BaseAudioDataModule(ModalityDataModule):
     @staged_property(Stage.CUTTING)
     def recordings(self) -> Recordings:
         """Waveforms of the recordings."""
-        return self.read_recordings(self.layout)
+        recordings = self.read_recordings(self.layout)
+        for message in recordings.warnings(self.layout.names):
+            self.messages.warn(message)
+        return recordings
 
     @staged_property(Stage.SPLITTING)
     def split(self) -> AudioSplit:
@@ -146,7 +152,11 @@ class BaseAudioDataModule(ModalityDataModule):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """Parameters of the transformation from waveforms to network input."""
-        settings: dict[str, Any] = {"frontend": self.frontend, "sample_rate_hz": self.sample_rate_hz}
+        settings: dict[str, Any] = {
+            "frontend": self.frontend,
+            "sample_rate_hz": self.sample_rate_hz,
+            "short": self.short,
+        }
         if self.frontend == "log_mel":
             settings |= {
                 "num_mels": self.num_mels,
@@ -173,6 +183,27 @@ class BaseAudioDataModule(ModalityDataModule):
         lengths = self.crop_s if split == "train" else self.eval_crop_s, getattr(self, _PARTS[split])
         rows = dataset.rows
         return digest(content, dataset.targets[rows], dataset.domains[rows], rows, lengths, self.preprocessing)
+
+    def notes(self, index: Tensor) -> list[str]:
+        """Return what a prediction of each sample should be read with: no sound, a part of a recording, repetition."""
+        count, parts = len(self.layout.names), {}
+        for split in SPLITS:
+            parts |= dict.fromkeys(self.split.files[split].tolist(), split)
+        return [self._note(row % count, parts.get(row % count, "test")) for row in index.tolist()]
+
+    def _note(self, file: int, split: str) -> str:
+        recordings, rate = self.recordings, self.sample_rate_hz
+        cuts = 1 if split == "train" else getattr(self, _PARTS[split])
+        length, frames = round(self._seconds(split) * rate), int(recordings.frames[file]) // cuts
+        found = ["silent"] if recordings.silent[file] else []
+        if recordings.files is not None and recordings.files.canceled[file]:
+            found.append("channels of opposite phase")
+        if frames > length:
+            found.append(f"the middle {length / rate:g} s of {frames / rate:.2f} s")
+        elif frames < length:
+            how = "repeated" if self.short == "repeat" else "padded"
+            found.append(f"{frames / rate:.2f} s {how} to {length / rate:g} s")
+        return ", ".join(found)
 
     def speaker_of(self, index: Tensor) -> Tensor:
         """Return the int64 speaker indices of samples by their ``Batch.index``, of the same shape."""
@@ -217,7 +248,7 @@ class BaseAudioDataModule(ModalityDataModule):
 
     def _check(self) -> None:
         super()._check()
-        self._check_choices({"frontend": ("log_mel", "waveform")})
+        self._check_choices({"frontend": ("log_mel", "waveform"), "short": ("repeat", "pad")})
         self._check_minimum(1, "val_segments", "test_segments", "train_crops", "num_mels")
         if not 4000 <= self.sample_rate_hz <= 192_000:
             raise InputError(f"sample_rate_hz is {self.sample_rate_hz}; expected 4000 to 192000")
@@ -252,22 +283,32 @@ class BaseAudioDataModule(ModalityDataModule):
     def make_rows(self, split: str) -> RowDataset:
         """Return the recordings, or parts of them, of a split."""
         recordings, parts = self.recordings, getattr(self, _PARTS[split])
-        key, seconds = ("crop_s", self.crop_s) if split == "train" else ("eval_crop_s", self.eval_crop_s)
+        key, seconds = "crop_s" if split == "train" else "eval_crop_s", self._seconds(split)
         length = round(seconds * self.sample_rate_hz)
         files, cuts = torch.from_numpy(self.split.files[split]), 1 if split == "train" else parts
-        if short := int((recordings.frames[files] // cuts < length).sum()):
-            what = "recordings" if cuts == 1 else f"recordings, cut into {cuts} parts each,"
-            self.messages.warn(
-                f"{short} of {len(files)} {split} {what} are shorter than {key} ({seconds:g} s): they are repeated"
+        frames = recordings.frames[files] // cuts
+        what = f"{split} recordings" + ("" if cuts == 1 else f", cut into {cuts} parts each,")
+        if short := int((frames < length).sum()):
+            how = "repeated (short: pad fills them with zeros)" if self.short == "repeat" else "padded with zeros"
+            self.messages.warn(f"{short} of {len(files)} {what} are shorter than {key} ({seconds:g} s): they are {how}")
+        if split != "train" and (long := int((frames > length).sum())):
+            used = float((length / frames[frames > length]).mean())
+            self.messages.info(
+                f"{long} of {len(files)} {what} are longer than eval_crop_s ({seconds:g} s): their middle is used, "
+                f"{used:.0%} of each on average; raise eval_crop_s, or {split}_segments for several samples of each"
             )
         names, number = self._domain_of_file()
         kind = TrainingRows if split == "train" else RowDataset
         return kind(
-            Crops(recordings, length, parts),
+            Crops(recordings, length, parts, pad=self.short == "pad"),
             torch.from_numpy(np.tile(self.targets(), parts)),
             domain_matrix(number, len(names)).repeat(parts, 1),
             torch.from_numpy(self._row_numbers(split)),
         )
+
+    def _seconds(self, split: str) -> float:
+        """Length of the samples of a split."""
+        return self.crop_s if split == "train" else self.eval_crop_s
 
     @staged_property(Stage.USING)
     def _mels(self) -> dict[torch.device, LogMel]:

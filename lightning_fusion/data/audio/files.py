@@ -6,7 +6,7 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ _LARGEST_FILTER = 20_000_000
 """Maximum number of resampling coefficients, 0.2 GB with intermediate arrays; usual rates take under 300,000."""
 LOUDEST = 10.0
 """Floating-point samples beyond this are rejected as unscaled integers, not audio in [-1, 1]. Our choice."""
+_SILENT = 1e-3  # standard deviation of the samples: -60 dB of full scale
+_CANCELED = 1e-2  # power of the mean of all channels relative to theirs: -20 dB
+_PROBE_S = 10.0  # examined part of recordings that stay on disk
 
 
 def find_recordings(root: str | Path, pattern: str, key: str = "root") -> list[FoundFile]:
@@ -44,12 +47,25 @@ class Recordings:
         samples: Concatenated samples of all recordings, or None where they are read from disk.
         begins: (N,) int64, start of each recording in ``samples``.
         files: Reader of files on disk; None for recordings made in memory.
+        silent: (N,) bool, recordings below -60 dB of full scale (their middle 10 s, where they stay on disk).
     """
 
     frames: Tensor
     samples: Tensor | None
     begins: Tensor
     files: "AudioFiles | None" = None
+    silent: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.silent = np.zeros(len(self.frames), bool)
+        if self.samples is not None:
+            self._listen()
+
+    def _listen(self) -> None:
+        """Find silent recordings in memory."""
+        assert self.samples is not None
+        for number, (begin, count) in enumerate(zip(self.begins.tolist(), self.frames.tolist(), strict=True)):
+            self.silent[number] = is_silent(self.samples[begin : begin + count])
 
     @classmethod
     def of_waveforms(cls, waveforms: Sequence[Tensor]) -> "Recordings":
@@ -71,6 +87,7 @@ class Recordings:
         if 4 * total > memory_limit_gb * 1e9:
             hours = total / sample_rate_hz / 3600
             rank_zero_info(f"{hours:.0f} h of audio do not fit into {memory_limit_gb} GB: read batch by batch")
+            recordings.silent = files.probe(_PROBE_S)
             return recordings
         samples = torch.empty(total)
 
@@ -80,16 +97,50 @@ class Recordings:
 
         _for_each(store, len(paths), "Decoding audio")
         recordings.samples = samples
+        recordings._listen()
         return recordings
 
-    def read(self, numbers: Tensor, starts: Tensor, spans: Tensor, length: int) -> Tensor:
-        """Read parts of recordings at one length; shorter parts are repeated.
+    def warnings(self, names: Sequence[str]) -> list[str]:
+        """Return warnings about recordings that were upsampled, that are silent, or whose channels cancel one another.
+
+        Args:
+            names: Names of the recordings.
+        """
+        found = []
+
+        def some(where: np.ndarray) -> tuple[str, str]:
+            which = (names[number] for number in np.flatnonzero(where))
+            return f"{int(where.sum())} of {len(names)} recordings", shorten(which, 3)
+
+        if self.files is not None:
+            rates, target = self.files.rates, self.files.sample_rate_hz
+            if (lower := rates < target).any():
+                many, which = some(lower)
+                at = shorten(f"{rate} Hz" for rate in np.unique(rates[lower]))
+                found.append(
+                    f"{many} have a lower sample rate ({at}) than sample_rate_hz {target} and are upsampled, without "
+                    f"content above half their rate: {which}; set sample_rate_hz to {rates.min()} to avoid it"
+                )
+            if self.files.canceled.any():
+                many, which = some(self.files.canceled)
+                found.append(
+                    f"{many} have channels of opposite phase, whose mean is 20 dB or more below them: {which}; invert "
+                    "one channel, or store only one"
+                )
+        if self.silent.any():
+            many, which = some(self.silent)
+            found.append(f"{many} are silent (below -60 dB of full scale): {which}; remove them")
+        return found
+
+    def read(self, numbers: Tensor, starts: Tensor, spans: Tensor, length: int, pad: bool = False) -> Tensor:
+        """Read parts of recordings at one length; shorter parts are repeated, or padded.
 
         Args:
             numbers: (B,) int64, indices of the recordings.
             starts: (B,) int64, start of each part, in samples.
             spans: (B,) int64, length of each part, in samples.
             length: T, length of the result.
+            pad: Fill the end of shorter parts with zeros instead.
 
         Returns:
             (B, T) float32 in [-1, 1].
@@ -102,13 +153,28 @@ class Recordings:
             for row, (number, start, span) in enumerate(parts):
                 part = self.files.read(number, start, span)
                 waveforms[row] = part.repeat(-(-length // span))[:length] if span < length else part
-            return waveforms
+            return _padded(waveforms, spans) if pad else waveforms
         places = self.begins[numbers] + starts
         if not short.all():
             waveforms[~short] = self.samples.unfold(0, length, 1)[places[~short]]
         if short.any():
             waveforms[short] = self.samples[places[short, None] + torch.arange(length) % spans[short, None]]
-        return waveforms
+        return _padded(waveforms, spans) if pad else waveforms
+
+
+def _padded(waveforms: Tensor, spans: Tensor) -> Tensor:
+    """Set samples behind the end of each part to zero."""
+    return waveforms.masked_fill_(torch.arange(waveforms.shape[1]) >= spans[:, None], 0.0)
+
+
+def is_silent(waveform: Tensor) -> bool:
+    """Return whether a waveform (T,) in [-1, 1] has no sound: a standard deviation below 0.001, -60 dB.
+
+    Example:
+        >>> is_silent(torch.full((100,), 0.5)), is_silent(torch.linspace(-0.1, 0.1, 100))
+        (True, False)
+    """
+    return bool(waveform.std(correction=0) < _SILENT)
 
 
 class AudioFiles:
@@ -120,6 +186,9 @@ class AudioFiles:
 
     Attributes:
         frames: (N,) int64, length of each after resampling.
+        rates: (N,) int64, sample rate of each file.
+        canceled: (N,) bool, files whose channels have opposite phases: their mean, which is used, is more than 20 dB
+            below them. Known for parts that were read.
 
     Raises:
         InputError: If files are empty, truncated, no audio or listed twice; the message lists them.
@@ -127,8 +196,9 @@ class AudioFiles:
 
     def __init__(self, paths: list[str], sample_rate_hz: int) -> None:
         self.paths, self.sample_rate_hz = paths, sample_rate_hz
-        self._rates = np.zeros(len(paths), np.int64)
+        self.rates = np.zeros(len(paths), np.int64)
         self._stored = np.zeros(len(paths), np.int64)
+        self.canceled = np.zeros(len(paths), bool)
         self._on_disk: list[tuple[int, int]] = [(0, 0)] * len(paths)
         self._resamplers: dict[int, Any] = {}
         problems = [problem for problem in _for_each(self._look, len(paths), "Looking at audio") if problem]
@@ -137,10 +207,10 @@ class AudioFiles:
                 f"{len(problems)} audio file(s) cannot be read: {shorten(problems, 3)}; repair or remove them"
             )
         self._reject_duplicates()
-        divisor = np.gcd(self._rates, sample_rate_hz)
-        self._up, self._down = sample_rate_hz // divisor, self._rates // divisor
+        divisor = np.gcd(self.rates, sample_rate_hz)
+        self._up, self._down = sample_rate_hz // divisor, self.rates // divisor
         self.frames = -(-self._stored * self._up // self._down)
-        for rate in np.unique(self._rates).tolist():
+        for rate in np.unique(self.rates).tolist():
             self._resamplers[rate] = require("torchaudio.transforms", "audio").Resample(rate, sample_rate_hz)
 
     def _look(self, number: int) -> str | None:
@@ -154,7 +224,7 @@ class AudioFiles:
                 return f"{path} (empty)"
             self._on_disk[number] = about.st_dev, about.st_ino
             with soundfile.SoundFile(path) as file:
-                self._rates[number], self._stored[number] = file.samplerate, file.frames
+                self.rates[number], self._stored[number] = file.samplerate, file.frames
                 if not file.frames:
                     return f"{path} (empty)"
                 common = math.gcd(file.samplerate, self.sample_rate_hz)
@@ -198,9 +268,24 @@ class AudioFiles:
         first = max(0, start // up - reach)
         last = min(int(self._stored[number]), (-(-(start + count) // up) + reach) * down)
         samples = self._decode(number, first * down, last - first * down)
-        resampled = self._resamplers[int(self._rates[number])](samples)
+        resampled = self._resamplers[int(self.rates[number])](samples)
         result: Tensor = resampled[start - first * up :][:count].clamp(-1, 1)
         return result
+
+    def probe(self, seconds: float) -> np.ndarray:
+        """Read the middle of each file, and return which are silent there, (N,) bool.
+
+        Args:
+            seconds: Length of the part that is read.
+        """
+        silent = np.zeros(len(self.paths), bool)
+
+        def examine(number: int) -> None:
+            count = min(int(self._stored[number]), round(seconds * self.rates[number]))
+            silent[number] = is_silent(self._decode(number, (int(self._stored[number]) - count) // 2, count))
+
+        _for_each(examine, len(self.paths), "Examining audio")
+        return silent
 
     def _decode(self, number: int, start: int, count: int) -> Tensor:
         soundfile = require("soundfile", "audio")
@@ -214,6 +299,8 @@ class AudioFiles:
         if len(samples) != count:
             raise InputError(f"{path} is truncated: sample {start + len(samples)} is missing; repair or remove it")
         mono = samples.mean(1) if samples.shape[1] > 1 else samples[:, 0]
+        if samples.shape[1] > 1 and (power := float(samples.square().mean())) > _SILENT**2:
+            self.canceled[number] |= float(mono.square().mean()) < _CANCELED * power
         loudest = float(mono.abs().amax())  # NaN and infinity pass through a maximum
         if not loudest <= LOUDEST:
             found = f"samples up to {loudest:.6g}" if math.isfinite(loudest) else "samples that are NaN or infinite"

@@ -38,6 +38,10 @@ class DataView(FusionDataModule):
         """Training augmentation of the wrapped module; None where there is none."""
         return getattr(self.data, "augmentation", None)
 
+    def notes(self, index: Tensor) -> list[str]:
+        """Return the notes of the wrapped module."""
+        return self.data.notes(index)
+
     def prepare_data(self) -> None:
         """Prepare the data of the wrapped module, once per machine."""
         self.data.prepare_data()

@@ -157,6 +157,8 @@ class TestCrops:
 
     def test_what_is_short_is_repeated_and_said_once_with_a_count(self, tree):
         data = folders(tree, crop_s=2.5)
+        with pytest.warns(UserWarning, match="36 of 36 recordings are silent"):
+            data.setup()
         with pytest.warns(UserWarning, match=r"24 of 24 train recordings are shorter than crop_s \(2.5 s\)") as caught:
             batch = data.rows("train")[torch.arange(4)]
             data.variant(batch_size=4).rows("train")
@@ -292,7 +294,11 @@ class TestOnTheDevice:
         )
         waveforms = torch.randn(2, 4000)
         assert torch.equal(features(waveforms), data.preprocess(waveforms))
-        assert synthetic(frontend="waveform").preprocessing == {"frontend": "waveform", "sample_rate_hz": RATE}
+        assert synthetic(frontend="waveform").preprocessing == {
+            "frontend": "waveform",
+            "sample_rate_hz": RATE,
+            "short": "repeat",
+        }
 
     @pytest.mark.slow
     def test_a_network_learns_who_speaks(self):
