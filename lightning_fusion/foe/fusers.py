@@ -11,10 +11,10 @@ class MLPFuser(nn.Module):
     """The fuser network of the FoE paper: Linear - ReLU - Linear - ReLU - Linear.
 
     Args:
-        num_inputs: Width of the experts' outputs side by side.
-        num_outputs: Classes, or experts where the fuser chooses one.
+        num_inputs: Size of the experts' concatenated outputs.
+        num_outputs: Number of classes, or of experts if the fuser selects one.
         hidden: Widths of the hidden layers; (512, 512) in the paper's CIFAR-100 experiment.
-        dropout: Probability after the last hidden layer; 0 in that experiment, 0.5 for generative tasks.
+        dropout: Dropout probability after the last hidden layer; 0 in that experiment, 0.5 for generative tasks.
 
     Example:
         >>> MLPFuser(400, 20)(torch.zeros(3, 400)).shape
@@ -43,15 +43,15 @@ class MLPFuser(nn.Module):
 class RepresentationFuser(nn.Module):
     """Fuser network for outputs and representations: standardize - Dropout - (Linear - ReLU - Dropout) ... - Linear.
 
-    Representations are many numbers of any scale, and the samples are few: without dropout such a fuser learns them by
-    heart (our choice; docs/methods/foe.md has the comparison). In training a batch is standardized by its own rows,
-    where there are several processes by those of one.
+    Representations have many features of any scale, so a fuser without dropout overfits small training sets (our
+    choice; docs/methods/foe.md has the comparison). In training, a batch is standardized by the samples of the batch
+    and process.
 
     Args:
-        num_inputs: Width of all that the experts give, side by side.
-        num_outputs: Classes, or experts where the fuser chooses one.
+        num_inputs: Size of the concatenated outputs and representations.
+        num_outputs: Number of classes, or of experts if the fuser selects one.
         hidden: Widths of the hidden layers.
-        dropout: Probability, of the inputs as well.
+        dropout: Dropout probability of the inputs and of the hidden layers.
 
     Example:
         >>> RepresentationFuser(4 + 64, 2)(torch.zeros(3, 68)).shape
@@ -72,7 +72,7 @@ class RepresentationFuser(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (B, num_inputs) to (B, num_outputs) logits."""
-        if self.training and len(inputs) == 1:  # one row has no deviation: what was seen so far stands in
+        if self.training and len(inputs) == 1:  # one sample has no deviation: use the running statistics
             norm = self.norm
             standardized = functional.batch_norm(inputs, norm.running_mean, norm.running_var, eps=norm.eps)
         else:
@@ -84,16 +84,16 @@ class RepresentationFuser(nn.Module):
 def draw_expert_target(expert_targets: Tensor, index: Tensor, seed: int = 0) -> Tensor:
     """Draw one expert trained on each sample's domain at random, as a function of the sample's index.
 
-    The FoE paper draws one expert where several own a sample's class. The draw is a hash of (seed, sample, expert), so
-    it depends neither on the order of samples nor on the process or device.
+    The FoE paper draws one expert if several were trained on the sample's class. The draw is a hash of (seed, sample,
+    expert), so it depends neither on the order of samples nor on the process or device.
 
     Args:
-        expert_targets: (B, K) bool.
+        expert_targets: (B, K) bool, the experts trained on each sample's domains.
         index: (B,) int64 sample numbers.
-        seed: Seed of the draw.
+        seed: Random seed of the draw.
 
     Returns:
-        (B,) int64 expert numbers; -100, which cross-entropy ignores, where a row has no owner.
+        (B,) int64 expert numbers; -100, which cross-entropy ignores, for samples without an expert target.
 
     Example:
         >>> draw_expert_target(torch.tensor([[False, True], [False, False]]), torch.tensor([4, 5]))
@@ -111,12 +111,12 @@ def best_expert_target(expert_targets: Tensor, domain: Tensor, accuracy: Tensor)
     """Return the expert target with the highest validation accuracy on the sample's domains; the first of equals.
 
     Args:
-        expert_targets: (B, K) bool.
-        domain: (B, D) bool.
+        expert_targets: (B, K) bool, the experts trained on each sample's domains.
+        domain: (B, D) bool, the domains of each sample.
         accuracy: (D, K) validation accuracy of each expert on each domain.
 
     Returns:
-        (B,) int64 expert numbers; -100 where a row has no owner.
+        (B,) int64 expert numbers; -100 for samples without an expert target.
 
     Example:
         >>> best_expert_target(torch.tensor([[True, True]]), torch.tensor([[True]]), torch.tensor([[0.6, 0.7]]))

@@ -38,39 +38,42 @@ from lightning_fusion.optimization import build_optimizer
 class FoEFuserModule(CheckedLoading, LightningModule):
     """Fusion of Experts for classification (Wang et al., ICLR 2024, section 3).
 
-    The fuser F reads the experts' softmax outputs side by side and minimizes
+    The fuser F reads the concatenated softmax outputs of the experts and minimizes
 
         sum over samples of CE(F([f_1(x), ..., f_K(x)]), target)
 
     where the target is the class label, or the expert to select (``target: expert``, whose output is then the
-    prediction). The experts stay frozen. The same class trains on stored outputs
-    (:class:`~lightning_fusion.OutputsDataModule`: seconds) and on raw input, which then needs ``experts``.
+    prediction). The experts stay frozen. The module trains on stored outputs
+    (:class:`~lightning_fusion.OutputsDataModule`) or on raw input, which requires ``experts``.
 
     A checkpoint contains the fuser, and the experts' metadata with fingerprints; ``save_experts`` adds their weights.
 
     Args:
-        experts: The frozen experts by name, or a pool; None where only stored outputs are read.
+        experts: The frozen experts by name, or a pool. ``None`` (default) if only stored outputs are read.
         classes: The task's C classes. The command line takes this and the next three from the data module; with
-            ``experts`` alone they are every class of some expert.
-        expert_classes: Classes of each expert, in the order of its outputs; from ``experts`` where given.
+            ``experts`` they default to all classes of the experts.
+        expert_classes: Classes of each expert, in the order of its outputs; taken from ``experts`` if given.
         domains: Names of the columns of ``Batch.domain``; required if ``target`` is ``expert``.
-        expert_domains: Domains that each expert was trained on; likewise.
-        target: ``label`` or ``expert``.
-        expert_target: Which expert is the target where several were trained on a sample's domains: drawn at ``random``
-            once (the paper's way), or the ``best`` on the validation split in these (our choice; needs stored outputs).
-        representation_dims: Width of each expert's representations, in order, where the fuser reads them beside the
-            outputs; the command line takes it from the data module. The paper's fuser reads outputs only.
-        mean_weight: Weight of the mean of the experts' outputs in the prediction if the target is the label: with p the
-            softmax of the fuser and a the mean of the experts' outputs, (1 - weight) p + weight a. The training loss
-            ignores this weight. The paper uses 0.
-        network: Called as ``network(num_inputs, num_outputs)``; where None the paper's two hidden layers of 512, with
-            representations :class:`~lightning_fusion.foe.fusers.RepresentationFuser`.
-        loss: Called as ``loss(logits, target)``, with the logits (B, C) of the fuser, or (B, K) where the target is the
-            expert; targets of -100 are ignored. Cross-entropy by default.
-        metric: Called as ``metric(logits (B, C), target (B,))`` with the fused prediction, and logged beside the
-            accuracy by the name of its class.
-        optimizer: AdamW, 1e-3, weight decay 1e-4 where None.
-        scheduler: A cosine to 0 over the run where None.
+        expert_domains: Domains that each expert was trained on; required if ``target`` is ``expert``.
+        target: Target of the fuser: the class ``label``, or the ``expert`` to select.
+        expert_target: Expert target of samples with several experts trained on their domains: one drawn at ``random``
+            (as in the paper), or the ``best`` of them on the validation samples of these domains (our choice; requires
+            stored outputs).
+        representation_dims: Size of each expert's representation, in order, if the fuser reads representations in
+            addition to outputs; the command line takes it from the data module. The paper's fuser reads outputs only.
+        mean_weight: Weight of the mean of the experts' outputs in the prediction, if the target is the label: (1 -
+            weight) p + weight a, where p is the softmax of the fuser and a the mean of the experts' outputs. The
+            training loss does not depend on it. The paper uses 0.
+        network: Factory of the fuser network, called as ``network(num_inputs, num_outputs)``. ``None`` (default) uses
+            :class:`~lightning_fusion.foe.fusers.MLPFuser`, or :class:`~lightning_fusion.foe.fusers.RepresentationFuser`
+            if the fuser reads representations.
+        loss: Called as ``loss(logits, target)``, with the logits (B, C) of the fuser, or (B, K) if the target is the
+            expert; targets of -100 are ignored. ``None`` (default) uses cross-entropy.
+        metric: Called as ``metric(logits (B, C), target (B,))`` with the fused prediction, and logged in addition to
+            the accuracy, under the name of its class.
+        optimizer: Called with the parameters of the fuser. ``None`` (default) uses AdamW with learning rate 1e-3 and
+            weight decay 1e-4.
+        scheduler: Called with the optimizer. ``None`` (default) uses cosine annealing to 0 over the run.
         scheduler_interval: Whether a given ``scheduler`` steps each epoch or each step.
         save_experts: Keep the experts' weights in checkpoints.
         seed: Seed of random expert targets.
@@ -115,9 +118,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
             expert_classes, classes = self.pool.expert_classes, self.pool.classes
             expert_domains = {name: expert.domains or [] for name, expert in self.pool.members.items()}
         if not expert_classes:
-            raise InputError(
-                "expert_classes: the fuser must know its experts; give experts, or use OutputsDataModule as data"
-            )
+            raise InputError("expert_classes: found none; give experts, or use OutputsDataModule as data")
         self.classes = task_classes(expert_classes, classes)
         self.expert_classes = {name: list(names) for name, names in expert_classes.items()}
         self.columns = scatter_columns(self.expert_classes, self.classes)
@@ -127,14 +128,14 @@ class FoEFuserModule(CheckedLoading, LightningModule):
                 f"target is {target!r}, expert_target is {expert_target!r}; expected label or expert, random or best"
             )
         if not 0 <= mean_weight < 1 or (mean_weight and target != "label"):
-            raise InputError(f"mean_weight is {mean_weight}; expected 0 to 1, without 1, and target: label above 0")
+            raise InputError(f"mean_weight is {mean_weight}; expected 0 or more, below 1, and target: label if above 0")
         self.mean_weight = mean_weight
         expert_targets = expert_target_matrix(
             domains or [], expert_domains or {name: [] for name in self.expert_classes}
         )
         if target == "expert" and not expert_targets.any():
             raise InputError(
-                "target: expert needs to know who was trained on what: no expert's domains are among the data's "
+                "target: expert requires the domains of the experts: no expert's domains are among the data's "
                 f"domains ({domains}); set the experts' domains, or target: label"
             )
         self.hparams.update(
@@ -163,7 +164,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         self.metrics = SplitMetrics(metrics, metric)
         self._best_accuracy: Tensor | None = None
         self._expert_metadata: dict[str, Any] | None = None if self.pool is None else self.pool.metadata()
-        self._stored_experts: dict[str, Any] | None = None  # experts of the store at hand
+        self._stored_experts: dict[str, Any] | None = None  # experts of the current store
         self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
 
     # ----------------------------------------------------------- mathematics
@@ -172,7 +173,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         """Run every expert on a batch of raw inputs and fuse their outputs.
 
         Returns:
-            (B, C) fused logits; log-probabilities of the chosen expert where the target is the expert.
+            (B, C) fused logits; log-probabilities of the selected expert if the target is the expert.
 
         Raises:
             InputError: If the module has no experts.
@@ -180,9 +181,9 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         return self.fuse(self._query(input))
 
     def fuse(self, outputs: Tensor) -> Tensor:
-        """Map (B, sum of C_k) expert outputs, and representations (B, sum of D_k) behind them, to (B, C) fused logits.
+        """Map (B, sum of C_k) expert outputs, followed by representations (B, sum of D_k), to (B, C) fused logits.
 
-        With ``target: label`` everything but the training step goes through here: override it to fuse in another way.
+        With ``target: label`` validation, test and prediction call this method: override it to fuse in another way.
         """
         logits: Tensor = self.network(outputs)
         if self.target == "expert":
@@ -204,7 +205,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
     def _query(self, input: Any) -> Tensor:
         if self.pool is None:
             raise InputError(
-                "this fuser reads stored outputs and holds no experts; give experts to ask them about raw input"
+                "experts: this fuser has none, so it reads stored outputs only; give experts to predict on raw input"
             )
         if not self.representation_dims:
             return torch.cat(list(self.pool(input).values()), dim=1)
@@ -224,7 +225,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         return OutputsBatch(self._query(batch.input), batch.target, batch.domain, batch.index)
 
     def _expert_target(self, batch: OutputsBatch) -> tuple[Tensor, Tensor]:
-        """Return the (B,) expert target and (B, K) all experts trained on the sample's domain."""
+        """Return the (B,) expert target, and (B, K) bool, all experts trained on the sample's domain."""
         expert_targets = (batch.domain.to(torch.float32) @ self.expert_targets.to(torch.float32)) > 0
         if self.expert_target == "random":
             return draw_expert_target(expert_targets, batch.index, self.seed), expert_targets
@@ -236,7 +237,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
     # ----------------------------------------------------------------- steps
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Cross-entropy of one batch; logged every ``log_every_n_steps`` steps."""
+        """Compute the loss of a batch; log it every ``log_every_n_steps`` steps."""
         batch = self._read(batch, "train")
         goal = batch.target if self.target == "label" else self._expert_target(batch)[0]
         loss: Tensor = self.loss(self.network(batch.outputs).float(), goal)
@@ -245,7 +246,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Log ``val_loss``, ``val_accuracy`` and ``val_best_expert_accuracy``, that of the best single expert."""
+        """Log ``val_loss``, ``val_accuracy``, and ``val_best_expert_accuracy`` of the best single expert."""
         batch = self._read(batch, "val")
         right = self._spread(batch.outputs).argmax(2) == batch.target[:, None]
         self.metrics["val"]["best_expert_accuracy"].update(right)
@@ -270,7 +271,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         self.metrics.log(self, split, batch)
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """The ``index`` (B,) and fused ``probabilities`` (B, C) of a batch, and the ``expert`` (B,) it chose."""
+        """Return ``index`` (B,) and fused ``probabilities`` (B, C) of a batch, and the selected ``expert`` (B,)."""
         batch = self._read(batch, "predict")
         if self.target == "label":
             return {"index": batch.index, "probabilities": self.fuse(batch.outputs).float().softmax(-1)}
@@ -280,7 +281,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
     # ----------------------------------------------------- around the training
 
     def setup(self, stage: str) -> None:
-        """Check that store and experts match; rank the experts by domain, if that determines the target."""
+        """Check that store and experts match; compute accuracies by domain if they determine the target."""
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, OutputsDataModule):
             if self.expert_target == "best" and self.target == "expert" and stage != "predict":
@@ -314,13 +315,13 @@ class FoEFuserModule(CheckedLoading, LightningModule):
             self._best_accuracy = (member.T @ right.to(torch.float64) / counts[:, None]).to(torch.float32)
 
     def on_fit_end(self) -> None:
-        """Log warnings about known failures."""
+        """Log the warnings of :func:`fuser_warnings`."""
         metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         for message in fuser_warnings(metrics, self.target):
             rank_zero_warn(message)
 
     def configure_optimizers(self) -> Any:
-        """AdamW and a cosine on the fuser network alone, or what the constructor was given."""
+        """Return the optimizer and schedule of the fuser network."""
         return build_optimizer(self, self.network.parameters(), self._optimizer, self._scheduler, self._interval)
 
     def configure_callbacks(self) -> list[Callback]:
@@ -337,7 +338,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         if self.pool is None:
             for name in [name for name in state if name.startswith(POOL)]:
                 del state[name]
-            if self._stored_experts:  # a Trainer sets up before it loads
+            if self._stored_experts:  # Trainer calls setup() before it loads a checkpoint
                 check_same_experts(known, self._stored_experts)
             self._expert_metadata = known
             return
@@ -348,39 +349,38 @@ def fuser_warnings(metrics: Mapping[str, float], target: str) -> list[str]:
     """Return warnings about a fuser from validation metrics.
 
     Args:
-        metrics: ``val_loss``, ``val_accuracy``, ``val_best_expert_accuracy`` and, where the target is the expert,
+        metrics: ``val_loss``, ``val_accuracy``, ``val_best_expert_accuracy`` and, if the target is the expert,
             ``val_choice_accuracy``.
         target: ``label`` or ``expert``.
 
     Example:
         >>> print(*fuser_warnings({"val_accuracy": 0.5, "val_best_expert_accuracy": 0.6}, "label"))
-        the fuser (validation accuracy 0.500) is below the best single expert (0.600): too few rows, ...
+        the fuser (validation accuracy 0.500) is below the best single expert (0.600): too few samples, ...
     """
     found = []
     if not math.isfinite(loss := metrics.get("val_loss", 0.0)):
         found.append(
-            f"the training diverged (validation loss {loss}): lower the learning rate, or look at the scale of what "
-            "the fuser reads"
+            f"the training diverged (validation loss {loss}): lower the learning rate, or check the scale of the inputs"
         )
     accuracy, best = metrics.get("val_accuracy"), metrics.get("val_best_expert_accuracy")
     if accuracy is not None and best is not None and accuracy < best:
         found.append(
             f"the fuser (validation accuracy {accuracy:.3f}) is below the best single expert ({best:.3f}): too few "
-            "rows, too short a training, or experts that are not complementary; see 'lightning-fusion diagnose'"
+            "samples, too short a training, or experts that are not complementary; see 'lightning-fusion diagnose'"
         )
     choice = metrics.get("val_choice_accuracy")
     if target == "expert" and choice is not None and choice < 0.5:
         found.append(
             f"the selected expert was trained on the sample's domain in only {choice:.1%} of the validation samples: "
-            "the outputs do not tell the domains apart; target: label may do better"
+            "the outputs do not separate the domains; target: label may be more accurate"
         )
     return found
 
 
 class LabeledCrossEntropy(nn.Module):
-    """Cross-entropy, the mean over the samples that have a target (not -100); 0 where none has."""
+    """Cross-entropy, averaged over the samples that have a target (not -100); 0 if there are none."""
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Map (B, C) logits and a (B,) target to a scalar, attached to the graph."""
+        """Map (B, C) logits and a (B,) target to a scalar that is part of the graph."""
         total = F.cross_entropy(logits, target, ignore_index=-100, reduction="sum")
         return total / (target != -100).sum().clamp_min(1)

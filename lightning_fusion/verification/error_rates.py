@@ -9,14 +9,14 @@ from torch import Tensor
 from lightning_fusion.errors import InputError
 
 _CELLS = 2_000_000
-"""Weights that :func:`bootstrap_eer` holds at once."""
+"""Maximum number of weights that :func:`bootstrap_eer` holds in memory."""
 
 
 class ErrorCurve(NamedTuple):
-    """The two error rates at each threshold that makes a difference; a trial is accepted from its threshold on.
+    """Error rates at each distinct threshold; a trial is accepted if its score is at least the threshold.
 
     Attributes:
-        threshold: (U + 1,) the U distinct scores, rising, and at last infinity, which stands for "accept none".
+        threshold: (U + 1,) the U distinct scores in ascending order, then infinity, which accepts no trial.
         false_alarm: (U + 1,) fraction of the trials of two speakers that are accepted, from 1 down to 0.
         miss: (U + 1,) fraction of the trials of one speaker that are rejected, from 0 up to 1.
     """
@@ -26,11 +26,11 @@ class ErrorCurve(NamedTuple):
     miss: Tensor
 
     def equal_error_rate(self) -> Tensor:
-        """The rate at which both errors are equal, a scalar; see :func:`equal_error_rate`."""
+        """Return the rate at which both errors are equal, a scalar; see :func:`equal_error_rate`."""
         return _crossing(self.false_alarm, self.miss)
 
     def min_dcf(self, p_target: float = 0.01, c_miss: float = 1.0, c_false_alarm: float = 1.0) -> Tensor:
-        """The smallest normalized detection cost of all thresholds, a scalar; see :func:`min_dcf`."""
+        """Return the minimum normalized detection cost over all thresholds, a scalar; see :func:`min_dcf`."""
         if not 0 < p_target < 1:
             raise InputError(f"p_target is {p_target}; expected a number between 0 and 1")
         for name, cost in (("c_miss", c_miss), ("c_false_alarm", c_false_alarm)):
@@ -41,12 +41,12 @@ class ErrorCurve(NamedTuple):
 
 
 def error_curve(scores: Tensor, same: Tensor) -> ErrorCurve:
-    """Both error rates at every distinct score, from one sort: O(T log T) time, O(T) memory.
+    """Compute both error rates at every distinct score, in O(T log T) time and O(T) memory.
 
-    Equal scores are one threshold, for no threshold tells them apart.
+    Equal scores share one threshold.
 
     Args:
-        scores: (T,) scores of any range, larger for "the same speaker".
+        scores: (T,) scores of any range; a larger score means "same speaker".
         same: (T,) bool, or 0 and 1: which trials are of one speaker.
 
     Returns:
@@ -75,17 +75,17 @@ def error_curve(scores: Tensor, same: Tensor) -> ErrorCurve:
 
 
 def equal_error_rate(scores: Tensor, same: Tensor) -> Tensor:
-    """The error rate (EER) at the threshold where false alarms and misses are equally frequent.
+    """Compute the equal error rate (EER), at the threshold where false-alarm rate and miss rate are equal.
 
-    Between two neighboring thresholds both rates are taken as linear; the EER is where the two lines cross. There is
-    exactly one such point, and ties are one threshold, so the order of the trials has no say.
+    Both rates are interpolated linearly between neighboring thresholds; the EER is the rate at which they cross. Equal
+    scores share one threshold, so the result does not depend on the order of the trials.
 
     Args:
-        scores: (T,) scores of any range, larger for "the same speaker".
+        scores: (T,) scores of any range; a larger score means "same speaker".
         same: (T,) bool, or 0 and 1: which trials are of one speaker.
 
     Returns:
-        A scalar in [0, 1], float64; multiply by 100 for per cent.
+        A scalar in [0, 1], float64.
 
     Raises:
         InputError: If lengths differ, scores are NaN, or all trials are of one kind.
@@ -100,17 +100,17 @@ def equal_error_rate(scores: Tensor, same: Tensor) -> Tensor:
 def min_dcf(
     scores: Tensor, same: Tensor, p_target: float = 0.01, c_miss: float = 1.0, c_false_alarm: float = 1.0
 ) -> Tensor:
-    """The smallest normalized detection cost (minDCF) over all thresholds.
+    """Compute the minimum normalized detection cost (minDCF) over all thresholds.
 
     DCF(t) = (c_miss p_target miss(t) + c_false_alarm (1 - p_target) false_alarm(t)) / min(c_miss p_target,
-    c_false_alarm (1 - p_target)): 1 is what accepting all or none costs, whichever is less expensive. Source: NIST 2016
+    c_false_alarm (1 - p_target)): 1 is the cost of accepting all trials or none, whichever is lower. Source: NIST 2016
     Speaker Recognition Evaluation Plan, section 3; the defaults are VoxCeleb's.
 
     Args:
-        scores: (T,) scores of any range, larger for "the same speaker".
+        scores: (T,) scores of any range; a larger score means "same speaker".
         same: (T,) bool, or 0 and 1: which trials are of one speaker.
-        p_target: How probable a trial of one speaker is in use.
-        c_miss: Cost of rejecting one.
+        p_target: Prior probability of a trial of one speaker.
+        c_miss: Cost of rejecting a trial of one speaker.
         c_false_alarm: Cost of accepting a trial of two speakers.
 
     Returns:
@@ -129,21 +129,21 @@ def min_dcf(
 def bootstrap_eer(
     scores: Tensor, same: Tensor, groups: Tensor, repeats: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % interval of the EER over draws of speakers, which trials of the same people do not make too narrow.
+    """Compute a 95 % bootstrap interval of the EER over speakers, which accounts for several trials of one speaker.
 
-    Each repeat draws as many speakers as there are, with replacement. A trial of two speakers counts as often as the
-    product of how often they were drawn; a trial within one speaker as often as that one was (our choice: a copy of a
-    speaker is not compared with another copy). A repeat that draws no trial of one kind is left out.
+    Each repeat draws as many speakers as there are, with replacement. The weight of a trial of two speakers is the
+    product of their counts in the draw; that of a trial of one speaker is the speaker's count (our choice: copies of a
+    speaker are not compared with one another). Draws without trials of both kinds are discarded.
 
     Args:
-        scores: (T,) scores of any range, larger for "the same speaker".
+        scores: (T,) scores of any range; a larger score means "same speaker".
         same: (T,) bool, or 0 and 1: which trials are of one speaker.
-        groups: (T, 2) int64, the speakers of either side; or coarser groups of speakers, such as families.
-        repeats: Draws.
-        seed: Seed of the draws.
+        groups: (T, 2) int64, the speakers of either side, or coarser groups of speakers.
+        repeats: Number of draws.
+        seed: Random seed of the draws.
 
     Returns:
-        The 2.5 % and 97.5 % quantiles.
+        The 2.5 % and 97.5 % quantiles of the EER.
 
     Raises:
         InputError: If lengths differ, scores are NaN, trials are of one kind, ``groups`` contradicts ``same``, or no
@@ -192,8 +192,8 @@ def bootstrap_eer(
 
 
 def _crossing(false_alarm: Tensor, miss: Tensor) -> Tensor:
-    """(...) the rate at which two (..., P) broken lines cross: the first falls from 1 to 0, the second rises to 1."""
-    gap = miss - false_alarm  # from -1 to 1, never falling
+    """Return the (...) rate at which two (..., P) piecewise linear curves cross, one decreasing, one increasing."""
+    gap = miss - false_alarm  # from -1 to 1, not decreasing
     after = torch.searchsorted(gap, gap.new_zeros((*gap.shape[:-1], 1)))
     before = after - 1
     start, end = gap.gather(-1, before), gap.gather(-1, after)
@@ -202,14 +202,14 @@ def _crossing(false_alarm: Tensor, miss: Tensor) -> Tensor:
 
 
 def _starts(values: Tensor) -> Tensor:
-    """Where each run of equal values begins."""
+    """Return the start of each run of equal values."""
     new = torch.ones_like(values, dtype=torch.bool)
     torch.ne(values[1:], values[:-1], out=new[1:])
     return new.nonzero()[:, 0]
 
 
 def _trials(scores: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores as float64 and kinds as bool, on one device."""
+    """Return scores as float64 and kinds as bool, on one device."""
     if scores.ndim != 1:
         raise InputError(f"scores has shape {tuple(scores.shape)}; expected (trials,)")
     same = check_kinds(same, len(scores), "scores")
@@ -219,10 +219,10 @@ def _trials(scores: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_kinds(same: Tensor, count: int, what: str) -> Tensor:
-    """Which trials are of one speaker, (T,) bool, with both kinds in it.
+    """Return which trials are of one speaker, (T,) bool; both kinds are present.
 
     Raises:
-        InputError: If there are not as many as ``count``, of ``what``, or all are of one kind.
+        InputError: If the length is not ``count``, the length of ``what``, or all trials are of one kind.
     """
     if tuple(same.shape) != (count,):
         raise InputError(f"same has shape {tuple(same.shape)}, {what} has {count} rows; expected as many")
@@ -241,7 +241,7 @@ def check_pairs(pairs: Tensor, where: str) -> None:
     """Check that the argument contains pairs of numbers.
 
     Raises:
-        InputError: If they are not (T, 2) integers.
+        InputError: If the argument is not a (T, 2) tensor of integers.
     """
     if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.is_floating_point or pairs.dtype == torch.bool:
         raise InputError(

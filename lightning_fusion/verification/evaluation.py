@@ -22,7 +22,7 @@ class TrialEvaluation(nn.Module):
     """Metrics of verification trials that a module updates over an epoch.
 
     Args:
-        members: Names of the models whose embeddings are judged; the first is the module's own, "".
+        members: Names of the models whose embeddings are evaluated; the first is the module itself, "".
         p_target: Prior probability of a same-speaker trial in the detection cost.
     """
 
@@ -32,7 +32,7 @@ class TrialEvaluation(nn.Module):
         self.trials = nn.ModuleDict({split: Verification(len(members), p_target) for split in ("val", "test")})
 
     def setup(self, module: LightningModule, stage: str) -> None:
-        """Get the trials of the data module."""
+        """Read the trials of the data module."""
         find: Any = getattr(getattr(module.trainer, "datamodule", None), "trials", None)
         for split in _SPLITS[stage]:
             metric: Any = self.trials[split]
@@ -43,28 +43,28 @@ class TrialEvaluation(nn.Module):
 
     def reset(self, split: str) -> None:
         """Reset the metrics."""
-        # at the start as well: what was reset in inference mode cannot be updated outside it, in a fit after a test
+        # reset at the start as well: states created in inference mode cannot be updated outside of it
         self.trials[split].reset()  # type: ignore[operator]
 
     def collect(self, batch: Batch, split: str, embeddings: Sequence[Tensor]) -> None:
-        """Keep the embeddings (B, D_k) of each member, where there are trials."""
+        """Store the embeddings (B, D_k) of each member, if there are trials."""
         trials: Any = self.trials[split]
         if trials.trials is not None:
             trials.update(embeddings, batch.index)
 
     def finish(self, module: LightningModule, split: str, metrics: SplitMetrics) -> None:
-        """Log everything of one epoch.
+        """Log the metrics of one epoch.
 
         Raises:
-            InputError: If there is nothing to measure.
+            InputError: If there are neither trials nor samples of known speakers.
         """
         trials: Any = self.trials[split]
-        # all processes log the same keys, or they would wait for one another
+        # all processes must log the same keys, otherwise they deadlock
         updates = torch.tensor(float(metrics[split]["loss"].update_count), device=module.device)
         known = bool(module.trainer.strategy.reduce(updates, reduce_op="sum") > 0)
         if trials.trials is None and not known:
             raise InputError(
-                f"the {split} split has no speaker of the training set, and the data module names no trials: there is "
+                f"the {split} split has no speaker of the training set, and the data module has no trials: there is "
                 f"nothing to measure; give {split} trials, or set trainer.limit_{split}_batches to 0"
             )
         if known:
@@ -72,10 +72,10 @@ class TrialEvaluation(nn.Module):
         if trials.trials is not None and not module.trainer.sanity_checking:
             for name, value in self._score(trials, module.trainer, split).items():
                 module.log(f"{split}_{name}", value, prog_bar=name in ("eer", "fused_eer"), sync_dist=True)
-        self.reset(split)  # embeddings of many recordings take memory
+        self.reset(split)  # free the memory of the embeddings
 
     def _score(self, metric: Verification, trainer: Trainer, split: str) -> dict[str, Tensor]:
-        """EER and minDCF by name; in a run limited to some batches, of the trials among what those hold."""
+        """Return EER and minDCF by name; with limited batches, of the trials whose samples are among them."""
         limit = getattr(trainer, f"limit_{split}_batches")
         if isinstance(limit, float) and limit == 1:
             return self._named(metric.compute())
@@ -106,7 +106,7 @@ class TrialEvaluation(nn.Module):
 class TrialEvaluationMixin:
     """Mixin for the evaluation of speaker embeddings by verification trials.
 
-    Goes before the module's own parent. The module sets ``evaluation`` and gives :meth:`embed`.
+    List it before the base class of the module. The module sets ``evaluation`` and implements :meth:`embed`.
     """
 
     evaluation: TrialEvaluation
@@ -116,18 +116,18 @@ class TrialEvaluationMixin:
     loss: nn.Module
 
     def embed(self, input: Any) -> tuple[Tensor, Tensor]:
-        """Logits (B, C) and embeddings (B, D), float32, of the module's own network."""
+        """Return logits (B, C) and embeddings (B, D), float32, of the module's network."""
         raise NotImplementedError(f"{type(self).__name__} must implement embed(input)")
 
     def other_embeddings(self, input: Any) -> list[Tensor]:
-        """Those of further members, (B, D_k) each, in the order of ``evaluation``."""
+        """Return the embeddings (B, D_k) of further members, in the order of ``evaluation``."""
         return []
 
     def setup(self, stage: str) -> None:
-        """Get the trials of the data module, and check that the model matches its speakers and input.
+        """Read the trials of the data module, and check that the model matches its speakers and input.
 
         Raises:
-            InputError: If a model is to be trained on other speakers than it names.
+            InputError: If the data module has other training speakers than the model.
         """
         self._compare(getattr(self.trainer, "datamodule", None), stage)  # type: ignore[attr-defined]
         self.evaluation.setup(self, stage)  # type: ignore[arg-type]  # beside a LightningModule
@@ -138,7 +138,7 @@ class TrialEvaluationMixin:
         speakers = getattr(data, "classes", self.classes)
         if list(speakers) == self.classes:
             return
-        message = f"classes: the model names {shorten(self.classes)}, the data module {shorten(speakers)}"
+        message = f"classes: the model has {shorten(self.classes)}, the data module {shorten(speakers)}"
         if stage == "fit":
             raise InputError(f"{message}; give the model the classes of the data module")
         if set(speakers) & set(self.classes):
@@ -157,23 +157,23 @@ class TrialEvaluationMixin:
         self.metrics[split].reset()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Collect the embeddings of every member; loss and accuracy of known speakers."""
+        """Collect the embeddings of every member, and update loss and accuracy of known speakers."""
         self._collect(batch, "val")
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Collect the embeddings of every member; loss and accuracy of known speakers."""
+        """Collect the embeddings of every member, and update loss and accuracy of known speakers."""
         self._collect(batch, "test")
 
     def on_validation_epoch_end(self) -> None:
-        """Log EER and minDCF of every member and of all together, and ``val_loss`` of known speakers."""
+        """Log EER and minDCF of every member and of their fusion, and ``val_loss`` of known speakers."""
         self.evaluation.finish(self, "val", self.metrics)  # type: ignore[arg-type]
 
     def on_test_epoch_end(self) -> None:
-        """Log EER and minDCF of every member and of all together, and ``test_loss`` of known speakers."""
+        """Log EER and minDCF of every member and of their fusion, and ``test_loss`` of known speakers."""
         self.evaluation.finish(self, "test", self.metrics)  # type: ignore[arg-type]
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """The ``index`` (B,) and ``embedding`` (B, D) of one batch."""
+        """Return the ``index`` (B,) and ``embedding`` (B, D) of a batch."""
         batch = as_batch(batch, "the predict loader")
         return {"index": batch.index, "embedding": self.embed(batch.input)[1]}
 

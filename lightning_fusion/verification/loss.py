@@ -12,15 +12,15 @@ from lightning_fusion.extras import require
 class AngularMarginLoss(nn.Module):
     """Additive angular margin softmax: cross-entropy with ``margin`` added to the angle of the target class.
 
-    With cos(theta_c) = logits / scale the logit of the target class becomes scale * cos(theta + margin), or
-    scale * (cos(theta) - margin * sin(margin)) where theta + margin > pi, as pytorch-metric-learning's ArcFaceLoss
-    has it. That class holds a matrix of class directions of its own; here the network's cosine head does, so that the
-    trained network is an ordinary classifier. Evaluation has no margin: it is cross-entropy of the logits. Source:
-    Deng et al., ArcFace, CVPR 2019, equation 3; margin and scale are the toolkits' VoxCeleb setting.
+    With cos(theta_c) = logits / scale, the logit of the target class becomes scale * cos(theta + margin), or scale *
+    (cos(theta) - margin * sin(margin)) if theta + margin > pi, as in ArcFaceLoss of pytorch-metric-learning. The class
+    directions are weights of the network's cosine head, not of the loss, so the trained network is an ordinary
+    classifier. In evaluation mode the margin is 0. Source: Deng et al., ArcFace, CVPR 2019, equation 3; margin and
+    scale are the toolkits' VoxCeleb setting.
 
     Args:
-        margin: In radians; an attribute, which :class:`~lightning_fusion.callbacks.ScheduledAttribute` may raise
-            from 0 in training.
+        margin: Margin in radians; an attribute that :class:`~lightning_fusion.callbacks.ScheduledAttribute` can
+            increase during training.
         scale: Scale of the network's cosine head.
 
     Raises:
@@ -37,23 +37,23 @@ class AngularMarginLoss(nn.Module):
     def __init__(self, margin: float = 0.2, scale: float = 30.0) -> None:
         super().__init__()
         if not 0 <= margin < math.pi / 2:
-            raise InputError(f"margin is {margin}; expected radians in [0, pi / 2), 0.2 say")
+            raise InputError(f"margin is {margin}; expected radians in [0, pi / 2), such as 0.2")
         if not 0 < scale < math.inf:
             raise InputError(f"scale is {scale}; expected a number above 0, that of the network's cosine head")
         self.margin, self.scale = margin, scale
-        losses = require("pytorch_metric_learning.losses", "audio")  # here: it takes four seconds
+        losses = require("pytorch_metric_learning.losses", "audio")  # imported here: it takes four seconds
         self._arcface = losses.ArcFaceLoss(num_classes=1, embedding_size=1, weight_init_func=nn.init.zeros_)
-        del self._arcface.W  # the head has the directions
+        del self._arcface.W  # the class directions are in the network's head
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The mean loss over the rows whose target is not -100, a scalar; 0 where there is none.
+        """Compute the mean loss over the samples whose target is not -100, a scalar; 0 if there are none.
 
         Args:
             logits: (B, C) scaled cosines.
-            target: (B,) int64; -100 for rows of no known class.
+            target: (B,) int64; -100 for samples without a known class.
 
         Raises:
-            InputError: If a logit lies beyond the scale.
+            InputError: If the absolute value of a logit is above the scale.
         """
         logits = logits.float()
         if (largest := logits.detach().abs().amax().item() if logits.numel() else 0.0) > 1.001 * self.scale:
@@ -75,10 +75,10 @@ class AngularMarginLoss(nn.Module):
 
 
 def check_scale(network: nn.Module, loss: nn.Module) -> None:
-    """Reject an angular loss whose scale is not that of the network's head.
+    """Check that an angular loss has the scale of the network's head.
 
     Raises:
-        InputError: With both.
+        InputError: If the scales differ; the message gives both.
     """
     scale = getattr(getattr(network, "head", None), "scale", None)
     if isinstance(loss, AngularMarginLoss) and scale is not None and scale != loss.scale:

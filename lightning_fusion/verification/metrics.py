@@ -13,12 +13,12 @@ from lightning_fusion.verification.error_rates import check_kinds, check_pairs, 
 
 
 def trial_scores(embeddings: Tensor, rows: Tensor, chunk: int = 4096) -> Tensor:
-    """Cosine scores of pairs of embeddings, as row-wise products; each embedding is normalized once.
+    """Compute the cosine scores of pairs of embeddings; each embedding is normalized once.
 
     Args:
         embeddings: (N, D) embeddings.
-        rows: (T, 2) int64, the two rows of each trial.
-        chunk: Trials whose embeddings are gathered at once.
+        rows: (T, 2) int64, the two rows of ``embeddings`` of each trial.
+        chunk: Number of trials per step, which bounds the memory.
 
     Returns:
         (T,) scores in [-1, 1], float32 or the embeddings' wider type. An embedding of zeros scores 0.
@@ -45,15 +45,16 @@ def trial_scores(embeddings: Tensor, rows: Tensor, chunk: int = 4096) -> Tensor:
 
 
 class Verification(Metric):
-    """Collects embeddings of utterances and scores a list of trials: EER and minDCF of each member and of their fusion.
+    """EER and minDCF of a list of trials, for each member and for their fusion, from embeddings of utterances.
 
-    The scores are cosines; fused they are the mean of the members' cosines, which is the cosine of the concatenated
-    unit embeddings. An utterance that comes more than once (a distributed sampler repeats some) counts once, by its
-    sample number. After :meth:`reset` the trials stay.
+    Scores are cosines; the fused score is the mean of the members' cosines, which is the cosine of the concatenated
+    unit embeddings. An utterance that occurs more than once, as with a distributed sampler, counts once, by its sample
+    number. :meth:`reset` keeps the trials.
 
     Args:
-        num_members: K, how many models give embeddings.
-        p_target: Of :func:`~lightning_fusion.verification.error_rates.min_dcf`.
+        num_members: K, number of models.
+        p_target: Prior probability of a same-speaker trial, see
+            :func:`~lightning_fusion.verification.error_rates.min_dcf`.
 
     Example:
         >>> metric = Verification()
@@ -67,7 +68,7 @@ class Verification(Metric):
     index: list[Tensor]
 
     def __init__(self, num_members: int = 1, p_target: float = 0.01) -> None:
-        super().__init__(compute_with_cache=False)  # other trials may be set on the same embeddings
+        super().__init__(compute_with_cache=False)  # the trials may change between two calls
         if num_members < 1:
             raise InputError(f"num_members is {num_members}; expected 1 or more")
         self.num_members, self.p_target = num_members, p_target
@@ -80,7 +81,7 @@ class Verification(Metric):
     def reset(self) -> None:
         """Reset the embeddings; the trials are kept."""
         super().reset()
-        # flat and of their own types from the start: processes that saw nothing gather as the others do
+        # empty, with the final types: processes without samples take part in gathering
         self.index.append(torch.empty(0, dtype=torch.int64, device=self.device))
         for member in range(self.num_members):
             self._state(member).append(torch.empty(0, device=self.device))
@@ -98,7 +99,7 @@ class Verification(Metric):
             same: (T,) bool, or 0 and 1: which trials are of one speaker.
 
         Raises:
-            InputError: If shapes do not fit, or all trials are of one kind.
+            InputError: If shapes are wrong, or all trials are of one kind.
         """
         check_pairs(pairs, "pairs")
         self.trials = pairs, check_kinds(same, len(pairs), "pairs")
@@ -111,7 +112,7 @@ class Verification(Metric):
             index: (B,) int64 sample numbers.
 
         Raises:
-            InputError: If there is not one matrix per member, or shapes do not fit.
+            InputError: If there is not one matrix per member, or shapes are wrong.
         """
         if isinstance(embeddings, Tensor) or len(embeddings) != self.num_members:
             found = "one tensor" if isinstance(embeddings, Tensor) else f"{len(embeddings)} tensors"
@@ -131,10 +132,10 @@ class Verification(Metric):
             self._state(member).append(part.detach().to(torch.float32).flatten())
 
     def scores(self) -> Tensor:
-        """(T, K) cosine scores of the trials, of what this process has seen.
+        """Return (T, K) cosine scores of the trials from the embeddings of this process.
 
         Raises:
-            InputError: If no trials are set, they name samples that were never seen, or embeddings are not finite.
+            InputError: If no trials are set, a sample of the trials has no embedding, or embeddings are not finite.
         """
         if self.trials is None:
             raise InputError("no trials to score: call set_trials(pairs, same) first")
@@ -163,12 +164,12 @@ class Verification(Metric):
         return torch.stack(found, 1)
 
     def compute(self) -> dict[str, Tensor]:
-        """``eer`` and ``min_dcf``, (K,) float32; with K > 1 also ``fused_eer`` and ``fused_min_dcf``, scalars.
+        """Return ``eer`` and ``min_dcf``, (K,) float32; for K > 1 also the scalars ``fused_eer`` and ``fused_min_dcf``.
 
-        With K = 1 all are scalars: torchmetrics makes one of a single entry.
+        For K = 1 torchmetrics returns scalars.
 
         Raises:
-            InputError: If no trials are set, they name samples that were never seen, or embeddings are not finite.
+            InputError: If no trials are set, a sample of the trials has no embedding, or embeddings are not finite.
         """
         scores = self.scores()
         assert self.trials is not None

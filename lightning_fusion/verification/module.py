@@ -16,18 +16,18 @@ class VerificationModule(TrialEvaluationMixin, ExpertModule):
     """Train a speaker classifier, and evaluate its embeddings by verification trials of unseen speakers.
 
     Training is that of :class:`~lightning_fusion.ExpertModule`: a classifier of the training speakers, whose checkpoint
-    is an expert. Validation and test collect the embedding of every sample and score the trials that the data module
-    names: its ``trials(split)`` returns ``pairs`` (T, 2) int64 of sample numbers and ``same`` (T,) bool, or None.
-    Logged are ``val_eer`` and ``val_min_dcf``, ``test_eer`` and ``test_min_dcf``, as fractions, and the loss and
-    accuracy of those rows whose speaker is known (target -100 marks the others), where there are any.
+    is an expert. Validation and test collect the embedding of every sample and score the trials of the data module: its
+    method ``trials(split)`` returns ``pairs`` (T, 2) int64 of sample numbers and ``same`` (T,) bool, or ``None``. The
+    module logs ``val_eer`` and ``val_min_dcf``, ``test_eer`` and ``test_min_dcf``, as fractions, and loss and accuracy
+    of the samples of known speakers, if there are any (the target of the others is -100).
 
     Args:
-        network: Called with the number of speakers, gives the network; its head must give scaled cosines for the
-            default loss, as those of :mod:`lightning_fusion.encoders.speaker` do.
+        network: Factory of the network, called with the number of speakers. The default loss requires a head that
+            outputs scaled cosines, as those of :mod:`lightning_fusion.encoders.speaker` do.
         classes: Names of the training speakers; the command line takes them from the data module.
         features: Submodule whose output (B, D) is the embedding.
-        loss: Called as ``loss(logits (B, C), target)``; an
-            :class:`~lightning_fusion.verification.loss.AngularMarginLoss` of margin 0.2 and scale 30 where None.
+        loss: Called as ``loss(logits (B, C), target)``. ``None`` (default) uses
+            :class:`~lightning_fusion.verification.loss.AngularMarginLoss` with margin 0.2 and scale 30.
         p_target: Prior probability of a same-speaker trial in the detection cost.
         **expert: Further arguments of :class:`~lightning_fusion.ExpertModule`.
 
@@ -58,10 +58,10 @@ class VerificationModule(TrialEvaluationMixin, ExpertModule):
         self.evaluation = TrialEvaluation(p_target=p_target)
 
     def embed(self, input: Any) -> tuple[Tensor, Tensor]:
-        """Logits (B, C) and embeddings (B, D), float32, from one pass.
+        """Return logits (B, C) and embeddings (B, D), float32, from one pass.
 
         Raises:
-            InputError: If the layer ``features`` gives no (B, D) tensor.
+            InputError: If the output of the layer ``features`` is not a (B, D) tensor.
         """
         with catch_output(self.network, str(self.features)) as caught:
             logits = self(input)

@@ -267,7 +267,9 @@ class TestRawInput:
         assert sum(len(part["index"]) for part in parts) == 11
 
     def test_needs_experts(self):
-        with pytest.raises(InputError, match="reads stored outputs and holds no experts; give experts"):
+        with pytest.raises(
+            InputError, match="experts: this fuser has none, so it reads stored outputs only; give experts"
+        ):
             fuser()(torch.zeros(1, 4))
 
 
@@ -365,15 +367,15 @@ class TestFacts:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({}, "expert_classes: the fuser must know its experts"),
-            ({"expert_classes": {}}, "expert_classes: the fuser must know its experts"),
+            ({}, "expert_classes: found none"),
+            ({"expert_classes": {}}, "expert_classes: found none"),
             (
                 {"expert_classes": tiny.EXPERT_CLASSES, "classes": ["cat"]},
                 "expert a has dog, which the task's classes",
             ),
             ({"expert_classes": tiny.EXPERT_CLASSES, "target": "domain"}, "target is 'domain'"),
             ({"expert_classes": tiny.EXPERT_CLASSES, "expert_target": "first"}, "expert_target is 'first'"),
-            ({"expert_classes": tiny.EXPERT_CLASSES, "target": "expert"}, "needs to know who was trained on what"),
+            ({"expert_classes": tiny.EXPERT_CLASSES, "target": "expert"}, "requires the domains of the experts"),
             (
                 {
                     "expert_classes": tiny.EXPERT_CLASSES,

@@ -239,13 +239,11 @@ class TestOtherData:
 
     def test_other_speakers_are_not_trained_on(self):
         made = module(classes=["anna", "ben", "dora"])
-        with pytest.raises(
-            InputError, match="classes: the model names anna, ben, dora, the data module anna, ben, cleo"
-        ):
+        with pytest.raises(InputError, match="classes: the model has anna, ben, dora, the data module anna, ben, cleo"):
             tiny.trainer().fit(made, datamodule=Voices())
 
     def test_trials_that_may_hold_training_speakers(self):
-        with pytest.warns(UserWarning, match="names anna, ben, dora, .* may be among those of the trials"):
+        with pytest.warns(UserWarning, match="has anna, ben, dora, .* may be among those of the trials"):
             tiny.trainer().test(module(classes=["anna", "ben", "dora"]), datamodule=Voices(), verbose=False)
 
     def test_other_input(self):
