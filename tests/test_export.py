@@ -119,7 +119,7 @@ class OwnWay(FoEFuserModule):
         return outputs[:, : len(self.classes)]
 
 
-def test_what_does_not_belong_together_is_refused_and_nothing_is_written(trained, tmp_path):
+def test_what_does_not_belong_together_is_rejected_and_nothing_is_written(trained, tmp_path):
     out, shape = str(tmp_path / "out"), sample_shape()
     with pytest.raises(InputError, match="fingerprint"):
         export(tiny.pool(seed=1), trained["label"], out, shape)

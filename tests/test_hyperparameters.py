@@ -89,7 +89,7 @@ def test_only_what_a_checkpoint_cannot_hold_is_given_again(tmp_path):
         ExpertModule.load_from_checkpoint(path)
 
 
-def test_a_default_that_stands_in_for_an_object_is_told(tmp_path):
+def test_a_default_that_stands_in_for_an_object_warns(tmp_path):
     path = saved_by_function(tmp_path, loss=torch.nn.MultiMarginLoss())
     with pytest.warns(UserWarning, match="cannot hold the loss of the training"):
         loaded = ExpertModule.load_from_checkpoint(path, network=by_function)

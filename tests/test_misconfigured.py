@@ -43,7 +43,7 @@ def _folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_it_is_refused(path):
+def test_raises(path):
     text = path.read_text()
     expected = re.match(r"# error: (.+)\n", text)
     assert expected, f"{path.name}: the first line must be '# error: <regular expression>'"

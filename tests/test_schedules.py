@@ -37,6 +37,6 @@ def test_values_are_python_floats():
         (lambda: Constant(float("inf")), "value is inf"),
     ],
 )
-def test_what_is_no_schedule_is_refused(build, message):
+def test_what_is_no_schedule_is_rejected(build, message):
     with pytest.raises(InputError, match=message):
         build()

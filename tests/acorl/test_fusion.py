@@ -113,7 +113,7 @@ def test_calibrated_scores_are_log_odds_at_equal_priors():
         (torch.full((2, 2), float("nan")), torch.tensor([True, False]), "NaN or infinite"),
     ],
 )
-def test_trials_that_teach_nothing_are_refused(scores, same, message):
+def test_trials_that_teach_nothing_are_rejected(scores, same, message):
     with pytest.raises(InputError, match=message):
         CalibratedFusion().fit(scores, same)
 

@@ -243,7 +243,7 @@ class TestSchedule:
             (True, "Odd gave True"),
         ],
     )
-    def test_values_that_are_no_strength_are_refused(self, value, message):
+    def test_values_that_are_no_strength_are_rejected(self, value, message):
         class Odd(Schedule):
             def __call__(self, progress):
                 return value
@@ -340,7 +340,7 @@ class TestChecks:
         fit(unchecked)
         assert tiny.same(checked, unchecked)
 
-    def test_a_detached_layer_is_refused(self):
+    def test_a_detached_layer_is_rejected(self):
         class Cut(nn.Module):
             def __init__(self, num_classes):
                 super().__init__()
@@ -370,7 +370,7 @@ class TestChecks:
         trainer.fit(module(), data, ckpt_path=tmp_path / "m.ckpt", weights_only=True)
         assert trainer.global_step == 30
 
-    def test_a_branch_that_does_not_reverse_is_refused(self):
+    def test_a_branch_that_does_not_reverse_is_rejected(self):
         class Forward(ACoRLModule):
             def complementarity(self, z, input, target, strength):
                 return super().complementarity(z, input, target, -abs(strength))
@@ -402,7 +402,7 @@ class TestChecks:
             ({"network": EXPERTS["a"].network, "experts": EXPERTS}, "all of its weights are those of frozen experts"),
         ],
     )
-    def test_refused(self, arguments, message):
+    def test_rejected(self, arguments, message):
         with pytest.raises(InputError, match=message):
             module(**arguments)
 
@@ -441,11 +441,11 @@ class TestChecks:
             ),
         ],
     )
-    def test_refused_on_the_first_rows(self, arguments, message):
+    def test_rejected_on_the_first_rows(self, arguments, message):
         with pytest.raises(InputError, match=message):
             fit(module(**arguments))
 
-    def test_an_empty_training_split_is_refused(self):
+    def test_an_empty_training_split_is_rejected(self):
         with pytest.raises(InputError, match="data: the training split has no samples"):
             fit(module(), data=tiny.data(rows={"train": 0, "val": 3}))
 
@@ -494,7 +494,7 @@ class TestCheckpoint:
         loaded = Weighted.load_from_checkpoint(tmp_path / "m.ckpt", weights_only=True, experts=copy.deepcopy(EXPERTS))
         assert tiny.same(loaded, made) and loaded.weights == {"a": 2.0}
 
-    def test_of_a_run_against_other_experts_is_refused(self, tmp_path):
+    def test_of_a_run_against_other_experts_is_rejected(self, tmp_path):
         fit(module({"a": copy.deepcopy(EXPERTS["a"])})).save_checkpoint(tmp_path / "m.ckpt")
         with pytest.raises(InputError, match="experts: the model was trained against a; found a, b"):
             tiny.trainer(4).fit(module(), tiny.data(), ckpt_path=tmp_path / "m.ckpt", weights_only=True)

@@ -58,16 +58,16 @@ def test_parts_are_the_users():
         ({"b": torch.zeros(6, 5, 2)}, r"the representation of b has shape \(6, 5, 2\)"),
     ],
 )
-def test_other_representations_are_refused(change, message):
+def test_other_representations_are_rejected(change, message):
     with pytest.raises(InputError, match=message):
         made()(torch.zeros(6, 4), seen() | change, TARGET, 1.0)
 
 
-def test_a_projection_to_another_size_is_refused():
+def test_a_projection_to_another_size_is_rejected():
     with pytest.raises(InputError, match=r"projection: found an output of shape \(6, 4\); expected \(6, 3\)"):
         made(projection=lambda a, b: nn.Identity())(torch.zeros(6, 4), seen(), TARGET, 1.0)
 
 
-def test_a_projection_without_layers_is_refused():
+def test_a_projection_without_layers_is_rejected():
     with pytest.raises(InputError, match="depth is 0"):
         ProjectionMLP(2, 3, depth=0)

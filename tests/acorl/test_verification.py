@@ -67,7 +67,7 @@ def test_a_strength_of_nothing_is_the_plain_training(data):
     assert tiny.same(*trained)
 
 
-def test_an_expert_of_other_input_is_told(data):
+def test_an_expert_of_other_input_warns(data):
     expert = Expert(SmallSpeakerNet(len(data.classes)), classes=data.classes, features="embedding")
     expert.preprocessing = data.preprocessing | {"sample_rate_hz": 8000}
     with pytest.warns(
@@ -89,7 +89,7 @@ def test_its_checkpoint_is_a_speaker_expert(data, tmp_path):
     )
 
 
-def test_a_scale_of_another_loss_is_refused(data):
+def test_a_scale_of_another_loss_is_rejected(data):
     from lightning_fusion.verification.loss import AngularMarginLoss
 
     expert = Expert(SmallSpeakerNet(len(data.classes)), classes=data.classes, features="embedding")

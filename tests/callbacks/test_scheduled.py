@@ -104,7 +104,7 @@ class Broken(Schedule):
         ({"epochs": -1, "schedule": Constant()}, "the schedule of loss.weight needs an end: set trainer.max_epochs"),
     ],
 )
-def test_refused(arguments, message):
+def test_rejected(arguments, message):
     with pytest.raises(InputError, match=message):
         run(**arguments)
 

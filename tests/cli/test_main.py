@@ -222,7 +222,7 @@ class TestOverrides:
         assert found == value and type(found) is type(value)
 
     @pytest.mark.parametrize("option", ["--trainer.max_ep=3", "--data.init_args.batch=3", "--mod=x", "--seed=1"])
-    def test_abbreviations_are_refused(self, option):
+    def test_abbreviations_are_rejected(self, option):
         message = refused(["fit", "-c", "foe/digits.yaml", option])
         assert re.search(r"unrecognized arguments|not accepted|does not accept", message)
 
@@ -257,7 +257,7 @@ class TestFacts:
         assert (model.classes, model.expert_classes) == (data.classes, data.expert_classes)
         assert model.hparams.domains == data.domains and model.hparams.expert_domains == data.expert_domains
 
-    def test_the_experts_facts_reach_its_checkpoint(self, folder):
+    def test_the_experts_metadata_reach_its_checkpoint(self, folder):
         cli = train_expert(1)
         expert = Expert(checkpoint="runs/digits/experts/domain_1.ckpt")
         assert expert.domains == ["domain_1"] == cli.datamodule.own_domains
@@ -268,12 +268,12 @@ class TestFacts:
         cli = main(["fit", *fuser_files(fast_dev_run=True), f"--model.init_args.classes={classes}"])
         assert cli.model.classes == classes
 
-    def test_a_contradiction_is_refused(self, folder):
+    def test_a_contradiction_is_rejected(self, folder):
         message = refused(["fit", *fuser_files(), "--model.init_args.classes=[cat,dog]"])
         says = "model.init_args.classes: the configuration or checkpoint has cat, dog, the data have 0, 1"
         assert message.startswith(says)
 
-    def test_data_without_facts_leave_the_users_values(self, folder):
+    def test_data_without_metadata_leave_the_users_values(self, folder):
         cli = main(["fit", "-c", str(TESTS / "conf/foreign_data.yaml")])
         assert cli.model.classes == ["quiet", "loud"]
         assert cli.model.trained_on == ["here"]
@@ -357,7 +357,7 @@ class TestOwnModules:
         loaded = PenalizedFuser.load_from_checkpoint(cli.trainer.checkpoint_callback.best_model_path)
         assert loaded.penalty == 0.25 and loaded.classes == cli.datamodule.classes
 
-    def test_a_subclass_that_passes_everything_on_takes_the_facts_too(self, folder):
+    def test_a_subclass_that_passes_everything_on_takes_the_metadata_too(self, folder):
         options = ["--model.class_path=thirdparty.fuser.ShortFuser", "--model.init_args.penalty=2"]
         cli = main(["fit", *fuser_files(), *options])
         assert isinstance(cli.model, ShortFuser) and cli.model.penalty == 2

@@ -29,7 +29,7 @@ class TestBatches:
         assert as_batch(four, "the loader") == Batch(*four)
 
     @pytest.mark.parametrize(("found", "name"), [((1, 2), "a tuple of 2"), (torch.zeros(2), "Tensor"), ({}, "dict")])
-    def test_anything_else_is_refused(self, found, name):
+    def test_anything_else_is_rejected(self, found, name):
         with pytest.raises(InputError, match=f"the train loader yields {name}; expected lightning_fusion.Batch"):
             as_batch(found, "the train loader")
 

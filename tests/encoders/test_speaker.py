@@ -52,7 +52,7 @@ class TestEveryNetwork:
         torch.testing.assert_close(logits, network.head(seen[0].float()), rtol=1e-6, atol=1e-6)
 
     @pytest.mark.parametrize("shape", [(2, 21, 40), (2, 40), (2, 1, 20, 40)])
-    def test_other_input_is_refused(self, network, shape):
+    def test_other_input_is_rejected(self, network, shape):
         with pytest.raises(InputError, match=r"expected \(batch, 20, frames\) log-mel: num_mels must be the same"):
             network(torch.zeros(shape))
 
@@ -75,7 +75,7 @@ class TestCosineHead:
         torch.testing.assert_close(head(x), head(1000 * x))
 
     @pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])
-    def test_a_scale_that_is_none_is_refused(self, scale):
+    def test_an_invalid_scale_is_rejected(self, scale):
         with pytest.raises(InputError, match=f"scale is {scale}"):
             CosineHead(4, 3, scale)
 
@@ -138,6 +138,6 @@ class TestECAPA:
             ECAPA(3)
 
     @pytest.mark.parametrize("channels", [0, 12])
-    def test_channels_that_do_not_divide_are_refused(self, channels):
+    def test_channels_that_do_not_divide_are_rejected(self, channels):
         with pytest.raises(InputError, match=f"channels is {channels}; expected a multiple of 8"):
             ECAPA(3, channels=channels)

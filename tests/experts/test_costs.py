@@ -87,11 +87,11 @@ class TestLatency:
 
 @pytest.mark.parametrize("input", [torch.zeros(0, 2, 5, 6), {"image": torch.zeros(0, 2, 5, 6)}])
 @pytest.mark.parametrize("kind", ["flops", "latency"])
-def test_an_empty_batch_is_refused(kind, input):
+def test_an_empty_batch_is_rejected(kind, input):
     with pytest.raises(InputError, match="input: found no samples"):
         measure_costs(pool(a=linear()), input, kind=kind)
 
 
-def test_an_unknown_kind_is_refused():
+def test_an_unknown_kind_is_rejected():
     with pytest.raises(InputError, match="kind is 'joules'; expected flops or latency"):
         measure_costs(pool(a=linear()), torch.zeros(1, 2, 5, 6), kind="joules")

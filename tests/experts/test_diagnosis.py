@@ -76,7 +76,7 @@ class TestFigures:
         assert np.isnan(expert.unseen_accuracy)
         assert not expert.leaks
 
-    def test_an_empty_or_missing_split_is_refused(self):
+    def test_an_empty_or_missing_split_is_rejected(self):
         empty = store({"train": {"a": 0.5}}, rows=0)
         with pytest.raises(InputError, match="split train of the store has no rows"):
             diagnose(empty)

@@ -80,7 +80,7 @@ class TestFrozen:
         expert(torch.randn(9, 4) + 5)
         assert all(torch.equal(before[name], value) for name, value in expert.state_dict().items())
 
-    def test_fingerprint_follows_weights_and_facts(self):
+    def test_fingerprint_follows_weights_and_metadata(self):
         def make(seed=0, **facts):
             torch.manual_seed(seed)
             return Expert(tiny.Net(2), **({"classes": TWO} | facts)).fingerprint
@@ -96,7 +96,7 @@ class TestFrozen:
         ]
         assert len(set(different)) == len(different)
 
-    def test_facts_are_plain_data(self):
+    def test_metadata_are_plain_data(self):
         facts = Expert(tiny.Net(2), classes=TWO, domains=["x"], cost=2).metadata()
         assert json.loads(json.dumps(facts)) == facts
         assert (facts["classes"], facts["domains"], facts["cost"]) == (TWO, ["x"], 2.0)
@@ -117,7 +117,7 @@ class TestBadInput:
             ({"network": np.zeros_like, "features": "head"}, "a callable has outputs only"),
         ],
     )
-    def test_refused(self, arguments, message):
+    def test_rejected(self, arguments, message):
         with pytest.raises(InputError, match=message):
             Expert(**({"network": tiny.Net(2), "classes": TWO} | arguments))
 
@@ -160,7 +160,7 @@ class TestCheckpoints:
         assert expert.preprocessing == {"mean": [0.5]}
         assert expert.checkpoint == path
 
-    def test_facts_given_beside_a_checkpoint_win(self, tmp_path):
+    def test_metadata_given_beside_a_checkpoint_win(self, tmp_path):
         _, path = fitted(tmp_path, tiny.Net)
         expert = Expert(checkpoint=path, classes=["A", "B", "C"], domains=["z"], features="body")
         assert (expert.classes, expert.domains, expert.features) == (["A", "B", "C"], ["z"], "body")

@@ -168,7 +168,7 @@ class TestStores:
     def pool(self, network, **arguments):
         return ExpertPool({"a": Expert(network, classes=TWO, output="probabilities", **arguments)})
 
-    def test_another_fit_is_collected_anew_or_refused(self, tmp_path):
+    def test_another_fit_is_collected_anew_or_rejected(self, tmp_path):
         one, other = LogisticRegression().fit(X, Y), LogisticRegression().fit(X, 1 - Y)
         collect(self.pool(one.predict_proba), self.DATA, tmp_path)
         collect(self.pool(one.predict_proba), self.DATA, tmp_path)  # the same: reused

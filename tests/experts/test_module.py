@@ -117,7 +117,7 @@ class TestTraining:
         torch.testing.assert_close(torch.cat(seen).sum(1), torch.ones(24))
         assert ((torch.cat(seen) > 0.01) & (torch.cat(seen) < 0.99)).any()
 
-    def test_mixup_of_other_input_is_refused(self):
+    def test_mixup_of_other_input_is_rejected(self):
         with pytest.raises(InputError, match="mixup is for images"):
             tiny.trainer().fit(module(mixup=0.8), datamodule=tiny.data())
 
@@ -166,7 +166,7 @@ class TestCheckpoint:
         ({"features": "bod"}, r"the network has no layer 'bod'; its layers: body"),
     ],
 )
-def test_refused(arguments, message):
+def test_rejected(arguments, message):
     with pytest.raises(InputError, match=message):
         module(**arguments)
 

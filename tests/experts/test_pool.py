@@ -33,7 +33,7 @@ class TestPool:
         assert ExpertPool(tiny.experts()).classes == ["cat", "dog", "owl"]
         assert ExpertPool(tiny.experts(), ["owl", "cow", "dog", "cat"]).classes == ["owl", "cow", "dog", "cat"]
 
-    def test_facts_name_every_expert(self):
+    def test_metadata_name_every_expert(self):
         facts = tiny.pool().metadata()
         assert {name: fact["classes"] for name, fact in facts.items()} == tiny.EXPERT_CLASSES
         assert len({fact["fingerprint"] for fact in facts.values()}) == 2
@@ -142,7 +142,7 @@ def test_an_expert_that_writes_into_its_input_does_not_spoil_the_next_one():
 
 
 @pytest.mark.parametrize("name", ["train", "cpu", "keys", "a\0b", "a\nb", "a.b", ""])
-def test_names_that_torch_cannot_take_are_refused(name):
+def test_names_that_torch_cannot_take_are_rejected(name):
     with pytest.raises(InputError, match="cannot name an expert"):
         ExpertPool({name: Expert(nn.Linear(4, 2), classes=["cat", "dog"])})
 

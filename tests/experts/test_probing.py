@@ -106,7 +106,7 @@ def test_bare_loaders_do():
     assert not looked(lambda trainer: batches_repeat(trainer, torch.device("cpu")), None, train_dataloaders=loader)
 
 
-def test_a_split_without_rows_is_refused():
+def test_a_split_without_rows_is_rejected():
     data = SimpleNamespace(dataloader=list)
     trainer = SimpleNamespace(datamodule=None, fit_loop=SimpleNamespace(_data_source=data))
     with pytest.raises(InputError, match="data: the training split has no samples"):

@@ -331,7 +331,7 @@ class TestFeatures:
         assert again.representation_dims == data.representation_dims
         torch.testing.assert_close(again.fuse(given), module.eval().fuse(given))
 
-    def test_what_does_not_fit_is_refused(self, asked):
+    def test_what_does_not_fit_is_rejected(self, asked):
         pool, raw_data, outputs = asked
         dims = {"a": 5, "b": 5}
         with pytest.raises(
@@ -355,7 +355,7 @@ class TestFeatures:
 
 
 class TestFacts:
-    def test_experts_bring_their_facts(self):
+    def test_experts_bring_their_metadata(self):
         module = FoEFuserModule(tiny.experts(), domains=tiny.DOMAINS)
         assert module.classes == tiny.CLASSES
         assert module.expert_classes == tiny.EXPERT_CLASSES
@@ -387,11 +387,11 @@ class TestFacts:
             ),
         ],
     )
-    def test_refused(self, arguments, message):
+    def test_rejected(self, arguments, message):
         with pytest.raises(InputError, match=message):
             FoEFuserModule(**arguments)
 
-    def test_facts_that_contradict_the_experts_are_refused(self):
+    def test_metadata_that_contradict_the_experts_are_rejected(self):
         with pytest.raises(InputError, match="expert_classes differ from the classes of experts"):
             FoEFuserModule(tiny.experts(), expert_classes={"a": ["cat", "dog"], "b": ["dog", "owl"]})
 
@@ -402,12 +402,12 @@ class TestFacts:
         with pytest.raises(InputError, match="was built for"):
             fit(fuser(expert_classes=backwards))
 
-    def test_a_store_of_other_experts_is_refused(self):
+    def test_a_store_of_other_experts_is_rejected(self):
         other = ExpertOutputs.from_arrays({"train": {"probabilities": {"z": [[1.0]]}, "target": [0]}}, {"z": ["cat"]})
         with pytest.raises(InputError, match=r"the store None has the experts \['z'\] .* was built for \['a', 'b'\]"):
             fit(fuser(), other)
 
-    def test_a_store_of_the_same_names_but_other_weights_is_refused(self):
+    def test_a_store_of_the_same_names_but_other_weights_is_rejected(self):
         outputs = collect(tiny.pool(0), tiny.data(), trainer=tiny.trainer())
         module = FoEFuserModule(tiny.experts(1), network=SMALL)
         with pytest.raises(InputError, match="another expert a: its fingerprint is"):
@@ -478,7 +478,7 @@ class TestCheckpoints:
         assert getattr(again.network, "scale", 1.0) == getattr(made.network, "scale", 1.0)
 
     @pytest.mark.parametrize("network", [None, tiny.LinearFuser])
-    def test_other_experts_are_refused_with_both_fingerprints(self, tmp_path, network):
+    def test_other_experts_are_rejected_with_both_fingerprints(self, tmp_path, network):
         made = FoEFuserModule(tiny.experts(0), network=network)
         path = self.saved(tmp_path, made)
         theirs, ours = (ExpertPool(tiny.experts(seed)).metadata()["a"]["fingerprint"] for seed in (0, 1))

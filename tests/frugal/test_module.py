@@ -249,7 +249,7 @@ class TestFiles:
         rows = said(outputs, "test")
         assert torch.equal(known.predict(rows).queried, expected.queried)  # the user's own object is as it was
 
-    def test_nothing_fitted_is_refused(self, outputs):
+    def test_nothing_fitted_is_rejected(self, outputs):
         with pytest.raises(InputError, match="this FrugalFoE is not fitted"):
             tiny.trainer().test(module(outputs), datamodule=OutputsDataModule(outputs), verbose=False)
 
@@ -264,7 +264,7 @@ class TestFiles:
         ],
         ids=["no_facts", "half_json", "empty_json", "no_arrays", "junk"],
     )
-    def test_a_damaged_folder_is_refused(self, outputs, tmp_path, damage, message):
+    def test_a_damaged_folder_is_rejected(self, outputs, tmp_path, damage, message):
         folder = tmp_path / "policy"
         fit(module(outputs, folder=str(folder)), outputs)
         damage(folder)
@@ -272,7 +272,7 @@ class TestFiles:
         with pytest.raises(InputError, match=message):
             tiny.trainer().test(served, datamodule=OutputsDataModule(outputs), verbose=False)
 
-    def test_arrays_of_another_policy_are_refused(self, outputs, tmp_path):
+    def test_arrays_of_another_policy_are_rejected(self, outputs, tmp_path):
         for seed in (0, 1):
             fit(module(outputs, folder=str(tmp_path / str(seed))), stored(seed))
         stored_facts = [json.loads((tmp_path / f"{seed}/manifest.json").read_text()) for seed in (0, 1)]
@@ -284,7 +284,7 @@ class TestFiles:
 
 
 class TestRefused:
-    def test_a_module_without_facts(self):
+    def test_a_module_without_metadata(self):
         with pytest.raises(InputError, match="expert_classes is not set; pass experts"):
             FrugalFoEModule()
 

@@ -355,7 +355,7 @@ class TestBudget:
         assert policy.trade_off_ == 0
         assert same(policy.predict(outputs), FrugalFoE(trade_off=0.0).fit(outputs, targets).predict(outputs))
 
-    def test_less_than_the_cheapest_expert_is_refused(self):
+    def test_less_than_the_least_expensive_expert_is_rejected(self):
         outputs, targets = specialists()
         with pytest.raises(InputError, match=r"budget is 0.4, but 1 expert\(s\) cost 0.5 at least"):
             FrugalFoE([0.5, 2, 1, 1], budget=0.4).fit(outputs, targets)
@@ -401,7 +401,7 @@ class TestLoss:
         with pytest.raises(InputError, match="subset: found z; expected some of the experts e0, e1, e2, e3, each once"):
             policy.fuse(["z"], queries)
 
-    def test_an_answer_from_nobody_is_refused(self):
+    def test_an_output_of_no_expert_is_rejected(self):
         outputs, targets = specialists(60)
         with pytest.raises(InputError, match="expert"):
             FrugalFoE().fit(outputs, targets).error([])
@@ -424,7 +424,7 @@ class TestCurve:
         assert curve.accuracy[0] < curve.accuracy[1]
 
     @pytest.mark.parametrize("prices", [[], [-0.1, 0.2], [math.nan], [math.inf]])
-    def test_impossible_trade_offs_are_refused(self, prices):
+    def test_impossible_trade_offs_are_rejected(self, prices):
         outputs, targets = specialists(60)
         with pytest.raises(InputError, match=r"trade_offs: found .*expected numbers >= 0"):
             FrugalFoE().fit(outputs, targets).curve(outputs, targets, prices)
@@ -577,7 +577,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("name", ["manifest.json", "data-*/0.bin"])
     @pytest.mark.parametrize("share", [0.3, 0.99, None])
-    def test_a_truncated_or_missing_file_is_refused(self, tmp_path, name, share):
+    def test_a_truncated_or_missing_file_is_rejected(self, tmp_path, name, share):
         self.saved(tmp_path)
         (file,) = tmp_path.glob(name)
         content = file.read_bytes()
@@ -587,7 +587,7 @@ class TestFiles:
         with pytest.raises(InputError, match=r"policy: .* is damaged|policy: found no manifest.json in"):
             FrugalFoE.load(tmp_path)
 
-    def test_facts_of_another_policy_are_refused(self, tmp_path):
+    def test_metadata_of_another_policy_are_rejected(self, tmp_path):
         self.saved(tmp_path / "a", 0)
         self.saved(tmp_path / "b", 1)
         other = json.loads((tmp_path / "a" / "manifest.json").read_text())["metadata"]
@@ -619,20 +619,20 @@ class TestFiles:
             ),
         ],
     )
-    def test_facts_that_do_not_fit_are_refused(self, tmp_path, change, message):
+    def test_metadata_that_do_not_fit_are_rejected(self, tmp_path, change, message):
         self.saved(tmp_path)
         self.change(tmp_path, lambda facts: facts | change)
         with pytest.raises(InputError, match=message):
             FrugalFoE.load(tmp_path)
 
     @pytest.mark.parametrize("text", ["[]", "null", "3", '"text"', "\udcff"])
-    def test_facts_of_another_shape_are_refused(self, tmp_path, text):
+    def test_metadata_of_another_shape_are_rejected(self, tmp_path, text):
         self.saved(tmp_path)
         (tmp_path / "manifest.json").write_text(text, errors="surrogateescape")
         with pytest.raises(InputError, match="policy: "):
             FrugalFoE.load(tmp_path)
 
-    def test_a_foreign_class_is_refused_and_not_imported(self, tmp_path, monkeypatch):
+    def test_a_foreign_class_is_rejected_and_not_imported(self, tmp_path, monkeypatch):
         (tmp_path / "foreign_fuser_module.py").write_text(
             "from lightning_fusion.frugal.subset_fusers import KNNFuser\nclass Foreign(KNNFuser): pass\n"
         )
@@ -732,7 +732,7 @@ class TestStores:
         opened = ExpertOutputs.open(tmp_path / "store")
         assert same(policy.predict(outputs["test"]), FrugalFoE.load(tmp_path / "policy").predict(opened["test"]))
 
-    def test_other_experts_and_classes_are_refused(self, tmp_path):
+    def test_other_experts_and_classes_are_rejected(self, tmp_path):
         rows = {"train": 8, "val": 50, "test": 30}
         one, other = (collect(tiny.pool(seed), tiny.data(rows=rows), trainer=tiny.trainer()) for seed in (0, 1))
         policy = FrugalFoE(neighbors=10).fit(one["val"])

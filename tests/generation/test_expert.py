@@ -67,7 +67,7 @@ class TestTraining:
         trainer.fit(module(), datamodule=language_models.pairs())
         assert trainer.callback_metrics["val_loss"].isfinite()
 
-    def test_missing_facts_are_named(self):
+    def test_missing_metadata_are_named(self):
         with pytest.raises(InputError, match="vocab_size is None"):
             module(vocab_size=None)
         with pytest.raises(InputError, match=r"gives no input\['target_ids'\]"):
@@ -101,7 +101,7 @@ class TestExpert:
             ({"network": nn.Identity, "cost": -1}, "cost is -1"),
         ],
     )
-    def test_wrong_facts_are_named(self, arguments, message):
+    def test_wrong_metadata_are_named(self, arguments, message):
         with pytest.raises(InputError, match=message):
             GenerativeExpert(**arguments)
 

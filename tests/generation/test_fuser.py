@@ -205,7 +205,7 @@ class TestBadInput:
             ({"experts": {"b": 3}}, "b is a int; expected a GenerativeExpert"),
         ],
     )
-    def test_wrong_facts_are_named(self, arguments, message):
+    def test_wrong_metadata_are_named(self, arguments, message):
         with pytest.raises(InputError, match=message):
             generation_script.fuser(**arguments)
 

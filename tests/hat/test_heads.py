@@ -82,7 +82,7 @@ def test_compiled_networks_have_heads():
         (Expert(tiny.Net(3), classes=tiny.CLASSES), "the expert names no layer, after which its head would begin"),
     ],
 )
-def test_networks_without_a_head_are_refused(made, message):
+def test_networks_without_a_head_are_rejected(made, message):
     with pytest.raises(InputError, match=message):
         head_name(made, INPUT)
     with pytest.raises(InputError, match="expert a: "):

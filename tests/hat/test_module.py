@@ -428,11 +428,11 @@ class TestOptimization:
             ({"max_steps": 10}, "max_steps is 10: it counts the steps of two optimizers.*limit the run by max_epochs"),
         ],
     )
-    def test_what_the_trainer_cannot_do_is_refused(self, arguments, message):
+    def test_what_the_trainer_cannot_do_is_rejected(self, arguments, message):
         with pytest.raises(InputError, match=message):
             fit(module(), **arguments)
 
-    def test_schedules_that_wait_for_a_metric_are_refused(self):
+    def test_schedules_that_wait_for_a_metric_are_rejected(self):
         with pytest.raises(InputError, match="ReduceLROnPlateau needs a metric"):
             fit(module(scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau))
         with pytest.raises(InputError, match="LBFGS evaluates the loss several times"):
@@ -655,7 +655,7 @@ class TestCheckpoints:
             found = trainer.callback_metrics
             assert found == {name: whole.trainer.callback_metrics[name] for name in found} and "val_accuracy" in found
 
-    def test_other_sources_or_rows_are_refused(self, tmp_path):
+    def test_other_sources_or_rows_are_rejected(self, tmp_path):
         trainer = fit(module())
         trainer.save_checkpoint(tmp_path / "m.ckpt")
 

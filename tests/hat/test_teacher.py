@@ -57,7 +57,7 @@ def test_the_dictionary_stays_where_rows_and_labels_do():
     assert teacher.knowledge is not first
 
 
-def test_other_sizes_are_refused():
+def test_other_sizes_are_rejected():
     made().check_sizes(dict(SIZES))
     with pytest.raises(InputError, match="the mixer was made for sources"):
         made().check_sizes(SIZES | {"own": 7})

@@ -63,7 +63,7 @@ class TestSeeds:
         }
         assert (tmp_path / "run/run.json").read_text() == (tmp_path / "new/run.json").read_text()
 
-    def test_a_seed_that_is_removed_stays_in_the_folder_and_is_told(self, tmp_path, capsys):
+    def test_a_removed_seed_stays_in_the_folder_and_is_reported(self, tmp_path, capsys):
         run_recipe(Dice(), tmp_path / "run", [0, 1])
         report = run_recipe(Dice(), tmp_path / "run", [1])
         assert {row["seed"] for row in report.rows} == {1} and results(tmp_path / "run")["config"]["seeds"] == [1]
@@ -73,7 +73,7 @@ class TestSeeds:
         assert dice.thrown == []
 
     @pytest.mark.parametrize("seeds", [3, "01", ["0"], [1.5], [True]])
-    def test_what_is_no_list_of_whole_numbers_is_refused(self, tmp_path, seeds):
+    def test_what_is_no_list_of_whole_numbers_is_rejected(self, tmp_path, seeds):
         with pytest.raises(InputError, match=r"seeds: found .*; expected a list of whole numbers"):
             run_recipe(Dice(), tmp_path / "run", seeds)
         assert not (tmp_path / "run").exists()
@@ -103,7 +103,7 @@ class TestSeeds:
             run_recipe(Dice(sides={1: 20}), tmp_path / "run", [1, 2])
 
     @pytest.mark.parametrize("seeds", [[], [1, 1], [-1], [2**32]])
-    def test_seeds_that_are_none_are_refused(self, tmp_path, seeds):
+    def test_invalid_seeds_are_rejected(self, tmp_path, seeds):
         with pytest.raises(InputError, match="seeds: found"):
             run_recipe(Dice(), tmp_path / "run", seeds)
         assert not (tmp_path / "run").exists()
@@ -184,7 +184,7 @@ class TestClaimFolder:
             ("hat", {"a": 1}, "the recipe"),
         ],
     )
-    def test_another_run_is_refused_and_named(self, tmp_path, recipe, config, message):
+    def test_another_run_is_rejected_and_named(self, tmp_path, recipe, config, message):
         claim_folder(tmp_path, "foe", {"a": 1})
         with pytest.raises(InputError, match=f"holds another run .*{message}"):
             claim_folder(tmp_path, recipe, config)

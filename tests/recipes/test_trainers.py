@@ -24,7 +24,7 @@ def kinds(trainer, kind) -> list:
 
 
 @pytest.mark.parametrize("key", OWNED)
-def test_what_a_stage_sets_is_refused_and_said_why(key, tmp_path):
+def test_what_a_stage_sets_is_rejected_with_the_reason(key, tmp_path):
     with pytest.raises(InputError, match=rf"^trainer\.{key}: "):
         Trainers({key: 3}, tmp_path)
 
@@ -53,7 +53,7 @@ def test_unset_keys_of_a_saved_configuration_are_no_keys(tmp_path):
         ),
     ],
 )
-def test_a_block_that_does_not_fit_is_refused(block, message, tmp_path):
+def test_a_block_that_does_not_fit_is_rejected(block, message, tmp_path):
     with pytest.raises(InputError, match=message):
         Trainers(block, tmp_path)
 

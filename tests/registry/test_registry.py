@@ -260,13 +260,13 @@ class TestLedger:
 
 
 class TestNothingIsHalfWritten:
-    def test_a_taken_name_is_refused_before_any_work(self, registry):
+    def test_a_taken_name_is_rejected_before_any_work(self, registry):
         given = registry_sources.publish(registry, "a")
         with pytest.raises(InputError, match=r"has a source 'a' already; rename it, or set overwrite"):
             registry_sources.publish(registry, "a", data=None)
         assert registry.load("a").fingerprint == given.fingerprint
 
-    def test_a_name_that_is_taken_meanwhile_is_refused_too(self, registry):
+    def test_a_name_that_is_taken_meanwhile_is_rejected_too(self, registry):
         """The other one is whole before this one's card is written."""
         first: list[Expert] = []
 
@@ -578,7 +578,7 @@ class TestBadInput:
             ),
         ],
     )
-    def test_refused_and_nothing_is_left(self, registry, given, arguments, message):
+    def test_rejected_and_nothing_is_written(self, registry, given, arguments, message):
         basis = {"data": registry_sources.data(), "name": "a", "statistics": [1.0], "network": tiny.Net}
         with pytest.raises(InputError, match=message):
             registry.publish(registry_sources.expert(**given), **(basis | arguments))

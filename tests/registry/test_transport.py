@@ -39,7 +39,7 @@ def test_results_come_in_order(files):
     assert files.each(lambda item: 2 * item, range(40)) == list(range(0, 80, 2))
 
 
-def test_what_is_no_address_is_refused(tmp_path):
+def test_what_is_no_address_is_rejected(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is no folder; set it to the folder that contains the sources"):
         Transport(str(tmp_path / "file"))

@@ -108,7 +108,7 @@ class TestBehavior:
         assert not list(loss.parameters()) and not loss.state_dict()
         assert torch.equal(state, torch.get_rng_state())
 
-    def test_logits_that_are_no_scaled_cosines_are_refused(self):
+    def test_logits_that_are_no_scaled_cosines_are_rejected(self):
         with pytest.raises(InputError, match=r"got a logit of size 31; expected scaled cosines within \+-30"):
             AngularMarginLoss()(torch.tensor([[31.0, 0.0]]), torch.tensor([0]))
 

@@ -73,7 +73,7 @@ class TestSplits:
         drawn = {tuple(sorted(heard(folders(tree, seed=seed), "test"))) for seed in range(6)}
         assert len(drawn) > 2
 
-    def test_speakers_that_stand_in_train_and_test_are_refused(self, tmp_path):
+    def test_speakers_that_stand_in_train_and_test_are_rejected(self, tmp_path):
         root, test = draw_tree(tmp_path / "train", names(8)), draw_tree(tmp_path / "test", names(8, 6))
         with pytest.raises(InputError, match=r"2 speaker\(s\) are in train and in test: id006, id007; splits are disj"):
             folders(root, test_root=str(test)).setup()

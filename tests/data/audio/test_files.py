@@ -58,7 +58,7 @@ class TestFinding:
         with pytest.raises(InputError, match=r"which should hold {speaker}/\*\*; found 1 \.m4a"):
             find_recordings(tmp_path, "{speaker}/**")
 
-    def test_audio_that_is_not_read_is_told(self, tmp_path):
+    def test_skipped_audio_is_reported(self, tmp_path):
         sound(tmp_path / "a/x.wav", tone(9))
         (tmp_path / "b").mkdir()
         (tmp_path / "b/x.m4a").touch()

@@ -111,7 +111,7 @@ class TestSplitByRecording:
             ({"split_by": "take"}, "split_by is 'take'; expected speaker, recording"),
         ],
     )
-    def test_refused(self, arguments, message, tmp_path):
+    def test_rejected(self, arguments, message, tmp_path):
         with pytest.raises(InputError, match=message):
             self.words(tmp_path / "words", **arguments).rows("train")
 

@@ -70,7 +70,7 @@ class TestTrials:
         with pytest.raises(InputError, match="names speakers that are not among test_speakers: id007"):
             folders(tree, test_trials=path, test_speakers=["id003", "id001"]).setup()
 
-    def test_labels_that_contradict_the_folders_are_told(self, tree, tmp_path):
+    def test_labels_that_contradict_the_folders_are_reported(self, tree, tmp_path):
         lines = ["0 id003/v0/000.wav id003/v1/002.wav", "1 id003/v0/000.wav id007/v0/001.wav"]
         data = folders(tree, test_trials=self.write(tmp_path / "list.txt", lines))
         with pytest.warns(UserWarning, match="the labels of 2 of 2 trials contradict the speakers"):

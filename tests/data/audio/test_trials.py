@@ -36,7 +36,7 @@ class TestRead:
             (b"\xff\xfe\x00\x01", "is no text"),
         ],
     )
-    def test_malformed_lists_are_refused(self, tmp_path, text, message):
+    def test_malformed_lists_are_rejected(self, tmp_path, text, message):
         with pytest.raises(InputError, match=f"^val_trials: .*{message}"):
             read_trials(written(tmp_path, text), NUMBERS, "val_trials")
 

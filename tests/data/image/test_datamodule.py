@@ -123,7 +123,7 @@ class TestVariant:
         assert pixels(data.variant(image_size=4), "val").shape[-1] == 4
         assert pixels(data, "val").shape[-1] == 8
 
-    def test_unknown_arguments_and_bad_combinations_are_refused(self):
+    def test_unknown_arguments_and_bad_combinations_are_rejected(self):
         with pytest.raises(TypeError, match="DigitsDataModule has no argument rol, sead"):
             digits().variant(rol="expert", sead=3)
         with pytest.raises(InputError, match="set role: expert"):

@@ -118,6 +118,6 @@ class TestDecoding:
     def test_what_is_transparent_is_white_and_not_its_hidden_color(self, tmp_path):
         assert self.decoded(tmp_path, Image.new("RGBA", (4, 4), (200, 0, 0, 0))).unique().tolist() == [255]
 
-    def test_pixels_without_a_known_range_are_refused(self, tmp_path):
+    def test_pixels_without_a_known_range_are_rejected(self, tmp_path):
         with pytest.raises(InputError, match="floating-point pixels"):
             self.decoded(tmp_path, Image.new("F", (4, 4), 0.5), suffix=".tif")

@@ -173,7 +173,7 @@ class TestFacts:
         data = files(tmp_path, pattern="{person}/{activity}_{take}.csv", label="activity")
         assert data.classes == ["a", "b"] and len(data._cut.starts) == 60
 
-    def test_normalized_with_the_training_windows_or_as_told(self, spsw):
+    def test_normalized_with_the_training_windows_or_given_values(self, spsw):
         data = SensorDataModule(**spsw, domain="s07_sp", normalization_scope="own")
         inputs = data.preprocess(everything(data, "train").input)
         torch.testing.assert_close(inputs.mean((0, 2)), torch.zeros(6), atol=1e-3, rtol=0)

@@ -91,7 +91,7 @@ class TestFacts:
         np.testing.assert_allclose(facts, np.stack(expected, -1), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(facts[..., 7:].sum(-1), x.var(-1), rtol=1e-4)
 
-    def test_a_flat_channel_has_finite_facts(self):
+    def test_a_flat_channel_has_finite_metadata(self):
         assert window_statistics(torch.full((1, 1, 10), 9.81)).isfinite().all()
 
     @pytest.mark.parametrize("offset", [0.0, 1e6])

@@ -15,14 +15,14 @@ class TestNames:
         data = delimited(table(tmp_path / "t.csv", rows))
         assert data.classes == ["bad", "good"] and data.domains == ["a", "b"]
 
-    def test_domains_that_would_be_one_are_told(self, tmp_path):
+    def test_domains_that_would_be_one_are_reported(self, tmp_path):
         rows = [(text, label, "x/y" if n % 2 else "x_y") for n, (text, label, _) in enumerate(ROWS)]
         assert "line 3: the domains 'x_y' and 'x/y' both become x_y; rename one" in refused(
             delimited(table(tmp_path / "t.csv", rows))
         )
 
     @pytest.mark.parametrize("change", [{"text": ["a", "b"]}, {"label": {"name": "good"}}, {"label": float("nan")}])
-    def test_values_that_are_no_text_are_told(self, tmp_path, change):
+    def test_values_that_are_no_text_are_reported(self, tmp_path, change):
         lines = [dict(zip(("text", "label", "domain"), row, strict=True)) for row in ROWS]
         lines[4] |= change
         (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -30,7 +30,7 @@ class TestNames:
         message = refused(JSONTextDataModule(str(tmp_path / "t.jsonl"), **FEW))
         assert f"line 5: {name} is " in message and "expected a text or number" in message
 
-    def test_names_that_differ_by_case_are_told(self, tmp_path):
+    def test_names_that_differ_by_case_are_reported(self, tmp_path):
         rows = [(text, label.title() if n % 4 == 0 else label, domain) for n, (text, label, domain) in enumerate(ROWS)]
         with pytest.warns(UserWarning, match="the labels 'Good', 'good' differ by case only, and count as 2"):
             assert len(delimited(table(tmp_path / "t.csv", rows)).classes) == 4

@@ -112,7 +112,7 @@ class TestTokens:
         ).statistics("test")
 
 
-def test_a_label_unseen_in_training_is_refused(tmp_path):
+def test_a_label_unseen_in_training_is_rejected(tmp_path):
     rows = [(*row, "test" if n % 4 == 0 else "train") for n, row in enumerate(ROWS)]
     path = table(tmp_path / "t.csv", [*rows, ("new one", "odd", "a", "test")], "text,label,domain,part")
     assert "the label odd is in no training text of domain a, b; remove its rows" in refused(
@@ -121,7 +121,7 @@ def test_a_label_unseen_in_training_is_refused(tmp_path):
     assert delimited(path, split_field="part", labels=["bad", "good", "odd"]).classes == ["bad", "good", "odd"]
 
 
-def test_texts_of_unknown_tokens_are_refused_or_dropped(tmp_path):
+def test_texts_of_unknown_tokens_are_rejected_or_dropped(tmp_path):
     tokenizers = pytest.importorskip("tokenizers")
     transformers = pytest.importorskip("transformers")
     words = {"[UNK]": 0, "[PAD]": 1, "great": 2, "poor": 3}
@@ -146,12 +146,12 @@ def test_texts_of_unknown_tokens_are_refused_or_dropped(tmp_path):
         ({"labels": ["good", "good"]}, "expected two or more different names"),
     ],
 )
-def test_arguments_that_do_not_fit_are_refused(arguments, message):
+def test_arguments_that_do_not_fit_are_rejected(arguments, message):
     with pytest.raises(InputError, match=message):
         TextDataModule(root="x.csv", **arguments)
 
 
-def test_a_network_with_fewer_tokens_than_the_data_is_refused():
+def test_a_network_with_fewer_tokens_than_the_data_is_rejected():
     with pytest.raises(
         InputError, match=r"tokenizer has 300 tokens, the network has 200; set the network's vocab_size"
     ):

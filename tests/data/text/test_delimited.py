@@ -5,7 +5,7 @@ from lightning_fusion.errors import InputError
 
 
 @pytest.mark.parametrize("mark", [";", "\t"])
-def test_a_file_that_is_cut_otherwise_is_told_as_that(tmp_path, mark):
+def test_a_file_with_another_delimiter_is_reported(tmp_path, mark):
     path = table(tmp_path / "t.csv")
     (tmp_path / "t.csv").write_text((tmp_path / "t.csv").read_text().replace(",", mark))
     assert f"the delimiter may be {mark!r}" in refused(delimited(path))
@@ -37,6 +37,6 @@ def test_pairs_are_read_together(tmp_path):
         (ROWS[:20], {}, r"domain a has good as its only class; a classifier needs two"),
     ],
 )
-def test_bad_tables_are_refused(tmp_path, rows, arguments, message):
+def test_bad_tables_are_rejected(tmp_path, rows, arguments, message):
     with pytest.raises(InputError, match=message):
         delimited(table(tmp_path / "t.csv", rows), **arguments).setup()

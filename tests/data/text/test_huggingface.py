@@ -94,7 +94,7 @@ def test_the_cache_reads_no_data_set_again(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["arrow", "parquet"])
-def test_a_damaged_file_is_told(tmp_path, kind):
+def test_a_damaged_file_is_reported(tmp_path, kind):
     (tmp_path / "data").mkdir()
     if kind == "parquet":
         dataset(ROWS).to_parquet(tmp_path / "data/train.parquet")

@@ -75,12 +75,12 @@ def test_statistics_are_of_the_rows_that_are_left():
         (["ant"], r"kept: found \['ant'\]; a source needs two classes"),
     ],
 )
-def test_refused(kept, message):
+def test_rejected(kept, message):
     with pytest.raises(InputError, match=message):
         SourceDataModule(table(), kept).rows("train")
 
 
-def test_a_split_without_the_kept_classes_and_rows_of_another_kind_are_refused():
+def test_a_split_without_the_kept_classes_and_rows_of_another_kind_are_rejected():
     tensors = {"train": (torch.zeros(3, 1), torch.tensor([0, 0, 0]))}
     with pytest.raises(InputError, match="kept: the train split has no sample of bee, cat"):
         SourceDataModule(TensorDataModule(tensors, CLASSES), ["bee", "cat"]).rows("train")
@@ -119,7 +119,7 @@ def test_an_overlapping_expert_counts_the_classes_that_it_has_rows_of():
     assert torch.equal(some.rows("val").rows, again.rows("val").rows)
 
 
-def test_overlaps_that_are_none_are_refused():
+def test_invalid_overlaps_are_rejected():
     with pytest.raises(InputError, match=r"overlap is 1\.5; expected a fraction from 0"):
         mixed("p1_watch", 1.5)
     with pytest.raises(InputError, match="domain is 'p9'; the data have"):

@@ -60,7 +60,7 @@ def test_data_with_roles_of_their_own_are_asked_for_the_fusers():
     assert isinstance(with_roles(motion().data), RoleDataModule)
 
 
-def test_what_cannot_be_an_experts_or_a_fusers_is_refused():
+def test_what_cannot_be_an_experts_or_a_fusers_is_rejected():
     tensors = {"train": (torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64))}
     with pytest.raises(InputError, match="TensorDataModule has no argument domain"):
         with_roles(TensorDataModule(tensors, ["a"]))

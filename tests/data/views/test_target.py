@@ -68,7 +68,7 @@ class TestRows:
         batch = everything(target(labeled_fraction=0.05, min_per_class=5))
         assert [int((batch.target == number).sum()) for number in (0, 1)] == [5, 5]
 
-    def test_facts_are_the_same_with_and_without_inputs(self):
+    def test_metadata_are_the_same_with_and_without_inputs(self):
         rows = target().rows("train")
 
         class Foreign:
@@ -178,7 +178,7 @@ class TestBatches:
 
 
 class TestWrappedModule:
-    def test_preparation_and_facts_are_its_own(self):
+    def test_preparation_and_metadata_are_its_own(self):
         data = SyntheticImageDataModule(batch_size=32, augmentation=torch.nn.Dropout(0.5))
         made = TargetDataModule(data, "style_1")
         assert (made.classes, made.domains, made.own_domains) == (data.classes, data.domains, ["style_1"])

@@ -57,7 +57,7 @@ class TestClassifiers:
         ):
             torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
-    def test_facts(self, tmp_path):
+    def test_metadata(self, tmp_path):
         path = language_models.save_classifier(tmp_path / "a", labels=["x", "y"])
         tokenizer = TextTokenizer.train(["a text"], 300, lowercase=False)
         tokenizer.save(tmp_path / "a")
@@ -95,7 +95,7 @@ class TestClassifiers:
             ({"features": "model.nothing"}, "no layer 'model.nothing'"),
         ],
     )
-    def test_wrong_facts_are_named(self, tmp_path, arguments, message):
+    def test_wrong_metadata_are_named(self, tmp_path, arguments, message):
         path = language_models.save_classifier(tmp_path, labels=["x", "y"])
         with pytest.raises(InputError, match=message):
             Expert.from_transformers(path, **arguments)
@@ -126,7 +126,7 @@ class TestTokensOfOneSize:
         pool = ExpertPool({"a": Expert.from_transformers(model)}, ["bad", "good"])
         collect(pool, data, splits=["test"])
 
-    def test_is_told(self, model, tmp_path):
+    def test_is_reported(self, model, tmp_path):
         save_tokenizer(tmp_path / "other", "some other words")
         with pytest.warns(
             UserWarning, match=r"preprocessing: expert a was trained with a preprocessing that differs .*\(tokenizer "
@@ -138,7 +138,7 @@ class TestTokensOfOneSize:
             warnings.filterwarnings("error", message="preprocessing")
             self.ask(model, model, tmp_path)
 
-    def test_one_that_cannot_be_read_is_told(self, model, tmp_path):
+    def test_one_that_cannot_be_read_is_reported(self, model, tmp_path):
         for file in (tmp_path / "model").glob("tokenizer*"):
             file.write_text("{}")
         with pytest.warns(UserWarning, match=r"the tokens of .*model are not compared with those of the data"):
@@ -174,13 +174,13 @@ class TestFolders:
         with pytest.raises(InputError, match=rf"reads {longest} tokens at most; found {longest + 1}"):
             expert(batch([longest + 1]))
 
-    def test_a_name_that_is_neither_folder_nor_model_is_told_as_that(self):
+    def test_a_name_that_is_neither_folder_nor_model_is_reported(self):
         with pytest.raises(
             InputError, match="found no folder bookz, and no model of this name on this machine; a name"
         ):
             Expert.from_transformers("bookz")
 
-    def test_pickled_weights_are_refused_with_the_way_out(self, tmp_path):
+    def test_pickled_weights_are_rejected_with_a_remedy(self, tmp_path):
         path = language_models.save_classifier(tmp_path)
         (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
         for make in (Expert.from_transformers, TransformersGenerator):

@@ -124,7 +124,7 @@ class TestOnce:
         assert [net.rows for net in nets] == [sum(tiny.ROWS.values())] * 2
         assert np.array_equal(first.concatenated("train"), again.concatenated("train"))
 
-    def test_another_pool_is_refused_until_it_may_overwrite(self, tmp_path):
+    def test_another_pool_is_rejected_unless_overwrite(self, tmp_path):
         pool, other = tiny.pool(0), tiny.pool(1)
         ask(pool, tiny.data(), tmp_path)
         theirs, ours = (p.metadata()["a"]["fingerprint"] for p in (pool, other))
@@ -134,12 +134,12 @@ class TestOnce:
         ask(other, tiny.data(), tmp_path, overwrite=True).check_pool(other)
 
     @pytest.mark.parametrize("make", [tiny.data, Foreign])
-    def test_other_data_are_refused_with_both_fingerprints(self, tmp_path, make):
+    def test_other_data_are_rejected_with_both_fingerprints(self, tmp_path, make):
         first = ask(tiny.pool(), make(0), tmp_path).fingerprints
         with pytest.raises(InputError, match=f"the fingerprint of train is {first['train']} there and [0-9a-f]+ here"):
             ask(tiny.pool(), make(1), tmp_path)
 
-    def test_domains_of_other_names_are_refused(self, tmp_path):
+    def test_domains_of_other_names_are_rejected(self, tmp_path):
         def data(domains: list[str]) -> TensorDataModule:
             return TensorDataModule(tiny.tensors(), tiny.CLASSES, domains)
 
@@ -185,18 +185,18 @@ class TestForeignData:
         assert len({prints["val"], *others}) == 3
 
     @pytest.mark.parametrize("how", [{"drop_last": True}, {"shuffle": False, "sampler": SubsetRandomSampler(range(7))}])
-    def test_a_loader_that_leaves_rows_out_is_refused(self, tmp_path, how):
+    def test_a_loader_that_leaves_rows_out_is_rejected(self, tmp_path, how):
         with pytest.raises(InputError, match=r"the train loader gave \d+ of 24 rows; .*drop_last"):
             ask(tiny.pool(), Foreign(**how), tmp_path)
         assert not (tmp_path / "manifest.json").exists()
 
-    def test_a_trainer_that_stops_early_is_refused(self, tmp_path):
+    def test_a_trainer_that_stops_early_is_rejected(self, tmp_path):
         with pytest.raises(InputError, match=r"the train loader gave 4 of 24 rows; .*limit_predict_batches"):
             ask(tiny.pool(), tiny.data(batch_size=4), tmp_path, trainer=tiny.trainer(limit_predict_batches=1))
         assert not (tmp_path / "manifest.json").exists()
         ask(tiny.pool(), tiny.data(), tmp_path)
 
-    def test_a_loader_of_other_batches_is_refused(self):
+    def test_a_loader_of_other_batches_is_rejected(self):
         class Data(Foreign):
             def train_dataloader(self):
                 return DataLoader(TensorDataset(torch.zeros(4, 4), torch.zeros(4)))
@@ -204,7 +204,7 @@ class TestForeignData:
         with pytest.raises(InputError, match=r"the train loader yields a tuple of 2; expected lightning_fusion.Batch"):
             ask(tiny.pool(), Data())
 
-    def test_something_else_than_a_loader_is_refused(self):
+    def test_another_object_than_a_loader_is_rejected(self):
         class Data(Foreign):
             def val_dataloader(self):
                 return [1, 2]

@@ -46,7 +46,7 @@ def test_a_missing_store_is_named(tmp_path):
         OutputsDataModule(str(tmp_path / "none")).train_dataloader()
 
 
-def test_digests_are_compared_unless_told_not_to(tmp_path):
+def test_digests_are_compared_unless_disabled(tmp_path):
     tiny.outputs().save(tmp_path)
     (file,) = tmp_path.glob("data-*/0.bin")
     file.write_bytes(bytes(len(file.read_bytes())))

@@ -201,7 +201,7 @@ class TestFromArrays:
             ),
         ],
     )
-    def test_refused(self, changes, message):
+    def test_rejected(self, changes, message):
         with pytest.raises(InputError, match=message):
             self.arrays(**changes)
 
@@ -215,7 +215,7 @@ class TestFromArrays:
             ({"expert_classes": {"a": "cd"}}, r"expert a has shape \(1, 2\); expected \(1, 1\)"),
         ],
     )
-    def test_facts_that_are_refused(self, changes, message):
+    def test_invalid_metadata_is_rejected(self, changes, message):
         part = {"probabilities": {"a": [[0.9, 0.1]]}, "target": [0]}
         with pytest.raises(InputError, match=message):
             ExpertOutputs.from_arrays({"test": part}, **({"expert_classes": {"a": ["c", "d"]}} | changes))
@@ -229,7 +229,7 @@ class TestFromArrays:
 
 
 class TestChecks:
-    def test_another_pool_is_refused_with_both_fingerprints(self, tmp_path):
+    def test_another_pool_is_rejected_with_both_fingerprints(self, tmp_path):
         pool, other = tiny.pool(0), tiny.pool(1)
         store = collect(pool, tiny.data(), tmp_path / "s", trainer=tiny.trainer())
         store.check_pool(pool)
@@ -239,7 +239,7 @@ class TestChecks:
         ):
             store.check_pool(other)
 
-    def test_other_names_and_classes_are_refused(self, tmp_path):
+    def test_other_names_and_classes_are_rejected(self, tmp_path):
         made = tiny.experts()
         store = collect(tiny.pool(), tiny.data(), tmp_path, trainer=tiny.trainer())
         with pytest.raises(InputError, match="holds experts a, b; the pool has b, a"):
@@ -247,7 +247,7 @@ class TestChecks:
         with pytest.raises(InputError, match="has the classes cat, dog, owl; the pool owl, dog, cat"):
             store.check_pool(type(tiny.pool())(made, ["owl", "dog", "cat"]))
 
-    def test_other_data_are_refused_with_both_fingerprints(self):
+    def test_other_data_are_rejected_with_both_fingerprints(self):
         outputs = tiny.outputs()
         outputs.check_data(outputs.fingerprints)
         with pytest.raises(

@@ -338,7 +338,7 @@ class TestWithoutCaptum:
         assert report.config["attribution_rows"] == 0
         assert not any(row["metric"].startswith("attribution") for row in report.rows)
 
-    def test_those_that_are_wanted_are_refused_before_anything_is_trained(self, tmp_path):
+    def test_those_that_are_wanted_are_rejected_before_anything_is_trained(self, tmp_path):
         with pytest.raises(InputError, match=r"found no package captum: pip install 'lightning-fusion\[explain\]'"):
             run_on_digits(tmp_path / "run", attribution_rows=4)
         assert not (tmp_path / "run").exists()
@@ -379,7 +379,7 @@ def test_embeddings_of_another_member_are_not_taken(tmp_path):
         ({"seeds": []}, r"seeds: found \[\]; expected at least one"),
     ],
 )
-def test_wrong_arguments_are_refused_before_anything_is_written(arguments, message, tmp_path):
+def test_wrong_arguments_are_rejected_before_anything_is_written(arguments, message, tmp_path):
     with pytest.raises(InputError, match=message):
         run_on_voices(tmp_path / "run", **arguments)
     assert not (tmp_path / "run").exists()
@@ -399,18 +399,18 @@ class _Anonymous(SyntheticSpeakerDataModule):
         ({"larger": torch.nn.Identity}, r"features: larger \(null leaves it out\) has no layer 'pool'"),
     ],
 )
-def test_a_network_that_does_not_fit_is_refused_before_any_is_trained(arguments, message, tmp_path):
+def test_a_network_that_does_not_fit_is_rejected_before_any_is_trained(arguments, message, tmp_path):
     with pytest.raises(InputError, match=message):
         run_on_digits(tmp_path / "run", **arguments)
     assert not (tmp_path / "run").exists()
 
 
-def test_trials_of_nobody_are_refused(tmp_path):
+def test_trials_without_speakers_are_rejected(tmp_path):
     with pytest.raises(InputError, match=r"_Anonymous names trials, but not who speaks in them: give it speaker_of"):
         run_on_voices(tmp_path / "run", data=_Anonymous(**VOICES))
 
 
-def test_validation_without_a_trial_of_one_speaker_is_refused(tmp_path):
+def test_validation_without_a_trial_of_one_speaker_is_rejected(tmp_path):
     generator = np.random.default_rng(0)
     for speaker in range(12):
         (tmp_path / f"voices/s{speaker}").mkdir(parents=True)

@@ -238,7 +238,7 @@ class TestGoingOn:
         assert claim_folder(copied, "foe", {}, overwrite=True) == (copied, False)
         assert [file.name for file in copied.iterdir()] == ["run.json"]
 
-    def test_another_configuration_is_refused_and_named(self, copied):
+    def test_another_configuration_is_rejected_and_named(self, copied):
         before = results(copied)
         with pytest.raises(
             InputError, match=r"holds another run \(differs in expert_epochs, mixup\).*--overwrite=true"
@@ -319,7 +319,7 @@ class TestOverlap:
         assert run(tmp_path / "run", overlaps=[1.0, 0.0], centralized=False).rows == report.rows  # resumed
         assert times(tmp_path / "run") == stamps and len(stamps) == 6
 
-    def test_shares_that_are_none_are_refused(self, tmp_path):
+    def test_invalid_fractions_are_rejected(self, tmp_path):
         with pytest.raises(InputError, match=r"overlaps: found \[1.5\]"):
             run(tmp_path / "run", overlaps=[0.5, 1.5])
 

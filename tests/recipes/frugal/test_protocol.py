@@ -93,7 +93,7 @@ def test_the_report_tells_the_accuracy_of_the_samples_of_least_risk(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_policy_below_asking_nobody_is_told(tmp_path):
+def test_a_policy_below_the_majority_class_is_reported(tmp_path):
     generator = np.random.default_rng(0)
     splits = {}
     for split, count in ROWS.items():
@@ -320,7 +320,7 @@ class TestArguments:
         first = run(tmp_path / "run", stores=stores, costs=dear).rows
         assert run(tmp_path / "other", stores=stores, costs=turned).rows == first
 
-    def test_unknown_costs_are_refused(self, stores, tmp_path):
+    def test_unknown_costs_are_rejected(self, stores, tmp_path):
         with pytest.raises(InputError, match="costs: expected one for each of a, b, c; found a, b, z: c, z"):
             run(tmp_path / "run", stores=stores, costs={"a": 1.0, "b": 1.0, "z": 1.0})
         with pytest.raises(InputError, match="costs: expected one for each of domain_0, domain_1; found domain_0"):
@@ -391,7 +391,7 @@ class TestGoingOn:
         ],
         ids=lambda value: value if isinstance(value, str) else None,
     )
-    def test_another_configuration_is_refused_and_named(self, stores, tmp_path, changes, named):
+    def test_another_configuration_is_rejected_and_named(self, stores, tmp_path, changes, named):
         run(tmp_path / "run", stores=stores)
         before = (tmp_path / "run/results.json").read_text()
         with pytest.raises(InputError, match=rf"holds another run \(differs in {named}\).*--overwrite=true"):
@@ -506,7 +506,7 @@ class TestUnseenDomains:
         everything = run(tmp_path / "all", stores=[of_domains])
         assert not [row for row in everything.rows if row["method"] == SEEN]
 
-    def test_domains_that_leave_nothing_to_learn_from_are_refused(self, of_domains, tmp_path):
+    def test_domains_that_leave_nothing_to_learn_from_are_rejected(self, of_domains, tmp_path):
         with pytest.raises(InputError, match="unseen_domains: found nowhere; the domains are"):
             run(tmp_path / "run", stores=[of_domains], unseen_domains=["nowhere"])
         with pytest.raises(InputError, match="unseen_domains: found 0 train samples not of"):

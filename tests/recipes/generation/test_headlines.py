@@ -40,7 +40,7 @@ def value(report, method, metric="rougeL", domain=None):
     return found
 
 
-def test_texts_are_judged_whole_and_what_experts_do_not_see_is_told(run):
+def test_texts_are_judged_whole_and_truncation_is_reported(run):
     _, report, folder = run
     data = data_files.news(folder.parent / "news", vocab_size=320, max_read=12, max_write=2)
     assert report.notes == [data.tell_cut()] and "to write are longer than max_write (2 tokens)" in report.notes[0]

@@ -129,7 +129,7 @@ def test_another_tokenizer_is_another_expert(folder, tmp_path):
     assert GenerativeExpert(transformers=str(tmp_path / "gpt2")).fingerprint != before
 
 
-def test_a_folder_without_a_tokenizer_is_told(folder, tmp_path):
+def test_a_folder_without_a_tokenizer_is_reported(folder, tmp_path):
     shutil.copytree(folder / "gpt2", tmp_path / "gpt2", ignore=shutil.ignore_patterns("tokenizer*"))
     with pytest.raises(InputError, match=r"tokenizer: "):
         TextTokenizer.load(str(tmp_path / "gpt2"), download=False)

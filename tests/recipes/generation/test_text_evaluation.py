@@ -55,7 +55,7 @@ def test_fusing_finds_what_no_single_expert_says(tmp_path):
     assert "](aspects.png)" in (tmp_path / "run/report.md").read_text()
 
 
-def test_too_few_rows_to_fit_are_told(tmp_path):
+def test_too_few_rows_to_fit_are_reported(tmp_path):
     table(tmp_path / "few.jsonl", rows=44)
     report = text_evaluation(str(tmp_path / "few.jsonl"), EXPERTS, ASPECTS, str(tmp_path / "run"), "article", seeds=[0])
     (note,) = report.notes

@@ -330,7 +330,7 @@ def test_classes_that_every_source_has_are_drawn_equally_often(count):
 @pytest.mark.parametrize(
     ("name", "setting"), [("a_permuted", {"corrupted_sources": 1}), ("a_student", {"publish_students": True})]
 )
-def test_a_domain_that_is_called_as_a_source_of_the_run_is_refused(name, setting, tmp_path):
+def test_a_domain_that_is_called_as_a_source_of_the_run_is_rejected(name, setting, tmp_path):
     data = TensorDataModule({}, ["cat", "dog"], ["a", name, "b"])
     with pytest.raises(InputError, match=f"would have the name of the domain {name}; rename it"):
         run(tmp_path / "run", data=data, targets=["b"], **setting)
@@ -349,7 +349,7 @@ def test_a_domain_that_is_called_as_a_source_of_the_run_is_refused(name, setting
         ({"features": "pol"}, "has no layer 'pol'"),
     ],
 )
-def test_refused(arguments, message, tmp_path):
+def test_rejected(arguments, message, tmp_path):
     with pytest.raises(InputError, match=message):
         run(tmp_path / "run", **arguments)
 
@@ -368,7 +368,7 @@ def test_refused(arguments, message, tmp_path):
         ),
     ],
 )
-def test_what_is_simpler_and_better_is_told(figures, told):
+def test_a_simpler_and_better_method_is_reported(figures, told):
     report = Report("hat", {})
     for method, value in figures.items():
         report.add(method, "accuracy", value, 0)
