@@ -23,10 +23,10 @@ def build_optimizer(
     Args:
         module: Module to be trained.
         parameters: Parameters to optimize.
-        optimizer: Function that builds the optimizer from the parameters; AdamW with learning rate 1e-3 and weight
-            decay 1e-4 where None (the setting of the FoE paper).
-        scheduler: Function that builds the schedule from the optimizer; a cosine from the learning rate to 0 over all
-            steps of the run where None (likewise).
+        optimizer: Function that builds the optimizer from the parameters; ``None`` means AdamW with learning rate 1e-3
+            and weight decay 1e-4 (the setting of the FoE paper).
+        scheduler: Function that builds the schedule from the optimizer; ``None`` means cosine annealing from the
+            learning rate to 0 over all steps of the run (as in the FoE paper).
         interval: Whether a given ``scheduler`` steps each epoch or each step.
 
     Raises:

@@ -16,7 +16,7 @@ class EpochSeed(Callback):
     and stored in the checkpoint.
 
     Args:
-        seed: Seed of all epochs; drawn at the start of training where None.
+        seed: Seed of all epochs. ``None`` (default) draws one at the start of training.
 
     Example:
         >>> EpochSeed(seed=3).state_dict()

@@ -17,7 +17,7 @@ def main(args: Sequence[str] | None = None) -> Any:
     """Run the command line.
 
     Args:
-        args: Command and options; the arguments of the process where None.
+        args: Command and options. ``None`` (default) uses the arguments of the process.
 
     Returns:
         The result of the command: the CLI object, a report, a store, a diagnosis, or the manifest of an export; None

@@ -366,7 +366,7 @@ class TargetRows(Dataset[Batch]):
     Args:
         dataset: Data set that takes index tensors.
         rows: (n,) int64 positions in ``dataset``.
-        labeled: (n,) bool; all samples keep their label where None.
+        labeled: (n,) bool, which samples keep their label. ``None`` means all.
     """
 
     def __init__(self, dataset: Any, rows: Tensor, labeled: Tensor | None = None) -> None:

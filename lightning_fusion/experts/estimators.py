@@ -59,7 +59,7 @@ def class_order(known: Sequence[Any], classes: Sequence[str] | None) -> tuple[li
 
     Args:
         known: The estimator's ``classes_``, in the order of its columns.
-        classes: Names of the classes as given; those of the estimator where None.
+        classes: Names of the classes as given. ``None`` uses those of the estimator.
 
     Returns:
         The names, and the number of the column of each; None where the columns have that order.

@@ -139,7 +139,8 @@ class Expert(nn.Module):
             features: Layer whose output is the representation: ``pool``, the masked mean of the last layer's states, or
                 any layer of the model, such as ``model.bert.pooler``; None: no representation.
             domains: Names of the domains whose data the expert was trained on, where known.
-            cost: Cost of a query; the model's parameters in millions where None (our choice).
+            cost: Cost of a query. ``None`` (default) uses the number of the model's parameters in millions (our
+                choice).
             download: Download missing files from the hub.
 
         Raises:

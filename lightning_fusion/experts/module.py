@@ -27,13 +27,14 @@ class ExpertModule(CheckedLoading, LightningModule):
         trained_on: Names of the domains of the training data; from the data module on the command line.
         preprocessing: Preprocessing of the data; from the data module on the command line, stored with the expert.
         features: Name of the submodule whose output is the expert's representation, stored with the expert.
-        loss: Called as ``loss(logits (B, C), target)``; cross-entropy where None.
-        metric: Called as ``metric(logits (B, C), target (B,))`` and logged beside the accuracy by the name of its
-            class, such as ``val_multiclass_f1_score``.
+        loss: Called as ``loss(logits (B, C), target)``. ``None`` (default) uses cross-entropy.
+        metric: Called as ``metric(logits (B, C), target (B,))`` and logged in addition to the accuracy, under the name
+            of its class, such as ``val_multiclass_f1_score``.
         label_smoothing: Label smoothing of the default loss.
         mixup: Parameter alpha of Mixup (Zhang et al., ICLR 2018) in training, for images; 0 turns it off.
-        optimizer: AdamW, 1e-3, weight decay 1e-4 where None.
-        scheduler: A cosine to 0 over the run where None.
+        optimizer: Called with the parameters. ``None`` (default) uses AdamW with learning rate 1e-3 and weight decay
+            1e-4.
+        scheduler: Called with the optimizer. ``None`` (default) uses cosine annealing to 0 over the run.
         scheduler_interval: Whether a given ``scheduler`` steps each epoch or each step.
         vocab_size: Tokens of the data's tokenizer; from the data module on the command line. A network with a
             ``vocab_size`` must have at least as many.

@@ -92,7 +92,7 @@ class ExpertPool(nn.Module):
 
     Args:
         experts: The experts by name, free text without dots and control characters, as ``org/model``.
-        classes: Names of the classes of the task; the union of the experts' classes where None.
+        classes: Names of the classes of the task. ``None`` (default) uses the union of the experts' classes.
 
     Raises:
         InputError: If the pool is empty or no mapping, a name is invalid, or an expert has a class outside

@@ -31,8 +31,8 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
     runs only on the samples that query it.
 
     Args:
-        policy: The policy; a fitted one can be served at once. ``FrugalFoE()`` where None.
-        experts: The frozen experts by name, or a pool; None where only stored outputs are read.
+        policy: The policy; a fitted one can be used without training. ``None`` (default) means ``FrugalFoE()``.
+        experts: The frozen experts by name, or a pool. ``None`` (default) if only stored outputs are read.
         classes: The task's C classes. The command line takes this and the next from the data module; with ``experts``
             alone they are every class of some expert.
         expert_classes: Classes of each expert, in the order of its outputs; from ``experts`` where given.

@@ -102,11 +102,11 @@ def collect_embeddings(
         experts: All selectable experts by name; each names its domains.
         data: Data module of texts.
         output: Folder of the store; an existing store of the same experts and data is opened, and no expert is run.
-        embedding_experts: Names of the experts that embed; all where None.
+        embedding_experts: Names of the experts that embed. ``None`` (default) means all.
         splits: Some of ``train``, ``val``, ``test``.
         reads: Embed input and generated text (as in the paper), or the input alone, which needs no generation.
         max_new_tokens: Maximum number of tokens of a generated text.
-        trainer: Trainer that runs the experts; a default one on the available device where None.
+        trainer: Trainer that runs the experts. ``None`` (default) uses a default Trainer on the available device.
         overwrite: Replace a store of other experts or data.
 
     Raises:
@@ -254,7 +254,7 @@ class EmbeddingsDataModule(OutputsDataModule):
 
     Args:
         store: Folder of a store of :func:`collect_embeddings`, or an :class:`~lightning_fusion.ExpertOutputs`.
-        embedding_experts: Experts of which embeddings are read; all stored ones where None.
+        embedding_experts: Experts whose embeddings are read. ``None`` (default) reads all stored ones.
         batch_size: Samples per batch and process.
         seed: Seed of the order of the training samples.
 

@@ -64,11 +64,12 @@ class GenerativeFoE(CheckedLoading, LightningModule):
         tokenizer: Folder or ``tokenizer.json``: the answers are written as text beside their tokens.
         pad_id: Fills up short texts in what ``predict`` returns.
         network: Called as ``network(num_inputs, num_outputs)``, in place of the paper's.
-        loss: Called as ``loss(logits (B, K), expert (B,))``; cross-entropy where None.
+        loss: Called as ``loss(logits (B, K), expert (B,))``. ``None`` (default) uses cross-entropy.
         metric: Called as ``metric(logits (B, K), expert (B,))`` and logged beside the accuracy of the choice by the
             name of its class.
-        optimizer: AdamW, 1e-3, weight decay 1e-4 where None.
-        scheduler: A cosine to 0 over the run where None.
+        optimizer: Called with the parameters. ``None`` (default) uses AdamW with learning rate 1e-3 and weight decay
+            1e-4.
+        scheduler: Called with the optimizer. ``None`` (default) uses cosine annealing to 0 over the run.
         scheduler_interval: Whether a given ``scheduler`` steps each epoch or each step.
 
     Raises:

@@ -35,8 +35,9 @@ class GenerativeExpertModule(CheckedLoading, LightningModule):
             none; the mean negative log-likelihood where None.
         metric: Called as ``metric(log-probabilities (N, V), tokens (N,))`` and logged beside the token accuracy by the
             name of its class.
-        optimizer: AdamW, 1e-3, weight decay 1e-4 where None.
-        scheduler: A cosine to 0 over the run where None.
+        optimizer: Called with the parameters. ``None`` (default) uses AdamW with learning rate 1e-3 and weight decay
+            1e-4.
+        scheduler: Called with the optimizer. ``None`` (default) uses cosine annealing to 0 over the run.
         scheduler_interval: Whether a given ``scheduler`` steps each epoch or each step.
 
     Raises:

@@ -148,7 +148,7 @@ def logs_step(module: LightningModule, step: int | None = None) -> bool:
 
     Args:
         module: Module in training.
-        step: Number of the step; the trainer's ``global_step`` where None.
+        step: Number of the step. ``None`` (default) uses the trainer's ``global_step``.
     """
     every: int = module.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector of the Trainer
     return every > 0 and (module.trainer.global_step if step is None else step) % every == 0

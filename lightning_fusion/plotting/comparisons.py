@@ -21,7 +21,7 @@ def grouped_bars(
         groups: Names of the G groups.
         label: Label of the value axis.
         title: Title of the figure.
-        top: Upper end of the value axis, which then starts at 0; both ends follow the values where None.
+        top: Upper limit of the value axis, which then starts at 0. ``None`` (default) sets both limits by the values.
     """
     width = 0.84 / len(values)
     figure, axes = page(min(15.0, max(6.5, 2 + 0.2 * (len(values) + 1) * len(groups))), 4.3)

@@ -74,7 +74,7 @@ def heat_map(
         title: Title of the figure.
         xlabel: Label of the columns.
         ylabel: Label of the rows.
-        top: Value of the darkest shade; the largest value where None.
+        top: Value of the darkest shade. ``None`` means the largest value.
     """
     figure, axes = page(3.4 + 0.65 * len(columns), 1.9 + 0.36 * len(rows))
     shades(axes, np.asarray(values, float), rows, columns, top)

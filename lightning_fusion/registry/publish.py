@@ -32,7 +32,7 @@ def describe_source(
         expert: Expert to publish, with a layer ``features``.
         data: Data module that it was trained on.
         name: Name of the source.
-        statistics: (S,) light statistics of the data, or a function of ``data``; ``data.statistics()`` where None.
+        statistics: (S,) light statistics of the data, or a function of ``data``. ``None`` uses ``data.statistics()``.
         network: Class whose first argument is the number of classes, a ``functools.partial`` of one, or a dict of
             ``class_path`` and ``init_args``; None where the expert records it.
 

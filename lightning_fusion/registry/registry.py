@@ -228,8 +228,8 @@ class ExpertRegistry:
             expert: Expert with a layer ``features``.
             data: Data module that it was trained on.
             name: Name of the source.
-            statistics: (S,) light statistics of the data, or a function of ``data`` that returns them;
-                ``data.statistics()`` where None.
+            statistics: (S,) light statistics of the data, or a function of ``data`` that returns them. ``None``
+                (default) uses ``data.statistics()``.
             overwrite: Replace a source of this name.
             network: Specification of the network: a class whose first argument is the number of classes, a
                 ``functools.partial`` of one, or a dict of ``class_path`` and ``init_args``. Optional for experts loaded

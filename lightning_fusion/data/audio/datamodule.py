@@ -37,8 +37,9 @@ class BaseAudioDataModule(ModalityDataModule):
     :meth:`read_recordings`.
 
     Args:
-        val_speakers: Validation speakers: a fraction below 1, a number, or a list of names; 0.1 where None.
-        test_speakers: Test speakers, likewise; 0.2 where None.
+        val_speakers: Validation speakers: a fraction below 1, a number, or a list of names. ``None`` (default) means
+            0.1.
+        test_speakers: Test speakers: a fraction below 1, a number, or a list of names. ``None`` (default) means 0.2.
         domain_field: Field of the recordings (``speaker``, or a field of the path pattern) whose values name the
             domains.
         val_segments: Number of equal parts into which validation recordings are cut, each a sample.

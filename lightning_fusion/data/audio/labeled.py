@@ -19,10 +19,11 @@ class BaseLabeledAudioDataModule(BaseAudioDataModule):
     all splits, with different recordings, so that there can be an expert for each speaker.
 
     Args:
-        domain: Names of the selected domains, with their own labels; all where None. Splits do not depend on it.
+        domain: Names of the selected domains, with their own labels. ``None`` (default) selects all. Splits do not
+            depend on it.
         split_by: ``speaker``, or ``recording``: recordings are drawn within each domain and label, with
             ``val_speakers`` and ``test_speakers`` as fractions.
-        domain_field: Field of the recordings whose values name the domains; one domain where None.
+        domain_field: Field of the recordings whose values name the domains. ``None`` means a single domain.
         **shared: Arguments of :class:`~lightning_fusion.data.audio.datamodule.BaseAudioDataModule`.
     """
 

@@ -27,8 +27,8 @@ class AudioLayout:
     Attributes:
         names: Names of the recordings; for files, paths relative to the root of their tree.
         fields: Fields of the recordings (``speaker``, ``label`` and others); a list of N texts each.
-        tree: (N,) int64, 1 and 2 for recordings reserved for validation or testing, 0 for all others, from which
-            splits without reserved recordings are drawn; all 0 where None.
+        tree: (N,) int64, 1 and 2 for recordings reserved for validation or testing, 0 for all others, from which splits
+            without reserved recordings are drawn. ``None`` means all 0.
         roots: Root folder of each tree.
         speakers: Names of the speakers, sorted.
         speaker: (N,) int64, speaker index of each recording.
@@ -46,7 +46,7 @@ class AudioLayout:
         self._tree = np.zeros(len(self.names), np.int64) if self.tree is None else self.tree
 
     def paths(self, files: np.ndarray | None = None) -> list[str]:
-        """Return the paths of some files; of all where None."""
+        """Return the paths of some files. ``None`` (default) means all files."""
         files = np.arange(len(self.names)) if files is None else files
         return [os.path.join(self.roots[self._tree[file]], self.names[file]) for file in files.tolist()]
 

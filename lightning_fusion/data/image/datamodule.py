@@ -44,7 +44,7 @@ class ImageTable:
         label: (N,) int64, index of each image's class in the layout's ``classes``.
         domain: (N,) int64, index of each image's domain in the layout's ``domains``, where it has domains.
         test: (N,) bool, the test split of the source, where it has one.
-        readable: (N,) bool, which images can be decoded; all where None.
+        readable: (N,) bool, which images can be decoded. ``None`` means all.
     """
 
     images: Rows
@@ -88,8 +88,8 @@ class BaseImageDataModule(ModalityDataModule):
 
     Args:
         role: ``expert`` or ``fuser``.
-        domain: For the role ``expert``: index or name of the domain, or several; all where None (a centralized
-            model).
+        domain: For the role ``expert``: index or name of the domain, or several. ``None`` (default) selects all, as for
+            a centralized model.
         protocol: ``clean`` or ``paper``, as described above.
         fuser_fraction: Fraction of the samples outside the test split that is held out for the fuser; must be the same
             for experts and fuser.
@@ -97,8 +97,8 @@ class BaseImageDataModule(ModalityDataModule):
         superclasses: Use super-classes as targets: ``cifar100`` for its 20, or a JSON file {super-class: [class, ...]}.
         image_size: Side in pixels to which images are resized and center-cropped; None keeps them as they are.
         channels: 1 or 3.
-        mean: Mean of each channel, subtracted after scaling to [0, 1]; 0.5 where None.
-        std: Standard deviation of each channel, divided by; 0.5 where None.
+        mean: Mean of each channel, subtracted after scaling to [0, 1]. ``None`` (default) means 0.5.
+        std: Standard deviation of each channel, divided by. ``None`` (default) means 0.5.
         augmentation: Module applied to float batches (B, channels, H, W) in [0, 1], in training only.
         batch_size: Samples per batch and process.
         **loading: ``num_workers`` and ``seed`` of :class:`~lightning_fusion.data.domains.ModalityDataModule`.

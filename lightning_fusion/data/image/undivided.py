@@ -14,7 +14,8 @@ class UndividedImageDataModule(BaseImageDataModule):
     """Base class of sources that define no domains; domains are drawn as subsets of the classes.
 
     Args:
-        num_domains: Number of domains to draw, each a subset of the classes; one domain of all classes where None.
+        num_domains: Number of domains to draw, each a subset of the classes. ``None`` (default) means one domain of all
+            classes.
         classes_per_domain: Number of classes of each domain, before they are merged into super-classes.
         **shared: Arguments of :class:`BaseImageDataModule`.
 

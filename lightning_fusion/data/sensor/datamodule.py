@@ -37,20 +37,21 @@ class BaseSensorDataModule(DomainsDataModule):
     Args:
         domain_fields: Fields whose values, joined by ``_``, name the domain of a sample. None: the default of the
             source, else a single domain.
-        group_field: Field that names the group of a domain, such as a person with two devices (:attr:`groups`). The
-            domain itself where None.
+        group_field: Field that names the group of a domain, such as a person with two devices (:attr:`groups`).
+            ``None`` (default) means that each domain is a group.
         session_fields: Fields that identify a session: samples that agree in them, and in the group, are never in two
-            splits. Each recording (each row of a table) is a session where None.
+            splits. ``None`` (default) means that each recording (each row of a table) is a session.
         split_field: Field with the value ``train``, ``val`` or ``test``. A part of ``train`` is drawn for validation
             where no recording is in ``val``.
-        domain: Names of the selected domains, with their own classes; all where None. Splits do not depend on it.
+        domain: Names of the selected domains, with their own classes. ``None`` (default) selects all. Splits do not
+            depend on it.
         labels: All permitted labels, in the order of the targets; any other is an error. None: the labels in the data,
             sorted by name.
         ignored_labels: Labels of samples that count as unlabeled, such as transitions.
         val_fraction: Fraction of the sessions of each domain for validation.
         test_fraction: Fraction of the sessions of each domain for testing.
-        mean: Mean of each channel, subtracted; that of the training windows where None.
-        std: Standard deviation of each channel, divided by; likewise.
+        mean: Mean of each channel, subtracted. ``None`` (default) uses that of the training windows.
+        std: Standard deviation of each channel, divided by. ``None`` (default) uses that of the training windows.
         normalization_scope: Domains whose training windows determine ``mean``, ``std`` and the medians for missing
             values of a table: ``all``, so that all experts share one preprocessing; or ``own``, the selected ones.
             Where sites cannot share files, pass the same ``mean`` and ``std`` to all of them.

@@ -36,7 +36,7 @@ class RecordingFormat:
         timestamp: Column or array of timestamps; None where samples are equally spaced.
         timestamp_unit: ``s``, ``ms``, ``us`` or ``ns``.
         recorded_rate_hz: Sample rate of the files. Timestamps that contradict it outside of gaps are an error; without
-            timestamps it is assumed, ``sample_rate_hz`` where None.
+            timestamps it is assumed. ``None`` means ``sample_rate_hz``.
         columns: Names of the columns of files without a header.
         delimiter: Column delimiter of a CSV file: one character; a blank matches any whitespace.
         max_gap_s: Timestamps further apart than this enclose a gap without data.

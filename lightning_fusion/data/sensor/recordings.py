@@ -50,14 +50,14 @@ class SensorDataModule(WindowedSensorDataModule):
         label: Column or array of labels, or a field of the pattern.
         columns: Names of the columns of files without a header (npy, or CSV). ``numbered`` names them 0, 1, 2...
         delimiter: Column delimiter of a CSV file: one character, a blank for any whitespace.
-        timestamp: Column or array of timestamps; samples are equally spaced where None.
+        timestamp: Column or array of timestamps; ``None`` means that samples are equally spaced.
         timestamp_unit: ``s``, ``ms``, ``us`` or ``ns``.
-        recorded_rate_hz: Sample rate of the files. With timestamps it is checked outside of gaps, with a tolerance of
-            a tenth; without timestamps it is assumed (``sample_rate_hz`` where None).
+        recorded_rate_hz: Sample rate of the files. With timestamps it is checked outside of gaps, with a tolerance of a
+            tenth; without timestamps it is assumed. ``None`` (default) means ``sample_rate_hz``.
         max_gap_s: Timestamps further apart enclose a gap; windows that span it are left out.
         limits: Smallest and largest permitted value of channels, ``{x_acc: [-80, 80]}``, to detect other units.
-        cache: Folder in which the samples are cached for later runs, which map them into memory; the files are read
-            in each run where None.
+        cache: Folder in which the samples are cached for later runs, which map them into memory. ``None`` (default)
+            reads the files in each run.
         **shared: Arguments of :class:`~.windowed.WindowedSensorDataModule` and
             :class:`~.datamodule.BaseSensorDataModule`.
 

@@ -28,7 +28,7 @@ class FeatureTableDataModule(BaseSensorDataModule):
     Args:
         root: Path of the delimited file, a row per sample.
         label: Column of labels.
-        channels: Columns that are features; all others where None.
+        channels: Columns that are features. ``None`` (default) means all other columns.
         leave_out: Columns that are neither feature nor field, such as a row number.
         columns: Names of the columns of a file without a header. ``numbered`` names them 0, 1, 2...
         delimiter: One character; a blank for any whitespace.

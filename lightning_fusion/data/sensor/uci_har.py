@@ -27,7 +27,7 @@ class UCIHARDataModule(BaseSensorDataModule):
 
     Args:
         root: Folder of the data set.
-        channels: Names of the signals, :data:`SIGNALS` where None.
+        channels: Names of the signals. ``None`` (default) means :data:`SIGNALS`.
         sample_rate_hz: Sample rate of the windows, recorded in :attr:`preprocessing`; windows are not resampled.
         piece_s: Cut runs into parts of this length or more, which then count as recordings: a subject has few runs.
             Windows begin half a window apart, so the last window of a piece, which overlaps the next piece, is left

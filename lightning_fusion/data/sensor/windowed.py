@@ -29,7 +29,7 @@ class WindowedSensorDataModule(BaseSensorDataModule):
     Args:
         sample_rate_hz: Sample rate; recordings of another rate are resampled to it.
         window_s: Length of a window; its label is that of most of its samples.
-        step_s: Time between the starts of two windows; half a window where None.
+        step_s: Time between the starts of two windows. ``None`` (default) means half a window.
         min_agreement: Minimum fraction of a window's samples that have its label; other windows are left out.
         piece_s: Cut recordings where the label changes, and longer bouts into parts of this length or more; each piece
             then counts as a recording when splits are drawn. For domains with one or two long recordings. No window

@@ -120,7 +120,7 @@ class ColumnTextDataModule(BaseTextDataModule):
         label: Column of the label.
         pair: Column of a second text.
         domain_fields: Columns whose values, joined by ``_``, name a domain (slashes and dots become underscores,
-            because names of experts may not contain them); a single domain where None.
+            because names of experts may not contain them). ``None`` (default) means a single domain.
         split_field: Column with the value ``train``, ``val`` or ``test``. A part of ``train`` is drawn for validation
             where no row is in ``val``.
         value_names: Names of the values of some columns: ``{label: {"1": bad, "5": good}}``.

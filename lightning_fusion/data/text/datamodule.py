@@ -41,8 +41,8 @@ class BaseTextDataModule(DomainsDataModule):
 
     Args:
         role: ``expert`` for the training data of experts; ``fuser`` for the texts held out for a fuser.
-        domain: Names of the selected domains, with their own classes, for the role ``expert``; all where None. Splits
-            do not depend on it.
+        domain: Names of the selected domains, with their own classes, for the role ``expert``. ``None`` (default)
+            selects all. Splits do not depend on it.
         labels: All permitted labels, in the order of the targets; any other is an error. None: the labels in the data,
             sorted by name, all of which must occur in the training split.
         tokenizer: Folder of a transformers tokenizer, or its name on the hub; None trains a byte-level byte-pair

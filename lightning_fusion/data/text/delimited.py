@@ -24,7 +24,8 @@ class TextDataModule(ColumnTextDataModule):
         root: A file, or a folder with a file per split, named after it (``train.csv``, ``validation.csv``,
             ``test.csv``).
         columns: Names of the columns of files without a header.
-        delimiter: Column delimiter; a tab for ``.tsv``, else a comma, where None. Quoting is that of CSV.
+        delimiter: Column delimiter. ``None`` (default) means a tab for ``.tsv`` and a comma otherwise. Quoting is that
+            of CSV.
         encoding: Encoding of the files.
         **shared: Arguments of :class:`~lightning_fusion.data.text.columns.ColumnTextDataModule` (roles of columns) and
             :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule` (splits, tokens and batches).

@@ -41,7 +41,7 @@ def read_delimited(
         path: Path of the file.
         needed: Required columns.
         encoding: Encoding of the file.
-        delimiter: Column delimiter; by the suffix where None, a comma for unknown suffixes.
+        delimiter: Column delimiter. ``None`` selects it by the suffix, a comma for unknown suffixes.
         columns: Names of the columns of a file without a header.
 
     Raises:

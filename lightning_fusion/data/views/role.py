@@ -29,7 +29,7 @@ class RoleDataModule(DataView):
     Args:
         data: Data module of the library that takes ``domain``, with all its domains selected.
         role: ``expert`` or ``fuser``.
-        domain: For the ``expert`` role: domain that the expert is trained on; all where None.
+        domain: For the ``expert`` role: domain that the expert is trained on. ``None`` (default) means all.
         fuser_val_fraction: Fraction of the fuser's samples of each class for its validation split.
 
     Raises:

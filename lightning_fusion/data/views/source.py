@@ -23,7 +23,7 @@ class SourceDataModule(DataView):
 
     Args:
         data: Data module of the library.
-        kept: Names of the classes that are kept; all where None.
+        kept: Names of the classes that are kept. ``None`` (default) keeps all.
         permuted: Corrupt the labels: give each class the name of another.
         seed: Seed of the cycle of names.
 

@@ -48,10 +48,10 @@ def collect(
         pool: Pool of experts.
         data: Data module with loaders that yield :class:`~lightning_fusion.Batch`, or for each split a pair of tensors
             (inputs (N, ...), targets (N,)).
-        output: Folder of the store; a temporary one, deleted with the result, where None.
+        output: Folder of the store. ``None`` (default) uses a temporary folder that is deleted with the result.
         splits: Some of ``train``, ``val``, ``test``.
         keep_representations: Store each expert's representations as well.
-        trainer: Trainer that runs the experts; a default one on the available device where None.
+        trainer: Trainer that runs the experts. ``None`` (default) uses a default Trainer on the available device.
         overwrite: Replace a store of another pool or other data.
 
     Returns:

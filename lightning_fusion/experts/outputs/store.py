@@ -258,10 +258,10 @@ class ExpertOutputs:
             splits: For each split a dict with ``probabilities`` ({expert: (N, C_k)}), ``target`` (N,) and, where known,
                 ``domain`` (N, D) bool, ``index`` (N,) and ``representations`` ({expert: (N, D_k)}).
             expert_classes: Classes of each expert, in the order of its columns.
-            classes: Names of the classes of the task; the union of all experts' classes where None.
+            classes: Names of the classes of the task. ``None`` (default) uses the union of all experts' classes.
             domains: Names of the D domains.
             expert_domains: Domains that each expert was trained on.
-            costs: Cost of a query to each expert; 1 where None.
+            costs: Cost of a query to each expert. ``None`` (default) means 1.
 
         Raises:
             InputError: If shapes, labels or probabilities are wrong.
