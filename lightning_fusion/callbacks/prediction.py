@@ -78,7 +78,7 @@ class PredictionWriter(Callback):
                 best = int(probabilities[place].argmax())
                 values = [f"{value:.6f}" for value in probabilities[place].tolist()]
                 rows[index] = [classes[best], values[best], *(column[place] for column in columns), *values]
-        data = getattr(trainer, "datamodule", None)
+        data: Any = getattr(trainer, "datamodule", None)
         order = sorted(rows)
         notes = data.notes(torch.tensor(order)) if hasattr(data, "notes") else []
         if any(notes):

@@ -187,10 +187,9 @@ class BaseAudioDataModule(ModalityDataModule):
 
     def notes(self, index: Tensor) -> list[str]:
         """Return what a prediction of each sample should be read with: no sound, a part of a recording, repetition."""
-        count, parts = len(self.layout.names), {}
-        for split in SPLITS:
-            parts |= dict.fromkeys(self.split.files[split].tolist(), split)
-        return [self._note(row % count, parts.get(row % count, "test")) for row in index.tolist()]
+        split_of = {file: split for split in SPLITS for file in self.split.files[split].tolist()}
+        files = (index % len(self.layout.names)).tolist()
+        return [self._note(file, split_of.get(file, "test")) for file in files]
 
     def _note(self, file: int, split: str) -> str:
         recordings, rate = self.recordings, self.sample_rate_hz

@@ -109,7 +109,7 @@ class Recordings:
         found = []
 
         def some(where: np.ndarray) -> tuple[str, str]:
-            which = (names[number] for number in np.flatnonzero(where))
+            which = (names[number] for number in np.flatnonzero(where).tolist())
             return f"{int(where.sum())} of {len(names)} recordings", shorten(which, 3)
 
         if self.files is not None:

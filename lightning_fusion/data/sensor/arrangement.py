@@ -13,6 +13,8 @@ from lightning_fusion.errors import InputError, shorten
 
 _SPLIT_NAMES = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "dev": 1, "test": 2, "eval": 2}
 
+_FIRST = 64
+
 
 @dataclass
 class Source:
@@ -210,6 +212,29 @@ def poor_domains(
             f"{shorten(names[number] for number in single)}"
         )
     return messages
+
+
+def constant_channels(source: Source) -> dict[str, list[str]]:
+    """Return the channels without any change in a recording, by its name; recordings of one sample do not count.
+
+    Example:
+        >>> from lightning_fusion.data.sensor.series import Recorded, load_series
+        >>> still = np.array([[1, 0], [2, 0], [3, 0]], np.float32)
+        >>> constant_channels(Source(load_series([Recorded(still, "sit")]), ["a.csv"], {}, ["x", "y"]))
+        {'a.csv': ['y']}
+    """
+    series, found = source.series, {}
+    for name, begin, count in zip(source.names, series.begins.tolist(), series.lengths.tolist(), strict=True):
+        for part in (min(count, _FIRST), count) if count > 1 else ():  # most recordings change at once
+            samples = series.samples[begin : begin + part]
+            spread, size = samples.amax(0) - samples.amin(0), samples.abs().amax(0)
+            still = spread <= 1e-5 * size  # as far as float32 and resampling distinguish values
+            if not still.any():
+                break
+        else:
+            if count > 1:
+                found[name] = [channel for channel, flat in zip(source.channels, still.tolist(), strict=True) if flat]
+    return found
 
 
 def other_scales(source: Source, arrangement: Arrangement) -> list[str]:

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from lightning_fusion.data.base import SPLITS, Stage, staged_property
 from lightning_fusion.data.domains import DomainsDataModule, as_names, check_label_names
-from lightning_fusion.data.sensor.arrangement import Arrangement, Source, arrange, named_splits, poor_domains
+from lightning_fusion.data.sensor.arrangement import (
+    Arrangement,
+    Source,
+    arrange,
+    constant_channels,
+    named_splits,
+    poor_domains,
+)
 from lightning_fusion.data.sensor.windows import Cut, RowInputs, Windows, cut_windows
 from lightning_fusion.data.splits import stratified_sessions
 from lightning_fusion.data.statistics import mean_and_deviation, window_statistics
@@ -67,6 +74,7 @@ class BaseSensorDataModule(DomainsDataModule):
     """Fields that name the domain where ``domain_fields`` is None."""
     default_group_field: ClassVar[str | None] = None
     """Field that names the group where neither ``domain_fields`` nor ``group_field`` is given."""
+    _constant: dict[str, list[str]]  # channels without any change, by the name of a recording
     stage_of = {
         **dict.fromkeys(("labels", "ignored_labels"), Stage.CUTTING),
         **dict.fromkeys(("val_fraction", "test_fraction", "seed"), Stage.SPLITTING),
@@ -151,6 +159,12 @@ class BaseSensorDataModule(DomainsDataModule):
             mean_and_deviation(window_statistics(chunk).flatten(1) if chunk.ndim == 3 else chunk for chunk in chunks)
         ).float()
 
+    def notes(self, index: Tensor) -> list[str]:
+        """Return the constant channels of each sample's recording."""
+        names = [self._source.names[recording] for recording in self._cut.recording[index.numpy()].tolist()]
+        constant = {name: f"constant {', '.join(channels)}" for name, channels in self._constant.items()}
+        return [constant.get(name, "") for name in names]
+
     def fingerprint(self, split: str) -> str:
         """Return a fingerprint of all samples and of windows, labels and preprocessing of one split."""
         dataset = self.rows(split)
@@ -199,7 +213,15 @@ class BaseSensorDataModule(DomainsDataModule):
     @staged_property(Stage.READING)
     def _source(self) -> Source:
         """All samples, read on first access."""
-        return self.read_source()
+        source = self.read_source()
+        self._constant = constant_channels(source)
+        if self._constant:
+            each = (f"{name} ({shorten(channels)})" for name, channels in self._constant.items())
+            self.messages.warn(
+                f"{len(self._constant)} of {len(source.names)} recordings have a constant channel: {shorten(each, 3)}; "
+                "was the sensor off? Remove them, or leave the channel out of channels"
+            )
+        return source
 
     @staged_property(Stage.READING)
     def _arrangement(self) -> Arrangement:
@@ -301,7 +323,13 @@ class BaseSensorDataModule(DomainsDataModule):
     def _measured_scale(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         flat = (chunk.movedim(1, -1).reshape(-1, len(self._source.channels)) for chunk in self._inputs().chunks(rows))
         mean, std = (values.float() for values in mean_and_deviation(flat))
-        std[std <= 1e-6 * mean.abs()] = 1.0  # a constant channel
+        if (constant := std <= 1e-6 * mean.abs()).any():
+            std[constant] = 1.0
+            names = [self._source.channels[number] for number in constant.nonzero().flatten().tolist()]
+            self.messages.warn(
+                f"{len(names)} of {len(std)} channels are constant in the training samples and are not scaled: "
+                f"{shorten(names)}; leave them out"
+            )
         return mean, std
 
     @staged_property(Stage.USING)

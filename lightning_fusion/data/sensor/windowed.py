@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import numpy as np
+
 from lightning_fusion.data.base import Stage, staged_property
 from lightning_fusion.data.sensor.arrangement import Source, cut_source
 from lightning_fusion.data.sensor.datamodule import BaseSensorDataModule
 from lightning_fusion.data.sensor.windows import Cut, cut_windows
-from lightning_fusion.errors import InputError
+from lightning_fusion.errors import InputError, shorten
 
 
 class WindowedSensorDataModule(BaseSensorDataModule):
@@ -65,9 +67,10 @@ class WindowedSensorDataModule(BaseSensorDataModule):
         cut = cut_windows(source.series, self._length, self._step, self.min_agreement, ignored)
         if cut.too_short:
             what = "recordings" if self.piece_s is None else "pieces of recordings"
+            short = (source.names[number] for number in np.flatnonzero(source.series.lengths < self._length).tolist())
             self.messages.warn(
                 f"{cut.too_short} of {len(source.names)} {what} are shorter than a window ({self._length} samples) and "
-                "are left out; lower window_s to use them"
+                f"are left out: {shorten(short, 3)}; lower window_s to use them"
             )
         if not len(cut.starts):
             raise InputError(

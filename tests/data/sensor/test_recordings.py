@@ -324,7 +324,8 @@ class TestBadInput:
             part.setup()
         said = [str(warning.message) for warning in recwarn if "shorter than a window" in str(warning.message)]
         assert said == [
-            "1 of 8 recordings are shorter than a window (10 samples) and are left out; lower window_s to use them"
+            "1 of 8 recordings are shorter than a window (10 samples) and are left out: p/0.csv; lower window_s to use "
+            "them"
         ]
 
     def test_domains_of_one_class_are_said(self, tmp_path):
