@@ -74,6 +74,8 @@ def condense(message: str) -> str:
         "epochs: Expected a <class 'int'>. Got value: x"
         >>> condense('Parser key "a":\n  Errors:\n    - Expected a typing.Literal[\'x\', 1]\n  Given value: y')
         "a: Expected one of 'x', 1. Got value: y"
+        >>> condense('Parser key "labels":\n  Expected a <class \'str\'>. Got value: [True]')[-40:]
+        "put names in quotes, as in ['yes', 'no']"
     """
     keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
     lines = [re.sub(r"\s+", " ", line).strip(" -") for line in message.splitlines()]
@@ -87,4 +89,13 @@ def condense(message: str) -> str:
     if given and re.match(r"Expected a (<class '\w+'>|typing.Literal\[.*\])$", text):  # of a union, the first type
         words = ", ".join(re.findall(r"Expected a typing.Literal\[(.+)\]", message))
         text = f"{f'Expected one of {words}' if words else text}. Got value: {given[-1]}"
+    if "in quotes" not in text and (found := re.search(r"<class 'str'>.* Got value: (.+)", text)):  # once if nested
+        text += _quoting(found[1])
     return f"{'.'.join(keys)}: {text}"[:600] if keys else text[:600]
+
+
+def _quoting(given: str) -> str:
+    """Return how to write names that YAML reads as other values."""
+    if re.search(r"\b(True|False)\b", given):
+        return "; YAML reads yes, no, on, off, true and false as truth values: put names in quotes, as in ['yes', 'no']"
+    return "; put names that look like numbers in quotes, as in ['1', '2']" if re.search(r"\d", given) else ""

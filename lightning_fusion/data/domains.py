@@ -1,6 +1,6 @@
 """Base classes of data modules with domains: selected domains, their classes, and messages logged once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_fusion.data.base import FusionDataModule, RowDataset, Rows, Stage, staged_property
+from lightning_fusion.data.names import as_labels, as_names, canonical_label, read_labels
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.hyperparameters import record_arguments
 
@@ -25,9 +26,9 @@ class MessageLog:
     def __init__(self) -> None:
         self.seen: set[str] = set()
 
-    def warn(self, message: str) -> None:
-        """Log a warning, unless it was logged before."""
-        if message not in self.seen:
+    def warn(self, message: str | None) -> None:
+        """Log a warning, unless it was logged before or is None."""
+        if message is not None and message not in self.seen:
             self.seen.add(message)
             rank_zero_warn(message)
 
@@ -36,18 +37,6 @@ class MessageLog:
         if message not in self.seen:
             self.seen.add(message)
             rank_zero_info(message)
-
-
-def as_names(values: Iterable[str | int] | str | int | None) -> list[str]:
-    """Convert names to a list of strings (YAML reads 33 as a number); None gives an empty list.
-
-    Example:
-        >>> as_names([33, "b"]), as_names("b"), as_names(None)
-        (['33', 'b'], ['b'], [])
-    """
-    if values is None:
-        return []
-    return [str(value) for value in ([values] if isinstance(values, (str, int)) else values)]
 
 
 def chosen_domains(
@@ -72,8 +61,8 @@ def chosen_domains(
     if domain is None:
         return list(range(len(domains)))
     known = {str(number): number for number in range(len(domains) if by_number else 0)}
-    known |= {name: number for number, name in enumerate(domains)}
-    wanted = as_names(domain)
+    known |= {canonical_label(name): number for number, name in enumerate(domains)}
+    wanted = [canonical_label(name) for name in as_names(domain, "domain")]
     if not wanted or not set(wanted) <= set(known):
         raise InputError(
             f"domain is {domain!r}; expected one or several of the {len(domains)} domains {shorten(domains, 9)}"
@@ -82,19 +71,21 @@ def chosen_domains(
     return sorted({known[name] for name in wanted})
 
 
-def check_label_names(labels: Iterable[str | int] | None, ignored: Iterable[str | int] | None = None) -> None:
-    """Validate the argument ``labels``: two or more different names.
+def check_label_names(
+    labels: Iterable[str | int] | Mapping[str | int, str | int] | None, ignored: Iterable[str | int] | None = None
+) -> None:
+    """Validate the argument ``labels``: two or more different names, or new names of some labels.
 
     Args:
-        labels: All permitted labels; None where they are read from the data.
+        labels: All permitted labels, or a mapping from labels to new names; None where they are read from the data.
         ignored: Labels of samples that are left out.
 
     Raises:
         InputError: If there are fewer than two labels, or one is repeated.
     """
-    known = as_names(labels)
-    both = [*known, *as_names(ignored)]
-    if labels is not None and (len(known) < 2 or len(set(both)) < len(both)):
+    known, renamed = read_labels(labels)
+    both = [*known, *as_labels(ignored, "ignored_labels")]
+    if labels is not None and not renamed and (len(known) < 2 or len(set(both)) < len(both)):
         hint = ", none of them in ignored_labels" if ignored is not None else ""
         raise InputError(f"labels is {known}; expected two or more different names{hint}")
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from lightning_fusion.data.names import canonical_label
 from lightning_fusion.errors import InputError, shorten, suggestion
 
 UNLABELED = -100
@@ -17,8 +18,9 @@ def as_targets(
 ) -> np.ndarray:
     """Targets as (N,) int64 numbers of classes.
 
-    Numbers count the classes; texts are names of classes. Nothing is converted that could be meant otherwise: one-hot
-    rows, columns, fractions, truth values and missing values raise an error that says how to convert them.
+    Numbers count the classes; texts are names of classes, compared in canonical form. Nothing is converted that could
+    be meant otherwise: one-hot rows, columns, fractions, truth values and missing values raise an error that says how
+    to convert them.
 
     Args:
         values: (N,) whole numbers or class names: a tensor, an array, a list, or a column of a table.
@@ -37,7 +39,7 @@ def as_targets(
         (array([1, 0]), array([1, 0]))
     """
     found = _array(values, where)
-    names = None if classes is None or isinstance(classes, int) else [str(name) for name in classes]
+    names = None if classes is None or isinstance(classes, int) else [canonical_label(name) for name in classes]
     count = classes if classes is None or isinstance(classes, int) else len(classes)
     least = f"0 to {count - 1}" if count else "0 or more"
     if found.ndim != 1:
@@ -100,10 +102,11 @@ def _numbers_of(found: np.ndarray, names: Sequence[str] | None, where: str) -> n
     if names is None:
         raise InputError(f"{where}: found texts ({shorten(dict.fromkeys(found))}); expected class numbers, 0 to C - 1")
     number = {name: place for place, name in enumerate(names)}
-    unknown = list(dict.fromkeys(str(value) for value in found if value not in number))
+    form = {value: canonical_label(value) for value in set(found.tolist())}
+    unknown = [str(value) for value in dict.fromkeys(found.tolist()) if form[value] not in number]
     if unknown:
         raise InputError(
             f"{where}: found {shorten(unknown)}, which is none of the classes {shorten(names, 20)}"
             f"{suggestion(unknown[0], names)}"
         )
-    return np.array([number[value] for value in found], np.int64)
+    return np.array([number[form[value]] for value in found.tolist()], np.int64)

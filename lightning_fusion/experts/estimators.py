@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from lightning_fusion.data.names import as_labels, canonical_label
 from lightning_fusion.errors import InputError, shorten
 
 METHODS = {"predict_proba": "probabilities", "predict_log_proba": "logits", "decision_function": "logits"}
@@ -73,8 +74,8 @@ def class_order(known: Sequence[Any], classes: Sequence[str] | None) -> tuple[li
         >>> class_order([0, 1], ["cat", "dog"])
         (['cat', 'dog'], None)
     """
-    labels = [_name(label) for label in known]
-    names = labels if classes is None else [str(name) for name in classes]
+    labels = [canonical_label(label) for label in known]
+    names = labels if classes is None else as_labels(classes, "classes")
     if len(names) != len(labels):
         raise InputError(
             f"classes: found {len(names)} ({shorten(names, 20)}); the estimator has {len(labels)} "
@@ -90,8 +91,3 @@ def class_order(known: Sequence[Any], classes: Sequence[str] | None) -> tuple[li
             f"{shorten(labels, 20)}, and their names decide which output is whose"
         )
     return names, None
-
-
-def _name(label: Any) -> str:
-    """Name of a label: 1.0 and 1 are one class."""
-    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_fusion.data.names import as_labels
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.estimators import METHODS, class_order, known_classes, probability_method
 from lightning_fusion.experts.identity import UnknownStateError, state_digest, weight_parts, wrapped_parts
@@ -79,7 +80,8 @@ class Expert(nn.Module):
                     f"checkpoint {checkpoint} needs a network that is a torch module to load it into; found a "
                     f"{type(network).__name__}"
                 )
-        classes = classes if classes is not None else card.get("classes")
+        given = classes if classes is not None else card.get("classes")
+        classes = None if given is None else as_labels(given, "classes")
         network = probability_method(network)
         self._columns: list[int] | None = None
         known = known_classes(network)
@@ -94,7 +96,7 @@ class Expert(nn.Module):
                 "classes is not set; set it to the names of the expert's classes, in the order of its outputs"
             )
         if len(set(classes)) != len(classes):
-            raise InputError(f"classes: found duplicate names in {shorten(classes)}")
+            raise InputError(f"classes: found duplicate names in {shorten(given or classes)}")
         if not cost >= 0:
             raise InputError(f"cost is {cost}; expected a number >= 0")
         if output not in ("logits", "probabilities"):
@@ -104,7 +106,7 @@ class Expert(nn.Module):
         self.network = network
         self.preprocess = preprocess
         self._checked = False  # the first batch of logits
-        self.classes, self.output, self.cost = [str(name) for name in classes], output, float(cost)
+        self.classes, self.output, self.cost = list(classes), output, float(cost)
         self.domains = domains if domains is not None else card.get("domains")
         self.checkpoint, self.version = checkpoint, version
         self.spec = spec  # class_path and init_args of the network, where the checkpoint records them
@@ -149,9 +151,10 @@ class Expert(nn.Module):
         from lightning_fusion.experts.adapters.transformers import TransformersClassifier, tokenizer_fingerprint
 
         network = TransformersClassifier(path, labels, download)
-        names = network.classes
+        names = as_labels(network.classes, "labels")
+        classes = None if classes is None else as_labels(classes, "classes")
         if classes is not None and not labels and names == [f"LABEL_{number}" for number in range(len(classes))]:
-            names = [str(name) for name in classes]
+            names = classes
         if classes is not None and (unknown := [name for name in names if name not in classes]):
             raise InputError(
                 f"labels: the model {path} has {shorten(unknown, 20)}, which the task's classes "

@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.data.names import as_labels, canonical_label, similar_message
+from lightning_fusion.errors import InputError, shorten, suggestion
 from lightning_fusion.experts.expert import Expert
 
 
@@ -21,16 +23,21 @@ def task_classes(expert_classes: Mapping[str, Sequence[str]], classes: Sequence[
         >>> task_classes({"a": ["cat", "dog"], "b": ["dog", "owl"]})
         ['cat', 'dog', 'owl']
     """
+    of_expert = {name: as_labels(names, f"classes of expert {name}") for name, names in expert_classes.items()}
     if classes is None:
-        return list(dict.fromkeys(name for names in expert_classes.values() for name in names))
-    for expert, names in expert_classes.items():
-        unknown = [name for name in names if name not in classes]
+        found = list(dict.fromkeys(name for names in of_expert.values() for name in names))
+        if message := similar_message(found, "classes of the experts", "rename one, or give classes"):
+            rank_zero_warn(message)
+        return found
+    known = as_labels(classes, "classes")
+    for expert, names in of_expert.items():
+        unknown = [name for name in names if name not in known]
         if unknown:
             raise InputError(
-                f"expert {expert} has {shorten(unknown)}, which the task's classes ({shorten(classes)}) lack; "
-                "change the expert's classes or the task's"
+                f"expert {expert} has {shorten(unknown)}, which the task's classes ({shorten(known)}) lack"
+                f"{suggestion(unknown[0], known)}; change the expert's classes or the task's"
             )
-    return list(classes)
+    return known
 
 
 def scatter_columns(expert_classes: Mapping[str, Sequence[str]], classes: Sequence[str]) -> list[list[int]]:
@@ -40,8 +47,8 @@ def scatter_columns(expert_classes: Mapping[str, Sequence[str]], classes: Sequen
         >>> scatter_columns({"a": ["dog"], "b": ["owl", "cat"]}, ["cat", "dog", "owl"])
         [[1], [2, 0]]
     """
-    place = {name: position for position, name in enumerate(classes)}
-    return [[place[name] for name in names] for names in expert_classes.values()]
+    place = {canonical_label(name): position for position, name in enumerate(classes)}
+    return [[place[canonical_label(name)] for name in names] for names in expert_classes.values()]
 
 
 def scatter(outputs: Tensor, columns: Sequence[Sequence[int]], num_classes: int) -> Tensor:

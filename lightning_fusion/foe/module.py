@@ -14,6 +14,7 @@ from torchmetrics import Metric
 
 from lightning_fusion.callbacks.reproducible import EpochSeed
 from lightning_fusion.data.base import as_batch
+from lightning_fusion.data.names import as_labels
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs.datamodule import OutputsBatch, OutputsDataModule
@@ -120,7 +121,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         if not expert_classes:
             raise InputError("expert_classes: found none; give experts, or use OutputsDataModule as data")
         self.classes = task_classes(expert_classes, classes)
-        self.expert_classes = {name: list(names) for name, names in expert_classes.items()}
+        self.expert_classes = {name: as_labels(names, "expert_classes") for name, names in expert_classes.items()}
         self.columns = scatter_columns(self.expert_classes, self.classes)
         self.target, self.expert_target, self.seed, self.save_experts = target, expert_target, seed, save_experts
         if target not in ("label", "expert") or expert_target not in ("random", "best"):

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_fusion.data.base import as_batch
+from lightning_fusion.data.names import as_labels
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs.datamodule import OutputsBatch, OutputsDataModule
@@ -70,7 +71,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         if not expert_classes:
             raise InputError("expert_classes is not set; pass experts, or use OutputsDataModule as data")
         self.classes = task_classes(expert_classes, classes)
-        self.expert_classes = {name: list(names) for name, names in expert_classes.items()}
+        self.expert_classes = {name: as_labels(names, "expert_classes") for name, names in expert_classes.items()}
         self.columns = scatter_columns(self.expert_classes, self.classes)
         self.hparams.update(classes=self.classes, expert_classes=self.expert_classes)
         self.policy = known if known is not None else FrugalFoE()

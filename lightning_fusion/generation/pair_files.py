@@ -102,7 +102,7 @@ class PairFiles:
     @cached_property
     def texts(self) -> Texts:
         """All pairs: input ``texts``, target ``labels``, ``domains``; empty inputs raise InputError."""
-        texts = Texts()
+        texts = Texts(forms=str.strip)  # texts to write, not labels
         how = {"delimiter": self.delimiter, "columns": self.columns}
         rows = read_table(Path(self.root), self.fields.needed, self.encoding, **how)
         self.fields.add(texts, self.root, rows)

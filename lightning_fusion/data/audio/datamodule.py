@@ -15,6 +15,7 @@ from lightning_fusion.data.audio.layout import AudioLayout, check_files, find_tr
 from lightning_fusion.data.audio.splits import AudioSplit, check_speakers
 from lightning_fusion.data.base import SPLITS, RowDataset, Stage, staged_property
 from lightning_fusion.data.domains import ModalityDataModule, domain_matrix
+from lightning_fusion.data.names import merge_message, similar_message
 from lightning_fusion.data.statistics import mean_and_deviation, spectrum_statistics
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.extras import require
@@ -124,6 +125,9 @@ class BaseAudioDataModule(ModalityDataModule):
         layout = self.read_layout()
         for name in self.needs:
             self._check_field(name, layout, "add it to their layout")
+        for name in dict.fromkeys([*self.needs, *filter(None, [self.domain_field])]):
+            self.messages.warn(merge_message(layout.merged.get(name, {}), f"{name}s"))
+            self.messages.warn(similar_message(sorted(set(layout.fields.get(name, ()))), f"{name}s", "rename one"))
         return layout
 
     @staged_property(Stage.CUTTING)

@@ -7,7 +7,8 @@ import numpy as np
 from lightning_fusion.data.audio.datamodule import AudioFilesDataModule, BaseAudioDataModule
 from lightning_fusion.data.audio.splits import AudioSplit, split_recordings, split_speakers
 from lightning_fusion.data.base import Stage
-from lightning_fusion.data.domains import as_names, chosen_domains
+from lightning_fusion.data.domains import chosen_domains
+from lightning_fusion.data.names import as_names
 from lightning_fusion.data.targets import UNLABELED
 from lightning_fusion.errors import InputError, shorten
 

@@ -2,14 +2,13 @@
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_fusion.data.audio.files import find_recordings
+from lightning_fusion.data.names import LabelForms
 from lightning_fusion.data.patterns import compile_pattern
 from lightning_fusion.errors import InputError, shorten
 
@@ -26,12 +25,13 @@ class AudioLayout:
 
     Attributes:
         names: Names of the recordings; for files, paths relative to the root of their tree.
-        fields: Fields of the recordings (``speaker``, ``label`` and others); a list of N texts each.
+        fields: Fields of the recordings (``speaker``, ``label`` and others); a list of N texts each, in canonical form.
         tree: (N,) int64, 1 and 2 for recordings reserved for validation or testing, 0 for all others, from which splits
             without reserved recordings are drawn. ``None`` means all 0.
         roots: Root folder of each tree.
         speakers: Names of the speakers, sorted.
         speaker: (N,) int64, speaker index of each recording.
+        merged: For each field, the written forms of values that were written in several ways.
     """
 
     names: list[str]
@@ -40,6 +40,9 @@ class AudioLayout:
     roots: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        forms = {name: LabelForms() for name in self.fields}
+        self.fields = {name: [forms[name](value) for value in values] for name, values in self.fields.items()}
+        self.merged = {name: forms[name].merged for name in forms}
         self.speakers = sorted(set(self.fields["speaker"]))
         number = {name: position for position, name in enumerate(self.speakers)}
         self.speaker = np.array([number[name] for name in self.fields["speaker"]], np.int64)
@@ -113,13 +116,9 @@ def find_trees(root: str, val_root: str | None, test_root: str | None, pattern: 
             f"root: all recordings under {root} are of one speaker, {first.pop()} (as {found[0].name}); set "
             "root to the parent of the speakers' folders, or pattern to match the paths"
         )
-    layout = AudioLayout(
+    return AudioLayout(
         [recording.name for recording in found],
         {name: [recording.fields[name] for recording in found] for name in found[0].fields},
         np.repeat(list(trees), [len(tree) for tree in trees.values()]),
         {number: os.path.abspath(folder) for number, (_, folder) in given.items()},
     )
-    folded = Counter(map(str.casefold, layout.speakers))
-    if alike := [name for name in layout.speakers if folded[name.casefold()] > 1]:
-        rank_zero_warn(f"speakers whose names differ only in case count as different people: {shorten(alike)}")
-    return layout

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_fusion.data.base import RowDataset, Rows, Stage, staged_property
-from lightning_fusion.data.domains import ModalityDataModule, as_names, chosen_domains, domain_matrix, local_classes
+from lightning_fusion.data.domains import ModalityDataModule, chosen_domains, domain_matrix, local_classes
 from lightning_fusion.data.image.superclasses import CIFAR100_SUPERCLASSES
+from lightning_fusion.data.names import as_labels, canonical_label, merge_forms, merge_message, similar_message
 from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.data.statistics import image_statistics, mean_and_deviation
 from lightning_fusion.errors import InputError, shorten
@@ -283,8 +284,13 @@ class BaseImageDataModule(ModalityDataModule):
 
     def _targets(self, classes: list[str]) -> tuple[np.ndarray, list[str]]:
         """Return the target of each class of the source, and the names of the targets."""
+        forms = {written: canonical_label(written) for written in classes}
+        classes = list(forms.values())
+        self.messages.warn(merge_message(merge_forms(forms), "classes"))
         if self.superclasses is None:
-            return np.arange(len(classes)), classes
+            names = list(dict.fromkeys(classes))
+            self.messages.warn(similar_message(names, "classes", "rename one, or merge them with superclasses"))
+            return np.array([names.index(name) for name in classes]), names
         if self.superclasses == "cifar100":
             table = CIFAR100_SUPERCLASSES
         else:
@@ -293,7 +299,7 @@ class BaseImageDataModule(ModalityDataModule):
                 raise InputError(f"superclasses: found no file {path}; expected 'cifar100' or a JSON file")
             try:
                 content = json.loads(path.read_text(encoding="utf-8"))
-                table = {str(name): as_names(classes) for name, classes in content.items()}
+                table = {canonical_label(name): as_labels(classes, "superclasses") for name, classes in content.items()}
             except (AttributeError, TypeError, ValueError) as error:
                 raise InputError(
                     f"superclasses: {path} is not JSON of {{super-class: [class, ...]}} ({error}); repair it"

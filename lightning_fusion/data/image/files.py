@@ -15,6 +15,7 @@ from rich.progress import track
 from torch import Tensor
 
 from lightning_fusion.data.base import Rows
+from lightning_fusion.data.names import canonical_label
 from lightning_fusion.errors import InputError, shorten
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -161,7 +162,7 @@ def list_images(root: str, level: str) -> list[ImageFile]:
     files: list[ImageFile] = []
     for folder in _folders(Path(root)):
         found = [
-            ImageFile(path, folder.name, label.name)
+            ImageFile(path, canonical_label(folder.name), canonical_label(label.name))
             for label in _folders(folder)
             for path in sorted(label.iterdir())
             if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")

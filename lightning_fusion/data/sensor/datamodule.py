@@ -1,6 +1,7 @@
 """Base class of all sources of sensor data: domains, splits of whole recordings, normalization and loaders."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -8,7 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from lightning_fusion.data.base import SPLITS, Stage, staged_property
-from lightning_fusion.data.domains import DomainsDataModule, as_names, check_label_names
+from lightning_fusion.data.domains import DomainsDataModule, check_label_names
+from lightning_fusion.data.names import (
+    RENAME,
+    as_labels,
+    as_names,
+    canonical_label,
+    merge_forms,
+    merge_message,
+    read_labels,
+    similar_message,
+)
 from lightning_fusion.data.sensor.arrangement import (
     Arrangement,
     Source,
@@ -17,6 +28,7 @@ from lightning_fusion.data.sensor.arrangement import (
     named_splits,
     poor_domains,
 )
+from lightning_fusion.data.sensor.series import rename_series
 from lightning_fusion.data.sensor.windows import Cut, RowInputs, Windows, cut_windows
 from lightning_fusion.data.splits import stratified_sessions
 from lightning_fusion.data.statistics import mean_and_deviation, window_statistics
@@ -53,7 +65,7 @@ class BaseSensorDataModule(DomainsDataModule):
         domain: Names of the selected domains, with their own classes. ``None`` (default) selects all. Splits do not
             depend on it.
         labels: All permitted labels, in the order of the targets; any other is an error. None: the labels in the data,
-            sorted by name.
+            sorted by name. A mapping ``{Open: open}`` renames labels.
         ignored_labels: Labels of samples that count as unlabeled, such as transitions.
         val_fraction: Fraction of the sessions of each domain for validation.
         test_fraction: Fraction of the sessions of each domain for testing.
@@ -89,7 +101,7 @@ class BaseSensorDataModule(DomainsDataModule):
         session_fields: list[str | int] | None = None,
         split_field: str | int | None = None,
         domain: str | int | list[str | int] | None = None,
-        labels: list[str | int] | None = None,
+        labels: list[str | int] | dict[str | int, str | int] | None = None,
         ignored_labels: list[str | int] | None = None,
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
@@ -230,14 +242,28 @@ class BaseSensorDataModule(DomainsDataModule):
         if self.domain_fields is None:
             fields, group = list(self.default_domain_fields), group or self.default_group_field
         split = None if self.split_field is None else str(self.split_field)
-        return arrange(self._source, fields, group, as_names(self.session_fields), split)
+        for name in fields:
+            if name in self._source.fields:
+                written = {str(value): canonical_label(value) for value in self._source.fields[name]}
+                self.messages.warn(merge_message(merge_forms(written), f"values of {name}"))
+        arrangement = arrange(self._source, fields, group, as_names(self.session_fields), split)
+        self.messages.warn(similar_message(arrangement.domains, "domains", "rename one in the data"))
+        return arrangement
 
     # ---- windows, labels and splits
 
     @staged_property(Stage.CUTTING)
+    def _renamed(self) -> Source:
+        """The source with the new names of ``labels``."""
+        series = self._source.series
+        self.messages.warn(merge_message(series.merged, "labels"))
+        renamed = read_labels(self.labels)[1]
+        return replace(self._source, series=rename_series(series, renamed)) if renamed else self._source
+
+    @staged_property(Stage.CUTTING)
     def _cut(self) -> Cut:
-        source, known, ignored = self._source, as_names(self.labels), set(as_names(self.ignored_labels))
-        series = source.series
+        source, known = self._renamed, read_labels(self.labels)[0]
+        ignored, series = set(as_labels(self.ignored_labels, "ignored_labels")), source.series
         for number, name in enumerate(series.names if known else []):
             if name not in known and name not in ignored:
                 place = int(np.argmax(series.labels == number))
@@ -255,8 +281,9 @@ class BaseSensorDataModule(DomainsDataModule):
     @staged_property(Stage.CUTTING)
     def _labels(self) -> tuple[list[str], np.ndarray]:
         """Names of all classes, and the class index of each window."""
-        names, label = self._source.series.names, self._cut.label
-        known = as_names(self.labels) or sorted(names[number] for number in np.unique(label))
+        names, label = self._renamed.series.names, self._cut.label
+        known = read_labels(self.labels)[0] or sorted(names[number] for number in np.unique(label))
+        self.messages.warn(similar_message(known, "labels", RENAME))
         place = np.array([known.index(name) if name in known else -1 for name in names])
         return known, place[label]
 

@@ -10,6 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 from rich.progress import track
 
+from lightning_fusion.data.names import canonical_label
 from lightning_fusion.data.sensor.series import Recorded
 from lightning_fusion.data.tables import check_columns, read_columns
 from lightning_fusion.errors import InputError, shorten
@@ -17,7 +18,7 @@ from lightning_fusion.files import digest
 
 SERIES_SUFFIXES = {".csv", ".npy", ".npz", ".txt"}
 TIMESTAMP_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-_VERSION = 4
+_VERSION = 5
 """Version of the cache format; entries of other versions are ignored."""
 _MOST_RATE_ERROR = 0.1
 _RATE_OF_ANOTHER_UNIT = 20.0
@@ -216,7 +217,7 @@ def _read_npz(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.n
             if not set(wanted) <= set(single):
                 check_columns(path, found, [name for name in wanted if name not in single], "arrays")
             columns = [np.asarray(single[name], np.float64) for name in numeric]
-            labels = single[how.label].astype(str).astype(object) if how.label else None
+            labels = _texts(single[how.label]) if how.label else None
     except InputError:  # InputError is a ValueError
         raise
     except (ValueError, BadZipFile, EOFError) as error:
@@ -234,6 +235,15 @@ def _read_npz(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.n
     return np.stack(columns, 1), labels
 
 
+def _texts(labels: np.ndarray) -> np.ndarray:
+    """Return labels as texts, empty for NaN: the label 2.0 is read as 2."""
+    if labels.dtype.kind != "f":
+        return labels.astype(str).astype(object)
+    values, place = np.unique(labels, return_inverse=True)
+    texts = ["" if np.isnan(value) else canonical_label(value) for value in values]
+    return np.array(texts, object)[place.reshape(labels.shape)]
+
+
 def _read_npy(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.ndarray, np.ndarray | None]:
     try:
         table = np.load(path)
@@ -246,9 +256,7 @@ def _read_npy(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.n
             "columns to the names of its columns"
         )
     check_columns(path, columns, [*numeric, *([how.label] if how.label else [])], "columns")
-    labels = table[:, columns.index(how.label)] if how.label else None
-    if labels is not None:  # the label 2.0 is read as 2
-        labels = (labels.astype(int) if (labels == labels.round()).all() else labels).astype(str).astype(object)
+    labels = _texts(table[:, columns.index(how.label)]) if how.label else None
     return table[:, [columns.index(name) for name in numeric]].astype(np.float64), labels
 
 

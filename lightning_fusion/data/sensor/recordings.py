@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lightning_fusion.data.base import Stage, staged_property
-from lightning_fusion.data.domains import as_names
+from lightning_fusion.data.names import as_names
 from lightning_fusion.data.patterns import compile_pattern, find_files
 from lightning_fusion.data.sensor.arrangement import Arrangement, Source, other_scales
 from lightning_fusion.data.sensor.files import (

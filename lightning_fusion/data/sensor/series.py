@@ -1,7 +1,7 @@
 """Concatenated recordings: one array of samples with labels, in memory or mapped from a cache."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_fusion.data.names import LabelForms, rename_labels
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
 from lightning_fusion.store import StoreWriter, cached
@@ -45,6 +46,7 @@ class Series:
         lengths: (R,) int64, number of samples of each recording.
         rms: (R, channels), root mean square of each recording.
         fingerprint: Fingerprint of samples and labels.
+        merged: Written forms of labels that were written in several ways.
     """
 
     samples: Tensor
@@ -54,6 +56,7 @@ class Series:
     lengths: np.ndarray
     rms: np.ndarray
     fingerprint: str
+    merged: dict[str, list[str]] = field(default_factory=dict)
 
 
 def load_series(recordings: Iterable[Recorded], entry: Path | None = None) -> Series:
@@ -76,27 +79,28 @@ def load_series(recordings: Iterable[Recorded], entry: Path | None = None) -> Se
     """
     if entry is None:
         parts: list[np.ndarray] = []
-        columns, names = _gather(recordings, parts.append)
+        columns, names, merged = _gather(recordings, parts.append)
         samples = np.concatenate(parts)
-        return _series(samples, columns, names, _fingerprint(samples, columns, names))
+        return _series(samples, columns, names, _fingerprint(samples, columns, names), merged)
 
     def write(writer: StoreWriter) -> dict[str, Any]:
-        columns, names = _gather(recordings, lambda samples: writer.append("samples", samples))
+        columns, names, merged = _gather(recordings, lambda samples: writer.append("samples", samples))
         fingerprint = _fingerprint(writer.view("samples"), columns, names)
         for name, values in columns.items():
             writer[name] = values
-        return {"names": names, "fingerprint": fingerprint}
+        return {"names": names, "fingerprint": fingerprint, "merged": merged}
 
     store = cached(entry, "sensor series", write, writable=True)  # torch requires writable arrays
     columns = {name: np.asarray(store[name]) for name in ("labels", "lengths", "rms")}
-    return _series(store["samples"], columns, store.metadata["names"], store.metadata["fingerprint"])
+    return _series(store["samples"], columns, *(store.metadata[name] for name in ("names", "fingerprint", "merged")))
 
 
 def _gather(
     recordings: Iterable[Recorded], keep: Callable[[np.ndarray], Any]
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Pass the samples on, and return labels, lengths and root mean squares of recordings, and names of labels."""
+) -> tuple[dict[str, np.ndarray], list[str], dict[str, list[str]]]:
+    """Pass the samples on; return labels, lengths and rms of recordings, names of labels, and their several forms."""
     numbers: dict[str, int] = {}
+    forms = LabelForms()
     labels: list[np.ndarray] = []
     lengths: list[int] = []
     rms: list[np.ndarray] = []
@@ -107,20 +111,28 @@ def _gather(
                 f"recording {len(rms)} has samples {one.samples.dtype} {one.samples.shape}; expected float32 (T, "
                 f"channels), with equal numbers of channels: change read_source"
             )
-        labels.append(_encode(one, numbers))
+        labels.append(_encode(one, numbers, forms))
         lengths.append(len(one.samples))
         rms.append(np.sqrt(np.square(one.samples, dtype=np.float64).mean(0)))
         keep(one.samples)
-    return {"labels": np.concatenate(labels), "lengths": np.array(lengths), "rms": np.array(rms)}, list(numbers)
+    columns = {"labels": np.concatenate(labels), "lengths": np.array(lengths), "rms": np.array(rms)}
+    return columns, list(numbers), forms.merged
 
 
 def _fingerprint(samples: np.ndarray, columns: dict[str, np.ndarray], names: list[str]) -> str:
     return digest(samples, columns["labels"], names, columns["lengths"])
 
 
-def _series(samples: np.ndarray, columns: dict[str, np.ndarray], names: list[str], fingerprint: str) -> Series:
+def _series(
+    samples: np.ndarray,
+    columns: dict[str, np.ndarray],
+    names: list[str],
+    fingerprint: str,
+    merged: dict[str, list[str]],
+) -> Series:
     labels, lengths, rms = columns["labels"], columns["lengths"], columns["rms"]
-    return Series(torch.from_numpy(samples), labels, names, np.cumsum(lengths) - lengths, lengths, rms, fingerprint)
+    begins = np.cumsum(lengths) - lengths
+    return Series(torch.from_numpy(samples), labels, names, begins, lengths, rms, fingerprint, merged)
 
 
 def check_labels(names: Sequence[str]) -> None:
@@ -139,15 +151,34 @@ def check_labels(names: Sequence[str]) -> None:
         )
 
 
-def _encode(one: Recorded, numbers: dict[str, int]) -> np.ndarray:
+def rename_series(series: Series, renamed: Mapping[str, str]) -> Series:
+    """Return recordings with new names of some labels; samples are not copied.
+
+    Args:
+        series: Recordings.
+        renamed: New name of each renamed label.
+
+    Raises:
+        InputError: If the recordings have no such label.
+    """
+    if not renamed:
+        return series
+    names = rename_labels(series.names, renamed)
+    kept = list(dict.fromkeys(names))
+    codes = np.array([*map(kept.index, names), GAP, NO_LABEL], np.int16)  # -2 and -1 index the last two
+    return replace(series, labels=codes[series.labels], names=kept)
+
+
+def _encode(one: Recorded, numbers: dict[str, int], forms: LabelForms) -> np.ndarray:
     codes = np.full(len(one.samples), NO_LABEL, np.int16)
     if one.labels is not None:
-        names = [one.labels] if isinstance(one.labels, str) else [str(label) for label in one.labels]
-        own = {name: numbers.setdefault(name, len(numbers)) if name else NO_LABEL for name in sorted(set(names))}
+        written = [one.labels] if isinstance(one.labels, str) else list(one.labels)
+        form = {label: forms(label) for label in set(written)}
+        own = {name: numbers.setdefault(name, len(numbers)) if name else NO_LABEL for name in sorted(form.values())}
         check_labels(list(numbers))
-        if len(names) not in (1, len(codes)):
-            raise InputError(f"found {len(names)} labels of {len(codes)} samples; expected one each, or one for all")
-        codes[:] = [own[name] for name in names]
+        if len(written) not in (1, len(codes)):
+            raise InputError(f"found {len(written)} labels of {len(codes)} samples; expected one each, or one for all")
+        codes[:] = [own[form[label]] for label in written]
     if one.gaps is not None:
         codes[one.gaps] = GAP
     return codes

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_fusion.data.base import Stage, staged_property
-from lightning_fusion.data.domains import as_names
+from lightning_fusion.data.names import LabelForms, as_names
 from lightning_fusion.data.sensor.arrangement import Source
 from lightning_fusion.data.sensor.datamodule import BaseSensorDataModule
 from lightning_fusion.data.sensor.layouts import numbered_columns
@@ -94,7 +94,8 @@ class FeatureTableDataModule(BaseSensorDataModule):
         if np.isinf(values).any():
             row, place = np.argwhere(np.isinf(values))[0].tolist()
             raise InputError(f"{path}, row {row + first}: {chosen[place]} is infinite; repair or remove the row")
-        found, codes = np.unique(said[:, 0], return_inverse=True)
+        forms = LabelForms()
+        found, codes = np.unique([forms(name) for name in said[:, 0]], return_inverse=True)
         check_labels(found.tolist())
         count, floats = len(values), values.astype(np.float32)
         series = Series(
@@ -105,6 +106,7 @@ class FeatureTableDataModule(BaseSensorDataModule):
             np.ones(count, np.int64),
             np.empty((count, 0)),
             digest(floats, codes, found.tolist()),
+            forms.merged,
         )
         rows = [f"{path}, row {row + first}," for row in range(count)]
         return Source(series, rows, dict(zip(texts, said.T, strict=True)), chosen)

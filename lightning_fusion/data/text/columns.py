@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lightning_fusion.data.base import Stage
-from lightning_fusion.data.domains import as_names
+from lightning_fusion.data.names import as_names, canonical_label
 from lightning_fusion.data.text.datamodule import BaseTextDataModule
 from lightning_fusion.data.text.texts import SPLIT_NAMES, Texts
 from lightning_fusion.errors import InputError, shorten
@@ -66,7 +66,7 @@ class Fields:
         for line, row in rows:
             here = f"{place}, line {line}"
             values = {name: self._named(name, row.get(name), here) for name in needed}
-            out = self.out_of_scope is not None and str(values[self.label]).strip() == self.out_of_scope
+            out = self.out_of_scope is not None and canonical_label(values[self.label]) == self.out_of_scope
             needless = self.domains if out else ()
             if lacking := [name for name, value in values.items() if value is None and name not in needless]:
                 raise InputError(f"{here}: {shorten(lacking)} is missing; fill it in, or remove the row")
@@ -87,7 +87,7 @@ class Fields:
     def _named(self, column: str, value: Any, place: str) -> Any:
         if isinstance(value, dict | list | bytes) or value != value:
             raise InputError(f"{place}: {column} is {value!r:.60}; expected a text or number")
-        if value is None or column not in self.names or not (written := str(value).strip()):
+        if value is None or column not in self.names or not (written := canonical_label(value)):
             return value
         if written not in self.names[column]:
             raise InputError(
@@ -109,7 +109,10 @@ def names_of_values(names: Mapping[str, Mapping[str | int, str]] | None) -> dict
         >>> names_of_values({"stars": {1: "bad", 5: "good"}})
         {'stars': {'1': 'bad', '5': 'good'}}
     """
-    return {column: {str(value): str(name) for value, name in each.items()} for column, each in (names or {}).items()}
+    return {
+        column: {canonical_label(value): canonical_label(name) for value, name in each.items()}
+        for column, each in (names or {}).items()
+    }
 
 
 class ColumnTextDataModule(BaseTextDataModule):
@@ -175,7 +178,7 @@ class ColumnTextDataModule(BaseTextDataModule):
             self.pair,
             tuple(self.domain_fields or ()),
             self.split_field,
-            None if self.out_of_scope_label is None else str(self.out_of_scope_label).strip(),
+            None if self.out_of_scope_label is None else canonical_label(self.out_of_scope_label),
             names_of_values(self.value_names),
         )
 

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_fusion.data.base import SPLITS, Rows, Stage, staged_property
-from lightning_fusion.data.domains import DomainsDataModule, as_names, check_label_names
+from lightning_fusion.data.domains import DomainsDataModule, check_label_names
+from lightning_fusion.data.names import RENAME, merge_message, read_labels, rename_labels, similar_message
 from lightning_fusion.data.samplers import LengthSampler
 from lightning_fusion.data.text.splits import FUSER_TRAIN, FUSER_VAL, LEFT_OUT, TRAIN, draw_splits
-from lightning_fusion.data.text.texts import Texts, normalize
+from lightning_fusion.data.text.texts import Texts
 from lightning_fusion.data.text.tokens import Corpus, TextTokenizer, TokenRows, load_corpus
 from lightning_fusion.data.text.words import bag_of_words
 from lightning_fusion.errors import InputError, shorten
@@ -22,7 +23,7 @@ from lightning_fusion.extras import require
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import constructor_arguments
 
-_READ_AS = 4  # version of the reading code: cache entries of other versions are ignored
+_READ_AS = 5  # version of the reading code: cache entries of other versions are ignored
 _FRACTIONS = ("val_fraction", "test_fraction", "fuser_fraction")
 
 
@@ -44,7 +45,7 @@ class BaseTextDataModule(DomainsDataModule):
         domain: Names of the selected domains, with their own classes, for the role ``expert``. ``None`` (default)
             selects all. Splits do not depend on it.
         labels: All permitted labels, in the order of the targets; any other is an error. None: the labels in the data,
-            sorted by name, all of which must occur in the training split.
+            sorted by name, all of which must occur in the training split. A mapping ``{Good: good}`` renames labels.
         tokenizer: Folder of a transformers tokenizer, or its name on the hub; None trains a byte-level byte-pair
             tokenizer on the training texts of the experts of all domains.
         vocab_size: Maximum number of tokens of the trained tokenizer.
@@ -75,7 +76,7 @@ class BaseTextDataModule(DomainsDataModule):
         self,
         role: Literal["expert", "fuser"] = "expert",
         domain: str | list[str] | None = None,
-        labels: list[str | int] | None = None,
+        labels: list[str | int] | dict[str | int, str | int] | None = None,
         tokenizer: str | None = None,
         vocab_size: int = 2048,
         lowercase: bool = True,
@@ -245,15 +246,8 @@ class BaseTextDataModule(DomainsDataModule):
             tell(f"truncated {metadata['cut']} of {count} texts longer than max_length ({self.max_length} tokens)")
         if metadata["left_out"]:
             self.messages.warn(f"{metadata['left_out']} texts are unreadable and are left out")
-        for what, names in (("labels", corpus.labels), ("domains", corpus.domains)):
-            found: dict[str, list[str]] = {}
-            for name in names:
-                found.setdefault(normalize(name), []).append(name)
-            for alike in found.values():
-                if len(alike) > 1:
-                    self.messages.warn(
-                        f"the {what} {shorten(map(repr, alike))} differ by case only, and count as {len(alike)}"
-                    )
+        self.messages.warn(merge_message(metadata["merged"], "labels"))
+        self.messages.warn(similar_message(corpus.domains, "domains", "rename one in the data"))
         return corpus
 
     def _tokenizer_of(self, texts: Texts, group: np.ndarray) -> TextTokenizer:
@@ -279,20 +273,22 @@ class BaseTextDataModule(DomainsDataModule):
     def _labels(self) -> tuple[list[str], np.ndarray]:
         """Names of all classes, and the class index of each text; -1 for texts that are not used."""
         corpus = self._corpus
-        found = self._in_scope(~corpus.out_of_scope)
-        known = as_names(self.labels) or found
+        listed, renamed = read_labels(self.labels)
+        names = rename_labels(corpus.labels, renamed)
+        found = self._in_scope(~corpus.out_of_scope, names)
+        known = listed or found
+        self.messages.warn(similar_message(known, "labels", RENAME))
         if strange := [name for name in found if name not in known]:
             raise InputError(
                 f"{self.origin} has the label {strange[0]!r}; expected one of {shorten(known, 9)}: add it to labels"
             )
-        known = [*known, *(self._in_scope(corpus.out_of_scope) if self.out_of_scope == "keep" else [])]
+        known = [*known, *(self._in_scope(corpus.out_of_scope, names) if self.out_of_scope == "keep" else [])]
         number = {name: place for place, name in enumerate(known)}
-        return known, np.array([number.get(name, -1) for name in corpus.labels])[corpus.label]
+        return known, np.array([number.get(name, -1) for name in names])[corpus.label]
 
-    def _in_scope(self, rows: np.ndarray) -> list[str]:
-        """Return the sorted names of the labels of the texts in a (N,) bool mask."""
-        corpus = self._corpus
-        return [corpus.labels[number] for number in np.unique(corpus.label[rows])]
+    def _in_scope(self, rows: np.ndarray, names: Sequence[str]) -> list[str]:
+        """Return the sorted ``names`` of the labels of the texts in a (N,) bool mask."""
+        return sorted({names[number] for number in np.unique(self._corpus.label[rows])})
 
     @property
     def _domain_of(self) -> np.ndarray:
@@ -300,10 +296,11 @@ class BaseTextDataModule(DomainsDataModule):
 
     def _check_own(self, chosen: list[int], classes: list[int]) -> None:
         super()._check_own(chosen, classes)
-        if self.labels is None:
+        listed, renamed = read_labels(self.labels)
+        if not listed:
             (known, label), corpus = self._labels, self._corpus
             trained = np.unique(label[np.isin(corpus.domain, chosen) & np.isin(self._split, (TRAIN, FUSER_TRAIN))])
-            inside = self._in_scope(~corpus.out_of_scope)
+            inside = self._in_scope(~corpus.out_of_scope, rename_labels(corpus.labels, renamed))
             if unseen := [known[n] for n in classes if n not in trained and known[n] in inside]:
                 raise InputError(
                     f"the label {shorten(unseen)} is in no training text of domain "

@@ -2,12 +2,14 @@
 
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lightning_fusion.data.names import LabelForms, canonical_label
 from lightning_fusion.errors import InputError, shorten
 
 SPLIT_NAMES = {
@@ -31,6 +33,7 @@ class Texts:
         splits: (N,) 0, 1, 2 for train, val, test; empty where splits are to be drawn.
         where: File (or table) and line of each text.
         out_of_scope: Whether the label of each text is outside the classes.
+        forms: Function that returns the canonical form of a label.
 
     Example:
         >>> texts = Texts()
@@ -46,6 +49,7 @@ class Texts:
     splits: list[int] = field(default_factory=list)
     where: list[tuple[str, int]] = field(default_factory=list)
     out_of_scope: list[bool] = field(default_factory=list)
+    forms: Callable[[str], str] = field(default_factory=LabelForms, repr=False)
     _written: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def add(
@@ -58,17 +62,18 @@ class Texts:
         pair: str | None = None,
         out_of_scope: bool = False,
     ) -> None:
-        """Append one text; whitespace around names is removed.
+        """Append one text, its label and domain in canonical form.
 
         Raises:
             InputError: If two domains differ only in characters that are not permitted in the name of an expert.
         """
         self.texts.append(text)
-        self.labels.append(label.strip())
-        name = _NO_NAME.sub("_", domain.strip())  # a domain may name an expert and its file
-        if self._written.setdefault(name, domain.strip()) != domain.strip():
+        self.labels.append(self.forms(label))
+        domain = canonical_label(domain)
+        name = _NO_NAME.sub("_", domain)  # a domain may name an expert and its file
+        if self._written.setdefault(name, domain) != domain:
             raise InputError(
-                f"{where[0]}, line {where[1]}: the domains {self._written[name]!r} and {domain.strip()!r} both "
+                f"{where[0]}, line {where[1]}: the domains {self._written[name]!r} and {domain!r} both "
                 f"become {name}; rename one"
             )
         self.domains.append(name)
@@ -92,7 +97,8 @@ class Texts:
         def pick(values: Any) -> Any:
             return [values[row] for row in rows] if values else values
 
-        return Texts(*(pick(getattr(self, name)) for name in self.__dataclass_fields__ if name != "_written"))
+        lists = (name for name in self.__dataclass_fields__ if name not in ("forms", "_written"))
+        return Texts(**{name: pick(getattr(self, name)) for name in lists}, forms=self.forms)
 
 
 def normalize(text: str) -> str:

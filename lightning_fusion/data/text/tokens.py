@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_fusion.data.names import LabelForms
 from lightning_fusion.data.text.texts import Texts, normalize
 from lightning_fusion.data.text.words import hash_words
 from lightning_fusion.errors import InputError
@@ -170,7 +171,8 @@ class Corpus:
         labels: Names of the labels.
         domains: Names of the domains.
         metadata: Contains ``vocab_size``, ``pad_id``, ``tokenizer`` (its fingerprint), ``trained`` (its text), ``cut``
-            (number of truncated texts), ``left_out`` (number of unreadable texts), ``fingerprint`` (of the corpus).
+            (number of truncated texts), ``left_out`` (number of unreadable texts), ``merged`` (written forms of labels
+            that have several), ``fingerprint`` (of the corpus).
     """
 
     tokens: Tensor
@@ -301,6 +303,7 @@ def _tokenize(
         "trained": tokenizer.dump(),
         "cut": cut,
         "left_out": left_out + more,
+        "merged": texts.forms.merged if isinstance(texts.forms, LabelForms) else {},
     }
     metadata["fingerprint"] = digest(*arrays.values(), label_names.tolist(), domain_names, metadata["tokenizer"])
     return arrays, metadata

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_fusion.data.base import FusionDataModule, RowDataset
+from lightning_fusion.data.names import as_labels
 from lightning_fusion.data.views.base import DataView, renumbered
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
@@ -50,7 +51,8 @@ class SourceDataModule(DataView):
     @property
     def classes(self) -> list[str]:
         """Names of the classes that are kept, in the order of the wrapped module."""
-        return [name for name in self.data.classes if self.kept is None or name in self.kept]
+        kept = as_labels(self.kept, "kept")
+        return [name for name in self.data.classes if self.kept is None or name in kept]
 
     @property
     def own_domains(self) -> list[str]:
@@ -72,7 +74,7 @@ class SourceDataModule(DataView):
     def make_rows(self, split: str) -> RowDataset:
         """Return the samples of a split that belong to the kept classes."""
         dataset = self._rows_of_data(split)
-        if unknown := sorted(set(self.kept or ()) - set(self.data.classes)):
+        if unknown := sorted(set(as_labels(self.kept, "kept")) - set(self.data.classes)):
             raise InputError(f"kept: found {shorten(unknown)}; the data's classes are {shorten(self.data.classes)}")
         if len(self.classes) < 2:
             raise InputError(f"kept: found {self.kept}; a source needs two classes")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_fusion.data.domains import as_names
+from lightning_fusion.data.names import as_labels, canonical_label
 from lightning_fusion.data.targets import as_targets
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.pool import (
@@ -274,9 +274,11 @@ class ExpertOutputs:
             >>> outputs.scattered("test").tolist()
             [[[0.8999999761581421, 0.10000000149011612, 0.0], [0.0, 0.0, 1.0]]]
         """
-        expert_classes = {name: as_names(labels) for name, labels in expert_classes.items()}
-        vocabulary = task_classes(expert_classes, None if classes is None else as_names(classes))
-        domains = as_names(domains)
+        expert_classes = {
+            name: as_labels(labels, f"expert_classes of {name}") for name, labels in expert_classes.items()
+        }
+        vocabulary = task_classes(expert_classes, classes)
+        domains = as_labels(domains, "domains")
         costs = costs or {}
         if not expert_classes:
             raise InputError("expert_classes is empty; name at least one expert")
@@ -330,7 +332,7 @@ class ExpertOutputs:
         experts = {
             name: {
                 "classes": names,
-                "domains": as_names((expert_domains or {}).get(name)) or None,
+                "domains": as_labels((expert_domains or {}).get(name), f"expert_domains of {name}") or None,
                 "cost": _read_cost(name, costs.get(name, 1.0)),
                 "fingerprint": None,  # the origin of the predictions is unknown
                 "checkpoint": None,
@@ -422,5 +424,6 @@ def expert_target_matrix(domains: Sequence[str], expert_domains: Mapping[str, Se
         >>> expert_target_matrix(["x", "y"], {"a": ["x"], "b": ["x", "y"]}).tolist()
         [[True, True], [False, True]]
     """
-    rows = [[domain in names for names in expert_domains.values()] for domain in domains]
+    known = [set(map(canonical_label, names)) for names in expert_domains.values()]
+    rows = [[canonical_label(domain) in names for names in known] for domain in domains]
     return torch.tensor(rows, dtype=torch.bool).reshape(len(domains), len(expert_domains))

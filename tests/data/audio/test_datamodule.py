@@ -408,7 +408,7 @@ class TestBadInput:
         draw_tree(tmp_path / "here", names(7))
         draw_tree(tmp_path / "there", ["ID001", "ID009"])
         with (
-            pytest.warns(UserWarning, match="differ only in case"),
+            pytest.warns(UserWarning, match="the speakers 'ID001' and 'id001' are nearly equal"),
             pytest.raises(InputError, match=r"1 speaker\(s\) are in train and in test: ID001; splits are disjoint"),
         ):
             folders(tmp_path / "here", test_root=str(tmp_path / "there")).setup()
@@ -445,7 +445,7 @@ class TestBadInput:
 
     def test_names_that_differ_in_case(self, tmp_path):
         draw_tree(tmp_path, [*names(7), "ID001"])
-        with pytest.warns(UserWarning, match="differ only in case count as different people: ID001, id001"):
+        with pytest.warns(UserWarning, match="the speakers 'ID001' and 'id001' are nearly equal and count as 2"):
             folders(tmp_path).setup()
 
     def test_an_unknown_split(self, tree):

@@ -17,7 +17,7 @@ class TestOwnSource:
         cli = main(["fit", "-c", str(TESTS / "conf/sensor_thirdparty.yaml"), "--data.init_args.times=8"])
         data = cli.datamodule
         assert type(data) is PendulumDataModule and (data.times, data.window_s) == (8, 1.0)
-        assert (data.domains, data.own_domains, data.classes) == (["0.5", "1.0"], ["0.5"], ["rests", "swings"])
+        assert (data.domains, data.own_domains, data.classes) == (["0.5", "1"], ["0.5"], ["rests", "swings"])
         assert dict(data.hparams) | {"lengths_m": [0.5, 1.0], "times": 8} == dict(data.hparams)
         assert cli.model.preprocessing == data.preprocessing and data.preprocessing["sample_rate_hz"] == 20
         assert cli.trainer.global_step == 2

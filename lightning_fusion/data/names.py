@@ -1,0 +1,238 @@
+"""Names of classes, domains and columns: from configurations and from files, in one canonical form."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+import numpy as np
+
+from lightning_fusion.errors import InputError, shorten, suggestion
+
+_INVISIBLE = {ord(letter): None for letter in "\u00ad\u180e\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"}
+_WHOLE = re.compile(r"([+-]?[0-9]+)\.0*")
+_BETWEEN = re.compile(r"[\s_\-\u2010-\u2015]+")
+RENAME = "to merge them, set labels: {{{1}: {0}}}"
+"""Remedy for nearly equal labels, for :func:`similar_message`."""
+
+
+def canonical_label(value: Any) -> str:
+    """Return the canonical form of a label; equal labels have equal forms in every modality.
+
+    Unicode normalization form C, no zero-width characters, no surrounding whitespace, and whole numbers without
+    decimals.
+
+    Args:
+        value: Label as written in a file or configuration.
+
+    Example:
+        >>> [canonical_label(value) for value in (" good", "cafe\u0301", "1.0", 1, 2.5)]
+        ['good', 'café', '1', '1', '2.5']
+    """
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    text = str(value)
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text.translate(_INVISIBLE))
+    text = text.strip()
+    whole = _WHOLE.fullmatch(text)
+    return whole[1] if whole else text
+
+
+def as_names(values: Iterable[Any] | str | int | None, key: str = "names") -> list[str]:
+    """Convert names to a list of strings (YAML reads 33 as a number); None gives an empty list.
+
+    Args:
+        values: One name or several.
+        key: Argument that holds them, for messages.
+
+    Raises:
+        InputError: If they are a mapping or a set, or one is a truth value.
+
+    Example:
+        >>> as_names([33, "b"]), as_names("b"), as_names(None)
+        (['33', 'b'], ['b'], [])
+    """
+    if values is None:
+        return []
+    return [str(value) for value in _listed([values] if isinstance(values, str | int) else values, key)]
+
+
+def as_labels(values: Iterable[Any] | None, key: str) -> list[str]:
+    """Convert names of classes or domains to a list in canonical form; None gives an empty list.
+
+    Args:
+        values: Names, in order.
+        key: Argument that holds them, for messages.
+
+    Raises:
+        InputError: If they are no list of names.
+
+    Example:
+        >>> as_labels([1, "2.0", "good "], "labels")
+        ['1', '2', 'good']
+    """
+    return [] if values is None else [canonical_label(value) for value in _listed(values, key)]
+
+
+def _listed(values: Any, key: str) -> list[Any]:
+    """Return names as a list."""
+    if isinstance(values, Mapping | Set | str | bytes) or not isinstance(values, Iterable):
+        raise InputError(f"{key}: found {values!r:.100}; expected a list of names")
+    several = list(values)
+    if truths := [value for value in several if isinstance(value, bool | np.bool_)]:
+        raise InputError(
+            f"{key}: found the truth values {shorten(truths)}; expected names. YAML reads yes, no, on, off, true and "
+            "false as truth values: put names in quotes, as in ['yes', 'no']"
+        )
+    return several
+
+
+def read_labels(labels: Iterable[Any] | Mapping[Any, Any] | None) -> tuple[list[str], dict[str, str]]:
+    """Return the names and the renamings of an argument ``labels``, in canonical form.
+
+    Args:
+        labels: All permitted labels, or a mapping from labels to new names, or None.
+
+    Returns:
+        The permitted labels (empty where none are given), and the new name of each renamed label.
+
+    Raises:
+        InputError: If it is neither a list nor a mapping of names, or a label has two new names.
+
+    Example:
+        >>> read_labels(["open", "shut"]), read_labels({"Open": "open"})
+        ((['open', 'shut'], {}), ([], {'Open': 'open'}))
+    """
+    if not isinstance(labels, Mapping):
+        return as_labels(labels, "labels"), {}
+    renamed: dict[str, str] = {}
+    for written, name in zip(as_labels([*labels], "labels"), as_labels([*labels.values()], "labels"), strict=True):
+        if renamed.setdefault(written, name) != name:
+            raise InputError(f"labels: {written!r} is renamed to {renamed[written]!r} and to {name!r}; remove one")
+    return [], renamed
+
+
+def rename_labels(names: Iterable[str], renamed: Mapping[str, str]) -> list[str]:
+    """Return the new names of labels.
+
+    Args:
+        names: Labels of the data.
+        renamed: New name of each renamed label.
+
+    Raises:
+        InputError: If the data have no such label.
+
+    Example:
+        >>> rename_labels(["Open", "open", "shut"], {"Open": "open"})
+        ['open', 'open', 'shut']
+    """
+    known = list(names)
+    if unknown := [name for name in renamed if name not in known]:
+        raise InputError(
+            f"labels renames {shorten(map(repr, unknown))}; the data have {shorten(map(repr, known), 20)}"
+            f"{suggestion(unknown[0], known)}"
+        )
+    return [renamed.get(name, name) for name in known]
+
+
+class LabelForms:
+    """Labels as they are read: canonical forms, and in how many ways each was written.
+
+    Example:
+        >>> forms = LabelForms()
+        >>> [forms(text) for text in ("1", "1.0", "2")], forms.merged
+        (['1', '1', '2'], {'1': ['1', '1.0']})
+    """
+
+    def __init__(self) -> None:
+        self._form: dict[str, str] = {}
+
+    def __call__(self, written: Any) -> str:
+        """Return the canonical form of a label."""
+        text = written if isinstance(written, str) else canonical_label(written)
+        form = self._form.get(text)
+        if form is None:
+            form = self._form[text] = canonical_label(text)
+        return form
+
+    @property
+    def merged(self) -> dict[str, list[str]]:
+        """Written forms of each label that was written in several ways."""
+        return merge_forms(self._form)
+
+
+def merge_forms(forms: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the written forms of each label that has several.
+
+    Args:
+        forms: Canonical form of each written one.
+
+    Example:
+        >>> merge_forms({"1": "1", "1.0": "1", "2": "2"})
+        {'1': ['1', '1.0']}
+    """
+    found: dict[str, list[str]] = {}
+    for written, form in forms.items():
+        found.setdefault(form, []).append(written)
+    return {form: written for form, written in found.items() if len(written) > 1}
+
+
+def merge_message(merged: Mapping[str, Iterable[str]], what: str) -> str | None:
+    """Return a message about labels that were written in several ways; None where there are none.
+
+    Args:
+        merged: Written forms of each such label.
+        what: Meaning of the names: ``labels`` or ``domains``.
+
+    Example:
+        >>> merge_message({"1": ["1", "1.0"]}, "labels")
+        "1 of the labels is written in several ways, which count as one: '1', '1.0'"
+    """
+    if not merged:
+        return None
+    listed = shorten("; ".join([", ".join(map(_shown, forms))]) for forms in merged.values())
+    count = f"1 of the {what} is" if len(merged) == 1 else f"{len(merged)} of the {what} are"
+    return f"{count} written in several ways, which count as one: {listed}"
+
+
+def similar_names(names: Iterable[str]) -> list[list[str]]:
+    """Return names that differ only in case, in spaces, hyphens and underscores, or in leading zeros.
+
+    Args:
+        names: Different names in canonical form.
+
+    Example:
+        >>> similar_names(["open", "Open", "bar-bell", "bar_bell", "tea"])
+        [['open', 'Open'], ['bar-bell', 'bar_bell']]
+    """
+    found: dict[str, list[str]] = {}
+    for name in names:
+        folded = _BETWEEN.sub(" ", unicodedata.normalize("NFKC", name).casefold())
+        found.setdefault(str(int(folded)) if folded.isascii() and folded.isdigit() else folded, []).append(name)
+    return [alike for alike in found.values() if len(alike) > 1]
+
+
+def similar_message(names: Iterable[str], what: str, remedy: str) -> str | None:
+    """Return a warning about names that are nearly equal; None where there are none.
+
+    Args:
+        names: Different names in canonical form.
+        what: Meaning of the names: ``labels`` or ``domains``.
+        remedy: How to merge them; ``{0}`` and ``{1}`` stand for the first two names.
+
+    Example:
+        >>> similar_message(["open", "Open"], "labels", "rename one")
+        "the labels 'open' and 'Open' are nearly equal and count as 2: rename one"
+    """
+    found = similar_names(names)
+    if not found:
+        return None
+    listed = shorten(" and ".join(map(repr, alike)) for alike in found)
+    count = sum(map(len, found))
+    return f"the {what} {listed} are nearly equal and count as {count}: {remedy.format(*map(repr, found[0]))}"
+
+
+def _shown(written: Any) -> str:
+    """Show a name so that invisible differences are visible."""
+    return ascii(written)
