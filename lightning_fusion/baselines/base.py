@@ -7,7 +7,10 @@ import numpy as np
 
 
 class Baseline(ABC):
-    """Rule that maps the outputs of K experts to one class per sample."""
+    """Rule that maps the outputs of K experts to one class per sample.
+
+    A missing answer is NaN in all classes of an expert. A rule that cannot take it raises InputError.
+    """
 
     def fit(self, outputs: np.ndarray, targets: np.ndarray) -> Self:
         """Fit the rule on labeled samples; most rules have no parameters.

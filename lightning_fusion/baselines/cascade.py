@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lightning_fusion.baselines.checks import as_problem
+from lightning_fusion.baselines.checks import as_problem, is_missing
 from lightning_fusion.baselines.cost_points import CostPoint, Costs, mean_cost
 from lightning_fusion.errors import InputError, shorten
 
@@ -25,7 +25,7 @@ def confidence_cascade(
     validation accuracy per unit of cost, because all samples pay for the first experts and only undecided ones for the
     others. Experts of cost 0 come first, by accuracy; ties go to the lower cost, then to the lower index. Of equal
     confidences the expert that was queried first is used. Order, thresholds and prediction are our choice; the idea is
-    that of classifier cascades (Viola and Jones, CVPR 2001).
+    that of classifier cascades (Viola and Jones, CVPR 2001). A missing answer is passed over, and costs nothing.
 
     Args:
         outputs: (N, K, C) probabilities of the samples to predict.
@@ -50,8 +50,8 @@ def confidence_cascade(
         >>> [(point.cost, point.predicted.tolist()) for point in points]
         [(1.0, [0, 0]), (1.0, [0, 0]), (2.0, [0, 0])]
     """
-    given, known, targets, expert_costs = as_problem(outputs, validation_outputs, validation_targets, costs)
-    confidence = known.max(2)
+    given, known, targets, expert_costs = as_problem(outputs, validation_outputs, validation_targets, costs, True)
+    confidence = known.max(2)[~is_missing(known)]
     if thresholds is None:
         if num_thresholds < 1:
             raise InputError(f"num_thresholds is {num_thresholds}; expected at least 1")
@@ -59,7 +59,7 @@ def confidence_cascade(
         thresholds = [-math.inf, *middle.tolist(), math.inf]
     elif not len(thresholds) or np.isnan(np.asarray(thresholds, float)).any():
         raise InputError(f"thresholds: found {shorten(thresholds) or 'none'}; expected numbers")
-    hits = (known.argmax(2) == targets[:, None]).sum(0)
+    hits = ((known.argmax(2) == targets[:, None]) & ~is_missing(known)).sum(0)
     unit = float(expert_costs.mean()) or 1.0
     with np.errstate(divide="ignore", invalid="ignore"):  # rounded: 12 hits for 2 and 9 for 1.5 are a tie
         rate = np.where(expert_costs > 0, np.round(hits / (expert_costs / unit), 9), np.inf)
@@ -68,7 +68,7 @@ def confidence_cascade(
     def queries(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the (N, K) largest confidence after each query, and its class."""
         ordered = values[:, order]
-        confidence = ordered.max(2)
+        confidence = np.where(is_missing(ordered), -np.inf, ordered.max(2))
         largest = np.maximum.accumulate(confidence, axis=1)
         news = np.ones_like(confidence, bool)
         news[:, 1:] = confidence[:, 1:] > largest[:, :-1]
@@ -88,6 +88,7 @@ def confidence_cascade(
         last, predicted = stop(*rows, threshold)
         queried = np.empty((len(given), len(order)), bool)
         queried[:, order] = np.arange(len(order)) <= last[:, None]
+        queried &= ~is_missing(given)
         error = float((stop(*held, threshold)[1] != targets).mean())
         points.append(CostPoint(mean_cost(queried, expert_costs), predicted, queried, threshold, error))
     return points

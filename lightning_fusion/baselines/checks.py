@@ -25,27 +25,75 @@ def as_costs(costs: Costs) -> np.ndarray:
     return values
 
 
-def as_outputs(outputs: np.ndarray, where: str = "outputs") -> np.ndarray:
+def as_outputs(outputs: np.ndarray, where: str = "outputs", missing: bool = False) -> np.ndarray:
     """Convert outputs to an (N, K, C) array.
 
     Args:
-        outputs: (N, K, C) finite probabilities, no dimension of size 0.
+        outputs: (N, K, C) finite probabilities, no dimension of size 0; a missing answer is NaN in all classes.
         where: Name of the argument, for messages.
+        missing: Whether answers may be missing; at least one of each sample must be there.
 
     Raises:
-        InputError: If the shape is another, or a value is not finite.
+        InputError: If the shape is another, a value is not finite, or an answer is missing that must not be.
     """
     values = np.asarray(outputs)
     if values.ndim != 3 or not values.size:
         raise InputError(f"{where}: found shape {values.shape}; expected (N, K, C), none of them 0")
-    bad = ~np.isfinite(values).all((1, 2))
+    bad = ~np.isfinite(values).all(2)
+    if missing and bad.any():
+        absent = np.isnan(values).all(2)
+        if absent.all(1).any():
+            raise InputError(
+                f"{where}: no expert answered for row(s) {shorten(np.flatnonzero(absent.all(1)))}; leave them out"
+            )
+        bad &= ~absent
     if bad.any():
-        raise InputError(f"{where}: found NaN or infinite values in row(s) {shorten(np.flatnonzero(bad))}")
+        raise InputError(f"{where}: found NaN or infinite values in row(s) {shorten(np.flatnonzero(bad.any(1)))}")
     return values
 
 
+def is_missing(outputs: np.ndarray) -> np.ndarray:
+    """Return (N, K) bool, missing answers of (N, K, C) outputs: NaN in all classes.
+
+    Example:
+        >>> is_missing(np.array([[[0.5, 0.5], [np.nan, np.nan]]]))
+        array([[False,  True]])
+    """
+    result: np.ndarray = np.isnan(outputs).all(2)
+    return result
+
+
+def reject_missing(outputs: np.ndarray, rule: str) -> None:
+    """Raise InputError for missing answers, in a rule that cannot take them.
+
+    Args:
+        outputs: (N, K, C) outputs.
+        rule: Name of the rule.
+    """
+    values = np.asarray(outputs)
+    count = int(is_missing(values).sum()) if values.ndim == 3 else 0
+    if count:
+        raise InputError(
+            f"{rule} cannot take missing answers; found {count} of {values.shape[0] * values.shape[1]} missing: leave "
+            "these samples or experts out, or leave the rule out"
+        )
+
+
+def answered(outputs: np.ndarray) -> np.ndarray:
+    """Return outputs to predict, (N, K, C), after a check that some expert answered for each sample.
+
+    Raises:
+        InputError: If a sample has no answer of any expert, or a value is not finite.
+    """
+    values = np.asarray(outputs)
+    return as_outputs(values, missing=True) if np.isnan(values).any() else values
+
+
 def as_labeled(
-    outputs: np.ndarray, targets: np.ndarray, names: tuple[str, str] = ("outputs", "targets")
+    outputs: np.ndarray,
+    targets: np.ndarray,
+    names: tuple[str, str] = ("outputs", "targets"),
+    missing: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Convert outputs and targets of labeled samples.
 
@@ -53,11 +101,12 @@ def as_labeled(
         outputs: (N, K, C) finite probabilities.
         targets: (N,) classes below C.
         names: Names of both arguments, for messages.
+        missing: Whether answers may be missing.
 
     Raises:
         InputError: If a shape or a class does not fit, or a value is not finite.
     """
-    known = as_outputs(outputs, names[0])
+    known = as_outputs(outputs, names[0], missing)
     classes = as_targets(targets, known.shape[2], names[1])
     if len(classes) != len(known):
         raise InputError(f"{names[1]}: found {len(classes)} for {len(known)} samples of {names[0]}")
@@ -79,7 +128,11 @@ def check_costs(costs: np.ndarray, outputs: np.ndarray) -> None:
 
 
 def as_problem(
-    outputs: np.ndarray, validation_outputs: np.ndarray, validation_targets: np.ndarray, costs: Costs
+    outputs: np.ndarray,
+    validation_outputs: np.ndarray,
+    validation_targets: np.ndarray,
+    costs: Costs,
+    missing: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Validate the arguments of a rule with costs.
 
@@ -88,6 +141,7 @@ def as_problem(
         validation_outputs: (V, K, C) probabilities of the calibration set.
         validation_targets: (V,) classes of the calibration set.
         costs: (K,) cost of a query to each expert.
+        missing: Whether answers may be missing.
 
     Returns:
         The same as arrays.
@@ -95,8 +149,9 @@ def as_problem(
     Raises:
         InputError: If shapes, labels or costs are inconsistent, or values are not finite.
     """
-    given = as_outputs(outputs)
-    known, targets = as_labeled(validation_outputs, validation_targets, ("validation_outputs", "validation_targets"))
+    given = as_outputs(outputs, missing=missing)
+    names = "validation_outputs", "validation_targets"
+    known, targets = as_labeled(validation_outputs, validation_targets, names, missing)
     if given.shape[1:] != known.shape[1:]:
         raise InputError(
             f"outputs: found (K, C) = {given.shape[1:]}, validation_outputs: {known.shape[1:]}; expected the same"

@@ -5,11 +5,13 @@ from typing import Self
 import numpy as np
 
 from lightning_fusion.baselines.base import Baseline
-from lightning_fusion.baselines.checks import as_labeled
+from lightning_fusion.baselines.checks import answered, as_labeled, is_missing
 
 
 class BestSingle(Baseline):
     """The expert with the highest accuracy on the fitted samples; of equals the first.
+
+    A missing answer counts as a wrong one, and the next best expert replaces it.
 
     Example:
         >>> outputs = np.array([[[0.9, 0.1], [0.2, 0.8]], [[0.6, 0.4], [0.1, 0.9]]])
@@ -21,18 +23,22 @@ class BestSingle(Baseline):
 
     def fit(self, outputs: np.ndarray, targets: np.ndarray) -> Self:
         """Select the expert."""
-        outputs, targets = as_labeled(outputs, targets)
-        self.best = int((outputs.argmax(2) == targets[:, None]).mean(0).argmax())
+        outputs, targets = as_labeled(outputs, targets, missing=True)
+        accuracy = ((outputs.argmax(2) == targets[:, None]) & ~is_missing(outputs)).mean(0)
+        self.order = np.argsort(-accuracy, kind="stable")
+        self.best = int(self.order[0])
         return self
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """Return the predictions of the selected expert."""
-        result: np.ndarray = outputs[:, self.best].argmax(1)
+        outputs = answered(outputs)
+        chosen = self.order[(~is_missing(outputs))[:, self.order].argmax(1)]
+        result: np.ndarray = outputs[np.arange(len(outputs)), chosen].argmax(1)
         return result
 
 
 class SoftmaxAverage(Baseline):
-    """The class with the largest mean probability.
+    """The class with the largest mean probability, of the experts that answered.
 
     Example:
         >>> SoftmaxAverage().predict(np.array([[[0.9, 0.1], [0.3, 0.7]]]))
@@ -41,7 +47,7 @@ class SoftmaxAverage(Baseline):
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """Return the class with the largest mean probability."""
-        result: np.ndarray = outputs.mean(1).argmax(1)
+        result: np.ndarray = _mean(answered(outputs)).argmax(1)
         return result
 
 
@@ -55,12 +61,13 @@ class MostConfident(Baseline):
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """Return the class with the largest probability of any expert."""
-        result: np.ndarray = outputs.max(1).argmax(1)
+        outputs = answered(outputs)
+        result: np.ndarray = np.where(np.isnan(outputs), -np.inf, outputs).max(1).argmax(1)
         return result
 
 
 class MajorityVote(Baseline):
-    """Majority vote of the experts; the mean probability decides ties.
+    """Majority vote of the experts that answered; the mean probability decides ties.
 
     Example:
         >>> MajorityVote().predict(np.array([[[0.6, 0.4], [0.1, 0.9]]]))
@@ -69,6 +76,14 @@ class MajorityVote(Baseline):
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """Return the class with the most votes."""
-        votes = (outputs.argmax(2)[:, :, None] == np.arange(outputs.shape[2])).sum(1)
-        result: np.ndarray = (votes + 0.5 * outputs.mean(1)).argmax(1)
+        outputs = answered(outputs)
+        voted = np.where(is_missing(outputs), -1, outputs.argmax(2))
+        votes = (voted[:, :, None] == np.arange(outputs.shape[2])).sum(1)
+        result: np.ndarray = (votes + 0.5 * _mean(outputs)).argmax(1)
         return result
+
+
+def _mean(outputs: np.ndarray) -> np.ndarray:
+    """Return the (N, C) mean of the experts that answered."""
+    result: np.ndarray = np.nanmean(outputs, axis=1) if np.isnan(outputs).any() else outputs.mean(1)
+    return result

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_fusion.baselines.checks import as_costs, as_labeled, as_problem, check_costs
+from lightning_fusion.baselines.checks import as_costs, as_labeled, as_problem, check_costs, reject_missing
 from lightning_fusion.baselines.cost_points import CostPoint, Costs, mean_cost
 from lightning_fusion.errors import InputError
 
@@ -74,6 +74,7 @@ def frugal_ml_strategy(outputs: np.ndarray, targets: np.ndarray, costs: Costs, t
         >>> strategy.base, strategy.add_ons.tolist(), strategy.thresholds.tolist()
         (0, [1, -1], [0.9, -inf])
     """
+    reject_missing(outputs, "frugal_ml")
     (known, goal), prices = as_labeled(outputs, targets), as_costs(costs)
     check_costs(prices, known)
     if not 0 <= trade_off < math.inf:
@@ -153,6 +154,8 @@ def frugal_ml(
         >>> [(point.cost, point.predicted.tolist()) for point in points]
         [(1.0, [0, 0]), (3.5, [0, 1])]
     """
+    for values in (outputs, validation_outputs):
+        reject_missing(values, "frugal_ml")
     given, known, targets, prices = as_problem(outputs, validation_outputs, validation_targets, costs)
     if trade_offs is None:
         mean = float(prices.mean()) or 1.0

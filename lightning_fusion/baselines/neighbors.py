@@ -5,7 +5,7 @@ from typing import Self
 import numpy as np
 
 from lightning_fusion.baselines.base import Baseline
-from lightning_fusion.baselines.checks import as_labeled
+from lightning_fusion.baselines.checks import as_labeled, reject_missing
 
 
 class NearestNeighbors(Baseline):
@@ -27,6 +27,7 @@ class NearestNeighbors(Baseline):
         """Store the samples."""
         from sklearn.neighbors import KNeighborsClassifier
 
+        reject_missing(outputs, type(self).__name__)
         outputs, targets = as_labeled(outputs, targets)
         self.model = KNeighborsClassifier(min(self.neighbors, len(outputs)), algorithm="brute")
         self.model.fit(outputs.reshape(len(outputs), -1), targets)
@@ -34,6 +35,7 @@ class NearestNeighbors(Baseline):
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """Return the vote of the neighbors."""
+        reject_missing(outputs, type(self).__name__)
         result: np.ndarray = self.model.predict(outputs.reshape(len(outputs), -1))
         return result
 
@@ -61,6 +63,7 @@ class KNORAE(Baseline):
         """Store the samples, and the experts that are correct on each."""
         from sklearn import neighbors
 
+        reject_missing(outputs, type(self).__name__)
         outputs, targets = as_labeled(outputs, targets)
         self.model = neighbors.NearestNeighbors(n_neighbors=min(self.neighbors, len(outputs)), algorithm="brute")
         self.model.fit(outputs.reshape(len(outputs), -1))
@@ -69,6 +72,7 @@ class KNORAE(Baseline):
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """Return the vote of the selected experts; the mean of their probabilities decides ties."""
+        reject_missing(outputs, type(self).__name__)
         nearest = self.model.kneighbors(outputs.reshape(len(outputs), -1), return_distance=False)
         # run[n, k]: number of nearest samples, from the first on, on which expert k is correct without interruption
         run = np.cumprod(self.right[nearest], axis=1).sum(1)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lightning_fusion.baselines.checks import as_costs, as_labeled, check_costs
+from lightning_fusion.baselines.checks import as_costs, as_labeled, check_costs, is_missing
 from lightning_fusion.baselines.cost_points import CostPoint, Costs, mean_cost
 
 
@@ -13,13 +13,13 @@ def oracle_selection(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
         >>> oracle_selection(np.array([[[0.6, 0.4], [0.1, 0.9]]]), np.array([1]))
         array([ True])
     """
-    outputs, targets = as_labeled(outputs, targets)
-    result: np.ndarray = (outputs.argmax(2) == targets[:, None]).any(1)
+    outputs, targets = as_labeled(outputs, targets, missing=True)
+    result: np.ndarray = np.any(_right(outputs, targets), axis=1)
     return result
 
 
 def oracle_expert(outputs: np.ndarray, targets: np.ndarray, trained: np.ndarray) -> np.ndarray:
-    """Return (N,) in [0, 1], the fraction of correct experts among those trained on the sample's domain.
+    """Return (N,) in [0, 1], the fraction of correct experts among those trained on the sample's domain that answered.
 
     This is the expected accuracy with known domains. Samples of which no expert has the domain count as wrong.
 
@@ -32,8 +32,9 @@ def oracle_expert(outputs: np.ndarray, targets: np.ndarray, trained: np.ndarray)
         >>> oracle_expert(np.array([[[0.6, 0.4], [0.1, 0.9]]]), np.array([1]), np.array([[True, True]]))
         array([0.5])
     """
-    outputs, targets = as_labeled(outputs, targets)
-    right = (outputs.argmax(2) == targets[:, None]) & trained
+    outputs, targets = as_labeled(outputs, targets, missing=True)
+    trained = trained & ~is_missing(outputs)
+    right = _right(outputs, targets) & trained
     result: np.ndarray = right.sum(1) / np.maximum(trained.sum(1), 1)
     return result
 
@@ -59,11 +60,17 @@ def least_expensive_correct(outputs: np.ndarray, targets: np.ndarray, costs: Cos
         >>> point.cost, point.predicted.tolist()
         (3.0, [0, 1])
     """
-    (given, goal), prices = as_labeled(outputs, targets), as_costs(costs)
+    (given, goal), prices = as_labeled(outputs, targets, missing=True), as_costs(costs)
     check_costs(prices, given)
     predictions = given.argmax(2)
     # without a correct expert all costs are raised alike, so the least expensive one is selected as well
-    right = predictions == goal[:, None]
-    expert = np.where(right | ~right.any(1, keepdims=True), prices, np.inf).argmin(1)
+    right, answered = _right(given, goal), ~is_missing(given)
+    expert = np.where(right | (answered & ~right.any(1, keepdims=True)), prices, np.inf).argmin(1)
     queried = expert[:, None] == np.arange(len(prices))
     return CostPoint(mean_cost(queried, prices), np.take_along_axis(predictions, expert[:, None], 1)[:, 0], queried)
+
+
+def _right(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return (N, K) bool, correct predictions; a missing answer is none."""
+    result: np.ndarray = (outputs.argmax(2) == targets[:, None]) & ~is_missing(outputs)
+    return result

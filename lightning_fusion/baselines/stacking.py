@@ -5,11 +5,13 @@ from typing import Self
 import numpy as np
 
 from lightning_fusion.baselines.base import Baseline
-from lightning_fusion.baselines.checks import as_labeled
+from lightning_fusion.baselines.checks import answered, as_labeled
 
 
 class LogisticStacking(Baseline):
     """Logistic regression on the concatenated outputs of the experts (Wolpert, Stacked Generalization, 1992).
+
+    A missing answer is zero in all classes, which no distribution is, so that it contributes nothing.
 
     Args:
         inverse_penalty: Inverse of the L2 penalty, ``C`` of scikit-learn.
@@ -27,8 +29,8 @@ class LogisticStacking(Baseline):
 
     def fit(self, outputs: np.ndarray, targets: np.ndarray) -> Self:
         """Fit the regression."""
-        outputs, targets = as_labeled(outputs, targets)
-        flat = outputs.reshape(len(outputs), -1)
+        outputs, targets = as_labeled(outputs, targets, missing=True)
+        flat = _flat(outputs)
         self.columns = np.ptp(flat, axis=0) > 0  # classes that an expert does not have
         self.constant = targets[0] if len(np.unique(targets)) == 1 else None
         if self.constant is None:
@@ -39,5 +41,10 @@ class LogisticStacking(Baseline):
         """Return the class that the regression predicts."""
         if self.constant is not None:
             return np.full(len(outputs), self.constant)
-        result: np.ndarray = self.model.predict(outputs.reshape(len(outputs), -1)[:, self.columns])
+        result: np.ndarray = self.model.predict(_flat(answered(outputs))[:, self.columns])
         return result
+
+
+def _flat(outputs: np.ndarray) -> np.ndarray:
+    """Return the (N, K C) input of the regression."""
+    return np.where(np.isnan(outputs), outputs.dtype.type(0), outputs).reshape(len(outputs), -1)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from inspect import signature
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import SUPPRESS, ArgumentParser
 from lightning import LightningDataModule, Trainer
@@ -31,6 +31,8 @@ def collect(
     keep_representations: bool = False,
     trainer: Trainer | None = None,
     overwrite: bool = False,
+    on_failure: Literal["raise", "skip"] = "raise",
+    retries: int = 0,
 ) -> ExpertOutputs:
     """Query a pool of experts on a data set once and store their outputs.
 
@@ -42,12 +44,16 @@ def collect(
         keep_representations: Store each expert's representations as well.
         trainer: Arguments of the Trainer that runs the experts.
         overwrite: Replace another store.
+        on_failure: Where an expert fails on a sample: raise, or skip (the answer is missing in the store).
+        retries: Further attempts on samples without a valid answer.
 
     Returns:
         The opened store.
     """
     splits = list(SPLITS) if splits is None else splits
-    outputs = collecting.collect(ExpertPool(experts), data, output, splits, keep_representations, trainer, overwrite)
+    outputs = collecting.collect(
+        ExpertPool(experts), data, output, splits, keep_representations, trainer, overwrite, on_failure, retries
+    )
     print(outputs)
     return outputs
 

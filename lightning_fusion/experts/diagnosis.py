@@ -32,6 +32,7 @@ class ExpertFigures:
 
     Attributes:
         name: Name of the expert.
+        missing: Number of samples without an answer; the other figures are of the samples with one.
         accuracy: Accuracy on all samples.
         own_accuracy: Accuracy on samples of its domains; NaN where they are unknown.
         calibration_error: Expected calibration error over 15 bins, on samples of its classes.
@@ -42,6 +43,7 @@ class ExpertFigures:
     """
 
     name: str
+    missing: int
     accuracy: float
     own_accuracy: float
     calibration_error: float
@@ -56,7 +58,7 @@ class Diagnosis:
 
     Attributes:
         split: Name of the split.
-        rows: Number of samples.
+        rows: Number of samples; those without an answer of any expert are left out.
         experts: Statistics of each expert.
         domain_accuracy: {domain: {expert: accuracy}}.
         diversity: {measure: (K, K) nested lists} of :class:`~lightning_fusion.metrics.PairwiseDiversity`.
@@ -82,11 +84,14 @@ class Diagnosis:
         """Print tables and findings."""
         console = console or Console()
         table = Table(title=f"{len(self.experts)} experts on {self.rows} rows of the split {self.split}")
-        for column in ("expert", "accuracy", "own domains", "unseen split", "calibration error", "leak"):
+        absent = any(expert.missing for expert in self.experts)
+        names = ("expert", *(["missing"] if absent else []), "accuracy", "own domains", "unseen split")
+        for column in (*names, "calibration error", "leak"):
             table.add_column(column, justify="left" if column == "expert" else "right")
         for expert in self.experts:
             table.add_row(
                 escape(expert.name),
+                *([str(expert.missing)] if absent else []),
                 *(_number(v) for v in (expert.accuracy, expert.own_accuracy, expert.unseen_accuracy)),
                 _number(expert.calibration_error),
                 "[red]yes[/red]" if expert.leaks else "-" if np.isnan(expert.leak_p) else "none found",
@@ -139,19 +144,20 @@ def diagnose(outputs: ExpertOutputs, split: str = "train", unseen: str | None = 
     if unseen is not None and unseen not in outputs.splits and unseen != "test":
         raise InputError(f"unseen: the store has no split {unseen!r}; it has {shorten(outputs.splits)}")
     unseen = unseen if unseen in outputs.splits and unseen != split and len(outputs[unseen]) else None
-    spread = outputs.scattered(split)
-    target = np.asarray(part.target)
-    predictions = spread.argmax(2)
-    right = predictions == target[:, None]
-    expert_targets = outputs.expert_targets(split)
-    experts = [
-        _figures(outputs, number, right, expert_targets, spread, target, unseen) for number in range(len(outputs.names))
-    ]
-    member = np.asarray(part.domain, bool)
+    answers = _Answers.of(outputs, split)
+    if not len(answers.target):
+        raise InputError(f"split {split} of the store has no answer of any expert")
+    other = None if unseen is None else _Answers.of(outputs, unseen)
+    experts = [_figures(outputs, number, answers, other) for number in range(len(outputs.names))]
+    spread, target, right = answers.spread, answers.target, answers.right
+    predictions = np.where(answers.there, spread.argmax(2), -1)
     by_domain = {
-        name: {expert: float(right[member[:, column], k].mean()) for k, expert in enumerate(outputs.names)}
+        name: {
+            expert: _fraction(right[answers.member[:, column] & answers.there[:, k], k])
+            for k, expert in enumerate(outputs.names)
+        }
         for column, name in enumerate(outputs.domains)
-        if member[:, column].any()
+        if answers.member[:, column].any()
     }
     pairs = PairwiseDiversity(len(outputs.names))
     pairs.update(torch.from_numpy(predictions), torch.from_numpy(target.copy()))
@@ -167,7 +173,7 @@ def diagnose(outputs: ExpertOutputs, split: str = "train", unseen: str | None = 
     scores["oracle selection"] = float(oracle_selection(spread, target).mean())
     result = Diagnosis(
         split,
-        len(part),
+        len(target),
         experts,
         by_domain,
         # torchmetrics returns a scalar for a single entry
@@ -175,41 +181,75 @@ def diagnose(outputs: ExpertOutputs, split: str = "train", unseen: str | None = 
         scores,
     )
     _conclude(result, unseen, len(outputs.classes))
+    if lost := len(part) - len(target):
+        result.findings.insert(0, f"{lost} of {len(part)} samples have no answer of any expert; they are left out.")
     return result
 
 
-def _figures(
-    outputs: ExpertOutputs,
-    number: int,
-    right: np.ndarray,
-    expert_targets: np.ndarray,
-    spread: np.ndarray,
-    target: np.ndarray,
-    unseen: str | None,
-) -> ExpertFigures:
+@dataclass
+class _Answers:
+    """Answers of the experts on the samples of a split that have at least one.
+
+    Attributes:
+        spread: (N, K, C) outputs.
+        target: (N,) classes.
+        there: (N, K) bool, which answers are there.
+        right: (N, K) bool, which answers are correct.
+        expert_targets: (N, K) bool, which experts were trained on a domain of each sample.
+        member: (N, D) bool, domains of each sample.
+    """
+
+    spread: np.ndarray
+    target: np.ndarray
+    there: np.ndarray
+    right: np.ndarray
+    expert_targets: np.ndarray
+    member: np.ndarray
+
+    @classmethod
+    def of(cls, outputs: ExpertOutputs, split: str) -> "_Answers":
+        part = outputs[split]
+        kept = ~np.asarray(part.missing).all(1)
+        spread, target, there = outputs.scattered(split)[kept], np.asarray(part.target)[kept], ~part.missing[kept]
+        right = (spread.argmax(2) == target[:, None]) & there
+        return cls(
+            spread, target, there, right, outputs.expert_targets(split)[kept], np.asarray(part.domain, bool)[kept]
+        )
+
+
+def _figures(outputs: ExpertOutputs, number: int, answers: _Answers, unseen: _Answers | None) -> ExpertFigures:
     name = outputs.names[number]
-    own = expert_targets[:, number]
-    known = np.isin(target, [outputs.classes.index(label) for label in outputs.expert_classes[name]])
+    there, right = answers.there[:, number], answers.right[:, number]
+    own = answers.expert_targets[:, number] & there
+    classes = [outputs.classes.index(label) for label in outputs.expert_classes[name]]
+    known = np.isin(answers.target, classes) & there
     error = float("nan")
     if known.any():
         error = multiclass_calibration_error(
-            torch.from_numpy(spread[known, number]),
-            torch.from_numpy(target[known]),
+            torch.from_numpy(answers.spread[known, number]),
+            torch.from_numpy(answers.target[known]),
             max(2, len(outputs.classes)),
             n_bins=15,
         ).item()
-    unseen_accuracy, p = float("nan"), float("nan")
+    unseen_accuracy, p, gap = float("nan"), float("nan"), float("nan")
     if unseen is not None:
-        other = outputs[unseen]
-        hits = outputs.scattered(unseen)[:, number].argmax(1) == np.asarray(other.target)
-        theirs = outputs.expert_targets(unseen)[:, number]
-        here, there = (right[own, number], hits[theirs]) if own.any() and theirs.any() else (right[:, number], hits)
-        unseen_accuracy = float(there.mean())
-        p = _larger(int(here.sum()), len(here), int(there.sum()), len(there))
-        gap = here.mean() - unseen_accuracy
-    leaks = unseen is not None and p * len(outputs.names) < LEAK_P and gap > LEAK_GAP
-    own_accuracy = float(right[own, number].mean()) if own.any() else float("nan")
-    return ExpertFigures(name, float(right[:, number].mean()), own_accuracy, error, unseen_accuracy, p, bool(leaks))
+        theirs, answered = unseen.expert_targets[:, number], unseen.there[:, number]
+        both = own.any() and (theirs & answered).any()
+        here, elsewhere = (own, theirs & answered) if both else (there, answered)
+        hits = unseen.right[elsewhere, number]
+        if here.any() and elsewhere.any():
+            unseen_accuracy = float(hits.mean())
+            p = _larger(int(right[here].sum()), int(here.sum()), int(hits.sum()), len(hits))
+            gap = right[here].mean() - unseen_accuracy
+    leaks = p * len(outputs.names) < LEAK_P and gap > LEAK_GAP
+    accuracy, own_accuracy = _fraction(right[there]), _fraction(right[own])
+    missing = int((~there).sum())
+    return ExpertFigures(name, missing, accuracy, own_accuracy, error, unseen_accuracy, p, bool(leaks))
+
+
+def _fraction(values: np.ndarray) -> float:
+    """Return the mean; NaN of no values."""
+    return float(values.mean()) if len(values) else float("nan")
 
 
 def _larger(hits: int, rows: int, other_hits: int, other_rows: int) -> float:
@@ -221,6 +261,12 @@ def _larger(hits: int, rows: int, other_hits: int, other_rows: int) -> float:
 
 
 def _conclude(result: Diagnosis, unseen: str | None, classes: int) -> None:
+    absent = [f"{expert.name} {expert.missing}" for expert in result.experts if expert.missing]
+    if absent:
+        result.findings.append(
+            f"Missing answers among {result.rows} samples: {shorten(absent)}. Each expert's figures are those of its "
+            "answers."
+        )
     leaking = [expert.name for expert in result.experts if expert.leaks]
     if leaking:
         result.findings.append(

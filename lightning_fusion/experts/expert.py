@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_fusion.data.names import as_labels
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.answers import as_rows, num_rows
 from lightning_fusion.experts.estimators import METHODS, class_order, known_classes, probability_method
 from lightning_fusion.experts.identity import UnknownStateError, state_digest, weight_parts, wrapped_parts
 from lightning_fusion.experts.layers import as_vectors, catch_output, check_layer
@@ -212,6 +213,7 @@ class Expert(nn.Module):
     @torch.no_grad()
     def forward(self, input: Any) -> Tensor:
         """Map a batch of inputs to (B, C_k) float32 probabilities."""
+        count = num_rows(input)
         if self.preprocess is not None:
             input = self.preprocess(input)
         assert self.network is not None
@@ -222,11 +224,19 @@ class Expert(nn.Module):
                 f"the expert's network returns a {type(raw).__name__}; wrap it so that it returns its (batch, "
                 f"{len(self.classes)}) outputs alone"
             )
-        raw = raw if isinstance(raw, Tensor) else torch.as_tensor(raw)
+        try:
+            raw = as_rows(raw)
+        except InputError as error:
+            raise InputError(f"the expert of {shorten(self.classes)} {error}") from error
         if raw.ndim != 2 or raw.shape[1] != len(self.classes):
             raise InputError(
                 f"the expert's output has shape {tuple(raw.shape)}; expected (batch, {len(self.classes)}) for its "
                 f"classes {shorten(self.classes)}; change classes or the network's head"
+            )
+        if not torch.compiler.is_compiling() and count not in (None, len(raw)):
+            raise InputError(
+                f"the expert of {shorten(self.classes)} returns {len(raw)} rows for {count} samples; expected one row "
+                "for each sample, in order"
             )
         raw = raw.to(torch.float32)
         if self._columns is not None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_fusion.data.names import as_labels, canonical_label, similar_message
 from lightning_fusion.errors import InputError, shorten, suggestion
+from lightning_fusion.experts.answers import describe_invalid, valid_rows
 from lightning_fusion.experts.expert import Expert
 
 
@@ -294,14 +295,9 @@ def check_outputs(outputs: Mapping[str, Tensor]) -> None:
     Raises:
         InputError: If some output has NaN, infinite or negative entries, or a row does not sum to 1 within 0.001.
     """
-    wrong = {name: ~(((values.sum(-1) - 1).abs() <= 1e-3) & (values >= 0).all(-1)) for name, values in outputs.items()}
+    wrong = {name: ~valid_rows(values) for name, values in outputs.items()}
     if not torch.stack([rows.any() for rows in wrong.values()]).any():
         return
     name, rows = next((name, rows) for name, rows in wrong.items() if rows.any())
-    values, listed = outputs[name][rows], shorten(rows.nonzero().flatten().tolist())
-    if not values.isfinite().all():
-        raise InputError(f"expert {name} returned NaN or infinite outputs for row(s) {listed} of the batch")
-    raise InputError(
-        f"expert {name} returned outputs that are not probabilities for row(s) {listed} of the batch (sum "
-        f"{values[0].sum().item():.3g}); set its output to 'logits', or return probabilities"
-    )
+    described = describe_invalid(outputs[name][rows], rows.nonzero().flatten().tolist(), " of the batch")
+    raise InputError(f"expert {name} {described}")

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -185,14 +186,38 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         """Map (B, sum of C_k) expert outputs, followed by representations (B, sum of D_k), to (B, C) fused logits.
 
         With ``target: label`` validation, test and prediction call this method: override it to fuse in another way.
+        Missing answers are NaN; the network reads zeros in their place, which no distribution has.
         """
-        logits: Tensor = self.network(outputs)
+        logits = self._logits(outputs)
         if self.target == "expert":
-            return self._answer(outputs, logits.argmax(1))
+            return self._answer(outputs, self._choose(outputs, logits))
         if not self.mean_weight:
             return logits
-        average = self._spread(outputs).float().mean(1)
+        spread = self._spread(outputs).float()
+        missing = spread.isnan()
+        average = spread.masked_fill(missing, 0).sum(1) / (~missing.any(2)).sum(1, keepdim=True).clamp_min(1)
         return torch.lerp(logits.float().softmax(1), average, self.mean_weight).clamp_min(1e-12).log()
+
+    def _logits(self, outputs: Tensor) -> Tensor:
+        """Return the output of the network, which reads zeros where an answer is missing."""
+        missing = outputs.isnan()
+        if self.representation_dims and bool(missing.any()):
+            raise InputError(
+                "representation_dims: a fuser that reads representations cannot take missing answers; train one on "
+                "the outputs alone (representations: false)"
+            )
+        logits: Tensor = self.network(outputs.masked_fill(missing, 0))
+        return logits
+
+    def _choose(self, outputs: Tensor, logits: Tensor) -> Tensor:
+        """Return the (B,) selected experts, among those that answered."""
+        missing = self._spread(outputs).isnan().any(2)
+        if not torch.compiler.is_compiling() and bool(missing.all(1).any()):
+            rows = shorten(missing.all(1).nonzero().flatten().tolist())
+            raise InputError(
+                f"target: expert needs an answer of at least one expert; row(s) {rows} of the batch have none"
+            )
+        return logits.masked_fill(missing, -torch.inf).argmax(1)
 
     def _answer(self, outputs: Tensor, chosen: Tensor) -> Tensor:
         """Return the (B, C) log-probabilities of the selected experts."""
@@ -226,8 +251,9 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         return OutputsBatch(self._query(batch.input), batch.target, batch.domain, batch.index)
 
     def _expert_target(self, batch: OutputsBatch) -> tuple[Tensor, Tensor]:
-        """Return the (B,) expert target, and (B, K) bool, all experts trained on the sample's domain."""
+        """Return the (B,) expert target, and (B, K) bool, all experts trained on the sample's domain that answered."""
         expert_targets = (batch.domain.to(torch.float32) @ self.expert_targets.to(torch.float32)) > 0
+        expert_targets = expert_targets & ~self._spread(batch.outputs).isnan().any(2)
         if self.expert_target == "random":
             return draw_expert_target(expert_targets, batch.index, self.seed), expert_targets
         assert self._best_accuracy is not None
@@ -241,7 +267,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         """Compute the loss of a batch; log it every ``log_every_n_steps`` steps."""
         batch = self._read(batch, "train")
         goal = batch.target if self.target == "label" else self._expert_target(batch)[0]
-        loss: Tensor = self.loss(self.network(batch.outputs).float(), goal)
+        loss: Tensor = self.loss(self._logits(batch.outputs).float(), goal)
         if logs_step(self):
             log_train(self, {"loss": loss}, batch)
         return loss
@@ -249,7 +275,8 @@ class FoEFuserModule(CheckedLoading, LightningModule):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log ``val_loss``, ``val_accuracy``, and ``val_best_expert_accuracy`` of the best single expert."""
         batch = self._read(batch, "val")
-        right = self._spread(batch.outputs).argmax(2) == batch.target[:, None]
+        spread = self._spread(batch.outputs)
+        right = (spread.argmax(2) == batch.target[:, None]) & ~spread.isnan().any(2)
         self.metrics["val"]["best_expert_accuracy"].update(right)
         self._evaluate(batch, "val")
 
@@ -262,9 +289,9 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         if self.target == "label":
             logits = answer = self.fuse(batch.outputs)
         else:
-            logits = self.network(batch.outputs)
+            logits = self._logits(batch.outputs)
             goal, expert_targets = self._expert_target(batch)
-            chosen = logits.argmax(1)
+            chosen = self._choose(batch.outputs, logits)
             answer = self._answer(batch.outputs, chosen)
             right = expert_targets[torch.arange(len(expert_targets), device=expert_targets.device), chosen]
             self.metrics[split]["choice_accuracy"].update(right.float())
@@ -276,7 +303,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         batch = self._read(batch, "predict")
         if self.target == "label":
             return {"index": batch.index, "probabilities": self.fuse(batch.outputs).float().softmax(-1)}
-        chosen = self.network(batch.outputs).argmax(1)
+        chosen = self._choose(batch.outputs, self._logits(batch.outputs))
         return {"index": batch.index, "probabilities": self._answer(batch.outputs, chosen).exp(), "expert": chosen}
 
     # ----------------------------------------------------- around the training
@@ -310,10 +337,12 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         elif self.pool is None:
             check_same_experts(self._expert_metadata or {}, self._stored_experts)
         if self.expert_target == "best" and self.target == "expert":
-            right = torch.from_numpy(outputs.scattered("val").argmax(2) == outputs["val"].target[:, None])
-            member = torch.from_numpy(outputs["val"].domain.copy()).to(torch.float64)
-            counts = member.sum(0).clamp_min(1)
-            self._best_accuracy = (member.T @ right.to(torch.float64) / counts[:, None]).to(torch.float32)
+            part = outputs["val"]
+            answered = torch.from_numpy(~np.asarray(part.missing))
+            right = torch.from_numpy(outputs.scattered("val").argmax(2) == part.target[:, None]) & answered
+            member = torch.from_numpy(part.domain.copy()).to(torch.float64)
+            counts = (member.T @ answered.to(torch.float64)).clamp_min(1)
+            self._best_accuracy = (member.T @ right.to(torch.float64) / counts).to(torch.float32)
 
     def on_fit_end(self) -> None:
         """Log the warnings of :func:`fuser_warnings`."""

@@ -2,8 +2,9 @@
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from lightning_fusion.data.targets import as_targets
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.answers import OnFailure, describe_invalid, finite_rows, query_rows, valid_rows
 from lightning_fusion.experts.outputs.store import OutputsSplit
 from lightning_fusion.experts.pool import check_same_experts
+from lightning_fusion.frugal.search import Query
 
 Ask = Callable[[str, Tensor], Any]
 """Function ``ask(expert name, rows)`` of (R,) ascending sample indices that returns the expert's (R, C) outputs."""
@@ -105,10 +108,18 @@ def is_number(value: Any, whole: bool = False) -> bool:
     return isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
 
 
-def read_outputs(outputs: Mapping[str, Any] | OutputsSplit) -> tuple[list[str], Tensor]:
-    """Return names of the experts, and (K, N, C) floating-point outputs."""
+def read_outputs(
+    outputs: Mapping[str, Any] | OutputsSplit, missing: Any = None
+) -> tuple[list[str], Tensor, Tensor | None]:
+    """Return names of the experts, (K, N, C) floating-point outputs, NaN where missing, and (K, N) missing answers.
+
+    The latter is None where every answer is there, or NaN is not declared to be a missing answer.
+    """
     if isinstance(outputs, OutputsSplit):
-        return list(outputs.probabilities), torch.from_numpy(outputs.scattered()).transpose(0, 1)
+        if missing is not None:
+            raise InputError("missing: a split of stored outputs has its own; leave it out")
+        stacked = torch.from_numpy(outputs.scattered()).transpose(0, 1)
+        return list(outputs.probabilities), stacked, _declared(stacked, outputs.missing)
     if not isinstance(outputs, Mapping) or not outputs:
         raise InputError(
             f"outputs: found {type(outputs).__name__}; expected {{expert: (N, C)}}, or one split of a store"
@@ -124,7 +135,24 @@ def read_outputs(outputs: Mapping[str, Any] | OutputsSplit) -> tuple[list[str], 
                 "(N, C) for all, C the task's classes"
             )
     kind = reduce(torch.promote_types, (value.dtype for value in values.values()), torch.float32)
-    return list(values), torch.stack([value.to(kind) for value in values.values()])
+    stacked = torch.stack([value.to(kind) for value in values.values()])
+    return list(values), stacked, _declared(stacked, missing)
+
+
+def _declared(stacked: Tensor, missing: Any) -> Tensor | None:
+    """Set missing answers (N, K) of (K, N, C) outputs to NaN, in place; return them as (K, N), None where none is."""
+    if missing is None:
+        return None
+    found = (missing if isinstance(missing, Tensor) else torch.from_numpy(np.array(missing))).to(stacked.device)
+    if found.dtype != torch.bool or found.shape != (stacked.shape[1], len(stacked)):
+        raise InputError(
+            f"missing: found {found.dtype} of shape {tuple(found.shape)}; expected bool "
+            f"{(stacked.shape[1], len(stacked))}: samples, experts"
+        )
+    if not found.any():
+        return None
+    stacked[found.T] = math.nan
+    return found.T
 
 
 def floating(outputs: Tensor) -> Tensor:
@@ -133,17 +161,47 @@ def floating(outputs: Tensor) -> Tensor:
 
 
 def read_labeled(
-    outputs: Mapping[str, Any] | OutputsSplit, targets: Any
+    outputs: Mapping[str, Any] | OutputsSplit, targets: Any, missing: Any = None
 ) -> tuple[list[str], Tensor, Any, dict[str, Any]]:
-    """Return names of the experts, (K, N, C) outputs, targets, and classes, experts and costs of stored outputs."""
-    metadata: dict[str, Any] = {}
-    names, stacked = read_outputs(outputs)
+    """Return names of the experts, (K, N, C) outputs, targets, and what is known of stored outputs.
+
+    The last holds ``missing`` (K, N), and classes, experts and costs of a store.
+    """
+    names, stacked, absent = read_outputs(outputs, missing)
+    metadata: dict[str, Any] = {"missing": absent}
     if isinstance(outputs, OutputsSplit):
         targets = outputs.target if targets is None else targets
         if outputs.experts:
             costs = {name: entry["cost"] for name, entry in outputs.experts.items()}
-            metadata = {"classes": outputs.classes, "experts": outputs.experts, "costs": costs}
+            metadata |= {"classes": outputs.classes, "experts": outputs.experts, "costs": costs}
     return names, stacked, targets, metadata
+
+
+def complete_rows(names: Sequence[str], missing: Tensor) -> Tensor:
+    """Return the (N,) bool samples on which every expert answered.
+
+    Risks are estimated from samples with known outputs of all experts, so the others are left out, with a warning.
+
+    Args:
+        names: Names of the K experts.
+        missing: (K, N) missing answers.
+
+    Raises:
+        InputError: If there are fewer than two such samples.
+    """
+    complete = ~missing.any(0)
+    counts = [f"{name} {int(lost.sum())}" for name, lost in zip(names, missing, strict=True) if lost.any()]
+    lacking, count = int((~complete).sum()), len(complete)
+    if count - lacking < 2:
+        raise InputError(
+            f"outputs: FrugalFoE needs calibration samples with an answer of every expert; found {count - lacking} of "
+            f"{count} (missing: {shorten(counts)}); query these experts again, or leave one out"
+        )
+    warnings.warn(
+        f"{lacking} of {count} calibration samples lack an answer (missing: {shorten(counts)}); they are left out",
+        stacklevel=6,
+    )
+    return complete
 
 
 def check_labeled(names: Sequence[str], outputs: Tensor, targets: Any) -> Tensor:
@@ -239,8 +297,9 @@ def read_known(
     like: Tensor,
     classes: Sequence[str] | None,
     experts: Mapping[str, Any] | None,
-) -> Tensor:
-    """Return the (K, B, C) outputs of a policy's experts, in its order.
+    missing: Any = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Return the (K, B, C) outputs of a policy's experts, in its order, and the (K, B) missing answers, if any.
 
     Args:
         outputs: Outputs by expert, one split of stored outputs, or (K, B, C) in that order.
@@ -248,6 +307,7 @@ def read_known(
         like: (K, N, C) tensor with the dtype and device of the result.
         classes: Names of the classes, if known.
         experts: Metadata of the experts, if known.
+        missing: (B, K) bool, missing answers in the order of ``outputs``; a split has its own.
 
     Raises:
         InputError: If they are outputs of other experts or classes.
@@ -258,8 +318,10 @@ def read_known(
                 f"outputs: found shape {tuple(outputs.shape)}; expected ({len(like)}, B, {like.shape[2]}): experts, "
                 "samples, classes"
             )
-        return outputs.to(like.device, like.dtype)
-    given, known = read_outputs(outputs)
+        known = outputs.to(like.device, like.dtype)
+        known = known if missing is None else known.clone()
+        return known, _declared(known, missing)
+    given, known, absent = read_outputs(outputs, missing)
     if isinstance(outputs, OutputsSplit) and experts and outputs.experts:
         check_same_experts(experts, outputs.experts)
         if classes and outputs.classes != classes:
@@ -274,46 +336,67 @@ def read_known(
     if known.shape[2] != like.shape[2]:
         raise InputError(f"the policy was fitted on {like.shape[2]} classes; found {known.shape[2]}")
     if given != list(names):
-        known = known[[given.index(name) for name in names]]
-    return known.to(like.device, like.dtype)
+        order = [given.index(name) for name in names]
+        known, absent = known[order], None if absent is None else absent[order]
+    return known.to(like.device, like.dtype), None if absent is None else absent.to(like.device)
 
 
-def checked_query(ask: Ask, names: Sequence[str], like: Tensor, skip: bool) -> Callable[[int, Tensor], Tensor]:
-    """Return a function ``query(expert, rows)`` that runs an expert and validates its outputs.
+def row_check(outputs: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return the check of further outputs: distributions where the (K, N, C) outputs are, else finite values."""
+    return valid_rows if bool(valid_rows(outputs).all()) else finite_rows
+
+
+def checked_query(ask: Ask, names: Sequence[str], like: Tensor, skip: bool, valid: Callable[[Tensor], Tensor]) -> Query:
+    """Return a function ``query(expert, rows)`` that runs an expert and checks every row of its outputs.
 
     Args:
         ask: Function that runs an expert by name.
         names: Names of the experts.
         like: (K, N, C) tensor with the dtype and device of the outputs.
-        skip: Return NaN and warn where an expert raises.
-
-    Raises:
-        InputError: Raised by the returned function if the expert raises, or its outputs are not (R, C) numbers.
+        skip: Return NaN for rows without a valid answer, and warn, instead of an InputError.
+        valid: Check of the rows.
     """
-    classes = like.shape[2]
 
     def query(expert: int, rows: Tensor) -> Tensor:
-        name = names[expert]
-        try:
-            answer = ask(name, rows.cpu())
-        except Exception as error:
+        name, failures = names[expert], Counter[str]()
+        on_failure: OnFailure = "skip" if skip else "raise"
+        call = partial(ask, name)
+        values = query_rows(call, rows.cpu(), like.shape[2], name, on_failure, failures=failures, valid=valid)
+        for reason in list(failures)[:3]:
+            warnings.warn(f"expert {name} {reason}", stacklevel=2)
+        return values.to(like.device, like.dtype)
+
+    return query
+
+
+def replay_query(
+    known: Tensor,
+    names: Sequence[str],
+    missing: Tensor | None = None,
+    skip: bool = False,
+    valid: Callable[[Tensor], Tensor] = finite_rows,
+) -> Query:
+    """Return a function ``query(expert, rows)`` that reads known outputs, and checks every row of them.
+
+    Args:
+        known: (K, B, C) outputs; those that are not queried are not checked.
+        names: Names of the experts.
+        missing: (K, B) missing answers, which are NaN; None where every answer is there.
+        skip: Return NaN for other invalid rows as well, instead of an InputError.
+        valid: Check of the rows.
+    """
+
+    def query(expert: int, rows: Tensor) -> Tensor:
+        values = known[expert, rows]
+        wrong = ~valid(values)
+        if missing is not None and not skip:
+            wrong &= ~missing[expert, rows]
+        if wrong.any():
             if not skip:
-                raise InputError(
-                    f"expert {name} failed on {len(rows)} row(s) ({shorten(rows.tolist())}) with "
-                    f"{type(error).__name__}: {error}; on_failure='skip' continues without it"
-                ) from error
-            warnings.warn(f"expert {name} failed with {type(error).__name__}: {error}", stacklevel=2)
-            return like.new_full((len(rows), classes), math.nan)
-        try:
-            values = torch.as_tensor(answer)
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise InputError(f"ask: expert {name} returned {type(answer).__name__}; expected numbers") from error
-        if tuple(values.shape) != (len(rows), classes):
-            raise InputError(
-                f"ask: expert {name} returned outputs of shape {tuple(values.shape)} for {len(rows)} row(s); "
-                f"expected {(len(rows), classes)}: one row for each of the queried samples, in order"
-            )
-        return values.detach().to(like.device, like.dtype)
+                described = describe_invalid(values[wrong], rows[wrong].tolist())
+                raise InputError(f"expert {names[expert]} {described}; on_failure='skip' continues without it")
+            values = values.masked_fill(wrong[:, None], math.nan)
+        return values
 
     return query
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_fusion.data.base import as_batch
 from lightning_fusion.data.names import as_labels
 from lightning_fusion.errors import InputError
+from lightning_fusion.experts.answers import num_rows, take_rows
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs.datamodule import OutputsBatch, OutputsDataModule
 from lightning_fusion.experts.pool import POOL, ExpertPool, check_same_experts, scatter, scatter_columns, task_classes
@@ -97,11 +98,11 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         members, names = self.pool.members, list(self.expert_classes)
 
         def ask(name: str, rows: Tensor) -> Tensor:
-            outputs = members[name](_rows_of(input, rows))
+            outputs = members[name](take_rows(input, rows))
             number = names.index(name)
             return scatter(outputs, [self.columns[number]], len(self.classes))[:, 0]
 
-        found: FrugalPrediction = self.policy.predict(ask, _length(input))
+        found: FrugalPrediction = self.policy.predict(ask, num_rows(input))
         return found
 
     def _decide(self, batch: OutputsBatch | Any) -> FrugalPrediction:
@@ -109,7 +110,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
             found: FrugalPrediction = self(batch.input)
             return found
         spread = scatter(batch.outputs, self.columns, len(self.classes))
-        replayed: FrugalPrediction = self.policy.predict(spread.transpose(0, 1))
+        replayed: FrugalPrediction = self.policy.predict(spread.transpose(0, 1), missing=spread.isnan().any(2))
         return replayed
 
     @staticmethod
@@ -242,9 +243,9 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
             else {name: entry["cost"] for name, entry in self._expert_metadata.items()}
         )
         names, stacked = list(self.expert_classes), outputs[order].transpose(0, 1)
-        self.policy.fit_array(
-            names, stacked, target[order], classes=self.classes, experts=self._expert_metadata, costs=costs
-        )
+        missing = stacked.isnan().any(2)  # of a store
+        metadata = {"classes": self.classes, "experts": self._expert_metadata, "costs": costs}
+        self.policy.fit_array(names, stacked, target[order], missing=missing if missing.any() else None, **metadata)
         if self.folder is not None and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.policy.save(self.folder)
             rank_zero_info(f"policy in {self.folder}: {self.policy.extra_repr()}")
@@ -273,14 +274,3 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
 
 
 _FIGURES = ("accuracy", "cost", "num_queries", "risk", "abstained", "ood")
-
-
-def _rows_of(input: Any, rows: Tensor) -> Any:
-    """Select rows of a tensor or a dict of tensors."""
-    if isinstance(input, Mapping):
-        return {key: _rows_of(value, rows) for key, value in input.items()}
-    return input[rows.to(input.device)]
-
-
-def _length(input: Any) -> int:
-    return _length(next(iter(input.values()))) if isinstance(input, Mapping) else len(input)

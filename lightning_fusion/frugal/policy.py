@@ -21,6 +21,7 @@ from lightning_fusion.frugal.inputs import (
     check_labeled,
     check_size,
     checked_query,
+    complete_rows,
     expert_numbers,
     floating,
     per_mean_cost,
@@ -29,6 +30,8 @@ from lightning_fusion.frugal.inputs import (
     read_known,
     read_labeled,
     read_trade_offs,
+    replay_query,
+    row_check,
 )
 from lightning_fusion.frugal.neighbors import SubsetNeighbors
 from lightning_fusion.frugal.planning import affordable_trade_off, default_neighbors
@@ -81,8 +84,8 @@ class FrugalFoE(PolicyState):
         abstain_by: Measure of uncertainty: ``risk``, the loss of the M neighbors; or ``probability``, 1 minus the
             largest one. With many classes and few samples of each, M neighbors are of several classes, and the
             probability detects wrong predictions better (docs/methods/frugal.md).
-        on_failure: Behavior where an expert raises, or its outputs are not finite: ``raise``, or ``skip`` it for these
-            samples, with a warning. A failed query costs nothing.
+        on_failure: Behavior where an expert raises, or a row of its outputs has another shape or is no distribution:
+            ``raise``, or ``skip`` the expert for these samples, with a warning. A failed query costs nothing.
         fuser: Family of fusers F^S; ``None`` (default) means :class:`KNNFuser`.
         risk: Estimator of R; ``None`` (default) means :class:`KNNRisk`.
         look_ahead: Maximum number of experts that a decision plans with (our extension). 1 is the paper's greedy
@@ -144,13 +147,15 @@ class FrugalFoE(PolicyState):
     # ------------------------------------------------------------------ fitting
 
     @_guarded
-    def fit(self, outputs: Mapping[str, Any] | OutputsSplit, targets: Any = None) -> Self:
+    def fit(self, outputs: Mapping[str, Any] | OutputsSplit, targets: Any = None, missing: Any = None) -> Self:
         """Fit the policy on the outputs of all experts on a calibration set that no expert was trained on.
 
         Args:
             outputs: (N, C) by expert, or one split of an :class:`~lightning_fusion.ExpertOutputs`. Outputs in float64
                 are not converted; neighbors are those of float64 in any case.
             targets: (N,) classes 0..C-1; a split has its own.
+            missing: (N, K) bool, missing answers; a split has its own. Samples without an answer of every expert are
+                left out, with a warning.
 
         Returns:
             The policy itself, with ``trade_off_`` and ``neighbors_`` set.
@@ -158,7 +163,7 @@ class FrugalFoE(PolicyState):
         Raises:
             InputError: If shapes, labels, costs or the number of samples are inconsistent.
         """
-        names, stacked, goal, metadata = read_labeled(outputs, targets)
+        names, stacked, goal, metadata = read_labeled(outputs, targets, missing)
         self.fit_array(names, stacked, goal, **metadata)
         return self
 
@@ -169,6 +174,7 @@ class FrugalFoE(PolicyState):
         outputs: Tensor,
         targets: Any,
         *,
+        missing: Tensor | None = None,
         classes: list[str] | None = None,
         experts: Mapping[str, Any] | None = None,
         costs: Mapping[str, float] | None = None,
@@ -179,12 +185,18 @@ class FrugalFoE(PolicyState):
             names: Names of the K experts.
             outputs: (K, N, C).
             targets: (N,) classes 0..C-1.
+            missing: (K, N) bool, missing answers; None where every answer is there.
             classes: Names of the classes, to be compared with those of later outputs.
             experts: Metadata of the experts, likewise.
             costs: Costs by name, used where the policy has none.
         """
         outputs = floating(outputs)
+        if missing is not None:
+            complete = complete_rows(names, missing)
+            outputs = outputs.masked_fill(~complete[:, None], 0)  # is left out below, after the check of the targets
         goal = check_labeled(names, outputs, targets)
+        if missing is not None:
+            outputs, goal = outputs[:, complete], goal[complete]
         found = read_costs(self.costs, names, costs)
         check_size(len(goal), found, self.neighbors, self.budget, self.min_queries)
         device = self.outputs.device
@@ -219,7 +231,6 @@ class FrugalFoE(PolicyState):
             found,
             min_queries=self.min_queries,
             look_ahead=self.look_ahead,
-            skip_failures=self.on_failure == "skip",
         )
 
     def _calibrate(self) -> Calibration:
@@ -230,6 +241,7 @@ class FrugalFoE(PolicyState):
         data = self.names, self.outputs, self.targets, self.costs_
         self._calibration = Calibration(*data, self.fuser, self.risk, neighbors, losses, distances, self.neighbors_)
         self._calibration.attach_risk()
+        self._valid = row_check(self.outputs)
         return self._calibration
 
     def __getstate__(self) -> dict[str, Any]:
@@ -258,27 +270,39 @@ class FrugalFoE(PolicyState):
             subset: Names of the experts.
             outputs: Outputs of all experts, in any form that :meth:`predict` takes.
         """
-        return self.calibration.fuser.predict(expert_numbers(subset, self.names), self._known(outputs))
+        calibration, known = self.calibration, self._known(outputs)[0]
+        numbers = expert_numbers(subset, self.names)
+        query = replay_query(known, self.names, valid=self._valid)
+        for number in numbers:
+            query(number, torch.arange(known.shape[1], device=known.device))  # raises for missing answers
+        return calibration.fuser.predict(numbers, known)
 
     def _mean_cost(self, trade_off: float) -> float:
         """Return the leave-one-out mean cost on the calibration set."""
         rows = self.calibration.rows
-        return float(self._decide(self.calibration, _replay(self.outputs), len(rows), trade_off, rows).cost.mean())
+        query = replay_query(self.outputs, self.names)
+        return float(self._decide(self.calibration, query, len(rows), trade_off, rows).cost.mean())
 
     # --------------------------------------------------------------- predicting
 
     @_guarded
     def predict(
-        self, ask: Mapping[str, Any] | OutputsSplit | Tensor | Ask, num_rows: int | None = None
+        self,
+        ask: Mapping[str, Any] | OutputsSplit | Tensor | Ask,
+        num_rows: int | None = None,
+        missing: Any = None,
     ) -> FrugalPrediction:
         """Query experts until the gain of further queries is below their cost, and fuse the outputs.
 
         Args:
             ask: Known outputs, (B, C) by expert, one split of stored outputs, or one array (K, B, C) in the
                 policy's order; or a function ``ask(expert name, rows)`` that runs the expert on these samples only,
-                given as ascending (R,) int64, and returns (R, C). It is called once per expert and step, for up to
-                4,096 samples at a time.
+                given as ascending (R,) int64, and returns (R, C) probabilities. It is called once per expert and step,
+                for up to 4,096 samples at a time; again with fewer of them where it fails and ``on_failure`` is
+                ``skip``.
             num_rows: B, required with a function.
+            missing: (B, K) bool, missing answers among known outputs, in their order; a split has its own. The policy
+                continues without a missing answer, which costs nothing.
 
         Returns:
             Predictions, queried experts and costs.
@@ -288,10 +312,11 @@ class FrugalFoE(PolicyState):
         """
         calibration = self.calibration
         if isinstance(ask, Mapping | OutputsSplit | Tensor):
-            known = self._known(ask)
+            known, absent = self._known(ask, missing)
             if num_rows not in (None, known.shape[1]):
                 raise InputError(f"num_rows is {num_rows}, but the outputs have {known.shape[1]} rows; leave it out")
-            query, count = _replay(known), known.shape[1]
+            count, skip = known.shape[1], self.on_failure == "skip"
+            query = replay_query(known, self.names, absent, skip, self._valid)
         else:
             if not callable(ask):
                 raise InputError(f"ask is a {type(ask).__name__}; expected outputs by expert, or a function")
@@ -299,7 +324,10 @@ class FrugalFoE(PolicyState):
                 raise InputError(
                     "num_rows is required when experts are queried by a function; set it to the number of samples"
                 )
-            query, count = checked_query(ask, self.names, self.outputs, self.on_failure == "skip"), num_rows
+            if missing is not None:
+                raise InputError("missing belongs to known outputs; a function returns NaN for a missing answer")
+            count = num_rows
+            query = checked_query(ask, self.names, self.outputs, self.on_failure == "skip", self._valid)
         prediction = self._decide(calibration, query, count, self.trade_off_)
         for message in self.diagnostics(prediction):
             warnings.warn(message, stacklevel=3)
@@ -320,6 +348,7 @@ class FrugalFoE(PolicyState):
         targets: Any = None,
         trade_offs: Iterable[float] | None = None,
         neighbors: int | None = None,
+        missing: Any = None,
     ) -> FrugalCurve:
         """Compute accuracy and cost at several trade-offs from this fit, with the same M.
 
@@ -329,27 +358,32 @@ class FrugalFoE(PolicyState):
             trade_offs: Trade-offs >= 0, in any order; ``None`` (default) means ten from 0.5 to 0.002 per mean cost
                 of an expert.
             neighbors: M; ``None`` (default) means that of the fit.
+            missing: (B, K) bool, missing answers; a split has its own.
         """
         calibration = self.calibration
         if neighbors is not None and not 1 <= neighbors <= len(self.targets):
             raise InputError(f"neighbors is {neighbors}; expected 1 to {len(self.targets)}, the calibration samples")
         if targets is None and isinstance(outputs, OutputsSplit):
             targets = outputs.target
-        known = self._known(outputs)
-        goal = check_labeled(self.names, known, targets).to(self.targets.device)
+        known, absent = self._known(outputs, missing)
+        present = known if absent is None else known.masked_fill(absent[:, :, None], 1 / known.shape[2])
+        goal = check_labeled(self.names, present, targets).to(self.targets.device)
+        query = replay_query(known, self.names, absent, self.on_failure == "skip", self._valid)
         prices = read_trade_offs(per_mean_cost(TRADE_OFFS, self.costs_) if trade_offs is None else trade_offs)
         count = self.neighbors_ if neighbors is None else neighbors
         calibration = replace(calibration, num_neighbors=count)
         try:
             calibration.attach_risk()
-            predictions = [self._decide(calibration, _replay(known), known.shape[1], price) for price in prices]
+            predictions = [self._decide(calibration, query, known.shape[1], price) for price in prices]
         finally:
             self.calibration.attach_risk()
         return FrugalCurve.of(prices, predictions, goal)
 
-    def _known(self, outputs: Mapping[str, Any] | OutputsSplit | Tensor) -> Tensor:
-        """Return the (K, B, C) outputs of the experts of this policy, in its order."""
-        return read_known(outputs, self.names, self.outputs, self.classes, self.experts)
+    def _known(
+        self, outputs: Mapping[str, Any] | OutputsSplit | Tensor, missing: Any = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the (K, B, C) outputs of the experts of this policy, in its order, and the missing answers (K, B)."""
+        return read_known(outputs, self.names, self.outputs, self.classes, self.experts, missing)
 
     def _decide(
         self, calibration: Calibration, query: Query, count: int, trade_off: float, own: Tensor | None = None
@@ -369,11 +403,6 @@ class FrugalFoE(PolicyState):
             (doubt > above) | ~found.queried.any(1),
             found.ood,
         )
-
-
-def _replay(known: Tensor) -> Query:
-    """Return a query function that reads (K, B, C) outputs."""
-    return lambda expert, rows: known[expert, rows]
 
 
 def _own(part: Any) -> Any:

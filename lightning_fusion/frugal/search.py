@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.errors import shorten
 from lightning_fusion.frugal.neighbors import SubsetNeighbors
 from lightning_fusion.frugal.planning import TIE, best_set, further_sets
 from lightning_fusion.frugal.risk import RiskEstimator
@@ -16,7 +16,7 @@ from lightning_fusion.frugal.subset_fusers import KNNFuser, SubsetFuser
 from lightning_fusion.frugal.tables import DistanceTables, LossTables
 
 Query = Callable[[int, Tensor], Tensor]
-"""Function ``query(expert, rows)`` that returns the (R, C) outputs of an expert on samples (R,) int64."""
+"""Function ``query(expert, rows)`` that returns the (R, C) outputs of an expert on samples (R,) int64; NaN: failed."""
 
 _CHUNK = 4096  # number of samples that are decided together
 
@@ -38,7 +38,6 @@ class Calibration:
         num_neighbors: M.
         min_queries: Minimum number of queries per sample.
         look_ahead: Maximum number of experts that a decision plans with.
-        skip_failures: Continue without an expert that returns no finite outputs; else raise.
     """
 
     names: list[str]
@@ -53,7 +52,6 @@ class Calibration:
     num_neighbors: int
     min_queries: int = 1
     look_ahead: int = 1
-    skip_failures: bool = False
 
     @property
     def rows(self) -> Tensor:
@@ -174,13 +172,8 @@ class _Search:
         values = self.query(expert, rows)
         sound = values.isfinite().all(1)
         if not sound.all():
-            name, wrong = self.calibration.names[expert], rows[~sound]
-            if not self.calibration.skip_failures:
-                raise InputError(
-                    f"expert {name} returned NaN or infinite outputs for row(s) {shorten(wrong.tolist())}; "
-                    "on_failure='skip' continues without it"
-                )
-            self.failures[name] = self.failures.get(name, 0) + len(wrong)
+            name = self.calibration.names[expert]
+            self.failures[name] = self.failures.get(name, 0) + int((~sound).sum())
             self.failed[some[~sound], expert] = True
             some, values = some[sound], values[sound]
         self.points[expert, some] = values

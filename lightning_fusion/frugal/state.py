@@ -57,6 +57,7 @@ class PolicyState(Arguments, nn.Module):
     fuser: SubsetFuser
     risk: RiskEstimator
     _calibration: Calibration | None = None
+    _valid: Callable[[Tensor], Tensor]
 
     def _calibrate(self) -> Calibration:
         """Build the data of the search."""

@@ -39,11 +39,12 @@ class PairwiseDiversity(Metric):
         """Update the state with a batch.
 
         Args:
-            predictions: (B, K) predicted classes.
+            predictions: (B, K) predicted classes; -1 where a model has none: its pairs do not count this sample.
             target: (B,) true classes.
         """
-        right = (predictions == target[:, None]).to(torch.float64)
-        wrong = 1 - right
+        known = (predictions >= 0).to(torch.float64)
+        right = known * (predictions == target[:, None])
+        wrong = known - right
         self.both += right.T @ right
         self.none += wrong.T @ wrong
         self.first += right.T @ wrong

@@ -864,7 +864,6 @@ class TestBadInput:
         with pytest.raises(InputError, match="ask is a list; expected outputs by expert, or a function"):
             policy.predict([outputs["e0"]], num_rows=60)
 
-    @pytest.mark.parametrize("on_failure", ["raise", "skip"])
     @pytest.mark.parametrize(
         ("wrong", "message"),
         [
@@ -872,16 +871,28 @@ class TestBadInput:
             (lambda values: values.repeat(2, 1), r"shape \(120, 4\) for 60 row\(s\)"),
             (lambda values: values[:, :3], r"shape \(60, 3\)"),
             (lambda values: values[0], r"shape \(4,\)"),
-            (lambda values: None, "ask: expert e. returned"),
-            (lambda values: "text", "ask: expert e. returned"),
+            (lambda values: None, "expert e. returned NoneType that makes no array of numbers"),
+            (lambda values: "text", "expert e. returned str that makes no array of numbers"),
+            (lambda values: values * 0 - 3, "expert e. returned outputs that are not probabilities for row"),
+            (lambda values: values * 0 + 1e6, "expert e. returned outputs that are not probabilities for row"),
+            (lambda values: 2 * values, r"returned outputs that are not probabilities for row.*\(sum 2\)"),
+            (lambda values: values.log(), "expert e. returned outputs that are not probabilities"),
         ],
-        ids=["fewer rows", "more rows", "fewer classes", "one row", "nothing", "text"],
+        ids=["fewer rows", "more rows", "fewer classes", "one row", "nothing", "text", "-3", "1e6", "sum 2", "logs"],
     )
-    def test_an_answer_of_another_shape(self, wrong, message, on_failure):
+    @pytest.mark.filterwarnings("ignore:expert e")
+    def test_an_invalid_answer(self, wrong, message):
         outputs, targets = specialists(60)
-        policy = FrugalFoE(on_failure=on_failure).fit(outputs, targets)
+        policy = FrugalFoE().fit(outputs, targets)
+
+        def ask(name, rows):
+            return wrong(outputs[name][rows])
+
         with pytest.raises(InputError, match=message):
-            policy.predict(lambda name, rows: wrong(outputs[name][rows]), num_rows=60)
+            policy.predict(ask, num_rows=60)
+        policy.on_failure = "skip"
+        with pytest.warns(UserWarning, match="every expert failed"):
+            assert policy.predict(ask, num_rows=60).abstained.all()
 
     def test_answers_may_be_arrays_or_lists(self):
         outputs, targets = specialists(60)

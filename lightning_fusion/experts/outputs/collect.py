@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -18,7 +19,8 @@ from lightning_fusion.data.base import SPLITS, Batch, FusionDataModule, TensorDa
 from lightning_fusion.data.samplers import SliceSampler
 from lightning_fusion.data.targets import as_targets
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.expert import warn_preprocessing_mismatch
+from lightning_fusion.experts.answers import OnFailure, query_rows, take_rows
+from lightning_fusion.experts.expert import Expert, warn_preprocessing_mismatch
 from lightning_fusion.experts.outputs.store import OUTPUTS, ExpertOutputs
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.store import ArrayStore, MissingStoreError, StoreWriter, release
@@ -36,6 +38,8 @@ def collect(
     keep_representations: bool = False,
     trainer: Trainer | None = None,
     overwrite: bool = False,
+    on_failure: OnFailure = "raise",
+    retries: int = 0,
 ) -> ExpertOutputs:
     """Run every expert once on every sample of some splits, and store the outputs.
 
@@ -53,6 +57,9 @@ def collect(
         keep_representations: Store each expert's representations as well.
         trainer: Trainer that runs the experts. ``None`` (default) uses a default Trainer on the available device.
         overwrite: Replace a store of another pool or other data.
+        on_failure: Behavior where an expert raises, or a row of its outputs has another shape or is no distribution:
+            ``raise``, or ``skip``: the answer is missing (NaN, and marked in ``missing`` of the split), with a warning.
+        retries: Further attempts on samples without a valid answer, after pauses of 0.1 s, 0.2 s, 0.4 s and so on.
 
     Returns:
         The opened store.
@@ -70,6 +77,13 @@ def collect(
     if not isinstance(data, LightningDataModule):
         splits = [split for split in splits if split in data]
         data = TensorDataModule(data, classes=pool.classes)
+    if on_failure not in ("raise", "skip") or retries < 0:
+        raise InputError(f"on_failure is {on_failure!r}, retries {retries}; expected raise or skip, and at least 0")
+    if keep_representations and (on_failure == "skip" or retries):
+        raise InputError(
+            "keep_representations: a representation cannot be missing; leave on_failure and retries out, or collect "
+            "outputs alone"
+        )
     if not splits:
         raise InputError(f"splits is empty; choose from {shorten(SPLITS)}")
     for split in splits:
@@ -103,6 +117,7 @@ def collect(
         _check_identified(pool, folder)
         if not keep_representations or all(len(stored[split].representations) == len(pool.names) for split in splits):
             rank_zero_info(f"{folder} contains these outputs already; no expert is run")
+            _warn_missing(stored, {})
             return stored
         raise InputError(f"output: the store {folder} has no representations; set overwrite to collect them")
     trainer = quiet_trainer() if trainer is None else trainer
@@ -113,7 +128,7 @@ def collect(
             shutil.rmtree(shards, ignore_errors=True)
             here = trainer.world_size == 1 and trainer.strategy.launcher is None
             alone = writer if here else None
-            collecting = _Collecting(pool, splits, keep_representations, shards, alone)
+            collecting = _Collecting(pool, splits, keep_representations, shards, alone, on_failure, retries)
             trainer.predict(collecting, datamodule=loaders, return_predictions=False)
             trainer.strategy.barrier("collect: outputs")
             for split in splits:
@@ -122,16 +137,24 @@ def collect(
             shutil.rmtree(shards, ignore_errors=True)
             writer.commit(ExpertOutputs(pool.classes, domains, metadata, {}, prints).metadata())
     else:
-        trainer.predict(
-            _Collecting(pool, splits, keep_representations, folder / _SHARDS),
-            datamodule=loaders,
-            return_predictions=False,
-        )
+        collecting = _Collecting(pool, splits, keep_representations, folder / _SHARDS, None, on_failure, retries)
+        trainer.predict(collecting, datamodule=loaders, return_predictions=False)
         trainer.strategy.barrier("collect: outputs")
     trainer.strategy.barrier("collect: merged")
     result = ExpertOutputs.open(folder, verify=False)
     result._keep = kept
+    _warn_missing(result, collecting.failures)
     return result
+
+
+def _warn_missing(outputs: ExpertOutputs, failures: Mapping[str, Counter[str]]) -> None:
+    """Warn about missing answers, with their number in each split and the reasons in this process."""
+    for number, name in enumerate(outputs.names):
+        counts = {split: int(part.missing[:, number].sum()) for split, part in outputs.splits.items()}
+        if any(counts.values()):
+            listed = shorten(f"{count} of {len(outputs[split])} in {split}" for split, count in counts.items() if count)
+            reasons = shorten([reason for reason, _ in failures.get(name, Counter()).most_common()], 3)
+            rank_zero_warn(f"answers of expert {name} are missing: {listed}" + (f"; it {reasons}" if reasons else ""))
 
 
 def _check_identified(pool: ExpertPool, folder: Path) -> None:
@@ -165,8 +188,12 @@ class _Collecting(LightningModule):
         keep_representations: bool,
         shards: Path,
         writer: StoreWriter | None = None,
+        on_failure: OnFailure = "raise",
+        retries: int = 0,
     ) -> None:
         super().__init__()
+        self.on_failure, self.retries = on_failure, retries
+        self.failures: dict[str, Counter[str]] = {}
         self.pool, self.splits, self.keep_representations, self.shards = (
             pool,
             list(splits),
@@ -189,8 +216,10 @@ class _Collecting(LightningModule):
         found: dict[str, dict[str, Tensor]] = {}
         if self.keep_representations:
             found["probabilities"], found["representations"] = self.pool.forward_with_representations(batch.input)
-        else:
+        elif self.on_failure == "raise" and not self.retries:
             found["probabilities"] = self.pool(batch.input)
+        else:
+            found["probabilities"] = self._query(batch.input, len(batch.index))
         domain = batch.domain.reshape(len(batch.index), -1)
         for name, value, kind in (
             ("target", batch.target, np.int64),
@@ -199,12 +228,27 @@ class _Collecting(LightningModule):
         ):
             self._sample_arrays.setdefault(split, {}).setdefault(name, []).append(value.cpu().numpy().astype(kind))
         answers = {f"{kind}/{name}": value for kind, values in found.items() for name, value in values.items()}
+        if self.on_failure == "skip":
+            answers["missing"] = torch.stack([values.isnan().any(1) for values in found["probabilities"].values()], 1)
         self._names[split] = list(answers)
         assert self.writer is not None
         for name, value in answers.items():
             self.writer.append(f"{split}/{name}", value.detach().cpu().numpy())
         index: Tensor = batch.index
         return index
+
+    def _query(self, input: Any, count: int) -> dict[str, Tensor]:
+        """Return the (B, C_k) float32 probabilities of each expert, NaN where an answer is missing."""
+        found = {}
+        for name, expert in self.pool.members.items():
+
+            def ask(rows: Tensor, expert: Expert = expert) -> Tensor:
+                return expert(take_rows(input, rows))  # type: ignore[no-any-return]
+
+            counts = self.failures.setdefault(name, Counter())
+            rows, width = torch.arange(count), len(expert.classes)
+            found[name] = query_rows(ask, rows, width, name, self.on_failure, self.retries, counts).to(torch.float32)
+        return found
 
     def sample_arrays(self, split: str) -> dict[str, np.ndarray]:
         """Return target, domain and index of the samples of this process, in the order of its batches."""

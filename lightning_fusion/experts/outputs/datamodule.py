@@ -17,7 +17,8 @@ class OutputsBatch(NamedTuple):
 
     Attributes:
         outputs: (B, sum of C_k) float32 probabilities, concatenated in the order of experts; then, with
-            ``representations``, the representations of all experts, (B, sum of D_k). Subclasses read other arrays.
+            ``representations``, the representations of all experts, (B, sum of D_k). Missing answers are NaN.
+            Subclasses read other arrays.
         target: (B,) int64.
         domain: (B, D) bool.
         index: (B,) int64.

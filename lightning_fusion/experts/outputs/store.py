@@ -33,11 +33,12 @@ class OutputsSplit:
     """Outputs of the experts on one split.
 
     Attributes:
-        probabilities: (N, C_k) float32 by expert.
+        probabilities: (N, C_k) float32 by expert; NaN where an answer is missing.
         target: (N,) int64.
         domain: (N, D) bool.
         index: (N,) int64, unique; ascending where ``collect`` made it.
         representations: (N, D_k) float32 by expert, where they were collected.
+        missing: (N, K) bool, missing answers; all False where None.
         classes: Names of the C classes of the task, set by the store.
         experts: Metadata of the experts, set by the store.
     """
@@ -47,15 +48,24 @@ class OutputsSplit:
     domain: np.ndarray
     index: np.ndarray
     representations: dict[str, np.ndarray] = field(default_factory=dict)
+    missing: np.ndarray = None  # type: ignore[assignment]  # set below
     classes: list[str] = field(default_factory=list)
     experts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.missing is None:
+            self.missing = np.zeros((len(self.index), len(self.probabilities)), bool)
+
     def scattered(self) -> np.ndarray:
-        """Return (N, K, C) float32 outputs in the classes of the task, zero for classes an expert does not have."""
+        """Return (N, K, C) float32 outputs in the classes of the task, zero for classes an expert does not have.
+
+        Missing answers are NaN in all classes.
+        """
         columns = scatter_columns({name: metadata["classes"] for name, metadata in self.experts.items()}, self.classes)
         result = np.zeros((len(self), len(self.experts), len(self.classes)), np.float32)
         for expert, values in enumerate(self.probabilities.values()):
             result[:, expert, columns[expert]] = values
+        result[np.asarray(self.missing)] = np.nan
         return result
 
     def __len__(self) -> int:
@@ -81,6 +91,8 @@ class OutputsSplit:
         yield from (("target", self.target), ("domain", self.domain), ("index", self.index))
         yield from ((f"probabilities/{name}", values) for name, values in self.probabilities.items())
         yield from ((f"representations/{name}", values) for name, values in self.representations.items())
+        if self.missing.any():
+            yield "missing", self.missing
 
 
 class ExpertOutputs:
@@ -152,7 +164,10 @@ class ExpertOutputs:
         }
 
     def __repr__(self) -> str:
-        rows = ", ".join(f"{name} {len(split)}" for name, split in self.splits.items())
+        rows = ", ".join(
+            f"{name} {len(split)}" + (f" ({split.missing.sum()} answers missing)" if split.missing.any() else "")
+            for name, split in self.splits.items()
+        )
         return f"ExpertOutputs({len(self.experts)} experts, {len(self.classes)} classes; rows: {rows})"
 
     # ------------------------------------------------------------------ views
@@ -165,12 +180,15 @@ class ExpertOutputs:
     def concatenated(self, split: str, representations: bool = False) -> np.ndarray:
         """Return the (N, sum of C_k) float32 input of a fuser, concatenated in the order of experts.
 
-        Optionally followed by the representations (N, sum of D_k).
+        Optionally followed by the representations (N, sum of D_k). Missing answers are NaN.
         """
         return np.concatenate([np.asarray(values) for values in self[split].read(representations)], axis=1)
 
     def scattered(self, split: str) -> np.ndarray:
-        """Return the (N, K, C) float32 input of baselines, zero for classes that an expert does not have."""
+        """Return the (N, K, C) float32 input of baselines, zero for classes that an expert does not have.
+
+        Missing answers are NaN in all classes.
+        """
         return self[split].scattered()
 
     def expert_targets(self, split: str) -> np.ndarray:
@@ -256,7 +274,8 @@ class ExpertOutputs:
 
         Args:
             splits: For each split a dict with ``probabilities`` ({expert: (N, C_k)}), ``target`` (N,) and, where known,
-                ``domain`` (N, D) bool, ``index`` (N,) and ``representations`` ({expert: (N, D_k)}).
+                ``domain`` (N, D) bool, ``index`` (N,) and ``representations`` ({expert: (N, D_k)}). ``missing`` marks
+                missing answers: (N, K) bool in the order of ``expert_classes``, or ``"nan"`` for rows of NaN.
             expert_classes: Classes of each expert, in the order of its columns.
             classes: Names of the classes of the task. ``None`` (default) uses the union of all experts' classes.
             domains: Names of the D domains.
@@ -273,6 +292,12 @@ class ExpertOutputs:
             ... )
             >>> outputs.scattered("test").tolist()
             [[[0.8999999761581421, 0.10000000149011612, 0.0], [0.0, 0.0, 1.0]]]
+            >>> nothing = [[float("nan")] * 2]
+            >>> ExpertOutputs.from_arrays(
+            ...     {"test": {"probabilities": {"a": nothing, "b": [[1.0]]}, "target": [0], "missing": "nan"}},
+            ...     expert_classes={"a": ["cat", "dog"], "b": ["owl"]},
+            ... )
+            ExpertOutputs(2 experts, 3 classes; rows: test 1 (1 answers missing))
         """
         expert_classes = {
             name: as_labels(labels, f"expert_classes of {name}") for name, labels in expert_classes.items()
@@ -296,18 +321,20 @@ class ExpertOutputs:
         for split, given in splits.items():
             if lacking := {"probabilities", "target"} - set(given):
                 raise InputError(f"split {split}: found no {shorten(sorted(lacking))}; expected both of them")
-            missing = set(expert_classes) ^ set(given["probabilities"])
-            if missing:
-                raise InputError(
-                    f"split {split}: probabilities and expert_classes differ in {shorten(sorted(missing))}"
-                )
+            differ = set(expert_classes) ^ set(given["probabilities"])
+            if differ:
+                raise InputError(f"split {split}: probabilities and expert_classes differ in {shorten(sorted(differ))}")
             target = as_targets(given["target"], vocabulary, f"split {split}: target")
             rows = len(target)
             probabilities = {
                 name: _shaped(values, np.float32, (rows, len(expert_classes[name])), f"split {split}: expert {name}")
                 for name, values in ((name, given["probabilities"][name]) for name in expert_classes)
             }
-            check_outputs({name: torch.from_numpy(values) for name, values in probabilities.items()})
+            missing = _read_missing(given.get("missing"), probabilities, rows, f"split {split}: missing")
+            for expert, (name, values) in enumerate(probabilities.items()):
+                lost = missing[:, expert, None]
+                _check_answers(name, np.where(lost, 1 / max(1, values.shape[1]), values))
+                probabilities[name] = np.where(lost, np.float32(np.nan), values)
             domain = given.get("domain", np.zeros((rows, len(domains))))
             index = _shaped(given.get("index", np.arange(rows)), np.int64, (rows,), f"split {split}: index")
             if len(np.unique(index)) < rows:
@@ -318,6 +345,7 @@ class ExpertOutputs:
                 _shaped(domain, bool, (rows, len(domains)), f"split {split}: domain"),
                 index,
                 {name: np.asarray(values, np.float32) for name, values in (given.get("representations") or {}).items()},
+                missing,
             )
             for name, values in parts[split].representations.items():
                 if name not in expert_classes:
@@ -371,6 +399,7 @@ class ExpertOutputs:
                     stored[f"{split}/domain"],
                     stored[f"{split}/index"],
                     {name: representations[name] for name in metadata["experts"] if name in representations},
+                    stored.get(f"{split}/missing"),  # type: ignore[arg-type]  # None: no answer is missing
                 )
             known = metadata["classes"], metadata["domains"], metadata["experts"], splits, metadata["fingerprints"]
         except KeyError as error:
@@ -405,6 +434,27 @@ def _shaped(values: Any, dtype: Any, shape: tuple[int, ...], what: str) -> np.nd
     if dtype is not np.float32 and not (given == array).all():
         raise InputError(f"{what} has values that are no {'truth values' if dtype is bool else 'whole numbers'}")
     return array
+
+
+def _check_answers(name: str, values: np.ndarray) -> None:
+    """Check the answers of an expert that are not declared to be missing."""
+    try:
+        check_outputs({name: torch.from_numpy(values)})
+    except InputError as error:
+        if not np.isnan(values).any():
+            raise
+        raise InputError(f"{error}; declare missing answers: missing='nan', or a mask (samples, experts)") from None
+
+
+def _read_missing(given: Any, probabilities: Mapping[str, np.ndarray], rows: int, what: str) -> np.ndarray:
+    """Return the (N, K) missing answers of a split."""
+    if given is None:
+        return np.zeros((rows, len(probabilities)), bool)
+    if isinstance(given, str):
+        if given != "nan":
+            raise InputError(f"{what} is {given!r}; expected 'nan', or a mask (samples, experts)")
+        return np.stack([np.isnan(values).all(1) for values in probabilities.values()], 1)
+    return _shaped(given, bool, (rows, len(probabilities)), what)
 
 
 def _read_cost(name: str, cost: Any) -> float:

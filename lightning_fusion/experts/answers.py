@@ -1,0 +1,209 @@
+"""Answers of experts that may fail, such as remote ones: checks per row, further attempts, and missing answers."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_fusion.errors import InputError, shorten
+
+OnFailure = Literal["raise", "skip"]
+_PAUSE_S = 0.1  # before the first further attempt; doubled before each later one
+_LONGEST_PAUSE_S = 30.0
+
+
+def valid_rows(outputs: Tensor) -> Tensor:
+    """Return (B,) bool, which rows of (B, C) outputs are distributions: not negative, with a sum of 1 within 0.001.
+
+    Example:
+        >>> valid_rows(torch.tensor([[0.9, 0.1], [1.0, 1.0], [-3.0, 4.0], [math.nan, 1.0]])).tolist()
+        [True, False, False, False]
+    """
+    return ((outputs.sum(-1) - 1).abs() <= 1e-3) & (outputs >= 0).all(-1)
+
+
+def finite_rows(outputs: Tensor) -> Tensor:
+    """Return (B,) bool, which rows of (B, C) outputs have finite values only."""
+    return outputs.isfinite().all(-1)
+
+
+def describe_invalid(outputs: Tensor, rows: Sequence[int] = (), where: str = "") -> str:
+    """Say what is wrong with rows that are no distributions.
+
+    Args:
+        outputs: (R, C) outputs of these rows.
+        rows: (R,) their numbers, which are listed.
+        where: What the numbers count, such as `` of the batch``.
+    """
+    listed = f" for row(s) {shorten(rows)}{where}" if rows else ""
+    if not outputs.isfinite().all():
+        return f"returned NaN or infinite outputs{listed}"
+    return (
+        f"returned outputs that are not probabilities{listed} (sum {outputs[0].sum().item():.3g}); set its output to "
+        "'logits', or return probabilities"
+    )
+
+
+def as_rows(answer: Any) -> Tensor:
+    """Convert the answer of a callable to a tensor; in a list of rows, None is a row of NaN.
+
+    Raises:
+        InputError: If it is no array of numbers.
+
+    Example:
+        >>> as_rows([[0.9, 0.1], None])
+        tensor([[0.9000, 0.1000],
+                [   nan,    nan]])
+    """
+    found = answer
+    if isinstance(answer, list | tuple) and any(row is None for row in answer):
+        width = max((len(row) for row in answer if isinstance(row, Sequence | np.ndarray | Tensor)), default=1)
+        found = [[math.nan] * width if row is None else row for row in answer]
+    try:
+        values = torch.as_tensor(found)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"returned {type(answer).__name__} that makes no array of numbers ({error})") from error
+    if values.is_complex():
+        raise InputError("returned complex numbers; expected real ones")
+    return values
+
+
+def take_rows(input: Any, rows: Tensor) -> Any:
+    """Return some samples of a batch of inputs: a tensor, an array, a list, or a dict of these.
+
+    Example:
+        >>> take_rows({"ids": torch.arange(3), "text": ["a", "b", "c"]}, torch.tensor([2, 0]))
+        {'ids': tensor([2, 0]), 'text': ['c', 'a']}
+    """
+    if isinstance(input, Mapping):
+        return {key: take_rows(value, rows) for key, value in input.items()}
+    if isinstance(input, Tensor):
+        return input[rows.to(input.device)]
+    if isinstance(input, np.ndarray):
+        return input[rows.cpu().numpy()]
+    return [input[row] for row in rows.tolist()]
+
+
+def num_rows(input: Any) -> int | None:
+    """Return the number of samples of a batch of inputs; None where it has no length.
+
+    Example:
+        >>> num_rows({"ids": torch.zeros(3, 8)})
+        3
+    """
+    if isinstance(input, Mapping):
+        return num_rows(next(iter(input.values()), None))
+    return len(input) if hasattr(input, "__len__") else None
+
+
+def query_rows(
+    call: Callable[[Tensor], Any],
+    rows: Tensor,
+    num_classes: int,
+    name: str,
+    on_failure: OnFailure = "raise",
+    retries: int = 0,
+    failures: Counter[str] | None = None,
+    valid: Callable[[Tensor], Tensor] = valid_rows,
+) -> Tensor:
+    """Query an expert, with a check of every row of its answer.
+
+    An answer is invalid where the call raises, the shape is not (R, C), or a row is not ``valid``. Where a call
+    fails as a whole and ``on_failure`` is ``skip``, the rows are halved and each half is queried again, so that one
+    row does not lose the others.
+
+    Args:
+        call: Function of (R,) ascending sample numbers that returns the expert's (R, C) outputs.
+        rows: (R,) int64 sample numbers.
+        num_classes: C.
+        name: Name of the expert, for messages.
+        on_failure: ``raise``, or ``skip``: rows without a valid answer are NaN.
+        retries: Further attempts on rows without a valid answer, after pauses of 0.1 s, 0.2 s, 0.4 s and so on.
+        failures: Receives the number of missing answers by reason.
+        valid: Check of (R, C) outputs that returns the (R,) valid rows.
+
+    Returns:
+        (R, C) floating-point outputs.
+
+    Raises:
+        InputError: If an answer is invalid and ``on_failure`` is ``raise``; the message names expert and rows.
+
+    Example:
+        >>> def ask(rows):
+        ...     if 2 in rows:
+        ...         raise OSError("row 2 is too long")
+        ...     return torch.full((len(rows), 2), 0.5)
+        >>> query_rows(ask, torch.arange(4), 2, "remote", on_failure="skip")[:, 0]
+        tensor([0.5000, 0.5000,    nan, 0.5000])
+    """
+    skip, result = on_failure == "skip", None
+    reasons: dict[int, str] = {}
+    pending = torch.arange(len(rows))
+    for attempt in range(retries + 1):
+        if attempt:
+            time.sleep(min(_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S))
+        try:
+            values, reasons = _attempt(call, rows[pending], num_classes, skip)
+        except _FailedCall as failed:
+            if attempt < retries:
+                continue
+            raise InputError(f"expert {name} {failed}; on_failure='skip' continues without it") from failed.__cause__
+        if result is None:
+            result = values.new_full((len(rows), num_classes), math.nan)
+        result[pending] = values.to(result.device)
+        pending = pending[~valid(values).cpu()]
+        if not len(pending):
+            return result
+    assert result is not None
+    wrong, numbers = result[pending], rows[pending].tolist()
+    if not skip:
+        raise InputError(f"expert {name} {describe_invalid(wrong, numbers)}; on_failure='skip' continues without it")
+    if failures is not None:
+        failures.update(
+            reasons.get(row) or describe_invalid(values[None]) for row, values in zip(numbers, wrong, strict=True)
+        )
+    result[pending] = math.nan
+    return result
+
+
+class _FailedCall(Exception):
+    """A call raised, or its answer has no row for each sample; the cause is what it raised, if anything."""
+
+
+def _attempt(
+    call: Callable[[Tensor], Any], rows: Tensor, num_classes: int, halve: bool
+) -> tuple[Tensor, dict[int, str]]:
+    """Return (R, C) outputs, with NaN in rows of failed calls, and the reason for each of these rows."""
+    try:
+        return _as_outputs(call(rows), len(rows), num_classes), {}
+    except _FailedCall as error:
+        reason, cause, listed = str(error), error.__cause__, ""
+    except Exception as error:  # of any service
+        reason, cause = f"failed with {type(error).__name__}: {error}", error
+        listed = f"failed on {len(rows)} row(s) ({shorten(rows.tolist())}) with {type(error).__name__}: {error}"
+    if not halve:
+        raise _FailedCall(listed or reason) from cause
+    if len(rows) == 1:
+        return torch.full((1, num_classes), math.nan), {int(rows): reason}
+    halves = [_attempt(call, part, num_classes, halve) for part in rows.chunk(2)]
+    kind = next((values for values, failed in halves if len(failed) < len(values)), halves[0][0])
+    return torch.cat([values.to(kind) for values, _ in halves]), halves[0][1] | halves[1][1]
+
+
+def _as_outputs(answer: Any, count: int, num_classes: int) -> Tensor:
+    """Return an answer as a floating-point tensor (R, C)."""
+    try:
+        values = as_rows(answer).detach()
+    except InputError as error:
+        raise _FailedCall(str(error)) from error
+    if tuple(values.shape) != (count, num_classes):
+        raise _FailedCall(
+            f"returned outputs of shape {tuple(values.shape)} for {count} row(s); expected {(count, num_classes)}: one "
+            "row for each of the queried samples, in order"
+        )
+    return values.to(torch.promote_types(values.dtype, torch.float32))
