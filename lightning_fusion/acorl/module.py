@@ -224,6 +224,7 @@ class ACoRLModule(ExpertModule):
 
     def setup(self, stage: str) -> None:
         """Determine the sizes of all representations from one training batch, and create the projections."""
+        super().setup(stage)
         if stage != "fit":
             return
         self._probe = first_rows(self.trainer)
@@ -342,6 +343,7 @@ class ACoRLModule(ExpertModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the projections, and check the frozen experts."""
+        super().on_load_checkpoint(checkpoint)
         sizes = checkpoint.get("representations")
         if sizes is not None and set(sizes["experts"]) != set(self.pool.names):
             raise InputError(

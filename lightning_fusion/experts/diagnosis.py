@@ -17,6 +17,7 @@ from lightning_fusion import plotting
 from lightning_fusion.baselines import BestSingle, MajorityVote, MostConfident, SoftmaxAverage, oracle_selection
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.store import ExpertOutputs
+from lightning_fusion.experts.permutation import better_order
 from lightning_fusion.files import write_text
 from lightning_fusion.metrics.diversity import PairwiseDiversity
 
@@ -40,6 +41,8 @@ class ExpertFigures:
         leak_p: One-sided p-value of the hypothesis that it is not better on the fuser training set than on the unseen
             split.
         leaks: Whether the excess is reported as a leak.
+        class_order: Names of its outputs in an order that is significantly more accurate; None where there is none.
+        class_order_accuracy: Accuracy on samples of its classes with that order; NaN where there is none.
     """
 
     name: str
@@ -50,6 +53,8 @@ class ExpertFigures:
     unseen_accuracy: float
     leak_p: float
     leaks: bool
+    class_order: list[str] | None = None
+    class_order_accuracy: float = float("nan")
 
 
 @dataclass
@@ -244,7 +249,12 @@ def _figures(outputs: ExpertOutputs, number: int, answers: _Answers, unseen: _An
     leaks = p * len(outputs.names) < LEAK_P and gap > LEAK_GAP
     accuracy, own_accuracy = _fraction(right[there]), _fraction(right[own])
     missing = int((~there).sum())
-    return ExpertFigures(name, missing, accuracy, own_accuracy, error, unseen_accuracy, p, bool(leaks))
+    names = outputs.expert_classes[name]
+    place = {label: number for number, label in enumerate(classes)}
+    predicted = answers.spread[known, number][:, classes].argmax(1)
+    found = better_order(predicted, np.array([place[label] for label in answers.target[known]], int), names)
+    order = found if found is not None else (None, float("nan"))
+    return ExpertFigures(name, missing, accuracy, own_accuracy, error, unseen_accuracy, p, bool(leaks), *order)
 
 
 def _fraction(values: np.ndarray) -> float:
@@ -297,7 +307,15 @@ def _conclude(result: Diagnosis, unseen: str | None, classes: int) -> None:
         f"The best baseline without training is {rule}: {result.accuracies[rule]:.1%} ({100 * gain:+.1f} points "
         "relative to the best single expert). A trained fuser should exceed it."
     )
-    poor = [expert.name for expert in result.experts if expert.calibration_error > 0.15]
+    for expert in result.experts:
+        if expert.class_order is not None:
+            result.findings.insert(
+                0,
+                f"CLASS ORDER: {expert.name} (accuracy {expert.accuracy:.1%}) is correct on "
+                f"{expert.class_order_accuracy:.1%} of the samples of its classes if its outputs are those of "
+                f"{shorten(expert.class_order, 20)}, in this order: check its classes.",
+            )
+    poor = [e.name for e in result.experts if e.calibration_error > 0.15 and e.class_order is None]
     if poor:
         result.findings.append(
             f"Poorly calibrated (expected calibration error above 0.15): {shorten(poor)}. This affects rules that "

@@ -52,7 +52,9 @@ def known_classes(network: Any) -> list[Any] | None:
     return result
 
 
-def class_order(known: Sequence[Any], classes: Sequence[str] | None) -> tuple[list[str], list[int] | None]:
+def class_order(
+    known: Sequence[Any], classes: Sequence[str] | None, source: str = "the estimator"
+) -> tuple[list[str], list[int] | None]:
     """Classes of an expert, and the columns of an estimator's outputs in their order.
 
     scikit-learn sorts labels, texts among them ("1", "10", "2"). Names that equal the labels say where each belongs.
@@ -61,6 +63,7 @@ def class_order(known: Sequence[Any], classes: Sequence[str] | None) -> tuple[li
     Args:
         known: The estimator's ``classes_``, in the order of its columns.
         classes: Names of the classes as given. ``None`` uses those of the estimator.
+        source: Owner of the known classes, for messages.
 
     Returns:
         The names, and the number of the column of each; None where the columns have that order.
@@ -78,8 +81,7 @@ def class_order(known: Sequence[Any], classes: Sequence[str] | None) -> tuple[li
     names = labels if classes is None else as_labels(classes, "classes")
     if len(names) != len(labels):
         raise InputError(
-            f"classes: found {len(names)} ({shorten(names, 20)}); the estimator has {len(labels)} "
-            f"({shorten(labels, 20)})"
+            f"classes: found {len(names)} ({shorten(names, 20)}); {source} has {len(labels)} ({shorten(labels, 20)})"
         )
     if set(names) == set(labels):
         columns = [labels.index(name) for name in names]
@@ -87,7 +89,7 @@ def class_order(known: Sequence[Any], classes: Sequence[str] | None) -> tuple[li
     if any(isinstance(label, str) for label in known) or set(names) & set(labels):
         unknown = [name for name in names if name not in labels]
         raise InputError(
-            f"classes: found {shorten(unknown, 20)}, which the estimator does not know; its classes are "
+            f"classes: found {shorten(unknown, 20)}, which {source} does not know; its classes are "
             f"{shorten(labels, 20)}, and their names decide which output is whose"
         )
     return names, None

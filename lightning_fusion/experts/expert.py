@@ -33,7 +33,8 @@ class Expert(nn.Module):
             number of classes to the module.
         checkpoint: Weights to load into ``network``: a Lightning checkpoint, a plain state dict, or safetensors.
             Loading is weights-only: nothing in the file is executed.
-        classes: Names of the C_k classes, in the order of the outputs. Taken from the checkpoint where it has them.
+        classes: Names of the C_k classes, in the order of the outputs. Taken from the checkpoint where it has them: the
+            same names in another order then reorder the outputs, and other names rename all classes.
         output: What ``network`` returns: ``logits`` (softmax is applied, in float32) or ``probabilities``; None:
             probabilities for ``predict_proba``, logits for everything else.
         features: Name of the submodule whose output is the representation, such as ``pool``; None: no representation.
@@ -84,10 +85,18 @@ class Expert(nn.Module):
         given = classes if classes is not None else card.get("classes")
         classes = None if given is None else as_labels(given, "classes")
         network = probability_method(network)
+        recorded = as_labels(card["classes"], "classes") if card.get("classes") else None
         self._columns: list[int] | None = None
         known = known_classes(network)
         if known is not None:
             classes, self._columns = class_order(known, classes)
+        elif recorded and classes and set(classes) & set(recorded):
+            classes, self._columns = class_order(recorded, classes, f"the checkpoint {checkpoint}")
+        elif recorded and classes and len(classes) != len(recorded):
+            raise InputError(
+                f"classes: found {len(classes)} ({shorten(classes, 20)}); the checkpoint {checkpoint} has "
+                f"{len(recorded)} ({shorten(recorded, 20)})"
+            )
         made = METHODS.get(getattr(network, "__name__", ""), "logits") if known is not None else None
         output = output or made or "logits"  # type: ignore[assignment]
         if made == "probabilities" and output != made:
@@ -108,7 +117,8 @@ class Expert(nn.Module):
         self.preprocess = preprocess
         self._checked = False  # the first batch of logits
         self.classes, self.output, self.cost = list(classes), output, float(cost)
-        self.domains = domains if domains is not None else card.get("domains")
+        own = domains if domains is not None else card.get("domains")
+        self.domains: list[str] | None = None if own is None else as_labels(own, "domains")
         self.checkpoint, self.version = checkpoint, version
         self.spec = spec  # class_path and init_args of the network, where the checkpoint records them
         self.preprocessing: dict[str, Any] | None = card.get("preprocessing")
@@ -189,7 +199,7 @@ class Expert(nn.Module):
         parts = [json.dumps(self.classes), self.output, self.features, repr(self.preprocess), self.version]
         module = isinstance(self.network, nn.Module)
         if module:
-            parts += weight_parts(self)
+            parts += [*weight_parts(self), *([] if self._columns is None else [self._columns])]
         else:
             name = getattr(self.network, "__qualname__", type(self.network).__qualname__)
             parts += [self._columns, f"{getattr(self.network, '__module__', '')}.{name}"]

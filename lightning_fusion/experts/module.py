@@ -5,13 +5,15 @@ from typing import Any, Literal
 
 from lightning import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_fusion.callbacks.reproducible import EpochSeed
 from lightning_fusion.data.base import Batch, as_batch
-from lightning_fusion.errors import InputError
+from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.layers import check_layer
+from lightning_fusion.experts.pool import reordered
 from lightning_fusion.experts.weights import CARD_KEY
 from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
@@ -88,6 +90,19 @@ class ExpertModule(CheckedLoading, LightningModule):
         self.mixup = mixup
         self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
 
+    def setup(self, stage: str) -> None:
+        """Check that the data module has the classes in the order of the model.
+
+        Raises:
+            InputError: If it has them in another order.
+        """
+        classes = getattr(getattr(self.trainer, "datamodule", None), "classes", None)
+        if classes is not None and reordered(classes, self.classes):
+            raise InputError(
+                f"classes: the model has the order {shorten(self.classes, 20)}, the data module "
+                f"{shorten(classes, 20)}; give the model the classes of the data module"
+            )
+
     def forward(self, input: Any) -> Tensor:
         """Map a batch of inputs to (B, C) logits."""
         logits: Tensor = self.network(input)
@@ -142,6 +157,24 @@ class ExpertModule(CheckedLoading, LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """Return the callback that makes resumed runs reproducible."""
         return [EpochSeed()]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check the classes that the checkpoint was trained on, and warn about domains that it was not trained on."""
+        card = checkpoint.get(CARD_KEY) or {}
+        known = card.get("classes")
+        if known is not None and list(known) != self.classes:
+            raise InputError(
+                f"classes: the checkpoint was trained on {shorten(known, 20)}; the model has "
+                f"{shorten(self.classes, 20)}"
+            )
+        data = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
+        own, trained = getattr(data, "own_domains", None) or [], card.get("domains") or []
+        if trained and (other := [domain for domain in own if domain not in trained]):
+            rank_zero_warn(
+                f"domains: the checkpoint was trained on {shorten(trained)}; the data have {shorten(other)} as well"
+                if len(other) < len(own)
+                else f"domains: the checkpoint was trained on {shorten(trained)}; the data are of {shorten(own)}"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the expert's card, which makes the checkpoint an expert."""

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_fusion.data.names import as_labels, canonical_label, similar_message
+from lightning_fusion.data.names import as_labels, canonical_label, similar_message, similar_names
 from lightning_fusion.errors import InputError, shorten, suggestion
 from lightning_fusion.experts.answers import describe_invalid, valid_rows
 from lightning_fusion.experts.expert import Expert
@@ -39,6 +40,57 @@ def task_classes(expert_classes: Mapping[str, Sequence[str]], classes: Sequence[
                 f"{suggestion(unknown[0], known)}; change the expert's classes or the task's"
             )
     return known
+
+
+def reordered(classes: Sequence[str], other: Sequence[str]) -> bool:
+    """Return whether two lists have the same names in different orders.
+
+    Example:
+        >>> reordered(["cat", "dog"], ["dog", "cat"]), reordered(["cat"], ["cat"])
+        (True, False)
+    """
+    return list(classes) != list(other) and sorted(classes) == sorted(other)
+
+
+def check_domains(expert_domains: Mapping[str, Sequence[str] | None], domains: Sequence[str]) -> list[str]:
+    """Check that no domain of an expert is a misspelt one of the data.
+
+    An expert may be trained on domains that the data do not have.
+
+    Args:
+        expert_domains: Domains that each expert was trained on.
+        domains: Domains of the data.
+
+    Returns:
+        Names of the experts that have domains, none of them among those of the data.
+
+    Raises:
+        InputError: If an unknown domain differs from a known one in case, separators or some letters, not in digits.
+
+    Example:
+        >>> check_domains({"a": ["plain"], "b": ["sketch"]}, ["plain", "photo"])
+        ['b']
+        >>> check_domains({"a": ["Plain"]}, ["plain", "photo"])
+        Traceback (most recent call last):
+        ...
+        lightning_fusion.errors.InputError: domains: expert a has Plain, the data plain, photo; did you mean plain?
+    """
+    if not domains:
+        return []
+    foreign = []
+    for name, own in expert_domains.items():
+        unknown = [domain for domain in own or () if domain not in domains]
+        for domain in unknown:
+            alike = [known for known in domains if re.findall(r"\d+", known) == re.findall(r"\d+", domain)]
+            close = [known for known in alike if similar_names([domain, known])]
+            close += get_close_matches(domain.casefold(), alike, n=1, cutoff=0.8)
+            if close:
+                raise InputError(
+                    f"domains: expert {name} has {domain}, the data {shorten(domains)}; did you mean {close[0]}?"
+                )
+        if own and len(unknown) == len(own):
+            foreign.append(name)
+    return foreign
 
 
 def scatter_columns(expert_classes: Mapping[str, Sequence[str]], classes: Sequence[str]) -> list[list[int]]:

@@ -1,7 +1,7 @@
 """Fusion of Experts for classification: a small network on the outputs of frozen experts."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +24,7 @@ from lightning_fusion.experts.pool import (
     POOL,
     ExpertPool,
     check_same_experts,
+    reordered,
     restore_experts,
     scatter,
     scatter_columns,
@@ -164,6 +165,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         metrics |= {"choice_accuracy": SampleMean()} if target == "expert" else {}
         metrics["best_expert_accuracy"] = BestExpertAccuracy(len(self.expert_classes))
         self.metrics = SplitMetrics(metrics, metric)
+        self._classes_fixed = False  # by a fit, or a checkpoint
         self._best_accuracy: Tensor | None = None
         self._expert_metadata: dict[str, Any] | None = None if self.pool is None else self.pool.metadata()
         self._stored_experts: dict[str, Any] | None = None  # experts of the current store
@@ -311,6 +313,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
     def setup(self, stage: str) -> None:
         """Check that store and experts match; compute accuracies by domain if they determine the target."""
         data = getattr(self.trainer, "datamodule", None)
+        self._take_classes(getattr(data, "classes", None), stage)
         if not isinstance(data, OutputsDataModule):
             if self.expert_target == "best" and self.target == "expert" and stage != "predict":
                 raise InputError(
@@ -362,8 +365,24 @@ class FoEFuserModule(CheckedLoading, LightningModule):
         """Store the experts' metadata, and their weights if ``save_experts``."""
         store_experts(checkpoint, self._expert_metadata, self.save_experts)
 
+    def _take_classes(self, classes: Sequence[str] | None, stage: str) -> None:
+        """Take the order of the data's classes; it is fixed once the fuser is trained."""
+        if classes is not None and reordered(classes, self.classes):
+            if self._classes_fixed:
+                raise InputError(
+                    f"classes: the fuser was trained on {shorten(self.classes, 20)}; the data have them in the order "
+                    f"{shorten(classes, 20)}; give the data in the former order"
+                )
+            self.classes = list(classes)
+            self.columns = scatter_columns(self.expert_classes, self.classes)
+            self.hparams.update(classes=self.classes)
+            self.pool = None if self.pool is None else self.pool.for_task(self.classes)
+        self._classes_fixed |= stage == "fit"
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check the experts against those the fuser was trained with, and complete the weights for strict loading."""
+        self._take_classes(checkpoint.get("hyper_parameters", {}).get("classes"), "load")
+        self._classes_fixed = True
         state, known = checkpoint["state_dict"], checkpoint.get("experts") or {}
         if self.pool is None:
             for name in [name for name in state if name.startswith(POOL)]:

@@ -1,6 +1,6 @@
 """LightningModule of a FrugalFoE policy: fit, test and predict with any number of processes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,15 @@ from lightning_fusion.errors import InputError
 from lightning_fusion.experts.answers import num_rows, take_rows
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs.datamodule import OutputsBatch, OutputsDataModule
-from lightning_fusion.experts.pool import POOL, ExpertPool, check_same_experts, scatter, scatter_columns, task_classes
+from lightning_fusion.experts.pool import (
+    POOL,
+    ExpertPool,
+    check_same_experts,
+    reordered,
+    scatter,
+    scatter_columns,
+    task_classes,
+)
 from lightning_fusion.frugal.policy import FrugalFoE
 from lightning_fusion.frugal.prediction import FrugalPrediction
 from lightning_fusion.frugal.state import ARGUMENTS
@@ -85,6 +93,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         self._used = 0  # batches that the policy was fitted on
         self._expert_metadata = None if self.pool is None else self.pool.metadata()
         if self.policy.names:
+            self._take_classes(self.policy.classes)
             self._check(self._expert_metadata)
 
     # --------------------------------------------------------------- deciding
@@ -164,6 +173,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
     def setup(self, stage: str) -> None:
         """Read the saved policy, where there is one and it is not fitted yet; check that experts belong to it."""
         data = getattr(self.trainer, "datamodule", None)
+        self._take_classes(getattr(data, "classes", None))
         metadata = self._expert_metadata
         if isinstance(data, OutputsDataModule):
             outputs = data.outputs
@@ -184,6 +194,14 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
             self._serve(FrugalFoE.load(self.folder).to(self.device))
         if self.policy.names:
             self._check(metadata)
+
+    def _take_classes(self, classes: Sequence[str] | None) -> None:
+        """Take the order of the classes of the data or of a fitted policy."""
+        if classes is not None and reordered(classes, self.classes):
+            self.classes = list(classes)
+            self.columns = scatter_columns(self.expert_classes, self.classes)
+            self.hparams.update(classes=self.classes)
+            self.pool = None if self.pool is None else self.pool.for_task(self.classes)
 
     def _serve(self, saved: FrugalFoE) -> None:
         """Take a saved policy, with what this one says about serving; say what of it would need another fit."""

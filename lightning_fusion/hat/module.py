@@ -357,6 +357,7 @@ class HaTJointModule(ExpertModule):
 
     def setup(self, stage: str) -> None:
         """Look at some training rows for the sizes of all representations, and at all for their numbers and labels."""
+        super().setup(stage)
         if stage != "fit":
             return
         input = first_rows(self.trainer).input
@@ -449,6 +450,7 @@ class HaTJointModule(ExpertModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make mixer and dictionary of the interrupted run, and check the sources."""
+        super().on_load_checkpoint(checkpoint)
         state, sizes = checkpoint["state_dict"], checkpoint.get("sources")
         if sizes is None:  # a student alone leaves the mixer at hand
             own = self.state_dict()

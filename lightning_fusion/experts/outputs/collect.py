@@ -22,7 +22,7 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.answers import OnFailure, query_rows, take_rows
 from lightning_fusion.experts.expert import Expert, warn_preprocessing_mismatch
 from lightning_fusion.experts.outputs.store import OUTPUTS, ExpertOutputs
-from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.experts.pool import ExpertPool, check_domains
 from lightning_fusion.store import ArrayStore, MissingStoreError, StoreWriter, release
 
 _SHARDS = ".shards"
@@ -99,6 +99,11 @@ def collect(
     for name, expert in pool.members.items():
         warn_preprocessing_mismatch(f"expert {name}", expert.preprocessing, getattr(data, "preprocessing", None))
     domains = list(getattr(data, "domains", []))
+    if foreign := check_domains({name: expert.domains for name, expert in pool.members.items()}, domains):
+        rank_zero_warn(
+            f"domains: those of expert(s) {shorten(foreign)} are none of the data's ({shorten(domains)}): no sample "
+            "counts as one of their own domains"
+        )
     prints = {split: fingerprint_of(data, split) for split in splits}
     metadata = pool.metadata()  # before running: a precision such as bf16-true changes the weights
     stored = None

@@ -16,6 +16,7 @@ from lightning_fusion.data.targets import as_targets
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.pool import (
     ExpertPool,
+    check_domains,
     check_outputs,
     check_representations,
     scatter_columns,
@@ -314,6 +315,7 @@ class ExpertOutputs:
         unknown = (set(costs) | set(expert_domains or {})) - set(expert_classes)
         if unknown:
             raise InputError(f"costs or expert_domains name {shorten(sorted(unknown))}, which is no expert")
+        check_domains({name: as_labels(own, "expert_domains") for name, own in (expert_domains or {}).items()}, domains)
         for split in splits:
             if not re.fullmatch(r"[\w-]+", split):
                 raise InputError(f"splits: found the name {split!r}; expected letters, digits, '_' and '-' only")
