@@ -1,1 +1,1 @@
-"""HaT: a new domain gets a small model of its own from selected sources. See ``docs/methods``."""
+"""HaT: train a small model for a new domain from selected source models."""

@@ -44,7 +44,7 @@ class Guard:
     def __str__(self) -> str:
         return (
             f"{self.choice}: accuracy of the student {self.student:.3f}, of the local model {self.local:.3f} on "
-            f"{self.num_rows} held-out labeled rows, difference {self.student - self.local:+.3f} +- "
+            f"{self.num_rows} held-out labeled samples, difference {self.student - self.local:+.3f} +- "
             f"{self.standard_error:.3f}"
         )
 
@@ -53,13 +53,13 @@ class Guard:
         """Compare the correct predictions of both.
 
         Args:
-            student: (N,) bool.
-            local: (N,) bool, of the same rows.
+            student: (N,) bool, correct predictions of the student.
+            local: (N,) bool, correct predictions of the local model on the same samples.
 
         Example:
             >>> right = torch.tensor([True, True, False, True, True])
             >>> print(Guard.of_rows(student=~right, local=right))
-            local: accuracy of the student 0.200, of the local model 0.800 on 5 held-out labeled rows, ...
+            local: accuracy of the student 0.200, of the local model 0.800 on 5 held-out labeled samples, ...
         """
         difference = local.double() - student.double()
         error = float(difference.std()) / math.sqrt(len(difference)) if len(difference) > 1 else math.inf
@@ -74,22 +74,23 @@ def guard(
     local_trainer: Callable[[], Any] | None = None,
     num_folds: int = 3,
 ) -> Guard:
-    """Train student and local model on the same stratified folds of the labels, and compare them on what was held out.
+    """Train student and local model on the same stratified folds of labels, and compare them on the held-out samples.
 
-    A fold's held-out rows are no training rows at all, without their labels neither. The local model is trained on the
-    labeled rows alone. What chooses the sources by labels belongs into ``student``, so that it does not see those held
-    out. Source: our choice; the paper has none.
+    Held-out samples of a fold are excluded from training, also as unlabeled samples. The local model is trained on the
+    labeled samples only. A source selection that uses labels belongs in ``student``, so that it does not use the
+    held-out labels. Our choice; the paper has no guard.
 
     Args:
-        student: Gives a module that learns from sources, for a fold's data.
-        local: Gives a module that learns from the labels alone.
-        target: The whole target.
-        trainer: Gives a new Trainer.
-        local_trainer: For the local model; as ``trainer`` where None. An epoch of labeled rows alone has fewer steps.
+        student: Factory of a module that learns from sources, called with the data of a fold.
+        local: Factory of a module that learns from the labels only, called with the data of a fold.
+        target: Data module of the target with all labels.
+        trainer: Factory of a Trainer.
+        local_trainer: Factory of the Trainer of the local model, whose epochs have fewer steps. ``None`` (default) uses
+            ``trainer``.
         num_folds: Number of folds.
 
     Raises:
-        InputError: If there are fewer labeled rows than folds.
+        InputError: If there are fewer labeled samples than folds.
 
     Example:
         >>> from functools import partial
@@ -119,7 +120,7 @@ def _right(trainer: Any, module: Any, data: TargetDataModule) -> Tensor:
     """Return (N,) bool, the correct predictions of a trained module on held-out samples."""
     found = trainer.predict(module, datamodule=data)
     index, answer = (torch.cat([part[name].cpu() for part in found]) for name in ("index", "probabilities"))
-    if distributed.is_available() and distributed.is_initialized():  # each process predicted its part
+    if distributed.is_available() and distributed.is_initialized():  # each process has predicted some of the samples
         shards: list[Any] = [None] * distributed.get_world_size()
         distributed.all_gather_object(shards, (index, answer))
         index, answer = (torch.cat(parts) for parts in zip(*shards, strict=True))

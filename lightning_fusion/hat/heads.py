@@ -15,14 +15,14 @@ from lightning_fusion.experts.layers import as_vectors
 
 @torch.no_grad()
 def head_name(expert: Expert, input: Any) -> str:
-    """The submodule h of an expert's network with h(z) = the network's output; the outermost where several are one.
+    """Return the name of the submodule h of an expert's network with h(z) = the output; the outermost of several.
 
     Args:
-        expert: Names the layer of its representation z as ``features``.
-        input: A real batch: the values tell what is a head.
+        expert: Expert whose ``features`` names the layer of its representation z.
+        input: A batch of real samples; heads are identified by their outputs.
 
     Raises:
-        InputError: If there is none; names the layers that were tried.
+        InputError: If there is none; the message lists the layers that were tried.
 
     Example:
         >>> from collections import OrderedDict
@@ -32,10 +32,10 @@ def head_name(expert: Expert, input: Any) -> str:
     """
     network, features = expert.network, expert.features
     if features is None or not isinstance(network, nn.Module):
-        raise InputError("features: the expert names no layer, after which its head would begin; set features")
+        raise InputError("features: the expert has none; set the name of the layer before its head")
     z: list[Tensor] = []
     raw: list[Tensor] = []
-    after: dict[str, Any] = {}  # what is called once the representation is made, with its arguments
+    after: dict[str, Any] = {}  # modules called after the representation was computed, with their arguments
 
     def note(name: str, module: nn.Module, arguments: Any, output: Any) -> None:
         if not name:
@@ -45,10 +45,10 @@ def head_name(expert: Expert, input: Any) -> str:
         elif z and not features.startswith(f"{name}."):
             after[name] = arguments
 
-    parts: dict[str, nn.Module] = dict(network.named_modules())  # a part comes before its own parts
+    parts: dict[str, nn.Module] = dict(network.named_modules())  # a module precedes its submodules
     hooks = [part.register_forward_hook(partial(note, name)) for name, part in parts.items()]
     try:
-        with torch.compiler.set_stance("force_eager"):  # compiled code does not see hooks
+        with torch.compiler.set_stance("force_eager"):  # compiled code ignores hooks
             expert(input)
     finally:
         for hook in hooks:
@@ -60,17 +60,17 @@ def head_name(expert: Expert, input: Any) -> str:
             if output.shape == raw[-1].shape and torch.allclose(output, raw[-1], rtol=1e-4, atol=1e-5):
                 return name
     raise InputError(
-        f"no layer of the expert's network turns its representation ({features!r}, {z[-1].shape[1]} numbers) "
-        f"into its outputs; those after it: {shorten(after, 20) or 'none'}. Name the layer right before the head as "
+        f"no layer of the expert's network maps its representation ({features!r}, {z[-1].shape[1]} features) "
+        f"to its outputs; layers after it: {shorten(after, 20) or 'none'}. Name the layer right before the head as "
         "features, or set heads: frozen"
     )
 
 
 def head_names(experts: Mapping[str, Expert], input: Any) -> dict[str, str]:
-    """:func:`head_name` of each expert, by its name.
+    """Return :func:`head_name` of each expert, by expert.
 
     Raises:
-        InputError: If one has none; names the expert too.
+        InputError: If an expert has none; the message names it.
     """
     names = {}
     for expert, made in experts.items():
@@ -82,11 +82,11 @@ def head_names(experts: Mapping[str, Expert], input: Any) -> dict[str, str]:
 
 
 def copy_heads(experts: Mapping[str, Expert], names: Mapping[str, str]) -> dict[str, nn.Module]:
-    """Trainable copies of experts' heads, by expert.
+    """Return trainable copies of the experts' heads, by expert.
 
     Args:
-        experts: By name.
-        names: The submodule that is the head, by expert, as :func:`head_names` tells it.
+        experts: Experts by name.
+        names: Name of the submodule that is the head, by expert, from :func:`head_names`.
     """
     networks: dict[str, Any] = {name: expert.network for name, expert in experts.items()}
     parts = {name: networks[name].get_submodule(head) for name, head in names.items()}

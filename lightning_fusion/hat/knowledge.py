@@ -1,4 +1,4 @@
-"""Knowledge dictionary: predictions of the best mixer so far for every sample of the target."""
+"""Knowledge dictionary: predictions of the best mixer so far for every target sample."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -16,10 +16,10 @@ _NEVER = -1
 
 
 def default_threshold(target: Tensor, num_classes: int) -> float:
-    """The accuracy below which nothing is injected: b = min(.95, max(fraction of the largest class, 1 / C) + .05).
+    """Return the minimum accuracy for injection: b = min(.95, max(fraction of the largest class, 1 / C) + .05).
 
     Args:
-        target: (N,) labels, -100 where there is none.
+        target: (N,) labels, -100 for unlabeled samples.
         num_classes: C, number of classes.
 
     Example:
@@ -36,10 +36,10 @@ def find_rows(known: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         known: (N,) numbers in ascending order.
-        index: (B,) numbers that are looked for.
+        index: (B,) numbers to look up.
 
     Returns:
-        (B,) positions in ``known``, and (B,) bool, which of the numbers are none of it.
+        (B,) positions in ``known``, and (B,) bool, which numbers are not in ``known``.
 
     Example:
         >>> find_rows(torch.tensor([3, 7, 40]), torch.tensor([40, 8, 3]))
@@ -52,25 +52,25 @@ def find_rows(known: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 class KnowledgeDictionary(nn.Module):
     """Probabilities of every sample by its index, replaced when the mixer has improved (HaT, section 3).
 
-    During an epoch :meth:`keep` takes what the mixer says about each batch. At its end :meth:`update` compares the
-    accuracy over the labeled rows with the best so far, and where it is better all rows seen in the epoch are
-    replaced in one write. Everything that a resumed run needs is a buffer; the values stay in float32 in any precision.
+    During an epoch :meth:`keep` stores the mixer's predictions on each batch. At its end :meth:`update` compares the
+    accuracy over the labeled samples with the best so far; if it is higher, the entries of all samples of the epoch are
+    replaced. The state is in buffers, so a run can be resumed; values are float32 in any precision.
 
-    Over several processes the rows are gathered: each row comes from the process that saw it last.
+    With several processes the predictions are gathered; that of the process that processed a sample last is used.
 
     Args:
-        index: (N,) numbers of the samples, in any order, not necessarily contiguous.
+        index: (N,) sample numbers, in any order, not necessarily contiguous.
         num_classes: C, number of classes.
-        target: (N,) labels in the order of ``index``, -100 where there is none.
-        update_rule: Replace where the accuracy is greater (``gt``, the paper's), or greater or equal (``ge``).
-        accuracy_source: Which rows the accuracy counts: ``train``, all labeled ones, which the mixer is trained on
-            (the paper's); ``holdout``, a fifth of them, stratified, which it is not trained on; ``crossfit``, all of
-            them, each judged by a mixer that was not trained on it.
-        num_folds: Mixers of ``crossfit``.
-        seed: Seed of the draw of held-out rows and folds.
+        target: (N,) labels in the order of ``index``, -100 for unlabeled samples.
+        update_rule: Replace if the accuracy is greater (``gt``, as in the paper), or greater or equal (``ge``).
+        accuracy_source: Samples of the accuracy: ``train``, all labeled samples, on which the mixer is trained (as in
+            the paper); ``holdout``, a stratified fifth of them, which is excluded from training the mixer;
+            ``crossfit``, all of them, each predicted by a mixer that was not trained on it.
+        num_folds: Number of mixers of ``crossfit``.
+        seed: Random seed of the held-out samples and folds.
 
     Raises:
-        InputError: If numbers are doubled, or there are too few labeled rows for the accuracy source.
+        InputError: If sample numbers are repeated, or there are too few labeled samples for the accuracy source.
 
     Example:
         >>> knowledge = KnowledgeDictionary(torch.tensor([70, 7]), 2, target=torch.tensor([1, -100]))
@@ -120,13 +120,13 @@ class KnowledgeDictionary(nn.Module):
         self.register_buffer("best", torch.zeros(()))
         self.register_buffer("accuracy", torch.zeros(()))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
-        # of one epoch and one process: no buffers, which DDP would overwrite with those of the first process
+        # state of one epoch and process; DDP would overwrite buffers with those of the first process
         self.pending, self.seen = torch.zeros(rows, num_classes), torch.full((rows,), _NEVER)
         self.strange = torch.zeros((), dtype=torch.bool)
         self._step = 0
 
     def _folds(self, target: Tensor, num_folds: int, seed: int) -> Tensor:
-        """(N,) which mixer must not see the label: 0 where held out, the fold in crossfit, -1 where all may."""
+        """Return (N,) number of the mixer that must not use the label: 0 if held out, the fold in crossfit, else -1."""
         fold = torch.full_like(target, -1)
         if self.accuracy_source == "train":
             return fold
@@ -154,37 +154,40 @@ class KnowledgeDictionary(nn.Module):
             return value.to(fn(value.new_empty(0)).device)
 
         self.pending, self.seen, self.strange = map(move, (self.pending, self.seen, self.strange))
-        apply: Callable[..., Any] = super()._apply  # torch gives it no types
+        apply: Callable[..., Any] = super()._apply  # untyped in torch
         return apply(move, recurse)
 
     def is_of(self, index: Tensor, target: Tensor) -> bool:
-        """Whether these are its numbers and labels, (N,) each, in ascending order of the numbers."""
+        """Return whether sample numbers and labels, (N,) in ascending order of the numbers, are those stored."""
         return torch.equal(self.index, index) and torch.equal(self.target, target)
 
     def rows(self, index: Tensor) -> Tensor:
-        """(B,) rows of samples by their numbers (B,): what all methods of a step take, so that it looks them up once.
+        """Return the (B,) rows of samples by their numbers (B,), which the other methods take.
 
         Raises:
-            InputError: If a number is none of the dictionary's; on a GPU :meth:`update` says so, without waiting here.
+            InputError: If a number is not in the dictionary; on a GPU the check is deferred to :meth:`update`, to avoid
+                a synchronization.
         """
         rows, strange = find_rows(self.index, index)
         if strange.device.type != "cpu":
             self.strange |= strange.any()
         elif bool(strange.any()):
-            raise InputError(f"sample number {int(index[strange][0])} is none of the training rows; Batch.index moved")
+            raise InputError(
+                f"sample number {int(index[strange][0])} is not a training sample; Batch.index must not change"
+            )
         return rows
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The entries (B, C) of rows (B,), zeros where there is none yet, and whether there is (B,)."""
+        """Return the entries (B, C) of rows (B,), zeros for missing ones, and (B,) bool, which are present."""
         return self.probabilities[rows], self.filled[rows]
 
     def taught(self, rows: Tensor, target: Tensor, mixer: int = 0) -> Tensor:
-        """(B,) the targets that a mixer may be trained on: -100 where a row is held out from it.
+        """Return the (B,) targets that a mixer is trained on: -100 for samples held out from it.
 
         Args:
-            rows: (B,) of the batch.
-            target: (B,) of the batch.
-            mixer: Its number; 0 but for ``crossfit``.
+            rows: (B,) rows of the batch.
+            target: (B,) targets of the batch.
+            mixer: Number of the mixer; 0 except for ``crossfit``.
         """
         return target if self.accuracy_source == "train" else target.where(self.fold[rows] != mixer, -100)
 
@@ -192,8 +195,8 @@ class KnowledgeDictionary(nn.Module):
         """Combine the predictions of several mixers (B, C): held-out ones for labeled samples, else their mean.
 
         Args:
-            rows: (B,) of the batch.
-            probabilities: (B, C) of each mixer.
+            rows: (B,) rows of the batch.
+            probabilities: (B, C) probabilities of each mixer.
         """
         if len(probabilities) == 1:
             return probabilities[0]
@@ -206,8 +209,8 @@ class KnowledgeDictionary(nn.Module):
         """Store the mixer's predictions on a batch until :meth:`update`; later predictions replace earlier ones.
 
         Args:
-            rows: (B,) of the batch.
-            probabilities: (B, C).
+            rows: (B,) rows of the batch.
+            probabilities: (B, C) probabilities of the mixer.
         """
         self.pending[rows] = probabilities.to(self.pending.dtype)
         self.seen[rows] = self._step
@@ -218,21 +221,21 @@ class KnowledgeDictionary(nn.Module):
         """End the epoch: replace its predictions if the accuracy is the best so far; return whether it is.
 
         Raises:
-            InputError: If no labeled row of ``accuracy_source`` was seen.
+            InputError: If the epoch has no labeled sample of ``accuracy_source``.
         """
         self._gather()
         if bool(self.strange):
-            raise InputError("sample numbers were seen that are none of the training rows; Batch.index must not change")
+            raise InputError("found sample numbers that are not training samples; Batch.index must not change")
         seen = self.seen != _NEVER
         judged = seen & (self.target >= 0)
         if self.accuracy_source == "holdout":
             judged &= self.fold >= 0
         if not bool(judged.any()):
-            raise InputError("the epoch saw none of the labeled samples that the mixer's accuracy is counted over")
+            raise InputError("the epoch had none of the labeled samples that determine the mixer's accuracy")
         right = self.pending[judged].argmax(1) == self.target[judged]
         accuracy = float(right.double().mean())
         self.accuracy.fill_(accuracy)
-        better = bool(self.accuracy > self.best)  # both rounded alike
+        better = bool(self.accuracy > self.best)  # both have the same rounding
         if self.update_rule == "ge":
             better |= bool(self.accuracy == self.best) and accuracy > 0
         if better:
@@ -245,7 +248,7 @@ class KnowledgeDictionary(nn.Module):
         return better
 
     def _gather(self) -> None:
-        """Give every process each row as the process had it that saw it last."""
+        """Give every process each row from the process that processed it last."""
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return
         last = self.seen.clone()
@@ -257,10 +260,10 @@ class KnowledgeDictionary(nn.Module):
         self.seen.copy_(last)
 
     def alpha(self, alpha_0: float, threshold: float) -> Tensor:
-        """Strength of the injection: alpha_0 * accuracy where that reaches the threshold, else 0.
+        """Return the strength of the injection: alpha_0 * accuracy if the accuracy reaches the threshold, else 0.
 
         Args:
             alpha_0: Strength at an accuracy of 1.
-            threshold: b.
+            threshold: b, see :func:`~lightning_fusion.hat.knowledge.default_threshold`.
         """
         return alpha_0 * self.accuracy * (self.accuracy >= threshold)

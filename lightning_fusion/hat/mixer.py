@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.hyperparameters import check_choices
 
-_ABSENT = -1e30  # log-probability of a class that a source does not know: finite, as -inf has NaN gradients
+_ABSENT = -1e30  # log-probability of a class that a source lacks: finite, as -inf has NaN gradients
 
 
 def shared_columns(
@@ -25,11 +25,11 @@ def shared_columns(
         classes: Classes of the target.
 
     Returns:
-        For each source and each of the C target classes the source's column, -1 where it does not know the class; and
-        the target's classes that no source has.
+        For each source and each of the C target classes the source's column, -1 if it lacks the class; and the target's
+        classes that no source has.
 
     Raises:
-        InputError: If a source shares no class with the target; names it.
+        InputError: If a source shares no class with the target; the message names it.
 
     Example:
         >>> shared_columns({"a": ["dog", "cow"], "b": ["cat"]}, ["cat", "dog", "owl"])
@@ -41,7 +41,7 @@ def shared_columns(
         columns[source] = [place.get(name, -1) for name in classes]
         if max(columns[source]) < 0:
             raise InputError(
-                f"experts: {source} knows {shorten(known)}, and none of the target's classes ({shorten(classes)}): it "
+                f"experts: {source} has the classes {shorten(known)}, none of the target's ({shorten(classes)}): it "
                 "is not eligible as a source; leave it out"
             )
     uncovered = [name for number, name in enumerate(classes) if all(own[number] < 0 for own in columns.values())]
@@ -58,8 +58,8 @@ class Mixer(nn.Module):
     Args:
         num_target_dims: Size of z_t.
         source_dims: Size of z_i by source.
-        heads: h_i by source, which are trained with the mixer; None: the sources' own scores are given to forward.
-        columns: For each source and each target class, the source's output of that class; -1 where it has none.
+        heads: h_i by source, which are trained with the mixer. ``None`` if :meth:`forward` takes the sources' scores.
+        columns: For each source and each target class, the source's output of that class; -1 if it lacks the class.
         num_classes: C, number of classes of the target.
         dim: Size of Q and K_i.
         temperature: Temperature of the softmax over sources.
@@ -114,15 +114,15 @@ class Mixer(nn.Module):
     def forward(
         self, z_t: Tensor, representations: Mapping[str, Tensor], scores: Mapping[str, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Log-weights (B, S) and the logarithm of p_mix (B, C), both float32 whatever the precision.
+        """Return log-weights (B, S) and the logarithm of p_mix (B, C), both float32 in any precision.
 
         Args:
-            z_t: (B, D_t) representation of the target's own network; detach it, or the mixer's loss trains that too.
-            representations: (B, D_i) by source.
-            scores: (B, C_i) logits or log-probabilities by source, where there are no heads.
+            z_t: (B, D_t) representation of the student; detach it, otherwise the mixer's loss also trains the student.
+            representations: (B, D_i) representations by source.
+            scores: (B, C_i) logits or log-probabilities by source, if there are no heads.
         """
         weight = next(self.parameters(), None)
-        if weight is not None:  # in true half precision, what was computed in float32
+        if weight is not None:  # true half precision: the inputs were computed in float32
             z_t, representations = (
                 z_t.to(weight.dtype),
                 {name: value.to(weight.dtype) for name, value in representations.items()},
@@ -136,7 +136,7 @@ class Mixer(nn.Module):
         return log_weights, log_mix.masked_fill(~self.covered, -math.inf)
 
     def _answer(self, scores: Tensor, places: Tensor) -> Tensor:
-        """(B, C) log p_i over the target's classes; ``_ABSENT`` where the source knows none."""
+        """Return (B, C) log p_i over the target's classes; ``_ABSENT`` for classes that the source lacks."""
         spread = scores.float()[:, places.clamp_min(0)].masked_fill(places < 0, _ABSENT)
         return spread.log_softmax(1)
 
@@ -151,26 +151,26 @@ class Mixer(nn.Module):
         return log_weights
 
     def known(self, target: Tensor) -> Tensor:
-        """(B,) the targets, -100 where there is none or no source has the class: those teach the mixer nothing."""
+        """Return the (B,) targets, -100 for unlabeled samples and for classes that no source has."""
         return target.where((target >= 0) & self.covered[target.clamp_min(0)], -100)
 
     def loss(self, log_mix: Tensor, target: Tensor) -> Tensor:
-        """Sum -log p_mix[y] over the samples with a label of some source; attached to the graph where there is none.
+        """Sum -log p_mix[y] over the labeled samples whose class a source has; part of the graph also without any.
 
         Args:
             log_mix: (B, C) from :meth:`forward`.
-            target: (B,), -100 where there is no label.
+            target: (B,) classes, -100 for unlabeled samples.
         """
         return F.nll_loss(log_mix, self.known(target), ignore_index=-100, reduction="sum")
 
 
 def injection_loss(log_student: Tensor, knowledge: Tensor, rows: Tensor) -> Tensor:
-    """Sum KL(knowledge || student) over some samples, the injection loss of the student.
+    """Sum KL(knowledge || student) over selected samples, the injection loss of the student.
 
     Args:
         log_student: (B, C) log-probabilities of the student.
-        knowledge: (B, C) probabilities; a row of zeros, where nothing is known, counts nothing.
-        rows: (B,) bool.
+        knowledge: (B, C) probabilities; a row of zeros adds 0.
+        rows: (B,) bool, the selected samples.
 
     Example:
         >>> uniform = torch.full((1, 2), 0.5)
@@ -181,11 +181,11 @@ def injection_loss(log_student: Tensor, knowledge: Tensor, rows: Tensor) -> Tens
 
 
 def global_means(sums: Sequence[Tensor], counts: Sequence[Tensor]) -> Tensor:
-    """Means over the rows that count in a batch on all processes, times their number: DDP averages gradients.
+    """Return the means over the samples of all processes, times the number of processes, since DDP averages gradients.
 
     Args:
-        sums: K sums over the rows of this process.
-        counts: How many rows each is the sum of; 0 gives a mean of 0.
+        sums: K sums over the samples of this process.
+        counts: Number of samples of each sum; 0 gives a mean of 0.
 
     Returns:
         (K,) means, with the gradient of the sums.

@@ -38,65 +38,68 @@ from lightning_fusion.hyperparameters import check_choices
 from lightning_fusion.metrics.logging import accuracy_of, log_train, logs_step
 from lightning_fusion.optimization import build_optimizer, check_manual, check_stepwise, step_together
 
-_OF_TRAINING = ("teacher.", "batches_done")  # what the student alone does not need
+_OF_TRAINING = ("teacher.", "batches_done")  # state that the student does not need
 
 
 class HaTJointModule(ExpertModule):
     """Heterogeneity-aware transfer to a new domain (Dai et al., arXiv 2412.04060): a reconstruction.
 
-    Two models learn in one loop, each with its own optimizer. The mixer weighs what the sources say sample by sample,
-    trained on the labeled rows; the student, the model that is wanted, learns from the labels and from the mixer's
-    best knowledge of all rows:
+    Two models are trained in one loop, each with an optimizer. The mixer weights the outputs of the sources for each
+    sample and is trained on the labeled samples; the student, the resulting model, is trained on the labels and on the
+    mixer's best predictions of all samples:
 
-        L_mix = -log p_mix[y]                                              on labeled rows
-        L_t   = CE(f_t(x), y)  +  alpha KL(dictionary[x] || f_t(x))        on labeled rows, and on all rows
+        L_mix = -log p_mix[y]                                              on labeled samples
+        L_t   = CE(f_t(x), y)  +  alpha KL(dictionary[x] || f_t(x))        on labeled samples, and on all samples
 
-    They share no parameter (z_t is detached before the mixer, p_mix and dictionary before L_t), so one backward pass
-    of the sum serves both. At the end of an epoch in which the mixer became better the dictionary is replaced
-    (:class:`~lightning_fusion.KnowledgeDictionary`). Rows without label have the target -100
-    (:class:`~lightning_fusion.TargetDataModule`). The sources stay as they are; what they say is computed once
-    where training batches are not augmented. The checkpoint is an ordinary expert, the student.
+    The losses share no parameter (z_t is detached before the mixer, p_mix and dictionary before L_t), so one backward
+    pass of their sum trains both. At the end of an epoch in which the mixer improved, the dictionary is replaced
+    (:class:`~lightning_fusion.KnowledgeDictionary`). Unlabeled samples have the target -100
+    (:class:`~lightning_fusion.TargetDataModule`). The sources are frozen; their outputs are computed once if training
+    batches are not augmented. The checkpoint is an ordinary expert, the student.
 
-    The optimization is manual. ``trainer.global_step`` counts the steps of both optimizers, two for each batch, and
-    with it the numbers in names of checkpoint files and ``every_n_train_steps``; :attr:`progress` counts batches. So
-    ``max_steps`` is refused: limit a run by ``max_epochs``.
+    The optimization is manual. ``trainer.global_step`` counts the steps of both optimizers, two for each batch, which
+    also affects the names of checkpoint files and ``every_n_train_steps``; :attr:`progress` counts batches.
+    ``max_steps`` raises ``InputError``: limit a run by ``max_epochs``.
 
     Args:
         network: Factory of the student, called with the number of classes.
-        experts: The sources by name, or a pool; each must name its ``features``. Those of their classes count that
-            the target has too; no two sources need have the same architecture, width or classes.
+        experts: The sources by name, or a pool; each must name its ``features``. Classes that the target lacks are
+            ignored; sources may differ in architecture, width and classes.
         features: Submodule of ``network`` whose output is z_t: the one before the task head.
         classes: Names of the classes, in the order of the targets; the command line takes this, the next two and
             ``vocab_size`` from the data module.
         trained_on: Names of the domains of the training data.
         preprocessing: Preprocessing of the data, stored with the expert.
-        mixing: How sources are weighed: ``attention`` by sample, ``static`` by learned weights, or ``uniform``.
+        mixing: Weights of the sources: ``attention`` for each sample, ``static`` learned weights, or ``uniform``.
         dim: Size of the attention's query and keys.
         temperature: Temperature of the softmax over sources.
         heads: Train copies of the sources' heads with the mixer, or use the sources' own outputs (``frozen``).
-        training: ``joint``, or ``two_step``: the mixer in the first half of the epochs, then the student (an
-            ablation; the attention then reads a network that is not trained yet).
-        dictionary: Learn from the dictionary; else from what the mixer says about the batch at that moment.
+        training: ``joint``, or ``two_step``: the mixer in the first half of the epochs, then the student (an ablation,
+            in which the attention reads the representation of an untrained network).
+        dictionary: Distill from the dictionary; if false, from the mixer's current predictions of the batch.
         update_rule: When the dictionary is replaced, see :class:`~lightning_fusion.KnowledgeDictionary`.
-        accuracy_source: What the mixer's accuracy is counted over, an argument of the same.
-        alpha: ``adaptive``: alpha_0 times the mixer's accuracy of the last epoch, 0 under the threshold; or ``fixed``.
-        alpha_0: Largest strength of the injection.
-        threshold: b; min(.95, max(fraction of the largest class, 1 / C) + .05) where None.
-        cache: Compute what the sources say about all rows once, where the training batches are always the same; it is
-            computed anew for each batch where they are augmented, and where false.
-        clip_norm: Largest norm of the gradients, of each optimizer by itself; exact in 16-bit precision too.
-        metric: Called as ``metric(logits (B, C), target (B,))`` and logged beside the accuracy by the name of its
-            class.
-        optimizer: Optimizer of the student; AdamW, 1e-3, weight decay 1e-4 where None.
-        scheduler: Schedule of the student; a cosine to 0 over the run where None.
+        accuracy_source: Samples of the mixer's accuracy, see :class:`~lightning_fusion.KnowledgeDictionary`.
+        alpha: ``adaptive``: alpha_0 times the mixer's accuracy of the last epoch, 0 below the threshold; or ``fixed``.
+        alpha_0: Maximum strength of the injection.
+        threshold: Threshold b of the mixer's accuracy. ``None`` (default) means min(.95, max(fraction of the largest
+            class, 1 / C) + .05).
+        cache: Compute the outputs of the sources on all samples once, unless training batches are augmented. If false,
+            compute them for each batch.
+        clip_norm: Maximum norm of the gradients, for each optimizer separately, also in 16-bit precision.
+        metric: Called as ``metric(logits (B, C), target (B,))`` and logged in addition to the accuracy, under the name
+            of its class.
+        optimizer: Optimizer of the student. ``None`` (default) uses AdamW with learning rate 1e-3 and weight decay
+            1e-4.
+        scheduler: Schedule of the student. ``None`` (default) uses cosine annealing to 0 over the run.
         scheduler_interval: Whether a given ``scheduler`` or ``mixer_scheduler`` steps each epoch or each step.
-        mixer_optimizer: Optimizer of the mixer; AdamW, 1e-3, weight decay 1e-4 where None.
-        mixer_scheduler: Schedule of the mixer; a cosine to 0 over the run where None.
-        seed: Seed of the draw of held-out rows of ``accuracy_source``.
-        vocab_size: Tokens of the data's tokenizer; a network with a vocab_size must have at least as many.
+        mixer_optimizer: Optimizer of the mixer. ``None`` (default) uses AdamW with learning rate 1e-3 and weight decay
+            1e-4.
+        mixer_scheduler: Schedule of the mixer. ``None`` (default) uses cosine annealing to 0 over the run.
+        seed: Random seed of the held-out samples of ``accuracy_source``.
+        vocab_size: Number of tokens of the data's tokenizer; the ``vocab_size`` of a network must be at least as large.
 
     Raises:
-        InputError: If a source shares no class with the target, or a layer or an argument does not fit.
+        InputError: If a source shares no class with the target, or a layer or an argument is invalid.
 
     Example:
         >>> from lightning_fusion.encoders import SmallConvNet
@@ -157,15 +160,15 @@ class HaTJointModule(ExpertModule):
         if not 0 <= alpha_0 < math.inf or (threshold is not None and not 0 <= threshold <= 1):
             raise InputError(f"alpha_0 is {alpha_0}, threshold {threshold}; expected at least 0, and 0 to 1")
         if clip_norm is not None and not clip_norm > 0:
-            raise InputError(f"clip_norm is {clip_norm}; expected a number above 0, or none")
+            raise InputError(f"clip_norm is {clip_norm}; expected a number above 0, or null")
         if (mixing, heads, training) == ("uniform", "frozen", "two_step"):
-            raise InputError("training: two_step has nothing to train first where mixing is uniform and heads frozen")
+            raise InputError("training: two_step requires a trainable mixer; found mixing: uniform with heads: frozen")
         self.pool = ExpertPool.of(given)
         check_beside(self.network, features, self.pool)
         self.columns, self.uncovered = shared_columns(self.pool.expert_classes, self.classes)
         self._mixers: dict[str, Any] = {"mixing": mixing, "dim": dim, "temperature": temperature, "seed": seed}
         self._mixers |= {"update_rule": update_rule, "accuracy_source": accuracy_source}
-        self.teacher: Any = None  # a Teacher; the first training rows tell its sizes
+        self.teacher: Any = None  # a Teacher; built from the sizes of the first training samples
         self.heads, self.procedure, self.use_dictionary = heads, training, dictionary
         self.adaptive, self.alpha_0, self.threshold = alpha == "adaptive", alpha_0, threshold
         self.cache, self.clip_norm = cache, clip_norm
@@ -178,20 +181,20 @@ class HaTJointModule(ExpertModule):
     # ------------------------------------------------------------ mathematics
 
     def forward_with_representations(self, input: Any) -> tuple[Tensor, Tensor]:
-        """Logits (B, C) of the student, and its representation z_t (B, D)."""
+        """Return logits (B, C) of the student, and its representation z_t (B, D)."""
         assert self.features is not None
         with catch_output(self.network, self.features) as caught:
             logits = self(input)
         return logits, as_vectors(caught[-1])
 
     def student_losses(self, logits: Tensor, target: Tensor, knowledge: Tensor, filled: Tensor | bool) -> Tensor:
-        """(2,) means over the batch of CE and KL, of which L_t is the sum; override it for another student's loss.
+        """Return (2,) means over the batch of CE and KL, whose sum is L_t; override it for another loss of the student.
 
         Args:
             logits: (B, C) of the student.
-            target: (B,), -100 where there is no label.
+            target: (B,) classes, -100 for unlabeled samples.
             knowledge: (B, C) probabilities, without gradient.
-            filled: (B,) bool, of which rows there is knowledge; True where of all.
+            filled: (B,) bool, which samples have knowledge; True if all have.
         """
         log_student = logits.float().log_softmax(1)
         labeled = target >= 0
@@ -204,7 +207,8 @@ class HaTJointModule(ExpertModule):
     def sample_weights(self, input: Any) -> Tensor:
         """Return the (B, S) weights of the sources for each sample, in the order of ``pool.names``; rows sum to 1.
 
-        Student and sources run in eval mode. With ``accuracy_source: crossfit`` it is the mean over the mixers.
+        Student and sources run in eval mode. With ``accuracy_source: crossfit`` the weights are the mean over the
+        mixers.
 
         Args:
             input: Preprocessed input on the module's device.
@@ -220,7 +224,7 @@ class HaTJointModule(ExpertModule):
         return torch.stack([log_weights.exp() for log_weights in mixed.log_weights]).mean(0)
 
     def strength(self) -> Tensor | float:
-        """Alpha, by the mixer's accuracy in the last epoch; override it for another rule."""
+        """Return alpha from the mixer's accuracy in the last epoch; override it for another rule."""
         assert self.threshold is not None
         return self.teacher.knowledge.alpha(self.alpha_0, self.threshold) if self.adaptive else self.alpha_0
 
@@ -231,22 +235,22 @@ class HaTJointModule(ExpertModule):
 
     @property
     def source_weights(self) -> dict[str, float]:
-        """Mean weight of each source over the training batches of the last epoch in which the mixer was trained.
+        """Return the mean weight of each source over the training batches of the last epoch that trained the mixer.
 
         Raises:
-            InputError: If there is no mixer, as for :meth:`sample_weights`.
+            InputError: If there is no mixer: before training, and in a student's published checkpoint.
         """
         return dict(zip(self.pool.names, self._made_teacher().mean_weights.tolist(), strict=True))
 
     def _made_teacher(self) -> Teacher:
         if self.teacher is None:
-            raise InputError("there is no mixer: it is made in training, and a published student has none")
+            raise InputError("the module has no mixer: it is built in training, and a published student has none")
         teacher: Teacher = self.teacher
         return teacher
 
     @property
     def _players(self) -> tuple[bool, bool]:
-        """Whether the mixer and the student are trained in this epoch."""
+        """Return whether the mixer and the student are trained in this epoch."""
         if self.procedure == "joint":
             return True, True
         first = self.current_epoch < math.ceil((self.trainer.max_epochs or 0) / 2)
@@ -255,7 +259,7 @@ class HaTJointModule(ExpertModule):
     # ------------------------------------------------------------------ steps
 
     def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
-        """One step of both: a single backward pass, as the losses share no parameter."""
+        """Update mixer and student with a single backward pass, as the losses share no parameter."""
         batch = as_batch(batch, "the train loader")
         rows = self.teacher.knowledge.rows(batch.index)
         mixer, student = self._players
@@ -280,7 +284,7 @@ class HaTJointModule(ExpertModule):
             self.teacher.keep(rows, fused, mixed)
         self._log_step(figures, mixer + student, batch)
         self.batches_done += 1
-        if self.trainer.is_last_batch:  # before validation, whose end is when checkpoints are written
+        if self.trainer.is_last_batch:  # before validation, after which checkpoints are written
             self._reject_divergence()
             if mixer:
                 self.teacher.end_epoch()
@@ -288,23 +292,23 @@ class HaTJointModule(ExpertModule):
     def _student(self, input: Any, trained: bool) -> tuple[Tensor, Tensor]:
         if trained:
             return self.forward_with_representations(input)
-        with torch.no_grad(), in_eval(self.network):  # neither weights nor running statistics move
+        with torch.no_grad(), in_eval(self.network):  # neither weights nor running statistics change
             return self.forward_with_representations(input)
 
     def _step(self, loss: Tensor, mixer: bool, student: bool) -> None:
-        """One backward pass, then the optimizers and schedules whose turn it is."""
+        """Run the backward pass, then step the optimizers and schedules that are due."""
         waits = [part for part, trained in ((self.teacher, mixer), (self.network, student)) if not trained]
-        if waits and self.trainer.world_size > 1:  # every weight must be in the graph
+        if waits and self.trainer.world_size > 1:  # DDP requires every weight in the graph
             loss = loss + 0 * torch.stack([weight.sum() for part in waits for weight in part.parameters()]).sum()
         step_together(self, loss, [student, mixer][: len(self.trainer.optimizers)])
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Clip the gradients of one optimizer; they are unscaled here."""
+        """Clip the gradients of one optimizer after unscaling."""
         if self.clip_norm is not None:
             clip_grad_norm_([weight for group in optimizer.param_groups for weight in group["params"]], self.clip_norm)
 
     def _log_step(self, figures: dict[str, Tensor | float], players: int, batch: Batch) -> None:
-        """Log every ``log_every_n_steps`` batches; the trainer counts each player's step."""
+        """Log every ``log_every_n_steps`` batches; the trainer counts the steps of both optimizers."""
         steps = min(players, len(self.trainer.optimizers))
         if logs_step(self, self.trainer.global_step // steps - 1):
             log_train(self, figures, batch)
@@ -325,7 +329,7 @@ class HaTJointModule(ExpertModule):
             self.log(f"train_expert_{name}_weight", weight)
 
     def _count(self, batch: Batch, split: str) -> Tensor:
-        """As an expert, and the accuracy of what the mixer makes of the sources (``mixer_accuracy``)."""
+        """Log the metrics of an expert, and the accuracy of the mixed predictions (``mixer_accuracy``)."""
         assert self.features is not None
         with catch_output(self.network, self.features) as caught:
             logits = super()._count(batch, split)
@@ -351,12 +355,12 @@ class HaTJointModule(ExpertModule):
     # ----------------------------------------------------- around the training
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return the callbacks of an expert, after a check of Trainer options for manual optimization."""
+        """Check Trainer options for manual optimization, and return the callbacks of an expert."""
         check_manual(self)
         return super().configure_callbacks()
 
     def setup(self, stage: str) -> None:
-        """Look at some training rows for the sizes of all representations, and at all for their numbers and labels."""
+        """Read the sizes of all representations from some training samples, and all sample numbers and labels."""
         super().setup(stage)
         if stage != "fit":
             return
@@ -365,14 +369,14 @@ class HaTJointModule(ExpertModule):
         present = target[target >= 0].unique()
         if len(present) < 2:
             found = f"of one class only ({self.classes[int(present[0])]})" if len(present) else "without any label"
-            raise InputError(f"the training rows are {found}; the target needs labeled samples of two classes or more")
+            raise InputError(f"data: the training samples are {found}; expected labeled samples of two or more classes")
         sizes = self._measure(input)
         self._make_teacher(sizes)
         if self.threshold is None:
             self.threshold = default_threshold(target, len(self.classes))
         target = self.teacher.known(target)
         if not bool((target >= 0).any()):
-            raise InputError("no labeled training sample is of a class that a source knows; choose other experts")
+            raise InputError("experts: no source has a class of the labeled training samples; choose other experts")
         if self.uncovered:
             rank_zero_warn(
                 f"no source has the class(es) {shorten(self.uncovered)} of the target: the student learns them from "
@@ -382,29 +386,29 @@ class HaTJointModule(ExpertModule):
 
     @torch.no_grad()
     def _measure(self, input: Any) -> dict[str, Any]:
-        """Sizes of all representations, and which part of each source is its head: plain data."""
+        """Return the sizes of all representations and the name of each source's head, as plain data."""
         with in_eval(self.network):
             logits, z = self.forward_with_representations(input)
         if logits.shape[1:] != (len(self.classes),):
             raise InputError(
-                f"network: it gives outputs (B, {shorten(logits.shape[1:])}); expected (B, {len(self.classes)}), one "
-                "for each of classes"
+                f"network: found outputs of shape (B, {shorten(logits.shape[1:])}); expected (B, "
+                f"{len(self.classes)}), one for each of classes"
             )
         widths = {name: value.shape[1] for name, value in probe_experts(self.pool, input).items()}
         heads = head_names(self.pool.members, input) if self.heads == "trained" else {}
         return {"own": z.shape[1], "sources": widths, "heads": heads}
 
     def _make_teacher(self, sizes: dict[str, Any]) -> None:
-        """Make it for the sources at hand; the one that is there stays, where it is of the same sizes."""
+        """Build the teacher for the current sources; an existing one of the same sizes is kept."""
         if self.teacher is None:
             self.teacher = Teacher(self.pool, self.columns, len(self.classes), sizes, **self._mixers)
         self.teacher.check_sizes(sizes)
 
     def configure_optimizers(self) -> Any:
-        """Two optimizers with a schedule each; one, where the mixer has no weights (uniform mixing, frozen heads)."""
+        """Return two optimizers with schedules; only the student's if the mixer has no weights."""
         self._steps = self.trainer.estimated_stepping_batches
         turns = 2 if self.procedure == "two_step" else 1
-        cosine: Any = None  # without an end there is none, and build_optimizer says so
+        cosine: Any = None  # without an end of the run, build_optimizer raises
         if math.isfinite(self._steps):
             cosine = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=max(1, math.ceil(self._steps / turns)))
         chosen = [(self.network, self._optimizer, self._scheduler)]
@@ -418,7 +422,7 @@ class HaTJointModule(ExpertModule):
         return made
 
     def on_fit_start(self) -> None:
-        """Run the sources on all training samples, where their outputs can be cached."""
+        """Run the sources on all training samples, if their outputs can be cached."""
         epochs = self.trainer.max_epochs
         if self.procedure == "two_step" and (epochs is None or epochs < 2) and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise InputError(f"training: two_step needs an epoch for each step; trainer.max_epochs is {epochs}")
@@ -426,33 +430,33 @@ class HaTJointModule(ExpertModule):
         self._tables = {"train": self._table("train")} if remembered else {}
 
     def on_fit_end(self) -> None:
-        """Log a warning where the sources were not used, and release the cache."""
+        """Log a warning if the sources had no effect, and release the cache."""
         self._tables = {}
         assert self.threshold is not None
         best = float(self.teacher.knowledge.best)
         if self.adaptive and best < self.threshold:
             rank_zero_warn(
-                f"the mixer's best accuracy ({best:.3f}) is under the threshold ({self.threshold:.3f}): the student "
+                f"the mixer's best accuracy ({best:.3f}) is below the threshold ({self.threshold:.3f}): the student "
                 "learned nothing from the sources; choose other sources, train longer or lower threshold"
             )
 
     # ------------------------------------------------------------- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the card of an ordinary expert; name the sources, and leave their weights out."""
+        """Add the expert's metadata and the names of the sources, without their weights."""
         super().on_save_checkpoint(checkpoint)
         store_experts(checkpoint, self.pool.metadata(), weights=False)
         if "optimizer_states" in checkpoint and self.teacher is not None:
             checkpoint["sources"] = self.teacher.sizes
-        else:  # weights alone: the student, as it is published
+        else:  # weights only: the student, as it is published
             state = checkpoint["state_dict"]
             checkpoint["state_dict"] = {name: state[name] for name in state if not name.startswith(_OF_TRAINING)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make mixer and dictionary of the interrupted run, and check the sources."""
+        """Build mixer and dictionary of the interrupted run, and check the sources."""
         super().on_load_checkpoint(checkpoint)
         state, sizes = checkpoint["state_dict"], checkpoint.get("sources")
-        if sizes is None:  # a student alone leaves the mixer at hand
+        if sizes is None:  # a student's file keeps the current mixer
             own = self.state_dict()
             state |= {name: own[name] for name in own if name.startswith(_OF_TRAINING)}
             restore_experts(checkpoint, self.pool)
@@ -469,7 +473,7 @@ class HaTJointModule(ExpertModule):
         own_rows = self.teacher.knowledge
         if not own_rows.is_of(*found):
             raise InputError(
-                f"data: the interrupted run had {len(found[0])} training rows, {int((found[1] >= 0).sum())} of them "
+                f"data: the interrupted run had {len(found[0])} training samples, {int((found[1] >= 0).sum())} of them "
                 f"labeled; found {len(own_rows.index)} and {int((own_rows.target >= 0).sum())}, or others: resume on "
                 "the same data with the same seed"
             )

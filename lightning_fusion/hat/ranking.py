@@ -14,19 +14,19 @@ from lightning_fusion.registry.card import Card, Transfer
 
 @dataclass
 class SelectionRow:
-    """Criteria of one source; None where they were not computed.
+    """Criteria of one source; ``None`` if they were not computed.
 
     Attributes:
         name: Name of the source.
-        similarity: a_i, of its statistics to the target's.
-        coverage: Fraction of the target's classes that it has.
-        centroid_similarity: c_i, mean cosine of the shared classes' means under its encoder.
+        similarity: a_i, similarity of its statistics to the target's.
+        coverage: Fraction of the target's classes that the source has.
+        centroid_similarity: c_i, mean cosine of the class centroids of the shared classes under its encoder.
         centroid_score: s(c_i) = (1 + c_i) / 2.
         accuracy: Acc_i on the target's labeled samples of shared classes, Laplace-smoothed.
-        score: r_i, what the kept ones are ranked by.
-        kept: Passed the first stage.
-        chosen: Is one of the best.
-        reason: Why it is not eligible; empty where it is.
+        score: r_i, which ranks the kept sources.
+        kept: Whether it passed the first stage.
+        chosen: Whether it was selected.
+        reason: Why it is not eligible; empty for eligible sources.
     """
 
     name: str
@@ -43,13 +43,13 @@ class SelectionRow:
 
 @dataclass
 class Ledger:
-    """Bytes that a selection read, file by file.
+    """Bytes that a selection read, by file.
 
-    The target reads, and sends nothing: its statistics and labels stay where they are.
+    The target only reads; its statistics and labels are not sent.
 
     Attributes:
-        transfers: In order.
-        send_all: Bytes of the index, all cards, and all files of every source whose card makes it eligible.
+        transfers: The transfers in order.
+        send_all: Bytes of the index, all cards, and all files of the sources that are eligible by their cards.
     """
 
     transfers: list[Transfer]
@@ -74,7 +74,7 @@ class Ledger:
         return result
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain data, without the single files."""
+        """Return the totals as plain data, without single files."""
         return {"stages": self.stages, "total": self.total, "send_all": self.send_all, "saving": self.saving}
 
 
@@ -83,13 +83,13 @@ class Selection:
     """Selected sources, with the criteria of all sources.
 
     Attributes:
-        table: A row per source: chosen ones by rank, kept ones by rank, the others by similarity, ineligible ones by
+        table: A row per source: selected ones by rank, kept ones by rank, the others by similarity, ineligible ones by
             name.
-        ledger: What was read.
-        experts: The chosen ones by name, best first.
-        cards: Theirs.
-        classes: The target's.
-        rank_by: What ``score`` is.
+        ledger: Transferred bytes.
+        experts: Selected experts by name, best first.
+        cards: Cards of the selected experts.
+        classes: Classes of the target.
+        rank_by: Criterion of ``score``.
     """
 
     table: list[SelectionRow]
@@ -106,7 +106,7 @@ class Selection:
         return [label for label in self.classes if label not in known]
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain data, for ``results.json``."""
+        """Return the selection as plain data, for ``results.json``."""
         return {
             "rank_by": self.rank_by,
             "table": [asdict(row) for row in self.table],
@@ -115,9 +115,9 @@ class Selection:
         }
 
     def __rich__(self) -> Group:
-        """The table and the ledger, for ``rich.print``."""
+        """Return the table and the ledger for ``rich.print``."""
         rows = Table(title=f"Sources ranked by {self.rank_by} (a: statistics, c: centroids, r: score)", box=SIMPLE)
-        rows.collapse_padding, rows.pad_edge = True, False  # eighty columns hold long names
+        rows.collapse_padding, rows.pad_edge = True, False  # fits long names into eighty columns
         rows.add_column("source", overflow="fold")
         for heading in ("a", "coverage", "c", "s(c)", "accuracy", "r"):
             rows.add_column(heading, justify="right")

@@ -20,7 +20,7 @@ from lightning_fusion.registry.summaries import class_sums, labeled_batches, sta
 from lightning_fusion.registry.transport import UnreachableError
 
 _LARGEST = torch.finfo(torch.float32).max
-_DIGITS = 12  # to which values are compared: equal sources tie whatever the order of their sums
+_DIGITS = 12  # values are compared rounded, so that equal sources tie regardless of the order of summation
 
 
 def select_sources(
@@ -39,36 +39,37 @@ def select_sources(
 
     Stage 1 reads cards only: a_i is the similarity of the target's statistics to those of source i, each number
     z-scored over the sources. The best ``max(num_sources, ceil(keep_fraction * number of eligible sources))`` are kept.
-    Stage 2 reads models and centroids of the kept ones and runs them on the target's labeled samples: the ``score``
-    is r_i = coverage_i * s(c_i) * Acc_i, and the best ``num_sources`` are chosen. Ties go by name. Reconstructed from
-    Dai et al., arXiv 2412.04060: centroid similarity times accuracy, coarse then fine, is theirs; the statistics, who
-    sends what, coverage, s and the smoothing are our choice.
+    Stage 2 reads models and centroids of the kept sources and runs them on the target's labeled samples: the ``score``
+    is r_i = coverage_i * s(c_i) * Acc_i, and the best ``num_sources`` are selected. Ties are broken by name.
+    Reconstructed from Dai et al., arXiv 2412.04060, which gives the two stages and centroid similarity times accuracy;
+    the statistics, the transferred files, coverage, s and the smoothing are our choice.
 
-    A source is not eligible if it shares no class with the target, its statistics are of another kind, its files do
-    not fit its card, or it does not run on the target's input; the table says why. One that is found out in stage 2
-    makes place for the next.
+    A source is not eligible if it shares no class with the target, its statistics are of another kind, its files do not
+    fit its card, or it fails on the target's input; the table has the reason. If this is found in stage 2, the next
+    source takes its place.
 
     Args:
-        registry: Where the sources are published.
-        target: Its training rows with a target >= 0 are the labeled ones. Inputs are prepared as the target's data
-            module does.
-        keep_fraction: Eta, fraction of the eligible sources that stage 2 reads, in (0, 1]. A high one costs traffic.
-        num_sources: N_p, how many are chosen.
-        encoder_first: Read encoders and centroids of the kept, heads of the chosen only. Accuracies are not known when
-            they are ranked, so r_i = coverage_i * s(c_i). For ``rank_by`` ``product`` and ``centroid``.
-        similarity: Similarity of statistics. ``cosine``; ``euclid``, 1 / (1 + distance); or ``jaccard``, of the two
-            sets of numbers that lie above the sources' mean (z > 0): shared over all.
+        registry: Registry of the published sources.
+        target: Data module of the target; training samples with a target >= 0 are labeled. Sources receive its
+            preprocessed inputs.
+        keep_fraction: Eta, fraction of the eligible sources that stage 2 reads, in (0, 1]. A higher fraction transfers
+            more bytes.
+        num_sources: N_p, number of sources to select.
+        encoder_first: Read encoders and centroids of the kept sources, and heads of the selected ones only. The ranking
+            then uses no accuracies: r_i = coverage_i * s(c_i). For ``rank_by`` ``product`` and ``centroid``.
+        similarity: Similarity of statistics. ``cosine``; ``euclid``, 1 / (1 + distance); or ``jaccard``, the Jaccard
+            index of the two sets of statistics above the sources' mean (z > 0).
         rank_by: ``product`` as above. Baselines: ``centroid``, r_i = coverage_i * s(c_i); ``accuracy``, r_i =
             coverage_i * Acc_i; ``statistics``, r_i = a_i; ``random``, drawn from all eligible sources. The last two
-            read the chosen models only, the last three no centroids.
-        exclude: Names of sources that are not to be used: those of the same person, say. Not even their cards are
-            read.
-        statistics: As for :meth:`ExpertRegistry.publish`; ``target.statistics()`` where None.
-        seed: Seed of the ``random`` draw.
+            read the selected models only, the last three no centroids.
+        exclude: Names of sources to exclude, for example those of the same person; their cards are not read.
+        statistics: (S,) statistics of the target, or a function of ``target`` that returns them. ``None`` (default)
+            uses ``target.statistics()``.
+        seed: Random seed of ``rank_by: random``.
 
     Raises:
-        InputError: If the target has no labels or one class only, no source is eligible, an argument does not fit, or
-            a network address fails.
+        InputError: If the target has no labels or one class only, no source is eligible, an argument is invalid, or a
+            network address fails.
 
     Example:
         >>> from functools import partial
@@ -108,7 +109,7 @@ def select_sources(
         registry.ledger += search.reader.ledger
     if len(chosen) < num_sources:
         warnings.warn(
-            f"chose {len(chosen)} of {num_sources} sources: no other of the {len(search.rows)} there are is eligible",
+            f"selected {len(chosen)} of {num_sources} sources: no other of the {len(search.rows)} sources is eligible",
             stacklevel=2,
         )
     return Selection(
@@ -122,16 +123,16 @@ def select_sources(
 
 
 def statistics_similarity(target: Tensor, sources: Tensor, similarity: str = "cosine") -> Tensor:
-    """Similarity of the target's statistics to those of each source.
+    """Compute the similarity of the target's statistics to those of each source.
 
     Args:
-        target: (S,) numbers.
-        sources: (N, S) numbers, which are z-scored over their N rows first, the target's with the same mean and
-            deviation; a number that is the same everywhere becomes 0.
+        target: (S,) statistics.
+        sources: (N, S) statistics, z-scored over the sources; ``target`` is scaled by the same mean and deviation.
+            Constant statistics become 0.
         similarity: ``cosine``, ``euclid`` or ``jaccard``, see :func:`select_sources`.
 
     Returns:
-        (N,) float64. Undefined ones are 0 for ``cosine`` (no direction) and 1 for ``jaccard`` (two empty sets).
+        (N,) float64. Undefined values are 0 for ``cosine`` (a zero vector) and 1 for ``jaccard`` (two empty sets).
 
     Example:
         >>> statistics_similarity(torch.tensor([3.0, 0.0]), torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
@@ -152,7 +153,7 @@ def statistics_similarity(target: Tensor, sources: Tensor, similarity: str = "co
 
 
 def cosine(one: Tensor, other: Tensor) -> Tensor:
-    """Cosine of vectors (..., D) along the last dimension; 0 where one has no length.
+    """Compute the cosine of vectors (..., D) along the last dimension; 0 if one is zero.
 
     Example:
         >>> cosine(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([1.0, 0.0]))
@@ -165,7 +166,7 @@ def cosine(one: Tensor, other: Tensor) -> Tensor:
 
 @dataclass
 class _Search:
-    """The state of one selection."""
+    """State of one selection."""
 
     reader: ExpertRegistry
     target: FusionDataModule
@@ -196,7 +197,7 @@ class _Search:
         self.reader.stage = "statistics"
         self.cards = self.reader.cards(exclude)
         if not self.cards:
-            raise InputError(f"registry: {self.reader.address} has no source, beside {len(exclude)} excluded")
+            raise InputError(f"registry: {self.reader.address} has no source except {len(exclude)} excluded ones")
         for name, card in self.cards.items():
             shared = self.shared(card)
             row = self.rows[name] = SelectionRow(name, coverage=len(shared) / len(self.target.classes))
@@ -221,13 +222,13 @@ class _Search:
 
     def _unfit(self, card: Card, shared: Sequence[str], num_statistics: int) -> str:
         if not shared:
-            return f"shares no class with the target: knows {shorten(card.classes, 3)}"
+            return f"shares no class with the target: its classes are {shorten(card.classes, 3)}"
         if not set(shared) & set(self.present):
             return f"no labeled sample is of a shared class ({shorten(shared, 3)})"
         if len(card.statistics) != num_statistics:
             return f"its statistics are {len(card.statistics)} numbers, the target's {num_statistics}"
-        if not all(abs(value) <= _LARGEST for value in card.statistics):  # one that is larger makes all deviations NaN
-            return "its statistics are NaN, infinite or no float32"
+        if not all(abs(value) <= _LARGEST for value in card.statistics):  # a larger value would make all deviations NaN
+            return "its statistics are NaN, infinite or outside of float32"
         return ""
 
     def by(self, what: str) -> list[str]:
@@ -238,7 +239,7 @@ class _Search:
     # ---------------------------------------------------------- stage 2: models
 
     def examine(self, names: Sequence[str], wanted: int) -> None:
-        """Read and run sources in this order until ``wanted`` of them could be run."""
+        """Read and run sources in this order until ``wanted`` of them ran."""
         self.reader.stage = "encoders" if self.encoder_first else "models"
         for name in names:
             if len(self.kept) == wanted:
@@ -249,7 +250,7 @@ class _Search:
         self._warn_of_preprocessing()
 
     def choose(self, num_sources: int) -> dict[str, Expert]:
-        """The best of the kept, with all of their weights."""
+        """Return the best of the kept sources, with all of their weights."""
         order = self.kept if self.rank_by == "random" else self.by("score")
         chosen: dict[str, Expert] = {}
         self.reader.stage = "heads" if self.encoder_first else "models"
@@ -304,24 +305,24 @@ class _Search:
         }
         if self.rank_by == "random":
             return None
-        return math.prod(factor for factor in factors[self.rank_by] if factor is not None)  # no accuracy without heads
+        return math.prod(factor for factor in factors[self.rank_by] if factor is not None)  # no heads, no accuracy
 
     def _complete(self, row: SelectionRow, card: Card) -> None:
-        """Read the head of a source whose encoder is here."""
+        """Read the head of a source whose encoder was read."""
         head = self.reader.weights(card, "head") if card.splits else {}
         expert = self.reader.build(card, self.encoders[row.name] | head)
         self._measure(row, expert, None, accuracy=True)
         self.experts[row.name] = expert
 
     def _measure(self, row: SelectionRow, expert: Expert, means: Mapping[str, Tensor] | None, accuracy: bool) -> None:
-        """Run a source on the labeled samples: similarity of its classes' means, and its accuracy."""
+        """Run a source on the labeled samples, and compute its centroid similarity and accuracy."""
         shared = self.shared(self.cards[row.name])
         place = [shared.index(label) if label in shared else -1 for label in self.target.classes]
         sums, counts, outputs = class_sums(expert, self.labeled, place, len(shared))
         if means is not None:
             both = [number for number, label in enumerate(shared) if counts[number] and label in means]
             if not both:
-                raise InputError("it had no sample of a class of which the target has labeled ones")
+                raise InputError("it has no centroid of a class with labeled target samples")
             ours = sums[both] / counts[both, None]
             theirs = torch.stack([means[shared[number]] for number in both]).double()
             row.centroid_similarity = float(cosine(ours, theirs).mean())
@@ -329,9 +330,7 @@ class _Search:
         if accuracy:
             own = torch.tensor(place)[self.targets]
             columns = [expert.classes.index(label) for label in shared]
-            right = (
-                outputs[:, columns].argmax(1) == own
-            ).sum()  # the softmax over shared classes has its maximum there
+            right = (outputs[:, columns].argmax(1) == own).sum()  # also the maximum of the softmax over shared classes
             row.accuracy = (int(right) + 1) / (int((own >= 0).sum()) + len(shared))
 
     def _warn_of_preprocessing(self) -> None:
@@ -342,14 +341,14 @@ class _Search:
             name, way = next(iter(other.items()))
             keys = sorted(key for key in {*ours, *way} if ours.get(key) != way.get(key))
             warnings.warn(
-                f"source(s) {shorten(sorted(other))} were trained on input that was prepared otherwise than the "
-                f"target's: {name} differs in {shorten(keys)}. Give the same {shorten(keys)} to the data "
-                "of all: models read the target's samples otherwise than their own",
+                f"source(s) {shorten(sorted(other))} were trained with another preprocessing than the "
+                f"target's: {name} differs in {shorten(keys)}; give the same {shorten(keys)} to the data "
+                "modules of sources and target",
                 stacklevel=4,
             )
 
     def table(self, chosen: Mapping[str, Expert]) -> list[SelectionRow]:
-        """The rows in the order of :class:`Selection`."""
+        """Return the rows in the order of :class:`Selection`."""
         ranked = [*chosen, *self.by("score"), *self.kept, *self.by("similarity"), *self.rows]
         return [self.rows[name] for name in dict.fromkeys(ranked)]
 
@@ -360,4 +359,4 @@ def _check(keep_fraction: float, num_sources: int, encoder_first: bool, rank_by:
     if num_sources < 1:
         raise InputError(f"num_sources is {num_sources}; expected at least 1")
     if encoder_first and rank_by not in ("product", "centroid"):
-        raise InputError(f"encoder_first ranks by centroids, rank_by is {rank_by!r}; choose one of the two")
+        raise InputError(f"encoder_first ranks by centroids, but rank_by is {rank_by!r}; change one of them")

@@ -1,4 +1,4 @@
-"""Outputs of frozen sources on the target's samples, computed or cached."""
+"""Outputs of frozen sources on target samples, computed or cached."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -18,8 +18,8 @@ class Answer(NamedTuple):
     """Outputs of all sources on a batch.
 
     Attributes:
-        representations: (B, D_i) by source.
-        scores: (B, C_i) log-probabilities by source; None where heads of the mixer's own make them.
+        representations: (B, D_i) representations by source.
+        scores: (B, C_i) log-probabilities by source; ``None`` if the mixer has trainable heads.
     """
 
     representations: dict[str, Tensor]
@@ -32,7 +32,7 @@ def run_sources(pool: ExpertPool, input: Any, with_scores: bool) -> Answer:
     Args:
         pool: The sources.
         input: A batch.
-        with_scores: Whether their own probabilities are needed.
+        with_scores: Return the sources' log-probabilities as well.
     """
     if not with_scores:
         return Answer(pool.representations(input), None)
@@ -41,12 +41,12 @@ def run_sources(pool: ExpertPool, input: Any, with_scores: bool) -> Answer:
 
 
 class SourceTable:
-    """Outputs of frozen sources on all samples of a split, computed once, in ascending order of sample indices.
+    """Cached outputs of frozen sources on all samples of a split, in ascending order of sample numbers.
 
     Args:
         pool: The sources.
-        batches: All samples, on the device where the answers are to stay.
-        with_scores: As for :func:`run_sources`.
+        batches: Batches of all samples, on the device of the cache.
+        with_scores: Store the sources' log-probabilities as well.
 
     Example:
         >>> from lightning_fusion import Expert
@@ -69,23 +69,23 @@ class SourceTable:
             indices.append(batch.index)
             parts.append(torch.cat([value for part in both for value in part.values()], 1))
         self.index, order = torch.cat(indices).sort()
-        self.values = torch.cat(parts)[order]  # side by side: one look-up for all sources
+        self.values = torch.cat(parts)[order]  # concatenated: one look-up for all sources
         self.widths = widths
 
     def rows(self, index: Tensor) -> Tensor:
-        """(B,) rows of samples by their numbers (B,).
+        """Return the (B,) rows of samples by their numbers (B,).
 
         Raises:
-            InputError: If a number is none of the table's; on a GPU, where that would wait, it is not looked at.
+            InputError: If a number is not in the table; not checked on a GPU, to avoid a synchronization.
         """
         rows, strange = find_rows(self.index, index)
         if strange.device.type == "cpu" and bool(strange.any()):
             wrong = int(index[strange][0])
-            raise InputError(f"sample number {wrong} has no answer of the sources; Batch.index must not change")
+            raise InputError(f"sample number {wrong} has no cached outputs; Batch.index must not change between epochs")
         return rows
 
     def __call__(self, rows: Tensor) -> Answer:
-        """The answers to the samples in some rows (B,)."""
+        """Return the outputs of the samples in rows (B,)."""
         parts = iter(self.values[rows].split([width for part in self.widths for width in part.values()], 1))
         found = [{name: next(parts) for name in part} for part in self.widths]
         return Answer(found[0], found[1] if len(found) > 1 else None)

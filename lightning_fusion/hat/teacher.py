@@ -14,22 +14,22 @@ from lightning_fusion.hat.knowledge import KnowledgeDictionary
 from lightning_fusion.hat.mixer import Mixer, global_means
 from lightning_fusion.hat.sources import Answer
 
-_FOLDS = 3  # of accuracy_source: crossfit
+_FOLDS = 3  # number of mixers for accuracy_source: crossfit
 
 
 class Mixed(NamedTuple):
     """Outputs of the mixers on a batch; there is one mixer except with ``crossfit``.
 
     Attributes:
-        log_weights: (B, S) of the S sources, of each mixer.
-        log_mix: (B, C) logarithm of p_mix, of each mixer.
+        log_weights: (B, S) log-weights of the S sources, for each mixer.
+        log_mix: (B, C) logarithm of p_mix, for each mixer.
     """
 
     log_weights: tuple[Tensor, ...]
     log_mix: tuple[Tensor, ...]
 
     def mean(self) -> Tensor:
-        """(B, C) mean of the mixers' p_mix."""
+        """Return the (B, C) mean of the mixers' p_mix."""
         return torch.stack([log_mix.exp() for log_mix in self.log_mix]).mean(0)
 
 
@@ -37,22 +37,22 @@ class Teacher(nn.Module):
     """Mixers of frozen sources and the :class:`~lightning_fusion.KnowledgeDictionary` that they fill.
 
     Args:
-        pool: The sources; not a part of it.
-        columns: For each source and each target class, the source's output of that class; -1 where it has none.
+        pool: The sources; they are not submodules of the teacher.
+        columns: For each source and each target class, the source's output of that class; -1 if it lacks the class.
         num_classes: C, number of classes of the target.
-        sizes: ``own``, the size of z_t; ``sources``, that of z_i by source; ``heads``, the name of each source's head,
-            which the mixers train copies of; none where the sources' own outputs are used.
+        sizes: ``own``, the size of z_t; ``sources``, the size of z_i by source; ``heads``, the name of each source's
+            head, of which the mixers train copies; empty if the sources' outputs are used.
         mixing: ``attention``, ``static`` (one learned weight for each source) or ``uniform``.
         dim: Size of the attention's query and keys.
         temperature: Temperature of the softmax over sources.
-        update_rule: Replace the dictionary where the accuracy is greater (``gt``), or greater or equal (``ge``).
+        update_rule: Replace the dictionary if the accuracy is greater (``gt``), or greater or equal (``ge``).
         accuracy_source: Samples for the accuracy: ``train``, ``holdout`` or ``crossfit``.
-        seed: Seed of the weights and folds.
+        seed: Random seed of the weights and folds.
 
     Attributes:
-        mixers: One, or one for each fold of the labels with ``accuracy_source: crossfit``.
-        knowledge: The dictionary; None before :meth:`note_rows`.
-        mean_weights: (S,) of the last epoch in which the mixers were trained.
+        mixers: One mixer, or one for each fold of the labels with ``accuracy_source: crossfit``.
+        knowledge: The dictionary; ``None`` before :meth:`note_rows`.
+        mean_weights: (S,) mean weights in the last epoch that trained the mixers.
     """
 
     mean_weights: Tensor
@@ -81,23 +81,23 @@ class Teacher(nn.Module):
         self.mixers: Any = nn.ModuleList(mixers)
         self.knowledge: Any = None
         self.register_buffer("mean_weights", torch.full((len(widths),), 1 / len(widths)))
-        self._weights = torch.zeros(len(widths))  # of one epoch and one process
+        self._weights = torch.zeros(len(widths))  # state of one epoch and process
 
     def check_sizes(self, sizes: Mapping[str, Any]) -> None:
         """Check that sources have the same sizes and heads.
 
         Raises:
-            InputError: With both.
+            InputError: If they differ; the message gives both.
         """
         if self.sizes != sizes:
             raise InputError(f"experts: the mixer was made for sources {self.sizes}; found {dict(sizes)}")
 
     def note_rows(self, index: Tensor, target: Tensor) -> None:
-        """Make the dictionary; the one at hand stays where it is of the same rows and labels.
+        """Build the dictionary; an existing one of the same samples and labels is kept.
 
         Args:
-            index: (N,) numbers of the samples.
-            target: (N,) labels, -100 where there is none or no source has the class.
+            index: (N,) sample numbers.
+            target: (N,) labels, -100 for unlabeled samples and for classes that no source has.
         """
         rules: Any = (self.update_rule, self.accuracy_source, _FOLDS, self.seed)
         made = KnowledgeDictionary(index, self.num_classes, target, *rules)
@@ -106,7 +106,7 @@ class Teacher(nn.Module):
         self._weights.zero_()
 
     def known(self, target: Tensor) -> Tensor:
-        """(B,) the targets, -100 where there is none or no source has the class."""
+        """Return the (B,) targets, -100 for unlabeled samples and for classes that no source has."""
         known: Tensor = self.mixers[0].known(target)
         return known
 
@@ -114,13 +114,13 @@ class Teacher(nn.Module):
         """Mix the outputs of the sources.
 
         Args:
-            z: (B, D) the student's representation, detached.
+            z: (B, D) representation of the student, detached.
             answer: Outputs of the sources.
         """
         return Mixed(*zip(*(mixer(z, answer.representations, answer.scores) for mixer in self.mixers), strict=True))
 
     def loss(self, rows: Tensor, target: Tensor, mixed: Mixed) -> Tensor:
-        """L_mix; with several mixers their sum, as they share no parameter.
+        """Compute L_mix; with several mixers their sum, as they share no parameter.
 
         Args:
             rows: (B,) rows of the dictionary.
@@ -148,7 +148,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def end_epoch(self) -> None:
-        """Update the dictionary where the mixers became better, and the mean weights of the sources."""
+        """Update the dictionary if the mixers improved, and the mean weights of the sources."""
         self.knowledge.update()
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(self._weights)

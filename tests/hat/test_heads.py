@@ -76,10 +76,13 @@ def test_compiled_networks_have_heads():
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (expert(Net(relu=True), "square"), r"'square', 5 numbers\) into its outputs; those after it: classifier"),
-        (expert(tiny.Net(3), "head"), "those after it: none. Name the layer right before the head"),
+        (expert(Net(relu=True), "square"), r"'square', 5 features\) to its outputs; layers after it: classifier"),
+        (expert(tiny.Net(3), "head"), "layers after it: none. Name the layer right before the head"),
         (expert(Net(), "body"), "heads: frozen"),
-        (Expert(tiny.Net(3), classes=tiny.CLASSES), "the expert names no layer, after which its head would begin"),
+        (
+            Expert(tiny.Net(3), classes=tiny.CLASSES),
+            "features: the expert has none; set the name of the layer before its head",
+        ),
     ],
 )
 def test_networks_without_a_head_are_rejected(made, message):

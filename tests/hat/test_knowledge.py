@@ -157,8 +157,8 @@ def test_wrong_arguments(arguments, message):
 def test_wrong_batches():
     knowledge = KnowledgeDictionary(INDEX, 3, TARGET)
     for stranger in (8, 10**6, -1):
-        with pytest.raises(InputError, match=f"sample number {stranger} is none of the training rows"):
+        with pytest.raises(InputError, match=f"sample number {stranger} is not a training sample"):
             knowledge.rows(torch.tensor([7, stranger]))
     knowledge.keep(knowledge.rows(torch.tensor([7])), one_hot([0]))
-    with pytest.raises(InputError, match="the epoch saw none of the labeled samples"):
+    with pytest.raises(InputError, match="the epoch had none of the labeled samples"):
         knowledge.update()

@@ -497,9 +497,9 @@ class TestSwitches:
     @pytest.mark.parametrize("accuracy_source", ["train", "crossfit"])
     def test_weights_of_samples_are_those_of_the_mixers(self, accuracy_source):
         made = module(accuracy_source=accuracy_source, network=partial(tiny.Net, norm=True, dropout=0.5))
-        with pytest.raises(InputError, match="there is no mixer"):
+        with pytest.raises(InputError, match="the module has no mixer"):
             made.sample_weights(torch.zeros(2, 4))
-        with pytest.raises(InputError, match="there is no mixer"):
+        with pytest.raises(InputError, match="the module has no mixer"):
             made.source_weights  # noqa: B018
         fit(made, 2)
         input = torch.randn(7, 4)
@@ -589,7 +589,7 @@ class TestFigures:
         assert found["val_mixer_accuracy"] == pytest.approx(float(wanted))
 
     def test_nothing_learned_from_the_sources_is_said(self):
-        with pytest.warns(UserWarning, match="under the threshold .*: the student learned nothing from the sources"):
+        with pytest.warns(UserWarning, match="below the threshold .*: the student learned nothing from the sources"):
             fit(module(threshold=1.0, mixer_optimizer=partial(torch.optim.SGD, lr=0.0)), 1)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*learned nothing.*")
@@ -669,7 +669,7 @@ class TestCheckpoints:
         changed["b"].network.head.bias.data += 1
         with pytest.raises(InputError, match="trained with expert b of fingerprint"):
             again(experts=changed)
-        with pytest.raises(InputError, match=r"had 60 training rows, .* labeled; found 50 and"):
+        with pytest.raises(InputError, match=r"had 60 training samples, .* labeled; found 50 and"):
             again(data=target(rows=ROWS | {"train": 50}))
         with pytest.raises(InputError, match="the mixer was made for sources"):
             again(network=partial(tiny.Net, hidden=9))
@@ -681,7 +681,7 @@ class TestBadInput:
         [
             (
                 {"experts": {"x": Expert(tiny.Net(2), classes=["eel", "cow"], features="body")}},
-                r"experts: x knows eel, cow, and none of the target's classes \(cat, dog, owl\): it is not eligible",
+                r"experts: x has the classes eel, cow, none of the target's \(cat, dog, owl\): it is not eligible",
             ),
             ({"experts": {"x": Expert(tiny.Net(2), classes=["cat", "cow"])}}, "expert x has no layer None"),
             ({"features": "neck"}, "the network has no layer 'neck'; its layers: body"),
@@ -696,7 +696,7 @@ class TestBadInput:
             ({"alpha_0": float("inf")}, "alpha_0 is inf, threshold None"),
             ({"threshold": 1.5}, "threshold 1.5; expected at least 0, and 0 to 1"),
             ({"clip_norm": 0.0}, "clip_norm is 0.0; expected a number above 0"),
-            ({"mixing": "uniform", "heads": "frozen", "training": "two_step"}, "two_step has nothing to train first"),
+            ({"mixing": "uniform", "heads": "frozen", "training": "two_step"}, "two_step requires a trainable mixer"),
         ],
     )
     def test_of_the_constructor(self, arguments, message):
@@ -715,7 +715,7 @@ class TestBadInput:
     def test_of_labels_that_no_source_knows(self):
         experts = {"x": Expert(tiny.Net(2), classes=["cat", "cow"], features="body")}
         parts = (torch.rand(8, 4), torch.tensor([1, 2] * 4))
-        with pytest.raises(InputError, match="no labeled training sample is of a class that a source knows"):
+        with pytest.raises(InputError, match="no source has a class of the labeled training samples"):
             fit(module(experts), data=TensorDataModule({"train": parts, "val": parts}, tiny.CLASSES))
 
     def test_of_sources_without_a_head(self):
@@ -728,7 +728,9 @@ class TestBadInput:
         wide = Expert(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)), classes=tiny.CLASSES, features="0")
         with pytest.raises(InputError, match=r"experts: c does not run on the training input \(mat1 and mat2 shapes"):
             fit(module(copy.deepcopy(SOURCES) | {"c": wide}))
-        with pytest.raises(InputError, match=r"gives outputs \(B, 4\); expected \(B, 3\), one for each of classes"):
+        with pytest.raises(
+            InputError, match=r"found outputs of shape \(B, 4\); expected \(B, 3\), one for each of classes"
+        ):
             fit(module(network=lambda num_classes: tiny.Net(num_classes + 1)))
 
     @pytest.mark.parametrize(("what", "argument"), [("student", "optimizer"), ("mixer", "mixer_optimizer")])

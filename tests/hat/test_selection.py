@@ -154,7 +154,10 @@ def test_is_the_method_in_numpy(pool, target, keep_fraction, num_sources):
             assert row.centroid_score == (1 + row.centroid_similarity) / 2
         else:
             assert (row.kept, row.accuracy, row.score, row.reason) == (False, None, None, "")
-    assert (rows["fay"].reason, rows["fay"].chosen) == ("shares no class with the target: knows fox, hen", False)
+    assert (rows["fay"].reason, rows["fay"].chosen) == (
+        "shares no class with the target: its classes are fox, hen",
+        False,
+    )
     assert found.table[-1].name == "fay"
     x = torch.randn(3, 4)
     for name, expert in found.experts.items():
@@ -434,15 +437,15 @@ class TestNotEligible:
         assert list(found.experts) == ["good_1", "good_2", "good_3"]
         reasons = {row.name: row.reason for row in found.table if row.reason}
         expected = {
-            "a_other_classes": "shares no class with the target: knows fox, hen",
+            "a_other_classes": "shares no class with the target: its classes are fox, hen",
             "b_unlabeled_class": "no labeled sample is of a shared class (pig)",
             "c_other_statistics": "its statistics are 3 numbers, the target's 2",
             "d_channels": "cannot be used: RuntimeError: mat1 and mat2 shapes cannot be multiplied (9x4 and 9x5)",
             "e_changed": "cannot be used: source e_changed: its card names an expert of fingerprint",
-            "f_nan": "its statistics are NaN, infinite or no float32",
-            "f_vast": "its statistics are NaN, infinite or no float32",
-            "f_whole": "its statistics are NaN, infinite or no float32",
-            "g_no_common_sample": "cannot be used: it had no sample of a class of which the target has labeled ones",
+            "f_nan": "its statistics are NaN, infinite or outside of float32",
+            "f_vast": "its statistics are NaN, infinite or outside of float32",
+            "f_whole": "its statistics are NaN, infinite or outside of float32",
+            "g_no_common_sample": "cannot be used: it has no centroid of a class with labeled target samples",
             "h_gone": "head.safetensors does not exist",
         }
         assert list(reasons) == list(expected)
@@ -488,7 +491,7 @@ class TestNotEligible:
 
     def test_fewer_than_wanted(self, pool, target):
         registry, *_ = pool
-        with pytest.warns(UserWarning, match="chose 6 of 9 sources: no other of the 7 there are is eligible"):
+        with pytest.warns(UserWarning, match="selected 6 of 9 sources: no other of the 7 sources is eligible"):
             assert len(select(registry, target, num_sources=9).experts) == 6
 
     def test_an_expert_that_writes_into_its_input_harms_nobody(self):
@@ -563,8 +566,8 @@ class TestReported:
             select_sources(registry, target, 1.0, 1, statistics=[0.0, 1.0])
         (message,) = (str(one.message) for one in caught)
         assert message == (
-            "source(s) b were trained on input that was prepared otherwise than the target's: b differs in mean. "
-            "Give the same mean to the data of all: models read the target's samples otherwise than their own"
+            "source(s) b were trained with another preprocessing than the target's: b differs in mean; "
+            "give the same mean to the data modules of sources and target"
         )
 
 
@@ -578,7 +581,10 @@ class TestBadInput:
             ({"num_sources": 0}, "num_sources is 0; expected at least 1"),
             ({"similarity": "dot"}, "similarity is 'dot'; expected cosine, euclid, jaccard"),
             ({"rank_by": "best"}, "rank_by is 'best'; expected product, centroid, accuracy, statistics, random"),
-            ({"encoder_first": True, "rank_by": "accuracy"}, "encoder_first ranks by centroids, rank_by is 'accuracy'"),
+            (
+                {"encoder_first": True, "rank_by": "accuracy"},
+                "encoder_first ranks by centroids, but rank_by is 'accuracy'",
+            ),
             ({"statistics": [math.nan, 1.0]}, r"statistics: number\(s\) 0 of 2 are NaN or infinite"),
             ({"statistics": None}, "TensorDataModule computes none"),
             (
@@ -598,7 +604,7 @@ class TestBadInput:
             select(pool[0], target)
 
     def test_an_empty_registry(self, target):
-        with pytest.raises(InputError, match=r"registry: memory://.* has no source, beside 0 excluded"):
+        with pytest.raises(InputError, match=r"registry: memory://.* has no source except 0 excluded ones"):
             select(ExpertRegistry(address()), target)
 
     def test_no_source_that_works(self, tmp_path, target):

@@ -32,5 +32,5 @@ def test_what_is_remembered_is_what_was_said(with_scores):
 @pytest.mark.parametrize("stranger", [3, 31, -1])
 def test_an_unknown_number_is_rejected(stranger):
     table = SourceTable(tiny.pool(features="body"), [rows([30, 4])], with_scores=False)
-    with pytest.raises(InputError, match=f"sample number {stranger} has no answer of the sources"):
+    with pytest.raises(InputError, match=f"sample number {stranger} has no cached outputs"):
         table.rows(torch.tensor([4, stranger]))
