@@ -32,9 +32,9 @@ class MessageLog:
             self.seen.add(message)
             rank_zero_warn(message)
 
-    def info(self, message: str) -> None:
-        """Log a message, unless it was logged before."""
-        if message not in self.seen:
+    def info(self, message: str | None) -> None:
+        """Log a message, unless it was logged before or is None."""
+        if message is not None and message not in self.seen:
             self.seen.add(message)
             rank_zero_info(message)
 

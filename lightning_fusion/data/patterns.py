@@ -3,12 +3,13 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from lightning_fusion.data.folders import left_out_messages, walk_files
 from lightning_fusion.errors import InputError, shorten
 
 
@@ -86,9 +87,10 @@ def find_files(
     kind: str,
     hint: str,
     key: str = "root",
-    unread: Collection[str] = (),
 ) -> list[FoundFile]:
-    """Find all files of a kind under a folder that match a pattern, sorted by name; hidden files are skipped.
+    """Find all files of a kind under a folder that match a pattern, sorted by name.
+
+    Hidden files, hidden folders and folders of file servers are skipped; files of other suffixes are listed.
 
     Args:
         root: Folder to search.
@@ -97,7 +99,6 @@ def find_files(
         kind: Name of the kind of file, for messages.
         hint: Fields that the pattern should contain, for messages.
         key: Argument that names the folder, for messages.
-        unread: Suffixes of files of this kind that are not supported; they are listed in a warning.
 
     Raises:
         InputError: If the folder does not exist, holds no such file, or none that matches; if a subfolder cannot be
@@ -107,8 +108,9 @@ def find_files(
         raise InputError(f"{key}: found no folder {root}; expected {kind}s in it that match {pattern}")
     expression, longest = compile_pattern(pattern), re.compile(_expression(pattern, "+"))
     others: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     found, unmatched, ambiguous = [], [], []
-    for name in _walk(str(root), key):
+    for name in walk_files(str(root), key, skipped):
         suffix = os.path.splitext(name)[1].lower()
         if suffix not in suffixes:
             others[suffix] += 1
@@ -142,26 +144,9 @@ def find_files(
             f"{len(ambiguous)} of {len(found)} {kind}s under {root} match the pattern {pattern} in several ways: "
             f"{name} has {first}, or {second}. The first is used; give widths, as {{{differ[0]}:2}}, or separators"
         )
-    if left := {suffix: others[suffix] for suffix in sorted(set(unread) & set(others))}:
-        listed = shorten(f"{count} {suffix}" for suffix, count in left.items())
-        rank_zero_warn(
-            f"{listed} file(s) under {root} are left out; convert them to {', '.join(sorted(suffixes))} if they are to "
-            "count"
-        )
+    warning, message = left_out_messages(root, others, skipped, ", ".join(sorted(suffixes)))
+    if warning is not None:
+        rank_zero_warn(warning)
+    if message is not None:
+        rank_zero_info(message)
     return sorted(found, key=lambda file: file.name)
-
-
-def _walk(root: str, key: str) -> Iterator[str]:
-    def reject(error: OSError) -> None:
-        raise InputError(f"{key}: the folder {error.filename} cannot be opened ({error.strerror})") from error
-
-    for folder, folders, names in os.walk(root, onerror=reject, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for path in (os.path.join(folder, name) for name in folders):
-            if os.path.islink(path) and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(path)):
-                raise InputError(f"{key}: {path} links to one of its parent folders; remove the link")
-        below = os.path.relpath(folder, root).replace(os.sep, "/")
-        prefix = "" if below == "." else below + "/"
-        for name in names:
-            if not name.startswith("."):
-                yield prefix + name

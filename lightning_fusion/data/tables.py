@@ -48,6 +48,8 @@ def read_columns(
         _reject_long_rows(path, content, names, delimiter)
     places = [names.index(name) for name in (*numeric, *text)]
     found = _read_fast(content, places, len(numeric), len(names), delimiter, header, missing)
+    if found and len(found[0]) < sum(1 for line in BytesIO(content) if line.strip()) - header:
+        found = None  # a cell spans several lines
     return found or _read_rows(path, content, names, places, len(numeric), delimiter, header, missing)
 
 
@@ -106,6 +108,11 @@ def _read_rows(
         for number, row in enumerate(_split(content.decode("utf-8-sig"), delimiter), 1):
             if (header and number == 1) or not any(row):
                 continue
+            if any(may_be_rows(cell, delimiter, len(names)) for cell in row):
+                raise InputError(
+                    f"{path}, row {number}: a cell spans several lines that look like rows; remove or close the quote "
+                    "that opens it"
+                )
             if len(row) <= max(places):
                 raise InputError(
                     f"{path}, row {number}: found {len(row)} columns, expected {len(names)} ({shorten(names, 9)}); the "
@@ -126,6 +133,22 @@ def _read_rows(
         raise InputError(f"{path} cannot be read ({error}); repair or remove it") from error
     shape = len(values), len(places) - numbers
     return np.array(values, np.float64).reshape(len(values), numbers), np.array(texts, object).reshape(shape)
+
+
+def may_be_rows(cell: str, delimiter: str, columns: int) -> bool:
+    r"""Return whether a cell of several lines has the delimiters of as many rows, which a stray quote may have merged.
+
+    Args:
+        cell: Content of the cell.
+        delimiter: Column delimiter.
+        columns: Number of columns of the table.
+
+    Example:
+        >>> may_be_rows("5 in,good\nfine,good", ",", 2), may_be_rows("one line\nand another", ",", 2)
+        (True, False)
+    """
+    breaks = len(cell.splitlines()) - 1
+    return breaks > 0 and cell.count(delimiter) >= breaks * max(columns - 1, 1)
 
 
 def _split(content: str, delimiter: str) -> Iterable[list[str]]:

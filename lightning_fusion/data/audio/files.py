@@ -21,7 +21,6 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.extras import require
 
 AUDIO_SUFFIXES = {".flac", ".ogg", ".wav"}
-_UNREAD = {".aac", ".aif", ".aiff", ".m4a", ".mp3", ".mp4", ".opus", ".sph", ".wma"}
 _LARGEST_FILTER = 20_000_000
 """Maximum number of resampling coefficients, 0.2 GB with intermediate arrays; usual rates take under 300,000."""
 LOUDEST = 10.0
@@ -33,9 +32,8 @@ _PROBE_S = 10.0  # examined part of recordings that stay on disk
 
 def find_recordings(root: str | Path, pattern: str, key: str = "root") -> list[FoundFile]:
     """Find all audio files under a folder that match a path pattern."""
-    return find_files(
-        root, pattern, AUDIO_SUFFIXES, "audio file", "{speaker} in place of the speaker's name", key, _UNREAD
-    )
+    hint = "{speaker} in place of the speaker's name"
+    return find_files(root, pattern, AUDIO_SUFFIXES, "audio file", hint, key)
 
 
 @dataclass

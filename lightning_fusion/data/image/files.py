@@ -1,6 +1,7 @@
 """Image files in folder trees: listing, decoding, orientation."""
 
 import os
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,10 +16,14 @@ from rich.progress import track
 from torch import Tensor
 
 from lightning_fusion.data.base import Rows
-from lightning_fusion.data.names import canonical_label
+from lightning_fusion.data.domains import MessageLog
+from lightning_fusion.data.folders import is_skipped, left_out_messages, walk_files
+from lightning_fusion.data.names import canonical_label, merge_forms, merge_message
 from lightning_fusion.errors import InputError, shorten
 
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = frozenset(
+    (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+)
 
 
 @dataclass
@@ -146,34 +151,70 @@ def _upright(image: Image.Image) -> Image.Image:
     return picture
 
 
-def list_images(root: str, level: str) -> list[ImageFile]:
-    """List all image files of a tree of two levels, sorted by path; hidden files are skipped.
+def list_images(root: str, level: str, messages: MessageLog) -> list[ImageFile]:
+    """List all image files of a tree of two levels, sorted by path.
+
+    Hidden files, hidden folders and folders of file servers are skipped. Whatever else is left out is listed.
 
     Args:
         root: Folder that contains ``<level>/<class>/*``.
         level: Meaning of the upper folders, for messages: split or domain.
+        messages: Log of what is left out.
 
     Raises:
-        InputError: If the folder does not exist, or one of its upper folders has no image.
+        InputError: If the folder does not exist, one of its upper folders has no image, or a class has none.
     """
     expected = f"expected {root}/<{level}>/<class>/*"
     if not Path(root).is_dir():
         raise InputError(f"root: found no folder {root}; {expected}")
-    files: list[ImageFile] = []
-    for folder in _folders(Path(root)):
-        found = [
-            ImageFile(path, canonical_label(folder.name), canonical_label(label.name))
-            for label in _folders(folder)
-            for path in sorted(label.iterdir())
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-        ]
-        if not found:
-            raise InputError(f"root: the {level} {folder.name} in {root} has no image; {expected}")
-        files += found
-    if not files:
-        raise InputError(f"root: found no image under {root}; {expected}")
+    others, skipped = Counter[str](), Counter[str]()
+    found, misplaced, contents = [], [], defaultdict[tuple[str, ...], list[str]](list)
+    for name in walk_files(root, "root", skipped):
+        parts, suffix = tuple(name.split("/")), os.path.splitext(name)[1].lower()
+        contents[parts[:-1][:2]].append(name)
+        if suffix not in IMAGE_SUFFIXES:
+            others[suffix] += 1
+        elif len(parts) == 3:
+            found.append(parts)
+        else:
+            misplaced.append(name)
+    full = {parts[:2] for parts in found}
+    folders = [(folder, label) for folder in _folders(Path(root)) for label in [None, *_folders(Path(root, folder))]]
+    for folder in dict.fromkeys(folder for folder, _ in folders):
+        if not any(own[0] == folder for own in full):
+            inside = [name for place, names in contents.items() if place[0] == folder for name in names]
+            raise InputError(f"root: the {level} {folder} in {root} has no image; {expected}{_examples(inside)}")
+    if not found:
+        raise InputError(f"root: found no image under {root}; {expected}{_examples(misplaced)}")
+    empty = [(folder, label) for folder, label in folders if label is not None and (folder, label) not in full]
+    for folder, label in empty:
+        if contents[folder, label] or label not in {name for _, name in full}:
+            raise InputError(
+                f"root: the class {folder}/{label} in {root} has no readable image; {expected} with "
+                f"{', '.join(sorted(IMAGE_SUFFIXES))}{_examples(contents[folder, label])}: move or convert its images, "
+                "or remove the folder"
+            )
+    if misplaced:
+        messages.warn(
+            f"{len(misplaced)} image(s) under {root} are left out, because they are not in {root}/<{level}>/<class>: "
+            f"{shorten(sorted(misplaced), 3)}"
+        )
+    if empty:
+        messages.warn(f"{len(empty)} folders under {root} are empty: {shorten(map('/'.join, empty), 3)}")
+    warning, message = left_out_messages(root, others, skipped, ", ".join(sorted(IMAGE_SUFFIXES)))
+    messages.warn(warning)
+    messages.info(message)
+    files = [ImageFile(Path(root, *parts), *map(canonical_label, parts[:2])) for parts in sorted(found)]
+    for what, names in (("class", [parts[1] for parts in found]), (level, [parts[0] for parts in found])):
+        messages.warn(merge_message(merge_forms({name: canonical_label(name) for name in names}), f"{what} names"))
     return files
 
 
-def _folders(parent: Path) -> list[Path]:
-    return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+def _folders(parent: Path) -> list[str]:
+    """Return the names of the folders in a folder, without those that are skipped."""
+    return sorted(path.name for path in parent.iterdir() if path.is_dir() and not is_skipped(path.name))
+
+
+def _examples(names: list[str]) -> str:
+    """Describe the files that a folder has instead of images."""
+    return f", found {shorten(sorted(names), 3)}" if names else ""

@@ -43,7 +43,13 @@ class ImageTreeDataModule(BaseImageDataModule):
         reader = ImageFiles([file.path for file in layout.files], self.channels, self.image_size)
         images, readable = reader.load(self.memory_limit_gb, self.skip_unreadable)
         number = {name: position for position, name in enumerate(layout.classes)}
-        return ImageTable(images, np.array([number[file.label] for file in layout.files]), readable=readable)
+        label = np.array([number[file.label] for file in layout.files])
+        if len(lost := np.setdiff1d(label, label[readable])):
+            raise InputError(
+                f"root: the class {shorten(layout.classes[one] for one in lost)} under {self.root} has no image that "
+                "can be decoded; repair its files, or remove the folder"
+            )
+        return ImageTable(images, label, readable=readable)
 
 
 class ImageDataModule(ImageTreeDataModule, UndividedImageDataModule):
@@ -79,7 +85,7 @@ class ImageDataModule(ImageTreeDataModule, UndividedImageDataModule):
 
     def read_layout(self) -> TreeLayout:
         """List the files."""
-        files = list_images(self.root, "split")
+        files = list_images(self.root, "split", self.messages)
         found = sorted({file.folder for file in files})
         if others := [name for name in found if name not in _SPLITS]:
             raise InputError(
@@ -90,7 +96,14 @@ class ImageDataModule(ImageTreeDataModule, UndividedImageDataModule):
             raise InputError(
                 f"root: {self.root} lacks a train or a test folder; expected {self.root}/<split>/<class>/*"
             )
-        return TreeLayout(sorted({file.label for file in files}), files=files)
+        classes = sorted({file.label for file in files})
+        for split in ("train", "test"):
+            if lacking := set(classes) - {file.label for file in files if _SPLITS[file.folder] == split}:
+                self.messages.warn(
+                    f"{len(lacking)} of {len(classes)} classes under {self.root} have no {split} image: "
+                    f"{shorten(sorted(lacking))}"
+                )
+        return TreeLayout(classes, files=files)
 
     def read_images(self, layout: ImageLayout) -> ImageTable:
         """Decode the files where they fit into memory."""
@@ -132,7 +145,7 @@ class DomainImageDataModule(ImageTreeDataModule):
 
     def read_layout(self) -> TreeLayout:
         """List the files."""
-        files = list_images(self.root, "domain")
+        files = list_images(self.root, "domain", self.messages)
         classes, domains = sorted({file.label for file in files}), sorted({file.folder for file in files})
         if set(domains) <= set(_SPLITS):
             raise InputError(

@@ -244,8 +244,9 @@ class BaseTextDataModule(DomainsDataModule):
         if metadata["cut"]:
             tell = self.messages.warn if metadata["cut"] > count / 2 else self.messages.info
             tell(f"truncated {metadata['cut']} of {count} texts longer than max_length ({self.max_length} tokens)")
-        if metadata["left_out"]:
-            self.messages.warn(f"{metadata['left_out']} texts are unreadable and are left out")
+        lost, places = metadata["left_out"]
+        if lost:
+            self.messages.warn(f"{lost} texts are unreadable and are left out: {places}")
         self.messages.warn(merge_message(metadata["merged"], "labels"))
         self.messages.warn(similar_message(corpus.domains, "domains", "rename one in the data"))
         return corpus

@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning_fusion.data.text.columns import ColumnTextDataModule, Table
 from lightning_fusion.data.text.readers import JSON_SUFFIXES, read_json
-from lightning_fusion.data.text.texts import find_files, split_of
+from lightning_fusion.data.text.texts import find_tables, split_of
 
 
 class JSONTextDataModule(ColumnTextDataModule):
@@ -37,7 +37,7 @@ class JSONTextDataModule(ColumnTextDataModule):
 
     def files(self) -> list[Path]:
         """Return the file, or the files of the folder."""
-        return find_files(self.root, *(f"*{suffix}" for suffix in JSON_SUFFIXES))
+        return find_tables(self.root, JSON_SUFFIXES, self.messages)
 
     def tables(self) -> Iterator[Table]:
         """Yield the rows of each file."""

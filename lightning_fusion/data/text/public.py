@@ -46,6 +46,11 @@ class ReviewsTextDataModule(BaseTextDataModule):
         texts, files = Texts(), self.files()
         for path in files:
             content = read_text(path, self.encoding)
+            if (opened := content.count("<review_text>")) != len(_REVIEW.findall(content)):
+                raise InputError(
+                    f"{path} opens {opened} <review_text> blocks, of which {len(_REVIEW.findall(content))} are closed; "
+                    "repair the file"
+                )
             line, seen = 1, 0
             for found in _REVIEW.finditer(content):
                 line, seen = line + content.count("\n", seen, found.start()), found.start()

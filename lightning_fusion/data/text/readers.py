@@ -8,10 +8,13 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_fusion.data.tables import may_be_rows
 from lightning_fusion.data.text.texts import read_text
 from lightning_fusion.errors import InputError, shorten
 
@@ -34,8 +37,10 @@ def read_delimited(
     encoding: str = "utf-8",
     delimiter: str | None = None,
     columns: Sequence[str] | None = None,
+    quoting: str | None = None,
+    tell: Callable[[str], object] = rank_zero_warn,
 ) -> Rows:
-    """Read rows of a CSV or TSV file with CSV quoting; empty lines are skipped.
+    """Read rows of a CSV or TSV file; empty lines are skipped.
 
     Args:
         path: Path of the file.
@@ -43,13 +48,18 @@ def read_delimited(
         encoding: Encoding of the file.
         delimiter: Column delimiter. ``None`` selects it by the suffix, a comma for unknown suffixes.
         columns: Names of the columns of a file without a header.
+        quoting: ``csv``, or ``none`` where quotes are part of the texts. ``None`` selects ``none`` for tabs.
+        tell: Function that warns about cells that quotes may have merged, or that keep their quotes.
 
     Raises:
         InputError: If columns are missing or repeated, or a row is invalid; the message names file and line.
     """
     csv.field_size_limit(2**31 - 1)  # a text may be longer than the library's 128 kB
     delimiter = delimiter or DELIMITERS.get(path.suffix.lower(), ",")
-    reader = csv.reader(io.StringIO(read_text(path, encoding), newline=""), delimiter=delimiter, strict=True)
+    literal = (quoting or ("none" if delimiter == "\t" else "csv")) == "none"
+    how: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if literal else {"strict": True}
+    reader = csv.reader(io.StringIO(read_text(path, encoding), newline=""), delimiter=delimiter, **how)
+    line, quoted, merged = 0, 0, []
     try:
         names = list(columns) if columns else next(reader, [])
         hint = "" if columns else "; set text, label, pair, domain_fields or split_field, or columns"
@@ -64,11 +74,39 @@ def read_delimited(
             if len(values) != len(names):
                 raise InputError(
                     f"{path}, line {first}: found {len(values)} values, expected {len(names)} ({shorten(names)}); "
-                    f"quote texts that contain {delimiter!r}, or set delimiter"
+                    + _remedy(literal, delimiter)
                 )
+            if literal:
+                quoted += sum(map(_is_enclosed, values))
+            elif line > first and any(may_be_rows(value, delimiter, len(names)) for value in values):
+                merged.append(f"{first} to {line}")
             yield first, dict(zip(names, values, strict=True))
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: {error}; correct the quotes of this row") from error
+        raise InputError(
+            f"{path}, line {line + 1}: {error}; correct the quotes of this row, or set quoting: none if quotes are "
+            "part of the texts"
+        ) from error
+    if merged:
+        tell(
+            f"{path}: {len(merged)} cell(s) span several lines that look like rows: lines {shorten(merged, 3)}; if "
+            "stray quotes merged these rows, set quoting: none"
+        )
+    if quoted:
+        tell(
+            f"{path}: {quoted} cell(s) begin and end with quotes, which are kept; set quoting: csv if they only "
+            "enclose the texts"
+        )
+
+
+def _remedy(literal: bool, delimiter: str) -> str:
+    """Return what to change for a row with a wrong number of values."""
+    if literal:
+        return f"set delimiter (now {delimiter!r}), or quoting: csv if quotes enclose texts with delimiters or lines"
+    return f"quote texts that contain {delimiter!r}, or set delimiter"
+
+
+def _is_enclosed(cell: str) -> bool:
+    return len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in cell[1:-1].replace('""', "")
 
 
 def read_json(path: Path, needed: Sequence[str], encoding: str = "utf-8") -> Rows:

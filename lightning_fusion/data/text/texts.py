@@ -2,13 +2,14 @@
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lightning_fusion.data.domains import MessageLog
 from lightning_fusion.data.names import LabelForms, canonical_label
 from lightning_fusion.errors import InputError, shorten
 
@@ -149,13 +150,49 @@ def find_files(root: str, *patterns: str) -> list[Path]:
     return found
 
 
+def find_tables(root: str, suffixes: Sequence[str], messages: MessageLog) -> list[Path]:
+    """Return the file ``root``, or the sorted files in the folder ``root`` with one of some suffixes, in any case.
+
+    Args:
+        root: File or folder.
+        suffixes: Suffixes of the files, in lower case.
+        messages: Log of the files and folders that are left out.
+
+    Raises:
+        InputError: If there is no such file.
+    """
+    base = Path(root)
+    if base.is_file():
+        return [base]
+    if not base.is_dir():
+        raise InputError(f"root: found no file or folder {root}")
+    inside = sorted(path for path in base.iterdir() if not path.name.startswith("."))
+    found = [path for path in inside if path.is_file() and path.suffix.lower() in suffixes]
+    others = [path.name for path in inside if path not in found]
+    if not found:
+        raise InputError(
+            f"root: found no file ({', '.join(suffixes)}) in {base}" + (f"; it has {shorten(others)}" if others else "")
+        )
+    if others:
+        lost = [name for name in others if _first_word(name) in SPLIT_NAMES]
+        tell = messages.warn if lost else messages.info
+        tell(
+            f"root: left out in {base}: {shorten(lost or others)}; the files that are read end in {', '.join(suffixes)}"
+        )
+    return found
+
+
+def _first_word(name: str) -> str:
+    return re.split(r"[-_.]", name.lower())[0]
+
+
 def split_of(path: Path) -> int:
     """Return the split that the first word of a file's name names.
 
     Raises:
         InputError: If it names no split.
     """
-    word = re.split(r"[-_.]", path.name.lower())[0]
+    word = _first_word(path.name)
     if word not in SPLIT_NAMES:
         raise InputError(
             f"root: {path} does not name a split; expected names that begin with {shorten(SPLIT_NAMES, 9)}, or one "

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_fusion.data.names import LabelForms
 from lightning_fusion.data.text.texts import Texts, normalize
 from lightning_fusion.data.text.words import hash_words
-from lightning_fusion.errors import InputError
+from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.extras import require
 from lightning_fusion.files import digest
 from lightning_fusion.store import StoreWriter, cached
@@ -171,8 +171,8 @@ class Corpus:
         labels: Names of the labels.
         domains: Names of the domains.
         metadata: Contains ``vocab_size``, ``pad_id``, ``tokenizer`` (its fingerprint), ``trained`` (its text), ``cut``
-            (number of truncated texts), ``left_out`` (number of unreadable texts), ``merged`` (written forms of labels
-            that have several), ``fingerprint`` (of the corpus).
+            (number of truncated texts), ``left_out`` (number and places of unreadable texts), ``merged`` (written forms
+            of labels that have several), ``fingerprint`` (of the corpus).
     """
 
     tokens: Tensor
@@ -277,7 +277,7 @@ def _tokenize(
     tokens, long = np.concatenate(parts), np.array(lengths)
     unknown_rows = np.zeros(len(long), bool)
     unknown_rows[idle] = True
-    texts, more = _without(texts, unknown_rows, unreadable, "made of unknown tokens only")
+    texts, others = _without(texts, unknown_rows, unreadable, "made of unknown tokens only")
     tokens, long, group = tokens[np.repeat(~unknown_rows, long)], long[~unknown_rows], group[~unknown_rows]
     hashes = [hash_words(text) for text in _joined(texts)]
     label_names, label = np.unique(np.array(texts.labels), return_inverse=True)
@@ -302,16 +302,17 @@ def _tokenize(
         "tokenizer": tokenizer.fingerprint,
         "trained": tokenizer.dump(),
         "cut": cut,
-        "left_out": left_out + more,
+        "left_out": [len(left_out + others), shorten(left_out + others, 3)],
         "merged": texts.forms.merged if isinstance(texts.forms, LabelForms) else {},
     }
     metadata["fingerprint"] = digest(*arrays.values(), label_names.tolist(), domain_names, metadata["tokenizer"])
     return arrays, metadata
 
 
-def _without(texts: Texts, wrong: np.ndarray, unreadable: str, what: str) -> tuple[Texts, int]:
+def _without(texts: Texts, wrong: np.ndarray, unreadable: str, what: str) -> tuple[Texts, list[str]]:
+    """Return the texts without some of them, and the places of the latter."""
     if not wrong.any():
-        return texts, 0
+        return texts, []
     rows = np.flatnonzero(wrong)
     if unreadable == "raise":
         raise InputError(
@@ -321,7 +322,7 @@ def _without(texts: Texts, wrong: np.ndarray, unreadable: str, what: str) -> tup
         )
     if wrong.all():
         raise InputError(f"all {len(rows)} texts are {what}; change the column of texts, or the tokenizer")
-    return texts.kept(~wrong), len(rows)
+    return texts.kept(~wrong), [texts.place(row) for row in rows.tolist()]
 
 
 def _joined(texts: Texts) -> Iterator[str]:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from helpers.image_trees import draw_tree
+from helpers.text_tables import FEW, delimited, table
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,8 +23,6 @@ from lightning_fusion.data.targets import as_targets
 from lightning_fusion.data.text.json_lines import JSONTextDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.foe.module import FoEFuserModule
-from tests.helpers.image_trees import draw_tree
-from tests.helpers.text_tables import FEW, delimited, table
 
 CAFE = "caf\u00e9"
 DECOMPOSED = unicodedata.normalize("NFD", CAFE)
