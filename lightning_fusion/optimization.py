@@ -10,6 +10,28 @@ from torch import Tensor, nn
 
 from lightning_fusion.errors import InputError
 
+_LEAST_HALF = 3e-8  # smaller numbers are 0 in float16
+
+
+class TunableLearningRate:
+    """Attribute ``lr`` of a module, which Lightning's learning-rate finder reads and sets."""
+
+    _optimizer: OptimizerCallable | None
+    _lr: float | None = None
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the optimizer of the constructor, or the one that was set in its place."""
+        if self._lr is not None:
+            return self._lr
+        made = (self._optimizer or _default_optimizer)([nn.Parameter(torch.zeros(1))])
+        return float(made.defaults["lr"])
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        """Set the learning rate of all parameter groups of the next run."""
+        self._lr = float(value)
+
 
 def build_optimizer(
     module: LightningModule,
@@ -24,15 +46,26 @@ def build_optimizer(
         module: Module to be trained.
         parameters: Parameters to optimize.
         optimizer: Function that builds the optimizer from the parameters; ``None`` means AdamW with learning rate 1e-3
-            and weight decay 1e-4 (the setting of the FoE paper).
+            and weight decay 1e-4 (the setting of the FoE paper), and with eps 1e-4 where weights are in float16.
         scheduler: Function that builds the schedule from the optimizer; ``None`` means cosine annealing from the
             learning rate to 0 over all steps of the run (as in the FoE paper).
         interval: Whether a given ``scheduler`` steps each epoch or each step.
 
     Raises:
-        InputError: If the run has no end and the default schedule is used.
+        InputError: If the run has no end and the default schedule is used, or if the optimizer's eps is 0 in the
+            precision of the weights.
     """
-    chosen = optimizer(parameters) if optimizer else torch.optim.AdamW(parameters, lr=1e-3, weight_decay=1e-4)
+    half = any(weight.dtype == torch.float16 for weight in module.parameters())
+    chosen = optimizer(parameters) if optimizer else _default_optimizer(parameters, eps=1e-4 if half else 1e-8)
+    if (rate := getattr(module, "_lr", None)) is not None:
+        for group in chosen.param_groups:
+            group["lr"] = rate
+    for group in chosen.param_groups:
+        if any(weight.dtype == torch.float16 for weight in group["params"]) and 0 < group.get("eps", 1) < _LEAST_HALF:
+            raise InputError(
+                f"optimizer: eps of {type(chosen).__name__} is {group['eps']}, which is 0 in float16, so that weights "
+                "become NaN; set eps to 1e-4, or trainer.precision to 16-mixed or bf16-true"
+            )
     if scheduler is not None:
         schedule = scheduler(chosen)
         how: dict[str, Any] = {"scheduler": schedule, "interval": interval}
@@ -44,6 +77,10 @@ def build_optimizer(
         raise InputError("the cosine schedule needs an end: set trainer.max_epochs or max_steps, or set scheduler")
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(chosen, T_max=max(1, int(steps)))
     return {"optimizer": chosen, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _default_optimizer(parameters: Iterable[Any], eps: float = 1e-8) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=1e-4, eps=eps)
 
 
 def check_manual(module: LightningModule) -> None:

@@ -2,31 +2,9 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from helpers import generation_script, language_models, tiny
-from torchmetrics.classification import MulticlassF1Score
-
-from lightning_fusion import (
-    ACoRLModule,
-    Expert,
-    ExpertModule,
-    FoEFuserModule,
-    FrugalFoE,
-    FrugalFoEModule,
-    HaTJointModule,
-    OutputsDataModule,
-    TargetDataModule,
-)
-from lightning_fusion.acorl.verification import ACoRLVerificationModule
-from lightning_fusion.data.audio.synthetic import SyntheticSpeakerDataModule
-from lightning_fusion.encoders import SmallSpeakerNet
-from lightning_fusion.generation.embeddings import EmbeddingsDataModule, collect_embeddings
-from lightning_fusion.generation.module import GenerativeExpertModule
-from lightning_fusion.generation.networks import PointerGenerator
-from lightning_fusion.verification.module import VerificationModule
+from helpers import modules, tiny
 
 PAGE = Path(__file__).parents[1] / "docs/architecture.md"
 
@@ -43,58 +21,9 @@ def table() -> dict[str, set[str]]:
     return found
 
 
-class Known(SyntheticSpeakerDataModule):
-    """Speakers of which some of each split are among those of the training."""
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        batch = super().on_after_batch_transfer(batch, dataloader_idx)
-        return batch._replace(target=batch.target.clamp_min(0))
-
-
-def classifiers() -> tuple[Any, dict[str, Any]]:
-    return tiny.data(), {"network": tiny.Net, "classes": tiny.CLASSES, "metric": MulticlassF1Score(3)}
-
-
-def speakers() -> tuple[Any, dict[str, Any]]:
-    data = Known(batch_size=16, crop_s=0.5, eval_crop_s=0.5, seed=0)
-    return data, {"network": SmallSpeakerNet, "classes": data.classes, "metric": MulticlassF1Score(len(data.classes))}
-
-
-def made(name: str, folder: Path) -> tuple[Any, Any]:
-    """A module and its data, every option set that makes it log more."""
-    torch.manual_seed(0)
-    data, plain = (speakers if "Verification" in name else classifiers)()
-    if name == "ExpertModule":
-        return ExpertModule(**plain), data
-    if name == "ACoRLModule":
-        return ACoRLModule(experts=tiny.experts(features="body"), features="body", **plain), data
-    if name == "HaTJointModule":
-        module = HaTJointModule(experts=tiny.experts(features="body"), features="body", **plain)
-        return module, TargetDataModule(data, "x", labeled_fraction=0.5, min_labeled=2)
-    if name == "VerificationModule":
-        return VerificationModule(**plain), data
-    if name == "ACoRLVerificationModule":
-        expert = Expert(SmallSpeakerNet(len(data.classes)), classes=data.classes, features="embedding")
-        return ACoRLVerificationModule(experts={"a": expert}, **plain), data
-    stored = OutputsDataModule(tiny.outputs(), batch_size=16)
-    if name == "FoEFuserModule":
-        return FoEFuserModule(**tiny.outputs().fuser_arguments(), target="expert", metric=MulticlassF1Score(3)), stored
-    if name == "FrugalFoEModule":
-        return FrugalFoEModule(FrugalFoE(abstain_above=0.5), expert_classes=tiny.EXPERT_CLASSES), stored
-    metric = MulticlassF1Score(3)
-    if name == "GenerativeFoE":
-        how = {"max_new_tokens": 5, "trainer": tiny.trainer()}
-        store = collect_embeddings(generation_script.experts(), language_models.pairs(20), folder / "store", **how)
-        return generation_script.fuser(metric=metric), EmbeddingsDataModule(store, ["b"])
-    assert name == "GenerativeExpertModule", f"add a case for {name} to made()"
-    data = language_models.pairs(8)
-    metric = MulticlassF1Score(language_models.VOCABULARY)
-    return GenerativeExpertModule(PointerGenerator, language_models.VOCABULARY, max_new_tokens=3, metric=metric), data
-
-
 @pytest.mark.parametrize("name", table())
 def test_a_run_logs_what_the_table_says(name, tmp_path):
-    module, data = made(name, tmp_path)
+    module, data = modules.made(name, tmp_path)
     trainer = tiny.trainer(fast_dev_run=True)
     trainer.fit(module, datamodule=data)
     logged = set(trainer.callback_metrics)

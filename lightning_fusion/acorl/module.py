@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from lightning import Callback
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from lightning_fusion.acorl.diagnostics import accuracy_warnings
 from lightning_fusion.acorl.dissimilarity import Dissimilarity
 from lightning_fusion.acorl.projection import Adversary
+from lightning_fusion.callbacks.early_parts import EarlyParts
 from lightning_fusion.data.base import Batch, as_batch
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert, warn_preprocessing_mismatch
@@ -222,12 +224,20 @@ class ACoRLModule(ExpertModule):
 
     # ----------------------------------------------------- around the training
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Return the callbacks of an expert; the projections are built before any callback is set up."""
+        EarlyParts.install(self)
+        return super().configure_callbacks()
+
     def setup(self, stage: str) -> None:
-        """Determine the sizes of all representations from one training batch, and create the projections."""
+        """Build the projections where a subclass without :meth:`configure_callbacks` has not built them."""
         super().setup(stage)
-        if stage != "fit":
-            return
-        self._probe = first_rows(self.trainer)
+        if stage == "fit" and not EarlyParts.installed(self):
+            self.build_parts()
+
+    def build_parts(self) -> None:
+        """Determine the sizes of all representations from one training batch, and create the projections."""
+        self._probe = first_rows(self)
         with undisturbed(self.network), torch.no_grad():
             self.network.eval()
             z = self.forward_with_representations(self._probe.input)[1]

@@ -57,6 +57,8 @@ def _wrong_input(error: Exception) -> InputError | None:
         return InputError(f"trainer: {error}")
     if isinstance(error, OmegaConfBaseException):
         return InputError(f"the configuration's interpolation fails: {str(error).partition(chr(10))[0]}")
+    if isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric"):
+        return InputError(f"trainer.callbacks: {error}")
     return None
 
 

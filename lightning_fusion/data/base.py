@@ -177,11 +177,17 @@ class FusionDataModule(SlicedDataModule):
         return inputs
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment (in training) and preprocess the batch, on the device."""
+        """Augment (in training) and preprocess the batch, on the device, in the precision of the trainer.
+
+        Lightning converts batches before this hook, so that preprocessed inputs are converted here.
+        """
         if not isinstance(batch, Batch):
             return batch
         augment = self.augmentation is not None and self.trainer is not None and self.trainer.training
-        return batch._replace(input=self.preprocess(batch.input, augment))
+        inputs = self.preprocess(batch.input, augment)
+        if self.trainer is not None:
+            inputs = self.trainer.precision_plugin.convert_input(inputs)
+        return batch._replace(input=inputs)
 
     def notes(self, index: Tensor) -> list[str]:
         """Return, for each ``Batch.index``, what a prediction should be read with; an empty text where that is nothing.

@@ -44,7 +44,8 @@ class CosineHead(nn.Module):
     def forward(self, embedding: Tensor) -> Tensor:
         """Map (B, D) embeddings to (B, C) logits within [-scale, scale]."""
         with torch.autocast(embedding.device.type, enabled=False):
-            return self.scale * F.linear(F.normalize(embedding.float()), F.normalize(self.weight.float()))
+            wide = torch.promote_types(embedding.dtype, torch.float32)
+            return self.scale * F.linear(F.normalize(embedding.to(wide)), F.normalize(self.weight.to(wide)))
 
     def extra_repr(self) -> str:
         """Sizes, for ``print``."""
@@ -52,11 +53,10 @@ class CosineHead(nn.Module):
 
 
 class StatisticsPooling(nn.Module):
-    """Concatenated mean and standard deviation over time, in float32.
+    """Concatenated mean and standard deviation over time, computed in float32 at least.
 
     Source: Snyder et al., X-vectors, ICASSP 2018. The variance is clamped at 1e-5, because the square root has no
-        finite
-    gradient at 0 (a channel that is constant over the crop).
+    finite gradient at 0 (a channel that is constant over the crop).
 
     Example:
         >>> StatisticsPooling()(torch.tensor([[[1.0, 3.0]]]))
@@ -65,8 +65,10 @@ class StatisticsPooling(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Map (B, D, T) to (B, 2 D)."""
-        variance, mean = torch.var_mean(frames.float(), dim=-1, correction=0)
-        return torch.cat([mean, variance.clamp(min=1e-5).sqrt()], 1)
+        wide = frames.to(torch.promote_types(frames.dtype, torch.float32))
+        variance, mean = torch.var_mean(wide, dim=-1, correction=0)
+        pooled = torch.cat([mean, variance.clamp(min=1e-5).sqrt()], 1)
+        return pooled if torch.is_autocast_enabled(frames.device.type) else pooled.to(frames.dtype)
 
 
 class _SpeakerNetwork(nn.Module):

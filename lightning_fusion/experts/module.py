@@ -17,10 +17,10 @@ from lightning_fusion.experts.pool import reordered
 from lightning_fusion.experts.weights import CARD_KEY
 from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
-from lightning_fusion.optimization import build_optimizer
+from lightning_fusion.optimization import TunableLearningRate, build_optimizer
 
 
-class ExpertModule(CheckedLoading, LightningModule):
+class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
     """Train a classifier with a checkpoint that is an expert: ``Expert(checkpoint=path)`` needs nothing else.
 
     Args:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 
@@ -93,12 +93,16 @@ def check_beside(network: nn.Module, features: str | None, pool: ExpertPool) -> 
     check_layer(network, features, "the network")
 
 
-def first_rows(trainer: Trainer) -> Batch:
+def first_rows(module: LightningModule) -> Batch:
     """Return the first training samples, at most :data:`PROBE_ROWS`, as in a training step, on the CPU.
+
+    Args:
+        module: Module in a run. Inputs have the data type of its weights, which the Trainer converts only later.
 
     Raises:
         InputError: If there are none.
     """
+    trainer, dtype = module.trainer, module.dtype
     data: Any = getattr(trainer, "datamodule", None)
     batch: Any = None
     with torch.random.fork_rng():
@@ -111,7 +115,8 @@ def first_rows(trainer: Trainer) -> Batch:
             raise InputError("data: the training split has no samples")
         if data is not None:
             batch = data.on_after_batch_transfer(batch, 0)
-    return Batch(*(_head(part) for part in as_batch(batch, "the train loader")))
+    first = Batch(*(_head(part) for part in as_batch(batch, "the train loader")))
+    return first._replace(input=_floats_to(first.input, dtype))
 
 
 def training_labels(trainer: Trainer) -> tuple[Tensor, Tensor]:
@@ -197,6 +202,12 @@ def _head(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _head(part) for key, part in value.items()}
     return value[:PROBE_ROWS]
+
+
+def _floats_to(value: Any, dtype: torch.dtype | str) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _floats_to(part, dtype) for key, part in value.items()}
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _same_input(one: Any, other: Any) -> bool:

@@ -35,10 +35,10 @@ from lightning_fusion.foe.fusers import MLPFuser, RepresentationFuser, best_expe
 from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
 from lightning_fusion.metrics.diversity import BestExpertAccuracy
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train, logs_step
-from lightning_fusion.optimization import build_optimizer
+from lightning_fusion.optimization import TunableLearningRate, build_optimizer
 
 
-class FoEFuserModule(CheckedLoading, LightningModule):
+class FoEFuserModule(TunableLearningRate, CheckedLoading, LightningModule):
     """Fusion of Experts for classification (Wang et al., ICLR 2024, section 3).
 
     The fuser F reads the concatenated softmax outputs of the experts and minimizes
@@ -223,7 +223,7 @@ class FoEFuserModule(CheckedLoading, LightningModule):
 
     def _answer(self, outputs: Tensor, chosen: Tensor) -> Tensor:
         """Return the (B, C) log-probabilities of the selected experts."""
-        spread = self._spread(outputs)
+        spread = self._spread(outputs).float()
         return spread[torch.arange(len(outputs), device=outputs.device), chosen].clamp_min(1e-12).log()
 
     def _spread(self, outputs: Tensor) -> Tensor:
@@ -236,19 +236,19 @@ class FoEFuserModule(CheckedLoading, LightningModule):
                 "experts: this fuser has none, so it reads stored outputs only; give experts to predict on raw input"
             )
         if not self.representation_dims:
-            return torch.cat(list(self.pool(input).values()), dim=1)
+            return torch.cat(list(self.pool(input).values()), dim=1).to(self.dtype)
         outputs, representations = self.pool.forward_with_representations(input)
         if (found := {name: values.shape[1] for name, values in representations.items()}) != self.representation_dims:
             raise InputError(
                 f"representation_dims: the experts give representations of widths {found}, not "
                 f"{self.representation_dims}"
             )
-        return torch.cat([*outputs.values(), *representations.values()], dim=1)
+        return torch.cat([*outputs.values(), *representations.values()], dim=1).to(self.dtype)
 
     def _read(self, batch: Any, split: str) -> OutputsBatch:
-        """Return stored outputs unchanged, or the outputs of the experts on raw input."""
+        """Return stored outputs, or the outputs of the experts on raw input, in the precision of the fuser."""
         if isinstance(batch, OutputsBatch):
-            return batch
+            return batch._replace(outputs=batch.outputs.to(self.dtype))
         batch = as_batch(batch, f"the {split} loader")
         return OutputsBatch(self._query(batch.input), batch.target, batch.domain, batch.index)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
@@ -189,6 +190,12 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
                 outputs.check_pool(self.pool)
             metadata = self._expert_metadata = outputs.experts
         if stage == "fit":
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
+                if isinstance(callback, WeightAveraging):
+                    raise InputError(
+                        f"trainer.callbacks: {type(callback).__name__} averages weights, and a query policy has none; "
+                        "remove it"
+                    )
             return
         if not self.policy.names and self.folder is not None and not self.trainer.ckpt_path:
             self._serve(FrugalFoE.load(self.folder).to(self.device))

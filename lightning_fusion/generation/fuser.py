@@ -31,10 +31,10 @@ from lightning_fusion.generation.expert import GenerativeExpert
 from lightning_fusion.generation.rouge import read_tokenizer
 from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
-from lightning_fusion.optimization import build_optimizer
+from lightning_fusion.optimization import TunableLearningRate, build_optimizer
 
 
-class GenerativeFoE(CheckedLoading, LightningModule):
+class GenerativeFoE(TunableLearningRate, CheckedLoading, LightningModule):
     """Fusion of Experts for generative tasks (Wang et al., ICLR 2024): the text of the chosen expert is the answer.
 
     The fuser reads the masked mean of last-layer states of some or all experts, ``sum(dims) - H - ReLU - H - ReLU -

@@ -15,10 +15,10 @@ from lightning_fusion.experts.module import write_card
 from lightning_fusion.generation.rouge import Rouge, read_tokenizer
 from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
-from lightning_fusion.optimization import build_optimizer
+from lightning_fusion.optimization import TunableLearningRate, build_optimizer
 
 
-class GenerativeExpertModule(CheckedLoading, LightningModule):
+class GenerativeExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
     """Trains a network that writes text, by teacher forcing: its checkpoint is a :class:`GenerativeExpert`.
 
     Batches are as :class:`~lightning_fusion.generation.pairs.TextPairsDataModule` gives them: ``Batch.input`` has

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 from torchmetrics import Metric
 
+from lightning_fusion.callbacks.early_parts import EarlyParts
 from lightning_fusion.data.base import Batch, as_batch
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
@@ -357,14 +358,18 @@ class HaTJointModule(ExpertModule):
     def configure_callbacks(self) -> list[Callback]:
         """Check Trainer options for manual optimization, and return the callbacks of an expert."""
         check_manual(self)
+        EarlyParts.install(self)
         return super().configure_callbacks()
 
     def setup(self, stage: str) -> None:
-        """Read the sizes of all representations from some training samples, and all sample numbers and labels."""
+        """Build the mixers where a subclass without :meth:`configure_callbacks` has not built them."""
         super().setup(stage)
-        if stage != "fit":
-            return
-        input = first_rows(self.trainer).input
+        if stage == "fit" and not EarlyParts.installed(self):
+            self.build_parts()
+
+    def build_parts(self) -> None:
+        """Build the mixers from the sizes of some training rows, and from the numbers and labels of all."""
+        input = first_rows(self).input
         index, target = training_labels(self.trainer)
         present = target[target >= 0].unique()
         if len(present) < 2:

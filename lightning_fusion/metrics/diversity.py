@@ -45,9 +45,9 @@ class PairwiseDiversity(Metric):
         known = (predictions >= 0).to(torch.float64)
         right = known * (predictions == target[:, None])
         wrong = known - right
-        self.both += right.T @ right
-        self.none += wrong.T @ wrong
-        self.first += right.T @ wrong
+        self.both = self.both + right.T @ right
+        self.none = self.none + wrong.T @ wrong
+        self.first = self.first + right.T @ wrong
 
     def compute(self) -> dict[str, Tensor]:
         """Return the four (K, K) matrices, float32."""
@@ -93,8 +93,8 @@ class BestExpertAccuracy(Metric):
         Args:
             right: (B, K) bool, correct predictions of each expert.
         """
-        self.right += right.sum(0)
-        self.rows += len(right)
+        self.right = self.right + right.sum(0)
+        self.rows = self.rows + len(right)
 
     def compute(self) -> Tensor:
         """Return the highest accuracy, a scalar."""

@@ -113,12 +113,12 @@ class LinearCKA(Metric):
                 "num_features_x and num_features_y"
             )
         x, y = x.detach().to(torch.float64), y.detach().to(torch.float64)
-        self.rows += len(x)
-        self.sum_x += x.sum(0)
-        self.sum_y += y.sum(0)
-        self.xx += x.T @ x
-        self.yy += y.T @ y
-        self.yx += y.T @ x
+        self.rows = self.rows + len(x)
+        self.sum_x = self.sum_x + x.sum(0)
+        self.sum_y = self.sum_y + y.sum(0)
+        self.xx = self.xx + x.T @ x
+        self.yy = self.yy + y.T @ y
+        self.yx = self.yx + y.T @ x
 
     def compute(self) -> Tensor:
         """Return the alignment, a float32 scalar; NaN where a representation is constant.

@@ -87,7 +87,7 @@ def test_the_first_rows_are_those_of_a_step_and_few(count):
 
     data = tiny.data(rows=tiny.ROWS | {"train": count})
     data.__class__ = Scaled
-    batch = looked(without_a_draw(first_rows), data)
+    batch = looked(without_a_draw(lambda trainer: first_rows(trainer.lightning_module)), data)
     rows = min(count, PROBE_ROWS)
     torch.testing.assert_close(batch.input, 2 * data.rows("train").inputs[:rows])
     assert batch.index.tolist() == list(range(rows))
@@ -99,7 +99,7 @@ def test_bare_loaders_do():
     data = tiny.data()
     data.setup("fit")
     loader = data.train_dataloader()
-    batch = looked(without_a_draw(first_rows), None, train_dataloaders=loader)
+    batch = looked(without_a_draw(lambda trainer: first_rows(trainer.lightning_module)), None, train_dataloaders=loader)
     assert len(batch.target) == data.batch_size
     index, target = looked(without_a_draw(training_labels), None, train_dataloaders=loader)
     assert sorted(index.tolist()) == list(range(24)) and torch.equal(target, data.rows("train").targets[index])
@@ -110,7 +110,7 @@ def test_a_split_without_rows_is_rejected():
     data = SimpleNamespace(dataloader=list)
     trainer = SimpleNamespace(datamodule=None, fit_loop=SimpleNamespace(_data_source=data))
     with pytest.raises(InputError, match="data: the training split has no samples"):
-        first_rows(trainer)
+        first_rows(SimpleNamespace(trainer=trainer, dtype=torch.float32))
 
 
 @pytest.mark.parametrize("augmentation", [None, nn.Dropout(0.3)])

@@ -1,0 +1,47 @@
+"""Parts of a module whose sizes depend on the data, built before callbacks copy the module."""
+
+from typing import Protocol
+
+from lightning import Callback, LightningModule, Trainer
+
+
+class BuildsParts(Protocol):
+    """A module with parts that are built from the first training batch."""
+
+    def build_parts(self) -> None:
+        """Build the parts, and check them against the data."""
+
+
+class EarlyParts(Callback):
+    """Call ``build_parts`` of the module at the start of a fit, as the first callback.
+
+    Lightning sets callbacks up before the module, and some of them copy it there
+    (:class:`~lightning.pytorch.callbacks.EMAWeightAveraging`); parts that the module's own ``setup`` built would be
+    missing in the copy.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Build the parts if this is a fit."""
+        if stage == "fit":
+            builder: BuildsParts = pl_module  # type: ignore[assignment]  # the module that installed this callback
+            builder.build_parts()
+
+    @classmethod
+    def install(cls, module: LightningModule) -> None:
+        """Put the callback in front of the other callbacks of the module's trainer, once.
+
+        Args:
+            module: Module in ``configure_callbacks``.
+        """
+        if not cls.installed(module):
+            module.trainer.callbacks.insert(0, cls())  # type: ignore[attr-defined]  # set by a connector
+
+    @classmethod
+    def installed(cls, module: LightningModule) -> bool:
+        """Return whether the module's trainer has the callback.
+
+        Args:
+            module: Module in a run.
+        """
+        callbacks: list[Callback] = module.trainer.callbacks  # type: ignore[attr-defined]
+        return any(isinstance(callback, cls) for callback in callbacks)

@@ -1,0 +1,112 @@
+"""What users do with a Trainer works with every module: runs in any order, callbacks, tuners."""
+
+import pytest
+import torch
+from helpers import modules, tiny
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    ModelSummary,
+    StochasticWeightAveraging,
+)
+from lightning.pytorch.tuner import Tuner
+
+from lightning_fusion import ExpertModule
+from lightning_fusion.errors import InputError
+
+NAMES = [
+    "ExpertModule",
+    "VerificationModule",
+    "FoEFuserModule",
+    "FrugalFoEModule",
+    "ACoRLModule",
+    "ACoRLVerificationModule",
+    "HaTJointModule",
+    "GenerativeExpertModule",
+    "GenerativeFoE",
+]
+TRAINED = [name for name in NAMES if name != "FrugalFoEModule"]
+every = pytest.mark.parametrize("name", NAMES)
+trained = pytest.mark.parametrize("name", TRAINED)
+
+
+@pytest.mark.slow
+@every
+def test_a_validated_module_trains_again(name, tmp_path):
+    module, data = modules.made(name, tmp_path)
+    tiny.trainer().fit(module, datamodule=data)
+    trainer = tiny.trainer()
+    trainer.validate(module, datamodule=data, verbose=False)
+    trainer.test(module, datamodule=data, verbose=False)
+    trainer.fit(module, datamodule=data)
+    assert trainer.callback_metrics
+
+
+@pytest.mark.parametrize("name", ["ExpertModule", "FoEFuserModule", "ACoRLModule", "HaTJointModule"])
+def test_a_new_module_is_validated_and_then_trained(name, tmp_path):
+    module, data = modules.made(name, tmp_path)
+    trainer = tiny.trainer()
+    trainer.validate(module, datamodule=data, verbose=False)
+    trainer.fit(module, datamodule=data)
+    assert trainer.global_step > 0
+
+
+@pytest.mark.slow
+@trained
+def test_averaged_weights_are_those_of_the_module(name, tmp_path):
+    module, data = modules.made(name, tmp_path)
+    averaging = EMAWeightAveraging(decay=0.5, update_starting_at_step=0)
+    trainer = tiny.trainer(2, callbacks=[averaging])
+    trainer.fit(module, datamodule=data)
+    kept = dict(averaging._average_model.module.named_parameters())
+    assert kept.keys() == dict(module.named_parameters()).keys()
+    assert all(torch.equal(kept[name], weight) for name, weight in module.named_parameters())  # Lightning swaps them in
+    trainer.test(module, datamodule=data, verbose=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in TRAINED if name != "HaTJointModule"])
+def test_stochastic_weight_averaging_and_a_summary(name, tmp_path):
+    module, data = modules.made(name, tmp_path)
+    callbacks = [StochasticWeightAveraging(1e-3, swa_epoch_start=1), ModelSummary(max_depth=2)]
+    trainer = tiny.trainer(3, callbacks=callbacks)
+    trainer.fit(module, datamodule=data)
+    assert trainer.current_epoch >= 3  # one more to update batch norm
+
+
+def test_a_policy_has_no_weights_to_average(tmp_path):
+    module, data = modules.made("FrugalFoEModule", tmp_path)
+    with pytest.raises(InputError, match="EMAWeightAveraging averages weights, and a query policy has none; remove it"):
+        tiny.trainer(callbacks=[EMAWeightAveraging()]).fit(module, datamodule=data)
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINED if name != "HaTJointModule" and "Verification" not in name])
+def test_the_learning_rate_finder_sets_the_rate_of_the_next_run(name, tmp_path):
+    module, data = modules.made(name, tmp_path)
+    assert module.lr == 1e-3
+    Tuner(tiny.trainer()).lr_find(module, datamodule=data, num_training=4, update_attr=False)
+    module.lr = 0.25
+    trainer = tiny.trainer(limit_train_batches=1)
+    trainer.fit(module, datamodule=data)
+    assert [config.scheduler.base_lrs[0] for config in trainer.lr_scheduler_configs] == [0.25]
+
+
+def test_the_rate_of_an_optimizer_is_found():
+    assert ExpertModule(tiny.Net, tiny.CLASSES, optimizer=lambda weights: torch.optim.SGD(weights, lr=0.3)).lr == 0.3
+
+
+@pytest.mark.parametrize("name", ["ExpertModule", "FoEFuserModule"])
+def test_the_batch_size_finder_sets_the_batch_size_of_the_data(name, tmp_path):
+    module, data = modules.made(name, tmp_path)
+    before = data.batch_size
+    Tuner(tiny.trainer()).scale_batch_size(module, datamodule=data, init_val=before, max_trials=2, steps_per_trial=1)
+    assert data.batch_size == 2 * before
+
+
+@pytest.mark.parametrize("callback", [EarlyStopping("val_los"), ModelCheckpoint(monitor="val_los")])
+def test_a_misspelt_monitor_is_named_with_those_that_exist(callback, tmp_path):
+    module, data = modules.made("ExpertModule", tmp_path)
+    trainer = tiny.trainer(callbacks=[callback], default_root_dir=tmp_path, enable_checkpointing=None)
+    with pytest.raises(Exception, match=r"val_los.*val_loss"):
+        trainer.fit(module, datamodule=data)
