@@ -1,1 +1,1 @@
-"""Experts that write text, and their fusion."""
+"""Generative experts, and their fusion."""

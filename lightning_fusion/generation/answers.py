@@ -58,7 +58,7 @@ def run_expert(
         expert: Generative expert.
         rows: N arrays of tokens.
         kind: Requested results.
-        how: Device, batches, and the folder of the cache.
+        how: Settings of the inference: device, batch size, cache.
 
     Returns:
         N arrays of generated tokens, empty ones for ``kind`` "input", and (N, D) float32 embeddings, D = 0 for "text".
@@ -120,7 +120,7 @@ def pad_rows(rows: Sequence[np.ndarray], pad_id: int = 0, device: torch.device |
 
 
 class _Kept:
-    """Cache of results by the bytes of their input, a store for each batch, named by content."""
+    """Cache of results by the bytes of their input; each batch is a store named by its content."""
 
     def __init__(self, expert: GenerativeExpert, kind: Kind, how: InferenceSettings) -> None:
         self.answers: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
@@ -131,7 +131,7 @@ class _Kept:
         name = f"{expert.fingerprint}-{how.precision}{tokens}"
         self.folder = how.folder / f"{name}-{kind}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        if kind == "text":  # experts that embed their text have generated it as well
+        if kind == "text":  # a cached embedding of a text includes the text
             self._read(how.folder / f"{name}-both", vectors=False)
         self._read(self.folder, vectors=True)
 

@@ -16,13 +16,13 @@ LETTERS = "ABCD"
 
 @dataclass
 class Choices:
-    """Questions in a row.
+    """Multiple-choice questions in order.
 
     Attributes:
         questions: N texts.
-        options: For each its four answers.
-        answers: Number of the right one of each.
-        subjects: Name of the subject of each.
+        options: Four options of each question.
+        answers: Number of the correct option of each question.
+        subjects: Name of the subject of each question.
     """
 
     questions: list[str] = field(default_factory=list)
@@ -31,21 +31,21 @@ class Choices:
     subjects: list[str] = field(default_factory=list)
 
     def fingerprint(self) -> str:
-        """Of all of it."""
+        """Fingerprint of questions, options, answers and subjects."""
         return digest(self.questions, self.options, self.answers, self.subjects)
 
     def numbers(self, categories: Mapping[str, str], names: list[str]) -> np.ndarray:
-        """(N,) place of each question's category among ``names``."""
+        """Return the (N,) index in ``names`` of each question's category."""
         return np.array([names.index(categories.get(subject, subject)) for subject in self.subjects])
 
 
 def read_choices(root: str | Path, split: str) -> Choices:
-    """The questions of a split: ``<root>/<split>/<subject>_<split>.csv``, six columns without names.
+    """Read the questions of a split from ``<root>/<split>/<subject>_<split>.csv``, six columns without header.
 
-    Columns are question, four options and the letter of the right one.
+    The columns are the question, four options and the letter of the correct option.
 
     Raises:
-        InputError: If there are no files, or a row does not fit (with its line).
+        InputError: If there are no files, or a row is invalid; the message gives the row.
     """
     folder = Path(root) / split
     files = sorted(folder.glob(f"*_{split}.csv"))
@@ -67,10 +67,10 @@ def read_choices(root: str | Path, split: str) -> Choices:
 
 
 def read_categories(path: str | Path) -> dict[str, str]:
-    """Subjects and their categories: a CSV file of two columns without names.
+    """Read subjects and their categories from a CSV file of two columns without header.
 
     Raises:
-        InputError: If a row does not fit, or a subject is doubled.
+        InputError: If a row is invalid, or a subject is repeated.
     """
     if not Path(path).is_file():
         raise InputError(f"categories: found no file {path}; give a CSV file with a subject and a category per row")
@@ -85,7 +85,7 @@ def read_categories(path: str | Path) -> dict[str, str]:
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Number and values of each row of a CSV file that is not blank."""
+    """Yield the number and values of each row of a CSV file that is not blank."""
     try:
         rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True))
     except (csv.Error, UnicodeDecodeError) as error:

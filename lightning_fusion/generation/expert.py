@@ -120,7 +120,7 @@ class GenerativeExpert:
         """Context of the loaded network, frozen, in eval mode and on a device.
 
         Raises:
-            InputError: If it is no :class:`Writer`.
+            InputError: If the network is not a :class:`Writer`.
         """
         network = self._load().requires_grad_(False).train(False).to(device)
         if not all(hasattr(network, part) for part in ("pad_id", "generate", "embed")):
@@ -159,7 +159,7 @@ class GenerativeExpert:
         return hash_files([Path(self.checkpoint)])  # type: ignore[arg-type]
 
     def _hashed(self) -> str:
-        with self.loaded() as network:  # a hub name: files in the cache are not read
+        with self.loaded() as network:  # a name on the hub: the weights must be loaded
             return digest(*[part for item in network.state_dict().items() for part in item])
 
     def metadata(self) -> dict[str, Any]:
@@ -177,14 +177,14 @@ def _read_card(path: str) -> dict[str, Any]:
         raise InputError(f"checkpoint: found no file {path}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises many kinds for a truncated or foreign file
+    except Exception as error:  # torch raises many exception types for a truncated or foreign file
         raise InputError(f"checkpoint: {path} cannot be read weights-only ({type(error).__name__})") from error
     card = content.get(CARD_KEY) if isinstance(content, Mapping) else None
     if not isinstance(card, Mapping) or "vocab_size" not in card:
         raise InputError(f"checkpoint: {path} is none of a GenerativeExpertModule; give its network instead")
     if not card.get("network"):
         raise InputError(
-            f"checkpoint: {path} does not say which network it belongs to: it was trained with a finished module; "
+            f"checkpoint: {path} does not record its network, as it was trained with a module instance; "
             "give GenerativeExpertModule a class or functools.partial, or the expert a network"
         )
     return dict(card)

@@ -1,4 +1,4 @@
-"""FoE for tasks whose answer is a text: for each input the expert is chosen whose text is returned."""
+"""FoE for generative tasks: selects the expert that generates the text of each input."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -35,38 +35,42 @@ from lightning_fusion.optimization import TunableLearningRate, build_optimizer
 
 
 class GenerativeFoE(TunableLearningRate, CheckedLoading, LightningModule):
-    """Fusion of Experts for generative tasks (Wang et al., ICLR 2024): the text of the chosen expert is the answer.
+    """Fusion of Experts for generative tasks (Wang et al., ICLR 2024): selects the expert that generates each text.
 
-    The fuser reads the masked mean of last-layer states of some or all experts, ``sum(dims) - H - ReLU - H - ReLU -
-    Dropout 0.5 - K``, and learns by cross-entropy which expert was trained on the sample's domain. It trains on stored
-    embeddings (:func:`~lightning_fusion.generation.embeddings.collect_embeddings`,
-    :class:`~lightning_fusion.generation.embeddings.EmbeddingsDataModule`): seconds.
+    The fuser reads the masked mean of the last-layer states of some or all experts,
+    ``sum(dims) - H - ReLU - H - ReLU - Dropout 0.5 - K``, and is trained by cross-entropy to select the expert trained
+    on the sample's domain. It trains on stored embeddings
+    (:func:`~lightning_fusion.generation.embeddings.collect_embeddings`,
+    :class:`~lightning_fusion.generation.embeddings.EmbeddingsDataModule`).
 
-    ``predict`` reads a data module of texts and returns, for each batch, ``index`` (B,), the chosen ``expert`` (B,) and
-    the text ``generated`` (B, max_new_tokens), padded with ``pad_id``. First the experts that are read write and embed,
-    then the choice is made, then each chosen expert writes for its own inputs. Every expert is loaded once for all of
-    them and released before the next one is: peak memory is that of the largest expert. An expert that was read and
-    chosen does not write again. ``summary`` tells afterwards who was chosen how often and who wrote nothing.
+    ``predict`` reads a data module of texts and returns, for each batch, ``index`` (B,), the selected ``expert`` (B,)
+    and the text ``generated`` (B, max_new_tokens), padded with ``pad_id``. First the experts whose embeddings are read
+    embed all inputs, then the fuser selects, then each selected expert generates the texts of its inputs, unless it has
+    already. Experts are loaded one after the other, so the peak memory is that of the largest expert. Afterwards
+    ``summary`` contains the number of selections and of empty texts of each expert.
 
     Args:
-        experts: All experts by name, needed for ``predict``; they are no part of checkpoints.
-        expert_names: Their names in order; from ``experts`` where given, on the command line from the data module.
-        representation_dims: Width of the embedding of each expert that is read, in order; from the data module too.
-        reads: What the embeddings are of, as they were collected: input and text, or the ``input`` alone.
+        experts: All experts by name, required for ``predict``; checkpoints do not contain them.
+        expert_names: Names of the experts in order; taken from ``experts`` if given, on the command line from the data
+            module.
+        representation_dims: Size of the embedding of each expert that is read, in order; on the command line from the
+            data module.
+        reads: Input of the embeddings, as collected: input and generated text, or the ``input`` alone.
         max_new_tokens: Maximum number of tokens of a generated text.
-        hidden: H. The paper has 8192, for embeddings of several thousand numbers and models of 7 billion weights; 512
-            is the width of its classification fuser and fits embeddings of hundreds (our choice).
+        hidden: H, width of the hidden layers. The paper uses 8192, for embeddings of several thousand features; 512 is
+            the width of its classification fuser and fits embeddings of a few hundred features (our choice).
         dropout: Dropout after the last hidden layer.
-        standardize: Bring each number of the embeddings to mean 0 and deviation 1 over the training rows, so that no
-            expert with large states outweighs the others (our choice).
-        folder: Where ``predict`` writes ``answers.jsonl``, and keeps finished batches in ``parts``: a run that was
-            killed resumes where it stopped. Nothing is written where None.
-        tokenizer: Folder or ``tokenizer.json``: the answers are written as text beside their tokens.
-        pad_id: Fills up short texts in what ``predict`` returns.
-        network: Called as ``network(num_inputs, num_outputs)``, in place of the paper's.
+        standardize: Standardize each feature of the embeddings by mean and standard deviation over the training
+            samples, so that experts with large states do not dominate (our choice).
+        folder: Folder to which ``predict`` writes ``answers.jsonl`` and, in ``parts``, finished batches, from which an
+            interrupted run resumes. ``None`` (default) writes nothing.
+        tokenizer: Folder or ``tokenizer.json``, to write texts in addition to tokens.
+        pad_id: Token that pads the texts returned by ``predict``.
+        network: Factory of the fuser network, called as ``network(num_inputs, num_outputs)``. ``None`` (default) uses
+            the paper's network.
         loss: Called as ``loss(logits (B, K), expert (B,))``. ``None`` (default) uses cross-entropy.
-        metric: Called as ``metric(logits (B, K), expert (B,))`` and logged beside the accuracy of the choice by the
-            name of its class.
+        metric: Called as ``metric(logits (B, K), expert (B,))`` and logged in addition to the accuracy of the
+            selection, under the name of its class.
         optimizer: Called with the parameters. ``None`` (default) uses AdamW with learning rate 1e-3 and weight decay
             1e-4.
         scheduler: Called with the optimizer. ``None`` (default) uses cosine annealing to 0 over the run.
@@ -102,14 +106,11 @@ class GenerativeFoE(TunableLearningRate, CheckedLoading, LightningModule):
         scheduler_interval: Literal["epoch", "step"] = "epoch",
     ) -> None:
         super().__init__()
-        given, experts = experts, None  # experts are no plain data
+        given, experts = experts, None  # not plain data
         self.save_hyperparameters()
         keep_plain(self)
         if not representation_dims:
-            raise InputError(
-                "representation_dims: the fuser must know whose embeddings it reads; use EmbeddingsDataModule as data, "
-                "or give their widths"
-            )
+            raise InputError("representation_dims: found none; use EmbeddingsDataModule as data, or give their widths")
         if given is not None:
             check_experts(given, list(representation_dims))
             if expert_names is not None and list(given) != list(expert_names):
@@ -119,7 +120,7 @@ class GenerativeFoE(TunableLearningRate, CheckedLoading, LightningModule):
         names = list(given) if given is not None else list(expert_names or ())
         if not names or (unknown := [name for name in representation_dims if name not in names]):
             found = shorten(unknown) if names else "no names"
-            raise InputError(f"expert_names: found {found}; expected all experts that can be chosen, those read too")
+            raise InputError(f"expert_names: found {found}; expected all selectable experts")
         if reads not in ("both", "input") or max_new_tokens < 1:
             raise InputError(f"reads is {reads!r}, max_new_tokens {max_new_tokens}; expected both or input, and >= 1")
         self.experts = dict(given) if given is not None else None
@@ -145,19 +146,19 @@ class GenerativeFoE(TunableLearningRate, CheckedLoading, LightningModule):
     # ----------------------------------------------------------- mathematics
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """Map (B, sum of D_k) embeddings, side by side in the order of ``representation_dims``, to (B, K) logits."""
+        """Map (B, sum of D_k) embeddings, concatenated in the order of ``representation_dims``, to (B, K) logits."""
         result: Tensor = self.network((embeddings - self.center) / self.scale)
         return result
 
     def choose(self, embeddings: Tensor) -> Tensor:
-        """(B,) int64, the expert whose text is to be returned."""
+        """Return the (B,) int64 numbers of the selected experts."""
         result: Tensor = self(embeddings).argmax(1)
         return result
 
     # ----------------------------------------------------------------- steps
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Cross-entropy of the expert that was trained on the sample's domain."""
+        """Compute the cross-entropy of the expert that was trained on the sample's domain."""
         batch = self._stored(batch, "train")
         loss = self.loss(self(batch.input).float(), batch.target)
         log_train(self, {"loss": loss}, batch)
@@ -165,7 +166,7 @@ class GenerativeFoE(TunableLearningRate, CheckedLoading, LightningModule):
         return result
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Log ``val_loss`` and ``val_choice_accuracy``, the fraction given to the expert of their domain."""
+        """Log ``val_loss`` and ``val_choice_accuracy``, the fraction whose selected expert is the expert target."""
         self._evaluate(batch, "val")
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
@@ -191,15 +192,15 @@ class GenerativeFoE(TunableLearningRate, CheckedLoading, LightningModule):
         return result
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """The ``index``, chosen ``expert`` and ``generated`` text of a batch; of stored embeddings no text.
+        """Return ``index``, selected ``expert`` and ``generated`` text of a batch; no text for stored embeddings.
 
-        The batch is kept; expert and text are filled in when all batches are there, expert by expert.
+        The batch is kept; expert and text are filled in after all batches were read, expert by expert.
         """
         batch = as_batch(batch, "the predict loader")
         if isinstance(batch.input, Tensor):
             return {"index": batch.index, "expert": self.choose(self._stored(batch, "predict").input)}
         rows = self._spool.add(batch, "the predict loader")
-        result = {  # on the CPU already: Lightning keeps these very tensors
+        result = {  # on the CPU already: Lightning keeps these tensors
             "index": batch.index.cpu(),
             "expert": torch.full((rows,), -1),
             "generated": torch.full((rows, self.max_new_tokens), self.pad_id),
@@ -208,11 +209,11 @@ class GenerativeFoE(TunableLearningRate, CheckedLoading, LightningModule):
         return result
 
     def on_predict_epoch_start(self) -> None:
-        """Begin with nothing kept, and check the experts."""
+        """Reset the kept batches, and check the experts."""
         self._spool, self._results, self.summary = Spool(), [], {}
 
     def on_predict_epoch_end(self) -> None:
-        """Read, choose, and let each chosen expert write for its inputs."""
+        """Embed, select, and generate the texts of the selected experts."""
         rows = self._spool.rows
         if self.trainer.world_size == 1 and not rows:
             return
@@ -229,16 +230,16 @@ class GenerativeFoE(TunableLearningRate, CheckedLoading, LightningModule):
         self._tell({number: (expert, text) for shard in shards for number, expert, text in shard})
 
     def _answer(self, rows: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-        """The chosen experts (N,) and their texts."""
+        """Return the selected experts (N,) and their texts."""
         if self.experts is None:
-            raise InputError("experts: predict on texts needs them; give experts, by name and in the order of training")
+            raise InputError("experts: found none; predict on texts requires them, in the order of training")
         parts = self.folder / "parts" if self.folder is not None else None
         how = inference_settings(self, self.max_new_tokens, self._spool.batch_size, parts)
         read = {name: run_expert(self.experts[name], rows, self.reads, how) for name in self.representation_dims}
         for name, (_, vectors) in read.items():
             if len(rows) and vectors.shape[1] != self.representation_dims[name]:
                 raise InputError(
-                    f"expert {name} embeds in {vectors.shape[1]} numbers; the fuser was trained with "
+                    f"expert {name} has embeddings of size {vectors.shape[1]}; the fuser was trained with "
                     f"{self.representation_dims[name]}: these are other experts"
                 )
         if not rows:
@@ -259,7 +260,7 @@ class GenerativeFoE(TunableLearningRate, CheckedLoading, LightningModule):
         return chosen, texts
 
     def _tell(self, answers: Mapping[int, tuple[int, list[int]]]) -> None:
-        """Count, warn of empty answers, and write all of them."""
+        """Count selections, warn of empty texts, and write all texts."""
         counts = {name: {"chosen": 0, "empty": 0} for name in self.expert_names}
         for expert, text in answers.values():
             counts[self.expert_names[expert]]["chosen"] += 1
@@ -268,7 +269,7 @@ class GenerativeFoE(TunableLearningRate, CheckedLoading, LightningModule):
         if empty := [
             f"{name} {count['empty']} of {count['chosen']}" for name, count in counts.items() if count["empty"]
         ]:
-            rank_zero_warn(f"expert(s) wrote nothing for some inputs: {shorten(empty)}; these answers are empty")
+            rank_zero_warn(f"expert(s) generated empty texts: {shorten(empty)}")
         if self.folder is None or not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         target = self.folder / "answers.jsonl"
@@ -285,7 +286,7 @@ class GenerativeFoE(TunableLearningRate, CheckedLoading, LightningModule):
     # ----------------------------------------------------- around the training
 
     def setup(self, stage: str) -> None:
-        """Check that embeddings and experts belong together, and learn the embeddings' mean and deviation."""
+        """Check that embeddings and experts match, and compute mean and deviation of the embeddings."""
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, EmbeddingsDataModule):
             if data.expert_names != self.expert_names or data.representation_dims != self.representation_dims:
@@ -322,11 +323,11 @@ class GenerativeFoE(TunableLearningRate, CheckedLoading, LightningModule):
         return [EpochSeed()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the experts that the fuser was trained with."""
+        """Store the metadata of the experts that the fuser was trained with."""
         checkpoint["experts"] = self._expert_metadata
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check the experts at hand against those the fuser was trained with."""
+        """Check that the experts are those that the fuser was trained with."""
         self._expert_metadata = checkpoint.get("experts")
         if self.experts is not None and self._expert_metadata:
             check_same_experts(

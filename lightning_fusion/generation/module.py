@@ -1,4 +1,4 @@
-"""Train a model that writes."""
+"""Training of generative experts."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -19,22 +19,22 @@ from lightning_fusion.optimization import TunableLearningRate, build_optimizer
 
 
 class GenerativeExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
-    """Trains a network that writes text, by teacher forcing: its checkpoint is a :class:`GenerativeExpert`.
+    """Train a text-generating network by teacher forcing; its checkpoint is a :class:`GenerativeExpert`.
 
-    Batches are as :class:`~lightning_fusion.generation.pairs.TextPairsDataModule` gives them: ``Batch.input`` has
-    ``target_ids`` beside the text to read.
+    Batches are those of :class:`~lightning_fusion.generation.pairs.TextPairsDataModule`: ``Batch.input`` contains the
+    input text and ``target_ids``.
 
     Args:
-        network: Called with the size of the vocabulary, gives the network, a :class:`Writer`.
-        vocab_size: Tokens of the tokenizer; from the data module on the command line.
-        trained_on: Names of the domains of the training data; likewise.
-        preprocessing: How texts became tokens; likewise, stored with the expert.
-        tokenizer: Folder or ``tokenizer.json``, to test texts and not tokens.
+        network: Factory of the network, a :class:`Writer`, called with the size of the vocabulary.
+        vocab_size: Number of tokens of the tokenizer; from the data module on the command line.
+        trained_on: Names of the domains of the training data; from the data module on the command line.
+        preprocessing: Preprocessing of the texts, stored with the expert; from the data module on the command line.
+        tokenizer: Folder or ``tokenizer.json``, to compute ROUGE over words instead of tokens.
         max_new_tokens: Maximum number of tokens of a text generated in testing.
-        loss: Called as ``loss(log-probabilities (N, V), tokens (N,))`` for all tokens of a batch, -100 where there is
-            none; the mean negative log-likelihood where None.
-        metric: Called as ``metric(log-probabilities (N, V), tokens (N,))`` and logged beside the token accuracy by the
-            name of its class.
+        loss: Called as ``loss(log-probabilities (N, V), tokens (N,))`` for all tokens of a batch; padding has the token
+            -100. ``None`` (default) uses the mean negative log-likelihood.
+        metric: Called as ``metric(log-probabilities (N, V), tokens (N,))`` and logged in addition to the token
+            accuracy, under the name of its class.
         optimizer: Called with the parameters. ``None`` (default) uses AdamW with learning rate 1e-3 and weight decay
             1e-4.
         scheduler: Called with the optimizer. ``None`` (default) uses cosine annealing to 0 over the run.
@@ -83,23 +83,23 @@ class GenerativeExpertModule(TunableLearningRate, CheckedLoading, LightningModul
         self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
 
     def forward(self, input: Any, target: Tensor) -> Tensor:
-        """Log-probabilities (B, T + 1, V) of what follows the start and each token of the target (B, T)."""
+        """Return log-probabilities (B, T + 1, V) of the next token after the start and each token of the target."""
         result: Tensor = self.network(input, target)
         return result
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Mean negative log-likelihood of a token."""
+        """Compute the loss of a batch, by default the mean negative log-likelihood of its tokens."""
         loss = self.loss(*self._predict(batch, "train"))
         log_train(self, {"loss": loss}, as_batch(batch, "the train loader"))
         result: Tensor = loss
         return result
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Log ``val_loss``, and ``val_token_accuracy``, the fraction of tokens predicted right."""
+        """Log ``val_loss``, and ``val_token_accuracy``, the fraction of correctly predicted tokens."""
         self._evaluate(batch, "val")
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Write, and log what validation does, ``test_rouge1``, ``test_rouge2`` and ``test_rougeL``."""
+        """Generate texts, and log ``test_loss``, ``test_token_accuracy`` and ROUGE-1, ROUGE-2 and ROUGE-L."""
         self._evaluate(batch, "test")
         batch = as_batch(batch, "the test loader")
         written = self.network.generate(batch.input, self.max_new_tokens)  # type: ignore[operator]
@@ -119,10 +119,10 @@ class GenerativeExpertModule(TunableLearningRate, CheckedLoading, LightningModul
         self.metrics.log(self, split, as_batch(batch, f"the {split} loader"))
 
     def _predict(self, batch: Any, split: str) -> tuple[Tensor, Tensor]:
-        """Log-probabilities (N, V) of the N tokens of a batch, and the tokens (N,), -100 where there is none."""
+        """Return log-probabilities (N, V) of the N tokens of a batch, and the tokens (N,), -100 for padding."""
         batch = as_batch(batch, f"the {split} loader")
         if not isinstance(batch.input, Mapping) or "target_ids" not in batch.input:
-            raise InputError(f"the {split} loader gives no input['target_ids'] (B, T): the text that is to be written")
+            raise InputError(f"the {split} loader has no input['target_ids'] (B, T), the target texts")
         logs = self(batch.input, batch.input["target_ids"])
         labels = self.network.labels(batch.input["target_ids"])  # type: ignore[operator]
         return logs.flatten(0, 1), labels.flatten()
@@ -136,5 +136,5 @@ class GenerativeExpertModule(TunableLearningRate, CheckedLoading, LightningModul
         return [EpochSeed()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the expert's card, which makes the checkpoint an expert."""
+        """Add the expert's metadata, which make the checkpoint an expert."""
         write_card(checkpoint, self, vocab_size=self.vocab_size)

@@ -1,4 +1,4 @@
-"""A small encoder-decoder that writes text, with a head that may copy words of its input."""
+"""A small encoder-decoder network with a copy head."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from lightning_fusion.errors import InputError
 
 
 def mix_copy(vocabulary: Tensor, attention: Tensor, gate: Tensor, source: Tensor) -> Tensor:
-    """The pointer-generator's distribution over words (See et al., ACL 2017, equation 9).
+    """Compute the pointer-generator distribution over tokens (See et al., ACL 2017, equation 9).
 
         P(w) = gate P_vocab(w) + (1 - gate) * (sum over i with x_i = w of a_i)
 
@@ -34,25 +34,25 @@ def mix_copy(vocabulary: Tensor, attention: Tensor, gate: Tensor, source: Tensor
 
 
 class PointerGenerator(nn.Module):
-    """An encoder-decoder of gated recurrent units with attention and a copy (pointer) head (See et al., ACL 2017).
+    """Encoder-decoder of gated recurrent units with attention and a copy (pointer) head (See et al., ACL 2017).
 
-    It learns from few pairs: what it cannot spell it copies. Our choices: input and output share one vocabulary of
-    subwords, so that no word is out of it and the paper's extended vocabulary is not needed; attention is computed
-    after the recurrence (Luong et al., EMNLP 2015, with the general score), so that a training step needs no loop over
-    tokens; input and output embeddings are tied; no coverage.
+    The copy head lets it learn from few pairs. Our choices: input and output share one vocabulary of subwords, so the
+    paper's extended vocabulary is not needed; attention is computed after the recurrence (Luong et al., EMNLP 2015,
+    with the general score), so a training step has no loop over tokens; input and output embeddings are tied; there is
+    no coverage mechanism.
 
-    Inputs are dicts ``{"input_ids": (B, L) int64, "attention_mask": (B, L)}``, padded on the right. Texts to write and
-    written texts are (B, T) int64 without start and end, padded on the right with ``pad_id``. What stands beside a
-    text in a batch changes nothing but rounding.
+    Inputs are dicts ``{"input_ids": (B, L) int64, "attention_mask": (B, L)}``, padded on the right. Target and
+    generated texts are (B, T) int64 without start and end, padded on the right with ``pad_id``. Up to rounding, the
+    result for a text does not depend on the rest of the batch.
 
     Args:
         vocab_size: V.
         hidden: D, width of embeddings and states; even.
-        dropout: Dropout of embeddings and of the states that are read out, in training.
-        pad_id: Fills up short rows; is never written.
-        start_id: Stands before the text; is never written.
-        end_id: Stands after the text.
-        copy_bias: Start of the gate's leaning to copies: the log-odds of a copy before anything is learned.
+        dropout: Dropout of embeddings and of output states, in training.
+        pad_id: Padding token; never generated.
+        start_id: Token before the text; never generated.
+        end_id: Token after the text.
+        copy_bias: Initial bias of the gate: the log-odds of a copy before training.
 
     Raises:
         InputError: If ``hidden`` is odd, or a special token is outside the vocabulary.
@@ -76,7 +76,7 @@ class PointerGenerator(nn.Module):
     ) -> None:
         super().__init__()
         if hidden < 2 or hidden % 2:
-            raise InputError(f"hidden is {hidden}; expected an even number: each reading direction has one half")
+            raise InputError(f"hidden is {hidden}; expected an even number, as each reading direction has one half")
         if len({pad_id, start_id, end_id}) < 3 or not all(0 <= i < vocab_size for i in (pad_id, start_id, end_id)):
             raise InputError(
                 f"pad_id is {pad_id}, start_id {start_id}, end_id {end_id}; expected three tokens of the vocabulary "
@@ -99,7 +99,7 @@ class PointerGenerator(nn.Module):
     # ------------------------------------------------------------- the parts
 
     def _encode(self, input: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """States (B, L, D), the decoder's first state (1, B, D), and the mask (B, L) bool of what can be attended."""
+        """Return states (B, L, D), the decoder's first state (1, B, D), and the (B, L) mask of attended positions."""
         ids, mask = self._checked(input)
         lengths = mask.sum(1).clamp_min(1)  # a row without tokens is read as one padding token
         packed = pack_padded_sequence(
@@ -125,7 +125,7 @@ class PointerGenerator(nn.Module):
     def _decode(
         self, tokens: Tensor, first: Tensor, states: Tensor, mask: Tensor, source: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Probabilities (B, T, V) after each of the tokens (B, T), read-out states (B, T, D), and the last state."""
+        """Return probabilities (B, T, V) after each token of (B, T), output states (B, T, D), and the last state."""
         embedded = self.dropout(self.embedding(tokens))
         hidden, last = self.decoder(embedded, first)
         scores = self.score_states(hidden) @ states.transpose(1, 2)
@@ -139,7 +139,7 @@ class PointerGenerator(nn.Module):
     # ---------------------------------------------------------- the protocol
 
     def forward(self, input: Mapping[str, Tensor], target: Tensor) -> Tensor:
-        """Log-probabilities (B, T + 1, V) of what follows the start and each token of the target (B, T)."""
+        """Return log-probabilities (B, T + 1, V) of the next token after the start and each token of the target."""
         check_ids(target, self.vocab_size)
         states, first, mask = self._encode(input)
         tokens = nn.functional.pad(target, (1, 0), value=self.start_id)
@@ -147,9 +147,9 @@ class PointerGenerator(nn.Module):
 
     @torch.no_grad()
     def answer(self, input: Mapping[str, Tensor], max_new_tokens: int) -> tuple[Tensor, Tensor]:
-        """The greedily written text (B, T), T <= max_new_tokens, and its embedding (B, D), read while writing.
+        """Generate texts (B, T), T <= max_new_tokens, greedily, with their embeddings (B, D), in one pass.
 
-        A row stops at its own end; the batch stops with its last row.
+        A row stops at its end token; the batch stops with its last row.
         """
         states, last, mask = self._encode(input)
         rows = len(states)
@@ -157,7 +157,7 @@ class PointerGenerator(nn.Module):
         running = mask.new_ones(rows)
         total, count = self._sums(states, input["attention_mask"])
         written: list[Tensor] = []
-        for _ in range(max_new_tokens + 1):  # the last state is read after the last token
+        for _ in range(max_new_tokens + 1):  # one more step for the state after the last token
             probabilities, read, last = self._decode(token, last, states, mask, input["input_ids"])
             total = total + torch.where(running[:, None], read[:, 0].float(), 0)
             count = count + running
@@ -174,14 +174,14 @@ class PointerGenerator(nn.Module):
         return text, total / count[:, None].clamp_min(1)
 
     def generate(self, input: Mapping[str, Tensor], max_new_tokens: int) -> Tensor:
-        """The greedily written text (B, T), T <= max_new_tokens."""
+        """Generate texts (B, T), T <= max_new_tokens, greedily."""
         return self.answer(input, max_new_tokens)[0]
 
     @torch.no_grad()
     def embed(self, input: Mapping[str, Tensor], generated: Tensor | None = None) -> Tensor:
-        """The embedding (B, D): the masked mean of last-layer states over the input and a text (B, T), if any.
+        """Return the embedding (B, D): the masked mean of last-layer states over the input and a text (B, T), if given.
 
-        Of a text, the states after the start and after each of its tokens are read.
+        The states of a text are those after the start and after each of its tokens.
         """
         states, first, mask = self._encode(input)
         total, count = self._sums(states, input["attention_mask"])
@@ -194,17 +194,17 @@ class PointerGenerator(nn.Module):
         return total / count[:, None].clamp_min(1)
 
     def labels(self, target: Tensor) -> Tensor:
-        """Targets of :meth:`forward` for a text (B, T): (B, T + 1), -100 after the end."""
+        """Return the targets (B, T + 1) of :meth:`forward` for a text (B, T); -100 after the end."""
         return append_end(target, self.pad_id, self.end_id)
 
     def _sums(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum of the states (B, D) and number (B,) of the tokens that are there."""
+        """Return the sum of the states (B, D) and the number (B,) of the unmasked tokens."""
         there = mask > 0
         return torch.where(there[:, :, None], states.float(), 0).sum(1), there.sum(1)
 
 
 def append_end(texts: Tensor, pad_id: int, end_id: int) -> Tensor:
-    """Targets after the start and each token of a text: (B, T + 1) int64, -100 after the end.
+    """Return the targets after the start and each token of a text: (B, T + 1) int64, -100 after the end.
 
     Example:
         >>> append_end(torch.tensor([[7, 8], [9, 0]]), pad_id=0, end_id=2).tolist()
@@ -217,10 +217,10 @@ def append_end(texts: Tensor, pad_id: int, end_id: int) -> Tensor:
 
 
 def check_ids(ids: Any, vocab_size: int) -> None:
-    """Check that tokens are in the vocabulary of a network, before an unclear error of the device.
+    """Check that tokens are in the vocabulary of a network, since the error of a device is unclear.
 
     Raises:
-        InputError: If a token is not; the message names it.
+        InputError: If a token is not in the vocabulary; the message names it.
     """
     if not ids.numel():
         return
@@ -228,5 +228,5 @@ def check_ids(ids: Any, vocab_size: int) -> None:
     if low < 0 or high >= vocab_size:
         raise InputError(
             f"input_ids: found token {low if low < 0 else high}; the network's vocabulary has {vocab_size} tokens (0 "
-            f"to {vocab_size - 1}): data and network need one tokenizer"
+            f"to {vocab_size - 1}): use the same tokenizer for data and network"
         )

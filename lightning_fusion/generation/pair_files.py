@@ -28,32 +28,33 @@ _ROLES = {
 class PairFiles:
     """Pairs of input and target texts of several domains, in five parts with disjoint input texts.
 
-    Experts have a training and a validation part; the fuser has two other parts, on which no expert was trained; the
-    rest is the test part. Parts are drawn within domains. One byte-level tokenizer is trained on the experts' training
-    texts, inputs and targets of all domains.
+    Experts and fuser each have a training and a validation part; the rest is the test part. No expert is trained on the
+    fuser's parts. Parts are drawn within domains. One byte-level tokenizer is trained on the experts' training texts,
+    inputs and targets of all domains.
 
     Args:
         root: A CSV, TSV or JSON file.
-        domain_fields: Columns whose values, joined by ``_``, name the domain; a slash or dot in them becomes one, too.
-        read: Column of the texts to read.
-        write: Column of the texts to write.
-        columns: Names of the columns, for files that do not begin with them.
-        value_names: For some columns, what their values are called: ``{class: {"1": World, "2": Sports}}``.
-        delimiter: Between columns; by the suffix where None.
+        domain_fields: Columns whose values, joined by ``_``, name the domain; slashes and dots in them become
+            underscores.
+        read: Column of the input texts.
+        write: Column of the target texts.
+        columns: Names of the columns of files without a header.
+        value_names: Names of the values of some columns: ``{class: {"1": World, "2": Sports}}``.
+        delimiter: Column delimiter. ``None`` (default) selects it by the suffix.
         encoding: Encoding of the files.
         test_fraction: Fraction of all pairs for testing.
         fuser_fraction: Fraction of all pairs for the fuser; a fifth of it validates.
         val_fraction: Fraction of all pairs for the experts' validation.
-        vocab_size: Tokens, at most.
-        lowercase: Whether letters lose their case.
-        max_read: Tokens of a text to read; the rest is cut.
-        max_write: Tokens of a text to write that experts learn from; the texts that judge them are whole.
-        batch_size: Pairs per batch of the experts' training.
-        ask_batch_size: Texts per batch of the experts' inference.
-        seed: Seed of the parts and orders.
+        vocab_size: Maximum number of tokens.
+        lowercase: Convert texts to lower case.
+        max_read: Maximum number of tokens of an input text; longer ones are truncated.
+        max_write: Maximum number of tokens of a target text in training; evaluation uses the whole text.
+        batch_size: Number of pairs per batch of the experts' training.
+        ask_batch_size: Number of texts per batch of the experts' inference.
+        seed: Random seed of the parts and of the order of samples.
 
     Raises:
-        InputError: If fractions leave a part empty; on reading, if files do not fit.
+        InputError: If fractions leave a part empty, or, when the file is read, if its content is invalid.
     """
 
     def __init__(
@@ -81,12 +82,12 @@ class PairFiles:
         if min(test_fraction, fuser_fraction, val_fraction) <= 0 or test_fraction + fuser_fraction + val_fraction >= 1:
             raise InputError(
                 f"test_fraction is {test_fraction}, fuser_fraction {fuser_fraction}, val_fraction {val_fraction}; "
-                "expected fractions above 0 that leave the experts something to train on"
+                "expected fractions above 0 with a sum below 1"
             )
         if min(max_read, max_write, batch_size, ask_batch_size) < 1:
             raise InputError("max_read, max_write, batch_size and ask_batch_size must be at least 1")
         if not domain_fields:
-            raise InputError("domain_fields: name the column(s) that tell a pair's domain: each domain has an expert")
+            raise InputError("domain_fields: found none; name the column(s) of the domain of a pair")
         self.root, self.columns, self.delimiter, self.encoding = root, columns, delimiter, encoding
         self.fields = Fields(read, write, domains=tuple(domain_fields), names=names_of_values(value_names))
         self.test_fraction, self.fuser_fraction, self.val_fraction = test_fraction, fuser_fraction, val_fraction
@@ -94,14 +95,14 @@ class PairFiles:
         self.batch_size, self.ask_batch_size, self.seed = batch_size, ask_batch_size, seed
 
     def variant(self, **arguments: Any) -> "PairFiles":
-        """The same data with other arguments."""
+        """Return the same data with other arguments."""
         return PairFiles(**(self.arguments | arguments))
 
     # ----------------------------------------------------------------- texts
 
     @cached_property
     def texts(self) -> Texts:
-        """All pairs: input ``texts``, target ``labels``, ``domains``; empty inputs raise InputError."""
+        """Return all pairs: input ``texts``, target ``labels``, ``domains``; empty inputs raise InputError."""
         texts = Texts(forms=str.strip)  # texts to write, not labels
         how = {"delimiter": self.delimiter, "columns": self.columns}
         rows = read_table(Path(self.root), self.fields.needed, self.encoding, **how)
@@ -117,7 +118,7 @@ class PairFiles:
 
     @cached_property
     def part(self) -> np.ndarray:
-        """(N,) the part of each pair; pairs with equal texts to read are in one."""
+        """Return the (N,) part of each pair; pairs with equal input texts are in the same part."""
         first: dict[str, int] = {}
         group = np.array([first.setdefault(normalize(text), row) for row, text in enumerate(self.texts.texts)])
         leader = np.flatnonzero(group == np.arange(len(group)))
@@ -147,30 +148,30 @@ class PairFiles:
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
-        """Trained on what the experts train on."""
+        """Tokenizer trained on the experts' training texts."""
         rows = np.flatnonzero(self.part == _EXPERT)
         texts = [text for row in rows for text in (self.texts.texts[row], self.texts.labels[row])]
         return TextTokenizer.train(texts, self.vocab_size, self.lowercase)
 
     @cached_property
     def _tokens(self) -> tuple[list[list[int]], list[list[int]]]:
-        """All texts to read and to write, whole."""
+        """Tokens of all input and target texts, not truncated."""
         read, _, _ = self.tokenizer.encode(self.texts.texts, None, _WHOLE)
         write, _, _ = self.tokenizer.encode(self.texts.labels, None, _WHOLE)
         return read, write
 
     def tell_cut(self) -> str | None:
-        """How many texts are longer than what is read and learned of them; None where all fit."""
+        """Return how many texts are truncated, as a sentence; ``None`` if none are."""
         limits = {"read": self.max_read, "write": self.max_write}
         both = zip(limits, self._tokens, strict=True)
         cut = {name: sum(len(text) > limits[name] for text in texts) for name, texts in both}
         told = [
             f"{cut[name]} to {name} are longer than max_{name} ({limits[name]} tokens)" for name in cut if cut[name]
         ]
-        return f"Of {len(self.part)} pairs, {' and '.join(told)}: experts see that much of them." if told else None
+        return f"Of {len(self.part)} pairs, {' and '.join(told)}: experts receive truncated texts." if told else None
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of some tokens."""
+        """Return the text of tokens."""
         result: str = self.tokenizer.backend.decode(list(tokens)).strip()
         return result
 
@@ -183,11 +184,11 @@ class PairFiles:
     # ----------------------------------------------------------- data modules
 
     def rows(self, role: Literal["expert", "fuser"], split: str) -> np.ndarray:
-        """Numbers of the pairs of a role's split, in file order."""
+        """Return the numbers of the pairs of a role's split, in file order."""
         return np.flatnonzero(self.part == _ROLES[role][split])
 
     def module(self, role: Literal["expert", "fuser"], domain: str | None = None) -> TextPairsDataModule:
-        """Batches of a role, of one domain or of all; the fuser's has ``test`` beside ``train`` and ``val``."""
+        """Return the data module of a role, of one domain or of all; that of the fuser also has a test split."""
         read, write = self._tokens
         longest = self.max_write if role == "expert" else _WHOLE
         number = {name: place for place, name in enumerate(self.domains)}
@@ -205,5 +206,5 @@ class PairFiles:
         return TextPairsDataModule(splits, self.domains, own, size, self.seed, pad_id)
 
     def fingerprint(self) -> str:
-        """Of all pairs and of their parts."""
+        """Fingerprint of all pairs and of their parts."""
         return digest(self.texts.texts, self.texts.labels, self.texts.domains, self.part)

@@ -1,4 +1,4 @@
-"""Pairs of texts, one to read and one to write, as tokens."""
+"""Pairs of tokenized input and target texts."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,12 +14,12 @@ Tokens = Sequence[Sequence[int]]
 
 
 class TokenPairs:
-    """Token sequences of two kinds; an index tensor gives a padded batch in one gather.
+    """Pairs of token sequences; indexing with a tensor returns a padded batch.
 
     Args:
-        read: N token sequences that a model reads.
-        write: N token sequences that it should write, without start and end.
-        pad_id: Fills up short rows.
+        read: N token sequences of the inputs.
+        write: N token sequences of the targets, without start and end.
+        pad_id: Padding token.
 
     Example:
         >>> TokenPairs([[5, 6, 7], [8]], [[6], [9, 9]])[torch.tensor([1])]
@@ -52,21 +52,22 @@ def _flat(texts: Tokens) -> tuple[Tensor, Tensor]:
 
 
 class TextPairsDataModule(TensorDataModule):
-    """Pairs of tokenized texts in memory, each of one domain: what experts that write are trained and queried on.
+    """Data module of pairs of tokenized texts in memory, each of one domain, for generative experts.
 
     ``Batch.input`` is a dict of ``input_ids`` (B, L), ``attention_mask`` (B, L) and ``target_ids`` (B, T), all int64
-    and padded on the right to the longest of the batch; ``Batch.target`` is the domain, and so are the classes.
+    and padded on the right to the longest of the batch; ``Batch.target`` is the domain, and the classes are the
+    domains.
 
     Args:
-        pairs: For each split (texts to read, texts to write, domain numbers), N of each.
+        pairs: For each split a tuple of N input texts, N target texts and N domain numbers.
         domains: Names of the D domains.
-        own: Rows of these domains only, as for one expert's training; all where None.
-        batch_size: Pairs per batch and process.
-        seed: Seed of the order.
+        own: Names of the domains whose pairs are used, as for the training of one expert. ``None`` (default) uses all.
+        batch_size: Number of pairs per batch and process.
+        seed: Random seed of the order of samples.
         pad_id: The tokenizer's padding token.
 
     Raises:
-        InputError: If a split's parts differ in length, or a text to read has no token.
+        InputError: If the parts of a split differ in length, or an input text has no token.
 
     Example:
         >>> data = TextPairsDataModule({"train": ([[5, 6], [7]], [[5], [7]], [0, 1])}, ["news", "sport"])
@@ -103,7 +104,7 @@ class TextPairsDataModule(TensorDataModule):
             dataset.rows = kept[dataset.targets].nonzero().flatten()
 
     def fingerprint(self, split: str) -> str:
-        """A fingerprint of the texts of one split."""
+        """Return a fingerprint of the texts of a split."""
         dataset = self.rows(split)
         pairs: TokenPairs = dataset.inputs  # type: ignore[assignment]
         return digest(*pairs.read, *pairs.write, dataset.targets, dataset.rows)

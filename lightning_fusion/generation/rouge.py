@@ -1,4 +1,4 @@
-"""How near a written text is to the one that a human wrote."""
+"""ROUGE scores of generated texts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +12,14 @@ from lightning_fusion.errors import InputError
 from lightning_fusion.extras import require
 
 ROUGE_KEYS = ("rouge1", "rouge2", "rougeL")
-"""Without rougeLsum, which wants data that would have to be downloaded."""
+"""Without rougeLsum, which requires a download."""
 
 
 def read_tokenizer(path: str | Path) -> Any:
-    """A tokenizer of the ``tokenizers`` package: a ``tokenizer.json``, or a folder that holds one.
+    """Read a tokenizer of the ``tokenizers`` package from a ``tokenizer.json`` or a folder that contains one.
 
     Raises:
-        InputError: If there is none, or the package is missing.
+        InputError: If the file or the package is missing.
     """
     tokenizers = require("tokenizers", "text")
     file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
@@ -29,11 +29,12 @@ def read_tokenizer(path: str | Path) -> Any:
 
 
 class Rouge(Metric):
-    """ROUGE-1, ROUGE-2 and ROUGE-L (Lin, 2004) of written token sequences, by torchmetrics: F-measures in [0, 1].
+    """ROUGE-1, ROUGE-2 and ROUGE-L (Lin, 2004) of generated token sequences: F-measures in [0, 1], by torchmetrics.
 
     Args:
-        decode: Makes a text of a list of tokens, a tokenizer's ``decode`` say; where None each token counts as a word.
-        pad_id: Is no token.
+        decode: Function that maps a list of tokens to a text, such as a tokenizer's ``decode``. ``None`` (default)
+            counts each token as a word.
+        pad_id: Padding token, which is ignored.
 
     Example:
         >>> metric = Rouge()
@@ -55,12 +56,12 @@ class Rouge(Metric):
         self.count: Tensor
 
     def texts(self, tokens: Tensor) -> list[str]:
-        """The text of each row of (B, T) tokens."""
+        """Return the text of each row of (B, T) tokens."""
         rows = [[token for token in row if token != self.pad_id] for row in tokens.tolist()]
         return [self.decode(row) if self.decode is not None else " ".join(map(str, row)) for row in rows]
 
     def scores(self, written: Tensor, wanted: Tensor) -> Tensor:
-        """(B, 3) float64 F-measures of each row, in the order of :data:`ROUGE_KEYS`."""
+        """Return (B, 3) float64 F-measures of each row, in the order of :data:`ROUGE_KEYS`."""
         from torchmetrics.functional.text import rouge_score
 
         pairs = zip(self.texts(written), self.texts(wanted), strict=True)
@@ -70,12 +71,12 @@ class Rouge(Metric):
         ).reshape(-1, len(ROUGE_KEYS))
 
     def update(self, written: Tensor, wanted: Tensor) -> None:
-        """Count written texts (B, T) against those that were wanted (B, T')."""
+        """Update the state with generated texts (B, T) and target texts (B, T')."""
         scores = self.scores(written, wanted)
         self.total += scores.sum(0).to(self.total.device)
         self.count += len(scores)
 
     def compute(self) -> dict[str, Tensor]:
-        """Mean F-measure of each kind."""
+        """Return the mean F-measure of each kind."""
         mean = (self.total / self.count.clamp_min(1)).float()
         return dict(zip(ROUGE_KEYS, mean, strict=True))

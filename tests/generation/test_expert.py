@@ -70,7 +70,7 @@ class TestTraining:
     def test_missing_metadata_are_named(self):
         with pytest.raises(InputError, match="vocab_size is None"):
             module(vocab_size=None)
-        with pytest.raises(InputError, match=r"gives no input\['target_ids'\]"):
+        with pytest.raises(InputError, match=r"has no input\['target_ids'\]"):
             tiny.trainer(1).fit(module(), datamodule=tiny.data())
 
 

@@ -130,7 +130,7 @@ class TestPredict:
     def test_experts_that_write_nothing_are_counted(self):
         module = generation_script.fuser(experts=generation_script.experts(mute="a"))
         module.network = Always(0)
-        with pytest.warns(UserWarning, match="wrote nothing for some inputs: a 13 of 13"):
+        with pytest.warns(UserWarning, match="generated empty texts: a 13 of 13"):
             found = predict(module)
         assert module.summary["experts"]["a"] == {"chosen": 13, "empty": 13}
         assert (found["generated"] == 0).all()
@@ -196,7 +196,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"representation_dims": None}, "representation_dims: the fuser must know whose embeddings"),
+            ({"representation_dims": None}, "representation_dims: found none; use EmbeddingsDataModule"),
             ({"representation_dims": {"z": 8}}, "expert_names: found z"),
             ({"expert_names": None}, "expert_names: found no names"),
             ({"max_new_tokens": 0}, "max_new_tokens 0"),
@@ -212,9 +212,9 @@ class TestBadInput:
     def test_wrong_data_are_named(self):
         with pytest.raises(InputError, match=r"input is no tensor; expected embeddings .* collect_embeddings"):
             tiny.trainer(1).fit(generation_script.fuser(), datamodule=language_models.pairs())
-        with pytest.raises(InputError, match="experts: predict on texts needs them"):
+        with pytest.raises(InputError, match="experts: found none; predict on texts requires them"):
             predict(generation_script.fuser())
-        with pytest.raises(InputError, match="embeds in 8 numbers; the fuser was trained with 9"):
+        with pytest.raises(InputError, match="has embeddings of size 8; the fuser was trained with 9"):
             predict(generation_script.fuser(experts=generation_script.experts(), representation_dims={"b": 9}))
 
     def test_another_network_is_taken_by_its_class(self):

@@ -55,7 +55,7 @@ def test_experts_learn_from_cut_texts_and_are_judged_by_whole_ones(news):
     assert 0 < write < len(cut.part) and read > 0
     assert cut.tell_cut() == (
         f"Of {len(cut.part)} pairs, {read} to read are longer than max_read (12 tokens) and {write} to write are "
-        "longer than max_write (5 tokens): experts see that much of them."
+        "longer than max_write (5 tokens): experts receive truncated texts."
     )
     for split in ("train", "val"):
         (batch,) = cut.module("expert", "World")._loader(split)
@@ -77,7 +77,7 @@ def test_named_columns_and_slashes(tmp_path):
 
 
 def test_bad_input(news, tmp_path):
-    with pytest.raises(InputError, match="domain_fields: name the column"):
+    with pytest.raises(InputError, match="domain_fields: found none; name the column"):
         PairFiles(str(news / "test.csv"), [])
     with pytest.raises(InputError, match=r"test_fraction is 0\.9, fuser_fraction 0\.2"):
         data_files.news(news, test_fraction=0.9)
