@@ -18,10 +18,11 @@ from lightning_fusion.acorl.projection import Adversary
 from lightning_fusion.callbacks.early_parts import EarlyParts
 from lightning_fusion.data.base import Batch, as_batch
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.expert import Expert, warn_preprocessing_mismatch
+from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.layers import as_vectors, catch_output
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.pool import ExpertPool, restore_experts, scatter, scatter_columns, store_experts
+from lightning_fusion.experts.preprocessing import data_preprocessing
 from lightning_fusion.experts.probing import check_beside, first_rows, probe_experts, undisturbed
 from lightning_fusion.metrics.logging import accuracy_of, log_train, logs_step
 from lightning_fusion.optimization import build_optimizer
@@ -93,9 +94,7 @@ class ACoRLModule(ExpertModule):
             raise InputError(f"ramp_steps is {ramp_steps}; expected at least 1")
         self.pool = ExpertPool.of(given, self.classes)
         check_beside(self.network, features, self.pool)
-        for name, member in self.pool.members.items():
-            if member.preprocess is None:
-                warn_preprocessing_mismatch(f"expert {name}", member.preprocessing, self.preprocessing)
+        self.pool.convert_from(self.preprocessing)
         self.columns = scatter_columns(self.pool.expert_classes, self.classes)
         self.schedule = schedule if schedule is not None else DANNRamp()
         self.ramp_steps, self.allow_imitation = ramp_steps, allow_imitation
@@ -232,6 +231,7 @@ class ACoRLModule(ExpertModule):
     def setup(self, stage: str) -> None:
         """Build the projections where a subclass without :meth:`configure_callbacks` has not built them."""
         super().setup(stage)
+        self.pool.convert_from(data_preprocessing(self.trainer))
         if stage == "fit" and not EarlyParts.installed(self):
             self.build_parts()
 
@@ -257,6 +257,11 @@ class ACoRLModule(ExpertModule):
                 f"features: the projections were made for {self.adversary.num_features} and {self.adversary.sizes} "
                 f"features; found {z.shape[1]} and {sizes}"
             )
+
+    def teardown(self, stage: str) -> None:
+        """Release data module and experts."""
+        super().teardown(stage)
+        self.pool.convert_from(None)
 
     def _build(self, num_features: int, sizes: Mapping[str, int]) -> None:
         self.adversary = Adversary(num_features, sizes, len(self.classes), self._projection, self._dissimilarity)

@@ -176,6 +176,13 @@ class FusionDataModule(SlicedDataModule):
         """
         return inputs
 
+    def use_preprocessing(self, known: Mapping[str, Any] | None) -> None:
+        """Normalize with the statistics of a model's training in place of those not given; by default nothing.
+
+        Args:
+            known: Preprocessing of the training; None: that of the arguments and the data again.
+        """
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment (in training) and preprocess the batch, on the device, in the precision of the trainer.
 

@@ -1,6 +1,7 @@
 """Base classes of data modules with domains: selected domains, their classes, and messages logged once."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,6 +133,23 @@ class ModalityDataModule(FusionDataModule):
         record_arguments(self)
         self.messages = MessageLog()
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self._carried: Mapping[str, Any] = {}  # statistics of a model's training
+
+    def use_preprocessing(self, known: Mapping[str, Any] | None) -> None:
+        """Normalize with the statistics of a model's training, in place of those that are not given as arguments.
+
+        Args:
+            known: Preprocessing of the training; None: statistics of the data again. Statistics of other channels are
+                not used.
+        """
+        carried = dict(known or {}) if known and self._are_of_channels(known) else {}
+        if carried != self._carried:
+            self._carried = carried
+            self._configure()
+
+    def _are_of_channels(self, known: Mapping[str, Any]) -> bool:
+        """Whether statistics are of the channels of this data module; by default it has none."""
+        return False
 
     def _check(self) -> None:
         self._check_loading()

@@ -1,20 +1,27 @@
 """Frozen models with the metadata that a fuser needs."""
 
 import json
-import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_fusion.data.names import as_labels
+from lightning_fusion.data.normalization import preprocessor
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.answers import as_rows, num_rows
 from lightning_fusion.experts.estimators import METHODS, class_order, known_classes, probability_method
 from lightning_fusion.experts.identity import UnknownStateError, state_digest, weight_parts, wrapped_parts
 from lightning_fusion.experts.layers import as_vectors, catch_output, check_layer
+from lightning_fusion.experts.preprocessing import (
+    Conversion,
+    check_preprocessed,
+    conversion,
+    warn_double_normalization,
+    warn_preprocessing_mismatch,
+)
 from lightning_fusion.experts.weights import build_network, load_weights, read_weights
 from lightning_fusion.files import digest
 
@@ -23,7 +30,9 @@ class Expert(nn.Module):
     """A frozen pre-trained model with its metadata.
 
     It maps an input batch to (B, C_k) float32 probabilities over its classes. It has no gradients and always stays in
-    eval mode.
+    eval mode. The input is preprocessed, as a data module gives it to a model; what the checkpoint records about its
+    preprocessing is compared with the first batch, and raw values raise an error. Behind a data module that normalizes
+    with other statistics than those of the training, the input is converted.
 
     Args:
         network: Any module, or in Python any callable (a remote service, another framework), that maps a batch to
@@ -41,6 +50,9 @@ class Expert(nn.Module):
         domains: Names of the domains whose data the expert was trained on, where known.
         cost: Cost of a query, in any unit.
         preprocess: Module applied to the input before ``network``, such as a resize.
+        raw_input: The input has raw values (images from 0 to 255, signals as recorded, waveforms): the preprocessing
+            that the checkpoint records is applied to it, after ``preprocess``. Data modules of the library preprocess
+            already, so that this has no effect behind them.
         version: Version of the expert, a part of its fingerprint. For a callable it replaces the digest of its state.
 
     Raises:
@@ -63,6 +75,7 @@ class Expert(nn.Module):
         cost: float = 1.0,
         preprocess: nn.Module | None = None,
         version: str = "",
+        raw_input: bool = False,
     ) -> None:
         super().__init__()
         if network is None and checkpoint is None:
@@ -115,7 +128,10 @@ class Expert(nn.Module):
             load_weights(network, state, checkpoint, list(classes))  # type: ignore[arg-type]
         self.network = network
         self.preprocess = preprocess
-        self._checked = False  # the first batch of logits
+        self._checked = self._input_checked = False  # the first batch of logits, and of input
+        self.raw_input = raw_input
+        self._is_preprocessed = False
+        self._conversion: Conversion | None = None
         self.classes, self.output, self.cost = list(classes), output, float(cost)
         own = domains if domains is not None else card.get("domains")
         self.domains: list[str] | None = None if own is None else as_labels(own, "domains")
@@ -123,6 +139,11 @@ class Expert(nn.Module):
         self.spec = spec  # class_path and init_args of the network, where the checkpoint records them
         self.preprocessing: dict[str, Any] | None = card.get("preprocessing")
         self.features = features if features is not None else card.get("features")
+        if raw_input and preprocessor(self.preprocessing) is None:
+            raise InputError(
+                "raw_input is set, and the checkpoint records no normalization or features to apply; remove raw_input, "
+                "or give preprocess"
+            )
         if self.features is not None:
             check_layer(self.network, self.features, "the expert")
         self.requires_grad_(False)
@@ -182,6 +203,39 @@ class Expert(nn.Module):
         """Stay in eval mode, so that batch-norm statistics and dropout of a frozen model do not change."""
         return super().train(False)
 
+    def convert_from(self, found: Mapping[str, Any] | None, whose: str = "the expert") -> None:
+        """Convert input with another normalization to that of the training; other differences are warnings.
+
+        Args:
+            found: Preprocessing of the input, such as the attribute ``preprocessing`` of a data module. None: the input
+                is that of the training, or raw where ``raw_input`` is set.
+            whose: Name of the expert, for messages.
+        """
+        self._is_preprocessed, self._conversion = bool(found), None
+        if self.preprocess is not None or self.preprocessing is None:
+            warn_double_normalization(whose, self.preprocess or self.network, found)
+            return
+        self._conversion = conversion(self.preprocessing, found)
+        converted = ("mean", "std", "scale") if self._conversion is not None else ()
+        warn_preprocessing_mismatch(whose, self.preprocessing, found, converted)
+        if converted:
+            rank_zero_info(f"preprocessing: the input of {whose} is converted to the mean and std of its training")
+
+    def _prepared(self, input: Any) -> Any:
+        """Return the network's input."""
+        if self.preprocess is not None:
+            input = self.preprocess(input)
+        if self._conversion is not None:
+            return self._conversion(input)
+        if self.raw_input and not self._is_preprocessed:
+            way = preprocessor(self.preprocessing)
+            assert way is not None
+            return way.to(input.device)(input)
+        if not (self._input_checked or torch.compiler.is_compiling()):
+            check_preprocessed(input, self.preprocessing)
+            self._input_checked = True
+        return input
+
     @property
     def fingerprint(self) -> str:
         """Fingerprint of weights, state and metadata; experts with the same fingerprint have the same outputs.
@@ -197,6 +251,7 @@ class Expert(nn.Module):
     def _identity(self) -> tuple[list[Any], str | None]:
         """Return the parts of the fingerprint, and why they do not cover the expert's state; None where they do."""
         parts = [json.dumps(self.classes), self.output, self.features, repr(self.preprocess), self.version]
+        parts += [self.raw_input] if self.raw_input else []
         module = isinstance(self.network, nn.Module)
         if module:
             parts += [*weight_parts(self), *([] if self._columns is None else [self._columns])]
@@ -224,10 +279,8 @@ class Expert(nn.Module):
     def forward(self, input: Any) -> Tensor:
         """Map a batch of inputs to (B, C_k) float32 probabilities."""
         count = num_rows(input)
-        if self.preprocess is not None:
-            input = self.preprocess(input)
         assert self.network is not None
-        raw = self.network(input)
+        raw = self.network(self._prepared(input))
         raw = getattr(raw, "logits", raw)  # return type of transformers' models
         if isinstance(raw, (tuple, Mapping)):
             raise InputError(
@@ -284,25 +337,3 @@ class Expert(nn.Module):
         with catch_output(self.network, self.features) as caught:
             probabilities = self(input)
         return probabilities, as_vectors(caught[-1]).to(torch.float32)
-
-
-def warn_preprocessing_mismatch(whose: str, known: Mapping[str, Any] | None, found: Mapping[str, Any] | None) -> None:
-    """Warn where the preprocessing of the data differs from that of a model's training.
-
-    Args:
-        whose: Name of the model, for the message.
-        known: Preprocessing in training, where known.
-        found: Preprocessing of the data.
-    """
-    if not known or not found:
-        return
-    both = [
-        (name, *(json.dumps(metadata.get(name), default=str) for metadata in (known, found)))  # lists are tuples
-        for name in known  # missing entries are not compared
-    ]
-    other = [f"{name} {textwrap.shorten(a, 60)} against {textwrap.shorten(b, 60)}" for name, a, b in both if a != b]
-    if other:
-        listed = shorten(other)
-        rank_zero_warn(
-            f"preprocessing: {whose} was trained with a preprocessing that differs from the data's ({listed})"
-        )

@@ -14,6 +14,7 @@ from lightning_fusion.data.base import Batch, as_batch
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.layers import check_layer
 from lightning_fusion.experts.pool import reordered
+from lightning_fusion.experts.preprocessing import carry_preprocessing, release_preprocessing
 from lightning_fusion.experts.weights import CARD_KEY
 from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
@@ -27,7 +28,9 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
         network: Function or class that maps the number of classes to the network. A module may be passed in Python.
         classes: Names of the classes, in the order of the targets; the command line takes them from the data module.
         trained_on: Names of the domains of the training data; from the data module on the command line.
-        preprocessing: Preprocessing of the data; from the data module on the command line, stored with the expert.
+        preprocessing: Preprocessing of the data, stored with the expert; that of the data module where None. Data
+            modules that measure the statistics of their normalization take those stored here, whatever files are
+            present.
         features: Name of the submodule whose output is the expert's representation, stored with the expert.
         loss: Called as ``loss(logits (B, C), target)``. ``None`` (default) uses cross-entropy.
         metric: Called as ``metric(logits (B, C), target (B,))`` and logged in addition to the accuracy, under the name
@@ -91,7 +94,7 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
         self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
 
     def setup(self, stage: str) -> None:
-        """Check that the data module has the classes in the order of the model.
+        """Check the order of the data module's classes; record its preprocessing, or let it use that of the training.
 
         Raises:
             InputError: If it has them in another order.
@@ -102,11 +105,16 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
                 f"classes: the model has the order {shorten(self.classes, 20)}, the data module "
                 f"{shorten(classes, 20)}; give the model the classes of the data module"
             )
+        carry_preprocessing(self, stage == "fit")
 
     def forward(self, input: Any) -> Tensor:
         """Map a batch of inputs to (B, C) logits."""
         logits: Tensor = self.network(input)
         return logits
+
+    def teardown(self, stage: str) -> None:
+        """Release the data module."""
+        release_preprocessing(self)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean loss of one batch."""
@@ -159,7 +167,7 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
         return [EpochSeed()]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check the classes that the checkpoint was trained on, and warn about domains that it was not trained on."""
+        """Check the classes of the checkpoint's training, warn about other domains, and take its preprocessing."""
         card = checkpoint.get(CARD_KEY) or {}
         known = card.get("classes")
         if known is not None and list(known) != self.classes:
@@ -175,6 +183,10 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
                 if len(other) < len(own)
                 else f"domains: the checkpoint was trained on {shorten(trained)}; the data are of {shorten(own)}"
             )
+        if card.get("preprocessing"):
+            self.preprocessing = card["preprocessing"]
+            if self._trainer is not None:  # setup comes before
+                carry_preprocessing(self, fits=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the expert's card, which makes the checkpoint an expert."""

@@ -201,6 +201,15 @@ class ExpertPool(nn.Module):
         """Classes of each expert, in the order of its outputs."""
         return {name: expert.classes for name, expert in self.members.items()}
 
+    def convert_from(self, found: Mapping[str, Any] | None) -> None:
+        """Convert the input of each expert from another normalization to its own (:meth:`Expert.convert_from`).
+
+        Args:
+            found: Preprocessing of the input; None ends the conversion.
+        """
+        for name, expert in self.members.items():
+            expert.convert_from(found, f"expert {name}")
+
     def train(self, mode: bool = True) -> "ExpertPool":
         """Stay in eval mode."""
         return super().train(False)

@@ -31,6 +31,7 @@ from lightning_fusion.experts.pool import (
     store_experts,
     task_classes,
 )
+from lightning_fusion.experts.preprocessing import data_preprocessing
 from lightning_fusion.foe.fusers import MLPFuser, RepresentationFuser, best_expert_target, draw_expert_target
 from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
 from lightning_fusion.metrics.diversity import BestExpertAccuracy
@@ -314,6 +315,8 @@ class FoEFuserModule(TunableLearningRate, CheckedLoading, LightningModule):
         """Check that store and experts match; compute accuracies by domain if they determine the target."""
         data = getattr(self.trainer, "datamodule", None)
         self._take_classes(getattr(data, "classes", None), stage)
+        if self.pool is not None:
+            self.pool.convert_from(data_preprocessing(self.trainer))
         if not isinstance(data, OutputsDataModule):
             if self.expert_target == "best" and self.target == "expert" and stage != "predict":
                 raise InputError(
@@ -346,6 +349,11 @@ class FoEFuserModule(TunableLearningRate, CheckedLoading, LightningModule):
             member = torch.from_numpy(part.domain.copy()).to(torch.float64)
             counts = (member.T @ answered.to(torch.float64)).clamp_min(1)
             self._best_accuracy = (member.T @ right.to(torch.float64) / counts).to(torch.float32)
+
+    def teardown(self, stage: str) -> None:
+        """Release the experts."""
+        if self.pool is not None:
+            self.pool.convert_from(None)
 
     def on_fit_end(self) -> None:
         """Log the warnings of :func:`fuser_warnings`."""

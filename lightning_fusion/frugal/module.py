@@ -24,6 +24,7 @@ from lightning_fusion.experts.pool import (
     scatter_columns,
     task_classes,
 )
+from lightning_fusion.experts.preprocessing import data_preprocessing
 from lightning_fusion.frugal.policy import FrugalFoE
 from lightning_fusion.frugal.prediction import FrugalPrediction
 from lightning_fusion.frugal.state import ARGUMENTS
@@ -175,6 +176,8 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         """Read the saved policy, where there is one and it is not fitted yet; check that experts belong to it."""
         data = getattr(self.trainer, "datamodule", None)
         self._take_classes(getattr(data, "classes", None))
+        if self.pool is not None:
+            self.pool.convert_from(data_preprocessing(self.trainer))
         metadata = self._expert_metadata
         if isinstance(data, OutputsDataModule):
             outputs = data.outputs
@@ -209,6 +212,11 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
             self.columns = scatter_columns(self.expert_classes, self.classes)
             self.hparams.update(classes=self.classes)
             self.pool = None if self.pool is None else self.pool.for_task(self.classes)
+
+    def teardown(self, stage: str) -> None:
+        """Release the experts."""
+        if self.pool is not None:
+            self.pool.convert_from(None)
 
     def _serve(self, saved: FrugalFoE) -> None:
         """Take a saved policy, with what this one says about serving; say what of it would need another fit."""

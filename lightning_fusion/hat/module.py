@@ -21,6 +21,7 @@ from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.layers import as_vectors, catch_output
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.pool import ExpertPool, restore_experts, store_experts
+from lightning_fusion.experts.preprocessing import data_preprocessing
 from lightning_fusion.experts.probing import (
     all_rows,
     batches_repeat,
@@ -364,6 +365,7 @@ class HaTJointModule(ExpertModule):
     def setup(self, stage: str) -> None:
         """Build the mixers where a subclass without :meth:`configure_callbacks` has not built them."""
         super().setup(stage)
+        self.pool.convert_from(data_preprocessing(self.trainer))
         if stage == "fit" and not EarlyParts.installed(self):
             self.build_parts()
 
@@ -388,6 +390,11 @@ class HaTJointModule(ExpertModule):
                 "labels alone"
             )
         self.teacher.note_rows(index, target)
+
+    def teardown(self, stage: str) -> None:
+        """Release data module and sources."""
+        super().teardown(stage)
+        self.pool.convert_from(None)
 
     @torch.no_grad()
     def _measure(self, input: Any) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lightning_fusion.data.base import Batch, as_batch
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.expert import warn_preprocessing_mismatch
 from lightning_fusion.metrics.logging import SplitMetrics
 from lightning_fusion.verification.metrics import Verification
 
@@ -134,7 +133,6 @@ class TrialEvaluationMixin:
         super().setup(stage)  # type: ignore[misc]
 
     def _compare(self, data: Any, stage: str) -> None:
-        warn_preprocessing_mismatch("the model", self.preprocessing, getattr(data, "preprocessing", None))
         speakers = getattr(data, "classes", self.classes)
         if list(speakers) == self.classes:
             return

@@ -1,7 +1,7 @@
 """Base class of all sources of images: roles, splits, domains, normalization and loaders."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from lightning_fusion.data.base import RowDataset, Rows, Stage, staged_property
 from lightning_fusion.data.domains import ModalityDataModule, chosen_domains, domain_matrix, local_classes
 from lightning_fusion.data.image.superclasses import CIFAR100_SUPERCLASSES
 from lightning_fusion.data.names import as_labels, canonical_label, merge_forms, merge_message, similar_message
+from lightning_fusion.data.normalization import Normalization
 from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.data.statistics import image_statistics, mean_and_deviation
 from lightning_fusion.errors import InputError, shorten
@@ -98,8 +99,9 @@ class BaseImageDataModule(ModalityDataModule):
         superclasses: Use super-classes as targets: ``cifar100`` for its 20, or a JSON file {super-class: [class, ...]}.
         image_size: Side in pixels to which images are resized and center-cropped; None keeps them as they are.
         channels: 1 or 3.
-        mean: Mean of each channel, subtracted after scaling to [0, 1]. ``None`` (default) means 0.5.
-        std: Standard deviation of each channel, divided by. ``None`` (default) means 0.5.
+        mean: Mean of each channel, subtracted after scaling to [0, 1]. ``None`` (default) means 0.5, or for a trained
+            model the mean in its checkpoint.
+        std: Standard deviation of each channel, divided by. ``None`` (default) means 0.5, or that of the checkpoint.
         augmentation: Module applied to float batches (B, channels, H, W) in [0, 1], in training only.
         batch_size: Samples per batch and process.
         **loading: ``num_workers`` and ``seed`` of :class:`~lightning_fusion.data.domains.ModalityDataModule`.
@@ -192,8 +194,8 @@ class BaseImageDataModule(ModalityDataModule):
         """Parameters of the normalization ``(value / 255 - mean) / std``, channels first."""
         return {
             "scale": 1 / 255,
-            "mean": list(self.mean or [0.5] * self.channels),
-            "std": list(self.std or [0.5] * self.channels),
+            "mean": list(self.mean or self._carried.get("mean") or [0.5] * self.channels),
+            "std": list(self.std or self._carried.get("std") or [0.5] * self.channels),
             "channels": self.channels,
             "image_size": self.image_size,
         }
@@ -228,13 +230,11 @@ class BaseImageDataModule(ModalityDataModule):
 
     def preprocess(self, images: Tensor, augment: bool = False) -> Tensor:
         """Turn (B, channels, H, W) uint8 images into normalized float32 network input of the same shape."""
-        floats = images.to(torch.float32).div_(255)
+        way = self._normalization.to(images.device)
+        floats = way.scaled(images)
         if augment and self.augmentation is not None:
             floats = self.augmentation(floats)
-        how = self.preprocessing
-        mean = torch.tensor(how["mean"], device=images.device).view(-1, 1, 1)
-        std = torch.tensor(how["std"], device=images.device).view(-1, 1, 1)
-        return (floats - mean) / std
+        return way.normalized(floats)
 
     def make_rows(self, split: str) -> RowDataset:
         """Return the images of a split for this role and domain."""
@@ -251,6 +251,14 @@ class BaseImageDataModule(ModalityDataModule):
         return RowDataset(table.images, torch.from_numpy(targets), self._membership, torch.from_numpy(rows))
 
     # -------------------------------------------------------------- internals
+
+    @staged_property(Stage.USING)
+    def _normalization(self) -> Normalization:
+        known = self.preprocessing
+        return Normalization(known["mean"], known["std"], known["scale"])
+
+    def _are_of_channels(self, known: Mapping[str, Any]) -> bool:
+        return known.get("channels") == self.channels
 
     def _check(self) -> None:
         super()._check()

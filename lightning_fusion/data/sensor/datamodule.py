@@ -1,6 +1,6 @@
 """Base class of all sources of sensor data: domains, splits of whole recordings, normalization and loaders."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -69,8 +69,9 @@ class BaseSensorDataModule(DomainsDataModule):
         ignored_labels: Labels of samples that count as unlabeled, such as transitions.
         val_fraction: Fraction of the sessions of each domain for validation.
         test_fraction: Fraction of the sessions of each domain for testing.
-        mean: Mean of each channel, subtracted. ``None`` (default) uses that of the training windows.
-        std: Standard deviation of each channel, divided by. ``None`` (default) uses that of the training windows.
+        mean: Mean of each channel, subtracted. ``None`` (default) uses that of the training windows, or for a trained
+            model the mean in its checkpoint, whatever recordings are present.
+        std: Standard deviation of each channel, divided by. ``None`` (default) likewise.
         normalization_scope: Domains whose training windows determine ``mean``, ``std`` and the medians for missing
             values of a table: ``all``, so that all experts share one preprocessing; or ``own``, the selected ones.
             Where sites cannot share files, pass the same ``mean`` and ``std`` to all of them.
@@ -347,6 +348,9 @@ class BaseSensorDataModule(DomainsDataModule):
             self._of_all[what] = measure(torch.from_numpy(np.flatnonzero(self._split == 0)))
         return self._of_all[what]
 
+    def _are_of_channels(self, known: Mapping[str, Any]) -> bool:
+        return list(known.get("channels") or ()) == self._source.channels
+
     def _measured_scale(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         flat = (chunk.movedim(1, -1).reshape(-1, len(self._source.channels)) for chunk in self._inputs().chunks(rows))
         mean, std = (values.float() for values in mean_and_deviation(flat))
@@ -364,10 +368,13 @@ class BaseSensorDataModule(DomainsDataModule):
         """(channels,) mean and standard deviation of the normalization."""
         channels = self._source.channels
         self._check_scale(len(channels), f" {shorten(channels, 9)}")
-        mean, std = torch.empty(0), torch.empty(0)
-        if self.mean is None or self.std is None:
-            mean, std = self._over_training("scale", self._measured_scale)
-        return (
-            mean if self.mean is None else torch.tensor(self.mean, dtype=torch.float32),
-            std if self.std is None else torch.tensor(self.std, dtype=torch.float32),
+        given = [
+            self._carried.get(name) if value is None else value
+            for name, value in (("mean", self.mean), ("std", self.std))
+        ]
+        measured = self._over_training("scale", self._measured_scale) if None in given else (torch.empty(0),) * 2
+        mean, std = (
+            found if value is None else torch.tensor(value, dtype=torch.float32)
+            for value, found in zip(given, measured, strict=True)
         )
+        return mean, std

@@ -122,6 +122,8 @@ class FeatureTableDataModule(BaseSensorDataModule):
     @staged_property(Stage.USING)
     def _fill(self) -> Tensor:
         """(features,) replacements of missing values: medians of the training samples."""
+        if "missing" in self._carried:
+            return torch.tensor(self._carried["missing"], dtype=torch.float32)
         result: Tensor = self._over_training("fill", self._measured_fill)
         return result
 

@@ -1,5 +1,6 @@
 """Base class of views of a data module, which select or relabel its samples."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -37,6 +38,11 @@ class DataView(FusionDataModule):
     def augmentation(self) -> Any:  # type: ignore[override]
         """Training augmentation of the wrapped module; None where there is none."""
         return getattr(self.data, "augmentation", None)
+
+    def use_preprocessing(self, known: Mapping[str, Any] | None) -> None:
+        """Let the wrapped module use it."""
+        self.data.use_preprocessing(known)
+        self._configure()
 
     def notes(self, index: Tensor) -> list[str]:
         """Return the notes of the wrapped module."""

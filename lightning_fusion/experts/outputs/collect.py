@@ -20,7 +20,7 @@ from lightning_fusion.data.samplers import SliceSampler
 from lightning_fusion.data.targets import as_targets
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.answers import OnFailure, query_rows, take_rows
-from lightning_fusion.experts.expert import Expert, warn_preprocessing_mismatch
+from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs.store import OUTPUTS, ExpertOutputs
 from lightning_fusion.experts.pool import ExpertPool, check_domains
 from lightning_fusion.store import ArrayStore, MissingStoreError, StoreWriter, release
@@ -96,8 +96,6 @@ def collect(
     set_up(data)
     task = list(getattr(data, "classes", pool.classes))
     pool = pool.for_task(task)  # the data module's vocabulary is the task's
-    for name, expert in pool.members.items():
-        warn_preprocessing_mismatch(f"expert {name}", expert.preprocessing, getattr(data, "preprocessing", None))
     domains = list(getattr(data, "domains", []))
     if foreign := check_domains({name: expert.domains for name, expert in pool.members.items()}, domains):
         rank_zero_warn(
@@ -208,6 +206,12 @@ class _Collecting(LightningModule):
         self.writer, self._alone = writer, writer is not None
         self._sample_arrays: dict[str, dict[str, list[np.ndarray]]] = {}
         self._names: dict[str, list[str]] = {}
+
+    def setup(self, stage: str) -> None:
+        self.pool.convert_from(getattr(self.trainer.datamodule.data, "preprocessing", None))  # type: ignore[attr-defined]
+
+    def teardown(self, stage: str) -> None:
+        self.pool.convert_from(None)
 
     def on_predict_start(self) -> None:
         if not self._alone:
