@@ -13,7 +13,13 @@ from lightning_fusion.data.normalization import preprocessor
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.answers import as_rows, num_rows
 from lightning_fusion.experts.estimators import METHODS, class_order, known_classes, probability_method
-from lightning_fusion.experts.identity import UnknownStateError, state_digest, weight_parts, wrapped_parts
+from lightning_fusion.experts.identity import (
+    UnknownStateError,
+    state_digest,
+    transform_parts,
+    weight_parts,
+    wrapped_parts,
+)
 from lightning_fusion.experts.layers import as_vectors, catch_output, check_layer
 from lightning_fusion.experts.preprocessing import (
     Conversion,
@@ -250,18 +256,18 @@ class Expert(nn.Module):
 
     def _identity(self) -> tuple[list[Any], str | None]:
         """Return the parts of the fingerprint, and why they do not cover the expert's state; None where they do."""
-        parts = [json.dumps(self.classes), self.output, self.features, repr(self.preprocess), self.version]
+        parts = [json.dumps(self.classes), self.output, self.features, self.version, *transform_parts(self.preprocess)]
         parts += [self.raw_input] if self.raw_input else []
         module = isinstance(self.network, nn.Module)
         if module:
-            parts += [*weight_parts(self), *([] if self._columns is None else [self._columns])]
+            parts += [*weight_parts(self.network), *([] if self._columns is None else [self._columns])]
         else:
             name = getattr(self.network, "__qualname__", type(self.network).__qualname__)
             parts += [self._columns, f"{getattr(self.network, '__module__', '')}.{name}"]
         if self.version and not module:
             return parts, None
         try:
-            return [*parts, *(wrapped_parts(self) if module else [state_digest(self.network)])], None
+            return [*parts, *(wrapped_parts(self.network) if module else [state_digest(self.network)])], None
         except UnknownStateError as error:
             return parts, None if self.version else str(error)
 

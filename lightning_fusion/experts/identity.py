@@ -92,6 +92,22 @@ def weight_parts(module: nn.Module) -> list[Any]:
     return [repr(module), *(part for item in tensors.items() for part in item)]
 
 
+def transform_parts(transform: Any) -> list[Any]:
+    """Return transforms in order, as parts of a digest: a ``Compose`` and a ``Sequential`` of the same ones are equal.
+
+    Example:
+        >>> from torchvision.transforms.v2 import Compose, Grayscale
+        >>> transform_parts(Compose([Grayscale()])) == transform_parts(nn.Sequential(Grayscale()))
+        True
+    """
+    if isinstance(transform, nn.Sequential) or type(transform).__name__ == "Compose":
+        inner = transform if isinstance(transform, nn.Sequential) else transform.transforms
+        return [part for one in inner for part in transform_parts(one)]
+    if isinstance(transform, nn.Module):
+        return [*weight_parts(transform), *wrapped_parts(transform)]
+    return [] if transform is None else [repr(transform)]
+
+
 def wrapped_parts(module: nn.Module) -> list[str]:
     """Estimators, arrays and tensors among the attributes of a torch module, as parts of a digest.
 

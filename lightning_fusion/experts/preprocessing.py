@@ -127,6 +127,7 @@ def conversion(known: Mapping[str, Any] | None, found: Mapping[str, Any] | None)
     """Return the conversion from the normalization of the data to that of a model's training; None where equal.
 
     Example:
+        >>> import torch
         >>> change = conversion({"mean": [1.0], "std": [2.0]}, {"mean": [3.0], "std": [4.0]})
         >>> change(torch.tensor([[0.0]]))  # the value 3
         tensor([[1.]])

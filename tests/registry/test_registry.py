@@ -287,7 +287,7 @@ class TestNothingIsHalfWritten:
             raise PermissionError("no links here")
 
         monkeypatch.setattr(os, "link", refuse)
-        self.test_a_name_that_is_taken_meanwhile_is_refused_too(folder)
+        self.test_a_name_that_is_taken_meanwhile_is_rejected_too(folder)
 
     def test_overwriting_replaces_all_files(self, registry):
         registry_sources.publish(registry, "b")

@@ -330,3 +330,20 @@ class TestEqualValues:
         expert.preprocessing = {"sample_rate_hz": one}
         with pytest.warns(UserWarning, match=r"expert a was trained with .* \(sample_rate_hz .* against "):
             expert.convert_from({"sample_rate_hz": other}, "expert a")
+
+
+def test_a_composition_and_a_sequence_of_the_same_transforms_are_one_expert():
+    """They give the same outputs; another order does not."""
+
+    def make(kind, *transforms):
+        torch.manual_seed(0)
+        return Expert(SmallConvNet(2), classes=["a", "b"], preprocess=kind(transforms)).fingerprint
+
+    steps = v2.Resize(8), v2.Normalize([0.5] * 3, [0.2] * 3)
+
+    def sequence(transforms):
+        return nn.Sequential(*transforms)
+
+    assert make(v2.Compose, *steps) == make(sequence, *steps)
+    assert make(v2.Compose, *reversed(steps)) == make(sequence, *reversed(steps)) != make(v2.Compose, *steps)
+    assert make(sequence, steps[0]) != make(sequence, *steps) != make(sequence, nn.Sequential(), v2.Resize(9), steps[1])
