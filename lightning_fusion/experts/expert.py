@@ -258,16 +258,16 @@ class Expert(nn.Module):
         """Return the parts of the fingerprint, and why they do not cover the expert's state; None where they do."""
         parts = [json.dumps(self.classes), self.output, self.features, self.version, *transform_parts(self.preprocess)]
         parts += [self.raw_input] if self.raw_input else []
-        module = isinstance(self.network, nn.Module)
-        if module:
-            parts += [*weight_parts(self.network), *([] if self._columns is None else [self._columns])]
+        module = self.network if isinstance(self.network, nn.Module) else None
+        if module is not None:
+            parts += [*weight_parts(module), *([] if self._columns is None else [self._columns])]
         else:
             name = getattr(self.network, "__qualname__", type(self.network).__qualname__)
             parts += [self._columns, f"{getattr(self.network, '__module__', '')}.{name}"]
-        if self.version and not module:
+        if self.version and module is None:
             return parts, None
         try:
-            return [*parts, *(wrapped_parts(self.network) if module else [state_digest(self.network)])], None
+            return [*parts, *([state_digest(self.network)] if module is None else wrapped_parts(module))], None
         except UnknownStateError as error:
             return parts, None if self.version else str(error)
 
@@ -284,7 +284,7 @@ class Expert(nn.Module):
     @torch.no_grad()
     def forward(self, input: Any) -> Tensor:
         """Map a batch of inputs to (B, C_k) float32 probabilities."""
-        count = num_rows(input)
+        count = None if torch.compiler.is_compiling() else num_rows(input)  # a number would fix the batch size
         assert self.network is not None
         raw = self.network(self._prepared(input))
         raw = getattr(raw, "logits", raw)  # return type of transformers' models
@@ -302,7 +302,7 @@ class Expert(nn.Module):
                 f"the expert's output has shape {tuple(raw.shape)}; expected (batch, {len(self.classes)}) for its "
                 f"classes {shorten(self.classes)}; change classes or the network's head"
             )
-        if not torch.compiler.is_compiling() and count not in (None, len(raw)):
+        if count is not None and count != len(raw):
             raise InputError(
                 f"the expert of {shorten(self.classes)} returns {len(raw)} rows for {count} samples; expected one row "
                 "for each sample, in order"
