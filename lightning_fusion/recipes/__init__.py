@@ -1,1 +1,1 @@
-"""A paper's whole protocol as one typed function; ``lightning-fusion recipe NAME`` calls it."""
+"""Protocols of the papers, each as one typed function that ``lightning-fusion recipe NAME`` calls."""

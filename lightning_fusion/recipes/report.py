@@ -32,7 +32,7 @@ _PACKAGES = ("lightning-fusion", "torch", "torchvision", "lightning", "scikit-le
 
 
 class Gain(NamedTuple):
-    """A mean paired difference and its 95 % interval, which one pair does not have.
+    """A mean paired difference and its 95 % interval; ``None`` for a single pair.
 
     Example:
         >>> Gain(0.05, 0.01, 0.09).points(), Gain(-0.05, None, None).points(2)
@@ -45,19 +45,19 @@ class Gain(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Both bounds; None where there are none."""
+        """Return both bounds of the interval; ``None`` if there is none."""
         return None if self.low is None or self.high is None else (self.low, self.high)
 
     def points(self, decimals: int = 1) -> str:
-        """In points, hundredths of the metric."""
+        """Format in points, hundredths of the metric."""
         mean, *bounds = (f"{100 * value:+.{decimals}f}" for value in (self.mean, *(self.interval or ())))
         return f"{mean} [{', '.join(bounds)}]" if bounds else mean
 
 
 def paired_gain(values: Sequence[float], against: Sequence[float]) -> Gain:
-    """Mean paired difference and its 95 % interval by Student's t.
+    """Compute the mean paired difference and its 95 % interval by Student's t.
 
-    Differences that are all the same have an interval of no width (``scipy.stats.t.interval`` has NaN there).
+    If all differences are equal, the interval has zero width (``scipy.stats.t.interval`` returns NaN).
 
     Example:
         >>> [round(value, 3) for value in paired_gain([0.5, 0.6, 0.7], [0.4, 0.4, 0.6])]
@@ -72,7 +72,7 @@ def paired_gain(values: Sequence[float], against: Sequence[float]) -> Gain:
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    r"""The lines of a table in Markdown; a bar in a cell is written as one.
+    r"""Return the lines of a Markdown table; vertical bars in cells are escaped.
 
     Example:
         >>> markdown_table(["method", "accuracy"], [["a|b", "0.5"]])
@@ -84,18 +84,18 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> li
 
 @dataclass
 class Report:
-    """Rows of results, gathered seed by seed, and the files made of them.
+    """Results by seed, and the files written from them.
 
     Attributes:
         recipe: Name of the recipe.
         config: Its configuration.
         data: Description of the data: sizes, classes, domains, fingerprint.
-        rows: One dict per value: method, metric, split, seed, value, and where they apply domain, cost, bytes.
-        notes: Sentences for the reader: warnings, what was left out.
+        rows: One dict per value: method, metric, split, seed, value, and optionally domain, cost, bytes.
+        notes: Warnings and remarks, such as skipped methods.
         seconds: Duration of the parts.
         metric: The metric of the table.
         title: Description of the metric, in the table's title.
-        beside: Further metrics that the table shows.
+        beside: Further metrics of the table.
         text: Further lines of ``report.md``, in Markdown.
     """
 
@@ -111,18 +111,18 @@ class Report:
     text: list[str] = field(default_factory=list)
 
     def add(self, method: str, metric: str, value: float, seed: int, split: str = "test", **more: Any) -> None:
-        """Add one figure."""
+        """Add one value."""
         self.rows.append(
             {"method": method, "metric": metric, "split": split, "seed": seed, "value": float(value), **more}
         )
 
     def add_right(self, method: str, right: np.ndarray, targets: np.ndarray, seed: int, **more: Any) -> None:
-        """Add every mean of right answers, (N,) in [0, 1], to (N,) targets."""
+        """Add all metrics of correct predictions ``right``, (N,) in [0, 1], for (N,) targets."""
         for metric, mean in MEANS.items():
             self.add(method, metric, mean(right, targets), seed, **more)
 
     def took(self, part: str, start: float) -> None:
-        """Count the seconds since ``start`` (of :func:`time.perf_counter`) as those of a part of the run."""
+        """Add the seconds since ``start`` (from :func:`time.perf_counter`) to a part of the run."""
         self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
 
     def select(self, **fields: Any) -> list[dict[str, Any]]:
@@ -131,20 +131,20 @@ class Report:
         return sorted(found, key=lambda row: row["seed"])
 
     def values(self, method: str, metric: str = "accuracy", split: str = "test", **fields: Any) -> list[float]:
-        """Values of a method, ordered by seed: over all data, unless ``domain`` is given."""
+        """Return the values of a method, ordered by seed: over all data, unless ``domain`` is given."""
         rows = self.select(method=method, metric=metric, split=split, **{"domain": None} | fields)
         return [row["value"] for row in rows]
 
     def methods(self, metric: str = "accuracy") -> list[str]:
-        """Methods in the order in which they were added."""
+        """Return the methods in the order in which they were added."""
         return list(dict.fromkeys(row["method"] for row in self.rows if row["metric"] == metric))
 
     def summary(self, main: str, metric: str | None = None) -> list[dict[str, Any]]:
-        """Mean and deviation over seeds of each method, and the gain of ``main`` against each other one.
+        """Return mean and deviation over seeds of each method, and the gain of ``main`` over the other methods.
 
-        The metric is the report's own where None.
+        ``metric=None`` (default) uses the metric of the report.
 
-        A row of another method has ``gain`` None; rows of ``main`` name the reference method in ``against``.
+        ``gain`` is ``None`` in rows of other methods; rows of ``main`` name the reference method in ``against``.
         """
         metric = metric or self.metric
         result: list[dict[str, Any]] = []
@@ -171,8 +171,8 @@ class Report:
         """Write ``results.json``, ``report.md`` and a file ``<name>.png`` of each figure.
 
         Args:
-            folder: Where to.
-            main: The method whose gains are of interest.
+            folder: Folder to write to.
+            main: The method whose gains are reported.
             figures: Figures and their captions by name.
         """
         self.seconds = _longest(self.seconds, folder / "results.json")
@@ -194,7 +194,7 @@ class Report:
         write_text(folder / "report.md", self._markdown(main, figures, versions))
 
     def table(self, main: str) -> Table:
-        """The summary as a table for the terminal."""
+        """Return the summary as a table for the terminal."""
         seeds = len(self.values(main, self.metric))
         title = f"{self.recipe}: {self.title}" + (f", mean of {seeds} seeds" if seeds > 1 else ", one seed")
         table = Table("method", title=title)
@@ -206,7 +206,7 @@ class Report:
         return table
 
     def print(self, main: str, folder: Path, console: Console | None = None) -> None:
-        """Print the table, the notes and where the files are."""
+        """Print the table, the notes and the paths of the files."""
         console = console or Console()
         console.print(self.table(main))
         for note in same_of_seeds(self.notes):
@@ -214,12 +214,12 @@ class Report:
         console.print(f"report: {folder / 'report.md'}   results: {folder / 'results.json'}", soft_wrap=True)
 
     def _cells(self, main: str) -> list[tuple[str, ...]]:
-        """Method, its metric, those beside it, and the gain over it."""
+        """Yield method, metric, further metrics, and the gain over it."""
         entries = self.summary(main)
         gains = {entry["against"]: entry for entry in entries if entry["against"]}
         more = [{row["method"]: row for row in self.summary(main, metric)} for metric in self.beside]
         cells = []
-        for entry in sorted(entries, key=lambda entry: entry["method"] != main):  # the others in the order they came
+        for entry in sorted(entries, key=lambda entry: entry["method"] != main):  # other methods keep their order
             if entry["against"]:
                 continue
             gain = gains.get(entry["method"])
@@ -251,11 +251,11 @@ class Report:
 
 
 def _longest(seconds: Mapping[str, float], earlier: Path) -> dict[str, float]:
-    """Durations of a resumed run: the longest of each part, since reused parts take no time."""
+    """Return the durations of a resumed run: the longest of each part, since reused parts take no time."""
     try:
         known = json.loads(earlier.read_text(encoding="utf-8"))["seconds"]
         return {name: max(seconds.get(name, 0.0), known.get(name, 0.0)) for name in {**known, **seconds}}
-    except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError):  # none, or one that was cut off
+    except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError):  # missing or truncated
         return dict(seconds)
 
 
@@ -263,7 +263,7 @@ _FIGURE = re.compile(r"^Seed \d+|\d+(\.\d+)?%|\d+\.\d+")
 
 
 def same_of_seeds(notes: Sequence[str]) -> list[str]:
-    """Notes that begin with their seed, once for all seeds that say the same but for figures.
+    """Merge notes that differ only in their seed and figures.
 
     Example:
         >>> same_of_seeds(["Seed 0, FoE: only 43.1% are right", "Other", "Seed 2, FoE: only 41.2% are right"])
@@ -284,7 +284,7 @@ def same_of_seeds(notes: Sequence[str]) -> list[str]:
 
 
 def _spread(entry: Mapping[str, Any] | None) -> str:
-    """Mean and deviation of a row of the summary."""
+    """Format mean and deviation of a row of the summary."""
     if entry is None:
         return ""
     return f"{entry['mean']:.3f}" + (f" ± {entry['std']:.3f}" if entry["std"] is not None else "")

@@ -1,4 +1,4 @@
-"""Runner of recipes: the folder, the seeds one after the other, and the files and the table at the end."""
+"""Runner of recipes: prepares the folder, runs every seed, and writes the report."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.trainers import Trainers
 
 _RUN = "run.json"
-_WRITTEN = (_RUN, "results.json", "report.md")  # through drafts
+_WRITTEN = (_RUN, "results.json", "report.md")  # written atomically
 _MADE = re.compile(r"config\.yaml|\w+\.png|seed_\d+|logs|answers")
 
 
@@ -32,7 +32,7 @@ class Run:
         folder: Folder of the run.
         seeds: Seeds, in the order of the table.
         report: Report, which collects the results.
-        console: Console to print on; silent in all processes but the first.
+        console: Console for messages; only the first process prints.
         trainers: Factory of the Trainer of every stage.
     """
 
@@ -56,15 +56,15 @@ class Recipe(ABC):
 
     - every Trainer is ``run.trainers.trainer(stage, epochs)``, or that of a
       :class:`~lightning_fusion.recipes.seed_run.SeedRun`, whose methods train, predict and save;
-    - files in the seed's folder are reused by a resumed run; they are written whole or not at all, by the first
-      process alone (``first_process()``); where other processes read it, ``barrier()`` follows;
+    - files in the seed's folder are reused by a resumed run; they are written atomically, by the first process only
+    (``first_process()``), followed by ``barrier()`` if other processes read them;
     - rows depend on the seed alone, never on the seeds before it: a run to which a seed is added equals a new one.
 
     Attributes:
         name: Name of the recipe.
-        main: The method whose gains are of interest.
-        config: Everything that determines the results except the seeds and the Trainer, as plain data: a folder that
-            holds a run of another configuration raises InputError.
+        main: The method whose gains are reported.
+        config: Everything that determines the results except the seeds and the Trainer, as plain data: a folder with a
+            run of another configuration raises InputError.
         metric: Metric of the table.
         title: Description of the metric.
         beside: Further metrics of the table.
@@ -103,21 +103,21 @@ def run_recipe(
 ) -> Report:
     """Claim the folder, run every seed, and write and print the report.
 
-    A run of the same configuration is resumed, with the same or other seeds: new ones are trained; those that are no
-    longer named stay in the folder and are left out of the report.
+    A run of the same configuration is resumed, with the same or other seeds: new seeds are run; seeds that are no
+    longer listed stay in the folder and are not part of the report.
 
     Args:
         recipe: The recipe.
         output: Folder of the run.
         seeds: Random seeds, one run each.
         trainer: The ``trainer:`` block.
-        overwrite: Empty a folder that holds another run.
+        overwrite: Empty a folder that contains another run.
 
     Returns:
         The report.
 
     Raises:
-        InputError: If the folder holds another run or other files, or the block does not fit.
+        InputError: If the folder contains another run or other files, or the block is invalid.
     """
     check_seeds(seeds)
     trainers = Trainers(trainer, output)
@@ -173,14 +173,14 @@ def claim_folder(
         folder: The output folder.
         recipe: Name of the recipe.
         config: Its configuration without the seeds, plain data.
-        overwrite: Empty a folder that holds another run of this library.
+        overwrite: Empty a folder that contains another run of this library.
         seeds: Seed-specific configuration; a run with further seeds is the same run.
 
     Returns:
         The folder, and whether an earlier run is resumed.
 
     Raises:
-        InputError: If the folder holds another run, or files that no run wrote.
+        InputError: If the folder contains another run, or files that no run wrote.
     """
     path = Path(folder)
     wanted = json.loads(json.dumps({"recipe": recipe, "config": config, "seeds": dict(seeds or {})}))
@@ -216,7 +216,7 @@ def claim_folder(
 
 
 def _recorded(marker: Path) -> dict[str, Any] | None:
-    """Return the record of a folder's run; None where it is damaged."""
+    """Return the record of a folder's run; ``None`` if it is damaged."""
     try:
         found = json.loads(marker.read_text(encoding="utf-8"))
     except ValueError:
@@ -231,7 +231,7 @@ def _seeds_in(folder: Path) -> list[int]:
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Where two records differ, in words; empty where the run can be resumed."""
+    """Describe the differences of two records; empty if the run can be resumed."""
     if found.get("recipe") != wanted["recipe"] or "seeds" not in found:
         return "the recipe"
     old, new = found.get("config", {}), wanted["config"]
@@ -243,7 +243,7 @@ def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Lightning greets once per Trainer; a recipe makes dozens."""
+    """Silence the messages that Lightning prints for each of the many Trainers."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

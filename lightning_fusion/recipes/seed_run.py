@@ -52,7 +52,7 @@ def describe_data(data: FusionDataModule) -> dict[str, Any]:
 
 
 def source_of(data: FusionDataModule) -> str:
-    """Where data come from, for a report: the class, and what it reads."""
+    """Return the source of data for a report: the class, and the files or data set that it reads."""
     named = type(data.data if isinstance(data, RoleDataModule) else data)
     return " ".join(
         [named.__name__, *(str(data.hparams[key]) for key in ("source", "root", "path") if data.hparams.get(key))]
@@ -60,20 +60,20 @@ def source_of(data: FusionDataModule) -> str:
 
 
 def expert_data(data: FusionDataModule) -> FusionDataModule:
-    """The data that experts of all domains train on: those of the ``expert`` role, where the data have roles."""
+    """Return the training data of the experts: those of the ``expert`` role, if the data have roles."""
     if not data.has_roles:
         return data
     return data.variant(role="expert", domain=None)
 
 
 def _content(data: FusionDataModule) -> str:
-    """A fingerprint of all samples and of their splits: a run on other images must not reuse these experts."""
+    """Return a fingerprint of all samples and splits, so that a run on other data does not reuse these experts."""
     pool = expert_data(data)
     return digest(*(data.fingerprint(split) for split in SPLITS), pool.fingerprint("train"), pool.fingerprint("val"))
 
 
 def describe(value: Any) -> Any:
-    """A class with its arguments; the name of any other function, which says nothing of its content; else the value."""
+    """Return a class with its arguments, the name of any other function, or else the value."""
     if isinstance(value, Mapping):
         return {name: describe(each) for name, each in value.items()}
     if not callable(value):
@@ -99,7 +99,7 @@ def describe_arguments(arguments: Mapping[str, Any], *left_out: str) -> dict[str
 
 
 def stage_seed(seed: int, part: str | int) -> int:
-    """The seed of one training of a run's seed: parts have seeds of their own, whatever their order is.
+    """Return the random seed of one training; it does not depend on the order of the trainings.
 
     Args:
         seed: Seed of the run.
@@ -130,17 +130,17 @@ class SeedRun:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def trainer(self, stage: str, epochs: int = 1, callbacks: Sequence[Callback] = (), **options: bool) -> Trainer:
-        """The Trainer of a stage of this seed, as :meth:`~lightning_fusion.recipes.trainers.Trainers.trainer`."""
+        """Return a stage's Trainer, as :meth:`~lightning_fusion.recipes.trainers.Trainers.trainer` does."""
         return self.run.trainers.trainer(f"{self.stage}/{stage}", epochs, callbacks, **options)
 
     # --------------------------------------------------------------- experts
 
     def train_experts(self, arguments: dict[str, Any], epochs: int) -> dict[str, Expert]:
-        """One expert per domain; existing ones are reused."""
+        """Train one expert per domain; existing ones are reused."""
         experts = {}
         data = {name: self.expert_rows(name) for name in self.data.domains}
         for each in data.values():
-            each.classes  # noqa: B018 a domain that cannot be learned stops a run before any training
+            each.classes  # noqa: B018 a domain without enough classes raises before any training
         for number, (name, rows) in enumerate(data.items()):
             label = f"seed {self.seed}  expert {number + 1}/{len(data)} {name}"
             path = self.train_expert(f"experts/{name}", rows, arguments, epochs, label)
@@ -157,7 +157,7 @@ class SeedRun:
         return result
 
     def load_expert(self, path: Path, network: Callable[[int], nn.Module]) -> Expert:
-        """The expert in a checkpoint of :meth:`train_expert`."""
+        """Return the expert in a checkpoint of :meth:`train_expert`."""
         return Expert(network, str(path))
 
     def train_expert(
@@ -169,8 +169,8 @@ class SeedRun:
             name: Path of the checkpoint, below the seed's folder.
             data: Training data.
             arguments: Arguments of :class:`~lightning_fusion.ExpertModule`.
-            epochs: Passes over the data.
-            label: Label that is printed.
+            epochs: Number of epochs.
+            label: Label in printed messages.
         """
         seed = stage_seed(self.seed, Path(name).name)
         return self.train(name, partial(self._expert_module, data, arguments), data, seed, epochs, label)
@@ -202,16 +202,16 @@ class SeedRun:
             build: Factory of the model, called after the random numbers were seeded.
             data: Training data.
             seed: Seed of this training.
-            epochs: Passes over the data.
-            label: Label that is printed.
+            epochs: Number of epochs.
+            label: Label in printed messages.
             metric: Metric of the validation split that is printed.
             callbacks: Callbacks of this training.
 
         Raises:
-            InputError: If the training diverged; there is no checkpoint then.
+            InputError: If the training diverged; no checkpoint is written.
         """
         path = self.folder / f"{name}.ckpt"
-        if path.is_file():  # the file was moved into place: it is a whole one
+        if path.is_file():  # written atomically, so it is complete
             self.console.print(f"{label}: found checkpoint, not retrained")
             return path
         start = time.perf_counter()
@@ -259,7 +259,7 @@ class SeedRun:
     def outputs_of(
         self, name: str, experts: dict[str, Expert], data: Any, splits: Sequence[str], bar: bool = True
     ) -> ExpertOutputs:
-        """Outputs that one table needs: nothing is kept, unless several processes have to share it.
+        """Return outputs that are not stored, unless several processes share them.
 
         Args:
             name: Name of these outputs.
@@ -294,8 +294,9 @@ class SeedRun:
         Args:
             name: Name of the fuser.
             outputs: Cached outputs of the experts.
-            network: Called as ``network(num_inputs, num_outputs)``; the paper's MLP where None.
-            epochs: Passes over the samples.
+            network: Factory of the fuser network, called as ``network(num_inputs, num_outputs)``. ``None`` uses the
+                paper's MLP.
+            epochs: Number of epochs.
             batch_size: Samples per batch; the paper's 128 by default, reduced so that an epoch has at least 16 steps
                 (our choice: on 135 samples, two large steps per epoch learn nothing).
             representations: Read representations as well.
@@ -326,17 +327,17 @@ class SeedRun:
 
 
 def save_weights(trainer: Trainer, path: Path) -> None:
-    """Write a trained module's weights whole or not at all; all processes wait until the file is there."""
+    """Write a trained module's weights atomically; all processes wait until the file exists."""
     path.parent.mkdir(exist_ok=True, parents=True)
     if first_process():
         with atomic_write(path) as draft:
             trainer.save_checkpoint(draft, weights_only=True)
     else:
-        trainer.save_checkpoint(path, weights_only=True)  # takes part, and writes nothing
+        trainer.save_checkpoint(path, weights_only=True)  # all processes take part; only the first writes
     trainer.strategy.barrier("weights are written")
 
 
 def barrier() -> None:
-    """Wait until all processes are here."""
+    """Wait for all processes."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.barrier()

@@ -26,7 +26,7 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.hyperparameters import is_plain
 
 DEFAULTS: dict[str, Any] = {"devices": 1, "logger": False, "enable_model_summary": False}
-"""Where a recipe's block differs from the Trainer's own defaults."""
+"""Defaults of the block that differ from those of the Trainer."""
 
 OWNED = {
     "max_epochs": "every stage has its own number of epochs among the arguments of the recipe",
@@ -50,16 +50,16 @@ _OF_TRAINER = {name: each.default for name, each in inspect.signature(Trainer).p
 
 
 class Trainers:
-    """Makes the Trainer of every stage from one block of Trainer arguments.
+    """Build the Trainer of every stage from one block of Trainer arguments.
 
-    Callbacks, loggers, strategies and plugins hold the state of one fit. Each stage has its own: written as
-    ``{"class_path": ..., "init_args": {...}}``, as the command line gives them, they are built anew, and objects are
-    copied. Loggers have to be written so; the logger of a stage is named after it.
+    Callbacks, loggers, strategies and plugins have the state of one fit, so each stage gets new ones: entries of the
+    form ``{"class_path": ..., "init_args": {...}}``, as on the command line, are instantiated for each stage, and
+    objects are copied. Loggers must have this form; the logger of a stage is named after it.
 
     Args:
-        block: Arguments of :class:`~lightning.Trainer`, those of :data:`OWNED` excepted; :data:`DEFAULTS` stand for
-            those that are left out.
-        folder: Folder of the run; relative folders of loggers lie in its ``logs``.
+        block: Arguments of :class:`~lightning.Trainer`, those of :data:`OWNED` excepted; :data:`DEFAULTS` apply to
+            missing ones.
+        folder: Folder of the run; relative folders of loggers are in its ``logs``.
 
     Raises:
         InputError: If the block has an unknown key, or one that a stage sets.
@@ -88,10 +88,10 @@ class Trainers:
                     f"trainer.callbacks: found {callback!r}; expected class_path and init_args of a Lightning callback"
                 )
         self._open: list[Logger] = []
-        self._outer = getattr(sys.modules.get("wandb"), "run", None)  # a run that the caller began stays open
+        self._outer = getattr(sys.modules.get("wandb"), "run", None)  # a run that the caller started stays open
 
     def record(self) -> dict[str, Any]:
-        """The keys that decide on the results, as plain data: a run with others is another run."""
+        """Return the keys that affect the results, as plain data."""
         changed: dict[str, Any] = {
             key: value
             for key, value in self.block.items()
@@ -112,7 +112,7 @@ class Trainers:
 
     @property
     def processes(self) -> int:
-        """How many processes a stage runs in."""
+        """Return the number of processes of a stage."""
         if not hasattr(self, "_processes"):
             self._processes = self.trainer("none", logged=False).world_size
         return self._processes
@@ -127,17 +127,16 @@ class Trainers:
         logged: bool = True,
         bar: bool = True,
     ) -> Trainer:
-        """The Trainer of a stage.
+        """Return the Trainer of a stage.
 
         Args:
             stage: Name of the stage, with slashes: that of its loggers and of its folder below ``logs``.
             epochs: Passes over the data.
             callbacks: Callbacks of the stage, before those of the block.
-            validates: The stage needs validation; without, it validates only where the block says how much, or where
-                one of its callbacks watches a metric of the validation split.
-            logged: The stage has the loggers of the block; one that predicts alone has nothing to log.
-            bar: The stage is long: it has a progress bar unless the block has ``enable_progress_bar: false``; a short
-                one has a bar where the block has ``enable_progress_bar: true``.
+            validates: Whether the stage requires validation; otherwise it validates only if the block limits the
+                validation batches, or if one of its callbacks monitors a metric of the validation split.
+            logged: Whether the stage uses the loggers of the block.
+            bar: Whether the stage has a progress bar by default; ``enable_progress_bar`` of the block overrides it.
         """
         self.close()
         block: dict[str, Any] = {
@@ -169,17 +168,17 @@ class Trainers:
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
 
     def watched(self) -> list[str]:
-        """Metrics of the validation split that callbacks of the block watch."""
+        """Return the metrics of the validation split that callbacks of the block monitor."""
         return _watched(_build(self.block["callbacks"] or [], "trainer.callbacks"))
 
     def meet(self) -> None:
-        """Start the other processes, where there are to be some, and wait for all of them."""
+        """Start the other processes, if any, and wait for all of them."""
         if self.processes > 1:
             trainer = self.trainer("none", logged=False, bar=False)
             trainer.validate(_Nothing(), DataLoader(TensorDataset(torch.zeros(1))), verbose=False)
 
     def close(self) -> None:
-        """End the run of the last stage: a logger of Weights & Biases would go on with one that is open."""
+        """Finish the run of the last stage, since a logger of Weights & Biases would continue an open run."""
         wandb = sys.modules.get("wandb")
         for logger in self._open:
             if type(logger).__name__ == "WandbLogger" and wandb and wandb.run not in (None, self._outer):
@@ -191,7 +190,7 @@ class Trainers:
         return loggers if isinstance(loggers, list | tuple) else []
 
     def _logger(self, described: Mapping[str, Any], stage: str) -> Logger:
-        """The logger of one stage: below the folder of the run, and named after the stage."""
+        """Return the logger of one stage, in the folder of the run and named after the stage."""
         kind, given = _resolve(described["class_path"], "trainer.logger"), dict(described.get("init_args") or {})
         takes = inspect.signature(kind).parameters
         for key in ("name", "run_name"):
@@ -206,7 +205,7 @@ class Trainers:
 
 
 class _Nothing(LightningModule):
-    """Validates nothing."""
+    """Callback without validation."""
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Do nothing."""
@@ -222,12 +221,12 @@ def _is_class(value: Any) -> bool:
 
 
 def _is_given(key: str, value: Any) -> bool:
-    """Whether a key says something: null leaves the default of most, and tells one to count steps, not epochs."""
+    """Return whether a key is set: null means the default for most keys, but counting steps for one."""
     return value is not None or key == "check_val_every_n_epoch"
 
 
 def _resolve(path: Any, where: str) -> Any:
-    """The class of a path."""
+    """Import the class of a path."""
     try:
         return resolve_name(path)
     except (AttributeError, ImportError, TypeError, ValueError) as error:
@@ -235,7 +234,7 @@ def _resolve(path: Any, where: str) -> Any:
 
 
 def _build(value: Any, where: str) -> Any:
-    """A value of the block for one stage: what names a class is built, objects are copied."""
+    """Return a value of the block for one stage: classes are instantiated, objects are copied."""
     if _is_class(value):
         arguments = {key: _build(item, where) for key, item in (value.get("init_args") or {}).items()}
         kind = _resolve(value["class_path"], where)
@@ -251,7 +250,7 @@ def _build(value: Any, where: str) -> Any:
 
 
 def _describe(value: Any) -> Any:
-    """A value of the block as plain data."""
+    """Return a value of the block as plain data."""
     if isinstance(value, Mapping):
         return {str(key): _describe(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

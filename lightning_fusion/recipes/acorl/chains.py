@@ -30,7 +30,7 @@ class Plan:
     Attributes:
         strengths: Strengths of the reversal, one chain each; the plain chain is always trained.
         arguments: Arguments of every member's module.
-        branch: Further ones of the modules that train against others.
+        branch: Further arguments of the modules that train against other members.
     """
 
     network: Callable[[int], nn.Module]
@@ -54,7 +54,7 @@ class ChainRun(SeedRun, ABC):
     beside: tuple[str, ...]
     """Further metrics of that table."""
     sign: int
-    """1 where more of the metric is better, -1 where less is."""
+    """1 if a higher metric is better, -1 if a lower one is."""
     fusions: tuple[str, ...]
     """Fusions; the strength is selected by the first one."""
     likeness: tuple[str, ...]
@@ -64,7 +64,7 @@ class ChainRun(SeedRun, ABC):
 
     @classmethod
     def method(cls, arm: str, fusion: str | None = None) -> str:
-        """The report's name of an arm, fused; by the first fusion where None."""
+        """Return the name of a fused arm in the report. ``None`` (default) means the first fusion."""
         return f"{arm}, {fusion or cls.fusions[0]}"
 
     @abstractmethod
@@ -114,7 +114,7 @@ class ChainRun(SeedRun, ABC):
         """Return the description of the data in the report."""
 
     def text(self, seeds: Sequence[int]) -> list[str]:
-        """Further lines of the report on all seeds, in Markdown."""
+        """Return further lines of the report on all seeds, in Markdown."""
         return []
 
     def notes(self) -> list[str]:
@@ -161,7 +161,7 @@ class ChainRun(SeedRun, ABC):
         arguments = plan.arguments | (more or {})
         build = partial(kind, network=network, classes=self.data.classes, preprocessing=preprocessing, **arguments)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the frozen ones
+            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the frozen members
             self.train(
                 f"members/{name}",
                 build,
@@ -174,7 +174,7 @@ class ChainRun(SeedRun, ABC):
             )
 
     def _callbacks(self) -> list[Callback]:
-        """Of the training of a member."""
+        """Return the callbacks of the training of a member."""
         return []
 
     def _path(self, name: str) -> Path:
@@ -192,7 +192,7 @@ class ChainRun(SeedRun, ABC):
         return {PLAIN: self.chains[0.0], COMPLEMENTARY: self.chains[chosen]}
 
     def _singles(self, arms: dict[str, list[str]]) -> Iterable[tuple[str, str]]:
-        """(name in the report, member) of each model that is judged alone."""
+        """Yield (name in the report, member) of each model that is evaluated alone."""
         yield "first member", arms[PLAIN][0]
         for arm, chain in arms.items():
             for number, name in enumerate(chain[1:], 2):
@@ -201,7 +201,7 @@ class ChainRun(SeedRun, ABC):
             yield "one larger model", "larger"
 
     def _by_strength(self, test: Mapping[float, Mapping[str, float]]) -> None:
-        """Add the figures of every fusion at every strength, and those of the first one by which it is picked."""
+        """Add the metrics of every fusion at every strength, and the validation metric that selects the strength."""
         name = f"{self.metric} by strength"
         for strength, figures in test.items():
             for fusion, value in figures.items():
@@ -210,7 +210,7 @@ class ChainRun(SeedRun, ABC):
 
 
 def pairs_of(chain: Sequence[str], tensors: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Every two members' tensors, in order.
+    """Return the tensors of every pair of members, in order.
 
     Example:
         >>> import torch

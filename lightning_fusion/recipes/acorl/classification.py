@@ -1,4 +1,4 @@
-"""Chains of classifiers: fused by their outputs and representations, judged by accuracy."""
+"""Chains of classifiers, fused by outputs and representations and evaluated by accuracy."""
 
 import itertools
 import math
@@ -68,7 +68,7 @@ class ClassificationChains(ChainRun):
         return average_outputs(self._known(chain, split), weights)
 
     def score(self, chosen: float) -> None:
-        """Test everything that the report compares, and look at attributions."""
+        """Test all methods of the report, and compare attributions."""
         self.truth = np.array(self.outputs["test"].target)
         super().score(chosen)
         if self.attribution_rows:
@@ -84,7 +84,7 @@ class ClassificationChains(ChainRun):
         return dict(zip(self.fusions, answers, strict=True))
 
     def data_description(self) -> dict[str, Any]:
-        """Source, classes and rows."""
+        """Return source, classes and numbers of samples."""
         return {
             "source": source_of(self.data),
             "classes": len(self.data.classes),
@@ -115,7 +115,7 @@ class ClassificationChains(ChainRun):
                 self.report.add(self.method(arm), name, float(values.nanmean()), self.seed)
         if batch.input.ndim == 4:
             names = {"first member": plain[0], "second, plain": plain[1], "second, ACoRL": ours[1]}
-            rows = spread(len(batch.target), 4)  # files lie by class
+            rows = spread(len(batch.target), 4)  # files are ordered by class
             some, target = batch.input[rows], batch.target[rows]
             self.maps = some, {name: attribute(network, some, target) for name, network in names.items()}
         self.report.took("attribution", start)
@@ -127,7 +127,7 @@ class ClassificationChains(ChainRun):
         self.report.add(method, "accuracy", self._value(answer), self.seed)
 
     def _late(self, chain: list[str]) -> Tensor:
-        """An ordinary expert on the members' stored representations."""
+        """Train an ordinary expert on the members' stored representations."""
         seed_everything(self.seed, verbose=False)
         head, data = late_fusion(self.outputs, chain, seed=self.seed)
         rows = data.rows("train")

@@ -1,4 +1,4 @@
-"""ACoRL's protocol: a chain of members, each against those before it, beside the same chain trained plainly."""
+"""ACoRL's protocol: a chain of members, each trained against the previous ones, and a plain control chain."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -58,32 +58,33 @@ def acorl(
     initialization, order of data and epochs. Their outputs are cached. Where several strengths are given, the one whose
     fusion is best on *validation*, on average over the seeds, is the one of the table; 0 is the plain chain.
 
-    Classifiers are fused by their outputs and representations and judged by accuracy. Where the data module names
-    trials of unseen speakers, as :class:`~lightning_fusion.SpeakerDataModule` does, the members are speaker networks
-    trained with an angular margin (0.2, which rises from 0 over the first 30 % of training; our choice), fused by their
-    scores and judged by EER.
+    Classifiers are fused by their outputs and representations and evaluated by accuracy. If the data module has trials
+    of unseen speakers, as :class:`~lightning_fusion.SpeakerDataModule` does, the members are speaker networks trained
+    with an angular margin (0.2, reached linearly over the first 30 % of training; our choice), fused by their scores
+    and evaluated by EER.
 
     Args:
-        data: The data; all members train on the samples of the ``expert`` role, where the data have roles.
+        data: The data; all members train on the samples of the ``expert`` role, if the data have roles.
         network: Factory of a member's network, called with the number of classes.
         features: Submodule of the network whose output is the representation.
         output: Folder of the run.
         seeds: Random seeds, one run each; [0] by default.
         members: N, the length of the chain.
         epochs: Epochs of each member.
-        strengths: Largest lambdas to try; [1.0] by default.
-        schedule: Called with a strength, gives lambda's schedule;
-            :class:`~lightning_fusion.schedules.DANNRamp` where None.
-        dissimilarity: As for :class:`~lightning_fusion.ACoRLModule`.
-        projection: Likewise.
-        larger: Factory of one larger network that costs as much to train and to run as the chain, called with the
-            number of classes; left out by default.
+        strengths: Maximum lambdas to compare; [1.0] by default.
+        schedule: Factory of the schedule of lambda, called with a strength. ``None`` (default) uses
+            :class:`~lightning_fusion.schedules.DANNRamp`.
+        dissimilarity: Argument of :class:`~lightning_fusion.ACoRLModule`.
+        projection: Argument of :class:`~lightning_fusion.ACoRLModule`.
+        larger: Factory of one larger network of the chain's training and inference cost, called with the number of
+            classes. ``None`` (default) leaves it out.
         optimizer: Optimizer of the members; AdamW, 1e-3, weight decay 1e-4 by default.
         scheduler: Schedule of the members, stepping each epoch; cosine annealing to 0 by default.
         label_smoothing: Label smoothing of the members; not for speakers.
         mixup: Mixup alpha of the members; 0 turns it off; not for speakers.
-        attribution_rows: Test samples whose integrated gradients are compared; 64 where None and the extra ``explain``
-            is installed; 0 leaves that out. Not for speakers: unseen ones have no class whose logit could be explained.
+        attribution_rows: Number of test samples whose integrated gradients are compared; 0 compares none. ``None``
+            (default) means 64 if the extra ``explain`` is installed, else 0. Not for speakers: unseen ones have no
+            class logit.
         trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` lists
             them.
         overwrite: Replace another run in ``output``.
@@ -93,7 +94,7 @@ def acorl(
         members' checkpoints, which are ordinary experts, and their outputs.
 
     Raises:
-        InputError: If ``output`` holds another run, arguments make no sense, or a network does not take the data.
+        InputError: If ``output`` contains another run, an argument is invalid, or a network fails on the data.
     """
     seeds, strengths = [0] if seeds is None else seeds, [1.0] if strengths is None else strengths
     recorded = describe_arguments(locals())
@@ -107,7 +108,7 @@ def acorl(
         raise InputError(f"strengths: found {strengths}; expected numbers >= 0, one above 0 at least")
     data = expert_data(data)
     data.prepare_data()
-    data.setup("fit")  # once: the seeds share what is in memory
+    data.setup("fit")  # once: all seeds share the data in memory
     arguments: dict[str, Any] = {"optimizer": optimizer, "scheduler": scheduler, "features": features}
     own: dict[str, Any] = {"label_smoothing": label_smoothing, "mixup": mixup, "attribution_rows": attribution_rows}
     kind: type[ChainRun]
@@ -170,10 +171,10 @@ class _ACoRL(Recipe):
     data: FusionDataModule
     kind: type[ChainRun]
     more: dict[str, Any]
-    """Further arguments of the kind."""
+    """Further arguments of the kind of task."""
     plan: Plan
     strengths: list[float]
-    """Strengths as given; 0 among them permits the plain chain."""
+    """Strengths as given; 0 allows the selection of the plain chain."""
     chains: list[ChainRun] = field(default_factory=list)
 
     def run_seed(self, run: Run, seed: int) -> None:
@@ -199,7 +200,7 @@ class _ACoRL(Recipe):
         report.notes += [*last.notes(), *_signs(report, kind, chosen)]
 
     def figures(self, run: Run) -> Figures:
-        """Each strength against the plain chain, and what the kind of data has beside."""
+        """Return the figure of the strengths, and further figures of the kind of task."""
         return _figures(run.report, self.kind, self.plan.strengths) | self.chains[-1].figures()
 
 
@@ -209,7 +210,7 @@ def _check_network(
     """Check a network on a training sample, as the trainer would, before other networks are trained.
 
     Raises:
-        InputError: If it lacks the layer, or does not take the samples.
+        InputError: If it lacks the layer, or fails on the samples.
     """
     with torch.random.fork_rng(), torch.no_grad(), trainer.precision_plugin.forward_context():
         tried = network(len(data.classes)).to(trainer.strategy.root_device)
@@ -240,14 +241,14 @@ def _names_trials(data: Any) -> bool:
 
 
 def _choose(runs: Sequence[ChainRun], strengths: Sequence[float], tried: Sequence[float]) -> float:
-    """The strength whose fusion is best on validation, over all seeds; the plain chain where 0 was given."""
+    """Return the strength whose fusion is best on validation over all seeds; 0 only if it was given."""
     allowed = [*tried, *([0.0] if 0 in strengths else [])]
     means = {strength: float(np.mean([run.validation[strength] for run in runs])) for strength in allowed}
     return max(allowed, key=lambda strength: (runs[0].sign * means[strength], -strength))
 
 
 def _comparison(report: Report, kind: type[ChainRun]) -> list[str]:
-    """ACoRL's chain against the plain one, fusion by fusion."""
+    """Compare ACoRL's chain with the plain one, by fusion."""
     rows = []
     for fusion in kind.fusions:
         ours, theirs = _both_arms(report, kind, fusion)
@@ -258,7 +259,7 @@ def _comparison(report: Report, kind: type[ChainRun]) -> list[str]:
 def _both_arms(
     report: Report, kind: type[ChainRun], fusion: str | None = None, metric: str | None = None
 ) -> list[list[float]]:
-    """Figures of ACoRL's chain and of the plain one, by seed."""
+    """Return the values of ACoRL's chain and of the plain one, by seed."""
     return [report.values(kind.method(arm, fusion), metric or kind.metric) for arm in (COMPLEMENTARY, PLAIN)]
 
 
@@ -317,7 +318,7 @@ def _signs(report: Report, kind: type[ChainRun], chosen: float) -> list[str]:
 
 
 def _figures(report: Report, kind: type[ChainRun], strengths: Sequence[float]) -> Figures:
-    """The figure that all kinds of data have."""
+    """Return the figure of all kinds of tasks."""
     grid = sorted({0.0, *strengths})
     values = {split: [_by_strength(report, kind, strength, split) for strength in grid] for split in ("val", "test")}
     gains: dict[float, dict[str, Any]] = {strength: {} for strength in sorted(set(strengths))}

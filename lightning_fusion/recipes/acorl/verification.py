@@ -1,4 +1,4 @@
-"""Chains of speaker networks: fused by their scores of trials, judged by EER."""
+"""Chains of speaker networks, fused by trial scores and evaluated by EER."""
 
 import time
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from lightning_fusion.verification.error_rates import bootstrap_eer, equal_error
 from lightning_fusion.verification.metrics import trial_scores
 from lightning_fusion.verification.module import VerificationModule
 
-FEW_SPEAKERS = 40  # of VoxCeleb1-O; an EER of fewer is called a smoke figure (our choice)
+FEW_SPEAKERS = 40  # the number of VoxCeleb1-O; the report warns if there are fewer (our choice)
 _LEAST_ROWS = 4  # two to fit a linear map, two to hold out
 _EMBEDDINGS = "embeddings of members"
 _MARGIN = Linear(0.0, 0.2, until=0.3)  # radians, as in configs/experts/speaker.yaml
@@ -48,7 +48,7 @@ class SpeakerChains(ChainRun):
         return [ScheduledAttribute("loss.margin", _MARGIN)]
 
     def predict(self) -> None:
-        """Score the trials of both splits by every member, whose embeddings are computed once and stored."""
+        """Score the trials of both splits by every member; embeddings are computed once and stored."""
         start = time.perf_counter()
         pool = self._pool()
         self.data.setup("test")
@@ -67,7 +67,7 @@ class SpeakerChains(ChainRun):
         }
 
     def _embeddings(self, pool: ExpertPool, split: str) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sample numbers, rising, and the embedding of each by every member: stored ones where they are these."""
+        """Return ascending sample numbers and their embeddings by every member, stored ones if they match."""
         folder = self.folder / "embeddings" / split
         prints = {name: expert.fingerprint for name, expert in pool.members.items()}
         metadata = {"data": self.data.fingerprint(split), "members": prints}
@@ -99,7 +99,7 @@ class SpeakerChains(ChainRun):
         return dict(zip(self.fusions, (self._average(chain, "test"), calibrated), strict=True))
 
     def score(self, chosen: float) -> None:
-        """Test everything that the report compares."""
+        """Test all methods of the report."""
         self.curves: dict[str, Tensor] = {}
         super().score(chosen)
 
@@ -111,7 +111,7 @@ class SpeakerChains(ChainRun):
 
     def _score(self, method: str, answer: Tensor) -> None:
         same = self.same["test"]
-        # a list may call two people one; the interval is of the trials on which it agrees with the paths
+        # a trial list may contradict the paths; the interval uses the trials on which both agree
         sound = ~same | (self.speakers[:, 0] == self.speakers[:, 1])
         low, high = bootstrap_eer(answer[sound], same[sound], self.speakers[sound], seed=self.seed)
         self.report.add(method, "eer", self._value(answer), self.seed, low=low, high=high)
@@ -133,7 +133,7 @@ class SpeakerChains(ChainRun):
     # ----------------------------------------------------------------- report
 
     def data_description(self) -> dict[str, Any]:
-        """Speakers, recordings and trials."""
+        """Return speakers, recordings and trials."""
         settings = self.data.hparams
         trials = {
             split: f"{len(same)} ({int(same.sum())} of the same speaker; {settings.get(f'{split}_trials') or 'drawn'})"
@@ -166,7 +166,7 @@ class SpeakerChains(ChainRun):
         return found
 
     def text(self, seeds: Sequence[int]) -> list[str]:
-        """The EER of each seed with its interval over speakers."""
+        """Return the EER of each seed with its interval over speakers."""
         rows = []
         for method in self.report.methods("eer"):
             found = {row["seed"]: row for row in self.report.select(method=method, metric="eer")}
@@ -177,7 +177,7 @@ class SpeakerChains(ChainRun):
         return [title, "", *markdown_table(["method", *(f"seed {seed}" for seed in seeds)], rows)]
 
     def figures(self) -> Figures:
-        """Detection error trade-off."""
+        """Return the detection error trade-off curves."""
         shown = ["first member", self.method(PLAIN), self.method(COMPLEMENTARY), "one larger model"]
         curves = {name: error_curve(self.curves[name], self.same["test"]) for name in shown if name in self.curves}
         rates = {name: (curve.false_alarm, curve.miss) for name, curve in curves.items()}
@@ -204,10 +204,10 @@ class _Listener(LightningModule):
         self.validation_step(batch, batch_idx)
 
     def heard(self) -> dict[str, np.ndarray]:
-        """Rows of all batches of all processes, each once, in the order of their sample numbers."""
+        """Return the rows of all batches of all processes, each once, ordered by sample number."""
         if not self.index:
             raise InputError(
-                "trainer.strategy: its processes end with each stage, and what they heard is lost; give strategy: ddp"
+                "trainer.strategy: its processes end with each stage, so their embeddings are lost; use strategy: ddp"
             )
         own = {"index": torch.cat(self.index)} | {name: torch.cat(parts) for name, parts in self.found.items()}
         shards: list[Any] = [own]

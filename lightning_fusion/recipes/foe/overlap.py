@@ -24,7 +24,7 @@ def check_overlaps(overlaps: Sequence[float]) -> list[float]:
     """Return the distinct overlaps in increasing order.
 
     Raises:
-        InputError: If one is no share.
+        InputError: If one is not in [0, 1].
     """
     if wrong := [share for share in overlaps if not 0 <= share <= 1]:
         raise InputError(f"overlaps: found {wrong}; expected shares from 0, domains as they are, to 1, identical")
@@ -35,7 +35,7 @@ class OverlapRun(SeedRun):
     """One seed with experts whose domains overlap.
 
     Args:
-        *arguments: As for :class:`~lightning_fusion.recipes.seed_run.SeedRun`.
+        *arguments: Arguments of :class:`~lightning_fusion.recipes.seed_run.SeedRun`.
         overlap: Fraction of each expert's samples that is drawn from all domains.
         main: The row of the table.
     """
@@ -73,7 +73,7 @@ def _of(report: Report, method: str, overlap: float) -> list[float]:
 
 
 def overlap_table(report: Report, overlaps: Sequence[float], main: str) -> list[str]:
-    """Every rule at every overlap, and what fusing gains over the best expert alone."""
+    """Return the table of every rule at every overlap, and the gain over the best single expert."""
     methods = [main, *RULES, CEILING]
     head = ["overlap", *methods, "gain over the best single expert"]
     rows = []
@@ -89,7 +89,7 @@ def overlap_table(report: Report, overlaps: Sequence[float], main: str) -> list[
 
 
 def overlap_figure(report: Report, overlaps: Sequence[float], main: str) -> Figures:
-    """The figure of it."""
+    """Return the figure of fusion by overlap."""
     values = {method: [_of(report, method, overlap) for overlap in overlaps] for method in (main, *RULES, CEILING)}
     figure = plotting.overlap_curves(overlaps, values, main=main, ceiling=CEILING, label=report.title)
     return {

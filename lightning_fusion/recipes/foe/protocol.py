@@ -95,10 +95,10 @@ def foe(
         fuser_epochs: Epochs of each fuser; as in the paper, the last weights are kept.
         fuser_batch_size: Samples per batch of the fusers; the paper's 128 by default, reduced so that an epoch has at
             least 16 steps (our choice: on 135 samples, two large steps per epoch learn nothing).
-        fuser: Called as ``fuser(num_inputs, num_outputs)``; the paper's MLP where None, and
-            :class:`~lightning_fusion.foe.fusers.RepresentationFuser` where it reads representations.
+        fuser: Called as ``fuser(num_inputs, num_outputs)``; ``None`` (default) uses the paper's MLP, and
+            :class:`~lightning_fusion.foe.fusers.RepresentationFuser` for representations.
         features: Layer of the experts' networks that gives their representation. If set, the main row of the table is
-            FoE that reads representations beside outputs (our extension), followed by the paper's.
+            FoE that reads representations and outputs (our extension), followed by the paper's.
         mean_weight: Weight of the mean of the experts' outputs in the prediction of FoE that reads representations; 0
             is the fuser alone.
         optimizer: Optimizer of the experts; AdamW, 1e-3, weight decay 1e-4 by default.
@@ -230,7 +230,7 @@ class _Seed(SeedRun):
     # ---------------------------------------------------------------- fusers
 
     def fit_fusers(self, outputs: ExpertOutputs, fuser: dict[str, Any], mean_weight: float) -> None:
-        """Train and test FoE with each kind of target, and with representations where the store holds them."""
+        """Train and test FoE with each kind of target, and with representations if the store has them."""
         owned = all(outputs.expert_targets(split).any() for split in ("train", "val"))
         mixed = FUSERS[MAIN] | {"mean_weight": mean_weight}
         with_representations = {WITH_REPRESENTATIONS: mixed} if outputs["train"].representations else {}
@@ -270,7 +270,7 @@ class _Seed(SeedRun):
                     answer = fitted[name].fuse(torch.from_numpy(outputs.concatenated("val"))).argmax(1).numpy()
                 accuracy = float((answer == truth).mean())
                 self.report.add(method, f"accuracy, outputs of {name}", accuracy, self.seed, split="val")
-                best = max(best, (accuracy, name), key=lambda found: found[0])  # the first of several
+                best = max(best, (accuracy, name), key=lambda found: found[0])  # the first of equals
             self.report.notes.append(
                 f"Seed {self.seed}, {method}: uses the outputs of {best[1]}, the best on the validation split."
             )
@@ -319,7 +319,7 @@ class _Seed(SeedRun):
         start = time.perf_counter()
         train, test = outputs.scattered("train"), outputs.scattered("test")
         target, truth = np.asarray(outputs["train"].target), np.asarray(outputs["test"].target)
-        # means are linear in correctness: the mean over experts is the mean of their fraction
+        # means are linear: the mean over experts is the mean of the fraction of correct experts
         self.report.add_right("mean of single experts", (test.argmax(2) == truth[:, None]).mean(1), truth, self.seed)
         for name, rule in baselines.items():
             self._score(name, rule().fit(train, target).predict(test) == truth, outputs)
@@ -361,13 +361,13 @@ class _OneExpert(nn.Module):
         self.network = network(count, num_outputs)
 
     def forward(self, outputs: Tensor) -> Tensor:
-        """Map (B, sum of C_k) to (B, C)."""
+        """Map (B, sum of C_k) to (B, C) logits."""
         result: Tensor = self.network(outputs[:, self.block])
         return result
 
 
 def _figures(report: Report, folder: Path, outputs: ExpertOutputs, seed: int, main: str) -> Figures:
-    """The three figures of the report."""
+    """Return the three figures of the report."""
     shown = [main, "best single expert", "softmax average", "most confident", "logistic stacking"]
     domains = [name for name in outputs.domains if report.values(main, report.metric, domain=name)]
     means = {

@@ -171,7 +171,7 @@ class _Frugal(Recipe):
     data: FusionDataModule | None
     source: str
     stores: dict[int, ExpertOutputs]
-    """Cached outputs by seed, where no data are given."""
+    """Cached outputs by seed, if no data are given."""
     expert: dict[str, Any]
     """Arguments of the experts' modules."""
     expert_epochs: int
@@ -184,7 +184,7 @@ class _Frugal(Recipe):
     unseen: list[str]
 
     def of_seeds(self, seeds: Sequence[int]) -> dict[int, Any]:
-        """The stores; the data are those of all seeds."""
+        """The stores; they contain the data of all seeds."""
         found = {seed: store.fingerprints | {"experts": store.experts} for seed, store in self.stores.items()}
         return {seed: found.get(seed) for seed in seeds}
 

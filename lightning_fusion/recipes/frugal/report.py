@@ -17,7 +17,7 @@ from lightning_fusion.recipes.report import Figures, Report, markdown_table
 
 
 def sensitivity_table(report: Report) -> list[str]:
-    """Accuracy and cost by number of neighbors and trade-off."""
+    """Return the table of accuracy and cost by number of neighbors and trade-off."""
     metric = "accuracy by setting"
     prices, counts = (sorted({row[key] for row in report.select(metric=metric)}) for key in ("trade_off", "neighbors"))
     rows = []
@@ -32,7 +32,7 @@ def sensitivity_table(report: Report) -> list[str]:
 
 
 def abstention_table(report: Report, study: Study) -> list[str]:
-    """Abstention of each rule where some test samples are out of scope."""
+    """Return the table of abstention, if some test samples are out of scope."""
     metrics = (IN_SCOPE, SCOPE_AUROC, "area under the risk-coverage curve", HALF_COVERAGE, SCOPE_COVERAGE)
     rows = [
         [method, *(f"{np.mean(report.values(method, metric)):.3f}" for metric in metrics)]
@@ -49,7 +49,7 @@ def abstention_table(report: Report, study: Study) -> list[str]:
 
 
 def figures(report: Report, study: Study) -> Figures:
-    """The figures of the report; the one of abstention where test samples are out of scope."""
+    """Return the figures of the report; with out-of-scope test samples also the one of abstention."""
     seeds = sorted({row["seed"] for row in report.rows})
     empty = {row["seed"]: row["value"] for row in report.select(method=MAJORITY, metric="accuracy")}
     grid = np.linspace(0, subset_cost(study.costs), 400)

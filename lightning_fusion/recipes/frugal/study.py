@@ -69,7 +69,7 @@ class _Fusion:
 
 
 class Study:
-    """One seed: the policy, its variants and its rivals on the same rows."""
+    """One seed: the policy, its variants and the baselines on the same samples."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Study:
         self.majority = majority_class(self.goal["train"], len(self.goal["test"]), len(outputs.names))
 
     def _rows(self, split: str, not_of: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Outputs (N, K, C) and targets (N,) of the rows in use: those not of the unseen domains, or of them alone."""
+        """Return outputs (N, K, C) and targets (N,) of samples without the unseen domains, or of these only."""
         target, domains = np.asarray(self.outputs[split].target), self.outputs.domains
         chosen = np.arange(len(target))
         if self.unseen:
@@ -137,7 +137,7 @@ class Study:
         trade_off = self.policy.trade_off_
         if trade_off in curve.trade_off:
             self.answer = curve.predictions[curve.trade_off.index(trade_off)]
-        else:  # a budget found it
+        else:  # found from the budget
             self.answer = self.policy.curve(self.known["test"], self.goal["test"], [trade_off]).predictions[0]
         right = self.answer.probabilities.argmax(1).cpu().numpy() == self.goal["test"]
         self.cost = float(self.answer.cost.mean())
@@ -163,7 +163,7 @@ class Study:
             self.report.notes.append(f"Seed {self.seed}: {message}.")
 
     def _abstain(self) -> None:
-        """Separation of in-scope and out-of-scope samples by risk, where no expert has some test classes."""
+        """Add the separation of in-scope and out-of-scope samples by risk, if no expert has some test classes."""
         known = {name for labels in self.outputs.expert_classes.values() for name in labels}
         truth = self.goal["test"]
         self.unknown = ~np.isin(truth, [self.outputs.classes.index(name) for name in known])
@@ -196,7 +196,7 @@ class Study:
                 self.report.add(method, metric, value, self.seed)
 
     def study_variants(self, arguments: dict[str, Any]) -> None:
-        """Other fusers, risks and searches."""
+        """Fit policies with other fusers, risks and searches."""
         rows = len(self.goal["train"])
         variants: dict[str, dict[str, Any]] = {
             "FrugalFoE (M = 10, at least two queries)": {
@@ -296,7 +296,7 @@ class Study:
         )
 
     def compare(self) -> None:
-        """Every curve at the cost of the policy, the area under it, and the single points."""
+        """Add every curve at the cost of the policy, the area under it, and the single points."""
         total = sum(self.costs.values())
         for method in self.report.methods("accuracy on the curve"):
             costs, accuracies = self._line(method)
@@ -313,11 +313,11 @@ class Study:
             self.report.add(method, "cost", cost, self.seed)
 
     def _line(self, method: str) -> tuple[np.ndarray, np.ndarray]:
-        """Rising costs and accuracies of a curve, from cost 0 on; points of equal cost are averaged."""
+        """Return ascending costs and accuracies of a curve, from cost 0; points of equal cost are averaged."""
         return curve_of(self.report, method, self.seed, self.majority.accuracy(self.goal["test"]))
 
     def study_sensitivity(self) -> None:
-        """Accuracy and cost by number of neighbors and trade-off."""
+        """Add accuracy and cost by number of neighbors and trade-off."""
         start = time.perf_counter()
         around = [(self.policy.trade_off_ or 0.02) * factor for factor in (0.5, 1.0, 2.5)]
         for count in sorted({min(count, len(self.goal["train"]) - 1) for count in NEIGHBORS}):
@@ -334,10 +334,10 @@ def subset_cost(costs: dict[str, float]) -> float:
 
 
 def curve_of(report: Report, method: str, seed: int, majority: float) -> tuple[np.ndarray, np.ndarray]:
-    """A rule's curve of one seed: rising costs and accuracies, from the majority-class baseline at cost 0 on.
+    """Return a rule's curve of one seed: ascending costs and accuracies, from the majority-class baseline at cost 0.
 
     Args:
-        report: Holds the points.
+        report: Report with the points.
         method: Name of the rule.
         seed: Seed of the run.
         majority: Accuracy at cost 0, that of the majority-class baseline.

@@ -1,4 +1,4 @@
-"""Recipes for experts that write: generative, multiple_choice, text_evaluation."""
+"""Recipes for language models: generative, multiple_choice, text_evaluation."""
 
 RECIPES = {
     "generative": "headlines.generative",

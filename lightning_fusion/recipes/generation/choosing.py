@@ -16,14 +16,14 @@ def train_chooser(one: SeedRun, name: str, data: EmbeddingsDataModule, epochs: i
     """Train GenerativeFoE, save it, and return its selected experts.
 
     Args:
-        one: The seed.
+        one: Run of the seed.
         name: Name of the checkpoint in ``fusers``.
         data: The embeddings.
-        epochs: Passes over them.
+        epochs: Number of epochs.
         **arguments: Arguments of :class:`~lightning_fusion.GenerativeFoE`.
 
     Returns:
-        (N,) numbers of the experts that are chosen for the test samples.
+        (N,) numbers of the selected experts of the test samples.
     """
     start = time.perf_counter()
     seed_everything(one.seed, verbose=False)

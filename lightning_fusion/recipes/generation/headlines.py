@@ -51,10 +51,10 @@ def generative(
 ) -> Report:
     """Train one generative expert per domain, select one for each sample, and compare with single experts.
 
-    For each seed: parts are drawn, one expert is trained per domain, all embed the fuser's and the test texts and write
-    for them, one expert in memory at a time; GenerativeFoE is trained on the embeddings of all experts and, as an
-    ablation, on those of each one alone; all texts are evaluated by ROUGE. An interrupted run resumes and
-    reuses trained experts and written batches.
+    For each seed: parts are drawn, one expert is trained per domain, and all experts embed the fuser's and the test
+    texts and generate texts for them, one expert in memory at a time; GenerativeFoE is trained on the embeddings of all
+    experts and, as an ablation, on those of each single expert; all texts are evaluated by ROUGE. An interrupted run
+    resumes and reuses trained experts and written batches.
 
     Args:
         data: Pairs of texts; their domains are the experts'.
@@ -65,7 +65,7 @@ def generative(
         fuser_epochs: Epochs of each fuser.
         max_new_tokens: Maximum number of tokens of a generated text.
         hidden: Width of the fusers.
-        single_embeddings: Train fusers that read one expert's embedding alone, too.
+        single_embeddings: Also train fusers that read the embedding of one expert only.
         optimizer: Optimizer of the experts; AdamW, 1e-3, weight decay 1e-4 by default.
         scheduler: Schedule of the experts, stepping each epoch; cosine annealing to 0 by default.
         trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` lists
@@ -172,7 +172,7 @@ class _Seed(SeedRun):
         self.chosen: dict[str, np.ndarray] = {}
 
     def counts(self) -> dict[str, int]:
-        """Pairs of each part."""
+        """Return the number of pairs of each part."""
         roles = (("expert", "train"), ("expert", "val"), ("fuser", "train"), ("fuser", "val"), ("fuser", "test"))
         return {
             f"{role} {split}" if split != "test" else split: len(self.files.rows(role, split))  # type: ignore[arg-type]
@@ -238,7 +238,7 @@ class _Seed(SeedRun):
     # ---------------------------------------------------------------- choice
 
     def choose(self, arguments: dict[str, Any], epochs: int, single_embeddings: bool) -> None:
-        """Train GenerativeFoE on all embeddings and on each expert's alone, and judge the chosen texts."""
+        """Train GenerativeFoE on all embeddings and on those of single experts, and evaluate the selected texts."""
         names = self.store.names
         kinds: dict[str, list[str]] = {MAIN: names}
         if single_embeddings:
@@ -252,7 +252,7 @@ class _Seed(SeedRun):
             self._score(method, chosen, len(readers) + (~own).mean())
 
     def score_baselines(self) -> None:
-        """Single experts, chance, oracles, and the lead baseline (first words)."""
+        """Evaluate single experts, chance, oracles, and the lead baseline (first words)."""
         rows = np.arange(len(self.scores))
         for number, name in enumerate(self.store.names):
             self._score(f"single expert {name}", np.full(len(rows), number), 1)
@@ -265,7 +265,7 @@ class _Seed(SeedRun):
         self._add("lead baseline (first words)", self._judged([text[:count] for text in self.read]))
 
     def _lead(self) -> int:
-        """How many first tokens are the best title on the fuser's validation pairs."""
+        """Return the number of first tokens with the highest ROUGE-L on the fuser's validation pairs."""
         best = {}
         batches = list(self.pairs.val_dataloader())
         for count in LEADS:
@@ -274,7 +274,7 @@ class _Seed(SeedRun):
         return max(best, key=lambda count: best[count])
 
     def compare(self) -> None:
-        """Paired ROUGE-L differences from each single expert over test rows, and some chosen texts."""
+        """Add paired ROUGE-L differences from each single expert over the test samples, and examples of texts."""
         rows = np.arange(len(self.scores))
         own, gains, shown = self.scores[rows, self.chosen[MAIN], 2], [], []
         for number, name in enumerate(self.store.names):

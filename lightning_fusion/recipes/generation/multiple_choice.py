@@ -50,23 +50,24 @@ def multiple_choice(
 ) -> Report:
     """Score language models on multiple-choice questions, and select one for each question.
 
-    Each expert is loaded once, scores every option and embeds the question; the results are stored, so that an
-    interrupted run resumes with the next expert. The expert that answers most validation questions of a category
-    is that category's target. Fusers learn this target on four fifths of the validation questions, from embeddings or
-    from option probabilities. Test questions have no part in it: the released code calibrates on them.
+    Each expert is loaded once, scores every option and embeds the question; the results are stored, so an interrupted
+    run resumes with the next expert. The target of a category is the expert with the highest validation accuracy in it.
+    Fusers learn this target on four fifths of the validation questions, from embeddings or from option probabilities.
+    Test questions are not used for calibration, unlike in the released code.
 
     Args:
-        root: Folder with ``<split>/<subject>_<split>.csv``: question, four options, letter; no line of names.
+        root: Folder with ``<split>/<subject>_<split>.csv``: question, four options, letter; no header.
         experts: Names, and folders (or names on the hub that are on this machine) of sequence-to-sequence or causal
             language models of transformers with their tokenizers.
         output: Folder of the run.
-        categories: CSV file of subjects and their categories; each subject is a category where None.
-        val_split: Calibrates, and trains the fusers.
-        test_split: Tests.
-        options: Whether the likelihood is of the letter, after a question that lists the options, or of the text.
-        per_token: Divide a likelihood by its tokens, so that short texts have no advantage.
-        max_length: Tokens of a question; of longer ones the end is kept, which asks for the answer.
-        batch_size: Questions that an expert works on at once.
+        categories: CSV file of subjects and their categories. ``None`` (default) means that each subject is a category.
+        val_split: Split for the calibration and for the training of the fusers.
+        test_split: Split for testing.
+        options: Score the likelihood of the option's letter, after a question that lists the options, or of the
+            option's text.
+        per_token: Divide the log-likelihood by the number of tokens, so that short options have no advantage.
+        max_length: Maximum number of tokens of a question; the start of longer questions is cut.
+        batch_size: Number of questions per batch.
         seeds: Random seeds, one training of the fusers each; [0] by default.
         fuser_epochs: Epochs of each fuser.
         hidden: Width of the fusers.
@@ -75,7 +76,7 @@ def multiple_choice(
         overwrite: Replace another run in ``output``.
 
     Raises:
-        InputError: If files or experts do not fit, or ``output`` holds another run.
+        InputError: If files or experts are invalid, or ``output`` contains another run.
     """
     if min(max_length, batch_size, fuser_epochs, hidden) < 1:
         raise InputError("max_length, batch_size, fuser_epochs and hidden must be at least 1")
@@ -120,17 +121,17 @@ class _MultipleChoice(Recipe):
     pool: dict[str, GenerativeExpert]
     parts: dict[str, Choices]
     category: dict[str, np.ndarray]
-    """(N,) of each split."""
+    """(N,) category numbers of each split."""
     categories: list[str]
     scoring: dict[str, Any]
-    """How the options are scored."""
+    """Arguments of the scoring of options."""
     batch_size: int
     fuser_epochs: int
     hidden: int
     answers: "_Answers | None" = None
 
     def run_seed(self, run: Run, seed: int) -> None:
-        """Train the fusers, and score them, the experts and the rules."""
+        """Train the fusers, and evaluate them, the experts and the rules."""
         if self.answers is None:
             start = time.perf_counter()
             self.answers = _Answers(self.parts, self._query(run), self.category, self.categories)
@@ -160,7 +161,7 @@ class _MultipleChoice(Recipe):
         return {"calibration": (figure, f"{title}.")}
 
     def _query(self, run: Run) -> dict[str, dict[str, np.ndarray]]:
-        """Likelihoods and embeddings of all questions by expert; of several processes, the first computes them."""
+        """Return likelihoods and embeddings of all questions by expert; the first process computes them."""
         device = run.trainers.trainer("answers", logged=False, bar=False).strategy.root_device
         folders = {name: run.folder / "answers" / str(number) for number, name in enumerate(self.pool)}
         if first_process():
@@ -189,7 +190,7 @@ def _query(
     batch_size: int,
     scoring: dict[str, Any],
 ) -> None:
-    """Store log-likelihoods (N, 4) and embeddings (N, D) of each split, unless they are there."""
+    """Store log-likelihoods (N, 4) and embeddings (N, D) of each split, unless they are stored already."""
     try:
         ArrayStore(folder, _ANSWERS)
         return
@@ -254,7 +255,7 @@ class _Answers:
             for split, part in parts.items()
         }
         self.answers = np.array(parts["test"].answers)
-        # ties go to the better expert on all validation questions, then to the first
+        # ties: the better expert on all validation questions, then the first
         overall = self.right["val"].mean(0)
         self.calibration = np.stack(
             [self.right["val"][category["val"] == number].mean(0) for number in range(len(categories))]
@@ -262,7 +263,7 @@ class _Answers:
         self.best = (self.calibration + 1e-6 * overall).argmax(1)
 
     def data(self, seed: int, kind: str) -> EmbeddingsDataModule:
-        """Batches of embeddings or option probabilities; four fifths of the validation questions train."""
+        """Return the data module of embeddings or option probabilities; 4/5 of the validation questions train."""
         train, val = stratified_split(self.category["val"], 0.2, seed)
         arrays = {}
         for name, split, rows in (("train", "val", train), ("val", "val", val), ("test", "test", None)):
@@ -281,7 +282,7 @@ class _Answers:
         return torch.from_numpy(self.said[expert][f"{split}_likelihood"]).softmax(1).numpy()
 
     def score(self, report: Report, seed: int) -> None:
-        """Single experts and rules."""
+        """Evaluate single experts and rules."""
         right = self.right["test"]
         for number, name in enumerate(self.names):
             self.add(report, f"single expert {name}", np.full(len(right), number), seed)
@@ -294,7 +295,7 @@ class _Answers:
         report.add("oracle (any expert correct)", "accuracy", right.any(1).mean(), seed)
 
     def add(self, report: Report, method: str, chosen: np.ndarray, seed: int) -> None:
-        """Accuracy of the chosen experts' answers, and how often the category's own expert was chosen."""
+        """Add the accuracy of the selected experts, and how often the target of the category was selected."""
         right = self.right["test"][np.arange(len(chosen)), chosen]
         report.add(method, "accuracy", right.mean(), seed)
         report.add(method, "choice accuracy", (chosen == self.best[self.category["test"]]).mean(), seed)
@@ -303,7 +304,7 @@ class _Answers:
                 report.add(method, "accuracy", right[own].mean(), seed, domain=name)
 
     def table(self) -> list[str]:
-        """The calibration, in Markdown."""
+        """Return the calibration in Markdown."""
         rows = [
             [name, *(f"{value:.3f}" for value in row), self.names[best]]
             for name, row, best in zip(self.categories, self.calibration, self.best, strict=True)

@@ -39,28 +39,27 @@ def text_evaluation(
     seeds: list[int] | None = None,
     overwrite: bool = False,
 ) -> Report:
-    """Fuse scores that experts gave to texts, and compare their correlation with human ratings by aspect.
+    """Fuse experts' scores of texts, and compare the correlations with human ratings by aspect.
 
-    For each seed and aspect a gradient-boosting regressor reads the scores of all experts and learns the human score
-    on the training samples; the Pearson correlation is that of the test samples. Experts are evaluated by their
-    scores without scaling, which a correlation ignores. Their mean is that of scores with deviation 1 on the training
-    samples.
+    For each seed and aspect a gradient-boosting regressor is trained to predict the human score from the scores of all
+    experts; the Pearson correlation is computed on the test samples. The mean of experts uses scores scaled to
+    deviation 1 on the training samples.
 
     Args:
-        data: CSV, TSV or JSON-lines file, a text per row: a column of numbers for each expert and each aspect.
+        data: CSV, TSV or JSON-lines file with a text per row and a numeric column for each expert and each aspect.
         experts: Columns of the experts' scores.
         aspects: Columns of human scores.
         output: Folder of the run.
         group_field: Column of groups; samples of a group, such as texts about one article, stay in one part.
         test_fraction: Fraction of the samples, or of the groups, in the test part.
-        max_iter: Trees of a fuser.
+        max_iter: Number of trees of a fuser.
         learning_rate: Learning rate of a fuser.
         min_samples_leaf: Minimum number of samples in a leaf of a tree.
-        seeds: Random seeds of the parts; [0, 1, 2, 3, 4] by default.
+        seeds: Random seeds of the splits; [0, 1, 2, 3, 4] by default.
         overwrite: Replace another run in ``output``.
 
     Raises:
-        InputError: If columns or values do not fit, or ``output`` holds another run.
+        InputError: If columns or values are invalid, or ``output`` contains another run.
     """
     recorded = describe_arguments(locals())
     if not 0 < test_fraction < 1 or max_iter < 1 or min_samples_leaf < 1 or not learning_rate > 0:
@@ -87,7 +86,7 @@ def text_evaluation(
 def _read(
     data: str, experts: list[str], aspects: list[str], group_field: str | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores (N, K), human scores (N, A) and group numbers (N,)."""
+    """Read scores (N, K), human scores (N, A) and group numbers (N,)."""
     if not experts or not aspects or set(experts) & set(aspects):
         raise InputError("experts and aspects: name at least one column each, and none as both")
     columns = [*experts, *aspects]
@@ -115,7 +114,7 @@ def _read(
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Pearson's; 0 where one of the two does not vary.
+    """Compute Pearson's correlation; 0 if one of the two is constant.
 
     Example:
         >>> correlation(np.array([1.0, 2.0, 3.0]), np.array([6.0, 4.0, 2.0]))
@@ -129,11 +128,11 @@ def correlation(one: np.ndarray, other: np.ndarray) -> float:
 @dataclass(kw_only=True)
 class _TextEvaluation(Recipe):
     scores: np.ndarray
-    """(N, K)."""
+    """(N, K) scores of the experts."""
     human: np.ndarray
-    """(N, A)."""
+    """(N, A) human scores."""
     group: np.ndarray
-    """(N,) numbers."""
+    """(N,) group numbers."""
     experts: list[str]
     aspects: list[str]
     test_fraction: float
@@ -159,13 +158,13 @@ class _TextEvaluation(Recipe):
         report.text += markdown_table(["method", *self.aspects], rows)
 
     def figures(self, run: Run) -> Figures:
-        """Correlation of every method with every aspect."""
+        """Return the figure of the correlation of every method by aspect."""
         title = "Correlation with human scores by aspect"
         figure = plotting.grouped_bars(self.by_aspect(run.report), self.aspects, label=self.metric, title=title)
         return {"aspects": (figure, f"{title}, mean over seeds.")}
 
     def by_aspect(self, report: Report) -> dict[str, list[float]]:
-        """Mean correlation over seeds of each method, by aspect."""
+        """Return the mean correlation over seeds of each method, by aspect."""
         return {
             method: [float(np.mean(report.values(method, self.metric, domain=name))) for name in self.aspects]
             for method in report.methods(self.metric)
@@ -175,7 +174,7 @@ class _TextEvaluation(Recipe):
         """Add the correlations of one seed; ``train`` and ``test`` are (N,) bool."""
         scores, human = self.scores, self.human
         spread = scores[train].std(0)
-        mean = (scores[:, spread > 0] / spread[spread > 0]).mean(1)  # who always says the same in training has no unit
+        mean = (scores[:, spread > 0] / spread[spread > 0]).mean(1)  # constant scores cannot be scaled
         known, alone = (
             np.array([[correlation(one, values) for one in scores[part].T] for values in human[part].T])
             for part in (train, test)

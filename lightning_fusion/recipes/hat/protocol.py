@@ -1,4 +1,4 @@
-"""HaT's protocol: each domain in turn is a new one with few labels, and learns from a few of the others."""
+"""HaT's protocol: each domain in turn is a target with few labels that learns from selected other domains."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -48,24 +48,24 @@ def hat(
 ) -> Report:
     """Train a small model for each domain from few labels and selected models of other domains; compare with baselines.
 
-    For each seed one source is trained per domain, with all its labels and an architecture of its own, and published.
-    Then each target domain in turn is new: it keeps few labels, selects among the sources of *other groups* (people,
-    sites: the data's ``groups``), and trains its small model. Everything is tested on the target's test split.
+    For each seed one source is trained per domain, with all labels of the domain, and published; architectures differ.
+    Then each target domain keeps few labels, selects among the sources of *other groups* (people, sites: the data's
+    ``groups``), and trains its small model. All methods are tested on the target's test split.
 
     Args:
-        data: The data, with domains and, where several domains are of one group, ``groups``.
+        data: The data, with domains and, if several domains are of one group, ``groups``.
         networks: Architectures by name, each called with the number of classes. Domains take them in turn, as sources
             and as targets.
-        features: Submodule of all of them whose output is the representation.
+        features: Submodule of all networks whose output is the representation.
         output: Folder of the run.
         seeds: Random seeds, one run each; [0] by default.
-        targets: Domains that are new in turn; all where None.
-        num_targets: This many of them, spread evenly over their order; all where None.
+        targets: Names of the target domains. ``None`` (default) means all.
+        num_targets: Number of target domains, spaced evenly in their order. ``None`` (default) means all.
         labeled_fraction: Fraction of the target's training samples that keep their label.
-        labeled_per_class: Number of labeled samples of each class instead.
+        labeled_per_class: Number of labeled samples of each class, instead of ``labeled_fraction``.
         min_per_class: Minimum number of labeled samples of each class, with ``labeled_fraction``.
-        keep_fraction: Fraction of the sources whose models are looked at.
-        num_sources: How many are chosen.
+        keep_fraction: Fraction of the sources whose models are evaluated.
+        num_sources: Number of sources to select.
         source_epochs: Epochs of each source.
         source_classes: Number of classes of each source, two or more; a source is trained on samples of its classes
             only. They are drawn with the seed and the source's name, classes of the fewest earlier sources first, so
@@ -74,19 +74,19 @@ def hat(
         corrupted_sources: Number of the sources that each target may choose from, drawn with the seed, that are
             replaced by models trained on permuted labels, each class under the name of another.
         epochs: Epochs of each model of a target.
-        publish_students: Targets come in order, and each one's student is published as a source ``NAME_student`` that
-            later targets of other groups may choose, with centroids of its few labeled samples. It counts as a source
-            in every row of the table.
-        guarded: Also return the local model where folds of the labels say it is better; six more trainings for each
-            target.
-        baselines: Train the students and fusers that HaT is compared with.
-        variants: Further students by name: arguments of :func:`~lightning_fusion.select_sources`,
-            :class:`~lightning_fusion.data.views.target.TargetDataModule` (label share) and
-            :class:`~lightning_fusion.HaTJointModule` in which each differs.
+        publish_students: Publish the student of each target as a source ``NAME_student``, with centroids of its few
+            labeled samples, which later targets of other groups may select. It counts as a source in every row of the
+            table.
+        guarded: Also evaluate the guard, which returns the local model if it is better on folds of the labels; six more
+            trainings for each target.
+        baselines: Also train the students and fusers of the comparison.
+        variants: Further students by name, each with its arguments of :func:`~lightning_fusion.select_sources`,
+            :class:`~lightning_fusion.data.views.target.TargetDataModule` (labeled fraction) and
+            :class:`~lightning_fusion.HaTJointModule`.
         optimizer: Optimizer of all models; AdamW, 1e-3, weight decay 1e-4 by default.
-        trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` lists
-            them. Models of a target are validated only where a callback watches its validation split, whose labels the
-            few labels do not count.
+        trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` lists them.
+            Models of a target are validated only if a callback monitors its validation split, whose labels do not count
+            as few labels.
         overwrite: Replace another run in ``output``.
 
     Returns:
@@ -94,7 +94,7 @@ def hat(
         sources' registry and the targets' students, which are ordinary experts.
 
     Raises:
-        InputError: If ``output`` holds another run, or arguments make no sense.
+        InputError: If ``output`` contains another run, or an argument is invalid.
     """
     seeds, variants = [0] if seeds is None else seeds, variants or {}
     recorded = describe_arguments(locals(), "num_targets")
@@ -149,10 +149,10 @@ class _HaT(Recipe):
     plan: Plan
     targets: list[str]
     left_out: dict[str, str]
-    """Why a domain is neither source nor target, by its name."""
+    """Reason why a domain is neither source nor target, by its name."""
 
     def run_seed(self, run: Run, seed: int) -> None:
-        """Publish a source of each domain; then each target in turn is new."""
+        """Publish a source of each domain, then train the models of each target."""
         if seed == run.seeds[0]:
             for name, reason in self.left_out.items():
                 run.console.print(f"{name} is skipped: {reason}")
@@ -163,7 +163,7 @@ class _HaT(Recipe):
             one.expand(name, self.targets[:number], self.plan, label)
 
     def conclude(self, run: Run) -> None:
-        """Average over the targets, and say what was selected and what it was worth."""
+        """Average over the targets, and describe the selected sources."""
         report, plan = run.report, self.plan
         few = plan.target["labeled_per_class"]
         share = plan.target["labeled_fraction"]
@@ -195,7 +195,7 @@ class _HaT(Recipe):
         report.text = [line for part in parts if part for line in ("", *part)][1:]
 
     def figures(self, run: Run) -> Figures:
-        """Student against local model, bytes of the selection, and weights of the sources."""
+        """Return the figures: student against local model, bytes of the selection, and weights of the sources."""
         return hat_report.figures(run.report)
 
 
@@ -224,7 +224,7 @@ def _check(
 
 
 def _usable(data: FusionDataModule, seeds: Sequence[int]) -> tuple[list[str], dict[str, str]]:
-    """Domains of which a classifier can be trained with every seed, and why the others are left out."""
+    """Return the domains of which a classifier can be trained with every seed, and why others are left out."""
     left_out: dict[str, str] = {}
     for seed in seeds:
         of_seed = data.variant(seed=seed)

@@ -14,7 +14,7 @@ MAIN, LOCAL = "HaT", "local model, few labels"
 
 
 def groups_of(data: FusionDataModule) -> dict[str, str]:
-    """The group (person, site) of each domain; the domain itself where the data name none."""
+    """Return the group (person, site) of each domain; the domain itself if the data have no groups."""
     return dict(getattr(data, "groups", {name: name for name in data.domains}))
 
 
@@ -29,7 +29,7 @@ def average(report: Report) -> None:
 
 
 def _by_target(report: Report, method: str) -> dict[str, float]:
-    """Mean over seeds of a method's accuracy, by target."""
+    """Return the mean over seeds of a method's accuracy, by target."""
     found: dict[str, list[float]] = {}
     for row in report.select(method=method, metric="accuracy"):
         if "domain" in row:
@@ -38,7 +38,7 @@ def _by_target(report: Report, method: str) -> dict[str, float]:
 
 
 def over_groups(report: Report, data: FusionDataModule) -> list[str]:
-    """HaT's gain over each method with an interval over groups: targets of one person are not independent."""
+    """Return HaT's gain over each method with an interval over groups, as targets of one group are not independent."""
     groups, ours = groups_of(data), _by_target(report, MAIN)
     names = sorted({groups[name] for name in ours})
     rows = []
@@ -64,17 +64,17 @@ _CRITERIA = {
 
 
 def ranks(report: Report) -> list[str]:
-    """How well each criterion of the selection ranks the sources."""
+    """Return how well each criterion of the selection ranks the sources."""
     found = {name: report.values(criterion, "rank correlation") for criterion, name in _CRITERIA.items()}
     rows = [[name, f"{np.mean(values):.2f}"] for name, values in found.items() if values]
-    if not rows:  # two sources have no ranks to speak of
+    if not rows:  # a rank correlation needs more than two sources
         return []
     lines = markdown_table(["selection criterion", "rank correlation with the true accuracy"], rows)
     return [*lines, "", "Mean over targets; the true accuracy is that of the source on the target's test split."]
 
 
 def verdicts(report: Report) -> list[str]:
-    """Notes where a simpler method is better."""
+    """Return notes on simpler methods that are better."""
     own = float(np.mean(report.values(MAIN)))
     local = float(np.mean(report.values(LOCAL)))
     notes = []
@@ -91,7 +91,7 @@ def verdicts(report: Report) -> list[str]:
 
 
 def mixers(report: Report) -> list[str]:
-    """Training and test accuracy of each student's mixer."""
+    """Return training and test accuracy of each student's mixer."""
     head = ["mixer of", "training accuracy", "test accuracy", "targets with training accuracy 1"]
     rows = []
     for method in report.methods("mixer accuracy"):
@@ -105,19 +105,19 @@ def mixers(report: Report) -> list[str]:
 
 
 def coverage(report: Report) -> list[str]:
-    """Class coverage of the selected sources."""
+    """Return the class coverage of the selected sources."""
     rows = report.select(metric="coverage")
     share = np.mean([row["value"] for row in rows])
-    lines = [f"A selected source knows {share:.0%} of the target's classes on average."]
+    lines = [f"A selected source has {share:.0%} of the target's classes on average."]
     without = Counter(label for row in rows for label in row["uncovered"])
     if not without:
-        return [*lines, "For every target, each class is known to a selected source."]
+        return [*lines, "For every target, each class is covered by a selected source."]
     named = ", ".join(f"{label} ({count})" for label, count in without.most_common())
-    return [*lines, f"Classes that no selected source knows (number of {len(rows)} selections): {named}."]
+    return [*lines, f"Classes that no selected source has (number of {len(rows)} selections): {named}."]
 
 
 def corruption(report: Report) -> list[str]:
-    """How often label-corrupted sources were selected, and their mixer weight; empty where there are none."""
+    """Return how often label-corrupted sources were selected, and their mixer weight; empty if there are none."""
     rows = []
     for kind in ("label-corrupted sources", "other sources"):
         sources, picked, weights = (
@@ -135,13 +135,13 @@ def corruption(report: Report) -> list[str]:
 
 
 def traffic(report: Report) -> list[str]:
-    """Bytes that one target reads, by stage."""
+    """Return the bytes that one target reads, by stage."""
     rows = [[name, f"{np.mean(report.values(name, 'bytes')):,.0f}"] for name in report.methods("bytes")]
     return markdown_table(["mean over targets", "bytes"], rows)
 
 
 def figures(report: Report) -> Figures:
-    """The three figures of the report."""
+    """Return the three figures of the report."""
     means = {method: float(np.mean(report.values(method))) for method in report.methods()}
     stages = {
         name.removeprefix("selection, "): float(np.mean(report.values(name, "bytes")))

@@ -34,14 +34,14 @@ from lightning_fusion.registry.registry import ExpertRegistry
 
 
 def draw_classes(present: Mapping[str, Sequence[str]], count: int, seed: int) -> dict[str, list[str]]:
-    """Draw some classes for each source, those first that the fewest sources before it were given.
+    """Draw classes for each source, first those that the fewest previous sources were given.
 
-    Among those it prefers what few sources could be given at all; the rest is chance, by seed and name.
+    Ties are broken in favor of classes of few sources, then at random, by seed and name.
 
     Args:
         present: Names of the classes of which each source has samples.
-        count: How many it keeps; all where it has fewer.
-        seed: Seed of the draw.
+        count: Number of classes of each source; all if it has fewer.
+        seed: Random seed of the draw.
 
     Returns:
         Names of the classes that each source keeps, in their order.
@@ -63,11 +63,11 @@ def draw_classes(present: Mapping[str, Sequence[str]], count: int, seed: int) ->
 
 
 def class_means(weights: torch.Tensor, target: torch.Tensor) -> dict[int, list[float]]:
-    """Mean weight of each source over the samples of each class.
+    """Return the mean weight of each source over the samples of each class.
 
     Args:
-        weights: (N, S).
-        target: (N,).
+        weights: (N, S) weights of the sources.
+        target: (N,) classes.
 
     Example:
         >>> class_means(torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]), torch.tensor([0, 0, 2]))
@@ -77,7 +77,7 @@ def class_means(weights: torch.Tensor, target: torch.Tensor) -> dict[int, list[f
 
 
 def _present(data: FusionDataModule) -> list[str]:
-    """Classes with samples both to train on and to validate."""
+    """Return the classes with both training and validation samples."""
     found = [set(sample_metadata(data.rows(split))[0].tolist()) for split in ("train", "val")]
     return [label for number, label in enumerate(data.classes) if number in found[0] & found[1]]
 
@@ -90,7 +90,7 @@ class HaTSeed(SeedRun):
     def publish_sources(self, plan: Plan, targets: Sequence[str]) -> None:
         """Train one source per domain and publish it; existing ones are reused.
 
-        A domain whose source is corrupted for some of the targets has one of each kind.
+        A domain whose source is corrupted for some targets has both a clean and a corrupted source.
         """
         self.registry = ExpertRegistry(str(self.folder / "registry"))
         self.experts: dict[str, Expert] = {}
@@ -119,7 +119,7 @@ class HaTSeed(SeedRun):
                 self.own[name] = self._source(f"own/{name}", name, self.data.variant(domain=name), plan, label)
 
     def corrupted(self, target: str, plan: Plan) -> list[str]:
-        """The domains of other groups whose sources are corrupted for a target: the first of one order per seed."""
+        """Return the domains of other groups whose sources are corrupted for a target, in one order per seed."""
         groups, names = groups_of(self.data), plan.domains
         order = [names[place] for place in np.random.default_rng(self.seed).permutation(len(names))]
         return [name for name in order if groups[name] != groups[target]][: plan.corrupted_sources]
@@ -132,7 +132,7 @@ class HaTSeed(SeedRun):
     # ---------------------------------------------------------------- targets
 
     def expand(self, name: str, earlier: Sequence[str], plan: Plan, label: str) -> None:
-        """One target: everything that the table says about it; taken from its file where it is there."""
+        """Train and test all methods of one target; the results are read from its file if it exists."""
         target = _Target(self, name, earlier, plan)
         path = self.folder / "targets" / f"{name}.json"
         if path.is_file():
@@ -158,7 +158,7 @@ class HaTSeed(SeedRun):
         self.report.rows += rows
 
     def publish_student(self, target: "_Target") -> None:
-        """Make the student of a finished target a source; before its file is written, so that it is there with it."""
+        """Publish the student of a finished target as a source; called before the file of the target is written."""
         expert = self.load_expert(self.folder / f"students/{target.name}.ckpt", target.network)
         if first_process():
             name = f"{target.name}{STUDENT}"
@@ -170,10 +170,10 @@ class _Target:
     """One target of one seed.
 
     Args:
-        run: The seed.
+        run: Run of the seed.
         name: Name of the domain.
         earlier: Targets that are finished.
-        plan: What is trained.
+        plan: Settings of the training.
     """
 
     def __init__(self, run: HaTSeed, name: str, earlier: Sequence[str], plan: Plan) -> None:
@@ -200,7 +200,7 @@ class _Target:
         self.of_class: dict[int, list[float]] = {}
 
     def rows(self) -> list[dict[str, Any]]:
-        """All figures, as rows of the report."""
+        """Return all results as rows of the report."""
         few = self.data.variant(unlabeled=False)
         others = {name: self.run.experts[name] for name in self.others}
         said = self._query("all", others | {self.name: self.run.own[self.name]}, few)
@@ -296,13 +296,13 @@ class _Target:
         return {name: float(value) for name, value in trainer.test(module, few, verbose=False)[0].items()}
 
     def _local_trainer(self, stage: str) -> Trainer:
-        """As many steps as the student takes: an epoch of labeled rows alone has fewer."""
+        """Return the number of epochs with the student's number of steps, as an epoch of labeled samples has fewer."""
         steps = len(self.data.train_dataloader())
         few = len(self.data.variant(unlabeled=False).train_dataloader())
         return self._trainer(stage, max(1, round(self.plan.epochs * steps / few)))
 
     def _guard(self, student: Mapping[str, float], local: Mapping[str, float]) -> None:
-        """Compare on folds of the labels; the student's sources are chosen for each without the held-out labels."""
+        """Compare on folds of the labels; sources are selected for each fold without the held-out labels."""
         result = guard(
             lambda fold: self._module(fold, self._select(fold).experts),
             self._module,
@@ -317,7 +317,7 @@ class _Target:
         self._add(f"{MAIN}, guarded", "accuracy", kept["test_accuracy"])
 
     def _fusers(self, few: TargetDataModule, experts: Mapping[str, Expert]) -> None:
-        """Methods that keep all chosen sources at inference: FoE and logistic regression on their outputs."""
+        """Evaluate methods that query all selected sources: FoE and logistic regression on their outputs."""
         said = self._query("chosen", experts, few)
         rule = LogisticStacking().fit(said.scattered("train"), np.asarray(said["train"].target))
         truth = np.asarray(said["test"].target)
@@ -357,7 +357,7 @@ class _Target:
         )
 
     def _selection_figures(self, selection: Selection, accuracy: Mapping[str, float]) -> None:
-        """Bytes of the selection, classes, and how well each criterion ranks the sources by what they are worth."""
+        """Add bytes of the selection, classes, and how well each criterion ranks the sources by true accuracy."""
         from scipy.stats import spearmanr
 
         ledger = selection.ledger
