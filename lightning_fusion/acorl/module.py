@@ -23,7 +23,7 @@ from lightning_fusion.experts.layers import as_vectors, catch_output
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.pool import ExpertPool, restore_experts, scatter, scatter_columns, store_experts
 from lightning_fusion.experts.preprocessing import data_preprocessing
-from lightning_fusion.experts.probing import check_beside, first_rows, probe_experts, undisturbed
+from lightning_fusion.experts.probing import check_representations, first_rows, probe_experts, undisturbed
 from lightning_fusion.metrics.logging import accuracy_of, log_train, logs_step
 from lightning_fusion.optimization import build_optimizer
 from lightning_fusion.schedules import DANNRamp, Schedule
@@ -93,7 +93,7 @@ class ACoRLModule(ExpertModule):
         if ramp_steps is not None and ramp_steps < 1:
             raise InputError(f"ramp_steps is {ramp_steps}; expected at least 1")
         self.pool = ExpertPool.of(given, self.classes)
-        check_beside(self.network, features, self.pool)
+        check_representations(self.network, features, self.pool)
         self.pool.convert_from(self.preprocessing)
         self.columns = scatter_columns(self.pool.expert_classes, self.classes)
         self.schedule = schedule if schedule is not None else DANNRamp()

@@ -1,4 +1,4 @@
-"""Commands beside those of a training run, as typed functions with the options as arguments."""
+"""Commands other than those of a training run, as typed functions with the options as arguments."""
 
 from collections.abc import Callable, Sequence
 from inspect import signature

@@ -9,7 +9,7 @@ from lightning_fusion.errors import InputError, shorten, suggestion
 
 
 def shipped_configs() -> Path:
-    """Return the folder of the shipped YAMLs: in an installed wheel, or beside the package in a clone."""
+    """Return the folder of the shipped YAMLs: in an installed wheel, or next to the package in a clone."""
     package = Path(__file__).parents[1]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"

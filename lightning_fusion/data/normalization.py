@@ -14,7 +14,7 @@ class Normalization(nn.Module):
         mean: C means, subtracted after scaling.
         std: C standard deviations, divided by.
         scale: Factor of raw values; 1 / 255 for images.
-        missing: C replacements of raw values that are NaN; they are not replaced where None.
+        missing: C replacements of raw values that are NaN; ``None`` keeps them.
 
     Example:
         >>> Normalization([0.5], [0.5], scale=1 / 255)(torch.tensor([[[0, 255]]], dtype=torch.uint8)).tolist()

@@ -14,7 +14,7 @@ _BINS = 8  # of each histogram
 def image_statistics(images: Tensor) -> Tensor:
     """Compute light statistics of each image: moments and histogram of every channel, and edge directions.
 
-    The statistics are our choice (HaT's paper says "light statistics"): for each channel the mean, the standard
+    The statistics are our choice (the HaT paper has "light statistics"): for each channel the mean, the standard
     deviation and the fractions of eight equal intervals of brightness; for the mean of the channels the fractions of
     eight directions of the gradient, weighted by its size (Dalal and Triggs, CVPR 2005, over the whole image), and its
     mean size.

@@ -25,7 +25,7 @@ def read_columns(
     again row by row: either an error names the row, or the content is valid all the same.
 
     Args:
-        path: Path of the file; its first line holds the column names where ``columns`` is None.
+        path: Path of the file; its first line contains the column names if ``columns`` is ``None``.
         numeric: Names of the numeric columns.
         text: Names of the text columns.
         columns: Names of all columns.
@@ -196,7 +196,7 @@ def check_columns(path: str, found: Sequence[str], wanted: Sequence[str], what: 
         found: Names of the columns of the file.
         wanted: Names of the columns to read.
         what: ``columns`` or ``arrays``, for messages.
-        header: Whether the first line of the file holds the names.
+        header: Whether the first line of the file contains the names.
 
     Raises:
         InputError: Otherwise.

@@ -29,7 +29,7 @@ def as_targets(
         unlabeled: Also accept :data:`UNLABELED` (-100).
 
     Returns:
-        (N,) int64, an array of its own.
+        (N,) int64, a new array.
 
     Raises:
         InputError: If the shape is not (N,), a value is missing, no whole number, out of range, or no class's name.

@@ -17,7 +17,7 @@ def probability_method(network: Any) -> Any:
     """Return the method ``predict_proba`` of an estimator, and anything else as it is.
 
     Raises:
-        InputError: If the estimator has no probabilities, a regressor say.
+        InputError: If the estimator has no probabilities, such as a regressor.
     """
     if callable(network) or not hasattr(network, "predict"):
         return network
@@ -57,8 +57,8 @@ def class_order(
 ) -> tuple[list[str], list[int] | None]:
     """Classes of an expert, and the columns of an estimator's outputs in their order.
 
-    scikit-learn sorts labels, texts among them ("1", "10", "2"). Names that equal the labels say where each belongs.
-    Other names are those of numbered labels, in the order of the numbers.
+    scikit-learn sorts labels, texts among them ("1", "10", "2"). Names that equal the labels determine the order. Other
+    names are those of numbered labels, in the order of the numbers.
 
     Args:
         known: The estimator's ``classes_``, in the order of its columns.

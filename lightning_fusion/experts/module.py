@@ -28,9 +28,9 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
         network: Function or class that maps the number of classes to the network. A module may be passed in Python.
         classes: Names of the classes, in the order of the targets; the command line takes them from the data module.
         trained_on: Names of the domains of the training data; from the data module on the command line.
-        preprocessing: Preprocessing of the data, stored with the expert; that of the data module where None. Data
-            modules that measure the statistics of their normalization take those stored here, whatever files are
-            present.
+        preprocessing: Preprocessing of the data, stored with the expert; ``None`` (default) means that of the data
+            module. Data modules that measure the statistics of their normalization take those stored here, whatever
+            files are present.
         features: Name of the submodule whose output is the expert's representation, stored with the expert.
         loss: Called as ``loss(logits (B, C), target)``. ``None`` (default) uses cross-entropy.
         metric: Called as ``metric(logits (B, C), target (B,))`` and logged in addition to the accuracy, under the name
@@ -46,7 +46,7 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
 
     Raises:
         InputError: If ``classes`` is missing, the network has no layer ``features`` or too few tokens, or
-            ``label_smoothing`` is given beside a ``loss``.
+            ``label_smoothing`` is given together with a ``loss``.
 
     Example:
         >>> import torch

@@ -185,7 +185,7 @@ class ExpertPool(nn.Module):
     @property
     def members(self) -> dict[str, Expert]:
         """The experts by name, in order."""
-        return dict(self.experts.items())  # type: ignore[arg-type]  # a ModuleDict knows modules only
+        return dict(self.experts.items())  # type: ignore[arg-type]  # a ModuleDict is typed for modules only
 
     @property
     def names(self) -> list[str]:
@@ -265,7 +265,7 @@ class ExpertPool(nn.Module):
 
 
 POOL = "pool."
-"""Prefix of the experts' weights in the checkpoint of a module that holds its pool as ``pool``."""
+"""Prefix of the experts' weights in the checkpoint of a module whose pool is the attribute ``pool``."""
 
 
 def store_experts(checkpoint: dict[str, Any], metadata: Mapping[str, Any] | None, weights: bool) -> None:

@@ -165,7 +165,7 @@ def check_preprocessed(input: Any, preprocessing: Mapping[str, Any] | None) -> N
 
 
 def _raw_values(input: Tensor, way: Normalization) -> tuple[str | None, bool]:
-    """Describe input that is not normalized, and say whether this is certain."""
+    """Describe input that is not normalized, and return whether this is certain."""
     if not input.is_floating_point():
         return f"found {input.dtype}", True
     if input.ndim < 2 or input.shape[1] != len(way.mean):

@@ -74,7 +74,7 @@ def undisturbed(*modules: nn.Module) -> Iterator[None]:
                     part.training = mode
 
 
-def check_beside(network: nn.Module, features: str | None, pool: ExpertPool) -> None:
+def check_representations(network: nn.Module, features: str | None, pool: ExpertPool) -> None:
     """Check that a network and frozen experts have the representations required for training.
 
     Args:

@@ -165,7 +165,7 @@ def read_labeled(
 ) -> tuple[list[str], Tensor, Any, dict[str, Any]]:
     """Return names of the experts, (K, N, C) outputs, targets, and what is known of stored outputs.
 
-    The last holds ``missing`` (K, N), and classes, experts and costs of a store.
+    The last contains ``missing`` (K, N), and classes, experts and costs of a store.
     """
     names, stacked, absent = read_outputs(outputs, missing)
     metadata: dict[str, Any] = {"missing": absent}

@@ -25,7 +25,7 @@ def compiled(**how: Any) -> Callable[[_Function], _Function]:
     return decorate
 
 
-_FOLD = 8  # entries that one minimum stands for: j, j + width / 8, ...
+_FOLD = 8  # entries per minimum: j, j + width / 8, ...
 
 
 @compiled(nogil=True, cache=True)

@@ -219,7 +219,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
             self.pool.convert_from(None)
 
     def _serve(self, saved: FrugalFoE) -> None:
-        """Take a saved policy, with what this one says about serving; say what of it would need another fit."""
+        """Use a saved policy with the serving options of this one; report options that require another fit."""
         wanted, plain = self.policy, FrugalFoE()
         said = [name for name in ARGUMENTS if getattr(wanted, name) not in (getattr(plain, name), getattr(saved, name))]
         for name in {"abstain_above", "abstain_by", "on_failure"} & set(said):

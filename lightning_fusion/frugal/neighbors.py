@@ -76,7 +76,7 @@ class SubsetNeighbors:
 
         Args:
             base: Experts in every subset.
-            additions: For each of A subsets, the experts it has beside ``base``.
+            additions: For each of A subsets, its experts in addition to ``base``.
             points: (K, R, C) outputs at R points; those of experts in no subset are not read.
             count: Number of rows to find.
             own: (R,) row of each point, which is excluded from its neighbors; None for new points.
@@ -357,7 +357,7 @@ def smallest(values: Tensor, count: int, ordered: bool = True) -> tuple[Tensor, 
     if width % height or blocks < 2 * count:
         found = values.topk(count, dim=1, largest=False, sorted=ordered)
         return found.values, found.indices
-    stacked = values.view(rows, height, blocks)  # block b holds the entries b, b + blocks, ...
+    stacked = values.view(rows, height, blocks)  # block b contains the entries b, b + blocks, ...
     _, chosen = smallest(stacked.amin(1), count, ordered=False)
     kept = stacked.gather(2, chosen[:, None, :].expand(-1, height, -1)).view(rows, -1)
     found = kept.topk(count, dim=1, largest=False, sorted=ordered)

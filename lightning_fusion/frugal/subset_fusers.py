@@ -56,7 +56,7 @@ class SubsetFuser(nn.Module, ABC):
 
         Args:
             base: Experts in every subset.
-            additions: For each of A subsets, the experts it has beside ``base``.
+            additions: For each of A subsets, its experts in addition to ``base``.
             rows: (R,) positions of fitted samples.
         """
 

@@ -110,7 +110,7 @@ def collect_embeddings(
         overwrite: Replace a store of other experts or data.
 
     Raises:
-        InputError: If names or domains are wrong, or the folder holds another store.
+        InputError: If names or domains are wrong, or the folder contains another store.
     """
     names = check_experts(experts, embedding_experts)
     for split in splits:

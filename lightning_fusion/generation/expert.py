@@ -125,8 +125,8 @@ class GenerativeExpert:
         network = self._load().requires_grad_(False).train(False).to(device)
         if not all(hasattr(network, part) for part in ("pad_id", "generate", "embed")):
             raise InputError(
-                f"network: {type(network).__name__} is no network that writes; it needs pad_id, generate and embed, as "
-                "lightning_fusion.generation.expert.Writer says"
+                f"network: {type(network).__name__} has no pad_id, generate and embed; expected a network as "
+                "lightning_fusion.generation.expert.Writer"
             )
         try:
             yield network

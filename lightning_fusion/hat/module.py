@@ -25,7 +25,7 @@ from lightning_fusion.experts.preprocessing import data_preprocessing
 from lightning_fusion.experts.probing import (
     all_rows,
     batches_repeat,
-    check_beside,
+    check_representations,
     first_rows,
     in_eval,
     probe_experts,
@@ -166,7 +166,7 @@ class HaTJointModule(ExpertModule):
         if (mixing, heads, training) == ("uniform", "frozen", "two_step"):
             raise InputError("training: two_step requires a trainable mixer; found mixing: uniform with heads: frozen")
         self.pool = ExpertPool.of(given)
-        check_beside(self.network, features, self.pool)
+        check_representations(self.network, features, self.pool)
         self.columns, self.uncovered = shared_columns(self.pool.expert_classes, self.classes)
         self._mixers: dict[str, Any] = {"mixing": mixing, "dim": dim, "temperature": temperature, "seed": seed}
         self._mixers |= {"update_rule": update_rule, "accuracy_source": accuracy_source}

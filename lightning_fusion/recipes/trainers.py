@@ -267,12 +267,12 @@ def _check_logger(logger: Any) -> None:
     if not _is_class(logger):
         raise InputError(
             f"trainer.logger: found a {type(logger).__name__} object, which one fit alone can have; give its "
-            "class_path and init_args, from which every stage has a logger of its own"
+            "class_path and init_args, from which the logger of each stage is built"
         )
     arguments = logger.get("init_args") or {}
     if "id" in inspect.signature(_resolve(logger["class_path"], "trainer.logger")).parameters:
         for key in ("id", "version"):
             if arguments.get(key) is not None:
                 raise InputError(
-                    f"trainer.logger.{key}: names one run, and every stage is a run of its own; leave it out"
+                    f"trainer.logger.{key}: names one run, but every stage is a separate run; leave it out"
                 )

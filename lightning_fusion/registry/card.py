@@ -12,7 +12,7 @@ from lightning_fusion.hyperparameters import is_plain
 
 FORMAT = 1
 PARTS = ("centroids", "encoder", "head")
-"""Files of a source beside its card, each ``<part>.safetensors``; without a head if the network cannot be split."""
+"""Further files of a source, each ``<part>.safetensors``; without a head if the network cannot be split."""
 
 
 class Transfer(NamedTuple):

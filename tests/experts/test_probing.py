@@ -14,7 +14,7 @@ from lightning_fusion.experts.probing import (
     PROBE_ROWS,
     all_rows,
     batches_repeat,
-    check_beside,
+    check_representations,
     first_rows,
     in_eval,
     probe_experts,
@@ -136,11 +136,11 @@ def test_experts_that_do_not_run_are_named():
 
 def test_a_network_beside_experts_is_checked():
     pool = tiny.pool(features="body")
-    check_beside(tiny.Net(3), "head", pool)
+    check_representations(tiny.Net(3), "head", pool)
     with pytest.raises(InputError, match="the network has no layer 'neck'"):
-        check_beside(tiny.Net(3), "neck", pool)
+        check_representations(tiny.Net(3), "neck", pool)
     with pytest.raises(InputError, match=r"give it a copy\.deepcopy"):
-        check_beside(pool.members["a"].network, "body", pool)
+        check_representations(pool.members["a"].network, "body", pool)
     nameless = ExpertPool({"c": Expert(tiny.Net(3), classes=tiny.CLASSES)})
     with pytest.raises(InputError, match="expert c has no layer None"):
-        check_beside(tiny.Net(3), "body", nameless)
+        check_representations(tiny.Net(3), "body", nameless)

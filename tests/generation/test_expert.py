@@ -113,7 +113,7 @@ class TestExpert:
         with pytest.raises(InputError, match="cannot be read weights-only"):
             GenerativeExpert(checkpoint=str(tmp_path / "broken.ckpt"))
         with (
-            pytest.raises(InputError, match="Identity is no network that writes"),
+            pytest.raises(InputError, match="Identity has no pad_id, generate and embed"),
             GenerativeExpert(network=nn.Identity).loaded(),
         ):
             pass

@@ -71,7 +71,7 @@ class BaseSensorDataModule(DomainsDataModule):
         test_fraction: Fraction of the sessions of each domain for testing.
         mean: Mean of each channel, subtracted. ``None`` (default) uses that of the training windows, or for a trained
             model the mean in its checkpoint, whatever recordings are present.
-        std: Standard deviation of each channel, divided by. ``None`` (default) likewise.
+        std: Standard deviation of each channel, divided by. ``None`` (default) as for ``mean``.
         normalization_scope: Domains whose training windows determine ``mean``, ``std`` and the medians for missing
             values of a table: ``all``, so that all experts share one preprocessing; or ``own``, the selected ones.
             Where sites cannot share files, pass the same ``mean`` and ``std`` to all of them.

@@ -65,7 +65,8 @@ def collect(
         The opened store.
 
     Raises:
-        InputError: If the outputs or labels are wrong, the folder holds another store, or a loader leaves out samples.
+        InputError: If the outputs or labels are wrong, the folder contains another store, or a loader leaves out
+            samples.
 
     Example:
         >>> from lightning_fusion import Expert

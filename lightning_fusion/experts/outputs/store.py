@@ -39,7 +39,7 @@ class OutputsSplit:
         domain: (N, D) bool.
         index: (N,) int64, unique; ascending where ``collect`` made it.
         representations: (N, D_k) float32 by expert, where they were collected.
-        missing: (N, K) bool, missing answers; all False where None.
+        missing: (N, K) bool, missing outputs. ``None`` means none.
         classes: Names of the C classes of the task, set by the store.
         experts: Metadata of the experts, set by the store.
     """

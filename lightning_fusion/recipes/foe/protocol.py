@@ -124,7 +124,7 @@ def foe(
         experts' checkpoints, their outputs, the fusers' checkpoints and ``pool.yaml``, which names the experts.
 
     Raises:
-        InputError: If ``output`` holds another run, the data have fewer than two domains, or a baseline has the name
+        InputError: If ``output`` contains another run, the data have fewer than two domains, or a baseline has the name
             of another one.
     """
     seeds, baselines = [0] if seeds is None else seeds, baselines or {}

@@ -75,13 +75,13 @@ def frugal(
         budget: Instead of it, the maximum mean cost of the policy on its training samples.
         neighbors: M; ``None`` (default) means min(N - 1, 50) for N samples.
         fuser_neighbors: Voters of the kNN fuser.
-        trade_offs: Trade-offs of the curves, beside ``trade_off``; ``None`` (default) means eight from 1 to 0.01 per
-            mean cost of an expert.
+        trade_offs: Trade-offs of the curves, in addition to ``trade_off``; ``None`` (default) means eight from 1 to
+            0.01 per mean cost of an expert.
         variants: Compare other fusers, risk estimators and searches as well.
         exhaustive: For 10 experts at most, also compare the best of all static subsets of each cost: 2^K fusers, which
             takes minutes with thousands of samples.
-        validation_rows: Number of samples of the training split to use, drawn at random; all where None.
-        test_rows: Number of samples of the test split to use, drawn at random; all where None.
+        validation_rows: Number of samples of the training split to use, drawn at random. ``None`` (default) uses all.
+        test_rows: Number of samples of the test split to use, drawn at random. ``None`` (default) uses all.
         unseen_domains: Out of distribution: the policy and every baseline are fitted on samples of the other domains
             only and tested on samples of these. Their experts may still be queried. The policy fitted on all domains is
             a row of the table, for comparison.
@@ -94,7 +94,7 @@ def frugal(
         fitted policy, and the experts and their outputs unless ``stores`` are given.
 
     Raises:
-        InputError: If ``output`` holds another run, or arguments contradict one another.
+        InputError: If ``output`` contains another run, or arguments contradict one another.
     """
     if (stores is None) == (data is None):
         raise InputError(

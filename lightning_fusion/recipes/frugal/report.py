@@ -40,7 +40,7 @@ def abstention_table(report: Report, study: Study) -> list[str]:
     ]
     return [
         f"Abstention: {int(study.unknown.sum())} of {len(study.unknown)} test samples are out of scope: no expert "
-        "knows their class, every prediction for them is wrong, and the accuracies above cannot reach 1. Samples are "
+        "has their class, every prediction for them is wrong, and the accuracies above cannot reach 1. Samples are "
         "answered in ascending order of risk, which is FrugalFoE's estimate or 1 - the maximum probability "
         "(abstain_by: probability). Values are means over seeds.",
         "",

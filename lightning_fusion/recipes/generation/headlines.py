@@ -77,7 +77,7 @@ def generative(
         tokenizer, the experts' checkpoints and the store of embeddings.
 
     Raises:
-        InputError: If ``output`` holds another run, or the data have fewer than two domains.
+        InputError: If ``output`` contains another run, or the data have fewer than two domains.
     """
     recorded = describe_arguments(locals())
     if min(expert_epochs, fuser_epochs, max_new_tokens, hidden) < 1:

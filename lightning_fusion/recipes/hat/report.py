@@ -96,10 +96,10 @@ def mixers(report: Report) -> list[str]:
     rows = []
     for method in report.methods("mixer accuracy"):
         found = report.select(method=method, metric="mixer accuracy")
-        believed = [row["value"] for row in found if "domain" in row]
+        training = [row["value"] for row in found if "domain" in row]
         true = np.mean(report.values(f"{method} (mixer)"))
-        ones = f"{believed.count(1.0)} of {len(believed)}"
-        rows.append([method, f"{np.mean(believed):.3f}", f"{true:.3f}", ones])
+        ones = f"{training.count(1.0)} of {len(training)}"
+        rows.append([method, f"{np.mean(training):.3f}", f"{true:.3f}", ones])
     note = "Training accuracy: on the labeled samples in the last epoch; it scales the distillation weight alpha."
     return [*markdown_table(head, rows), "", f"Means over targets. {note}"]
 
