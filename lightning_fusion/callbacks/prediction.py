@@ -14,7 +14,9 @@ from lightning_fusion.files import atomic_write
 
 
 class PredictionWriter(Callback):
-    """Write the predictions of ``predict`` as CSV: index, prediction, confidence, and one column per class.
+    """Write the predictions of ``predict`` as CSV: index, origin, prediction, confidence, and one column per class.
+
+    The origin is the file of each sample, with the line or the start in seconds (``origins`` of the data module).
 
     The module's ``predict_step`` must return a dict with ``index`` (B,) and ``probabilities`` (B, C), and have
     ``classes``. Further entries become columns before those of the classes: numbers (B,) unchanged, experts by their
@@ -80,7 +82,10 @@ class PredictionWriter(Callback):
                 rows[index] = [classes[best], values[best], *(column[place] for column in columns), *values]
         data: Any = getattr(trainer, "datamodule", None)
         order = sorted(rows)
-        notes = data.notes(torch.tensor(order)) if hasattr(data, "notes") else []
+        index = torch.tensor(order)
+        notes = data.notes(index) if hasattr(data, "notes") else []
+        origins = data.origins(index) if hasattr(data, "origins") else None
+        places = {} if origins is None else origins.columns()
         if any(notes):
             for index, note in zip(order, notes, strict=True):
                 rows[index].append(note)
@@ -88,8 +93,11 @@ class PredictionWriter(Callback):
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(target) as draft, open(draft, "w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
-            table.writerow(["index", "prediction", "confidence", *more, *classes, *(["note"] if any(notes) else [])])
-            table.writerows([index, *rows[index]] for index in order)
+            table.writerow(
+                ["index", *places, "prediction", "confidence", *more, *classes, *(["note"] if any(notes) else [])]
+            )
+            cells = zip(order, *places.values(), strict=True)
+            table.writerows([*own, *rows[own[0]]] for own in cells)
         rank_zero_info(f"wrote {len(rows)} predictions to {target}")
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from numbers import Integral
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -53,6 +54,33 @@ def as_batch(batch: Any, source: str) -> Batch:
         f"{source} yields {found}; expected lightning_fusion.Batch(input, target, domain, index), where index "
         "identifies a sample over epochs"
     )
+
+
+class Origins(NamedTuple):
+    """Where samples come from: the file of each, and the place in it.
+
+    Attributes:
+        files: Names of F files or tables.
+        file: (N,) int64, index of the file of each sample.
+        position: (N,) int64 number of the line or row, from 1, or (N,) float64 start in seconds; None for whole files.
+        unit: Name of the column of positions: ``line``, ``row`` or ``start_s``; empty for whole files.
+
+    Example:
+        >>> Origins(["a.csv", "b.csv"], np.array([1, 0]), np.array([7, 2]), "line").columns()
+        {'file': ['b.csv', 'a.csv'], 'line': [7, 2]}
+    """
+
+    files: list[str]
+    file: np.ndarray
+    position: np.ndarray | None = None
+    unit: str = ""
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Return the cells of a table by column."""
+        found: dict[str, list[Any]] = {"file": [self.files[number] for number in self.file.tolist()]}
+        if self.position is not None:
+            found[self.unit] = [round(value, 3) for value in self.position.tolist()]
+        return found
 
 
 class Rows(Protocol):
@@ -203,6 +231,14 @@ class FusionDataModule(SlicedDataModule):
             index: (B,) int64 sample indices.
         """
         return [""] * len(index)
+
+    def origins(self, index: Tensor) -> Origins | None:
+        """Return file and line, or file and time, of samples; None where they come from no files.
+
+        Args:
+            index: (B,) int64 sample indices, as in ``Batch.index``.
+        """
+        return None
 
     def fingerprint(self, split: str) -> str:
         """Return a fingerprint of the content of one split, before augmentation."""

@@ -13,7 +13,7 @@ from lightning_fusion.data.audio.features import LogMel
 from lightning_fusion.data.audio.files import Recordings
 from lightning_fusion.data.audio.layout import AudioLayout, check_files, find_trees
 from lightning_fusion.data.audio.splits import AudioSplit, check_speakers
-from lightning_fusion.data.base import SPLITS, RowDataset, Stage, staged_property
+from lightning_fusion.data.base import SPLITS, Origins, RowDataset, Stage, staged_property
 from lightning_fusion.data.domains import ModalityDataModule, domain_matrix
 from lightning_fusion.data.names import merge_message, similar_message
 from lightning_fusion.data.statistics import mean_and_deviation, spectrum_statistics
@@ -194,6 +194,21 @@ class BaseAudioDataModule(ModalityDataModule):
         split_of = {file: split for split in SPLITS for file in self.split.files[split].tolist()}
         files = (index % len(self.layout.names)).tolist()
         return [self._note(file, split_of.get(file, "test")) for file in files]
+
+    def origins(self, index: Tensor) -> Origins:
+        """Return the recording of each sample, and the start of the part that validation and testing use."""
+        layout = self.layout
+        file, part = index % len(layout.names), index // len(layout.names)
+        split_of = np.full(len(layout.names), SPLITS.index("test"))
+        for number, split in enumerate(SPLITS):
+            split_of[self.split.files[split]] = number
+        parts = torch.tensor([getattr(self, _PARTS[split]) if split != "train" else 1 for split in SPLITS])
+        length = torch.tensor([round(self._seconds(split) * self.sample_rate_hz) for split in SPLITS])
+        own = torch.from_numpy(split_of)[file]
+        spans = self.recordings.frames[file] // parts[own]
+        starts = part.clamp(max=parts[own] - 1) * spans + (spans - length[own]).clamp(min=0) // 2
+        names = layout.paths() if layout.roots else layout.names
+        return Origins(names, file.numpy(), (starts / self.sample_rate_hz).double().numpy(), "start_s")
 
     def _note(self, file: int, split: str) -> str:
         recordings, rate = self.recordings, self.sample_rate_hz

@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
+from lightning_fusion.data.base import Origins
 from lightning_fusion.data.image.datamodule import BaseImageDataModule, ImageLayout, ImageTable
 from lightning_fusion.data.image.files import ImageFile, ImageFiles, list_images
 from lightning_fusion.data.image.undivided import UndividedImageDataModule
@@ -37,6 +39,11 @@ class ImageTreeDataModule(BaseImageDataModule):
     def __init__(self, root: str, memory_limit_gb: float = 4.0, skip_unreadable: bool = False, **shared: Any) -> None:
         super().__init__(**shared)
         self.root, self.memory_limit_gb, self.skip_unreadable = root, memory_limit_gb, skip_unreadable
+
+    def origins(self, index: Tensor) -> Origins:
+        """Return the file of each image."""
+        layout: Any = self.layout
+        return Origins([str(layout.files[row].path) for row in index.tolist()], np.arange(len(index)))
 
     def _decode(self, layout: Any) -> ImageTable:
         """Return the images of a tree, in memory or read batch by batch, and their classes."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lightning_fusion.data.base import SPLITS
+from lightning_fusion.data.base import SPLITS, Origins
 from lightning_fusion.data.names import canonical_label
 from lightning_fusion.data.sensor.layouts import POSITION, cut_pieces
 from lightning_fusion.data.sensor.series import Series, find_other_scales
@@ -27,6 +27,7 @@ class Source:
         fields: (R,) texts of each field.
         channels: Names of the channels, or features.
         window: Number of samples of a window, where the source provides windows.
+        origins: File and line of each ready window, where windows are the lines of files.
         moment: (R,) index of simultaneous recordings, such as positions of one file; each recording by itself where
             None.
     """
@@ -37,6 +38,7 @@ class Source:
     channels: list[str]
     window: int = 1
     moment: np.ndarray | None = None
+    origins: Origins | None = None
 
     def field(self, name: str) -> np.ndarray:
         """Return the (R,) texts of one field in canonical form, as objects."""

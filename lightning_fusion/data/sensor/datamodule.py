@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.data.base import SPLITS, Stage, staged_property
+from lightning_fusion.data.base import SPLITS, Origins, Stage, staged_property
 from lightning_fusion.data.domains import DomainsDataModule, check_label_names
 from lightning_fusion.data.names import (
     RENAME,
@@ -178,6 +178,18 @@ class BaseSensorDataModule(DomainsDataModule):
         constant = {name: f"constant {', '.join(channels)}" for name, channels in self._constant.items()}
         return [constant.get(name, "") for name in names]
 
+    def origins(self, index: Tensor) -> Origins:
+        """Return the recording of each window, and its start in seconds."""
+        source, rows = self._source, index.numpy()
+        if source.origins is not None:
+            window = self._cut.starts[rows] // source.window
+            assert source.origins.position is not None
+            return source.origins._replace(file=source.origins.file[window], position=source.origins.position[window])
+        files, first, file = np.unique(np.array(source.names, object), return_index=True, return_inverse=True)
+        file = file[self._cut.recording[rows]]  # pieces of one recording have its name
+        starts = self._cut.starts[rows] - source.series.begins[first][file]
+        return Origins(files.tolist(), file, starts / self._rate, "start_s")
+
     def fingerprint(self, split: str) -> str:
         """Return a fingerprint of all samples and of windows, labels and preprocessing of one split."""
         dataset = self.rows(split)
@@ -328,6 +340,12 @@ class BaseSensorDataModule(DomainsDataModule):
     def _inputs(self) -> RowInputs:
         """Inputs of all samples, indexed by a tensor."""
         return Windows(self._source.series.samples, torch.from_numpy(self._cut.starts), self._length)
+
+    @property
+    def _rate(self) -> float:
+        """Samples per second."""
+        rate: float = getattr(self, "sample_rate_hz", 1.0)
+        return rate
 
     @property
     def _length(self) -> int:

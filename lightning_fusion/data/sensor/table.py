@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_fusion.data.base import Stage, staged_property
+from lightning_fusion.data.base import Origins, Stage, staged_property
 from lightning_fusion.data.names import LabelForms, as_names
 from lightning_fusion.data.sensor.arrangement import Source
 from lightning_fusion.data.sensor.datamodule import BaseSensorDataModule
@@ -111,13 +111,29 @@ class FeatureTableDataModule(BaseSensorDataModule):
         rows = [f"{path}, row {row + first}," for row in range(count)]
         return Source(series, rows, dict(zip(texts, said.T, strict=True)), chosen)
 
+    def origins(self, index: Tensor) -> Origins:
+        """Return the line of each sample in the file; the row where lines and rows differ."""
+        rows = self._cut.starts[index.numpy()]
+        with open(self.root, "rb") as file:
+            lines = np.array([number for number, line in enumerate(file, 1) if line.strip()])
+        lines = lines[0 if self.columns else 1 :]
+        known = len(lines) == len(self._source.names)
+        position = lines[rows] if known else rows + (1 if self.columns else 2)
+        return Origins([self.root], np.zeros(len(rows), np.int64), position, "line" if known else "row")
+
     def _check(self) -> None:
         super()._check()
         check_delimiter(self.delimiter)
         self._check_different(as_names(self.channels))
 
     def _inputs(self) -> "Features":
-        return Features(self._source.series.samples, self._fill)
+        return Features(self._values, self._fill)
+
+    @staged_property(Stage.CUTTING)
+    def _values(self) -> Tensor:
+        """(N, features) values of the samples: rows with an ignored label are left out."""
+        values, rows = self._source.series.samples, self._cut.starts
+        return values if len(rows) == len(values) else values[torch.from_numpy(rows)]
 
     @staged_property(Stage.USING)
     def _fill(self) -> Tensor:
@@ -128,7 +144,7 @@ class FeatureTableDataModule(BaseSensorDataModule):
         return result
 
     def _measured_fill(self, rows: Tensor) -> Tensor:
-        values = self._source.series.samples
+        values = self._values
         fill = values[rows].nanmedian(0).values
         if fill.isnan().any():
             name = self._source.channels[int(fill.isnan().nonzero()[0])]

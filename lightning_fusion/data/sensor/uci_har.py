@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_fusion.data.base import Origins
 from lightning_fusion.data.names import as_names
 from lightning_fusion.data.sensor.arrangement import Source
 from lightning_fusion.data.sensor.datamodule import BaseSensorDataModule
@@ -91,7 +92,10 @@ class UCIHARDataModule(BaseSensorDataModule):
         begins = [run[0] for run in runs]
         said = [f"{root}: {split[run[0]]}, lines {line[run[0]] + 1} to {line[run[-1]] + 1}," for run in runs]
         fields = {"subject": subject[begins], "split": split[begins]}
-        return Source(load_series(recorded), said, fields, list(channels), samples.shape[1])
+        rows = np.concatenate(runs)
+        folders, folder = np.unique(split[rows], return_inverse=True)
+        origins = Origins([str(Path(root, name)) for name in folders], folder, line[rows] + 1, "line")
+        return Source(load_series(recorded), said, fields, list(channels), samples.shape[1], origins=origins)
 
     def _check(self) -> None:
         super()._check()

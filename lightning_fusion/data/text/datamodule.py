@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_fusion.data.base import SPLITS, Rows, Stage, staged_property
+from lightning_fusion.data.base import SPLITS, Origins, Rows, Stage, staged_property
 from lightning_fusion.data.domains import DomainsDataModule, check_label_names
 from lightning_fusion.data.names import RENAME, merge_message, read_labels, rename_labels, similar_message
 from lightning_fusion.data.samplers import LengthSampler
@@ -23,7 +23,7 @@ from lightning_fusion.extras import require
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import constructor_arguments
 
-_READ_AS = 5  # version of the reading code: cache entries of other versions are ignored
+_READ_AS = 6  # version of the reading code: cache entries of other versions are ignored
 _FRACTIONS = ("val_fraction", "test_fraction", "fuser_fraction")
 
 
@@ -157,6 +157,11 @@ class BaseTextDataModule(DomainsDataModule):
         return digest(
             self._corpus.metadata["fingerprint"], rows, dataset.targets[rows], dataset.domains[rows], self.preprocessing
         )
+
+    def origins(self, index: Tensor) -> Origins:
+        """Return file (or table) and line (or number) of each text."""
+        corpus, rows = self._corpus, index.numpy()
+        return Origins(corpus.metadata["files"], corpus.file[rows], corpus.line[rows], "line")
 
     def save_tokenizer(self, folder: str | Path) -> None:
         """Write the tokenizer to a folder, which the argument ``tokenizer`` accepts."""

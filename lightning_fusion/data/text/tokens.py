@@ -168,11 +168,13 @@ class Corpus:
         split: (N,) split that the source names, -1 for none.
         group: (N,) int64, equal for equal texts.
         out_of_scope: (N,) bool.
+        file: (N,) int64, indices of ``metadata["files"]``.
+        line: (N,) int64, line (or number) of each text in its file.
         labels: Names of the labels.
         domains: Names of the domains.
         metadata: Contains ``vocab_size``, ``pad_id``, ``tokenizer`` (its fingerprint), ``trained`` (its text), ``cut``
             (number of truncated texts), ``left_out`` (number and places of unreadable texts), ``merged`` (written forms
-            of labels that have several), ``fingerprint`` (of the corpus).
+            of labels that have several), ``files`` (names of files or tables), ``fingerprint`` (of the corpus).
     """
 
     tokens: Tensor
@@ -184,6 +186,8 @@ class Corpus:
     split: np.ndarray
     group: np.ndarray
     out_of_scope: np.ndarray
+    file: np.ndarray
+    line: np.ndarray
     labels: list[str]
     domains: list[str]
     metadata: dict[str, Any]
@@ -306,6 +310,9 @@ def _tokenize(
         "merged": texts.forms.merged if isinstance(texts.forms, LabelForms) else {},
     }
     metadata["fingerprint"] = digest(*arrays.values(), label_names.tolist(), domain_names, metadata["tokenizer"])
+    files, file = np.unique(np.array([place for place, _ in texts.where]), return_inverse=True)
+    arrays |= {"file": file.astype(np.int64), "line": np.array([line for _, line in texts.where], np.int64)}
+    metadata["files"] = files.tolist()
     return arrays, metadata
 
 

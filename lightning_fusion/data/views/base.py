@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_fusion.data.base import FusionDataModule, RowDataset
+from lightning_fusion.data.base import FusionDataModule, Origins, RowDataset
 from lightning_fusion.errors import InputError
 
 
@@ -47,6 +47,10 @@ class DataView(FusionDataModule):
     def notes(self, index: Tensor) -> list[str]:
         """Return the notes of the wrapped module."""
         return self.data.notes(index)
+
+    def origins(self, index: Tensor) -> Origins | None:
+        """Return the origins of samples of the wrapped module."""
+        return self.data.origins(index)
 
     def prepare_data(self) -> None:
         """Prepare the data of the wrapped module, once per machine."""

@@ -21,7 +21,7 @@ from lightning_fusion.data.targets import as_targets
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.answers import OnFailure, query_rows, take_rows
 from lightning_fusion.experts.expert import Expert
-from lightning_fusion.experts.outputs.store import OUTPUTS, ExpertOutputs
+from lightning_fusion.experts.outputs.store import OUTPUTS, ExpertOutputs, origin_arrays, origin_names
 from lightning_fusion.experts.pool import ExpertPool, check_domains
 from lightning_fusion.store import ArrayStore, MissingStoreError, StoreWriter, release
 
@@ -135,11 +135,13 @@ def collect(
             collecting = _Collecting(pool, splits, keep_representations, shards, alone, on_failure, retries)
             trainer.predict(collecting, datamodule=loaders, return_predictions=False)
             trainer.strategy.barrier("collect: outputs")
+            origins = {}
             for split in splits:
                 parts = collecting.parts(split) if alone is not None else _shards(shards, split)
-                _merge(parts, split, writer, pool.classes, _expected_rows(data, split))
+                index = _merge(parts, split, writer, pool.classes, _expected_rows(data, split))
+                origins[split] = _keep_origins(data, index, split, writer)
             shutil.rmtree(shards, ignore_errors=True)
-            writer.commit(ExpertOutputs(pool.classes, domains, metadata, {}, prints).metadata())
+            writer.commit(ExpertOutputs(pool.classes, domains, metadata, {}, prints).metadata() | {"origins": origins})
     else:
         collecting = _Collecting(pool, splits, keep_representations, folder / _SHARDS, None, on_failure, retries)
         trainer.predict(collecting, datamodule=loaders, return_predictions=False)
@@ -291,8 +293,8 @@ def _shards(folder: Path, split: str) -> list[dict[str, np.ndarray]]:
 
 def _merge(
     parts: Sequence[Mapping[str, np.ndarray]], split: str, writer: StoreWriter, classes: list[str], expected: int | None
-) -> None:
-    """Sort the samples of all parts by their index, chunk by chunk."""
+) -> np.ndarray:
+    """Sort the samples of all parts by their index, chunk by chunk; return the sorted indices."""
     index = np.concatenate([part["index"] for part in parts]) if parts else np.empty(0, np.int64)
     unique, place = np.unique(index, return_inverse=True)
     if len(parts) == 1 and len(unique) < len(index):
@@ -310,6 +312,18 @@ def _merge(
                 release(array, part[name])
         if name == "target":
             as_targets(array, classes, f"the {split} loader: target")
+    return unique
+
+
+def _keep_origins(data: LightningDataModule, index: np.ndarray, split: str, writer: StoreWriter) -> dict[str, Any]:
+    """Store file and place of each sample, and its note; return the names of files and notes."""
+    if not isinstance(data, FusionDataModule):
+        return {}
+    rows = torch.from_numpy(index)
+    known = data.origins(rows), data.notes(rows)
+    for name, values in origin_arrays(*known):
+        writer[f"{split}/{name}"] = values
+    return origin_names(*known)
 
 
 def _check_whole(split: str, found: int, expected: int | None) -> None:

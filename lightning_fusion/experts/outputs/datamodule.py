@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lightning_fusion.data.base import Origins
 from lightning_fusion.data.samplers import SlicedDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.outputs.store import ExpertOutputs, OutputsSplit
@@ -48,6 +49,17 @@ class _OutputsRows(Dataset[OutputsBatch]):
         else:
             outputs = torch.from_numpy(np.concatenate([values[rows.numpy()] for values in self.arrays], axis=1))
         return OutputsBatch(outputs, self.target[rows], self.domain[rows], self.index[rows])
+
+
+def _positions(index: Tensor, parts: list[np.ndarray]) -> np.ndarray | None:
+    """Return the (B,) positions of sample indices in concatenated ones; None where one is missing."""
+    known = np.concatenate([np.empty(0, np.int64), *parts])
+    order = np.argsort(known, kind="stable")
+    place = np.searchsorted(known[order], index.numpy()).clip(max=max(len(known) - 1, 0))
+    if not len(known) or (known[order][place] != index.numpy()).any():
+        return None
+    result: np.ndarray = order[place]
+    return result
 
 
 class OutputsDataModule(SlicedDataModule):
@@ -136,6 +148,34 @@ class OutputsDataModule(SlicedDataModule):
         part = next(iter(self.outputs.splits.values()))
         part.read(representations=True)
         return {name: part.representations[name].shape[1] for name in self.outputs.names}
+
+    def origins(self, index: Tensor) -> Origins | None:
+        """Return file and line, or file and time, of samples; None where the store lacks them.
+
+        Args:
+            index: (B,) int64 sample indices.
+        """
+        parts = [part for part in self.outputs.splits.values() if part.origins is not None]
+        where = _positions(index, [part.index for part in parts])
+        if where is None:
+            return None
+        known = [part.origins for part in parts if part.origins is not None]
+        starts = np.cumsum([0, *(len(each.files) for each in known)])
+        file = np.concatenate([start + each.file for start, each in zip(starts, known, strict=False)])[where]
+        position = [each.position for each in known if each.position is not None]
+        files = [name for each in known for name in each.files]
+        return Origins(files, file, np.concatenate(position)[where] if position else None, known[0].unit)
+
+    def notes(self, index: Tensor) -> list[str]:
+        """Return what the predictions of samples should be read with; an empty text where that is nothing.
+
+        Args:
+            index: (B,) int64 sample indices.
+        """
+        parts = [part for part in self.outputs.splits.values() if part.notes is not None]
+        where = _positions(index, [part.index for part in parts])
+        notes = [note for part in parts for note in part.notes or ()]
+        return [""] * len(index) if where is None else [notes[row] for row in where.tolist()]
 
     def arrays(self, split: str) -> list[np.ndarray]:
         """Return the arrays of a split that are concatenated in a batch: (N, ...) float32 each."""

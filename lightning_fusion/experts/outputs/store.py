@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_fusion.data.base import Origins
 from lightning_fusion.data.names import as_labels, canonical_label
 from lightning_fusion.data.targets import as_targets
 from lightning_fusion.errors import InputError, shorten
@@ -40,6 +41,8 @@ class OutputsSplit:
         index: (N,) int64, unique; ascending where ``collect`` made it.
         representations: (N, D_k) float32 by expert, where they were collected.
         missing: (N, K) bool, missing outputs. ``None`` means none.
+        origins: File and place in it of each sample, where ``collect`` knew them.
+        notes: (N,) what a prediction should be read with, where ``collect`` knew it.
         classes: Names of the C classes of the task, set by the store.
         experts: Metadata of the experts, set by the store.
     """
@@ -50,6 +53,8 @@ class OutputsSplit:
     index: np.ndarray
     representations: dict[str, np.ndarray] = field(default_factory=dict)
     missing: np.ndarray = None  # type: ignore[assignment]  # set below
+    origins: Origins | None = None
+    notes: list[str] | None = None
     classes: list[str] = field(default_factory=list)
     experts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -94,6 +99,7 @@ class OutputsSplit:
         yield from ((f"representations/{name}", values) for name, values in self.representations.items())
         if self.missing.any():
             yield "missing", self.missing
+        yield from origin_arrays(self.origins, self.notes)
 
 
 class ExpertOutputs:
@@ -161,6 +167,7 @@ class ExpertOutputs:
             "domains": self.domains,
             "experts": self.experts,
             "fingerprints": self.fingerprints,
+            "origins": {name: origin_names(split.origins, split.notes) for name, split in self.splits.items()},
             "versions": {"torch": torch.__version__, "numpy": np.__version__},
         }
 
@@ -402,6 +409,7 @@ class ExpertOutputs:
                     stored[f"{split}/index"],
                     {name: representations[name] for name in metadata["experts"] if name in representations},
                     stored.get(f"{split}/missing"),  # type: ignore[arg-type]  # None: no answer is missing
+                    *_read_origins(stored, split, metadata["origins"].get(split, {})),
                 )
             known = metadata["classes"], metadata["domains"], metadata["experts"], splits, metadata["fingerprints"]
         except KeyError as error:
@@ -420,6 +428,31 @@ class ExpertOutputs:
                     writer[f"{split}/{name}"] = values
             writer.commit(self.metadata())
         return ExpertOutputs.open(path, verify=False)
+
+
+def origin_arrays(origins: Origins | None, notes: Sequence[str] | None) -> Iterator[tuple[str, np.ndarray]]:
+    """Return the arrays of a store that hold the origins of samples and the codes of their notes, by name."""
+    if origins is not None:
+        yield "file", origins.file
+        if origins.position is not None:
+            yield "position", origins.position
+    if notes is not None and any(notes):
+        yield "note", np.unique(np.array(notes), return_inverse=True)[1]
+
+
+def origin_names(origins: Origins | None, notes: Sequence[str] | None) -> dict[str, Any]:
+    """Return the names of files and notes, which the arrays of :func:`origin_arrays` index."""
+    found = {} if origins is None else {"files": origins.files, "unit": origins.unit}
+    return found | ({"notes": sorted(set(notes))} if notes is not None and any(notes) else {})
+
+
+def _read_origins(stored: ArrayStore, split: str, names: Mapping[str, Any]) -> tuple[Origins | None, list[str] | None]:
+    origins, notes = None, None
+    if "files" in names:
+        origins = Origins(names["files"], stored[f"{split}/file"], stored.get(f"{split}/position"), names["unit"])
+    if "notes" in names:
+        notes = [names["notes"][code] for code in stored[f"{split}/note"].tolist()]
+    return origins, notes
 
 
 def _shaped(values: Any, dtype: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
