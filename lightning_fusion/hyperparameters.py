@@ -177,7 +177,7 @@ def check_trusted(hparams: Any, where: str) -> None:
 
 
 def imported_class(path: Any, *families: type) -> type | None:
-    """Return the class that a file names, importing nothing but this library; None where there is none.
+    """Return the class that a file names, importing nothing but this library; ``None`` if there is none.
 
     Args:
         path: Import path of the class.

@@ -176,7 +176,7 @@ class StoreWriter:
         self._lock.release()
 
     def _current(self, damaged: bool) -> str | None:
-        """Return the folder that the manifest names; None where the manifest is missing or damaged."""
+        """Return the folder that the manifest names; ``None`` if the manifest is missing or damaged."""
         try:
             return str(_read_manifest(self.folder, self.kind)["data"])
         except MissingStoreError:

@@ -32,8 +32,8 @@ def confidence_cascade(
         validation_outputs: (V, K, C) probabilities of the calibration set.
         validation_targets: (V,) classes of the calibration set.
         costs: (K,) cost of a query to each expert.
-        thresholds: Queries end at a confidence above the threshold. Where None: -inf (the first expert alone),
-            quantiles of the confidences of all experts on the calibration set, and inf (all experts). Saturated
+        thresholds: Queries end at a confidence above the threshold. ``None`` (default) means -inf (the first expert
+            alone), quantiles of the confidences of all experts on the calibration set, and inf (all experts). Saturated
             confidences leave few distinct quantiles.
         num_thresholds: Number of quantiles, evenly spaced from 0 to 1; duplicates are removed.
 

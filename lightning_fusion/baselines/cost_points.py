@@ -20,9 +20,9 @@ class CostPoint:
         cost: Mean cost per sample.
         predicted: (N,) predicted classes.
         queried: (N, K) bool, the experts that were queried for each sample; read-only where they are the same for all.
-        setting: Parameter of the rule at this point: the subset, the threshold or the trade-off; None if single.
-        held_out_error: Error rate on the validation rows, or what a fusion gives as its error; None where
-            it was not computed. Choices were made on the same samples, so that it underestimates the error.
+        setting: Parameter of the rule at this point: the subset, the threshold or the trade-off; ``None`` if single.
+        held_out_error: Error rate on the calibration set; ``None`` if it was not computed. Choices were made on the
+            same samples, so it underestimates the error.
     """
 
     cost: float

@@ -139,8 +139,8 @@ def frugal_ml(
         validation_outputs: (V, K, C) probabilities of the calibration set.
         validation_targets: (V,) classes of the calibration set.
         costs: (K,) cost of a query to each expert.
-        trade_offs: Cost weights: gain of accuracy required per unit of cost. Where None, :data:`FRUGAL_ML_TRADE_OFFS`
-            divided by the mean cost, so that they do not depend on the unit of cost.
+        trade_offs: Cost weights: gain of accuracy required per unit of cost. ``None`` (default) means
+            :data:`FRUGAL_ML_TRADE_OFFS` divided by the mean cost, so that they do not depend on the unit of cost.
 
     Returns:
         One point per trade-off; ``setting`` is the trade-off.

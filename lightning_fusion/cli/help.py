@@ -103,7 +103,7 @@ def show_help(command: str, args: list[str]) -> bool:
 
 
 def find_function(path: str) -> ast.FunctionDef | None:
-    """Parse the source of a function by its import path; None where its module is not found or does not define it.
+    """Parse the source of a function by its import path; ``None`` if its module is not found or does not define it.
 
     Example:
         >>> find_function("lightning_fusion.recipes.foe.protocol.foe").name

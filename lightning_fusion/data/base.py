@@ -62,7 +62,8 @@ class Origins(NamedTuple):
     Attributes:
         files: Names of F files or tables.
         file: (N,) int64, index of the file of each sample.
-        position: (N,) int64 number of the line or row, from 1, or (N,) float64 start in seconds; None for whole files.
+        position: (N,) int64 number of the line or row, from 1, or (N,) float64 start in seconds; ``None`` for whole
+            files.
         unit: Name of the column of positions: ``line``, ``row`` or ``start_s``; empty for whole files.
 
     Example:
@@ -208,7 +209,7 @@ class FusionDataModule(SlicedDataModule):
         """Normalize with the statistics of a model's training in place of those not given; by default nothing.
 
         Args:
-            known: Preprocessing of the training; None: that of the arguments and the data again.
+            known: Preprocessing of the training; ``None`` means that of the arguments and the data again.
         """
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -233,7 +234,7 @@ class FusionDataModule(SlicedDataModule):
         return [""] * len(index)
 
     def origins(self, index: Tensor) -> Origins | None:
-        """Return file and line, or file and time, of samples; None where they come from no files.
+        """Return file and line, or file and time, of samples; ``None`` if they come from no files.
 
         Args:
             index: (B,) int64 sample indices, as in ``Batch.index``.

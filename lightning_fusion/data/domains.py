@@ -78,7 +78,7 @@ def check_label_names(
     """Validate the argument ``labels``: two or more different names, or new names of some labels.
 
     Args:
-        labels: All permitted labels, or a mapping from labels to new names; None where they are read from the data.
+        labels: All permitted labels, or a mapping from labels to new names; ``None`` if they are read from the data.
         ignored: Labels of samples that are left out.
 
     Raises:
@@ -139,8 +139,8 @@ class ModalityDataModule(FusionDataModule):
         """Normalize with the statistics of a model's training, in place of those that are not given as arguments.
 
         Args:
-            known: Preprocessing of the training; None: statistics of the data again. Statistics of other channels are
-                not used.
+            known: Preprocessing of the training; ``None`` means statistics of the data again. Statistics of other
+                channels are not used.
         """
         carried = dict(known or {}) if known and self._are_of_channels(known) else {}
         if carried != self._carried:

@@ -56,7 +56,7 @@ def is_skipped(folder: str) -> bool:
 def left_out_messages(
     root: object, others: Mapping[str, int], skipped: Mapping[str, int], read: str
 ) -> tuple[str | None, str | None]:
-    """Return a warning and a message about files and folders that are not read; None where there are none.
+    """Return a warning and a message about files and folders that are not read; ``None`` if there are none.
 
     Args:
         root: Folder that was searched.

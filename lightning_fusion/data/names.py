@@ -40,7 +40,7 @@ def canonical_label(value: Any) -> str:
 
 
 def as_names(values: Iterable[Any] | str | int | None, key: str = "names") -> list[str]:
-    """Convert names to a list of strings (YAML reads 33 as a number); None gives an empty list.
+    """Convert names to a list of strings (YAML reads 33 as a number); ``None`` gives an empty list.
 
     Args:
         values: One name or several.
@@ -59,7 +59,7 @@ def as_names(values: Iterable[Any] | str | int | None, key: str = "names") -> li
 
 
 def as_labels(values: Iterable[Any] | None, key: str) -> list[str]:
-    """Convert names of classes or domains to a list in canonical form; None gives an empty list.
+    """Convert names of classes or domains to a list in canonical form; ``None`` gives an empty list.
 
     Args:
         values: Names, in order.
@@ -179,7 +179,7 @@ def merge_forms(forms: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def merge_message(merged: Mapping[str, Iterable[str]], what: str) -> str | None:
-    """Return a message about labels that were written in several ways; None where there are none.
+    """Return a message about labels that were written in several ways; ``None`` if there are none.
 
     Args:
         merged: Written forms of each such label.
@@ -214,7 +214,7 @@ def similar_names(names: Iterable[str]) -> list[list[str]]:
 
 
 def similar_message(names: Iterable[str], what: str, remedy: str) -> str | None:
-    """Return a warning about names that are nearly equal; None where there are none.
+    """Return a warning about names that are nearly equal; ``None`` if there are none.
 
     Args:
         names: Different names in canonical form.

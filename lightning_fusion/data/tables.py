@@ -30,7 +30,7 @@ def read_columns(
         text: Names of the text columns.
         columns: Names of all columns.
         delimiter: One character; a blank matches any whitespace.
-        missing: Marker of a missing number; the marker and empty cells are read as NaN. None: every number is
+        missing: Marker of a missing number; the marker and empty cells are read as NaN. ``None`` means every number is
             required.
 
     Returns:
@@ -56,7 +56,7 @@ def read_columns(
 def _read_fast(
     content: bytes, places: list[int], numbers: int, width: int, delimiter: str, header: bool, missing: str | None
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Read the columns with pandas; None where the rows must be read one by one."""
+    """Read the columns with pandas; ``None`` if the rows must be read one by one."""
     import pandas  # takes half a second, so it is imported only where tables are read
 
     numeric, text = places[:numbers], places[numbers:]

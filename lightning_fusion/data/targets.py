@@ -24,7 +24,7 @@ def as_targets(
 
     Args:
         values: (N,) whole numbers or class names: a tensor, an array, a list, or a column of a table.
-        classes: Names of the C classes, or C where they have no names, or None where their number is unknown.
+        classes: Names of the C classes, or C where they have no names, or ``None`` if their number is unknown.
         where: Name of the argument, for messages.
         unlabeled: Also accept :data:`UNLABELED` (-100).
 

@@ -90,7 +90,7 @@ def take_rows(input: Any, rows: Tensor) -> Any:
 
 
 def num_rows(input: Any) -> int | None:
-    """Return the number of samples of a batch of inputs; None where it has no length.
+    """Return the number of samples of a batch of inputs; ``None`` if it has no length.
 
     Example:
         >>> num_rows({"ids": torch.zeros(3, 8)})

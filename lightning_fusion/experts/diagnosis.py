@@ -41,7 +41,7 @@ class ExpertFigures:
         leak_p: One-sided p-value of the hypothesis that it is not better on the fuser training set than on the unseen
             split.
         leaks: Whether the excess is reported as a leak.
-        class_order: Names of its outputs in an order that is significantly more accurate; None where there is none.
+        class_order: Names of its outputs in an order that is significantly more accurate; ``None`` if there is none.
         class_order_accuracy: Accuracy on samples of its classes with that order; NaN where there is none.
     """
 
@@ -138,7 +138,7 @@ def diagnose(outputs: ExpertOutputs, split: str = "train", unseen: str | None = 
     Args:
         outputs: Stored outputs.
         split: Split that the fuser would be trained on.
-        unseen: Split that no expert was trained on; None skips the leak check.
+        unseen: Split that no expert was trained on; ``None`` skips the leak check.
 
     Raises:
         InputError: If the store lacks a split, or it is empty.

@@ -30,7 +30,7 @@ def probability_method(network: Any) -> Any:
 
 
 def known_classes(network: Any) -> list[Any] | None:
-    """The attribute ``classes_`` of the estimator whose method this is; None where it is no such method.
+    """The attribute ``classes_`` of the estimator whose method this is; ``None`` if it is no such method.
 
     Raises:
         InputError: If the estimator is not fitted, or has several outputs.
@@ -66,7 +66,7 @@ def class_order(
         source: Owner of the known classes, for messages.
 
     Returns:
-        The names, and the number of the column of each; None where the columns have that order.
+        The names, and the number of the column of each; ``None`` if the columns have that order.
 
     Raises:
         InputError: If there are more or less names than columns, or the estimator's labels are texts with other names.

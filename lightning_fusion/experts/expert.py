@@ -50,9 +50,10 @@ class Expert(nn.Module):
             Loading is weights-only: nothing in the file is executed.
         classes: Names of the C_k classes, in the order of the outputs. Taken from the checkpoint where it has them: the
             same names in another order then reorder the outputs, and other names rename all classes.
-        output: What ``network`` returns: ``logits`` (softmax is applied, in float32) or ``probabilities``; None:
-            probabilities for ``predict_proba``, logits for everything else.
-        features: Name of the submodule whose output is the representation, such as ``pool``; None: no representation.
+        output: What ``network`` returns: ``logits`` (softmax is applied, in float32) or ``probabilities``; ``None``
+            means probabilities for ``predict_proba``, logits for everything else.
+        features: Name of the submodule whose output is the representation, such as ``pool``; ``None`` means no
+            representation.
         domains: Names of the domains whose data the expert was trained on, where known.
         cost: Cost of a query, in any unit.
         preprocess: Module applied to the input before ``network``, such as a resize.
@@ -177,7 +178,7 @@ class Expert(nn.Module):
                 (LABEL_0 ...), the names of its outputs, in order.
             labels: New names of the model's labels, such as {POSITIVE: positive}.
             features: Layer whose output is the representation: ``pool``, the masked mean of the last layer's states, or
-                any layer of the model, such as ``model.bert.pooler``; None: no representation.
+                any layer of the model, such as ``model.bert.pooler``; ``None`` means no representation.
             domains: Names of the domains whose data the expert was trained on, where known.
             cost: Cost of a query. ``None`` (default) uses the number of the model's parameters in millions (our
                 choice).
@@ -213,8 +214,8 @@ class Expert(nn.Module):
         """Convert input with another normalization to that of the training; other differences are warnings.
 
         Args:
-            found: Preprocessing of the input, such as the attribute ``preprocessing`` of a data module. None: the input
-                is that of the training, or raw where ``raw_input`` is set.
+            found: Preprocessing of the input, such as the attribute ``preprocessing`` of a data module. ``None`` means
+                the input is that of the training, or raw where ``raw_input`` is set.
             whose: Name of the expert, for messages.
         """
         self._is_preprocessed, self._conversion = bool(found), None
@@ -251,11 +252,11 @@ class Expert(nn.Module):
         return digest(*self._identity()[0])
 
     def unknown_state(self) -> str | None:
-        """Return why the fingerprint does not cover the state of this expert; None where it does."""
+        """Return why the fingerprint does not cover the state of this expert; ``None`` if it does."""
         return self._identity()[1]
 
     def _identity(self) -> tuple[list[Any], str | None]:
-        """Return the parts of the fingerprint, and why they do not cover the expert's state; None where they do."""
+        """Return the parts of the fingerprint, and why they do not cover the expert's state; ``None`` if they do."""
         parts = [json.dumps(self.classes), self.output, self.features, self.version, *transform_parts(self.preprocess)]
         parts += [self.raw_input] if self.raw_input else []
         module = self.network if isinstance(self.network, nn.Module) else None

@@ -37,7 +37,7 @@ def catch_output(network: nn.Module, layer: str, change: Callable[[Any], Any] | 
     Args:
         network: Network, which is not changed.
         layer: Name of the submodule.
-        change: Function that replaces the output of the layer; None keeps it.
+        change: Function that replaces the output of the layer; ``None`` keeps it.
 
     Raises:
         InputError: If the layer returns no tensor (B, D, ...), or is not called.

@@ -23,7 +23,7 @@ def better_order(predicted: np.ndarray, target: np.ndarray, classes: Sequence[st
         classes: Declared names of the C columns.
 
     Returns:
-        Names of the columns in the order found on all samples, and the accuracy with it; None if the declared order
+        Names of the columns in the order found on all samples, and the accuracy with it; ``None`` if the declared order
         is not significantly worse.
 
     Example:

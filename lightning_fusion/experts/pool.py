@@ -205,7 +205,7 @@ class ExpertPool(nn.Module):
         """Convert the input of each expert from another normalization to its own (:meth:`Expert.convert_from`).
 
         Args:
-            found: Preprocessing of the input; None ends the conversion.
+            found: Preprocessing of the input; ``None`` ends the conversion.
         """
         for name, expert in self.members.items():
             expert.convert_from(found, f"expert {name}")

@@ -72,7 +72,7 @@ def warn_preprocessing_mismatch(
 
 
 def data_preprocessing(trainer: Any) -> dict[str, Any] | None:
-    """Return the preprocessing of a Trainer's data module; None where it has none."""
+    """Return the preprocessing of a Trainer's data module; ``None`` if it has none."""
     return getattr(getattr(trainer, "datamodule", None), "preprocessing", None)
 
 
@@ -124,7 +124,7 @@ class Conversion(NamedTuple):
 
 
 def conversion(known: Mapping[str, Any] | None, found: Mapping[str, Any] | None) -> Conversion | None:
-    """Return the conversion from the normalization of the data to that of a model's training; None where equal.
+    """Return the conversion from the normalization of the data to that of a model's training; ``None`` if equal.
 
     Example:
         >>> import torch
@@ -194,7 +194,7 @@ def _raw_values(input: Tensor, way: Normalization) -> tuple[str | None, bool]:
 
 
 def own_normalization(network: Any) -> str | None:
-    """Return the part of a network, or of transforms, that normalizes its input itself; None where there is none.
+    """Return the part of a network, or of transforms, that normalizes its input itself; ``None`` if there is none.
 
     It has a mean and a standard deviation for each of a few channels, as ``Normalize`` of torchvision has; running
     statistics do not count.

@@ -113,7 +113,7 @@ def read_outputs(
 ) -> tuple[list[str], Tensor, Tensor | None]:
     """Return names of the experts, (K, N, C) floating-point outputs, NaN where missing, and (K, N) missing answers.
 
-    The latter is None where every answer is there, or NaN is not declared to be a missing answer.
+    The latter is ``None`` if no answer is missing, or NaN is not declared to be a missing answer.
     """
     if isinstance(outputs, OutputsSplit):
         if missing is not None:
@@ -140,7 +140,7 @@ def read_outputs(
 
 
 def _declared(stacked: Tensor, missing: Any) -> Tensor | None:
-    """Set missing answers (N, K) of (K, N, C) outputs to NaN, in place; return them as (K, N), None where none is."""
+    """Set missing answers (N, K) of (K, N, C) outputs to NaN, in place; return them as (K, N), ``None`` if none is."""
     if missing is None:
         return None
     found = (missing if isinstance(missing, Tensor) else torch.from_numpy(np.array(missing))).to(stacked.device)
@@ -381,7 +381,7 @@ def replay_query(
     Args:
         known: (K, B, C) outputs; those that are not queried are not checked.
         names: Names of the experts.
-        missing: (K, B) missing answers, which are NaN; None where every answer is there.
+        missing: (K, B) missing answers, which are NaN; ``None`` if every answer is there.
         skip: Return NaN for other invalid rows as well, instead of an InputError.
         valid: Check of the rows.
     """

@@ -48,8 +48,8 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         classes: The task's C classes. The command line takes this and the next from the data module; with ``experts``
             alone they are every class of some expert.
         expert_classes: Classes of each expert, in the order of its outputs; from ``experts`` where given.
-        folder: Folder of the saved policy: ``fit`` writes it, and an unfitted policy is read from it. None: the policy
-            is stored in checkpoints only.
+        folder: Folder of the saved policy: ``fit`` writes it, and an unfitted policy is read from it. ``None`` means
+            the policy is stored in checkpoints only.
 
     Raises:
         InputError: If metadata are missing or contradict the experts.

@@ -79,7 +79,7 @@ class SubsetNeighbors:
             additions: For each of A subsets, its experts in addition to ``base``.
             points: (K, R, C) outputs at R points; those of experts in no subset are not read.
             count: Number of rows to find.
-            own: (R,) row of each point, which is excluded from its neighbors; None for new points.
+            own: (R,) row of each point, which is excluded from its neighbors; ``None`` for new points.
 
         Returns:
             (A, R, count) row indices, ordered by distance up to rounding, and (A, R) the squared distance of the last.
@@ -152,7 +152,7 @@ class SubsetNeighbors:
             sets: (R, K) bool, one member at least.
             points: (K, R, C) outputs at R points; those of experts in no set are not read.
             count: Number of rows to find.
-            own: (R,) row of each point, which is excluded from its neighbors; None for new points.
+            own: (R,) row of each point, which is excluded from its neighbors; ``None`` for new points.
 
         Returns:
             (R, count) row indices, ordered by distance up to rounding, and (R,) the squared distance of the last.

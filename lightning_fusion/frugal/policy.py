@@ -185,7 +185,7 @@ class FrugalFoE(PolicyState):
             names: Names of the K experts.
             outputs: (K, N, C).
             targets: (N,) classes 0..C-1.
-            missing: (K, N) bool, missing answers; None where every answer is there.
+            missing: (K, N) bool, missing answers; ``None`` if every answer is there.
             classes: Names of the classes, to be compared with those of later outputs.
             experts: Metadata of the experts by name.
             costs: Costs by name, used where the policy has none.

@@ -47,7 +47,7 @@ class RiskEstimator(nn.Module, ABC):
         Args:
             subset: Experts that were queried.
             points: (K, R, C).
-            own: (R,) calibration sample of each point; None for new points.
+            own: (R,) calibration sample of each point; ``None`` for new points.
         """
 
     def look_each(self, sets: Tensor, points: Tensor, own: Tensor | None) -> Tensor | None:
@@ -56,7 +56,7 @@ class RiskEstimator(nn.Module, ABC):
         Args:
             sets: (R, K) bool, the experts that were queried, one at least.
             points: (K, R, C).
-            own: (R,) calibration sample of each point; None for new points.
+            own: (R,) calibration sample of each point; ``None`` for new points.
         """
         return None
 

@@ -31,7 +31,7 @@ class InferenceSettings:
         max_new_tokens: Maximum number of tokens of a generated text.
         batch_size: Number of samples per batch.
         device: Device of the experts.
-        folder: Cache of finished batches, from which a killed run resumes; None caches nothing.
+        folder: Cache of finished batches, from which a killed run resumes; ``None`` caches nothing.
         precision: Name of the number format, part of the key of the cache.
         context: Function that returns the context of inference, for mixed precision.
         convert: Function that converts an expert's network to the precision.

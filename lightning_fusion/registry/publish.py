@@ -34,7 +34,7 @@ def describe_source(
         name: Name of the source.
         statistics: (S,) light statistics of the data, or a function of ``data``. ``None`` uses ``data.statistics()``.
         network: Class whose first argument is the number of classes, a ``functools.partial`` of one, or a dict of
-            ``class_path`` and ``init_args``; None where the expert records it.
+            ``class_path`` and ``init_args``; ``None`` if the expert records it.
 
     Raises:
         InputError: If the expert cannot be described or does not match the data, or there are no statistics.

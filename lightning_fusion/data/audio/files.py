@@ -42,9 +42,9 @@ class Recordings:
 
     Attributes:
         frames: (N,) int64, length of each in samples.
-        samples: Concatenated samples of all recordings, or None where they are read from disk.
+        samples: Concatenated samples of all recordings, or ``None`` if they are read from disk.
         begins: (N,) int64, start of each recording in ``samples``.
-        files: Reader of files on disk; None for recordings made in memory.
+        files: Reader of files on disk; ``None`` for recordings made in memory.
         silent: (N,) bool, recordings below -60 dB of full scale (their middle 10 s, where they stay on disk).
     """
 

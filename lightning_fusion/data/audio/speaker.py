@@ -42,7 +42,7 @@ class BaseSpeakerDataModule(BaseAudioDataModule):
         return [self.layout.speakers[number] for number in self.split.speakers]
 
     def trials(self, split: str) -> Trials | None:
-        """Return the trials (pairs of samples) of ``val`` or ``test``; None for ``train``.
+        """Return the trials (pairs of samples) of ``val`` or ``test``; ``None`` for ``train``.
 
         Read from the split's list, or drawn (:func:`~lightning_fusion.data.audio.trials.draw_trials`).
 
@@ -91,7 +91,7 @@ class SpeakerDataModule(AudioFilesDataModule, BaseSpeakerDataModule):
 
     Args:
         val_trials: Trial list in VoxCeleb's format (``1 enrol test``), with names relative to the root of the split;
-            only the files in the list are used for validation. None: pairs of all samples.
+            only the files in the list are used for validation. ``None`` means pairs of all samples.
         test_trials: Trial list for testing, likewise.
         **shared: Arguments of :class:`~lightning_fusion.data.audio.datamodule.AudioFilesDataModule` (``root``,
             ``pattern``, ``val_root``, ``test_root``, ``memory_limit_gb``), :class:`BaseSpeakerDataModule`

@@ -97,7 +97,7 @@ class BaseImageDataModule(ModalityDataModule):
             for experts and fuser.
         val_fraction: Fraction of the samples of an expert, or of the fuser, for validation.
         superclasses: Use super-classes as targets: ``cifar100`` for its 20, or a JSON file {super-class: [class, ...]}.
-        image_size: Side in pixels to which images are resized and center-cropped; None keeps them as they are.
+        image_size: Side in pixels to which images are resized and center-cropped; ``None`` keeps them as they are.
         channels: 1 or 3.
         mean: Mean of each channel, subtracted after scaling to [0, 1]. ``None`` (default) means 0.5, or for a trained
             model the mean in its checkpoint.
@@ -160,7 +160,7 @@ class BaseImageDataModule(ModalityDataModule):
 
         Args:
             layout: Layout of the source.
-            group: (C,) int64, super-class of each class; None where there are none.
+            group: (C,) int64, super-class of each class; ``None`` if there are none.
         """
         if layout.member is None:
             return ["all"], np.ones((len(layout.classes), 1), bool)
@@ -287,7 +287,7 @@ class BaseImageDataModule(ModalityDataModule):
 
     @property
     def _own(self) -> list[int] | None:
-        """Indices of the selected domains; None where all are used."""
+        """Indices of the selected domains; ``None`` if all are used."""
         return None if self.domain is None else chosen_domains(self.domain, self.domains, by_number=True)
 
     def _targets(self, classes: list[str]) -> tuple[np.ndarray, list[str]]:

@@ -47,7 +47,7 @@ class ImageFiles:
     Args:
         paths: Paths of the files.
         channels: 1 or 3.
-        image_size: Side in pixels to which images are resized and center-cropped; None keeps them as they are.
+        image_size: Side in pixels to which images are resized and center-cropped; ``None`` keeps them as they are.
     """
 
     def __init__(self, paths: list[Path], channels: int, image_size: int | None) -> None:

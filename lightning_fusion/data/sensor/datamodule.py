@@ -54,8 +54,8 @@ class BaseSensorDataModule(DomainsDataModule):
     training) and normalized.
 
     Args:
-        domain_fields: Fields whose values, joined by ``_``, name the domain of a sample. None: the default of the
-            source, else a single domain.
+        domain_fields: Fields whose values, joined by ``_``, name the domain of a sample. ``None`` means the default of
+            the source, else a single domain.
         group_field: Field that names the group of a domain, such as a person with two devices (:attr:`groups`).
             ``None`` (default) means that each domain is a group.
         session_fields: Fields that identify a session: samples that agree in them, and in the group, are never in two
@@ -64,8 +64,8 @@ class BaseSensorDataModule(DomainsDataModule):
             where no recording is in ``val``.
         domain: Names of the selected domains, with their own classes. ``None`` (default) selects all. Splits do not
             depend on it.
-        labels: All permitted labels, in the order of the targets; any other is an error. None: the labels in the data,
-            sorted by name. A mapping ``{Open: open}`` renames labels.
+        labels: All permitted labels, in the order of the targets; any other is an error. ``None`` means the labels in
+            the data, sorted by name. A mapping ``{Open: open}`` renames labels.
         ignored_labels: Labels of samples that count as unlabeled, such as transitions.
         val_fraction: Fraction of the sessions of each domain for validation.
         test_fraction: Fraction of the sessions of each domain for testing.

@@ -33,8 +33,8 @@ class RecordingFormat:
     Attributes:
         channels: Columns (CSV, npy) or arrays (npz) to read, in this order.
         sample_rate_hz: Sample rate to which recordings are resampled.
-        label: Column or array of labels; None where the file has none.
-        timestamp: Column or array of timestamps; None where samples are equally spaced.
+        label: Column or array of labels; ``None`` if the file has none.
+        timestamp: Column or array of timestamps; ``None`` if samples are equally spaced.
         timestamp_unit: ``s``, ``ms``, ``us`` or ``ns``.
         recorded_rate_hz: Sample rate of the files. Timestamps that contradict it outside of gaps are an error; without
             timestamps it is assumed. ``None`` means ``sample_rate_hz``.
@@ -126,7 +126,7 @@ def _check_limits(path: str, samples: np.ndarray, how: RecordingFormat, first: i
 def _times(
     path: str, stamps: np.ndarray | None, count: int, how: RecordingFormat, first: int
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Return seconds since the first sample, and starts of gaps; None where no resampling is needed."""
+    """Return seconds since the first sample, and starts of gaps; ``None`` if no resampling is needed."""
     if stamps is None:
         rate = how.recorded_rate_hz or how.sample_rate_hz
         return (None, None) if rate == how.sample_rate_hz else (np.arange(count) / rate, None)

@@ -26,7 +26,7 @@ class Recorded(NamedTuple):
     Attributes:
         samples: (T, channels) float32.
         labels: (T,) texts, one text for all samples, or None without labels; an empty text marks an unlabeled sample.
-        gaps: (T,) bool, samples in gaps, or None where there are none.
+        gaps: (T,) bool, samples in gaps, or ``None`` if there are none.
     """
 
     samples: np.ndarray
@@ -65,7 +65,7 @@ def load_series(recordings: Iterable[Recorded], entry: Path | None = None) -> Se
     Args:
         recordings: Iterable that reads one recording after the other, used where they are not cached; at most one of
             them is in memory while the cache is written.
-        entry: Folder of the array in a cache, named by a fingerprint of files and format. None keeps the samples in
+        entry: Folder of the array in a cache, named by a fingerprint of files and format. ``None`` keeps the samples in
             memory and writes no file.
 
     Raises:

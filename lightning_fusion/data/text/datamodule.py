@@ -44,9 +44,10 @@ class BaseTextDataModule(DomainsDataModule):
         role: ``expert`` for the training data of experts; ``fuser`` for the texts held out for a fuser.
         domain: Names of the selected domains, with their own classes, for the role ``expert``. ``None`` (default)
             selects all. Splits do not depend on it.
-        labels: All permitted labels, in the order of the targets; any other is an error. None: the labels in the data,
-            sorted by name, all of which must occur in the training split. A mapping ``{Good: good}`` renames labels.
-        tokenizer: Folder of a transformers tokenizer, or its name on the hub; None trains a byte-level byte-pair
+        labels: All permitted labels, in the order of the targets; any other is an error. ``None`` means the labels in
+            the data, sorted by name, all of which must occur in the training split. A mapping ``{Good: good}`` renames
+            labels.
+        tokenizer: Folder of a transformers tokenizer, or its name on the hub; ``None`` trains a byte-level byte-pair
             tokenizer on the training texts of the experts of all domains.
         vocab_size: Maximum number of tokens of the trained tokenizer.
         lowercase: Convert texts to lower case before a trained tokenizer.

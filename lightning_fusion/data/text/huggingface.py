@@ -25,8 +25,8 @@ class HuggingFaceTextDataModule(ColumnTextDataModule):
             the cache of Hugging Face.
         name: Configuration of a data set that has several.
         revision: Branch, tag or commit of a data set on the hub.
-        splits: Names of the splits in the data set: ``{val: validation_matched}``; others are left out. None: splits
-            with the usual names (train, validation, test).
+        splits: Names of the splits in the data set: ``{val: validation_matched}``; others are left out. ``None`` means
+            splits with the usual names (train, validation, test).
         **shared: Arguments of :class:`~lightning_fusion.data.text.columns.ColumnTextDataModule` (roles of columns) and
             :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule` (splits, tokens and batches).
 

@@ -28,7 +28,7 @@ class Texts:
 
     Attributes:
         texts: N texts.
-        pairs: Second texts; None where there are none.
+        pairs: Second texts; ``None`` if there are none.
         labels: Label of each text.
         domains: Domain of each text; empty for a text without a domain.
         splits: (N,) 0, 1, 2 for train, val, test; empty where splits are to be drawn.

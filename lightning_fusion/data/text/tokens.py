@@ -29,7 +29,7 @@ class TextTokenizer:
     Args:
         backend: A ``tokenizers.Tokenizer``, or the result of ``transformers.AutoTokenizer``.
         pad_id: Id of the padding token.
-        unknown_id: Id of the unknown token; None where the vocabulary covers all texts.
+        unknown_id: Id of the unknown token; ``None`` if the vocabulary covers all texts.
     """
 
     def __init__(self, backend: Any, pad_id: int = 0, unknown_id: int | None = None) -> None:
@@ -234,7 +234,7 @@ def load_corpus(
         choose_tokenizer: Function of the texts and their groups that returns a tokenizer.
         max_length: Maximum number of tokens of a text.
         unreadable: ``raise`` an error for texts that are empty or contain unknown tokens only, or ``drop`` them.
-        entry: Folder in a cache; None keeps the tokens in memory.
+        entry: Folder in a cache; ``None`` keeps the tokens in memory.
 
     Raises:
         InputError: If a text cannot be read, or the entry is damaged.

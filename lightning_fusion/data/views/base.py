@@ -31,12 +31,12 @@ class DataView(FusionDataModule):
 
     @property
     def preprocessing(self) -> dict[str, Any] | None:
-        """Preprocessing of the wrapped module; None where it declares none."""
+        """Preprocessing of the wrapped module; ``None`` if it declares none."""
         return getattr(self.data, "preprocessing", None)
 
     @property
     def augmentation(self) -> Any:  # type: ignore[override]
-        """Training augmentation of the wrapped module; None where there is none."""
+        """Training augmentation of the wrapped module; ``None`` if there is none."""
         return getattr(self.data, "augmentation", None)
 
     def use_preprocessing(self, known: Mapping[str, Any] | None) -> None:

@@ -51,7 +51,7 @@ def model_files(path: str) -> list[Path]:
 def tokenizer_fingerprint(path: str) -> str | None:
     """Return the fingerprint of a model's tokenizer, as a data module with ``tokenizer: path`` computes it.
 
-    None where there is no tokenizer, or it cannot be read.
+    ``None`` if there is no tokenizer, or it cannot be read.
     """
     if not any((Path(path) / name).is_file() for name in _TOKENIZER):
         return None
@@ -87,7 +87,7 @@ def _load(kind: str, path: str, download: bool) -> Any:
 
 
 def _longest(model: nn.Module) -> int | None:
-    """Return the number of learned positions of a model; None where it has none."""
+    """Return the number of learned positions of a model; ``None`` if it has none."""
     for name, table in model.named_modules():
         if isinstance(table, nn.Embedding) and name.rpartition(".")[2] in (
             "position_embeddings",

@@ -52,7 +52,7 @@ class _OutputsRows(Dataset[OutputsBatch]):
 
 
 def _positions(index: Tensor, parts: list[np.ndarray]) -> np.ndarray | None:
-    """Return the (B,) positions of sample indices in concatenated ones; None where one is missing."""
+    """Return the (B,) positions of sample indices in concatenated ones; ``None`` if one is missing."""
     known = np.concatenate([np.empty(0, np.int64), *parts])
     order = np.argsort(known, kind="stable")
     place = np.searchsorted(known[order], index.numpy()).clip(max=max(len(known) - 1, 0))
@@ -150,7 +150,7 @@ class OutputsDataModule(SlicedDataModule):
         return {name: part.representations[name].shape[1] for name in self.outputs.names}
 
     def origins(self, index: Tensor) -> Origins | None:
-        """Return file and line, or file and time, of samples; None where the store lacks them.
+        """Return file and line, or file and time, of samples; ``None`` if the store lacks them.
 
         Args:
             index: (B,) int64 sample indices.

@@ -114,7 +114,7 @@ class ExpertOutputs:
         experts: Metadata of each expert by name: classes, domains, cost, fingerprint, checkpoint.
         splits: :class:`OutputsSplit` by name.
         fingerprints: Fingerprint of the data of each split.
-        path: Folder of the store; None in memory.
+        path: Folder of the store; ``None`` in memory.
     """
 
     def __init__(

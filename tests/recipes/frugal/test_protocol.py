@@ -515,7 +515,7 @@ class TestUnseenDomains:
 
 @pytest.mark.slow
 class TestAbstention:
-    """Some test samples have a class that no expert knows."""
+    """Some test samples have a class that no expert has."""
 
     @pytest.fixture(scope="class")
     def finished(self, tmp_path_factory) -> tuple[Path, Any]:
