@@ -210,22 +210,23 @@ class Expert(nn.Module):
         """Stay in eval mode, so that batch-norm statistics and dropout of a frozen model do not change."""
         return super().train(False)
 
-    def convert_from(self, found: Mapping[str, Any] | None, whose: str = "the expert") -> None:
+    def convert_from(self, found: Mapping[str, Any] | None, whose: str | None = "the expert") -> None:
         """Convert input with another normalization to that of the training; other differences are warnings.
 
         Args:
             found: Preprocessing of the input, such as the attribute ``preprocessing`` of a data module. ``None`` means
                 the input is that of the training, or raw where ``raw_input`` is set.
-            whose: Name of the expert, for messages.
+            whose: Name of the expert, for messages; ``None`` means no messages.
         """
         self._is_preprocessed, self._conversion = bool(found), None
-        if self.preprocess is not None or self.preprocessing is None:
-            warn_double_normalization(whose, self.preprocess or self.network, found)
+        known = None if self.preprocess is not None else self.preprocessing
+        self._conversion = conversion(known, found)
+        if whose is None:
             return
-        self._conversion = conversion(self.preprocessing, found)
-        converted = ("mean", "std", "scale") if self._conversion is not None else ()
-        warn_preprocessing_mismatch(whose, self.preprocessing, found, converted)
-        if converted:
+        if known is None:
+            warn_double_normalization(whose, self.preprocess or self.network, found)
+        warn_preprocessing_mismatch(whose, known, found)
+        if self._conversion is not None:
             rank_zero_info(f"preprocessing: the input of {whose} is converted to the mean and std of its training")
 
     def _prepared(self, input: Any) -> Any:

@@ -36,12 +36,15 @@ def equal_values(one: Any, other: Any) -> bool:
     return type(one) is type(other) and bool(one == other)
 
 
-def differences(known: Mapping[str, Any] | None, found: Mapping[str, Any] | None) -> dict[str, tuple[Any, Any]]:
+def differences(
+    known: Mapping[str, Any] | None, found: Mapping[str, Any] | None, converted: bool = True
+) -> dict[str, tuple[Any, Any]]:
     """Return the settings in which two preprocessings differ by value, with both values.
 
     Args:
         known: Preprocessing of a model's training, where known; only its settings are compared.
         found: Preprocessing of its input, where known.
+        converted: Include the normalization where :func:`conversion` converts it.
 
     Example:
         >>> differences({"sample_rate_hz": 200.0, "samples": 100}, {"sample_rate_hz": 200, "samples": 50})
@@ -50,11 +53,12 @@ def differences(known: Mapping[str, Any] | None, found: Mapping[str, Any] | None
     if not known or not found:
         return {}
     both = {name: (value, found.get(name)) for name, value in known.items()}
-    return {name: pair for name, pair in both.items() if not equal_values(*pair)}
+    left_out = _NORMALIZED if not converted and conversion(known, found) is not None else ()
+    return {name: pair for name, pair in both.items() if name not in left_out and not equal_values(*pair)}
 
 
 def warn_preprocessing_mismatch(
-    whose: str, known: Mapping[str, Any] | None, found: Mapping[str, Any] | None, converted: Sequence[str] = ()
+    whose: str, known: Mapping[str, Any] | None, found: Mapping[str, Any] | None, converted: bool = False
 ) -> None:
     """Warn where the preprocessing of the data differs from that of a model's training.
 
@@ -62,10 +66,10 @@ def warn_preprocessing_mismatch(
         whose: Name of the model, for the message.
         known: Preprocessing in training, where known.
         found: Preprocessing of the data.
-        converted: Names of settings whose differences are converted.
+        converted: Include the normalization where it is converted for experts (:func:`conversion`).
     """
-    other = differences(known, found)
-    if listed := [f"{name} {_short(a)} against {_short(b)}" for name, (a, b) in other.items() if name not in converted]:
+    other = differences(known, found, converted)
+    if listed := [f"{name} {_short(a)} against {_short(b)}" for name, (a, b) in other.items()]:
         rank_zero_warn(
             f"preprocessing: {whose} was trained with a preprocessing that differs from the data's ({shorten(listed)})"
         )
@@ -95,7 +99,7 @@ def carry_preprocessing(module: Any, fits: bool) -> None:
         not fits or differences(module.preprocessing, data_preprocessing(module.trainer))
     ):
         data.use_preprocessing(module.preprocessing)
-    warn_preprocessing_mismatch("the model", module.preprocessing, data_preprocessing(module.trainer))
+    warn_preprocessing_mismatch("the model", module.preprocessing, data_preprocessing(module.trainer), converted=True)
 
 
 def release_preprocessing(module: Any) -> None:

@@ -12,9 +12,10 @@ from torch import Tensor
 from lightning_fusion.data.base import Batch, FusionDataModule
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.preprocessing import differences
 from lightning_fusion.hat.ranking import Ledger, Selection, SelectionRow
 from lightning_fusion.hyperparameters import check_choices
-from lightning_fusion.registry.card import Card, as_json
+from lightning_fusion.registry.card import Card
 from lightning_fusion.registry.registry import ExpertRegistry
 from lightning_fusion.registry.summaries import class_sums, labeled_batches, statistics_of
 from lightning_fusion.registry.transport import UnreachableError
@@ -318,7 +319,9 @@ class _Search:
         """Run a source on the labeled samples, and compute its centroid similarity and accuracy."""
         shared = self.shared(self.cards[row.name])
         place = [shared.index(label) if label in shared else -1 for label in self.target.classes]
+        expert.convert_from(getattr(self.target, "preprocessing", None), None)  # differences are reported together
         sums, counts, outputs = class_sums(expert, self.labeled, place, len(shared))
+        expert.convert_from(None)
         if means is not None:
             both = [number for number, label in enumerate(shared) if counts[number] and label in means]
             if not both:
@@ -334,12 +337,11 @@ class _Search:
             row.accuracy = (int(right) + 1) / (int((own >= 0).sum()) + len(shared))
 
     def _warn_of_preprocessing(self) -> None:
-        ours = as_json(getattr(self.target, "preprocessing", None))
-        ways = {name: self.cards[name].preprocessing or ours for name in self.kept}
-        other = {name: way for name, way in ways.items() if ours and way and way != ours}
-        if ours and other:
-            name, way = next(iter(other.items()))
-            keys = sorted(key for key in {*ours, *way} if ours.get(key) != way.get(key))
+        ours = getattr(self.target, "preprocessing", None)
+        found = {name: differences(self.cards[name].preprocessing, ours, converted=False) for name in self.kept}
+        if other := {name: settings for name, settings in found.items() if settings}:
+            name, settings = next(iter(other.items()))
+            keys = sorted(settings)
             warnings.warn(
                 f"source(s) {shorten(sorted(other))} were trained with another preprocessing than the "
                 f"target's: {name} differs in {shorten(keys)}; give the same {shorten(keys)} to the data "
