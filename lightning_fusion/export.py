@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lightning_fusion.data.normalization import Normalization, preprocessor
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.pool import ExpertPool, check_same_experts
@@ -26,6 +27,9 @@ _TOLERANCE = 1e-4
 class FusedNetwork(nn.Module):
     """A pool of experts and its fuser as one network, from input to probabilities.
 
+    The input has raw values (images from 0 to 255, signals as recorded, waveforms) where the preprocessing of all
+    experts is known, and is preprocessed for each expert as in its training; else it is that of the experts' networks.
+
     Args:
         pool: The experts; none may be a plain callable.
         fuser: The trained fuser.
@@ -40,6 +44,9 @@ class FusedNetwork(nn.Module):
             if not isinstance(expert.network, nn.Module):
                 raise InputError(f"experts: {name} is a plain callable; only torch modules can be exported")
         self.experts, self.network = pool.experts, fuser.network
+        ways = [preprocessor(expert.preprocessing) for expert in pool.members.values()]
+        self.takes_raw_input = all(way is not None for way in ways)
+        self.ways = nn.ModuleList(way for way in ways if way is not None) if self.takes_raw_input else None
         self.target, self.reads_representations, self.mean_weight = (
             fuser.target,
             bool(fuser.representation_dims),
@@ -53,12 +60,14 @@ class FusedNetwork(nn.Module):
 
     def forward(self, input: Any) -> Tensor:
         """Map (B, ...) input, or a dict of texts' tokens, to (B, C) fused probabilities."""
+        inputs = [input] * len(self.experts) if self.ways is None else [way(input) for way in self.ways]
+        pairs = zip(self.experts.values(), inputs, strict=True)
         if self.reads_representations:
-            both = [cast(Expert, expert).forward_with_representations(input) for expert in self.experts.values()]
+            both = [cast(Expert, expert).forward_with_representations(each) for expert, each in pairs]
             outputs = torch.cat([pair[0] for pair in both], dim=1)
             logits = self.network(torch.cat([outputs, *(pair[1] for pair in both)], dim=1))
         else:
-            outputs = torch.cat([expert(input) for expert in self.experts.values()], dim=1)
+            outputs = torch.cat([expert(each) for expert, each in pairs], dim=1)
             logits = self.network(outputs)
         if self.target == "label" and not self.mean_weight:
             result: Tensor = logits.softmax(-1)
@@ -89,15 +98,17 @@ def export(
         experts: The experts the fuser was trained with; fingerprints are checked.
         checkpoint: Checkpoint of the fuser.
         output: Path of a new folder.
-        input_shape: Shape of one sample of the experts' input, such as (3, 32, 32).
+        input_shape: Shape of one raw sample, such as (3, 32, 32) for an image and (16000,) for a waveform; of the
+            experts' input, where an expert records no preprocessing.
         max_tokens: For texts, instead: number of tokens of the longest text. The program's input is a dict of
             ``input_ids`` and ``attention_mask``, (B, L) int64.
         onnx: Write an ONNX file as well (extra ``onnx``).
         overwrite: Replace an earlier export.
 
     Returns:
-        The manifest: classes, preprocessing, input shape by name, experts, versions, files, and ``parity``, the largest
-        absolute difference found.
+        The manifest: classes, ``input`` (``raw`` where the program contains the preprocessing of the experts, else
+        ``preprocessed``) with its shape, preprocessing, experts, versions, files, and ``parity``, the largest absolute
+        difference found.
 
     Raises:
         InputError: If the experts are not the fuser's, the folder is taken, or an expert cannot be exported.
@@ -121,8 +132,28 @@ def export(
             f"experts: found {shorten(pool.names)}; the fuser was trained with {shorten(fuser.expert_classes)}"
         )
     check_same_experts(content.get("experts") or {}, pool.metadata())
-    network = FusedNetwork(pool, fuser).eval().cpu()
-    input = _Input(input_shape, max_tokens, _vocabulary(pool))
+    for expert in pool.members.values():
+        expert.convert_from(expert.preprocessing, None)  # the program prepares the input
+    try:
+        return _write(
+            FusedNetwork(pool, fuser).eval().cpu(), pool, fuser, folder, checkpoint, input_shape, max_tokens, onnx
+        )
+    finally:
+        pool.convert_from(None)
+
+
+def _write(
+    network: FusedNetwork,
+    pool: ExpertPool,
+    fuser: FoEFuserModule,
+    folder: Path,
+    checkpoint: str,
+    input_shape: Sequence[int] | None,
+    max_tokens: int | None,
+    onnx: bool,
+) -> dict[str, Any]:
+    """Write the program and its manifest, and return the manifest."""
+    input = _Input(input_shape, max_tokens, _vocabulary(pool), None if network.ways is None else network.ways[0])
     example = input.draw(2)
     try:
         with torch.no_grad():
@@ -148,6 +179,7 @@ def export(
     ways = [expert.preprocessing for expert in pool.members.values()]
     manifest = {
         "classes": fuser.classes,
+        "input": "raw" if network.takes_raw_input else "preprocessed",
         "input_shape": input.described,
         "output": "probabilities",
         "preprocessing": ways[0] if all(way == ways[0] for way in ways) else dict(zip(pool.names, ways, strict=True)),
@@ -169,12 +201,14 @@ def export(
 class _Input:
     """Input samples of the experts: of one shape, or texts as tokens."""
 
-    def __init__(self, shape: Sequence[int] | None, max_tokens: int | None, vocabulary: int) -> None:
+    def __init__(
+        self, shape: Sequence[int] | None, max_tokens: int | None, vocabulary: int, way: nn.Module | None = None
+    ) -> None:
         if (shape is None) == (max_tokens is None):
             raise InputError("input_shape, max_tokens: give one of them: the shape of a sample, or the longest text")
         if max_tokens is not None and max_tokens < 2:
             raise InputError(f"max_tokens is {max_tokens}; expected at least 2")
-        self.of_texts, self.vocabulary = max_tokens is not None, vocabulary
+        self.of_texts, self.vocabulary, self.way = max_tokens is not None, vocabulary, way
         self.shape = tuple(shape) if shape is not None else (max_tokens,)
         self.name = "max_tokens" if self.of_texts else "input_shape"
         batch = {0: torch.export.Dim.DYNAMIC}
@@ -186,7 +220,10 @@ class _Input:
     def draw(self, rows: int) -> Any:
         """Random samples; of texts, every other draw is half as long."""
         if not self.of_texts:
-            return torch.randn(rows, *self.shape)
+            values = torch.randn(rows, *self.shape)
+            if isinstance(self.way, Normalization) and len(self.shape) and self.shape[0] == len(self.way.mean):
+                values = self.way.inverse(values)
+            return values
         length = max(2, self.shape[0] // (1 if rows % 2 else 2))  # type: ignore[operator]
         lengths = torch.randint(1, length + 1, (rows, 1))
         lengths[0] = length

@@ -49,6 +49,10 @@ class Normalization(nn.Module):
         """Map raw values (B, C, ...) to network input of the same shape."""
         return self.normalized(self.scaled(values))
 
+    def inverse(self, values: Tensor) -> Tensor:
+        """Map network input (B, C, ...) to raw values."""
+        return (values * _of_channels(self.std, values) + _of_channels(self.mean, values)) / self.scale
+
     @property
     def changes(self) -> bool:
         """Whether it does more than to scale: a mean other than 0, or a standard deviation other than 1."""

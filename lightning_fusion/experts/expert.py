@@ -58,7 +58,7 @@ class Expert(nn.Module):
         cost: Cost of a query, in any unit.
         preprocess: Module applied to the input before ``network``, such as a resize.
         raw_input: The input has raw values (images from 0 to 255, signals as recorded, waveforms): the preprocessing
-            that the checkpoint records is applied to it, after ``preprocess``. Data modules of the library preprocess
+            that the checkpoint records is applied to it, before ``preprocess``. Data modules of the library preprocess
             already, so that this has no effect behind them.
         version: Version of the expert, a part of its fingerprint. For a callable it replaces the digest of its state.
 
@@ -218,7 +218,7 @@ class Expert(nn.Module):
                 the input is that of the training, or raw where ``raw_input`` is set.
             whose: Name of the expert, for messages; ``None`` means no messages.
         """
-        self._is_preprocessed, self._conversion = bool(found), None
+        self._is_preprocessed, self._input_checked = bool(found), False
         known = None if self.preprocess is not None else self.preprocessing
         self._conversion = conversion(known, found)
         if whose is None:
@@ -231,18 +231,16 @@ class Expert(nn.Module):
 
     def _prepared(self, input: Any) -> Any:
         """Return the network's input."""
-        if self.preprocess is not None:
-            input = self.preprocess(input)
         if self._conversion is not None:
-            return self._conversion(input)
-        if self.raw_input and not self._is_preprocessed:
+            input = self._conversion(input)
+        elif self.raw_input and not self._is_preprocessed:
             way = preprocessor(self.preprocessing)
             assert way is not None
-            return way.to(input.device)(input)
-        if not (self._input_checked or torch.compiler.is_compiling()):
+            input = way.to(input.device)(input)
+        elif self.preprocess is None and not (self._input_checked or torch.compiler.is_compiling()):
             check_preprocessed(input, self.preprocessing)
             self._input_checked = True
-        return input
+        return input if self.preprocess is None else self.preprocess(input)
 
     @property
     def fingerprint(self) -> str:

@@ -56,7 +56,7 @@ class LogMel(nn.Module):
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """Map (B, T) waveforms to (B, M, frames)."""
-        if waveforms.is_cuda or len(waveforms) <= self._CHUNK:
+        if torch.compiler.is_compiling() or waveforms.is_cuda or len(waveforms) <= self._CHUNK:
             return self._features(waveforms)
         return torch.cat([self._features(part) for part in waveforms.split(self._CHUNK)])
 

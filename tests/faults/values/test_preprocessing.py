@@ -12,7 +12,15 @@ from helpers import tiny
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from lightning_fusion import Expert, ExpertModule, ExpertPool, FoEFuserModule, SensorDataModule, collect
+from lightning_fusion import (
+    Expert,
+    ExpertModule,
+    ExpertPool,
+    FoEFuserModule,
+    OutputsDataModule,
+    SensorDataModule,
+    collect,
+)
 from lightning_fusion.data.audio.synthetic import SyntheticLabeledAudioDataModule
 from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
 from lightning_fusion.data.sensor.synthetic import SyntheticSensorDataModule
@@ -20,6 +28,7 @@ from lightning_fusion.data.sensor.table import FeatureTableDataModule
 from lightning_fusion.data.views.role import RoleDataModule
 from lightning_fusion.encoders import SmallConvNet
 from lightning_fusion.errors import InputError
+from lightning_fusion.export import FusedNetwork, export
 
 
 class Flat(nn.Sequential):
@@ -137,6 +146,55 @@ class TestRawInput:
     def test_needs_a_preprocessing(self):
         with pytest.raises(InputError, match="raw_input is set, and the checkpoint records no normalization"):
             Expert(tiny.Net(2), classes=["a", "b"], raw_input=True)
+
+
+class TestExport:
+    """Exported programs contain the preprocessing."""
+
+    @pytest.mark.parametrize("case", list(TestRawInput.CASES))
+    @pytest.mark.slow
+    @pytest.mark.parametrize("onnx", [False, True])
+    def test_of_experts(self, case, onnx, tmp_path):
+        make, network, _ = TestRawInput.CASES[case]
+        data = make()
+        data.setup()
+        path = trained(data, network, str(tmp_path / "one.ckpt"))
+        experts = {"a": Expert(network, path), "b": Expert(network, path, raw_input=True)}
+        experts["b"].preprocessing = other(experts["b"].preprocessing)
+        outputs = collect(ExpertPool(experts), data, splits=["train", "val"])
+        module, trainer = FoEFuserModule(**outputs.fuser_arguments()), tiny.trainer()
+        trainer.fit(module, datamodule=OutputsDataModule(outputs))
+        trainer.save_checkpoint(tmp_path / "fuser.ckpt")
+        raw = data.rows("val")[torch.arange(5)].input
+        manifest = export(experts, str(tmp_path / "fuser.ckpt"), str(tmp_path / "out"), list(raw.shape[1:]), onnx=onnx)
+        assert manifest["input"] == "raw"
+        program = torch.export.load(tmp_path / "out" / "fused.pt2").module()
+        with torch.no_grad():
+            wanted = module.eval().fuse(
+                torch.cat([torch.from_numpy(x[:5]) for x in outputs["val"].probabilities.values()], 1)
+            )
+            torch.testing.assert_close(program(raw.float()), wanted.softmax(1), atol=1e-4, rtol=0)
+        with pytest.raises(InputError, match="the expert was trained on preprocessed values"):
+            experts["a"](raw)  # as before
+
+    def test_its_network_prepares_raw_input_as_the_data_module_does(self, tmp_path):
+        make, network, _ = TestRawInput.CASES["images"]
+        data = make()
+        path = trained(data, network, str(tmp_path / "one.ckpt"))
+        pool = ExpertPool({"a": Expert(network, path)})
+        fused = FusedNetwork(pool, FoEFuserModule(pool, classes=data.classes).eval())
+        raw = data.rows("val")[torch.arange(5)].input
+        expected = fused.network(pool(data.preprocess(raw))["a"]).softmax(-1)
+        torch.testing.assert_close(fused(raw), expected)
+        assert fused.takes_raw_input
+
+
+def other(preprocessing):
+    """Another normalization, where there is one."""
+    changed = dict(preprocessing)
+    if "mean" in changed:
+        changed |= {"mean": [value + 0.1 for value in changed["mean"]], "std": [2 * value for value in changed["std"]]}
+    return changed
 
 
 class TestStatistics:
