@@ -79,6 +79,37 @@ def digest(*parts: Any) -> str:
     return state.hexdigest()
 
 
+def row_digests(*arrays: Any) -> np.ndarray:
+    """Return (N,) uint64, an 8-byte BLAKE2 digest of each sample: equal for equal content, in any process.
+
+    Args:
+        *arrays: (N, ...) arrays or tensors, or lists of N texts or bytes, whose rows make up a sample.
+
+    Example:
+        >>> found = row_digests(np.array([[1, 2], [3, 4], [1, 2]]))
+        >>> bool(found[0] == found[2] != found[1]), len(row_digests(["a", "b"]))
+        (True, 2)
+    """
+    result = np.empty(len(arrays[0]), np.uint64)
+    parts = [_rows_as_bytes(values) for values in arrays]
+    for row in range(len(result)):
+        state = hashlib.blake2b(digest_size=8)
+        for part in parts:
+            state.update(part[row])
+        result[row] = int.from_bytes(state.digest(), "little")
+    return result
+
+
+def _rows_as_bytes(values: Any) -> Any:
+    """Return an object whose items are the bytes of the rows."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
+    if isinstance(values, np.ndarray):
+        width = values.size // max(1, len(values))
+        return np.ascontiguousarray(values).reshape(len(values), width).view(np.uint8)
+    return [value.encode() if isinstance(value, str) else value for value in values]
+
+
 def hash_files(files: Iterable[Path]) -> str:
     """Return a BLAKE2 fingerprint of the contents of files, in order; files of any size.
 

@@ -16,10 +16,11 @@ from torch.utils.data import Dataset
 from lightning_fusion.data.samplers import SlicedDataModule
 from lightning_fusion.data.targets import UNLABELED, as_targets
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.files import digest
+from lightning_fusion.files import digest, row_digests
 from lightning_fusion.hyperparameters import constructor_arguments, is_plain
 
 SPLITS = ("train", "val", "test")
+_READ_ROWS = 4096
 _T = TypeVar("_T")
 
 
@@ -241,6 +242,27 @@ class FusionDataModule(SlicedDataModule):
         """
         return None
 
+    def sample_digests(self, split: str) -> np.ndarray:
+        """Return (N,) uint64, a digest of the content of each sample of a split as recorded, before any preprocessing.
+
+        Equal samples have equal digests in all splits, roles and domains. Checkpoints of experts contain those of their
+        training samples.
+        """
+        return self.content_digests(*located_rows(self.rows(split)))
+
+    def content_digests(self, dataset: RowDataset, rows: Tensor) -> np.ndarray:
+        """Return (n,) uint64 digests of the inputs of a data set at some positions.
+
+        A subclass identifies a sample by what it is read from, where its input depends on settings.
+
+        Args:
+            dataset: Data set of this module.
+            rows: (n,) int64 positions in its inputs.
+        """
+        chunks = (dataset.inputs[part] for part in rows.split(_READ_ROWS))
+        parts = [row_digests(*(chunk.values() if isinstance(chunk, Mapping) else [chunk])) for chunk in chunks]
+        return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+
     def fingerprint(self, split: str) -> str:
         """Return a fingerprint of the content of one split, before augmentation."""
         raise NotImplementedError(f"{type(self).__name__} must implement fingerprint(split)")
@@ -407,9 +429,6 @@ class TensorDataModule(FusionDataModule):
         return digest(dataset.inputs, dataset.targets, dataset.domains)
 
 
-_READ_ROWS = 4096
-
-
 class TargetRows(Dataset[Batch]):
     """Subset of a data set in which only some samples keep their label; the others have the target -100.
 
@@ -430,6 +449,22 @@ class TargetRows(Dataset[Batch]):
         batch = self.dataset[self.rows[item]]
         result: Batch = batch._replace(target=batch.target.where(self.labeled[item], UNLABELED))
         return result
+
+
+def located_rows(dataset: Any) -> tuple[RowDataset, Tensor]:
+    """Return the data set with the inputs of a split, and the (n,) positions of the split's samples in them.
+
+    Raises:
+        InputError: If the split is no :class:`RowDataset`, or a subset of one.
+    """
+    if isinstance(dataset, TargetRows):
+        inside, rows = located_rows(dataset.dataset)
+        return inside, rows[dataset.rows]
+    if not isinstance(dataset, RowDataset):
+        raise InputError(
+            f"data: found a {type(dataset).__name__}; expected a RowDataset, whose samples can be identified"
+        )
+    return dataset, dataset.rows
 
 
 def sample_metadata(dataset: Any) -> tuple[Tensor, Tensor, Tensor]:

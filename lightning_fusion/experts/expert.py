@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from lightning_fusion.experts.preprocessing import (
     warn_double_normalization,
     warn_preprocessing_mismatch,
 )
-from lightning_fusion.experts.weights import build_network, load_weights, read_weights
+from lightning_fusion.experts.weights import build_network, digest_array, load_weights, read_weights
 from lightning_fusion.files import digest
 
 
@@ -145,6 +146,8 @@ class Expert(nn.Module):
         self.checkpoint, self.version = checkpoint, version
         self.spec = spec  # class_path and init_args of the network, where the checkpoint records them
         self.preprocessing: dict[str, Any] | None = card.get("preprocessing")
+        samples = digest_array(card.get("samples"))
+        self._samples = None if samples is None else samples.tobytes()  # an array would be part of the fingerprint
         self.features = features if features is not None else card.get("features")
         if raw_input and preprocessor(self.preprocessing) is None:
             raise InputError(
@@ -243,6 +246,11 @@ class Expert(nn.Module):
         return input if self.preprocess is None else self.preprocess(input)
 
     @property
+    def training_samples(self) -> np.ndarray | None:
+        """(S,) uint64 digests of its training samples, sorted; None where its checkpoint does not record them."""
+        return None if self._samples is None else np.frombuffer(self._samples, np.uint64)
+
+    @property
     def fingerprint(self) -> str:
         """Fingerprint of weights, state and metadata; experts with the same fingerprint have the same outputs.
 
@@ -279,6 +287,7 @@ class Expert(nn.Module):
             "cost": self.cost,
             "fingerprint": self.fingerprint,
             "checkpoint": self.checkpoint,
+            "training_samples": None if (samples := self.training_samples) is None else len(samples),
         }
 
     @torch.no_grad()

@@ -1,21 +1,24 @@
 """LightningModule that trains one expert."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Literal
 
+import numpy as np
 from lightning import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_fusion.callbacks.reproducible import EpochSeed
-from lightning_fusion.data.base import Batch, as_batch
+from lightning_fusion.data.base import Batch, FusionDataModule, as_batch
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.layers import check_layer
 from lightning_fusion.experts.pool import reordered
 from lightning_fusion.experts.preprocessing import carry_preprocessing, release_preprocessing
-from lightning_fusion.experts.weights import CARD_KEY
+from lightning_fusion.experts.weights import CARD_KEY, digest_array, digest_tensor
 from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
 from lightning_fusion.optimization import TunableLearningRate, build_optimizer
@@ -91,6 +94,8 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
         self.metrics = SplitMetrics({"loss": SampleMean(), "accuracy": accuracy_of(len(classes))}, metric)
         self.trained_on, self.preprocessing, self.features = trained_on, preprocessing, features
         self.mixup = mixup
+        self._samples: np.ndarray | None = None  # digests of the training samples
+        self._digested = False  # whether those of this fit are among them
         self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
 
     def setup(self, stage: str) -> None:
@@ -99,6 +104,7 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
         Raises:
             InputError: If it has them in another order.
         """
+        self._digested &= stage != "fit"
         classes = getattr(getattr(self.trainer, "datamodule", None), "classes", None)
         if classes is not None and reordered(classes, self.classes):
             raise InputError(
@@ -169,6 +175,7 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check the classes of the checkpoint's training, warn about other domains, and take its preprocessing."""
         card = checkpoint.get(CARD_KEY) or {}
+        self._samples = digest_array(card.get("samples"))
         known = card.get("classes")
         if known is not None and list(known) != self.classes:
             raise InputError(
@@ -189,8 +196,22 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
                 carry_preprocessing(self, fits=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the expert's card, which makes the checkpoint an expert."""
-        write_card(checkpoint, self, classes=self.classes, features=self.features)
+        """Add the expert's card, which makes the checkpoint an expert, with digests of its training samples."""
+        samples = None if (found := self._training_samples()) is None else digest_tensor(found)
+        write_card(checkpoint, self, classes=self.classes, features=self.features, samples=samples)
+
+    def _training_samples(self) -> np.ndarray | None:
+        """Return the digests of the samples of this training and of earlier ones, where the data identify them."""
+        trainer = self._trainer
+        data = getattr(trainer, "datamodule", None)
+        if trainer is None or trainer.state.fn != TrainerFn.FITTING or self._digested:
+            return self._samples
+        self._digested = True
+        if isinstance(data, FusionDataModule):
+            with suppress(InputError):  # a data set of another class, whose samples cannot be identified
+                found = data.sample_digests("train")
+                self._samples = found if self._samples is None else np.union1d(self._samples, found)
+        return self._samples
 
 
 def write_card(checkpoint: dict[str, Any], module: Any, **metadata: Any) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -113,3 +114,18 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], path: str, classe
             f"it names {len(classes)} classes ({shorten(classes)}): change classes or network"
         )
     network.load_state_dict(found)
+
+
+def digest_tensor(digests: np.ndarray) -> Tensor:
+    """Return digests as a sorted int64 tensor without duplicates, for a checkpoint.
+
+    Example:
+        >>> digest_array(digest_tensor(np.array([7, 2, 7], np.uint64))).tolist()
+        [2, 7]
+    """
+    return torch.from_numpy(np.unique(digests).view(np.int64))
+
+
+def digest_array(stored: Any) -> np.ndarray | None:
+    """Return the (S,) uint64 digests that a checkpoint contains; None where it has none."""
+    return stored.numpy().view(np.uint64) if isinstance(stored, Tensor) else None

@@ -19,6 +19,7 @@ from lightning_fusion.data.names import as_labels
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs.datamodule import OutputsBatch, OutputsDataModule
+from lightning_fusion.experts.outputs.seen import warn_seen
 from lightning_fusion.experts.outputs.store import expert_target_matrix
 from lightning_fusion.experts.pool import (
     POOL,
@@ -322,6 +323,8 @@ class FoEFuserModule(TunableLearningRate, CheckedLoading, LightningModule):
                 raise InputError(
                     "expert_target: best needs stored outputs; use OutputsDataModule as data, or expert_target: random"
                 )
+            if stage == "fit" and self.pool is not None:
+                warn_seen(self.pool.members, data)
             return
         outputs = data.outputs
         if list(outputs.expert_classes.items()) != list(self.expert_classes.items()) or outputs.classes != self.classes:

@@ -15,6 +15,7 @@ from torch import Tensor
 from lightning_fusion.data.targets import as_targets
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.answers import OnFailure, describe_invalid, finite_rows, query_rows, valid_rows
+from lightning_fusion.experts.outputs.seen import describe_seen
 from lightning_fusion.experts.outputs.store import OutputsSplit
 from lightning_fusion.experts.pool import check_same_experts
 from lightning_fusion.frugal.search import Query
@@ -171,6 +172,9 @@ def read_labeled(
     metadata: dict[str, Any] = {"missing": absent}
     if isinstance(outputs, OutputsSplit):
         targets = outputs.target if targets is None else targets
+        seen = None if outputs.seen is None else describe_seen(outputs.seen, names, "the calibration set")
+        if seen is not None:
+            warnings.warn(f"{seen}: fit the policy on samples that no expert was trained on", stacklevel=5)
         if outputs.experts:
             costs = {name: entry["cost"] for name, entry in outputs.experts.items()}
             metadata |= {"classes": outputs.classes, "experts": outputs.experts, "costs": costs}

@@ -15,6 +15,7 @@ from lightning_fusion.errors import InputError
 from lightning_fusion.experts.answers import num_rows, take_rows
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs.datamodule import OutputsBatch, OutputsDataModule
+from lightning_fusion.experts.outputs.seen import warn_seen
 from lightning_fusion.experts.pool import (
     POOL,
     ExpertPool,
@@ -192,6 +193,8 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
             if self.pool is not None:
                 outputs.check_pool(self.pool)
             metadata = self._expert_metadata = outputs.experts
+        elif stage == "fit" and self.pool is not None:
+            warn_seen(self.pool.members, data)
         if stage == "fit":
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
                 if isinstance(callback, WeightAveraging):

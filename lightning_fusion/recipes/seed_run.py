@@ -252,8 +252,10 @@ class SeedRun:
         diagnosis = diagnose(outputs)
         if first_process():
             diagnosis.save(self.folder)
-        if any(expert.leaks for expert in diagnosis.experts) or not diagnosis.worthwhile:
-            self.report.notes.append(f"Seed {self.seed}: {diagnosis.findings[0]}")
+        said = [text for text in diagnosis.findings if text.startswith(("LEAK", "CLASS ORDER", "experts were trained"))]
+        if not said and not diagnosis.worthwhile:
+            said = diagnosis.findings[:1]
+        self.report.notes += [f"Seed {self.seed}: {text}" for text in said]
         return outputs
 
     def outputs_of(
@@ -310,7 +312,10 @@ class SeedRun:
         """
         seed_everything(self.seed, verbose=False)
         rows = batch_size or min(128, max(8, len(outputs["train"]) // 16))
-        data = OutputsDataModule(outputs, batch_size=rows, seed=self.seed, representations=representations)
+        shared = getattr(self.data, "protocol", "clean") == "paper"  # other experts were trained on the fuser's samples
+        data = OutputsDataModule(
+            outputs, batch_size=rows, seed=self.seed, representations=representations, allow_seen=shared
+        )
         inputs = {**outputs.fuser_arguments(), "representation_dims": data.representation_dims}
         module = FoEFuserModule(**inputs, network=network, seed=self.seed, **arguments)
         path = self.folder / "fusers" / f"{name}.ckpt"

@@ -19,7 +19,7 @@ from lightning_fusion.data.names import merge_message, similar_message
 from lightning_fusion.data.statistics import mean_and_deviation, spectrum_statistics
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.extras import require
-from lightning_fusion.files import digest
+from lightning_fusion.files import digest, row_digests
 
 _PARTS = {"train": "train_crops", "val": "val_segments", "test": "test_segments"}
 _LONGEST_S = 3600
@@ -188,6 +188,20 @@ class BaseAudioDataModule(ModalityDataModule):
         lengths = self.crop_s if split == "train" else self.eval_crop_s, getattr(self, _PARTS[split])
         rows = dataset.rows
         return digest(content, dataset.targets[rows], dataset.domains[rows], rows, lengths, self.preprocessing)
+
+    def content_digests(self, dataset: RowDataset, rows: Tensor) -> np.ndarray:
+        """Return digests of whole recordings: names and sizes, where files are read lazily."""
+        layout, recordings = self.layout, self.recordings
+        files, of_row = np.unique(rows.numpy() % len(layout.names), return_inverse=True)
+        if recordings.samples is None:
+            paths = layout.paths(files)
+            found = row_digests([f"{layout.names[n]}:{os.path.getsize(p)}" for n, p in zip(files, paths, strict=True)])
+        else:
+            ends = (recordings.begins + recordings.frames).tolist()
+            pieces = [recordings.samples[int(recordings.begins[file]) : ends[file]].numpy().tobytes() for file in files]
+            found = row_digests(pieces)
+        result: np.ndarray = found[of_row]
+        return result
 
     def notes(self, index: Tensor) -> list[str]:
         """Return what a prediction of each sample should be read with: no sound, a part of a recording, repetition."""

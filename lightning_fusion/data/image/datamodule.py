@@ -18,7 +18,7 @@ from lightning_fusion.data.normalization import Normalization
 from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.data.statistics import image_statistics, mean_and_deviation
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.files import digest
+from lightning_fusion.files import digest, row_digests
 
 
 @dataclass
@@ -206,6 +206,11 @@ class BaseImageDataModule(ModalityDataModule):
         rows, inputs = dataset.rows, dataset.inputs
         content = inputs.identity(rows) if hasattr(inputs, "identity") else inputs[rows]
         return digest(content, dataset.targets[rows], dataset.domains[rows], rows, self.preprocessing)
+
+    def content_digests(self, dataset: RowDataset, rows: Tensor) -> np.ndarray:
+        """Return digests of pixels; of names and sizes, where files are read lazily."""
+        identify = getattr(dataset.inputs, "identity", None)
+        return super().content_digests(dataset, rows) if identify is None else row_digests(identify(rows).split("\n"))
 
     def statistics(self, split: str = "train") -> Tensor:
         """Return light statistics of the images of a split before normalization, which a domain may publish.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_fusion.data.base import SPLITS, Origins, Rows, Stage, staged_property
+from lightning_fusion.data.base import SPLITS, Origins, RowDataset, Rows, Stage, staged_property
 from lightning_fusion.data.domains import DomainsDataModule, check_label_names
 from lightning_fusion.data.names import RENAME, merge_message, read_labels, rename_labels, similar_message
 from lightning_fusion.data.samplers import LengthSampler
@@ -163,6 +163,11 @@ class BaseTextDataModule(DomainsDataModule):
         """Return file (or table) and line (or number) of each text."""
         corpus, rows = self._corpus, index.numpy()
         return Origins(corpus.metadata["files"], corpus.file[rows], corpus.line[rows], "line")
+
+    def content_digests(self, dataset: RowDataset, rows: Tensor) -> np.ndarray:
+        """Return digests of the texts, independent of the tokenizer."""
+        result: np.ndarray = self._corpus.digest[rows.numpy()]
+        return result
 
     def save_tokenizer(self, folder: str | Path) -> None:
         """Write the tokenizer to a folder, which the argument ``tokenizer`` accepts."""

@@ -16,7 +16,7 @@ from lightning_fusion.data.text.texts import Texts, normalize
 from lightning_fusion.data.text.words import hash_words
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.extras import require
-from lightning_fusion.files import digest
+from lightning_fusion.files import digest, row_digests
 from lightning_fusion.store import StoreWriter, cached
 
 _CHUNK = 2048
@@ -170,6 +170,7 @@ class Corpus:
         out_of_scope: (N,) bool.
         file: (N,) int64, indices of ``metadata["files"]``.
         line: (N,) int64, line (or number) of each text in its file.
+        digest: (N,) uint64, of the text as read.
         labels: Names of the labels.
         domains: Names of the domains.
         metadata: Contains ``vocab_size``, ``pad_id``, ``tokenizer`` (its fingerprint), ``trained`` (its text), ``cut``
@@ -188,6 +189,7 @@ class Corpus:
     out_of_scope: np.ndarray
     file: np.ndarray
     line: np.ndarray
+    digest: np.ndarray
     labels: list[str]
     domains: list[str]
     metadata: dict[str, Any]
@@ -313,6 +315,7 @@ def _tokenize(
     files, file = np.unique(np.array([place for place, _ in texts.where]), return_inverse=True)
     arrays |= {"file": file.astype(np.int64), "line": np.array([line for _, line in texts.where], np.int64)}
     metadata["files"] = files.tolist()
+    arrays["digest"] = row_digests(list(_joined(texts)))
     return arrays, metadata
 
 

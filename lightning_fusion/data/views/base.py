@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,6 +72,10 @@ class DataView(FusionDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Call the hook of the wrapped module: normalization, and augmentation in training."""
         return self._wrapped().on_after_batch_transfer(batch, dataloader_idx)
+
+    def content_digests(self, dataset: RowDataset, rows: Tensor) -> np.ndarray:
+        """Return the digests of the wrapped module."""
+        return self.data.content_digests(dataset, rows)
 
     def _rows_of_data(self, split: str) -> RowDataset:
         """Return a split of the wrapped module, from which samples can be selected without reading them."""

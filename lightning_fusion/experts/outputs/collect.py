@@ -21,6 +21,7 @@ from lightning_fusion.data.targets import as_targets
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.answers import OnFailure, query_rows, take_rows
 from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.outputs.seen import describe_seen, seen_samples
 from lightning_fusion.experts.outputs.store import OUTPUTS, ExpertOutputs, origin_arrays, origin_names
 from lightning_fusion.experts.pool import ExpertPool, check_domains
 from lightning_fusion.store import ArrayStore, MissingStoreError, StoreWriter, release
@@ -122,6 +123,7 @@ def collect(
         if not keep_representations or all(len(stored[split].representations) == len(pool.names) for split in splits):
             rank_zero_info(f"{folder} contains these outputs already; no expert is run")
             _warn_missing(stored, {})
+            _warn_seen(stored)
             return stored
         raise InputError(f"output: the store {folder} has no representations; set overwrite to collect them")
     trainer = quiet_trainer() if trainer is None else trainer
@@ -140,6 +142,8 @@ def collect(
                 parts = collecting.parts(split) if alone is not None else _shards(shards, split)
                 index = _merge(parts, split, writer, pool.classes, _expected_rows(data, split))
                 origins[split] = _keep_origins(data, index, split, writer)
+                if (seen := seen_samples(pool.members, data, split)) is not None:
+                    writer[f"{split}/seen"] = seen
             shutil.rmtree(shards, ignore_errors=True)
             writer.commit(ExpertOutputs(pool.classes, domains, metadata, {}, prints).metadata() | {"origins": origins})
     else:
@@ -150,7 +154,15 @@ def collect(
     result = ExpertOutputs.open(folder, verify=False)
     result._keep = kept
     _warn_missing(result, collecting.failures)
+    _warn_seen(result)
     return result
+
+
+def _warn_seen(outputs: ExpertOutputs) -> None:
+    """Warn about samples that experts were trained on."""
+    for split, part in outputs.splits.items():
+        if part.seen is not None and (message := describe_seen(part.seen, outputs.names, split)):
+            rank_zero_warn(message)
 
 
 def _warn_missing(outputs: ExpertOutputs, failures: Mapping[str, Counter[str]]) -> None:

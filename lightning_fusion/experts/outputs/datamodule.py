@@ -1,6 +1,6 @@
 """Stored outputs as batches for a fuser."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -9,7 +9,9 @@ from torch.utils.data import Dataset
 
 from lightning_fusion.data.base import Origins
 from lightning_fusion.data.samplers import SlicedDataModule
+from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.errors import InputError
+from lightning_fusion.experts.outputs.seen import check_unseen
 from lightning_fusion.experts.outputs.store import ExpertOutputs, OutputsSplit
 
 
@@ -32,18 +34,22 @@ class OutputsBatch(NamedTuple):
 
 
 class _OutputsRows(Dataset[OutputsBatch]):
-    def __init__(self, split: OutputsSplit, arrays: list[np.ndarray], memory_limit: float) -> None:
+    def __init__(
+        self, split: OutputsSplit, arrays: list[np.ndarray], memory_limit: float, some: np.ndarray | None = None
+    ) -> None:
         self.arrays = arrays
         in_memory = sum(values.nbytes for values in arrays) <= memory_limit
         self.outputs = torch.from_numpy(np.concatenate(arrays, axis=1)) if in_memory else None
         self.target, self.domain, self.index = (
             torch.from_numpy(np.array(values)) for values in (split.target, split.domain, split.index)
         )
+        self.some = None if some is None else torch.from_numpy(some)
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.index if self.some is None else self.some)
 
     def __getitem__(self, rows: Tensor) -> OutputsBatch:
+        rows = rows if self.some is None else self.some[rows]
         if self.outputs is not None:
             outputs = self.outputs[rows]
         else:
@@ -74,9 +80,14 @@ class OutputsDataModule(SlicedDataModule):
         memory_limit_gb: A split larger than this stays on disk; its batches are read from the memory map.
         representations: Read the experts' representations as well, if ``collect`` stored them.
         verify: Compare the arrays of a folder with their digests, which reads all bytes once.
+        train_split: Split of the store that a fuser trains on: ``train``, or ``val`` where experts were trained on
+            ``train``. Then a part of ``val`` is held out for validation.
+        val_fraction: With ``train_split: val``, the fraction of its samples of each class that is held out.
+        allow_seen: Train a fuser on samples most of which an expert was trained on, with a warning.
 
     Raises:
-        InputError: If there is no valid store, it lacks representations, or ``batch_size`` is below 1.
+        InputError: If there is no valid store, it lacks representations, or an argument is out of range; in ``fit``, if
+            an expert was trained on most of the training samples and ``allow_seen`` is not set.
 
     Example:
         >>> outputs = ExpertOutputs.from_arrays(
@@ -94,16 +105,32 @@ class OutputsDataModule(SlicedDataModule):
         memory_limit_gb: float = 2.0,
         representations: bool = False,
         verify: bool = True,
+        train_split: Literal["train", "val"] = "train",
+        val_fraction: float = 0.2,
+        allow_seen: bool = False,
     ) -> None:
         super().__init__()
+        if train_split not in ("train", "val") or not 0 < val_fraction < 1:
+            raise InputError(
+                f"train_split is {train_split!r}, val_fraction {val_fraction}; expected train or val, and 0 to 1"
+            )
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; expected at least 1")
         named = str(getattr(store, "path", store))
         self.save_hyperparameters(
-            {"batch_size": batch_size, "seed": seed, "store": named, "representations": representations}
+            {
+                "batch_size": batch_size,
+                "seed": seed,
+                "store": named,
+                "representations": representations,
+                "train_split": train_split,
+                "val_fraction": val_fraction,
+                "allow_seen": allow_seen,
+            }
         )
         self.representations, self.verify = representations, verify
         self.batch_size, self.seed, self.memory_limit_gb = batch_size, seed, memory_limit_gb
+        self.train_split, self.val_fraction, self.allow_seen = train_split, val_fraction, allow_seen
         self._given = store
         self._opened: ExpertOutputs | None = None
         self._rows: dict[str, _OutputsRows] = {}
@@ -181,8 +208,24 @@ class OutputsDataModule(SlicedDataModule):
         """Return the arrays of a split that are concatenated in a batch: (N, ...) float32 each."""
         return self.outputs[split].read(self.representations)
 
+    def setup(self, stage: str) -> None:
+        """Check that experts were not trained on the training samples of a fuser."""
+        part = self.outputs.splits.get(self.train_split)
+        if stage == "fit" and part is not None and part.seen is not None:
+            remedy = (
+                "collect with role: fuser (RoleDataModule gives it to any data), set train_split: val if no expert was "
+                "trained on val, or allow_seen: true"
+            )
+            check_unseen(part.seen, self.outputs.names, self.train_split, self.allow_seen, f"{remedy} (data)")
+
     def rows(self, split: str) -> Dataset[OutputsBatch]:
         """Return the data set of one split, which takes index tensors."""
         if split not in self._rows:
-            self._rows[split] = _OutputsRows(self.outputs[split], self.arrays(split), self.memory_limit_gb * 1e9)
+            source, some = split, None
+            if self.train_split == "val" and split != "test":
+                source = "val"
+                both = stratified_split(np.asarray(self.outputs["val"].target), self.val_fraction, self.seed)
+                some = both[0 if split == "train" else 1]
+            limit = self.memory_limit_gb * 1e9
+            self._rows[split] = _OutputsRows(self.outputs[source], self.arrays(source), limit, some)
         return self._rows[split]

@@ -43,6 +43,8 @@ class OutputsSplit:
         missing: (N, K) bool, missing outputs. ``None`` means none.
         origins: File and place in it of each sample, where ``collect`` knew them.
         notes: (N,) what a prediction should be read with, where ``collect`` knew it.
+        seen: (N, K) bool, which samples each expert was trained on, as far as checkpoints record it. ``None`` means
+            that nothing is recorded.
         classes: Names of the C classes of the task, set by the store.
         experts: Metadata of the experts, set by the store.
     """
@@ -55,6 +57,7 @@ class OutputsSplit:
     missing: np.ndarray = None  # type: ignore[assignment]  # set below
     origins: Origins | None = None
     notes: list[str] | None = None
+    seen: np.ndarray | None = None
     classes: list[str] = field(default_factory=list)
     experts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -100,6 +103,8 @@ class OutputsSplit:
         if self.missing.any():
             yield "missing", self.missing
         yield from origin_arrays(self.origins, self.notes)
+        if self.seen is not None:
+            yield "seen", self.seen
 
 
 class ExpertOutputs:
@@ -410,6 +415,7 @@ class ExpertOutputs:
                     {name: representations[name] for name in metadata["experts"] if name in representations},
                     stored.get(f"{split}/missing"),  # type: ignore[arg-type]  # None: no answer is missing
                     *_read_origins(stored, split, metadata["origins"].get(split, {})),
+                    stored.get(f"{split}/seen"),
                 )
             known = metadata["classes"], metadata["domains"], metadata["experts"], splits, metadata["fingerprints"]
         except KeyError as error:
