@@ -14,7 +14,7 @@ from measuring import Result, interleave, resident_mb
 from torch import Tensor
 
 from lightning_fusion import Expert, ExpertModule, HaTJointModule, KnowledgeDictionary
-from lightning_fusion.data.base import Batch
+from lightning_fusion.data.batch import Batch
 from lightning_fusion.data.image.digits import DigitsDataModule
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.encoders import SmallConvNet

@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 PUBLIC = {
     "ACoRLModule": "acorl.module",
-    "Batch": "data.base",
+    "Batch": "data.batch",
     "Expert": "experts.expert",
     "ExpertModule": "experts.module",
     "ExpertOutputs": "experts.outputs.store",
@@ -23,6 +23,7 @@ PUBLIC = {
     "GenerativeFoE": "generation.fuser",
     "HaTJointModule": "hat.module",
     "ImageDataModule": "data.image.folders",
+    "IndexedDataset": "data.indexed",
     "KnowledgeDictionary": "hat.knowledge",
     "OutputsDataModule": "experts.outputs.datamodule",
     "SensorDataModule": "data.sensor.recordings",
@@ -40,8 +41,9 @@ if TYPE_CHECKING:
     from lightning_fusion.acorl.module import ACoRLModule
     from lightning_fusion.acorl.reversal import reverse_gradient
     from lightning_fusion.data.audio.speaker import SpeakerDataModule
-    from lightning_fusion.data.base import Batch
+    from lightning_fusion.data.batch import Batch
     from lightning_fusion.data.image.folders import ImageDataModule
+    from lightning_fusion.data.indexed import IndexedDataset
     from lightning_fusion.data.sensor.recordings import SensorDataModule
     from lightning_fusion.data.text.delimited import TextDataModule
     from lightning_fusion.data.views.target import TargetDataModule
@@ -75,6 +77,7 @@ __all__ = [
     "GenerativeFoE",
     "HaTJointModule",
     "ImageDataModule",
+    "IndexedDataset",
     "KnowledgeDictionary",
     "OutputsDataModule",
     "SensorDataModule",

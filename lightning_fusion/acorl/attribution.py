@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.data.base import Batch, as_batch
+from lightning_fusion.data.batch import Batch, as_batch
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.extras import require
 

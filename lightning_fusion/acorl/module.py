@@ -16,7 +16,7 @@ from lightning_fusion.acorl.diagnostics import accuracy_warnings
 from lightning_fusion.acorl.dissimilarity import Dissimilarity
 from lightning_fusion.acorl.projection import Adversary
 from lightning_fusion.callbacks.early_parts import EarlyParts
-from lightning_fusion.data.base import Batch, as_batch
+from lightning_fusion.data.batch import Batch, as_batch
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.layers import as_vectors, catch_output

@@ -1,1 +1,1 @@
-"""Data modules: raw files to :class:`~lightning_fusion.data.base.Batch`, split before anything is trained."""
+"""Data modules: raw files to :class:`~lightning_fusion.data.batch.Batch`, split before anything is trained."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lightning_fusion.data.batch import Batch
 from lightning_fusion.data.samplers import SlicedDataModule
 from lightning_fusion.data.targets import UNLABELED, as_targets
 from lightning_fusion.errors import InputError, shorten
@@ -22,39 +23,6 @@ from lightning_fusion.hyperparameters import constructor_arguments, is_plain
 SPLITS = ("train", "val", "test")
 _READ_ROWS = 4096
 _T = TypeVar("_T")
-
-
-class Batch(NamedTuple):
-    """One batch of labeled samples.
-
-    Attributes:
-        input: (B, ...) tensor, or a dict of such tensors.
-        target: (B,) int64, index of the label in the data module's ``classes``.
-        domain: (B, D) bool, membership of each sample in the data module's ``domains``; domains may overlap.
-        index: (B,) int64, sample index, constant over epochs, splits and processes.
-    """
-
-    input: Any
-    target: Tensor
-    domain: Tensor
-    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which is not needed here
-
-
-def as_batch(batch: Any, source: str) -> Batch:
-    """Convert a batch of ``source`` to :class:`Batch`; a tuple of the same four fields in that order is accepted.
-
-    Raises:
-        InputError: If the batch is anything else.
-    """
-    if isinstance(batch, Batch):
-        return batch
-    if isinstance(batch, (tuple, list)) and len(batch) == len(Batch._fields):
-        return Batch(*batch)
-    found = f"a tuple of {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
-    raise InputError(
-        f"{source} yields {found}; expected lightning_fusion.Batch(input, target, domain, index), where index "
-        "identifies a sample over epochs"
-    )
 
 
 class Origins(NamedTuple):

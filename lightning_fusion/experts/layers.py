@@ -85,3 +85,25 @@ def as_vectors(value: Tensor) -> Tensor:
     if value.ndim == 3:
         return value.mean(1)
     return value.flatten(2).mean(2) if value.ndim > 3 else value
+
+
+def run_network(network: nn.Module, input: Any) -> Tensor:
+    """Return the output of a network that may be in training.
+
+    Args:
+        network: The network.
+        input: A batch.
+
+    Raises:
+        InputError: If batch norm meets a batch of one sample in training.
+    """
+    try:
+        output: Tensor = network(input)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            "batch norm cannot train on a batch of one sample; set batch_size to 2 or more, and drop_last of a loader "
+            "whose last batch has one sample"
+        ) from error
+    return output

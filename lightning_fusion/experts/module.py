@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_fusion.callbacks.reproducible import EpochSeed
-from lightning_fusion.data.base import Batch, FusionDataModule, as_batch
+from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.batch import Batch, as_batch
+from lightning_fusion.data.indexed import numbered
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.layers import check_layer
+from lightning_fusion.experts.layers import check_layer, run_network
 from lightning_fusion.experts.pool import reordered
 from lightning_fusion.experts.preprocessing import carry_preprocessing, release_preprocessing
 from lightning_fusion.experts.weights import CARD_KEY, digest_array, digest_tensor
@@ -85,6 +87,8 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
             raise InputError("label_smoothing belongs to the default loss; set it in your loss")
         if mixup < 0 or not 0 <= label_smoothing <= 1:
             raise InputError(f"mixup is {mixup}, label_smoothing {label_smoothing}; expected at least 0, and 0 to 1")
+        if len(classes) < 2:
+            raise InputError(f"classes: found {len(classes)}, {shorten(classes)}; expected two at least")
         self.classes = list(classes)
         self.network = network if isinstance(network, nn.Module) else network(len(classes))
         if features is not None:
@@ -115,8 +119,7 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
 
     def forward(self, input: Any) -> Tensor:
         """Map a batch of inputs to (B, C) logits."""
-        logits: Tensor = self.network(input)
-        return logits
+        return run_network(self.network, input)
 
     def teardown(self, stage: str) -> None:
         """Release the data module."""
@@ -151,7 +154,7 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Return ``index`` (B,) and ``probabilities`` (B, C) of one batch."""
-        batch = as_batch(batch, "the predict loader")
+        batch = numbered(as_batch(batch, "the predict loader", labeled=False), self.trainer, batch_idx)
         return {"index": batch.index, "probabilities": self(batch.input).float().softmax(-1)}
 
     def _evaluate(self, batch: Any, split: str) -> None:

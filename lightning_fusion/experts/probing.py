@@ -4,7 +4,7 @@ Functions for a LightningModule that trains a network with frozen experts. They 
 weights, buffers and modes.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,9 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 
-from lightning_fusion.data.base import Batch, FusionDataModule, as_batch, sample_metadata
+from lightning_fusion.data.base import FusionDataModule, sample_metadata
+from lightning_fusion.data.batch import Batch, as_batch
+from lightning_fusion.data.indexed import numbered_by
 from lightning_fusion.data.samplers import SliceSampler
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.layers import check_layer
@@ -108,13 +110,13 @@ def first_rows(module: LightningModule) -> Batch:
     with torch.random.fork_rng():
         if isinstance(data, FusionDataModule):  # without starting workers
             rows: Any = data.rows("train")
-            batch = rows[torch.arange(min(PROBE_ROWS, len(rows)))] if len(rows) else None
+            batch = (
+                data.on_after_batch_transfer(rows[torch.arange(min(PROBE_ROWS, len(rows)))], 0) if len(rows) else None
+            )
         else:
-            batch = next(iter(_train_loader(trainer)), None)
+            batch = _first_of(_train_loader(trainer), data)
         if batch is None:
             raise InputError("data: the training split has no samples")
-        if data is not None:
-            batch = data.on_after_batch_transfer(batch, 0)
     first = Batch(*(_head(part) for part in as_batch(batch, "the train loader")))
     return first._replace(input=_floats_to(first.input, dtype))
 
@@ -129,7 +131,8 @@ def training_labels(trainer: Trainer) -> tuple[Tensor, Tensor]:
         target, _, index = sample_metadata(data.rows("train"))
         return index, target
     with torch.random.fork_rng():
-        parts = [as_batch(part, "the train loader") for part in _train_loader(trainer)]
+        loader = _train_loader(trainer)
+        parts = [numbered_by(as_batch(part, "the train loader"), loader, place) for place, part in enumerate(loader)]
     index, target = (torch.cat([part[place] for part in parts]) for place in (3, 1))
     return index, target
 
@@ -196,6 +199,31 @@ def batches_repeat(trainer: Trainer, device: torch.device) -> bool:
 
 def _train_loader(trainer: Trainer) -> Any:
     return trainer.fit_loop._data_source.dataloader()
+
+
+def _first_of(loader: Any, data: Any) -> Batch | None:
+    """Return the samples of the first batches of a loader, :data:`PROBE_ROWS` if there are as many; None of none."""
+    parts: list[Batch] = []
+    for part in loader:
+        part = part if data is None else data.on_after_batch_transfer(part, 0)
+        parts.append(as_batch(part, "the train loader"))
+        if sum(len(each.target) for each in parts) >= PROBE_ROWS:
+            break
+    if len({_shape(part.input) for part in parts}) > 1:  # padded batches
+        parts = parts[:1]
+    return type(parts[0])(*(_joined(values) for values in zip(*parts, strict=True))) if parts else None
+
+
+def _shape(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return tuple(_shape(part) for part in value.values())
+    return tuple(value.shape[1:]) if isinstance(value, Tensor) else None
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    if isinstance(values[0], Mapping):
+        return {key: _joined([value[key] for value in values]) for key in values[0]}
+    return torch.cat(list(values)) if isinstance(values[0], Tensor) else [each for value in values for each in value]
 
 
 def _head(value: Any) -> Any:

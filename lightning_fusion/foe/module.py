@@ -14,10 +14,12 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 from lightning_fusion.callbacks.reproducible import EpochSeed
-from lightning_fusion.data.base import as_batch
+from lightning_fusion.data.batch import as_batch
+from lightning_fusion.data.indexed import numbered
 from lightning_fusion.data.names import as_labels
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.layers import run_network
 from lightning_fusion.experts.outputs.datamodule import OutputsBatch, OutputsDataModule
 from lightning_fusion.experts.outputs.seen import warn_seen
 from lightning_fusion.experts.outputs.store import expert_target_matrix
@@ -210,8 +212,7 @@ class FoEFuserModule(TunableLearningRate, CheckedLoading, LightningModule):
                 "representation_dims: a fuser that reads representations cannot take missing answers; train one on "
                 "the outputs alone (representations: false)"
             )
-        logits: Tensor = self.network(outputs.masked_fill(missing, 0))
-        return logits
+        return run_network(self.network, outputs.masked_fill(missing, 0))
 
     def _choose(self, outputs: Tensor, logits: Tensor) -> Tensor:
         """Return the (B,) selected experts, among those that answered."""
@@ -251,11 +252,16 @@ class FoEFuserModule(TunableLearningRate, CheckedLoading, LightningModule):
         """Return stored outputs, or the outputs of the experts on raw input, in the precision of the fuser."""
         if isinstance(batch, OutputsBatch):
             return batch._replace(outputs=batch.outputs.to(self.dtype))
-        batch = as_batch(batch, f"the {split} loader")
+        batch = as_batch(batch, f"the {split} loader", labeled=split != "predict")
         return OutputsBatch(self._query(batch.input), batch.target, batch.domain, batch.index)
 
     def _expert_target(self, batch: OutputsBatch) -> tuple[Tensor, Tensor]:
         """Return the (B,) expert target, and (B, K) bool, all experts trained on the sample's domain that answered."""
+        if batch.domain.shape[1] != len(self.expert_targets):
+            raise InputError(
+                f"target: expert needs the domains of each sample; the loader yields {batch.domain.shape[1]} domain "
+                f"columns, expected {len(self.expert_targets)}; give IndexedDataset(dataset, domains), or target: label"
+            )
         expert_targets = (batch.domain.to(torch.float32) @ self.expert_targets.to(torch.float32)) > 0
         expert_targets = expert_targets & ~self._spread(batch.outputs).isnan().any(2)
         if self.expert_target == "random":
@@ -304,6 +310,8 @@ class FoEFuserModule(TunableLearningRate, CheckedLoading, LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Return ``index`` (B,) and fused ``probabilities`` (B, C) of a batch, and the selected ``expert`` (B,)."""
+        if not isinstance(batch, OutputsBatch):
+            batch = numbered(as_batch(batch, "the predict loader", labeled=False), self.trainer, batch_idx)
         batch = self._read(batch, "predict")
         if self.target == "label":
             return {"index": batch.index, "probabilities": self.fuse(batch.outputs).float().softmax(-1)}

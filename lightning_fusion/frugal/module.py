@@ -9,7 +9,8 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_fusion.data.base import as_batch
+from lightning_fusion.data.batch import as_batch
+from lightning_fusion.data.indexed import numbered
 from lightning_fusion.data.names import as_labels
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.answers import num_rows, take_rows
@@ -127,7 +128,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
 
     @staticmethod
     def _read(batch: Any, split: str) -> Any:
-        return batch if isinstance(batch, OutputsBatch) else as_batch(batch, f"the {split} loader")
+        return batch if isinstance(batch, OutputsBatch) else as_batch(batch, f"the {split} loader", split != "predict")
 
     # ------------------------------------------------------------------ steps
 
@@ -139,6 +140,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         elif self.pool is None:
             raise InputError("raw input needs experts to query; give experts, or use OutputsDataModule as data")
         else:
+            batch = numbered(batch, self.trainer, batch_idx)
             outputs = torch.cat(list(self.pool(batch.input).values()), dim=1)
         spread = scatter(outputs, self.columns, len(self.classes))
         self._rows.append((spread.cpu(), batch.target.cpu(), batch.index.cpu()))
@@ -169,6 +171,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The ``index`` (B,) and the fields of :class:`FrugalPrediction`."""
         batch = self._read(batch, "predict")
+        batch = batch if isinstance(batch, OutputsBatch) else numbered(batch, self.trainer, batch_idx)
         return {"index": batch.index, **self._decide(batch)._asdict()}
 
     # ----------------------------------------------------- around the training

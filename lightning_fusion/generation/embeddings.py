@@ -10,7 +10,9 @@ import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_fusion.data.base import SPLITS, as_batch
+from lightning_fusion.data.base import SPLITS
+from lightning_fusion.data.batch import as_batch
+from lightning_fusion.data.indexed import numbered
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.collect import (
     EverySplit,
@@ -225,6 +227,7 @@ class _Embedding(LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> int:
         split = self.splits[dataloader_idx]
+        batch = numbered(as_batch(batch, f"the {split} loader"), self.trainer, batch_idx, dataloader_idx)
         return self.spools[split].add(batch, f"the {split} loader")
 
     def on_predict_epoch_end(self) -> None:

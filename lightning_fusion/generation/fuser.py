@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_fusion.callbacks.reproducible import EpochSeed
-from lightning_fusion.data.base import Batch, as_batch
+from lightning_fusion.data.batch import Batch, as_batch
+from lightning_fusion.data.indexed import numbered
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.pool import check_same_experts
 from lightning_fusion.files import atomic_write
@@ -196,7 +197,7 @@ class GenerativeFoE(TunableLearningRate, CheckedLoading, LightningModule):
 
         The batch is kept; expert and text are filled in after all batches were read, expert by expert.
         """
-        batch = as_batch(batch, "the predict loader")
+        batch = numbered(as_batch(batch, "the predict loader", labeled=False), self.trainer, batch_idx)
         if isinstance(batch.input, Tensor):
             return {"index": batch.index, "expert": self.choose(self._stored(batch, "predict").input)}
         rows = self._spool.add(batch, "the predict loader")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_fusion.callbacks.reproducible import EpochSeed
-from lightning_fusion.data.base import as_batch
+from lightning_fusion.data.batch import as_batch
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.module import write_card
 from lightning_fusion.generation.rouge import Rouge, read_tokenizer

@@ -15,7 +15,8 @@ from torch.nn.utils import clip_grad_norm_
 from torchmetrics import Metric
 
 from lightning_fusion.callbacks.early_parts import EarlyParts
-from lightning_fusion.data.base import Batch, as_batch
+from lightning_fusion.data.batch import Batch, as_batch
+from lightning_fusion.data.indexed import numbered
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.layers import as_vectors, catch_output
@@ -262,7 +263,7 @@ class HaTJointModule(ExpertModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
         """Update mixer and student with a single backward pass, as the losses share no parameter."""
-        batch = as_batch(batch, "the train loader")
+        batch = numbered(as_batch(batch, "the train loader"), self.trainer, batch_idx)
         rows = self.teacher.knowledge.rows(batch.index)
         mixer, student = self._players
         logits, z = self._student(batch.input, student)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_fusion.data.base import Batch
+from lightning_fusion.data.batch import Batch
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.hat.knowledge import find_rows

@@ -10,7 +10,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.data.base import Batch, FusionDataModule
+from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.batch import Batch
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.weights import build_network

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_fusion.data.base import Batch, FusionDataModule
+from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.batch import Batch
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 

@@ -9,7 +9,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_fusion.data.base import Batch, as_batch
+from lightning_fusion.data.batch import Batch, as_batch
+from lightning_fusion.data.indexed import numbered
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.metrics.logging import SplitMetrics
 from lightning_fusion.verification.metrics import Verification
@@ -172,7 +173,7 @@ class TrialEvaluationMixin:
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Return the ``index`` (B,) and ``embedding`` (B, D) of a batch."""
-        batch = as_batch(batch, "the predict loader")
+        batch = numbered(as_batch(batch, "the predict loader", labeled=False), self.trainer, batch_idx)  # type: ignore[attr-defined]
         return {"index": batch.index, "embedding": self.embed(batch.input)[1]}
 
     def _collect(self, batch: Any, split: str) -> None:

@@ -3,7 +3,8 @@ import pytest
 import torch
 from helpers import tiny
 
-from lightning_fusion.data.base import Batch, FusionDataModule, RowDataset, TensorDataModule, as_batch
+from lightning_fusion.data.base import FusionDataModule, RowDataset, TensorDataModule
+from lightning_fusion.data.batch import Batch, as_batch
 from lightning_fusion.data.samplers import slice_loader
 from lightning_fusion.errors import InputError
 from lightning_fusion.files import digest
@@ -28,9 +29,11 @@ class TestBatches:
         four = [torch.zeros(2), torch.zeros(2), torch.zeros(2, 0), torch.arange(2)]
         assert as_batch(four, "the loader") == Batch(*four)
 
-    @pytest.mark.parametrize(("found", "name"), [((1, 2), "a tuple of 2"), (torch.zeros(2), "Tensor"), ({}, "dict")])
+    @pytest.mark.parametrize(("found", "name"), [((1, 2, 3), "a tuple of 3"), (torch.zeros(2), "Tensor"), ({}, "dict")])
     def test_anything_else_is_rejected(self, found, name):
-        with pytest.raises(InputError, match=f"the train loader yields {name}; expected lightning_fusion.Batch"):
+        with pytest.raises(
+            InputError, match=f"the train loader yields {name}; expected .input, target.
+        ):
             as_batch(found, "the train loader")
 
 

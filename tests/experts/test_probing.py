@@ -100,7 +100,7 @@ def test_bare_loaders_do():
     data.setup("fit")
     loader = data.train_dataloader()
     batch = looked(without_a_draw(lambda trainer: first_rows(trainer.lightning_module)), None, train_dataloaders=loader)
-    assert len(batch.target) == data.batch_size
+    assert len(batch.target) == 24
     index, target = looked(without_a_draw(training_labels), None, train_dataloaders=loader)
     assert sorted(index.tolist()) == list(range(24)) and torch.equal(target, data.rows("train").targets[index])
     assert not looked(lambda trainer: batches_repeat(trainer, torch.device("cpu")), None, train_dataloaders=loader)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from helpers import tiny
 
-from lightning_fusion.data.base import Batch
+from lightning_fusion.data.batch import Batch
 from lightning_fusion.errors import InputError
 from lightning_fusion.hat.sources import SourceTable, run_sources
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lightning_fusion import TextDataModule
-from lightning_fusion.data.base import Batch
+from lightning_fusion.data.batch import Batch
 from lightning_fusion.data.text.datamodule import BaseTextDataModule
 from lightning_fusion.errors import InputError
 

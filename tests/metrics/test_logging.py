@@ -7,7 +7,7 @@ from lightning import LightningModule, Trainer
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAUROC, MulticlassCalibrationError, MulticlassF1Score
 
-from lightning_fusion.data.base import as_batch
+from lightning_fusion.data.batch import as_batch
 from lightning_fusion.errors import InputError
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train, logs_step, name_of
 

@@ -15,7 +15,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_fusion.data.base import SPLITS, Batch, FusionDataModule, TensorDataModule, as_batch
+from lightning_fusion.data.base import SPLITS, FusionDataModule, TensorDataModule
+from lightning_fusion.data.batch import Batch, as_batch
+from lightning_fusion.data.indexed import numbered
 from lightning_fusion.data.samplers import SliceSampler
 from lightning_fusion.data.targets import as_targets
 from lightning_fusion.errors import InputError, shorten
@@ -24,6 +26,7 @@ from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs.seen import describe_seen, seen_samples
 from lightning_fusion.experts.outputs.store import OUTPUTS, ExpertOutputs, origin_arrays, origin_names
 from lightning_fusion.experts.pool import ExpertPool, check_domains
+from lightning_fusion.files import digest
 from lightning_fusion.store import ArrayStore, MissingStoreError, StoreWriter, release
 
 _SHARDS = ".shards"
@@ -234,7 +237,7 @@ class _Collecting(LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         split = self.splits[dataloader_idx]
-        batch = as_batch(batch, f"the {split} loader")
+        batch = numbered(as_batch(batch, f"the {split} loader"), self.trainer, batch_idx, dataloader_idx)
         if torch.as_tensor(batch.target).is_floating_point():
             raise InputError(f"the {split} loader gives targets of {batch.target.dtype}; expected whole numbers")
         found: dict[str, dict[str, Tensor]] = {}
@@ -429,11 +432,19 @@ def fingerprint_of(data: LightningDataModule, split: str) -> str:
     return f"{total[0]:016x}{total[1]:016x}"
 
 
+def _bytes_of(values: Any) -> np.ndarray:
+    """Return the content of (B, ...) values, or a digest of each of B samples of another kind, such as texts."""
+    if isinstance(values, Tensor | np.ndarray):
+        return np.ascontiguousarray(torch.as_tensor(values).cpu().numpy())
+    digests = [digest(sample if isinstance(sample, Tensor | np.ndarray) else repr(sample)) for sample in values]
+    return np.array([list(bytes.fromhex(found)) for found in digests], np.uint8)
+
+
 def _row_hashes(batch: Batch) -> np.ndarray:
     """Return (B, 2) uint64 hashes of the samples' bytes, independent of the batch."""
+    rows = len(batch.target)
     inputs = batch.input.values() if isinstance(batch.input, Mapping) else [batch.input]
-    rows = len(batch.index)
-    parts = [np.ascontiguousarray(t.cpu().numpy()).reshape(rows, -1) for t in (*inputs, batch.target, batch.domain)]
+    parts = [_bytes_of(values).reshape(rows, -1) for values in (*inputs, batch.target, batch.domain)]
     generator = np.random.default_rng(0)
     hashes = np.zeros((rows, 2), np.uint64)
     for part in (*parts, batch.index.cpu().numpy().reshape(rows, 1)):

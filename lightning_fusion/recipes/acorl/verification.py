@@ -14,7 +14,7 @@ from lightning_fusion import plotting
 from lightning_fusion.acorl.fusion import CalibratedFusion, average_scores
 from lightning_fusion.acorl.verification import ACoRLVerificationModule
 from lightning_fusion.callbacks.scheduled import ScheduledAttribute
-from lightning_fusion.data.base import as_batch
+from lightning_fusion.data.batch import as_batch
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.outputs.collect import first_process
 from lightning_fusion.experts.pool import ExpertPool

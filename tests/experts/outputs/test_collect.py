@@ -199,9 +199,12 @@ class TestForeignData:
     def test_a_loader_of_other_batches_is_rejected(self):
         class Data(Foreign):
             def train_dataloader(self):
-                return DataLoader(TensorDataset(torch.zeros(4, 4), torch.zeros(4)))
+                return DataLoader(TensorDataset(torch.zeros(4, 4)))
 
-        with pytest.raises(InputError, match=r"the train loader yields a tuple of 2; expected lightning_fusion.Batch"):
+        with pytest.raises(
+            InputError,
+            match=r"the train loader yields a tuple of 1; expected .input, target.,
+        ):
             ask(tiny.pool(), Data())
 
     def test_another_object_than_a_loader_is_rejected(self):

@@ -1,0 +1,80 @@
+"""Batches, of the library's loaders and of those of other projects."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_fusion.data.targets import UNLABELED, as_targets
+from lightning_fusion.errors import InputError
+
+
+class Batch(NamedTuple):
+    """One batch of labeled samples.
+
+    Attributes:
+        input: (B, ...) tensor, a dict of such tensors, or a list of B samples of any kind that the experts accept.
+        target: (B,) int64, index of the label in the data module's ``classes``.
+        domain: (B, D) bool, membership of each sample in the data module's ``domains``; domains may overlap.
+        index: (B,) int64, sample index, constant over epochs, splits and processes.
+    """
+
+    input: Any
+    target: Tensor
+    domain: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which is not needed here
+
+
+class UnnumberedBatch(Batch):
+    """A batch of a loader of ``(input, target)``: ``index`` is -1, and ``domain`` (B, 0)."""
+
+
+def as_batch(batch: Any, source: str, labeled: bool = True) -> Batch:
+    """Convert a batch of ``source`` to :class:`Batch`.
+
+    A tuple of the same four fields in that order is accepted, and ``(input, target)`` as other projects yield it,
+    which becomes an :class:`UnnumberedBatch` (:func:`~lightning_fusion.data.indexed.numbered` adds the index).
+
+    Args:
+        batch: Batch of a loader.
+        source: Name of the loader, for messages.
+        labeled: Whether targets are needed; without, ``(input,)`` and inputs alone are accepted, and the target is
+            :data:`~lightning_fusion.data.targets.UNLABELED`.
+
+    Raises:
+        InputError: If the batch is anything else, or its targets are not (B,) class numbers.
+    """
+    if isinstance(batch, Batch):
+        return batch
+    parts = list(batch) if isinstance(batch, (tuple, list)) and not all(isinstance(x, str) for x in batch) else [batch]
+    if len(parts) == len(Batch._fields):
+        return Batch(*parts)
+    if len(parts) == 2:
+        target = _target_tensor(parts[1], source)
+    elif len(parts) == 1 and not labeled and (count := _count(parts[0])) is not None:
+        device = parts[0].device if isinstance(parts[0], Tensor) else None
+        target = torch.full((count,), UNLABELED, device=device)
+    else:
+        found = f"a tuple of {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
+        raise InputError(
+            f"{source} yields {found}; expected (input, target), or lightning_fusion.Batch(input, target, domain, "
+            "index), where index identifies a sample over epochs"
+        )
+    domain = torch.zeros(len(target), 0, dtype=torch.bool, device=target.device)
+    return UnnumberedBatch(parts[0], target, domain, torch.full_like(target, -1))
+
+
+def _target_tensor(target: Any, source: str) -> Tensor:
+    """Return (B,) int64 targets of a foreign loader."""
+    if isinstance(target, Tensor) and target.ndim == 1 and target.dtype in (torch.int64, torch.int32, torch.uint8):
+        return target.long()
+    found = torch.from_numpy(as_targets(target, None, f"targets of {source}", unlabeled=True))
+    return found.to(target.device) if isinstance(target, Tensor) else found
+
+
+def _count(input: Any) -> int | None:
+    """Return the number of samples of an input; None where it has none."""
+    if isinstance(input, Mapping):
+        return _count(next(iter(input.values()), None))
+    return len(input) if hasattr(input, "__len__") and not isinstance(input, str) else None
