@@ -31,9 +31,7 @@ class TestBatches:
 
     @pytest.mark.parametrize(("found", "name"), [((1, 2, 3), "a tuple of 3"), (torch.zeros(2), "Tensor"), ({}, "dict")])
     def test_anything_else_is_rejected(self, found, name):
-        with pytest.raises(
-            InputError, match=f"the train loader yields {name}; expected .input, target.
-        ):
+        with pytest.raises(InputError, match=f"the train loader yields {name}; expected .input, target"):
             as_batch(found, "the train loader")
 
 

@@ -173,7 +173,5 @@ def test_rejected(arguments, message):
 
 def test_a_loader_of_other_batches_is_named():
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(4, 4)))
-    with pytest.raises(
-        InputError, match=r"the train loader yields a tuple of 1; expected .input, target.
-    ):
+    with pytest.raises(InputError, match=r"the train loader yields a tuple of 1; expected .input, target"):
         tiny.trainer().fit(module(), loader)

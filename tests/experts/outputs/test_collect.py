@@ -201,10 +201,7 @@ class TestForeignData:
             def train_dataloader(self):
                 return DataLoader(TensorDataset(torch.zeros(4, 4)))
 
-        with pytest.raises(
-            InputError,
-            match=r"the train loader yields a tuple of 1; expected .input, target.,
-        ):
+        with pytest.raises(InputError, match=r"the train loader yields a tuple of 1; expected .input, target"):
             ask(tiny.pool(), Data())
 
     def test_another_object_than_a_loader_is_rejected(self):
