@@ -13,6 +13,8 @@ from lightning_fusion.data.names import as_labels, as_names, canonical_label, re
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.hyperparameters import record_arguments
 
+_STATISTICS = ("mean", "std", "missing")
+
 
 class MessageLog:
     """Log of a data module's warnings and messages: each text is logged once, by rank zero.
@@ -142,10 +144,25 @@ class ModalityDataModule(FusionDataModule):
             known: Preprocessing of the training; ``None`` means statistics of the data again. Statistics of other
                 channels are not used.
         """
-        carried = dict(known or {}) if known and self._are_of_channels(known) else {}
-        if carried != self._carried:
+        carried = dict(known) if known and self._are_of_channels(known) else {}
+        if carried == self._carried:
+            return
+        if self._carried:
+            self._carried = {}
+            self._configure()
+        if carried and self._statistics_of_data() != {name: carried.get(name) for name in _STATISTICS}:
             self._carried = carried
             self._configure()
+            if None in (getattr(self, "mean", ()), getattr(self, "std", ())):
+                self.messages.info("normalization: mean and std are those of the model's training, not of these data")
+
+    def _statistics_of_data(self) -> dict[str, Any]:
+        """Return the statistics of the normalization by arguments and data."""
+        try:
+            own = self.preprocessing  # type: ignore[attr-defined]  # of all modules with statistics
+        except InputError:  # these data have no training samples
+            own = {}
+        return {name: own.get(name) for name in _STATISTICS}
 
     def _are_of_channels(self, known: Mapping[str, Any]) -> bool:
         """Whether statistics are of the channels of this data module; by default it has none."""

@@ -228,6 +228,17 @@ class TestStatistics:
 
         torch.testing.assert_close(*self.same(folders, predict))
 
+    def test_other_ones_are_said_once(self, folders, caplog):
+        everyone, one, path = folders
+        message = "normalization: mean and std are those of the model's training, not of these data"
+        with caplog.at_level(logging.INFO):
+            for root, count in ((everyone, 0), (one, 1)):
+                data = sensors(root)
+                for _ in range(2):
+                    module = ExpertModule.load_from_checkpoint(path, network=partial(Flat, width=20))
+                    tiny.trainer().test(module, datamodule=data, verbose=False)
+                assert caplog.text.count(message) == count
+
     def test_of_a_module_that_is_trained_on(self, folders):
         _, one, path = folders
         module = ExpertModule.load_from_checkpoint(path, network=partial(Flat, width=20))
