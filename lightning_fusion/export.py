@@ -32,7 +32,7 @@ class FusedNetwork(nn.Module):
 
     Args:
         pool: The experts; none may be a plain callable.
-        fuser: The trained fuser.
+        fuser: The trained fuser; the ``fuse`` of a subclass is part of the network.
 
     Raises:
         InputError: If an expert is no torch module.
@@ -52,6 +52,7 @@ class FusedNetwork(nn.Module):
             bool(fuser.representation_dims),
             fuser.mean_weight,
         )
+        self.own = fuser if type(fuser).fuse is not FoEFuserModule.fuse and fuser.target == "label" else None
         width = len(fuser.classes)
         place = [expert * width + column for expert, own in enumerate(fuser.columns) for column in own]
         self.register_buffer("place", torch.tensor(place), persistent=False)
@@ -65,10 +66,13 @@ class FusedNetwork(nn.Module):
         if self.reads_representations:
             both = [cast(Expert, expert).forward_with_representations(each) for expert, each in pairs]
             outputs = torch.cat([pair[0] for pair in both], dim=1)
-            logits = self.network(torch.cat([outputs, *(pair[1] for pair in both)], dim=1))
+            read = torch.cat([outputs, *(pair[1] for pair in both)], dim=1)
         else:
-            outputs = torch.cat([expert(each) for expert, each in pairs], dim=1)
-            logits = self.network(outputs)
+            read = outputs = torch.cat([expert(each) for expert, each in pairs], dim=1)
+        if self.own is not None:
+            fused: Tensor = self.own.fuse(read).float().softmax(-1)
+            return fused
+        logits = self.network(read)
         if self.target == "label" and not self.mean_weight:
             result: Tensor = logits.softmax(-1)
             return result
@@ -124,8 +128,10 @@ def export(
     if not issubclass(kind, FoEFuserModule):
         raise InputError(f"checkpoint: {checkpoint} holds a {kind.__name__}; expected a FoEFuserModule")
     fuser = kind.load_from_checkpoint(checkpoint, map_location="cpu", experts=None)
-    if type(fuser).fuse is not FoEFuserModule.fuse or type(fuser).forward is not FoEFuserModule.forward:
-        raise InputError(f"checkpoint: {type(fuser).__name__} overrides the fusion, which cannot be exported")
+    if type(fuser).forward is not FoEFuserModule.forward:
+        raise InputError(
+            f"checkpoint: {type(fuser).__name__} overrides forward, which the program would ignore; override fuse"
+        )
     pool = experts.for_task(fuser.classes) if isinstance(experts, ExpertPool) else ExpertPool(experts, fuser.classes)
     if list(pool.names) != list(fuser.expert_classes):
         raise InputError(

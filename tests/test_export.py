@@ -115,8 +115,21 @@ def test_one_kind_of_input_is_named(trained, tmp_path, how):
 
 
 class OwnWay(FoEFuserModule):
+    """A fuser that answers something else than it was trained for."""
+
+    def forward(self, input):
+        return -super().forward(input)
+
+
+class SharpFuser(FoEFuserModule):
+    """The fuser of docs/how-to/extend.md."""
+
+    def __init__(self, temperature: float = 0.5, **kwargs):
+        super().__init__(**kwargs)
+        self.temperature = temperature
+
     def fuse(self, outputs):
-        return outputs[:, : len(self.classes)]
+        return super().fuse(outputs) / self.temperature
 
 
 def test_what_does_not_belong_together_is_rejected_and_nothing_is_written(trained, tmp_path):
@@ -142,11 +155,25 @@ def test_what_does_not_belong_together_is_rejected_and_nothing_is_written(traine
     assert not (tmp_path / "out").exists()
 
 
-def test_a_fuser_that_fuses_in_its_own_way_is_not_exported_as_another(trained, tmp_path):
+@pytest.mark.parametrize("onnx", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_fusion_of_a_subclass_is_exported(tmp_path, onnx):
+    pool = tiny.pool()
+    module, trainer = SharpFuser(experts=pool, temperature=0.25), tiny.trainer()
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "own.ckpt")
+    export(pool, str(tmp_path / "own.ckpt"), str(tmp_path / "out"), sample_shape(), onnx=onnx)
+    program, batch = torch.export.load(tmp_path / "out" / "fused.pt2").module(), torch.randn(5, *sample_shape())
+    with torch.no_grad():
+        plain = FoEFuserModule.fuse(module, module._query(batch))
+        torch.testing.assert_close(program(batch), (plain / 0.25).softmax(1))
+        assert not torch.allclose(program(batch), plain.softmax(1))
+
+
+def test_an_overridden_forward_is_not_exported_as_another(tmp_path):
     module, trainer = OwnWay(expert_classes=tiny.EXPERT_CLASSES, classes=tiny.CLASSES), tiny.trainer()
     trainer.strategy.connect(module)
     trainer.save_checkpoint(tmp_path / "own.ckpt")
-    with pytest.raises(InputError, match="overrides the fusion"):
+    with pytest.raises(InputError, match="OwnWay overrides forward, which the program would ignore; override fuse"):
         export(tiny.pool(), str(tmp_path / "own.ckpt"), str(tmp_path / "out"), sample_shape())
 
 

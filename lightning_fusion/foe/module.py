@@ -207,7 +207,7 @@ class FoEFuserModule(TunableLearningRate, CheckedLoading, LightningModule):
     def _logits(self, outputs: Tensor) -> Tensor:
         """Return the output of the network, which reads zeros where an answer is missing."""
         missing = outputs.isnan()
-        if self.representation_dims and bool(missing.any()):
+        if self.representation_dims and not torch.compiler.is_exporting() and bool(missing.any()):
             raise InputError(
                 "representation_dims: a fuser that reads representations cannot take missing answers; train one on "
                 "the outputs alone (representations: false)"
