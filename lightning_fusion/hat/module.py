@@ -436,6 +436,10 @@ class HaTJointModule(ExpertModule):
 
     def on_fit_start(self) -> None:
         """Run the sources on all training samples, if their outputs can be cached."""
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector of the Trainer
+            self.trainer.fit_loop.epoch_loop.max_steps = (
+                -1
+            )  # it counts both optimizers; limit_train_batches ends the run
         epochs = self.trainer.max_epochs
         if self.procedure == "two_step" and (epochs is None or epochs < 2) and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise InputError(f"training: two_step needs an epoch for each step; trainer.max_epochs is {epochs}")

@@ -129,6 +129,8 @@ class OutputsDataModule(SlicedDataModule):
             }
         )
         self.representations, self.verify = representations, verify
+        if not memory_limit_gb >= 0:
+            raise InputError(f"memory_limit_gb is {memory_limit_gb}; expected a number >= 0")
         self.batch_size, self.seed, self.memory_limit_gb = batch_size, seed, memory_limit_gb
         self.train_split, self.val_fraction, self.allow_seen = train_split, val_fraction, allow_seen
         self._given = store

@@ -110,3 +110,11 @@ def test_a_misspelt_monitor_is_named_with_those_that_exist(callback, tmp_path):
     trainer = tiny.trainer(callbacks=[callback], default_root_dir=tmp_path, enable_checkpointing=None)
     with pytest.raises(Exception, match=r"val_los.*val_loss"):
         trainer.fit(module, datamodule=data)
+
+
+@pytest.mark.parametrize("name", ["ExpertModule", "HaTJointModule"])
+def test_a_fast_development_run_trains_on_as_many_batches(name, tmp_path):
+    module, data = modules.made(name, tmp_path)
+    trainer = tiny.trainer(fast_dev_run=2)
+    trainer.fit(module, datamodule=data)
+    assert trainer.fit_loop.epoch_loop.batch_progress.current.completed == 2
