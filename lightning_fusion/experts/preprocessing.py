@@ -93,7 +93,9 @@ def carry_preprocessing(module: Any, fits: bool) -> None:
         found = data_preprocessing(module.trainer)
         warn_double_normalization("the model", module.network, found)
         if fits and found is not None:
-            module.preprocessing = module.hparams["preprocessing"] = dict(found)
+            module.preprocessing = dict(found)
+            if "preprocessing" in module.hparams:  # a subclass may have no such argument
+                module.hparams["preprocessing"] = module.preprocessing
         return
     if hasattr(data, "use_preprocessing") and (
         not fits or differences(module.preprocessing, data_preprocessing(module.trainer))

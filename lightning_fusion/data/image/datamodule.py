@@ -111,6 +111,7 @@ class BaseImageDataModule(ModalityDataModule):
     """
 
     has_roles = True
+    _blank: np.ndarray  # (N,) bool, images of a single color
     test_fraction: float = 0.2
     """Held-out test fraction of a source without a test split, which takes it as an argument."""
     stage_of = {
@@ -227,6 +228,10 @@ class BaseImageDataModule(ModalityDataModule):
         statistics = (image_statistics(dataset.inputs[chunk].to(torch.float32) / 255) for chunk in chunks)
         return torch.cat(mean_and_deviation(statistics)).float()
 
+    def notes(self, index: Tensor) -> list[str]:
+        """Return which images have a single color."""
+        return ["a single color" if self._blank[row] else "" for row in index.tolist()]
+
     # ------------------------------------------------------------- Lightning
 
     def setup(self, stage: str | None = None) -> None:
@@ -283,7 +288,15 @@ class BaseImageDataModule(ModalityDataModule):
 
     @staged_property(Stage.READING)
     def _table(self) -> ImageTable:
-        return self.read_images(self.layout)
+        table = self.read_images(self.layout)
+        self._blank = blank_images(table)
+        if len(rows := np.flatnonzero(self._blank)):
+            origins = self.origins(torch.from_numpy(rows))
+            names = [f"number {row}" for row in rows.tolist()] if origins is None else origins.columns()["file"]
+            self.messages.warn(
+                f"{len(rows)} of {len(self._blank)} images have a single color: {shorten(names, 3)}; remove them"
+            )
+        return table
 
     @staged_property(Stage.CUTTING)
     def _task(self) -> _Task:
@@ -368,6 +381,25 @@ class BaseImageDataModule(ModalityDataModule):
     ) -> tuple[np.ndarray, np.ndarray]:
         kept, held = stratified_split(strata[rows], fraction, seed=self.seed * 1009 + purpose)
         return rows[kept], rows[held]
+
+
+def blank_images(table: ImageTable) -> np.ndarray:
+    """Return (N,) bool, which readable images have a single color; images that stay on disk are not examined.
+
+    Args:
+        table: All images.
+
+    Example:
+        >>> images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+        >>> images[1, 0, 0, 0] = 9
+        >>> blank_images(ImageTable(images, np.zeros(2, np.int64))).tolist()
+        [True, False]
+    """
+    if not isinstance(table.images, Tensor):
+        return np.zeros(len(table.label), bool)
+    pixels = table.images.flatten(2)
+    blank: np.ndarray = (pixels.amax(2) == pixels.amin(2)).all(1).numpy()
+    return blank if table.readable is None else blank & table.readable
 
 
 def resize_images(pixels: np.ndarray, image_size: int | None) -> Tensor:

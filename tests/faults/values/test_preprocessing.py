@@ -38,6 +38,13 @@ class Flat(nn.Sequential):
         super().__init__(nn.Flatten(), nn.Linear(width, num_classes))
 
 
+class Narrow(ExpertModule):
+    """A subclass with its own constructor."""
+
+    def __init__(self, labels: list[str]) -> None:
+        super().__init__(partial(Flat, width=20), classes=labels)
+
+
 def trained(data, network, path):
     """A checkpoint of a model that saw two batches."""
     torch.manual_seed(0)
@@ -203,6 +210,13 @@ class TestStatistics:
     def test_are_recorded_in_python_as_well(self, folders):
         everyone, _, path = folders
         assert Expert(partial(Flat, width=20), path).preprocessing == sensors(everyone).preprocessing
+
+    def test_are_recorded_by_a_subclass_without_that_argument(self, folders, tmp_path):
+        everyone, *_ = folders
+        trainer = tiny.trainer(limit_train_batches=1, limit_val_batches=0)
+        trainer.fit(Narrow(["a", "b"]), datamodule=sensors(everyone))
+        trainer.save_checkpoint(tmp_path / "a.ckpt")
+        assert Narrow.load_from_checkpoint(tmp_path / "a.ckpt").preprocessing == sensors(everyone).preprocessing
 
     def same(self, folders, way):
         """Accuracy and probabilities of one person's samples, with everyone's folder and with their own alone."""
