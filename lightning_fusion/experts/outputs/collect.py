@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_fusion.data.base import SPLITS, FusionDataModule, TensorDataModule
@@ -214,6 +214,7 @@ class _Collecting(LightningModule):
     ) -> None:
         super().__init__()
         self.on_failure, self.retries = on_failure, retries
+        self.remote = any(not isinstance(expert.network, nn.Module) for expert in pool.members.values())
         self.failures: dict[str, Counter[str]] = {}
         self.pool, self.splits, self.keep_representations, self.shards = (
             pool,
@@ -243,7 +244,7 @@ class _Collecting(LightningModule):
         found: dict[str, dict[str, Tensor]] = {}
         if self.keep_representations:
             found["probabilities"], found["representations"] = self.pool.forward_with_representations(batch.input)
-        elif self.on_failure == "raise" and not self.retries:
+        elif self.on_failure == "raise" and not self.retries and not self.remote:
             found["probabilities"] = self.pool(batch.input)
         else:
             found["probabilities"] = self._query(batch.input, len(batch.index))

@@ -125,9 +125,7 @@ class TestEveryKindOfBadAnswer:
             sound = Expert(Remote(None, ()), classes=CLASSES, output="probabilities")
             return ExpertPool({"sound": sound, "remote": Expert(Remote(bad), classes=CLASSES, output="probabilities")})
 
-        with pytest.raises(
-            OSError if isinstance(bad, OSError) else InputError, match=message.removeprefix("failed.* OSError: ")
-        ):
+        with pytest.raises(InputError, match=message):
             collect(pool(), data, trainer=tiny.trainer())
         with pytest.warns(UserWarning, match="answers of expert remote are missing: 1 of 8 in test; it "):
             found = collect(pool(), data, trainer=tiny.trainer(), on_failure="skip")
