@@ -21,14 +21,20 @@ def average_outputs(outputs: Tensor, weights: Tensor | None = None) -> Tensor:
     """Output fusion: the mean of the members' probabilities, weighted where weights are given.
 
     Args:
-        outputs: (B, K, C) probabilities.
+        outputs: (B, K, C) probabilities; NaN where an answer is missing, which does not count.
         weights: (K,) at least 0, with sum 1.
 
     Example:
         >>> average_outputs(torch.tensor([[[1.0, 0.0], [0.5, 0.5]]]), torch.tensor([0.2, 0.8]))
         tensor([[0.6000, 0.4000]])
     """
-    return outputs.mean(1) if weights is None else torch.einsum("bkc,k->bc", outputs, weights.to(outputs))
+    missing = outputs.isnan().any(2)
+    present = outputs.masked_fill(missing[:, :, None], 0)
+    if weights is None:
+        return present.sum(1) / (~missing).sum(1, keepdim=True)
+    total = weights.to(outputs).expand_as(missing).masked_fill(missing, 0).sum(1, keepdim=True)
+    fused = torch.einsum("bkc,k->bc", present, weights.to(outputs))
+    return torch.where(missing.any(1, keepdim=True), fused / total, fused)
 
 
 def fit_output_weights(outputs: Tensor, target: Tensor) -> Tensor:
@@ -45,7 +51,7 @@ def fit_output_weights(outputs: Tensor, target: Tensor) -> Tensor:
         (K,) float64 weights, at least 0, with sum 1.
 
     Raises:
-        InputError: If there is no sample.
+        InputError: If there is no sample, or an answer is missing.
 
     Example:
         >>> outputs = torch.tensor([[[0.9, 0.1], [0.5, 0.5]], [[0.2, 0.8], [0.5, 0.5]]])
@@ -54,6 +60,8 @@ def fit_output_weights(outputs: Tensor, target: Tensor) -> Tensor:
     """
     if not len(outputs):
         raise InputError("fit_output_weights: found no sample; give validation samples")
+    if count := int(outputs.isnan().any(2).sum()):
+        raise InputError(f"fit_output_weights cannot take missing answers; found {count}: leave these samples out")
     right = outputs.to(torch.float64)[torch.arange(len(outputs)), :, target].clamp_min(1e-12)  # (N, K)
     weights = torch.full((outputs.shape[1],), 1 / outputs.shape[1], dtype=torch.float64, device=outputs.device)
     for _ in range(1000):

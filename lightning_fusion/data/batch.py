@@ -52,7 +52,7 @@ def as_batch(batch: Any, source: str, labeled: bool = True) -> Batch:
         return Batch(*parts)
     if len(parts) == 2:
         target = _target_tensor(parts[1], source)
-    elif len(parts) == 1 and not labeled and (count := _count(parts[0])) is not None:
+    elif len(parts) == 1 and not labeled and (count := num_samples(parts[0])) is not None:
         device = parts[0].device if isinstance(parts[0], Tensor) else None
         target = torch.full((count,), UNLABELED, device=device)
     else:
@@ -73,8 +73,13 @@ def _target_tensor(target: Any, source: str) -> Tensor:
     return found.to(target.device) if isinstance(target, Tensor) else found
 
 
-def _count(input: Any) -> int | None:
-    """Return the number of samples of an input; None where it has none."""
+def num_samples(input: Any) -> int | None:
+    """Return the number of samples of a batch of inputs; None where it has no length.
+
+    Example:
+        >>> num_samples({"ids": torch.zeros(3, 8)}), num_samples(["a text", "another"])
+        (3, 2)
+    """
     if isinstance(input, Mapping):
-        return _count(next(iter(input.values()), None))
+        return num_samples(next(iter(input.values()), None))
     return len(input) if hasattr(input, "__len__") and not isinstance(input, str) else None

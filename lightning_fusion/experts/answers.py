@@ -89,18 +89,6 @@ def take_rows(input: Any, rows: Tensor) -> Any:
     return [input[row] for row in rows.tolist()]
 
 
-def num_rows(input: Any) -> int | None:
-    """Return the number of samples of a batch of inputs; ``None`` if it has no length.
-
-    Example:
-        >>> num_rows({"ids": torch.zeros(3, 8)})
-        3
-    """
-    if isinstance(input, Mapping):
-        return num_rows(next(iter(input.values()), None))
-    return len(input) if hasattr(input, "__len__") else None
-
-
 def query_rows(
     call: Callable[[Tensor], Any],
     rows: Tensor,

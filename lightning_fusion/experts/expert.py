@@ -9,10 +9,11 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from lightning_fusion.data.batch import num_samples
 from lightning_fusion.data.names import as_labels
 from lightning_fusion.data.normalization import preprocessor
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.answers import as_rows, num_rows
+from lightning_fusion.experts.answers import as_rows
 from lightning_fusion.experts.estimators import METHODS, class_order, known_classes, probability_method
 from lightning_fusion.experts.identity import (
     UnknownStateError,
@@ -293,7 +294,7 @@ class Expert(nn.Module):
     @torch.no_grad()
     def forward(self, input: Any) -> Tensor:
         """Map a batch of inputs to (B, C_k) float32 probabilities."""
-        count = None if torch.compiler.is_compiling() else num_rows(input)  # a number would fix the batch size
+        count = None if torch.compiler.is_compiling() else num_samples(input)  # a number would fix the batch size
         assert self.network is not None
         raw = self.network(self._prepared(input))
         raw = getattr(raw, "logits", raw)  # return type of transformers' models

@@ -52,6 +52,26 @@ def reordered(classes: Sequence[str], other: Sequence[str]) -> bool:
     return list(classes) != list(other) and sorted(classes) == sorted(other)
 
 
+def check_classes(whose: str, classes: Sequence[str], data: Any, stage: str) -> None:
+    """Check that a data module has the classes of a model, whose targets count them.
+
+    Args:
+        whose: Name of the model, for the message.
+        classes: Classes of the model.
+        data: Data module; one without ``classes`` is accepted.
+        stage: Stage of the Trainer; ``predict`` needs no targets.
+
+    Raises:
+        InputError: If they differ.
+    """
+    found = getattr(data, "classes", None)
+    if stage != "predict" and found is not None and list(found) != list(classes):
+        raise InputError(
+            f"classes: {whose} has {shorten(classes, 20)}, the data {shorten(found, 20)}; give the experts, as an "
+            "ExpertPool, the classes of the data"
+        )
+
+
 def check_domains(expert_domains: Mapping[str, Sequence[str] | None], domains: Sequence[str]) -> list[str]:
     """Check that no domain of an expert is a misspelt one of the data.
 

@@ -26,6 +26,7 @@ from lightning_fusion.experts.outputs.store import expert_target_matrix
 from lightning_fusion.experts.pool import (
     POOL,
     ExpertPool,
+    check_classes,
     check_same_experts,
     reordered,
     restore_experts,
@@ -331,6 +332,7 @@ class FoEFuserModule(TunableLearningRate, CheckedLoading, LightningModule):
                 raise InputError(
                     "expert_target: best needs stored outputs; use OutputsDataModule as data, or expert_target: random"
                 )
+            check_classes("the fuser", self.classes, data, stage)
             if stage == "fit" and self.pool is not None:
                 warn_seen(self.pool.members, data)
             return

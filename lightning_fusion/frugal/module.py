@@ -9,17 +9,18 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_fusion.data.batch import as_batch
+from lightning_fusion.data.batch import as_batch, num_samples
 from lightning_fusion.data.indexed import numbered
 from lightning_fusion.data.names import as_labels
 from lightning_fusion.errors import InputError
-from lightning_fusion.experts.answers import num_rows, take_rows
+from lightning_fusion.experts.answers import take_rows
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs.datamodule import OutputsBatch, OutputsDataModule
 from lightning_fusion.experts.outputs.seen import warn_seen
 from lightning_fusion.experts.pool import (
     POOL,
     ExpertPool,
+    check_classes,
     check_same_experts,
     reordered,
     scatter,
@@ -115,7 +116,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
             number = names.index(name)
             return scatter(outputs, [self.columns[number]], len(self.classes))[:, 0]
 
-        found: FrugalPrediction = self.policy.predict(ask, num_rows(input))
+        found: FrugalPrediction = self.policy.predict(ask, num_samples(input))
         return found
 
     def _decide(self, batch: OutputsBatch | Any) -> FrugalPrediction:
@@ -196,8 +197,10 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
             if self.pool is not None:
                 outputs.check_pool(self.pool)
             metadata = self._expert_metadata = outputs.experts
-        elif stage == "fit" and self.pool is not None:
-            warn_seen(self.pool.members, data)
+        else:
+            check_classes("the policy", self.classes, data, stage)
+            if stage == "fit" and self.pool is not None:
+                warn_seen(self.pool.members, data)
         if stage == "fit":
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
                 if isinstance(callback, WeightAveraging):

@@ -118,6 +118,12 @@ class TestAlignedByName:
         tiny.trainer(1).fit(fresh, OutputsDataModule(store))
         assert torch.equal(fresh(x).probabilities, module(x).probabilities)
 
+    @pytest.mark.parametrize("make", [FoEFuserModule, lambda experts: FrugalFoEModule(experts=experts)])
+    def test_data_of_more_classes(self, make):
+        data = TensorDataModule(tiny.tensors(), ["ant", *tiny.CLASSES], tiny.DOMAINS)
+        with pytest.raises(InputError, match="has owl, dog, cat, the data ant, cat, dog, owl; give the experts"):
+            tiny.trainer(1).fit(make(experts=self.pools()[0]), data)
+
     def test_an_expert_in_training(self):
         module = ExpertModule(tiny.Net, classes=["owl", "dog", "cat"])
         with pytest.raises(

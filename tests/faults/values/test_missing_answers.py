@@ -21,6 +21,7 @@ from lightning_fusion import (
     collect,
     diagnose,
 )
+from lightning_fusion.acorl.fusion import average_outputs, fit_output_weights
 from lightning_fusion.baselines import (
     BASELINES,
     BestSingle,
@@ -393,6 +394,17 @@ class TestBaselines:
             assert not (point.queried & absent).any() and point.queried.any(1).all()
         with pytest.raises(InputError, match="frugal_ml cannot take missing answers"):
             frugal_ml(given, given, target, [1, 2, 3])
+
+
+def test_output_fusion_averages_the_answers_that_are_there():
+    outputs, absent = torch.from_numpy(store(mask()).scattered("train")), torch.from_numpy(mask())
+    torch.testing.assert_close(average_outputs(outputs), outputs.nanmean(1))
+    weights = torch.tensor([0.2, 0.3, 0.5])
+    own = weights * ~absent
+    expected = (outputs.nan_to_num(0) * (own / own.sum(1, keepdim=True))[:, :, None]).sum(1)
+    torch.testing.assert_close(average_outputs(outputs, weights), expected)
+    with pytest.raises(InputError, match="fit_output_weights cannot take missing answers"):
+        fit_output_weights(outputs, torch.zeros(ROWS, dtype=torch.long))
 
 
 class TestPermutations:
