@@ -49,6 +49,19 @@ def describe_invalid(outputs: Tensor, rows: Sequence[int] = (), where: str = "")
     )
 
 
+def without_none(answer: Any) -> Any:
+    """Replace None in a list of rows by a row of NaN; return anything else as it is.
+
+    Example:
+        >>> without_none([[0.9, 0.1], None])
+        [[0.9, 0.1], [nan, nan]]
+    """
+    if not isinstance(answer, list | tuple) or all(row is not None for row in answer):
+        return answer
+    width = max((len(row) for row in answer if isinstance(row, Sequence | np.ndarray | Tensor)), default=1)
+    return [[math.nan] * width if row is None else row for row in answer]
+
+
 def as_rows(answer: Any) -> Tensor:
     """Convert the answer of a callable to a tensor; in a list of rows, None is a row of NaN.
 
@@ -60,12 +73,8 @@ def as_rows(answer: Any) -> Tensor:
         tensor([[0.9000, 0.1000],
                 [   nan,    nan]])
     """
-    found = answer
-    if isinstance(answer, list | tuple) and any(row is None for row in answer):
-        width = max((len(row) for row in answer if isinstance(row, Sequence | np.ndarray | Tensor)), default=1)
-        found = [[math.nan] * width if row is None else row for row in answer]
     try:
-        values = torch.as_tensor(found)
+        values = torch.as_tensor(without_none(answer))
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"returned {type(answer).__name__} that makes no array of numbers ({error})") from error
     if values.is_complex():

@@ -27,6 +27,7 @@ from lightning_fusion.experts.pool import (
     POOL,
     ExpertPool,
     check_classes,
+    check_domains,
     check_same_experts,
     reordered,
     restore_experts,
@@ -138,6 +139,7 @@ class FoEFuserModule(TunableLearningRate, CheckedLoading, LightningModule):
         if not 0 <= mean_weight < 1 or (mean_weight and target != "label"):
             raise InputError(f"mean_weight is {mean_weight}; expected 0 or more, below 1, and target: label if above 0")
         self.mean_weight = mean_weight
+        check_domains(expert_domains or {}, domains or [])
         expert_targets = expert_target_matrix(
             domains or [], expert_domains or {name: [] for name in self.expert_classes}
         )

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from lightning_fusion.data.base import Origins
 from lightning_fusion.data.names import as_labels, canonical_label
 from lightning_fusion.data.targets import as_targets
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.answers import without_none
 from lightning_fusion.experts.pool import (
     ExpertPool,
     check_domains,
@@ -282,18 +283,21 @@ class ExpertOutputs:
         domains: Sequence[str] = (),
         expert_domains: Mapping[str, Sequence[str]] | None = None,
         costs: Mapping[str, float] | None = None,
+        missing: Literal["nan"] | Mapping[str, Any] | None = None,
     ) -> "ExpertOutputs":
         """Build outputs from existing predictions of experts of any framework.
 
         Args:
             splits: For each split a dict with ``probabilities`` ({expert: (N, C_k)}), ``target`` (N,) and, where known,
-                ``domain`` (N, D) bool, ``index`` (N,) and ``representations`` ({expert: (N, D_k)}). ``missing`` marks
-                missing answers: (N, K) bool in the order of ``expert_classes``, or ``"nan"`` for rows of NaN.
+                ``domain`` (N, D) bool, ``index`` (N,), ``representations`` ({expert: (N, D_k)}) and ``missing``.
             expert_classes: Classes of each expert, in the order of its columns.
             classes: Names of the classes of the task. ``None`` (default) uses the union of all experts' classes.
             domains: Names of the D domains.
             expert_domains: Domains that each expert was trained on.
             costs: Cost of a query to each expert. ``None`` (default) means 1.
+            missing: Missing answers: ``"nan"`` for rows of NaN or None, or for each split a mask (N, K) bool in the
+                order of ``expert_classes``; ``missing`` of a split takes either. ``None`` (default) means that none is
+                missing.
 
         Raises:
             InputError: If shapes, labels or probabilities are wrong.
@@ -307,8 +311,9 @@ class ExpertOutputs:
             [[[0.8999999761581421, 0.10000000149011612, 0.0], [0.0, 0.0, 1.0]]]
             >>> nothing = [[float("nan")] * 2]
             >>> ExpertOutputs.from_arrays(
-            ...     {"test": {"probabilities": {"a": nothing, "b": [[1.0]]}, "target": [0], "missing": "nan"}},
+            ...     {"test": {"probabilities": {"a": nothing, "b": [[1.0]]}, "target": [0]}},
             ...     expert_classes={"a": ["cat", "dog"], "b": ["owl"]},
+            ...     missing="nan",
             ... )
             ExpertOutputs(2 experts, 3 classes; rows: test 1 (1 answers missing))
         """
@@ -331,6 +336,9 @@ class ExpertOutputs:
         for split in splits:
             if not re.fullmatch(r"[\w-]+", split):
                 raise InputError(f"splits: found the name {split!r}; expected letters, digits, '_' and '-' only")
+        if isinstance(missing, Mapping) and (strange := sorted(set(missing) - set(splits))):
+            raise InputError(f"missing: found the split(s) {shorten(strange)}; the splits are {shorten(splits)}")
+        masks = missing if isinstance(missing, Mapping) else dict.fromkeys(splits, missing)
         parts = {}
         for split, given in splits.items():
             if lacking := {"probabilities", "target"} - set(given):
@@ -342,11 +350,13 @@ class ExpertOutputs:
             rows = len(target)
             probabilities = {
                 name: _shaped(values, np.float32, (rows, len(expert_classes[name])), f"split {split}: expert {name}")
-                for name, values in ((name, given["probabilities"][name]) for name in expert_classes)
+                for name, values in ((name, without_none(given["probabilities"][name])) for name in expert_classes)
             }
-            missing = _read_missing(given.get("missing"), probabilities, rows, f"split {split}: missing")
+            absent = _read_missing(
+                given.get("missing", masks.get(split)), probabilities, rows, f"split {split}: missing"
+            )
             for expert, (name, values) in enumerate(probabilities.items()):
-                lost = missing[:, expert, None]
+                lost = absent[:, expert, None]
                 _check_answers(name, np.where(lost, 1 / max(1, values.shape[1]), values))
                 probabilities[name] = np.where(lost, np.float32(np.nan), values)
             domain = given.get("domain", np.zeros((rows, len(domains))))
@@ -359,7 +369,7 @@ class ExpertOutputs:
                 _shaped(domain, bool, (rows, len(domains)), f"split {split}: domain"),
                 index,
                 {name: np.asarray(values, np.float32) for name, values in (given.get("representations") or {}).items()},
-                missing,
+                absent,
             )
             for name, values in parts[split].representations.items():
                 if name not in expert_classes:

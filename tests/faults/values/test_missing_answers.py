@@ -178,6 +178,22 @@ class TestStores:
         assert np.array_equal(opened.scattered("val"), one.scattered("val"), equal_nan=True)
         assert f"({absent.sum()} answers missing)" in repr(opened)
 
+    def test_for_all_splits_at_once_and_rows_of_none(self):
+        outputs, target = fixed()
+        absent = mask()
+        listed = {
+            name: [None if lost else row for row, lost in zip(values.tolist(), absent[:, k], strict=True)]
+            for k, (name, values) in enumerate(outputs.items())
+        }
+        names = dict.fromkeys("abc", CLASSES)
+        found = ExpertOutputs.from_arrays({"test": {"probabilities": listed, "target": target}}, names, missing="nan")
+        given = {"test": {"probabilities": outputs, "target": target}}
+        other = ExpertOutputs.from_arrays(given, names, missing={"test": absent})
+        assert np.array_equal(found["test"].missing, absent) and np.array_equal(other["test"].missing, absent)
+        assert np.array_equal(found.scattered("test"), other.scattered("test"), equal_nan=True)
+        with pytest.raises(InputError, match=r"missing: found the split\(s\) tset; the splits are test"):
+            ExpertOutputs.from_arrays(given, names, missing={"tset": absent})
+
     def test_without_missing_answers_nothing_is_stored(self):
         assert not store()["test"].missing.any() and "missing" not in dict(store()["test"].arrays())
 
@@ -447,3 +463,45 @@ class TestPermutations:
         assert {e.name: (e.missing, e.accuracy) for e in one.experts} == {
             e.name: (e.missing, pytest.approx(e.accuracy)) for e in other.experts
         }
+
+    @settings(max_examples=8, deadline=None)
+    @given(order=st.permutations(range(ROWS)), names=st.permutations("abc"), seed=st.integers(0, 99))
+    def test_of_calibration_samples_and_experts_of_a_policy(self, order, names, seed):
+        outputs, target = fixed(seed)
+        queries, _ = fixed(seed + 1)
+        costs = {"a": 1.0, "b": 1.7, "c": 2.9}
+        plain = FrugalFoE(costs, trade_off=0.01).fit(outputs, target).predict(queries)
+        turned = {name: outputs[name][list(order)] for name in names}
+        found = FrugalFoE(costs, trade_off=0.01).fit(turned, target[list(order)]).predict(queries)
+        columns = ["".join(names).index(name) for name in "abc"]
+        assert torch.equal(found.queried[:, columns], plain.queried)
+        assert torch.equal(found.probabilities, plain.probabilities) and torch.equal(found.cost, plain.cost)
+
+    @settings(max_examples=4, deadline=None)
+    @given(
+        orders=st.tuples(*[st.permutations(range(3))] * 3),
+        names=st.permutations("abc"),
+        rows=st.permutations(range(ROWS)),
+    )
+    def test_of_the_outputs_of_experts_in_collect(self, orders, names, rows):
+        outputs, target = fixed()
+
+        def expert(name: str, order: list[int]) -> Expert:
+            values = torch.from_numpy(outputs[name])[:, order]
+
+            def remote(x: torch.Tensor) -> torch.Tensor:
+                return values[x[:, 0].long()]
+
+            return Expert(remote, classes=[CLASSES[number] for number in order], output="probabilities")
+
+        pools = [
+            {name: expert(name, [0, 1, 2]) for name in "abc"},
+            {name: expert(name, list(order)) for name, order in zip(names, orders, strict=True)},
+        ]
+        stores = []
+        for pool, order in zip(pools, (list(range(ROWS)), list(rows)), strict=True):
+            inputs = torch.tensor(order, dtype=torch.float32)[:, None]
+            data = {"test": (inputs, torch.from_numpy(target[order]))}
+            stores.append(collect(ExpertPool(pool, CLASSES), data, trainer=tiny.trainer()))
+        columns = ["abc".index(name) for name in names]
+        assert np.array_equal(stores[0].scattered("test")[list(rows)][:, columns], stores[1].scattered("test"))
