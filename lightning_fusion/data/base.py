@@ -10,12 +10,14 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lightning_fusion.data.batch import Batch
+from lightning_fusion.data.duplicates import tensors_message
 from lightning_fusion.data.samplers import SlicedDataModule
-from lightning_fusion.data.targets import UNLABELED, as_targets
+from lightning_fusion.data.targets import UNLABELED, as_targets, single_class_message
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest, row_digests
 from lightning_fusion.hyperparameters import constructor_arguments, is_plain
@@ -82,6 +84,12 @@ class RowDataset(Dataset[Batch]):
         rows = self.rows[item]
         index = rows if self.index is None else self.index[rows]
         return Batch(self.inputs[rows], self.targets[rows], self.domains[rows], index)
+
+
+def _warn_single_class(dataset: RowDataset, classes: Sequence[str], split: str) -> None:
+    message = single_class_message(dataset.targets[dataset.rows].numpy(), classes, f"the {split} split")
+    if message is not None:
+        rank_zero_warn(message)
 
 
 class Stage(IntEnum):
@@ -158,7 +166,9 @@ class FusionDataModule(SlicedDataModule):
         if split not in SPLITS:
             raise InputError(f"there is no split {split!r}; expected {shorten(SPLITS)}")
         if split not in self._made_rows:
-            self._made_rows[split] = self.make_rows(split)
+            self._made_rows[split] = made = self.make_rows(split)
+            if isinstance(made, RowDataset):
+                _warn_single_class(made, self.classes, split)
         return self._made_rows[split]
 
     def make_rows(self, split: str) -> Any:
@@ -373,6 +383,7 @@ class TensorDataModule(FusionDataModule):
             domain = parts[2] if len(parts) == 3 else torch.zeros(count, len(self._domains), dtype=torch.bool)
             index = torch.arange(offset, offset + count)
             self._rows[split] = RowDataset(parts[0], targets, domain, torch.arange(count), index)
+            _warn_single_class(self._rows[split], self._classes, split)
             offset += count
 
     @property
@@ -390,6 +401,12 @@ class TensorDataModule(FusionDataModule):
         if split not in self._rows:
             raise InputError(f"there is no split {split!r}; it has {shorten(self._rows)}")
         return self._rows[split]
+
+    def report_duplicates(self) -> None:
+        """Warn about inputs that are equal across splits or have contradictory labels."""
+        parts = {split: (dataset.inputs, dataset.targets) for split, dataset in self._rows.items()}
+        if message := tensors_message(parts):
+            rank_zero_warn(message)
 
     def fingerprint(self, split: str) -> str:
         """Return a fingerprint of the tensors of one split."""

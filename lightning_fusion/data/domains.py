@@ -1,6 +1,6 @@
 """Base classes of data modules with domains: selected domains, their classes, and messages logged once."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_fusion.data.base import FusionDataModule, RowDataset, Rows, Stage, staged_property
+from lightning_fusion.data.duplicates import Samples, duplicates_message
 from lightning_fusion.data.names import as_labels, as_names, canonical_label, read_labels
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.hyperparameters import record_arguments
@@ -34,6 +35,12 @@ class MessageLog:
         if message is not None and message not in self.seen:
             self.seen.add(message)
             rank_zero_warn(message)
+
+    def first(self, key: str) -> bool:
+        """Return whether this is the first call with a key, for messages whose text depends on the variant."""
+        new = key not in self.seen
+        self.seen.add(key)
+        return new
 
     def info(self, message: str | None) -> None:
         """Log a message, unless it was logged before or is None."""
@@ -167,6 +174,34 @@ class ModalityDataModule(FusionDataModule):
     def _are_of_channels(self, known: Mapping[str, Any]) -> bool:
         """Whether statistics are of the channels of this data module; by default it has none."""
         return False
+
+    def _report_duplicates(
+        self,
+        source: object,
+        what: str,
+        equal: Callable[[], np.ndarray | None],
+        samples: Callable[[], Samples],
+        across: str = "domains",
+    ) -> None:
+        """Count samples of equal content, once for a source, however many variants share it.
+
+        Args:
+            source: Object that holds the samples; variants share it.
+            what: Meaning of the samples.
+            equal: Function that returns the first sample of the same content for each; None where that is unknown.
+            samples: Function that returns what is known of the samples.
+            across: Meaning of the domains.
+        """
+        if not self.messages.first(f"duplicates of {id(source)}"):
+            return
+        first = equal()
+        if first is None or (first == np.arange(len(first))).all():
+            return
+        message, kinds = duplicates_message(first, what, samples(), across)
+        if kinds - {"others"}:
+            self.messages.warn(f"{message}; remove the copies")
+        else:
+            self.messages.info(message)
 
     def _check(self) -> None:
         self._check_loading()

@@ -71,6 +71,25 @@ def as_targets(
     return found.astype(np.int64)
 
 
+def single_class_message(targets: np.ndarray, classes: Sequence[str], where: str) -> str | None:
+    """Return a warning about two or more targets of one class only; None where there are several.
+
+    Args:
+        targets: (N,) class numbers; negative ones are unlabeled.
+        classes: Names of the classes.
+        where: What the targets are of, for the message.
+
+    Example:
+        >>> single_class_message(np.array([1, 1, -100]), ["wrong", "right"], "the test split")
+        "all 2 targets of the test split are 'right': a constant answer has accuracy 1 on them"
+    """
+    known = targets[targets >= 0]
+    if len(classes) < 2 or len(known) < 2 or (known != known[0]).any():
+        return None
+    name = classes[int(known[0])]
+    return f"all {len(known)} targets of {where} are {name!r}: a constant answer has accuracy 1 on them"
+
+
 def _array(values: Any, where: str) -> np.ndarray:
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()

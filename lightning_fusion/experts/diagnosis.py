@@ -16,6 +16,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lightning_fusion import plotting
 from lightning_fusion.baselines import BestSingle, MajorityVote, MostConfident, SoftmaxAverage, oracle_selection
+from lightning_fusion.data.targets import single_class_message
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.experts.permutation import better_order
@@ -199,6 +200,8 @@ def diagnose(outputs: ExpertOutputs, split: str = "train", unseen: str | None = 
         scores,
     )
     _conclude(result, unseen, len(outputs.classes))
+    if message := single_class_message(target, outputs.classes, f"the {split} split"):
+        result.findings.insert(0, f"{message[0].upper()}{message[1:]}.")
     if lost := len(part) - len(target):
         result.findings.insert(0, f"{lost} of {len(part)} samples have no answer of any expert; they are left out.")
     return result

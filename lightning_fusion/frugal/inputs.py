@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_fusion.data.targets import as_targets
+from lightning_fusion.data.targets import as_targets, single_class_message
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.answers import OnFailure, describe_invalid, finite_rows, query_rows, valid_rows
 from lightning_fusion.experts.outputs.seen import describe_seen
@@ -224,6 +224,9 @@ def check_labeled(names: Sequence[str], outputs: Tensor, targets: Any) -> Tensor
     goal = torch.from_numpy(as_targets(targets, outputs.shape[2])).to(outputs.device)
     if len(goal) != outputs.shape[1]:
         raise InputError(f"targets: found {len(goal)} for {outputs.shape[1]} samples of outputs")
+    numbers = [str(number) for number in range(outputs.shape[2])]
+    if message := single_class_message(goal.cpu().numpy(), numbers, "the calibration samples"):
+        warnings.warn(message, stacklevel=4)
     bad = ~(outputs.to(torch.float64).abs() <= 1e100).all(2)  # squares must be finite too
     if bad.any():
         expert = int(bad.any(1).to(torch.uint8).argmax())

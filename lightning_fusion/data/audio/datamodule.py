@@ -15,6 +15,7 @@ from lightning_fusion.data.audio.layout import AudioLayout, check_files, find_tr
 from lightning_fusion.data.audio.splits import AudioSplit, check_speakers
 from lightning_fusion.data.base import SPLITS, Origins, RowDataset, Stage, staged_property
 from lightning_fusion.data.domains import ModalityDataModule, domain_matrix
+from lightning_fusion.data.duplicates import Samples, equal_files, equal_rows
 from lightning_fusion.data.names import merge_message, similar_message
 from lightning_fusion.data.statistics import mean_and_deviation, spectrum_statistics
 from lightning_fusion.errors import InputError, shorten
@@ -141,7 +142,37 @@ class BaseAudioDataModule(ModalityDataModule):
     @staged_property(Stage.SPLITTING)
     def split(self) -> AudioSplit:
         """Recordings of each split."""
+        cut = self.cut()
+        own = self.domain_field or "speaker"
+        self._report_duplicates(self.layout, "recordings", self._equal_recordings, self._described, f"{own}s")
+        return cut
+
+    def whole_split(self) -> AudioSplit:
+        """Return the recordings of each split, of all domains."""
         return self.cut()
+
+    def _equal_recordings(self) -> np.ndarray | None:
+        """Return the (N,) first recording of the same content for each recording."""
+        if self.layout.roots:
+            return equal_files(self.layout.paths())
+        recordings = self.recordings
+        if recordings.samples is None:
+            return None
+        return equal_rows(recordings.samples.numpy(), recordings.begins.numpy(), recordings.frames.numpy())
+
+    def _described(self) -> Samples:
+        """Labels, domains (or speakers) and splits of all recordings."""
+        layout = self.layout
+        split = np.full(len(layout.names), -1)
+        for number, name in enumerate(SPLITS):
+            split[self.whole_split().files[name]] = number
+        domains, domain = np.unique(layout.fields[self.domain_field or "speaker"], return_inverse=True)
+        label = np.full(len(split), -1)
+        if "label" in self.needs:
+            label = np.unique(layout.fields["label"], return_inverse=True)[1]
+        return Samples(
+            lambda row: layout.names[row], label, domain=domain, split=split, domains=domains.tolist(), splits=SPLITS
+        )
 
     @property
     def domains(self) -> list[str]:

@@ -47,18 +47,22 @@ class BaseLabeledAudioDataModule(BaseAudioDataModule):
         labels = self.layout.fields["label"]
         return sorted({labels[file] for file in self.split.files["train"]})
 
-    def cut(self) -> AudioSplit:
-        """Assign speakers or recordings to splits, and select those of the chosen domains."""
-        names, number = self._domain_of_file()
+    def whole_split(self) -> AudioSplit:
+        """Assign speakers or recordings of all domains to splits."""
+        number = self._domain_of_file()[1]
         if self.split_by == "recording":
             _, label = np.unique(self.layout.fields["label"], return_inverse=True)
             val: Any = 0.1 if self.val_speakers is None else self.val_speakers  # a number: see _check
             test: Any = 0.2 if self.test_speakers is None else self.test_speakers
             files = split_recordings(label + (label.max() + 1) * number, float(val), float(test), self.seed)
-            cut = AudioSplit(files, np.arange(len(self.layout.speakers)))
-        else:
-            wanted = {"val": self.val_speakers, "test": self.test_speakers}
-            cut = split_speakers(self.layout, wanted, {}, least=1, seed=self.seed)
+            return AudioSplit(files, np.arange(len(self.layout.speakers)))
+        wanted = {"val": self.val_speakers, "test": self.test_speakers}
+        return split_speakers(self.layout, wanted, {}, least=1, seed=self.seed)
+
+    def cut(self) -> AudioSplit:
+        """Assign speakers or recordings to splits, and select those of the chosen domains."""
+        names, number = self._domain_of_file()
+        cut = self.whole_split()
         if self.domain is not None:
             own = chosen_domains(self.domain, names)
             cut.files = {split: files[np.isin(number[files], own)] for split, files in cut.files.items()}

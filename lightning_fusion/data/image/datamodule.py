@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.data.base import RowDataset, Rows, Stage, staged_property
+from lightning_fusion.data.base import SPLITS, RowDataset, Rows, Stage, staged_property
 from lightning_fusion.data.domains import ModalityDataModule, chosen_domains, domain_matrix, local_classes
+from lightning_fusion.data.duplicates import SPLIT_NAMES, Samples, equal_rows
 from lightning_fusion.data.image.superclasses import CIFAR100_SUPERCLASSES
 from lightning_fusion.data.names import as_labels, canonical_label, merge_forms, merge_message, similar_message
 from lightning_fusion.data.normalization import Normalization
@@ -353,11 +354,8 @@ class BaseImageDataModule(ModalityDataModule):
         """Positions of the images of each split for this role and domain."""
         table = self._table
         strata = table.label if table.domain is None else table.label * len(self.domains) + table.domain
-        usable = np.arange(len(table.label)) if table.readable is None else np.flatnonzero(table.readable)
-        if table.test is not None:
-            rest, test = usable[~table.test[usable]], usable[table.test[usable]]
-        else:
-            rest, test = self._hold_out(strata, usable, self.test_fraction, 1)
+        rest, test = self._rest_and_test(strata)
+        self._report_duplicates(table, "images", self.equal_images, self._described)
         member = self._membership.numpy()
         mine = list(range(len(self.domains))) if self._own is None else self._own
         if self.protocol == "paper":
@@ -375,6 +373,38 @@ class BaseImageDataModule(ModalityDataModule):
         if self.role == "fuser":
             train, val = self._hold_out(strata, fuser, self.val_fraction, 4)
         return {"train": train, "val": val, "test": test[member[test][:, mine].any(1)]}
+
+    def _rest_and_test(self, strata: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of the images outside the test split, and of those in it."""
+        table = self._table
+        usable = np.arange(len(table.label)) if table.readable is None else np.flatnonzero(table.readable)
+        if table.test is not None:
+            return usable[~table.test[usable]], usable[table.test[usable]]
+        return self._hold_out(strata, usable, self.test_fraction, 1)
+
+    def equal_images(self) -> np.ndarray | None:
+        """Return the (N,) first image of the same content for each image; None where images are not in memory."""
+        images = self._table.images
+        return equal_rows(images.numpy()) if isinstance(images, Tensor) else None
+
+    def _image_name(self, row: int) -> str:
+        """Name of an image, for messages."""
+        return f"image {row}"
+
+    def _described(self) -> Samples:
+        """Labels, domains and splits of all images: of the fuser and of the experts of all domains."""
+        table = self._table
+        strata = table.label if table.domain is None else table.label * len(self.domains) + table.domain
+        rest, test = self._rest_and_test(strata)
+        split = np.full(len(table.label), -1)
+        split[rest], split[test] = SPLITS.index("train"), SPLITS.index("test")
+        if self.protocol == "clean":  # parts of the paper's protocol overlap
+            expert, fuser = self._hold_out(strata, rest, self.fuser_fraction, 2)
+            split[self._hold_out(strata, expert, self.val_fraction, 3)[1]] = SPLITS.index("val")
+            split[fuser] = SPLIT_NAMES.index("fuser")
+        return Samples(
+            self._image_name, self._task.target[table.label], domain=table.domain, split=split, domains=self.domains
+        )
 
     def _hold_out(
         self, strata: np.ndarray, rows: np.ndarray, fraction: float, purpose: int

@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from lightning_fusion.data.base import Origins
+from lightning_fusion.data.duplicates import equal_files
 from lightning_fusion.data.image.datamodule import BaseImageDataModule, ImageLayout, ImageTable
 from lightning_fusion.data.image.files import ImageFile, ImageFiles, list_images
 from lightning_fusion.data.image.undivided import UndividedImageDataModule
@@ -44,6 +45,15 @@ class ImageTreeDataModule(BaseImageDataModule):
         """Return the file of each image."""
         layout: Any = self.layout
         return Origins([str(layout.files[row].path) for row in index.tolist()], np.arange(len(index)))
+
+    def equal_images(self) -> np.ndarray:
+        """Return the (N,) first file of the same content for each file."""
+        layout: Any = self.layout
+        return equal_files([file.path for file in layout.files])
+
+    def _image_name(self, row: int) -> str:
+        layout: Any = self.layout
+        return "/".join(layout.files[row].path.parts[-3:])
 
     def _decode(self, layout: Any) -> ImageTable:
         """Return the images of a tree, in memory or read batch by batch, and their classes."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_fusion.data.base import SPLITS, Origins, Stage, staged_property
 from lightning_fusion.data.domains import DomainsDataModule, check_label_names
+from lightning_fusion.data.duplicates import Samples, equal_rows
 from lightning_fusion.data.names import (
     RENAME,
     as_labels,
@@ -83,6 +84,8 @@ class BaseSensorDataModule(DomainsDataModule):
         InputError: If arguments are inconsistent, or do not match the data.
     """
 
+    unit: ClassVar[str] = "recordings"
+    """What the rows of a source are called in messages."""
     default_domain_fields: ClassVar[tuple[str, ...]] = ()
     """Fields that name the domain where ``domain_fields`` is None."""
     default_group_field: ClassVar[str | None] = None
@@ -318,8 +321,33 @@ class BaseSensorDataModule(DomainsDataModule):
         split = of_unit[who.unit][cut.recording]
         for message in poor_domains(who, self._domain_of, label, split, self._more_sessions()):
             self.messages.warn(message)
+        self._report_duplicates(self._source, self.unit, self._equal_recordings, lambda: self._described(split))
         result: np.ndarray = split
         return result
+
+    def _equal_recordings(self) -> np.ndarray:
+        """Return the (R,) first recording of the same content for each recording."""
+        series = self._source.series
+        samples = series.samples.numpy()
+        if (series.lengths == 1).all():
+            return equal_rows(samples)
+        return equal_rows(samples, series.begins, series.lengths)
+
+    def _described(self, split: np.ndarray) -> Samples:
+        """Labels, domains and splits of all recordings, given the split of each window."""
+        who, series = self._arrangement, self._renamed.series
+        of_recording = np.full(len(series.lengths), -1)
+        of_recording[self._cut.recording] = split
+        codes: dict[bytes, int] = {}
+        parts = zip(series.begins, series.begins + series.lengths, strict=True)
+        return Samples(
+            lambda row: self._source.names[row].rstrip(","),
+            np.array([codes.setdefault(series.labels[begin:end].tobytes(), len(codes)) for begin, end in parts]),
+            domain=who.domain,
+            split=of_recording,
+            domains=who.domains,
+            splits=SPLITS,
+        )
 
     def _more_sessions(self) -> str:
         """Return a hint on how to divide this source into more sessions, for messages; may be empty."""

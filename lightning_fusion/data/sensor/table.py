@@ -69,6 +69,8 @@ class FeatureTableDataModule(BaseSensorDataModule):
         """Parameters of the normalization: medians for missing values, then ``(value - mean) / std``."""
         return super().preprocessing | {"missing": self._fill.tolist()}
 
+    unit = "rows"
+
     def read_source(self) -> Source:
         """Read each row as a recording of one sample."""
         path, label, features = self.root, str(self.label), as_names(self.channels)

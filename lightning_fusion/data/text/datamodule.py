@@ -23,7 +23,7 @@ from lightning_fusion.extras import require
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import constructor_arguments
 
-_READ_AS = 6  # version of the reading code: cache entries of other versions are ignored
+_READ_AS = 7  # version of the reading code: cache entries of other versions are ignored
 _FRACTIONS = ("val_fraction", "test_fraction", "fuser_fraction")
 
 
@@ -258,6 +258,8 @@ class BaseTextDataModule(DomainsDataModule):
         lost, places = metadata["left_out"]
         if lost:
             self.messages.warn(f"{lost} texts are unreadable and are left out: {places}")
+        message, serious = metadata.get("duplicates", (None, False))
+        (self.messages.warn if serious else self.messages.info)(message)
         self.messages.warn(merge_message(metadata["merged"], "labels"))
         self.messages.warn(similar_message(corpus.domains, "domains", "rename one in the data"))
         return corpus
@@ -328,9 +330,14 @@ class BaseTextDataModule(DomainsDataModule):
         if lost := int((split == LEFT_OUT).sum()):
             self.messages.info(
                 f"{lost} of {len(corpus.label)} texts are in a later split as well, and are left out of training "
-                "or validation"
+                f"or validation, such as {self._place(int(np.argmax(split == LEFT_OUT)))}"
             )
         return split
+
+    def _place(self, row: int) -> str:
+        """File and line of a text, for messages."""
+        corpus = self._corpus
+        return f"{corpus.metadata['files'][corpus.file[row]]}, line {corpus.line[row]}"
 
     def _draw(self, label: np.ndarray, domain: np.ndarray, named: np.ndarray, group: np.ndarray) -> np.ndarray:
         fractions = {name: getattr(self, name) for name in _FRACTIONS}

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_fusion.data.duplicates import Samples, duplicates_message
 from lightning_fusion.data.names import LabelForms
 from lightning_fusion.data.text.texts import Texts, normalize
 from lightning_fusion.data.text.words import hash_words
@@ -175,7 +176,8 @@ class Corpus:
         domains: Names of the domains.
         metadata: Contains ``vocab_size``, ``pad_id``, ``tokenizer`` (its fingerprint), ``trained`` (its text), ``cut``
             (number of truncated texts), ``left_out`` (number and places of unreadable texts), ``merged`` (written forms
-            of labels that have several), ``files`` (names of files or tables), ``fingerprint`` (of the corpus).
+            of labels that have several), ``files`` (names of files or tables), ``duplicates`` (a message, and whether
+            it is a warning), ``fingerprint`` (of the corpus).
     """
 
     tokens: Tensor
@@ -312,10 +314,17 @@ def _tokenize(
         "merged": texts.forms.merged if isinstance(texts.forms, LabelForms) else {},
     }
     metadata["fingerprint"] = digest(*arrays.values(), label_names.tolist(), domain_names, metadata["tokenizer"])
-    files, file = np.unique(np.array([place for place, _ in texts.where]), return_inverse=True)
-    arrays |= {"file": file.astype(np.int64), "line": np.array([line for _, line in texts.where], np.int64)}
-    metadata["files"] = files.tolist()
     arrays["digest"] = row_digests(list(_joined(texts)))
+    files: dict[str, int] = {}
+    arrays["file"] = np.array([files.setdefault(place, len(files)) for place, _ in texts.where], np.int64)
+    arrays["line"] = np.array([line for _, line in texts.where], np.int64)
+    metadata["files"] = list(files)
+    first = np.unique(group, return_index=True)[1][np.unique(group, return_inverse=True)[1]]
+    if (first != np.arange(len(first))).any():
+        domain = arrays["domain"]
+        samples = Samples(texts.place, label, task=domain, domain=domain, domains=domain_names)
+        message, kinds = duplicates_message(first, "texts", samples)
+        metadata["duplicates"] = [message, "labels" in kinds]
     return arrays, metadata
 
 

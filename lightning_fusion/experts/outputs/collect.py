@@ -82,6 +82,7 @@ def collect(
     if not isinstance(data, LightningDataModule):
         splits = [split for split in splits if split in data]
         data = TensorDataModule(data, classes=pool.classes)
+        data.report_duplicates()
     if on_failure not in ("raise", "skip") or retries < 0:
         raise InputError(f"on_failure is {on_failure!r}, retries {retries}; expected raise or skip, and at least 0")
     if keep_representations and (on_failure == "skip" or retries):

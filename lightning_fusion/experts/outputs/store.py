@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_fusion.data.base import Origins
 from lightning_fusion.data.names import as_labels, canonical_label
-from lightning_fusion.data.targets import as_targets
+from lightning_fusion.data.targets import as_targets, single_class_message
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.answers import without_none
 from lightning_fusion.experts.pool import (
@@ -347,6 +348,8 @@ class ExpertOutputs:
             if differ:
                 raise InputError(f"split {split}: probabilities and expert_classes differ in {shorten(sorted(differ))}")
             target = as_targets(given["target"], vocabulary, f"split {split}: target")
+            if message := single_class_message(target, vocabulary, f"the {split} split"):
+                rank_zero_warn(message)
             rows = len(target)
             probabilities = {
                 name: _shaped(values, np.float32, (rows, len(expert_classes[name])), f"split {split}: expert {name}")

@@ -19,7 +19,7 @@ def recordings(root, still=(), count=60, short=()):
         name = f"{'ab'[number % 2]}_{number // 2}"
         rows = 5 if name in short else count
         y = [1.3] * rows if name in still else [str(row % 3) for row in range(rows)]
-        lines = [f"{row % 7},{y[row]},{'sit' if row < rows // 2 else 'walk'}" for row in range(rows)]
+        lines = [f"{row % 7 + number / 100},{y[row]},{'sit' if row < rows // 2 else 'walk'}" for row in range(rows)]
         (root / f"{name}.csv").write_text("\n".join(["x,y,label", *lines]))
     return root
 

@@ -23,12 +23,12 @@ def tone(seconds=1.0, rate=RATE, pitch_hz=200.0):
 
 
 def recordings(root, **changed):
-    """Two labels of four speakers, a second of a tone each, except for the files that are given."""
+    """Two labels of four speakers, a second of a tone of its own each, except for the files that are given."""
     root.mkdir(exist_ok=True)
     for label in "ab":
         for speaker in range(4):
             name = f"{label}_{speaker}"
-            samples, rate = changed.get(name, (tone(), RATE))
+            samples, rate = changed.get(name, (tone(pitch_hz=200.0 + 10 * speaker + ord(label)), RATE))
             soundfile.write(root / f"{name}.wav", samples, rate, subtype="FLOAT")
     return root
 
