@@ -168,9 +168,9 @@ class TestExport:
         path = trained(data, network, str(tmp_path / "one.ckpt"))
         experts = {"a": Expert(network, path), "b": Expert(network, path, raw_input=True)}
         experts["b"].preprocessing = other(experts["b"].preprocessing)
-        outputs = collect(ExpertPool(experts), data, splits=["train", "val"])
+        outputs = collect(ExpertPool(experts), data, splits=["val"])
         module, trainer = FoEFuserModule(**outputs.fuser_arguments()), tiny.trainer()
-        trainer.fit(module, datamodule=OutputsDataModule(outputs))
+        trainer.fit(module, datamodule=OutputsDataModule(outputs, train_split="val"))
         trainer.save_checkpoint(tmp_path / "fuser.ckpt")
         raw = data.rows("val")[torch.arange(5)].input
         manifest = export(experts, str(tmp_path / "fuser.ckpt"), str(tmp_path / "out"), list(raw.shape[1:]), onnx=onnx)
