@@ -15,6 +15,7 @@ from lightning_fusion.errors import InputError, shorten
 _SPLIT_NAMES = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "dev": 1, "test": 2, "eval": 2}
 
 _FIRST = 64
+_SAME_RATE = 0.1
 
 
 @dataclass
@@ -238,6 +239,30 @@ def constant_channels(source: Source) -> dict[str, list[str]]:
             if count > 1:
                 found[name] = [channel for channel, flat in zip(source.channels, still.tolist(), strict=True) if flat]
     return found
+
+
+def lower_rates(source: Source, sample_rate_hz: float) -> list[str]:
+    """Return a warning about recordings of a lower sample rate, by more than a tenth, which are interpolated.
+
+    Args:
+        source: Source of the recordings.
+        sample_rate_hz: Sample rate of the source.
+    """
+    lower = np.flatnonzero(source.series.rates_hz < (1 - _SAME_RATE) * sample_rate_hz)
+    names = dict.fromkeys(source.names[number] for number in lower)  # pieces of a recording share its name
+    if not names:
+        return []
+    rates = source.series.rates_hz[lower]
+    span = (
+        f"{rates.min():.3g}"
+        if np.isclose(rates.min(), rates.max(), rtol=0.01)
+        else f"{rates.min():.3g} to {rates.max():.3g}"
+    )
+    return [
+        f"{len(names)} of {len(set(source.names))} recordings have a lower sample rate ({span} Hz) than sample_rate_hz "
+        f"{sample_rate_hz:g} and are interpolated, without content above half their rate: {shorten(names, 3)}; lower "
+        "sample_rate_hz to avoid it"
+    ]
 
 
 def other_scales(source: Source, arrangement: Arrangement) -> list[str]:

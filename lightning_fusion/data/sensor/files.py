@@ -18,7 +18,7 @@ from lightning_fusion.files import digest
 
 SERIES_SUFFIXES = {".csv", ".npy", ".npz", ".txt"}
 TIMESTAMP_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-_VERSION = 5
+_VERSION = 6
 """Version of the cache format; entries of other versions are ignored."""
 _MOST_RATE_ERROR = 0.1
 _RATE_OF_ANOTHER_UNIT = 20.0
@@ -195,7 +195,7 @@ def _resample(
         else:
             area = np.append(0, np.cumsum((values[1:] + values[:-1]) / 2 * np.diff(times)))
             resampled[:, channel] = np.diff(np.interp(edges, times, area)) / np.diff(edges)
-    return Recorded(resampled, None if labels is None else labels[nearest], unknown)
+    return Recorded(resampled, None if labels is None else labels[nearest], unknown, recorded)
 
 
 def _read_npz(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.ndarray, np.ndarray | None]:

@@ -77,7 +77,9 @@ def cut_pieces(series: Series, length: int) -> tuple[Series, np.ndarray]:
     begins = np.repeat(begins, parts) + place * np.repeat(lengths, parts) // np.repeat(parts, parts)
     recording = np.searchsorted(series.begins, begins, side="right") - 1
     lengths = np.diff(begins, append=len(series.labels))
-    return replace(series, begins=begins, lengths=lengths, rms=series.rms[recording]), recording
+    return replace(
+        series, begins=begins, lengths=lengths, rms=series.rms[recording], rates_hz=series.rates_hz[recording]
+    ), recording
 
 
 def numbered_columns(path: str, delimiter: str) -> list[str]:

@@ -27,11 +27,13 @@ class Recorded(NamedTuple):
         samples: (T, channels) float32.
         labels: (T,) texts, one text for all samples, or None without labels; an empty text marks an unlabeled sample.
         gaps: (T,) bool, samples in gaps, or ``None`` if there are none.
+        rate_hz: Sample rate before resampling; ``None`` if the samples are not resampled.
     """
 
     samples: np.ndarray
     labels: np.ndarray | str | None
     gaps: np.ndarray | None = None
+    rate_hz: float | None = None
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Series:
         rms: (R, channels), root mean square of each recording.
         fingerprint: Fingerprint of samples and labels.
         merged: Written forms of labels that were written in several ways.
+        rates_hz: (R,) sample rate of each recording before resampling, NaN if it was not resampled; empty for tables.
     """
 
     samples: Tensor
@@ -57,6 +60,7 @@ class Series:
     rms: np.ndarray
     fingerprint: str
     merged: dict[str, list[str]] = field(default_factory=dict)
+    rates_hz: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
 def load_series(recordings: Iterable[Recorded], entry: Path | None = None) -> Series:
@@ -91,7 +95,7 @@ def load_series(recordings: Iterable[Recorded], entry: Path | None = None) -> Se
         return {"names": names, "fingerprint": fingerprint, "merged": merged}
 
     store = cached(entry, "sensor series", write, writable=True)  # torch requires writable arrays
-    columns = {name: np.asarray(store[name]) for name in ("labels", "lengths", "rms")}
+    columns = {name: np.asarray(store[name]) for name in ("labels", "lengths", "rms", "rates_hz")}
     return _series(store["samples"], columns, *(store.metadata[name] for name in ("names", "fingerprint", "merged")))
 
 
@@ -104,6 +108,7 @@ def _gather(
     labels: list[np.ndarray] = []
     lengths: list[int] = []
     rms: list[np.ndarray] = []
+    rates: list[float] = []
     for one in recordings:
         shape = (len(one.samples), len(rms[0]) if rms else one.samples.shape[-1])
         if one.samples.shape != shape or one.samples.dtype != np.float32:
@@ -114,8 +119,10 @@ def _gather(
         labels.append(_encode(one, numbers, forms))
         lengths.append(len(one.samples))
         rms.append(np.sqrt(np.square(one.samples, dtype=np.float64).mean(0)))
+        rates.append(np.nan if one.rate_hz is None else one.rate_hz)
         keep(one.samples)
     columns = {"labels": np.concatenate(labels), "lengths": np.array(lengths), "rms": np.array(rms)}
+    columns["rates_hz"] = np.array(rates)
     return columns, list(numbers), forms.merged
 
 
@@ -132,7 +139,8 @@ def _series(
 ) -> Series:
     labels, lengths, rms = columns["labels"], columns["lengths"], columns["rms"]
     begins = np.cumsum(lengths) - lengths
-    return Series(torch.from_numpy(samples), labels, names, begins, lengths, rms, fingerprint, merged)
+    rates = columns["rates_hz"]
+    return Series(torch.from_numpy(samples), labels, names, begins, lengths, rms, fingerprint, merged, rates)
 
 
 def check_labels(names: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lightning_fusion import SensorDataModule
 from lightning_fusion.data.sensor.files import RecordingFormat, read_recording
 from lightning_fusion.errors import InputError
 
@@ -58,3 +59,40 @@ class TestUnevenSteps:
     def test_slower_than_a_sample_in_max_gap_s(self, tmp_path):
         one = read(tmp_path, np.arange(20.0), np.arange(20.0), sample_rate_hz=1.0, recorded_rate_hz=1.0)
         assert one.samples[:, 0].tolist() == list(range(20))
+
+
+class TestUpsampling:
+    """Interpolation adds no content: it is said once, with how many and which."""
+
+    def module(self, root, slow, **arguments):
+        for number in range(10):
+            rate = 5 if number in slow else 10
+            lines = [f"{row / rate},{row % 3},{'ab'[2 * row // (6 * rate)]}" for row in range(6 * rate)]
+            (root / f"p_{number}.csv").write_text("\n".join(["t,x,label", *lines]))
+        shared = {"timestamp": "t", "window_s": 1.0} | arguments
+        return SensorDataModule(str(root), "{person}_{take}.csv", ["x"], **shared)
+
+    def said(self, data, recwarn):
+        recwarn.clear()
+        data.setup()
+        return [str(one.message) for one in recwarn]
+
+    @pytest.mark.parametrize("arguments", [{}, {"piece_s": 1.0}])
+    def test_is_said_once(self, tmp_path, recwarn, arguments):
+        data = self.module(tmp_path, [2, 7], sample_rate_hz=10, cache=str(tmp_path / "cache"), **arguments)
+        message = (
+            "2 of 10 recordings have a lower sample rate (5 Hz) than sample_rate_hz 10 and are interpolated, without "
+            "content above half their rate: p_2.csv, p_7.csv; lower sample_rate_hz to avoid it"
+        )
+        assert self.said(data, recwarn) == [message]
+        assert self.said(data.variant(batch_size=2), recwarn) == []
+        again = self.module(tmp_path, [2, 7], sample_rate_hz=10, cache=str(tmp_path / "cache"), **arguments)
+        assert self.said(again, recwarn) == [message]  # from the cache
+
+    def test_lower_and_equal_rates_are_silent(self, tmp_path, recwarn):
+        assert self.said(self.module(tmp_path, [], sample_rate_hz=10.5), recwarn) == []
+        assert self.said(self.module(tmp_path, [2], sample_rate_hz=4), recwarn) == []
+
+    def test_of_a_declared_rate(self, tmp_path, recwarn):
+        (found,) = self.said(self.module(tmp_path, [], sample_rate_hz=20, timestamp=None, recorded_rate_hz=10), recwarn)
+        assert found.startswith("10 of 10 recordings have a lower sample rate (10 Hz) than sample_rate_hz 20 and are")
