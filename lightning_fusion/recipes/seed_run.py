@@ -112,6 +112,13 @@ def stage_seed(seed: int, part: str | int) -> int:
     return (seed * 1000 + (part if isinstance(part, int) else int(digest(part)[:6], 16))) % 2**32
 
 
+_NOTED = (
+    *("LEAK", "CLASS ORDER", "experts were trained", "No expert was trained", "Missing answers"),
+    "The experts are not complementary",
+)
+"""Beginnings of the findings of ``diagnose`` that a report repeats."""
+
+
 class SeedRun:
     """One seed of a recipe: its experts, and their outputs.
 
@@ -252,10 +259,8 @@ class SeedRun:
         diagnosis = diagnose(outputs)
         if first_process():
             diagnosis.save(self.folder)
-        said = [text for text in diagnosis.findings if text.startswith(("LEAK", "CLASS ORDER", "experts were trained"))]
-        if not said and not diagnosis.worthwhile:
-            said = diagnosis.findings[:1]
-        self.report.notes += [f"Seed {self.seed}: {text}" for text in said]
+        noted = [text for text in diagnosis.findings if text.startswith(_NOTED)]
+        self.report.notes += [f"Seed {self.seed}: {text}" for text in noted]
         return outputs
 
     def outputs_of(

@@ -426,7 +426,7 @@ def test_output_fusion_averages_the_answers_that_are_there():
 class TestPermutations:
     """A permutation that is told to the library changes nothing."""
 
-    @settings(max_examples=15, deadline=None)
+    @settings(max_examples=5, deadline=None)
     @given(
         classes=st.permutations(range(3)),
         rows=st.permutations(range(ROWS)),
@@ -464,7 +464,7 @@ class TestPermutations:
             e.name: (e.missing, pytest.approx(e.accuracy)) for e in other.experts
         }
 
-    @settings(max_examples=8, deadline=None)
+    @settings(max_examples=5, deadline=None)
     @given(order=st.permutations(range(ROWS)), names=st.permutations("abc"), seed=st.integers(0, 99))
     def test_of_calibration_samples_and_experts_of_a_policy(self, order, names, seed):
         outputs, target = fixed(seed)

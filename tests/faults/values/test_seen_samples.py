@@ -70,6 +70,7 @@ class TestDigests:
         one, other = (SyntheticTextDataModule(vocab_size=size) for size in (300, 400))
         assert np.array_equal(one.sample_digests("train"), other.sample_digests("train"))
 
+    @pytest.mark.slow
     def test_of_recordings_do_not_depend_on_crops(self):
         pytest.importorskip("torchaudio")
         from lightning_fusion.data.audio.synthetic import SyntheticSpeakerDataModule
@@ -82,13 +83,13 @@ class TestDigests:
 
 class TestCheckpoints:
     def test_record_the_training_samples_compactly(self, tmp_path):
-        rows = {"train": 2000, "val": 9, "test": 11}
+        rows = {"train": 200, "val": 9, "test": 11}
         data = tiny.data(rows=rows)
         expert = trained(data, tmp_path / "a.ckpt")
         assert expert.training_samples.tolist() == sorted(data.sample_digests("train").tolist())
-        assert expert.metadata()["training_samples"] == 2000
+        assert expert.metadata()["training_samples"] == 200
         stored = torch.load(tmp_path / "a.ckpt", weights_only=True)["expert"]["samples"]
-        assert stored.element_size() * stored.numel() == 8 * 2000
+        assert stored.element_size() * stored.numel() == 8 * 200
         assert Expert(tiny.Net(2), classes=["a", "b"]).training_samples is None
 
     def test_a_later_training_adds_its_samples_and_a_test_none(self, tmp_path):
@@ -199,10 +200,10 @@ class TestStatisticalCheck:
     @pytest.mark.parametrize("accuracy", [0.6, 0.9, 0.97])
     def test_clean_experts_are_rarely_accused(self, accuracy):
         generator, accused = np.random.default_rng(0), 0
-        for _ in range(60):
+        for _ in range(30):
             own, unseen = generator.binomial(600, accuracy) / 600, generator.binomial(300, accuracy) / 300
             accused += diagnose(outputs_of(own, unseen, 600, 300)).experts[0].leaks
-        assert accused <= 2 * LEAK_P * 60
+        assert accused <= 2 * LEAK_P * 30
 
     def test_a_small_difference_of_many_samples_is_no_leak(self):
         assert not diagnose(outputs_of(0.75, 0.74, 50_000, 50_000)).experts[0].leaks
