@@ -172,8 +172,8 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
         return build_optimizer(self, self.parameters(), self._optimizer, self._scheduler, self._interval)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return the callback that makes resumed runs reproducible."""
-        return [EpochSeed()]
+        """Return the callback that makes resumed runs reproducible, where the trainer has none."""
+        return EpochSeed.missing(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check the classes of the checkpoint's training, warn about other domains, and take its preprocessing."""

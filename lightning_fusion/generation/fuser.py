@@ -320,8 +320,8 @@ class GenerativeFoE(TunableLearningRate, CheckedLoading, LightningModule):
         return build_optimizer(self, self.parameters(), self._optimizer, self._scheduler, self._interval)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return the callback that makes resumed runs reproducible."""
-        return [EpochSeed()]
+        """Return the callback that makes resumed runs reproducible, where the trainer has none."""
+        return EpochSeed.missing(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the metadata of the experts that the fuser was trained with."""

@@ -132,8 +132,8 @@ class GenerativeExpertModule(TunableLearningRate, CheckedLoading, LightningModul
         return build_optimizer(self, self.parameters(), self._optimizer, self._scheduler, self._interval)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return the callback that makes resumed runs reproducible."""
-        return [EpochSeed()]
+        """Return the callback that makes resumed runs reproducible, where the trainer has none."""
+        return EpochSeed.missing(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the expert's metadata, which make the checkpoint an expert."""

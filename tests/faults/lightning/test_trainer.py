@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.tuner import Tuner
 
 from lightning_fusion import ExpertModule
+from lightning_fusion.callbacks import EpochSeed
 from lightning_fusion.errors import InputError
 
 NAMES = [
@@ -118,3 +119,14 @@ def test_a_fast_development_run_trains_on_as_many_batches(name, tmp_path):
     trainer = tiny.trainer(fast_dev_run=2)
     trainer.fit(module, datamodule=data)
     assert trainer.fit_loop.epoch_loop.batch_progress.current.completed == 2
+
+
+@pytest.mark.parametrize("name", ["ExpertModule", "FoEFuserModule"])
+def test_the_seed_of_a_users_callback_is_kept(name, tmp_path):
+    module, data = modules.made(name, tmp_path)
+    given = EpochSeed(seed=3)
+    trainer = tiny.trainer(callbacks=[given])
+    for _ in range(2):
+        trainer.fit(module, datamodule=data)
+    assert [callback for callback in trainer.callbacks if isinstance(callback, EpochSeed)] == [given]
+    assert given.seed == 3
