@@ -22,7 +22,7 @@ from lightning_fusion.experts.identity import (
     weight_parts,
     wrapped_parts,
 )
-from lightning_fusion.experts.layers import as_vectors, catch_output, check_layer
+from lightning_fusion.experts.layers import as_vectors, catch_output, check_layer, like_weights
 from lightning_fusion.experts.preprocessing import (
     Conversion,
     check_preprocessed,
@@ -296,7 +296,7 @@ class Expert(nn.Module):
         """Map a batch of inputs to (B, C_k) float32 probabilities."""
         count = None if torch.compiler.is_compiling() else num_samples(input)  # a number would fix the batch size
         assert self.network is not None
-        raw = self.network(self._prepared(input))
+        raw = self.network(like_weights(self._prepared(input), self.network))
         raw = getattr(raw, "logits", raw)  # return type of transformers' models
         if isinstance(raw, (tuple, Mapping)):
             raise InputError(

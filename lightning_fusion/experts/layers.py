@@ -1,6 +1,6 @@
 """Outputs of a network's layers: representations."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -107,3 +107,27 @@ def run_network(network: nn.Module, input: Any) -> Tensor:
             "whose last batch has one sample"
         ) from error
     return output
+
+
+def floats_to(value: Any, dtype: torch.dtype) -> Any:
+    """Convert the floating-point tensors of an input, a tensor or a dict of tensors, to a data type.
+
+    Args:
+        value: Input; anything else than tensors is returned as it is.
+        dtype: Data type.
+    """
+    if isinstance(value, Mapping):
+        return {key: floats_to(part, dtype) for key, part in value.items()}
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def like_weights(input: Any, network: Any) -> Any:
+    """Return the input in the data type of a network's weights, such as bfloat16 of a model that was loaded in it.
+
+    Args:
+        input: A batch.
+        network: The network; input of a callable or of a network without weights is not converted.
+    """
+    weights = network.parameters() if isinstance(network, nn.Module) else ()
+    dtype = next((weight.dtype for weight in weights if weight.is_floating_point()), None)
+    return input if dtype is None else floats_to(input, dtype)

@@ -18,7 +18,7 @@ from lightning_fusion.data.batch import Batch, as_batch
 from lightning_fusion.data.indexed import numbered_by
 from lightning_fusion.data.samplers import SliceSampler
 from lightning_fusion.errors import InputError
-from lightning_fusion.experts.layers import check_layer
+from lightning_fusion.experts.layers import check_layer, floats_to
 from lightning_fusion.experts.pool import ExpertPool
 
 PROBE_ROWS = 64
@@ -118,7 +118,7 @@ def first_rows(module: LightningModule) -> Batch:
         if batch is None:
             raise InputError("data: the training split has no samples")
     first = Batch(*(_head(part) for part in as_batch(batch, "the train loader")))
-    return first._replace(input=_floats_to(first.input, dtype))
+    return first._replace(input=floats_to(first.input, dtype))
 
 
 def training_labels(trainer: Trainer) -> tuple[Tensor, Tensor]:
@@ -230,12 +230,6 @@ def _head(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _head(part) for key, part in value.items()}
     return value[:PROBE_ROWS]
-
-
-def _floats_to(value: Any, dtype: torch.dtype | str) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _floats_to(part, dtype) for key, part in value.items()}
-    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _same_input(one: Any, other: Any) -> bool:

@@ -85,3 +85,16 @@ def test_an_optimizer_whose_eps_is_zero_in_half_precision_raises():
     made = ExpertModule(tiny.Net, tiny.CLASSES, optimizer=torch.optim.Adam)
     with pytest.raises(InputError, match=r"eps of Adam is 1e-08, which is 0 in float16.*set eps to 1e-4"):
         tiny.trainer(precision="16-true").fit(made, datamodule=tiny.data())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_an_expert_in_another_precision_takes_the_input_of_the_others(dtype):
+    input, experts = torch.randn(5, 4), tiny.experts(features="body")
+    exact = experts["a"](input)
+    experts["a"].network.to(dtype)
+    torch.testing.assert_close(experts["a"](input), exact, atol=0.02, rtol=0)
+    fuser = FoEFuserModule(experts=experts, classes=tiny.CLASSES)
+    assert fuser(input).dtype == torch.float32
+    assert (
+        collect(fuser.pool, tiny.data(), trainer=tiny.trainer())["test"].probabilities["a"].shape[1] == exact.shape[1]
+    )
