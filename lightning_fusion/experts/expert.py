@@ -27,6 +27,7 @@ from lightning_fusion.experts.preprocessing import (
     Conversion,
     check_preprocessed,
     conversion,
+    own_normalization,
     warn_double_normalization,
     warn_preprocessing_mismatch,
 )
@@ -141,6 +142,7 @@ class Expert(nn.Module):
         self.raw_input = raw_input
         self._is_preprocessed = False
         self._conversion: Conversion | None = None
+        self._recorded: tuple[dict[str, Any] | None, nn.Module | None] = None, None
         self.classes, self.output, self.cost = list(classes), output, float(cost)
         own = domains if domains is not None else card.get("domains")
         self.domains: list[str] | None = None if own is None else as_labels(own, "domains")
@@ -223,7 +225,7 @@ class Expert(nn.Module):
             whose: Name of the expert, for messages; ``None`` means no messages.
         """
         self._is_preprocessed, self._input_checked = bool(found), False
-        known = None if self.preprocess is not None else self.preprocessing
+        known = None if own_normalization(self.preprocess) is not None else self.preprocessing
         self._conversion = conversion(known, found)
         if whose is None:
             return
@@ -238,7 +240,9 @@ class Expert(nn.Module):
         if self._conversion is not None:
             input = self._conversion(input)
         elif self.raw_input and not self._is_preprocessed:
-            way = preprocessor(self.preprocessing)
+            if self._recorded[0] is not self.preprocessing:  # built once; a tuple keeps it apart from the weights
+                self._recorded = self.preprocessing, preprocessor(self.preprocessing)
+            way = self._recorded[1]
             assert way is not None
             input = way.to(input.device)(input)
         elif self.preprocess is None and not (self._input_checked or torch.compiler.is_compiling()):

@@ -282,6 +282,21 @@ class TestStatistics:
             expected = Expert(partial(Flat, width=20), each, raw_input=True)(raw)
             np.testing.assert_allclose(found[name], expected, atol=1e-5)
 
+    def test_before_a_module_of_the_users(self, folders):
+        """Behind other statistics, a resize gets what it gets behind those of the training."""
+        everyone, one, _ = folders
+        halve = nn.AvgPool1d(2)
+        torch.manual_seed(0)
+        network = partial(Flat, width=10)(2)
+        raw = torch.randn(8, 2, 10) * 5 + 3
+        probabilities = []
+        for data in (sensors(everyone), sensors(one)):
+            expert = Expert(network, classes=["a", "b"], preprocess=halve)
+            expert.preprocessing = sensors(everyone).preprocessing
+            expert.convert_from(data.preprocessing)
+            probabilities.append(expert(data.preprocess(raw)))
+        torch.testing.assert_close(*probabilities)
+
     def test_of_experts_below_a_fuser(self, folders):
         def fused(data, path):
             torch.manual_seed(0)
