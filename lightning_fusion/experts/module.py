@@ -16,6 +16,7 @@ from lightning_fusion.callbacks.reproducible import EpochSeed
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.batch import Batch, as_batch
 from lightning_fusion.data.indexed import numbered
+from lightning_fusion.data.names import as_labels
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.layers import check_layer, run_network
 from lightning_fusion.experts.pool import reordered
@@ -87,9 +88,10 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
             raise InputError("label_smoothing belongs to the default loss; set it in your loss")
         if mixup < 0 or not 0 <= label_smoothing <= 1:
             raise InputError(f"mixup is {mixup}, label_smoothing {label_smoothing}; expected at least 0, and 0 to 1")
+        classes = as_labels(classes, "classes")
         if len(classes) < 2:
             raise InputError(f"classes: found {len(classes)}, {shorten(classes)}; expected two at least")
-        self.classes = list(classes)
+        self.classes = classes
         self.network = network if isinstance(network, nn.Module) else network(len(classes))
         if features is not None:
             check_layer(self.network, features, "the network")

@@ -128,7 +128,8 @@ class BaseAudioDataModule(ModalityDataModule):
             self._check_field(name, layout, "add it to their layout")
         for name in dict.fromkeys([*self.needs, *filter(None, [self.domain_field])]):
             self.messages.warn(merge_message(layout.merged.get(name, {}), f"{name}s"))
-            self.messages.warn(similar_message(sorted(set(layout.fields.get(name, ()))), f"{name}s", "rename one"))
+            if name != "label":  # labels may be renamed
+                self.messages.warn(similar_message(sorted(set(layout.fields.get(name, ()))), f"{name}s", "rename one"))
         return layout
 
     @staged_property(Stage.CUTTING)
@@ -167,9 +168,8 @@ class BaseAudioDataModule(ModalityDataModule):
         for number, name in enumerate(SPLITS):
             split[self.whole_split().files[name]] = number
         domains, domain = np.unique(layout.fields[self.domain_field or "speaker"], return_inverse=True)
-        label = np.full(len(split), -1)
-        if "label" in self.needs:
-            label = np.unique(layout.fields["label"], return_inverse=True)[1]
+        labels = getattr(self, "label_of_file", [""] * len(split))
+        label = np.unique(labels, return_inverse=True)[1]
         return Samples(
             lambda row: layout.names[row], label, domain=domain, split=split, domains=domains.tolist(), splits=SPLITS
         )

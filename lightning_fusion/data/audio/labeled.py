@@ -6,11 +6,11 @@ import numpy as np
 
 from lightning_fusion.data.audio.datamodule import AudioFilesDataModule, BaseAudioDataModule
 from lightning_fusion.data.audio.splits import AudioSplit, split_recordings, split_speakers
-from lightning_fusion.data.base import Stage
-from lightning_fusion.data.domains import chosen_domains
-from lightning_fusion.data.names import as_names
+from lightning_fusion.data.base import Stage, staged_property
+from lightning_fusion.data.domains import check_label_names, chosen_domains
+from lightning_fusion.data.names import RENAME, as_names, read_labels, rename_labels, similar_message
 from lightning_fusion.data.targets import UNLABELED
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.errors import InputError, shorten, suggestion
 
 
 class BaseLabeledAudioDataModule(BaseAudioDataModule):
@@ -25,33 +25,50 @@ class BaseLabeledAudioDataModule(BaseAudioDataModule):
         split_by: ``speaker``, or ``recording``: recordings are drawn within each domain and label, with
             ``val_speakers`` and ``test_speakers`` as fractions.
         domain_field: Field of the recordings whose values name the domains. ``None`` means a single domain.
+        labels: All permitted labels, in the order of the targets; any other is an error. A mapping ``{Yes: yes}``
+            renames labels. ``None`` (default) means the labels of the training recordings, sorted by name.
         **shared: Arguments of :class:`~lightning_fusion.data.audio.datamodule.BaseAudioDataModule`.
     """
 
     needs = ("speaker", "label")
-    stage_of = BaseAudioDataModule.stage_of | dict.fromkeys(("domain", "split_by"), Stage.SPLITTING)
+    stage_of = BaseAudioDataModule.stage_of | dict.fromkeys(("domain", "split_by", "labels"), Stage.SPLITTING)
 
     def __init__(
         self,
         domain: str | int | list[str | int] | None = None,
         split_by: Literal["speaker", "recording"] = "speaker",
         domain_field: str | None = "speaker",
+        labels: list[str | int] | dict[str | int, str | int] | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(domain_field=domain_field, **shared)
-        self.domain, self.split_by = domain, split_by
+        self.domain, self.split_by, self.labels = domain, split_by, labels
 
     @property
     def classes(self) -> list[str]:
-        """Labels of the training recordings, sorted."""
-        labels = self.layout.fields["label"]
-        return sorted({labels[file] for file in self.split.files["train"]})
+        """Labels of the training recordings, sorted; those of ``labels``, where it lists them."""
+        labels = self.label_of_file
+        return read_labels(self.labels)[0] or sorted({labels[file] for file in self.split.files["train"]})
+
+    @staged_property(Stage.SPLITTING)
+    def label_of_file(self) -> list[str]:
+        """Label of each recording, with the new names of ``labels``."""
+        written, (listed, renamed) = self.layout.fields["label"], read_labels(self.labels)
+        found = sorted(set(written))
+        name = dict(zip(found, rename_labels(found, renamed), strict=True))
+        if strange := [label for label in found if listed and label not in listed]:
+            raise InputError(
+                f"{self.layout.names[written.index(strange[0])]} has the label {strange[0]!r}; expected one of "
+                f"{shorten(listed, 9)}: add it to labels{suggestion(strange[0], listed)}"
+            )
+        self.messages.warn(similar_message(sorted(set(name.values())), "labels", RENAME))
+        return [name[label] for label in written]
 
     def whole_split(self) -> AudioSplit:
         """Assign speakers or recordings of all domains to splits."""
         number = self._domain_of_file()[1]
         if self.split_by == "recording":
-            _, label = np.unique(self.layout.fields["label"], return_inverse=True)
+            _, label = np.unique(self.label_of_file, return_inverse=True)
             val: Any = 0.1 if self.val_speakers is None else self.val_speakers  # a number: see _check
             test: Any = 0.2 if self.test_speakers is None else self.test_speakers
             files = split_recordings(label + (label.max() + 1) * number, float(val), float(test), self.seed)
@@ -75,7 +92,7 @@ class BaseLabeledAudioDataModule(BaseAudioDataModule):
 
     def targets(self) -> np.ndarray:
         """Return the (N,) int64 class of each recording; -100 for labels that are not in the training split."""
-        labels, names = self.layout.fields["label"], self.classes
+        labels, names = self.label_of_file, self.classes
         for split in ("val", "test"):
             if unknown := sorted({labels[file] for file in self.split.files[split]} - set(names)):
                 raise InputError(
@@ -87,6 +104,7 @@ class BaseLabeledAudioDataModule(BaseAudioDataModule):
 
     def _check(self) -> None:
         super()._check()
+        check_label_names(self.labels)
         self._check_choices({"split_by": ("speaker", "recording")})
         for name in ("val_speakers", "test_speakers"):
             wanted = getattr(self, name)

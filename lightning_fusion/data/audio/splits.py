@@ -7,6 +7,7 @@ import numpy as np
 
 from lightning_fusion.data.audio.layout import AudioLayout
 from lightning_fusion.data.audio.trials import Trials
+from lightning_fusion.data.names import as_labels
 from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.errors import InputError, shorten
 
@@ -97,7 +98,7 @@ def split_speakers(
             _reject_overlap(layout, "train", pool, split, held[split])
         elif isinstance(names, list):
             known = {layout.speakers[speaker]: speaker for speaker in pool.tolist()}
-            chosen = [str(name) for name in names]  # YAML reads 1688 as a number
+            chosen = as_labels(names, f"{split}_speakers")
             if unknown := [name for name in chosen if name not in known]:
                 raise InputError(
                     f"{split}_speakers names {shorten(unknown)}, without recordings in {where}, which has "

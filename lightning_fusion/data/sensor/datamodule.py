@@ -33,7 +33,7 @@ from lightning_fusion.data.sensor.series import rename_series
 from lightning_fusion.data.sensor.windows import Cut, RowInputs, Windows, cut_windows
 from lightning_fusion.data.splits import stratified_sessions
 from lightning_fusion.data.statistics import mean_and_deviation, window_statistics
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.errors import InputError, shorten, suggestion
 from lightning_fusion.files import digest
 
 
@@ -287,6 +287,7 @@ class BaseSensorDataModule(DomainsDataModule):
                 raise InputError(
                     f"{self._where(recording, place - int(series.begins[recording]))} has the label {name!r}; expected "
                     f"one of {shorten(known, 9)}: add it to labels, or to ignored_labels"
+                    f"{suggestion(name, known)}"
                 )
         return self.cut_samples(source, ignored)
 
@@ -326,12 +327,15 @@ class BaseSensorDataModule(DomainsDataModule):
         return result
 
     def _equal_recordings(self) -> np.ndarray:
-        """Return the (R,) first recording of the same content for each recording."""
+        """Return the (R,) first recording of the same content for each; pieces of one recording are not compared."""
         series = self._source.series
         samples = series.samples.numpy()
         if (series.lengths == 1).all():
             return equal_rows(samples)
-        return equal_rows(samples, series.begins, series.lengths)
+        first = equal_rows(samples, series.begins, series.lengths)
+        whole = np.unique(np.array(self._source.names, object), return_inverse=True)[1]
+        several = np.isin(first, first[whole != whole[first]])  # of more than one recording
+        return np.where(several, first, np.arange(len(first)))
 
     def _described(self, split: np.ndarray) -> Samples:
         """Labels, domains and splits of all recordings, given the split of each window."""

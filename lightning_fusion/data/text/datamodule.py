@@ -18,7 +18,7 @@ from lightning_fusion.data.text.splits import FUSER_TRAIN, FUSER_VAL, LEFT_OUT, 
 from lightning_fusion.data.text.texts import Texts
 from lightning_fusion.data.text.tokens import Corpus, TextTokenizer, TokenRows, load_corpus
 from lightning_fusion.data.text.words import bag_of_words
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.errors import InputError, shorten, suggestion
 from lightning_fusion.extras import require
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import constructor_arguments
@@ -295,6 +295,7 @@ class BaseTextDataModule(DomainsDataModule):
         if strange := [name for name in found if name not in known]:
             raise InputError(
                 f"{self.origin} has the label {strange[0]!r}; expected one of {shorten(known, 9)}: add it to labels"
+                f"{suggestion(strange[0], known)}"
             )
         known = [*known, *(self._in_scope(corpus.out_of_scope, names) if self.out_of_scope == "keep" else [])]
         number = {name: place for place, name in enumerate(known)}

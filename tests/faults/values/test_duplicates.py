@@ -103,7 +103,7 @@ class TestRecordings:
     def test_of_two_labels_and_in_two_splits(self, tmp_path):
         for n in range(40):
             path = tmp_path / f"{'ab'[n % 2]}_{'xy'[n // 2 % 2]}_{n}.wav"
-            soundfile.write(path, np.full(800, 0.5 if n > 19 else n / 99), 4000, subtype="FLOAT")
+            soundfile.write(path, np.full(800, 0.5 if n > 19 else n / 99), 4000)
         data = LabeledAudioDataModule(
             str(tmp_path), "{label}_{speaker}_{take}.wav", split_by="recording", sample_rate_hz=4000
         )

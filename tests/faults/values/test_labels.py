@@ -155,6 +155,11 @@ def test_recordings_of_speech(tmp_path):
         pytest.warns(UserWarning, match="the labels 'Tea' and 'tea' are nearly equal"),
     ):
         assert data.classes == ["Tea", CAFE, "tea"]
+    renamed = data.variant(labels={"Tea": "tea"})
+    assert renamed.classes == [CAFE, "tea"] and np.bincount(renamed.targets()).tolist() == [12, 12]
+    assert data.variant(labels=["Tea", "tea", DECOMPOSED]).classes == ["Tea", "tea", CAFE]
+    with pytest.raises(InputError, match=r"wav has the label 'Tea'; expected .*: add it to labels; did you mean tea"):
+        data.variant(labels=["tea", CAFE]).setup()
 
 
 class TestImages:

@@ -67,7 +67,7 @@ class TestUpsampling:
     def module(self, root, slow, **arguments):
         for number in range(10):
             rate = 5 if number in slow else 10
-            lines = [f"{row / rate},{row % 3},{'ab'[2 * row // (6 * rate)]}" for row in range(6 * rate)]
+            lines = [f"{row / rate},{row % 3 + number / 10},{'ab'[2 * row // (6 * rate)]}" for row in range(6 * rate)]
             (root / f"p_{number}.csv").write_text("\n".join(["t,x,label", *lines]))
         shared = {"timestamp": "t", "window_s": 1.0} | arguments
         return SensorDataModule(str(root), "{person}_{take}.csv", ["x"], **shared)
