@@ -53,7 +53,11 @@ def differences(
     if not known or not found:
         return {}
     both = {name: (value, found.get(name)) for name, value in known.items()}
-    left_out = _NORMALIZED if not converted and conversion(known, found) is not None else ()
+    left_out: tuple[str, ...] = ()
+    if known.get("normalization_scope") == found.get("normalization_scope") == "own":
+        left_out = (*_NORMALIZED, "missing")  # each domain has statistics of its own
+    elif not converted and conversion(known, found) is not None:
+        left_out = _NORMALIZED
     return {name: pair for name, pair in both.items() if name not in left_out and not equal_values(*pair)}
 
 

@@ -74,7 +74,8 @@ class BaseSensorDataModule(DomainsDataModule):
             model the mean in its checkpoint, whatever recordings are present.
         std: Standard deviation of each channel, divided by. ``None`` (default) as for ``mean``.
         normalization_scope: Domains whose training windows determine ``mean``, ``std`` and the medians for missing
-            values of a table: ``all``, so that all experts share one preprocessing; or ``own``, the selected ones.
+            values of a table: ``all``, so that all experts share one preprocessing; or ``own``, the selected ones:
+            each model is trained and used with the statistics of the domain at hand.
             Where sites cannot share files, pass the same ``mean`` and ``std`` to all of them.
         augmentation: Module applied to batches before they are normalized, in training only.
         **loading: ``batch_size``, ``num_workers`` and ``seed`` of
@@ -157,7 +158,8 @@ class BaseSensorDataModule(DomainsDataModule):
     def preprocessing(self) -> dict[str, Any]:
         """Parameters of the normalization ``(value - mean) / std``, channels first."""
         mean, std = self._scale
-        return {"channels": self._source.channels, "mean": mean.tolist(), "std": std.tolist()}
+        found: dict[str, Any] = {"channels": self._source.channels, "mean": mean.tolist(), "std": std.tolist()}
+        return found | ({"normalization_scope": "own"} if self._is_measured_by_domain else {})
 
     def statistics(self, split: str = "train") -> Tensor:
         """Return light statistics of the samples of a split, as recorded, which a domain may publish.
@@ -398,7 +400,13 @@ class BaseSensorDataModule(DomainsDataModule):
             self._of_all[what] = measure(torch.from_numpy(np.flatnonzero(self._split == 0)))
         return self._of_all[what]
 
+    @property
+    def _is_measured_by_domain(self) -> bool:
+        return self.normalization_scope == "own" and None in (self.mean, self.std) and not self._carried
+
     def _are_of_channels(self, known: Mapping[str, Any]) -> bool:
+        if self.normalization_scope == "own" and known.get("normalization_scope") == "own":
+            return False  # the model was trained on domains with statistics of their own
         return list(known.get("channels") or ()) == self._source.channels
 
     def _measured_scale(self, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -282,6 +282,24 @@ class TestStatistics:
             expected = Expert(partial(Flat, width=20), each, raw_input=True)(raw)
             np.testing.assert_allclose(found[name], expected, atol=1e-5)
 
+    def test_by_domain_where_that_is_declared(self, folders, tmp_path):
+        """``normalization_scope: own``: a model reads each domain normalized by the statistics of that domain."""
+        everyone, *_ = folders
+        data = sensors(everyone, domain_fields=["person"], normalization_scope="own", domain="ann")
+        path = trained(data, partial(Flat, width=20), str(tmp_path / "ann.ckpt"))
+        other = data.variant(domain="eve")
+        raw = other.rows("test")[torch.arange(len(other.rows("test")))].input
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="preprocessing")
+            expert = Expert(partial(Flat, width=20), path)
+            found = collect(ExpertPool({"a": expert}), other, splits=["test"])["test"].probabilities["a"]
+            module = ExpertModule.load_from_checkpoint(path, network=partial(Flat, width=20))
+            seen = []
+            module.on_test_start = lambda: seen.append(other.preprocessing)
+            tiny.trainer().test(module, datamodule=other, verbose=False)
+        np.testing.assert_allclose(found, expert(other.preprocess(raw)), atol=1e-6)
+        assert seen == [other.preprocessing] and seen[0]["mean"] != expert.preprocessing["mean"]
+
     def test_before_a_module_of_the_users(self, folders):
         """Behind other statistics, a resize gets what it gets behind those of the training."""
         everyone, one, _ = folders
