@@ -18,6 +18,7 @@ from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.outputs.collect import collect, first_process
 from lightning_fusion.experts.outputs.datamodule import OutputsDataModule
+from lightning_fusion.experts.outputs.seen import seen_by_design
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.experts.pool import ExpertPool, check_name
 from lightning_fusion.files import atomic_write, digest, write_text
@@ -278,7 +279,8 @@ class SeedRun:
         folder = self.folder / "shared_outputs" / name if self.run.trainers.processes > 1 else None
         trainer = self.trainer(name, logged=False, bar=bar)
         pool = ExpertPool(experts, self.data.classes)
-        return collect(pool, data, folder, splits, trainer=trainer, overwrite=folder is not None)
+        with seen_by_design():
+            return collect(pool, data, folder, splits, trainer=trainer, overwrite=folder is not None)
 
     # ---------------------------------------------------------------- fusers
 

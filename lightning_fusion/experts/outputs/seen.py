@@ -1,7 +1,8 @@
 """Samples that experts were trained on, among those of a fuser."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,18 @@ def describe_seen(seen: np.ndarray, names: Sequence[str], split: str) -> str | N
     if not count:
         return None
     return f"{count} of {len(seen)} samples of {split} were training samples of an expert ({shorten(each, 8)})"
+
+
+@contextmanager
+def seen_by_design() -> Iterator[None]:
+    """Context without warnings about samples that experts were trained on.
+
+    For protocols that query experts on their own training samples: the members of ACoRL have one training set, and the
+    local model of HaT's target domain is a reference that no fuser reads.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* were training samples of an expert")
+        yield
 
 
 def check_unseen(seen: np.ndarray, names: Sequence[str], split: str, allow: bool, remedy: str) -> None:

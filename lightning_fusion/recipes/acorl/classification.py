@@ -17,6 +17,7 @@ from lightning_fusion.acorl.fusion import average_outputs, fit_output_weights, l
 from lightning_fusion.acorl.module import ACoRLModule
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.outputs.collect import collect
+from lightning_fusion.experts.outputs.seen import seen_by_design
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.metrics import PairwiseDiversity, heldout_linear_r2, linear_cka
 from lightning_fusion.recipes.acorl.chains import COMPLEMENTARY, PLAIN, ChainRun, pairs_of
@@ -52,7 +53,8 @@ class ClassificationChains(ChainRun):
         pool = self._pool()
         self.experts = pool.members
         trainer = self.trainer("outputs", logged=False)
-        self.outputs = collect(pool, self.data, self.folder / "outputs", keep_representations=True, trainer=trainer)
+        with seen_by_design():
+            self.outputs = collect(pool, self.data, self.folder / "outputs", keep_representations=True, trainer=trainer)
         self.report.took("querying members", start)
         truth = self.outputs["val"].target
         self.validation = {
