@@ -27,7 +27,7 @@ LOUDEST = 10.0
 """Floating-point samples beyond this are rejected as unscaled integers, not audio in [-1, 1]. Our choice."""
 _SILENT = 1e-3  # standard deviation of the samples: -60 dB of full scale
 _CANCELED = 1e-2  # power of the mean of all channels relative to theirs: -20 dB
-_PROBE_S = 10.0  # examined part of recordings that stay on disk
+_PROBE_S = 3.0  # examined part of recordings that stay on disk
 
 
 def find_recordings(root: str | Path, pattern: str, key: str = "root") -> list[FoundFile]:
@@ -45,7 +45,7 @@ class Recordings:
         samples: Concatenated samples of all recordings, or ``None`` if they are read from disk.
         begins: (N,) int64, start of each recording in ``samples``.
         files: Reader of files on disk; ``None`` for recordings made in memory.
-        silent: (N,) bool, recordings below -60 dB of full scale (their middle 10 s, where they stay on disk).
+        silent: (N,) bool, recordings below -60 dB of full scale.
     """
 
     frames: Tensor
@@ -271,7 +271,7 @@ class AudioFiles:
         return result
 
     def probe(self, seconds: float) -> np.ndarray:
-        """Read the middle of each file, and return which are silent there, (N,) bool.
+        """Read the middle of each file, and those that are silent there as a whole; return which are silent, (N,) bool.
 
         Args:
             seconds: Length of the part that is read.
@@ -279,8 +279,10 @@ class AudioFiles:
         silent = np.zeros(len(self.paths), bool)
 
         def examine(number: int) -> None:
-            count = min(int(self._stored[number]), round(seconds * self.rates[number]))
-            silent[number] = is_silent(self._decode(number, (int(self._stored[number]) - count) // 2, count))
+            whole = int(self._stored[number])
+            count = min(whole, round(seconds * self.rates[number]))
+            if is_silent(self._decode(number, (whole - count) // 2, count)):
+                silent[number] = count == whole or is_silent(self._decode(number, 0, whole))
 
         _for_each(examine, len(self.paths), "Examining audio")
         return silent

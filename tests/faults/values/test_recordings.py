@@ -101,6 +101,12 @@ class TestSilence:
         message = "1 of 8 recordings are silent (below -60 dB of full scale): b_1.wav; remove them"
         assert (message in found) == silent
 
+    def test_a_pause_is_not(self, tmp_path):
+        """Recordings on disk are examined in their middle, and as a whole where that is silent."""
+        pause = np.concatenate([tone(), np.zeros(6 * RATE), tone()])
+        found = said(module(recordings(tmp_path / "r", b_1=(pause, RATE)), memory_limit_gb=0.0))
+        assert not any("silent" in message for message in found)
+
 
 class TestLengths:
     def test_short_ones_are_repeated_or_padded(self, tmp_path):
