@@ -309,6 +309,7 @@ class ACoRLModule(ExpertModule):
 
     def on_fit_end(self) -> None:
         """Log the warnings of :meth:`diagnostics`."""
+        super().on_fit_end()
         metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         for message in self.diagnostics(metrics):
             rank_zero_warn(message)

@@ -145,9 +145,10 @@ class Diagnosis:
 def diagnose(outputs: ExpertOutputs, split: str = "train", unseen: str | None = "test") -> Diagnosis:
     """Estimate the potential gain of fusion: accuracies, complementarity, calibration, baselines, and leaks.
 
-    A fuser overestimates experts that were trained on its training set. Checkpoints of experts trained here record
-    their training samples, and the store which of them are in its splits. Of other experts, the leak check compares the
-    accuracy on the fuser training set with that on an unseen split, by a one-sided Fisher's exact test.
+    A fuser overestimates experts that were trained on its training set. The training samples of experts that
+    :class:`~lightning_fusion.ExpertModule` trained are recorded, and the store records which of them are in its splits.
+    For other experts, the leak check compares the accuracy on the fuser training set with that on an unseen split, by a
+    one-sided Fisher's exact test.
 
     Args:
         outputs: Stored outputs.
@@ -370,13 +371,13 @@ def _conclude(result: Diagnosis, unseen: str | None, classes: int) -> None:
     if all(expert.seen is not None for expert in result.experts):
         count = sum(expert.seen or 0 for expert in result.experts)
         if not count:
-            result.findings.append(f"No expert was trained on a sample of {result.split}, as their checkpoints record.")
+            result.findings.append(f"No expert was trained on a sample of {result.split}, as recorded in training.")
     elif unseen is not None:
         bound = max((e.leak_bound for e in result.experts if not np.isnan(e.leak_bound)), default=float("nan"))
         result.findings.append(
             f"The leak check is not conclusive: no expert is significantly more accurate on {result.split} than on "
             f"{unseen}, but an excess of {100 * bound:.1f} points is not excluded, and experts that were trained on "
-            "both splits are not detected. Checkpoints of experts that are trained here record their training samples."
+            "both splits are not detected. Experts that ExpertModule trains have a record of their training samples."
         )
 
 

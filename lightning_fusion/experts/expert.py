@@ -31,7 +31,14 @@ from lightning_fusion.experts.preprocessing import (
     warn_double_normalization,
     warn_preprocessing_mismatch,
 )
-from lightning_fusion.experts.weights import build_network, digest_array, load_weights, read_weights
+from lightning_fusion.experts.weights import (
+    build_network,
+    digest_array,
+    keep_samples,
+    kept_samples,
+    load_weights,
+    read_weights,
+)
 from lightning_fusion.files import digest
 
 
@@ -149,8 +156,8 @@ class Expert(nn.Module):
         self.checkpoint, self.version = checkpoint, version
         self.spec = spec  # class_path and init_args of the network, where the checkpoint records them
         self.preprocessing: dict[str, Any] | None = card.get("preprocessing")
-        samples = digest_array(card.get("samples"))
-        self._samples = None if samples is None else samples.tobytes()  # an array would be part of the fingerprint
+        if checkpoint is not None:
+            keep_samples(network, digest_array(card.get("samples")))  # type: ignore[arg-type]  # a module, see above
         self.features = features if features is not None else card.get("features")
         if raw_input and preprocessor(self.preprocessing) is None:
             raise InputError(
@@ -252,8 +259,8 @@ class Expert(nn.Module):
 
     @property
     def training_samples(self) -> np.ndarray | None:
-        """(S,) uint64 digests of its training samples, sorted; None where its checkpoint does not record them."""
-        return None if self._samples is None else np.frombuffer(self._samples, np.uint64)
+        """(S,) uint64 digests of its training samples, sorted; None where they are not recorded."""
+        return kept_samples(self.network)
 
     @property
     def fingerprint(self) -> str:

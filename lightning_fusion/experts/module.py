@@ -21,7 +21,7 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.layers import check_layer, run_network
 from lightning_fusion.experts.pool import reordered
 from lightning_fusion.experts.preprocessing import carry_preprocessing, release_preprocessing
-from lightning_fusion.experts.weights import CARD_KEY, digest_array, digest_tensor
+from lightning_fusion.experts.weights import CARD_KEY, digest_array, digest_tensor, keep_samples
 from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
 from lightning_fusion.optimization import TunableLearningRate, build_optimizer
@@ -100,7 +100,7 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
         self.metrics = SplitMetrics({"loss": SampleMean(), "accuracy": accuracy_of(len(classes))}, metric)
         self.trained_on, self.preprocessing, self.features = trained_on, preprocessing, features
         self.mixup = mixup
-        self._samples: np.ndarray | None = None  # digests of the training samples
+        self._samples: np.ndarray | None = np.empty(0, np.uint64)  # digests of the training samples; None: unknown
         self._digested = False  # whether those of this fit are among them
         self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
 
@@ -205,17 +205,21 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
         samples = None if (found := self._training_samples()) is None else digest_tensor(found)
         write_card(checkpoint, self, classes=self.classes, features=self.features, samples=samples)
 
+    def on_fit_end(self) -> None:
+        """Record the training samples with the network, for an expert that is made of it without a checkpoint."""
+        found = self._training_samples()
+        keep_samples(self.network, found)
+
     def _training_samples(self) -> np.ndarray | None:
-        """Return the digests of the samples of this training and of earlier ones, where the data identify them."""
+        """Return the digests of the samples of all trainings; None where the data of one did not identify them."""
         trainer = self._trainer
-        data = getattr(trainer, "datamodule", None)
-        if trainer is None or trainer.state.fn != TrainerFn.FITTING or self._digested:
-            return self._samples
-        self._digested = True
-        if isinstance(data, FusionDataModule):
-            with suppress(InputError):  # a data set of another class, whose samples cannot be identified
-                found = data.sample_digests("train")
-                self._samples = found if self._samples is None else np.union1d(self._samples, found)
+        if trainer is not None and trainer.state.fn == TrainerFn.FITTING and not self._digested:
+            self._digested, found = True, None
+            data = getattr(trainer, "datamodule", None)
+            if isinstance(data, FusionDataModule):
+                with suppress(InputError):  # a data set of another class, whose samples cannot be identified
+                    found = data.sample_digests("train")
+            self._samples = None if found is None or self._samples is None else np.union1d(self._samples, found)
         return self._samples
 
 

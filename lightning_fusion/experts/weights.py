@@ -129,3 +129,27 @@ def digest_tensor(digests: np.ndarray) -> Tensor:
 def digest_array(stored: Any) -> np.ndarray | None:
     """Return the (S,) uint64 digests that a checkpoint contains; None where it has none."""
     return stored.numpy().view(np.uint64) if isinstance(stored, Tensor) else None
+
+
+def keep_samples(network: nn.Module, digests: np.ndarray | None) -> None:
+    """Record the digests of the samples that a network was trained on, as an attribute of it.
+
+    Args:
+        network: Trained network.
+        digests: (S,) uint64; None where they are not known.
+    """
+    # bytes: an array would be part of the fingerprint of an expert
+    network._training_samples = None if digests is None else np.unique(digests).tobytes()  # type: ignore[assignment]
+
+
+def kept_samples(network: Any) -> np.ndarray | None:
+    """Return the (S,) uint64 digests that :func:`keep_samples` recorded; None where there are none.
+
+    Example:
+        >>> network = nn.Linear(4, 2)
+        >>> keep_samples(network, np.array([7, 2], np.uint64))
+        >>> kept_samples(network).tolist(), kept_samples(nn.Linear(4, 2))
+        ([2, 7], None)
+    """
+    stored = getattr(network, "_training_samples", None)
+    return np.frombuffer(stored, np.uint64) if isinstance(stored, bytes) else None

@@ -353,6 +353,12 @@ class FoEFuserModule(TunableLearningRate, CheckedLoading, LightningModule):
         if self.pool is not None:
             outputs.check_pool(self.pool)
         self._stored_experts = outputs.experts
+        for split, part in outputs.splits.items():
+            if count := int(np.asarray(part.missing).all(1).sum()):
+                rank_zero_warn(
+                    f"{count} of {len(part)} samples of {split} have no answer of any expert: their predictions do not "
+                    "depend on the sample"
+                )
         if stage == "fit":
             self._expert_metadata = outputs.experts
         elif self.pool is None:

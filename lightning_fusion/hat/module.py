@@ -448,6 +448,7 @@ class HaTJointModule(ExpertModule):
 
     def on_fit_end(self) -> None:
         """Log a warning if the sources had no effect, and release the cache."""
+        super().on_fit_end()
         self._tables = {}
         assert self.threshold is not None
         best = float(self.teacher.knowledge.best)

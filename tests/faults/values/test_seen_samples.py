@@ -1,5 +1,6 @@
 """Checkpoints record which samples an expert was trained on; stores, fusers and diagnose say so."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -105,6 +106,31 @@ class TestCheckpoints:
         both = np.union1d(first.sample_digests("train"), second.sample_digests("train"))
         assert np.array_equal(Expert(checkpoint=str(tmp_path / "c.ckpt")).training_samples, both)
 
+    def test_a_network_keeps_them_without_a_checkpoint_and_its_fingerprint(self):
+        torch.manual_seed(0)
+        module, data = ExpertModule(tiny.Net, classes=tiny.CLASSES), tiny.data()
+        before = Expert(module.network, classes=tiny.CLASSES)
+        assert before.training_samples is None
+        tiny.trainer(0).fit(module, data)
+        expert = Expert(module.network, classes=tiny.CLASSES)
+        assert np.array_equal(expert.training_samples, np.unique(data.sample_digests("train")))
+        copied = Expert(copy.deepcopy(module.network), classes=tiny.CLASSES)
+        assert np.array_equal(copied.training_samples, expert.training_samples)
+        del module.network._training_samples
+        assert Expert(module.network, classes=tiny.CLASSES).fingerprint == copied.fingerprint
+
+    def test_of_data_that_do_not_identify_samples_nothing_is_claimed(self, tmp_path):
+        module, data = ExpertModule(tiny.Net, classes=tiny.CLASSES), tiny.data()
+        tiny.trainer(1).fit(module, data.train_dataloader())
+        trainer = tiny.trainer(1)
+        trainer.fit(module, data)
+        trainer.save_checkpoint(tmp_path / "a.ckpt")
+        assert Expert(checkpoint=str(tmp_path / "a.ckpt")).training_samples is None
+        again, trainer = ExpertModule.load_from_checkpoint(tmp_path / "a.ckpt"), tiny.trainer(1)
+        trainer.fit(again, data)
+        trainer.save_checkpoint(tmp_path / "b.ckpt")
+        assert Expert(checkpoint=str(tmp_path / "b.ckpt")).training_samples is None
+
 
 class TestStores:
     """Three experts, each trained on a third of the training samples: every sample trained one of them."""
@@ -155,7 +181,7 @@ class TestStores:
         parts = [data.rows(split)[torch.arange(len(data.rows(split)))].index for split in ("train", "val")]
         assert sorted(torch.cat(parts).tolist()) == store["val"].index.tolist() and 5 <= len(parts[1]) <= 7
         found = diagnose(store, split="val", unseen="test")
-        assert "No expert was trained on a sample of val, as their checkpoints record." in found.findings
+        assert "No expert was trained on a sample of val, as recorded in training." in found.findings
         assert not any(expert.leaks for expert in found.experts)
         with pytest.raises(InputError, match="train_split is 'test'"):
             OutputsDataModule(store, train_split="test")
