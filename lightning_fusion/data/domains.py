@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from torch import Tensor
 
 from lightning_fusion.data.base import FusionDataModule, RowDataset, Rows, Stage, staged_property
@@ -18,7 +18,7 @@ _STATISTICS = ("mean", "std", "missing")
 
 
 class MessageLog:
-    """Log of a data module's warnings and messages: each text is logged once, by rank zero.
+    """Log of a data module's warnings and messages: each text is logged once, by rank zero, and kept in ``texts``.
 
     Example:
         >>> messages = MessageLog()
@@ -29,11 +29,13 @@ class MessageLog:
 
     def __init__(self) -> None:
         self.seen: set[str] = set()
+        self.texts: list[str] = []
 
     def warn(self, message: str | None) -> None:
         """Log a warning, unless it was logged before or is None."""
         if message is not None and message not in self.seen:
             self.seen.add(message)
+            self.texts.append(message)
             rank_zero_warn(message)
 
     def first(self, key: str) -> bool:
@@ -46,6 +48,7 @@ class MessageLog:
         """Log a message, unless it was logged before or is None."""
         if message is not None and message not in self.seen:
             self.seen.add(message)
+            self.texts.append(message)
             rank_zero_info(message)
 
 
@@ -192,8 +195,8 @@ class ModalityDataModule(FusionDataModule):
             samples: Function that returns what is known of the samples.
             across: Meaning of the domains.
         """
-        if not self.messages.first(f"duplicates of {id(source)}"):
-            return
+        if getattr(rank_zero_only, "rank", 0) or not self.messages.first(f"duplicates of {id(source)}"):
+            return  # one process compares
         first = equal()
         if first is None or (first == np.arange(len(first))).all():
             return

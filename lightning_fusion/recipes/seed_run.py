@@ -52,6 +52,13 @@ def describe_data(data: FusionDataModule) -> dict[str, Any]:
     }
 
 
+def data_notes(data: Any) -> list[str]:
+    """Return what a data module has reported about its files and samples, as notes of a report."""
+    while not hasattr(data, "messages") and hasattr(data, "data"):  # a view
+        data = data.data
+    return [f"Data: {text}." for text in data.messages.texts] if hasattr(data, "messages") else []
+
+
 def source_of(data: FusionDataModule) -> str:
     """Return the source of data for a report: the class, and the files or data set that it reads."""
     named = type(data.data if isinstance(data, RoleDataModule) else data)

@@ -23,7 +23,7 @@ from lightning_fusion.recipes.acorl.classification import ClassificationChains
 from lightning_fusion.recipes.acorl.verification import SpeakerChains
 from lightning_fusion.recipes.report import Figures, Report, markdown_table, paired_gain
 from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, quiet_lightning, run_recipe
-from lightning_fusion.recipes.seed_run import describe_arguments, describe_data, expert_data
+from lightning_fusion.recipes.seed_run import data_notes, describe_arguments, describe_data, expert_data
 from lightning_fusion.recipes.trainers import Trainers
 from lightning_fusion.schedules import DANNRamp, Schedule
 
@@ -197,7 +197,7 @@ class _ACoRL(Recipe):
         }
         parts = _comparison(report, kind), _strength_table(report, kind, tried), _likeness(report, kind)
         report.text = [line for part in (*parts, last.text(run.seeds)) if part for line in ("", *part)][1:]
-        report.notes += [*last.notes(), *_signs(report, kind, chosen)]
+        report.notes += [*data_notes(last.data), *last.notes(), *_signs(report, kind, chosen)]
 
     def figures(self, run: Run) -> Figures:
         """Return the figure of the strengths, and further figures of the kind of task."""

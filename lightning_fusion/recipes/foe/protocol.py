@@ -28,6 +28,7 @@ from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
 from lightning_fusion.recipes.seed_run import (
     SeedRun,
     check_domains,
+    data_notes,
     describe_arguments,
     describe_data,
     source_of,
@@ -202,6 +203,7 @@ class _FoE(Recipe):
             "expert names": shorten(outputs.names, 20),
             "rows": ", ".join(f"{name} {len(part)}" for name, part in outputs.splits.items()),
         }
+        report.notes += data_notes(self.data)
         best = max(self.baselines, key=lambda name: float(np.mean(report.values(name, self.metric))))
         behind = np.mean(report.values(best, self.metric)) - np.mean(report.values(self.main, self.metric))
         if behind > 0.02:

@@ -21,7 +21,14 @@ from lightning_fusion.recipes.frugal.rows import COVERAGES, MAIN, MAJORITY
 from lightning_fusion.recipes.frugal.study import Study
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
-from lightning_fusion.recipes.seed_run import SeedRun, check_domains, describe_arguments, describe_data, source_of
+from lightning_fusion.recipes.seed_run import (
+    SeedRun,
+    check_domains,
+    data_notes,
+    describe_arguments,
+    describe_data,
+    source_of,
+)
 
 
 def frugal(
@@ -214,6 +221,7 @@ class _Frugal(Recipe):
     def conclude(self, run: Run) -> None:
         """Describe the policy, its abstention, and its comparison with the majority-class baseline."""
         report, last = run.report, self.last
+        report.notes += data_notes(self.data)
         report.data = {
             "source": self.source,
             "classes": len(last.outputs.classes),

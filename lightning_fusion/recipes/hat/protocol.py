@@ -18,7 +18,14 @@ from lightning_fusion.recipes.hat.report import LOCAL, MAIN, groups_of
 from lightning_fusion.recipes.hat.seed import HaTSeed
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
-from lightning_fusion.recipes.seed_run import check_domains, describe_arguments, describe_data, expert_data, source_of
+from lightning_fusion.recipes.seed_run import (
+    check_domains,
+    data_notes,
+    describe_arguments,
+    describe_data,
+    expert_data,
+    source_of,
+)
 
 
 def hat(
@@ -178,7 +185,7 @@ class _HaT(Recipe):
         }
         hat_report.average(report)
         left_out = (f"Domain {name} was skipped as source and target: {why}." for name, why in self.left_out.items())
-        report.notes = [*left_out, *report.notes, *hat_report.verdicts(report)]
+        report.notes = [*left_out, *report.notes, *hat_report.verdicts(report), *data_notes(self.data)]
         if watched := run.trainers.watched():
             report.notes.append(
                 f"A callback monitors {shorten(watched)}: models of a target were validated on labels of its "

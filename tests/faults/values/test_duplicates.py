@@ -23,6 +23,8 @@ from lightning_fusion.data.base import TensorDataModule
 from lightning_fusion.data.duplicates import equal_files, equal_rows
 from lightning_fusion.data.image.folders import DomainImageDataModule
 from lightning_fusion.data.sensor.table import FeatureTableDataModule
+from lightning_fusion.data.views.role import RoleDataModule
+from lightning_fusion.recipes.seed_run import data_notes
 
 
 def said(recwarn):
@@ -152,6 +154,14 @@ class TestTexts:
             caplog.text
         )
         assert "t.csv, line 82" in caplog.text
+
+
+def test_reports_contain_what_was_said(tmp_path):
+    data = delimited(table(tmp_path / "t.csv", [*ROWS, ("Great  BOOK 0", "bad", "a"), ("", "bad", "a")]))
+    view = RoleDataModule(data.variant(unreadable="drop"), role="fuser")
+    view.setup()
+    assert [note.partition(":")[0] for note in data_notes(view)] == ["Data"] * 2
+    assert "1 texts are unreadable" in data_notes(view)[0] and "contradictory labels" in data_notes(view)[1]
 
 
 def test_of_tensors(recwarn):
