@@ -150,10 +150,13 @@ def _class_means(expert: Expert, data: FusionDataModule, name: str) -> tuple[Ten
         yield first
         yield from batches
 
+    expert.convert_from(getattr(data, "preprocessing", None), f"expert {name}")
     try:
         sums, counts, _ = class_sums(expert, every(), place, len(expert.classes))
     except (InputError, RuntimeError) as error:
         raise InputError(f"expert: {name} does not run on this data: {error}") from error
+    finally:
+        expert.convert_from(None)
     if not counts.sum():
         raise InputError(
             f"data: no labeled sample is of a class of {name} ({shorten(expert.classes)}); the data's classes "

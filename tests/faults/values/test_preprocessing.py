@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import tiny
+from safetensors.torch import load
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
@@ -29,6 +30,7 @@ from lightning_fusion.data.views.role import RoleDataModule
 from lightning_fusion.encoders import SmallConvNet
 from lightning_fusion.errors import InputError
 from lightning_fusion.export import FusedNetwork, export
+from lightning_fusion.registry.publish import describe_source
 
 
 class Flat(nn.Sequential):
@@ -281,6 +283,18 @@ class TestStatistics:
         for name, each in (("a", path), ("b", own)):
             expected = Expert(partial(Flat, width=20), each, raw_input=True)(raw)
             np.testing.assert_allclose(found[name], expected, atol=1e-5)
+
+    def test_of_an_expert_that_is_published(self, folders):
+        """Its centroids are those of its own input."""
+        everyone, one, path = folders
+        means = []
+        for arguments in ({}, {"mean": [1.0, 2.0], "std": [3.0, 4.0]}):
+            network = partial(Flat, width=20)
+            expert = Expert(network, path, features="0")
+            card, files = describe_source(expert, sensors(one, **arguments), "ann", [0.0], network)
+            assert card.preprocessing == sensors(everyone).preprocessing
+            means.append(load(files["centroids.safetensors"])["means"])
+        torch.testing.assert_close(*means, atol=1e-5, rtol=0)
 
     def test_by_domain_where_that_is_declared(self, folders, tmp_path):
         """``normalization_scope: own``: a model reads each domain normalized by the statistics of that domain."""
