@@ -86,7 +86,14 @@ def module(name: str) -> Any:
 
 @pytest.mark.filterwarnings("ignore:neighbors is", "ignore:the fuser of all experts")
 @pytest.mark.parametrize(
-    ("name", "shuffle"), [("expert", True), ("foe", True), ("acorl", True), ("hat", False), ("frugal", False)]
+    ("name", "shuffle"),
+    [
+        ("expert", True),
+        ("foe", True),
+        ("acorl", True),
+        pytest.param("hat", False, marks=pytest.mark.slow),
+        pytest.param("frugal", False, marks=pytest.mark.slow),
+    ],
 )
 def test_every_module_takes_pairs(name, shuffle):
     made, data = module(name), Pairs(shuffle)
@@ -192,6 +199,7 @@ def test_one_row_and_batch_norm_is_explained(name):
 
 
 @pytest.mark.filterwarnings("ignore:neighbors is", "ignore:the fuser of all experts")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["expert", "foe", "frugal", "acorl", "hat"])
 def test_one_row_at_a_time(name):
     trainer, made = tiny.trainer(), module(name)

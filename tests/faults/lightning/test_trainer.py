@@ -82,7 +82,13 @@ def test_a_policy_has_no_weights_to_average(tmp_path):
         tiny.trainer(callbacks=[EMAWeightAveraging()]).fit(module, datamodule=data)
 
 
-@pytest.mark.parametrize("name", [name for name in TRAINED if name != "HaTJointModule" and "Verification" not in name])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ExpertModule",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("FoEFuserModule", "ACoRLModule", "GenerativeFoE")),
+    ],
+)
 def test_the_learning_rate_finder_sets_the_rate_of_the_next_run(name, tmp_path):
     module, data = modules.made(name, tmp_path)
     assert module.lr == 1e-3
@@ -97,6 +103,7 @@ def test_the_rate_of_an_optimizer_is_found():
     assert ExpertModule(tiny.Net, tiny.CLASSES, optimizer=lambda weights: torch.optim.SGD(weights, lr=0.3)).lr == 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ExpertModule", "FoEFuserModule"])
 def test_the_batch_size_finder_sets_the_batch_size_of_the_data(name, tmp_path):
     module, data = modules.made(name, tmp_path)

@@ -30,17 +30,8 @@ def named(outputs: np.ndarray) -> dict[str, torch.Tensor]:
     return {f"e{k}": torch.from_numpy(outputs[:, k]) for k in range(outputs.shape[1])}
 
 
-COSTS = st.lists(st.sampled_from([0.25, 0.5, 1.0, 3.0, 7.0]), min_size=4, max_size=4)
-
-
-@given(
-    seed=st.integers(0, 50),
-    costs=COSTS,
-    scale=st.sampled_from([1e-5, 1e-4, 0.3, 1e4]),
-    look_ahead=st.sampled_from([1, 2]),
-)
-@settings(max_examples=12, deadline=None)
-def test_another_currency_gives_the_same_policy(seed, costs, scale, look_ahead):
+def check_currency(seed: int, costs: list[float], scale: float, look_ahead: int) -> None:
+    """Assert that all costs times ``scale``, with the trade-off divided by it, give the same decisions."""
     outputs, targets = problem(seed)
     known, queries = named(outputs), named(problem(seed + 100)[0])
     one = FrugalFoE(costs, 0.02, look_ahead=look_ahead).fit(known, targets)
@@ -48,15 +39,41 @@ def test_another_currency_gives_the_same_policy(seed, costs, scale, look_ahead):
     first, second = one.predict(queries), other.predict(queries)
     assert torch.equal(first.queried, second.queried) and torch.equal(first.probabilities, second.probabilities)
     assert second.cost.tolist() == pytest.approx((first.cost * scale).tolist())
+
+
+COSTS = st.lists(st.sampled_from([0.25, 0.5, 1.0, 3.0, 7.0]), min_size=4, max_size=4)
+
+
+def test_dollars_give_the_same_policy():
+    check_currency(0, [0.25, 3.0, 1.0, 1.0], 1e-4, look_ahead=1)
+
+
+@pytest.mark.slow
+@given(
+    seed=st.integers(0, 50), costs=COSTS, scale=st.sampled_from([1e-5, 0.3, 1e4]), look_ahead=st.sampled_from([1, 2])
+)
+@settings(max_examples=12, deadline=None)
+def test_another_currency_gives_the_same_policy(seed, costs, scale, look_ahead):
+    check_currency(seed, costs, scale, look_ahead)
+
+
+@pytest.mark.slow
+def test_another_currency_gives_the_same_curve_and_budget():
+    (outputs, targets), queries, costs, scale = problem(0), named(problem(100)[0]), [0.25, 3.0, 1.0, 1.0], 1e-4
+    priced = [cost * scale for cost in costs]
+    one, other = (
+        FrugalFoE(given, trade_off).fit(named(outputs), targets)
+        for given, trade_off in ((costs, 0.02), (priced, 200.0))
+    )
     curves = one.curve(queries, targets), other.curve(queries, targets)
-    assert curves[0].accuracy == curves[1].accuracy
+    assert curves[0].accuracy == curves[1].accuracy and len(set(curves[0].cost)) > 2
     assert curves[1].cost == pytest.approx([cost * scale for cost in curves[0].cost])
-    budget = float(first.cost.mean())
-    tight = FrugalFoE(costs, budget=budget).fit(known, targets).predict(queries)
-    also_tight = FrugalFoE([cost * scale for cost in costs], budget=budget * scale).fit(known, targets).predict(queries)
+    tight = FrugalFoE(costs, budget=1.5).fit(named(outputs), targets).predict(queries)
+    also_tight = FrugalFoE(priced, budget=1.5 * scale).fit(named(outputs), targets).predict(queries)
     assert torch.equal(tight.queried, also_tight.queried)
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 50), costs=COSTS)
 @settings(max_examples=12, deadline=None)
 def test_a_nearly_free_expert_that_knows_nothing_changes_no_decision(seed, costs):
