@@ -1,7 +1,9 @@
 """Exception for invalid user input."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
 
 
 class InputError(ValueError):
@@ -40,10 +42,40 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def nearest_path(path: Any) -> str:
+    """Return a suggestion for a path that does not exist: the most similar one that does, or an empty text.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "digits/outputs").mkdir(parents=True)
+        >>> nearest_path(folder / "digitz/outputs") == f"; did you mean {folder}/digits/outputs?"
+        True
+        >>> nearest_path(folder / "other")
+        ''
+    """
+    wanted = Path(path)
+    missing = next((part for part in reversed([wanted, *wanted.parents]) if not part.exists()), None)
+    if missing is None:
+        return ""
+    try:
+        close = get_close_matches(missing.name, [each.name for each in missing.parent.iterdir()], n=1)
+    except OSError:
+        return ""
+    found = missing.with_name(close[0]) if close else missing
+    rest = wanted.relative_to(missing)
+    return f"; did you mean {found / rest if (found / rest).exists() else found}?" if close else ""
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception and its causes, the outermost first."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def input_error(error: BaseException | None) -> InputError | None:
     """Return the InputError at the origin of a chain of exceptions, if any."""
-    while error is not None:
-        if isinstance(error, InputError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
+    return next((each for each in chain(error) if isinstance(each, InputError)), None)

@@ -122,7 +122,10 @@ def export(
     if folder.exists() and not (
         overwrite and (folder / "manifest.json").is_file() and (folder / "fused.pt2").is_file()
     ):
-        raise InputError(f"output: {folder} exists; name a new folder, or set overwrite to replace an earlier export")
+        raise InputError(
+            f"output: {folder} exists; name a new folder, or set overwrite (--overwrite=true) to replace "
+            "an earlier export"
+        )
     content = read_checkpoint(checkpoint)
     kind = resolve_name(content["hyper_parameters"].get("_class_path", "lightning_fusion.FoEFuserModule"))
     if not issubclass(kind, FoEFuserModule):

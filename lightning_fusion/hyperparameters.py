@@ -16,7 +16,7 @@ from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.errors import InputError, nearest_path, shorten
 from lightning_fusion.schedules import Schedule
 
 
@@ -215,7 +215,7 @@ def read_checkpoint(path: Any, what: str = "checkpoint") -> dict[str, Any]:
         InputError: If the file is missing, cannot be read weights-only, is no Lightning checkpoint, or is not trusted.
     """
     if isinstance(path, (str, os.PathLike)) and not os.path.isfile(path):
-        raise InputError(f"{what}: found no file {path}")
+        raise InputError(f"{what}: found no file {path}{nearest_path(path)}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises various types for truncated or other files

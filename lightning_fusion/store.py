@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from filelock import FileLock, Timeout
 
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.errors import InputError, nearest_path, shorten
 from lightning_fusion.files import undrafted, write_text
 
 MANIFEST = "manifest.json"
@@ -155,7 +155,10 @@ class StoreWriter:
             current = self._current(damaged=self.overwrite)
             self.exists = current is not None
             if self.exists and not (self.overwrite or self.wait):
-                raise InputError(f"{self.kind}: {self.folder} contains a store already; set overwrite to replace it")
+                raise InputError(
+                    f"{self.kind}: {self.folder} contains a store already; set overwrite (--overwrite=true) "
+                    "to replace it"
+                )
             if removed := self._remove_all_but(current):
                 whole = "; the earlier store is complete" if self.exists else ""
                 warnings.warn(
@@ -322,7 +325,7 @@ def _read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     if not file.is_file():
         if foreign := _foreign(folder):
             raise ForeignFolderError(f"{kind}: {folder} {_FOREIGN.format(shorten(foreign))}")
-        raise MissingStoreError(f"{kind}: found no {MANIFEST} in {folder}")
+        raise MissingStoreError(f"{kind}: found no {MANIFEST} in {folder}{nearest_path(folder)}")
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except (RecursionError, ValueError) as error:

@@ -84,7 +84,7 @@ class TestSweep:
         words = read(name)["command"]
         assert words[:2] == ["${program}", "fit"] and words[-1] == "${args}"
         assert [word for word in words if str(word).startswith("${")] == ["${program}", "${args}"]
-        assert set(words[2:-1:2]) <= {"-c", "--config"}
+        assert words[-2] == "--overwrite=true" and set(words[2:-2:2]) <= {"-c", "--config"}
         assert read(name)["program"] == "lightning-fusion"
 
     def test_the_agent_passes_every_combination_of_extremes_on(self, name, monkeypatch):

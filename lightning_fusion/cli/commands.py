@@ -20,6 +20,7 @@ from lightning_fusion.experts.outputs import collect as collecting
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.files import write_text
+from lightning_fusion.recipes.notes import noting
 from lightning_fusion.recipes.trainers import DEFAULTS, OWNED
 
 
@@ -137,11 +138,11 @@ def _recipe(name: str, args: list[str]) -> Any:
     described = ["trainer"] if "trainer" in signature(function).parameters else []
     if described:
         _add_trainer(parser)
-    arguments = _arguments(
-        parser, args, described=described
-    )  # the classes of a Trainer are instantiated for every stage
-    config = arguments.pop("config")
-    report = function(**arguments)
+    with noting():  # of the data, which are read before the run begins
+        # the classes of a Trainer are instantiated for every stage
+        arguments = _arguments(parser, args, described=described)
+        config = arguments.pop("config")
+        report = function(**arguments)
     config.pop("config", None)
     if collecting.first_process():
         write_text(Path(arguments["output"]) / "config.yaml", parser.dump(config, skip_none=False))

@@ -1,5 +1,7 @@
 """Configuration files by path, and shipped ones by name."""
 
+from collections.abc import Callable, Iterator, Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ def find_config(name: str) -> str:
         name: ``my.yaml``, or ``foe/digits.yaml``, ``configs/foe/digits.yaml`` or ``foe/digits`` for a shipped file.
 
     Raises:
-        InputError: If there is none; the message lists the shipped ones.
+        InputError: If there is none; the message lists the nearest of the shipped ones.
     """
     if Path(name).is_file():
         return name
@@ -32,9 +34,11 @@ def find_config(name: str) -> str:
         if candidate.is_file():
             return str(candidate)
     known = sorted(str(path.relative_to(root)) for path in root.rglob("*.yaml"))
+    alike = {path: SequenceMatcher(None, short.removesuffix(".yaml"), path.removesuffix(".yaml")) for path in known}
+    nearest = sorted(known, key=lambda path: -alike[path].ratio())
     raise InputError(
-        f"config: found no file {name}, and no shipped one of that name{suggestion(short, known)}; shipped are "
-        f"{shorten(known, 50)}"
+        f"config: found no file {name}, and no shipped one of that name{suggestion(short, known)}; the nearest of "
+        f"{root} are {shorten(nearest)}"
     )
 
 
@@ -53,14 +57,38 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def _reject_duplicate_keys(path: str) -> None:
-    """Raise InputError for a duplicate key, of which YAML readers silently use the last."""
+def read_config(path: str) -> dict[str, Any]:
+    """Read a configuration file as plain data.
+
+    Raises:
+        InputError: If it is no YAML mapping (with file and line), or has a duplicate key, of which YAML readers
+            silently use the last.
+    """
     try:
-        nodes = [yaml.compose(Path(path).read_text(encoding="utf-8"))]
-    except (OSError, ValueError, yaml.YAMLError):
-        return  # the parser reports the error
+        text = Path(path).read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        context = f" {error.context}" if error.context else ""
+        raise InputError(f"config: {path}{where}: {error.problem}{context}; expected YAML") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"config: {path} cannot be read as YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        found = "nothing" if content is None else f"a {type(content).__name__}"
+        raise InputError(f"config: {path} holds {found}; expected keys with values, such as 'data:'")
+    _reject_duplicate_keys(path, root)
+    return content
+
+
+def _reject_duplicate_keys(path: str, root: yaml.Node | None) -> None:
+    nodes, seen = [root], set()
     while nodes:
         node = nodes.pop()
+        if id(node) in seen:  # an alias
+            continue
+        seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):
             nodes += node.value
         if not isinstance(node, yaml.MappingNode):
@@ -75,22 +103,40 @@ def _reject_duplicate_keys(path: str) -> None:
             lines[name] = line
 
 
-def with_found_configs(args: list[str]) -> list[str]:
+def config_files(args: Sequence[str]) -> Iterator[tuple[int, int, str]]:
+    """Yield position, number of arguments and name of each configuration file: ``-c F``, ``-cF``, ``--config=F``.
+
+    Example:
+        >>> list(config_files(["-c", "a.yaml", "--data=x", "-cb.yaml", "--config=c.yaml"]))
+        [(0, 2, 'a.yaml'), (3, 1, 'b.yaml'), (4, 1, 'c.yaml')]
+    """
+    position = 0
+    while position < len(args):
+        arg, size = args[position], 1
+        if arg in ("-c", "--config"):
+            size = 2
+            if position + 1 < len(args):
+                yield position, size, args[position + 1]
+        elif arg.startswith("--config="):
+            yield position, size, arg.partition("=")[2]
+        elif arg.startswith("-c"):
+            yield position, size, arg[2:].removeprefix("=")
+        position += size
+
+
+def with_found_configs(args: Sequence[str], check: Callable[[str, dict[str, Any]], None]) -> list[str]:
     """Replace names of configuration files in command-line arguments by their paths.
 
+    Args:
+        args: Arguments.
+        check: Function of the path and the content of each file, which raises InputError for a wrong one.
+
     Raises:
-        InputError: If a file does not exist, or has a duplicate key.
+        InputError: If a file does not exist, or cannot be read.
     """
-    result, previous = [], ""
-    for arg in args:
-        if previous in ("-c", "--config"):
-            result.append(find_config(arg))
-            _reject_duplicate_keys(result[-1])
-        elif arg.startswith(("--config=", "-c=")):
-            name, _, value = arg.partition("=")
-            result.append(f"{name}={find_config(value)}")
-            _reject_duplicate_keys(find_config(value))
-        else:
-            result.append(arg)
-        previous = arg
+    result = list(args)
+    for position, size, name in reversed(list(config_files(args))):
+        path = find_config(name)
+        check(path, read_config(path))
+        result[position : position + size] = ["--config", path]
     return result

@@ -10,6 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import iter_modules
+from typing import NamedTuple
 
 import docstring_parser
 
@@ -187,37 +188,63 @@ def _class_list(annotations: Sequence[ast.expr]) -> str:
     return "\n".join([first, "arguments of a class.", *lines])
 
 
+# Classes that only other classes use, and that no configuration names.
+_PARTS = {
+    *("EarlyParts", "EverySplit", "FusedNetwork", "FusionSaveConfig", "PolicyState", "SlicedDataModule"),
+    *("SplitMetrics", "Teacher", "TrialEvaluation"),
+}
+
+
+class _Class(NamedTuple):
+    path: str
+    bases: list[str]
+    choice: bool
+
+
 @cache
-def _classes() -> dict[str, tuple[str, list[str]]]:
-    """Return import path and names of the bases of the library's classes, read from the source."""
+def _sources() -> dict[str, _Class]:
+    """Read import path and names of the bases of the library's classes from the source.
+
+    Abstract classes, base classes by their description, and :data:`_PARTS` are no choice for a configuration.
+    """
     found = {}
     for path in _PACKAGE.rglob("*.py"):
         parts = path.relative_to(_PACKAGE.parent).with_suffix("").parts
         source, package = (file.read_text(encoding="utf-8") for file in (path, path.with_name("__init__.py")))
-        for name, bases in re.findall(r"^class (\w+)(?:\(([^)]*)\))?:", source, flags=re.MULTILINE):
+        for name, bases, body in re.findall(
+            r"^class (\w+)(?:\(([^)]*)\))?:\n((?:[ ].*\n|\n)*)", source, flags=re.MULTILINE
+        ):
             if name in PUBLIC:
                 where = _PACKAGE.name
             else:  # the path of its package where the package exports the name
                 where = ".".join(parts[:-1] if re.search(rf"\b{name}\b", package) else parts)
-            found[name] = (f"{where}.{name}", re.findall(r"(\w+)(?:\[[^]]*\])?\s*(?:,|$)", bases))
+            description = body.partition("\n")[0]
+            abstract = "@abstractmethod" in body or re.search(r"[Bb]ase class|to be combined with", description)
+            choice = not (abstract or name.startswith("_") or name in _PARTS)
+            found[name] = _Class(f"{where}.{name}", re.findall(r"(\w+)(?:\[[^]]*\])?\s*(?:,|$)", bases), choice)
     return found
+
+
+def classes() -> list[str]:
+    """Return import paths of the library's classes that a configuration may name."""
+    return [each.path for each in _sources().values() if each.choice]
 
 
 def subclasses(name: str) -> list[str]:
     """Return import paths of the library's subclasses of a class, and of the class itself where it is in the library.
 
-    Classes named as base classes are left out.
+    Base classes, abstract classes and parts of other classes are left out.
 
     Args:
         name: Name of the class, without its module.
 
     Example:
-        >>> subclasses("Schedule")[:2]
-        ['lightning_fusion.schedules.Constant', 'lightning_fusion.schedules.DANNRamp']
+        >>> [path.rpartition(".")[2] for path in subclasses("Schedule")]
+        ['Constant', 'DANNRamp', 'Linear']
     """
-    known = _classes()
+    known = _sources()
     below, size = {name}, 0
     while size < len(below):
         size = len(below)
-        below |= {each for each, (_, bases) in known.items() if not below.isdisjoint(bases)}
-    return sorted(known[each][0] for each in below if each in known and not each.startswith(("_", "Base")))
+        below |= {each for each, (_, bases, _) in known.items() if not below.isdisjoint(bases)}
+    return sorted(known[each].path for each in below if each in known and known[each].choice)

@@ -1,14 +1,17 @@
 """Entry point: reads the command, and imports only what it needs."""
 
 import os
+import re
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from lightning_fusion import __version__
 from lightning_fusion.cli.help import COMMANDS, TRAINING, recipes, show_help, usage
-from lightning_fusion.errors import InputError, input_error, suggestion
+from lightning_fusion.errors import InputError, chain, suggestion
 
 _HELP = ("-h", "--help")
 
@@ -24,7 +27,8 @@ def main(args: Sequence[str] | None = None) -> Any:
         from a shell.
 
     Raises:
-        SystemExit: With status 2 and one line on standard error for wrong input, from a shell.
+        SystemExit: With status 2 and one line on standard error for wrong input, from a shell; with status 1 and the
+            traceback for an error in the user's own code.
         InputError: For wrong input, when called with ``args``.
     """
     from_shell = args is None
@@ -36,14 +40,35 @@ def main(args: Sequence[str] | None = None) -> Any:
     try:
         result = _dispatch(given)
     except Exception as error:
-        wrong = input_error(error) or _wrong_input(error)  # the parser wraps errors of constructors
-        if wrong is None or os.environ.get("LIGHTNING_FUSION_DEBUG"):
+        wrong, users = _converted(error)
+        if os.environ.get("LIGHTNING_FUSION_DEBUG") or (wrong is None and users is None):
             raise
         if not from_shell:
-            raise wrong from error
+            found = wrong or users
+            if found is None or found is error:
+                raise
+            raise found from found.__cause__ or (error if wrong is not None and users is None else None)
+        if users is not None:  # where it was raised
+            traceback.print_exception(users)
+        if wrong is None:
+            raise SystemExit(1) from None
         print(f"lightning-fusion: error: {' '.join(str(wrong).split())}", file=sys.stderr)
         raise SystemExit(2) from None
     return None if from_shell else result
+
+
+def _converted(error: Exception) -> tuple[InputError | None, BaseException | None]:
+    """Return the InputError of a chain, if any, and the exception of the user's own code.
+
+    Where the user's code raised, there is an InputError only if the library made one of it.
+    """
+    from lightning_fusion.cli.messages import error_of_user
+
+    users = error_of_user(error)
+    first = next((each for each in chain(error) if isinstance(each, InputError) or each is users), None)
+    if isinstance(first, InputError):  # the parser wraps errors of constructors
+        return first, users
+    return (None, users) if users is not None else (_wrong_input(error), None)
 
 
 def _wrong_input(error: Exception) -> InputError | None:
@@ -53,23 +78,40 @@ def _wrong_input(error: Exception) -> InputError | None:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from omegaconf.errors import OmegaConfBaseException
 
+    from lightning_fusion.extras import missing_package
+
     if isinstance(error, MisconfigurationException):
         return InputError(f"trainer: {error}")
     if isinstance(error, OmegaConfBaseException):
-        return InputError(f"the configuration's interpolation fails: {str(error).partition(chr(10))[0]}")
+        return _wrong_interpolation(error)
+    if missing := missing_package(error):
+        return missing
+    if type(error).__name__ == "UsageError" and type(error).__module__.startswith("wandb"):
+        return InputError(f"trainer.logger: {error} Without an account, set WANDB_MODE=offline")
     if isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric"):
         return InputError(f"trainer.callbacks: {error}")
     return None
 
 
+def _wrong_interpolation(error: Exception) -> InputError:
+    """Say which key of a configuration has an interpolation that fails, and what it names."""
+    text = str(error).partition("\n")[0]
+    key = re.sub(r"^(fit|validate|test|predict)\.", "", str(getattr(error, "full_key", None) or "")) or "config"
+    if found := re.search(r"Interpolation key '\.*([\w.\[\]]+)' not found", text):
+        return InputError(f"{key}: refers to {found[1]}, which the configuration does not have; give {key} a value")
+    return InputError(f"{key}: the interpolation fails ({text})")
+
+
 def _dispatch(args: list[str]) -> Any:
-    command, *rest = args or ["--help"]
+    files, (command, *rest) = _leading_configs(args or ["--help"])
     if command in _HELP:
         print(usage())
         return None
     if command == "--version":
         print(f"lightning-fusion {__version__}")
         return None
+    if command.startswith("-"):
+        raise InputError(f"found the option {command} and no command; there are {', '.join([*TRAINING, *COMMANDS])}")
     if command not in TRAINING and command not in COMMANDS:
         known = [*TRAINING, *COMMANDS]
         raise InputError(f"found no command {command!r}{suggestion(command, known)}; there are {', '.join(known)}")
@@ -78,16 +120,40 @@ def _dispatch(args: list[str]) -> Any:
     if command == "recipe" and (not rest or rest[0].startswith("-")):
         raise InputError(f"recipe: found none; name one of {', '.join(recipes())} first")
 
-    from jsonargparse import set_parsing_settings
+    from lightning_fusion.cli.config import find_config, read_config, with_found_configs
+    from lightning_fusion.cli.kinds import check_kind, has_sections
 
-    from lightning_fusion.cli.config import with_found_configs
+    shared = []  # files with sections by command
+    for name in reversed(files):
+        path = find_config(name)
+        if command in TRAINING and has_sections(read_config(path)):
+            shared[:0] = ["--config", path]
+        else:
+            rest[command == "recipe" : command == "recipe"] = ["--config", path]
+    shown = f"recipe {rest[0]}" if command == "recipe" else command
+    rest = with_found_configs(rest, partial(check_kind, shown))
+
+    from jsonargparse import set_parsing_settings
 
     # an interpolation in a YAML names keys from the file's root, not from the subcommand's
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     if command in TRAINING:
         from lightning_fusion.cli.training import FusionCLI
 
-        return FusionCLI(with_found_configs(args))
+        return FusionCLI([*shared, command, *rest])
     from lightning_fusion.cli.commands import run
 
-    return run(command, with_found_configs(rest))
+    return run(command, rest)
+
+
+def _leading_configs(args: list[str]) -> tuple[list[str], list[str]]:
+    """Split off the configuration files before the command, as LightningCLI permits."""
+    from lightning_fusion.cli.config import config_files
+
+    files, end = [], 0
+    for position, size, name in config_files(args):
+        if position != end or end + size >= len(args):
+            break
+        files.append(name)
+        end += size
+    return files, args[end:]

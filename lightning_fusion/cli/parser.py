@@ -2,23 +2,29 @@
 
 import os
 import re
-from argparse import Action
+from argparse import Action, _SubParsersAction
 from contextlib import suppress
+from inspect import signature
 from importlib import import_module
 from pkgutil import walk_packages
 from typing import Any
 
 from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser
+from omegaconf import OmegaConf
 
 import lightning_fusion
+from lightning_fusion.cli.help import classes
+from lightning_fusion.cli.messages import condense, nearest_option, origin
 from lightning_fusion.errors import InputError, input_error
 
 _SUBCLASSES = re.compile(r"known subclasses: ([\w., ]+)")
 
 
 def _own_subclasses(found: re.Match[str]) -> str:
+    choices = {path.rpartition(".")[2] for path in classes()}  # an exported class has several paths
     own = [name for name in found[1].split(", ") if name.startswith("lightning_fusion.")]
+    own = [name for name in own if name.rpartition(".")[2] in choices]
     return (
         f"known subclasses: {', '.join(own)}, any other by its import path" if own else "any class by its import path"
     )
@@ -55,47 +61,35 @@ class FusionArgumentParser(LightningArgumentParser):
         """Exit with one line that names the key; ``JSONARGPARSE_DEBUG=true`` shows the full message."""
         if os.environ.get("JSONARGPARSE_DEBUG", "").lower() == "true":
             return super().error(message, ex)
+        if (wrong := origin(ex)) and not isinstance(wrong, InputError):
+            raise wrong
+        if options := re.match(r"unrecognized arguments: (--\S+)", message):
+            message += nearest_option(options[1], self._options())
+        elif option := re.search(r"does not accept option '([\w.]+)'|^Option '([\w.]+)' is not accepted", message):
+            name = "--" + (option[1] or option[2])
+            message += nearest_option(name, self._options()).replace("--", "")
         raise InputError(condense(message)) from input_error(ex)
 
-
-_NOISE = re.compile(
-    r"(Parser key|Problem with given class_path|Does not validate|Subtypes:|Errors:|Given value|tip:|usage:|"
-    r"Expected a <class 'NoneType'>)"
-)
-
-
-def condense(message: str) -> str:
-    r"""Reduce a parser's message to the innermost error, preceded by its keys.
-
-    Example:
-        >>> condense('Parser key "model":\n  Errors:\n    - Option \'hidn\' is not accepted\n  Given value: 3')
-        "model: Option 'hidn' is not accepted"
-        >>> condense('Parser key "epochs":\n  Expected a <class \'int\'>. Got value: x')
-        "epochs: Expected a <class 'int'>. Got value: x"
-        >>> condense('Parser key "a":\n  Errors:\n    - Expected a typing.Literal[\'x\', 1]\n  Given value: y')
-        "a: Expected one of 'x', 1. Got value: y"
-        >>> condense('Parser key "labels":\n  Expected a <class \'str\'>. Got value: [True]')[-40:]
-        "put names in quotes, as in ['yes', 'no']"
-    """
-    keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
-    lines = [re.sub(r"\s+", " ", line).strip(" -") for line in message.splitlines()]
-    complaints = [line for line in lines if line and not _NOISE.match(line)]
-    for line in lines:
-        if (problem := re.match(r"Problem with given class_path '([^']+)'", line)) and complaints:
-            complaints[0] = f"{problem[1]}: {complaints[0]}"
-            break
-    text = complaints[0] if complaints else re.sub(r"\s+", " ", message).strip()
-    given = re.findall(r"Given value: (.+)", message)
-    if given and re.match(r"Expected a (<class '\w+'>|typing.Literal\[.*\])$", text):  # of a union, the first type
-        words = ", ".join(re.findall(r"Expected a typing.Literal\[(.+)\]", message))
-        text = f"{f'Expected one of {words}' if words else text}. Got value: {given[-1]}"
-    if "in quotes" not in text and (found := re.search(r"<class 'str'>.* Got value: (.+)", text)):  # once if nested
-        text += _quoting(found[1])
-    return f"{'.'.join(keys)}: {text}"[:600] if keys else text[:600]
+    def _options(self) -> list[str]:
+        """Return the names of all options, with those of subcommands."""
+        found: list[str] = []
+        for action in self._actions:
+            found += action.option_strings
+            if isinstance(action, _SubParsersAction):
+                for parser in action.choices.values():
+                    found += [name for each in parser._actions for name in each.option_strings]
+        return found
 
 
-def _quoting(given: str) -> str:
-    """Return how to write names that YAML reads as other values."""
-    if re.search(r"\b(True|False)\b", given):
-        return "; YAML reads yes, no, on, off, true and false as truth values: put names in quotes, as in ['yes', 'no']"
-    return "; put names that look like numbers in quotes, as in ['1', '2']" if re.search(r"\d", given) else ""
+def _optional(key: str, default: Any, *, _root_: Any) -> Any:
+    """Return the value of a key for ``${optional:key,default}``: the default where it is missing or null."""
+    sections = [each for each in _root_.values() if OmegaConf.is_dict(each)]  # a training command has one
+    for root in (_root_, *sections):
+        if (value := OmegaConf.select(root, key)) is not None:
+            return value
+    return default
+
+
+# omegaconf 2.4 gave register_new_resolver the name of a function of 2.3 that had no "replace"
+_NEW = "replace" in signature(OmegaConf.register_resolver).parameters
+(OmegaConf.register_resolver if _NEW else OmegaConf.register_new_resolver)("optional", _optional, replace=True)

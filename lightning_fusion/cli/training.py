@@ -9,12 +9,16 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_fusion import __version__
-from lightning_fusion.cli.config import flat
+from lightning_fusion.cli.checks import check_checkpoints, check_folder, check_trains
+from lightning_fusion.cli.config import config_files, flat
+from lightning_fusion.cli.messages import error_of_user
 from lightning_fusion.cli.parser import FusionArgumentParser
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.errors import InputError, nearest_path, shorten
 from lightning_fusion.hyperparameters import constructor_arguments, read_checkpoint
 
 # Attributes that are linked from the data module to the model, by their common name.
@@ -37,7 +41,9 @@ class FusionSaveConfig(SaveConfigCallback):
         """Save once, before anything is trained."""
         if self.already_saved:
             return
-        text = self.parser.dump(self.config, skip_none=False)
+        config = self.config.clone()
+        config.overwrite = False  # a run of the saved file is another run
+        text = self.parser.dump(config, skip_none=False)
         plain = yaml.safe_load(text)
         if trainer.is_global_zero:
             for folder in self._folders(trainer):
@@ -78,9 +84,19 @@ class FusionCLI(LightningCLI):
             auto_configure_optimizers=False,
         )
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add ``--overwrite``, of fit."""
+        parser.add_argument(
+            "--overwrite", type=bool, default=False, help="Let fit replace checkpoints of an earlier run."
+        )
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the given arguments instead of those of the process."""
         self.config = parser.parse_args(args)
+        chosen = self.config[self.config.subcommand].as_dict()
+        check_folder(chosen, [name for _, _, name in config_files(args)])
+        if self.config.subcommand == "fit":
+            check_trains(chosen["trainer"])
 
     def before_instantiate_classes(self) -> None:
         """Link attributes of the data module to the arguments of the model class with the same name.
@@ -98,6 +114,39 @@ class FusionCLI(LightningCLI):
                 self._parser(self.subcommand).link_arguments(
                     "data", f"model.init_args.{target}", compute_fn=self._fact(source, target), apply_on="instantiate"
                 )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the Trainer; wrong arguments raise InputError."""
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, TypeError, ValueError) as error:
+            if error_of_user(error):
+                raise
+            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+        if self.subcommand == "fit":
+            chosen = self.config[self.subcommand]
+            check_checkpoints(trainer, self.model, chosen.get("ckpt_path"), chosen.overwrite)
+        return trainer
+
+    def after_instantiate_classes(self) -> None:
+        """Log the arguments of the model alone where the data have one of the same name and another value.
+
+        Lightning merges both for loggers and raises otherwise; ``config.yaml`` has all arguments of both.
+        """
+        model, data = getattr(self.model, "hparams", {}), getattr(self.datamodule, "hparams", {})
+        if any(data[key] != model[key] for key in model.keys() & data.keys() - {"_class_path"}):
+            self.datamodule._log_hyperparams = False
+
+    def after_fit(self) -> None:
+        """Report a resumed run that trained nothing, since its checkpoint is of a finished one."""
+        path = self.config[self.subcommand].get("ckpt_path")
+        if not path or not Path(path).is_file() or not self.trainer.optimizers:
+            return
+        if read_checkpoint(path, "ckpt_path")["global_step"] == self.trainer.global_step:
+            rank_zero_warn(
+                f"fit trained nothing: {path} is of epoch {self.trainer.current_epoch}, and trainer.max_epochs is "
+                f"{self.trainer.max_epochs}; raise it to train further"
+            )
 
     def _fact(self, source: str, target: str) -> Callable[[Any], Any]:
         written = self.config[self.subcommand].get(f"model.init_args.{target}")
@@ -125,7 +174,7 @@ class FusionCLI(LightningCLI):
         path = self.config[subcommand].get("ckpt_path") if subcommand else None
         if not path or not Path(path).is_file():
             if path and path not in ("best", "last", "hpc", "registry"):
-                raise InputError(f"ckpt_path: found no file {path}")
+                raise InputError(f"ckpt_path: found no file {path}{nearest_path(path)}")
             return
         recorded = read_checkpoint(path, "ckpt_path").get("hyper_parameters", {})
         if "_class_path" not in recorded:
@@ -137,7 +186,9 @@ class FusionCLI(LightningCLI):
                 "checkpoint's own configuration, or change model.class_path"
             )
         before = flat(self.config[subcommand].get("model").as_dict())
+        given = self.config[subcommand].model.init_args.clone()
         super()._parse_ckpt_path()
+        self._restore(given)
         after = flat(self.config[subcommand].get("model").as_dict())
         from_data = {f"init_args.{name}" for name in _LINKS.values()}
         changed = [
@@ -150,6 +201,15 @@ class FusionCLI(LightningCLI):
         ]
         if changed:
             print(f"ckpt_path: {path} sets {shorten(changed, 20)} (resuming keeps the checkpoint's values)")
+
+    def _restore(self, given: Namespace) -> None:
+        """Keep the arguments that the user gave where the checkpoint has null, such as experts of a trained fuser."""
+        model = self.config[self.config.subcommand].model
+        takes = constructor_arguments(resolve_name(model.class_path))
+        for name, value in vars(given).items():
+            default = takes[name].default if name in takes else None
+            if value not in (None, default) and model.init_args.get(name) is None:
+                model.init_args[name] = value
 
 
 def _same_class(one: str, other: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_fusion.data.folders import left_out_messages, walk_files
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.errors import InputError, nearest_path, shorten
 
 
 @dataclass
@@ -105,7 +105,9 @@ def find_files(
             opened or links to one of its parents.
     """
     if not Path(root).is_dir():
-        raise InputError(f"{key}: found no folder {root}; expected {kind}s in it that match {pattern}")
+        raise InputError(
+            f"{key}: found no folder {root}{nearest_path(root)}; expected {kind}s in it that match {pattern}"
+        )
     expression, longest = compile_pattern(pattern), re.compile(_expression(pattern, "+"))
     others: Counter[str] = Counter()
     skipped: Counter[str] = Counter()

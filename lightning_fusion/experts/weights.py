@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.errors import InputError, nearest_path, shorten
 from lightning_fusion.hyperparameters import imported_class
 
 CARD_KEY = "expert"
@@ -26,7 +26,7 @@ def read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         InputError: If the file is missing, cannot be read weights-only, or has no weights.
     """
     if not Path(path).is_file():
-        raise InputError(f"checkpoint: found no file {path}")
+        raise InputError(f"checkpoint: found no file {path}{nearest_path(path)}")
     try:
         if path.endswith(".safetensors"):
             from safetensors.torch import load_file

@@ -14,6 +14,7 @@ from lightning_fusion.data.base import SPLITS
 from lightning_fusion.data.batch import as_batch
 from lightning_fusion.data.indexed import numbered
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.expert import warn_preprocessing_mismatch
 from lightning_fusion.experts.outputs.collect import (
     EverySplit,
     check_split,
@@ -119,6 +120,8 @@ def collect_embeddings(
         check_split(split)
     data.prepare_data()
     set_up(data)
+    for name, expert in experts.items():
+        warn_preprocessing_mismatch(f"expert {name}", expert.preprocessing, getattr(data, "preprocessing", None))
     prints = {split: fingerprint_of(data, split) for split in splits}
     settings = {"reads": reads, "max_new_tokens": max_new_tokens if reads == "both" else None}
     metadata = {
@@ -191,12 +194,15 @@ def _opened(
     if stored.experts != metadata:
         differ = [name for name in {**metadata, **stored.experts} if metadata.get(name) != stored.experts.get(name)]
         raise InputError(
-            f"output: the store {folder} is of other experts or settings ({shorten(differ)}); set overwrite"
+            f"output: the store {folder} is of other experts or settings ({shorten(differ)}); set overwrite "
+            "(--overwrite=true)"
         )
     stored.check_data(prints)
     for split in prints:
         if missing := [name for name in names if name not in stored[split].representations]:
-            raise InputError(f"output: the store {folder} has no embeddings of {shorten(missing)}; set overwrite")
+            raise InputError(
+                f"output: the store {folder} has no embeddings of {shorten(missing)}; set overwrite (--overwrite=true)"
+            )
     rank_zero_info(f"{folder} contains the embeddings already; no expert is run")
     return stored
 

@@ -9,8 +9,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.errors import InputError
-from lightning_fusion.experts.adapters.transformers import TransformersGenerator, model_files, weight_files
+from lightning_fusion.errors import InputError, nearest_path
+from lightning_fusion.experts.adapters.transformers import (
+    TransformersGenerator,
+    model_files,
+    tokenizer_fingerprint,
+    weight_files,
+)
 from lightning_fusion.experts.weights import CARD_KEY, build_network
 from lightning_fusion.files import digest, hash_files
 
@@ -110,6 +115,8 @@ class GenerativeExpert:
             card = _read_card(checkpoint)
         elif transformers is not None:
             weight_files(transformers)
+            if (tokenizer := tokenizer_fingerprint(transformers)) is not None:
+                card = {"preprocessing": {"tokenizer": tokenizer}}
         self.checkpoint, self.transformers, self.network = checkpoint, transformers, network
         self.domains = domains if domains is not None else card.get("domains")
         self.preprocessing: dict[str, Any] | None = card.get("preprocessing")
@@ -174,7 +181,7 @@ class GenerativeExpert:
 
 def _read_card(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
-        raise InputError(f"checkpoint: found no file {path}")
+        raise InputError(f"checkpoint: found no file {path}{nearest_path(path)}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many exception types for a truncated or foreign file

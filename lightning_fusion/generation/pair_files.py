@@ -203,7 +203,12 @@ class PairFiles:
         own = None if domain is None else [domain]
         pad_id = self.tokenizer.pad_id
         size = self.batch_size if role == "expert" else self.ask_batch_size
-        return TextPairsDataModule(splits, self.domains, own, size, self.seed, pad_id)
+        return TextPairsDataModule(splits, self.domains, own, size, self.seed, pad_id, self.preprocessing)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How texts become tokens, as an expert's checkpoint stores it."""
+        return {"lowercase": self.lowercase, "tokenizer": self.tokenizer.fingerprint}
 
     def fingerprint(self) -> str:
         """Fingerprint of all pairs and of their parts."""

@@ -1,6 +1,7 @@
 """Pairs of tokenized input and target texts."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,6 +66,8 @@ class TextPairsDataModule(TensorDataModule):
         batch_size: Number of pairs per batch and process.
         seed: Random seed of the order of samples.
         pad_id: The tokenizer's padding token.
+        preprocessing: How texts became tokens, such as ``{"tokenizer": fingerprint}``: experts of another tokenizer are
+            reported. None: not known.
 
     Raises:
         InputError: If the parts of a split differ in length, or an input text has no token.
@@ -83,6 +86,7 @@ class TextPairsDataModule(TensorDataModule):
         batch_size: int = 32,
         seed: int = 0,
         pad_id: int = 0,
+        preprocessing: dict[str, Any] | None = None,
     ) -> None:
         if unknown := sorted(set(own or ()) - set(domains)):
             raise InputError(f"own: found {shorten(unknown)}; the domains are {shorten(domains)}")
@@ -99,9 +103,15 @@ class TextPairsDataModule(TensorDataModule):
             member = torch.nn.functional.one_hot(target, len(domains)).bool()
             tensors[split] = TokenPairs(read, write, pad_id), target, member
         super().__init__(tensors, domains, domains, batch_size, seed)
+        self._preprocessing = preprocessing
         kept = torch.tensor([own is None or name in own for name in domains])
         for dataset in self._rows.values():
             dataset.rows = kept[dataset.targets].nonzero().flatten()
+
+    @property
+    def preprocessing(self) -> dict[str, Any] | None:
+        """How texts became tokens; None where it is not known."""
+        return self._preprocessing
 
     def fingerprint(self, split: str) -> str:
         """Return a fingerprint of the texts of a split."""

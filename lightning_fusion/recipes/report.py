@@ -278,7 +278,7 @@ def same_of_seeds(notes: Sequence[str]) -> list[str]:
         if len(same) == 1 or not all(found):
             told += same
         else:
-            seeds = ", ".join(match[1] for match in found if match)
+            seeds = ", ".join(dict.fromkeys(match[1] for match in found if match))
             told.append(re.sub(r"^Seed \d+", f"Seeds {seeds} (values of the first)", same[0]))
     return told
 

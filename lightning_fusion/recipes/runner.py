@@ -16,6 +16,7 @@ from rich.console import Console
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.collect import first_process
 from lightning_fusion.files import undrafted, write_text
+from lightning_fusion.recipes.notes import noting
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.trainers import Trainers
 
@@ -122,7 +123,7 @@ def run_recipe(
     check_seeds(seeds)
     trainers = Trainers(trainer, output)
     console = Console(markup=False, quiet=not first_process())
-    with quiet_lightning():
+    with quiet_lightning(), noting() as notes:
         config = {**recipe.config, **({"trainer": record} if (record := trainers.record()) else {})}
         folder = Path(output)
         if first_process():
@@ -135,9 +136,11 @@ def run_recipe(
         report = Report(recipe.name, config | {"seeds": list(seeds)}, metric=recipe.metric, title=recipe.title)
         report.beside = recipe.beside
         run = Run(folder, seeds, report, console, trainers)
-        for seed in seeds:
-            recipe.run_seed(run, seed)
+        for notes.seed in seeds:
+            recipe.run_seed(run, notes.seed)
+        notes.seed = None
         recipe.conclude(run)
+        report.notes += notes.beyond(report.notes)
         trainers.close()
     if first_process():
         report.save(folder, recipe.main)  # the results are safe before anything is drawn

@@ -23,6 +23,7 @@ from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.extras import missing_package
 from lightning_fusion.hyperparameters import is_plain
 
 DEFAULTS: dict[str, Any] = {"devices": 1, "logger": False, "enable_model_summary": False}
@@ -77,6 +78,9 @@ class Trainers:
         self.block, self.folder = DEFAULTS | block, Path(folder)
         if (precision := self.block.get("precision")) not in (None, *_PRECISIONS):
             raise InputError(f"trainer.precision: found {precision}; expected 32-true, 16-mixed or bf16-mixed")
+        for key in ("limit_train_batches", "max_steps"):
+            if self.block.get(key) == 0:
+                raise InputError(f"trainer.{key}: found 0, with which no stage trains anything; give a positive number")
         for key in ("callbacks", "logger"):
             value = self.block.get(key)
             self.block[key] = value if value is None or isinstance(value, bool | list | tuple) else [value]
@@ -241,6 +245,8 @@ def _build(value: Any, where: str) -> Any:
         try:
             return kind(**arguments)
         except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
+            if missing := missing_package(error):
+                raise InputError(f"{where}: {missing}") from error
             raise InputError(f"{where}: {value['class_path']} takes no {arguments} ({error})") from error
     if isinstance(value, Mapping):
         return {key: _build(item, where) for key, item in value.items()}

@@ -160,7 +160,8 @@ def train_expert(domain: int | str, *more: str, of: str = "digits") -> Any:
     """Train one expert of a file in configs/experts for two batches."""
     override = small(read(f"experts/{of}.yaml")) | {"trainer": TWO_BATCHES}
     file = write_yaml(Path("small/expert.yaml"), override)
-    return main(["fit", "-c", f"experts/{of}.yaml", "-c", file, f"--data.init_args.domain={domain}", *more])
+    options = [f"--data.init_args.domain={domain}", "--overwrite=true", *more]
+    return main(["fit", "-c", f"experts/{of}.yaml", "-c", file, *options])
 
 
 def collect_outputs(*more: str, name: str = "digits") -> Any:

@@ -19,7 +19,7 @@ from lightning_fusion.data.base import Rows
 from lightning_fusion.data.domains import MessageLog
 from lightning_fusion.data.folders import is_skipped, left_out_messages, walk_files
 from lightning_fusion.data.names import canonical_label, merge_forms, merge_message
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.errors import InputError, nearest_path, shorten
 
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -166,7 +166,7 @@ def list_images(root: str, level: str, messages: MessageLog) -> list[ImageFile]:
     """
     expected = f"expected {root}/<{level}>/<class>/*"
     if not Path(root).is_dir():
-        raise InputError(f"root: found no folder {root}; {expected}")
+        raise InputError(f"root: found no folder {root}{nearest_path(root)}; {expected}")
     others, skipped = Counter[str](), Counter[str]()
     found, misplaced, contents = [], [], defaultdict[tuple[str, ...], list[str]](list)
     for name in walk_files(root, "root", skipped):

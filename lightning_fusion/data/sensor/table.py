@@ -15,7 +15,7 @@ from lightning_fusion.data.sensor.layouts import numbered_columns
 from lightning_fusion.data.sensor.series import Series, check_labels
 from lightning_fusion.data.sensor.windows import RowInputs
 from lightning_fusion.data.tables import check_delimiter, read_columns, read_header
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.errors import InputError, nearest_path, shorten
 from lightning_fusion.files import digest
 
 
@@ -75,7 +75,7 @@ class FeatureTableDataModule(BaseSensorDataModule):
         """Read each row as a recording of one sample."""
         path, label, features = self.root, str(self.label), as_names(self.channels)
         if not Path(path).is_file():
-            raise InputError(f"root: found no file {path}; expected one delimited file of features")
+            raise InputError(f"root: found no file {path}{nearest_path(path)}; expected one delimited file of features")
         columns = numbered_columns(path, self.delimiter) if self.columns == "numbered" else as_names(self.columns)
         names = columns or read_header(path, self.delimiter)
         fields = [*as_names(self.domain_fields), *as_names(self.session_fields)]

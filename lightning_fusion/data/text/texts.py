@@ -11,7 +11,7 @@ import numpy as np
 
 from lightning_fusion.data.domains import MessageLog
 from lightning_fusion.data.names import LabelForms, canonical_label
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.errors import InputError, nearest_path, shorten
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), 0),
@@ -119,7 +119,7 @@ def read_text(path: Path, encoding: str) -> str:
         InputError: If the file does not exist or cannot be decoded (with the line), or the encoding is unknown.
     """
     if not path.is_file():
-        raise InputError(f"root: found no file {path}")
+        raise InputError(f"root: found no file {path}{nearest_path(path)}")
     content = path.read_bytes()
     try:
         return content.decode("utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding)
@@ -143,7 +143,7 @@ def find_files(root: str, *patterns: str) -> list[Path]:
     if base.is_file():
         return [base]
     if not base.is_dir():
-        raise InputError(f"root: found no file or folder {root}")
+        raise InputError(f"root: found no file or folder {root}{nearest_path(root)}")
     found = sorted({path for pattern in patterns for path in base.glob(pattern) if path.is_file()})
     if not found:
         raise InputError(f"root: found none of {', '.join(patterns)} in {base}")
@@ -165,7 +165,7 @@ def find_tables(root: str, suffixes: Sequence[str], messages: MessageLog) -> lis
     if base.is_file():
         return [base]
     if not base.is_dir():
-        raise InputError(f"root: found no file or folder {root}")
+        raise InputError(f"root: found no file or folder {root}{nearest_path(root)}")
     inside = sorted(path for path in base.iterdir() if not path.name.startswith("."))
     found = [path for path in inside if path.is_file() and path.suffix.lower() in suffixes]
     others = [path.name for path in inside if path not in found]

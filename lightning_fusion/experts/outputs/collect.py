@@ -120,7 +120,7 @@ def collect(
         if stored.domains != domains:  # the fingerprint contains the columns alone
             raise InputError(
                 f"output: the store {folder} has the domains {shorten(stored.domains)}; the data have "
-                f"{shorten(domains)}: collect again, with overwrite"
+                f"{shorten(domains)}: collect again with overwrite (--overwrite=true)"
             )
         stored.check_metadata(metadata)
         _check_identified(pool, folder)
@@ -129,7 +129,9 @@ def collect(
             _warn_missing(stored, {})
             _warn_seen(stored)
             return stored
-        raise InputError(f"output: the store {folder} has no representations; set overwrite to collect them")
+        raise InputError(
+            f"output: the store {folder} has no representations; set overwrite (--overwrite=true) to collect them"
+        )
     trainer = quiet_trainer() if trainer is None else trainer
     loaders = EverySplit(data, splits)
     if first_process():
@@ -186,7 +188,7 @@ def _check_identified(pool: ExpertPool, folder: Path) -> None:
         if reason is not None:
             raise InputError(
                 f"output: {folder} holds outputs of expert {name}, and whether it has changed since cannot be told: "
-                f"{reason}; set the expert's version, or overwrite to collect again"
+                f"{reason}; set the expert's version, or collect again with overwrite (--overwrite=true)"
             )
 
 

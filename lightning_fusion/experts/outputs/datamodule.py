@@ -126,7 +126,8 @@ class OutputsDataModule(SlicedDataModule):
                 "train_split": train_split,
                 "val_fraction": val_fraction,
                 "allow_seen": allow_seen,
-            }
+            },
+            logger=False,  # Lightning raises where it would log a module's argument of the same name beside it
         )
         self.representations, self.verify = representations, verify
         if not memory_limit_gb >= 0:

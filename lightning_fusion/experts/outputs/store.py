@@ -228,7 +228,8 @@ class ExpertOutputs:
             if self.experts[name]["fingerprint"] not in (None, entry["fingerprint"]):
                 raise InputError(
                     f"{self._where()} is from another expert {name}: its fingerprint is "
-                    f"{self.experts[name]['fingerprint']}, the pool's {entry['fingerprint']}; collect again"
+                    f"{self.experts[name]['fingerprint']}, the pool's {entry['fingerprint']}; "
+                    "collect again with overwrite (--overwrite=true)"
                 )
         if pool.classes != self.classes:
             raise InputError(
@@ -246,11 +247,14 @@ class ExpertOutputs:
         """
         for split, fingerprint in fingerprints.items():
             if split not in self.splits:
-                raise InputError(f"{self._where()} has no split {split}; collect again, with overwrite")
+                raise InputError(
+                    f"{self._where()} has no split {split}; collect again with overwrite (--overwrite=true)"
+                )
             if self.fingerprints.get(split) != fingerprint:
                 raise InputError(
                     f"{self._where()} is from other data: the fingerprint of {split} is "
-                    f"{self.fingerprints.get(split)} there and {fingerprint} here; collect again"
+                    f"{self.fingerprints.get(split)} there and {fingerprint} here; "
+                    "collect again with overwrite (--overwrite=true)"
                 )
 
     def check_metadata(self, metadata: Mapping[str, Mapping[str, Any]]) -> None:
@@ -267,7 +271,7 @@ class ExpertOutputs:
                 if entry[key] != self.experts[name][key]:
                     raise InputError(
                         f"{self._where()} has {key} {self.experts[name][key]} of expert {name}, the pool {entry[key]}; "
-                        "collect again, with overwrite"
+                        "collect again with overwrite (--overwrite=true)"
                     )
 
     def _where(self) -> str:
@@ -432,7 +436,9 @@ class ExpertOutputs:
                 )
             known = metadata["classes"], metadata["domains"], metadata["experts"], splits, metadata["fingerprints"]
         except KeyError as error:
-            raise DamagedStoreError(f"{OUTPUTS}: {path} is damaged (without {error}); collect again") from error
+            raise DamagedStoreError(
+                f"{OUTPUTS}: {path} is damaged (without {error}); collect again with overwrite (--overwrite=true)"
+            ) from error
         return cls(*known, path=stored.folder)
 
     def save(self, path: str | Path, overwrite: bool = False) -> "ExpertOutputs":

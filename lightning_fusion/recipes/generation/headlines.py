@@ -195,9 +195,8 @@ class _Seed(SeedRun):
 
     def _writer(self, name: str, arguments: dict[str, Any]) -> GenerativeExpertModule:
         vocabulary = self.files.tokenizer
-        preprocessing = {"lowercase": self.files.lowercase, "tokenizer": vocabulary.fingerprint}
         return GenerativeExpertModule(
-            vocab_size=vocabulary.vocab_size, trained_on=[name], preprocessing=preprocessing, **arguments
+            vocab_size=vocabulary.vocab_size, trained_on=[name], preprocessing=self.files.preprocessing, **arguments
         )
 
     def query(self, experts: dict[str, GenerativeExpert], max_new_tokens: int) -> None:
