@@ -114,7 +114,7 @@ class TestRoundTrip:
 class TestReplacing:
     def test_overwriting_is_asked_for_and_leaves_nothing_of_the_old(self, tmp_path):
         old = save(tmp_path)
-        with pytest.raises(InputError, match="contains a store already; set overwrite to replace it"):
+        with pytest.raises(InputError, match=r"contains a store already; set overwrite \(--overwrite=true\)"):
             save(tmp_path, {})
         new = {"x": np.ones(3)}
         with StoreWriter(tmp_path, "test", overwrite=True) as writer:

@@ -72,7 +72,9 @@ def runs(tmp_path_factory):
         result = []
         for lr in (0.25, 0.5):
             more = [f"--model.init_args.optimizer.init_args.lr={lr}", "--data.init_args.batch_size=32"]
-            cli = main(["fit", "-c", "foe/digits.yaml", "-c", "trainer/wandb.yaml", "-c", quick, *more, "--overwrite=true"])
+            cli = main(
+                ["fit", "-c", "foe/digits.yaml", "-c", "trainer/wandb.yaml", "-c", quick, *more, "--overwrite=true"]
+            )
             run = cli.trainer.logger.experiment
             place = Path(run.dir).resolve().parent
             wandb.finish()

@@ -68,7 +68,7 @@ def check_checkpoints(trainer: Trainer, model: LightningModule, resumed: str | N
     Raises:
         InputError: If a file exists that the run would write, and that is not the resumed one.
     """
-    if overwrite or trainer.fast_dev_run:
+    if overwrite or trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
         return
     found = [
         path for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint) for path in _files(each)

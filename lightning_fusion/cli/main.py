@@ -123,7 +123,7 @@ def _dispatch(args: list[str]) -> Any:
     from lightning_fusion.cli.config import find_config, read_config, with_found_configs
     from lightning_fusion.cli.kinds import check_kind, has_sections
 
-    shared = []  # files with sections by command
+    shared: list[str] = []  # files with sections by command
     for name in reversed(files):
         path = find_config(name)
         if command in TRAINING and has_sections(read_config(path)):

@@ -4,8 +4,8 @@ import os
 import re
 from argparse import Action, _SubParsersAction
 from contextlib import suppress
-from inspect import signature
 from importlib import import_module
+from inspect import signature
 from pkgutil import walk_packages
 from typing import Any
 

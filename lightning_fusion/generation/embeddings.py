@@ -14,7 +14,6 @@ from lightning_fusion.data.base import SPLITS
 from lightning_fusion.data.batch import as_batch
 from lightning_fusion.data.indexed import numbered
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.expert import warn_preprocessing_mismatch
 from lightning_fusion.experts.outputs.collect import (
     EverySplit,
     check_split,
@@ -25,6 +24,7 @@ from lightning_fusion.experts.outputs.collect import (
 )
 from lightning_fusion.experts.outputs.datamodule import OutputsDataModule
 from lightning_fusion.experts.outputs.store import ExpertOutputs, expert_target_matrix
+from lightning_fusion.experts.preprocessing import warn_preprocessing_mismatch
 from lightning_fusion.generation.answers import InferenceSettings, run_expert
 from lightning_fusion.generation.expert import GenerativeExpert
 from lightning_fusion.store import MissingStoreError

@@ -17,8 +17,8 @@ from lightning_fusion.callbacks.reproducible import EpochSeed
 from lightning_fusion.data.batch import Batch, as_batch
 from lightning_fusion.data.indexed import numbered
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.expert import warn_preprocessing_mismatch
 from lightning_fusion.experts.pool import check_same_experts
+from lightning_fusion.experts.preprocessing import data_preprocessing, warn_preprocessing_mismatch
 from lightning_fusion.files import atomic_write
 from lightning_fusion.foe.fusers import MLPFuser
 from lightning_fusion.generation.answers import run_expert
@@ -213,7 +213,7 @@ class GenerativeFoE(TunableLearningRate, CheckedLoading, LightningModule):
     def on_predict_epoch_start(self) -> None:
         """Reset the kept batches, and check the experts."""
         self._spool, self._results, self.summary = Spool(), [], {}
-        found = getattr(getattr(self.trainer, "datamodule", None), "preprocessing", None)
+        found = data_preprocessing(self.trainer)
         for name, expert in (self.experts or {}).items():
             warn_preprocessing_mismatch(f"expert {name}", expert.preprocessing, found)
 

@@ -71,7 +71,7 @@ def noting() -> Iterator[Notes]:
                 notes.add(" ".join(str(message).split()))
             show(message, category, filename, *rest, **more)
 
-        warnings.showwarning = keep  # type: ignore[assignment]
+        warnings.showwarning = keep
         try:
             yield notes
         finally:

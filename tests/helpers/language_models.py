@@ -2,6 +2,7 @@
 
 import weakref
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,9 @@ class Counted(PointerGenerator):
         cls.stop_at = None
 
 
-def pairs(rows: int = 12, batch_size: int = 4, seed: int = 0, own: list[str] | None = None) -> TextPairsDataModule:
+def pairs(
+    rows: int = 12, batch_size: int = 4, seed: int = 0, own: list[str] | None = None, **more: Any
+) -> TextPairsDataModule:
     """Texts whose domain shows in their words; what is to be written is their beginning."""
     generator = torch.Generator().manual_seed(seed)
     splits = {}
@@ -64,7 +67,7 @@ def pairs(rows: int = 12, batch_size: int = 4, seed: int = 0, own: list[str] | N
             length = int(torch.randint(2, 9, (), generator=generator))
             read.append((3 + 7 * number + torch.randint(7, (length,), generator=generator)).tolist())
         splits[split] = read, [text[:2] for text in read], domain
-    return TextPairsDataModule(splits, DOMAINS, own, batch_size=batch_size)
+    return TextPairsDataModule(splits, DOMAINS, own, batch_size=batch_size, **more)
 
 
 def save_classifier(

@@ -145,7 +145,7 @@ class TestOnce:
 
         ask(tiny.pool(), data(tiny.DOMAINS), tmp_path)
         ask(tiny.pool(), data(tiny.DOMAINS), tmp_path)
-        with pytest.raises(InputError, match=r"has the domains .*; the data have .*: collect again, with overwrite"):
+        with pytest.raises(InputError, match=r"has the domains .*; the data have .*: collect again with overwrite"):
             ask(tiny.pool(), data(tiny.DOMAINS[::-1]), tmp_path)
         assert ask(tiny.pool(), data(tiny.DOMAINS[::-1]), tmp_path, overwrite=True).domains == tiny.DOMAINS[::-1]
 

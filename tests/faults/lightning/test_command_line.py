@@ -16,6 +16,7 @@ from lightning_fusion import Expert
 from lightning_fusion.cli.main import main
 from lightning_fusion.extras import installed
 
+slow = pytest.mark.slow
 QUIET = ["--trainer.max_epochs=1", "--trainer.enable_model_summary=false", "--trainer.enable_progress_bar=false"]
 FUSER = ["-c", "foe/digits.yaml", *QUIET, "--model.init_args.network.init_args.hidden=[4]"]
 CHECKPOINT = Path("runs/digits/fuser/label.ckpt")
@@ -69,9 +70,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 def expert_files(*options: str) -> list[str]:
     """Arguments that train the user's network on the user's data with a shipped file."""
     network = {"class_path": "mine.Net", "init_args": {"width": 3}}
-    content = {
-        "model": {"class_path": "lightning_fusion.ExpertModule", "init_args": {"network": network}}
-    }
+    content = {"model": {"class_path": "lightning_fusion.ExpertModule", "init_args": {"network": network}}}
     file = write_yaml(Path("network.yaml"), content)
     return ["-c", "experts/digits.yaml", "-c", file, "--data=mine.Data", *QUIET, *options]
 
@@ -86,6 +85,7 @@ class TestRunsThatDied:
         config = yaml.safe_load(next(Path("runs/digits/logs/fuser").rglob("config.yaml")).read_text())
         assert config["data"]["init_args"]["seed"] == 1
 
+    @slow
     def test_data_of_the_user_may_log_an_argument_of_the_same_name(self, folder):
         (folder / "mine.py").write_text(MINE.replace("vocabulary", "label_smoothing"))
         cli = main(["fit", *expert_files(MINE_FOLDER)])
@@ -97,7 +97,11 @@ class TestRunsThatDied:
 
     @pytest.mark.parametrize(
         ("logger", "package"),
-        [("TensorBoardLogger", "tensorboard"), ("MLFlowLogger", "mlflow"), ("CometLogger", "comet-ml")],
+        [
+            ("TensorBoardLogger", "tensorboard"),
+            pytest.param("MLFlowLogger", "mlflow", marks=slow),
+            pytest.param("CometLogger", "comet-ml", marks=slow),
+        ],
     )
     def test_a_logger_without_its_package_names_the_package(self, logger, package, folder):
         if installed(package.replace("-", "_")):
@@ -119,6 +123,7 @@ class TestRunsThatDied:
     def test_a_file_may_stand_before_the_command_and_without_a_blank(self, args):
         assert parse(args)["trainer"]["max_epochs"] == 50
 
+    @slow
     def test_a_file_before_the_command_may_have_a_section_for_each_command(self, folder):
         sections = {name: read("foe/digits.yaml") for name in ("fit", "test")}
         sections["fit"]["trainer"]["max_epochs"] = 3
@@ -150,6 +155,7 @@ class TestRunsThatDied:
 
 
 class TestNothingIsReplaced:
+    @slow
     def test_a_second_fit_does_not_replace_the_checkpoint_of_the_first(self, folder):
         main(["fit", *FUSER])
         before = CHECKPOINT.read_bytes()
@@ -166,6 +172,7 @@ class TestNothingIsReplaced:
         main(["fit", *FUSER, "--model.init_args.seed=1", "--overwrite=true"])
         assert CHECKPOINT.read_bytes() != before
 
+    @slow
     def test_a_resumed_fit_goes_on_in_its_own_files_only(self, folder):
         main(["fit", *FUSER])
         CHECKPOINT.with_name("other.ckpt").write_bytes(CHECKPOINT.read_bytes())
@@ -176,18 +183,22 @@ class TestNothingIsReplaced:
         with pytest.warns(UserWarning, match="fit trained nothing: .*label.ckpt is of epoch 2, and trainer.max_epochs"):
             main(["fit", *resumed, f"--ckpt_path={CHECKPOINT}"])
 
+    @slow
     def test_the_saved_configuration_does_not_say_overwrite(self, folder):
         main(["fit", *FUSER, "--overwrite=true"])
         (saved,) = Path("runs/digits/logs").rglob("config.yaml")
         assert "would replace" in refused(["fit", "-c", str(saved)])
 
+    @slow
     def test_a_policy_is_not_replaced_either(self, folder):
         arguments = ["fit", "-c", "foe/frugal_digits.yaml", "--trainer.enable_progress_bar=false"]
         main(arguments)
         assert "would replace runs/digits/policy of an earlier run" in refused(arguments)
         main([*arguments, "--overwrite=true"])
 
-    @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+    @pytest.mark.parametrize(
+        "command", ["fit", *(pytest.param(each, marks=slow) for each in ("validate", "test", "predict"))]
+    )
     @pytest.mark.parametrize(
         ("options", "found"),
         [
@@ -208,12 +219,16 @@ class TestNothingIsReplaced:
             if path.parent.name not in ("recipes", "sweeps", "trainer") and trainer:
                 assert all(each.startswith("${trainer.default_root_dir}") for each in written), path
 
+    @slow
     def test_collect_names_the_option(self, folder):
         pool = {name: {"class_path": "lightning_fusion.Expert", "init_args": {}} for name in ("a", "b")}
         for name, expert in tiny.experts().items():
             torch.save(expert.network.state_dict(), f"{name}.pt")
             pool[name]["init_args"] = {"checkpoint": f"{name}.pt", "classes": tiny.EXPERT_CLASSES[name]}
-            pool[name]["init_args"]["network"] = {"class_path": "helpers.tiny.Net", "init_args": {"num_classes": 2, "norm": True}}
+            pool[name]["init_args"]["network"] = {
+                "class_path": "helpers.tiny.Net",
+                "init_args": {"num_classes": 2, "norm": True},
+            }
         file = write_yaml(Path("pool.yaml"), {"experts": pool, "data": {"class_path": "mine.Data"}, "output": "store"})
         main(["collect", "-c", file])
         torch.save(tiny.experts(1)["a"].network.state_dict(), "a.pt")
@@ -221,7 +236,9 @@ class TestNothingIsReplaced:
         main(["collect", "-c", file, "--overwrite=true"])
 
 
-@pytest.mark.parametrize("command", ["test", "validate", "predict", "fit"])
+@pytest.mark.parametrize(
+    "command", ["test", *(pytest.param(each, marks=slow) for each in ("validate", "predict", "fit"))]
+)
 def test_null_in_a_checkpoint_does_not_override_what_the_user_gave(command, folder):
     main(["fit", *FUSER])
     experts = {}
@@ -306,6 +323,7 @@ class TestFilesOfAnotherKind:
         assert len(message) < 300 + len(str(CONFIGS))
 
 
+@slow
 class TestNearestNames:
     @pytest.mark.parametrize(
         ("option", "says"),
@@ -370,6 +388,7 @@ class TestNearestNames:
         assert re.search(says, refused(["fit", *FUSER, option]))
 
 
+@slow
 class TestErrorsOfTheUsersCode:
     @pytest.mark.parametrize(
         ("option", "kind", "line"),
@@ -386,7 +405,6 @@ class TestErrorsOfTheUsersCode:
             main(["fit", *expert_files(MINE_FOLDER, option)])
         assert line in "".join(traceback.format_exception(caught.value))
 
-    @pytest.mark.slow
     def test_the_shell_prints_their_traceback(self, folder):
         command = [sys.executable, "-m", "lightning_fusion", "fit", *expert_files(MINE_FOLDER)]
         done = subprocess.run(
@@ -395,6 +413,21 @@ class TestErrorsOfTheUsersCode:
         assert done.returncode == 1
         assert re.search(r'mine.py", line \d+, in __init__\n.*\nValueError: the width is too large\n$', done.stderr)
         assert "Does not validate" not in done.stderr
+
+
+def test_nearest_names_and_wrong_values():
+    """The others of TestNearestNames are slow."""
+    arguments = ["fit", "-c", "experts/digits.yaml"]
+    message = refused([*arguments, "--model.init_args.network=SmolConvNet"])
+    assert message.endswith("network: found no class SmolConvNet; did you mean lightning_fusion.encoders.SmallConvNet?")
+    message = refused([*arguments, "--model.init_args.labl_smoothing=0.1"])
+    assert message == "model: Option 'labl_smoothing' is not accepted; did you mean label_smoothing?"
+
+
+def test_an_error_of_the_users_constructor_is_raised_where_it_happens(folder):
+    with pytest.raises(ValueError, match="^the width is too large$") as caught:
+        main(["fit", *expert_files(MINE_FOLDER, "--model.init_args.network.init_args.width=7")])
+    assert 'mine.py", line' in "".join(traceback.format_exception(caught.value))
 
 
 def test_data_without_experts_say_what_a_fuser_needs(folder):
