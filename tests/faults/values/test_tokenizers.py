@@ -8,7 +8,7 @@ from helpers import generation_script, language_models, tiny
 from lightning_fusion.generation.embeddings import collect_embeddings
 from lightning_fusion.generation.expert import GenerativeExpert
 
-SAYS = "preprocessing: expert b was trained with a preprocessing that differs from the data's .tokenizer 'other' against 'own'"
+SAYS = "expert b was trained with a preprocessing that differs from the data's .tokenizer 'other' against 'own'"
 
 
 def experts() -> dict[str, GenerativeExpert]:
