@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from lightning_fusion.data.batch import Batch
 from lightning_fusion.data.duplicates import tensors_message
+from lightning_fusion.data.names import as_labels
 from lightning_fusion.data.samplers import SlicedDataModule
 from lightning_fusion.data.targets import UNLABELED, as_targets, single_class_message
 from lightning_fusion.errors import InputError, shorten
@@ -371,7 +372,7 @@ class TensorDataModule(FusionDataModule):
     ) -> None:
         super().__init__()
         self._configure(batch_size=batch_size, seed=seed)
-        self._classes, self._domains = list(classes), list(domains)
+        self._classes, self._domains = as_labels(classes, "classes"), as_labels(domains, "domains")
         self._rows = {}
         offset = 0
         for split, parts in tensors.items():

@@ -41,6 +41,7 @@ class PairFiles:
         columns: Names of the columns of files without a header.
         value_names: Names of the values of some columns: ``{class: {"1": World, "2": Sports}}``.
         delimiter: Column delimiter. ``None`` (default) selects it by the suffix.
+        quoting: ``csv``, or ``none`` where quotes are part of the texts. ``None`` (default) means ``none`` for tabs.
         encoding: Encoding of the files.
         test_fraction: Fraction of all pairs for testing.
         fuser_fraction: Fraction of all pairs for the fuser; a fifth of it validates.
@@ -66,6 +67,7 @@ class PairFiles:
         columns: list[str] | None = None,
         value_names: dict[str, dict[str | int, str]] | None = None,
         delimiter: str | None = None,
+        quoting: Literal["csv", "none"] | None = None,
         encoding: str = "utf-8",
         test_fraction: float = 0.2,
         fuser_fraction: float = 0.2,
@@ -88,7 +90,8 @@ class PairFiles:
             raise InputError("max_read, max_write, batch_size and ask_batch_size must be at least 1")
         if not domain_fields:
             raise InputError("domain_fields: found none; name the column(s) of the domain of a pair")
-        self.root, self.columns, self.delimiter, self.encoding = root, columns, delimiter, encoding
+        self.root, self.columns, self.encoding = root, columns, encoding
+        self.delimiter, self.quoting = delimiter, quoting
         self.fields = Fields(read, write, domains=tuple(domain_fields), names=names_of_values(value_names))
         self.test_fraction, self.fuser_fraction, self.val_fraction = test_fraction, fuser_fraction, val_fraction
         self.vocab_size, self.lowercase, self.max_read, self.max_write = vocab_size, lowercase, max_read, max_write
@@ -104,7 +107,7 @@ class PairFiles:
     def texts(self) -> Texts:
         """Return all pairs: input ``texts``, target ``labels``, ``domains``; empty inputs raise InputError."""
         texts = Texts(forms=str.strip)  # texts to write, not labels
-        how = {"delimiter": self.delimiter, "columns": self.columns}
+        how: dict[str, Any] = {"delimiter": self.delimiter, "columns": self.columns, "quoting": self.quoting}
         rows = read_table(Path(self.root), self.fields.needed, self.encoding, **how)
         self.fields.add(texts, self.root, rows)
         if blank := [row for row, text in enumerate(texts.texts) if not text.strip()]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lightning_fusion.data.base import SPLITS, Origins
-from lightning_fusion.data.names import canonical_label
+from lightning_fusion.data.names import LabelForms
 from lightning_fusion.data.sensor.layouts import POSITION, cut_pieces
 from lightning_fusion.data.sensor.series import Series, find_other_scales
 from lightning_fusion.data.splits import stratified_sessions
@@ -43,7 +43,7 @@ class Source:
 
     def field(self, name: str) -> np.ndarray:
         """Return the (R,) texts of one field in canonical form, as objects."""
-        return np.array([canonical_label(value) for value in self.fields[name]], object)
+        return np.array(list(map(LabelForms(), self.fields[name])), object)
 
 
 def cut_source(source: Source, length: int) -> Source:

@@ -262,7 +262,7 @@ class BaseSensorDataModule(DomainsDataModule):
         split = None if self.split_field is None else str(self.split_field)
         for name in fields:
             if name in self._source.fields:
-                written = {str(value): canonical_label(value) for value in self._source.fields[name]}
+                written = {value: canonical_label(value) for value in sorted(map(str, set(self._source.fields[name])))}
                 self.messages.warn(merge_message(merge_forms(written), f"values of {name}"))
         arrangement = arrange(self._source, fields, group, as_names(self.session_fields), split)
         self.messages.warn(similar_message(arrangement.domains, "domains", "rename one in the data"))
