@@ -7,8 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-
+from lightning_fusion.data.domains import MessageLog
 from lightning_fusion.data.folders import left_out_messages, walk_files
 from lightning_fusion.errors import InputError, nearest_path, shorten
 
@@ -87,6 +86,7 @@ def find_files(
     kind: str,
     hint: str,
     key: str = "root",
+    messages: MessageLog | None = None,
 ) -> list[FoundFile]:
     """Find all files of a kind under a folder that match a pattern, sorted by name.
 
@@ -99,6 +99,7 @@ def find_files(
         kind: Name of the kind of file, for messages.
         hint: Fields that the pattern should contain, for messages.
         key: Argument that names the folder, for messages.
+        messages: Log of what is left out; a new one by default.
 
     Raises:
         InputError: If the folder does not exist, holds no such file, or none that matches; if a subfolder cannot be
@@ -108,6 +109,7 @@ def find_files(
         raise InputError(
             f"{key}: found no folder {root}{nearest_path(root)}; expected {kind}s in it that match {pattern}"
         )
+    messages = messages or MessageLog()
     expression, longest = compile_pattern(pattern), re.compile(_expression(pattern, "+"))
     others: Counter[str] = Counter()
     skipped: Counter[str] = Counter()
@@ -134,7 +136,7 @@ def find_files(
             f"{min(unmatched)}: set pattern to describe it, with {hint}"
         )
     if unmatched:
-        rank_zero_warn(
+        messages.warn(
             f"{len(unmatched)} of {len(found) + len(unmatched)} {kind}s under {root} do not match the pattern "
             f"{pattern} and are left out: {shorten(sorted(unmatched), 3)}"
         )
@@ -142,13 +144,11 @@ def find_files(
         name, fields, other_fields = min(ambiguous, key=lambda case: case[0])
         differ = [key for key in fields if fields[key] != other_fields[key]]
         first, second = (", ".join(f"{key} {case[key]!r}" for key in differ) for case in (fields, other_fields))
-        rank_zero_warn(
+        messages.warn(
             f"{len(ambiguous)} of {len(found)} {kind}s under {root} match the pattern {pattern} in several ways: "
             f"{name} has {first}, or {second}. The first is used; give widths, as {{{differ[0]}:2}}, or separators"
         )
     warning, message = left_out_messages(root, others, skipped, ", ".join(sorted(suffixes)))
-    if warning is not None:
-        rank_zero_warn(warning)
-    if message is not None:
-        rank_zero_info(message)
+    messages.warn(warning)
+    messages.info(message)
     return sorted(found, key=lambda file: file.name)

@@ -415,7 +415,7 @@ class AudioFilesDataModule(BaseAudioDataModule):
 
     def read_layout(self) -> AudioLayout:
         """Find the files."""
-        return find_trees(self.root, self.val_root, self.test_root, self.pattern)
+        return find_trees(self.root, self.val_root, self.test_root, self.pattern, self.messages)
 
     def read_recordings(self, layout: AudioLayout) -> Recordings:
         """Inspect the files, and decode them where they fit into memory."""

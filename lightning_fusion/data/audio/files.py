@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.progress import track
 from torch import Tensor
 
+from lightning_fusion.data.domains import MessageLog
 from lightning_fusion.data.patterns import FoundFile, find_files
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.extras import require
@@ -30,10 +31,12 @@ _CANCELED = 1e-2  # power of the mean of all channels relative to theirs: -20 dB
 _PROBE_S = 3.0  # examined part of recordings that stay on disk
 
 
-def find_recordings(root: str | Path, pattern: str, key: str = "root") -> list[FoundFile]:
+def find_recordings(
+    root: str | Path, pattern: str, key: str = "root", messages: MessageLog | None = None
+) -> list[FoundFile]:
     """Find all audio files under a folder that match a path pattern."""
     hint = "{speaker} in place of the speaker's name"
-    return find_files(root, pattern, AUDIO_SUFFIXES, "audio file", hint, key)
+    return find_files(root, pattern, AUDIO_SUFFIXES, "audio file", hint, key, messages)
 
 
 @dataclass

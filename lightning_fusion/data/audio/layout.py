@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lightning_fusion.data.audio.files import find_recordings
+from lightning_fusion.data.domains import MessageLog
 from lightning_fusion.data.names import LabelForms
 from lightning_fusion.data.patterns import compile_pattern
 from lightning_fusion.errors import InputError, shorten
@@ -89,7 +90,9 @@ def check_files(pattern: str, needs: Iterable[str], memory_limit_gb: float) -> N
             )
 
 
-def find_trees(root: str, val_root: str | None, test_root: str | None, pattern: str) -> AudioLayout:
+def find_trees(
+    root: str, val_root: str | None, test_root: str | None, pattern: str, messages: MessageLog | None = None
+) -> AudioLayout:
     """Find the recordings under some folders, without opening a file.
 
     Args:
@@ -97,13 +100,14 @@ def find_trees(root: str, val_root: str | None, test_root: str | None, pattern: 
         val_root: Folder of the validation recordings, if separate.
         test_root: Folder of the test recordings, if separate.
         pattern: Pattern of paths relative to a root (:func:`~lightning_fusion.data.patterns.compile_pattern`).
+        messages: Log of what is left out; a new one by default.
 
     Raises:
         InputError: If a folder has no such recordings, or the folders of ``root`` do not name speakers.
     """
     roots = {"root": root, "val_root": val_root, "test_root": test_root}
     given = {number: (key, folder) for number, (key, folder) in enumerate(roots.items()) if folder is not None}
-    trees = {number: find_recordings(folder, pattern, key) for number, (key, folder) in given.items()}
+    trees = {number: find_recordings(folder, pattern, key, messages) for number, (key, folder) in given.items()}
     found = [recording for tree in trees.values() for recording in tree]
     first = {recording.fields["speaker"] for recording in trees[0]}
     if pattern == SPEAKER_FOLDERS and {re.split("[-_ ]", name)[0].lower() for name in first} <= _SPLIT_NAMES:

@@ -112,7 +112,7 @@ class SensorDataModule(WindowedSensorDataModule):
                 ``channels`` names positions.
         """
         hint = "a field in braces for each part of a name that varies"
-        found = find_files(self.root, self.pattern, SERIES_SUFFIXES, "recording", hint)
+        found = find_files(self.root, self.pattern, SERIES_SUFFIXES, "recording", hint, messages=self.messages)
         fields = {name: [file.fields[name] for file in found] for name in found[0].fields}
         names = [file.name for file in found]
         paths = [str(Path(self.root, name)) for name in names]
