@@ -248,7 +248,11 @@ class _Collecting(LightningModule):
         if self.keep_representations:
             found["probabilities"], found["representations"] = self.pool.forward_with_representations(batch.input)
         elif self.on_failure == "raise" and not self.retries and not self.remote:
-            found["probabilities"] = self.pool(batch.input)
+            try:
+                found["probabilities"] = self.pool(batch.input)
+            except InputError as error:
+                hint = "; on_failure='skip' continues without it" if str(error).startswith("expert ") else ""
+                raise InputError(f"{error}{hint}") from error
         else:
             found["probabilities"] = self._query(batch.input, len(batch.index))
         domain = batch.domain.reshape(len(batch.index), -1)

@@ -134,6 +134,14 @@ class TestEveryKindOfBadAnswer:
         assert np.isnan(found.scattered("test")[3, 1]).all() and np.isfinite(found.scattered("test")[3, 0]).all()
 
 
+def test_a_network_without_an_answer_is_reported_with_the_option_that_continues():
+    network = torch.nn.Linear(4, 3)
+    network.weight.data.fill_(math.nan)
+    with pytest.raises(InputError, match=r"expert a returned NaN .* row\(s\) 0, 1 of the batch; on_failure='skip'"):
+        data = {"test": (torch.ones(2, 4), torch.zeros(2).long())}
+        collect(ExpertPool({"a": Expert(network, classes=CLASSES)}), data, trainer=tiny.trainer())
+
+
 def test_a_row_that_raises_does_not_fail_its_group():
     remote, x = Remote(OSError("too long"), (5, 200)), torch.arange(256.0)[:, None]
     found = query_rows(lambda rows: remote(x[rows]), torch.arange(256), 3, "remote", "skip")
