@@ -61,7 +61,7 @@ class BaseLabeledAudioDataModule(BaseAudioDataModule):
                 f"{self.layout.names[written.index(strange[0])]} has the label {strange[0]!r}; expected one of "
                 f"{shorten(listed, 9)}: add it to labels{suggestion(strange[0], listed)}"
             )
-        self.messages.warn(similar_message(sorted(set(name.values())), "labels", RENAME))
+        self.messages.warn(None if listed else similar_message(sorted(set(name.values())), "labels", RENAME))
         return [name[label] for label in written]
 
     def whole_split(self) -> AudioSplit:

@@ -301,8 +301,9 @@ class BaseSensorDataModule(DomainsDataModule):
     def _labels(self) -> tuple[list[str], np.ndarray]:
         """Names of all classes, and the class index of each window."""
         names, label = self._renamed.series.names, self._cut.label
-        known = read_labels(self.labels)[0] or sorted(names[number] for number in np.unique(label))
-        self.messages.warn(similar_message(known, "labels", RENAME))
+        listed = read_labels(self.labels)[0]
+        known = listed or sorted(names[number] for number in np.unique(label))
+        self.messages.warn(None if listed else similar_message(known, "labels", RENAME))
         place = np.array([known.index(name) if name in known else -1 for name in names])
         return known, place[label]
 

@@ -291,7 +291,7 @@ class BaseTextDataModule(DomainsDataModule):
         names = rename_labels(corpus.labels, renamed)
         found = self._in_scope(~corpus.out_of_scope, names)
         known = listed or found
-        self.messages.warn(similar_message(known, "labels", RENAME))
+        self.messages.warn(None if listed else similar_message(known, "labels", RENAME))
         if strange := [name for name in found if name not in known]:
             raise InputError(
                 f"{self.origin} has the label {strange[0]!r}; expected one of {shorten(known, 9)}: add it to labels"

@@ -96,6 +96,12 @@ class TestTexts:
         with pytest.raises(InputError, match=r"labels renames 'Opne'; the data have 'Open', .*did you mean Open"):
             delimited(root, labels={"Opne": "open"}).setup()
 
+    def test_labels_that_are_listed_are_not_near(self, tmp_path):
+        root = table(tmp_path / "t.csv", texts(["Open", "open"]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert delimited(root, labels=["open", "Open"]).classes == ["open", "Open"]
+
     def test_permitted_labels_in_any_form(self, tmp_path):
         root = table(tmp_path / "t.csv", texts(["1.0", "2", CAFE]))
         assert delimited(root, labels=[2, 1, DECOMPOSED]).classes == ["2", "1", CAFE]
