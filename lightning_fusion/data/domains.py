@@ -23,31 +23,29 @@ class MessageLog:
     Example:
         >>> messages = MessageLog()
         >>> messages.info("3 texts are cut")
-        >>> messages.info("3 texts are cut"), messages.seen
-        (None, {'3 texts are cut'})
+        >>> messages.info("3 texts are cut"), messages.texts
+        (None, ['3 texts are cut'])
     """
 
     def __init__(self) -> None:
-        self.seen: set[str] = set()
         self.texts: list[str] = []
+        self._keys: set[str] = set()
 
     def warn(self, message: str | None) -> None:
         """Log a warning, unless it was logged before or is None."""
-        if message is not None and message not in self.seen:
-            self.seen.add(message)
+        if message is not None and message not in self.texts:
             self.texts.append(message)
             rank_zero_warn(message)
 
     def first(self, key: str) -> bool:
         """Return whether this is the first call with a key, for messages whose text depends on the variant."""
-        new = key not in self.seen
-        self.seen.add(key)
+        new = key not in self._keys
+        self._keys.add(key)
         return new
 
     def info(self, message: str | None) -> None:
         """Log a message, unless it was logged before or is None."""
-        if message is not None and message not in self.seen:
-            self.seen.add(message)
+        if message is not None and message not in self.texts:
             self.texts.append(message)
             rank_zero_info(message)
 

@@ -48,7 +48,7 @@ class TestTable:
         capsys.readouterr()
         train = data.rows("train").rows
         assert torch.equal(data._fill, raw[train].nanmedian(0).values) and (train < 60).all()
-        said = [m for m in data.messages.seen if "missing" in m]
+        said = [m for m in data.messages.texts if "missing" in m]
         assert said == [
             "18 of 5160 values, in 5 of 43 features, are missing and replaced by the medians of the training samples"
         ]
