@@ -124,12 +124,13 @@ def _positions(loader: Any, count: int, batch_idx: int) -> Tensor | None:
     sampler, size = getattr(loader, "sampler", None), getattr(loader, "batch_size", None)
     if size is None:
         return None
-    places = batch_idx * size + torch.arange(count)
+    places: Tensor = batch_idx * size + torch.arange(count)
     if isinstance(sampler, DistributedSampler):
         if sampler.shuffle:
             return None
         rows: int = len(sampler.dataset)  # type: ignore[arg-type]
-        return (places * sampler.num_replicas + sampler.rank) % rows
+        found: Tensor = (places * sampler.num_replicas + sampler.rank) % rows
+        return found
     alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
     if isinstance(sampler, SequentialSampler) or (isinstance(loader.dataset, IterableDataset) and alone):
         return places

@@ -6,7 +6,7 @@ weights, buffers and modes.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule, Trainer
@@ -104,7 +104,7 @@ def first_rows(module: LightningModule) -> Batch:
     Raises:
         InputError: If there are none.
     """
-    trainer, dtype = module.trainer, module.dtype
+    trainer, dtype = module.trainer, cast(torch.dtype, module.dtype)
     data: Any = getattr(trainer, "datamodule", None)
     batch: Any = None
     with torch.random.fork_rng():

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_fusion.extras import installed
+from lightning_fusion.frugal.rounding import rounded
 
 _BLOCK = 2**19  # distances held at once in float64: 4 MB
 _HELD = 2**23  # distances held at once in float32: 32 MB
@@ -21,7 +22,8 @@ class SubsetNeighbors:
 
     Squared distances add over experts, D_S(x, n) = sum over k in S of ||f_k(x) - f_k(x_n)||^2, so one more expert is
     one more matrix product. Rows are ordered by (distance, row index), in float64; distances that rounding could have
-    swapped are taken again from differences, so that equal rows are equal. On a CPU with numba (extra ``fast``)
+    swapped are taken again from differences and rounded (:mod:`~lightning_fusion.frugal.rounding`), so that equally
+    distant rows are equal. On a CPU with numba (extra ``fast``)
     products are in float32 and the search is compiled (:mod:`~lightning_fusion.frugal.kernels`); elsewhere, and for
     outputs too large for float32, everything is in float64, in plain torch. The neighbors are the same.
 
@@ -278,7 +280,7 @@ class SubsetNeighbors:
     def _margin(self, subset: Sequence[int]) -> float:
         """Twice the bound of the rounding error of a squared distance, for points no longer than the rows."""
         terms = len(subset) * (self.num_classes + 2) + 2
-        return 16 * terms * 2.0**-53 * float(sum(self._largest[expert] for expert in subset))
+        return (16 * terms * 2.0**-53 + 2.0**-38) * float(sum(self._largest[expert] for expert in subset))
 
     def _exact(self, subset: Sequence[int], points: Tensor, suspect: Tensor, count: int) -> Tensor:
         """(R, count) the nearest of some suspects, by (sum of squared differences, row index).
@@ -304,7 +306,7 @@ class SubsetNeighbors:
         for first in range(0, len(rows), step):
             some = slice(first, first + step)
             theirs = self._rows[rows[some]].view(-1, widest, self.num_experts, self.num_classes)
-            distances = ((theirs - chosen[some][:, None]).square_().sum(3) * members).sum(2)
+            distances = rounded(((theirs - chosen[some][:, None]).square_().sum(3) * members).sum(2))
             distances.masked_fill_(missing[some], _NOWHERE)
             result.append(distances.argsort(dim=1, stable=True)[:, :count])
         return rows.gather(1, torch.cat(result))

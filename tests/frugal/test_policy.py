@@ -1072,17 +1072,20 @@ class TestServing:
         FrugalFoE(fuser=shared).fit(others, answers)
         assert same(expected, policy.predict(outputs))
 
-    @pytest.mark.slow
-    def test_answers_do_not_depend_on_the_batch(self):
+    @pytest.mark.parametrize("neighbors", [10, 50, 100])
+    def test_answers_do_not_depend_on_the_batch_or_on_numba(self, neighbors, monkeypatch):
         generator = np.random.default_rng(0)
-        shares = generator.multinomial(20, [0.25] * 4, size=(6, 300)) / 20  # float64 fractions that are not exact
+        shares = generator.multinomial(20, [0.25] * 4, size=(6, 300)) / 20  # float64 fractions: many equal distances
         outputs = {f"e{k}": torch.from_numpy(values) for k, values in enumerate(shares)}
         targets = torch.from_numpy(generator.integers(4, size=300))
-        policy = FrugalFoE(trade_off=0.005).fit(outputs, targets)
-        whole = policy.predict({name: values[:60] for name, values in outputs.items()})
-        fresh = FrugalFoE(trade_off=0.005).fit(outputs, targets)
-        single = [fresh.predict({name: v[row : row + 1] for name, v in outputs.items()}) for row in reversed(range(60))]
+        queries = {name: values[:40] for name, values in outputs.items()}
+        whole = FrugalFoE(trade_off=0.005, neighbors=neighbors).fit(outputs, targets).predict(queries)
+        fresh = FrugalFoE(trade_off=0.005, neighbors=neighbors).fit(outputs, targets)
+        single = [fresh.predict({name: v[row : row + 1] for name, v in queries.items()}) for row in reversed(range(40))]
         assert torch.equal(whole.queried, torch.cat([answer.queried for answer in reversed(single)]))
+        monkeypatch.setattr("lightning_fusion.frugal.neighbors.installed", lambda name: False)
+        plain = FrugalFoE(trade_off=0.005, neighbors=neighbors).fit(outputs, targets).predict(queries)
+        assert torch.equal(whole.queried, plain.queried) and torch.equal(whole.risk, plain.risk)
 
     def test_printing_is_short(self):
         outputs, targets = specialists(80)
