@@ -213,7 +213,7 @@ MAPS = torch.rand(2, 4, 4)
         (lambda: attribution_overlap(MAPS, MAPS, top_fraction=0), "top_fraction is 0"),
         (lambda: attribution_overlap(MAPS, MAPS / 0), "b: found maps with NaN"),
         (lambda: compare_pairs((NET, NET), (NET, NET), []), "batches: found no sample"),
-        (lambda: compare_pairs((NET, NET), (NET, NET), [(INPUT, TARGET)]), "the loader yields a tuple of 2"),
+        (lambda: compare_pairs((NET, NET), (NET, NET), [(INPUT,)]), "the loader yields a tuple of 1"),
         (lambda: compare_pairs((NET, NET), (NET, NET), [], repeats=0), "repeats is 0"),
     ],
 )
