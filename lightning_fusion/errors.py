@@ -59,7 +59,8 @@ def nearest_path(path: Any) -> str:
     if missing is None:
         return ""
     try:
-        close = get_close_matches(missing.name, [each.name for each in missing.parent.iterdir()], n=1)
+        names = [each.name for each in missing.parent.iterdir()]
+        close = get_close_matches(missing.name, names, n=1, cutoff=0.75)
     except OSError:
         return ""
     found = missing.with_name(close[0]) if close else missing

@@ -103,7 +103,7 @@ def test_a_run_of_every_sweep_holds_its_keys_and_its_metric(name, tmp_path_facto
     monkeypatch.setenv("WANDB_SILENT", "true")
     wandb.teardown()
     quick = write_yaml(Path("quick.yaml"), merged(small(read(base)), {"trainer": TWO_BATCHES}))
-    cli = main(["fit", "-c", base, "-c", "trainer/wandb.yaml", "-c", quick])
+    cli = main(["fit", "-c", base, "-c", "trainer/wandb.yaml", "-c", quick, "--overwrite=true"])
     folder = Path(cli.trainer.logger.experiment.dir).resolve().parent
     wandb.finish()
     wandb.teardown()

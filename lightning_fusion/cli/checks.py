@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_fusion.cli.config import read_config, shipped_configs
 from lightning_fusion.errors import InputError, shorten
@@ -84,6 +85,24 @@ def check_checkpoints(trainer: Trainer, model: LightningModule, resumed: str | N
     if found:
         names = shorten(map(_shown, found), 3)
         raise InputError(f"fit would replace {names} of an earlier run; {', '.join(choices)}")
+
+
+def check_trained(trainer: Trainer, model: LightningModule, path: str | None, command: str) -> None:
+    """Check that ``validate``, ``test`` and ``predict`` use trained weights.
+
+    Args:
+        trainer: Trainer.
+        model: Module.
+        path: The argument ``ckpt_path``. None: a warning, except for a query policy, which is read from its folder.
+        command: Name of the command.
+
+    Raises:
+        InputError: If ``path`` names a checkpoint of the same run, which these commands do not have.
+    """
+    if path in ("best", "last"):
+        raise InputError(f"ckpt_path: {path} names a checkpoint of a fit in the same process; give {command} a file")
+    if path is None and not isinstance(getattr(model, "folder", None), str) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        rank_zero_warn(f"{command} has no --ckpt_path: the model is used with its initial weights")
 
 
 def _files(callback: ModelCheckpoint) -> list[Path]:

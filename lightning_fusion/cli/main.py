@@ -78,9 +78,10 @@ def _wrong_input(error: Exception) -> InputError | None:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from omegaconf.errors import OmegaConfBaseException
 
+    from lightning_fusion.cli.messages import error_of_trainer
     from lightning_fusion.extras import missing_package
 
-    if isinstance(error, MisconfigurationException):
+    if isinstance(error, MisconfigurationException) or error_of_trainer(error):
         return InputError(f"trainer: {error}")
     if isinstance(error, OmegaConfBaseException):
         return _wrong_interpolation(error)

@@ -1,19 +1,20 @@
 """Errors of the parser and of other libraries as one line, and errors of the user's own code as they are."""
 
 import inspect
+import os
 import re
-import sys
+import sysconfig
 from collections.abc import Iterable, Iterator
 from importlib import import_module
+from pathlib import Path
+from traceback import walk_tb
 
+import lightning_fusion
 from lightning_fusion.cli.help import classes
 from lightning_fusion.errors import InputError, chain, suggestion
 
-_LIBRARIES = {
-    *sys.stdlib_module_names,
-    *("lightning_fusion", "lightning", "lightning_utilities", "jsonargparse", "typeshed_client", "omegaconf", "yaml"),
-    *("torch", "torchvision", "torchaudio", "torchmetrics", "numpy", "scipy", "sklearn", "transformers", "wandb"),
-}
+_FOLDERS = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+_LIBRARIES = tuple(f"{Path(path).resolve()}{os.sep}" for path in (*_FOLDERS, *lightning_fusion.__path__))
 _NOISE = re.compile(
     r"(Parser key|Problem with given class_path|Does not validate|Subtypes:|Errors:|Given value|tip:|usage:|"
     r"Expected a <class 'NoneType'>)"
@@ -29,16 +30,27 @@ _NO_CLASS = (
 def error_of_user(error: BaseException | None) -> BaseException | None:
     """Return the outermost exception of a chain that passed through the user's own code, if any.
 
-    An InputError is none: its message names the input. Code of the user is everything but Python's own modules, this
-    library and the packages that it is built on.
+    An InputError is none: its message names the input. Code of the user is everything but this library, Python's own
+    modules and installed packages.
     """
     for each in chain(error):
         frame = each.__traceback__
         while frame is not None and not isinstance(each, InputError):
-            if str(frame.tb_frame.f_globals.get("__name__", "")).partition(".")[0] not in _LIBRARIES:
+            if _is_of_user(frame.tb_frame.f_code.co_filename):
                 return each
             frame = frame.tb_next
     return None
+
+
+def _is_of_user(file: str) -> bool:
+    return not file.startswith("<") and not str(Path(file).resolve()).startswith(_LIBRARIES)
+
+
+def error_of_trainer(error: BaseException) -> bool:
+    """Return whether Lightning itself raised a ValueError or TypeError, as for arguments of the Trainer."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    module = str(frames[-1].f_globals.get("__name__", "")) if frames else ""
+    return isinstance(error, ValueError | TypeError) and module.startswith(("lightning.pytorch.", "lightning.fabric."))
 
 
 def origin(error: BaseException | None) -> BaseException | None:
@@ -71,7 +83,10 @@ def condense(message: str) -> str:
             path = problem[1]
             break
     text = complaints[0] if complaints else re.sub(r"\s+", " ", message).strip()
-    if name := next((".".join(found.groups()) for pattern in _NO_CLASS if (found := pattern.search(text))), None):
+    specific = [line for line in complaints if not line.startswith("Expected a")]
+    text = specific[0] if specific else text  # of a union, the type that the value is meant for
+    missing = (pattern.search(line) for line in complaints for pattern in _NO_CLASS)
+    if name := next((".".join(found.groups()) for found in missing if found), None):
         return f"{': '.join(keys) or 'class'}: {_unknown_class(name)}"[:600]
     if path and complaints:
         text = f"{path}: {text}"
@@ -122,12 +137,20 @@ def _unknown_class(path: str) -> str:
 def _nearest_class(name: str) -> str:
     known = {path.rpartition(".")[2]: path for path in (*_common_classes(), *classes())}
     close = suggestion(name, known)
+    if not close:  # digits for DigitsDataModule
+        known = {re.sub(r"(Data)?Module$", "", each).lower(): path for each, path in known.items()}
+        close = suggestion(name.lower(), known)
     return re.sub(r"\w+\?", lambda found: f"{known[found[0][:-1]]}?", close)
 
 
 def _common_classes() -> Iterator[str]:
     """Yield import paths of the classes of torch and Lightning that configurations name."""
-    for module in ("lightning.pytorch.callbacks", "lightning.pytorch.loggers", "torch.optim"):
+    for module in (
+        "lightning.pytorch.callbacks",
+        "lightning.pytorch.loggers",
+        "torch.optim",
+        "torchmetrics.classification",
+    ):
         yield from (f"{module}.{name}" for name in import_module(module).__all__)
     for module in ("torch.nn", "torch.optim.lr_scheduler"):
         loaded = import_module(module)

@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_fusion import __version__
-from lightning_fusion.cli.checks import check_checkpoints, check_folder, check_trains
+from lightning_fusion.cli.checks import check_checkpoints, check_folder, check_trained, check_trains
 from lightning_fusion.cli.config import config_files, flat
 from lightning_fusion.cli.messages import error_of_user
 from lightning_fusion.cli.parser import FusionArgumentParser
@@ -123,8 +123,10 @@ class FusionCLI(LightningCLI):
             if error_of_user(error):
                 raise
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
-        if self.subcommand == "fit":
-            chosen = self.config[self.subcommand]
+        chosen = self.config[self.subcommand]
+        if self.subcommand != "fit":
+            check_trained(trainer, self.model, chosen.get("ckpt_path"), str(self.subcommand))
+        else:
             check_checkpoints(trainer, self.model, chosen.get("ckpt_path"), chosen.overwrite)
         return trainer
 

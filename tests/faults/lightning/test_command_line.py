@@ -336,6 +336,8 @@ class TestNearestNames:
              "lightning.pytorch.callbacks.EarlyStopping?"),
             ("--trainer.logger=CSVLoger", "did you mean lightning.pytorch.loggers.CSVLogger?"),
             ("--model.init_args.optimizer=AdmW", "did you mean torch.optim.AdamW?"),
+            ("--data=digitz", "did you mean lightning_fusion.data.image.digits.DigitsDataModule?"),
+            ("--model.init_args.metric=MulticlassF1Scor", "mean torchmetrics.classification.MulticlassF1Score?"),
             ("--data=DigitDataModule", "did you mean lightning_fusion.data.image.digits.DigitsDataModule?"),
             ("--model=ExprtModule", "did you mean lightning_fusion.ExpertModule?"),
             ("--model=lightning_fusion.ExprtModule", "did you mean lightning_fusion.ExpertModule?"),
@@ -381,6 +383,9 @@ class TestNearestNames:
             ("--seed_everything=abc", "Expected a <class 'bool'> or <class 'int'>. Got value: abc"),
             ("--trainer.precision=17", "Expected one of .*'bf16-mixed'.* Got value: 17"),
             ("--trainer.accelerator=gpuu", "trainer: .*`accelerator='gpuu'`"),
+            ("--trainer.callbacks=EarlyStopping", "trainer.callbacks: .*arguments are required: monitor"),
+            ("--trainer.val_check_interval=5000", "trainer: .*`val_check_interval` .5000. must be less than or equal"),
+            ("--trainer.default_root_dir=mine.py", "Not a directory"),
             ("--trainer.strategy=ddpp", "trainer: .*`strategy='ddpp'`"),
         ],
     )
@@ -433,6 +438,14 @@ def test_an_error_of_the_users_constructor_is_raised_where_it_happens(folder):
 def test_data_without_experts_say_what_a_fuser_needs(folder):
     message = refused(["fit", *FUSER, "--data=mine.Data", MINE_FOLDER])
     assert message == "expert_classes: found none; give experts, or use OutputsDataModule as data"
+
+
+@pytest.mark.parametrize("command", ["test", pytest.param("validate", marks=slow), pytest.param("predict", marks=slow)])
+def test_initial_weights_are_reported(command, folder):
+    with pytest.warns(UserWarning, match=f"{command} has no --ckpt_path: the model is used with its initial weights"):
+        main([command, *FUSER])
+    message = refused([command, *FUSER, "--ckpt_path=last"])
+    assert message == f"ckpt_path: last names a checkpoint of a fit in the same process; give {command} a file"
 
 
 def test_the_help_lists_no_base_classes(capsys):
