@@ -144,7 +144,14 @@ def _upright(image: Image.Image) -> Image.Image:
         raise ValueError("floating-point pixels have no known range; store 8 or 16 bits")
     if picture.mode.startswith("I"):
         pixels = np.asarray(picture)
-        return Image.fromarray((pixels // 257 if pixels.max(initial=0) > 255 else pixels).astype(np.uint8))
+        if pixels.max(initial=0) > 65535 or pixels.min(initial=0) < 0:
+            raise ValueError("32-bit pixels have no known range; store 8 or 16 bits")
+        if 0 < pixels.max(initial=0) <= 255:  # a scale of its own would make a dark image as bright as the others
+            raise ValueError(
+                "its pixels have 16 bits and values of at most 255, so that their range is unknown; store 8 bits, or "
+                "the full range of 16"
+            )
+        return Image.fromarray((pixels // 257).astype(np.uint8))
     if picture.has_transparency_data:
         layered = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)

@@ -105,6 +105,13 @@ class TestDecoding:
         found = self.decoded(tmp_path, Image.fromarray(ramp))
         assert np.array_equal(found.numpy(), (ramp // 257).astype(np.uint8))
 
+    def test_16_bits_of_an_unknown_range_are_rejected(self, tmp_path):
+        with pytest.raises(InputError, match="16 bits and values of at most 255, so that their range is unknown"):
+            self.decoded(tmp_path, Image.fromarray(np.full((8, 8), 200, np.uint16)))
+
+    def test_a_dark_16_bit_picture_stays_dark(self, tmp_path):
+        assert self.decoded(tmp_path, Image.fromarray(np.full((8, 8), 600, np.uint16))).unique().tolist() == [2]
+
     def test_exif_turns_the_picture_upright(self, tmp_path):
         exif = Image.Exif()
         exif[0x0112] = 6  # turn right to view
