@@ -11,7 +11,7 @@ from lightning import Trainer
 from measuring import Result, interleave
 
 from lightning_fusion import ACoRLModule, Expert, ExpertModule
-from lightning_fusion.data.base import TensorDataModule
+from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.encoders import SmallConvNet
 
 STEPS, BATCH, SIDE, WIDTH = 60, 64, 32, 24

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lightning_fusion import Batch, Expert, ExpertPool, collect
-from lightning_fusion.data.base import FusionDataModule, TensorDataModule
+from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.encoders import TorchvisionClassifier
 
 FEW, MANY, BATCH = 64, 256, 64

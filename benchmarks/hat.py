@@ -187,7 +187,7 @@ def memory() -> Result:
 
 def peak(how: str) -> None:
     """Print the peak, in a process of its own."""
-    from lightning_fusion.data.base import TensorDataModule
+    from lightning_fusion.data.tensors import TensorDataModule
 
     images = torch.randn(MEMORY_ROWS, 3, MEMORY_SIDE, MEMORY_SIDE)
     labels, names = torch.arange(MEMORY_ROWS) % 4, list("abcd")

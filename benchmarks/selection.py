@@ -14,7 +14,7 @@ from measuring import Result
 from rich.progress import track
 
 from lightning_fusion import Expert, ExpertRegistry, select_sources
-from lightning_fusion.data.base import TensorDataModule
+from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.encoders import SmallConvNet
 from lightning_fusion.hat.ranking import Selection
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_fusion.data.base import SPLITS, TensorDataModule
+from lightning_fusion.data.base import SPLITS
+from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 

@@ -14,15 +14,9 @@ from lightning_fusion.data.base import SPLITS
 from lightning_fusion.data.batch import as_batch
 from lightning_fusion.data.indexed import numbered
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.outputs.collect import (
-    EverySplit,
-    check_split,
-    fingerprint_of,
-    first_process,
-    quiet_trainer,
-    set_up,
-)
+from lightning_fusion.experts.outputs.collect import first_process, quiet_trainer
 from lightning_fusion.experts.outputs.datamodule import OutputsDataModule
+from lightning_fusion.experts.outputs.loaders import EverySplit, check_split, fingerprint_of, set_up
 from lightning_fusion.experts.outputs.store import ExpertOutputs, expert_target_matrix
 from lightning_fusion.experts.preprocessing import warn_preprocessing_mismatch
 from lightning_fusion.generation.answers import InferenceSettings, run_expert

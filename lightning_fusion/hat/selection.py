@@ -75,7 +75,7 @@ def select_sources(
 
     Example:
         >>> from functools import partial
-        >>> from lightning_fusion.data.base import TensorDataModule
+        >>> from lightning_fusion.data.tensors import TensorDataModule
         >>> from lightning_fusion.encoders import SmallConvNet
         >>> registry, names = ExpertRegistry("memory://select"), ["cat", "dog"]
         >>> train = torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 1, 1, 0, 1])

@@ -56,7 +56,7 @@ class ExpertRegistry:
 
     Example:
         >>> from functools import partial
-        >>> from lightning_fusion.data.base import TensorDataModule
+        >>> from lightning_fusion.data.tensors import TensorDataModule
         >>> from lightning_fusion.encoders import SmallConvNet
         >>> network = partial(SmallConvNet, width=2, in_channels=1)
         >>> expert = Expert(network(2), classes=["cat", "dog"], features="pool")

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lightning_fusion import ACoRLModule, Expert, ExpertModule
 from lightning_fusion.acorl.dissimilarity import Dissimilarity, MeanSquaredError
-from lightning_fusion.data.base import TensorDataModule
+from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.encoders import SmallConvNet
 from lightning_fusion.errors import InputError
 from lightning_fusion.schedules import Constant, DANNRamp, Linear, Schedule

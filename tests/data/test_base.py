@@ -3,9 +3,10 @@ import pytest
 import torch
 from helpers import tiny
 
-from lightning_fusion.data.base import FusionDataModule, RowDataset, TensorDataModule
+from lightning_fusion.data.base import FusionDataModule, RowDataset
 from lightning_fusion.data.batch import Batch, as_batch
 from lightning_fusion.data.samplers import slice_loader
+from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.files import digest
 

@@ -13,7 +13,7 @@ from torch import nn
 from lightning_fusion import Expert, ExpertOutputs, ExpertPool, FrugalFoE, FrugalFoEModule, OutputsDataModule, collect
 from lightning_fusion.callbacks import PredictionWriter
 from lightning_fusion.cli.main import main
-from lightning_fusion.data.base import TensorDataModule
+from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.errors import InputError
 
 pytestmark = [

@@ -7,7 +7,7 @@ from lightning import LightningModule
 from torch import nn
 
 from lightning_fusion import ExpertModule, HaTJointModule
-from lightning_fusion.data.base import TensorDataModule
+from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.hat.guard import Guard, guard

@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_fusion import Expert, ExpertModule, ExpertPool, HaTJointModule
-from lightning_fusion.data.base import TensorDataModule
 from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
+from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.encoders import SmallConvNet
 from lightning_fusion.errors import InputError

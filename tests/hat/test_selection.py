@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import nn
 
 from lightning_fusion import Expert, ExpertRegistry, select_sources
-from lightning_fusion.data.base import TensorDataModule
+from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.hat.selection import cosine, statistics_similarity
 from lightning_fusion.registry.transport import UnreachableError

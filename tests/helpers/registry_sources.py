@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from helpers import tiny
 from lightning_fusion import Expert, ExpertRegistry
-from lightning_fusion.data.base import TensorDataModule
+from lightning_fusion.data.tensors import TensorDataModule
 
 CLASSES = ["cat", "dog", "owl", "pig"]
 

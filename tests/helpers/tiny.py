@@ -8,7 +8,7 @@ from lightning import Trainer
 from torch import Tensor, nn
 
 from lightning_fusion import Expert, ExpertOutputs, ExpertPool
-from lightning_fusion.data.base import TensorDataModule
+from lightning_fusion.data.tensors import TensorDataModule
 
 CLASSES = ["cat", "dog", "owl"]
 EXPERT_CLASSES = {"a": ["cat", "dog"], "b": ["owl", "dog"]}

@@ -25,7 +25,7 @@ from lightning_fusion import (
     collect,
 )
 from lightning_fusion.callbacks import PredictionWriter
-from lightning_fusion.data.base import TensorDataModule
+from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.data.text.synthetic import SyntheticTextDataModule
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.encoders import SmallSpeakerNet, TextBag

@@ -19,7 +19,7 @@ from helpers.registry_sources import CLASSES
 from torch import nn
 
 from lightning_fusion import Expert, ExpertModule, ExpertRegistry
-from lightning_fusion.data.base import TensorDataModule
+from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.files import digest
 from lightning_fusion.registry.card import Card

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_fusion import Expert, ExpertModule
 from lightning_fusion.callbacks import ScheduledAttribute
-from lightning_fusion.data.base import TensorDataModule
+from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.encoders import SmallSpeakerNet
 from lightning_fusion.errors import InputError
 from lightning_fusion.schedules import Linear

@@ -1,6 +1,5 @@
 """Stored outputs of a pool of experts on a data set, memory-mapped."""
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,10 +16,18 @@ from lightning_fusion.data.names import as_labels, canonical_label
 from lightning_fusion.data.targets import as_targets, single_class_message
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.answers import without_none
+from lightning_fusion.experts.outputs.values import (
+    check_answers,
+    origin_arrays,
+    origin_names,
+    read_cost,
+    read_missing,
+    read_origins,
+    shaped,
+)
 from lightning_fusion.experts.pool import (
     ExpertPool,
     check_domains,
-    check_outputs,
     check_representations,
     scatter_columns,
     task_classes,
@@ -356,24 +363,24 @@ class ExpertOutputs:
                 rank_zero_warn(message)
             rows = len(target)
             probabilities = {
-                name: _shaped(values, np.float32, (rows, len(expert_classes[name])), f"split {split}: expert {name}")
+                name: shaped(values, np.float32, (rows, len(expert_classes[name])), f"split {split}: expert {name}")
                 for name, values in ((name, without_none(given["probabilities"][name])) for name in expert_classes)
             }
-            absent = _read_missing(
+            absent = read_missing(
                 given.get("missing", masks.get(split)), probabilities, rows, f"split {split}: missing"
             )
             for expert, (name, values) in enumerate(probabilities.items()):
                 lost = absent[:, expert, None]
-                _check_answers(name, np.where(lost, 1 / max(1, values.shape[1]), values))
+                check_answers(name, np.where(lost, 1 / max(1, values.shape[1]), values))
                 probabilities[name] = np.where(lost, np.float32(np.nan), values)
             domain = given.get("domain", np.zeros((rows, len(domains))))
-            index = _shaped(given.get("index", np.arange(rows)), np.int64, (rows,), f"split {split}: index")
+            index = shaped(given.get("index", np.arange(rows)), np.int64, (rows,), f"split {split}: index")
             if len(np.unique(index)) < rows:
                 raise InputError(f"split {split}: index has duplicates; indices must be unique")
             parts[split] = OutputsSplit(
                 probabilities,
                 target,
-                _shaped(domain, bool, (rows, len(domains)), f"split {split}: domain"),
+                shaped(domain, bool, (rows, len(domains)), f"split {split}: domain"),
                 index,
                 {name: np.asarray(values, np.float32) for name, values in (given.get("representations") or {}).items()},
                 absent,
@@ -392,7 +399,7 @@ class ExpertOutputs:
             name: {
                 "classes": names,
                 "domains": as_labels((expert_domains or {}).get(name), f"expert_domains of {name}") or None,
-                "cost": _read_cost(name, costs.get(name, 1.0)),
+                "cost": read_cost(name, costs.get(name, 1.0)),
                 "fingerprint": None,  # the origin of the predictions is unknown
                 "checkpoint": None,
             }
@@ -431,7 +438,7 @@ class ExpertOutputs:
                     stored[f"{split}/index"],
                     {name: representations[name] for name in metadata["experts"] if name in representations},
                     stored.get(f"{split}/missing"),  # type: ignore[arg-type]  # None: no answer is missing
-                    *_read_origins(stored, split, metadata["origins"].get(split, {})),
+                    *read_origins(stored, split, metadata["origins"].get(split, {})),
                     stored.get(f"{split}/seen"),
                 )
             known = metadata["classes"], metadata["domains"], metadata["experts"], splits, metadata["fingerprints"]
@@ -453,78 +460,6 @@ class ExpertOutputs:
                     writer[f"{split}/{name}"] = values
             writer.commit(self.metadata())
         return ExpertOutputs.open(path, verify=False)
-
-
-def origin_arrays(origins: Origins | None, notes: Sequence[str] | None) -> Iterator[tuple[str, np.ndarray]]:
-    """Return the arrays of a store that hold the origins of samples and the codes of their notes, by name."""
-    if origins is not None:
-        yield "file", origins.file
-        if origins.position is not None:
-            yield "position", origins.position
-    if notes is not None and any(notes):
-        yield "note", np.unique(np.array(notes), return_inverse=True)[1]
-
-
-def origin_names(origins: Origins | None, notes: Sequence[str] | None) -> dict[str, Any]:
-    """Return the names of files and notes, which the arrays of :func:`origin_arrays` index."""
-    found = {} if origins is None else {"files": origins.files, "unit": origins.unit}
-    return found | ({"notes": sorted(set(notes))} if notes is not None and any(notes) else {})
-
-
-def _read_origins(stored: ArrayStore, split: str, names: Mapping[str, Any]) -> tuple[Origins | None, list[str] | None]:
-    origins, notes = None, None
-    if "files" in names:
-        origins = Origins(names["files"], stored[f"{split}/file"], stored.get(f"{split}/position"), names["unit"])
-    if "notes" in names:
-        notes = [names["notes"][code] for code in stored[f"{split}/note"].tolist()]
-    return origins, notes
-
-
-def _shaped(values: Any, dtype: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
-    try:
-        given = np.asarray(values)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{what} makes no array ({error}); expected numbers") from error
-    if given.dtype.kind not in "biuf":
-        raise InputError(f"{what} is an array of {given.dtype}; expected numbers")
-    if given.shape != shape:
-        raise InputError(f"{what} has shape {given.shape}; expected {shape}")
-    with np.errstate(invalid="ignore"):  # NaN is not an integer
-        array = given.astype(dtype, copy=False)
-    if dtype is not np.float32 and not (given == array).all():
-        raise InputError(f"{what} has values that are no {'truth values' if dtype is bool else 'whole numbers'}")
-    return array
-
-
-def _check_answers(name: str, values: np.ndarray) -> None:
-    """Check the answers of an expert that are not declared to be missing."""
-    try:
-        check_outputs({name: torch.from_numpy(values)})
-    except InputError as error:
-        if not np.isnan(values).any():
-            raise
-        raise InputError(f"{error}; declare missing answers: missing='nan', or a mask (samples, experts)") from None
-
-
-def _read_missing(given: Any, probabilities: Mapping[str, np.ndarray], rows: int, what: str) -> np.ndarray:
-    """Return the (N, K) missing answers of a split."""
-    if given is None:
-        return np.zeros((rows, len(probabilities)), bool)
-    if isinstance(given, str):
-        if given != "nan":
-            raise InputError(f"{what} is {given!r}; expected 'nan', or a mask (samples, experts)")
-        return np.stack([np.isnan(values).all(1) for values in probabilities.values()], 1)
-    return _shaped(given, bool, (rows, len(probabilities)), what)
-
-
-def _read_cost(name: str, cost: Any) -> float:
-    try:
-        found = float(cost)
-    except (TypeError, ValueError):
-        found = math.nan
-    if not 0 <= found < math.inf:
-        raise InputError(f"costs: found {cost!r} for expert {name}; expected a number >= 0")
-    return found
 
 
 def expert_target_matrix(domains: Sequence[str], expert_domains: Mapping[str, Sequence[str]]) -> Tensor:

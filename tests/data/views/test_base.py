@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_fusion.data.base import TensorDataModule
 from lightning_fusion.data.image.digits import DigitsDataModule
 from lightning_fusion.data.sensor.synthetic import SyntheticSensorDataModule
+from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.data.views.overlap import OverlapDataModule
 from lightning_fusion.data.views.source import SourceDataModule
 from lightning_fusion.data.views.target import TargetDataModule

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_fusion.data.base import TensorDataModule
 from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
 from lightning_fusion.data.sensor.synthetic import SyntheticSensorDataModule
+from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.data.views.role import RoleDataModule, with_roles
 from lightning_fusion.errors import InputError
 

@@ -7,11 +7,12 @@ from helpers import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_fusion.data.base import TargetRows, TensorDataModule, sample_metadata
+from lightning_fusion.data.base import TargetRows, sample_metadata
 from lightning_fusion.data.batch import Batch
 from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
 from lightning_fusion.data.samplers import LabeledSampler
 from lightning_fusion.data.splits import stratified_folds
+from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.errors import InputError
 

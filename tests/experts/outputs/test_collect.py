@@ -10,7 +10,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler, TensorDataset
 
 from lightning_fusion import Batch, Expert, ExpertOutputs, ExpertPool, collect
-from lightning_fusion.data.base import TensorDataModule
+from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.errors import InputError
 
 

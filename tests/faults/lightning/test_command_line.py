@@ -24,7 +24,7 @@ MINE = """
 import torch
 from torch import nn
 from lightning import LightningDataModule
-from lightning_fusion.data.base import TensorDataModule
+from lightning_fusion.data.tensors import TensorDataModule
 
 
 class Net(nn.Module):

@@ -20,7 +20,7 @@ from lightning_fusion import (
     collect,
     diagnose,
 )
-from lightning_fusion.data.base import TensorDataModule
+from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.permutation import better_order
 

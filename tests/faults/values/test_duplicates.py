@@ -19,10 +19,10 @@ from thirdparty.images import StripesDataModule
 from lightning_fusion import Expert, ExpertOutputs, ExpertPool, FrugalFoE, ImageDataModule, SensorDataModule, collect
 from lightning_fusion import diagnose as diagnose_outputs
 from lightning_fusion.data.audio.labeled import LabeledAudioDataModule
-from lightning_fusion.data.base import TensorDataModule
 from lightning_fusion.data.duplicates import equal_files, equal_rows
 from lightning_fusion.data.image.folders import DomainImageDataModule
 from lightning_fusion.data.sensor.table import FeatureTableDataModule
+from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.data.views.role import RoleDataModule
 from lightning_fusion.recipes.seed_run import data_notes
 

@@ -19,9 +19,9 @@ from lightning_fusion import (
     collect,
     diagnose,
 )
-from lightning_fusion.data.base import TensorDataModule
 from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
 from lightning_fusion.data.sensor.synthetic import SyntheticSensorDataModule
+from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.data.views.role import RoleDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.diagnosis import LEAK_P

@@ -11,9 +11,9 @@ from matplotlib import image as pictures
 from scipy.stats import t
 
 from lightning_fusion import Expert, ExpertRegistry
-from lightning_fusion.data.base import TensorDataModule
 from lightning_fusion.data.sensor.synthetic import SyntheticSensorDataModule
 from lightning_fusion.data.sensor.table import FeatureTableDataModule
+from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.encoders import SensorCNN, SensorGRU, SensorMLP
 from lightning_fusion.errors import InputError

@@ -1,0 +1,87 @@
+"""Data module of tensors in memory."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_fusion.data.base import FusionDataModule, RowDataset, warn_single_class
+from lightning_fusion.data.duplicates import tensors_message
+from lightning_fusion.data.names import as_labels
+from lightning_fusion.data.targets import as_targets
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.files import digest
+
+
+class TensorDataModule(FusionDataModule):
+    """Data module of tensors in memory.
+
+    Args:
+        tensors: For each split (inputs (N, ...), targets (N,)) or (inputs, targets, domains (N, D) bool). Inputs may
+            be any object that has a length and takes index tensors.
+        classes: Names of the classes, in the order of the targets.
+        domains: Names of the D domains.
+        batch_size: Samples per batch and process.
+        seed: Seed of the order.
+
+    Raises:
+        InputError: If a split's tensors differ in length.
+
+    Example:
+        >>> data = TensorDataModule({"train": (torch.rand(5, 3), torch.zeros(5, dtype=torch.long))}, classes=["cat"])
+        >>> len(next(iter(data.train_dataloader())).target)
+        5
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Sequence[Any]],
+        classes: Sequence[str],
+        domains: Sequence[str] = (),
+        batch_size: int = 256,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self._configure(batch_size=batch_size, seed=seed)
+        self._classes, self._domains = as_labels(classes, "classes"), as_labels(domains, "domains")
+        self._rows = {}
+        offset = 0
+        for split, parts in tensors.items():
+            if len(parts) not in (2, 3) or len({len(part) for part in parts}) != 1:
+                found = ", ".join(str(len(part)) for part in parts)
+                raise InputError(f"split {split}: expected (inputs, targets[, domains]) of one length; found {found}")
+            targets = torch.from_numpy(as_targets(parts[1], self._classes, f"split {split}: targets", unlabeled=True))
+            count = len(targets)
+            domain = parts[2] if len(parts) == 3 else torch.zeros(count, len(self._domains), dtype=torch.bool)
+            index = torch.arange(offset, offset + count)
+            self._rows[split] = RowDataset(parts[0], targets, domain, torch.arange(count), index)
+            warn_single_class(self._rows[split], self._classes, split)
+            offset += count
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of the targets."""
+        return self._classes
+
+    @property
+    def domains(self) -> list[str]:
+        """Names of the columns of ``Batch.domain``."""
+        return self._domains
+
+    def rows(self, split: str) -> RowDataset:
+        """Return the data set of one split."""
+        if split not in self._rows:
+            raise InputError(f"there is no split {split!r}; it has {shorten(self._rows)}")
+        return self._rows[split]
+
+    def report_duplicates(self) -> None:
+        """Warn about inputs that are equal across splits or have contradictory labels."""
+        parts = {split: (dataset.inputs, dataset.targets) for split, dataset in self._rows.items()}
+        if message := tensors_message(parts):
+            rank_zero_warn(message)
+
+    def fingerprint(self, split: str) -> str:
+        """Return a fingerprint of the tensors of one split."""
+        dataset = self.rows(split)
+        return digest(dataset.inputs, dataset.targets, dataset.domains)

@@ -1,0 +1,144 @@
+"""Loaders of all splits of a data module, and fingerprints of their batches."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lightning_fusion.data.base import SPLITS, FusionDataModule
+from lightning_fusion.data.batch import Batch, as_batch
+from lightning_fusion.data.samplers import SliceSampler
+from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.files import digest
+
+
+def check_whole(split: str, found: int, expected: int | None) -> None:
+    """Raise InputError where a loader gave no samples, or others than all of its data set.
+
+    Args:
+        split: Name of the split.
+        found: Number of samples that it gave.
+        expected: Number of samples of the data set. ``None`` if it is unknown.
+    """
+    if not found:
+        raise InputError(f"the {split} loader gave no rows; leave {split} out of splits")
+    if expected is not None and found != expected:
+        raise InputError(
+            f"the {split} loader gave {found} of {expected} rows; it must give all of them (drop_last, "
+            "limit_predict_batches?)"
+        )
+
+
+class EverySplit(LightningDataModule):
+    """Splits of another data module as a sequence of prediction loaders."""
+
+    def __init__(self, data: Any, splits: Sequence[str]) -> None:
+        super().__init__()
+        self.data, self.splits = data, splits
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+
+    def setup(self, stage: str) -> None:
+        """Set up the data module."""
+        self.data.trainer = self.trainer
+        set_up(self.data)
+
+    def predict_dataloader(self) -> list[DataLoader[Any]]:
+        """Return a loader per split, in the order of samples."""
+        return [ordered(loader_of(self.data, split)) for split in self.splits]
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Call the hook of the data module."""
+        return self.data.on_before_batch_transfer(batch, dataloader_idx)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Call the hook of the data module."""
+        return self.data.transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Call the hook of the data module."""
+        return self.data.on_after_batch_transfer(batch, dataloader_idx)
+
+    def teardown(self, stage: str) -> None:
+        """Release the Trainer."""
+        self.data.trainer = None
+
+
+def set_up(data: LightningDataModule) -> None:
+    """Set up all splits of a data module."""
+    for stage in ("fit", "test"):
+        data.setup(stage)
+
+
+def check_split(split: str) -> None:
+    """Raise InputError for an unknown split."""
+    if split not in SPLITS:
+        raise InputError(f"splits: found {split!r}; choose from {shorten(SPLITS)}")
+
+
+def loader_of(data: LightningDataModule, split: str) -> DataLoader[Any]:
+    """Return the loader of a split.
+
+    Raises:
+        InputError: If the split is unknown, or the data module gives no DataLoader.
+    """
+    check_split(split)
+    loader = getattr(data, f"{split}_dataloader")()
+    if not isinstance(loader, DataLoader):
+        raise InputError(
+            f"{type(data).__name__}.{split}_dataloader() gives a {type(loader).__name__}, not a DataLoader"
+        )
+    return loader
+
+
+def ordered(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """Return the loader without shuffling where possible; the store is sorted by index in any case."""
+    if isinstance(loader.sampler, SliceSampler):
+        loader.sampler.shuffle = False
+    return loader
+
+
+def expected_rows(data: LightningDataModule, split: str) -> int | None:
+    """Return the number of samples of a split; None where the data set has no length."""
+    dataset = loader_of(data, split).dataset
+    return len(dataset) if hasattr(dataset, "__len__") else None
+
+
+def fingerprint_of(data: LightningDataModule, split: str) -> str:
+    """Return the fingerprint of the data module, or one of all batches that does not depend on their order."""
+    if isinstance(data, FusionDataModule):
+        return data.fingerprint(split)
+    total, rows = np.zeros(2, np.uint64), 0
+    for raw in loader_of(data, split):
+        batch = as_batch(raw, f"the {split} loader")
+        total += _row_hashes(batch).sum(0, dtype=np.uint64)
+        rows += len(batch.index)
+    check_whole(split, rows, expected_rows(data, split))
+    return f"{total[0]:016x}{total[1]:016x}"
+
+
+def _bytes_of(values: Any) -> np.ndarray:
+    """Return the content of (B, ...) values, or a digest of each of B samples of another kind, such as texts."""
+    if isinstance(values, Tensor | np.ndarray):
+        return np.ascontiguousarray(torch.as_tensor(values).cpu().numpy())
+    digests = [digest(sample if isinstance(sample, Tensor | np.ndarray) else repr(sample)) for sample in values]
+    return np.array([list(bytes.fromhex(found)) for found in digests], np.uint8)
+
+
+def _row_hashes(batch: Batch) -> np.ndarray:
+    """Return (B, 2) uint64 hashes of the samples' bytes, independent of the batch."""
+    rows = len(batch.target)
+    inputs = batch.input.values() if isinstance(batch.input, Mapping) else [batch.input]
+    parts = [_bytes_of(values).reshape(rows, -1) for values in (*inputs, batch.target, batch.domain)]
+    generator = np.random.default_rng(0)
+    hashes = np.zeros((rows, 2), np.uint64)
+    for part in (*parts, batch.index.cpu().numpy().reshape(rows, 1)):
+        content = part.view(np.uint8).astype(np.uint64)
+        weights = generator.integers(0, 2**63, size=(content.shape[1], 2), dtype=np.uint64) * 2 + 1
+        for column in range(2):
+            mixed = (content * weights[:, column]).sum(1, dtype=np.uint64)
+            hashes[:, column] = (hashes[:, column] ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9) + mixed
+    return hashes

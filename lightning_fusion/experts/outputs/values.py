@@ -1,0 +1,119 @@
+"""Values of stored outputs: checks of what users give, and origins of samples."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from lightning_fusion.data.base import Origins
+from lightning_fusion.errors import InputError
+from lightning_fusion.experts.pool import check_outputs
+from lightning_fusion.store import ArrayStore
+
+
+def origin_arrays(origins: Origins | None, notes: Sequence[str] | None) -> Iterator[tuple[str, np.ndarray]]:
+    """Return the arrays of a store that hold the origins of samples and the codes of their notes, by name."""
+    if origins is not None:
+        yield "file", origins.file
+        if origins.position is not None:
+            yield "position", origins.position
+    if notes is not None and any(notes):
+        yield "note", np.unique(np.array(notes), return_inverse=True)[1]
+
+
+def origin_names(origins: Origins | None, notes: Sequence[str] | None) -> dict[str, Any]:
+    """Return the names of files and notes, which the arrays of :func:`origin_arrays` index."""
+    found = {} if origins is None else {"files": origins.files, "unit": origins.unit}
+    return found | ({"notes": sorted(set(notes))} if notes is not None and any(notes) else {})
+
+
+def read_origins(stored: ArrayStore, split: str, names: Mapping[str, Any]) -> tuple[Origins | None, list[str] | None]:
+    """Return origins and notes of the samples of a split, where the store has them.
+
+    Args:
+        stored: Arrays of the store.
+        split: Name of the split.
+        names: Result of :func:`origin_names`.
+    """
+    origins, notes = None, None
+    if "files" in names:
+        origins = Origins(names["files"], stored[f"{split}/file"], stored.get(f"{split}/position"), names["unit"])
+    if "notes" in names:
+        notes = [names["notes"][code] for code in stored[f"{split}/note"].tolist()]
+    return origins, notes
+
+
+def shaped(values: Any, dtype: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
+    """Return values as an array of a data type and shape.
+
+    Args:
+        values: Array-like numbers.
+        dtype: Data type.
+        shape: Expected shape.
+        what: Name of the values, for messages.
+
+    Raises:
+        InputError: If they are no numbers, have another shape, or cannot be converted without loss.
+    """
+    try:
+        given = np.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what} makes no array ({error}); expected numbers") from error
+    if given.dtype.kind not in "biuf":
+        raise InputError(f"{what} is an array of {given.dtype}; expected numbers")
+    if given.shape != shape:
+        raise InputError(f"{what} has shape {given.shape}; expected {shape}")
+    with np.errstate(invalid="ignore"):  # NaN is not an integer
+        array = given.astype(dtype, copy=False)
+    if dtype is not np.float32 and not (given == array).all():
+        raise InputError(f"{what} has values that are no {'truth values' if dtype is bool else 'whole numbers'}")
+    return array
+
+
+def check_answers(name: str, values: np.ndarray) -> None:
+    """Check the answers of an expert that are not declared to be missing.
+
+    Raises:
+        InputError: If a row is no distribution.
+    """
+    try:
+        check_outputs({name: torch.from_numpy(values)})
+    except InputError as error:
+        if not np.isnan(values).any():
+            raise
+        raise InputError(f"{error}; declare missing answers: missing='nan', or a mask (samples, experts)") from None
+
+
+def read_missing(given: Any, probabilities: Mapping[str, np.ndarray], rows: int, what: str) -> np.ndarray:
+    """Return the (N, K) missing answers of a split.
+
+    Args:
+        given: A mask (N, K); ``nan``: rows of NaN are missing; ``None``: none is missing.
+        probabilities: (N, C_k) by expert.
+        rows: N.
+        what: Name of the argument, for messages.
+    """
+    if given is None:
+        return np.zeros((rows, len(probabilities)), bool)
+    if isinstance(given, str):
+        if given != "nan":
+            raise InputError(f"{what} is {given!r}; expected 'nan', or a mask (samples, experts)")
+        return np.stack([np.isnan(values).all(1) for values in probabilities.values()], 1)
+    return shaped(given, bool, (rows, len(probabilities)), what)
+
+
+def read_cost(name: str, cost: Any) -> float:
+    """Return the cost of an expert.
+
+    Raises:
+        InputError: If it is no finite number >= 0.
+    """
+    try:
+        found = float(cost)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise InputError(f"costs: found {cost!r} for expert {name}; expected a number >= 0")
+    return found
