@@ -1,14 +1,22 @@
 """Estimators of scikit-learn's kind as experts: which output belongs to which class."""
 
-from collections.abc import Sequence
+import functools
+import inspect
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_fusion.data.names import as_labels, canonical_label
 from lightning_fusion.errors import InputError, shorten
 
+_CACHED = type(functools.lru_cache(len))
+_MOST_PARTS = 100  # of a list or module that are searched for estimators
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 METHODS = {"predict_proba": "probabilities", "predict_log_proba": "logits", "decision_function": "logits"}
 """Methods of an estimator whose outputs have a column per class, and what these are."""
 
@@ -38,18 +46,99 @@ def known_classes(network: Any) -> list[Any] | None:
     estimator, method = getattr(network, "__self__", None), getattr(network, "__name__", "")
     if estimator is None or isinstance(estimator, nn.Module) or method not in METHODS:
         return None
+    kind = type(estimator).__name__
     try:
         found = getattr(estimator, "classes_", None)
     except Exception as error:  # a pipeline or a search that is not fitted raises what its last step raises
-        raise InputError(f"network: the {type(estimator).__name__} is not fitted ({error})") from error
+        raise InputError(f"network: the {kind} is not fitted ({error})") from error
     if found is None:
         if hasattr(estimator, "get_params"):
-            raise InputError(f"network: the {type(estimator).__name__} has no classes_; fit it first")
+            raise InputError(f"network: the {kind} has no classes_; fit it first")
         return None
     if isinstance(found, list) or np.asarray(found).ndim != 1:
-        raise InputError(f"network: the {type(estimator).__name__} has several outputs; expected one class per sample")
+        raise InputError(f"network: the {kind} has several outputs; expected one class per sample")
+    if method == "decision_function" and (len(found) == 2 or _votes_of_pairs(estimator)):
+        columns = "one column for its two classes" if len(found) == 2 else "a column per pair of classes"
+        raise InputError(
+            f"network: the decision_function of the {kind} has {columns}; expected a column per class: use "
+            "predict_proba" + ("" if len(found) == 2 else ", or set decision_function_shape to 'ovr'")
+        )
     result: list[Any] | None = np.asarray(found).tolist()
     return result
+
+
+def _votes_of_pairs(estimator: Any) -> bool:
+    """Whether a support vector machine, also inside a pipeline, has an output per pair of classes."""
+    parameters = estimator.get_params() if hasattr(estimator, "get_params") else {}
+    return any(name.endswith("decision_function_shape") and value == "ovo" for name, value in parameters.items())
+
+
+def called_method(network: Any) -> Any:
+    """Return the method behind partial functions and ``lru_cache``; anything else as it is.
+
+    Example:
+        >>> called_method(partial(partial("a".split), sep=","))("b c")
+        ['a']
+    """
+    while isinstance(network, partial | _CACHED):
+        network = network.func if isinstance(network, partial) else network.__wrapped__
+    return network
+
+
+def other_order(network: Any, classes: Sequence[str]) -> str | None:
+    """Return a warning about an estimator inside a function or module that has the classes in another order.
+
+    Whether the function reorders its outputs is not known.
+
+    Args:
+        network: Function, object or module.
+        classes: Classes of the expert, in the order of its outputs.
+    """
+    for estimator in _estimators_in(network, 2, set()):
+        try:
+            labels = [canonical_label(label) for label in np.asarray(estimator.classes_).ravel().tolist()]
+        except Exception:  # not fitted, or of several outputs
+            continue
+        if labels != list(classes) and sorted(labels) == sorted(classes):
+            kind = type(estimator).__name__
+            return (
+                f"classes: the network calls a {kind} whose classes are {shorten(labels, 20)}, in this order; its "
+                f"outputs are read as {shorten(classes, 20)}. Unless the network reorders them, give classes in the "
+                f"order of the {kind}, or its predict_proba as the network"
+            )
+    return None
+
+
+def _estimators_in(value: Any, depth: int, seen: set[int]) -> Iterator[Any]:
+    """Yield fitted classifiers in the attributes, variables and arguments of an object."""
+    if id(value) in seen or depth < 0 or isinstance(value, type | types.ModuleType | np.ndarray | Tensor | str):
+        return
+    seen.add(id(value))
+    if hasattr(value, "predict") and hasattr(value, "classes_"):
+        yield value
+        return
+    for part in _parts(value):
+        yield from _estimators_in(part, depth - 1, seen)
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, types.MethodType):
+        return [value.__self__]
+    if isinstance(value, types.FunctionType):
+        used = inspect.getclosurevars(value)
+        return [*used.nonlocals.values(), *used.globals.values()]
+    if isinstance(value, _CACHED):
+        return [value.__wrapped__]
+    if isinstance(value, list | tuple):
+        return list(value[:_MOST_PARTS])
+    if isinstance(value, Mapping):
+        return list(islice(value.values(), _MOST_PARTS))
+    if isinstance(value, nn.Module):
+        modules = islice(value.modules(), _MOST_PARTS)
+        return [part for each in modules for name, part in vars(each).items() if name not in _OF_EVERY_MODULE]
+    return list(vars(value).values()) if hasattr(value, "__dict__") else []
 
 
 def class_order(

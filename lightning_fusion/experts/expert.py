@@ -1,12 +1,13 @@
 """Frozen models with the metadata that a fuser needs."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_fusion.data.batch import num_samples
@@ -14,7 +15,14 @@ from lightning_fusion.data.names import as_labels
 from lightning_fusion.data.normalization import preprocessor
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.answers import as_rows
-from lightning_fusion.experts.estimators import METHODS, class_order, known_classes, probability_method
+from lightning_fusion.experts.estimators import (
+    METHODS,
+    called_method,
+    class_order,
+    known_classes,
+    other_order,
+    probability_method,
+)
 from lightning_fusion.experts.identity import (
     UnknownStateError,
     state_digest,
@@ -117,7 +125,8 @@ class Expert(nn.Module):
         network = probability_method(network)
         recorded = as_labels(card["classes"], "classes") if card.get("classes") else None
         self._columns: list[int] | None = None
-        known = known_classes(network)
+        method = called_method(network)
+        known = known_classes(method)
         if known is not None:
             classes, self._columns = class_order(known, classes)
         elif recorded and classes and set(classes) & set(recorded):
@@ -127,7 +136,9 @@ class Expert(nn.Module):
                 f"classes: found {len(classes)} ({shorten(classes, 20)}); the checkpoint {checkpoint} has "
                 f"{len(recorded)} ({shorten(recorded, 20)})"
             )
-        made = METHODS.get(getattr(network, "__name__", ""), "logits") if known is not None else None
+        elif classes and (message := other_order(network, classes)):
+            rank_zero_warn(message)
+        made = METHODS.get(getattr(method, "__name__", ""), "logits") if known is not None else None
         output = output or made or "logits"  # type: ignore[assignment]
         if made == "probabilities" and output != made:
             raise InputError("output is 'logits'; predict_proba gives probabilities: set output to 'probabilities'")
@@ -137,8 +148,8 @@ class Expert(nn.Module):
             )
         if len(set(classes)) != len(classes):
             raise InputError(f"classes: found duplicate names in {shorten(given or classes)}")
-        if not cost >= 0:
-            raise InputError(f"cost is {cost}; expected a number >= 0")
+        if isinstance(cost, str) or cost is None or not 0 <= cost < math.inf:
+            raise InputError(f"cost is {cost!r}; expected a number >= 0")
         if output not in ("logits", "probabilities"):
             raise InputError(f"output is {output!r}; expected 'logits' or 'probabilities'")
         if checkpoint is not None:

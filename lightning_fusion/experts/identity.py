@@ -2,7 +2,7 @@
 
 import os
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from lightning_fusion.files import digest, hash_files
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _LARGEST_NAME = 4096  # longer texts name no file
+_LIBRARIES = frozenset(("torch", "torchvision", "torchaudio", "transformers"))  # their functions are known by name
 
 
 class UnknownStateError(TypeError):
@@ -111,7 +112,8 @@ def transform_parts(transform: Any) -> list[Any]:
 def wrapped_parts(module: nn.Module) -> list[str]:
     """Estimators, arrays and tensors among the attributes of a torch module, as parts of a digest.
 
-    Other attributes, such as counters and caches, do not count.
+    Containers of these, numbers with decimals, and functions of the user's own count as well. Other attributes, such as
+    counters, do not.
 
     Raises:
         UnknownStateError: If the state of an estimator cannot be read.
@@ -120,20 +122,50 @@ def wrapped_parts(module: nn.Module) -> list[str]:
         part
         for name, owner in module.named_modules()
         for key, value in sorted(vars(owner).items())
-        if isinstance(value, np.ndarray | Tensor) or hasattr(value, "predict")
+        if key not in _OF_EVERY_MODULE and _is_state(value)
         for part in (f"{name}.{key}", state_digest(value))
     ]
 
 
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+
+
+def _is_state(value: Any) -> bool:
+    """Whether an attribute of a torch module is a part of its state."""
+    if isinstance(value, nn.Module | type):
+        return False
+    if isinstance(value, list | tuple):
+        return any(map(_is_state, value))
+    if isinstance(value, Mapping):
+        return any(map(_is_state, value.values()))
+    if isinstance(value, types.MethodType):
+        return not isinstance(value.__self__, nn.Module)
+    if isinstance(value, types.FunctionType):
+        return (value.__module__ or "").partition(".")[0] not in _LIBRARIES
+    return isinstance(value, np.ndarray | Tensor | float | partial) or hasattr(value, "predict")
+
+
 def _function_parts(function: types.FunctionType) -> list[Any]:
     """Code, defaults, what is closed over, and the global objects that the code names."""
-    code = function.__code__
     closed = [cell.cell_contents for cell in function.__closure__ or () if not _is_empty(cell)]
-    used = [function.__globals__[name] for name in code.co_names if name in function.__globals__]
+    codes = list(_codes(function.__code__))
+    names = dict.fromkeys(name for code in codes for name in code.co_names)
+    used = [function.__globals__[name] for name in names if name in function.__globals__]
     states = [value for value in used if not isinstance(value, types.ModuleType | type) and _is_near(value, function)]
-    constants = [value for value in code.co_consts if not isinstance(value, types.CodeType)]
-    inner = [value.co_code for value in code.co_consts if isinstance(value, types.CodeType)]
-    return [code.co_code, constants, inner, function.__defaults__, function.__kwdefaults__, closed, states]
+    written = [part for code in codes for part in (code.co_code, " ".join(code.co_names).encode(), _constants(code))]
+    return [*written, function.__defaults__, function.__kwdefaults__, closed, states]
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    """Yield the code of a function, and of the functions and comprehensions inside it."""
+    yield code
+    for value in code.co_consts:
+        if isinstance(value, types.CodeType):
+            yield from _codes(value)
+
+
+def _constants(code: types.CodeType) -> list[Any]:
+    return [value for value in code.co_consts if not isinstance(value, types.CodeType)]
 
 
 def _is_near(value: Any, function: types.FunctionType) -> bool:
