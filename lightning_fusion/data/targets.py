@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lightning_fusion.data.names import canonical_label
@@ -92,13 +93,28 @@ def single_class_message(targets: np.ndarray, classes: Sequence[str], where: str
 
 def _array(values: Any, where: str) -> np.ndarray:
     if isinstance(values, Tensor):
-        values = values.detach().cpu().numpy()
+        values = values.detach().cpu()
+        values = (values.float() if values.dtype is torch.bfloat16 else values).numpy()
+    if np.ma.is_masked(values):
+        raise InputError(
+            f"{where}: found masked values in row(s) {shorten(np.flatnonzero(np.ma.getmaskarray(values)))}; expected a "
+            "label for each sample: leave these rows out"
+        )
     if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
         raise InputError(f"{where}: found {values!r}; expected (N,) class numbers or names")
     try:
-        return np.asarray(values)
-    except (ValueError, TypeError) as error:
+        found = np.asarray(values)
+        if found.dtype.hasobject and found.ndim == 1 and all(_is_whole(value) for value in found):
+            return np.array([int(value) for value in found], np.int64)
+        return found
+    except (ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{where}: found {type(values).__name__} that makes no array ({error})") from error
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether an entry of an array of objects is a whole number, such as in a column of a table."""
+    whole = isinstance(value, int | np.integer) or (isinstance(value, float | np.floating) and value == value // 1)
+    return whole and not isinstance(value, bool)
 
 
 def _flat(found: np.ndarray) -> str:

@@ -248,8 +248,9 @@ def _figures(outputs: ExpertOutputs, number: int, answers: _Answers, unseen: _An
     known = np.isin(answers.target, classes) & there
     error = float("nan")
     if known.any():
+        spread = answers.spread[known, number]
         error = multiclass_calibration_error(
-            torch.from_numpy(answers.spread[known, number]),
+            torch.from_numpy(np.pad(spread, ((0, 0), (0, max(0, 2 - spread.shape[1]))))),  # a task may have one class
             torch.from_numpy(answers.target[known]),
             max(2, len(outputs.classes)),
             n_bins=15,

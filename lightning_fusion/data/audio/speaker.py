@@ -128,7 +128,9 @@ class SpeakerDataModule(AudioFilesDataModule, BaseSpeakerDataModule):
                 continue
             tree = layout.tree_of(split)
             numbers = {layout.names[file]: file for file in layout.files_of(tree).tolist()}
-            trials = lists[split] = read_trials(getattr(self, key), numbers, key, layout.roots[tree])
+            trials = lists[split] = read_trials(
+                getattr(self, key), numbers, key, layout.roots[tree], self.messages.warn
+            )
             speakers = layout.speaker[trials.pairs.numpy()]
             if wrong := int((trials.same.numpy() != (speakers[:, 0] == speakers[:, 1])).sum()):
                 self.messages.warn(

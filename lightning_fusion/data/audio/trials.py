@@ -1,11 +1,12 @@
 """Trials of speaker verification: read from lists in VoxCeleb's format, or drawn."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_fusion.errors import InputError, shorten
@@ -23,7 +24,13 @@ class Trials(NamedTuple):
     same: Tensor
 
 
-def read_trials(path: str | Path, numbers: Mapping[str, int], key: str = "trials", root: str = "root") -> Trials:
+def read_trials(
+    path: str | Path,
+    numbers: Mapping[str, int],
+    key: str = "trials",
+    root: str = "root",
+    tell: Callable[[str], object] = rank_zero_warn,
+) -> Trials:
     r"""Read a trial list, one ``label enrol test`` per line; the label is ``1`` for one speaker, else ``0``.
 
     VoxCeleb1-O, -E and -H and their cleaned versions have this format.
@@ -33,9 +40,10 @@ def read_trials(path: str | Path, numbers: Mapping[str, int], key: str = "trials
         numbers: Sample index of each recording's name.
         key: Argument that names the list, for messages.
         root: Folder of the recordings, for messages.
+        tell: Function that warns about trials of a recording with itself, and repeated trials.
 
     Raises:
-        InputError: If a line is malformed, or a recording or one kind of trial is missing.
+        InputError: If a line is malformed, a recording or one kind of trial is missing, or a pair has both labels.
 
     Example:
         >>> from tempfile import NamedTemporaryFile
@@ -68,7 +76,31 @@ def read_trials(path: str | Path, numbers: Mapping[str, int], key: str = "trials
             f"to that folder, as in {example}"
         )
     same = np.fromiter((label == "1" for label in labels), bool, len(labels))
+    _check_pairs(np.stack(sides, 1), same, f"{key}: {path}", lambda row: " ".join(words[3 * row : 3 * row + 3]), tell)
     return Trials(torch.from_numpy(np.stack(sides, 1)), torch.from_numpy(same))
+
+
+def _check_pairs(
+    pairs: np.ndarray, same: np.ndarray, where: str, line: Callable[[int], str], tell: Callable[[str], object]
+) -> None:
+    """Reject pairs with both labels; warn about a recording beside itself, and about pairs that count twice."""
+    ordered = np.sort(pairs, 1)
+    order = np.lexsort((ordered[:, 1], ordered[:, 0]))
+    again = np.append(False, (ordered[order][1:] == ordered[order][:-1]).all(1))
+    labels = same[order]
+    both = np.flatnonzero(again[1:] & (labels[1:] != labels[:-1]))
+    if len(both):
+        raise InputError(
+            f"{where}, {len(both)} pair(s) have the label 1 and the label 0, as {line(int(order[both[0]]))!r}; correct "
+            "one of them"
+        )
+    if alone := np.flatnonzero(pairs[:, 0] == pairs[:, 1]).tolist():
+        tell(f"{where}: {len(alone)} trial(s) compare a recording with itself, as {line(alone[0])!r}; remove them")
+    if count := int(again.sum()):
+        tell(
+            f"{where}: {count} of {len(pairs)} trials repeat a pair, in either order, as "
+            f"{line(int(order[again.argmax()]))!r}; each one counts in the error rates"
+        )
 
 
 def _malformed(text: str) -> str:

@@ -45,7 +45,7 @@ class ReviewsTextDataModule(BaseTextDataModule):
         """Read all reviews."""
         texts, files = Texts(), self.files()
         for path in files:
-            content = read_text(path, self.encoding)
+            content = read_text(path, self.encoding, self.messages.warn)
             if (opened := content.count("<review_text>")) != len(_REVIEW.findall(content)):
                 raise InputError(
                     f"{path} opens {opened} <review_text> blocks, of which {len(_REVIEW.findall(content))} are closed; "

@@ -49,7 +49,8 @@ def read_delimited(
         delimiter: Column delimiter. ``None`` selects it by the suffix, a comma for unknown suffixes.
         columns: Names of the columns of a file without a header.
         quoting: ``csv``, or ``none`` where quotes are part of the texts. ``None`` selects ``none`` for tabs.
-        tell: Function that warns about cells that quotes may have merged, or that keep their quotes.
+        tell: Function that warns about cells that quotes may have merged or that keep their quotes, and about content
+            that another encoding explains better.
 
     Raises:
         InputError: If columns are missing or repeated, or a row is invalid; the message names file and line.
@@ -58,7 +59,7 @@ def read_delimited(
     delimiter = delimiter or DELIMITERS.get(path.suffix.lower(), ",")
     literal = (quoting or ("none" if delimiter == "\t" else "csv")) == "none"
     how: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if literal else {"strict": True}
-    reader = csv.reader(io.StringIO(read_text(path, encoding), newline=""), delimiter=delimiter, **how)
+    reader = csv.reader(io.StringIO(read_text(path, encoding, tell), newline=""), delimiter=delimiter, **how)
     line, quoted, merged = 0, 0, []
     try:
         names = list(columns) if columns else next(reader, [])
@@ -75,6 +76,11 @@ def read_delimited(
                 raise InputError(
                     f"{path}, line {first}: found {len(values)} values, expected {len(names)} ({shorten(names)}); "
                     + _remedy(literal, delimiter)
+                )
+            if values == names and not columns:
+                raise InputError(
+                    f"{path}, line {first}: found the names of the columns again, as where files are joined; remove "
+                    "this row"
                 )
             if literal:
                 quoted += sum(map(_is_enclosed, values))
@@ -109,18 +115,21 @@ def _is_enclosed(cell: str) -> bool:
     return len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in cell[1:-1].replace('""', "")
 
 
-def read_json(path: Path, needed: Sequence[str], encoding: str = "utf-8") -> Rows:
+def read_json(
+    path: Path, needed: Sequence[str], encoding: str = "utf-8", tell: Callable[[str], object] = rank_zero_warn
+) -> Rows:
     """Read rows of JSON lines, an object per line, or of one JSON array of objects.
 
     Args:
         path: Path of the file.
         needed: Required keys of every object.
         encoding: Encoding of the file.
+        tell: Function that warns about content that another encoding explains better.
 
     Raises:
         InputError: If keys are missing or repeated, or a row is no object; the message names file and line.
     """
-    content = read_text(path, encoding)
+    content = read_text(path, encoding, tell)
     for line, pairs in _json_values(content, path):
         if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
             raise InputError(f"{path}, line {line}: found no JSON object; expected one per row")

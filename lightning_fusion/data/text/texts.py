@@ -1,5 +1,6 @@
 """Texts with label, domain, split and location, as read by every source of texts."""
 
+import codecs
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_fusion.data.domains import MessageLog
 from lightning_fusion.data.names import LabelForms, canonical_label
@@ -19,6 +21,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing"), 2),
 }
 """Names of splits in files and columns, and their indices."""
+_CONTROLS = re.compile(r"[\x80-\x9f]")
 _NO_NAME = re.compile(r"[./\\\x00-\x1f]")
 
 
@@ -112,8 +115,13 @@ def normalize(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def read_text(path: Path, encoding: str) -> str:
+def read_text(path: Path, encoding: str, tell: Callable[[str], object] = rank_zero_warn) -> str:
     """Read a whole text file.
+
+    Args:
+        path: Path of the file.
+        encoding: Encoding of the file.
+        tell: Function that warns about content that another encoding explains better.
 
     Raises:
         InputError: If the file does not exist or cannot be decoded (with the line), or the encoding is unknown.
@@ -122,7 +130,8 @@ def read_text(path: Path, encoding: str) -> str:
         raise InputError(f"root: found no file {path}{nearest_path(path)}")
     content = path.read_bytes()
     try:
-        return content.decode("utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding)
+        name = codecs.lookup(encoding).name
+        text = content.decode("utf-8-sig" if name == "utf-8" else encoding)
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise InputError(
@@ -131,6 +140,31 @@ def read_text(path: Path, encoding: str) -> str:
         ) from error
     except LookupError as error:
         raise InputError(f"encoding is {encoding!r}; expected one that Python has, such as utf-8") from error
+    if not content.isascii() and (message := _doubt(content, text, name)):
+        tell(f"{path}: {message}")
+    return text
+
+
+def _doubt(content: bytes, text: str, encoding: str) -> str | None:
+    """Return a warning about a file that has another encoding than it is read with, or lost letters earlier."""
+    if count := text.count("\ufffd"):
+        return f"{count} letter(s) are U+FFFD, which an earlier conversion wrote in place of others; convert it anew"
+    if encoding in ("utf-8", "utf-8-sig") or len(text) < len(content):  # not of one byte for each letter
+        return None
+    try:
+        right = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        if encoding == "iso8859-1" and (found := _CONTROLS.findall(text)):
+            return (
+                f"{len(found)} byte(s) are control characters in latin-1 and quotes, dashes or signs in cp1252; set "
+                "encoding: cp1252"
+            )
+        return None
+    letter = next(each for each in right if not each.isascii())
+    return (
+        f"the file is valid UTF-8 and is read as {encoding}, in which {letter!r} becomes "
+        f"{letter.encode().decode(encoding, 'replace')!r}; set encoding: utf-8"
+    )
 
 
 def find_files(root: str, *patterns: str) -> list[Path]:

@@ -16,6 +16,7 @@ from lightning_fusion.data.names import as_labels, canonical_label
 from lightning_fusion.data.targets import as_targets, single_class_message
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.answers import without_none
+from lightning_fusion.experts.outputs.arrays import as_array, check_parts
 from lightning_fusion.experts.outputs.values import (
     check_answers,
     origin_arrays,
@@ -353,8 +354,7 @@ class ExpertOutputs:
         masks = missing if isinstance(missing, Mapping) else dict.fromkeys(splits, missing)
         parts = {}
         for split, given in splits.items():
-            if lacking := {"probabilities", "target"} - set(given):
-                raise InputError(f"split {split}: found no {shorten(sorted(lacking))}; expected both of them")
+            check_parts(split, given)
             differ = set(expert_classes) ^ set(given["probabilities"])
             if differ:
                 raise InputError(f"split {split}: probabilities and expert_classes differ in {shorten(sorted(differ))}")
@@ -364,7 +364,10 @@ class ExpertOutputs:
             rows = len(target)
             probabilities = {
                 name: shaped(values, np.float32, (rows, len(expert_classes[name])), f"split {split}: expert {name}")
-                for name, values in ((name, without_none(given["probabilities"][name])) for name in expert_classes)
+                for name, values in (
+                    (name, as_array(without_none(given["probabilities"][name]), own, f"split {split}: expert {name}"))
+                    for name, own in expert_classes.items()
+                )
             }
             absent = read_missing(
                 given.get("missing", masks.get(split)), probabilities, rows, f"split {split}: missing"
@@ -382,7 +385,10 @@ class ExpertOutputs:
                 target,
                 shaped(domain, bool, (rows, len(domains)), f"split {split}: domain"),
                 index,
-                {name: np.asarray(values, np.float32) for name, values in (given.get("representations") or {}).items()},
+                {
+                    name: np.asarray(as_array(values), np.float32)
+                    for name, values in (given.get("representations") or {}).items()
+                },
                 absent,
             )
             for name, values in parts[split].representations.items():

@@ -1,0 +1,86 @@
+"""Arrays that carry more than numbers (labels of rows and columns, masks, keys) are read as meant, or rejected."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightning_fusion import ExpertOutputs, diagnose
+from lightning_fusion.data.targets import as_targets
+from lightning_fusion.errors import InputError
+
+P = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.5, 0.25, 0.25]])
+NAMES = ["x", "y", "z"]
+
+
+def read(probabilities, target=(0, 1, 2), missing=None, **more):
+    split = {"probabilities": {"a": probabilities}, "target": target, **more}
+    return ExpertOutputs.from_arrays({"train": split}, {"a": NAMES}, missing=missing)["train"]
+
+
+class TestTables:
+    @given(st.permutations(range(3)))
+    @settings(max_examples=6, deadline=None)
+    def test_columns_that_are_named_have_any_order(self, order):
+        table = pd.DataFrame(P[:, order], columns=[NAMES[number] for number in order])
+        np.testing.assert_allclose(read(table).probabilities["a"], P, rtol=1e-6)
+
+    def test_columns_without_names_of_classes(self):
+        for columns in ([0, 1, 2], ["p0", "p1", "p2"]):
+            np.testing.assert_allclose(read(pd.DataFrame(P, columns=columns)).probabilities["a"], P, rtol=1e-6)
+        with pytest.raises(InputError, match="expert a: found the columns x, y, w; expected x, y, z"):
+            read(pd.DataFrame(P, columns=["x", "y", "w"]))
+
+    def test_rows_in_another_order(self):
+        table, target = pd.DataFrame(P, index=[7, 8, 9]), pd.Series([0, 1, 2], index=[9, 8, 7])
+        with pytest.raises(
+            InputError, match="rows of target and of probabilities of a have the same labels in another"
+        ):
+            read(table, target)
+        assert len(read(table, target.sort_index())) == len(read(table, target.to_numpy())) == 3
+
+
+class TestKeys:
+    def test_unknown_ones(self):
+        with pytest.raises(InputError, match=r"split train: found the key\(s\) 'domains'; .* did you mean domain"):
+            read(P, domains=np.zeros((3, 0)))
+
+
+class TestTensors:
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+    def test_of_any_type(self, dtype):
+        exact = torch.tensor([[0.75, 0.25, 0], [0.25, 0.5, 0.25], [0, 0, 1]], requires_grad=True)
+        found = read(exact.to(dtype), torch.tensor([0, 1, 2]).to(dtype))
+        assert found.probabilities["a"].tolist() == exact.tolist()
+        assert found.target.tolist() == [0, 1, 2]
+
+
+class TestMasks:
+    def test_masked_answers_are_missing(self):
+        masked = np.ma.array(P, mask=[[1] * 3, [0] * 3, [0] * 3])
+        assert read(masked, missing="nan").missing[:, 0].tolist() == [True, False, False]
+        with pytest.raises(InputError, match="declare missing answers"):
+            read(masked)
+
+    def test_masked_targets(self):
+        with pytest.raises(InputError, match=r"targets: found masked values in row\(s\) 1"):
+            as_targets(np.ma.array([0, 1], mask=[0, 1]), 2)
+
+
+class TestObjects:
+    @pytest.mark.parametrize("values", [[1, 0], [1.0, np.int8(0)], [np.uint8(1), 0]])
+    def test_whole_numbers(self, values):
+        assert as_targets(np.array(values, object), ["a", "b"]).tolist() == [1, 0]
+
+    @pytest.mark.parametrize("values", [[1, "a"], [True, False], [1.5, 0], [None, 0], [float("inf"), 0], [2**70, 0]])
+    def test_anything_else(self, values):
+        with pytest.raises(InputError, match="targets: "):
+            as_targets(np.array(values, object), ["a", "b"])
+
+
+def test_one_class_is_diagnosed():
+    split = {"probabilities": {"a": np.ones((3, 1)), "b": np.ones((3, 1))}, "target": [0, 0, 0]}
+    found = diagnose(ExpertOutputs.from_arrays({"train": split}, {"a": ["x"], "b": ["x"]}))
+    assert [expert.accuracy for expert in found.experts] == [1.0, 1.0]
