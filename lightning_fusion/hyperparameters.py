@@ -262,3 +262,17 @@ class CheckedLoading:
         _check_complete(cls, content.get("hyper_parameters", {}), arguments, checkpoint_path)
         result: Self = super().load_from_checkpoint(checkpoint_path, *args, **arguments)  # type: ignore[misc]
         return result
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights, whether networks were compiled where they were saved, are compiled here, both or neither.
+
+        ``torch.compile(network)`` returns a module whose weights have another prefix.
+        """
+        own = {_uncompiled(name): name for name in self.state_dict()}  # type: ignore[attr-defined]
+        renamed = {own.get(_uncompiled(name), name): value for name, value in state_dict.items()}
+        same = renamed.keys() == state_dict.keys()  # then with its metadata: versions of parts such as batch norm
+        return super().load_state_dict(state_dict if same else renamed, strict, assign)  # type: ignore[misc]
+
+
+def _uncompiled(name: str) -> str:
+    return name.replace("_orig_mod.", "")

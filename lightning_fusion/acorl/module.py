@@ -104,6 +104,7 @@ class ACoRLModule(ExpertModule):
         self.metrics.add({f"{who}_accuracy": accuracy_of(len(self.classes)) for who in others})
         self.metrics.shown.add("fused_accuracy")
         self._steps = math.inf
+        self._probe: Batch | None = None
         self._norms: dict[str, Tensor] = {}
         self._learns: dict[str, bool] = {}
         self._warned: set[str] = set()
@@ -268,13 +269,15 @@ class ACoRLModule(ExpertModule):
 
     def on_fit_start(self) -> None:
         """Check that the training has an end and that the reversed gradient reaches the network."""
+        if self._probe is None:
+            raise InputError(f"{type(self).__name__}: setup() does not call super().setup(stage); add it")
         self._steps = self.ramp_steps if self.ramp_steps is not None else self.trainer.estimated_stepping_batches
         if math.isinf(self._steps):
             raise InputError("schedule: a run without an end has no progress; set ramp_steps, or trainer.max_epochs")
         if not self._is_control:
             probe = move_data_to_device(self._probe, self.device)
             self._check_reversal(self.trainer.precision_plugin.convert_input(probe))
-        del self._probe
+        self._probe = None
 
     def _check_reversal(self, batch: Batch) -> None:
         """Check the gradients of one batch at strength 1, since lambda starts at 0; no state is changed."""
@@ -326,7 +329,8 @@ class ACoRLModule(ExpertModule):
 
     def configure_optimizers(self) -> Any:
         """Return optimizer and schedule of an expert, with the projections as a second parameter group."""
-        assert self.adversary is not None
+        if self.adversary is None:
+            raise InputError(f"{type(self).__name__}: setup() does not call super().setup(stage); add it")
         others = {id(weight) for part in (self.adversary, self.pool) for weight in part.parameters()}
         own = [weight for weight in self.parameters() if id(weight) not in others]
         groups: Any = [{"params": own}, {"params": list(self.adversary.parameters())}]

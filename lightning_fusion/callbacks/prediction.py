@@ -21,7 +21,8 @@ class PredictionWriter(Callback):
     The module's ``predict_step`` must return a dict with ``index`` (B,) and ``probabilities`` (B, C), and have
     ``classes``. Further entries become columns before those of the classes: numbers (B,) unchanged, experts by their
     names (``expert`` (B,), or ``queried`` (B, K) bool joined by ``+``). Where the data module has a note on any sample
-    (a silent recording, a constant channel), the last column is ``note``. Each process stores its rows in memory; rank
+    (a silent recording, a constant channel), the last column is ``note``. Where there are several loaders, the first
+    column is the number of the ``loader``. Each process stores its rows in memory; rank
     zero writes all rows, ordered by index.
 
     Args:
@@ -33,7 +34,7 @@ class PredictionWriter(Callback):
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._parts: list[dict[str, torch.Tensor]] = []
+        self._parts: list[tuple[int, dict[str, torch.Tensor]]] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Clear the rows of an earlier run."""
@@ -54,7 +55,7 @@ class PredictionWriter(Callback):
                 f"PredictionWriter: {type(pl_module).__name__}.predict_step must return a dict with index and "
                 "probabilities"
             )
-        self._parts.append({name: values.cpu() for name, values in outputs.items()})
+        self._parts.append((dataloader_idx, {name: values.cpu() for name, values in outputs.items()}))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather all rows and write them."""
@@ -70,34 +71,34 @@ class PredictionWriter(Callback):
             return
         classes = list(pl_module.classes)  # type: ignore[arg-type]  # every module of this library has them
         experts = list(getattr(pl_module, "expert_classes", ()))
-        rows: dict[int, list[Any]] = {}
+        rows: dict[tuple[int, int], list[Any]] = {}
         more: list[str] = []
-        for part in parts:
+        for loader, part in parts:
             more = [name for name in part if name not in ("index", "probabilities")]
             probabilities = part["probabilities"].float()
             columns = [_column(name, part[name], experts) for name in more]
             for place, index in enumerate(part["index"].tolist()):
                 best = int(probabilities[place].argmax())
                 values = [f"{value:.6f}" for value in probabilities[place].tolist()]
-                rows[index] = [classes[best], values[best], *(column[place] for column in columns), *values]
+                rows[loader, index] = [classes[best], values[best], *(column[place] for column in columns), *values]
         data: Any = getattr(trainer, "datamodule", None)
         order = sorted(rows)
-        index = torch.tensor(order)
+        several = any(loader for loader, _ in order)
+        index = torch.tensor([own for _, own in order])
         notes = data.notes(index) if hasattr(data, "notes") else []
         origins = data.origins(index) if hasattr(data, "origins") else None
         places = {} if origins is None else origins.columns()
         if any(notes):
-            for index, note in zip(order, notes, strict=True):
-                rows[index].append(note)
+            for key, note in zip(order, notes, strict=True):
+                rows[key].append(note)
         target = Path(self.path)
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(target) as draft, open(draft, "w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
-            table.writerow(
-                ["index", *places, "prediction", "confidence", *more, *classes, *(["note"] if any(notes) else [])]
-            )
-            cells = zip(order, *places.values(), strict=True)
-            table.writerows([*own, *rows[own[0]]] for own in cells)
+            names = [*(["loader"] if several else []), "index", *places, "prediction", "confidence"]
+            table.writerow([*names, *more, *classes, *(["note"] if any(notes) else [])])
+            for key, *cells in zip(order, *places.values(), strict=True):
+                table.writerow([*(key if several else key[1:]), *cells, *rows[key]])
         rank_zero_info(f"wrote {len(rows)} predictions to {target}")
 
 

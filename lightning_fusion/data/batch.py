@@ -48,7 +48,12 @@ def as_batch(batch: Any, source: str, labeled: bool = True) -> Batch:
     if isinstance(batch, Batch):
         return batch
     parts = list(batch) if isinstance(batch, (tuple, list)) and not all(isinstance(x, str) for x in batch) else [batch]
-    if len(parts) == len(Batch._fields):
+    if any(isinstance(part, tuple) and hasattr(part, "_fields") for part in parts):
+        raise InputError(
+            f"{source} yields {len(parts)} batches at once, as several loaders do; expected one loader: join their "
+            "data sets, as in torch.utils.data.ConcatDataset"
+        )
+    if len(parts) == len(Batch._fields) and _are_facts(*parts[1:]):
         return Batch(*parts)
     if len(parts) == 2:
         target = _target_tensor(parts[1], source)
@@ -63,6 +68,14 @@ def as_batch(batch: Any, source: str, labeled: bool = True) -> Batch:
         )
     domain = torch.zeros(len(target), 0, dtype=torch.bool, device=target.device)
     return UnnumberedBatch(parts[0], target, domain, torch.full_like(target, -1))
+
+
+def _are_facts(target: Any, domain: Any, index: Any) -> bool:
+    """Return whether three fields are target (B,), domain (B, D) and index (B,) of a batch."""
+    if not all(isinstance(part, Tensor) for part in (target, domain, index)):
+        return False
+    shapes: bool = target.ndim == index.ndim == 1 and domain.ndim == 2 and len(target) == len(domain) == len(index)
+    return shapes and domain.dtype == torch.bool and not index.is_floating_point()
 
 
 def _target_tensor(target: Any, source: str) -> Tensor:

@@ -1,6 +1,6 @@
 """Sample indices for data sets and loaders of other projects."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -113,6 +113,8 @@ def _current_loader(trainer: Any, dataloader_idx: int) -> Any:
         loaders = trainer.predict_dataloaders
     else:
         loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
     return loaders[dataloader_idx] if isinstance(loaders, (list, tuple)) else loaders
 
 

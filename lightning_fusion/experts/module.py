@@ -146,17 +146,19 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
         mixed: tuple[Tensor, Tensor] = MixUp(alpha=self.mixup, num_classes=len(self.classes))(batch.input, batch.target)
         return mixed
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log ``val_loss`` and ``val_accuracy``."""
+        self.metrics.loader = dataloader_idx
         self._evaluate(batch, "val")
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log ``test_loss`` and ``test_accuracy``."""
+        self.metrics.loader = dataloader_idx
         self._evaluate(batch, "test")
 
-    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return ``index`` (B,) and ``probabilities`` (B, C) of one batch."""
-        batch = numbered(as_batch(batch, "the predict loader", labeled=False), self.trainer, batch_idx)
+        batch = numbered(as_batch(batch, "the predict loader", labeled=False), self.trainer, batch_idx, dataloader_idx)
         return {"index": batch.index, "probabilities": self(batch.input).float().softmax(-1)}
 
     def _evaluate(self, batch: Any, split: str) -> None:

@@ -186,7 +186,7 @@ def batches_repeat(trainer: Trainer, device: torch.device) -> bool:
         return False
     loader: Any = data.train_dataloader()
     rows: Any = data.rows("train")
-    if not isinstance(loader.sampler, SliceSampler):
+    if not isinstance(getattr(loader, "sampler", None), SliceSampler):
         return False
     with torch.random.fork_rng():
         item = next(iter(loader.sampler))

@@ -285,16 +285,18 @@ class FoEFuserModule(TunableLearningRate, CheckedLoading, LightningModule):
             log_train(self, {"loss": loss}, batch)
         return loss
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log ``val_loss``, ``val_accuracy``, and ``val_best_expert_accuracy`` of the best single expert."""
+        self.metrics.loader = dataloader_idx
         batch = self._read(batch, "val")
         spread = self._spread(batch.outputs)
         right = (spread.argmax(2) == batch.target[:, None]) & ~spread.isnan().any(2)
         self.metrics["val"]["best_expert_accuracy"].update(right)
         self._evaluate(batch, "val")
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log ``test_loss`` and ``test_accuracy``."""
+        self.metrics.loader = dataloader_idx
         self._evaluate(self._read(batch, "test"), "test")
 
     def _evaluate(self, batch: OutputsBatch, split: str) -> None:
@@ -311,10 +313,11 @@ class FoEFuserModule(TunableLearningRate, CheckedLoading, LightningModule):
         self.metrics.count(split, answer, batch.target, self.loss(logits.float(), goal))
         self.metrics.log(self, split, batch)
 
-    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return ``index`` (B,) and fused ``probabilities`` (B, C) of a batch, and the selected ``expert`` (B,)."""
         if not isinstance(batch, OutputsBatch):
-            batch = numbered(as_batch(batch, "the predict loader", labeled=False), self.trainer, batch_idx)
+            batch = as_batch(batch, "the predict loader", labeled=False)
+            batch = numbered(batch, self.trainer, batch_idx, dataloader_idx)
         batch = self._read(batch, "predict")
         if self.target == "label":
             return {"index": batch.index, "probabilities": self.fuse(batch.outputs).float().softmax(-1)}

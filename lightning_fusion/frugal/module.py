@@ -147,16 +147,18 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         self._rows.append((spread.cpu(), batch.target.cpu(), batch.index.cpu()))
         return self.still * 0
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log accuracy, cost, number of queries, risk, and the fractions that abstained or are out-of-distribution.
 
         ``val_selective_accuracy``, that of the samples that did not abstain, is logged where some may.
         """
+        self.metrics.loader = dataloader_idx
         if not self.trainer.sanity_checking:
             self._evaluate(self._read(batch, "val"), "val")
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log the same of the test split."""
+        self.metrics.loader = dataloader_idx
         self._evaluate(self._read(batch, "test"), "test")
 
     def _evaluate(self, batch: Any, split: str) -> None:
@@ -169,10 +171,11 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
             self.metrics[split]["selective_accuracy"].update(right[~answer.abstained])
         self.metrics.log(self, split, batch)
 
-    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """The ``index`` (B,) and the fields of :class:`FrugalPrediction`."""
         batch = self._read(batch, "predict")
-        batch = batch if isinstance(batch, OutputsBatch) else numbered(batch, self.trainer, batch_idx)
+        if not isinstance(batch, OutputsBatch):
+            batch = numbered(batch, self.trainer, batch_idx, dataloader_idx)
         return {"index": batch.index, **self._decide(batch)._asdict()}
 
     # ----------------------------------------------------- around the training

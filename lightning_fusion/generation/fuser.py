@@ -167,12 +167,14 @@ class GenerativeFoE(TunableLearningRate, CheckedLoading, LightningModule):
         result: Tensor = loss
         return result
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log ``val_loss`` and ``val_choice_accuracy``, the fraction whose selected expert is the expert target."""
+        self.metrics.loader = dataloader_idx
         self._evaluate(batch, "val")
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log ``test_loss`` and ``test_choice_accuracy``."""
+        self.metrics.loader = dataloader_idx
         self._evaluate(batch, "test")
 
     def _evaluate(self, batch: Any, split: str) -> None:
@@ -193,14 +195,16 @@ class GenerativeFoE(TunableLearningRate, CheckedLoading, LightningModule):
         result: Batch = batch
         return result
 
-    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return ``index``, selected ``expert`` and ``generated`` text of a batch; no text for stored embeddings.
 
         The batch is kept; expert and text are filled in after all batches were read, expert by expert.
         """
-        batch = numbered(as_batch(batch, "the predict loader", labeled=False), self.trainer, batch_idx)
+        batch = numbered(as_batch(batch, "the predict loader", labeled=False), self.trainer, batch_idx, dataloader_idx)
         if isinstance(batch.input, Tensor):
             return {"index": batch.index, "expert": self.choose(self._stored(batch, "predict").input)}
+        if dataloader_idx:
+            raise InputError("predict: found several loaders of texts; expected one, call predict for each loader")
         rows = self._spool.add(batch, "the predict loader")
         result = {  # on the CPU already: Lightning keeps these tensors
             "index": batch.index.cpu(),

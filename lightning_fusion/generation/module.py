@@ -10,6 +10,7 @@ from torchmetrics import Metric
 
 from lightning_fusion.callbacks.reproducible import EpochSeed
 from lightning_fusion.data.batch import as_batch
+from lightning_fusion.data.indexed import numbered
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.module import write_card
 from lightning_fusion.generation.rouge import Rouge, read_tokenizer
@@ -94,19 +95,29 @@ class GenerativeExpertModule(TunableLearningRate, CheckedLoading, LightningModul
         result: Tensor = loss
         return result
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log ``val_loss``, and ``val_token_accuracy``, the fraction of correctly predicted tokens."""
+        self.metrics.loader = dataloader_idx
         self._evaluate(batch, "val")
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Generate texts, and log ``test_loss``, ``test_token_accuracy`` and ROUGE-1, ROUGE-2 and ROUGE-L."""
+        self.metrics.loader = dataloader_idx
         self._evaluate(batch, "test")
         batch = as_batch(batch, "the test loader")
         written = self.network.generate(batch.input, self.max_new_tokens)  # type: ignore[operator]
         self.rouge.update(written, batch.input["target_ids"])
 
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Return ``index`` (B,) and the ``generated`` tokens (B, max_new_tokens), padded with the network's pad_id."""
+        batch = as_batch(batch, "the predict loader", labeled=False)
+        batch = numbered(batch, self.trainer, batch_idx, dataloader_idx)
+        written: Tensor = self.network.generate(batch.input, self.max_new_tokens)  # type: ignore[operator]
+        missing = self.max_new_tokens - written.shape[1]
+        return {"index": batch.index, "generated": nn.functional.pad(written, (0, missing), value=self.rouge.pad_id)}
+
     def on_test_epoch_end(self) -> None:
-        """Log ROUGE over all texts of all processes."""
+        """Log ROUGE over all texts of all processes and loaders."""
         for name, value in self.rouge.compute().items():
             self.log(f"test_{name}", value)
         self.rouge.reset()

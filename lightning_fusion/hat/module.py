@@ -347,7 +347,8 @@ class HaTJointModule(ExpertModule):
         """Return the outputs of the sources on a batch, cached where possible."""
         if self._tables and split == "val" and "val" not in self._tables:
             self._tables["val"] = self._table("val")
-        if split not in self._tables:
+        further = split != "train" and self.metrics.loader > 0  # of other rows than the data module's
+        if split not in self._tables or further:
             return run_sources(self.pool, batch.input, self.heads == "frozen")
         table = self._tables[split]
         return table(table.rows(batch.index) if rows is None else rows)
@@ -419,6 +420,8 @@ class HaTJointModule(ExpertModule):
 
     def configure_optimizers(self) -> Any:
         """Return two optimizers with schedules; only the student's if the mixer has no weights."""
+        if self.teacher is None:
+            raise InputError(f"{type(self).__name__}: setup() does not call super().setup(stage); add it")
         self._steps = self.trainer.estimated_stepping_batches
         turns = 2 if self.procedure == "two_step" else 1
         cosine: Any = None  # without an end of the run, build_optimizer raises

@@ -79,6 +79,10 @@ def name_of(metric: Metric) -> str:
 class SplitMetrics(nn.Module):
     """Metrics of validation and test, a MetricCollection with a prefix for each.
 
+    Where there are several loaders, each has its own metrics. Those of the first have the plain names, such as
+    ``val_loss``, so that monitors find them; those of the others have the suffix of Lightning, as in
+    ``val_loss/dataloader_idx_1``. A step sets ``loader``, the number of the current one.
+
     Args:
         metrics: Metrics by name; each split has its own copies.
         metric: Additional metric of the user, named by :func:`name_of`.
@@ -98,6 +102,8 @@ class SplitMetrics(nn.Module):
     def __init__(self, metrics: Mapping[str, Metric], metric: Metric | None = None, main: str = "accuracy") -> None:
         super().__init__()
         self.shown = {main}
+        self.loader = 0
+        self.of_further_loaders = nn.ModuleDict()
         self.val, self.test = (MetricCollection({}, prefix=f"{split}_", compute_groups=False) for split in _SPLITS)
         self.add(metrics)
         self._of_predictions = [main]
@@ -108,8 +114,18 @@ class SplitMetrics(nn.Module):
             self._of_predictions.append(name)
 
     def __getitem__(self, split: str) -> MetricCollection:
-        """Return the metrics of ``val`` or ``test``."""
-        return {"val": self.val, "test": self.test}[split]
+        """Return the metrics of ``val`` or ``test``: those of the current loader."""
+        first = {"val": self.val, "test": self.test}[split]
+        if not self.loader:
+            return first
+        name = f"{split}_{self.loader}"
+        if name not in self.of_further_loaders:
+            with torch.inference_mode(False):  # states created in inference mode cannot be updated outside of it
+                made = first.clone()
+                made.reset()
+            self.of_further_loaders[name] = made
+        found: MetricCollection = self.of_further_loaders[name]  # type: ignore[assignment]
+        return found
 
     def add(self, metrics: Mapping[str, Metric]) -> None:
         """Add copies of metrics to both splits."""
@@ -124,10 +140,17 @@ class SplitMetrics(nn.Module):
 
     def log(self, module: LightningModule, split: str, batch: Labeled) -> None:
         """Log every metric that was updated, over the whole epoch and all processes."""
+        place = f"metrics.of_further_loaders.{split}_{self.loader}" if self.loader else f"metrics.{split}"
         for name, metric in self[split].items(keep_base=True, copy_state=False):
             if metric.update_called:
-                rows = len(batch.target)
-                module.log(f"{split}_{name}", metric, prog_bar=name in self.shown, batch_size=rows)
+                module.log(
+                    f"{split}_{name}",
+                    metric,
+                    prog_bar=name in self.shown,
+                    batch_size=len(batch.target),
+                    add_dataloader_idx=self.loader > 0,
+                    metric_attribute=f"{place}.{name}",
+                )
 
     def log_epoch(self, module: LightningModule, split: str) -> None:
         """Log the loss and the metrics of the predictions at the end of an epoch, updated in this process or not."""

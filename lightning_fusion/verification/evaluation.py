@@ -155,12 +155,14 @@ class TrialEvaluationMixin:
         self.evaluation.reset(split)
         self.metrics[split].reset()
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Collect the embeddings of every member, and update loss and accuracy of known speakers."""
+        _check_one_loader("val", dataloader_idx)
         self._collect(batch, "val")
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Collect the embeddings of every member, and update loss and accuracy of known speakers."""
+        _check_one_loader("test", dataloader_idx)
         self._collect(batch, "test")
 
     def on_validation_epoch_end(self) -> None:
@@ -171,9 +173,10 @@ class TrialEvaluationMixin:
         """Log EER and minDCF of every member and of their fusion, and ``test_loss`` of known speakers."""
         self.evaluation.finish(self, "test", self.metrics)  # type: ignore[arg-type]
 
-    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return the ``index`` (B,) and ``embedding`` (B, D) of a batch."""
-        batch = numbered(as_batch(batch, "the predict loader", labeled=False), self.trainer, batch_idx)  # type: ignore[attr-defined]
+        batch = as_batch(batch, "the predict loader", labeled=False)
+        batch = numbered(batch, self.trainer, batch_idx, dataloader_idx)  # type: ignore[attr-defined]
         return {"index": batch.index, "embedding": self.embed(batch.input)[1]}
 
     def _collect(self, batch: Any, split: str) -> None:
@@ -184,3 +187,11 @@ class TrialEvaluationMixin:
         if known.any():
             logits, target = logits[known], batch.target[known]
             self.metrics.count(split, logits, target, self.loss(logits, target))
+
+
+def _check_one_loader(split: str, dataloader_idx: int) -> None:
+    if dataloader_idx:
+        raise InputError(
+            f"{split}_dataloader: found several loaders; expected one, since trials are pairs of the samples of one "
+            "loader: evaluate the loaders one after the other"
+        )

@@ -137,3 +137,24 @@ def test_the_seed_of_a_users_callback_is_kept(name, tmp_path):
         trainer.fit(module, datamodule=data)
     assert [callback for callback in trainer.callbacks if isinstance(callback, EpochSeed)] == [given]
     assert given.seed == 3
+
+
+@pytest.mark.parametrize("name", ["ACoRLModule", "HaTJointModule"])
+def test_hooks_of_a_subclass_that_build_nothing_raise(name, tmp_path):
+    module, data = modules.made(name, tmp_path)
+    hooks = {"setup": lambda self, stage: None, "configure_callbacks": lambda self: []}
+    module.__class__ = type("Mine", (type(module),), hooks)
+    with pytest.raises(InputError, match=r"Mine: setup\(\) does not call super\(\).setup\(stage\); add it"):
+        tiny.trainer().fit(module, datamodule=data)
+
+
+@pytest.mark.slow
+def test_a_generative_expert_predicts_texts(tmp_path):
+    module, data = modules.made("GenerativeExpertModule", tmp_path)
+    found = tiny.trainer().predict(module, datamodule=data)
+    assert torch.cat([part["index"] for part in found]).tolist() == _indices(data)
+    assert all(part["generated"].shape == (len(part["index"]), module.max_new_tokens) for part in found)
+
+
+def _indices(data):
+    return torch.cat([batch.index for batch in data.predict_dataloader()]).tolist()
