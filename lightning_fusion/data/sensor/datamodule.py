@@ -192,8 +192,9 @@ class BaseSensorDataModule(DomainsDataModule):
             return source.origins._replace(file=source.origins.file[window], position=source.origins.position[window])
         files, first, file = np.unique(np.array(source.names, object), return_index=True, return_inverse=True)
         file = file[self._cut.recording[rows]]  # pieces of one recording have its name
-        starts = self._cut.starts[rows] - source.series.begins[first][file]
-        return Origins(files.tolist(), file, starts / self._rate, "start_s")
+        begins, starts = source.series.begins[first][file], self._cut.starts[rows]
+        seconds = (starts - begins) / self._rate + source.series.skipped_s(begins, starts)
+        return Origins(files.tolist(), file, seconds, "start_s")
 
     def fingerprint(self, split: str) -> str:
         """Return a fingerprint of all samples and of windows, labels and preprocessing of one split."""

@@ -18,7 +18,7 @@ from lightning_fusion.files import digest
 
 SERIES_SUFFIXES = {".csv", ".npy", ".npz", ".txt"}
 TIMESTAMP_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-_VERSION = 6
+_VERSION = 7
 """Version of the cache format; entries of other versions are ignored."""
 _MOST_RATE_ERROR = 0.1
 _RATE_OF_ANOTHER_UNIT = 20.0
@@ -40,7 +40,7 @@ class RecordingFormat:
             timestamps it is assumed. ``None`` means ``sample_rate_hz``.
         columns: Names of the columns of files without a header.
         delimiter: Column delimiter of a CSV file: one character; a blank matches any whitespace.
-        max_gap_s: Timestamps further apart than this enclose a gap without data.
+        max_gap_s: Timestamps further apart than this enclose a gap without data, at which a recording is cut.
         limits: Smallest and largest permitted value of a channel.
     """
 
@@ -75,7 +75,9 @@ def read_recording(path: str, how: RecordingFormat) -> Recorded:
     """Read one file and resample it.
 
     The signal is interpolated linearly. Where the recorded rate is more than 1.5 times the target rate, a new sample is
-    the mean over its interval, which suppresses aliasing. Samples of equal timestamps are averaged. (Our choices.)
+    the mean over its interval, which suppresses aliasing. Samples of equal timestamps are averaged. A recording is cut
+    at gaps, however long: each piece is resampled from its own first timestamp, and one sample marked as a gap is put
+    between two pieces. (Our choices.)
 
     Args:
         path: CSV file, NumPy array (T, columns), or npz file with an array (T,) per column or arrays (T, n), the
@@ -126,7 +128,7 @@ def _check_limits(path: str, samples: np.ndarray, how: RecordingFormat, first: i
 def _times(
     path: str, stamps: np.ndarray | None, count: int, how: RecordingFormat, first: int
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Return seconds since the first sample, and starts of gaps; ``None`` if no resampling is needed."""
+    """Return seconds since the first sample, and whether a gap follows; ``None`` if no resampling is needed."""
     if stamps is None:
         rate = how.recorded_rate_hz or how.sample_rate_hz
         return (None, None) if rate == how.sample_rate_hz else (np.arange(count) / rate, None)
@@ -155,7 +157,9 @@ def _times(
             f"{path}: the timestamps imply {rate:.4g} Hz, sample_rate_hz is {how.sample_rate_hz:g}; change "
             f"timestamp_unit (now {how.timestamp_unit}), or set recorded_rate_hz to this rate"
         )
-    return times, np.diff(times) > how.max_gap_s
+    step = np.diff(times)
+    longest = how.max_gap_s if ((step > 0) & (step <= how.max_gap_s)).any() else 2 * float(np.median(step[step > 0]))
+    return times, step > longest
 
 
 def _rates(times: np.ndarray, max_gap_s: float) -> tuple[float, float]:
@@ -175,11 +179,34 @@ def _rates(times: np.ndarray, max_gap_s: float) -> tuple[float, float]:
 def _resample(
     times: np.ndarray, samples: np.ndarray, labels: np.ndarray | None, how: RecordingFormat, gaps: np.ndarray | None
 ) -> Recorded:
-    rate = how.sample_rate_hz
-    recorded = _rates(times, how.max_gap_s)[1] if len(times) > 1 else rate
+    """Resample the pieces between gaps and join them by one sample, so that the result is bounded by the samples."""
+    recorded = _rates(times, how.max_gap_s)[1] if len(times) > 1 else how.sample_rate_hz
+    ends = [*(np.flatnonzero(gaps) + 1).tolist(), len(times)] if gaps is not None else [len(times)]
+    parts, nearest, unknown, offsets = [], [], [], []
+    length = 0
+    for start, end in zip([0, *ends], ends, strict=False):
+        part, places = _resample_piece(
+            times[start:end] - times[start], samples[start:end], how.sample_rate_hz, recorded
+        )
+        between = int(end < len(times))
+        offsets.append(times[start] - length / how.sample_rate_hz)
+        parts.append(np.concatenate([part, part[-1:].repeat(between, 0)]))
+        length += len(parts[-1])
+        nearest.append(np.append(places, places[-1:].repeat(between)) + start)
+        unknown.append(np.arange(len(parts[-1])) == len(part))
+    known = None if labels is None else labels[np.concatenate(nearest)]
+    samples = np.concatenate(parts)
+    if len(parts) == 1:
+        return Recorded(samples, known, rate_hz=recorded)
+    return Recorded(samples, known, np.concatenate(unknown), recorded, np.diff(offsets))
+
+
+def _resample_piece(
+    times: np.ndarray, samples: np.ndarray, rate: float, recorded: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return float32 samples at multiples of ``1 / rate``, and the index of the nearest sample of each."""
     grid = np.arange(int(times[-1] * rate + 1e-6) + 1) / rate
     before = np.searchsorted(times, grid, side="right") - 1
-    unknown = None if gaps is None or not gaps.any() else np.append(gaps, False)[before] & (times[before] < grid)
     after = np.minimum(before + 1, len(times) - 1)
     nearest = np.where(times[after] - grid < grid - times[before], after, before)
     if (np.diff(times) == 0).any():
@@ -190,12 +217,12 @@ def _resample(
     edges = (np.arange(len(grid) + 1) - 0.5) / rate
     edges = edges.clip(0, times[-1])
     for channel, values in enumerate(samples.T):
-        if recorded <= _MEAN_ABOVE * rate:
+        if recorded <= _MEAN_ABOVE * rate or len(times) == 1:
             resampled[:, channel] = np.interp(grid, times, values)
         else:
             area = np.append(0, np.cumsum((values[1:] + values[:-1]) / 2 * np.diff(times)))
             resampled[:, channel] = np.diff(np.interp(edges, times, area)) / np.diff(edges)
-    return Recorded(resampled, None if labels is None else labels[nearest], unknown, recorded)
+    return resampled, nearest
 
 
 def _read_npz(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.ndarray, np.ndarray | None]:

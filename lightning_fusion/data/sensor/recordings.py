@@ -54,7 +54,8 @@ class SensorDataModule(WindowedSensorDataModule):
         timestamp_unit: ``s``, ``ms``, ``us`` or ``ns``.
         recorded_rate_hz: Sample rate of the files. With timestamps it is checked outside of gaps, with a tolerance of a
             tenth; without timestamps it is assumed. ``None`` (default) means ``sample_rate_hz``.
-        max_gap_s: Timestamps further apart enclose a gap; windows that span it are left out.
+        max_gap_s: Timestamps further apart enclose a gap, at which a recording is cut before it is resampled; no window
+            spans a gap.
         limits: Smallest and largest permitted value of channels, ``{x_acc: [-80, 80]}``, to detect other units.
         cache: Folder in which the samples are cached for later runs, which map them into memory. ``None`` (default)
             reads the files in each run.

@@ -28,12 +28,14 @@ class Recorded(NamedTuple):
         labels: (T,) texts, one text for all samples, or None without labels; an empty text marks an unlabeled sample.
         gaps: (T,) bool, samples in gaps, or ``None`` if there are none.
         rate_hz: Sample rate before resampling; ``None`` if the samples are not resampled.
+        skipped_s: (G,) seconds left out at each of the G samples in gaps; ``None``: gaps have their full length.
     """
 
     samples: np.ndarray
     labels: np.ndarray | str | None
     gaps: np.ndarray | None = None
     rate_hz: float | None = None
+    skipped_s: np.ndarray | None = None
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Series:
         fingerprint: Fingerprint of samples and labels.
         merged: Written forms of labels that were written in several ways.
         rates_hz: (R,) sample rate of each recording before resampling, NaN if it was not resampled; empty for tables.
+        skips: (G, 2) float64: each sample at which a gap was left out, and the seconds left out.
     """
 
     samples: Tensor
@@ -61,6 +64,14 @@ class Series:
     fingerprint: str
     merged: dict[str, list[str]] = field(default_factory=dict)
     rates_hz: np.ndarray = field(default_factory=lambda: np.empty(0))
+    skips: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
+
+    def skipped_s(self, begins: np.ndarray | int, samples: np.ndarray | int) -> np.ndarray:
+        """Return the seconds left out between samples ``begins`` and ``samples`` of all recordings."""
+        total = np.append(0, np.cumsum(self.skips[:, 1]))
+        at = self.skips[:, 0]
+        result: np.ndarray = (total[np.searchsorted(at, samples)] - total[np.searchsorted(at, begins)]).round(6)
+        return result
 
 
 def load_series(recordings: Iterable[Recorded], entry: Path | None = None) -> Series:
@@ -95,7 +106,7 @@ def load_series(recordings: Iterable[Recorded], entry: Path | None = None) -> Se
         return {"names": names, "fingerprint": fingerprint, "merged": merged}
 
     store = cached(entry, "sensor series", write, writable=True)  # torch requires writable arrays
-    columns = {name: np.asarray(store[name]) for name in ("labels", "lengths", "rms", "rates_hz")}
+    columns = {name: np.asarray(store[name]) for name in ("labels", "lengths", "rms", "rates_hz", "skips")}
     return _series(store["samples"], columns, *(store.metadata[name] for name in ("names", "fingerprint", "merged")))
 
 
@@ -109,6 +120,8 @@ def _gather(
     lengths: list[int] = []
     rms: list[np.ndarray] = []
     rates: list[float] = []
+    skips: list[np.ndarray] = [np.empty((0, 2))]
+    total = 0
     for one in recordings:
         shape = (len(one.samples), len(rms[0]) if rms else one.samples.shape[-1])
         if one.samples.shape != shape or one.samples.dtype != np.float32:
@@ -116,13 +129,16 @@ def _gather(
                 f"recording {len(rms)} has samples {one.samples.dtype} {one.samples.shape}; expected float32 (T, "
                 f"channels), with equal numbers of channels: change read_source"
             )
+        if one.gaps is not None and one.skipped_s is not None:
+            skips.append(np.stack([np.flatnonzero(one.gaps) + total, one.skipped_s], 1))
         labels.append(_encode(one, numbers, forms))
         lengths.append(len(one.samples))
+        total += len(one.samples)
         rms.append(np.sqrt(np.square(one.samples, dtype=np.float64).mean(0)))
         rates.append(np.nan if one.rate_hz is None else one.rate_hz)
         keep(one.samples)
     columns = {"labels": np.concatenate(labels), "lengths": np.array(lengths), "rms": np.array(rms)}
-    columns["rates_hz"] = np.array(rates)
+    columns |= {"rates_hz": np.array(rates), "skips": np.concatenate(skips)}
     return columns, list(numbers), forms.merged
 
 
@@ -139,8 +155,8 @@ def _series(
 ) -> Series:
     labels, lengths, rms = columns["labels"], columns["lengths"], columns["rms"]
     begins = np.cumsum(lengths) - lengths
-    rates = columns["rates_hz"]
-    return Series(torch.from_numpy(samples), labels, names, begins, lengths, rms, fingerprint, merged, rates)
+    rates, skips = columns["rates_hz"], columns["skips"]
+    return Series(torch.from_numpy(samples), labels, names, begins, lengths, rms, fingerprint, merged, rates, skips)
 
 
 def check_labels(names: Sequence[str]) -> None:

@@ -119,7 +119,10 @@ class WindowedSensorDataModule(BaseSensorDataModule):
         return self._samples(self.window_s / 2 if self.step_s is None else self.step_s)
 
     def _where(self, recording: int, sample: int) -> str:
-        return f"{super()._where(recording, sample)}, at {sample / self.sample_rate_hz:.2f} s,"
+        series = self._source.series
+        start = int(series.begins[recording])
+        seconds = sample / self.sample_rate_hz + float(series.skipped_s(start, start + sample))
+        return f"{super()._where(recording, sample)}, at {seconds:.2f} s,"
 
     def _more_sessions(self) -> str:
         return "" if self.piece_s is not None else "cut long files into pieces with piece_s"

@@ -111,6 +111,21 @@ def test_sensors_name_file_and_time(tmp_path):
             assert row["file"] == f"ann_{first // 1000:.0f}.csv" and float(row["start_s"]) == first % 1000 / 50
 
 
+@pytest.mark.parametrize("how", [{}, {"piece_s": 1.0}])
+def test_times_behind_a_gap_are_those_of_the_file(tmp_path, how):
+    for take in range(10):
+        seconds = [n / 50 + (7200.5 if n >= 70 else 0) for n in range(200)]
+        lines = [f"{1000 * take + n},{t:.2f},{'sit' if n < 60 else 'walk'}" for n, t in enumerate(seconds)]
+        (tmp_path / f"ann_{take}.csv").write_text("\n".join(["x,t,label", *lines]))
+    shared = {"timestamp": "t", "window_s": 0.5, "cache": str(tmp_path / "cache")} | how
+    data = SensorDataModule(str(tmp_path), "{person}_{take}.csv", channels=["x"], **shared)
+    found = predictions(data, tmp_path)
+    for row, sample in zip(found, data.rows("test"), strict=True):
+        first = round(sample.input[0, 0].item()) % 1000
+        assert float(row["start_s"]) == pytest.approx(first / 50 + (7200.5 if first >= 70 else 0), abs=0.011)
+    assert {float(row["start_s"]) > 7200 for row in found} == {True, False}
+
+
 def test_tables_name_the_line(tmp_path):
     lines = [f"{n},{'ab'[n % 2]}" for n in range(60)]
     (tmp_path / "t.csv").write_text("\n".join(["x,label", *lines[:20], "", "7,c", *lines[20:]]))
