@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_fusion.errors import InputError
 from lightning_fusion.files import atomic_write
@@ -81,6 +81,12 @@ class PredictionWriter(Callback):
                 best = int(probabilities[place].argmax())
                 values = [f"{value:.6f}" for value in probabilities[place].tolist()]
                 rows[loader, index] = [classes[best], values[best], *(column[place] for column in columns), *values]
+        count = sum(len(part["index"]) for _, part in parts)
+        if count > len(rows) and trainer.world_size == 1:  # several processes repeat samples to be of one length
+            rank_zero_warn(
+                f"{count - len(rows)} of {count} predictions have the index of another one, and {self.path} contains "
+                "the last one of each index; give each sample of the predict loader an index of its own"
+            )
         data: Any = getattr(trainer, "datamodule", None)
         order = sorted(rows)
         several = any(loader for loader, _ in order)

@@ -63,7 +63,7 @@ def without_none(answer: Any) -> Any:
 
 
 def as_rows(answer: Any) -> Tensor:
-    """Convert the answer of a callable to a tensor; in a list of rows, None is a row of NaN.
+    """Convert the answer of a callable to a tensor; None in a list of rows is a row of NaN, masked entries are NaN.
 
     Raises:
         InputError: If it is no array of numbers.
@@ -74,6 +74,8 @@ def as_rows(answer: Any) -> Tensor:
                 [   nan,    nan]])
     """
     try:
+        if np.ma.is_masked(answer):
+            answer = np.ma.filled(np.ma.asarray(answer, np.float64), np.nan)
         values = torch.as_tensor(without_none(answer))
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"returned {type(answer).__name__} that makes no array of numbers ({error})") from error

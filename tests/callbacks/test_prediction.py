@@ -4,9 +4,11 @@ import pytest
 import torch
 from helpers import tiny
 from lightning import LightningModule
+from torch.utils.data import DataLoader
 
 from lightning_fusion import ExpertModule
 from lightning_fusion.callbacks import PredictionWriter
+from lightning_fusion.data.batch import Batch
 from lightning_fusion.errors import InputError
 
 
@@ -51,3 +53,11 @@ def test_a_module_of_another_form_is_named(tmp_path):
     with pytest.raises(InputError, match=r"Mine.predict_step must return a dict with index and probabilities"):
         predict(tmp_path / "p.csv", Mine())
     assert not (tmp_path / "p.csv").exists()
+
+
+def test_samples_that_share_an_index_are_said(tmp_path):
+    samples = [Batch(torch.randn(4), torch.tensor(0), torch.zeros(0, dtype=torch.bool), row // 2) for row in range(6)]
+    module = ExpertModule(tiny.Net, classes=tiny.CLASSES)
+    writer = PredictionWriter(str(tmp_path / "p.csv"))
+    with pytest.warns(UserWarning, match=r"3 of 6 predictions have the index of another one, and .*p.csv contains the"):
+        tiny.trainer(callbacks=[writer]).predict(module, DataLoader(samples, batch_size=4))

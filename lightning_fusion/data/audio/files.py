@@ -26,6 +26,7 @@ _LARGEST_FILTER = 20_000_000
 """Maximum number of resampling coefficients, 0.2 GB with intermediate arrays; usual rates take under 300,000."""
 LOUDEST = 10.0
 """Floating-point samples beyond this are rejected as unscaled integers, not audio in [-1, 1]. Our choice."""
+_CLIPPED = 1.25  # 2 dB above full scale; decoders of compressed audio exceed it a little
 _SILENT = 1e-3  # standard deviation of the samples: -60 dB of full scale
 _CANCELED = 1e-2  # power of the mean of all channels relative to theirs: -20 dB
 _PROBE_S = 3.0  # examined part of recordings that stay on disk
@@ -102,7 +103,7 @@ class Recordings:
         return recordings
 
     def warnings(self, names: Sequence[str]) -> list[str]:
-        """Return warnings about recordings that were upsampled, that are silent, or whose channels cancel one another.
+        """Return warnings about recordings that are upsampled, clipped or silent, or whose channels cancel one another.
 
         Args:
             names: Names of the recordings.
@@ -128,6 +129,12 @@ class Recordings:
                     f"{many} have channels of opposite phase, whose mean is 20 dB or more below them: {which}; invert "
                     "one channel, or store only one"
                 )
+        if self.files is not None and self.files.clipped.any():
+            many, which = some(self.files.clipped)
+            found.append(
+                f"{many} exceed full scale by more than 2 dB and are clipped to [-1, 1]: {which}; divide them by their "
+                "largest value"
+            )
         if self.silent.any():
             many, which = some(self.silent)
             found.append(f"{many} are silent (below -60 dB of full scale): {which}; remove them")
@@ -190,6 +197,7 @@ class AudioFiles:
         rates: (N,) int64, sample rate of each file.
         canceled: (N,) bool, files whose channels have opposite phases: their mean, which is used, is more than 20 dB
             below them. Known for parts that were read.
+        clipped: (N,) bool, files with samples more than 2 dB above full scale; they are clipped to [-1, 1].
 
     Raises:
         InputError: If files are empty, truncated, no audio or listed twice; the message lists them.
@@ -199,7 +207,7 @@ class AudioFiles:
         self.paths, self.sample_rate_hz = paths, sample_rate_hz
         self.rates = np.zeros(len(paths), np.int64)
         self._stored = np.zeros(len(paths), np.int64)
-        self.canceled = np.zeros(len(paths), bool)
+        self.canceled, self.clipped = np.zeros(len(paths), bool), np.zeros(len(paths), bool)
         self._on_disk: list[tuple[int, int]] = [(0, 0)] * len(paths)
         self._resamplers: dict[int, Any] = {}
         problems = [problem for problem in _for_each(self._look, len(paths), "Looking at audio") if problem]
@@ -305,6 +313,7 @@ class AudioFiles:
         if samples.shape[1] > 1 and (power := float(samples.square().mean())) > _SILENT**2:
             self.canceled[number] |= float(mono.square().mean()) < _CANCELED * power
         loudest = float(mono.abs().amax())  # NaN and infinity pass through a maximum
+        self.clipped[number] |= loudest > _CLIPPED
         if not loudest <= LOUDEST:
             found = f"samples up to {loudest:.6g}" if math.isfinite(loudest) else "samples that are NaN or infinite"
             raise InputError(f"{path} has {found}; expected audio in [-1, 1]: repair or remove it")

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_fusion import ExpertOutputs, diagnose
+from lightning_fusion import Expert, ExpertOutputs, diagnose
 from lightning_fusion.data.targets import as_targets
 from lightning_fusion.errors import InputError
 
@@ -63,6 +63,10 @@ class TestMasks:
         assert read(masked, missing="nan").missing[:, 0].tolist() == [True, False, False]
         with pytest.raises(InputError, match="declare missing answers"):
             read(masked)
+
+    def test_masked_answers_of_an_expert(self):
+        expert = Expert(lambda x: np.ma.array(P, mask=P > 0.85), classes=NAMES, output="probabilities")
+        assert expert(torch.zeros(3, 2)).isnan().any(1).tolist() == [True, False, False]
 
     def test_masked_targets(self):
         with pytest.raises(InputError, match=r"targets: found masked values in row\(s\) 1"):

@@ -164,3 +164,9 @@ def test_predictions_note_what_is_wrong_with_a_file(tmp_path):
         "b_2.wav": "the middle 1 s of 3.00 s",
         "b_3.wav": "",
     }
+
+
+def test_what_exceeds_full_scale_is_said(tmp_path):
+    files = recordings(tmp_path, a_0=(6 * tone(), RATE), b_1=(2.2 * tone(), RATE))  # 3.0 and 1.1 at most
+    with pytest.warns(UserWarning, match=r"1 of 8 recordings exceed full scale by more than 2 dB .*: a_0.wav; divide"):
+        module(files).setup()
