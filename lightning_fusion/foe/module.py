@@ -342,6 +342,12 @@ class FoEFuserModule(TunableLearningRate, CheckedLoading, LightningModule):
                 warn_seen(self.pool.members, data)
             return
         outputs = data.outputs
+        for name, own in self.expert_classes.items():
+            if (found := outputs.expert_classes.get(name, own)) != own:
+                raise InputError(
+                    f"the store {outputs.path or 'in memory'} has the classes {shorten(found, 20)} of expert {name}; "
+                    f"the fuser was built for {shorten(own, 20)}, in this order"
+                )
         if list(outputs.expert_classes.items()) != list(self.expert_classes.items()) or outputs.classes != self.classes:
             raise InputError(
                 f"the store {outputs.path} has the experts {outputs.names} and classes {outputs.classes}; the fuser "

@@ -6,13 +6,14 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from helpers import tiny
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from torch import nn
 
-from lightning_fusion import Expert
+from lightning_fusion import Expert, ExpertOutputs, FoEFuserModule, OutputsDataModule
 from lightning_fusion.errors import InputError
 
 ORDER = ["1", "2", "10"]  # scikit-learn sorts them: 1, 10, 2
@@ -84,3 +85,13 @@ def test_votes_of_pairs_are_no_outputs_of_classes(wrap):
 def test_costs_are_finite_numbers(cost):
     with pytest.raises(InputError, match=r"cost is .*; expected a number >= 0"):
         Expert(nn.Linear(2, 2), classes=["a", "b"], cost=cost)
+
+
+def test_a_store_of_another_order_says_which():
+    def store(names):
+        split = {"probabilities": {"a": np.full((6, 3), 1 / 3)}, "target": [0, 1, 2] * 2}
+        return ExpertOutputs.from_arrays(dict.fromkeys(("train", "val"), split), {"a": names}, ORDER)
+
+    fuser = FoEFuserModule(expert_classes={"a": ORDER}, classes=ORDER)
+    with pytest.raises(InputError, match=r"in memory has the classes 10, 2, 1 of expert a; .* for 1, 2, 10, in this"):
+        tiny.trainer(1).fit(fuser, OutputsDataModule(store(ORDER[::-1])))
