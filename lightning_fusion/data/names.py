@@ -12,7 +12,7 @@ from lightning_fusion.errors import InputError, shorten, suggestion
 _INVISIBLE = {ord(letter): None for letter in "\u00ad\u180e\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"}
 _WHOLE = re.compile(r"([+-]?[0-9]+)\.0*")
 _BETWEEN = re.compile(r"[\s_\-\u2010-\u2015]+")
-RENAME = "to merge them, set labels: {{{1}: {0}}}"
+RENAME = "to merge them, set labels: {{{0}}}"
 """Remedy for nearly equal labels, for :func:`similar_message`."""
 
 
@@ -219,18 +219,21 @@ def similar_message(names: Iterable[str], what: str, remedy: str) -> str | None:
     Args:
         names: Different names in canonical form.
         what: Meaning of the names: ``labels`` or ``domains``.
-        remedy: How to merge them; ``{0}`` and ``{1}`` stand for the first two names.
+        remedy: How to merge them; ``{0}`` stands for a renaming of every name to the first of its group.
 
     Example:
         >>> similar_message(["open", "Open"], "labels", "rename one")
         "the labels 'open' and 'Open' are nearly equal and count as 2: rename one"
+        >>> similar_message(["Run", "run", "SIT", "sit"], "labels", RENAME)[61:]
+        "and count as 4: to merge them, set labels: {'run': 'Run', 'sit': 'SIT'}"
     """
     found = similar_names(names)
     if not found:
         return None
     listed = shorten(" and ".join(map(repr, alike)) for alike in found)
     count = sum(map(len, found))
-    return f"the {what} {listed} are nearly equal and count as {count}: {remedy.format(*map(repr, found[0]))}"
+    renaming = ", ".join(f"{name!r}: {alike[0]!r}" for alike in found for name in alike[1:])
+    return f"the {what} {listed} are nearly equal and count as {count}: {remedy.format(renaming)}"
 
 
 def _shown(written: Any) -> str:

@@ -1,6 +1,7 @@
 """Delimited tables of numbers and labels, with errors that name the row."""
 
 import csv
+import re
 from collections.abc import Iterable, Sequence
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -124,8 +125,7 @@ def _read_rows(
                     cells[place] = "nan"
                 elif not _is_number(cell):
                     raise InputError(
-                        f"{path}, row {number}: {names[places[place]]} is {cell!r}; expected a number: repair the row, "
-                        "or remove it"
+                        f"{path}, row {number}: {names[places[place]]} is {cell!r}; expected a number: {_remedy(cell)}"
                     )
             values.append([float(cell) for cell in cells[:numbers]])
             texts.append(cells[numbers:])
@@ -202,6 +202,8 @@ def check_columns(path: str, found: Sequence[str], wanted: Sequence[str], what: 
         InputError: Otherwise.
     """
     if missing := [name for name in wanted if name not in found]:
+        if what == "columns" and header:
+            check_header(path, found, wanted)
         if what == "columns" and header and found and all(_is_number(name) for name in found):
             raise InputError(
                 f"{path} has no {shorten(missing)}; its columns are {shorten(found, 6)}. If its first line holds "
@@ -213,6 +215,40 @@ def check_columns(path: str, found: Sequence[str], wanted: Sequence[str], what: 
         )
     if doubled := [name for name in wanted if list(found).count(name) > 1]:
         raise InputError(f"{path} has more than one {doubled[0]} among its {what}; rename one")
+
+
+def check_header(path: str, found: Sequence[str], wanted: Sequence[str]) -> None:
+    """Check that the first line of a file is not empty, and does not separate its names by another delimiter.
+
+    Args:
+        path: Path of the file.
+        found: Names in its first line.
+        wanted: Names of the columns to read.
+
+    Raises:
+        InputError: Otherwise.
+    """
+    if not any(found):
+        raise InputError(f"{path} is empty: expected column names in its first line; remove it")
+    other = _other_delimiter(found, wanted)
+    if other is not None and not set(wanted) <= set(found):
+        raise InputError(f'{path} separates its columns by {other!r}; set delimiter: "{ascii(other)[1:-1]}"')
+
+
+def _other_delimiter(found: Sequence[str], wanted: Sequence[str]) -> str | None:
+    """Return a delimiter that splits a header into all wanted names; ``None`` if there is none."""
+    for other in (";", "\t", "|", ",", " "):
+        cells = [cell for name in found for cell in (name.split() if other == " " else name.split(other))]
+        if {cell.strip(" \t\"'") for cell in cells} >= set(wanted):
+            return other
+    return None
+
+
+def _remedy(cell: str) -> str:
+    """Return how to repair a cell that is no number."""
+    if re.fullmatch(r"[+-]?\d*,\d+([eE][+-]?\d+)?", cell):
+        return "decimal commas are not read: write decimal points, as in " + cell.replace(",", ".")
+    return "repair the row, or remove it"
 
 
 def _is_number(value: str) -> bool:

@@ -304,7 +304,9 @@ class BaseSensorDataModule(DomainsDataModule):
         names, label = self._renamed.series.names, self._cut.label
         listed = read_labels(self.labels)[0]
         known = listed or sorted(names[number] for number in np.unique(label))
-        self.messages.warn(None if listed else similar_message(known, "labels", RENAME))
+        if not listed:  # of all samples: a form of few samples wins no window
+            ignored = as_labels(self.ignored_labels, "ignored_labels")
+            self.messages.warn(similar_message(sorted(set(names) - set(ignored)), "labels", RENAME))
         place = np.array([known.index(name) if name in known else -1 for name in names])
         return known, place[label]
 

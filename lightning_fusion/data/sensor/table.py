@@ -14,7 +14,7 @@ from lightning_fusion.data.sensor.datamodule import BaseSensorDataModule
 from lightning_fusion.data.sensor.layouts import numbered_columns
 from lightning_fusion.data.sensor.series import Series, check_labels
 from lightning_fusion.data.sensor.windows import RowInputs
-from lightning_fusion.data.tables import check_delimiter, read_columns, read_header
+from lightning_fusion.data.tables import check_delimiter, check_header, read_columns, read_header
 from lightning_fusion.errors import InputError, nearest_path, shorten
 from lightning_fusion.files import digest
 
@@ -83,6 +83,8 @@ class FeatureTableDataModule(BaseSensorDataModule):
         texts = list(dict.fromkeys([label, *fields]))
         aside = {*texts, *as_names(self.leave_out)}
         if unknown := sorted({*aside, *features} - {*names}):
+            if not columns:
+                check_header(path, names, [*texts, *features])
             how = "; with columns: numbered the names are 0, 1, 2, ..." if self.columns == "numbered" else ""
             raise InputError(f"{path} has no column {shorten(unknown)}; its columns are {shorten(names, 9)}{how}")
         chosen = features or [name for name in names if name not in aside]

@@ -134,7 +134,7 @@ class TestBadFiles:
     @pytest.mark.parametrize(
         ("lines", "changes", "message"),
         [
-            ([""], {}, "a.csv has no x, y; its columns are"),
+            ([""], {}, "a.csv is empty: expected column names in its first line"),
             (["x,y"], {}, "a.csv is empty: found no row of samples"),
             (["x,z", "1,2"], {}, "a.csv has no y; its columns are x, z: name those to read with channels"),
             (["x,y,x", "1,2,3"], {}, "more than one x among its columns"),
@@ -179,7 +179,7 @@ class TestBadFiles:
 
     def test_a_file_of_no_bytes_and_none(self, tmp_path):
         (tmp_path / "a.csv").touch()
-        with pytest.raises(InputError, match=r"a\.csv has no x, y"):
+        with pytest.raises(InputError, match=r"a\.csv is empty: expected column names"):
             read_recording(str(tmp_path / "a.csv"), how())
         with pytest.raises(InputError, match=r"b\.csv cannot be read \(No such file"):
             read_recording(str(tmp_path / "b.csv"), how())

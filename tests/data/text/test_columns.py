@@ -33,7 +33,8 @@ class TestNames:
     def test_names_that_differ_by_case_are_reported(self, tmp_path):
         rows = [(text, label.title() if n % 4 == 0 else label, domain) for n, (text, label, domain) in enumerate(ROWS)]
         message = (
-            "the labels 'Bad' and 'bad', 'Good' and 'good' are nearly equal and count as 4: .*labels: {'bad': 'Bad'}"
+            "the labels 'Bad' and 'bad', 'Good' and 'good' are nearly equal and count as 4: .*"
+            "labels: {'bad': 'Bad', 'good': 'Good'}"
         )
         with pytest.warns(UserWarning, match=message):
             assert len(delimited(table(tmp_path / "t.csv", rows)).classes) == 4

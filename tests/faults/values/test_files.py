@@ -25,6 +25,30 @@ def image(path, **arguments):
     Image.new("RGB", (4, 4), "red").save(path, **arguments)
 
 
+class TestDelimiters:
+    """The message names the option or the cell to change, in recordings and in tables."""
+
+    def raises(self, path, content, message, **arguments):
+        path.write_text(content)
+        recording = SensorDataModule(str(path.parent), "{take}.csv", ["x", "y"], recorded_rate_hz=50, **arguments)
+        for data in (recording, FeatureTableDataModule(str(path), channels=["x", "y"], **arguments)):
+            with pytest.raises(InputError, match=message):
+                data.setup()
+
+    @pytest.mark.parametrize(("delimiter", "shown"), [(";", ";"), ("\t", r"\\t"), ("|", r"\|")])
+    def test_another_one_is_named(self, tmp_path, delimiter, shown):
+        lines = [delimiter.join(row) for row in (["x", "y", "label"], ["1", "2", "a"])]
+        message = rf"1\.csv separates its columns by '{shown}'; set delimiter: \"{shown}\"$"
+        self.raises(tmp_path / "1.csv", "\n".join(lines), message)
+
+    def test_decimal_commas_are_named(self, tmp_path):
+        message = r"row 3: y is '-2,5'; expected a number: decimal commas are not read: write .* as in -2\.5$"
+        self.raises(tmp_path / "1.csv", "x;y;label\n1;2;a\n1;-2,5;a\n", message, delimiter=";")
+
+    def test_an_empty_file_is_named(self, tmp_path):
+        self.raises(tmp_path / "1.csv", "", r"1\.csv is empty: expected column names in its first line; remove it$")
+
+
 class TestImageTrees:
     @pytest.mark.parametrize("suffix", [".jfif", ".JPG", ".jpe", ".JPEG"])
     def test_suffixes_of_jpeg(self, tmp_path, suffix):

@@ -135,6 +135,21 @@ class TestSensors:
         assert data.classes == ["open", "shut"]
         assert data.rows("train").targets[data.rows("train").rows].unique().tolist() == [0, 1]
 
+    def test_near_labels_of_few_samples_are_said(self, tmp_path):
+        """No window has most of its samples labeled WALK or SIT, and each pair has a renaming."""
+        for take in range(6):
+            labels = ["WALK" if n % 10 == 0 else "Walk" for n in range(100)]
+            labels += ["SIT" if n % 10 == 0 else "sit" for n in range(100)]
+            rows = [f"{take}.{n:03},{label}" for n, label in enumerate(labels)]
+            (tmp_path / f"ann_{take}.csv").write_text("\n".join(["x,label", *rows]))
+        data = SensorDataModule(str(tmp_path), "{person}_{take}.csv", channels=["x"], window_s=0.4)
+        message = r"the labels 'SIT' and 'sit', 'WALK' and 'Walk' .*: \{'sit': 'SIT', 'Walk': 'WALK'\}$"
+        with pytest.warns(UserWarning, match=message):
+            assert data.classes == ["Walk", "sit"]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="the labels")
+            assert data.variant(labels={"SIT": "sit", "WALK": "Walk"}).classes == ["Walk", "sit"]
+
     def test_labels_that_are_missing_are_no_class(self, tmp_path):
         for take in range(4):
             labels = np.array([0.0] * 40 + [np.nan] * 40 + [1.0] * 40)
