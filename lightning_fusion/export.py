@@ -44,7 +44,10 @@ class FusedNetwork(nn.Module):
             if not isinstance(expert.network, nn.Module):
                 raise InputError(f"experts: {name} is a plain callable; only torch modules can be exported")
         self.experts, self.network = pool.experts, fuser.network
-        ways = [preprocessor(expert.preprocessing) for expert in pool.members.values()]
+        ways = [
+            preprocessor(expert.preprocessing) or (nn.Identity() if expert.raw_input else None)
+            for expert in pool.members.values()
+        ]
         self.takes_raw_input = all(way is not None for way in ways)
         self.ways = nn.ModuleList(way for way in ways if way is not None) if self.takes_raw_input else None
         self.target, self.reads_representations, self.mean_weight = (

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_fusion.data.batch import num_samples
 from lightning_fusion.data.names import as_labels
-from lightning_fusion.data.normalization import preprocessor
+from lightning_fusion.data.normalization import Normalization, preprocessor
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.answers import as_rows
 from lightning_fusion.experts.estimators import (
@@ -35,7 +35,9 @@ from lightning_fusion.experts.preprocessing import (
     Conversion,
     check_preprocessed,
     conversion,
+    conversion_to_raw,
     own_normalization,
+    published_normalization,
     warn_double_normalization,
     warn_preprocessing_mismatch,
 )
@@ -77,7 +79,8 @@ class Expert(nn.Module):
         preprocess: Module applied to the input before ``network``, such as a resize.
         raw_input: The input has raw values (images from 0 to 255, signals as recorded, waveforms): the preprocessing
             that the checkpoint records is applied to it, before ``preprocess``. Data modules of the library preprocess
-            already, so that this has no effect behind them.
+            already, so that this has no effect behind them. An expert without a recorded preprocessing gets the raw
+            values that the input of a data module was computed from.
         version: Version of the expert, a part of its fingerprint. For a callable it replaces the digest of its state.
 
     Raises:
@@ -170,11 +173,6 @@ class Expert(nn.Module):
         if checkpoint is not None:
             keep_samples(network, digest_array(card.get("samples")))  # type: ignore[arg-type]  # a module, see above
         self.features = features if features is not None else card.get("features")
-        if raw_input and preprocessor(self.preprocessing) is None:
-            raise InputError(
-                "raw_input is set, and the checkpoint records no normalization or features to apply; remove raw_input, "
-                "or give preprocess"
-            )
         if self.features is not None:
             check_layer(self.network, self.features, "the expert")
         self.requires_grad_(False)
@@ -244,14 +242,31 @@ class Expert(nn.Module):
         """
         self._is_preprocessed, self._input_checked = bool(found), False
         known = None if own_normalization(self.preprocess) is not None else self.preprocessing
-        self._conversion = conversion(known, found)
-        if whose is None:
+        unknown = self.raw_input and preprocessor(self.preprocessing) is None
+        self._conversion = conversion_to_raw(found) if unknown else conversion(known, found)
+        if whose is None or unknown:
             return
-        if known is None:
-            warn_double_normalization(whose, self.preprocess or self.network, found)
-        warn_preprocessing_mismatch(whose, known, found)
+        if known is None and self.lacks_preprocessing(found):
+            known = published_normalization(self.network)
+            warn_preprocessing_mismatch(whose, known, found, converted=True)
+        elif known is None:
+            own = self.preprocess if own_normalization(self.preprocess) is not None else self.network
+            warn_double_normalization(whose, own, found)
+        else:
+            warn_preprocessing_mismatch(whose, known, found)
         if self._conversion is not None:
             rank_zero_info(f"preprocessing: the input of {whose} is converted to the mean and std of its training")
+
+    def lacks_preprocessing(self, found: Mapping[str, Any] | None) -> bool:
+        """Return whether a data module normalizes the input, and that of the training is not known.
+
+        Args:
+            found: Preprocessing of the data module.
+        """
+        way = preprocessor(found)
+        if self.raw_input or self.preprocessing is not None or not isinstance(way, Normalization) or not way.changes:
+            return False
+        return own_normalization(self.preprocess) is None and own_normalization(self.network) is None
 
     def _prepared(self, input: Any) -> Any:
         """Return the network's input."""
@@ -261,8 +276,7 @@ class Expert(nn.Module):
             if self._recorded[0] is not self.preprocessing:  # built once; a tuple keeps it apart from the weights
                 self._recorded = self.preprocessing, preprocessor(self.preprocessing)
             way = self._recorded[1]
-            assert way is not None
-            input = way.to(input.device)(input)
+            input = input if way is None else way.to(input.device)(input)
         elif self.preprocess is None and not (self._input_checked or torch.compiler.is_compiling()):
             check_preprocessed(input, self.preprocessing)
             self._input_checked = True

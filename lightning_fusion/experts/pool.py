@@ -13,6 +13,7 @@ from lightning_fusion.data.names import as_labels, canonical_label, similar_mess
 from lightning_fusion.errors import InputError, shorten, suggestion
 from lightning_fusion.experts.answers import describe_invalid, valid_rows
 from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.preprocessing import published_normalization, warn_unknown_preprocessing
 
 
 def task_classes(expert_classes: Mapping[str, Sequence[str]], classes: Sequence[str] | None = None) -> list[str]:
@@ -229,6 +230,9 @@ class ExpertPool(nn.Module):
         """
         for name, expert in self.members.items():
             expert.convert_from(found, f"expert {name}")
+        unknown = {name: each.network for name, each in self.members.items() if each.lacks_preprocessing(found)}
+        silent = [name for name, network in unknown.items() if published_normalization(network) is None]
+        warn_unknown_preprocessing(silent, found)
 
     def train(self, mode: bool = True) -> "ExpertPool":
         """Stay in eval mode."""

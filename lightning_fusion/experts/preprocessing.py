@@ -151,6 +151,32 @@ def conversion(known: Mapping[str, Any] | None, found: Mapping[str, Any] | None)
     return Conversion(scale * of.std / to.std, (scale * of.mean - to.mean) / to.std)
 
 
+def conversion_to_raw(found: Mapping[str, Any] | None) -> Conversion | None:
+    """Return the conversion from the input of a data module to raw values; ``None`` if the input is raw.
+
+    Values that were missing in the recording stay replaced.
+
+    Raises:
+        InputError: If the raw values cannot be computed from the input: log-mel features, token ids.
+
+    Example:
+        >>> import torch
+        >>> change = conversion_to_raw({"mean": [0.5], "std": [0.25], "scale": 1 / 255})
+        >>> change(torch.tensor([[-2.0, 2.0]])[:, None])  # black and white
+        tensor([[[  0., 255.]]])
+    """
+    way = preprocessor(found)
+    if isinstance(way, LogMel):
+        raise InputError(
+            "raw_input is set, and the data module gives log-mel features; set frontend: waveform of the data module"
+        )
+    if found and "tokenizer" in found:
+        raise InputError("raw_input is set, and the data module gives token ids; remove raw_input of the expert")
+    if not isinstance(way, Normalization):
+        return None
+    return Conversion(way.std / way.scale, way.mean / way.scale)
+
+
 def check_preprocessed(input: Any, preprocessing: Mapping[str, Any] | None) -> None:
     """Check, by the values of a batch, that the input of a network was preprocessed as in its training.
 
@@ -240,6 +266,39 @@ def warn_double_normalization(whose: str, network: Any, found: Mapping[str, Any]
             f"preprocessing: {whose} normalizes its input in {part}, and the data module normalizes it before: set "
             f"mean: {[0] * count} and std: {[1] * count} of the data module, or remove {part}"
         )
+
+
+def warn_unknown_preprocessing(names: Sequence[str], found: Mapping[str, Any] | None) -> None:
+    """Warn about experts of unknown preprocessing behind a data module that normalizes.
+
+    Args:
+        names: Names of the experts; of none there is no warning.
+        found: Preprocessing of the data.
+    """
+    if names:
+        mean, std = (_short([float(f"{value:.4g}") for value in (found or {})[key]]) for key in ("mean", "std"))
+        rank_zero_warn(
+            f"preprocessing: {len(names)} expert(s) ({shorten(names)}) record no preprocessing, and the data module "
+            f"normalizes their input with mean {mean} and std {std}; set raw_input of those that were trained on raw "
+            "values, and the attribute preprocessing of those that were trained on the input of a data module"
+        )
+
+
+def published_normalization(network: Any) -> dict[str, Any] | None:
+    """Return the mean and standard deviation that a model of timm was pre-trained with; ``None`` if it has none.
+
+    Example:
+        >>> network = nn.Linear(3, 2)
+        >>> network.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "input_size": (3, 8, 8)}
+        >>> published_normalization(network)
+        {'mean': [0.5, 0.5, 0.5], 'std': [0.25, 0.25, 0.25]}
+    """
+    for name in ("pretrained_cfg", "default_cfg"):
+        card = getattr(network, name, None)
+        pair = [card.get(key) if isinstance(card, Mapping) else getattr(card, key, None) for key in ("mean", "std")]
+        if all(_is_sequence(value) and _is_of_channels(value) for value in pair):
+            return {key: [float(each) for each in value] for key, value in zip(("mean", "std"), pair, strict=True)}
+    return None
 
 
 def _parts(network: Any, name: str = "") -> Iterator[tuple[str, Any]]:

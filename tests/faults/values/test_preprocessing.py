@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import warnings
 from functools import partial
 
@@ -18,6 +19,7 @@ from lightning_fusion import (
     ExpertModule,
     ExpertPool,
     FoEFuserModule,
+    FrugalFoEModule,
     OutputsDataModule,
     SensorDataModule,
     collect,
@@ -152,9 +154,95 @@ class TestRawInput:
         with pytest.warns(UserWarning, match=r"input: all values are from 0.16.*, and the expert was trained on"):
             Expert(network, path)(raw / 255)
 
-    def test_needs_a_preprocessing(self):
-        with pytest.raises(InputError, match="raw_input is set, and the checkpoint records no normalization"):
-            Expert(tiny.Net(2), classes=["a", "b"], raw_input=True)
+
+class Lookup:
+    """A classifier of raw values, trained without the library: whether the sum of a sample is at least 10."""
+
+    def __init__(self) -> None:
+        self.seen = []
+
+    def __call__(self, input):
+        self.seen.append(input)
+        right = (input.flatten(1).sum(1) >= 10).float()
+        return torch.stack([1 - right, right], 1)
+
+
+class TestTrainedElsewhere:
+    """An expert whose training input is not known, behind a data module that normalizes."""
+
+    DATA = {
+        "sensors": lambda folder: sensors(folder),
+        "images": lambda folder: SyntheticImageDataModule(image_size=8),
+    }
+    UNKNOWN = (
+        r"preprocessing: 2 expert\(s\) \(a, b\) record no preprocessing, and the data module normalizes their input "
+        r"with mean \[.*\] and std \[.*\]; set raw_input of those that were trained on raw values, and the attribute "
+        r"preprocessing of those"
+    )
+
+    def pool(self, data, **arguments):
+        experts = {
+            name: Expert(Lookup(), classes=data.classes[:2], output="probabilities", **arguments) for name in "ab"
+        }
+        return ExpertPool(experts, data.classes)
+
+    @staticmethod
+    def said(call):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call()
+        return [str(each.message) for each in caught if str(each.message).startswith("preprocessing:")]
+
+    @pytest.mark.parametrize("kind", list(DATA))
+    def test_collect_reports_it_once(self, kind, folders):
+        data = self.DATA[kind](folders[0])
+        pool = self.pool(data)
+        said = self.said(lambda: collect(pool, data, splits=["test"]))
+        assert len(said) == 1 and re.match(self.UNKNOWN, said[0])
+
+    @pytest.mark.parametrize("fuser", [FoEFuserModule, FrugalFoEModule])
+    def test_fusers_report_it(self, fuser, folders):
+        data = self.DATA["sensors"](folders[0])
+        module = fuser(experts=self.pool(data), classes=data.classes)
+        module.trainer = tiny.trainer()
+        module.trainer.datamodule = data
+        said = self.said(lambda: module.setup("predict"))
+        assert len(said) == 1 and re.match(self.UNKNOWN, said[0])
+
+    @pytest.mark.parametrize("kind", list(DATA))
+    def test_raw_input_gives_raw_values(self, kind, folders):
+        data = self.DATA[kind](folders[0])
+        pool = self.pool(data, raw_input=True)
+        assert not self.said(lambda: collect(pool, data, splits=["test"]))
+        raw = data.rows("test")[torch.arange(len(data.rows("test")))].input
+        seen = torch.cat(pool.members["a"].network.seen)
+        torch.testing.assert_close(seen, raw.to(torch.float32), atol=1e-4, rtol=1e-5)
+        assert torch.equal(pool.members["a"](raw), pool.members["a"].network(raw))  # without a data module
+
+    def test_raw_input_needs_values_that_can_be_restored(self):
+        expert = Expert(tiny.Net(2), classes=["a", "b"], raw_input=True)
+        sound = SyntheticLabeledAudioDataModule(sample_rate_hz=8000)
+        with pytest.raises(InputError, match="data module gives log-mel features; set frontend: waveform"):
+            expert.convert_from(sound.preprocessing)
+        with pytest.raises(InputError, match="data module gives token ids; remove raw_input"):
+            expert.convert_from({"tokenizer": "x", "pad_id": 0})
+
+    def test_a_recorded_preprocessing_ends_it(self, folders):
+        data = self.DATA["sensors"](folders[0])
+        pool = self.pool(data)
+        for expert in pool.members.values():
+            expert.preprocessing = data.preprocessing
+        assert not self.said(lambda: pool.convert_from(data.preprocessing))
+
+    @pytest.mark.parametrize("card", ["pretrained_cfg", "default_cfg"])
+    def test_a_model_of_timm_is_compared(self, card):
+        network = SmallConvNet(2)
+        setattr(network, card, {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)})
+        pool = ExpertPool({"a": Expert(network, classes=["a", "b"])})
+        same, other = SyntheticImageDataModule(), SyntheticImageDataModule(mean=[0.4] * 3, std=[0.2] * 3)
+        assert not self.said(lambda: pool.convert_from(same.preprocessing))
+        (said,) = self.said(lambda: pool.convert_from(other.preprocessing))
+        assert "expert a was trained with a preprocessing that differs from the data's (mean [0.5, 0.5, 0.5]" in said
 
 
 class TestExport:
@@ -424,10 +512,10 @@ class TestTwice:
         assert [str(one.message) for one in caught] == [message] * normalizes
 
     def test_batch_norm_is_no_normalization_of_the_input(self):
-        pool = ExpertPool({"a": Expert(SmallConvNet(2), classes=["a", "b"])})
+        expert = Expert(SmallConvNet(2), classes=["a", "b"])
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            pool.convert_from(SyntheticImageDataModule().preprocessing)
+            expert.convert_from(SyntheticImageDataModule().preprocessing)
 
     def test_a_network_to_be_trained(self):
         data = SyntheticImageDataModule(image_size=8)
