@@ -1,4 +1,4 @@
-"""Checks of a training run before it starts: where it writes, and whether it trains anything."""
+"""Checks of a run before it starts: where it writes, whether it trains anything, and which weights it uses."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,14 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
 
-from lightning_fusion.cli.config import read_config, shipped_configs
+from lightning_fusion.cli.config import flat, read_config, shipped_configs
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.expert import Expert
 from lightning_fusion.store import MANIFEST
+
+_WEIGHTS = ("weights", "pretrained", "path", "checkpoint", "checkpoint_path", "pretrained_model_name_or_path")
 
 
 def check_folder(config: Mapping[str, Any], files: Sequence[str]) -> None:
@@ -103,6 +107,34 @@ def check_trained(trainer: Trainer, model: LightningModule, path: str | None, co
         raise InputError(f"ckpt_path: {path} names a checkpoint of a fit in the same process; give {command} a file")
     if path is None and not isinstance(getattr(model, "folder", None), str) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         rank_zero_warn(f"{command} has no --ckpt_path: the model is used with its initial weights")
+
+
+def warn_untrained(experts: Mapping[str, Any], config: Any) -> None:
+    """Warn about experts whose network has neither a checkpoint nor an argument that names weights.
+
+    Args:
+        experts: Instantiated experts by name; anything else than an Expert is left out.
+        config: Their configuration by name, as plain data.
+    """
+    found = [
+        name
+        for name, expert in experts.items()
+        if isinstance(expert, Expert) and isinstance(expert.network, nn.Module) and not expert.checkpoint
+        if expert.network.state_dict() and not _names_weights(config, name)
+    ]
+    if found:
+        rank_zero_warn(
+            f"experts: the networks of {len(found)} expert(s) ({shorten(found)}) have no checkpoint: their weights are "
+            "those of the constructor; set checkpoint, unless the constructor loads trained weights"
+        )
+
+
+def _names_weights(config: Any, name: str) -> bool:
+    """Whether an argument of an expert's network names weights, as those of torchvision, timm and transformers do."""
+    own = config.get(name) if isinstance(config, Mapping) else None
+    return isinstance(own, Mapping) and any(
+        value and key.rpartition(".")[2] in _WEIGHTS for key, value in flat(dict(own)).items()
+    )
 
 
 def _files(callback: ModelCheckpoint) -> list[Path]:

@@ -10,6 +10,7 @@ from jsonargparse import SUPPRESS, ArgumentParser
 from lightning import LightningDataModule, Trainer
 
 from lightning_fusion import export as exporting
+from lightning_fusion.cli.checks import warn_untrained
 from lightning_fusion.cli.help import COMMANDS, recipes
 from lightning_fusion.cli.parser import FusionArgumentParser
 from lightning_fusion.data.base import SPLITS
@@ -127,7 +128,9 @@ def run(command: str, args: list[str]) -> Any:
         parser.add_class_arguments(Trainer, "trainer", instantiate=True)
         parser.set_defaults({"trainer.logger": False, "trainer.enable_checkpointing": False})
     given = _arguments(parser, args)
-    given.pop("config")
+    config = given.pop("config")
+    if isinstance(experts := given.get("experts"), dict):
+        warn_untrained(experts, config.as_dict()["experts"])
     return function(**given)
 
 

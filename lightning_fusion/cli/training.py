@@ -14,11 +14,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_fusion import __version__
-from lightning_fusion.cli.checks import check_checkpoints, check_folder, check_trained, check_trains
+from lightning_fusion.cli.checks import check_checkpoints, check_folder, check_trained, check_trains, warn_untrained
 from lightning_fusion.cli.config import config_files, flat
 from lightning_fusion.cli.messages import error_of_user
 from lightning_fusion.cli.parser import FusionArgumentParser
 from lightning_fusion.errors import InputError, nearest_path, shorten
+from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.hyperparameters import constructor_arguments, read_checkpoint
 
 # Attributes that are linked from the data module to the model, by their common name.
@@ -131,10 +132,13 @@ class FusionCLI(LightningCLI):
         return trainer
 
     def after_instantiate_classes(self) -> None:
-        """Log the arguments of the model alone where the data have one of the same name and another value.
+        """Warn about untrained experts; log the model's arguments alone where the data have one with another value.
 
         Lightning merges both for loggers and raises otherwise; ``config.yaml`` has all arguments of both.
         """
+        if isinstance(pool := getattr(self.model, "pool", None), ExpertPool):
+            model_config = self.config[self.subcommand].model.as_dict()
+            warn_untrained(pool.members, (model_config.get("init_args") or {}).get("experts"))
         model, data = getattr(self.model, "hparams", {}), getattr(self.datamodule, "hparams", {})
         if any(data[key] != model[key] for key in model.keys() & data.keys() - {"_class_path"}):
             self.datamodule._log_hyperparams = False
