@@ -19,7 +19,7 @@ from lightning_fusion.baselines import BestSingle, MajorityVote, MostConfident, 
 from lightning_fusion.data.targets import single_class_message
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.store import ExpertOutputs
-from lightning_fusion.experts.permutation import better_order
+from lightning_fusion.experts.permutation import better_order, common_order
 from lightning_fusion.files import write_text
 from lightning_fusion.metrics.diversity import PairwiseDiversity
 
@@ -200,7 +200,8 @@ def diagnose(outputs: ExpertOutputs, split: str = "train", unseen: str | None = 
         {name: value.reshape(len(experts), -1).tolist() for name, value in pairs.compute().items()},
         scores,
     )
-    _conclude(result, unseen, len(outputs.classes))
+    orders = {each.name: (outputs.expert_classes[each.name], each.class_order) for each in experts}
+    _conclude(result, unseen, len(outputs.classes), common_order(orders, outputs.classes))
     if message := single_class_message(target, outputs.classes, f"the {split} split"):
         result.findings.insert(0, f"{message[0].upper()}{message[1:]}.")
     if lost := len(part) - len(target):
@@ -308,7 +309,7 @@ def _wilson(fraction: float, rows: int, z: float) -> float:
     return (fraction + z * z / (2 * rows) + spread) / (1 + z * z / rows)
 
 
-def _conclude(result: Diagnosis, unseen: str | None, classes: int) -> None:
+def _conclude(result: Diagnosis, unseen: str | None, classes: int, order: list[str] | None) -> None:
     absent = [f"{expert.name} {expert.missing}" for expert in result.experts if expert.missing]
     if absent:
         result.findings.append(
@@ -353,8 +354,14 @@ def _conclude(result: Diagnosis, unseen: str | None, classes: int) -> None:
         f"The best baseline without training is {rule}: {result.accuracies[rule]:.1%} ({100 * gain:+.1f} points "
         "relative to the best single expert). A trained fuser should exceed it."
     )
+    if order is not None:
+        result.findings.insert(
+            0,
+            "CLASS ORDER: one order of the task's classes explains the errors of all experts: the targets count "
+            f"{shorten(order, 20)}, in this order: set classes of the ExpertPool to it, and collect again.",
+        )
     for expert in result.experts:
-        if expert.class_order is not None:
+        if expert.class_order is not None and order is None:
             result.findings.insert(
                 0,
                 f"CLASS ORDER: {expert.name} (accuracy {expert.accuracy:.1%}) is correct on "

@@ -56,7 +56,8 @@ class Expert(nn.Module):
     """A frozen pre-trained model with its metadata.
 
     It maps an input batch to (B, C_k) float32 probabilities over its classes. It has no gradients and always stays in
-    eval mode. The input is preprocessed, as a data module gives it to a model; what the checkpoint records about its
+    eval mode: the given network is frozen in place, not copied (pass ``copy.deepcopy(network)`` to train it further).
+    The input is preprocessed, as a data module gives it to a model; what the checkpoint records about its
     preprocessing is compared with the first batch, and raw values raise an error. Behind a data module that normalizes
     with other statistics than those of the training, the input is converted.
 
@@ -332,6 +333,11 @@ class Expert(nn.Module):
         """Map a batch of inputs to (B, C_k) float32 probabilities."""
         count = None if torch.compiler.is_compiling() else num_samples(input)  # a number would fix the batch size
         assert self.network is not None
+        if isinstance(input, Mapping) and type(self.network).__module__.startswith("transformers."):
+            raise InputError(
+                f"network: a {type(self.network).__name__} does not take the tokens of a data module "
+                f"({shorten(input)}); give its folder, written by save_pretrained, to Expert.from_transformers"
+            )
         raw = self.network(like_weights(self._prepared(input), self.network))
         raw = getattr(raw, "logits", raw)  # return type of transformers' models
         if isinstance(raw, (tuple, Mapping)):

@@ -1,7 +1,7 @@
 """Detection of an expert whose classes are declared in another order than that of its outputs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -44,6 +44,38 @@ def better_order(predicted: np.ndarray, target: np.ndarray, classes: Sequence[st
         return None
     order = _assignment(predicted, target, count)
     return [classes[number] for number in order], float((order[predicted] == target).mean())
+
+
+def common_order(
+    orders: Mapping[str, tuple[Sequence[str], Sequence[str] | None]], classes: Sequence[str]
+) -> list[str] | None:
+    """Find an order of the classes of a task that explains the better orders of all its experts.
+
+    Args:
+        orders: For each expert its declared classes, and the names of its columns in a better order; ``None``: no such.
+        classes: Classes of the task, which the targets count.
+
+    Returns:
+        Classes of the task in the order that agrees with the declared classes of every expert; ``None`` where there is
+        one expert only, or no such order.
+
+    Example:
+        >>> found = {"a": (["cat", "dog", "owl"], ["dog", "cat", "owl"]), "b": (["dog", "cat"], ["cat", "dog"])}
+        >>> common_order(found, ["cat", "dog", "owl"])
+        ['dog', 'cat', 'owl']
+        >>> common_order(found | {"c": (["cat", "owl"], None)}, ["cat", "dog", "owl"])
+    """
+    if len(orders) < 2:
+        return None
+    result: dict[str, str] = {}  # name of the task's target -> class by the experts
+    for declared, better in orders.values():
+        if better is None:
+            return None
+        for own, target in zip(declared, better, strict=True):
+            if result.setdefault(target, own) != own:
+                return None
+    found = [result.get(name, name) for name in classes]
+    return found if len(set(found)) == len(found) else None
 
 
 def _assignment(predicted: np.ndarray, target: np.ndarray, count: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Pools of named experts of one task."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -249,7 +249,7 @@ class ExpertPool(nn.Module):
         Raises:
             InputError: If an output is not finite or no distribution; the message names expert and rows.
         """
-        outputs = {name: expert(_copy(input)) for name, expert in self.members.items()}
+        outputs = {name: _run(name, expert, input) for name, expert in self.members.items()}
         check_outputs(outputs)
         return outputs
 
@@ -265,7 +265,7 @@ class ExpertPool(nn.Module):
             raise InputError(
                 f"features: the experts {shorten(lacking)} have no layer set; set features to a submodule's name"
             )
-        both = {name: expert.forward_with_representations(_copy(input)) for name, expert in self.members.items()}
+        both = {name: _run(name, each.forward_with_representations, input) for name, each in self.members.items()}
         outputs, representations = ({name: pair[part] for name, pair in both.items()} for part in (0, 1))
         check_outputs(outputs)
         check_representations(representations)
@@ -278,7 +278,7 @@ class ExpertPool(nn.Module):
         Raises:
             InputError: If one has NaN or infinite entries; the message names expert and rows.
         """
-        found = {name: expert.forward_with_representations(_copy(input))[1] for name, expert in self.members.items()}
+        found = {name: _run(name, each.forward_with_representations, input)[1] for name, each in self.members.items()}
         check_representations(found)
         return found
 
@@ -322,6 +322,25 @@ def restore_experts(checkpoint: dict[str, Any], pool: ExpertPool) -> None:
         check_same_experts(checkpoint.get("experts") or {}, pool.metadata())
     own = {f"{POOL}{name}": value for name, value in pool.state_dict().items()}
     state.update({name: value for name, value in own.items() if name not in stored})
+
+
+def _run(name: str, call: Callable[[Any], Any], input: Any) -> Any:
+    """Run an expert on a copy of the input; an error in its network names the expert and the input."""
+    if torch.compiler.is_compiling():
+        return call(_copy(input))
+    try:
+        return call(_copy(input))
+    except (InputError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of any network
+        found = f"a {type(input).__name__}"
+        if isinstance(input, Tensor):
+            found = f"{str(input.dtype).removeprefix('torch.')} of shape {tuple(input.shape)}"
+        elif isinstance(input, Mapping):
+            found = f"a dict of {shorten(input)}"
+        raise InputError(
+            f"expert {name} failed on a batch ({found}) with {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _copy(input: Any) -> Any:

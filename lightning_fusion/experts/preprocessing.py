@@ -161,9 +161,9 @@ def conversion_to_raw(found: Mapping[str, Any] | None) -> Conversion | None:
 
     Example:
         >>> import torch
-        >>> change = conversion_to_raw({"mean": [0.5], "std": [0.25], "scale": 1 / 255})
-        >>> change(torch.tensor([[-2.0, 2.0]])[:, None])  # black and white
-        tensor([[[  0., 255.]]])
+        >>> change = conversion_to_raw({"mean": [1.0], "std": [2.0], "scale": 0.5})
+        >>> change(torch.tensor([[3.0]]))
+        tensor([[14.]])
     """
     way = preprocessor(found)
     if isinstance(way, LogMel):
@@ -295,9 +295,10 @@ def published_normalization(network: Any) -> dict[str, Any] | None:
     """
     for name in ("pretrained_cfg", "default_cfg"):
         card = getattr(network, name, None)
-        pair = [card.get(key) if isinstance(card, Mapping) else getattr(card, key, None) for key in ("mean", "std")]
-        if all(_is_sequence(value) and _is_of_channels(value) for value in pair):
-            return {key: [float(each) for each in value] for key, value in zip(("mean", "std"), pair, strict=True)}
+        card = card if isinstance(card, Mapping) else getattr(card, "__dict__", {})
+        mean, std = card.get("mean"), card.get("std")
+        if _is_sequence(mean) and _is_sequence(std) and _is_of_channels(mean) and _is_of_channels(std):
+            return {"mean": [float(value) for value in mean or ()], "std": [float(value) for value in std or ()]}
     return None
 
 

@@ -29,6 +29,7 @@ from lightning_fusion.experts.outputs.loaders import (
     expected_rows,
     fingerprint_of,
     set_up,
+    warn_class_order,
 )
 from lightning_fusion.experts.outputs.seen import describe_seen, seen_samples
 from lightning_fusion.experts.outputs.store import OUTPUTS, ExpertOutputs
@@ -109,6 +110,8 @@ def collect(
     set_up(data)
     task = list(getattr(data, "classes", pool.classes))
     pool = pool.for_task(task)  # the data module's vocabulary is the task's
+    if not hasattr(data, "classes"):
+        warn_class_order(data, splits[0], task)
     domains = list(getattr(data, "domains", []))
     if foreign := check_domains({name: expert.domains for name, expert in pool.members.items()}, domains):
         rank_zero_warn(
@@ -237,7 +240,11 @@ class _Collecting(LightningModule):
         self._names: dict[str, list[str]] = {}
 
     def setup(self, stage: str) -> None:
-        self.pool.convert_from(getattr(self.trainer.datamodule.data, "preprocessing", None))  # type: ignore[attr-defined]
+        self.pool.convert_from(self._found())
+
+    def _found(self) -> dict[str, Any]:
+        """Return the preprocessing of the data; empty if it has none."""
+        return getattr(self.trainer.datamodule.data, "preprocessing", None) or {}  # type: ignore[attr-defined]
 
     def teardown(self, stage: str) -> None:
         self.pool.convert_from(None)
@@ -259,6 +266,8 @@ class _Collecting(LightningModule):
                 found["probabilities"] = self.pool(batch.input)
             except InputError as error:
                 hint = "; on_failure='skip' continues without it" if str(error).startswith("expert ") else ""
+                if error.__cause__ is not None and self._found().get("frontend") == "log_mel":
+                    hint = "; the data are log-mel features: frontend: waveform of the data module gives waveforms"
                 raise InputError(f"{error}{hint}") from error
         else:
             found["probabilities"] = self._query(batch.input, len(batch.index))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -105,6 +106,29 @@ def expected_rows(data: LightningDataModule, split: str) -> int | None:
     """Return the number of samples of a split; None where the data set has no length."""
     dataset = loader_of(data, split).dataset
     return len(dataset) if hasattr(dataset, "__len__") else None
+
+
+def warn_class_order(data: LightningDataModule, split: str, classes: Sequence[str]) -> None:
+    """Warn where the data set of a split, such as torchvision's ImageFolder, counts classes in another order.
+
+    Args:
+        data: Data module.
+        split: Name of the split.
+        classes: Classes of the task, which the targets count.
+    """
+    dataset = loader_of(data, split).dataset
+    while not hasattr(dataset, "classes") and hasattr(dataset, "dataset"):  # a Subset
+        dataset = dataset.dataset
+    found = getattr(dataset, "classes", None)
+    if not isinstance(found, list | tuple) or not all(isinstance(name, str) for name in found):
+        return
+    place = {name: number for number, name in enumerate(classes)}
+    if any(place.get(name, number) != number for number, name in enumerate(found)):
+        rank_zero_warn(
+            f"classes: the data set of the {split} split has {shorten(found, 20)}, the experts' pool "
+            f"{shorten(classes, 20)}: targets count classes in this order; set classes of the ExpertPool to those of "
+            "the data set"
+        )
 
 
 def fingerprint_of(data: LightningDataModule, split: str) -> str:
