@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
 from functools import partial
 from importlib import import_module
+from types import FrameType
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 import torch
@@ -63,7 +64,7 @@ def keep_plain(module: LightningModule | LightningDataModule) -> None:
     parent class that the module's constructor does not take are not stored.
     """
     hparams = module.hparams
-    if "_instantiator" in hparams:
+    if "_instantiator" in hparams and is_plain(dict(hparams)):
         return
     takes = inspect.signature(type(module)).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
@@ -247,6 +248,18 @@ def _check_complete(cls: type, hparams: Mapping[str, Any], given: Mapping[str, A
 
 class CheckedLoading:
     """Mixin of a LightningModule, before it among the bases, that checks checkpoints before they are used."""
+
+    def save_hyperparameters(self, *args: Any, frame: FrameType | None = None, **how: Any) -> None:
+        """Record constructor arguments as Lightning does, as plain data (:func:`keep_plain`); subclasses may call it.
+
+        Args:
+            *args: Names of arguments, as in Lightning.
+            frame: Frame of the constructor. ``None`` (default) is that of the caller.
+            **how: Further arguments of Lightning's method.
+        """
+        caller = frame or inspect.currentframe().f_back  # type: ignore[union-attr]  # CPython has frames
+        super().save_hyperparameters(*args, frame=caller, **how)  # type: ignore[misc]
+        keep_plain(self)  # type: ignore[arg-type]  # beside a LightningModule
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **arguments: Any) -> Self:

@@ -48,7 +48,9 @@ def as_batch(batch: Any, source: str, labeled: bool = True) -> Batch:
     if isinstance(batch, Batch):
         return batch
     parts = list(batch) if isinstance(batch, (tuple, list)) and not all(isinstance(x, str) for x in batch) else [batch]
-    if any(isinstance(part, tuple) and hasattr(part, "_fields") for part in parts):
+    if any(isinstance(part, tuple) and hasattr(part, "_fields") for part in parts) or (
+        len(parts) > 1 and _holds_batches(parts[-1])
+    ):
         raise InputError(
             f"{source} yields {len(parts)} batches at once, as several loaders do; expected one loader: join their "
             "data sets, as in torch.utils.data.ConcatDataset"
@@ -68,6 +70,11 @@ def as_batch(batch: Any, source: str, labeled: bool = True) -> Batch:
         )
     domain = torch.zeros(len(target), 0, dtype=torch.bool, device=target.device)
     return UnnumberedBatch(parts[0], target, domain, torch.full_like(target, -1))
+
+
+def _holds_batches(part: Any) -> bool:
+    """Return whether a field is itself a batch: a list of tensors with rows, which no target is."""
+    return isinstance(part, (list, tuple)) and any(isinstance(each, Tensor) and each.ndim for each in part)
 
 
 def _are_facts(target: Any, domain: Any, index: Any) -> bool:

@@ -22,7 +22,7 @@ from lightning_fusion.experts.layers import check_layer, run_network
 from lightning_fusion.experts.pool import reordered
 from lightning_fusion.experts.preprocessing import carry_preprocessing, release_preprocessing
 from lightning_fusion.experts.weights import CARD_KEY, digest_array, digest_tensor, keep_samples
-from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
+from lightning_fusion.hyperparameters import CheckedLoading
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
 from lightning_fusion.optimization import TunableLearningRate, build_optimizer
 
@@ -81,7 +81,6 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        keep_plain(self)
         if not classes:
             raise InputError("classes is not set, and the data module has none; set it to the names of the classes")
         if loss is not None and label_smoothing:
@@ -108,7 +107,7 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
         """Check the order of the data module's classes; record its preprocessing, or let it use that of the training.
 
         Raises:
-            InputError: If it has them in another order.
+            InputError: If it has them in another order or, in a fit, if it has others.
         """
         self._digested &= stage != "fit"
         classes = getattr(getattr(self.trainer, "datamodule", None), "classes", None)
@@ -116,6 +115,11 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
             raise InputError(
                 f"classes: the model has the order {shorten(self.classes, 20)}, the data module "
                 f"{shorten(classes, 20)}; give the model the classes of the data module"
+            )
+        if stage == "fit" and classes is not None and list(classes) != self.classes:
+            raise InputError(
+                f"classes: the model has {shorten(self.classes, 20)}, the data module {shorten(classes, 20)}; give the "
+                "model the classes of the data module"
             )
         carry_preprocessing(self, stage == "fit")
 

@@ -38,7 +38,7 @@ from lightning_fusion.experts.pool import (
 )
 from lightning_fusion.experts.preprocessing import data_preprocessing
 from lightning_fusion.foe.fusers import MLPFuser, RepresentationFuser, best_expert_target, draw_expert_target
-from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
+from lightning_fusion.hyperparameters import CheckedLoading
 from lightning_fusion.metrics.diversity import BestExpertAccuracy
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train, logs_step
 from lightning_fusion.optimization import TunableLearningRate, build_optimizer
@@ -119,7 +119,6 @@ class FoEFuserModule(TunableLearningRate, CheckedLoading, LightningModule):
         super().__init__()
         given, experts = experts, None  # recording arguments copies them: not the weights of all experts
         self.save_hyperparameters()
-        keep_plain(self)
         self.pool = None if given is None else ExpertPool.of(given, classes)
         if self.pool is not None:
             if expert_classes is not None and list(expert_classes.items()) != list(self.pool.expert_classes.items()):

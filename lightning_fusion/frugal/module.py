@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import ModelPruning, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
@@ -31,7 +31,7 @@ from lightning_fusion.experts.preprocessing import data_preprocessing
 from lightning_fusion.frugal.policy import FrugalFoE
 from lightning_fusion.frugal.prediction import FrugalPrediction
 from lightning_fusion.frugal.state import ARGUMENTS
-from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
+from lightning_fusion.hyperparameters import CheckedLoading
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics
 
 _POLICY = "policy."
@@ -75,7 +75,6 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         given, experts = experts, None  # recording arguments copies them: not the weights of all experts
         known, policy = policy, None
         self.save_hyperparameters()
-        keep_plain(self)
         self.pool: ExpertPool | None = None
         if given is not None:
             self.pool = ExpertPool.of(given, classes)
@@ -206,9 +205,10 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
                 warn_seen(self.pool.members, data)
         if stage == "fit":
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
-                if isinstance(callback, WeightAveraging):
+                if isinstance(callback, (WeightAveraging, ModelPruning)):
+                    does = "prunes" if isinstance(callback, ModelPruning) else "averages"
                     raise InputError(
-                        f"trainer.callbacks: {type(callback).__name__} averages weights, and a query policy has none; "
+                        f"trainer.callbacks: {type(callback).__name__} {does} weights, and a query policy has none; "
                         "remove it"
                     )
             return

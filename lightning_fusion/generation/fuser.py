@@ -31,7 +31,7 @@ from lightning_fusion.generation.embeddings import (
 )
 from lightning_fusion.generation.expert import GenerativeExpert
 from lightning_fusion.generation.rouge import read_tokenizer
-from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
+from lightning_fusion.hyperparameters import CheckedLoading
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
 from lightning_fusion.optimization import TunableLearningRate, build_optimizer
 
@@ -110,7 +110,6 @@ class GenerativeFoE(TunableLearningRate, CheckedLoading, LightningModule):
         super().__init__()
         given, experts = experts, None  # not plain data
         self.save_hyperparameters()
-        keep_plain(self)
         if not representation_dims:
             raise InputError("representation_dims: found none; use EmbeddingsDataModule as data, or give their widths")
         if given is not None:

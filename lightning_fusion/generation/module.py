@@ -14,7 +14,7 @@ from lightning_fusion.data.indexed import numbered
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.module import write_card
 from lightning_fusion.generation.rouge import Rouge, read_tokenizer
-from lightning_fusion.hyperparameters import CheckedLoading, keep_plain
+from lightning_fusion.hyperparameters import CheckedLoading
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
 from lightning_fusion.optimization import TunableLearningRate, build_optimizer
 
@@ -70,7 +70,6 @@ class GenerativeExpertModule(TunableLearningRate, CheckedLoading, LightningModul
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        keep_plain(self)
         if not vocab_size or vocab_size < 1:
             raise InputError(f"vocab_size is {vocab_size}; give the number of tokens of the tokenizer")
         self.vocab_size, self.trained_on, self.preprocessing = vocab_size, trained_on, preprocessing

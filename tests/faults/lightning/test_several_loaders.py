@@ -86,8 +86,12 @@ def test_two_loaders_at_once_in_training_raise():
     data = tiny.data()
     first = data.train_dataloader
     data.train_dataloader = lambda: [first(), first()]
-    with pytest.raises(InputError, match=r"the train loader yields 2 batches at once.*ConcatDataset"):
+    message = r"the train loader yields 2 batches at once.*ConcatDataset"
+    with pytest.raises(InputError, match=message):
         tiny.trainer().fit(ExpertModule(tiny.Net, tiny.CLASSES), datamodule=data)
+    pairs = DataLoader(TensorDataset(torch.zeros(4, 4), torch.tensor([0, 1, 2, 0])), batch_size=2)
+    with pytest.raises(InputError, match=message):
+        tiny.trainer().fit(ExpertModule(tiny.Net, tiny.CLASSES), [pairs, pairs])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What users do with a Trainer works with every module: runs in any order, callbacks, tuners."""
 
+from typing import Any
+
 import pytest
 import torch
 from helpers import modules, tiny
@@ -7,6 +9,7 @@ from lightning.pytorch.callbacks import (
     EarlyStopping,
     EMAWeightAveraging,
     ModelCheckpoint,
+    ModelPruning,
     ModelSummary,
     StochasticWeightAveraging,
 )
@@ -80,6 +83,8 @@ def test_a_policy_has_no_weights_to_average(tmp_path):
     module, data = modules.made("FrugalFoEModule", tmp_path)
     with pytest.raises(InputError, match="EMAWeightAveraging averages weights, and a query policy has none; remove it"):
         tiny.trainer(callbacks=[EMAWeightAveraging()]).fit(module, datamodule=data)
+    with pytest.raises(InputError, match="ModelPruning prunes weights, and a query policy has none; remove it"):
+        tiny.trainer(callbacks=[ModelPruning("l1_unstructured")]).fit(module, datamodule=data)
 
 
 @pytest.mark.parametrize(
@@ -158,3 +163,26 @@ def test_a_generative_expert_predicts_texts(tmp_path):
 
 def _indices(data):
     return torch.cat([batch.index for batch in data.predict_dataloader()]).tolist()
+
+
+class Wider(ExpertModule):
+    """A user's subclass that records its own arguments, as Lightning's documentation shows."""
+
+    def __init__(self, width: int = 3, **expert: Any) -> None:
+        super().__init__(**expert)
+        self.save_hyperparameters()
+
+
+def test_a_subclass_records_its_own_arguments(tmp_path):
+    module, trainer = Wider(7, network=tiny.Net, classes=tiny.CLASSES), tiny.trainer()
+    trainer.fit(module, datamodule=tiny.data())
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    again = Wider.load_from_checkpoint(tmp_path / "x.ckpt")
+    assert again.hparams.width == 7 and tiny.same(again.network, module.network)
+
+
+@pytest.mark.parametrize("classes", [["x", "y", "z"], ["cat", "dog"], [*tiny.CLASSES, "yak"]])
+def test_data_with_other_classes_raise_in_a_fit(classes):
+    module = ExpertModule(tiny.Net, classes)
+    with pytest.raises(InputError, match=r"classes: the model has .*, the data module .*; give the model the classes"):
+        tiny.trainer().fit(module, datamodule=tiny.data())
