@@ -3,13 +3,14 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_fusion.data.names import canonical_label
 from lightning_fusion.errors import InputError, shorten
 
 OnFailure = Literal["raise", "skip"]
@@ -41,42 +42,101 @@ def describe_invalid(outputs: Tensor, rows: Sequence[int] = (), where: str = "")
         where: What the numbers count, such as `` of the batch``.
     """
     listed = f" for row(s) {shorten(rows)}{where}" if rows else ""
-    if not outputs.isfinite().all():
+    logarithms = valid_rows(outputs.exp()).all() and (outputs <= 0).all()
+    if outputs.isnan().all():
+        return f"returned NaN or None{listed}"
+    if not outputs.isfinite().all() and not logarithms:
         return f"returned NaN or infinite outputs{listed}"
-    return (
-        f"returned outputs that are not probabilities{listed} (sum {outputs[0].sum().item():.3g}); set its output to "
-        "'logits', or return probabilities"
-    )
+    if logarithms:
+        advice = "they are log-probabilities: exponentiate them"
+    elif (outputs >= 0).all() and (outputs.sum(-1) > 0).all():
+        advice = "divide each row by its sum"
+    elif (outputs >= 0).all():
+        advice = "a row of zeros has no most probable class: leave it out, or return None for it"
+    else:
+        advice = "apply softmax to logits, or set its output to 'logits'"
+    return f"returned outputs that are not probabilities{listed} (sum {outputs[0].sum().item():.3g}); {advice}"
 
 
-def without_none(answer: Any) -> Any:
-    """Replace None in a list of rows by a row of NaN; return anything else as it is.
+def has_names(answer: Any, names: Sequence[str]) -> bool:
+    """Return whether an answer names the class of each value: a data frame with names, or a list of dicts.
+
+    Columns that are only numbered (0, 1, ... or p0, p1, ...) are no names, unless they are the given ones.
+    """
+    if isinstance(answer, Tensor):
+        return False
+    if isinstance(answer, list | tuple):
+        return any(isinstance(row, Mapping) for row in answer)
+    if not (hasattr(answer, "columns") and hasattr(answer, "to_numpy")):
+        return False
+    labels = [canonical_label(label) for label in answer.columns]
+    prefix = labels[0].rstrip("0123456789") if labels else ""
+    numbered = [[f"{prefix}{start + number}" for number in range(len(labels))] for start in (0, 1)]
+    return sorted(labels) == sorted(names) or labels not in numbered
+
+
+def in_order(answer: Any, names: Sequence[str]) -> Any:
+    """Return an answer as rows without names: columns in the order of the names, and NaN for a row that is None.
+
+    Args:
+        answer: A data frame or a list of dicts, whose columns or keys are matched with the names in canonical form; a
+            list of rows; anything else is returned as it is.
+        names: Names of the columns, in order.
+
+    Raises:
+        InputError: If the columns or keys are not these names.
 
     Example:
-        >>> without_none([[0.9, 0.1], None])
-        [[0.9, 0.1], [nan, nan]]
+        >>> in_order([{"dog": 0.9, "cat": 0.1}, None], ["cat", "dog"])
+        [[0.1, 0.9], [nan, nan]]
     """
-    if not isinstance(answer, list | tuple) or all(row is not None for row in answer):
-        return answer
-    width = max((len(row) for row in answer if isinstance(row, Sequence | np.ndarray | Tensor)), default=1)
-    return [[math.nan] * width if row is None else row for row in answer]
+    listed = isinstance(answer, list | tuple)
+    if not has_names(answer, names):
+        if not listed or all(row is not None for row in answer):
+            return answer
+        widths = [len(row) for row in answer if isinstance(row, Sequence | np.ndarray | Tensor)]
+        return [[math.nan] * max(widths, default=len(names)) if row is None else row for row in answer]
+    if not listed:
+        return answer.to_numpy()[:, _columns(answer.columns, names, "columns")]
+    rows = []
+    for row in answer:
+        if not isinstance(row, Mapping | None):
+            raise InputError(f"returned a list of dicts and of {type(row).__name__}; expected one kind of rows")
+        values = [math.nan] * len(names) if row is None else list(row.values())
+        rows.append(values if row is None else [values[column] for column in _columns(row, names, "keys")])
+    return rows
 
 
-def as_rows(answer: Any) -> Tensor:
+def _columns(found: Iterable[Any], names: Sequence[str], what: str) -> list[int]:
+    """Return the position of each name among the names that were found."""
+    labels = [canonical_label(label) for label in found]
+    if sorted(labels) != sorted(names):
+        raise InputError(
+            f"returned rows with the {what} {shorten(labels, 20)}; expected {shorten(names, 20)}, in any order"
+        )
+    return [labels.index(name) for name in names]
+
+
+def as_rows(answer: Any, names: Sequence[str]) -> Tensor:
     """Convert the answer of a callable to a tensor; None in a list of rows is a row of NaN, masked entries are NaN.
+
+    Args:
+        answer: Array-like numbers, or rows with names, see :func:`in_order`.
+        names: Names of the columns, in order.
 
     Raises:
         InputError: If it is no array of numbers.
 
     Example:
-        >>> as_rows([[0.9, 0.1], None])
+        >>> as_rows([[0.9, 0.1], None], ["cat", "dog"])
         tensor([[0.9000, 0.1000],
                 [   nan,    nan]])
     """
+    answer = in_order(answer, names)
     try:
         if np.ma.is_masked(answer):
             answer = np.ma.filled(np.ma.asarray(answer, np.float64), np.nan)
-        values = torch.as_tensor(without_none(answer))
+        values = torch.as_tensor(np.array(answer) if hasattr(answer, "to_numpy") else answer)
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"returned {type(answer).__name__} that makes no array of numbers ({error})") from error
     if values.is_complex():
@@ -109,6 +169,7 @@ def query_rows(
     retries: int = 0,
     failures: Counter[str] | None = None,
     valid: Callable[[Tensor], Tensor] = valid_rows,
+    classes: Sequence[str] | None = None,
 ) -> Tensor:
     """Query an expert, with a check of every row of its answer.
 
@@ -125,6 +186,7 @@ def query_rows(
         retries: Further attempts on rows without a valid answer, after pauses of 0.1 s, 0.2 s, 0.4 s and so on.
         failures: Receives the number of missing answers by reason.
         valid: Check of (R, C) outputs that returns the (R,) valid rows.
+        classes: Names of the C classes, for answers with names; ``None``: such answers are invalid.
 
     Returns:
         (R, C) floating-point outputs.
@@ -142,12 +204,13 @@ def query_rows(
     """
     skip, result = on_failure == "skip", None
     reasons: dict[int, str] = {}
+    names = [str(number) for number in range(num_classes)] if classes is None else classes
     pending = torch.arange(len(rows))
     for attempt in range(retries + 1):
         if attempt:
             time.sleep(min(_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S))
         try:
-            values, reasons = _attempt(call, rows[pending], num_classes, skip)
+            values, reasons = _attempt(call, rows[pending], names, skip)
         except _FailedCall as failed:
             if attempt < retries:
                 continue
@@ -175,11 +238,11 @@ class _FailedCall(Exception):
 
 
 def _attempt(
-    call: Callable[[Tensor], Any], rows: Tensor, num_classes: int, halve: bool
+    call: Callable[[Tensor], Any], rows: Tensor, names: Sequence[str], halve: bool
 ) -> tuple[Tensor, dict[int, str]]:
     """Return (R, C) outputs, with NaN in rows of failed calls, and the reason for each of these rows."""
     try:
-        return _as_outputs(call(rows), len(rows), num_classes), {}
+        return _as_outputs(call(rows), len(rows), names), {}
     except _FailedCall as error:
         reason, cause, listed = str(error), error.__cause__, ""
     except Exception as error:  # of any service
@@ -188,21 +251,21 @@ def _attempt(
     if not halve:
         raise _FailedCall(listed or reason) from cause
     if len(rows) == 1:
-        return torch.full((1, num_classes), math.nan), {int(rows): reason}
-    halves = [_attempt(call, part, num_classes, halve) for part in rows.chunk(2)]
+        return torch.full((1, len(names)), math.nan), {int(rows): reason}
+    halves = [_attempt(call, part, names, halve) for part in rows.chunk(2)]
     kind = next((values for values, failed in halves if len(failed) < len(values)), halves[0][0])
     return torch.cat([values.to(kind) for values, _ in halves]), halves[0][1] | halves[1][1]
 
 
-def _as_outputs(answer: Any, count: int, num_classes: int) -> Tensor:
+def _as_outputs(answer: Any, count: int, names: Sequence[str]) -> Tensor:
     """Return an answer as a floating-point tensor (R, C)."""
     try:
-        values = as_rows(answer).detach()
+        values = as_rows(answer, names).detach()
     except InputError as error:
         raise _FailedCall(str(error)) from error
-    if tuple(values.shape) != (count, num_classes):
+    if tuple(values.shape) != (count, len(names)):
         raise _FailedCall(
-            f"returned outputs of shape {tuple(values.shape)} for {count} row(s); expected {(count, num_classes)}: one "
+            f"returned outputs of shape {tuple(values.shape)} for {count} row(s); expected {(count, len(names))}: one "
             "row for each of the queried samples, in order"
         )
     return values.to(torch.promote_types(values.dtype, torch.float32))

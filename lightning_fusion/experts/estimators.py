@@ -27,7 +27,7 @@ def probability_method(network: Any) -> Any:
     Raises:
         InputError: If the estimator has no probabilities, such as a regressor.
     """
-    if callable(network) or not hasattr(network, "predict"):
+    if callable(network) or not (hasattr(network, "predict") or hasattr(network, "predict_proba")):
         return network
     if not hasattr(network, "predict_proba"):
         raise InputError(

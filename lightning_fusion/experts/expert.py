@@ -14,7 +14,7 @@ from lightning_fusion.data.batch import num_samples
 from lightning_fusion.data.names import as_labels
 from lightning_fusion.data.normalization import Normalization, preprocessor
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.answers import as_rows
+from lightning_fusion.experts.answers import as_rows, has_names
 from lightning_fusion.experts.estimators import (
     METHODS,
     called_method,
@@ -63,7 +63,8 @@ class Expert(nn.Module):
 
     Args:
         network: Any module, or in Python any callable (a remote service, another framework), that maps a batch to
-            (B, C_k) outputs. A fitted classifier of scikit-learn's kind, or its method ``predict_proba``, has its own
+            (B, C_k) outputs: an array, or rows that name their classes (a data frame, a list of dicts). A fitted
+            classifier of scikit-learn's kind, or its method ``predict_proba``, has its own
             classes: outputs are put into the order of ``classes``. Optional for a checkpoint of
             :class:`~lightning_fusion.ExpertModule`, which records its network; with a checkpoint a callable maps the
             number of classes to the module.
@@ -127,6 +128,11 @@ class Expert(nn.Module):
         given = classes if classes is not None else card.get("classes")
         classes = None if given is None else as_labels(given, "classes")
         network = probability_method(network)
+        if not callable(network):
+            raise InputError(
+                f"network: found a {type(network).__name__}; expected a torch module, a function that returns (batch, "
+                "classes) outputs, or a classifier with predict_proba"
+            )
         recorded = as_labels(card["classes"], "classes") if card.get("classes") else None
         self._columns: list[int] | None = None
         method = called_method(network)
@@ -345,8 +351,9 @@ class Expert(nn.Module):
                 f"the expert's network returns a {type(raw).__name__}; wrap it so that it returns its (batch, "
                 f"{len(self.classes)}) outputs alone"
             )
+        columns = None if has_names(raw, self.classes) else self._columns
         try:
-            raw = as_rows(raw)
+            raw = as_rows(raw, self.classes)
         except InputError as error:
             raise InputError(f"the expert of {shorten(self.classes)} {error}") from error
         if raw.ndim != 2 or raw.shape[1] != len(self.classes):
@@ -360,8 +367,8 @@ class Expert(nn.Module):
                 "for each sample, in order"
             )
         raw = raw.to(torch.float32)
-        if self._columns is not None:
-            raw = raw[:, self._columns]
+        if columns is not None:
+            raw = raw[:, columns]
         if self.output == "probabilities":
             return raw
         if not (self._checked or torch.compiler.is_compiling()):
@@ -369,14 +376,26 @@ class Expert(nn.Module):
         return raw.softmax(-1)
 
     def _check_logits(self, raw: Tensor) -> None:
-        """Reject probabilities that are declared as logits, on the first batch of two samples or more."""
+        """Reject probabilities that are declared as logits, on the first batch of two samples or more.
+
+        Where only most of them are probabilities, or are rounded, a warning says so.
+        """
         if len(raw) > 1:
             self._checked = True
             sums = raw.sum(1)
-            if raw.shape[1] > 1 and bool((raw >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+            if raw.shape[1] == 1 or not bool((raw >= 0).all()):
+                return
+            if torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
                 raise InputError(
                     f"output is 'logits'; all {len(raw)} outputs of the expert of {shorten(self.classes)} are >= 0 "
                     "and sum to 1: set output to 'probabilities'"
+                )
+            count = int(((sums - 1).abs() <= 0.02).sum())
+            if 2 * count > len(raw):
+                rank_zero_warn(
+                    f"output is 'logits'; {count} of {len(raw)} outputs of the expert of {shorten(self.classes)} are "
+                    ">= 0 and sum to 1 within 0.02, like probabilities, which softmax flattens: divide each row by its "
+                    "sum and set output to 'probabilities'"
                 )
 
     @torch.no_grad()

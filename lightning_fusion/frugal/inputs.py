@@ -353,7 +353,14 @@ def row_check(outputs: Tensor) -> Callable[[Tensor], Tensor]:
     return valid_rows if bool(valid_rows(outputs).all()) else finite_rows
 
 
-def checked_query(ask: Ask, names: Sequence[str], like: Tensor, skip: bool, valid: Callable[[Tensor], Tensor]) -> Query:
+def checked_query(
+    ask: Ask,
+    names: Sequence[str],
+    like: Tensor,
+    skip: bool,
+    valid: Callable[[Tensor], Tensor],
+    classes: Sequence[str] | None = None,
+) -> Query:
     """Return a function ``query(expert, rows)`` that runs an expert and checks every row of its outputs.
 
     Args:
@@ -362,13 +369,16 @@ def checked_query(ask: Ask, names: Sequence[str], like: Tensor, skip: bool, vali
         like: (K, N, C) tensor with the dtype and device of the outputs.
         skip: Return NaN for rows without a valid answer, and warn, instead of an InputError.
         valid: Check of the rows.
+        classes: Names of the C classes, where they are known.
     """
 
     def query(expert: int, rows: Tensor) -> Tensor:
         name, failures = names[expert], Counter[str]()
         on_failure: OnFailure = "skip" if skip else "raise"
         call = partial(ask, name)
-        values = query_rows(call, rows.cpu(), like.shape[2], name, on_failure, failures=failures, valid=valid)
+        values = query_rows(
+            call, rows.cpu(), like.shape[2], name, on_failure, failures=failures, valid=valid, classes=classes
+        )
         for reason in list(failures)[:3]:
             warnings.warn(f"expert {name} {reason}", stacklevel=2)
         return values.to(like.device, like.dtype)

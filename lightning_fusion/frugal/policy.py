@@ -327,7 +327,7 @@ class FrugalFoE(PolicyState):
             if missing is not None:
                 raise InputError("missing belongs to known outputs; a function returns NaN for a missing answer")
             count = num_rows
-            query = checked_query(ask, self.names, self.outputs, self.on_failure == "skip", self._valid)
+            query = checked_query(ask, self.names, self.outputs, self.on_failure == "skip", self._valid, self.classes)
         prediction = self._decide(calibration, query, count, self.trade_off_)
         for message in self.diagnostics(prediction):
             warnings.warn(message, stacklevel=3)

@@ -87,11 +87,17 @@ class TestBadAnswers:
         ):
             broken(value)(torch.zeros(5, 4))
 
-    @pytest.mark.parametrize("value", [[0.5, 0.6], [2.0, -1.0], [0.0, 0.0], [3.0, 4.0]])
-    def test_no_probabilities(self, value):
-        with pytest.raises(
-            InputError, match=r"expert bad .* not probabilities for row\(s\) 2 .* set its output to 'logits'"
-        ):
+    @pytest.mark.parametrize(
+        "value, advice",
+        [
+            ([0.5, 0.6], "divide each row by its sum"),
+            ([2.0, -1.0], "set its output to 'logits'"),
+            ([0.0, 0.0], "return None for it"),
+            ([3.0, 4.0], "divide each row by its sum"),
+        ],
+    )
+    def test_no_probabilities(self, value, advice):
+        with pytest.raises(InputError, match=rf"expert bad .* not probabilities for row\(s\) 2 .* {advice}"):
             broken(value)(torch.zeros(5, 4))
 
     def test_a_network_with_nan_weights_is_named(self):

@@ -1,13 +1,12 @@
 """Arrays of existing predictions in any form that users hold them: tensors, masked arrays, labeled tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_fusion.data.names import canonical_label
 from lightning_fusion.errors import InputError, shorten, suggestion
 
 PARTS = ("probabilities", "target", "domain", "index", "representations", "missing")
@@ -60,34 +59,16 @@ sort them alike, or give values, as in table.to_numpy()
             )
 
 
-def as_array(values: Any, classes: Sequence[str] = (), what: str = "") -> Any:
-    """Return tensors of any kind, masked arrays and tables of pandas as what NumPy reads; anything else as it is.
-
-    Masked entries become NaN. The columns of a table that is labeled by classes are put into their order.
-
-    Args:
-        values: (N, C) values.
-        classes: Names of the C classes.
-        what: What the values are, for messages.
-
-    Raises:
-        InputError: If a table has the names of some classes, but not of all.
+def as_array(values: Any) -> Any:
+    """Return tensors of any kind and masked arrays as what NumPy reads, with NaN for masked entries; others as they are.
 
     Example:
-        >>> import pandas
-        >>> as_array(pandas.DataFrame({"dog": [0.1], "cat": [0.9]}), ["cat", "dog"]).tolist()
-        [[0.9, 0.1]]
+        >>> as_array(np.ma.masked_array([0.9, 0.1], [True, False])).tolist()
+        [nan, 0.1]
     """
     if isinstance(values, Tensor):
         values = values.detach().cpu()
         return values.float() if values.dtype is torch.bfloat16 else values
     if np.ma.is_masked(values):
         return np.ma.filled(np.ma.asarray(values, np.float64), np.nan)
-    if not (classes and hasattr(values, "iloc") and hasattr(values, "columns")):
-        return values
-    names = [canonical_label(name) for name in values.columns]
-    if set(names) == set(classes) and len(names) == len(classes):
-        return values.iloc[:, [names.index(name) for name in classes]].to_numpy()
-    if any(isinstance(name, str) for name in values.columns) and set(names) & set(classes):
-        raise InputError(f"{what}: found the columns {shorten(names, 20)}; expected {shorten(classes, 20)}")
-    return values.to_numpy()
+    return values

@@ -15,10 +15,10 @@ from lightning_fusion.data.base import Origins
 from lightning_fusion.data.names import as_labels, canonical_label
 from lightning_fusion.data.targets import as_targets, single_class_message
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.answers import without_none
 from lightning_fusion.experts.outputs.arrays import as_array, check_parts
 from lightning_fusion.experts.outputs.values import (
     check_answers,
+    named_values,
     origin_arrays,
     origin_names,
     read_cost,
@@ -303,7 +303,8 @@ class ExpertOutputs:
         Args:
             splits: For each split a dict with ``probabilities`` ({expert: (N, C_k)}), ``target`` (N,) and, where known,
                 ``domain`` (N, D) bool, ``index`` (N,), ``representations`` ({expert: (N, D_k)}) and ``missing``.
-            expert_classes: Classes of each expert, in the order of its columns.
+            expert_classes: Classes of each expert, in the order of its columns. Data frames and lists of dicts are read
+                by the names of their columns or keys instead, as are data frames for ``domain`` and ``missing``.
             classes: Names of the classes of the task. ``None`` (default) uses the union of all experts' classes.
             domains: Names of the D domains.
             expert_domains: Domains that each expert was trained on.
@@ -363,11 +364,8 @@ class ExpertOutputs:
                 rank_zero_warn(message)
             rows = len(target)
             probabilities = {
-                name: shaped(values, np.float32, (rows, len(expert_classes[name])), f"split {split}: expert {name}")
-                for name, values in (
-                    (name, as_array(without_none(given["probabilities"][name]), own, f"split {split}: expert {name}"))
-                    for name, own in expert_classes.items()
-                )
+                name: named_values(given["probabilities"][name], np.float32, rows, own, f"split {split}: expert {name}")
+                for name, own in expert_classes.items()
             }
             absent = read_missing(
                 given.get("missing", masks.get(split)), probabilities, rows, f"split {split}: missing"
@@ -383,7 +381,7 @@ class ExpertOutputs:
             parts[split] = OutputsSplit(
                 probabilities,
                 target,
-                shaped(domain, bool, (rows, len(domains)), f"split {split}: domain"),
+                named_values(domain, bool, rows, domains, f"split {split}: domain"),
                 index,
                 {
                     name: np.asarray(as_array(values), np.float32)

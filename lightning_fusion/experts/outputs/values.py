@@ -9,6 +9,8 @@ import torch
 
 from lightning_fusion.data.base import Origins
 from lightning_fusion.errors import InputError
+from lightning_fusion.experts.answers import in_order
+from lightning_fusion.experts.outputs.arrays import as_array
 from lightning_fusion.experts.pool import check_outputs
 from lightning_fusion.store import ArrayStore
 
@@ -72,6 +74,26 @@ def shaped(values: Any, dtype: Any, shape: tuple[int, ...], what: str) -> np.nda
     return array
 
 
+def named_values(values: Any, dtype: Any, rows: int, names: Sequence[str], what: str) -> np.ndarray:
+    """Return values with a column per name as an array; data frames and lists of dicts are read by these names.
+
+    Args:
+        values: (N, number of names) array-like numbers.
+        dtype: Data type.
+        rows: N.
+        names: Names of the columns, in order.
+        what: Name of the values, for messages.
+
+    Raises:
+        InputError: If columns have other names, or the values are wrong, see :func:`shaped`.
+    """
+    try:
+        ordered = in_order(as_array(values), names)
+    except InputError as error:
+        raise InputError(f"{what} {error}".replace(" returned rows with", ": found", 1)) from error
+    return shaped(ordered, dtype, (rows, len(names)), what)
+
+
 def check_answers(name: str, values: np.ndarray) -> None:
     """Check the answers of an expert that are not declared to be missing.
 
@@ -101,7 +123,7 @@ def read_missing(given: Any, probabilities: Mapping[str, np.ndarray], rows: int,
         if given != "nan":
             raise InputError(f"{what} is {given!r}; expected 'nan', or a mask (samples, experts)")
         return np.stack([np.isnan(values).all(1) for values in probabilities.values()], 1)
-    return shaped(given, bool, (rows, len(probabilities)), what)
+    return named_values(given, bool, rows, list(probabilities), what)
 
 
 def read_cost(name: str, cost: Any) -> float:

@@ -89,9 +89,9 @@ BAD = {
     "-3": ([-3.0] * 3, "outputs that are not probabilities"),
     "1e6": ([1e6] * 3, "outputs that are not probabilities"),
     "sum 2": ([1.0, 1.0, 0.0], r"outputs that are not probabilities.*\(sum 2\)"),
-    "nan": ([math.nan] * 3, "NaN or infinite"),
+    "nan": ([math.nan] * 3, "NaN or None"),
     "inf": ([math.inf, 0.0, 0.0], "NaN or infinite"),
-    "None": (None, "NaN or infinite"),
+    "None": (None, "NaN or None"),
     "text": ("cat", "no array of numbers"),
     "words": (["a", "b", "c"], "no array of numbers"),
     "short": ([0.5, 0.5], "no array of numbers"),
@@ -166,7 +166,7 @@ def test_further_attempts_are_made_on_the_failed_rows_alone(monkeypatch):
         assert query_rows(flaky, torch.arange(4), 2, "remote", on_failure, retries=4).isfinite().all()
         assert queried == [[0, 1, 2, 3], [2], [2]] and pauses == [0.1, 0.2]
     queried.clear()
-    with pytest.raises(InputError, match=r"returned NaN or infinite outputs for row\(s\) 2; on_failure"):
+    with pytest.raises(InputError, match=r"returned NaN or None for row\(s\) 2; on_failure"):
         query_rows(flaky, torch.arange(4), 2, "remote", retries=1)
 
 
@@ -339,7 +339,7 @@ class TestPolicy:
         holes = {name: values.copy() for name, values in fixed(1)[0].items()}
         for values in holes.values():
             values[3] = np.nan
-        with pytest.raises(InputError, match=r"expert . returned NaN or infinite outputs for row\(s\) 3; on_failure"):
+        with pytest.raises(InputError, match=r"expert . returned NaN or None for row\(s\) 3; on_failure"):
             policy.predict(holes)
         with pytest.raises(InputError, match=r"missing: found torch.bool of shape"):
             policy.predict(holes, missing=np.zeros((3, ROWS), bool))
