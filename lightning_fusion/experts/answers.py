@@ -170,6 +170,7 @@ def query_rows(
     failures: Counter[str] | None = None,
     valid: Callable[[Tensor], Tensor] = valid_rows,
     classes: Sequence[str] | None = None,
+    answered: bool = True,
 ) -> Tensor:
     """Query an expert, with a check of every row of its answer.
 
@@ -187,6 +188,7 @@ def query_rows(
         failures: Receives the number of missing answers by reason.
         valid: Check of (R, C) outputs that returns the (R,) valid rows.
         classes: Names of the C classes, for answers with names; ``None``: such answers are invalid.
+        answered: The expert has had a valid answer before. Without, only the last attempt halves a failed batch.
 
     Returns:
         (R, C) floating-point outputs.
@@ -210,7 +212,8 @@ def query_rows(
         if attempt:
             time.sleep(min(_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S))
         try:
-            values, reasons = _attempt(call, rows[pending], names, skip)
+            halve = skip and (answered or result is not None or attempt == retries)
+            values, reasons = _attempt(call, rows[pending], names, halve)
         except _FailedCall as failed:
             if attempt < retries:
                 continue

@@ -18,6 +18,12 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _LARGEST_NAME = 4096  # longer texts name no file
 _LIBRARIES = frozenset(("torch", "torchvision", "torchaudio", "transformers"))  # their functions are known by name
 
+VERSION_HINT = (
+    "a function whose variables change needs version= (Expert(function, ..., version='v1')), which replaces the digest "
+    "of its state, before its outputs are collected"
+)
+"""Remedy for callables that count as other experts."""
+
 
 class UnknownStateError(TypeError):
     """An object's state cannot be read: a connection, a session of another runtime, a lock."""

@@ -13,6 +13,7 @@ from lightning_fusion.data.names import as_labels, canonical_label, similar_mess
 from lightning_fusion.errors import InputError, shorten, suggestion
 from lightning_fusion.experts.answers import describe_invalid, valid_rows
 from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.identity import VERSION_HINT
 from lightning_fusion.experts.preprocessing import published_normalization, warn_unknown_preprocessing
 
 
@@ -368,6 +369,7 @@ def check_same_experts(known: Mapping[str, Mapping[str, Any]], found: Mapping[st
             raise InputError(
                 f"experts: the model was trained with expert {name} of fingerprint {entry['fingerprint']} (checkpoint "
                 f"{entry['checkpoint']}); the one given has {other}"
+                + (f"; {VERSION_HINT}" if not entry["checkpoint"] else "")
             )
 
 

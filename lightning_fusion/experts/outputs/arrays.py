@@ -60,7 +60,7 @@ sort them alike, or give values, as in table.to_numpy()
 
 
 def as_array(values: Any) -> Any:
-    """Return tensors of any kind and masked arrays as what NumPy reads, with NaN for masked entries; others as they are.
+    """Return tensors of any kind and masked arrays as what NumPy reads, with NaN for masked entries.
 
     Example:
         >>> as_array(np.ma.masked_array([0.9, 0.1], [True, False])).tolist()

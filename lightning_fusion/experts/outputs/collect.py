@@ -22,6 +22,7 @@ from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.answers import OnFailure, query_rows, take_rows
 from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.identity import VERSION_HINT
 from lightning_fusion.experts.outputs.loaders import (
     EverySplit,
     check_split,
@@ -37,6 +38,9 @@ from lightning_fusion.experts.outputs.values import origin_arrays, origin_names
 from lightning_fusion.experts.pool import ExpertPool, check_domains
 from lightning_fusion.store import ArrayStore, MissingStoreError, StoreWriter, release
 
+_KEPT = (
+    "; they stay missing: no expert is queried; overwrite (--overwrite=true) queries all experts on all samples again"
+)
 _SHARDS = ".shards"
 _SHARD = "shard of expert outputs"
 _CHUNK_ROWS = 16_384
@@ -71,14 +75,17 @@ def collect(
         overwrite: Replace a store of another pool or other data.
         on_failure: Behavior where an expert raises, or a row of its outputs has another shape or is no distribution:
             ``raise``, or ``skip``: the answer is missing (NaN, and marked in ``missing`` of the split), with a warning.
-        retries: Further attempts on samples without a valid answer, after pauses of 0.1 s, 0.2 s, 0.4 s and so on.
+            A batch that fails as a whole is halved, and each half is queried again, down to single samples: one failing
+            sample of 64 takes 12 more calls. An expert without a valid answer for its first samples (one batch) raises.
+        retries: Further attempts on samples without a valid answer, after pauses of 0.1 s, 0.2 s, 0.4 s and so on. As
+            long as an expert has had no valid answer, whole batches are queried again, and the last attempt halves.
 
     Returns:
         The opened store.
 
     Raises:
-        InputError: If the outputs or labels are wrong, the folder contains another store, or a loader leaves out
-            samples.
+        InputError: If the outputs or labels are wrong, the folder contains another store, a loader leaves out
+            samples, or an expert answers none of its first samples.
 
     Example:
         >>> from lightning_fusion import Expert
@@ -136,7 +143,7 @@ def collect(
         _check_identified(pool, folder)
         if not keep_representations or all(len(stored[split].representations) == len(pool.names) for split in splits):
             rank_zero_info(f"{folder} contains these outputs already; no expert is run")
-            _warn_missing(stored, {})
+            _warn_missing(stored, {}, kept=True)
             _warn_seen(stored)
             return stored
         raise InputError(
@@ -169,6 +176,7 @@ def collect(
     trainer.strategy.barrier("collect: merged")
     result = ExpertOutputs.open(folder, verify=False)
     result._keep = kept
+    _warn_changed(pool, metadata)
     _warn_missing(result, collecting.failures)
     _warn_seen(result)
     return result
@@ -181,14 +189,35 @@ def _warn_seen(outputs: ExpertOutputs) -> None:
             rank_zero_warn(message)
 
 
-def _warn_missing(outputs: ExpertOutputs, failures: Mapping[str, Counter[str]]) -> None:
-    """Warn about missing answers, with their number in each split and the reasons in this process."""
+def _warn_missing(outputs: ExpertOutputs, failures: Mapping[str, Counter[str]], kept: bool = False) -> None:
+    """Warn about missing answers, with their number in each split and the reasons in this process.
+
+    Args:
+        outputs: The store.
+        failures: Reasons by expert.
+        kept: The store existed, and no expert was run.
+    """
     for number, name in enumerate(outputs.names):
         counts = {split: int(part.missing[:, number].sum()) for split, part in outputs.splits.items()}
         if any(counts.values()):
             listed = shorten(f"{count} of {len(outputs[split])} in {split}" for split, count in counts.items() if count)
             reasons = shorten([reason for reason, _ in failures.get(name, Counter()).most_common()], 3)
-            rank_zero_warn(f"answers of expert {name} are missing: {listed}" + (f"; it {reasons}" if reasons else ""))
+            rank_zero_warn(
+                f"answers of expert {name} are missing: {listed}"
+                + (f"; it {reasons}" if reasons else "")
+                + (_KEPT if kept else "")
+            )
+
+
+def _warn_changed(pool: ExpertPool, metadata: Mapping[str, Mapping[str, Any]]) -> None:
+    """Warn about callables whose state has changed while they were run: they count as other experts from now on."""
+    called = {name: expert for name, expert in pool.members.items() if not isinstance(expert.network, nn.Module)}
+    changed = [name for name, expert in called.items() if expert.fingerprint != metadata[name]["fingerprint"]]
+    if changed:
+        rank_zero_warn(
+            f"the state of expert(s) {shorten(changed)} has changed while they ran, such as a counter that the "
+            f"function uses, so that they no longer match these outputs; {VERSION_HINT}"
+        )
 
 
 def _check_identified(pool: ExpertPool, folder: Path) -> None:
@@ -229,6 +258,7 @@ class _Collecting(LightningModule):
         self.on_failure, self.retries = on_failure, retries
         self.remote = any(not isinstance(expert.network, nn.Module) for expert in pool.members.values())
         self.failures: dict[str, Counter[str]] = {}
+        self._answered: set[str] = set()  # experts that have had a valid answer
         self.pool, self.splits, self.keep_representations, self.shards = (
             pool,
             list(splits),
@@ -298,7 +328,17 @@ class _Collecting(LightningModule):
 
             counts = self.failures.setdefault(name, Counter())
             rows, width = torch.arange(count), len(expert.classes)
-            found[name] = query_rows(ask, rows, width, name, self.on_failure, self.retries, counts).to(torch.float32)
+            values = query_rows(
+                ask, rows, width, name, self.on_failure, self.retries, counts, answered=name in self._answered
+            )
+            found[name] = values.to(torch.float32)
+            if not values.isnan().any(1).all():
+                self._answered.add(name)
+            elif name not in self._answered and (tried := sum(counts.values())) > 1:
+                raise InputError(
+                    f"expert {name} has no valid answer for any of the first {tried} samples: it {next(iter(counts))}; "
+                    "correct the expert, or leave it out of the pool"
+                )
         return found
 
     def sample_arrays(self, split: str) -> dict[str, np.ndarray]:

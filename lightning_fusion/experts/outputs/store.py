@@ -9,12 +9,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_fusion.data.base import Origins
 from lightning_fusion.data.names import as_labels, canonical_label
 from lightning_fusion.data.targets import as_targets, single_class_message
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.identity import VERSION_HINT
 from lightning_fusion.experts.outputs.arrays import as_array, check_parts
 from lightning_fusion.experts.outputs.values import (
     check_answers,
@@ -234,10 +235,11 @@ class ExpertOutputs:
             raise InputError(f"{self._where()} holds experts {shorten(self.names)}; the pool has {shorten(metadata)}")
         for name, entry in metadata.items():
             if self.experts[name]["fingerprint"] not in (None, entry["fingerprint"]):
+                hint = "" if isinstance(pool.members[name].network, nn.Module) else f"; {VERSION_HINT}"
                 raise InputError(
                     f"{self._where()} is from another expert {name}: its fingerprint is "
                     f"{self.experts[name]['fingerprint']}, the pool's {entry['fingerprint']}; "
-                    "collect again with overwrite (--overwrite=true)"
+                    f"collect again with overwrite (--overwrite=true){hint}"
                 )
         if pool.classes != self.classes:
             raise InputError(
