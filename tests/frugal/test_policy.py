@@ -940,7 +940,7 @@ class TestFailures:
     def test_an_expert_that_says_nan_is_named_with_its_rows(self, value):
         policy, queries = self.fitted("raise")
         wrong = broken(queries, self.start(policy, queries), 17, value=value)
-        message = r"expert e\d returned NaN or None for row\(s\) 17; on_failure='skip'"
+        message = r"expert e\d returned NaN or infinite outputs for row\(s\) 17; on_failure='skip'"
         with pytest.raises(InputError, match=message):
             policy.predict(wrong)
         with pytest.raises(InputError, match=message):
