@@ -20,6 +20,7 @@ _NOISE = re.compile(
     r"Expected a <class 'NoneType'>)"
 )
 _EXPECTED = re.compile(r"Expected an? (?:<class '(?:\w+\.)*(\w+)'>|([\w.]+\[.*\]|collections\.\S+))$")
+_REJECTED = re.compile(r"Option '(\w+)' is not accepted.*Given value: \{'class_path': '([\w.]+)'", re.DOTALL)
 _NO_CLASS = (
     re.compile(r"Expected a path but (\S+) either not accessible or invalid"),
     re.compile(r"Expected a dot import path string: (\S+)"),
@@ -90,6 +91,8 @@ def condense(message: str) -> str:
         return f"{': '.join(keys) or 'class'}: {_unknown_class(name)}"[:600]
     if path and complaints:
         text = f"{path}: {text}"
+    if found := _REJECTED.search(message):
+        text += _keywords(found[2], found[1])
     given = re.findall(r"Given value: (.+)", message)
     if given and re.search(r"Expected a (<class '\w+'>|typing.Literal\[.*\])$", text):
         words = ", ".join(re.findall(r"Expected a typing.Literal\[(.+)\]", message))
@@ -99,6 +102,19 @@ def condense(message: str) -> str:
     if "in quotes" not in text and (found := re.search(r"<class 'str'>.* Got value: (.+)", text)):  # once if nested
         text += _quoting(found[1])
     return f"{': '.join(keys)}: {text}"[:600] if keys else text[:600]
+
+
+def _keywords(path: str, option: str) -> str:
+    """Return how to pass an option to a function that takes any keyword; empty for others."""
+    module, _, name = path.rpartition(".")
+    try:
+        function = getattr(import_module(module), name)
+        parameters = inspect.signature(function).parameters.values()
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return ""
+    if not inspect.isfunction(function) or all(each.kind is not each.VAR_KEYWORD for each in parameters):
+        return ""
+    return f"; {name} takes any keyword: give it in dict_kwargs: {{{option}: ...}} beside class_path"
 
 
 def nearest_option(given: str, known: Iterable[str]) -> str:

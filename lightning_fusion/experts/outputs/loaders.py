@@ -80,6 +80,12 @@ def check_split(split: str) -> None:
         raise InputError(f"splits: found {split!r}; choose from {shorten(SPLITS)}")
 
 
+def _has_loader(data: LightningDataModule, split: str) -> bool:
+    """Return whether a data module gives a loader of a split, by a method of its own or an attribute."""
+    name = f"{split}_dataloader"
+    return getattr(getattr(data, name, None), "__func__", None) is not getattr(LightningDataModule, name)
+
+
 def loader_of(data: LightningDataModule, split: str) -> DataLoader[Any]:
     """Return the loader of a split.
 
@@ -87,6 +93,12 @@ def loader_of(data: LightningDataModule, split: str) -> DataLoader[Any]:
         InputError: If the split is unknown, or the data module gives no DataLoader.
     """
     check_split(split)
+    given = [name for name in SPLITS if _has_loader(data, name)]
+    if split not in given:
+        raise InputError(
+            f"{type(data).__name__} has no {split}_dataloader; implement it, or leave {split} out: splits: "
+            f"[{', '.join(given)}]"
+        )
     loader = getattr(data, f"{split}_dataloader")()
     if not isinstance(loader, DataLoader):
         raise InputError(
