@@ -152,11 +152,13 @@ def probe_experts(pool: ExpertPool, input: Any) -> dict[str, Tensor]:
     for name, expert in pool.members.items():
         try:
             found |= ExpertPool({name: expert}).representations(input)
-        except RuntimeError as error:
+        except InputError as error:
+            if not isinstance(error.__cause__, RuntimeError):
+                raise
             raise InputError(
-                f"experts: {name} does not run on the training input ({error}); leave it out, or change the "
+                f"experts: {name} does not run on the training input ({error.__cause__}); leave it out, or change the "
                 "preprocessing of the data"
-            ) from error
+            ) from error.__cause__
     return found
 
 
