@@ -64,7 +64,7 @@ class RowDataset(Dataset[Batch]):
     """Map-style data set over a subset of samples; an index *tensor* fetches a whole batch in one step.
 
     Args:
-        inputs: Inputs of all samples, indexed by a tensor; shared between splits, never copied.
+        inputs: Inputs of all samples, a list or indexed by a tensor; shared between splits, never copied.
         targets: (N,) int64 targets of all samples.
         domains: (N, D) bool domain memberships of all samples.
         rows: (n,) int64 positions of the samples of this split.
@@ -72,7 +72,7 @@ class RowDataset(Dataset[Batch]):
     """
 
     def __init__(
-        self, inputs: Rows, targets: Tensor, domains: Tensor, rows: Tensor, index: Tensor | None = None
+        self, inputs: Rows | list[Any], targets: Tensor, domains: Tensor, rows: Tensor, index: Tensor | None = None
     ) -> None:
         self.inputs, self.targets, self.domains, self.rows, self.index = inputs, targets, domains, rows, index
 
@@ -82,7 +82,12 @@ class RowDataset(Dataset[Batch]):
     def __getitem__(self, item: Any) -> Batch:
         rows = self.rows[item]
         index = rows if self.index is None else self.index[rows]
-        return Batch(self.inputs[rows], self.targets[rows], self.domains[rows], index)
+        if isinstance(self.inputs, list):
+            numbers: Any = rows.tolist()
+            inputs = self.inputs[numbers] if rows.ndim == 0 else [self.inputs[row] for row in numbers]
+        else:
+            inputs = self.inputs[rows]
+        return Batch(inputs, self.targets[rows], self.domains[rows], index)
 
 
 def warn_single_class(dataset: RowDataset, classes: Sequence[str], split: str) -> None:

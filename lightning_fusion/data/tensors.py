@@ -1,17 +1,20 @@
 """Data module of tensors in memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
 from lightning_fusion.data.base import FusionDataModule, RowDataset, warn_single_class
 from lightning_fusion.data.duplicates import tensors_message
 from lightning_fusion.data.names import as_labels
 from lightning_fusion.data.targets import as_targets
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.files import digest
+from lightning_fusion.files import digest, row_digests
 
 
 class TensorDataModule(FusionDataModule):
@@ -19,7 +22,8 @@ class TensorDataModule(FusionDataModule):
 
     Args:
         tensors: For each split (inputs (N, ...), targets (N,)) or (inputs, targets, domains (N, D) bool). Inputs may
-            be any object that has a length and takes index tensors.
+            be a list of texts or other samples, of which a batch has a list, or any object that has a length and takes
+            index tensors.
         classes: Names of the classes, in the order of the targets.
         domains: Names of the D domains.
         batch_size: Samples per batch and process.
@@ -55,7 +59,7 @@ class TensorDataModule(FusionDataModule):
             count = len(targets)
             domain = parts[2] if len(parts) == 3 else torch.zeros(count, len(self._domains), dtype=torch.bool)
             index = torch.arange(offset, offset + count)
-            self._rows[split] = RowDataset(parts[0], targets, domain, torch.arange(count), index)
+            self._rows[split] = RowDataset(_as_inputs(parts[0]), targets, domain, torch.arange(count), index)
             warn_single_class(self._rows[split], self._classes, split)
             offset += count
 
@@ -81,7 +85,41 @@ class TensorDataModule(FusionDataModule):
         if message := tensors_message(parts):
             rank_zero_warn(message)
 
+    def content_digests(self, dataset: RowDataset, rows: Tensor) -> np.ndarray:
+        """Return (n,) uint64 digests of the inputs of a data set at some positions."""
+        if not isinstance(dataset.inputs, list):
+            return super().content_digests(dataset, rows)
+        samples = [dataset.inputs[row] for row in rows.tolist()]
+        if all(isinstance(sample, str | bytes) for sample in samples):
+            return row_digests(samples)
+        return row_digests([digest(*_contents(sample)) for sample in samples])
+
     def fingerprint(self, split: str) -> str:
         """Return a fingerprint of the tensors of one split."""
         dataset = self.rows(split)
-        return digest(dataset.inputs, dataset.targets, dataset.domains)
+        return digest(*_contents(dataset.inputs), dataset.targets, dataset.domains)
+
+
+def _as_inputs(inputs: Any) -> Any:
+    """Return a list of samples as such, and a list of numbers or of rows of numbers as a tensor."""
+    if isinstance(inputs, Tensor) or not (isinstance(inputs, list | tuple) or hasattr(inputs, "to_list")):
+        return inputs
+    samples = list(inputs)
+    if samples and isinstance(samples[0], int | float | list | tuple):
+        with suppress(ValueError, TypeError):  # rows of texts or of several lengths are samples
+            return torch.tensor(samples)
+    return samples
+
+
+def _contents(inputs: Any) -> Iterator[Any]:
+    """Return the parts of inputs that a digest reads in full."""
+    if isinstance(inputs, Mapping):
+        inputs = [part for item in inputs.items() for part in item]
+    if isinstance(inputs, list | tuple):
+        yield len(inputs)
+        for part in inputs:
+            yield from _contents(part)
+    elif isinstance(inputs, Tensor | np.ndarray) or not hasattr(inputs, "__array_interface__"):
+        yield inputs
+    else:
+        yield np.asarray(inputs)  # an image

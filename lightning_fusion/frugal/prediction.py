@@ -82,4 +82,5 @@ class FrugalCurve:
 
     def __repr__(self) -> str:
         rows = zip(self.trade_off, self.accuracy, self.cost, strict=True)
-        return "FrugalCurve(" + ", ".join(f"{price:g}: {value:.3f} at {cost:.2f}" for price, value, cost in rows) + ")"
+        listed = [f"{price:g}: {value:.3f} at {cost:{'.2f' if cost >= 0.1 else '.3g'}}" for price, value, cost in rows]
+        return f"FrugalCurve({', '.join(listed)})"

@@ -66,8 +66,8 @@ def collect(
 
     Args:
         pool: Pool of experts.
-        data: Data module with loaders that yield :class:`~lightning_fusion.Batch`, or for each split a pair of tensors
-            (inputs (N, ...), targets (N,)).
+        data: Data module with loaders that yield :class:`~lightning_fusion.Batch`, or for each split a pair (inputs,
+            targets (N,)): a tensor (N, ...), or a list of N texts or other samples.
         output: Folder of the store. ``None`` (default) uses a temporary folder that is deleted with the result.
         splits: Some of ``train``, ``val``, ``test``.
         keep_representations: Store each expert's representations as well.

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lightning_fusion.baselines import confidence_cascade, frugal_ml
 from lightning_fusion.errors import InputError
 from lightning_fusion.frugal.policy import FrugalFoE
+from lightning_fusion.frugal.prediction import FrugalCurve
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:neighbors is", "ignore:the fuser of all", "ignore:.*samples queried every"
@@ -122,3 +123,8 @@ def test_impossible_settings_raise(arguments, message):
     outputs, targets = problem(0)
     with pytest.raises(InputError, match=message):
         FrugalFoE(**arguments).fit(named(outputs), targets)
+
+
+def test_a_curve_shows_small_costs():
+    curve = FrugalCurve([0.02, 0.01], [0.86, 0.9], [1.234e-4, 2.5], [1.0, 2.0], [])
+    assert repr(curve) == "FrugalCurve(0.02: 0.860 at 0.000123, 0.01: 0.900 at 2.50)"
