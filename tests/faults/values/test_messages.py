@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -44,3 +45,15 @@ def test_a_data_module_without_a_loader_names_splits():
     with pytest.raises(InputError, match=message):
         collect(pool, OnlyTest())
     assert len(collect(pool, OnlyTest(), splits=["test"])["test"].target) == 6
+
+
+def halves(batch):
+    return torch.full((len(batch), 2), 0.5)
+
+
+def test_a_function_is_an_expert_in_yaml():
+    parser = ArgumentParser()
+    parser.add_argument("--expert", type=Expert)
+    arguments = {"network": f"{__name__}.halves", "classes": ["sit", "walk"], "output": "probabilities"}
+    parsed = parser.parse_object({"expert": {"class_path": "lightning_fusion.Expert", "init_args": arguments}})
+    assert parser.instantiate_classes(parsed).expert(torch.zeros(3, 4)).tolist() == [[0.5, 0.5]] * 3
