@@ -47,6 +47,11 @@ def describe_source(
             f"network: the network of {name} is not recorded; set network to the class, a functools.partial of it, "
             "or a dict of class_path and init_args"
         )
+    if expert.raw_input and not expert.preprocessing:
+        raise InputError(
+            f"expert: {name} takes raw input and records no preprocessing, so that its card cannot describe its input; "
+            "publish an expert whose checkpoint records the preprocessing of its training"
+        )
     spec, way = as_json(spec) or {}, as_json(expert.preprocessing or getattr(data, "preprocessing", None))
     vector = statistics_of(data, statistics)
     metadata = {key: getattr(expert, key) for key in EXPERT_METADATA}

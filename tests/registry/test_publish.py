@@ -1,7 +1,9 @@
+import pytest
 import safetensors.torch
 import torch
 from helpers import registry_sources, tiny
 
+from lightning_fusion.errors import InputError
 from lightning_fusion.registry.publish import EXPERT_METADATA, describe_source, restore_expert
 
 
@@ -24,3 +26,10 @@ def test_a_description_needs_no_file_system_and_gives_the_expert_back():
     half = restore_expert(card.network, parts["encoder.safetensors"], "the card", whole=False, **facts)
     x = torch.randn(5, 4)
     assert torch.equal(half.forward_with_representations(x)[1], given.forward_with_representations(x)[1])
+
+
+def test_raw_input_without_recorded_preprocessing_is_rejected():
+    with pytest.raises(InputError, match="a takes raw input and records no preprocessing"):
+        describe_source(
+            registry_sources.expert(raw_input=True), registry_sources.data(), "a", statistics=[0.0], network=tiny.Net
+        )
