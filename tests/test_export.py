@@ -30,7 +30,7 @@ def sample_shape():
 
 
 @pytest.mark.parametrize("target", ["label", pytest.param("expert", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("onnx", [False, True])
+@pytest.mark.parametrize("onnx", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_program_answers_as_the_modules_do_for_any_batch(trained, tmp_path, target, onnx):
     manifest = export(tiny.pool(), trained[target], str(tmp_path / "out"), sample_shape(), onnx=onnx)
     fuser = FoEFuserModule.load_from_checkpoint(trained[target], experts=tiny.pool()).eval()

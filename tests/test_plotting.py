@@ -375,6 +375,7 @@ def test_maps_stand_beside_their_inputs(shape):
         assert grid[row, 0].images[0].origin == ("lower" if len(shape) == 3 else "upper")
 
 
+@pytest.mark.slow
 def test_no_figure_belongs_to_pyplot_or_changes_the_style():
     before = dict(matplotlib.rcParams)
     for figure in FIGURES.values():

@@ -158,6 +158,7 @@ class TestStep:
         assert all(weight.isfinite().all() for weight in made.network.parameters())
         assert float(made.adversary.dissimilarities["a"].count) == 12 * tiny.ROWS["train"]
 
+    @pytest.mark.slow
     def test_compiled_networks_train_as_others(self):
         def compiled(num_classes):
             return torch.compile(tiny.Net(num_classes), backend="eager")

@@ -37,6 +37,7 @@ def test_nothing_is_done_where_no_gradient_flows():
         assert reverse_gradient(learned, 1.0) is learned
 
 
+@pytest.mark.slow
 def test_compiled_it_does_the_same():
     linear, head = torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)
 

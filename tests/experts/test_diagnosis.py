@@ -172,6 +172,7 @@ class TestConclusions:
 
 
 class TestFiles:
+    @pytest.mark.slow
     def test_json_has_no_nan_and_the_picture_shows_something(self, tmp_path):
         result = diagnose(store({"train": {"a": 1.0, "b": 0.5}, "test": {"a": 1.0, "b": 0.5}}))
         assert np.isnan(result.diversity["error_correlation"][0][1])  # a is always right

@@ -279,6 +279,7 @@ class TestDecisions:
             assert calls == []
         assert [tuple(part.shape) for part in answer] == [(0, 4), (0, 4), (0,), (0,), (0,), (0,)]
 
+    @pytest.mark.slow
     def test_a_small_table_gives_the_same_answers(self, monkeypatch):
         outputs, targets = specialists(160, experts=12, classes=12)
         whole = FrugalFoE(trade_off=0.002, min_queries=4, neighbors=10).fit(outputs, targets)

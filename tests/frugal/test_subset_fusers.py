@@ -55,7 +55,9 @@ def fitted(make):
     return attached(make(), *problem())
 
 
-@pytest.mark.parametrize("make", [KNNFuser, SMALL], ids=["knn", "perceptron"])
+@pytest.mark.parametrize(
+    "make", [pytest.param(KNNFuser, id="knn"), pytest.param(SMALL, id="perceptron", marks=pytest.mark.slow)]
+)
 class TestEveryFuser:
     @pytest.mark.slow
     def test_gives_probabilities(self, make):
@@ -178,6 +180,7 @@ class TestMaskedMLPFuser:
 
 
 class TestParametricRisk:
+    @pytest.mark.slow
     def test_asks_the_second_expert_where_the_first_does_not_know(self):
         outputs, targets = problem(600)
         queries, goal = problem(seed=1)

@@ -45,6 +45,7 @@ class TestChoice:
         assert [layers[place].weight.shape for place in (0, 2, 5)] == [(12, 10), (12, 12), (2, 12)]
         assert layers[4].p == 0.5
 
+    @pytest.mark.slow
     def test_it_learns_whose_domain_a_text_is_of_from_one_expert_alone(self, store):
         data = EmbeddingsDataModule(store, ["b"], batch_size=16)
         facts = {"expert_names": data.expert_names, "representation_dims": data.representation_dims}
@@ -109,6 +110,7 @@ class TestPredict:
         ]
         assert sum(count["chosen"] for count in module.summary["experts"].values()) == generation_script.ROWS
 
+    @pytest.mark.slow
     def test_one_expert_is_in_memory_at_a_time_and_writes_for_its_inputs_alone(self):
         module = generation_script.fuser(
             experts=generation_script.experts(), representation_dims=dict.fromkeys(language_models.DOMAINS, 8)

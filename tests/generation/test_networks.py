@@ -127,6 +127,7 @@ class TestWriting:
         best[:, :, [0, 1]] = -torch.inf
         assert best.argmax(2)[0, : text.shape[1]].tolist() == text[0].tolist()
 
+    @pytest.mark.slow
     def test_it_learns_to_copy_words_it_has_never_written(self):
         torch.manual_seed(0)
         net = PointerGenerator(VOCABULARY, hidden=32, dropout=0.0)

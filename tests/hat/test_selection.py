@@ -384,6 +384,7 @@ class TestLedger:
             select_sources(folder, registry_sources.data(["fox", "hen"]), statistics=[1.0, 1.0])
         assert len(folder.ledger) == 6
 
+    @pytest.mark.slow
     def test_over_a_network(self, folder):
         target = registry_sources.data()
         near = select_sources(folder, target, 0.5, 2, statistics=[1.0, 1.0])

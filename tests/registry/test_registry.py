@@ -499,6 +499,7 @@ class TestNetwork:
         assert encoder == [size // 2, size // 2, size]  # what broke was read as well
         assert sum("encoder" in path for path in asked) == 3
 
+    @pytest.mark.slow
     def test_an_address_that_dies_for_good(self, folder):
         registry_sources.publish(folder, "a")
         size = folder.card("a").files["head"]["bytes"]
@@ -514,6 +515,7 @@ class TestNetwork:
         with pytest.raises(UnreachableError, match=r"index\.json could not be read \(.*tried 3 times"):
             far.names  # noqa: B018
 
+    @pytest.mark.slow
     def test_a_silent_server(self, folder):
         with socket.socket() as listening:
             listening.bind(("127.0.0.1", 0))

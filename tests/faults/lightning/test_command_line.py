@@ -236,6 +236,7 @@ class TestNothingIsReplaced:
         main(["collect", "-c", file, "--overwrite=true"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", ["test", *(pytest.param(each, marks=slow) for each in ("validate", "predict", "fit"))]
 )
@@ -440,6 +441,7 @@ def test_data_without_experts_say_what_a_fuser_needs(folder):
     assert message == "expert_classes: found none; give experts, or use OutputsDataModule as data"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["test", pytest.param("validate", marks=slow), pytest.param("predict", marks=slow)])
 def test_initial_weights_are_reported(command, folder):
     with pytest.warns(UserWarning, match=f"{command} has no --ckpt_path: the model is used with its initial weights"):

@@ -434,6 +434,7 @@ def test_output_fusion_averages_the_answers_that_are_there():
 class TestPermutations:
     """A permutation that is told to the library changes nothing."""
 
+    @pytest.mark.slow
     @settings(max_examples=5, deadline=None)
     @given(
         classes=st.permutations(range(3)),

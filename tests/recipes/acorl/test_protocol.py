@@ -332,6 +332,7 @@ class TestWithoutCaptum:
     def without(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "captum", None)
 
+    @pytest.mark.slow
     def test_attributions_are_left_out_with_a_warning(self, tmp_path):
         with pytest.warns(UserWarning, match=r"found no package captum, .* pip install 'lightning-fusion\[explain\]'"):
             report = run_on_digits(tmp_path / "run", epochs=1, attribution_rows=None)

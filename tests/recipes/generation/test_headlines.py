@@ -40,6 +40,7 @@ def value(report, method, metric="rougeL", domain=None):
     return found
 
 
+@pytest.mark.slow
 def test_texts_are_judged_whole_and_truncation_is_reported(run):
     _, report, folder = run
     data = data_files.news(folder.parent / "news", vocab_size=320, max_read=12, max_write=2)
