@@ -29,7 +29,7 @@ test: $(VENV)/.installed  ## run all tests and doctests, a file at a time on two
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses=2 --dist=loadfile
 
 test-fast: $(VENV)/.installed  ## run the tests that are not marked slow: the core, on each save
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" --numprocesses=2 --dist=loadfile --durations=10 --durations-min=2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests -m "not slow" --numprocesses=2 --dist=loadfile --durations=10 --durations-min=2
 
 coverage: $(VENV)/.installed  ## run all tests and measure the lines and branches that they reach
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses=2 --dist=loadfile --cov --cov-report=term --cov-report=html:runs/coverage
