@@ -57,10 +57,10 @@ def build_optimizer(
     """
     half = any(weight.dtype == torch.float16 for weight in module.parameters())
     chosen = optimizer(parameters) if optimizer else _default_optimizer(parameters, eps=1e-4 if half else 1e-8)
-    if (rate := getattr(module, "_lr", None)) is not None:
-        for group in chosen.param_groups:
-            group["lr"] = rate
+    rate: float | None = getattr(module, "_lr", None)
     for group in chosen.param_groups:
+        if rate is not None:
+            group["lr"] = rate
         if any(weight.dtype == torch.float16 for weight in group["params"]) and 0 < group.get("eps", 1) < _LEAST_HALF:
             raise InputError(
                 f"optimizer: eps of {type(chosen).__name__} is {group['eps']}, which is 0 in float16, so that weights "

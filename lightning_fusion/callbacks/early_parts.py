@@ -1,10 +1,11 @@
 """Parts of a module whose sizes depend on the data, built before callbacks copy the module."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lightning import Callback, LightningModule, Trainer
 
 
+@runtime_checkable
 class BuildsParts(Protocol):
     """A module with parts that are built from the first training batch."""
 
@@ -21,10 +22,9 @@ class EarlyParts(Callback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Build the parts if this is a fit."""
-        if stage == "fit":
-            builder: BuildsParts = pl_module  # type: ignore[assignment]  # the module that installed this callback
-            builder.build_parts()
+        """Build the parts if this is a fit, of a module that has such parts: a trainer may fit another one later."""
+        if stage == "fit" and isinstance(pl_module, BuildsParts):
+            pl_module.build_parts()
 
     @classmethod
     def install(cls, module: LightningModule) -> None:
@@ -43,5 +43,5 @@ class EarlyParts(Callback):
         Args:
             module: Module in a run.
         """
-        callbacks: list[Callback] = module.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks: list[Callback] = module.trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
         return any(isinstance(callback, cls) for callback in callbacks)

@@ -105,7 +105,8 @@ def check_trained(trainer: Trainer, model: LightningModule, path: str | None, co
     """
     if path in ("best", "last"):
         raise InputError(f"ckpt_path: {path} names a checkpoint of a fit in the same process; give {command} a file")
-    if path is None and not isinstance(getattr(model, "folder", None), str) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+    from_folder = isinstance(getattr(model, "folder", None), str)
+    if path is None and not from_folder and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
         rank_zero_warn(f"{command} has no --ckpt_path: the model is used with its initial weights")
 
 

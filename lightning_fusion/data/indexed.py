@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from lightning import Trainer
+from lightning import LightningModule
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
@@ -65,14 +65,14 @@ class IndexedDataset(Dataset[Batch]):
         return Batch(pair[0], pair[1], domain, row)  # type: ignore[arg-type]  # one sample; the loader makes tensors
 
 
-def numbered(batch: Batch, trainer: Trainer, batch_idx: int, dataloader_idx: int = 0) -> Batch:
+def numbered(batch: Batch, module: LightningModule, batch_idx: int, dataloader_idx: int = 0) -> Batch:
     """Return the batch with sample indices, which are positions in the data set where the loader yields none.
 
     Positions are known in ``predict``, and wherever the loader does not shuffle.
 
     Args:
-        batch: Batch of the current step.
-        trainer: Trainer of the run.
+        batch: Batch of the current step; one with indices, of any kind, is returned as it is.
+        module: Module in a run.
         batch_idx: Number of the batch.
         dataloader_idx: Number of the loader.
 
@@ -81,7 +81,7 @@ def numbered(batch: Batch, trainer: Trainer, batch_idx: int, dataloader_idx: int
     """
     if not isinstance(batch, UnnumberedBatch):
         return batch
-    return numbered_by(batch, _current_loader(trainer, dataloader_idx), batch_idx)
+    return numbered_by(batch, _current_loader(module.trainer, dataloader_idx), batch_idx)
 
 
 def numbered_by(batch: Batch, loader: Any, batch_idx: int) -> Batch:

@@ -162,7 +162,7 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return ``index`` (B,) and ``probabilities`` (B, C) of one batch."""
-        batch = numbered(as_batch(batch, "the predict loader", labeled=False), self.trainer, batch_idx, dataloader_idx)
+        batch = numbered(as_batch(batch, "the predict loader", labeled=False), self, batch_idx, dataloader_idx)
         return {"index": batch.index, "probabilities": self(batch.input).float().softmax(-1)}
 
     def _evaluate(self, batch: Any, split: str) -> None:

@@ -110,9 +110,8 @@ def first_rows(module: LightningModule) -> Batch:
     with torch.random.fork_rng():
         if isinstance(data, FusionDataModule):  # without starting workers
             rows: Any = data.rows("train")
-            batch = (
-                data.on_after_batch_transfer(rows[torch.arange(min(PROBE_ROWS, len(rows)))], 0) if len(rows) else None
-            )
+            if len(rows):
+                batch = data.on_after_batch_transfer(rows[torch.arange(min(PROBE_ROWS, len(rows)))], 0)
         else:
             batch = _first_of(_train_loader(trainer), data)
         if batch is None:

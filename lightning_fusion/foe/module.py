@@ -316,7 +316,7 @@ class FoEFuserModule(TunableLearningRate, CheckedLoading, LightningModule):
         """Return ``index`` (B,) and fused ``probabilities`` (B, C) of a batch, and the selected ``expert`` (B,)."""
         if not isinstance(batch, OutputsBatch):
             batch = as_batch(batch, "the predict loader", labeled=False)
-            batch = numbered(batch, self.trainer, batch_idx, dataloader_idx)
+            batch = numbered(batch, self, batch_idx, dataloader_idx)
         batch = self._read(batch, "predict")
         if self.target == "label":
             return {"index": batch.index, "probabilities": self.fuse(batch.outputs).float().softmax(-1)}

@@ -140,7 +140,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         elif self.pool is None:
             raise InputError("raw input needs experts to query; give experts, or use OutputsDataModule as data")
         else:
-            batch = numbered(batch, self.trainer, batch_idx)
+            batch = numbered(batch, self, batch_idx)
             outputs = torch.cat(list(self.pool(batch.input).values()), dim=1)
         spread = scatter(outputs, self.columns, len(self.classes))
         self._rows.append((spread.cpu(), batch.target.cpu(), batch.index.cpu()))
@@ -172,9 +172,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """The ``index`` (B,) and the fields of :class:`FrugalPrediction`."""
-        batch = self._read(batch, "predict")
-        if not isinstance(batch, OutputsBatch):
-            batch = numbered(batch, self.trainer, batch_idx, dataloader_idx)
+        batch = numbered(self._read(batch, "predict"), self, batch_idx, dataloader_idx)
         return {"index": batch.index, **self._decide(batch)._asdict()}
 
     # ----------------------------------------------------- around the training

@@ -227,7 +227,7 @@ class _Embedding(LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> int:
         split = self.splits[dataloader_idx]
-        batch = numbered(as_batch(batch, f"the {split} loader"), self.trainer, batch_idx, dataloader_idx)
+        batch = numbered(as_batch(batch, f"the {split} loader"), self, batch_idx, dataloader_idx)
         return self.spools[split].add(batch, f"the {split} loader")
 
     def on_predict_epoch_end(self) -> None:

@@ -199,7 +199,7 @@ class GenerativeFoE(TunableLearningRate, CheckedLoading, LightningModule):
 
         The batch is kept; expert and text are filled in after all batches were read, expert by expert.
         """
-        batch = numbered(as_batch(batch, "the predict loader", labeled=False), self.trainer, batch_idx, dataloader_idx)
+        batch = numbered(as_batch(batch, "the predict loader", labeled=False), self, batch_idx, dataloader_idx)
         if isinstance(batch.input, Tensor):
             return {"index": batch.index, "expert": self.choose(self._stored(batch, "predict").input)}
         if dataloader_idx:

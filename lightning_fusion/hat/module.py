@@ -263,7 +263,7 @@ class HaTJointModule(ExpertModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
         """Update mixer and student with a single backward pass, as the losses share no parameter."""
-        batch = numbered(as_batch(batch, "the train loader"), self.trainer, batch_idx)
+        batch = numbered(as_batch(batch, "the train loader"), self, batch_idx)
         rows = self.teacher.knowledge.rows(batch.index)
         mixer, student = self._players
         logits, z = self._student(batch.input, student)

@@ -176,7 +176,7 @@ class TrialEvaluationMixin:
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return the ``index`` (B,) and ``embedding`` (B, D) of a batch."""
         batch = as_batch(batch, "the predict loader", labeled=False)
-        batch = numbered(batch, self.trainer, batch_idx, dataloader_idx)  # type: ignore[attr-defined]
+        batch = numbered(batch, self, batch_idx, dataloader_idx)  # type: ignore[arg-type]  # of LightningModules
         return {"index": batch.index, "embedding": self.embed(batch.input)[1]}
 
     def _collect(self, batch: Any, split: str) -> None:

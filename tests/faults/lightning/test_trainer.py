@@ -186,3 +186,11 @@ def test_data_with_other_classes_raise_in_a_fit(classes):
     module = ExpertModule(tiny.Net, classes)
     with pytest.raises(InputError, match=r"classes: the model has .*, the data module .*; give the model the classes"):
         tiny.trainer().fit(module, datamodule=tiny.data())
+
+
+def test_a_trainer_fits_a_module_without_such_parts_after_one_with_them(tmp_path):
+    trainer = tiny.trainer()
+    for name in ("ACoRLModule", "ExpertModule"):
+        module, data = modules.made(name, tmp_path)
+        trainer.fit(module, datamodule=data)
+    assert trainer.lightning_module is module
