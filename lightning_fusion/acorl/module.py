@@ -230,14 +230,19 @@ class ACoRLModule(ExpertModule):
         return super().configure_callbacks()
 
     def setup(self, stage: str) -> None:
-        """Build the projections where a subclass without :meth:`configure_callbacks` has not built them."""
+        """Connect model, experts and data; for a fit, :meth:`prepare_fit` has usually done it before."""
+        if stage != "fit":
+            self._connect(stage)
+        elif not EarlyParts.installed(self):  # a subclass without configure_callbacks
+            self.prepare_fit()
+
+    def _connect(self, stage: str) -> None:
         super().setup(stage)
         self.pool.convert_from(data_preprocessing(self.trainer))
-        if stage == "fit" and not EarlyParts.installed(self):
-            self.build_parts()
 
-    def build_parts(self) -> None:
+    def prepare_fit(self) -> None:
         """Determine the sizes of all representations from one training batch, and create the projections."""
+        self._connect("fit")
         self._probe = first_rows(self)
         with undisturbed(self.network), torch.no_grad():
             self.network.eval()

@@ -6,15 +6,15 @@ from lightning import Callback, LightningModule, Trainer
 
 
 @runtime_checkable
-class BuildsParts(Protocol):
-    """A module with parts that are built from the first training batch."""
+class PreparesFit(Protocol):
+    """A module with parts that are built from the training data."""
 
-    def build_parts(self) -> None:
-        """Build the parts, and check them against the data."""
+    def prepare_fit(self) -> None:
+        """Connect the module with the data of a fit, build the parts, and check them."""
 
 
 class EarlyParts(Callback):
-    """Call ``build_parts`` of the module at the start of a fit, as the first callback.
+    """Call ``prepare_fit`` of the module at the start of a fit, as the first callback.
 
     Lightning sets callbacks up before the module, and some of them copy it there
     (:class:`~lightning.pytorch.callbacks.EMAWeightAveraging`); parts that the module's own ``setup`` built would be
@@ -22,9 +22,9 @@ class EarlyParts(Callback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Build the parts if this is a fit, of a module that has such parts: a trainer may fit another one later."""
-        if stage == "fit" and isinstance(pl_module, BuildsParts):
-            pl_module.build_parts()
+        """Prepare a fit of a module that has such parts: the trainer may fit another one later."""
+        if stage == "fit" and isinstance(pl_module, PreparesFit):
+            pl_module.prepare_fit()
 
     @classmethod
     def install(cls, module: LightningModule) -> None:

@@ -365,14 +365,19 @@ class HaTJointModule(ExpertModule):
         return super().configure_callbacks()
 
     def setup(self, stage: str) -> None:
-        """Build the mixers where a subclass without :meth:`configure_callbacks` has not built them."""
+        """Connect student, sources and data; for a fit, :meth:`prepare_fit` has usually done it before."""
+        if stage != "fit":
+            self._connect(stage)
+        elif not EarlyParts.installed(self):  # a subclass without configure_callbacks
+            self.prepare_fit()
+
+    def _connect(self, stage: str) -> None:
         super().setup(stage)
         self.pool.convert_from(data_preprocessing(self.trainer))
-        if stage == "fit" and not EarlyParts.installed(self):
-            self.build_parts()
 
-    def build_parts(self) -> None:
+    def prepare_fit(self) -> None:
         """Build the mixers from the sizes of some training rows, and from the numbers and labels of all."""
+        self._connect("fit")
         input = first_rows(self).input
         index, target = training_labels(self.trainer)
         present = target[target >= 0].unique()

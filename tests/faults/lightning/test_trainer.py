@@ -194,3 +194,17 @@ def test_a_trainer_fits_a_module_without_such_parts_after_one_with_them(tmp_path
         module, data = modules.made(name, tmp_path)
         trainer.fit(module, datamodule=data)
     assert trainer.lightning_module is module
+
+
+@pytest.mark.parametrize("name", ["ACoRLModule", "HaTJointModule"])
+def test_experts_are_connected_with_the_data_before_they_run_on_them(name, tmp_path, monkeypatch):
+    module, data = modules.made(name, tmp_path)
+    order = []
+    convert = type(module.pool).convert_from
+    monkeypatch.setattr(
+        type(module.pool), "convert_from", lambda pool, found: (order.append("connected"), convert(pool, found))[1]
+    )
+    for expert in module.pool.members.values():
+        expert.network.register_forward_hook(lambda *_: order.append("run"))
+    tiny.trainer(limit_train_batches=1).fit(module, datamodule=data)
+    assert order[0] == "connected" and order.count("connected") == 2 and order[-1] == "connected"  # and released
