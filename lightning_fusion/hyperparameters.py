@@ -258,7 +258,7 @@ class CheckedLoading:
             **how: Further arguments of Lightning's method.
         """
         caller = frame or inspect.currentframe().f_back  # type: ignore[union-attr]  # CPython has frames
-        super().save_hyperparameters(*args, frame=caller, **how)  # type: ignore[misc]
+        super().save_hyperparameters(*args, frame=caller, **how)  # type: ignore[misc]  # of LightningModule
         keep_plain(self)  # type: ignore[arg-type]  # beside a LightningModule
 
     @classmethod
@@ -281,10 +281,10 @@ class CheckedLoading:
 
         ``torch.compile(network)`` returns a module whose weights have another prefix.
         """
-        own = {_uncompiled(name): name for name in self.state_dict()}  # type: ignore[attr-defined]
+        own = {_uncompiled(name): name for name in self.state_dict()}  # type: ignore[attr-defined]  # of LightningModule
         renamed = {own.get(_uncompiled(name), name): value for name, value in state_dict.items()}
         same = renamed.keys() == state_dict.keys()  # then with its metadata: versions of parts such as batch norm
-        return super().load_state_dict(state_dict if same else renamed, strict, assign)  # type: ignore[misc]
+        return super().load_state_dict(state_dict if same else renamed, strict, assign)  # type: ignore[misc]  # likewise
 
 
 def _uncompiled(name: str) -> str:

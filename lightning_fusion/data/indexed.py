@@ -130,7 +130,7 @@ def _positions(loader: Any, count: int, batch_idx: int) -> Tensor | None:
     if isinstance(sampler, DistributedSampler):
         if sampler.shuffle:
             return None
-        rows: int = len(sampler.dataset)  # type: ignore[arg-type]
+        rows: int = len(sampler.dataset)  # type: ignore[arg-type]  # the sampler needed its length, too
         found: Tensor = (places * sampler.num_replicas + sampler.rank) % rows
         return found
     alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())

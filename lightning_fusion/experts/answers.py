@@ -134,14 +134,23 @@ def as_rows(answer: Any, names: Sequence[str]) -> Tensor:
     """
     answer = in_order(answer, names)
     try:
-        if np.ma.is_masked(answer):
-            answer = np.ma.filled(np.ma.asarray(answer, np.float64), np.nan)
+        answer = unmasked(answer)
         values = torch.as_tensor(np.array(answer) if hasattr(answer, "to_numpy") else answer)
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"returned {type(answer).__name__} that makes no array of numbers ({error})") from error
     if values.is_complex():
         raise InputError("returned complex numbers; expected real ones")
     return values
+
+
+def unmasked(values: Any) -> Any:
+    """Return values with NaN in place of the masked entries of a masked array.
+
+    Example:
+        >>> unmasked(np.ma.masked_array([0.9, 0.1], [True, False])).tolist()
+        [nan, 0.1]
+    """
+    return np.ma.filled(np.ma.asarray(values, np.float64), np.nan) if np.ma.is_masked(values) else values
 
 
 def take_rows(input: Any, rows: Tensor) -> Any:

@@ -163,7 +163,7 @@ class Expert(nn.Module):
         if output not in ("logits", "probabilities"):
             raise InputError(f"output is {output!r}; expected 'logits' or 'probabilities'")
         if checkpoint is not None:
-            load_weights(network, state, checkpoint, list(classes))  # type: ignore[arg-type]
+            load_weights(network, state, checkpoint, list(classes))  # type: ignore[arg-type]  # a module, see above
         self.network = network
         self.preprocess = preprocess
         self._checked = self._input_checked = False  # the first batch of logits, and of input

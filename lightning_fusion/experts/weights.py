@@ -139,7 +139,7 @@ def keep_samples(network: nn.Module, digests: np.ndarray | None) -> None:
         digests: (S,) uint64; None where they are not known.
     """
     # bytes: an array would be part of the fingerprint of an expert
-    network._training_samples = None if digests is None else np.unique(digests).tobytes()  # type: ignore[assignment]
+    network._training_samples = None if digests is None else np.unique(digests).tobytes()  # type: ignore[assignment]  # no part
 
 
 def kept_samples(network: Any) -> np.ndarray | None:

@@ -347,11 +347,7 @@ class FoEFuserModule(TunableLearningRate, CheckedLoading, LightningModule):
                     f"the store {outputs.path or 'in memory'} has the classes {shorten(found, 20)} of expert {name}; "
                     f"the fuser was built for {shorten(own, 20)}, in this order"
                 )
-        if list(outputs.expert_classes.items()) != list(self.expert_classes.items()) or outputs.classes != self.classes:
-            raise InputError(
-                f"the store {outputs.path} has the experts {outputs.names} and classes {outputs.classes}; the fuser "
-                f"was built for {list(self.expert_classes)} and {self.classes}"
-            )
+        outputs.check_experts("the fuser", self.expert_classes, self.classes)
         if data.representation_dims != self.representation_dims:
             raise InputError(
                 f"the data give representations of widths {data.representation_dims or 'none'}, the fuser reads "

@@ -186,14 +186,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         metadata = self._expert_metadata
         if isinstance(data, OutputsDataModule):
             outputs = data.outputs
-            if (
-                list(outputs.expert_classes.items()) != list(self.expert_classes.items())
-                or outputs.classes != self.classes
-            ):
-                raise InputError(
-                    f"the store {outputs.path} has the experts {outputs.names} and classes {outputs.classes}; the "
-                    f"policy was built for {list(self.expert_classes)} and {self.classes}"
-                )
+            outputs.check_experts("the policy", self.expert_classes, self.classes)
             if self.pool is not None:
                 outputs.check_pool(self.pool)
             metadata = self._expert_metadata = outputs.experts

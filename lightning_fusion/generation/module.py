@@ -111,7 +111,7 @@ class GenerativeExpertModule(TunableLearningRate, CheckedLoading, LightningModul
         """Return ``index`` (B,) and the ``generated`` tokens (B, max_new_tokens), padded with the network's pad_id."""
         batch = as_batch(batch, "the predict loader", labeled=False)
         batch = numbered(batch, self, batch_idx, dataloader_idx)
-        written: Tensor = self.network.generate(batch.input, self.max_new_tokens)  # type: ignore[operator]
+        written: Tensor = self.network.generate(batch.input, self.max_new_tokens)  # type: ignore[operator]  # no Tensor
         missing = self.max_new_tokens - written.shape[1]
         return {"index": batch.index, "generated": nn.functional.pad(written, (0, missing), value=self.rouge.pad_id)}
 

@@ -124,7 +124,7 @@ class SplitMetrics(nn.Module):
                 made = first.clone()
                 made.reset()
             self.of_further_loaders[name] = made
-        found: MetricCollection = self.of_further_loaders[name]  # type: ignore[assignment]
+        found: MetricCollection = self.of_further_loaders[name]  # type: ignore[assignment]  # made above
         return found
 
     def add(self, metrics: Mapping[str, Metric]) -> None:

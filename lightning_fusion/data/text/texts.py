@@ -167,17 +167,23 @@ def _doubt(content: bytes, text: str, encoding: str) -> str | None:
     )
 
 
+def _root(root: str) -> Path:
+    """Return the path of a file or folder that exists."""
+    base = Path(root)
+    if not base.is_file() and not base.is_dir():
+        raise InputError(f"root: found no file or folder {root}{nearest_path(root)}")
+    return base
+
+
 def find_files(root: str, *patterns: str) -> list[Path]:
     """Return the file ``root``, or the sorted files in the folder ``root`` that match a pattern.
 
     Raises:
         InputError: If there is no such file.
     """
-    base = Path(root)
+    base = _root(root)
     if base.is_file():
         return [base]
-    if not base.is_dir():
-        raise InputError(f"root: found no file or folder {root}{nearest_path(root)}")
     found = sorted({path for pattern in patterns for path in base.glob(pattern) if path.is_file()})
     if not found:
         raise InputError(f"root: found none of {', '.join(patterns)} in {base}")
@@ -195,11 +201,9 @@ def find_tables(root: str, suffixes: Sequence[str], messages: MessageLog) -> lis
     Raises:
         InputError: If there is no such file.
     """
-    base = Path(root)
+    base = _root(root)
     if base.is_file():
         return [base]
-    if not base.is_dir():
-        raise InputError(f"root: found no file or folder {root}{nearest_path(root)}")
     inside = sorted(path for path in base.iterdir() if not path.name.startswith("."))
     found = [path for path in inside if path.is_file() and path.suffix.lower() in suffixes]
     others = [path.name for path in inside if path not in found]

@@ -274,7 +274,7 @@ class _Collecting(LightningModule):
 
     def _found(self) -> dict[str, Any]:
         """Return the preprocessing of the data; empty if it has none."""
-        return getattr(self.trainer.datamodule.data, "preprocessing", None) or {}  # type: ignore[attr-defined]
+        return getattr(self.trainer.datamodule.data, "preprocessing", None) or {}  # type: ignore[attr-defined]  # EverySplit
 
     def teardown(self, stage: str) -> None:
         self.pool.convert_from(None)
@@ -324,7 +324,7 @@ class _Collecting(LightningModule):
         for name, expert in self.pool.members.items():
 
             def ask(rows: Tensor, expert: Expert = expert) -> Tensor:
-                return expert(take_rows(input, rows))  # type: ignore[no-any-return]
+                return expert(take_rows(input, rows))  # type: ignore[no-any-return]  # torch calls are untyped
 
             counts = self.failures.setdefault(name, Counter())
             rows, width = torch.arange(count), len(expert.classes)

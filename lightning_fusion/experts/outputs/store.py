@@ -16,9 +16,10 @@ from lightning_fusion.data.names import as_labels, canonical_label
 from lightning_fusion.data.targets import as_targets, single_class_message
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.identity import VERSION_HINT
-from lightning_fusion.experts.outputs.arrays import as_array, check_parts
 from lightning_fusion.experts.outputs.values import (
+    as_array,
     check_answers,
+    check_parts,
     named_values,
     origin_arrays,
     origin_names,
@@ -223,6 +224,23 @@ class ExpertOutputs:
         return found
 
     # ------------------------------------------------------------------ tests
+
+    def check_experts(self, whose: str, expert_classes: Mapping[str, Sequence[str]], classes: Sequence[str]) -> None:
+        """Check that a model was built for the experts and classes of the store, in their order.
+
+        Args:
+            whose: Name of the model, for the message.
+            expert_classes: Classes of each expert of the model, in order.
+            classes: Classes of the model.
+
+        Raises:
+            InputError: If they differ.
+        """
+        if list(self.expert_classes.items()) != list(expert_classes.items()) or self.classes != classes:
+            raise InputError(
+                f"the store {self.path} has the experts {self.names} and classes {self.classes}; {whose} was built for "
+                f"{list(expert_classes)} and {classes}"
+            )
 
     def check_pool(self, pool: ExpertPool) -> None:
         """Check that a pool is the one that produced the outputs.

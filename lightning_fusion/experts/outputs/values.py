@@ -1,4 +1,4 @@
-"""Values of stored outputs: checks of what users give, and origins of samples."""
+"""Values of stored outputs: existing predictions in any form that users hold them, and origins of samples."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,13 +6,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lightning_fusion.data.base import Origins
-from lightning_fusion.errors import InputError
-from lightning_fusion.experts.answers import in_order
-from lightning_fusion.experts.outputs.arrays import as_array
+from lightning_fusion.errors import InputError, shorten, suggestion
+from lightning_fusion.experts.answers import in_order, unmasked
 from lightning_fusion.experts.pool import check_outputs
 from lightning_fusion.store import ArrayStore
+
+PARTS = ("probabilities", "target", "domain", "index", "representations", "missing")
+"""Keys of a split of :meth:`~lightning_fusion.ExpertOutputs.from_arrays`."""
 
 
 def origin_arrays(origins: Origins | None, notes: Sequence[str] | None) -> Iterator[tuple[str, np.ndarray]]:
@@ -45,6 +48,65 @@ def read_origins(stored: ArrayStore, split: str, names: Mapping[str, Any]) -> tu
     if "notes" in names:
         notes = [names["notes"][code] for code in stored[f"{split}/note"].tolist()]
     return origins, notes
+
+
+def check_parts(split: str, given: Mapping[str, Any]) -> None:
+    """Check that a split has the required keys and no unknown one.
+
+    Raises:
+        InputError: Otherwise.
+    """
+    if unknown := [key for key in given if key not in PARTS]:
+        raise InputError(
+            f"split {split}: found the key(s) {shorten(map(repr, unknown))}; expected {', '.join(PARTS)}"
+            f"{suggestion(str(unknown[0]), PARTS)}"
+        )
+    if lacking := {"probabilities", "target"} - set(given):
+        raise InputError(f"split {split}: found no {shorten(sorted(lacking))}; expected both of them")
+    rows = {f"probabilities of {name}": values for name, values in given["probabilities"].items()}
+    check_row_labels({"target": given["target"], **rows}, f"split {split}")
+
+
+def check_row_labels(tables: Mapping[str, Any], where: str) -> None:
+    """Check that tables of pandas list their rows in one order.
+
+    Args:
+        tables: Series, frames and any other values by name; only the former two have row labels.
+        where: What they are of, for messages.
+
+    Raises:
+        InputError: If two have the same row labels in another order.
+
+    Example:
+        >>> import pandas
+        >>> one, other = pandas.Series([0, 1], index=["a", "b"]), pandas.Series([0, 1], index=["b", "a"])
+        >>> check_row_labels({"one": one, "other": other}, "train")
+        Traceback (most recent call last):
+        ...
+        lightning_fusion.errors.InputError: train: the rows of one and of other have the same labels in another order; \
+sort them alike, or give values, as in table.to_numpy()
+    """
+    labeled = {name: list(table.index) for name, table in tables.items() if hasattr(table, "iloc")}
+    first = next(iter(labeled), "")
+    for name, labels in labeled.items():
+        if labels != labeled[first] and len(labels) == len(labeled[first]) and set(labels) == set(labeled[first]):
+            raise InputError(
+                f"{where}: the rows of {first} and of {name} have the same labels in another order; sort them alike, "
+                "or give values, as in table.to_numpy()"
+            )
+
+
+def as_array(values: Any) -> Any:
+    """Return tensors of any kind and masked arrays as what NumPy reads, with NaN for masked entries.
+
+    Example:
+        >>> as_array(np.ma.masked_array([0.9, 0.1], [True, False])).tolist()
+        [nan, 0.1]
+    """
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        return values.float() if values.dtype is torch.bfloat16 else values
+    return unmasked(values)
 
 
 def shaped(values: Any, dtype: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
