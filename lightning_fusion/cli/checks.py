@@ -58,7 +58,7 @@ def check_trains(trainer: Mapping[str, Any]) -> None:
     for key in ("limit_train_batches", "max_steps", "max_epochs"):
         value = trainer.get(key)
         if value == 0 and value is not False:
-            raise InputError(f"trainer.{key}: found {value}, with which fit trains nothing; give a positive number")
+            raise InputError(f"trainer.{key}: found {value:g}, with which fit trains nothing; give a positive number")
 
 
 def check_checkpoints(trainer: Trainer, model: LightningModule, resumed: str | None, overwrite: bool) -> None:

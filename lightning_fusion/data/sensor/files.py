@@ -152,7 +152,8 @@ def _times(
             f"{path}: the timestamps imply {rate:.4g} Hz, recorded_rate_hz is {declared:g}; change recorded_rate_hz, "
             f"or timestamp_unit (now {how.timestamp_unit}), or remove the file"
         )
-    if declared is None and not 1 / _RATE_OF_ANOTHER_UNIT < rate / how.sample_rate_hz < _RATE_OF_ANOTHER_UNIT:
+    ratios = (rate / how.sample_rate_hz, mean / how.sample_rate_hz)  # far apart where the steps are irregular
+    if declared is None and not any(1 / _RATE_OF_ANOTHER_UNIT < ratio < _RATE_OF_ANOTHER_UNIT for ratio in ratios):
         raise InputError(
             f"{path}: the timestamps imply {rate:.4g} Hz, sample_rate_hz is {how.sample_rate_hz:g}; change "
             f"timestamp_unit (now {how.timestamp_unit}), or set recorded_rate_hz to this rate"

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lightning_fusion.data.sensor.files import RecordingFormat, files_key, read_recording
@@ -119,6 +119,7 @@ class TestResampling:
         steps=st.lists(st.floats(0.001, 0.4), min_size=3, max_size=40),
         seed=st.integers(0, 1000),
     )
+    @example(steps=[0.25, 0.25, 1 / 256, 1 / 256], seed=0)  # the median of the steps is a rate 22 times their mean's
     @settings(max_examples=50, deadline=None)
     def test_against_numpy_where_nothing_is_averaged(self, tmp_path_factory, steps, seed):
         times = np.cumsum(steps) - steps[0]
