@@ -132,7 +132,7 @@ def export(
     content = read_checkpoint(checkpoint)
     kind = resolve_name(content["hyper_parameters"].get("_class_path", "lightning_fusion.FoEFuserModule"))
     if not issubclass(kind, FoEFuserModule):
-        raise InputError(f"checkpoint: {checkpoint} holds a {kind.__name__}; expected a FoEFuserModule")
+        raise InputError(f"checkpoint: {checkpoint} contains a {kind.__name__}; expected a FoEFuserModule")
     fuser = kind.load_from_checkpoint(checkpoint, map_location="cpu", experts=None)
     if type(fuser).forward is not FoEFuserModule.forward:
         raise InputError(
@@ -244,10 +244,10 @@ class _Input:
 
 
 def _vocabulary(pool: ExpertPool) -> int:
-    """Size of the vocabulary of all experts, where known."""
-    told = [expert.preprocessing or {} for expert in pool.members.values()]
+    """Size of the vocabulary of all experts, if known."""
+    recorded = [expert.preprocessing or {} for expert in pool.members.values()]
     networks = [getattr(expert.network, "vocab_size", None) for expert in pool.members.values()]
-    return min([int(n) for n in (*(metadata.get("vocab_size") for metadata in told), *networks) if n], default=2)
+    return min([int(n) for n in (*(metadata.get("vocab_size") for metadata in recorded), *networks) if n], default=2)
 
 
 def _largest_difference(network: nn.Module, other: Any, input: _Input) -> float:

@@ -236,13 +236,13 @@ def _check_complete(cls: type, hparams: Mapping[str, Any], given: Mapping[str, A
     lacking = [one for one in takes if one.name not in hparams and one.name not in given]
     if needed := [one.name for one in lacking if one.default is one.empty]:
         raise InputError(
-            f"{', '.join(needed)}: {path} cannot hold what was given in training (no class, or partial of one); give "
+            f"{', '.join(needed)}: {path} does not contain it (checkpoints contain no class, or partial of one); pass "
             f"it: {kind.__name__}.load_from_checkpoint(path, {needed[0]}=...)"
         )
     if lacking and hparams:
         rank_zero_warn(
-            f"{path} cannot hold the {shorten([one.name for one in lacking])} of the training (no class, or partial of "
-            "one); the default stands in, unless load_from_checkpoint is given it"
+            f"{path} does not contain {shorten([one.name for one in lacking])} of the training (checkpoints contain no "
+            "class, or partial of one); the default is used unless it is passed to load_from_checkpoint"
         )
 
 

@@ -77,7 +77,7 @@ def read_config(path: str) -> dict[str, Any]:
         raise InputError(f"config: {path} cannot be read as YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         found = "nothing" if content is None else f"a {type(content).__name__}"
-        raise InputError(f"config: {path} holds {found}; expected keys with values, such as 'data:'")
+        raise InputError(f"config: {path} contains {found}; expected keys with values, such as 'data:'")
     _reject_duplicate_keys(path, root)
     return content
 

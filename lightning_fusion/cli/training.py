@@ -188,7 +188,7 @@ class FusionCLI(LightningCLI):
         chosen = self.config[subcommand].model.class_path
         if not _same_class(recorded["_class_path"], chosen):
             raise InputError(
-                f"ckpt_path: {path} holds a {recorded['_class_path']}, the configuration names {chosen}; give the "
+                f"ckpt_path: {path} contains a {recorded['_class_path']}, the configuration names {chosen}; give the "
                 "checkpoint's own configuration, or change model.class_path"
             )
         before = flat(self.config[subcommand].get("model").as_dict())

@@ -91,7 +91,7 @@ class RowDataset(Dataset[Batch]):
 
 
 def warn_single_class(dataset: RowDataset, classes: Sequence[str], split: str) -> None:
-    """Warn where all labeled samples of a split are of one class.
+    """Warn if all labeled samples of a split are of one class.
 
     Args:
         dataset: Samples of the split.
@@ -216,7 +216,7 @@ class FusionDataModule(SlicedDataModule):
         return batch._replace(input=inputs)
 
     def notes(self, index: Tensor) -> list[str]:
-        """Return, for each ``Batch.index``, what a prediction should be read with; an empty text where that is nothing.
+        """Return, for each ``Batch.index``, what a prediction should be read with; an empty text if that is nothing.
 
         Args:
             index: (B,) int64 sample indices.
@@ -242,7 +242,7 @@ class FusionDataModule(SlicedDataModule):
     def content_digests(self, dataset: RowDataset, rows: Tensor) -> np.ndarray:
         """Return (n,) uint64 digests of the inputs of a data set at some positions.
 
-        A subclass identifies a sample by what it is read from, where its input depends on settings.
+        A subclass identifies a sample by what it is read from, if its input depends on settings.
 
         Args:
             dataset: Data set of this module.
@@ -391,7 +391,7 @@ def located_rows(dataset: Any) -> tuple[RowDataset, Tensor]:
 
 
 def sample_metadata(dataset: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Return targets (N,), domains (N, D) and indices (N,) of a data set, without reading its inputs where possible.
+    """Return targets (N,), domains (N, D) and indices (N,) of a data set, without reading its inputs if possible.
 
     Args:
         dataset: Data set that takes index tensors.

@@ -94,7 +94,7 @@ def _target_tensor(target: Any, source: str) -> Tensor:
 
 
 def num_samples(input: Any) -> int | None:
-    """Return the number of samples of a batch of inputs; None where it has no length.
+    """Return the number of samples of a batch of inputs; None if it has no length.
 
     Example:
         >>> num_samples({"ids": torch.zeros(3, 8)}), num_samples(["a text", "another"])

@@ -53,7 +53,7 @@ class MessageLog:
 def chosen_domains(
     domain: Iterable[str | int] | str | int | None, domains: Sequence[str], by_number: bool = False
 ) -> list[int]:
-    """Return the indices of the domains that the argument ``domain`` selects, in order; all domains where it is None.
+    """Return the indices of the domains that the argument ``domain`` selects, in order; all domains if it is None.
 
     Args:
         domain: One name or several.
@@ -134,7 +134,7 @@ class ModalityDataModule(FusionDataModule):
 
     Args:
         batch_size: Samples per batch and process.
-        num_workers: Number of loader processes; useful only where samples are read batch by batch, not held in memory.
+        num_workers: Number of loader processes; useful only if samples are read batch by batch, not held in memory.
         seed: Seed of splits, order and all other draws.
     """
 
@@ -189,7 +189,7 @@ class ModalityDataModule(FusionDataModule):
         Args:
             source: Object that holds the samples; variants share it.
             what: Meaning of the samples.
-            equal: Function that returns the first sample of the same content for each; None where that is unknown.
+            equal: Function that returns the first sample of the same content for each; None if that is unknown.
             samples: Function that returns what is known of the samples.
             across: Meaning of the domains.
         """
@@ -226,7 +226,7 @@ class DomainsDataModule(ModalityDataModule):
 
     @property
     def own_domains(self) -> list[str]:
-        """Names of the selected domains; all where ``domain`` is None."""
+        """Names of the selected domains; all if ``domain`` is None."""
         return [self.domains[number] for number in self._own[0]]
 
     def setup(self, stage: str | None = None) -> None:

@@ -30,7 +30,7 @@ def equal_files(paths: Sequence[str | os.PathLike[str]]) -> np.ndarray:
         paths: Paths of N files.
 
     Returns:
-        (N,) int64 positions; its own for a file unlike all earlier ones, for an empty one, and where it cannot be read.
+        (N,) int64 positions; its own for a file unlike all earlier ones, for an empty one, and if it cannot be read.
     """
 
     def size(number: int) -> int:
@@ -157,9 +157,9 @@ class Samples:
     Attributes:
         name: Function that returns the name of a sample, for messages.
         label: (N,) label of each sample; -1 for none.
-        task: (N,) task of each sample: labels are contradictory where a task has both. None: one task.
-        domain: (N,) domain of each sample; -1 for none. None where a domain is no property of a sample.
-        split: (N,) split of each sample, an index of ``splits``; -1 for none. None where splits are unknown.
+        task: (N,) task of each sample: labels are contradictory if a task has both. None: one task.
+        domain: (N,) domain of each sample; -1 for none. None if a domain is no property of a sample.
+        split: (N,) split of each sample, an index of ``splits``; -1 for none. None if splits are unknown.
         domains: Names of the domains.
         splits: Names of the splits.
     """
@@ -183,7 +183,7 @@ def duplicates_message(first: np.ndarray, what: str, samples: Samples, across: s
         across: Meaning of the domains, for the message.
 
     Returns:
-        The message, empty where all samples differ; and the kinds of duplicates, some of ``labels``, ``splits``,
+        The message, empty if all samples differ; and the kinds of duplicates, some of ``labels``, ``splits``,
         ``domains`` and ``others``.
 
     Example:
@@ -275,7 +275,7 @@ def _shared(group: np.ndarray, values: np.ndarray, names: Sequence[str]) -> str:
 
 
 def _pair(rows: np.ndarray, own: np.ndarray, group: np.ndarray, values: np.ndarray, samples: Samples) -> str:
-    """Name two samples of the first group, of different values where there are any."""
+    """Name two samples of the first group, of different values if there are any."""
     inside = np.flatnonzero(own & (group == group[own][0]))
     other = inside[(values[inside] != values[inside[0]]) & (values[inside] >= 0)]
     second = other[0] if len(other) else inside[1]

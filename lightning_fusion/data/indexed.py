@@ -16,7 +16,7 @@ from lightning_fusion.errors import InputError
 class IndexedDataset(Dataset[Batch]):
     """Map-style data set of ``(input, target)`` whose samples have an index, and optionally domains.
 
-    Loaders of ``(input, target)`` suffice where nothing identifies a sample over epochs. The memory of a
+    Loaders of ``(input, target)`` suffice if nothing identifies a sample over epochs. The memory of a
     :class:`~lightning_fusion.HaTJointModule`, random expert targets, and shuffled calibration samples of
     :class:`~lightning_fusion.FrugalFoEModule` need the index.
 
@@ -66,7 +66,7 @@ class IndexedDataset(Dataset[Batch]):
 
 
 def numbered(batch: Batch, module: LightningModule, batch_idx: int, dataloader_idx: int = 0) -> Batch:
-    """Return the batch with sample indices, which are positions in the data set where the loader yields none.
+    """Return the batch with sample indices, which are positions in the data set if the loader yields none.
 
     Positions are known in ``predict``, and wherever the loader does not shuffle.
 
@@ -119,7 +119,7 @@ def _current_loader(trainer: Any, dataloader_idx: int) -> Any:
 
 
 def _positions(loader: Any, count: int, batch_idx: int) -> Tensor | None:
-    """Return the (B,) positions of the samples of a batch in the data set; None where they are unknown."""
+    """Return the (B,) positions of the samples of a batch in the data set; None if they are unknown."""
     batches = getattr(getattr(loader, "batch_sampler", None), "seen_batch_indices", None)  # of Lightning, in predict
     if batches is not None and batch_idx < len(batches):
         return torch.tensor(list(batches[batch_idx]))

@@ -95,7 +95,7 @@ def read_labels(labels: Iterable[Any] | Mapping[Any, Any] | None) -> tuple[list[
         labels: All permitted labels, or a mapping from labels to new names, or None.
 
     Returns:
-        The permitted labels (empty where none are given), and the new name of each renamed label.
+        The permitted labels (empty if none are given), and the new name of each renamed label.
 
     Raises:
         InputError: If it is neither a list nor a mapping of names, or a label has two new names.

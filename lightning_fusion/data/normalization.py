@@ -67,7 +67,7 @@ def preprocessor(preprocessing: Mapping[str, Any] | None) -> nn.Module | None:
 
     Returns:
         A :class:`Normalization`, a :class:`~lightning_fusion.data.audio.features.LogMel`, the identity for waveforms;
-        ``None`` if nothing of it is known, or where it starts from texts.
+        ``None`` if nothing of it is known, or if it starts from texts.
 
     Example:
         >>> preprocessor({"mean": [1.0], "std": [2.0]})(torch.tensor([[5.0]]))

@@ -28,7 +28,7 @@ class FoundFile:
 def compile_pattern(pattern: str) -> re.Pattern[str]:
     """Compile a path pattern to a regular expression.
 
-    ``{name}`` matches part of a file or folder name, as short as possible, and the same text where it is repeated;
+    ``{name}`` matches part of a file or folder name, as short as possible, and the same text if it is repeated;
     ``{name:2}`` matches exactly two characters; ``*`` matches any part of a name; ``**`` matches any number of folders.
 
     Raises:
@@ -127,7 +127,7 @@ def find_files(
     if not found and not unmatched:
         seen = shorten((f"{count} {suffix or 'without a suffix'}" for suffix, count in others.most_common()), 3)
         raise InputError(
-            f"{key}: there is no {kind} ({', '.join(sorted(suffixes))}) under {root}, which should hold "
+            f"{key}: there is no {kind} ({', '.join(sorted(suffixes))}) under {root}, which should contain "
             f"{pattern}; found {seen or 'no file at all'}"
         )
     if not found:

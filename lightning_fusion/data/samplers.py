@@ -85,7 +85,7 @@ def slice_loader(
 
 
 def _draws_order(trainer: Trainer | None) -> bool:
-    """Whether training samples are shuffled: not where the Trainer overfits some batches."""
+    """Whether training samples are shuffled: not if the Trainer overfits some batches."""
     return trainer is None or trainer.overfit_batches == 0  # type: ignore[attr-defined]  # set by a connector
 
 
@@ -129,7 +129,7 @@ class LabeledSampler(SliceSampler):
     """Sampler of batches with a minimum number of labeled samples each, for data with few labels.
 
     An epoch contains every unlabeled sample once, and each labeled sample equally often: as often as it takes to put
-    ``min_labeled`` of them (all, where there are fewer) into every batch of every process. No batch contains a sample
+    ``min_labeled`` of them (all, if there are fewer) into every batch of every process. No batch contains a sample
     twice. All processes have the same number of batches. Without ``shuffle`` it is a plain :class:`SliceSampler`.
 
     Args:

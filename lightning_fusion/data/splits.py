@@ -10,7 +10,7 @@ from lightning_fusion.errors import InputError
 def stratified_split(strata: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Split positions 0..N-1 into (kept, held out), with the same held-out fraction in each stratum.
 
-    Of a stratum of n samples round(fraction * n) are held out: at least one where n >= 2 and fraction > 0, never all.
+    Of a stratum of n samples round(fraction * n) are held out: at least one if n >= 2 and fraction > 0, never all.
 
     Args:
         strata: (N,) labels.
@@ -38,7 +38,7 @@ def stratified_sessions(
     """Draw whole sessions for validation and testing, within each scope.
 
     Where every session of a scope has one class, they are drawn class by class (:func:`stratified_split`). Elsewhere
-    the best of 64 draws is taken: among those that leave no class without training samples, where there are any, the
+    the best of 64 draws is taken: among those that leave no class without training samples, if there are any, the
     draw with the smallest sum of squared deviations from the class fractions. The only session of a scope is used for
     training; a scope of two has no validation session; sessions without samples are used for training. (Our choices.)
 

@@ -206,7 +206,7 @@ def check_columns(path: str, found: Sequence[str], wanted: Sequence[str], what: 
             check_header(path, found, wanted)
         if what == "columns" and header and found and all(_is_number(name) for name in found):
             raise InputError(
-                f"{path} has no {shorten(missing)}; its columns are {shorten(found, 6)}. If its first line holds "
+                f"{path} has no {shorten(missing)}; its columns are {shorten(found, 6)}. If its first line contains "
                 "samples, not names, set columns: numbered (0, 1, 2, ...), or columns to the list of names"
             )
         raise InputError(

@@ -25,7 +25,7 @@ def as_targets(
 
     Args:
         values: (N,) whole numbers or class names: a tensor, an array, a list, or a column of a table.
-        classes: Names of the C classes, or C where they have no names, or ``None`` if their number is unknown.
+        classes: Names of the C classes, or C if they have no names, or ``None`` if their number is unknown.
         where: Name of the argument, for messages.
         unlabeled: Also accept :data:`UNLABELED` (-100).
 
@@ -73,7 +73,7 @@ def as_targets(
 
 
 def single_class_message(targets: np.ndarray, classes: Sequence[str], where: str) -> str | None:
-    """Return a warning about two or more targets of one class only; None where there are several.
+    """Return a warning about two or more targets of one class only; None if there are several.
 
     Args:
         targets: (N,) class numbers; negative ones are unlabeled.
@@ -118,7 +118,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _flat(found: np.ndarray) -> str:
-    """How to make one dimension of an array, where that is plain."""
+    """How to make one dimension of an array, if that is plain."""
     if found.ndim == 2 and found.shape[1] == 1:
         return "; take the column, as in targets[:, 0]"
     if found.ndim == 2 and found.dtype.kind in "biuf" and (np.count_nonzero(found, axis=1) == 1).all():

@@ -183,7 +183,7 @@ def query_rows(
 ) -> Tensor:
     """Query an expert, with a check of every row of its answer.
 
-    An answer is invalid where the call raises, the shape is not (R, C), or a row is not ``valid``. Where a call
+    An answer is invalid if the call raises, the shape is not (R, C), or a row is not ``valid``. If a call
     fails as a whole and ``on_failure`` is ``skip``, the rows are halved and each half is queried again, so that one
     row does not lose the others.
 

@@ -39,19 +39,19 @@ class ExpertFigures:
         name: Name of the expert.
         missing: Number of samples without an answer; the other figures are of the samples with one.
         accuracy: Accuracy on all samples.
-        own_accuracy: Accuracy on samples of its domains; NaN where they are unknown.
+        own_accuracy: Accuracy on samples of its domains; NaN if they are unknown.
         calibration_error: Expected calibration error over 15 bins, on samples of its classes.
-        unseen_accuracy: As ``own_accuracy`` (``accuracy`` where NaN), on the unseen split; NaN without one. Samples of
+        unseen_accuracy: As ``own_accuracy`` (``accuracy`` if NaN), on the unseen split; NaN without one. Samples of
             it that the expert was trained on are left out.
         seen: Number of samples of the fuser training set that it was trained on; ``None`` if its checkpoint does
             not record them.
         leak_p: One-sided p-value of the hypothesis that it is not more accurate on the fuser training set than on the
             unseen split.
         leak_bound: Upper 95 % bound of that excess of accuracy; NaN without an unseen split.
-        leaks: Whether it was trained on more than 1 % of the fuser training set; where this is not recorded, whether
+        leaks: Whether it was trained on more than 1 % of the fuser training set; if this is not recorded, whether
             its excess of accuracy is significant and its error rate there below 0.8 of that on the unseen split.
         class_order: Names of its outputs in an order that is significantly more accurate; ``None`` if there is none.
-        class_order_accuracy: Accuracy on samples of its classes with that order; NaN where there is none.
+        class_order_accuracy: Accuracy on samples of its classes with that order; NaN if there is none.
     """
 
     name: str
@@ -220,7 +220,7 @@ class _Answers:
         right: (N, K) bool, which answers are correct.
         expert_targets: (N, K) bool, which experts were trained on a domain of each sample.
         member: (N, D) bool, domains of each sample.
-        seen: (N, K) bool, which samples each expert was trained on; None where nothing is recorded.
+        seen: (N, K) bool, which samples each expert was trained on; None if nothing is recorded.
     """
 
     spread: np.ndarray

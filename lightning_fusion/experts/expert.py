@@ -70,13 +70,13 @@ class Expert(nn.Module):
             number of classes to the module.
         checkpoint: Weights to load into ``network``: a Lightning checkpoint, a plain state dict, or safetensors.
             Loading is weights-only: nothing in the file is executed.
-        classes: Names of the C_k classes, in the order of the outputs. Taken from the checkpoint where it has them: the
+        classes: Names of the C_k classes, in the order of the outputs. Taken from the checkpoint if it has them: the
             same names in another order then reorder the outputs, and other names rename all classes.
         output: What ``network`` returns: ``logits`` (softmax is applied, in float32) or ``probabilities``; ``None``
             means probabilities for ``predict_proba``, logits for everything else.
         features: Name of the submodule whose output is the representation, such as ``pool``; ``None`` means no
             representation.
-        domains: Names of the domains whose data the expert was trained on, where known.
+        domains: Names of the domains whose data the expert was trained on, if known.
         cost: Cost of a query, in any unit.
         preprocess: Module applied to the input before ``network``, such as a resize.
         raw_input: The input has raw values (images from 0 to 255, signals as recorded, waveforms): the preprocessing
@@ -208,7 +208,7 @@ class Expert(nn.Module):
             labels: New names of the model's labels, such as {POSITIVE: positive}.
             features: Layer whose output is the representation: ``pool``, the masked mean of the last layer's states, or
                 any layer of the model, such as ``model.bert.pooler``; ``None`` means no representation.
-            domains: Names of the domains whose data the expert was trained on, where known.
+            domains: Names of the domains whose data the expert was trained on, if known.
             cost: Cost of a query. ``None`` (default) uses the number of the model's parameters in millions (our
                 choice).
             download: Download missing files from the hub.
@@ -244,7 +244,7 @@ class Expert(nn.Module):
 
         Args:
             found: Preprocessing of the input, such as the attribute ``preprocessing`` of a data module. ``None`` means
-                the input is that of the training, or raw where ``raw_input`` is set.
+                the input is that of the training, or raw if ``raw_input`` is set.
             whose: Name of the expert, for messages; ``None`` means no messages.
         """
         self._is_preprocessed, self._input_checked = bool(found), False
@@ -291,7 +291,7 @@ class Expert(nn.Module):
 
     @property
     def training_samples(self) -> np.ndarray | None:
-        """(S,) uint64 digests of its training samples, sorted; None where they are not recorded."""
+        """(S,) uint64 digests of its training samples, sorted; None if they are not recorded."""
         return kept_samples(self.network)
 
     @property
@@ -403,7 +403,7 @@ class Expert(nn.Module):
         """Return probabilities (B, C_k) and the representation (B, D) of the layer named ``features``.
 
         An output with more than two dimensions is averaged over all but the first two (space), or over the second
-        where it has three (tokens, time).
+        if it has three (tokens, time).
 
         Raises:
             InputError: If ``features`` is None.

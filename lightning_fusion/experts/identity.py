@@ -193,7 +193,7 @@ def _is_empty(cell: types.CellType) -> bool:
 
 
 def _object_parts(value: Any, named: Callable[[Mapping[Any, Any]], list[str]]) -> list[str]:
-    """The state of an object: its attributes where they are all it has, else what it would pickle."""
+    """The state of an object: its attributes if they are all it has, else what it would pickle."""
     defined = {name for base in type(value).__mro__[:-1] for name in vars(base)}
     if not defined & {"__reduce_ex__", "__reduce__"} and hasattr(value, "__dict__") and "__slots__" not in defined:
         return named(vars(value))
@@ -204,7 +204,7 @@ def _object_parts(value: Any, named: Callable[[Mapping[Any, Any]], list[str]]) -
 
 
 def _content(name: str | os.PathLike[str]) -> list[str]:
-    """The digest of a file's content, where a text names one."""
+    """The digest of a file's content, if a text names one."""
     if len(str(name)) > _LARGEST_NAME or "\0" in str(name) or "\n" in str(name):
         return []
     try:

@@ -140,7 +140,7 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
         return loss
 
     def mix(self, batch: Batch) -> tuple[Any, Tensor]:
-        """Return input and target of a training step, mixed where ``mixup`` is set."""
+        """Return input and target of a training step, mixed if ``mixup`` is set."""
         if not self.mixup:
             return batch.input, batch.target
         from torchvision.transforms.v2 import MixUp
@@ -180,7 +180,7 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
         return build_optimizer(self, self.parameters(), self._optimizer, self._scheduler, self._interval)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return the callback that makes resumed runs reproducible, where the trainer has none."""
+        """Return the callback that makes resumed runs reproducible, if the trainer has none."""
         return EpochSeed.missing(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -217,7 +217,7 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
         keep_samples(self.network, found)
 
     def _training_samples(self) -> np.ndarray | None:
-        """Return the digests of the samples of all trainings; None where the data of one did not identify them."""
+        """Return the digests of the samples of all trainings; None if the data of one did not identify them."""
         trainer = self._trainer
         if trainer is not None and trainer.state.fn == TrainerFn.FITTING and not self._digested:
             self._digested, found = True, None

@@ -56,7 +56,7 @@ def common_order(
         classes: Classes of the task, which the targets count.
 
     Returns:
-        Classes of the task in the order that agrees with the declared classes of every expert; ``None`` where there is
+        Classes of the task in the order that agrees with the declared classes of every expert; ``None`` if there is
         one expert only, or no such order.
 
     Example:

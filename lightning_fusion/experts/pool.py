@@ -215,7 +215,7 @@ class ExpertPool(nn.Module):
         return list(self.experts)
 
     def for_task(self, classes: Sequence[str] | None) -> "ExpertPool":
-        """Return a pool of the same experts with other classes; this pool where they are the same or None."""
+        """Return a pool of the same experts with other classes; this pool if they are the same or None."""
         return self if classes is None or list(classes) == self.classes else ExpertPool(self.members, classes)
 
     @property

@@ -42,9 +42,9 @@ def differences(
     """Return the settings in which two preprocessings differ by value, with both values.
 
     Args:
-        known: Preprocessing of a model's training, where known; only its settings are compared.
-        found: Preprocessing of its input, where known.
-        converted: Include the normalization where :func:`conversion` converts it.
+        known: Preprocessing of a model's training, if known; only its settings are compared.
+        found: Preprocessing of its input, if known.
+        converted: Include the normalization if :func:`conversion` converts it.
 
     Example:
         >>> differences({"sample_rate_hz": 200.0, "samples": 100}, {"sample_rate_hz": 200, "samples": 50})
@@ -64,13 +64,13 @@ def differences(
 def warn_preprocessing_mismatch(
     whose: str, known: Mapping[str, Any] | None, found: Mapping[str, Any] | None, converted: bool = False
 ) -> None:
-    """Warn where the preprocessing of the data differs from that of a model's training.
+    """Warn if the preprocessing of the data differs from that of a model's training.
 
     Args:
         whose: Name of the model, for the message.
-        known: Preprocessing in training, where known.
+        known: Preprocessing in training, if known.
         found: Preprocessing of the data.
-        converted: Include the normalization where it is converted for experts (:func:`conversion`).
+        converted: Include the normalization if it is converted for experts (:func:`conversion`).
     """
     other = differences(known, found, converted)
     if listed := [f"{name} {_short(a)} against {_short(b)}" for name, (a, b) in other.items()]:
@@ -252,7 +252,7 @@ def own_normalization(network: Any) -> str | None:
 
 
 def warn_double_normalization(whose: str, network: Any, found: Mapping[str, Any] | None) -> None:
-    """Warn where a network normalizes its input, and the data are normalized as well.
+    """Warn if a network normalizes its input, and the data are normalized as well.
 
     Args:
         whose: Name of the model, for the message.

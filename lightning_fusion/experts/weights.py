@@ -17,7 +17,7 @@ CARD_KEY = "expert"
 
 
 def read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the weights in a file, and the expert's card where an ExpertModule wrote one; nothing in it is executed.
+    """Read the weights in a file, and the expert's card if an ExpertModule wrote one; nothing in it is executed.
 
     Args:
         path: Path of a Lightning checkpoint, a plain state dict, or safetensors.
@@ -41,7 +41,7 @@ def read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except Exception as error:  # torch and safetensors raise various types for truncated or other files
         raise InputError(f"checkpoint: {path} cannot be read ({type(error).__name__}: {error})") from error
     if not isinstance(content, Mapping):
-        raise InputError(f"checkpoint: {path} holds a {type(content).__name__}; expected a state dict")
+        raise InputError(f"checkpoint: {path} contains a {type(content).__name__}; expected a state dict")
     card = dict(content.get(CARD_KEY) or {}) if isinstance(content.get(CARD_KEY), Mapping) else {}
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content.get(key), Mapping):
@@ -49,7 +49,7 @@ def read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             break
     state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     if not state:
-        raise InputError(f"checkpoint: {path} holds no weights; its keys: {shorten(content, 5)}")
+        raise InputError(f"checkpoint: {path} contains no weights; its keys: {shorten(content, 5)}")
     return state, card
 
 
@@ -127,7 +127,7 @@ def digest_tensor(digests: np.ndarray) -> Tensor:
 
 
 def digest_array(stored: Any) -> np.ndarray | None:
-    """Return the (S,) uint64 digests that a checkpoint contains; None where it has none."""
+    """Return the (S,) uint64 digests that a checkpoint contains; None if it has none."""
     return stored.numpy().view(np.uint64) if isinstance(stored, Tensor) else None
 
 
@@ -136,14 +136,14 @@ def keep_samples(network: nn.Module, digests: np.ndarray | None) -> None:
 
     Args:
         network: Trained network.
-        digests: (S,) uint64; None where they are not known.
+        digests: (S,) uint64; None if they are not known.
     """
     # bytes: an array would be part of the fingerprint of an expert
     network._training_samples = None if digests is None else np.unique(digests).tobytes()  # type: ignore[assignment]  # no part
 
 
 def kept_samples(network: Any) -> np.ndarray | None:
-    """Return the (S,) uint64 digests that :func:`keep_samples` recorded; None where there are none.
+    """Return the (S,) uint64 digests that :func:`keep_samples` recorded; None if there are none.
 
     Example:
         >>> network = nn.Linear(4, 2)

@@ -349,7 +349,7 @@ def read_known(
 
 
 def row_check(outputs: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return the check of further outputs: distributions where the (K, N, C) outputs are, else finite values."""
+    """Return the check of further outputs: distributions if the (K, N, C) outputs are, else finite values."""
     return valid_rows if bool(valid_rows(outputs).all()) else finite_rows
 
 
@@ -369,7 +369,7 @@ def checked_query(
         like: (K, N, C) tensor with the dtype and device of the outputs.
         skip: Return NaN for rows without a valid answer, and warn, instead of an InputError.
         valid: Check of the rows.
-        classes: Names of the C classes, where they are known.
+        classes: Names of the C classes, if they are known.
     """
 
     def query(expert: int, rows: Tensor) -> Tensor:

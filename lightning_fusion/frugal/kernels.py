@@ -89,7 +89,7 @@ def nearest_in_supersets(
     distances: Any, slots: Any, sets: Any, place: Any, points: Any, known: Any, own: Any, unit: float, found: Any,
     last: Any,
 ) -> None:  # pragma: no cover  # fmt: skip
-    """Find the nearest rows of some points in S + k, for sets S and every expert k; in S itself where k is in S.
+    """Find the nearest rows of some points in S + k, for sets S and every expert k; in S itself if k is in S.
 
     A row is no nearer in S + k than in S: rows are compared in the order of their distances in S, roughly, until these
     are larger than those of the rows that were found.

@@ -50,7 +50,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         experts: The frozen experts by name, or a pool. ``None`` (default) if only stored outputs are read.
         classes: The task's C classes. The command line takes this and the next from the data module; with ``experts``
             alone they are every class of some expert.
-        expert_classes: Classes of each expert, in the order of its outputs; from ``experts`` where given.
+        expert_classes: Classes of each expert, in the order of its outputs; from ``experts`` if given.
         folder: Folder of the saved policy: ``fit`` writes it, and an unfitted policy is read from it. ``None`` means
             the policy is stored in checkpoints only.
 
@@ -149,7 +149,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log accuracy, cost, number of queries, risk, and the fractions that abstained or are out-of-distribution.
 
-        ``val_selective_accuracy``, that of the samples that did not abstain, is logged where some may.
+        ``val_selective_accuracy``, that of the samples that did not abstain, is logged if some may.
         """
         self.metrics.loader = dataloader_idx
         if not self.trainer.sanity_checking:
@@ -178,7 +178,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
     # ----------------------------------------------------- around the training
 
     def setup(self, stage: str) -> None:
-        """Read the saved policy, where there is one and it is not fitted yet; check that experts belong to it."""
+        """Read the saved policy, if there is one and it is not fitted yet; check that experts belong to it."""
         data = getattr(self.trainer, "datamodule", None)
         self._take_classes(getattr(data, "classes", None))
         if self.pool is not None:
@@ -224,12 +224,14 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
     def _serve(self, saved: FrugalFoE) -> None:
         """Use a saved policy with the serving options of this one; report options that require another fit."""
         wanted, plain = self.policy, FrugalFoE()
-        said = [name for name in ARGUMENTS if getattr(wanted, name) not in (getattr(plain, name), getattr(saved, name))]
-        for name in {"abstain_above", "abstain_by", "on_failure"} & set(said):
+        changed = [
+            name for name in ARGUMENTS if getattr(wanted, name) not in (getattr(plain, name), getattr(saved, name))
+        ]
+        for name in {"abstain_above", "abstain_by", "on_failure"} & set(changed):
             setattr(saved, name, getattr(wanted, name))
         differ = [
             f"{name} {getattr(saved, name)} (not {getattr(wanted, name)})"
-            for name in said
+            for name in changed
             if getattr(saved, name) != getattr(wanted, name)
         ]
         if differ:
@@ -256,7 +258,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         self._finish()
 
     def on_train_epoch_end(self) -> None:
-        """Fit the policy where there was no validation."""
+        """Fit the policy if there was no validation."""
         self._finish()
         self._rows, self._used = [], 0
 

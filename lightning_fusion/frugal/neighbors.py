@@ -58,7 +58,7 @@ class SubsetNeighbors:
 
     @cached_property
     def _compact(self) -> Tensor:
-        """(N, K, C) in float32 where that is exact."""
+        """(N, K, C) in float32 if that is exact."""
         narrow = self._rows.to(torch.float32)
         return narrow if torch.equal(narrow.to(torch.float64), self._rows) else self._rows
 
@@ -188,8 +188,8 @@ class SubsetNeighbors:
             further: Search in S + k for each expert k instead.
 
         Yields:
-            (q,) indices of some of the Q pairs, and the nearest rows: (q, 1, count) in S or, where ``further``,
-            (q, K, count) in S + k; in S itself where k is in S. Nothing where the search is not compiled.
+            (q,) indices of some of the Q pairs, and the nearest rows: (q, 1, count) in S or, if ``further``,
+            (q, K, count) in S + k; in S itself if k is in S. Nothing if the search is not compiled.
         """
         if self.compiled:
             own = torch.arange(self.num_rows) if apart else None

@@ -80,11 +80,11 @@ class FrugalFoE(PolicyState):
         min_queries: Minimum number of queries per sample.
         leave_one_out: Exclude a calibration sample from its own neighbors in the fuser.
         loss: ``zero_one``, or ``log``.
-        abstain_above: Abstain where the uncertainty of the prediction is larger.
+        abstain_above: Abstain if the uncertainty of the prediction is larger.
         abstain_by: Measure of uncertainty: ``risk``, the loss of the M neighbors; or ``probability``, 1 minus the
             largest one. With many classes and few samples of each, M neighbors are of several classes, and the
             probability detects wrong predictions better (docs/methods/frugal.md).
-        on_failure: Behavior where an expert raises, or a row of its outputs has another shape or is no distribution:
+        on_failure: Behavior if an expert raises, or a row of its outputs has another shape or is no distribution:
             ``raise``, or ``skip`` the expert for these samples, with a warning. A failed query costs nothing.
         fuser: Family of fusers F^S; ``None`` (default) means :class:`KNNFuser`.
         risk: Estimator of R; ``None`` (default) means :class:`KNNRisk`.
@@ -188,7 +188,7 @@ class FrugalFoE(PolicyState):
             missing: (K, N) bool, missing answers; ``None`` if every answer is there.
             classes: Names of the classes, to be compared with those of later outputs.
             experts: Metadata of the experts by name.
-            costs: Costs by name, used where the policy has none.
+            costs: Costs by name, used if the policy has none.
         """
         outputs = floating(outputs)
         if missing is not None:
@@ -298,7 +298,7 @@ class FrugalFoE(PolicyState):
             ask: Known outputs, (B, C) by expert, one split of stored outputs, or one array (K, B, C) in the
                 policy's order; or a function ``ask(expert name, rows)`` that runs the expert on these samples only,
                 given as ascending (R,) int64, and returns (R, C) probabilities. It is called once per expert and step,
-                for up to 4,096 samples at a time; again with fewer of them where it fails and ``on_failure`` is
+                for up to 4,096 samples at a time; again with fewer of them if it fails and ``on_failure`` is
                 ``skip``.
             num_rows: B, required with a function.
             missing: (B, K) bool, missing answers among known outputs, in their order; a split has its own. The policy

@@ -51,7 +51,7 @@ class RiskEstimator(nn.Module, ABC):
         """
 
     def look_each(self, sets: Tensor, points: Tensor, own: Tensor | None) -> Tensor | None:
-        """Return the data for points with different sets, where that is faster than set by set; else None.
+        """Return the data for points with different sets, if that is faster than set by set; else None.
 
         Args:
             sets: (R, K) bool, the experts that were queried, one at least.

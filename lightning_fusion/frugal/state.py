@@ -104,7 +104,7 @@ class PolicyState(Arguments, nn.Module):
         """Write the policy atomically as a store (:mod:`lightning_fusion.store`).
 
         Args:
-            folder: Folder, created where it is missing; a policy in it is replaced.
+            folder: Folder, created if it is missing; a policy in it is replaced.
         """
         metadata = self.metadata()
         with StoreWriter(folder, _POLICY, overwrite=True) as writer:

@@ -61,7 +61,7 @@ class SubsetFuser(nn.Module, ABC):
         """
 
     def held_out_many(self, sets: Tensor, rows: Tensor, further: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield :meth:`held_out` of many sets and samples at once, where that is faster than set by set; else nothing.
+        """Yield :meth:`held_out` of many sets and samples at once, if that is faster than set by set; else nothing.
 
         Args:
             sets: (Q, K) bool, sets S of experts.
@@ -69,8 +69,8 @@ class SubsetFuser(nn.Module, ABC):
             further: For S + k instead.
 
         Yields:
-            (q,) indices of some of the Q pairs, and class probabilities: (q, 1, C) in S or, where ``further``,
-            (q, K, C) in S + k; in S where k is in S.
+            (q,) indices of some of the Q pairs, and class probabilities: (q, 1, C) in S or, if ``further``,
+            (q, K, C) in S + k; in S if k is in S.
         """
         return iter(())
 
@@ -132,7 +132,7 @@ class MaskedMLPFuser(SubsetFuser):
 
     Args:
         hidden: Widths of the hidden layers.
-        epochs: Number of passes over the samples; more where these are fewer than 500 steps of 200 samples.
+        epochs: Number of passes over the samples; more if these are fewer than 500 steps of 200 samples.
         folds: Number of folds of the cross-fitting.
         seed: Seed of weights, order, subsets and folds.
     """

@@ -85,20 +85,20 @@ class LossTables:
             lacking.append(rows[(self.stored[slots[number][:, None], rows] < 0).any(0)])
             numbers.append(torch.full_like(lacking[-1], number))
         group, row = torch.cat(numbers), torch.cat(lacking)
-        for some, said in self.fuser.held_out_many(sets[group], row, further):
-            loss = self._loss(said.transpose(0, 1), self.targets[row[some]])  # (1 or K, q)
+        for some, distributions in self.fuser.held_out_many(sets[group], row, further):
+            loss = self._loss(distributions.transpose(0, 1), self.targets[row[some]])  # (1 or K, q)
             self.stored[slots[group[some]].T, row[some]] = loss
 
     def _fill(self, base: Sequence[int], additions: Sequence[Sequence[int]], slots: Tensor, rows: Tensor) -> None:
-        said = self.fuser.held_out(base, additions, rows)  # (A, U, C)
-        self.stored[slots[:, None], rows] = self._loss(said, self.targets[rows])
+        distributions = self.fuser.held_out(base, additions, rows)  # (A, U, C)
+        self.stored[slots[:, None], rows] = self._loss(distributions, self.targets[rows])
 
-    def _loss(self, said: Tensor, goal: Tensor) -> Tensor:
+    def _loss(self, distributions: Tensor, goal: Tensor) -> Tensor:
         """Return the (A, U) loss of (A, U, C) probabilities."""
         if self.zero_one:
-            return (said.argmax(2) != goal).to(self.stored.dtype)
-        share = said.gather(2, goal.expand(len(said), -1)[:, :, None])[:, :, 0].to(torch.float64)
-        mixed = (1 - self.fuser.smoothing) * share + self.fuser.smoothing / said.shape[2]
+            return (distributions.argmax(2) != goal).to(self.stored.dtype)
+        share = distributions.gather(2, goal.expand(len(distributions), -1)[:, :, None])[:, :, 0].to(torch.float64)
+        mixed = (1 - self.fuser.smoothing) * share + self.fuser.smoothing / distributions.shape[2]
         return -mixed.clamp_max(1).log()
 
 

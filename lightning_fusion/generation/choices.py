@@ -50,7 +50,7 @@ def read_choices(root: str | Path, split: str) -> Choices:
     folder = Path(root) / split
     files = sorted(folder.glob(f"*_{split}.csv"))
     if not files:
-        raise InputError(f"root: found no <subject>_{split}.csv in {folder}; name the folder that holds {split}/")
+        raise InputError(f"root: found no <subject>_{split}.csv in {folder}; name the folder that contains {split}/")
     result = Choices()
     for path in files:
         for number, row in _rows(path):

@@ -168,10 +168,12 @@ class PairFiles:
         limits = {"read": self.max_read, "write": self.max_write}
         both = zip(limits, self._tokens, strict=True)
         cut = {name: sum(len(text) > limits[name] for text in texts) for name, texts in both}
-        told = [
+        counts = [
             f"{cut[name]} to {name} are longer than max_{name} ({limits[name]} tokens)" for name in cut if cut[name]
         ]
-        return f"Of {len(self.part)} pairs, {' and '.join(told)}: experts receive truncated texts." if told else None
+        return (
+            f"Of {len(self.part)} pairs, {' and '.join(counts)}: experts receive truncated texts." if counts else None
+        )
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens."""

@@ -24,7 +24,7 @@ def read_tokenizer(path: str | Path) -> Any:
     tokenizers = require("tokenizers", "text")
     file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
     if not file.is_file():
-        raise InputError(f"tokenizer: found no {file}; give a tokenizer.json, or the folder that holds it")
+        raise InputError(f"tokenizer: found no {file}; give a tokenizer.json, or the folder that contains it")
     return tokenizers.Tokenizer.from_file(str(file))
 
 

@@ -127,9 +127,9 @@ class LinearCKA(Metric):
             InputError: If fewer than 2 samples were seen, or values are not finite.
         """
         if self.rows < 2:
-            raise InputError(f"LinearCKA saw {int(self.rows)} rows; expected 2 or more")
+            raise InputError(f"LinearCKA found {int(self.rows)} rows; expected 2 or more")
         if not (self.xx.isfinite().all() and self.yy.isfinite().all()):
-            raise InputError("LinearCKA saw values that are NaN or infinite; look for the batch that holds them")
+            raise InputError("LinearCKA found values that are NaN or infinite; correct the batch that contains them")
         mean_x, mean_y = self.sum_x / self.rows, self.sum_y / self.rows
         first, second = self.xx - torch.outer(self.sum_x, mean_x), self.yy - torch.outer(self.sum_y, mean_y)
         cross = (self.yx - torch.outer(self.sum_y, mean_x)).square().sum()

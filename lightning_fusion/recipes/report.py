@@ -272,15 +272,15 @@ def same_of_seeds(notes: Sequence[str]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for note in notes:
         groups.setdefault(_FIGURE.sub("#", note), []).append(note)
-    told = []
+    merged = []
     for same in groups.values():
         found = [re.match(r"Seed (\d+)", note) for note in same]
         if len(same) == 1 or not all(found):
-            told += same
+            merged += same
         else:
             seeds = ", ".join(dict.fromkeys(match[1] for match in found if match))
-            told.append(re.sub(r"^Seed \d+", f"Seeds {seeds} (values of the first)", same[0]))
-    return told
+            merged.append(re.sub(r"^Seed \d+", f"Seeds {seeds} (values of the first)", same[0]))
+    return merged
 
 
 def _spread(entry: Mapping[str, Any] | None) -> str:

@@ -193,20 +193,21 @@ def claim_folder(
         raise InputError(f"output: {path} is a file; name a folder")
     if path.is_dir() and not all(undrafted(item.name) == _RUN != item.name for item in path.iterdir()):
         if not marker.is_file():
-            raise InputError(f"output: {path} holds files that no recipe wrote; name another folder")
+            raise InputError(f"output: {path} contains files that no recipe wrote; name another folder")
         found = _recorded(marker)
         if overwrite:
             names = [item.name for item in path.iterdir()]
             strangers = [name for name in names if undrafted(name) not in _WRITTEN and not _MADE.fullmatch(name)]
             if strangers or (found is not None and "recipe" not in found):
                 raise InputError(
-                    f"output: {path} holds files that no recipe wrote ({shorten(sorted(strangers)) or _RUN}); name "
+                    f"output: {path} contains files that no recipe wrote ({shorten(sorted(strangers)) or _RUN}); name "
                     "another folder, or remove it yourself"
                 )
             shutil.rmtree(path)
         elif differ := _difference(found or {}, wanted):
             raise InputError(
-                f"output: {path} holds another run (differs in {differ}); name another folder, or give --overwrite=true"
+                f"output: {path} contains another run (differs in {differ}); name another "
+                "folder, or give --overwrite=true"
             )
         elif found is not None:
             resumed, wanted["seeds"] = True, found["seeds"] | wanted["seeds"]

@@ -35,8 +35,8 @@ def check_domains(data: FusionDataModule) -> None:
     """
     if len(data.domains) < 2:
         raise InputError(
-            f"data: found the domain {shorten(data.domains)} only; fusion needs two at least: say what tells domains "
-            "apart (DomainImageDataModule or num_domains for images, domain_fields for texts and recordings)"
+            f"data: found the domain {shorten(data.domains)} only; fusion needs two at least: set what defines domains "
+            "(DomainImageDataModule or num_domains for images, domain_fields for texts and recordings)"
         )
     for name in data.domains:
         check_name(name, "data: the domain")
@@ -239,8 +239,8 @@ class SeedRun:
         save_weights(trainer, path)
         self.report.took("training", start)
         value = trainer.callback_metrics.get(f"val_{metric}")
-        said = "" if value is None else f"validation {metric} {float(value):.3f}, "
-        self.console.print(f"{label}: {said}{time.perf_counter() - start:.0f} s")
+        score = "" if value is None else f"validation {metric} {float(value):.3f}, "
+        self.console.print(f"{label}: {score}{time.perf_counter() - start:.0f} s")
         return path
 
     def _pool_yaml(self, experts: dict[str, Expert]) -> str:

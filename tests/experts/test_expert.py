@@ -247,9 +247,9 @@ class TestBadCheckpoints:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ([1, 2], "holds a list; expected a state dict"),
-            ({"epoch": 3, "state_dict": {}}, "holds no weights; its keys"),
-            ({"epoch": 3}, "holds no weights; its keys: epoch"),
+            ([1, 2], "contains a list; expected a state dict"),
+            ({"epoch": 3, "state_dict": {}}, "contains no weights; its keys"),
+            ({"epoch": 3}, "contains no weights; its keys: epoch"),
         ],
     )
     def test_no_weights(self, tmp_path, content, message):

@@ -150,8 +150,8 @@ NAN = torch.tensor([[1.0, math.nan], [0, 1], [math.inf, 0], [2, 2]])
         (lambda: heldout_linear_r2(ONES, ONES, train_fraction=0.9), "leaves 4 to fit and 0 to test"),
         (lambda: LinearCKA(3, 3).update(ONES, NAN), r"shapes \(4, 3\) and \(4, 2\); expected \(4, 3\) and \(4, 3\)"),
         (lambda: LinearCKA(3, 3).update(ONES, ONES[:3]), r"\(4, 3\) and \(3, 3\); expected \(4, 3\) and \(4, 3\)"),
-        (lambda: LinearCKA(3, 2)(ONES, NAN), "LinearCKA saw values that are NaN"),
-        (lambda: LinearCKA(3, 3)(ONES[:1], ONES[:1]), "LinearCKA saw 1 rows; expected 2"),
+        (lambda: LinearCKA(3, 2)(ONES, NAN), "LinearCKA found values that are NaN"),
+        (lambda: LinearCKA(3, 3)(ONES[:1], ONES[:1]), "LinearCKA found 1 rows; expected 2"),
     ],
 )
 def test_bad_input_is_named(call, message):

@@ -88,7 +88,7 @@ class TestSeeds:
         run_recipe(Dice(), tmp_path / "run", [0])
         record = json.loads((tmp_path / "run/run.json").read_text())
         (tmp_path / "run/run.json").write_text(json.dumps(record | damage))
-        with pytest.raises(InputError, match="holds another run"):
+        with pytest.raises(InputError, match="contains another run"):
             run_recipe(Dice(), tmp_path / "run", [0])
 
     def test_a_folder_that_cannot_be_made_is_an_error_of_the_output(self, tmp_path):
@@ -186,7 +186,7 @@ class TestClaimFolder:
     )
     def test_another_run_is_rejected_and_named(self, tmp_path, recipe, config, message):
         claim_folder(tmp_path, "foe", {"a": 1})
-        with pytest.raises(InputError, match=f"holds another run .*{message}"):
+        with pytest.raises(InputError, match=f"contains another run .*{message}"):
             claim_folder(tmp_path, recipe, config)
 
     def test_overwrite_empties_a_run(self, tmp_path):
@@ -198,7 +198,7 @@ class TestClaimFolder:
     @pytest.mark.parametrize("overwrite", [False, True])
     def test_foreign_files_are_never_touched(self, tmp_path, overwrite):
         (tmp_path / "thesis.tex").write_text("all of it")
-        with pytest.raises(InputError, match="holds files that no recipe wrote"):
+        with pytest.raises(InputError, match="contains files that no recipe wrote"):
             claim_folder(tmp_path, "foe", {}, overwrite)
         assert (tmp_path / "thesis.tex").read_text() == "all of it"
 
@@ -209,7 +209,7 @@ class TestClaimFolder:
 
     def test_a_damaged_marker_is_another_run(self, tmp_path):
         (tmp_path / "run.json").write_text("{")
-        with pytest.raises(InputError, match="holds another run"):
+        with pytest.raises(InputError, match="contains another run"):
             claim_folder(tmp_path, "foe", {"a": 1})
 
 

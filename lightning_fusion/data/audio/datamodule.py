@@ -30,7 +30,7 @@ _WINDOW_S, _HOP_S, _LOW_HZ, _FLOOR = 0.025, 0.01, 20.0, 1e-6
 class BaseAudioDataModule(ModalityDataModule):
     """Recordings of speakers; base class of all audio tasks and sources.
 
-    The loader yields waveforms (B, T) in [-1, 1]: files are decoded once into memory where they fit, else slice by
+    The loader yields waveforms (B, T) in [-1, 1]: files are decoded once into memory if they fit, else slice by
     slice. In training each epoch draws a new crop of a recording, a function of (seed, epoch, recording). On the
     device the batch is augmented (in training) and transformed to log-mel features.
 
@@ -205,7 +205,7 @@ class BaseAudioDataModule(ModalityDataModule):
         return settings
 
     def fingerprint(self, split: str) -> str:
-        """Return a fingerprint of samples (names and sizes, where files are read lazily), labels and preprocessing."""
+        """Return a fingerprint of samples (names and sizes, if files are read lazily), labels and preprocessing."""
         dataset = self.rows(split)
         files, layout, recordings = self.split.files[split], self.layout, self.recordings
         if recordings.samples is None:
@@ -221,7 +221,7 @@ class BaseAudioDataModule(ModalityDataModule):
         return digest(content, dataset.targets[rows], dataset.domains[rows], rows, lengths, self.preprocessing)
 
     def content_digests(self, dataset: RowDataset, rows: Tensor) -> np.ndarray:
-        """Return digests of whole recordings: names and sizes, where files are read lazily."""
+        """Return digests of whole recordings: names and sizes, if files are read lazily."""
         layout, recordings = self.layout, self.recordings
         files, of_row = np.unique(rows.numpy() % len(layout.names), return_inverse=True)
         if recordings.samples is None:
@@ -418,7 +418,7 @@ class AudioFilesDataModule(BaseAudioDataModule):
         return find_trees(self.root, self.val_root, self.test_root, self.pattern, self.messages)
 
     def read_recordings(self, layout: AudioLayout) -> Recordings:
-        """Inspect the files, and decode them where they fit into memory."""
+        """Inspect the files, and decode them if they fit into memory."""
         return Recordings.of_files(layout.paths(), self.sample_rate_hz, self.memory_limit_gb)
 
     def _check(self) -> None:

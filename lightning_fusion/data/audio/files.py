@@ -1,4 +1,4 @@
-"""Recordings on disk: found by a path pattern, read in slices, held in memory where they fit."""
+"""Recordings on disk: found by a path pattern, read in slices, held in memory if they fit."""
 
 import math
 import os
@@ -77,7 +77,7 @@ class Recordings:
 
     @classmethod
     def of_files(cls, paths: list[str], sample_rate_hz: int, memory_limit_gb: float) -> "Recordings":
-        """Inspect all files, and decode them where they fit into the limit.
+        """Inspect all files, and decode them if they fit into the limit.
 
         Raises:
             InputError: If files cannot be read; the message lists them.

@@ -46,7 +46,7 @@ class BaseLabeledAudioDataModule(BaseAudioDataModule):
 
     @property
     def classes(self) -> list[str]:
-        """Labels of the training recordings, sorted; those of ``labels``, where it lists them."""
+        """Labels of the training recordings, sorted; those of ``labels``, if it lists them."""
         labels = self.label_of_file
         return read_labels(self.labels)[0] or sorted({labels[file] for file in self.split.files["train"]})
 

@@ -22,7 +22,7 @@ class BaseSpeakerDataModule(BaseAudioDataModule):
     ``val_segments`` and ``test_segments`` of 2, which underestimates the error: parts share their session.
 
     Args:
-        max_trials: Maximum number of pairs that are drawn where there is no trial list.
+        max_trials: Maximum number of pairs that are drawn if there is no trial list.
         **shared: Arguments of :class:`~lightning_fusion.data.audio.datamodule.BaseAudioDataModule`.
     """
 

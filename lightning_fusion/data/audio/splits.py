@@ -81,7 +81,7 @@ def split_speakers(
     Args:
         layout: All recordings.
         wanted: Speakers of the splits ``val`` and ``test``.
-        lists: Trial lists of these splits, where given.
+        lists: Trial lists of these splits, if given.
         least: Minimum number of speakers of each split.
         seed: Seed of the draw.
 

@@ -74,10 +74,10 @@ class SyntheticLabeledAudioDataModule(SyntheticVoices, BaseLabeledAudioDataModul
 
 def _layout() -> AudioLayout:
     speakers, numbers = (axis.reshape(-1).tolist() for axis in np.indices((_SPEAKERS, _UTTERANCES)))
-    said = [f"voice_{speaker:02}" for speaker in speakers]
-    names = [f"{voice}/{number}.wav" for voice, number in zip(said, numbers, strict=True)]
+    speaker_names = [f"voice_{speaker:02}" for speaker in speakers]
+    names = [f"{voice}/{number}.wav" for voice, number in zip(speaker_names, numbers, strict=True)]
     vowels = [list(VOWELS)[(speaker + number) % len(VOWELS)] for speaker, number in zip(speakers, numbers, strict=True)]
-    return AudioLayout(names, {"speaker": said, "label": vowels})
+    return AudioLayout(names, {"speaker": speaker_names, "label": vowels})
 
 
 @lru_cache(maxsize=1)

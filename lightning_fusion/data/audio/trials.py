@@ -118,7 +118,7 @@ def draw_trials(
 ) -> Trials:
     """Return all pairs of some samples, or draw ``max_trials`` of them.
 
-    Two samples of one recording share the session and are an easy pair: they are paired only where their speaker has
+    Two samples of one recording share the session and are an easy pair: they are paired only if their speaker has
     no other recording. Where there are too many pairs, half of the draws are same-speaker pairs (all of them, if they
     are fewer), and each kind is drawn uniformly: error rates are fractions of each kind and do not depend on the
     balance (our choice).

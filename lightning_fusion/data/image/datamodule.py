@@ -28,7 +28,7 @@ class ImageLayout:
 
     Attributes:
         classes: Names of the C classes.
-        domains: Names of the D domains, where the source defines domains.
+        domains: Names of the D domains, if the source defines domains.
         member: (C, D) bool, the classes of each domain.
     """
 
@@ -45,8 +45,8 @@ class ImageTable:
         images: (N, channels, H, W) uint8, or a reader that takes index tensors. The text ``identity(rows)`` of a
             reader replaces the pixels in fingerprints.
         label: (N,) int64, index of each image's class in the layout's ``classes``.
-        domain: (N,) int64, index of each image's domain in the layout's ``domains``, where it has domains.
-        test: (N,) bool, the test split of the source, where it has one.
+        domain: (N,) int64, index of each image's domain in the layout's ``domains``, if it has domains.
+        test: (N,) bool, the test split of the source, if it has one.
         readable: (N,) bool, which images can be decoded. ``None`` means all.
     """
 
@@ -83,7 +83,7 @@ class BaseImageDataModule(ModalityDataModule):
     on it. In the protocol ``paper`` (Wang et al., ICLR 2024, as released) each domain holds out its own fraction, and
     the fuser training set is their union: with overlapping domains most experts are trained on most of it.
 
-    Images are decoded once into memory as uint8 where they fit, else file by file for each batch. Batches are
+    Images are decoded once into memory as uint8 if they fit, else file by file for each batch. Batches are
     converted to floats, augmented and normalized on the device.
 
     A source is a subclass: its constructor passes ``**shared`` on, stores its own arguments as attributes and ends with
@@ -150,7 +150,7 @@ class BaseImageDataModule(ModalityDataModule):
         raise NotImplementedError(f"{type(self).__name__} must implement read_layout()")
 
     def read_images(self, layout: ImageLayout) -> ImageTable:
-        """Read all images with ``self.channels`` channels, at ``self.image_size`` where that is set.
+        """Read all images with ``self.channels`` channels, at ``self.image_size`` if that is set.
 
         Args:
             layout: Result of :meth:`read_layout`.
@@ -203,14 +203,14 @@ class BaseImageDataModule(ModalityDataModule):
         }
 
     def fingerprint(self, split: str) -> str:
-        """Return a fingerprint of pixels (paths and sizes, where files are read lazily), labels and preprocessing."""
+        """Return a fingerprint of pixels (paths and sizes, if files are read lazily), labels and preprocessing."""
         dataset = self.rows(split)
         rows, inputs = dataset.rows, dataset.inputs
         content = inputs.identity(rows) if hasattr(inputs, "identity") else inputs[rows]
         return digest(content, dataset.targets[rows], dataset.domains[rows], rows, self.preprocessing)
 
     def content_digests(self, dataset: RowDataset, rows: Tensor) -> np.ndarray:
-        """Return digests of pixels; of names and sizes, where files are read lazily."""
+        """Return digests of pixels; of names and sizes, if files are read lazily."""
         identify = getattr(dataset.inputs, "identity", None)
         return super().content_digests(dataset, rows) if identify is None else row_digests(identify(rows).split("\n"))
 
@@ -383,7 +383,7 @@ class BaseImageDataModule(ModalityDataModule):
         return self._hold_out(strata, usable, self.test_fraction, 1)
 
     def equal_images(self) -> np.ndarray | None:
-        """Return the (N,) first image of the same content for each image; None where images are not in memory."""
+        """Return the (N,) first image of the same content for each image; None if images are not in memory."""
         images = self._table.images
         return equal_rows(images.numpy()) if isinstance(images, Tensor) else None
 

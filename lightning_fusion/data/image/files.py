@@ -67,7 +67,7 @@ class ImageFiles:
         )
 
     def load(self, limit_gb: float, skip_unreadable: bool) -> tuple[Rows, np.ndarray]:
-        """Return the decoded images, or this reader where they do not fit into memory, and a mask of readable files.
+        """Return the decoded images, or this reader if they do not fit into memory, and a mask of readable files.
 
         Args:
             limit_gb: Memory limit; decoded images larger than this stay on disk.

@@ -123,7 +123,7 @@ class ImageDataModule(ImageTreeDataModule, UndividedImageDataModule):
         return TreeLayout(classes, files=files)
 
     def read_images(self, layout: ImageLayout) -> ImageTable:
-        """Decode the files where they fit into memory."""
+        """Decode the files if they fit into memory."""
         table = self._decode(layout)
         table.test = np.array([file.folder == "test" for file in layout.files])  # type: ignore[attr-defined]
         return table
@@ -173,7 +173,7 @@ class DomainImageDataModule(ImageTreeDataModule):
         return TreeLayout(classes, domains, member, files)
 
     def read_images(self, layout: ImageLayout) -> ImageTable:
-        """Decode the files where they fit into memory."""
+        """Decode the files if they fit into memory."""
         table = self._decode(layout)
         number = {name: position for position, name in enumerate(layout.domains)}
         table.domain = np.array([number[file.folder] for file in layout.files])  # type: ignore[attr-defined]

@@ -27,9 +27,9 @@ class Source:
         names: (R,) names of the recordings, for messages.
         fields: (R,) texts of each field.
         channels: Names of the channels, or features.
-        window: Number of samples of a window, where the source provides windows.
-        origins: File and line of each ready window, where windows are the lines of files.
-        moment: (R,) index of simultaneous recordings, such as positions of one file; each recording by itself where
+        window: Number of samples of a window, if the source provides windows.
+        origins: File and line of each ready window, if windows are the lines of files.
+        moment: (R,) index of simultaneous recordings, such as positions of one file; each recording by itself if
             None.
     """
 
@@ -95,9 +95,9 @@ def arrange(
 
     Args:
         source: Source of the recordings.
-        domain_fields: Fields whose values, joined by ``_``, name the domain; one domain, ``all``, where empty.
+        domain_fields: Fields whose values, joined by ``_``, name the domain; one domain, ``all``, if empty.
         group_field: Field that names the group of a domain.
-        session_fields: Fields that identify a session; each recording is a session where empty.
+        session_fields: Fields that identify a session; each recording is a session if empty.
         split_field: Field that names the split.
 
     Raises:
@@ -161,7 +161,7 @@ def _joined(source: Source, names: Sequence[str]) -> np.ndarray:
 def named_splits(
     arrangement: Arrangement, names: Sequence[str], counts: np.ndarray, val_fraction: float, seed: int
 ) -> np.ndarray:
-    """Return the (U,) splits that recordings name; a part of ``train`` is drawn for validation where none is named.
+    """Return the (U,) splits that recordings name; a part of ``train`` is drawn for validation if none is named.
 
     Args:
         arrangement: Arrangement with splits.

@@ -49,7 +49,7 @@ class BaseSensorDataModule(DomainsDataModule):
                 self.root = root
                 self._configure()
 
-    Within each domain (each group, where ``session_fields`` are given) whole sessions are drawn for validation and
+    Within each domain (each group, if ``session_fields`` are given) whole sessions are drawn for validation and
     testing, with similar fractions of the labels; overlapping windows of one session in two splits would leak training
     data. The loader yields values as recorded, (B, channels, T) or (B, features); on the device they are augmented (in
     training) and normalized.
@@ -62,7 +62,7 @@ class BaseSensorDataModule(DomainsDataModule):
         session_fields: Fields that identify a session: samples that agree in them, and in the group, are never in two
             splits. ``None`` (default) means that each recording (each row of a table) is a session.
         split_field: Field with the value ``train``, ``val`` or ``test``. A part of ``train`` is drawn for validation
-            where no recording is in ``val``.
+            if no recording is in ``val``.
         domain: Names of the selected domains, with their own classes. ``None`` (default) selects all. Splits do not
             depend on it.
         labels: All permitted labels, in the order of the targets; any other is an error. ``None`` means the labels in
@@ -88,9 +88,9 @@ class BaseSensorDataModule(DomainsDataModule):
     unit: ClassVar[str] = "recordings"
     """What the rows of a source are called in messages."""
     default_domain_fields: ClassVar[tuple[str, ...]] = ()
-    """Fields that name the domain where ``domain_fields`` is None."""
+    """Fields that name the domain if ``domain_fields`` is None."""
     default_group_field: ClassVar[str | None] = None
-    """Field that names the group where neither ``domain_fields`` nor ``group_field`` is given."""
+    """Field that names the group if neither ``domain_fields`` nor ``group_field`` is given."""
     _constant: dict[str, list[str]]  # channels without any change, by the name of a recording
     stage_of = {
         **dict.fromkeys(("labels", "ignored_labels"), Stage.CUTTING),

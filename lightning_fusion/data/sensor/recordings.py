@@ -196,7 +196,7 @@ class SensorDataModule(WindowedSensorDataModule):
 
     @property
     def _positions(self) -> dict[str, list[str]]:
-        """Names of the channels of each body position; empty where files contain a single one."""
+        """Names of the channels of each body position; empty if files contain a single one."""
         named = self.channels if isinstance(self.channels, dict) else {}
         return {str(position): as_names(columns) for position, columns in named.items()}
 

@@ -78,7 +78,7 @@ def load_series(recordings: Iterable[Recorded], entry: Path | None = None) -> Se
     """Read recordings into one array, or map the array that an earlier run cached.
 
     Args:
-        recordings: Iterable that reads one recording after the other, used where they are not cached; at most one of
+        recordings: Iterable that reads one recording after the other, used if they are not cached; at most one of
             them is in memory while the cache is written.
         entry: Folder of the array in a cache, named by a fingerprint of files and format. ``None`` keeps the samples in
             memory and writes no file.
@@ -211,7 +211,7 @@ def _encode(one: Recorded, numbers: dict[str, int], forms: LabelForms) -> np.nda
 def find_other_scales(rms: np.ndarray, alike: np.ndarray) -> np.ndarray:
     """Find recordings on a different scale than comparable ones, possibly in another unit.
 
-    A recording is reported where at least half of its channels are all more than 4 times larger, or all smaller, than
+    A recording is reported if at least half of its channels are all more than 4 times larger, or all smaller, than
     the median of comparable recordings: turning a sensor moves gravity from one axis to another, but does not scale
     all axes alike. Fewer than three comparable recordings are not compared. (Our choices.)
 

@@ -22,7 +22,7 @@ from lightning_fusion.files import digest
 class FeatureTableDataModule(BaseSensorDataModule):
     r"""Samples from a table of precomputed features; columns that are not features are fields.
 
-    Rows are split one by one within a domain; where several rows come from one recording, set ``session_fields`` to the
+    Rows are split one by one within a domain; if several rows come from one recording, set ``session_fields`` to the
     column that identifies it. Missing values are replaced by the median of the training samples.
 
     Args:
@@ -88,18 +88,18 @@ class FeatureTableDataModule(BaseSensorDataModule):
             how = "; with columns: numbered the names are 0, 1, 2, ..." if self.columns == "numbered" else ""
             raise InputError(f"{path} has no column {shorten(unknown)}; its columns are {shorten(names, 9)}{how}")
         chosen = features or [name for name in names if name not in aside]
-        values, said = read_columns(path, chosen, texts, columns or None, self.delimiter, self.missing)
+        values, labels = read_columns(path, chosen, texts, columns or None, self.delimiter, self.missing)
         first = 1 if columns else 2
         if not len(values):
             raise InputError(f"{path} is empty: found no row of features")
-        for name, column in zip(texts, said.T, strict=True):
+        for name, column in zip(texts, labels.T, strict=True):
             if len(blank := np.flatnonzero(np.isin(column, np.array(["", "nan", self.missing], object)))):
                 raise InputError(f"{path}, row {blank[0] + first}: {name} is missing; fill it in, or remove the row")
         if np.isinf(values).any():
             row, place = np.argwhere(np.isinf(values))[0].tolist()
             raise InputError(f"{path}, row {row + first}: {chosen[place]} is infinite; repair or remove the row")
         forms = LabelForms()
-        found, codes = np.unique([forms(name) for name in said[:, 0]], return_inverse=True)
+        found, codes = np.unique([forms(name) for name in labels[:, 0]], return_inverse=True)
         check_labels(found.tolist())
         count, floats = len(values), values.astype(np.float32)
         series = Series(
@@ -113,10 +113,10 @@ class FeatureTableDataModule(BaseSensorDataModule):
             forms.merged,
         )
         rows = [f"{path}, row {row + first}," for row in range(count)]
-        return Source(series, rows, dict(zip(texts, said.T, strict=True)), chosen)
+        return Source(series, rows, dict(zip(texts, labels.T, strict=True)), chosen)
 
     def origins(self, index: Tensor) -> Origins:
-        """Return the line of each sample in the file; the row where lines and rows differ."""
+        """Return the line of each sample in the file; the row if lines and rows differ."""
         rows = self._cut.starts[index.numpy()]
         with open(self.root, "rb") as file:
             lines = np.array([number for number, line in enumerate(file, 1) if line.strip()])

@@ -90,12 +90,12 @@ class UCIHARDataModule(BaseSensorDataModule):
             runs = [one[:-1] if number < len(part) - 1 else one for part in parts for number, one in enumerate(part)]
         recorded = [Recorded(samples[run].reshape(-1, len(channels)), label[run[0]]) for run in runs]
         begins = [run[0] for run in runs]
-        said = [f"{root}: {split[run[0]]}, lines {line[run[0]] + 1} to {line[run[-1]] + 1}," for run in runs]
+        places = [f"{root}: {split[run[0]]}, lines {line[run[0]] + 1} to {line[run[-1]] + 1}," for run in runs]
         fields = {"subject": subject[begins], "split": split[begins]}
         rows = np.concatenate(runs)
         folders, folder = np.unique(split[rows], return_inverse=True)
         origins = Origins([str(Path(root, name)) for name in folders], folder, line[rows] + 1, "line")
-        return Source(load_series(recorded), said, fields, list(channels), samples.shape[1], origins=origins)
+        return Source(load_series(recorded), places, fields, list(channels), samples.shape[1], origins=origins)
 
     def _check(self) -> None:
         super()._check()

@@ -125,10 +125,10 @@ class ColumnTextDataModule(BaseTextDataModule):
         domain_fields: Columns whose values, joined by ``_``, name a domain (slashes and dots become underscores,
             because names of experts may not contain them). ``None`` (default) means a single domain.
         split_field: Column with the value ``train``, ``val`` or ``test``. A part of ``train`` is drawn for validation
-            where no row is in ``val``.
+            if no row is in ``val``.
         value_names: Names of the values of some columns: ``{label: {"1": bad, "5": good}}``.
         out_of_scope_label: Label of texts of none of the classes; such a row needs no domain.
-        out_of_scope: ``keep`` includes these texts in validation and test where no ``domain`` is selected: without
+        out_of_scope: ``keep`` includes these texts in validation and test if no ``domain`` is selected: without
             domain, and with an additional last class that no expert has. Any prediction for them is wrong, so
             risk-coverage curves over these splits measure abstention.
         **shared: Arguments of :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule`.

@@ -30,8 +30,8 @@ _FRACTIONS = ("val_fraction", "test_fraction", "fuser_fraction")
 class BaseTextDataModule(DomainsDataModule):
     """Labeled texts with domains, tokenized once; no text is in two splits.
 
-    Splits are drawn by domain and label, where the source names none. Texts that differ only in case, whitespace or
-    Unicode form are placed in one split; where the source names the splits, such texts are left out of training (and
+    Splits are drawn by domain and label, if the source names none. Texts that differ only in case, whitespace or
+    Unicode form are placed in one split; if the source names the splits, such texts are left out of training (and
     validation) if they are in a later split.
 
     The input of a batch is a dict of ``input_ids`` and ``attention_mask``, (B, L) int64, padded to its longest text.

@@ -26,7 +26,7 @@ class TextDataModule(ColumnTextDataModule):
         columns: Names of the columns of files without a header.
         delimiter: Column delimiter. ``None`` (default) means a tab for ``.tsv`` and a comma otherwise.
         quoting: ``csv``: quotes enclose cells that contain the delimiter, quotes or line breaks. ``none``: quotes are
-            part of the texts, and each line is a row. ``None`` (default) means ``none`` where the delimiter is a tab,
+            part of the texts, and each line is a row. ``None`` (default) means ``none`` if the delimiter is a tab,
             and ``csv`` otherwise.
         encoding: Encoding of the files.
         **shared: Arguments of :class:`~lightning_fusion.data.text.columns.ColumnTextDataModule` (roles of columns) and

@@ -69,7 +69,7 @@ class Clinc150TextDataModule(BaseTextDataModule):
 
     Args:
         root: Folder with ``data_full.json`` and ``domains.json``.
-        out_of_scope: ``keep`` includes out-of-scope queries in validation and test where no ``domain`` is selected:
+        out_of_scope: ``keep`` includes out-of-scope queries in validation and test if no ``domain`` is selected:
             without domain, and with an additional last class that no expert has. Any prediction for them is wrong, so
             risk-coverage curves over these splits measure abstention.
         **shared: Arguments of :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule`.

@@ -48,7 +48,7 @@ def read_delimited(
         encoding: Encoding of the file.
         delimiter: Column delimiter. ``None`` selects it by the suffix, a comma for unknown suffixes.
         columns: Names of the columns of a file without a header.
-        quoting: ``csv``, or ``none`` where quotes are part of the texts. ``None`` selects ``none`` for tabs.
+        quoting: ``csv``, or ``none`` if quotes are part of the texts. ``None`` selects ``none`` for tabs.
         tell: Function that warns about cells that quotes may have merged or that keep their quotes, and about content
             that another encoding explains better.
 
@@ -150,9 +150,9 @@ def _json_values(content: str, path: Path) -> Iterator[tuple[int, Any]]:
         try:
             pairs, place = decoder.raw_decode(content, place)
         except ValueError as error:
-            said = str(error).partition(": line")[0]  # counts from where it began
+            reason = str(error).partition(": line")[0]  # counts from where it began
             raise InputError(
-                f"{path}, line {line}: {said}; expected JSON objects, one per line or in an array"
+                f"{path}, line {line}: {reason}; expected JSON objects, one per line or in an array"
             ) from error
         yield line, pairs
         place = between.match(content, place).end()  # type: ignore[union-attr]

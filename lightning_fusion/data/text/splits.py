@@ -18,7 +18,7 @@ def draw_splits(
     fuser_fraction: float,
     seed: int,
 ) -> np.ndarray:
-    """Assign texts to splits; where the source names none they are drawn by domain and label, group by group.
+    """Assign texts to splits; if the source names none they are drawn by domain and label, group by group.
 
     A group is in the latest split that one of its texts names; its texts that name an earlier split are left out.
 
@@ -27,7 +27,7 @@ def draw_splits(
         domain: (N,) domain indices, -1 for none.
         named: (N,) 0, 1, 2 for train, val and test, -1 where the source names none.
         group: (N,) group indices, the same for equal texts.
-        val_fraction: Fraction of all texts (of the training texts, where the source names a test split) for
+        val_fraction: Fraction of all texts (of the training texts, if the source names a test split) for
             validation, and of the fuser's texts for the validation split of the fuser.
         test_fraction: Fraction of all texts for testing.
         fuser_fraction: Fraction of the texts outside the test split that is held out for the fuser.

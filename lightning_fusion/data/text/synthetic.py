@@ -47,10 +47,10 @@ def synthetic_texts(overlap: float = 0.3, num_domains: int = 4, rows: int = 240,
     for domain in range(num_domains):
         for row in range(rows):
             kind = row % 2
-            said = templates[generator.integers(len(templates))].format(
+            text = templates[generator.integers(len(templates))].format(
                 n=word(domain, 2), m=word(domain, 2), w=word(domain, kind), v=word(domain, kind)
             )
-            texts.add(said, ("bad", "good")[kind], f"domain_{domain}", ("synthetic", len(texts.texts)))
+            texts.add(text, ("bad", "good")[kind], f"domain_{domain}", ("synthetic", len(texts.texts)))
     return texts
 
 

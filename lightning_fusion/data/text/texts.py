@@ -34,7 +34,7 @@ class Texts:
         pairs: Second texts; ``None`` if there are none.
         labels: Label of each text.
         domains: Domain of each text; empty for a text without a domain.
-        splits: (N,) 0, 1, 2 for train, val, test; empty where splits are to be drawn.
+        splits: (N,) 0, 1, 2 for train, val, test; empty if splits are to be drawn.
         where: File (or table) and line of each text.
         out_of_scope: Whether the label of each text is outside the classes.
         forms: Function that returns the canonical form of a label.

@@ -234,7 +234,7 @@ def load_corpus(
     """Read and tokenize texts, or map the tokens that an earlier run cached.
 
     Args:
-        read: Function that reads the texts, called where they are not cached.
+        read: Function that reads the texts, called if they are not cached.
         choose_tokenizer: Function of the texts and their groups that returns a tokenizer.
         max_length: Maximum number of tokens of a text.
         unreadable: ``raise`` an error for texts that are empty or contain unknown tokens only, or ``drop`` them.

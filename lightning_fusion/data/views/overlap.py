@@ -62,7 +62,7 @@ class OverlapDataModule(DataView):
 
     @property
     def own_domains(self) -> list[str]:
-        """Name of the expert's domain; all domains where ``overlap`` is 1."""
+        """Name of the expert's domain; all domains if ``overlap`` is 1."""
         return self.domains if self.overlap == 1 else [self.domain]
 
     def make_rows(self, split: str) -> RowDataset:

@@ -131,7 +131,7 @@ class RoleDataModule(DataView):
 
 
 def with_roles(data: FusionDataModule) -> FusionDataModule:
-    """Return data in the ``fuser`` role, wrapped in :class:`RoleDataModule` where they have no roles.
+    """Return data in the ``fuser`` role, wrapped in :class:`RoleDataModule` if they have no roles.
 
     Args:
         data: Data module of the library.

@@ -29,9 +29,9 @@ class TargetDataModule(DataView):
         data: Data module of the library.
         domain: Name of one of its ``domains``.
         labeled_fraction: Fraction of the training samples of each class that keep their label.
-        labeled_per_class: Number of labeled samples of each class instead; all where a class has fewer.
+        labeled_per_class: Number of labeled samples of each class instead; all if a class has fewer.
         min_per_class: With ``labeled_fraction``: minimum number of each class, 1 for data with rare classes.
-        min_labeled: Minimum number of labeled samples in every training batch (all where there are fewer).
+        min_labeled: Minimum number of labeled samples in every training batch (all if there are fewer).
         unlabeled: Keep the unlabeled samples in the training split; a local model trains without them.
         seed: Seed of the draw of labels and of the order.
 

@@ -28,17 +28,17 @@ def weight_files(path: str) -> list[Path]:
             raise InputError(f"path: found no folder {path}; give a model's folder, or its name on the hub")
         return []
     if not (folder / "config.json").is_file():
-        raise InputError(f"path: {path} holds no config.json; give a folder that save_pretrained wrote")
+        raise InputError(f"path: {path} has no config.json; give a folder that save_pretrained wrote")
     found = sorted(folder.glob("*.safetensors"))
     if not found:
         pickled = sorted(file.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(kind))
         if pickled:
             raise InputError(
-                f"path: {path} holds pickled weights only ({shorten(pickled)}), which could run code when they are "
+                f"path: {path} contains pickled weights only ({shorten(pickled)}), which could run code when they are "
                 "read; where you trust them, convert once: load the model with transformers and save_pretrained it, "
                 "which writes model.safetensors"
             )
-        raise InputError(f"path: {path} holds no weights; expected model.safetensors, as save_pretrained writes it")
+        raise InputError(f"path: {path} contains no weights; expected model.safetensors, as save_pretrained writes it")
     return found
 
 
@@ -80,7 +80,7 @@ def _load(kind: str, path: str, download: bool) -> Any:
         ) from error
     if lacking := sorted(found["missing_keys"]):
         raise InputError(
-            f"path: {path} holds no weights for {shorten(lacking)} of {kind}, which would be drawn at random: it is "
+            f"path: {path} contains no weights for {shorten(lacking)} of {kind}, which would be drawn at random: it is "
             "another kind of model, or its config.json is that of another"
         )
     return model.eval()
@@ -184,7 +184,7 @@ class TransformersGenerator(nn.Module):
     """Sequence-to-sequence or causal language model of transformers with greedy decoding, safetensors only.
 
     Its embedding is the masked mean of the last layer's states over input and written text: of encoder and decoder,
-    where there are two. It is a :class:`~lightning_fusion.generation.expert.Writer`.
+    if there are two. It is a :class:`~lightning_fusion.generation.expert.Writer`.
 
     Args:
         path: A folder written by ``save_pretrained``, or a name on the hub.
@@ -266,7 +266,7 @@ class TransformersGenerator(nn.Module):
         return labels.masked_fill(torch.arange(labels.shape[1], device=target.device) > lengths, -100)
 
     def _read(self, input: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return tokens and mask, with padding on the left where the text continues the input."""
+        """Return tokens and mask, with padding on the left if the text continues the input."""
         ids, mask = _check_input(input, self.vocab_size, self.path, self.longest)
         if not self.both:
             ids, mask = _gathered(ids, mask, mask != 0)

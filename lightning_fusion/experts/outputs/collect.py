@@ -73,7 +73,7 @@ def collect(
         keep_representations: Store each expert's representations as well.
         trainer: Trainer that runs the experts. ``None`` (default) uses a default Trainer on the available device.
         overwrite: Replace a store of another pool or other data.
-        on_failure: Behavior where an expert raises, or a row of its outputs has another shape or is no distribution:
+        on_failure: Behavior if an expert raises, or a row of its outputs has another shape or is no distribution:
             ``raise``, or ``skip``: the answer is missing (NaN, and marked in ``missing`` of the split), with a warning.
             A batch that fails as a whole is halved, and each half is queried again, down to single samples: one failing
             sample of 64 takes 12 more calls. An expert without a valid answer for its first samples (one batch) raises.
@@ -226,7 +226,7 @@ def _check_identified(pool: ExpertPool, folder: Path) -> None:
         reason = expert.unknown_state()
         if reason is not None:
             raise InputError(
-                f"output: {folder} holds outputs of expert {name}, and whether it has changed since cannot be told: "
+                f"output: {folder} contains outputs of expert {name}, and whether it has changed since is unknown: "
                 f"{reason}; set the expert's version, or collect again with overwrite (--overwrite=true)"
             )
 
@@ -346,7 +346,7 @@ class _Collecting(LightningModule):
         return {name: np.concatenate(parts) for name, parts in self._sample_arrays.get(split, {}).items()}
 
     def parts(self, split: str) -> list[dict[str, np.ndarray]]:
-        """Return the arrays to be sorted: outputs as well, where the loader's order is not that of the index."""
+        """Return the arrays to be sorted: outputs as well, if the loader's order is not that of the index."""
         arrays = self.sample_arrays(split)
         if not arrays:
             return []

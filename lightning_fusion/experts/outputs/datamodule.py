@@ -80,7 +80,7 @@ class OutputsDataModule(SlicedDataModule):
         memory_limit_gb: A split larger than this stays on disk; its batches are read from the memory map.
         representations: Read the experts' representations as well, if ``collect`` stored them.
         verify: Compare the arrays of a folder with their digests, which reads all bytes once.
-        train_split: Split of the store that a fuser trains on: ``train``, or ``val`` where experts were trained on
+        train_split: Split of the store that a fuser trains on: ``train``, or ``val`` if experts were trained on
             ``train``. Then a part of ``val`` is held out for validation.
         val_fraction: With ``train_split: val``, the fraction of its samples of each class that is held out.
         allow_seen: Train a fuser on samples most of which an expert was trained on, with a warning.
@@ -168,7 +168,7 @@ class OutputsDataModule(SlicedDataModule):
 
     @property
     def representation_dims(self) -> dict[str, int]:
-        """Size of each expert's representation, in order; empty where they are not read.
+        """Size of each expert's representation, in order; empty if they are not read.
 
         Raises:
             InputError: If the store has none.
@@ -197,7 +197,7 @@ class OutputsDataModule(SlicedDataModule):
         return Origins(files, file, np.concatenate(position)[where] if position else None, known[0].unit)
 
     def notes(self, index: Tensor) -> list[str]:
-        """Return what the predictions of samples should be read with; an empty text where that is nothing.
+        """Return what the predictions of samples should be read with; an empty text if that is nothing.
 
         Args:
             index: (B,) int64 sample indices.

@@ -18,7 +18,7 @@ from lightning_fusion.files import digest
 
 
 def check_whole(split: str, found: int, expected: int | None) -> None:
-    """Raise InputError where a loader gave no samples, or others than all of its data set.
+    """Raise InputError if a loader gave no samples, or others than all of its data set.
 
     Args:
         split: Name of the split.
@@ -108,20 +108,20 @@ def loader_of(data: LightningDataModule, split: str) -> DataLoader[Any]:
 
 
 def ordered(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """Return the loader without shuffling where possible; the store is sorted by index in any case."""
+    """Return the loader without shuffling if possible; the store is sorted by index in any case."""
     if isinstance(loader.sampler, SliceSampler):
         loader.sampler.shuffle = False
     return loader
 
 
 def expected_rows(data: LightningDataModule, split: str) -> int | None:
-    """Return the number of samples of a split; None where the data set has no length."""
+    """Return the number of samples of a split; None if the data set has no length."""
     dataset = loader_of(data, split).dataset
     return len(dataset) if hasattr(dataset, "__len__") else None
 
 
 def warn_class_order(data: LightningDataModule, split: str, classes: Sequence[str]) -> None:
-    """Warn where the data set of a split, such as torchvision's ImageFolder, counts classes in another order.
+    """Warn if the data set of a split, such as torchvision's ImageFolder, counts classes in another order.
 
     Args:
         data: Data module.

@@ -27,7 +27,7 @@ def seen_samples(experts: Mapping[str, Expert], data: Any, split: str) -> np.nda
         split: Split of the data.
 
     Returns:
-        None where no expert records its training samples, or the data module does not identify its samples.
+        None if no expert records its training samples, or the data module does not identify its samples.
     """
     known = [expert.training_samples for expert in experts.values()]
     if all(found is None for found in known) or not isinstance(data, FusionDataModule):
@@ -41,7 +41,7 @@ def seen_samples(experts: Mapping[str, Expert], data: Any, split: str) -> np.nda
 
 
 def describe_seen(seen: np.ndarray, names: Sequence[str], split: str) -> str | None:
-    """Say how many samples of a split experts were trained on; None where they were trained on none.
+    """Say how many samples of a split experts were trained on; None if they were trained on none.
 
     Args:
         seen: (N, K) bool.
@@ -94,11 +94,11 @@ def check_unseen(seen: np.ndarray, names: Sequence[str], split: str, allow: bool
 
 
 def warn_seen(experts: Mapping[str, Expert], data: Any) -> None:
-    """Warn where experts were trained on the training samples of raw data that a fuser is trained on.
+    """Warn if experts were trained on the training samples of raw data that a fuser is trained on.
 
     Args:
         experts: Experts by name.
-        data: Data module; None where there is none.
+        data: Data module; None if there is none.
     """
     seen = seen_samples(experts, data, "train")
     if seen is not None:

@@ -50,11 +50,11 @@ class OutputsSplit:
         probabilities: (N, C_k) float32 by expert; NaN where an answer is missing.
         target: (N,) int64.
         domain: (N, D) bool.
-        index: (N,) int64, unique; ascending where ``collect`` made it.
-        representations: (N, D_k) float32 by expert, where they were collected.
+        index: (N,) int64, unique; ascending if ``collect`` made it.
+        representations: (N, D_k) float32 by expert, if they were collected.
         missing: (N, K) bool, missing outputs. ``None`` means none.
-        origins: File and place in it of each sample, where ``collect`` knew them.
-        notes: (N,) what a prediction should be read with, where ``collect`` knew it.
+        origins: File and place in it of each sample, if ``collect`` knew them.
+        notes: (N,) what a prediction should be read with, if ``collect`` knew it.
         seen: (N, K) bool, which samples each expert was trained on, as far as checkpoints record it. ``None`` means
             that nothing is recorded.
         classes: Names of the C classes of the task, set by the store.
@@ -165,7 +165,7 @@ class ExpertOutputs:
 
     @property
     def expert_domains(self) -> dict[str, list[str]]:
-        """Domains that each expert was trained on; empty where unknown."""
+        """Domains that each expert was trained on; empty if unknown."""
         return {name: list(metadata.get("domains") or []) for name, metadata in self.experts.items()}
 
     def fuser_arguments(self) -> dict[str, Any]:
@@ -250,7 +250,9 @@ class ExpertOutputs:
         """
         metadata = pool.metadata()
         if list(metadata) != self.names:
-            raise InputError(f"{self._where()} holds experts {shorten(self.names)}; the pool has {shorten(metadata)}")
+            raise InputError(
+                f"{self._where()} contains experts {shorten(self.names)}; the pool has {shorten(metadata)}"
+            )
         for name, entry in metadata.items():
             if self.experts[name]["fingerprint"] not in (None, entry["fingerprint"]):
                 hint = "" if isinstance(pool.members[name].network, nn.Module) else f"; {VERSION_HINT}"
@@ -321,7 +323,7 @@ class ExpertOutputs:
         """Build outputs from existing predictions of experts of any framework.
 
         Args:
-            splits: For each split a dict with ``probabilities`` ({expert: (N, C_k)}), ``target`` (N,) and, where known,
+            splits: For each split a dict with ``probabilities`` ({expert: (N, C_k)}), ``target`` (N,) and, if known,
                 ``domain`` (N, D) bool, ``index`` (N,), ``representations`` ({expert: (N, D_k)}) and ``missing``.
             expert_classes: Classes of each expert, in the order of its columns. Data frames and lists of dicts are read
                 by the names of their columns or keys instead, as are data frames for ``domain`` and ``missing``.

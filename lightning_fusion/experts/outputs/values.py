@@ -35,7 +35,7 @@ def origin_names(origins: Origins | None, notes: Sequence[str] | None) -> dict[s
 
 
 def read_origins(stored: ArrayStore, split: str, names: Mapping[str, Any]) -> tuple[Origins | None, list[str] | None]:
-    """Return origins and notes of the samples of a split, where the store has them.
+    """Return origins and notes of the samples of a split, if the store has them.
 
     Args:
         stored: Arrays of the store.

@@ -220,8 +220,8 @@ def _check_network(
         try:
             tried.eval()(batch.input)
         except (RuntimeError, ValueError, TypeError) as error:
-            shape, said = tuple(batch.input.shape[1:]), str(error).partition("\n")[0]
-            raise InputError(f"{who}: fails on the samples of the data, of shape {shape}: {said}") from error
+            shape, reason = tuple(batch.input.shape[1:]), str(error).partition("\n")[0]
+            raise InputError(f"{who}: fails on the samples of the data, of shape {shape}: {reason}") from error
 
 
 def _names_trials(data: Any) -> bool:

@@ -243,14 +243,14 @@ class _Answers:
     def __init__(
         self,
         parts: dict[str, Choices],
-        said: dict[str, dict[str, np.ndarray]],
+        outputs: dict[str, dict[str, np.ndarray]],
         category: dict[str, np.ndarray],
         categories: list[str],
     ) -> None:
-        self.said, self.category, self.categories, self.names = said, category, categories, list(said)
+        self.outputs, self.category, self.categories, self.names = outputs, category, categories, list(outputs)
         self.right = {
             split: np.stack(
-                [one[f"{split}_likelihood"].argmax(1) == np.array(part.answers) for one in said.values()], 1
+                [one[f"{split}_likelihood"].argmax(1) == np.array(part.answers) for one in outputs.values()], 1
             )
             for split, part in parts.items()
         }
@@ -278,8 +278,8 @@ class _Answers:
 
     def _representations(self, expert: str, split: str, kind: str) -> np.ndarray:
         if kind == "embeddings":
-            return self.said[expert][f"{split}_embedding"]
-        return torch.from_numpy(self.said[expert][f"{split}_likelihood"]).softmax(1).numpy()
+            return self.outputs[expert][f"{split}_embedding"]
+        return torch.from_numpy(self.outputs[expert][f"{split}_likelihood"]).softmax(1).numpy()
 
     def score(self, report: Report, seed: int) -> None:
         """Evaluate single experts and rules."""

@@ -203,9 +203,9 @@ class _Target:
         """Return all results as rows of the report."""
         few = self.data.variant(unlabeled=False)
         others = {name: self.run.experts[name] for name in self.others}
-        said = self._query("all", others | {self.name: self.run.own[self.name]}, few)
-        known, test = said.scattered("train"), said.scattered("test")
-        label, truth = np.asarray(said["train"].target), np.asarray(said["test"].target)
+        outputs = self._query("all", others | {self.name: self.run.own[self.name]}, few)
+        known, test = outputs.scattered("train"), outputs.scattered("test")
+        label, truth = np.asarray(outputs["train"].target), np.asarray(outputs["test"].target)
         self._add("labeled samples", "rows", len(label))
         own = test[:, -1].argmax(1) == truth
         known, test = known[:, :-1], test[:, :-1]
@@ -318,13 +318,13 @@ class _Target:
 
     def _fusers(self, few: TargetDataModule, experts: Mapping[str, Expert]) -> None:
         """Evaluate methods that query all selected sources: FoE and logistic regression on their outputs."""
-        said = self._query("chosen", experts, few)
-        rule = LogisticStacking().fit(said.scattered("train"), np.asarray(said["train"].target))
-        truth = np.asarray(said["test"].target)
-        self._add("logistic stacking of sources", "accuracy", (rule.predict(said.scattered("test")) == truth).mean())
-        module, _ = self.run.fit_fuser(f"of_{self.name}", said, validates=False, bar=False)
+        store = self._query("chosen", experts, few)
+        rule = LogisticStacking().fit(store.scattered("train"), np.asarray(store["train"].target))
+        truth = np.asarray(store["test"].target)
+        self._add("logistic stacking of sources", "accuracy", (rule.predict(store.scattered("test")) == truth).mean())
+        module, _ = self.run.fit_fuser(f"of_{self.name}", store, validates=False, bar=False)
         with torch.no_grad():
-            answer = module.fuse(torch.from_numpy(said.concatenated("test"))).argmax(1).numpy()
+            answer = module.fuse(torch.from_numpy(store.concatenated("test"))).argmax(1).numpy()
         self._add("FoE on selected sources", "accuracy", (answer == truth).mean())
 
     def _variant(self, name: str, change: Mapping[str, Any]) -> None:

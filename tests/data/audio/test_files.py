@@ -55,7 +55,7 @@ class TestFinding:
         with pytest.raises(InputError, match=r"val_root: there is no audio file .* found no file at all"):
             find_recordings(tmp_path, "{speaker}/**", "val_root")
         (tmp_path / "a/x.m4a").touch()
-        with pytest.raises(InputError, match=r"which should hold {speaker}/\*\*; found 1 \.m4a"):
+        with pytest.raises(InputError, match=r"which should contain {speaker}/\*\*; found 1 \.m4a"):
             find_recordings(tmp_path, "{speaker}/**")
 
     def test_skipped_audio_is_reported(self, tmp_path):

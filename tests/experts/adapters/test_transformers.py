@@ -155,7 +155,7 @@ class TestFolders:
         path = language_models.save_classifier(tmp_path)
         facts = json.loads((tmp_path / "config.json").read_text())
         (tmp_path / "config.json").write_text(json.dumps(facts | {"num_hidden_layers": 3}))
-        with pytest.raises(InputError, match=r"holds no weights for bert.encoder.layer.2\.\S+, .* at random"):
+        with pytest.raises(InputError, match=r"contains no weights for bert.encoder.layer.2\.\S+, .* at random"):
             Expert.from_transformers(path)
 
     @pytest.mark.parametrize("keep", [0, 0.5])
@@ -190,10 +190,10 @@ class TestFolders:
     def test_others_are_named(self, tmp_path):
         with pytest.raises(InputError, match="found no folder"):
             Expert.from_transformers(str(tmp_path / "none"))
-        with pytest.raises(InputError, match=r"holds no config\.json"):
+        with pytest.raises(InputError, match=r"has no config\.json"):
             Expert.from_transformers(str(tmp_path))
         (tmp_path / "config.json").write_text("{}")
-        with pytest.raises(InputError, match="holds no weights"):
+        with pytest.raises(InputError, match="contains no weights"):
             Expert.from_transformers(str(tmp_path))
         with pytest.raises(InputError, match="needs download: true"):
             Expert.from_transformers("somebody/model-that-is-not-here")

@@ -242,7 +242,7 @@ class TestChecks:
     def test_other_names_and_classes_are_rejected(self, tmp_path):
         made = tiny.experts()
         store = collect(tiny.pool(), tiny.data(), tmp_path, trainer=tiny.trainer())
-        with pytest.raises(InputError, match="holds experts a, b; the pool has b, a"):
+        with pytest.raises(InputError, match="contains experts a, b; the pool has b, a"):
             store.check_pool(type(tiny.pool())({"b": made["b"], "a": made["a"]}))
         with pytest.raises(InputError, match="has the classes cat, dog, owl; the pool owl, dog, cat"):
             store.check_pool(type(tiny.pool())(made, ["owl", "dog", "cat"]))

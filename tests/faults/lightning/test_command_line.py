@@ -306,9 +306,9 @@ class TestFilesOfAnotherKind:
         [
             ("data: {a: [1, 2}\n", "bad.yaml, line 1, column 16: expected ',' or ']', but got '}'"),
             ("data:\n\ta: 1\n", "bad.yaml, line 2, column 1: found character '\\t'"),
-            ("", "bad.yaml holds nothing; expected keys with values"),
-            ("- data\n", "bad.yaml holds a list; expected keys with values"),
-            ("data\n", "bad.yaml holds a str; expected keys with values"),
+            ("", "bad.yaml contains nothing; expected keys with values"),
+            ("- data\n", "bad.yaml contains a list; expected keys with values"),
+            ("data\n", "bad.yaml contains a str; expected keys with values"),
             ("data: {x: 1}\ndata: 2\n", "bad.yaml has data twice, in lines 1 and 2"),
             ("splitz: &a [*a]\n", "bad.yaml has the key splitz, which"),
         ],

@@ -241,7 +241,7 @@ class TestGoingOn:
     def test_another_configuration_is_rejected_and_named(self, copied):
         before = results(copied)
         with pytest.raises(
-            InputError, match=r"holds another run \(differs in expert_epochs, mixup\).*--overwrite=true"
+            InputError, match=r"contains another run \(differs in expert_epochs, mixup\).*--overwrite=true"
         ):
             run(copied, seeds=[1, 0], expert_epochs=2, mixup=0.1)
         assert results(copied) == before
@@ -272,7 +272,7 @@ class TestGoingOn:
 class TestRefused:
     def test_foreign_files(self, tmp_path):
         (tmp_path / "thesis.tex").touch()
-        with pytest.raises(InputError, match="holds files that no recipe wrote"):
+        with pytest.raises(InputError, match="contains files that no recipe wrote"):
             run(tmp_path, overwrite=True)
         assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

@@ -395,7 +395,7 @@ class TestGoingOn:
     def test_another_configuration_is_rejected_and_named(self, stores, tmp_path, changes, named):
         run(tmp_path / "run", stores=stores)
         before = (tmp_path / "run/results.json").read_text()
-        with pytest.raises(InputError, match=rf"holds another run \(differs in {named}\).*--overwrite=true"):
+        with pytest.raises(InputError, match=rf"contains another run \(differs in {named}\).*--overwrite=true"):
             run(tmp_path / "run", stores=stores, **changes)
         assert (tmp_path / "run/results.json").read_text() == before
 

@@ -79,7 +79,7 @@ def test_files_and_going_on(run):
     assert len(kept) >= 4 and (folder / "seed_0/tokenizer.json").is_file()
     assert start().rows == report.rows
     assert times == {path: path.stat().st_mtime_ns for path in kept}
-    with pytest.raises(InputError, match="holds another run"):
+    with pytest.raises(InputError, match="contains another run"):
         start(hidden=4)
 
 
