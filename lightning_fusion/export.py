@@ -1,14 +1,17 @@
 """Export of experts and fuser as one program that runs without this library."""
 
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, cast
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from lightning_fusion.data.normalization import Normalization, preprocessor
@@ -16,12 +19,15 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.pool import ExpertPool, check_same_experts
 from lightning_fusion.extras import require
+from lightning_fusion.files import hash_files, sync, write_text
 from lightning_fusion.foe.module import FoEFuserModule
 from lightning_fusion.hyperparameters import read_checkpoint
 
 _BATCHES = (1, 5)
 _TOKENS = ("input_ids", "attention_mask")
 _TOLERANCE = 1e-4
+_PROGRAM, _ONNX, _MANIFEST = "fused.pt2", "fused.onnx", "manifest.json"
+_FILES = {_PROGRAM, _ONNX, _MANIFEST}
 
 
 class FusedNetwork(nn.Module):
@@ -114,20 +120,23 @@ def export(
 
     Returns:
         The manifest: classes, ``input`` (``raw`` where the program contains the preprocessing of the experts, else
-        ``preprocessed``) with its shape, preprocessing, experts, versions, files, and ``parity``, the largest absolute
-        difference found.
+        ``preprocessed``) with its shape, preprocessing, experts, versions, digests of the files, and ``parity``, the
+        largest absolute difference found.
 
     Raises:
         InputError: If the experts are not the fuser's, the folder is taken, or an expert cannot be exported.
         RuntimeError: If the exported program differs from the modules by more than 1e-4.
     """
     folder = Path(output)
-    if folder.exists() and not (
-        overwrite and (folder / "manifest.json").is_file() and (folder / "fused.pt2").is_file()
-    ):
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"output: {folder} is a file; name a folder")
+    found = {path.name for path in folder.iterdir() if path.name[0] != "."} if folder.exists() else set()
+    if foreign := sorted(found - _FILES):
+        raise InputError(f"output: {folder} contains other files ({shorten(foreign)}); name a new folder")
+    if _MANIFEST in found and not overwrite:
         raise InputError(
-            f"output: {folder} exists; name a new folder, or set overwrite (--overwrite=true) to replace "
-            "an earlier export"
+            f"output: {folder} contains an export already; name a new folder, or set overwrite (--overwrite=true) to "
+            "replace it"
         )
     content = read_checkpoint(checkpoint)
     kind = resolve_name(content["hyper_parameters"].get("_class_path", "lightning_fusion.FoEFuserModule"))
@@ -147,9 +156,11 @@ def export(
     for expert in pool.members.values():
         expert.convert_from(expert.preprocessing, None)  # the program prepares the input
     try:
-        return _write(
-            FusedNetwork(pool, fuser).eval().cpu(), pool, fuser, folder, checkpoint, input_shape, max_tokens, onnx
-        )
+        network = FusedNetwork(pool, fuser).eval().cpu()
+        input = _Input(input_shape, max_tokens, _vocabulary(pool), None if network.ways is None else network.ways[0])
+        input.check(network)
+        with _drafted(folder) as draft:
+            return _write(network, pool, fuser, draft, checkpoint, input, onnx)
     finally:
         pool.convert_from(None)
 
@@ -158,32 +169,19 @@ def _write(
     network: FusedNetwork,
     pool: ExpertPool,
     fuser: FoEFuserModule,
-    folder: Path,
+    draft: Path,
     checkpoint: str,
-    input_shape: Sequence[int] | None,
-    max_tokens: int | None,
+    input: "_Input",
     onnx: bool,
 ) -> dict[str, Any]:
-    """Write the program and its manifest, and return the manifest."""
-    input = _Input(input_shape, max_tokens, _vocabulary(pool), None if network.ways is None else network.ways[0])
-    example = input.draw(2)
-    try:
-        with torch.no_grad():
-            network(example)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"{input.name}: the experts reject a sample of shape {input.shape}: {error}") from error
-    draft = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
+    """Write the program and its manifest to a folder, and return the manifest."""
     with torch.no_grad():
-        program = torch.export.export(network, (example,), dynamic_shapes=(input.dynamic,))
-    torch.export.save(program, draft / "fused.pt2")
-    loaded = torch.export.load(draft / "fused.pt2").module()
+        program = torch.export.export(network, (input.draw(2),), dynamic_shapes=(input.dynamic,))
+    torch.export.save(program, draft / _PROGRAM)
+    loaded = torch.export.load(draft / _PROGRAM).module()
     parity = _largest_difference(network, loaded, input)
-    files = ["fused.pt2"]
     if onnx:
-        parity = max(parity, _write_onnx(program, network, draft / "fused.onnx", input))
-        files.append("fused.onnx")
+        parity = max(parity, _write_onnx(program, network, draft / _ONNX, input))
     if parity > _TOLERANCE:
         raise RuntimeError(
             f"the exported program differs from the modules by {parity:.1e}; at most {_TOLERANCE} is allowed"
@@ -199,15 +197,41 @@ def _write(
         "experts": pool.metadata(),
         "checkpoint": checkpoint,
         "versions": {name: version(name) for name in ("lightning-fusion", "torch")},
-        "files": files,
+        "files": {path.name: hash_files([path]) for path in sorted(draft.iterdir())},
         "parity": parity,
         "parity_batches": list(_BATCHES),
     }
-    (draft / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    if folder.exists():
-        shutil.rmtree(folder)
-    draft.rename(folder)
+    write_text(draft / _MANIFEST, json.dumps(manifest, indent=1))
     return manifest
+
+
+@contextmanager
+def _drafted(folder: Path) -> Iterator[Path]:
+    """Context of an empty folder whose files replace those of ``folder`` one by one, the manifest last.
+
+    A killed export leaves whole files: the programs of the old or of the new one, and a manifest whose digests tell
+    which.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(f"output: another process is writing {folder}; wait for it") from error
+    draft = folder / ".draft"
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        yield draft
+        files = sorted(draft.iterdir(), key=lambda path: path.name == _MANIFEST)
+        for path in files:
+            sync(path)
+            os.replace(path, folder / path.name)
+        for name in _FILES - {path.name for path in files}:
+            (folder / name).unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        lock.release()
 
 
 class _Input:
@@ -241,6 +265,14 @@ class _Input:
         lengths[0] = length
         ids = torch.randint(self.vocabulary, (rows, length))
         return dict(zip(_TOKENS, (ids, (torch.arange(length) < lengths).long()), strict=True))
+
+    def check(self, network: nn.Module) -> None:
+        """Raise InputError if the network rejects a sample."""
+        try:
+            with torch.no_grad():
+                network(self.draw(2))
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"{self.name}: the experts reject a sample of shape {self.shape}: {error}") from error
 
 
 def _vocabulary(pool: ExpertPool) -> int:

@@ -43,11 +43,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
     draft = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         yield draft
-        with open(draft, "r+b") as written:
-            os.fsync(written.fileno())
+        sync(draft)
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Flush a file to disk."""
+    with open(path, "r+b") as file:
+        os.fsync(file.fileno())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,12 +3,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from helpers import language_models, tiny
 
 from lightning_fusion import Expert, ExpertPool, FoEFuserModule, OutputsDataModule, collect
 from lightning_fusion.encoders import TextBag, TextTransformer
 from lightning_fusion.errors import InputError
 from lightning_fusion.export import export
+from lightning_fusion.files import hash_files
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,7 @@ def test_the_program_answers_as_the_modules_do_for_any_batch(trained, tmp_path, 
     assert {name: fact["fingerprint"] for name, fact in manifest["experts"].items()} == {
         name: expert.fingerprint for name, expert in tiny.pool().members.items()
     }
+    assert manifest["files"] == {name: hash_files([tmp_path / "out" / name]) for name in manifest["files"]}
     assert set(manifest["files"]) == {"fused.pt2", *(["fused.onnx"] if onnx else [])}
 
 
@@ -180,11 +183,15 @@ def test_an_overridden_forward_is_not_exported_as_another(tmp_path):
 def test_only_an_earlier_export_is_replaced(trained, tmp_path):
     out, shape = tmp_path / "out", sample_shape()
     export(tiny.pool(), trained["label"], str(out), shape)
-    with pytest.raises(InputError, match="exists"):
+    with pytest.raises(InputError, match="contains an export already; name a new folder, or set overwrite"):
         export(tiny.pool(), trained["label"], str(out), shape)
     assert export(tiny.pool(), trained["expert"], str(out), shape, overwrite=True)["target"] == "expert"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
-    with pytest.raises(InputError, match="exists"):
+    with pytest.raises(InputError, match=r"contains other files \(thesis\.tex\)"):
         export(tiny.pool(), trained["label"], str(tmp_path / "mine"), shape, overwrite=True)
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "x"
+    with pytest.raises(InputError, match=r"thesis\.tex is a file; name a folder"):
+        export(tiny.pool(), trained["label"], str(tmp_path / "mine/thesis.tex"), shape, overwrite=True)
+    with FileLock(out / ".lock"), pytest.raises(InputError, match="another process is writing"):
+        export(tiny.pool(), trained["label"], str(out), shape, overwrite=True)
