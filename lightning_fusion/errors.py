@@ -38,7 +38,8 @@ def suggestion(name: str, known: Iterable[str]) -> str:
         >>> suggestion("fruga", ["foe", "frugal"]), suggestion("xyz", ["foe"])
         ('; did you mean frugal?', '')
     """
-    close = get_close_matches(name, list(known), n=1)
+    names = list(known)
+    close = [each for each in names if each.casefold() == name.casefold()] or get_close_matches(name, names, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from lightning_fusion.baselines.base import Baseline
 from lightning_fusion.baselines.cost_points import Costs
+from lightning_fusion.costs import read_costs
 from lightning_fusion.data.targets import as_targets
 from lightning_fusion.errors import InputError, shorten
 
@@ -16,13 +17,12 @@ def as_costs(costs: Costs) -> np.ndarray:
     Raises:
         InputError: If they are not (K,) finite numbers >= 0.
     """
-    values = np.asarray(costs, np.float64)
-    if values.ndim != 1 or not len(values):
-        raise InputError(f"costs: found shape {values.shape}; expected (K,), one per expert")
-    bad = ~(np.isfinite(values) & (values >= 0))
-    if bad.any():
-        raise InputError(f"costs: found {shorten(values[bad])}; expected finite numbers >= 0")
-    return values
+    found = read_costs(costs)
+    if isinstance(found, dict):
+        raise InputError(f"costs: found names ({shorten(found)}); expected (K,) numbers in the order of the experts")
+    if not found:
+        raise InputError("costs: found none; expected (K,), one per expert")
+    return np.array(found, np.float64)
 
 
 def as_outputs(outputs: np.ndarray, where: str = "outputs", missing: bool = False) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Frozen models with the metadata that a fuser needs."""
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_fusion.costs import as_cost
 from lightning_fusion.data.batch import num_samples
 from lightning_fusion.data.names import as_labels
 from lightning_fusion.data.normalization import Normalization, preprocessor
@@ -158,8 +158,6 @@ class Expert(nn.Module):
             )
         if len(set(classes)) != len(classes):
             raise InputError(f"classes: found duplicate names in {shorten(given or classes)}")
-        if isinstance(cost, str) or cost is None or not 0 <= cost < math.inf:
-            raise InputError(f"cost is {cost!r}; expected a number >= 0")
         if output not in ("logits", "probabilities"):
             raise InputError(f"output is {output!r}; expected 'logits' or 'probabilities'")
         if checkpoint is not None:
@@ -171,7 +169,7 @@ class Expert(nn.Module):
         self._is_preprocessed = False
         self._conversion: Conversion | None = None
         self._recorded: tuple[dict[str, Any] | None, nn.Module | None] = None, None
-        self.classes, self.output, self.cost = list(classes), output, float(cost)
+        self.classes, self.output, self.cost = list(classes), output, as_cost(cost)
         own = domains if domains is not None else card.get("domains")
         self.domains: list[str] | None = None if own is None else as_labels(own, "domains")
         self.checkpoint, self.version = checkpoint, version

@@ -1,8 +1,12 @@
 """Diagnostics of a fitted policy and of a batch of predictions."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 
 from lightning_fusion.extras import installed
+from lightning_fusion.frugal.arguments import TRADE_OFF
 from lightning_fusion.frugal.prediction import FrugalPrediction
 from lightning_fusion.frugal.search import Calibration
 
@@ -12,13 +16,13 @@ _FEWEST = 100  # minimum number of samples of a batch
 _MANY = 1000  # minimum number of calibration samples for the hint on the compiled search
 
 
-def fit_diagnostics(calibration: Calibration, loss: str, trade_off: float) -> list[str]:
-    """Return warnings about M, a slow search, prohibitive costs, and a fuser of all experts below the best expert.
+def fit_diagnostics(calibration: Calibration, loss: str, trade_off: float | None) -> list[str]:
+    """Return warnings about M, a slow search, costs without effect, and a fuser of all experts below the best expert.
 
     Args:
         calibration: Calibration of the fit.
         loss: Loss of the policy; costs and fuser are checked for ``zero_one`` only.
-        trade_off: Trade-off of the policy.
+        trade_off: Trade-off of the policy; ``None`` if it was found from a budget.
     """
     found: list[str] = []
     targets, names, count = calibration.targets, calibration.names, calibration.num_neighbors
@@ -34,12 +38,8 @@ def fit_diagnostics(calibration: Calibration, loss: str, trade_off: float) -> li
         )
     if loss != "zero_one":
         return found
-    cheapest = min((cost for cost in calibration.costs if cost > 0), default=0.0)
-    if trade_off * cheapest > 1:
-        found.append(
-            f"trade_off * cost is {trade_off * cheapest:.3g} for the least expensive expert: none saves over 1 error "
-            "per sample, so no second one is ever queried; scale the costs, or lower trade_off"
-        )
+    if trade_off is not None:
+        found += _cost_diagnostics(calibration.costs, trade_off, len(targets))
     step = -(-len(targets) // 1000)  # some thousand samples suffice
     rows = torch.arange(0, len(targets), step, device=targets.device)
     right = (calibration.outputs[:, rows].argmax(2) == targets[rows]).sum(1)
@@ -51,6 +51,25 @@ def fit_diagnostics(calibration: Calibration, loss: str, trade_off: float) -> li
             "outputs that do not separate the classes"
         )
     return found
+
+
+def _cost_diagnostics(costs: Sequence[float], trade_off: float, rows: int) -> list[str]:
+    """Return warnings about costs that prohibit or permit every query."""
+    cheapest = min((cost for cost in costs if cost > 0), default=0.0)
+    if trade_off * cheapest > 1:
+        return [
+            f"trade_off * cost is {trade_off * cheapest:.3g} for the least expensive expert: none saves over 1 error "
+            "per sample, so no second one is ever queried; scale the costs, or lower trade_off"
+        ]
+    largest = trade_off * max(costs)
+    if 0 < largest * rows < 1:
+        return [
+            f"trade_off * cost is {largest:.3g} for the most expensive expert, less than one error in {rows} "
+            "calibration samples: costs have no effect, as any gain pays for a query; scale the costs, or raise "
+            f"trade_off, which is the loss per unit of cost (about {TRADE_OFF / (math.fsum(costs) / len(costs)):.2g} "
+            f"for {TRADE_OFF:g} per mean cost)"
+        ]
+    return []
 
 
 def prediction_diagnostics(prediction: FrugalPrediction, trade_off: float) -> list[str]:

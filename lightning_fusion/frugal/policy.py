@@ -14,28 +14,22 @@ from torch import Tensor
 
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.outputs.store import OutputsSplit
-from lightning_fusion.frugal.diagnostics import fit_diagnostics, prediction_diagnostics
-from lightning_fusion.frugal.inputs import (
+from lightning_fusion.frugal.arguments import (
+    TRADE_OFF,
     TRADE_OFFS,
-    Ask,
-    check_labeled,
     check_size,
-    checked_query,
-    complete_rows,
+    costs_of,
     expert_numbers,
-    floating,
     per_mean_cost,
     read_arguments,
-    read_costs,
-    read_known,
-    read_labeled,
     read_trade_offs,
-    replay_query,
-    row_check,
 )
+from lightning_fusion.frugal.diagnostics import fit_diagnostics, prediction_diagnostics
+from lightning_fusion.frugal.inputs import check_labeled, complete_rows, floating, read_known, read_labeled
 from lightning_fusion.frugal.neighbors import SubsetNeighbors
 from lightning_fusion.frugal.planning import affordable_trade_off, default_neighbors
 from lightning_fusion.frugal.prediction import FrugalCurve, FrugalPrediction
+from lightning_fusion.frugal.queries import Ask, checked_query, replay_query, row_check
 from lightning_fusion.frugal.risk import KNNRisk, RiskEstimator
 from lightning_fusion.frugal.search import Calibration, Query, decide
 from lightning_fusion.frugal.state import ARGUMENTS, PolicyState
@@ -71,7 +65,7 @@ class FrugalFoE(PolicyState):
     Args:
         costs: Cost of a query to each expert, by name or in order; ``None`` (default) means those of the stored
             outputs, or 1.
-        trade_off: Loss per unit of cost, >= 0.
+        trade_off: Loss per unit of cost, >= 0; ``None`` with a budget.
         budget: Instead of a trade-off, the maximum mean cost per sample on the calibration set (leave-one-out): the
             smallest trade-off within it is found, to 1 %.
         neighbors: M; ``None`` (default) means min(N - 1, 50) for N calibration samples. An M above N / 4 raises a
@@ -106,7 +100,7 @@ class FrugalFoE(PolicyState):
     def __init__(
         self,
         costs: dict[str, float] | list[float] | None = None,
-        trade_off: float = 0.02,
+        trade_off: float | None = TRADE_OFF,
         *,
         budget: float | None = None,
         neighbors: int | None = None,
@@ -138,7 +132,8 @@ class FrugalFoE(PolicyState):
     def extra_repr(self) -> str:
         """Return the fitted settings, or the arguments before a fit."""
         if not self.names:
-            return f"trade_off={self.trade_off:g}, not fitted"
+            goal = f"trade_off={self.trade_off:g}" if self.budget is None else f"budget={self.budget:g}"
+            return f"{goal}, not fitted"
         return (
             f"trade_off={self.trade_off_:g}, neighbors={self.neighbors_}, {len(self.names)} experts, fitted on "
             f"{len(self.targets)} rows"
@@ -197,13 +192,13 @@ class FrugalFoE(PolicyState):
         goal = check_labeled(names, outputs, targets)
         if missing is not None:
             outputs, goal = outputs[:, complete], goal[complete]
-        found = read_costs(self.costs, names, costs)
+        found = costs_of(self.costs, names, costs)
         check_size(len(goal), found, self.neighbors, self.budget, self.min_queries)
         device = self.outputs.device
         self.names, self.classes = list(names), classes
         self.experts = None if experts is None else dict(experts)
         self.outputs, self.targets, self.costs_ = outputs.to(device), goal.to(device), found
-        self.trade_off_ = self.trade_off
+        self.trade_off_ = TRADE_OFF if self.trade_off is None else self.trade_off
         self.neighbors_ = self.neighbors or default_neighbors(len(goal))
         try:
             self._calibrate()
@@ -214,7 +209,7 @@ class FrugalFoE(PolicyState):
         except BaseException:
             self.names = []  # a failed fit leaves the policy unfitted
             raise
-        for message in fit_diagnostics(self.calibration, self.loss, self.trade_off if self.budget is None else 0.0):
+        for message in fit_diagnostics(self.calibration, self.loss, self.trade_off_ if self.budget is None else None):
             warnings.warn(message, stacklevel=4)
         return self
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_fusion.errors import InputError
 from lightning_fusion.files import digest
-from lightning_fusion.frugal.inputs import is_number, read_costs
+from lightning_fusion.frugal.arguments import costs_of, is_number
 from lightning_fusion.frugal.risk import RiskEstimator
 from lightning_fusion.frugal.search import Calibration
 from lightning_fusion.frugal.subset_fusers import SubsetFuser
@@ -27,7 +27,7 @@ class Arguments:
     """Plain-data arguments of :class:`~lightning_fusion.FrugalFoE`, as attributes."""
 
     costs: dict[str, float] | list[float] | None
-    trade_off: float
+    trade_off: float | None
     budget: float | None
     neighbors: int | None
     fuser_neighbors: int
@@ -143,7 +143,7 @@ class PolicyState(Arguments, nn.Module):
                 risk=build_part(metadata["risk"], RiskEstimator, where),
             )
             policy.names, policy.classes, policy.experts = metadata["names"], metadata["classes"], metadata["experts"]
-            policy.costs_ = read_costs(metadata["costs_"], policy.names, None)
+            policy.costs_ = costs_of(metadata["costs_"], policy.names, None)
             policy.trade_off_, policy.neighbors_ = metadata["trade_off_"], metadata["neighbors_"]
             policy.outputs, policy.targets = tensors["outputs"], tensors["targets"]
             policy.fuser.allocate(*shape)

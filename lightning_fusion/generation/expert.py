@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from lightning_fusion.costs import as_cost
 from lightning_fusion.errors import InputError, nearest_path
 from lightning_fusion.experts.adapters.transformers import (
     TransformersGenerator,
@@ -108,8 +109,6 @@ class GenerativeExpert:
     ) -> None:
         if sum(given is not None for given in (checkpoint, transformers, network)) != 1:
             raise InputError("a generative expert needs one of checkpoint, transformers and network")
-        if not cost >= 0:
-            raise InputError(f"cost is {cost}; expected a number >= 0")
         card: dict[str, Any] = {}
         if checkpoint is not None:
             card = _read_card(checkpoint)
@@ -120,7 +119,7 @@ class GenerativeExpert:
         self.checkpoint, self.transformers, self.network = checkpoint, transformers, network
         self.domains = domains if domains is not None else card.get("domains")
         self.preprocessing: dict[str, Any] | None = card.get("preprocessing")
-        self.cost = float(cost)
+        self.cost = as_cost(cost)
 
     @contextmanager
     def loaded(self, device: torch.device | str = "cpu") -> Iterator[Any]:

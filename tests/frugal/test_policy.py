@@ -789,8 +789,8 @@ class TestBadInput:
             ({"e0": 1, "e1": 1, "e2": 1}, "costs: found none for e3; the experts are e0, e1, e2, e3"),
             ({"e0": 1, "e1": 1, "e2": 1, "z": 1}, "none for e3 and one for z, which is no expert"),
             ([1, 1, 1], r"costs: found 3 for 4 experts \(e0, e1, e2, e3\)"),
-            ([1, 1, -1, 1], "costs: found -1.0 for expert e2; expected a number >= 0"),
-            ([1, math.nan, 1, 1], "costs: found nan for expert e1"),
+            ([1, 1, -1, 1], "costs: found -1 for expert number 2; expected a number >= 0"),
+            ([1, math.nan, 1, 1], "costs: found nan for expert number 1"),
             ({"e0": math.inf, "e1": 1, "e2": 1, "e3": 1}, "costs: found inf for expert e0"),
         ],
     )

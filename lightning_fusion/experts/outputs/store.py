@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_fusion.costs import costs_in_order
 from lightning_fusion.data.base import Origins
 from lightning_fusion.data.names import as_labels, canonical_label
 from lightning_fusion.data.targets import as_targets, single_class_message
@@ -23,7 +24,6 @@ from lightning_fusion.experts.outputs.values import (
     named_values,
     origin_arrays,
     origin_names,
-    read_cost,
     read_missing,
     read_origins,
     shaped,
@@ -330,7 +330,7 @@ class ExpertOutputs:
             classes: Names of the classes of the task. ``None`` (default) uses the union of all experts' classes.
             domains: Names of the D domains.
             expert_domains: Domains that each expert was trained on.
-            costs: Cost of a query to each expert. ``None`` (default) means 1.
+            costs: Cost of a query to each expert, by name. ``None`` (default) means 1.
             missing: Missing answers: ``"nan"`` for rows of NaN or None, or for each split a mask (N, K) bool in the
                 order of ``expert_classes``; ``missing`` of a split takes either. ``None`` (default) means that none is
                 missing.
@@ -358,16 +358,16 @@ class ExpertOutputs:
         }
         vocabulary = task_classes(expert_classes, classes)
         domains = as_labels(domains, "domains")
-        costs = costs or {}
         if not expert_classes:
             raise InputError("expert_classes is empty; name at least one expert")
         named = {f"classes of {name}": labels for name, labels in expert_classes.items()}
         for what, names in {**named, "classes of the task": vocabulary, "domains": domains}.items():
             if len(set(names)) < len(names):
                 raise InputError(f"{what}: found duplicate names in {shorten(names)}")
-        unknown = (set(costs) | set(expert_domains or {})) - set(expert_classes)
-        if unknown:
-            raise InputError(f"costs or expert_domains name {shorten(sorted(unknown))}, which is no expert")
+        found = [1.0] * len(expert_classes) if costs is None else costs_in_order(costs, list(expert_classes))
+        prices = dict(zip(expert_classes, found, strict=True))
+        if unknown := set(expert_domains or {}) - set(expert_classes):
+            raise InputError(f"expert_domains names {shorten(sorted(unknown))}, which is no expert")
         check_domains({name: as_labels(own, "expert_domains") for name, own in (expert_domains or {}).items()}, domains)
         for split in splits:
             if not re.fullmatch(r"[\w-]+", split):
@@ -425,7 +425,7 @@ class ExpertOutputs:
             name: {
                 "classes": names,
                 "domains": as_labels((expert_domains or {}).get(name), f"expert_domains of {name}") or None,
-                "cost": read_cost(name, costs.get(name, 1.0)),
+                "cost": prices[name],
                 "fingerprint": None,  # the origin of the predictions is unknown
                 "checkpoint": None,
             }

@@ -1,6 +1,5 @@
 """Values of stored outputs: existing predictions in any form that users hold them, and origins of samples."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -186,18 +185,3 @@ def read_missing(given: Any, probabilities: Mapping[str, np.ndarray], rows: int,
             raise InputError(f"{what} is {given!r}; expected 'nan', or a mask (samples, experts)")
         return np.stack([np.isnan(values).all(1) for values in probabilities.values()], 1)
     return named_values(given, bool, rows, list(probabilities), what)
-
-
-def read_cost(name: str, cost: Any) -> float:
-    """Return the cost of an expert.
-
-    Raises:
-        InputError: If it is no finite number >= 0.
-    """
-    try:
-        found = float(cost)
-    except (TypeError, ValueError):
-        found = math.nan
-    if not 0 <= found < math.inf:
-        raise InputError(f"costs: found {cost!r} for expert {name}; expected a number >= 0")
-    return found

@@ -9,6 +9,7 @@ import numpy as np
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
+from lightning_fusion.costs import costs_in_order
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.views.role import with_roles
 from lightning_fusion.errors import InputError, shorten
@@ -43,7 +44,7 @@ def frugal(
     label_smoothing: float = 0.0,
     mixup: float = 0.0,
     costs: Literal["stored", "flops", "latency"] | list[float] | dict[str, float] = "stored",
-    trade_off: float = 0.02,
+    trade_off: float | None = 0.02,
     budget: float | None = None,
     neighbors: int | None = None,
     fuser_neighbors: int = 9,
@@ -78,7 +79,7 @@ def frugal(
         mixup: Mixup alpha of the experts; 0 turns it off.
         costs: ``stored``: the experts' own costs, 1 by default; measured ``flops`` or ``latency``, relative to
             the mean expert, which need data; or one number per expert.
-        trade_off: Trade-off of the policy in the table and in the files.
+        trade_off: Trade-off of the policy in the table and in the files; ``None`` with a budget.
         budget: Instead of it, the maximum mean cost of the policy on its training samples.
         neighbors: M; ``None`` (default) means min(N - 1, 50) for N samples.
         fuser_neighbors: Voters of the kNN fuser.
@@ -142,7 +143,8 @@ def frugal(
         check_domains(data)
         recorded |= describe_data(data)
     for names in [store.names for store in opened.values()] if data is None else [data.domains]:
-        _check_costs(costs, names)
+        if costs is not None and not isinstance(costs, str):
+            costs_in_order(costs, names)  # before experts are trained
     recipe = _Frugal(
         name="frugal",
         main=MAIN,
@@ -163,14 +165,6 @@ def frugal(
         unseen=unseen_domains or [],
     )
     return run_recipe(recipe, output, seeds, trainer, overwrite)
-
-
-def _check_costs(costs: Any, names: list[str]) -> None:
-    if isinstance(costs, list) and len(costs) != len(names):
-        raise InputError(f"costs: found {len(costs)} for {len(names)} experts ({shorten(names)})")
-    if isinstance(costs, dict) and set(costs) != set(names):
-        differ = shorten(sorted(set(costs) ^ set(names)))
-        raise InputError(f"costs: expected one for each of {shorten(names)}; found {shorten(costs)}: {differ}")
 
 
 @dataclass(kw_only=True)

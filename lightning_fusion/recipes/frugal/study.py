@@ -25,7 +25,7 @@ from lightning_fusion.baselines import (
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.collect import first_process
 from lightning_fusion.experts.outputs.store import ExpertOutputs
-from lightning_fusion.frugal.inputs import per_mean_cost, read_costs
+from lightning_fusion.frugal.arguments import costs_of, per_mean_cost
 from lightning_fusion.frugal.policy import FrugalFoE
 from lightning_fusion.frugal.prediction import FrugalCurve
 from lightning_fusion.frugal.risk import ParametricRisk
@@ -84,7 +84,7 @@ class Study:
         self.outputs, self.seed = outputs, seed
         self.report, self.console = run.report, run.console
         stored = {name: float(entry["cost"]) for name, entry in outputs.experts.items()}
-        self.costs = dict(zip(outputs.names, read_costs(costs, outputs.names, stored), strict=True))
+        self.costs = dict(zip(outputs.names, costs_of(costs, outputs.names, stored), strict=True))
         self.trade_offs = per_mean_cost(TRADE_OFFS, self.costs.values()) if trade_offs is None else trade_offs
         self.arrays: dict[str, np.ndarray] = {}  # (N, K, C)
         self.goal: dict[str, np.ndarray] = {}
@@ -226,7 +226,8 @@ class Study:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             policy = FrugalFoE(self.costs, **arguments).fit(self.known["train"], self.goal["train"])
-            curve = policy.curve(self.known["test"], self.goal["test"], [*self.trade_offs, arguments["trade_off"]])
+            own = policy.trade_off_ if arguments["trade_off"] is None else arguments["trade_off"]
+            curve = policy.curve(self.known["test"], self.goal["test"], [*self.trade_offs, own])
         if method == MAIN:
             self.report.notes += [f"Seed {self.seed}: {warning.message}." for warning in caught]
         for price, accuracy, cost, queries in zip(

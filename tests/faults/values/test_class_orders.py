@@ -81,12 +81,6 @@ def test_votes_of_pairs_are_no_outputs_of_classes(wrap):
         Expert(two.decision_function)
 
 
-@pytest.mark.parametrize("cost", ["3", None, -1, float("nan"), float("inf")])
-def test_costs_are_finite_numbers(cost):
-    with pytest.raises(InputError, match=r"cost is .*; expected a number >= 0"):
-        Expert(nn.Linear(2, 2), classes=["a", "b"], cost=cost)
-
-
 def test_a_store_of_another_order_says_which():
     def store(names):
         split = {"probabilities": {"a": np.full((6, 3), 1 / 3)}, "target": [0, 1, 2] * 2}

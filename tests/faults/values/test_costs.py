@@ -1,12 +1,18 @@
 """Costs in another unit, and experts that cost nearly nothing, leave the decisions of a policy as they are."""
 
+import warnings
+from fractions import Fraction
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_fusion import Expert, ExpertOutputs
 from lightning_fusion.baselines import confidence_cascade, frugal_ml
+from lightning_fusion.costs import read_costs
 from lightning_fusion.errors import InputError
 from lightning_fusion.frugal.policy import FrugalFoE
 from lightning_fusion.frugal.prediction import FrugalCurve
@@ -123,6 +129,88 @@ def test_impossible_settings_raise(arguments, message):
     outputs, targets = problem(0)
     with pytest.raises(InputError, match=message):
         FrugalFoE(**arguments).fit(named(outputs), targets)
+
+
+class TestTradeOff:
+    def test_costs_below_one_error_have_no_effect(self):
+        outputs, targets = problem(0)
+        with pytest.warns(UserWarning, match=r"trade_off \* cost is 6e-06 for the most expensive expert, less"):
+            FrugalFoE([3e-4, 1e-4, 1e-4, 1e-6]).fit(named(outputs), targets)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", "the fuser of all|neighbors is|found no package")
+            for arguments in ({"trade_off": 160.0}, {"trade_off": 0}, {"trade_off": None, "budget": 2e-4}):
+                FrugalFoE([3e-4, 1e-4, 1e-4, 1e-6], **arguments).fit(named(outputs), targets)
+
+    def test_none_beside_a_budget(self):
+        outputs, targets = problem(0)
+        one, other = (
+            FrugalFoE(budget=2.0, **given).fit(named(outputs), targets) for given in ({"trade_off": None}, {})
+        )
+        assert one.trade_off_ == other.trade_off_
+        assert repr(FrugalFoE(trade_off=None, budget=2.0)).startswith("FrugalFoE(\n  budget=2, not fitted")
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"trade_off": None}, "trade_off and budget are both null; expected one of them"),
+            ({"trade_off": 0.5, "budget": 2}, "trade_off is 0.5 and budget 2; expected one of them"),
+        ],
+    )
+    def test_one_of_both(self, arguments, message):
+        with pytest.raises(InputError, match=message):
+            FrugalFoE(**arguments)
+
+    @pytest.mark.parametrize("given", [["a"], [True], [0.1, float("nan")], [], 0.1j])
+    def test_of_a_curve_are_numbers(self, given):
+        outputs, targets = problem(0)
+        with pytest.raises(InputError, match=r"trade_offs: found .*; expected numbers >= 0"):
+            FrugalFoE().fit(named(outputs), targets).curve(named(outputs), targets, given)
+
+
+NOT_COSTS = ["3", None, True, -1, float("nan"), float("inf"), np.array([1.0]), 1j, np.bool_(True), torch.tensor(True)]
+
+
+@pytest.mark.parametrize("cost", NOT_COSTS)
+def test_what_is_no_cost(cost):
+    with pytest.raises(InputError, match=r"^cost is .*; expected a number >= 0$"):
+        Expert(torch.nn.Linear(2, 2), classes=["a", "b"], cost=cost)
+    for costs in ({"a": cost}, [cost]):
+        with pytest.raises(InputError, match=r"^costs: found .* for expert .*; expected a number >= 0$"):
+            read_costs(costs)
+
+
+@pytest.mark.parametrize("cost", [2, 2.0, np.float32(2), np.int64(2), torch.tensor(2), np.array(2.0), Fraction(2)])
+def test_numbers_of_any_kind_are_costs(cost):
+    assert Expert(torch.nn.Linear(2, 2), classes=["a", "b"], cost=cost).cost == 2.0
+    assert read_costs([cost]) == [2.0] and read_costs({"a": cost}) == {"a": 2.0}
+
+
+class TestNamesOfCosts:
+    def test_a_series_is_read_by_name(self):
+        outputs, targets = problem(0)
+        priced = pd.Series([3.0, 1.0, 4.0, 2.0], index=["e2", "e0", "e3", "e1"])
+        assert FrugalFoE(priced).fit(named(outputs), targets).costs_ == [1.0, 2.0, 3.0, 4.0]
+        assert FrugalFoE(priced.to_numpy()).fit(named(outputs), targets).costs_ == [3.0, 1.0, 4.0, 2.0]
+        with pytest.raises(InputError, match=r"costs: found names .*; expected .* numbers in the order of the experts"):
+            confidence_cascade(outputs, outputs, targets, priced)
+
+    @pytest.mark.parametrize("given", [{1.0, 2.0}, "11", 1.0, [[1.0, 2.0]], np.ones((2, 2)), torch.tensor(1.0)])
+    def test_without_an_order(self, given):
+        with pytest.raises(InputError, match=r"^costs: found .*; expected"):
+            read_costs(given)
+
+    def test_a_name_of_another_case_is_suggested(self):
+        outputs, targets = problem(0)
+        costs = {"e0": 1.0, "e1": 1.0, "E2": 1.0, "e3": 1.0}
+        with pytest.raises(InputError, match=r"none for e2 and one for E2, which is no expert; .* did you mean e2"):
+            FrugalFoE(costs).fit(named(outputs), targets)
+
+    @pytest.mark.parametrize("costs", [{"a": 1.0}, {"a": 1.0, "B": 2.0}, {"a": 1.0, "b": 1.0, "c": 1.0}, [1.0]])
+    def test_a_store_has_one_for_each_expert(self, costs):
+        split = {"probabilities": {"a": [[0.9, 0.1]] * 3, "b": [[0.9, 0.1]] * 3}, "target": [0, 1, 1]}
+        with pytest.raises(InputError, match=r"^costs: found"):
+            ExpertOutputs.from_arrays({"val": split}, {"a": ["x", "y"], "b": ["x", "y"]}, costs=costs)
 
 
 def test_a_curve_shows_small_costs():

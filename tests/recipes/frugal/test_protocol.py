@@ -322,9 +322,9 @@ class TestArguments:
         assert run(tmp_path / "other", stores=stores, costs=turned).rows == first
 
     def test_unknown_costs_are_rejected(self, stores, tmp_path):
-        with pytest.raises(InputError, match="costs: expected one for each of a, b, c; found a, b, z: c, z"):
+        with pytest.raises(InputError, match="costs: found none for c and one for z, which is no expert"):
             run(tmp_path / "run", stores=stores, costs={"a": 1.0, "b": 1.0, "z": 1.0})
-        with pytest.raises(InputError, match="costs: expected one for each of domain_0, domain_1; found domain_0"):
+        with pytest.raises(InputError, match="costs: found none for domain_1; the experts are domain_0, domain_1"):
             run_on_digits(tmp_path / "run", costs={"domain_0": 1.0})
         assert not (tmp_path / "run").exists()
 
