@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any, cast
 
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
+from lightning_fusion.checkpoints import read_checkpoint
 from lightning_fusion.data.normalization import Normalization, preprocessor
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
@@ -21,7 +21,6 @@ from lightning_fusion.experts.pool import ExpertPool, check_same_experts
 from lightning_fusion.extras import require
 from lightning_fusion.files import hash_files, sync, write_text
 from lightning_fusion.foe.module import FoEFuserModule
-from lightning_fusion.hyperparameters import read_checkpoint
 
 _BATCHES = (1, 5)
 _TOKENS = ("input_ids", "attention_mask")
@@ -139,10 +138,7 @@ def export(
             "replace it"
         )
     content = read_checkpoint(checkpoint)
-    kind = resolve_name(content["hyper_parameters"].get("_class_path", "lightning_fusion.FoEFuserModule"))
-    if not issubclass(kind, FoEFuserModule):
-        raise InputError(f"checkpoint: {checkpoint} contains a {kind.__name__}; expected a FoEFuserModule")
-    fuser = kind.load_from_checkpoint(checkpoint, map_location="cpu", experts=None)
+    fuser = FoEFuserModule.load_from_checkpoint(checkpoint, map_location="cpu", experts=None)
     if type(fuser).forward is not FoEFuserModule.forward:
         raise InputError(
             f"checkpoint: {type(fuser).__name__} overrides forward, which the program would ignore; override fuse"

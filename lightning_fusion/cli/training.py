@@ -14,13 +14,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_fusion import __version__
+from lightning_fusion.checkpoints import check_arguments, read_checkpoint
 from lightning_fusion.cli.checks import check_checkpoints, check_folder, check_trained, check_trains, warn_untrained
 from lightning_fusion.cli.config import config_files, flat
 from lightning_fusion.cli.messages import error_of_user
 from lightning_fusion.cli.parser import FusionArgumentParser
 from lightning_fusion.errors import InputError, nearest_path, shorten
 from lightning_fusion.experts.pool import ExpertPool
-from lightning_fusion.hyperparameters import constructor_arguments, read_checkpoint
+from lightning_fusion.hyperparameters import constructor_arguments
 
 # Attributes that are linked from the data module to the model, by their common name.
 _LINKS = {
@@ -187,13 +188,18 @@ class FusionCLI(LightningCLI):
             return
         chosen = self.config[subcommand].model.class_path
         if not _same_class(recorded["_class_path"], chosen):
+            held = str(recorded["_class_path"])[:80]
             raise InputError(
-                f"ckpt_path: {path} contains a {recorded['_class_path']}, the configuration names {chosen}; give the "
-                "checkpoint's own configuration, or change model.class_path"
+                f"ckpt_path: {path} contains a {held}, the configuration names {chosen}; give the checkpoint's own "
+                "configuration, or change model.class_path"
             )
         before = flat(self.config[subcommand].get("model").as_dict())
         given = self.config[subcommand].model.init_args.clone()
-        super()._parse_ckpt_path()
+        written = yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False, skip_none=False))
+        own = written[subcommand]["model"].get("init_args") or {}
+        plain = check_arguments(resolve_name(chosen), recorded, f"ckpt_path: {path}", own)
+        spec = {"class_path": chosen, "dict_kwargs": plain}
+        self.config = self.parser.parse_object({subcommand: {"model": spec}}, self.config)
         self._restore(given)
         after = flat(self.config[subcommand].get("model").as_dict())
         from_data = {f"init_args.{name}" for name in _LINKS.values()}
@@ -218,10 +224,10 @@ class FusionCLI(LightningCLI):
                 model.init_args[name] = value
 
 
-def _same_class(one: str, other: str) -> bool:
+def _same_class(one: Any, other: str) -> bool:
     """Whether two import paths name one class; modules that are not imported are compared by name."""
     if one == other:
         return True
     kind = resolve_name(other)
-    module, _, name = one.rpartition(".")
+    module, _, name = str(one).rpartition(".")
     return one == f"{kind.__module__}.{kind.__qualname__}" or getattr(sys.modules.get(module), name, None) is kind

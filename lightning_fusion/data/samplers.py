@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
+from lightning_fusion.checkpoints import CheckedReload
 from lightning_fusion.errors import InputError
 
 
@@ -93,7 +94,7 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-class SlicedDataModule(LightningDataModule):
+class SlicedDataModule(CheckedReload, LightningDataModule):
     """Data module with slices as batches; a subclass sets the attributes and implements :meth:`rows`."""
 
     batch_size: int

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_fusion.callbacks.reproducible import EpochSeed
+from lightning_fusion.checkpoints import CheckedLoading
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.batch import Batch, as_batch
 from lightning_fusion.data.indexed import numbered
@@ -22,7 +23,6 @@ from lightning_fusion.experts.layers import check_layer, run_network
 from lightning_fusion.experts.pool import reordered
 from lightning_fusion.experts.preprocessing import carry_preprocessing, release_preprocessing
 from lightning_fusion.experts.weights import CARD_KEY, digest_array, digest_tensor, keep_samples
-from lightning_fusion.hyperparameters import CheckedLoading
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
 from lightning_fusion.optimization import TunableLearningRate, build_optimizer
 
@@ -185,6 +185,7 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check the classes of the checkpoint's training, warn about other domains, and take its preprocessing."""
+        super().on_load_checkpoint(checkpoint)
         card = checkpoint.get(CARD_KEY) or {}
         self._samples = digest_array(card.get("samples"))
         known = card.get("classes")

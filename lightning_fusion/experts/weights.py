@@ -1,7 +1,7 @@
 """Weights and networks of experts, read from files without executing anything in them."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_fusion.checkpoints import build_described, imported_class
 from lightning_fusion.errors import InputError, nearest_path, shorten
-from lightning_fusion.hyperparameters import imported_class
 
 CARD_KEY = "expert"
 """Checkpoint key of the metadata that :class:`~lightning_fusion.ExpertModule` stores for its expert."""
@@ -70,14 +70,25 @@ def build_network(spec: Mapping[str, Any] | None, num_classes: int, where: str) 
     """
     if not spec:
         raise InputError(f"network: {where} does not record its network; set network")
-    kind = imported_class(spec["class_path"], nn.Module)
-    if kind is None:
+    if not isinstance(spec, Mapping) or imported_class(spec.get("class_path"), nn.Module) is None:
+        named = spec.get("class_path") if isinstance(spec, Mapping) else spec
+        given = spec.get("init_args") if isinstance(spec, Mapping) else None
         raise InputError(
-            f"network: {where} names {spec['class_path']}, which is not an imported module; import it first, or set "
-            f"network to that class of {num_classes} classes with {spec.get('init_args') or 'no other arguments'} "
+            f"network: {where} names {named}, which is not an imported module; import it first, or set "
+            f"network to that class of {num_classes} classes with {given or 'no other arguments'} "
             "(a checkpoint must not import code by itself)"
         )
-    network: nn.Module = kind(num_classes, **spec.get("init_args", {}))
+    factory = build_described(spec, Callable[[int], nn.Module], f"network: {where}", "network")
+    try:
+        network: nn.Module = factory(num_classes)
+    except InputError:
+        raise
+    except Exception as error:  # of any constructor
+        what = " ".join(str(error).split())
+        raise InputError(
+            f"network: {where} names {spec['class_path']}, which does not accept these arguments "
+            f"({type(error).__name__}: {what})"
+        ) from error
     return network
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 from lightning_fusion.callbacks.reproducible import EpochSeed
+from lightning_fusion.checkpoints import CheckedLoading
 from lightning_fusion.data.batch import as_batch
 from lightning_fusion.data.indexed import numbered
 from lightning_fusion.data.names import as_labels
@@ -38,7 +39,6 @@ from lightning_fusion.experts.pool import (
 )
 from lightning_fusion.experts.preprocessing import data_preprocessing
 from lightning_fusion.foe.fusers import MLPFuser, RepresentationFuser, best_expert_target, draw_expert_target
-from lightning_fusion.hyperparameters import CheckedLoading
 from lightning_fusion.metrics.diversity import BestExpertAccuracy
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train, logs_step
 from lightning_fusion.optimization import TunableLearningRate, build_optimizer
@@ -414,6 +414,7 @@ class FoEFuserModule(TunableLearningRate, CheckedLoading, LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check the experts against those the fuser was trained with, and complete the weights for strict loading."""
+        super().on_load_checkpoint(checkpoint)
         self._take_classes(checkpoint.get("hyper_parameters", {}).get("classes"), "load")
         self._classes_fixed = True
         state, known = checkpoint["state_dict"], checkpoint.get("experts") or {}

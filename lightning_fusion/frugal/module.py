@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ModelPruning, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_fusion.checkpoints import CheckedLoading
 from lightning_fusion.data.batch import as_batch, num_samples
 from lightning_fusion.data.indexed import numbered
 from lightning_fusion.data.names import as_labels
@@ -31,7 +32,6 @@ from lightning_fusion.experts.preprocessing import data_preprocessing
 from lightning_fusion.frugal.policy import FrugalFoE
 from lightning_fusion.frugal.prediction import FrugalPrediction
 from lightning_fusion.frugal.state import ARGUMENTS
-from lightning_fusion.hyperparameters import CheckedLoading
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics
 
 _POLICY = "policy."
@@ -303,6 +303,7 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the policy, check its experts, and complete the weights for strict loading."""
+        super().on_load_checkpoint(checkpoint)
         saved = checkpoint.get("policy")
         if saved is not None:
             self.policy = FrugalFoE.from_state(saved["metadata"], saved["tensors"], "the checkpoint").to(self.device)

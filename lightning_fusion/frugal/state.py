@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_fusion.checkpoints import imported_class
 from lightning_fusion.errors import InputError
 from lightning_fusion.files import digest
 from lightning_fusion.frugal.arguments import costs_of, is_number
 from lightning_fusion.frugal.risk import RiskEstimator
 from lightning_fusion.frugal.search import Calibration
 from lightning_fusion.frugal.subset_fusers import SubsetFuser
-from lightning_fusion.hyperparameters import imported_class
 from lightning_fusion.store import ArrayStore, StoreWriter
 
 FORMAT = 1

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_fusion.callbacks.reproducible import EpochSeed
+from lightning_fusion.checkpoints import CheckedLoading
 from lightning_fusion.data.batch import Batch, as_batch
 from lightning_fusion.data.indexed import numbered
 from lightning_fusion.errors import InputError, shorten
@@ -31,7 +32,6 @@ from lightning_fusion.generation.embeddings import (
 )
 from lightning_fusion.generation.expert import GenerativeExpert
 from lightning_fusion.generation.rouge import read_tokenizer
-from lightning_fusion.hyperparameters import CheckedLoading
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
 from lightning_fusion.optimization import TunableLearningRate, build_optimizer
 
@@ -336,6 +336,7 @@ class GenerativeFoE(TunableLearningRate, CheckedLoading, LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the experts are those that the fuser was trained with."""
+        super().on_load_checkpoint(checkpoint)
         self._expert_metadata = checkpoint.get("experts")
         if self.experts is not None and self._expert_metadata:
             check_same_experts(

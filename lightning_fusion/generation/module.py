@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_fusion.callbacks.reproducible import EpochSeed
+from lightning_fusion.checkpoints import CheckedLoading
 from lightning_fusion.data.batch import as_batch
 from lightning_fusion.data.indexed import numbered
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.module import write_card
 from lightning_fusion.generation.rouge import Rouge, read_tokenizer
-from lightning_fusion.hyperparameters import CheckedLoading
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
 from lightning_fusion.optimization import TunableLearningRate, build_optimizer
 

@@ -10,6 +10,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer, seed_everything
 from torch import distributed, nn
 
+from lightning_fusion.checkpoints import read_checkpoint
 from lightning_fusion.data.base import SPLITS, FusionDataModule
 from lightning_fusion.data.views.role import RoleDataModule
 from lightning_fusion.errors import InputError, shorten
@@ -23,7 +24,7 @@ from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.experts.pool import ExpertPool, check_name
 from lightning_fusion.files import atomic_write, digest, write_text
 from lightning_fusion.foe.module import FoEFuserModule
-from lightning_fusion.hyperparameters import describe_factory, read_checkpoint
+from lightning_fusion.hyperparameters import describe_factory
 from lightning_fusion.recipes.runner import Run
 
 

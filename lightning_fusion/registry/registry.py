@@ -18,7 +18,6 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.pool import check_name
 from lightning_fusion.files import digest
-from lightning_fusion.hyperparameters import check_trusted
 from lightning_fusion.registry.card import FORMAT, PARTS, Card, Transfer
 from lightning_fusion.registry.publish import EXPERT_METADATA, describe_source, restore_expert
 from lightning_fusion.registry.transport import Transport, UnreachableError
@@ -197,7 +196,6 @@ class ExpertRegistry:
             InputError: If the network's class is not imported, or the weights do not match the card.
         """
         where = f"the card of source {card.name}"
-        check_trusted(card.network, where)
         expert = restore_expert(
             card.network, weights, where, whole, **{key: getattr(card, key) for key in EXPERT_METADATA}
         )

@@ -401,10 +401,10 @@ class TestDistrust:
             ({"output": "probabilities"}, "its files give"),
             ({"fingerprint": "0" * 32}, "its card names an expert of fingerprint 0{32}, its files give"),
             ({"features": "neck"}, "has no layer 'neck'"),
-            ({"network": {"class_path": "os.system"}}, "names os.system, which is no imported torch module"),
+            ({"network": {"class_path": "os.system"}}, "names os.system, which is not an imported module"),
             (
                 {"network": {"class_path": "antigravity.Net"}},
-                "antigravity.Net, which is no imported torch module",
+                "antigravity.Net, which is not an imported module",
             ),
             ({"network": {"class_path": "helpers.tiny.Net", "init_args": {"hidden": 9}}}, "the weights do not match"),
             (
@@ -553,11 +553,11 @@ class TestBadInput:
             ({}, {"network": lambda classes: tiny.Net(classes)}, "the network of a is not recorded"),
             ({}, {"network": partial(tiny.Net, dropout=0.5)}, "builds another network than that of a"),
             ({}, {"network": partial(tiny.Net, hidden=9)}, "the weights do not match the description of a"),
-            ({}, {"network": {"class_path": "os.system"}}, "names os.system, which is no imported torch module"),
+            ({}, {"network": {"class_path": "os.system"}}, "names os.system, which is not an imported module"),
             (
                 {},
                 {"network": {"class_path": "helpers.tiny.Net", "more": 1}},
-                "the card of a: its network is missing, of an unknown type",
+                "the description of a: network has class_path, more; expected a class_path, and init_args",
             ),
             ({}, {"statistics": None}, "TensorDataModule computes none; pass the values"),
             ({}, {"statistics": [1.0, float("nan")]}, r"number\(s\) 1 of 2 are NaN or infinite"),

@@ -1,4 +1,4 @@
-"""A checkpoint that holds plain data only must not run code either."""
+"""Modules are rebuilt from what their checkpoints record; see tests/faults/stored/test_foreign_names.py as well."""
 
 from functools import partial
 
@@ -7,62 +7,8 @@ import torch
 from helpers import tiny
 from lightning import LightningModule
 
-from lightning_fusion import ExpertModule, FoEFuserModule
-from lightning_fusion.cli.main import main
+from lightning_fusion import ExpertModule
 from lightning_fusion.errors import InputError
-from lightning_fusion.export import export
-from lightning_fusion.hyperparameters import check_trusted
-
-PAYLOADS = [
-    {"network": {"class_path": "subprocess.getoutput", "init_args": {"cmd": "touch PWNED"}}},
-    {"optimizer": {"class_path": "subprocess.getoutput", "init_args": {"cmd": "touch PWNED"}}},
-    {"network": "os.getcwd"},
-    {"network": {"class_path": "antigravity.Network"}},
-    {
-        "experts": {
-            "a": {
-                "class_path": "lightning_fusion.Expert",
-                "init_args": {"network": {"class_path": "os.system", "init_args": {"command": "touch PWNED"}}},
-            }
-        }
-    },
-]
-
-
-@pytest.fixture(params=PAYLOADS, ids=lambda payload: str(payload)[:40])
-def altered(request, tmp_path, monkeypatch):
-    """A fuser's checkpoint whose hyperparameters were altered; still loadable with weights_only=True."""
-    monkeypatch.chdir(tmp_path)
-    trainer, module = tiny.trainer(), FoEFuserModule(**tiny.outputs().fuser_arguments())
-    trainer.strategy.connect(module)
-    trainer.save_checkpoint("good.ckpt")
-    content = torch.load("good.ckpt", weights_only=True)
-    content["hyper_parameters"] |= request.param
-    torch.save(content, "altered.ckpt")
-    torch.load("altered.ckpt", weights_only=True)
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    "route",
-    [
-        lambda: FoEFuserModule.load_from_checkpoint("altered.ckpt"),
-        lambda: ExpertModule.load_from_checkpoint("altered.ckpt"),
-        lambda: export(tiny.pool(), "altered.ckpt", "out", [4]),
-        lambda: main(["test", "-c", "foe/digits.yaml", "--ckpt_path", "altered.ckpt"]),
-        lambda: main(["fit", "-c", "foe/digits.yaml", "--ckpt_path", "altered.ckpt"]),
-    ],
-    ids=["fuser", "expert", "export", "test", "fit"],
-)
-@pytest.mark.slow
-def test_no_route_calls_or_imports_what_a_checkpoint_names(altered, route):
-    with pytest.raises(InputError, match=r"no imported torch module|expected a class_path"):
-        route()
-    assert not (altered / "PWNED").exists()
-
-
-def test_what_this_library_writes_is_trusted():
-    check_trusted({"network": {"class_path": "lightning_fusion.foe.fusers.MLPFuser"}, "classes": ["os.system"]}, "here")
 
 
 def by_function(num_classes: int) -> tiny.Net:
