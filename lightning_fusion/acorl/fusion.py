@@ -125,7 +125,7 @@ def late_fusion(
                 f"the store has no representations of {shorten(missing)}; collect with keep_representations=True"
             )
         representations = np.concatenate([part.representations[name] for name in members], axis=1)
-        tensors[split] = (torch.from_numpy(representations), torch.from_numpy(np.array(part.target)))
+        tensors[split] = (torch.from_numpy(representations), [outputs.classes[number] for number in part.target])
     known = tensors["train"][0]
     head = LinearHead(len(outputs.classes), known.mean(0), known.std(0))
     return head, TensorDataModule(tensors, outputs.classes, batch_size=batch_size, seed=seed)

@@ -46,7 +46,7 @@ def as_batch(batch: Any, source: str, labeled: bool = True) -> Batch:
         InputError: If the batch is anything else, or its targets are not (B,) class numbers.
     """
     if isinstance(batch, Batch):
-        return batch
+        return _with_numbers(batch, source)
     parts = list(batch) if isinstance(batch, (tuple, list)) and not all(isinstance(x, str) for x in batch) else [batch]
     if any(isinstance(part, tuple) and hasattr(part, "_fields") for part in parts) or (
         len(parts) > 1 and _holds_batches(parts[-1])
@@ -56,7 +56,7 @@ def as_batch(batch: Any, source: str, labeled: bool = True) -> Batch:
             "data sets, as in torch.utils.data.ConcatDataset"
         )
     if len(parts) == len(Batch._fields) and _are_facts(*parts[1:]):
-        return Batch(*parts)
+        return _with_numbers(Batch(*parts), source)
     if len(parts) == 2:
         target = _target_tensor(parts[1], source)
     elif len(parts) == 1 and not labeled and (count := num_samples(parts[0])) is not None:
@@ -83,6 +83,13 @@ def _are_facts(target: Any, domain: Any, index: Any) -> bool:
         return False
     shapes: bool = target.ndim == index.ndim == 1 and domain.ndim == 2 and len(target) == len(domain) == len(index)
     return shapes and domain.dtype == torch.bool and not index.is_floating_point()
+
+
+def _with_numbers(batch: Batch, source: str) -> Batch:
+    """Return a batch whose targets are int64, as those of the library's loaders are."""
+    if isinstance(batch.target, Tensor) and batch.target.dtype == torch.int64:
+        return batch
+    return batch._replace(target=_target_tensor(batch.target, source))
 
 
 def _target_tensor(target: Any, source: str) -> Tensor:

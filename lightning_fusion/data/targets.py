@@ -1,6 +1,6 @@
 """Targets in any form that users hold them, as class numbers or an error."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_fusion.data.names import canonical_label
 from lightning_fusion.errors import InputError, shorten, suggestion
 
+_MOST = 2.0**62  # larger numbers are no classes, and may overflow
 UNLABELED = -100
 """Target of a sample whose label is unknown, or none of the classes; the ``ignore_index`` of torch's losses."""
 
@@ -44,16 +45,17 @@ def as_targets(
     count = classes if classes is None or isinstance(classes, int) else len(classes)
     least = f"0 to {count - 1}" if count else "0 or more"
     if found.ndim != 1:
-        raise InputError(f"{where}: found shape {found.shape}; expected (N,) class numbers{_flat(found)}")
+        raise InputError(f"{where}: found shape {found.shape}; expected (N,) class numbers{_flat(found, values)}")
+    if found.dtype.kind == "b" and names is not None and {name.casefold() for name in names} == {"false", "true"}:
+        return np.where(found, *([name.casefold() for name in names].index(text) for text in ("true", "false")))
     if found.dtype.kind in "OUST":
         return _numbers_of(found, names, where)
     if found.dtype.kind == "b":
-        raise InputError(
-            f"{where}: found truth values; expected class numbers; convert them, as in targets.astype(int)"
-        )
+        raise InputError(f"{where}: found truth values; expected class numbers{_meaning(names)}")
     if found.dtype.kind not in "iuf":
         raise InputError(f"{where}: found an array of {found.dtype}; expected class numbers or names")
-    whole = np.isfinite(found) & (found == np.floor(found)) if found.dtype.kind == "f" else np.ones(len(found), bool)
+    whole = found == np.floor(found) if found.dtype.kind == "f" else np.ones(len(found), bool)
+    whole &= np.abs(found.astype(np.float64)) < _MOST
     if not whole.all():
         rows = np.flatnonzero(~whole)
         raise InputError(
@@ -68,8 +70,19 @@ def as_targets(
         raise InputError(
             f"{where}: {len(rows)} out of range, {shorten(np.unique(found[rows]))} in row(s) {shorten(rows)}; "
             + (f"expected {least}" if count is None else f"the task has {count} classes ({least})")
+            + _as_texts(found, names)
         )
     return found.astype(np.int64)
+
+
+def names_classes(values: Any) -> bool:
+    """Return whether targets are names of classes, not numbers.
+
+    Example:
+        >>> names_classes(["cat", "dog"]), names_classes([0, 1])
+        (True, False)
+    """
+    return not isinstance(values, Tensor) and any(isinstance(value, str) for value in values)
 
 
 def single_class_message(targets: np.ndarray, classes: Sequence[str], where: str) -> str | None:
@@ -91,17 +104,62 @@ def single_class_message(targets: np.ndarray, classes: Sequence[str], where: str
     return f"all {len(known)} targets of {where} are {name!r}: a constant answer has accuracy 1 on them"
 
 
+def check_meaning(several: Mapping[str, Any], classes: Sequence[str]) -> None:
+    """Check that whole numbers in targets are not names of classes with other numbers.
+
+    Where every number is also a name, as 1 and 2 are of the classes "1", "2" and "3", either may be meant.
+
+    Args:
+        several: Targets of all splits, by their names for messages.
+        classes: Names of the C classes.
+
+    Raises:
+        InputError: If either may be meant.
+
+    Example:
+        >>> check_meaning({"train": [0, 1, 2], "test": [1, 2]}, ["1", "2", "3"])
+        >>> check_meaning({"test": [1, 2]}, ["1", "2", "3"])
+        Traceback (most recent call last):
+        ...
+        lightning_fusion.errors.InputError: test: found 1, 2, which are numbers of classes and names of others \
+('2' is class number 1); give names of classes, as in [str(value) for value in targets], or [classes[value] for value \
+in targets]
+    """
+    names = [canonical_label(name) for name in classes]
+    if names == [str(number) for number in range(len(names))] or not any(name.isdecimal() for name in names):
+        return
+    found: dict[int, None] = {}
+    for where, values in several.items():
+        array = _array(values, where)
+        if array.ndim != 1 or array.dtype.kind not in "iuf":
+            return  # names, or an error of its own
+        found |= dict.fromkeys(np.unique(array).tolist())
+    numbers = [int(value) for value in found if value >= 0 and value == value // 1]
+    other = [number for number in numbers if 0 <= number < len(names) and names[number] != str(number)]
+    if other and all(str(number) in names for number in numbers):
+        raise InputError(
+            f"{next(iter(several))}: found {shorten(numbers)}, which are numbers of classes and names of others "
+            f"({names[other[0]]!r} is class number {other[0]}); give names of classes, as in [str(value) for value in "
+            "targets], or [classes[value] for value in targets]"
+        )
+
+
 def _array(values: Any, where: str) -> np.ndarray:
     if isinstance(values, Tensor):
         values = values.detach().cpu()
+        if values.layout is not torch.strided or values.is_quantized:
+            raise InputError(f"{where}: found a sparse or quantized tensor; expected a dense one of class numbers")
         values = (values.float() if values.dtype is torch.bfloat16 else values).numpy()
     if np.ma.is_masked(values):
         raise InputError(
             f"{where}: found masked values in row(s) {shorten(np.flatnonzero(np.ma.getmaskarray(values)))}; expected a "
             "label for each sample: leave these rows out"
         )
-    if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
-        raise InputError(f"{where}: found {values!r}; expected (N,) class numbers or names")
+    if isinstance(values, str | bytes | Mapping | Set) or not hasattr(values, "__len__"):
+        shown = " ".join(repr(values).split())
+        raise InputError(f"{where}: found {shown:.100}; expected (N,) class numbers or names")
+    if isinstance(values, list | tuple) and any(isinstance(value, bool) for value in values):
+        values = np.array(values, bool if all(isinstance(value, bool | np.bool_) for value in values) else object)
     try:
         found = np.asarray(values)
         if found.dtype.hasobject and found.ndim == 1 and all(_is_whole(value) for value in found):
@@ -117,10 +175,27 @@ def _is_whole(value: Any) -> bool:
     return whole and not isinstance(value, bool)
 
 
-def _flat(found: np.ndarray) -> str:
+def _meaning(names: Sequence[str] | None) -> str:
+    """How to say which class True is."""
+    if names is None or len(names) != 2:
+        return "; convert them, as in targets.astype(int)"
+    return (
+        f" or names: whether True is {names[0]} or {names[1]} is not known; convert them, as in "
+        f"np.where(targets, {names[1]!r}, {names[0]!r})"
+    )
+
+
+def _as_texts(found: np.ndarray, names: Sequence[str] | None) -> str:
+    """How to give numbers that are names of classes."""
+    if names is None or not all(canonical_label(value) in names for value in np.unique(found).tolist()):
+        return ""
+    return "; these are names of classes: give texts, as in [str(value) for value in targets]"
+
+
+def _flat(found: np.ndarray, values: Any) -> str:
     """How to make one dimension of an array, if that is plain."""
     if found.ndim == 2 and found.shape[1] == 1:
-        return "; take the column, as in targets[:, 0]"
+        return f"; take the column, as in targets{'.iloc' if hasattr(values, 'iloc') else ''}[:, 0]"
     if found.ndim == 2 and found.dtype.kind in "biuf" and (np.count_nonzero(found, axis=1) == 1).all():
         return "; take the class of one-hot rows, as in targets.argmax(1)"
     return ""
@@ -131,8 +206,8 @@ def _numbers_of(found: np.ndarray, names: Sequence[str] | None, where: str) -> n
     other = [row for row, value in enumerate(found) if not isinstance(value, str)]
     if other:
         raise InputError(
-            f"{where}: found {shorten([repr(found[row]) for row in other])} in row(s) {shorten(other)} beside texts; "
-            "expected class numbers or class names"
+            f"{where}: found {shorten([repr(found[row]) for row in other])} in row(s) {shorten(other)}"
+            f"{' beside texts' if len(other) < len(found) else ''}; expected class numbers or class names"
         )
     if names is None:
         raise InputError(f"{where}: found texts ({shorten(dict.fromkeys(found))}); expected class numbers, 0 to C - 1")

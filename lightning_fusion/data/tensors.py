@@ -12,7 +12,8 @@ from torch import Tensor
 from lightning_fusion.data.base import FusionDataModule, RowDataset, warn_single_class
 from lightning_fusion.data.duplicates import tensors_message
 from lightning_fusion.data.names import as_labels
-from lightning_fusion.data.targets import as_targets
+from lightning_fusion.data.row_labels import check_row_labels
+from lightning_fusion.data.targets import as_targets, check_meaning
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest, row_digests
 
@@ -50,11 +51,14 @@ class TensorDataModule(FusionDataModule):
         self._configure(batch_size=batch_size, seed=seed)
         self._classes, self._domains = as_labels(classes, "classes"), as_labels(domains, "domains")
         self._rows = {}
+        given = {split: parts[1] for split, parts in tensors.items() if len(parts) > 1}
+        check_meaning({f"split {split}: targets": values for split, values in given.items()}, self._classes)
         offset = 0
         for split, parts in tensors.items():
             if len(parts) not in (2, 3) or len({len(part) for part in parts}) != 1:
                 found = ", ".join(str(len(part)) for part in parts)
                 raise InputError(f"split {split}: expected (inputs, targets[, domains]) of one length; found {found}")
+            check_row_labels(dict(zip(("inputs", "targets", "domains"), parts, strict=False)), f"split {split}")
             targets = torch.from_numpy(as_targets(parts[1], self._classes, f"split {split}: targets", unlabeled=True))
             count = len(targets)
             domain = parts[2] if len(parts) == 3 else torch.zeros(count, len(self._domains), dtype=torch.bool)

@@ -58,29 +58,57 @@ def describe_invalid(outputs: Tensor, rows: Sequence[int] = (), where: str = "")
     return f"returned outputs that are not probabilities{listed} (sum {outputs[0].sum().item():.3g}); {advice}"
 
 
-def has_names(answer: Any, names: Sequence[str]) -> bool:
-    """Return whether an answer names the class of each value: a data frame with names, or a list of dicts.
+def column_names(values: Any) -> list[str] | None:
+    """Return the names of the columns or keys of values, in canonical form; ``None`` if they have none.
 
-    Columns that are only numbered (0, 1, ... or p0, p1, ...) are no names, unless they are the given ones.
+    Columns of a data frame that are only numbered (0, 1, ... or p1, p2, ...) are no names.
+
+    Args:
+        values: A data frame, a dict of columns, a list of dicts, or anything else, which has no names.
+
+    Example:
+        >>> column_names({"dog": [0.9], "cat": [0.1]}), column_names([{"dog": 0.9, "cat": 0.1}]), column_names([[1.0]])
+        (['dog', 'cat'], ['dog', 'cat'], None)
     """
-    if isinstance(answer, Tensor):
-        return False
-    if isinstance(answer, list | tuple):
-        return any(isinstance(row, Mapping) for row in answer)
-    if not (hasattr(answer, "columns") and hasattr(answer, "to_numpy")):
-        return False
-    labels = [canonical_label(label) for label in answer.columns]
+    if isinstance(values, list | tuple):
+        values = next((row for row in values if isinstance(row, Mapping)), None)
+    if isinstance(values, Mapping):
+        return [canonical_label(label) for label in values]
+    labels = _labels(values)
+    return None if labels is None or _are_numbers(labels, 0) else labels
+
+
+def _labels(values: Any) -> list[str] | None:
+    """Return the labels of the columns of a data frame; ``None`` for anything else."""
+    if isinstance(values, Tensor) or not (hasattr(values, "columns") and hasattr(values, "to_numpy")):
+        return None
+    return [canonical_label(label) for label in values.columns]
+
+
+def _are_numbers(labels: Sequence[str], least: int) -> bool:
+    """Return whether labels count columns: from 0, from ``least``, or after a prefix from 0 or 1."""
     prefix = labels[0].rstrip("0123456789") if labels else ""
-    numbered = [[f"{prefix}{start + number}" for number in range(len(labels))] for start in (0, 1)]
-    return sorted(labels) == sorted(names) or labels not in numbered
+    starts = (0, 1) if prefix else (0, least)
+    return labels in [[f"{prefix}{start + number}" for number in range(len(labels))] for start in starts]
+
+
+def has_names(answer: Any, names: Sequence[str]) -> bool:
+    """Return whether an answer names the class of each value.
+
+    Columns that are only numbered, from 0 or 1, are no names, unless they are the given ones.
+    """
+    labels = _labels(answer)
+    if labels is None:
+        return column_names(answer) is not None
+    return sorted(labels) == sorted(names) or not _are_numbers(labels, 1)
 
 
 def in_order(answer: Any, names: Sequence[str]) -> Any:
     """Return an answer as rows without names: columns in the order of the names, and NaN for a row that is None.
 
     Args:
-        answer: A data frame or a list of dicts, whose columns or keys are matched with the names in canonical form; a
-            list of rows; anything else is returned as it is.
+        answer: A data frame, a dict of columns or a list of dicts, whose columns or keys are matched with the names in
+            canonical form; a list of rows; anything else is returned as it is.
         names: Names of the columns, in order.
 
     Raises:
@@ -89,6 +117,8 @@ def in_order(answer: Any, names: Sequence[str]) -> Any:
     Example:
         >>> in_order([{"dog": 0.9, "cat": 0.1}, None], ["cat", "dog"])
         [[0.1, 0.9], [nan, nan]]
+        >>> in_order({"dog": [0.9, 0.2], "cat": [0.1, 0.8]}, ["cat", "dog"]).tolist()
+        [[0.1, 0.9], [0.8, 0.2]]
     """
     listed = isinstance(answer, list | tuple)
     if not has_names(answer, names):
@@ -96,6 +126,8 @@ def in_order(answer: Any, names: Sequence[str]) -> Any:
             return answer
         widths = [len(row) for row in answer if isinstance(row, Sequence | np.ndarray | Tensor)]
         return [[math.nan] * max(widths, default=len(names)) if row is None else row for row in answer]
+    if isinstance(answer, Mapping):
+        return _stacked(list(answer.values()), _columns(answer, names, "keys"))
     if not listed:
         return answer.to_numpy()[:, _columns(answer.columns, names, "columns")]
     rows = []
@@ -105,6 +137,31 @@ def in_order(answer: Any, names: Sequence[str]) -> Any:
         values = [math.nan] * len(names) if row is None else list(row.values())
         rows.append(values if row is None else [values[column] for column in _columns(row, names, "keys")])
     return rows
+
+
+def _column(values: Any) -> np.ndarray:
+    """Return a column as an array; None is NaN."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = values.float() if values.dtype is torch.bfloat16 else values
+    elif isinstance(values, list | tuple):
+        values = [math.nan if value is None else value for value in values]
+    return np.asarray(unmasked(values))
+
+
+def _stacked(columns: Sequence[Any], order: Sequence[int]) -> np.ndarray:
+    """Return columns of R numbers each, in an order, as an array (R, number of columns)."""
+    try:
+        found = [_column(part) for part in columns]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"returned a dict of columns that are no numbers ({error})") from error
+    shapes = {part.shape for part in found}
+    if len(shapes) > 1 or any(part.ndim != 1 or part.dtype.kind not in "biuf" for part in found):
+        raise InputError(
+            f"returned a dict of {shorten(sorted(map(str, shapes)))} {shorten({str(part.dtype) for part in found})}; "
+            "expected a column of numbers for each class, all of one length"
+        )
+    return np.stack([found[number] for number in order], axis=1)
 
 
 def _columns(found: Iterable[Any], names: Sequence[str], what: str) -> list[int]:

@@ -158,13 +158,14 @@ def class_order(
         The names, and the number of the column of each; ``None`` if the columns have that order.
 
     Raises:
-        InputError: If there are more or less names than columns, or the estimator's labels are texts with other names.
+        InputError: If there are more or less names than columns, or the estimator's labels are texts or truth values
+            with other names.
 
     Example:
         >>> class_order(["1", "10", "2"], ["1", "2", "10"])
         (['1', '2', '10'], [0, 2, 1])
-        >>> class_order([0, 1], ["cat", "dog"])
-        (['cat', 'dog'], None)
+        >>> class_order([0, 1], ["cat", "dog"]), class_order([1, 0], ["cat", "dog"])
+        ((['cat', 'dog'], None), (['cat', 'dog'], [1, 0]))
     """
     labels = [canonical_label(label) for label in known]
     names = labels if classes is None else as_labels(classes, "classes")
@@ -175,10 +176,20 @@ def class_order(
     if set(names) == set(labels):
         columns = [labels.index(name) for name in names]
         return names, None if columns == list(range(len(labels))) else columns
+    if any(isinstance(label, bool) for label in known):
+        spelled = [label.casefold() for label in labels]
+        if {name.casefold() for name in names} == set(spelled):
+            columns = [spelled.index(name.casefold()) for name in names]
+            return names, None if columns == list(range(len(labels))) else columns
+        raise InputError(
+            f"classes: found {shorten(names)}; {source} was fitted on truth values, and which of them is which class "
+            "is not known: fit it on the names of the classes, or set classes to True and False in quotes"
+        )
     if any(isinstance(label, str) for label in known) or set(names) & set(labels):
         unknown = [name for name in names if name not in labels]
         raise InputError(
             f"classes: found {shorten(unknown, 20)}, which {source} does not know; its classes are "
             f"{shorten(labels, 20)}, and their names decide which output is whose"
         )
-    return names, None
+    columns = sorted(range(len(known)), key=lambda column: known[column])
+    return names, None if columns == list(range(len(known))) else columns

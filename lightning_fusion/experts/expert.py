@@ -14,7 +14,7 @@ from lightning_fusion.data.batch import num_samples
 from lightning_fusion.data.names import as_labels
 from lightning_fusion.data.normalization import Normalization, preprocessor
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.answers import as_rows, has_names
+from lightning_fusion.experts.answers import as_rows, column_names, has_names
 from lightning_fusion.experts.estimators import (
     METHODS,
     called_method,
@@ -63,7 +63,8 @@ class Expert(nn.Module):
 
     Args:
         network: Any module, or in Python any callable (a remote service, another framework), that maps a batch to
-            (B, C_k) outputs: an array, or rows that name their classes (a data frame, a list of dicts). A fitted
+            (B, C_k) outputs: an array, or values that name their classes (a data
+            frame, a list of dicts, a dict of columns). A fitted
             classifier of scikit-learn's kind, or its method ``predict_proba``, has its own
             classes: outputs are put into the order of ``classes``. Optional for a checkpoint of
             :class:`~lightning_fusion.ExpertModule`, which records its network; with a checkpoint a callable maps the
@@ -344,7 +345,8 @@ class Expert(nn.Module):
             )
         raw = self.network(like_weights(self._prepared(input), self.network))
         raw = getattr(raw, "logits", raw)  # return type of transformers' models
-        if isinstance(raw, (tuple, Mapping)):
+        named = column_names(raw) if isinstance(raw, Mapping) else None
+        if isinstance(raw, tuple) or (named is not None and not set(named) & set(self.classes)):
             raise InputError(
                 f"the expert's network returns a {type(raw).__name__}; wrap it so that it returns its (batch, "
                 f"{len(self.classes)}) outputs alone"

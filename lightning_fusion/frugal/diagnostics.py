@@ -1,12 +1,10 @@
 """Diagnostics of a fitted policy and of a batch of predictions."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 
 from lightning_fusion.extras import installed
-from lightning_fusion.frugal.arguments import TRADE_OFF
 from lightning_fusion.frugal.prediction import FrugalPrediction
 from lightning_fusion.frugal.search import Calibration
 
@@ -66,8 +64,7 @@ def _cost_diagnostics(costs: Sequence[float], trade_off: float, rows: int) -> li
         return [
             f"trade_off * cost is {largest:.3g} for the most expensive expert, less than one error in {rows} "
             "calibration samples: costs have no effect, as any gain pays for a query; scale the costs, or raise "
-            f"trade_off, which is the loss per unit of cost (about {TRADE_OFF / (math.fsum(costs) / len(costs)):.2g} "
-            f"for {TRADE_OFF:g} per mean cost)"
+            f"trade_off, which is the loss per unit of cost, above {1 / (rows * max(costs)):.2g}"
         ]
     return []
 

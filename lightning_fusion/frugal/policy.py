@@ -147,8 +147,9 @@ class FrugalFoE(PolicyState):
 
         Args:
             outputs: (N, C) by expert, or one split of an :class:`~lightning_fusion.ExpertOutputs`. Outputs in float64
-                are not converted; neighbors are those of float64 in any case.
-            targets: (N,) classes 0..C-1; a split has its own.
+                are not converted; neighbors are those of float64 in any case. Data frames and dicts of columns are
+                read by the names of their columns, which the policy then knows.
+            targets: (N,) classes 0..C-1, or names of the classes; a split has its own.
             missing: (N, K) bool, missing answers; a split has its own. Samples without an answer of every expert are
                 left out, with a warning.
 
@@ -189,7 +190,7 @@ class FrugalFoE(PolicyState):
         if missing is not None:
             complete = complete_rows(names, missing)
             outputs = outputs.masked_fill(~complete[:, None], 0)  # is left out below, after the check of the targets
-        goal = check_labeled(names, outputs, targets)
+        goal = check_labeled(names, outputs, targets, classes)
         if missing is not None:
             outputs, goal = outputs[:, complete], goal[complete]
         found = costs_of(self.costs, names, costs)
@@ -360,9 +361,9 @@ class FrugalFoE(PolicyState):
             raise InputError(f"neighbors is {neighbors}; expected 1 to {len(self.targets)}, the calibration samples")
         if targets is None and isinstance(outputs, OutputsSplit):
             targets = outputs.target
-        known, absent = self._known(outputs, missing)
+        known, absent = self._known(outputs, missing, targets)
         present = known if absent is None else known.masked_fill(absent[:, :, None], 1 / known.shape[2])
-        goal = check_labeled(self.names, present, targets).to(self.targets.device)
+        goal = check_labeled(self.names, present, targets, self.classes).to(self.targets.device)
         query = replay_query(known, self.names, absent, self.on_failure == "skip", self._valid)
         prices = read_trade_offs(per_mean_cost(TRADE_OFFS, self.costs_) if trade_offs is None else trade_offs)
         count = self.neighbors_ if neighbors is None else neighbors
@@ -375,10 +376,10 @@ class FrugalFoE(PolicyState):
         return FrugalCurve.of(prices, predictions, goal)
 
     def _known(
-        self, outputs: Mapping[str, Any] | OutputsSplit | Tensor, missing: Any = None
+        self, outputs: Mapping[str, Any] | OutputsSplit | Tensor, missing: Any = None, targets: Any = None
     ) -> tuple[Tensor, Tensor | None]:
         """Return the (K, B, C) outputs of the experts of this policy, in its order, and the missing answers (K, B)."""
-        return read_known(outputs, self.names, self.outputs, self.classes, self.experts, missing)
+        return read_known(outputs, self.names, self.outputs, self.classes, self.experts, missing, targets)
 
     def _decide(
         self, calibration: Calibration, query: Query, count: int, trade_off: float, own: Tensor | None = None

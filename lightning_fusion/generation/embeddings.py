@@ -150,7 +150,7 @@ def collect_embeddings(
             arrays[split] = {
                 "probabilities": {name: np.ones((len(index), 1), np.float32) for name in metadata},
                 "representations": representations,
-                "target": _drawn(owned, index),
+                "target": [list(metadata)[number] for number in _drawn(owned, index)],
                 "domain": domain,
                 "index": index,
             }

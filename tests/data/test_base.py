@@ -27,7 +27,7 @@ class TestBatches:
         assert [batch.index.tolist() for batch in data.train_dataloader()] == here
 
     def test_a_tuple_of_four_is_a_batch(self):
-        four = [torch.zeros(2), torch.zeros(2), torch.zeros(2, 0, dtype=torch.bool), torch.arange(2)]
+        four = [torch.zeros(2), torch.zeros(2, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.bool), torch.arange(2)]
         assert as_batch(four, "the loader") == Batch(*four)
 
     @pytest.mark.parametrize(("found", "name"), [((1, 2, 3), "a tuple of 3"), (torch.zeros(2), "Tensor"), ({}, "dict")])

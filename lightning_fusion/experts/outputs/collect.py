@@ -390,7 +390,7 @@ def _merge(
                 array[place[start + begin : start + end]] = part[name][begin:end]
                 release(array, part[name])
         if name == "target":
-            as_targets(array, classes, f"the {split} loader: target")
+            as_targets(array, len(classes), f"the {split} loader: target")
     return unique
 
 

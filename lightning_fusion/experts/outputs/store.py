@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lightning_fusion.costs import costs_in_order
 from lightning_fusion.data.base import Origins
 from lightning_fusion.data.names import as_labels, canonical_label
-from lightning_fusion.data.targets import as_targets, single_class_message
+from lightning_fusion.data.targets import as_targets, check_meaning, single_class_message
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.identity import VERSION_HINT
 from lightning_fusion.experts.outputs.values import (
@@ -378,6 +378,8 @@ class ExpertOutputs:
         parts = {}
         for split, given in splits.items():
             check_parts(split, given)
+        check_meaning({f"split {split}: target": given["target"] for split, given in splits.items()}, vocabulary)
+        for split, given in splits.items():
             differ = set(expert_classes) ^ set(given["probabilities"])
             if differ:
                 raise InputError(f"split {split}: probabilities and expert_classes differ in {shorten(sorted(differ))}")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_fusion.data.base import Origins
+from lightning_fusion.data.row_labels import check_row_labels
 from lightning_fusion.errors import InputError, shorten, suggestion
 from lightning_fusion.experts.answers import in_order, unmasked
 from lightning_fusion.experts.pool import check_outputs
@@ -62,37 +63,10 @@ def check_parts(split: str, given: Mapping[str, Any]) -> None:
         )
     if lacking := {"probabilities", "target"} - set(given):
         raise InputError(f"split {split}: found no {shorten(sorted(lacking))}; expected both of them")
-    rows = {f"probabilities of {name}": values for name, values in given["probabilities"].items()}
-    check_row_labels({"target": given["target"], **rows}, f"split {split}")
-
-
-def check_row_labels(tables: Mapping[str, Any], where: str) -> None:
-    """Check that tables of pandas list their rows in one order.
-
-    Args:
-        tables: Series, frames and any other values by name; only the former two have row labels.
-        where: What they are of, for messages.
-
-    Raises:
-        InputError: If two have the same row labels in another order.
-
-    Example:
-        >>> import pandas
-        >>> one, other = pandas.Series([0, 1], index=["a", "b"]), pandas.Series([0, 1], index=["b", "a"])
-        >>> check_row_labels({"one": one, "other": other}, "train")
-        Traceback (most recent call last):
-        ...
-        lightning_fusion.errors.InputError: train: the rows of one and of other have the same labels in another order; \
-sort them alike, or give values, as in table.to_numpy()
-    """
-    labeled = {name: list(table.index) for name, table in tables.items() if hasattr(table, "iloc")}
-    first = next(iter(labeled), "")
-    for name, labels in labeled.items():
-        if labels != labeled[first] and len(labels) == len(labeled[first]) and set(labels) == set(labeled[first]):
-            raise InputError(
-                f"{where}: the rows of {first} and of {name} have the same labels in another order; sort them alike, "
-                "or give values, as in table.to_numpy()"
-            )
+    tables = {key: given.get(key) for key in ("target", "domain", "index", "missing")}
+    for key in ("probabilities", "representations"):
+        tables |= {f"{key} of {name}": values for name, values in (given.get(key) or {}).items()}
+    check_row_labels(tables, f"split {split}")
 
 
 def as_array(values: Any) -> Any:

@@ -271,7 +271,7 @@ class _Answers:
             arrays[name] = {
                 "probabilities": {expert: np.ones((len(rows), 1), np.float32) for expert in self.names},
                 "representations": {expert: self._representations(expert, split, kind)[rows] for expert in self.names},
-                "target": self.best[self.category[split][rows]],
+                "target": [self.names[number] for number in self.best[self.category[split][rows]]],
             }
         classes = {expert: [expert] for expert in self.names}
         return EmbeddingsDataModule(ExpertOutputs.from_arrays(arrays, classes, self.names), seed=seed)

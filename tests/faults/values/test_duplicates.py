@@ -193,5 +193,5 @@ class TestOneClass:
         assert any(
             found.startswith("All 8 targets of the test") for found in diagnose_outputs(outputs, "test").findings
         )
-        with pytest.warns(UserWarning, match="all 8 targets of the calibration samples are '1'"):
+        with pytest.warns(UserWarning, match="all 8 targets of the calibration samples are 'right'"):
             FrugalFoE(fuser_neighbors=3).fit(outputs["test"])
