@@ -171,7 +171,7 @@ class ACoRLModule(ExpertModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Compute task loss plus mean dissimilarity; log both with gradient norms every ``log_every_n_steps`` steps."""
-        batch = as_batch(batch, "the train loader")
+        batch = as_batch(batch, "the train loader", num_classes=len(self.classes), unlabeled=True)
         input, target = self.mix(batch)
         strength = self.strength(self.progress)
         seen = logs_step(self)

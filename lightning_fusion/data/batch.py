@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_fusion.data.targets import UNLABELED, as_targets
-from lightning_fusion.errors import InputError
+from lightning_fusion.errors import InputError, shorten
 
 
 class Batch(NamedTuple):
@@ -30,7 +30,9 @@ class UnnumberedBatch(Batch):
     """A batch of a loader of ``(input, target)``: ``index`` is -1, and ``domain`` (B, 0)."""
 
 
-def as_batch(batch: Any, source: str, labeled: bool = True) -> Batch:
+def as_batch(
+    batch: Any, source: str, labeled: bool = True, num_classes: int | None = None, unlabeled: bool = False
+) -> Batch:
     """Convert a batch of ``source`` to :class:`Batch`.
 
     A tuple of the same four fields in that order is accepted, and ``(input, target)`` as other projects yield it,
@@ -41,12 +43,51 @@ def as_batch(batch: Any, source: str, labeled: bool = True) -> Batch:
         source: Name of the loader, for messages.
         labeled: Whether targets are needed; without, ``(input,)`` and inputs alone are accepted, and the target is
             :data:`~lightning_fusion.data.targets.UNLABELED`.
+        num_classes: Number of the model's classes, which targets count. ``None`` (default) accepts any target.
+        unlabeled: Also accept batches in which some samples have the target UNLABELED.
 
     Raises:
-        InputError: If the batch is anything else, or its targets are not (B,) class numbers.
+        InputError: If the batch is anything else, or its targets are not (B,) class numbers in range.
     """
-    if isinstance(batch, Batch):
-        return _with_numbers(batch, source)
+    found = _with_numbers(batch, source) if isinstance(batch, Batch) else _converted(batch, source, labeled)
+    if num_classes is not None:
+        check_targets(found.target, num_classes, source, unlabeled)
+    return found
+
+
+def check_targets(target: Tensor, num_classes: int, source: str, unlabeled: bool = False) -> None:
+    """Check that targets are numbers of classes, since the error of a loss or a device is unclear.
+
+    Args:
+        target: (B,) targets.
+        num_classes: Number of classes.
+        source: Name of the loader, for the message.
+        unlabeled: Accept :data:`~lightning_fusion.data.targets.UNLABELED`, but not alone.
+
+    Raises:
+        InputError: If one is out of range, or no sample has a label.
+
+    Example:
+        >>> check_targets(torch.tensor([0, 3]), 3, "a loader")
+        Traceback (most recent call last):
+        ...
+        lightning_fusion.errors.InputError: a loader yields the target(s) 3; expected 0 to 2, numbers of 3 classes
+    """
+    outside = (target < 0) | (target >= num_classes)
+    if unlabeled:
+        outside &= target != UNLABELED
+        outside |= (target == UNLABELED).all()
+    if bool(outside.any()):
+        values = shorten(target[outside].unique().tolist())
+        only = f"; {UNLABELED} marks samples without a label" if bool((target[outside] == UNLABELED).any()) else ""
+        raise InputError(
+            f"{source} yields the target(s) {values}; expected 0 to {num_classes - 1}, numbers of {num_classes} "
+            f"classes{only}"
+        )
+
+
+def _converted(batch: Any, source: str, labeled: bool) -> Batch:
+    """Return a batch of another form."""
     parts = list(batch) if isinstance(batch, (tuple, list)) and not all(isinstance(x, str) for x in batch) else [batch]
     if any(isinstance(part, tuple) and hasattr(part, "_fields") for part in parts) or (
         len(parts) > 1 and _holds_batches(parts[-1])

@@ -376,7 +376,8 @@ def _conclude(result: Diagnosis, unseen: str | None, classes: int, order: list[s
         )
     if any(expert.leaks for expert in result.experts):
         return
-    if all(expert.seen is not None for expert in result.experts):
+    unknown = [expert.name for expert in result.experts if expert.seen is None]
+    if not unknown:
         count = sum(expert.seen or 0 for expert in result.experts)
         if not count:
             result.findings.append(f"No expert was trained on a sample of {result.split}, as recorded in training.")
@@ -385,7 +386,13 @@ def _conclude(result: Diagnosis, unseen: str | None, classes: int, order: list[s
         result.findings.append(
             f"The leak check is not conclusive: no expert is significantly more accurate on {result.split} than on "
             f"{unseen}, but an excess of {100 * bound:.1f} points is not excluded, and experts that were trained on "
-            "both splits are not detected. Experts that ExpertModule trains have a record of their training samples."
+            f"both splits are not detected. The training samples of {shorten(unknown)} are not recorded; experts that "
+            "ExpertModule trains have a record."
+        )
+    else:
+        result.findings.append(
+            f"The training samples of {shorten(unknown)} are not recorded, and there is no unseen split: whether they "
+            f"were trained on samples of {result.split} is not known."
         )
 
 

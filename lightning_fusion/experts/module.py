@@ -1,20 +1,16 @@
 """LightningModule that trains one expert."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Literal
 
-import numpy as np
 from lightning import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_fusion.callbacks.reproducible import EpochSeed
 from lightning_fusion.checkpoints import CheckedLoading
-from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.batch import Batch, as_batch
 from lightning_fusion.data.indexed import numbered
 from lightning_fusion.data.names import as_labels
@@ -22,12 +18,13 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.layers import check_layer, run_network
 from lightning_fusion.experts.pool import reordered
 from lightning_fusion.experts.preprocessing import carry_preprocessing, release_preprocessing
-from lightning_fusion.experts.weights import CARD_KEY, digest_array, digest_tensor, keep_samples
+from lightning_fusion.experts.weights import CARD_KEY, SampleRecord, keep_samples
+from lightning_fusion.hooks import CheckedHooks
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
 from lightning_fusion.optimization import TunableLearningRate, build_optimizer
 
 
-class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
+class ExpertModule(TunableLearningRate, CheckedHooks, CheckedLoading, LightningModule):
     """Train a classifier with a checkpoint that is an expert: ``Expert(checkpoint=path)`` needs nothing else.
 
     Args:
@@ -99,29 +96,34 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
         self.metrics = SplitMetrics({"loss": SampleMean(), "accuracy": accuracy_of(len(classes))}, metric)
         self.trained_on, self.preprocessing, self.features = trained_on, preprocessing, features
         self.mixup = mixup
-        self._samples: np.ndarray | None = np.empty(0, np.uint64)  # digests of the training samples; None: unknown
-        self._digested = False  # whether those of this fit are among them
+        self._samples = SampleRecord()
         self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
 
     def setup(self, stage: str) -> None:
-        """Check the order of the data module's classes; record its preprocessing, or let it use that of the training.
+        """Check the data module's classes; record its preprocessing, or let it use that of the training."""
+        self._samples.start(stage)
+        self.check_classes(getattr(self.trainer, "datamodule", None), stage)
+        carry_preprocessing(self, stage == "fit")
+
+    def check_classes(self, data: Any, stage: str) -> None:
+        """Check that a data module has the classes of the model, which targets count.
+
+        Args:
+            data: Data module; one without ``classes`` is accepted.
+            stage: Stage of the Trainer; ``predict`` has no targets.
 
         Raises:
-            InputError: If it has them in another order or, in a fit, if it has others.
+            InputError: If it has them in another order or, in other stages than ``predict``, if it has others.
         """
-        self._digested &= stage != "fit"
-        classes = getattr(getattr(self.trainer, "datamodule", None), "classes", None)
-        if classes is not None and reordered(classes, self.classes):
-            raise InputError(
-                f"classes: the model has the order {shorten(self.classes, 20)}, the data module "
-                f"{shorten(classes, 20)}; give the model the classes of the data module"
-            )
-        if stage == "fit" and classes is not None and list(classes) != self.classes:
-            raise InputError(
-                f"classes: the model has {shorten(self.classes, 20)}, the data module {shorten(classes, 20)}; give the "
-                "model the classes of the data module"
-            )
-        carry_preprocessing(self, stage == "fit")
+        found = getattr(data, "classes", None)
+        if found is None or list(found) == self.classes or (stage == "predict" and not reordered(found, self.classes)):
+            return
+        order = "the order " if reordered(found, self.classes) else ""
+        remedy = "model the classes of the data module" if stage == "fit" else "data module (labels) those of the model"
+        raise InputError(
+            f"classes: the model has {order}{shorten(self.classes, 20)}, the data module {shorten(found, 20)}; give "
+            f"the {remedy}"
+        )
 
     def forward(self, input: Any) -> Tensor:
         """Map a batch of inputs to (B, C) logits."""
@@ -133,7 +135,7 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean loss of one batch."""
-        batch = as_batch(batch, "the train loader")
+        batch = as_batch(batch, "the train loader", num_classes=len(self.classes), unlabeled=True)
         input, target = self.mix(batch)
         loss: Tensor = self.loss(self(input), target)
         log_train(self, {"loss": loss}, batch)
@@ -166,7 +168,7 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
         return {"index": batch.index, "probabilities": self(batch.input).float().softmax(-1)}
 
     def _evaluate(self, batch: Any, split: str) -> None:
-        batch = as_batch(batch, f"the {split} loader")
+        batch = as_batch(batch, f"the {split} loader", num_classes=len(self.classes))
         self._count(batch, split)
         self.metrics.log(self, split, batch)
 
@@ -187,7 +189,7 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
         """Check the classes of the checkpoint's training, warn about other domains, and take its preprocessing."""
         super().on_load_checkpoint(checkpoint)
         card = checkpoint.get(CARD_KEY) or {}
-        self._samples = digest_array(card.get("samples"))
+        self._samples.read(card)
         known = card.get("classes")
         if known is not None and list(known) != self.classes:
             raise InputError(
@@ -209,25 +211,12 @@ class ExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the expert's card, which makes the checkpoint an expert, with digests of its training samples."""
-        samples = None if (found := self._training_samples()) is None else digest_tensor(found)
+        samples = self._samples.tensor(self._trainer)
         write_card(checkpoint, self, classes=self.classes, features=self.features, samples=samples)
 
     def on_fit_end(self) -> None:
         """Record the training samples with the network, for an expert that is made of it without a checkpoint."""
-        found = self._training_samples()
-        keep_samples(self.network, found)
-
-    def _training_samples(self) -> np.ndarray | None:
-        """Return the digests of the samples of all trainings; None if the data of one did not identify them."""
-        trainer = self._trainer
-        if trainer is not None and trainer.state.fn == TrainerFn.FITTING and not self._digested:
-            self._digested, found = True, None
-            data = getattr(trainer, "datamodule", None)
-            if isinstance(data, FusionDataModule):
-                with suppress(InputError):  # a data set of another class, whose samples cannot be identified
-                    found = data.sample_digests("train")
-            self._samples = None if found is None or self._samples is None else np.union1d(self._samples, found)
-        return self._samples
+        keep_samples(self.network, self._samples.of(self._trainer))
 
 
 def write_card(checkpoint: dict[str, Any], module: Any, **metadata: Any) -> None:

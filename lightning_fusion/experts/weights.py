@@ -2,14 +2,17 @@
 
 import pickle
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lightning_fusion.checkpoints import build_described, imported_class
+from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.errors import InputError, nearest_path, shorten
 
 CARD_KEY = "expert"
@@ -140,6 +143,58 @@ def digest_tensor(digests: np.ndarray) -> Tensor:
 def digest_array(stored: Any) -> np.ndarray | None:
     """Return the (S,) uint64 digests that a checkpoint contains; None if it has none."""
     return stored.numpy().view(np.uint64) if isinstance(stored, Tensor) else None
+
+
+class SampleRecord:
+    """Digests of the samples that a module was trained on, in this fit and in earlier ones.
+
+    Attributes:
+        digests: (S,) uint64, sorted; None where the data of one training did not identify its samples.
+    """
+
+    def __init__(self) -> None:
+        self.digests: np.ndarray | None = np.empty(0, np.uint64)
+        self._is_current = False  # whether those of this fit are among them
+
+    def start(self, stage: str) -> None:
+        """Begin a run.
+
+        Args:
+            stage: Stage of the Trainer.
+        """
+        self._is_current &= stage != "fit"
+
+    def read(self, card: Mapping[str, Any]) -> None:
+        """Take the record of a checkpoint.
+
+        Args:
+            card: Card of the expert.
+        """
+        self.digests = digest_array(card.get("samples"))
+
+    def of(self, trainer: Any) -> np.ndarray | None:
+        """Return the digests, with those of the data of a fit.
+
+        Args:
+            trainer: Trainer of the module. ``None`` if it has none.
+        """
+        if trainer is not None and trainer.state.fn == TrainerFn.FITTING and not self._is_current:
+            self._is_current, found = True, None
+            data = getattr(trainer, "datamodule", None)
+            if isinstance(data, FusionDataModule):
+                with suppress(InputError):  # a data set of another class, whose samples cannot be identified
+                    found = data.sample_digests("train")
+            self.digests = None if found is None or self.digests is None else np.union1d(self.digests, found)
+        return self.digests
+
+    def tensor(self, trainer: Any) -> Tensor | None:
+        """Return the digests for a checkpoint; None where they are not known.
+
+        Args:
+            trainer: Trainer of the module. ``None`` if it has none.
+        """
+        found = self.of(trainer)
+        return None if found is None else digest_tensor(found)
 
 
 def keep_samples(network: nn.Module, digests: np.ndarray | None) -> None:

@@ -39,12 +39,13 @@ from lightning_fusion.experts.pool import (
 )
 from lightning_fusion.experts.preprocessing import data_preprocessing
 from lightning_fusion.foe.fusers import MLPFuser, RepresentationFuser, best_expert_target, draw_expert_target
+from lightning_fusion.hooks import CheckedHooks
 from lightning_fusion.metrics.diversity import BestExpertAccuracy
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train, logs_step
 from lightning_fusion.optimization import TunableLearningRate, build_optimizer
 
 
-class FoEFuserModule(TunableLearningRate, CheckedLoading, LightningModule):
+class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, LightningModule):
     """Fusion of Experts for classification (Wang et al., ICLR 2024, section 3).
 
     The fuser F reads the concatenated softmax outputs of the experts and minimizes
@@ -254,7 +255,9 @@ class FoEFuserModule(TunableLearningRate, CheckedLoading, LightningModule):
         """Return stored outputs, or the outputs of the experts on raw input, in the precision of the fuser."""
         if isinstance(batch, OutputsBatch):
             return batch._replace(outputs=batch.outputs.to(self.dtype))
-        batch = as_batch(batch, f"the {split} loader", labeled=split != "predict")
+        fits, labeled = split == "train", split != "predict"
+        num_classes = None if not labeled or (fits and self.target == "expert") else len(self.classes)
+        batch = as_batch(batch, f"the {split} loader", labeled, num_classes, unlabeled=fits)
         return OutputsBatch(self._query(batch.input), batch.target, batch.domain, batch.index)
 
     def _expert_target(self, batch: OutputsBatch) -> tuple[Tensor, Tensor]:

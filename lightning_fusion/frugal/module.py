@@ -32,12 +32,13 @@ from lightning_fusion.experts.preprocessing import data_preprocessing
 from lightning_fusion.frugal.policy import FrugalFoE
 from lightning_fusion.frugal.prediction import FrugalPrediction
 from lightning_fusion.frugal.state import ARGUMENTS
+from lightning_fusion.hooks import CheckedHooks
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics
 
 _POLICY = "policy."
 
 
-class FrugalFoEModule(CheckedLoading, LightningModule):
+class FrugalFoEModule(CheckedHooks, CheckedLoading, LightningModule):
     """Fits, tests and serves a :class:`~lightning_fusion.FrugalFoE` policy.
 
     ``fit`` is one epoch that gathers the training rows of all processes and fits the policy on them; there is no
@@ -126,9 +127,11 @@ class FrugalFoEModule(CheckedLoading, LightningModule):
         replayed: FrugalPrediction = self.policy.predict(spread.transpose(0, 1), missing=spread.isnan().any(2))
         return replayed
 
-    @staticmethod
-    def _read(batch: Any, split: str) -> Any:
-        return batch if isinstance(batch, OutputsBatch) else as_batch(batch, f"the {split} loader", split != "predict")
+    def _read(self, batch: Any, split: str) -> Any:
+        if isinstance(batch, OutputsBatch):
+            return batch
+        labeled = split != "predict"
+        return as_batch(batch, f"the {split} loader", labeled, len(self.classes) if labeled else None)
 
     # ------------------------------------------------------------------ steps
 

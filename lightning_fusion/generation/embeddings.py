@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_fusion.data.base import SPLITS
 from lightning_fusion.data.batch import as_batch
@@ -17,6 +17,7 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.collect import first_process, quiet_trainer
 from lightning_fusion.experts.outputs.datamodule import OutputsDataModule
 from lightning_fusion.experts.outputs.loaders import EverySplit, check_split, fingerprint_of, set_up
+from lightning_fusion.experts.outputs.seen import describe_seen, seen_samples
 from lightning_fusion.experts.outputs.store import ExpertOutputs, expert_target_matrix
 from lightning_fusion.experts.preprocessing import warn_preprocessing_mismatch
 from lightning_fusion.generation.answers import InferenceSettings, run_expert
@@ -116,6 +117,13 @@ def collect_embeddings(
     set_up(data)
     for name, expert in experts.items():
         warn_preprocessing_mismatch(f"expert {name}", expert.preprocessing, getattr(data, "preprocessing", None))
+    for split in splits:
+        if (seen := seen_samples(experts, data, split)) is not None and (
+            message := describe_seen(seen, list(experts), split)
+        ):
+            rank_zero_warn(message)
+    if unknown := [name for name, expert in experts.items() if expert.training_samples is None]:
+        rank_zero_info(f"the training samples of {shorten(unknown)} are not recorded: {shorten(splits)} may have some")
     prints = {split: fingerprint_of(data, split) for split in splits}
     settings = {"reads": reads, "max_new_tokens": max_new_tokens if reads == "both" else None}
     metadata = {

@@ -17,7 +17,7 @@ from lightning_fusion.experts.adapters.transformers import (
     tokenizer_fingerprint,
     weight_files,
 )
-from lightning_fusion.experts.weights import CARD_KEY, build_network
+from lightning_fusion.experts.weights import CARD_KEY, build_network, digest_array
 from lightning_fusion.files import digest, hash_files
 
 
@@ -119,6 +119,7 @@ class GenerativeExpert:
         self.checkpoint, self.transformers, self.network = checkpoint, transformers, network
         self.domains = domains if domains is not None else card.get("domains")
         self.preprocessing: dict[str, Any] | None = card.get("preprocessing")
+        self.training_samples = digest_array(card.get("samples"))  # (S,) uint64; None where they are not recorded
         self.cost = as_cost(cost)
 
     @contextmanager

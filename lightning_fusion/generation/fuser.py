@@ -32,11 +32,12 @@ from lightning_fusion.generation.embeddings import (
 )
 from lightning_fusion.generation.expert import GenerativeExpert
 from lightning_fusion.generation.rouge import read_tokenizer
+from lightning_fusion.hooks import CheckedHooks
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
 from lightning_fusion.optimization import TunableLearningRate, build_optimizer
 
 
-class GenerativeFoE(TunableLearningRate, CheckedLoading, LightningModule):
+class GenerativeFoE(TunableLearningRate, CheckedHooks, CheckedLoading, LightningModule):
     """Fusion of Experts for generative tasks (Wang et al., ICLR 2024): selects the expert that generates each text.
 
     The fuser reads the masked mean of the last-layer states of some or all experts,
@@ -183,7 +184,8 @@ class GenerativeFoE(TunableLearningRate, CheckedLoading, LightningModule):
         self.metrics.log(self, split, batch)
 
     def _stored(self, batch: Any, split: str) -> Batch:
-        batch = as_batch(batch, f"the {split} loader")
+        num_experts = None if split == "predict" else len(self.expert_names)
+        batch = as_batch(batch, f"the {split} loader", num_classes=num_experts)
         width = sum(self.representation_dims.values())
         if not isinstance(batch.input, Tensor) or batch.input.ndim != 2 or batch.input.shape[1] != width:
             found = f"of shape {tuple(batch.input.shape)}" if isinstance(batch.input, Tensor) else "no tensor"

@@ -14,12 +14,15 @@ from lightning_fusion.data.batch import as_batch
 from lightning_fusion.data.indexed import numbered
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.module import write_card
+from lightning_fusion.experts.preprocessing import carry_preprocessing, release_preprocessing
+from lightning_fusion.experts.weights import CARD_KEY, SampleRecord
 from lightning_fusion.generation.rouge import Rouge, read_tokenizer
+from lightning_fusion.hooks import CheckedHooks
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
 from lightning_fusion.optimization import TunableLearningRate, build_optimizer
 
 
-class GenerativeExpertModule(TunableLearningRate, CheckedLoading, LightningModule):
+class GenerativeExpertModule(TunableLearningRate, CheckedHooks, CheckedLoading, LightningModule):
     """Train a text-generating network by teacher forcing; its checkpoint is a :class:`GenerativeExpert`.
 
     Batches are those of :class:`~lightning_fusion.generation.pairs.TextPairsDataModule`: ``Batch.input`` contains the
@@ -80,6 +83,7 @@ class GenerativeExpertModule(TunableLearningRate, CheckedLoading, LightningModul
         self.loss = loss if loss is not None else nn.NLLLoss()
         metrics = {"loss": SampleMean(), "token_accuracy": accuracy_of(vocab_size)}
         self.metrics = SplitMetrics(metrics, metric, main="token_accuracy")
+        self._samples = SampleRecord()
         self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
 
     def forward(self, input: Any, target: Tensor) -> Tensor:
@@ -137,6 +141,15 @@ class GenerativeExpertModule(TunableLearningRate, CheckedLoading, LightningModul
         labels = self.network.labels(batch.input["target_ids"])  # type: ignore[operator]
         return logs.flatten(0, 1), labels.flatten()
 
+    def setup(self, stage: str) -> None:
+        """Record the preprocessing of the data module, or compare it with that of the training."""
+        self._samples.start(stage)
+        carry_preprocessing(self, stage == "fit")
+
+    def teardown(self, stage: str) -> None:
+        """Release the data module."""
+        release_preprocessing(self)
+
     def configure_optimizers(self) -> Any:
         """Return the optimizer and schedule of the constructor; AdamW and a cosine by default."""
         return build_optimizer(self, self.parameters(), self._optimizer, self._scheduler, self._interval)
@@ -146,5 +159,15 @@ class GenerativeExpertModule(TunableLearningRate, CheckedLoading, LightningModul
         return EpochSeed.missing(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the expert's metadata, which make the checkpoint an expert."""
-        write_card(checkpoint, self, vocab_size=self.vocab_size)
+        """Add the expert's metadata, which make the checkpoint an expert, with digests of its training samples."""
+        write_card(checkpoint, self, vocab_size=self.vocab_size, samples=self._samples.tensor(self._trainer))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the preprocessing and the record of training samples of the checkpoint."""
+        super().on_load_checkpoint(checkpoint)
+        card = checkpoint.get(CARD_KEY) or {}
+        self._samples.read(card)
+        if card.get("preprocessing"):
+            self.preprocessing = card["preprocessing"]
+            if self._trainer is not None:  # setup comes before
+                carry_preprocessing(self, fits=False)

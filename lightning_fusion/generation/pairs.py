@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_fusion.data.base import RowDataset
 from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.files import digest
+from lightning_fusion.files import digest, row_digests
 
 Tokens = Sequence[Sequence[int]]
 
@@ -37,6 +38,15 @@ class TokenPairs:
     def __getitem__(self, rows: Tensor) -> dict[str, Tensor]:
         ids, there = self._padded(*self.read, rows)
         return {"input_ids": ids, "attention_mask": there.long(), "target_ids": self._padded(*self.write, rows)[0]}
+
+    def digests(self, rows: Tensor) -> np.ndarray:
+        """Return (n,) uint64 digests of the tokens of inputs, without padding.
+
+        Args:
+            rows: (n,) numbers of the pairs.
+        """
+        tokens, offsets = self.read
+        return row_digests([digest(tokens[offsets[row] : offsets[row + 1]]) for row in rows.tolist()])
 
     def _padded(self, tokens: Tensor, offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         starts, lengths = offsets[rows], offsets[rows + 1] - offsets[rows]
@@ -112,6 +122,11 @@ class TextPairsDataModule(TensorDataModule):
     def preprocessing(self) -> dict[str, Any] | None:
         """How texts became tokens; None where it is not known."""
         return self._preprocessing
+
+    def content_digests(self, dataset: RowDataset, rows: Tensor) -> np.ndarray:
+        """Return (n,) uint64 digests of the input texts of pairs."""
+        pairs: TokenPairs = dataset.inputs  # type: ignore[assignment]
+        return pairs.digests(rows)
 
     def fingerprint(self, split: str) -> str:
         """Return a fingerprint of the texts of a split."""

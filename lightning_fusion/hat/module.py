@@ -15,8 +15,9 @@ from torch.nn.utils import clip_grad_norm_
 from torchmetrics import Metric
 
 from lightning_fusion.callbacks.early_parts import EarlyParts
-from lightning_fusion.data.batch import Batch, as_batch
+from lightning_fusion.data.batch import Batch, as_batch, check_targets
 from lightning_fusion.data.indexed import numbered
+from lightning_fusion.data.targets import UNLABELED
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.layers import as_vectors, catch_output
@@ -380,6 +381,7 @@ class HaTJointModule(ExpertModule):
         self._connect("fit")
         input = first_rows(self).input
         index, target = training_labels(self.trainer)
+        check_targets(target[target != UNLABELED], len(self.classes), "the train loader")
         present = target[target >= 0].unique()
         if len(present) < 2:
             found = f"of one class only ({self.classes[int(present[0])]})" if len(present) else "without any label"

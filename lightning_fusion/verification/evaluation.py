@@ -9,8 +9,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_fusion.data.batch import Batch, as_batch
+from lightning_fusion.data.batch import Batch, as_batch, check_targets
 from lightning_fusion.data.indexed import numbered
+from lightning_fusion.data.targets import UNLABELED
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.metrics.logging import SplitMetrics
 from lightning_fusion.verification.metrics import Verification
@@ -29,6 +30,7 @@ class TrialEvaluation(nn.Module):
     def __init__(self, members: Sequence[str] = ("",), p_target: float = 0.01) -> None:
         super().__init__()
         self.members = list(members)
+        self.counts_classes = True  # whether targets are classes of the module, as in its training
         self.trials = nn.ModuleDict({split: Verification(len(members), p_target) for split in ("val", "test")})
 
     def setup(self, module: LightningModule, stage: str) -> None:
@@ -124,24 +126,30 @@ class TrialEvaluationMixin:
         return []
 
     def setup(self, stage: str) -> None:
-        """Read the trials of the data module, and check that the model matches its speakers and input.
-
-        Raises:
-            InputError: If the data module has other training speakers than the model.
-        """
-        self._compare(getattr(self.trainer, "datamodule", None), stage)  # type: ignore[attr-defined]
+        """Read the trials of the data module, and check that the model matches its speakers and input."""
         self.evaluation.setup(self, stage)  # type: ignore[arg-type]  # beside a LightningModule
         super().setup(stage)  # type: ignore[misc]
 
-    def _compare(self, data: Any, stage: str) -> None:
-        speakers = getattr(data, "classes", self.classes)
-        if list(speakers) == self.classes:
-            return
-        message = f"classes: the model has {shorten(self.classes)}, the data module {shorten(speakers)}"
-        if stage == "fit":
-            raise InputError(f"{message}; give the model the classes of the data module")
-        if set(speakers) & set(self.classes):
-            rank_zero_warn(f"{message}: speakers that the model was trained on may be among those of the trials")
+    def check_classes(self, data: Any, stage: str) -> None:
+        """Check that the model has the training speakers of a data module; trials are of other speakers.
+
+        Args:
+            data: Data module; one without ``classes`` is accepted.
+            stage: Stage of the Trainer.
+
+        Raises:
+            InputError: If it has them in another order or, in a fit, if it has others. In other stages there are no
+                loss and accuracy of the others.
+        """
+        speakers = list(getattr(data, "classes", self.classes))
+        self.evaluation.counts_classes = speakers == self.classes
+        if stage == "fit" or sorted(speakers) == sorted(self.classes):
+            super().check_classes(data, stage)  # type: ignore[misc]  # of an ExpertModule
+        elif set(speakers) & set(self.classes):
+            rank_zero_warn(
+                f"classes: the model has {shorten(self.classes)}, the data module {shorten(speakers)}: speakers that "
+                "the model was trained on may be among those of the trials"
+            )
 
     def on_validation_epoch_start(self) -> None:
         """Reset the metrics."""
@@ -181,10 +189,12 @@ class TrialEvaluationMixin:
 
     def _collect(self, batch: Any, split: str) -> None:
         batch = as_batch(batch, f"the {split} loader")
+        known = batch.target != UNLABELED
+        if self.evaluation.counts_classes:
+            check_targets(batch.target[known], len(self.classes), f"the {split} loader")
         logits, embedding = self.embed(batch.input)
         self.evaluation.collect(batch, split, [embedding, *self.other_embeddings(batch.input)])
-        known = batch.target != -100
-        if known.any():
+        if self.evaluation.counts_classes and known.any():
             logits, target = logits[known], batch.target[known]
             self.metrics.count(split, logits, target, self.loss(logits, target))
 

@@ -285,7 +285,8 @@ class _Collecting(LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         split = self.splits[dataloader_idx]
-        batch = numbered(as_batch(batch, f"the {split} loader"), self, batch_idx, dataloader_idx)
+        batch = as_batch(batch, f"the {split} loader", num_classes=len(self.pool.classes))
+        batch = numbered(batch, self, batch_idx, dataloader_idx)
         if torch.as_tensor(batch.target).is_floating_point():
             raise InputError(f"the {split} loader gives targets of {batch.target.dtype}; expected whole numbers")
         found: dict[str, dict[str, Tensor]] = {}

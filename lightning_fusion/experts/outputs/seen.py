@@ -16,13 +16,13 @@ MAJORITY = 0.5
 """Fraction of a fuser's training samples that may have trained an expert before a fuser rejects them."""
 
 
-def seen_samples(experts: Mapping[str, Expert], data: Any, split: str) -> np.ndarray | None:
+def seen_samples(experts: Mapping[str, Any], data: Any, split: str) -> np.ndarray | None:
     """Return (N, K) bool, which samples of a split each expert was trained on, in the order of the samples' indices.
 
     An expert whose checkpoint does not record its training samples counts as having seen none.
 
     Args:
-        experts: Experts by name.
+        experts: Experts by name, of any kind that has ``training_samples``.
         data: Data module.
         split: Split of the data.
 

@@ -17,6 +17,7 @@ from lightning.pytorch.tuner import Tuner
 
 from lightning_fusion import ExpertModule
 from lightning_fusion.callbacks import EpochSeed
+from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.errors import InputError
 
 NAMES = [
@@ -186,6 +187,39 @@ def test_data_with_other_classes_raise_in_a_fit(classes):
     module = ExpertModule(tiny.Net, classes)
     with pytest.raises(InputError, match=r"classes: the model has .*, the data module .*; give the model the classes"):
         tiny.trainer().fit(module, datamodule=tiny.data())
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ExpertModule",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("FoEFuserModule", "FrugalFoEModule", "HaTJointModule")
+        ),
+    ],
+)
+def test_data_with_as_many_other_classes_raise_in_an_evaluation(name, stage, tmp_path):
+    module, trainer = modules.made(name, tmp_path)[0], tiny.trainer()
+    data = TensorDataModule(tiny.tensors(), ["cat", "dog", "yak"], tiny.DOMAINS)
+    with pytest.raises(InputError, match=r"classes: the .* has cat, dog, owl, the data .*cat, dog, yak; give the"):
+        getattr(trainer, stage)(module, datamodule=data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["VerificationModule", "ACoRLVerificationModule"])
+def test_speakers_of_other_data_are_those_of_trials_alone(name, tmp_path):
+    module, data = modules.made(name, tmp_path)
+    trainer = tiny.trainer(limit_train_batches=1)
+    trainer.fit(module, datamodule=data)
+    assert "test_loss" in trainer.test(module, datamodule=data, verbose=False)[0]
+    type(data).classes = property(lambda self: [f"other {number}" for number in range(len(module.classes))])
+    try:
+        (found,) = trainer.test(module, datamodule=data, verbose=False)
+    finally:
+        del type(data).classes
+    assert found.keys() >= {"test_eer"} and not found.keys() & {"test_loss", "test_accuracy"}
 
 
 def test_a_trainer_fits_a_module_without_such_parts_after_one_with_them(tmp_path):

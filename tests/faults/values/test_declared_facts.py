@@ -177,4 +177,4 @@ class TestDomains:
         with pytest.raises(
             InputError, match="classes: the checkpoint was trained on cat, dog, owl; the model has A, B, C"
         ):
-            tiny.trainer().test(turned, of("x"), ckpt_path=tmp_path / "x.ckpt")
+            tiny.trainer().predict(turned, of("x"), ckpt_path=tmp_path / "x.ckpt")

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from helpers import tiny
+from helpers import language_models, tiny
 
 from lightning_fusion import (
     Expert,
@@ -26,6 +26,10 @@ from lightning_fusion.data.views.role import RoleDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.diagnosis import LEAK_P
 from lightning_fusion.files import row_digests
+from lightning_fusion.generation.embeddings import collect_embeddings
+from lightning_fusion.generation.expert import GenerativeExpert
+from lightning_fusion.generation.module import GenerativeExpertModule
+from lightning_fusion.generation.networks import PointerGenerator
 
 
 def trained(data, path, **arguments) -> Expert:
@@ -202,6 +206,13 @@ def outputs_of(own: float, unseen: float, rows: int, others: int, experts: int =
     return ExpertOutputs.from_arrays(splits, {f"e{k}": ["a", "b"] for k in range(experts)}, ["a", "b"])
 
 
+def test_experts_without_a_record_are_named():
+    outputs = outputs_of(0.8, 0.8, 60, 60, experts=2)
+    assert any("The training samples of e0, e1 are not recorded; exp" in line for line in diagnose(outputs).findings)
+    says = "The training samples of e0, e1 are not recorded, and there is no unseen split: whether they were trained on"
+    assert any(line.startswith(says) for line in diagnose(outputs, unseen=None).findings)
+
+
 class TestStatisticalCheck:
     @pytest.mark.parametrize(
         ("own", "unseen", "rows", "others", "experts"),
@@ -233,3 +244,21 @@ class TestStatisticalCheck:
 
     def test_a_small_difference_of_many_samples_is_no_leak(self):
         assert not diagnose(outputs_of(0.75, 0.74, 50_000, 50_000)).experts[0].leaks
+
+
+def test_generative_experts_have_a_record_of_their_training_samples(tmp_path):
+    data = language_models.pairs(20)
+    module = GenerativeExpertModule(PointerGenerator, language_models.VOCABULARY, max_new_tokens=3)
+    trainer = tiny.trainer(limit_train_batches=1)
+    trainer.fit(module, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    expert = GenerativeExpert(checkpoint=str(tmp_path / "a.ckpt"), domains=data.domains)
+    found = data.sample_digests("train")
+    assert expert.training_samples.tolist() == sorted(set(found.tolist()))
+    rows = data.rows("train").inputs
+    alone = np.concatenate([rows.digests(torch.tensor([row])) for row in range(len(found))])  # of other padding
+    assert (alone == found).all()
+    how = {"splits": ["train"], "max_new_tokens": 3, "trainer": tiny.trainer()}
+    says = rf"{len(found)} of {len(found)} samples of train were training samples of an expert \(a {len(found)}\)"
+    with pytest.warns(UserWarning, match=says):
+        collect_embeddings({"a": expert}, data, tmp_path / "store", **how)
