@@ -26,18 +26,15 @@ class CheckedHooks:
                 f"preparations of {_library(cls).__name__} in the same method are left out; add super().{found[0]}(...)"
             )
 
-    @property
-    def _compiler_ctx(self) -> None:
-        """Lightning's record of the compiled module that a run was given."""
-        return
-
-    @_compiler_ctx.setter
-    def _compiler_ctx(self, value: Any) -> None:
+    def _reject_compiled(self, value: Any) -> None:
         if value is not None:
             raise InputError(
                 f"torch.compile: found a compiled {type(self).__name__}; compile its network instead: module.network = "
                 "torch.compile(module.network)"
             )
+
+    # Lightning's record of the compiled module that a run was given
+    _compiler_ctx: Any = property(lambda self: None, _reject_compiled)
 
 
 def _is_hook(name: str) -> bool:

@@ -22,7 +22,7 @@ from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.files import write_text
 from lightning_fusion.recipes.notes import noting
-from lightning_fusion.recipes.trainers import DEFAULTS, OWNED
+from lightning_fusion.recipes.trainers import DEFAULTS, OWNED, check_processes
 
 
 def collect(
@@ -131,6 +131,8 @@ def run(command: str, args: list[str]) -> Any:
     config = given.pop("config")
     if isinstance(experts := given.get("experts"), dict):
         warn_untrained(experts, config.as_dict()["experts"])
+    if isinstance(trainer := given.get("trainer"), Trainer):
+        check_processes(trainer)
     return function(**given)
 
 

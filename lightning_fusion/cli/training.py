@@ -22,6 +22,7 @@ from lightning_fusion.cli.parser import FusionArgumentParser
 from lightning_fusion.errors import InputError, nearest_path, shorten
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.hyperparameters import constructor_arguments
+from lightning_fusion.recipes.trainers import check_processes
 
 # Attributes that are linked from the data module to the model, by their common name.
 _LINKS = {
@@ -125,6 +126,7 @@ class FusionCLI(LightningCLI):
             if error_of_user(error):
                 raise
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+        check_processes(trainer)
         chosen = self.config[self.subcommand]
         if self.subcommand != "fit":
             check_trained(trainer, self.model, chosen.get("ckpt_path"), str(self.subcommand))

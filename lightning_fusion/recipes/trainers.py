@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import (
     Checkpoint,
     DeviceStatsMonitor,
@@ -160,7 +163,7 @@ class Trainers:
         elif isinstance(loggers, list | tuple):
             loggers = self._open = [self._logger(each, stage) for each in loggers]
         try:
-            return Trainer(
+            made = Trainer(
                 max_epochs=epochs,
                 callbacks=callbacks,
                 logger=loggers,
@@ -170,6 +173,8 @@ class Trainers:
             )
         except (MisconfigurationException, TypeError, ValueError) as error:
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+        check_processes(made)
+        return made
 
     def watched(self) -> list[str]:
         """Return the metrics of the validation split that callbacks of the block monitor."""
@@ -206,6 +211,28 @@ class Trainers:
             Path(given["save_dir"]).mkdir(parents=True, exist_ok=True)
         result: Logger = _build({"class_path": described["class_path"], "init_args": given}, "trainer.logger")
         return result
+
+
+def check_processes(trainer: Trainer) -> None:
+    """Check that the processes of a Trainer can start, since a run waits for all of them.
+
+    Args:
+        trainer: Trainer.
+
+    Raises:
+        InputError: If there are more processes than cores of the CPU, or nodes without an address.
+    """
+    cores = max(2, os.cpu_count() or 1)
+    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > cores:
+        raise InputError(
+            f"trainer.devices: found {trainer.num_devices} processes on {cores} cores; give at most {cores}"
+        )
+    place = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.num_nodes > 1 and isinstance(place, LightningEnvironment) and "MASTER_ADDR" not in os.environ:
+        raise InputError(
+            f"trainer.num_nodes: found {trainer.num_nodes} without a cluster; set MASTER_ADDR, MASTER_PORT and "
+            "NODE_RANK in the environment of each node, or start the command by torchrun"
+        )
 
 
 class _Nothing(LightningModule):

@@ -276,6 +276,35 @@ class TestTrainsNothing:
         assert not Path("run").exists()
 
 
+class TestProcesses:
+    @pytest.mark.parametrize(
+        ("option", "says"),
+        [
+            ("--trainer.devices=99", r"trainer.devices: found 99 processes on \d+ cores; give at most \d+$"),
+            pytest.param("--trainer.devices=0", "trainer: .*devices='?0.* is not a valid input", marks=slow),
+            pytest.param("--trainer.strategy=ddpp", "trainer: You selected an invalid strategy name", marks=slow),
+            pytest.param("--trainer.num_nodes=4", "trainer.num_nodes: found 4 without a cluster; set", marks=slow),
+        ],
+    )
+    @pytest.mark.parametrize(
+        "args",
+        [
+            ["fit", *FUSER],
+            pytest.param(["recipe", "foe", "-c", "recipes/foe_digits.yaml", "--output=run"], marks=slow),
+            pytest.param(["collect"], marks=slow),
+        ],
+    )
+    def test_those_that_cannot_start_are_named_at_once(self, args, option, says, folder, monkeypatch):
+        monkeypatch.delenv("MASTER_ADDR", raising=False)
+        if args == ["collect"]:
+            network = {"class_path": "mine.Net", "init_args": {"num_classes": 2}}
+            arguments = {"network": network, "classes": ["cat", "dog"]}
+            pool = {"a": {"class_path": "lightning_fusion.Expert", "init_args": arguments}}
+            content = {"experts": pool, "data": {"class_path": "mine.Data"}, "output": "store"}
+            args = ["collect", "-c", write_yaml(Path("pool.yaml"), content)]
+        assert re.match(says, refused([*args, "--trainer.accelerator=cpu", option]))
+
+
 class TestFilesOfAnotherKind:
     @pytest.mark.parametrize(
         ("args", "says"),
