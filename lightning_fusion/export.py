@@ -62,7 +62,7 @@ class FusedNetwork(nn.Module):
         )
         self.own = fuser if type(fuser).fuse is not FoEFuserModule.fuse and fuser.target == "label" else None
         width = len(fuser.classes)
-        place = [expert * width + column for expert, own in enumerate(fuser.columns) for column in own]
+        place = [expert * width + column for expert, own in enumerate(fuser.vocabulary.columns) for column in own]
         self.register_buffer("place", torch.tensor(place), persistent=False)
         self.place: Tensor
         self.shape = (len(pool.experts), width)

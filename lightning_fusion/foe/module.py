@@ -1,7 +1,6 @@
 """Fusion of Experts for classification: a small network on the outputs of frozen experts."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +16,6 @@ from lightning_fusion.callbacks.reproducible import EpochSeed
 from lightning_fusion.checkpoints import CheckedLoading
 from lightning_fusion.data.batch import as_batch
 from lightning_fusion.data.indexed import numbered
-from lightning_fusion.data.names import as_labels
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.layers import run_network
@@ -32,12 +30,12 @@ from lightning_fusion.experts.pool import (
     check_same_experts,
     reordered,
     restore_experts,
-    scatter,
-    scatter_columns,
     store_experts,
-    task_classes,
 )
 from lightning_fusion.experts.preprocessing import data_preprocessing
+from lightning_fusion.experts.queries import PoolQueries
+from lightning_fusion.experts.vocabulary import Vocabulary, take_order
+from lightning_fusion.foe.diagnostics import fuser_warnings
 from lightning_fusion.foe.fusers import MLPFuser, RepresentationFuser, best_expert_target, draw_expert_target
 from lightning_fusion.hooks import CheckedHooks
 from lightning_fusion.metrics.diversity import BestExpertAccuracy
@@ -86,6 +84,8 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
         scheduler: Called with the optimizer. ``None`` (default) uses cosine annealing to 0 over the run.
         scheduler_interval: Whether a given ``scheduler`` steps each epoch or each step.
         save_experts: Keep the experts' weights in checkpoints.
+        on_failure: Behavior if an expert of raw input raises, or a row of its outputs is no distribution: ``raise``, or
+            ``skip`` the expert for these samples, with a warning: its answer is missing, as in :func:`collect`.
         seed: Seed of random expert targets.
 
     Raises:
@@ -115,22 +115,16 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
         scheduler: LRSchedulerCallable | None = None,
         scheduler_interval: Literal["epoch", "step"] = "epoch",
         save_experts: bool = False,
+        on_failure: Literal["raise", "skip"] = "raise",
         seed: int = 0,
     ) -> None:
         super().__init__()
         given, experts = experts, None  # recording arguments copies them: not the weights of all experts
         self.save_hyperparameters()
         self.pool = None if given is None else ExpertPool.of(given, classes)
+        self.vocabulary = Vocabulary.of(self.pool, expert_classes, classes)
         if self.pool is not None:
-            if expert_classes is not None and list(expert_classes.items()) != list(self.pool.expert_classes.items()):
-                raise InputError("expert_classes differ from the classes of experts; leave them out beside experts")
-            expert_classes, classes = self.pool.expert_classes, self.pool.classes
             expert_domains = {name: expert.domains or [] for name, expert in self.pool.members.items()}
-        if not expert_classes:
-            raise InputError("expert_classes: found none; give experts, or use OutputsDataModule as data")
-        self.classes = task_classes(expert_classes, classes)
-        self.expert_classes = {name: as_labels(names, "expert_classes") for name, names in expert_classes.items()}
-        self.columns = scatter_columns(self.expert_classes, self.classes)
         self.target, self.expert_target, self.seed, self.save_experts = target, expert_target, seed, save_experts
         if target not in ("label", "expert") or expert_target not in ("random", "best"):
             raise InputError(
@@ -162,6 +156,10 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
                 f"representation_dims are of {shorten(self.representation_dims)}; expected a width for each of the "
                 f"experts {shorten(self.expert_classes)}, in their order"
             )
+        if self.representation_dims and on_failure == "skip":
+            raise InputError(
+                "on_failure: a representation cannot be missing; set it to raise, or leave representation_dims out"
+            )
         self.num_probabilities = sum(len(names) for names in self.expert_classes.values())
         num_inputs = self.num_probabilities + sum(self.representation_dims.values())
         num_outputs = len(self.classes) if target == "label" else len(self.expert_classes)
@@ -172,11 +170,22 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
         metrics |= {"choice_accuracy": SampleMean()} if target == "expert" else {}
         metrics["best_expert_accuracy"] = BestExpertAccuracy(len(self.expert_classes))
         self.metrics = SplitMetrics(metrics, metric)
+        self._queries = PoolQueries(on_failure)
         self._classes_fixed = False  # by a fit, or a checkpoint
         self._best_accuracy: Tensor | None = None
         self._expert_metadata: dict[str, Any] | None = None if self.pool is None else self.pool.metadata()
         self._stored_experts: dict[str, Any] | None = None  # experts of the current store
         self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes of the task, in the order of the targets."""
+        return self.vocabulary.classes
+
+    @property
+    def expert_classes(self) -> dict[str, list[str]]:
+        """Classes of each expert, in the order of its outputs."""
+        return self.vocabulary.expert_classes
 
     # ----------------------------------------------------------- mathematics
 
@@ -234,7 +243,7 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
 
     def _spread(self, outputs: Tensor) -> Tensor:
         """Return the (B, K, C) outputs of each expert in the classes of the task."""
-        return scatter(outputs[:, : self.num_probabilities], self.columns, len(self.classes))
+        return self.vocabulary.scatter(outputs[:, : self.num_probabilities])
 
     def _query(self, input: Any) -> Tensor:
         if self.pool is None:
@@ -242,7 +251,7 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
                 "experts: this fuser has none, so it reads stored outputs only; give experts to predict on raw input"
             )
         if not self.representation_dims:
-            return torch.cat(list(self.pool(input).values()), dim=1).to(self.dtype)
+            return torch.cat(list(self._queries(self.pool, input).values()), dim=1).to(self.dtype)
         outputs, representations = self.pool.forward_with_representations(input)
         if (found := {name: values.shape[1] for name, values in representations.items()}) != self.representation_dims:
             raise InputError(
@@ -333,7 +342,8 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
         data = getattr(self.trainer, "datamodule", None)
         self._take_classes(getattr(data, "classes", None), stage)
         if self.pool is not None:
-            self.pool.convert_from(data_preprocessing(self.trainer))
+            self._queries.preprocessing = data_preprocessing(self.trainer) or {}
+            self.pool.convert_from(self._queries.preprocessing or None)
         if not isinstance(data, OutputsDataModule):
             if self.expert_target == "best" and self.target == "expert" and stage != "predict":
                 raise InputError(
@@ -379,9 +389,10 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
             self._best_accuracy = (member.T @ right.to(torch.float64) / counts).to(torch.float32)
 
     def teardown(self, stage: str) -> None:
-        """Release the experts."""
+        """Release the experts, and report their failures."""
         if self.pool is not None:
             self.pool.convert_from(None)
+            self._queries.report(stage)
 
     def on_fit_end(self) -> None:
         """Log the warnings of :func:`fuser_warnings`."""
@@ -403,16 +414,12 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
 
     def _take_classes(self, classes: Sequence[str] | None, stage: str) -> None:
         """Take the order of the data's classes; it is fixed once the fuser is trained."""
-        if classes is not None and reordered(classes, self.classes):
-            if self._classes_fixed:
-                raise InputError(
-                    f"classes: the fuser was trained on {shorten(self.classes, 20)}; the data have them in the order "
-                    f"{shorten(classes, 20)}; give the data in the former order"
-                )
-            self.classes = list(classes)
-            self.columns = scatter_columns(self.expert_classes, self.classes)
-            self.hparams.update(classes=self.classes)
-            self.pool = None if self.pool is None else self.pool.for_task(self.classes)
+        if self._classes_fixed and classes is not None and reordered(classes, self.classes):
+            raise InputError(
+                f"classes: the fuser was trained on {shorten(self.classes, 20)}; the data have them in the order "
+                f"{shorten(classes, 20)}; give the data in the former order"
+            )
+        take_order(self, classes)
         self._classes_fixed |= stage == "fit"
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -429,38 +436,6 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
             self._expert_metadata = known
             return
         restore_experts(checkpoint, self.pool)
-
-
-def fuser_warnings(metrics: Mapping[str, float], target: str) -> list[str]:
-    """Return warnings about a fuser from validation metrics.
-
-    Args:
-        metrics: ``val_loss``, ``val_accuracy``, ``val_best_expert_accuracy`` and, if the target is the expert,
-            ``val_choice_accuracy``.
-        target: ``label`` or ``expert``.
-
-    Example:
-        >>> print(*fuser_warnings({"val_accuracy": 0.5, "val_best_expert_accuracy": 0.6}, "label"))
-        the fuser (validation accuracy 0.500) is below the best single expert (0.600): too few samples, ...
-    """
-    found = []
-    if not math.isfinite(loss := metrics.get("val_loss", 0.0)):
-        found.append(
-            f"the training diverged (validation loss {loss}): lower the learning rate, or check the scale of the inputs"
-        )
-    accuracy, best = metrics.get("val_accuracy"), metrics.get("val_best_expert_accuracy")
-    if accuracy is not None and best is not None and accuracy < best:
-        found.append(
-            f"the fuser (validation accuracy {accuracy:.3f}) is below the best single expert ({best:.3f}): too few "
-            "samples, too short a training, or experts that are not complementary; see 'lightning-fusion diagnose'"
-        )
-    choice = metrics.get("val_choice_accuracy")
-    if target == "expert" and choice is not None and choice < 0.5:
-        found.append(
-            f"the selected expert was trained on the sample's domain in only {choice:.1%} of the validation samples: "
-            "the outputs do not separate the domains; target: label may be more accurate"
-        )
-    return found
 
 
 class LabeledCrossEntropy(nn.Module):

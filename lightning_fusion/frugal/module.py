@@ -1,6 +1,6 @@
 """LightningModule of a FrugalFoE policy: fit, test and predict with any number of processes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from lightning_fusion.checkpoints import CheckedLoading
 from lightning_fusion.data.batch import as_batch, num_samples
 from lightning_fusion.data.indexed import numbered
-from lightning_fusion.data.names import as_labels
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.answers import take_rows
 from lightning_fusion.experts.expert import Expert
@@ -23,12 +22,11 @@ from lightning_fusion.experts.pool import (
     ExpertPool,
     check_classes,
     check_same_experts,
-    reordered,
     scatter,
-    scatter_columns,
-    task_classes,
 )
 from lightning_fusion.experts.preprocessing import data_preprocessing
+from lightning_fusion.experts.queries import PoolQueries
+from lightning_fusion.experts.vocabulary import Vocabulary, take_order
 from lightning_fusion.frugal.policy import FrugalFoE
 from lightning_fusion.frugal.prediction import FrugalPrediction
 from lightning_fusion.frugal.state import ARGUMENTS
@@ -79,14 +77,7 @@ class FrugalFoEModule(CheckedHooks, CheckedLoading, LightningModule):
         self.pool: ExpertPool | None = None
         if given is not None:
             self.pool = ExpertPool.of(given, classes)
-            if expert_classes is not None and list(expert_classes.items()) != list(self.pool.expert_classes.items()):
-                raise InputError("expert_classes differ from the classes of experts; leave them out beside experts")
-            expert_classes, classes = self.pool.expert_classes, self.pool.classes
-        if not expert_classes:
-            raise InputError("expert_classes is not set; pass experts, or use OutputsDataModule as data")
-        self.classes = task_classes(expert_classes, classes)
-        self.expert_classes = {name: as_labels(names, "expert_classes") for name, names in expert_classes.items()}
-        self.columns = scatter_columns(self.expert_classes, self.classes)
+        self.vocabulary = Vocabulary.of(self.pool, expert_classes, classes)
         self.hparams.update(classes=self.classes, expert_classes=self.expert_classes)
         self.policy = known if known is not None else FrugalFoE()
         self.folder = folder
@@ -94,12 +85,23 @@ class FrugalFoEModule(CheckedHooks, CheckedLoading, LightningModule):
         names = (*_FIGURES, "selective_accuracy")
         self.metrics = SplitMetrics({name: SampleMean() for name in names})
         self.metrics.shown.add("cost")
+        self._queries = PoolQueries()
         self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
         self._used = 0  # batches that the policy was fitted on
         self._expert_metadata = None if self.pool is None else self.pool.metadata()
         if self.policy.names:
-            self._take_classes(self.policy.classes)
+            take_order(self, self.policy.classes)
             self._check(self._expert_metadata)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes of the task, in the order of the targets."""
+        return self.vocabulary.classes
+
+    @property
+    def expert_classes(self) -> dict[str, list[str]]:
+        """Classes of each expert, in the order of its outputs."""
+        return self.vocabulary.expert_classes
 
     # --------------------------------------------------------------- deciding
 
@@ -114,7 +116,7 @@ class FrugalFoEModule(CheckedHooks, CheckedLoading, LightningModule):
         def ask(name: str, rows: Tensor) -> Tensor:
             outputs = members[name](take_rows(input, rows))
             number = names.index(name)
-            return scatter(outputs, [self.columns[number]], len(self.classes))[:, 0]
+            return scatter(outputs, [self.vocabulary.columns[number]], len(self.classes))[:, 0]
 
         found: FrugalPrediction = self.policy.predict(ask, num_samples(input))
         return found
@@ -123,7 +125,7 @@ class FrugalFoEModule(CheckedHooks, CheckedLoading, LightningModule):
         if not isinstance(batch, OutputsBatch):
             found: FrugalPrediction = self(batch.input)
             return found
-        spread = scatter(batch.outputs, self.columns, len(self.classes))
+        spread = self.vocabulary.scatter(batch.outputs)
         replayed: FrugalPrediction = self.policy.predict(spread.transpose(0, 1), missing=spread.isnan().any(2))
         return replayed
 
@@ -144,8 +146,9 @@ class FrugalFoEModule(CheckedHooks, CheckedLoading, LightningModule):
             raise InputError("raw input needs experts to query; give experts, or use OutputsDataModule as data")
         else:
             batch = numbered(batch, self, batch_idx)
-            outputs = torch.cat(list(self.pool(batch.input).values()), dim=1)
-        spread = scatter(outputs, self.columns, len(self.classes))
+            self._queries.on_failure = self.policy.on_failure  # type: ignore[assignment]  # checked by the policy
+            outputs = torch.cat(list(self._queries(self.pool, batch.input).values()), dim=1)
+        spread = self.vocabulary.scatter(outputs)
         self._rows.append((spread.cpu(), batch.target.cpu(), batch.index.cpu()))
         return self.still * 0
 
@@ -183,9 +186,10 @@ class FrugalFoEModule(CheckedHooks, CheckedLoading, LightningModule):
     def setup(self, stage: str) -> None:
         """Read the saved policy, if there is one and it is not fitted yet; check that experts belong to it."""
         data = getattr(self.trainer, "datamodule", None)
-        self._take_classes(getattr(data, "classes", None))
+        take_order(self, getattr(data, "classes", None))
         if self.pool is not None:
-            self.pool.convert_from(data_preprocessing(self.trainer))
+            self._queries.preprocessing = data_preprocessing(self.trainer) or {}
+            self.pool.convert_from(self._queries.preprocessing or None)
         metadata = self._expert_metadata
         if isinstance(data, OutputsDataModule):
             outputs = data.outputs
@@ -211,18 +215,11 @@ class FrugalFoEModule(CheckedHooks, CheckedLoading, LightningModule):
         if self.policy.names:
             self._check(metadata)
 
-    def _take_classes(self, classes: Sequence[str] | None) -> None:
-        """Take the order of the classes of the data or of a fitted policy."""
-        if classes is not None and reordered(classes, self.classes):
-            self.classes = list(classes)
-            self.columns = scatter_columns(self.expert_classes, self.classes)
-            self.hparams.update(classes=self.classes)
-            self.pool = None if self.pool is None else self.pool.for_task(self.classes)
-
     def teardown(self, stage: str) -> None:
-        """Release the experts."""
+        """Release the experts, and report their failures."""
         if self.pool is not None:
             self.pool.convert_from(None)
+            self._queries.report(stage)
 
     def _serve(self, saved: FrugalFoE) -> None:
         """Use a saved policy with the serving options of this one; report options that require another fit."""

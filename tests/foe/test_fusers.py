@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_fusion.experts.pool import scatter
+from lightning_fusion.foe.diagnostics import fuser_warnings
 from lightning_fusion.foe.fusers import MLPFuser, RepresentationFuser, best_expert_target, draw_expert_target
-from lightning_fusion.foe.module import fuser_warnings
 
 
 class TestMLPFuser:

@@ -285,7 +285,7 @@ class TestFiles:
 
 class TestRefused:
     def test_a_module_without_metadata(self):
-        with pytest.raises(InputError, match="expert_classes is not set; pass experts"):
+        with pytest.raises(InputError, match="expert_classes: found none; give experts"):
             FrugalFoEModule()
 
     def test_expert_classes_that_differ_from_the_experts(self):

@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,8 +19,7 @@ from lightning_fusion.data.indexed import numbered
 from lightning_fusion.data.targets import as_targets
 from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.answers import OnFailure, query_rows, take_rows
-from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.answers import OnFailure
 from lightning_fusion.experts.identity import VERSION_HINT
 from lightning_fusion.experts.outputs.loaders import (
     EverySplit,
@@ -36,6 +34,7 @@ from lightning_fusion.experts.outputs.seen import describe_seen, seen_samples
 from lightning_fusion.experts.outputs.store import OUTPUTS, ExpertOutputs
 from lightning_fusion.experts.outputs.values import origin_arrays, origin_names
 from lightning_fusion.experts.pool import ExpertPool, check_domains
+from lightning_fusion.experts.queries import PoolQueries, check_failure_options
 from lightning_fusion.store import ArrayStore, MissingStoreError, StoreWriter, release
 
 _KEPT = (
@@ -98,8 +97,7 @@ def collect(
         splits = [split for split in splits if split in data]
         data = TensorDataModule(data, classes=pool.classes)
         data.report_duplicates()
-    if on_failure not in ("raise", "skip") or retries < 0:
-        raise InputError(f"on_failure is {on_failure!r}, retries {retries}; expected raise or skip, and at least 0")
+    check_failure_options(on_failure, retries)
     if keep_representations and (on_failure == "skip" or retries):
         raise InputError(
             "keep_representations: a representation cannot be missing; leave on_failure and retries out, or collect "
@@ -143,7 +141,7 @@ def collect(
         _check_identified(pool, folder)
         if not keep_representations or all(len(stored[split].representations) == len(pool.names) for split in splits):
             rank_zero_info(f"{folder} contains these outputs already; no expert is run")
-            _warn_missing(stored, {}, kept=True)
+            _warn_missing(stored, None)
             _warn_seen(stored)
             return stored
         raise InputError(
@@ -177,7 +175,7 @@ def collect(
     result = ExpertOutputs.open(folder, verify=False)
     result._keep = kept
     _warn_changed(pool, metadata)
-    _warn_missing(result, collecting.failures)
+    _warn_missing(result, collecting.queries)
     _warn_seen(result)
     return result
 
@@ -189,23 +187,22 @@ def _warn_seen(outputs: ExpertOutputs) -> None:
             rank_zero_warn(message)
 
 
-def _warn_missing(outputs: ExpertOutputs, failures: Mapping[str, Counter[str]], kept: bool = False) -> None:
+def _warn_missing(outputs: ExpertOutputs, queries: PoolQueries | None) -> None:
     """Warn about missing answers, with their number in each split and the reasons in this process.
 
     Args:
         outputs: The store.
-        failures: Reasons by expert.
-        kept: The store existed, and no expert was run.
+        queries: Queries of this process; ``None`` if the store existed, and no expert was run.
     """
     for number, name in enumerate(outputs.names):
         counts = {split: int(part.missing[:, number].sum()) for split, part in outputs.splits.items()}
         if any(counts.values()):
             listed = shorten(f"{count} of {len(outputs[split])} in {split}" for split, count in counts.items() if count)
-            reasons = shorten([reason for reason, _ in failures.get(name, Counter()).most_common()], 3)
+            reasons = "" if queries is None else queries.reasons(name)
             rank_zero_warn(
                 f"answers of expert {name} are missing: {listed}"
                 + (f"; it {reasons}" if reasons else "")
-                + (_KEPT if kept else "")
+                + (_KEPT if queries is None else "")
             )
 
 
@@ -255,10 +252,7 @@ class _Collecting(LightningModule):
         retries: int = 0,
     ) -> None:
         super().__init__()
-        self.on_failure, self.retries = on_failure, retries
-        self.remote = any(not isinstance(expert.network, nn.Module) for expert in pool.members.values())
-        self.failures: dict[str, Counter[str]] = {}
-        self._answered: set[str] = set()  # experts that have had a valid answer
+        self.on_failure, self.queries = on_failure, PoolQueries(on_failure, retries)
         self.pool, self.splits, self.keep_representations, self.shards = (
             pool,
             list(splits),
@@ -287,21 +281,12 @@ class _Collecting(LightningModule):
         split = self.splits[dataloader_idx]
         batch = as_batch(batch, f"the {split} loader", num_classes=len(self.pool.classes))
         batch = numbered(batch, self, batch_idx, dataloader_idx)
-        if torch.as_tensor(batch.target).is_floating_point():
-            raise InputError(f"the {split} loader gives targets of {batch.target.dtype}; expected whole numbers")
         found: dict[str, dict[str, Tensor]] = {}
         if self.keep_representations:
             found["probabilities"], found["representations"] = self.pool.forward_with_representations(batch.input)
-        elif self.on_failure == "raise" and not self.retries and not self.remote:
-            try:
-                found["probabilities"] = self.pool(batch.input)
-            except InputError as error:
-                hint = "; on_failure='skip' continues without it" if str(error).startswith("expert ") else ""
-                if error.__cause__ is not None and self._found().get("frontend") == "log_mel":
-                    hint = "; the data are log-mel features: frontend: waveform of the data module gives waveforms"
-                raise InputError(f"{error}{hint}") from error
         else:
-            found["probabilities"] = self._query(batch.input, len(batch.index))
+            self.queries.preprocessing = self._found()
+            found["probabilities"] = self.queries(self.pool, batch.input)
         domain = batch.domain.reshape(len(batch.index), -1)
         for name, value, kind in (
             ("target", batch.target, np.int64),
@@ -318,29 +303,6 @@ class _Collecting(LightningModule):
             self.writer.append(f"{split}/{name}", value.detach().cpu().numpy())
         index: Tensor = batch.index
         return index
-
-    def _query(self, input: Any, count: int) -> dict[str, Tensor]:
-        """Return the (B, C_k) float32 probabilities of each expert, NaN where an answer is missing."""
-        found = {}
-        for name, expert in self.pool.members.items():
-
-            def ask(rows: Tensor, expert: Expert = expert) -> Tensor:
-                return expert(take_rows(input, rows))  # type: ignore[no-any-return]  # torch calls are untyped
-
-            counts = self.failures.setdefault(name, Counter())
-            rows, width = torch.arange(count), len(expert.classes)
-            values = query_rows(
-                ask, rows, width, name, self.on_failure, self.retries, counts, answered=name in self._answered
-            )
-            found[name] = values.to(torch.float32)
-            if not values.isnan().any(1).all():
-                self._answered.add(name)
-            elif name not in self._answered and (tried := sum(counts.values())) > 1:
-                raise InputError(
-                    f"expert {name} has no valid answer for any of the first {tried} samples: it {next(iter(counts))}; "
-                    "correct the expert, or leave it out of the pool"
-                )
-        return found
 
     def sample_arrays(self, split: str) -> dict[str, np.ndarray]:
         """Return target, domain and index of the samples of this process, in the order of its batches."""

@@ -20,8 +20,9 @@ from lightning_fusion.data.views.role import with_roles
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.collect import first_process
 from lightning_fusion.experts.outputs.store import ExpertOutputs
+from lightning_fusion.foe.diagnostics import fuser_warnings
 from lightning_fusion.foe.fusers import MLPFuser
-from lightning_fusion.foe.module import FoEFuserModule, fuser_warnings
+from lightning_fusion.foe.module import FoEFuserModule
 from lightning_fusion.recipes.foe.overlap import OverlapRun, check_overlaps, overlap_figure, overlap_table
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
