@@ -236,6 +236,29 @@ def similar_message(names: Iterable[str], what: str, remedy: str) -> str | None:
     return f"the {what} {listed} are nearly equal and count as {count}: {remedy.format(renaming)}"
 
 
+def near_message(names: Iterable[str], others: Iterable[str], whose: str, other: str) -> str | None:
+    """Return a warning about names that are nearly those of another list; ``None`` if there are none.
+
+    Args:
+        names: Names in canonical form.
+        others: Names that they are compared with, in canonical form.
+        whose: Owner of the names.
+        other: Owner of the others.
+
+    Example:
+        >>> near_message(["Cat", "dog"], ["cat", "dog"], "source a", "the target")
+        "the class 'Cat' of source a is nearly equal to 'cat' of the target and counts as another: rename one"
+    """
+    own, theirs = list(names), list(others)
+    pairs = [
+        f"{name!r} of {whose} is nearly equal to {known!r} of {other}"
+        for name in own
+        for known in theirs
+        if name not in theirs and known not in own and similar_names([name, known])
+    ]
+    return f"the class {shorten(pairs)} and counts as another: rename one" if pairs else None
+
+
 def _shown(written: Any) -> str:
     """Show a name so that invisible differences are visible."""
     return ascii(written)

@@ -17,6 +17,7 @@ from torchmetrics import Metric
 from lightning_fusion.callbacks.early_parts import EarlyParts
 from lightning_fusion.data.batch import Batch, as_batch, check_targets
 from lightning_fusion.data.indexed import numbered
+from lightning_fusion.data.names import near_message
 from lightning_fusion.data.targets import UNLABELED
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
@@ -170,6 +171,9 @@ class HaTJointModule(ExpertModule):
         self.pool = ExpertPool.of(given)
         check_representations(self.network, features, self.pool)
         self.columns, self.uncovered = shared_columns(self.pool.expert_classes, self.classes)
+        for name, own in self.pool.expert_classes.items():
+            if message := near_message(own, self.classes, f"source {name}", "the target"):
+                rank_zero_warn(message)
         self._mixers: dict[str, Any] = {"mixing": mixing, "dim": dim, "temperature": temperature, "seed": seed}
         self._mixers |= {"update_rule": update_rule, "accuracy_source": accuracy_source}
         self.teacher: Any = None  # a Teacher; built from the sizes of the first training samples

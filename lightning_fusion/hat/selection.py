@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.batch import Batch
+from lightning_fusion.data.names import as_labels, near_message
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.preprocessing import differences
@@ -183,7 +184,7 @@ class _Search:
     send_all: int = 0
 
     def __post_init__(self) -> None:
-        classes = self.target.classes
+        self.classes = classes = as_labels(self.target.classes, "classes")
         self.targets = torch.cat([torch.empty(0, dtype=torch.int64), *(batch.target for batch in self.labeled)])
         self.present = [classes[number] for number in self.targets.unique().tolist()]
         if len(self.present) < 2:
@@ -202,8 +203,10 @@ class _Search:
             raise InputError(f"registry: {self.reader.address} has no source except {len(exclude)} excluded ones")
         for name, card in self.cards.items():
             shared = self.shared(card)
-            row = self.rows[name] = SelectionRow(name, coverage=len(shared) / len(self.target.classes))
+            row = self.rows[name] = SelectionRow(name, coverage=len(shared) / len(self.classes))
             row.reason = self._unfit(card, shared, len(vector))
+            if message := near_message(card.classes, self.classes, f"source {name}", "the target"):
+                warnings.warn(message, stacklevel=4)
         names = list(self.eligible)
         if not names:
             reasons = shorten([f"{row.name}: {row.reason}" for row in self.rows.values()])
@@ -220,7 +223,7 @@ class _Search:
 
     def shared(self, card: Card) -> list[str]:
         known = set(card.classes)
-        return [label for label in self.target.classes if label in known]
+        return [label for label in self.classes if label in known]
 
     def _unfit(self, card: Card, shared: Sequence[str], num_statistics: int) -> str:
         if not shared:
@@ -319,7 +322,7 @@ class _Search:
     def _measure(self, row: SelectionRow, expert: Expert, means: Mapping[str, Tensor] | None, accuracy: bool) -> None:
         """Run a source on the labeled samples, and compute its centroid similarity and accuracy."""
         shared = self.shared(self.cards[row.name])
-        place = [shared.index(label) if label in shared else -1 for label in self.target.classes]
+        place = [shared.index(label) if label in shared else -1 for label in self.classes]
         expert.convert_from(getattr(self.target, "preprocessing", None), None)  # differences are reported together
         sums, counts, outputs = class_sums(expert, self.labeled, place, len(shared))
         expert.convert_from(None)

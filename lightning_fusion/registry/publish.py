@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.batch import Batch
+from lightning_fusion.data.names import as_labels, near_message
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.weights import build_network
@@ -143,7 +145,10 @@ def _class_means(expert: Expert, data: FusionDataModule, name: str) -> tuple[Ten
     first = next(batches, None)
     if first is None:
         raise InputError(f"data: the train split has no labeled sample, so {name} has no centroids")
-    place = [expert.classes.index(label) if label in expert.classes else -1 for label in data.classes]
+    labels = as_labels(data.classes, "classes")
+    place = [expert.classes.index(label) if label in expert.classes else -1 for label in labels]
+    if message := near_message(expert.classes, labels, name, "the data"):
+        rank_zero_warn(message)
 
     def every() -> Iterator[Batch]:
         yield first
