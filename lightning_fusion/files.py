@@ -1,9 +1,11 @@
 """Atomic writes of files, and fingerprints."""
 
 import hashlib
+import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,10 @@ def undrafted(name: str) -> str:
     """Return the name of the final file of a draft of :func:`atomic_write`; other names are returned unchanged.
 
     Example:
-        >>> undrafted("run.json.417.part"), undrafted("run.json")
+        >>> undrafted("run.json.0c4f.part"), undrafted("run.json")
         ('run.json', 'run.json')
     """
-    return re.sub(r"\.\d+\.part$", "", name)
+    return re.sub(r"\.[0-9a-f]+\.part$", "", name)
 
 
 @contextmanager
@@ -40,7 +42,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         >>> path.read_text(), [file.name for file in path.parent.iterdir()]
         ('all of it', ['a.txt'])
     """
-    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
+    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")  # process ids of two containers may be equal
     try:
         yield draft
         sync(draft)
@@ -82,6 +84,26 @@ def digest(*parts: Any) -> str:
             state.update(str(part).encode())
         state.update(b"\0")
     return state.hexdigest()
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a JSON file with a digest of its other entries as ``digest``, to find damage when read.
+
+    Args:
+        content: Plain data; an entry ``digest`` is replaced.
+
+    Example:
+        >>> found = sealed({"names": ["a", "b"]})
+        >>> is_sealed(found), is_sealed(found | {"names": ["b", "a"]})
+        (True, False)
+    """
+    others = {key: value for key, value in content.items() if key != "digest"}
+    return {**others, "digest": digest(json.dumps(others))}
+
+
+def is_sealed(content: Mapping[str, Any]) -> bool:
+    """Return whether the entries of a JSON file are those of :func:`sealed`."""
+    return content.get("digest") == sealed(content)["digest"]
 
 
 def row_digests(*arrays: Any) -> np.ndarray:

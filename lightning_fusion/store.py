@@ -19,13 +19,13 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from lightning_fusion.errors import InputError, nearest_path, shorten
-from lightning_fusion.files import undrafted, write_text
+from lightning_fusion.files import is_sealed, sealed, undrafted, write_text
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 _FOREIGN = "contains other files ({}); choose another folder"
 _DATA = re.compile("data-[0-9a-f]{12}")
-_KEYS = {"format", "kind", "data", "arrays", "metadata"}
+_KEYS = {"format", "kind", "data", "arrays", "metadata", "digest"}
 _ARRAY_KEYS = {"file", "dtype", "shape", "digest"}
 
 
@@ -45,7 +45,8 @@ class ArrayStore(Mapping[str, np.ndarray]):
     """Memory-mapped arrays of a folder by name, with their metadata.
 
     The folder contains ``manifest.json`` and a folder of numbered files of raw bytes: the names of arrays are free
-    text, with ``/`` for nested ones. The manifest has dtype, shape and BLAKE2 digest of each array.
+    text, with ``/`` for nested ones. The manifest has dtype, shape and BLAKE2 digest of each array, and a digest of
+    itself.
 
     Args:
         folder: Folder of the store.
@@ -263,7 +264,8 @@ class StoreWriter:
             "arrays": self._arrays,
             "metadata": dict(metadata),
         }
-        write_text(self.folder / MANIFEST, json.dumps(manifest, indent=1))  # ASCII: file names need not be Unicode
+        text = json.dumps(sealed(manifest), indent=1)  # ASCII: file names need not be Unicode
+        write_text(self.folder / MANIFEST, text)
 
     def _new(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> Path:
         if name in self._arrays:
@@ -337,7 +339,7 @@ def _read_manifest(folder: Path, kind: str) -> dict[str, Any]:
         raise ForeignFolderError(f"{kind}: {folder} contains {manifest['kind']}; name a folder of {kind}")
     try:
         _check_schema(manifest)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise _damaged(kind, file, error) from error
     result: dict[str, Any] = manifest
     return result
@@ -347,6 +349,8 @@ def _check_schema(manifest: dict[str, Any]) -> None:
     _check_keys("the manifest", manifest, _KEYS)
     if not _DATA.fullmatch(manifest["data"]):
         raise ValueError(f"data is {manifest['data']}")
+    if not is_sealed(manifest):
+        raise ValueError("its content has another digest")
     _check_keys("metadata", manifest["metadata"])
     _check_keys("arrays", manifest["arrays"])
     for name, record in manifest["arrays"].items():

@@ -11,7 +11,7 @@ import lightning_fusion
 ROOT = Path(lightning_fusion.__file__).parent
 BELOW = [
     {"files", "store", "plotting"},
-    {"checkpoints", "hooks", "hyperparameters", "optimization", "schedules", "costs"},
+    {"checkpoints", "described", "hooks", "hyperparameters", "optimization", "schedules", "costs"},
     {"data", "baselines", "metrics", "callbacks"},
     {"experts"},
     {"registry", "verification"},

@@ -1,5 +1,4 @@
 import errno
-import json
 import os
 import subprocess
 import sys
@@ -8,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from helpers import sealed
 
 from lightning_fusion import store as module
 from lightning_fusion.errors import InputError
@@ -47,9 +47,7 @@ def same(store, arrays):
 
 
 def edit(folder, change):
-    manifest = json.loads((folder / "manifest.json").read_text())
-    change(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    sealed.edit(folder / "manifest.json", lambda manifest: change(manifest) and None)
 
 
 class TestRoundTrip:
@@ -262,7 +260,7 @@ class TestErrors:
     def test_another_format(self, tmp_path, text):
         save(tmp_path)
         (tmp_path / "manifest.json").write_text(text)
-        with pytest.raises(ForeignFolderError, match=r"has format .*; this version reads 1"):
+        with pytest.raises(ForeignFolderError, match=r"has format .*; this version reads 2"):
             ArrayStore(tmp_path, "test")
 
     @pytest.mark.parametrize("text", ["", "{", '{"format": 1', "\x00\x00"])
@@ -279,8 +277,8 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            (lambda m: m.update(more=1), "the manifest has the keys arrays, data, format, kind, metadata"),
-            (lambda m: m.pop("kind"), "the manifest has the keys arrays, data, format, metadata; expected"),
+            (lambda m: m.update(more=1), "the manifest has the keys arrays, data, digest, format, kind"),
+            (lambda m: m.pop("kind"), "the manifest has the keys arrays, data, digest, format, metadata; expected"),
             (lambda m: m.update(data="../.."), r"data is \.\./\.\."),
             (lambda m: m.update(data=3), "expected string"),
             (lambda m: m.update(metadata=[]), "metadata is a list, not a mapping"),

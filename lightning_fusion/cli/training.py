@@ -14,11 +14,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_fusion import __version__
-from lightning_fusion.checkpoints import check_arguments, read_checkpoint
+from lightning_fusion.checkpoints import read_checkpoint
 from lightning_fusion.cli.checks import check_checkpoints, check_folder, check_trained, check_trains, warn_untrained
 from lightning_fusion.cli.config import config_files, flat
 from lightning_fusion.cli.messages import error_of_user
 from lightning_fusion.cli.parser import FusionArgumentParser
+from lightning_fusion.described import check_arguments
 from lightning_fusion.errors import InputError, nearest_path, shorten
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.hyperparameters import constructor_arguments

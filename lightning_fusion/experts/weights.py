@@ -11,8 +11,9 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from lightning_fusion.checkpoints import build_described, imported_class
+from lightning_fusion.checkpoints import load_weights_only
 from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.described import build_described, imported_class
 from lightning_fusion.errors import InputError, nearest_path, shorten
 
 CARD_KEY = "expert"
@@ -35,14 +36,15 @@ def read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             from safetensors.torch import load_file
 
             return load_file(path), {}
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_weights_only(path)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"checkpoint: {path} contains objects that weights-only loading rejects; save the state dict alone, or as "
             "safetensors"
         ) from error
     except Exception as error:  # torch and safetensors raise various types for truncated or other files
-        raise InputError(f"checkpoint: {path} cannot be read ({type(error).__name__}: {error})") from error
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InputError(f"checkpoint: {path} cannot be read ({what})") from error
     if not isinstance(content, Mapping):
         raise InputError(f"checkpoint: {path} contains a {type(content).__name__}; expected a state dict")
     card = dict(content.get(CARD_KEY) or {}) if isinstance(content.get(CARD_KEY), Mapping) else {}

@@ -1,7 +1,9 @@
 """State of a policy: arguments and arrays, in memory, in checkpoints and in files."""
 
 import inspect
+import json
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -10,16 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.checkpoints import imported_class
+from lightning_fusion.described import imported_class
 from lightning_fusion.errors import InputError
 from lightning_fusion.files import digest
 from lightning_fusion.frugal.arguments import costs_of, is_number
+from lightning_fusion.frugal.inputs import check_labeled
 from lightning_fusion.frugal.risk import RiskEstimator
 from lightning_fusion.frugal.search import Calibration
 from lightning_fusion.frugal.subset_fusers import SubsetFuser
 from lightning_fusion.store import ArrayStore, StoreWriter
 
-FORMAT = 1
+FORMAT = 2
 _POLICY = "policy"
 
 
@@ -84,7 +87,7 @@ class PolicyState(Arguments, nn.Module):
     def metadata(self) -> dict[str, Any]:
         """Return the state without arrays, as plain data."""
         self._check_fitted()
-        return {
+        described = {
             "format": FORMAT,
             "names": self.names,
             "classes": self.classes,
@@ -97,8 +100,8 @@ class PolicyState(Arguments, nn.Module):
             "arguments": {name: getattr(self, name) for name in ARGUMENTS},
             "fuser": describe_part(self.fuser),
             "risk": describe_part(self.risk),
-            "digest": digest_of(self.state_dict()),
         }
+        return described | {"digest": digest_of(self.state_dict(), described)}
 
     def save(self, folder: str | Path) -> None:
         """Write the policy atomically as a store (:mod:`lightning_fusion.store`).
@@ -155,9 +158,10 @@ class PolicyState(Arguments, nn.Module):
         return policy
 
 
-def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """Return a digest of tensors and their names."""
-    return digest(*(part for name in sorted(tensors) for part in (name, tensors[name].cpu())))
+def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
+    """Return a digest of tensors by name, and of the metadata but their own digest."""
+    described = json.dumps({key: value for key, value in metadata.items() if key != "digest"})
+    return digest(described, *(part for name in sorted(tensors) for part in (name, tensors[name].cpu())))
 
 
 def check_metadata(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> tuple[int, int, int]:
@@ -174,6 +178,14 @@ def check_metadata(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor], w
     if metadata["format"] != FORMAT:
         raise InputError(f"policy: {where} has format {metadata['format']}; this version reads {FORMAT}")
     names, trade_off, neighbors = metadata["names"], metadata["trade_off_"], metadata["neighbors_"]
+    classes, parts = metadata["classes"], [metadata["arguments"], metadata["fuser"], metadata["risk"]]
+    if (
+        not _are_texts(names)
+        or not (classes is None or (_are_texts(classes) and len(classes) == metadata["num_classes"]))
+        or not all(isinstance(part, Mapping) for part in (*parts, metadata["experts"] or {}))
+        or not is_number(metadata["rows"], True)
+    ):
+        raise InputError(f"policy: the metadata of {where} has entries of another type")
     if (
         not (is_number(trade_off) and 0 <= trade_off < math.inf)
         or not (is_number(neighbors, True) and 1 <= neighbors <= metadata["rows"])
@@ -181,9 +193,21 @@ def check_metadata(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor], w
     ):
         raise InputError(f"policy: the metadata of {where} is out of range")
     shape = len(names), metadata["rows"], metadata["num_classes"]
-    if tuple(tensors["outputs"].shape) != shape or digest_of(tensors) != metadata["digest"]:
+    if tuple(tensors["outputs"].shape) != shape or digest_of(tensors, metadata) != metadata["digest"]:
         raise InputError(f"policy: the arrays of {where} are not those that its metadata describes")
+    if not tensors["outputs"].is_floating_point() or tensors["targets"].dtype != torch.int64:
+        raise InputError(f"policy: the arrays of {where} are of another type")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said in the fit
+        try:
+            check_labeled(names, tensors["outputs"], tensors["targets"])
+        except InputError as error:
+            raise InputError(f"policy: {where} is damaged ({error})") from error
     return shape
+
+
+def _are_texts(found: Any) -> bool:
+    return isinstance(found, list) and all(isinstance(each, str) for each in found)
 
 
 def describe_part(part: nn.Module) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from lightning_fusion.checkpoints import load_weights_only, reason
 from lightning_fusion.costs import as_cost
 from lightning_fusion.errors import InputError, nearest_path
 from lightning_fusion.experts.adapters.transformers import (
@@ -147,7 +148,7 @@ class GenerativeExpert:
             return self.network()
         if self.transformers is not None:
             return TransformersGenerator(self.transformers)
-        content = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)  # type: ignore[arg-type]
+        content = load_weights_only(self.checkpoint, mmap=True)  # type: ignore[arg-type]
         card = content[CARD_KEY]
         network = build_network(card["network"], card["vocab_size"], f"checkpoint {self.checkpoint}")
         prefix = "network."
@@ -183,9 +184,9 @@ def _read_card(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise InputError(f"checkpoint: found no file {path}{nearest_path(path)}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = load_weights_only(path, mmap=True)
     except Exception as error:  # torch raises many exception types for a truncated or foreign file
-        raise InputError(f"checkpoint: {path} cannot be read weights-only ({type(error).__name__})") from error
+        raise InputError(f"checkpoint: {path} cannot be read weights-only ({reason(error)})") from error
     card = content.get(CARD_KEY) if isinstance(content, Mapping) else None
     if not isinstance(card, Mapping) or "vocab_size" not in card:
         raise InputError(f"checkpoint: {path} is none of a GenerativeExpertModule; give its network instead")

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.files import is_sealed, sealed
 from lightning_fusion.hyperparameters import is_plain
 
-FORMAT = 1
+FORMAT = 2
 PARTS = ("centroids", "encoder", "head")
 """Further files of a source, each ``<part>.safetensors``; without a head if the network cannot be split."""
 
@@ -81,7 +82,7 @@ class Card:
 
     def dump(self) -> bytes:
         """Return the content of the card's file."""
-        return json.dumps({"format": FORMAT} | asdict(self), allow_nan=False, separators=(",", ":")).encode()
+        return json.dumps(sealed({"format": FORMAT} | asdict(self)), allow_nan=False, separators=(",", ":")).encode()
 
     @classmethod
     def parse(cls, content: bytes, name: str, where: str) -> "Card":
@@ -97,10 +98,12 @@ class Card:
         """
         try:
             found = json.loads(content)
+            whole = isinstance(found, dict) and is_sealed(found)
         except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError as well
             raise InputError(f"{where} is no complete card ({error}); publish {name} again, with overwrite") from error
-        if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise InputError(f"{where} is no card of format {FORMAT}; publish {name} again, with overwrite")
+        found = {key: value for key, value in found.items() if key not in ("format", "digest")}
         wrong = set(found) ^ {field.name for field in dataclasses.fields(cls)}
         wrong |= {key for key in set(found) - wrong if not _FIELDS[key](found[key])}
         if not wrong and len(found["counts"]) != len(found["classes"]):
@@ -111,6 +114,8 @@ class Card:
             )
         if found["name"] != name:
             raise InputError(f"{where} is the card of {found['name']!r}, not of {name!r}")
+        if not whole:
+            raise InputError(f"{where} is damaged (it has another digest); publish {name} again, with overwrite")
         return cls(**found)
 
 

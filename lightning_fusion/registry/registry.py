@@ -17,7 +17,7 @@ from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.pool import check_name
-from lightning_fusion.files import digest
+from lightning_fusion.files import digest, is_sealed, sealed
 from lightning_fusion.registry.card import FORMAT, PARTS, Card, Transfer
 from lightning_fusion.registry.publish import EXPERT_METADATA, describe_source, restore_expert
 from lightning_fusion.registry.transport import Transport, UnreachableError
@@ -266,7 +266,7 @@ class ExpertRegistry:
         self._count("up", card.name, CARD, len(dumped))
         while True:  # repeated until the index is complete: the last of several concurrent publishers sees all sources
             names = self._listed()
-            listed = json.dumps({"format": FORMAT, "sources": names}).encode()
+            listed = json.dumps(sealed({"format": FORMAT, "sources": names})).encode()
             self.files.write(self.files.path(INDEX), listed)
             self._count("up", "", INDEX, len(listed))
             if self._listed() == names:
@@ -304,7 +304,7 @@ class ExpertRegistry:
 def _parse_index(content: bytes, where: str) -> list[str]:
     try:
         found = json.loads(content)
-        names = found["sources"] if found["format"] == FORMAT else None
+        names = found["sources"] if found["format"] == FORMAT and is_sealed(found) else None
     except (ValueError, KeyError, TypeError, RecursionError):
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

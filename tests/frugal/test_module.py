@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import TESTS, tiny
+from helpers import TESTS, sealed, tiny
 from helpers.command_line import prepare, write_yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
@@ -275,9 +275,8 @@ class TestFiles:
     def test_arrays_of_another_policy_are_rejected(self, outputs, tmp_path):
         for seed in (0, 1):
             fit(module(outputs, folder=str(tmp_path / str(seed))), stored(seed))
-        stored_facts = [json.loads((tmp_path / f"{seed}/manifest.json").read_text()) for seed in (0, 1)]
-        stored_facts[1]["metadata"] = stored_facts[0]["metadata"]
-        (tmp_path / "1/manifest.json").write_text(json.dumps(stored_facts[1]))
+        other = json.loads((tmp_path / "0/manifest.json").read_text())["metadata"]
+        sealed.edit(tmp_path / "1/manifest.json", lambda manifest: manifest | {"metadata": other})
         served = module(outputs, FrugalFoE(), folder=str(tmp_path / "1"))
         with pytest.raises(InputError, match="are not those that its metadata describes"):
             tiny.trainer().test(served, datamodule=OutputsDataModule(outputs), verbose=False)

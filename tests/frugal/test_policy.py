@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers import tiny
+from helpers import sealed, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import frugal
@@ -19,8 +19,10 @@ from lightning_fusion import ExpertOutputs, collect
 from lightning_fusion.errors import InputError
 from lightning_fusion.frugal.policy import FrugalFoE
 from lightning_fusion.frugal.risk import ParametricRisk
+from lightning_fusion.frugal.state import digest_of
 from lightning_fusion.frugal.subset_fusers import KNNFuser, MaskedMLPFuser
 from lightning_fusion.frugal.tables import LossTables
+from lightning_fusion.store import ArrayStore
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:neighbors is"),
@@ -592,22 +594,27 @@ class TestFiles:
         self.saved(tmp_path / "a", 0)
         self.saved(tmp_path / "b", 1)
         other = json.loads((tmp_path / "a" / "manifest.json").read_text())["metadata"]
-        self.change(tmp_path / "b", lambda _: other)
+        sealed.edit(tmp_path / "b" / "manifest.json", lambda manifest: manifest | {"metadata": other})
         with pytest.raises(InputError, match="are not those that its metadata describes"):
             FrugalFoE.load(tmp_path / "b")
 
     def change(self, folder, change):
-        manifest = json.loads((folder / "manifest.json").read_text())
-        manifest["metadata"] = change(manifest["metadata"])
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        """Change the metadata of a policy, as its author could."""
+        arrays = {name: torch.from_numpy(np.array(values)) for name, values in ArrayStore(folder, "policy").items()}
+
+        def changed(manifest):
+            metadata = change(manifest["metadata"])
+            return manifest | {"metadata": metadata | {"digest": digest_of(arrays, metadata)}}
+
+        sealed.edit(folder / "manifest.json", changed)
 
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"format": 7}, "has format 7; this version reads 1"),
+            ({"format": 7}, "has format 7; this version reads 2"),
             ({"arguments": {"color": "red"}}, "is damaged .*color"),
             ({"arguments": {"trade_off": -1}}, "trade_off is -1"),
-            ({"names": None}, "is damaged"),
+            ({"names": None}, "entries of another type"),
             ({"fuser": {}}, "is damaged .*class_path"),
             ({"fuser": {"class_path": "lightning_fusion.errors.InputError", "init_args": {}}}, "no imported fuser"),
             ({"fuser": {"class_path": "lightning_fusion.nowhere.Fuser", "init_args": {}}}, "no imported fuser"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import registry_sources, tiny
+from helpers import registry_sources, sealed, tiny
 from helpers.registry_sources import CLASSES
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -423,8 +423,7 @@ class TestNotEligible:
             registry_sources.publish(registry, name)
         edited = [(name, "statistics", [value, 1.0]) for name, value in strange.items()]
         for name, key, value in (("e_changed", "classes", CLASSES[::-1]), *edited):
-            path = tmp_path / name / "card.json"
-            path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+            sealed.edit(tmp_path / name / "card.json", lambda card, key=key, value=value: card | {key: value})
         registry_sources.publish(registry, "g_no_common_sample", data=registry_sources.data(["pig", "fox"]))
         registry_sources.publish(registry, "h_gone")
         card = registry.card("h_gone")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from helpers import registry_sources, tiny
+from helpers import registry_sources, sealed, tiny
 from helpers.registry_sources import CLASSES
 from torch import nn
 
@@ -22,6 +22,7 @@ from lightning_fusion import Expert, ExpertModule, ExpertRegistry
 from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.files import digest
+from lightning_fusion.files import sealed as sealed_entries
 from lightning_fusion.registry.card import Card
 from lightning_fusion.registry.summaries import labeled_batches, statistics_of
 from lightning_fusion.registry.transport import UnreachableError
@@ -43,9 +44,10 @@ def path_of(registry: ExpertRegistry, card: Card, file: str) -> Path:
 
 def edit(registry: ExpertRegistry, source: str, **changes) -> None:
     """Change entries of a card on disk; 'removed' removes one."""
-    path = Path(registry.address) / source / "card.json"
-    content = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in content.items() if value != "removed"}))
+    sealed.edit(
+        Path(registry.address) / source / "card.json",
+        lambda card: {key: value for key, value in (card | changes).items() if value != "removed"},
+    )
 
 
 class TestPublished:
@@ -430,7 +432,7 @@ class TestDistrust:
                 "its files is missing",
             ),
             ({"cost": float("inf")}, "its cost is missing, of an unknown type"),
-            ({"format": 2}, "is no card of format 1"),
+            ({"format": 3}, "is no card of format 2"),
             ({"name": "b"}, "is the card of 'b', not of 'a'"),
         ],
     )
@@ -528,8 +530,11 @@ class TestNetwork:
         ("content", "message"),
         [
             (None, r"found no .*index\.json; 'publish' writes it into the folder that the server serves"),
-            ('{"format": 1, "sources": ["a', "is no complete index of format 1"),
-            ('{"format": 1, "sources": ["../b"]}', r"the name '\.\./b' cannot name an expert"),
+            ('{"format": 2, "sources": ["a', "is no complete index of format 2"),
+            (
+                json.dumps(sealed_entries({"format": 2, "sources": ["../b"]})),
+                r"the name '\.\./b' cannot name an expert",
+            ),
             ("[]", "is no complete index"),
             ("[" * 100_000, "is no complete index"),
         ],

@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.outputs.collect import first_process
 from lightning_fusion.experts.outputs.store import ExpertOutputs
-from lightning_fusion.files import digest, write_text
+from lightning_fusion.files import digest, is_sealed, sealed, write_text
 from lightning_fusion.hat.guard import guard
 from lightning_fusion.hat.module import HaTJointModule
 from lightning_fusion.hat.ranking import Selection
@@ -137,7 +138,7 @@ class HaTSeed(SeedRun):
         path = self.folder / "targets" / f"{name}.json"
         if path.is_file():
             self.console.print(f"{label}: found checkpoint, not retrained")
-            rows = json.loads(path.read_text(encoding="utf-8"))
+            rows = _read_rows(path)
         else:
             start = time.perf_counter()
             with warnings.catch_warnings():
@@ -147,7 +148,7 @@ class HaTSeed(SeedRun):
                 self.publish_student(target)
             if first_process():
                 path.parent.mkdir(exist_ok=True)
-                write_text(path, json.dumps(rows, indent=1))
+                write_text(path, json.dumps(sealed({"rows": rows}), indent=1))
             self.report.took("targets", start)
             shown = {row["method"]: row["value"] for row in rows if row["metric"] == "accuracy"}
             self.console.print(
@@ -164,6 +165,22 @@ class HaTSeed(SeedRun):
             name = f"{target.name}{STUDENT}"
             self.registry.publish(expert, target.data, name, overwrite=True, network=target.network)
         barrier()
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read the results of a finished target.
+
+    Raises:
+        InputError: If the file is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or not is_sealed(content):
+            raise ValueError("it has another digest")
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"output: {path} is damaged ({error}); delete it, and the target is trained again") from error
+    rows: list[dict[str, Any]] = content["rows"]
+    return rows
 
 
 class _Target:

@@ -3,7 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import tiny
+from helpers import sealed, tiny
 from reference import rules
 
 from lightning_fusion import ExpertOutputs, collect
@@ -119,9 +119,10 @@ class TestDamage:
 
     @pytest.mark.parametrize("lost", ["classes", "experts", "val/target", "test/probabilities/a"])
     def test_a_manifest_without_a_fact(self, store, lost):
-        manifest = json.loads((store / "manifest.json").read_text())
-        del (manifest["arrays"] if "/" in lost else manifest["metadata"])[lost]
-        (store / "manifest.json").write_text(json.dumps(manifest))
+        def lose(manifest):
+            del (manifest["arrays"] if "/" in lost else manifest["metadata"])[lost]
+
+        sealed.edit(store / "manifest.json", lose)
         with pytest.raises(DamagedStoreError, match=f"is damaged .without '{lost.rpartition('probabilities/')[2]}'"):
             ExpertOutputs.open(store)
 

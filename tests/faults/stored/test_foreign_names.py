@@ -11,21 +11,20 @@
 | the manifest of a store | ``ExpertOutputs``: no name is resolved |
 """
 
-import json
 import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import tiny
+from helpers import sealed, tiny
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_fusion import Expert, ExpertModule, ExpertRegistry, FoEFuserModule, OutputsDataModule
-from lightning_fusion.checkpoints import check_arguments, imported_class
 from lightning_fusion.cli.main import main
 from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.data.views.target import TargetDataModule
+from lightning_fusion.described import check_arguments, imported_class
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.weights import CARD_KEY
 from lightning_fusion.export import export
@@ -229,8 +228,7 @@ class TestExperts:
         registry.publish(
             Expert(tiny.Net(3), classes=tiny.CLASSES, features="body"), data, "a", statistics=[1.0], network=tiny.Net
         )
-        path = Path("registry/a/card.json")
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"network": spec}))
+        sealed.edit(Path("registry/a/card.json"), lambda card: card | {"network": spec})
         with pytest.raises(InputError, match="a"):
             ExpertRegistry("registry").load("a")
 

@@ -112,7 +112,7 @@ def test_rows_without_training_are_averages_of_the_sources(folder):
         single = (said.argmax(2) == truth).mean(1)
         assert value(rows, "mean of single sources", name) == pytest.approx(single.mean())
         assert value(rows, "average of all sources", name) == pytest.approx((said.mean(0).argmax(1) == truth).mean())
-        chosen = json.loads((folder / f"seed_0/targets/{name}.json").read_text())
+        chosen = json.loads((folder / f"seed_0/targets/{name}.json").read_text())["rows"]
         sources = next(row["sources"] for row in chosen if row["method"] == "selection" and "sources" in row)
         places = [others.index(source) for source in sources]
         fused = said[places].mean(0).argmax(1)
