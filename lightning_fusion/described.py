@@ -22,6 +22,7 @@ import torch
 import yaml
 from lightning import LightningDataModule
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.hyperparameters import constructor_arguments
@@ -54,7 +55,7 @@ def imported_class(path: Any, *families: type) -> type | None:
     return kind if isinstance(kind, type) and issubclass(kind, families) else None
 
 
-def build_described(spec: Mapping[str, Any], hint: Any, where: str, name: str) -> Any:
+def build_described(spec: Mapping[str, Any], hint: Any, where: str, name: str, files: bool = True) -> Any:
     """Build the object that a file describes by ``class_path`` and ``init_args``.
 
     Args:
@@ -62,6 +63,7 @@ def build_described(spec: Mapping[str, Any], hint: Any, where: str, name: str) -
         hint: Type of the argument: a class gives an instance, a callable that returns a class gives a factory.
         where: Name of the file, for messages.
         name: Name of the argument, for messages.
+        files: Whether arguments may name local files.
 
     Raises:
         InputError: If a class is not imported or of another type, or an argument is not of the type of the constructor.
@@ -71,7 +73,7 @@ def build_described(spec: Mapping[str, Any], hint: Any, where: str, name: str) -
         >>> build_described(spec, Callable[[int], nn.Module], "a.ckpt", "network")(3)
         Linear(in_features=3, out_features=2, bias=True)
     """
-    return _Reader(where, build=True).read(dict(spec), hint, name)
+    return _Reader(where, True, files).read(dict(spec), hint, name)
 
 
 def check_arguments(
@@ -128,10 +130,11 @@ class _Reader:
     Args:
         where: Name of the file, for messages.
         build: Build the described objects; else the values are checked for a parser and remain plain.
+        files: Whether arguments may name local files.
     """
 
-    def __init__(self, where: str, build: bool) -> None:
-        self.where, self.build = where, build
+    def __init__(self, where: str, build: bool, files: bool = True) -> None:
+        self.where, self.build, self.files = where, build, files
 
     def read(self, value: Any, hint: Any, name: str, given: Any = None, depth: int = 0) -> Any:
         """Return a value of the type ``hint``, as an object or as checked plain data."""
@@ -215,9 +218,13 @@ class _Reader:
         return value
 
     def _check_path(self, value: str, name: str) -> None:
-        """Reject files of other machines; a local file is read weights-only by its reader."""
+        """Reject files of other hosts; a local file is read weights-only by its reader."""
         if "://" in value or "::" in value or PureWindowsPath(value).drive.startswith("\\\\"):
             raise InputError(f"{self.where} names the file {value[:80]!r} as {name}; expected a local file")
+        given = Path(value)
+        local = given.is_absolute() or value.startswith("~") or ".." in given.parts or os.path.lexists(given)
+        if local and not self.files:
+            raise InputError(f"{self.where} names the file {value[:80]!r} as {name}; a card must not name local files")
 
     def _described(self, value: dict[str, Any], options: list[Any], name: str, given: Any, depth: int) -> Any:
         path, kind = value["class_path"], imported_class(value["class_path"], *_FAMILIES)
@@ -264,6 +271,37 @@ class _Reader:
             raise InputError(
                 f"{self.where}: {name} cannot be built from {kind.__name__} ({type(error).__name__}: {what})"
             ) from error
+
+
+class MemoryLimit(TorchDispatchMode):
+    """Context that ends the construction of a network as soon as its tensors have more bytes than permitted.
+
+    Args:
+        num_bytes: Permitted number of bytes.
+        what: What is built, for the message.
+
+    Raises:
+        InputError: If a tensor is created beyond it, before the memory is used.
+
+    Example:
+        >>> with MemoryLimit(100, "network"):
+        ...     nn.Linear(10, 10)
+        Traceback (most recent call last):
+        ...
+        lightning_fusion.errors.InputError: network needs more than 100 bytes, its weights have fewer
+    """
+
+    def __init__(self, num_bytes: int, what: str) -> None:
+        super().__init__()
+        self.num_bytes, self.left, self.what = num_bytes, num_bytes, what
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and not any(isinstance(given, torch.Tensor) for given in args):
+            self.left -= result.nbytes
+            if self.left < 0:
+                raise InputError(f"{self.what} needs more than {self.num_bytes:,} bytes, its weights have fewer")
+        return result
 
 
 def _hints(kind: type) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_sealed(content: Mapping[str, Any]) -> bool:
     """Return whether the entries of a JSON file are those of :func:`sealed`."""
-    return content.get("digest") == sealed(content)["digest"]
+    return bool(content.get("digest") == sealed(content)["digest"])
 
 
 def row_digests(*arrays: Any) -> np.ndarray:

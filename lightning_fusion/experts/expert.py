@@ -118,7 +118,8 @@ class Expert(nn.Module):
             state, card = read_weights(checkpoint)
             if network is None:
                 spec = card.get("network")
-                network = build_network(spec, len(card.get("classes") or ()), f"checkpoint {checkpoint}")
+                size = sum(value.nbytes for value in state.values())
+                network = build_network(spec, len(card.get("classes") or ()), f"checkpoint {checkpoint}", size)
             elif not isinstance(network, nn.Module):
                 network = network(len(classes or card.get("classes") or ()))
             if not isinstance(network, nn.Module):

@@ -2,7 +2,7 @@
 
 import pickle
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from lightning_fusion.checkpoints import load_weights_only
 from lightning_fusion.data.base import FusionDataModule
-from lightning_fusion.described import build_described, imported_class
+from lightning_fusion.described import MemoryLimit, build_described, imported_class
 from lightning_fusion.errors import InputError, nearest_path, shorten
 
+_SPARE = 1 << 28  # bytes that the construction of a network may need beyond its weights
 CARD_KEY = "expert"
 """Checkpoint key of the metadata that :class:`~lightning_fusion.ExpertModule` stores for its expert."""
 
@@ -58,13 +59,17 @@ def read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return state, card
 
 
-def build_network(spec: Mapping[str, Any] | None, num_classes: int, where: str) -> nn.Module:
+def build_network(
+    spec: Mapping[str, Any] | None, num_classes: int, where: str, num_bytes: int | None = None, files: bool = True
+) -> nn.Module:
     """Build the network that a file describes; its class must be imported already.
 
     Args:
         spec: ``class_path`` and ``init_args``.
         num_classes: First argument of the class.
         where: Name of the file, for the message.
+        num_bytes: Size of the weights for the network. ``None`` (default): not known.
+        files: Whether the description may name local files.
 
     Raises:
         InputError: If there is no description, or the class is not an imported module.
@@ -83,9 +88,11 @@ def build_network(spec: Mapping[str, Any] | None, num_classes: int, where: str) 
             f"network to that class of {num_classes} classes with {given or 'no other arguments'} "
             "(a checkpoint must not import code by itself)"
         )
-    factory = build_described(spec, Callable[[int], nn.Module], f"network: {where}", "network")
+    factory = build_described(spec, Callable[[int], nn.Module], f"network: {where}", "network", files)
+    limit = MemoryLimit(_SPARE + 4 * num_bytes, f"network: {where}") if num_bytes is not None else nullcontext()
     try:
-        network: nn.Module = factory(num_classes)
+        with limit:
+            network: nn.Module = factory(num_classes)
     except InputError:
         raise
     except Exception as error:  # of any constructor

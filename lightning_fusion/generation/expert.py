@@ -148,7 +148,7 @@ class GenerativeExpert:
             return self.network()
         if self.transformers is not None:
             return TransformersGenerator(self.transformers)
-        content = load_weights_only(self.checkpoint, mmap=True)  # type: ignore[arg-type]
+        content = load_weights_only(self.checkpoint, mmap=True)
         card = content[CARD_KEY]
         network = build_network(card["network"], card["vocab_size"], f"checkpoint {self.checkpoint}")
         prefix = "network."

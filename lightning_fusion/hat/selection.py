@@ -18,9 +18,8 @@ from lightning_fusion.experts.preprocessing import differences
 from lightning_fusion.hat.ranking import Ledger, Selection, SelectionRow
 from lightning_fusion.hyperparameters import check_choices
 from lightning_fusion.registry.card import Card
-from lightning_fusion.registry.registry import ExpertRegistry
+from lightning_fusion.registry.registry import ExpertRegistry, RepublishedError
 from lightning_fusion.registry.summaries import class_sums, labeled_batches, statistics_of
-from lightning_fusion.registry.transport import UnreachableError
 
 _LARGEST = torch.finfo(torch.float32).max
 _DIGITS = 12  # values are compared rounded, so that equal sources tie regardless of the order of summation
@@ -182,6 +181,7 @@ class _Search:
     experts: dict[str, Expert] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
     send_all: int = 0
+    num_statistics: int = 0
 
     def __post_init__(self) -> None:
         self.classes = classes = as_labels(self.target.classes, "classes")
@@ -197,7 +197,7 @@ class _Search:
 
     def read_cards(self, vector: Tensor, similarity: str, exclude: Sequence[str]) -> None:
         """Fill ``rows`` with eligibility and similarity of the statistics."""
-        self.reader.stage = "statistics"
+        self.reader.stage, self.num_statistics = "statistics", len(vector)
         self.cards = self.reader.cards(exclude)
         if not self.cards:
             raise InputError(f"registry: {self.reader.address} has no source except {len(exclude)} excluded ones")
@@ -273,10 +273,16 @@ class _Search:
     def _tried(self, name: str, what: Any) -> bool:
         row = self.rows[name]
         try:
-            what(row, self.cards[name])
-        except UnreachableError:
-            raise
-        except Exception as error:  # a foreign network may raise anything
+            try:
+                what(row, self.cards[name])
+            except RepublishedError:  # once more, with the current card
+                self.cards[name] = self.reader.card(name)
+                if reason := self._unfit(self.cards[name], self.shared(self.cards[name]), self.num_statistics):
+                    raise InputError(reason) from None
+                self._run(row, self.cards[name])
+                if what == self._complete:
+                    self._complete(row, self.cards[name])
+        except Exception as error:  # a foreign network may raise anything, and a connection break
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
             row.reason = f"cannot be used: {kind}{error}"
             row.kept, row.score = False, None

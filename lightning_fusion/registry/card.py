@@ -16,6 +16,10 @@ PARTS = ("centroids", "encoder", "head")
 """Further files of a source, each ``<part>.safetensors``; without a head if the network cannot be split."""
 
 
+VERSION = "[0-9a-f]{12}"
+"""Pattern of the names of the folders of versions."""
+
+
 class Transfer(NamedTuple):
     """Transfer of one file, or of the part that was transferred before a connection broke.
 
@@ -158,7 +162,7 @@ def _is_files(value: Any) -> bool:
 
 _FIELDS: dict[str, Callable[[Any], bool]] = {
     "name": lambda value: isinstance(value, str),
-    "version": lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{12}", value) is not None,
+    "version": lambda value: isinstance(value, str) and re.fullmatch(VERSION, value) is not None,
     "classes": lambda value: _list_of(str)(value) and 0 < len(value) == len(set(value)),
     "counts": lambda value: _list_of(int)(value) and min(value, default=0) >= 0,
     "statistics": _list_of(float, int),

@@ -109,10 +109,9 @@ def restore_expert(
     Raises:
         InputError: If the network cannot be built, or the weights do not match it.
     """
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # initial weights are replaced, so they must not consume random numbers of the run
-        network = build_network(spec, len(metadata["classes"]), where)
+    num_bytes = sum(value.nbytes for value in weights.values())
+    with torch.random.fork_rng(devices=[]):  # initial weights are replaced, and use no random numbers of the run
+        network = build_network(spec, len(metadata["classes"]), where, num_bytes, files=False)
     try:
         missing, unknown = network.load_state_dict(weights, strict=False)
     except RuntimeError as error:

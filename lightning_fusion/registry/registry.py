@@ -1,7 +1,9 @@
 """Registry of published experts: for each a card, class means, and weights."""
 
 import copy
+import dataclasses
 import json
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -18,12 +20,18 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.pool import check_name
 from lightning_fusion.files import digest, is_sealed, sealed
-from lightning_fusion.registry.card import FORMAT, PARTS, Card, Transfer
+from lightning_fusion.registry.card import FORMAT, PARTS, VERSION, Card, Transfer
 from lightning_fusion.registry.publish import EXPERT_METADATA, describe_source, restore_expert
 from lightning_fusion.registry.transport import Transport, UnreachableError
 
 CARD, INDEX = "card.json", "index.json"
+_CARD_BYTES, _INDEX_BYTES, _MAX_SOURCES = 4 << 20, 1 << 20, 10_000
+_ATTEMPTS = 3
 _Read = TypeVar("_Read")
+
+
+class RepublishedError(InputError):
+    """The files of a card are gone: the source was published again, or removed."""
 
 
 class ExpertRegistry:
@@ -39,12 +47,15 @@ class ExpertRegistry:
 
     Folders and ``memory://`` can be read and published to; ``http(s)://``, a web server for such a folder, can be read.
     Other file systems of fsspec may work but are not tested. Weights are safetensors, and a network is built only from
-    a class that is already imported, so that no code of a registry is executed. Nothing is cached.
+    a class that is already imported, so that no code of a registry is executed. Nothing is cached. A card has at most 4
+    MiB, a registry 10,000 sources, and no file more bytes than its card says.
 
     Args:
         address: A folder, or a URL that fsspec supports.
         timeout_s: Seconds without data from a network address after which a connection fails. Reads are tried three
-            times.
+            times, and given up below 100 kB/s. Redirects to another host are rejected.
+        max_source_gb: Maximum size of the weights of a source.
+        deadline_s: Seconds after which cards that were not read yet are left out.
 
     Attributes:
         ledger: Every file read or written, as :class:`Transfer`, with the number of bytes transferred.
@@ -67,11 +78,14 @@ class ExpertRegistry:
         (['site_a'], [2, 4], True)
     """
 
-    def __init__(self, address: str, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, address: str, timeout_s: float = 30.0, max_source_gb: float = 4.0, deadline_s: float = 600.0
+    ) -> None:
         self.address = str(address).rstrip("/") or "/"
         if not address:
             raise InputError(f"address: {str(address)!r} is no folder; set it to the folder that contains the sources")
         self.files = Transport(self.address, timeout_s)
+        self.max_source_gb, self.deadline_s = max_source_gb, deadline_s
         self.ledger: list[Transfer] = []
         self.stage = ""
 
@@ -98,13 +112,16 @@ class ExpertRegistry:
             exclude: Names of sources whose cards are not read.
 
         Raises:
-            InputError: If ``exclude`` names an unknown source, or a network address fails.
+            InputError: If ``exclude`` names an unknown source, or no card can be read from a network address.
         """
         exclude, listed = set(exclude), self._listed()
         if unknown := sorted(exclude - set(listed)):
             raise InputError(f"exclude: {self.address} has no source {shorten(unknown)}; it has {shorten(listed)}")
         wanted = [name for name in listed if name not in exclude]
-        found = self.files.each(self._card_or_error, wanted)
+        end = time.monotonic() + self.deadline_s
+        found = self.files.each(partial(self._card_or_error, end=end), wanted)
+        if found and all(isinstance(card, UnreachableError) for card in found):
+            raise found[0]
         broken = [str(card) for card in found if isinstance(card, InputError)]
         if broken:
             warnings.warn(f"left out {len(broken)} source(s): {shorten(broken, 3)}", stacklevel=2)
@@ -118,7 +135,7 @@ class ExpertRegistry:
         """
         path = self.files.path(name, CARD)
         try:
-            return self._read(name, CARD, path, lambda content: Card.parse(content, name, path))
+            return self._read(name, CARD, path, lambda content: Card.parse(content, name, path), _CARD_BYTES)
         except FileNotFoundError as error:
             raise InputError(
                 f"{self.address} has no source {name!r}; it has {shorten(self._listed()) or 'none'}"
@@ -144,25 +161,33 @@ class ExpertRegistry:
         return seen, means
 
     def load(self, name: str) -> Expert:
-        """Load a source as an expert.
+        """Load a source as an expert; one that is published again meanwhile is read again.
 
         Raises:
             InputError: If there is no such source, its files do not match its card, or the class of its network is
                 not imported.
         """
-        card = self.card(name)
-        weights = {
-            key: value for part in PARTS[1:] if part in card.files for key, value in self.weights(card, part).items()
-        }
-        return self.build(card, weights)
+        for _ in range(_ATTEMPTS):
+            card = self.card(name)
+            parts = [part for part in PARTS[1:] if part in card.files]
+            try:
+                return self.build(card, {k: v for part in parts for k, v in self.weights(card, part).items()})
+            except RepublishedError as error:
+                gone = error
+        raise gone
 
     def weights(self, card: Card, part: str) -> dict[str, Tensor]:
         """Read the tensors of one file of a source: ``centroids``, ``encoder`` or ``head``.
 
         Raises:
-            InputError: If the file does not match the card.
+            InputError: If the file does not match the card; RepublishedError if it does not exist any more.
         """
         file, wanted = f"{part}.safetensors", card.files[part]["fingerprint"]
+        if card.num_bytes > self.max_source_gb * 1e9:
+            raise InputError(
+                f"source {card.name}: its files have {card.num_bytes / 1e9:.1f} GB; max_source_gb is "
+                f"{self.max_source_gb:g}: raise it to read them"
+            )
         path = self.files.path(card.name, card.version, file)
 
         def parse(content: bytes) -> dict[str, Tensor]:
@@ -178,9 +203,9 @@ class ExpertRegistry:
                 raise InputError(f"source {card.name}: {path} is no safetensors file ({error})") from error
 
         try:
-            return self._read(card.name, file, path, parse)
+            return self._read(card.name, file, path, parse, card.files[part]["bytes"])
         except FileNotFoundError as error:
-            raise InputError(
+            raise RepublishedError(
                 f"source {card.name}: {path} does not exist; it was republished or removed in the meantime: retry"
             ) from error
 
@@ -240,16 +265,30 @@ class ExpertRegistry:
         check_name(name, "the source's name")
         if self.files.is_http:
             raise InputError(f"address: {self.address} is read-only; publish to the folder that the server serves")
-        old = None
-        with suppress(InputError):
-            old = self.card(name)
+        old = self._current(name)
         if old is not None and not overwrite:
-            raise InputError(f"name: {self.address} has a source {name!r} already; rename it, or set overwrite")
+            interrupted = name not in self._indexed()
+            self._write_index()  # a publication that was killed before is visible now
+            if not interrupted:
+                raise InputError(f"name: {self.address} has a source {name!r} already; rename it, or set overwrite")
         card, contents = describe_source(expert, data, name, statistics, network)
-        self._write(card, contents, overwrite)
-        if old is not None:
-            self.files.remove(self.files.path(name, old.version))
+        if old is not None and not overwrite:
+            if dataclasses.replace(card, version=old.version) == old:
+                return old
+            raise InputError(f"name: {self.address} has another source {name!r} already; rename it, or set overwrite")
+        with self.files.writing():
+            old = self._current(name)
+            self._write(card, contents, overwrite)
+            if old is not None:
+                self.files.remove(self.files.path(name, old.version))
+            self.files.remove_all_but(self.files.path(name), card.version, VERSION)
         return card
+
+    def _current(self, name: str) -> Card | None:
+        """Return the card of a source; ``None`` if there is none, or it is damaged."""
+        with suppress(InputError):
+            return self.card(name)
+        return None
 
     def _write(self, card: Card, contents: dict[str, bytes], overwrite: bool) -> None:
         folder, dumped = self.files.path(card.name, card.version), card.dump()
@@ -264,6 +303,10 @@ class ExpertRegistry:
                 f"name: {self.address} has a source {card.name!r} already; rename it, or set overwrite"
             ) from error
         self._count("up", card.name, CARD, len(dumped))
+        self._write_index()
+
+    def _write_index(self) -> None:
+        """Write the names of all sources for readers that cannot list folders."""
         while True:  # repeated until the index is complete: the last of several concurrent publishers sees all sources
             names = self._listed()
             listed = json.dumps(sealed({"format": FORMAT, "sources": names})).encode()
@@ -280,22 +323,29 @@ class ExpertRegistry:
             return self.files.folders_with(CARD)
         path = self.files.path(INDEX)
         try:
-            return self._read("", INDEX, path, lambda content: _parse_index(content, path))
+            return self._read("", INDEX, path, lambda content: _parse_index(content, path), _INDEX_BYTES)
         except FileNotFoundError as error:
             raise InputError(
                 f"address: found no {path}; 'publish' writes it into the folder that the server serves"
             ) from error
 
-    def _card_or_error(self, name: str) -> Card | InputError:
+    def _indexed(self) -> list[str]:
+        """Names in the index; none if there is none, or it is damaged."""
+        path = self.files.path(INDEX)
+        with suppress(InputError, FileNotFoundError):
+            return self._read("", INDEX, path, lambda content: _parse_index(content, path), _INDEX_BYTES)
+        return []
+
+    def _card_or_error(self, name: str, end: float) -> Card | InputError:
+        if time.monotonic() > end:
+            return InputError(f"{self.address}: the card of {name} was not read within deadline_s, {self.deadline_s:g}")
         try:
             return self.card(name)
-        except UnreachableError:
-            raise
         except InputError as error:
             return error
 
-    def _read(self, source: str, file: str, path: str, parse: Callable[[bytes], _Read]) -> _Read:
-        return self.files.read(path, parse, partial(self._count, "down", source, file))
+    def _read(self, source: str, file: str, path: str, parse: Callable[[bytes], _Read], limit: int) -> _Read:
+        return self.files.read(path, parse, partial(self._count, "down", source, file), limit)
 
     def _count(self, direction: Any, source: str, file: str, num_bytes: int) -> None:
         self.ledger.append(Transfer(self.stage, direction, source, file, num_bytes))
@@ -309,6 +359,8 @@ def _parse_index(content: bytes, where: str) -> list[str]:
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{where} is no complete index of format {FORMAT}; publish any source again")
+    if len(names) > _MAX_SOURCES:
+        raise InputError(f"{where} names {len(names):,} sources; at most {_MAX_SOURCES:,} are read")
     for name in names:
         check_name(name, f"{where}: the name")
     return sorted(set(names))

@@ -6,13 +6,14 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from filelock import FileLock
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
@@ -21,6 +22,7 @@ from lightning_fusion.errors import InputError
 
 _ATTEMPTS, _PAUSE_S = 3, 0.2
 _THREADS = 16  # threads that wait for a network
+_SLOWEST = 100_000  # bytes per second, below which a connection is given up
 _Content = TypeVar("_Content")
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -30,13 +32,32 @@ class UnreachableError(InputError):
     """A network address from which a file could not be read."""
 
 
+class OversizeError(InputError):
+    """A file has more bytes than permitted."""
+
+
+class _Received(io.BytesIO):
+    """Buffer that raises when it receives too many bytes, or too slowly."""
+
+    def __init__(self, limit: int, seconds: float) -> None:
+        super().__init__()
+        self.limit, self.end, self.seconds = limit, time.monotonic() + seconds, seconds
+
+    def write(self, content: Any) -> int:
+        if self.tell() + len(content) > self.limit:
+            raise OversizeError(f"it has more than {self.limit:,} bytes")
+        if content and time.monotonic() > self.end:
+            raise UnreachableError(f"it took more than {self.seconds:.0f} s")
+        return super().write(content)
+
+
 class Transport:
     """Reader and writer of small files below one address.
 
     Args:
         address: A folder, or a URL that fsspec supports.
         timeout_s: Seconds without data from a network address after which a connection fails. Reads are tried three
-            times.
+            times, and given up below 100 kB/s. Redirects to another host are rejected.
 
     Attributes:
         fs: The file system.
@@ -55,13 +76,20 @@ class Transport:
     """
 
     def __init__(self, address: str, timeout_s: float = 30.0) -> None:
-        self.is_http = re.match(r"https?://", address) is not None
+        self.is_http, self.timeout_s = re.match(r"https?://", address) is not None, timeout_s
         options: dict[str, Any] = {}
         if self.is_http:
-            from aiohttp import ClientTimeout
+            from aiohttp import ClientTimeout, TraceConfig
 
-            timeout = ClientTimeout(total=None, sock_connect=timeout_s, sock_read=timeout_s)
-            options = {"client_kwargs": {"timeout": timeout}}
+            trace = TraceConfig()
+            trace.on_request_redirect.append(_check_redirect)
+            client = {
+                "timeout": ClientTimeout(total=None, sock_connect=timeout_s, sock_read=timeout_s),
+                "headers": {"Accept-Encoding": "identity"},
+                "auto_decompress": False,  # a kilobyte may become a gigabyte
+                "trace_configs": [trace],
+            }
+            options = {"client_kwargs": client, "skip_instance_cache": True}
         try:
             self.fs, root = url_to_fs(address, **options)
         except (ValueError, ImportError, OSError) as error:
@@ -93,21 +121,27 @@ class Transport:
         with ThreadPoolExecutor(_THREADS) as threads:
             return list(threads.map(function, items))
 
-    def read(self, path: str, parse: Callable[[bytes], _Content], count: Callable[[int], Any]) -> _Content:
+    def read(
+        self, path: str, parse: Callable[[bytes], _Content], count: Callable[[int], Any], limit: int = 1 << 20
+    ) -> _Content:
         """Read a whole file and parse it; failed network reads are repeated.
 
         Args:
             path: Result of :meth:`path`.
             parse: Parser; raises InputError for incomplete content.
             count: Function that is called with the number of received bytes, once for each attempt.
+            limit: Maximum number of bytes.
 
         Raises:
             FileNotFoundError: If there is no such file.
             InputError: If it cannot be read or parsed; UnreachableError where a network fails.
         """
+        if self._local and os.path.exists(path) and not os.path.isfile(path):  # a pipe would block
+            raise InputError(f"address: {path} could not be read (it is no regular file)")
         attempts = _ATTEMPTS if self._waits else 1
+        seconds = self.timeout_s + limit / _SLOWEST
         for attempt in range(1, attempts + 1):
-            arrived = io.BytesIO()
+            arrived = _Received(limit, seconds)
             try:
                 if self.is_http:  # streams, so that bytes received before a break are counted
                     self.fs.get_file(path, arrived)
@@ -117,6 +151,8 @@ class Transport:
                 return parse(arrived.getvalue())
             except FileNotFoundError:
                 raise
+            except (OversizeError, UnreachableError) as error:  # another attempt would be the same
+                raise type(error)(f"address: {path} was not read: {error}") from error
             except InputError:  # possibly truncated without an error
                 if attempt == attempts:
                     raise
@@ -152,6 +188,23 @@ class Transport:
         finally:
             draft.unlink(missing_ok=True)
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Context in which no other process publishes to a local folder; other file systems have no lock."""
+        if not self._local:
+            yield
+            return
+        os.makedirs(self.root, exist_ok=True)
+        with FileLock(os.path.join(self.root, ".lock"), is_singleton=True):
+            yield
+
+    def remove_all_but(self, folder: str, kept: str, pattern: str) -> None:
+        """Remove the folders with names of a pattern below a local folder, but one: remains of killed processes."""
+        if self._local:
+            for entry in list(os.scandir(folder)):
+                if entry.name != kept and re.fullmatch(pattern, entry.name) and entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+
     def write_folder(self, folder: str, contents: dict[str, bytes]) -> None:
         """Write files by name into a new folder, which is not read before a card names it."""
         self.fs.makedirs(folder, exist_ok=True)
@@ -162,6 +215,13 @@ class Transport:
         """Remove a folder; it may have been removed by another process."""
         with suppress(FileNotFoundError):
             self.fs.rm(folder, recursive=True)
+
+
+async def _check_redirect(_session: Any, _context: Any, found: Any) -> None:
+    """Reject a redirect to another host: a registry is one address."""
+    target = found.url.join(type(found.url)(found.response.headers.get("Location", "")))
+    if target.origin() != found.url.origin():
+        raise UnreachableError(f"it is redirected to another host, {target.origin()}")
 
 
 def _claim(draft: Path, path: str) -> None:

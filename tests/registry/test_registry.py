@@ -612,7 +612,7 @@ class TestBadInput:
         card = Path(folder.address) / "a" / "card.json"
         card.unlink()
         card.mkdir()
-        with pytest.raises(InputError, match=r"card\.json could not be read \(IsADirectoryError"):
+        with pytest.raises(InputError, match=r"card\.json could not be read \(it is no regular file"):
             folder.load("a")
         assert folder.names == []
 
