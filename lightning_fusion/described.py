@@ -292,7 +292,7 @@ class MemoryLimit(TorchDispatchMode):
     """
 
     def __init__(self, num_bytes: int, what: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # of torch
         self.num_bytes, self.left, self.what = num_bytes, num_bytes, what
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

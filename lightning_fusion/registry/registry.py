@@ -120,8 +120,9 @@ class ExpertRegistry:
         wanted = [name for name in listed if name not in exclude]
         end = time.monotonic() + self.deadline_s
         found = self.files.each(partial(self._card_or_error, end=end), wanted)
-        if found and all(isinstance(card, UnreachableError) for card in found):
-            raise found[0]
+        unreachable = [card for card in found if isinstance(card, UnreachableError)]
+        if found and len(unreachable) == len(found):
+            raise unreachable[0]
         broken = [str(card) for card in found if isinstance(card, InputError)]
         if broken:
             warnings.warn(f"left out {len(broken)} source(s): {shorten(broken, 3)}", stacklevel=2)
