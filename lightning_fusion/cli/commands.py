@@ -12,7 +12,7 @@ from lightning import LightningDataModule, Trainer
 from lightning_fusion import export as exporting
 from lightning_fusion.cli.checks import warn_untrained
 from lightning_fusion.cli.help import COMMANDS, recipes
-from lightning_fusion.cli.parser import FusionArgumentParser
+from lightning_fusion.cli.parser import FusionArgumentParser, parse
 from lightning_fusion.data.base import SPLITS
 from lightning_fusion.errors import InputError, suggestion
 from lightning_fusion.experts import diagnosis
@@ -196,7 +196,7 @@ def _add_trainer(parser: FusionArgumentParser) -> None:
 
 def _arguments(parser: ArgumentParser, args: list[str], described: Sequence[str] = ()) -> dict[str, Any]:
     """Parse and instantiate the arguments, except the classes of the keys in ``described``."""
-    config = parser.parse_args(args)
+    config = parse(parser, args)
     kept = {key: config.pop(key) for key in described}
     given = parser.instantiate_classes(config).as_dict() | {key: value.as_dict() for key, value in kept.items()}
     for key, value in kept.items():

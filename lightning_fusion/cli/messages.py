@@ -1,20 +1,15 @@
 """Errors of the parser and of other libraries as one line, and errors of the user's own code as they are."""
 
 import inspect
-import os
 import re
-import sysconfig
 from collections.abc import Iterable, Iterator
 from importlib import import_module
-from pathlib import Path
 from traceback import walk_tb
 
-import lightning_fusion
 from lightning_fusion.cli.help import classes
 from lightning_fusion.errors import InputError, chain, suggestion
+from lightning_fusion.files import is_code_of_user
 
-_FOLDERS = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-_LIBRARIES = tuple(f"{Path(path).resolve()}{os.sep}" for path in (*_FOLDERS, *lightning_fusion.__path__))
 _NOISE = re.compile(
     r"(Parser key|Problem with given class_path|Does not validate|Subtypes:|Errors:|Given value|tip:|usage:|"
     r"Expected a <class 'NoneType'>)"
@@ -37,14 +32,10 @@ def error_of_user(error: BaseException | None) -> BaseException | None:
     for each in chain(error):
         frame = each.__traceback__
         while frame is not None and not isinstance(each, InputError):
-            if _is_of_user(frame.tb_frame.f_code.co_filename):
+            if is_code_of_user(frame.tb_frame.f_code.co_filename):
                 return each
             frame = frame.tb_next
     return None
-
-
-def _is_of_user(file: str) -> bool:
-    return not file.startswith("<") and not str(Path(file).resolve()).startswith(_LIBRARIES)
 
 
 def error_of_trainer(error: BaseException) -> bool:

@@ -3,13 +3,14 @@
 import os
 import re
 from argparse import Action, _SubParsersAction
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from inspect import signature
 from pkgutil import walk_packages
 from typing import Any
 
-from jsonargparse import DefaultHelpFormatter
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from omegaconf import OmegaConf
 
@@ -79,6 +80,61 @@ class FusionArgumentParser(LightningArgumentParser):
                 for parser in action.choices.values():
                     found += [name for each in parser._actions for name in each.option_strings]
         return found
+
+
+def parse(parser: ArgumentParser, args: Sequence[str]) -> Namespace:
+    """Parse arguments; an entry of a dict has its class by ``--experts.a.class_path=CLASS`` or ``--experts.a=CLASS``.
+
+    The parser itself takes ``a.class_path`` for the name of an entry that no configuration file has.
+
+    Args:
+        parser: Parser.
+        args: Arguments.
+
+    Raises:
+        InputError: If they are invalid.
+    """
+    short = _with_short_classes(args)
+    try:
+        config: Namespace = parser.parse_args(list(args))
+        if short == list(args) or not _has_class_names(config.as_dict()):
+            return config
+    except InputError as error:
+        if short == list(args):
+            _raise_without_class(args, error)
+            raise
+    try:
+        return parser.parse_args(short)
+    except InputError as error:
+        _raise_without_class(short, error)
+        raise
+
+
+def _with_short_classes(args: Sequence[str]) -> list[str]:
+    """Replace ``--name.class_path`` of inner keys by ``--name``, which means the same."""
+    return [re.sub(r"^(--\w+\.[\w.-]+?)\.class_path(=|$)", r"\1\2", arg) for arg in args]
+
+
+def _has_class_names(value: Any) -> bool:
+    """Whether a configuration has an entry whose name ends with ``.class_path``."""
+    if isinstance(value, Mapping):
+        return any(str(key).endswith(".class_path") or _has_class_names(item) for key, item in value.items())
+    return isinstance(value, list) and any(map(_has_class_names, value))
+
+
+def _raise_without_class(args: Sequence[str], error: InputError) -> None:
+    """Raise InputError for the first argument of a class that is not named, whose value was taken for its name."""
+    if "No module named" not in str(error):
+        return
+    for place, arg in enumerate(args):
+        option, _, value = arg.partition("=")
+        found = re.match(r"--(\w+\.[\w.-]+?)(?:\.init_args)?\.\w+$", option)
+        if not found or not value or value not in str(error) or found[1].endswith("init_args"):
+            continue
+        if not any(each.startswith(f"--{found[1]}=") or each == f"--{found[1]}" for each in args[:place]):
+            raise InputError(
+                f"{option[2:]}: {found[1]} has no class; give --{found[1]}=CLASS before this option"
+            ) from error
 
 
 def _optional(key: str, default: Any, *, _root_: Any) -> Any:

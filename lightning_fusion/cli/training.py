@@ -18,7 +18,7 @@ from lightning_fusion.checkpoints import read_checkpoint
 from lightning_fusion.cli.checks import check_checkpoints, check_folder, check_trained, check_trains, warn_untrained
 from lightning_fusion.cli.config import config_files, flat
 from lightning_fusion.cli.messages import error_of_user
-from lightning_fusion.cli.parser import FusionArgumentParser
+from lightning_fusion.cli.parser import FusionArgumentParser, parse
 from lightning_fusion.described import check_arguments
 from lightning_fusion.errors import InputError, nearest_path, shorten
 from lightning_fusion.experts.pool import ExpertPool
@@ -96,7 +96,7 @@ class FusionCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the given arguments instead of those of the process."""
-        self.config = parser.parse_args(args)
+        self.config = parse(parser, args)
         chosen = self.config[self.config.subcommand].as_dict()
         check_folder(chosen, [name for _, _, name in config_files(args)])
         if self.config.subcommand == "fit":

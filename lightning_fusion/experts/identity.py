@@ -3,6 +3,7 @@
 import os
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.files import digest, hash_files
+from lightning_fusion.files import digest, hash_files, is_code_of_user
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _LARGEST_NAME = 4096  # longer texts name no file
@@ -33,7 +34,9 @@ def state_digest(value: Any) -> str:
     """A digest of an object's state: equal for equal states, in any process.
 
     Arrays, tensors, weights of modules, attributes, variables that functions close over or use by a global name,
-    arguments of partial functions, and the content of files that a text or path names are part of the state.
+    arguments of partial functions, and the content of files that a text or path names are part of the state. So are the
+    functions of the user's other modules, and what a function reads from such a module (``settings.THRESHOLD``) as far
+    as it can be read; installed packages are not.
 
     Raises:
         UnknownStateError: If a part of it cannot be read.
@@ -43,22 +46,29 @@ def state_digest(value: Any) -> str:
         True
     """
     try:
-        return _digest(value, ())
+        return _digest(value, (), {})
     except RecursionError as error:
         raise UnknownStateError(f"the state of a {type(value).__qualname__} is nested too deeply") from error
 
 
-def _digest(value: Any, above: tuple[int, ...]) -> str:
-    """The digest of one object; ``above`` are those that contain it."""
+def _digest(value: Any, above: tuple[int, ...], known: dict[int, str]) -> str:
+    """The digest of one object; ``above`` are those that contain it, ``known`` the digests of functions."""
     if id(value) in above:
         return digest("above", len(above) - above.index(id(value)))
     inner = (*above, id(value))
 
     def parts(values: Iterable[Any]) -> list[str]:
-        return [_digest(part, inner) for part in values]
+        return [_digest(part, inner, known) for part in values]
 
     def named(values: Mapping[Any, Any]) -> list[str]:
-        return [part for key in sorted(values, key=repr) for part in (repr(key), _digest(values[key], inner))]
+        return [part for key in sorted(values, key=repr) for part in (repr(key), _digest(values[key], inner, known))]
+
+    def readable(values: Mapping[str, Any]) -> list[str]:
+        found = []
+        for key in sorted(values):
+            with suppress(UnknownStateError):
+                found += [key, _digest(values[key], inner, known)]
+        return found
 
     kind = type(value).__qualname__
     if isinstance(value, str | os.PathLike):
@@ -85,7 +95,10 @@ def _digest(value: Any, above: tuple[int, ...]) -> str:
     if isinstance(value, types.MethodType):
         return digest(kind, value.__func__.__qualname__, *parts((value.__func__, value.__self__)))
     if isinstance(value, types.FunctionType):
-        return digest(kind, value.__module__, value.__qualname__, *parts(_function_parts(value)))
+        if id(value) not in known:
+            held = *parts(_function_parts(value)), *readable(_read_from_modules(value))
+            known[id(value)] = digest(kind, value.__module__, value.__qualname__, *held)
+        return known[id(value)]
     if hasattr(value, "__wrapped__"):
         return digest(kind, *parts([value.__wrapped__]))
     if isinstance(value, type | types.ModuleType | torch.dtype | torch.device | np.dtype) or _is_named(value):
@@ -162,6 +175,29 @@ def _function_parts(function: types.FunctionType) -> list[Any]:
     return [*written, function.__defaults__, function.__kwdefaults__, closed, states]
 
 
+def _read_from_modules(function: types.FunctionType) -> dict[str, Any]:
+    """Values that the code reads from modules of the user, by their names."""
+    names = {name for code in _codes(function.__code__) for name in code.co_names}
+    waiting = [function.__globals__[name] for name in sorted(names & function.__globals__.keys())]
+    waiting, found, seen = [each for each in waiting if _is_module_of_user(each)], {}, set()
+    while waiting:
+        module = waiting.pop()
+        if module.__name__ in seen:
+            continue
+        seen.add(module.__name__)
+        for name in sorted(names & vars(module).keys()):
+            value = vars(module)[name]
+            if _is_module_of_user(value):
+                waiting.append(value)
+            elif not isinstance(value, types.ModuleType | type) and _is_near(value, function):
+                found[f"{module.__name__}.{name}"] = value
+    return found
+
+
+def _is_module_of_user(value: Any) -> bool:
+    return isinstance(value, types.ModuleType) and is_code_of_user(getattr(value, "__file__", None) or "<built in>")
+
+
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
     """Yield the code of a function, and of the functions and comprehensions inside it."""
     yield code
@@ -175,8 +211,10 @@ def _constants(code: types.CodeType) -> list[Any]:
 
 
 def _is_near(value: Any, function: types.FunctionType) -> bool:
-    """Functions of other modules are libraries'."""
-    return getattr(value, "__module__", None) == function.__module__ or not isinstance(value, types.FunctionType)
+    """Whether a value is no function of a library."""
+    if getattr(value, "__module__", None) == function.__module__ or not isinstance(value, types.FunctionType):
+        return True
+    return is_code_of_user(value.__code__.co_filename)
 
 
 def _is_named(value: Any) -> bool:

@@ -276,6 +276,44 @@ class TestTrainsNothing:
         assert not Path("run").exists()
 
 
+class TestEntriesThatNoFileHas:
+    CLASS = "lightning_fusion.Expert"
+    REST = ("--data=mine.Data", "--output=store")
+
+    @pytest.mark.parametrize("option", ["--experts.a.class_path=", "--experts.a=", "--experts.a.class_path "])
+    @pytest.mark.parametrize("argument", ["init_args.checkpoint", "checkpoint"])
+    def test_they_are_named_as_in_a_file(self, option, argument, folder):
+        given = [*f"{option}{self.CLASS}".split(), f"--experts.a.{argument}=x.ckpt"]
+        assert refused(["collect", *given, *self.REST]) == "checkpoint: found no file x.ckpt"
+
+    @pytest.mark.parametrize(
+        ("args", "key"),
+        [
+            ("fit -c foe/digits.yaml", "model.init_args.experts.a"),
+            ("export --checkpoint=x --output=y", "experts.a"),
+            pytest.param(
+                "collect -c experts/digits_pool.yaml --data=mine.Data --output=store", "experts.a", marks=slow
+            ),
+        ],
+    )
+    def test_in_every_command_and_beside_a_file(self, args, key, folder):
+        given = [f"--{key}.class_path={self.CLASS}", f"--{key}.init_args.checkpoint=x.ckpt"]
+        message = refused([*args.split(), *given])
+        assert re.fullmatch(r"checkpoint: found no file (x.ckpt|runs/digits/experts/domain_0.ckpt)", message)
+
+    @pytest.mark.parametrize("argument", ["init_args.checkpoint", "checkpoint"])
+    def test_an_argument_without_a_class_asks_for_it(self, argument, folder):
+        message = refused(["collect", f"--experts.a.{argument}=x.ckpt", *self.REST])
+        assert message == f"experts.a.{argument}: experts.a has no class; give --experts.a=CLASS before this option"
+
+    @slow
+    def test_baselines_of_a_recipe(self, folder):
+        arguments = ["recipe", "foe", "-c", "recipes/foe_digits.yaml", "--output=run", "--trainer.devices=99"]
+        baseline = "--baselines.mine.class_path=lightning_fusion.baselines.stacking.LogisticStacking"
+        assert refused([*arguments, baseline, "--baselines.mine.init_args.seed=x"]).startswith("baselines:")
+        assert "99 processes" in refused([*arguments, "--trainer.accelerator=cpu", baseline])
+
+
 class TestProcesses:
     @pytest.mark.parametrize(
         ("option", "says"),

@@ -1,5 +1,7 @@
 """Two experts that answer differently have two fingerprints, wherever the difference is."""
 
+import importlib
+import sys
 from functools import partial
 
 import numpy as np
@@ -87,3 +89,76 @@ def test_what_a_module_holds(one, other):
     found = [expert.fingerprint for expert in prints]
     assert found[0] == found[2] != found[1]
     assert prints[0].unknown_state() is None
+
+
+class TestModulesOfTheUser:
+    """What functions read from other modules of the user's own code is part of their fingerprint."""
+
+    ASK = """
+import numpy
+import settings
+from helper import scaled
+
+
+def ask(texts):
+    return [[settings.HIGH, 1 - settings.HIGH] for _ in texts]
+
+
+def scaling(texts):
+    return scaled(texts)
+
+
+def scaling_by_module(texts):
+    return settings.helper.scaled(texts)
+
+
+def reading(texts):
+    return settings.session, numpy.array(texts)
+"""
+
+    @pytest.fixture
+    def load(self, tmp_path, monkeypatch):
+        monkeypatch.syspath_prepend(tmp_path)
+        names = ("ask_of_user", "settings", "helper")
+
+        def made(high: str = "0.9", factor: int = 2):
+            for name in names:
+                sys.modules.pop(name, None)
+            importlib.invalidate_caches()
+            (tmp_path / "ask_of_user.py").write_text(self.ASK)
+            settings = f"import helper\nimport threading\nHIGH = {high}\nsession = threading.Lock()\n"
+            (tmp_path / "settings.py").write_text(settings)
+            (tmp_path / "helper.py").write_text(
+                f"FACTOR = {factor}\n\n\ndef scaled(texts):\n    return texts * FACTOR\n"
+            )
+            return importlib.import_module("ask_of_user")
+
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)  # files of one second and size are one to the cache
+        yield made
+        for name in names:
+            sys.modules.pop(name, None)
+
+    @pytest.mark.parametrize(
+        ("name", "change"),
+        [
+            ("ask", {"high": "0.8"}),
+            ("scaling", {"factor": 3}),
+            ("scaling_by_module", {"factor": 3}),
+        ],
+    )
+    def test_a_change_counts(self, name, change, load):
+        before = state_digest(getattr(load(), name))
+        assert state_digest(getattr(load(), name)) == before
+        assert state_digest(getattr(load(**change), name)) != before
+
+    def test_arrays_and_values_that_cannot_be_read(self, load):
+        found = [state_digest(load(f"__import__('numpy').arange({count})").ask) for count in (2, 2, 3)]
+        assert found[0] == found[1] != found[2]
+        assert state_digest(load().reading) == state_digest(load("1").reading)  # a lock, which is left out
+
+    def test_functions_that_call_one_another_end(self):
+        scope: dict = {}
+        calls = ", ".join(f"f{number}(x)" for number in range(20))
+        lines = [f"def f{number}(x):\n    return [{calls}, {number}]" for number in range(20)]
+        exec("\n".join(lines), scope)
+        assert state_digest(scope["f19"]) == state_digest(scope["f19"])
