@@ -1,12 +1,14 @@
 """Validation of the arrays passed to baselines."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from lightning_fusion.baselines.base import Baseline
 from lightning_fusion.baselines.cost_points import Costs
 from lightning_fusion.costs import read_costs
+from lightning_fusion.data.arrays import as_numbers
 from lightning_fusion.data.targets import as_targets
 from lightning_fusion.errors import InputError, shorten
 
@@ -36,7 +38,7 @@ def as_outputs(outputs: np.ndarray, where: str = "outputs", missing: bool = Fals
     Raises:
         InputError: If the shape is another, a value is not finite, or an answer is missing that must not be.
     """
-    values = np.asarray(outputs)
+    values = _as_array(outputs, where)
     if values.ndim != 3 or not values.size:
         raise InputError(f"{where}: found shape {values.shape}; expected (N, K, C), none of them 0")
     bad = ~np.isfinite(values).all(2)
@@ -50,6 +52,16 @@ def as_outputs(outputs: np.ndarray, where: str = "outputs", missing: bool = Fals
     if bad.any():
         raise InputError(f"{where}: found NaN or infinite values in row(s) {shorten(np.flatnonzero(bad.any(1)))}")
     return values
+
+
+def _as_array(outputs: Any, where: str) -> np.ndarray:
+    """Convert outputs to an array of numbers; tables have names that an array would lose."""
+    if isinstance(outputs, list | tuple) and any(hasattr(each, "columns") for each in outputs):
+        raise InputError(f"{where}: found a list of tables; expected an array (N, K, C)")
+    try:
+        return as_numbers(outputs)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def is_missing(outputs: np.ndarray) -> np.ndarray:
@@ -70,7 +82,7 @@ def reject_missing(outputs: np.ndarray, rule: str) -> None:
         outputs: (N, K, C) outputs.
         rule: Name of the rule.
     """
-    values = np.asarray(outputs)
+    values = _as_array(outputs, "outputs")
     count = int(is_missing(values).sum()) if values.ndim == 3 else 0
     if count:
         raise InputError(
@@ -85,7 +97,7 @@ def answered(outputs: np.ndarray) -> np.ndarray:
     Raises:
         InputError: If a sample has no answer of any expert, or a value is not finite.
     """
-    values = np.asarray(outputs)
+    values = _as_array(outputs, "outputs")
     return as_outputs(values, missing=True) if np.isnan(values).any() else values
 
 

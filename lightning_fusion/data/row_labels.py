@@ -25,8 +25,8 @@ def check_row_labels(tables: Mapping[str, Any], where: str) -> None:
         >>> check_row_labels({"one": one, "other": other}, "train")
         Traceback (most recent call last):
         ...
-        lightning_fusion.errors.InputError: train: the rows of one and of other have the same labels in another order; \
-sort them, or give values, as in table.to_numpy()
+        lightning_fusion.errors.InputError: train: the rows of one and of other have the same labels in another \
+order; sort them, or give values, as in table.to_numpy()
     """
     labeled = {name: list(table.index) for name, table in tables.items() if hasattr(table, "iloc")}
     named = {name: labels for name, labels in labeled.items() if labels != list(range(len(labels)))}
@@ -38,9 +38,7 @@ sort them, or give values, as in table.to_numpy()
             continue  # other lengths are errors of their own
         same = set(labels) == set(named[first])
         if same or name in named:
-            which = (
-                "the same labels in another order; sort them alike" if same else "other labels; select the same rows"
-            )
+            which = "the same labels in another order; sort them" if same else "other labels; select the same rows"
             raise InputError(
                 f"{where}: the rows of {first} and of {name} have {which}, or give values, as in table.to_numpy()"
             )

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_fusion.data.arrays import as_numbers, dense_numbers
 from lightning_fusion.data.names import canonical_label
 from lightning_fusion.errors import InputError, shorten
 
@@ -49,6 +50,8 @@ def describe_invalid(outputs: Tensor, rows: Sequence[int] = (), where: str = "")
         return f"returned NaN or infinite outputs{listed}"
     if logarithms:
         advice = "they are log-probabilities: exponentiate them"
+    elif (outputs > -1e-3).all() and ((outputs.sum(-1) - 1).abs() <= 1e-3).all():
+        advice = "some are negative by rounding: clip them at 0"
     elif (outputs >= 0).all() and (outputs.sum(-1) > 0).all():
         advice = "divide each row by its sum"
     elif (outputs >= 0).all():
@@ -139,27 +142,17 @@ def in_order(answer: Any, names: Sequence[str]) -> Any:
     return rows
 
 
-def _column(values: Any) -> np.ndarray:
-    """Return a column as an array; None is NaN."""
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        values = values.float() if values.dtype is torch.bfloat16 else values
-    elif isinstance(values, list | tuple):
-        values = [math.nan if value is None else value for value in values]
-    return np.asarray(unmasked(values))
-
-
 def _stacked(columns: Sequence[Any], order: Sequence[int]) -> np.ndarray:
     """Return columns of R numbers each, in an order, as an array (R, number of columns)."""
     try:
-        found = [_column(part) for part in columns]
-    except (TypeError, ValueError) as error:
-        raise InputError(f"returned a dict of columns that are no numbers ({error})") from error
+        found = [as_numbers(part) for part in columns]
+    except InputError as error:
+        raise InputError(f"returned a dict of columns that are no numbers: {error}") from error
     shapes = {part.shape for part in found}
-    if len(shapes) > 1 or any(part.ndim != 1 or part.dtype.kind not in "biuf" for part in found):
+    if len(shapes) > 1 or any(part.ndim != 1 for part in found):
         raise InputError(
-            f"returned a dict of {shorten(sorted(map(str, shapes)))} {shorten({str(part.dtype) for part in found})}; "
-            "expected a column of numbers for each class, all of one length"
+            f"returned a dict of columns of shape {shorten(sorted(map(str, shapes)))}; expected a column of numbers "
+            "for each class, all of one length"
         )
     return np.stack([found[number] for number in order], axis=1)
 
@@ -187,27 +180,13 @@ def as_rows(answer: Any, names: Sequence[str]) -> Tensor:
     Example:
         >>> as_rows([[0.9, 0.1], None], ["cat", "dog"])
         tensor([[0.9000, 0.1000],
-                [   nan,    nan]])
+                [   nan,    nan]], dtype=torch.float64)
     """
     answer = in_order(answer, names)
     try:
-        answer = unmasked(answer)
-        values = torch.as_tensor(np.array(answer) if hasattr(answer, "to_numpy") else answer)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"returned {type(answer).__name__} that makes no array of numbers ({error})") from error
-    if values.is_complex():
-        raise InputError("returned complex numbers; expected real ones")
-    return values
-
-
-def unmasked(values: Any) -> Any:
-    """Return values with NaN in place of the masked entries of a masked array.
-
-    Example:
-        >>> unmasked(np.ma.masked_array([0.9, 0.1], [True, False])).tolist()
-        [nan, 0.1]
-    """
-    return np.ma.filled(np.ma.asarray(values, np.float64), np.nan) if np.ma.is_masked(values) else values
+        return dense_numbers(answer) if isinstance(answer, Tensor) else torch.from_numpy(np.array(as_numbers(answer)))
+    except InputError as error:
+        raise InputError(f"returned {type(answer).__name__} that makes no array of numbers: {error}") from error
 
 
 def take_rows(input: Any, rows: Tensor) -> Any:

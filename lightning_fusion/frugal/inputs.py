@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_fusion.data.arrays import as_numbers, dense_numbers
 from lightning_fusion.data.row_labels import check_row_labels
 from lightning_fusion.data.targets import as_targets, check_meaning, names_classes, single_class_message
 from lightning_fusion.errors import InputError, shorten
@@ -284,18 +285,9 @@ def read_known(
 
 def _numbers(value: Any, what: str) -> Tensor:
     """Convert numbers of a user to a tensor."""
-    if isinstance(value, Tensor):
-        found = value.detach()
-    else:
-        try:
-            array = np.asarray(value)
-        except (ValueError, TypeError) as error:
-            raise InputError(
-                f"{what}: found {type(value).__name__} that cannot be converted to an array ({error})"
-            ) from error
-        if array.dtype.kind not in "biuf":
-            raise InputError(f"{what}: found an array of {array.dtype}; expected numbers")
-        found = torch.from_numpy(np.require(array, requirements=["C", "W"]))
-    if found.is_complex():
-        raise InputError(f"{what}: found complex numbers; expected real ones")
-    return found
+    try:
+        if isinstance(value, Tensor):
+            return dense_numbers(value).detach()
+        return torch.from_numpy(np.require(as_numbers(value), requirements=["C", "W"]))
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error

@@ -12,13 +12,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_fusion.costs import costs_in_order
+from lightning_fusion.data.arrays import as_numbers
 from lightning_fusion.data.base import Origins
 from lightning_fusion.data.names import as_labels, canonical_label
 from lightning_fusion.data.targets import as_targets, check_meaning, single_class_message
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.identity import VERSION_HINT
 from lightning_fusion.experts.outputs.values import (
-    as_array,
     check_answers,
     check_parts,
     named_values,
@@ -408,7 +408,7 @@ class ExpertOutputs:
                 named_values(domain, bool, rows, domains, f"split {split}: domain"),
                 index,
                 {
-                    name: np.asarray(as_array(values), np.float32)
+                    name: as_numbers(values).astype(np.float32)
                     for name, values in (given.get("representations") or {}).items()
                 },
                 absent,

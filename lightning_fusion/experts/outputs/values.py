@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from lightning_fusion.data.arrays import as_numbers
 from lightning_fusion.data.base import Origins
 from lightning_fusion.data.row_labels import check_row_labels
 from lightning_fusion.errors import InputError, shorten, suggestion
-from lightning_fusion.experts.answers import in_order, unmasked
+from lightning_fusion.experts.answers import in_order
 from lightning_fusion.experts.pool import check_outputs
 from lightning_fusion.store import ArrayStore
 
@@ -69,19 +69,6 @@ def check_parts(split: str, given: Mapping[str, Any]) -> None:
     check_row_labels(tables, f"split {split}")
 
 
-def as_array(values: Any) -> Any:
-    """Return tensors of any kind and masked arrays as what NumPy reads, with NaN for masked entries.
-
-    Example:
-        >>> as_array(np.ma.masked_array([0.9, 0.1], [True, False])).tolist()
-        [nan, 0.1]
-    """
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        return values.float() if values.dtype is torch.bfloat16 else values
-    return unmasked(values)
-
-
 def shaped(values: Any, dtype: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
     """Return values as an array of a data type and shape.
 
@@ -95,11 +82,9 @@ def shaped(values: Any, dtype: Any, shape: tuple[int, ...], what: str) -> np.nda
         InputError: If they are no numbers, have another shape, or cannot be converted without loss.
     """
     try:
-        given = np.asarray(values)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{what} makes no array ({error}); expected numbers") from error
-    if given.dtype.kind not in "biuf":
-        raise InputError(f"{what} is an array of {given.dtype}; expected numbers")
+        given = as_numbers(values)
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
     if given.shape != shape:
         raise InputError(f"{what} has shape {given.shape}; expected {shape}")
     with np.errstate(invalid="ignore"):  # NaN is not an integer
@@ -123,7 +108,7 @@ def named_values(values: Any, dtype: Any, rows: int, names: Sequence[str], what:
         InputError: If columns have other names, or the values are wrong, see :func:`shaped`.
     """
     try:
-        ordered = in_order(as_array(values), names)
+        ordered = in_order(values, names)
     except InputError as error:
         raise InputError(f"{what} {error}".replace(" returned rows with", ": found", 1)) from error
     return shaped(ordered, dtype, (rows, len(names)), what)

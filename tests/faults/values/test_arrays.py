@@ -6,10 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
-from lightning_fusion import Expert, ExpertOutputs, diagnose
+from lightning_fusion import Expert, ExpertOutputs, FrugalFoE, diagnose
+from lightning_fusion.baselines import BestSingle
 from lightning_fusion.data.targets import as_targets
 from lightning_fusion.errors import InputError
+from lightning_fusion.experts.pool import check_outputs
 
 P = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.5, 0.25, 0.25]])
 NAMES = ["x", "y", "z"]
@@ -88,3 +91,80 @@ def test_one_class_is_diagnosed():
     split = {"probabilities": {"a": np.ones((3, 1)), "b": np.ones((3, 1))}, "target": [0, 0, 0]}
     found = diagnose(ExpertOutputs.from_arrays({"train": split}, {"a": ["x"], "b": ["x"]}))
     assert [expert.accuracy for expert in found.experts] == [1.0, 1.0]
+
+
+EXACT = np.array([[0.75, 0.25], [0.25, 0.75], [0.5, 0.5], [0.25, 0.75]])
+FORMS = {
+    "float16": EXACT.astype(np.float16),
+    "longdouble": EXACT.astype(np.longdouble),
+    "big-endian": EXACT.astype(">f8"),
+    "strided": np.repeat(EXACT, 2, 0)[::2],
+    "read-only": np.broadcast_to(EXACT[None], (1, 4, 2))[0],
+    "objects": EXACT.astype(object),
+    "nullable columns": pd.DataFrame(EXACT).astype("Float64"),
+    "list of tensors": [torch.tensor(row) for row in EXACT],
+    "with a graph": torch.tensor(EXACT, requires_grad=True),
+    "masked nowhere": np.ma.array(EXACT, mask=np.zeros((4, 2), bool)),
+}
+NO_NUMBERS = {
+    "texts": EXACT.astype(str),
+    "dates": EXACT.astype("datetime64[s]"),
+    "complex": EXACT + 0j,
+    "records": np.array([tuple(row) for row in EXACT], [("y", "f8"), ("x", "f8")]),
+    "sparse": sparse.csr_matrix(EXACT),
+    "sparse tensor": torch.tensor(EXACT).to_sparse(),
+    "several lengths": [[0.5, 0.5], [1.0]],
+    "a mask": np.ma.array(EXACT, mask=[[1, 0], [0, 0], [0, 0], [0, 0]]),
+    "None": None,
+}
+POLICY = {"neighbors": 2, "fuser_neighbors": 1}
+
+
+def of_store(values):
+    split = {"probabilities": {"a": values}, "target": [0, 1, 0, 1]}
+    return ExpertOutputs.from_arrays({"val": split}, {"a": ["x", "y"]})["val"].probabilities["a"]
+
+
+def of_policy(values):
+    return FrugalFoE(**POLICY).fit({"a": values}, [0, 1, 0, 1]).outputs[0]
+
+
+def of_expert(values):
+    found = Expert(lambda x: values, classes=["x", "y"], output="probabilities")(torch.zeros(4, 1))
+    check_outputs({"a": found})
+    return found
+
+
+def of_baseline(values):
+    if isinstance(values, torch.Tensor | np.ndarray):
+        values = values[:, None] if values.ndim == 2 else values
+    else:
+        values = [[row] for row in values] if isinstance(values, list) else values
+    BestSingle().fit(values, [0, 1, 0, 1])
+    return np.asarray(EXACT)
+
+
+@pytest.mark.filterwarnings("ignore:neighbors is", "ignore:trade_off", "ignore:the fuser")
+class TestForms:
+    @pytest.mark.parametrize("entry", [of_store, of_policy, of_expert])
+    @pytest.mark.parametrize("form", FORMS)
+    def test_of_numbers(self, entry, form):
+        assert np.array_equal(torch.as_tensor(entry(FORMS[form])).detach(), EXACT)
+
+    @pytest.mark.parametrize("entry", [of_store, of_policy, of_expert, of_baseline])
+    @pytest.mark.parametrize("form", [name for name in NO_NUMBERS if name != "sparse"])
+    def test_of_none(self, entry, form):
+        with pytest.raises(InputError, match=r"found|has|returned") as raised:
+            entry(NO_NUMBERS[form])
+        assert "\n" not in str(raised.value)
+
+    @pytest.mark.parametrize("entry", [of_store, of_policy, of_expert])
+    def test_of_sparse_matrices(self, entry):
+        with pytest.raises(InputError, match="found an array of object; expected numbers"):
+            entry(NO_NUMBERS["sparse"])
+
+
+def test_values_that_are_negative_by_rounding():
+    with pytest.raises(InputError, match=r"\(sum 1\); some are negative by rounding: clip them at 0"):
+        of_store([[1 + 1e-9, -1e-9], [0, 1], [1, 0], [0, 1]])
+    assert of_store([[1 + 1e-7, -0.0], [0, 1], [1, 0], [0, 1]])[0].tolist() == pytest.approx([1, 0])
