@@ -1,13 +1,16 @@
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from lightning.fabric.utilities import registry
 
 torch.set_num_threads(1)
+registry.entry_points = cache(registry.entry_points)  # each Trainer looks through all installed packages
 
 settings.register_profile("repeatable", derandomize=True)  # a change is judged by its own examples, not by luck
 settings.register_profile("search", max_examples=1000, deadline=None)

@@ -26,6 +26,7 @@ SMALL: dict[str, Any] = {
     "num_domains": 2,
     "classes_per_domain": 6,
     "batch_size": 16,
+    "num_workers": 1,  # 0 where a file has none
     "image_size": 32,  # less gives ResNets maps of 1x1; bf16 convolutions of stride 2 on those are NaN on some CPUs
     "width": 2,
     "heads": 1,
