@@ -1,12 +1,16 @@
 """What works where only ``pip install .`` ran, and what says which extra is missing."""
 
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
+from lightning_fusion import ExpertModule
+from lightning_fusion.encoders import SmallConvNet
 from lightning_fusion.errors import InputError
 from lightning_fusion.extras import installed, require
 
@@ -44,13 +48,46 @@ MISSING = {
 }
 
 
-def python(code: str, folder: Path | None = None) -> str:
-    """What code prints in an interpreter that has no package of an extra."""
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT + code], cwd=folder, capture_output=True, text=True, timeout=300
-    )
+PARTS = {
+    "checkpoint": "print(lightning_fusion.Expert(checkpoint='w.ckpt').network)",
+    "missing": "\n".join(f"try:\n    {code}\nexcept InputError as error:\n    print(error)" for code in MISSING),
+    "methods": """
+import numpy as np
+from lightning_fusion import Expert, ExpertPool, FoEFuserModule, FrugalFoE, OutputsDataModule, collect
+pool = ExpertPool({name: Expert(torch.nn.Linear(4, 2), classes=["cat", "dog"]) for name in "ab"})
+generator = torch.Generator().manual_seed(0)
+data = {split: (torch.randn(20, 4, generator=generator), torch.arange(20) % 2) for split in ("train", "val", "test")}
+trainer = lambda: lightning.pytorch.Trainer(
+    max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+outputs = collect(pool, data, "store", trainer=trainer())
+trainer().fit(FoEFuserModule(**outputs.fuser_arguments()), datamodule=OutputsDataModule("store"))
+targets = torch.arange(1200) % 3
+outputs = {"good": torch.eye(3)[targets], "mute": torch.full((1200, 3), 1 / 3)}
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    policy = FrugalFoE().fit(outputs, targets)
+print(*(warning.message for warning in caught if "numba" in str(warning.message)))
+print(policy.predict(outputs).queried.sum(0).tolist(), "lightning_fusion.frugal.kernels" in sys.modules)
+""",
+    "names": """
+print([getattr(lightning_fusion, name) for name in lightning_fusion.__all__])
+from lightning_fusion.cli.main import main
+main(["fit", "--help"])
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory) -> dict[str, str]:
+    """What each part prints, one after the other in one interpreter that has no package of an extra."""
+    folder = tmp_path_factory.mktemp("extras")
+    checkpoint = {"state_dict": (module := ExpertModule(SmallConvNet, classes=["cat", "dog"])).state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, folder / "w.ckpt")
+    code = WITHOUT + "".join(f"\nprint('== {name}')\n{part}" for name, part in PARTS.items())
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return dict(zip(PARTS, re.split(r"^== \w+\n", done.stdout, flags=re.MULTILINE)[1:], strict=True))
 
 
 def test_the_extras_are_those_of_the_project():
@@ -63,36 +100,25 @@ def test_the_extras_are_those_of_the_project():
 
 
 @pytest.mark.slow
-def test_every_public_name_and_the_help_need_no_extra():
-    code = "print([getattr(lightning_fusion, name) for name in lightning_fusion.__all__])\n"
-    code += "from lightning_fusion.cli.main import main\nmain(['fit', '--help'])"
-    assert "lightning_fusion.SpeakerDataModule" in python(code)
+def test_a_checkpoint_with_a_network_of_the_library_needs_no_import(printed):
+    assert printed["checkpoint"].startswith("SmallConvNet(")
 
 
 @pytest.mark.slow
-def test_what_needs_an_extra_names_it():
-    lines = "\n".join(f"try:\n    {code}\nexcept InputError as error:\n    print(error)" for code in MISSING)
+def test_every_public_name_and_the_help_need_no_extra(printed):
+    assert "lightning_fusion.SpeakerDataModule" in printed["names"]
+
+
+@pytest.mark.slow
+def test_what_needs_an_extra_names_it(printed):
     expected = [f"found no package {name}: pip install 'lightning-fusion[{extra}]'" for name, extra in MISSING.values()]
-    assert python(lines).splitlines() == expected
+    assert printed["missing"].splitlines() == expected
 
 
 @pytest.mark.slow
-def test_a_policy_and_a_fuser_need_no_extra(tmp_path):
-    code = """
-import numpy as np
-from lightning_fusion import Expert, ExpertPool, FoEFuserModule, FrugalFoE, OutputsDataModule, collect
-pool = ExpertPool({name: Expert(torch.nn.Linear(4, 2), classes=["cat", "dog"]) for name in "ab"})
-generator = torch.Generator().manual_seed(0)
-data = {split: (torch.randn(20, 4, generator=generator), torch.arange(20) % 2) for split in ("train", "val", "test")}
-trainer = lambda: lightning.pytorch.Trainer(
-    max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-outputs = collect(pool, data, "store", trainer=trainer())
-trainer().fit(FoEFuserModule(**outputs.fuser_arguments()), datamodule=OutputsDataModule("store"))
-warnings.simplefilter("ignore")
-print(FrugalFoE(costs={"a": 1.0, "b": 1.0}).fit(outputs["train"]).predict(
-    {name: torch.rand(20, 2).softmax(1) for name in "ab"}).cost.shape)
-"""
-    assert "torch.Size([20])" in python(code, tmp_path)
+def test_a_policy_and_a_fuser_need_no_extra(printed):
+    *_, warning, found = printed["methods"].splitlines()
+    assert warning.startswith("found no package numba: with 1200 calibration samples") and found == "[1200, 0] False"
 
 
 def test_a_broken_package_is_no_missing_one(tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
 import json
 import os
 import pickle
-import subprocess
 import sys
 from collections import OrderedDict
 from functools import partial
@@ -294,18 +293,6 @@ class TestBadCheckpoints:
         torch.save(content, made)
         expected = f"set network to that class of {len(content['expert']['classes'])} classes with {{'width': 24}}"
         self.refuse(made, expected, network=None, classes=None)
-
-    @pytest.mark.slow
-    def test_a_class_of_the_house_needs_no_import(self, tmp_path):
-        module = ExpertModule(partial(SmallConvNet, width=1, in_channels=1), classes=TWO)
-        checkpoint = {"state_dict": module.state_dict()}
-        module.on_save_checkpoint(checkpoint)
-        torch.save(checkpoint, tmp_path / "w.ckpt")
-        code = (
-            f"from lightning_fusion import Expert; print(type(Expert(checkpoint={str(tmp_path / 'w.ckpt')!r}).network))"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
-        assert "SmallConvNet" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("wrong", [lambda x: (x, x), lambda x: {"scores": x}])

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -222,26 +219,3 @@ def test_smallest_are_the_first_of_a_sort(rows, width, seed, coarse, data):
     assert torch.equal(found, values.sort(1).values[:, :count])
     assert torch.equal(values.gather(1, places), found)
     assert all(len(set(row)) == count for row in places.tolist())
-
-
-WITHOUT_NUMBA = """
-import sys, warnings
-sys.modules["numba"] = None  # as where the extra "fast" is not installed
-import torch
-import lightning_fusion
-from lightning_fusion import FrugalFoE
-for name in lightning_fusion.__all__:
-    getattr(lightning_fusion, name)
-targets = torch.arange(1200) % 3
-outputs = {"good": torch.eye(3)[targets], "mute": torch.full((1200, 3), 1 / 3)}
-with warnings.catch_warnings(record=True) as said:
-    policy = FrugalFoE().fit(outputs, targets)
-assert any("found no package numba" in str(warning.message) for warning in said)
-assert policy.predict(outputs).queried.sum(0).tolist() == [1200, 0]
-assert "lightning_fusion.frugal.kernels" not in sys.modules
-"""
-
-
-@pytest.mark.slow
-def test_the_package_works_without_numba():
-    subprocess.run([sys.executable, "-c", WITHOUT_NUMBA], check=True)
