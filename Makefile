@@ -26,13 +26,13 @@ demo: $(VENV)/.installed  ## run the main job on embedded data (METHOD=foe, frug
 	$(BIN)/lightning-fusion recipe $(METHOD) --config $(DEMO_CONFIG_$(METHOD)) --output runs/demo_$(METHOD) --overwrite=true
 
 test: $(VENV)/.installed  ## run all tests and doctests, a file at a time on two cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses=2 --dist=loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/.installed  ## run the tests that are not marked slow: the core, on each save
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests -m "not slow" --numprocesses=2 --dist=loadfile --durations=10 --durations-min=2
 
 coverage: $(VENV)/.installed  ## run all tests and measure the lines and branches that they reach
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses=2 --dist=loadfile --cov --cov-report=term --cov-report=html:runs/coverage
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses=2 --dist=loadfile --no-loadscope-reorder --cov --cov-report=term --cov-report=html:runs/coverage
 
 $(OLDEST)/.installed: pyproject.toml constraints-min.txt
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
