@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -101,6 +102,14 @@ def check_manual(module: LightningModule) -> None:
             f"{trainer.accumulate_grad_batches}: {type(module).__name__} steps two optimizers by itself; set its "
             "clip_norm instead, and a larger batch_size of the data"
         )
+    for callback in trainer.callbacks:
+        if isinstance(callback, StochasticWeightAveraging) or (
+            isinstance(callback, GradientAccumulationScheduler) and callback.going_to_accumulate_grad_batches()
+        ):
+            raise InputError(
+                f"trainer.callbacks: {type(callback).__name__} needs one optimizer and the Trainer's steps; "
+                f"{type(module).__name__} steps two optimizers by itself: remove it"
+            )
     if trainer.max_steps != -1 and not trainer.fast_dev_run:
         raise InputError(
             f"trainer.max_steps is {trainer.max_steps}: it counts the steps of two optimizers, two for each batch; "

@@ -265,6 +265,23 @@ def lower_rates(source: Source, sample_rate_hz: float) -> list[str]:
     ]
 
 
+def equal_timestamps(source: Source) -> list[str]:
+    """Return a warning about recordings in which several samples have one timestamp.
+
+    Args:
+        source: Source of the recordings.
+    """
+    found = np.flatnonzero(source.series.averaged)
+    names = dict.fromkeys(source.names[number] for number in found)
+    if not names:
+        return []
+    return [
+        f"{len(names)} of {len(set(source.names))} recordings have samples of equal timestamps, whose mean is used (up "
+        f"to {source.series.averaged.max():.0%} of the samples of one): {shorten(names, 3)}; are several sensors in "
+        "one file, or is the clock coarse? Without timestamp, samples are equally spaced"
+    ]
+
+
 def other_scales(source: Source, arrangement: Arrangement) -> list[str]:
     """Return warnings about recordings, and domains, on a different scale than comparable ones.
 

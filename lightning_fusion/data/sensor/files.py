@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from lightning_fusion.files import digest
 
 SERIES_SUFFIXES = {".csv", ".npy", ".npz", ".txt"}
 TIMESTAMP_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-_VERSION = 7
+_VERSION = 8
 """Version of the cache format; entries of other versions are ignored."""
 _MOST_RATE_ERROR = 0.1
 _RATE_OF_ANOTHER_UNIT = 20.0
@@ -197,9 +198,11 @@ def _resample(
         unknown.append(np.arange(len(parts[-1])) == len(part))
     known = None if labels is None else labels[np.concatenate(nearest)]
     samples = np.concatenate(parts)
+    equal = np.diff(times) == 0
+    averaged = float((np.append(equal, False) | np.append(False, equal)).mean())
     if len(parts) == 1:
-        return Recorded(samples, known, rate_hz=recorded)
-    return Recorded(samples, known, np.concatenate(unknown), recorded, np.diff(offsets))
+        return Recorded(samples, known, rate_hz=recorded, averaged=averaged)
+    return Recorded(samples, known, np.concatenate(unknown), recorded, np.diff(offsets), averaged)
 
 
 def _resample_piece(
@@ -289,5 +292,12 @@ def _read_npy(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.n
 
 
 def _read_csv(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.ndarray, np.ndarray | None]:
-    values, texts = read_columns(path, numeric, [how.label] if how.label else [], how.columns, how.delimiter)
+    try:
+        values, texts = read_columns(path, numeric, [how.label] if how.label else [], how.columns, how.delimiter)
+    except InputError as error:
+        if how.timestamp is None or not re.search(rf" {re.escape(how.timestamp)} is '\d+[-/.:]\d+[-/.:]\d", str(error)):
+            raise
+        raise InputError(
+            f"{error}; dates and times are not read: convert them to numbers, in UTC, as seconds"
+        ) from error
     return values, texts[:, 0] if how.label else None

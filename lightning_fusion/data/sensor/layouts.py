@@ -77,9 +77,8 @@ def cut_pieces(series: Series, length: int) -> tuple[Series, np.ndarray]:
     begins = np.repeat(begins, parts) + place * np.repeat(lengths, parts) // np.repeat(parts, parts)
     recording = np.searchsorted(series.begins, begins, side="right") - 1
     lengths = np.diff(begins, append=len(series.labels))
-    return replace(
-        series, begins=begins, lengths=lengths, rms=series.rms[recording], rates_hz=series.rates_hz[recording]
-    ), recording
+    of_recording = {name: getattr(series, name)[recording] for name in ("rms", "rates_hz", "averaged")}
+    return replace(series, begins=begins, lengths=lengths, **of_recording), recording
 
 
 def numbered_columns(path: str, delimiter: str) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from lightning_fusion.data.base import Stage, staged_property
 from lightning_fusion.data.names import as_names
 from lightning_fusion.data.patterns import compile_pattern, find_files
-from lightning_fusion.data.sensor.arrangement import Arrangement, Source, lower_rates, other_scales
+from lightning_fusion.data.sensor.arrangement import Arrangement, Source, equal_timestamps, lower_rates, other_scales
 from lightning_fusion.data.sensor.files import (
     SERIES_SUFFIXES,
     TIMESTAMP_UNITS,
@@ -175,7 +175,8 @@ class SensorDataModule(WindowedSensorDataModule):
     @staged_property(Stage.READING)
     def _arrangement(self) -> Arrangement:
         arrangement = super()._arrangement
-        for message in [*lower_rates(self._source, self.sample_rate_hz), *other_scales(self._source, arrangement)]:
+        found = [*lower_rates(self._source, self.sample_rate_hz), *equal_timestamps(self._source)]
+        for message in [*found, *other_scales(self._source, arrangement)]:
             self.messages.warn(message)
         return arrangement
 

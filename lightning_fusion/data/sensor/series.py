@@ -29,6 +29,7 @@ class Recorded(NamedTuple):
         gaps: (T,) bool, samples in gaps, or ``None`` if there are none.
         rate_hz: Sample rate before resampling; ``None`` if the samples are not resampled.
         skipped_s: (G,) seconds left out at each of the G samples in gaps; ``None``: gaps have their full length.
+        averaged: Fraction of the recorded samples whose timestamp another one has, of which the mean is used.
     """
 
     samples: np.ndarray
@@ -36,6 +37,7 @@ class Recorded(NamedTuple):
     gaps: np.ndarray | None = None
     rate_hz: float | None = None
     skipped_s: np.ndarray | None = None
+    averaged: float = 0.0
 
 
 @dataclass
@@ -53,6 +55,7 @@ class Series:
         merged: Written forms of labels that were written in several ways.
         rates_hz: (R,) sample rate of each recording before resampling, NaN if it was not resampled; empty for tables.
         skips: (G, 2) float64: each sample at which a gap was left out, and the seconds left out.
+        averaged: (R,) fraction of the recorded samples of each recording that were averaged; empty for tables.
     """
 
     samples: Tensor
@@ -65,6 +68,7 @@ class Series:
     merged: dict[str, list[str]] = field(default_factory=dict)
     rates_hz: np.ndarray = field(default_factory=lambda: np.empty(0))
     skips: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
+    averaged: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     def skipped_s(self, begins: np.ndarray | int, samples: np.ndarray | int) -> np.ndarray:
         """Return the seconds left out between samples ``begins`` and ``samples`` of all recordings."""
@@ -106,7 +110,7 @@ def load_series(recordings: Iterable[Recorded], entry: Path | None = None) -> Se
         return {"names": names, "fingerprint": fingerprint, "merged": merged}
 
     store = cached(entry, "sensor series", write, writable=True)  # torch requires writable arrays
-    columns = {name: np.asarray(store[name]) for name in ("labels", "lengths", "rms", "rates_hz", "skips")}
+    columns = {name: np.asarray(store[name]) for name in ("labels", "lengths", "rms", "rates_hz", "skips", "averaged")}
     return _series(store["samples"], columns, *(store.metadata[name] for name in ("names", "fingerprint", "merged")))
 
 
@@ -120,6 +124,7 @@ def _gather(
     lengths: list[int] = []
     rms: list[np.ndarray] = []
     rates: list[float] = []
+    averaged: list[float] = []
     skips: list[np.ndarray] = [np.empty((0, 2))]
     total = 0
     for one in recordings:
@@ -136,9 +141,10 @@ def _gather(
         total += len(one.samples)
         rms.append(np.sqrt(np.square(one.samples, dtype=np.float64).mean(0)))
         rates.append(np.nan if one.rate_hz is None else one.rate_hz)
+        averaged.append(one.averaged)
         keep(one.samples)
     columns = {"labels": np.concatenate(labels), "lengths": np.array(lengths), "rms": np.array(rms)}
-    columns |= {"rates_hz": np.array(rates), "skips": np.concatenate(skips)}
+    columns |= {"rates_hz": np.array(rates), "skips": np.concatenate(skips), "averaged": np.array(averaged)}
     return columns, list(numbers), forms.merged
 
 
@@ -155,8 +161,8 @@ def _series(
 ) -> Series:
     labels, lengths, rms = columns["labels"], columns["lengths"], columns["rms"]
     begins = np.cumsum(lengths) - lengths
-    rates, skips = columns["rates_hz"], columns["skips"]
-    return Series(torch.from_numpy(samples), labels, names, begins, lengths, rms, fingerprint, merged, rates, skips)
+    further = (columns[name] for name in ("rates_hz", "skips", "averaged"))
+    return Series(torch.from_numpy(samples), labels, names, begins, lengths, rms, fingerprint, merged, *further)
 
 
 def check_labels(names: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from helpers import modules, tiny
 from lightning.pytorch.callbacks import (
     EarlyStopping,
     EMAWeightAveraging,
+    GradientAccumulationScheduler,
     ModelCheckpoint,
     ModelPruning,
     ModelSummary,
@@ -78,6 +79,13 @@ def test_stochastic_weight_averaging_and_a_summary(name, tmp_path):
     trainer = tiny.trainer(3, callbacks=callbacks)
     trainer.fit(module, datamodule=data)
     assert trainer.current_epoch >= 3  # one more to update batch norm
+
+
+@pytest.mark.parametrize("callback", [StochasticWeightAveraging(1e-3), GradientAccumulationScheduler({0: 2})])
+def test_callbacks_of_automatic_optimization_are_rejected_by_two_optimizers(callback, tmp_path):
+    module, data = modules.made("HaTJointModule", tmp_path)
+    with pytest.raises(InputError, match=rf"trainer.callbacks: {type(callback).__name__} needs one optimizer and"):
+        tiny.trainer(callbacks=[callback]).fit(module, datamodule=data)
 
 
 def test_a_policy_has_no_weights_to_average(tmp_path):

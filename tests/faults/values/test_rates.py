@@ -76,6 +76,39 @@ class TestUnevenSteps:
         assert one.samples[:, 0].tolist() == list(range(20))
 
 
+class TestTimestamps:
+    """Of several samples with one timestamp the mean is used, which is said; times that are no numbers are rejected."""
+
+    @staticmethod
+    def data(root, stamps):
+        for take in range(4):
+            lines = [f"{stamp},{row % 7 + take},{'sit' if row < 60 else 'walk'}" for row, stamp in enumerate(stamps)]
+            (root / f"ann_{take}.csv").write_text("\n".join(["t,x,activity", *lines]))
+        names = {"channels": ["x"], "label": "activity", "timestamp": "t"}
+        return SensorDataModule(str(root), "{person}_{take}.csv", **names, window_s=0.5)
+
+    def test_equal_ones_are_reported(self, tmp_path, recwarn):
+        self.data(tmp_path, [row // 2 / 50 for row in range(120)]).rows("train")
+        found = [str(each.message) for each in recwarn if "equal timestamps" in str(each.message)]
+        assert len(found) == 1 and found[0].startswith(
+            "4 of 4 recordings have samples of equal timestamps, whose mean is used (up to 100% of the samples of one):"
+        )
+
+    def test_others_are_not(self, tmp_path, recwarn):
+        self.data(tmp_path, [row / 50 for row in range(120)]).rows("train")
+        assert not any("equal timestamps" in str(each.message) for each in recwarn)
+
+    @pytest.mark.parametrize("form", ["2024-03-31T01:59:59.{:06}+01:00", "2024-03-31 01:59:59.{:06}", "01:59:59.{:06}"])
+    def test_dates_and_times_are_rejected(self, form, tmp_path):
+        says = r"ann_0.csv, row 2: t is '.*'; expected a number: .*; dates and times are not read: convert them"
+        with pytest.raises(InputError, match=says):
+            self.data(tmp_path, [form.format(row) for row in range(120)]).rows("train")
+
+    def test_a_clock_that_is_set_back_is_rejected(self, tmp_path):
+        with pytest.raises(InputError, match=r"ann_0.csv, row 72: the timestamp .* is before the .* of the row above"):
+            self.data(tmp_path, [row / 50 - 3600 * (row >= 70) for row in range(120)]).rows("train")
+
+
 class TestUpsampling:
     """Interpolation adds no content: it is said once, with how many and which."""
 
