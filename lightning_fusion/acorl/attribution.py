@@ -120,7 +120,8 @@ def integrated_gradients(
                 f"baseline has shape {tuple(start.shape)}; expected a number or what broadcasts to {tuple(input.shape)}"
             ) from error
         _check_logits(network, input[:1].clone(), target)
-        method = require("captum.attr", "explain").IntegratedGradients(network)
+        copied = lambda given: network(given.clone())  # noqa: E731  # its first layer may work in place
+        method = require("captum.attr", "explain").IntegratedGradients(copied)
         parts = [
             method.attribute(some, begin, label, n_steps=steps, internal_batch_size=max(internal_batch_size, len(some)))
             for some, begin, label in zip(
@@ -303,7 +304,7 @@ def paired_difference(values: Tensor, plain: Tensor, repeats: int = 2000, seed: 
 
 
 def _check_logits(network: nn.Module, row: Tensor, target: Tensor) -> None:
-    logits = network(row.requires_grad_())
+    logits = network(row.requires_grad_().clone())
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"the network returns {found} for one row; expected (1, classes) logits")

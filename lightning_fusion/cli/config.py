@@ -9,6 +9,8 @@ import yaml
 
 from lightning_fusion.errors import InputError, shorten, suggestion
 
+_MAX_BYTES, _MAX_VALUES = 4 << 20, 500_000
+
 
 def shipped_configs() -> Path:
     """Return the folder of the shipped YAMLs: in an installed wheel, or next to the package in a clone."""
@@ -61,13 +63,29 @@ def read_config(path: str) -> dict[str, Any]:
     """Read a configuration file as plain data.
 
     Raises:
-        InputError: If it is no YAML mapping (with file and line), or has a duplicate key, of which YAML readers
-            silently use the last.
+        InputError: If it is no YAML mapping (with file and line), is too large, or has a duplicate key, of which YAML
+            readers silently use the last.
     """
+    content = _read_yaml(path)
+    if not isinstance(content, dict):
+        found = "nothing" if content is None else f"a {type(content).__name__}"
+        raise InputError(f"config: {path} contains {found}; expected keys with values, such as 'data:'")
+    return content
+
+
+def _read_yaml(path: str) -> Any:
+    """Read a YAML file whose size, with its aliases written out, is bounded."""
     try:
+        if (size := Path(path).stat().st_size) > _MAX_BYTES:
+            raise InputError(f"config: {path} has {size:,} bytes; a configuration has at most {_MAX_BYTES:,}")
         text = Path(path).read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+        _check_aliases(path, root)
         content = yaml.safe_load(text)
+    except InputError:  # a ValueError too
+        raise
+    except RecursionError as error:
+        raise InputError(f"config: {path} is nested too deeply; expected a configuration") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -75,11 +93,35 @@ def read_config(path: str) -> dict[str, Any]:
         raise InputError(f"config: {path}{where}: {error.problem}{context}; expected YAML") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"config: {path} cannot be read as YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
-        found = "nothing" if content is None else f"a {type(content).__name__}"
-        raise InputError(f"config: {path} contains {found}; expected keys with values, such as 'data:'")
     _reject_duplicate_keys(path, root)
     return content
+
+
+def _children(node: yaml.Node | None) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
+
+
+def _check_aliases(path: str, root: yaml.Node | None) -> None:
+    """Raise InputError if aliases are recursive, or the content has too many values with its aliases written out."""
+    sizes: dict[int, int] = {}
+    unfinished: set[int] = set()
+    stack = [(root, False)]
+    while stack:
+        node, counted = stack.pop()
+        children = _children(node)
+        if counted:
+            unfinished.remove(id(node))
+            sizes[id(node)] = 1 + sum(sizes[id(child)] for child in children)
+            if sizes[id(node)] > _MAX_VALUES:
+                raise InputError(f"config: {path} has more than {_MAX_VALUES:,} values with its aliases written out")
+        elif id(node) in unfinished:
+            line = node.start_mark.line + 1 if node is not None else 1
+            raise InputError(f"config: {path}, line {line}: this value contains itself by an alias")
+        elif id(node) not in sizes:
+            unfinished.add(id(node))
+            stack += [(node, True), *((child, False) for child in children)]
 
 
 def _reject_duplicate_keys(path: str, root: yaml.Node | None) -> None:
@@ -135,6 +177,9 @@ def with_found_configs(args: Sequence[str], check: Callable[[str, dict[str, Any]
         InputError: If a file does not exist, or cannot be read.
     """
     result = list(args)
+    for name in (arg.partition("=")[2] if arg.startswith("-") else arg for arg in args):
+        if name.endswith((".yaml", ".yml")) and Path(name).is_file():  # of another option, such as --model
+            _read_yaml(name)
     for position, size, name in reversed(list(config_files(args))):
         path = find_config(name)
         check(path, read_config(path))

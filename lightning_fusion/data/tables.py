@@ -1,7 +1,9 @@
 """Delimited tables of numbers and labels, with errors that name the row."""
 
+import codecs
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -19,6 +21,7 @@ def read_columns(
     columns: Sequence[str] | None = None,
     delimiter: str = ",",
     missing: str | None = None,
+    encoding: str = "utf-8",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read numeric and text columns of a delimited file.
 
@@ -33,6 +36,7 @@ def read_columns(
         delimiter: One character; a blank matches any whitespace.
         missing: Marker of a missing number; the marker and empty cells are read as NaN. ``None`` means every number is
             required.
+        encoding: Encoding of the file.
 
     Returns:
         (N, len(numeric)) float64 and (N, len(text)) texts, as objects, without surrounding whitespace.
@@ -42,12 +46,13 @@ def read_columns(
     """
     check_delimiter(delimiter)
     header = columns is None
-    names = read_header(path, delimiter) if columns is None else list(columns)
+    names = read_header(path, delimiter, encoding) if columns is None else list(columns)
     check_columns(path, names, [*numeric, *text], "columns", header)
-    content = Path(path).read_bytes()
+    content = _read_utf8(path, encoding)
     if header:
         _reject_long_rows(path, content, names, delimiter)
-    places = [names.index(name) for name in (*numeric, *text)]
+    numbered = {name: place for place, name in enumerate(names)}
+    places = [numbered[name] for name in (*numeric, *text)]
     found = _read_fast(content, places, len(numeric), len(names), delimiter, header, missing)
     if found and len(found[0]) < sum(1 for line in BytesIO(content) if line.strip()) - header:
         found = None  # a cell spans several lines
@@ -172,10 +177,25 @@ def _reject_long_rows(path: str, content: bytes, names: list[str], delimiter: st
                 )
 
 
-def read_header(path: str, delimiter: str = ",") -> list[str]:
+def _read_utf8(path: str, encoding: str) -> bytes:
+    """Return the content of a file in UTF-8, without a byte order mark."""
+    content = Path(path).read_bytes()
+    try:
+        if codecs.lookup(encoding).name not in ("utf-8", "utf-8-sig"):
+            content = content.decode(encoding).encode()
+    except LookupError as error:
+        raise InputError(f"encoding is {encoding!r}; expected one that Python has, such as utf-8") from error
+    except UnicodeError as error:
+        raise InputError(f"{path} is not {encoding} ({error}); set encoding") from error
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(f"{path} is UTF-16; set encoding: utf-16, or convert it to UTF-8")
+    return content.removeprefix(codecs.BOM_UTF8)
+
+
+def read_header(path: str, delimiter: str = ",", encoding: str = "utf-8") -> list[str]:
     """Read the names in the first line of a delimited file."""
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        return next(iter(_split(file.readline(), delimiter)), [])
+    content = StringIO(_read_utf8(path, encoding).decode("utf-8", "replace"), newline="")
+    return next(iter(_split(content.readline(), delimiter)), [])
 
 
 def check_delimiter(delimiter: str) -> None:
@@ -201,7 +221,8 @@ def check_columns(path: str, found: Sequence[str], wanted: Sequence[str], what: 
     Raises:
         InputError: Otherwise.
     """
-    if missing := [name for name in wanted if name not in found]:
+    known = set(found)
+    if missing := [name for name in wanted if name not in known]:
         if what == "columns" and header:
             check_header(path, found, wanted)
         if what == "columns" and header and found and all(_is_number(name) for name in found):
@@ -213,7 +234,8 @@ def check_columns(path: str, found: Sequence[str], wanted: Sequence[str], what: 
             f"{path} has no {shorten(missing)}; its {what} are {shorten(found, 12)}: name those to read with channels, "
             "label and timestamp, or remove the file"
         )
-    if doubled := [name for name in wanted if list(found).count(name) > 1]:
+    counts = Counter(found)
+    if doubled := [name for name in wanted if counts[name] > 1]:
         raise InputError(f"{path} has more than one {doubled[0]} among its {what}; rename one")
 
 

@@ -58,7 +58,10 @@ def describe_invalid(outputs: Tensor, rows: Sequence[int] = (), where: str = "")
         advice = "a row of zeros has no most probable class: leave it out, or return None for it"
     else:
         advice = "apply softmax to logits, or set its output to 'logits'"
-    return f"returned outputs that are not probabilities{listed} (sum {outputs[0].sum().item():.3g}); {advice}"
+    return (
+        f"returned outputs that are not probabilities{listed} (sum {outputs[0].sum().item():.6g}; expected 1 within "
+        f"0.001); {advice}"
+    )
 
 
 def column_names(values: Any) -> list[str] | None:

@@ -883,7 +883,7 @@ class TestBadInput:
             (lambda values: "text", "expert e. returned str that makes no array of numbers"),
             (lambda values: values * 0 - 3, "expert e. returned outputs that are not probabilities for row"),
             (lambda values: values * 0 + 1e6, "expert e. returned outputs that are not probabilities for row"),
-            (lambda values: 2 * values, r"returned outputs that are not probabilities for row.*\(sum 2\)"),
+            (lambda values: 2 * values, r"are not probabilities for row.*\(sum 2; expected 1 within 0\.001\)"),
             (lambda values: values.log(), "expert e. returned outputs that are not probabilities"),
         ],
         ids=["fewer rows", "more rows", "fewer classes", "one row", "nothing", "text", "-3", "1e6", "sum 2", "logs"],

@@ -29,6 +29,7 @@ LOUDEST = 10.0
 _CLIPPED = 1.25  # 2 dB above full scale; decoders of compressed audio exceed it a little
 _SILENT = 1e-3  # standard deviation of the samples: -60 dB of full scale
 _CANCELED = 1e-2  # power of the mean of all channels relative to theirs: -20 dB
+_BLOCK_S = 60.0
 _PROBE_S = 3.0  # examined part of recordings that stay on disk
 
 
@@ -249,7 +250,7 @@ class AudioFiles:
                         return f"{path} (truncated)"
         except UnicodeError:
             return f"{path!r} (its name is no UTF-8)"
-        except (soundfile.SoundFileError, OSError) as error:
+        except Exception as error:  # of any decoder
             return f"{path} ({'truncated' if self._stored[number] else _reason(error)})"
         return None
 
@@ -293,10 +294,21 @@ class AudioFiles:
             whole = int(self._stored[number])
             count = min(whole, round(seconds * self.rates[number]))
             if is_silent(self._decode(number, (whole - count) // 2, count)):
-                silent[number] = count == whole or is_silent(self._decode(number, 0, whole))
+                silent[number] = count == whole or self._is_silent(number)
 
         _for_each(examine, len(self.paths), "Examining audio")
         return silent
+
+    def _is_silent(self, number: int) -> bool:
+        """Return whether a whole file is silent; it is read in blocks, since a small file may last for days."""
+        whole, total, squares = int(self._stored[number]), 0.0, 0.0
+        block = int(_BLOCK_S * self.rates[number])
+        for start in range(0, whole, block):
+            samples = self._decode(number, start, min(block, whole - start)).double()
+            total, squares = total + float(samples.sum()), squares + float(samples.square().sum())
+            if squares / whole - (total / whole) ** 2 > 4 * _SILENT**2 and start == 0:
+                return False
+        return squares / whole - (total / whole) ** 2 < _SILENT**2
 
     def _decode(self, number: int, start: int, count: int) -> Tensor:
         soundfile = require("soundfile", "audio")
@@ -305,7 +317,7 @@ class AudioFiles:
             with soundfile.SoundFile(path) as file:
                 file.seek(start)
                 samples = torch.from_numpy(file.read(count, dtype="float32", always_2d=True))
-        except (soundfile.SoundFileError, OSError) as error:
+        except Exception as error:  # of any decoder
             raise InputError(f"{path} cannot be decoded ({_reason(error)}); repair or remove it") from error
         if len(samples) != count:
             raise InputError(f"{path} is truncated: sample {start + len(samples)} is missing; repair or remove it")

@@ -24,6 +24,7 @@ from lightning_fusion.errors import InputError, nearest_path, shorten
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
+MAX_MEGAPIXELS = 80.0
 
 
 @dataclass
@@ -48,10 +49,16 @@ class ImageFiles:
         paths: Paths of the files.
         channels: 1 or 3.
         image_size: Side in pixels to which images are resized and center-cropped; ``None`` keeps them as they are.
+        max_megapixels: Larger images are not decoded: a small file may have very many pixels.
     """
 
-    def __init__(self, paths: list[Path], channels: int, image_size: int | None) -> None:
+    def __init__(
+        self, paths: list[Path], channels: int, image_size: int | None, max_megapixels: float = MAX_MEGAPIXELS
+    ) -> None:
         self.paths, self.mode, self.size = paths, {1: "L", 3: "RGB"}[channels], image_size
+        self.max_megapixels = max_megapixels
+        if Image.MAX_IMAGE_PIXELS is not None:  # PIL's own limit, which is global, follows
+            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, round(max_megapixels * 1e6))
 
     def __getitem__(self, rows: Tensor) -> Tensor:
         images = [self._decode(self.paths[row]) for row in rows.tolist()]
@@ -128,12 +135,15 @@ class ImageFiles:
     def _decode(self, path: Path) -> Tensor:
         try:
             with Image.open(path) as image:
+                if (found := image.width * image.height / 1e6) > self.max_megapixels:
+                    raise ValueError(f"{found:.0f} megapixels; max_megapixels is {self.max_megapixels:g}")
                 picture = _upright(image).convert(self.mode)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise InputError(f"{path} ({error})") from error
-        if self.size is not None:
-            picture = ImageOps.fit(picture, (self.size, self.size), method=Image.Resampling.BILINEAR)
-        pixels = np.asarray(picture)
+            if self.size is not None:
+                picture = ImageOps.fit(picture, (self.size, self.size), method=Image.Resampling.BILINEAR)
+            pixels = np.asarray(picture)
+        except Exception as error:  # of any decoder
+            what = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(f"{path} ({what})") from error
         return torch.from_numpy((pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)).copy())
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_fusion.data.base import Origins
 from lightning_fusion.data.duplicates import equal_files
 from lightning_fusion.data.image.datamodule import BaseImageDataModule, ImageLayout, ImageTable
-from lightning_fusion.data.image.files import ImageFile, ImageFiles, list_images
+from lightning_fusion.data.image.files import MAX_MEGAPIXELS, ImageFile, ImageFiles, list_images
 from lightning_fusion.data.image.undivided import UndividedImageDataModule
 from lightning_fusion.errors import InputError, shorten
 
@@ -34,11 +34,20 @@ class ImageTreeDataModule(BaseImageDataModule):
         root: Root folder of the tree.
         memory_limit_gb: Decoded images larger than this stay on disk and are decoded batch by batch.
         skip_unreadable: Leave out files that cannot be decoded, with a warning; else they are an error.
+        max_megapixels: Larger images cannot be decoded: a small file may have very many pixels.
         **shared: Arguments of :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
     """
 
-    def __init__(self, root: str, memory_limit_gb: float = 4.0, skip_unreadable: bool = False, **shared: Any) -> None:
+    def __init__(
+        self,
+        root: str,
+        memory_limit_gb: float = 4.0,
+        skip_unreadable: bool = False,
+        max_megapixels: float = MAX_MEGAPIXELS,
+        **shared: Any,
+    ) -> None:
         super().__init__(**shared)
+        self.max_megapixels = max_megapixels
         self.root, self.memory_limit_gb, self.skip_unreadable = root, memory_limit_gb, skip_unreadable
 
     def origins(self, index: Tensor) -> Origins:
@@ -57,7 +66,7 @@ class ImageTreeDataModule(BaseImageDataModule):
 
     def _decode(self, layout: Any) -> ImageTable:
         """Return the images of a tree, in memory or read batch by batch, and their classes."""
-        reader = ImageFiles([file.path for file in layout.files], self.channels, self.image_size)
+        reader = ImageFiles([file.path for file in layout.files], self.channels, self.image_size, self.max_megapixels)
         images, readable = reader.load(self.memory_limit_gb, self.skip_unreadable)
         number = {name: position for position, name in enumerate(layout.classes)}
         label = np.array([number[file.label] for file in layout.files])
@@ -74,9 +83,10 @@ class ImageDataModule(ImageTreeDataModule, UndividedImageDataModule):
 
     Args:
         root: Folder that contains the splits.
-        **shared: Arguments of :class:`ImageTreeDataModule` (``memory_limit_gb``, ``skip_unreadable``),
-            :class:`~lightning_fusion.data.image.undivided.UndividedImageDataModule` (``num_domains``,
-            ``classes_per_domain``) and :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
+        **shared: Arguments of :class:`ImageTreeDataModule` (``memory_limit_gb``, ``skip_unreadable``,
+            ``max_megapixels``), :class:`~lightning_fusion.data.image.undivided.UndividedImageDataModule`
+            (``num_domains``, ``classes_per_domain``) and
+            :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
 
     Raises:
         InputError: If the tree has another layout, or a file cannot be read.
@@ -135,8 +145,8 @@ class DomainImageDataModule(ImageTreeDataModule):
     Args:
         root: Folder that contains the domains.
         test_fraction: Held-out fraction of each class in each domain for testing.
-        **shared: Arguments of :class:`ImageTreeDataModule` (``memory_limit_gb``, ``skip_unreadable``) and
-            :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
+        **shared: Arguments of :class:`ImageTreeDataModule` (``memory_limit_gb``, ``skip_unreadable``,
+            ``max_megapixels``) and :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
 
     Raises:
         InputError: If the tree has another layout, or a file cannot be read.

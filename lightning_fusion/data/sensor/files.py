@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from rich.progress import track
@@ -27,6 +27,9 @@ _MEAN_ABOVE = 1.5
 """Recordings of more than this many times the target rate are averaged, not interpolated."""
 
 
+_LARGE, _MOST_COMPRESSION = 1 << 28, 200  # bytes, and times; of recordings, zeros aside, 20 times are many
+
+
 @dataclass(frozen=True)
 class RecordingFormat:
     """Format of a file of one recording.
@@ -43,6 +46,7 @@ class RecordingFormat:
         delimiter: Column delimiter of a CSV file: one character; a blank matches any whitespace.
         max_gap_s: Timestamps further apart than this enclose a gap without data, at which a recording is cut.
         limits: Smallest and largest permitted value of a channel.
+        encoding: Encoding of a CSV file.
     """
 
     channels: tuple[str, ...]
@@ -55,6 +59,7 @@ class RecordingFormat:
     delimiter: str = ","
     max_gap_s: float = 0.5
     limits: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    encoding: str = "utf-8"
 
 
 def read_recordings(paths: Sequence[str], how: RecordingFormat) -> Iterable[Recorded]:
@@ -89,6 +94,16 @@ def read_recording(path: str, how: RecordingFormat) -> Recorded:
         InputError: If the file is empty or truncated, lacks a column, has values that are not numbers or outside their
             limits, decreasing timestamps, or another rate. The message names file, row and remedy.
     """
+    try:
+        return _read_recording(path, how)
+    except InputError:
+        raise
+    except Exception as error:  # of any reader: the file is named
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{path} cannot be read ({what}); repair or remove it") from error
+
+
+def _read_recording(path: str, how: RecordingFormat) -> Recorded:
     numeric = [*how.channels, *([how.timestamp] if how.timestamp else [])]
     suffix = os.path.splitext(path)[1].lower()
     reader = {".npz": _read_npz, ".npy": _read_npy}.get(suffix, _read_csv)
@@ -231,6 +246,7 @@ def _resample_piece(
 
 def _read_npz(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.ndarray, np.ndarray | None]:
     try:
+        check_compression(path)
         with np.load(path) as arrays:
             wanted = [*numeric, *([how.label] if how.label else [])]
             single: dict[str, Any] = {}
@@ -266,6 +282,17 @@ def _read_npz(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.n
     return np.stack(columns, 1), labels
 
 
+def check_compression(path: str) -> None:
+    """Raise InputError for an npz file whose arrays are many times larger than the file: no recording is."""
+    with ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.file_size > _LARGE and entry.file_size > _MOST_COMPRESSION * max(entry.compress_size, 1):
+                raise InputError(
+                    f"{path}: its array {entry.filename.removesuffix('.npy')} has {entry.file_size / 1e9:.1f} GB in "
+                    f"{entry.compress_size / 1e6:.1f} MB; if it is right, store it without compression (numpy.savez)"
+                )
+
+
 def _texts(labels: np.ndarray) -> np.ndarray:
     """Return labels as texts, empty for NaN: the label 2.0 is read as 2."""
     if labels.dtype.kind != "f":
@@ -292,8 +319,9 @@ def _read_npy(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.n
 
 
 def _read_csv(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.ndarray, np.ndarray | None]:
+    label = [how.label] if how.label else []
     try:
-        values, texts = read_columns(path, numeric, [how.label] if how.label else [], how.columns, how.delimiter)
+        values, texts = read_columns(path, numeric, label, how.columns, how.delimiter, encoding=how.encoding)
     except InputError as error:
         if how.timestamp is None or not re.search(rf" {re.escape(how.timestamp)} is '\d+[-/.:]\d+[-/.:]\d", str(error)):
             raise

@@ -7,6 +7,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from lightning_fusion.data.sensor.files import check_compression
 from lightning_fusion.data.sensor.series import Recorded, Series
 from lightning_fusion.data.tables import read_header
 from lightning_fusion.errors import InputError, shorten
@@ -81,14 +82,14 @@ def cut_pieces(series: Series, length: int) -> tuple[Series, np.ndarray]:
     return replace(series, begins=begins, lengths=lengths, **of_recording), recording
 
 
-def numbered_columns(path: str, delimiter: str) -> list[str]:
+def numbered_columns(path: str, delimiter: str, encoding: str = "utf-8") -> list[str]:
     """Return the column names 0, 1, 2... of a file without a header."""
     if path.lower().endswith(".npy"):
         try:
             return [str(number) for number in range(np.load(path, mmap_mode="r").shape[-1])]
         except (ValueError, EOFError) as error:
             raise InputError(f"{path} is truncated or no npy file of numbers ({error}); remove it") from error
-    return [str(number) for number in range(len(read_header(path, delimiter)))]
+    return [str(number) for number in range(len(read_header(path, delimiter, encoding)))]
 
 
 def array_columns(path: str, names: Sequence[str]) -> dict[str, list[str]]:
@@ -102,6 +103,7 @@ def array_columns(path: str, names: Sequence[str]) -> dict[str, list[str]]:
     """
     found = {}
     try:
+        check_compression(os.fspath(path))
         with np.load(path) as arrays:
             for name in names:
                 shape: tuple[int, ...] = arrays[name].shape if name in arrays.files else ()

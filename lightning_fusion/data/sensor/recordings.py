@@ -57,6 +57,7 @@ class SensorDataModule(WindowedSensorDataModule):
         max_gap_s: Timestamps further apart enclose a gap, at which a recording is cut before it is resampled; no window
             spans a gap.
         limits: Smallest and largest permitted value of channels, ``{x_acc: [-80, 80]}``, to detect other units.
+        encoding: Encoding of CSV files, such as ``utf-16``.
         cache: Folder in which the samples are cached for later runs, which map them into memory. ``None`` (default)
             reads the files in each run.
         **shared: Arguments of :class:`~.windowed.WindowedSensorDataModule` and
@@ -90,13 +91,14 @@ class SensorDataModule(WindowedSensorDataModule):
         recorded_rate_hz: float | None = None,
         max_gap_s: float = 0.5,
         limits: dict[str, list[float]] | None = None,
+        encoding: str = "utf-8",
         cache: str | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
         self.root, self.pattern, self.channels, self.label = root, pattern, channels, label
         self.columns, self.delimiter, self.limits, self.cache = columns, delimiter, limits, cache
-        self.timestamp, self.timestamp_unit = timestamp, timestamp_unit
+        self.timestamp, self.timestamp_unit, self.encoding = timestamp, timestamp_unit, encoding
         self.recorded_rate_hz, self.max_gap_s = recorded_rate_hz, max_gap_s
         self._configure()
 
@@ -157,7 +159,7 @@ class SensorDataModule(WindowedSensorDataModule):
             positions = dict(zip(positions, of_position, strict=True))
             check_positions(positions)
         if columns == "numbered":
-            columns = numbered_columns(first, self.delimiter)
+            columns = numbered_columns(first, self.delimiter, self.encoding)
         how = RecordingFormat(
             channels=tuple(channels),
             sample_rate_hz=self.sample_rate_hz,
@@ -169,6 +171,7 @@ class SensorDataModule(WindowedSensorDataModule):
             delimiter=self.delimiter,
             max_gap_s=self.max_gap_s,
             limits=self.limits or {},
+            encoding=self.encoding,
         )
         return how, positions
 

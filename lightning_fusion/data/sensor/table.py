@@ -33,6 +33,7 @@ class FeatureTableDataModule(BaseSensorDataModule):
         columns: Names of the columns of a file without a header. ``numbered`` names them 0, 1, 2...
         delimiter: One character; a blank for any whitespace.
         missing: Marker of a missing value; empty cells are missing as well.
+        encoding: Encoding of the file, such as ``utf-16``.
         **shared: Arguments of :class:`~.datamodule.BaseSensorDataModule`.
 
     Raises:
@@ -57,11 +58,12 @@ class FeatureTableDataModule(BaseSensorDataModule):
         columns: list[str] | Literal["numbered"] | None = None,
         delimiter: str = ",",
         missing: str = "?",
+        encoding: str = "utf-8",
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
         self.root, self.label, self.channels, self.leave_out = root, label, channels, leave_out
-        self.columns, self.delimiter, self.missing = columns, delimiter, missing
+        self.columns, self.delimiter, self.missing, self.encoding = columns, delimiter, missing, encoding
         self._configure()
 
     @property
@@ -76,8 +78,12 @@ class FeatureTableDataModule(BaseSensorDataModule):
         path, label, features = self.root, str(self.label), as_names(self.channels)
         if not Path(path).is_file():
             raise InputError(f"root: found no file {path}{nearest_path(path)}; expected one delimited file of features")
-        columns = numbered_columns(path, self.delimiter) if self.columns == "numbered" else as_names(self.columns)
-        names = columns or read_header(path, self.delimiter)
+        columns = (
+            numbered_columns(path, self.delimiter, self.encoding)
+            if self.columns == "numbered"
+            else as_names(self.columns)
+        )
+        names = columns or read_header(path, self.delimiter, self.encoding)
         fields = [*as_names(self.domain_fields), *as_names(self.session_fields)]
         fields += [*as_names(self.group_field), *as_names(self.split_field)]
         texts = list(dict.fromkeys([label, *fields]))
@@ -85,10 +91,10 @@ class FeatureTableDataModule(BaseSensorDataModule):
         if unknown := sorted({*aside, *features} - {*names}):
             if not columns:
                 check_header(path, names, [*texts, *features])
-            how = "; with columns: numbered the names are 0, 1, 2, ..." if self.columns == "numbered" else ""
-            raise InputError(f"{path} has no column {shorten(unknown)}; its columns are {shorten(names, 9)}{how}")
+            hint = "; with columns: numbered the names are 0, 1, 2, ..." if self.columns == "numbered" else ""
+            raise InputError(f"{path} has no column {shorten(unknown)}; its columns are {shorten(names, 9)}{hint}")
         chosen = features or [name for name in names if name not in aside]
-        values, labels = read_columns(path, chosen, texts, columns or None, self.delimiter, self.missing)
+        values, labels = read_columns(path, chosen, texts, columns or None, self.delimiter, self.missing, self.encoding)
         first = 1 if columns else 2
         if not len(values):
             raise InputError(f"{path} is empty: found no row of features")

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from lightning_fusion.data.text.texts import read_text
 from lightning_fusion.errors import InputError, shorten
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 Rows = Iterator[tuple[int, Mapping[str, Any]]]
 """Line and values of each row."""
@@ -130,12 +132,23 @@ def read_json(
         InputError: If keys are missing or repeated, or a row is no object; the message names file and line.
     """
     content = read_text(path, encoding, tell)
+    escaped = _SURROGATE.search(content) is not None
     for line, pairs in _json_values(content, path):
         if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
             raise InputError(f"{path}, line {line}: found no JSON object; expected one per row")
         hint = "; set text, label, pair, domain_fields or split_field"
         check_columns([name for name, _ in pairs], needed, f"{path}, line {line},", hint)
+        if escaped and (broken := [name for name, value in pairs if isinstance(value, str) and not _is_whole(value)]):
+            raise InputError(
+                f"{path}, line {line}: {shorten(broken)} has half of a surrogate pair (an escape such as \\ud83d), "
+                "which is no character; repair this line"
+            )
         yield line, dict(pairs)
+
+
+def _is_whole(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair, which no encoding can write."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _json_values(content: str, path: Path) -> Iterator[tuple[int, Any]]:
@@ -149,6 +162,10 @@ def _json_values(content: str, path: Path) -> Iterator[tuple[int, Any]]:
         line, seen = line + content.count("\n", seen, place), place
         try:
             pairs, place = decoder.raw_decode(content, place)
+        except RecursionError as error:
+            raise InputError(
+                f"{path}, line {line}: the value is nested too deeply; expected an object of texts"
+            ) from error
         except ValueError as error:
             reason = str(error).partition(": line")[0]  # counts from where it began
             raise InputError(
@@ -172,7 +189,8 @@ def check_columns(names: Sequence[str], needed: Sequence[str], place: str, hint:
     Raises:
         InputError: If one is missing or repeated.
     """
-    if double := sorted({name for name in names if list(names).count(name) > 1}):
+    if double := sorted(name for name, count in Counter(names).items() if count > 1):
         raise InputError(f"{place} has {shorten(double)} twice among its columns; rename one")
-    if missing := [name for name in needed if name not in names]:
+    known = set(names)
+    if missing := [name for name in needed if name not in known]:
         raise InputError(f"{place} has no column {shorten(missing)}; its columns are {shorten(names, 9)}{hint}")

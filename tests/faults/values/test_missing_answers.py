@@ -88,7 +88,7 @@ class Remote:
 BAD = {
     "-3": ([-3.0] * 3, "outputs that are not probabilities"),
     "1e6": ([1e6] * 3, "outputs that are not probabilities"),
-    "sum 2": ([1.0, 1.0, 0.0], r"outputs that are not probabilities.*\(sum 2\)"),
+    "sum 2": ([1.0, 1.0, 0.0], r"outputs that are not probabilities.*\(sum 2; expected 1 within 0\.001\)"),
     "nan": ([math.nan] * 3, "NaN or None"),
     "inf": ([math.inf, 0.0, 0.0], "NaN or infinite"),
     "None": (None, "NaN or None"),
