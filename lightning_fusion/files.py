@@ -1,9 +1,11 @@
 """Atomic writes of files, and fingerprints."""
 
+import errno
 import hashlib
 import json
 import os
 import re
+import shutil
 import sysconfig
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +16,27 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from lightning_fusion.errors import InputError
+
+
+@contextmanager
+def disk_errors(path: Path, needed: int) -> Iterator[None]:
+    """Context that converts errors of a full disk to an InputError with the free space.
+
+    Args:
+        path: File that is written.
+        needed: Its size in bytes, or that of the part that is written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise InputError(
+            f"{path.parent}: no space left on the disk ({needed:,} bytes needed, "
+            f"{shutil.disk_usage(path.parent).free:,} free): {error.strerror}; make space, or choose another folder"
+        ) from error
 
 
 def undrafted(name: str) -> str:

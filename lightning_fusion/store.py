@@ -18,11 +18,17 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from filelock import FileLock, Timeout
 
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
+
 from lightning_fusion.errors import InputError, nearest_path, shorten
-from lightning_fusion.files import is_sealed, sealed, undrafted, write_text
+from lightning_fusion.files import disk_errors, is_sealed, sealed, undrafted, write_text
 
 MANIFEST = "manifest.json"
 FORMAT = 2
+_SPARE_FILES = 8  # modules and logs that are opened meanwhile
 _FOREIGN = "contains other files ({}); choose another folder"
 _DATA = re.compile("data-[0-9a-f]{12}")
 _KEYS = {"format", "kind", "data", "arrays", "metadata", "digest"}
@@ -166,7 +172,6 @@ class StoreWriter:
                     f"removed {removed} half-written store(s) that a killed run left in {self.folder}{whole}",
                     stacklevel=4,
                 )
-            self._data.mkdir()
         except BaseException:
             self._lock.release()
             raise
@@ -202,18 +207,18 @@ class StoreWriter:
         """Store a whole array."""
         values = np.asarray(values)
         path = self._new(name, values.dtype, values.shape)
-        with _space(path, values.nbytes), open(path, "wb") as file:
+        with disk_errors(self.folder / MANIFEST, values.nbytes), open(path, "wb") as file:
             file.write(_bytes(values))
 
     def append(self, name: str, values: np.ndarray) -> None:
         """Append (B, ...) rows to an array, which is created where it does not exist."""
         if name not in self._arrays:
             path = self._new(name, values.dtype, (0, *values.shape[1:]))
-            self._files[name] = open(path, "wb")  # noqa: SIM115  (closed by commit, take or __exit__)
+            self._files[name] = open(path, "wb")  # noqa: SIM115  (closed by commit, view or __exit__)
         record = self._arrays[name]
         if values.dtype.str != record["dtype"] or list(values.shape[1:]) != record["shape"][1:]:
             raise ValueError(f"{name}: rows {values.dtype}{values.shape} do not match {record}")
-        with _space(self._data, values.nbytes):
+        with disk_errors(self.folder / MANIFEST, values.nbytes):
             self._files[name].write(_bytes(values))
         record["shape"][0] += len(values)
 
@@ -221,25 +226,46 @@ class StoreWriter:
         """Create a mapped array to be filled before :meth:`commit`; its disk space is reserved."""
         path = self._new(name, np.dtype(dtype), shape)
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        with _space(path, size), open(path, "wb") as file:
+        with disk_errors(self.folder / MANIFEST, size), open(path, "wb") as file:
             if size and hasattr(os, "posix_fallocate"):  # a page without space would kill the process
                 os.posix_fallocate(file.fileno(), 0, size)
-            elif size > shutil.disk_usage(self._data).free:
+            elif size > shutil.disk_usage(self.folder).free:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             file.truncate(size)
         return _map(path, self._arrays[name], "r+")
+
+    def adopt(self, name: str, path: Path, shape: tuple[int, ...], dtype: Any, digest: str) -> bool:
+        """Take a file of raw bytes beside the store as an array, by a further link to it.
+
+        Args:
+            name: Name of the array.
+            path: File, which must not change any more.
+            shape: Shape of the array.
+            dtype: Its dtype.
+            digest: Its BLAKE2 digest.
+
+        Returns:
+            Whether it could be linked; if not, the array does not exist.
+        """
+        target = self._new(name, np.dtype(dtype), shape)
+        try:
+            os.link(path, target)
+        except OSError:  # a file system without links
+            self.discard(name)
+            return False
+        self._arrays[name]["digest"] = digest
+        return True
+
+    def discard(self, name: str) -> None:
+        """Withdraw an array, and free its name."""
+        self._close(name)
+        self._arrays.pop(name, None)
 
     def view(self, name: str) -> np.ndarray:
         """Return a stored array, mapped; no further rows may be appended to it."""
         self._close(name)
         record = self._arrays[name]
         return _map(self._data / record["file"], record, "r")
-
-    def take(self, name: str) -> np.ndarray:
-        """Withdraw an array: return it, mapped, until the ``with`` block ends, and free its name."""
-        array = self.view(name)
-        del self._arrays[name]
-        return array
 
     def commit(self, metadata: Mapping[str, Any]) -> None:
         """Publish the arrays as the store.
@@ -250,13 +276,15 @@ class StoreWriter:
         for name in list(self._files):
             self._close(name)
         used = {record["file"] for record in self._arrays.values()}
+        self._data.mkdir(exist_ok=True)
         for path in self._data.iterdir():
             if path.name not in used:
                 path.unlink()
         for record in self._arrays.values():
-            with open(self._data / record["file"], "rb+") as file:
-                record["digest"] = _digest(file)
-                os.fsync(file.fileno())
+            if "digest" not in record:
+                with open(self._data / record["file"], "rb+") as file:
+                    record["digest"] = _digest(file)
+                    os.fsync(file.fileno())
         manifest = {
             "format": FORMAT,
             "kind": self.kind,
@@ -274,11 +302,12 @@ class StoreWriter:
             raise ValueError(f"{name}: arrays of objects or of records cannot be stored")
         self._arrays[name] = {"file": f"{self._count}.bin", "dtype": dtype.str, "shape": list(shape)}
         self._count += 1
+        self._data.mkdir(exist_ok=True)
         return self._data / str(self._arrays[name]["file"])
 
     def _close(self, name: str) -> None:
         if name in self._files:
-            with _space(self._data, 0):
+            with disk_errors(self.folder / MANIFEST, 0):
                 self._files.pop(name).close()
 
 
@@ -314,6 +343,27 @@ def release(*arrays: np.ndarray) -> None:
         pages: Any = getattr(array, "_mmap", None)
         if hasattr(pages, "madvise"):  # not on every system
             pages.madvise(mmap.MADV_DONTNEED)
+
+
+def check_open_files(count: int, what: str) -> None:
+    """Check that further files can be opened, one for each mapped array.
+
+    Args:
+        count: Number of files.
+        what: What they are, for the message.
+
+    Raises:
+        InputError: If the limit of the process does not permit them.
+    """
+    if resource is None:
+        return
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    used = len(os.listdir("/dev/fd")) if os.path.isdir("/dev/fd") else 16
+    if limit != resource.RLIM_INFINITY and used + count + _SPARE_FILES > limit:
+        raise InputError(
+            f"open files: {count} {what} need as many, {used} are open, and the limit of this process is {limit}; "
+            f"raise it, as in: ulimit -n {max(1024, 2 * (used + count + _SPARE_FILES))}"
+        )
 
 
 def _foreign(folder: Path) -> list[str]:
@@ -410,19 +460,4 @@ def _accessible(kind: str, folder: Path, what: str) -> Iterator[None]:
         raise InputError(
             f"{kind}: {folder} cannot be {what} ({error.strerror or error}); change its permissions, or name another "
             "folder"
-        ) from error
-
-
-@contextmanager
-def _space(path: Path, needed: int) -> Iterator[None]:
-    """Convert errors of a full disk to an InputError with the free space."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = shutil.disk_usage(path.parent).free
-        raise InputError(
-            f"{path.parent}: no space left on the disk ({needed:,} bytes needed, {free:,} free); make space, or choose "
-            "another folder"
         ) from error

@@ -35,8 +35,9 @@ def collect(
     overwrite: bool = False,
     on_failure: Literal["raise", "skip"] = "raise",
     retries: int = 0,
+    retry_missing: bool = False,
 ) -> ExpertOutputs:
-    """Query a pool of experts on a data set once and store their outputs.
+    """Query a pool of experts on a data set once and store their outputs; an interrupted run is resumed.
 
     Args:
         experts: Experts by name.
@@ -48,13 +49,22 @@ def collect(
         overwrite: Replace another store.
         on_failure: Where an expert fails on a sample: raise, or skip (the answer is missing in the store).
         retries: Further attempts on samples without a valid answer.
+        retry_missing: Query experts again on samples whose answer is missing.
 
     Returns:
         The opened store.
     """
-    splits = list(SPLITS) if splits is None else splits
     outputs = collecting.collect(
-        ExpertPool(experts), data, output, splits, keep_representations, trainer, overwrite, on_failure, retries
+        ExpertPool(experts),
+        data,
+        output,
+        list(SPLITS) if splits is None else splits,
+        keep_representations,
+        trainer,
+        overwrite,
+        on_failure,
+        retries,
+        retry_missing,
     )
     print(outputs)
     return outputs

@@ -219,6 +219,7 @@ def query_rows(
     valid: Callable[[Tensor], Tensor] = valid_rows,
     classes: Sequence[str] | None = None,
     answered: bool = True,
+    received: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """Query an expert, with a check of every row of its answer.
 
@@ -237,6 +238,7 @@ def query_rows(
         valid: Check of (R, C) outputs that returns the (R,) valid rows.
         classes: Names of the C classes, for answers with names; ``None``: such answers are invalid.
         answered: The expert has had a valid answer before. Without, only the last attempt halves a failed batch.
+        received: Called with sample numbers and outputs of each valid part of an answer, before the next call.
 
     Returns:
         (R, C) floating-point outputs.
@@ -256,12 +258,19 @@ def query_rows(
     reasons: dict[int, str] = {}
     names = [str(number) for number in range(num_classes)] if classes is None else classes
     pending = torch.arange(len(rows))
+
+    def ask(some: Tensor) -> Tensor:
+        values = _as_outputs(call(some), len(some), names)
+        if received is not None and (sound := valid(values)).any():
+            received(some[sound.cpu()], values[sound])
+        return values
+
     for attempt in range(retries + 1):
         if attempt:
             time.sleep(min(_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S))
         try:
             halve = skip and (answered or result is not None or attempt == retries)
-            values, reasons = _attempt(call, rows[pending], names, halve)
+            values, reasons = _attempt(ask, rows[pending], names, halve)
         except _FailedCall as failed:
             if attempt < retries:
                 continue
@@ -289,11 +298,11 @@ class _FailedCall(Exception):
 
 
 def _attempt(
-    call: Callable[[Tensor], Any], rows: Tensor, names: Sequence[str], halve: bool
+    call: Callable[[Tensor], Tensor], rows: Tensor, names: Sequence[str], halve: bool
 ) -> tuple[Tensor, dict[int, str]]:
     """Return (R, C) outputs, with NaN in rows of failed calls, and the reason for each of these rows."""
     try:
-        return _as_outputs(call(rows), len(rows), names), {}
+        return call(rows), {}
     except _FailedCall as error:
         reason, cause, listed = str(error), error.__cause__, ""
     except Exception as error:  # of any service

@@ -250,7 +250,7 @@ class ExpertPool(nn.Module):
         Raises:
             InputError: If an output is not finite or no distribution; the message names expert and rows.
         """
-        outputs = {name: _run(name, expert, input) for name, expert in self.members.items()}
+        outputs = {name: call_expert(name, expert, input) for name, expert in self.members.items()}
         check_outputs(outputs)
         return outputs
 
@@ -266,7 +266,9 @@ class ExpertPool(nn.Module):
             raise InputError(
                 f"features: the experts {shorten(lacking)} have no layer set; set features to a submodule's name"
             )
-        both = {name: _run(name, each.forward_with_representations, input) for name, each in self.members.items()}
+        both = {
+            name: call_expert(name, each.forward_with_representations, input) for name, each in self.members.items()
+        }
         outputs, representations = ({name: pair[part] for name, pair in both.items()} for part in (0, 1))
         check_outputs(outputs)
         check_representations(representations)
@@ -279,7 +281,9 @@ class ExpertPool(nn.Module):
         Raises:
             InputError: If one has NaN or infinite entries; the message names expert and rows.
         """
-        found = {name: _run(name, each.forward_with_representations, input)[1] for name, each in self.members.items()}
+        found = {
+            name: call_expert(name, each.forward_with_representations, input)[1] for name, each in self.members.items()
+        }
         check_representations(found)
         return found
 
@@ -325,8 +329,17 @@ def restore_experts(checkpoint: dict[str, Any], pool: ExpertPool) -> None:
     state.update({name: value for name, value in own.items() if name not in stored})
 
 
-def _run(name: str, call: Callable[[Any], Any], input: Any) -> Any:
-    """Run an expert on a copy of the input; an error in its network names the expert and the input."""
+def call_expert(name: str, call: Callable[[Any], Any], input: Any) -> Any:
+    """Run an expert on a copy of the input; an error in its network names the expert and the input.
+
+    Args:
+        name: Name of the expert.
+        call: The expert, or one of its methods.
+        input: Batch of inputs.
+
+    Raises:
+        InputError: If the network raises.
+    """
     if torch.compiler.is_compiling():
         return call(_copy(input))
     try:

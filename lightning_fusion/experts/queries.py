@@ -1,7 +1,7 @@
 """Queries of a pool whose experts may fail."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -41,6 +41,7 @@ class PoolQueries:
         preprocessing: Preprocessing of the data, for messages; empty if there is none.
         failures: Number of missing answers by reason, for each expert.
         num_samples: Number of samples that were queried.
+        answered: Names of the experts that have had a valid answer.
 
     Example:
         >>> def remote(x):
@@ -57,7 +58,7 @@ class PoolQueries:
         self.preprocessing: Mapping[str, Any] = {}
         self.failures: dict[str, Counter[str]] = {}
         self.num_samples = 0
-        self._answered: set[str] = set()  # experts that have had a valid answer
+        self.answered: set[str] = set()
 
     def __call__(self, pool: ExpertPool, input: Any) -> dict[str, Tensor]:
         """Return the (B, C_k) float32 probabilities of each expert, NaN if an answer is missing.
@@ -76,32 +77,58 @@ class PoolQueries:
             try:
                 return pool(input)  # type: ignore[no-any-return]
             except InputError as error:
-                hint = _CONTINUES if str(error).startswith("expert ") else ""
-                if error.__cause__ is not None and self.preprocessing.get("frontend") == "log_mel":
-                    hint = "; the data are log-mel features: frontend: waveform of the data module gives waveforms"
-                raise InputError(f"{error}{hint}") from error
+                raise self.advised(error) from error
         count = num_samples(input) or 0
         self.num_samples += count
-        return {name: self._query(name, expert, input, count) for name, expert in pool.members.items()}
+        rows = torch.arange(count)
+        return {name: self.query(name, expert, input, rows) for name, expert in pool.members.items()}
 
-    def _query(self, name: str, expert: Expert, input: Any, count: int) -> Tensor:
-        def ask(rows: Tensor) -> Tensor:
-            return expert(take_rows(input, rows))  # type: ignore[no-any-return]  # torch calls are untyped
+    def advised(self, error: InputError) -> InputError:
+        """Return the error of an expert with what may help."""
+        hint = _CONTINUES if str(error).startswith("expert ") else ""
+        if error.__cause__ is not None and self.preprocessing.get("frontend") == "log_mel":
+            hint = "; the data are log-mel features: frontend: waveform of the data module gives waveforms"
+        return InputError(f"{error}{hint}")
+
+    def query(
+        self,
+        name: str,
+        expert: Expert,
+        input: Any,
+        rows: Tensor,
+        received: Callable[[Tensor, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Return the (R, C_k) float32 probabilities of one expert on some samples of a batch, NaN if one is missing.
+
+        Args:
+            name: Name of the expert.
+            expert: The expert.
+            input: A batch.
+            rows: (R,) int64 positions of the samples in the batch.
+            received: Called with positions and outputs of each valid part of an answer, before the next call.
+
+        Raises:
+            InputError: If the expert fails and ``on_failure`` is ``raise``, or answers none of the first samples.
+        """
+
+        def ask(some: Tensor) -> Tensor:
+            return expert(take_rows(input, some))  # type: ignore[no-any-return]  # torch calls are untyped
 
         counts = self.failures.setdefault(name, Counter())
         values = query_rows(
             ask,
-            torch.arange(count),
+            rows,
             len(expert.classes),
             name,
             self.on_failure,
             self.retries,
             counts,
-            answered=name in self._answered,
+            answered=name in self.answered,
+            received=received,
         )
         if not values.isnan().any(1).all():
-            self._answered.add(name)
-        elif name not in self._answered and (tried := sum(counts.values())) > 1:
+            self.answered.add(name)
+        elif name not in self.answered and (tried := sum(counts.values())) > 1:
             raise InputError(
                 f"expert {name} has no valid answer for any of the first {tried} samples: it {next(iter(counts))}; "
                 "correct the expert, or leave it out of the pool"

@@ -1,48 +1,41 @@
 """Collection of the outputs of experts on a data set."""
 
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from lightning import LightningDataModule, LightningModule, Trainer
+from lightning import LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_fusion.data.base import SPLITS, FusionDataModule
-from lightning_fusion.data.batch import as_batch
-from lightning_fusion.data.indexed import numbered
-from lightning_fusion.data.targets import as_targets
+from lightning_fusion.data.base import SPLITS
 from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.answers import OnFailure
 from lightning_fusion.experts.identity import VERSION_HINT
+from lightning_fusion.experts.outputs.assembly import copy_split, write_former, write_split
+from lightning_fusion.experts.outputs.earlier import Earlier, KnownAnswers
+from lightning_fusion.experts.outputs.journal import Journal, journal_files, remove_journals, session_of
 from lightning_fusion.experts.outputs.loaders import (
     EverySplit,
     check_split,
-    check_whole,
     expected_rows,
     fingerprint_of,
     set_up,
     warn_class_order,
 )
-from lightning_fusion.experts.outputs.seen import describe_seen, seen_samples
+from lightning_fusion.experts.outputs.querying import QueryingModule
+from lightning_fusion.experts.outputs.recovery import read_journals
+from lightning_fusion.experts.outputs.seen import describe_seen
 from lightning_fusion.experts.outputs.store import OUTPUTS, ExpertOutputs
-from lightning_fusion.experts.outputs.values import origin_arrays, origin_names
 from lightning_fusion.experts.pool import ExpertPool, check_domains
 from lightning_fusion.experts.queries import PoolQueries, check_failure_options
-from lightning_fusion.store import ArrayStore, MissingStoreError, StoreWriter, release
+from lightning_fusion.store import MissingStoreError, StoreWriter, check_open_files
 
-_KEPT = (
-    "; they stay missing: no expert is queried; overwrite (--overwrite=true) queries all experts on all samples again"
-)
-_SHARDS = ".shards"
-_SHARD = "shard of expert outputs"
-_CHUNK_ROWS = 16_384
+_KEPT = "; they stay missing: retry_missing (--retry_missing=true) queries these again"
 
 
 def collect(
@@ -55,13 +48,20 @@ def collect(
     overwrite: bool = False,
     on_failure: OnFailure = "raise",
     retries: int = 0,
+    retry_missing: bool = False,
 ) -> ExpertOutputs:
     """Run every expert once on every sample of some splits, and store the outputs.
 
-    Experts run in the Trainer's predict loop, with its devices, precision and processes. A single process appends to
-    the store. Each of several processes appends to its own shard; shards are merged by sample index, which also drops
-    samples that a distributed sampler repeats. Memory does not grow with the number of samples, except for labels,
-    domains and indices. An existing store of the same pool and data is opened, and no expert is run.
+    Experts run in the Trainer's predict loop, with its devices, precision and processes. Each process appends every
+    answer to a journal in the folder as soon as it is received. At the end the journals are sorted by sample index,
+    which also drops samples that a distributed sampler repeats, and replaced by the store. Memory does not grow with
+    the number of samples, except for labels, domains and indices.
+
+    No answer is queried twice. A run that was killed or failed is resumed by the same call: only samples without an
+    answer are queried, by their index, with the same batches where the loader has the same. Where the folder contains a
+    store of the same data, only what it lacks is queried: experts that are new in the pool, other splits, or
+    representations. An expert of another name and the same fingerprint counts as renamed; outputs of experts that have
+    left the pool stay in the folder for their return. Experts or data that have changed raise an error.
 
     Args:
         pool: Pool of experts.
@@ -71,13 +71,15 @@ def collect(
         splits: Some of ``train``, ``val``, ``test``.
         keep_representations: Store each expert's representations as well.
         trainer: Trainer that runs the experts. ``None`` (default) uses a default Trainer on the available device.
-        overwrite: Replace a store of another pool or other data.
+        overwrite: Replace a store of another pool or other data, and query all experts on all samples again; a killed
+            run with ``overwrite`` is resumed by another one.
         on_failure: Behavior if an expert raises, or a row of its outputs has another shape or is no distribution:
             ``raise``, or ``skip``: the answer is missing (NaN, and marked in ``missing`` of the split), with a warning.
             A batch that fails as a whole is halved, and each half is queried again, down to single samples: one failing
             sample of 64 takes 12 more calls. An expert without a valid answer for its first samples (one batch) raises.
         retries: Further attempts on samples without a valid answer, after pauses of 0.1 s, 0.2 s, 0.4 s and so on. As
             long as an expert has had no valid answer, whole batches are queried again, and the last attempt halves.
+        retry_missing: Query experts again on samples whose answer is missing in the store or in an interrupted run.
 
     Returns:
         The opened store.
@@ -123,61 +125,182 @@ def collect(
             f"domains: those of expert(s) {shorten(foreign)} are none of the data's ({shorten(domains)}): no sample "
             "counts as one of their own domains"
         )
-    prints = {split: fingerprint_of(data, split) for split in splits}
-    metadata = pool.metadata()  # before running: a precision such as bf16-true changes the weights
-    stored = None
-    if not overwrite:
-        with suppress(MissingStoreError):
-            stored = ExpertOutputs.open(folder)
-    if stored is not None:
-        stored.check_pool(pool)
-        stored.check_data(prints)
-        if stored.domains != domains:  # the fingerprint contains the columns alone
-            raise InputError(
-                f"output: the store {folder} has the domains {shorten(stored.domains)}; the data have "
-                f"{shorten(domains)}: collect again with overwrite (--overwrite=true)"
-            )
-        stored.check_metadata(metadata)
-        _check_identified(pool, folder)
-        if not keep_representations or all(len(stored[split].representations) == len(pool.names) for split in splits):
-            rank_zero_info(f"{folder} contains these outputs already; no expert is run")
-            _warn_missing(stored, None)
-            _warn_seen(stored)
-            return stored
-        raise InputError(
-            f"output: the store {folder} has no representations; set overwrite (--overwrite=true) to collect them"
-        )
     trainer = quiet_trainer() if trainer is None else trainer
-    loaders = EverySplit(data, splits)
+    request = _Request(
+        pool,
+        pool.metadata(),  # before running: a precision such as bf16-true changes the weights
+        data,
+        {split: fingerprint_of(data, split) for split in splits},
+        domains,
+        folder,
+        keep_representations,
+        overwrite,
+        retry_missing,
+    )
+    earlier = request.earlier(trainer, journals=False)
+    if earlier.store is not None and request.contained(earlier):
+        rank_zero_info(f"{folder} contains these outputs already; no expert is run")
+        _warn_missing(earlier.store, None)
+        _warn_seen(earlier.store)
+        return earlier.store
+    check_open_files(len(splits) * (len(pool.names) * (1 + keep_representations) + 6), "arrays of the store")
+    if output is not None:
+        _warn_unidentified(pool)
     if first_process():
-        with StoreWriter(folder, OUTPUTS, overwrite) as writer:
-            shards = folder / _SHARDS
-            shutil.rmtree(shards, ignore_errors=True)
-            here = trainer.world_size == 1 and trainer.strategy.launcher is None
-            alone = writer if here else None
-            collecting = _Collecting(pool, splits, keep_representations, shards, alone, on_failure, retries)
-            trainer.predict(collecting, datamodule=loaders, return_predictions=False)
-            trainer.strategy.barrier("collect: outputs")
-            origins = {}
-            for split in splits:
-                parts = collecting.parts(split) if alone is not None else _shards(shards, split)
-                index = _merge(parts, split, writer, pool.classes, expected_rows(data, split))
-                origins[split] = _keep_origins(data, index, split, writer)
-                if (seen := seen_samples(pool.members, data, split)) is not None:
-                    writer[f"{split}/seen"] = seen
-            shutil.rmtree(shards, ignore_errors=True)
-            writer.commit(ExpertOutputs(pool.classes, domains, metadata, {}, prints).metadata() | {"origins": origins})
+        with StoreWriter(folder, OUTPUTS, overwrite or earlier.store is not None) as writer:
+            earlier = request.earlier(trainer, verify=False)
+            if overwrite:
+                remove_journals(folder, earlier.journals)
+            querying, todo = _query(request, earlier, trainer, on_failure, retries)
+            _assemble(request, earlier, writer, querying, todo)
+            remove_journals(folder, request.left_out(earlier))
     else:
-        collecting = _Collecting(pool, splits, keep_representations, folder / _SHARDS, None, on_failure, retries)
-        trainer.predict(collecting, datamodule=loaders, return_predictions=False)
-        trainer.strategy.barrier("collect: outputs")
+        querying, _ = _query(request, request.earlier(trainer, verify=False), trainer, on_failure, retries)
     trainer.strategy.barrier("collect: merged")
     result = ExpertOutputs.open(folder, verify=False)
     result._keep = kept
-    _warn_changed(pool, metadata)
-    _warn_missing(result, collecting.queries)
+    _warn_changed(pool, request.metadata)
+    _warn_missing(result, querying.queries)
     _warn_seen(result)
     return result
+
+
+@dataclass
+class _Request:
+    """Outputs that are to be in a store.
+
+    Attributes:
+        pool: The pool.
+        metadata: Metadata of its experts.
+        data: Data module.
+        prints: Fingerprint of each requested split.
+        domains: Domains of the data.
+        folder: Folder of the store.
+        keep_representations: Store representations.
+        overwrite: Replace a store.
+        retry_missing: Query missing answers again.
+    """
+
+    pool: ExpertPool
+    metadata: dict[str, dict[str, Any]]
+    data: LightningDataModule
+    prints: dict[str, str]
+    domains: list[str]
+    folder: Path
+    keep_representations: bool
+    overwrite: bool
+    retry_missing: bool
+
+    def earlier(self, trainer: Trainer, journals: bool = True, verify: bool = True) -> Earlier:
+        """Return what earlier runs have stored, after checking that it is of this pool and these data.
+
+        Args:
+            trainer: Trainer of this run.
+            journals: Read the journals of interrupted runs as well.
+            verify: Compare the arrays of the store with their digests.
+
+        Raises:
+            InputError: If it is of other experts or data.
+        """
+        store = None
+        if not self.overwrite:
+            with suppress(MissingStoreError):
+                store = ExpertOutputs.open(self.folder, verify)
+        found = read_journals(self.folder) if journals else []
+        precision = str(trainer.precision)
+        if self.overwrite:  # only an interrupted run of the same kind is resumed
+            found = [each for each in found if each.overwrite and self._fits(each, precision)]
+        elif store is not None:
+            found = [each for each in found if not each.overwrite]
+        earlier = Earlier(self.pool, store, found, self.metadata)
+        earlier.check(self.folder, self.prints, self.domains, precision)
+        return earlier
+
+    def _fits(self, journal: Journal, precision: str) -> bool:
+        try:
+            Earlier(self.pool, None, [journal], self.metadata).check(self.folder, self.prints, self.domains, precision)
+        except InputError:
+            return False
+        return True
+
+    def known(self, earlier: Earlier) -> KnownAnswers:
+        """Return the answers that need no query."""
+        return earlier.known(list(self.prints), self.keep_representations, self.retry_missing)
+
+    def todo(self, earlier: Earlier) -> list[str]:
+        """Return the splits that the store lacks, or lacks answers of; their samples are read."""
+        stored = {} if earlier.store is None else earlier.store.splits
+        known = self.known(replace(earlier, journals=[]))
+        return [
+            split
+            for split in self.prints
+            if split not in stored or not known.complete(split, stored[split].index, len(self.pool.names))
+        ]
+
+    def contained(self, earlier: Earlier) -> bool:
+        """Return whether the store contains just these outputs."""
+        store = earlier.store
+        if store is None or store.names != self.pool.names or store.classes != self.pool.classes:
+            return False
+        return not self.todo(earlier)
+
+    def left_out(self, earlier: Earlier) -> list[Journal]:
+        """Return journals with answers of experts that are not in the pool."""
+        return [] if self.overwrite else [each for each in earlier.journals if not earlier.reads_all(each)]
+
+
+def _query(
+    request: _Request, earlier: Earlier, trainer: Trainer, on_failure: OnFailure, retries: int
+) -> tuple[QueryingModule, list[str]]:
+    """Query what is lacking; return the module and the splits whose samples were read."""
+    splits = list(request.prints)
+    known = request.known(earlier)
+    todo = request.todo(earlier) or (splits if trainer.world_size > 1 else [])  # processes meet there
+    rows = [expected_rows(request.data, split) for split in splits]
+    total = None if None in rows else sum(rows)  # type: ignore[arg-type]  # no None
+    if message := earlier.describe(known, total, splits):
+        rank_zero_info(message)
+    querying = QueryingModule(
+        request.pool,
+        request.folder,
+        1 + max(map(session_of, journal_files(request.folder)), default=0),
+        {split: request.prints[split] for split in todo},
+        {name: entry["fingerprint"] for name, entry in request.metadata.items()},
+        known,
+        request.keep_representations,
+        request.overwrite,
+        on_failure,
+        retries,
+    )
+    if todo:
+        try:
+            trainer.predict(querying, datamodule=EverySplit(request.data, todo), return_predictions=False)
+            trainer.strategy.barrier("collect: outputs")
+        except BaseException:
+            querying.abort()
+            raise
+    return querying, todo
+
+
+def _assemble(
+    request: _Request, earlier: Earlier, writer: StoreWriter, querying: QueryingModule, todo: Sequence[str]
+) -> None:
+    """Write the store."""
+    own = querying.written  # of the only process, or the first
+    if own is None or querying.trainer.world_size > 1:
+        written = read_journals(request.folder, querying.session)
+    else:
+        written = [own]
+    prints = ({} if earlier.store is None else earlier.store.fingerprints) | request.prints
+    origins = {}
+    for split in prints:
+        if split in todo:
+            origins[split] = write_split(split, writer, earlier, written, request.data, request.keep_representations)
+        else:
+            origins[split] = copy_split(split, writer, earlier, request.data if split in request.prints else None)
+    former = write_former(writer, earlier)
+    store = ExpertOutputs(request.pool.classes, request.domains, request.metadata, {}, prints, former=former)
+    writer.commit(store.metadata() | {"origins": origins})
 
 
 def _warn_seen(outputs: ExpertOutputs) -> None:
@@ -192,7 +315,7 @@ def _warn_missing(outputs: ExpertOutputs, queries: PoolQueries | None) -> None:
 
     Args:
         outputs: The store.
-        queries: Queries of this process; ``None`` if the store existed, and no expert was run.
+        queries: Queries of this process; ``None`` if the store contained all outputs, and no expert was run.
     """
     for number, name in enumerate(outputs.names):
         counts = {split: int(part.missing[:, number].sum()) for split, part in outputs.splits.items()}
@@ -217,15 +340,14 @@ def _warn_changed(pool: ExpertPool, metadata: Mapping[str, Mapping[str, Any]]) -
         )
 
 
-def _check_identified(pool: ExpertPool, folder: Path) -> None:
-    """Reject stored outputs of experts whose state cannot be compared."""
-    for name, expert in pool.members.items():
-        reason = expert.unknown_state()
-        if reason is not None:
-            raise InputError(
-                f"output: {folder} contains outputs of expert {name}, and whether it has changed since is unknown: "
-                f"{reason}; set the expert's version, or collect again with overwrite (--overwrite=true)"
-            )
+def _warn_unidentified(pool: ExpertPool) -> None:
+    """Warn about experts whose answers another run cannot reuse."""
+    reasons = {name: reason for name, expert in pool.members.items() if (reason := expert.unknown_state()) is not None}
+    if reasons:
+        rank_zero_warn(
+            f"expert(s) {shorten(reasons)}: {next(iter(reasons.values()))}, so that a later run cannot reuse their "
+            "answers, as after an interruption; set the experts' version"
+        )
 
 
 def quiet_trainer() -> Trainer:
@@ -236,133 +358,3 @@ def quiet_trainer() -> Trainer:
 def first_process() -> bool:
     """Return whether this is the only process, or the first of several."""
     return getattr(rank_zero_only, "rank", 0) == 0
-
-
-class _Collecting(LightningModule):
-    """Run the pool on each batch and append the outputs to the store, or to the shard of this process."""
-
-    def __init__(
-        self,
-        pool: ExpertPool,
-        splits: Sequence[str],
-        keep_representations: bool,
-        shards: Path,
-        writer: StoreWriter | None = None,
-        on_failure: OnFailure = "raise",
-        retries: int = 0,
-    ) -> None:
-        super().__init__()
-        self.on_failure, self.queries = on_failure, PoolQueries(on_failure, retries)
-        self.pool, self.splits, self.keep_representations, self.shards = (
-            pool,
-            list(splits),
-            keep_representations,
-            shards,
-        )
-        self.writer, self._alone = writer, writer is not None
-        self._sample_arrays: dict[str, dict[str, list[np.ndarray]]] = {}
-        self._names: dict[str, list[str]] = {}
-
-    def setup(self, stage: str) -> None:
-        self.pool.convert_from(self._found())
-
-    def _found(self) -> dict[str, Any]:
-        """Return the preprocessing of the data; empty if it has none."""
-        return getattr(self.trainer.datamodule.data, "preprocessing", None) or {}  # type: ignore[attr-defined]  # EverySplit
-
-    def teardown(self, stage: str) -> None:
-        self.pool.convert_from(None)
-
-    def on_predict_start(self) -> None:
-        if not self._alone:
-            self.writer = StoreWriter(self.shards / str(self.global_rank), _SHARD).__enter__()
-
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        split = self.splits[dataloader_idx]
-        batch = as_batch(batch, f"the {split} loader", num_classes=len(self.pool.classes))
-        batch = numbered(batch, self, batch_idx, dataloader_idx)
-        found: dict[str, dict[str, Tensor]] = {}
-        if self.keep_representations:
-            found["probabilities"], found["representations"] = self.pool.forward_with_representations(batch.input)
-        else:
-            self.queries.preprocessing = self._found()
-            found["probabilities"] = self.queries(self.pool, batch.input)
-        domain = batch.domain.reshape(len(batch.index), -1)
-        for name, value, kind in (
-            ("target", batch.target, np.int64),
-            ("domain", domain, bool),
-            ("index", batch.index, np.int64),
-        ):
-            self._sample_arrays.setdefault(split, {}).setdefault(name, []).append(value.cpu().numpy().astype(kind))
-        answers = {f"{kind}/{name}": value for kind, values in found.items() for name, value in values.items()}
-        if self.on_failure == "skip":
-            answers["missing"] = torch.stack([values.isnan().any(1) for values in found["probabilities"].values()], 1)
-        self._names[split] = list(answers)
-        assert self.writer is not None
-        for name, value in answers.items():
-            self.writer.append(f"{split}/{name}", value.detach().cpu().numpy())
-        index: Tensor = batch.index
-        return index
-
-    def sample_arrays(self, split: str) -> dict[str, np.ndarray]:
-        """Return target, domain and index of the samples of this process, in the order of its batches."""
-        return {name: np.concatenate(parts) for name, parts in self._sample_arrays.get(split, {}).items()}
-
-    def parts(self, split: str) -> list[dict[str, np.ndarray]]:
-        """Return the arrays to be sorted: outputs as well, if the loader's order is not that of the index."""
-        arrays = self.sample_arrays(split)
-        if not arrays:
-            return []
-        if not (np.diff(arrays["index"]) > 0).all():
-            assert self.writer is not None
-            arrays |= {name: self.writer.take(f"{split}/{name}") for name in self._names[split]}
-        return [arrays]
-
-    def on_predict_end(self) -> None:
-        if not self._alone:
-            assert self.writer is not None
-            for split in self._sample_arrays:
-                for name, values in self.sample_arrays(split).items():
-                    self.writer[f"{split}/{name}"] = values
-            self.writer.commit({})
-            self.writer.__exit__()
-
-
-def _shards(folder: Path, split: str) -> list[dict[str, np.ndarray]]:
-    stores = [ArrayStore(path, _SHARD, verify=False) for path in sorted(folder.iterdir())]
-    return [part for part in (store.group(split) for store in stores) if part]
-
-
-def _merge(
-    parts: Sequence[Mapping[str, np.ndarray]], split: str, writer: StoreWriter, classes: list[str], expected: int | None
-) -> np.ndarray:
-    """Sort the samples of all parts by their index, chunk by chunk; return the sorted indices."""
-    index = np.concatenate([part["index"] for part in parts]) if parts else np.empty(0, np.int64)
-    unique, place = np.unique(index, return_inverse=True)
-    if len(parts) == 1 and len(unique) < len(index):
-        raise InputError(
-            f"the {split} loader gave {len(index)} rows with {len(unique)} indices; Batch.index must be unique"
-        )
-    check_whole(split, len(unique), expected)
-    starts = np.cumsum([0, *(len(part["index"]) for part in parts)])
-    for name, first in parts[0].items():
-        array = writer.create(f"{split}/{name}", (len(unique), *first.shape[1:]), first.dtype)
-        for part, start, stop in zip(parts, starts[:-1], starts[1:], strict=True):
-            for begin in range(0, (stop - start) if array.size else 0, _CHUNK_ROWS):
-                end = min(begin + _CHUNK_ROWS, stop - start)
-                array[place[start + begin : start + end]] = part[name][begin:end]
-                release(array, part[name])
-        if name == "target":
-            as_targets(array, len(classes), f"the {split} loader: target")
-    return unique
-
-
-def _keep_origins(data: LightningDataModule, index: np.ndarray, split: str, writer: StoreWriter) -> dict[str, Any]:
-    """Store file and place of each sample, and its note; return the names of files and notes."""
-    if not isinstance(data, FusionDataModule):
-        return {}
-    rows = torch.from_numpy(index)
-    known = data.origins(rows), data.notes(rows)
-    for name, values in origin_arrays(*known):
-        writer[f"{split}/{name}"] = values
-    return origin_names(*known)

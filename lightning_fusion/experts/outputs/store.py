@@ -1,7 +1,7 @@
 """Stored outputs of a pool of experts on a data set, memory-mapped."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -57,6 +57,7 @@ class OutputsSplit:
         notes: (N,) what a prediction should be read with, if ``collect`` knew it.
         seen: (N, K) bool, which samples each expert was trained on, as far as checkpoints record it. ``None`` means
             that nothing is recorded.
+        former: Probabilities, and representations or None, of experts that have left the pool, by fingerprint.
         classes: Names of the C classes of the task, set by the store.
         experts: Metadata of the experts, set by the store.
     """
@@ -70,6 +71,7 @@ class OutputsSplit:
     origins: Origins | None = None
     notes: list[str] | None = None
     seen: np.ndarray | None = None
+    former: dict[str, tuple[np.ndarray, np.ndarray | None]] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
     experts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -117,6 +119,10 @@ class OutputsSplit:
         yield from origin_arrays(self.origins, self.notes)
         if self.seen is not None:
             yield "seen", self.seen
+        for key, (values, representations) in self.former.items():
+            yield f"former/{key}/probabilities", values
+            if representations is not None:
+                yield f"former/{key}/representations", representations
 
 
 class ExpertOutputs:
@@ -131,6 +137,8 @@ class ExpertOutputs:
         experts: Metadata of each expert by name: classes, domains, cost, fingerprint, checkpoint.
         splits: :class:`OutputsSplit` by name.
         fingerprints: Fingerprint of the data of each split.
+        former: Metadata of experts that have left the pool of the store by fingerprint; only ``collect`` reads their
+            outputs, if they join the pool again.
         path: Folder of the store; ``None`` in memory.
     """
 
@@ -142,6 +150,7 @@ class ExpertOutputs:
         splits: Mapping[str, OutputsSplit],
         fingerprints: Mapping[str, str] | None = None,
         path: Path | None = None,
+        former: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.classes, self.domains = list(classes), list(domains)
         self.experts = {name: dict(metadata) for name, metadata in experts.items()}
@@ -149,6 +158,7 @@ class ExpertOutputs:
         for split in self.splits.values():
             split.classes, split.experts = self.classes, self.experts
         self.fingerprints = dict(fingerprints or {})
+        self.former = {key: dict(metadata) for key, metadata in (former or {}).items()}
         self._keep: Any = None  # keeps a temporary folder until the store is deleted
 
     # --------------------------------------------------------------- metadata
@@ -183,6 +193,7 @@ class ExpertOutputs:
             "classes": self.classes,
             "domains": self.domains,
             "experts": self.experts,
+            "former": self.former,
             "fingerprints": self.fingerprints,
             "origins": {name: origin_names(split.origins, split.notes) for name, split in self.splits.items()},
             "versions": {"torch": torch.__version__, "numpy": np.__version__},
@@ -248,23 +259,38 @@ class ExpertOutputs:
         Raises:
             InputError: If it is not; the message has both fingerprints.
         """
-        metadata = pool.metadata()
-        if list(metadata) != self.names:
+        if pool.names != self.names:
             raise InputError(
-                f"{self._where()} contains experts {shorten(self.names)}; the pool has {shorten(metadata)}"
+                f"{self._where()} contains experts {shorten(self.names)}; the pool has {shorten(pool.names)}"
             )
-        for name, entry in metadata.items():
-            if self.experts[name]["fingerprint"] not in (None, entry["fingerprint"]):
-                hint = "" if isinstance(pool.members[name].network, nn.Module) else f"; {VERSION_HINT}"
-                raise InputError(
-                    f"{self._where()} is from another expert {name}: its fingerprint is "
-                    f"{self.experts[name]['fingerprint']}, the pool's {entry['fingerprint']}; "
-                    f"collect again with overwrite (--overwrite=true){hint}"
-                )
+        self.check_members(pool, pool.metadata())
         if pool.classes != self.classes:
-            raise InputError(
-                f"{self._where()} has the classes {shorten(self.classes)}; the pool {shorten(pool.classes)}"
-            )
+            raise InputError(self._other_classes(pool))
+
+    def check_members(self, pool: ExpertPool, metadata: Mapping[str, Mapping[str, Any]]) -> None:
+        """Check that the experts that a pool shares with the store, by name, have not changed.
+
+        Args:
+            pool: The pool.
+            metadata: Metadata of its experts from :meth:`ExpertPool.metadata`.
+
+        Raises:
+            InputError: If one has, with both fingerprints, or the classes have, other than by further ones at the end.
+        """
+        for name, expert in pool.members.items():
+            stored, found = self.experts.get(name, {}).get("fingerprint"), metadata[name]["fingerprint"]
+            if stored not in (None, found):
+                hint = "" if isinstance(expert.network, nn.Module) else f"; {VERSION_HINT}"
+                raise InputError(
+                    f"{self._where()} is from another expert {name}: its fingerprint is {stored}, the pool's "
+                    f"{found}; give the changed expert another name to query it alone, or collect all "
+                    f"again with overwrite (--overwrite=true){hint}"
+                )
+        if any(one != other for one, other in zip(pool.classes, self.classes, strict=False)):
+            raise InputError(self._other_classes(pool))
+
+    def _other_classes(self, pool: ExpertPool) -> str:
+        return f"{self._where()} has the classes {shorten(self.classes)}; the pool {shorten(pool.classes)}"
 
     def check_data(self, fingerprints: Mapping[str, str]) -> None:
         """Check that data are those of the outputs.
@@ -468,13 +494,14 @@ class ExpertOutputs:
                     stored.get(f"{split}/missing"),  # type: ignore[arg-type]  # None: no answer is missing
                     *read_origins(stored, split, metadata["origins"].get(split, {})),
                     stored.get(f"{split}/seen"),
+                    _former(stored, split, metadata["former"]),
                 )
             known = metadata["classes"], metadata["domains"], metadata["experts"], splits, metadata["fingerprints"]
         except KeyError as error:
             raise DamagedStoreError(
                 f"{OUTPUTS}: {path} is damaged (without {error}); collect again with overwrite (--overwrite=true)"
             ) from error
-        return cls(*known, path=stored.folder)
+        return cls(*known, path=stored.folder, former=metadata["former"])
 
     def save(self, path: str | Path, overwrite: bool = False) -> "ExpertOutputs":
         """Write a store atomically, and open it.
@@ -488,6 +515,12 @@ class ExpertOutputs:
                     writer[f"{split}/{name}"] = values
             writer.commit(self.metadata())
         return ExpertOutputs.open(path, verify=False)
+
+
+def _former(stored: ArrayStore, split: str, keys: Iterable[str]) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+    """Return the outputs of experts that have left the pool, where a split has them."""
+    found = {key: stored.group(f"{split}/former/{key}") for key in keys}
+    return {key: (part["probabilities"], part.get("representations")) for key, part in found.items() if part}
 
 
 def expert_target_matrix(domains: Sequence[str], expert_domains: Mapping[str, Sequence[str]]) -> Tensor:

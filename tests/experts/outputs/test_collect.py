@@ -149,12 +149,15 @@ class TestOnce:
             ask(tiny.pool(), data(tiny.DOMAINS[::-1]), tmp_path)
         assert ask(tiny.pool(), data(tiny.DOMAINS[::-1]), tmp_path, overwrite=True).domains == tiny.DOMAINS[::-1]
 
-    def test_missing_features_are_asked_for_in_words(self, tmp_path):
+    def test_representations_are_added_to_a_store_without(self, tmp_path):
         pool = tiny.pool(features="body")
         ask(pool, tiny.data(), tmp_path)
-        with pytest.raises(InputError, match="has no representations; set overwrite"):
-            ask(pool, tiny.data(), tmp_path, keep_representations=True)
-        ask(pool, tiny.data(), tmp_path, keep_representations=True, overwrite=True)
+        added = ask(pool, tiny.data(), tmp_path, keep_representations=True)
+        expected = ask(pool, tiny.data(), keep_representations=True)
+        for split in tiny.ROWS:
+            assert np.array_equal(
+                added.concatenated(split, representations=True), expected.concatenated(split, representations=True)
+            )
         ask(pool, tiny.data(), tmp_path)  # a store with representations answers those who want none
 
     def test_a_damaged_manifest_stops_before_any_expert_is_asked(self, tmp_path):
@@ -313,11 +316,15 @@ def test_a_killed_run_and_a_living_one(tmp_path):
             writer.kill()  # SIGKILL: nothing is tidied up
             writer.wait(30)
 
-    # the old store is whole, the next writer cleans up and says so
-    assert len(list(tmp_path.glob("data-*"))) == 2
+    # the old store is whole; another run with overwrite continues the killed one
+    assert sorted(path.name.partition("-")[0] for path in tmp_path.iterdir()) == [
+        ".answers",
+        ".lock",
+        "data",
+        "manifest.json",
+    ]
     ask(tiny.pool(0), tiny.data(), tmp_path).check_pool(tiny.pool(0))
-    with pytest.warns(UserWarning, match="removed 1 half-written store.*the earlier store is complete"):
-        ask(tiny.pool(1), tiny.data(), tmp_path, overwrite=True)
+    ask(tiny.pool(1), tiny.data(), tmp_path, overwrite=True)
     fresh, stored = ask(tiny.pool(1), tiny.data()), ExpertOutputs.open(tmp_path)
     assert all(np.array_equal(stored.concatenated(split), fresh.concatenated(split)) for split in tiny.ROWS)
     assert sorted(path.name.partition("-")[0] for path in tmp_path.iterdir()) == [".lock", "data", "manifest.json"]

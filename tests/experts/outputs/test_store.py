@@ -239,7 +239,7 @@ class TestChecks:
         store.check_pool(pool)
         theirs, ours = (p.metadata()["a"]["fingerprint"] for p in (pool, other))
         with pytest.raises(
-            InputError, match=f"another expert a: its fingerprint is {theirs}, the pool's {ours}; collect again"
+            InputError, match=f"another expert a: its fingerprint is {theirs}, the pool's {ours}; give the changed"
         ):
             store.check_pool(other)
 

@@ -52,7 +52,7 @@ def test_an_expert_that_fails_later_continues(tmp_path):
         found = collect(pool_of(service), data(260), tmp_path, trainer=tiny.trainer(), on_failure="skip")
     assert found["test"].missing.sum() == 4
     service.calls = 0
-    with pytest.warns(UserWarning, match=r"4 of 260 in test; they stay missing: .* overwrite .* queries all experts"):
+    with pytest.warns(UserWarning, match=r"4 of 260 in test; they stay missing: retry_missing .*queries these again"):
         collect(pool_of(service), data(260), tmp_path, trainer=tiny.trainer(), on_failure="skip", retries=2)
     assert service.calls == 0
 
