@@ -36,7 +36,7 @@ def as_numbers(values: Any) -> np.ndarray:
         shown = " ".join(str(error).split())
         raise InputError(f"found a {type(values).__name__} that makes no array of numbers ({shown})") from error
     if found.dtype.hasobject and found.ndim and all(_is_number(value) for value in found.flat):
-        return np.array([np.nan if _is_lost(value) else float(value) for value in found.flat]).reshape(found.shape)
+        return np.array([np.nan if is_lost(value) else float(value) for value in found.flat]).reshape(found.shape)
     if found.dtype.kind not in "biuf":
         raise InputError(f"found an array of {found.dtype}; expected numbers")
     if found.dtype.itemsize > _LARGEST_ITEM:
@@ -57,8 +57,14 @@ def dense_numbers(values: Tensor) -> Tensor:
 
 
 def _is_number(value: Any) -> bool:
-    return _is_lost(value) or (isinstance(value, Real) and not isinstance(value, bool))
+    return is_lost(value) or (isinstance(value, Real) and not isinstance(value, bool))
 
 
-def _is_lost(value: Any) -> bool:
-    return value is None or type(value).__name__ == "NAType"
+def is_lost(value: Any) -> bool:
+    """Return whether a value stands for a missing one: None, NaN or pandas.NA.
+
+    Example:
+        >>> is_lost(None), is_lost(float("nan")), is_lost(0)
+        (True, True, False)
+    """
+    return value is None or type(value).__name__ == "NAType" or (isinstance(value, Real) and value != value)

@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
+from lightning_fusion.data.arrays import is_lost
 from lightning_fusion.data.batch import Batch, UnnumberedBatch
-from lightning_fusion.errors import InputError
+from lightning_fusion.data.names import as_labels
+from lightning_fusion.errors import InputError, shorten
 
 
 class IndexedDataset(Dataset[Batch]):
@@ -44,13 +46,20 @@ class IndexedDataset(Dataset[Batch]):
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
             raise InputError(f"dataset: found a {type(dataset).__name__}; expected a data set with length and items")
         self.dataset = dataset
-        self.domain_names = list(domain_names) if domain_names is not None else sorted(set(domains or ()))
-        if domains is not None and len(domains) != len(dataset):
-            raise InputError(f"domains: found {len(domains)} for {len(dataset)} samples; expected one for each")
-        if unknown := set(domains or ()) - set(self.domain_names):
-            raise InputError(f"domains: {sorted(unknown)} are not in domain_names {self.domain_names}")
+        known = None if domains is None else as_labels(domains, "domains")
+        self.domain_names = (
+            sorted(set(known or ())) if domain_names is None else as_labels(domain_names, "domain_names")
+        )
+        if len(set(self.domain_names)) < len(self.domain_names):
+            raise InputError(f"domain_names: found duplicate names in {shorten(self.domain_names)}")
+        if known is not None and len(known) != len(dataset):
+            raise InputError(f"domains: found {len(known)} for {len(dataset)} samples; expected one for each")
+        if domains is not None and (lost := [row for row, name in enumerate(domains) if is_lost(name)]):
+            raise InputError(f"domains: found no name in row(s) {shorten(lost)}; expected one for each sample")
+        if unknown := sorted(set(known or ()) - set(self.domain_names)):
+            raise InputError(f"domains: {shorten(unknown)} are not in domain_names {shorten(self.domain_names)}")
         places = {name: place for place, name in enumerate(self.domain_names)}
-        self._domain = None if domains is None else torch.tensor([places[name] for name in domains])
+        self._domain = None if known is None else torch.tensor([places[name] for name in known])
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -9,9 +9,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lightning_fusion.data.arrays import as_numbers
 from lightning_fusion.data.base import FusionDataModule, RowDataset, warn_single_class
 from lightning_fusion.data.duplicates import tensors_message
-from lightning_fusion.data.names import as_labels
+from lightning_fusion.data.names import as_labels, canonical_label
 from lightning_fusion.data.row_labels import check_row_labels
 from lightning_fusion.data.targets import as_targets, check_meaning
 from lightning_fusion.errors import InputError, shorten
@@ -61,9 +62,12 @@ class TensorDataModule(FusionDataModule):
             check_row_labels(dict(zip(("inputs", "targets", "domains"), parts, strict=False)), f"split {split}")
             targets = torch.from_numpy(as_targets(parts[1], self._classes, f"split {split}: targets", unlabeled=True))
             count = len(targets)
-            domain = parts[2] if len(parts) == 3 else torch.zeros(count, len(self._domains), dtype=torch.bool)
+            domain = torch.zeros(count, len(self._domains), dtype=torch.bool)
+            if len(parts) == 3:
+                domain = _as_domains(parts[2], self._domains, f"split {split}: domains")
             index = torch.arange(offset, offset + count)
-            self._rows[split] = RowDataset(_as_inputs(parts[0]), targets, domain, torch.arange(count), index)
+            inputs = _as_inputs(parts[0], f"split {split}: inputs")
+            self._rows[split] = RowDataset(inputs, targets, domain, torch.arange(count), index)
             warn_single_class(self._rows[split], self._classes, split)
             offset += count
 
@@ -104,8 +108,15 @@ class TensorDataModule(FusionDataModule):
         return digest(*_contents(dataset.inputs), dataset.targets, dataset.domains)
 
 
-def _as_inputs(inputs: Any) -> Any:
+def _as_inputs(inputs: Any, where: str) -> Any:
     """Return a list of samples as such, and a list of numbers or of rows of numbers as a tensor."""
+    kind = f"a {type(inputs).__name__}" if hasattr(inputs, "columns") else ""
+    if isinstance(inputs, Tensor) and inputs.layout is not torch.strided:
+        kind = "a sparse tensor"
+    if isinstance(inputs, np.ndarray) and inputs.dtype.hasobject:
+        kind = "an array of objects"
+    if kind:
+        raise InputError(f"{where}: found {kind}; expected a dense tensor (N, ...), or a list of N samples")
     if isinstance(inputs, Tensor) or not (isinstance(inputs, list | tuple) or hasattr(inputs, "to_list")):
         return inputs
     samples = list(inputs)
@@ -113,6 +124,25 @@ def _as_inputs(inputs: Any) -> Any:
         with suppress(ValueError, TypeError):  # rows of texts or of several lengths are samples
             return torch.tensor(samples)
     return samples
+
+
+def _as_domains(given: Any, names: Sequence[str], where: str) -> Tensor:
+    """Return (N, D) bool memberships; the columns of a table are put in the order of the domains."""
+    if hasattr(given, "columns"):
+        labels = [canonical_label(label) for label in given.columns]
+        if sorted(labels) != sorted(names):
+            raise InputError(f"{where}: found the columns {shorten(labels)}; expected {shorten(names)}, in any order")
+        given = given.to_numpy()[:, [labels.index(name) for name in names]]
+    try:
+        found = as_numbers(given)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    if found.ndim != 2 or (names and found.shape[1] != len(names)) or not np.isin(found, (0, 1)).all():
+        raise InputError(
+            f"{where}: found {found.dtype} of shape {found.shape}; expected truth values (N, {len(names)}), one for "
+            "each domain"
+        )
+    return torch.from_numpy(found.astype(bool))
 
 
 def _contents(inputs: Any) -> Iterator[Any]:

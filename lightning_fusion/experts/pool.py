@@ -14,6 +14,7 @@ from lightning_fusion.errors import InputError, shorten, suggestion
 from lightning_fusion.experts.answers import describe_invalid, valid_rows
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.identity import VERSION_HINT
+from lightning_fusion.experts.names import check_expert_names, check_name
 from lightning_fusion.experts.preprocessing import published_normalization, warn_unknown_preprocessing
 
 
@@ -148,27 +149,6 @@ def scatter(outputs: Tensor, columns: Sequence[Sequence[int]], num_classes: int)
     return result.reshape(len(outputs), len(columns), num_classes)
 
 
-def check_name(name: str, what: str, file: bool = True) -> None:
-    """Check that a name is valid for a submodule, and optionally for a file.
-
-    Args:
-        name: Name of an expert, or of a domain.
-        what: Meaning of the name, for the message.
-        file: Whether the name is used for a file or folder.
-
-    Raises:
-        InputError: If it is empty, contains a dot or control character, or is an attribute of torch modules; of a file,
-            if it is too long or contains a slash as well.
-    """
-    unusable = not name or re.search(r"[.\x00-\x1f]", name) or hasattr(nn.ModuleDict(), name)
-    if unusable or (file and (len(name.encode()) > 150 or re.search(r"[/\\]", name))):
-        slash = ", too long, or contains a slash," if file else ""
-        raise InputError(
-            f"{what} {name!r} cannot name an expert: it is empty{slash} or contains a dot or control character, or is "
-            "an attribute of torch modules; rename it"
-        )
-
-
 class ExpertPool(nn.Module):
     """Pool of experts by name, frozen, without gradients and always in eval mode.
 
@@ -192,6 +172,7 @@ class ExpertPool(nn.Module):
             raise InputError(f"experts: found a {type(experts).__name__}; name each one, as in {{'first': expert}}")
         if not experts:
             raise InputError("experts: the pool is empty; name at least one expert")
+        check_expert_names(experts)
         for name, expert in experts.items():
             if not isinstance(expert, Expert):
                 raise InputError(

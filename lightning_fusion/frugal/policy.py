@@ -20,6 +20,7 @@ from lightning_fusion.frugal.arguments import (
     check_size,
     costs_of,
     expert_numbers,
+    is_number,
     per_mean_cost,
     read_arguments,
     read_trade_offs,
@@ -316,13 +317,13 @@ class FrugalFoE(PolicyState):
         else:
             if not callable(ask):
                 raise InputError(f"ask is a {type(ask).__name__}; expected outputs by expert, or a function")
-            if num_rows is None or num_rows < 0:
+            if not is_number(num_rows, whole=True) or num_rows < 0:  # type: ignore[operator]  # a number by then
                 raise InputError(
-                    "num_rows is required when experts are queried by a function; set it to the number of samples"
+                    f"num_rows is {num_rows!r}; a function that queries experts requires the number of samples"
                 )
             if missing is not None:
                 raise InputError("missing belongs to known outputs; a function returns NaN for a missing answer")
-            count = num_rows
+            count = int(num_rows)  # type: ignore[arg-type]
             query = checked_query(ask, self.names, self.outputs, self.on_failure == "skip", self._valid, self.classes)
         prediction = self._decide(calibration, query, count, self.trade_off_)
         for message in self.diagnostics(prediction):
@@ -364,6 +365,8 @@ class FrugalFoE(PolicyState):
         known, absent = self._known(outputs, missing, targets)
         present = known if absent is None else known.masked_fill(absent[:, :, None], 1 / known.shape[2])
         goal = check_labeled(self.names, present, targets, self.classes).to(self.targets.device)
+        if not len(goal):
+            raise InputError("targets: found no samples; a curve needs one at least")
         query = replay_query(known, self.names, absent, self.on_failure == "skip", self._valid)
         prices = read_trade_offs(per_mean_cost(TRADE_OFFS, self.costs_) if trade_offs is None else trade_offs)
         count = self.neighbors_ if neighbors is None else neighbors

@@ -17,11 +17,12 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.diagnosis import diagnose
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.module import ExpertModule
+from lightning_fusion.experts.names import check_name
 from lightning_fusion.experts.outputs.collect import collect, first_process
 from lightning_fusion.experts.outputs.datamodule import OutputsDataModule
 from lightning_fusion.experts.outputs.seen import seen_by_design
 from lightning_fusion.experts.outputs.store import ExpertOutputs
-from lightning_fusion.experts.pool import ExpertPool, check_name
+from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.files import atomic_write, digest, write_text
 from lightning_fusion.foe.module import FoEFuserModule
 from lightning_fusion.hyperparameters import describe_factory

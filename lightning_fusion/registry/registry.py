@@ -18,7 +18,7 @@ from torch import Tensor
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
-from lightning_fusion.experts.pool import check_name
+from lightning_fusion.experts.names import check_name
 from lightning_fusion.files import digest, is_sealed, sealed
 from lightning_fusion.registry.card import FORMAT, PARTS, VERSION, Card, Transfer
 from lightning_fusion.registry.publish import EXPERT_METADATA, describe_source, restore_expert

@@ -7,7 +7,8 @@ from torch import nn
 
 from lightning_fusion import Expert, ExpertPool, collect
 from lightning_fusion.errors import InputError
-from lightning_fusion.experts.pool import check_name, check_outputs, scatter_columns, task_classes
+from lightning_fusion.experts.names import check_name
+from lightning_fusion.experts.pool import check_outputs, scatter_columns, task_classes
 
 
 class TestPool:

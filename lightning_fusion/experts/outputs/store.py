@@ -12,12 +12,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_fusion.costs import costs_in_order
-from lightning_fusion.data.arrays import as_numbers
 from lightning_fusion.data.base import Origins
 from lightning_fusion.data.names import as_labels, canonical_label
 from lightning_fusion.data.targets import as_targets, check_meaning, single_class_message
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.identity import VERSION_HINT
+from lightning_fusion.experts.names import check_expert_names
 from lightning_fusion.experts.outputs.values import (
     check_answers,
     check_parts,
@@ -26,12 +26,12 @@ from lightning_fusion.experts.outputs.values import (
     origin_names,
     read_missing,
     read_origins,
+    read_representations,
     shaped,
 )
 from lightning_fusion.experts.pool import (
     ExpertPool,
     check_domains,
-    check_representations,
     scatter_columns,
     task_classes,
 )
@@ -382,6 +382,7 @@ class ExpertOutputs:
         expert_classes = {
             name: as_labels(labels, f"expert_classes of {name}") for name, labels in expert_classes.items()
         }
+        check_expert_names(expert_classes)
         vocabulary = task_classes(expert_classes, classes)
         domains = as_labels(domains, "domains")
         if not expert_classes:
@@ -433,21 +434,8 @@ class ExpertOutputs:
                 target,
                 named_values(domain, bool, rows, domains, f"split {split}: domain"),
                 index,
-                {
-                    name: as_numbers(values).astype(np.float32)
-                    for name, values in (given.get("representations") or {}).items()
-                },
+                read_representations(given.get("representations"), list(expert_classes), rows, f"split {split}"),
                 absent,
-            )
-            for name, values in parts[split].representations.items():
-                if name not in expert_classes:
-                    raise InputError(f"split {split}: representations of an expert that expert_classes lacks: {name}")
-                if values.ndim != 2 or len(values) != rows:
-                    raise InputError(
-                        f"split {split}: representations of {name} have shape {values.shape} for {rows} rows"
-                    )
-            check_representations(
-                {name: torch.from_numpy(values) for name, values in parts[split].representations.items()}
             )
         experts = {
             name: {

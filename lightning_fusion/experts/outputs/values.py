@@ -11,7 +11,7 @@ from lightning_fusion.data.base import Origins
 from lightning_fusion.data.row_labels import check_row_labels
 from lightning_fusion.errors import InputError, shorten, suggestion
 from lightning_fusion.experts.answers import in_order
-from lightning_fusion.experts.pool import check_outputs
+from lightning_fusion.experts.pool import check_outputs, check_representations
 from lightning_fusion.store import ArrayStore
 
 PARTS = ("probabilities", "target", "domain", "index", "representations", "missing")
@@ -56,6 +56,8 @@ def check_parts(split: str, given: Mapping[str, Any]) -> None:
     Raises:
         InputError: Otherwise.
     """
+    if not isinstance(given, Mapping):
+        raise InputError(f"split {split}: found a {type(given).__name__}; expected a dict with {', '.join(PARTS)}")
     if unknown := [key for key in given if key not in PARTS]:
         raise InputError(
             f"split {split}: found the key(s) {shorten(map(repr, unknown))}; expected {', '.join(PARTS)}"
@@ -63,6 +65,11 @@ def check_parts(split: str, given: Mapping[str, Any]) -> None:
         )
     if lacking := {"probabilities", "target"} - set(given):
         raise InputError(f"split {split}: found no {shorten(sorted(lacking))}; expected both of them")
+    for key in ("probabilities", "representations"):
+        if not isinstance(given.get(key) or {}, Mapping):
+            raise InputError(
+                f"split {split}: {key}: found a {type(given[key]).__name__}; expected {{expert: (N, ...)}}"
+            )
     tables = {key: given.get(key) for key in ("target", "domain", "index", "missing")}
     for key in ("probabilities", "representations"):
         tables |= {f"{key} of {name}": values for name, values in (given.get(key) or {}).items()}
@@ -144,3 +151,34 @@ def read_missing(given: Any, probabilities: Mapping[str, np.ndarray], rows: int,
             raise InputError(f"{what} is {given!r}; expected 'nan', or a mask (samples, experts)")
         return np.stack([np.isnan(values).all(1) for values in probabilities.values()], 1)
     return named_values(given, bool, rows, list(probabilities), what)
+
+
+def read_representations(
+    given: Mapping[str, Any] | None, names: Sequence[str], rows: int, where: str
+) -> dict[str, np.ndarray]:
+    """Return the (N, D_k) float32 representations of each expert that has some.
+
+    Args:
+        given: Representations by expert.
+        names: Names of the experts.
+        rows: N.
+        where: Split, for messages.
+
+    Raises:
+        InputError: If an expert is unknown, a shape is another, or a value is not finite.
+    """
+    found = {}
+    for name, values in (given or {}).items():
+        what = f"{where}: representations of {name}"
+        if name not in names:
+            raise InputError(f"{where}: representations of an expert that expert_classes lacks: {name}")
+        try:
+            numbers = as_numbers(values)
+        except InputError as error:
+            raise InputError(f"{what}: {error}") from error
+        if numbers.ndim != 2 or len(numbers) != rows:
+            raise InputError(f"{what} have shape {numbers.shape} for {rows} rows")
+        with np.errstate(over="ignore"):  # reported as infinite
+            found[name] = numbers.astype(np.float32)
+    check_representations({name: torch.from_numpy(values) for name, values in found.items()})
+    return found

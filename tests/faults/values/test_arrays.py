@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from lightning_fusion import Expert, ExpertOutputs, FrugalFoE, diagnose
+from lightning_fusion import Expert, ExpertOutputs, ExpertPool, FrugalFoE, IndexedDataset, diagnose
 from lightning_fusion.baselines import BestSingle
 from lightning_fusion.data.targets import as_targets
+from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.pool import check_outputs
 
@@ -168,3 +169,77 @@ def test_values_that_are_negative_by_rounding():
     with pytest.raises(InputError, match=r"\(sum 1\); some are negative by rounding: clip them at 0"):
         of_store([[1 + 1e-9, -1e-9], [0, 1], [1, 0], [0, 1]])
     assert of_store([[1 + 1e-7, -0.0], [0, 1], [1, 0], [0, 1]])[0].tolist() == pytest.approx([1, 0])
+
+
+def in_memory(*parts, domains=()):
+    return TensorDataModule({"val": parts}, ["x", "y"], domains).rows("val")
+
+
+class TestParts:
+    """Parts of a split of a form that cannot be read."""
+
+    @pytest.mark.parametrize(
+        ("inputs", "found"),
+        [
+            (pd.DataFrame(EXACT), "a DataFrame"),
+            (torch.eye(4).to_sparse(), "a sparse tensor"),
+            (EXACT.astype(object), "an array of objects"),
+        ],
+    )
+    def test_inputs(self, inputs, found):
+        with pytest.raises(InputError, match=rf"split val: inputs: found {found}; expected a dense tensor"):
+            in_memory(inputs, [0, 1, 0, 1])
+
+    @pytest.mark.parametrize(
+        "domains", [[[1, 0]] * 4, np.array([[True, False]] * 4), pd.DataFrame({"q": [False] * 4, "p": [True] * 4})]
+    )
+    def test_domains(self, domains):
+        assert in_memory(torch.zeros(4, 1), [0, 1, 0, 1], domains, domains=["p", "q"]).domains.tolist() == [[1, 0]] * 4
+
+    @pytest.mark.parametrize(
+        "domains", [["p"] * 4, [[0.5, 0.5]] * 4, [[1]] * 4, pd.DataFrame({"p": [True] * 4, "r": [True] * 4})]
+    )
+    def test_of_no_domains(self, domains):
+        with pytest.raises(InputError, match=r"split val: domains: found"):
+            in_memory(torch.zeros(4, 1), [0, 1, 0, 1], domains, domains=["p", "q"])
+
+    @pytest.mark.parametrize(
+        ("split", "message"),
+        [
+            (None, "split val: found a NoneType; expected a dict"),
+            ({"probabilities": [EXACT], "target": [0, 1, 0, 1]}, "probabilities: found a list; expected {expert"),
+            ({"probabilities": {"a": EXACT}, "target": [0] * 4, "representations": {"a": [["t"]] * 4}}, "found an arr"),
+        ],
+    )
+    @pytest.mark.filterwarnings("ignore:all 4 targets")
+    def test_of_a_store(self, split, message):
+        with pytest.raises(InputError, match=message):
+            ExpertOutputs.from_arrays({"val": split}, {"a": ["x", "y"]})
+
+
+class TestNames:
+    @pytest.mark.parametrize("names", [("a", "a\u200b"), ("caf\u00e9", "cafe\u0301"), (1, 2), ("", "a"), ("a", " ")])
+    def test_of_experts(self, names):
+        split = {"probabilities": dict.fromkeys(names, EXACT), "target": [0, 1, 0, 1]}
+        message = r"experts: (the names .* differ in invisible characters|.* cannot name an expert; expected a text)"
+        with pytest.raises(InputError, match=message):
+            ExpertOutputs.from_arrays({"val": split}, {name: ["x", "y"] for name in names})
+        with pytest.raises(InputError, match=message):
+            ExpertPool({name: Expert(torch.nn.Linear(1, 2), classes=["x", "y"]) for name in names})
+
+    def test_of_domains_of_samples(self):
+        pairs = [(0, 0)] * 2
+        assert IndexedDataset(pairs, ["caf\u00e9", "cafe\u0301"]).domain_names == ["caf\u00e9"]
+        assert IndexedDataset(pairs, pd.Series(["q", "p"], index=[5, 6]))[0].domain.tolist() == [False, True]
+        for domains, names in (([True, False], None), (["p", float("nan")], None), (["p", "p"], ["p", "p"])):
+            with pytest.raises(InputError, match=r"^domain"):
+                IndexedDataset(pairs, domains, names)
+
+
+def test_a_policy_counts_samples():
+    policy = FrugalFoE(**POLICY).fit({"a": EXACT}, [0, 1, 0, 1])
+    for count in (2.0, True, None, -1):
+        with pytest.raises(InputError, match=r"num_rows is .*; a function that queries experts requires the number"):
+            policy.predict(lambda name, rows: EXACT[rows], count)
+    with pytest.raises(InputError, match="targets: found no samples"):
+        policy.curve({"a": EXACT[:0]}, [])
