@@ -866,7 +866,7 @@ class TestBadInput:
         policy = FrugalFoE().fit(outputs, targets)
         for count in (None, -1):
             with pytest.raises(
-                InputError, match="num_rows is .*; a function that queries experts requires the number of samples"
+                InputError, match=r"num_rows is .*; a function that queries experts requires the number of samples"
             ):
                 policy.predict(asker(outputs), num_rows=count)
         with pytest.raises(InputError, match="num_rows is 3, but the outputs have 60 rows"):
