@@ -6,16 +6,19 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
-from hypothesis import settings
-from lightning.fabric.utilities import registry
 
-torch.set_num_threads(1)
-registry.entry_points = cache(registry.entry_points)  # each Trainer looks through all installed packages
 
-settings.register_profile("repeatable", derandomize=True)  # a change is judged by its own examples, not by luck
-settings.register_profile("search", max_examples=1000, deadline=None)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+def pytest_collection() -> None:
+    """Set up what all tests use; pytest-xdist does not call this where it only distributes tests to workers."""
+    import torch
+    from hypothesis import settings
+    from lightning.fabric.utilities import registry
+
+    torch.set_num_threads(1)
+    registry.entry_points = cache(registry.entry_points)  # each Trainer looks through all installed packages
+    settings.register_profile("repeatable", derandomize=True)  # a change is judged by its own examples, not by luck
+    settings.register_profile("search", max_examples=1000, deadline=None)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,6 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Each test starts from the same random numbers, whatever ran before it."""
+    import torch
+
     torch.default_generator.manual_seed(0)  # torch.manual_seed formats a traceback for each kind of device
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(0)

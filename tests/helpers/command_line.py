@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from helpers import data_files, language_models
 from lightning_fusion.cli import commands, training
@@ -115,8 +116,16 @@ def write_yaml(path: Path, content: Any) -> str:
 
 @cache
 def _prepared(base: Path) -> Path:
-    """A folder in which a user has trained a speaker model and two experts on digits, and asked these; made once."""
-    folder = base / "prepared"
+    """A folder in which a user has trained a speaker model and experts, and collected outputs; made once for a run."""
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with FileLock(shared / "prepared.lock"):
+        if not (shared / "prepared/complete").exists():
+            _prepare(shared / "prepared")
+            (shared / "prepared/complete").touch()
+    return shared / "prepared"
+
+
+def _prepare(folder: Path) -> None:
     data_files.images(folder / "data/images", {"studio": ["cat", "dog"], "street": ["cat", "dog", "owl"]}, 30)
     data_files.images(folder / "data/styles", {name: ["cat", "dog"] for name in ("photo", "sketch", "paint")}, 30)
     fine = ["beaver", "dolphin", "flatfish", "ray"]
@@ -154,7 +163,6 @@ def _prepared(base: Path) -> Path:
         main(["fit", "-c", "experts/speaker.yaml", "-c", speaker])
         collect_outputs()
         collect_outputs(name="text_synthetic")
-    return folder
 
 
 def train_expert(domain: int | str, *more: str, of: str = "digits") -> Any:
@@ -176,7 +184,7 @@ def collect_outputs(*more: str, name: str = "digits") -> Any:
 def prepare(factory: pytest.TempPathFactory, folder: Path, patch: pytest.MonkeyPatch) -> Path:
     """Put trained experts, their outputs and image files into ``folder`` and go there."""
     made = _prepared(factory.getbasetemp())
-    shutil.copytree(made, folder, ignore=shutil.ignore_patterns("data"), dirs_exist_ok=True)
+    shutil.copytree(made, folder, ignore=shutil.ignore_patterns("data", "complete"), dirs_exist_ok=True)
     shutil.copytree(made / "data", folder / "data", copy_function=os.link)  # a thousand files that nothing writes to
     patch.chdir(folder)
     return folder
