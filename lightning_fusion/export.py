@@ -171,8 +171,15 @@ def _write(
     onnx: bool,
 ) -> dict[str, Any]:
     """Write the program and its manifest to a folder, and return the manifest."""
-    with torch.no_grad():
-        program = torch.export.export(network, (input.draw(2),), dynamic_shapes=(input.dynamic,))
+    try:
+        with torch.no_grad():
+            program = torch.export.export(network, (input.draw(2),), dynamic_shapes=(input.dynamic,))
+    except Exception as error:  # torch raises many types, with the graph in the message
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"experts: torch.export cannot trace the network ({type(error).__name__}: {reason}); branches that depend "
+            "on values, and batches of one size only, are not exported: change the network that has them"
+        ) from error
     torch.export.save(program, draft / _PROGRAM)
     loaded = torch.export.load(draft / _PROGRAM).module()
     parity = _largest_difference(network, loaded, input)

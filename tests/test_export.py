@@ -195,3 +195,32 @@ def test_only_an_earlier_export_is_replaced(trained, tmp_path):
         export(tiny.pool(), trained["label"], str(tmp_path / "mine/thesis.tex"), shape, overwrite=True)
     with FileLock(out / ".lock"), pytest.raises(InputError, match="another process is writing"):
         export(tiny.pool(), trained["label"], str(out), shape, overwrite=True)
+
+
+class Branching(tiny.Net):
+    """A network whose branch depends on the values of the batch."""
+
+    def forward(self, input):
+        return super().forward(input if input.mean() > 0 else -input)
+
+
+def test_a_network_that_cannot_be_traced_is_named_in_one_line(tmp_path):
+    experts = {"a": Expert(Branching(2), classes=tiny.EXPERT_CLASSES["a"])}
+    module = FoEFuserModule(experts=experts)
+    trainer = tiny.trainer()
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    with pytest.raises(
+        InputError, match=r"torch.export cannot trace the network \(.*branches that depend on"
+    ) as caught:
+        export(experts, str(tmp_path / "a.ckpt"), str(tmp_path / "out"), [4])
+    assert "\n" not in str(caught.value) and not (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.mark.slow
+def test_the_program_takes_no_other_shape(trained, tmp_path):
+    export(tiny.pool(), trained["label"], str(tmp_path / "out"), sample_shape())
+    program = torch.export.load(tmp_path / "out" / "fused.pt2").module()
+    for shape in [(3, 5), (3, 1, 4), (3,)]:
+        with pytest.raises((AssertionError, RuntimeError, IndexError)):
+            program(torch.randn(shape))

@@ -293,6 +293,10 @@ def query_rows(
     return result
 
 
+class UnusableInputError(InputError):
+    """The input is of a kind that the expert does not take: no part of it, and no further attempt, has an answer."""
+
+
 class _FailedCall(Exception):
     """A call raised, or its answer has no row for each sample; the cause is what it raised, if anything."""
 
@@ -305,6 +309,8 @@ def _attempt(
         return call(rows), {}
     except _FailedCall as error:
         reason, cause, listed = str(error), error.__cause__, ""
+    except UnusableInputError:
+        raise
     except Exception as error:  # of any service
         reason, cause = f"failed with {type(error).__name__}: {error}", error
         listed = f"failed on {len(rows)} row(s) ({shorten(rows.tolist())}) with {type(error).__name__}: {error}"

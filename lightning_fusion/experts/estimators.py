@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightning_fusion.data.names import as_labels, canonical_label
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.answers import UnusableInputError
 
 _CACHED = type(functools.lru_cache(len))
 _MOST_PARTS = 100  # of a list or module that are searched for estimators
@@ -71,6 +72,27 @@ def _votes_of_pairs(estimator: Any) -> bool:
     """Whether a support vector machine, also inside a pipeline, has an output per pair of classes."""
     parameters = estimator.get_params() if hasattr(estimator, "get_params") else {}
     return any(name.endswith("decision_function_shape") and value == "ovo" for name, value in parameters.items())
+
+
+def check_takes(network: Any, input: Any) -> None:
+    """Check that the input of an estimator is no dict, of which it would read the keys as samples.
+
+    Args:
+        network: Function or module.
+        input: A batch.
+
+    Raises:
+        UnusableInputError: If an estimator's method gets a dict, such as the tokens of texts.
+    """
+    if not isinstance(input, Mapping) or isinstance(network, nn.Module):
+        return
+    method = called_method(network)
+    estimator = getattr(method, "__self__", None)
+    if hasattr(estimator, "get_params") and getattr(method, "__name__", "") in METHODS:
+        raise UnusableInputError(
+            f"network: {method.__name__} of a {type(estimator).__name__} takes texts or arrays, and the input is a dict"
+            f" of {shorten(input)}; give it a loader of texts, as docs/how-to/extend.md shows, or convert the input"
+        )
 
 
 def called_method(network: Any) -> Any:

@@ -14,10 +14,11 @@ from lightning_fusion.data.batch import num_samples
 from lightning_fusion.data.names import as_labels
 from lightning_fusion.data.normalization import Normalization, preprocessor
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.answers import as_rows, column_names, has_names
+from lightning_fusion.experts.answers import UnusableInputError, as_rows, column_names, has_names, take_rows
 from lightning_fusion.experts.estimators import (
     METHODS,
     called_method,
+    check_takes,
     class_order,
     known_classes,
     other_order,
@@ -166,7 +167,7 @@ class Expert(nn.Module):
             load_weights(network, state, checkpoint, list(classes))  # type: ignore[arg-type]  # a module, see above
         self.network = network
         self.preprocess = preprocess
-        self._checked = self._input_checked = False  # the first batch of logits, and of input
+        self._checked = self._input_checked = self._rows_checked = False  # the first batch of logits, of input, of rows
         self.raw_input = raw_input
         self._is_preprocessed = False
         self._conversion: Conversion | None = None
@@ -344,7 +345,9 @@ class Expert(nn.Module):
                 f"network: a {type(self.network).__name__} does not take the tokens of a data module "
                 f"({shorten(input)}); give its folder, written by save_pretrained, to Expert.from_transformers"
             )
-        raw = self.network(like_weights(self._prepared(input), self.network))
+        prepared = self._prepared(input)
+        check_takes(self.network, prepared)
+        raw = self.network(like_weights(prepared, self.network))
         raw = getattr(raw, "logits", raw)  # return type of transformers' models
         named = column_names(raw) if isinstance(raw, Mapping) else None
         if isinstance(raw, tuple) or (named is not None and not set(named) & set(self.classes)):
@@ -362,6 +365,8 @@ class Expert(nn.Module):
                 f"the expert's output has shape {tuple(raw.shape)}; expected (batch, {len(self.classes)}) for its "
                 f"classes {shorten(self.classes)}; change classes or the network's head"
             )
+        if not self._rows_checked and isinstance(prepared, Mapping) and not isinstance(self.network, nn.Module):
+            self._check_reads_rows(prepared, count, len(raw))
         if count is not None and count != len(raw):
             raise InputError(
                 f"the expert of {shorten(self.classes)} returns {len(raw)} rows for {count} samples; expected one row "
@@ -375,6 +380,20 @@ class Expert(nn.Module):
         if not (self._checked or torch.compiler.is_compiling()):
             self._check_logits(raw)
         return raw.softmax(-1)
+
+    def _check_reads_rows(self, input: Mapping[str, Any], count: int | None, found: int) -> None:
+        """Reject a function that iterates over a dict: it returns a row for each key, whatever the samples."""
+        if count == len(input):  # both are equal: with one sample more they are not
+            count += 1
+            answer = self.network(take_rows(input, torch.zeros(count, dtype=torch.long)))
+            found = len(as_rows(answer, self.classes))
+        self._rows_checked = True
+        if count != found == len(input):
+            raise UnusableInputError(
+                f"the expert of {shorten(self.classes)} returns {found} rows for {count} samples, as many as the input "
+                f"has entries ({shorten(input)}): it iterates over a dict; a model that reads texts needs a loader of "
+                "texts, as docs/how-to/extend.md shows"
+            )
 
     def _check_logits(self, raw: Tensor) -> None:
         """Reject probabilities that are declared as logits, on the first batch of two samples or more.
