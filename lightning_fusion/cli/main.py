@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 import traceback
 import warnings
@@ -28,7 +29,7 @@ def main(args: Sequence[str] | None = None) -> Any:
 
     Raises:
         SystemExit: With status 2 and one line on standard error for wrong input, from a shell; with status 1 and the
-            traceback for an error in the user's own code.
+            traceback for an error in the user's own code; with status 143 after SIGTERM.
         InputError: For wrong input, when called with ``args``.
     """
     from_shell = args is None
@@ -39,6 +40,14 @@ def main(args: Sequence[str] | None = None) -> Any:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     try:
         result = _dispatch(given)
+    except SystemExit as error:
+        if type(error).__name__ != "SIGTERMException":
+            raise
+        # Lightning raises it between two batches; its status would be 0, as of a finished run
+        print(
+            "lightning-fusion: terminated by SIGTERM; the checkpoints of finished epochs are complete", file=sys.stderr
+        )
+        raise SystemExit(128 + signal.SIGTERM) from error
     except Exception as error:
         wrong, users = _converted(error)
         if os.environ.get("LIGHTNING_FUSION_DEBUG") or (wrong is None and users is None):
