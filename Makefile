@@ -4,12 +4,13 @@ VENV := .venv
 OLDEST := .venv-min
 BIN := $(VENV)/bin
 METHOD ?= foe
+FUZZ_MINUTES ?= 60
 DEMO_CONFIG_foe := recipes/foe_digits.yaml
 DEMO_CONFIG_frugal := recipes/frugal_digits.yaml
 DEMO_CONFIG_acorl := recipes/acorl_digits.yaml
 DEMO_CONFIG_hat := recipes/hat_synthetic.yaml
 
-.PHONY: help install demo test test-fast test-min coverage constraints-min build lint types bench notebooks sweep-check clean
+.PHONY: help install demo test test-fast fuzz torture test-min coverage constraints-min build lint types bench notebooks sweep-check clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -38,6 +39,12 @@ $(OLDEST)/.installed: pyproject.toml constraints-min.txt
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --editable '.[dev]' --constraint constraints-min.txt
 	@touch $@
+
+fuzz: $(VENV)/.installed  ## read damaged files for FUZZ_MINUTES (60)
+	FUZZ_MINUTES=$(FUZZ_MINUTES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/faults/stored/test_fuzz.py --timeout=0
+
+torture: $(VENV)/.installed  ## kill collect, fit, save, publish, export and recipes at each of their file events
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m helpers.jobs
 
 test-min: $(OLDEST)/.installed  ## run the fast tests with the oldest permitted dependencies
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -m "not slow" --numprocesses=2 --dist=loadfile
