@@ -1,5 +1,6 @@
 """Random damage to files: bytes, pieces, and values of JSON at random places."""
 
+import copy
 import json
 import random
 import string
@@ -107,7 +108,7 @@ def change_value(draw: random.Random, value: Any) -> None:
     elif kind == 1 and isinstance(container, dict):
         container[draw.choice(["x", "", "class_path", f"{key} "])] = container.pop(key)
     elif kind == 2:
-        copied = [json.loads(json.dumps(other[place])) for other, place in found]
+        copied = [copy.deepcopy(other[place]) for other, place in found]
         number = draw.randrange(len(copied))
         container[key] = copied[number]
     else:
