@@ -230,7 +230,7 @@ class _Reader:
         path, kind = value["class_path"], imported_class(value["class_path"], *_FAMILIES)
         if kind is None:
             raise InputError(
-                f"{self.where} names {str(path)[:80]} as {name}, which is no imported torch module, optimizer or "
+                f"{self.where} names {' '.join(str(path).split())[:80]} as {name}, which is no imported torch module, optimizer or "
                 "schedule; import it first if you trust the file (a checkpoint must not import or call code by itself)"
             )
         parts = [value.get("init_args") or {}, value.get("dict_kwargs") or {}]

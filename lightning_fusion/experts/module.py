@@ -18,7 +18,7 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.layers import check_layer, run_network
 from lightning_fusion.experts.pool import reordered
 from lightning_fusion.experts.preprocessing import carry_preprocessing, release_preprocessing
-from lightning_fusion.experts.weights import CARD_KEY, SampleRecord, keep_samples
+from lightning_fusion.experts.weights import CARD_KEY, SampleRecord, keep_samples, read_card
 from lightning_fusion.hooks import CheckedHooks
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
 from lightning_fusion.optimization import TunableLearningRate, build_optimizer
@@ -188,7 +188,7 @@ class ExpertModule(TunableLearningRate, CheckedHooks, CheckedLoading, LightningM
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check the classes of the checkpoint's training, warn about other domains, and take its preprocessing."""
         super().on_load_checkpoint(checkpoint)
-        card = checkpoint.get(CARD_KEY) or {}
+        card = read_card(checkpoint, "ckpt_path: the checkpoint")
         self._samples.read(card)
         known = card.get("classes")
         if known is not None and list(known) != self.classes:

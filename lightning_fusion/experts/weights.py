@@ -19,6 +19,15 @@ from lightning_fusion.errors import InputError, nearest_path, shorten
 _SPARE = 1 << 28  # bytes that the construction of a network may need beyond its weights
 CARD_KEY = "expert"
 """Checkpoint key of the metadata that :class:`~lightning_fusion.ExpertModule` stores for its expert."""
+_CARD: dict[str, tuple[type, str]] = {
+    "classes": (list, "a list of names"),
+    "domains": (list, "a list of names"),
+    "features": (str, "a name"),
+    "network": (Mapping, "a mapping"),
+    "preprocessing": (Mapping, "a mapping"),
+    "samples": (Tensor, "a tensor"),
+    "vocab_size": (int, "a whole number"),
+}
 
 
 def read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -48,7 +57,7 @@ def read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(f"checkpoint: {path} cannot be read ({what})") from error
     if not isinstance(content, Mapping):
         raise InputError(f"checkpoint: {path} contains a {type(content).__name__}; expected a state dict")
-    card = dict(content.get(CARD_KEY) or {}) if isinstance(content.get(CARD_KEY), Mapping) else {}
+    card = read_card(content, f"checkpoint: {path}")
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content.get(key), Mapping):
             content = content[key]
@@ -57,6 +66,40 @@ def read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not state:
         raise InputError(f"checkpoint: {path} contains no weights; its keys: {shorten(content, 5)}")
     return state, card
+
+
+def read_card(content: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the metadata of an expert in a checkpoint; empty if there are none.
+
+    Args:
+        content: Content of the checkpoint.
+        where: Name of the checkpoint, for the message.
+
+    Raises:
+        InputError: If they are damaged.
+
+    Example:
+        >>> read_card({"expert": {"classes": 3}}, "a.ckpt")
+        Traceback (most recent call last):
+        ...
+        lightning_fusion.errors.InputError: a.ckpt is damaged: classes of its expert is 3; expected a list of names
+    """
+    card = content.get(CARD_KEY)
+    if card is None or isinstance(card, Tensor):  # a weight of this name
+        return {}
+    if not isinstance(card, Mapping):
+        raise InputError(f"{where} is damaged: its expert is {_brief(card)}; expected a mapping")
+    for name, (kind, expected) in _CARD.items():
+        value = card.get(name)
+        names = value if kind is list and isinstance(value, list) else []
+        if value is not None and (not isinstance(value, kind) or not all(isinstance(each, str) for each in names)):
+            raise InputError(f"{where} is damaged: {name} of its expert is {_brief(value)}; expected {expected}")
+    return dict(card)
+
+
+def _brief(value: Any) -> str:
+    """Return a text of one line for a value of any kind."""
+    return " ".join(repr(value).split())[:80]
 
 
 def build_network(
@@ -84,7 +127,7 @@ def build_network(
         named = spec.get("class_path") if isinstance(spec, Mapping) else spec
         given = spec.get("init_args") if isinstance(spec, Mapping) else None
         raise InputError(
-            f"network: {where} names {named}, which is not an imported module; import it first, or set "
+            f"network: {where} names {_brief(named) if not isinstance(named, str) else named}, which is not an imported module; import it first, or set "
             f"network to that class of {num_classes} classes with {given or 'no other arguments'} "
             "(a checkpoint must not import code by itself)"
         )

@@ -18,7 +18,7 @@ from lightning_fusion.experts.adapters.transformers import (
     tokenizer_fingerprint,
     weight_files,
 )
-from lightning_fusion.experts.weights import CARD_KEY, build_network, digest_array
+from lightning_fusion.experts.weights import CARD_KEY, build_network, digest_array, read_card
 from lightning_fusion.files import digest, hash_files
 
 
@@ -187,12 +187,12 @@ def _read_card(path: str) -> dict[str, Any]:
         content = load_weights_only(path, mmap=True)
     except Exception as error:  # torch raises many exception types for a truncated or foreign file
         raise InputError(f"checkpoint: {path} cannot be read weights-only ({reason(error)})") from error
-    card = content.get(CARD_KEY) if isinstance(content, Mapping) else None
-    if not isinstance(card, Mapping) or "vocab_size" not in card:
+    card = read_card(content, f"checkpoint: {path}") if isinstance(content, Mapping) else {}
+    if "vocab_size" not in card:
         raise InputError(f"checkpoint: {path} is none of a GenerativeExpertModule; give its network instead")
     if not card.get("network"):
         raise InputError(
             f"checkpoint: {path} does not record its network, as it was trained with a module instance; "
             "give GenerativeExpertModule a class or functools.partial, or the expert a network"
         )
-    return dict(card)
+    return card

@@ -15,7 +15,7 @@ from lightning_fusion.data.indexed import numbered
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.module import write_card
 from lightning_fusion.experts.preprocessing import carry_preprocessing, release_preprocessing
-from lightning_fusion.experts.weights import CARD_KEY, SampleRecord
+from lightning_fusion.experts.weights import SampleRecord, read_card
 from lightning_fusion.generation.rouge import Rouge, read_tokenizer
 from lightning_fusion.hooks import CheckedHooks
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
@@ -165,7 +165,7 @@ class GenerativeExpertModule(TunableLearningRate, CheckedHooks, CheckedLoading, 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the preprocessing and the record of training samples of the checkpoint."""
         super().on_load_checkpoint(checkpoint)
-        card = checkpoint.get(CARD_KEY) or {}
+        card = read_card(checkpoint, "ckpt_path: the checkpoint")
         self._samples.read(card)
         if card.get("preprocessing"):
             self.preprocessing = card["preprocessing"]
