@@ -230,8 +230,9 @@ class _Reader:
         path, kind = value["class_path"], imported_class(value["class_path"], *_FAMILIES)
         if kind is None:
             raise InputError(
-                f"{self.where} names {' '.join(str(path).split())[:80]} as {name}, which is no imported torch module, optimizer or "
-                "schedule; import it first if you trust the file (a checkpoint must not import or call code by itself)"
+                f"{self.where} names {' '.join(str(path).split())[:80]} as {name}, which is no imported torch module, "
+                "optimizer or schedule; import it first if you trust the file (a checkpoint must not import or call "
+                "code by itself)"
             )
         parts = [value.get("init_args") or {}, value.get("dict_kwargs") or {}]
         if set(value) - _SPEC or not all(isinstance(part, Mapping) for part in parts):

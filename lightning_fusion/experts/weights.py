@@ -125,9 +125,10 @@ def build_network(
         raise InputError(f"network: {where} does not record its network; set network")
     if not isinstance(spec, Mapping) or imported_class(spec.get("class_path"), nn.Module) is None:
         named = spec.get("class_path") if isinstance(spec, Mapping) else spec
+        named = named if isinstance(named, str) else _brief(named)
         given = spec.get("init_args") if isinstance(spec, Mapping) else None
         raise InputError(
-            f"network: {where} names {_brief(named) if not isinstance(named, str) else named}, which is not an imported module; import it first, or set "
+            f"network: {where} names {named}, which is not an imported module; import it first, or set "
             f"network to that class of {num_classes} classes with {given or 'no other arguments'} "
             "(a checkpoint must not import code by itself)"
         )

@@ -173,7 +173,8 @@ def _sources() -> dict[str, str]:
 
 def _published() -> dict[str, Any]:
     found: dict[str, Any] = _sources()
-    return found | {"files": sum(path.is_file() for path in Path("registry").rglob("*"))}
+    kept = {".json", ".safetensors"}  # and not the draft of an index, which another publisher might be writing
+    return found | {"files": sum(path.suffix in kept for path in Path("registry").rglob("*"))}
 
 
 # ----------------------------------------------------------------------------------------- cache, predictions

@@ -213,5 +213,5 @@ def torture(job: Job, events: int | None = None, moments: int = 0, seed: int = 0
             except JobError as error:
                 raise JobError(f"{job.name}, killed at {name}: {error}") from None
             if found != expected:
-                raise JobError(f"{job.name}, killed at {name}: the result differs from that of an uninterrupted run")
+                raise JobError(f"{job.name}, killed at {name}: found {found!s:.500}; expected {expected!s:.500}")
         return Kills(job.name, len(list(chosen)), moments, time.perf_counter() - started)
