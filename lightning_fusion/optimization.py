@@ -154,13 +154,15 @@ def step_together(module: LightningModule, loss: Tensor, turns: Sequence[bool]) 
     scaler: Any = getattr(module.trainer.precision_plugin, "scaler", None)
     scale = scaler.get_scale() if scaler is not None else 1.0
     scales = []
-    for optimizer, schedule, turn in zip(optimizers, module.trainer.lr_scheduler_configs, turns, strict=True):
+    schedules = {id(each.scheduler.optimizer): each for each in module.trainer.lr_scheduler_configs}
+    for optimizer, turn in zip(optimizers, turns, strict=True):
         if not turn:
             continue
         if scaler is not None:
             scaler.update(scale)
         optimizer.step()
-        if schedule.interval == "step" or module.trainer.is_last_batch:
+        schedule = schedules.get(id(optimizer.optimizer))  # None: the user's optimizer has none
+        if schedule is not None and (schedule.interval == "step" or module.trainer.is_last_batch):
             scheduler: Any = schedule.scheduler  # none that needs a metric
             scheduler.step()
         scales += [scaler.get_scale()] if scaler is not None else []

@@ -450,6 +450,12 @@ class HaTJointModule(ExpertModule):
 
     def on_fit_start(self) -> None:
         """Run the sources on all training samples, if their outputs can be cached."""
+        expected = 1 + any(True for _ in self.teacher.parameters())
+        if (found := len(self.trainer.optimizers)) != expected:
+            raise InputError(
+                f"configure_optimizers: {type(self).__name__} has {found} optimizer(s); expected {expected}, in this "
+                f"order: {', '.join(['of network', 'of teacher'][:expected])}"
+            )
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector of the Trainer
             self.trainer.fit_loop.epoch_loop.max_steps = (
                 -1

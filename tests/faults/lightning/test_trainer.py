@@ -88,6 +88,34 @@ def test_callbacks_of_automatic_optimization_are_rejected_by_two_optimizers(call
         tiny.trainer(callbacks=[callback]).fit(module, datamodule=data)
 
 
+def optimizers_of(kind, *parts):
+    """A subclass with optimizers of its own, without schedules."""
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(part(self), lr=0.1) for part in parts]
+
+    return type("Mine", (kind,), {"configure_optimizers": configure_optimizers})
+
+
+def test_own_optimizers_of_a_subclass_need_no_schedule(tmp_path):
+    module, data = modules.made("HaTJointModule", tmp_path)
+    module.__class__ = optimizers_of(
+        type(module), lambda own: own.network.parameters(), lambda own: own.teacher.parameters()
+    )
+    before = [weight.clone() for weight in module.network.parameters()]
+    tiny.trainer().fit(module, datamodule=data)
+    assert not all(torch.equal(*pair) for pair in zip(before, module.network.parameters(), strict=True))
+
+
+def test_another_number_of_optimizers_is_named(tmp_path):
+    module, data = modules.made("HaTJointModule", tmp_path)
+    module.__class__ = optimizers_of(type(module), lambda own: own.parameters())
+    with pytest.raises(
+        InputError, match=r"Mine has 1 optimizer\(s\); expected 2, in this order: of network, of teacher"
+    ):
+        tiny.trainer().fit(module, datamodule=data)
+
+
 def test_a_policy_has_no_weights_to_average(tmp_path):
     module, data = modules.made("FrugalFoEModule", tmp_path)
     with pytest.raises(InputError, match="EMAWeightAveraging averages weights, and a query policy has none; remove it"):
