@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_fusion import __version__
+from lightning_fusion.callbacks.termination import EndOnTermination
 from lightning_fusion.checkpoints import read_checkpoint
 from lightning_fusion.cli.checks import check_checkpoints, check_folder, check_trained, check_trains, warn_untrained
 from lightning_fusion.cli.config import config_files, flat
@@ -128,6 +129,7 @@ class FusionCLI(LightningCLI):
                 raise
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
         check_processes(trainer)
+        trainer.callbacks.append(EndOnTermination())  # type: ignore[attr-defined]  # set by a connector
         chosen = self.config[self.subcommand]
         if self.subcommand != "fit":
             check_trained(trainer, self.model, chosen.get("ckpt_path"), str(self.subcommand))

@@ -1,19 +1,20 @@
-"""SIGTERM in the middle of an epoch, as of a scheduler: nothing is lost, and the next run has the same results."""
+"""SIGTERM in the middle of an epoch, as of a scheduler: nothing is lost, and the next run has the same results.
+
+For `collect`: test_resume.py.
+"""
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import tiny
-from helpers.subprocesses import environment
 from lightning import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_fusion import ExpertModule, ExpertOutputs
+from lightning_fusion import ExpertModule
+from lightning_fusion.callbacks.termination import EndOnTermination
 from lightning_fusion.checkpoints import read_checkpoint
 from lightning_fusion.cli import main as command_line
 
@@ -56,36 +57,20 @@ def test_the_status_of_a_command_is_not_that_of_a_finished_run(tmp_path, monkeyp
     assert "terminated by SIGTERM; the checkpoints of finished epochs are complete" in capsys.readouterr().err
 
 
-COLLECT = """
-import os, signal, sys, torch
-from helpers import tiny
-from lightning_fusion import Expert, ExpertPool, collect
-answers = []
-def answer(input):
-    answers.append(len(input))
-    if {cut} and len(answers) == 4:
-        os.kill(os.getpid(), signal.SIGTERM)
-    return torch.full((len(input), 3), 1 / 3)
-expert = Expert(answer, classes=tiny.CLASSES, output="probabilities", version="1")
-collect(ExpertPool({{"a": expert}}), tiny.data(), "store")
-print("answers:", sum(answers))
-"""
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("loop", ["validate", "test", "predict"])
+def test_other_loops_end_at_the_next_batch(loop):
+    class Ending(Callback):
+        batches = 0
 
+        def on_batch(self, *_) -> None:
+            self.batches += 1
+            os.kill(os.getpid(), signal.SIGTERM)
 
-@pytest.mark.slow
-def test_collect(tmp_path):
-    """The store is missing or whole, and the next run completes it."""
-    cut, whole = (
-        subprocess.run(
-            [sys.executable, "-c", COLLECT.format(cut=cut)],
-            cwd=tmp_path,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        for cut in (True, False)
-    )
-    assert "answers:" not in cut.stdout and "SIGTERM" in cut.stderr, cut.stderr[-2000:]
-    assert whole.returncode == 0, whole.stderr[-2000:]
-    assert len(ExpertOutputs.open(tmp_path / "store")["train"]) == tiny.ROWS["train"]
+        on_validation_batch_end = on_test_batch_end = on_predict_batch_end = on_batch
+
+    ending = Ending()
+    trainer = tiny.trainer(callbacks=[ending, EndOnTermination()])
+    with pytest.raises(SystemExit):
+        getattr(trainer, loop)(ExpertModule(tiny.Net, tiny.CLASSES), datamodule=tiny.data(batch_size=2))
+    assert ending.batches == 1
