@@ -1,5 +1,6 @@
 """Exception for invalid user input."""
 
+import errno
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,6 +18,57 @@ class InputError(ValueError):
         ...
         lightning_fusion.errors.InputError: found 3 classes, expected 4
     """
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REMEDIES = {
+    **dict.fromkeys(_DISK, "make space, or choose another folder"),
+    errno.EROFS: "choose another folder",
+    errno.EACCES: "change its permissions, or choose another one",
+    errno.EPERM: "change its permissions, or choose another one",
+    errno.EMFILE: "raise the limit of open files, as in: ulimit -n 4096",
+    errno.ENFILE: "raise the limit of open files of the system",
+    errno.ENAMETOOLONG: "shorten it",
+    errno.EISDIR: "name a file",
+    errno.ENOTDIR: "name a folder",
+    errno.EEXIST: "choose another one",
+    errno.EIO: "the disk, or the network that it is on, fails",
+}
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether an error says that a disk, a quota or the largest size of a file is exhausted.
+
+    Example:
+        >>> is_disk_full(OSError(errno.ENOSPC, "No space left on device")), is_disk_full(OSError(errno.EIO, "failed"))
+        (True, False)
+    """
+    if isinstance(error, RuntimeError):  # torch.save: the file is shorter than what was written
+        return "PytorchStreamWriter failed" in str(error) or "unexpected pos" in str(error)
+    return isinstance(error, OSError) and error.errno in _DISK
+
+
+def system_error(error: BaseException | None) -> InputError | None:
+    """Return an InputError for an error of the system that an exception is, or was raised from; None if there is none.
+
+    These are errors with the name of a file, and those of a full disk or of too many open files.
+
+    Example:
+        >>> system_error(OSError(errno.EROFS, "Read-only file system", "/run/a.ckpt"))
+        InputError('/run/a.ckpt: Read-only file system; choose another folder')
+    """
+    causes: list[BaseException] = []
+    while error is not None and error not in causes:
+        causes.append(error)
+        error = error.__cause__
+    for each in causes:
+        if is_disk_full(each) and not isinstance(each, OSError):
+            return InputError(f"No space left on the disk ({' '.join(str(each).split())}); {_REMEDIES[errno.ENOSPC]}")
+        if isinstance(each, OSError) and each.errno is not None and (each.filename or each.errno in _REMEDIES):
+            where = f"{each.filename}: " if each.filename else ""
+            remedy = f"; {_REMEDIES[each.errno]}" if each.errno in _REMEDIES else ""
+            return InputError(f"{where}{each.strerror}{remedy}")
+    return None
 
 
 def shorten(values: Iterable[object], limit: int = 5) -> str:

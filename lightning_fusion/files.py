@@ -1,6 +1,5 @@
 """Atomic writes of files, and fingerprints."""
 
-import errno
 import hashlib
 import json
 import os
@@ -17,25 +16,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_fusion.errors import InputError
+from lightning_fusion.errors import InputError, is_disk_full
 
 
 @contextmanager
-def disk_errors(path: Path, needed: int) -> Iterator[None]:
+def disk_errors(path: Path, needed: int | None = None) -> Iterator[None]:
     """Context that converts errors of a full disk to an InputError with the free space.
 
     Args:
-        path: File that is written.
-        needed: Its size in bytes, or that of the part that is written.
+        path: File that is written, in an existing folder.
+        needed: Its size in bytes, or that of the part that is written, if it is known.
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except (OSError, RuntimeError) as error:
+        if not is_disk_full(error):
             raise
+        free = f"{shutil.disk_usage(path.parent).free:,} free"
+        size = free if needed is None else f"{needed:,} bytes needed, {free}"
         raise InputError(
-            f"{path.parent}: no space left on the disk ({needed:,} bytes needed, "
-            f"{shutil.disk_usage(path.parent).free:,} free): {error.strerror}; make space, or choose another folder"
+            f"{path.parent}: no space left on the disk ({size}); make space, or choose another folder"
         ) from error
 
 
@@ -58,6 +58,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Args:
         path: Path of the file, in an existing folder.
 
+    Raises:
+        InputError: If the disk is full; the file is unchanged.
+
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "a.txt"
@@ -68,9 +71,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")  # process ids of two containers may be equal
     try:
-        yield draft
-        sync(draft)
-        os.replace(draft, path)
+        with disk_errors(path):
+            yield draft
+            sync(draft)
+            os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
 

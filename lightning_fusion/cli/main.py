@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning_fusion import __version__
 from lightning_fusion.cli.help import COMMANDS, TRAINING, recipes, show_help, usage
-from lightning_fusion.errors import InputError, chain, suggestion
+from lightning_fusion.errors import InputError, chain, suggestion, system_error
 
 _HELP = ("-h", "--help")
 
@@ -82,8 +82,8 @@ def _converted(error: Exception) -> tuple[InputError | None, BaseException | Non
 
 def _wrong_input(error: Exception) -> InputError | None:
     """Convert errors that other libraries raise for wrong input."""
-    if isinstance(error, (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)):
-        return InputError(f"{error.strerror}: {error.filename}")
+    if found := system_error(error):
+        return found
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from omegaconf.errors import OmegaConfBaseException
 

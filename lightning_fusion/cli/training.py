@@ -23,6 +23,7 @@ from lightning_fusion.cli.parser import FusionArgumentParser, parse
 from lightning_fusion.described import check_arguments
 from lightning_fusion.errors import InputError, nearest_path, shorten
 from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.files import write_text
 from lightning_fusion.hyperparameters import constructor_arguments
 from lightning_fusion.recipes.trainers import check_processes
 
@@ -53,7 +54,7 @@ class FusionSaveConfig(SaveConfigCallback):
         if trainer.is_global_zero:
             for folder in self._folders(trainer):
                 folder.mkdir(parents=True, exist_ok=True)
-                (folder / self.config_filename).write_text(text)
+                write_text(folder / self.config_filename, text)
             for logger in trainer.loggers:
                 record = getattr(getattr(logger, "experiment", None), "config", None)
                 if type(logger).__name__ == "WandbLogger" and record is not None:

@@ -122,7 +122,7 @@ def _write_expert(
     since = 0
     for own, values, representations in earlier.blocks(split, name, [*earlier.journals, *written]):
         place = np.searchsorted(index, own).clip(max=len(index) - 1)
-        lost: np.ndarray = np.isnan(values).any(1)
+        lost = np.asarray(np.isnan(values).any(1))
         use = (index[place] == own) & ~(lost & filled[place])
         into = place[use]
         array[into], filled[into], missing[into] = values[use], True, lost[use]

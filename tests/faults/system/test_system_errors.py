@@ -1,0 +1,138 @@
+"""Errors of the operating system end in one line that names the file, and leave what was there."""
+
+import errno
+import os
+import signal
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+from helpers import tiny
+
+from lightning_fusion import collect, diagnose
+from lightning_fusion.cli.main import main
+from lightning_fusion.errors import InputError, system_error
+from lightning_fusion.files import atomic_write, write_text
+from lightning_fusion.store import ArrayStore, StoreWriter, check_open_files
+
+
+class Full:
+    """A file on a disk that takes some bytes and no more."""
+
+    def __init__(self, file, error) -> None:
+        self.file, self.error = file, error
+
+    def write(self, content):
+        self.file.write(bytes(content)[:10])
+        raise self.error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.file.close()
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "make space"),
+        (errno.EROFS, "choose another folder"),
+        (errno.ENAMETOOLONG, "shorten it"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.EACCES, "change its permissions"),
+        (errno.EISDIR, "name a file"),
+    ],
+)
+def test_the_command_line_names_file_and_remedy(number, remedy, monkeypatch, capsys):
+    error = OSError(number, os.strerror(number), "/data/a.bin")
+    monkeypatch.setattr("lightning_fusion.cli.main._dispatch", Mock(side_effect=error))  # no code of the user's
+    with pytest.raises(InputError, match=f"^/data/a.bin: {os.strerror(number)}; .*{remedy}"):
+        main(["fit"])
+    with pytest.raises(SystemExit):
+        monkeypatch.setattr("sys.argv", ["lightning-fusion", "fit"])
+        main()
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_other_errors_keep_their_traceback():
+    assert system_error(ConnectionRefusedError(errno.ECONNREFUSED, "refused")) is None
+    assert system_error(ValueError("wrong")) is None
+    wrapped = ValueError("wrong")
+    wrapped.__context__ = FileNotFoundError(errno.ENOENT, "No such file", "optional.txt")
+    assert system_error(wrapped) is None  # it was handled
+
+
+class TestFullDisk:
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+    def test_of_a_text_leaves_the_old_one(self, tmp_path, number):
+        write_text(tmp_path / "a.json", "old")
+        message = r"no space left on the disk \([\d,]+ free\); make space"
+        with pytest.raises(InputError, match=message), atomic_write(tmp_path / "a.json") as draft:
+            draft.write_text("half of i")
+            raise OSError(number, os.strerror(number))
+        assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+        assert (tmp_path / "a.json").read_text() == "old"
+
+    def test_of_weights(self, tmp_path):
+        resource = pytest.importorskip("resource")
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+            message = "no space left on the disk"
+            with pytest.raises(InputError, match=message), atomic_write(tmp_path / "a.ckpt") as draft:
+                torch.save({"weights": torch.zeros(10_000)}, draft)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, ignored)
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("how", ["whole", "append"])
+    def test_of_a_store_leaves_the_old_one(self, tmp_path, monkeypatch, how):
+        with StoreWriter(tmp_path, "test") as writer:
+            writer["x"] = np.arange(3)
+            writer.commit({})
+        opened = open
+
+        def full(path, mode="r", *others, **more):
+            file = opened(path, mode, *others, **more)
+            return Full(file, OSError(errno.ENOSPC, "full")) if "w" in mode else file
+
+        monkeypatch.setattr("builtins.open", full)
+        message = r"no space left on the disk \([\d,]+ bytes needed, [\d,]+ free\)"
+        with pytest.raises(InputError, match=message), StoreWriter(tmp_path, "test", overwrite=True) as writer:
+            if how == "append":
+                writer.append("x", np.zeros((4, 2)))
+            else:
+                writer["x"] = np.zeros((4, 2))
+            writer.commit({})
+        monkeypatch.undo()
+        assert ArrayStore(tmp_path, "test")["x"].tolist() == [0, 1, 2]
+        assert len(list(tmp_path.glob("data-*"))) == 1
+
+    def test_of_a_diagnosis(self, tmp_path, monkeypatch):
+        found = diagnose(tiny.outputs(), "train", "test")
+        monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        with pytest.raises(InputError, match="no space left on the disk"):
+            found.save(tmp_path / "d")
+
+
+class TestOpenFiles:
+    def test_more_arrays_than_files_are_reported_before_a_query(self, tmp_path):
+        resource = pytest.importorskip("resource")
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        pool = tiny.pool()
+        used = len(os.listdir("/dev/fd"))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, before[1]))
+            with pytest.raises(InputError, match=r"open files: \d+ arrays of the store .* limit .* ulimit -n 1024"):
+                collect(pool, tiny.data(), tmp_path / "s", trainer=tiny.trainer())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        assert not (tmp_path / "s").exists()
+        check_open_files(10, "files")
