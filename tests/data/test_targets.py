@@ -63,7 +63,7 @@ def test_what_is_plain_is_read(values):
         ([True, False], r"truth values.*astype\(int\)"),
         (["2", "01"], r"found 01, which is none of the classes 2, 10, 1"),
         (["2", None], r"found None in row\(s\) 1 beside texts"),
-        ([0, None], r"found 0, None in row\(s\) 0, 1 beside texts"),
+        ([0, None], r"found 0, None in row\(s\) 0, 1; expected class numbers"),
         (pd.Series(["2", None]), r"row\(s\) 1 beside texts"),
         ([1j], r"complex128; expected class numbers or names"),
         ([[0], [1, 2]], r"list that makes no array"),
