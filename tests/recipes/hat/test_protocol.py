@@ -35,8 +35,6 @@ HARD = {
     "source_classes": 2,
     "corrupted_sources": 4,
     "publish_students": True,
-    "source_epochs": 4,
-    "epochs": 2,
     "baselines": False,
 }
 SCALE = {"mean": [0.0] * 6, "std": [5.0] * 3 + [1.5] * 3}
@@ -53,8 +51,8 @@ def run(output: Path, **arguments):
         "features": "pool",
         "targets": TARGETS,
         "num_sources": 2,
-        "source_epochs": 8,
-        "epochs": 4,
+        "source_epochs": 4,
+        "epochs": 2,
         "optimizer": partial(torch.optim.AdamW, lr=0.01),
         "trainer": {"accelerator": "cpu"},
     }
@@ -64,12 +62,7 @@ def run(output: Path, **arguments):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("hat") / "run"
-    change = {
-        "fixed alpha": {"alpha": "fixed"},
-        "one source": {"num_sources": 1},
-        "more labels": {"labeled_fraction": 0.3},
-    }
-    run(path, guarded=True, variants=change)
+    run(path, guarded=True, variants=VARIANTS)
     return path
 
 
@@ -198,12 +191,7 @@ def test_pictures_are_drawn_and_an_interrupted_run_goes_on(folder, capsys):
     for picture in ("targets.png", "ledger.png", "weights.png"):
         assert f"]({picture})" in text and pictures.imread(folder / picture).std() > 0.05
     (folder / "seed_0/targets/p1_watch.json").unlink()
-    change = {
-        "fixed alpha": {"alpha": "fixed"},
-        "one source": {"num_sources": 1},
-        "more labels": {"labeled_fraction": 0.3},
-    }
-    run(folder, guarded=True, variants=change)
+    run(folder, guarded=True, variants=VARIANTS)
     said = capsys.readouterr().out
     assert said.count("not retrained") == 8 + 2 and results(folder)["rows"] == before  # bit for bit
 
