@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from PIL import Image
 
-SPLITS = ("train", "val", "test")
-
 
 def draw_tree(
     root: Path, folders: list[str], labels: list[str], count: int = 6, size: tuple[int, int] = (4, 4)

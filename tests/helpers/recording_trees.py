@@ -9,7 +9,6 @@ import soundfile
 
 from lightning_fusion import SpeakerDataModule
 
-SPLITS = ("train", "val", "test")
 RATE = 8000
 
 

@@ -4,14 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
+from helpers.splits import SPLITS
 from lightning_fusion import TextDataModule
-from lightning_fusion.data.batch import Batch
 from lightning_fusion.data.text.datamodule import BaseTextDataModule
 from lightning_fusion.errors import InputError
 
-SPLITS = ("train", "val", "test")
 NAMES = ("text", "label", "domain")
 ROWS = [(f"{word} {noun} {n}", label, domain) for domain, noun in (("a", "book"), ("b", "pan"))
         for label, word in (("good", "great"), ("bad", "poor")) for n in range(20)]  # fmt: skip
@@ -25,11 +23,6 @@ def table(path: Path, rows: Any = ROWS, names: str = "text,label,domain") -> str
 
 def delimited(root: str, **arguments: Any) -> TextDataModule:
     return TextDataModule(root=root, **(FEW | arguments))
-
-
-def everything(data: BaseTextDataModule, split: str) -> Batch:
-    rows = data.rows(split)
-    return rows[torch.arange(len(rows))]
 
 
 def sizes(data: BaseTextDataModule) -> list[int]:

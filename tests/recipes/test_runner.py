@@ -1,15 +1,15 @@
 import json
 import os
-import subprocess
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from helpers.recipe_runs import results
+from helpers.subprocesses import run_module
 
+import lightning_fusion
 from lightning_fusion import ExpertOutputs
 from lightning_fusion.errors import InputError
 from lightning_fusion.recipes.foe.protocol import FUSERS, MAIN
@@ -44,10 +44,6 @@ class Dice(Recipe):
 
     def figures(self, run: Run) -> Any:
         return {}
-
-
-def results(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text())
 
 
 class TestSeeds:
@@ -144,9 +140,8 @@ TWO = {
 @pytest.mark.timeout(400)
 def test_two_devices_a_logger_and_early_stopping_are_configuration(tmp_path):
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(TWO))
-    command = [sys.executable, "-m", "lightning_fusion", "recipe", "foe", "-c", "two.yaml", "--output", "run"]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PL_")}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=380, cwd=tmp_path, env=clean)
+    command = ["recipe", "foe", "-c", "two.yaml", "--output", "run"]
+    done = run_module(lightning_fusion, *command, cwd=tmp_path, timeout=380)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "GLOBAL_RANK: 1, MEMBER: 2/2" in done.stderr and done.stdout.count("FoE (label)") >= 1
     assert done.stdout.count("report: ") == 1  # the first process alone writes

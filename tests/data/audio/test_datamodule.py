@@ -6,7 +6,8 @@ import pytest
 import soundfile
 import torch
 from helpers import TESTS
-from helpers.recording_trees import RATE, SPLITS, draw_tree, folders, heard, names, ramp
+from helpers.recording_trees import RATE, draw_tree, folders, heard, names, ramp
+from helpers.splits import SPLITS
 from lightning import LightningModule, Trainer
 from thirdparty.audio import BeepDataModule
 from torch import nn

@@ -6,7 +6,8 @@ import pytest
 import soundfile
 import torch
 from helpers.data_files import spoken_words
-from helpers.recording_trees import RATE, SPLITS, folders, heard, ramp
+from helpers.recording_trees import RATE, folders, heard, ramp
+from helpers.splits import SPLITS
 
 from lightning_fusion.data.audio.labeled import LabeledAudioDataModule
 from lightning_fusion.data.audio.synthetic import SyntheticLabeledAudioDataModule

@@ -2,7 +2,8 @@ import itertools
 
 import pytest
 import torch
-from helpers.recording_trees import SPLITS, draw_tree, folders, heard, names
+from helpers.recording_trees import draw_tree, folders, heard, names
+from helpers.splits import SPLITS
 
 from lightning_fusion import SpeakerDataModule
 from lightning_fusion.errors import InputError

@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 import torch
 from helpers import TESTS, tiny
-from helpers.image_trees import SPLITS, pixels, roles, rows
+from helpers.image_trees import pixels, roles, rows
+from helpers.splits import SPLITS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning import LightningModule

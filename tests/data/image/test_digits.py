@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from helpers.image_trees import SPLITS, pixels, rows
+from helpers.image_trees import pixels, rows
+from helpers.splits import SPLITS
 from sklearn.datasets import load_digits
 
 from lightning_fusion.data.image.digits import DigitsDataModule

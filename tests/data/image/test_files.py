@@ -3,7 +3,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from helpers.image_trees import SPLITS, draw_tree, rows
+from helpers.image_trees import draw_tree, rows
+from helpers.splits import SPLITS
 from PIL import Image
 
 from lightning_fusion.data.image.folders import DomainImageDataModule

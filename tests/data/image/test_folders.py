@@ -4,7 +4,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers.image_trees import SPLITS, draw_tree, roles, rows
+from helpers.image_trees import draw_tree, roles, rows
+from helpers.splits import SPLITS
 from PIL import Image
 
 from lightning_fusion import ImageDataModule

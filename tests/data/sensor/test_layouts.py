@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers.splits import SPLITS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,8 +9,6 @@ from lightning_fusion import SensorDataModule
 from lightning_fusion.data.sensor.layouts import array_columns, cut_pieces
 from lightning_fusion.data.sensor.series import Recorded, load_series
 from lightning_fusion.errors import InputError
-
-SPLITS = ("train", "val", "test")
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@ import pickle
 import pytest
 import torch
 from helpers.data_files import motion_files
+from helpers.splits import SPLITS, everything
 from torch import nn
 
 from lightning_fusion import SensorDataModule
@@ -12,7 +13,6 @@ from lightning_fusion.data.sensor.table import FeatureTableDataModule
 from lightning_fusion.data.statistics import window_statistics
 from lightning_fusion.errors import InputError
 
-SPLITS = ("train", "val", "test")
 CHANNELS = ["x_acc", "y_acc", "z_acc", "x_gyro", "y_gyro", "z_gyro"]
 
 
@@ -60,11 +60,6 @@ def spsw(tmp_path_factory):
 def takes(data, split):
     """Names of the recordings of a split."""
     return {data._source.names[number] for number in data._cut.recording[data.rows(split).rows]}
-
-
-def everything(data, split):
-    rows = data.rows(split)
-    return rows[torch.arange(len(rows))]
 
 
 class TestSplits:

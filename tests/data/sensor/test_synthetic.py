@@ -3,19 +3,13 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from helpers.splits import SPLITS, everything
 from lightning import Trainer
 
 from lightning_fusion import ExpertModule
 from lightning_fusion.data.sensor.synthetic import SyntheticSensorDataModule
 from lightning_fusion.encoders import SensorCNN
 from lightning_fusion.errors import InputError
-
-SPLITS = ("train", "val", "test")
-
-
-def everything(data, split):
-    rows = data.rows(split)
-    return rows[torch.arange(len(rows))]
 
 
 class TestSynthetic:

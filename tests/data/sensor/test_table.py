@@ -1,16 +1,10 @@
 import pytest
 import torch
 from helpers.data_files import feature_table
+from helpers.splits import SPLITS, everything
 
 from lightning_fusion.data.sensor.table import Features, FeatureTableDataModule
 from lightning_fusion.errors import InputError
-
-SPLITS = ("train", "val", "test")
-
-
-def everything(data, split):
-    rows = data.rows(split)
-    return rows[torch.arange(len(rows))]
 
 
 def test_missing_features_are_replaced_when_asked_for():

@@ -1,16 +1,9 @@
 import numpy as np
 import pytest
-import torch
+from helpers.splits import SPLITS, everything
 
 from lightning_fusion.data.sensor.uci_har import UCIHARDataModule
 from lightning_fusion.errors import InputError
-
-SPLITS = ("train", "val", "test")
-
-
-def everything(data, split):
-    rows = data.rows(split)
-    return rows[torch.arange(len(rows))]
 
 
 class TestUciHar:

@@ -2,7 +2,8 @@ import json
 
 import pytest
 import torch
-from helpers.text_tables import FEW, ROWS, SPLITS, delimited, everything, refused, table
+from helpers.splits import SPLITS, everything
+from helpers.text_tables import FEW, ROWS, delimited, refused, table
 
 from lightning_fusion.data.text.json_lines import JSONTextDataModule
 from lightning_fusion.errors import InputError

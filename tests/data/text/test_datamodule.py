@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.text_tables import ROWS, SPLITS, delimited, everything, refused, table
+from helpers.splits import SPLITS, everything
+from helpers.text_tables import ROWS, delimited, refused, table
 from lightning import Trainer
 from thirdparty.text import LinesTextDataModule, write_lines
 

@@ -1,5 +1,6 @@
 import pytest
-from helpers.text_tables import ROWS, delimited, everything, refused, table
+from helpers.splits import everything
+from helpers.text_tables import ROWS, delimited, refused, table
 
 from lightning_fusion.errors import InputError
 

@@ -1,6 +1,7 @@
 import json
 
-from helpers.text_tables import SPLITS, everything, refused, sizes
+from helpers.splits import SPLITS, everything
+from helpers.text_tables import refused, sizes
 
 from lightning_fusion.data.text.public import Clinc150TextDataModule, ReviewsTextDataModule
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from helpers import tiny
+from helpers.splits import everything
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_fusion.data.base import TargetRows, sample_metadata
-from lightning_fusion.data.batch import Batch
 from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
 from lightning_fusion.data.samplers import LabeledSampler
 from lightning_fusion.data.splits import stratified_folds
@@ -22,11 +22,6 @@ ROWS = {"train": 120, "val": 30, "test": 30}
 def target(domain="x", batch_size=10, rows=ROWS, **arguments) -> TargetDataModule:
     data = TensorDataModule(tiny.tensors(rows=rows), tiny.CLASSES, tiny.DOMAINS, batch_size=batch_size)
     return TargetDataModule(data, domain, **({"labeled_fraction": 0.2, "min_labeled": 4} | arguments))
-
-
-def everything(data, split="train") -> Batch:
-    rows = data.rows(split)
-    return rows[torch.arange(len(rows))]
 
 
 class TestRows:

@@ -1,6 +1,4 @@
-import json
 import shutil
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -11,11 +9,13 @@ import soundfile
 import torch
 import yaml
 from helpers import tiny
-from helpers.subprocesses import environment
+from helpers.recipe_runs import results, value
+from helpers.subprocesses import run_module
 from matplotlib import image as pictures
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
 
+import lightning_fusion
 from lightning_fusion import Expert, ExpertOutputs, SpeakerDataModule
 from lightning_fusion.data.audio.synthetic import SyntheticLabeledAudioDataModule, SyntheticSpeakerDataModule
 from lightning_fusion.data.image.digits import DigitsDataModule
@@ -77,15 +77,6 @@ def voices(tmp_path_factory) -> Path:
     larger = partial(SmallSpeakerNet, num_mels=16, width=12, embedding_dim=8)
     run_on_voices(folder, seeds=SEEDS, strengths=[0.3, 1.0], larger=larger)
     return folder
-
-
-def results(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text())
-
-
-def value(rows: list[dict], method: str, metric: str, seed: int) -> float:
-    (row,) = [row for row in rows if (row["method"], row["metric"], row["seed"]) == (method, metric, seed)]
-    return row["value"]
 
 
 def by_strength(rows: list[dict], fusion: str, metric: str, split: str, strength: float) -> list[float]:
@@ -457,8 +448,8 @@ def test_speakers_on_two_devices_are_configuration(tmp_path):
         "trainer": {"accelerator": "cpu", "devices": 2, "enable_progress_bar": False},
     }
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(config))
-    command = [sys.executable, "-m", "lightning_fusion", "recipe", "acorl", "-c", "two.yaml", "--output", "run"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=380, cwd=tmp_path, env=environment())
+    command = ["recipe", "acorl", "-c", "two.yaml", "--output", "run"]
+    done = run_module(lightning_fusion, *command, cwd=tmp_path, timeout=380)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "GLOBAL_RANK: 1, MEMBER: 2/2" in done.stderr and done.stdout.count("report: ") == 1
     found = results(tmp_path / "run")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.recipe_runs import results
 from matplotlib import image as pictures
 
 from lightning_fusion import Expert, ExpertOutputs, FoEFuserModule, TextDataModule
@@ -66,10 +67,6 @@ def copied(finished, tmp_path) -> Path:
 
 def predictions(folder, seed=0):
     return ArrayStore(folder / f"seed_{seed}" / "fused", FUSED)["prediction"]
-
-
-def results(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text())
 
 
 def times(folder: Path) -> dict[str, int]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import tiny
+from helpers.recipe_runs import value
 from matplotlib import image as pictures
 
 from lightning_fusion import ExpertOutputs, FrugalFoE
@@ -86,8 +87,8 @@ def test_the_report_tells_the_accuracy_of_the_samples_of_least_risk(tmp_path):
     curve = risk_coverage(coverage.risk.numpy(), wrong)
     told = {share: report.values(MAIN, f"accuracy at {share:.0%} coverage") for share in COVERAGES}
     assert told[1.0] == [pytest.approx(report.values(MAIN)[0])]
-    for share, (value,) in told.items():
-        assert value == pytest.approx(1 - np.interp(share, curve.coverage, curve.error))
+    for share, (covered,) in told.items():
+        assert covered == pytest.approx(1 - np.interp(share, curve.coverage, curve.error))
     assert f"50% coverage {told[0.5][0]:.3f}" in (tmp_path / "run/report.md").read_text()
     assert not any(MAJORITY in note for note in report.notes)
 
@@ -159,11 +160,6 @@ def strict(text: str) -> dict:
 
 def results(folder: Path) -> dict:
     return strict((folder / "results.json").read_text())
-
-
-def value(rows: list[dict], method: str, metric: str = "accuracy", seed: int = 0) -> float:
-    (row,) = [row for row in rows if (row["method"], row["metric"], row["seed"]) == (method, metric, seed)]
-    return row["value"]
 
 
 def curve(rows: list[dict], method: str, seed: int = 0) -> list[tuple[float, float]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.recipe_runs import results
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import image as pictures
@@ -72,10 +73,6 @@ def hard(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("hat") / "hard"
     run(path, **HARD)
     return path
-
-
-def results(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text())
 
 
 def value(rows: list[dict], method: str, domain: str | None, metric: str = "accuracy") -> float:

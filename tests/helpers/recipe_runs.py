@@ -1,0 +1,15 @@
+"""What a recipe left in the folder of its run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def results(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text())
+
+
+def value(rows: list[dict[str, Any]], method: str, metric: str = "accuracy", seed: int = 0) -> float:
+    """The value of the only row of a method, a metric and a seed."""
+    (row,) = [row for row in rows if (row["method"], row["metric"], row["seed"]) == (method, metric, seed)]
+    return row["value"]
