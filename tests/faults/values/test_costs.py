@@ -133,7 +133,7 @@ def test_impossible_settings_raise(arguments, message):
 
 class TestTradeOff:
     def test_costs_below_one_error_have_no_effect(self):
-        outputs, targets = problem(0)
+        outputs, targets = problem(0, rows=40)
         with pytest.warns(UserWarning, match=r"trade_off \* cost is 6e-06 for the most expensive expert, less"):
             FrugalFoE([3e-4, 1e-4, 1e-4, 1e-6]).fit(named(outputs), targets)
         with warnings.catch_warnings():
@@ -142,6 +142,7 @@ class TestTradeOff:
             for arguments in ({"trade_off": 160.0}, {"trade_off": 0}, {"trade_off": None, "budget": 2e-4}):
                 FrugalFoE([3e-4, 1e-4, 1e-4, 1e-6], **arguments).fit(named(outputs), targets)
 
+    @pytest.mark.slow
     def test_none_beside_a_budget(self):
         outputs, targets = problem(0)
         one, other = (

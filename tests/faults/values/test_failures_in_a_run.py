@@ -89,6 +89,7 @@ class TestRawInput:
         with pytest.raises(InputError, match=rf"^expert failing .*{reason}.*; on_failure='skip' continues without it$"):
             tiny.trainer(1).fit(make(pool(network)), data())
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("make", [fuser, module])
     def test_continues_as_on_stored_outputs(self, kind, make):
         network = FAILURES[kind][0]
