@@ -202,6 +202,12 @@ class FrugalFoEModule(CheckedHooks, CheckedLoading, LightningModule):
             if stage == "fit" and self.pool is not None:
                 warn_seen(self.pool.members, data)
         if stage == "fit":
+            launcher = self.trainer.strategy.launcher
+            if (method := getattr(launcher, "_start_method", None)) is not None:  # of Lightning's multiprocessing
+                raise InputError(
+                    f"trainer.strategy: the processes that {method} starts fit the policy and end, and it does not "
+                    "return to this process; use strategy ddp, or one process"
+                )
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
                 if isinstance(callback, (WeightAveraging, ModelPruning)):
                     does = "prunes" if isinstance(callback, ModelPruning) else "averages"

@@ -116,6 +116,14 @@ def test_another_number_of_optimizers_is_named(tmp_path):
         tiny.trainer().fit(module, datamodule=data)
 
 
+def test_a_policy_that_other_processes_would_keep_is_not_fitted(tmp_path):
+    module, _ = modules.made("FrugalFoEModule", tmp_path)
+    module.trainer = tiny.trainer(strategy="ddp_spawn")
+    with pytest.raises(InputError, match=r"trainer.strategy: the processes that spawn starts fit the policy and end"):
+        module.setup("fit")
+    module.setup("test")
+
+
 def test_a_policy_has_no_weights_to_average(tmp_path):
     module, data = modules.made("FrugalFoEModule", tmp_path)
     with pytest.raises(InputError, match="EMAWeightAveraging averages weights, and a query policy has none; remove it"):
