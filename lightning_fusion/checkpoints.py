@@ -12,10 +12,11 @@ import torch
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_fusion.described import build_arguments, imported_class
+from lightning_fusion.described import MemoryLimit, build_arguments, imported_class
 from lightning_fusion.errors import InputError, nearest_path, shorten
 from lightning_fusion.hyperparameters import constructor_arguments, keep_plain
 
+_SPARE = 1 << 31  # bytes that a module may need beyond its weights
 _HOW = "map_location", "hparams_file", "strict", "weights_only"
 
 
@@ -162,8 +163,11 @@ class CheckedReload:
             kind = found
         _check_complete(kind, recorded, arguments, checkpoint_path)
         built = build_arguments(kind, {k: v for k, v in recorded.items() if k not in arguments}, where)
+        state = content.get("state_dict") or {}
+        num_bytes = sum(value.nbytes for value in state.values() if isinstance(value, torch.Tensor))
         try:
-            result: Any = kind(**{**built, **arguments})
+            with MemoryLimit(_SPARE + 4 * num_bytes, where):
+                result: Any = kind(**{**built, **arguments})
         except InputError:
             raise
         except Exception as error:  # of any constructor, from arguments of any kind
@@ -172,8 +176,8 @@ class CheckedReload:
                 f"{where}: {kind.__name__} cannot be built from its arguments ({type(error).__name__}: {what})"
             ) from error
         if isinstance(result, LightningDataModule):
-            if (state := content.get(kind.__qualname__)) is not None:
-                result.load_state_dict(state)
+            if (held := content.get(kind.__qualname__)) is not None:
+                result.load_state_dict(held)
             return result  # type: ignore[return-value]
         if "state_dict" not in content:
             raise InputError(f"{where} contains no weights")
@@ -213,13 +217,16 @@ class CheckedLoading(CheckedReload):
 
 def _with_weights(module: Any, content: dict[str, Any], strict: bool | None, where: str) -> Any:
     """Load the weights and further content of a checkpoint into a module, as Lightning does."""
-    module.configure_model()
-    module.on_load_checkpoint(content)
-    state = content["state_dict"]
     try:
+        module.configure_model()
+        module.on_load_checkpoint(content)
+        state = content["state_dict"]
         keys = module.load_state_dict(state, strict=module.strict_loading if strict is None else strict)
-    except RuntimeError as error:
-        raise InputError(f"{where} does not match the module: {' '.join(str(error).split())[:400]}") from error
+    except InputError:
+        raise
+    except Exception as error:  # from content of any kind
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+        raise InputError(f"{where} does not match the module ({what})") from error
     for what, names in (("lacks", keys.missing_keys), ("has unknown", keys.unexpected_keys)):
         if names:
             rank_zero_warn(f"{where} {what} weights: {shorten(names)}")

@@ -194,7 +194,8 @@ class _Reader:
         return made(items) if self.build else items  # type: ignore[call-arg]  # one of the four
 
     def _text(self, value: str, options: list[Any], name: str, given: Any) -> Any:
-        if name.rpartition(".")[2] in _FILES:
+        argument = name.rpartition(".")[2]
+        if argument in _FILES or (not argument.isdigit() and value.startswith(("\\\\", "//"))):
             self._check_path(value, name)
         for option in options if self.build else ():
             if isinstance(option, type) and issubclass(option, Enum) and value in option.__members__:

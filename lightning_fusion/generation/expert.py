@@ -150,10 +150,15 @@ class GenerativeExpert:
             return TransformersGenerator(self.transformers)
         content = load_weights_only(self.checkpoint, mmap=True)
         card = content[CARD_KEY]
-        network = build_network(card["network"], card["vocab_size"], f"checkpoint {self.checkpoint}")
-        prefix = "network."
-        state = content["state_dict"]
-        network.load_state_dict({key[len(prefix) :]: state[key] for key in state if key.startswith(prefix)})
+        where, prefix = f"checkpoint {self.checkpoint}", "network."
+        state = content.get("state_dict") or {}
+        weights = {key[len(prefix) :]: state[key] for key in state if key.startswith(prefix)}
+        size = sum(value.nbytes for value in weights.values() if isinstance(value, torch.Tensor))
+        network = build_network(card["network"], card["vocab_size"], where, size)
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise InputError(f"{where} does not match its network: {' '.join(str(error).split())[:400]}") from error
         return network
 
     @cached_property

@@ -158,6 +158,41 @@ class TestModules:
                 main([command, *files, "--ckpt_path", with_names(good, NAMES[case])])
             assert "evil" not in sys.modules, case
 
+    @pytest.mark.parametrize(
+        "names",
+        [
+            {"network": {"class_path": FUSER, "init_args": {"hidden": [10**9]}}},
+            {"network": {"class_path": FUSER, "init_args": {"hidden": [10**13]}}},
+            {"network": {"class_path": FUSER, "init_args": {"hidden": "many"}}},
+            {"network": {"class_path": FUSER, "init_args": {"hidden": [-1]}}},
+            {"network": 3},
+            {"classes": 3},
+            {"expert_classes": {"a": 3}},
+            {"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": [1]}}},
+            {"seed": {"a": 1}},
+            {"mean_weight": "x"},
+        ],
+        ids=range(10),
+    )
+    def test_values_of_another_type_or_size(self, names, good):
+        path = with_names(good, names)
+        if names == {"optimizer": names.get("optimizer")}:
+            FoEFuserModule.load_from_checkpoint(path)  # a factory is called in a fit
+        else:
+            with pytest.raises(InputError, match=r"altered\.ckpt|classes|mean_weight"):
+                FoEFuserModule.load_from_checkpoint(path)
+
+    @pytest.mark.parametrize("key", ["state_dict", "hyper_parameters", "experts", "callbacks"])
+    @pytest.mark.parametrize("value", [None, 3, "x", [1], {"a": 1}, {1: {}}])
+    def test_content_of_another_kind(self, key, value, good):
+        content = torch.load(good / "fuser.ckpt", weights_only=True)
+        content[key] = value
+        torch.save(content, "altered.ckpt")
+        try:
+            FoEFuserModule.load_from_checkpoint("altered.ckpt")
+        except InputError as error:
+            assert "\n" not in str(error)
+
     def test_what_training_writes_is_read(self):
         arguments = {**tiny.outputs().fuser_arguments(), "mean_weight": 0.25}
         module = FoEFuserModule(**arguments, network=partial(MLPFuser, hidden=(7,)))
