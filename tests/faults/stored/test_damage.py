@@ -65,15 +65,24 @@ KINDS = {
 }
 
 
+class Stored:
+    """A folder of each kind, written when it is first used."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __truediv__(self, name: str) -> Path:
+        kind = name.partition("/")[0]
+        if not (self.root / kind).exists():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                KINDS[kind][0](self.root / kind)
+        return self.root / name
+
+
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory):
-    """A folder of each kind."""
-    root = tmp_path_factory.mktemp("stored")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name, (write, _, _) in KINDS.items():
-            write(root / name)
-    return root
+def stored(tmp_path_factory) -> Stored:
+    return Stored(tmp_path_factory.mktemp("stored"))
 
 
 def plain(value):
@@ -97,7 +106,7 @@ def damages(file: Path, count: int):
     yield from (content[: int(place)] for place in DRAW.integers(len(content), size=count // 2))
 
 
-def check(stored: Path, folder: Path, kind: str, count: int) -> None:
+def check(stored: Stored, folder: Path, kind: str, count: int) -> None:
     """Damage each file of a folder; it must be rejected in one line, or read as before."""
     _, read, content = KINDS[kind]
     shutil.copytree(stored / kind, folder)

@@ -175,6 +175,7 @@ class TestReaders:
 
 
 class TestHostile:
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore")
     def test_one_failing_source_is_reported_and_fails_nothing(self, folder, monkeypatch):
         registry_sources.publish(folder, "good")
