@@ -144,9 +144,9 @@ class TestSensors:
 
 class TestTables:
     @pytest.mark.slow
-    def test_a_million_columns(self, tmp_path):
-        names = ",".join(f"c{number}" for number in range(1_000_000))
-        for name, text in (("a.csv", f"{names}\n{'1,' * 999_999}1\n"), ("b.csv", f"{names},c0\n{'1,' * 1_000_000}1\n")):
+    def test_many_columns(self, tmp_path):
+        names = ",".join(f"c{number}" for number in range(200_000))
+        for name, text in (("a.csv", f"{names}\n{'1,' * 199_999}1\n"), ("b.csv", f"{names},c0\n{'1,' * 200_000}1\n")):
             (tmp_path / name).write_text(text)
         values, _ = read_columns(str(tmp_path / "a.csv"), ["c5"], [])
         assert values.tolist() == [[1.0]]
@@ -162,7 +162,7 @@ class TestTables:
             list(read_json(path, ["text"]))
 
     @pytest.mark.slow
-    def test_an_object_of_a_million_keys(self, tmp_path):
+    def test_an_object_of_many_keys(self, tmp_path):
         path = tmp_path / "a.jsonl"
-        path.write_text(json.dumps({f"k{number}": 0 for number in range(1_000_000)}))
-        assert len(next(read_json(path, ["k1"]))[1]) == 1_000_000
+        path.write_text(json.dumps({f"k{number}": 0 for number in range(200_000)}))
+        assert len(next(read_json(path, ["k1"]))[1]) == 200_000

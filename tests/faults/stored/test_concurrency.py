@@ -55,7 +55,7 @@ def test_a_policy_that_is_saved_while_it_is_read(tmp_path):
     def read() -> None:
         assert FrugalFoE.load(tmp_path).metadata()["digest"] in known
 
-    beside(lambda number, round: policies[(number + round) % 2].save(tmp_path), read)
+    beside(lambda number, round: policies[(number + round) % 2].save(tmp_path), read, rounds=8)
 
 
 @pytest.mark.slow
