@@ -1,10 +1,15 @@
-"""Exception for invalid user input."""
+"""The exception for invalid user input, and the origin and reason of other errors."""
 
 import errno
+import os
+import sysconfig
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+_FOLDERS = [*map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")), str(Path(__file__).parent)]
+_LIBRARIES = tuple(f"{Path(path).resolve()}{os.sep}" for path in _FOLDERS)
 
 
 class InputError(ValueError):
@@ -133,3 +138,16 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 def input_error(error: BaseException | None) -> InputError | None:
     """Return the InputError at the origin of a chain of exceptions, if any."""
     return next((each for each in chain(error) if isinstance(each, InputError)), None)
+
+
+def is_code_of_user(file: str) -> bool:
+    """Return whether a source file is none of this library, of Python's own modules and of installed packages.
+
+    Args:
+        file: Path of the file, as of a code object.
+
+    Example:
+        >>> is_code_of_user("/home/me/mine.py"), is_code_of_user(sysconfig.__file__), is_code_of_user("<string>")
+        (True, False, False)
+    """
+    return not file.startswith("<") and not str(Path(file).resolve()).startswith(_LIBRARIES)

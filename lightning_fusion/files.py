@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import sysconfig
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -132,23 +131,6 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
 def is_sealed(content: Mapping[str, Any]) -> bool:
     """Return whether the entries of a JSON file are those of :func:`sealed`."""
     return bool(content.get("digest") == sealed(content)["digest"])
-
-
-_FOLDERS = [*map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")), str(Path(__file__).parent)]
-_LIBRARIES = tuple(f"{Path(path).resolve()}{os.sep}" for path in _FOLDERS)
-
-
-def is_code_of_user(file: str) -> bool:
-    """Return whether a source file is none of this library, of Python's own modules and of installed packages.
-
-    Args:
-        file: Path of the file, as of a code object.
-
-    Example:
-        >>> is_code_of_user("/home/me/mine.py"), is_code_of_user(np.__file__), is_code_of_user("<string>")
-        (True, False, False)
-    """
-    return not file.startswith("<") and not str(Path(file).resolve()).startswith(_LIBRARIES)
 
 
 def row_digests(*arrays: Any) -> np.ndarray:

@@ -7,8 +7,7 @@ from importlib import import_module
 from traceback import walk_tb
 
 from lightning_fusion.cli.help import classes
-from lightning_fusion.errors import InputError, chain, suggestion
-from lightning_fusion.files import is_code_of_user
+from lightning_fusion.errors import InputError, chain, is_code_of_user, suggestion
 
 _NOISE = re.compile(
     r"(Parser key|Problem with given class_path|Does not validate|Subtypes:|Errors:|Given value|tip:|usage:|"

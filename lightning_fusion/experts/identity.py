@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.files import digest, hash_files, is_code_of_user
+from lightning_fusion.errors import is_code_of_user
+from lightning_fusion.files import digest, hash_files
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _LARGEST_NAME = 4096  # longer texts name no file
