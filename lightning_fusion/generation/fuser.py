@@ -225,7 +225,7 @@ class GenerativeFoE(TunableLearningRate, CheckedHooks, CheckedLoading, Lightning
     def on_predict_epoch_end(self) -> None:
         """Embed, select, and generate the texts of the selected experts."""
         rows = self._spool.rows
-        if self.trainer.world_size == 1 and not rows:
+        if not rows and (self.trainer.world_size == 1 or self.experts is None):  # embeddings have no texts
             return
         chosen, texts = self._answer(rows)
         start = 0

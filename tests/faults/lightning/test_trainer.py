@@ -1,10 +1,11 @@
 """What users do with a Trainer works with every module: runs in any order, callbacks, tuners."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from helpers import modules, tiny
+from helpers import generation_script, modules, tiny
 from lightning.pytorch.callbacks import (
     EarlyStopping,
     EMAWeightAveraging,
@@ -114,6 +115,13 @@ def test_another_number_of_optimizers_is_named(tmp_path):
         InputError, match=r"Mine has 1 optimizer\(s\); expected 2, in this order: of network, of teacher"
     ):
         tiny.trainer().fit(module, datamodule=data)
+
+
+def test_stored_embeddings_need_no_experts_in_several_processes():
+    module = generation_script.fuser()
+    module._trainer = SimpleNamespace(world_size=2)
+    module.on_predict_epoch_end()
+    assert module.summary == {}
 
 
 def test_a_policy_that_other_processes_would_keep_is_not_fitted(tmp_path):
