@@ -3,7 +3,7 @@
 import inspect
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -17,6 +17,7 @@ from lightning_fusion.errors import InputError, nearest_path, shorten
 from lightning_fusion.hyperparameters import constructor_arguments, keep_plain
 
 _SPARE = 1 << 31  # bytes that a module may need beyond its weights
+_LARGE = 1_000_000  # values of a tensor
 _HOW = "map_location", "hparams_file", "strict", "weights_only"
 
 
@@ -31,7 +32,8 @@ def load_weights_only(path: Any, map_location: Any = "cpu", **how: Any) -> Any:
         **how: Further arguments of :func:`torch.load`.
 
     Raises:
-        ValueError: If the file is damaged, or compressed (``torch.save`` compresses nothing).
+        ValueError: If the file is damaged, is compressed (``torch.save`` compresses nothing), or has tensors that
+            would take far more memory than the file.
         Exception: What ``torch.load`` raises for other files.
     """
     if zipfile.is_zipfile(path):
@@ -45,7 +47,24 @@ def load_weights_only(path: Any, map_location: Any = "cpu", **how: Any) -> Any:
     content = torch.load(path, map_location=map_location, weights_only=True, **how)
     if hasattr(path, "seek"):
         path.seek(0)
+    for value in _tensors(content):
+        if value.layout != torch.strided or value.is_meta:
+            raise ValueError("it has a tensor without values of its own")
+        if value.numel() > _LARGE and value.numel() * value.itemsize > 2 * value.untyped_storage().nbytes():
+            raise ValueError(f"a tensor of {tuple(value.shape)} repeats few values, and would take gigabytes")
     return content
+
+
+def _tensors(content: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors of nested content, which may contain itself."""
+    stack, seen = [content], set()
+    while stack:
+        found = stack.pop()
+        if isinstance(found, torch.Tensor):
+            yield found
+        elif isinstance(found, (Mapping, list, tuple)) and id(found) not in seen:
+            seen.add(id(found))
+            stack += found.values() if isinstance(found, Mapping) else found
 
 
 def reason(error: Exception) -> str:
@@ -163,8 +182,7 @@ class CheckedReload:
             kind = found
         _check_complete(kind, recorded, arguments, checkpoint_path)
         built = build_arguments(kind, {k: v for k, v in recorded.items() if k not in arguments}, where)
-        state = content.get("state_dict") or {}
-        num_bytes = sum(value.nbytes for value in state.values() if isinstance(value, torch.Tensor))
+        num_bytes = sum(value.nbytes for value in _tensors(content.get("state_dict")))
         try:
             with MemoryLimit(_SPARE + 4 * num_bytes, where):
                 result: Any = kind(**{**built, **arguments})

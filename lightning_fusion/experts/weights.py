@@ -180,7 +180,11 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], path: str, classe
             f"checkpoint: {path} has {tuple(found[last].shape)} for {last}, the network {tuple(wanted[last].shape)}; "
             f"it names {len(classes)} classes ({shorten(classes)}): change classes or network"
         )
-    network.load_state_dict(found)
+    try:
+        network.load_state_dict(found)
+    except Exception as error:  # of networks with a loader of their own
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+        raise InputError(f"checkpoint: {path} does not match {type(network).__name__} ({what})") from error
 
 
 def digest_tensor(digests: np.ndarray) -> Tensor:

@@ -255,7 +255,7 @@ def _longest(seconds: Mapping[str, float], earlier: Path) -> dict[str, float]:
     try:
         known = json.loads(earlier.read_text(encoding="utf-8"))["seconds"]
         return {name: max(seconds.get(name, 0.0), known.get(name, 0.0)) for name in {**known, **seconds}}
-    except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError):  # missing or truncated
+    except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError, RecursionError):  # missing or damaged
         return dict(seconds)
 
 

@@ -223,7 +223,7 @@ def _recorded(marker: Path) -> dict[str, Any] | None:
     """Return the record of a folder's run; ``None`` if it is damaged."""
     try:
         found = json.loads(marker.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     parts = isinstance(found, dict) and all(isinstance(found.get(key, {}), dict) for key in ("config", "seeds"))
     return found if parts else None

@@ -325,9 +325,9 @@ class BaseImageDataModule(ModalityDataModule):
             if not path.is_file():
                 raise InputError(f"superclasses: found no file {path}; expected 'cifar100' or a JSON file")
             try:
-                content = json.loads(path.read_text(encoding="utf-8"))
+                content = json.loads(path.read_text(encoding="utf-8-sig"))
                 table = {canonical_label(name): as_labels(classes, "superclasses") for name, classes in content.items()}
-            except (AttributeError, TypeError, ValueError) as error:
+            except (AttributeError, TypeError, ValueError, RecursionError) as error:
                 raise InputError(
                     f"superclasses: {path} is not JSON of {{super-class: [class, ...]}} ({error}); repair it"
                 ) from error

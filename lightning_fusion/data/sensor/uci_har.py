@@ -76,8 +76,11 @@ class UCIHARDataModule(BaseSensorDataModule):
             raise InputError(f"root: the windows of train and test under {root} differ in length")
         subject, label, samples = np.concatenate(subjects), np.concatenate(labels), np.concatenate(windows)
         if (file := Path(root, "activity_labels.txt")).is_file():
-            lines = file.read_text(encoding="utf-8").splitlines()
-            names = dict(line.split(maxsplit=1) for line in lines if line.strip())
+            try:
+                lines = file.read_text(encoding="utf-8-sig").splitlines()
+                names = dict(line.split(maxsplit=1) for line in lines if line.strip())
+            except ValueError as error:  # UnicodeDecodeError is one
+                raise InputError(f"root: {file} cannot be read ({error}); expected lines '1 WALKING'") from error
             label = np.array([names.get(number, number).strip() for number in label], object)
         split = np.repeat(splits, [len(part) for part in subjects])
         line = np.concatenate([np.arange(len(part)) for part in subjects])

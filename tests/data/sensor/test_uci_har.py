@@ -48,6 +48,11 @@ class TestUciHar:
         assert len(data.rows("val")) and everything(data, "val").input.shape[1] == 1
 
     def test_bad_files(self, root):
+        for content in (b"1\n", b"1 WALKING\n2 \xff\n"):
+            (root / "activity_labels.txt").write_bytes(content)
+            with pytest.raises(InputError, match=r"activity_labels\.txt cannot be read .*; expected lines '1 WALKING'"):
+                UCIHARDataModule(root=str(root)).setup()
+        (root / "activity_labels.txt").unlink()
         data = UCIHARDataModule(root=str(root))
         (root / "test/y_test.txt").write_text("1\n2\n")
         with pytest.raises(

@@ -249,6 +249,22 @@ class TestExperts:
         with pytest.raises(InputError), GenerativeExpert(checkpoint=path).loaded():
             pass
 
+    @pytest.mark.parametrize("samples", [torch.zeros(1, dtype=torch.int64).expand(10**12), torch.zeros(2).to_sparse()])
+    def test_tensors_that_would_take_gigabytes(self, samples, good):
+        path = altered(good / "expert.ckpt", **{CARD_KEY: {"samples": samples}})
+        with pytest.raises(InputError, match=r"would take gigabytes|without values of its own"):
+            Expert(checkpoint=path, network=tiny.Net)
+        with pytest.raises(InputError, match=r"would take gigabytes|without values of its own"):
+            ExpertModule.load_from_checkpoint(path)
+
+    def test_content_that_contains_itself(self, good):
+        content = torch.load(good / "expert.ckpt", weights_only=True)
+        content["itself"] = content["hyper_parameters"]["classes"] = loop = {}
+        loop["again"] = loop
+        torch.save(content, "altered.ckpt")
+        with pytest.raises(InputError, match=r"altered\.ckpt"):
+            ExpertModule.load_from_checkpoint("altered.ckpt")
+
     def test_no_download_is_started(self, good):
         spec = {
             "class_path": "lightning_fusion.experts.adapters.transformers.TransformersClassifier",
