@@ -112,7 +112,7 @@ def test_every_public_name_and_the_help_need_no_extra(printed):
 @pytest.mark.slow
 def test_what_needs_an_extra_names_it(printed):
     expected = [f"found no package {name}: pip install 'lightning-fusion[{extra}]'" for name, extra in MISSING.values()]
-    assert printed["missing"].splitlines() == expected
+    assert [line for line in printed["missing"].splitlines() if line] == expected  # torchaudio prints a blank one
 
 
 @pytest.mark.slow
