@@ -41,4 +41,5 @@ def test_every_module_is_in_the_table():
     kinds = {"LightningModule"}
     for _ in range(3):
         kinds |= {name for found in classes for name, bases in found if kinds & set(re.findall(r"\w+", bases))}
-    assert {name for name in kinds if name[0] != "_"} - {"LightningModule"} == set(table())
+    trained = {name for name in kinds if name[0] != "_"} - {"LightningModule", "QueryingModule"}  # one only predicts
+    assert trained == set(table())
