@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from lightning_fusion.checkpoints import read_checkpoint
@@ -19,7 +18,7 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.pool import ExpertPool, check_same_experts
 from lightning_fusion.extras import require
-from lightning_fusion.files import hash_files, sync, write_text
+from lightning_fusion.files import disk_errors, exclusive, hash_files, sync, write_text
 from lightning_fusion.foe.module import FoEFuserModule
 
 _BATCHES = (1, 5)
@@ -215,26 +214,21 @@ def _drafted(folder: Path) -> Iterator[Path]:
     A killed export leaves whole files: the programs of the old or of the new one, and a manifest whose digests tell
     which.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise InputError(f"output: another process is writing {folder}; wait for it") from error
     draft = folder / ".draft"
-    try:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir()
-        yield draft
-        files = sorted(draft.iterdir(), key=lambda path: path.name == _MANIFEST)
-        for path in files:
-            sync(path)
-            os.replace(path, folder / path.name)
-        for name in _FILES - {path.name for path in files}:
-            (folder / name).unlink(missing_ok=True)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        lock.release()
+    with exclusive(folder / ".lock", "output"):
+        try:
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir()
+            with disk_errors(draft):
+                yield draft
+                files = sorted(draft.iterdir(), key=lambda path: path.name == _MANIFEST)
+                for path in files:
+                    sync(path)
+                    os.replace(path, folder / path.name)
+            for name in _FILES - {path.name for path in files}:
+                (folder / name).unlink(missing_ok=True)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 class _Input:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from lightning_fusion.errors import InputError, is_disk_full
@@ -36,6 +37,38 @@ def disk_errors(path: Path, needed: int | None = None) -> Iterator[None]:
         raise InputError(
             f"{path.parent}: no space left on the disk ({size}); make space, or choose another folder"
         ) from error
+
+
+@contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """Context that one process at a time can enter; the system ends the claim of a killed one.
+
+    Args:
+        path: Lock file, in a folder that is created if it is missing.
+        what: What is claimed, for the message.
+
+    Raises:
+        InputError: If another process is inside.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / ".lock"
+        >>> with exclusive(path, "output"):
+        ...     path.name in [file.name for file in path.parent.iterdir()]
+        True
+    """
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(f"{what}: another process is writing {path.parent}; wait for it") from error
+    except OSError as error:
+        raise InputError(f"{what}: {path.parent} cannot be written ({error.strerror}); name another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def undrafted(name: str) -> str:

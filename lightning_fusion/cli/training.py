@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -23,7 +24,7 @@ from lightning_fusion.cli.parser import FusionArgumentParser, parse
 from lightning_fusion.described import check_arguments
 from lightning_fusion.errors import InputError, nearest_path, shorten
 from lightning_fusion.experts.pool import ExpertPool
-from lightning_fusion.files import write_text
+from lightning_fusion.files import exclusive, write_text
 from lightning_fusion.hyperparameters import constructor_arguments
 from lightning_fusion.recipes.trainers import check_processes
 
@@ -43,8 +44,21 @@ _LINKS = {
 class FusionSaveConfig(SaveConfigCallback):
     """Save the configuration of each run in the logger's folder and in the config of wandb."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._claims = ExitStack()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Release the checkpoints."""
+        self._claims.close()
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save once, before anything is trained."""
+        """Save once, before anything is trained; checkpoints of fixed names are claimed until the run ends."""
+        if stage == "fit" and trainer.is_global_zero:
+            for callback in trainer.checkpoint_callbacks:
+                folder, name = getattr(callback, "dirpath", None), getattr(callback, "filename", None)
+                if folder and name and "{" not in name:
+                    self._claims.enter_context(exclusive(Path(folder) / f".{name}.lock", f"checkpoint {name}"))
         if self.already_saved:
             return
         config = self.config.clone()

@@ -6,7 +6,7 @@ import re
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from rich.console import Console
 
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.collect import first_process
-from lightning_fusion.files import undrafted, write_text
+from lightning_fusion.files import exclusive, undrafted, write_text
 from lightning_fusion.recipes.notes import noting
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.trainers import Trainers
 
 _RUN = "run.json"
+_LOCK = ".lock"
 _WRITTEN = (_RUN, "results.json", "report.md")  # written atomically
 _MADE = re.compile(r"config\.yaml|\w+\.png|seed_\d+|logs|answers")
 
@@ -118,10 +119,24 @@ def run_recipe(
         The report.
 
     Raises:
-        InputError: If the folder contains another run or other files, or the block is invalid.
+        InputError: If the folder contains another run or other files, another process is running a recipe in it, or
+            the block is invalid.
     """
     check_seeds(seeds)
     trainers = Trainers(trainer, output)
+    with _alone_in(Path(output)):
+        return _run(recipe, output, seeds, trainers, overwrite)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Lock the folder of a run in the first process; other folders, which are rejected later, are not touched."""
+    ours = not folder.exists() or (folder.is_dir() and ((folder / _RUN).is_file() or not any(folder.iterdir())))
+    with exclusive(folder / _LOCK, "output") if ours and first_process() else nullcontext():
+        yield
+
+
+def _run(recipe: Recipe, output: str | Path, seeds: Sequence[int], trainers: Trainers, overwrite: bool) -> Report:
     console = Console(markup=False, quiet=not first_process())
     with quiet_lightning(), noting() as notes:
         config = {**recipe.config, **({"trainer": record} if (record := trainers.record()) else {})}
@@ -191,19 +206,24 @@ def claim_folder(
     resumed = False
     if path.exists() and not path.is_dir():
         raise InputError(f"output: {path} is a file; name a folder")
-    if path.is_dir() and not all(undrafted(item.name) == _RUN != item.name for item in path.iterdir()):
+    items = [item for item in path.iterdir() if item.name != _LOCK] if path.is_dir() else []
+    if not all(undrafted(item.name) == _RUN != item.name for item in items):
         if not marker.is_file():
             raise InputError(f"output: {path} contains files that no recipe wrote; name another folder")
         found = _recorded(marker)
         if overwrite:
-            names = [item.name for item in path.iterdir()]
-            strangers = [name for name in names if undrafted(name) not in _WRITTEN and not _MADE.fullmatch(name)]
+            strangers = [
+                name
+                for name in (item.name for item in items)
+                if undrafted(name) not in _WRITTEN and not _MADE.fullmatch(name)
+            ]
             if strangers or (found is not None and "recipe" not in found):
                 raise InputError(
                     f"output: {path} contains files that no recipe wrote ({shorten(sorted(strangers)) or _RUN}); name "
                     "another folder, or remove it yourself"
                 )
-            shutil.rmtree(path)
+            for item in items:
+                shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
         elif differ := _difference(found or {}, wanted):
             raise InputError(
                 f"output: {path} contains another run (differs in {differ}); name another "
