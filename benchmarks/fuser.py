@@ -100,7 +100,7 @@ def measure() -> list[Result]:
     def bare() -> Any:
         return lightning("bare", logger=False, enable_checkpointing=False, enable_progress_bar=False)
 
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w", encoding="utf-8") as nowhere:
 
         def shipped() -> Any:
             return lightning(

@@ -88,7 +88,7 @@ def write_questions(
             options = [intent, *draw.sample([other for other in intents[domain] if other != intent], 3)]
             draw.shuffle(options)
             table.append([query, *map(spoken, options), "ABCD"[options.index(intent)]])
-        with open(folder / split / f"{domain}_{split}.csv", "w", newline="") as file:
+        with open(folder / split / f"{domain}_{split}.csv", "w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows(draw.sample(table, min(count, len(table))))
 
 

@@ -80,5 +80,7 @@ def interleave(sides: dict[str, Prepare], repeats: int) -> dict[str, list[Times]
 
 def resident_mb(key: str) -> float:
     """Memory of this process, ``VmRSS`` now or ``VmHWM`` at its peak, in MB."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    line = next(
+        line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith(key)
+    )
     return int(line.split()[1]) / 1024

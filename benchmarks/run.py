@@ -50,7 +50,9 @@ def main(names: Sequence[str]) -> None:
         results += import_module(BENCHMARKS[name]).measure()
     console.print(table(results))
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    OUTPUT.write_text(json.dumps([asdict(result) | {"ok": result.ok} for result in results], indent=1))
+    OUTPUT.write_text(
+        json.dumps([asdict(result) | {"ok": result.ok} for result in results], indent=1), encoding="utf-8"
+    )
     console.print(f"written to {OUTPUT}", style="dim")
 
 

@@ -10,7 +10,7 @@ import lightning_fusion
 
 ROOT = Path(lightning_fusion.__file__).parent
 BELOW = [
-    {"files", "store", "plotting"},
+    {"files", "store", "plotting", "terminal"},
     {"checkpoints", "described", "hooks", "hyperparameters", "optimization", "schedules", "costs"},
     {"data", "baselines", "metrics", "callbacks"},
     {"experts"},

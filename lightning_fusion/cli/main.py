@@ -13,6 +13,7 @@ from typing import Any
 from lightning_fusion import __version__
 from lightning_fusion.cli.help import COMMANDS, TRAINING, recipes, show_help, usage
 from lightning_fusion.errors import InputError, chain, suggestion, system_error
+from lightning_fusion.terminal import use_utf8
 
 _HELP = ("-h", "--help")
 
@@ -35,6 +36,7 @@ def main(args: Sequence[str] | None = None) -> Any:
     from_shell = args is None
     given = sys.argv[1:] if args is None else [str(arg) for arg in args]
     if from_shell:
+        use_utf8()
         sys.path.insert(0, os.getcwd())  # the user's modules, as 'python -m' finds them
     # torch 2.14 deprecates what lightning 2.6 does on every batch transfer; users can do nothing about it
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
@@ -84,6 +86,10 @@ def _wrong_input(error: Exception) -> InputError | None:
     """Convert errors that other libraries raise for wrong input."""
     if found := system_error(error):
         return found
+    if isinstance(error, UnicodeDecodeError | UnicodeEncodeError) and error.encoding != "utf-8":
+        return InputError(
+            f"a file cannot be read or written in the encoding of this system ({error}); set PYTHONUTF8=1"
+        )
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from omegaconf.errors import OmegaConfBaseException
 

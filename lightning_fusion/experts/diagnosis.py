@@ -22,6 +22,7 @@ from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.experts.permutation import better_order, common_order
 from lightning_fusion.files import write_text
 from lightning_fusion.metrics.diversity import PairwiseDiversity
+from lightning_fusion.terminal import open_console
 
 LEAK_P = 0.05
 """Maximum p-value of an excess of accuracy on the fuser training set, before division by the number of experts."""
@@ -98,7 +99,7 @@ class Diagnosis:
 
     def print(self, console: Console | None = None) -> None:
         """Print tables and findings."""
-        console = console or Console()
+        console = open_console() if console is None else console
         table = Table(title=f"{len(self.experts)} experts on {self.rows} rows of the split {self.split}")
         absent = any(expert.missing for expert in self.experts)
         names = ("expert", *(["missing"] if absent else []), "accuracy", "own domains", "unseen split")

@@ -20,6 +20,7 @@ from scipy.stats import t
 from lightning_fusion import plotting
 from lightning_fusion.files import write_text
 from lightning_fusion.metrics import balanced_accuracy
+from lightning_fusion.terminal import open_console
 
 MEANS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "accuracy": lambda right, targets: float(np.mean(right)),
@@ -207,7 +208,7 @@ class Report:
 
     def print(self, main: str, folder: Path, console: Console | None = None) -> None:
         """Print the table, the notes and the paths of the files."""
-        console = console or Console()
+        console = open_console() if console is None else console
         console.print(self.table(main))
         for note in same_of_seeds(self.notes):
             console.print(f"- {note}", markup=False)

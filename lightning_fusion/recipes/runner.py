@@ -19,6 +19,7 @@ from lightning_fusion.files import exclusive, undrafted, write_text
 from lightning_fusion.recipes.notes import noting
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.trainers import Trainers
+from lightning_fusion.terminal import open_console
 
 _RUN = "run.json"
 _LOCK = ".lock"
@@ -137,7 +138,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _run(recipe: Recipe, output: str | Path, seeds: Sequence[int], trainers: Trainers, overwrite: bool) -> Report:
-    console = Console(markup=False, quiet=not first_process())
+    console = open_console(quiet=not first_process())
     with quiet_lightning(), noting() as notes:
         config = {**recipe.config, **({"trainer": record} if (record := trainers.record()) else {})}
         folder = Path(output)
