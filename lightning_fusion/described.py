@@ -361,11 +361,11 @@ def _names_code(hint: Any) -> bool:
 
 
 def _is_inert(text: str) -> bool:
-    """Whether a parser of any value leaves a text as it is: no import path, no YAML of another type, no file."""
+    """Whether a parser of any value reads a scalar from a text: no import path, no list or mapping in YAML, no file."""
     if "." in text and all(part.isidentifier() for part in text.split(".")):
         return False
     try:
-        return isinstance(yaml.safe_load(text), str) and not os.path.lexists(text)
+        return not isinstance(yaml.safe_load(text), (list, dict)) and not os.path.lexists(text)
     except (yaml.YAMLError, ValueError, OSError, RecursionError):
         return False
 
