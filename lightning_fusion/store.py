@@ -93,7 +93,7 @@ class ArrayStore(Mapping[str, np.ndarray]):
                 except FileNotFoundError as error:
                     if _read_manifest(self.folder, kind) == manifest:  # not replaced by another process meanwhile
                         raise _damaged(kind, Path(error.filename), "the file is missing") from error
-                except ValueError as error:
+                except (OverflowError, ValueError) as error:
                     raise _damaged(kind, data, error) from error
         self.metadata: dict[str, Any] = manifest["metadata"]
 
@@ -383,13 +383,13 @@ def _read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     except (RecursionError, ValueError) as error:
         raise _damaged(kind, file, error) from error
     found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-    if found != FORMAT:
+    if type(found) is not int or found != FORMAT:
         raise ForeignFolderError(f"{kind}: {file} has format {found}; this version reads {FORMAT}")
     if manifest.get("kind", kind) != kind:
         raise ForeignFolderError(f"{kind}: {folder} contains {manifest['kind']}; name a folder of {kind}")
     try:
         _check_schema(manifest)
-    except (TypeError, ValueError, RecursionError) as error:
+    except (OverflowError, RecursionError, TypeError, ValueError) as error:
         raise _damaged(kind, file, error) from error
     result: dict[str, Any] = manifest
     return result
@@ -425,6 +425,8 @@ def _damaged(kind: str, path: Path, what: object) -> DamagedStoreError:
 
 def _open_array(data: Path, name: str, record: dict[str, Any], verify: bool, mode: Literal["c", "r"]) -> np.ndarray:
     path = data / record["file"]
+    if data.is_symlink() or path.is_symlink():
+        raise ValueError(f"{path if path.is_symlink() else data} is a link; expected a file of the store itself")
     expected = math.prod(record["shape"]) * np.dtype(record["dtype"]).itemsize
     found = path.stat().st_size
     if found != expected:

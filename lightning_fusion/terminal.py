@@ -14,8 +14,8 @@ def open_console(quiet: bool = False) -> Console:
     Args:
         quiet: Print nothing.
     """
-    file = sys.stdout
-    return Console(markup=False, quiet=quiet, file=None if _is_utf8(file.encoding) else _Lossy(file))
+    file: Any = None if _is_utf8(sys.stdout.encoding) else _Lossy(sys.stdout)
+    return Console(markup=False, quiet=quiet, file=file)
 
 
 def use_utf8() -> None:

@@ -18,6 +18,7 @@ from lightning_fusion.data.targets import as_targets, check_meaning, single_clas
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.identity import VERSION_HINT
 from lightning_fusion.experts.names import check_expert_names
+from lightning_fusion.experts.outputs.checks import check_stored_metadata, check_stored_split
 from lightning_fusion.experts.outputs.values import (
     check_answers,
     check_parts,
@@ -456,7 +457,9 @@ class ExpertOutputs:
 
         Args:
             path: Folder of the store.
-            verify: Compare all arrays with the digests in the manifest; sizes are always compared.
+            verify: Compare all arrays with the digests in the manifest, and check their values: targets among the
+                classes, unique indices, answers that are distributions or missing. False leaves this out, which reads
+                no array; the manifest, its digest, and sizes, dtypes and shapes are checked in any case.
 
         Raises:
             MissingStoreError: If there is no store.
@@ -469,6 +472,7 @@ class ExpertOutputs:
             raise MissingStoreError(f"{error}; make a store with 'lightning-fusion collect'") from error
         metadata, splits = stored.metadata, {}
         try:
+            check_stored_metadata(metadata)
             for split in metadata["fingerprints"]:
                 probabilities, representations = (
                     stored.group(f"{split}/{kind}") for kind in ("probabilities", "representations")
@@ -484,10 +488,12 @@ class ExpertOutputs:
                     stored.get(f"{split}/seen"),
                     _former(stored, split, metadata["former"]),
                 )
+                check_stored_split(split, splits[split], metadata, verify)
             known = metadata["classes"], metadata["domains"], metadata["experts"], splits, metadata["fingerprints"]
-        except KeyError as error:
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            what = f"without {error}" if isinstance(error, KeyError) else str(error)
             raise DamagedStoreError(
-                f"{OUTPUTS}: {path} is damaged (without {error}); collect again with overwrite (--overwrite=true)"
+                f"{OUTPUTS}: {path} is damaged ({what}); collect again with overwrite (--overwrite=true)"
             ) from error
         return cls(*known, path=stored.folder, former=metadata["former"])
 
