@@ -1,5 +1,6 @@
 """Configuration files by path, and shipped ones by name."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -9,7 +10,8 @@ import yaml
 
 from lightning_fusion.errors import InputError, shorten, suggestion
 
-_MAX_BYTES, _MAX_VALUES = 4 << 20, 500_000
+_MAX_BYTES, _MAX_VALUES, _MAX_DEPTH = 4 << 20, 500_000, 200
+_REFERENCE = re.compile(r"\$\{([^${}:]+)\}")
 
 
 def shipped_configs() -> Path:
@@ -94,7 +96,49 @@ def _read_yaml(path: str) -> Any:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"config: {path} cannot be read as YAML ({' '.join(str(error).split())})") from error
     _reject_duplicate_keys(path, root)
+    _check_interpolations(path, content)
     return content
+
+
+def _check_interpolations(path: str, content: Any) -> None:
+    """Raise InputError if the texts are too long with their interpolations written out: each may double another."""
+    values: dict[str, Any] = {}  # texts and the keys of containers, by their dotted key
+    stack = [("", content)]
+    while stack:
+        key, value = stack.pop()
+        pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        inside = [(f"{key}.{name}" if key else str(name), part) for name, part in pairs]
+        values[key] = value if isinstance(value, str) else [name for name, _ in inside]
+        stack += inside
+    lengths: dict[str, int] = {}
+
+    def length(key: str, depth: int = 0) -> int:
+        if key not in lengths and key in values:
+            if depth > _MAX_DEPTH:
+                raise InputError(f"config: {path}: {key} is nested, or interpolated, more than {_MAX_DEPTH} times")
+            lengths[key] = 0  # of a cycle, which is reported where it is resolved
+            value = values[key]
+            found = _REFERENCE.findall(value) if isinstance(value, str) else value
+            names = [_absolute(name, key) for name in found] if isinstance(value, str) else found
+            own = len(value) if isinstance(value, str) else 1
+            lengths[key] = own + sum(length(name, depth + 1) for name in names)
+            if lengths[key] > _MAX_BYTES:
+                raise InputError(
+                    f"config: {path}: {key or 'it'} has more than {_MAX_BYTES:,} characters with its interpolations"
+                )
+        return lengths.get(key, 0)
+
+    length("")
+
+
+def _absolute(name: str, key: str) -> str:
+    """Return the dotted key that an interpolation names: ``a[0].b``, or ``..b`` from the key that has it."""
+    name = re.sub(r"\[(\w+)\]", r".\1", name.strip())
+    up = len(name) - len(name.lstrip("."))
+    if not up:
+        return name
+    parents = key.split(".")[:-up]
+    return ".".join([*parents, name.lstrip(".")])
 
 
 def _children(node: yaml.Node | None) -> list[yaml.Node]:

@@ -312,6 +312,10 @@ class FrugalFoEModule(CheckedHooks, CheckedLoading, LightningModule):
         super().on_load_checkpoint(checkpoint)
         saved = checkpoint.get("policy")
         if saved is not None:
+            if not isinstance(saved, Mapping) or not all(
+                isinstance(saved.get(k), Mapping) for k in ("metadata", "tensors")
+            ):
+                raise InputError("policy: that of the checkpoint is damaged; expected metadata and tensors")
             self.policy = FrugalFoE.from_state(saved["metadata"], saved["tensors"], "the checkpoint").to(self.device)
             self._check(self._expert_metadata)
         own = {name: value for name, value in self.state_dict().items() if name.startswith((_POLICY, POOL))}

@@ -47,6 +47,24 @@ class TestYAML:
         with pytest.raises(InputError, match=message):
             read_config(str(path))
 
+    def test_interpolations(self, tmp_path):
+        path = tmp_path / "a.yaml"
+        lines = ["a:", "  x0: text", *(f"  x{level}: ${{a.x{level - 1}}}${{a.x{level - 1}}}" for level in range(1, 60))]
+        path.write_text("\n".join(lines))
+        with pytest.raises(InputError, match="more than 4,194,304 characters with its interpolations"):
+            read_config(str(path))
+        path.write_text("\n".join(lines).replace("${a.x", "${.x"))
+        with pytest.raises(InputError, match="characters with its interpolations"):
+            read_config(str(path))
+        path.write_text("\n".join(["x0: [a]", *(f"x{n}: ['${{x{n - 1}[0]}}${{x{n - 1}[0]}}']" for n in range(1, 60))]))
+        with pytest.raises(InputError, match="characters with its interpolations"):
+            read_config(str(path))
+        path.write_text("\n".join([*(f"x{n}: ${{x{n - 1}}}" for n in range(300, 0, -1)), "x0: 1"]))
+        with pytest.raises(InputError, match="more than 200 times"):
+            read_config(str(path))
+        path.write_text("a: ${b}\nb: ${a}\nc: ${oc.env:HOME}\nd: [1, {e: '${..d}'}]")
+        assert set(read_config(str(path))) == {"a", "b", "c", "d"}
+
     def test_a_file_of_another_option(self, tmp_path):
         (tmp_path / "a.yaml").write_text("a: &a [1, *a]")
         for args in (["--model", str(tmp_path / "a.yaml")], [f"--model={tmp_path / 'a.yaml'}"]):
