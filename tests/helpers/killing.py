@@ -190,11 +190,10 @@ def torture(job: Job, events: int | None = None, moments: int = 0, seed: int = 0
             return Path(shutil.copytree(fresh, folder, symlinks=True))
 
         import_like(lambda: (job.run(), job.result(), job.intact()), copied("work"))
-        number, _ = count_events(job.run, copied("work"))
-        expected = forked(job.result, Path(base) / "work")
         begin = time.perf_counter()
-        forked(job.run, copied("work"))
+        number, _ = count_events(job.run, copied("work"))
         lasts = time.perf_counter() - begin
+        expected = forked(job.result, Path(base) / "work")
         chosen = range(number) if events is None or events >= number else [n * number // events for n in range(events)]
         draw = random.Random(seed)
         kills: list[tuple[str, Callable[..., bool]]] = [
