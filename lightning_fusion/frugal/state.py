@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.described import imported_class
+from lightning_fusion.described import MemoryLimit, imported_class
 from lightning_fusion.errors import InputError
 from lightning_fusion.files import digest
 from lightning_fusion.frugal.arguments import costs_of, is_number
@@ -24,6 +24,7 @@ from lightning_fusion.store import ArrayStore, StoreWriter
 
 FORMAT = 2
 _POLICY = "policy"
+_SPARE = 1 << 28  # bytes that the parts of a policy may need beyond its arrays
 
 
 class Arguments:
@@ -140,20 +141,23 @@ class PolicyState(Arguments, nn.Module):
         """
         try:
             shape = check_metadata(metadata, tensors, where)
-            policy = cls(
-                **metadata["arguments"],
-                fuser=build_part(metadata["fuser"], SubsetFuser, where),
-                risk=build_part(metadata["risk"], RiskEstimator, where),
-            )
+            limit = MemoryLimit(_SPARE + 4 * sum(value.nbytes for value in tensors.values()), f"policy: {where}")
+            with limit:
+                policy = cls(
+                    **metadata["arguments"],
+                    fuser=build_part(metadata["fuser"], SubsetFuser, where),
+                    risk=build_part(metadata["risk"], RiskEstimator, where),
+                )
             policy.names, policy.classes, policy.experts = metadata["names"], metadata["classes"], metadata["experts"]
             policy.costs_ = costs_of(metadata["costs_"], policy.names, None)
             policy.trade_off_, policy.neighbors_ = metadata["trade_off_"], metadata["neighbors_"]
             policy.outputs, policy.targets = tensors["outputs"], tensors["targets"]
-            policy.fuser.allocate(*shape)
-            policy.risk.allocate(*shape)
+            with limit:
+                policy.fuser.allocate(*shape)
+                policy.risk.allocate(*shape)
             policy.load_state_dict(dict(tensors))
             policy._calibrate()
-        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        except (LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
             raise InputError(f"policy: {where} is damaged ({type(error).__name__}: {error})") from error
         return policy
 

@@ -28,6 +28,7 @@ from lightning_fusion.frugal.policy import FrugalFoE
 from lightning_fusion.frugal.state import digest_of
 from lightning_fusion.store import ArrayStore
 
+MLP = "lightning_fusion.frugal.subset_fusers.MaskedMLPFuser"
 DRAW = np.random.default_rng(0)
 
 
@@ -167,6 +168,10 @@ class TestFacts:
             ({"classes": ["a"]}, "policy|classes"),
             ({"arguments": {"look_ahead": -1}}, "look_ahead"),
             ({"arguments": []}, "policy"),
+            ({"arguments": {"fuser_neighbors": 10**15}}, None),
+            ({"arguments": {"costs": {"a": 10**400}}}, "is damaged"),
+            ({"fuser": {"class_path": MLP, "init_args": {"hidden": [10**9]}}}, "needs more than|is damaged"),
+            ({"fuser": {"class_path": MLP, "init_args": {"hidden": "x"}}}, "is damaged"),
             ({"fuser": []}, "policy"),
         ],
     )
@@ -179,6 +184,9 @@ class TestFacts:
         metadata = ArrayStore(tmp_path / "policy", "policy").metadata | change
         metadata["digest"] = digest_of(arrays, metadata)
         sealed.edit(tmp_path / "policy/manifest.json", lambda manifest: manifest | {"metadata": metadata})
+        if message is None:
+            FrugalFoE.load(tmp_path / "policy")
+            return
         with pytest.raises(InputError, match=message):
             FrugalFoE.load(tmp_path / "policy")
 
