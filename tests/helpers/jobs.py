@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 
-from helpers import registry_sources, text_tables, tiny
+from helpers import registry_sources, splits, text_tables, tiny
 from helpers.command_line import recipe_of
 from helpers.killing import Job, Kills, torture
 from lightning_fusion import Expert, ExpertOutputs, ExpertPool, ExpertRegistry, FoEFuserModule, FrugalFoE, collect
@@ -188,7 +188,7 @@ def _tokens() -> list[Any]:
     data = text_tables.delimited("texts.csv", cache="cache")
     data.prepare_data()
     data.setup("fit")
-    rows = text_tables.everything(data, "train")
+    rows = splits.everything(data, "train")
     return [values.tolist() for values in (*rows.input.values(), rows.target)]
 
 

@@ -2,14 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lightning_fusion.errors import shorten
-
-if TYPE_CHECKING:
-    from lightning_fusion.experts.outputs.store import OutputsSplit
 
 _CHUNK_ROWS = 65_536
 _METADATA = {
@@ -49,12 +46,12 @@ def check_stored_metadata(metadata: Mapping[str, Any]) -> None:
             raise ValueError(f"origins of {split} are {_kind(found)}")
 
 
-def check_stored_split(name: str, part: "OutputsSplit", metadata: Mapping[str, Any], values: bool) -> None:
+def check_stored_split(name: str, part: Any, metadata: Mapping[str, Any], values: bool) -> None:
     """Check the arrays of a split of a store.
 
     Args:
         name: Name of the split.
-        part: The split.
+        part: The split, an :class:`~.store.OutputsSplit`.
         metadata: Checked metadata of the store.
         values: Check the values as well, which reads all bytes.
 
