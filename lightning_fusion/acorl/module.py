@@ -21,6 +21,7 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.layers import as_vectors, catch_output
 from lightning_fusion.experts.module import ExpertModule
+from lightning_fusion.experts.names import module_key
 from lightning_fusion.experts.pool import ExpertPool, restore_experts, scatter, scatter_columns, store_experts
 from lightning_fusion.experts.preprocessing import data_preprocessing
 from lightning_fusion.experts.probing import check_representations, first_rows, probe_experts, undisturbed
@@ -100,7 +101,7 @@ class ACoRLModule(ExpertModule):
         self.ramp_steps, self.allow_imitation = ramp_steps, allow_imitation
         self._dissimilarity, self._projection = dissimilarity, projection
         self.adversary: Adversary | None = None  # built from the sizes of the first batch
-        others = ["fused", "pool", *(f"expert_{name}" for name in self.pool.names)]
+        others = ["fused", "pool", *(f"expert_{module_key(name)}" for name in self.pool.names)]
         self.metrics.add({f"{who}_accuracy": accuracy_of(len(self.classes)) for who in others})
         self.metrics.shown.add("fused_accuracy")
         self._steps = math.inf
@@ -182,7 +183,11 @@ class ACoRLModule(ExpertModule):
         log_train(self, {"loss": loss}, batch)
         if seen:
             parts = {"task_loss": task, "adversarial_loss": adversarial, "lambda": strength}
-            log_train(self, parts | {f"expert_{name}_dissimilarity": value for name, value in found.items()}, batch)
+            log_train(
+                self,
+                parts | {f"expert_{module_key(name)}_dissimilarity": value for name, value in found.items()},
+                batch,
+            )
         return loss
 
     def on_after_backward(self) -> None:
@@ -217,7 +222,7 @@ class ACoRLModule(ExpertModule):
         known = scatter(torch.cat(list(self.pool(batch.input).values()), dim=1), self.columns, len(self.classes))
         own = logits.float().softmax(-1)[:, None]
         answers = {"fused": torch.cat([own, known], 1).mean(1), "pool": known.mean(1)}
-        answers |= {f"expert_{name}": known[:, number] for number, name in enumerate(self.pool.names)}
+        answers |= {f"expert_{module_key(name)}": known[:, number] for number, name in enumerate(self.pool.names)}
         for who, answer in answers.items():
             self.metrics[split][f"{who}_accuracy"].update(answer, batch.target)
         return logits

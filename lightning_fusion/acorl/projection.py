@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lightning_fusion.acorl.dissimilarity import CenteredCosine, Dissimilarity
 from lightning_fusion.acorl.reversal import reverse_gradient
 from lightning_fusion.errors import InputError
+from lightning_fusion.experts.names import NamedModules
 
 
 class ProjectionMLP(nn.Module):
@@ -80,8 +81,8 @@ class Adversary(nn.Module):
         for what, made in (("projection", project), ("dissimilarity", compare)):
             if isinstance(made, nn.Module):
                 raise InputError(f"{what}: found an instance of {type(made).__name__}; give its class")
-        self.projections = nn.ModuleDict({name: project(num_features, size) for name, size in members.items()})
-        self.dissimilarities = nn.ModuleDict({name: compare(size, num_classes) for name, size in members.items()})
+        self.projections = NamedModules({name: project(num_features, size) for name, size in members.items()})
+        self.dissimilarities = NamedModules({name: compare(size, num_classes) for name, size in members.items()})
         for measure in self.dissimilarities.values():
             if not isinstance(measure, Dissimilarity):
                 raise InputError(f"dissimilarity: {type(measure).__name__} is no acorl.dissimilarity.Dissimilarity")

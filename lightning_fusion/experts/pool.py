@@ -14,7 +14,7 @@ from lightning_fusion.errors import InputError, shorten, suggestion
 from lightning_fusion.experts.answers import describe_invalid, valid_rows
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.identity import VERSION_HINT
-from lightning_fusion.experts.names import check_expert_names, check_name
+from lightning_fusion.experts.names import NamedModules, check_expert_names
 from lightning_fusion.experts.preprocessing import published_normalization, warn_unknown_preprocessing
 
 
@@ -153,7 +153,7 @@ class ExpertPool(nn.Module):
     """Pool of experts by name, frozen, without gradients and always in eval mode.
 
     Args:
-        experts: The experts by name, free text without dots and control characters, as ``org/model``.
+        experts: The experts by name, free text, such as ``org/model`` or ``gpt-3.5-turbo``.
         classes: Names of the classes of the task. ``None`` (default) uses the union of the experts' classes.
 
     Raises:
@@ -178,17 +178,16 @@ class ExpertPool(nn.Module):
                 raise InputError(
                     f"experts: {name} is a {type(expert).__name__}; wrap it as lightning_fusion.Expert(network, ...)"
                 )
-            check_name(name, "experts: the name", file=False)
         if len({id(expert) for expert in experts.values()}) != len(experts):
             raise InputError("experts: one expert has two names; use a separate one for each name")
-        self.experts = nn.ModuleDict(dict(experts))
+        self.experts = NamedModules(dict(experts))
         self.classes = task_classes(self.expert_classes, classes)
         self.train(False)
 
     @property
     def members(self) -> dict[str, Expert]:
         """The experts by name, in order."""
-        return dict(self.experts.items())  # type: ignore[arg-type]  # a ModuleDict is typed for modules only
+        return dict(self.experts.items())
 
     @property
     def names(self) -> list[str]:

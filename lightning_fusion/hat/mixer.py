@@ -10,6 +10,7 @@ from torch import distributed as dist
 from torch.nn import functional as F
 
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.names import NamedModules
 from lightning_fusion.hyperparameters import check_choices
 
 _ABSENT = -1e30  # log-probability of a class that a source lacks: finite, as -inf has NaN gradients
@@ -101,10 +102,10 @@ class Mixer(nn.Module):
         if mixing == "attention":
             self.query = nn.Linear(num_target_dims, dim)
             self.key = nn.Linear(dim, dim, bias=False)
-            self.maps = nn.ModuleDict({name: nn.Linear(width, dim) for name, width in source_dims.items()})
+            self.maps = NamedModules({name: nn.Linear(width, dim) for name, width in source_dims.items()})
         elif mixing == "static":
             self.static = nn.Parameter(torch.zeros(len(self.names)))
-        self.heads = None if heads is None else nn.ModuleDict({name: heads[name] for name in self.names})
+        self.heads = None if heads is None else NamedModules({name: heads[name] for name in self.names})
         own = torch.tensor([list(columns[name]) for name in self.names])
         if own.shape != (len(self.names), num_classes):
             raise InputError(f"columns have shape {tuple(own.shape)}; expected ({len(self.names)}, {num_classes})")

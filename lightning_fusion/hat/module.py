@@ -23,6 +23,7 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.layers import as_vectors, catch_output
 from lightning_fusion.experts.module import ExpertModule
+from lightning_fusion.experts.names import module_key
 from lightning_fusion.experts.pool import ExpertPool, restore_experts, store_experts
 from lightning_fusion.experts.preprocessing import data_preprocessing
 from lightning_fusion.experts.probing import (
@@ -334,7 +335,7 @@ class HaTJointModule(ExpertModule):
         self.log("train_mixer_accuracy", self.teacher.knowledge.accuracy)
         self.log("train_dictionary_updates", self.teacher.knowledge.updates.float())
         for name, weight in self.source_weights.items():
-            self.log(f"train_expert_{name}_weight", weight)
+            self.log(f"train_expert_{module_key(name)}_weight", weight)
 
     def _count(self, batch: Batch, split: str) -> Tensor:
         """Log the metrics of an expert, and the accuracy of the mixed predictions (``mixer_accuracy``)."""

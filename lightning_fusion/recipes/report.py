@@ -73,13 +73,15 @@ def paired_gain(values: Sequence[float], against: Sequence[float]) -> Gain:
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    r"""Return the lines of a Markdown table; vertical bars in cells are escaped.
+    r"""Return the lines of a Markdown table; vertical bars in cells are escaped, line breaks are blanks.
 
     Example:
         >>> markdown_table(["method", "accuracy"], [["a|b", "0.5"]])
         ['| method | accuracy |', '|---|---|', '| a\\|b | 0.5 |']
     """
-    lines = [" | ".join(cell.replace("|", "\\|") for cell in cells) for cells in (headings, *rows)]
+    lines = [
+        " | ".join(" ".join(cell.splitlines()).replace("|", "\\|") for cell in cells) for cells in (headings, *rows)
+    ]
     return [f"| {lines[0]} |", "|---" * len(headings) + "|", *(f"| {line} |" for line in lines[1:])]
 
 
@@ -248,7 +250,7 @@ class Report:
             lines += [f"![{caption}]({name}.png)", "", caption, ""]
         took = ", ".join(f"{name} {value:.0f} s" for name, value in self.seconds.items())
         lines += [f"Duration: {took}.", "", "Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()) + ".", ""]
-        return "\n".join(lines)
+        return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", "\n".join(lines))  # names are free text, and no HTML
 
 
 def _longest(seconds: Mapping[str, float], earlier: Path) -> dict[str, float]:

@@ -13,6 +13,7 @@ from lightning_fusion.data.batch import Batch, as_batch, check_targets
 from lightning_fusion.data.indexed import numbered
 from lightning_fusion.data.targets import UNLABELED
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.names import module_key
 from lightning_fusion.metrics.logging import SplitMetrics
 from lightning_fusion.verification.metrics import Verification
 
@@ -99,7 +100,7 @@ class TrialEvaluation(nn.Module):
         result = {name: value for name, value in found.items() if name.startswith("fused")}
         for name in ("eer", "min_dcf"):
             result |= {
-                f"expert_{member}_{name}" if member else name: value
+                f"expert_{module_key(member)}_{name}" if member else name: value
                 for member, value in zip(self.members, found[name].reshape(-1), strict=True)
             }
         return result
