@@ -1,5 +1,6 @@
 """Frozen models with the metadata that a fuser needs."""
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -32,6 +33,7 @@ from lightning_fusion.experts.identity import (
     wrapped_parts,
 )
 from lightning_fusion.experts.layers import as_vectors, catch_output, check_layer, like_weights
+from lightning_fusion.experts.plausibility import COMPARED_ROWS, check_logits, other_predictions, predicts
 from lightning_fusion.experts.preprocessing import (
     Conversion,
     check_preprocessed,
@@ -168,6 +170,7 @@ class Expert(nn.Module):
         self.network = network
         self.preprocess = preprocess
         self._checked = self._input_checked = self._rows_checked = False  # the first batch of logits, of input, of rows
+        self._compared = 0  # samples whose predictions have been compared
         self.raw_input = raw_input
         self._is_preprocessed = False
         self._conversion: Conversion | None = None
@@ -347,7 +350,9 @@ class Expert(nn.Module):
             )
         prepared = self._prepared(input)
         check_takes(self.network, prepared)
-        raw = self.network(like_weights(prepared, self.network))
+        given = like_weights(prepared, self.network)
+        kept = copy.deepcopy(given) if self._compared < COMPARED_ROWS and predicts(self.network) else None
+        raw = self.network(given)
         raw = getattr(raw, "logits", raw)  # return type of transformers' models
         named = column_names(raw) if isinstance(raw, Mapping) else None
         if isinstance(raw, tuple) or (named is not None and not set(named) & set(self.classes)):
@@ -375,11 +380,9 @@ class Expert(nn.Module):
         raw = raw.to(torch.float32)
         if columns is not None:
             raw = raw[:, columns]
-        if self.output == "probabilities":
-            return raw
-        if not (self._checked or torch.compiler.is_compiling()):
-            self._check_logits(raw)
-        return raw.softmax(-1)
+        if not torch.compiler.is_compiling():
+            self._check_answers(raw, kept)
+        return raw if self.output == "probabilities" else raw.softmax(-1)
 
     def _check_reads_rows(self, input: Mapping[str, Any], count: int | None, found: int) -> None:
         """Reject a function that iterates over a dict: it returns a row for each key, whatever the samples."""
@@ -395,28 +398,16 @@ class Expert(nn.Module):
                 "texts, as docs/how-to/extend.md shows"
             )
 
-    def _check_logits(self, raw: Tensor) -> None:
-        """Reject probabilities that are declared as logits, on the first batch of two samples or more.
-
-        Where only most of them are probabilities, or are rounded, a warning says so.
-        """
-        if len(raw) > 1:
+    def _check_answers(self, raw: Tensor, input: Any) -> None:
+        """Compare the first answers with what is declared: logits, and the predictions of an estimator."""
+        if self.output == "logits" and not self._checked and len(raw) > 1:
             self._checked = True
-            sums = raw.sum(1)
-            if raw.shape[1] == 1 or not bool((raw >= 0).all()):
-                return
-            if torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
-                raise InputError(
-                    f"output is 'logits'; all {len(raw)} outputs of the expert of {shorten(self.classes)} are >= 0 "
-                    "and sum to 1: set output to 'probabilities'"
-                )
-            count = int(((sums - 1).abs() <= 0.02).sum())
-            if 2 * count > len(raw):
-                rank_zero_warn(
-                    f"output is 'logits'; {count} of {len(raw)} outputs of the expert of {shorten(self.classes)} are "
-                    ">= 0 and sum to 1 within 0.02, like probabilities, which softmax flattens: divide each row by its "
-                    "sum and set output to 'probabilities'"
-                )
+            check_logits(raw, self.classes)
+        if input is not None:
+            self._compared += len(raw)
+            if message := other_predictions(self.network, input, raw, self.classes):
+                self._compared = COMPARED_ROWS
+                rank_zero_warn(message)
 
     @torch.no_grad()
     def forward_with_representations(self, input: Any) -> tuple[Tensor, Tensor]:

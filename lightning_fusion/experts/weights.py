@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_fusion.checkpoints import load_weights_only
@@ -17,6 +18,7 @@ from lightning_fusion.described import MemoryLimit, build_described, imported_cl
 from lightning_fusion.errors import InputError, nearest_path, shorten
 
 _SPARE = 1 << 28  # bytes that the construction of a network may need beyond its weights
+_CURRENT = "current_model_state"  # of Lightning's WeightAveraging, whose state_dict has the averages
 CARD_KEY = "expert"
 """Checkpoint key of the metadata that :class:`~lightning_fusion.ExpertModule` stores for its expert."""
 _CARD: dict[str, tuple[type, str]] = {
@@ -60,12 +62,27 @@ def read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     card = read_card(content, f"checkpoint: {path}")
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content.get(key), Mapping):
+            if others := _other_weights(content, key):
+                rank_zero_warn(
+                    f"checkpoint: {path} has weights of the same names in {shorten([key, *others])}; those of {key} "
+                    "are loaded: to use others, save them alone"
+                )
             content = content[key]
             break
     state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     if not state:
         raise InputError(f"checkpoint: {path} contains no weights; its keys: {shorten(content, 5)}")
     return state, card
+
+
+def _other_weights(content: Mapping[str, Any], chosen: str) -> list[str]:
+    """Return the keys of further state dicts with the names of the chosen one, such as moving averages."""
+    names = {name for name, value in content[chosen].items() if isinstance(value, Tensor)}
+    return [
+        key
+        for key, part in content.items()
+        if key not in (chosen, _CURRENT) and isinstance(part, Mapping) and names and names <= set(part)
+    ]
 
 
 def read_card(content: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -158,7 +175,7 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], path: str, classe
         classes: Classes of the network, for messages.
 
     Raises:
-        InputError: If weights are missing, or have other shapes.
+        InputError: If weights are missing, have other shapes, or are quantized.
     """
     state = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
     wanted = network.state_dict()
@@ -166,7 +183,8 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], path: str, classe
         return
     first = next(iter(wanted))
     prefixes = [key[: -len(first)] for key in state if key == first or key.endswith("." + first)]
-    prefix = next((p for p in sorted(prefixes, key=len) if all(p + key in state for key in wanted)), None)
+    whole = [p for p in sorted(prefixes, key=len) if all(p + key in state for key in wanted)]
+    prefix = next(iter(whole), None)
     if prefix is None:
         raise InputError(
             f"checkpoint: {path} does not belong to {type(network).__name__}: the network has weights such as "
@@ -180,11 +198,29 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], path: str, classe
             f"checkpoint: {path} has {tuple(found[last].shape)} for {last}, the network {tuple(wanted[last].shape)}; "
             f"it names {len(classes)} classes ({shorten(classes)}): change classes or network"
         )
+    quantized = [key for key in wanted if wanted[key].is_floating_point() and _is_quantized(found[key])]
+    if quantized:
+        raise InputError(
+            f"checkpoint: {path} has {str(found[quantized[0]].dtype)[6:]} for {quantized[0]}, the network "
+            f"{str(wanted[quantized[0]].dtype)[6:]}: quantized weights need their scales; save the weights as floats"
+        )
+    same_shapes = [p for p in whole[1:] if all(state[p + key].shape == found[key].shape for key in wanted)]
+    others = [p for p in same_shapes if not all(torch.equal(state[p + key], found[key]) for key in wanted)]
+    if prefix and others and prefix != "network.":  # that of the library's own modules
+        rank_zero_warn(
+            f"checkpoint: {path} has weights of {len(others) + 1} such networks ({shorten([prefix, *others])}); those "
+            f"of {prefix} are loaded: to use others, save their state dict alone"
+        )
     try:
         network.load_state_dict(found)
     except Exception as error:  # of networks with a loader of their own
         what = " ".join(f"{type(error).__name__}: {error}".split())[:400]
         raise InputError(f"checkpoint: {path} does not match {type(network).__name__} ({what})") from error
+
+
+def _is_quantized(weights: Tensor) -> bool:
+    """Return whether weights are whole numbers, or floating-point numbers of a byte."""
+    return not weights.is_complex() and (not weights.is_floating_point() or weights.element_size() == 1)
 
 
 def digest_tensor(digests: np.ndarray) -> Tensor:
