@@ -209,6 +209,7 @@ def _predictions() -> str:
 
 # --------------------------------------------------------------------------------------------------- recipes
 
+RECIPE_EVENTS = 15  # of hundreds: each is a run of several seconds
 ONE = {"seeds": [0]}
 RECIPES: dict[str, dict[str, Any]] = {
     "foe_digits": ONE | {"expert_epochs": 1, "fuser_epochs": 1, "data": {"init_args": {"num_domains": 3}}},
@@ -246,7 +247,7 @@ JOBS += [
     Job("predict", _predict, _predictions, _prepare_predict),
 ]
 JOBS += [
-    Job(f"recipe {name}", partial(_recipe, name), _rows, partial(_prepare_recipe, config))
+    Job(f"recipe {name}", partial(_recipe, name), _rows, partial(_prepare_recipe, config), events=RECIPE_EVENTS)
     for name, config in RECIPES.items()
 ]
 
@@ -268,7 +269,7 @@ def report(names: list[str], events: int | None, moments: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Kill jobs at their file events and at random moments.")
     parser.add_argument("names", nargs="*", help="beginnings of names of jobs; all by default")
-    parser.add_argument("--events", type=int, help="number of file events of each job, evenly spread; all by default")
+    parser.add_argument("--events", type=int, help="largest number of file events of each job, evenly spread")
     parser.add_argument("--moments", type=int, default=20, help="number of random moments of each job")
     given = parser.parse_args()
     report(given.names, given.events, given.moments)

@@ -41,6 +41,7 @@ class Job:
         result: What a completed run leaves, as plain data that can be compared.
         prepare: What stands in the folder before.
         intact: Whether what stood there before, or its successor, is complete; called after each kill.
+        events: Largest number of file events at which it is killed, evenly spread; None means all.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Job:
     result: Callable[[], Any]
     prepare: Callable[[], Any] = lambda: None
     intact: Callable[[], Any] = lambda: None
+    events: int | None = None
 
 
 @dataclass
@@ -171,7 +173,7 @@ def torture(job: Job, events: int | None = None, moments: int = 0, seed: int = 0
 
     Args:
         job: Job.
-        events: Number of file events, evenly spread, at which it is killed; ``None`` means all.
+        events: Number of file events, evenly spread, at which it is killed; ``None`` means those of the job.
         moments: Number of random moments at which it is killed.
         seed: Of the moments.
 
@@ -194,7 +196,8 @@ def torture(job: Job, events: int | None = None, moments: int = 0, seed: int = 0
         number, _ = count_events(job.run, copied("work"))
         lasts = time.perf_counter() - begin
         expected = forked(job.result, Path(base) / "work")
-        chosen = range(number) if events is None or events >= number else [n * number // events for n in range(events)]
+        count = min(number, *(limit for limit in (events, job.events) if limit is not None), number)
+        chosen = [place * number // count for place in range(count)]
         draw = random.Random(seed)
         kills: list[tuple[str, Callable[..., bool]]] = [
             (f"event {event} of {number}", partial(kill_at, event=event)) for event in chosen
@@ -213,4 +216,4 @@ def torture(job: Job, events: int | None = None, moments: int = 0, seed: int = 0
                 raise JobError(f"{job.name}, killed at {name}: {error}") from None
             if found != expected:
                 raise JobError(f"{job.name}, killed at {name}: found {found!s:.500}; expected {expected!s:.500}")
-        return Kills(job.name, len(list(chosen)), moments, time.perf_counter() - started)
+        return Kills(job.name, count, moments, time.perf_counter() - started)
