@@ -1,7 +1,8 @@
 """Callbacks of several methods."""
 
+from lightning_fusion.callbacks.checkpoints import AtomicCheckpoints
 from lightning_fusion.callbacks.prediction import PredictionWriter
 from lightning_fusion.callbacks.reproducible import EpochSeed
 from lightning_fusion.callbacks.scheduled import ScheduledAttribute
 
-__all__ = ["EpochSeed", "PredictionWriter", "ScheduledAttribute"]
+__all__ = ["AtomicCheckpoints", "EpochSeed", "PredictionWriter", "ScheduledAttribute"]

@@ -26,16 +26,6 @@ class EpochSeed(Callback):
     def __init__(self, seed: int | None = None) -> None:
         self.seed = seed
 
-    @classmethod
-    def missing(cls, module: LightningModule) -> list[Callback]:
-        """Return one callback, or none where the trainer of the module has one, whose seed a second one would replace.
-
-        Args:
-            module: Module in ``configure_callbacks``.
-        """
-        trainer: Any = module._trainer
-        return [] if trainer and any(isinstance(callback, cls) for callback in trainer.callbacks) else [cls()]
-
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw a seed where none was given, and broadcast it from rank zero."""
         if self.seed is None:

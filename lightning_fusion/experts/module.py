@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lightning_fusion.callbacks.reproducible import EpochSeed
+from lightning_fusion.callbacks.checkpoints import default_callbacks
 from lightning_fusion.checkpoints import CheckedLoading
 from lightning_fusion.data.batch import Batch, as_batch
 from lightning_fusion.data.indexed import numbered
@@ -182,8 +182,8 @@ class ExpertModule(TunableLearningRate, CheckedHooks, CheckedLoading, LightningM
         return build_optimizer(self, self.parameters(), self._optimizer, self._scheduler, self._interval)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return the callback that makes resumed runs reproducible, if the trainer has none."""
-        return EpochSeed.missing(self)
+        """Return the callbacks for reproducible runs and whole checkpoints that the trainer lacks."""
+        return default_callbacks(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check the classes of the checkpoint's training, warn about other domains, and take its preprocessing."""

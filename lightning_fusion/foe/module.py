@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from lightning_fusion.callbacks.reproducible import EpochSeed
+from lightning_fusion.callbacks.checkpoints import default_callbacks
 from lightning_fusion.checkpoints import CheckedLoading
 from lightning_fusion.data.batch import as_batch
 from lightning_fusion.data.indexed import numbered
@@ -405,8 +405,8 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
         return build_optimizer(self, self.network.parameters(), self._optimizer, self._scheduler, self._interval)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return the callback that makes resumed runs reproducible, where the trainer has none."""
-        return EpochSeed.missing(self)
+        """Return the callbacks for reproducible runs and whole checkpoints that the trainer lacks."""
+        return default_callbacks(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the experts' metadata, and their weights if ``save_experts``."""

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelPruning, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_fusion.callbacks.checkpoints import default_callbacks
 from lightning_fusion.checkpoints import CheckedLoading
 from lightning_fusion.data.batch import as_batch, num_samples
 from lightning_fusion.data.indexed import numbered
@@ -297,6 +298,10 @@ class FrugalFoEModule(CheckedHooks, CheckedLoading, LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return a dummy optimizer, which the Trainer requires."""
         return torch.optim.SGD([self.still], lr=0.0)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Return the callbacks for reproducible runs and whole checkpoints that the trainer lacks."""
+        return default_callbacks(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the policy, which names its experts."""

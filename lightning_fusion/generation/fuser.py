@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lightning_fusion.callbacks.reproducible import EpochSeed
+from lightning_fusion.callbacks.checkpoints import default_callbacks
 from lightning_fusion.checkpoints import CheckedLoading
 from lightning_fusion.data.batch import Batch, as_batch
 from lightning_fusion.data.indexed import numbered
@@ -329,8 +329,8 @@ class GenerativeFoE(TunableLearningRate, CheckedHooks, CheckedLoading, Lightning
         return build_optimizer(self, self.parameters(), self._optimizer, self._scheduler, self._interval)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return the callback that makes resumed runs reproducible, where the trainer has none."""
-        return EpochSeed.missing(self)
+        """Return the callbacks for reproducible runs and whole checkpoints that the trainer lacks."""
+        return default_callbacks(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the metadata of the experts that the fuser was trained with."""

@@ -8,7 +8,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lightning_fusion.callbacks.reproducible import EpochSeed
+from lightning_fusion.callbacks.checkpoints import default_callbacks
 from lightning_fusion.checkpoints import CheckedLoading
 from lightning_fusion.data.batch import as_batch
 from lightning_fusion.data.indexed import numbered
@@ -155,8 +155,8 @@ class GenerativeExpertModule(TunableLearningRate, CheckedHooks, CheckedLoading, 
         return build_optimizer(self, self.parameters(), self._optimizer, self._scheduler, self._interval)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return the callback that makes resumed runs reproducible, where the trainer has none."""
-        return EpochSeed.missing(self)
+        """Return the callbacks for reproducible runs and whole checkpoints that the trainer lacks."""
+        return default_callbacks(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the expert's metadata, which make the checkpoint an expert, with digests of its training samples."""

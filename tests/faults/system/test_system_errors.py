@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from helpers import tiny
+from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_fusion import collect, diagnose
+from lightning_fusion import FoEFuserModule, collect, diagnose
 from lightning_fusion.cli.main import main
 from lightning_fusion.errors import InputError, system_error
 from lightning_fusion.files import atomic_write, write_text
@@ -91,6 +92,25 @@ class TestFullDisk:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
             signal.signal(signal.SIGXFSZ, ignored)
         assert not list(tmp_path.iterdir())
+
+    def test_of_a_checkpoint_leaves_the_old_one(self, tmp_path, monkeypatch):
+        pool, data, saved = tiny.pool(), tiny.data(), ModelCheckpoint(tmp_path, "a", enable_version_counter=False)
+        trainer = tiny.trainer(2, enable_checkpointing=True, callbacks=[saved])
+        module, writes = FoEFuserModule(experts=pool, classes=pool.classes), []
+        save = torch.save
+
+        def full(content, file, *others):
+            save(content, file, *others)
+            writes.append(file)
+            if len(writes) == 2:
+                os.truncate(file, 100)
+                raise OSError(errno.ENOSPC, "full")
+
+        monkeypatch.setattr("torch.save", full)
+        with pytest.raises(InputError, match="no space left on the disk"):
+            trainer.fit(module, datamodule=data)
+        assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"] and len(writes) == 2
+        assert torch.load(tmp_path / "a.ckpt", weights_only=True)["epoch"] == 0
 
     @pytest.mark.parametrize("how", ["whole", "append"])
     def test_of_a_store_leaves_the_old_one(self, tmp_path, monkeypatch, how):
