@@ -260,17 +260,18 @@ def query_rows(
     pending = torch.arange(len(rows))
 
     def ask(some: Tensor) -> Tensor:
-        values = _as_outputs(call(some), len(some), names)
+        return _as_outputs(call(some), len(some), names)
+
+    def keep(some: Tensor, values: Tensor) -> None:
         if received is not None and (sound := valid(values)).any():
             received(some[sound.cpu()], values[sound])
-        return values
 
     for attempt in range(retries + 1):
         if attempt:
             time.sleep(min(_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S))
         try:
             halve = skip and (answered or result is not None or attempt == retries)
-            values, reasons = _attempt(ask, rows[pending], names, halve)
+            values, reasons = _attempt(ask, keep, rows[pending], names, halve)
         except _FailedCall as failed:
             if attempt < retries:
                 continue
@@ -302,11 +303,15 @@ class _FailedCall(Exception):
 
 
 def _attempt(
-    call: Callable[[Tensor], Tensor], rows: Tensor, names: Sequence[str], halve: bool
+    call: Callable[[Tensor], Tensor],
+    keep: Callable[[Tensor, Tensor], None],
+    rows: Tensor,
+    names: Sequence[str],
+    halve: bool,
 ) -> tuple[Tensor, dict[int, str]]:
     """Return (R, C) outputs, with NaN in rows of failed calls, and the reason for each of these rows."""
     try:
-        return call(rows), {}
+        values = call(rows)
     except _FailedCall as error:
         reason, cause, listed = str(error), error.__cause__, ""
     except UnusableInputError:
@@ -314,11 +319,14 @@ def _attempt(
     except Exception as error:  # of any service
         reason, cause = f"failed with {type(error).__name__}: {error}", error
         listed = f"failed on {len(rows)} row(s) ({shorten(rows.tolist())}) with {type(error).__name__}: {error}"
+    else:
+        keep(rows, values)  # a full disk is no failure of the expert, which has answered
+        return values, {}
     if not halve:
         raise _FailedCall(listed or reason) from cause
     if len(rows) == 1:
         return torch.full((1, len(names)), math.nan), {int(rows): reason}
-    halves = [_attempt(call, part, names, halve) for part in rows.chunk(2)]
+    halves = [_attempt(call, keep, part, names, halve) for part in rows.chunk(2)]
     kind = next((values for values, failed in halves if len(failed) < len(values)), halves[0][0])
     return torch.cat([values.to(kind) for values, _ in halves]), halves[0][1] | halves[1][1]
 

@@ -87,14 +87,28 @@ def check_stored_split(name: str, part: Any, metadata: Mapping[str, Any], values
         for start in range(0, rows, _CHUNK_ROWS):
             some = slice(start, start + _CHUNK_ROWS)
             answers, lost = part.probabilities[expert][some], part.missing[some, number]
-            valid = (np.abs(answers.sum(1) - 1) <= 1e-3) & (answers >= 0).all(1)
-            if not (valid | lost).all():
+            if not is_answer(answers[~lost], missing=False).all():
                 raise ValueError(f"probabilities of {expert} in {name} are no distributions in some rows")
             if not np.isnan(answers[lost]).all():
                 raise ValueError(f"missing answers of {expert} in {name} have values")
     for expert, found in part.representations.items():
         if not all(np.isfinite(found[at : at + _CHUNK_ROWS]).all() for at in range(0, rows, _CHUNK_ROWS)):
             raise ValueError(f"representations of {expert} in {name} are not finite")
+
+
+def is_answer(values: np.ndarray, missing: bool = True) -> np.ndarray:
+    """Return (B,) bool, which rows of stored (B, C) outputs are distributions, or, where that is permitted, missing.
+
+    Args:
+        values: The outputs.
+        missing: Permit rows of NaN.
+
+    Example:
+        >>> is_answer(np.array([[0.9, 0.1], [np.nan, np.nan], [np.nan, 1.0], [1.0, 1.0]])).tolist()
+        [True, True, False, False]
+    """
+    valid = (np.abs(values.sum(1) - 1) <= 1e-3) & (values >= 0).all(1)
+    return np.asarray(valid | np.isnan(values).all(1) if missing else valid)
 
 
 def _check_names(what: str, names: Any) -> None:

@@ -163,6 +163,13 @@ class Earlier:
                     f"{entry['fingerprint']}; give the changed expert another name to query it alone, or collect all "
                     f"again with overwrite (--overwrite=true){hint}"
                 )
+            own = None if entry is None else {len(self.pool.members[name].classes)}
+            if own not in (None, journal.widths(split, name)):
+                raise InputError(
+                    f"{where} with another number of classes of expert {name}: found "
+                    f"{shorten(sorted(journal.widths(split, name)))}, expected {shorten(own)}; collect again with "
+                    "overwrite (--overwrite=true)"
+                )
             if split in prints and journal.data[split] != prints[split]:
                 raise InputError(
                     f"{where} on other data: the fingerprint of {split} is {journal.data[split]} there and "

@@ -8,17 +8,20 @@ record has a digest, and the values of each answer a checksum.
 import hashlib
 import json
 import os
+import re
+import stat
 import struct
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from lightning_fusion.errors import InputError
 from lightning_fusion.files import disk_errors
 
 FOLDER = ".answers"
@@ -30,6 +33,7 @@ BATCH = struct.Struct("<cII")  # kind of the record, split, number of the batch 
 SAMPLES = struct.Struct("<II")  # rows, domains; then index, target, domain
 ANSWER = struct.Struct("<IIIIQII")  # expert, rows, classes, size of representations, first row; checksums of both
 _SYNC_S = 5.0
+_NAME = re.compile(r"\d{6,}-\d+(\.journal|\.\d+\.\d+r?\.bin)")
 
 Block = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 """Indices (B,), answers (B, C_k), and representations (B, D_k) or None."""
@@ -65,8 +69,9 @@ class Journal:
     precision: str
     overwrite: bool
     digests: dict[Path, str] = field(default_factory=dict)
-    _samples: dict[str, dict[int, int]] = field(default_factory=dict)  # positions of the records of batches
-    _answers: dict[tuple[str, str], list[_Answer]] = field(default_factory=dict)
+    _samples: dict[str, dict[int, tuple[int, int]]] = field(default_factory=dict, init=False)
+    """Position of the record, and number of rows, of each batch."""
+    _answers: dict[tuple[str, str], list[_Answer]] = field(default_factory=dict, init=False)
 
     @property
     def session(self) -> int:
@@ -89,11 +94,10 @@ class Journal:
         with ExitStack() as stack:
             if not answers:
                 return
-            record, values = (
-                stack.enter_context(open(path, "rb")) for path in (self.path, self.values_path(split, expert))
-            )
+            record = stack.enter_context(_reading(self.path))
+            values = stack.enter_context(_reading(self.values_path(split, expert)))
             dims = any(answer.dims for answer in answers)
-            also = stack.enter_context(open(self.values_path(split, expert, True), "rb")) if dims else values
+            also = stack.enter_context(_reading(self.values_path(split, expert, True))) if dims else values
             for answer in answers:
                 index = self._batch(record, split, answer.batch)[0]
                 index = index if answer.positions is None else index[answer.positions]
@@ -102,12 +106,12 @@ class Journal:
 
     def read_samples(self, split: str) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield (B,) indices and targets and (B, D) domains of the batches."""
-        with open(self.path, "rb") as file:
+        with _reading(self.path) as file:
             for number in self._samples.get(split, ()):
                 yield self._batch(file, split, number)
 
     def _batch(self, file: BinaryIO, split: str, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        file.seek(self._samples[split][number])
+        file.seek(self._samples[split][number][0])
         content = memoryview(file.read(RECORD.unpack(file.read(RECORD.size))[2]))
         rows, domains = SAMPLES.unpack_from(content, BATCH.size)
         start = BATCH.size + SAMPLES.size
@@ -144,17 +148,36 @@ class Journal:
         known = self._samples.setdefault(splits[split], {})
         if kind == b"s":
             rows, domains = SAMPLES.unpack_from(content, BATCH.size)
-            if len(content) != BATCH.size + SAMPLES.size + rows * (16 + domains):
+            if batch in known or len(content) != BATCH.size + SAMPLES.size + rows * (16 + domains):
                 return False
-            known[batch] = position
+            known[batch] = position, rows
             return True
         if batch not in known:  # its record is damaged
             return False
-        for entry, positions in entries(content):
-            expert, rows, classes, dims, start = entry[:5]
+        found = []
+        for (expert, rows, classes, dims, start, *_), positions in entries(content):
+            if expert >= len(experts) or not _is_part(positions, rows, known[batch][1]):
+                return False
             answer = _Answer(batch, start, rows, classes, dims, positions)
-            self._answers.setdefault((splits[split], experts[expert]), []).append(answer)
+            found.append((self._answers.setdefault((splits[split], experts[expert]), []), answer))
+        for answers, answer in found:
+            answers.append(answer)
         return True
+
+    def widths(self, split: str, expert: str) -> set[int]:
+        """Return the number of classes in the answers of an expert; several where they differ."""
+        return {answer.classes for answer in self._answers.get((split, expert), [])}
+
+
+def _is_part(positions: np.ndarray | None, rows: int, batch: int) -> bool:
+    """Return whether an answer with some rows is of these positions of a batch of some size, or of all of it."""
+    if positions is None:
+        return rows == batch
+    return (
+        0 < len(positions) == rows
+        and bool((np.diff(positions) > 0).all())
+        and 0 <= positions[0] <= positions[-1] < batch
+    )
 
 
 def entries(content: bytes | memoryview) -> Iterator[tuple[tuple[int, ...], np.ndarray | None]]:
@@ -193,8 +216,9 @@ class JournalWriter:
         self.journal = Journal(path, dict(experts), dict(data), precision, overwrite)
         self._splits = {name: number for number, name in enumerate(data)}
         self._experts = {name: number for number, name in enumerate(experts)}
-        path.parent.mkdir(exist_ok=True)
-        self._file = open(path, "xb", buffering=0)  # noqa: SIM115  (closed by close)
+        with _writing(path):
+            path.parent.mkdir(exist_ok=True)
+            self._file = open(path, "xb", buffering=0)  # noqa: SIM115  (closed by close)
         self._values: dict[tuple[str, bool], _Values] = {}
         self._split, self._size, self._batches = "", 0, dict.fromkeys(data, -1)
         self._synced = time.monotonic()
@@ -231,7 +255,7 @@ class JournalWriter:
             positions: (B,) positions of the samples in the batch; ``None`` for all of them.
         """
         entries = []
-        with disk_errors(self.journal.path, sum(rows.nbytes for rows in values.values())):
+        with _writing(self.journal.path, sum(rows.nbytes for rows in values.values())):
             for name, rows in values.items():
                 start, checksum = self._file_of(name, False).append(rows)
                 dims, also = 0, 0
@@ -256,7 +280,7 @@ class JournalWriter:
         if kind != b"h":
             content = BATCH.pack(kind, self._splits[self._split], self._batches[self._split]) + content
         record = RECORD.pack(MAGIC, digest(content), len(content)) + content
-        with disk_errors(self.journal.path, len(record)):
+        with _writing(self.journal.path, len(record)):
             _write_all(self._file, record)
             if kind != b"h":
                 self.journal.note(content, self._size)
@@ -268,7 +292,7 @@ class JournalWriter:
 
     def _close_values(self) -> None:
         for values in self._values.values():
-            with values.file, disk_errors(values.path, 0):
+            with values.file, _writing(values.path, 0):
                 os.fsync(values.file.fileno())
             self.journal.digests[values.path] = values.hash.hexdigest()
         self._values = {}
@@ -276,7 +300,7 @@ class JournalWriter:
     def close(self) -> None:
         """Synchronize and close the files."""
         if not self._file.closed:
-            with self._file, disk_errors(self.journal.path, 0):
+            with self._file, _writing(self.journal.path, 0):
                 self._close_values()
                 os.fsync(self._file.fileno())
 
@@ -304,11 +328,32 @@ class _Values:
         return start, zlib.crc32(content)
 
 
+@contextmanager
+def _writing(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Context that converts errors of the system to an InputError."""
+    try:
+        with disk_errors(path, needed):
+            yield
+    except OSError as error:
+        raise InputError(
+            f"output: {path} cannot be written ({error.strerror or error}); the answers until now are kept where the "
+            "folder still exists: collect again"
+        ) from error
+
+
 def _write_all(file: Any, content: Any) -> None:
     """Write to an unbuffered file, which may take a part at a time."""
     written = file.write(content)
     while written < len(content):
         written += file.write(memoryview(content)[written:])
+
+
+def _reading(path: Path) -> BinaryIO:
+    """Open a file of a journal whose content was read before."""
+    try:
+        return open(path, "rb")
+    except FileNotFoundError as error:
+        raise InputError(f"output: {path} was removed while the run went on; collect again") from error
 
 
 def read_rows(file: BinaryIO, start: int, rows: int, width: int) -> bytes:
@@ -323,7 +368,12 @@ def digest(content: bytes) -> bytes:
 
 
 def _floats(file: BinaryIO, start: int, rows: int, width: int) -> np.ndarray:
-    return np.frombuffer(read_rows(file, start, rows, width), np.float32).reshape(rows, width)
+    content = read_rows(file, start, rows, width)
+    if len(content) < 4 * rows * width:
+        raise InputError(
+            f"{file.name} has become shorter while the run went on; collect again: only lost answers are queried"
+        )
+    return np.frombuffer(content, np.float32).reshape(rows, width)
 
 
 def session_of(path: Path) -> int:
@@ -337,8 +387,22 @@ def journal_path(folder: Path, session: int, process: int) -> Path:
 
 
 def journal_files(folder: Path) -> list[Path]:
-    """Return all files of journals in the folder of a store."""
-    return sorted((folder / FOLDER).glob("[0-9]*-[0-9]*.*"))
+    """Return all files of journals in the folder of a store.
+
+    Args:
+        folder: Folder of the store.
+
+    Raises:
+        InputError: If they, or their folder, are links or something else that no run writes.
+    """
+    inside = folder / FOLDER
+    found = sorted(path for path in inside.glob("*") if _NAME.fullmatch(path.name))
+    expected = [(inside, stat.S_ISDIR, "a folder"), *((path, stat.S_ISREG, "a file") for path in found)]
+    for path, is_right, kind in expected:
+        with suppress(FileNotFoundError):  # the first process has removed it
+            if not is_right(path.lstat().st_mode):
+                raise InputError(f"output: {path} is not {kind} of the store itself, such as a link; remove it")
+    return found
 
 
 def remove_journals(folder: Path, kept: Sequence[Journal] = ()) -> None:
