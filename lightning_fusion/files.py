@@ -7,16 +7,17 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from lightning_fusion.errors import InputError, is_disk_full
+from lightning_fusion.errors import InputError, is_disk_full, shorten
 
 
 @contextmanager
@@ -164,6 +165,49 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
 def is_sealed(content: Mapping[str, Any]) -> bool:
     """Return whether the entries of a JSON file are those of :func:`sealed`."""
     return bool(content.get("digest") == sealed(content)["digest"])
+
+
+_RESERVED_NAMES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)", re.IGNORECASE)  # of Windows
+_LONGEST_NAME = 150
+
+
+def file_key(name: str, what: str = "the name") -> str:
+    """Return the name of a file or folder for a free text; :func:`name_of_key` is its inverse.
+
+    Letters, digits, blanks, ``-`` and ``_`` stay; dots, slashes and other characters that no system takes are written
+    as in URLs.
+
+    Args:
+        name: Name of a domain or source.
+        what: Meaning of the name, for the message.
+
+    Raises:
+        InputError: If the name is empty, longer than 150 bytes, or no Unicode text.
+
+    Example:
+        >>> file_key("street 7"), file_key("org/model-v1.0"), name_of_key("org%2Fmodel-v1%2E0")
+        ('street 7', 'org%2Fmodel-v1%2E0', 'org/model-v1.0')
+    """
+    key = re.sub(r'[%./\\<>:"|?*\x00-\x1f\x7f]|^ | $', lambda found: f"%{ord(found[0]):02X}", name)
+    if _RESERVED_NAMES.fullmatch(key):
+        key = f"%{ord(key[0]):02X}{key[1:]}"
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError as error:
+        raise InputError(f"{what} {name!a} is no Unicode text; rename it") from error
+    if not 0 < size <= _LONGEST_NAME:
+        raise InputError(
+            f"{what} {shorten([ascii(name[:40])])} has {size} bytes; expected 1 to {_LONGEST_NAME}: rename it"
+        )
+    return key
+
+
+def name_of_key(key: str) -> str | None:
+    """Return the name of which :func:`file_key` made a file name; ``None`` if it did not make it."""
+    name = unquote(key)
+    with suppress(InputError):
+        return name if file_key(name) == key else None
+    return None
 
 
 def row_digests(*arrays: Any) -> np.ndarray:

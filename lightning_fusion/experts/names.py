@@ -10,25 +10,6 @@ from torch import nn
 from lightning_fusion.errors import InputError
 
 
-def check_name(name: str, what: str) -> None:
-    """Check that a name is valid for a submodule and a file.
-
-    Args:
-        name: Name of an expert, or of a domain.
-        what: Meaning of the name, for the message.
-
-    Raises:
-        InputError: If it is empty, too long, contains a slash, dot or control character, or is an attribute of torch
-            modules.
-    """
-    unusable = not name or re.search(r"[.\x00-\x1f/\\]", name) or hasattr(nn.ModuleDict(), name)
-    if unusable or len(name.encode()) > 150:
-        raise InputError(
-            f"{what} {name!r} cannot name an expert: it is empty, too long, or contains a slash, or contains a dot or "
-            "control character, or is an attribute of torch modules; rename it"
-        )
-
-
 class NamedModules(nn.ModuleDict):
     """Modules by names that are free text, such as ``gpt-3.5-turbo``.
 

@@ -17,31 +17,24 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.diagnosis import diagnose
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.module import ExpertModule
-from lightning_fusion.experts.names import check_name
 from lightning_fusion.experts.outputs.collect import collect, first_process
 from lightning_fusion.experts.outputs.datamodule import OutputsDataModule
 from lightning_fusion.experts.outputs.seen import seen_by_design
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.experts.pool import ExpertPool
-from lightning_fusion.files import atomic_write, digest, write_text
+from lightning_fusion.files import atomic_write, digest, file_key, write_text
 from lightning_fusion.foe.module import FoEFuserModule
 from lightning_fusion.hyperparameters import describe_factory
 from lightning_fusion.recipes.runner import Run
 
 
 def check_domains(data: FusionDataModule) -> None:
-    """Check that data have domains with valid names for experts.
-
-    Raises:
-        InputError: If there are fewer than two, or a name is unusable.
-    """
+    """Raise InputError for data with fewer than two domains."""
     if len(data.domains) < 2:
         raise InputError(
             f"data: found the domain {shorten(data.domains)} only; fusion needs two at least: set what defines domains "
             "(DomainImageDataModule or num_domains for images, domain_fields for texts and recordings)"
         )
-    for name in data.domains:
-        check_name(name, "data: the domain")
 
 
 def describe_data(data: FusionDataModule) -> dict[str, Any]:
@@ -160,7 +153,7 @@ class SeedRun:
             each.classes  # noqa: B018 a domain without enough classes raises before any training
         for number, (name, rows) in enumerate(data.items()):
             label = f"seed {self.seed}  expert {number + 1}/{len(data)} {name}"
-            path = self.train_expert(f"experts/{name}", rows, arguments, epochs, label)
+            path = self.train_expert(f"experts/{file_key(name)}", rows, arguments, epochs, label)
             experts[name] = self.load_expert(path, arguments["network"])
         if first_process():
             write_text(self.folder / "pool.yaml", self._pool_yaml(experts))

@@ -18,8 +18,7 @@ from torch import Tensor
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
-from lightning_fusion.experts.names import check_name
-from lightning_fusion.files import digest, is_sealed, sealed
+from lightning_fusion.files import digest, file_key, is_sealed, name_of_key, sealed
 from lightning_fusion.registry.card import FORMAT, PARTS, VERSION, Card, Transfer
 from lightning_fusion.registry.publish import EXPERT_METADATA, describe_source, restore_expert
 from lightning_fusion.registry.transport import Transport, UnreachableError
@@ -134,7 +133,7 @@ class ExpertRegistry:
         Raises:
             InputError: If there is no such source, or its card is incomplete.
         """
-        path = self.files.path(name, CARD)
+        path = self._path(name, CARD)
         try:
             return self._read(name, CARD, path, lambda content: Card.parse(content, name, path), _CARD_BYTES)
         except FileNotFoundError as error:
@@ -189,7 +188,7 @@ class ExpertRegistry:
                 f"source {card.name}: its files have {card.num_bytes / 1e9:.1f} GB; max_source_gb is "
                 f"{self.max_source_gb:g}: raise it to read them"
             )
-        path = self.files.path(card.name, card.version, file)
+        path = self._path(card.name, card.version, file)
 
         def parse(content: bytes) -> dict[str, Tensor]:
             found = digest(np.frombuffer(content, np.uint8))
@@ -263,7 +262,7 @@ class ExpertRegistry:
             InputError: If the name is taken, the expert cannot be described or does not match the data, or there are
                 no statistics.
         """
-        check_name(name, "the source's name")
+        file_key(name, "the source's name")  # raises for names that no file can have
         if self.files.is_http:
             raise InputError(f"address: {self.address} is read-only; publish to the folder that the server serves")
         old = self._current(name)
@@ -281,8 +280,8 @@ class ExpertRegistry:
             old = self._current(name)
             self._write(card, contents, overwrite)
             if old is not None:
-                self.files.remove(self.files.path(name, old.version))
-            self.files.remove_all_but(self.files.path(name), card.version, VERSION)
+                self.files.remove(self._path(name, old.version))
+            self.files.remove_all_but(self._path(name), card.version, VERSION)
         return card
 
     def _current(self, name: str) -> Card | None:
@@ -292,12 +291,12 @@ class ExpertRegistry:
         return None
 
     def _write(self, card: Card, contents: dict[str, bytes], overwrite: bool) -> None:
-        folder, dumped = self.files.path(card.name, card.version), card.dump()
+        folder, dumped = self._path(card.name, card.version), card.dump()
         self.files.write_folder(folder, contents)
         for file, content in contents.items():
             self._count("up", card.name, file, len(content))
         try:
-            self.files.write(self.files.path(card.name, CARD), dumped, exclusive=not overwrite)
+            self.files.write(self._path(card.name, CARD), dumped, exclusive=not overwrite)
         except FileExistsError as error:
             self.files.remove(folder)
             raise InputError(
@@ -318,10 +317,15 @@ class ExpertRegistry:
 
     # -------------------------------------------------------------- internals
 
+    def _path(self, name: str, *parts: str) -> str:
+        """Return the path of a source, or of a file of it."""
+        return self.files.path(file_key(name), *parts)
+
     def _listed(self) -> list[str]:
         """Names of the folders with a card, or the names in the index where folders cannot be listed."""
         if not self.files.is_http:
-            return self.files.folders_with(CARD)
+            folders = self.files.folders_with(CARD)
+            return sorted(name for name in map(name_of_key, folders) if name is not None)
         path = self.files.path(INDEX)
         try:
             return self._read("", INDEX, path, lambda content: _parse_index(content, path), _INDEX_BYTES)
@@ -363,5 +367,5 @@ def _parse_index(content: bytes, where: str) -> list[str]:
     if len(names) > _MAX_SOURCES:
         raise InputError(f"{where} names {len(names):,} sources; at most {_MAX_SOURCES:,} are read")
     for name in names:
-        check_name(name, f"{where}: the name")
+        file_key(name, f"{where}: the name")
     return sorted(set(names))

@@ -22,7 +22,6 @@ SPLIT_NAMES = {
 }
 """Names of splits in files and columns, and their indices."""
 _CONTROLS = re.compile(r"[\x80-\x9f]")
-_NO_NAME = re.compile(r"[./\\\x00-\x1f]")
 
 
 @dataclass
@@ -54,7 +53,6 @@ class Texts:
     where: list[tuple[str, int]] = field(default_factory=list)
     out_of_scope: list[bool] = field(default_factory=list)
     forms: Callable[[str], str] = field(default_factory=LabelForms, repr=False)
-    _written: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def add(
         self,
@@ -66,21 +64,10 @@ class Texts:
         pair: str | None = None,
         out_of_scope: bool = False,
     ) -> None:
-        """Append one text, its label and domain in canonical form.
-
-        Raises:
-            InputError: If two domains differ only in characters that are not permitted in the name of an expert.
-        """
+        """Append one text, its label and domain in canonical form."""
         self.texts.append(text)
         self.labels.append(self.forms(label))
-        domain = canonical_label(domain)
-        name = _NO_NAME.sub("_", domain)  # a domain may name an expert and its file
-        if self._written.setdefault(name, domain) != domain:
-            raise InputError(
-                f"{where[0]}, line {where[1]}: the domains {self._written[name]!r} and {domain!r} both "
-                f"become {name}; rename one"
-            )
-        self.domains.append(name)
+        self.domains.append(canonical_label(domain))
         self.where.append(where)
         self.out_of_scope.append(out_of_scope)
         if split is not None:
@@ -101,7 +88,7 @@ class Texts:
         def pick(values: Any) -> Any:
             return [values[row] for row in rows] if values else values
 
-        lists = (name for name in self.__dataclass_fields__ if name not in ("forms", "_written"))
+        lists = (name for name in self.__dataclass_fields__ if name != "forms")
         return Texts(**{name: pick(getattr(self, name)) for name in lists}, forms=self.forms)
 
 

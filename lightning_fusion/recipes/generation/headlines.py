@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lightning_fusion import plotting
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.outputs.store import ExpertOutputs
+from lightning_fusion.files import file_key
 from lightning_fusion.generation.answers import InferenceSettings, pad_rows, run_expert
 from lightning_fusion.generation.embeddings import EmbeddingsDataModule, Spool, collect_embeddings
 from lightning_fusion.generation.expert import GenerativeExpert
@@ -189,7 +190,7 @@ class _Seed(SeedRun):
             seed = stage_seed(self.seed, name)
             build = partial(self._writer, name, arguments)
             data = self.files.module("expert", name)
-            path = self.train(f"experts/{name}", build, data, seed, epochs, label)
+            path = self.train(f"experts/{file_key(name)}", build, data, seed, epochs, label)
             experts[name] = GenerativeExpert(str(path), domains=[name])
         return experts
 

@@ -23,7 +23,7 @@ from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.outputs.collect import first_process
 from lightning_fusion.experts.outputs.store import ExpertOutputs
-from lightning_fusion.files import digest, is_sealed, sealed, write_text
+from lightning_fusion.files import digest, file_key, is_sealed, sealed, write_text
 from lightning_fusion.hat.guard import guard
 from lightning_fusion.hat.module import HaTJointModule
 from lightning_fusion.hat.ranking import Selection
@@ -108,7 +108,7 @@ class HaTSeed(SeedRun):
         for number, (name, own) in enumerate(data.items()):
             domain = name.removesuffix(CORRUPTED) if name not in names else name
             label = f"seed {self.seed}  source {number + 1}/{len(data)} {name} ({self.architecture[domain]})"
-            self.experts[name] = self._source(f"sources/{name}", domain, own, plan, label)
+            self.experts[name] = self._source(f"sources/{file_key(name)}", domain, own, plan, label)
             if name not in published and first_process():
                 network = plan.networks[self.architecture[domain]]
                 self.registry.publish(self.experts[name], own, name, network=network)
@@ -117,7 +117,9 @@ class HaTSeed(SeedRun):
         if plan.source_classes is not None:
             for name in targets:
                 label = f"seed {self.seed}  {name} with all labels"
-                self.own[name] = self._source(f"own/{name}", name, self.data.variant(domain=name), plan, label)
+                self.own[name] = self._source(
+                    f"own/{file_key(name)}", name, self.data.variant(domain=name), plan, label
+                )
 
     def corrupted(self, target: str, plan: Plan) -> list[str]:
         """Return the domains of other groups whose sources are corrupted for a target, in one order per seed."""
@@ -135,7 +137,7 @@ class HaTSeed(SeedRun):
     def expand(self, name: str, earlier: Sequence[str], plan: Plan, label: str) -> None:
         """Train and test all methods of one target; the results are read from its file if it exists."""
         target = _Target(self, name, earlier, plan)
-        path = self.folder / "targets" / f"{name}.json"
+        path = self.folder / "targets" / f"{file_key(name)}.json"
         if path.is_file():
             self.console.print(f"{label}: found checkpoint, not retrained")
             rows = _read_rows(path)
@@ -155,12 +157,14 @@ class HaTSeed(SeedRun):
                 f"{label}: {MAIN} {shown[MAIN]:.3f}, {LOCAL} {shown[LOCAL]:.3f}, {time.perf_counter() - start:.0f} s"
             )
         if plan.publish_students:
-            self.experts[f"{name}{STUDENT}"] = self.load_expert(self.folder / f"students/{name}.ckpt", target.network)
+            self.experts[f"{name}{STUDENT}"] = self.load_expert(
+                self.folder / f"students/{file_key(name)}.ckpt", target.network
+            )
         self.report.rows += rows
 
     def publish_student(self, target: "_Target") -> None:
         """Publish the student of a finished target as a source; called before the file of the target is written."""
-        expert = self.load_expert(self.folder / f"students/{target.name}.ckpt", target.network)
+        expert = self.load_expert(self.folder / f"students/{file_key(target.name)}.ckpt", target.network)
         if first_process():
             name = f"{target.name}{STUDENT}"
             self.registry.publish(expert, target.data, name, overwrite=True, network=target.network)
@@ -285,10 +289,10 @@ class _Target:
 
     def _query(self, name: str, experts: Mapping[str, Expert], few: TargetDataModule) -> ExpertOutputs:
         splits = ["train", *(["val"] if self.run.run.trainers.watched() else []), "test"]
-        return self.run.outputs_of(f"targets/{self.name}/{name}", dict(experts), few, splits, bar=False)
+        return self.run.outputs_of(f"targets/{file_key(self.name)}/{name}", dict(experts), few, splits, bar=False)
 
     def _trainer(self, stage: str, epochs: int) -> Trainer:
-        return self.run.trainer(f"targets/{self.name}/{stage}", epochs, validates=False, bar=False)
+        return self.run.trainer(f"targets/{file_key(self.name)}/{stage}", epochs, validates=False, bar=False)
 
     def _student(
         self, data: TargetDataModule, experts: Mapping[str, Expert], arguments: dict[str, Any], method: str
@@ -297,7 +301,7 @@ class _Target:
         trainer = self._trainer(method, self.plan.epochs)
         trainer.fit(module, datamodule=data)
         if method == MAIN:
-            save_weights(trainer, self.run.folder / "students" / f"{self.name}.ckpt")
+            save_weights(trainer, self.run.folder / "students" / f"{file_key(self.name)}.ckpt")
             self.weights = module.source_weights
             rows = data.rows("test")
             batch = data.on_after_batch_transfer(rows[torch.arange(len(rows))], 0)
