@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Set
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,13 @@ from lightning_fusion.errors import InputError, shorten, suggestion
 
 _INVISIBLE = {ord(letter): None for letter in "\u00ad\u180e\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"}
 _WHOLE = re.compile(r"([+-]?[0-9]+)\.0*")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]{1,3})?")
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,(?:[0-9]{1,2}|[0-9]{4,})")  # three digits may be thousands
+_QUOTES = "'\"`\u2018\u2019\u201c\u201d\u00ab\u00bb"
+_ALIKE = str.maketrans(
+    "\u2212\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u03bf\u03b1\u03bd\u0131", "-aeopcyxijsoavi"
+)  # letters of other scripts, and the sign of minus, that look alike in lower case
+_MISSING = {"nan", "NaN", "NAN", "None", "NULL", "Null", "null", "NA", "N/A", "n/a", "<NA>", "NaT", "#N/A", "?", "--"}
 _BETWEEN = re.compile(r"[\s_\-\u2010-\u2015]+")
 RENAME = "to merge them, set labels: {{{0}}}"
 """Remedy for nearly equal labels, for :func:`similar_message`."""
@@ -196,8 +204,24 @@ def merge_message(merged: Mapping[str, Iterable[str]], what: str) -> str | None:
     return f"{count} written in several ways, which count as one: {listed}"
 
 
+def _folded(name: str) -> str:
+    """Return what nearly equal names have in common."""
+    text = unicodedata.normalize("NFKC", name).casefold().translate(_ALIKE)
+    if len(text) > 2 and text[0] == "b" and text[1] in _QUOTES and text[1] == text[-1]:  # Python's form of bytes
+        text = text[1:]
+    text = text.strip(_QUOTES).rstrip(".,;:").strip() or text
+    number = text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text
+    if _NUMBER.fullmatch(number):
+        value = Decimal(number)
+        return f"{value.normalize() if value else 0:f}"
+    return _BETWEEN.sub(" ", text)
+
+
 def similar_names(names: Iterable[str]) -> list[list[str]]:
-    """Return names that differ only in case, in spaces, hyphens and underscores, or in leading zeros.
+    """Return names that differ only in how they are written.
+
+    That is in case, in spaces, hyphens and underscores, in quotes or a final full stop, in letters of several scripts
+    that look alike, or in the form of a number.
 
     Args:
         names: Different names in canonical form.
@@ -205,12 +229,31 @@ def similar_names(names: Iterable[str]) -> list[list[str]]:
     Example:
         >>> similar_names(["open", "Open", "bar-bell", "bar_bell", "tea"])
         [['open', 'Open'], ['bar-bell', 'bar_bell']]
+        >>> similar_names(["1", "01", "1e0", "-1", "1,5", "1.5", "'tea'", "tea."])
+        [['1', '01', '1e0'], ['1,5', '1.5'], ["'tea'", 'tea.']]
     """
     found: dict[str, list[str]] = {}
     for name in names:
-        folded = _BETWEEN.sub(" ", unicodedata.normalize("NFKC", name).casefold())
-        found.setdefault(str(int(folded)) if folded.isascii() and folded.isdigit() else folded, []).append(name)
+        found.setdefault(_folded(name), []).append(name)
     return [alike for alike in found.values() if len(alike) > 1]
+
+
+def missing_message(names: Iterable[str], what: str, remedy: str) -> str | None:
+    """Return a warning about names that stand for missing values in other programs; ``None`` if there are none.
+
+    Args:
+        names: Names in canonical form.
+        what: Meaning of the names: ``labels`` or ``classes``.
+        remedy: What to do if they are no classes.
+
+    Example:
+        >>> missing_message(["good", "NaN", "bad"], "labels", "remove these rows")
+        "the labels 'NaN' count as classes; if they mark missing values, remove these rows"
+    """
+    found = [name for name in names if name in _MISSING]
+    if not found:
+        return None
+    return f"the {what} {shorten(map(repr, found))} count as classes; if they mark missing values, {remedy}"
 
 
 def similar_message(names: Iterable[str], what: str, remedy: str) -> str | None:

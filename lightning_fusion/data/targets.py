@@ -104,6 +104,30 @@ def single_class_message(targets: np.ndarray, classes: Sequence[str], where: str
     return f"all {len(known)} targets of {where} are {name!r}: a constant answer has accuracy 1 on them"
 
 
+def untested_message(label: np.ndarray, split: np.ndarray, classes: Sequence[str], what: str) -> str | None:
+    """Return a warning about classes that have samples, but none to test on; None if there are none.
+
+    Args:
+        label: (N,) class numbers; negative ones are unlabeled.
+        split: (N,) split of each sample: 2 for test.
+        classes: Names of the classes.
+        what: Meaning of the samples, for the message.
+
+    Example:
+        >>> untested_message(np.array([0, 0, 1]), np.array([0, 2, 0]), ["good", "Total: 2"], "texts")
+        "1 of 2 classes have no samples among the test texts: 'Total: 2' (1 in all)"
+    """
+    counts = np.bincount(label[label >= 0], minlength=len(classes))
+    tested = np.bincount(label[(label >= 0) & (split == 2)], minlength=len(classes))
+    lacking = [
+        f"{classes[number]!r} ({counts[number]} in all)"
+        for number in np.flatnonzero((counts > 0) & (tested == 0)).tolist()
+    ]
+    if not lacking or not tested.any():
+        return None
+    return f"{len(lacking)} of {len(classes)} classes have no samples among the test {what}: {shorten(lacking)}"
+
+
 def check_meaning(several: Mapping[str, Any], classes: Sequence[str]) -> None:
     """Check that whole numbers in targets are not names of classes with other numbers.
 

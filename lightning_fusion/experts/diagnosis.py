@@ -31,6 +31,8 @@ LEAK_ERRORS = 0.8
 LEAK_SEEN = 0.01
 """Maximum fraction of the fuser training set that an expert may have been trained on without a leak."""
 
+_LEAST_SAMPLES = 30  # that show whether an expert is better than a constant answer
+
 
 @dataclass
 class ExpertFigures:
@@ -53,6 +55,10 @@ class ExpertFigures:
             its excess of accuracy is significant and its error rate there below 0.8 of that on the unseen split.
         class_order: Names of its outputs in an order that is significantly more accurate; ``None`` if there is none.
         class_order_accuracy: Accuracy on samples of its classes with that order; NaN if there is none.
+        known: Number of samples of its classes, of its domains if they are known.
+        known_accuracy: Accuracy on these samples; NaN without any.
+        constant_accuracy: Accuracy of their most frequent class; NaN without any.
+        ties: Number of answers with several most probable classes, of which the first counts.
     """
 
     name: str
@@ -67,6 +73,10 @@ class ExpertFigures:
     leaks: bool
     class_order: list[str] | None = None
     class_order_accuracy: float = float("nan")
+    known: int = 0
+    known_accuracy: float = float("nan")
+    constant_accuracy: float = float("nan")
+    ties: int = 0
 
 
 @dataclass
@@ -282,7 +292,19 @@ def _figures(outputs: ExpertOutputs, number: int, answers: _Answers, unseen: _An
     found = better_order(predicted, np.array([place[label] for label in answers.target[known]], int), names)
     order = found if found is not None else (None, float("nan"))
     leak = unseen_accuracy, seen, p, bound, leaks
-    return ExpertFigures(name, missing, accuracy, own_accuracy, error, *leak, *order)
+    theirs = known & own if own.any() else known
+    frequent = int(np.bincount(answers.target[theirs], minlength=1).max())
+    constant = float(frequent / theirs.sum()) if theirs.any() else float("nan")
+    own_answers = answers.spread[there, number][:, classes]
+    ties = int(((own_answers == own_answers.max(1, keepdims=True)).sum(1) > 1).sum()) if len(classes) > 1 else 0
+    figures = ExpertFigures(name, missing, accuracy, own_accuracy, error, *leak, *order)
+    figures.known, figures.known_accuracy, figures.constant_accuracy = (
+        int(theirs.sum()),
+        _fraction(right[theirs]),
+        constant,
+    )
+    figures.ties = ties
+    return figures
 
 
 def _fraction(values: np.ndarray) -> float:
@@ -369,6 +391,24 @@ def _conclude(result: Diagnosis, unseen: str | None, classes: int, order: list[s
                 f"{expert.class_order_accuracy:.1%} of the samples of its classes if its outputs are those of "
                 f"{shorten(expert.class_order, 20)}, in this order: check its classes.",
             )
+    blind = [
+        f"{expert.name} {expert.known_accuracy:.1%} against {expert.constant_accuracy:.1%}"
+        for expert in result.experts
+        if expert.known >= _LEAST_SAMPLES and expert.class_order is None and order is None
+        if expert.known_accuracy <= expert.constant_accuracy < 1
+    ]
+    if blind:
+        result.findings.insert(
+            0,
+            "CHANCE: experts are not more accurate than a constant answer on the samples of their classes and domains: "
+            f"{shorten(blind)}. Check the order of their rows and classes, and how their input was preprocessed.",
+        )
+    tied = [f"{expert.name} {expert.ties}" for expert in result.experts if expert.ties]
+    if tied:
+        result.findings.append(
+            f"Answers with several most probable classes, of which the first counts, among {result.rows} samples: "
+            f"{shorten(tied)}."
+        )
     poor = [e.name for e in result.experts if e.calibration_error > 0.15 and e.class_order is None]
     if poor:
         result.findings.append(

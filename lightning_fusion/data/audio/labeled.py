@@ -6,10 +6,10 @@ import numpy as np
 
 from lightning_fusion.data.audio.datamodule import AudioFilesDataModule, BaseAudioDataModule
 from lightning_fusion.data.audio.splits import AudioSplit, split_recordings, split_speakers
-from lightning_fusion.data.base import Stage, staged_property
+from lightning_fusion.data.base import SPLITS, Stage, staged_property
 from lightning_fusion.data.domains import check_label_names, chosen_domains
-from lightning_fusion.data.names import RENAME, as_names, read_labels, rename_labels, similar_message
-from lightning_fusion.data.targets import UNLABELED
+from lightning_fusion.data.names import RENAME, as_names, missing_message, read_labels, rename_labels, similar_message
+from lightning_fusion.data.targets import UNLABELED, untested_message
 from lightning_fusion.errors import InputError, shorten, suggestion
 
 
@@ -61,7 +61,10 @@ class BaseLabeledAudioDataModule(BaseAudioDataModule):
                 f"{self.layout.names[written.index(strange[0])]} has the label {strange[0]!r}; expected one of "
                 f"{shorten(listed, 9)}: add it to labels{suggestion(strange[0], listed)}"
             )
-        self.messages.warn(None if listed else similar_message(sorted(set(name.values())), "labels", RENAME))
+        if not listed:
+            names = sorted(set(name.values()))
+            self.messages.warn(similar_message(names, "labels", RENAME))
+            self.messages.warn(missing_message(names, "labels", "leave these recordings out"))
         return [name[label] for label in written]
 
     def whole_split(self) -> AudioSplit:
@@ -80,6 +83,11 @@ class BaseLabeledAudioDataModule(BaseAudioDataModule):
         """Assign speakers or recordings to splits, and select those of the chosen domains."""
         names, number = self._domain_of_file()
         cut = self.whole_split()
+        classes, label = np.unique(self.label_of_file, return_inverse=True)
+        split = np.full(len(label), -1)
+        for place, files in enumerate(cut.files[name] for name in SPLITS):
+            split[files] = place
+        self.messages.warn(untested_message(label, split, classes.tolist(), "recordings"))
         if self.domain is not None:
             own = chosen_domains(self.domain, names)
             cut.files = {split: files[np.isin(number[files], own)] for split, files in cut.files.items()}

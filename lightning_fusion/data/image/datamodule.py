@@ -14,7 +14,14 @@ from lightning_fusion.data.base import SPLITS, RowDataset, Rows, Stage, staged_p
 from lightning_fusion.data.domains import ModalityDataModule, chosen_domains, domain_matrix, local_classes
 from lightning_fusion.data.duplicates import SPLIT_NAMES, Samples, equal_rows
 from lightning_fusion.data.image.superclasses import CIFAR100_SUPERCLASSES
-from lightning_fusion.data.names import as_labels, canonical_label, merge_forms, merge_message, similar_message
+from lightning_fusion.data.names import (
+    as_labels,
+    canonical_label,
+    merge_forms,
+    merge_message,
+    missing_message,
+    similar_message,
+)
 from lightning_fusion.data.normalization import Normalization
 from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.data.statistics import image_statistics, mean_and_deviation
@@ -317,6 +324,7 @@ class BaseImageDataModule(ModalityDataModule):
         if self.superclasses is None:
             names = list(dict.fromkeys(classes))
             self.messages.warn(similar_message(names, "classes", "rename one, or merge them with superclasses"))
+            self.messages.warn(missing_message(names, "classes", "leave these folders out"))
             return np.array([names.index(name) for name in classes]), names
         if self.superclasses == "cifar100":
             table = CIFAR100_SUPERCLASSES

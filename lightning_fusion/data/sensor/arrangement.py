@@ -1,6 +1,6 @@
 """Recordings of a sensor source, and their domains, groups, sessions and splits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -238,6 +238,36 @@ def constant_channels(source: Source) -> dict[str, list[str]]:
         else:
             if count > 1:
                 found[name] = [channel for channel, flat in zip(source.channels, still.tolist(), strict=True) if flat]
+    return found
+
+
+def repeated_marks(source: Source, still: Container[str] = ()) -> list[str]:
+    """Return the channels whose least or greatest value is repeated and far from all others, with the value.
+
+    Far is more than the range of all other values; channels of two values do not count.
+
+    Args:
+        source: Source of the recordings.
+        still: Channels that are left out, such as those that are constant in a recording.
+
+    Example:
+        >>> from lightning_fusion.data.sensor.series import Recorded, load_series
+        >>> marked = np.array([[1, 0], [2, 1], [3, 2], [-99, 3], [-99, 4], [-99, 5]], np.float32)
+        >>> repeated_marks(Source(load_series([Recorded(marked, "sit")]), ["a.csv"], {}, ["x", "y"]))
+        ['x -99 (3 of 6)']
+    """
+    found = []
+    for channel, values in zip(source.channels, source.series.samples.T, strict=True):
+        if channel in still:
+            continue
+        for extreme in (values.amin(), values.amax()):
+            marked = values == extreme
+            count, rest = int(marked.sum()), values[~marked]
+            if count < 3 or 2 * count > len(values) or not len(rest):
+                continue
+            low, high = rest.amin(), rest.amax()
+            if high > low and min(abs(extreme - low), abs(extreme - high)) > high - low:
+                found.append(f"{channel} {extreme.item():.6g} ({count} of {len(values)})")
     return found
 
 

@@ -18,6 +18,7 @@ from lightning_fusion.data.names import (
     canonical_label,
     merge_forms,
     merge_message,
+    missing_message,
     read_labels,
     similar_message,
 )
@@ -28,11 +29,13 @@ from lightning_fusion.data.sensor.arrangement import (
     constant_channels,
     named_splits,
     poor_domains,
+    repeated_marks,
 )
 from lightning_fusion.data.sensor.series import rename_series
 from lightning_fusion.data.sensor.windows import Cut, RowInputs, Windows, cut_windows
 from lightning_fusion.data.splits import stratified_sessions
 from lightning_fusion.data.statistics import mean_and_deviation, window_statistics
+from lightning_fusion.data.targets import untested_message
 from lightning_fusion.errors import InputError, shorten, suggestion
 from lightning_fusion.files import digest
 
@@ -252,6 +255,11 @@ class BaseSensorDataModule(DomainsDataModule):
                 f"{len(self._constant)} of {len(source.names)} recordings have a constant channel: {shorten(each, 3)}; "
                 "was the sensor off? Remove them, or leave the channel out of channels"
             )
+        if marks := repeated_marks(source, {channel for still in self._constant.values() for channel in still}):
+            self.messages.warn(
+                f"{len(marks)} of {len(source.channels)} channels have one value far from all others in many samples: "
+                f"{shorten(marks, 3)}. Does it mark missing values? Remove these samples, or split the recordings there"
+            )
         return source
 
     @staged_property(Stage.READING)
@@ -306,7 +314,9 @@ class BaseSensorDataModule(DomainsDataModule):
         known = listed or sorted(names[number] for number in np.unique(label))
         if not listed:  # of all samples: a form of few samples wins no window
             ignored = as_labels(self.ignored_labels, "ignored_labels")
-            self.messages.warn(similar_message(sorted(set(names) - set(ignored)), "labels", RENAME))
+            counted = sorted(set(names) - set(ignored))
+            self.messages.warn(similar_message(counted, "labels", RENAME))
+            self.messages.warn(missing_message(counted, "labels", "set ignored_labels to them"))
         place = np.array([known.index(name) if name in known else -1 for name in names])
         return known, place[label]
 
@@ -328,6 +338,7 @@ class BaseSensorDataModule(DomainsDataModule):
         split = of_unit[who.unit][cut.recording]
         for message in poor_domains(who, self._domain_of, label, split, self._more_sessions()):
             self.messages.warn(message)
+        self.messages.warn(untested_message(label, split, known, "windows"))
         self._report_duplicates(self._source, self.unit, self._equal_recordings, lambda: self._described(split))
         result: np.ndarray = split
         return result

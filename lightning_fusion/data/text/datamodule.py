@@ -12,8 +12,16 @@ from torch.utils.data import DataLoader
 
 from lightning_fusion.data.base import SPLITS, Origins, RowDataset, Rows, Stage, staged_property
 from lightning_fusion.data.domains import DomainsDataModule, check_label_names
-from lightning_fusion.data.names import RENAME, merge_message, read_labels, rename_labels, similar_message
+from lightning_fusion.data.names import (
+    RENAME,
+    merge_message,
+    missing_message,
+    read_labels,
+    rename_labels,
+    similar_message,
+)
 from lightning_fusion.data.samplers import LengthSampler
+from lightning_fusion.data.targets import untested_message
 from lightning_fusion.data.text.splits import FUSER_TRAIN, FUSER_VAL, LEFT_OUT, TRAIN, draw_splits
 from lightning_fusion.data.text.texts import Texts
 from lightning_fusion.data.text.tokens import Corpus, TextTokenizer, TokenRows, load_corpus
@@ -292,6 +300,7 @@ class BaseTextDataModule(DomainsDataModule):
         found = self._in_scope(~corpus.out_of_scope, names)
         known = listed or found
         self.messages.warn(None if listed else similar_message(known, "labels", RENAME))
+        self.messages.warn(None if listed else missing_message(known, "labels", "remove these rows"))
         if strange := [name for name in found if name not in known]:
             raise InputError(
                 f"{self.origin} has the label {strange[0]!r}; expected one of {shorten(known, 9)}: add it to labels"
@@ -312,8 +321,9 @@ class BaseTextDataModule(DomainsDataModule):
     def _check_own(self, chosen: list[int], classes: list[int]) -> None:
         super()._check_own(chosen, classes)
         listed, renamed = read_labels(self.labels)
+        (known, label), corpus = self._labels, self._corpus
+        self.messages.warn(untested_message(label, self._split, known, "texts"))
         if not listed:
-            (known, label), corpus = self._labels, self._corpus
             trained = np.unique(label[np.isin(corpus.domain, chosen) & np.isin(self._split, (TRAIN, FUSER_TRAIN))])
             inside = self._in_scope(~corpus.out_of_scope, rename_labels(corpus.labels, renamed))
             if unseen := [known[n] for n in classes if n not in trained and known[n] in inside]:

@@ -26,6 +26,7 @@ from lightning_fusion.experts.outputs.loaders import (
     fingerprint_of,
     set_up,
     warn_class_order,
+    warn_random_samples,
 )
 from lightning_fusion.experts.outputs.querying import QueryingModule
 from lightning_fusion.experts.outputs.recovery import read_journals
@@ -119,6 +120,8 @@ def collect(
     pool = pool.for_task(task)  # the data module's vocabulary is the task's
     if not hasattr(data, "classes"):
         warn_class_order(data, splits[0], task)
+    for split in splits:
+        warn_random_samples(data, split)
     domains = list(getattr(data, "domains", []))
     if foreign := check_domains({name: expert.domains for name, expert in pool.members.items()}, domains):
         rank_zero_warn(

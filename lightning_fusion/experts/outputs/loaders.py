@@ -8,7 +8,7 @@ import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_fusion.data.base import SPLITS, FusionDataModule
 from lightning_fusion.data.batch import Batch, as_batch
@@ -40,16 +40,19 @@ class EverySplit(LightningDataModule):
     def __init__(self, data: Any, splits: Sequence[str]) -> None:
         super().__init__()
         self.data, self.splits = data, splits
+        self._loaders: list[DataLoader[Any]] = []
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def setup(self, stage: str) -> None:
         """Set up the data module."""
         self.data.trainer = self.trainer
         set_up(self.data)
+        # not in predict_dataloader: Lightning cannot copy a loader made there as DataLoader(dataset, 32)
+        self._loaders = [ordered(loader_of(self.data, split)) for split in self.splits]
 
     def predict_dataloader(self) -> list[DataLoader[Any]]:
         """Return a loader per split, in the order of samples."""
-        return [ordered(loader_of(self.data, split)) for split in self.splits]
+        return self._loaders
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Call the hook of the data module."""
@@ -141,6 +144,37 @@ def warn_class_order(data: LightningDataModule, split: str, classes: Sequence[st
             f"{shorten(classes, 20)}: targets count classes in this order; set classes of the ExpertPool to those of "
             "the data set"
         )
+
+
+def warn_random_samples(data: LightningDataModule, split: str) -> None:
+    """Warn if the data set of a split gives another input when a sample is read again.
+
+    Args:
+        data: Data module; those of the library augment training batches only.
+        split: Name of the split.
+    """
+    dataset = None if isinstance(data, FusionDataModule) else loader_of(data, split).dataset
+    if dataset is None or not hasattr(dataset, "__len__") or isinstance(dataset, IterableDataset) or not len(dataset):
+        return
+    with torch.random.fork_rng(devices=[]):
+        one, other = dataset[0], dataset[0]
+    if not _same(one, other):
+        rank_zero_warn(
+            f"the data set of the {split} split gives another input each time sample 0 is read, as with random "
+            f"augmentation: the outputs are of one draw, and no other run can reuse them; remove what is random from it"
+        )
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Return whether two samples have the same values; values of an unknown kind count as the same."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return all(_same(value, other.get(key)) for key, value in one.items())
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, Tensor | np.ndarray) and isinstance(other, Tensor | np.ndarray):
+        first, second = (np.asarray(torch.as_tensor(value).detach().float()) for value in (one, other))
+        return np.array_equal(first, second, equal_nan=True)
+    return not isinstance(one, str | int | float) or one == other or one != one
 
 
 def fingerprint_of(data: LightningDataModule, split: str) -> str:

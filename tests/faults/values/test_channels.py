@@ -37,6 +37,24 @@ def said(data):
     return [str(one.message) for one in caught]
 
 
+@pytest.mark.parametrize(("mark", "is_named"), [("-9999", True), ("65535", True), ("2", False), ("0", False)])
+def test_a_value_far_from_all_others_is_named(tmp_path, mark, is_named):
+    """A mark of missing values; a sensor that saturates has values near its greatest one."""
+    for path in recordings(tmp_path).glob("*.csv"):
+        lines = path.read_text().splitlines()
+        lines[5::9] = [",".join([line.split(",")[0], mark, line.split(",")[2]]) for line in lines[5::9]]
+        path.write_text("\n".join(lines))
+    found = [message for message in said(module(tmp_path)) if "far from all others" in message]
+    assert len(found) == is_named
+    assert not found or f"y {mark} (140 of 1200). Does it mark missing values?" in found[0]
+
+
+def test_a_class_without_test_windows_is_named(tmp_path):
+    path = recordings(tmp_path) / "a_0.csv"
+    path.write_text(path.read_text().replace("sit", "rare"))
+    assert any("classes have no samples among the test windows: 'rare'" in each for each in said(module(tmp_path)))
+
+
 ONE = (
     "1 of 20 recordings have a constant channel: a_3.csv (y); was the sensor off? Remove them, or leave the channel "
     "out of channels"

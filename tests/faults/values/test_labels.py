@@ -62,6 +62,34 @@ class TestCanonicalForm:
             ["\uff21", "a"],
         ]
 
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            ("1", "1e0"),
+            ("1", "+1"),
+            ("0", "-0"),
+            ("1.5", "1,5"),
+            ("-1", "\u22121"),
+            ("cat", "\u0441at"),
+            ("pos", "'pos'"),
+            ("pos", "b'pos'"),
+            ("pos", "pos."),
+        ],
+    )
+    def test_several_forms_of_one_label_are_near(self, one, other):
+        assert similar_names([one, other]) == [[one, other]]
+
+    @pytest.mark.parametrize(
+        "names",
+        [["1", "-1"], ["1", "1,000"], ["C", "C#", "C++"], ["1.5", "15"], ["...", "'"], ["b", "bb"], ["10", "1e0"]],
+    )
+    def test_several_labels_are_not(self, names):
+        assert similar_names(names) == []
+
+    @given(st.lists(st.text(), unique=True))
+    def test_every_text_has_a_form(self, names):
+        assert sum(map(len, similar_names(names))) <= len(names)
+
 
 def texts(labels):
     """Forty texts, each label as often as the others."""
@@ -73,6 +101,18 @@ class TestTexts:
         data = delimited(table(tmp_path / "t.csv", texts(["good", "good\u200b", CAFE, DECOMPOSED, "1", "1.0"])))
         with pytest.warns(UserWarning, match=r"3 of the labels are written in several ways.*'caf\\xe9', 'cafe\\u0301'"):
             assert data.classes == ["1", CAFE, "good"]
+
+    def test_marks_of_missing_values_and_classes_without_test_texts_are_named(self, tmp_path):
+        path = table(tmp_path / "t.csv", [*texts(["good", "NaN", "bad"]), ("Total 40", "40", "a")])
+        data = delimited(path)
+        with (
+            pytest.warns(UserWarning, match="the labels 'NaN' count as classes; if they mark missing values, remove"),
+            pytest.warns(UserWarning, match=r"1 of 4 classes have no samples among the test texts: '40' \(1 in all\)"),
+        ):
+            data.setup()
+        with warnings.catch_warnings(record=True) as said:
+            delimited(path, labels=["good", "NaN", "bad", "40"]).setup()  # listed: they are meant
+        assert not [each for each in said if "count as classes" in str(each.message)]
 
     def test_numbers_of_json(self, tmp_path):
         rows = [{"text": f"word {n}", "label": (1, 1.0, "1", 2)[n % 4], "domain": "a"} for n in range(40)]
@@ -181,6 +221,21 @@ def test_recordings_of_speech(tmp_path):
     assert data.variant(labels=["Tea", "tea", DECOMPOSED]).classes == ["Tea", "tea", CAFE]
     with pytest.raises(InputError, match=r"wav has the label 'Tea'; expected .*: add it to labels; did you mean tea"):
         data.variant(labels=["tea", CAFE]).setup()
+
+
+def test_recordings_of_no_test_split_and_of_a_missing_label(tmp_path):
+    for n, label in enumerate([*["nan", "tea"] * 9, "milk"]):
+        soundfile.write(tmp_path / f"{label}_{('ann', 'ben')[n % 2]}_{n}.wav", np.full(900, n / 99), 8000)
+    data = LabeledAudioDataModule(
+        str(tmp_path), "{label}_{speaker}_{take}.wav", split_by="recording", sample_rate_hz=8000, domain_field=None
+    )
+    with (
+        pytest.warns(UserWarning, match="the labels 'nan' count as classes"),
+        pytest.warns(
+            UserWarning, match=r"1 of 3 classes have no samples among the test recordings: 'milk' \(1 in all\)"
+        ),
+    ):
+        assert data.classes == ["milk", "nan", "tea"]
 
 
 class TestImages:
