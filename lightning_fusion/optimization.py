@@ -1,7 +1,8 @@
 """Optimizers and learning-rate schedules of modules, with the defaults of the library."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 import torch
 from lightning import LightningModule
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_fusion.errors import InputError
 
+_T = TypeVar("_T")
 _LEAST_HALF = 3e-8  # smaller numbers are 0 in float16
 
 
@@ -53,11 +55,15 @@ def build_optimizer(
         interval: Whether a given ``scheduler`` steps each epoch or each step.
 
     Raises:
-        InputError: If the run has no end and the default schedule is used, or if the optimizer's eps is 0 in the
-            precision of the weights.
+        InputError: If the run has no end and the default schedule is used, if torch rejects an argument of the
+            optimizer or schedule, or if the optimizer's eps is 0 in the precision of the weights.
     """
     half = any(weight.dtype == torch.float16 for weight in module.parameters())
-    chosen = optimizer(parameters) if optimizer else _default_optimizer(parameters, eps=1e-4 if half else 1e-8)
+    chosen = (
+        _made(optimizer, parameters, "optimizer")
+        if optimizer
+        else _default_optimizer(parameters, eps=1e-4 if half else 1e-8)
+    )
     rate: float | None = getattr(module, "_lr", None)
     for group in chosen.param_groups:
         if rate is not None:
@@ -68,7 +74,7 @@ def build_optimizer(
                 "become NaN; set eps to 1e-4, or trainer.precision to 16-mixed or bf16-true"
             )
     if scheduler is not None:
-        schedule = scheduler(chosen)
+        schedule = _made(scheduler, chosen, "scheduler")
         how: dict[str, Any] = {"scheduler": schedule, "interval": interval}
         if hasattr(schedule, "monitor"):  # Lightning's ReduceLROnPlateau names its monitored metric
             how["monitor"] = schedule.monitor
@@ -78,6 +84,17 @@ def build_optimizer(
         raise InputError("the cosine schedule needs an end: set trainer.max_epochs or max_steps, or set scheduler")
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(chosen, T_max=max(1, int(steps)))
     return {"optimizer": chosen, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _made(make: Callable[[Any], _T], of: Any, what: str) -> _T:
+    """Return an optimizer or schedule; an argument that torch rejects is named."""
+    try:
+        return make(of)
+    except ValueError as error:
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if not frames[-1].f_globals.get("__name__", "").startswith("torch.optim"):  # a class of the user
+            raise
+        raise InputError(f"{what}: {error}; change its init_args") from error
 
 
 def _default_optimizer(parameters: Iterable[Any], eps: float = 1e-8) -> torch.optim.Optimizer:

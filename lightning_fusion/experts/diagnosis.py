@@ -398,8 +398,7 @@ def _conclude(result: Diagnosis, unseen: str | None, classes: int, order: list[s
         if expert.known_accuracy <= expert.constant_accuracy < 1
     ]
     if blind:
-        result.findings.insert(
-            0,
+        result.findings.append(
             "CHANCE: experts are not more accurate than a constant answer on the samples of their classes and domains: "
             f"{shorten(blind)}. Check the order of their rows and classes, and how their input was preprocessed.",
         )

@@ -33,7 +33,14 @@ from lightning_fusion.experts.identity import (
     wrapped_parts,
 )
 from lightning_fusion.experts.layers import as_vectors, catch_output, check_layer, like_weights
-from lightning_fusion.experts.plausibility import COMPARED_ROWS, check_logits, other_predictions, predicts
+from lightning_fusion.experts.plausibility import (
+    COMPARED_ROWS,
+    check_logits,
+    other_predictions,
+    predicts,
+    random_state,
+    unsteady_message,
+)
 from lightning_fusion.experts.preprocessing import (
     Conversion,
     check_preprocessed,
@@ -170,6 +177,7 @@ class Expert(nn.Module):
         self.network = network
         self.preprocess = preprocess
         self._checked = self._input_checked = self._rows_checked = False  # the first batch of logits, of input, of rows
+        self._run = False  # whether it had a batch
         self._compared = 0  # samples whose predictions have been compared
         self.raw_input = raw_input
         self._is_preprocessed = False
@@ -352,7 +360,13 @@ class Expert(nn.Module):
         check_takes(self.network, prepared)
         given = like_weights(prepared, self.network)
         kept = copy.deepcopy(given) if self._compared < COMPARED_ROWS and predicts(self.network) else None
+        if getattr(self.network, "training", False):  # the user's own reference to it was put into training mode
+            self.train(False)
+        before = [] if self._run or torch.compiler.is_compiling() else random_state(self.network)
         raw = self.network(given)
+        if before and (message := unsteady_message(self.network, before, self.classes)):
+            rank_zero_warn(message)
+        self._run = True
         raw = getattr(raw, "logits", raw)  # return type of transformers' models
         named = column_names(raw) if isinstance(raw, Mapping) else None
         if isinstance(raw, tuple) or (named is not None and not set(named) & set(self.classes)):

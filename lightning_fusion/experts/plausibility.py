@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_fusion.data.names import canonical_label
 from lightning_fusion.errors import InputError, shorten
@@ -62,6 +63,51 @@ def check_logits(raw: Tensor, classes: Sequence[str]) -> None:
         )
 
 
+def random_state(network: Any) -> list[Tensor]:
+    """Return the states of torch's random numbers on the CPU and on the devices of a network.
+
+    Args:
+        network: A torch module; anything else has no states.
+    """
+    if not isinstance(network, nn.Module):
+        return []
+    devices = {weights.device for weights in network.parameters() if weights.device.type == "cuda"}
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
+
+
+def unsteady_message(network: Any, before: Sequence[Tensor], classes: Sequence[str]) -> str | None:
+    """Return a warning if a network has drawn random numbers, or normalizes by its batch; ``None`` if not.
+
+    Args:
+        network: A torch module in eval mode, after its first batch.
+        before: :func:`random_state` before that batch.
+        classes: Names of the classes of its expert.
+
+    Example:
+        >>> class Noisy(nn.Linear):
+        ...     def forward(self, x):
+        ...         return super().forward(nn.functional.dropout(x))  # training=True is its default
+        >>> network = Noisy(3, 2)
+        >>> before = random_state(network)
+        >>> _ = network(torch.ones(1, 3))
+        >>> unsteady_message(network, before, ["a", "b"]).partition(":")[0]
+        'the outputs of the expert of a, b are random'
+    """
+    whose = f"the outputs of the expert of {shorten(classes)}"
+    if not all(map(torch.equal, before, random_state(network))):
+        return (
+            f"{whose} are random: its network draws random numbers in eval mode, so that each run has other outputs; "
+            "functional dropout needs training=self.training"
+        )
+    parts = network.named_modules() if isinstance(network, nn.Module) else ()
+    if own := [name for name, part in parts if isinstance(part, _BatchNorm) and part.running_mean is None]:
+        return (
+            f"{whose} depend on the other samples of a batch: its batch normalization has no running statistics "
+            f"({shorten(own)}), so that its accuracy depends on the batch size"
+        )
+    return None
+
+
 def predicts(network: Any) -> bool:
     """Return whether this is the method ``predict_proba`` of an estimator that also has ``predict``."""
     method = called_method(network)
@@ -79,7 +125,7 @@ def other_predictions(network: Any, input: Any, probabilities: Tensor, classes: 
 
     Example:
         >>> class Cautious:
-        ...     classes_ = ["cat", "dog"]
+        ...     classes_ = np.array(["cat", "dog"])
         ...     def predict_proba(self, x):
         ...         return [[0.6, 0.4]] * len(x)
         ...     def predict(self, x):

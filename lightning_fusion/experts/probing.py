@@ -14,17 +14,13 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 
 from lightning_fusion.data.base import FusionDataModule, sample_metadata
-from lightning_fusion.data.batch import Batch, as_batch, num_samples
+from lightning_fusion.data.batch import Batch, as_batch
 from lightning_fusion.data.indexed import numbered_by
 from lightning_fusion.data.samplers import SliceSampler
 from lightning_fusion.errors import InputError
-from lightning_fusion.experts.answers import take_rows
-from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.layers import check_layer, floats_to
-from lightning_fusion.experts.pool import ExpertPool, call_expert
+from lightning_fusion.experts.pool import ExpertPool
 
-_REPEATED_ROWS = 4
-_RANDOM, _FEWER = 1e-3, 2e-2  # differences of probabilities above those of rounding, also in half precision
 PROBE_ROWS = 64
 """Maximum number of training samples that are probed."""
 
@@ -163,48 +159,6 @@ def probe_experts(pool: ExpertPool, input: Any) -> dict[str, Tensor]:
                 "preprocessing of the data"
             ) from error.__cause__
     return found
-
-
-@torch.no_grad()
-def unsteady(name: str, expert: Expert, input: Any) -> str | None:
-    """Return a warning if a network's outputs are random, or depend on the other samples; ``None`` if not.
-
-    Networks without weights, which may query a service, and functions are not run.
-
-    Args:
-        name: Name of the expert.
-        expert: The expert.
-        input: A batch on which it runs; a few samples of it are used.
-
-    Example:
-        >>> class Noisy(nn.Linear):
-        ...     def forward(self, x):
-        ...         return super().forward(nn.functional.dropout(x))  # training=True is its default
-        >>> unsteady("mine", Expert(Noisy(99, 2), classes=["a", "b"]), torch.ones(4, 99)).partition(":")[0]
-        'the outputs of expert mine are random'
-    """
-    network, count = expert.network, num_samples(input)
-    if not isinstance(network, nn.Module) or not count or not any(True for _ in network.parameters()):
-        return None
-    some = take_rows(input, torch.arange(min(count, _REPEATED_ROWS)))
-    try:
-        with undisturbed(network):
-            first, second = (call_expert(name, expert, some) for _ in range(2))
-            fewer = call_expert(name, expert, take_rows(some, torch.arange(max(1, len(first) // 2))))
-    except InputError:  # of a single sample, or a state that only whole batches have
-        return None
-    if (change := float((first - second).abs().max())) > _RANDOM:
-        return (
-            f"the outputs of expert {name} are random: they change by up to {change:.2g} on the same samples; "
-            "a network in eval mode needs fixed outputs, such as dropout with training=self.training"
-        )
-    if (change := float((first[: len(fewer)] - fewer).abs().max())) > _FEWER:
-        return (
-            f"the outputs of expert {name} depend on the other samples of a batch: they change by up to {change:.2g} "
-            "in a smaller one, as with batch normalization without running statistics: its accuracy depends on the "
-            "batch size"
-        )
-    return None
 
 
 def in_a_step(trainer: Trainer, batch: Any, device: torch.device) -> Batch:

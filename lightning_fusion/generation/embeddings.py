@@ -16,7 +16,7 @@ from lightning_fusion.data.indexed import numbered
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.collect import first_process, quiet_trainer
 from lightning_fusion.experts.outputs.datamodule import OutputsDataModule
-from lightning_fusion.experts.outputs.loaders import EverySplit, check_split, fingerprint_of, set_up
+from lightning_fusion.experts.outputs.loaders import EverySplit, check_split, fingerprints_of, set_up
 from lightning_fusion.experts.outputs.seen import describe_seen, seen_samples
 from lightning_fusion.experts.outputs.store import ExpertOutputs, expert_target_matrix
 from lightning_fusion.experts.preprocessing import warn_preprocessing_mismatch
@@ -124,7 +124,7 @@ def collect_embeddings(
             rank_zero_warn(message)
     if unknown := [name for name, expert in experts.items() if expert.training_samples is None]:
         rank_zero_info(f"the training samples of {shorten(unknown)} are not recorded: {shorten(splits)} may have some")
-    prints = {split: fingerprint_of(data, split) for split in splits}
+    prints = fingerprints_of(data, splits)
     settings = {"reads": reads, "max_new_tokens": max_new_tokens if reads == "both" else None}
     metadata = {
         name: {"classes": [name], **expert.metadata(), "domains": expert.domains or [], **settings}

@@ -23,7 +23,7 @@ from lightning_fusion.experts.outputs.loaders import (
     EverySplit,
     check_split,
     expected_rows,
-    fingerprint_of,
+    fingerprints_of,
     set_up,
     warn_class_order,
     warn_random_samples,
@@ -133,13 +133,14 @@ def collect(
         pool,
         pool.metadata(),  # before running: a precision such as bf16-true changes the weights
         data,
-        {split: fingerprint_of(data, split) for split in splits},
+        fingerprints_of(data, splits),
         domains,
         folder,
         keep_representations,
         overwrite,
         retry_missing,
     )
+    _warn_equal(request.metadata)
     earlier = request.earlier(trainer, journals=False)
     if earlier.store is not None and request.contained(earlier):
         rank_zero_info(f"{folder} contains these outputs already; no expert is run")
@@ -330,6 +331,18 @@ def _warn_missing(outputs: ExpertOutputs, queries: PoolQueries | None) -> None:
                 + (f"; it {reasons}" if reasons else "")
                 + (_KEPT if queries is None else "")
             )
+
+
+def _warn_equal(metadata: Mapping[str, Mapping[str, Any]]) -> None:
+    """Warn about experts of one fingerprint, such as a checkpoint under two names."""
+    alike: dict[str, list[str]] = {}
+    for name, entry in metadata.items():
+        alike.setdefault(entry["fingerprint"], []).append(name)
+    if several := [" and ".join(names) for names in alike.values() if len(names) > 1]:
+        rank_zero_warn(
+            f"experts: {shorten(several)} have the same weights and classes, so that their outputs count more than "
+            "once in averages and votes; remove one"
+        )
 
 
 def _warn_changed(pool: ExpertPool, metadata: Mapping[str, Mapping[str, Any]]) -> None:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_fusion.data.base import SPLITS, FusionDataModule
 from lightning_fusion.data.batch import Batch, as_batch
+from lightning_fusion.data.duplicates import Samples, duplicates_message
 from lightning_fusion.data.samplers import SliceSampler
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
@@ -177,17 +178,52 @@ def _same(one: Any, other: Any) -> bool:
     return not isinstance(one, str | int | float) or one == other or one != one
 
 
-def fingerprint_of(data: LightningDataModule, split: str) -> str:
-    """Return the fingerprint of the data module, or one of all batches that does not depend on their order."""
+def fingerprints_of(data: LightningDataModule, splits: Sequence[str]) -> dict[str, str]:
+    """Return a fingerprint of each split: that of the data module, or of all batches whatever their order.
+
+    Samples of equal content are reported, which data modules of the library do themselves.
+    """
     if isinstance(data, FusionDataModule):
-        return data.fingerprint(split)
-    total, rows = np.zeros(2, np.uint64), 0
-    for raw in loader_of(data, split):
-        batch = as_batch(raw, f"the {split} loader")
-        total += _row_hashes(batch).sum(0, dtype=np.uint64)
-        rows += len(batch.index)
-    check_whole(split, rows, expected_rows(data, split))
-    return f"{total[0]:016x}{total[1]:016x}"
+        return {split: data.fingerprint(split) for split in splits}
+    prints, contents, targets = {}, [], []
+    for split in splits:
+        total, inputs, labels = np.zeros(2, np.uint64), [], []
+        for raw in loader_of(data, split):
+            batch = as_batch(raw, f"the {split} loader")
+            hashes, content = _row_hashes(batch)
+            total += hashes.sum(0, dtype=np.uint64)
+            inputs.append(content)
+            labels.append(batch.target.cpu().numpy().astype(np.int64).reshape(-1))
+        check_whole(split, sum(map(len, inputs)), expected_rows(data, split))
+        prints[split] = f"{total[0]:016x}{total[1]:016x}"
+        contents.append(np.concatenate(inputs))
+        targets.append(np.concatenate(labels))
+    _report_duplicates(data, dict(zip(splits, contents, strict=True)), np.concatenate(targets))
+    return prints
+
+
+def _report_duplicates(data: LightningDataModule, contents: Mapping[str, np.ndarray], label: np.ndarray) -> None:
+    """Report samples of equal content.
+
+    Args:
+        data: Data module.
+        contents: (N,) uint64 hashes of the inputs of each split.
+        label: Labels of all samples, one split after the other.
+    """
+    sizes = [len(part) for part in contents.values()]
+    names = [f"{split} row {row}" for split, size in zip(contents, sizes, strict=True) for row in range(size)]
+    _, first, place = np.unique(np.concatenate([*contents.values()]), return_index=True, return_inverse=True)
+    split = np.repeat(np.arange(len(sizes)), sizes)
+    samples = Samples(names.__getitem__, label, split=split, splits=list(contents))
+    message, kinds = duplicates_message(first[place], "samples", samples)
+    loaders = [loader_of(data, split) for split in contents]
+    if any(isinstance(loader.dataset, IterableDataset) and loader.num_workers > 1 for loader in loaders) and message:
+        rank_zero_warn(
+            f"{message}; each worker of an IterableDataset reads all samples unless it takes its part of them "
+            "(torch.utils.data.get_worker_info), or num_workers is 0"
+        )
+    elif kinds - {"others"}:
+        rank_zero_warn(f"{message}; remove the copies")
 
 
 def _bytes_of(values: Any) -> np.ndarray:
@@ -198,17 +234,20 @@ def _bytes_of(values: Any) -> np.ndarray:
     return np.array([list(bytes.fromhex(found)) for found in digests], np.uint8)
 
 
-def _row_hashes(batch: Batch) -> np.ndarray:
-    """Return (B, 2) uint64 hashes of the samples' bytes, independent of the batch."""
+def _row_hashes(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """Return (B, 2) uint64 hashes of the samples' bytes, independent of the batch, and (B,) hashes of their inputs."""
     rows = len(batch.target)
-    inputs = batch.input.values() if isinstance(batch.input, Mapping) else [batch.input]
+    inputs = [*batch.input.values()] if isinstance(batch.input, Mapping) else [batch.input]
     parts = [_bytes_of(values).reshape(rows, -1) for values in (*inputs, batch.target, batch.domain)]
     generator = np.random.default_rng(0)
     hashes = np.zeros((rows, 2), np.uint64)
-    for part in (*parts, batch.index.cpu().numpy().reshape(rows, 1)):
-        content = part.view(np.uint8).astype(np.uint64)
-        weights = generator.integers(0, 2**63, size=(content.shape[1], 2), dtype=np.uint64) * 2 + 1
+    content = np.zeros(rows, np.uint64)
+    for number, part in enumerate((*parts, batch.index.cpu().numpy().reshape(rows, 1))):
+        if number == len(inputs):
+            content = hashes[:, 0].copy()
+        octets = part.view(np.uint8).astype(np.uint64)
+        weights = generator.integers(0, 2**63, size=(octets.shape[1], 2), dtype=np.uint64) * 2 + 1
         for column in range(2):
-            mixed = (content * weights[:, column]).sum(1, dtype=np.uint64)
+            mixed = (octets * weights[:, column]).sum(1, dtype=np.uint64)
             hashes[:, column] = (hashes[:, column] ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9) + mixed
-    return hashes
+    return hashes, content

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import LightningModule
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
@@ -20,7 +19,6 @@ from lightning_fusion.experts.answers import OnFailure, take_rows, valid_rows
 from lightning_fusion.experts.outputs.earlier import KnownAnswers
 from lightning_fusion.experts.outputs.journal import Journal, JournalWriter, journal_path
 from lightning_fusion.experts.pool import ExpertPool, call_expert, check_outputs, check_representations
-from lightning_fusion.experts.probing import unsteady
 from lightning_fusion.experts.queries import PoolQueries
 
 
@@ -65,7 +63,6 @@ class QueryingModule(LightningModule):
         remote = any(not isinstance(expert.network, nn.Module) for expert in pool.members.values())
         self._local = keep_representations or (on_failure == "raise" and not retries and not remote)
         self._journal: JournalWriter | None = None
-        self._repeated: set[str] = set()  # experts that have been run on the same samples again
 
     def setup(self, stage: str) -> None:
         """Convert the input to the experts' normalizations."""
@@ -112,10 +109,6 @@ class QueryingModule(LightningModule):
             self._run(batch, rows)
         else:
             self._query(batch, rows)
-        for name in set(rows) - self._repeated:
-            self._repeated.add(name)
-            if message := unsteady(name, self.pool.members[name], batch.input):
-                rank_zero_warn(message)
         self._heed_signals()
         result: Tensor = batch.index
         return result

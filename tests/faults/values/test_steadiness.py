@@ -1,5 +1,6 @@
 """Networks and data sets whose values change from one reading to the next, and experts that know nothing."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -8,10 +9,10 @@ import torch
 from helpers import tiny
 from lightning import LightningDataModule
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from lightning_fusion import Expert, ExpertOutputs, ExpertPool, collect, diagnose
-from lightning_fusion.experts.probing import unsteady
+from lightning_fusion.experts.outputs.loaders import fingerprints_of
 
 X, Y = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
 
@@ -25,7 +26,7 @@ class Network(nn.Module):
     def forward(self, x):
         self.calls += 1
         x = nn.functional.dropout(x) if self.way == "dropout" else x
-        return 9 * self.head(self.norm(x) - (x.mean(0) if self.way == "mean" else 0))
+        return 9 * self.head(self.norm(x))
 
 
 def said(network, data=None):
@@ -44,29 +45,38 @@ def said(network, data=None):
 @pytest.mark.parametrize(
     ("way", "match"),
     [
-        ("dropout", "the outputs of expert mine are random: they change by up to 0."),
-        ("batch norm", "the outputs of expert mine depend on the other samples of a batch: they change by up to 0."),
-        ("mean", "the outputs of expert mine depend on the other samples of a batch: they change by up to 0."),
+        ("dropout", "the outputs of the expert of a, b are random: its network draws random numbers in eval mode"),
+        ("batch norm", "the outputs of the expert of a, b depend on the other samples of a batch: .* (norm)"),
     ],
 )
 def test_networks_are_named_once(way, match):
-    (found,) = said(Network(way))
-    assert found.startswith(match)
+    network = Network(way)
+    (found,) = said(network)
+    assert found.startswith(match.partition(" .* ")[0]) and network.calls == 1
+    expert = Expert(Network(way), classes=["a", "b"])
+    with pytest.warns(UserWarning, match="are random|depend on the other"):
+        expert(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        expert(X)
 
 
 def test_others_are_silent():
-    assert not said(Network())
+    assert not said(Network()) and not said(nn.Sequential(nn.Dropout(), nn.InstanceNorm1d(6), nn.Linear(6, 2)))
 
 
-def test_random_numbers_are_kept():
-    expert, state = Expert(Network("dropout"), classes=["a", "b"]), torch.get_rng_state()
-    assert unsteady("mine", expert, X) and torch.equal(torch.get_rng_state(), state)
+def test_a_network_that_is_put_into_training_mode_keeps_its_outputs():
+    expert = Expert(Network(), classes=["a", "b"])
+    outputs, mean = expert(X), expert.network.norm.running_mean.clone()
+    expert.network.train()
+    assert torch.equal(expert(X), outputs) and torch.equal(expert.network.norm.running_mean, mean)
 
 
-def test_networks_without_weights_are_not_run_again():
+def test_one_expert_under_two_names_is_named():
     network = Network()
-    network.norm = network.head = nn.Identity()
-    assert not said(network.requires_grad_(False), {"test": (X[:, :2], Y)}) and network.calls == 1
+    pool = {name: Expert(copy.deepcopy(network), classes=["a", "b"]) for name in ("a", "b")}
+    with pytest.warns(UserWarning, match="experts: a and b have the same weights and classes"):
+        collect(ExpertPool(pool), {"test": (X, Y)}, trainer=tiny.trainer())
 
 
 class Read(Dataset):
@@ -95,6 +105,42 @@ def test_a_data_set_with_random_inputs_is_named(noise):
     assert len(found) == bool(noise) and "".join(found).startswith(
         "the data set of the test split gives another" * len(found)
     )
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return zip(X, Y.tolist(), strict=True)
+
+
+class Loaders(LightningDataModule):
+    def __init__(self, **sets):
+        super().__init__()
+        self.splits = list(sets)
+        for name, loader in sets.items():
+            setattr(self, f"{name}_dataloader", lambda loader=loader: loader)
+
+
+def copies(data):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fingerprints_of(data, data.splits)
+    return [str(each.message) for each in caught if "have the content of another one" in str(each.message)]
+
+
+class TestCopiesInLoaders:
+    @pytest.mark.slow  # starts processes
+    def test_workers_that_all_read_a_whole_stream(self):
+        (found,) = copies(Loaders(test=DataLoader(Stream(), 8, num_workers=2)))
+        assert "80 of 80 samples" in found and "each worker of an IterableDataset reads all samples" in found
+
+    def test_of_two_splits_and_labels(self):
+        one, two = TensorDataset(X[:30], Y[:30]), TensorDataset(X[20:], 1 - Y[20:])
+        (found,) = copies(Loaders(train=DataLoader(one, 8), test=DataLoader(two, 8)))
+        assert found.startswith("20 of 50 samples have the content of another one: 20 with contradictory labels")
+        assert "20 across splits (train and test share 10)" in found
+
+    def test_of_none(self):
+        assert not copies(Loaders(test=DataLoader(Stream(), 8)))
 
 
 class TestDiagnosis:
