@@ -22,6 +22,7 @@ from lightning_fusion.experts.outputs.checks import check_stored_metadata, check
 from lightning_fusion.experts.outputs.values import (
     check_answers,
     check_parts,
+    copies_message,
     named_values,
     origin_arrays,
     origin_names,
@@ -438,6 +439,8 @@ class ExpertOutputs:
                 read_representations(given.get("representations"), list(expert_classes), rows, f"split {split}"),
                 absent,
             )
+        if message := copies_message({split: list(part.probabilities.values()) for split, part in parts.items()}):
+            rank_zero_warn(message)
         experts = {
             name: {
                 "classes": names,

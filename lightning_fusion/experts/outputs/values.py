@@ -1,6 +1,7 @@
 """Values of stored outputs: existing predictions in any form that users hold them, and origins of samples."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,14 @@ import torch
 
 from lightning_fusion.data.arrays import as_numbers
 from lightning_fusion.data.base import Origins
+from lightning_fusion.data.duplicates import equal_rows
 from lightning_fusion.data.row_labels import check_row_labels
 from lightning_fusion.errors import InputError, shorten, suggestion
 from lightning_fusion.experts.answers import in_order
 from lightning_fusion.experts.pool import check_outputs, check_representations
 from lightning_fusion.store import ArrayStore
 
+_VARIED, _LEAST_COPIES = 0.9, 10
 PARTS = ("probabilities", "target", "domain", "index", "representations", "missing")
 """Keys of a split of :meth:`~lightning_fusion.ExpertOutputs.from_arrays`."""
 
@@ -32,6 +35,32 @@ def origin_names(origins: Origins | None, notes: Sequence[str] | None) -> dict[s
     """Return the names of files and notes, which the arrays of :func:`origin_arrays` index."""
     found = {} if origins is None else {"files": origins.files, "unit": origins.unit}
     return found | ({"notes": sorted(set(notes))} if notes is not None and any(notes) else {})
+
+
+def copies_message(answers: Mapping[str, Sequence[np.ndarray]]) -> str | None:
+    """Return a warning about splits that share the answers of half of their samples or more; ``None`` without any.
+
+    Splits in which answers are often equal, such as votes, prove nothing.
+
+    Args:
+        answers: For each split the (N, C_k) answers of each expert.
+
+    Example:
+        >>> answers = np.random.default_rng(0).dirichlet([1, 1], size=40)
+        >>> copies_message({"train": [answers], "test": [answers[20:]]}).partition(";")[0]
+        'splits: 20 of 20 samples of test have the same answers of all experts as samples of train'
+    """
+    rows = {split: np.concatenate([*parts], axis=1).astype(np.float32) for split, parts in answers.items()}
+    found = []
+    for one, other in combinations(sorted(rows, key=lambda split: -len(rows[split])), 2):
+        first = equal_rows(np.concatenate([rows[one], rows[other]]))
+        count, size = len(rows[one]), len(rows[other])
+        distinct, shared = int((first[:count] == np.arange(count)).sum()), int((first[count:] < count).sum())
+        if size >= _LEAST_COPIES and distinct > _VARIED * count and 2 * shared >= size:
+            found.append(
+                f"{shared} of {size} samples of {other} have the same answers of all experts as samples of {one}"
+            )
+    return f"splits: {shorten(found)}; are they the same samples? Remove the copies" if found else None
 
 
 def read_origins(stored: ArrayStore, split: str, names: Mapping[str, Any]) -> tuple[Origins | None, list[str] | None]:

@@ -143,6 +143,32 @@ class TestCopiesInLoaders:
         assert not copies(Loaders(test=DataLoader(Stream(), 8)))
 
 
+class TestCopiesInArrays:
+    @pytest.mark.parametrize(("rows", "count"), [(slice(0, 40), 40), (slice(20, 60), 20), (slice(40, 80), 0)])
+    def test_across_splits(self, rows, count):
+        answers = np.random.default_rng(0).dirichlet([1, 1, 1], size=80)
+        splits = {"train": np.arange(40), "test": np.arange(80)[rows]}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            ExpertOutputs.from_arrays(
+                {split: {"probabilities": {"a": answers[own]}, "target": own % 3} for split, own in splits.items()},
+                {"a": ["a", "b", "c"]},
+            )
+        found = [str(each.message) for each in caught]
+        assert len(found) == bool(count) and all(
+            each.startswith(f"splits: {count} of 40 samples of test") for each in found
+        )
+
+    def test_votes_prove_nothing(self):
+        votes = np.eye(3)[np.arange(60) % 3]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            splits = {
+                split: {"probabilities": {"a": votes}, "target": np.arange(60) % 3} for split in ("train", "test")
+            }
+            ExpertOutputs.from_arrays(splits, {"a": ["a", "b", "c"]})
+
+
 class TestDiagnosis:
     def outputs(self, **answers) -> ExpertOutputs:
         """Outputs of 300 samples of three classes."""
