@@ -366,7 +366,6 @@ class Expert(nn.Module):
         raw = self.network(given)
         if before and (message := unsteady_message(self.network, before, self.classes)):
             rank_zero_warn(message)
-        self._run = True
         raw = getattr(raw, "logits", raw)  # return type of transformers' models
         named = column_names(raw) if isinstance(raw, Mapping) else None
         if isinstance(raw, tuple) or (named is not None and not set(named) & set(self.classes)):
@@ -395,6 +394,7 @@ class Expert(nn.Module):
         if columns is not None:
             raw = raw[:, columns]
         if not torch.compiler.is_compiling():
+            self._run = True
             self._check_answers(raw, kept)
         return raw if self.output == "probabilities" else raw.softmax(-1)
 
