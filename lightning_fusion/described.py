@@ -28,6 +28,8 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.hyperparameters import constructor_arguments
 from lightning_fusion.schedules import Schedule
 
+_LONGEST_VALUE = 1000
+"""Characters of a text that YAML reads as a number, say."""
 _FAMILIES = nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, Schedule, LightningDataModule
 _SPEC = {"class_path", "init_args", "dict_kwargs"}
 _FILES = {"checkpoint", "path", "transformers"}  # arguments whose files a constructor opens
@@ -365,9 +367,17 @@ def _is_inert(text: str) -> bool:
     if "." in text and all(part.isidentifier() for part in text.split(".")):
         return False
     try:
-        return not isinstance(yaml.safe_load(text), (list, dict)) and not os.path.lexists(text)
-    except (yaml.YAMLError, ValueError, OSError, RecursionError):
+        node = yaml.compose(text, Loader=yaml.SafeLoader)  # to load it could take hours: aliases, and 1:1:1:...
+        if node is not None and not (isinstance(node, yaml.ScalarNode) and _is_short(node)):
+            return False
+        yaml.safe_load(text)
+        return not os.path.lexists(text)
+    except (yaml.YAMLError, ArithmeticError, ValueError, OSError, RecursionError):
         return False
+
+
+def _is_short(node: yaml.ScalarNode) -> bool:
+    return node.tag == "tag:yaml.org,2002:str" or len(node.value) <= _LONGEST_VALUE
 
 
 def _expected(options: list[Any]) -> str:

@@ -28,6 +28,8 @@ from lightning_fusion.files import disk_errors, is_sealed, sealed, undrafted, wr
 
 MANIFEST = "manifest.json"
 FORMAT = 2
+_MAX_BYTES, _MAX_CONTAINERS = 1 << 28, 1 << 21
+"""Of a manifest; one with the names of a million files has a quarter of the bytes."""
 _SPARE_FILES = 8  # modules and logs that are opened meanwhile
 _FOREIGN = "contains other files ({}); choose another folder"
 _DATA = re.compile("data-[0-9a-f]{12}")
@@ -293,6 +295,10 @@ class StoreWriter:
             "metadata": dict(metadata),
         }
         text = json.dumps(sealed(manifest), indent=1)  # ASCII: file names need not be Unicode
+        if len(text) > _MAX_BYTES or text.count("[") + text.count("{") > _MAX_CONTAINERS:
+            raise InputError(
+                f"{self.kind}: the manifest of {self.folder} is too large: too many names of files or arrays"
+            )
         write_text(self.folder / MANIFEST, text)
 
     def _new(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> Path:
@@ -379,7 +385,12 @@ def _read_manifest(folder: Path, kind: str) -> dict[str, Any]:
             raise ForeignFolderError(f"{kind}: {folder} {_FOREIGN.format(shorten(foreign))}")
         raise MissingStoreError(f"{kind}: found no {MANIFEST} in {folder}{nearest_path(folder)}")
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        if (size := file.stat().st_size) > _MAX_BYTES:
+            raise ValueError(f"it has {size:,} bytes; a manifest has at most {_MAX_BYTES:,}")
+        text = file.read_text(encoding="utf-8")
+        if text.count("[") + text.count("{") > _MAX_CONTAINERS:  # a small text would take gigabytes
+            raise ValueError(f"it has more than {_MAX_CONTAINERS:,} lists and mappings")
+        manifest = json.loads(text)
     except (RecursionError, ValueError) as error:
         raise _damaged(kind, file, error) from error
     found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__

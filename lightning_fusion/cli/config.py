@@ -10,8 +10,12 @@ import yaml
 
 from lightning_fusion.errors import InputError, shorten, suggestion
 
-_MAX_BYTES, _MAX_VALUES, _MAX_DEPTH = 4 << 20, 500_000, 200
-_REFERENCE = re.compile(r"\$\{([^${}:]+)\}")
+_MAX_BYTES, _MAX_VALUES, _MAX_DEPTH = 1 << 20, 500_000, 200
+_MAX_DIGITS = 1000
+_NUMBERS = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float")}
+_BEGIN = r"\$\{\s*(?:oc\.(?:select|deprecated|dict\.\w+)\s*:)?"  # of an interpolation by a key
+_REFERENCE = re.compile(_BEGIN + r"([^${}:,]+)")
+_COMPUTED = re.compile(_BEGIN + r"[^${}:]*\$\{")
 
 
 def shipped_configs() -> Path:
@@ -82,7 +86,7 @@ def _read_yaml(path: str) -> Any:
             raise InputError(f"config: {path} has {size:,} bytes; a configuration has at most {_MAX_BYTES:,}")
         text = Path(path).read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        _check_aliases(path, root)
+        _check_nodes(path, root)
         content = yaml.safe_load(text)
     except InputError:  # a ValueError too
         raise
@@ -93,7 +97,7 @@ def _read_yaml(path: str) -> Any:
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         context = f" {error.context}" if error.context else ""
         raise InputError(f"config: {path}{where}: {error.problem}{context}; expected YAML") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (ArithmeticError, OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"config: {path} cannot be read as YAML ({' '.join(str(error).split())})") from error
     _reject_duplicate_keys(path, root)
     _check_interpolations(path, content)
@@ -118,6 +122,8 @@ def _check_interpolations(path: str, content: Any) -> None:
                 raise InputError(f"config: {path}: {key} is nested, or interpolated, more than {_MAX_DEPTH} times")
             lengths[key] = 0  # of a cycle, which is reported where it is resolved
             value = values[key]
+            if isinstance(value, str) and _COMPUTED.search(value):
+                raise InputError(f"config: {path}: {key} interpolates a key that is interpolated itself; write the key")
             found = _REFERENCE.findall(value) if isinstance(value, str) else value
             names = [_absolute(name, key) for name in found] if isinstance(value, str) else found
             own = len(value) if isinstance(value, str) else 1
@@ -133,7 +139,9 @@ def _check_interpolations(path: str, content: Any) -> None:
 
 def _absolute(name: str, key: str) -> str:
     """Return the dotted key that an interpolation names: ``a[0].b``, or ``..b`` from the key that has it."""
-    name = re.sub(r"\[(\w+)\]", r".\1", name.strip())
+    name = name.strip()
+    written = re.sub(r"""\s*\[\s*['"]?(.*?)['"]?\s*\]""", r".\1", name)
+    name = written.removeprefix(".") if name.startswith("[") else written
     up = len(name) - len(name.lstrip("."))
     if not up:
         return name
@@ -147,14 +155,19 @@ def _children(node: yaml.Node | None) -> list[yaml.Node]:
     return node.value if isinstance(node, yaml.SequenceNode) else []
 
 
-def _check_aliases(path: str, root: yaml.Node | None) -> None:
-    """Raise InputError if aliases are recursive, or the content has too many values with its aliases written out."""
+def _check_nodes(path: str, root: yaml.Node | None) -> None:
+    """Raise InputError for recursive aliases, too many values with aliases written out, and too long numbers."""
     sizes: dict[int, int] = {}
     unfinished: set[int] = set()
     stack = [(root, False)]
     while stack:
         node, counted = stack.pop()
         children = _children(node)
+        if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and len(node.value) > _MAX_DIGITS:
+            raise InputError(  # 1:1:1:... is a number of base 60, whose computation takes hours
+                f"config: {path}, line {node.start_mark.line + 1}: found a number of {len(node.value):,} characters; "
+                f"expected at most {_MAX_DIGITS:,}"
+            )
         if counted:
             unfinished.remove(id(node))
             sizes[id(node)] = 1 + sum(sizes[id(child)] for child in children)

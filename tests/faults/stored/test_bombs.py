@@ -5,8 +5,10 @@ import zipfile
 
 import numpy as np
 import pytest
+from helpers import tiny
 from PIL import Image
 
+from lightning_fusion import ExpertOutputs
 from lightning_fusion.cli.config import read_config, with_found_configs
 from lightning_fusion.data.image.files import ImageFiles
 from lightning_fusion.data.image.folders import ImageDataModule
@@ -38,8 +40,13 @@ class TestYAML:
             ("? {a: b}\n: 1", "found unhashable key"),
             ("a: " + "[" * 400, "nested too deeply|cannot be read|expected"),
             ("a: " + "{b: " * 400, "nested too deeply|cannot be read|expected"),
+            ("a:\n - 1" + ":1" * 50_000, "line 2: found a number of 100,001 characters; expected at most 1,000"),
+            ("a: 1" + ":1" * 2000 + ".5", "found a number of 4,003 characters"),
+            ("a: 0x" + "f" * 5000, "found a number of 5,002 characters"),
+            ("a: 1" + ":1" * 400 + ".5", "cannot be read as YAML"),
+            ('a: "\\UFFFFFFFF"', "cannot be read as YAML"),
         ],
-        ids=range(10),
+        ids=range(15),
     )
     def test_aliases_and_nesting(self, text, message, tmp_path):
         path = tmp_path / "a.yaml"
@@ -51,7 +58,7 @@ class TestYAML:
         path = tmp_path / "a.yaml"
         lines = ["a:", "  x0: text", *(f"  x{level}: ${{a.x{level - 1}}}${{a.x{level - 1}}}" for level in range(1, 60))]
         path.write_text("\n".join(lines))
-        with pytest.raises(InputError, match="more than 4,194,304 characters with its interpolations"):
+        with pytest.raises(InputError, match="more than 1,048,576 characters with its interpolations"):
             read_config(str(path))
         path.write_text("\n".join(lines).replace("${a.x", "${.x"))
         with pytest.raises(InputError, match="characters with its interpolations"):
@@ -62,6 +69,21 @@ class TestYAML:
         path.write_text("\n".join([*(f"x{n}: ${{x{n - 1}}}" for n in range(300, 0, -1)), "x0: 1"]))
         with pytest.raises(InputError, match="more than 200 times"):
             read_config(str(path))
+        for reference in ("${oc.select:x%d}", "${ x%d }", "${oc.select: x%d, 1}", "${[x%d]}", "${oc.deprecated:x%d}"):
+            path.write_text("\n".join(["x0: text", *(f"x{n + 1}: '{reference % n * 2}'" for n in range(60))]))
+            with pytest.raises(InputError, match="characters with its interpolations"):
+                read_config(str(path))
+        for reference in ("${a['x%d']}", '${a["x%d"]}', "${a[ x%d ]}", "${['a'].x%d}"):
+            texts = {f"x{n + 1}": reference % n * 2 for n in range(60)}
+            path.write_text(json.dumps({"a": {"x0": "text", **texts}}))
+            with pytest.raises(InputError, match="characters with its interpolations"):
+                read_config(str(path))
+        for reference in ("${x${b}}", "${oc.select:x${b}}"):
+            path.write_text(f"a: '{reference}'\nb: 1")
+            with pytest.raises(InputError, match="a interpolates a key that is interpolated itself; write the key"):
+                read_config(str(path))
+        path.write_text("a: ${oc.decode:${oc.env:HOME}}\nb: ${oc.env:HOME,${a}}")
+        assert set(read_config(str(path))) == {"a", "b"}
         path.write_text("a: ${b}\nb: ${a}\nc: ${oc.env:HOME}\nd: [1, {e: '${..d}'}]")
         assert set(read_config(str(path))) == {"a", "b", "c", "d"}
 
@@ -74,7 +96,7 @@ class TestYAML:
     def test_a_large_file(self, tmp_path):
         with open(tmp_path / "a.yaml", "wb") as file:
             file.truncate(1 << 33)  # sparse
-        with pytest.raises(InputError, match="8,589,934,592 bytes; a configuration has at most 4,194,304"):
+        with pytest.raises(InputError, match="8,589,934,592 bytes; a configuration has at most 1,048,576"):
             read_config(str(tmp_path / "a.yaml"))
 
     def test_aliases_that_are_none_of_that(self, tmp_path):
@@ -96,6 +118,21 @@ def large_image(tmp_path_factory):
             Image.new("L", (8, 8), 255 * (name == "a")).save(tmp_path / split / name / "0.png")
     Image.new("1", (13_000, 13_000)).save(tmp_path / "train/a/1.png")
     return tmp_path
+
+
+class TestManifests:
+    @pytest.mark.parametrize("content", ["sparse", "lists"])
+    def test_a_manifest_of_gigabytes(self, content, tmp_path):
+        tiny.outputs().save(tmp_path)
+        with open(tmp_path / "manifest.json", "r+b") as file:
+            if content == "sparse":
+                file.truncate(1 << 40)
+            else:
+                file.write(b"[" + b"[]," * (1 << 21) + b"1]")
+        with pytest.raises(
+            InputError, match=r"manifest.json is damaged \(it has (more than 2,097,152|1,099,511,627,776)"
+        ):
+            ExpertOutputs.open(tmp_path)
 
 
 class TestImages:

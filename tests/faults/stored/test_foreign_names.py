@@ -211,6 +211,12 @@ class TestModules:
         names = {"classes": ["evil.Payload", "a: b"], "expert_classes": {"evil.Payload": ["x.y"]}, "target": "label"}
         assert check_arguments(FoEFuserModule, names, "a") == names
 
+    def test_a_text_that_yaml_reads_for_hours(self):
+        merged = "\n".join(["a0: &a0 {k: 1}", *(f"a{n + 1}: &a{n + 1} {{<<: [*a{n}, *a{n}]}}" for n in range(60))])
+        for text in ("1" + ":1" * 100_000, merged, "1" + ":1" * 400 + ".5"):
+            with pytest.raises(InputError, match="names"):
+                check_arguments(FoEFuserModule, {"network": text}, "checkpoint: x", {})
+
     def test_an_interpolation_is_not_resolved(self):
         with pytest.raises(InputError, match=r"\$\{oc.env:HOME\}"):
             check_arguments(FoEFuserModule, {"classes": ["${oc.env:HOME}", "b"]}, "a")
