@@ -49,7 +49,10 @@ class Vocabulary(NamedTuple):
                 raise InputError("expert_classes differ from the classes of experts; leave them out beside experts")
             expert_classes, classes = pool.expert_classes, pool.classes
         if not expert_classes:
-            raise InputError("expert_classes: found none; give experts, or use OutputsDataModule as data")
+            raise InputError(
+                "expert_classes: found none; give experts=, or the stored outputs' **outputs.fuser_arguments() (on the "
+                "command line: use OutputsDataModule as data)"
+            )
         known = {name: as_labels(names, "expert_classes") for name, names in expert_classes.items()}
         task = task_classes(known, classes)
         return cls(task, known, scatter_columns(known, task))

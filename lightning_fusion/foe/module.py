@@ -204,6 +204,7 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
         """Map (B, sum of C_k) expert outputs, followed by representations (B, sum of D_k), to (B, C) fused logits.
 
         With ``target: label`` validation, test and prediction call this method: override it to fuse in another way.
+        Training minimizes the loss of an overridden method's logits, else that of the network's, without the average.
         Missing answers are NaN; the network reads zeros in their place, which no distribution has.
         """
         logits = self._logits(outputs)
@@ -215,6 +216,16 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
         missing = spread.isnan()
         average = spread.masked_fill(missing, 0).sum(1) / (~missing.any(2)).sum(1, keepdim=True).clamp_min(1)
         return torch.lerp(logits.float().softmax(1), average, self.mean_weight).clamp_min(1e-12).log()
+
+    def _fuse(self, outputs: Tensor) -> Tensor:
+        """Return the logits of :meth:`fuse`, which a subclass may override."""
+        logits = self.fuse(outputs)
+        if logits.shape != (expected := (len(outputs), len(self.classes))):
+            raise InputError(
+                f"{type(self).__name__}.fuse returns shape {tuple(logits.shape)}; expected the logits of the classes, "
+                f"{expected}"
+            )
+        return logits
 
     def _logits(self, outputs: Tensor) -> Tensor:
         """Return the output of the network, which reads zeros where an answer is missing."""
@@ -291,7 +302,9 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
         """Compute the loss of a batch; log it every ``log_every_n_steps`` steps."""
         batch = self._read(batch, "train")
         goal = batch.target if self.target == "label" else self._expert_target(batch)[0]
-        loss: Tensor = self.loss(self._logits(batch.outputs).float(), goal)
+        own = self.target == "label" and type(self).fuse is not FoEFuserModule.fuse
+        logits = self._fuse(batch.outputs) if own else self._logits(batch.outputs)
+        loss: Tensor = self.loss(logits.float(), goal)
         if logs_step(self):
             log_train(self, {"loss": loss}, batch)
         return loss
@@ -313,7 +326,7 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
     def _evaluate(self, batch: OutputsBatch, split: str) -> None:
         goal = batch.target
         if self.target == "label":
-            logits = answer = self.fuse(batch.outputs)
+            logits = answer = self._fuse(batch.outputs)
         else:
             logits = self._logits(batch.outputs)
             goal, expert_targets = self._expert_target(batch)
@@ -331,7 +344,7 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
             batch = numbered(batch, self, batch_idx, dataloader_idx)
         batch = self._read(batch, "predict")
         if self.target == "label":
-            return {"index": batch.index, "probabilities": self.fuse(batch.outputs).float().softmax(-1)}
+            return {"index": batch.index, "probabilities": self._fuse(batch.outputs).float().softmax(-1)}
         chosen = self._choose(batch.outputs, self._logits(batch.outputs))
         return {"index": batch.index, "probabilities": self._answer(batch.outputs, chosen).exp(), "expert": chosen}
 
@@ -401,8 +414,9 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
             rank_zero_warn(message)
 
     def configure_optimizers(self) -> Any:
-        """Return the optimizer and schedule of the fuser network."""
-        return build_optimizer(self, self.network.parameters(), self._optimizer, self._scheduler, self._interval)
+        """Return optimizer and schedule of the network and of further parts of a subclass; experts stay as they are."""
+        trained = [weight for weight in self.parameters() if weight.requires_grad]
+        return build_optimizer(self, trained, self._optimizer, self._scheduler, self._interval)
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the callbacks for reproducible runs and whole checkpoints that the trainer lacks."""

@@ -78,6 +78,9 @@ class FrugalFoEModule(CheckedHooks, CheckedLoading, LightningModule):
         self.pool: ExpertPool | None = None
         if given is not None:
             self.pool = ExpertPool.of(given, classes)
+        if self.pool is None and expert_classes is None and known is not None and known.experts:
+            expert_classes = {name: known.experts[name]["classes"] for name in known.names}
+            classes = classes or known.classes
         self.vocabulary = Vocabulary.of(self.pool, expert_classes, classes)
         self.hparams.update(classes=self.classes, expert_classes=self.expert_classes)
         self.policy = known if known is not None else FrugalFoE()

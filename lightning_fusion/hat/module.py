@@ -439,12 +439,14 @@ class HaTJointModule(ExpertModule):
         cosine: Any = None  # without an end of the run, build_optimizer raises
         if math.isfinite(self._steps):
             cosine = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=max(1, math.ceil(self._steps / turns)))
-        chosen = [(self.network, self._optimizer, self._scheduler)]
-        if any(True for _ in self.teacher.parameters()):
-            chosen.append((self.teacher, self._mixer_optimizer, self._mixer_scheduler))
+        others = {id(weight) for part in (self.teacher, self.pool) for weight in part.parameters()}
+        own = [weight for weight in self.parameters() if id(weight) not in others]  # with further parts of a subclass
+        chosen = [(own, self._optimizer, self._scheduler)]
+        if mixing := list(self.teacher.parameters()):
+            chosen.append((mixing, self._mixer_optimizer, self._mixer_scheduler))
         made = [
-            build_optimizer(self, part.parameters(), how, when or cosine, self._interval if when else "step")
-            for part, how, when in chosen
+            build_optimizer(self, weights, how, when or cosine, self._interval if when else "step")
+            for weights, how, when in chosen
         ]
         check_stepwise(self, made)
         return made

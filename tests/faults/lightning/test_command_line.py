@@ -506,7 +506,7 @@ def test_an_error_of_the_users_constructor_is_raised_where_it_happens(folder):
 
 def test_data_without_experts_say_what_a_fuser_needs(folder):
     message = refused(["fit", *FUSER, "--data=mine.Data", MINE_FOLDER])
-    assert message == "expert_classes: found none; give experts, or use OutputsDataModule as data"
+    assert message.startswith("expert_classes: found none; give experts=, or the stored outputs' **outputs.fuser_")
 
 
 @pytest.mark.slow
