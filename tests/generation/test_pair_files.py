@@ -73,7 +73,7 @@ def test_named_columns_and_slashes(tmp_path):
     lines = [f"{kind},long {row} text,short {row}" for row in range(20) for kind in ("a/b", "c")]
     path.write_text("\n".join(["section,body,head", *lines]))
     data = PairFiles(str(path), read="body", write="head", domain_fields=["section"], vocab_size=300)
-    assert data.domains == ["a_b", "c"] and data.texts.labels[0] == "short 0"
+    assert data.domains == ["a/b", "c"] and data.texts.labels[0] == "short 0"
 
 
 def test_bad_input(news, tmp_path):
