@@ -3,6 +3,7 @@
 ``make fuzz`` runs them for hours, each round with other damage; a failure names the seed.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import data_files, recording_trees, registry_sources, text_tables, tiny
+from helpers import data_files, interrupted, recording_trees, registry_sources, text_tables, tiny
 from helpers.fuzzing import damage
 
 from lightning_fusion import (
@@ -165,7 +166,26 @@ def pictures() -> None:
     data_files.images(Path("pictures"), {"photo": classes, "sketch": classes}, 6)
 
 
+def interrupt() -> None:
+    with contextlib.suppress(InputError):
+        interrupted.run(Path("store"), interrupted.Service())
+
+
+def resumed() -> Any:
+    """What a run leaves that reads the journal of an interrupted one."""
+    service = interrupted.Service()
+    service.fails = False
+    shutil.copytree("store", "resumed")
+    try:
+        found = interrupted.run(Path("resumed"), service)["test"]
+        assert service.queried <= interrupted.ROWS
+        return found.probabilities["a"].tolist(), found.index.tolist(), found.target.tolist()
+    finally:
+        shutil.rmtree("resumed")
+
+
 READERS = [
+    Reader("journal", interrupt, resumed, exact=True),
     Reader("outputs", lambda: tiny.outputs().save("store"), outputs, exact=True),
     Reader("policy", lambda: FrugalFoE().fit(tiny.outputs()["train"]).save("policy"), policy, exact=True),
     Reader("registry", publish, source),

@@ -13,40 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from helpers import tiny
+from helpers.interrupted import Service, run
 
-from lightning_fusion import Expert, ExpertPool, collect
-from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.outputs import journal as journals
 from lightning_fusion.experts.outputs import recovery
 from lightning_fusion.experts.outputs.recovery import read_journals
 
-ROWS = 12
 BATCH, ANSWER, SAMPLES = journals.BATCH, journals.ANSWER, journals.SAMPLES
-
-
-class Service:
-    """Answers all samples but the last ones."""
-
-    fails = True
-
-    def __init__(self) -> None:
-        self.queried = 0
-
-    def __call__(self, x):
-        if self.fails and x.max() == ROWS - 1:
-            raise RuntimeError("the service is down")
-        self.queried += len(x)
-        return torch.cat([x, 1 - x], 1).softmax(1)
-
-
-def run(folder: Path, service: Service, **arguments):
-    data = {"test": (torch.arange(float(ROWS))[:, None], torch.arange(ROWS) % 2, torch.zeros(ROWS, 0))}
-    pool = ExpertPool({"a": Expert(service, classes=["x", "y"], output="probabilities", version="1")})
-    data = TensorDataModule(data, ["x", "y"], [], batch_size=4)
-    return collect(pool, data, folder, ["test"], trainer=tiny.trainer(), **arguments)
 
 
 @pytest.fixture
