@@ -56,7 +56,8 @@ def is_disk_full(error: BaseException) -> bool:
 def system_error(error: BaseException | None) -> InputError | None:
     """Return an InputError for an error of the system that an exception is, or was raised from; None if there is none.
 
-    These are errors with the name of a file, and those of a full disk or of too many open files.
+    These are errors with the name of a file, those of a full disk or of too many open files, and names that the system
+    cannot encode.
 
     Example:
         >>> system_error(OSError(errno.EROFS, "Read-only file system", "/run/a.ckpt"))
@@ -67,6 +68,13 @@ def system_error(error: BaseException | None) -> InputError | None:
         causes.append(error)
         error = error.__cause__
     for each in causes:
+        if isinstance(each, UnicodeEncodeError):
+            return InputError(
+                f"{ascii(each.object)[:100]} cannot be encoded as {each.encoding} ({each.reason}); rename it, or set "
+                "PYTHONUTF8=1"
+            )
+        if isinstance(each, ValueError) and "embedded null" in str(each):
+            return InputError("the name of a file contains a null character; rename it")
         if is_disk_full(each) and not isinstance(each, OSError):
             return InputError(f"No space left on the disk ({' '.join(str(each).split())}); {_REMEDIES[errno.ENOSPC]}")
         if isinstance(each, OSError) and each.errno is not None and (each.filename or each.errno in _REMEDIES):

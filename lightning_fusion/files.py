@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from lightning_fusion.errors import InputError, is_disk_full, shorten
+from lightning_fusion.errors import InputError, is_disk_full, shorten, system_error
 
 
 @contextmanager
@@ -66,6 +66,8 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         raise InputError(f"{what}: another process is writing {path.parent}; wait for it") from error
     except OSError as error:
         raise InputError(f"{what}: {path.parent} cannot be written ({error.strerror}); name another folder") from error
+    except ValueError as error:
+        raise InputError(f"{what}: {system_error(error) or error}") from error
     try:
         yield
     finally:

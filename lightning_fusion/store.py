@@ -23,7 +23,7 @@ try:
 except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
 
-from lightning_fusion.errors import InputError, nearest_path, shorten
+from lightning_fusion.errors import InputError, nearest_path, shorten, system_error
 from lightning_fusion.files import disk_errors, is_sealed, sealed, undrafted, write_text
 
 MANIFEST = "manifest.json"
@@ -474,3 +474,8 @@ def _accessible(kind: str, folder: Path, what: str) -> Iterator[None]:
             f"{kind}: {folder} cannot be {what} ({error.strerror or error}); change its permissions, or name another "
             "folder"
         ) from error
+    except ValueError as error:  # the name of the folder has characters that the system cannot encode
+        found = None if isinstance(error, InputError) else system_error(error)
+        if found is None:
+            raise
+        raise InputError(f"{kind}: {found}") from error

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_fusion import FoEFuserModule, collect, diagnose
 from lightning_fusion.cli.main import main
 from lightning_fusion.errors import InputError, system_error
-from lightning_fusion.files import atomic_write, write_text
+from lightning_fusion.files import atomic_write, exclusive, write_text
 from lightning_fusion.store import ArrayStore, StoreWriter, check_open_files
 
 
@@ -66,6 +66,24 @@ def test_other_errors_keep_their_traceback():
     wrapped = ValueError("wrong")
     wrapped.__context__ = FileNotFoundError(errno.ENOENT, "No such file", "optional.txt")
     assert system_error(wrapped) is None  # it was handled
+
+
+@pytest.mark.parametrize(("name", "message"), [("\ud800", "cannot be encoded as utf-8"), ("a\0b", "null character")])
+def test_names_that_the_system_cannot_encode(name, message, tmp_path):
+    """In an ASCII locale these are all names with other characters."""
+    folder = tmp_path / name
+    for action in (
+        lambda: tiny.outputs().save(folder),
+        lambda: collect(tiny.pool(), tiny.data(), folder, trainer=tiny.trainer()),
+        lambda: exclusive(folder / ".lock", "output").__enter__(),
+    ):
+        with pytest.raises(InputError, match=message):
+            action()
+    with pytest.raises(InputError, match="'\\\\u65e5' cannot be encoded as ascii"):
+        try:
+            "\u65e5".encode("ascii")
+        except UnicodeEncodeError as error:
+            raise system_error(error) from error
 
 
 class TestFullDisk:
