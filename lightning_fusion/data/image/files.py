@@ -57,6 +57,8 @@ class ImageFiles:
     ) -> None:
         self.paths, self.mode, self.size = paths, {1: "L", 3: "RGB"}[channels], image_size
         self.max_megapixels = max_megapixels
+        self._series: set[str] = set()  # files with several frames or pages
+        self._named = False
         if Image.MAX_IMAGE_PIXELS is not None:  # PIL's own limit, which is global, follows
             Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, round(max_megapixels * 1e6))
 
@@ -64,6 +66,7 @@ class ImageFiles:
         images = [self._decode(self.paths[row]) for row in rows.tolist()]
         for row, image in zip(rows.tolist(), images, strict=True):
             self._check_size(row, image, images[0])
+        self._name_series()
         return torch.stack(images)
 
     def identity(self, rows: Tensor) -> str:
@@ -107,7 +110,17 @@ class ImageFiles:
         if broken:
             rank_zero_warn(f"left out {len(broken)} image(s) that cannot be decoded: {shorten(broken, 3)}")
             readable = np.array([problem is None for problem in problems])
+        self._name_series()
         return (images if fits else self), readable
+
+    def _name_series(self) -> None:
+        """Warn once about files of which the first frame or page alone is read."""
+        if self._series and not self._named:
+            self._named = True
+            rank_zero_warn(
+                f"{len(self._series)} image(s) have several frames or pages, of which the first is read: "
+                f"{shorten(sorted(self._series), 3)}"
+            )
 
     def _store(self, images: Tensor, row: int) -> str | None:
         try:
@@ -137,6 +150,8 @@ class ImageFiles:
             with Image.open(path) as image:
                 if (found := image.width * image.height / 1e6) > self.max_megapixels:
                     raise ValueError(f"{found:.0f} megapixels; max_megapixels is {self.max_megapixels:g}")
+                if getattr(image, "is_animated", False):
+                    self._series.add(str(path))
                 picture = _upright(image).convert(self.mode)
             if self.size is not None:
                 picture = ImageOps.fit(picture, (self.size, self.size), method=Image.Resampling.BILINEAR)

@@ -35,3 +35,16 @@ def test_others_are_silent(tmp_path, arguments):
         warnings.simplefilter("error")
         data.setup()
     assert data.notes(torch.arange(3)) == [""] * 3
+
+
+@pytest.mark.parametrize("arguments", [{}, {"memory_limit_gb": 0.0}])
+def test_further_frames_are_named(tmp_path, arguments):
+    root = folder(tmp_path)
+    frames = [Image.fromarray(np.full((8, 8, 3), shade, np.uint8)) for shade in (9, 90, 200)]
+    frames[0].paste((1, 2, 3), (0, 0, 4, 4))
+    for suffix in ("gif", "tiff"):
+        frames[0].save(tmp_path / f"train/a/0_{suffix}.{suffix}", save_all=True, append_images=frames[1:])
+    data = ImageDataModule(root, batch_size=64, **arguments)
+    with pytest.warns(UserWarning, match=r"^2 image\(s\) have several frames or pages, of which the first is read: "):
+        data.setup()
+        next(iter(data.train_dataloader()))
