@@ -1,7 +1,7 @@
 """Checks of stored outputs when a store is opened: metadata, shapes and values."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,18 +32,31 @@ def check_stored_metadata(metadata: Mapping[str, Any]) -> None:
             raise ValueError(f"{key} is {_kind(metadata[key])}; expected a {kind.__name__}")
     for key in ("classes", "domains"):
         _check_names(key, metadata[key])
+    if not metadata["experts"]:
+        raise ValueError("experts are empty")
     for name, entry in metadata["experts"].items():
-        if not isinstance(entry, dict) or not {"classes", "domains", "cost", "fingerprint"} <= set(entry):
-            raise ValueError(f"the entry of expert {name} lacks classes, domains, cost or fingerprint")
-        _check_names(f"classes of expert {name}", entry["classes"])
-        if unknown := sorted(set(entry["classes"]) - set(metadata["classes"])):
-            raise ValueError(f"expert {name} has classes that the task lacks: {shorten(unknown)}")
-        cost = entry["cost"]
-        if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost < math.inf:
-            raise ValueError(f"the cost of expert {name} is {cost!r}")
+        _check_expert(name, entry, metadata["classes"])
+    for key, entry in metadata["former"].items():
+        _check_expert(key, entry, None)
+    for key in ("fingerprints", "versions"):
+        _check_texts(key, metadata[key].values())
     for split, found in metadata["origins"].items():
         if not isinstance(found, dict):
             raise ValueError(f"origins of {split} are {_kind(found)}")
+
+
+def _check_expert(name: str, entry: Any, classes: list[str] | None) -> None:
+    """Check the metadata of an expert; ``None`` in place of the classes of the task permits any."""
+    if not isinstance(entry, dict) or not {"classes", "domains", "cost", "fingerprint"} <= set(entry):
+        raise ValueError(f"the entry of expert {name} lacks classes, domains, cost or fingerprint")
+    _check_names(f"classes of expert {name}", entry["classes"])
+    _check_names(f"domains of expert {name}", [] if entry["domains"] is None else entry["domains"])
+    if classes is not None and (unknown := sorted(set(entry["classes"]) - set(classes))):
+        raise ValueError(f"expert {name} has classes that the task lacks: {shorten(unknown)}")
+    cost = entry["cost"]
+    if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost < math.inf:
+        raise ValueError(f"the cost of expert {name} is {cost!r}")
+    _check_texts(f"fingerprint or checkpoint of expert {name}", (entry["fingerprint"], entry.get("checkpoint")))
 
 
 def check_stored_split(name: str, part: Any, metadata: Mapping[str, Any], values: bool) -> None:
@@ -114,6 +127,12 @@ def is_answer(values: np.ndarray, missing: bool = True) -> np.ndarray:
 def _check_names(what: str, names: Any) -> None:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         raise ValueError(f"{what} are {_kind(names)}; expected distinct names")
+
+
+def _check_texts(what: str, values: Iterable[Any]) -> None:
+    for value in values:
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"{what} is {_kind(value)}; expected a text")
 
 
 def _kind(value: Any) -> str:

@@ -92,6 +92,13 @@ WRONG_SHAPES = {
     "names": (lambda a, m: m.update(classes=["cat", "cat", "owl"]), "classes are a list; expected distinct names"),
     "unknown": (lambda a, m: m.update(classes=["cat", "dog", "emu"]), "expert b has classes that the task lacks: owl"),
     "entry": (lambda a, m: m["experts"].update(a=[]), "the entry of expert a lacks"),
+    "expert domains": (lambda a, m: m["experts"]["a"].update(domains=3), "domains of expert a are a int; expected"),
+    "fingerprint": (
+        lambda a, m: m["experts"]["a"].update(fingerprint=[]),
+        "fingerprint or checkpoint of expert a is a",
+    ),
+    "fingerprints": (lambda a, m: m["fingerprints"].update(val={}), "fingerprints is a dict; expected a text"),
+    "former": (lambda a, m: m["former"].update(x={}), "the entry of expert x lacks"),
     "experts": (lambda a, m: m.update(experts=["a", "b"]), "experts is a list; expected a dict"),
     "key": (lambda a, m: m.pop("origins"), "without 'origins'"),
     "origins": (lambda a, m: m["origins"].update(val=3), "origins of val are a int"),
