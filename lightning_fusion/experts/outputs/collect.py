@@ -90,6 +90,7 @@ def collect(
             samples, or an expert answers none of its first samples.
 
     Example:
+        >>> import torch
         >>> from lightning_fusion import Expert
         >>> pool = ExpertPool({"a": Expert(torch.nn.Linear(4, 2), classes=["cat", "dog"])})
         >>> data = {"test": (torch.zeros(6, 4), torch.zeros(6, dtype=torch.long))}

@@ -231,7 +231,7 @@ class TestNothingIsReplaced:
         file = write_yaml(Path("pool.yaml"), {"experts": pool, "data": {"class_path": "mine.Data"}, "output": "store"})
         main(["collect", "-c", file])
         torch.save(tiny.experts(1)["a"].network.state_dict(), "a.pt")
-        assert refused(["collect", "-c", file]).endswith("collect again with overwrite (--overwrite=true)")
+        assert refused(["collect", "-c", file]).endswith("or collect all again with overwrite (--overwrite=true)")
         main(["collect", "-c", file, "--overwrite=true"])
 
 

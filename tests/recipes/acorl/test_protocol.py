@@ -455,9 +455,10 @@ def test_speakers_on_two_devices_are_configuration(tmp_path):
     found = results(tmp_path / "run")
     assert found["config"]["trainer"]["processes"] == 2
     heard = Heard(tmp_path / "run", 3)
+    one_trial = 1 / np.bincount(heard.same["test"]).min()  # float32 may exchange two whose scores are nearly equal
     for method, name in (("first member", "member_1"), ("member 2, plain", "member_2")):
         eer, cost = rates(heard.fused("test", [name]), heard.same["test"])
-        assert value(found["rows"], method, "eer", 3) == pytest.approx(eer, abs=1e-6)
+        assert value(found["rows"], method, "eer", 3) == pytest.approx(eer, abs=one_trial)
         assert value(found["rows"], method, "min_dcf", 3) == pytest.approx(cost, abs=1e-6)
 
 

@@ -233,7 +233,7 @@ class TestGoingOn:
         with pytest.raises(InputError, match="--overwrite=true"):
             claim_folder(copied, "foe", {})
         assert claim_folder(copied, "foe", {}, overwrite=True) == (copied, False)
-        assert [file.name for file in copied.iterdir()] == ["run.json"]
+        assert {file.name for file in copied.iterdir()} == {"run.json", ".lock"}
 
     def test_another_configuration_is_rejected_and_named(self, copied):
         before = results(copied)
