@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_fusion.data.base import FusionDataModule, RowDataset, Rows, Stage, staged_property
 from lightning_fusion.data.duplicates import Samples, duplicates_message
 from lightning_fusion.data.names import as_labels, as_names, canonical_label, read_labels
+from lightning_fusion.data.targets import UNLABELED
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.hyperparameters import record_arguments
 
@@ -236,7 +237,8 @@ class DomainsDataModule(ModalityDataModule):
     def make_rows(self, split: str) -> RowDataset:
         """Return the samples of a split that belong to the selected domains."""
         rows, (known, label) = self._rows_of(split), self._labels
-        target = torch.from_numpy(local_classes(self._own[1], len(known))[label])
+        local = local_classes(self._own[1], len(known))[label]
+        target = torch.from_numpy(np.where(local < 0, UNLABELED, local))
         return RowDataset(self._inputs(), target, domain_matrix(self._domain_of, len(self.domains)), rows)
 
     @property
@@ -263,7 +265,7 @@ class DomainsDataModule(ModalityDataModule):
         known, label = self._labels
         chosen, classes = chosen_domains(self.domain, self.domains), list(range(len(known)))
         if self.domain is not None:
-            classes = np.unique(label[np.isin(self._domain_of, chosen)]).tolist()
+            classes = np.unique(label[np.isin(self._domain_of, chosen) & (label >= 0)]).tolist()
         self._check_own(chosen, classes)
         return chosen, classes
 

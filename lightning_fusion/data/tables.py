@@ -14,6 +14,19 @@ import numpy as np
 from lightning_fusion.errors import InputError, shorten
 
 
+class MissingColumnsError(InputError):
+    """Error about a file that can be read, but lacks columns.
+
+    Args:
+        message: Text of the error.
+        missing: Names of the columns, or arrays, that the file lacks.
+    """
+
+    def __init__(self, message: str, missing: Sequence[str]) -> None:
+        super().__init__(message)
+        self.missing = list(missing)
+
+
 def read_columns(
     path: str,
     numeric: Sequence[str],
@@ -230,9 +243,10 @@ def check_columns(path: str, found: Sequence[str], wanted: Sequence[str], what: 
                 f"{path} has no {shorten(missing)}; its columns are {shorten(found, 6)}. If its first line contains "
                 "samples, not names, set columns: numbered (0, 1, 2, ...), or columns to the list of names"
             )
-        raise InputError(
+        raise MissingColumnsError(
             f"{path} has no {shorten(missing)}; its {what} are {shorten(found, 12)}: name those to read with channels, "
-            "label and timestamp, or remove the file"
+            "label and timestamp, or remove the file",
+            missing,
         )
     counts = Counter(found)
     if doubled := [name for name in wanted if counts[name] > 1]:

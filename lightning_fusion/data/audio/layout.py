@@ -54,6 +54,11 @@ class AudioLayout:
         files = np.arange(len(self.names)) if files is None else files
         return [os.path.join(self.roots[self._tree[file]], self.names[file]) for file in files.tolist()]
 
+    def select(self, files: np.ndarray) -> "AudioLayout":
+        """Return the layout of some recordings."""
+        fields = {name: [values[file] for file in files.tolist()] for name, values in self.fields.items()}
+        return AudioLayout([self.names[file] for file in files.tolist()], fields, self._tree[files], self.roots)
+
     def tree_of(self, split: str) -> int:
         """Return the index of the tree that contains the recordings of a split."""
         own = TREES.index(split)

@@ -112,10 +112,10 @@ def arrange(
                 f"{key} names {shorten(unknown)}; the fields are {shorten(source.fields) or 'none'}: change {key}, or "
                 "the pattern that defines them"
             )
-    joined = _joined(source, domain_fields)
+    joined = joined_fields(source, domain_fields)
     domains, domain = np.unique(joined, return_inverse=True)
     others = [name for name in domain_fields if source.moment is None or name != POSITION]
-    whole = _joined(source, others)  # the domain without the position
+    whole = joined_fields(source, others)  # the domain without the position
     group = source.field(group_field) if group_field is not None else whole if others else joined
     pairs = sorted(set(zip(joined.tolist(), group.tolist(), strict=True)))
     groups = dict(pairs)
@@ -126,7 +126,7 @@ def arrange(
         )
     if session_fields:
         scope = np.unique(group, return_inverse=True)[1]
-        session = np.unique(_joined(source, session_fields), return_inverse=True)[1]
+        session = np.unique(joined_fields(source, session_fields), return_inverse=True)[1]
     else:
         scope = np.unique(whole, return_inverse=True)[1]
         session = np.arange(count) if source.moment is None else source.moment
@@ -146,7 +146,7 @@ def _own_splits(source: Source, field: str) -> np.ndarray:
     return np.array([_SPLIT_NAMES[value] for value in values])
 
 
-def _joined(source: Source, names: Sequence[str]) -> np.ndarray:
+def joined_fields(source: Source, names: Sequence[str]) -> np.ndarray:
     """Return the (R,) values of some fields, joined by an underscore; ``all`` without fields."""
     rows = list(zip(*(source.field(name) for name in names), strict=True))
     joined = np.array(["_".join(row) for row in rows] or ["all"] * len(source.names), object)
@@ -183,7 +183,7 @@ def named_splits(
             "change session_fields or split_field"
         )
     if not (of_unit == 1).any():
-        train = np.flatnonzero(of_unit == 0)
+        train = np.flatnonzero((of_unit == 0) & (counts.sum(1) > 0))
         drawn = stratified_sessions(counts[train], scope[train], 0.0, val_fraction, seed)
         of_unit[train[drawn == 2]] = 1
     return of_unit
@@ -258,7 +258,8 @@ def repeated_marks(source: Source, still: Container[str] = ()) -> list[str]:
     """
     found = []
     for channel, values in zip(source.channels, source.series.samples.T, strict=True):
-        if channel in still:
+        values = values[values.isfinite()]
+        if channel in still or not len(values):
             continue
         for extreme in (values.amin(), values.amax()):
             marked = values == extreme

@@ -1,5 +1,6 @@
 """Base class of all sources of sensor data: domains, splits of whole recordings, normalization and loaders."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
@@ -27,10 +28,12 @@ from lightning_fusion.data.sensor.arrangement import (
     Source,
     arrange,
     constant_channels,
+    joined_fields,
     named_splits,
     poor_domains,
     repeated_marks,
 )
+from lightning_fusion.data.sensor.incomplete import complete_source, incomplete_message, missing_channels
 from lightning_fusion.data.sensor.series import rename_series
 from lightning_fusion.data.sensor.windows import Cut, RowInputs, Windows, cut_windows
 from lightning_fusion.data.splits import stratified_sessions
@@ -71,6 +74,9 @@ class BaseSensorDataModule(DomainsDataModule):
         labels: All permitted labels, in the order of the targets; any other is an error. ``None`` means the labels in
             the data, sorted by name. A mapping ``{Open: open}`` renames labels.
         ignored_labels: Labels of samples that count as unlabeled, such as transitions.
+        unlabeled: What happens to unlabeled samples in training: ``keep`` gives them the target -100, ``drop`` leaves
+            them out. ``None`` (default) keeps them for :class:`~lightning_fusion.TargetDataModule`, and leaves them
+            out otherwise. Validation and testing use labeled samples only.
         val_fraction: Fraction of the sessions of each domain for validation.
         test_fraction: Fraction of the sessions of each domain for testing.
         mean: Mean of each channel, subtracted. ``None`` (default) uses that of the training windows, or for a trained
@@ -95,8 +101,10 @@ class BaseSensorDataModule(DomainsDataModule):
     default_group_field: ClassVar[str | None] = None
     """Field that names the group if neither ``domain_fields`` nor ``group_field`` is given."""
     _constant: dict[str, list[str]]  # channels without any change, by the name of a recording
+    _incomplete: Source | None  # recordings that lack channels, and are left out
+    _absent: dict[str, tuple[str, list[str]]]  # by domain without others, one of these and the channels that it lacks
     stage_of = {
-        **dict.fromkeys(("labels", "ignored_labels"), Stage.CUTTING),
+        **dict.fromkeys(("labels", "ignored_labels", "unlabeled"), Stage.CUTTING),
         **dict.fromkeys(("val_fraction", "test_fraction", "seed"), Stage.SPLITTING),
         **dict.fromkeys(("domain", "mean", "std", "normalization_scope", "augmentation"), Stage.USING),
         **dict.fromkeys(("batch_size", "num_workers"), Stage.USING),
@@ -111,6 +119,7 @@ class BaseSensorDataModule(DomainsDataModule):
         domain: str | int | list[str | int] | None = None,
         labels: list[str | int] | dict[str | int, str | int] | None = None,
         ignored_labels: list[str | int] | None = None,
+        unlabeled: Literal["keep", "drop"] | None = None,
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
         mean: list[float] | None = None,
@@ -123,6 +132,7 @@ class BaseSensorDataModule(DomainsDataModule):
         self.domain_fields, self.group_field, self.session_fields = domain_fields, group_field, session_fields
         self.split_field, self.domain, self.labels, self.ignored_labels = split_field, domain, labels, ignored_labels
         self.val_fraction, self.test_fraction, self.augmentation = val_fraction, test_fraction, augmentation
+        self.unlabeled = unlabeled
         self.mean, self.std, self.normalization_scope = mean, std, normalization_scope
 
     # ------------------------------------------------ what a source implements
@@ -138,9 +148,10 @@ class BaseSensorDataModule(DomainsDataModule):
             source: Source of all recordings.
             ignored: Labels of samples that count as unlabeled.
         """
-        cut = cut_windows(source.series, self._length, self._length, 0.5, ignored)
-        if not len(cut.starts):
-            raise InputError(f"none of {cut.dropped} samples is labeled; change label or ignored_labels")
+        cut = cut_windows(source.series, self._length, self._length, 0.5, ignored, self.unlabeled == "keep")
+        if not (cut.label >= 0).any():
+            found = cut.dropped + len(cut.starts)
+            raise InputError(f"none of {found} samples is labeled; change label or ignored_labels")
         if cut.dropped:
             self.messages.info(f"left out {cut.dropped} of {cut.dropped + len(cut.starts)} samples without a label")
         return cut
@@ -228,7 +239,7 @@ class BaseSensorDataModule(DomainsDataModule):
 
     def _check(self) -> None:
         super()._check()
-        self._check_choices({"normalization_scope": ("all", "own")})
+        self._check_choices({"normalization_scope": ("all", "own"), "unlabeled": ("keep", "drop", None)})
         self._check_held_out(self.val_fraction, self.test_fraction)
         check_label_names(self.labels, self.ignored_labels)
 
@@ -247,7 +258,7 @@ class BaseSensorDataModule(DomainsDataModule):
     @staged_property(Stage.READING)
     def _source(self) -> Source:
         """All samples, read on first access."""
-        source = self.read_source()
+        source, self._incomplete = complete_source(self.read_source())
         self._constant = constant_channels(source)
         if self._constant:
             each = (f"{name} ({shorten(channels)})" for name, channels in self._constant.items())
@@ -274,6 +285,15 @@ class BaseSensorDataModule(DomainsDataModule):
                 written = {value: canonical_label(value) for value in sorted(map(str, set(self._source.fields[name])))}
                 self.messages.warn(merge_message(merge_forms(written), f"values of {name}"))
         arrangement = arrange(self._source, fields, group, as_names(self.session_fields), split)
+        self._absent = {}
+        if (others := self._incomplete) is not None:
+            domain = joined_fields(others, fields).tolist()
+            rest = (arrangement.domains[number] for number in arrangement.domain)
+            pieces = {(name, of) for name, of in zip(self._source.names, rest, strict=True)}  # of one recording: once
+            total = Counter([*domain, *(of for _, of in pieces)])
+            self.messages.warn(incomplete_message(others, domain, total))
+            found = [*zip(domain, others.names, missing_channels(others), strict=True)][::-1]  # the first one counts
+            self._absent = {name: (file, lacks) for name, file, lacks in found if name not in arrangement.domains}
         self.messages.warn(similar_message(arrangement.domains, "domains", "rename one in the data"))
         return arrangement
 
@@ -302,22 +322,34 @@ class BaseSensorDataModule(DomainsDataModule):
                 )
         return self.cut_samples(source, ignored)
 
+    @staged_property(Stage.USING)
+    def _own(self) -> tuple[list[int], list[int]]:
+        for name in map(canonical_label, as_names(self.domain) if self._arrangement and self._absent else []):
+            if name in self._absent:
+                file, lacks = self._absent[name]
+                raise InputError(
+                    f"domain {name} has no recording with all channels: {file} lacks {shorten(lacks, 9)}; select "
+                    "another domain, or leave these channels out of channels"
+                )
+        result: tuple[list[int], list[int]] = super()._own
+        return result
+
     def _where(self, recording: int, sample: int) -> str:
         """Describe a sample of a recording, for messages."""
         return self._source.names[recording]
 
     @staged_property(Stage.CUTTING)
     def _labels(self) -> tuple[list[str], np.ndarray]:
-        """Names of all classes, and the class index of each window."""
+        """Names of all classes, and the class index of each window; -1 for unlabeled windows."""
         names, label = self._renamed.series.names, self._cut.label
         listed = read_labels(self.labels)[0]
-        known = listed or sorted(names[number] for number in np.unique(label))
+        known = listed or sorted(names[number] for number in np.unique(label[label >= 0]))
         if not listed:  # of all samples: a form of few samples wins no window
             ignored = as_labels(self.ignored_labels, "ignored_labels")
             counted = sorted(set(names) - set(ignored))
             self.messages.warn(similar_message(counted, "labels", RENAME))
             self.messages.warn(missing_message(counted, "labels", "set ignored_labels to them"))
-        place = np.array([known.index(name) if name in known else -1 for name in names])
+        place = np.array([*(known.index(name) if name in known else -1 for name in names), -1])  # the last: no label
         return known, place[label]
 
     @staged_property(Stage.CUTTING)
@@ -327,16 +359,20 @@ class BaseSensorDataModule(DomainsDataModule):
 
     @staged_property(Stage.SPLITTING)
     def _split(self) -> np.ndarray:
-        """(N,) split of each window: 0, 1, 2 for train, val, test."""
+        """(N,) split of each window: 0, 1, 2 for train, val, test; -1 for windows that are not used."""
         who, cut, (known, label) = self._arrangement, self._cut, self._labels
         counts = np.zeros((len(who.scope), len(known)), np.int64)
-        np.add.at(counts, (who.unit[cut.recording], label), 1)
+        labeled = label >= 0
+        np.add.at(counts, (who.unit[cut.recording[labeled]], label[labeled]), 1)
         if who.split is None:
             of_unit = stratified_sessions(counts, who.scope, self.val_fraction, self.test_fraction, self.seed)
+            of_unit[counts.sum(1) == 0] = SPLITS.index("train")
         else:
             of_unit = named_splits(who, self._source.names, counts, self.val_fraction, self.seed)
         split = of_unit[who.unit][cut.recording]
-        for message in poor_domains(who, self._domain_of, label, split, self._more_sessions()):
+        split[~labeled & (split != SPLITS.index("train"))] = -1  # they cannot be scored
+        own = self._domain_of[labeled]
+        for message in poor_domains(who, own, label[labeled], split[labeled], self._more_sessions()):
             self.messages.warn(message)
         self.messages.warn(untested_message(label, split, known, "windows"))
         self._report_duplicates(self._source, self.unit, self._equal_recordings, lambda: self._described(split))
@@ -407,12 +443,13 @@ class BaseSensorDataModule(DomainsDataModule):
         return {}
 
     def _over_training(self, what: str, measure: Callable[[Tensor], Any]) -> Any:
-        """Return a statistic of the training samples in ``normalization_scope``; that of all domains is cached."""
+        """Return a statistic of labeled training samples in ``normalization_scope``; that of all domains is cached."""
+        labeled = torch.from_numpy(self._labels[1] >= 0)
         own = self._rows_of("train")  # raises InputError for unknown domains
         if self.normalization_scope == "own":
-            return measure(own)
+            return measure(own[labeled[own]])
         if what not in self._of_all:
-            self._of_all[what] = measure(torch.from_numpy(np.flatnonzero(self._split == 0)))
+            self._of_all[what] = measure(torch.from_numpy(self._split == 0).logical_and(labeled).nonzero()[:, 0])
         return self._of_all[what]
 
     @property

@@ -3,8 +3,8 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
@@ -13,7 +13,7 @@ from rich.progress import track
 
 from lightning_fusion.data.names import canonical_label
 from lightning_fusion.data.sensor.series import Recorded
-from lightning_fusion.data.tables import check_columns, read_columns
+from lightning_fusion.data.tables import MissingColumnsError, check_columns, read_columns
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
 
@@ -62,12 +62,49 @@ class RecordingFormat:
     encoding: str = "utf-8"
 
 
-def read_recordings(paths: Sequence[str], how: RecordingFormat) -> Iterable[Recorded]:
-    """Read files one after the other, with a progress bar for many files."""
-    return (
-        read_recording(path, how)
-        for path in track(paths, "Reading recordings", transient=True, disable=len(paths) < 1000)
-    )
+def read_recordings(paths: Sequence[str], how: RecordingFormat) -> Iterator[Recorded]:
+    """Read files one after the other, with a progress bar for many files.
+
+    A channel that only some files lack is NaN in them, and without the label a recording is unlabeled.
+
+    Args:
+        paths: Paths of the files.
+        how: Format of the files.
+
+    Raises:
+        InputError: If a file cannot be read (:func:`read_recording`), all lack a channel, or all lack the label.
+    """
+    without: dict[bool, list[MissingColumnsError]] = {True: [], False: []}
+    for path in track(paths, "Reading recordings", transient=True, disable=len(paths) < 1000):
+        one, errors = _read_available(path, how)
+        for error in errors:
+            without[how.label in error.missing].append(error)
+        yield one
+    for errors in without.values():
+        if errors and len(errors) == len(paths):
+            raise errors[0]
+
+
+def _read_available(path: str, how: RecordingFormat) -> tuple[Recorded, list[MissingColumnsError]]:
+    """Read a file that may lack the label, and channels, which are NaN; return the errors about what it lacks."""
+    try:
+        return read_recording(path, how), []
+    except MissingColumnsError as error:
+        missing = set(error.missing)
+        if how.timestamp in missing:
+            raise
+        if how.label in missing:
+            one, errors = _read_available(path, replace(how, label=None))
+            return one, [error, *errors]
+        present = tuple(name for name in how.channels if name not in missing)
+        samples = np.full((1, len(how.channels)), np.nan, np.float32)
+        if not present:
+            return Recorded(samples, None), [error]
+        limits = {name: ends for name, ends in how.limits.items() if name in present}
+        one, errors = _read_available(path, replace(how, channels=present, limits=limits))
+        samples = samples.repeat(len(one.samples), 0)
+        samples[:, [how.channels.index(name) for name in present]] = one.samples
+        return one._replace(samples=samples), [error]
 
 
 def files_key(paths: Sequence[str], names: Sequence[str], how: RecordingFormat, labels: Sequence[str] | None) -> str:
@@ -91,7 +128,8 @@ def read_recording(path: str, how: RecordingFormat) -> Recorded:
         how: Format of the file.
 
     Raises:
-        InputError: If the file is empty or truncated, lacks a column, has values that are not numbers or outside their
+        MissingColumnsError: If the file lacks columns, or a channel has no value at all.
+        InputError: If the file is empty or truncated, has values that are not numbers or outside their
             limits, decreasing timestamps, or another rate. The message names file, row and remedy.
     """
     try:
@@ -114,6 +152,8 @@ def _read_recording(path: str, how: RecordingFormat) -> Recorded:
     first = 2 if reader is _read_csv and how.columns is None else 1
     if not len(values):
         raise InputError(f"{path} is empty: found no row of samples; remove it")
+    if empty := [name for name, none in zip(how.channels, np.isnan(values).all(0).tolist(), strict=False) if none]:
+        raise MissingColumnsError(f"{path} has no value of {shorten(empty)}; remove the file, or leave them out", empty)
     sound = np.isfinite(values)
     sound[:, : len(how.channels)] &= np.abs(values[:, : len(how.channels)]) <= np.finfo(np.float32).max
     if not sound.all():
@@ -321,7 +361,10 @@ def _read_npy(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.n
 def _read_csv(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.ndarray, np.ndarray | None]:
     label = [how.label] if how.label else []
     try:
-        values, texts = read_columns(path, numeric, label, how.columns, how.delimiter, encoding=how.encoding)
+        values, texts = read_columns(path, numeric, label, how.columns, how.delimiter, "", how.encoding)
+        blank = np.isnan(values)
+        if some := [numeric[place] for place in np.flatnonzero(blank.any(0) & ~blank.all(0))]:
+            read_columns(path, some, [], how.columns, how.delimiter, encoding=how.encoding)  # names the row
     except InputError as error:
         if how.timestamp is None or not re.search(rf" {re.escape(how.timestamp)} is '\d+[-/.:]\d+[-/.:]\d", str(error)):
             raise

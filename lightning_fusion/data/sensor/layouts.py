@@ -71,13 +71,18 @@ def cut_pieces(series: Series, length: int) -> tuple[Series, np.ndarray]:
         ([2, 3, 2], [0, 0, 0])
     """
     changes = np.flatnonzero(np.diff(series.labels)) + 1
-    begins = np.union1d(series.begins, changes)
-    lengths = np.diff(begins, append=len(series.labels))
+    ends = series.begins + series.lengths  # between two recordings there may be samples that are left out
+    edges = np.unique(np.concatenate([series.begins, ends, changes]))
+    begins, lengths = edges[:-1], np.diff(edges)
+    recording = np.searchsorted(series.begins, begins, side="right") - 1
+    inside = (recording >= 0) & (begins < ends[recording])
+    begins, lengths = begins[inside], lengths[inside]
     parts = np.maximum(lengths // length, 1)
     place = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
-    begins = np.repeat(begins, parts) + place * np.repeat(lengths, parts) // np.repeat(parts, parts)
+    offsets = place * np.repeat(lengths, parts) // np.repeat(parts, parts)
+    lengths = (place + 1) * np.repeat(lengths, parts) // np.repeat(parts, parts) - offsets
+    begins = np.repeat(begins, parts) + offsets
     recording = np.searchsorted(series.begins, begins, side="right") - 1
-    lengths = np.diff(begins, append=len(series.labels))
     of_recording = {name: getattr(series, name)[recording] for name in ("rms", "rates_hz", "averaged")}
     return replace(series, begins=begins, lengths=lengths, **of_recording), recording
 
@@ -93,10 +98,10 @@ def numbered_columns(path: str, delimiter: str, encoding: str = "utf-8") -> list
 
 
 def array_columns(path: str, names: Sequence[str]) -> dict[str, list[str]]:
-    """Name the columns of the (T, columns) arrays of an npz file: ``acc`` becomes ``acc_0``, ``acc_1``...
+    """Name the columns of the arrays of an npz file: ``acc`` (T, columns) becomes ``acc_0``, ``acc_1``...
 
     Returns:
-        Names of the columns of each array with two dimensions.
+        Names of the columns of each array that the file has; an array (T,) is a column by itself.
 
     Raises:
         InputError: If an array is transposed.
@@ -106,14 +111,15 @@ def array_columns(path: str, names: Sequence[str]) -> dict[str, list[str]]:
         check_compression(os.fspath(path))
         with np.load(path) as arrays:
             for name in names:
-                shape: tuple[int, ...] = arrays[name].shape if name in arrays.files else ()
+                if name not in arrays.files:
+                    continue
+                shape: tuple[int, ...] = arrays[name].shape
                 if len(shape) == 2 and shape[0] < shape[1]:
                     raise InputError(
                         f"{path}: the array {name} has shape {shape}; expected (T, columns), a row for each sample: "
                         "transpose it"
                     )
-                if len(shape) == 2:
-                    found[name] = [f"{name}_{number}" for number in range(shape[1])]
+                found[name] = [f"{name}_{number}" for number in range(shape[1])] if len(shape) == 2 else [name]
     except InputError:  # a ValueError too
         raise
     except (OSError, ValueError, BadZipFile, EOFError) as error:

@@ -120,7 +120,7 @@ class SensorDataModule(WindowedSensorDataModule):
         names = [file.name for file in found]
         paths = [str(Path(self.root, name)) for name in names]
         label = str(self.label)
-        how, positions = self._format(paths[0], None if label in fields else label)
+        how, positions = self._format(paths, None if label in fields else label)
         of_file = fields.get(label)
         if positions and POSITION in fields:
             raise InputError(
@@ -146,13 +146,18 @@ class SensorDataModule(WindowedSensorDataModule):
         names = [f"{name} ({position})" for name in names for position in positions]
         return Source(series, names, fields, list(next(iter(positions.values()))), moment=moment)
 
-    def _format(self, first: str, label: str | None) -> tuple[RecordingFormat, dict[str, list[str]]]:
-        """Return the format of the files, given the first one, and the columns of each array."""
+    def _format(self, paths: list[str], label: str | None) -> tuple[RecordingFormat, dict[str, list[str]]]:
+        """Return the format of the files, given the first ones, and the channels of each body position."""
         channels, positions, columns = self._channel_names, self._positions, self.columns
+        first = paths[0]
         if first.lower().endswith(".npz"):
             if columns is not None:
                 raise InputError(f"columns is for files without a header, but {first} names its arrays; remove it")
-            single = array_columns(first, channels)
+            single: dict[str, list[str]] = {}
+            for path in paths:  # the first ones may lack channels
+                single |= array_columns(path, [name for name in channels if name not in single])
+                if len(single) == len(channels):
+                    break
             channels, *of_position = (
                 [one for name in names for one in single.get(name, [name])] for names in (channels, *positions.values())
             )

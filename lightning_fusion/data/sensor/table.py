@@ -12,7 +12,7 @@ from lightning_fusion.data.names import LabelForms, as_names
 from lightning_fusion.data.sensor.arrangement import Source
 from lightning_fusion.data.sensor.datamodule import BaseSensorDataModule
 from lightning_fusion.data.sensor.layouts import numbered_columns
-from lightning_fusion.data.sensor.series import Series, check_labels
+from lightning_fusion.data.sensor.series import NO_LABEL, Series, check_labels
 from lightning_fusion.data.sensor.windows import RowInputs
 from lightning_fusion.data.tables import check_delimiter, check_header, read_columns, read_header
 from lightning_fusion.errors import InputError, nearest_path, shorten
@@ -27,7 +27,7 @@ class FeatureTableDataModule(BaseSensorDataModule):
 
     Args:
         root: Path of the delimited file, a row per sample.
-        label: Column of labels.
+        label: Column of labels; an empty cell, or ``missing``, marks an unlabeled row.
         channels: Columns that are features. ``None`` (default) means all other columns.
         leave_out: Columns that are neither feature nor field, such as a row number.
         columns: Names of the columns of a file without a header. ``numbered`` names them 0, 1, 2...
@@ -98,19 +98,23 @@ class FeatureTableDataModule(BaseSensorDataModule):
         first = 1 if columns else 2
         if not len(values):
             raise InputError(f"{path} is empty: found no row of features")
-        for name, column in zip(texts, labels.T, strict=True):
-            if len(blank := np.flatnonzero(np.isin(column, np.array(["", "nan", self.missing], object)))):
-                raise InputError(f"{path}, row {blank[0] + first}: {name} is missing; fill it in, or remove the row")
+        absent = np.isin(labels, np.array(["", "nan", self.missing], object))
+        for name, blank in zip(texts, absent.T, strict=True):
+            if name in fields and blank.any():
+                row = int(blank.argmax()) + first
+                raise InputError(f"{path}, row {row}: {name} is missing; fill it in, or remove the row")
         if np.isinf(values).any():
             row, place = np.argwhere(np.isinf(values))[0].tolist()
             raise InputError(f"{path}, row {row + first}: {chosen[place]} is infinite; repair or remove the row")
-        forms = LabelForms()
-        found, codes = np.unique([forms(name) for name in labels[:, 0]], return_inverse=True)
+        forms, known = LabelForms(), ~absent[:, 0]
+        codes = np.full(len(values), NO_LABEL, np.int16)
+        found, numbers = np.unique([forms(name) for name in labels[known, 0]], return_inverse=True)
         check_labels(found.tolist())
+        codes[known] = numbers
         count, floats = len(values), values.astype(np.float32)
         series = Series(
             torch.from_numpy(floats),
-            codes.astype(np.int16),
+            codes,
             found.tolist(),
             np.arange(count),
             np.ones(count, np.int64),

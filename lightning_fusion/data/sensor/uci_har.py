@@ -91,6 +91,15 @@ class UCIHARDataModule(BaseSensorDataModule):
             count = max(math.ceil(2 * piece / samples.shape[1]), 2)  # one of them is left out
             parts = [np.array_split(run, max(len(run) // count, 1)) for run in runs]
             runs = [one[:-1] if number < len(part) - 1 else one for part in parts for number, one in enumerate(part)]
+        for run in runs:
+            bad = ~np.isfinite(samples[run])
+            if (some := bad.any((0, 1)) & ~np.isnan(samples[run]).all((0, 1))).any():
+                column = int(some.argmax())
+                row = run[int(bad[:, :, column].any(1).argmax())]
+                raise InputError(
+                    f"{Path(root, split[row])}: {channels[column]}_{split[row]}.txt, row {line[row] + 1}, has a value "
+                    "that is not a number"
+                )
         recorded = [Recorded(samples[run].reshape(-1, len(channels)), label[run[0]]) for run in runs]
         begins = [run[0] for run in runs]
         places = [f"{root}: {split[run[0]]}, lines {line[run[0]] + 1} to {line[run[-1]] + 1}," for run in runs]
@@ -134,8 +143,4 @@ def _read_split(folder: Path, split: str, channels: Sequence[str]) -> tuple[np.n
     if len(set(sizes.values())) > 1:
         found = shorten((f"{name} {size[0]} x {size[1]}" for name, size in sizes.items()), 12)
         raise InputError(f"{folder}: its files differ in their numbers of lines or values ({found}): one is truncated")
-    windows = np.stack(signals, -1)
-    if not np.isfinite(windows).all():
-        row, _, column = np.argwhere(~np.isfinite(windows))[0].tolist()
-        raise InputError(f"{folder}: {channels[column]}_{split}.txt, row {row + 1}, has a value that is not a number")
-    return windows, who, what
+    return np.stack(signals, -1), who, what

@@ -64,7 +64,9 @@ class WindowedSensorDataModule(BaseSensorDataModule):
 
     def cut_samples(self, source: Source, ignored: set[str]) -> Cut:
         """Cut the recordings into windows."""
-        cut = cut_windows(source.series, self._length, self._step, self.min_agreement, ignored)
+        cut = cut_windows(
+            source.series, self._length, self._step, self.min_agreement, ignored, self.unlabeled == "keep"
+        )
         if cut.too_short:
             what = "recordings" if self.piece_s is None else "pieces of recordings"
             short = (source.names[number] for number in np.flatnonzero(source.series.lengths < self._length).tolist())
@@ -72,16 +74,17 @@ class WindowedSensorDataModule(BaseSensorDataModule):
                 f"{cut.too_short} of {len(source.names)} {what} are shorter than a window ({self._length} samples) and "
                 f"are left out: {shorten(short, 3)}; lower window_s to use them"
             )
-        if not len(cut.starts):
+        if not (cut.label >= 0).any():
             raise InputError(
-                f"none of {cut.dropped} windows of {self._length} samples has a label; lower window_s or min_agreement "
-                f"({self.min_agreement:g}), or change label or ignored_labels"
+                f"none of {cut.dropped + len(cut.starts)} windows of {self._length} samples has a label; lower "
+                f"window_s or min_agreement ({self.min_agreement:g}), or change label or ignored_labels"
             )
+        total, without = cut.dropped + len(cut.starts), int((cut.label < 0).sum())
         if cut.dropped:
-            self.messages.info(
-                f"{cut.dropped} of {cut.dropped + len(cut.starts)} windows have no label (min_agreement "
-                f"{self.min_agreement:g}) or span a gap, and are left out"
-            )
+            no_label = "" if self.unlabeled == "keep" else f"have no label (min_agreement {self.min_agreement:g}) or "
+            self.messages.info(f"{cut.dropped} of {total} windows {no_label}span a gap, and are left out")
+        if without:
+            self.messages.info(f"{without} of {total} windows have no label (min_agreement {self.min_agreement:g})")
         return cut
 
     def _check(self) -> None:

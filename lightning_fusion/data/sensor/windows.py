@@ -17,9 +17,9 @@ class Cut(NamedTuple):
     Attributes:
         starts: (N,) int64, start of each window in the samples.
         recording: (N,) int64, index of the recording of each window.
-        label: (N,) int64, index of the label of each window.
+        label: (N,) int64, index of the label of each window; -1 for unlabeled windows.
         too_short: Number of recordings that are shorter than a window.
-        dropped: Number of windows in which too few samples agree on a label, or that span a gap.
+        dropped: Number of windows that are left out: those that span a gap, and unlabeled ones unless they are kept.
     """
 
     starts: np.ndarray
@@ -29,12 +29,19 @@ class Cut(NamedTuple):
     dropped: int
 
 
-def cut_windows(series: Series, length: int, step: int, min_agreement: float, ignored: set[str] | None = None) -> Cut:
+def cut_windows(
+    series: Series,
+    length: int,
+    step: int,
+    min_agreement: float,
+    ignored: set[str] | None = None,
+    unlabeled: bool = False,
+) -> Cut:
     """Cut recordings into windows with the most frequent label of their samples.
 
-    Windows in which less than ``min_agreement`` of the samples have this label, and windows that span a gap, are left
-    out. Unlabeled samples (and those with an ``ignored`` label) count as disagreement; of two equally frequent labels
-    the one that was read first wins.
+    Windows in which less than ``min_agreement`` of the samples have this label are unlabeled. Unlabeled samples (and
+    those with an ``ignored`` label) count as disagreement; of two equally frequent labels the one that was read first
+    wins. Windows that span a gap are left out.
 
     Args:
         series: Recordings.
@@ -42,6 +49,7 @@ def cut_windows(series: Series, length: int, step: int, min_agreement: float, ig
         step: Number of samples between the starts of two windows.
         min_agreement: Minimum fraction of a window's samples, in (0, 1].
         ignored: Labels of samples that count as unlabeled.
+        unlabeled: Keep unlabeled windows; they are left out otherwise.
     """
     counts = np.maximum((series.lengths - length) // step + 1, 0)
     recording = np.repeat(np.arange(len(counts)), counts)
@@ -54,7 +62,8 @@ def cut_windows(series: Series, length: int, step: int, min_agreement: float, ig
             better = votes > best
             best[better], label[better] = votes[better], number
     whole = _count(series.labels == GAP, starts, length) == 0
-    kept = whole & (label >= 0) & (best >= min_agreement * length - 1e-9)
+    label[best < min_agreement * length - 1e-9] = -1
+    kept = whole & ((label >= 0) | unlabeled)
     return Cut(starts[kept], recording[kept], label[kept], int((counts == 0).sum()), int((~kept).sum()))
 
 

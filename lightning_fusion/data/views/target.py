@@ -21,9 +21,10 @@ class TargetDataModule(DataView):
     """View of one domain as the target of a transfer: few labeled samples, many unlabeled ones.
 
     The training split contains all training samples of the domain. A stratified draw of them keeps its label; all
-    others have the target -100. Every training batch contains labeled samples (:class:`LabeledSampler`). Validation
-    and test splits are those of the domain, with labels. Everything else (classes, preprocessing, augmentation, stable
-    sample indices) is that of the wrapped module.
+    others have the target -100, as have samples without a label in the data, which are kept unless ``unlabeled: drop``
+    is set there. Every training batch contains labeled samples (:class:`LabeledSampler`). Validation and test splits
+    are those of the domain, with labels. Everything else (classes, preprocessing, augmentation, stable sample indices)
+    is that of the wrapped module.
 
     Args:
         data: Data module of the library.
@@ -66,6 +67,11 @@ class TargetDataModule(DataView):
         record_arguments(self)
         self._held: Tensor | None = None
         self._configure()
+
+    def _configure(self, **arguments: Any) -> None:
+        super()._configure(**arguments)
+        if self.unlabeled and getattr(self.data, "unlabeled", "keep") is None:
+            self.data = self.data.variant(unlabeled="keep")
 
     def _check(self) -> None:
         if not 0 < self.labeled_fraction <= 1:

@@ -11,6 +11,7 @@ from helpers.splits import SPLITS
 
 from lightning_fusion.data.audio.labeled import LabeledAudioDataModule
 from lightning_fusion.data.audio.synthetic import SyntheticLabeledAudioDataModule
+from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.errors import InputError
 
 
@@ -39,6 +40,29 @@ class TestLabels:
             who = [data.domains[domain] for domain in batch.domain.int().argmax(1).tolist()]
             assert who == [data.layout.fields["speaker"][row] for row in batch.index.tolist()]
             assert (batch.domain.sum(1) == 1).all()
+
+    @pytest.mark.parametrize("split_by", ["speaker", "recording"])
+    def test_unlabeled_recordings_are_left_out_or_kept_in_training_alone(self, digits, split_by):
+        for speaker, take in itertools.product(["jo", "al", "mia", "bo", "eve", "who"], range(2)):
+            path = digits["root"] / f"unlabeled_{speaker}_{take}.wav"
+            soundfile.write(path, ramp(9, 4000), RATE, subtype="FLOAT")
+        data = said(**digits, split_by=split_by, ignored_labels=["unlabeled"])
+        kept = data.variant(unlabeled="keep")
+        assert data.classes == kept.classes == ["0", "1", "2"]
+        for split in SPLITS:
+            own, all_rows = data.rows(split), kept.rows(split)
+            labeled = all_rows.targets[all_rows.rows] >= 0
+            assert torch.equal(all_rows.rows[labeled], own.rows)
+            assert labeled.all() == (split != "train")
+        spoken = {data.layout.fields["label"][row] for row in kept.rows("train").rows.tolist()}
+        assert spoken == {"0", "1", "2", "unlabeled"} and "who" in heard(kept, "train") - heard(data, "train")
+        if split_by == "speaker":
+            assert not heard(kept, "train") & (heard(kept, "val") | heard(kept, "test"))
+        else:
+            rows = TargetDataModule(data, "jo", labeled_fraction=1.0).rows("train")
+            assert (rows[torch.arange(len(rows))].target == -100).sum() == 2
+        with pytest.raises(InputError, match="none of 42 recordings is labeled"):
+            data.variant(ignored_labels=["0", "1", "2", "unlabeled"]).setup()
 
     def test_another_field_is_the_domain(self, digits):
         data = said(**digits, domain_field="take")

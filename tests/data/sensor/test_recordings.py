@@ -1,5 +1,6 @@
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from helpers.data_files import motion_files
@@ -11,6 +12,7 @@ from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.sensor.synthetic import SyntheticSensorDataModule
 from lightning_fusion.data.sensor.table import FeatureTableDataModule
 from lightning_fusion.data.statistics import window_statistics
+from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.errors import InputError
 
 CHANNELS = ["x_acc", "y_acc", "z_acc", "x_gyro", "y_gyro", "z_gyro"]
@@ -256,6 +258,103 @@ class TestCache:
         data = files(tmp_path / "r", cache=str(cache))
         data.setup()
         assert len(list(cache.iterdir())) == 3 and data._source.series.lengths[0] == 50
+
+
+class TestUnlabeled:
+    @pytest.fixture
+    def partly(self, tmp_path):
+        """Ten takes of which the middle is unlabeled, and three without a label, one of them without the column."""
+        for take in range(10):
+            write(tmp_path / "p" / f"{take}.csv", [*"a" * 20, *[""] * 20, *"b" * 20])
+        for take in ("x", "y", "z"):
+            write(tmp_path / "p" / f"{take}.csv", [""] * 40)
+        (tmp_path / "p/z.csv").write_text("\n".join(["x", *map(str, range(40))]))
+        return files(tmp_path)
+
+    def test_windows_are_left_out_or_kept_in_training_alone(self, partly):
+        partly.setup()
+        kept = partly.variant(unlabeled="keep")
+        assert (everything(partly, "train").target >= 0).all()
+        for split in SPLITS:
+            inputs = {data: everything(data, split) for data in (partly, kept)}
+            labeled = inputs[kept].target >= 0
+            assert torch.equal(inputs[kept].input[labeled], inputs[partly].input)  # the splits are the same
+            assert labeled.all() == (split != "train")
+        target = everything(kept, "train").target
+        assert set(target.tolist()) == {-100, 0, 1}
+        assert {f"p/{name}.csv" for name in "xyz"} < takes(kept, "train")
+        assert kept.preprocessing == partly.preprocessing and kept._source is partly._source
+        with pytest.raises(InputError, match="unlabeled is 'use'; expected keep, drop"):
+            partly.variant(unlabeled="use")
+
+    def test_a_target_keeps_them_unless_told_otherwise(self, partly):
+        data = TargetDataModule(partly, "p", labeled_fraction=0.5)
+        many, few = len(data.rows("train")), len(data.labeled())
+        assert many == len(partly.variant(unlabeled="keep").rows("train"))
+        assert few == len(TargetDataModule(partly.variant(unlabeled="drop"), "p", labeled_fraction=0.5).labeled())
+        assert len(data.variant(unlabeled=False).rows("train")) == few
+        dropped = TargetDataModule(partly.variant(unlabeled="drop"), "p", labeled_fraction=0.5)
+        assert len(dropped.rows("train")) == len(partly.rows("train"))
+
+    def test_ready_windows_and_rows_of_a_table(self, tmp_path):
+        lines = [f"{n},{n % 7},{'ab'[n % 2] if n % 5 else '?'}" for n in range(50)]
+        (tmp_path / "t.csv").write_text("\n".join(["x,y,l", *lines]))
+        data = FeatureTableDataModule(str(tmp_path / "t.csv"), label="l", unlabeled="keep")
+        target = everything(data, "train").target
+        assert (target == -100).sum() == 10 and data.classes == ["a", "b"]
+        assert sum(len(data.variant(unlabeled=None).rows(split)) for split in SPLITS) == 40
+        (tmp_path / "t.csv").write_text("\n".join(["x,y,l", *(f"{n},{n % 7}," for n in range(50))]))
+        with pytest.raises(InputError, match="none of 50 samples is labeled; change label or ignored_labels"):
+            data.variant(root=str(tmp_path / "t.csv")).setup()
+
+
+class TestMissingChannels:
+    @pytest.fixture
+    def people(self, tmp_path):
+        """p and q have two channels, r the first one only, and one take of q no value of the second."""
+        for person in "pqr":
+            for take in range(6):
+                channels = ["x"] if person == "r" else ["x", "y"]
+                write(tmp_path / person / f"{take}.csv", "a" * 20 + "b" * 20, channels, value=take + ord(person))
+        first, *rows = (tmp_path / "q/0.csv").read_text().splitlines()
+        rows = ["{},,{}".format(*row.split(",")[::2]) for row in rows]
+        (tmp_path / "q/0.csv").write_text("\n".join([first, *rows]))
+        return tmp_path
+
+    @pytest.mark.parametrize("change", [{}, {"piece_s": 2.0}, {"cache": "cache"}])
+    def test_stop_those_who_select_them(self, people, change, tmp_path):
+        if "cache" in change:
+            change = {"cache": str(tmp_path / "cache")}
+        for _ in range(2):  # the second time from the cache
+            data = files(people, channels=["x", "y"], **change)
+            with pytest.warns(
+                UserWarning,
+                match=r"7 recordings lack channels and are left out, such as q/0\.csv: 1 of 6 "
+                r"of q \(y\), 6 of 6 of r \(y\); to use them, leave these channels out of channels",
+            ):
+                data.setup()
+            assert data.domains == ["p", "q"] and data.variant(domain="q").classes == ["a", "b"]
+            batch = everything(data, "train")
+            assert batch.input.isfinite().all() and torch.isfinite(data._scale[0]).all()
+            assert "q/0.csv" not in set.union(*(takes(data, split) for split in SPLITS))
+            with pytest.raises(InputError, match=r"domain r has no recording with all channels: r/0\.csv lacks y; "):
+                data.variant(domain="r").setup()
+        assert files(people).domains == ["p", "q", "r"]  # who uses the first channel alone uses all
+
+    def test_other_body_positions_of_the_file_are_used(self, people):
+        data = files(people, channels={"arm": ["x"], "leg": ["y"]}, domain_fields=["person", "position"])
+        assert data.domains == ["p_arm", "p_leg", "q_arm", "q_leg", "r_arm"]
+        assert len(data.variant(domain="r_arm").rows("train"))
+
+    def test_arrays_that_the_first_file_lacks(self, tmp_path):
+        for take in range(8):
+            arrays = {"acc": np.arange(80.0).reshape(40, 2) + take, "label": np.array(["a", "b"]).repeat(20)}
+            np.savez(
+                tmp_path / f"{take}.npz", **(arrays if take else {"gyro": arrays["acc"], "label": arrays["label"]})
+            )
+        data = files(tmp_path, pattern="{take}.npz", domain_fields=None, channels=["acc"])
+        data.setup()
+        assert data.preprocessing["channels"] == ["acc_0", "acc_1"] and len(data._source.names) == 7
 
 
 class TestBadInput:

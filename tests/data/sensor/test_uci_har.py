@@ -47,6 +47,22 @@ class TestUciHar:
         ]  # fmt: skip
         assert len(data.rows("val")) and everything(data, "val").input.shape[1] == 1
 
+    def test_a_subject_without_a_signal(self, root):
+        path = root / "train/Inertial Signals/body_gyro_x_train.txt"
+        values = np.loadtxt(path)
+        values[24:] = np.nan  # all of subject 2
+        np.savetxt(path, values)
+        data = UCIHARDataModule(root=str(root))
+        with pytest.warns(UserWarning, match=r"6 recordings lack channels .*: 6 of 6 of 2 \(body_gyro_x\)"):
+            data.setup()
+        assert data.domains == ["1", "3"] and everything(data, "train").input.isfinite().all()
+        with pytest.raises(InputError, match=r"domain 2 has no recording with all channels: .* lacks body_gyro_x"):
+            data.variant(domain=2).setup()
+        values[3, 5] = np.nan
+        np.savetxt(path, values)
+        with pytest.raises(InputError, match=r"body_gyro_x_train\.txt, row 4, has a value that is not a number"):
+            UCIHARDataModule(root=str(root)).setup()
+
     def test_bad_files(self, root):
         for content in (b"1\n", b"1 WALKING\n2 \xff\n"):
             (root / "activity_labels.txt").write_bytes(content)
