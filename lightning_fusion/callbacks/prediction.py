@@ -1,16 +1,23 @@
-"""Predictions as a CSV table."""
+"""Predictions as CSV tables."""
 
 import csv
 import itertools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
 
+from lightning_fusion.data.rows import NewRows, Origins
 from lightning_fusion.errors import InputError
 from lightning_fusion.files import atomic_write
+
+FILES_SUFFIX = "_files"
+"""End of the name of the table with one row for each file, before ``.csv``."""
 
 
 class PredictionWriter(Callback):
@@ -21,9 +28,12 @@ class PredictionWriter(Callback):
     The module's ``predict_step`` must return a dict with ``index`` (B,) and ``probabilities`` (B, C), and have
     ``classes``. Further entries become columns before those of the classes: numbers (B,) unchanged, experts by their
     names (``expert`` (B,), or ``queried`` (B, K) bool joined by ``+``). Where the data module has a note on any sample
-    (a silent recording, a constant channel), the last column is ``note``. Where there are several loaders, the first
-    column is the number of the ``loader``. Each process stores its rows in memory; rank
-    zero writes all rows, ordered by index.
+    (a silent recording, a constant channel), the last column is ``note``. New samples (``predict_root``) that cannot be
+    read have a row without a prediction, with the reason as note. Where there are several loaders, the first column is
+    the number of the ``loader``. Each process stores its rows in memory; rank zero writes all rows, ordered by index.
+
+    Where samples are parts of series, which have a start in seconds, a second table ``<name>_files.csv`` has one row
+    for each file: the number of its windows, and the mean of their probabilities with its largest class (our choice).
 
     Args:
         path: Path of the CSV file, which is written atomically.
@@ -34,7 +44,7 @@ class PredictionWriter(Callback):
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._parts: list[tuple[int, dict[str, torch.Tensor]]] = []
+        self._parts: list[tuple[int, dict[str, Tensor]]] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Clear the rows of an earlier run."""
@@ -70,45 +80,114 @@ class PredictionWriter(Callback):
         if not trainer.is_global_zero:
             return
         classes = list(pl_module.classes)  # type: ignore[arg-type]  # every module of this library has them
-        experts = list(getattr(pl_module, "expert_classes", ()))
-        rows: dict[tuple[int, int], list[Any]] = {}
-        more: list[str] = []
-        for loader, part in parts:
-            more = [name for name in part if name not in ("index", "probabilities")]
-            probabilities = part["probabilities"].float()
-            columns = [_column(name, part[name], experts) for name in more]
-            for place, index in enumerate(part["index"].tolist()):
-                best = int(probabilities[place].argmax())
-                values = [f"{value:.6f}" for value in probabilities[place].tolist()]
-                rows[loader, index] = [classes[best], values[best], *(column[place] for column in columns), *values]
+        loader, found = _in_order(parts, len(classes))
         count = sum(len(part["index"]) for _, part in parts)
-        if count > len(rows) and trainer.world_size == 1:  # several processes repeat samples to be of one length
+        if count > len(loader) and trainer.world_size == 1:  # several processes repeat samples to be of one length
             rank_zero_warn(
-                f"{count - len(rows)} of {count} predictions have the index of another one, and {self.path} contains "
+                f"{count - len(loader)} of {count} predictions have the index of another one, and {self.path} contains "
                 "the last one of each index; give each sample of the predict loader an index of its own"
             )
+        index, probabilities = found.pop("index"), found.pop("probabilities").double().numpy()
+        experts = list(getattr(pl_module, "expert_classes", ()))
+        more = [(name, _column(name, values, experts)) for name, values in found.items()]
         data: Any = getattr(trainer, "datamodule", None)
-        order = sorted(rows)
-        several = any(loader for loader, _ in order)
-        index = torch.tensor([own for _, own in order])
-        notes = data.notes(index) if hasattr(data, "notes") else []
-        origins = data.origins(index) if hasattr(data, "origins") else None
-        places = {} if origins is None else origins.columns()
-        if any(notes):
-            for key, note in zip(order, notes, strict=True):
-                rows[key].append(note)
-        target = Path(self.path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(target) as draft, open(draft, "w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            names = [*(["loader"] if several else []), "index", *places, "prediction", "confidence"]
-            table.writerow([*names, *more, *classes, *(["note"] if any(notes) else [])])
-            for key, *cells in zip(order, *places.values(), strict=True):
-                table.writerow([*(key if several else key[1:]), *cells, *rows[key]])
-        rank_zero_info(f"wrote {len(rows)} predictions to {target}")
+        new: NewRows | None = getattr(data, "new_samples", None)
+        source: Any = data if new is None else new
+        if new is not None:  # what cannot be read comes after the predictions
+            index, loader = torch.cat([index, new.unread]), torch.cat([loader, torch.zeros_like(new.unread)])
+        notes = source.notes(index) if hasattr(source, "notes") else []
+        origins: Origins | None = source.origins(index) if hasattr(source, "origins") else None
+        columns: Columns = [("loader", loader.tolist())] if loader.any() else []
+        columns += [("index", index.tolist()), *({} if origins is None else origins.columns()).items()]
+        columns += _answers(probabilities, classes, more, len(index))
+        _write(Path(self.path), [*columns, *_note(notes)], np.lexsort((index, loader)).tolist())
+        rank_zero_info(f"wrote {len(probabilities)} predictions to {self.path}")
+        if origins is not None and origins.unit == "start_s":
+            path = Path(self.path).with_name(f"{Path(self.path).stem}{FILES_SUFFIX}.csv")
+            columns = _by_file(loader.numpy(), origins, probabilities, classes, notes)
+            count = len(columns[0][1])
+            _write(path, columns, range(count))
+            rank_zero_info(f"wrote one prediction for each of {count} files to {path}")
 
 
-def _column(name: str, values: torch.Tensor, experts: list[str]) -> list[Any]:
+Columns = list[tuple[str, list[Any]]]
+"""Names and cells of the columns of a table, whose names may repeat: a class may be called note."""
+
+
+def _in_order(parts: Sequence[tuple[int, dict[str, Tensor]]], num_classes: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Concatenate the predictions of all batches, ordered by loader and index; of equal ones the last is kept."""
+    if not parts:
+        none = torch.zeros(0, dtype=torch.int64)
+        return none, {"index": none, "probabilities": torch.zeros(0, num_classes)}
+    loader = torch.cat([torch.full((len(part["index"]),), number) for number, part in parts])
+    found = {name: torch.cat([part[name] for _, part in parts]) for name in parts[0][1]}
+    order = np.lexsort((np.arange(len(loader)), found["index"], loader))
+    keys = np.stack([loader.numpy(), found["index"].numpy()])[:, order]
+    last = np.append((keys[:, 1:] != keys[:, :-1]).any(0), True)
+    rows = torch.from_numpy(order[last])
+    return loader[rows], {name: values[rows] for name, values in found.items()}
+
+
+def _answers(probabilities: np.ndarray, classes: Sequence[str], more: Columns, count: int) -> Columns:
+    """Return the columns of predictions, with blank cells in the rows after the last one of (n, C) probabilities.
+
+    Args:
+        probabilities: (n, C) probabilities.
+        classes: Names of the C classes.
+        more: Further columns of n cells.
+        count: Number of rows.
+    """
+    cells = [[f"{value:.6f}" for value in row] for row in probabilities.tolist()]
+    best = probabilities.argmax(1).tolist()
+    columns: Columns = [
+        ("prediction", [classes[number] for number in best]),
+        ("confidence", [row[number] for row, number in zip(cells, best, strict=True)]),
+        *more,
+        *((name, [row[number] for row in cells]) for number, name in enumerate(classes)),
+    ]
+    return [(name, [*values, *[""] * (count - len(values))]) for name, values in columns]
+
+
+def _by_file(
+    loader: np.ndarray, origins: Origins, probabilities: np.ndarray, classes: Sequence[str], notes: Sequence[str]
+) -> Columns:
+    """Return the columns of the table with one row for each file, in order of appearance.
+
+    Args:
+        loader: (N,) number of the loader of each sample.
+        origins: Origins of the samples.
+        probabilities: (n, C) probabilities of the first n samples; the others cannot be read.
+        classes: Names of the C classes.
+        notes: N notes; empty if there are none.
+    """
+    names, of_sample = np.unique(np.array(origins.files, object)[origins.file], return_inverse=True)
+    keys, first, group = np.unique(loader * len(names) + of_sample, return_index=True, return_inverse=True)
+    count, read = len(keys), group[: len(probabilities)]
+    windows, total = np.bincount(read, minlength=count), np.zeros((count, len(classes)))
+    np.add.at(total, read, probabilities)
+    rows = np.lexsort((first, windows == 0))  # files without a window have no prediction
+    read_rows = rows[windows[rows] > 0]
+    columns: Columns = [("loader", loader[first[rows]].tolist())] if loader.any() else []
+    columns += [("file", names[of_sample[first[rows]]].tolist()), ("windows", windows[rows].tolist())]
+    columns += _answers(total[read_rows] / windows[read_rows, None], classes, [], count)
+    return [*columns, *_note([notes[first[row]] if notes and not windows[row] else "" for row in rows.tolist()])]
+
+
+def _note(notes: Sequence[str]) -> Columns:
+    """Return the column of the notes, if there is one on any sample."""
+    return [("note", list(notes))] if any(notes) else []
+
+
+def _write(path: Path, columns: Columns, rows: Iterable[int]) -> None:
+    """Write some rows of a table, in this order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as draft, open(draft, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow([name for name, _ in columns])
+        table.writerows([cells[row] for _, cells in columns] for row in rows)
+
+
+def _column(name: str, values: Tensor, experts: list[str]) -> list[Any]:
     """Return the cells of one further entry of the predictions."""
     if name == "queried":
         return ["+".join(itertools.compress(experts, row)) for row in values.tolist()]

@@ -15,6 +15,10 @@ _NOISE = re.compile(
 )
 _EXPECTED = re.compile(r"Expected an? (?:<class '(?:\w+\.)*(\w+)'>|([\w.]+\[.*\]|collections\.\S+))$")
 _REJECTED = re.compile(r"Option '(\w+)' is not accepted.*Given value: \{'class_path': '([\w.]+)'", re.DOTALL)
+_RAW_DATA = (
+    ": it reads no files. New samples need the data module that the experts were trained with (of images, audio, "
+    "sensor series or texts) as data.class_path, and model.init_args.experts, which answer for them"
+)
 _NO_CLASS = (
     re.compile(r"Expected a path but (\S+) either not accessible or invalid"),
     re.compile(r"Expected a dot import path string: (\S+)"),
@@ -81,6 +85,8 @@ def condense(message: str) -> str:
         return f"{': '.join(keys) or 'class'}: {_unknown_class(name)}"[:600]
     if path and complaints:
         text = f"{path}: {text}"
+    if "Option 'predict_root' is not accepted" in message and _RAW_DATA not in message:
+        text += _RAW_DATA
     if found := _REJECTED.search(message):
         text += _keywords(found[2], found[1])
     given = re.findall(r"Given value: (.+)", message)

@@ -9,12 +9,14 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace
-from lightning import LightningDataModule, LightningModule, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_fusion import __version__
+from lightning_fusion.callbacks.prediction import PredictionWriter
 from lightning_fusion.callbacks.termination import EndOnTermination
 from lightning_fusion.checkpoints import read_checkpoint
 from lightning_fusion.cli.checks import check_checkpoints, check_folder, check_trained, check_trains, warn_untrained
@@ -144,7 +146,11 @@ class FusionCLI(LightningCLI):
                 raise
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
         check_processes(trainer)
-        trainer.callbacks.append(EndOnTermination())  # type: ignore[attr-defined]  # set by a connector
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+        callbacks.append(EndOnTermination())
+        writes = any(isinstance(each, PredictionWriter | BasePredictionWriter) for each in callbacks)
+        if getattr(self.datamodule, "predict_root", None) is not None and not writes:
+            callbacks.append(PredictionWriter(str(Path(trainer.default_root_dir) / "predictions.csv")))
         chosen = self.config[self.subcommand]
         if self.subcommand != "fit":
             check_trained(trainer, self.model, chosen.get("ckpt_path"), str(self.subcommand))
@@ -180,6 +186,8 @@ class FusionCLI(LightningCLI):
         written = written.as_dict() if isinstance(written, Namespace) else written
 
         def linked_value(data: Any) -> Any:
+            if getattr(data, "predict_root", None) is not None:
+                return written  # of the checkpoint: the labeled data may not exist
             value = getattr(data, source)
             if written is None or written == value:
                 return value

@@ -1,106 +1,28 @@
 """Batches and the base class of all data modules of the library."""
 
 import copy
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from enum import IntEnum
 from functools import cached_property
-from numbers import Integral
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from lightning_fusion.data.batch import Batch
-from lightning_fusion.data.samplers import SlicedDataModule
-from lightning_fusion.data.targets import UNLABELED, single_class_message
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.data.checks import ArgumentChecks
+from lightning_fusion.data.rows import NewRows, Origins, RowDataset, located_rows, warn_single_class
+from lightning_fusion.data.samplers import SlicedDataModule, slice_loader
+from lightning_fusion.errors import InputError, nearest_path, shorten
 from lightning_fusion.files import row_digests
 from lightning_fusion.hyperparameters import constructor_arguments, is_plain
 
 SPLITS = ("train", "val", "test")
 _READ_ROWS = 4096
 _T = TypeVar("_T")
-
-
-class Origins(NamedTuple):
-    """Where samples come from: the file of each, and the place in it.
-
-    Attributes:
-        files: Names of F files or tables.
-        file: (N,) int64, index of the file of each sample.
-        position: (N,) int64 number of the line or row, from 1, or (N,) float64 start in seconds; ``None`` for whole
-            files.
-        unit: Name of the column of positions: ``line``, ``row`` or ``start_s``; empty for whole files.
-
-    Example:
-        >>> Origins(["a.csv", "b.csv"], np.array([1, 0]), np.array([7, 2]), "line").columns()
-        {'file': ['b.csv', 'a.csv'], 'line': [7, 2]}
-    """
-
-    files: list[str]
-    file: np.ndarray
-    position: np.ndarray | None = None
-    unit: str = ""
-
-    def columns(self) -> dict[str, list[Any]]:
-        """Return the cells of a table by column."""
-        found: dict[str, list[Any]] = {"file": [self.files[number] for number in self.file.tolist()]}
-        if self.position is not None:
-            found[self.unit] = [round(value, 3) for value in self.position.tolist()]
-        return found
-
-
-class Rows(Protocol):
-    """Inputs that are indexed by a tensor of positions: a tensor in memory, or files that are decoded on access."""
-
-    def __getitem__(self, rows: Tensor) -> Any: ...
-
-
-class RowDataset(Dataset[Batch]):
-    """Map-style data set over a subset of samples; an index *tensor* fetches a whole batch in one step.
-
-    Args:
-        inputs: Inputs of all samples, a list or indexed by a tensor; shared between splits, never copied.
-        targets: (N,) int64 targets of all samples.
-        domains: (N, D) bool domain memberships of all samples.
-        rows: (n,) int64 positions of the samples of this split.
-        index: (N,) int64 stable sample indices; the position itself by default.
-    """
-
-    def __init__(
-        self, inputs: Rows | list[Any], targets: Tensor, domains: Tensor, rows: Tensor, index: Tensor | None = None
-    ) -> None:
-        self.inputs, self.targets, self.domains, self.rows, self.index = inputs, targets, domains, rows, index
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, item: Any) -> Batch:
-        rows = self.rows[item]
-        index = rows if self.index is None else self.index[rows]
-        if isinstance(self.inputs, list):
-            numbers: Any = rows.tolist()
-            inputs = self.inputs[numbers] if rows.ndim == 0 else [self.inputs[row] for row in numbers]
-        else:
-            inputs = self.inputs[rows]
-        return Batch(inputs, self.targets[rows], self.domains[rows], index)
-
-
-def warn_single_class(dataset: RowDataset, classes: Sequence[str], split: str) -> None:
-    """Warn if all labeled samples of a split are of one class.
-
-    Args:
-        dataset: Samples of the split.
-        classes: Names of the classes.
-        split: Name of the split.
-    """
-    message = single_class_message(dataset.targets[dataset.rows].numpy(), classes, f"the {split} split")
-    if message is not None:
-        rank_zero_warn(message)
 
 
 class Stage(IntEnum):
@@ -133,7 +55,7 @@ def staged_property(stage: Stage) -> Callable[[Callable[[Any], _T]], StagedPrope
     return decorate
 
 
-class FusionDataModule(SlicedDataModule):
+class FusionDataModule(ArgumentChecks, SlicedDataModule):
     """Base class of all data modules: three splits, batches as slices, and metadata for models.
 
     A subclass sets ``batch_size``, ``seed`` and ``num_workers`` and implements :meth:`rows` (or :meth:`make_rows`,
@@ -150,9 +72,9 @@ class FusionDataModule(SlicedDataModule):
     """Whether the class takes ``role`` ("expert" or "fuser"), and ``domain`` for the role of an expert."""
     stage_of: ClassVar[Mapping[str, Stage]] = {}
     """First stage that each argument invalidates; arguments that are not listed invalidate reading."""
-    role: str
-    domain: Any
     augmentation: nn.Module | None = None
+    predict_root: str | None = None
+    """File or folder with new samples for ``predict``; an argument of the data modules of all modalities."""
 
     @staged_property(Stage.USING)
     def _made_rows(self) -> dict[str, Dataset[Any]]:
@@ -176,6 +98,11 @@ class FusionDataModule(SlicedDataModule):
         """
         if split not in SPLITS:
             raise InputError(f"there is no split {split!r}; expected {shorten(SPLITS)}")
+        if self.predict_root is not None:
+            raise InputError(
+                f"predict_root is {self.predict_root}, new samples that predict alone reads, and the {split} split is "
+                "one of the labeled data; remove predict_root"
+            )
         if split not in self._made_rows:
             self._made_rows[split] = made = self.make_rows(split)
             if isinstance(made, RowDataset):
@@ -185,6 +112,68 @@ class FusionDataModule(SlicedDataModule):
     def make_rows(self, split: str) -> Any:
         """Build the data set of a split; :meth:`rows` caches it until an argument changes."""
         raise NotImplementedError(f"{type(self).__name__} must implement rows(split), or make_rows(split)")
+
+    def new_rows(self, root: str) -> NewRows:
+        """Read all samples of a file or folder for prediction; a modality implements it for all of its sources.
+
+        ``predict`` calls it with ``predict_root``, after :meth:`use_preprocessing`, and does not call :meth:`rows`: the
+        labeled data need not exist, and nothing here may read them. Folders have any depth and any names, there are no
+        labels, and every sample is one of the result: no split is drawn. What a file needs to become an input comes
+        from the constructor arguments, and from the statistics that :meth:`use_preprocessing` received. Batches go
+        through :meth:`preprocess` as all others do.
+
+        What cannot be read raises InputError, or is a position of :class:`NewRows` that is not readable, with a note
+        that says why; files of other kinds are named in a warning. Names in the origins are relative to ``root``.
+        Origins with the unit ``start_s`` are parts of series: the writer of predictions averages them for each file.
+
+        Args:
+            root: File or folder, which exists.
+
+        Raises:
+            InputError: If there is no sample, or one cannot be read.
+        """
+        raise InputError(
+            f"predict_root: {type(self).__name__} reads no new files; use the data module of a modality, or implement "
+            "new_rows(root)"
+        )
+
+    @staged_property(Stage.USING)
+    def new_samples(self) -> NewRows | None:
+        """New samples under ``predict_root``, which ``predict`` answers for; ``None`` without it."""
+        if self.predict_root is None:
+            return None
+        if not Path(self.predict_root).exists():
+            raise InputError(
+                f"predict_root: found no file or folder {self.predict_root}{nearest_path(self.predict_root)}"
+            )
+        with torch.inference_mode(False):  # predict is in it, and a tensor made in it cannot be changed outside
+            made = self.new_rows(self.predict_root)
+        if not len(made):
+            first = made.notes(made.unread[:1])
+            reason = f"; the first of {len(made.unread)}: {first[0]}" if first else ""
+            raise InputError(f"predict_root: {self.predict_root} has no sample that can be read{reason}")
+        return made
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Return batches of the new samples under ``predict_root``, in order; without it, those of the test split."""
+        if self.new_samples is None:
+            return super().predict_dataloader()
+        return slice_loader(self.new_samples, self.batch_size, False, self.seed, self.num_workers)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the labeled samples, which is inexpensive when repeated; with ``predict_root`` nothing is read yet.
+
+        Raises:
+            InputError: If ``predict_root`` is set in another stage than ``predict``.
+        """
+        if self.predict_root is None:
+            self._read_samples()
+        elif stage not in (None, "predict"):
+            name = getattr(stage, "value", stage)
+            raise InputError(f"predict_root is an argument of predict, and {name} needs labeled samples; remove it")
+
+    def _read_samples(self) -> None:
+        """Read the labeled samples; by default on first use."""
 
     def preprocess(self, inputs: Any, augment: bool = False) -> Any:
         """Turn the inputs of a batch into network input, on the device; the identity by default.
@@ -292,123 +281,18 @@ class FusionDataModule(SlicedDataModule):
 
     def _first_stage(self, changed: Iterable[str]) -> Stage:
         """Return the first stage that the changed arguments invalidate."""
-        return min((self.stage_of.get(name, Stage.READING) for name in changed), default=Stage.USING)
-
-    def _check(self) -> None:
-        """Raise InputError for arguments that are out of range or inconsistent; subclasses add their own checks."""
-
-    def _check_choices(self, choices: Mapping[str, Sequence[Any]]) -> None:
-        """Raise InputError for an argument that is not one of its permitted values."""
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise InputError(f"{name} is {getattr(self, name)!r}; expected {shorten(known)}")
-
-    def _check_loading(self) -> None:
-        """Raise InputError for an invalid batch size, number of workers or seed."""
-        for name, least in (("batch_size", 1), ("num_workers", 0), ("seed", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or isinstance(value, bool):
-                raise InputError(f"{name} is {value!r}; expected a whole number")
-            if value < least:
-                raise InputError(f"{name} is {value}; expected at least {least}")
-
-    def _check_scale(self, count: int, channels: str = "") -> None:
-        """Raise InputError unless ``mean`` and ``std`` have ``count`` finite values and ``std`` is positive."""
-        for name, low, expected in (("mean", -math.inf, "finite numbers"), ("std", 0.0, "numbers above 0")):
-            values = getattr(self, name)
-            if values is None:
-                continue
-            if len(values) != count:
-                raise InputError(f"{name} has {len(values)} values for {count} channels{channels}")
-            if not all(low < value < math.inf for value in values):
-                raise InputError(f"{name} is {values}; expected {expected}")
-
-    def _check_minimum(self, least: int, *names: str) -> None:
-        """Raise InputError for arguments below a minimum."""
-        for name in names:
-            if not getattr(self, name) >= least:
-                raise InputError(f"{name} is {getattr(self, name)}; expected at least {least}")
-
-    def _check_fractions(self, *names: str, zero: bool = False) -> None:
-        """Raise InputError for arguments outside (0, 1), or [0, 1) with ``zero``."""
-        for name in names:
-            value = getattr(self, name)
-            if not 0 <= value < 1 or (value == 0 and not zero):
-                expected = "from 0, below 1" if zero else "between 0 and 1"
-                raise InputError(f"{name} is {value}; expected a fraction {expected}")
-
-    def _check_held_out(self, val_fraction: float, test_fraction: float) -> None:
-        """Raise InputError for validation and test fractions that are invalid or leave no training samples."""
-        self._check_fractions("val_fraction", "test_fraction")
-        if val_fraction + test_fraction >= 1:
-            raise InputError(
-                f"val_fraction {val_fraction} and test_fraction {test_fraction} leave no training samples; lower them"
-            )
-
-    def _check_role(self) -> None:
-        """Raise InputError for an unknown role, or for a domain with a role other than ``expert``."""
-        self._check_choices({"role": ("expert", "fuser")})
-        if self.domain is not None and self.role != "expert":
-            raise InputError("domain selects the training data of one expert; set role: expert, or remove domain")
+        stages = {"predict_root": Stage.USING, **self.stage_of}
+        return min((stages.get(name, Stage.READING) for name in changed), default=Stage.USING)
 
 
-class TargetRows(Dataset[Batch]):
-    """Subset of a data set in which only some samples keep their label; the others have the target -100.
+def labeled_attribute(data: Any, name: str) -> Any:
+    """Return an attribute of the labeled data of a data module, such as ``classes`` or ``own_domains``.
 
     Args:
-        dataset: Data set that takes index tensors.
-        rows: (n,) int64 positions in ``dataset``.
-        labeled: (n,) bool, which samples keep their label. ``None`` means all.
+        data: Any data module.
+        name: Name of the attribute.
+
+    Returns:
+        ``None`` if it has none, or gives new samples (``predict_root``), for which the labeled data may not exist.
     """
-
-    def __init__(self, dataset: Any, rows: Tensor, labeled: Tensor | None = None) -> None:
-        self.dataset, self.rows = dataset, rows
-        self.labeled = torch.ones(len(rows), dtype=torch.bool) if labeled is None else labeled
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, item: Any) -> Batch:
-        batch = self.dataset[self.rows[item]]
-        result: Batch = batch._replace(target=batch.target.where(self.labeled[item], UNLABELED))
-        return result
-
-
-def located_rows(dataset: Any) -> tuple[RowDataset, Tensor]:
-    """Return the data set with the inputs of a split, and the (n,) positions of the split's samples in them.
-
-    Raises:
-        InputError: If the split is no :class:`RowDataset`, or a subset of one.
-    """
-    if isinstance(dataset, TargetRows):
-        inside, rows = located_rows(dataset.dataset)
-        return inside, rows[dataset.rows]
-    if not isinstance(dataset, RowDataset):
-        raise InputError(
-            f"data: found a {type(dataset).__name__}; expected a RowDataset, whose samples can be identified"
-        )
-    return dataset, dataset.rows
-
-
-def sample_metadata(dataset: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Return targets (N,), domains (N, D) and indices (N,) of a data set, without reading its inputs if possible.
-
-    Args:
-        dataset: Data set that takes index tensors.
-
-    Example:
-        >>> rows = RowDataset(torch.zeros(3, 2), torch.arange(3), torch.ones(3, 1).bool(), torch.tensor([0, 2]))
-        >>> target, domain, index = sample_metadata(TargetRows(rows, torch.arange(2), torch.tensor([True, False])))
-        >>> target.tolist(), index.tolist()
-        ([0, -100], [0, 2])
-    """
-    if isinstance(dataset, TargetRows):
-        target, domain, index = (part[dataset.rows] for part in sample_metadata(dataset.dataset))
-        return target.where(dataset.labeled, UNLABELED), domain, index
-    if isinstance(dataset, RowDataset):
-        rows = dataset.rows
-        index = rows if dataset.index is None else dataset.index[rows]
-        return dataset.targets[rows], dataset.domains[rows], index
-    parts = [dataset[part] for part in torch.arange(len(dataset)).split(_READ_ROWS)]
-    target, domain, index = (torch.cat([part[place] for part in parts]) for place in (1, 2, 3))
-    return target, domain, index
+    return None if getattr(data, "predict_root", None) is not None else getattr(data, name, None)

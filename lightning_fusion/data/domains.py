@@ -8,9 +8,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from torch import Tensor
 
-from lightning_fusion.data.base import FusionDataModule, RowDataset, Rows, Stage, staged_property
+from lightning_fusion.data.base import FusionDataModule, Stage, staged_property
 from lightning_fusion.data.duplicates import Samples, duplicates_message
 from lightning_fusion.data.names import as_labels, as_names, canonical_label, read_labels
+from lightning_fusion.data.rows import RowDataset, Rows
 from lightning_fusion.data.targets import UNLABELED
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.hyperparameters import record_arguments
@@ -137,12 +138,17 @@ class ModalityDataModule(FusionDataModule):
         batch_size: Samples per batch and process.
         num_workers: Number of loader processes; useful only if samples are read batch by batch, not held in memory.
         seed: Seed of splits, order and all other draws.
+        predict_root: File or folder of any layout with new samples, for ``predict`` alone, which needs no labels and no
+            labeled data then. ``None`` (default) predicts the test split.
     """
 
-    def __init__(self, batch_size: int = 64, num_workers: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self, batch_size: int = 64, num_workers: int = 0, seed: int = 0, predict_root: str | None = None
+    ) -> None:
         super().__init__()
         record_arguments(self)
         self.messages = MessageLog()
+        self.predict_root = predict_root
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self._carried: Mapping[str, Any] = {}  # statistics of a model's training
 
@@ -230,8 +236,7 @@ class DomainsDataModule(ModalityDataModule):
         """Names of the selected domains; all if ``domain`` is None."""
         return [self.domains[number] for number in self._own[0]]
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read and split the samples; inexpensive when repeated."""
+    def _read_samples(self) -> None:
         self.rows("train")
 
     def make_rows(self, split: str) -> RowDataset:

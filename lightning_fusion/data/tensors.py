@@ -10,10 +10,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_fusion.data.arrays import as_numbers
-from lightning_fusion.data.base import FusionDataModule, RowDataset, warn_single_class
+from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.duplicates import tensors_message
 from lightning_fusion.data.names import as_labels, canonical_label
 from lightning_fusion.data.row_labels import check_row_labels
+from lightning_fusion.data.rows import RowDataset, warn_single_class
 from lightning_fusion.data.targets import as_targets, check_meaning
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest, row_digests

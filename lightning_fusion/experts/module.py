@@ -11,6 +11,7 @@ from torchmetrics import Metric
 
 from lightning_fusion.callbacks.checkpoints import default_callbacks
 from lightning_fusion.checkpoints import CheckedLoading
+from lightning_fusion.data.base import labeled_attribute
 from lightning_fusion.data.batch import Batch, as_batch
 from lightning_fusion.data.indexed import numbered
 from lightning_fusion.data.names import as_labels
@@ -79,7 +80,10 @@ class ExpertModule(TunableLearningRate, CheckedHooks, CheckedLoading, LightningM
         super().__init__()
         self.save_hyperparameters()
         if not classes:
-            raise InputError("classes is not set, and the data module has none; set it to the names of the classes")
+            raise InputError(
+                "classes is not set, and the data module has none (none with predict_root); set it to the names of the "
+                "classes, or give --ckpt_path, which has them"
+            )
         if loss is not None and label_smoothing:
             raise InputError("label_smoothing belongs to the default loss; set it in your loss")
         if mixup < 0 or not 0 <= label_smoothing <= 1:
@@ -115,7 +119,7 @@ class ExpertModule(TunableLearningRate, CheckedHooks, CheckedLoading, LightningM
         Raises:
             InputError: If it has them in another order or, in other stages than ``predict``, if it has others.
         """
-        found = getattr(data, "classes", None)
+        found = labeled_attribute(data, "classes")
         if found is None or list(found) == self.classes or (stage == "predict" and not reordered(found, self.classes)):
             return
         order = "the order " if reordered(found, self.classes) else ""
@@ -197,7 +201,7 @@ class ExpertModule(TunableLearningRate, CheckedHooks, CheckedLoading, LightningM
                 f"{shorten(self.classes, 20)}"
             )
         data = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
-        own, trained = getattr(data, "own_domains", None) or [], card.get("domains") or []
+        own, trained = labeled_attribute(data, "own_domains") or [], card.get("domains") or []
         if trained and (other := [domain for domain in own if domain not in trained]):
             rank_zero_warn(
                 f"domains: the checkpoint was trained on {shorten(trained)}; the data have {shorten(other)} as well"

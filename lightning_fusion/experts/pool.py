@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_fusion.data.base import labeled_attribute
 from lightning_fusion.data.names import as_labels, canonical_label, similar_message, similar_names
 from lightning_fusion.errors import InputError, shorten, suggestion
 from lightning_fusion.experts.answers import describe_invalid, valid_rows
@@ -67,7 +68,7 @@ def check_classes(whose: str, classes: Sequence[str], data: Any, stage: str) -> 
     Raises:
         InputError: If they differ.
     """
-    found = getattr(data, "classes", None)
+    found = labeled_attribute(data, "classes")
     if stage != "predict" and found is not None and list(found) != list(classes):
         raise InputError(
             f"classes: {whose} has {shorten(classes, 20)}, the data {shorten(found, 20)}; give the experts, as an "

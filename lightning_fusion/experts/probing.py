@@ -13,9 +13,10 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 
-from lightning_fusion.data.base import FusionDataModule, sample_metadata
+from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.batch import Batch, as_batch
 from lightning_fusion.data.indexed import numbered_by
+from lightning_fusion.data.rows import sample_metadata
 from lightning_fusion.data.samplers import SliceSampler
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.layers import check_layer, floats_to

@@ -14,6 +14,7 @@ from torchmetrics import Metric
 
 from lightning_fusion.callbacks.checkpoints import default_callbacks
 from lightning_fusion.checkpoints import CheckedLoading
+from lightning_fusion.data.base import labeled_attribute
 from lightning_fusion.data.batch import as_batch
 from lightning_fusion.data.indexed import numbered
 from lightning_fusion.errors import InputError, shorten
@@ -353,7 +354,7 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
     def setup(self, stage: str) -> None:
         """Check that store and experts match; compute accuracies by domain if they determine the target."""
         data = getattr(self.trainer, "datamodule", None)
-        self._take_classes(getattr(data, "classes", None), stage)
+        self._take_classes(labeled_attribute(data, "classes"), stage)
         if self.pool is not None:
             self._queries.preprocessing = data_preprocessing(self.trainer) or {}
             self.pool.convert_from(self._queries.preprocessing or None)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_fusion.callbacks.checkpoints import default_callbacks
 from lightning_fusion.checkpoints import CheckedLoading
+from lightning_fusion.data.base import labeled_attribute
 from lightning_fusion.data.batch import as_batch, num_samples
 from lightning_fusion.data.indexed import numbered
 from lightning_fusion.errors import InputError
@@ -190,7 +191,7 @@ class FrugalFoEModule(CheckedHooks, CheckedLoading, LightningModule):
     def setup(self, stage: str) -> None:
         """Read the saved policy, if there is one and it is not fitted yet; check that experts belong to it."""
         data = getattr(self.trainer, "datamodule", None)
-        take_order(self, getattr(data, "classes", None))
+        take_order(self, labeled_attribute(data, "classes"))
         if self.pool is not None:
             self._queries.preprocessing = data_preprocessing(self.trainer) or {}
             self.pool.convert_from(self._queries.preprocessing or None)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_fusion.data.base import RowDataset
+from lightning_fusion.data.rows import RowDataset
 from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest, row_digests

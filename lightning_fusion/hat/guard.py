@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, distributed
 
-from lightning_fusion.data.base import sample_metadata
+from lightning_fusion.data.rows import sample_metadata
 from lightning_fusion.data.views.target import TargetDataModule
 
 Factory = Callable[[TargetDataModule], Any]

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics.utilities import dim_zero_cat
 
+from lightning_fusion.data.base import labeled_attribute
 from lightning_fusion.data.batch import Batch, as_batch, check_targets
 from lightning_fusion.data.indexed import numbered
 from lightning_fusion.data.targets import UNLABELED
@@ -142,7 +143,7 @@ class TrialEvaluationMixin:
             InputError: If it has them in another order or, in a fit, if it has others. In other stages there are no
                 loss and accuracy of the others.
         """
-        speakers = list(getattr(data, "classes", self.classes))
+        speakers = list(labeled_attribute(data, "classes") or self.classes)
         self.evaluation.counts_classes = speakers == self.classes
         if stage == "fit" or sorted(speakers) == sorted(self.classes):
             super().check_classes(data, stage)  # type: ignore[misc]  # of an ExpertModule

@@ -1,5 +1,6 @@
 import csv
 
+import numpy as np
 import pytest
 import torch
 from helpers import tiny
@@ -8,7 +9,9 @@ from torch.utils.data import DataLoader
 
 from lightning_fusion import ExpertModule
 from lightning_fusion.callbacks import PredictionWriter
+from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.batch import Batch
+from lightning_fusion.data.rows import NewRows, Origins
 from lightning_fusion.errors import InputError
 
 
@@ -61,3 +64,34 @@ def test_samples_that_share_an_index_are_said(tmp_path):
     writer = PredictionWriter(str(tmp_path / "p.csv"))
     with pytest.warns(UserWarning, match=r"3 of 6 predictions have the index of another one, and .*p.csv contains the"):
         tiny.trainer(callbacks=[writer]).predict(module, DataLoader(samples, batch_size=4))
+
+
+class Recordings(FusionDataModule):
+    """Three windows of one recording, one of another, and a recording that is too short for one."""
+
+    batch_size, seed, predict_root = 3, 0, "."
+
+    def new_rows(self, root):
+        starts = np.array([0, 0.5, 1, 0, np.nan])
+        origins = Origins(["b.csv", "a.csv", "c.csv"], np.array([0, 0, 0, 1, 2]), starts, "start_s")
+        notes = ["", "constant", "", "", "shorter than a window"]
+        return NewRows(torch.randn(4, 4), origins, notes, np.arange(5) < 4)
+
+
+def test_windows_have_rows_and_recordings_their_mean(tmp_path):
+    path = tmp_path / "p.csv"
+    predict(path, data=Recordings())
+    rows = list(csv.DictReader(path.open(newline="")))
+    assert [(row["file"], row["start_s"], row["note"]) for row in rows[1:]] == [
+        ("b.csv", "0.5", "constant"),
+        ("b.csv", "1.0", ""),
+        ("a.csv", "0.0", ""),
+        ("c.csv", "", "shorter than a window"),
+    ]
+    files = list(csv.DictReader((tmp_path / "p_files.csv").open(newline="")))
+    assert [(row["file"], row["windows"]) for row in files] == [("b.csv", "3"), ("a.csv", "1"), ("c.csv", "0")]
+    mean = [sum(float(row[name]) for row in rows[:3]) / 3 for name in tiny.CLASSES]
+    assert [float(files[0][name]) for name in tiny.CLASSES] == pytest.approx(mean, abs=1e-6)
+    assert files[0]["prediction"] == tiny.CLASSES[mean.index(max(mean))]
+    assert float(files[0]["confidence"]) == pytest.approx(max(mean), abs=1e-6)
+    assert files[2]["prediction"] == "" and files[2]["note"] == "shorter than a window"

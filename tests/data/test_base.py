@@ -3,8 +3,9 @@ import pytest
 import torch
 from helpers import tiny
 
-from lightning_fusion.data.base import FusionDataModule, RowDataset
+from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.batch import Batch, as_batch
+from lightning_fusion.data.rows import RowDataset
 from lightning_fusion.data.samplers import slice_loader
 from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.errors import InputError

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from lightning_fusion.data.audio.files import Recordings
-from lightning_fusion.data.base import RowDataset
 from lightning_fusion.data.batch import Batch
+from lightning_fusion.data.rows import RowDataset
 from lightning_fusion.data.samplers import SliceSampler
 
 

@@ -13,10 +13,11 @@ from lightning_fusion.data.audio.features import LogMel
 from lightning_fusion.data.audio.files import Recordings
 from lightning_fusion.data.audio.layout import AudioLayout, check_files, find_trees
 from lightning_fusion.data.audio.splits import AudioSplit, check_speakers
-from lightning_fusion.data.base import SPLITS, Origins, RowDataset, Stage, staged_property
+from lightning_fusion.data.base import SPLITS, Stage, staged_property
 from lightning_fusion.data.domains import ModalityDataModule, domain_matrix
 from lightning_fusion.data.duplicates import Samples, equal_files, equal_rows
 from lightning_fusion.data.names import merge_message, similar_message
+from lightning_fusion.data.rows import Origins, RowDataset
 from lightning_fusion.data.statistics import mean_and_deviation, spectrum_statistics
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.extras import require
@@ -56,7 +57,7 @@ class BaseAudioDataModule(ModalityDataModule):
         num_mels: Number of bands of the log-mel features.
         augmentation: Module applied to (B, T) waveforms in training only, for example
             ``lightning_fusion.data.audio.features.SpeechAugmentation``.
-        **loading: ``batch_size``, ``num_workers`` and ``seed`` of
+        **loading: ``batch_size``, ``num_workers``, ``seed`` and ``predict_root`` of
             :class:`~lightning_fusion.data.domains.ModalityDataModule`.
 
     Raises:
@@ -290,8 +291,7 @@ class BaseAudioDataModule(ModalityDataModule):
 
     # ------------------------------------------------------------- Lightning
 
-    def setup(self, stage: str | None = None) -> None:
-        """Find, split and read the recordings; inexpensive when repeated."""
+    def _read_samples(self) -> None:
         self.split, self.recordings  # noqa: B018  # computed on access and kept
 
     def train_dataloader(self) -> DataLoader[Any]:

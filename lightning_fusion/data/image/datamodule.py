@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.data.base import SPLITS, RowDataset, Rows, Stage, staged_property
+from lightning_fusion.data.base import SPLITS, Stage, staged_property
 from lightning_fusion.data.domains import ModalityDataModule, chosen_domains, domain_matrix, local_classes
 from lightning_fusion.data.duplicates import SPLIT_NAMES, Samples, equal_rows
+from lightning_fusion.data.image.files import MEMORY_LIMIT_GB, ImageFiles, single_colors
+from lightning_fusion.data.image.new_images import read_new_images
 from lightning_fusion.data.image.superclasses import CIFAR100_SUPERCLASSES
 from lightning_fusion.data.names import (
     as_labels,
@@ -23,6 +25,7 @@ from lightning_fusion.data.names import (
     similar_message,
 )
 from lightning_fusion.data.normalization import Normalization
+from lightning_fusion.data.rows import NewRows, RowDataset, Rows
 from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.data.statistics import image_statistics, mean_and_deviation
 from lightning_fusion.errors import InputError, shorten
@@ -112,7 +115,8 @@ class BaseImageDataModule(ModalityDataModule):
         std: Standard deviation of each channel, divided by. ``None`` (default) means 0.5, or that of the checkpoint.
         augmentation: Module applied to float batches (B, channels, H, W) in [0, 1], in training only.
         batch_size: Samples per batch and process.
-        **loading: ``num_workers`` and ``seed`` of :class:`~lightning_fusion.data.domains.ModalityDataModule`.
+        **loading: ``num_workers``, ``seed`` and ``predict_root`` of
+            :class:`~lightning_fusion.data.domains.ModalityDataModule`.
 
     Raises:
         InputError: If an argument is out of range or does not match the source.
@@ -236,14 +240,21 @@ class BaseImageDataModule(ModalityDataModule):
         statistics = (image_statistics(dataset.inputs[chunk].to(torch.float32) / 255) for chunk in chunks)
         return torch.cat(mean_and_deviation(statistics)).float()
 
+    def new_rows(self, root: str) -> NewRows:
+        """Read the image files in a folder and all folders in it, as files of this size; damaged ones get a note."""
+
+        def reader(paths: list[Path]) -> ImageFiles:
+            return ImageFiles(paths, self.channels, self.image_size)
+
+        return read_new_images(root, reader, MEMORY_LIMIT_GB, True, self.messages)
+
     def notes(self, index: Tensor) -> list[str]:
         """Return which images have a single color."""
         return ["a single color" if self._blank[row] else "" for row in index.tolist()]
 
     # ------------------------------------------------------------- Lightning
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read the images and form splits and domains; inexpensive when repeated."""
+    def _read_samples(self) -> None:
         self.rows("test")
 
     def preprocess(self, images: Tensor, augment: bool = False) -> Tensor:
@@ -297,7 +308,8 @@ class BaseImageDataModule(ModalityDataModule):
     @staged_property(Stage.READING)
     def _table(self) -> ImageTable:
         table = self.read_images(self.layout)
-        self._blank = blank_images(table)
+        readable = np.ones(len(table.label), bool) if table.readable is None else table.readable
+        self._blank = single_colors(table.images, readable)
         if len(rows := np.flatnonzero(self._blank)):
             origins = self.origins(torch.from_numpy(rows))
             names = [f"number {row}" for row in rows.tolist()] if origins is None else origins.columns()["file"]
@@ -419,25 +431,6 @@ class BaseImageDataModule(ModalityDataModule):
     ) -> tuple[np.ndarray, np.ndarray]:
         kept, held = stratified_split(strata[rows], fraction, seed=self.seed * 1009 + purpose)
         return rows[kept], rows[held]
-
-
-def blank_images(table: ImageTable) -> np.ndarray:
-    """Return (N,) bool, which readable images have a single color; images that stay on disk are not examined.
-
-    Args:
-        table: All images.
-
-    Example:
-        >>> images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
-        >>> images[1, 0, 0, 0] = 9
-        >>> blank_images(ImageTable(images, np.zeros(2, np.int64))).tolist()
-        [True, False]
-    """
-    if not isinstance(table.images, Tensor):
-        return np.zeros(len(table.label), bool)
-    pixels = table.images.flatten(2)
-    blank: np.ndarray = (pixels.amax(2) == pixels.amin(2)).all(1).numpy()
-    return blank if table.readable is None else blank & table.readable
 
 
 def resize_images(pixels: np.ndarray, image_size: int | None) -> Tensor:

@@ -15,16 +15,17 @@ from PIL import Image, ImageOps
 from rich.progress import track
 from torch import Tensor
 
-from lightning_fusion.data.base import Rows
 from lightning_fusion.data.domains import MessageLog
 from lightning_fusion.data.folders import is_skipped, left_out_messages, walk_files
 from lightning_fusion.data.names import canonical_label, merge_forms, merge_message
+from lightning_fusion.data.rows import Rows
 from lightning_fusion.errors import InputError, nearest_path, shorten
 
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
 MAX_MEGAPIXELS = 80.0
+MEMORY_LIMIT_GB = 4.0
 
 
 @dataclass
@@ -76,42 +77,47 @@ class ImageFiles:
             f"{path.parent.parent.name}/{path.parent.name}/{path.name}:{path.stat().st_size}" for path in paths
         )
 
-    def load(self, limit_gb: float, skip_unreadable: bool) -> tuple[Rows, np.ndarray]:
-        """Return the decoded images, or this reader if they do not fit into memory, and a mask of readable files.
+    def load(self, limit_gb: float, skip_unreadable: bool) -> tuple[Rows, dict[int, str]]:
+        """Return the decoded images, or this reader if they do not fit into memory, and what cannot be decoded.
 
         Args:
             limit_gb: Memory limit; decoded images larger than this stay on disk.
             skip_unreadable: Leave out files that cannot be decoded, with a warning.
 
+        Returns:
+            The images, and the path and the reason by position of those that cannot be decoded.
+
         Raises:
             InputError: If sizes differ, or a file cannot be decoded.
         """
-        readable = np.ones(len(self.paths), bool)
-        first = self._decode(next((path for path in self.paths if self._reads(path)), self.paths[0]))
+        sample = next((path for path in self.paths if self._problem(path) is None), None)
+        if sample is None:
+            problems = [self._problem(path) for path in self.paths[:3]]
+            raise InputError(f"none of {len(self.paths)} image(s) can be decoded: {shorten(problems)}; replace them")
+        first = self._decode(sample)
         fits = first.numel() * len(self.paths) <= limit_gb * 1e9
         if fits:
             images = torch.zeros((len(self.paths), *first.shape), dtype=torch.uint8)
             work: Callable[[int], str | None] = partial(self._store, images)
         elif skip_unreadable:
-            work = lambda row: None if self._reads(self.paths[row]) else str(self.paths[row])  # noqa: E731
+            work = lambda row: self._problem(self.paths[row])  # noqa: E731
         else:
             rank_zero_info(f"{len(self.paths)} images do not fit into {limit_gb} GB: they are decoded batch by batch")
-            return self, readable
+            return self, {}
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             results: Iterable[str | None] = threads.map(work, range(len(self.paths)))
             quiet = len(self.paths) < 2000
             problems = list(track(results, "Decoding images", total=len(self.paths), transient=True, disable=quiet))
-        broken = [problem for problem in problems if problem is not None]
+        broken = {row: problem for row, problem in enumerate(problems) if problem is not None}
         if broken and not skip_unreadable:
             raise InputError(
-                f"{len(broken)} image(s) cannot be decoded: {shorten(broken, 3)}; remove them or set "
+                f"{len(broken)} image(s) cannot be decoded: {shorten(broken.values(), 3)}; remove them or set "
                 "skip_unreadable: true"
             )
         if broken:
-            rank_zero_warn(f"left out {len(broken)} image(s) that cannot be decoded: {shorten(broken, 3)}")
-            readable = np.array([problem is None for problem in problems])
+            rank_zero_warn(f"left out {len(broken)} image(s) that cannot be decoded: {shorten(broken.values(), 3)}")
         self._name_series()
-        return (images if fits else self), readable
+        return (images if fits else self), broken
 
     def _name_series(self) -> None:
         """Warn once about files of which the first frame or page alone is read."""
@@ -138,12 +144,13 @@ class ImageFiles:
                 f"{other.shape[2]}x{other.shape[1]}; set image_size to resize them to one size"
             )
 
-    def _reads(self, path: Path) -> bool:
+    def _problem(self, path: Path) -> str | None:
+        """Return path and reason of a file that cannot be decoded."""
         try:
             self._decode(path)
-        except InputError:
-            return False
-        return True
+        except InputError as error:
+            return str(error)
+        return None
 
     def _decode(self, path: Path) -> Tensor:
         try:
@@ -215,15 +222,15 @@ def list_images(root: str, level: str, messages: MessageLog) -> list[ImageFile]:
     for folder in dict.fromkeys(folder for folder, _ in folders):
         if not any(own[0] == folder for own in full):
             inside = [name for place, names in contents.items() if place[0] == folder for name in names]
-            raise InputError(f"root: the {level} {folder} in {root} has no image; {expected}{_examples(inside)}")
+            raise InputError(f"root: the {level} {folder} in {root} has no image; {expected}{examples(inside)}")
     if not found:
-        raise InputError(f"root: found no image under {root}; {expected}{_examples(misplaced)}")
+        raise InputError(f"root: found no image under {root}; {expected}{examples(misplaced)}")
     empty = [(folder, label) for folder, label in folders if label is not None and (folder, label) not in full]
     for folder, label in empty:
         if contents[folder, label] or label not in {name for _, name in full}:
             raise InputError(
                 f"root: the class {folder}/{label} in {root} has no readable image; {expected} with "
-                f"{', '.join(sorted(IMAGE_SUFFIXES))}{_examples(contents[folder, label])}: move or convert its images, "
+                f"{', '.join(sorted(IMAGE_SUFFIXES))}{examples(contents[folder, label])}: move or convert its images, "
                 "or remove the folder"
             )
     if misplaced:
@@ -242,11 +249,31 @@ def list_images(root: str, level: str, messages: MessageLog) -> list[ImageFile]:
     return files
 
 
+def single_colors(images: Rows, readable: np.ndarray) -> np.ndarray:
+    """Return (N,) bool, which readable images have a single color; images that stay on disk are not examined.
+
+    Args:
+        images: All images.
+        readable: (N,) bool, which can be decoded.
+
+    Example:
+        >>> images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+        >>> images[1, 0, 0, 0] = 9
+        >>> single_colors(images, np.array([True, True])).tolist()
+        [True, False]
+    """
+    if not isinstance(images, Tensor):
+        return np.zeros(len(readable), bool)
+    pixels = images.flatten(2)
+    result: np.ndarray = (pixels.amax(2) == pixels.amin(2)).all(1).numpy() & readable
+    return result
+
+
 def _folders(parent: Path) -> list[str]:
     """Return the names of the folders in a folder, without those that are skipped."""
     return sorted(path.name for path in parent.iterdir() if path.is_dir() and not is_skipped(path.name))
 
 
-def _examples(names: list[str]) -> str:
+def examples(names: list[str]) -> str:
     """Describe the files that a folder has instead of images."""
     return f", found {shorten(sorted(names), 3)}" if names else ""

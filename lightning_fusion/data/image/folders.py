@@ -1,16 +1,18 @@
 """Image files in folder trees: a folder per split or domain, with a folder per class in each."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from lightning_fusion.data.base import Origins
 from lightning_fusion.data.duplicates import equal_files
 from lightning_fusion.data.image.datamodule import BaseImageDataModule, ImageLayout, ImageTable
-from lightning_fusion.data.image.files import MAX_MEGAPIXELS, ImageFile, ImageFiles, list_images
+from lightning_fusion.data.image.files import MAX_MEGAPIXELS, MEMORY_LIMIT_GB, ImageFile, ImageFiles, list_images
+from lightning_fusion.data.image.new_images import read_new_images
 from lightning_fusion.data.image.undivided import UndividedImageDataModule
+from lightning_fusion.data.rows import NewRows, Origins
 from lightning_fusion.errors import InputError, shorten
 
 _SPLITS = {"train": "train", "val": "train", "valid": "train", "validation": "train", "test": "test"}
@@ -41,7 +43,7 @@ class ImageTreeDataModule(BaseImageDataModule):
     def __init__(
         self,
         root: str,
-        memory_limit_gb: float = 4.0,
+        memory_limit_gb: float = MEMORY_LIMIT_GB,
         skip_unreadable: bool = False,
         max_megapixels: float = MAX_MEGAPIXELS,
         **shared: Any,
@@ -55,6 +57,10 @@ class ImageTreeDataModule(BaseImageDataModule):
         layout: Any = self.layout
         return Origins([str(layout.files[row].path) for row in index.tolist()], np.arange(len(index)))
 
+    def new_rows(self, root: str) -> NewRows:
+        """Read the image files in a folder and all folders in it; with ``skip_unreadable`` damaged ones get a note."""
+        return read_new_images(root, self._reader, self.memory_limit_gb, self.skip_unreadable, self.messages)
+
     def equal_images(self) -> np.ndarray:
         """Return the (N,) first file of the same content for each file."""
         layout: Any = self.layout
@@ -64,10 +70,14 @@ class ImageTreeDataModule(BaseImageDataModule):
         layout: Any = self.layout
         return "/".join(layout.files[row].path.parts[-3:])
 
+    def _reader(self, paths: list[Path]) -> ImageFiles:
+        return ImageFiles(paths, self.channels, self.image_size, self.max_megapixels)
+
     def _decode(self, layout: Any) -> ImageTable:
         """Return the images of a tree, in memory or read batch by batch, and their classes."""
-        reader = ImageFiles([file.path for file in layout.files], self.channels, self.image_size, self.max_megapixels)
-        images, readable = reader.load(self.memory_limit_gb, self.skip_unreadable)
+        reader = self._reader([file.path for file in layout.files])
+        images, broken = reader.load(self.memory_limit_gb, self.skip_unreadable)
+        readable = np.array([row not in broken for row in range(len(layout.files))])
         number = {name: position for position, name in enumerate(layout.classes)}
         label = np.array([number[file.label] for file in layout.files])
         if len(lost := np.setdiff1d(label, label[readable])):

@@ -49,7 +49,7 @@ class TorchvisionDataModule(UndividedImageDataModule):
 
     def prepare_data(self) -> None:
         """Download the files if ``download`` is set."""
-        if self.download:
+        if self.download and self.predict_root is None:
             self._parts(download=True)
 
     def read_layout(self) -> ImageLayout:

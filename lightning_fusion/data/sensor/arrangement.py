@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lightning_fusion.data.base import SPLITS, Origins
+from lightning_fusion.data.base import SPLITS
 from lightning_fusion.data.names import LabelForms
+from lightning_fusion.data.rows import Origins
 from lightning_fusion.data.sensor.layouts import POSITION, cut_pieces
 from lightning_fusion.data.sensor.series import Series, find_other_scales
 from lightning_fusion.data.splits import stratified_sessions

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.data.base import SPLITS, Origins, Stage, staged_property
+from lightning_fusion.data.base import SPLITS, Stage, staged_property
 from lightning_fusion.data.domains import DomainsDataModule, check_label_names
 from lightning_fusion.data.duplicates import Samples, equal_rows
 from lightning_fusion.data.names import (
@@ -23,6 +23,7 @@ from lightning_fusion.data.names import (
     read_labels,
     similar_message,
 )
+from lightning_fusion.data.rows import Origins
 from lightning_fusion.data.sensor.arrangement import (
     Arrangement,
     Source,
@@ -87,7 +88,7 @@ class BaseSensorDataModule(DomainsDataModule):
             each model is trained and used with the statistics of the domain at hand.
             Where sites cannot share files, pass the same ``mean`` and ``std`` to all of them.
         augmentation: Module applied to batches before they are normalized, in training only.
-        **loading: ``batch_size``, ``num_workers`` and ``seed`` of
+        **loading: ``batch_size``, ``num_workers``, ``seed`` and ``predict_root`` of
             :class:`~lightning_fusion.data.domains.ModalityDataModule`.
 
     Raises:

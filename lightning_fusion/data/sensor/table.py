@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_fusion.data.base import Origins, Stage, staged_property
+from lightning_fusion.data.base import Stage, staged_property
 from lightning_fusion.data.names import LabelForms, as_names
+from lightning_fusion.data.rows import Origins
 from lightning_fusion.data.sensor.arrangement import Source
 from lightning_fusion.data.sensor.datamodule import BaseSensorDataModule
 from lightning_fusion.data.sensor.layouts import numbered_columns

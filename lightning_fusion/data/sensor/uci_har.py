@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lightning_fusion.data.base import Origins
 from lightning_fusion.data.names import as_names
+from lightning_fusion.data.rows import Origins
 from lightning_fusion.data.sensor.arrangement import Source
 from lightning_fusion.data.sensor.datamodule import BaseSensorDataModule
 from lightning_fusion.data.sensor.layouts import numbered_columns

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_fusion.data.base import SPLITS, Origins, RowDataset, Rows, Stage, staged_property
+from lightning_fusion.data.base import SPLITS, Stage, staged_property
 from lightning_fusion.data.domains import DomainsDataModule, check_label_names
 from lightning_fusion.data.names import (
     RENAME,
@@ -20,6 +20,7 @@ from lightning_fusion.data.names import (
     rename_labels,
     similar_message,
 )
+from lightning_fusion.data.rows import Origins, RowDataset, Rows
 from lightning_fusion.data.samplers import LengthSampler
 from lightning_fusion.data.targets import untested_message
 from lightning_fusion.data.text.splits import FUSER_TRAIN, FUSER_VAL, LEFT_OUT, TRAIN, draw_splits
@@ -67,7 +68,7 @@ class BaseTextDataModule(DomainsDataModule):
         test_fraction: Fraction of the texts for testing.
         cache: Folder in which the tokens are cached for later runs, which map them into memory.
         bucket: Train on batches of texts of similar length.
-        **loading: ``batch_size``, ``num_workers`` and ``seed`` of
+        **loading: ``batch_size``, ``num_workers``, ``seed`` and ``predict_root`` of
             :class:`~lightning_fusion.data.domains.ModalityDataModule`.
 
     Raises:

@@ -1,20 +1,32 @@
 """Base class of views of a data module, which select or relabel its samples."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_fusion.data.base import FusionDataModule, Origins, RowDataset
+from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.rows import NewRows, Origins, RowDataset
 from lightning_fusion.errors import InputError
+from lightning_fusion.hyperparameters import constructor_arguments
 
 
 class DataView(FusionDataModule):
     """Base class of data modules that wrap another one; a subclass overrides ``make_rows`` and dependent properties."""
 
     data: FusionDataModule
+
+    def variant(self, **changes: Any) -> Self:
+        """Return a copy with changed arguments of this view or of the wrapped module.
+
+        Args:
+            **changes: Constructor arguments of either, and their new values.
+        """
+        takes = constructor_arguments(type(self))
+        own = {name: changes.pop(name) for name in [*changes] if name in takes}
+        return super().variant(**own, **({"data": self.data.variant(**changes)} if changes else {}))
 
     def _configure(self, **arguments: Any) -> None:
         super()._configure(**arguments)
@@ -29,6 +41,16 @@ class DataView(FusionDataModule):
     def domains(self) -> list[str]:
         """Names of the columns of ``Batch.domain``: all domains of the wrapped module."""
         return self.data.domains
+
+    @property
+    def predict_root(self) -> str | None:  # type: ignore[override]
+        """File or folder with new samples, of the wrapped module."""
+        return self.data.predict_root
+
+    @property
+    def new_samples(self) -> NewRows | None:
+        """New samples of the wrapped module, for ``predict``."""
+        return self.data.new_samples
 
     @property
     def preprocessing(self) -> dict[str, Any] | None:
@@ -59,7 +81,7 @@ class DataView(FusionDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Set the wrapped module up."""
-        self.data.setup(stage)  # type: ignore[arg-type]
+        self.data.setup(stage)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Call the hook of the wrapped module."""

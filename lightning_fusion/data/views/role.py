@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from lightning_fusion.data.base import FusionDataModule, RowDataset, sample_metadata
+from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.rows import RowDataset, sample_metadata
 from lightning_fusion.data.samplers import SliceSampler
 from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.data.views.base import DataView
@@ -71,15 +72,6 @@ class RoleDataModule(DataView):
                 f"data: {type(self.data).__name__} has no argument domain to select the data of one expert; use "
                 "a data module with domains"
             )
-
-    def variant(self, **changes: Any) -> "RoleDataModule":
-        """Return a copy with changed arguments of this view or of the wrapped module.
-
-        Args:
-            **changes: Constructor arguments of either, and their new values.
-        """
-        own = {name: changes.pop(name) for name in ("role", "domain", "fuser_val_fraction") if name in changes}
-        return super().variant(**own, **({"data": self.data.variant(**changes)} if changes else {}))
 
     @property
     def classes(self) -> list[str]:

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_fusion.data.base import FusionDataModule, RowDataset
+from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.names import as_labels
+from lightning_fusion.data.rows import RowDataset
 from lightning_fusion.data.views.base import DataView, renumbered
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest

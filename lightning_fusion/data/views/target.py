@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_fusion.data.base import FusionDataModule, TargetRows, sample_metadata
+from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.rows import TargetRows, sample_metadata
 from lightning_fusion.data.samplers import LabeledSampler
 from lightning_fusion.data.splits import stratified_folds
 from lightning_fusion.data.views.base import DataView
@@ -182,7 +183,8 @@ class TargetDataModule(DataView):
     def setup(self, stage: str | None = None) -> None:
         """Set up the wrapped module, draw the labels, and check that batches can be drawn."""
         super().setup(stage)
-        self.train_dataloader()
+        if self.predict_root is None:
+            self.train_dataloader()
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return batches of the training split in an order that depends on (seed, epoch), each with labeled samples."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_fusion.data.base import Origins
+from lightning_fusion.data.rows import Origins
 from lightning_fusion.data.samplers import SlicedDataModule
 from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.errors import InputError

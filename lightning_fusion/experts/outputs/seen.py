@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_fusion.data.base import FusionDataModule, sample_metadata
+from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.rows import sample_metadata
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 

@@ -12,8 +12,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_fusion.costs import costs_in_order
-from lightning_fusion.data.base import Origins
 from lightning_fusion.data.names import as_labels, canonical_label
+from lightning_fusion.data.rows import Origins
 from lightning_fusion.data.targets import as_targets, check_meaning, single_class_message
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.identity import VERSION_HINT

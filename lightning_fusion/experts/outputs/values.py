@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from lightning_fusion.data.arrays import as_numbers
-from lightning_fusion.data.base import Origins
 from lightning_fusion.data.duplicates import equal_rows
 from lightning_fusion.data.row_labels import check_row_labels
+from lightning_fusion.data.rows import Origins
 from lightning_fusion.errors import InputError, shorten, suggestion
 from lightning_fusion.experts.answers import in_order
 from lightning_fusion.experts.pool import check_outputs, check_representations

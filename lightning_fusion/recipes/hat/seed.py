@@ -15,7 +15,8 @@ from lightning import Trainer, seed_everything
 from lightning.fabric.utilities import move_data_to_device
 
 from lightning_fusion.baselines import LogisticStacking, oracle_selection
-from lightning_fusion.data.base import FusionDataModule, sample_metadata
+from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.rows import sample_metadata
 from lightning_fusion.data.views.source import SourceDataModule
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.errors import InputError

@@ -8,8 +8,8 @@ from helpers.splits import everything
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_fusion.data.base import TargetRows, sample_metadata
 from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
+from lightning_fusion.data.rows import TargetRows, sample_metadata
 from lightning_fusion.data.samplers import LabeledSampler
 from lightning_fusion.data.splits import stratified_folds
 from lightning_fusion.data.tensors import TensorDataModule

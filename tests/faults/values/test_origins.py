@@ -33,11 +33,12 @@ class Constant(LightningModule):
 def predictions(data, path, model=None):
     """The rows of ``predictions.csv`` of the test split."""
     data.setup("test")
-    writer = PredictionWriter(str(path / "predictions.csv"))
+    written = path / "written" / "predictions.csv"
+    writer = PredictionWriter(str(written))
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     data.predict_dataloader = data.test_dataloader
     Trainer(callbacks=[writer], enable_checkpointing=False, **quiet).predict(model or Constant(data.classes), data)
-    with open(path / "predictions.csv", newline="") as file:
+    with open(written, newline="") as file:
         return list(csv.DictReader(file))
 
 
