@@ -17,6 +17,8 @@ from lightning_fusion.data.normalization import Normalization, preprocessor
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.pool import ExpertPool, check_same_experts
+from lightning_fusion.experts.samples.base import SamplePreprocessing
+from lightning_fusion.experts.samples.texts import TextTokens
 from lightning_fusion.extras import require
 from lightning_fusion.files import disk_errors, exclusive, hash_files, sync, write_text
 from lightning_fusion.foe.module import FoEFuserModule
@@ -47,10 +49,18 @@ class FusedNetwork(nn.Module):
         for name, expert in pool.members.items():
             if not isinstance(expert.network, nn.Module):
                 raise InputError(f"experts: {name} is a plain callable; only torch modules can be exported")
+            if isinstance(expert.preprocess, SamplePreprocessing) and not isinstance(expert.preprocess, TextTokens):
+                raise InputError(
+                    f"experts: {name} prepares {expert.preprocess.takes} with {type(expert.preprocess).__name__}, "
+                    "which is no part of a program; export a pool whose experts take the input of a data module"
+                )
+        read = {name: (expert.preprocessing or {}).get("tokenizer") for name, expert in pool.members.items()}
+        if len({each for each in read.values() if each is not None}) > 1:
+            raise InputError(f"experts: {shorten(read)} have different tokenizers; a program reads tokens of one")
         self.experts, self.network = pool.experts, fuser.network
         ways = [
-            preprocessor(expert.preprocessing) or (nn.Identity() if expert.raw_input else None)
-            for expert in pool.members.values()
+            preprocessor(each.preprocessing) or (nn.Identity() if each.raw_input and not each.preprocessing else None)
+            for each in pool.members.values()
         ]
         self.takes_raw_input = all(way is not None for way in ways)
         self.ways = nn.ModuleList(way for way in ways if way is not None) if self.takes_raw_input else None

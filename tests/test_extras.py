@@ -18,10 +18,14 @@ EXTRAS = {
     "audio": ["torchaudio", "soundfile", "pytorch_metric_learning"],
     "explain": ["captum"],
     "fast": ["numba"],
+    "lightgbm": ["lightgbm"],
     "onnx": ["onnx", "onnxscript", "onnxruntime"],
+    "skops": ["skops"],
     "speechbrain": ["speechbrain"],
     "text": ["transformers", "datasets", "tokenizers", "rouge_score", "nltk"],
+    "timm": ["timm"],
     "wandb": ["wandb"],
+    "xgboost": ["xgboost"],
 }
 WITHOUT = f"""
 import sys, warnings
@@ -41,6 +45,7 @@ MISSING = {
     "from lightning_fusion.encoders import ECAPA; ECAPA(3)": ("speechbrain", "speechbrain"),
     "lightning_fusion.TextDataModule('texts.csv')": ("tokenizers", "text"),
     "lightning_fusion.Expert.from_transformers('model')": ("transformers", "text"),
+    "from lightning_fusion.experts.adapters.timm import TimmExpert; TimmExpert('resnet18')": ("timm", "timm"),
     "from lightning_fusion.generation.rouge import Rouge; Rouge()": ("nltk", "text"),
     "from lightning_fusion.acorl.attribution import integrated_gradients; integrated_gradients("
     "torch.nn.Linear(2, 2).eval(), torch.zeros(1, 2), torch.zeros(1).long())": ("captum", "explain"),

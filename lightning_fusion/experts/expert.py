@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +34,7 @@ from lightning_fusion.experts.identity import (
     wrapped_parts,
 )
 from lightning_fusion.experts.layers import as_vectors, catch_output, check_layer, like_weights
+from lightning_fusion.experts.names import renamed_classes
 from lightning_fusion.experts.plausibility import (
     COMPARED_ROWS,
     check_logits,
@@ -48,9 +50,11 @@ from lightning_fusion.experts.preprocessing import (
     conversion_to_raw,
     own_normalization,
     published_normalization,
+    sample_conversion,
     warn_double_normalization,
     warn_preprocessing_mismatch,
 )
+from lightning_fusion.experts.samples.base import SamplePreprocessing
 from lightning_fusion.experts.weights import (
     build_network,
     digest_array,
@@ -89,12 +93,17 @@ class Expert(nn.Module):
             representation.
         domains: Names of the domains whose data the expert was trained on, if known.
         cost: Cost of a query, in any unit.
-        preprocess: Module applied to the input before ``network``, such as a resize.
+        preprocess: Module applied to the input before ``network``, such as a resize. A
+            :class:`~lightning_fusion.experts.samples.base.SamplePreprocessing`, such as
+            :class:`~lightning_fusion.experts.samples.images.ImagePreprocessing`, takes raw samples in place of the
+            input of the data module.
         raw_input: The input has raw values (images from 0 to 255, signals as recorded, waveforms): the preprocessing
             that the checkpoint records is applied to it, before ``preprocess``. Data modules of the library preprocess
             already, so that this has no effect behind them. An expert without a recorded preprocessing gets the raw
             values that the input of a data module was computed from.
         version: Version of the expert, a part of its fingerprint. For a callable it replaces the digest of its state.
+        rename: New names of classes, such as ``{sparrow: bird}``; the others keep theirs.
+        fold_case: The classes are those of the task that differ from them in case only.
 
     Raises:
         InputError: If the checkpoint does not match the network, or metadata are missing or wrong.
@@ -117,6 +126,8 @@ class Expert(nn.Module):
         preprocess: nn.Module | None = None,
         version: str = "",
         raw_input: bool = False,
+        rename: dict[str, str] | None = None,
+        fold_case: bool = False,
     ) -> None:
         super().__init__()
         if network is None and checkpoint is None:
@@ -179,16 +190,23 @@ class Expert(nn.Module):
         self._checked = self._input_checked = self._rows_checked = False  # the first batch of logits, of input, of rows
         self._run = False  # whether it had a batch
         self._compared = 0  # samples whose predictions have been compared
-        self.raw_input = raw_input
+        self.raw_input = raw_input or isinstance(preprocess, SamplePreprocessing)
         self._is_preprocessed = False
-        self._conversion: Conversion | None = None
+        self._conversion: Conversion | Callable[[Any], Tensor] | None = None
+        self._whose = f"the expert of {shorten(classes)}"  # in messages; a pool knows its name
         self._recorded: tuple[dict[str, Any] | None, nn.Module | None] = None, None
-        self.classes, self.output, self.cost = list(classes), output, as_cost(cost)
+        self.output_names, self.fold_case = list(classes), fold_case  # of the network
+        self.classes, self.output, self.cost = renamed_classes(classes, rename or {}), output, as_cost(cost)
         own = domains if domains is not None else card.get("domains")
         self.domains: list[str] | None = None if own is None else as_labels(own, "domains")
         self.checkpoint, self.version = checkpoint, version
         self.spec = spec  # class_path and init_args of the network, where the checkpoint records them
         self.preprocessing: dict[str, Any] | None = card.get("preprocessing")
+        if self.preprocessing is not None and isinstance(preprocess, SamplePreprocessing):
+            raise InputError(
+                f"preprocess: the checkpoint {checkpoint} records its preprocessing, which is applied; remove "
+                f"{type(preprocess).__name__}"
+            )
         if checkpoint is not None:
             keep_samples(network, digest_array(card.get("samples")))  # type: ignore[arg-type]  # a module, see above
         self.features = features if features is not None else card.get("features")
@@ -198,53 +216,18 @@ class Expert(nn.Module):
         self.train(False)
 
     @classmethod
-    def from_transformers(
-        cls,
-        path: str,
-        classes: list[str] | None = None,
-        labels: dict[str, str] | None = None,
-        features: str | None = "pool",
-        domains: list[str] | None = None,
-        cost: float | None = None,
-        download: bool = False,
-    ) -> "Expert":
-        """Create an expert from a sequence classifier of transformers, a local folder or a name on the hub.
-
-        In YAML the same is an ``Expert`` whose ``network`` has the class_path
-        ``lightning_fusion.experts.adapters.transformers.TransformersClassifier``.
+    def from_transformers(cls, path: str, **arguments: Any) -> "Expert":
+        """Create an expert from a classifier of transformers, of texts, images or recordings.
 
         Args:
-            path: A folder written by ``save_pretrained`` (safetensors only), or a name on the hub.
-            classes: Classes of the task, which must contain the model's labels. For a model with default labels
-                (LABEL_0 ...), the names of its outputs, in order.
-            labels: New names of the model's labels, such as {POSITIVE: positive}.
-            features: Layer whose output is the representation: ``pool``, the masked mean of the last layer's states, or
-                any layer of the model, such as ``model.bert.pooler``; ``None`` means no representation.
-            domains: Names of the domains whose data the expert was trained on, if known.
-            cost: Cost of a query. ``None`` (default) uses the number of the model's parameters in millions (our
-                choice).
-            download: Download missing files from the hub.
+            path: A folder written by ``save_pretrained``, or a name on the hub.
+            **arguments: Arguments of :class:`~lightning_fusion.experts.adapters.transformers.TransformersExpert`.
 
         Raises:
-            InputError: If the model cannot be read, or its labels are not among the classes.
+            InputError: If the model cannot be read, or is no classifier.
         """
-        from lightning_fusion.experts.adapters.transformers import TransformersClassifier, tokenizer_fingerprint
-
-        network = TransformersClassifier(path, labels, download)
-        names = as_labels(network.classes, "labels")
-        classes = None if classes is None else as_labels(classes, "classes")
-        if classes is not None and not labels and names == [f"LABEL_{number}" for number in range(len(classes))]:
-            names = classes
-        if classes is not None and (unknown := [name for name in names if name not in classes]):
-            raise InputError(
-                f"labels: the model {path} has {shorten(unknown, 20)}, which the task's classes "
-                f"({shorten(classes, 20)}) lack; rename them, as in labels: {{{unknown[0]}: {classes[0]}}}"
-            )
-        if cost is None:
-            cost = sum(weights.numel() for weights in network.parameters()) / 1e6
-        expert = cls(network, classes=names, features=features, domains=domains, cost=cost)
-        tokenizer = tokenizer_fingerprint(path)
-        expert.preprocessing = {"tokenizer": tokenizer} if tokenizer is not None else None
+        adapters = import_module("lightning_fusion.experts.adapters.transformers")  # which imports this module
+        expert: Expert = adapters.TransformersExpert(path, **arguments)
         return expert
 
     def train(self, mode: bool = True) -> "Expert":
@@ -260,9 +243,19 @@ class Expert(nn.Module):
             whose: Name of the expert, for messages; ``None`` means no messages.
         """
         self._is_preprocessed, self._input_checked = bool(found), False
+        self._whose = whose or self._whose
         known = None if own_normalization(self.preprocess) is not None else self.preprocessing
         unknown = self.raw_input and preprocessor(self.preprocessing) is None
-        self._conversion = conversion_to_raw(found) if unknown else conversion(known, found)
+        try:
+            if isinstance(self.preprocess, SamplePreprocessing):
+                self.preprocess.check(found)
+                self._conversion = conversion_to_raw(found) if isinstance(preprocessor(found), Normalization) else None
+            elif unknown:
+                self._conversion = conversion_to_raw(found)
+            else:
+                self._conversion = sample_conversion(known, found) or conversion(known, found)
+        except InputError as error:
+            raise InputError(f"{self._whose}: {error}") from error
         if whose is None or unknown:
             return
         if known is None and self.lacks_preprocessing(found):
@@ -273,7 +266,7 @@ class Expert(nn.Module):
             warn_double_normalization(whose, own, found)
         else:
             warn_preprocessing_mismatch(whose, known, found)
-        if self._conversion is not None:
+        if isinstance(self._conversion, Conversion):
             rank_zero_info(f"preprocessing: the input of {whose} is converted to the mean and std of its training")
 
     def lacks_preprocessing(self, found: Mapping[str, Any] | None) -> bool:
@@ -299,7 +292,12 @@ class Expert(nn.Module):
         elif self.preprocess is None and not (self._input_checked or torch.compiler.is_compiling()):
             check_preprocessed(input, self.preprocessing)
             self._input_checked = True
-        return input if self.preprocess is None else self.preprocess(input)
+        if not isinstance(self.preprocess, SamplePreprocessing):
+            return input if self.preprocess is None else self.preprocess(input)
+        try:
+            return self.preprocess(input)
+        except InputError as error:
+            raise UnusableInputError(f"{self._whose}: {error}") from error
 
     @property
     def training_samples(self) -> np.ndarray | None:
@@ -320,7 +318,8 @@ class Expert(nn.Module):
 
     def _identity(self) -> tuple[list[Any], str | None]:
         """Return the parts of the fingerprint, and why they do not cover the expert's state; ``None`` if they do."""
-        parts = [json.dumps(self.classes), self.output, self.features, self.version, *transform_parts(self.preprocess)]
+        classes = [name.casefold() for name in self.classes] if self.fold_case else self.classes  # not those of a pool
+        parts = [json.dumps(classes), self.output, self.features, self.version, *transform_parts(self.preprocess)]
         parts += [self.raw_input] if self.raw_input else []
         module = self.network if isinstance(self.network, nn.Module) else None
         if module is not None:
@@ -368,19 +367,19 @@ class Expert(nn.Module):
             rank_zero_warn(message)
         raw = getattr(raw, "logits", raw)  # return type of transformers' models
         named = column_names(raw) if isinstance(raw, Mapping) else None
-        if isinstance(raw, tuple) or (named is not None and not set(named) & set(self.classes)):
+        if isinstance(raw, tuple) or (named is not None and not set(named) & set(self.output_names)):
             raise InputError(
                 f"the expert's network returns a {type(raw).__name__}; wrap it so that it returns its (batch, "
-                f"{len(self.classes)}) outputs alone"
+                f"{len(self.output_names)}) outputs alone"
             )
-        columns = None if has_names(raw, self.classes) else self._columns
+        columns = None if has_names(raw, self.output_names) else self._columns
         try:
-            raw = as_rows(raw, self.classes)
+            raw = as_rows(raw, self.output_names)
         except InputError as error:
             raise InputError(f"the expert of {shorten(self.classes)} {error}") from error
-        if raw.ndim != 2 or raw.shape[1] != len(self.classes):
+        if raw.ndim != 2 or raw.shape[1] != len(self.output_names):
             raise InputError(
-                f"the expert's output has shape {tuple(raw.shape)}; expected (batch, {len(self.classes)}) for its "
+                f"the expert's output has shape {tuple(raw.shape)}; expected (batch, {len(self.output_names)}) for its "
                 f"classes {shorten(self.classes)}; change classes or the network's head"
             )
         if not self._rows_checked and isinstance(prepared, Mapping) and not isinstance(self.network, nn.Module):
@@ -403,7 +402,7 @@ class Expert(nn.Module):
         if count == len(input):  # both are equal: with one sample more they are not
             count += 1
             answer = self.network(take_rows(input, torch.zeros(count, dtype=torch.long)))
-            found = len(as_rows(answer, self.classes))
+            found = len(as_rows(answer, self.output_names))
         self._rows_checked = True
         if count != found == len(input):
             raise UnusableInputError(
@@ -419,7 +418,7 @@ class Expert(nn.Module):
             check_logits(raw, self.classes)
         if input is not None:
             self._compared += len(raw)
-            if message := other_predictions(self.network, input, raw, self.classes):
+            if message := other_predictions(self.network, input, raw, self.output_names):
                 self._compared = COMPARED_ROWS
                 rank_zero_warn(message)
 

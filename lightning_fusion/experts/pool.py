@@ -15,7 +15,7 @@ from lightning_fusion.errors import InputError, shorten, suggestion
 from lightning_fusion.experts.answers import describe_invalid, valid_rows
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.identity import VERSION_HINT
-from lightning_fusion.experts.names import NamedModules, check_expert_names
+from lightning_fusion.experts.names import NamedModules, check_expert_names, spelled_classes
 from lightning_fusion.experts.preprocessing import published_normalization, warn_unknown_preprocessing
 
 
@@ -41,9 +41,16 @@ def task_classes(expert_classes: Mapping[str, Sequence[str]], classes: Sequence[
         if unknown:
             raise InputError(
                 f"expert {expert} has {shorten(unknown)}, which the task's classes ({shorten(known)}) lack"
-                f"{suggestion(unknown[0], known)}; change the expert's classes or the task's"
+                f"{suggestion(unknown[0], known)}; change the task's classes, or name the expert's by one of them "
+                f"each, as in rename: {{{unknown[0]}: {known[0]}}}{_folded(names, known)}"
             )
     return known
+
+
+def _folded(names: Sequence[str], known: Sequence[str]) -> str:
+    """Return a hint if all classes of an expert are the task's but for their case."""
+    same = {name.casefold() for name in names} <= {name.casefold() for name in known}
+    return ", or set fold_case: true" if same else ""
 
 
 def reordered(classes: Sequence[str], other: Sequence[str]) -> bool:
@@ -182,6 +189,9 @@ class ExpertPool(nn.Module):
         if len({id(expert) for expert in experts.values()}) != len(experts):
             raise InputError("experts: one expert has two names; use a separate one for each name")
         self.experts = NamedModules(dict(experts))
+        folded = [name for name, expert in experts.items() if expert.fold_case]
+        for name, names in spelled_classes(self.expert_classes, folded, classes).items():
+            experts[name].classes = names
         self.classes = task_classes(self.expert_classes, classes)
         self.train(False)
 

@@ -1,7 +1,7 @@
 """Comparison of the preprocessing that a model was trained with and that of its input."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -9,8 +9,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_fusion.data.audio.features import LogMel
+from lightning_fusion.data.image.files import ORIGINAL
 from lightning_fusion.data.normalization import Normalization, preprocessor
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.samples.images import ImagePreprocessing
 
 _LARGEST_DIGITS = 60  # of a value in a message
 _CLEAR, _LIKELY = 2.0, 0.5  # nats per channel
@@ -93,6 +95,7 @@ def carry_preprocessing(module: Any, fits: bool) -> None:
         fits: Whether the model is trained.
     """
     data: Any = getattr(module.trainer, "datamodule", None)
+    check_trainable(data_preprocessing(module.trainer))
     if module.preprocessing is None:
         found = data_preprocessing(module.trainer)
         warn_double_normalization("the model", module.network, found)
@@ -175,6 +178,65 @@ def conversion_to_raw(found: Mapping[str, Any] | None) -> Conversion | None:
     if not isinstance(way, Normalization):
         return None
     return Conversion(way.std / way.scale, way.mean / way.scale)
+
+
+def sample_conversion(
+    known: Mapping[str, Any] | None, found: Mapping[str, Any] | None
+) -> Callable[[Any], Tensor] | None:
+    """Return the function that prepares the raw samples of a data module as in a model's training.
+
+    Args:
+        known: Preprocessing of the training, if known.
+        found: Preprocessing of the samples. ``None`` is returned unless they are raw.
+
+    Raises:
+        InputError: If they are raw, and the training does not record how to prepare them.
+
+    Example:
+        >>> import torch
+        >>> trained = {"mean": [0.5], "std": [0.5], "scale": 1 / 255, "channels": 1, "image_size": 4}
+        >>> prepare = sample_conversion(trained, {"image_size": "original", "channels": 1})
+        >>> prepare([torch.zeros(1, 9, 7, dtype=torch.uint8)]).shape
+        torch.Size([1, 1, 4, 4])
+    """
+    known, found = known or {}, found or {}
+    if found.get("image_size") == ORIGINAL:
+        size = known.get("image_size")
+        if not isinstance(size, int) or not isinstance(preprocessor(known), Normalization):
+            raise InputError(
+                "the data module gives images in their original size, and the expert records no size of its training: "
+                "set preprocess of the expert, such as ImagePreprocessing, or image_size of the data module"
+            )
+        way = ImagePreprocessing(
+            size, mean=known["mean"], std=known["std"], scale=known["scale"], channels=known["channels"]
+        )
+        return lambda images: way(images)  # no part of the expert's weights
+    if found.get("frontend") == "waveform" and known.get("frontend") == "log_mel":
+        if found["sample_rate_hz"] != known["sample_rate_hz"]:
+            raise InputError(
+                f"the data module gives waveforms of {found['sample_rate_hz']} Hz, and the expert was trained on "
+                f"log-mel features of {known['sample_rate_hz']} Hz: set sample_rate_hz of the data module"
+            )
+        mel = preprocessor(known)
+        assert mel is not None
+        return lambda waveforms: mel.to(waveforms.device)(waveforms)
+    return None
+
+
+def check_trainable(found: Mapping[str, Any] | None) -> None:
+    """Check that a network can be trained on the samples of a data module.
+
+    Args:
+        found: Preprocessing of the data module.
+
+    Raises:
+        InputError: If they are images of any size.
+    """
+    if (found or {}).get("image_size") == ORIGINAL:
+        raise InputError(
+            f"image_size is {ORIGINAL}, for experts that prepare images themselves; set image_size of the data module "
+            "to a number to train a network"
+        )
 
 
 def check_preprocessed(input: Any, preprocessing: Mapping[str, Any] | None) -> None:

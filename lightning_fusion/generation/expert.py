@@ -12,12 +12,9 @@ from torch import Tensor, nn
 from lightning_fusion.checkpoints import load_weights_only, reason
 from lightning_fusion.costs import as_cost
 from lightning_fusion.errors import InputError, nearest_path
-from lightning_fusion.experts.adapters.transformers import (
-    TransformersGenerator,
-    model_files,
-    tokenizer_fingerprint,
-    weight_files,
-)
+from lightning_fusion.experts.adapters.folders import model_files, weight_files
+from lightning_fusion.experts.adapters.generators import TransformersGenerator
+from lightning_fusion.experts.adapters.tokens import tokenizer_fingerprint
 from lightning_fusion.experts.weights import CARD_KEY, build_network, digest_array, read_card
 from lightning_fusion.files import digest, hash_files
 

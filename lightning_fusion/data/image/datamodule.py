@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_fusion.data.base import SPLITS, Stage, staged_property
 from lightning_fusion.data.domains import ModalityDataModule, chosen_domains, domain_matrix, local_classes
 from lightning_fusion.data.duplicates import SPLIT_NAMES, Samples, equal_rows
-from lightning_fusion.data.image.files import MEMORY_LIMIT_GB, ImageFiles, single_colors
+from lightning_fusion.data.image.files import MEMORY_LIMIT_GB, ORIGINAL, ImageFiles, single_colors
 from lightning_fusion.data.image.new_images import read_new_images
 from lightning_fusion.data.image.superclasses import CIFAR100_SUPERCLASSES
 from lightning_fusion.data.names import (
@@ -108,7 +108,9 @@ class BaseImageDataModule(ModalityDataModule):
             for experts and fuser.
         val_fraction: Fraction of the samples of an expert, or of the fuser, for validation.
         superclasses: Use super-classes as targets: ``cifar100`` for its 20, or a JSON file {super-class: [class, ...]}.
-        image_size: Side in pixels to which images are resized and center-cropped; ``None`` keeps them as they are.
+        image_size: Side in pixels to which images are resized and center-cropped; ``None`` keeps them as they are, all
+            of one size. ``original`` keeps images of any size for experts that prepare them: batches are lists of uint8
+            images, without normalization, and no network is trained on them.
         channels: 1 or 3.
         mean: Mean of each channel, subtracted after scaling to [0, 1]. ``None`` (default) means 0.5, or for a trained
             model the mean in its checkpoint.
@@ -141,7 +143,7 @@ class BaseImageDataModule(ModalityDataModule):
         fuser_fraction: float = 0.0,
         val_fraction: float = 0.1,
         superclasses: str | None = None,
-        image_size: int | None = None,
+        image_size: int | Literal["original"] | None = None,
         channels: Literal[1, 3] = 3,
         mean: list[float] | None = None,
         std: list[float] | None = None,
@@ -161,7 +163,7 @@ class BaseImageDataModule(ModalityDataModule):
         raise NotImplementedError(f"{type(self).__name__} must implement read_layout()")
 
     def read_images(self, layout: ImageLayout) -> ImageTable:
-        """Read all images with ``self.channels`` channels, at ``self.image_size`` if that is set.
+        """Read all images with ``self.channels`` channels, at ``self.image_size`` if that is a number.
 
         Args:
             layout: Result of :meth:`read_layout`.
@@ -204,7 +206,9 @@ class BaseImageDataModule(ModalityDataModule):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """Parameters of the normalization ``(value / 255 - mean) / std``, channels first."""
+        """Parameters of the normalization ``(value / 255 - mean) / std``, channels first; none for original images."""
+        if self.image_size == ORIGINAL:
+            return {"image_size": ORIGINAL, "channels": self.channels}
         return {
             "scale": 1 / 255,
             "mean": list(self.mean or self._carried.get("mean") or [0.5] * self.channels),
@@ -235,6 +239,8 @@ class BaseImageDataModule(ModalityDataModule):
         Returns:
             (S,) float32.
         """
+        if self.image_size == ORIGINAL:
+            raise InputError("image_size: original images have no statistics of one size; set image_size to a number")
         dataset = self.rows(split)
         chunks = dataset.rows.split(self.batch_size)
         statistics = (image_statistics(dataset.inputs[chunk].to(torch.float32) / 255) for chunk in chunks)
@@ -257,8 +263,10 @@ class BaseImageDataModule(ModalityDataModule):
     def _read_samples(self) -> None:
         self.rows("test")
 
-    def preprocess(self, images: Tensor, augment: bool = False) -> Tensor:
-        """Turn (B, channels, H, W) uint8 images into normalized float32 network input of the same shape."""
+    def preprocess(self, images: Any, augment: bool = False) -> Any:
+        """Turn (B, channels, H, W) uint8 images into normalized float32 network input; original images stay uint8."""
+        if self.image_size == ORIGINAL:
+            return images
         way = self._normalization.to(images.device)
         floats = way.scaled(images)
         if augment and self.augmentation is not None:
@@ -293,8 +301,15 @@ class BaseImageDataModule(ModalityDataModule):
         super()._check()
         self._check_role()
         self._check_choices({"protocol": ("clean", "paper"), "channels": (1, 3)})
-        if self.image_size is not None and self.image_size < 1:
+        if isinstance(self.image_size, int) and self.image_size < 1:
             raise InputError(f"image_size is {self.image_size}; expected at least 1 pixel")
+        if self.image_size == ORIGINAL and (
+            given := [name for name in ("mean", "std", "augmentation") if getattr(self, name) is not None]
+        ):
+            raise InputError(
+                f"image_size: original images are neither normalized nor augmented; remove {shorten(given)}, or set "
+                "image_size to a number"
+            )
         self._check_fractions("val_fraction", "test_fraction")
         self._check_fractions("fuser_fraction", zero=True)
         for name, value in (("role", "fuser"), ("protocol", "paper")):
@@ -433,15 +448,15 @@ class BaseImageDataModule(ModalityDataModule):
         return rows[kept], rows[held]
 
 
-def resize_images(pixels: np.ndarray, image_size: int | None) -> Tensor:
-    """Convert (N, channels, H, W) pixels to a tensor, resized to squares of ``image_size`` pixels unless it is None.
+def resize_images(pixels: np.ndarray, image_size: int | Literal["original"] | None) -> Tensor:
+    """Convert (N, channels, H, W) pixels to a tensor, resized to squares of ``image_size`` pixels if it is a number.
 
     Example:
         >>> resize_images(np.zeros((2, 1, 8, 8), np.uint8), 4).shape
         torch.Size([2, 1, 4, 4])
     """
     images = torch.from_numpy(np.ascontiguousarray(pixels))
-    if image_size is None or images.shape[-1] == image_size:
+    if not isinstance(image_size, int) or images.shape[-1] == image_size:
         return images
     from torchvision.transforms.v2.functional import resize
 

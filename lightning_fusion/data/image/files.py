@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ IMAGE_SUFFIXES = frozenset(
 )
 MAX_MEGAPIXELS = 80.0
 MEMORY_LIMIT_GB = 4.0
+ORIGINAL = "original"
+"""Value of ``image_size`` for images of any size, which experts prepare themselves: a batch is a list of images."""
 
 
 @dataclass
@@ -49,12 +52,17 @@ class ImageFiles:
     Args:
         paths: Paths of the files.
         channels: 1 or 3.
-        image_size: Side in pixels to which images are resized and center-cropped; ``None`` keeps them as they are.
+        image_size: Side in pixels to which images are resized and center-cropped; ``None`` keeps them as they are, all
+            of one size, and :data:`ORIGINAL` as they are, of any size.
         max_megapixels: Larger images are not decoded: a small file may have very many pixels.
     """
 
     def __init__(
-        self, paths: list[Path], channels: int, image_size: int | None, max_megapixels: float = MAX_MEGAPIXELS
+        self,
+        paths: list[Path],
+        channels: int,
+        image_size: int | Literal["original"] | None,
+        max_megapixels: float = MAX_MEGAPIXELS,
     ) -> None:
         self.paths, self.mode, self.size = paths, {1: "L", 3: "RGB"}[channels], image_size
         self.max_megapixels = max_megapixels
@@ -63,11 +71,13 @@ class ImageFiles:
         if Image.MAX_IMAGE_PIXELS is not None:  # PIL's own limit, which is global, follows
             Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, round(max_megapixels * 1e6))
 
-    def __getitem__(self, rows: Tensor) -> Tensor:
+    def __getitem__(self, rows: Tensor) -> Tensor | list[Tensor]:
         images = [self._decode(self.paths[row]) for row in rows.tolist()]
+        self._name_series()
+        if self.size == ORIGINAL:
+            return images
         for row, image in zip(rows.tolist(), images, strict=True):
             self._check_size(row, image, images[0])
-        self._name_series()
         return torch.stack(images)
 
     def identity(self, rows: Tensor) -> str:
@@ -95,14 +105,15 @@ class ImageFiles:
             problems = [self._problem(path) for path in self.paths[:3]]
             raise InputError(f"none of {len(self.paths)} image(s) can be decoded: {shorten(problems)}; replace them")
         first = self._decode(sample)
-        fits = first.numel() * len(self.paths) <= limit_gb * 1e9
+        fits = self.size != ORIGINAL and first.numel() * len(self.paths) <= limit_gb * 1e9
         if fits:
             images = torch.zeros((len(self.paths), *first.shape), dtype=torch.uint8)
             work: Callable[[int], str | None] = partial(self._store, images)
         elif skip_unreadable:
             work = lambda row: self._problem(self.paths[row])  # noqa: E731
         else:
-            rank_zero_info(f"{len(self.paths)} images do not fit into {limit_gb} GB: they are decoded batch by batch")
+            why = "keep their size" if self.size == ORIGINAL else f"do not fit into {limit_gb} GB"
+            rank_zero_info(f"{len(self.paths)} images {why}: they are decoded batch by batch")
             return self, {}
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             results: Iterable[str | None] = threads.map(work, range(len(self.paths)))
@@ -141,7 +152,8 @@ class ImageFiles:
         if image.shape != other.shape:
             raise InputError(
                 f"{self.paths[row]} is {image.shape[2]}x{image.shape[1]} where others are "
-                f"{other.shape[2]}x{other.shape[1]}; set image_size to resize them to one size"
+                f"{other.shape[2]}x{other.shape[1]}; set image_size to resize them to one size, or to original for "
+                "experts that prepare images themselves"
             )
 
     def _problem(self, path: Path) -> str | None:
@@ -160,7 +172,7 @@ class ImageFiles:
                 if getattr(image, "is_animated", False):
                     self._series.add(str(path))
                 picture = _upright(image).convert(self.mode)
-            if self.size is not None:
+            if isinstance(self.size, int):
                 picture = ImageOps.fit(picture, (self.size, self.size), method=Image.Resampling.BILINEAR)
             pixels = np.asarray(picture)
         except Exception as error:  # of any decoder

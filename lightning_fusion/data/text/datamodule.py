@@ -25,14 +25,14 @@ from lightning_fusion.data.samplers import LengthSampler
 from lightning_fusion.data.targets import untested_message
 from lightning_fusion.data.text.splits import FUSER_TRAIN, FUSER_VAL, LEFT_OUT, TRAIN, draw_splits
 from lightning_fusion.data.text.texts import Texts
-from lightning_fusion.data.text.tokens import Corpus, TextTokenizer, TokenRows, load_corpus
+from lightning_fusion.data.text.tokens import Corpus, TextTokenizer, TokenRows, WrittenTexts, load_corpus
 from lightning_fusion.data.text.words import bag_of_words
 from lightning_fusion.errors import InputError, shorten, suggestion
 from lightning_fusion.extras import require
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import constructor_arguments
 
-_READ_AS = 7  # version of the reading code: cache entries of other versions are ignored
+_READ_AS = 8  # version of the reading code: cache entries of other versions are ignored
 _FRACTIONS = ("val_fraction", "test_fraction", "fuser_fraction")
 
 
@@ -43,7 +43,8 @@ class BaseTextDataModule(DomainsDataModule):
     Unicode form are placed in one split; if the source names the splits, such texts are left out of training (and
     validation) if they are in a later split.
 
-    The input of a batch is a dict of ``input_ids`` and ``attention_mask``, (B, L) int64, padded to its longest text.
+    The input of a batch is a dict of ``input_ids`` and ``attention_mask``, (B, L) int64, padded to its longest text;
+    ``keep_texts`` adds the texts as the list ``text``.
 
     A source is a subclass: its constructor passes ``**shared`` on, stores its own arguments as attributes and ends with
     ``self._configure()``, which validates them; it implements :meth:`read`, and :meth:`files` to support a cache.
@@ -68,6 +69,7 @@ class BaseTextDataModule(DomainsDataModule):
         test_fraction: Fraction of the texts for testing.
         cache: Folder in which the tokens are cached for later runs, which map them into memory.
         bucket: Train on batches of texts of similar length.
+        keep_texts: Batches contain the texts as well, under ``text``, for experts with a tokenizer of their own.
         **loading: ``batch_size``, ``num_workers``, ``seed`` and ``predict_root`` of
             :class:`~lightning_fusion.data.domains.ModalityDataModule`.
 
@@ -79,7 +81,8 @@ class BaseTextDataModule(DomainsDataModule):
     out_of_scope = "drop"  # an argument of sources with out-of-scope texts
     stage_of = {
         **dict.fromkeys((*_FRACTIONS, "seed"), Stage.SPLITTING),
-        **dict.fromkeys(("role", "domain", "labels", "bucket", "batch_size", "num_workers"), Stage.USING),
+        **dict.fromkeys(("role", "domain", "labels", "bucket", "keep_texts"), Stage.USING),
+        **dict.fromkeys(("batch_size", "num_workers"), Stage.USING),
     }
 
     def __init__(
@@ -98,11 +101,12 @@ class BaseTextDataModule(DomainsDataModule):
         test_fraction: float = 0.2,
         cache: str | None = None,
         bucket: bool = True,
+        keep_texts: bool = False,
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
         require("tokenizers", "text")  # fails here, not after all texts are read
-        self.role, self.domain, self.labels, self.bucket = role, domain, labels, bucket
+        self.role, self.domain, self.labels, self.bucket, self.keep_texts = role, domain, labels, bucket, keep_texts
         self.tokenizer, self.vocab_size, self.lowercase, self.download = tokenizer, vocab_size, lowercase, download
         self.max_length, self.unreadable, self.cache = max_length, unreadable, cache
         self.fuser_fraction, self.val_fraction, self.test_fraction = fuser_fraction, val_fraction, test_fraction
@@ -374,4 +378,5 @@ class BaseTextDataModule(DomainsDataModule):
 
     def _inputs(self) -> Rows:
         corpus = self._corpus
-        return TokenRows(corpus.tokens, torch.from_numpy(corpus.offsets), corpus.metadata["pad_id"])
+        texts = WrittenTexts(corpus.written, corpus.written_offsets) if self.keep_texts else None
+        return TokenRows(corpus.tokens, torch.from_numpy(corpus.offsets), corpus.metadata["pad_id"], texts)

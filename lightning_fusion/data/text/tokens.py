@@ -22,6 +22,8 @@ from lightning_fusion.store import StoreWriter, cached
 
 _CHUNK = 2048
 _SPECIAL = ("[PAD]", "[UNK]", "[SEP]")
+PAIR = " \x1f "
+"""Separator of the two texts of a pair in stored texts."""
 
 
 class TextTokenizer:
@@ -164,6 +166,8 @@ class Corpus:
         offsets: (N + 1,) int64, start of each text.
         words: int16, hashes of the words of all texts, below :data:`BUCKETS`.
         word_offsets: (N + 1,) int64.
+        written: uint8, the texts in UTF-8; the two texts of a pair are joined by :data:`PAIR`.
+        written_offsets: (N + 1,) int64.
         label: (N,) int64, indices of ``labels``.
         domain: (N,) int64, indices of ``domains``; -1 for none.
         split: (N,) split that the source names, -1 for none.
@@ -184,6 +188,8 @@ class Corpus:
     offsets: np.ndarray
     words: np.ndarray
     word_offsets: np.ndarray
+    written: np.ndarray
+    written_offsets: np.ndarray
     label: np.ndarray
     domain: np.ndarray
     split: np.ndarray
@@ -197,6 +203,28 @@ class Corpus:
     metadata: dict[str, Any]
 
 
+class WrittenTexts:
+    """Texts as they were read, by position; two texts are a pair.
+
+    Args:
+        written: uint8, the texts in UTF-8, see :class:`Corpus`.
+        offsets: (N + 1,) int64, start of each text.
+
+    Example:
+        >>> WrittenTexts(np.frombuffer(b"good tea", np.uint8), np.array([0, 4, 8]))[torch.tensor([1, 0])]
+        [' tea', 'good']
+    """
+
+    def __init__(self, written: np.ndarray, offsets: np.ndarray) -> None:
+        self.written, self.offsets = written, offsets
+
+    def __getitem__(self, rows: Tensor) -> list[str | tuple[str, ...]]:
+        """Return some texts."""
+        parts = [self.written[self.offsets[row] : self.offsets[row + 1]].tobytes() for row in rows.tolist()]
+        texts = [part.decode("utf-8", "surrogatepass") for part in parts]
+        return [tuple(text.split(PAIR, 1)) if PAIR in text else text for text in texts]
+
+
 class TokenRows:
     """Inputs of texts: a batch is one gather from the array of tokens, padded to its longest text.
 
@@ -204,6 +232,7 @@ class TokenRows:
         tokens: int32, concatenated tokens of all texts.
         offsets: (N + 1,) int64, start of each text.
         pad_id: Id of the padding token.
+        texts: The texts, which a batch contains under ``text``. ``None`` (default) leaves them out.
 
     Example:
         >>> rows = TokenRows(torch.tensor([5, 6, 7, 8], dtype=torch.int32), torch.tensor([0, 1, 4]), pad_id=0)
@@ -211,17 +240,18 @@ class TokenRows:
         [[5, 0, 0], [6, 7, 8]]
     """
 
-    def __init__(self, tokens: Tensor, offsets: Tensor, pad_id: int) -> None:
-        self.tokens, self.offsets, self.pad_id = tokens, offsets, pad_id
+    def __init__(self, tokens: Tensor, offsets: Tensor, pad_id: int, texts: WrittenTexts | None = None) -> None:
+        self.tokens, self.offsets, self.pad_id, self.texts = tokens, offsets, pad_id, texts
         self.lengths = offsets[1:] - offsets[:-1]
 
-    def __getitem__(self, rows: Tensor) -> dict[str, Tensor]:
+    def __getitem__(self, rows: Tensor) -> dict[str, Any]:
         """Return ``input_ids`` and ``attention_mask`` (B, L) of some texts."""
         lengths = self.lengths[rows, None]
         place = torch.arange(int(lengths.max()))
         mask = place < lengths
         taken = self.tokens[(self.offsets[rows, None] + place).clamp_(max=len(self.tokens) - 1)]
-        return {"input_ids": taken.long().masked_fill_(~mask, self.pad_id), "attention_mask": mask.long()}
+        ids, there = taken.long().masked_fill_(~mask, self.pad_id), mask.long()
+        return {"input_ids": ids, "attention_mask": there} | ({} if self.texts is None else {"text": self.texts[rows]})
 
 
 def load_corpus(
@@ -288,6 +318,7 @@ def _tokenize(
     texts, others = _without(texts, unknown_rows, unreadable, "made of unknown tokens only")
     tokens, long, group = tokens[np.repeat(~unknown_rows, long)], long[~unknown_rows], group[~unknown_rows]
     hashes = [hash_words(text) for text in _joined(texts)]
+    written = [text.encode("utf-8", "surrogatepass") for text in _joined(texts)]
     label_names, label = np.unique(np.array(texts.labels), return_inverse=True)
     domain_names = sorted({name for name in texts.domains if name})
     number = {name: place for place, name in enumerate(domain_names)} | {"": -1}
@@ -296,6 +327,8 @@ def _tokenize(
         "offsets": np.concatenate([[0], np.cumsum(long)]),
         "words": np.concatenate(hashes),
         "word_offsets": np.concatenate([[0], np.cumsum([len(one) for one in hashes])]),
+        "written": np.frombuffer(b"".join(written), np.uint8),
+        "written_offsets": np.concatenate([[0], np.cumsum([len(one) for one in written])]),
         "label": label.astype(np.int64),
         "domain": np.array([number[name] for name in texts.domains]),
         "split": np.array(texts.splits or [-1] * len(long)),
@@ -347,7 +380,7 @@ def _without(texts: Texts, wrong: np.ndarray, unreadable: str, what: str) -> tup
 def _joined(texts: Texts) -> Iterator[str]:
     if texts.pairs is None:
         return iter(texts.texts)
-    return (f"{one} \x1f {two}" for one, two in zip(texts.texts, texts.pairs, strict=True))
+    return (f"{one}{PAIR}{two}" for one, two in zip(texts.texts, texts.pairs, strict=True))
 
 
 def _groups(texts: Texts) -> np.ndarray:

@@ -1,20 +1,21 @@
 import json
 import sys
-import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from helpers import language_models
+from helpers import language_models, models
 
-from lightning_fusion import Expert, ExpertPool, TextDataModule, collect
+from lightning_fusion import Expert, ExpertOutputs, ExpertPool, TextDataModule, collect
 from lightning_fusion.data.text.tokens import TextTokenizer
 from lightning_fusion.errors import InputError
-from lightning_fusion.experts.adapters.transformers import TransformersClassifier, TransformersGenerator
+from lightning_fusion.experts.adapters.generators import TransformersGenerator
+from lightning_fusion.experts.adapters.transformers import TransformersClassifier, TransformersExpert
 from lightning_fusion.generation.expert import GenerativeExpert, score_options
 from lightning_fusion.generation.rouge import read_tokenizer
 
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 
 
 def batch(lengths: list[int], seed: int = 0, width: int = 0) -> dict[str, torch.Tensor]:
@@ -33,7 +34,7 @@ class TestClassifiers:
     @pytest.mark.parametrize("kind", ["bert", "gpt2"])
     def test_answers_are_the_models_and_padding_changes_nothing(self, tmp_path, kind):
         path = language_models.save_classifier(tmp_path, kind, ["POSITIVE", "NEGATIVE"])
-        expert = Expert.from_transformers(path, labels={"POSITIVE": "positive"})
+        expert = Expert.from_transformers(path, rename={"POSITIVE": "positive"})
         assert expert.classes == ["positive", "NEGATIVE"]
         input = batch([3, 20, 9], width=30)
         probabilities, features = expert.forward_with_representations(input)
@@ -61,15 +62,16 @@ class TestClassifiers:
         path = language_models.save_classifier(tmp_path / "a", labels=["x", "y"])
         tokenizer = TextTokenizer.train(["a text"], 300, lowercase=False)
         tokenizer.save(tmp_path / "a")
-        expert = Expert.from_transformers(path, classes=["y", "z", "x"], domains=["books"])
-        parameters = sum(weights.numel() for weights in expert.parameters())
-        assert expert.cost == parameters / 1e6 and expert.domains == ["books"]
+        expert = Expert.from_transformers(path, domains=["books"])
+        assert expert.domains == ["books"] and isinstance(expert, TransformersExpert)
         assert expert.preprocessing == {"tokenizer": tokenizer.fingerprint}
         other = Expert.from_transformers(
             language_models.save_classifier(tmp_path / "b", labels=["x", "y"], seed=1), cost=2
         )
         assert other.fingerprint != expert.fingerprint and other.cost == 2 and other.preprocessing is None
         assert expert.fingerprint == Expert.from_transformers(path).fingerprint
+        turned, input = Expert.from_transformers(path, classes=["y", "x"]), batch([4, 2])
+        assert torch.equal(turned(input), expert(input).flip(1))
         pool = ExpertPool({"a": expert, "b": other}, ["y", "z", "x"])
         assert pool(batch([4, 2]))["b"].shape == (2, 2)
 
@@ -81,17 +83,12 @@ class TestClassifiers:
         expert = Expert.from_transformers(language_models.save_classifier(tmp_path), features="model.bert.pooler")
         assert expert.forward_with_representations(batch([3, 2]))[1].shape == (2, 16)
 
-    def test_a_network_of_a_configuration_is_the_same_expert(self, tmp_path):
-        path = language_models.save_classifier(tmp_path, labels=["x", "y"])
-        built = Expert(TransformersClassifier(path, {"x": "z"}), classes=["z", "y"], features="pool")
-        assert built.fingerprint == Expert.from_transformers(path, labels={"x": "z"}).fingerprint
-
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"labels": {"POSITIVE": "good"}}, "has no label POSITIVE; it has x, y"),
-            ({"labels": {"x": "y"}}, "would be one class: y, y"),
-            ({"classes": ["good", "y"]}, r"has x, which the task's classes \(good, y\) lack; .* labels: {x: good}"),
+            ({"rename": {"POSITIVE": "good"}}, "has no class POSITIVE; it has x, y"),
+            ({"rename": {"x": "y"}}, "x and y would both be y"),
+            ({"classes": ["good", "y"]}, r"found good, which the model .* does not know; its classes are x, y"),
             ({"features": "model.nothing"}, "no layer 'model.nothing'"),
         ],
     )
@@ -117,26 +114,21 @@ class TestTokensOfOneSize:
         save_tokenizer(tmp_path / "model", "question answer")
         return language_models.save_classifier(tmp_path / "model", labels=["bad", "good"], vocab_size=300)
 
-    def ask(self, model: str, tokenizer: str, folder: Path) -> None:
+    def ask(self, model: str, tokenizer: str | None, folder: Path, **more: bool) -> ExpertOutputs:
         with open(folder / "texts.csv", "w") as file:
             file.write("text,label,domain\n")
             for number in range(40):
                 file.write(f"a text {number},{('bad', 'good')[number % 2]},{('shop', 'film')[number // 20]}\n")
-        data = TextDataModule(root=str(folder / "texts.csv"), domain_fields=["domain"], tokenizer=tokenizer)
+        data = TextDataModule(root=str(folder / "texts.csv"), domain_fields=["domain"], tokenizer=tokenizer, **more)
         pool = ExpertPool({"a": Expert.from_transformers(model)}, ["bad", "good"])
-        collect(pool, data, splits=["test"])
+        return collect(pool, data, splits=["test"])
 
-    def test_is_reported(self, model, tmp_path):
-        save_tokenizer(tmp_path / "other", "some other words")
-        with pytest.warns(
-            UserWarning, match=r"preprocessing: expert a was trained with a preprocessing that differs .*\(tokenizer "
-        ):
-            self.ask(model, str(tmp_path / "other"), tmp_path)
-
-    def test_the_models_own_is_quiet(self, model, tmp_path):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="preprocessing")
-            self.ask(model, model, tmp_path)
+    def test_is_an_error_unless_the_texts_are_there(self, model, tmp_path):
+        expected = self.ask(model, model, tmp_path)
+        with pytest.raises(InputError, match=r"expert a: .* tokens of another tokenizer .* set keep_texts: true"):
+            self.ask(model, None, tmp_path)
+        found = self.ask(model, None, tmp_path, keep_texts=True)
+        np.testing.assert_allclose(found["test"].probabilities["a"], expected["test"].probabilities["a"], atol=1e-6)
 
     def test_one_that_cannot_be_read_is_reported(self, model, tmp_path):
         for file in (tmp_path / "model").glob("tokenizer*"):
@@ -184,7 +176,7 @@ class TestFolders:
         path = language_models.save_classifier(tmp_path)
         (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
         for make in (Expert.from_transformers, TransformersGenerator):
-            with pytest.raises(InputError, match=r"pickled weights only \(pytorch_model.bin\).*save_pretrained"):
+            with pytest.raises(InputError, match=r"pickled weights only \(pytorch_model.bin\).*convert once"):
                 make(path)
 
     def test_others_are_named(self, tmp_path):
@@ -254,3 +246,40 @@ def test_an_expert_of_a_folder_is_loaded_when_it_is_needed(tmp_path):
         assert not network.training and not any(weights.requires_grad for weights in network.parameters())
     other = GenerativeExpert(transformers=language_models.save_generator(tmp_path / "b", "gpt2", seed=1))
     assert expert.fingerprint != other.fingerprint
+
+
+class TestImages:
+    def test_the_answers_are_those_of_the_librarys_own_pipeline(self, tmp_path, opened):
+        path = models.vit_folder(tmp_path, ["cat", "dog", "bird"])
+        processor = transformers.AutoImageProcessor.from_pretrained(path)
+        network = transformers.AutoModelForImageClassification.from_pretrained(path).eval()
+        with torch.no_grad():
+            expected = network(**processor(images=opened, return_tensors="pt")).logits.softmax(1)
+        expert = TransformersExpert(path)
+        assert expert.classes == ["cat", "dog", "bird"]
+        found, representations = expert.forward_with_representations(models.raw(opened))
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+        assert representations.shape == (len(opened), 16)
+
+    def test_a_folder_with_code_is_rejected(self, tmp_path):
+        path = Path(models.vit_folder(tmp_path / "vit"))
+        (path / "modeling_mine.py").write_text("raise SystemExit")
+        with pytest.raises(
+            InputError, match=r"contains Python files \(modeling_mine.py\); a model must not bring code"
+        ):
+            TransformersExpert(str(path))
+        (path / "modeling_mine.py").unlink()
+        config = (path / "config.json").read_text()
+        (path / "config.json").write_text(config.replace("{", '{"auto_map": {"AutoConfig": "mine.Config"},', 1))
+        with pytest.raises(InputError, match=r"an auto_map in config.json, which names code"):
+            TransformersExpert(str(path))
+
+    def test_a_model_of_another_task_is_named(self, tmp_path):
+        config = transformers.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32)
+        transformers.ViTForMaskedImageModeling(config).save_pretrained(tmp_path)
+        with pytest.raises(InputError, match="is ViTForMaskedImageModeling of transformers; expected a classifier"):
+            TransformersExpert(str(tmp_path))
+        path = models.vit_folder(tmp_path / "vit")
+        (tmp_path / "vit/preprocessor_config.json").unlink()
+        with pytest.raises(InputError, match=r"has no preprocessor_config.json, which says how its samples"):
+            TransformersExpert(path)

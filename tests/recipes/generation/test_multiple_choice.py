@@ -9,7 +9,7 @@ from helpers import language_models
 
 from lightning_fusion.data.text.tokens import TextTokenizer
 from lightning_fusion.errors import InputError
-from lightning_fusion.experts.adapters.transformers import TransformersGenerator
+from lightning_fusion.experts.adapters.generators import TransformersGenerator
 from lightning_fusion.generation.choices import read_choices
 from lightning_fusion.generation.expert import GenerativeExpert
 from lightning_fusion.recipes.generation.multiple_choice import CALIBRATED, MAIN, PROBABILITIES, multiple_choice, prompt

@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import models
+from helpers.models import raw
+
+from lightning_fusion.errors import InputError
+from lightning_fusion.experts.adapters.timm import TimmExpert
+
+timm = pytest.importorskip("timm")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A model of timm, a state dict of another one, and a model of another library."""
+    root = tmp_path_factory.mktemp("models")
+    models.timm_folder(root / "timm", ["Cat", "Dog", "Owl"])
+    models.vit_folder(root / "vit")
+    return root
+
+
+def test_the_answers_are_those_of_the_librarys_own_pipeline(folder, opened):
+    network = timm.create_model(f"local-dir:{folder / 'timm'}", pretrained=True).eval()
+    prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
+    with torch.no_grad():
+        expected = network(torch.stack([prepare(image) for image in opened])).softmax(1)
+    expert = TimmExpert(str(folder / "timm"))
+    assert expert.classes == ["Cat", "Dog", "Owl"]
+    torch.testing.assert_close(expert(raw(opened)), expected, atol=1e-6, rtol=0)
+
+
+def test_images_that_were_resized_before_have_other_answers(folder, opened):
+    """Why the samples have to be the original ones."""
+    expert = TimmExpert(str(folder / "timm"))
+    small = [image.resize((24, 24)) for image in opened]
+    assert (expert(raw(small)) - expert(raw(opened))).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "resnet1"}, "timm has no resnet1; did you mean resnet18"),
+        ({"model": "./none"}, "found no folder ./none; expected one that timm.models.save_for_hf wrote"),
+        ({"model": "resnet18"}, "the weights of resnet18 are not given; set checkpoint"),
+        ({"model": "resnet18.none", "download": True}, "timm has no weights 'none' of resnet18"),
+        ({"model": "resnet18", "checkpoint": "field.pth"}, "classes is not set"),
+        ({"model": "vit"}, "timm cannot create local-dir:vit"),
+    ],
+)
+def test_wrong_arguments_are_named(folder, monkeypatch, arguments, message):
+    monkeypatch.chdir(folder)
+    with pytest.raises(InputError, match=message):
+        TimmExpert(**arguments)
+
+
+def test_a_folder_of_pickles_is_rejected(tmp_path):
+    path = Path(models.timm_folder(tmp_path / "timm"))
+    (path / "model.safetensors").rename(path / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"pickled weights only \(pytorch_model.bin\)"):
+        TimmExpert(str(path))
