@@ -1,5 +1,6 @@
 """Rules without trained parameters."""
 
+from collections.abc import Mapping
 from typing import Self
 
 import numpy as np
@@ -32,9 +33,32 @@ class BestSingle(Baseline):
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """Return the predictions of the selected expert."""
         outputs = answered(outputs)
-        chosen = self.order[(~is_missing(outputs))[:, self.order].argmax(1)]
-        result: np.ndarray = outputs[np.arange(len(outputs)), chosen].argmax(1)
+        result: np.ndarray = self.probabilities(outputs).argmax(1)
         return result
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the outputs of the selected expert."""
+        result: np.ndarray = outputs[np.arange(len(outputs)), self.selected(answered(outputs))]
+        return result
+
+    def selected(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the selected expert, or the next best one that answered."""
+        result: np.ndarray = self.order[(~is_missing(outputs))[:, self.order].argmax(1)]
+        return result
+
+    def experts(self) -> list[int]:
+        """Return the number of the selected expert."""
+        return [self.best]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return the experts in decreasing order of accuracy."""
+        return {"order": self.order}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> Self:
+        """Take the order of a fitted rule."""
+        self.order = np.array(state["order"])
+        self.best = int(self.order[0])
+        return self
 
 
 class SoftmaxAverage(Baseline):
@@ -45,10 +69,16 @@ class SoftmaxAverage(Baseline):
         array([0])
     """
 
+    fits = False
+
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """Return the class with the largest mean probability."""
-        result: np.ndarray = _mean(answered(outputs)).argmax(1)
+        result: np.ndarray = self.probabilities(outputs).argmax(1)
         return result
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the mean of the experts' outputs."""
+        return _mean(answered(outputs))
 
 
 class MostConfident(Baseline):
@@ -59,10 +89,23 @@ class MostConfident(Baseline):
         array([1])
     """
 
+    fits = False
+
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """Return the class with the largest probability of any expert."""
         outputs = answered(outputs)
         result: np.ndarray = np.where(np.isnan(outputs), -np.inf, outputs).max(1).argmax(1)
+        return result
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the outputs of the expert with the largest probability."""
+        result: np.ndarray = outputs[np.arange(len(outputs)), self.selected(outputs)]
+        return result
+
+    def selected(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the expert with the largest probability of the predicted class."""
+        present = np.where(np.isnan(outputs), -np.inf, outputs)
+        result: np.ndarray = present[np.arange(len(outputs)), :, self.predict(outputs)].argmax(1)
         return result
 
 
@@ -74,13 +117,26 @@ class MajorityVote(Baseline):
         array([1])
     """
 
+    fits = False
+
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """Return the class with the most votes."""
+        result: np.ndarray = self.probabilities(outputs).argmax(1)
+        return result
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the fractions of votes, with half a vote for the mean probability."""
         outputs = answered(outputs)
         voted = np.where(is_missing(outputs), -1, outputs.argmax(2))
         votes = (voted[:, :, None] == np.arange(outputs.shape[2])).sum(1)
-        result: np.ndarray = (votes + 0.5 * _mean(outputs)).argmax(1)
-        return result
+        return as_fractions(votes + 0.5 * _mean(outputs))
+
+
+def as_fractions(votes: np.ndarray) -> np.ndarray:
+    """Divide (N, C) votes by their sum over classes."""
+    votes = votes.astype(np.float64)
+    result: np.ndarray = votes / votes.sum(1, keepdims=True)
+    return result
 
 
 def _mean(outputs: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 
 from lightning_fusion.baselines.base import Baseline
 from lightning_fusion.baselines.checks import as_labeled, reject_missing
+from lightning_fusion.baselines.fixed import as_fractions
 
 
 class NearestNeighbors(Baseline):
@@ -37,6 +38,13 @@ class NearestNeighbors(Baseline):
         """Return the vote of the neighbors."""
         reject_missing(outputs, type(self).__name__)
         result: np.ndarray = self.model.predict(outputs.reshape(len(outputs), -1))
+        return result
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the fractions of the votes of the neighbors."""
+        reject_missing(outputs, type(self).__name__)
+        result = np.zeros((len(outputs), outputs.shape[2]))
+        result[:, self.model.classes_] = self.model.predict_proba(outputs.reshape(len(outputs), -1))
         return result
 
 
@@ -72,6 +80,11 @@ class KNORAE(Baseline):
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """Return the vote of the selected experts; the mean of their probabilities decides ties."""
+        result: np.ndarray = self.probabilities(outputs).argmax(1)
+        return result
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the fractions of the votes of the selected experts, with half a vote for their mean probability."""
         reject_missing(outputs, type(self).__name__)
         nearest = self.model.kneighbors(outputs.reshape(len(outputs), -1), return_distance=False)
         # run[n, k]: number of nearest samples, from the first on, on which expert k is correct without interruption
@@ -79,5 +92,4 @@ class KNORAE(Baseline):
         chosen = (run == run.max(1, keepdims=True)).astype(outputs.dtype)[:, :, None]
         votes = ((outputs.argmax(2)[:, :, None] == np.arange(outputs.shape[2])) * chosen).sum(1)
         mean = (outputs * chosen).sum(1) / chosen.sum(1)
-        result: np.ndarray = (votes + 0.5 * mean).argmax(1)
-        return result
+        return as_fractions(votes + 0.5 * mean)

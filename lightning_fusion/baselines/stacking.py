@@ -1,5 +1,6 @@
 """Stacking: a model of the outputs of all experts."""
 
+from collections.abc import Mapping
 from typing import Self
 
 import numpy as np
@@ -43,6 +44,30 @@ class LogisticStacking(Baseline):
             return np.full(len(outputs), self.constant)
         result: np.ndarray = self.model.predict(_flat(answered(outputs))[:, self.columns])
         return result
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the probabilities of the regression."""
+        if self.constant is not None:
+            return super().probabilities(outputs)
+        result = np.zeros((len(outputs), outputs.shape[2]))
+        result[:, self.model.classes_] = self.model.predict_proba(_flat(answered(outputs))[:, self.columns])
+        return result
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return the weights of the regression, the classes that they are of, and the columns that they read."""
+        if self.constant is not None:
+            return {"columns": self.columns, "classes": np.array([self.constant])}
+        weights = {"weights": self.model.coef_, "intercept": self.model.intercept_}
+        return weights | {"columns": self.columns, "classes": self.model.classes_}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> Self:
+        """Take the weights of a fitted regression."""
+        self.columns, classes = np.array(state["columns"]), np.array(state["classes"])
+        self.constant = classes[0] if len(classes) == 1 else None
+        if self.constant is None:
+            self.model.coef_, self.model.intercept_ = np.array(state["weights"]), np.array(state["intercept"])
+            self.model.classes_ = classes
+        return self
 
 
 def _flat(outputs: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from scipy.stats import t
 from lightning_fusion import plotting
 from lightning_fusion.files import write_text
 from lightning_fusion.metrics import balanced_accuracy
+from lightning_fusion.recipes.advice import HEADINGS, Advice, Scores, Validation
 from lightning_fusion.terminal import open_console
 
 MEANS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -29,6 +30,8 @@ MEANS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 """Metrics of correct predictions, from ``right`` (N,) in [0, 1] and ``targets`` (N,) classes."""
 Figures = dict[str, tuple[Figure, str]]
 """Figures and their captions, by the name of the file without its suffix."""
+SERVING_FORMAT = 1
+"""Format of ``serving``; a run of another one is run again, which resumes it."""
 _PACKAGES = ("lightning-fusion", "torch", "torchvision", "lightning", "scikit-learn", "numpy")
 
 
@@ -100,6 +103,9 @@ class Report:
         title: Description of the metric, in the table's title.
         beside: Further metrics of the table.
         text: Further lines of ``report.md``, in Markdown.
+        validation: Results on validation samples of the methods that can answer new samples.
+        advice: The method that answers new samples, if validation results exist.
+        serving: What the recipe needs to answer new samples with the run, plain data; ``None`` if it does not.
     """
 
     recipe: str
@@ -112,6 +118,9 @@ class Report:
     title: str = "test accuracy"
     beside: tuple[str, ...] = ()
     text: list[str] = field(default_factory=list)
+    validation: Validation = field(default_factory=Validation)
+    advice: Advice | None = None
+    serving: dict[str, Any] | None = None
 
     def add(self, method: str, metric: str, value: float, seed: int, split: str = "test", **more: Any) -> None:
         """Add one value."""
@@ -123,6 +132,19 @@ class Report:
         """Add all metrics of correct predictions ``right``, (N,) in [0, 1], for (N,) targets."""
         for metric, mean in MEANS.items():
             self.add(method, metric, mean(right, targets), seed, **more)
+
+    def validate(self, method: str, scores: Scores, seed: int, queries: float, excluded: str = "") -> None:
+        """Add the result on validation samples of a method that can answer new samples.
+
+        Args:
+            method: Name of the method.
+            scores: Its result.
+            seed: Seed of the run.
+            queries: Mean number of experts that are queried for a sample.
+            excluded: Why the run cannot advise it, as a sentence about "it"; empty if it can.
+        """
+        self.validation.add(method, seed, scores, queries, excluded)
+        self.add(method, self.validation.metric or self.metric, scores.value, seed, "val", num_queries=queries)
 
     def took(self, part: str, start: float) -> None:
         """Add the seconds since ``start`` (from :func:`time.perf_counter`) to a part of the run."""
@@ -139,8 +161,9 @@ class Report:
         return [row["value"] for row in rows]
 
     def methods(self, metric: str = "accuracy") -> list[str]:
-        """Return the methods in the order in which they were added."""
-        return list(dict.fromkeys(row["method"] for row in self.rows if row["metric"] == metric))
+        """Return the methods with test results, in the order in which they were added."""
+        rows = (row for row in self.rows if row["metric"] == metric and row["split"] == "test")
+        return list(dict.fromkeys(row["method"] for row in rows))
 
     def summary(self, main: str, metric: str | None = None) -> list[dict[str, Any]]:
         """Return mean and deviation over seeds of each method, and the gain of ``main`` over the other methods.
@@ -189,6 +212,8 @@ class Report:
             "rows": self.rows,
             "summary": [row for metric in (self.metric, *self.beside) for row in self.summary(main, metric)],
             "notes": self.notes,
+            "advice": None if self.advice is None else self.advice.record(),
+            "serving": None if self.serving is None else {"format": SERVING_FORMAT, **self.serving},
         }
         write_text(folder / "results.json", json.dumps(results, indent=1))
         figures = figures or {}
@@ -214,6 +239,10 @@ class Report:
         console.print(self.table(main))
         for note in same_of_seeds(self.notes):
             console.print(f"- {note}", markup=False)
+        if self.advice is not None:
+            console.print(f"advice: {self.advice.sentence()}", markup=False)
+            for remark in self.advice.remarks():
+                console.print(f"        {remark}", markup=False)
         console.print(f"report: {folder / 'report.md'}   results: {folder / 'results.json'}", soft_wrap=True)
 
     def _cells(self, main: str) -> list[tuple[str, ...]]:
@@ -245,12 +274,30 @@ class Report:
         headings = ["method", self.metric, *self.beside, f"gain of {main}"]
         rows = [[f"**{cell}**" if cell and cells[0] == main else cell for cell in cells] for cells in self._cells(main)]
         lines += ["", how, "", *markdown_table(headings, rows)]
-        lines += ["", *(f"- {note}" for note in same_of_seeds(self.notes)), "", *self.text, ""]
+        lines += ["", *(f"- {note}" for note in same_of_seeds(self.notes)), "", *self._advised(), *self.text, ""]
         for name, (_, caption) in figures.items():
             lines += [f"![{caption}]({name}.png)", "", caption, ""]
         took = ", ".join(f"{name} {value:.0f} s" for name, value in self.seconds.items())
         lines += [f"Duration: {took}.", "", "Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()) + ".", ""]
         return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", "\n".join(lines))  # names are free text, and no HTML
+
+    def _advised(self) -> list[str]:
+        """Return the lines of the advice."""
+        if self.advice is None:
+            return []
+        headings = [heading.format(metric=self.advice.metric) for heading in HEADINGS]
+        return [
+            "## Advice",
+            "",
+            f"`lightning-fusion predict --run` answers with {self.advice.sentence()}.",
+            *self.advice.remarks(),
+            "",
+            *markdown_table(headings, self.advice.rows()),
+            "",
+            "Means over seeds ± standard errors, which are paired for differences. *Queries*: experts per sample. "
+            "*Seed*: the one with the best validation result, whose models answer. Test samples are not used.",
+            "",
+        ]
 
 
 def _longest(seconds: Mapping[str, float], earlier: Path) -> dict[str, float]:

@@ -16,6 +16,7 @@ from rich.console import Console
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.collect import first_process
 from lightning_fusion.files import exclusive, undrafted, write_text
+from lightning_fusion.recipes.advice import advise
 from lightning_fusion.recipes.notes import noting
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.trainers import Trainers
@@ -71,6 +72,8 @@ class Recipe(ABC):
         metric: Metric of the table.
         title: Description of the metric.
         beside: Further metrics of the table.
+        simplicity: Methods that can answer new samples, the simplest first. The run advises the first one that is
+            within one standard error of the best on validation (:mod:`lightning_fusion.recipes.advice`).
     """
 
     name: str
@@ -79,6 +82,7 @@ class Recipe(ABC):
     metric: str = "accuracy"
     title: str = "test accuracy"
     beside: tuple[str, ...] = ()
+    simplicity: tuple[str, ...] = ()
 
     def of_seeds(self, seeds: Sequence[int]) -> dict[int, Any]:
         """Return the seed-specific configuration, as plain data."""
@@ -157,6 +161,7 @@ def _run(recipe: Recipe, output: str | Path, seeds: Sequence[int], trainers: Tra
         notes.seed = None
         recipe.conclude(run)
         report.notes += notes.beyond(report.notes)
+        report.advice = advise(report.validation, recipe.simplicity, report.metric)
         trainers.close()
     if first_process():
         report.save(folder, recipe.main)  # the results are safe before anything is drawn

@@ -131,6 +131,29 @@ def bootstrap_eer(
 ) -> tuple[float, float]:
     """Compute a 95 % bootstrap interval of the EER over speakers, which accounts for several trials of one speaker.
 
+    Args:
+        scores: Argument of :func:`bootstrap_eers`.
+        same: Argument of :func:`bootstrap_eers`.
+        groups: Argument of :func:`bootstrap_eers`.
+        repeats: Argument of :func:`bootstrap_eers`.
+        seed: Argument of :func:`bootstrap_eers`.
+
+    Returns:
+        The 2.5 % and 97.5 % quantiles of the EER.
+
+    Example:
+        >>> scores, same = torch.tensor([0.9, 0.8, 0.3, 0.4]), torch.tensor([True, True, False, False])
+        >>> bootstrap_eer(scores, same, torch.tensor([[0, 0], [1, 1], [0, 1], [1, 0]]), repeats=50)
+        (0.0, 0.0)
+    """
+    rates = bootstrap_eers(scores, same, groups, repeats, seed)
+    low, high = torch.quantile(rates, rates.new_tensor([0.025, 0.975])).tolist()
+    return low, high
+
+
+def bootstrap_eers(scores: Tensor, same: Tensor, groups: Tensor, repeats: int = 1000, seed: int = 0) -> Tensor:
+    """Compute the EER on bootstrap draws of the speakers; the draws do not depend on the scores.
+
     Each repeat draws as many speakers as there are, with replacement. The weight of a trial of two speakers is the
     product of their counts in the draw; that of a trial of one speaker is the speaker's count (our choice: copies of a
     speaker are not compared with one another). Draws without trials of both kinds are discarded.
@@ -143,16 +166,11 @@ def bootstrap_eer(
         seed: Random seed of the draws.
 
     Returns:
-        The 2.5 % and 97.5 % quantiles of the EER.
+        The EER of each draw that has trials of both kinds, float64.
 
     Raises:
         InputError: If lengths differ, scores are NaN, trials are of one kind, ``groups`` contradicts ``same``, or no
             draw has trials of both kinds.
-
-    Example:
-        >>> scores, same = torch.tensor([0.9, 0.8, 0.3, 0.4]), torch.tensor([True, True, False, False])
-        >>> bootstrap_eer(scores, same, torch.tensor([[0, 0], [1, 1], [0, 1], [1, 0]]), repeats=50)
-        (0.0, 0.0)
     """
     scores, same = _trials(scores, same)
     check_pairs(groups, "groups")
@@ -187,8 +205,7 @@ def bootstrap_eer(
     rates = torch.cat(found)
     if not len(rates):
         raise InputError(f"groups: none of {repeats} draws of {len(speakers)} speakers has trials of both kinds")
-    low, high = torch.quantile(rates, rates.new_tensor([0.025, 0.975])).tolist()
-    return low, high
+    return rates
 
 
 def _crossing(false_alarm: Tensor, miss: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ def results(folder: Path) -> dict[str, Any]:
 
 
 def value(rows: list[dict[str, Any]], method: str, metric: str = "accuracy", seed: int = 0) -> float:
-    """The value of the only row of a method, a metric and a seed."""
-    (row,) = [row for row in rows if (row["method"], row["metric"], row["seed"]) == (method, metric, seed)]
+    """The value of the only row of a method, a metric and a seed on the test split."""
+    wanted = method, metric, seed, "test"
+    (row,) = [row for row in rows if (row["method"], row["metric"], row["seed"], row["split"]) == wanted]
     return row["value"]

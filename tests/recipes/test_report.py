@@ -84,7 +84,18 @@ class TestReport:
     def test_files_hold_everything(self, tmp_path):
         report().save(tmp_path, "ours", {"a": (Figure(figsize=(1, 1)), "A picture")})
         results = json.loads((tmp_path / "results.json").read_text())
-        assert set(results) == {"recipe", "config", "data", "versions", "seconds", "rows", "summary", "notes"}
+        assert set(results) == {
+            "recipe",
+            "config",
+            "data",
+            "versions",
+            "seconds",
+            "rows",
+            "summary",
+            "notes",
+            "advice",
+            "serving",
+        }
         assert results["rows"][1] == {
             "method": "ours", "metric": "accuracy", "split": "test", "seed": 1, "value": 0.1, "domain": "x"
         }  # fmt: skip

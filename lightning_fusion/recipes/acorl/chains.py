@@ -16,6 +16,7 @@ from lightning_fusion.acorl.module import ACoRLModule
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.recipes.advice import Scores
 from lightning_fusion.recipes.report import Figures
 from lightning_fusion.recipes.seed_run import SeedRun, stage_seed
 from lightning_fusion.schedules import Schedule
@@ -56,7 +57,9 @@ class ChainRun(SeedRun, ABC):
     sign: int
     """1 if a higher metric is better, -1 if a lower one is."""
     fusions: tuple[str, ...]
-    """Fusions; the strength is selected by the first one."""
+    """Fusions, the simplest first; the strength is selected by the first one."""
+    fitted: frozenset[str]
+    """Fusions that are fitted on the validation split, whose results on it are no reason to advise them."""
     likeness: tuple[str, ...]
     """Similarity measures of the members of a chain."""
     validation: dict[float, float]
@@ -67,6 +70,17 @@ class ChainRun(SeedRun, ABC):
         """Return the name of a fused arm in the report. ``None`` (default) means the first fusion."""
         return f"{arm}, {fusion or cls.fusions[0]}"
 
+    @classmethod
+    def by_simplicity(cls, members: int) -> tuple[str, ...]:
+        """Return the methods, the simplest first: single models, then fusions, ACoRL's after the plain chain's.
+
+        Args:
+            members: Length of the chains.
+        """
+        others = [f"member {number}, {arm}" for arm in (PLAIN, COMPLEMENTARY) for number in range(2, members + 1)]
+        fused = [cls.method(arm, fusion) for fusion in cls.fusions for arm in (PLAIN, COMPLEMENTARY)]
+        return ("first member", *others, "one larger model", *fused)
+
     @abstractmethod
     def predict(self) -> None:
         """Run all members once, and evaluate each chain on the validation split."""
@@ -75,13 +89,18 @@ class ChainRun(SeedRun, ABC):
         """Add the test results to the report, with the chain of the selected strength as ACoRL's."""
         start = time.perf_counter()
         arms = self._arms(chosen)
-        fused = {strength: self._fused(chain) for strength, chain in self.chains.items()}
+        fused = {strength: self._fused(chain, "test") for strength, chain in self.chains.items()}
         for arm, strength in ((PLAIN, 0.0), (COMPLEMENTARY, chosen)):
             for fusion, answer in fused[strength].items():
                 self._score(self.method(arm, fusion), answer)
             self._diversity(arm, arms[arm])
         for method, name in self._singles(arms):
-            self._score(method, self._alone(name))
+            self._score(method, self._alone(name, "test"))
+            self.report.validate(method, self._scores(self._alone(name, "val")), self.seed, 1)
+        for arm, chain in arms.items():
+            for fusion, answer in self._fused(chain, "val").items():
+                why = "it was fitted on the validation samples" if fusion in self.fitted else ""
+                self.report.validate(self.method(arm, fusion), self._scores(answer), self.seed, len(chain), why)
         values = {
             strength: {fusion: self._value(answer) for fusion, answer in answers.items()}
             for strength, answers in fused.items()
@@ -90,12 +109,16 @@ class ChainRun(SeedRun, ABC):
         self.report.took("fusing", start)
 
     @abstractmethod
-    def _fused(self, chain: list[str]) -> dict[str, Tensor]:
-        """Return the predictions of each fusion of a chain on the test split."""
+    def _fused(self, chain: list[str], split: str) -> dict[str, Tensor]:
+        """Return the predictions of each fusion of a chain on a split."""
 
     @abstractmethod
-    def _alone(self, name: str) -> Tensor:
-        """Return the predictions of one model on the test split."""
+    def _alone(self, name: str, split: str) -> Tensor:
+        """Return the predictions of one model on a split."""
+
+    @abstractmethod
+    def _scores(self, answer: Tensor) -> Scores:
+        """Return the metric of predictions on the validation split."""
 
     @abstractmethod
     def _value(self, answer: Tensor) -> float:
@@ -199,6 +222,16 @@ class ChainRun(SeedRun, ABC):
                 yield f"member {number}, {arm}", name
         if "larger" in self.networks:
             yield "one larger model", "larger"
+
+    def members(self, chosen: float) -> dict[str, list[str]]:
+        """Return the models of each method that can answer new samples.
+
+        Args:
+            chosen: The selected strength.
+        """
+        arms = self._arms(chosen)
+        fused = {self.method(arm, fusion): chain for arm, chain in arms.items() for fusion in self.fusions}
+        return {method: [name] for method, name in self._singles(arms)} | fused
 
     def _by_strength(self, test: Mapping[float, Mapping[str, float]]) -> None:
         """Add the metrics of every fusion at every strength, and the validation metric that selects the strength."""

@@ -3,6 +3,7 @@
 import itertools
 import math
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -21,8 +22,9 @@ from lightning_fusion.experts.outputs.seen import seen_by_design
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.metrics import PairwiseDiversity, heldout_linear_r2, linear_cka
 from lightning_fusion.recipes.acorl.chains import COMPLEMENTARY, PLAIN, ChainRun, pairs_of
+from lightning_fusion.recipes.advice import SampleScores, sample_scores
 from lightning_fusion.recipes.report import Figures
-from lightning_fusion.recipes.seed_run import source_of
+from lightning_fusion.recipes.seed_run import save_weights, source_of
 
 DIVERSITY = ("disagreement", "double fault", "Q statistic", "error correlation", "linear CKA", "held-out linear R2")
 LOOKS = ("attribution rank correlation", "attribution top-10 % overlap")
@@ -39,6 +41,7 @@ class ClassificationChains(ChainRun):
     plain, complementary = ExpertModule, ACoRLModule
     metric, title, beside, sign = "accuracy", "test accuracy", ("error correlation",), 1
     fusions = ("output fusion", "weighted output fusion", "late fusion")
+    fitted = frozenset({"weighted output fusion"})
     likeness = (*DIVERSITY, *LOOKS)
     outputs: ExpertOutputs
     maps: tuple[Tensor, dict[str, Tensor]] | None = None
@@ -46,6 +49,7 @@ class ClassificationChains(ChainRun):
     def __init__(self, *arguments: Any, attribution_rows: int) -> None:
         super().__init__(*arguments)
         self.attribution_rows = attribution_rows
+        self.late: dict[str, dict[str, Tensor]] = {}
 
     def predict(self) -> None:
         """Run all members of all chains once."""
@@ -76,14 +80,19 @@ class ClassificationChains(ChainRun):
         if self.attribution_rows:
             self._look(self._arms(chosen))
 
-    def _alone(self, name: str) -> Tensor:
-        return self._average([name], "test")
+    def _alone(self, name: str, split: str) -> Tensor:
+        return self._average([name], split)
 
-    def _fused(self, chain: list[str]) -> dict[str, Tensor]:
+    def _fused(self, chain: list[str], split: str) -> dict[str, Tensor]:
         held_out = torch.from_numpy(np.array(self.outputs["val"].target))
         weights = fit_output_weights(self._known(chain, "val"), held_out)
-        answers = self._average(chain, "test"), self._average(chain, "test", weights), self._late(chain)
+        answers = self._average(chain, split), self._average(chain, split, weights), self._late(chain)[split]
         return dict(zip(self.fusions, answers, strict=True))
+
+    def _scores(self, answer: Tensor) -> SampleScores:
+        part = self.outputs["val"]
+        right = answer.argmax(1).numpy() == part.target
+        return SampleScores(sample_scores(self.metric, right, np.asarray(part.target)), np.asarray(part.index))
 
     def data_description(self) -> dict[str, Any]:
         """Return source, classes and numbers of samples."""
@@ -128,17 +137,22 @@ class ClassificationChains(ChainRun):
     def _score(self, method: str, answer: Tensor) -> None:
         self.report.add(method, "accuracy", self._value(answer), self.seed)
 
-    def _late(self, chain: list[str]) -> Tensor:
-        """Train an ordinary expert on the members' stored representations."""
+    def _late(self, chain: list[str]) -> dict[str, Tensor]:
+        """Train an ordinary expert on the members' stored representations, and return its logits by split."""
+        name = late_file(chain)
+        if name in self.late:
+            return self.late[name]
         seed_everything(self.seed, verbose=False)
         head, data = late_fusion(self.outputs, chain, seed=self.seed)
         rows = data.rows("train")
         module = ExpertModule(lambda _: head, classes=data.classes, optimizer=partial(torch.optim.AdamW, lr=_LATE_RATE))
         epochs = math.ceil(_LATE_STEPS * min(1, data.batch_size / len(rows)))
-        self.trainer("late_" + "_".join(chain), epochs, validates=False, bar=False).fit(module, data)
+        trainer = self.trainer(name, epochs, validates=False, bar=False)
+        trainer.fit(module, data)
+        save_weights(trainer, self.folder / "fusers" / f"{name}.ckpt")
         with torch.no_grad():
-            result: Tensor = module.eval()(data.rows("test").inputs)
-            return result
+            self.late[name] = {split: module.eval()(data.rows(split).inputs) for split in ("val", "test")}
+        return self.late[name]
 
     def _diversity(self, arm: str, chain: list[str]) -> None:
         answers = self._known(chain, "test").argmax(2)
@@ -158,6 +172,11 @@ class ClassificationChains(ChainRun):
             values = found.get(name, found.get(name[0].lower() + name[1:]))
             assert values is not None
             self.report.add(self.method(arm), name, float(np.mean(values)), self.seed)
+
+
+def late_file(chain: Sequence[str]) -> str:
+    """Return the name of the checkpoint of a chain's late fusion, without its suffix."""
+    return "late_" + "_".join(chain)
 
 
 def spread(count: int, wanted: int) -> Tensor:

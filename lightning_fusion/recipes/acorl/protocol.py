@@ -157,6 +157,7 @@ def acorl(
         metric=kind.metric,
         title=kind.title,
         beside=kind.beside,
+        simplicity=kind.by_simplicity(members),
         data=data,
         kind=kind,
         more=more,
@@ -187,9 +188,11 @@ class _ACoRL(Recipe):
     def conclude(self, run: Run) -> None:
         """Select the strength, score all seeds with it, and describe the results."""
         report, kind, tried, last = run.report, self.kind, self.plan.strengths, self.chains[-1]
+        report.validation.lower_is_better = kind.sign < 0
         chosen = _choose(self.chains, self.strengths, tried)
         for one in self.chains:
             one.score(chosen)
+        report.serving = {"members": last.members(chosen), "classes": last.data.classes}
         report.data = {
             **last.data_description(),
             "members": self.plan.members,

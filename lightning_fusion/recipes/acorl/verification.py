@@ -20,16 +20,24 @@ from lightning_fusion.experts.outputs.collect import first_process
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.metrics import heldout_linear_r2, linear_cka
 from lightning_fusion.recipes.acorl.chains import COMPLEMENTARY, PLAIN, ChainRun, pairs_of
+from lightning_fusion.recipes.advice import BootstrapScores
 from lightning_fusion.recipes.report import Figures, markdown_table
 from lightning_fusion.recipes.seed_run import barrier, source_of
 from lightning_fusion.schedules import Linear
 from lightning_fusion.store import ArrayStore, MissingStoreError, StoreWriter
-from lightning_fusion.verification.error_rates import bootstrap_eer, equal_error_rate, error_curve, min_dcf
+from lightning_fusion.verification.error_rates import (
+    bootstrap_eer,
+    bootstrap_eers,
+    equal_error_rate,
+    error_curve,
+    min_dcf,
+)
 from lightning_fusion.verification.metrics import trial_scores
 from lightning_fusion.verification.module import VerificationModule
 
 FEW_SPEAKERS = 40  # the number of VoxCeleb1-O; the report warns if there are fewer (our choice)
 _LEAST_ROWS = 4  # two to fit a linear map, two to hold out
+_DRAWS = 200  # enough for a standard error: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 6.4
 _EMBEDDINGS = "embeddings of members"
 _MARGIN = Linear(0.0, 0.2, until=0.3)  # radians, as in configs/experts/speaker.yaml
 
@@ -41,6 +49,7 @@ class SpeakerChains(ChainRun):
     metric, beside, sign = "eer", ("min_dcf",), -1
     title = "test EER as a fraction (lower is better: a negative gain is a lower EER)"
     fusions = ("score fusion", "calibrated fusion")
+    fitted = frozenset({"calibrated fusion"})
     likeness = ("linear CKA", "held-out linear R2", "correlation of scores")
     data: Any  # has trials(split) and speaker_of(index)
 
@@ -53,13 +62,14 @@ class SpeakerChains(ChainRun):
         pool = self._pool()
         self.data.setup("test")
         self.same: dict[str, Tensor] = {}
+        self.speakers: dict[str, Tensor] = {}
         self.scores: dict[str, dict[str, Tensor]] = {}
         for split in ("val", "test"):
             index, self.embeddings = self._embeddings(pool, split)
             pairs, self.same[split] = self.data.trials(split)
             rows = torch.searchsorted(index, pairs)
             self.scores[split] = {name: trial_scores(values, rows) for name, values in self.embeddings.items()}
-        self.speakers = self.data.speaker_of(pairs)
+            self.speakers[split] = self.data.speaker_of(pairs)
         self.report.took("querying members", start)
         self.validation = {
             strength: float(equal_error_rate(self._average(chain, "val"), self.same["val"]))
@@ -93,27 +103,36 @@ class SpeakerChains(ChainRun):
     def _average(self, chain: Sequence[str], split: str) -> Tensor:
         return average_scores([self.scores[split][name] for name in chain])
 
-    def _fused(self, chain: list[str]) -> dict[str, Tensor]:
-        val, test = (torch.stack([self.scores[split][name] for name in chain]) for split in ("val", "test"))
-        calibrated = CalibratedFusion().fit(val.double(), self.same["val"])(test.double())
-        return dict(zip(self.fusions, (self._average(chain, "test"), calibrated), strict=True))
+    def _fused(self, chain: list[str], split: str) -> dict[str, Tensor]:
+        val, given = (torch.stack([self.scores[part][name] for name in chain]) for part in ("val", split))
+        calibrated = CalibratedFusion().fit(val.double(), self.same["val"])(given.double())
+        return dict(zip(self.fusions, (self._average(chain, split), calibrated), strict=True))
 
     def score(self, chosen: float) -> None:
         """Test all methods of the report."""
         self.curves: dict[str, Tensor] = {}
         super().score(chosen)
 
-    def _alone(self, name: str) -> Tensor:
-        return self.scores["test"][name]
+    def _alone(self, name: str, split: str) -> Tensor:
+        return self.scores[split][name]
+
+    def _sound(self, split: str) -> Tensor:
+        """Return (T,) bool, trials whose kind agrees with the paths; a trial list may contradict them."""
+        speakers = self.speakers[split]
+        return ~self.same[split] | (speakers[:, 0] == speakers[:, 1])
+
+    def _scores(self, answer: Tensor) -> BootstrapScores:
+        same, sound = self.same["val"], self._sound("val")
+        draws = bootstrap_eers(answer[sound], same[sound], self.speakers["val"][sound], _DRAWS, self.seed)
+        return BootstrapScores(float(equal_error_rate(answer, same)), draws.numpy(), len(same))
 
     def _value(self, answer: Tensor) -> float:
         return float(equal_error_rate(answer, self.same["test"]))
 
     def _score(self, method: str, answer: Tensor) -> None:
         same = self.same["test"]
-        # a trial list may contradict the paths; the interval uses the trials on which both agree
-        sound = ~same | (self.speakers[:, 0] == self.speakers[:, 1])
-        low, high = bootstrap_eer(answer[sound], same[sound], self.speakers[sound], seed=self.seed)
+        sound = self._sound("test")
+        low, high = bootstrap_eer(answer[sound], same[sound], self.speakers["test"][sound], seed=self.seed)
         self.report.add(method, "eer", self._value(answer), self.seed, low=low, high=high)
         self.report.add(method, "min_dcf", float(min_dcf(answer, same)), self.seed)
         self.curves[method] = answer
@@ -144,7 +163,7 @@ class SpeakerChains(ChainRun):
             "trained on": f"{len(self.data.classes)} speakers, {len(self.data.rows('train'))} samples per epoch",
             "validation trials": trials["val"],
             "test trials": trials["test"],
-            "test speakers": len(self.speakers.unique()),
+            "test speakers": len(self.speakers["test"].unique()),
         }
 
     def notes(self) -> list[str]:
@@ -169,7 +188,7 @@ class SpeakerChains(ChainRun):
         """Return the EER of each seed with its interval over speakers."""
         rows = []
         for method in self.report.methods("eer"):
-            found = {row["seed"]: row for row in self.report.select(method=method, metric="eer")}
+            found = {row["seed"]: row for row in self.report.select(method=method, metric="eer", split="test")}
             cells = [found[seed] for seed in seeds]
             shown = (f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in cells)
             rows.append([method, *shown])

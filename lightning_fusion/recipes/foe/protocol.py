@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from lightning_fusion import plotting
 from lightning_fusion.baselines import BASELINES, Baseline, oracle_expert, oracle_selection
 from lightning_fusion.baselines.checks import check_baselines
 from lightning_fusion.data.base import FusionDataModule
@@ -23,7 +21,19 @@ from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.foe.diagnostics import fuser_warnings
 from lightning_fusion.foe.fusers import MLPFuser
 from lightning_fusion.foe.module import FoEFuserModule
+from lightning_fusion.recipes.advice import SampleScores, sample_scores
 from lightning_fusion.recipes.foe.overlap import OverlapRun, check_overlaps, overlap_figure, overlap_table
+from lightning_fusion.recipes.foe.report import FUSED, figures
+from lightning_fusion.recipes.foe.rows import (
+    CENTRALIZED,
+    FUSERS,
+    MAIN,
+    ONE_EXPERT,
+    ONE_TARGET,
+    WITH_REPRESENTATIONS,
+    by_simplicity,
+    fuser_file,
+)
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
 from lightning_fusion.recipes.seed_run import (
@@ -35,27 +45,10 @@ from lightning_fusion.recipes.seed_run import (
     source_of,
     stage_seed,
 )
-from lightning_fusion.store import ArrayStore, StoreWriter
+from lightning_fusion.recipes.serving import save_baseline
+from lightning_fusion.store import StoreWriter
 
-MAIN = "FoE (label)"
-FUSERS: dict[str, dict[str, Any]] = {
-    MAIN: {"target": "label"},
-    "FoE (expert target, random)": {"target": "expert", "expert_target": "random"},
-    "FoE (expert target, best)": {"target": "expert", "expert_target": "best"},
-}
-ONE_TARGET = "FoE (expert target)"
-"""Replaces both expert-target rows where no sample has two expert targets: they are then identical."""
-WITH_REPRESENTATIONS = "FoE (label, with representations)"
-"""Our extension: FoE that also reads the experts' representations."""
-ONE_EXPERT: dict[str, dict[str, Any]] = {
-    "FoE (label, outputs of one expert)": FUSERS[MAIN],
-    "FoE (expert target, outputs of one expert)": FUSERS["FoE (expert target, best)"],
-}
-"""The paper's ablation: FoE that reads the outputs of one expert, with either target."""
 _CENTRALIZED_PART = 13622124  # of the seed; fixed, so that published results stay reproducible
-
-FUSED = "fused predictions"
-"""Kind of the store that a seed keeps of the main row: ``prediction``, (N,) classes of the test samples."""
 
 
 def foe(
@@ -151,6 +144,7 @@ def foe(
         config=describe_data(data) | recorded,
         metric=measure,
         title=f"test {measure}",
+        simplicity=by_simplicity([*BASELINES, *baselines]),
         data=data,
         expert={"network": network, "features": features, **expert},
         expert_epochs=expert_epochs,
@@ -205,6 +199,7 @@ class _FoE(Recipe):
             "rows": ", ".join(f"{name} {len(part)}" for name, part in outputs.splits.items()),
         }
         report.notes += data_notes(self.data)
+        report.serving = {"experts": outputs.names, "classes": outputs.classes}
         best = max(self.baselines, key=lambda name: float(np.mean(report.values(name, self.metric))))
         behind = np.mean(report.values(best, self.metric)) - np.mean(report.values(self.main, self.metric))
         if behind > 0.02:
@@ -223,7 +218,7 @@ class _FoE(Recipe):
 
     def figures(self, run: Run) -> Figures:
         """Accuracy by domain, confusion matrix, permutation importance, and accuracy by overlap."""
-        drawn = _figures(run.report, run.folder, self.outputs, run.seeds[-1], self.main)
+        drawn = figures(run.report, run.folder, self.outputs, run.seeds[-1], self.main)
         return drawn | (overlap_figure(run.report, self.overlaps, MAIN) if self.overlaps else {})
 
 
@@ -244,12 +239,12 @@ class _Seed(SeedRun):
                 self.report.notes.append(f"{method} was skipped: the experts declare no domains.")
                 continue
             start = time.perf_counter()
-            name = method.replace("FoE (", "").replace(")", "").replace(", ", "_").replace(" ", "_")
             more = {**fuser, **arguments, "representations": method == WITH_REPRESENTATIONS}
-            module, metrics = self.fit_fuser(name, outputs, keep=True, **more)
+            module, metrics = self.fit_fuser(fuser_file(method), outputs, keep=True, **more)
             for warning in fuser_warnings(metrics, module.target):
                 self.report.notes.append(f"Seed {self.seed}, {method}: {warning}")
             self._score_fuser(module, outputs, method, main=method == next(iter(with_representations or kinds)))
+            self._validate(method, _fused(module, outputs, "val").argmax(1).numpy(), outputs, len(outputs.names))
             self.report.took("training fusers", start)
 
     def fit_on_single_experts(self, outputs: ExpertOutputs, fuser: dict[str, Any]) -> None:
@@ -269,9 +264,7 @@ class _Seed(SeedRun):
                 first += len(labels)
                 stage = f"{arguments['target']}_of_{name}"
                 fitted[name], _ = self.fit_fuser(stage, outputs, **(fuser | {"network": reader}), **arguments)
-                with torch.no_grad():
-                    answer = fitted[name].fuse(torch.from_numpy(outputs.concatenated("val"))).argmax(1).numpy()
-                accuracy = float((answer == truth).mean())
+                accuracy = float((_fused(fitted[name], outputs, "val").argmax(1).numpy() == truth).mean())
                 self.report.add(method, f"accuracy, outputs of {name}", accuracy, self.seed, split="val")
                 best = max(best, (accuracy, name), key=lambda found: found[0])  # the first of equals
             self.report.notes.append(
@@ -282,14 +275,13 @@ class _Seed(SeedRun):
 
     def _score_fuser(self, module: FoEFuserModule, outputs: ExpertOutputs, method: str, main: bool = False) -> None:
         part = outputs["test"]
-        with torch.no_grad():
-            given = torch.from_numpy(outputs.concatenated("test", bool(module.representation_dims)))
-            logits = module.fuse(given)
-            if module.target == "expert":
+        if module.target == "expert":
+            with torch.no_grad():
+                given = torch.from_numpy(outputs.concatenated("test", bool(module.representation_dims)))
                 chosen = module.network(given).argmax(1).numpy()
-                owns = outputs.expert_targets("test")[np.arange(len(part)), chosen]
-                self.report.add(method, "choice accuracy", owns.mean(), self.seed)
-        prediction = logits.argmax(1).numpy()
+            owns = outputs.expert_targets("test")[np.arange(len(part)), chosen]
+            self.report.add(method, "choice accuracy", owns.mean(), self.seed)
+        prediction = _fused(module, outputs, "test").argmax(1).numpy()
         self._score(method, prediction == part.target, outputs)
         if main:
             if first_process():
@@ -325,7 +317,11 @@ class _Seed(SeedRun):
         # means are linear: the mean over experts is the mean of the fraction of correct experts
         self.report.add_right("mean of single experts", (test.argmax(2) == truth[:, None]).mean(1), truth, self.seed)
         for name, rule in baselines.items():
-            self._score(name, rule().fit(train, target).predict(test) == truth, outputs)
+            fitted = rule().fit(train, target)
+            save_baseline(self.folder, name, fitted)
+            self._score(name, fitted.predict(test) == truth, outputs)
+            queries = len(fitted.experts() or outputs.names)
+            self._validate(name, fitted.predict(outputs.scattered("val")), outputs, queries)
         expert_targets = outputs.expert_targets("test")
         if expert_targets.any():
             self._score("oracle expert (domain known)", oracle_expert(test, truth, expert_targets), outputs)
@@ -338,11 +334,21 @@ class _Seed(SeedRun):
         build, seed = partial(self._expert_module, data, arguments), stage_seed(self.seed, _CENTRALIZED_PART)
         path = self.train("centralized", build, data, seed, epochs, f"seed {self.seed}  centralized model")
         expert = {"centralized": self.load_expert(path, arguments["network"])}
-        outputs = self.outputs_of("centralized", expert, self.data, ["test"])
-        right = outputs.scattered("test")[:, 0].argmax(1) == outputs["test"].target
-        self._score("centralized model (shares data)", right, outputs)
+        outputs = self.outputs_of("centralized", expert, self.data, ["val", "test"])
+        val, test = (outputs.scattered(split)[:, 0].argmax(1) for split in ("val", "test"))
+        self._score(CENTRALIZED, test == outputs["test"].target, outputs)
+        self._validate(CENTRALIZED, val, outputs, 1, "it was trained on the data of all domains")
 
     # --------------------------------------------------------------- helpers
+
+    def _validate(
+        self, method: str, answer: np.ndarray, outputs: ExpertOutputs, queries: int, excluded: str = ""
+    ) -> None:
+        """Add the result of (N,) predicted classes on the fuser's validation split, which no method was fitted on."""
+        part = outputs["val"]
+        truth = np.asarray(part.target)
+        scores = SampleScores(sample_scores(self.report.metric, answer == truth, truth), np.asarray(part.index))
+        self.report.validate(method, scores, self.seed, queries, excluded)
 
     def _score(self, method: str, right: np.ndarray, outputs: ExpertOutputs) -> None:
         truth = np.asarray(outputs["test"].target)
@@ -351,6 +357,12 @@ class _Seed(SeedRun):
         for column, name in enumerate(outputs.domains):
             if (rows := member[:, column]).any():
                 self.report.add_right(method, right[rows], truth[rows], self.seed, domain=name)
+
+
+def _fused(module: FoEFuserModule, outputs: ExpertOutputs, split: str) -> Tensor:
+    """Return the (N, C) fused logits of a split."""
+    with torch.no_grad():
+        return module.fuse(torch.from_numpy(outputs.concatenated(split, bool(module.representation_dims))))
 
 
 class _OneExpert(nn.Module):
@@ -367,32 +379,3 @@ class _OneExpert(nn.Module):
         """Map (B, sum of C_k) to (B, C) logits."""
         result: Tensor = self.network(outputs[:, self.block])
         return result
-
-
-def _figures(report: Report, folder: Path, outputs: ExpertOutputs, seed: int, main: str) -> Figures:
-    """Return the three figures of the report."""
-    shown = [main, "best single expert", "softmax average", "most confident", "logistic stacking"]
-    domains = [name for name in outputs.domains if report.values(main, report.metric, domain=name)]
-    means = {
-        method: [float(np.mean(report.values(method, report.metric, domain=name))) for name in domains]
-        for method in shown
-    }
-    lost = {name: report.values(name, "permutation importance") for name in outputs.names}
-    fused = ArrayStore(folder / f"seed_{seed}" / "fused", FUSED)["prediction"]
-    title = f"{main}:\nfractions of each true class, seed {seed}"
-    return {
-        "domains": (
-            plotting.grouped_bars(
-                means, domains, label=report.title, title=f"{report.metric.capitalize()} on each domain", top=1
-            ),
-            f"{report.title.capitalize()} on the samples of each domain, mean over seeds.",
-        ),
-        "confusion": (
-            plotting.confusion(outputs["test"].target, fused, outputs.classes, title=title),
-            f"Confusion matrix of {main} on the test split, one seed.",
-        ),
-        "importance": (
-            plotting.permutation_importance(lost),
-            "Accuracy lost when the outputs of one expert are permuted over the test samples; dots are seeds.",
-        ),
-    }

@@ -18,7 +18,7 @@ from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.frugal.policy import FrugalFoE
 from lightning_fusion.recipes.frugal.report import abstention_table, figures, sensitivity_table
-from lightning_fusion.recipes.frugal.rows import COVERAGES, MAIN, MAJORITY
+from lightning_fusion.recipes.frugal.rows import COVERAGES, MAIN, MAJORITY, SIMPLICITY
 from lightning_fusion.recipes.frugal.study import Study
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
@@ -151,6 +151,7 @@ def frugal(
         config=recorded,
         title="test accuracy at the mean cost of FrugalFoE",
         beside=("cost", "area"),
+        simplicity=SIMPLICITY,
         data=data,
         source=source_of(data) if data is not None else shorten(stores or []),
         stores=opened,
@@ -210,11 +211,13 @@ class _Frugal(Recipe):
             study.study_variants(self.policy)
         study.study_baselines(self.exhaustive)
         study.compare()
+        study.validate()
         study.study_sensitivity()
 
     def conclude(self, run: Run) -> None:
         """Describe the policy, its abstention, and its comparison with the majority-class baseline."""
         report, last = run.report, self.last
+        report.serving = {"experts": last.outputs.names, "classes": last.outputs.classes}
         report.notes += data_notes(self.data)
         report.data = {
             "source": self.source,

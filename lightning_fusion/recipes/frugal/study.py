@@ -13,6 +13,8 @@ from lightning_fusion.baselines import (
     BestSingle,
     CostPoint,
     LogisticStacking,
+    MostConfident,
+    SoftmaxAverage,
     best_static_subsets,
     confidence_cascade,
     exhaustive_subsets,
@@ -31,8 +33,10 @@ from lightning_fusion.frugal.prediction import FrugalCurve
 from lightning_fusion.frugal.risk import ParametricRisk
 from lightning_fusion.frugal.subset_fusers import MaskedMLPFuser
 from lightning_fusion.metrics.selective import RiskCoverage, area_under_cost_curve, risk_coverage
+from lightning_fusion.recipes.advice import SampleScores
 from lightning_fusion.recipes.frugal.rows import (
     AVERAGE,
+    BEST,
     BY_PROBABILITY,
     CONFIDENT,
     COVERAGES,
@@ -45,10 +49,13 @@ from lightning_fusion.recipes.frugal.rows import (
     SCOPE_AUROC,
     SCOPE_COVERAGE,
     SEEN,
+    STACKING,
     TRADE_OFFS,
+    VALUE,
 )
 from lightning_fusion.recipes.report import Report
 from lightning_fusion.recipes.runner import Run
+from lightning_fusion.recipes.serving import save_baseline
 
 
 class _Fusion:
@@ -82,7 +89,7 @@ class Study:
         run: Run,
     ) -> None:
         self.outputs, self.seed = outputs, seed
-        self.report, self.console = run.report, run.console
+        self.report, self.console, self.folder = run.report, run.console, run.folder / f"seed_{seed}"
         stored = {name: float(entry["cost"]) for name, entry in outputs.experts.items()}
         self.costs = dict(zip(outputs.names, costs_of(costs, outputs.names, stored), strict=True))
         self.trade_offs = per_mean_cost(TRADE_OFFS, self.costs.values()) if trade_offs is None else trade_offs
@@ -99,8 +106,13 @@ class Study:
 
     def _rows(self, split: str, not_of: bool) -> tuple[np.ndarray, np.ndarray]:
         """Return outputs (N, K, C) and targets (N,) of samples without the unseen domains, or of these only."""
-        target, domains = np.asarray(self.outputs[split].target), self.outputs.domains
-        chosen = np.arange(len(target))
+        chosen = self._chosen(split, not_of)
+        return self.outputs.scattered(split)[chosen], np.asarray(self.outputs[split].target)[chosen]
+
+    def _chosen(self, split: str, not_of: bool) -> np.ndarray:
+        """Return the (N,) positions of samples without the unseen domains, or of these only."""
+        domains = self.outputs.domains
+        chosen = np.arange(len(self.outputs[split]))
         if self.unseen:
             if unknown := [name for name in self.unseen if name not in domains]:
                 raise InputError(f"unseen_domains: found {shorten(unknown)}; the domains are {shorten(domains, 20)}")
@@ -112,9 +124,9 @@ class Study:
                     f"unseen_domains: found {len(chosen)} {split} samples {'not ' if not_of else ''}of "
                     f"{shorten(self.unseen)}; expected at least two: name fewer domains"
                 )
-        if (limit := self.limits[split]) is not None and limit < len(chosen):
+        if (limit := self.limits.get(split)) is not None and limit < len(chosen):
             chosen = np.sort(np.random.default_rng(self.seed).choice(chosen, limit, replace=False))
-        return self.outputs.scattered(split)[chosen], target[chosen]
+        return chosen
 
     # --------------------------------------------------------------- policies
 
@@ -272,16 +284,40 @@ class Study:
             for point in points:
                 setting = point.setting if isinstance(point.setting, float) else math.nan
                 self._curve_point(method, setting, point.accuracy(self.goal["test"]), point.cost, point.num_queries)
-        single = BestSingle().fit(train, self.goal["train"])
-        self._point("best single expert", costs[single.best], float((single.predict(test) == self.goal["test"]).mean()))
+        self.single = single = BestSingle().fit(train, self.goal["train"])
+        self._point(BEST, costs[single.best], float((single.predict(test) == self.goal["test"]).mean()))
         everyone = subset_point(fusion, range(len(costs)), costs, held_out=False)
         self._point("all experts, kNN", everyone.cost, everyone.accuracy(self.goal["test"]))
-        stacked = LogisticStacking().fit(train, self.goal["train"]).predict(test)
-        self._point("all experts, logistic stacking", everyone.cost, float((stacked == self.goal["test"]).mean()))
+        self.stacking = LogisticStacking().fit(train, self.goal["train"])
+        for name, rule in ((BEST, self.single), (STACKING, self.stacking)):
+            save_baseline(self.folder, name, rule)
+        stacked = float((self.stacking.predict(test) == self.goal["test"]).mean())
+        self._point(STACKING, everyone.cost, stacked)
         self._point(MAJORITY, 0.0, self.majority.accuracy(self.goal["test"]))
         oracle = least_expensive_correct(test, self.goal["test"], costs)
         self._point("oracle (lowest-cost correct expert)", oracle.cost, oracle.accuracy(self.goal["test"]))
         self.report.took("baselines", start)
+
+    def validate(self) -> None:
+        """Add accuracy - trade_off * cost on the validation split, on which no method was fitted."""
+        if "val" not in self.outputs.splits:
+            return
+        given, goal = self._rows("val", not_of=True)
+        own = self.policy.predict(dict(zip(self.outputs.names, given.swapaxes(0, 1), strict=True)))
+        prices = np.array(list(self.costs.values()))
+        every: Any = (prices.sum(), len(prices))
+        found = {
+            AVERAGE: (SoftmaxAverage().predict(given), *every),
+            BEST: (self.single.predict(given), prices[self.single.best], 1),
+            CONFIDENT: (MostConfident().predict(given), *every),
+            STACKING: (self.stacking.predict(given), *every),
+            MAIN: (own.predicted.cpu().numpy(), own.cost.cpu().numpy(), float(own.num_queries.double().mean())),
+        }
+        self.report.validation.metric = VALUE
+        for method, (predicted, cost, queries) in found.items():
+            value = (predicted == goal) - self.policy.trade_off_ * cost
+            scores = SampleScores(value, np.asarray(self.outputs["val"].index)[self._chosen("val", not_of=True)])
+            self.report.validate(method, scores, self.seed, queries)
 
     def _majority_error(self) -> float:
         return float((self.goal["train"] != self.majority.predicted[0]).mean())

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_fusion.recipes.hat.report import MAIN
+from lightning_fusion.recipes.hat.report import LOCAL, MAIN
 
 UNIFORM = "uniform distillation"
 STUDENTS: dict[str, dict[str, Any]] = {
@@ -15,6 +15,10 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "static weights": {"mixing": "static"},
 }
 """Arguments of :class:`~lightning_fusion.HaTJointModule` of each student of the main table."""
+BEST, AVERAGE = "best source by labeled accuracy", "average of the selected sources"
+SIMPLICITY = (LOCAL, BEST, AVERAGE, MAIN)
+"""Methods that can answer new samples, the simplest first (our choice): a model of the few labels, one source, several
+sources for each sample, a model that several sources have trained."""
 CORRUPTED, STUDENT = "_permuted", "_student"
 OF_SELECTION = {"keep_fraction", "num_sources", "encoder_first", "similarity", "rank_by"}
 OF_TARGET = {"labeled_fraction", "labeled_per_class"}

@@ -13,7 +13,7 @@ from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.hat.module import HaTJointModule
 from lightning_fusion.recipes.hat import report as hat_report
-from lightning_fusion.recipes.hat.plan import CORRUPTED, OF_SELECTION, OF_TARGET, STUDENT, STUDENTS, Plan
+from lightning_fusion.recipes.hat.plan import CORRUPTED, OF_SELECTION, OF_TARGET, SIMPLICITY, STUDENT, STUDENTS, Plan
 from lightning_fusion.recipes.hat.report import LOCAL, MAIN, groups_of
 from lightning_fusion.recipes.hat.seed import HaTSeed
 from lightning_fusion.recipes.report import Figures, Report
@@ -142,6 +142,7 @@ def hat(
         main=MAIN,
         config=describe_data(data) | recorded | {"domains": domains, "targets": chosen},
         title="test accuracy, mean over targets",
+        simplicity=SIMPLICITY,
         data=data,
         plan=plan,
         targets=chosen,
@@ -168,10 +169,12 @@ class _HaT(Recipe):
         for number, name in enumerate(self.targets):
             label = f"seed {seed}  target {number + 1}/{len(self.targets)} {name}"
             one.expand(name, self.targets[:number], self.plan, label)
+        one.validate()
 
     def conclude(self, run: Run) -> None:
         """Average over the targets, and describe the selected sources."""
         report, plan = run.report, self.plan
+        report.serving = {"targets": self.targets, "classes": self.data.classes}
         few = plan.target["labeled_per_class"]
         share = plan.target["labeled_fraction"]
         report.data = {
@@ -186,6 +189,10 @@ class _HaT(Recipe):
         hat_report.average(report)
         left_out = (f"Domain {name} was skipped as source and target: {why}." for name, why in self.left_out.items())
         report.notes = [*left_out, *report.notes, *hat_report.verdicts(report), *data_notes(self.data)]
+        report.notes.append(
+            "The advice uses labels of each target's validation split, beyond its few labels; no method was fitted "
+            "on them."
+        )
         if watched := run.trainers.watched():
             report.notes.append(
                 f"A callback monitors {shorten(watched)}: models of a target were validated on labels of its "

@@ -22,9 +22,11 @@ def average(report: Report) -> None:
     """Add the mean over targets of every method and seed."""
     kept = ("accuracy", "bytes", "rank correlation", "mixer accuracy")
     for method, metric, seed in dict.fromkeys(
-        (row["method"], row["metric"], row["seed"]) for row in report.rows if row["metric"] in kept
+        (row["method"], row["metric"], row["seed"])
+        for row in report.rows
+        if row["metric"] in kept and row["split"] == "test"
     ):
-        own = report.select(method=method, metric=metric, seed=seed)
+        own = report.select(method=method, metric=metric, seed=seed, split="test")
         report.add(method, metric, np.mean([row["value"] for row in own]), seed)
 
 

@@ -202,7 +202,9 @@ class TestVoices:
     def test_intervals_are_over_the_speakers(self, voices):
         heard = Heard(voices, 3)
         (row,) = [
-            r for r in results(voices)["rows"] if (r["method"], r["metric"], r["seed"]) == ("first member", "eer", 3)
+            r
+            for r in results(voices)["rows"]
+            if (r["method"], r["metric"], r["seed"], r["split"]) == ("first member", "eer", 3, "test")
         ]
         scores = torch.from_numpy(heard.scores("test", "member_1")).float()
         pairs, same = (torch.from_numpy(part["test"]) for part in (heard.pairs, heard.same))

@@ -97,24 +97,28 @@ class TestResults:
 
     def test_every_method_has_a_figure_of_each_seed(self, finished):
         content = results(finished)
-        methods = {row["method"]: [] for row in content["rows"] if row["metric"] == "accuracy" and "domain" not in row}
+        methods: dict[str, dict[str, list[int]]] = {"test": {}, "val": {}}
         for row in content["rows"]:
             if row["metric"] == "accuracy" and "domain" not in row:
-                methods[row["method"]].append(row["seed"])
+                methods[row["split"]].setdefault(row["method"], []).append(row["seed"])
         expected = {*FUSERS, *BASELINES, "mean of single experts", "oracle expert (domain known)"}
         expected |= {"oracle selection (any expert correct)", "centralized model (shares data)"}
-        assert set(methods) == expected
-        assert all(sorted(seeds) == [0, 1] for seeds in methods.values())
+        assert set(methods["test"]) == expected
+        assert set(methods["val"]) == {*FUSERS, *BASELINES, "centralized model (shares data)"}  # can answer new samples
+        assert all(sorted(seeds) == [0, 1] for of_split in methods.values() for seeds in of_split.values())
 
     def test_figures_follow_from_the_stored_outputs(self, finished):
         rows = results(finished)["rows"]
         for seed in (0, 1):
             outputs = ExpertOutputs.open(finished / f"seed_{seed}" / "outputs")
-            found = {
-                (row["method"], row["metric"]): row["value"]
-                for row in rows
-                if row["seed"] == seed and "domain" not in row
-            }
+            found, held = (
+                {
+                    (row["method"], row["metric"]): row["value"]
+                    for row in rows
+                    if row["seed"] == seed and "domain" not in row and row["split"] == split
+                }
+                for split in ("test", "val")
+            )
             test, truth = outputs.scattered("test"), outputs["test"].target
             right = test.argmax(2) == truth[:, None]
             assert found["oracle selection (any expert correct)", "accuracy"] == pytest.approx(right.any(1).mean())
@@ -123,6 +127,9 @@ class TestResults:
             assert found["best single expert", "accuracy"] == pytest.approx(right[:, best].mean())
             fused = predictions(finished, seed)
             assert found[MAIN, "accuracy"] == pytest.approx((fused == truth).mean())
+            val, wanted = outputs.scattered("val"), outputs["val"].target
+            assert held["softmax average", "accuracy"] == pytest.approx((val.mean(1).argmax(1) == wanted).mean())
+            assert held["best single expert", "accuracy"] == pytest.approx((val[:, best].argmax(1) == wanted).mean())
             for column, domain in enumerate(outputs.domains):
                 inside = outputs["test"].domain[:, column]
                 (row,) = [
@@ -154,7 +161,7 @@ class TestResults:
         values = {
             (row["method"], row["seed"]): row["value"]
             for row in content["rows"]
-            if row["metric"] == "accuracy" and "domain" not in row
+            if row["metric"] == "accuracy" and "domain" not in row and row["split"] == "test"
         }
         gains = [entry for entry in content["summary"] if entry["against"] == "softmax average"]
         differences = [values[MAIN, seed] - values["softmax average", seed] for seed in (0, 1)]
@@ -504,10 +511,15 @@ class TestBaselinesOfOthers:
         Path("recipe.yaml").write_text(yaml.safe_dump(config))
         main(["recipe", "foe", "--config", "recipe.yaml"])
         found = results(Path("run"))
-        (value,) = (r["value"] for r in found["rows"] if r["method"] == "the second" and r["metric"] == "accuracy" and
-                    "domain" not in r)  # fmt: skip
         outputs = ExpertOutputs.open("run/seed_0/outputs")
-        assert value == pytest.approx((outputs.scattered("test")[:, 1].argmax(1) == outputs["test"].target).mean())
+        for split in ("val", "test"):
+            wanted = "the second", "accuracy", split, None
+            (value,) = (
+                row["value"]
+                for row in found["rows"]
+                if (row["method"], row["metric"], row["split"], row.get("domain")) == wanted
+            )
+            assert value == pytest.approx((outputs.scattered(split)[:, 1].argmax(1) == outputs[split].target).mean())
         described = found["config"]["baselines"]["the second"]
         assert described == {"class_path": "thirdparty.baseline.OneExpert", "init_args": {"number": 1}}
 

@@ -175,7 +175,18 @@ class TestResults:
     def test_everybody_is_there_for_each_seed(self, finished):
         content = results(finished / "run")
         rows = content["rows"]
-        assert {"recipe", "config", "data", "versions", "seconds", "rows", "summary", "notes"} == set(content)
+        assert {
+            "recipe",
+            "config",
+            "data",
+            "versions",
+            "seconds",
+            "rows",
+            "summary",
+            "notes",
+            "advice",
+            "serving",
+        } == set(content)
         assert content["recipe"] == "frugal" and content["config"]["seeds"] == [4, 5]
         assert content["config"]["trade_offs"] is None
         for seed in (4, 5):

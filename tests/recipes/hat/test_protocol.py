@@ -76,7 +76,8 @@ def hard(tmp_path_factory) -> Path:
 
 
 def value(rows: list[dict], method: str, domain: str | None, metric: str = "accuracy") -> float:
-    (row,) = [r for r in rows if (r["method"], r["metric"], r.get("domain")) == (method, metric, domain)]
+    wanted = method, metric, domain, "test"
+    (row,) = [r for r in rows if (r["method"], r["metric"], r.get("domain"), r["split"]) == wanted]
     return row["value"]
 
 

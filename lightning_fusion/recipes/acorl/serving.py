@@ -1,0 +1,64 @@
+"""Answers of a finished run of the recipe acorl for new samples."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_fusion.acorl.fusion import LinearHead, average_outputs, fit_output_weights
+from lightning_fusion.baselines import Baseline, SoftmaxAverage
+from lightning_fusion.checkpoints import read_checkpoint
+from lightning_fusion.experts.outputs.store import ExpertOutputs
+from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.recipes.acorl.classification import late_file
+from lightning_fusion.recipes.pool_modules import BaselineModule, LateFusionModule
+from lightning_fusion.recipes.serving import FinishedRun
+
+
+def answer(run: FinishedRun, method: str, seed: int, target: None) -> Any:
+    """Return the module of a row of the table: a member, or the fusion of a chain.
+
+    Args:
+        run: The finished run.
+        method: Name of the row.
+        seed: Seed whose models answer.
+        target: None.
+    """
+    folder, members = run.seed_folder(seed), run.serving["members"][method]
+    pool = ExpertPool(run.load_experts(folder / "members", members), run.serving["classes"])
+    if method.endswith("late fusion"):
+        return LateFusionModule(pool, _late_head(folder / "fusers" / f"{late_file(members)}.ckpt"))
+    if not method.endswith("weighted output fusion"):
+        return BaselineModule(pool, SoftmaxAverage())
+    outputs = ExpertOutputs.open(folder / "outputs")
+    places = [outputs.names.index(name) for name in members]
+    known = torch.from_numpy(outputs.scattered("val")[:, places].copy())
+    weights = fit_output_weights(known, torch.from_numpy(np.array(outputs["val"].target)))
+    return BaselineModule(pool, _WeightedAverage(weights))
+
+
+class _WeightedAverage(Baseline):
+    """The mean of the members' outputs with fitted weights."""
+
+    def __init__(self, weights: Tensor) -> None:
+        self.weights = weights
+
+    def predict(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the class with the largest weighted mean."""
+        result: np.ndarray = self.probabilities(outputs).argmax(1)
+        return result
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the weighted mean."""
+        result: np.ndarray = average_outputs(torch.from_numpy(outputs), self.weights).numpy()
+        return result
+
+
+def _late_head(path: Any) -> LinearHead:
+    """Return the trained head of late fusion."""
+    state = read_checkpoint(str(path), "run")["state_dict"]
+    own = {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
+    head = LinearHead(len(own["linear.bias"]), own["mean"], own["scale"])
+    head.load_state_dict(own)
+    return head.eval()

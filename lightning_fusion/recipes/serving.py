@@ -1,0 +1,295 @@
+"""Finished runs that answer for new samples."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules, resolve_name
+from typing import Any
+
+import numpy as np
+from lightning import Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+import lightning_fusion.recipes as recipe_packages
+from lightning_fusion.baselines import Baseline
+from lightning_fusion.callbacks.prediction import PredictionWriter
+from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.described import imported_class
+from lightning_fusion.errors import InputError, nearest_path, shorten, suggestion
+from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.outputs.collect import first_process
+from lightning_fusion.experts.outputs.store import ExpertOutputs
+from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.files import file_key
+from lightning_fusion.foe.module import FoEFuserModule
+from lightning_fusion.hyperparameters import constructor_arguments
+from lightning_fusion.recipes.report import SERVING_FORMAT
+from lightning_fusion.store import ArrayStore, StoreWriter
+
+BASELINE = "fitted baseline"
+"""Kind of the store of a baseline's parameters."""
+IMPORTS = "name its package in --imports, if you trust the run"
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run of a recipe.
+
+    Attributes:
+        folder: Folder of the run; nothing outside it is read.
+        recipe: Name of the recipe.
+        config: Its configuration.
+        advice: Its advice, as :meth:`~lightning_fusion.recipes.advice.Advice.record` returns it.
+        serving: What the recipe stored for predictions.
+    """
+
+    folder: Path
+    recipe: str
+    config: dict[str, Any]
+    advice: dict[str, Any]
+    serving: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "FinishedRun":
+        """Read the results of a run.
+
+        Args:
+            folder: Folder of the run.
+
+        Raises:
+            InputError: If the folder contains no finished run that can predict.
+        """
+        path = Path(folder)
+        if not path.is_dir():
+            raise InputError(f"run: found no folder {path}{nearest_path(path)}")
+        if not (path / "run.json").is_file():
+            raise InputError(f"run: {path} contains no run of a recipe (no run.json); name the --output of a recipe")
+        if not (path / "results.json").is_file():
+            raise InputError(
+                f"run: {path} is not finished (no results.json); run the recipe again with this output: it resumes"
+            )
+        try:
+            content = json.loads((path / "results.json").read_text(encoding="utf-8"))
+            recipe, config, serving, advice = (content.get(key) for key in ("recipe", "config", "serving", "advice"))
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
+            raise InputError(f"run: {path / 'results.json'} is damaged ({error}); run the recipe again") from error
+        if recipe not in (known := answering_recipes()):
+            raise InputError(
+                f"run: {path} is a run of the recipe {recipe}, which does not predict new files; predict --run takes "
+                f"runs of {', '.join(known)}"
+            )
+        if not isinstance(serving, dict) or serving.get("format") != SERVING_FORMAT or not isinstance(advice, dict):
+            found = (content.get("versions") or {}).get("lightning-fusion", "unknown")
+            raise InputError(
+                f"run: {path} was written by another version of lightning-fusion ({found}); run the recipe again with "
+                "this output: trained models are kept"
+            )
+        return cls(path, recipe, config, advice, serving)
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods that can answer, the simplest first."""
+        return [each["method"] for each in self.advice["candidates"]]
+
+    def choose(self, method: str | None = None, seed: int | None = None) -> tuple[str, int]:
+        """Return the method that answers and its seed: the advised ones where none are given.
+
+        Args:
+            method: Name of a method.
+            seed: Seed of the run. ``None`` (default) means the one with the best validation result of the method.
+
+        Raises:
+            InputError: If the run has no such method or seed.
+        """
+        chosen = self.advice["method"] if method is None else method
+        if chosen not in self.methods:
+            raise InputError(
+                f"method: found {chosen!r}; the run in {self.folder} has {shorten(map(repr, self.methods), 40)}"
+                f"{suggestion(chosen, self.methods)}"
+            )
+        if seed is not None and seed not in self.config["seeds"]:
+            raise InputError(f"seed: found {seed}; the run in {self.folder} has {shorten(self.config['seeds'], 20)}")
+        best = next(each["seed"] for each in self.advice["candidates"] if each["method"] == chosen)
+        return chosen, best if seed is None else seed
+
+    def seed_folder(self, seed: int) -> Path:
+        """Return the folder of a seed."""
+        return self.folder / f"seed_{seed}"
+
+    def load_experts(self, folder: Path, names: list[str]) -> dict[str, Expert]:
+        """Load experts from the checkpoints in a folder, weights only.
+
+        Args:
+            folder: Folder of the checkpoints.
+            names: Names of the experts.
+
+        Raises:
+            InputError: If a checkpoint is missing or damaged, or the class of its network is not imported.
+        """
+        return {name: load_expert(folder / f"{file_key(name)}.ckpt") for name in names}
+
+    def new_data(self, input: str, seed: int, experts: Mapping[str, Expert]) -> FusionDataModule:
+        """Return the data module of the run for new samples; the data of the training need not exist.
+
+        Args:
+            input: File or folder with new samples.
+            seed: Seed whose models answer.
+            experts: Experts that answer; the samples get the preprocessing of the first, and the pool converts it for
+                the others.
+
+        Raises:
+            InputError: If the class is not imported, or reads no new files.
+        """
+        recorded = dict(self.config["data"])
+        path = recorded.pop("class_path")
+        kind: Any = imported_class(path, FusionDataModule)
+        if kind is None:
+            raise InputError(f"run: {self.folder} names the data module {path}, which is not imported; {IMPORTS}")
+        takes = constructor_arguments(kind)
+        if "predict_root" not in takes:
+            raise InputError(f"run: the data module of the run, {kind.__name__}, reads no new files")
+        given = {name: value for name, value in recorded.items() if name in takes} | {"predict_root": input}
+        tokenizer = self.seed_folder(seed) / "tokenizer"
+        if tokenizer.is_dir():
+            given["tokenizer"] = str(tokenizer)
+        data: FusionDataModule = kind(**given)
+        data.use_preprocessing(next(iter(experts.values())).preprocessing)
+        return data
+
+
+Answering = Callable[[FinishedRun, str, int, str | None], Any]
+"""Function of a recipe: run, method, seed and target give the module that answers, which has a ``pool``."""
+
+
+def answering_recipes() -> dict[str, str]:
+    """Return the import paths of the functions that answer with a run, by recipe: ``ANSWERS`` of the packages."""
+    found: dict[str, str] = {}
+    for module in iter_modules(recipe_packages.__path__, f"{recipe_packages.__name__}."):
+        listed = getattr(import_module(module.name), "ANSWERS", {}) if module.ispkg else {}
+        found |= {name: f"{module.name}.{path}" for name, path in listed.items()}
+    return dict(sorted(found.items()))
+
+
+def load_expert(path: Path) -> Expert:
+    """Load an expert of a run from its checkpoint.
+
+    Args:
+        path: Path of the checkpoint.
+
+    Raises:
+        InputError: If it is missing or damaged, or the class of its network is not imported.
+    """
+    try:
+        return Expert(checkpoint=str(path))
+    except InputError as error:
+        hint = f"; {IMPORTS}" if "not an imported" in str(error) else ""
+        raise InputError(f"run: {error}{hint}") from error
+
+
+def load_fuser(path: Path, pool: ExpertPool) -> FoEFuserModule:
+    """Load a fuser of a run with its experts, whose fingerprints are compared.
+
+    Args:
+        path: Path of its checkpoint.
+        pool: The experts.
+
+    Raises:
+        InputError: If it is missing or damaged, was trained with other experts, or its network is not imported.
+    """
+    try:
+        return FoEFuserModule.load_from_checkpoint(str(path), map_location="cpu", experts=pool).eval()
+    except InputError as error:
+        hint = f"; {IMPORTS}" if "no imported" in str(error) else ""
+        raise InputError(f"run: {error}{hint}") from error
+
+
+def save_baseline(folder: Path, name: str, rule: Baseline) -> None:
+    """Store the parameters of a fitted baseline that takes long to fit, as arrays.
+
+    Args:
+        folder: Folder of the seed.
+        name: Name of the baseline.
+        rule: The fitted baseline.
+    """
+    if (state := rule.state()) and first_process():
+        with StoreWriter(folder / "baselines" / file_key(name), BASELINE, overwrite=True) as writer:
+            for key, values in state.items():
+                writer[key] = values
+            writer.commit({"baseline": name})
+
+
+def load_baseline(folder: Path, name: str, build: Callable[[], Baseline]) -> Baseline:
+    """Return a fitted baseline: from its stored parameters, or fitted again on the run's cached outputs.
+
+    Args:
+        folder: Folder of the seed.
+        name: Name of the baseline.
+        build: Returns the baseline, not fitted.
+    """
+    if not (rule := build()).fits:
+        return rule
+    stored = folder / "baselines" / file_key(name)
+    if stored.is_dir():
+        return rule.restore(ArrayStore(stored, BASELINE))
+    outputs = ExpertOutputs.open(folder / "outputs")
+    return rule.fit(outputs.scattered("train"), np.asarray(outputs["train"].target))
+
+
+def load_run(
+    run: str | Path, method: str | None = None, seed: int | None = None, target: str | None = None
+) -> tuple[FinishedRun, str, int, Any]:
+    """Return a finished run, the method and the seed that answer, and the LightningModule that predicts with them.
+
+    Args:
+        run: Folder of the run.
+        method: Row of the report. ``None`` (default) means the advised one.
+        seed: Seed whose models answer. ``None`` (default) means the one with the best validation result.
+        target: Target domain, for runs of ``hat`` with several.
+
+    Raises:
+        InputError: If the run cannot predict, or has no such method, seed or target.
+    """
+    finished = FinishedRun.open(run)
+    chosen, number = finished.choose(method, seed)
+    if target is not None and "targets" not in finished.serving:
+        raise InputError(f"target: found {target!r}; the recipe {finished.recipe} has no targets, remove it")
+    answer: Answering = resolve_name(answering_recipes()[finished.recipe])
+    return finished, chosen, number, answer(finished, chosen, number, target)
+
+
+def predict(
+    run: str,
+    input: str,
+    method: str | None = None,
+    output: str = "predictions.csv",
+    seed: int | None = None,
+    target: str | None = None,
+    trainer: Trainer | None = None,
+) -> Path:
+    """Predict new files with a finished run of a recipe, and write a CSV file.
+
+    Args:
+        run: Folder of the run; the data that it was trained on need not exist.
+        input: File or folder with new samples, without labels.
+        method: Row of the report that answers. ``None`` (default) means the advised one.
+        output: CSV file.
+        seed: Seed whose models answer. ``None`` (default) means the one with the best validation result.
+        target: Target domain whose models answer, for runs of ``hat`` with several.
+        trainer: Trainer that predicts. ``None`` (default) means one without loggers and checkpoints.
+
+    Returns:
+        Path of the CSV file.
+
+    Raises:
+        InputError: If the run cannot predict, the method is unknown, or a file cannot be read.
+    """
+    finished, chosen, number, module = load_run(run, method, seed, target)
+    data = finished.new_data(input, number, module.pool.members)
+    advised = "advised" if chosen == finished.advice["method"] else f"advised: {finished.advice['method']}"
+    rank_zero_info(f"{finished.recipe}: {chosen} answers, seed {number} ({advised})")
+    given = Trainer(logger=False, enable_checkpointing=False) if trainer is None else trainer
+    given.callbacks.append(PredictionWriter(output))  # type: ignore[attr-defined]  # set by a connector
+    given.predict(module, datamodule=data, return_predictions=False)
+    return Path(output)
