@@ -2,7 +2,7 @@
 
 import csv
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from lightning_fusion.files import atomic_write
 FILES_SUFFIX = "_files"
 """End of the name of the table with one row for each file, before ``.csv``."""
 
+TRIALS_SUFFIX = "_trials"
+"""End of the name of the table with one row for each verification trial."""
+
 
 class PredictionWriter(Callback):
     """Write the predictions of ``predict`` as CSV: index, origin, prediction, confidence, and one column per class.
@@ -31,6 +34,10 @@ class PredictionWriter(Callback):
     (a silent recording, a constant channel), the last column is ``note``. New samples (``predict_root``) that cannot be
     read have a row without a prediction, with the reason as note. Where there are several loaders, the first column is
     the number of the ``loader``. Each process stores its rows in memory; rank zero writes all rows, ordered by index.
+
+    Where the data module gives trials of new recordings (``predict_trials`` of
+    :class:`~lightning_fusion.SpeakerDataModule`), ``<name>_trials.csv`` has the score of each; a trial of an unreadable
+    recording has none.
 
     Where samples are parts of series, which have a start in seconds, a second table ``<name>_files.csv`` has one row
     for each file: the number of its windows, and the mean of their probabilities with its largest class (our choice).
@@ -89,7 +96,11 @@ class PredictionWriter(Callback):
             )
         index, probabilities = found.pop("index"), found.pop("probabilities").double().numpy()
         experts = list(getattr(pl_module, "expert_classes", ()))
-        more = [(name, _column(name, values, experts)) for name, values in found.items()]
+        more = [
+            (name, _column(name, values, experts))
+            for name, values in found.items()
+            if values.ndim == 1 or values.dtype is torch.bool
+        ]
         data: Any = getattr(trainer, "datamodule", None)
         new: NewRows | None = getattr(data, "new_samples", None)
         source: Any = data if new is None else new
@@ -108,6 +119,9 @@ class PredictionWriter(Callback):
             count = len(columns[0][1])
             _write(path, columns, range(count))
             rank_zero_info(f"wrote one prediction for each of {count} files to {path}")
+        if (scores := getattr(pl_module, "trial_scores", None)) is not None:
+            path = Path(self.path).with_name(f"{Path(self.path).stem}{TRIALS_SUFFIX}.csv")
+            _write_trials(path, data.new_trials.names, scores)
 
 
 Columns = list[tuple[str, list[Any]]]
@@ -170,7 +184,19 @@ def _by_file(
     columns: Columns = [("loader", loader[first[rows]].tolist())] if loader.any() else []
     columns += [("file", names[of_sample[first[rows]]].tolist()), ("windows", windows[rows].tolist())]
     columns += _answers(total[read_rows] / windows[read_rows, None], classes, [], count)
-    return [*columns, *_note([notes[first[row]] if notes and not windows[row] else "" for row in rows.tolist()])]
+    of_file: list[set[str]] = [set() for _ in range(count)]
+    for number, note in zip(group.tolist(), notes or [""] * len(group), strict=True):
+        of_file[number].add(note)
+    return [*columns, *_note(["" if len(of_file[row]) > 1 else next(iter(of_file[row])) for row in rows.tolist()])]
+
+
+def _write_trials(path: Path, names: Sequence[tuple[str, str]], scores: Mapping[str, Tensor]) -> None:
+    """Write the table of trials."""
+    columns: Columns = [("enrol", [pair[0] for pair in names]), ("test", [pair[1] for pair in names])]
+    for name, values in scores.items():
+        columns.append((name, ["" if value != value else f"{value:.6f}" for value in values.tolist()]))
+    _write(path, columns, range(len(names)))
+    rank_zero_info(f"wrote the scores of {len(names)} trials to {path}")
 
 
 def _note(notes: Sequence[str]) -> Columns:

@@ -127,6 +127,11 @@ class NewRows(RowDataset):
         self.unread = (~known).nonzero().flatten()
         self._origins, self._notes = origins, notes
 
+    @property
+    def names(self) -> list[str]:
+        """File of each of the N positions."""
+        return [self._origins.files[number] for number in self._origins.file.tolist()]
+
     def origins(self, index: Tensor) -> Origins:
         """Return the origins of (B,) positions."""
         rows, own = index.numpy(), self._origins

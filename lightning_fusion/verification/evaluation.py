@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics.utilities import dim_zero_cat
 
+from lightning_fusion.data.audio.trials import NewTrials
 from lightning_fusion.data.base import labeled_attribute
 from lightning_fusion.data.batch import Batch, as_batch, check_targets
 from lightning_fusion.data.indexed import numbered
@@ -19,6 +20,8 @@ from lightning_fusion.metrics.logging import SplitMetrics
 from lightning_fusion.verification.metrics import Verification
 
 _SPLITS = {"fit": ("val",), "validate": ("val",), "test": ("test",), "predict": ()}
+_FUSED, _OWN = "score", "new"
+"""Names of the columns of scores: those of the answer, and of the module beside frozen experts."""
 
 
 class TrialEvaluation(nn.Module):
@@ -33,7 +36,9 @@ class TrialEvaluation(nn.Module):
         super().__init__()
         self.members = list(members)
         self.counts_classes = True  # whether targets are classes of the module, as in its training
-        self.trials = nn.ModuleDict({split: Verification(len(members), p_target) for split in ("val", "test")})
+        self.trials = nn.ModuleDict(
+            {split: Verification(len(members), p_target) for split in ("val", "test", "predict")}
+        )
 
     def setup(self, module: LightningModule, stage: str) -> None:
         """Read the trials of the data module."""
@@ -44,6 +49,16 @@ class TrialEvaluation(nn.Module):
             unused = find is None or getattr(module.trainer, f"limit_{split}_batches") == 0
             if (trials := None if unused else find(split)) is not None:
                 metric.set_trials(*trials)
+        if stage == "predict":
+            new: NewTrials | None = getattr(getattr(module.trainer, "datamodule", None), "new_trials", None)
+            metric = self.trials["predict"]
+            metric.trials = None if new is None else (new.pairs, torch.zeros(len(new.pairs), dtype=torch.bool))
+
+    @property
+    def scores_new(self) -> bool:
+        """Whether there are trials of new recordings."""
+        metric: Any = self.trials["predict"]
+        return metric.trials is not None
 
     def reset(self, split: str) -> None:
         """Reset the metrics."""
@@ -77,6 +92,27 @@ class TrialEvaluation(nn.Module):
             for name, value in self._score(trials, module.trainer, split).items():
                 module.log(f"{split}_{name}", value, prog_bar=name in ("eer", "fused_eer"), sync_dist=True)
         self.reset(split)  # free the memory of the embeddings
+
+    def scores(self) -> dict[str, Tensor] | None:
+        """Return the (T,) scores of new trials, NaN where a recording has no sample; ``None`` without trials.
+
+        The scores of several members, each in a column of its name, are beside their mean, which is the ``score``.
+        """
+        metric: Any = self.trials["predict"]
+        if metric.trials is None:
+            return None
+        with metric.sync_context():
+            seen = dim_zero_cat(metric.index).cpu()
+            whole = metric.trials
+            known = torch.isin(whole[0], seen).all(1)
+            metric.trials = tuple(part[known] for part in whole)
+            found = torch.full((len(known), len(self.members)), torch.nan)
+            found[known] = metric.scores().float().cpu()
+            metric.trials = whole
+        columns = {_FUSED: found.mean(1)}
+        if len(self.members) > 1:
+            columns |= {name or _OWN: found[:, place] for place, name in enumerate(self.members)}
+        return columns
 
     def _score(self, metric: Verification, trainer: Trainer, split: str) -> dict[str, Tensor]:
         """Return EER and minDCF by name; with limited batches, of the trials whose samples are among them."""
@@ -114,6 +150,7 @@ class TrialEvaluationMixin:
     """
 
     evaluation: TrialEvaluation
+    trial_scores: dict[str, Tensor] | None = None
     classes: list[str]
     preprocessing: dict[str, Any] | None
     metrics: SplitMetrics
@@ -175,6 +212,15 @@ class TrialEvaluationMixin:
         _check_one_loader("test", dataloader_idx)
         self._collect(batch, "test")
 
+    def on_predict_epoch_start(self) -> None:
+        """Reset the embeddings."""
+        self.evaluation.reset("predict")
+
+    def on_predict_epoch_end(self) -> None:
+        """Score the trials of new recordings: ``trial_scores``, by member, which ``PredictionWriter`` writes."""
+        self.trial_scores = self.evaluation.scores()
+        self.evaluation.reset("predict")
+
     def on_validation_epoch_end(self) -> None:
         """Log EER and minDCF of every member and of their fusion, and ``val_loss`` of known speakers."""
         self.evaluation.finish(self, "val", self.metrics)  # type: ignore[arg-type]
@@ -184,10 +230,14 @@ class TrialEvaluationMixin:
         self.evaluation.finish(self, "test", self.metrics)  # type: ignore[arg-type]
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Return the ``index`` (B,) and ``embedding`` (B, D) of a batch."""
+        """Return ``index`` (B,), ``probabilities`` (B, C) of the training speakers, and ``embedding`` (B, D)."""
         batch = as_batch(batch, "the predict loader", labeled=False)
         batch = numbered(batch, self, batch_idx, dataloader_idx)  # type: ignore[arg-type]  # of LightningModules
-        return {"index": batch.index, "embedding": self.embed(batch.input)[1]}
+        logits, embedding = self.embed(batch.input)
+        if not dataloader_idx:
+            others = self.other_embeddings(batch.input) if self.evaluation.scores_new else []
+            self.evaluation.collect(batch, "predict", [embedding, *others])
+        return {"index": batch.index, "probabilities": logits.float().softmax(-1), "embedding": embedding}
 
     def _collect(self, batch: Any, split: str) -> None:
         batch = as_batch(batch, f"the {split} loader")

@@ -27,10 +27,16 @@ class Crops:
 
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Return the middle of each sample's part."""
+        number = rows % len(self.recordings.frames)
+        spans = (self.recordings.frames[number] // self.parts).clamp(min=1)
+        return self.recordings.read(number, self.starts(rows), spans.clamp(max=self.length), self.length, self.pad)
+
+    def starts(self, rows: Tensor) -> Tensor:
+        """Return the (B,) start of the middle of each sample's part, in samples of the recording."""
         part, number = rows // len(self.recordings.frames), rows % len(self.recordings.frames)
         spans = (self.recordings.frames[number] // self.parts).clamp(min=1)
-        starts = (part * spans + (spans - self.length).clamp(min=0) // 2).clamp(max=self.recordings.frames[number] - 1)
-        return self.recordings.read(number, starts, spans.clamp(max=self.length), self.length, self.pad)
+        starts: Tensor = part * spans + (spans - self.length).clamp(min=0) // 2
+        return starts.clamp(max=self.recordings.frames[number] - 1)
 
     def at(self, rows: Tensor, places: Tensor) -> Tensor:
         """Return a crop of each sample's whole recording, at relative positions ``places`` (B,) in [0, 1)."""

@@ -10,14 +10,15 @@ from torch.utils.data import DataLoader
 
 from lightning_fusion.data.audio.crops import Crops, CropSampler, TrainingRows
 from lightning_fusion.data.audio.features import LogMel
-from lightning_fusion.data.audio.files import Recordings
+from lightning_fusion.data.audio.files import MEMORY_LIMIT_GB, Recordings
 from lightning_fusion.data.audio.layout import AudioLayout, check_files, find_trees
+from lightning_fusion.data.audio.new_recordings import read_new_recordings
 from lightning_fusion.data.audio.splits import AudioSplit, check_speakers
 from lightning_fusion.data.base import SPLITS, Stage, staged_property
 from lightning_fusion.data.domains import ModalityDataModule, domain_matrix
 from lightning_fusion.data.duplicates import Samples, equal_files, equal_rows
 from lightning_fusion.data.names import merge_message, similar_message
-from lightning_fusion.data.rows import Origins, RowDataset
+from lightning_fusion.data.rows import NewRows, Origins, RowDataset
 from lightning_fusion.data.statistics import mean_and_deviation, spectrum_statistics
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.extras import require
@@ -238,8 +239,12 @@ class BaseAudioDataModule(ModalityDataModule):
     def notes(self, index: Tensor) -> list[str]:
         """Return what a prediction of each sample should be read with: no sound, a part of a recording, repetition."""
         split_of = {file: split for split in SPLITS for file in self.split.files[split].tolist()}
-        files = (index % len(self.layout.names)).tolist()
-        return [self._note(file, split_of.get(file, "test")) for file in files]
+        found = []
+        for file in (index % len(self.layout.names)).tolist():
+            split = split_of.get(file, "test")
+            parts = 1 if split == "train" else getattr(self, _PARTS[split])
+            found.append(self.recordings.note(file, parts, self._seconds(split), self.sample_rate_hz, self.short))
+        return found
 
     def origins(self, index: Tensor) -> Origins:
         """Return the recording of each sample, and the start of the part that validation and testing use."""
@@ -256,23 +261,18 @@ class BaseAudioDataModule(ModalityDataModule):
         names = layout.paths() if layout.roots else layout.names
         return Origins(names, file.numpy(), (starts / self.sample_rate_hz).double().numpy(), "start_s")
 
-    def _note(self, file: int, split: str) -> str:
-        recordings, rate = self.recordings, self.sample_rate_hz
-        cuts = 1 if split == "train" else getattr(self, _PARTS[split])
-        length, frames = round(self._seconds(split) * rate), int(recordings.frames[file]) // cuts
-        found = ["silent"] if recordings.silent[file] else []
-        if recordings.files is not None and recordings.files.canceled[file]:
-            found.append("channels of opposite phase")
-        if frames > length:
-            found.append(f"the middle {length / rate:g} s of {frames / rate:.2f} s")
-        elif frames < length:
-            how = "repeated" if self.short == "repeat" else "padded"
-            found.append(f"{frames / rate:.2f} s {how} to {length / rate:g} s")
-        return ", ".join(found)
-
     def speaker_of(self, index: Tensor) -> Tensor:
         """Return the int64 speaker indices of samples by their ``Batch.index``, of the same shape."""
         return torch.from_numpy(self.layout.speaker)[index % len(self.layout.names)]
+
+    def new_rows(self, root: str) -> NewRows:
+        """Read an audio file, or all audio files in a folder and the folders in it; samples are those of testing.
+
+        A file that cannot be read has a note and no sample.
+        """
+        limit = getattr(self, "memory_limit_gb", MEMORY_LIMIT_GB)
+        new = read_new_recordings(root, self.sample_rate_hz, limit, self.messages)
+        return new.samples(self.eval_crop_s, self.test_segments, self.short)
 
     def statistics(self, split: str = "train") -> Tensor:
         """Return light statistics of the samples of a split, which a domain may publish.
@@ -406,7 +406,7 @@ class AudioFilesDataModule(BaseAudioDataModule):
         pattern: str,
         val_root: str | None = None,
         test_root: str | None = None,
-        memory_limit_gb: float = 4.0,
+        memory_limit_gb: float = MEMORY_LIMIT_GB,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
@@ -419,7 +419,10 @@ class AudioFilesDataModule(BaseAudioDataModule):
 
     def read_recordings(self, layout: AudioLayout) -> Recordings:
         """Inspect the files, and decode them if they fit into memory."""
-        return Recordings.of_files(layout.paths(), self.sample_rate_hz, self.memory_limit_gb)
+        recordings = Recordings.of_files(layout.paths(), self.sample_rate_hz, self.memory_limit_gb)
+        if recordings.files is not None:
+            recordings.files.check_different()
+        return recordings
 
     def _check(self) -> None:
         super()._check()

@@ -4,7 +4,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.extras import require
 
 AUDIO_SUFFIXES = {".flac", ".ogg", ".wav"}
+MEMORY_LIMIT_GB = 4.0
 _LARGEST_FILTER = 20_000_000
 """Maximum number of resampling coefficients, 0.2 GB with intermediate arrays; usual rates take under 300,000."""
 LOUDEST = 10.0
@@ -39,6 +40,19 @@ def find_recordings(
     """Find all audio files under a folder that match a path pattern."""
     hint = "{speaker} in place of the speaker's name"
     return find_files(root, pattern, AUDIO_SUFFIXES, "audio file", hint, key, messages)
+
+
+class UnreadableAudioError(InputError):
+    """Error about audio files that cannot be read.
+
+    Args:
+        message: Text of the error.
+        problems: Path and reason of each such file, by its number.
+    """
+
+    def __init__(self, message: str, problems: Mapping[int, str]) -> None:
+        super().__init__(message)
+        self.problems = dict(problems)
 
 
 @dataclass
@@ -81,7 +95,7 @@ class Recordings:
         """Inspect all files, and decode them if they fit into the limit.
 
         Raises:
-            InputError: If files cannot be read; the message lists them.
+            UnreadableAudioError: If files cannot be read; the message lists them.
         """
         files = AudioFiles(paths, sample_rate_hz)
         frames = torch.from_numpy(files.frames)
@@ -98,7 +112,7 @@ class Recordings:
             begin = int(recordings.begins[number])
             samples[begin : begin + files.frames[number]] = files.read(number, 0, int(files.frames[number]))
 
-        _for_each(store, len(paths), "Decoding audio")
+        _check_each(store, len(paths), "Decoding audio")
         recordings.samples = samples
         recordings._listen()
         return recordings
@@ -140,6 +154,27 @@ class Recordings:
             many, which = some(self.silent)
             found.append(f"{many} are silent (below -60 dB of full scale): {which}; remove them")
         return found
+
+    def note(self, number: int, parts: int, seconds: float, sample_rate_hz: int, short: str) -> str:
+        """Return what a prediction of a recording should be read with: no sound, a part of it, repetition.
+
+        Args:
+            number: Index of the recording.
+            parts: Number of parts into which it is cut.
+            seconds: Length of a sample.
+            sample_rate_hz: Sample rate.
+            short: ``repeat`` or ``pad``, what happens to shorter parts.
+        """
+        length, frames = round(seconds * sample_rate_hz), int(self.frames[number]) // parts
+        found = ["silent"] if self.silent[number] else []
+        if self.files is not None and self.files.canceled[number]:
+            found.append("channels of opposite phase")
+        if frames > length:
+            found.append(f"the middle {length / sample_rate_hz:g} s of {frames / sample_rate_hz:.2f} s")
+        elif frames < length:
+            how = "repeated" if short == "repeat" else "padded"
+            found.append(f"{frames / sample_rate_hz:.2f} s {how} to {length / sample_rate_hz:g} s")
+        return ", ".join(found)
 
     def read(self, numbers: Tensor, starts: Tensor, spans: Tensor, length: int, pad: bool = False) -> Tensor:
         """Read parts of recordings at one length; shorter parts are repeated, or padded.
@@ -201,7 +236,7 @@ class AudioFiles:
         clipped: (N,) bool, files with samples more than 2 dB above full scale; they are clipped to [-1, 1].
 
     Raises:
-        InputError: If files are empty, truncated, no audio or listed twice; the message lists them.
+        UnreadableAudioError: If files are empty, truncated or no audio; the message lists them.
     """
 
     def __init__(self, paths: list[str], sample_rate_hz: int) -> None:
@@ -211,12 +246,12 @@ class AudioFiles:
         self.canceled, self.clipped = np.zeros(len(paths), bool), np.zeros(len(paths), bool)
         self._on_disk: list[tuple[int, int]] = [(0, 0)] * len(paths)
         self._resamplers: dict[int, Any] = {}
-        problems = [problem for problem in _for_each(self._look, len(paths), "Looking at audio") if problem]
-        if problems:
-            raise InputError(
-                f"{len(problems)} audio file(s) cannot be read: {shorten(problems, 3)}; repair or remove them"
+        found = enumerate(_for_each(self._look, len(paths), "Looking at audio"))
+        if problems := {number: problem for number, problem in found if problem}:
+            raise UnreadableAudioError(
+                f"{len(problems)} audio file(s) cannot be read: {shorten(problems.values(), 3)}; repair or remove them",
+                problems,
             )
-        self._reject_duplicates()
         divisor = np.gcd(self.rates, sample_rate_hz)
         self._up, self._down = sample_rate_hz // divisor, self.rates // divisor
         self.frames = -(-self._stored * self._up // self._down)
@@ -254,7 +289,7 @@ class AudioFiles:
             return f"{path} ({'truncated' if self._stored[number] else _reason(error)})"
         return None
 
-    def _reject_duplicates(self) -> None:
+    def check_different(self) -> None:
         """Raise InputError for a recording under two names (links, nested roots): it could be in two splits."""
         first: dict[tuple[int, int], int] = {}
         doubled = [
@@ -296,7 +331,7 @@ class AudioFiles:
             if is_silent(self._decode(number, (whole - count) // 2, count)):
                 silent[number] = count == whole or self._is_silent(number)
 
-        _for_each(examine, len(self.paths), "Examining audio")
+        _check_each(examine, len(self.paths), "Examining audio")
         return silent
 
     def _is_silent(self, number: int) -> bool:
@@ -336,6 +371,22 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return str(error).rpartition(": ")[2].rstrip(".").lower()
+
+
+def _check_each(work: Callable[[int], None], count: int, what: str) -> None:
+    """Call ``work`` for 0..count-1 in threads; one error names all files that cannot be read."""
+
+    def problem(number: int) -> str | None:
+        try:
+            work(number)
+        except InputError as error:
+            return str(error)
+        return None
+
+    if problems := {number: text for number, text in enumerate(_for_each(problem, count, what)) if text}:
+        first = next(iter(problems.values()))
+        more = f" ({len(problems)} such audio files)" if len(problems) > 1 else ""
+        raise UnreadableAudioError(first + more, problems)
 
 
 def _for_each(work: Callable[[int], str | None], count: int, what: str) -> list[str | None]:

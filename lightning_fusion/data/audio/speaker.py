@@ -7,7 +7,7 @@ import numpy as np
 from lightning_fusion.data.audio.datamodule import AudioFilesDataModule, BaseAudioDataModule
 from lightning_fusion.data.audio.layout import SPEAKER_FOLDERS
 from lightning_fusion.data.audio.splits import AudioSplit, split_speakers
-from lightning_fusion.data.audio.trials import Trials, draw_trials, read_trials
+from lightning_fusion.data.audio.trials import NewTrials, Trials, draw_trials, read_new_trials, read_trials
 from lightning_fusion.data.base import Stage, staged_property
 from lightning_fusion.data.domains import local_classes
 from lightning_fusion.data.targets import UNLABELED
@@ -93,6 +93,9 @@ class SpeakerDataModule(AudioFilesDataModule, BaseSpeakerDataModule):
         val_trials: Trial list in VoxCeleb's format (``1 enrol test``), with names relative to the root of the split;
             only the files in the list are used for validation. ``None`` means pairs of all samples.
         test_trials: Trial list for testing, likewise.
+        predict_trials: List of pairs of new recordings for ``predict``, one ``enrol test`` per line, with names
+            relative to ``predict_root``: their scores are written beside the predictions. ``None`` (default) scores
+            none.
         **shared: Arguments of :class:`~lightning_fusion.data.audio.datamodule.AudioFilesDataModule` (``root``,
             ``pattern``, ``val_root``, ``test_root``, ``memory_limit_gb``), :class:`BaseSpeakerDataModule`
             (``max_trials``) and :class:`~lightning_fusion.data.audio.datamodule.BaseAudioDataModule`.
@@ -106,7 +109,10 @@ class SpeakerDataModule(AudioFilesDataModule, BaseSpeakerDataModule):
         ('log_mel', 40)
     """
 
-    stage_of = BaseSpeakerDataModule.stage_of | dict.fromkeys(("val_trials", "test_trials"), Stage.SPLITTING)
+    stage_of = BaseSpeakerDataModule.stage_of | {
+        **dict.fromkeys(("val_trials", "test_trials"), Stage.SPLITTING),
+        "predict_trials": Stage.USING,
+    }
 
     def __init__(
         self,
@@ -114,11 +120,20 @@ class SpeakerDataModule(AudioFilesDataModule, BaseSpeakerDataModule):
         pattern: str = SPEAKER_FOLDERS,
         val_trials: str | None = None,
         test_trials: str | None = None,
+        predict_trials: str | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(root=root, pattern=pattern, **shared)
-        self.val_trials, self.test_trials = val_trials, test_trials
+        self.val_trials, self.test_trials, self.predict_trials = val_trials, test_trials, predict_trials
         self._configure()
+
+    @staged_property(Stage.USING)
+    def new_trials(self) -> NewTrials | None:
+        """Pairs of new recordings in ``predict_trials``; ``None`` without it."""
+        if self.predict_trials is None or self.new_samples is None:
+            return None
+        numbers = {name: place for place, name in enumerate(self.new_samples.names)}
+        return read_new_trials(self.predict_trials, numbers, "predict_trials", str(self.predict_root))
 
     def read_trial_lists(self) -> dict[str, Trials]:
         """Read the trial lists named by ``val_trials`` and ``test_trials``."""
@@ -141,8 +156,10 @@ class SpeakerDataModule(AudioFilesDataModule, BaseSpeakerDataModule):
 
     def _check(self) -> None:
         super()._check()
-        for split in ("val", "test"):
-            if getattr(self, f"{split}_trials") is not None and getattr(self, f"{split}_segments") > 1:
+        for name, segments in (("val", "val"), ("test", "test"), ("predict", "test")):
+            if getattr(self, f"{name}_trials") is not None and getattr(self, f"{segments}_segments") > 1:
                 raise InputError(
-                    f"{split}_trials names whole recordings; set {split}_segments: 1 or remove {split}_trials"
+                    f"{name}_trials names whole recordings; set {segments}_segments: 1 or remove {name}_trials"
                 )
+        if self.predict_trials is not None and self.predict_root is None:
+            raise InputError("predict_trials names new recordings; set predict_root to their folder, or remove it")

@@ -54,12 +54,7 @@ def read_trials(
         >>> trials.pairs.tolist(), trials.same.tolist()
         ([[0, 1], [0, 2]], [True, False])
     """
-    if not Path(path).is_file():
-        raise InputError(f"{key}: found no file {path}")
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{key}: {path} is no text file; expected lines '1 enrol test' or '0 enrol test'") from error
+    text = _read_list(path, key, "'1 enrol test' or '0 enrol test'")
     words = text.split()
     labels = words[::3]
     if len(words) % 3 or set(labels) - {"0", "1"}:
@@ -70,14 +65,74 @@ def read_trials(
     sides = [np.fromiter((numbers.get(name, -1) for name in words[side::3]), np.int64, len(labels)) for side in (1, 2)]
     if (missing := [np.flatnonzero(side < 0) for side in sides]) and any(map(len, missing)):
         names = sorted({words[3 * row + 1 + side] for side, rows in enumerate(missing) for row in rows.tolist()})
-        example = next(iter(numbers), "nothing")
-        raise InputError(
-            f"{key}: {path} names {len(names)} file(s) that are not under {root}: {shorten(names)}; names are relative "
-            f"to that folder, as in {example}"
-        )
+        raise InputError(_missing(path, names, numbers, key, root))
     same = np.fromiter((label == "1" for label in labels), bool, len(labels))
     _check_pairs(np.stack(sides, 1), same, f"{key}: {path}", lambda row: " ".join(words[3 * row : 3 * row + 3]), tell)
     return Trials(torch.from_numpy(np.stack(sides, 1)), torch.from_numpy(same))
+
+
+class NewTrials(NamedTuple):
+    """Pairs of new recordings, whose speakers are unknown.
+
+    Attributes:
+        names: (T,) pairs of names, as in the list.
+        pairs: (T, 2) int64 positions of the recordings among the new samples.
+    """
+
+    names: list[tuple[str, str]]
+    pairs: Tensor
+
+
+def read_new_trials(path: str | Path, numbers: Mapping[str, int], key: str, root: str) -> NewTrials:
+    r"""Read a list of pairs to score, one ``enrol test`` per line; a label before them is skipped.
+
+    Args:
+        path: Path of the list.
+        numbers: Position of each new recording, by its name.
+        key: Argument that names the list, for messages.
+        root: Folder of the recordings, for messages.
+
+    Raises:
+        InputError: If a line is no pair, a recording is missing, or there is no pair.
+
+    Example:
+        >>> from tempfile import NamedTemporaryFile
+        >>> with NamedTemporaryFile("w", suffix=".txt") as file:
+        ...     _ = file.write("a.wav b.wav\n1 a.wav c.wav\n")
+        ...     file.flush()
+        ...     read_new_trials(file.name, {"a.wav": 0, "b.wav": 1, "c.wav": 2}, "trials", "new").pairs.tolist()
+        [[0, 1], [0, 2]]
+    """
+    names: list[tuple[str, str]] = []
+    for number, line in enumerate(_read_list(path, key, "'enrol test'").splitlines(), 1):
+        words = line.split()
+        if len(words) == 3 and words[0] in ("0", "1"):
+            words = words[1:]
+        if len(words) not in (0, 2):
+            raise InputError(f"{key}: {path}, line {number}: found {line.strip()[:80]!r}; expected 'enrol test'")
+        if words:
+            names.append((words[0], words[1]))
+    if not names:
+        raise InputError(f"{key}: {path} is empty; expected 'enrol test' in each line")
+    if missing := sorted({name for pair in names for name in pair if name not in numbers}):
+        raise InputError(_missing(path, missing, numbers, key, root))
+    return NewTrials(names, torch.tensor([[numbers[one], numbers[other]] for one, other in names]))
+
+
+def _read_list(path: str | Path, key: str, expected: str) -> str:
+    if not Path(path).is_file():
+        raise InputError(f"{key}: found no file {path}")
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{key}: {path} is no text file; expected lines {expected}") from error
+
+
+def _missing(path: str | Path, names: list[str], numbers: Mapping[str, int], key: str, root: str) -> str:
+    return (
+        f"{key}: {path} names {len(names)} file(s) that are not under {root}: {shorten(names)}; names are relative "
+        f"to that folder, as in {next(iter(numbers), 'nothing')}"
+    )
 
 
 def _check_pairs(

@@ -234,15 +234,15 @@ def list_images(root: str, level: str, messages: MessageLog) -> list[ImageFile]:
     for folder in dict.fromkeys(folder for folder, _ in folders):
         if not any(own[0] == folder for own in full):
             inside = [name for place, names in contents.items() if place[0] == folder for name in names]
-            raise InputError(f"root: the {level} {folder} in {root} has no image; {expected}{examples(inside)}")
+            raise InputError(f"root: the {level} {folder} in {root} has no image; {expected}{_examples(inside)}")
     if not found:
-        raise InputError(f"root: found no image under {root}; {expected}{examples(misplaced)}")
+        raise InputError(f"root: found no image under {root}; {expected}{_examples(misplaced)}")
     empty = [(folder, label) for folder, label in folders if label is not None and (folder, label) not in full]
     for folder, label in empty:
         if contents[folder, label] or label not in {name for _, name in full}:
             raise InputError(
                 f"root: the class {folder}/{label} in {root} has no readable image; {expected} with "
-                f"{', '.join(sorted(IMAGE_SUFFIXES))}{examples(contents[folder, label])}: move or convert its images, "
+                f"{', '.join(sorted(IMAGE_SUFFIXES))}{_examples(contents[folder, label])}: move or convert its images, "
                 "or remove the folder"
             )
     if misplaced:
@@ -286,6 +286,6 @@ def _folders(parent: Path) -> list[str]:
     return sorted(path.name for path in parent.iterdir() if path.is_dir() and not is_skipped(path.name))
 
 
-def examples(names: list[str]) -> str:
+def _examples(names: list[str]) -> str:
     """Describe the files that a folder has instead of images."""
     return f", found {shorten(sorted(names), 3)}" if names else ""

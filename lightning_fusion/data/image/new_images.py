@@ -1,17 +1,14 @@
 """Images without labels, for prediction."""
 
-import os
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from lightning_fusion.data.domains import MessageLog
-from lightning_fusion.data.folders import left_out_messages, walk_files
-from lightning_fusion.data.image.files import IMAGE_SUFFIXES, ImageFiles, examples, single_colors
+from lightning_fusion.data.image.files import IMAGE_SUFFIXES, ImageFiles, single_colors
+from lightning_fusion.data.new_files import find_new_files
 from lightning_fusion.data.rows import NewRows, Origins
-from lightning_fusion.errors import InputError
 
 
 def read_new_images(
@@ -29,20 +26,7 @@ def read_new_images(
     Raises:
         InputError: If there is no image, sizes differ, or a file cannot be decoded.
     """
-    suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-    base = Path(root)
-    others, skipped = Counter[str](), Counter[str]()
-    names = [base.name] if base.is_file() else sorted(walk_files(root, "predict_root", skipped), key=_parts)
-    found = [name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
-    others.update(os.path.splitext(name)[1].lower() for name in set(names) - set(found))
-    if not found:
-        raise InputError(
-            f"predict_root: found no image in {root}; expected files that end in {suffixes}{examples(names)}"
-        )
-    warning, message = left_out_messages(root, others, skipped, suffixes)
-    messages.warn(warning)
-    messages.info(message)
-    paths = [base] if base.is_file() else [base / name for name in found]
+    found, paths = find_new_files(root, IMAGE_SUFFIXES, "image", messages)
     images, broken = reader(paths).load(limit_gb, skip_unreadable)
     readable = np.array([row not in broken for row in range(len(paths))])
     blank = single_colors(images, readable)
@@ -50,7 +34,3 @@ def read_new_images(
     for row, problem in broken.items():
         notes[row] = problem
     return NewRows(images, Origins(found, np.arange(len(found))), notes, readable)
-
-
-def _parts(name: str) -> list[str]:
-    return name.split("/")

@@ -169,7 +169,7 @@ class TestBadFiles:
         path, other = sound(tmp_path / "x.wav", tone(9)), str(tmp_path / "y.wav")
         link(path, other)
         with pytest.raises(InputError, match=r"1 audio file\(s\) are found twice, .*: .*y.wav is .*x.wav; remove one"):
-            AudioFiles([path, other], 16_000)
+            AudioFiles([path, other], 16_000).check_different()
 
     def test_no_audio_and_the_first_three_are_listed(self, tmp_path):
         paths = [tmp_path / f"{n}.wav" for n in range(5)]
