@@ -28,6 +28,7 @@ class InputError(ValueError):
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REMEDIES = {
     **dict.fromkeys(_DISK, "make space, or choose another folder"),
+    errno.EFBIG: "raise the largest size of files, as in: ulimit -f unlimited",
     errno.EROFS: "choose another folder",
     errno.EACCES: "change its permissions, or choose another one",
     errno.EPERM: "change its permissions, or choose another one",
@@ -51,6 +52,24 @@ def is_disk_full(error: BaseException) -> bool:
     if isinstance(error, RuntimeError):  # torch.save: the file is shorter than what was written
         return "PytorchStreamWriter failed" in str(error) or "unexpected pos" in str(error)
     return isinstance(error, OSError) and error.errno in _DISK
+
+
+def disk_message(error: BaseException, size: str) -> str:
+    """Return what is exhausted, with the free space, and the remedy.
+
+    Args:
+        error: Error of a full disk, a quota or the largest size of a file.
+        size: What is needed, and free.
+
+    Example:
+        >>> disk_message(OSError(errno.ENOSPC, "No space left on device"), "9 bytes free")
+        'no space left on the disk (9 bytes free); make space, or choose another folder'
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.EFBIG:
+        return f"a file has reached the largest size that this system permits; {_REMEDIES[number]}"
+    what = "the quota is exhausted" if number == errno.EDQUOT else "no space left on the disk"
+    return f"{what} ({size}); {_REMEDIES[errno.ENOSPC]}"
 
 
 def system_error(error: BaseException | None) -> InputError | None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lightning_fusion.checkpoints import read_checkpoint
 from lightning_fusion.data.normalization import Normalization, preprocessor
+from lightning_fusion.described import imported_class
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.pool import ExpertPool, check_same_experts
@@ -110,6 +111,7 @@ def export(
     max_tokens: int | None = None,
     onnx: bool = False,
     overwrite: bool = False,
+    fuser: type[FoEFuserModule] = FoEFuserModule,
 ) -> dict[str, Any]:
     """Write ``fused.pt2`` (``torch.export``, any batch size), ``manifest.json`` and, with ``onnx``, ``fused.onnx``.
 
@@ -125,6 +127,7 @@ def export(
             ``input_ids`` and ``attention_mask``, (B, L) int64.
         onnx: Write an ONNX file as well (extra ``onnx``).
         overwrite: Replace an earlier export.
+        fuser: Class of the fuser; a subclass that is imported is found by itself.
 
     Returns:
         The manifest: classes, ``input`` (``raw`` where the program contains the preprocessing of the experts, else
@@ -147,25 +150,33 @@ def export(
             "replace it"
         )
     content = read_checkpoint(checkpoint)
-    fuser = FoEFuserModule.load_from_checkpoint(checkpoint, map_location="cpu", experts=None)
-    if type(fuser).forward is not FoEFuserModule.forward:
+    own = (content.get("hyper_parameters") or {}).get("_class_path")
+    if own is not None and imported_class(own, fuser) is None:
         raise InputError(
-            f"checkpoint: {type(fuser).__name__} overrides forward, which the program would ignore; override fuse"
+            f"checkpoint: {checkpoint} contains a {str(own)[:80]}, which is no imported {fuser.__name__}; name the "
+            f"class of the fuser (--fuser={str(own)[:80]})"
         )
-    pool = experts.for_task(fuser.classes) if isinstance(experts, ExpertPool) else ExpertPool(experts, fuser.classes)
-    if list(pool.names) != list(fuser.expert_classes):
+    trained = fuser.load_from_checkpoint(checkpoint, map_location="cpu", experts=None)
+    if type(trained).forward is not FoEFuserModule.forward:
         raise InputError(
-            f"experts: found {shorten(pool.names)}; the fuser was trained with {shorten(fuser.expert_classes)}"
+            f"checkpoint: {type(trained).__name__} overrides forward, which the program would ignore; override fuse"
+        )
+    pool = (
+        experts.for_task(trained.classes) if isinstance(experts, ExpertPool) else ExpertPool(experts, trained.classes)
+    )
+    if list(pool.names) != list(trained.expert_classes):
+        raise InputError(
+            f"experts: found {shorten(pool.names)}; the fuser was trained with {shorten(trained.expert_classes)}"
         )
     check_same_experts(content.get("experts") or {}, pool.metadata())
     for expert in pool.members.values():
         expert.convert_from(expert.preprocessing, None)  # the program prepares the input
     try:
-        network = FusedNetwork(pool, fuser).eval().cpu()
+        network = FusedNetwork(pool, trained).eval().cpu()
         input = _Input(input_shape, max_tokens, _vocabulary(pool), None if network.ways is None else network.ways[0])
         input.check(network)
         with _drafted(folder) as draft:
-            return _write(network, pool, fuser, draft, checkpoint, input, onnx)
+            return _write(network, pool, trained, draft, checkpoint, input, onnx)
     finally:
         pool.convert_from(None)
 

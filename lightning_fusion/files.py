@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from lightning_fusion.errors import InputError, is_disk_full, shorten, system_error
+from lightning_fusion.errors import InputError, disk_message, is_disk_full, shorten, system_error
 
 
 @contextmanager
@@ -35,9 +35,7 @@ def disk_errors(path: Path, needed: int | None = None) -> Iterator[None]:
             raise
         free = f"{shutil.disk_usage(path.parent).free:,} free"
         size = free if needed is None else f"{needed:,} bytes needed, {free}"
-        raise InputError(
-            f"{path.parent}: no space left on the disk ({size}); make space, or choose another folder"
-        ) from error
+        raise InputError(f"{path.parent}: {disk_message(error, size)}") from error
 
 
 @contextmanager

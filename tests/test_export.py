@@ -158,6 +158,18 @@ def test_what_does_not_belong_together_is_rejected_and_nothing_is_written(traine
     assert not (tmp_path / "out").exists()
 
 
+def test_a_subclass_that_is_not_imported_is_named(tmp_path):
+    module, trainer = FoEFuserModule(expert_classes=tiny.EXPERT_CLASSES, classes=tiny.CLASSES), tiny.trainer()
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "own.ckpt")
+    content = torch.load(tmp_path / "own.ckpt", weights_only=True)
+    content["hyper_parameters"]["_class_path"] = "mine.ExtraFuser"
+    torch.save(content, tmp_path / "own.ckpt")
+    with pytest.raises(InputError, match=r"a mine.ExtraFuser, .*name the class of the fuser \(--fuser=mine"):
+        export(tiny.pool(), str(tmp_path / "own.ckpt"), str(tmp_path / "out"), sample_shape())
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("onnx", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_fusion_of_a_subclass_is_exported(tmp_path, onnx):
     pool = tiny.pool()

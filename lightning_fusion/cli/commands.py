@@ -21,6 +21,7 @@ from lightning_fusion.experts.outputs import collect as collecting
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.files import write_text
+from lightning_fusion.foe.module import FoEFuserModule
 from lightning_fusion.recipes.notes import noting
 from lightning_fusion.recipes.trainers import DEFAULTS, OWNED, check_processes
 
@@ -100,6 +101,7 @@ def export(
     max_tokens: int | None = None,
     onnx: bool = False,
     overwrite: bool = False,
+    fuser: type[FoEFuserModule] = FoEFuserModule,
 ) -> dict[str, Any]:
     """Write a fused network as one torch.export program or ONNX file, with a manifest and a parity check.
 
@@ -111,11 +113,12 @@ def export(
         max_tokens: For texts, instead: number of tokens of the longest text.
         onnx: Write an ONNX file as well.
         overwrite: Replace an earlier export.
+        fuser: Class of the fuser, of a checkpoint of a subclass.
 
     Returns:
         The manifest.
     """
-    manifest = exporting.export(experts, checkpoint, output, input_shape, max_tokens, onnx, overwrite)
+    manifest = exporting.export(experts, checkpoint, output, input_shape, max_tokens, onnx, overwrite, fuser)
     print(f"wrote {', '.join(manifest['files'])} to {output}; largest difference {manifest['parity']:.1e}")
     return manifest
 

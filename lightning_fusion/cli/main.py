@@ -40,6 +40,8 @@ def main(args: Sequence[str] | None = None) -> Any:
         sys.path.insert(0, os.getcwd())  # the user's modules, as 'python -m' finds them
     # torch 2.14 deprecates what lightning 2.6 does on every batch transfer; users can do nothing about it
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # fit replaces no checkpoint without --overwrite=true; Lightning warns of any file in the folder, such as a lock
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     try:
         result = _dispatch(given)
     except SystemExit as error:

@@ -170,12 +170,16 @@ class FusionCLI(LightningCLI):
         if any(data[key] != model[key] for key in model.keys() & data.keys() - {"_class_path"}):
             self.datamodule._log_hyperparams = False
 
+    def before_fit(self) -> None:
+        """Note the step of a checkpoint that is resumed; the run may replace the file."""
+        path = self.config[self.subcommand].get("ckpt_path")
+        found = read_checkpoint(path, "ckpt_path") if path and Path(path).is_file() else {}
+        self._resumed_step = found.get("global_step")
+
     def after_fit(self) -> None:
         """Report a resumed run that trained nothing, since its checkpoint is of a finished one."""
         path = self.config[self.subcommand].get("ckpt_path")
-        if not path or not Path(path).is_file() or not self.trainer.optimizers:
-            return
-        if read_checkpoint(path, "ckpt_path")["global_step"] == self.trainer.global_step:
+        if self.trainer.optimizers and self._resumed_step == self.trainer.global_step:
             rank_zero_warn(
                 f"fit trained nothing: {path} is of epoch {self.trainer.current_epoch}, and trainer.max_epochs is "
                 f"{self.trainer.max_epochs}; raise it to train further"

@@ -102,10 +102,18 @@ def has_names(answer: Any, names: Sequence[str]) -> bool:
     """Return whether an answer names the class of each value.
 
     Columns that are only numbered, from 0 or 1, are no names, unless they are the given ones.
+
+    Raises:
+        InputError: If pandas numbered the columns by itself, and the names are these numbers in another order.
     """
     labels = _labels(answer)
     if labels is None:
         return column_names(answer) is not None
+    if type(answer.columns).__name__ == "RangeIndex" and labels != [*names] and sorted(labels) == sorted(names):
+        raise InputError(
+            f"returned rows with the columns {shorten(labels, 20)}, which pandas numbers by itself, and the classes "
+            f"are {shorten(names, 20)}; name the columns by the classes, or give values, as in table.to_numpy()"
+        )
     return sorted(labels) == sorted(names) or not _are_numbers(labels, 1)
 
 

@@ -312,6 +312,11 @@ class Expert(nn.Module):
         """
         return digest(*self._identity()[0])
 
+    @property
+    def identified_by_version(self) -> bool:
+        """Whether the version stands for the state of a callable, so that it is told from others by its name alone."""
+        return bool(self.version) and not isinstance(self.network, nn.Module)
+
     def unknown_state(self) -> str | None:
         """Return why the fingerprint does not cover the state of this expert; ``None`` if it does."""
         return self._identity()[1]
@@ -327,7 +332,7 @@ class Expert(nn.Module):
         else:
             name = getattr(self.network, "__qualname__", type(self.network).__qualname__)
             parts += [self._columns, f"{getattr(self.network, '__module__', '')}.{name}"]
-        if self.version and module is None:
+        if self.identified_by_version:
             return parts, None
         try:
             return [*parts, *([state_digest(self.network)] if module is None else wrapped_parts(module))], None

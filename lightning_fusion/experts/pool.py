@@ -17,6 +17,7 @@ from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.identity import VERSION_HINT
 from lightning_fusion.experts.names import NamedModules, check_expert_names, spelled_classes
 from lightning_fusion.experts.preprocessing import published_normalization, warn_unknown_preprocessing
+from lightning_fusion.files import digest
 
 
 def task_classes(expert_classes: Mapping[str, Sequence[str]], classes: Sequence[str] | None = None) -> list[str]:
@@ -231,8 +232,16 @@ class ExpertPool(nn.Module):
         return super().train(False)
 
     def metadata(self) -> dict[str, dict[str, Any]]:
-        """Return the metadata of every expert by name, as plain data."""
-        return {name: expert.metadata() for name, expert in self.members.items()}
+        """Return the metadata of every expert by name, as plain data.
+
+        The name is a part of the fingerprint of a callable with a version: functions of one factory may share code and
+        version.
+        """
+        found = {name: expert.metadata() for name, expert in self.members.items()}
+        for name, expert in self.members.items():
+            if expert.identified_by_version:
+                found[name]["fingerprint"] = named_fingerprint(expert, name)
+        return found
 
     @torch.no_grad()
     def forward(self, input: Any) -> dict[str, Tensor]:
@@ -375,6 +384,11 @@ def check_same_experts(known: Mapping[str, Mapping[str, Any]], found: Mapping[st
                 f"{entry['checkpoint']}); the one given has {other}"
                 + (f"; {VERSION_HINT}" if not entry["checkpoint"] else "")
             )
+
+
+def named_fingerprint(expert: Expert, name: str) -> str:
+    """Return the fingerprint of a callable with a version under a name."""
+    return digest(expert.fingerprint, name)
 
 
 def check_representations(representations: Mapping[str, Tensor]) -> None:

@@ -348,7 +348,11 @@ def _warn_equal(metadata: Mapping[str, Mapping[str, Any]]) -> None:
 
 def _warn_changed(pool: ExpertPool, metadata: Mapping[str, Mapping[str, Any]]) -> None:
     """Warn about callables whose state has changed while they were run: they count as other experts from now on."""
-    called = {name: expert for name, expert in pool.members.items() if not isinstance(expert.network, nn.Module)}
+    called = {
+        name: expert
+        for name, expert in pool.members.items()
+        if not isinstance(expert.network, nn.Module) and not expert.identified_by_version
+    }
     changed = [name for name, expert in called.items() if expert.fingerprint != metadata[name]["fingerprint"]]
     if changed:
         rank_zero_warn(

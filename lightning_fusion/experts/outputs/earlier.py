@@ -1,5 +1,6 @@
 """Answers that earlier runs have stored: in the store of a folder, and in journals of interrupted runs."""
 
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.identity import VERSION_HINT
 from lightning_fusion.experts.outputs.journal import Block, Journal
 from lightning_fusion.experts.outputs.store import ExpertOutputs
-from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.experts.pool import ExpertPool, named_fingerprint
 from lightning_fusion.store import release
 
 _CHUNK_ROWS = 16_384
@@ -97,6 +98,7 @@ class Earlier:
             if name not in self.names and self._identified(name) and self.metadata[name]["fingerprint"] in kept.values()
         }
         """Key of each expert that was in the store before."""
+        self._check_not_renamed(stored)
 
     def _identified(self, name: str) -> bool:
         return self.pool.members[name].unknown_state() is None
@@ -109,6 +111,17 @@ class Earlier:
             if name not in names and entry["fingerprint"] in renamed and self._identified(name):
                 names[name] = renamed[entry["fingerprint"]]
         return names
+
+    def _check_not_renamed(self, known: Mapping[str, str | None]) -> None:
+        """Raise InputError if a function with a version may be one that is stored under a name that the pool lacks."""
+        new = {name: self.pool.members[name] for name in self.pool.names if name not in self.names | self.former}
+        left = {name: print for name, print in known.items() if name not in self.metadata}
+        for name, other in itertools.product(new, left):
+            if new[name].identified_by_version and named_fingerprint(new[name], other) == left[other]:
+                raise InputError(
+                    f"experts: {name} has the code and the version of {other}, whose answers are stored; name it "
+                    f"{other} if it is the same expert, or give it another version (version='v2') to query it"
+                )
 
     # ------------------------------------------------------------------ checks
 

@@ -3,6 +3,7 @@
 import re
 import sys
 import traceback
+import warnings
 from pathlib import Path
 
 import pytest
@@ -177,7 +178,9 @@ class TestNothingIsReplaced:
         CHECKPOINT.with_name("other.ckpt").write_bytes(CHECKPOINT.read_bytes())
         resumed = [*FUSER, "--trainer.max_epochs=2"]
         assert "would replace" in refused(["fit", *resumed, f"--ckpt_path={CHECKPOINT.with_name('other.ckpt')}"])
-        cli = main(["fit", *resumed, f"--ckpt_path={CHECKPOINT}"])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="fit trained nothing")  # it replaces the file that it resumed
+            cli = main(["fit", *resumed, f"--ckpt_path={CHECKPOINT}"])
         assert cli.trainer.current_epoch == 2
         with pytest.warns(UserWarning, match="fit trained nothing: .*label.ckpt is of epoch 2, and trainer.max_epochs"):
             main(["fit", *resumed, f"--ckpt_path={CHECKPOINT}"])

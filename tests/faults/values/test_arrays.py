@@ -36,6 +36,11 @@ class TestTables:
             np.testing.assert_allclose(read(pd.DataFrame(P, columns=columns)).probabilities["a"], P, rtol=1e-6)
         with pytest.raises(InputError, match="expert a: found the columns x, y, w; expected x, y, z"):
             read(pd.DataFrame(P, columns=["x", "y", "w"]))
+        digits, experts = {"probabilities": {"a": pd.DataFrame(P)}, "target": ["2", "1", "0"]}, {"a": ["2", "1", "0"]}
+        with pytest.raises(
+            InputError, match="columns 0, 1, 2, which pandas numbers by itself, and the classes are 2, 1"
+        ):
+            ExpertOutputs.from_arrays({"test": digits}, experts)
 
     def test_rows_in_another_order(self):
         table, target = pd.DataFrame(P, index=[7, 8, 9]), pd.Series([0, 1, 2], index=[9, 8, 7])

@@ -37,6 +37,29 @@ def pool_of(function, version: str = "v1") -> ExpertPool:
     return ExpertPool({"api": Expert(function, classes=CLASSES, output="probabilities", version=version)})
 
 
+def ask(model: str):
+    """Functions of one factory, which have the same code."""
+    share = {"gpt-4o": 0.875, "claude": 0.25, "llama": 0.625}[model]
+    return lambda x: torch.tensor([[share, 1 - share]]).repeat(len(x), 1)
+
+
+def test_functions_of_one_factory_and_version_are_different_experts(tmp_path, recwarn):
+    def shares(*names: str, **versions: str) -> list[float]:
+        experts = {
+            name: Expert(ask(name), classes=CLASSES, output="probabilities", version=versions.get(name, "v1"))
+            for name in names
+        }
+        found = collect(ExpertPool(experts), data(4), tmp_path, trainer=tiny.trainer())["test"]
+        return [found.probabilities[name][0, 0].item() for name in names]
+
+    assert shares("gpt-4o", "claude") == [0.875, 0.25]
+    with pytest.raises(InputError, match="llama has the code and the version of gpt-4o, whose answers are"):
+        shares("claude", "llama")
+    assert shares("claude", "llama", llama="v2") == [0.25, 0.625]
+    assert shares("gpt-4o", "llama", llama="v2") == [0.875, 0.625]  # gpt-4o has left, and returns
+    assert not any("same weights" in str(each.message) for each in recwarn)
+
+
 @pytest.mark.parametrize("retries", [0, 2])
 def test_an_expert_that_fails_on_its_first_samples_stops_the_run(retries, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
