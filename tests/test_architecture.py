@@ -10,8 +10,8 @@ import lightning_fusion
 
 ROOT = Path(lightning_fusion.__file__).parent
 BELOW = [
-    {"files", "store", "plotting", "terminal"},
-    {"checkpoints", "described", "hooks", "hyperparameters", "optimization", "schedules", "costs"},
+    {"files", "store", "plotting", "terminal", "markdown"},
+    {"checkpoints", "described", "hooks", "hyperparameters", "optimization", "schedules", "costs", "trackers"},
     {"data", "baselines", "metrics", "callbacks"},
     {"experts"},
     {"registry", "verification"},

@@ -16,21 +16,32 @@ from lightning_fusion.extras import installed, require
 
 EXTRAS = {
     "audio": ["torchaudio", "soundfile", "pytorch_metric_learning"],
+    "comet": ["comet_ml"],
     "explain": ["captum"],
     "fast": ["numba"],
     "lightgbm": ["lightgbm"],
+    "mlflow": ["mlflow"],
     "onnx": ["onnx", "onnxscript", "onnxruntime"],
+    "optuna": ["optuna"],
     "skops": ["skops"],
     "speechbrain": ["speechbrain"],
+    "tensorboard": ["tensorboard"],
     "text": ["transformers", "datasets", "tokenizers", "rouge_score", "nltk"],
     "timm": ["timm"],
     "wandb": ["wandb"],
     "xgboost": ["xgboost"],
 }
 WITHOUT = f"""
-import sys, warnings
+import importlib.metadata, sys, warnings
+packages = {[package for packages in EXTRAS.values() for package in packages]}
+known = importlib.metadata.version
+def version(name):
+    if name.replace("-", "_") in packages:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return known(name)
+importlib.metadata.version = version  # Lightning asks for that of a logger's package
 import torch, lightning.pytorch, torchmetrics
-for package in {[package for packages in EXTRAS.values() for package in packages]}:
+for package in packages:
     sys.modules[package] = None  # as where no extra is installed
 import lightning_fusion
 from lightning_fusion.errors import InputError
@@ -56,6 +67,14 @@ MISSING = {
 PARTS = {
     "checkpoint": "print(lightning_fusion.Expert(checkpoint='w.ckpt').network)",
     "missing": "\n".join(f"try:\n    {code}\nexcept InputError as error:\n    print(error)" for code in MISSING),
+    "loggers": """
+from lightning_fusion.recipes.trainers import Trainers
+for name in ("Comet", "MLFlow", "TensorBoard", "Wandb"):
+    try:
+        Trainers({"logger": {"class_path": f"lightning.pytorch.loggers.{name}Logger"}}, "run").trainer("stage")
+    except InputError as error:
+        print(error)
+""",
     "methods": """
 import numpy as np
 from lightning_fusion import Expert, ExpertPool, FoEFuserModule, FrugalFoE, OutputsDataModule, collect
@@ -118,6 +137,15 @@ def test_every_public_name_and_the_help_need_no_extra(printed):
 def test_what_needs_an_extra_names_it(printed):
     expected = [f"found no package {name}: pip install 'lightning-fusion[{extra}]'" for name, extra in MISSING.values()]
     assert [line for line in printed["missing"].splitlines() if line] == expected  # torchaudio prints a blank one
+
+
+@pytest.mark.slow
+def test_a_tracker_without_its_package_names_package_and_extra(printed):
+    says = "trainer.logger: {}Logger needs the package {}, which is not installed: pip install 'lightning-fusion[{}]'"
+    named = [("Comet", "comet-ml", "comet"), ("TensorBoard", "tensorboard", "tensorboard"), ("Wandb", "wandb", "wandb")]
+    lines = [says.format(*each) for each in named]
+    lines.insert(1, "found no package mlflow: pip install 'lightning-fusion[mlflow]'")
+    assert printed["loggers"].splitlines() == lines
 
 
 @pytest.mark.slow

@@ -1,7 +1,5 @@
 """An offline wandb run through the command line, read back from its own file."""
 
-import json
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -9,48 +7,11 @@ import pytest
 import wandb
 import yaml
 from helpers.command_line import TWO_BATCHES, look_up, merged, prepare, read, shipped, small, write_yaml
-from wandb.proto.wandb_internal_pb2 import Record
+from helpers.tracked import config_and_summary
 
 from lightning_fusion.cli.main import main
 
 pytestmark = pytest.mark.slow
-
-BLOCK, HEADER = 32768, 7
-
-
-def records(file: Path) -> list[Record]:
-    """The records of a .wandb file: protobuf messages in the framing of LevelDB's log."""
-    content = file.read_bytes()
-    assert content[:4] == b":W&B"  # and three bytes of magic number and version
-    place, parts, found = 7, b"", []
-    while place + HEADER <= len(content):
-        if BLOCK - place % BLOCK < HEADER:  # the rest of a block that is too short for a header
-            place += BLOCK - place % BLOCK
-            continue
-        _, size, kind = struct.unpack("<IHB", content[place : place + HEADER])
-        parts += content[place + HEADER : place + HEADER + size]
-        place += HEADER + size
-        if kind in (1, 4):  # whole, or last part
-            record = Record()
-            record.ParseFromString(parts)
-            found.append(record)
-            parts = b""
-    return found
-
-
-def config_and_summary(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a run's file says about its configuration and its last metrics."""
-    (file,) = folder.glob("*.wandb")
-    config: dict[str, Any] = {}
-    summary: dict[str, Any] = {}
-    for record in records(file):
-        for update in [*record.run.config.update, *record.config.update]:
-            config[update.key or ".".join(update.nested_key)] = json.loads(update.value_json)
-        for update in record.summary.update:
-            summary[update.key or ".".join(update.nested_key)] = json.loads(update.value_json)
-        for item in record.history.item:
-            summary[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
-    return config, summary
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -87,10 +48,11 @@ def test_the_run_holds_every_hyperparameter_under_the_sweeps_keys(runs):
     for lr, folder, file in runs:
         config, _ = config_and_summary(folder)
         given = flat(yaml.safe_load(file.read_text()))
-        assert {key: config.get(key, "missing") for key in given} == given
+        assert {key: config.get(key) for key in given} == given
+        assert None not in config.values() and set(config) - set(given) == {"_wandb"}, "each hyperparameter once"
         assert config["model.init_args.optimizer.init_args.lr"] == lr
         assert config["data.init_args.batch_size"] == 32
-        assert config["trainer.logger.init_args.name"] is None, "every run of a sweep would have the CSV logger's name"
+        assert "trainer.logger.init_args.name" not in config, "every run of a sweep would have the CSV logger's name"
         assert set(read("sweeps/foe.yaml")["parameters"]) <= set(config)
 
 
@@ -103,12 +65,14 @@ def test_a_run_of_every_sweep_holds_its_keys_and_its_metric(name, tmp_path_facto
     monkeypatch.setenv("WANDB_SILENT", "true")
     wandb.teardown()
     quick = write_yaml(Path("quick.yaml"), merged(small(read(base)), {"trainer": TWO_BATCHES}))
-    cli = main(["fit", "-c", base, "-c", "trainer/wandb.yaml", "-c", quick, "--overwrite=true"])
+    sample = {key: one.get("values", [one.get("min")])[0] for key, one in sweep["parameters"].items()}
+    given = [f"--{key}={value}" for key, value in sample.items()]
+    cli = main(["fit", "-c", base, "-c", "trainer/wandb.yaml", "-c", quick, "--overwrite=true", *given])
     folder = Path(cli.trainer.logger.experiment.dir).resolve().parent
     wandb.finish()
     wandb.teardown()
     config, summary = config_and_summary(folder)
-    assert set(sweep["parameters"]) <= set(config)
+    assert {key: config[key] for key in sample} == sample
     assert 0 <= summary[sweep["metric"]["name"]] <= 1
 
 

@@ -96,7 +96,7 @@ def _wrong_input(error: Exception) -> InputError | None:
     from omegaconf.errors import OmegaConfBaseException
 
     from lightning_fusion.cli.messages import error_of_trainer
-    from lightning_fusion.extras import missing_package
+    from lightning_fusion.extras import missing_package, tracker_error
 
     if isinstance(error, MisconfigurationException) or error_of_trainer(error):
         return InputError(f"trainer: {error}")
@@ -104,8 +104,8 @@ def _wrong_input(error: Exception) -> InputError | None:
         return _wrong_interpolation(error)
     if missing := missing_package(error):
         return missing
-    if type(error).__name__ == "UsageError" and type(error).__module__.startswith("wandb"):
-        return InputError(f"trainer.logger: {error} Without an account, set WANDB_MODE=offline")
+    if found := tracker_error(error):
+        return found
     if isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric"):
         return InputError(f"trainer.callbacks: {error}")
     return None

@@ -29,6 +29,8 @@ from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.files import exclusive, write_text
 from lightning_fusion.hyperparameters import constructor_arguments
 from lightning_fusion.recipes.trainers import check_processes
+from lightning_fusion.trackers.base import without_none
+from lightning_fusion.trackers.kinds import trackers_of
 
 # Attributes that are linked from the data module to the model, by their common name.
 _LINKS = {
@@ -66,15 +68,12 @@ class FusionSaveConfig(SaveConfigCallback):
         config = self.config.clone()
         config.overwrite = False  # a run of the saved file is another run
         text = self.parser.dump(config, skip_none=False)
-        plain = yaml.safe_load(text)
         if trainer.is_global_zero:
             for folder in self._folders(trainer):
                 folder.mkdir(parents=True, exist_ok=True)
                 write_text(folder / self.config_filename, text)
-            for logger in trainer.loggers:
-                record = getattr(getattr(logger, "experiment", None), "config", None)
-                if type(logger).__name__ == "WandbLogger" and record is not None:
-                    record.update(flat(plain), allow_val_change=True)
+            for tracker in trackers_of(trainer.loggers):  # under the keys of the configuration, which sweeps use
+                tracker.log_hyperparameters(without_none(flat(yaml.safe_load(text))))
         self.already_saved = True
 
     @staticmethod
@@ -159,16 +158,16 @@ class FusionCLI(LightningCLI):
         return trainer
 
     def after_instantiate_classes(self) -> None:
-        """Warn about untrained experts; log the model's arguments alone where the data have one with another value.
+        """Warn about untrained experts, and keep Lightning from logging arguments a second time.
 
-        Lightning merges both for loggers and raises otherwise; ``config.yaml`` has all arguments of both.
+        :class:`FusionSaveConfig` logs those of the configuration. Lightning would merge those of model and data.
         """
         if isinstance(pool := getattr(self.model, "pool", None), ExpertPool):
             model_config = self.config[self.subcommand].model.as_dict()
             warn_untrained(pool.members, (model_config.get("init_args") or {}).get("experts"))
-        model, data = getattr(self.model, "hparams", {}), getattr(self.datamodule, "hparams", {})
-        if any(data[key] != model[key] for key in model.keys() & data.keys() - {"_class_path"}):
-            self.datamodule._log_hyperparams = False
+        for part in (self.model, self.datamodule):
+            if part is not None:
+                part._log_hyperparams = False
 
     def before_fit(self) -> None:
         """Note the step of a checkpoint that is resumed; the run may replace the file."""

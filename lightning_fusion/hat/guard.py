@@ -111,8 +111,9 @@ def guard(
             ("local", local, fold.variant(unlabeled=False), local_trainer or trainer),
         ):
             module = factory(data)
-            made().fit(module, datamodule=data)
-            right[name].append(_right(made(), module, data))
+            run = made()
+            run.fit(module, datamodule=data)
+            right[name].append(_right(run, module, data))
     return Guard.of_rows(*(torch.cat(right[name]) for name in ("student", "local")))
 
 

@@ -4,7 +4,7 @@ import json
 import platform
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -19,9 +19,11 @@ from scipy.stats import t
 
 from lightning_fusion import plotting
 from lightning_fusion.files import write_text
+from lightning_fusion.markdown import markdown_table
 from lightning_fusion.metrics import balanced_accuracy
 from lightning_fusion.recipes.advice import HEADINGS, Advice, Scores, Validation
 from lightning_fusion.terminal import open_console
+from lightning_fusion.trackers.base import Cell
 
 MEANS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "accuracy": lambda right, targets: float(np.mean(right)),
@@ -73,19 +75,6 @@ def paired_gain(values: Sequence[float], against: Sequence[float]) -> Gain:
         return Gain(mean, None, None)
     half = float(t.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / np.sqrt(len(difference)))
     return Gain(mean, mean - half, mean + half)
-
-
-def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    r"""Return the lines of a Markdown table; vertical bars in cells are escaped, line breaks are blanks.
-
-    Example:
-        >>> markdown_table(["method", "accuracy"], [["a|b", "0.5"]])
-        ['| method | accuracy |', '|---|---|', '| a\\|b | 0.5 |']
-    """
-    lines = [
-        " | ".join(" ".join(cell.splitlines()).replace("|", "\\|") for cell in cells) for cells in (headings, *rows)
-    ]
-    return [f"| {lines[0]} |", "|---" * len(headings) + "|", *(f"| {line} |" for line in lines[1:])]
 
 
 @dataclass
@@ -192,6 +181,33 @@ class Report:
                 gains = {"gain": mean, "gain_low": low, "gain_high": high, "against": entry["method"]}
                 result.append(first | gains)
         return result
+
+    def metrics(self, main: str) -> dict[str, float]:
+        """Return the means of a method over seeds, as ``<split>_<metric>``, on validation where it was measured."""
+        found = {}
+        for metric in (self.metric, *self.beside):
+            for split in ("val", "test"):
+                if values := self.values(main, metric, split):
+                    found[f"{split}_{re.sub(r'[^a-z0-9]+', '_', metric.lower())}"] = float(np.mean(values))
+        return found
+
+    def columns(self, main: str) -> tuple[list[str], list[list[Cell]]]:
+        """Return the headings and the rows of the table with numbers, for trackers."""
+        headings = ["method"]
+        for metric in (self.metric, *self.beside):
+            headings += [metric, f"{metric}, standard deviation"]
+        tables = [
+            {entry["method"]: entry for entry in self.summary(main, metric) if not entry["against"]}
+            for metric in (self.metric, *self.beside)
+        ]
+        gains = {entry["against"]: entry for entry in self.summary(main) if entry["against"]}
+        rows: list[list[Cell]] = []
+        for method in tables[0]:
+            row: list[Cell] = [method]
+            for table in tables:
+                row += [table.get(method, {}).get(name) for name in ("mean", "std")]
+            rows.append(row + [gains.get(method, {}).get(name) for name in ("gain", "gain_low", "gain_high")])
+        return [*headings, f"gain of {main}", "gain, lower bound", "gain, upper bound"], rows
 
     def save(self, folder: Path, main: str, figures: Figures | None = None) -> None:
         """Write ``results.json``, ``report.md`` and a file ``<name>.png`` of each figure.

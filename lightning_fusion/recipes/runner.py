@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import shutil
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -15,12 +16,13 @@ from rich.console import Console
 
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.collect import first_process
-from lightning_fusion.files import exclusive, undrafted, write_text
+from lightning_fusion.files import digest, exclusive, undrafted, write_text
 from lightning_fusion.recipes.advice import advise
 from lightning_fusion.recipes.notes import noting
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.trainers import Trainers
 from lightning_fusion.terminal import open_console
+from lightning_fusion.trackers.base import REPORT, without_none
 
 _RUN = "run.json"
 _LOCK = ".lock"
@@ -128,8 +130,8 @@ def run_recipe(
             the block is invalid.
     """
     check_seeds(seeds)
-    trainers = Trainers(trainer, output)
-    with _alone_in(Path(output)):
+    trainers = Trainers(trainer, output, recipe.name)
+    with _alone_in(Path(output)), trainers.tracking:
         return _run(recipe, output, seeds, trainers, overwrite)
 
 
@@ -162,12 +164,26 @@ def _run(recipe: Recipe, output: str | Path, seeds: Sequence[int], trainers: Tra
         recipe.conclude(run)
         report.notes += notes.beyond(report.notes)
         report.advice = advise(report.validation, recipe.simplicity, report.metric)
-        trainers.close()
     if first_process():
         report.save(folder, recipe.main)  # the results are safe before anything is drawn
-        report.save(folder, recipe.main, recipe.figures(run))
+        report.save(folder, recipe.main, figures := recipe.figures(run))
+        _log(report, recipe.main, figures, run)
         report.print(recipe.main, folder, console)
     return report
+
+
+def _log(report: Report, main: str, figures: Figures, run: Run) -> None:
+    """Record table, figures and files of a report as a stage of its own, unless the same results are logged."""
+    known = f"{REPORT} {digest(json.dumps(report.rows))}"
+    with quiet_lightning(), run.trainers.tracking.recording(REPORT, known) as trackers:
+        for tracker in trackers:
+            tracker.log_hyperparameters(without_none({"recipe": report.recipe, **report.config}))
+            tracker.logger.log_metrics(report.metrics(main))
+            tracker.log_table("results", *report.columns(main))
+            for name, (figure, _) in figures.items():
+                tracker.log_figure(name, figure)
+            for name in ("report.md", "results.json"):
+                tracker.log_file(name, run.folder / name, "report")
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
@@ -279,7 +295,9 @@ def quiet_lightning() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # StageLog lowers it
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

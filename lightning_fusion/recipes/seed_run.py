@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer, seed_everything
+from matplotlib.figure import Figure
 from torch import distributed, nn
 
 from lightning_fusion.checkpoints import read_checkpoint
@@ -26,6 +27,7 @@ from lightning_fusion.files import atomic_write, digest, file_key, write_text
 from lightning_fusion.foe.module import FoEFuserModule
 from lightning_fusion.hyperparameters import describe_factory
 from lightning_fusion.recipes.runner import Run
+from lightning_fusion.trackers.kinds import trackers_of
 
 
 def check_domains(data: FusionDataModule) -> None:
@@ -262,9 +264,24 @@ class SeedRun:
         diagnosis = diagnose(outputs)
         if first_process():
             diagnosis.save(self.folder)
+        self.log_store("outputs", lambda: {"diagnosis": diagnosis.figure()})
         noted = [text for text in diagnosis.findings if text.startswith(_NOTED)]
         self.report.notes += [f"Seed {self.seed}: {text}" for text in noted]
         return outputs
+
+    def log_store(self, name: str, figures: Callable[[], Mapping[str, Figure]] = dict) -> None:
+        """Record a store in the trackers, as a stage of its own.
+
+        Args:
+            name: Name of its folder, below the seed's folder.
+            figures: Function that draws figures of it, by name; called where there are trackers.
+        """
+        with self.run.trainers.tracking.recording(f"{self.stage}/{name}") as trackers:
+            drawn = figures() if trackers else {}
+            for tracker in trackers:
+                tracker.log_file(name, self.folder / name, "store")
+                for title, figure in drawn.items():
+                    tracker.log_figure(title, figure)
 
     def outputs_of(
         self, name: str, experts: dict[str, Expert], data: Any, splits: Sequence[str], bar: bool = True
@@ -328,9 +345,10 @@ class SeedRun:
         inputs = {**outputs.fuser_arguments(), "representation_dims": data.representation_dims}
         module = FoEFuserModule(**inputs, network=network, seed=self.seed, **arguments)
         path = self.folder / "fusers" / f"{name}.ckpt"
-        trainer = self.trainer(f"fusers/{name}", epochs, validates=validates, bar=bar)
         kept = read_checkpoint(str(path)) if keep and path.is_file() else {}
-        if kept.get("experts") == outputs.experts:
+        trained = kept.get("experts") == outputs.experts
+        trainer = self.trainer(f"fusers/{name}", epochs, validates=validates, bar=bar, logged=not trained)
+        if trained:
             module.load_state_dict(kept["state_dict"])
             trainer.validate(module, datamodule=data, verbose=False)
         else:
@@ -348,6 +366,8 @@ def save_weights(trainer: Trainer, path: Path) -> None:
             trainer.save_checkpoint(draft, weights_only=True)
     else:
         trainer.save_checkpoint(path, weights_only=True)  # all processes take part; only the first writes
+    for tracker in trackers_of(trainer.loggers):
+        tracker.log_file(f"{path.parent.name}/{path.stem}", path, "checkpoint")
     trainer.strategy.barrier("weights are written")
 
 

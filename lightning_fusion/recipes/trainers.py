@@ -3,8 +3,8 @@
 import copy
 import inspect
 import os
-import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -22,12 +22,12 @@ from lightning.pytorch.callbacks import (
     ProgressBar,
     RichProgressBar,
 )
-from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.extras import missing_package
+from lightning_fusion.extras import installed, missing_package, tracker_error
 from lightning_fusion.hyperparameters import is_plain
+from lightning_fusion.recipes.tracking import StageLog, Tracking
 
 DEFAULTS: dict[str, Any] = {"devices": 1, "logger": False, "enable_model_summary": False}
 """Defaults of the block that differ from those of the Trainer."""
@@ -64,12 +64,13 @@ class Trainers:
         block: Arguments of :class:`~lightning.Trainer`, those of :data:`OWNED` excepted; :data:`DEFAULTS` apply to
             missing ones.
         folder: Folder of the run; relative folders of loggers are in its ``logs``.
+        recipe: Name of the recipe, for loggers.
 
     Raises:
         InputError: If the block has an unknown key, or one that a stage sets.
     """
 
-    def __init__(self, block: Mapping[str, Any] | None, folder: str | Path) -> None:
+    def __init__(self, block: Mapping[str, Any] | None, folder: str | Path, recipe: str = "") -> None:
         if not isinstance(block, Mapping | None):
             raise InputError(f"trainer: found {block!r}; expected arguments of lightning.Trainer by name")
         block = dict(block or {})
@@ -87,15 +88,16 @@ class Trainers:
         for key in ("callbacks", "logger"):
             value = self.block.get(key)
             self.block[key] = value if value is None or isinstance(value, bool | list | tuple) else [value]
-        for logger in self._loggers():
-            _check_logger(logger)
+        if self.block["logger"] is True:  # as in the Trainer
+            self.block["logger"] = [{"class_path": f"lightning.pytorch.loggers.{_default_logger()}"}]
+        loggers = self.block["logger"] or []
+        resolve, build = partial(_resolve, where="trainer.logger"), partial(_build, where="trainer.logger")
+        self.tracking = Tracking(loggers, self.folder / "logs", recipe, resolve, build)
         for callback in _build(self.block["callbacks"] or [], "trainer.callbacks"):
             if not isinstance(callback, Callback):
                 raise InputError(
                     f"trainer.callbacks: found {callback!r}; expected class_path and init_args of a Lightning callback"
                 )
-        self._open: list[Logger] = []
-        self._outer = getattr(sys.modules.get("wandb"), "run", None)  # a run that the caller started stays open
 
     def record(self) -> dict[str, Any]:
         """Return the keys that affect the results, as plain data."""
@@ -145,7 +147,6 @@ class Trainers:
             logged: Whether the stage uses the loggers of the block.
             bar: Whether the stage has a progress bar by default; ``enable_progress_bar`` of the block overrides it.
         """
-        self.close()
         block: dict[str, Any] = {
             key: _build(value, f"trainer.{key}")
             for key, value in self.block.items()
@@ -157,16 +158,16 @@ class Trainers:
             callbacks.insert(0, RichProgressBar(leave=False))
         if not validates and not _watched(callbacks):
             block = {"limit_val_batches": 0, "num_sanity_val_steps": 0} | block
-        loggers: Any = self.block["logger"]
-        if loggers and not logged:
-            loggers = False
-        elif isinstance(loggers, list | tuple):
-            loggers = self._open = [self._logger(each, stage) for each in loggers]
+        loggers = self.tracking.open(stage, logged)
+        if loggers:
+            callbacks.append(StageLog(stage, self.tracking.recipe, block.get("log_every_n_steps") is None))
+            if not any(isinstance(each, LearningRateMonitor) for each in callbacks):
+                callbacks.append(LearningRateMonitor())
         try:
             made = Trainer(
                 max_epochs=epochs,
                 callbacks=callbacks,
-                logger=loggers,
+                logger=loggers or False,
                 default_root_dir=str(self.folder / "logs" / stage if logged else self.folder),
                 enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
                 **block,
@@ -174,6 +175,7 @@ class Trainers:
         except (MisconfigurationException, TypeError, ValueError) as error:
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
         check_processes(made)
+        self.tracking.trainer = made
         return made
 
     def watched(self) -> list[str]:
@@ -185,32 +187,6 @@ class Trainers:
         if self.processes > 1:
             trainer = self.trainer("none", logged=False, bar=False)
             trainer.validate(_Nothing(), DataLoader(TensorDataset(torch.zeros(1))), verbose=False)
-
-    def close(self) -> None:
-        """Finish the run of the last stage, since a logger of Weights & Biases would continue an open run."""
-        wandb = sys.modules.get("wandb")
-        for logger in self._open:
-            if type(logger).__name__ == "WandbLogger" and wandb and wandb.run not in (None, self._outer):
-                wandb.finish()
-        self._open = []
-
-    def _loggers(self) -> Sequence[Any]:
-        loggers = self.block["logger"]
-        return loggers if isinstance(loggers, list | tuple) else []
-
-    def _logger(self, described: Mapping[str, Any], stage: str) -> Logger:
-        """Return the logger of one stage, in the folder of the run and named after the stage."""
-        kind, given = _resolve(described["class_path"], "trainer.logger"), dict(described.get("init_args") or {})
-        takes = inspect.signature(kind).parameters
-        for key in ("name", "run_name"):
-            if key in takes:
-                own = given.get(key)
-                given[key] = stage if own in (None, takes[key].default) else f"{own}/{stage}"
-        if "save_dir" in takes:
-            given["save_dir"] = str(self.folder / "logs" / (given.get("save_dir") or "."))
-            Path(given["save_dir"]).mkdir(parents=True, exist_ok=True)
-        result: Logger = _build({"class_path": described["class_path"], "init_args": given}, "trainer.logger")
-        return result
 
 
 def check_processes(trainer: Trainer) -> None:
@@ -267,13 +243,16 @@ def _resolve(path: Any, where: str) -> Any:
 def _build(value: Any, where: str) -> Any:
     """Return a value of the block for one stage: classes are instantiated, objects are copied."""
     if _is_class(value):
-        arguments = {key: _build(item, where) for key, item in (value.get("init_args") or {}).items()}
+        given = (value.get("init_args") or {}) | (value.get("dict_kwargs") or {})
+        arguments = {key: _build(item, where) for key, item in given.items()}
         kind = _resolve(value["class_path"], where)
         try:
             return kind(**arguments)
         except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
             if missing := missing_package(error):
                 raise InputError(f"{where}: {missing}") from error
+            if found := tracker_error(error):
+                raise found from error
             raise InputError(f"{where}: {value['class_path']} takes no {arguments} ({error})") from error
     if isinstance(value, Mapping):
         return {key: _build(item, where) for key, item in value.items()}
@@ -296,16 +275,6 @@ def _describe(value: Any) -> Any:
     return {"class_path": f"{type(value).__module__}.{type(value).__qualname__}", "init_args": arguments}
 
 
-def _check_logger(logger: Any) -> None:
-    if not _is_class(logger):
-        raise InputError(
-            f"trainer.logger: found a {type(logger).__name__} object, which one fit alone can have; give its "
-            "class_path and init_args, from which the logger of each stage is built"
-        )
-    arguments = logger.get("init_args") or {}
-    if "id" in inspect.signature(_resolve(logger["class_path"], "trainer.logger")).parameters:
-        for key in ("id", "version"):
-            if arguments.get(key) is not None:
-                raise InputError(
-                    f"trainer.logger.{key}: names one run, but every stage is a separate run; leave it out"
-                )
+def _default_logger() -> str:
+    """Return the class that the Trainer takes for ``logger: true``."""
+    return "TensorBoardLogger" if installed("tensorboard") or installed("tensorboardX") else "CSVLogger"

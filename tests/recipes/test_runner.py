@@ -8,6 +8,7 @@ import pytest
 import yaml
 from helpers.recipe_runs import results
 from helpers.subprocesses import run_module
+from helpers.tracked import csv_rows
 
 import lightning_fusion
 from lightning_fusion import ExpertOutputs
@@ -155,8 +156,10 @@ def test_two_devices_a_logger_and_early_stopping_are_configuration(tmp_path):
     assert oracle == pytest.approx(right.any(1).mean())
     logs = tmp_path / "run/logs/tables/seed_0"
     for stage in ("experts/domain_0", "experts/domain_1", "centralized", "fusers/label"):
-        epochs = {line.partition(",")[0] for line in (logs / stage / "version_0/metrics.csv").read_text().splitlines()}
-        assert epochs == {"epoch", "0", "1"}, stage  # stopped after the first epoch without a gain
+        rows = csv_rows(logs / stage / "version_0/metrics.csv")
+        assert {row["epoch"] for row in rows if row["val_loss"]} == {"0", "1"}, stage  # stopped: an epoch without gain
+        assert [path.name for path in (logs / stage).iterdir()] == ["version_0"], "the second process logged as well"
+    assert next(row["method"] for row in csv_rows(logs.parent / "report/version_0/results.csv")) == MAIN
     assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["trainer"]["devices"] == 2
 
 

@@ -133,14 +133,3 @@ def test_what_changes_no_result_is_not_recorded(tmp_path):
     (kept,) = record(CPU | {"callbacks": EarlyStopping("val_loss")}).record()["callbacks"]
     assert kept["init_args"]["monitor"] == "val_loss"
     assert record(CPU | {"devices": 2}).record() == {"processes": 2}
-
-
-@pytest.mark.slow
-def test_every_stage_is_a_run_of_weights_and_biases(tmp_path, monkeypatch):
-    wandb = pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    logger = {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": {"project": "tests"}}
-    trainers = Trainers(CPU | {"logger": logger}, tmp_path)
-    runs = {trainers.trainer(stage, bar=False).loggers[0].experiment.id for stage in ("one", "two")}
-    trainers.close()
-    assert len(runs) == 2 and wandb.run is None

@@ -60,6 +60,7 @@ class ClassificationChains(ChainRun):
         with seen_by_design():
             self.outputs = collect(pool, self.data, self.folder / "outputs", keep_representations=True, trainer=trainer)
         self.report.took("querying members", start)
+        self.log_store("outputs")
         truth = self.outputs["val"].target
         self.validation = {
             strength: float((self._average(chain, "val").argmax(1).numpy() == truth).mean())

@@ -18,10 +18,11 @@ from lightning_fusion.errors import InputError
 from lightning_fusion.experts.layers import check_layer
 from lightning_fusion.extras import installed, require
 from lightning_fusion.files import digest
+from lightning_fusion.markdown import markdown_table
 from lightning_fusion.recipes.acorl.chains import COMPLEMENTARY, PLAIN, ChainRun, Plan
 from lightning_fusion.recipes.acorl.classification import ClassificationChains
 from lightning_fusion.recipes.acorl.verification import SpeakerChains
-from lightning_fusion.recipes.report import Figures, Report, markdown_table, paired_gain
+from lightning_fusion.recipes.report import Figures, Report, paired_gain
 from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, quiet_lightning, run_recipe
 from lightning_fusion.recipes.seed_run import data_notes, describe_arguments, describe_data, expert_data
 from lightning_fusion.recipes.trainers import Trainers

@@ -18,10 +18,11 @@ from lightning_fusion.data.batch import as_batch
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.outputs.collect import first_process
 from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.markdown import markdown_table
 from lightning_fusion.metrics import heldout_linear_r2, linear_cka
 from lightning_fusion.recipes.acorl.chains import COMPLEMENTARY, PLAIN, ChainRun, pairs_of
 from lightning_fusion.recipes.advice import BootstrapScores
-from lightning_fusion.recipes.report import Figures, markdown_table
+from lightning_fusion.recipes.report import Figures
 from lightning_fusion.recipes.seed_run import barrier, source_of
 from lightning_fusion.schedules import Linear
 from lightning_fusion.store import ArrayStore, MissingStoreError, StoreWriter

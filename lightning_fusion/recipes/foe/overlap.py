@@ -13,7 +13,8 @@ from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.views.overlap import OverlapDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.outputs.store import ExpertOutputs
-from lightning_fusion.recipes.report import MEANS, Figures, Report, markdown_table, paired_gain
+from lightning_fusion.markdown import markdown_table
+from lightning_fusion.recipes.report import MEANS, Figures, Report, paired_gain
 from lightning_fusion.recipes.seed_run import SeedRun
 
 RULES = {"best single expert": BestSingle, "softmax average": SoftmaxAverage, "logistic stacking": LogisticStacking}

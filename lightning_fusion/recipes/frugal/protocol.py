@@ -30,6 +30,7 @@ from lightning_fusion.recipes.seed_run import (
     describe_data,
     source_of,
 )
+from lightning_fusion.trackers.base import without_none
 
 
 def frugal(
@@ -205,6 +206,11 @@ class _Frugal(Recipe):
                 price = measure_costs(ExpertPool(experts, outputs.classes), _example(one.data), self.costs)
         self.last = study = Study(outputs, price, self.rows, self.unseen, seed, self.trade_offs, run)
         study.study_policy(self.policy, folder / "policy")
+        with run.trainers.tracking.recording(f"seed_{seed}/policy") as trackers:
+            for tracker in trackers:
+                tracker.log_hyperparameters({"recipe": self.name, **without_none(self.policy)})
+                tracker.logger.log_metrics({"test_cost": study.cost})
+                tracker.log_file("policy", folder / "policy", "policy")
         if self.unseen:
             study.study_seen(self.policy)
         if self.variants:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from lightning_fusion import plotting
+from lightning_fusion.markdown import markdown_table
 from lightning_fusion.recipes.frugal.rows import (
     HALF_COVERAGE,
     IN_SCOPE,
@@ -13,7 +14,7 @@ from lightning_fusion.recipes.frugal.rows import (
     SINGLE,
 )
 from lightning_fusion.recipes.frugal.study import Study, curve_of, subset_cost
-from lightning_fusion.recipes.report import Figures, Report, markdown_table
+from lightning_fusion.recipes.report import Figures, Report
 
 
 def sensitivity_table(report: Report) -> list[str]:

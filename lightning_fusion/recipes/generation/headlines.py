@@ -22,8 +22,9 @@ from lightning_fusion.generation.expert import GenerativeExpert
 from lightning_fusion.generation.module import GenerativeExpertModule
 from lightning_fusion.generation.pair_files import PairFiles
 from lightning_fusion.generation.rouge import ROUGE_KEYS, Rouge
+from lightning_fusion.markdown import markdown_table
 from lightning_fusion.recipes.generation.choosing import train_chooser
-from lightning_fusion.recipes.report import Figures, Report, markdown_table, paired_gain
+from lightning_fusion.recipes.report import Figures, Report, paired_gain
 from lightning_fusion.recipes.runner import Recipe, Run, run_recipe
 from lightning_fusion.recipes.seed_run import SeedRun, check_domains, describe_arguments, stage_seed
 

@@ -19,8 +19,9 @@ from lightning_fusion.generation.answers import pad_rows
 from lightning_fusion.generation.choices import LETTERS, Choices, read_categories, read_choices
 from lightning_fusion.generation.embeddings import EmbeddingsDataModule
 from lightning_fusion.generation.expert import GenerativeExpert, score_options
+from lightning_fusion.markdown import markdown_table
 from lightning_fusion.recipes.generation.choosing import train_chooser
-from lightning_fusion.recipes.report import Figures, Report, markdown_table
+from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.runner import Recipe, Run, run_recipe
 from lightning_fusion.recipes.seed_run import SeedRun, barrier
 from lightning_fusion.store import ArrayStore, DamagedStoreError, MissingStoreError, StoreWriter

@@ -16,7 +16,8 @@ from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.data.text.readers import read_table
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
-from lightning_fusion.recipes.report import Figures, Report, markdown_table
+from lightning_fusion.markdown import markdown_table
+from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.runner import Recipe, Run, run_recipe
 from lightning_fusion.recipes.seed_run import describe_arguments
 

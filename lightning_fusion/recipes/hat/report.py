@@ -7,7 +7,8 @@ import numpy as np
 
 from lightning_fusion import plotting
 from lightning_fusion.data.base import FusionDataModule
-from lightning_fusion.recipes.report import Figures, Report, markdown_table, paired_gain
+from lightning_fusion.markdown import markdown_table
+from lightning_fusion.recipes.report import Figures, Report, paired_gain
 
 _SELECTED = re.compile(r"average of \d+, selected")
 MAIN, LOCAL = "HaT", "local model, few labels"

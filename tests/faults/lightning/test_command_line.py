@@ -14,7 +14,6 @@ from helpers.command_line import CONFIGS, parse, read, refused, write_yaml
 
 from lightning_fusion import Expert
 from lightning_fusion.cli.main import main
-from lightning_fusion.extras import installed
 
 slow = pytest.mark.slow
 QUIET = ["--trainer.max_epochs=1", "--trainer.enable_model_summary=false", "--trainer.enable_progress_bar=false"]
@@ -94,21 +93,6 @@ class TestRunsThatDied:
     @pytest.mark.parametrize("name", ["foe/digits.yaml", "experts/digits.yaml", "acorl/digits.yaml", "hat/digits.yaml"])
     def test_the_progress_bar_of_a_shipped_file_can_be_turned_off(self, name):
         assert "RichProgressBar" not in str(read(name))  # Lightning's default; the Trainer raises where it is disabled
-
-    @pytest.mark.parametrize(
-        ("logger", "package"),
-        [
-            ("TensorBoardLogger", "tensorboard"),
-            pytest.param("MLFlowLogger", "mlflow", marks=slow),
-            pytest.param("CometLogger", "comet-ml", marks=slow),
-        ],
-    )
-    def test_a_logger_without_its_package_names_the_package(self, logger, package, folder):
-        if installed(package.replace("-", "_")):
-            pytest.skip(f"{package} is installed")
-        says = f"{logger} needs the package {package}, which is not installed: pip install {package}"
-        options = [f"--trainer.logger={logger}"]
-        assert says in refused(["fit", *FUSER, *options])
 
     @pytest.mark.parametrize(
         "args",
