@@ -33,6 +33,7 @@ _LONGEST_VALUE = 1000
 _FAMILIES = nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, Schedule, LightningDataModule
 _SPEC = {"class_path", "init_args", "dict_kwargs"}
 _FILES = {"checkpoint", "path", "transformers"}  # arguments whose files a constructor opens
+_TRUST = ("sha256", "trusted")  # arguments by which a user trusts the code in a file
 _MAX_DEPTH = 30
 
 
@@ -250,6 +251,11 @@ class _Reader:
             raise InputError(
                 f"{self.where} describes {name} with download: true; download the model first, and pass it: a file "
                 "must not start a download"
+            )
+        if trusted := [key for key in _TRUST if named.get(key)]:
+            raise InputError(
+                f"{self.where} describes {name} with {trusted[0]}, by which code in another file would run; write it "
+                "in the configuration if you trust that file"
             )
         own = given if isinstance(given, Mapping) and given.get("class_path") == path else {}
         own = {**(own.get("init_args") or {}), **(own.get("dict_kwargs") or {})}

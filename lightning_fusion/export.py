@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from lightning_fusion.checkpoints import read_checkpoint
 from lightning_fusion.data.normalization import Normalization, preprocessor
+from lightning_fusion.data.samples.base import SamplePreprocessing
+from lightning_fusion.data.samples.texts import TextTokens
 from lightning_fusion.described import imported_class
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.pool import ExpertPool, check_same_experts
-from lightning_fusion.experts.samples.base import SamplePreprocessing
-from lightning_fusion.experts.samples.texts import TextTokens
 from lightning_fusion.extras import require
 from lightning_fusion.files import disk_errors, exclusive, hash_files, sync, write_text
 from lightning_fusion.foe.module import FoEFuserModule

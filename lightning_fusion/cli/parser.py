@@ -18,7 +18,17 @@ import lightning_fusion
 from lightning_fusion.cli.help import classes
 from lightning_fusion.cli.messages import condense, nearest_option, origin
 from lightning_fusion.errors import InputError, input_error
-from lightning_fusion.experts.adapters import timm, torchvision, transformers  # noqa: F401  # found by class name
+from lightning_fusion.experts.adapters import (  # noqa: F401  # found by class name
+    lightgbm,
+    onnx,
+    programs,
+    recorded,
+    sklearn,
+    timm,
+    torchvision,
+    transformers,
+    xgboost,
+)
 
 _SUBCLASSES = re.compile(r"known subclasses: ([\w., ]+)")
 

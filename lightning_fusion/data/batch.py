@@ -26,6 +26,13 @@ class Batch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which is not needed here
 
 
+class NamedSamples(dict[str, Any]):
+    """Input of a batch under ``samples``, with file and position of each sample under ``names``.
+
+    Experts that answer by the name of a sample read the latter, all others the former.
+    """
+
+
 class UnnumberedBatch(Batch):
     """A batch of a loader of ``(input, target)``: ``index`` is -1, and ``domain`` (B, 0)."""
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_fusion.data.arrays import as_numbers, dense_numbers
+from lightning_fusion.data.batch import NamedSamples
 from lightning_fusion.data.names import canonical_label
 from lightning_fusion.errors import InputError, shorten
 
@@ -208,7 +209,8 @@ def take_rows(input: Any, rows: Tensor) -> Any:
         {'ids': tensor([2, 0]), 'text': ['c', 'a']}
     """
     if isinstance(input, Mapping):
-        return {key: take_rows(value, rows) for key, value in input.items()}
+        taken = {key: take_rows(value, rows) for key, value in input.items()}
+        return NamedSamples(taken) if isinstance(input, NamedSamples) else taken
     if isinstance(input, Tensor):
         return input[rows.to(input.device)]
     if isinstance(input, np.ndarray):

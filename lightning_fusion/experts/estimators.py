@@ -28,6 +28,11 @@ def probability_method(network: Any) -> Any:
     Raises:
         InputError: If the estimator has no probabilities, such as a regressor.
     """
+    if type(network).__module__.startswith("transformers.pipelines"):
+        raise InputError(
+            f"network: found a {type(network).__name__} of transformers, which returns labels; save its model and its "
+            "tokenizer or processor to one folder with save_pretrained, and give that to TransformersExpert"
+        )
     if callable(network) or not (hasattr(network, "predict") or hasattr(network, "predict_proba")):
         return network
     if not hasattr(network, "predict_proba"):
@@ -36,6 +41,26 @@ def probability_method(network: Any) -> Any:
             "probabilities, or a function that returns (batch, classes) outputs"
         )
     return network.predict_proba
+
+
+def check_factory(network: Any, checkpoint: str) -> None:
+    """Check that weights are loaded into a network of torch: an estimator has none, and is no function.
+
+    Args:
+        network: Anything else than a torch module.
+        checkpoint: Path of the weights, for the message.
+
+    Raises:
+        InputError: If it cannot be called with the number of classes.
+    """
+    if callable(network):
+        return
+    how = "give its method predict_proba as network, without checkpoint, or its skops file to SklearnExpert"
+    raise InputError(
+        f"network: found a {type(network).__name__} for the weights in {checkpoint}; expected a torch module, or a "
+        f"function of the number of classes that returns one"
+        + (f": {how}" if hasattr(network, "predict") or hasattr(network, "fit") else "")
+    )
 
 
 def known_classes(network: Any) -> list[Any] | None:

@@ -4,7 +4,7 @@ import copy
 import json
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,14 +12,16 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_fusion.costs import as_cost
-from lightning_fusion.data.batch import num_samples
+from lightning_fusion.data.batch import NamedSamples, num_samples
 from lightning_fusion.data.names import as_labels
 from lightning_fusion.data.normalization import Normalization, preprocessor
+from lightning_fusion.data.samples.base import SamplePreprocessing
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.answers import UnusableInputError, as_rows, column_names, has_names, take_rows
 from lightning_fusion.experts.estimators import (
     METHODS,
     called_method,
+    check_factory,
     check_takes,
     class_order,
     known_classes,
@@ -54,7 +56,6 @@ from lightning_fusion.experts.preprocessing import (
     warn_double_normalization,
     warn_preprocessing_mismatch,
 )
-from lightning_fusion.experts.samples.base import SamplePreprocessing
 from lightning_fusion.experts.weights import (
     build_network,
     digest_array,
@@ -94,8 +95,8 @@ class Expert(nn.Module):
         domains: Names of the domains whose data the expert was trained on, if known.
         cost: Cost of a query, in any unit.
         preprocess: Module applied to the input before ``network``, such as a resize. A
-            :class:`~lightning_fusion.experts.samples.base.SamplePreprocessing`, such as
-            :class:`~lightning_fusion.experts.samples.images.ImagePreprocessing`, takes raw samples in place of the
+            :class:`~lightning_fusion.data.samples.base.SamplePreprocessing`, such as
+            :class:`~lightning_fusion.data.samples.images.ImagePreprocessing`, takes raw samples in place of the
             input of the data module.
         raw_input: The input has raw values (images from 0 to 255, signals as recorded, waveforms): the preprocessing
             that the checkpoint records is applied to it, before ``preprocess``. Data modules of the library preprocess
@@ -113,6 +114,9 @@ class Expert(nn.Module):
         >>> expert(torch.zeros(3, 4)).shape
         torch.Size([3, 2])
     """
+
+    answers_by_name: ClassVar[bool] = False
+    """Whether the input of ``network`` is the file, with the position in it, of each sample, in place of the sample."""
 
     def __init__(
         self,
@@ -142,6 +146,7 @@ class Expert(nn.Module):
                 size = sum(value.nbytes for value in state.values())
                 network = build_network(spec, len(card.get("classes") or ()), f"checkpoint {checkpoint}", size)
             elif not isinstance(network, nn.Module):
+                check_factory(network, checkpoint)
                 network = network(len(classes or card.get("classes") or ()))
             if not isinstance(network, nn.Module):
                 raise InputError(
@@ -244,6 +249,8 @@ class Expert(nn.Module):
         """
         self._is_preprocessed, self._input_checked = bool(found), False
         self._whose = whose or self._whose
+        if self.answers_by_name:
+            return
         known = None if own_normalization(self.preprocess) is not None else self.preprocessing
         unknown = self.raw_input and preprocessor(self.preprocessing) is None
         try:
@@ -353,6 +360,8 @@ class Expert(nn.Module):
     @torch.no_grad()
     def forward(self, input: Any) -> Tensor:
         """Map a batch of inputs to (B, C_k) float32 probabilities."""
+        if isinstance(input, NamedSamples):
+            input = input["names" if self.answers_by_name else "samples"]
         count = None if torch.compiler.is_compiling() else num_samples(input)  # a number would fix the batch size
         assert self.network is not None
         if isinstance(input, Mapping) and type(self.network).__module__.startswith("transformers."):

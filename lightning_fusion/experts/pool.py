@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_fusion.data.base import labeled_attribute
+from lightning_fusion.data.batch import Batch, NamedSamples
 from lightning_fusion.data.names import as_labels, canonical_label, similar_message, similar_names
 from lightning_fusion.errors import InputError, shorten, suggestion
 from lightning_fusion.experts.answers import describe_invalid, valid_rows
@@ -227,6 +228,23 @@ class ExpertPool(nn.Module):
         silent = [name for name, network in unknown.items() if published_normalization(network) is None]
         warn_unknown_preprocessing(silent, found)
 
+    def input_of(self, batch: Batch, data: Any) -> Any:
+        """Return the input of a batch, with the names of its samples where an expert answers by them.
+
+        Args:
+            batch: The batch.
+            data: Data module that it comes from; ``None`` if it is not known.
+        """
+        if not any(expert.answers_by_name for expert in self.members.values()):
+            return batch.input
+        source = getattr(data, "new_samples", None) or data
+        origins = source.origins(batch.index.cpu()) if hasattr(source, "origins") else None
+        if origins is None:
+            return batch.input  # which these experts reject
+        columns = origins.columns()
+        places = columns.get(origins.unit, [""] * len(batch.index))
+        return NamedSamples(samples=batch.input, names=list(zip(columns["file"], places, strict=True)))
+
     def train(self, mode: bool = True) -> "ExpertPool":
         """Stay in eval mode."""
         return super().train(False)
@@ -360,7 +378,8 @@ def call_expert(name: str, call: Callable[[Any], Any], input: Any) -> Any:
 def _copy(input: Any) -> Any:
     """Copy the input for an expert that may modify it in place."""
     if isinstance(input, Mapping):
-        return {key: _copy(value) for key, value in input.items()}
+        copied = {key: _copy(value) for key, value in input.items()}
+        return NamedSamples(copied) if isinstance(input, NamedSamples) else copied
     return input.clone() if isinstance(input, Tensor) else input
 
 

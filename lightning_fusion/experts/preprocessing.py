@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from lightning_fusion.data.audio.features import LogMel
 from lightning_fusion.data.image.files import ORIGINAL
 from lightning_fusion.data.normalization import Normalization, preprocessor
+from lightning_fusion.data.samples.images import ImagePreprocessing
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.samples.images import ImagePreprocessing
 
 _LARGEST_DIGITS = 60  # of a value in a message
 _CLEAR, _LIKELY = 2.0, 0.5  # nats per channel

@@ -16,6 +16,7 @@ from lightning_fusion.checkpoints import load_weights_only
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.described import MemoryLimit, build_described, imported_class
 from lightning_fusion.errors import InputError, nearest_path, shorten
+from lightning_fusion.experts.formats import check_format
 
 _SPARE = 1 << 28  # bytes that the construction of a network may need beyond its weights
 _CURRENT = "current_model_state"  # of Lightning's WeightAveraging, whose state_dict has the averages
@@ -41,8 +42,9 @@ def read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         InputError: If the file is missing, cannot be read weights-only, or has no weights.
     """
-    if not Path(path).is_file():
+    if not Path(path).is_dir() and not Path(path).is_file():
         raise InputError(f"checkpoint: found no file {path}{nearest_path(path)}")
+    check_format(path, ("a checkpoint", "a file of weights"), "checkpoint")
     try:
         if path.endswith(".safetensors"):
             from safetensors.torch import load_file

@@ -279,7 +279,10 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
         fits, labeled = split == "train", split != "predict"
         num_classes = None if not labeled or (fits and self.target == "expert") else len(self.classes)
         batch = as_batch(batch, f"the {split} loader", labeled, num_classes, unlabeled=fits)
-        return OutputsBatch(self._query(batch.input), batch.target, batch.domain, batch.index)
+        input = (
+            batch.input if self.pool is None else self.pool.input_of(batch, getattr(self.trainer, "datamodule", None))
+        )
+        return OutputsBatch(self._query(input), batch.target, batch.domain, batch.index)
 
     def _expert_target(self, batch: OutputsBatch) -> tuple[Tensor, Tensor]:
         """Return the (B,) expert target, and (B, K) bool, all experts trained on the sample's domain that answered."""

@@ -128,11 +128,16 @@ class FrugalFoEModule(CheckedHooks, CheckedLoading, LightningModule):
 
     def _decide(self, batch: OutputsBatch | Any) -> FrugalPrediction:
         if not isinstance(batch, OutputsBatch):
-            found: FrugalPrediction = self(batch.input)
+            found: FrugalPrediction = self(self._input_of(batch))
             return found
         spread = self.vocabulary.scatter(batch.outputs)
         replayed: FrugalPrediction = self.policy.predict(spread.transpose(0, 1), missing=spread.isnan().any(2))
         return replayed
+
+    def _input_of(self, batch: Any) -> Any:
+        return (
+            batch.input if self.pool is None else self.pool.input_of(batch, getattr(self.trainer, "datamodule", None))
+        )
 
     def _read(self, batch: Any, split: str) -> Any:
         if isinstance(batch, OutputsBatch):
@@ -152,7 +157,7 @@ class FrugalFoEModule(CheckedHooks, CheckedLoading, LightningModule):
         else:
             batch = numbered(batch, self, batch_idx)
             self._queries.on_failure = self.policy.on_failure  # type: ignore[assignment]  # checked by the policy
-            outputs = torch.cat(list(self._queries(self.pool, batch.input).values()), dim=1)
+            outputs = torch.cat(list(self._queries(self.pool, self._input_of(batch)).values()), dim=1)
         spread = self.vocabulary.scatter(outputs)
         self._rows.append((spread.cpu(), batch.target.cpu(), batch.index.cpu()))
         return self.still * 0

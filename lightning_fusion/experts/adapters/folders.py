@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.formats import check_format, model_format, unknown_folder
 from lightning_fusion.extras import require
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.joblib")
@@ -67,11 +68,16 @@ def weight_files(path: str) -> list[Path]:
     """
     folder = Path(path)
     if not folder.is_dir():
+        if folder.is_file():
+            check_format(path, ("a folder of transformers",))
         if folder.is_absolute() or path.startswith(".") or path.count("/") > 1:
             raise InputError(f"path: found no folder {path}; give a model's folder, or its name on the hub")
         return []
-    if not (folder / "config.json").is_file():
-        raise InputError(f"path: {path} has no config.json; give a folder that save_pretrained wrote")
+    found = model_format(folder)
+    if found is None:
+        raise unknown_folder(path)
+    if found[0] != "a folder of transformers":
+        raise InputError(f"path: {path} is {found[0]}; {found[1]}")
     reject_code(path, "path")
     reject_pickles(path, "path")
     return sorted(folder.glob("*.safetensors"))

@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import nn
 
+from lightning_fusion.data.samples.images import ImageTransform
 from lightning_fusion.errors import InputError, shorten, suggestion
 from lightning_fusion.experts.adapters.folders import reject_code, reject_pickles
 from lightning_fusion.experts.expert import Expert
-from lightning_fusion.experts.samples.images import ImageTransform
+from lightning_fusion.experts.formats import check_format
 from lightning_fusion.extras import require
 
 
@@ -49,6 +50,7 @@ class TimmExpert(Expert):
         folder = model.removeprefix("local-dir:")
         is_folder = Path(folder).is_dir()
         if is_folder:
+            check_format(folder, ("a folder of timm",), "model")
             reject_code(folder, "model")
             reject_pickles(folder, "model")
         else:
@@ -73,7 +75,11 @@ class TimmExpert(Expert):
                 settings["input_size"][0],
             )
         super().__init__(
-            network, checkpoint, classes or _label_names(timm, made, model), preprocess=preprocess, **shared
+            network=network,
+            checkpoint=checkpoint,
+            classes=classes or _label_names(timm, made, model),
+            preprocess=preprocess,
+            **shared,
         )
 
 

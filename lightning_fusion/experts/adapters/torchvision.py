@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torchvision import models
 
+from lightning_fusion.data.samples.images import ImageTransform
 from lightning_fusion.errors import InputError, shorten, suggestion
 from lightning_fusion.experts.expert import Expert
-from lightning_fusion.experts.samples.images import ImageTransform
 
 
 class TorchvisionExpert(Expert):
@@ -67,7 +67,7 @@ class TorchvisionExpert(Expert):
             classes = classes if classes is not None else published.meta["categories"]
         how = {} if published is None else _arguments(model)
         network: Any = _network_of(model, published) if checkpoint is None else partial(_untrained, model, how)
-        super().__init__(network, checkpoint, classes, preprocess=preprocess, **shared)
+        super().__init__(network=network, checkpoint=checkpoint, classes=classes, preprocess=preprocess, **shared)
 
 
 def _published(model: str, weights: str) -> Any:

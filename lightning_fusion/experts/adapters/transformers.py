@@ -8,15 +8,15 @@ import numpy as np
 from PIL import Image
 from torch import Tensor, nn
 
+from lightning_fusion.data.samples.images import ImageSamples
+from lightning_fusion.data.samples.texts import TextTokens
+from lightning_fusion.data.samples.waveforms import WaveformSamples
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.adapters.folders import load_pretrained, reject_code, weight_files
 from lightning_fusion.experts.adapters.tokens import check_tokens, gathered, load_tokenizer, longest_text, masked_mean
 from lightning_fusion.experts.estimators import class_order
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.layers import as_vectors
-from lightning_fusion.experts.samples.images import ImageSamples
-from lightning_fusion.experts.samples.texts import TextTokens
-from lightning_fusion.experts.samples.waveforms import WaveformSamples
 from lightning_fusion.extras import require
 
 _LONGEST_TEXT = 512
@@ -63,7 +63,9 @@ class TransformersExpert(Expert):
             names, order = class_order(names, classes, f"the model {path}")
         if preprocess is None:
             preprocess = _prepares(kind, path, download, network)
-        super().__init__(network, None, names, features=features, preprocess=preprocess, **shared)
+        super().__init__(
+            network=network, checkpoint=None, classes=names, features=features, preprocess=preprocess, **shared
+        )
         self._columns = order
         if isinstance(preprocess, TextTokens):
             self.preprocessing = {"tokenizer": preprocess.fingerprint}

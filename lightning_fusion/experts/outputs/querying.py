@@ -103,6 +103,8 @@ class QueryingModule(LightningModule):
         self.journal.add_samples(split, index, target, domain)
         rows = {name: self.known.lacking(split, number, index) for number, name in enumerate(self.pool.names)}
         rows = {name: lacking for name, lacking in rows.items() if lacking is None or len(lacking)}
+        if rows:
+            batch = batch._replace(input=self.pool.input_of(batch, self.trainer.datamodule.data))  # type: ignore[attr-defined]
         if not rows:
             pass  # an earlier run has all answers
         elif self._local:

@@ -45,7 +45,7 @@ def test_images_that_were_resized_before_have_other_answers(folder, opened):
         ({"model": "resnet18"}, "the weights of resnet18 are not given; set checkpoint"),
         ({"model": "resnet18.none", "download": True}, "timm has no weights 'none' of resnet18"),
         ({"model": "resnet18", "checkpoint": "field.pth"}, "classes is not set"),
-        ({"model": "vit"}, "timm cannot create local-dir:vit"),
+        ({"model": "vit"}, "vit is a folder of transformers; give it to TransformersExpert, as path"),
     ],
 )
 def test_wrong_arguments_are_named(folder, monkeypatch, arguments, message):

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from lightning_fusion.data.samples.base import SamplePreprocessing, described_samples
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.samples.base import SamplePreprocessing, described_samples
 from lightning_fusion.extras import require
 
 

@@ -6,8 +6,8 @@ from torchvision.transforms import v2
 
 from lightning_fusion import Expert, ExpertModule, ExpertPool, ImageDataModule
 from lightning_fusion.data.image.files import ORIGINAL
+from lightning_fusion.data.samples.images import ImagePreprocessing, as_picture
 from lightning_fusion.errors import InputError
-from lightning_fusion.experts.samples.images import ImagePreprocessing, as_picture
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
 

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from lightning_fusion.data.samples.base import SamplePreprocessing, described_samples
 from lightning_fusion.data.text.tokens import TextTokenizer
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.samples.base import SamplePreprocessing, described_samples
 
 _KEEP = "set keep_texts: true of the data module"
 

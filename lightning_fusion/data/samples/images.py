@@ -11,8 +11,8 @@ from torchvision.transforms.v2.functional import center_crop
 
 from lightning_fusion.data.image.files import ORIGINAL
 from lightning_fusion.data.normalization import Normalization
+from lightning_fusion.data.samples.base import SamplePreprocessing, described_samples, device_of
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.samples.base import SamplePreprocessing, described_samples, device_of
 
 _MODES = {1: "L", 3: "RGB"}
 _FITS = ("crop", "stretch", "pad")
