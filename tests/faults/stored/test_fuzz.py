@@ -37,7 +37,7 @@ from lightning_fusion.data.image.folders import DomainImageDataModule
 from lightning_fusion.data.text.json_lines import JSONTextDataModule
 from lightning_fusion.errors import InputError
 
-ROUNDS = 60
+ROUNDS = 40
 SECONDS = 60 * float(os.environ.get("FUZZ_MINUTES", 0))
 LONGEST_S = 20.0  # of one read, on a busy machine
 """A reader that takes longer hangs."""
