@@ -53,6 +53,7 @@ from lightning_fusion.experts.preprocessing import (
     own_normalization,
     published_normalization,
     sample_conversion,
+    shared_settings,
     warn_double_normalization,
     warn_preprocessing_mismatch,
 )
@@ -272,7 +273,8 @@ class Expert(nn.Module):
             own = self.preprocess if own_normalization(self.preprocess) is not None else self.network
             warn_double_normalization(whose, own, found)
         else:
-            warn_preprocessing_mismatch(whose, known, found)
+            is_prepared = self._conversion is not None and not isinstance(self._conversion, Conversion)
+            warn_preprocessing_mismatch(whose, shared_settings(known, found) if is_prepared else known, found)
         if isinstance(self._conversion, Conversion):
             rank_zero_info(f"preprocessing: the input of {whose} is converted to the mean and std of its training")
 

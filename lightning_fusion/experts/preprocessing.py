@@ -17,6 +17,7 @@ from lightning_fusion.errors import InputError, shorten
 _LARGEST_DIGITS = 60  # of a value in a message
 _CLEAR, _LIKELY = 2.0, 0.5  # nats per channel
 _MOST_CHANNELS = 64
+_KINDS = ("frontend", "image_size")  # by which samples are raw
 _NORMALIZED = ("mean", "std", "scale")
 
 
@@ -221,6 +222,21 @@ def sample_conversion(
         assert mel is not None
         return lambda waveforms: mel.to(waveforms.device)(waveforms)
     return None
+
+
+def shared_settings(known: Mapping[str, Any], found: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the settings of a training that raw samples have as well, such as what happens to short recordings.
+
+    Args:
+        known: Preprocessing of the training.
+        found: Preprocessing of the raw samples.
+
+    Example:
+        >>> trained = {"frontend": "log_mel", "num_mels": 40, "short": "pad"}
+        >>> shared_settings(trained, {"frontend": "waveform", "short": "repeat"})
+        {'short': 'pad'}
+    """
+    return {name: value for name, value in known.items() if name in (found or {}) and name not in _KINDS}
 
 
 def check_trainable(found: Mapping[str, Any] | None) -> None:

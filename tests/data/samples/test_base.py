@@ -30,7 +30,6 @@ def test_a_pool_of_all_from_a_file_to_a_fuser(tmp_path, monkeypatch):
     experts = {
         "own": {"class_path": "lightning_fusion.Expert", "init_args": {"checkpoint": str(tmp_path / "own.ckpt")}},
         "field": {"class_path": "TorchvisionExpert", "init_args": field | {"preprocess": size}},
-        "fine-tuned": {"class_path": "TorchvisionExpert", "init_args": field | {"weights": "IMAGENET1K_V1"}},
         "timm": {"class_path": "TimmExpert", "init_args": {"model": "timm", "fold_case": True}},
         "vit": {"class_path": "TransformersExpert", "init_args": {"path": "vit", "rename": {"bird": "owl"}}},
     }
