@@ -16,7 +16,7 @@ from lightning_fusion.data.targets import UNLABELED
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.hyperparameters import record_arguments
 
-_STATISTICS = ("mean", "std", "missing")
+STATISTICS = ("mean", "std", "missing")
 
 
 class MessageLog:
@@ -165,7 +165,7 @@ class ModalityDataModule(FusionDataModule):
         if self._carried:
             self._carried = {}
             self._configure()
-        if carried and self._statistics_of_data() != {name: carried.get(name) for name in _STATISTICS}:
+        if carried and self._statistics_of_data() != {name: carried.get(name) for name in STATISTICS}:
             self._carried = carried
             self._configure()
             if None in (getattr(self, "mean", ()), getattr(self, "std", ())):
@@ -177,7 +177,7 @@ class ModalityDataModule(FusionDataModule):
             own = self.preprocessing  # type: ignore[attr-defined]  # of all modules with statistics
         except InputError:  # these data have no training samples
             own = {}
-        return {name: own.get(name) for name in _STATISTICS}
+        return {name: own.get(name) for name in STATISTICS}
 
     def _are_of_channels(self, known: Mapping[str, Any]) -> bool:
         """Whether statistics are of the channels of this data module; by default it has none."""

@@ -1,7 +1,6 @@
 """Base class of all sources of sensor data: domains, splits of whole recordings, normalization and loaders."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_fusion.data.base import SPLITS, Stage, staged_property
-from lightning_fusion.data.domains import DomainsDataModule, check_label_names
+from lightning_fusion.data.domains import check_label_names
 from lightning_fusion.data.duplicates import Samples, equal_rows
 from lightning_fusion.data.names import (
     RENAME,
@@ -35,6 +34,7 @@ from lightning_fusion.data.sensor.arrangement import (
     repeated_marks,
 )
 from lightning_fusion.data.sensor.incomplete import complete_source, incomplete_message, missing_channels
+from lightning_fusion.data.sensor.normalization import ChannelNormalization
 from lightning_fusion.data.sensor.series import rename_series
 from lightning_fusion.data.sensor.windows import Cut, RowInputs, Windows, cut_windows
 from lightning_fusion.data.splits import stratified_sessions
@@ -44,7 +44,7 @@ from lightning_fusion.errors import InputError, shorten, suggestion
 from lightning_fusion.files import digest
 
 
-class BaseSensorDataModule(DomainsDataModule):
+class BaseSensorDataModule(ChannelNormalization):
     """Windows of sensor recordings, or rows of features, with domains; splits share no recording.
 
     A source is a subclass that implements :meth:`read_source`. Its constructor passes ``**shared`` on, stores its own
@@ -169,13 +169,6 @@ class BaseSensorDataModule(DomainsDataModule):
         """Group of each domain."""
         return self._arrangement.groups
 
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """Parameters of the normalization ``(value - mean) / std``, channels first."""
-        mean, std = self._scale
-        found: dict[str, Any] = {"channels": self._source.channels, "mean": mean.tolist(), "std": std.tolist()}
-        return found | ({"normalization_scope": "own"} if self._is_measured_by_domain else {})
-
     def statistics(self, split: str = "train") -> Tensor:
         """Return light statistics of the samples of a split, as recorded, which a domain may publish.
 
@@ -219,18 +212,6 @@ class BaseSensorDataModule(DomainsDataModule):
         return digest(
             self._source.series.fingerprint, starts, dataset.targets[rows], dataset.domains[rows], self.preprocessing
         )
-
-    # ------------------------------------------------------------- Lightning
-
-    def preprocess(self, inputs: Tensor, augment: bool = False) -> Tensor:
-        """Turn values as recorded, (B, channels, T) or (B, features), into normalized network input of that shape."""
-        floats = inputs.float()
-        if augment and self.augmentation is not None:
-            floats = self.augmentation(floats)
-        mean, std = (value.to(floats.device) for value in self._scale)
-        if floats.ndim == 3:
-            mean, std = mean[:, None], std[:, None]
-        return (floats - mean) / std
 
     # -------------------------------------------------------------- internals
 
@@ -421,7 +402,7 @@ class BaseSensorDataModule(DomainsDataModule):
             )
         return torch.from_numpy(rows)
 
-    # ---- inputs and their scale
+    # ---- inputs
 
     def _inputs(self) -> RowInputs:
         """Inputs of all samples, indexed by a tensor."""
@@ -437,55 +418,3 @@ class BaseSensorDataModule(DomainsDataModule):
     def _length(self) -> int:
         """Number of samples of a window."""
         return self._source.window
-
-    @staged_property(Stage.SPLITTING)
-    def _of_all(self) -> dict[str, Any]:
-        """Cache of statistics over the training samples of all domains."""
-        return {}
-
-    def _over_training(self, what: str, measure: Callable[[Tensor], Any]) -> Any:
-        """Return a statistic of labeled training samples in ``normalization_scope``; that of all domains is cached."""
-        labeled = torch.from_numpy(self._labels[1] >= 0)
-        own = self._rows_of("train")  # raises InputError for unknown domains
-        if self.normalization_scope == "own":
-            return measure(own[labeled[own]])
-        if what not in self._of_all:
-            self._of_all[what] = measure(torch.from_numpy(self._split == 0).logical_and(labeled).nonzero()[:, 0])
-        return self._of_all[what]
-
-    @property
-    def _is_measured_by_domain(self) -> bool:
-        return self.normalization_scope == "own" and None in (self.mean, self.std) and not self._carried
-
-    def _are_of_channels(self, known: Mapping[str, Any]) -> bool:
-        if self.normalization_scope == "own" and known.get("normalization_scope") == "own":
-            return False  # the model was trained on domains with statistics of their own
-        return list(known.get("channels") or ()) == self._source.channels
-
-    def _measured_scale(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        flat = (chunk.movedim(1, -1).reshape(-1, len(self._source.channels)) for chunk in self._inputs().chunks(rows))
-        mean, std = (values.float() for values in mean_and_deviation(flat))
-        if (constant := std <= 1e-6 * mean.abs()).any():
-            std[constant] = 1.0
-            names = [self._source.channels[number] for number in constant.nonzero().flatten().tolist()]
-            self.messages.warn(
-                f"{len(names)} of {len(std)} channels are constant in the training samples and are not scaled: "
-                f"{shorten(names)}; leave them out"
-            )
-        return mean, std
-
-    @staged_property(Stage.USING)
-    def _scale(self) -> tuple[Tensor, Tensor]:
-        """(channels,) mean and standard deviation of the normalization."""
-        channels = self._source.channels
-        self._check_scale(len(channels), f" {shorten(channels, 9)}")
-        given = [
-            self._carried.get(name) if value is None else value
-            for name, value in (("mean", self.mean), ("std", self.std))
-        ]
-        measured = self._over_training("scale", self._measured_scale) if None in given else (torch.empty(0),) * 2
-        mean, std = (
-            found if value is None else torch.tensor(value, dtype=torch.float32)
-            for value, found in zip(given, measured, strict=True)
-        )
-        return mean, std

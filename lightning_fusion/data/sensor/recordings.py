@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from lightning_fusion.data.sensor.files import (
     TIMESTAMP_UNITS,
     RecordingFormat,
     files_key,
+    read_recording,
     read_recordings,
 )
 from lightning_fusion.data.sensor.layouts import (
@@ -104,7 +106,7 @@ class SensorDataModule(WindowedSensorDataModule):
 
     def prepare_data(self) -> None:
         """Fill the cache, once per machine."""
-        if self.cache is not None:
+        if self.cache is not None and self.predict_root is None:
             self._source  # noqa: B018  # computed on access: fills the cache
 
     def read_source(self) -> Source:
@@ -145,6 +147,22 @@ class SensorDataModule(WindowedSensorDataModule):
         moment = np.repeat(np.arange(len(names)), count)
         names = [f"{name} ({position})" for name in names for position in positions]
         return Source(series, names, fields, list(next(iter(positions.values()))), moment=moment)
+
+    def read_new(self, path: str) -> tuple[list[str], dict[str, Recorded]]:
+        """Read a new file as those of the training, without a label."""
+        how, positions = self._format([path], None)
+        if how.columns is not None and len(numbered_columns(path, self.delimiter, self.encoding)) < len(how.columns):
+            how = replace(how, columns=tuple(name for name in how.columns if name != str(self.label)))
+        one = read_recording(path, how)
+        if not positions:
+            return list(how.channels), {"": one}
+        parts = split_positions(one, how.channels, positions)
+        return list(next(iter(positions.values()))), dict(zip(positions, parts, strict=True))
+
+    @property
+    def new_suffixes(self) -> set[str]:
+        """Suffixes of new files; ``.txt`` if ``pattern`` has it."""
+        return SERIES_SUFFIXES if self.pattern.lower().endswith(".txt") else super().new_suffixes
 
     def _format(self, paths: list[str], label: str | None) -> tuple[RecordingFormat, dict[str, list[str]]]:
         """Return the format of the files, given the first ones, and the channels of each body position."""

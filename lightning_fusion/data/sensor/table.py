@@ -9,10 +9,12 @@ from torch import Tensor
 
 from lightning_fusion.data.base import Stage, staged_property
 from lightning_fusion.data.names import LabelForms, as_names
-from lightning_fusion.data.rows import Origins
+from lightning_fusion.data.new_files import find_new_files
+from lightning_fusion.data.rows import NewRows, Origins
 from lightning_fusion.data.sensor.arrangement import Source
 from lightning_fusion.data.sensor.datamodule import BaseSensorDataModule
 from lightning_fusion.data.sensor.layouts import numbered_columns
+from lightning_fusion.data.sensor.new_tables import NewTables, read_new_tables
 from lightning_fusion.data.sensor.series import NO_LABEL, Series, check_labels
 from lightning_fusion.data.sensor.windows import RowInputs
 from lightning_fusion.data.tables import check_delimiter, check_header, read_columns, read_header
@@ -70,7 +72,8 @@ class FeatureTableDataModule(BaseSensorDataModule):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """Parameters of the normalization: medians for missing values, then ``(value - mean) / std``."""
-        return super().preprocessing | {"missing": self._fill.tolist()}
+        fill = self._fill
+        return super().preprocessing | ({} if fill.isnan().any() else {"missing": fill.tolist()})
 
     unit = "rows"
 
@@ -126,15 +129,57 @@ class FeatureTableDataModule(BaseSensorDataModule):
         rows = [f"{path}, row {row + first}," for row in range(count)]
         return Source(series, rows, dict(zip(texts, labels.T, strict=True)), chosen)
 
+    def new_rows(self, root: str) -> NewRows:
+        """Read the rows of a table, or of all tables in a folder and the folders in it, without labels.
+
+        The tables have the columns of the training, in any order if the file names them.
+        """
+        return self._new.samples(self._fill, Features(self._new.values, self._fill))
+
+    @staged_property(Stage.USING)
+    def _new(self) -> NewTables:
+        """Rows of the new tables."""
+        suffixes = {".csv", ".tsv", Path(self.root).suffix.lower()} - {""}
+        names, paths = find_new_files(str(self.predict_root), suffixes, "table", self.messages)
+        return read_new_tables(names, paths, self._read_new, self.messages)
+
+    @property
+    def _channels(self) -> list[str]:
+        if self.predict_root is None:
+            return super()._channels
+        if not self._new.channels:
+            self.new_samples  # noqa: B018  # raises InputError: no table can be read
+        return self._new.channels
+
+    def _read_new(self, path: str) -> tuple[list[str], np.ndarray, np.ndarray, str]:
+        """Return features, values, and line of each row (or its number) of a new table."""
+        header = read_header(path, self.delimiter, self.encoding)
+        columns = as_names(self.columns)
+        if self.columns == "numbered":
+            columns = [str(number) for number in range(len(header))]
+        elif len(columns) == len(header) + 1:
+            columns = [name for name in columns if name != str(self.label)]
+        aside = {str(self.label), *as_names(self.leave_out), *as_names(self.domain_fields)}
+        aside |= {*as_names(self.session_fields), *as_names(self.group_field), *as_names(self.split_field)}
+        rest = [name for name in columns or header if name not in aside]
+        chosen = as_names(self.channels) or list(self._carried.get("channels", ())) or rest
+        values = read_columns(path, chosen, [], columns or None, self.delimiter, self.missing, self.encoding)[0]
+        if not len(values):
+            raise InputError(f"{path} is empty: found no row of features")
+        return chosen, values, *self._lines(path, len(values))
+
     def origins(self, index: Tensor) -> Origins:
         """Return the line of each sample in the file; the row if lines and rows differ."""
         rows = self._cut.starts[index.numpy()]
-        with open(self.root, "rb") as file:
-            lines = np.array([number for number, line in enumerate(file, 1) if line.strip()])
+        position, unit = self._lines(self.root, len(self._source.names))
+        return Origins([self.root], np.zeros(len(rows), np.int64), position[rows], unit)
+
+    def _lines(self, path: str, count: int) -> tuple[np.ndarray, str]:
+        """Return the line of each row of a table, or its number if lines and rows differ."""
+        with open(path, "rb") as file:
+            lines = np.array([number for number, line in enumerate(file, 1) if line.strip()], np.int64)
         lines = lines[0 if self.columns else 1 :]
-        known = len(lines) == len(self._source.names)
-        position = lines[rows] if known else rows + (1 if self.columns else 2)
-        return Origins([self.root], np.zeros(len(rows), np.int64), position, "line" if known else "row")
+        return (lines, "line") if len(lines) == count else (np.arange(count) + (1 if self.columns else 2), "row")
 
     def _check(self) -> None:
         super()._check()
@@ -155,6 +200,9 @@ class FeatureTableDataModule(BaseSensorDataModule):
         """(features,) replacements of missing values: medians of the training samples."""
         if "missing" in self._carried:
             return torch.tensor(self._carried["missing"], dtype=torch.float32)
+        if self.predict_root is not None:
+            values = self._new.values
+            return values.nanmedian(0).values if self.normalization_scope == "own" else values.new_full((1,), torch.nan)
         result: Tensor = self._over_training("fill", self._measured_fill)
         return result
 

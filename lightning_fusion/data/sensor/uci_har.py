@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from lightning_fusion.data.base import Stage, staged_property
 from lightning_fusion.data.names import as_names
-from lightning_fusion.data.rows import Origins
+from lightning_fusion.data.new_files import find_new_files
+from lightning_fusion.data.rows import NewRows, Origins
 from lightning_fusion.data.sensor.arrangement import Source
 from lightning_fusion.data.sensor.datamodule import BaseSensorDataModule
 from lightning_fusion.data.sensor.layouts import numbered_columns
 from lightning_fusion.data.sensor.series import Recorded, load_series
+from lightning_fusion.data.sensor.windows import Windows
 from lightning_fusion.data.tables import read_columns
 from lightning_fusion.errors import InputError, shorten
 
@@ -62,6 +66,52 @@ class UCIHARDataModule(BaseSensorDataModule):
     def preprocessing(self) -> dict[str, Any]:
         """Parameters of the normalization ``(value - mean) / std``, channels first; sample rate and window length."""
         return super().preprocessing | {"sample_rate_hz": self.sample_rate_hz, "samples": self._length}
+
+    def new_rows(self, root: str) -> NewRows:
+        """Read windows in files of signals, a window per line, such as ``total_acc_x_new.txt``, without labels."""
+        return self._new[0]
+
+    @property
+    def _channels(self) -> list[str]:
+        return super()._channels if self.predict_root is None else as_names(self.channels) or SIGNALS
+
+    @property
+    def _length(self) -> int:
+        return super()._length if self.predict_root is None else self._new[1]
+
+    @staged_property(Stage.USING)
+    def _new(self) -> tuple[NewRows, int]:
+        """New windows, and their length."""
+        names, paths = find_new_files(str(self.predict_root), {".txt"}, "file of signals", self.messages)
+        first, rest = self._channels[0], self._channels[1:]
+        found = [
+            (name, path, path.stem.removeprefix(first))
+            for name, path in zip(names, paths, strict=True)
+            if path.stem == first or path.stem.startswith(f"{first}_")
+        ]
+        if not found:
+            raise InputError(
+                f"predict_root: found no file {first}_*.txt under {self.predict_root}; expected a file of each signal, "
+                "a window per line, or change channels"
+            )
+        parts = []
+        for _, path, ending in found:
+            signals = [_read_signals(path), *(_read_signals(path.with_name(f"{name}{ending}.txt")) for name in rest)]
+            if len({signal.shape for signal in signals}) > 1:
+                sizes = shorten((f"{name} {len(part)}" for name, part in zip(self._channels, signals, strict=True)), 12)
+                raise InputError(f"{path.parent}: its files differ in their numbers of lines or values ({sizes})")
+            parts.append(np.stack(signals, -1))
+        if len({part.shape[1] for part in parts}) > 1:
+            raise InputError(f"predict_root: the windows under {self.predict_root} differ in length")
+        windows = np.concatenate(parts)
+        readable = np.isfinite(windows).all((1, 2))
+        counts = [len(part) for part in parts]
+        line = np.concatenate([np.arange(count) for count in counts]) + 1
+        origins = Origins([name for name, _, _ in found], np.repeat(np.arange(len(found)), counts), line, "line")
+        notes = np.where(readable, "", "a value is not a number").tolist()
+        samples, length = torch.from_numpy(windows.reshape(-1, windows.shape[2])), windows.shape[1]
+        inputs = Windows(samples, torch.arange(len(windows)) * length, length)
+        return NewRows(inputs, origins, notes, readable), length
 
     def read_source(self) -> Source:
         """Read the runs of both splits."""
@@ -120,6 +170,16 @@ class UCIHARDataModule(BaseSensorDataModule):
 
     def _more_sessions(self) -> str:
         return "" if self.piece_s is not None else "cut runs into pieces with piece_s"
+
+
+def _read_signals(path: Path) -> np.ndarray:
+    """Read the (N, T) float32 windows of one signal."""
+    if not path.is_file():
+        raise InputError(f"predict_root: found no file {path}; expected a file of each signal, or change channels")
+    columns = numbered_columns(str(path), " ")
+    if not columns:
+        raise InputError(f"predict_root: {path} is empty; remove it, or add its windows")
+    return read_columns(str(path), columns, [], columns, delimiter=" ")[0].astype(np.float32)
 
 
 def _read_split(folder: Path, split: str, channels: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,8 +5,13 @@ from typing import Any
 import numpy as np
 
 from lightning_fusion.data.base import Stage, staged_property
+from lightning_fusion.data.new_files import find_new_files
+from lightning_fusion.data.rows import NewRows
 from lightning_fusion.data.sensor.arrangement import Source, cut_source
 from lightning_fusion.data.sensor.datamodule import BaseSensorDataModule
+from lightning_fusion.data.sensor.files import SERIES_SUFFIXES, RecordingFormat, read_recording
+from lightning_fusion.data.sensor.new_recordings import NewSeries, read_new_series
+from lightning_fusion.data.sensor.series import Recorded
 from lightning_fusion.data.sensor.windows import Cut, cut_windows
 from lightning_fusion.errors import InputError, shorten
 
@@ -86,6 +91,56 @@ class WindowedSensorDataModule(BaseSensorDataModule):
         if without:
             self.messages.info(f"{without} of {total} windows have no label (min_agreement {self.min_agreement:g})")
         return cut
+
+    def new_rows(self, root: str) -> NewRows:
+        """Read a recording, or all recordings in a folder and the folders in it, and cut them into windows.
+
+        No label is needed. A recording that cannot be read, or is shorter than a window, has a note and no window.
+        """
+        return self._new_series(root).windows(self._length, self._step, self.sample_rate_hz, self.messages)
+
+    def read_new(self, path: str) -> tuple[list[str], dict[str, Recorded]]:
+        """Return the channels of a new file, and its recordings by body position; an empty text for a whole file.
+
+        By default the file has a column, or array, for each channel of the model's training.
+
+        Args:
+            path: Path of the file.
+
+        Raises:
+            InputError: If it cannot be read.
+        """
+        channels = self._carried.get("channels")
+        if not channels:
+            raise InputError(f"predict_root: the channels of the model are unknown; {type(self).__name__} has none")
+        how = RecordingFormat(tuple(channels), self.sample_rate_hz)
+        return list(channels), {"": read_recording(path, how)}
+
+    def _new_series(self, root: str) -> NewSeries:
+        """Recordings of a folder, which are read once."""
+        if root not in self._new:
+            names, paths = find_new_files(root, self.new_suffixes, "recording", self.messages)
+            self._new[root] = read_new_series(names, paths, self.read_new, self.messages)
+        return self._new[root]
+
+    @staged_property(Stage.READING)
+    def _new(self) -> dict[str, NewSeries]:
+        return {}
+
+    @property
+    def new_suffixes(self) -> set[str]:
+        """Suffixes of new files."""
+        return SERIES_SUFFIXES - {".txt"}
+
+    @property
+    def _channels(self) -> list[str]:
+        if self.predict_root is None:
+            return super()._channels
+        source = self._new_series(self.predict_root).source
+        if source is None:
+            self.new_samples  # noqa: B018  # raises InputError: there is none
+        assert source is not None
+        return source.channels
 
     def _check(self) -> None:
         super()._check()
