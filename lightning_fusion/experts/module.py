@@ -100,6 +100,7 @@ class ExpertModule(TunableLearningRate, CheckedHooks, CheckedLoading, LightningM
         self.metrics = SplitMetrics({"loss": SampleMean(), "accuracy": accuracy_of(len(classes))}, metric)
         self.trained_on, self.preprocessing, self.features = trained_on, preprocessing, features
         self.mixup = mixup
+        self.trained_tokenizer: str | None = None  # text of the data's tokenizer, if it was trained
         self._samples = SampleRecord()
         self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
 
@@ -208,6 +209,7 @@ class ExpertModule(TunableLearningRate, CheckedHooks, CheckedLoading, LightningM
                 if len(other) < len(own)
                 else f"domains: the checkpoint was trained on {shorten(trained)}; the data are of {shorten(own)}"
             )
+        self.trained_tokenizer = card.get("tokenizer")
         if card.get("preprocessing"):
             self.preprocessing = card["preprocessing"]
             if self._trainer is not None:  # setup comes before
@@ -216,7 +218,8 @@ class ExpertModule(TunableLearningRate, CheckedHooks, CheckedLoading, LightningM
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the expert's card, which makes the checkpoint an expert, with digests of its training samples."""
         samples = self._samples.tensor(self._trainer)
-        write_card(checkpoint, self, classes=self.classes, features=self.features, samples=samples)
+        card = {"classes": self.classes, "features": self.features, "tokenizer": self.trained_tokenizer}
+        write_card(checkpoint, self, samples=samples, **card)
 
     def on_fit_end(self) -> None:
         """Record the training samples with the network, for an expert that is made of it without a checkpoint."""

@@ -1,7 +1,7 @@
 """Comparison of the preprocessing that a model was trained with and that of its input."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -97,6 +97,8 @@ def carry_preprocessing(module: Any, fits: bool) -> None:
     """
     data: Any = getattr(module.trainer, "datamodule", None)
     check_trainable(data_preprocessing(module.trainer))
+    if fits:
+        module.trained_tokenizer = getattr(data, "trained_tokenizer", None)
     if module.preprocessing is None:
         found = data_preprocessing(module.trainer)
         warn_double_normalization("the model", module.network, found)
@@ -108,8 +110,37 @@ def carry_preprocessing(module: Any, fits: bool) -> None:
     if hasattr(data, "use_preprocessing") and (
         not fits or differences(module.preprocessing, data_preprocessing(module.trainer))
     ):
-        data.use_preprocessing(module.preprocessing)
+        data.use_preprocessing(_recorded(module))
     warn_preprocessing_mismatch("the model", module.preprocessing, data_preprocessing(module.trainer), converted=True)
+
+
+def _recorded(model: Any) -> dict[str, Any]:
+    """Return the preprocessing of the training of a module or an expert, with the text of its trained tokenizer."""
+    text = getattr(model, "trained_tokenizer", None)
+    return {**model.preprocessing, **({} if text is None else {"trained_tokenizer": text})}
+
+
+def carry_from_experts(experts: Iterable[Any], trainer: Any) -> None:
+    """Let new samples (``predict_root``) be read as in the training of experts, whose data may not exist.
+
+    The statistics of the normalization and the tokenizer are those of the first expert that records any; the others
+    convert their input (:func:`conversion`). Data modules of labeled samples measure their own.
+
+    Args:
+        experts: Experts.
+        trainer: Trainer.
+    """
+    data: Any = getattr(trainer, "datamodule", None)
+    known = next((expert for expert in experts if expert.preprocessing), None)
+    if known is not None and getattr(data, "predict_root", None) is not None:
+        data.use_preprocessing(_recorded(known))
+
+
+def release_new_samples(trainer: Any) -> None:
+    """Undo :func:`carry_from_experts`."""
+    data: Any = getattr(trainer, "datamodule", None)
+    if getattr(data, "predict_root", None) is not None:
+        data.use_preprocessing(None)
 
 
 def release_preprocessing(module: Any) -> None:

@@ -29,6 +29,7 @@ _CARD: dict[str, tuple[type, str]] = {
     "network": (Mapping, "a mapping"),
     "preprocessing": (Mapping, "a mapping"),
     "samples": (Tensor, "a tensor"),
+    "tokenizer": (str, "a text"),
     "vocab_size": (int, "a whole number"),
 }
 

@@ -33,7 +33,7 @@ from lightning_fusion.experts.pool import (
     restore_experts,
     store_experts,
 )
-from lightning_fusion.experts.preprocessing import data_preprocessing
+from lightning_fusion.experts.preprocessing import carry_from_experts, data_preprocessing, release_new_samples
 from lightning_fusion.experts.queries import PoolQueries
 from lightning_fusion.experts.vocabulary import Vocabulary, take_order
 from lightning_fusion.foe.diagnostics import fuser_warnings
@@ -359,6 +359,7 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
         data = getattr(self.trainer, "datamodule", None)
         self._take_classes(labeled_attribute(data, "classes"), stage)
         if self.pool is not None:
+            carry_from_experts(self.pool.members.values(), self.trainer)
             self._queries.preprocessing = data_preprocessing(self.trainer) or {}
             self.pool.convert_from(self._queries.preprocessing or None)
         if not isinstance(data, OutputsDataModule):
@@ -409,6 +410,7 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
         """Release the experts, and report their failures."""
         if self.pool is not None:
             self.pool.convert_from(None)
+            release_new_samples(self.trainer)
             self._queries.report(stage)
 
     def on_fit_end(self) -> None:

@@ -26,7 +26,7 @@ from lightning_fusion.experts.pool import (
     check_same_experts,
     scatter,
 )
-from lightning_fusion.experts.preprocessing import data_preprocessing
+from lightning_fusion.experts.preprocessing import carry_from_experts, data_preprocessing, release_new_samples
 from lightning_fusion.experts.queries import PoolQueries
 from lightning_fusion.experts.vocabulary import Vocabulary, take_order
 from lightning_fusion.frugal.policy import FrugalFoE
@@ -198,6 +198,7 @@ class FrugalFoEModule(CheckedHooks, CheckedLoading, LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         take_order(self, labeled_attribute(data, "classes"))
         if self.pool is not None:
+            carry_from_experts(self.pool.members.values(), self.trainer)
             self._queries.preprocessing = data_preprocessing(self.trainer) or {}
             self.pool.convert_from(self._queries.preprocessing or None)
         metadata = self._expert_metadata
@@ -235,6 +236,7 @@ class FrugalFoEModule(CheckedHooks, CheckedLoading, LightningModule):
         """Release the experts, and report their failures."""
         if self.pool is not None:
             self.pool.convert_from(None)
+            release_new_samples(self.trainer)
             self._queries.report(stage)
 
     def _serve(self, saved: FrugalFoE) -> None:

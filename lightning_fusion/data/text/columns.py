@@ -7,6 +7,7 @@ from typing import Any, Literal
 from lightning_fusion.data.base import Stage
 from lightning_fusion.data.names import as_names, canonical_label
 from lightning_fusion.data.text.datamodule import BaseTextDataModule
+from lightning_fusion.data.text.new_texts import NewTexts, read_new_texts
 from lightning_fusion.data.text.texts import SPLIT_NAMES, Texts
 from lightning_fusion.errors import InputError, shorten
 
@@ -168,6 +169,20 @@ class ColumnTextDataModule(BaseTextDataModule):
                 f"are {shorten(sorted(set(texts.labels)), 9)}"
             )
         return texts
+
+    def new_texts(self, root: str) -> NewTexts:
+        """Read texts for prediction: the text columns of tables, and the lines of ``.txt`` files; no other column.
+
+        Args:
+            root: File or folder.
+        """
+        return read_new_texts(root, self.text, self.pair, self.messages, **self.format_of_files)
+
+    @property
+    def format_of_files(self) -> dict[str, Any]:
+        """Arguments that say how files are read: ``encoding``, and those of delimited files."""
+        names = ("encoding", "delimiter", "columns", "quoting")
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     @property
     def fields(self) -> Fields:

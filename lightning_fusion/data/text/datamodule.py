@@ -1,6 +1,6 @@
 """Base class of all sources of texts: tokens, splits, domains, cache and loaders."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +20,10 @@ from lightning_fusion.data.names import (
     rename_labels,
     similar_message,
 )
-from lightning_fusion.data.rows import Origins, RowDataset, Rows
+from lightning_fusion.data.rows import NewRows, Origins, RowDataset, Rows
 from lightning_fusion.data.samplers import LengthSampler
 from lightning_fusion.data.targets import untested_message
+from lightning_fusion.data.text.new_texts import NewTexts, read_new_texts
 from lightning_fusion.data.text.splits import FUSER_TRAIN, FUSER_VAL, LEFT_OUT, TRAIN, draw_splits
 from lightning_fusion.data.text.texts import Texts
 from lightning_fusion.data.text.tokens import Corpus, TextTokenizer, TokenRows, WrittenTexts, load_corpus
@@ -109,6 +110,8 @@ class BaseTextDataModule(DomainsDataModule):
         self.role, self.domain, self.labels, self.bucket, self.keep_texts = role, domain, labels, bucket, keep_texts
         self.tokenizer, self.vocab_size, self.lowercase, self.download = tokenizer, vocab_size, lowercase, download
         self.max_length, self.unreadable, self.cache = max_length, unreadable, cache
+        self._trained: str | None = None  # text of a model's tokenizer
+        self._expected: str | None = None  # fingerprint of it
         self.fuser_fraction, self.val_fraction, self.test_fraction = fuser_fraction, val_fraction, test_fraction
 
     # ------------------------------------------------ what a source implements
@@ -120,6 +123,14 @@ class BaseTextDataModule(DomainsDataModule):
     def files(self) -> list[Path]:
         """Return the files that :meth:`read` reads; their names, sizes and times identify a cache entry."""
         raise NotImplementedError(f"{type(self).__name__} must implement files() to have a cache")
+
+    def new_texts(self, root: str) -> NewTexts:
+        """Read texts for prediction: the column ``text`` of tables, and the lines of ``.txt`` files.
+
+        Args:
+            root: File or folder.
+        """
+        return read_new_texts(root, "text", None, self.messages)
 
     @property
     def origin(self) -> str:
@@ -147,6 +158,12 @@ class BaseTextDataModule(DomainsDataModule):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """Parameters of the tokenizer; experts that share data need the same one."""
+        if self.predict_root is not None:
+            tokenizer = self._known_tokenizer
+            if tokenizer is None:
+                return {}
+            found = {"tokenizer": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size, "pad_id": tokenizer.pad_id}
+            return found | {"max_length": self.max_length}
         metadata = self._corpus.metadata
         return {
             "tokenizer": metadata["tokenizer"],
@@ -154,6 +171,47 @@ class BaseTextDataModule(DomainsDataModule):
             "pad_id": metadata["pad_id"],
             "max_length": self.max_length,
         }
+
+    @property
+    def trained_tokenizer(self) -> str | None:
+        """Text of the trained tokenizer, which checkpoints contain; ``None`` if ``tokenizer`` names one."""
+        return None if self.tokenizer is not None else self._corpus.metadata["trained"]
+
+    def use_preprocessing(self, known: Mapping[str, Any] | None) -> None:
+        """Tokenize new samples (``predict_root``) with the tokenizer of a model's training.
+
+        Args:
+            known: Preprocessing of the training, with the text of a trained tokenizer as ``trained_tokenizer``;
+                ``None`` means that of the arguments and the data again.
+        """
+        known = {} if known is None or self.predict_root is None else known
+        self._expected = known.get("tokenizer")
+        if known.get("trained_tokenizer") != self._trained:
+            self._trained = known.get("trained_tokenizer")
+            self.__dict__.pop("_text_tokenizer", None)
+            self._configure()
+
+    def new_rows(self, root: str) -> NewRows:
+        """Read and tokenize new texts; with ``unreadable: drop`` empty ones get a note.
+
+        The tokenizer is that of the argument or of the model's checkpoint. The labeled texts are read for one only if
+        neither has any.
+        """
+        if self._known_tokenizer is None:
+            try:
+                self._corpus  # noqa: B018  # trains the tokenizer again
+            except InputError as error:
+                raise InputError(
+                    f"predict_root: found no tokenizer: the checkpoint contains none, and the labeled texts cannot be "
+                    f"read ({error}); set tokenizer, or root to the labeled texts"
+                ) from error
+        tokenizer = self._text_tokenizer
+        if self.tokenizer is None and self._expected not in (None, tokenizer.fingerprint):
+            raise InputError(
+                f"predict_root: the tokenizer trained on {self.origin} is not that of the model; set root and the "
+                "splits to those of its training, or train it again: checkpoints contain the tokenizer now"
+            )
+        return self.new_texts(root).tokenized(tokenizer, self.max_length, self.unreadable, self.messages.info)
 
     def statistics(self, split: str = "train") -> Tensor:
         """Return light statistics of the texts of a split: a hashed bag of words, independent of the tokenizer.
@@ -196,7 +254,7 @@ class BaseTextDataModule(DomainsDataModule):
 
     def prepare_data(self) -> None:
         """Fill the cache, once per machine."""
-        if self.cache is not None:
+        if self.cache is not None and self.predict_root is None:
             self._corpus  # noqa: B018  # computed on access: fills the cache
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -290,9 +348,15 @@ class BaseTextDataModule(DomainsDataModule):
 
     @staged_property(Stage.READING)
     def _text_tokenizer(self) -> TextTokenizer:
-        if self.tokenizer is None:
-            return TextTokenizer.parse(self._corpus.metadata["trained"])
-        return TextTokenizer.load(self.tokenizer, self.download)
+        if self.tokenizer is not None:
+            return TextTokenizer.load(self.tokenizer, self.download)
+        return TextTokenizer.parse(self._corpus.metadata["trained"] if self._trained is None else self._trained)
+
+    @property
+    def _known_tokenizer(self) -> TextTokenizer | None:
+        """Tokenizer, if it is known without reading the labeled texts."""
+        read = "_corpus" in self.__dict__
+        return self._text_tokenizer if read or self.tokenizer is not None or self._trained is not None else None
 
     # ---- labels and splits
 

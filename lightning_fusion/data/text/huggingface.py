@@ -7,10 +7,14 @@ from typing import Any
 
 from lightning_fusion.data.base import SPLITS
 from lightning_fusion.data.text.columns import ColumnTextDataModule, Table
+from lightning_fusion.data.text.new_texts import NewTexts
 from lightning_fusion.data.text.readers import check_columns
 from lightning_fusion.data.text.texts import SPLIT_NAMES
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.extras import require
+
+_SAVED = ("dataset_dict.json", "state.json")  # of save_to_disk
+_ARROW = {".parquet": "parquet", ".arrow": "arrow"}
 
 
 class HuggingFaceTextDataModule(ColumnTextDataModule):
@@ -63,7 +67,7 @@ class HuggingFaceTextDataModule(ColumnTextDataModule):
 
     def prepare_data(self) -> None:
         """Download the data set if ``download`` is set, and fill the cache, once per machine."""
-        if self.download and not Path(self.path).exists():
+        if self.download and self.predict_root is None and not Path(self.path).exists():
             self._load()
         super().prepare_data()
 
@@ -83,6 +87,23 @@ class HuggingFaceTextDataModule(ColumnTextDataModule):
             check_columns(found[name].column_names or [], needed, f"{self.path}, split {name},")
             rows = self._rows(found[name].select_columns(needed))
             yield f"{self.path}, split {name}", rows, SPLITS.index(split) if len(wanted) > 1 else None
+
+    def new_texts(self, root: str) -> NewTexts:
+        """Read the text columns of a data set for prediction, or of files as all sources of texts do.
+
+        Args:
+            root: Folder of ``save_to_disk``, ``.parquet`` or ``.arrow`` file, or any other file or folder.
+        """
+        base = Path(root)
+        own = base.suffix.lower() in _ARROW or any((base / name).is_file() for name in _SAVED)
+        if not own:
+            return super().new_texts(root)
+        texts, needed = NewTexts(), [self.text, *([] if self.pair is None else [self.pair])]
+        for name, dataset in self.variant(path=root)._load().items():
+            check_columns(dataset.column_names or [], needed, f"{root}, split {name},")
+            place = base.name if base.is_file() else name
+            texts.add(place, enumerate(dataset.select_columns(needed), 1), self.text, self.pair)
+        return texts
 
     def _rows(self, dataset: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
         numbered = {
@@ -117,11 +138,11 @@ class HuggingFaceTextDataModule(ColumnTextDataModule):
         library = require("datasets", "text")
         base = Path(self.path)
         with self._errors_as_input_errors():
-            if (base / "dataset_dict.json").is_file() or (base / "state.json").is_file():
+            if any((base / name).is_file() for name in _SAVED):
                 found = library.load_from_disk(str(base))
                 return {"train": found} if isinstance(found, library.Dataset) else found
             if base.is_file():
-                kind = {".parquet": "parquet", ".arrow": "arrow"}.get(base.suffix.lower())
+                kind = _ARROW.get(base.suffix.lower())
                 if kind is None:
                     raise InputError(
                         f"path: {base} is neither a .parquet nor an .arrow file; for CSV use "

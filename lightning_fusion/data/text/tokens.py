@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -95,8 +95,15 @@ class TextTokenizer:
 
     @classmethod
     def parse(cls, text: str) -> "TextTokenizer":
-        """Create a tokenizer from the text of :meth:`dump`."""
-        return cls(require("tokenizers", "text").Tokenizer.from_str(text))
+        """Create a tokenizer from the text of :meth:`dump`.
+
+        Raises:
+            InputError: If the text describes no tokenizer.
+        """
+        try:
+            return cls(require("tokenizers", "text").Tokenizer.from_str(text))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise InputError(f"tokenizer: the stored one is damaged ({' '.join(str(error).split())[:200]})") from error
 
     def dump(self) -> str:
         """Return a trained tokenizer as text; an empty text for those of transformers."""
@@ -290,6 +297,46 @@ def load_corpus(
     return Corpus(tokens, **arrays, labels=metadata["labels"], domains=metadata["domains"], metadata=metadata)
 
 
+class EncodedTexts(NamedTuple):
+    """Token ids of N texts.
+
+    Attributes:
+        tokens: int32, concatenated.
+        lengths: (N,) int64 numbers of tokens.
+        unknown: (N,) bool, texts without known tokens.
+        cut: Number of truncated texts.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    unknown: np.ndarray
+    cut: int
+
+
+def encode_texts(
+    tokenizer: TextTokenizer, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
+) -> EncodedTexts:
+    """Tokenize texts, chunk by chunk.
+
+    Args:
+        tokenizer: Tokenizer.
+        texts: N texts.
+        pairs: N second texts; ``None`` if there are none.
+        max_length: Maximum number of tokens of a text.
+    """
+    parts, lengths, cut, idle = [np.zeros(0, np.int32)], [], 0, []
+    for start in range(0, len(texts), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        ids, more, unknown = tokenizer.encode(texts[chunk], None if pairs is None else pairs[chunk], max_length)
+        parts.append(np.fromiter((number for one in ids for number in one), np.int32))
+        lengths += [len(one) for one in ids]
+        idle += [start + row for row in unknown]
+        cut += more
+    unknown_rows = np.zeros(len(texts), bool)
+    unknown_rows[idle] = True
+    return EncodedTexts(np.concatenate(parts), np.array(lengths, np.int64), unknown_rows, cut)
+
+
 def _tokenize(
     read: Callable[[], Texts],
     choose_tokenizer: Callable[[Texts, np.ndarray], TextTokenizer],
@@ -302,21 +349,10 @@ def _tokenize(
     texts, left_out = _without(texts, blank, unreadable, "empty")
     group = _groups(texts)
     tokenizer = choose_tokenizer(texts, group)
-    parts, lengths, cut, idle = [], [], 0, []
-    for start in range(0, len(texts.texts), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
-        ids, more, unknown = tokenizer.encode(
-            texts.texts[chunk], None if texts.pairs is None else texts.pairs[chunk], max_length
-        )
-        parts.append(np.fromiter((number for one in ids for number in one), np.int32))
-        lengths += [len(one) for one in ids]
-        idle += [start + row for row in unknown]
-        cut += more
-    tokens, long = np.concatenate(parts), np.array(lengths)
-    unknown_rows = np.zeros(len(long), bool)
-    unknown_rows[idle] = True
-    texts, others = _without(texts, unknown_rows, unreadable, "made of unknown tokens only")
-    tokens, long, group = tokens[np.repeat(~unknown_rows, long)], long[~unknown_rows], group[~unknown_rows]
+    encoded = encode_texts(tokenizer, texts.texts, texts.pairs, max_length)
+    known, long = ~encoded.unknown, encoded.lengths
+    texts, others = _without(texts, encoded.unknown, unreadable, "made of unknown tokens only")
+    tokens, long, group = encoded.tokens[np.repeat(known, long)], long[known], group[known]
     hashes = [hash_words(text) for text in _joined(texts)]
     written = [text.encode("utf-8", "surrogatepass") for text in _joined(texts)]
     label_names, label = np.unique(np.array(texts.labels), return_inverse=True)
@@ -342,7 +378,7 @@ def _tokenize(
         "pad_id": tokenizer.pad_id,
         "tokenizer": tokenizer.fingerprint,
         "trained": tokenizer.dump(),
-        "cut": cut,
+        "cut": encoded.cut,
         "left_out": [len(left_out + others), shorten(left_out + others, 3)],
         "merged": texts.forms.merged if isinstance(texts.forms, LabelForms) else {},
     }

@@ -58,6 +58,11 @@ class DataView(FusionDataModule):
         return getattr(self.data, "preprocessing", None)
 
     @property
+    def trained_tokenizer(self) -> str | None:
+        """Text of the trained tokenizer of the wrapped module; ``None`` if it has none."""
+        return getattr(self.data, "trained_tokenizer", None)
+
+    @property
     def augmentation(self) -> Any:  # type: ignore[override]
         """Training augmentation of the wrapped module; ``None`` if there is none."""
         return getattr(self.data, "augmentation", None)
