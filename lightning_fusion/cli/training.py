@@ -190,6 +190,7 @@ class FusionCLI(LightningCLI):
 
         def linked_value(data: Any) -> Any:
             if getattr(data, "predict_root", None) is not None:
+                data.setup(str(self.subcommand))  # an error in other commands than predict
                 return written  # of the checkpoint: the labeled data may not exist
             value = getattr(data, source)
             if written is None or written == value:

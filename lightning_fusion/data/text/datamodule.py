@@ -208,8 +208,8 @@ class BaseTextDataModule(DomainsDataModule):
         tokenizer = self._text_tokenizer
         if self.tokenizer is None and self._expected not in (None, tokenizer.fingerprint):
             raise InputError(
-                f"predict_root: the tokenizer trained on {self.origin} is not that of the model; set root and the "
-                "splits to those of its training, or train it again: checkpoints contain the tokenizer now"
+                f"predict_root: the checkpoint contains no tokenizer, and the one trained on {self.origin} is not that "
+                "of the model; set root and the splits to those of its training, or train the model again"
             )
         return self.new_texts(root).tokenized(tokenizer, self.max_length, self.unreadable, self.messages.info)
 

@@ -14,9 +14,18 @@ from lightning_fusion.hyperparameters import constructor_arguments
 
 
 class DataView(FusionDataModule):
-    """Base class of data modules that wrap another one; a subclass overrides ``make_rows`` and dependent properties."""
+    """Base class of data modules that wrap another one; a subclass overrides ``make_rows`` and dependent properties.
+
+    Args:
+        predict_root: File or folder with new samples, which the wrapped module reads for ``predict``. ``None``
+            (default) means that of the wrapped module.
+    """
 
     data: FusionDataModule
+
+    def __init__(self, predict_root: str | None = None) -> None:
+        super().__init__()
+        self._given_root = predict_root
 
     def variant(self, **changes: Any) -> Self:
         """Return a copy with changed arguments of this view or of the wrapped module.
@@ -29,7 +38,8 @@ class DataView(FusionDataModule):
         return super().variant(**own, **({"data": self.data.variant(**changes)} if changes else {}))
 
     def _configure(self, **arguments: Any) -> None:
-        super()._configure(**arguments)
+        given, self._given_root = self._given_root, None
+        super()._configure(**({} if given is None else {"predict_root": given}), **arguments)
         self.batch_size, self.num_workers = self.data.batch_size, self.data.num_workers
 
     @property
@@ -43,9 +53,13 @@ class DataView(FusionDataModule):
         return self.data.domains
 
     @property
-    def predict_root(self) -> str | None:  # type: ignore[override]
+    def predict_root(self) -> str | None:
         """File or folder with new samples, of the wrapped module."""
         return self.data.predict_root
+
+    @predict_root.setter
+    def predict_root(self, root: str | None) -> None:
+        self.data = self.data.variant(predict_root=root)
 
     @property
     def new_samples(self) -> NewRows | None:

@@ -1,5 +1,7 @@
 """Training data of experts with a controlled overlap between domains."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,6 +26,7 @@ class OverlapDataModule(DataView):
         data: Data module of all domains.
         domain: Name of the expert's domain.
         overlap: Fraction from 0 (domains unchanged) to 1 (identical distributions).
+        **shared: ``predict_root`` of :class:`~lightning_fusion.data.views.base.DataView`.
 
     Raises:
         InputError: If the domain is unknown or the overlap is outside [0, 1].
@@ -37,8 +40,8 @@ class OverlapDataModule(DataView):
         True
     """
 
-    def __init__(self, data: FusionDataModule, domain: str, overlap: float) -> None:
-        super().__init__()
+    def __init__(self, data: FusionDataModule, domain: str, overlap: float, **shared: Any) -> None:
+        super().__init__(**shared)
         self.data, self.domain, self.overlap = data, domain, overlap
         data = None  # type: ignore[assignment]  # no plain data; what the command line parsed is recorded all the same
         record_arguments(self)
@@ -47,7 +50,7 @@ class OverlapDataModule(DataView):
     def _check(self) -> None:
         if not 0 <= self.overlap <= 1:
             raise InputError(f"overlap is {self.overlap}; expected a fraction from 0 (disjoint) to 1 (identical)")
-        if self.domain not in self.domains:
+        if self.predict_root is None and self.domain not in self.domains:
             raise InputError(f"domain is {self.domain!r}; the data have {shorten(self.domains, 20)}")
 
     @property

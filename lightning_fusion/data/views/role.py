@@ -32,6 +32,7 @@ class RoleDataModule(DataView):
         role: ``expert`` or ``fuser``.
         domain: For the ``expert`` role: domain that the expert is trained on. ``None`` (default) means all.
         fuser_val_fraction: Fraction of the fuser's samples of each class for its validation split.
+        **shared: ``predict_root`` of :class:`~lightning_fusion.data.views.base.DataView`.
 
     Raises:
         InputError: If ``data`` takes no ``domain``, or ``domain`` is set with the role ``fuser``.
@@ -54,8 +55,9 @@ class RoleDataModule(DataView):
         role: Literal["expert", "fuser"] = "expert",
         domain: str | None = None,
         fuser_val_fraction: float = 0.1,
+        **shared: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**shared)
         self._set_hparams(dict(data.hparams))  # what is recorded of it is what it shows
         self.data, self.role, self.domain, self.fuser_val_fraction = data, role, domain, fuser_val_fraction
         self._configure()

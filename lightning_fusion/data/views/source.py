@@ -28,6 +28,7 @@ class SourceDataModule(DataView):
         kept: Names of the classes that are kept. ``None`` (default) keeps all.
         permuted: Corrupt the labels: give each class the name of another.
         seed: Seed of the cycle of names.
+        **shared: ``predict_root`` of :class:`~lightning_fusion.data.views.base.DataView`.
 
     Raises:
         InputError: If a class is unknown, or fewer than two are kept.
@@ -41,9 +42,14 @@ class SourceDataModule(DataView):
     """
 
     def __init__(
-        self, data: FusionDataModule, kept: list[str] | None = None, permuted: bool = False, seed: int = 0
+        self,
+        data: FusionDataModule,
+        kept: list[str] | None = None,
+        permuted: bool = False,
+        seed: int = 0,
+        **shared: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**shared)
         self.data, self.kept, self.permuted, self.seed = data, kept, permuted, seed
         data = None  # type: ignore[assignment]  # no plain data; what the command line parsed is recorded all the same
         record_arguments(self)

@@ -36,6 +36,7 @@ class TargetDataModule(DataView):
         min_labeled: Minimum number of labeled samples in every training batch (all if there are fewer).
         unlabeled: Keep the unlabeled samples in the training split; a local model trains without them.
         seed: Seed of the draw of labels and of the order.
+        **shared: ``predict_root`` of :class:`~lightning_fusion.data.views.base.DataView`.
 
     Raises:
         InputError: If the domain is unknown, has one class only, or a class is left without a labeled sample.
@@ -59,8 +60,9 @@ class TargetDataModule(DataView):
         min_labeled: int = 8,
         unlabeled: bool = True,
         seed: int = 0,
+        **shared: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**shared)
         self.data, self.domain, self.unlabeled, self.seed = data, domain, unlabeled, seed
         self.labeled_fraction, self.labeled_per_class = labeled_fraction, labeled_per_class
         self.min_per_class, self.min_labeled = min_per_class, min_labeled
