@@ -194,10 +194,10 @@ class BaseTextDataModule(DomainsDataModule):
     def new_rows(self, root: str) -> NewRows:
         """Read and tokenize new texts; with ``unreadable: drop`` empty ones get a note.
 
-        The tokenizer is that of the argument or of the model's checkpoint. The labeled texts are read for one only if
-        neither has any.
+        The tokenizer is that of the argument or of the model's checkpoint. If neither has one, samples are the texts
+        alone with ``keep_texts``; else the labeled texts are read to train it again.
         """
-        if self._known_tokenizer is None:
+        if self._known_tokenizer is None and not self.keep_texts:
             try:
                 self._corpus  # noqa: B018  # trains the tokenizer again
             except InputError as error:
@@ -205,13 +205,14 @@ class BaseTextDataModule(DomainsDataModule):
                     f"predict_root: found no tokenizer: the checkpoint contains none, and the labeled texts cannot be "
                     f"read ({error}); set tokenizer, or root to the labeled texts"
                 ) from error
-        tokenizer = self._text_tokenizer
-        if self.tokenizer is None and self._expected not in (None, tokenizer.fingerprint):
+        tokenizer = self._known_tokenizer
+        if self.tokenizer is None and tokenizer is not None and self._expected not in (None, tokenizer.fingerprint):
             raise InputError(
                 f"predict_root: the checkpoint contains no tokenizer, and the one trained on {self.origin} is not that "
                 "of the model; set root and the splits to those of its training, or train the model again"
             )
-        return self.new_texts(root).tokenized(tokenizer, self.max_length, self.unreadable, self.messages.info)
+        how = self.max_length, self.unreadable, self.keep_texts, self.messages.info
+        return self.new_texts(root).samples(tokenizer, *how)
 
     def statistics(self, split: str = "train") -> Tensor:
         """Return light statistics of the texts of a split: a hashed bag of words, independent of the tokenizer.

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lightning_fusion.data.domains import MessageLog
 from lightning_fusion.data.folders import left_out_messages, walk_files
 from lightning_fusion.data.rows import NewRows, Origins
 from lightning_fusion.data.text.readers import JSON_SUFFIXES, Rows, read_delimited, read_json
 from lightning_fusion.data.text.texts import read_text
-from lightning_fusion.data.text.tokens import TextTokenizer, TokenRows, encode_texts
+from lightning_fusion.data.text.tokens import TextTokenizer, TokenRows, WrittenTexts, encode_texts
 from lightning_fusion.errors import InputError, shorten
 
 TEXT_SUFFIXES = (".csv", ".tsv", *JSON_SUFFIXES, ".txt")
@@ -63,25 +64,39 @@ class NewTexts:
             self.file.append(len(self.files) - 1)
             self.line.append(line)
 
-    def tokenized(
-        self, tokenizer: TextTokenizer, max_length: int, unreadable: str, tell: Callable[[str], None]
+    def samples(
+        self,
+        tokenizer: TextTokenizer | None,
+        max_length: int,
+        unreadable: str,
+        keep_texts: bool,
+        tell: Callable[[str], None],
     ) -> NewRows:
         """Return the texts as samples for prediction.
 
         Args:
-            tokenizer: Tokenizer of the training.
+            tokenizer: Tokenizer of the training. ``None``: inputs have the texts alone.
             max_length: Maximum number of tokens of a text.
             unreadable: ``raise`` an error for texts that are empty or contain unknown tokens only, or ``drop`` them:
                 they have a note and no prediction.
+            keep_texts: Inputs have the texts beside the tokens.
             tell: Logs a message.
 
         Raises:
             InputError: If a text is unreadable and must not be.
         """
-        found = encode_texts(tokenizer, self.texts, self.pairs or None, max_length)
         both = zip(self.texts, self.pairs or [""] * len(self.texts), strict=True)
         empty = np.array([not (one.strip() or two.strip()) for one, two in both], bool)
-        wrong = empty | found.unknown
+        unknown = np.zeros(len(empty), bool)
+        inputs: Any = _TextsAlone(WrittenTexts.of(self.texts, self.pairs or None))
+        if tokenizer is not None:
+            found = encode_texts(tokenizer, self.texts, self.pairs or None, max_length)
+            unknown, offsets = found.unknown, torch.from_numpy(np.concatenate([[0], np.cumsum(found.lengths)]))
+            written = inputs.texts if keep_texts else None
+            inputs = TokenRows(torch.from_numpy(found.tokens), offsets, tokenizer.pad_id, written)
+            if found.cut:
+                tell(f"truncated {found.cut} of {len(empty)} texts longer than max_length ({max_length} tokens)")
+        wrong = empty | unknown
         if wrong.any() and unreadable == "raise":
             rows = np.flatnonzero(wrong)
             what = "empty" if empty[rows[0]] else "made of unknown tokens only"
@@ -90,13 +105,19 @@ class NewTexts:
                 f"predict_root: {self.files[self.file[rows[0]]]}, line {self.line[rows[0]]}: the text is {what}{more}; "
                 "repair or remove it, or set unreadable: drop, which leaves its prediction blank"
             )
-        if found.cut:
-            tell(f"truncated {found.cut} of {len(wrong)} texts longer than max_length ({max_length} tokens)")
-        notes = np.select([empty, found.unknown], ["the text is empty", "all tokens are unknown"], "").tolist()
-        offsets = np.concatenate([[0], np.cumsum(found.lengths)])
-        inputs = TokenRows(torch.from_numpy(found.tokens), torch.from_numpy(offsets), tokenizer.pad_id)
+        notes = np.select([empty, unknown], ["the text is empty", "all tokens are unknown"], "").tolist()
         origins = Origins(self.files, np.array(self.file, np.int64), np.array(self.line, np.int64), "line")
         return NewRows(inputs, origins, notes, ~wrong)
+
+
+class _TextsAlone:
+    """Inputs of texts that experts tokenize themselves."""
+
+    def __init__(self, texts: WrittenTexts) -> None:
+        self.texts = texts
+
+    def __getitem__(self, rows: Tensor) -> dict[str, Any]:
+        return {"text": self.texts[rows]}
 
 
 def read_new_texts(

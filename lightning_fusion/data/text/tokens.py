@@ -225,6 +225,18 @@ class WrittenTexts:
     def __init__(self, written: np.ndarray, offsets: np.ndarray) -> None:
         self.written, self.offsets = written, offsets
 
+    @classmethod
+    def of(cls, texts: Sequence[str], pairs: Sequence[str] | None = None) -> "WrittenTexts":
+        """Store N texts, or pairs of texts.
+
+        Example:
+            >>> WrittenTexts.of(["good", "bad"], ["tea", "milk"])[torch.tensor([1])]
+            [('bad', 'milk')]
+        """
+        written = [text.encode("utf-8", "surrogatepass") for text in _joined(texts, pairs)]
+        ends = np.cumsum([len(one) for one in written])
+        return cls(np.frombuffer(b"".join(written), np.uint8), np.concatenate([[0], ends]).astype(np.int64))
+
     def __getitem__(self, rows: Tensor) -> list[str | tuple[str, ...]]:
         """Return some texts."""
         parts = [self.written[self.offsets[row] : self.offsets[row + 1]].tobytes() for row in rows.tolist()]
@@ -353,8 +365,9 @@ def _tokenize(
     known, long = ~encoded.unknown, encoded.lengths
     texts, others = _without(texts, encoded.unknown, unreadable, "made of unknown tokens only")
     tokens, long, group = encoded.tokens[np.repeat(known, long)], long[known], group[known]
-    hashes = [hash_words(text) for text in _joined(texts)]
-    written = [text.encode("utf-8", "surrogatepass") for text in _joined(texts)]
+    joined = list(_joined(texts.texts, texts.pairs))
+    hashes = [hash_words(text) for text in joined]
+    written = WrittenTexts.of(texts.texts, texts.pairs)
     label_names, label = np.unique(np.array(texts.labels), return_inverse=True)
     domain_names = sorted({name for name in texts.domains if name})
     number = {name: place for place, name in enumerate(domain_names)} | {"": -1}
@@ -363,8 +376,8 @@ def _tokenize(
         "offsets": np.concatenate([[0], np.cumsum(long)]),
         "words": np.concatenate(hashes),
         "word_offsets": np.concatenate([[0], np.cumsum([len(one) for one in hashes])]),
-        "written": np.frombuffer(b"".join(written), np.uint8),
-        "written_offsets": np.concatenate([[0], np.cumsum([len(one) for one in written])]),
+        "written": written.written,
+        "written_offsets": written.offsets,
         "label": label.astype(np.int64),
         "domain": np.array([number[name] for name in texts.domains]),
         "split": np.array(texts.splits or [-1] * len(long)),
@@ -383,7 +396,7 @@ def _tokenize(
         "merged": texts.forms.merged if isinstance(texts.forms, LabelForms) else {},
     }
     metadata["fingerprint"] = digest(*arrays.values(), label_names.tolist(), domain_names, metadata["tokenizer"])
-    arrays["digest"] = row_digests(list(_joined(texts)))
+    arrays["digest"] = row_digests(joined)
     files: dict[str, int] = {}
     arrays["file"] = np.array([files.setdefault(place, len(files)) for place, _ in texts.where], np.int64)
     arrays["line"] = np.array([line for _, line in texts.where], np.int64)
@@ -413,13 +426,15 @@ def _without(texts: Texts, wrong: np.ndarray, unreadable: str, what: str) -> tup
     return texts.kept(~wrong), [texts.place(row) for row in rows.tolist()]
 
 
-def _joined(texts: Texts) -> Iterator[str]:
-    if texts.pairs is None:
-        return iter(texts.texts)
-    return (f"{one}{PAIR}{two}" for one, two in zip(texts.texts, texts.pairs, strict=True))
+def _joined(texts: Sequence[str], pairs: Sequence[str] | None) -> Iterator[str]:
+    if pairs is None:
+        return iter(texts)
+    return (f"{one}{PAIR}{two}" for one, two in zip(texts, pairs, strict=True))
 
 
 def _groups(texts: Texts) -> np.ndarray:
     """Return the (N,) first position with the same normalized text."""
     first: dict[str, int] = {}
-    return np.array([first.setdefault(normalize(text), row) for row, text in enumerate(_joined(texts))])
+    return np.array(
+        [first.setdefault(normalize(text), row) for row, text in enumerate(_joined(texts.texts, texts.pairs))]
+    )

@@ -59,6 +59,7 @@ class DataView(FusionDataModule):
 
     @predict_root.setter
     def predict_root(self, root: str | None) -> None:
+        """Set that of the wrapped module."""
         self.data = self.data.variant(predict_root=root)
 
     @property
