@@ -28,7 +28,12 @@ class ChannelNormalization(DomainsDataModule):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """Parameters of the normalization ``(value - mean) / std``, channels first."""
+        """Parameters of the normalization ``(value - mean) / std``, channels first.
+
+        Of new samples there are none before those of a model are known (:meth:`use_preprocessing`).
+        """
+        if self.predict_root is not None and not self._carried:
+            return {}
         mean, std = self._scale
         found: dict[str, Any] = {"channels": self._channels, "mean": mean.tolist(), "std": std.tolist()}
         return found | ({"normalization_scope": "own"} if self._is_measured_by_domain else {})
@@ -37,7 +42,7 @@ class ChannelNormalization(DomainsDataModule):
         """Normalize with the statistics of a model's training, in place of those that are not given as arguments.
 
         New samples (``predict_root``) have no statistics: without those of a model they keep the values as recorded,
-        from which experts compute their own normalization, except that ``normalization_scope: own`` measures them.
+        except that ``normalization_scope: own`` measures them.
 
         Args:
             known: Preprocessing of the training; ``None`` means statistics of the data again. Statistics of other
@@ -105,6 +110,10 @@ class ChannelNormalization(DomainsDataModule):
     def _scale_of_new(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation for new samples, of a model without statistics."""
         if self.normalization_scope == "all" or self.new_samples is None:
+            self.messages.warn(
+                "predict_root: the model records no mean and std, and the data module has none: the values are used as "
+                "recorded; set mean and std to those of the training"
+            )
             return torch.zeros(len(self._channels)), torch.ones(len(self._channels))
         self.messages.info("normalization: mean and std are those of the new samples (normalization_scope: own)")
         return self._measured_scale(self.new_samples.rows)

@@ -72,8 +72,8 @@ class FeatureTableDataModule(BaseSensorDataModule):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """Parameters of the normalization: medians for missing values, then ``(value - mean) / std``."""
-        fill = self._fill
-        return super().preprocessing | ({} if fill.isnan().any() else {"missing": fill.tolist()})
+        found = super().preprocessing
+        return found if not found or self._fill.isnan().any() else found | {"missing": self._fill.tolist()}
 
     unit = "rows"
 
@@ -163,6 +163,8 @@ class FeatureTableDataModule(BaseSensorDataModule):
         aside |= {*as_names(self.session_fields), *as_names(self.group_field), *as_names(self.split_field)}
         rest = [name for name in columns or header if name not in aside]
         chosen = as_names(self.channels) or list(self._carried.get("channels", ())) or rest
+        if not chosen:
+            raise InputError(f"{path} has no feature; its columns are {shorten(columns or header, 9)}")
         values = read_columns(path, chosen, [], columns or None, self.delimiter, self.missing, self.encoding)[0]
         if not len(values):
             raise InputError(f"{path} is empty: found no row of features")

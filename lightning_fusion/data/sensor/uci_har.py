@@ -65,7 +65,8 @@ class UCIHARDataModule(BaseSensorDataModule):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """Parameters of the normalization ``(value - mean) / std``, channels first; sample rate and window length."""
-        return super().preprocessing | {"sample_rate_hz": self.sample_rate_hz, "samples": self._length}
+        found = super().preprocessing
+        return found | {"sample_rate_hz": self.sample_rate_hz, "samples": self._length} if found else found
 
     def new_rows(self, root: str) -> NewRows:
         """Read windows in files of signals, a window per line, such as ``total_acc_x_new.txt``, without labels."""

@@ -65,7 +65,8 @@ class WindowedSensorDataModule(BaseSensorDataModule):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """Parameters of the normalization ``(value - mean) / std``, channels first; sample rate and window length."""
-        return super().preprocessing | {"sample_rate_hz": self.sample_rate_hz, "samples": self._length}
+        found = super().preprocessing
+        return found | {"sample_rate_hz": self.sample_rate_hz, "samples": self._length} if found else found
 
     def cut_samples(self, source: Source, ignored: set[str]) -> Cut:
         """Cut the recordings into windows."""

@@ -99,14 +99,18 @@ class TestRecordings:
             assert text in of_file[file]["note"] and bool(of_file[file]["note"]) == bool(text)
         assert of_file["lacks.csv"]["windows"] == of_file["short.csv"]["windows"] == "0"
 
-    def test_without_statistics_have_the_values_as_recorded(self, labeled, new):
+    def test_without_statistics_have_the_values_as_recorded(self, new):
         fresh = SensorDataModule("gone", **HOW, predict_root=str(new))
-        mean, std = fresh.preprocessing["mean"], fresh.preprocessing["std"]
-        assert (mean, std) == ([0.0] * 6, [1.0] * 6)
+        raw = everything_new(fresh)
+        assert fresh.preprocessing == {}
+        with pytest.warns(
+            UserWarning, match="the model records no mean and std, and the data module has none"
+        ):
+            assert torch.equal(fresh.preprocess(raw), raw)
         own = SensorDataModule("gone", **HOW, predict_root=str(new), normalization_scope="own")
-        own.use_preprocessing(fresh.preprocessing | {"normalization_scope": "own", "mean": [9.0] * 6})
-        batch = own.preprocess(everything_new(own))
-        torch.testing.assert_close(batch.mean((0, 2)), torch.zeros(6), atol=1e-4, rtol=0)
+        own.use_preprocessing({"channels": CHANNELS, "normalization_scope": "own", "mean": [9.0] * 6, "std": [1.0] * 6})
+        mean = own.preprocess(raw).mean((0, 2))
+        torch.testing.assert_close(mean, torch.zeros(6), atol=1e-4, rtol=0)
         assert own.preprocessing["normalization_scope"] == "own"
 
     def test_of_other_channels(self, new):
@@ -130,7 +134,8 @@ class TestRecordings:
         data = SensorDataModule("gone", **how, predict_root=str(tmp_path / "one.npy"))
         names = set(data.new_samples.names)
         assert names == {"one.npy (wrist)", "one.npy (leg)"}
-        assert data.preprocessing["channels"] == ["x", "y", "z"]
+        data.use_preprocessing({"channels": ["x", "y", "z"], "mean": [0.0] * 3, "std": [1.0] * 3})
+        assert data.preprocessing["samples"] == 100
         np.testing.assert_allclose(everything_new(data)[0], one[:100, :3].T, rtol=1e-6)
 
     def test_nothing_to_read(self, tmp_path):
@@ -141,7 +146,7 @@ class TestRecordings:
             data.predict_dataloader()
         (tmp_path / "a.csv").write_text("x_acc\n1\n")
         with pytest.raises(InputError, match=r"has no sample that can be read; the first of 1: .*a\.csv has no y_acc"):
-            data.variant().preprocessing  # noqa: B018
+            data.variant().use_preprocessing({"channels": CHANNELS})
 
     def test_of_a_source_of_ones_own_have_the_channels_of_the_model(self, tmp_path):
         write(tmp_path / "a.csv", {"other": np.zeros(60), "angle": np.arange(60.0)})
@@ -228,6 +233,7 @@ class TestUCIHAR:
         data = UCIHARDataModule("gone", channels=["body_gyro_x", "acc"], predict_root=str(tmp_path))
         found = everything_new(data)
         assert found.shape == (1, 2, 4) and found[0, 1].tolist() == [9.0, 10.0, 11.0, 12.0]
+        data.use_preprocessing({"channels": ["body_gyro_x", "acc"], "mean": [0.0] * 2, "std": [1.0] * 2})
         assert data.preprocessing["samples"] == 4
         assert data.new_samples.origins(torch.tensor([2])).columns() == {
             "file": ["deep/body_gyro_x_new.txt"],
