@@ -82,6 +82,30 @@ class TestNewSamples:
         message = refused(["predict", "-c", "foe/digits.yaml", "--data.predict_root=new"])
         assert "data: Option 'predict_root' is not accepted: it reads no files. New samples need the data" in message
 
+    def test_of_recordings_of_sensors_and_of_speech(self, new):
+        files = [*files_of("experts/sensor_spsw.yaml"), "--data.root=mine"]
+        shutil.copytree("data/spsw_har", "mine")
+        main(["fit", *files])
+        lines = Path("mine/s07/s07_00_sw.csv").read_text().splitlines()
+        shutil.rmtree("mine")
+        Path("motion.csv").write_text("\n".join(line.rpartition(",")[0] for line in lines))  # without the label
+        rows = predict(*files, new="motion.csv")
+        assert {row["file"] for row in rows} == {"motion.csv"}
+        assert [float(row["start_s"]) for row in rows] == [number / 2 for number in range(len(rows))]
+        with Path("runs/mine/predictions_files.csv").open(newline="") as table:
+            (of_file,) = csv.DictReader(table)
+        mean = sum(float(row["ACTIVITY_0"]) for row in rows) / len(rows)
+        assert of_file["windows"] == str(len(rows)) and float(of_file["ACTIVITY_0"]) == pytest.approx(mean, abs=1e-5)
+        shutil.rmtree("runs/mine")
+        files = files_of("experts/speaker.yaml")
+        main(["fit", *files])
+        shutil.copytree("data/speakers/s00", "voices/anyone")
+        Path("pairs.txt").write_text("anyone/0.wav anyone/1.wav\n")
+        rows = predict(*files, "--data.root=gone", "--data.predict_trials=pairs.txt", new="voices")
+        assert len(rows) == 8 and rows[0]["file"] == "anyone/0.wav"
+        trials = Path("runs/mine/predictions_trials.csv").read_text()
+        assert trials.startswith("enrol,test,score\nanyone/0.wav,anyone/1.wav,")
+
     def test_of_texts_without_the_labeled_ones(self, new, monkeypatch):
         Path("new.csv").write_text("text\ngood thing\nbad thing\n")
         files = files_of("experts/text_synthetic.yaml")

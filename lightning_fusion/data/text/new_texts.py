@@ -1,9 +1,7 @@
 """Texts without labels, for prediction."""
 
 import io
-import os
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_fusion.data.domains import MessageLog
-from lightning_fusion.data.folders import left_out_messages, walk_files
+from lightning_fusion.data.new_files import find_new_files
 from lightning_fusion.data.rows import NewRows, Origins
 from lightning_fusion.data.text.readers import JSON_SUFFIXES, Rows, read_delimited, read_json
 from lightning_fusion.data.text.texts import read_text
@@ -140,8 +138,10 @@ def read_new_texts(
         InputError: If there is no text, or a file cannot be read; the message names file and line.
     """
     base, texts, needed = Path(root), NewTexts(), [text, *([] if pair is None else [pair])]
-    found = [(base, base.name)] if base.is_file() else list(_files(root, messages))
-    for path, name in found:
+    names, paths = [base.name], [base]  # a single file has any suffix
+    if not base.is_file():
+        names, paths = find_new_files(root, TEXT_SUFFIXES, "file of texts", messages)
+    for path, name in zip(paths, names, strict=True):
         suffix = path.suffix.lower()
         if suffix == ".txt" and pair is not None:
             raise InputError(
@@ -156,25 +156,8 @@ def read_new_texts(
             rows = read_delimited(path, needed, encoding, tell=messages.warn, **delimited)
         texts.add(name, rows, text, pair)
     if not texts.texts:
-        raise InputError(f"predict_root: {shorten(name for _, name in found)} in {root} has no text")
+        raise InputError(f"predict_root: {shorten(names)} in {root} has no text")
     return texts
-
-
-def _files(root: str, messages: MessageLog) -> Iterator[tuple[Path, str]]:
-    """Yield path and name of each file of texts in a folder, and report all others."""
-    skipped, others = Counter[str](), Counter[str]()
-    names = sorted(walk_files(root, "predict_root", skipped), key=lambda name: name.split("/"))
-    chosen = [name for name in names if name.lower().endswith(TEXT_SUFFIXES)]
-    others.update(os.path.splitext(name)[1].lower() for name in set(names) - set(chosen))
-    read = ", ".join(TEXT_SUFFIXES)
-    if not chosen:
-        raise InputError(
-            f"predict_root: found no file ({read}) in {root}" + (f"; it has {shorten(names)}" if names else "")
-        )
-    warning, message = left_out_messages(root, others, skipped, read)
-    messages.warn(warning)
-    messages.info(message)
-    yield from ((Path(root, name), name) for name in chosen)
 
 
 def _lines(path: Path, column: str, encoding: str, messages: MessageLog) -> Rows:

@@ -103,9 +103,7 @@ class TestRecordings:
         fresh = SensorDataModule("gone", **HOW, predict_root=str(new))
         raw = everything_new(fresh)
         assert fresh.preprocessing == {}
-        with pytest.warns(
-            UserWarning, match="the model records no mean and std, and the data module has none"
-        ):
+        with pytest.warns(UserWarning, match="the model records no mean and std, and the data module has none"):
             assert torch.equal(fresh.preprocess(raw), raw)
         own = SensorDataModule("gone", **HOW, predict_root=str(new), normalization_scope="own")
         own.use_preprocessing({"channels": CHANNELS, "normalization_scope": "own", "mean": [9.0] * 6, "std": [1.0] * 6})

@@ -88,7 +88,12 @@ def test_a_checkpoint_is_enough(tmp_path):
         ("n.jsonl", '{"text": [1]}', {}, r"n.jsonl, line 1: text is \[1\]; expected a text or number"),
         ("n.txt", "\n\n", {}, "predict_root: n.txt in .* has no text"),
         ("n.txt", "hello\n", {"pair": "other"}, "has a text per line, and pair is set; give two texts in the columns"),
-        ("n.pdf", "", {}, r"predict_root: found no file \(.csv, .*\) in .*; it has n.pdf"),
+        (
+            "n.pdf",
+            "",
+            {},
+            r"predict_root: found no file of texts in .*; expected files that end in .*, found n\.pdf",
+        ),
     ],
 )
 def test_wrong_files_are_named(tmp_path, name, content, arguments, message):
