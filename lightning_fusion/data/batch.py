@@ -86,10 +86,11 @@ def check_targets(target: Tensor, num_classes: int, source: str, unlabeled: bool
         outside |= (target == UNLABELED).all()
     if bool(outside.any()):
         values = shorten(target[outside].unique().tolist())
-        only = f"; {UNLABELED} marks samples without a label" if bool((target[outside] == UNLABELED).any()) else ""
+        without = bool((target[outside] == UNLABELED).any())
+        only = f"; {UNLABELED} marks samples without a label (data modules leave them out with unlabeled: drop)"
         raise InputError(
             f"{source} yields the target(s) {values}; expected 0 to {num_classes - 1}, numbers of {num_classes} "
-            f"classes{only}"
+            f"classes{only if without else ''}"
         )
 
 

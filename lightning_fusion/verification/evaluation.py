@@ -107,7 +107,8 @@ class TrialEvaluation(nn.Module):
             known = torch.isin(whole[0], seen).all(1)
             metric.trials = tuple(part[known] for part in whole)
             found = torch.full((len(known), len(self.members)), torch.nan)
-            found[known] = metric.scores().float().cpu()
+            if known.any():
+                found[known] = metric.scores().float().cpu()
             metric.trials = whole
         columns = {_FUSED: found.mean(1)}
         if len(self.members) > 1:
