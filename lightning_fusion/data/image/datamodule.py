@@ -28,6 +28,7 @@ from lightning_fusion.data.normalization import Normalization
 from lightning_fusion.data.rows import NewRows, RowDataset, Rows
 from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.data.statistics import image_statistics, mean_and_deviation
+from lightning_fusion.data.targets import UNLABELED
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest, row_digests
 
@@ -54,7 +55,7 @@ class ImageTable:
     Attributes:
         images: (N, channels, H, W) uint8, or a reader that takes index tensors. The text ``identity(rows)`` of a
             reader replaces the pixels in fingerprints.
-        label: (N,) int64, index of each image's class in the layout's ``classes``.
+        label: (N,) int64, index of each image's class in the layout's ``classes``; -1 for unlabeled images.
         domain: (N,) int64, index of each image's domain in the layout's ``domains``, if it has domains.
         test: (N,) bool, the test split of the source, if it has one.
         readable: (N,) bool, which images can be decoded. ``None`` means all.
@@ -126,6 +127,8 @@ class BaseImageDataModule(ModalityDataModule):
 
     has_roles = True
     _blank: np.ndarray  # (N,) bool, images of a single color
+    unlabeled: str | None = "drop"
+    """What happens to unlabeled images in training; an argument of sources that may have any."""
     test_fraction: float = 0.2
     """Held-out test fraction of a source without a test split, which takes it as an argument."""
     stage_of = {
@@ -285,6 +288,7 @@ class BaseImageDataModule(ModalityDataModule):
         targets = task.target[table.label]
         if self._own is not None:
             targets = local_classes(self._own_targets(), len(task.names))[targets]
+        targets = np.where(table.label < 0, UNLABELED, targets)
         return RowDataset(table.images, torch.from_numpy(targets), self._membership, torch.from_numpy(rows))
 
     # -------------------------------------------------------------- internals
@@ -323,8 +327,7 @@ class BaseImageDataModule(ModalityDataModule):
     @staged_property(Stage.READING)
     def _table(self) -> ImageTable:
         table = self.read_images(self.layout)
-        readable = np.ones(len(table.label), bool) if table.readable is None else table.readable
-        self._blank = single_colors(table.images, readable)
+        self._blank = single_colors(table.images, usable_images(table))
         if len(rows := np.flatnonzero(self._blank)):
             origins = self.origins(torch.from_numpy(rows))
             names = [f"number {row}" for row in rows.tolist()] if origins is None else origins.columns()["file"]
@@ -381,7 +384,8 @@ class BaseImageDataModule(ModalityDataModule):
         """(N, D) bool, domain membership of each image."""
         table = self._table
         if table.domain is None:
-            return torch.from_numpy(self._task.member[table.label])
+            known, single = torch.from_numpy(table.label >= 0)[:, None], len(self.domains) == 1
+            return torch.from_numpy(self._task.member[table.label]).where(known, torch.tensor(single))
         return domain_matrix(table.domain, len(self.domains))
 
     @staged_property(Stage.SPLITTING)
@@ -407,12 +411,15 @@ class BaseImageDataModule(ModalityDataModule):
             train, val = self._hold_out(strata, expert, self.val_fraction, 3)
         if self.role == "fuser":
             train, val = self._hold_out(strata, fuser, self.val_fraction, 4)
+        elif self.unlabeled == "keep":
+            more = usable_images(table) & (table.label < 0) & member[:, mine].any(1)
+            train = np.union1d(train, np.flatnonzero(more if table.test is None else more & ~table.test))
         return {"train": train, "val": val, "test": test[member[test][:, mine].any(1)]}
 
     def _rest_and_test(self, strata: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Positions of the images outside the test split, and of those in it."""
+        """Positions of the labeled images outside the test split, and of those in it."""
         table = self._table
-        usable = np.arange(len(table.label)) if table.readable is None else np.flatnonzero(table.readable)
+        usable = np.flatnonzero(usable_images(table) & (table.label >= 0))
         if table.test is not None:
             return usable[~table.test[usable]], usable[table.test[usable]]
         return self._hold_out(strata, usable, self.test_fraction, 1)
@@ -437,15 +444,19 @@ class BaseImageDataModule(ModalityDataModule):
             expert, fuser = self._hold_out(strata, rest, self.fuser_fraction, 2)
             split[self._hold_out(strata, expert, self.val_fraction, 3)[1]] = SPLITS.index("val")
             split[fuser] = SPLIT_NAMES.index("fuser")
-        return Samples(
-            self._image_name, self._task.target[table.label], domain=table.domain, split=split, domains=self.domains
-        )
+        label = np.where(table.label < 0, -1, self._task.target[table.label])
+        return Samples(self._image_name, label, domain=table.domain, split=split, domains=self.domains)
 
     def _hold_out(
         self, strata: np.ndarray, rows: np.ndarray, fraction: float, purpose: int
     ) -> tuple[np.ndarray, np.ndarray]:
         kept, held = stratified_split(strata[rows], fraction, seed=self.seed * 1009 + purpose)
         return rows[kept], rows[held]
+
+
+def usable_images(table: ImageTable) -> np.ndarray:
+    """Return (N,) bool, which images of a source can be decoded."""
+    return np.ones(len(table.label), bool) if table.readable is None else table.readable
 
 
 def resize_images(pixels: np.ndarray, image_size: int | Literal["original"] | None) -> Tensor:

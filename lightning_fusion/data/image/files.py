@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -38,7 +38,7 @@ class ImageFile:
     Attributes:
         path: Path of the file.
         folder: Name of the upper folder, a split or a domain.
-        label: Name of the lower folder, the class.
+        label: Name of the lower folder, the class; empty for an unlabeled image.
     """
 
     path: Path
@@ -202,15 +202,17 @@ def _upright(image: Image.Image) -> Image.Image:
     return picture
 
 
-def list_images(root: str, level: str, messages: MessageLog) -> list[ImageFile]:
+def list_images(root: str, level: str, messages: MessageLog, ignored: Collection[str] = ()) -> list[ImageFile]:
     """List all image files of a tree of two levels, sorted by path.
 
-    Hidden files, hidden folders and folders of file servers are skipped. Whatever else is left out is listed.
+    Images that lie in an upper folder itself, or in the lower folder of an ignored label, are unlabeled. Hidden files,
+    hidden folders and folders of file servers are skipped. Whatever else is left out is listed.
 
     Args:
         root: Folder that contains ``<level>/<class>/*``.
         level: Meaning of the upper folders, for messages: split or domain.
         messages: Log of what is left out.
+        ignored: Labels of unlabeled images.
 
     Raises:
         InputError: If the folder does not exist, one of its upper folders has no image, or a class has none.
@@ -219,14 +221,17 @@ def list_images(root: str, level: str, messages: MessageLog) -> list[ImageFile]:
     if not Path(root).is_dir():
         raise InputError(f"root: found no folder {root}{nearest_path(root)}; {expected}")
     others, skipped = Counter[str](), Counter[str]()
-    found, misplaced, contents = [], [], defaultdict[tuple[str, ...], list[str]](list)
+    found, unlabeled, misplaced = [], [], []
+    contents = defaultdict[tuple[str, ...], list[str]](list)
     for name in walk_files(root, "root", skipped):
         parts, suffix = tuple(name.split("/")), os.path.splitext(name)[1].lower()
         contents[parts[:-1][:2]].append(name)
         if suffix not in IMAGE_SUFFIXES:
             others[suffix] += 1
-        elif len(parts) == 3:
+        elif len(parts) == 3 and canonical_label(parts[1]) not in ignored:
             found.append(parts)
+        elif len(parts) in (2, 3):
+            unlabeled.append(parts)
         else:
             misplaced.append(name)
     full = {parts[:2] for parts in found}
@@ -237,7 +242,8 @@ def list_images(root: str, level: str, messages: MessageLog) -> list[ImageFile]:
             raise InputError(f"root: the {level} {folder} in {root} has no image; {expected}{_examples(inside)}")
     if not found:
         raise InputError(f"root: found no image under {root}; {expected}{_examples(misplaced)}")
-    empty = [(folder, label) for folder, label in folders if label is not None and (folder, label) not in full]
+    of_class = [(folder, label) for folder, label in folders if label and canonical_label(label) not in ignored]
+    empty = [both for both in of_class if both not in full]
     for folder, label in empty:
         if contents[folder, label] or label not in {name for _, name in full}:
             raise InputError(
@@ -250,12 +256,20 @@ def list_images(root: str, level: str, messages: MessageLog) -> list[ImageFile]:
             f"{len(misplaced)} image(s) under {root} are left out, because they are not in {root}/<{level}>/<class>: "
             f"{shorten(sorted(misplaced), 3)}"
         )
+    if unlabeled:
+        places = shorten(sorted("/".join(parts) for parts in unlabeled), 3)
+        messages.info(
+            f"{len(unlabeled)} image(s) under {root} are in the folder of no class, and count as unlabeled: {places}"
+        )
     if empty:
         messages.warn(f"{len(empty)} folders under {root} are empty: {shorten(map('/'.join, empty), 3)}")
     warning, message = left_out_messages(root, others, skipped, ", ".join(sorted(IMAGE_SUFFIXES)))
     messages.warn(warning)
     messages.info(message)
-    files = [ImageFile(Path(root, *parts), *map(canonical_label, parts[:2])) for parts in sorted(found)]
+    files = [
+        ImageFile(Path(root, *parts), canonical_label(parts[0]), canonical_label(parts[1]) if parts[:2] in full else "")
+        for parts in sorted([*found, *unlabeled])
+    ]
     for what, names in (("class", [parts[1] for parts in found]), (level, [parts[0] for parts in found])):
         messages.warn(merge_message(merge_forms({name: canonical_label(name) for name in names}), f"{what} names"))
     return files

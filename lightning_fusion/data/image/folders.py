@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
+from lightning_fusion.data.base import Stage
 from lightning_fusion.data.duplicates import equal_files
 from lightning_fusion.data.image.datamodule import BaseImageDataModule, ImageLayout, ImageTable
 from lightning_fusion.data.image.files import MAX_MEGAPIXELS, MEMORY_LIMIT_GB, ImageFile, ImageFiles, list_images
 from lightning_fusion.data.image.new_images import read_new_images
 from lightning_fusion.data.image.undivided import UndividedImageDataModule
+from lightning_fusion.data.names import as_labels
 from lightning_fusion.data.rows import NewRows, Origins
 from lightning_fusion.errors import InputError, shorten
 
@@ -37,8 +39,15 @@ class ImageTreeDataModule(BaseImageDataModule):
         memory_limit_gb: Decoded images larger than this stay on disk and are decoded batch by batch.
         skip_unreadable: Leave out files that cannot be decoded, with a warning; else they are an error.
         max_megapixels: Larger images cannot be decoded: a small file may have very many pixels.
+        ignored_labels: Classes whose images count as unlabeled, such as a folder ``unlabeled``; images that lie in the
+            folder of a split or domain itself are unlabeled too.
+        unlabeled: What happens to unlabeled images in training: ``keep`` gives them the target -100, ``drop`` leaves
+            them out. ``None`` (default) keeps them for :class:`~lightning_fusion.TargetDataModule`, and leaves them
+            out otherwise. Validation, testing and the training of a fuser use labeled images only.
         **shared: Arguments of :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
     """
+
+    stage_of = BaseImageDataModule.stage_of | {"unlabeled": Stage.SPLITTING}
 
     def __init__(
         self,
@@ -46,10 +55,12 @@ class ImageTreeDataModule(BaseImageDataModule):
         memory_limit_gb: float = MEMORY_LIMIT_GB,
         skip_unreadable: bool = False,
         max_megapixels: float = MAX_MEGAPIXELS,
+        ignored_labels: list[str | int] | None = None,
+        unlabeled: Literal["keep", "drop"] | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        self.max_megapixels = max_megapixels
+        self.max_megapixels, self.ignored_labels, self.unlabeled = max_megapixels, ignored_labels, unlabeled
         self.root, self.memory_limit_gb, self.skip_unreadable = root, memory_limit_gb, skip_unreadable
 
     def origins(self, index: Tensor) -> Origins:
@@ -70,6 +81,13 @@ class ImageTreeDataModule(BaseImageDataModule):
         layout: Any = self.layout
         return "/".join(layout.files[row].path.parts[-3:])
 
+    def _check(self) -> None:
+        super()._check()
+        self._check_choices({"unlabeled": ("keep", "drop", None)})
+
+    def _list(self, level: str) -> list[ImageFile]:
+        return list_images(self.root, level, self.messages, as_labels(self.ignored_labels, "ignored_labels"))
+
     def _reader(self, paths: list[Path]) -> ImageFiles:
         return ImageFiles(paths, self.channels, self.image_size, self.max_megapixels)
 
@@ -79,8 +97,8 @@ class ImageTreeDataModule(BaseImageDataModule):
         images, broken = reader.load(self.memory_limit_gb, self.skip_unreadable)
         readable = np.array([row not in broken for row in range(len(layout.files))])
         number = {name: position for position, name in enumerate(layout.classes)}
-        label = np.array([number[file.label] for file in layout.files])
-        if len(lost := np.setdiff1d(label, label[readable])):
+        label = np.array([number.get(file.label, -1) for file in layout.files])
+        if len(lost := np.setdiff1d(label[label >= 0], label[readable])):
             raise InputError(
                 f"root: the class {shorten(layout.classes[one] for one in lost)} under {self.root} has no image that "
                 "can be decoded; repair its files, or remove the folder"
@@ -94,9 +112,9 @@ class ImageDataModule(ImageTreeDataModule, UndividedImageDataModule):
     Args:
         root: Folder that contains the splits.
         **shared: Arguments of :class:`ImageTreeDataModule` (``memory_limit_gb``, ``skip_unreadable``,
-            ``max_megapixels``), :class:`~lightning_fusion.data.image.undivided.UndividedImageDataModule`
-            (``num_domains``, ``classes_per_domain``) and
-            :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
+            ``max_megapixels``, ``ignored_labels``, ``unlabeled``),
+            :class:`~lightning_fusion.data.image.undivided.UndividedImageDataModule` (``num_domains``,
+            ``classes_per_domain``) and :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
 
     Raises:
         InputError: If the tree has another layout, or a file cannot be read.
@@ -116,13 +134,15 @@ class ImageDataModule(ImageTreeDataModule, UndividedImageDataModule):
         (['cat', 'dog'], torch.Size([4, 3, 8, 8]))
     """
 
+    stage_of = UndividedImageDataModule.stage_of | ImageTreeDataModule.stage_of
+
     def __init__(self, root: str, **shared: Any) -> None:
         super().__init__(root=root, **shared)
         self._configure()
 
     def read_layout(self) -> TreeLayout:
         """List the files."""
-        files = list_images(self.root, "split", self.messages)
+        files = self._list("split")
         found = sorted({file.folder for file in files})
         if others := [name for name in found if name not in _SPLITS]:
             raise InputError(
@@ -133,7 +153,7 @@ class ImageDataModule(ImageTreeDataModule, UndividedImageDataModule):
             raise InputError(
                 f"root: {self.root} lacks a train or a test folder; expected {self.root}/<split>/<class>/*"
             )
-        classes = sorted({file.label for file in files})
+        classes = sorted({file.label for file in files} - {""})
         for split in ("train", "test"):
             if lacking := set(classes) - {file.label for file in files if _SPLITS[file.folder] == split}:
                 self.messages.warn(
@@ -156,7 +176,8 @@ class DomainImageDataModule(ImageTreeDataModule):
         root: Folder that contains the domains.
         test_fraction: Held-out fraction of each class in each domain for testing.
         **shared: Arguments of :class:`ImageTreeDataModule` (``memory_limit_gb``, ``skip_unreadable``,
-            ``max_megapixels``) and :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
+            ``max_megapixels``, ``ignored_labels``, ``unlabeled``) and
+            :class:`~lightning_fusion.data.image.datamodule.BaseImageDataModule`.
 
     Raises:
         InputError: If the tree has another layout, or a file cannot be read.
@@ -182,8 +203,8 @@ class DomainImageDataModule(ImageTreeDataModule):
 
     def read_layout(self) -> TreeLayout:
         """List the files."""
-        files = list_images(self.root, "domain", self.messages)
-        classes, domains = sorted({file.label for file in files}), sorted({file.folder for file in files})
+        files = self._list("domain")
+        classes, domains = sorted({file.label for file in files} - {""}), sorted({file.folder for file in files})
         if set(domains) <= set(_SPLITS):
             raise InputError(
                 f"root: the folders of {self.root} name splits, not domains ({shorten(domains)}); use ImageDataModule"

@@ -11,6 +11,7 @@ from PIL import Image
 from lightning_fusion import ImageDataModule
 from lightning_fusion.data.image.folders import DomainImageDataModule
 from lightning_fusion.data.image.superclasses import CIFAR100_SUPERCLASSES
+from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.errors import InputError
 
 FUSER = {"role": "fuser", "fuser_fraction": 0.2}
@@ -158,3 +159,45 @@ def test_the_real_cifar100_tree_has_the_papers_layout(real_data):
     batch = next(iter(fuser.test_dataloader()))
     assert batch.input.shape == (8, 3, 32, 32)
     assert batch.input.float().std() > 10
+
+
+class TestUnlabeledImages:
+    @pytest.fixture
+    def root(self, tmp_path) -> str:
+        """Two domains of two classes; one has unlabeled images in two ways."""
+        root = draw_tree(tmp_path, ["clinic", "home"], ["cat", "dog"], 10)
+        for number in range(4):
+            place = root / "home" / ("unsorted" if number % 2 else "") / f"{number}.png"
+            place.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (4, 4), (250, number, 250)).save(place)
+        return str(root)
+
+    @pytest.mark.parametrize(("unlabeled", "count"), [(None, 0), ("drop", 0), ("keep", 4)])
+    def test_are_in_training_where_they_are_kept(self, root, unlabeled, count):
+        plain = DomainImageDataModule(root, ignored_labels=["unsorted"])
+        data = DomainImageDataModule(root, ignored_labels=["unsorted"], unlabeled=unlabeled)
+        for own, labeled in ((data, plain), (data.variant(domain="home"), plain.variant(domain="home"))):
+            assert own.classes == ["cat", "dog"] and rows(labeled, "train") <= rows(own, "train")
+            assert int((own.rows("train")[torch.arange(len(own.rows("train")))].target == -100).sum()) == count
+            assert [rows(own, split) for split in ("val", "test")] == [
+                rows(labeled, split) for split in ("val", "test")
+            ]
+        assert rows(data.variant(domain="clinic"), "train") == rows(plain.variant(domain="clinic"), "train")
+        fuser = data.variant(role="fuser", fuser_fraction=0.3).rows("train")
+        assert (fuser.targets[fuser.rows] >= 0).all()
+
+    def test_belong_to_the_target_of_a_transfer(self, root):
+        data = DomainImageDataModule(root, ignored_labels=["unsorted"])
+        target = TargetDataModule(data, "home", labeled_per_class=2)
+        kept, without = target.rows("train"), TargetDataModule(data.variant(unlabeled="drop"), "home").rows("train")
+        assert len(kept) == len(without) + 4 and int(kept.labeled.sum()) == 4
+        assert data.unlabeled is None  # and so is that of other views
+
+    def test_of_a_test_split_are_left_out(self, tmp_path):
+        root = draw_tree(tmp_path, ["train", "test"], ["cat", "dog"], 10)
+        for split in ("train", "test"):
+            Image.new("RGB", (4, 4), (250, 9, 250)).save(root / split / "0.png")
+        data = ImageDataModule(str(root), unlabeled="keep")
+        assert [len(data.rows(split)) for split in ("train", "val", "test")] == [19, 2, 20]
+        parts = data.variant(num_domains=2, classes_per_domain=1)
+        assert len(parts.rows("train")) == 18  # whether one of the drawn domains has it is not known
