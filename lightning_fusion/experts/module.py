@@ -154,6 +154,8 @@ class ExpertModule(TunableLearningRate, CheckedHooks, CheckedLoading, LightningM
 
         if not isinstance(batch.input, Tensor) or batch.input.ndim < 4:
             raise InputError("mixup is for images (B, channels, H, W) and videos; set mixup: 0 for other input")
+        if bool((batch.target < 0).any()):
+            raise InputError("mixup mixes labels, and some samples have none; set mixup: 0, or unlabeled: drop (data)")
         mixed: tuple[Tensor, Tensor] = MixUp(alpha=self.mixup, num_classes=len(self.classes))(batch.input, batch.target)
         return mixed
 

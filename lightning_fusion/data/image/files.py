@@ -256,11 +256,13 @@ def list_images(root: str, level: str, messages: MessageLog, ignored: Collection
             f"{len(misplaced)} image(s) under {root} are left out, because they are not in {root}/<{level}>/<class>: "
             f"{shorten(sorted(misplaced), 3)}"
         )
-    if unlabeled:
-        places = shorten(sorted("/".join(parts) for parts in unlabeled), 3)
-        messages.info(
-            f"{len(unlabeled)} image(s) under {root} are in the folder of no class, and count as unlabeled: {places}"
+    if outside := sorted("/".join(parts) for parts in unlabeled if len(parts) == 2):
+        messages.warn(
+            f"{len(outside)} image(s) under {root} count as unlabeled, because they are in the folder of no class: "
+            f"{shorten(outside, 3)}"
         )
+    if count := len(unlabeled) - len(outside):
+        messages.info(f"{count} image(s) under {root} have an ignored label, and count as unlabeled")
     if empty:
         messages.warn(f"{len(empty)} folders under {root} are empty: {shorten(map('/'.join, empty), 3)}")
     warning, message = left_out_messages(root, others, skipped, ", ".join(sorted(IMAGE_SUFFIXES)))

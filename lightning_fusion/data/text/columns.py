@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lightning_fusion.data.base import Stage
-from lightning_fusion.data.names import as_names, canonical_label
+from lightning_fusion.data.domains import check_label_names
+from lightning_fusion.data.names import as_labels, as_names, canonical_label
 from lightning_fusion.data.text.datamodule import BaseTextDataModule
 from lightning_fusion.data.text.new_texts import NewTexts, read_new_texts
 from lightning_fusion.data.text.texts import SPLIT_NAMES, Texts
@@ -26,6 +27,7 @@ class Fields:
         domains: Columns whose values, joined by ``_``, name the domain.
         split: Column that names the split.
         out_of_scope: Label of texts of no class, which need no domain.
+        ignored: Labels of unlabeled texts.
         names: Names of the values of some columns.
 
     Example:
@@ -42,6 +44,7 @@ class Fields:
     domains: tuple[str, ...] = ()
     split: str | None = None
     out_of_scope: str | None = None
+    ignored: frozenset[str] = frozenset()
     names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
@@ -52,7 +55,7 @@ class Fields:
     def add(
         self, texts: Texts, place: str, rows: Iterable[tuple[int, Mapping[str, Any]]], split: int | None = None
     ) -> None:
-        """Append rows of a table.
+        """Append rows of a table; texts whose label is missing, blank or ignored are unlabeled.
 
         Args:
             texts: Texts to append to.
@@ -67,18 +70,20 @@ class Fields:
         for line, row in rows:
             here = f"{place}, line {line}"
             values = {name: self._named(name, row.get(name), here) for name in needed}
-            out = self.out_of_scope is not None and canonical_label(values[self.label]) == self.out_of_scope
-            needless = self.domains if out else ()
+            label = "" if (written := values[self.label]) is None else canonical_label(written)
+            label = "" if label in self.ignored else label
+            out = self.out_of_scope is not None and label == self.out_of_scope
+            needless = (self.label, *(self.domains if out else ()))
             if lacking := [name for name, value in values.items() if value is None and name not in needless]:
                 raise InputError(f"{here}: {shorten(lacking)} is missing; fill it in, or remove the row")
             own = split if self.split is None else self._split(str(values[self.split]), here)
-            named = [self.label, *(() if out else self.domains)]
-            if blank := [name for name in named if not str(values[name]).strip()]:
+            if blank := [name for name in self.domains if name not in needless and not str(values[name]).strip()]:
                 raise InputError(f"{here}: {shorten(blank)} is empty; fill it in, or remove the row")
+            nowhere = out or (not label and self.label in self.domains)
             texts.add(
                 str(values[self.text]),
-                str(values[self.label]),
-                "" if out else "_".join(str(values[name]) for name in self.domains) or "all",
+                label and str(values[self.label]),
+                "" if nowhere else "_".join(str(values[name]) for name in self.domains) or "all",
                 (place, line),
                 own,
                 None if self.pair is None else str(values[self.pair]),
@@ -86,6 +91,8 @@ class Fields:
             )
 
     def _named(self, column: str, value: Any, place: str) -> Any:
+        if column == self.label and (value != value or canonical_label(value) in self.ignored):
+            return None
         if isinstance(value, dict | list | bytes) or value != value:
             raise InputError(f"{place}: {column} is {value!r:.60}; expected a text or number")
         if value is None or column not in self.names or not (written := canonical_label(value)):
@@ -128,6 +135,10 @@ class ColumnTextDataModule(BaseTextDataModule):
         split_field: Column with the value ``train``, ``val`` or ``test``. A part of ``train`` is drawn for validation
             if no row is in ``val``.
         value_names: Names of the values of some columns: ``{label: {"1": bad, "5": good}}``.
+        ignored_labels: Labels of texts that count as unlabeled, as texts without a label do.
+        unlabeled: What happens to unlabeled texts in training: ``keep`` gives them the target -100, ``drop`` leaves
+            them out. ``None`` (default) keeps them for :class:`~lightning_fusion.TargetDataModule`, and leaves them
+            out otherwise. Validation, testing, the tokenizer and the training of a fuser use labeled texts only.
         out_of_scope_label: Label of texts of none of the classes; such a row needs no domain.
         out_of_scope: ``keep`` includes these texts in validation and test if no ``domain`` is selected: without
             domain, and with an additional last class that no expert has. Any prediction for them is wrong, so
@@ -135,7 +146,7 @@ class ColumnTextDataModule(BaseTextDataModule):
         **shared: Arguments of :class:`~lightning_fusion.data.text.datamodule.BaseTextDataModule`.
     """
 
-    stage_of = BaseTextDataModule.stage_of | {"out_of_scope": Stage.USING}
+    stage_of = BaseTextDataModule.stage_of | dict.fromkeys(("out_of_scope", "unlabeled"), Stage.USING)
 
     def __init__(
         self,
@@ -145,6 +156,8 @@ class ColumnTextDataModule(BaseTextDataModule):
         domain_fields: list[str] | None = None,
         split_field: str | None = None,
         value_names: dict[str, dict[str | int, str]] | None = None,
+        ignored_labels: list[str | int] | None = None,
+        unlabeled: Literal["keep", "drop"] | None = None,
         out_of_scope_label: str | None = None,
         out_of_scope: Literal["drop", "keep"] = "drop",
         **shared: Any,
@@ -152,6 +165,7 @@ class ColumnTextDataModule(BaseTextDataModule):
         super().__init__(**shared)
         self.text, self.label, self.pair, self.domain_fields = text, label, pair, domain_fields
         self.split_field, self.value_names = split_field, value_names
+        self.ignored_labels, self.unlabeled = ignored_labels, unlabeled
         self.out_of_scope_label, self.out_of_scope = out_of_scope_label, out_of_scope
 
     def tables(self) -> Iterable[Table]:
@@ -194,6 +208,7 @@ class ColumnTextDataModule(BaseTextDataModule):
             tuple(self.domain_fields or ()),
             self.split_field,
             None if self.out_of_scope_label is None else canonical_label(self.out_of_scope_label),
+            frozenset(as_labels(self.ignored_labels, "ignored_labels")),
             names_of_values(self.value_names),
         )
 
@@ -203,7 +218,8 @@ class ColumnTextDataModule(BaseTextDataModule):
         return as_names(self.domain_fields) == [self.label]
 
     def _check(self) -> None:
-        self._check_choices({"out_of_scope": ("drop", "keep")})
+        self._check_choices({"out_of_scope": ("drop", "keep"), "unlabeled": ("keep", "drop", None)})
+        check_label_names(self.labels, self.ignored_labels)
         if self.out_of_scope == "keep" and self.out_of_scope_label is None:
             raise InputError(
                 "out_of_scope is keep, but out_of_scope_label is not set; set it to the label of texts that are "

@@ -1,6 +1,6 @@
 """Base class of all sources of texts: tokens, splits, domains, cache and loaders."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_fusion.data.base import SPLITS, Stage, staged_property
-from lightning_fusion.data.domains import DomainsDataModule, check_label_names
+from lightning_fusion.data.domains import check_label_names
 from lightning_fusion.data.names import (
     RENAME,
     merge_message,
@@ -20,12 +20,12 @@ from lightning_fusion.data.names import (
     rename_labels,
     similar_message,
 )
-from lightning_fusion.data.rows import NewRows, Origins, RowDataset, Rows
+from lightning_fusion.data.rows import Origins, RowDataset, Rows
 from lightning_fusion.data.samplers import LengthSampler
 from lightning_fusion.data.targets import untested_message
-from lightning_fusion.data.text.new_texts import NewTexts, read_new_texts
 from lightning_fusion.data.text.splits import FUSER_TRAIN, FUSER_VAL, LEFT_OUT, TRAIN, draw_splits
-from lightning_fusion.data.text.texts import Texts
+from lightning_fusion.data.text.texts import Texts, number_labels
+from lightning_fusion.data.text.tokenized import TokenizedDataModule
 from lightning_fusion.data.text.tokens import Corpus, TextTokenizer, TokenRows, WrittenTexts, load_corpus
 from lightning_fusion.data.text.words import bag_of_words
 from lightning_fusion.errors import InputError, shorten, suggestion
@@ -37,7 +37,7 @@ _READ_AS = 8  # version of the reading code: cache entries of other versions are
 _FRACTIONS = ("val_fraction", "test_fraction", "fuser_fraction")
 
 
-class BaseTextDataModule(DomainsDataModule):
+class BaseTextDataModule(TokenizedDataModule):
     """Labeled texts with domains, tokenized once; no text is in two splits.
 
     Splits are drawn by domain and label, if the source names none. Texts that differ only in case, whitespace or
@@ -80,6 +80,7 @@ class BaseTextDataModule(DomainsDataModule):
 
     has_roles = True
     out_of_scope = "drop"  # an argument of sources with out-of-scope texts
+    unlabeled: str | None = "drop"  # an argument of sources with unlabeled texts
     stage_of = {
         **dict.fromkeys((*_FRACTIONS, "seed"), Stage.SPLITTING),
         **dict.fromkeys(("role", "domain", "labels", "bucket", "keep_texts"), Stage.USING),
@@ -110,8 +111,6 @@ class BaseTextDataModule(DomainsDataModule):
         self.role, self.domain, self.labels, self.bucket, self.keep_texts = role, domain, labels, bucket, keep_texts
         self.tokenizer, self.vocab_size, self.lowercase, self.download = tokenizer, vocab_size, lowercase, download
         self.max_length, self.unreadable, self.cache = max_length, unreadable, cache
-        self._trained: str | None = None  # text of a model's tokenizer
-        self._expected: str | None = None  # fingerprint of it
         self.fuser_fraction, self.val_fraction, self.test_fraction = fuser_fraction, val_fraction, test_fraction
 
     # ------------------------------------------------ what a source implements
@@ -123,19 +122,6 @@ class BaseTextDataModule(DomainsDataModule):
     def files(self) -> list[Path]:
         """Return the files that :meth:`read` reads; their names, sizes and times identify a cache entry."""
         raise NotImplementedError(f"{type(self).__name__} must implement files() to have a cache")
-
-    def new_texts(self, root: str) -> NewTexts:
-        """Read texts for prediction: the column ``text`` of tables, and the lines of ``.txt`` files.
-
-        Args:
-            root: File or folder.
-        """
-        return read_new_texts(root, "text", None, self.messages)
-
-    @property
-    def origin(self) -> str:
-        """Origin of the texts, for messages."""
-        return str(getattr(self, "root", type(self).__name__))
 
     # --------------------------------------------------------------- metadata
 
@@ -154,65 +140,6 @@ class BaseTextDataModule(DomainsDataModule):
     def vocab_size(self, most: int) -> None:
         """Set the maximum size of a tokenizer that is not trained yet."""
         self._most_tokens = most
-
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """Parameters of the tokenizer; experts that share data need the same one."""
-        if self.predict_root is not None:
-            tokenizer = self._known_tokenizer
-            if tokenizer is None:
-                return {}
-            found = {"tokenizer": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size, "pad_id": tokenizer.pad_id}
-            return found | {"max_length": self.max_length}
-        metadata = self._corpus.metadata
-        return {
-            "tokenizer": metadata["tokenizer"],
-            "vocab_size": metadata["vocab_size"],
-            "pad_id": metadata["pad_id"],
-            "max_length": self.max_length,
-        }
-
-    @property
-    def trained_tokenizer(self) -> str | None:
-        """Text of the trained tokenizer, which checkpoints contain; ``None`` if ``tokenizer`` names one."""
-        return None if self.tokenizer is not None else self._corpus.metadata["trained"]
-
-    def use_preprocessing(self, known: Mapping[str, Any] | None) -> None:
-        """Tokenize new samples (``predict_root``) with the tokenizer of a model's training.
-
-        Args:
-            known: Preprocessing of the training, with the text of a trained tokenizer as ``trained_tokenizer``;
-                ``None`` means that of the arguments and the data again.
-        """
-        known = {} if known is None or self.predict_root is None else known
-        self._expected = known.get("tokenizer")
-        if known.get("trained_tokenizer") != self._trained:
-            self._trained = known.get("trained_tokenizer")
-            self.__dict__.pop("_text_tokenizer", None)
-            self._configure()
-
-    def new_rows(self, root: str) -> NewRows:
-        """Read and tokenize new texts; with ``unreadable: drop`` empty ones get a note.
-
-        The tokenizer is that of the argument or of the model's checkpoint. If neither has one, samples are the texts
-        alone with ``keep_texts``; else the labeled texts are read to train it again.
-        """
-        if self._known_tokenizer is None and not self.keep_texts:
-            try:
-                self._corpus  # noqa: B018  # trains the tokenizer again
-            except InputError as error:
-                raise InputError(
-                    f"predict_root: found no tokenizer: the checkpoint contains none, and the labeled texts cannot be "
-                    f"read ({error}); set tokenizer, or root to the labeled texts"
-                ) from error
-        tokenizer = self._known_tokenizer
-        if self.tokenizer is None and tokenizer is not None and self._expected not in (None, tokenizer.fingerprint):
-            raise InputError(
-                f"predict_root: the checkpoint contains no tokenizer, and the one trained on {self.origin} is not that "
-                "of the model; set root and the splits to those of its training, or train the model again"
-            )
-        how = self.max_length, self.unreadable, self.keep_texts, self.messages.info
-        return self.new_texts(root).samples(tokenizer, *how)
 
     def statistics(self, split: str = "train") -> Tensor:
         """Return light statistics of the texts of a split: a hashed bag of words, independent of the tokenizer.
@@ -239,16 +166,6 @@ class BaseTextDataModule(DomainsDataModule):
     def content_digests(self, dataset: RowDataset, rows: Tensor) -> np.ndarray:
         """Return digests of the texts, independent of the tokenizer."""
         result: np.ndarray = self._corpus.digest[rows.numpy()]
-        return result
-
-    def save_tokenizer(self, folder: str | Path) -> None:
-        """Write the tokenizer to a folder, which the argument ``tokenizer`` accepts."""
-        self._text_tokenizer.save(folder)
-
-    def decode(self, tokens: Sequence[int] | Tensor) -> str:
-        """Decode (L,) token ids to a text, without padding."""
-        numbers = [int(token) for token in tokens if token != self.preprocessing["pad_id"]]
-        result: str = self._text_tokenizer.backend.decode(numbers).strip()
         return result
 
     # ------------------------------------------------------------- Lightning
@@ -300,6 +217,12 @@ class BaseTextDataModule(DomainsDataModule):
             raise InputError(f"{self.origin} has no text; expected a row per text")
         if texts.splits and len(texts.splits) != len(texts.texts):
             raise InputError(f"{self.origin}: some texts name a split and others do not; name it for all")
+        if not any(texts.labels):
+            raise InputError(
+                f"none of {len(texts.texts)} texts of {self.origin} is labeled; change label or ignored_labels"
+            )
+        if without := texts.labels.count(""):
+            self.messages.info(f"{without} of {len(texts.texts)} texts have no label")
         return texts
 
     @property
@@ -339,25 +262,12 @@ class BaseTextDataModule(DomainsDataModule):
     def _tokenizer_of(self, texts: Texts, group: np.ndarray) -> TextTokenizer:
         if self.tokenizer is not None:
             return TextTokenizer.load(self.tokenizer, self.download)
-        label, domain = (np.unique(np.array(names), return_inverse=True)[1] for names in (texts.labels, texts.domains))
-        domain = np.where(np.array(texts.domains) == "", -1, domain)
+        label, domain = (number_labels(names)[1] for names in (texts.labels, texts.domains))
         split = self._draw(label, domain, np.array(texts.splits or [-1] * len(label)), group)
         rows = np.flatnonzero(split == TRAIN).tolist()
         chosen = [texts.texts[row] for row in rows]
         chosen += [] if texts.pairs is None else [texts.pairs[row] for row in rows]
         return TextTokenizer.train(chosen, self._most_tokens, self.lowercase)
-
-    @staged_property(Stage.READING)
-    def _text_tokenizer(self) -> TextTokenizer:
-        if self.tokenizer is not None:
-            return TextTokenizer.load(self.tokenizer, self.download)
-        return TextTokenizer.parse(self._corpus.metadata["trained"] if self._trained is None else self._trained)
-
-    @property
-    def _known_tokenizer(self) -> TextTokenizer | None:
-        """Tokenizer, if it is known without reading the labeled texts."""
-        read = "_corpus" in self.__dict__
-        return self._text_tokenizer if read or self.tokenizer is not None or self._trained is not None else None
 
     # ---- labels and splits
 
@@ -370,7 +280,7 @@ class BaseTextDataModule(DomainsDataModule):
         found = self._in_scope(~corpus.out_of_scope, names)
         known = listed or found
         self.messages.warn(None if listed else similar_message(known, "labels", RENAME))
-        self.messages.warn(None if listed else missing_message(known, "labels", "remove these rows"))
+        self.messages.warn(None if listed else missing_message(known, "labels", "set ignored_labels to them"))
         if strange := [name for name in found if name not in known]:
             raise InputError(
                 f"{self.origin} has the label {strange[0]!r}; expected one of {shorten(known, 9)}: add it to labels"
@@ -378,11 +288,11 @@ class BaseTextDataModule(DomainsDataModule):
             )
         known = [*known, *(self._in_scope(corpus.out_of_scope, names) if self.out_of_scope == "keep" else [])]
         number = {name: place for place, name in enumerate(known)}
-        return known, np.array([number.get(name, -1) for name in names])[corpus.label]
+        return known, np.array([*(number.get(name, -1) for name in names), -1])[corpus.label]  # the last: no label
 
     def _in_scope(self, rows: np.ndarray, names: Sequence[str]) -> list[str]:
         """Return the sorted ``names`` of the labels of the texts in a (N,) bool mask."""
-        return sorted({names[number] for number in np.unique(self._corpus.label[rows])})
+        return sorted({names[number] for number in np.unique(self._corpus.label[rows]) if number >= 0})
 
     @property
     def _domain_of(self) -> np.ndarray:
@@ -405,15 +315,23 @@ class BaseTextDataModule(DomainsDataModule):
 
     @staged_property(Stage.SPLITTING)
     def _split(self) -> np.ndarray:
-        """(N,) split of each text."""
+        """(N,) split of each text; LEFT_OUT for unlabeled texts."""
         corpus = self._corpus
         split = self._draw(corpus.label, corpus.domain, corpus.split, corpus.group)
-        if lost := int((split == LEFT_OUT).sum()):
+        lost = (split == LEFT_OUT) & (corpus.label >= 0)
+        if lost.any():
             self.messages.info(
-                f"{lost} of {len(corpus.label)} texts are in a later split as well, and are left out of training "
-                f"or validation, such as {self._place(int(np.argmax(split == LEFT_OUT)))}"
+                f"{lost.sum()} of {len(corpus.label)} texts are in a later split as well, and are left out of training "
+                f"or validation, such as {self._place(int(np.argmax(lost)))}"
             )
         return split
+
+    def _unlabeled_training(self) -> np.ndarray:
+        """(N,) bool, the unlabeled texts that are named in no later split, and equal none of one or of the fuser's."""
+        corpus, split = self._corpus, self._split
+        held = corpus.group[~np.isin(split, (TRAIN, LEFT_OUT))]
+        result: np.ndarray = (corpus.label < 0) & (corpus.split <= TRAIN) & ~np.isin(corpus.group, held)
+        return result
 
     def _place(self, row: int) -> str:
         """File and line of a text, for messages."""
@@ -421,8 +339,10 @@ class BaseTextDataModule(DomainsDataModule):
         return f"{corpus.metadata['files'][corpus.file[row]]}, line {corpus.line[row]}"
 
     def _draw(self, label: np.ndarray, domain: np.ndarray, named: np.ndarray, group: np.ndarray) -> np.ndarray:
-        fractions = {name: getattr(self, name) for name in _FRACTIONS}
-        return draw_splits(label, domain, named, group, seed=self.seed, **fractions)
+        fractions, labeled = {name: getattr(self, name) for name in _FRACTIONS}, label >= 0
+        split, columns = np.full(len(label), LEFT_OUT), (label, domain, named, group)
+        split[labeled] = draw_splits(*(each[labeled] for each in columns), seed=self.seed, **fractions)
+        return split
 
     def _rows_of(self, split: str) -> Tensor:
         code, corpus = SPLITS.index(split), self._corpus
@@ -433,7 +353,10 @@ class BaseTextDataModule(DomainsDataModule):
         used = np.isin(corpus.domain, self._own[0])
         if self.domain is None and self.out_of_scope == "keep" and split != "train":
             used |= corpus.out_of_scope
-        rows = np.flatnonzero((codes == code) & used)
+        own_split = codes == code
+        if split == "train" and self.role == "expert" and self.unlabeled == "keep":
+            own_split |= self._unlabeled_training()
+        rows = np.flatnonzero(own_split & used)
         if not len(rows):
             raise InputError(
                 f"the {split} split of domain {shorten(self.own_domains)} has no text; it needs more texts, or change "

@@ -43,5 +43,5 @@ class JSONTextDataModule(ColumnTextDataModule):
         """Yield the rows of each file."""
         files = self.files()
         for path in files:
-            rows = read_json(path, self.fields.needed, self.encoding, self.messages.warn)
+            rows = read_json(path, self.fields.needed, self.encoding, self.messages.warn, optional=self.label)
             yield str(path), rows, split_of(path) if len(files) > 1 else None

@@ -118,7 +118,11 @@ def _is_enclosed(cell: str) -> bool:
 
 
 def read_json(
-    path: Path, needed: Sequence[str], encoding: str = "utf-8", tell: Callable[[str], object] = rank_zero_warn
+    path: Path,
+    needed: Sequence[str],
+    encoding: str = "utf-8",
+    tell: Callable[[str], object] = rank_zero_warn,
+    optional: str | None = None,
 ) -> Rows:
     """Read rows of JSON lines, an object per line, or of one JSON array of objects.
 
@@ -127,23 +131,30 @@ def read_json(
         needed: Required keys of every object.
         encoding: Encoding of the file.
         tell: Function that warns about content that another encoding explains better.
+        optional: One of them that some objects may lack, but not all.
 
     Raises:
         InputError: If keys are missing or repeated, or a row is no object; the message names file and line.
     """
     content = read_text(path, encoding, tell)
     escaped = _SURROGATE.search(content) is not None
+    required, lacking = [name for name in needed if name != optional], optional is not None
+    line = 1
     for line, pairs in _json_values(content, path):
         if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
             raise InputError(f"{path}, line {line}: found no JSON object; expected one per row")
         hint = "; set text, label, pair, domain_fields or split_field"
-        check_columns([name for name, _ in pairs], needed, f"{path}, line {line},", hint)
+        names = [name for name, _ in pairs]
+        check_columns(names, required, f"{path}, line {line},", hint)
+        lacking &= optional not in names
         if escaped and (broken := [name for name, value in pairs if isinstance(value, str) and not _is_whole(value)]):
             raise InputError(
                 f"{path}, line {line}: {shorten(broken)} has half of a surrogate pair (an escape such as \\ud83d), "
                 "which is no character; repair this line"
             )
         yield line, dict(pairs)
+    if lacking:
+        check_columns(names, needed, f"{path}, line {line},", hint)
 
 
 def _is_whole(text: str) -> bool:

@@ -31,7 +31,7 @@ class Texts:
     Attributes:
         texts: N texts.
         pairs: Second texts; ``None`` if there are none.
-        labels: Label of each text.
+        labels: Label of each text; empty for an unlabeled text.
         domains: Domain of each text; empty for a text without a domain.
         splits: (N,) 0, 1, 2 for train, val, test; empty if splits are to be drawn.
         where: File (or table) and line of each text.
@@ -90,6 +90,18 @@ class Texts:
 
         lists = (name for name in self.__dataclass_fields__ if name != "forms")
         return Texts(**{name: pick(getattr(self, name)) for name in lists}, forms=self.forms)
+
+
+def number_labels(labels: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Return the sorted names of labels, and the (N,) int64 index of each; -1 for unlabeled texts.
+
+    Example:
+        >>> number_labels(["good", "", "bad"])
+        (['bad', 'good'], array([ 1, -1,  0]))
+    """
+    names, number = np.unique(np.array(labels), return_inverse=True)
+    unlabeled = int(len(names) > 0 and not names[0])
+    return names[unlabeled:].tolist(), number.astype(np.int64) - unlabeled
 
 
 def normalize(text: str) -> str:

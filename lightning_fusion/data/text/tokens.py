@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_fusion.data.duplicates import Samples, duplicates_message
 from lightning_fusion.data.names import LabelForms
-from lightning_fusion.data.text.texts import Texts, normalize
+from lightning_fusion.data.text.texts import Texts, normalize, number_labels
 from lightning_fusion.data.text.words import hash_words
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.extras import require
@@ -175,7 +175,7 @@ class Corpus:
         word_offsets: (N + 1,) int64.
         written: uint8, the texts in UTF-8; the two texts of a pair are joined by :data:`PAIR`.
         written_offsets: (N + 1,) int64.
-        label: (N,) int64, indices of ``labels``.
+        label: (N,) int64, indices of ``labels``; -1 for unlabeled texts.
         domain: (N,) int64, indices of ``domains``; -1 for none.
         split: (N,) split that the source names, -1 for none.
         group: (N,) int64, equal for equal texts.
@@ -368,7 +368,7 @@ def _tokenize(
     joined = list(_joined(texts.texts, texts.pairs))
     hashes = [hash_words(text) for text in joined]
     written = WrittenTexts.of(texts.texts, texts.pairs)
-    label_names, label = np.unique(np.array(texts.labels), return_inverse=True)
+    label_names, label = number_labels(texts.labels)
     domain_names = sorted({name for name in texts.domains if name})
     number = {name: place for place, name in enumerate(domain_names)} | {"": -1}
     arrays = {
@@ -378,14 +378,14 @@ def _tokenize(
         "word_offsets": np.concatenate([[0], np.cumsum([len(one) for one in hashes])]),
         "written": written.written,
         "written_offsets": written.offsets,
-        "label": label.astype(np.int64),
+        "label": label,
         "domain": np.array([number[name] for name in texts.domains]),
         "split": np.array(texts.splits or [-1] * len(long)),
         "group": group,
         "out_of_scope": np.array(texts.out_of_scope, bool),
     }
     metadata = {
-        "labels": label_names.tolist(),
+        "labels": label_names,
         "domains": domain_names,
         "vocab_size": tokenizer.vocab_size,
         "pad_id": tokenizer.pad_id,
@@ -395,7 +395,7 @@ def _tokenize(
         "left_out": [len(left_out + others), shorten(left_out + others, 3)],
         "merged": texts.forms.merged if isinstance(texts.forms, LabelForms) else {},
     }
-    metadata["fingerprint"] = digest(*arrays.values(), label_names.tolist(), domain_names, metadata["tokenizer"])
+    metadata["fingerprint"] = digest(*arrays.values(), label_names, domain_names, metadata["tokenizer"])
     arrays["digest"] = row_digests(joined)
     files: dict[str, int] = {}
     arrays["file"] = np.array([files.setdefault(place, len(files)) for place, _ in texts.where], np.int64)

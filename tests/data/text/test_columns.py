@@ -6,6 +6,7 @@ from helpers.splits import SPLITS, everything
 from helpers.text_tables import FEW, ROWS, delimited, refused, table
 
 from lightning_fusion.data.text.json_lines import JSONTextDataModule
+from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.errors import InputError
 
 
@@ -16,7 +17,7 @@ class TestNames:
         data = delimited(table(tmp_path / "t.csv", rows))
         assert data.classes == ["bad", "good"] and data.domains == ["a", "b"]
 
-    @pytest.mark.parametrize("change", [{"text": ["a", "b"]}, {"label": {"name": "good"}}, {"label": float("nan")}])
+    @pytest.mark.parametrize("change", [{"text": ["a", "b"]}, {"label": {"name": "good"}}])
     def test_values_that_are_no_text_are_reported(self, tmp_path, change):
         lines = [dict(zip(("text", "label", "domain"), row, strict=True)) for row in ROWS]
         lines[4] |= change
@@ -99,3 +100,41 @@ class TestNamesOfValues:
         assert "test.csv, line 2: class is '2'; expected one of 1: add it to value_names" in refused(data)
         with pytest.raises(InputError, match="value_names has kind, which is not a column that is read"):
             delimited("x.csv", value_names={"kind": {"1": "World"}})
+
+
+class TestUnlabeledTexts:
+    MORE = (("a fine book 98", "", "a"), ("a fine pan 99", " ", "b"), ("great pan 0!", "unsure", "b"))
+
+    @pytest.mark.parametrize(("unlabeled", "count"), [(None, 0), ("drop", 0), ("keep", 3)])
+    def test_are_in_training_where_they_are_kept(self, tmp_path, unlabeled, count):
+        plain = delimited(table(tmp_path / "plain.csv"))
+        root = table(tmp_path / "t.csv", [*ROWS, *self.MORE])
+        data = delimited(root, ignored_labels=["unsure"], unlabeled=unlabeled)
+        assert data.classes == plain.classes and data.preprocessing == plain.preprocessing
+        for split in SPLITS:
+            own, same = everything(data, split), everything(plain, split)
+            kept = own.target >= 0
+            assert torch.equal(own.index[kept], same.index) and torch.equal(own.target[kept], same.target)
+            assert int((own.target == -100).sum()) == (count if split == "train" else 0)
+        assert (everything(data.variant(role="fuser", fuser_fraction=0.25), "train").target >= 0).all()
+
+    def test_belong_to_the_target_of_a_transfer(self, tmp_path):
+        data = delimited(table(tmp_path / "t.csv", [*ROWS, *self.MORE]), ignored_labels=["unsure"])
+        target = TargetDataModule(data, "b", labeled_per_class=2).rows("train")
+        without = TargetDataModule(data.variant(unlabeled="drop"), "b", labeled_per_class=2).rows("train")
+        assert len(target) == len(without) + 2 and int(target.labeled.sum()) == 4
+
+    def test_equal_to_a_held_out_text_are_left_out(self, tmp_path):
+        rows = [(*row, "test" if number % 4 == 0 else "train") for number, row in enumerate(ROWS)]
+        rows += [(ROWS[0][0].upper(), "", "a", "train"), ("new one", "", "a", "train"), ("new two", "", "a", "test")]
+        root = table(tmp_path / "t.csv", rows, "text,label,domain,part")
+        data = delimited(root, split_field="part", unlabeled="keep")
+        assert set(everything(data, "train").index.tolist()) & {80, 81, 82} == {81}
+
+    def test_objects_may_lack_the_label(self, tmp_path):
+        rows = [{"text": text, "label": label} for text, label, _ in ROWS] + [{"text": "new"}]
+        path = tmp_path / "t.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)))
+        assert 80 in everything(JSONTextDataModule(str(path), unlabeled="keep"), "train").index
+        path.write_text("\n".join(json.dumps({"text": row["text"], "lable": 1}) for row in rows))
+        assert "has no column label; its columns are text, lable" in refused(JSONTextDataModule(str(path)))

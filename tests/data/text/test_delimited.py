@@ -31,7 +31,7 @@ def test_pairs_are_read_together(tmp_path):
         (ROWS, {"text": "body"}, r"t\.csv has no column body; its columns are text, label, domain; set text"),
         (ROWS, {"columns": ["text", "text", "label"]}, r"has text twice among its columns; rename one"),
         ([*ROWS, ("one", "good")], {}, r"line 82: found 2 values, expected 3 \(text, label, domain\); quote texts"),
-        ([*ROWS, ("one", "", "a")], {}, r"line 82: label is empty; fill it in, or remove the row"),
+        ([("one", "", "a"), ("two", " ", "b")], {}, "none of 2 texts of .* is labeled; change label or ignored_labels"),
         ([*ROWS, ("one", "good", " ")], {}, r"line 82: domain is empty; fill it in, or remove the row"),
         (ROWS, {"labels": ["good", "fine"]}, r"has the label 'bad'; expected one of good, fine: add it to labels"),
         (ROWS, {"domain": "c"}, r"domain is 'c'; expected one or several of the 2 domains a, b"),
