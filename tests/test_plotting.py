@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.image import imread
 from matplotlib.text import Text
+from torchmetrics.classification import BinaryCalibrationError
 
 from lightning_fusion import plotting
 from lightning_fusion.errors import InputError
@@ -60,6 +61,7 @@ GAINS = {
 }
 TARGET_DOMAINS = {f"user_{number}": value for number, value in enumerate(RNG.uniform(0.6, 1, 12))}
 LOCAL = {name: value - 0.1 for name, value in TARGET_DOMAINS.items()}
+CONFIDENCE = RNG.uniform(0.3, 1, 400)
 STAGES = {"index": 3e4, "statistics": 2.1e6, "weights of the finalists": 7.9e6}
 
 
@@ -131,6 +133,15 @@ FIGURES = {
             "easy": rates(*trials(50, apart=20.0)),
         },
     ),
+    "reliability": partial(
+        plotting.reliability, CONFIDENCE, RNG.random(400) < CONFIDENCE - 0.1, title="Reliability, validation"
+    ),
+    "pictures": partial(
+        plotting.pictures,
+        [RNG.random((3, 16, 20)), *(RNG.random((1, 8, 8)) for _ in range(7))],
+        [f"automobile, a long name ({value:.2f})\nnot truck" for value in CONFIDENCE[:8]],
+        title="The most confident errors",
+    ),
     "attribution_maps": partial(
         plotting.attribution_maps,
         torch.rand(4, 3, 16, 16),
@@ -187,6 +198,37 @@ def test_texts_lie_in_the_figure_and_apart(name):
         across = min(box.x1, second.x1) - max(box.x0, second.x0)
         along = min(box.y1, second.y1) - max(box.y0, second.y0)
         assert across < 1 or along < 1, (text, other)
+
+
+def test_bars_of_a_reliability_diagram_are_accuracies_and_the_title_has_the_error():
+    confidence, correct = np.array([0.55, 0.56, 0.95, 1.0, 0.05]), np.array([True, False, True, True, False])
+    figure = plotting.reliability(confidence, correct, title="A", bins=10)
+    upper, lower = figure.axes
+    found = {round(bar.get_x() + bar.get_width() / 2, 2): bar.get_height() for bar in upper.patches}
+    assert found == {0.05: 0.0, 0.55: 0.5, 0.95: 1.0}
+    assert [round(bar.get_height()) for bar in lower.patches] == [20, 0, 0, 0, 0, 40, 0, 0, 0, 40]
+    error = 0.4 * abs(0.5 - 0.555) + 0.4 * abs(1 - 0.975) + 0.2 * 0.05
+    assert figure.get_suptitle() == f"A\nexpected calibration error {error:.3f}"
+
+
+def test_the_calibration_error_is_that_of_torchmetrics():
+    confidence, correct = torch.from_numpy(CONFIDENCE), torch.rand(400) < 0.7
+    metric = BinaryCalibrationError(n_bins=15)
+    reference = metric(confidence, correct.long())  # of the probability of a class; correct predictions are its class
+    assert f"error {float(reference):.3f}" in plotting.reliability(confidence, correct, title="A").get_suptitle()
+
+
+@pytest.mark.parametrize(("confidence", "correct"), [([], []), ([0.5], [True, False])])
+def test_predictions_of_no_shape_are_rejected(confidence, correct):
+    with pytest.raises(InputError, match=r"expected \(N,\) both"):
+        plotting.reliability(confidence, correct, title="A")
+
+
+def test_pictures_need_channels_and_captions():
+    with pytest.raises(InputError, match=r"found shape \(2, 4, 4\)"):
+        plotting.pictures([np.zeros((2, 4, 4))], ["a"], title="A")
+    with pytest.raises(InputError, match="found 1 images and 0 captions"):
+        plotting.pictures([np.zeros((1, 4, 4))], [], title="A")
 
 
 def test_a_bar_of_each_method_in_each_group():

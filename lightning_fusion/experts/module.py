@@ -22,6 +22,7 @@ from lightning_fusion.experts.preprocessing import carry_preprocessing, release_
 from lightning_fusion.experts.weights import CARD_KEY, SampleRecord, keep_samples, read_card
 from lightning_fusion.hooks import CheckedHooks
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
+from lightning_fusion.metrics.majority import MajorityAccuracy
 from lightning_fusion.optimization import TunableLearningRate, build_optimizer
 
 
@@ -97,7 +98,8 @@ class ExpertModule(TunableLearningRate, CheckedHooks, CheckedLoading, LightningM
             check_layer(self.network, features, "the network")
         _check_vocabulary(self.network, vocab_size)
         self.loss = loss if loss is not None else nn.CrossEntropyLoss(label_smoothing=label_smoothing)
-        self.metrics = SplitMetrics({"loss": SampleMean(), "accuracy": accuracy_of(len(classes))}, metric)
+        measured = {"loss": SampleMean(), "accuracy": accuracy_of(len(classes))}
+        self.metrics = SplitMetrics(measured | {"majority_accuracy": MajorityAccuracy(len(classes))}, metric)
         self.trained_on, self.preprocessing, self.features = trained_on, preprocessing, features
         self.mixup = mixup
         self.trained_tokenizer: str | None = None  # text of the data's tokenizer, if it was trained
@@ -159,25 +161,32 @@ class ExpertModule(TunableLearningRate, CheckedHooks, CheckedLoading, LightningM
         mixed: tuple[Tensor, Tensor] = MixUp(alpha=self.mixup, num_classes=len(self.classes))(batch.input, batch.target)
         return mixed
 
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Log ``val_loss`` and ``val_accuracy``."""
-        self.metrics.loader = dataloader_idx
-        self._evaluate(batch, "val")
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Log ``val_loss``, ``val_accuracy`` and ``val_majority_accuracy``, that of the most frequent class.
 
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Log ``test_loss`` and ``test_accuracy``."""
+        Returns:
+            Dict of ``index`` (B,), ``target`` (B,) and ``probabilities`` (B, C), for callbacks.
+        """
         self.metrics.loader = dataloader_idx
-        self._evaluate(batch, "test")
+        return self._evaluate(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Log ``test_loss`` and ``test_accuracy``, and return what a validation step does."""
+        self.metrics.loader = dataloader_idx
+        return self._evaluate(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return ``index`` (B,) and ``probabilities`` (B, C) of one batch."""
         batch = numbered(as_batch(batch, "the predict loader", labeled=False), self, batch_idx, dataloader_idx)
         return {"index": batch.index, "probabilities": self(batch.input).float().softmax(-1)}
 
-    def _evaluate(self, batch: Any, split: str) -> None:
+    def _evaluate(self, batch: Any, split: str) -> dict[str, Tensor]:
         batch = as_batch(batch, f"the {split} loader", num_classes=len(self.classes))
-        self._count(batch, split)
+        logits = self._count(batch, split)
+        if split == "val":
+            self.metrics[split]["majority_accuracy"].update(batch.target)
         self.metrics.log(self, split, batch)
+        return {"index": batch.index, "target": batch.target, "probabilities": logits.float().softmax(-1)}
 
     def _count(self, batch: Batch, split: str) -> Tensor:
         logits: Tensor = self(batch.input)
@@ -224,8 +233,12 @@ class ExpertModule(TunableLearningRate, CheckedHooks, CheckedLoading, LightningM
         write_card(checkpoint, self, samples=samples, **card)
 
     def on_fit_end(self) -> None:
-        """Record the training samples with the network, for an expert that is made of it without a checkpoint."""
+        """Record the training samples with the network, and warn about a validation accuracy at chance level.
+
+        The samples are for an expert that is made of the network without a checkpoint.
+        """
         keep_samples(self.network, self._samples.of(self._trainer))
+        self.metrics.warn_chance(self.trainer)
 
 
 def write_card(checkpoint: dict[str, Any], module: Any, **metadata: Any) -> None:

@@ -41,6 +41,7 @@ from lightning_fusion.foe.fusers import MLPFuser, RepresentationFuser, best_expe
 from lightning_fusion.hooks import CheckedHooks
 from lightning_fusion.metrics.diversity import BestExpertAccuracy
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train, logs_step
+from lightning_fusion.metrics.majority import MajorityAccuracy
 from lightning_fusion.optimization import TunableLearningRate, build_optimizer
 
 
@@ -170,6 +171,7 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
         metrics = {"loss": SampleMean(), "accuracy": accuracy_of(len(self.classes))}
         metrics |= {"choice_accuracy": SampleMean()} if target == "expert" else {}
         metrics["best_expert_accuracy"] = BestExpertAccuracy(len(self.expert_classes))
+        metrics["majority_accuracy"] = MajorityAccuracy(len(self.classes))
         self.metrics = SplitMetrics(metrics, metric)
         self._queries = PoolQueries(on_failure)
         self._classes_fixed = False  # by a fit, or a checkpoint
@@ -313,21 +315,26 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
             log_train(self, {"loss": loss}, batch)
         return loss
 
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Log ``val_loss``, ``val_accuracy``, and ``val_best_expert_accuracy`` of the best single expert."""
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Log ``val_loss``, ``val_accuracy``, and the accuracies of the best single expert and the most frequent class.
+
+        Returns:
+            Dict of ``index`` (B,), ``target`` (B,) and ``probabilities`` (B, C), for callbacks.
+        """
         self.metrics.loader = dataloader_idx
         batch = self._read(batch, "val")
         spread = self._spread(batch.outputs)
         right = (spread.argmax(2) == batch.target[:, None]) & ~spread.isnan().any(2)
         self.metrics["val"]["best_expert_accuracy"].update(right)
-        self._evaluate(batch, "val")
+        self.metrics["val"]["majority_accuracy"].update(batch.target)
+        return self._evaluate(batch, "val")
 
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Log ``test_loss`` and ``test_accuracy``."""
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Log ``test_loss`` and ``test_accuracy``, and return what a validation step does."""
         self.metrics.loader = dataloader_idx
-        self._evaluate(self._read(batch, "test"), "test")
+        return self._evaluate(self._read(batch, "test"), "test")
 
-    def _evaluate(self, batch: OutputsBatch, split: str) -> None:
+    def _evaluate(self, batch: OutputsBatch, split: str) -> dict[str, Tensor]:
         goal = batch.target
         if self.target == "label":
             logits = answer = self._fuse(batch.outputs)
@@ -340,6 +347,36 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
             self.metrics[split]["choice_accuracy"].update(right.float())
         self.metrics.count(split, answer, batch.target, self.loss(logits.float(), goal))
         self.metrics.log(self, split, batch)
+        return {"index": batch.index, "target": batch.target, "probabilities": answer.float().softmax(1)}
+
+    @torch.no_grad()
+    def expert_weights(self, batch: Any) -> Tensor | None:
+        """Return the (B, K) weights of the experts in the predictions of a batch of stored outputs; rows sum to 1.
+
+        With ``target: expert`` the selected expert has the weight 1. Else the weight of an expert is proportional to
+        the total variation distance between the prediction and the one in which the output of this expert is uniform
+        (our choice).
+
+        Args:
+            batch: Batch of stored outputs, on the device of the module.
+
+        Returns:
+            ``None`` for raw input, on which the experts would run again, and for fusers that read representations.
+        """
+        if not isinstance(batch, OutputsBatch) or self.representation_dims:
+            return None
+        outputs = batch.outputs.to(self.dtype)
+        if self.target == "expert":
+            chosen = self._choose(outputs, self._logits(outputs))
+            return F.one_hot(chosen, len(self.expert_classes)).float()
+        prediction, distances, start = self._fuse(outputs).float().softmax(1), [], 0
+        for names in self.expert_classes.values():
+            changed = outputs.clone()
+            changed[:, start : start + len(names)] = 1 / len(names)
+            start += len(names)
+            distances.append((self._fuse(changed).float().softmax(1) - prediction).abs().sum(1) / 2)
+        weights = torch.stack(distances, 1) + 1e-12
+        return weights / weights.sum(1, keepdim=True)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return ``index`` (B,) and fused ``probabilities`` (B, C) of a batch, and the selected ``expert`` (B,)."""
@@ -418,6 +455,7 @@ class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, Lightnin
         metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         for message in fuser_warnings(metrics, self.target):
             rank_zero_warn(message)
+        self.metrics.warn_chance(self.trainer)
 
     def configure_optimizers(self) -> Any:
         """Return optimizer and schedule of the network and of further parts of a subclass; experts stay as they are."""

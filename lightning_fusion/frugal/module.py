@@ -162,21 +162,20 @@ class FrugalFoEModule(CheckedHooks, CheckedLoading, LightningModule):
         self._rows.append((spread.cpu(), batch.target.cpu(), batch.index.cpu()))
         return self.still * 0
 
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Log accuracy, cost, number of queries, risk, and the fractions that abstained or are out-of-distribution.
 
         ``val_selective_accuracy``, that of the samples that did not abstain, is logged if some may.
         """
         self.metrics.loader = dataloader_idx
-        if not self.trainer.sanity_checking:
-            self._evaluate(self._read(batch, "val"), "val")
+        return None if self.trainer.sanity_checking else self._evaluate(self._read(batch, "val"), "val")
 
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Log the same of the test split."""
         self.metrics.loader = dataloader_idx
-        self._evaluate(self._read(batch, "test"), "test")
+        return self._evaluate(self._read(batch, "test"), "test")
 
-    def _evaluate(self, batch: Any, split: str) -> None:
+    def _evaluate(self, batch: Any, split: str) -> dict[str, Tensor]:
         answer = self._decide(batch)
         right = (answer.predicted == batch.target).float()
         figures = (right, answer.cost, answer.num_queries, answer.risk, answer.abstained, answer.ood)
@@ -185,6 +184,7 @@ class FrugalFoEModule(CheckedHooks, CheckedLoading, LightningModule):
         if self.policy.abstain_above is not None:
             self.metrics[split]["selective_accuracy"].update(right[~answer.abstained])
         self.metrics.log(self, split, batch)
+        return {"index": batch.index, "target": batch.target, "probabilities": answer.probabilities}
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """The ``index`` (B,) and the fields of :class:`FrugalPrediction`."""

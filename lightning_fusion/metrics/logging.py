@@ -2,15 +2,17 @@
 
 import re
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_fusion.errors import InputError
+from lightning_fusion.metrics.majority import MajorityAccuracy, chance_warning
 
 
 class Labeled(Protocol):
@@ -151,6 +153,20 @@ class SplitMetrics(nn.Module):
                     add_dataloader_idx=self.loader > 0,
                     metric_attribute=f"{place}.{name}",
                 )
+
+    def warn_chance(self, trainer: Any) -> None:
+        """Warn about a fit whose last validation accuracy is not above that of a constant answer.
+
+        Args:
+            trainer: Trainer of the fit.
+        """
+        majority = self.val["majority_accuracy"]
+        values = [trainer.callback_metrics.get(f"val_{name}") for name in ("accuracy", "majority_accuracy")]
+        if trainer.fast_dev_run or any(value is None for value in values) or not isinstance(majority, MajorityAccuracy):
+            return
+        accuracy, chance = (float(value) for value in values)
+        if message := chance_warning(accuracy, chance, majority.num_samples):
+            rank_zero_warn(message)
 
     def log_epoch(self, module: LightningModule, split: str) -> None:
         """Log the loss and the metrics of the predictions at the end of an epoch, updated in this process or not."""

@@ -4,6 +4,7 @@ Figures are not registered with pyplot, so they need not be closed. Names are dr
 parsed as a formula.
 """
 
+from lightning_fusion.plotting.calibration import reliability
 from lightning_fusion.plotting.comparisons import (
     grouped_bars,
     overlap_curves,
@@ -15,6 +16,7 @@ from lightning_fusion.plotting.costs import cost_curves, queries, risk_coverage_
 from lightning_fusion.plotting.det import det_curves
 from lightning_fusion.plotting.maps import attribution_maps, confusion, diagnosis, heat_map
 from lightning_fusion.plotting.page import save
+from lightning_fusion.plotting.samples import pictures
 
 __all__ = [
     "attribution_maps",
@@ -26,7 +28,9 @@ __all__ = [
     "heat_map",
     "overlap_curves",
     "permutation_importance",
+    "pictures",
     "queries",
+    "reliability",
     "reversal_strengths",
     "risk_coverage_curves",
     "save",

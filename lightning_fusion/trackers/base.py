@@ -60,6 +60,7 @@ class Tracker:
         logger: The logger.
     """
 
+    shows_figures: ClassVar[bool] = False
     names_one_run: ClassVar[tuple[str, ...]] = ("id", "run_id")
     """Arguments of the logger that name one run, which all stages would share."""
 

@@ -18,6 +18,7 @@ class CometTracker(Tracker):
     experiment instead.)
     """
 
+    shows_figures = True
     names_one_run = ("experiment_key",)
 
     @classmethod

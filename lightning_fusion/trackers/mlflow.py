@@ -27,6 +27,7 @@ class MLFlowTracker(Tracker):
     beside it: MLflow 3 rejects plain folders, the default of the logger.
     """
 
+    shows_figures = True
     names_one_run = ("run_id",)
 
     @classmethod

@@ -14,6 +14,7 @@ class TensorBoardTracker(Tracker):
     TensorBoard has no artifacts: files of a recipe are in the folder of the run.
     """
 
+    shows_figures = True
     names_one_run = ()
 
     def log_table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:

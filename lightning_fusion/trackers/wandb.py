@@ -23,6 +23,7 @@ class WandbTracker(Tracker):
     the trial is that of the results; the stages are runs of their own beside it.
     """
 
+    shows_figures = True
     names_one_run = ("id", "version", "experiment")
 
     def __init__(self, logger: Logger) -> None:

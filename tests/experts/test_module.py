@@ -1,3 +1,4 @@
+import warnings
 from functools import partial
 
 import pytest
@@ -175,3 +176,20 @@ def test_a_loader_of_other_batches_is_named():
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(4, 4)))
     with pytest.raises(InputError, match=r"the train loader yields a tuple of 1; expected .input, target"):
         tiny.trainer().fit(module(), loader)
+
+
+@pytest.mark.parametrize(("learns", "count"), [(True, 0), (False, 1)])
+def test_a_validation_accuracy_at_chance_level_is_reported(learns, count):
+    module = ExpertModule(tiny.Net, classes=tiny.CLASSES, optimizer=partial(torch.optim.Adam, lr=0.02))
+    data = tiny.data(rows={"train": 200, "val": 100, "test": 4}, batch_size=20)
+    if not learns:
+        for split in ("train", "val"):
+            data.rows(split).targets.copy_(data.rows(split).targets.roll(1))  # labels of other samples
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        (trainer := tiny.trainer(8)).fit(module, datamodule=data)
+    found = [str(each.message) for each in caught if "at chance level: a constant answer has" in str(each.message)]
+    assert len(found) == count
+    targets = data.rows("val").targets[data.rows("val").rows]
+    majority = float(trainer.callback_metrics["val_majority_accuracy"])
+    assert majority == pytest.approx(float(targets.bincount().max()) / 100)
