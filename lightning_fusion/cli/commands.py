@@ -1,6 +1,8 @@
 """Commands other than those of a training run, as typed functions with the options as arguments."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from pkgutil import resolve_name
@@ -11,7 +13,7 @@ from lightning import LightningDataModule, Trainer
 
 from lightning_fusion import export as exporting
 from lightning_fusion.cli.checks import warn_untrained
-from lightning_fusion.cli.help import COMMANDS, recipes
+from lightning_fusion.cli.help import COMMANDS, OF_RUN, recipes
 from lightning_fusion.cli.parser import FusionArgumentParser, parse
 from lightning_fusion.data.base import SPLITS
 from lightning_fusion.errors import InputError, suggestion
@@ -22,7 +24,9 @@ from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.files import write_text
 from lightning_fusion.foe.module import FoEFuserModule
+from lightning_fusion.recipes import serving
 from lightning_fusion.recipes.notes import noting
+from lightning_fusion.recipes.runner import quiet_lightning
 from lightning_fusion.recipes.trainers import DEFAULTS, OWNED, check_processes
 
 
@@ -123,6 +127,39 @@ def export(
     return manifest
 
 
+def predict(
+    run: str,
+    input: str,
+    method: str | None = None,
+    output: str = "predictions.csv",
+    seed: int | None = None,
+    target: str | None = None,
+    imports: list[str] | None = None,
+    trainer: Trainer | None = None,
+) -> Path:
+    """Predict new files with a finished run of a recipe; its advice names the method that answers.
+
+    Args:
+        run: Folder of the run; the data that it was trained on need not exist.
+        input: File or folder with new samples, without labels.
+        method: Row of the report that answers; the advised one where null.
+        output: CSV file with a row for each sample.
+        seed: Seed whose models answer; the one with the best validation result of the method where null.
+        target: Target domain whose models answer, for a run of hat with several targets.
+        imports: Modules to import, which define classes of your own that the run names.
+        trainer: Arguments of the Trainer that predicts.
+
+    Returns:
+        Path of the CSV file.
+    """
+    for name in imports or []:
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise InputError(f"imports: {name} cannot be imported ({error})") from error
+    return serving.predict(run, input, method, output, seed, target, trainer)
+
+
 def run(command: str, args: list[str]) -> Any:
     """Run a command.
 
@@ -140,7 +177,8 @@ def run(command: str, args: list[str]) -> Any:
     if "trainer" in signature(function).parameters:
         parser.add_class_arguments(Trainer, "trainer", instantiate=True)
         parser.set_defaults({"trainer.logger": False, "trainer.enable_checkpointing": False})
-    given = _arguments(parser, args)
+    with quiet_lightning() if command == OF_RUN else nullcontext():  # what it says of each new Trainer
+        given = _arguments(parser, args)
     config = given.pop("config")
     if isinstance(experts := given.get("experts"), dict):
         warn_untrained(experts, config.as_dict()["experts"])
@@ -189,7 +227,7 @@ def _function(name: str) -> Callable[..., Any]:
 def _parser(command: str, function: Callable[..., Any]) -> FusionArgumentParser:
     """Create a parser of a function's arguments, except those of a Trainer."""
     parser = FusionArgumentParser(
-        prog=f"lightning-fusion {command}",
+        prog=f"lightning-fusion {command.removesuffix(' --run')}",
         description=(function.__doc__ or "").partition("\n")[0],
         parser_mode="omegaconf+",
         dump_header=None,

@@ -26,8 +26,12 @@ TRAINING = {
 }
 """Commands of LightningCLI, with their descriptions."""
 
+OF_RUN = "predict --run"
+"""The command predict with a run of a recipe; without ``--run`` it is LightningCLI's."""
+
 COMMANDS = {
     "recipe": "",
+    OF_RUN: "lightning_fusion.cli.commands.predict",
     "collect": "lightning_fusion.cli.commands.collect",
     "diagnose": "lightning_fusion.cli.commands.diagnose",
     "export": "lightning_fusion.cli.commands.export",
@@ -54,8 +58,8 @@ def recipes() -> dict[str, str]:
 
 def usage() -> str:
     """Return the text of ``lightning-fusion --help``."""
-    training = [f"  {name:<11} {text}" for name, text in TRAINING.items()]
-    around = [f"  {name:<11} {_summary(path)}" for name, path in COMMANDS.items() if path]
+    training = [f"  {name:<14} {text}" for name, text in TRAINING.items()]
+    around = [f"  {name:<14} {_summary(path)}" for name, path in COMMANDS.items() if path]
     lines = [
         "usage: lightning-fusion COMMAND [options]",
         "",
@@ -63,8 +67,8 @@ def usage() -> str:
         *training,
         "",
         "other commands:",
-        "  recipe      Run the protocol of a paper: recipe NAME --config FILE --output DIR, NAME one of",
-        f"              {', '.join(recipes())}",
+        "  recipe         Run the protocol of a paper: recipe NAME --config FILE --output DIR, NAME one of",
+        f"                 {', '.join(recipes())}",
         *around,
         "",
         "'lightning-fusion COMMAND --help' lists the options. Configuration files are searched in the working",
@@ -134,7 +138,7 @@ def _parser(command: str, function: ast.FunctionDef) -> argparse.ArgumentParser:
     arguments = list(_arguments(function))
     required = " ".join(f"--{name} {name.upper()}" for name, _, default in arguments if default is None)
     parser = argparse.ArgumentParser(
-        prog=f"lightning-fusion {command}",
+        prog=f"lightning-fusion {command.removesuffix(' --run')}",
         usage=f"%(prog)s [--config FILE] {required} [options]".replace("  ", " "),
         description=described.short_description,
         epilog=_class_list([kind for _, kind, _ in arguments if kind]),

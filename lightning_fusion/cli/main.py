@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from lightning_fusion import __version__
-from lightning_fusion.cli.help import COMMANDS, TRAINING, recipes, show_help, usage
+from lightning_fusion.cli.help import COMMANDS, OF_RUN, TRAINING, recipes, show_help, usage
 from lightning_fusion.errors import InputError, chain, suggestion, system_error
 from lightning_fusion.terminal import use_utf8
 
@@ -133,6 +133,8 @@ def _dispatch(args: list[str]) -> Any:
     if command not in TRAINING and command not in COMMANDS:
         known = [*TRAINING, *COMMANDS]
         raise InputError(f"found no command {command!r}{suggestion(command, known)}; there are {', '.join(known)}")
+    if command == "predict" and any(arg.partition("=")[0] == "--run" for arg in rest):
+        command = OF_RUN
     if command in COMMANDS and not set(rest).isdisjoint(_HELP) and show_help(command, rest):
         return None
     if command == "recipe" and (not rest or rest[0].startswith("-")):

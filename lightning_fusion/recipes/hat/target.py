@@ -163,10 +163,14 @@ class Target:
         return HaTJointModule(experts=dict(experts), **settings)
 
     def _query(self, name: str, experts: Mapping[str, Expert], few: TargetDataModule) -> ExpertOutputs:
-        return self.run.outputs_of(f"targets/{file_key(self.name)}/{name}", dict(experts), few, SPLITS, bar=False)
+        stage = f"targets/{file_key(self.name)}/{name}"
+        found: ExpertOutputs = self.run.outputs_of(stage, dict(experts), few, SPLITS, bar=False)
+        return found
 
     def _trainer(self, stage: str, epochs: int) -> Trainer:
-        return self.run.trainer(f"targets/{file_key(self.name)}/{stage}", epochs, validates=False, bar=False)
+        name = f"targets/{file_key(self.name)}/{stage}"
+        trainer: Trainer = self.run.trainer(name, epochs, validates=False, bar=False)
+        return trainer
 
     def _student(
         self, data: TargetDataModule, experts: Mapping[str, Expert], arguments: dict[str, Any], method: str
