@@ -39,6 +39,14 @@ FAST = {
 }
 # Arguments of recipes that make them quick where a file leaves them out; two_step needs two epochs.
 QUICK: dict[str, dict[str, Any]] = {"frugal": {"variants": False}, "hat": {"epochs": 2, "num_targets": 2}}
+# New files for runs of recipes: one of each recipe and modality.
+PREDICTED = {
+    "recipes/foe_folders.yaml": "data/images",
+    "recipes/frugal_fsdd.yaml": "data/fsdd/recordings",
+    "recipes/acorl_folders.yaml": "data/images",
+    "recipes/acorl_speakers.yaml": "data/speakers",
+    "recipes/hat_folders.yaml": "data/styles",
+}
 # What a file that is only a part of a configuration is combined with.
 BASES = {"trainer": "foe/digits.yaml", "data": "experts/folders.yaml", "acorl": "acorl/digits.yaml"}
 
@@ -218,6 +226,22 @@ def test_a_recipe_gives_a_report(name, monkeypatch):
     pictures = {path.name for path in Path("run").glob("*.png")}
     assert pictures and all(f"]({picture})" in text for picture in pictures)
     assert yaml.safe_load(Path("run/config.yaml").read_text())["seeds"] == [0]
+    if name in PREDICTED:
+        _check_new_files(PREDICTED[name], results)
+
+
+def _check_new_files(files: str, results: dict[str, Any]) -> None:
+    """The advice of a run that was moved, and its most complex method, answer for all files of a folder or a table."""
+    Path("run").rename("moved")
+    target = [f"--target={name}" for name in results["serving"].get("targets", [])[:1]]
+    tables = []
+    for more in ([], [f"--method={results['advice']['candidates'][-1]['method']}"]):
+        args = ["--run=moved", f"--input={files}", "--output=new.csv", "--trainer.accelerator=cpu", *target, *more]
+        main(["predict", *args])
+        tables.append(list(csv.DictReader(Path("new.csv").read_text().splitlines())))
+    assert {len(rows) for rows in tables} == {len(tables[0])} and tables[0]
+    for row in (row for rows in tables for row in rows):
+        assert row["prediction"] in results["serving"]["classes"] and 0 <= float(row["confidence"]) <= 1
 
 
 @pytest.mark.slow

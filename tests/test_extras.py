@@ -17,6 +17,7 @@ from lightning_fusion.extras import installed, require
 EXTRAS = {
     "audio": ["torchaudio", "soundfile", "pytorch_metric_learning"],
     "comet": ["comet_ml"],
+    "completion": ["shtab"],
     "explain": ["captum"],
     "fast": ["numba"],
     "lightgbm": ["lightgbm"],
@@ -60,6 +61,7 @@ MISSING = {
     "from lightning_fusion.generation.rouge import Rouge; Rouge()": ("nltk", "text"),
     "from lightning_fusion.acorl.attribution import integrated_gradients; integrated_gradients("
     "torch.nn.Linear(2, 2).eval(), torch.zeros(1, 2), torch.zeros(1).long())": ("captum", "explain"),
+    "from lightning_fusion.cli.completion import completion; completion('bash')": ("shtab", "completion"),
     "import lightning_fusion.frugal.kernels": ("numba", "fast"),
 }
 

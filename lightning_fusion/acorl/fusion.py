@@ -194,6 +194,11 @@ class CalibratedFusion:
             )
         return self
 
+    @property
+    def parameters(self) -> list[float]:
+        """The weight of each member's score, and the intercept."""
+        return [*self.model.coef_[0].tolist(), float(self.model.intercept_[0])]
+
     def __call__(self, scores: Tensor) -> Tensor:
         """(T,) float64 log-odds of (K, T) scores."""
         return torch.from_numpy(self.model.decision_function(scores.T.cpu().numpy()))

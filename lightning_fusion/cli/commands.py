@@ -134,6 +134,7 @@ def predict(
     output: str = "predictions.csv",
     seed: int | None = None,
     target: str | None = None,
+    trials: str | None = None,
     imports: list[str] | None = None,
     trainer: Trainer | None = None,
 ) -> Path:
@@ -146,6 +147,7 @@ def predict(
         output: CSV file with a row for each sample.
         seed: Seed whose models answer; the one with the best validation result of the method where null.
         target: Target domain whose models answer, for a run of hat with several targets.
+        trials: List of pairs of new recordings to score, for a run of verification; 'enrol test' in each line.
         imports: Modules to import, which define classes of your own that the run names.
         trainer: Arguments of the Trainer that predicts.
 
@@ -157,7 +159,7 @@ def predict(
             import_module(name)
         except ImportError as error:
             raise InputError(f"imports: {name} cannot be imported ({error})") from error
-    return serving.predict(run, input, method, output, seed, target, trainer)
+    return serving.predict(run, input, method, output, seed, target, trials, trainer)
 
 
 def run(command: str, args: list[str]) -> Any:

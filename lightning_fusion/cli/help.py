@@ -59,7 +59,7 @@ def recipes() -> dict[str, str]:
 def usage() -> str:
     """Return the text of ``lightning-fusion --help``."""
     training = [f"  {name:<14} {text}" for name, text in TRAINING.items()]
-    around = [f"  {name:<14} {_summary(path)}" for name, path in COMMANDS.items() if path]
+    around = [f"  {name:<14} {summary(path)}" for name, path in COMMANDS.items() if path]
     lines = [
         "usage: lightning-fusion COMMAND [options]",
         "",
@@ -70,9 +70,12 @@ def usage() -> str:
         "  recipe         Run the protocol of a paper: recipe NAME --config FILE --output DIR, NAME one of",
         f"                 {', '.join(recipes())}",
         *around,
+        "  configs        List the shipped configuration files, or print some: configs [NAME ...]",
         "",
         "'lightning-fusion COMMAND --help' lists the options. Configuration files are searched in the working",
         f"directory, then among the shipped ones: {shipped_configs()}",
+        "",
+        "'lightning-fusion --print_completion bash' (or zsh) prints a script that completes commands and options.",
     ]
     return "\n".join(lines)
 
@@ -91,7 +94,7 @@ def show_help(command: str, args: list[str]) -> bool:
     if command == "recipe":
         known = recipes()
         if args[0].startswith("-"):
-            lines = [f"  {name:<16} {_summary(path)}" for name, path in known.items()]
+            lines = [f"  {name:<16} {summary(path)}" for name, path in known.items()]
             print(
                 "usage: lightning-fusion recipe NAME [--help] --config FILE --output DIR\n\nrecipes:\n"
                 + "\n".join(lines)
@@ -126,7 +129,8 @@ def find_function(path: str) -> ast.FunctionDef | None:
     return next((node for node in found if node.name == name), None)
 
 
-def _summary(path: str) -> str:
+def summary(path: str) -> str:
+    """Return the first line of a function's docstring, from its source."""
     function = find_function(path)
     text = (ast.get_docstring(function) or "") if function else ""
     return text.partition("\n")[0].rstrip(".")

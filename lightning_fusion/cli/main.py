@@ -123,15 +123,22 @@ def _wrong_interpolation(error: Exception) -> InputError:
 def _dispatch(args: list[str]) -> Any:
     files, (command, *rest) = _leading_configs(args or ["--help"])
     if command in _HELP:
-        print(usage())
-        return None
+        return _show(usage())
     if command == "--version":
         print(f"lightning-fusion {__version__}")
         return None
+    if command == "--print_completion" or command.startswith("--print_completion="):
+        from lightning_fusion.cli.completion import completion
+
+        return _show(completion(command.partition("=")[2] or " ".join(rest[:1])))
+    if command == "configs":
+        from lightning_fusion.cli.configs import USAGE, show_configs
+
+        return _show(USAGE if not set(rest).isdisjoint(_HELP) else show_configs(rest))
+    known = [*TRAINING, *(name for name in COMMANDS if name != OF_RUN), "configs"]
     if command.startswith("-"):
-        raise InputError(f"found the option {command} and no command; there are {', '.join([*TRAINING, *COMMANDS])}")
+        raise InputError(f"found the option {command} and no command; there are {', '.join(known)}")
     if command not in TRAINING and command not in COMMANDS:
-        known = [*TRAINING, *COMMANDS]
         raise InputError(f"found no command {command!r}{suggestion(command, known)}; there are {', '.join(known)}")
     if command == "predict" and any(arg.partition("=")[0] == "--run" for arg in rest):
         command = OF_RUN
@@ -164,6 +171,14 @@ def _dispatch(args: list[str]) -> Any:
     from lightning_fusion.cli.commands import run
 
     return run(command, rest)
+
+
+def _show(text: str) -> None:
+    """Print a text; a reader that has seen enough, such as head, is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
 
 
 def _leading_configs(args: list[str]) -> tuple[list[str], list[str]]:

@@ -111,6 +111,7 @@ class Validation:
         excluded: Why methods cannot be advised, such as a model that was trained on the data of all domains.
         metric: Name of the metric; ``None`` means that of the report.
         lower_is_better: Whether the metric is an error.
+        unit: What the number of samples counts, in texts.
     """
 
     scores: dict[str, dict[int, Scores]] = field(default_factory=dict)
@@ -118,6 +119,7 @@ class Validation:
     excluded: dict[str, str] = field(default_factory=dict)
     metric: str | None = None
     lower_is_better: bool = False
+    unit: str = "samples"
 
     def add(self, method: str, seed: int, scores: Scores, queries: float, excluded: str = "") -> None:
         """Add the result of a method for one seed.
@@ -145,6 +147,7 @@ class Advice:
         metric: Name of the metric.
         samples: Number of validation samples of a seed, the smallest over seeds.
         seeds: Number of seeds.
+        unit: What ``samples`` counts.
         candidates: All methods, from the simplest to the most complex.
     """
 
@@ -153,6 +156,7 @@ class Advice:
     metric: str
     samples: int
     seeds: int
+    unit: str
     candidates: list[Candidate]
 
     def of(self, method: str) -> Candidate:
@@ -168,7 +172,7 @@ class Advice:
     def sentence(self) -> str:
         """Return the advice as one sentence."""
         own, best = self.of(self.method), self.of(self.best)
-        on = f"{self.samples} validation samples" + (f" of each of {self.seeds} seeds" if self.seeds > 1 else "")
+        on = f"{self.samples} validation {self.unit}" + (f" of each of {self.seeds} seeds" if self.seeds > 1 else "")
         values = f"{self.metric} {own.value:.3f} on {on}"
         if self.method == self.best:
             return f"{self.method} ({values}): no simpler method is within one standard error of it"
@@ -182,8 +186,8 @@ class Advice:
         found = []
         if self.samples < _FEW:
             found.append(
-                f"{self.samples} validation samples are few: standard errors are large, and the advice favors simple "
-                "methods."
+                f"{self.samples} validation {self.unit} are few: standard errors are large, and the advice favors "
+                "simple methods."
             )
         for each in self.candidates:
             if each.excluded and each.behind < -(each.behind_error or 0.0) - _EPSILON:
@@ -266,7 +270,7 @@ fuser (1.000)'
         )
     chosen = next(each.method for each in candidates if each.within and not each.excluded)
     count = min(_count(each) for of_seed in whole.values() for each in of_seed.values())
-    return Advice(chosen, best, validation.metric or metric, count, len(seeds), candidates)
+    return Advice(chosen, best, validation.metric or metric, count, len(seeds), validation.unit, candidates)
 
 
 def standard_error(ours: Sequence[Scores], theirs: Sequence[Scores] | None = None) -> float | None:

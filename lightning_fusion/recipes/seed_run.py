@@ -159,9 +159,13 @@ class SeedRun:
             experts[name] = self.load_expert(path, arguments["network"])
         if first_process():
             write_text(self.folder / "pool.yaml", self._pool_yaml(experts))
-            if hasattr(self.data, "save_tokenizer") and not (self.folder / "tokenizer").is_dir():
-                self.data.save_tokenizer(self.folder / "tokenizer")
         return experts
+
+    def _keep_tokenizer(self) -> None:
+        """Save the tokenizer of texts, which predictions of new texts need."""
+        folder = self.folder / "tokenizer"
+        if first_process() and hasattr(self.data, "save_tokenizer") and not folder.is_dir():
+            self.data.save_tokenizer(folder)
 
     def expert_rows(self, name: str) -> FusionDataModule:
         """Return the training data of a domain's expert."""
@@ -223,6 +227,7 @@ class SeedRun:
             InputError: If the training diverged; no checkpoint is written.
         """
         path = self.folder / f"{name}.ckpt"
+        self._keep_tokenizer()
         if path.is_file():  # written atomically, so it is complete
             self.console.print(f"{label}: found checkpoint, not retrained")
             return path

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from lightning import Trainer
-from lightning.pytorch.utilities import rank_zero_info
 
 import lightning_fusion.recipes as recipe_packages
 from lightning_fusion.baselines import Baseline
@@ -27,6 +26,7 @@ from lightning_fusion.foe.module import FoEFuserModule
 from lightning_fusion.hyperparameters import constructor_arguments
 from lightning_fusion.recipes.report import SERVING_FORMAT
 from lightning_fusion.store import ArrayStore, StoreWriter
+from lightning_fusion.terminal import open_console
 
 BASELINE = "fitted baseline"
 """Kind of the store of a baseline's parameters."""
@@ -72,16 +72,18 @@ class FinishedRun:
             )
         try:
             content = json.loads((path / "results.json").read_text(encoding="utf-8"))
-            recipe, config, serving, advice = (content.get(key) for key in ("recipe", "config", "serving", "advice"))
-        except (OSError, ValueError, AttributeError, RecursionError) as error:
+            recipe, serving, advice = content["recipe"], content.get("serving"), content.get("advice")
+            config, found = content["config"], content["versions"]["lightning-fusion"]
+            if advice is not None:
+                _check_advice(advice)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"run: {path / 'results.json'} is damaged ({error}); run the recipe again") from error
-        if recipe not in (known := answering_recipes()):
+        if not isinstance(recipe, str) or recipe not in answering_recipes():
             raise InputError(
                 f"run: {path} is a run of the recipe {recipe}, which does not predict new files; predict --run takes "
-                f"runs of {', '.join(known)}"
+                f"runs of {', '.join(answering_recipes())}"
             )
         if not isinstance(serving, dict) or serving.get("format") != SERVING_FORMAT or not isinstance(advice, dict):
-            found = (content.get("versions") or {}).get("lightning-fusion", "unknown")
             raise InputError(
                 f"run: {path} was written by another version of lightning-fusion ({found}); run the recipe again with "
                 "this output: trained models are kept"
@@ -130,17 +132,20 @@ class FinishedRun:
         """
         return {name: load_expert(folder / f"{file_key(name)}.ckpt") for name in names}
 
-    def new_data(self, input: str, seed: int, experts: Mapping[str, Expert]) -> FusionDataModule:
-        """Return the data module of the run for new samples; the data of the training need not exist.
+    def new_data(
+        self, input: str, seed: int, experts: Mapping[str, Expert], trials: str | None = None
+    ) -> FusionDataModule:
+        """Return the data module of the run with new samples; the data of the training need not exist.
 
         Args:
             input: File or folder with new samples.
             seed: Seed whose models answer.
             experts: Experts that answer; the samples get the preprocessing of the first, and the pool converts it for
                 the others.
+            trials: List of pairs of new recordings, for a run of verification.
 
         Raises:
-            InputError: If the class is not imported, or reads no new files.
+            InputError: If the class is not imported or reads no new files, or there is none that can be read.
         """
         recorded = dict(self.config["data"])
         path = recorded.pop("class_path")
@@ -150,13 +155,31 @@ class FinishedRun:
         takes = constructor_arguments(kind)
         if "predict_root" not in takes:
             raise InputError(f"run: the data module of the run, {kind.__name__}, reads no new files")
+        if trials is not None and "predict_trials" not in takes:
+            raise InputError(f"trials: found {trials}; the data of the run ({kind.__name__}) have none, remove it")
         given = {name: value for name, value in recorded.items() if name in takes} | {"predict_root": input}
         tokenizer = self.seed_folder(seed) / "tokenizer"
         if tokenizer.is_dir():
             given["tokenizer"] = str(tokenizer)
-        data: FusionDataModule = kind(**given)
-        data.use_preprocessing(next(iter(experts.values())).preprocessing)
-        return data
+        if trials is not None:
+            given["predict_trials"] = trials
+        try:
+            data: Any = kind(**given)
+            data.use_preprocessing(next(iter(experts.values())).preprocessing)
+            data.new_samples  # noqa: B018 an error is raised here, before anything is predicted
+            getattr(data, "new_trials", None)
+        except InputError as error:
+            raise InputError(str(error).replace("predict_root", "input").replace("predict_trials", "trials")) from error
+        return data  # type: ignore[no-any-return]
+
+
+def _check_advice(advice: dict[str, Any]) -> None:
+    """Raise TypeError or KeyError unless a stored advice has the types that are read of it."""
+    if not isinstance(advice["method"], str) or not advice["candidates"]:
+        raise TypeError("the advice names no method")
+    for each in advice["candidates"]:
+        if not isinstance(each["method"], str) or type(each["seed"]) is not int:
+            raise TypeError("a method of the advice has no name, or no seed")
 
 
 Answering = Callable[[FinishedRun, str, int, str | None], Any]
@@ -266,6 +289,7 @@ def predict(
     output: str = "predictions.csv",
     seed: int | None = None,
     target: str | None = None,
+    trials: str | None = None,
     trainer: Trainer | None = None,
 ) -> Path:
     """Predict new files with a finished run of a recipe, and write a CSV file.
@@ -277,6 +301,7 @@ def predict(
         output: CSV file.
         seed: Seed whose models answer. ``None`` (default) means the one with the best validation result.
         target: Target domain whose models answer, for runs of ``hat`` with several.
+        trials: List of pairs of new recordings, ``enrol test`` in each line, for a run of verification.
         trainer: Trainer that predicts. ``None`` (default) means one without loggers and checkpoints.
 
     Returns:
@@ -286,9 +311,10 @@ def predict(
         InputError: If the run cannot predict, the method is unknown, or a file cannot be read.
     """
     finished, chosen, number, module = load_run(run, method, seed, target)
-    data = finished.new_data(input, number, module.pool.members)
-    advised = "advised" if chosen == finished.advice["method"] else f"advised: {finished.advice['method']}"
-    rank_zero_info(f"{finished.recipe}: {chosen} answers, seed {number} ({advised})")
+    data = finished.new_data(input, number, module.pool.members, trials)
+    advised = finished.advice["method"]
+    reason = "the advice of the run" if chosen == advised else f"the run advises {advised}"
+    open_console(quiet=not first_process()).print(f"{chosen} answers ({reason}; models of seed {number})", markup=False)
     given = Trainer(logger=False, enable_checkpointing=False) if trainer is None else trainer
     given.callbacks.append(PredictionWriter(output))  # type: ignore[attr-defined]  # set by a connector
     given.predict(module, datamodule=data, return_predictions=False)

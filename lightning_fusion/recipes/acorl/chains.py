@@ -233,6 +233,14 @@ class ChainRun(SeedRun, ABC):
         fused = {self.method(arm, fusion): chain for arm, chain in arms.items() for fusion in self.fusions}
         return {method: [name] for method, name in self._singles(arms)} | fused
 
+    def fitted_parameters(self, chosen: float) -> dict[str, list[float]]:
+        """Return the parameters of methods that are fitted on validation results which the run does not keep.
+
+        Args:
+            chosen: The selected strength.
+        """
+        return {}
+
     def _by_strength(self, test: Mapping[float, Mapping[str, float]]) -> None:
         """Add the metrics of every fusion at every strength, and the validation metric that selects the strength."""
         name = f"{self.metric} by strength"

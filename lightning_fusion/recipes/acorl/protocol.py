@@ -190,10 +190,16 @@ class _ACoRL(Recipe):
         """Select the strength, score all seeds with it, and describe the results."""
         report, kind, tried, last = run.report, self.kind, self.plan.strengths, self.chains[-1]
         report.validation.lower_is_better = kind.sign < 0
+        report.validation.unit = "trials" if kind is SpeakerChains else "samples"
         chosen = _choose(self.chains, self.strengths, tried)
         for one in self.chains:
             one.score(chosen)
-        report.serving = {"members": last.members(chosen), "classes": last.data.classes}
+        report.serving = {
+            "verification": kind is SpeakerChains,
+            "members": last.members(chosen),
+            "classes": last.data.classes,
+            "parameters": {str(one.seed): one.fitted_parameters(chosen) for one in self.chains},
+        }
         report.data = {
             **last.data_description(),
             "members": self.plan.members,

@@ -12,6 +12,7 @@ from lightning_fusion.checkpoints import read_checkpoint
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.recipes.acorl.classification import late_file
+from lightning_fusion.recipes.acorl.trials import ChainTrialsModule
 from lightning_fusion.recipes.pool_modules import BaselineModule, LateFusionModule
 from lightning_fusion.recipes.serving import FinishedRun
 
@@ -27,6 +28,8 @@ def answer(run: FinishedRun, method: str, seed: int, target: None) -> Any:
     """
     folder, members = run.seed_folder(seed), run.serving["members"][method]
     pool = ExpertPool(run.load_experts(folder / "members", members), run.serving["classes"])
+    if run.serving["verification"]:
+        return ChainTrialsModule(pool, run.serving["parameters"][str(seed)].get(method))
     if method.endswith("late fusion"):
         return LateFusionModule(pool, _late_head(folder / "fusers" / f"{late_file(members)}.ckpt"))
     if not method.endswith("weighted output fusion"):

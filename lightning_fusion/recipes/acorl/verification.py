@@ -105,9 +105,18 @@ class SpeakerChains(ChainRun):
         return average_scores([self.scores[split][name] for name in chain])
 
     def _fused(self, chain: list[str], split: str) -> dict[str, Tensor]:
-        val, given = (torch.stack([self.scores[part][name] for name in chain]) for part in ("val", split))
-        calibrated = CalibratedFusion().fit(val.double(), self.same["val"])(given.double())
+        given = torch.stack([self.scores[split][name] for name in chain])
+        calibrated = self._calibration(chain)(given.double())
         return dict(zip(self.fusions, (self._average(chain, split), calibrated), strict=True))
+
+    def _calibration(self, chain: list[str]) -> CalibratedFusion:
+        val = torch.stack([self.scores["val"][name] for name in chain])
+        return CalibratedFusion().fit(val.double(), self.same["val"])
+
+    def fitted_parameters(self, chosen: float) -> dict[str, list[float]]:
+        """Return weights and intercept of the calibrated fusions."""
+        arms = self._arms(chosen).items()
+        return {self.method(arm, self.fusions[1]): self._calibration(chain).parameters for arm, chain in arms}
 
     def score(self, chosen: float) -> None:
         """Test all methods of the report."""
