@@ -46,6 +46,9 @@ PREDICTED = {
     "recipes/acorl_folders.yaml": "data/images",
     "recipes/acorl_speakers.yaml": "data/speakers",
     "recipes/hat_folders.yaml": "data/styles",
+    "recipes/foe_texts.yaml": "data/texts.csv",
+    "recipes/hat_recordings.yaml": "data/recordings",
+    "recipes/acorl_reviews.yaml": "data/texts.csv",
 }
 # What a file that is only a part of a configuration is combined with.
 BASES = {"trainer": "foe/digits.yaml", "data": "experts/folders.yaml", "acorl": "acorl/digits.yaml"}
