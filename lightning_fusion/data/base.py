@@ -184,11 +184,17 @@ class FusionDataModule(ArgumentChecks, SlicedDataModule):
         """
         return inputs
 
+    @property
+    def new_sample_facts(self) -> dict[str, Any]:
+        """Plain data of the labeled samples that new ones need beside the preprocessing, for checkpoints of models."""
+        return {}
+
     def use_preprocessing(self, known: Mapping[str, Any] | None) -> None:
         """Normalize with the statistics of a model's training in place of those not given; by default nothing.
 
         Args:
-            known: Preprocessing of the training; ``None`` means that of the arguments and the data again.
+            known: Preprocessing of the training, with :attr:`new_sample_facts`; ``None`` means that of the arguments
+                and the data again.
         """
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

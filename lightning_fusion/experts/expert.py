@@ -213,7 +213,7 @@ class Expert(nn.Module):
                 f"preprocess: the checkpoint {checkpoint} records its preprocessing, which is applied; remove "
                 f"{type(preprocess).__name__}"
             )
-        self.trained_tokenizer: str | None = card.get("tokenizer")  # text of it
+        self.new_sample_facts: dict[str, Any] = dict(card.get("new_samples") or {})  # of its training data
         if checkpoint is not None:
             keep_samples(network, digest_array(card.get("samples")))  # type: ignore[arg-type]  # a module, see above
         self.features = features if features is not None else card.get("features")

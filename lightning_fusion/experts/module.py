@@ -102,7 +102,7 @@ class ExpertModule(TunableLearningRate, CheckedHooks, CheckedLoading, LightningM
         self.metrics = SplitMetrics(measured | {"majority_accuracy": MajorityAccuracy(len(classes))}, metric)
         self.trained_on, self.preprocessing, self.features = trained_on, preprocessing, features
         self.mixup = mixup
-        self.trained_tokenizer: str | None = None  # text of the data's tokenizer, if it was trained
+        self.new_sample_facts: dict[str, Any] = {}  # of the data, for predictions without them
         self._samples = SampleRecord()
         self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
 
@@ -220,7 +220,7 @@ class ExpertModule(TunableLearningRate, CheckedHooks, CheckedLoading, LightningM
                 if len(other) < len(own)
                 else f"domains: the checkpoint was trained on {shorten(trained)}; the data are of {shorten(own)}"
             )
-        self.trained_tokenizer = card.get("tokenizer")
+        self.new_sample_facts = dict(card.get("new_samples") or {})
         if card.get("preprocessing"):
             self.preprocessing = card["preprocessing"]
             if self._trainer is not None:  # setup comes before
@@ -229,7 +229,7 @@ class ExpertModule(TunableLearningRate, CheckedHooks, CheckedLoading, LightningM
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the expert's card, which makes the checkpoint an expert, with digests of its training samples."""
         samples = self._samples.tensor(self._trainer)
-        card = {"classes": self.classes, "features": self.features, "tokenizer": self.trained_tokenizer}
+        card = {"classes": self.classes, "features": self.features, "new_samples": self.new_sample_facts}
         write_card(checkpoint, self, samples=samples, **card)
 
     def on_fit_end(self) -> None:

@@ -98,7 +98,7 @@ def carry_preprocessing(module: Any, fits: bool) -> None:
     data: Any = getattr(module.trainer, "datamodule", None)
     check_trainable(data_preprocessing(module.trainer))
     if fits:
-        module.trained_tokenizer = getattr(data, "trained_tokenizer", None)
+        module.new_sample_facts = dict(getattr(data, "new_sample_facts", {}))
     if module.preprocessing is None:
         found = data_preprocessing(module.trainer)
         warn_double_normalization("the model", module.network, found)
@@ -115,9 +115,8 @@ def carry_preprocessing(module: Any, fits: bool) -> None:
 
 
 def _recorded(model: Any) -> dict[str, Any]:
-    """Return the preprocessing of the training of a module or an expert, with the text of its trained tokenizer."""
-    text = getattr(model, "trained_tokenizer", None)
-    return {**model.preprocessing, **({} if text is None else {"trained_tokenizer": text})}
+    """Return the preprocessing of the training of a module or an expert, with what new samples need beside it."""
+    return {**model.preprocessing, **getattr(model, "new_sample_facts", {})}
 
 
 def carry_from_experts(experts: Iterable[Any], trainer: Any) -> None:

@@ -27,9 +27,9 @@ _CARD: dict[str, tuple[type, str]] = {
     "domains": (list, "a list of names"),
     "features": (str, "a name"),
     "network": (Mapping, "a mapping"),
+    "new_samples": (Mapping, "a mapping"),
     "preprocessing": (Mapping, "a mapping"),
     "samples": (Tensor, "a tensor"),
-    "tokenizer": (str, "a text"),
     "vocab_size": (int, "a whole number"),
 }
 

@@ -158,6 +158,7 @@ class BaseImageDataModule(ModalityDataModule):
         self.role, self.domain, self.protocol, self.superclasses = role, domain, protocol, superclasses
         self.fuser_fraction, self.val_fraction, self.augmentation = fuser_fraction, val_fraction, augmentation
         self.image_size, self.channels, self.mean, self.std = image_size, channels, mean, std
+        self._expected_size: list[int] | None = None  # height and width in a model's training
 
     # ------------------------------------------------- what a source implements
 
@@ -249,13 +250,26 @@ class BaseImageDataModule(ModalityDataModule):
         statistics = (image_statistics(dataset.inputs[chunk].to(torch.float32) / 255) for chunk in chunks)
         return torch.cat(mean_and_deviation(statistics)).float()
 
+    @property
+    def new_sample_facts(self) -> dict[str, Any]:
+        """Height and width of the images, if ``image_size`` does not set them."""
+        if self.image_size is not None:
+            return {}
+        first = torch.from_numpy(np.flatnonzero(usable_images(self._table))[:1])
+        return {"sample_size": list(self._table.images[first].shape[-2:])}
+
+    def use_preprocessing(self, known: Mapping[str, Any] | None) -> None:
+        """Normalize as in a model's training, and expect new images of its size if ``image_size`` is not set."""
+        super().use_preprocessing(known)
+        self._expected_size = (known or {}).get("sample_size")
+
     def new_rows(self, root: str) -> NewRows:
         """Read the image files in a folder and all folders in it, as files of this size; damaged ones get a note."""
 
         def reader(paths: list[Path]) -> ImageFiles:
             return ImageFiles(paths, self.channels, self.image_size)
 
-        return read_new_images(root, reader, MEMORY_LIMIT_GB, True, self.messages)
+        return self._sized(read_new_images(root, reader, MEMORY_LIMIT_GB, True, self.messages))
 
     def notes(self, index: Tensor) -> list[str]:
         """Return which images have a single color."""
@@ -292,6 +306,17 @@ class BaseImageDataModule(ModalityDataModule):
         return RowDataset(table.images, torch.from_numpy(targets), self._membership, torch.from_numpy(rows))
 
     # -------------------------------------------------------------- internals
+
+    def _sized(self, new: NewRows) -> NewRows:
+        """Return new images, which must have the size of the training images if ``image_size`` is not set."""
+        wanted = None if self.image_size is not None or not len(new) else self._expected_size
+        if wanted is not None and (found := list(new[torch.tensor([0])].input.shape[-2:])) != wanted:
+            remedy = f"set image_size: {wanted[0]}" if wanted[0] == wanted[1] else "resize them"
+            raise InputError(
+                f"predict_root: the images are {found[1]}x{found[0]}, those of the training were "
+                f"{wanted[1]}x{wanted[0]}; {remedy}"
+            )
+        return new
 
     @staged_property(Stage.USING)
     def _normalization(self) -> Normalization:

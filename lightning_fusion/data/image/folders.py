@@ -70,7 +70,8 @@ class ImageTreeDataModule(BaseImageDataModule):
 
     def new_rows(self, root: str) -> NewRows:
         """Read the image files in a folder and all folders in it; with ``skip_unreadable`` damaged ones get a note."""
-        return read_new_images(root, self._reader, self.memory_limit_gb, self.skip_unreadable, self.messages)
+        how = self.memory_limit_gb, self.skip_unreadable, self.messages
+        return self._sized(read_new_images(root, self._reader, *how))
 
     def equal_images(self) -> np.ndarray:
         """Return the (N,) first file of the same content for each file."""

@@ -68,9 +68,9 @@ class TokenizedDataModule(DomainsDataModule):
         return read_new_texts(root, "text", None, self.messages)
 
     @property
-    def trained_tokenizer(self) -> str | None:
-        """Text of the trained tokenizer, which checkpoints contain; ``None`` if ``tokenizer`` names one."""
-        return None if self.tokenizer is not None else self._corpus.metadata["trained"]
+    def new_sample_facts(self) -> dict[str, Any]:
+        """Text of the trained tokenizer; nothing if ``tokenizer`` names one."""
+        return {} if self.tokenizer is not None else {"trained_tokenizer": self._corpus.metadata["trained"]}
 
     def use_preprocessing(self, known: Mapping[str, Any] | None) -> None:
         """Tokenize new samples (``predict_root``) with the tokenizer of a model's training.

@@ -73,9 +73,9 @@ class DataView(FusionDataModule):
         return getattr(self.data, "preprocessing", None)
 
     @property
-    def trained_tokenizer(self) -> str | None:
-        """Text of the trained tokenizer of the wrapped module; ``None`` if it has none."""
-        return getattr(self.data, "trained_tokenizer", None)
+    def new_sample_facts(self) -> dict[str, Any]:
+        """What new samples need of the labeled samples of the wrapped module."""
+        return self.data.new_sample_facts
 
     @property
     def augmentation(self) -> Any:  # type: ignore[override]

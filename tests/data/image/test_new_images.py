@@ -1,5 +1,6 @@
 """Image files without labels, for prediction."""
 
+import copy
 import csv
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from helpers import tiny
 from helpers.image_trees import draw_tree
 from PIL import Image
 
-from lightning_fusion import ExpertModule, ImageDataModule
+from lightning_fusion import Expert, ExpertModule, FoEFuserModule, ImageDataModule
 from lightning_fusion.callbacks import PredictionWriter
 from lightning_fusion.data.image.digits import DigitsDataModule
 from lightning_fusion.data.image.folders import DomainImageDataModule
@@ -59,6 +60,19 @@ def test_a_variant_reads_new_samples_and_its_original_keeps_the_labeled_ones(tmp
     assert data.variant(batch_size=3).rows("test").inputs is table  # not read again
     for view in (RoleDataModule(data, role="fuser"), TargetDataModule(data, "home")):
         assert len(view.variant(predict_root=str(new)).predict_dataloader().dataset) == 3
+
+
+def test_without_image_size_new_images_have_that_of_the_training(tmp_path, new):
+    data, path = DigitsDataModule(), tmp_path / "expert.ckpt"
+    module = ExpertModule(partial(SmallConvNet, width=2, in_channels=1), classes=data.classes)
+    trainer = tiny.trainer(1, limit_train_batches=1, limit_val_batches=1)
+    trainer.fit(module, datamodule=data)
+    trainer.save_checkpoint(path)
+    expert = Expert(SmallConvNet(10, width=2, in_channels=1), checkpoint=str(path))
+    for model in (module, FoEFuserModule({"one": expert, "two": copy.deepcopy(expert)})):
+        with pytest.raises(InputError, match=r"the images are 6x4, those of the training were 8x8; set image_size: 8"):
+            tiny.trainer().predict(model, datamodule=DigitsDataModule(predict_root=str(new)))
+        tiny.trainer().predict(model, datamodule=DigitsDataModule(predict_root=str(new), image_size=8))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from lightning_fusion.errors import InputError
 def new(root: str | Path, known: TextDataModule, **arguments) -> TextDataModule:
     """Texts for prediction, with the tokenizer of other data."""
     data = TextDataModule("gone.csv", predict_root=str(root), **arguments)
-    data.use_preprocessing({"trained_tokenizer": known.trained_tokenizer})
+    data.use_preprocessing(known.new_sample_facts)
     return data
 
 
@@ -114,5 +114,5 @@ def test_data_sets_of_hugging_face_are_read(tmp_path):
     datasets = pytest.importorskip("datasets")
     datasets.Dataset.from_dict({"text": ["one", "two"], "label": [-1, -1]}).save_to_disk(str(tmp_path / "new"))
     data = HuggingFaceTextDataModule("gone", predict_root=str(tmp_path / "new"))
-    data.use_preprocessing({"trained_tokenizer": SyntheticTextDataModule().trained_tokenizer})
+    data.use_preprocessing(SyntheticTextDataModule().new_sample_facts)
     assert len(data.new_samples) == 2 and data.new_samples.origins(torch.arange(2)).columns()["line"] == [1, 2]
