@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from lightning_fusion.cli.pools import adapted
 from lightning_fusion.errors import InputError, shorten, suggestion
 
 _MAX_BYTES, _MAX_VALUES, _MAX_DEPTH = 1 << 20, 500_000, 200
@@ -223,12 +224,15 @@ def config_files(args: Sequence[str]) -> Iterator[tuple[int, int, str]]:
         position += size
 
 
-def with_found_configs(args: Sequence[str], check: Callable[[str, dict[str, Any]], None]) -> list[str]:
-    """Replace names of configuration files in command-line arguments by their paths.
+def with_found_configs(
+    args: Sequence[str], check: Callable[[str, dict[str, Any]], None], training: bool = False
+) -> list[str]:
+    """Replace names of configuration files in command-line arguments by their paths, or those of adapted copies.
 
     Args:
         args: Arguments.
         check: Function of the path and the content of each file, which raises InputError for a wrong one.
+        training: Whether they are arguments of a training command.
 
     Raises:
         InputError: If a file does not exist, or cannot be read.
@@ -237,8 +241,11 @@ def with_found_configs(args: Sequence[str], check: Callable[[str, dict[str, Any]
     for name in (arg.partition("=")[2] if arg.startswith("-") else arg for arg in args):
         if name.endswith((".yaml", ".yml")) and Path(name).is_file():  # of another option, such as --model
             _read_yaml(name)
-    for position, size, name in reversed(list(config_files(args))):
+    files = list(config_files(args))
+    has_model = len(files) > 1 or any(arg.startswith("--model") for arg in args)
+    for position, size, name in reversed(files):
         path = find_config(name)
+        path = adapted(path, read_config(path), training and has_model)
         check(path, read_config(path))
         result[position : position + size] = ["--config", path]
     return result

@@ -115,7 +115,8 @@ class FusionCLI(LightningCLI):
         """Parse the given arguments instead of those of the process."""
         self.config = parse(parser, args)
         chosen = self.config[self.config.subcommand].as_dict()
-        check_folder(chosen, [name for _, _, name in config_files(args)])
+        if not ((chosen.get("data") or {}).get("init_args") or {}).get("predict_root"):  # of the folder's own model
+            check_folder(chosen, [name for _, _, name in config_files(args)])
         if self.config.subcommand == "fit":
             check_trains(chosen["trainer"])
 

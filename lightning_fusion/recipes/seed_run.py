@@ -1,6 +1,7 @@
 """Shared parts of recipes: one expert per domain for each seed, and its cached outputs."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -251,9 +252,14 @@ class SeedRun:
             lines += [
                 f"  {json.dumps(name)}:",
                 "    class_path: lightning_fusion.Expert",
-                f"    init_args: {{checkpoint: {json.dumps(str(expert.checkpoint))}}}",
+                f"    init_args: {{checkpoint: {json.dumps(self._beside(str(expert.checkpoint)))}}}",
             ]
         return "\n".join([*lines, ""])
+
+    def _beside(self, path: str) -> str:
+        """Return a path relative to the seed's folder, so that the folder of a run may be moved."""
+        inside = Path(path).resolve().is_relative_to(self.folder.resolve())
+        return os.path.relpath(path, self.folder) if inside else path
 
     # --------------------------------------------------------------- outputs
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from helpers import data_files, language_models
+from helpers import data_files, language_models, models
 from lightning_fusion.cli import commands, training
 from lightning_fusion.cli.config import shipped_configs
 from lightning_fusion.cli.main import main
@@ -145,6 +145,8 @@ def _prepare(folder: Path) -> None:
     data_files.recordings(folder / "data/librispeech/train-clean-100", speakers=12, count=1)
     data_files.recordings(folder / "data/voxceleb2", speakers=12, count=2)
     data_files.spoken_words(folder / "data/fsdd/recordings")
+    data_files.word_table(folder / "data/words.csv", folder / "data/fsdd/recordings")
+    models.own_models(folder / "models")
     for name in ("librispeech/test-other", "voxceleb1"):
         data_files.recordings(folder / "data" / name, speakers=4, count=2, first=20)
     trials = ["1 s20/0.wav s20/1.wav", "1 s21/0.wav s21/1.wav", "0 s20/0.wav s21/0.wav", "0 s22/1.wav s23/1.wav"]
@@ -163,6 +165,7 @@ def _prepare(folder: Path) -> None:
         main(["fit", "-c", "experts/speaker.yaml", "-c", speaker])
         collect_outputs()
         collect_outputs(name="text_synthetic")
+        collect_outputs(name="recordings")
 
 
 def train_expert(domain: int | str, *more: str, of: str = "digits") -> Any:
@@ -175,7 +178,7 @@ def train_expert(domain: int | str, *more: str, of: str = "digits") -> Any:
 
 def collect_outputs(*more: str, name: str = "digits") -> Any:
     """Ask the two experts, as configs/foe/collect_NAME.yaml says with the pool of configs/experts/NAME_pool.yaml."""
-    names = [f"experts/{name}_pool.yaml", f"foe/collect_{name}.yaml"]
+    names = [f"experts/{name.removesuffix('_manifest')}_pool.yaml", f"foe/collect_{name}.yaml"]
     override = merged(small(read(names[0])), small(read(names[1])))
     files = [*names, write_yaml(Path("small/collect.yaml"), override)]
     return main(["collect", *(part for each in files for part in ("-c", each)), *more])

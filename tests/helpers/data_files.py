@@ -44,6 +44,13 @@ def spoken_words(folder: Path, speakers: int = 3, count: int = 8) -> None:
         soundfile.write(folder / f"{number % 2}_s{speaker}_{number // 2}.wav", samples, 8000)
 
 
+def word_table(path: Path, recordings: Path) -> None:
+    """The same recordings as a CSV file with a label and a speaker in each row."""
+    rows = [(file, *file.stem.split("_")) for file in sorted(recordings.glob("*.wav"))]
+    lines = [f"{file.relative_to(path.parent)},{label},{speaker}" for file, label, speaker, _ in rows]
+    path.write_text("\n".join(["path,label,speaker", *lines]))
+
+
 def motion_files(folder: Path, sessions: int = 5, people: int = 2) -> None:
     """CSV files as ``folder/s07/s07_<session>_<device>.csv``, at 104 Hz with timestamps in milliseconds."""
     motion = synthetic_motion(num_people=people, sessions=sessions, segment_s=4.0, sample_rate_hz=104)

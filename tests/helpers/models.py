@@ -7,6 +7,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from helpers import language_models
+from lightning_fusion.data.text.tokens import TextTokenizer
+
 CLASSES = ["cat", "dog", "owl"]
 
 
@@ -91,3 +94,54 @@ def speech_folder(folder: Path, labels: list[str]) -> str:
     transformers.Wav2Vec2ForSequenceClassification(config).save_pretrained(folder)
     transformers.Wav2Vec2FeatureExtractor().save_pretrained(folder)
     return str(folder)
+
+
+def waves_onnx(path: Path) -> str:
+    """Two classes of waveforms of any length in an ONNX file: a linear map of the mean deviation."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = {"weight": np.array([[2.0, -2.0]], np.float32), "bias": np.array([0.1, 0.0], np.float32)}
+    nodes = [
+        helper.make_node("Abs", ["input"], ["absolute"]),
+        helper.make_node("ReduceMean", ["absolute"], ["mean"], axes=[1]),
+        helper.make_node("MatMul", ["mean", "weight"], ["product"]),
+        helper.make_node("Add", ["product", "bias"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", "t"])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 2])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return str(path)
+
+
+def own_models(folder: Path) -> None:
+    """The models that the shipped pools name, as users have them."""
+    import xgboost
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from skops import io
+
+    folder.mkdir(exist_ok=True)
+    torchvision_weights(folder / "field.pth", "mobilenet_v3_small")
+    timm_folder(folder / "studio", ["Cat", "Dog", "Owl"])
+    vit_folder(folder / "street", ["cat", "dog", "bird"])
+    speech_folder(folder / "wav2vec", ["zero", "one"])
+    waves_onnx(folder / "waves.onnx")
+    names = [f"s{number:02}" for number in range(24)]
+    speech_folder(folder / "north", names[:14])
+    speech_folder(folder / "south", names[10:])
+    rows, labels = np.random.default_rng(0).normal(size=(60, 600)), np.arange(60) % 3
+    xgboost.XGBClassifier(n_estimators=2, max_depth=2, n_jobs=1).fit(rows, labels).save_model(folder / "trees.json")
+    activities = np.array([f"ACTIVITY_{label}" for label in labels])
+    io.dump(LogisticRegression(max_iter=20).fit(rows, activities), folder / "linear.skops")
+    texts = [f"{label} {place}" for label in ("positive", "negative") for place in ("books", "dvd", "kitchen")]
+    TextTokenizer.train(texts, 280, lowercase=True).save(folder / "bert")
+    language_models.save_classifier(folder / "bert", labels=["POS", "NEG"], vocab_size=300)
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression())
+    io.dump(model.fit(texts, [text.split()[0] for text in texts]), folder / "words.skops")

@@ -172,7 +172,9 @@ class TestResults:
     def test_the_experts_can_be_used_again(self, finished):
         spec = yaml.safe_load((finished / "seed_0" / "pool.yaml").read_text())["experts"]
         assert list(spec) == ["domain_0", "domain_1"]
-        expert = Expert(**spec["domain_1"]["init_args"])
+        path = spec["domain_1"]["init_args"]["checkpoint"]
+        assert not Path(path).is_absolute()  # the folder may be moved
+        expert = Expert(checkpoint=str(finished / "seed_0" / path))
         outputs = ExpertOutputs.open(finished / "seed_0" / "outputs")
         assert expert.classes == outputs.expert_classes["domain_1"]
         assert expert.fingerprint == outputs.experts["domain_1"]["fingerprint"]

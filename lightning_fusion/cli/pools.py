@@ -1,0 +1,71 @@
+"""Files that name experts: paths relative to the file, and their place in a training command."""
+
+import atexit
+import copy
+import shutil
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_PATHS = ("checkpoint", "path", "model", "tokenizer")  # arguments of experts that name files
+_COLLECT = {"data", "output", "splits"}
+
+
+def adapted(path: str, content: dict[str, Any], training: bool) -> str:
+    """Return the path of a configuration file, or of a copy with what it means for a command.
+
+    A relative path of an expert names a file beside the configuration file, if there is one, else one in the working
+    folder. A training command takes the experts of a file with experts alone for those of its model, and the data of a
+    file for ``collect`` for its data.
+
+    Args:
+        path: Path of the file.
+        content: Its content.
+        training: Whether the file is given to a training command, beside another one with the model.
+    """
+    changed = copy.deepcopy(content)
+    for experts in _experts(changed):
+        _resolve(experts, Path(path).parent)
+    if training and set(changed) == {"experts"}:
+        changed = {"model": {"init_args": changed}}
+    elif training and "data" in changed and "output" in changed and set(changed) <= _COLLECT:
+        changed = {"data": changed["data"]}
+    if changed == content:
+        return path
+    copied = Path(tempfile.mkdtemp(dir=_folder()), Path(path).name)
+    copied.write_text(yaml.safe_dump(changed, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return str(copied)
+
+
+@cache
+def _folder() -> str:
+    """Return a folder for the copies of this process."""
+    folder = tempfile.mkdtemp(prefix="lightning-fusion-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _experts(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the mappings of experts by name of a configuration."""
+    model = content.get("model")
+    arguments = model.get("init_args") if isinstance(model, dict) else None
+    for part in (content, arguments):
+        found = part.get("experts") if isinstance(part, dict) else None
+        if isinstance(found, dict):
+            yield found
+
+
+def _resolve(value: Any, folder: Path) -> None:
+    """Replace relative paths of files that lie in a folder, in place."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in inside:
+        if key in _PATHS and isinstance(part, str) and part and not Path(part).is_absolute():
+            beside = folder / part
+            if beside.exists() and "${" not in part:
+                value[key] = str(beside)
+        else:
+            _resolve(part, folder)
