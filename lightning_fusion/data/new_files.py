@@ -27,7 +27,7 @@ def find_new_files(
         Names relative to the folder (the name of a single file), and paths.
 
     Raises:
-        InputError: If there is no such file.
+        InputError: If there is no such file, or the name of one is not in UTF-8.
     """
     base, read = Path(root), ", ".join(sorted(suffixes))
     skipped = Counter[str]()
@@ -36,11 +36,18 @@ def find_new_files(
     if not found:
         seen = f", found {shorten(names, 3)}" if names else ""
         raise InputError(f"predict_root: found no {kind} in {root}; expected files that end in {read}{seen}")
+    if wrong := [name for name in found if not _is_text(name)]:  # no table could name it
+        raise InputError(f"predict_root: {wrong[0]!r} in {root} is no name in UTF-8; rename it")
     others = Counter(_suffix(name) for name in names if _suffix(name) not in suffixes)
     warning, message = left_out_messages(root, others, skipped, read)
     messages.warn(warning)
     messages.info(message)
     return found, [base] if base.is_file() else [base / name for name in found]
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name has no bytes that the encoding of the file system does not explain."""
+    return not any("\udc80" <= letter <= "\udcff" for letter in name)
 
 
 def _suffix(name: str) -> str:

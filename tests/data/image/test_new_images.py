@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import os
 from functools import partial
 from pathlib import Path
 
@@ -119,6 +120,9 @@ def test_files_of_other_kinds_and_sizes_are_named(new, tmp_path):
     for root, message in (("none", "found no file or folder"), ("empty", "found no image in .*; expected files that")):
         with pytest.raises(InputError, match=f"predict_root: {message}"):
             ImageDataModule("gone", predict_root=str(tmp_path / root)).predict_dataloader()
-    Image.new("RGB", (5, 5)).save(new / "z.png")
+    Image.new("RGB", (5, 5)).save(os.fsencode(new / "z") + b"\xff.png", format="PNG")
+    with pytest.raises(InputError, match=r"predict_root: 'z.udcff.png' in .* is no name in UTF-8; rename it"):
+        ImageDataModule("gone", predict_root=str(new)).predict_dataloader()
+    os.rename(os.fsencode(new / "z") + b"\xff.png", new / "z.png")
     with pytest.raises(InputError, match=r"z.png is 5x5 where others are 6x4; set image_size"):
         ImageDataModule("gone", predict_root=str(new)).predict_dataloader()
