@@ -23,7 +23,6 @@ EXTRAS = {
     "lightgbm": ["lightgbm"],
     "mlflow": ["mlflow"],
     "onnx": ["onnx", "onnxscript", "onnxruntime"],
-    "optuna": ["optuna"],
     "skops": ["skops"],
     "speechbrain": ["speechbrain"],
     "tensorboard": ["tensorboard"],

@@ -41,5 +41,6 @@ def test_every_module_is_in_the_table():
     kinds = {"LightningModule"}
     for _ in range(3):
         kinds |= {name for found in classes for name, bases in found if kinds & set(re.findall(r"\w+", bases))}
-    trained = {name for name in kinds if name[0] != "_"} - {"LightningModule", "QueryingModule"}  # one only predicts
+    predicting = {"QueryingModule", "PoolModule", "LateFusionModule", "BaselineModule", "ChainTrialsModule"}
+    trained = {name for name in kinds if name[0] != "_"} - {"LightningModule"} - predicting
     assert trained == set(table())
