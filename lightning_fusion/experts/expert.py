@@ -324,7 +324,7 @@ class Expert(nn.Module):
 
     @property
     def identified_by_version(self) -> bool:
-        """Whether the version stands for the state of a callable, so that it is told from others by its name alone."""
+        """Whether the version stands for the state of a callable, so that its name alone distinguishes it."""
         return bool(self.version) and not isinstance(self.network, nn.Module)
 
     def unknown_state(self) -> str | None:
