@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from lightning_fusion.errors import InputError
+from lightning_fusion.experts.adapters.files import FileExpert, boosted_trees, check_objective
 from lightning_fusion.experts.adapters.tables import table_estimator
-from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.formats import check_format
 from lightning_fusion.extras import require
 from lightning_fusion.files import hash_files
@@ -16,7 +15,7 @@ from lightning_fusion.files import hash_files
 _OBJECTIVES = ("binary", "multiclass", "multiclassova")
 
 
-class LightGBMExpert(Expert):
+class LightGBMExpert(FileExpert):
     """Classifier of LightGBM in its own text file, as ``Booster.save_model`` (``booster_`` of an estimator) writes it.
 
     The input are raw values, flattened to one row per sample.
@@ -43,22 +42,16 @@ class LightGBMExpert(Expert):
     ) -> None:
         lightgbm = require("lightgbm", "lightgbm")
         check_format(path, ("a model of LightGBM",))
-        try:
+        with boosted_trees("LightGBM", path):
             booster = lightgbm.Booster(model_file=path)
             objective = str(booster.dump_model(num_iteration=1)["objective"]).partition(" ")[0]
-        except Exception as error:  # LightGBMError, and what its reader raises for damaged files
-            what = str(error).strip().partition("\n")[0][:200]
-            raise InputError(f"path: LightGBM cannot read {path} ({what})") from error
-        if objective not in _OBJECTIVES:
-            raise InputError(f"path: {path} has the objective {objective}; expected one of {', '.join(_OBJECTIVES)}")
+        check_objective(path, objective, _OBJECTIVES)
         table = table_estimator(LightGBMBooster(booster), num_values=booster.num_feature())
-        shared.setdefault("version", hash_files([Path(path)]))
         super().__init__(
             network=table.predict_proba,
-            checkpoint=None,
+            digest=hash_files([Path(path)]),
             classes=classes,
             output="probabilities",
-            features=None,
             preprocess=preprocess,
             raw_input=raw_input,
             **shared,

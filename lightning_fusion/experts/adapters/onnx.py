@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.adapters.batches import in_batches
-from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.adapters.files import FileExpert
 from lightning_fusion.experts.formats import check_format
 from lightning_fusion.extras import require
 from lightning_fusion.files import hash_files
@@ -27,7 +27,7 @@ _PROBABILITIES = ("probabilities", "output_probability", "probability")  # as th
 _CHANNELS = (1, 3)
 
 
-class OnnxExpert(Expert):
+class OnnxExpert(FileExpert):
     """Classifier in an ONNX file, run by ONNX Runtime; its outputs only.
 
     The input are raw values, or what ``preprocess`` makes of raw samples. Images go to a file with channels last in
@@ -64,14 +64,12 @@ class OnnxExpert(Expert):
         network = OnnxNetwork(path, output_name, providers)
         if output is None:
             output = "probabilities" if network.named or network.output in _PROBABILITIES else "logits"
-        shared.setdefault("version", network.digest)
         raw_input = raw_input and "input_ids" not in network.inputs
         super().__init__(
             network=network,
-            checkpoint=None,
+            digest=network.digest,
             classes=classes,
             output=output,
-            features=None,
             preprocess=preprocess,
             raw_input=raw_input,
             **shared,

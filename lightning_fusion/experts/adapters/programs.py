@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.adapters.batches import in_batches
-from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.adapters.files import FileExpert
 from lightning_fusion.experts.formats import check_format, model_format
 
 _KINDS = ("a torch.export program", "a TorchScript program")
 
 
-class ProgramExpert(Expert):
+class ProgramExpert(FileExpert):
     """Classifier in a program that ``torch.export.save`` or ``torch.jit.save`` wrote; its outputs only.
 
     Such a file is code: torch runs what it contains when it is loaded and called, and offers no way to load it without.
@@ -48,13 +48,11 @@ class ProgramExpert(Expert):
         **shared: Any,
     ) -> None:
         network = _Program(path, sha256)
-        shared.setdefault("version", network.digest)
         super().__init__(
             network=network,
-            checkpoint=None,
+            digest=network.digest,
             classes=classes,
             output=output,
-            features=None,
             preprocess=preprocess,
             raw_input=raw_input,
             **shared,

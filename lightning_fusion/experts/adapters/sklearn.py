@@ -7,14 +7,14 @@ from torch import nn
 
 from lightning_fusion.data.samples.texts import TextSamples
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.adapters.files import FileExpert
 from lightning_fusion.experts.adapters.tables import table_estimator
-from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.formats import check_format
 from lightning_fusion.extras import require
 from lightning_fusion.files import hash_files
 
 
-class SklearnExpert(Expert):
+class SklearnExpert(FileExpert):
     """Classifier of scikit-learn, or a pipeline that ends in one, in a file that ``skops.io.dump`` wrote.
 
     skops builds the types that it knows of, and no other without your word: no code in the file is run. The input are
@@ -60,13 +60,11 @@ class SklearnExpert(Expert):
             columns=None if columns is None or texts else list(columns),
             texts=texts,
         )
-        shared.setdefault("version", hash_files([Path(path)]))
         super().__init__(
             network=table.predict_proba,
-            checkpoint=None,
+            digest=hash_files([Path(path)]),
             classes=classes,
             output="probabilities",
-            features=None,
             preprocess=preprocess,
             raw_input=raw_input,
             **shared,

@@ -6,9 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from lightning_fusion.errors import InputError
+from lightning_fusion.experts.adapters.files import FileExpert, boosted_trees, check_objective
 from lightning_fusion.experts.adapters.tables import table_estimator
-from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.formats import check_format
 from lightning_fusion.extras import require
 from lightning_fusion.files import hash_files
@@ -16,7 +15,7 @@ from lightning_fusion.files import hash_files
 _OBJECTIVES = ("binary:logistic", "multi:softprob", "multi:softmax")
 
 
-class XGBoostExpert(Expert):
+class XGBoostExpert(FileExpert):
     """Classifier of XGBoost in its own JSON or UBJSON file, as ``save_model`` writes it.
 
     The input are raw values, flattened to one row per sample.
@@ -44,23 +43,16 @@ class XGBoostExpert(Expert):
         xgboost = require("xgboost", "xgboost")
         check_format(path, ("a model of XGBoost",))
         model = xgboost.XGBClassifier()
-        try:
+        with boosted_trees("XGBoost", path):
             model.load_model(path)
             settings = json.loads(model.get_booster().save_config())
-        except Exception as error:  # XGBoostError, and what numpy raises for damaged files
-            what = str(error).strip().partition("\n")[0][:200]
-            raise InputError(f"path: XGBoost cannot read {path} ({what})") from error
-        objective = settings["learner"]["objective"]["name"]
-        if objective not in _OBJECTIVES:
-            raise InputError(f"path: {path} has the objective {objective}; expected one of {', '.join(_OBJECTIVES)}")
+        check_objective(path, settings["learner"]["objective"]["name"], _OBJECTIVES)
         table = table_estimator(model, num_values=model.n_features_in_)
-        shared.setdefault("version", hash_files([Path(path)]))
         super().__init__(
             network=table.predict_proba,
-            checkpoint=None,
+            digest=hash_files([Path(path)]),
             classes=classes,
             output="probabilities",
-            features=None,
             preprocess=preprocess,
             raw_input=raw_input,
             **shared,
