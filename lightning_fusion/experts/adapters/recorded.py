@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -65,10 +64,12 @@ class RecordedTable:
     """
 
     def __init__(self, path: str, classes: Sequence[Any] | None = None) -> None:
+        import pandas  # takes half a second, so it is imported only where tables are read
+
         check_format(path, ("a table",))
         try:
-            table = pd.read_csv(path, dtype={"file": str}, keep_default_na=False, na_values=[""])
-        except (ValueError, OSError, pd.errors.ParserError) as error:
+            table = pandas.read_csv(path, dtype={"file": str}, keep_default_na=False, na_values=[""])
+        except (ValueError, OSError) as error:  # pandas' own errors are kinds of ValueError
             what = " ".join(str(error).split())[:200]
             raise InputError(f"path: {path} cannot be read as CSV ({what})") from error
         columns = {canonical_label(name): name for name in table.columns}

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from torch import Tensor
 
 from lightning_fusion.errors import InputError
@@ -55,7 +54,11 @@ class TableEstimator:
                 f"input: the {kind} takes {self.num_values} values of each sample; found {rows.shape[1]}, of samples "
                 f"of shape {values.shape[1:]}: set preprocess of the expert, such as ImagePreprocessing for images"
             )
-        return rows if self.columns is None else pd.DataFrame(rows, columns=self.columns)
+        if self.columns is None:
+            return rows
+        import pandas  # takes half a second, so it is imported only where tables are made
+
+        return pandas.DataFrame(rows, columns=self.columns)
 
 
 def table_estimator(estimator: Any, **how: Any) -> TableEstimator:
