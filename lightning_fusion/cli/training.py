@@ -170,12 +170,6 @@ class FusionCLI(LightningCLI):
             if part is not None:
                 part._log_hyperparams = False
 
-    def before_fit(self) -> None:
-        """Note the step of a checkpoint that is resumed; the run may replace the file."""
-        path = self.config[self.subcommand].get("ckpt_path")
-        found = read_checkpoint(path, "ckpt_path") if path and Path(path).is_file() else {}
-        self._resumed_step = found.get("global_step")
-
     def after_fit(self) -> None:
         """Report a resumed run that trained nothing, since its checkpoint is of a finished one."""
         path = self.config[self.subcommand].get("ckpt_path")
@@ -210,13 +204,16 @@ class FusionCLI(LightningCLI):
 
         A checkpoint without a class was written by a module built in Python from objects: the YAML is used.
         """
+        self._resumed_step: int | None = None
         subcommand = self.config.get("subcommand")
         path = self.config[subcommand].get("ckpt_path") if subcommand else None
         if not path or not Path(path).is_file():
             if path and path not in ("best", "last", "hpc", "registry"):
                 raise InputError(f"ckpt_path: found no file {path}{nearest_path(path)}")
             return
-        recorded = read_checkpoint(path, "ckpt_path").get("hyper_parameters", {})
+        content = read_checkpoint(path, "ckpt_path")
+        self._resumed_step = content.get("global_step")  # noted now: the run may replace the file
+        recorded = content.get("hyper_parameters", {})
         if "_class_path" not in recorded:
             return
         chosen = self.config[subcommand].model.class_path
