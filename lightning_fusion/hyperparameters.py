@@ -133,3 +133,18 @@ def check_choices(function: Callable[..., Any], arguments: Mapping[str, Any]) ->
     for name, hint in get_type_hints(function).items():
         if get_origin(hint) is Literal and arguments[name] not in get_args(hint):
             raise InputError(f"{name} is {arguments[name]!r}; expected {shorten(get_args(hint))}")
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Join nested keys by dots, as in a sweep.
+
+    Example:
+        >>> flat({"model": {"init_args": {"lr": 0.1}}})
+        {'model.init_args.lr': 0.1}
+    """
+    if not isinstance(config, dict) or not config:
+        return {prefix: config}
+    result: dict[str, Any] = {}
+    for key, value in config.items():
+        result |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return result

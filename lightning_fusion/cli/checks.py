@@ -12,9 +12,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
-from lightning_fusion.cli.config import flat, read_config, shipped_configs
+from lightning_fusion.cli.config import read_config, shipped_configs
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
+from lightning_fusion.hyperparameters import flat
 from lightning_fusion.store import MANIFEST
 
 _WEIGHTS = ("weights", "pretrained", "path", "checkpoint", "checkpoint_path", "pretrained_model_name_or_path")

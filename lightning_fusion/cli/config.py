@@ -51,21 +51,6 @@ def find_config(name: str) -> str:
     )
 
 
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Join nested keys by dots, as in a sweep.
-
-    Example:
-        >>> flat({"model": {"init_args": {"lr": 0.1}}})
-        {'model.init_args.lr': 0.1}
-    """
-    if not isinstance(config, dict) or not config:
-        return {prefix: config}
-    result: dict[str, Any] = {}
-    for key, value in config.items():
-        result |= flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return result
-
-
 def read_config(path: str) -> dict[str, Any]:
     """Read a configuration file as plain data.
 

@@ -20,14 +20,14 @@ from lightning_fusion.callbacks.prediction import PredictionWriter
 from lightning_fusion.callbacks.termination import EndOnTermination
 from lightning_fusion.checkpoints import read_checkpoint
 from lightning_fusion.cli.checks import check_checkpoints, check_folder, check_trained, check_trains, warn_untrained
-from lightning_fusion.cli.config import config_files, flat
+from lightning_fusion.cli.config import config_files
 from lightning_fusion.cli.messages import error_of_user
 from lightning_fusion.cli.parser import FusionArgumentParser, parse
 from lightning_fusion.described import check_arguments
 from lightning_fusion.errors import InputError, nearest_path, shorten
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.files import exclusive, write_text
-from lightning_fusion.hyperparameters import constructor_arguments
+from lightning_fusion.hyperparameters import constructor_arguments, flat
 from lightning_fusion.recipes.trainers import check_processes
 from lightning_fusion.trackers.base import without_none
 from lightning_fusion.trackers.kinds import trackers_of

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 
 from lightning_fusion.extras import require
+from lightning_fusion.hyperparameters import flat
 from lightning_fusion.trackers.base import REPORT, Cell, Stage, Tracker, as_key, folder_in, in_first_process, stage_name
 
 _RUN = "lightning_fusion.run"
@@ -57,8 +58,8 @@ class MLFlowTracker(Tracker):
 
         run, client = self.logger.run_id, self.logger.experiment
         known = client.get_run(run).data.params
-        flat = {re.sub(r"[^\w\-. /]", "_", key): str(value)[:_LONGEST] for key, value in _flat(values).items()}
-        new = [Param(key, value) for key, value in flat.items() if key not in known]
+        named = {re.sub(r"[^\w\-. /]", "_", key): str(value)[:_LONGEST] for key, value in flat(dict(values)).items()}
+        new = [Param(key, value) for key, value in named.items() if key not in known]
         for first in range(0, len(new), 100):  # the most in one request
             client.log_batch(run, params=new[first : first + 100])
 
@@ -100,12 +101,4 @@ def _run_around(logger: Mapping[str, Any], name: str, tags: Mapping[str, str]) -
     known = client.search_runs([place], f"tags.`{_RUN}` = '{tags[_RUN]}' and tags.kind = 'recipe'", max_results=1)
     run = known[0] if known else client.create_run(place, run_name=name, tags=dict(tags))
     found: str = run.info.run_id
-    return found
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by dotted names."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
     return found
