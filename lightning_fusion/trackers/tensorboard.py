@@ -19,9 +19,13 @@ class TensorBoardTracker(Tracker):
 
     def log_table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
         """Record a table as text in Markdown."""
-        cells = [[f"{cell:.6g}" if isinstance(cell, float) else str(cell or "") for cell in row] for row in rows]
+        cells = [[f"{cell:.6g}" if isinstance(cell, float) else _text(cell) for cell in row] for row in rows]
         self.logger.experiment.add_text(name, "\n".join(markdown_table(columns, cells)))
 
     def log_figure(self, name: str, figure: Figure, step: int | None = None) -> None:
         """Record an image."""
         self.logger.experiment.add_figure(name, figure, step, close=False)
+
+
+def _text(cell: Cell) -> str:
+    return "" if cell is None else str(cell)

@@ -1,7 +1,8 @@
 from typing import Any
 
 import pytest
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_fusion.trackers.base import Stage
 from lightning_fusion.trackers.csv_files import CSVTracker
@@ -74,3 +75,14 @@ def test_an_address_of_mlflow_is_kept(stage, tmp_path, monkeypatch):
     report = arguments(kind, {}, Stage("report", "digits-1a2b", "foe", tmp_path))
     again = arguments(kind, {}, Stage("report", "digits-1a2b", "foe", tmp_path))
     assert report["tracking_uri"] == address and report["run_id"] == again["run_id"], "the results have one run"
+
+
+def test_zero_is_a_cell_of_a_table_of_tensorboard(tmp_path):
+    logger = TensorBoardLogger(tmp_path)
+    (tracker,) = trackers_of([logger])
+    tracker.log_table("found", ["method", "errors", "gain"], [["average", 0, None]])
+    logger.finalize("success")
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    (found,) = events.Tensors("found/text_summary")
+    assert "| average | 0 |  |" in found.tensor_proto.string_val[0].decode()

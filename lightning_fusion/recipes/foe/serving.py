@@ -35,7 +35,9 @@ def answer(run: FinishedRun, method: str, seed: int, target: None) -> Any:
 
 def _own_baseline(method: str, described: dict[str, Any]) -> Any:
     """Return the factory of a baseline of the user's own."""
-    path = described.get("class_path") if isinstance(described, dict) else described
+    path, arguments = described, {}
+    if isinstance(described, dict):
+        path, arguments = described.get("class_path"), described.get("init_args") or {}
     if (kind := imported_class(path, Baseline)) is None:
         raise InputError(f"run: the baseline {method} is of the class {path}, which is not imported; {IMPORTS}")
-    return partial(kind, **described.get("init_args", {}))
+    return partial(kind, **arguments)
