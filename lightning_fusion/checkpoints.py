@@ -13,7 +13,7 @@ from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_fusion.described import MemoryLimit, build_arguments, imported_class
-from lightning_fusion.errors import InputError, nearest_path, shorten
+from lightning_fusion.errors import InputError, NotImportedError, nearest_path, shorten
 from lightning_fusion.hyperparameters import constructor_arguments, keep_plain
 
 _SPARE = 1 << 31  # bytes that a module may need beyond its weights
@@ -175,7 +175,7 @@ class CheckedReload:
         if (path := recorded.get("_class_path")) is not None:
             found = imported_class(path, cls)
             if found is None:
-                raise InputError(
+                raise NotImportedError(
                     f"{where} contains a {str(path)[:80]}, which is no imported {cls.__name__}; import it first, or "
                     "load it by its own class"
                 )

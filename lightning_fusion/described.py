@@ -24,7 +24,7 @@ from lightning import LightningDataModule
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.errors import InputError, NotImportedError, shorten
 from lightning_fusion.hyperparameters import constructor_arguments
 from lightning_fusion.schedules import Schedule
 
@@ -233,7 +233,7 @@ class _Reader:
     def _described(self, value: dict[str, Any], options: list[Any], name: str, given: Any, depth: int) -> Any:
         path, kind = value["class_path"], imported_class(value["class_path"], *_FAMILIES)
         if kind is None:
-            raise InputError(
+            raise NotImportedError(
                 f"{self.where} names {' '.join(str(path).split())[:80]} as {name}, which is no imported torch module, "
                 "optimizer or schedule; import it first if you trust the file (a checkpoint must not import or call "
                 "code by itself)"

@@ -25,6 +25,10 @@ class InputError(ValueError):
     """
 
 
+class NotImportedError(InputError):
+    """A file names a class that is not imported, and a file must not import code by itself."""
+
+
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REMEDIES = {
     **dict.fromkeys(_DISK, "make space, or choose another folder"),

@@ -17,7 +17,7 @@ from lightning_fusion.data.normalization import Normalization, preprocessor
 from lightning_fusion.data.samples.base import SamplePreprocessing
 from lightning_fusion.data.samples.texts import TextTokens
 from lightning_fusion.described import imported_class
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.errors import InputError, NotImportedError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.pool import ExpertPool, check_same_experts
 from lightning_fusion.extras import require
@@ -152,7 +152,7 @@ def export(
     content = read_checkpoint(checkpoint)
     own = (content.get("hyper_parameters") or {}).get("_class_path")
     if own is not None and imported_class(own, fuser) is None:
-        raise InputError(
+        raise NotImportedError(
             f"checkpoint: {checkpoint} contains a {str(own)[:80]}, which is no imported {fuser.__name__}; name the "
             f"class of the fuser (--fuser={str(own)[:80]})"
         )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lightning_fusion.checkpoints import load_weights_only
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.described import MemoryLimit, build_described, imported_class
-from lightning_fusion.errors import InputError, nearest_path, shorten
+from lightning_fusion.errors import InputError, NotImportedError, nearest_path, shorten
 from lightning_fusion.experts.formats import check_format
 
 _SPARE = 1 << 28  # bytes that the construction of a network may need beyond its weights
@@ -147,7 +147,7 @@ def build_network(
         named = spec.get("class_path") if isinstance(spec, Mapping) else spec
         named = named if isinstance(named, str) else _brief(named)
         given = spec.get("init_args") if isinstance(spec, Mapping) else None
-        raise InputError(
+        raise NotImportedError(
             f"network: {where} names {named}, which is not an imported module; import it first, or set "
             f"network to that class of {num_classes} classes with {given or 'no other arguments'} "
             "(a checkpoint must not import code by itself)"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_fusion.described import MemoryLimit, imported_class
-from lightning_fusion.errors import InputError
+from lightning_fusion.errors import InputError, NotImportedError
 from lightning_fusion.files import digest
 from lightning_fusion.frugal.arguments import costs_of, is_number
 from lightning_fusion.frugal.inputs import check_labeled
@@ -244,7 +244,7 @@ def build_part(spec: Mapping[str, Any], family: type, where: str) -> Any:
     """
     kind = imported_class(spec["class_path"], family)
     if kind is None:
-        raise InputError(
+        raise NotImportedError(
             f"policy: {where} names {spec['class_path']}, which is no imported fuser or risk estimator; import it "
             "first if you trust the file (a policy must not import code by itself)"
         )

@@ -1,7 +1,8 @@
 """Finished runs that answer for new samples."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +17,7 @@ from lightning_fusion.baselines import Baseline
 from lightning_fusion.callbacks.prediction import PredictionWriter
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.described import imported_class
-from lightning_fusion.errors import InputError, nearest_path, shorten, suggestion
+from lightning_fusion.errors import InputError, NotImportedError, nearest_path, shorten, suggestion
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs.collect import first_process
 from lightning_fusion.experts.outputs.store import ExpertOutputs
@@ -195,6 +196,16 @@ def answering_recipes() -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+@contextmanager
+def _of_run() -> Iterator[None]:
+    """Context that reads a file of a run: errors say so, and which option imports a class that the file names."""
+    try:
+        yield
+    except InputError as error:
+        hint = f"; {IMPORTS}" if isinstance(error, NotImportedError) else ""
+        raise InputError(f"run: {error}{hint}") from error
+
+
 def load_expert(path: Path) -> Expert:
     """Load an expert of a run from its checkpoint.
 
@@ -204,11 +215,8 @@ def load_expert(path: Path) -> Expert:
     Raises:
         InputError: If it is missing or damaged, or the class of its network is not imported.
     """
-    try:
+    with _of_run():
         return Expert(checkpoint=str(path))
-    except InputError as error:
-        hint = f"; {IMPORTS}" if "not an imported" in str(error) else ""
-        raise InputError(f"run: {error}{hint}") from error
 
 
 def load_fuser(path: Path, pool: ExpertPool) -> FoEFuserModule:
@@ -221,11 +229,8 @@ def load_fuser(path: Path, pool: ExpertPool) -> FoEFuserModule:
     Raises:
         InputError: If it is missing or damaged, was trained with other experts, or its network is not imported.
     """
-    try:
+    with _of_run():
         return FoEFuserModule.load_from_checkpoint(str(path), map_location="cpu", experts=pool).eval()
-    except InputError as error:
-        hint = f"; {IMPORTS}" if "no imported" in str(error) else ""
-        raise InputError(f"run: {error}{hint}") from error
 
 
 def save_baseline(folder: Path, name: str, rule: Baseline) -> None:

@@ -185,5 +185,15 @@ class TestRefusal:
         message = self.of(copied, away, "--method=softmax average", "--seed=0")
         assert "names the data module antigravity.Data, which is not imported; name its package in --imports" in message
 
+    def test_a_network_that_is_not_imported_needs_a_word(self, away, copied):
+        shutil.copytree(away / "foe/seed_0", copied / "seed_0")
+        path = min((copied / "seed_0/experts").glob("*.ckpt"))
+        content = torch.load(path, weights_only=True)
+        content["hyper_parameters"]["network"]["class_path"] = "antigravity.Net"
+        torch.save(content, path)
+        message = self.of(copied, away, "--method=softmax average", "--seed=0")
+        assert "names antigravity.Net, which is not an imported module" in message
+        assert message.endswith("; name its package in --imports, if you trust the run")
+
     def test_models_that_are_missing(self, away, copied):
         assert "checkpoint: found no file" in self.of(copied, away, "--method=softmax average")
