@@ -33,11 +33,10 @@ def answer(run: FinishedRun, method: str, seed: int, target: None) -> Any:
     return BaselineModule(pool, load_baseline(folder, method, build))
 
 
-def _own_baseline(method: str, described: dict[str, Any]) -> Any:
-    """Return the factory of a baseline of the user's own."""
-    path, arguments = described, {}
-    if isinstance(described, dict):
-        path, arguments = described.get("class_path"), described.get("init_args") or {}
+def _own_baseline(method: str, described: str | dict[str, Any]) -> Any:
+    """Return the factory of a baseline of the user's own, which is described by a path, or with arguments."""
+    spec: dict[str, Any] = described if isinstance(described, dict) else {"class_path": described}
+    path = spec.get("class_path")
     if (kind := imported_class(path, Baseline)) is None:
         raise InputError(f"run: the baseline {method} is of the class {path}, which is not imported; {IMPORTS}")
-    return partial(kind, **arguments)
+    return partial(kind, **(spec.get("init_args") or {}))
