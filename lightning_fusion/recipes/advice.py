@@ -36,6 +36,23 @@ class SampleScores(NamedTuple):
         """The metric."""
         return float(np.mean(self.scores))
 
+    @property
+    def num_samples(self) -> int:
+        """Number of validation samples."""
+        return len(self.scores)
+
+    def minus(self, other: "SampleScores") -> "SampleScores":
+        """Return the paired difference to another method on the same samples."""
+        return self._replace(scores=np.asarray(self.scores, float) - other.scores)
+
+    @staticmethod
+    def errors(seeds: Sequence["SampleScores"]) -> list[float]:
+        """Return the standard errors of the mean over seeds: over samples, and over groups of them."""
+        scores = [np.asarray(each.scores, float) for each in seeds]
+        groups = [each.group for each in seeds if each.group is not None]
+        by_group = _clustered(scores, groups) if len(groups) == len(seeds) else []
+        return _clustered(scores, [each.sample for each in seeds]) + by_group
+
 
 class BootstrapScores(NamedTuple):
     """A metric of one method and seed that is no mean over samples, such as an equal error rate.
@@ -49,6 +66,15 @@ class BootstrapScores(NamedTuple):
     value: float
     draws: np.ndarray
     num_samples: int
+
+    def minus(self, other: "BootstrapScores") -> "BootstrapScores":
+        """Return the paired difference to another method on the same bootstrap samples."""
+        return self._replace(value=self.value - other.value, draws=self.draws - other.draws)
+
+    @staticmethod
+    def errors(seeds: Sequence["BootstrapScores"]) -> list[float]:
+        """Return the standard error of the mean over seeds."""
+        return [float(np.mean([each.draws for each in seeds], axis=0).std())]
 
 
 Scores = SampleScores | BootstrapScores
@@ -269,7 +295,7 @@ fuser (1.000)'
             )
         )
     chosen = next(each.method for each in candidates if each.within and not each.excluded)
-    count = min(_count(each) for of_seed in whole.values() for each in of_seed.values())
+    count = min(each.num_samples for of_seed in whole.values() for each in of_seed.values())
     return Advice(chosen, best, validation.metric or metric, count, len(seeds), validation.unit, candidates)
 
 
@@ -285,23 +311,12 @@ def standard_error(ours: Sequence[Scores], theirs: Sequence[Scores] | None = Non
         >>> round(standard_error([one], [other]), 4), round(standard_error([one]), 4)
         (0.2887, 0.25)
     """
-    values = np.array([each.value for each in ours])
+    of: Any = ours  # all of one kind
     if theirs is not None:
-        values = values - [each.value for each in theirs]
+        of = [one.minus(other) for one, other in zip(of, theirs, strict=True)]
+    values = np.array([each.value for each in of])
     found = [float(values.std(ddof=1) / np.sqrt(len(values)))] if len(values) > 1 else []
-    if isinstance(ours[0], BootstrapScores):
-        draws = [each.draws for each in ours]  # type: ignore[union-attr]  # all of one kind
-        if theirs is not None:
-            draws = [one - other.draws for one, other in zip(draws, theirs, strict=True)]  # type: ignore[union-attr]
-        return max([*found, float(np.mean(draws, axis=0).std())])
-    differences = [np.asarray(each.scores, float) for each in ours]  # type: ignore[union-attr]
-    if theirs is not None:
-        differences = [one - other.scores for one, other in zip(differences, theirs, strict=True)]  # type: ignore[union-attr]
-    found += _clustered(differences, [each.sample for each in ours])  # type: ignore[union-attr]
-    groups = [each.group for each in ours]  # type: ignore[union-attr]
-    if all(group is not None for group in groups):
-        found += _clustered(differences, groups)  # type: ignore[arg-type]
-    return max(found, default=None)
+    return max([*found, *type(of[0]).errors(of)], default=None)
 
 
 def _clustered(scores: Sequence[np.ndarray], clusters: Sequence[np.ndarray]) -> list[float]:
@@ -316,7 +331,3 @@ def _clustered(scores: Sequence[np.ndarray], clusters: Sequence[np.ndarray]) -> 
         return []
     sums = np.bincount(place, weights=np.concatenate(parts))
     return [float(np.sqrt((sums**2).sum() * count / (count - 1)))]
-
-
-def _count(scores: Scores) -> int:
-    return scores.num_samples if isinstance(scores, BootstrapScores) else len(scores.scores)
