@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+PARTS = {"recipe", "config", "data", "versions", "seconds", "rows", "summary", "notes", "advice", "serving"}
+"""Keys of results.json."""
+
 
 def results(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "results.json").read_text())

@@ -3,6 +3,7 @@ import os
 
 import numpy as np
 import pytest
+from helpers.recipe_runs import PARTS
 from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
@@ -84,18 +85,7 @@ class TestReport:
     def test_files_hold_everything(self, tmp_path):
         report().save(tmp_path, "ours", {"a": (Figure(figsize=(1, 1)), "A picture")})
         results = json.loads((tmp_path / "results.json").read_text())
-        assert set(results) == {
-            "recipe",
-            "config",
-            "data",
-            "versions",
-            "seconds",
-            "rows",
-            "summary",
-            "notes",
-            "advice",
-            "serving",
-        }
+        assert set(results) == PARTS
         assert results["rows"][1] == {
             "method": "ours", "metric": "accuracy", "split": "test", "seed": 1, "value": 0.1, "domain": "x"
         }  # fmt: skip

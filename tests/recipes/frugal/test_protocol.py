@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import tiny
-from helpers.recipe_runs import value
+from helpers.recipe_runs import PARTS, value
 from matplotlib import image as pictures
 
 from lightning_fusion import ExpertOutputs, FrugalFoE
@@ -175,18 +175,7 @@ class TestResults:
     def test_everybody_is_there_for_each_seed(self, finished):
         content = results(finished / "run")
         rows = content["rows"]
-        assert {
-            "recipe",
-            "config",
-            "data",
-            "versions",
-            "seconds",
-            "rows",
-            "summary",
-            "notes",
-            "advice",
-            "serving",
-        } == set(content)
+        assert set(content) == PARTS
         assert content["recipe"] == "frugal" and content["config"]["seeds"] == [4, 5]
         assert content["config"]["trade_offs"] is None
         for seed in (4, 5):
