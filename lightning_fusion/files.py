@@ -5,7 +5,10 @@ import json
 import os
 import re
 import shutil
+import struct
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +21,9 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from lightning_fusion.errors import InputError, disk_message, is_disk_full, shorten, system_error
+
+ARCHIVE_ERRORS = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)
+"""What ``zipfile`` and ``numpy.load`` raise for a damaged archive: one bit of it decides which."""
 
 
 @contextmanager

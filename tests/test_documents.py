@@ -15,9 +15,10 @@ PAGES = {
 }
 MADE_BY_RUNS = {
     "runs/mine/seed_0/pool.yaml": "experts/text_synthetic_pool.yaml",
+    "pool.yaml": "experts/folders_pool.yaml",
     "runs/intent_models/recipe.yaml": "recipes/foe_multiple_choice.yaml",
 }
-"""Files that a command before writes, and a shipped one of that kind."""
+"""Files that a user or a command before writes, and a shipped one of that kind."""
 WHOLE = ["README.md", *sorted(name for name in PAGES if name.startswith("docs/how-to/"))]
 
 

@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lightning_fusion.errors import InputError, nearest_path, shorten
+from lightning_fusion.files import ARCHIVE_ERRORS
 
 SUPPORTED = (
     "supported are checkpoints and safetensors (Expert, TorchvisionExpert, TimmExpert), folders of transformers and "
@@ -55,7 +56,7 @@ def model_format(path: str | Path) -> tuple[str, str] | None:
         return _folder_format(path)
     if not path.is_file():
         return None
-    with suppress(OSError, zipfile.BadZipFile):
+    with suppress(*ARCHIVE_ERRORS):
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 inside = {name.partition("/")[2] for name in archive.namelist()}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import numpy as np
 from rich.progress import track
@@ -15,7 +15,7 @@ from lightning_fusion.data.names import canonical_label
 from lightning_fusion.data.sensor.series import Recorded
 from lightning_fusion.data.tables import MissingColumnsError, check_columns, read_columns
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.files import digest
+from lightning_fusion.files import ARCHIVE_ERRORS, digest
 
 SERIES_SUFFIXES = {".csv", ".npy", ".npz", ".txt"}
 TIMESTAMP_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
@@ -307,7 +307,7 @@ def _read_npz(path: str, numeric: list[str], how: RecordingFormat) -> tuple[np.n
             labels = _texts(single[how.label]) if how.label else None
     except InputError:  # InputError is a ValueError
         raise
-    except (ValueError, BadZipFile, EOFError) as error:
+    except ARCHIVE_ERRORS as error:
         raise InputError(
             f"{path} is truncated or no npz file of plain arrays ({error}); repair or remove it"
         ) from error

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from lightning_fusion.data.sensor.files import check_compression
 from lightning_fusion.data.sensor.series import Recorded, Series
 from lightning_fusion.data.tables import read_header
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.files import ARCHIVE_ERRORS
 
 POSITION = "position"
 """Field that names the body position of samples in files of several positions."""
@@ -122,6 +122,6 @@ def array_columns(path: str, names: Sequence[str]) -> dict[str, list[str]]:
                 found[name] = [f"{name}_{number}" for number in range(shape[1])] if len(shape) == 2 else [name]
     except InputError:  # a ValueError too
         raise
-    except (OSError, ValueError, BadZipFile, EOFError) as error:
+    except ARCHIVE_ERRORS as error:
         raise InputError(f"{os.fspath(path)} is truncated or no npz file of plain arrays ({error})") from error
     return found
