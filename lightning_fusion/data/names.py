@@ -256,6 +256,37 @@ def missing_message(names: Iterable[str], what: str, remedy: str) -> str | None:
     return f"the {what} {shorten(map(repr, found))} count as classes; if they mark missing values, {remedy}"
 
 
+def check_discrete(names: Iterable[str], what: str) -> None:
+    """Check that names of classes are not values of a continuous quantity.
+
+    Args:
+        names: Different names in canonical form.
+        what: Meaning of the names, for the message: ``labels`` or ``classes``.
+
+    Raises:
+        InputError: If at least ten names, and more than three of four, are numbers with a fraction.
+
+    Example:
+        >>> check_discrete([f"{value / 2:g}" for value in range(1, 11)], "labels")  # half stars
+        >>> check_discrete([f"{value / 7:.3f}" for value in range(50)], "labels")
+        Traceback (most recent call last):
+        ...
+        lightning_fusion.errors.InputError: labels: 42 of 50 are numbers with a fraction (0.143, 0.286, 0.429, 0.571, \
+0.714 and 37 more); continuous targets (regression) are not supported: cut the values into classes, name another \
+column, or list all values in labels
+    """
+    several = list(names)
+    numbers = [name for name in several if _NUMBER.fullmatch(name) or _DECIMAL_COMMA.fullmatch(name)]
+    broken = [name for name in numbers if float(name.replace(",", ".")) % 1]
+    if len(broken) < 10 or len(broken) <= 0.75 * len(several):
+        return
+    raise InputError(
+        f"{what}: {len(broken)} of {len(several)} are numbers with a fraction ({shorten(broken)}); continuous targets "
+        f"(regression) are not supported: cut the values into classes, name another column, or list all values in "
+        "labels"
+    )
+
+
 def similar_message(names: Iterable[str], what: str, remedy: str) -> str | None:
     """Return a warning about names that are nearly equal; ``None`` if there are none.
 

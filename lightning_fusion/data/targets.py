@@ -11,6 +11,8 @@ from lightning_fusion.data.names import canonical_label
 from lightning_fusion.errors import InputError, shorten, suggestion
 
 _MOST = 2.0**62  # larger numbers are no classes, and may overflow
+_REGRESSION = ": continuous targets (regression) are not supported; cut them into classes"
+_DETECTION = "; dicts, as of bounding boxes (detection), are not supported"
 UNLABELED = -100
 """Target of a sample whose label is unknown, or none of the classes; the ``ignore_index`` of torch's losses."""
 
@@ -60,7 +62,7 @@ def as_targets(
         rows = np.flatnonzero(~whole)
         raise InputError(
             f"{where}: found {shorten(np.unique(found[rows]))} in row(s) {shorten(rows)}; expected whole numbers, "
-            f"{least}"
+            f"{least}{_REGRESSION if np.isfinite(found[rows]).any() else ''}"
         )
     outside = found < 0 if count is None else (found < 0) | (found >= count)
     if unlabeled:
@@ -180,8 +182,8 @@ def _array(values: Any, where: str) -> np.ndarray:
             "label for each sample: leave these rows out"
         )
     if isinstance(values, str | bytes | Mapping | Set) or not hasattr(values, "__len__"):
-        shown = " ".join(repr(values).split())
-        raise InputError(f"{where}: found {shown:.100}; expected (N,) class numbers or names")
+        shown, limit = " ".join(repr(values).split()), _DETECTION if isinstance(values, Mapping) else ""
+        raise InputError(f"{where}: found {shown:.100}; expected (N,) class numbers or names{limit}")
     if isinstance(values, list | tuple) and any(isinstance(value, bool) for value in values):
         values = np.array(values, bool if all(isinstance(value, bool | np.bool_) for value in values) else object)
     try:
@@ -222,6 +224,12 @@ def _flat(found: np.ndarray, values: Any) -> str:
         return f"; take the column, as in targets{'.iloc' if hasattr(values, 'iloc') else ''}[:, 0]"
     if found.ndim == 2 and found.dtype.kind in "biuf" and (np.count_nonzero(found, axis=1) == 1).all():
         return "; take the class of one-hot rows, as in targets.argmax(1)"
+    if found.ndim > 2:
+        return ": a target per pixel or time step (segmentation) is not supported; give each sample one class"
+    if found.ndim == 2 and found.dtype.kind in "biuf" and np.isin(found, (0, 1)).all():
+        return ": several labels per sample (multi-label) are not supported; give each sample one class"
+    if found.ndim == 2:
+        return ": several values per sample (soft labels, regression) are not supported; give each sample one class"
     return ""
 
 
@@ -229,9 +237,11 @@ def _numbers_of(found: np.ndarray, names: Sequence[str] | None, where: str) -> n
     """Numbers of the classes that texts name."""
     other = [row for row, value in enumerate(found) if not isinstance(value, str)]
     if other:
+        limit = _DETECTION if any(isinstance(found[row], Mapping) for row in other) else ""
+        shown = shorten([f"{' '.join(repr(found[row]).split()):.100}" for row in other])
         raise InputError(
-            f"{where}: found {shorten([repr(found[row]) for row in other])} in row(s) {shorten(other)}"
-            f"{' beside texts' if len(other) < len(found) else ''}; expected class numbers or class names"
+            f"{where}: found {shown} in row(s) {shorten(other)}"
+            f"{' beside texts' if len(other) < len(found) else ''}; expected class numbers or class names{limit}"
         )
     if names is None:
         raise InputError(f"{where}: found texts ({shorten(dict.fromkeys(found))}); expected class numbers, 0 to C - 1")

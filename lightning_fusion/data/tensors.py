@@ -33,7 +33,7 @@ class TensorDataModule(FusionDataModule):
         seed: Seed of the order.
 
     Raises:
-        InputError: If a split's tensors differ in length.
+        InputError: If a split is no tuple, or its tensors differ in length.
 
     Example:
         >>> data = TensorDataModule({"train": (torch.rand(5, 3), torch.zeros(5, dtype=torch.long))}, classes=["cat"])
@@ -53,6 +53,12 @@ class TensorDataModule(FusionDataModule):
         self._configure(batch_size=batch_size, seed=seed)
         self._classes, self._domains = as_labels(classes, "classes"), as_labels(domains, "domains")
         self._rows = {}
+        for split, parts in tensors.items():
+            if not isinstance(parts, tuple | list):
+                raise InputError(
+                    f"split {split}: found {type(parts).__name__}; expected (inputs, targets[, domains]): for a loader or "
+                    "data set of your own, give a LightningDataModule"
+                )
         given = {split: parts[1] for split, parts in tensors.items() if len(parts) > 1}
         check_meaning({f"split {split}: targets": values for split, values in given.items()}, self._classes)
         offset = 0

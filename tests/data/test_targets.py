@@ -52,7 +52,7 @@ def test_what_is_plain_is_read(values):
     [
         ([[0], [1]], r"found shape \(2, 1\).*targets\[:, 0\]"),
         ([[0, 1, 0], [1, 0, 0]], r"found shape \(2, 3\).*targets.argmax\(1\)"),
-        ([[0.2, 0.3, 0.5]], r"found shape \(1, 3\); expected \(N,\) class numbers$"),
+        ([[0.2, 0.3, 0.5]], r"found shape \(1, 3\); expected \(N,\) class numbers: several values"),
         (np.int64(1), r"found .*1.*; expected \(N,\)"),
         ([0.9, 1.2, 0.4, 1.9], r"found 0.4, 0.9, 1.2, 1.9 in row\(s\) 0, 1, 2, 3; expected whole numbers, 0 to 2"),
         ([0.0, float("nan")], r"found nan in row\(s\) 1"),

@@ -13,6 +13,7 @@ from lightning_fusion.data.names import (
     RENAME,
     as_labels,
     as_names,
+    check_discrete,
     missing_message,
     read_labels,
     rename_labels,
@@ -87,6 +88,7 @@ class BaseLabeledAudioDataModule(BaseAudioDataModule):
             )
         if not listed:
             names = sorted(set(name.values()))
+            check_discrete(names, "labels")
             self.messages.warn(similar_message(names, "labels", RENAME))
             self.messages.warn(missing_message(names, "labels", "set ignored_labels to them"))
         if (without := sum(label in ignored for label in written)) and self.messages.first("unlabeled recordings"):

@@ -16,6 +16,7 @@ from lightning_fusion.data.names import (
     as_labels,
     as_names,
     canonical_label,
+    check_discrete,
     merge_forms,
     merge_message,
     missing_message,
@@ -329,6 +330,7 @@ class BaseSensorDataModule(ChannelNormalization):
         if not listed:  # of all samples: a form of few samples wins no window
             ignored = as_labels(self.ignored_labels, "ignored_labels")
             counted = sorted(set(names) - set(ignored))
+            check_discrete(counted, "labels")
             self.messages.warn(similar_message(counted, "labels", RENAME))
             self.messages.warn(missing_message(counted, "labels", "set ignored_labels to them"))
         place = np.array([*(known.index(name) if name in known else -1 for name in names), -1])  # the last: no label

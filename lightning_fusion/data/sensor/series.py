@@ -177,7 +177,7 @@ def check_labels(names: Sequence[str]) -> None:
     if len(names) > _MOST_LABELS:
         raise InputError(
             f"found more than {_MOST_LABELS} different labels ({shorten(names, 3)}); expected classes: set label to "
-            "another column"
+            "another column; continuous targets (regression) are not supported"
         )
 
 

@@ -14,6 +14,7 @@ from lightning_fusion.data.base import SPLITS, Stage, staged_property
 from lightning_fusion.data.domains import check_label_names
 from lightning_fusion.data.names import (
     RENAME,
+    check_discrete,
     merge_message,
     missing_message,
     read_labels,
@@ -279,6 +280,8 @@ class BaseTextDataModule(TokenizedDataModule):
         names = rename_labels(corpus.labels, renamed)
         found = self._in_scope(~corpus.out_of_scope, names)
         known = listed or found
+        if not listed:
+            check_discrete(known, "labels")
         self.messages.warn(None if listed else similar_message(known, "labels", RENAME))
         self.messages.warn(None if listed else missing_message(known, "labels", "set ignored_labels to them"))
         if strange := [name for name in found if name not in known]:
