@@ -17,7 +17,14 @@ class Dissimilarity(nn.Module, ABC):
     Args:
         num_features: D, the size of the frozen model's representation.
         num_classes: C, number of classes, for dissimilarities that depend on the class.
+
+    Attributes:
+        conditional: Whether the projection gets the class of each sample as a further input.
+        bounded: Whether :meth:`bound` limits what the new model gains by each sample.
     """
+
+    conditional = False
+    bounded = False
 
     def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__()
@@ -36,7 +43,24 @@ class Dissimilarity(nn.Module, ABC):
 
     @abstractmethod
     def measure(self, projected: Tensor, representation: Tensor, target: Tensor) -> Tensor:
-        """Compute the mean over the batch from float32 tensors."""
+        """Compute the mean over the batch from float32 tensors; projections are trained to minimize it."""
+
+    def bound(self, projected: Tensor, representation: Tensor, target: Tensor) -> Tensor:
+        """Compute what the new model maximizes where projections are trained apart: the same, unless ``bounded``."""
+        return self(projected, representation, target)  # type: ignore[no-any-return]  # nn.Module
+
+    def r2(self, value: Tensor) -> Tensor | None:
+        """Return the fraction of the variance that a projection of this dissimilarity explains, if it is one."""
+        return None
+
+    @torch.no_grad()
+    def update(self, representation: Tensor, target: Tensor) -> None:
+        """Count a training batch, for those that use statistics of v.
+
+        Args:
+            representation: (B, D).
+            target: (B,) classes, or (B, C) fractions of classes.
+        """
 
 
 class Cosine(Dissimilarity):
@@ -71,11 +95,55 @@ class SmoothL1(Dissimilarity):
         return F.smooth_l1_loss(projected, representation)
 
 
-class CenteredCosine(Dissimilarity):
+class RunningMeans(Dissimilarity):
+    """Base class of those that compare v with its mean over all training batches so far, the current one included."""
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__(num_features, num_classes)
+        groups = num_classes if self.conditional else 1
+        self.register_buffer("total", torch.zeros(groups, num_features, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros(groups, 1, dtype=torch.float64))
+
+    def _fractions(self, representation: Tensor, target: Tensor) -> Tensor:
+        """(B, G) weight of each of the G means for each sample; samples without a label get the mean of all."""
+        if not self.conditional:
+            return representation.new_ones(len(representation), 1)
+        if target.ndim > 1:
+            return target.to(representation.dtype)
+        return class_fractions(target, self.num_classes, representation.dtype)
+
+    def residual(self, representation: Tensor, target: Tensor) -> Tensor:
+        """Return v minus its mean, (B, D), in float32: the mean of the sample's class where ``conditional``."""
+        fractions = self._fractions(representation, target)
+        mean = (self.total / self.count.clamp_min(1e-12)).float()
+        centered = representation - fractions @ mean
+        if self.conditional and target.ndim == 1 and bool((unlabeled := target < 0).any()):
+            whole = (self.total.sum(0) / self.count.sum().clamp_min(1e-12)).float()
+            centered = torch.where(unlabeled[:, None], representation - whole, centered)
+        return centered
+
+    @torch.no_grad()
+    def update(self, representation: Tensor, target: Tensor) -> None:
+        """Count a training batch; the processes of a run count each other's."""
+        representation = representation.to(torch.float64)
+        self._add(representation, self._fractions(representation, target))
+
+    def _add(self, representation: Tensor, fractions: Tensor) -> None:
+        new = _over_processes(torch.cat([fractions.T @ representation, fractions.sum(0)[:, None]], dim=1))
+        if self.total.dtype != torch.float64:  # cast by a run in true half precision, which cannot count to 1000
+            self.total, self.count = self.total.to(torch.float64), self.count.to(torch.float64)
+        self.total += new[:, :-1]
+        self.count += new[:, -1:]
+
+
+class CenteredCosine(RunningMeans):
     """1 - cos(z, v - mean of v): the default.
 
     The mean over samples is subtracted from v, so a constant prediction scores 1 and only differences between samples
-    can be predicted. The mean is that of all training batches so far, including the current one.
+    can be predicted.
 
     Args:
         num_features: D.
@@ -84,42 +152,14 @@ class CenteredCosine(Dissimilarity):
     Example:
         >>> measure = CenteredCosine(2, 2)
         >>> v = torch.tensor([[3.0, 1.0], [5.0, 1.0]])
+        >>> measure.update(v, torch.tensor([0, 1]))
         >>> round(float(measure(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), v, torch.tensor([0, 1]))), 3)
         0.0
     """
 
-    total: Tensor
-    count: Tensor
-
-    def __init__(self, num_features: int, num_classes: int) -> None:
-        super().__init__(num_features, num_classes)
-        self.register_buffer("total", torch.zeros(self._groups(), num_features, dtype=torch.float64))
-        self.register_buffer("count", torch.zeros(self._groups(), 1, dtype=torch.float64))
-
-    def _groups(self) -> int:
-        return 1
-
-    def _shares(self, representation: Tensor, target: Tensor) -> Tensor:
-        """(B, G) weight of each of the G means for each sample."""
-        return representation.new_ones(len(representation), 1)
-
     def measure(self, projected: Tensor, representation: Tensor, target: Tensor) -> Tensor:
         """Between 0 and 2."""
-        shares = self._shares(representation, target)
-        if self.training:
-            self._count(representation.to(torch.float64), shares.to(torch.float64))
-        mean = (self.total / self.count.clamp_min(1e-12)).float()
-        return 1 - F.cosine_similarity(projected, representation - shares @ mean, dim=1).mean()
-
-    @torch.no_grad()
-    def _count(self, representation: Tensor, shares: Tensor) -> None:
-        new = torch.cat([shares.T @ representation, shares.sum(0)[:, None]], dim=1)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(new)
-        if self.total.dtype != torch.float64:  # cast by a run in true half precision, which cannot count to 1000
-            self.total, self.count = self.total.to(torch.float64), self.count.to(torch.float64)
-        self.total += new[:, :-1]
-        self.count += new[:, -1:]
+        return 1 - F.cosine_similarity(projected, self.residual(representation, target), dim=1).mean()
 
 
 class ClassCenteredCosine(CenteredCosine):
@@ -130,9 +170,92 @@ class ClassCenteredCosine(CenteredCosine):
         num_classes: C, number of classes.
     """
 
-    def _groups(self) -> int:
-        return self.num_classes
+    conditional = True
 
-    def _shares(self, representation: Tensor, target: Tensor) -> Tensor:
-        shares = F.one_hot(target, self.num_classes) if target.ndim == 1 else target
-        return shares.to(representation.dtype)
+
+class StandardizedResidualMSE(RunningMeans):
+    """Mean of (z - r)^2, r = (v - mean of v in the sample's class) / standard deviation within classes.
+
+    Each component of r has variance 1 over the samples, so predicting the mean of the class scores 1, and 1 minus the
+    value is the R2 of the projection. Few samples in which two cues disagree have large residuals, which a squared
+    error counts and a cosine does not. Components of v that do not vary are left out.
+
+    Args:
+        num_features: D.
+        num_classes: C, number of classes.
+        conditional: Use means by class, and give the projection the class. Any model that solves the task predicts
+            those means: an unconditional projection fights the task.
+        bounded: The new model maximizes the mean of min(|z - r|^2, |r|^2): nothing is gained by samples whose r is
+            already predicted worse than by the mean of their class. Without a bound a strong reversal destroys the
+            new model's representation.
+
+    Example:
+        >>> measure = StandardizedResidualMSE(1, 2)
+        >>> v, target = torch.tensor([[3.0], [5.0], [0.0], [2.0]]), torch.tensor([0, 0, 1, 1])
+        >>> measure.update(v, target)
+        >>> measure.standardized(v, target).flatten().tolist()
+        [-1.0, 1.0, -1.0, 1.0]
+    """
+
+    squares: Tensor
+
+    def __init__(self, num_features: int, num_classes: int, conditional: bool = True, bounded: bool = True) -> None:
+        self.conditional, self.bounded = conditional, bounded
+        super().__init__(num_features, num_classes)
+        self.register_buffer("squares", torch.zeros(num_features, dtype=torch.float64))
+
+    def _add(self, representation: Tensor, fractions: Tensor) -> None:
+        super()._add(representation, fractions)
+        counted = fractions.sum(1) > 0  # samples with a label
+        self.squares = self.squares.to(torch.float64) + _over_processes(representation[counted].square().sum(0))
+
+    def deviation(self) -> Tensor:
+        """Return the standard deviation of v around its means, (D,), in float32.
+
+        It is 0 for components that do not vary, and 1 while none does, as with a single sample of each class.
+        """
+        explained = (self.total.square() / self.count.clamp_min(1e-12)).sum(0)
+        variance = ((self.squares - explained) / self.count.sum().clamp_min(1e-12)).clamp_min(0)
+        least = 1e-10 * self.squares / self.count.sum().clamp_min(1e-12)  # rounding of float32 representations
+        found = torch.where(variance > least, variance, 0).sqrt().float()
+        return torch.where((found == 0).all(), torch.ones_like(found), found)
+
+    def standardized(self, representation: Tensor, target: Tensor) -> Tensor:
+        """Return r, (B, D); 0 in components that do not vary."""
+        deviation = self.deviation()
+        r = self.residual(representation, target) / torch.where(deviation > 0, deviation, 1)
+        return r * (deviation > 0)
+
+    def _errors(self, projected: Tensor, representation: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,) squared errors of the projection, and of the mean: r itself."""
+        r = self.standardized(representation, target)
+        varies = (self.deviation() > 0).float()
+        size = varies.sum().clamp_min(1)
+        return ((projected - r).square() @ varies) / size, (r.square() @ varies) / size
+
+    def measure(self, projected: Tensor, representation: Tensor, target: Tensor) -> Tensor:
+        """At least 0; 1 for the mean of the class."""
+        return self._errors(projected, representation, target)[0].mean()
+
+    def r2(self, value: Tensor) -> Tensor:
+        """Return 1 minus the error, 0 for the mean of the class."""
+        return 1 - value
+
+    def bound(self, projected: Tensor, representation: Tensor, target: Tensor) -> Tensor:
+        """Compute the mean of the smaller error of each sample, where ``bounded``."""
+        if not self.bounded:
+            return super().bound(projected, representation, target)
+        with torch.autocast(projected.device.type, enabled=False):
+            return torch.minimum(*self._errors(projected.float(), representation.float(), target)).mean()
+
+
+def class_fractions(target: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
+    """Return (B, C) fractions of classes: 1 for the class of each sample, 0 everywhere for one without a label."""
+    return F.one_hot(target.clamp_min(0), num_classes).to(dtype) * (target >= 0)[:, None]
+
+
+def _over_processes(value: Tensor) -> Tensor:
+    """Sum a tensor over the processes of a run."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(value)
+    return value

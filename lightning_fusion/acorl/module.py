@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from lightning import Callback
 from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from lightning_fusion.acorl.diagnostics import accuracy_warnings
 from lightning_fusion.acorl.dissimilarity import Dissimilarity
+from lightning_fusion.acorl.diversity import Diversity, checked_diversity, diverse_loss
+from lightning_fusion.acorl.inner import InnerSteps
 from lightning_fusion.acorl.projection import Adversary
 from lightning_fusion.callbacks.early_parts import EarlyParts
 from lightning_fusion.data.batch import Batch, as_batch
@@ -42,9 +45,12 @@ class ACoRLModule(ExpertModule):
         loss = task loss + mean over k of D(d_k(GRL(z)), v_k)
 
     so d_k learns to predict v_k, and the network learns the task and a representation from which v_k cannot be
-    predicted. The checkpoint is an ordinary expert, ``Expert(checkpoint=path)``, without the weights of the frozen
-    experts. It contains the projections for resuming; a weights-only checkpoint does not. With strength 0, the control
-    arm, the training is bit-identical to that of :class:`~lightning_fusion.ExpertModule`.
+    predicted. The defaults are the paper as summarized. With ``adversary_steps``, d_k takes several steps of its own
+    for each batch, and with :class:`~lightning_fusion.acorl.dissimilarity.StandardizedResidualMSE` and ``layer_norm``
+    it predicts what v_k tells beyond the class: docs/methods/acorl.md says where that pays. The checkpoint is an
+    ordinary expert, ``Expert(checkpoint=path)``, without the weights of the frozen experts. It contains the projections
+    for resuming; a weights-only checkpoint does not. With strength 0, the control arm, the training is bit-identical to
+    that of :class:`~lightning_fusion.ExpertModule`.
 
     Args:
         network: Factory of the network, called with the number of classes.
@@ -57,13 +63,21 @@ class ACoRLModule(ExpertModule):
         allow_imitation: Accept a negative strength, which makes the models similar.
         dissimilarity: D, called as ``dissimilarity(size of v_k, C)``. ``None`` (default) uses
             :class:`~lightning_fusion.acorl.dissimilarity.CenteredCosine`.
-        projection: d_k, called as ``projection(size of z, size of v_k)``. ``None`` (default) uses
+        projection: d_k, called as ``projection(size of its input, size of v_k)``; the input is z, with the class where
+            the dissimilarity is conditional. ``None`` (default) uses
             :class:`~lightning_fusion.acorl.projection.ProjectionMLP`.
-        **expert: Further arguments of :class:`~lightning_fusion.ExpertModule`. ``optimizer`` updates the network and
-            the projections; with ``mixup`` the frozen experts receive the mixed images.
+        adversary_steps: Steps of the projections for each batch, on z without gradient; 0 (default) trains them jointly
+            with the network, by the same loss and optimizer.
+        adversary_optimizer: Called with the projections' weights where they have steps of their own. ``None``
+            (default) uses Adam with learning rate 3e-3.
+        layer_norm: Normalize z before the projections.
+        diversity: Further terms of :mod:`lightning_fusion.acorl.diversity`, which compare answers.
+        **expert: Further arguments of :class:`~lightning_fusion.ExpertModule`. ``optimizer`` updates the network, and
+            the projections if ``adversary_steps`` is 0; with ``mixup`` the frozen experts receive the mixed images.
 
     Raises:
-        InputError: If an expert or the network lacks the named layer, or has other classes.
+        InputError: If an expert or the network lacks the named layer, or has other classes, or if a term of
+            ``diversity`` weighs samples and the loss has no ``reduction``.
 
     Example:
         >>> from functools import partial
@@ -85,6 +99,10 @@ class ACoRLModule(ExpertModule):
         allow_imitation: bool = False,
         dissimilarity: Callable[[int, int], Dissimilarity] | None = None,
         projection: Callable[[int, int], nn.Module] | None = None,
+        adversary_steps: int = 0,
+        adversary_optimizer: OptimizerCallable | None = None,
+        layer_norm: bool = False,
+        diversity: list[Diversity] | None = None,
         **expert: Any,
     ) -> None:
         given, experts = experts, {}  # recording arguments copies them: not the weights of all experts
@@ -93,13 +111,21 @@ class ACoRLModule(ExpertModule):
             raise InputError(f"schedule is {schedule!r}; expected a schedule such as schedules.Constant(1.0)")
         if ramp_steps is not None and ramp_steps < 1:
             raise InputError(f"ramp_steps is {ramp_steps}; expected at least 1")
+        if adversary_steps < 0:
+            raise InputError(f"adversary_steps is {adversary_steps}; expected at least 0, joint training")
+        if adversary_optimizer is not None and not adversary_steps:
+            raise InputError("adversary_optimizer: with adversary_steps 0 the network's optimizer trains projections")
         self.pool = ExpertPool.of(given, self.classes)
         check_representations(self.network, features, self.pool)
         self.pool.convert_from(self.preprocessing)
         self.columns = scatter_columns(self.pool.expert_classes, self.classes)
         self.schedule = schedule if schedule is not None else DANNRamp()
         self.ramp_steps, self.allow_imitation = ramp_steps, allow_imitation
-        self._dissimilarity, self._projection = dissimilarity, projection
+        self._dissimilarity, self._projection, self._layer_norm = dissimilarity, projection, layer_norm
+        self.adversary_steps, self._adversary_optimizer = adversary_steps, adversary_optimizer
+        self._inner: InnerSteps | None = None
+        self._inner_state: dict[str, Any] | None = None
+        self.diversity = checked_diversity(diversity, self.loss)
         self.adversary: Adversary | None = None  # built from the sizes of the first batch
         others = ["fused", "pool", *(f"expert_{module_key(name)}" for name in self.pool.names)]
         self.metrics.add({f"{who}_accuracy": accuracy_of(len(self.classes)) for who in others})
@@ -155,17 +181,19 @@ class ACoRLModule(ExpertModule):
             view.register_hook(lambda gradient: self._norms.update({name: gradient.detach().float().norm()}))
         return view
 
-    def complementarity(self, z: Tensor, input: Any, target: Tensor, strength: float) -> dict[str, Tensor]:
+    def complementarity(
+        self, z: Tensor, representations: Mapping[str, Tensor], target: Tensor, strength: float
+    ) -> dict[str, Tensor]:
         """Compute D(d_k(GRL(z)), v_k) for each frozen expert k, by name; override it for another branch.
 
         Args:
             z: (B, D) representation of the new model.
-            input: The batch that z was computed from.
+            representations: (B, D_k) of each frozen expert, from the same batch.
             target: (B,) classes, or (B, C) class fractions of mixed samples.
             strength: Strength of the reversal.
         """
         assert self.adversary is not None
-        found: dict[str, Tensor] = self.adversary(z, self.pool.representations(input), target, strength)
+        found: dict[str, Tensor] = self.adversary(z, representations, target, strength)
         return found
 
     # ------------------------------------------------------------------ steps
@@ -177,18 +205,50 @@ class ACoRLModule(ExpertModule):
         strength = self.strength(self.progress)
         seen = logs_step(self)
         logits, z = self.forward_with_representations(input, watch=seen)
-        found = self.complementarity(z, input, target, strength)
-        task, adversarial = self.loss(logits, target), torch.stack(list(found.values())).mean()
-        loss: Tensor = task + adversarial
+        outputs, representations = self._experts(input)
+        before = self._train_adversary(z, representations, target)
+        found = self.complementarity(z, representations, target, strength)
+        adversarial = torch.stack(list(found.values())).mean()
+        task, penalty = diverse_loss(self.loss, self.diversity, logits, outputs, target)
+        loss: Tensor = task + adversarial if penalty is None else task + adversarial + penalty
         log_train(self, {"loss": loss}, batch)
         if seen:
-            parts = {"task_loss": task, "adversarial_loss": adversarial, "lambda": strength}
-            log_train(
-                self,
-                parts | {f"expert_{module_key(name)}_dissimilarity": value for name, value in found.items()},
-                batch,
-            )
+            explained = self._explained(before or found)
+            parts: dict[str, Tensor | float] = {"task_loss": task, "adversarial_loss": adversarial, "lambda": strength}
+            parts |= {} if penalty is None else {"diversity_loss": penalty}
+            for name, value in found.items():
+                parts[f"expert_{module_key(name)}_dissimilarity"] = value
+                if name in explained:
+                    parts[f"expert_{module_key(name)}_r2"] = explained[name]
+            log_train(self, parts, batch)
         return loss
+
+    def _explained(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """R2 of each projection whose dissimilarity has one."""
+        assert self.adversary is not None
+        found = {name: self.adversary.measure_of(name).r2(value) for name, value in losses.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _experts(self, input: Any) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """Mean probabilities (B, C) of the experts, where a term of ``diversity`` needs them, and representations."""
+        if not self.diversity:
+            return None, self.pool.representations(input)
+        outputs, representations = self.pool.forward_with_representations(input)
+        return self._known(outputs).mean(1), representations
+
+    def _known(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """(B, K, C) probabilities of the experts over all classes."""
+        return scatter(torch.cat(list(outputs.values()), dim=1), self.columns, len(self.classes))
+
+    def _train_adversary(
+        self, z: Tensor, representations: Mapping[str, Tensor], target: Tensor
+    ) -> Mapping[str, Tensor]:
+        """Take the projections' own steps; return their losses before, {} in joint training."""
+        assert self.adversary is not None
+        if self._inner is not None:
+            return self._inner(z, representations, target)
+        self.adversary.update(representations, target)
+        return {}
 
     def on_after_backward(self) -> None:
         """Log the norms of both gradients at z, and check that the projections learn."""
@@ -196,13 +256,14 @@ class ACoRLModule(ExpertModule):
             return
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         scale = scaler.get_scale() if scaler is not None else 1.0
+        inner = 1.0 if self.adversary_steps else scale
         for name, norm in self._norms.items():
             self.log(f"train_{name}_norm", norm / scale, batch_size=1)
         self._norms.clear()
         if self.adversary is not None:
             for name, projection in self.adversary.projections.items():
                 gradients = [weight.grad.norm() for weight in projection.parameters() if weight.grad is not None]
-                learns = bool(gradients) and not float(torch.stack(gradients).norm()) / scale <= _DEAD
+                learns = bool(gradients) and not float(torch.stack(gradients).norm()) / inner <= _DEAD
                 self._learns[name] = self._learns.get(name, False) or learns
 
     def on_train_epoch_end(self) -> None:
@@ -219,7 +280,7 @@ class ACoRLModule(ExpertModule):
     def _count(self, batch: Batch, split: str) -> Tensor:
         """Log an expert's metrics, and the accuracies of each expert, of their mean and of all members (``fused``)."""
         logits = super()._count(batch, split)
-        known = scatter(torch.cat(list(self.pool(batch.input).values()), dim=1), self.columns, len(self.classes))
+        known = self._known(self.pool(batch.input))
         own = logits.float().softmax(-1)[:, None]
         answers = {"fused": torch.cat([own, known], 1).mean(1), "pool": known.mean(1)}
         answers |= {f"expert_{module_key(name)}": known[:, number] for number, name in enumerate(self.pool.names)}
@@ -275,7 +336,10 @@ class ACoRLModule(ExpertModule):
         self.pool.convert_from(None)
 
     def _build(self, num_features: int, sizes: Mapping[str, int]) -> None:
-        self.adversary = Adversary(num_features, sizes, len(self.classes), self._projection, self._dissimilarity)
+        parts = self._projection, self._dissimilarity, self._layer_norm, bool(self.adversary_steps)
+        self.adversary = Adversary(num_features, sizes, len(self.classes), *parts)
+        if self.adversary_steps:
+            self.adversary.requires_grad_(False)  # but in their own steps
 
     def on_fit_start(self) -> None:
         """Check that the training has an end and that the reversed gradient reaches the network."""
@@ -284,6 +348,12 @@ class ACoRLModule(ExpertModule):
         self._steps = self.ramp_steps if self.ramp_steps is not None else self.trainer.estimated_stepping_batches
         if math.isinf(self._steps):
             raise InputError("schedule: a run without an end has no progress; set ramp_steps, or trainer.max_epochs")
+        assert self.adversary is not None
+        if self.adversary_steps:
+            self._inner = InnerSteps(self.adversary, self.adversary_steps, self._adversary_optimizer)
+            if self._inner_state is not None:
+                self._inner.optimizer.load_state_dict(self._inner_state)
+                self._inner_state = None
         if not self._is_control:
             probe = move_data_to_device(self._probe, self.device)
             self._check_reversal(self.trainer.precision_plugin.convert_input(probe))
@@ -296,12 +366,14 @@ class ACoRLModule(ExpertModule):
         with undisturbed(self.network, self.adversary):
             self.train()
             z = self.forward_with_representations(batch.input)[1]
+            self.adversary.apart = False  # no bound: untrained projections predict worse than the mean
             turned = plain = torch.zeros_like(z)
             reached = False
             if z.requires_grad:
                 turned, *others = self._probe_gradients(z, batch, 1.0, [z, *weights])
                 reached = any(bool(gradient.any()) for gradient in others)
                 (plain,) = self._probe_gradients(z, batch, -1.0, [z])
+            self.adversary.apart = bool(self.adversary_steps)
         if not turned.isfinite().all():
             raise InputError("dissimilarity: its gradient at the representation is NaN or infinite on the first batch")
         if not (reached and turned.any()):
@@ -316,7 +388,9 @@ class ACoRLModule(ExpertModule):
         """Compute gradients of L_a; every call uses the same random numbers and initial running means."""
         assert self.adversary is not None
         with undisturbed(self.adversary):
-            found = self.complementarity(z, batch.input, batch.target, strength)
+            representations = self.pool.representations(batch.input)
+            self.adversary.update(representations, batch.target)
+            found = self.complementarity(z, representations, batch.target, strength)
             mean = torch.stack(list(found.values())).mean()
             return list(torch.autograd.grad(mean, wanted, retain_graph=True, allow_unused=True, materialize_grads=True))
 
@@ -338,12 +412,14 @@ class ACoRLModule(ExpertModule):
         return accuracy_warnings(metrics)
 
     def configure_optimizers(self) -> Any:
-        """Return optimizer and schedule of an expert, with the projections as a second parameter group."""
+        """Return optimizer and schedule of an expert, with jointly trained projections as a second group."""
         if self.adversary is None:
             raise InputError(f"{type(self).__name__}: setup() does not call super().setup(stage); add it")
         others = {id(weight) for part in (self.adversary, self.pool) for weight in part.parameters()}
         own = [weight for weight in self.parameters() if id(weight) not in others]
-        groups: Any = [{"params": own}, {"params": list(self.adversary.parameters())}]
+        groups: Any = [{"params": own}]
+        if not self.adversary_steps:
+            groups.append({"params": list(self.adversary.parameters())})
         return build_optimizer(self, groups, self._optimizer, self._scheduler, self._interval)
 
     def configure_gradient_clipping(
@@ -367,6 +443,8 @@ class ACoRLModule(ExpertModule):
             return
         if "optimizer_states" in checkpoint:
             checkpoint["representations"] = {"own": self.adversary.num_features, "experts": self.adversary.sizes}
+            if self._inner is not None:
+                checkpoint["adversary_optimizer"] = self._inner.optimizer.state_dict()
         else:  # weights-only files are not resumed: a chain of N members takes O(N) disk, not O(N^2)
             state = checkpoint["state_dict"]
             checkpoint["state_dict"] = {name: state[name] for name in state if not name.startswith(_ADVERSARY)}
@@ -375,6 +453,13 @@ class ACoRLModule(ExpertModule):
         """Restore the projections, and check the frozen experts."""
         super().on_load_checkpoint(checkpoint)
         sizes = checkpoint.get("representations")
+        self._inner_state = checkpoint.get("adversary_optimizer")
+        if sizes is not None and (self._inner_state is None) == bool(self.adversary_steps):
+            other = "projections trained jointly" if self._inner_state is None else "steps of their own"
+            raise InputError(
+                f"adversary_steps is {self.adversary_steps}; the checkpoint is of a run with {other}: continue with its"
+                " settings, or start anew"
+            )
         if sizes is not None and set(sizes["experts"]) != set(self.pool.names):
             raise InputError(
                 f"experts: the model was trained against {shorten(sizes['experts'])}; found {shorten(self.pool.names)}"

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from lightning_fusion.acorl.dissimilarity import CenteredCosine, Dissimilarity
+from lightning_fusion.acorl.dissimilarity import CenteredCosine, Dissimilarity, class_fractions
 from lightning_fusion.acorl.reversal import reverse_gradient
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.names import NamedModules
@@ -55,8 +57,13 @@ class Adversary(nn.Module):
         num_features: Size of z.
         members: Size of the representation of each frozen model, by name.
         num_classes: C, number of classes.
-        projection: Called as ``projection(size of z, size of v_k)``. ``None`` (default) uses :class:`ProjectionMLP`.
-        dissimilarity: Called as ``dissimilarity(size of v_k, C)``. ``None`` (default) uses :class:`CenteredCosine`.
+        projection: Called as ``projection(size of the input, size of v_k)``; the input is z, followed by the C
+            fractions of classes where the dissimilarity is conditional. ``None`` (default) uses
+            :class:`ProjectionMLP`.
+        dissimilarity: Called as ``dissimilarity(size of v_k, C)``. ``None`` (default) uses
+            :class:`~lightning_fusion.acorl.dissimilarity.CenteredCosine`.
+        layer_norm: Normalize z before the projections, so that the new model gains nothing by its scale.
+        apart: Whether the projections are trained apart, by :meth:`losses`, and not by the reversed loss itself.
 
     Example:
         >>> import torch
@@ -73,24 +80,30 @@ class Adversary(nn.Module):
         num_classes: int,
         projection: Callable[[int, int], nn.Module] | None = None,
         dissimilarity: Callable[[int, int], Dissimilarity] | None = None,
+        layer_norm: bool = False,
+        apart: bool = False,
     ) -> None:
         super().__init__()
         self.sizes = dict(members)
-        self.num_features = num_features
+        self.num_features, self.num_classes = num_features, num_classes
+        self.layer_norm, self.apart = layer_norm, apart
         project, compare = projection or ProjectionMLP, dissimilarity or CenteredCosine
         for what, made in (("projection", project), ("dissimilarity", compare)):
             if isinstance(made, nn.Module):
                 raise InputError(f"{what}: found an instance of {type(made).__name__}; give its class")
-        self.projections = NamedModules({name: project(num_features, size) for name, size in members.items()})
         self.dissimilarities = NamedModules({name: compare(size, num_classes) for name, size in members.items()})
         for measure in self.dissimilarities.values():
             if not isinstance(measure, Dissimilarity):
                 raise InputError(f"dissimilarity: {type(measure).__name__} is no acorl.dissimilarity.Dissimilarity")
+        widths = {
+            name: num_features + num_classes * measure.conditional for name, measure in self.dissimilarities.items()
+        }
+        self.projections = NamedModules({name: project(widths[name], size) for name, size in members.items()})
 
     def forward(
         self, z: Tensor, representations: Mapping[str, Tensor], target: Tensor, strength: float | Tensor
     ) -> dict[str, Tensor]:
-        """Compute D of each member; their mean is L_a.
+        """Compute D of each member, behind the reversal; their mean is L_a.
 
         Args:
             z: (B, D) representation of the new model.
@@ -102,6 +115,32 @@ class Adversary(nn.Module):
             InputError: If a representation has another number of rows or columns.
         """
         turned = reverse_gradient(z, strength)
+        if not self.apart:
+            return self.losses(turned, representations, target)
+        result = {}
+        for name, projected in self.project(turned, representations, target).items():
+            result[name] = self.measure_of(name).bound(projected, representations[name], target)
+        return result
+
+    def losses(self, z: Tensor, representations: Mapping[str, Tensor], target: Tensor) -> dict[str, Tensor]:
+        """Compute D of each member as the projections minimize it; see :meth:`forward` for the arguments."""
+        result: dict[str, Tensor] = {}
+        for name, projected in self.project(z, representations, target).items():
+            measure = self.measure_of(name)
+            result[name] = measure(projected, representations[name], target)
+            if result[name].ndim:
+                raise InputError(
+                    f"dissimilarity: {type(measure).__name__} gave shape {tuple(result[name].shape)}; expected one "
+                    "number, the mean of the batch"
+                )
+        return result
+
+    def project(self, z: Tensor, representations: Mapping[str, Tensor], target: Tensor) -> dict[str, Tensor]:
+        """Compute d_k(z) of each member, (B, D_k); see :meth:`forward` for the arguments."""
+        if self.layer_norm:
+            z = F.layer_norm(z, z.shape[1:])
+        fractions = target if target.ndim > 1 else class_fractions(target, self.num_classes, z.dtype)
+        conditional = torch.cat([z, fractions.to(z.dtype)], 1)
         result = {}
         for name, projection in self.projections.items():
             v = representations[name]
@@ -110,15 +149,19 @@ class Adversary(nn.Module):
                     f"experts: the representation of {name} has shape {tuple(v.shape)}; expected "
                     f"{(len(z), self.sizes[name])}: name a layer with one vector for each sample as its features"
                 )
-            projected = projection(turned)
-            if projected.shape != v.shape:
+            result[name] = projection(conditional if self.dissimilarities[name].conditional else z)
+            if result[name].shape != v.shape:
                 raise InputError(
-                    f"projection: found an output of shape {tuple(projected.shape)}; expected {tuple(v.shape)}"
-                )
-            result[name] = self.dissimilarities[name](projected, v, target)
-            if result[name].ndim:
-                raise InputError(
-                    f"dissimilarity: {type(self.dissimilarities[name]).__name__} gave shape "
-                    f"{tuple(result[name].shape)}; expected one number, the mean of the batch"
+                    f"projection: found an output of shape {tuple(result[name].shape)}; expected {tuple(v.shape)}"
                 )
         return result
+
+    def measure_of(self, name: str) -> Dissimilarity:
+        """Return the dissimilarity of a member."""
+        found: Dissimilarity = self.dissimilarities[name]  # type: ignore[assignment]  # checked when they are built
+        return found
+
+    def update(self, representations: Mapping[str, Tensor], target: Tensor) -> None:
+        """Count a training batch in the statistics of the dissimilarities."""
+        for name in self.sizes:
+            self.measure_of(name).update(representations[name], target)

@@ -41,12 +41,15 @@ class AngularMarginLoss(nn.Module):
         if not 0 < scale < math.inf:
             raise InputError(f"scale is {scale}; expected a number above 0, that of the network's cosine head")
         self.margin, self.scale = margin, scale
+        self.reduction = "mean"
         losses = require("pytorch_metric_learning.losses", "audio")  # imported here: it takes four seconds
         self._arcface = losses.ArcFaceLoss(num_classes=1, embedding_size=1, weight_init_func=nn.init.zeros_)
         del self._arcface.W  # the class directions are in the network's head
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Compute the mean loss over the samples whose target is not -100, a scalar; 0 if there are none.
+
+        With the attribute ``reduction`` "none", compute the loss of each sample, (B,).
 
         Args:
             logits: (B, C) scaled cosines.
@@ -63,6 +66,8 @@ class AngularMarginLoss(nn.Module):
             )
         if self.training and self.margin:
             logits = self._with_margin(logits, target)
+        if self.reduction == "none":
+            return F.cross_entropy(logits, target, reduction="none")
         return F.cross_entropy(logits, target, reduction="sum") / (target != -100).sum().clamp(min=1)
 
     def _with_margin(self, logits: Tensor, target: Tensor) -> Tensor:

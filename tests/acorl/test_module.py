@@ -12,14 +12,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_fusion import ACoRLModule, Expert, ExpertModule
-from lightning_fusion.acorl.dissimilarity import Dissimilarity, MeanSquaredError
+from lightning_fusion.acorl.dissimilarity import Dissimilarity, MeanSquaredError, StandardizedResidualMSE
+from lightning_fusion.acorl.diversity import ErrorDiversity, ErrorReweighting
 from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.encoders import SmallConvNet
 from lightning_fusion.errors import InputError
+from lightning_fusion.experts.pool import scatter
 from lightning_fusion.schedules import Constant, DANNRamp, Linear, Schedule
 
 SGD = partial(torch.optim.SGD, lr=0.5)
 EXPERTS = tiny.experts(features="body")
+INNER = {"adversary_steps": 2, "layer_norm": True, "dissimilarity": StandardizedResidualMSE}
 
 
 def module(experts=None, **arguments) -> ACoRLModule:
@@ -91,10 +94,12 @@ class TestStep:
     @pytest.mark.parametrize("clip", [None, 0.05])
     def test_a_strength_of_nothing_is_the_plain_training_bit_for_bit(self, clip):
         network = partial(tiny.Net, norm=True, dropout=0.3)
-        control, ordinary = module(network=network, schedule=Constant(0.0)), plain(network=network)
-        fit(control, 3, gradient_clip_val=clip)
+        ordinary = plain(network=network)
         fit(ordinary, 3, gradient_clip_val=clip)
-        assert tiny.same(control.network, ordinary.network)
+        for training in ({}, INNER):
+            control = module(network=network, schedule=Constant(0.0), **training)
+            fit(control, 3, gradient_clip_val=clip)
+            assert tiny.same(control.network, ordinary.network)
         pushed = module(network=network)
         fit(pushed, 3, gradient_clip_val=clip)
         assert not tiny.same(pushed.network, ordinary.network)
@@ -141,22 +146,90 @@ class TestStep:
         assert found.shape == (4, 2)
         torch.testing.assert_close(found, torch.full_like(found, 1e-3), rtol=1e-3, atol=1e-7)
 
+    def test_inner_steps_equal_a_hand_written_loop(self):
+        """Two steps of Adam on detached z, then a step of the network against the bounded, reversed error."""
+        made = module(schedule=Constant(0.7), **INNER)
+        fit(made, 1, max_steps=0)  # makes the projections, takes no step
+        made.adversary.load_state_dict(
+            {name: value.zero_() if "dissim" in name else value for name, value in made.adversary.state_dict().items()}
+        )
+        start, ours = copy.deepcopy(made.network), module(schedule=Constant(0.7), **INNER)
+        ours._build(made.adversary.num_features, made.adversary.sizes)
+        ours.load_state_dict(copy.deepcopy(made.state_dict()))
+        data = tiny.data(rows={"train": 24, "val": 3, "test": 3}, batch_size=24)
+        fit(ours, 1, data)
+
+        input, target, _ = tiny.tensors(rows={"train": 24, "val": 3, "test": 3})["train"]
+        classes, residuals = F.one_hot(target, 3).float(), {}
+        for name, expert in EXPERTS.items():
+            with torch.no_grad():
+                v = expert.network.body(input).double()
+            means = torch.stack([v[target == c].mean(0) for c in range(3)])
+            centered = v - means[target]
+            deviation = centered.square().mean(0).sqrt()
+            residuals[name] = torch.where(deviation > 1e-4, centered / deviation, 0).float(), (deviation > 1e-4).float()
+
+        def errors(z):
+            rows = torch.cat([F.layer_norm(z, (z.shape[1],)), classes], 1)
+            return {
+                name: ((made.adversary.projections[name](rows) - r).square() @ varies / varies.sum())
+                for name, (r, varies) in residuals.items()
+            }
+
+        z = start.body(input)
+        weights = list(made.adversary.projections.parameters())
+        for weight in weights:
+            weight.requires_grad_(True)
+        optimizer = torch.optim.Adam(weights, lr=3e-3)
+        for _ in range(2):
+            optimizer.zero_grad()
+            sum(error.mean() for error in errors(z.detach()).values()).backward()
+            optimizer.step()
+        own = z.detach().requires_grad_()
+        bounds = {name: r.square() @ varies / varies.sum() for name, (r, varies) in residuals.items()}
+        bounded = sum(torch.minimum(error, bounds[name]).mean() for name, error in errors(own).items()) / 2
+        (reversed_gradient,) = torch.autograd.grad(bounded, own)
+        task_z = z.detach().requires_grad_()
+        F.cross_entropy(start.head(task_z), target).backward()
+        z.backward(task_z.grad - 0.7 * reversed_gradient)
+        for one, other in zip(ours.adversary.projections.parameters(), weights, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        before = dict(made.network.named_parameters())
+        for name, weight in start.named_parameters():
+            found, expected = dict(ours.network.named_parameters())[name], before[name] - 0.5 * weight.grad
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+    def test_projections_steps_are_none_of_the_trainers(self):
+        """Steps, clipping and accumulation concern the network; the projections learn what z tells."""
+        made = module(schedule=Constant(0.0), **INNER)
+        rows = {"train": 240, "val": 3, "test": 3}
+        trainer = fit(
+            made, 20, tiny.data(rows=rows, batch_size=24), accumulate_grad_batches=2, gradient_clip_val=1e-9,
+            log_every_n_steps=1,
+        )  # fmt: skip
+        assert trainer.global_step == 100
+        steps = {int(entry["step"]) for entry in made._inner.optimizer.state.values()}
+        assert steps == {20 * 10 * 2}
+        assert 0.2 < float(trainer.callback_metrics["train_expert_a_r2"]) < 1
+        assert not any(weight.requires_grad for weight in made.adversary.parameters())
+
     def test_accumulated_and_in_bfloat16(self):
-        full, half = module(schedule=Constant(0.5)), module(schedule=Constant(0.5))
+        full, half = (module(schedule=Constant(0.5), **INNER) for _ in range(2))
         fit(full, 2, accumulate_grad_batches=2)
         fit(half, 2, accumulate_grad_batches=2, precision="bf16-mixed")
         for ours, theirs in zip(half.network.parameters(), full.network.parameters(), strict=True):
             assert ours.dtype == torch.float32
             torch.testing.assert_close(ours, theirs, atol=0.05, rtol=0)
+        assert all(weight.dtype == torch.float32 for weight in half.adversary.parameters())
 
     @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
     def test_in_another_precision_throughout(self, precision):
-        made = module(schedule=Constant(0.5))
+        made = module(schedule=Constant(0.5), **INNER)
         fit(made, 12, precision=precision)
         weights = made.network.head.weight
         assert weights.dtype == {"bf16-true": torch.bfloat16, "64-true": torch.float64}[precision]
         assert all(weight.isfinite().all() for weight in made.network.parameters())
-        assert float(made.adversary.dissimilarities["a"].count) == 12 * tiny.ROWS["train"]
+        assert float(made.adversary.dissimilarities["a"].count.sum()) == 12 * tiny.ROWS["train"]
 
     @pytest.mark.slow
     def test_compiled_networks_train_as_others(self):
@@ -198,14 +271,15 @@ class TestSchedule:
         place = lines[0].split(",").index("train_lambda")
         assert [float(line.split(",")[place]) for line in lines[1:] if line.split(",")[place]] == list(range(8))
 
-    def test_a_resumed_run_continues_it_bit_for_bit(self, tmp_path):
+    @pytest.mark.parametrize("training", [{}, INNER], ids=["joint", "inner"])
+    def test_a_resumed_run_continues_it_bit_for_bit(self, training, tmp_path):
         network = partial(tiny.Net, norm=True, dropout=0.2)
-        whole = module(network=network)
+        whole = module(network=network, **training)
         fit(whole, 4)
         keep = ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}")
-        first = module(network=network)
+        first = module(network=network, **training)
         fit(first, 4, callbacks=[keep], enable_checkpointing=True)
-        resumed = module(network=network)
+        resumed = module(network=network, **training)
         torch.manual_seed(99)
         trainer = tiny.trainer(4)
         trainer.fit(resumed, datamodule=tiny.data(batch_size=6), ckpt_path=tmp_path / "epoch=1.ckpt", weights_only=True)
@@ -280,7 +354,9 @@ class TestEvaluation:
 
     def test_norms_are_those_of_the_two_gradients(self):
         made = module(
-            schedule=Constant(2.0), dissimilarity=MeanSquaredError, optimizer=partial(torch.optim.SGD, lr=0.0)
+            schedule=Constant(2.0),
+            optimizer=partial(torch.optim.SGD, lr=0.0),
+            dissimilarity=MeanSquaredError,
         )
         rows = {"train": 6, "val": 3, "test": 3}
         trainer = fit(made, 1, tiny.data(rows=rows, batch_size=6), log_every_n_steps=1)
@@ -327,6 +403,13 @@ class Unreduced(Dissimilarity):
         return (projected - representation).abs().mean(1)
 
 
+class Own(nn.Module):
+    """A loss that returns a mean alone."""
+
+    def forward(self, logits, target):
+        return F.cross_entropy(logits, target)
+
+
 class NoNumber(Dissimilarity):
     def measure(self, projected, representation, target):
         return (projected * 0 / 0).mean()
@@ -335,7 +418,7 @@ class NoNumber(Dissimilarity):
 class TestChecks:
     def test_the_check_at_the_start_leaves_no_trace(self, monkeypatch):
         network = partial(tiny.Net, norm=True, dropout=0.3)
-        checked, unchecked = module(network=network), module(network=network)
+        checked, unchecked = module(network=network, **INNER), module(network=network, **INNER)
         fit(checked)
         monkeypatch.setattr(ACoRLModule, "_check_reversal", lambda self, batch: None)
         fit(unchecked)
@@ -373,8 +456,8 @@ class TestChecks:
 
     def test_a_branch_that_does_not_reverse_is_rejected(self):
         class Forward(ACoRLModule):
-            def complementarity(self, z, input, target, strength):
-                return super().complementarity(z, input, target, -abs(strength))
+            def complementarity(self, z, representations, target, strength):
+                return super().complementarity(z, representations, target, -abs(strength))
 
         torch.manual_seed(0)
         made = Forward(tiny.Net, copy.deepcopy(EXPERTS), "body", classes=tiny.CLASSES)
@@ -396,6 +479,13 @@ class TestChecks:
         [
             ({"features": "bod"}, r"the network has no layer 'bod'; its layers: body.*head"),
             ({"ramp_steps": 0}, "ramp_steps is 0"),
+            ({"adversary_steps": -1}, "adversary_steps is -1; expected at least 0"),
+            ({"adversary_optimizer": SGD}, "adversary_optimizer: with adversary_steps 0"),
+            ({"diversity": ["ErrorDiversity"]}, "diversity: found 'ErrorDiversity'; expected terms such as"),
+            (
+                {"diversity": [ErrorReweighting()], "loss": Own()},
+                "ErrorReweighting weighs samples, and Own has no redu",
+            ),
             ({"experts": {}}, "the pool is empty"),
             ({"experts": tiny.experts()}, r"expert a has no layer None; its layers: body"),
             ({"classes": ["cat", "dog"]}, "expert b has owl, which the task's classes"),
@@ -500,6 +590,13 @@ class TestCheckpoint:
         with pytest.raises(InputError, match="experts: the model was trained against a; found a, b"):
             tiny.trainer(4).fit(module(), tiny.data(), ckpt_path=tmp_path / "m.ckpt", weights_only=True)
 
+    def test_of_the_other_kind_of_training_is_rejected(self, tmp_path):
+        fit(module()).save_checkpoint(tmp_path / "joint.ckpt")
+        fit(module(**INNER)).save_checkpoint(tmp_path / "inner.ckpt")
+        for made, path in ((module(**INNER), "joint"), (module(), "inner")):
+            with pytest.raises(InputError, match=r"adversary_steps is \d; the checkpoint is of a run with"):
+                tiny.trainer(4).fit(made, tiny.data(), ckpt_path=tmp_path / f"{path}.ckpt", weights_only=True)
+
     def test_schedule_and_parts_come_back(self, tmp_path):
         made = module(schedule=DANNRamp(0.3, steepness=5.0), dissimilarity=MeanSquaredError)
         fit(made).save_checkpoint(tmp_path / "m.ckpt")
@@ -539,6 +636,52 @@ class Halved(Dissimilarity):
 
     def measure(self, projected, representation, target):
         return (projected - representation).abs().mean() / 2
+
+
+class TestDiversity:
+    def test_equals_plain_training_with_weights_and_penalty(self):
+        """With strength 0: the gradient of the weighted loss and the penalty, on one batch of all rows."""
+        terms = [ErrorReweighting(5.0), ErrorDiversity(3.0)]
+        made = module(schedule=Constant(0.0), diversity=terms)
+        start = copy.deepcopy(made.network)
+        rows = {"train": 24, "val": 3, "test": 3}
+        trainer = fit(made, 1, tiny.data(rows=rows, batch_size=24), log_every_n_steps=1)
+        input, target, _ = tiny.tensors(rows=rows)["train"]
+        answers = made.pool(input)
+        spread = torch.stack(
+            [
+                scatter(answers[name], [[tiny.CLASSES.index(c) for c in tiny.EXPERT_CLASSES[name]]], 3)[:, 0]
+                for name in "ab"
+            ]
+        ).mean(0)
+        logits = start(input)
+        weights = torch.where(spread.argmax(1) == target, 1.0, 5.0)
+        assert 0 < (weights == 5).sum() < 24
+        task = (weights * F.cross_entropy(logits, target, reduction="none")).sum() / weights.sum()
+        wrong = 1 - F.one_hot(target, 3)
+        penalty = 3 * (wrong * spread * logits.softmax(1)).sum(1).mean()
+        (task + penalty).backward()
+        expected = {name: weight - 0.5 * weight.grad for name, weight in start.named_parameters()}
+        for name, weight in made.network.named_parameters():
+            torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=1e-6)
+        assert float(trainer.callback_metrics["train_diversity_loss"]) == pytest.approx(float(penalty), rel=1e-4)
+
+    def test_combines_with_the_reversal_mixing_and_missing_labels(self):
+        images = {split: (torch.rand(24, 1, 8, 8), torch.arange(24) % 3) for split in ("train", "val")}
+        network = partial(SmallConvNet, width=2, in_channels=1)
+        expert = Expert(network(3), classes=tiny.CLASSES, features="pool")
+        given = {"network": network, "features": "pool", "diversity": [ErrorDiversity(), ErrorReweighting()], **INNER}
+        mixed = module({"a": expert}, mixup=0.8, **given)
+        fit(mixed, 2, TensorDataModule(images, tiny.CLASSES, batch_size=12))
+        input, target = images["train"]
+        some = TensorDataModule({"train": (input, target.where(target > 0, -100)), "val": images["val"]}, tiny.CLASSES)
+        fit(module({"a": expert}, **given), 2, some)
+
+    @pytest.mark.parametrize("term", [ErrorDiversity, ErrorReweighting])
+    @pytest.mark.parametrize("weight", [-1.0, float("inf"), True, "3"])
+    def test_weights_that_are_none_are_rejected(self, term, weight):
+        with pytest.raises(InputError, match=f"{term.__name__}: weight is .*; expected a number of at least"):
+            term(weight)
 
 
 def test_a_users_dissimilarity():

@@ -1,8 +1,9 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from lightning_fusion.acorl.dissimilarity import CenteredCosine, MeanSquaredError
+from lightning_fusion.acorl.dissimilarity import CenteredCosine, MeanSquaredError, StandardizedResidualMSE
 from lightning_fusion.acorl.projection import Adversary, ProjectionMLP
 from lightning_fusion.errors import InputError
 
@@ -32,9 +33,9 @@ def test_the_layers_of_a_projection(depth, hidden, shapes):
 @pytest.mark.parametrize("strength", [0.0, 0.7, -1.0])
 def test_only_the_network_sees_the_reversal(strength):
     """d_k descends L_a at full speed for any strength; z gets -strength times the plain gradient."""
-    z, adversary = torch.randn(6, 4, requires_grad=True), made()
+    z, adversary = torch.randn(6, 4, requires_grad=True), made(dissimilarity=MeanSquaredError)
     torch.stack(list(adversary(z, seen(), TARGET, strength).values())).mean().backward()
-    plain_z, plain = z.detach().clone().requires_grad_(), made()
+    plain_z, plain = z.detach().clone().requires_grad_(), made(dissimilarity=MeanSquaredError)
     losses = [plain.dissimilarities[name](plain.projections[name](plain_z), v, TARGET) for name, v in seen().items()]
     (sum(losses) / 2).backward()
     torch.testing.assert_close(z.grad, -strength * plain_z.grad)
@@ -71,3 +72,19 @@ def test_a_projection_to_another_size_is_rejected():
 def test_a_projection_without_layers_is_rejected():
     with pytest.raises(InputError, match="depth is 0"):
         ProjectionMLP(2, 3, depth=0)
+
+
+def test_a_conditional_projection_gets_normalized_z_and_the_class():
+    z, target = torch.randn(6, 4), torch.tensor([0, 1, 1, 0, -100, 1])
+    seen_inputs = []
+
+    class Spy(nn.Linear):
+        def forward(self, input):
+            seen_inputs.append(input)
+            return super().forward(input)
+
+    made(projection=Spy, dissimilarity=StandardizedResidualMSE, layer_norm=True)(7 * z + 3, seen(), target, 1.0)
+    classes = torch.tensor([[1, 0], [0, 1], [0, 1], [1, 0], [0, 0], [0, 1]])
+    for found in seen_inputs:
+        torch.testing.assert_close(found[:, :4], F.layer_norm(z, (4,)), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(found[:, 4:], classes.float())

@@ -1,5 +1,6 @@
 """A dissimilarity, a projection and a schedule of somebody else, and a module whose experts count unalike."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,8 @@ class Weighted(ACoRLModule):
         super().__init__(**kwargs)
         self.weights = weights or {}
 
-    def complementarity(self, z: Tensor, input: Any, target: Tensor, strength: float) -> dict[str, Tensor]:
-        found = super().complementarity(z, input, target, strength)
+    def complementarity(
+        self, z: Tensor, representations: Mapping[str, Tensor], target: Tensor, strength: float
+    ) -> dict[str, Tensor]:
+        found = super().complementarity(z, representations, target, strength)
         return {name: self.weights.get(name, 1.0) * value for name, value in found.items()}
