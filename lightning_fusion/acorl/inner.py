@@ -1,9 +1,8 @@
 """Training of ACoRL's projections apart from the network: several steps for each batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_fusion.acorl.projection import Adversary
@@ -23,7 +22,12 @@ class InnerSteps:
         optimizer: Called with the projections' weights. ``None`` (default) uses Adam with learning rate 3e-3.
     """
 
-    def __init__(self, adversary: Adversary, steps: int, optimizer: OptimizerCallable | None = None) -> None:
+    def __init__(
+        self,
+        adversary: Adversary,
+        steps: int,
+        optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None,
+    ) -> None:
         self.adversary, self.steps = adversary, steps
         self._weights = list(adversary.projections.parameters())
         if optimizer is not None:

@@ -56,8 +56,8 @@ class TensorDataModule(FusionDataModule):
         for split, parts in tensors.items():
             if not isinstance(parts, tuple | list):
                 raise InputError(
-                    f"split {split}: found {type(parts).__name__}; expected (inputs, targets[, domains]): for a loader or "
-                    "data set of your own, give a LightningDataModule"
+                    f"split {split}: found {type(parts).__name__}; expected (inputs, targets[, domains]): for a loader "
+                    "or data set of your own, give a LightningDataModule"
                 )
         given = {split: parts[1] for split, parts in tensors.items() if len(parts) > 1}
         check_meaning({f"split {split}: targets": values for split, values in given.items()}, self._classes)
