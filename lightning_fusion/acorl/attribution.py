@@ -67,9 +67,8 @@ def integrated_gradients(
 
     The attributions of a sample sum to the difference of its logit between input and baseline ("completeness"), up to
     the error of the sum over ``steps`` points (Gauss-Legendre, through captum). Source: Sundararajan, Taly and Yan,
-    Axiomatic Attribution for Deep Networks, ICML 2017, eq. 1. Weights may be frozen. For an
-    :class:`~lightning_fusion.Expert`, pass ``expert.network``, since ``expert`` itself computes its outputs without
-    gradients.
+    Axiomatic Attribution for Deep Networks, ICML 2017, eq. 1. Weights may be frozen. Of an
+    :class:`~lightning_fusion.Expert` the probability of the class is explained, and its logit with ``expert.network``.
 
     Args:
         network: Maps (B, ...) to (B, C) logits, in eval mode.
@@ -310,8 +309,7 @@ def _check_logits(network: nn.Module, row: Tensor, target: Tensor) -> None:
         raise InputError(f"the network returns {found} for one row; expected (1, classes) logits")
     if not logits.requires_grad:
         raise InputError(
-            f"{type(network).__name__} passes no gradient to its input; for an expert, which runs without gradients, "
-            "give expert.network"
+            f"{type(network).__name__} passes no gradient to its input; give a network that does not detach it"
         )
     if not (target.min() >= 0 and target.max() < logits.shape[1]):
         raise InputError(

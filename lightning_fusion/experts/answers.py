@@ -344,7 +344,7 @@ def _attempt(
 def _as_outputs(answer: Any, count: int, names: Sequence[str]) -> Tensor:
     """Return an answer as a floating-point tensor (R, C)."""
     try:
-        values = as_rows(answer, names).detach()
+        values = as_rows(answer, names)
     except InputError as error:
         raise _FailedCall(str(error)) from error
     if tuple(values.shape) != (count, len(names)):
@@ -352,4 +352,5 @@ def _as_outputs(answer: Any, count: int, names: Sequence[str]) -> Tensor:
             f"returned outputs of shape {tuple(values.shape)} for {count} row(s); expected {(count, len(names))}: one "
             "row for each of the queried samples, in order"
         )
-    return values.to(torch.promote_types(values.dtype, torch.float32))
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    return values if torch.is_grad_enabled() else values.detach()

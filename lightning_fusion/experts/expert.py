@@ -28,6 +28,7 @@ from lightning_fusion.experts.estimators import (
     other_order,
     probability_method,
 )
+from lightning_fusion.experts.gradients import detached, gradients_of, refuse_gradients, tensors_with_gradient
 from lightning_fusion.experts.identity import (
     UnknownStateError,
     state_digest,
@@ -71,8 +72,9 @@ from lightning_fusion.files import digest
 class Expert(nn.Module):
     """A frozen pre-trained model with its metadata.
 
-    It maps an input batch to (B, C_k) float32 probabilities over its classes. It has no gradients and always stays in
-    eval mode: the given network is frozen in place, not copied (pass ``copy.deepcopy(network)`` to train it further).
+    It maps an input batch to (B, C_k) float32 probabilities over its classes. Its weights have no gradients, and it
+    always stays in eval mode: the given network is frozen in place, not copied (pass ``copy.deepcopy(network)`` to
+    train it further). Gradients with respect to an input that requires them, or to a layer, are those of the network.
     The input is preprocessed, as a data module gives it to a model; what the checkpoint records about its
     preprocessing is compared with the first batch, and raw values raise an error. Behind a data module that normalizes
     with other statistics than those of the training, the input is converted.
@@ -199,7 +201,7 @@ class Expert(nn.Module):
         self.raw_input = raw_input or isinstance(preprocess, SamplePreprocessing)
         self._is_preprocessed = False
         self._conversion: Conversion | Callable[[Any], Tensor] | None = None
-        self._whose = f"the expert of {shorten(classes)}"  # in messages; a pool knows its name
+        self.whose = f"the expert of {shorten(classes)}"  # in messages; a pool gives it the name
         self._recorded: tuple[dict[str, Any] | None, nn.Module | None] = None, None
         self.output_names, self.fold_case = list(classes), fold_case  # of the network
         self.classes, self.output, self.cost = renamed_classes(classes, rename or {}), output, as_cost(cost)
@@ -250,7 +252,7 @@ class Expert(nn.Module):
             whose: Name of the expert, for messages; ``None`` means no messages.
         """
         self._is_preprocessed, self._input_checked = bool(found), False
-        self._whose = whose or self._whose
+        self.whose = whose or self.whose
         if self.answers_by_name:
             return
         known = None if own_normalization(self.preprocess) is not None else self.preprocessing
@@ -264,7 +266,7 @@ class Expert(nn.Module):
             else:
                 self._conversion = sample_conversion(known, found) or conversion(known, found)
         except InputError as error:
-            raise InputError(f"{self._whose}: {error}") from error
+            raise InputError(f"{self.whose}: {error}") from error
         if whose is None or unknown:
             return
         if known is None and self.lacks_preprocessing(found):
@@ -307,7 +309,7 @@ class Expert(nn.Module):
         try:
             return self.preprocess(input)
         except InputError as error:
-            raise UnusableInputError(f"{self._whose}: {error}") from error
+            raise UnusableInputError(f"{self.whose}: {error}") from error
 
     @property
     def training_samples(self) -> np.ndarray | None:
@@ -360,11 +362,37 @@ class Expert(nn.Module):
             "training_samples": None if (samples := self.training_samples) is None else len(samples),
         }
 
-    @torch.no_grad()
     def forward(self, input: Any) -> Tensor:
-        """Map a batch of inputs to (B, C_k) float32 probabilities."""
+        """Map a batch of inputs to (B, C_k) float32 probabilities.
+
+        The backward pass raises InputError where a gradient with respect to the input is requested, and the network or
+        its preprocessing passes none.
+        """
         if isinstance(input, NamedSamples):
             input = input["names" if self.answers_by_name else "samples"]
+        with gradients_of(self.network, input):
+            prepared, outputs = self._answer(input if isinstance(self.network, nn.Module) else detached(input))
+        return self._or_refused(outputs, input, prepared)
+
+    def _or_refused(self, outputs: Tensor, input: Any, prepared: Any) -> Tensor:
+        """Return outputs whose backward pass raises where the gradient of the input is lost."""
+        if torch.compiler.is_compiling() or not tensors_with_gradient(input):
+            return outputs
+        if not isinstance(self.network, nn.Module):
+            why = "its network is no torch module; use a method without gradients, such as Occlusion of captum"
+        elif not tensors_with_gradient(prepared):
+            why = (
+                "its preprocessing does not compute in torch; attribute the input of its network, as "
+                "docs/how-to/explain.md shows"
+            )
+        elif not outputs.requires_grad:
+            why = f"its network ({type(self.network).__name__}) detaches it"
+        else:
+            return outputs
+        return refuse_gradients(outputs, input, f"{self.whose} passes no gradient to its input: {why}")
+
+    def _answer(self, input: Any) -> tuple[Any, Tensor]:
+        """Return the input of the network and the (B, C_k) probabilities of a batch, checked."""
         count = None if torch.compiler.is_compiling() else num_samples(input)  # a number would fix the batch size
         assert self.network is not None
         if isinstance(input, Mapping) and type(self.network).__module__.startswith("transformers."):
@@ -412,7 +440,7 @@ class Expert(nn.Module):
         if not torch.compiler.is_compiling():
             self._run = True
             self._check_answers(raw, kept)
-        return raw if self.output == "probabilities" else raw.softmax(-1)
+        return prepared, raw if self.output == "probabilities" else raw.softmax(-1)
 
     def _check_reads_rows(self, input: Mapping[str, Any], count: int | None, found: int) -> None:
         """Reject a function that iterates over a dict: it returns a row for each key, whatever the samples."""
@@ -439,7 +467,6 @@ class Expert(nn.Module):
                 self._compared = COMPARED_ROWS
                 rank_zero_warn(message)
 
-    @torch.no_grad()
     def forward_with_representations(self, input: Any) -> tuple[Tensor, Tensor]:
         """Return probabilities (B, C_k) and the representation (B, D) of the layer named ``features``.
 
@@ -454,4 +481,4 @@ class Expert(nn.Module):
         assert isinstance(self.network, nn.Module)
         with catch_output(self.network, self.features) as caught:
             probabilities = self(input)
-        return probabilities, as_vectors(caught[-1]).to(torch.float32)
+        return probabilities, self._or_refused(as_vectors(caught[-1]).to(torch.float32), input, input)

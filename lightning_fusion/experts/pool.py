@@ -160,7 +160,7 @@ def scatter(outputs: Tensor, columns: Sequence[Sequence[int]], num_classes: int)
 
 
 class ExpertPool(nn.Module):
-    """Pool of experts by name, frozen, without gradients and always in eval mode.
+    """Pool of experts by name, frozen and always in eval mode.
 
     Args:
         experts: The experts by name, free text, such as ``org/model`` or ``gpt-3.5-turbo``.
@@ -190,6 +190,8 @@ class ExpertPool(nn.Module):
                 )
         if len({id(expert) for expert in experts.values()}) != len(experts):
             raise InputError("experts: one expert has two names; use a separate one for each name")
+        for name, expert in experts.items():
+            expert.whose = f"expert {name}"
         self.experts = NamedModules(dict(experts))
         folded = [name for name, expert in experts.items() if expert.fold_case]
         for name, names in spelled_classes(self.expert_classes, folded, classes).items():
@@ -261,7 +263,6 @@ class ExpertPool(nn.Module):
                 found[name]["fingerprint"] = named_fingerprint(expert, name)
         return found
 
-    @torch.no_grad()
     def forward(self, input: Any) -> dict[str, Tensor]:
         """Run every expert: (B, C_k) probabilities by name, checked.
 
@@ -272,7 +273,6 @@ class ExpertPool(nn.Module):
         check_outputs(outputs)
         return outputs
 
-    @torch.no_grad()
     def forward_with_representations(self, input: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return probabilities (B, C_k) and representations (B, D_k) of every expert, by name.
 
@@ -292,7 +292,6 @@ class ExpertPool(nn.Module):
         check_representations(representations)
         return outputs, representations
 
-    @torch.no_grad()
     def representations(self, input: Any) -> dict[str, Tensor]:
         """Return the representations (B, D_k) of every expert, by name.
 

@@ -92,6 +92,7 @@ class TestIntegratedGradients:
         for mode in (torch.no_grad(), torch.inference_mode()):
             with mode:
                 found = integrated_gradients(expert.network, input + 0, target + 0, steps=8)
+                assert integrated_gradients(expert, input + 0, target + 0, steps=8).abs().sum() > 0
             torch.testing.assert_close(found, expected)
             assert not found.requires_grad
         assert all(weight.grad is None for weight in net.parameters()) and not input.requires_grad
@@ -188,6 +189,14 @@ class TestComparison:
         assert math.isnan(paired_difference(torch.tensor([math.nan]), torch.tensor([0.0])).mean)
 
 
+class Detached(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 3)
+
+    def forward(self, input):
+        return super().forward(input.detach())
+
+
 NET = nn.Linear(4, 3).eval()
 INPUT, TARGET = torch.ones(2, 4), torch.tensor([0, 2])
 MAPS = torch.rand(2, 4, 4)
@@ -208,7 +217,11 @@ MAPS = torch.rand(2, 4, 4)
         (lambda: attribute(nn.Sequential(nn.Dropout()).eval().append(nn.Dropout()), INPUT, TARGET), "^1 in training"),
         (lambda: attribute(nn.Flatten(0).eval(), INPUT, TARGET), r"returns \(4,\) for one row"),
         (lambda: attribute(nn.LSTM(4, 3).eval(), INPUT, TARGET), "returns tuple for one row"),
-        (lambda: attribute(Expert(NET, classes=list("abc")), INPUT, TARGET), "Expert passes no gradient to its input"),
+        (
+            lambda: attribute(Detached().eval().requires_grad_(False), INPUT, TARGET),
+            "Detached passes no gradient to its input",
+        ),
+        (lambda: attribute(Expert(lambda x: x, classes=list("abcd")), INPUT, TARGET), "input: its network is no torch"),
         (lambda: attribution_overlap(MAPS, MAPS[:1]), r"maps have shapes \(2, 4, 4\) and \(1, 4, 4\)"),
         (lambda: attribution_overlap(MAPS, MAPS, top_fraction=0), "top_fraction is 0"),
         (lambda: attribution_overlap(MAPS, MAPS / 0), "b: found maps with NaN"),

@@ -56,7 +56,8 @@ def _pixels(image: Any) -> np.ndarray:
     if values.dtype == np.uint8:
         return np.ascontiguousarray(values)
     low, high = float(values.min()), float(values.max())
-    if low < -0.5 or high > 255.5 or (high <= 1 and (values % 1).any()):
+    interpolated = isinstance(image, Tensor) and image.requires_grad  # by an attribution, from black to an image
+    if low < -0.5 or high > 255.5 or (high <= 1 and not interpolated and (values % 1).any()):
         raise InputError(
             f"input: found an image of values from {low:.3g} to {high:.3g}; expected raw values from 0 to 255, which "
             "the expert prepares itself"
