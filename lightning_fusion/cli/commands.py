@@ -8,13 +8,13 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Literal
 
-from jsonargparse import SUPPRESS, ArgumentParser
+from jsonargparse import SUPPRESS
 from lightning import LightningDataModule, Trainer
 
 from lightning_fusion import export as exporting
 from lightning_fusion.cli.checks import warn_untrained
 from lightning_fusion.cli.help import COMMANDS, OF_RUN, recipes
-from lightning_fusion.cli.parser import FusionArgumentParser, parse
+from lightning_fusion.cli.parser import FusionArgumentParser, join_words, parse
 from lightning_fusion.data.base import SPLITS
 from lightning_fusion.errors import InputError, suggestion
 from lightning_fusion.experts import diagnosis
@@ -247,9 +247,9 @@ def _add_trainer(parser: FusionArgumentParser) -> None:
         parser.add_argument(f"--trainer.{key}", type=Any, default=None, help=SUPPRESS)
 
 
-def _arguments(parser: ArgumentParser, args: list[str], described: Sequence[str] = ()) -> dict[str, Any]:
+def _arguments(parser: FusionArgumentParser, args: list[str], described: Sequence[str] = ()) -> dict[str, Any]:
     """Parse and instantiate the arguments, except the classes of the keys in ``described``."""
-    config = parse(parser, args)
+    config = parse(parser, join_words(args, parser.list_options()))
     kept = {key: config.pop(key) for key in described}
     given = parser.instantiate_classes(config).as_dict() | {key: value.as_dict() for key, value in kept.items()}
     for key, value in kept.items():

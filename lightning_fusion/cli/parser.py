@@ -1,14 +1,16 @@
 """Argument parser without abbreviations, with short help and errors of one line."""
 
+import json
 import os
 import re
 from argparse import Action, _SubParsersAction
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from importlib import import_module
 from inspect import signature
 from pkgutil import walk_packages
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
@@ -82,6 +84,20 @@ class FusionArgumentParser(LightningArgumentParser):
             message += nearest_option(name, self._options()).replace("--", "")
         raise InputError(condense(message)) from input_error(ex)
 
+    def list_options(self) -> set[str]:
+        """Return the options that take a list and nothing else."""
+        kinds = {
+            each: set(get_args(kind) if get_origin(kind) in (UnionType, Union) else (kind,)) - {type(None)}
+            for each in self._actions
+            if (kind := getattr(each, "_typehint", None)) is not None
+        }
+        return {
+            name
+            for each, found in kinds.items()
+            if found and all(get_origin(kind) is list for kind in found)
+            for name in each.option_strings
+        }
+
     def _options(self) -> list[str]:
         """Return the names of all options, with those of subcommands."""
         found: list[str] = []
@@ -119,6 +135,31 @@ def parse(parser: ArgumentParser, args: Sequence[str]) -> Namespace:
     except InputError as error:
         _raise_without_class(short, error)
         raise
+
+
+def join_words(args: Sequence[str], lists: Set[str] = frozenset()) -> list[str]:
+    """Write several words after an option as a list, ``--files a.csv b.csv`` as ``--files '["a.csv", "b.csv"]'``.
+
+    Args:
+        args: Arguments of a command that takes no positional ones.
+        lists: Options that take a list, where one word is a list as well.
+
+    Example:
+        >>> join_words(["--seeds", "0", "--files", "a.csv", "b.csv", "--output", "runs/mine"], {"--seeds"})
+        ['--seeds', '[0]', '--files', '["a.csv", "b.csv"]', '--output', 'runs/mine']
+    """
+    found: list[str] = []
+    words: list[str] = []
+    for arg in [*args, "--"]:
+        if not (arg.startswith("--") or arg == "-c"):
+            words.append(arg)
+            continue
+        one = len(words) == 1 and found and found[-1] in lists and words[0] != "null" and words[0][:1] != "["
+        if len(words) > 1 or one:
+            words = ["[" + ", ".join(word if word.isdecimal() else json.dumps(word) for word in words) + "]"]
+        found += [*words, arg]
+        words = []
+    return found[:-1]
 
 
 def _with_short_classes(args: Sequence[str]) -> list[str]:

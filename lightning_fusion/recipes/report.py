@@ -302,10 +302,11 @@ class Report:
         if self.advice is None:
             return []
         headings = [heading.format(metric=self.advice.metric) for heading in HEADINGS]
+        who = "The run advises" if self.serving is None else "`lightning-fusion predict --run` answers with"
         return [
             "## Advice",
             "",
-            f"`lightning-fusion predict --run` answers with {self.advice.sentence()}.",
+            f"{who} {self.advice.sentence()}.",
             *self.advice.remarks(),
             "",
             *markdown_table(headings, self.advice.rows()),

@@ -272,6 +272,16 @@ class SeedRun:
             pool, self.data, self.folder / "outputs", keep_representations=keep_representations, trainer=trainer
         )
         self.report.took("querying experts", start)
+        return self._diagnosed(outputs)
+
+    def keep(self, outputs: ExpertOutputs) -> ExpertOutputs:
+        """Diagnose outputs that exist already; those that are no store on disk are written into the folder."""
+        if outputs.path is None and first_process():
+            outputs.save(self.folder / "outputs", overwrite=True)
+        return self._diagnosed(outputs)
+
+    def _diagnosed(self, outputs: ExpertOutputs) -> ExpertOutputs:
+        """Add a diagnosis of the outputs to the folder, the trackers and the report."""
         diagnosis = diagnose(outputs)
         if first_process():
             diagnosis.save(self.folder)

@@ -84,6 +84,11 @@ class FinishedRun:
                 f"run: {path} is a run of the recipe {recipe}, which does not predict new files; predict --run takes "
                 f"runs of {', '.join(answering_recipes())}"
             )
+        if serving is None and isinstance(config, dict) and "data" not in config:
+            raise InputError(
+                f"run: {path} was made from stored outputs or recorded predictions, and has no experts to query; run "
+                "the recipe with data and network"
+            )
         if not isinstance(serving, dict) or serving.get("format") != SERVING_FORMAT or not isinstance(advice, dict):
             raise InputError(
                 f"run: {path} was written by another version of lightning-fusion ({found}); run the recipe again with "

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,10 +17,14 @@ from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.formats import check_format
 from lightning_fusion.files import hash_files
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 _POSITIONS = ("line", "row", "start_s")
 _OTHERS = {
     *("index", "loader", "prediction", "confidence", "note"),
     *("expert", "queried", "cost", "risk", "abstained", "ood"),
+    *("label", "domain", "group", "split"),
 }
 _ABSENT = 3  # names of samples without a prediction that a warning lists
 
@@ -35,7 +39,7 @@ class RecordedExpert(Expert):
     Args:
         path: Path of the file.
         classes: Names of the classes, which are columns. ``None`` (default) uses all columns other than those that
-            ``predict`` writes beside them.
+            ``predict`` writes beside them, and ``label``, ``domain``, ``group`` and ``split``.
         **shared: Arguments of :class:`~lightning_fusion.Expert`.
 
     Raises:
@@ -64,14 +68,7 @@ class RecordedTable:
     """
 
     def __init__(self, path: str, classes: Sequence[Any] | None = None) -> None:
-        import pandas  # takes half a second, so it is imported only where tables are read
-
-        check_format(path, ("a table",))
-        try:
-            table = pandas.read_csv(path, dtype={"file": str}, keep_default_na=False, na_values=[""])
-        except (ValueError, OSError) as error:  # pandas' own errors are kinds of ValueError
-            what = " ".join(str(error).split())[:200]
-            raise InputError(f"path: {path} cannot be read as CSV ({what})") from error
+        table = read_recorded(path)
         columns = {canonical_label(name): name for name in table.columns}
         keys = [name for name in ("file", *_POSITIONS) if name in columns]
         self.unit = next((name for name in _POSITIONS if name in columns), "")
@@ -131,6 +128,26 @@ class RecordedTable:
                 "or the line, row or start_s of each sample"
             )
         return rows[0] if rows else None
+
+
+def read_recorded(path: str, key: str = "path") -> "DataFrame":
+    """Read a CSV file with names of samples; an empty cell is missing, and no other text is.
+
+    Args:
+        path: Path of the file.
+        key: Argument that holds it, for messages.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    import pandas  # takes half a second, so it is imported only where tables are read
+
+    check_format(path, ("a table",))
+    try:
+        return pandas.read_csv(path, dtype={"file": str}, keep_default_na=False, na_values=[""])
+    except (ValueError, OSError) as error:  # pandas' own errors are kinds of ValueError
+        what = " ".join(str(error).split())[:200]
+        raise InputError(f"{key}: {path} cannot be read as CSV ({what})") from error
 
 
 def _parts(file: str) -> list[str]:

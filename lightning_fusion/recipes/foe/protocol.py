@@ -1,7 +1,7 @@
 """FoE's classification protocol: experts of domains, cached outputs, fusers and baselines."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.views.role import with_roles
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.collect import first_process
+from lightning_fusion.experts.outputs.recorded import RecordedPredictions
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.foe.diagnostics import fuser_warnings
 from lightning_fusion.foe.fusers import MLPFuser
@@ -46,15 +47,19 @@ from lightning_fusion.recipes.seed_run import (
     stage_seed,
 )
 from lightning_fusion.recipes.serving import save_baseline
+from lightning_fusion.recipes.stored import StoredOutputs, check_sources, seeds_of
 from lightning_fusion.store import StoreWriter
 
 _CENTRALIZED_PART = 13622124  # of the seed; fixed, so that published results stay reproducible
+_TRAINING = ("expert_epochs", "features", "optimizer", "scheduler", "label_smoothing", "mixup", "overlaps")
 
 
 def foe(
-    data: FusionDataModule,
-    network: Callable[[int], nn.Module],
     output: str,
+    data: FusionDataModule | None = None,
+    network: Callable[[int], nn.Module] | None = None,
+    stores: list[str] | None = None,
+    predictions: RecordedPredictions | None = None,
     seeds: list[int] | None = None,
     expert_epochs: int = 10,
     fuser_epochs: int = 50,
@@ -78,14 +83,17 @@ def foe(
 
     For each seed: splits and domains are drawn, one expert is trained per domain and, as an upper reference, one
     model on all experts' data; the outputs of the pool are cached; FoE is trained with the three kinds of target;
-    baselines are fitted on the same samples; all are tested on the test split. An interrupted run resumes.
+    baselines are fitted on the same samples; all are tested on the test split. An interrupted run resumes. Stored
+    outputs or recorded predictions take the place of data and network; no expert is then trained or queried.
 
     Args:
+        output: Folder of the run.
         data: The data, in the ``fuser`` role; its domains are the experts'. Where the data module has no roles, the
             fuser is trained on the validation split (:class:`~lightning_fusion.data.views.role.RoleDataModule`).
         network: Factory of an expert's network, called with the number of classes.
-        output: Folder of the run.
-        seeds: Random seeds, one run each; [0] by default.
+        stores: Instead of data and network, folders of stored outputs, one for each seed.
+        predictions: Instead, predictions that were recorded in CSV files.
+        seeds: Random seeds, one run each; [0] by default, or 0, 1, ... for stores.
         expert_epochs: Epochs of each expert and of the centralized model.
         fuser_epochs: Epochs of each fuser; as in the paper, the last weights are kept.
         fuser_batch_size: Samples per batch of the fusers; the paper's 128 by default, reduced so that an epoch has at
@@ -93,7 +101,8 @@ def foe(
         fuser: Called as ``fuser(num_inputs, num_outputs)``; ``None`` (default) uses the paper's MLP, and
             :class:`~lightning_fusion.foe.fusers.RepresentationFuser` for representations.
         features: Layer of the experts' networks that gives their representation. If set, the main row of the table is
-            FoE that reads representations and outputs (our extension), followed by the paper's.
+            FoE that reads representations and outputs (our extension), followed by the paper's. Stores with
+            representations give this row as well.
         mean_weight: Weight of the mean of the experts' outputs in the prediction of FoE that reads representations; 0
             is the fuser alone.
         optimizer: Optimizer of the experts; AdamW, 1e-3, weight decay 1e-4 by default.
@@ -102,7 +111,7 @@ def foe(
         mixup: Mixup alpha of the experts; 0 turns it off.
         metric: Metric of the table, gains and figures: ``accuracy``, or ``balanced_accuracy`` for imbalanced classes.
             ``results.json`` has both.
-        centralized: Train the centralized model as well.
+        centralized: Train the centralized model as well, where experts are trained.
         single_expert: Fuse the outputs of one expert as well, the paper's ablation: for each expert a fuser is trained
             on the outputs of that expert only, and the one that is best on the fuser's validation split is tested.
         overlaps: Fractions, from 0 to 1, of each expert's training samples that are drawn from all domains; experts and
@@ -119,11 +128,12 @@ def foe(
         experts' checkpoints, their outputs, the fusers' checkpoints and ``pool.yaml``, which names the experts.
 
     Raises:
-        InputError: If ``output`` contains another run, the data have fewer than two domains, or a baseline has the name
-            of another one.
+        InputError: If ``output`` contains another run, the data have fewer than two domains, a baseline has the name
+            of another one, or arguments contradict one another.
     """
-    seeds, baselines = [0] if seeds is None else seeds, baselines or {}
-    recorded = describe_arguments(locals())
+    check_sources(foe, locals(), _TRAINING)
+    seeds, baselines = seeds_of(seeds, stores), baselines or {}
+    recorded = describe_arguments(locals(), "stores", "predictions")
     check_seeds(seeds)
     if expert_epochs < 1 or fuser_epochs < 1 or (fuser_batch_size is not None and fuser_batch_size < 1):
         raise InputError("expert_epochs, fuser_epochs and fuser_batch_size must be at least 1")
@@ -131,26 +141,39 @@ def foe(
         raise InputError(f"mean_weight is {mean_weight}; expected 0 to 1, without 1")
     if taken := sorted(set(baselines) & set(BASELINES)):
         raise InputError(f"baselines: found the names {shorten(taken)}, which are reserved; choose others")
-    data = with_roles(data)
-    data.prepare_data()
-    check_domains(data)
-    check_baselines(baselines, len(data.domains), len(data.classes))
+    stored: StoredOutputs | None = None
+    if data is None:
+        unused = ("network", "centralized", *_TRAINING)
+        recorded = {name: value for name, value in recorded.items() if name not in unused}
+        stored = StoredOutputs.open(stores, predictions, seeds)
+        source, reads = stored.source, stored.has_representations
+        for whole in stored.outputs.values():
+            check_baselines(baselines, len(whole.names), len(whole.classes))
+    else:
+        data = with_roles(data)
+        data.prepare_data()
+        check_domains(data)
+        recorded |= describe_data(data)
+        source, reads = source_of(data), features is not None
+        check_baselines(baselines, len(data.domains), len(data.classes))
     shares = check_overlaps(overlaps or [])
     measure = metric.replace("_", " ")
     expert = {"optimizer": optimizer, "scheduler": scheduler, "label_smoothing": label_smoothing, "mixup": mixup}
     recipe = _FoE(
         name="foe",
-        main=MAIN if features is None else WITH_REPRESENTATIONS,
-        config=describe_data(data) | recorded,
+        main=WITH_REPRESENTATIONS if reads else MAIN,
+        config=recorded,
         metric=measure,
         title=f"test {measure}",
         simplicity=by_simplicity([*BASELINES, *baselines]),
         data=data,
+        stored=stored,
+        source=source,
         expert={"network": network, "features": features, **expert},
         expert_epochs=expert_epochs,
         fuser={"network": fuser, "epochs": fuser_epochs, "batch_size": fuser_batch_size},
         mean_weight=mean_weight,
-        centralized=centralized,
+        centralized=centralized and data is not None,
         single_expert=single_expert,
         overlaps=shares,
         baselines={**BASELINES, **baselines},
@@ -160,7 +183,10 @@ def foe(
 
 @dataclass(kw_only=True)
 class _FoE(Recipe):
-    data: FusionDataModule
+    data: FusionDataModule | None
+    stored: StoredOutputs | None
+    """Cached outputs by seed, in place of data."""
+    source: str
     expert: dict[str, Any]
     """Arguments of the experts' modules."""
     expert_epochs: int
@@ -172,11 +198,19 @@ class _FoE(Recipe):
     overlaps: list[float]
     baselines: dict[str, Callable[[], Baseline]]
 
+    def of_seeds(self, seeds: Sequence[int]) -> dict[int, Any]:
+        """The stores; they contain the data of all seeds."""
+        return super().of_seeds(seeds) if self.stored is None else self.stored.record(seeds)
+
     def run_seed(self, run: Run, seed: int) -> None:
-        """Train the experts, cache their outputs, and train and test fusers and baselines."""
-        one = _Seed(run, self.data.variant(seed=seed), seed)
-        experts = one.train_experts(self.expert, self.expert_epochs)
-        self.outputs = one.collect(experts, keep_representations=self.expert["features"] is not None)
+        """Train the experts and cache their outputs, or read a store; train and test fusers and baselines."""
+        one = _Seed(run, self.data and self.data.variant(seed=seed), seed)
+        if self.stored is not None:
+            run.report.notes += self.stored.notes[seed]
+            self.outputs = one.keep(self.stored.outputs[seed])
+        else:
+            experts = one.train_experts(self.expert, self.expert_epochs)
+            self.outputs = one.collect(experts, keep_representations=self.expert["features"] is not None)
         one.fit_fusers(self.outputs, self.fuser, self.mean_weight)
         if self.single_expert:
             one.fit_on_single_experts(self.outputs, self.fuser)
@@ -191,7 +225,7 @@ class _FoE(Recipe):
         """Describe the data, and list methods that exceed FoE."""
         report, outputs = run.report, self.outputs
         report.data = {
-            "source": source_of(self.data),
+            "source": self.source,
             "classes": len(outputs.classes),
             "class names": shorten(outputs.classes, 20),
             "experts": len(outputs.names),
@@ -199,7 +233,8 @@ class _FoE(Recipe):
             "rows": ", ".join(f"{name} {len(part)}" for name, part in outputs.splits.items()),
         }
         report.notes += data_notes(self.data)
-        report.serving = {"experts": outputs.names, "classes": outputs.classes}
+        if self.stored is None:
+            report.serving = {"experts": outputs.names, "classes": outputs.classes}
         best = max(self.baselines, key=lambda name: float(np.mean(report.values(name, self.metric))))
         behind = np.mean(report.values(best, self.metric)) - np.mean(report.values(self.main, self.metric))
         if behind > 0.02:

@@ -24,13 +24,14 @@ def figures(report: Report, folder: Path, outputs: ExpertOutputs, seed: int, mai
     lost = {name: report.values(name, "permutation importance") for name in outputs.names}
     fused = ArrayStore(folder / f"seed_{seed}" / "fused", FUSED)["prediction"]
     title = f"{main}:\nfractions of each true class, seed {seed}"
-    return {
-        "domains": (
-            plotting.grouped_bars(
-                means, domains, label=report.title, title=f"{report.metric.capitalize()} on each domain", top=1
-            ),
+    by_domain: Figures = {}
+    if domains:  # stored outputs may have none
+        heading = f"{report.metric.capitalize()} on each domain"
+        by_domain["domains"] = (
+            plotting.grouped_bars(means, domains, label=report.title, title=heading, top=1),
             f"{report.title.capitalize()} on the samples of each domain, mean over seeds.",
-        ),
+        )
+    return by_domain | {
         "confusion": (
             plotting.confusion(outputs["test"].target, fused, outputs.classes, title=title),
             f"Confusion matrix of {main} on the test split, one seed.",

@@ -12,9 +12,9 @@ from torch import nn
 from lightning_fusion.costs import costs_in_order
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.views.role import with_roles
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.errors import InputError
 from lightning_fusion.experts.costs import measure_costs
-from lightning_fusion.experts.outputs.store import ExpertOutputs
+from lightning_fusion.experts.outputs.recorded import RecordedPredictions
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.frugal.policy import FrugalFoE
 from lightning_fusion.recipes.frugal.report import abstention_table, figures, sensitivity_table
@@ -30,7 +30,10 @@ from lightning_fusion.recipes.seed_run import (
     describe_data,
     source_of,
 )
+from lightning_fusion.recipes.stored import StoredOutputs, check_sources, seeds_of
 from lightning_fusion.trackers.base import without_none
+
+_TRAINING = ("expert_epochs", "optimizer", "scheduler", "label_smoothing", "mixup")
 
 
 def frugal(
@@ -38,6 +41,7 @@ def frugal(
     data: FusionDataModule | None = None,
     network: Callable[[int], nn.Module] | None = None,
     stores: list[str] | None = None,
+    predictions: RecordedPredictions | None = None,
     seeds: list[int] | None = None,
     expert_epochs: int = 10,
     optimizer: OptimizerCallable | None = None,
@@ -72,6 +76,7 @@ def frugal(
             fuser is trained on the validation split (:class:`~lightning_fusion.data.views.role.RoleDataModule`).
         network: Factory of an expert's network, called with the number of classes.
         stores: Instead of data and network, folders of stored outputs, one for each seed.
+        predictions: Instead, predictions that were recorded in CSV files.
         seeds: Random seeds, one run each; [0] by default, or 0, 1, ... for stores.
         expert_epochs: Epochs of each expert.
         optimizer: Optimizer of the experts; AdamW, 1e-3, weight decay 1e-4 by default.
@@ -100,24 +105,16 @@ def frugal(
 
     Returns:
         The report, which is also in ``output``: ``results.json``, ``report.md``, figures, and for each seed the
-        fitted policy, and the experts and their outputs unless ``stores`` are given.
+        fitted policy, and the experts and their outputs where experts are trained.
 
     Raises:
         InputError: If ``output`` contains another run, or arguments contradict one another.
     """
-    if (stores is None) == (data is None):
-        raise InputError(
-            "data and stores: found both or neither; give data and network to train experts, or cached stores"
-        )
-    if data is not None and network is None:
-        raise InputError("network: found none; expected a network for the experts of data, or stores instead of data")
-    recorded = describe_arguments(locals(), "stores")
-    if seeds is None:
-        seeds = list(range(len(stores))) if stores else [0]
+    check_sources(frugal, locals(), _TRAINING)
+    recorded = describe_arguments(locals(), "stores", "predictions")
+    seeds = seeds_of(seeds, stores)
     check_seeds(seeds)
-    if stores is not None and len(stores) != len(seeds):
-        raise InputError(f"stores: found {len(stores)} for {len(seeds)} seeds; expected one for each")
-    if stores is not None and costs in ("flops", "latency"):
+    if data is None and costs in ("flops", "latency"):
         raise InputError(f"costs: {costs} is measured on experts and data, which stores do not contain; give numbers")
     for name, value in (("validation_rows", validation_rows), ("test_rows", test_rows)):
         if value is not None and value < 2:
@@ -132,18 +129,19 @@ def frugal(
     if any(not 0 <= price < math.inf for price in trade_offs or ()):
         raise InputError(f"trade_offs: found {trade_offs}; expected numbers >= 0")
     expert = {"optimizer": optimizer, "scheduler": scheduler, "label_smoothing": label_smoothing, "mixup": mixup}
-    opened: dict[int, ExpertOutputs] = {}
-    if stores is not None:
-        unused = {"network", "expert_epochs", *expert}
+    stored: StoredOutputs | None = None
+    if data is None:
+        unused = ("network", *_TRAINING)
         recorded = {name: value for name, value in recorded.items() if name not in unused}
-        opened = {seed: ExpertOutputs.open(store) for seed, store in zip(seeds, stores, strict=True)}
+        stored = StoredOutputs.open(stores, predictions, seeds, needed=("train", "test"))
+        source, pools = stored.source, [each.names for each in stored.outputs.values()]
     else:
-        assert data is not None
         data = with_roles(data)
         data.prepare_data()
         check_domains(data)
         recorded |= describe_data(data)
-    for names in [store.names for store in opened.values()] if data is None else [data.domains]:
+        source, pools = source_of(data), [data.domains]
+    for names in pools:
         if costs is not None and not isinstance(costs, str):
             costs_in_order(costs, names)  # before experts are trained
     recipe = _Frugal(
@@ -154,8 +152,8 @@ def frugal(
         beside=("cost", "area"),
         simplicity=SIMPLICITY,
         data=data,
-        source=source_of(data) if data is not None else shorten(stores or []),
-        stores=opened,
+        stored=stored,
+        source=source,
         expert={"network": network, **expert},
         expert_epochs=expert_epochs,
         costs=costs,
@@ -172,9 +170,9 @@ def frugal(
 @dataclass(kw_only=True)
 class _Frugal(Recipe):
     data: FusionDataModule | None
+    stored: StoredOutputs | None
+    """Cached outputs by seed, in place of data."""
     source: str
-    stores: dict[int, ExpertOutputs]
-    """Cached outputs by seed, if no data are given."""
     expert: dict[str, Any]
     """Arguments of the experts' modules."""
     expert_epochs: int
@@ -188,18 +186,17 @@ class _Frugal(Recipe):
 
     def of_seeds(self, seeds: Sequence[int]) -> dict[int, Any]:
         """The stores; they contain the data of all seeds."""
-        found = {seed: store.fingerprints | {"experts": store.experts} for seed, store in self.stores.items()}
-        return {seed: found.get(seed) for seed in seeds}
+        return super().of_seeds(seeds) if self.stored is None else self.stored.record(seeds)
 
     def run_seed(self, run: Run, seed: int) -> None:
         """Train the experts and cache their outputs, or read a store; fit the policy and compare it."""
         price = self.costs if isinstance(self.costs, list | dict) else None
         folder = run.folder / f"seed_{seed}"
-        if self.data is None:
-            outputs = self.stores[seed]
-            folder.mkdir(exist_ok=True)
+        one = SeedRun(run, self.data and self.data.variant(seed=seed), seed)
+        if self.stored is not None:
+            run.report.notes += self.stored.notes[seed]
+            outputs = one.keep(self.stored.outputs[seed])
         else:
-            one = SeedRun(run, self.data.variant(seed=seed), seed)
             experts = one.train_experts(self.expert, self.expert_epochs)
             outputs = one.collect(experts)
             if self.costs in ("flops", "latency"):
@@ -223,7 +220,8 @@ class _Frugal(Recipe):
     def conclude(self, run: Run) -> None:
         """Describe the policy, its abstention, and its comparison with the majority-class baseline."""
         report, last = run.report, self.last
-        report.serving = {"experts": last.outputs.names, "classes": last.outputs.classes}
+        if self.stored is None:
+            report.serving = {"experts": last.outputs.names, "classes": last.outputs.classes}
         report.notes += data_notes(self.data)
         report.data = {
             "source": self.source,

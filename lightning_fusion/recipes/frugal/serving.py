@@ -3,7 +3,6 @@
 from typing import Any
 
 from lightning_fusion.baselines import BestSingle, LogisticStacking, MostConfident, SoftmaxAverage
-from lightning_fusion.errors import InputError
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.frugal.module import FrugalFoEModule
 from lightning_fusion.frugal.policy import FrugalFoE
@@ -27,16 +26,8 @@ def answer(run: FinishedRun, method: str, seed: int, target: None) -> Any:
         method: Name of the row.
         seed: Seed whose models answer.
         target: None.
-
-    Raises:
-        InputError: If the run was made from stored outputs.
     """
     folder = run.seed_folder(seed)
-    if not (folder / "experts").is_dir():
-        raise InputError(
-            f"run: {run.folder} was made from stored outputs (stores), and has no experts to query; run the recipe "
-            "with data and network"
-        )
     pool = ExpertPool(run.load_experts(folder / "experts", run.serving["experts"]), run.serving["classes"])
     if method == MAIN:
         return FrugalFoEModule(FrugalFoE.load(folder / "policy"), pool)

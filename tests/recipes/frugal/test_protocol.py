@@ -407,12 +407,12 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({}, "data and stores: found both or neither; give data and network to train experts"),
+            ({}, "data, stores and predictions: found none; give one: data and network to train experts"),
             (
                 {"data": DigitsDataModule()},
                 "network: found none; expected a network for the experts of data, or stores",
             ),
-            ({"data": DigitsDataModule(), "stores": ["x"]}, "data and stores: found both or neither"),
+            ({"data": DigitsDataModule(), "stores": ["x"]}, "data, stores and predictions: found data, stores"),
             ({"stores": ["x"], "seeds": [0, 1]}, "stores: found 1 for 2 seeds; expected one for each"),
             (
                 {"stores": ["x"], "costs": "flops"},
