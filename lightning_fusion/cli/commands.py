@@ -98,22 +98,22 @@ def diagnose(
 
 
 def export(
-    experts: dict[str, Expert],
     checkpoint: str,
     output: str,
+    experts: dict[str, Expert] | None = None,
     input_shape: list[int] | None = None,
     max_tokens: int | None = None,
     onnx: bool = False,
     overwrite: bool = False,
     fuser: type[FoEFuserModule] = FoEFuserModule,
 ) -> dict[str, Any]:
-    """Write a fused network as one torch.export program or ONNX file, with a manifest and a parity check.
+    """Write a model as one torch.export program or ONNX file, with a manifest and a parity check.
 
     Args:
-        experts: Experts by name.
-        checkpoint: Checkpoint of the fuser.
+        checkpoint: Checkpoint of an expert, a complementary expert, a student, a fuser or a policy.
         output: Folder of the exported program.
-        input_shape: Shape of one sample, such as [3, 32, 32].
+        experts: Experts by name, for a fuser or policy; with a complementary expert, the frozen ones.
+        input_shape: Shape of one sample, such as [3, 32, 32]; the one that the experts record where null.
         max_tokens: For texts, instead: number of tokens of the longest text.
         onnx: Write an ONNX file as well.
         overwrite: Replace an earlier export.
@@ -122,7 +122,46 @@ def export(
     Returns:
         The manifest.
     """
-    manifest = exporting.export(experts, checkpoint, output, input_shape, max_tokens, onnx, overwrite, fuser)
+    how = input_shape, max_tokens, onnx, overwrite
+    return _exported(output, exporting.export_checkpoint(checkpoint, output, experts, *how, fuser))
+
+
+def export_run(
+    run: str,
+    output: str,
+    method: str | None = None,
+    input_shape: list[int] | None = None,
+    max_tokens: int | None = None,
+    onnx: bool = False,
+    overwrite: bool = False,
+    seed: int | None = None,
+    target: str | None = None,
+    imports: list[str] | None = None,
+) -> dict[str, Any]:
+    """Write the method that a finished run of a recipe advises as one torch.export program or ONNX file.
+
+    Args:
+        run: Folder of the run.
+        output: Folder of the exported program.
+        method: Row of the report; the advised one where null.
+        input_shape: Shape of one sample, such as [3, 32, 32]; the one that the experts record where null.
+        max_tokens: For texts, instead: number of tokens of the longest text.
+        onnx: Write an ONNX file as well.
+        overwrite: Replace an earlier export.
+        seed: Seed whose models are exported; the one with the best validation result of the method where null.
+        target: Target domain whose models are exported, for a run of hat with several targets.
+        imports: Modules to import, which define classes of your own that the run names.
+
+    Returns:
+        The manifest.
+    """
+    _import(imports)
+    _, chosen, number, module = serving.load_run(run, method, seed, target)
+    print(f"{chosen} (models of seed {number})")
+    return _exported(output, exporting.export(module, output, input_shape, max_tokens, onnx, overwrite, run))
+
+
+def _exported(output: str, manifest: dict[str, Any]) -> dict[str, Any]:
     print(f"wrote {', '.join(manifest['files'])} to {output}; largest difference {manifest['parity']:.1e}")
     return manifest
 
@@ -154,12 +193,17 @@ def predict(
     Returns:
         Path of the CSV file.
     """
-    for name in imports or []:
+    _import(imports)
+    return serving.predict(run, input, method, output, seed, target, trials, trainer)
+
+
+def _import(names: Sequence[str] | None) -> None:
+    """Import modules that define the user's own classes."""
+    for name in names or []:
         try:
             import_module(name)
         except ImportError as error:
             raise InputError(f"imports: {name} cannot be imported ({error})") from error
-    return serving.predict(run, input, method, output, seed, target, trials, trainer)
 
 
 def run(command: str, args: list[str]) -> Any:
@@ -179,7 +223,7 @@ def run(command: str, args: list[str]) -> Any:
     if "trainer" in signature(function).parameters:
         parser.add_class_arguments(Trainer, "trainer", instantiate=True)
         parser.set_defaults({"trainer.logger": False, "trainer.enable_checkpointing": False})
-    with quiet_lightning() if command == OF_RUN else nullcontext():  # what it says of each new Trainer
+    with quiet_lightning() if command.endswith(OF_RUN) else nullcontext():  # what it says of each new Trainer
         given = _arguments(parser, args)
     config = given.pop("config")
     if isinstance(experts := given.get("experts"), dict):
@@ -229,7 +273,7 @@ def _function(name: str) -> Callable[..., Any]:
 def _parser(command: str, function: Callable[..., Any]) -> FusionArgumentParser:
     """Create a parser of a function's arguments, except those of a Trainer."""
     parser = FusionArgumentParser(
-        prog=f"lightning-fusion {command.removesuffix(' --run')}",
+        prog=f"lightning-fusion {command.removesuffix(OF_RUN)}",
         description=(function.__doc__ or "").partition("\n")[0],
         parser_mode="omegaconf+",
         dump_header=None,

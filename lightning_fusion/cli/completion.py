@@ -44,14 +44,14 @@ def _program() -> argparse.ArgumentParser:
     trainer = _trainer_options()
     for name, text in TRAINING.items():
         options = [*_OF_TRAINING, *trainer, *(["overwrite"] if name == "fit" else [])]
-        _add(commands.add_parser(name, help=text), options + (_options(COMMANDS[OF_RUN]) if name == "predict" else []))
+        _add(commands.add_parser(name, help=text), [*options, *_of_run(name)])
     for name, path in COMMANDS.items():
         if name == "recipe":
             inner = commands.add_parser(name, help="Run the protocol of a paper").add_subparsers()
             for recipe, of_recipe in recipes().items():
                 _add(inner.add_parser(recipe, help=summary(of_recipe)), [*_options(of_recipe), *trainer])
-        elif name != OF_RUN:
-            more = trainer if "trainer" in _options(path) else []
+        elif not name.endswith(OF_RUN):
+            more = [*(trainer if "trainer" in _options(path) else []), *_of_run(name)]
             _add(commands.add_parser(name, help=summary(path)), [*_options(path), *more])
     shown = commands.add_parser("configs", help="List and print shipped configuration files").add_argument("name")
     shown.choices = shipped_names()
@@ -63,6 +63,12 @@ def _options(path: str) -> list[str]:
     function = find_function(path)
     assert function is not None
     return [each.arg for each in (*function.args.args, *function.args.kwonlyargs)]
+
+
+def _of_run(command: str) -> list[str]:
+    """Return the options of a command with a run of a recipe."""
+    path = COMMANDS.get(f"{command}{OF_RUN}")
+    return [] if path is None else _options(path)
 
 
 def _trainer_options() -> list[str]:

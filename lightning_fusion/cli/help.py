@@ -26,15 +26,16 @@ TRAINING = {
 }
 """Commands of LightningCLI, with their descriptions."""
 
-OF_RUN = "predict --run"
-"""The command predict with a run of a recipe; without ``--run`` it is LightningCLI's."""
+OF_RUN = " --run"
+"""End of the commands that answer with a run of a recipe; without ``--run``, predict is LightningCLI's."""
 
 COMMANDS = {
     "recipe": "",
-    OF_RUN: "lightning_fusion.cli.commands.predict",
+    f"predict{OF_RUN}": "lightning_fusion.cli.commands.predict",
     "collect": "lightning_fusion.cli.commands.collect",
     "diagnose": "lightning_fusion.cli.commands.diagnose",
     "export": "lightning_fusion.cli.commands.export",
+    f"export{OF_RUN}": "lightning_fusion.cli.commands.export_run",
 }
 """Other commands, with the import paths of their functions; recipes are functions as well."""
 
@@ -142,7 +143,7 @@ def _parser(command: str, function: ast.FunctionDef) -> argparse.ArgumentParser:
     arguments = list(_arguments(function))
     required = " ".join(f"--{name} {name.upper()}" for name, _, default in arguments if default is None)
     parser = argparse.ArgumentParser(
-        prog=f"lightning-fusion {command.removesuffix(' --run')}",
+        prog=f"lightning-fusion {command.removesuffix(OF_RUN)}",
         usage=f"%(prog)s [--config FILE] {required} [options]".replace("  ", " "),
         description=described.short_description,
         epilog=_class_list([kind for _, kind, _ in arguments if kind]),
@@ -198,8 +199,10 @@ def _class_list(annotations: Sequence[ast.expr]) -> str:
 
 # Classes that only other classes use, and that no configuration names.
 _PARTS = {
-    *("EarlyParts", "EverySplit", "FusedNetwork", "FusionSaveConfig", "PolicyState", "SlicedDataModule"),
+    *("EarlyParts", "EverySplit", "ExportedNetwork", "FusionSaveConfig", "PolicyState", "SlicedDataModule"),
     *("SplitMetrics", "Teacher", "TrialEvaluation"),
+    *("ConfidentRule", "EmbeddingRule", "FuserRule", "HeadRule", "MeanRule", "PolicyRule", "StackingRule", "VoteRule"),
+    *("RoundedImages", "Waveforms"),
 }
 
 

@@ -135,13 +135,13 @@ def _dispatch(args: list[str]) -> Any:
         from lightning_fusion.cli.configs import USAGE, show_configs
 
         return _show(USAGE if not set(rest).isdisjoint(_HELP) else show_configs(rest))
-    known = [*TRAINING, *(name for name in COMMANDS if name != OF_RUN), "configs"]
+    known = [*TRAINING, *(name for name in COMMANDS if not name.endswith(OF_RUN)), "configs"]
     if command.startswith("-"):
         raise InputError(f"found the option {command} and no command; there are {', '.join(known)}")
     if command not in TRAINING and command not in COMMANDS:
         raise InputError(f"found no command {command!r}{suggestion(command, known)}; there are {', '.join(known)}")
-    if command == "predict" and any(arg.partition("=")[0] == "--run" for arg in rest):
-        command = OF_RUN
+    if f"{command}{OF_RUN}" in COMMANDS and any(arg.partition("=")[0] == "--run" for arg in rest):
+        command += OF_RUN
     if command in COMMANDS and not set(rest).isdisjoint(_HELP) and show_help(command, rest):
         return None
     if command == "recipe" and (not rest or rest[0].startswith("-")):

@@ -8,13 +8,24 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from lightning_fusion.baselines import Baseline
+from lightning_fusion.acorl.fusion import average_outputs
+from lightning_fusion.baselines import (
+    Baseline,
+    BestSingle,
+    LogisticStacking,
+    MajorityVote,
+    MostConfident,
+    SoftmaxAverage,
+)
 from lightning_fusion.data.batch import as_batch
 from lightning_fusion.data.indexed import numbered
+from lightning_fusion.errors import InputError
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.experts.preprocessing import data_preprocessing
 from lightning_fusion.experts.queries import PoolQueries
 from lightning_fusion.experts.vocabulary import Vocabulary
+from lightning_fusion.export.network import ExportedNetwork
+from lightning_fusion.export.rules import ConfidentRule, HeadRule, MeanRule, Rule, StackingRule, VoteRule
 
 
 class PoolModule(LightningModule, ABC):
@@ -40,6 +51,14 @@ class PoolModule(LightningModule, ABC):
         """Classes of each expert, in the order of its outputs."""
         return self.vocabulary.expert_classes
 
+    def exported_network(self) -> ExportedNetwork:
+        """Return the network that a program contains.
+
+        Raises:
+            InputError: If the rule has no program.
+        """
+        raise InputError(f"method: the answers of a {type(self).__name__} have no program; choose another method")
+
     @abstractmethod
     def answer(self, input: Any) -> dict[str, Tensor]:
         """Return ``probabilities`` (B, C) of a batch, and what else is known of each sample."""
@@ -57,6 +76,10 @@ class PoolModule(LightningModule, ABC):
     def teardown(self, stage: str) -> None:
         """Release the experts."""
         self.pool.convert_from(None)
+
+
+_RULES: dict[type, type[Rule]] = {MostConfident: ConfidentRule, MajorityVote: VoteRule}
+"""Programs of the rules without parameters."""
 
 
 class BaselineModule(PoolModule):
@@ -84,6 +107,43 @@ class BaselineModule(PoolModule):
         selected = self.rule.selected(outputs) if len(self.pool.names) > 1 else None
         return answers if selected is None else answers | {"expert": torch.from_numpy(selected)}
 
+    def exported_network(self) -> ExportedNetwork:
+        """Return the network of the rule, if it is a mean, or the outputs of one expert."""
+        kind = type(self.rule)
+        if kind in (SoftmaxAverage, BestSingle) or isinstance(self.rule, WeightedAverage):
+            weights = self.rule.weights if isinstance(self.rule, WeightedAverage) else None
+            method = "average" if len(self.queried.names) > 1 else self.queried.names[0]
+            return ExportedNetwork(self.queried, MeanRule(weights, method))
+        if kind in _RULES:
+            return ExportedNetwork(self.queried, _RULES[kind]())
+        if isinstance(self.rule, LogisticStacking):
+            return ExportedNetwork(self.queried, StackingRule(self.rule.state(), len(self.classes)))
+        raise InputError(
+            f"method: the rule of this row ({kind.__name__}) is no part of a program; choose an average, the best "
+            "single expert, the most confident one, a vote, stacking or a trained fuser with --method"
+        )
+
+
+class WeightedAverage(Baseline):
+    """The mean of the experts' outputs with fitted weights.
+
+    Args:
+        weights: (K,) weights with sum 1.
+    """
+
+    def __init__(self, weights: Tensor) -> None:
+        self.weights = weights
+
+    def predict(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the class with the largest weighted mean."""
+        result: np.ndarray = self.probabilities(outputs).argmax(1)
+        return result
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the weighted mean."""
+        result: np.ndarray = average_outputs(torch.from_numpy(outputs), self.weights).numpy()
+        return result
+
 
 class LateFusionModule(PoolModule):
     """A head on the concatenated representations of a chain's members.
@@ -101,3 +161,7 @@ class LateFusionModule(PoolModule):
         """Return the probabilities of the head."""
         found = torch.cat(list(self.pool.representations(input).values()), dim=1)
         return {"probabilities": self.head(found).float().softmax(-1)}
+
+    def exported_network(self) -> ExportedNetwork:
+        """Return the network of the members and the head."""
+        return ExportedNetwork(self.pool, HeadRule(self.head))

@@ -95,7 +95,10 @@ def test_the_classes_of_the_source_are_those_that_python_sees(kind):
     missing = own - set(known)
     if kind is nn.Module:  # not those that are modules through another library's class
         missing = {one for one in missing if nn.Module in one.__bases__}
-    parts = "EarlyParts|EverySplit|FusedNetwork|PolicyState|SlicedDataModule|SplitMetrics|Teacher|TrialEvaluation|_.+"
+    parts = (
+        "EarlyParts|EverySplit|ExportedNetwork|PolicyState|SlicedDataModule|SplitMetrics|Teacher|TrialEvaluation|_.+"
+    )
+    parts += r"|RoundedImages|Waveforms|\w+Rule"
     bases = {one for one in missing if re.search("[Bb]ase class|to be combined with", one.__doc__ or "")}
     abstract = {one for one in missing if inspect.isabstract(one)}
     assert {one for one in missing - bases - abstract if not re.fullmatch(parts, one.__name__)} == set()

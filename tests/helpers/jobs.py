@@ -16,7 +16,7 @@ from helpers.killing import Job, Kills, torture
 from lightning_fusion import Expert, ExpertOutputs, ExpertPool, ExpertRegistry, FoEFuserModule, FrugalFoE, collect
 from lightning_fusion.cli.main import main
 from lightning_fusion.data.tensors import TensorDataModule
-from lightning_fusion.export import export
+from lightning_fusion.export import export_checkpoint
 
 torch.set_num_threads(1)
 QUIET = ["--trainer.enable_model_summary=false", "--trainer.enable_progress_bar=false"]
@@ -135,16 +135,16 @@ def _prepare_export() -> None:
         module, trainer = FoEFuserModule(**facts, target=target), tiny.trainer()
         trainer.strategy.connect(module)
         trainer.save_checkpoint(f"{name}.ckpt")
-    export(tiny.pool(), "old.ckpt", "exported", [4])
+    export_checkpoint("old.ckpt", "exported", tiny.pool(), [4])
 
 
 def _export() -> None:
-    export(tiny.pool(), "new.ckpt", "exported", [4], overwrite=True)
+    export_checkpoint("new.ckpt", "exported", tiny.pool(), [4], overwrite=True)
 
 
 def _program() -> list[float]:
     json.loads(Path("exported/manifest.json").read_text())
-    program = torch.export.load("exported/fused.pt2").module()
+    program = torch.export.load("exported/model.pt2").module()
     with torch.no_grad():
         found: list[float] = program(torch.arange(12.0).reshape(3, 4)).flatten().tolist()
     return found

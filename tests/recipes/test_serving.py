@@ -22,7 +22,7 @@ from lightning_fusion.encoders import SmallConvNet
 from lightning_fusion.foe.fusers import MLPFuser
 from lightning_fusion.frugal.policy import FrugalFoE
 from lightning_fusion.recipes.foe.protocol import foe
-from lightning_fusion.recipes.foe.rows import CENTRALIZED, FUSERS, WITH_REPRESENTATIONS
+from lightning_fusion.recipes.foe.rows import CENTRALIZED, FUSERS, MAIN, WITH_REPRESENTATIONS
 from lightning_fusion.recipes.frugal.protocol import frugal
 from lightning_fusion.recipes.frugal.rows import SIMPLICITY
 from lightning_fusion.recipes.serving import FinishedRun, load_run
@@ -197,3 +197,11 @@ class TestRefusal:
 
     def test_models_that_are_missing(self, away, copied):
         assert "checkpoint: found no file" in self.of(copied, away, "--method=softmax average")
+
+
+def test_a_row_is_exported_without_the_data_and_with_the_recorded_shape(away, capsys):
+    found = main(["export", "--run", str(away / "foe"), "--method", MAIN, "--output", str(away / "program")])
+    assert (found["method"], found["input"], found["input_shape"]) == ("FoE", "raw", [None, 3, 8, 8])
+    assert f"{MAIN} (models of seed" in capsys.readouterr().out
+    said = refused(["export", "--run", str(away / "foe"), "--method", OWN, "--output", str(away / "other")])
+    assert "the rule of this row (OneExpert) is no part of a program; choose an average" in said

@@ -4,16 +4,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from lightning_fusion.acorl.fusion import LinearHead, average_outputs, fit_output_weights
-from lightning_fusion.baselines import Baseline, SoftmaxAverage
+from lightning_fusion.acorl.fusion import LinearHead, fit_output_weights
+from lightning_fusion.baselines import SoftmaxAverage
 from lightning_fusion.checkpoints import read_checkpoint
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.recipes.acorl.classification import late_file
 from lightning_fusion.recipes.acorl.trials import ChainTrialsModule
-from lightning_fusion.recipes.pool_modules import BaselineModule, LateFusionModule
+from lightning_fusion.recipes.pool_modules import BaselineModule, LateFusionModule, WeightedAverage
 from lightning_fusion.recipes.serving import FinishedRun
 
 
@@ -38,24 +37,7 @@ def answer(run: FinishedRun, method: str, seed: int, target: None) -> Any:
     places = [outputs.names.index(name) for name in members]
     known = torch.from_numpy(outputs.scattered("val")[:, places].copy())
     weights = fit_output_weights(known, torch.from_numpy(np.array(outputs["val"].target)))
-    return BaselineModule(pool, _WeightedAverage(weights))
-
-
-class _WeightedAverage(Baseline):
-    """The mean of the members' outputs with fitted weights."""
-
-    def __init__(self, weights: Tensor) -> None:
-        self.weights = weights
-
-    def predict(self, outputs: np.ndarray) -> np.ndarray:
-        """Return the class with the largest weighted mean."""
-        result: np.ndarray = self.probabilities(outputs).argmax(1)
-        return result
-
-    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
-        """Return the weighted mean."""
-        result: np.ndarray = average_outputs(torch.from_numpy(outputs), self.weights).numpy()
-        return result
+    return BaselineModule(pool, WeightedAverage(weights))
 
 
 def _late_head(path: Any) -> LinearHead:

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from lightning_fusion.data.batch import Batch
 from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.export.network import ExportedNetwork
+from lightning_fusion.export.rules import EmbeddingRule
 from lightning_fusion.recipes.pool_modules import PoolModule
 from lightning_fusion.verification.evaluation import TrialEvaluation
 
@@ -31,6 +33,10 @@ class ChainTrialsModule(PoolModule):
         """Return the mean probabilities of the training speakers, and the embeddings of the members."""
         outputs, embeddings = self.pool.forward_with_representations(input)
         return {"probabilities": torch.stack(list(outputs.values())).mean(0)} | embeddings
+
+    def exported_network(self) -> ExportedNetwork:
+        """Return the network of the members' embeddings."""
+        return ExportedNetwork(self.pool, EmbeddingRule(self.calibration))
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return ``index`` and ``probabilities`` of a batch, and keep its embeddings for the trials."""

@@ -27,7 +27,7 @@ from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.described import check_arguments, imported_class
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.weights import CARD_KEY
-from lightning_fusion.export import export
+from lightning_fusion.export import export_checkpoint
 from lightning_fusion.foe.fusers import MLPFuser
 from lightning_fusion.frugal.risk import RiskEstimator
 from lightning_fusion.frugal.state import build_part
@@ -145,7 +145,7 @@ class TestModules:
     def test_export(self, good):
         for names in ({"_class_path": "evil.Payload"}, {"network": {"class_path": "evil.payload"}}):
             with pytest.raises(InputError, match="no imported"):
-                export(tiny.pool(), with_names(good, names), "out", [4])
+                export_checkpoint(with_names(good, names), "out", tiny.pool(), [4])
         assert not Path("out").exists()
 
     @pytest.mark.slow

@@ -17,7 +17,7 @@ from lightning_fusion import (
     collect,
     diagnose,
 )
-from lightning_fusion.export import export
+from lightning_fusion.export import export_checkpoint
 from lightning_fusion.recipes.report import Report
 
 NAMES = ["gpt-3.5-turbo", "mistralai/Mixtral-8x7B-Instruct-v0.1", "..", "<b>x</b>|y.z", "a\nb", "keys", "x" * 300]
@@ -53,7 +53,7 @@ def test_in_fusers_and_exports(experts, outputs, tmp_path):
         trainer.save_checkpoint(tmp_path / "fuser.ckpt")
         again = FoEFuserModule.load_from_checkpoint(tmp_path / "fuser.ckpt", weights_only=True, **given)
         assert all(torch.equal(value, again.state_dict()[key]) for key, value in module.state_dict().items())
-    assert export(experts, str(tmp_path / "fuser.ckpt"), tmp_path / "e", [4])["parity"] < 1e-4
+    assert export_checkpoint(str(tmp_path / "fuser.ckpt"), tmp_path / "e", experts, [4])["parity"] < 1e-4
 
 
 @pytest.mark.slow

@@ -31,7 +31,9 @@ from lightning_fusion.data.sensor.table import FeatureTableDataModule
 from lightning_fusion.data.views.role import RoleDataModule
 from lightning_fusion.encoders import SmallConvNet
 from lightning_fusion.errors import InputError
-from lightning_fusion.export import FusedNetwork, export
+from lightning_fusion.export import export_checkpoint
+from lightning_fusion.export.network import ExportedNetwork
+from lightning_fusion.export.rules import FuserRule
 from lightning_fusion.registry.publish import describe_source
 
 
@@ -263,9 +265,11 @@ class TestExport:
         trainer.fit(module, datamodule=OutputsDataModule(outputs, train_split="val"))
         trainer.save_checkpoint(tmp_path / "fuser.ckpt")
         raw = data.rows("val")[torch.arange(5)].input
-        manifest = export(experts, str(tmp_path / "fuser.ckpt"), str(tmp_path / "out"), list(raw.shape[1:]), onnx=onnx)
+        manifest = export_checkpoint(
+            str(tmp_path / "fuser.ckpt"), str(tmp_path / "out"), experts, list(raw.shape[1:]), onnx=onnx
+        )
         assert manifest["input"] == "raw"
-        program = torch.export.load(tmp_path / "out" / "fused.pt2").module()
+        program = torch.export.load(tmp_path / "out" / "model.pt2").module()
         with torch.no_grad():
             wanted = module.eval().fuse(
                 torch.cat([torch.from_numpy(x[:5]) for x in outputs["val"].probabilities.values()], 1)
@@ -279,9 +283,9 @@ class TestExport:
         data = make()
         path = trained(data, network, str(tmp_path / "one.ckpt"))
         pool = ExpertPool({"a": Expert(network, path)})
-        fused = FusedNetwork(pool, FoEFuserModule(pool, classes=data.classes).eval())
+        fused = ExportedNetwork(pool, FuserRule(FoEFuserModule(pool, classes=data.classes).eval()))
         raw = data.rows("val")[torch.arange(5)].input
-        expected = fused.network(pool(data.preprocess(raw))["a"]).softmax(-1)
+        expected = fused.rule.network(pool(data.preprocess(raw))["a"]).softmax(-1)
         torch.testing.assert_close(fused(raw), expected)
         assert fused.takes_raw_input
 

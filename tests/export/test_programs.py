@@ -9,7 +9,7 @@ from helpers import language_models, tiny
 from lightning_fusion import Expert, ExpertPool, FoEFuserModule, OutputsDataModule, collect
 from lightning_fusion.encoders import TextBag, TextTransformer
 from lightning_fusion.errors import InputError
-from lightning_fusion.export import export
+from lightning_fusion.export import export_checkpoint
 from lightning_fusion.files import hash_files
 
 
@@ -34,9 +34,9 @@ def sample_shape():
 @pytest.mark.parametrize("target", ["label", pytest.param("expert", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("onnx", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_program_answers_as_the_modules_do_for_any_batch(trained, tmp_path, target, onnx):
-    manifest = export(tiny.pool(), trained[target], str(tmp_path / "out"), sample_shape(), onnx=onnx)
+    manifest = export_checkpoint(trained[target], str(tmp_path / "out"), tiny.pool(), sample_shape(), onnx=onnx)
     fuser = FoEFuserModule.load_from_checkpoint(trained[target], experts=tiny.pool()).eval()
-    program = torch.export.load(tmp_path / "out" / "fused.pt2").module()
+    program = torch.export.load(tmp_path / "out" / "model.pt2").module()
     for rows in (1, 3, 8):
         batch = torch.randn(rows, *sample_shape())
         with torch.no_grad():
@@ -46,7 +46,7 @@ def test_the_program_answers_as_the_modules_do_for_any_batch(trained, tmp_path, 
     if onnx:
         import onnxruntime
 
-        session = onnxruntime.InferenceSession(str(tmp_path / "out" / "fused.onnx"))
+        session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
         (found,) = session.run(None, {"input": batch.numpy()})
         assert torch.allclose(torch.from_numpy(found), wanted, atol=1e-5)
     assert manifest == json.loads((tmp_path / "out" / "manifest.json").read_text())
@@ -56,7 +56,7 @@ def test_the_program_answers_as_the_modules_do_for_any_batch(trained, tmp_path, 
         name: expert.fingerprint for name, expert in tiny.pool().members.items()
     }
     assert manifest["files"] == {name: hash_files([tmp_path / "out" / name]) for name in manifest["files"]}
-    assert set(manifest["files"]) == {"fused.pt2", *(["fused.onnx"] if onnx else [])}
+    assert set(manifest["files"]) == {"model.pt2", *(["model.onnx"] if onnx else [])}
 
 
 @pytest.mark.slow
@@ -70,8 +70,8 @@ def test_a_fuser_that_reads_features_is_exported_with_them(tmp_path):
     )
     trainer.fit(module, datamodule=data)
     trainer.save_checkpoint(tmp_path / "features.ckpt")
-    export(pool, str(tmp_path / "features.ckpt"), str(tmp_path / "out"), sample_shape(), onnx=True)
-    program = torch.export.load(tmp_path / "out" / "fused.pt2").module()
+    export_checkpoint(str(tmp_path / "features.ckpt"), str(tmp_path / "out"), pool, sample_shape(), onnx=True)
+    program = torch.export.load(tmp_path / "out" / "model.pt2").module()
     batch, given = tiny.data().rows("test").inputs, torch.from_numpy(outputs.concatenated("test", representations=True))
     with torch.no_grad():
         torch.testing.assert_close(program(batch), module.eval().fuse(given).softmax(-1), atol=1e-5, rtol=1e-4)
@@ -98,9 +98,11 @@ def test_texts_of_any_length(kind, tmp_path):
     trainer = tiny.trainer()
     trainer.strategy.connect(module)
     trainer.save_checkpoint(tmp_path / "fuser.ckpt")
-    manifest = export(pool, str(tmp_path / "fuser.ckpt"), str(tmp_path / "out"), max_tokens=12, onnx=kind != "bert")
+    manifest = export_checkpoint(
+        str(tmp_path / "fuser.ckpt"), str(tmp_path / "out"), pool, max_tokens=12, onnx=kind != "bert"
+    )
     assert manifest["input_shape"] == {name: [None, "up to 12"] for name in ("input_ids", "attention_mask")}
-    program = torch.export.load(tmp_path / "out" / "fused.pt2").module()
+    program = torch.export.load(tmp_path / "out" / "model.pt2").module()
     for rows, length in ((1, 12), (3, 5), (4, 1)):
         ids, lengths = (
             torch.randint(language_models.VOCABULARY, (rows, length)),
@@ -114,7 +116,7 @@ def test_texts_of_any_length(kind, tmp_path):
 @pytest.mark.parametrize("how", [{}, {"input_shape": [4], "max_tokens": 4}, {"max_tokens": 1}])
 def test_one_kind_of_input_is_named(trained, tmp_path, how):
     with pytest.raises(InputError, match="max_tokens"):
-        export(tiny.pool(), trained["label"], str(tmp_path / "out"), **how)
+        export_checkpoint(trained["label"], str(tmp_path / "out"), tiny.pool(), **how)
 
 
 class OwnWay(FoEFuserModule):
@@ -138,23 +140,23 @@ class SharpFuser(FoEFuserModule):
 def test_what_does_not_belong_together_is_rejected_and_nothing_is_written(trained, tmp_path):
     out, shape = str(tmp_path / "out"), sample_shape()
     with pytest.raises(InputError, match="fingerprint"):
-        export(tiny.pool(seed=1), trained["label"], out, shape)
+        export_checkpoint(trained["label"], out, tiny.pool(seed=1), shape)
     with pytest.raises(InputError, match="trained with"):
-        export({"a": tiny.pool().members["a"]}, trained["label"], out, shape)
+        export_checkpoint(trained["label"], out, {"a": tiny.pool().members["a"]}, shape)
     with pytest.raises(InputError, match="plain callable"):
         called = {
             name: Expert(expert.network.forward, classes=expert.classes) for name, expert in tiny.pool().members.items()
         }
         content = torch.load(trained["label"], weights_only=True)
         torch.save(content | {"experts": None}, tmp_path / "unknown.ckpt")
-        export(called, str(tmp_path / "unknown.ckpt"), out, shape)
+        export_checkpoint(str(tmp_path / "unknown.ckpt"), out, called, shape)
     with pytest.raises(InputError, match="input_shape"):
-        export(tiny.pool(), trained["label"], out, [*shape, 3])
+        export_checkpoint(trained["label"], out, tiny.pool(), [*shape, 3])
     with pytest.raises(InputError, match="found no file"):
-        export(tiny.pool(), str(tmp_path / "none.ckpt"), out, shape)
+        export_checkpoint(str(tmp_path / "none.ckpt"), out, tiny.pool(), shape)
     (tmp_path / "cut.ckpt").write_bytes(Path(trained["label"]).read_bytes()[:500])
     with pytest.raises(InputError, match="cannot be read"):
-        export(tiny.pool(), str(tmp_path / "cut.ckpt"), out, shape)
+        export_checkpoint(str(tmp_path / "cut.ckpt"), out, tiny.pool(), shape)
     assert not (tmp_path / "out").exists()
 
 
@@ -166,7 +168,7 @@ def test_a_subclass_that_is_not_imported_is_named(tmp_path):
     content["hyper_parameters"]["_class_path"] = "mine.ExtraFuser"
     torch.save(content, tmp_path / "own.ckpt")
     with pytest.raises(InputError, match=r"a mine.ExtraFuser, .*name the class of the fuser \(--fuser=mine"):
-        export(tiny.pool(), str(tmp_path / "own.ckpt"), str(tmp_path / "out"), sample_shape())
+        export_checkpoint(str(tmp_path / "own.ckpt"), str(tmp_path / "out"), tiny.pool(), sample_shape())
     assert not (tmp_path / "out").exists()
 
 
@@ -176,8 +178,8 @@ def test_the_fusion_of_a_subclass_is_exported(tmp_path, onnx):
     module, trainer = SharpFuser(experts=pool, temperature=0.25), tiny.trainer()
     trainer.strategy.connect(module)
     trainer.save_checkpoint(tmp_path / "own.ckpt")
-    export(pool, str(tmp_path / "own.ckpt"), str(tmp_path / "out"), sample_shape(), onnx=onnx)
-    program, batch = torch.export.load(tmp_path / "out" / "fused.pt2").module(), torch.randn(5, *sample_shape())
+    export_checkpoint(str(tmp_path / "own.ckpt"), str(tmp_path / "out"), pool, sample_shape(), onnx=onnx)
+    program, batch = torch.export.load(tmp_path / "out" / "model.pt2").module(), torch.randn(5, *sample_shape())
     with torch.no_grad():
         plain = FoEFuserModule.fuse(module, module._query(batch))
         torch.testing.assert_close(program(batch), (plain / 0.25).softmax(1))
@@ -189,24 +191,24 @@ def test_an_overridden_forward_is_not_exported_as_another(tmp_path):
     trainer.strategy.connect(module)
     trainer.save_checkpoint(tmp_path / "own.ckpt")
     with pytest.raises(InputError, match="OwnWay overrides forward, which the program would ignore; override fuse"):
-        export(tiny.pool(), str(tmp_path / "own.ckpt"), str(tmp_path / "out"), sample_shape())
+        export_checkpoint(str(tmp_path / "own.ckpt"), str(tmp_path / "out"), tiny.pool(), sample_shape())
 
 
 def test_only_an_earlier_export_is_replaced(trained, tmp_path):
     out, shape = tmp_path / "out", sample_shape()
-    export(tiny.pool(), trained["label"], str(out), shape)
+    export_checkpoint(trained["label"], str(out), tiny.pool(), shape)
     with pytest.raises(InputError, match="contains an export already; name a new folder, or set overwrite"):
-        export(tiny.pool(), trained["label"], str(out), shape)
-    assert export(tiny.pool(), trained["expert"], str(out), shape, overwrite=True)["target"] == "expert"
+        export_checkpoint(trained["label"], str(out), tiny.pool(), shape)
+    assert export_checkpoint(trained["expert"], str(out), tiny.pool(), shape, overwrite=True)["target"] == "expert"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     with pytest.raises(InputError, match=r"contains other files \(thesis\.tex\)"):
-        export(tiny.pool(), trained["label"], str(tmp_path / "mine"), shape, overwrite=True)
+        export_checkpoint(trained["label"], str(tmp_path / "mine"), tiny.pool(), shape, overwrite=True)
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "x"
     with pytest.raises(InputError, match=r"thesis\.tex is a file; name a folder"):
-        export(tiny.pool(), trained["label"], str(tmp_path / "mine/thesis.tex"), shape, overwrite=True)
+        export_checkpoint(trained["label"], str(tmp_path / "mine/thesis.tex"), tiny.pool(), shape, overwrite=True)
     with FileLock(out / ".lock"), pytest.raises(InputError, match="another process is writing"):
-        export(tiny.pool(), trained["label"], str(out), shape, overwrite=True)
+        export_checkpoint(trained["label"], str(out), tiny.pool(), shape, overwrite=True)
 
 
 class Branching(tiny.Net):
@@ -225,14 +227,14 @@ def test_a_network_that_cannot_be_traced_is_named_in_one_line(tmp_path):
     with pytest.raises(
         InputError, match=r"torch.export cannot trace the network \(.*branches that depend on"
     ) as caught:
-        export(experts, str(tmp_path / "a.ckpt"), str(tmp_path / "out"), [4])
+        export_checkpoint(str(tmp_path / "a.ckpt"), str(tmp_path / "out"), experts, [4])
     assert "\n" not in str(caught.value) and not (tmp_path / "out" / "manifest.json").exists()
 
 
 @pytest.mark.slow
 def test_the_program_takes_no_other_shape(trained, tmp_path):
-    export(tiny.pool(), trained["label"], str(tmp_path / "out"), sample_shape())
-    program = torch.export.load(tmp_path / "out" / "fused.pt2").module()
+    export_checkpoint(trained["label"], str(tmp_path / "out"), tiny.pool(), sample_shape())
+    program = torch.export.load(tmp_path / "out" / "model.pt2").module()
     for shape in [(3, 5), (3, 1, 4), (3,)]:
         with pytest.raises((AssertionError, RuntimeError, IndexError)):
             program(torch.randn(shape))
