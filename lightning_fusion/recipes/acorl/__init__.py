@@ -1,6 +1,6 @@
-"""The recipe acorl."""
+"""The recipes acorl and acorl_shift."""
 
-RECIPES = {"acorl": "protocol.acorl"}
+RECIPES = {"acorl": "protocol.acorl", "acorl_shift": "shift.acorl_shift"}
 """Its recipes, as paths below this package: the command line finds them here."""
 ANSWERS = {"acorl": "serving.answer"}
 """Functions that answer for new samples with a finished run: ``predict --run`` finds them here."""

@@ -1,0 +1,85 @@
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from helpers import tiny
+from helpers.recipe_runs import results
+
+from lightning_fusion import Expert
+from lightning_fusion.data.image.shortcuts import ColoredDigitsDataModule
+from lightning_fusion.encoders import SmallConvNet
+from lightning_fusion.errors import InputError
+from lightning_fusion.recipes.acorl.shift import acorl_shift
+
+DATA = partial(ColoredDigitsDataModule, batch_size=256, test_fraction=0.3, val_fraction=0.2)
+
+
+def run(output, **given):
+    arguments = {
+        "data": DATA(0.9),
+        "shifted": DATA(0.1),
+        "network": partial(SmallConvNet, width=2),
+        "features": "pool",
+        "seeds": [0, 1],
+        "first_epochs": 1,
+        "epochs": 1,
+        "strengths": [1.0],
+        "shifted_samples": [0, 30],
+    }
+    return acorl_shift(output=str(output), **arguments | given)
+
+
+@pytest.mark.slow
+def test_members_and_pairs_are_evaluated_on_both_kinds_of_samples(tmp_path):
+    run(tmp_path)
+    found = results(tmp_path)
+    arms = {
+        *("plain", "plain, 1.6 x epochs", "error reweighting", "error diversity", "ACoRL 1, joint", "ACoRL 1"),
+        *("ACoRL 1 + error diversity", "ACoRL 1 + error reweighting"),
+    }
+    methods = {"first member"} | {f"{who}, {arm}" for who in ("member", "pair") for arm in arms}
+    for metric in ("accuracy", "shifted accuracy"):
+        rows = [row for row in found["rows"] if row["metric"] == metric]
+        assert {row["method"] for row in rows} == methods and len(rows) == 2 * len(methods)
+    members = [
+        Expert(partial(SmallConvNet, width=2), str(tmp_path / f"seed_1/members/{name}.ckpt"))
+        for name in ("first_member", "ACoRL_1_and_error_diversity")
+    ]
+    data = DATA(0.1, seed=1)
+    data.setup("test")
+    batch = data.on_after_batch_transfer(data.rows("test")[torch.arange(len(data.rows("test")))], 0)
+    answer = torch.stack([member(batch.input) for member in members]).mean(0).argmax(1)
+    expected = (answer == batch.target).float().mean().item()
+    (row,) = (
+        row
+        for row in found["rows"]
+        if (row["method"], row["metric"], row["seed"]) == ("pair, ACoRL 1 + error diversity", "shifted accuracy", 1)
+    )
+    assert row["value"] == pytest.approx(expected, abs=1e-6)
+    report = (tmp_path / "report.md").read_text()
+    assert "| shifted samples | arm |" in report and "A gain of a pair on shifted samples is seen from about" in report
+    weights = [
+        torch.load(tmp_path / f"seed_0/members/{name}.ckpt", weights_only=True)["state_dict"]["network.head.weight"]
+        for name in ("plain", "error_diversity", "ACoRL_1")
+    ]
+    assert not any(torch.equal(weights[0], other) for other in weights[1:])
+    again = json.dumps(found["rows"])
+    run(tmp_path)  # resumed: nothing is trained again, and the results are the same
+    assert json.dumps(results(tmp_path)["rows"]) == again
+    assert np.isfinite([row["value"] for row in found["rows"]]).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"epochs": 0}, "first_epochs is 1, epochs 0, longer 1.6; expected at least 1"),
+        ({"strengths": [0.0]}, r"strengths: found \[0.0\]; expected numbers above 0"),
+        ({"shifted_samples": [-1]}, r"shifted_samples: found \[-1\]"),
+        ({"shifted": tiny.data()}, "shifted: its classes are cat, dog, owl; those of data 0, 1"),
+    ],
+)
+def test_rejected(given, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        run(tmp_path / "run", **given)
