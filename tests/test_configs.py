@@ -38,7 +38,11 @@ FAST = {
     "foe/collect_digits.yaml",
 }
 # Arguments of recipes that make them quick where a file leaves them out; two_step needs two epochs.
-QUICK: dict[str, dict[str, Any]] = {"frugal": {"variants": False}, "hat": {"epochs": 2, "num_targets": 2}}
+QUICK: dict[str, dict[str, Any]] = {
+    "frugal": {"variants": False},
+    "hat": {"epochs": 2, "num_targets": 2},
+    "acorl_shift": {"first_epochs": 1, "strengths": [1.0]},
+}
 # New files for runs of recipes: one of each recipe and modality.
 PREDICTED = {
     "recipes/foe_folders.yaml": "data/images",

@@ -61,6 +61,7 @@ CIFAR = {"root": "data/cifar100", "classes_per_domain": 3}
 
 # recipe of the files that are not called after theirs
 RECIPE_OF = {
+    "recipes/acorl_shift_digits.yaml": "acorl_shift",
     "recipes/foe_headlines.yaml": "generative",
     "recipes/foe_multiple_choice.yaml": "multiple_choice",
     "recipes/foe_text_evaluation.yaml": "text_evaluation",
