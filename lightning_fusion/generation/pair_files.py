@@ -30,7 +30,7 @@ class PairFiles:
 
     Experts and fuser each have a training and a validation part; the rest is the test part. No expert is trained on the
     fuser's parts. Parts are drawn within domains. One byte-level tokenizer is trained on the experts' training texts,
-    inputs and targets of all domains.
+    inputs and targets of all domains, unless one is given.
 
     Args:
         root: A CSV, TSV or JSON file.
@@ -53,6 +53,8 @@ class PairFiles:
         batch_size: Number of pairs per batch of the experts' training.
         ask_batch_size: Number of texts per batch of the experts' inference.
         seed: Random seed of the parts and of the order of samples.
+        tokenizer: Folder of a tokenizer of transformers, or of the model that it belongs to, in place of a trained one;
+            ``vocab_size`` and ``lowercase`` do not apply to it.
 
     Raises:
         InputError: If fractions leave a part empty, or, when the file is read, if its content is invalid.
@@ -79,6 +81,7 @@ class PairFiles:
         batch_size: int = 32,
         ask_batch_size: int = 128,
         seed: int = 0,
+        tokenizer: str | None = None,
     ) -> None:
         self.arguments: dict[str, Any] = {name: value for name, value in locals().items() if name != "self"}
         if min(test_fraction, fuser_fraction, val_fraction) <= 0 or test_fraction + fuser_fraction + val_fraction >= 1:
@@ -96,6 +99,7 @@ class PairFiles:
         self.test_fraction, self.fuser_fraction, self.val_fraction = test_fraction, fuser_fraction, val_fraction
         self.vocab_size, self.lowercase, self.max_read, self.max_write = vocab_size, lowercase, max_read, max_write
         self.batch_size, self.ask_batch_size, self.seed = batch_size, ask_batch_size, seed
+        self.tokenizer_folder = tokenizer
 
     def variant(self, **arguments: Any) -> "PairFiles":
         """Return the same data with other arguments."""
@@ -151,7 +155,9 @@ class PairFiles:
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
-        """Tokenizer trained on the experts' training texts."""
+        """Tokenizer trained on the experts' training texts, or the given one."""
+        if self.tokenizer_folder is not None:
+            return TextTokenizer.load(self.tokenizer_folder, download=False)
         rows = np.flatnonzero(self.part == _EXPERT)
         texts = [text for row in rows for text in (self.texts.texts[row], self.texts.labels[row])]
         return TextTokenizer.train(texts, self.vocab_size, self.lowercase)
@@ -177,11 +183,15 @@ class PairFiles:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens."""
-        result: str = self.tokenizer.backend.decode(list(tokens)).strip()
+        more = {} if self.tokenizer_folder is None else {"skip_special_tokens": True}
+        result: str = self.tokenizer.backend.decode(list(tokens), **more).strip()
         return result
 
     def save_tokenizer(self, folder: str | Path) -> Path:
         """Write a ``tokenizer.json``, which transformers and this library read."""
+        if self.tokenizer_folder is not None:
+            self.tokenizer.save(folder)
+            return Path(folder)
         path = Path(folder) / "tokenizer.json"
         write_text(path, self.tokenizer.dump())
         return path
@@ -213,7 +223,8 @@ class PairFiles:
     @property
     def preprocessing(self) -> dict[str, Any]:
         """How texts become tokens, as an expert's checkpoint stores it."""
-        return {"lowercase": self.lowercase, "tokenizer": self.tokenizer.fingerprint}
+        own = {} if self.tokenizer_folder is not None else {"lowercase": self.lowercase}
+        return {**own, "tokenizer": self.tokenizer.fingerprint}
 
     def fingerprint(self) -> str:
         """Fingerprint of all pairs and of their parts."""

@@ -222,7 +222,12 @@ def parse(args: list[str]) -> dict[str, Any]:
         raise _Parsed(config)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(_Parsed) as caught:
-        patch.setattr(commands, "_arguments", lambda parser, rest, **_: stop(parser.parse_args(rest)))
+        words = commands.join_words
+        patch.setattr(
+            commands,
+            "_arguments",
+            lambda parser, rest, **_: stop(parser.parse_args(words(rest, parser.list_options()))),
+        )
         patch.setattr(training.FusionCLI, "_parse_ckpt_path", lambda self: stop(self.config[self.config.subcommand]))
         main(args)
     return caught.value.args[0].as_dict()

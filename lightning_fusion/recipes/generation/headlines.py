@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_fusion import plotting
-from lightning_fusion.errors import InputError
+from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.files import file_key
 from lightning_fusion.generation.answers import InferenceSettings, pad_rows, run_expert
@@ -38,8 +38,9 @@ _SHOWN = 10
 
 def generative(
     data: PairFiles,
-    network: Callable[[int], nn.Module],
     output: str,
+    network: Callable[[int], nn.Module] | None = None,
+    experts: dict[str, GenerativeExpert] | None = None,
     seeds: list[int] | None = None,
     expert_epochs: int = 12,
     fuser_epochs: int = 50,
@@ -51,7 +52,7 @@ def generative(
     trainer: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Report:
-    """Train one generative expert per domain, select one for each sample, and compare with single experts.
+    """Train one generative expert per domain or take yours, select one per sample, and compare with single experts.
 
     For each seed: parts are drawn, one expert is trained per domain, and all experts embed the fuser's and the test
     texts and generate texts for them, one expert in memory at a time; GenerativeFoE is trained on the embeddings of all
@@ -60,8 +61,10 @@ def generative(
 
     Args:
         data: Pairs of texts; their domains are the experts'.
-        network: Factory of an expert's network, called with the size of the vocabulary.
         output: Folder of the run.
+        network: Factory of an expert's network, called with the size of the vocabulary.
+        experts: Instead of a network, models of your own: one for each domain of the data, by its name. All read the
+            tokens of one tokenizer, the ``tokenizer`` of the data. The pairs for training experts are then not used.
         seeds: Random seeds, one run each; [0] by default.
         expert_epochs: Epochs of each expert.
         fuser_epochs: Epochs of each fuser.
@@ -81,11 +84,28 @@ def generative(
     Raises:
         InputError: If ``output`` contains another run, or the data have fewer than two domains.
     """
-    recorded = describe_arguments(locals())
+    recorded = describe_arguments(locals(), "experts")
+    trained = {"expert_epochs": expert_epochs != 12, "optimizer": optimizer, "scheduler": scheduler}
+    if (network is None) == (experts is None):
+        raise InputError(
+            "network and experts: found both or neither; give a network to train experts, or your own ones"
+        )
+    if experts is not None and (unused := [name for name, given in trained.items() if given]):
+        raise InputError(f"{', '.join(unused)}: only the training of experts uses it; remove it, or experts")
     if min(expert_epochs, fuser_epochs, max_new_tokens, hidden) < 1:
         raise InputError("expert_epochs, fuser_epochs, max_new_tokens and hidden must be at least 1")
     data = data.variant(seed=0)
     check_domains(data.module("fuser"))
+    if experts is not None:
+        if set(experts) != set(data.domains):
+            raise InputError(
+                f"experts: found {shorten(experts)}; expected one for each domain of the data: {shorten(data.domains)}"
+            )
+        for name, expert in experts.items():
+            if expert.domains not in (None, [name]):
+                raise InputError(f"experts.{name}.domains: found {shorten(expert.domains)}; expected {name}")
+            expert.domains = [name]
+        recorded["experts"] = {name: expert.fingerprint for name, expert in experts.items()}
     recipe = _Generative(
         name="generative",
         main=MAIN,
@@ -94,6 +114,7 @@ def generative(
         title="test ROUGE-L (F-measure)",
         beside=("rouge1", "rouge2", "choice accuracy", "experts queried"),
         data=data,
+        own=experts,
         expert={"network": network, "optimizer": optimizer, "scheduler": scheduler, "max_new_tokens": max_new_tokens},
         expert_epochs=expert_epochs,
         fuser={"max_new_tokens": max_new_tokens, "hidden": hidden},
@@ -106,6 +127,8 @@ def generative(
 @dataclass(kw_only=True)
 class _Generative(Recipe):
     data: PairFiles
+    own: dict[str, GenerativeExpert] | None
+    """Experts by domain, in place of trained ones."""
     expert: dict[str, Any]
     """Arguments of the experts' modules."""
     expert_epochs: int
@@ -117,7 +140,11 @@ class _Generative(Recipe):
     def run_seed(self, run: Run, seed: int) -> None:
         """Train the experts, generate their texts, and select among them."""
         one = self.last = _Seed(run, self.data.variant(seed=seed), seed)
-        one.query(one.train_writers(self.expert, self.expert_epochs), self.expert["max_new_tokens"])
+        if self.own is not None:
+            experts = {name: self.own[name] for name in one.files.domains}
+        else:
+            experts = one.train_writers(self.expert, self.expert_epochs)
+        one.query(experts, self.expert["max_new_tokens"])
         one.choose(self.fuser, self.fuser_epochs, self.single_embeddings)
         one.score_baselines()
         one.compare()

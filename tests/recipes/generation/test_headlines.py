@@ -4,11 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import data_files
+import torch
+from helpers import data_files, language_models
 
+from lightning_fusion import ExpertOutputs
+from lightning_fusion.cli.main import main
 from lightning_fusion.errors import InputError
+from lightning_fusion.experts.adapters.generators import TransformersGenerator
+from lightning_fusion.generation.expert import GenerativeExpert
 from lightning_fusion.generation.networks import PointerGenerator
 from lightning_fusion.generation.pair_files import PairFiles
+from lightning_fusion.generation.rouge import Rouge
 from lightning_fusion.recipes.generation.headlines import DOMAIN_ORACLE, MAIN, RANDOM, TEXT_ORACLE, generative
 
 
@@ -26,7 +32,7 @@ def run(tmp_path_factory):
             "max_new_tokens": 4,
             "trainer": {"accelerator": "cpu", "gradient_clip_val": 1.0},
         } | more
-        return generative(data, partial(PointerGenerator, hidden=8), str(folder / "run"), **(settings | more))
+        return generative(data, str(folder / "run"), partial(PointerGenerator, hidden=8), **(settings | more))
 
     return start, start(), folder / "run"
 
@@ -88,6 +94,57 @@ def test_bad_input(tmp_path):
     path.write_text("d,description,title\n" + "".join(f"a,text {row},t\n" for row in range(30)))
     data = PairFiles(str(path), domain_fields=["d"], vocab_size=300)
     with pytest.raises(InputError, match="found the domain a only; fusion needs two at least"):
-        generative(data, PointerGenerator, str(tmp_path / "run"))
+        generative(data, str(tmp_path / "run"), PointerGenerator)
     with pytest.raises(InputError, match="must be at least 1"):
-        generative(data, PointerGenerator, str(tmp_path / "run"), expert_epochs=0)
+        generative(data, str(tmp_path / "run"), PointerGenerator, expert_epochs=0)
+
+
+@pytest.mark.slow
+def test_models_of_ones_own_take_the_place_of_trained_ones(tmp_path, monkeypatch):
+    """Two language models of transformers, one for each domain, from a YAML file."""
+    monkeypatch.chdir(tmp_path)
+    data_files.news_files(tmp_path / "news", count=20)
+    for seed, name in enumerate(("World", "Sports")):
+        language_models.save_speaker(tmp_path / "models" / name, "t5", seed=seed)
+    (tmp_path / "own.yaml").write_text(
+        """
+data:
+  class_path: lightning_fusion.generation.pair_files.PairFiles
+  init_args:
+    root: news/test.csv
+    columns: [class, title, description]
+    value_names: {class: {'1': World, '2': Sports}}
+    domain_fields: [class]
+    max_read: 12
+    tokenizer: models/World
+experts:
+  World: {class_path: GenerativeExpert, init_args: {transformers: models/World}}
+  Sports: {class_path: GenerativeExpert, init_args: {transformers: models/Sports}}
+fuser_epochs: 1
+hidden: 8
+max_new_tokens: 3
+single_embeddings: false
+trainer: {accelerator: cpu, enable_progress_bar: false}
+output: run
+"""
+    )
+    report = main(["recipe", "generative", "--config", "own.yaml"])
+    assert not (tmp_path / "run/seed_0/experts").exists() and (tmp_path / "run/seed_0/tokenizer.json").is_file()
+    stored = ExpertOutputs.open("run/seed_0/embeddings")
+    assert stored.names == ["Sports", "World"]  # in the order of the domains
+
+    data = data_files.news(tmp_path / "news", tokenizer="models/World", max_read=12)
+    model = TransformersGenerator("models/Sports").eval()
+    batch = next(iter(data.module("fuser").test_dataloader()))
+    with torch.no_grad():
+        written = model.generate(batch.input, 3)
+    rouge = Rouge(data.decode, data.tokenizer.pad_id)
+    assert len(written) == len(stored["test"])
+    wanted = float(rouge.scores(written, batch.input["target_ids"])[:, 2].mean())
+    assert value(report, "single expert Sports") == pytest.approx(wanted)
+    with pytest.raises(
+        InputError, match=r"experts: found Sports; expected one for each domain of the data: Sports, Wor"
+    ):
+        generative(data, "other", experts={"Sports": GenerativeExpert(transformers="models/Sports")})
+    with pytest.raises(InputError, match=r"expert_epochs: only the training of experts uses it"):
+        generative(data, "other", experts={}, expert_epochs=3)
