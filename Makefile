@@ -10,7 +10,7 @@ DEMO_CONFIG_frugal := recipes/frugal_digits.yaml
 DEMO_CONFIG_acorl := recipes/acorl_digits.yaml
 DEMO_CONFIG_hat := recipes/hat_synthetic.yaml
 
-.PHONY: help install demo test test-fast fuzz torture test-min coverage constraints-min build lint types bench notebooks sweep-check clean
+.PHONY: help install demo test test-fast fuzz torture test-min coverage constraints-min build lint types bench notebooks sweep-check docs test-wheel clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -76,6 +76,19 @@ notebooks: $(VENV)/.installed  ## execute the notebooks
 sweep-check: $(VENV)/.installed  ## build each sweep's command with wandb's agent code and parse it
 	$(BIN)/python -m pytest -q tests/test_sweeps.py
 
+test-wheel: build  ## install the wheel into an empty environment, outside of the checkout, and run a recipe
+	rm -rf runs/wheel && mkdir -p runs/wheel/elsewhere
+	$(PYTHON) -m venv runs/wheel/.venv
+	runs/wheel/.venv/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cd runs/wheel/elsewhere && ../.venv/bin/lightning-fusion --version && ../.venv/bin/lightning-fusion configs foe
+	cd runs/wheel/elsewhere && OMP_NUM_THREADS=1 ../.venv/bin/lightning-fusion recipe foe -c recipes/foe_digits.yaml \
+		--seeds=[0] --expert_epochs=1 --fuser_epochs=1 --centralized=false
+	runs/wheel/.venv/bin/python -m pip check
+
+docs: $(VENV)/.installed  ## build the documentation site into site/, to be opened at site/index.html
+	$(BIN)/python -m pip install --quiet --editable '.[docs]' --constraint constraints.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:  ## remove caches and runs, keep .venv and .venv-min
-	rm -rf runs dist build .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis lightning_logs
+	rm -rf runs dist build site .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis lightning_logs
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
