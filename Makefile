@@ -77,13 +77,15 @@ sweep-check: $(VENV)/.installed  ## build each sweep's command with wandb's agen
 	$(BIN)/python -m pytest -q tests/test_sweeps.py
 
 test-wheel: build  ## install the wheel into an empty environment, outside of the checkout, and run a recipe
+	$(BIN)/python -m pip install --quiet uv --constraint constraints.txt
 	rm -rf runs/wheel && mkdir -p runs/wheel/elsewhere
-	$(PYTHON) -m venv runs/wheel/.venv
-	runs/wheel/.venv/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	$(BIN)/uv venv --quiet --python $(BIN)/python runs/wheel/.venv
+	$(BIN)/uv pip install --quiet --python runs/wheel/.venv/bin/python --constraint constraints.txt dist/*.whl
+	$(BIN)/uv pip check --python runs/wheel/.venv/bin/python
 	cd runs/wheel/elsewhere && ../.venv/bin/lightning-fusion --version && ../.venv/bin/lightning-fusion configs foe
 	cd runs/wheel/elsewhere && OMP_NUM_THREADS=1 ../.venv/bin/lightning-fusion recipe foe -c recipes/foe_digits.yaml \
 		--seeds=[0] --expert_epochs=1 --fuser_epochs=1 --centralized=false
-	runs/wheel/.venv/bin/python -m pip check
+	rm -rf runs/wheel
 
 docs: $(VENV)/.installed  ## build the documentation site into site/, to be opened at site/index.html
 	$(BIN)/python -m pip install --quiet --editable '.[docs]' --constraint constraints.txt
