@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.image import imread
 from matplotlib.text import Text
+from scipy.stats import norm
 from torchmetrics.classification import BinaryCalibrationError
 
 from lightning_fusion import plotting
@@ -90,6 +91,7 @@ FIGURES = {
         ["walking", "walking upstairs", "walking downstairs", "sitting", "standing", "lying"],
         ["user_1/phone", "user_2/phone", "user_3/watch", "user_9/watch"],
         title="Mean weight of the sources of user_5/phone",
+        label="mean weight",
         ylabel="class of the test samples",
     ),
     "diagnosis": partial(plotting.diagnosis, RNG.random((5, 5)), RNG.random((5, 5)) / 2, DOMAINS, DOMAINS),
@@ -251,6 +253,8 @@ def test_confusion_is_normalized_by_the_true_class():
     axes = figure.axes[0]
     np.testing.assert_allclose(axes.images[0].get_array(), [[2 / 3, 1 / 3, 0], [0, 0, 0], [0, 0, 1]])
     assert texts(axes) == ["0.67", "0.33", "0.00", "0.00", "0.00", "0.00", "0.00", "0.00", "1.00"]
+    assert [text.get_color() for text in axes.texts] == ["white", *["black"] * 7, "white"]  # by the shade, not the rank
+    assert figure.axes[1].get_ylabel() == "fraction of the own"
     assert (ticks(axes.xaxis), ticks(axes.yaxis)) == (["a", "b", "c"], ["a", "b", "c"])
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("chosen", "own")
 
@@ -272,20 +276,19 @@ def test_a_name_is_no_formula():
     names = ["$5_to_$10 {", "$a_b^{$"]
     figure = plotting.confusion([0, 1], [0, 1], names, title=names[0])
     assert ticks(drawn(figure).axes[0].xaxis) == names
-    drawn(plotting.heat_map(np.eye(2), names, names, title=names[1], xlabel=names[0]))
+    drawn(plotting.heat_map(np.eye(2), names, names, title=names[1], label=names[0], xlabel=names[0]))
     drawn(plotting.grouped_bars({name: [1.0] for name in names}, names[:1], label=names[0], title=names[1]))
 
 
 def test_shades_and_numbers_of_a_heat_map():
     values = np.array([[0.1, np.nan, 0.9], [0.5, 0.0, 1.0]])
-    axes = plotting.heat_map(values, ["r", "s"], ["a", "b", "c"], title="t").axes[0]
+    axes, scale = plotting.heat_map(values, ["r", "s"], ["a", "b", "c"], title="t", label="weight").axes
+    assert scale.get_ylabel() == "weight"
     assert texts(axes) == ["0.10", "nan", "0.90", "0.50", "0.00", "1.00"]
     assert [text.get_color() for text in axes.texts] == ["black", "black", "white", "black", "black", "white"]
     assert axes.images[0].get_clim() == (0, 1)
-    assert plotting.heat_map(values / 2, ["r", "s"], list("abc"), title="t", top=None).axes[0].images[0].get_clim() == (
-        0,
-        0.5,
-    )
+    half = plotting.heat_map(values / 2, ["r", "s"], list("abc"), title="t", label="weight", top=None)
+    assert half.axes[0].images[0].get_clim() == (0, 0.5)
 
 
 def test_diagnosis_shows_accuracies_and_pairs():
@@ -350,7 +353,7 @@ def test_strengths_and_paired_gains():
     figure = FIGURES["reversal_strengths"]()
     left, right = figure.axes
     assert ticks(left.xaxis) == ["0\n(plain)", "0.5", "1"]
-    assert sorted(legend(figure)) == ["lambda 0.5", "lambda 1", "test", "val"]
+    assert sorted(legend(figure)) == ["lambda 0.5", "lambda 1", "test", "validation"]
     assert ticks(right.yaxis) == list(FUSIONS)
     bars = [part for part in right.containers if part.has_xerr]
     assert len(bars) == 6
@@ -372,12 +375,33 @@ def test_strengths_and_paired_gains():
 
 def test_students_against_local_models():
     left, right = FIGURES["target_accuracies"]().axes
-    dots = left.lines[1]
-    assert list(dots.get_xdata()) == list(LOCAL.values()) and list(dots.get_ydata()) == list(TARGET_DOMAINS.values())
-    assert left.get_xlim() == left.get_ylim()
+    names, (local, student) = ticks(left.yaxis), left.lines
+    assert list(local.get_xdata()) == [LOCAL[name] for name in names]
+    assert list(student.get_xdata()) == [TARGET_DOMAINS[name] for name in names]
+    assert legend(left.figure) == ["local model, few labels", "HaT"]
     widths = [bar.get_width() for bar in right.patches]
     assert widths == sorted(widths) and ticks(right.yaxis)[-1] == "HaT"
     assert right.patches[-1].get_facecolor() == to_rgba("tab:red")
+
+
+def test_targets_are_named_in_the_order_of_their_gain():
+    student, local = {"a": 0.5, "b": 0.9, "c": 0.7}, {"a": 0.6, "b": 0.4, "c": 0.6}
+    left = plotting.target_accuracies(student, local, {"HaT": 0.7}, main="HaT", against="local").axes[0]
+    assert ticks(left.yaxis) == ["b", "c", "a"] and left.yaxis_inverted()
+
+
+def test_many_groups_are_rows_with_horizontal_names():
+    names = [f"person_{number:02d}_phone_left_pocket" for number in range(22)]
+    values = {f"method {number}": RNG.random(22) for number in range(12)}
+    figure = drawn(plotting.grouped_bars(values, names, label="test accuracy", title="t", top=1))
+    axes = figure.axes[0]
+    assert ticks(axes.yaxis) == names and {label.get_rotation() for label in axes.get_yticklabels()} == {0}
+    for line in axes.lines:
+        np.testing.assert_array_equal(line.get_xdata(), values[line.get_label()])
+    assert len({(line.get_color(), line.get_marker()) for line in axes.lines}) == 12
+    boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
+    assert all(one.y0 > other.y1 - 1 for one, other in itertools.pairwise(boxes))
+    assert axes.get_xlim() == (0, 1) and axes.get_xlabel() == "test accuracy" and legend(figure) == list(values)
 
 
 def test_traffic_stacks_the_stages():
@@ -399,6 +423,18 @@ def test_det_curves_are_marked_at_the_equal_error_rate():
     low, high = axes.get_xlim()
     assert axes.get_ylim() == (low, high) and low < axes.lines[1].get_xdata()[0] < high
     assert "5" in ticks(axes.xaxis) and ticks(axes.xaxis) == ticks(axes.yaxis)
+
+
+def test_det_axes_begin_where_the_trials_can_measure():
+    def lowest(count: int, apart: float) -> float:
+        same = torch.arange(count) % 2
+        axes = plotting.det_curves({"a": rates(same * apart + torch.rand(count), same)}).axes[0]
+        assert all((np.asarray(line.get_xdata()) >= axes.get_xlim()[0]).all() for line in axes.lines[:2])
+        return float(norm.cdf(axes.get_xlim()[0]))
+
+    assert lowest(100, 0.5) == pytest.approx(0.8 / 50)  # one of 50 trials of each kind
+    assert lowest(100, 5.0) == pytest.approx(0.8 / 50)  # no error: rates of 0 lie on the edge
+    assert lowest(2000, 0.9) == pytest.approx(0.8 / 1000)
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 8, 8), (4, 1, 8, 8), (4, 8, 40)])

@@ -180,7 +180,7 @@ class EvaluationReport(Callback):
             title = f"Mean weight of each expert by true class, {what}"
             rows, names, values = weights
             figures["weights"] = plotting.heat_map(
-                values, rows, names, title=title, xlabel="expert", ylabel="true class", top=None
+                values, rows, names, title=title, label="mean weight", xlabel="expert", ylabel="true class", top=None
             )
         tables: dict[str, tuple[Sequence[str], list[list[Cell]]]] = {}
         if split == "test":

@@ -7,14 +7,19 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from lightning_fusion.plotting.page import label_axes, legend_below, name_ticks, page, styled
+from lightning_fusion.plotting.page import color_of, label_axes, legend_below, name_ticks, page, styled
+
+_MOST_BARS = 10
+"""Maximum number of groups of bars; more groups are rows of dots, whose names are horizontal."""
+_MARKERS = "os^Dv<>Ph*X"
+_SPLITS = {"val": "validation"}
 
 
 @styled
 def grouped_bars(
     values: Mapping[str, Sequence[float]], groups: Sequence[str], *, label: str, title: str, top: float | None = None
 ) -> Figure:
-    """Plot one bar for each method in each group, such as accuracies by domain.
+    """Plot one bar for each method in each group, such as accuracies by domain; of many groups a row of dots each.
 
     Args:
         values: (G,) values of each method.
@@ -23,15 +28,34 @@ def grouped_bars(
         title: Title of the figure.
         top: Upper limit of the value axis, which then starts at 0. ``None`` (default) sets both limits by the values.
     """
+    if len(groups) > _MOST_BARS:
+        return _rows_of_dots(values, groups, label=label, title=title, top=top)
     width = 0.84 / len(values)
     figure, axes = page(min(15.0, max(6.5, 2 + 0.2 * (len(values) + 1) * len(groups))), 4.3)
     for number, (method, heights) in enumerate(values.items()):
-        axes.bar(np.arange(len(groups)) + (number - (len(values) - 1) / 2) * width, heights, width, label=method)
+        places = np.arange(len(groups)) + (number - (len(values) - 1) / 2) * width
+        axes.bar(places, heights, width, label=method, color=color_of(number, len(values)))
     name_ticks(axes, "x", groups)
     if top is not None:
         axes.set_ylim(0, top)
     axes.axhline(0, color="black", linewidth=0.8)
     label_axes(axes, "y", ylabel=label, title=title)
+    legend_below(figure, axes)
+    return figure
+
+
+def _rows_of_dots(
+    values: Mapping[str, Sequence[float]], groups: Sequence[str], *, label: str, title: str, top: float | None
+) -> Figure:
+    figure, axes = page(8, 1.6 + 0.24 * len(groups))
+    for number, (method, of_groups) in enumerate(values.items()):
+        look = {"color": color_of(number, len(values)), "marker": _MARKERS[number % len(_MARKERS)], "alpha": 0.8}
+        axes.plot(of_groups, range(len(groups)), linestyle="", markersize=6, label=method, clip_on=False, **look)
+    name_ticks(axes, "y", groups)
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+    if top is not None:
+        axes.set_xlim(0, top)
+    label_axes(axes, xlabel=label, title=title)
     legend_below(figure, axes)
     return figure
 
@@ -76,6 +100,7 @@ def overlap_curves(
             style = {"color": "tab:gray", "linestyle": "--"}
         (line,) = axes.plot(overlaps, array.mean(1), label=method, **style)
         axes.plot(overlaps, array, ".", color=line.get_color(), alpha=0.4)
+    axes.set_xlim(-0.03, 1.03)
     label_axes(axes, xlabel="fraction of each expert's training samples drawn from all domains", ylabel=label)
     legend_below(figure, axes)
     return figure
@@ -105,7 +130,7 @@ def reversal_strengths(
     for (split, of_seeds), color in zip(values.items(), ("tab:gray", "tab:blue"), strict=False):
         array = np.asarray(of_seeds, float)
         left.plot(range(len(strengths)), array, color=color, alpha=0.25, linewidth=1)
-        left.plot(range(len(strengths)), array.mean(1), "o-", color=color, label=split, linewidth=2)
+        left.plot(range(len(strengths)), array.mean(1), "o-", color=color, label=_SPLITS.get(split, split), linewidth=2)
     left.set_xticks(range(len(strengths)), [f"{strength:g}" if strength else "0\n(plain)" for strength in strengths])
     title = "Strength of the reversal; thin: seeds"
     label_axes(left, "y", xlabel="largest lambda", ylabel=f"{metric} of the {fusion}", title=title)
@@ -133,7 +158,7 @@ def reversal_strengths(
 def target_accuracies(
     student: Mapping[str, float], local: Mapping[str, float], methods: Mapping[str, float], *, main: str, against: str
 ) -> Figure:
-    """Plot a student against the local model for each target, and the mean of every method.
+    """Plot a student and the local model for each target, in the order of the gain, and the mean of every method.
 
     Args:
         student: Test accuracy of the student by target.
@@ -142,16 +167,21 @@ def target_accuracies(
         main: Name of the student among the methods.
         against: Name of the local model.
     """
-    figure, (left, right) = page(10.5, max(4.2, 1.1 + 0.2 * len(methods)), (1, 1.3))
-    left.axline((0, 0), slope=1, color="gray", linewidth=0.8, linestyle=":")
-    left.plot([local[name] for name in student], list(student.values()), "o", alpha=0.6)
-    limits = max(0.0, min(*student.values(), *local.values()) - 0.05), 1.01
-    left.set(xlim=limits, ylim=limits, title="Accuracy by target")
-    label_axes(left, xlabel=f"test accuracy of {against}", ylabel=f"test accuracy of {main}")
+    figure, (left, right) = page(10.5, max(3.2, 1.4 + 0.2 * max(len(methods), len(student))), (1, 1))
+    targets = sorted(student, key=lambda name: local[name] - student[name])
+    rows = range(len(targets))
+    ours, theirs = ([of[name] for name in targets] for of in (student, local))
+    left.hlines(rows, ours, theirs, color="tab:gray", linewidth=1.5, alpha=0.6)
+    left.plot(theirs, rows, "o", color="tab:gray", label=against)
+    left.plot(ours, rows, "o", color="tab:red", label=main)
+    name_ticks(left, "y", targets)
+    left.set_ylim(len(targets) - 0.5, -0.5)
+    label_axes(left, xlabel="test accuracy", title="Accuracy by target, largest gain first")
     names = sorted(methods, key=lambda name: methods[name])
     colors = ["tab:red" if name == main else "tab:blue" for name in names]
     right.barh(range(len(names)), [methods[name] for name in names], color=colors)
     name_ticks(right, "y", names)
     right.tick_params(axis="y", labelsize=8)
     label_axes(right, "x", xlim=(0, 1), xlabel="test accuracy, mean over targets", title="All methods")
+    legend_below(figure, left)
     return figure

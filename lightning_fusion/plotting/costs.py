@@ -65,7 +65,7 @@ def cost_curves(
             if axes is whole or close[0] <= accuracy <= close[1]:
                 name = f"{rule} in the table" if rule == main else rule
                 axes.plot(cost, accuracy, marker, label=name, clip_on=False, zorder=3, **style)
-        label_axes(axes, xlabel="mean cost per sample", ylabel="test accuracy")
+        label_axes(axes, xlabel="mean cost per sample (unit of the costs)", ylabel="test accuracy")
     whole.set_title("Accuracy by cost")
     part.set(title="Close up", ylim=close)
     legend_below(figure, whole)

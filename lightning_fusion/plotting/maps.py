@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from lightning_fusion.errors import InputError
-from lightning_fusion.plotting.page import MOST_INCHES, MOST_NUMBERS, name_ticks, page, shades, styled
+from lightning_fusion.plotting.page import MOST_INCHES, label_inches, page, shades, styled
 
 
 @styled
@@ -31,25 +31,14 @@ def confusion(
         xlabel: Label of the columns.
         ylabel: Label of the rows.
     """
-    from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix  # imports pandas, which is slow
+    from sklearn.metrics import confusion_matrix  # imports pandas, which is slow
 
     count = len(classes)
     fractions = confusion_matrix(targets, predictions, labels=range(count), normalize="true")
-    side = min(MOST_INCHES, 3.2 + 0.3 * count)
-    figure = Figure(figsize=(side + 0.7, side))
-    axes = figure.subplots()
-    ConfusionMatrixDisplay(fractions).plot(
-        ax=axes,
-        cmap="Blues",
-        include_values=count <= MOST_NUMBERS,
-        values_format=".2f",
-        im_kw={"vmin": 0, "vmax": 1},
-        text_kw={"fontsize": 8},
-    )
-    name_ticks(axes, "x", classes)
-    name_ticks(axes, "y", classes)
-    axes.spines[:].set_visible(True)
-    axes.set(xlabel=xlabel, ylabel=ylabel)
+    side = min(MOST_INCHES, 2.4 + 0.3 * count + 0.7 * label_inches(classes))
+    figure, axes = page(side + 0.7, side)
+    shades(axes, fractions, classes, classes, 1.0, f"fraction of the {ylabel}")
+    axes.set(xlabel=xlabel, ylabel=ylabel, aspect="equal")
     figure.suptitle(title, fontsize=10)  # longer than the matrix is wide
     return figure
 
@@ -61,6 +50,7 @@ def heat_map(
     columns: Sequence[str],
     *,
     title: str,
+    label: str,
     xlabel: str = "",
     ylabel: str = "",
     top: float | None = 1.0,
@@ -72,12 +62,14 @@ def heat_map(
         rows: Names of the R rows.
         columns: Names of the C columns.
         title: Title of the figure.
+        label: Label of the values.
         xlabel: Label of the columns.
         ylabel: Label of the rows.
         top: Value of the darkest shade. ``None`` means the largest value.
     """
-    figure, axes = page(3.4 + 0.65 * len(columns), 1.9 + 0.36 * len(rows))
-    shades(axes, np.asarray(values, float), rows, columns, top)
+    wide, high = 2.4 + 0.65 * len(columns) + label_inches(rows), 1.9 + 0.36 * max(3, len(rows))
+    figure, axes = page(max(5.0, wide), high + 0.6 * label_inches(columns))
+    shades(axes, np.asarray(values, float), rows, columns, top, label)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     figure.suptitle(title, fontsize=10)
     return figure
@@ -94,11 +86,13 @@ def diagnosis(accuracies: ArrayLike, disagreement: ArrayLike, experts: Sequence[
         domains: Names of the domains.
     """
     pairs = np.asarray(disagreement, float)
-    figure, (left, right) = page(8 + 0.6 * len(experts), 2.6 + 0.3 * max(len(domains), len(experts)), (1, 1))
-    shades(left, np.asarray(accuracies, float), domains, experts, 1.0)
-    shades(right, pairs, experts, experts, max(0.01, float(np.nanmax(pairs))))
-    left.set(xlabel="expert", ylabel="domain of the samples", title="Accuracy of each expert on each domain")
-    right.set(xlabel="expert", ylabel="expert", title="Fraction of samples on which one of a pair alone is right")
+    wide = 6.4 + 0.6 * len(experts) + label_inches([*experts, *domains])
+    high = 2.0 + 0.3 * max(3, len(domains), len(experts)) + 0.6 * label_inches(experts)
+    figure, (left, right) = page(wide, high, (1, 1))
+    shades(left, np.asarray(accuracies, float), domains, experts, 1.0, "accuracy")
+    shades(right, pairs, experts, experts, max(0.01, float(np.nanmax(pairs))), "fraction of samples")
+    left.set(xlabel="expert", ylabel="domain of the samples", title="Accuracy of each expert\non each domain")
+    right.set(xlabel="expert", ylabel="expert", title="Samples on which one of a pair\nalone is right")
     return figure
 
 

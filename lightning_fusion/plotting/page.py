@@ -63,14 +63,31 @@ def label_axes(axes: Axes, grid: Literal["both", "x", "y"] = "both", **labels: A
     axes.grid(axis=grid)
 
 
-def shades(axes: Axes, values: np.ndarray, rows: Sequence[str], columns: Sequence[str], top: float | None) -> None:
-    """Draw (R, C) values >= 0 as shades; the darkest is ``top``, or the largest value where that is None."""
+def color_of(number: int, count: int) -> Any:
+    """Return the color of one of some methods: of ten different ones, or of twenty where there are more."""
+    name, colors = ("tab10", 10) if count <= 10 else ("tab20", 20)
+    return matplotlib.colormaps[name](number % colors)
+
+
+def shades(
+    axes: Axes, values: np.ndarray, rows: Sequence[str], columns: Sequence[str], top: float | None, label: str
+) -> None:
+    """Draw (R, C) values >= 0 as shades.
+
+    Args:
+        axes: Axes to draw in.
+        values: (R, C) values.
+        rows: Names of the rows.
+        columns: Names of the columns.
+        top: Value of the darkest shade; ``None`` means the largest value.
+        label: Label of the scale.
+    """
     top = float(np.nanmax(values)) if top is None else top
     image = axes.imshow(values, vmin=0, vmax=top, cmap="Blues", aspect="auto")
     name_ticks(axes, "x", columns)
     name_ticks(axes, "y", rows)
     axes.spines[:].set_visible(True)
-    axes.get_figure().colorbar(image, ax=axes, shrink=0.9)  # type: ignore[union-attr]
+    axes.get_figure().colorbar(image, ax=axes, shrink=0.9, label=label)  # type: ignore[union-attr]
     for (row, column), value in np.ndenumerate(values) if max(values.shape) <= MOST_NUMBERS else ():
         color = "white" if value > 0.6 * top else "black"
         axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color)
@@ -88,6 +105,11 @@ def name_ticks(axes: Axes, axis: str, names: Iterable[str]) -> None:
         look |= {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if room >= 0.18 else {"rotation": 90}
     step = math.ceil(0.09 / room)
     (axes.xaxis if axis == "x" else axes.yaxis).set_ticks(range(0, len(labels), step), labels[::step], **look)
+
+
+def label_inches(names: Iterable[str]) -> float:
+    """Return about how long the longest of some tick labels is, in inches."""
+    return 0.075 * max((len(_cut(name)) for name in names), default=0)
 
 
 def _cut(name: str) -> str:

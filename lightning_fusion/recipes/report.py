@@ -259,7 +259,9 @@ class Report:
             console.print(f"advice: {self.advice.sentence()}", markup=False)
             for remark in self.advice.remarks():
                 console.print(f"        {remark}", markup=False)
-        console.print(f"report: {folder / 'report.md'}   results: {folder / 'results.json'}", soft_wrap=True)
+        page = folder / "report.html"
+        more = f"   in a browser: {page}" if page.is_file() else ""
+        console.print(f"report: {folder / 'report.md'}   results: {folder / 'results.json'}{more}", soft_wrap=True)
 
     def _cells(self, main: str) -> list[tuple[str, ...]]:
         """Yield method, metric, further metrics, and the gain over it."""
@@ -290,15 +292,15 @@ class Report:
         headings = ["method", self.metric, *self.beside, f"gain of {main}"]
         rows = [[f"**{cell}**" if cell and cells[0] == main else cell for cell in cells] for cells in self._cells(main)]
         lines += ["", how, "", *markdown_table(headings, rows)]
-        lines += ["", *(f"- {note}" for note in same_of_seeds(self.notes)), "", *self._advised(), *self.text, ""]
+        lines += ["", *(f"- {note}" for note in same_of_seeds(self.notes)), "", *self.advice_lines(), *self.text, ""]
         for name, (_, caption) in figures.items():
             lines += [f"![{caption}]({name}.png)", "", caption, ""]
         took = ", ".join(f"{name} {value:.0f} s" for name, value in self.seconds.items())
         lines += [f"Duration: {took}.", "", "Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()) + ".", ""]
         return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", "\n".join(lines))  # names are free text, and no HTML
 
-    def _advised(self) -> list[str]:
-        """Return the lines of the advice."""
+    def advice_lines(self) -> list[str]:
+        """Return the lines of the advice, in Markdown; none without one."""
         if self.advice is None:
             return []
         headings = [heading.format(metric=self.advice.metric) for heading in HEADINGS]

@@ -18,6 +18,7 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.collect import first_process
 from lightning_fusion.files import digest, exclusive, undrafted, write_text
 from lightning_fusion.recipes.advice import advise
+from lightning_fusion.recipes.html_report import warn_of_missing_packages, write_page
 from lightning_fusion.recipes.notes import noting
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.trainers import Trainers
@@ -26,7 +27,7 @@ from lightning_fusion.trackers.base import REPORT, without_none
 
 _RUN = "run.json"
 _LOCK = ".lock"
-_WRITTEN = (_RUN, "results.json", "report.md")  # written atomically
+_WRITTEN = (_RUN, "results.json", "report.md", "report.html")  # written atomically
 _MADE = re.compile(r"config\.yaml|\w+\.png|seed_\d+|logs|answers")
 
 
@@ -102,6 +103,13 @@ class Recipe(ABC):
     def figures(self, run: Run) -> Figures:
         """Return the figures of the report, each with its caption."""
 
+    def inspection(self, run: Run) -> dict[str, Any] | None:
+        """Return single test samples for ``report.html``; ``None`` (default) if the recipe has none.
+
+        They are plain data: :meth:`Inspection.record <lightning_fusion.recipes.inspection.Inspection.record>`.
+        """
+        return None
+
 
 def run_recipe(
     recipe: Recipe,
@@ -155,6 +163,7 @@ def _run(recipe: Recipe, output: str | Path, seeds: Sequence[int], trainers: Tra
             if others := sorted(set(_seeds_in(folder)) - set(seeds)):
                 console.print(f"seed(s) {shorten(others)} in {folder} are kept, but not part of the report")
         trainers.meet()
+        warn_of_missing_packages()
         report = Report(recipe.name, config | {"seeds": list(seeds)}, metric=recipe.metric, title=recipe.title)
         report.beside = recipe.beside
         run = Run(folder, seeds, report, console, trainers)
@@ -167,6 +176,7 @@ def _run(recipe: Recipe, output: str | Path, seeds: Sequence[int], trainers: Tra
     if first_process():
         report.save(folder, recipe.main)  # the results are safe before anything is drawn
         report.save(folder, recipe.main, figures := recipe.figures(run))
+        write_page(report, recipe.main, folder, figures, recipe.inspection(run))
         _log(report, recipe.main, figures, run)
         report.print(recipe.main, folder, console)
     return report

@@ -17,6 +17,7 @@ from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.recipes.advice import Scores
+from lightning_fusion.recipes.inspection import Inspection
 from lightning_fusion.recipes.report import Figures
 from lightning_fusion.recipes.seed_run import SeedRun, stage_seed
 from lightning_fusion.schedules import Schedule
@@ -143,6 +144,15 @@ class ChainRun(SeedRun, ABC):
     def notes(self) -> list[str]:
         """Return further notes of the report."""
         return []
+
+    @abstractmethod
+    def inspect(self, chain: list[str], title: str) -> Inspection:
+        """Return test samples with the predictions of the members of a chain and of its first fusion.
+
+        Args:
+            chain: Names of the members.
+            title: The method and the seed.
+        """
 
     @abstractmethod
     def figures(self) -> Figures:

@@ -23,6 +23,7 @@ from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.metrics import PairwiseDiversity, heldout_linear_r2, linear_cka
 from lightning_fusion.recipes.acorl.chains import COMPLEMENTARY, PLAIN, ChainRun, pairs_of
 from lightning_fusion.recipes.advice import SampleScores, sample_scores
+from lightning_fusion.recipes.inspection import Inspection, domain_names, draw, named, of_classes
 from lightning_fusion.recipes.report import Figures
 from lightning_fusion.recipes.seed_run import save_weights, source_of
 
@@ -102,6 +103,24 @@ class ClassificationChains(ChainRun):
             "classes": len(self.data.classes),
             "rows": ", ".join(f"{name} {len(part)}" for name, part in self.outputs.splits.items()),
         }
+
+    def inspect(self, chain: list[str], title: str) -> Inspection:
+        """Return test samples with the outputs of the members and their mean."""
+        part, outputs = self.outputs["test"], self._known(chain, "test").numpy()
+        fused = self._average(chain, "test").numpy()
+        rows, drawn = draw(fused.argmax(1) == self.truth, self.seed)
+        return of_classes(
+            title,
+            drawn,
+            outputs[rows],
+            fused[rows],
+            self.truth[rows],
+            self.outputs.classes,
+            chain,
+            names=named(self.data, np.asarray(part.index)[rows]),
+            domains=domain_names(np.asarray(part.domain, bool)[rows], self.outputs.domains),
+            weighting="The fused output is the mean of the members' outputs: their weights are equal.",
+        )
 
     def figures(self) -> Figures:
         """Plot the attributions of members, for images."""

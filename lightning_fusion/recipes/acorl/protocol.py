@@ -191,7 +191,7 @@ class _ACoRL(Recipe):
         report, kind, tried, last = run.report, self.kind, self.plan.strengths, self.chains[-1]
         report.validation.lower_is_better = kind.sign < 0
         report.validation.unit = "trials" if kind is SpeakerChains else "samples"
-        chosen = _choose(self.chains, self.strengths, tried)
+        self.chosen = chosen = _choose(self.chains, self.strengths, tried)
         for one in self.chains:
             one.score(chosen)
         report.serving = {
@@ -212,6 +212,11 @@ class _ACoRL(Recipe):
     def figures(self, run: Run) -> Figures:
         """Return the figure of the strengths, and further figures of the kind of task."""
         return _figures(run.report, self.kind, self.plan.strengths) | self.chains[-1].figures()
+
+    def inspection(self, run: Run) -> dict[str, Any]:
+        """Test samples, or trials, of ACoRL's chain with the first fusion, last seed."""
+        last = self.chains[-1]
+        return last.inspect(last.chains[self.chosen], f"{self.main}, seed {last.seed}").record()
 
 
 def _check_network(

@@ -22,6 +22,7 @@ from lightning_fusion.markdown import markdown_table
 from lightning_fusion.metrics import heldout_linear_r2, linear_cka
 from lightning_fusion.recipes.acorl.chains import COMPLEMENTARY, PLAIN, ChainRun, pairs_of
 from lightning_fusion.recipes.advice import BootstrapScores
+from lightning_fusion.recipes.inspection import Inspection, draw, named
 from lightning_fusion.recipes.report import Figures
 from lightning_fusion.recipes.seed_run import barrier, source_of
 from lightning_fusion.schedules import Linear
@@ -38,6 +39,7 @@ from lightning_fusion.verification.module import VerificationModule
 
 FEW_SPEAKERS = 40  # the number of VoxCeleb1-O; the report warns if there are fewer (our choice)
 _LEAST_ROWS = 4  # two to fit a linear map, two to hold out
+_ANSWERS = ("different speakers", "same speaker")
 _DRAWS = 200  # enough for a standard error: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 6.4
 _EMBEDDINGS = "embeddings of members"
 _MARGIN = Linear(0.0, 0.2, until=0.3)  # radians, as in configs/experts/speaker.yaml
@@ -205,6 +207,35 @@ class SpeakerChains(ChainRun):
         title = "Test EER by seed, with a 95 % bootstrap interval over the test speakers:"
         return [title, "", *markdown_table(["method", *(f"seed {seed}" for seed in seeds)], rows)]
 
+    def inspect(self, chain: list[str], title: str) -> Inspection:
+        """Return test trials with the scores of the members and their mean, each with its validation threshold."""
+        pairs, same = self.data.trials("test")
+        systems = {name: [name] for name in chain} | {title: chain}
+        scores = np.stack([self._average(members, "test").numpy() for members in systems.values()], 1)
+        limits = [
+            _equal_error_threshold(self._average(members, "val"), self.same["val"]) for members in systems.values()
+        ]
+        accepted, truth = scores >= np.array(limits), same.bool().numpy()
+        rows, drawn = draw(accepted[:, -1] == truth, self.seed, unit="test trials")
+        answers = [[_ANSWERS[int(one)] for one in row] for row in accepted[rows]]
+        names = [named(self.data, pairs[rows, side].numpy()) for side in (0, 1)]
+        return Inspection(
+            title=title,
+            drawn=drawn,
+            names=[f"{one} and {other}" for one, other in zip(*names, strict=True)],
+            domains=[""] * len(rows),
+            targets=[_ANSWERS[int(one)] for one in truth[rows]],
+            answers=[row[-1] for row in answers],
+            confidence=scores[rows, -1],
+            correct=accepted[rows, -1] == truth[rows],
+            experts=chain,
+            expert_answers=[row[:-1] for row in answers],
+            values=scores[rows, :-1],
+            value="score",
+            weighting="The fused score is the mean of the members' scores: their weights are equal. A score at or "
+            "above the system's threshold of equal error rates on validation means the same speaker.",
+        )
+
     def figures(self) -> Figures:
         """Return the detection error trade-off curves."""
         shown = ["first member", self.method(PLAIN), self.method(COMPLEMENTARY), "one larger model"]
@@ -212,6 +243,12 @@ class SpeakerChains(ChainRun):
         rates = {name: (curve.false_alarm, curve.miss) for name, curve in curves.items()}
         caption = f"Detection error trade-off on the test trials, seed {self.seed}."
         return {"det": (plotting.det_curves(rates), caption)}
+
+
+def _equal_error_threshold(scores: Tensor, same: Tensor) -> float:
+    """Return the score at which both error rates are closest to each other."""
+    curve = error_curve(scores, same)
+    return float(curve.threshold[(curve.false_alarm - curve.miss).abs().argmin()])
 
 
 class _Listener(LightningModule):

@@ -24,7 +24,7 @@ from lightning_fusion.foe.fusers import MLPFuser
 from lightning_fusion.foe.module import FoEFuserModule
 from lightning_fusion.recipes.advice import SampleScores, sample_scores
 from lightning_fusion.recipes.foe.overlap import OverlapRun, check_overlaps, overlap_figure, overlap_table
-from lightning_fusion.recipes.foe.report import FUSED, figures
+from lightning_fusion.recipes.foe.report import FUSED, figures, inspect_fuser
 from lightning_fusion.recipes.foe.rows import (
     CENTRALIZED,
     FUSERS,
@@ -204,7 +204,7 @@ class _FoE(Recipe):
 
     def run_seed(self, run: Run, seed: int) -> None:
         """Train the experts and cache their outputs, or read a store; train and test fusers and baselines."""
-        one = _Seed(run, self.data and self.data.variant(seed=seed), seed)
+        self.last = one = _Seed(run, self.data and self.data.variant(seed=seed), seed)
         if self.stored is not None:
             run.report.notes += self.stored.notes[seed]
             self.outputs = one.keep(self.stored.outputs[seed])
@@ -255,6 +255,11 @@ class _FoE(Recipe):
         """Accuracy by domain, confusion matrix, permutation importance, and accuracy by overlap."""
         drawn = figures(run.report, run.folder, self.outputs, run.seeds[-1], self.main)
         return drawn | (overlap_figure(run.report, self.overlaps, MAIN) if self.overlaps else {})
+
+    def inspection(self, run: Run) -> dict[str, Any]:
+        """Test samples of the main row, last seed."""
+        one = self.last
+        return inspect_fuser(one.fuser, self.outputs, f"{self.main}, seed {one.seed}", one.seed).record()
 
 
 class _Seed(SeedRun):
@@ -319,6 +324,7 @@ class _Seed(SeedRun):
         prediction = _fused(module, outputs, "test").argmax(1).numpy()
         self._score(method, prediction == part.target, outputs)
         if main:
+            self.fuser = module
             if first_process():
                 with StoreWriter(self.folder / "fused", FUSED, overwrite=True) as writer:
                     writer["prediction"] = prediction

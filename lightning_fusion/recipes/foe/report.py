@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from lightning_fusion import plotting
+from lightning_fusion.experts.outputs.datamodule import OutputsDataModule
 from lightning_fusion.experts.outputs.store import ExpertOutputs
+from lightning_fusion.foe.module import FoEFuserModule
+from lightning_fusion.recipes.inspection import Inspection, domain_names, draw, named, of_classes
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.store import ArrayStore
 
@@ -41,3 +45,42 @@ def figures(report: Report, folder: Path, outputs: ExpertOutputs, seed: int, mai
             "Accuracy lost when the outputs of one expert are permuted over the test samples; dots are seeds.",
         ),
     }
+
+
+def inspect_fuser(module: FoEFuserModule, outputs: ExpertOutputs, title: str, seed: int) -> Inspection:
+    """Return test samples with the outputs of the experts, their weights and the fused prediction.
+
+    Args:
+        module: The trained fuser.
+        outputs: Cached outputs.
+        title: The method and the seed.
+        seed: Seed of the draw.
+    """
+    data = OutputsDataModule(outputs, representations=bool(module.representation_dims))
+    part, rows = outputs["test"], data.rows("test")
+    targets = np.asarray(part.target)
+    with torch.no_grad():
+        fused = module.fuse(rows[torch.arange(len(targets))].outputs).float().softmax(1).numpy()
+    chosen, drawn = draw(fused.argmax(1) == targets, seed)
+    weights = module.expert_weights(rows[torch.from_numpy(chosen)])
+    weighting = (
+        "The fuser also reads representations: it has no weights of experts."
+        if weights is None
+        else "Weight 1: the selected expert."
+        if module.target == "expert"
+        else "Weights: how much the fused probabilities change if the output of an expert is replaced by a uniform "
+        "one, as fractions of all experts' changes."
+    )
+    return of_classes(
+        title,
+        drawn,
+        outputs.scattered("test")[chosen],
+        fused[chosen],
+        targets[chosen],
+        outputs.classes,
+        outputs.names,
+        names=named(data, np.asarray(part.index)[chosen]),
+        domains=domain_names(np.asarray(part.domain, bool)[chosen], outputs.domains),
+        weights=None if weights is None else weights.numpy(),
+        weighting=weighting,
+    )

@@ -17,6 +17,7 @@ from lightning_fusion.experts.costs import measure_costs
 from lightning_fusion.experts.outputs.recorded import RecordedPredictions
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.frugal.policy import FrugalFoE
+from lightning_fusion.recipes.frugal.inspecting import inspect_policy
 from lightning_fusion.recipes.frugal.report import abstention_table, figures, sensitivity_table
 from lightning_fusion.recipes.frugal.rows import COVERAGES, MAIN, MAJORITY, SIMPLICITY
 from lightning_fusion.recipes.frugal.study import Study
@@ -261,6 +262,10 @@ class _Frugal(Recipe):
     def figures(self, run: Run) -> Figures:
         """The accuracy-cost curve, the queries of the policy, and its abstention."""
         return figures(run.report, self.last)
+
+    def inspection(self, run: Run) -> dict[str, Any]:
+        """Test samples of the policy of the table, last seed."""
+        return inspect_policy(self.last).record()
 
 
 def _example(data: FusionDataModule) -> Any:

@@ -16,6 +16,8 @@ TRADE_OFFS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01)
 """Default trade-offs of the curves, as loss per mean cost of an expert."""
 NEIGHBORS = (10, 20, 50, 100)  # of the sensitivity table
 MOST_EXHAUSTIVE = 10  # experts
+SETTINGS = {"random subsets": "number of experts", "confidence cascade": "threshold"}
+"""Parameters of the rules along their curves; that of others is the trade-off."""
 SINGLE = (
     BEST,
     "all experts, kNN",

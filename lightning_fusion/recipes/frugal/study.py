@@ -49,6 +49,7 @@ from lightning_fusion.recipes.frugal.rows import (
     SCOPE_AUROC,
     SCOPE_COVERAGE,
     SEEN,
+    SETTINGS,
     STACKING,
     TRADE_OFFS,
     VALUE,
@@ -98,6 +99,7 @@ class Study:
         self.limits, self.unseen = rows, unseen
         for split in rows:
             self.arrays[split], self.goal[split] = self._rows(split, not_of=split == "train")
+        self.test_positions = self._chosen("test", not_of=False)
         self.known = {
             split: dict(zip(outputs.names, array.swapaxes(0, 1), strict=True)) for split, array in self.arrays.items()
         }
@@ -282,8 +284,8 @@ class Study:
                     self._curve_point(method, size, accuracy, float(np.mean([point.cost for point in some])), size)
                 continue
             for point in points:
-                setting = point.setting if isinstance(point.setting, float) else math.nan
-                self._curve_point(method, setting, point.accuracy(self.goal["test"]), point.cost, point.num_queries)
+                accuracy = point.accuracy(self.goal["test"])
+                self._curve_point(method, point.setting, accuracy, point.cost, point.num_queries)
         self.single = single = BestSingle().fit(train, self.goal["train"])
         self._point(BEST, costs[single.best], float((single.predict(test) == self.goal["test"]).mean()))
         everyone = subset_point(fusion, range(len(costs)), costs, held_out=False)
@@ -326,8 +328,14 @@ class Study:
         """Add a rule with a single cost below the curves."""
         self.points.append((method, float(cost), accuracy))
 
-    def _curve_point(self, method: str, setting: float, accuracy: float, cost: float, num_queries: float) -> None:
-        more: dict[str, Any] = {"setting": setting} if math.isfinite(setting) else {}
+    def _curve_point(
+        self, method: str, setting: tuple[int, ...] | float | None, accuracy: float, cost: float, num_queries: float
+    ) -> None:
+        more: dict[str, Any] = {}
+        if isinstance(setting, tuple):
+            more = {"experts": [self.outputs.names[k] for k in setting]}
+        elif setting is not None and math.isfinite(setting):
+            more = {"setting": setting, "setting_name": SETTINGS.get(method, "trade-off")}
         self.report.add(
             method, "accuracy on the curve", accuracy, self.seed, cost=cost, num_queries=num_queries, **more
         )

@@ -158,7 +158,10 @@ class _MultipleChoice(Recipe):
         """Accuracy of each expert by category."""
         assert self.answers is not None
         title = "Validation accuracy of each expert by category"
-        figure = plotting.heat_map(self.answers.calibration, self.categories, list(self.pool), title=title, top=None)
+        names = {"label": "accuracy", "xlabel": "expert", "ylabel": "category"}
+        figure = plotting.heat_map(
+            self.answers.calibration, self.categories, list(self.pool), title=title, top=None, **names
+        )
         return {"calibration": (figure, f"{title}.")}
 
     def _query(self, run: Run) -> dict[str, dict[str, np.ndarray]]:

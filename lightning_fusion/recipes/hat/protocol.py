@@ -164,7 +164,7 @@ class _HaT(Recipe):
         if seed == run.seeds[0]:
             for name, reason in self.left_out.items():
                 run.console.print(f"{name} is skipped: {reason}")
-        one = HaTSeed(run, self.data.variant(seed=seed), seed)
+        self.last = one = HaTSeed(run, self.data.variant(seed=seed), seed)
         one.publish_sources(self.plan, self.targets)
         for number, name in enumerate(self.targets):
             label = f"seed {seed}  target {number + 1}/{len(self.targets)} {name}"
@@ -211,6 +211,10 @@ class _HaT(Recipe):
     def figures(self, run: Run) -> Figures:
         """Return the figures: student against local model, bytes of the selection, and weights of the sources."""
         return hat_report.figures(run.report)
+
+    def inspection(self, run: Run) -> dict[str, Any] | None:
+        """Test samples of the last target's student, last seed."""
+        return self.last.answers[self.targets[-1]].get("samples")
 
 
 def _check(

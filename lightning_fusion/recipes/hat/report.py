@@ -158,6 +158,8 @@ def figures(report: Report) -> Figures:
         [row["label"] for row in rows],
         rows[0]["among"],
         title=f"Mean weight of the sources of {rows[0]['domain']}",
+        label="mean weight",
+        xlabel="source",
         ylabel="class of the test samples",
     )
     students = _by_target(report, MAIN), _by_target(report, LOCAL)
@@ -165,7 +167,7 @@ def figures(report: Report) -> Figures:
         "weights": (weights, "Mean mixer weight of each selected source by class of the test samples, last target."),
         "targets": (
             plotting.target_accuracies(*students, means, main=MAIN, against=LOCAL),
-            "Left: the student against the local model. Right: every method.",
+            "Left: the student and the local model on each target, mean over seeds. Right: every method.",
         ),
         "ledger": (
             plotting.traffic(stages, float(np.mean(report.values("all models", "bytes")))),

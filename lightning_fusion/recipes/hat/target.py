@@ -32,6 +32,7 @@ from lightning_fusion.recipes.hat.plan import (
     Plan,
 )
 from lightning_fusion.recipes.hat.report import LOCAL, MAIN, groups_of
+from lightning_fusion.recipes.inspection import draw, named, of_classes
 from lightning_fusion.recipes.seed_run import save_weights, stage_seed
 
 _VALIDATED_ROWS = 256
@@ -82,6 +83,7 @@ class Target:
         self.data = TargetDataModule(run.data, name, seed=run.seed, **plan.target)
         self.found: list[dict[str, Any]] = []
         self.weights: dict[str, float] = {}
+        self.tested: tuple[Any, torch.Tensor, torch.Tensor]  # test samples, and what the student and the mixer give
         self.of_class: dict[int, list[float]] = {}
         self.right: dict[str, list[int]] = {}
 
@@ -91,7 +93,7 @@ class Target:
         Returns:
             ``rows`` of the report; ``validation``, with the ``sample`` numbers of the validation split, and which ones
             each method predicts correctly (``right``, 0 or 1); the selected ``sources``, and the ``best_source`` by
-            accuracy on the few labels.
+            accuracy on the few labels; ``samples`` for inspection.
         """
         few = self.data.variant(unlabeled=False)
         others = {name: self.run.experts[name] for name in self.others}
@@ -139,7 +141,41 @@ class Target:
             self._variant(name, change)
         self._selection_figures(selection, accuracy)
         validation = {"sample": np.asarray(outputs["val"].index).tolist(), "right": self.right}
-        return {"rows": self.found, "validation": validation, "sources": sources, "best_source": by_labels}
+        samples = self._samples(sources, test[:, columns], np.asarray(outputs["test"].index))
+        return {
+            "rows": self.found,
+            "validation": validation,
+            "sources": sources,
+            "best_source": by_labels,
+            "samples": samples,
+        }
+
+    def _samples(self, sources: Sequence[str], outputs: np.ndarray, index: np.ndarray) -> dict[str, Any]:
+        """Return test samples with the outputs of the selected sources, their mixer weights and the student's.
+
+        Args:
+            sources: Names of the S selected sources.
+            outputs: (N, S, C) their outputs.
+            index: (N,) sample numbers of the outputs.
+        """
+        batch, probabilities, weights = self.tested
+        rows = np.argsort(batch.index.numpy())[np.argsort(np.argsort(index))]  # the same samples, in another order
+        target, student = batch.target.numpy()[rows], probabilities.numpy()[rows]
+        chosen, drawn = draw(student.argmax(1) == target, self.run.seed)
+        return of_classes(
+            f"{MAIN}, target {self.name}, seed {self.run.seed}",
+            drawn,
+            outputs[chosen],
+            student[chosen],
+            target[chosen],
+            self.data.classes,
+            sources,
+            names=named(self.data, index[chosen]),
+            domains=[self.name] * len(chosen),
+            weights=weights.numpy()[rows][chosen],
+            weighting="The fused answer is that of the student, which runs alone. Weights: those of the mixer, with "
+            "which the outputs of the sources were distilled.",
+        ).record()
 
     # ---------------------------------------------------------------- trained
 
@@ -184,9 +220,11 @@ class Target:
             self.weights = module.source_weights
             rows = data.rows("test")
             batch = data.on_after_batch_transfer(rows[torch.arange(len(rows))], 0)
-            self.of_class = class_means(
-                module.sample_weights(move_data_to_device(batch.input, module.device)).cpu(), batch.target
-            )
+            given = move_data_to_device(batch.input, module.device)
+            weights = module.sample_weights(given).cpu()
+            self.of_class = class_means(weights, batch.target)
+            with torch.no_grad():
+                self.tested = batch, module.eval()(given).float().softmax(1).cpu(), weights
         found = {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}
         return found | {"train_mixer_accuracy": float(module.teacher.knowledge.accuracy)}
 
