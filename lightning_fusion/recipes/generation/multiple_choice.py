@@ -21,6 +21,7 @@ from lightning_fusion.generation.embeddings import EmbeddingsDataModule
 from lightning_fusion.generation.expert import GenerativeExpert, score_options
 from lightning_fusion.markdown import markdown_table
 from lightning_fusion.recipes.generation.choosing import train_chooser
+from lightning_fusion.recipes.inspection import Inspection, draw, of_classes
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.runner import Recipe, Run, run_recipe
 from lightning_fusion.recipes.seed_run import SeedRun, barrier
@@ -143,6 +144,8 @@ class _MultipleChoice(Recipe):
             one = SeedRun(run, data, seed)
             chosen = train_chooser(one, kind, data, self.fuser_epochs, reads="input", hidden=self.hidden)
             self.answers.add(run.report, method, chosen, seed)
+            if method == MAIN:
+                self.selected = seed, chosen
 
     def conclude(self, run: Run) -> None:
         """Describe the questions, and the target expert of each category."""
@@ -163,6 +166,12 @@ class _MultipleChoice(Recipe):
             self.answers.calibration, self.categories, list(self.pool), title=title, top=None, **names
         )
         return {"calibration": (figure, f"{title}.")}
+
+    def inspection(self, run: Run) -> dict[str, Any]:
+        """Test questions with the options that each expert prefers, and the selected expert, last seed."""
+        assert self.answers is not None
+        seed, chosen = self.selected
+        return self.answers.inspect(self.parts["test"], chosen, f"{MAIN}, seed {seed}", seed).record()
 
     def _query(self, run: Run) -> dict[str, dict[str, np.ndarray]]:
         """Return likelihoods and embeddings of all questions by expert; the first process computes them."""
@@ -306,6 +315,31 @@ class _Answers:
         for number, name in enumerate(self.categories):
             if (own := self.category["test"] == number).any():
                 report.add(method, "accuracy", right[own].mean(), seed, domain=name)
+
+    def inspect(self, part: Choices, chosen: np.ndarray, title: str, seed: int) -> Inspection:
+        """Return test questions with the experts' probabilities of the options.
+
+        Args:
+            part: The test questions.
+            chosen: (N,) numbers of the selected experts.
+            title: The method and the seed.
+            seed: Seed of the draw.
+        """
+        outputs = np.stack([self._representations(name, "test", "probabilities") for name in self.names], 1)
+        rows, drawn = draw(self.right["test"][np.arange(len(chosen)), chosen], seed, unit="test questions")
+        return of_classes(
+            title,
+            drawn,
+            outputs[rows],
+            outputs[rows, chosen[rows]],
+            self.answers[rows],
+            LETTERS,
+            self.names,
+            names=[f"question {row}, {part.subjects[row]}" for row in rows],
+            domains=[self.categories[number] for number in self.category["test"][rows]],
+            weights=np.eye(len(self.names))[chosen[rows]],
+            weighting="Weight 1: the selected expert, whose answer is taken.",
+        )
 
     def table(self) -> list[str]:
         """Return the calibration in Markdown."""

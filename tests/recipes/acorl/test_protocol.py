@@ -9,6 +9,7 @@ import soundfile
 import torch
 import yaml
 from helpers import tiny
+from helpers.pages import samples_of
 from helpers.recipe_runs import results, value
 from helpers.subprocesses import run_module
 from matplotlib import image as pictures
@@ -158,6 +159,17 @@ class TestDigits:
         fused = {row["method"] for row in rows if row["metric"] == "accuracy"}
         assert {f"{arm}, {kind} fusion" for arm in ("plain", "ACoRL") for kind in ("late", "weighted output")} <= fused
 
+    def test_samples_in_the_page_are_those_of_the_chain(self, digits):
+        found, outputs = samples_of(digits), ExpertOutputs.open(digits / f"seed_{SEEDS[-1]}/outputs")
+        assert found["experts"] == chain(chosen(digits)) and not found["has_weights"]
+        places = [outputs.names.index(name) for name in found["experts"]]
+        fused = outputs.scattered("test")[:, places].mean(1)
+        row_of = {f"sample {number}": row for row, number in enumerate(outputs["test"].index.tolist())}
+        for sample in found["samples"]:
+            row = row_of[sample["name"]]
+            assert sample["answer"] == outputs.classes[fused[row].argmax()]
+            assert sample["confidence"] == pytest.approx(fused[row].max(), rel=1e-3)
+
     def test_pictures_and_report_are_there(self, digits):
         text = (digits / "report.md").read_text()
         for name in ("strengths.png", "attributions.png"):
@@ -198,6 +210,23 @@ class TestVoices:
                 expected = np.corrcoef(test.T)[0, 1]
                 found = value(rows, f"{arm}, score fusion", "correlation of scores", seed)
                 assert found == pytest.approx(expected, abs=1e-5)
+
+    def test_samples_in_the_page_are_trials(self, voices):
+        found, heard = samples_of(voices), Heard(voices, SEEDS[-1])
+        scores = {name: heard.scores("test", name) for name in found["experts"]}
+        fused = heard.fused("test", found["experts"])
+        pairs = enumerate(heard.pairs["test"].tolist())
+        kinds = {f"sample {one} and sample {other}": row for row, (one, other) in pairs}
+        assert found["value"] == "score" and "test trials" in found["drawn"]
+        lowest = {"same speaker": 1.0, "different speakers": 1.0}
+        for sample in found["samples"]:
+            row = kinds[sample["name"]]
+            assert sample["target"] == ("same speaker" if heard.same["test"][row] else "different speakers")
+            assert sample["confidence"] == pytest.approx(fused[row], abs=1e-3)
+            for name, (_, score, _, _) in zip(scores, sample["experts"], strict=True):
+                assert score == pytest.approx(scores[name][row], abs=1e-3)
+            lowest[sample["answer"]] = min(lowest[sample["answer"]], sample["confidence"])
+        assert lowest["same speaker"] > lowest["different speakers"]  # one threshold
 
     def test_intervals_are_over_the_speakers(self, voices):
         heard = Heard(voices, 3)

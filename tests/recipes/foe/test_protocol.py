@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.pages import samples_of
 from helpers.recipe_runs import results
 from matplotlib import image as pictures
 
@@ -106,6 +107,23 @@ class TestResults:
         assert set(methods["test"]) == expected
         assert set(methods["val"]) == {*FUSERS, *BASELINES, "centralized model (shares data)"}  # can answer new samples
         assert all(sorted(seeds) == [0, 1] for of_split in methods.values() for seeds in of_split.values())
+
+    def test_samples_in_the_page_are_those_of_the_store(self, finished):
+        found, outputs = samples_of(finished), ExpertOutputs.open(finished / "seed_0/outputs")
+        assert found["title"] == f"{MAIN}, seed 0" and found["experts"] == outputs.names
+        place = {f"sample {number}": row for row, number in enumerate(outputs["test"].index.tolist())}
+        known, fused, truth = outputs.scattered("test"), predictions(finished), outputs["test"].target
+        wrong = int((fused != truth).sum())
+        assert len(found["samples"]) == 200 and found["drawn"].startswith(f"200 of {len(truth)} test samples")
+        shown = max(min(100, wrong), 200 - len(truth) + wrong)
+        assert sum(not sample["correct"] for sample in found["samples"]) == shown
+        for sample in found["samples"]:
+            row = place[sample["name"]]
+            assert (sample["target"], sample["answer"]) == (outputs.classes[truth[row]], outputs.classes[fused[row]])
+            for number, (answer, probability, _, queried) in enumerate(sample["experts"]):
+                assert answer == outputs.classes[known[row, number].argmax()] and queried
+                assert probability == pytest.approx(known[row, number].max(), rel=1e-3)
+            assert sum(weight for _, _, weight, _ in sample["experts"]) == pytest.approx(1, abs=1e-3)
 
     def test_figures_follow_from_the_stored_outputs(self, finished):
         rows = results(finished)["rows"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import tiny
+from helpers.pages import samples_of
 from helpers.recipe_runs import PARTS, value
 from matplotlib import image as pictures
 
@@ -225,6 +226,18 @@ class TestResults:
             assert value(rows, MAIN, "fraction of out-of-distribution samples", seed) == pytest.approx(
                 float(answer.ood.double().mean())
             )
+
+    def test_samples_in_the_page_are_those_of_the_saved_policy(self, finished):
+        found, outputs = samples_of(finished / "run"), ExpertOutputs.open(finished / "store_5")
+        policy = FrugalFoE.load(finished / "run/seed_5/policy")
+        answer = policy.predict(outputs["test"])
+        assert found["experts"] == policy.names and len(found["samples"]) == ROWS["test"]
+        for row, sample in enumerate(found["samples"]):  # all, in the order of the store
+            assert [queried for *_, queried in sample["experts"]] == answer.queried[row].tolist()
+            assert sample["numbers"]["cost"] == pytest.approx(sum(policy.costs_[answer.queried[row].numpy()]))
+            assert sample["answer"] == CLASSES[int(answer.probabilities[row].argmax())]
+            weights = np.array([weight for _, _, weight, _ in sample["experts"]])
+            assert weights.sum() == pytest.approx(1, abs=1e-3) and not weights[~answer.queried[row].numpy()].any()
 
     def test_rivals_are_read_off_their_curves_at_the_same_cost(self, finished):
         rows = results(finished / "run")["rows"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import language_models
+from helpers.pages import samples_of
 
 from lightning_fusion.data.text.tokens import TextTokenizer
 from lightning_fusion.errors import InputError
@@ -75,6 +76,9 @@ def test_the_calibrated_expert_is_the_best_on_validation(folder, report):
     oracle = report.values("oracle (any expert correct)")[0]
     assert all(report.values(method)[0] <= oracle for method in (MAIN, PROBABILITIES, CALIBRATED))
     assert "| science |" in (folder / "run/report.md").read_text()
+    samples = samples_of(folder / "run")["samples"]
+    assert [sample["target"] for sample in samples] == [list("ABCD")[number] for number in parts["test"].answers]
+    assert np.mean([sample["correct"] for sample in samples]) == pytest.approx(report.values(MAIN)[0])
 
 
 def test_a_second_run_asks_nobody(folder, report):

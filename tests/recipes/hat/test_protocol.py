@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.pages import samples_of
 from helpers.recipe_runs import results
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,6 +123,25 @@ def test_the_student_is_an_ordinary_expert_with_the_accuracy_of_the_table(folder
         batch = data.on_after_batch_transfer(test[torch.arange(len(test))], 0)
         right = (expert(batch.input).argmax(1) == batch.target).float().mean()
         assert value(rows, MAIN, name) == pytest.approx(float(right), abs=1e-6)
+
+
+@pytest.mark.slow
+def test_samples_in_the_page_are_those_of_the_last_target(folder):
+    found, data, name = samples_of(folder), motion(), TARGETS[-1]
+    data.setup("fit")
+    test = TargetDataModule(data, name, min_per_class=1).rows("test")
+    batch = data.on_after_batch_transfer(test[torch.arange(len(test))], 0)
+    order = batch.index.argsort()
+    student = Expert(checkpoint=str(folder / f"seed_0/students/{name}.ckpt"))(batch.input)[order]
+    assert found["title"] == f"{MAIN}, target {name}, seed 0" and len(found["samples"]) == len(test)
+    said = [probabilities(folder, source, test)[order] for source in found["experts"]]
+    for row, sample in enumerate(found["samples"]):
+        assert sample["target"] == data.classes[batch.target[order][row]]
+        assert sample["confidence"] == pytest.approx(float(student[row].max()), rel=1e-3)
+        for source, (answer, probability, _, _) in zip(said, sample["experts"], strict=True):
+            assert answer == data.classes[source[row].argmax()]
+            assert probability == pytest.approx(source[row].max(), rel=1e-3)
+        assert sum(weight for _, _, weight, _ in sample["experts"]) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.slow
