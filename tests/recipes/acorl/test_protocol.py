@@ -215,8 +215,9 @@ class TestVoices:
         found, heard = samples_of(voices), Heard(voices, SEEDS[-1])
         scores = {name: heard.scores("test", name) for name in found["experts"]}
         fused = heard.fused("test", found["experts"])
-        pairs = enumerate(heard.pairs["test"].tolist())
-        kinds = {f"sample {one} and sample {other}": row for row, (one, other) in pairs}
+        sides = [heard.data.origins(torch.from_numpy(side)).columns() for side in heard.pairs["test"].T.copy()]
+        names = [[f"{file}, start_s {at}" for file, at in zip(*side.values(), strict=True)] for side in sides]
+        kinds = {f"{one} and {other}": row for row, (one, other) in enumerate(zip(*names, strict=True))}
         assert found["value"] == "score" and "test trials" in found["drawn"]
         lowest = {"same speaker": 1.0, "different speakers": 1.0}
         for sample in found["samples"]:

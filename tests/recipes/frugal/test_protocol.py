@@ -234,7 +234,8 @@ class TestResults:
         assert found["experts"] == policy.names and len(found["samples"]) == ROWS["test"]
         for row, sample in enumerate(found["samples"]):  # all, in the order of the store
             assert [queried for *_, queried in sample["experts"]] == answer.queried[row].tolist()
-            assert sample["numbers"]["cost"] == pytest.approx(sum(policy.costs_[answer.queried[row].numpy()]))
+            cost = float(answer.queried[row].numpy() @ np.array(policy.costs_))
+            assert sample["numbers"]["cost"] == pytest.approx(cost)
             assert sample["answer"] == CLASSES[int(answer.probabilities[row].argmax())]
             weights = np.array([weight for _, _, weight, _ in sample["experts"]])
             assert weights.sum() == pytest.approx(1, abs=1e-3) and not weights[~answer.queried[row].numpy()].any()
