@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 import lightning_fusion
 from lightning_fusion.cli.help import classes
 from lightning_fusion.cli.messages import condense, nearest_option, origin
+from lightning_fusion.data.names import canonical_label
 from lightning_fusion.errors import InputError, input_error
 from lightning_fusion.experts.adapters import (  # noqa: F401  # found by class name
     lightgbm,
@@ -194,7 +195,7 @@ def _optional(key: str, default: Any, *, _root_: Any) -> Any:
     sections = [each for each in _root_.values() if OmegaConf.is_dict(each)]  # a training command has one
     for root in (_root_, *sections):
         if (value := OmegaConf.select(root, key)) is not None:
-            return value
+            return canonical_label(value) if isinstance(value, str | float) else value  # of a domain: 0.0 is 0
     return default
 
 

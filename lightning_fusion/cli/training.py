@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -183,21 +184,7 @@ class FusionCLI(LightningCLI):
         written = self.config[self.subcommand].get(f"model.init_args.{target}")
         written = written.as_dict() if isinstance(written, Namespace) else written
 
-        def linked_value(data: Any) -> Any:
-            if getattr(data, "predict_root", None) is not None:
-                data.setup(str(self.subcommand))  # an error in other commands than predict
-                return written  # of the checkpoint: the labeled data may not exist
-            value = getattr(data, source)
-            if written is None or written == value:
-                return value
-            if target in ("classes", "expert_classes"):
-                raise InputError(
-                    f"model.init_args.{target}: the configuration or checkpoint has {shorten(written)}, the data have "
-                    f"{shorten(value)}; change the data, or leave {target} out"
-                )
-            return written
-
-        return linked_value
+        return partial(_linked_value, command=str(self.subcommand), source=source, target=target, written=written)
 
     def _parse_ckpt_path(self) -> None:
         """Take the model's arguments from the checkpoint, as Lightning does, and report the changed ones.
@@ -252,6 +239,22 @@ class FusionCLI(LightningCLI):
             default = takes[name].default if name in takes else None
             if value not in (None, default) and model.init_args.get(name) is None:
                 model.init_args[name] = value
+
+
+def _linked_value(data: Any, command: str, source: str, target: str, written: Any) -> Any:
+    """Return the value of a linked argument; processes that Lightning spawns receive this function by its name."""
+    if getattr(data, "predict_root", None) is not None:
+        data.setup(command)  # an error in other commands than predict
+        return written  # of the checkpoint: the labeled data may not exist
+    value = getattr(data, source)
+    if written is None or written == value:
+        return value
+    if target in ("classes", "expert_classes"):
+        raise InputError(
+            f"model.init_args.{target}: the configuration or checkpoint has {shorten(written)}, the data have "
+            f"{shorten(value)}; change the data, or leave {target} out"
+        )
+    return written
 
 
 def _same_class(one: Any, other: str) -> bool:

@@ -255,6 +255,8 @@ class FrugalFoEModule(CheckedHooks, CheckedLoading, LightningModule):
         if differ:
             rank_zero_warn(f"the policy saved in {self.folder} has {', '.join(differ)}; fit again to change that")
         self.policy = saved
+        if labeled_attribute(getattr(self.trainer, "datamodule", None), "classes") is None:
+            take_order(self, saved.classes)  # otherwise the order is that of the targets
 
     def _check(self, metadata: Mapping[str, Any] | None) -> None:
         """Check that experts and classes are those that the policy was fitted with."""

@@ -77,14 +77,16 @@ class FinishedRun:
             config, found = content["config"], content["versions"]["lightning-fusion"]
             if advice is not None:
                 _check_advice(advice)
+            _check_config(config)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise InputError(f"run: {path / 'results.json'} is damaged ({error}); run the recipe again") from error
+            what = f"found no {error}" if isinstance(error, KeyError) else error
+            raise InputError(f"run: {path / 'results.json'} is damaged ({what}); run the recipe again") from error
         if not isinstance(recipe, str) or recipe not in answering_recipes():
             raise InputError(
                 f"run: {path} is a run of the recipe {recipe}, which does not predict new files; predict --run takes "
                 f"runs of {', '.join(answering_recipes())}"
             )
-        if serving is None and isinstance(config, dict) and "data" not in config:
+        if serving is None and "data" not in config:
             raise InputError(
                 f"run: {path} was made from stored outputs or recorded predictions, and has no experts to query; run "
                 "the recipe with data and network"
@@ -94,7 +96,7 @@ class FinishedRun:
                 f"run: {path} was written by another version of lightning-fusion ({found}); run the recipe again with "
                 "this output: trained models are kept"
             )
-        return cls(path, recipe, config, advice, serving)
+        return cls(path, recipe, config, advice, _Serving(path / "results.json", serving))
 
     @property
     def methods(self) -> list[str]:
@@ -164,6 +166,8 @@ class FinishedRun:
         if trials is not None and "predict_trials" not in takes:
             raise InputError(f"trials: found {trials}; the data of the run ({kind.__name__}) have none, remove it")
         given = {name: value for name, value in recorded.items() if name in takes} | {"predict_root": input}
+        if "download" in takes:
+            given["download"] = False
         tokenizer = self.seed_folder(seed) / "tokenizer"
         if tokenizer.is_dir():
             given["tokenizer"] = str(tokenizer)
@@ -177,6 +181,46 @@ class FinishedRun:
         except InputError as error:
             raise InputError(str(error).replace("predict_root", "input").replace("predict_trials", "trials")) from error
         return data  # type: ignore[no-any-return]
+
+
+class _Serving(dict[str, Any]):
+    """What a recipe stored for predictions; a missing or wrong entry raises InputError that names it."""
+
+    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+        super().__init__(content)
+        self.path = path
+        for key, value in content.items():
+            right = {
+                "members": isinstance(value, dict) and all(map(_are_names, value.values())),
+                "parameters": isinstance(value, dict) and all(isinstance(each, dict) for each in value.values()),
+                **{name: _are_names(value) for name in ("experts", "classes", "targets")},
+            }
+            if not right.get(key, True):
+                raise self._wrong(key, f"found {shorten([repr(value)])}")
+
+    def __missing__(self, key: str) -> Any:
+        raise self._wrong(key, "found none")
+
+    def _wrong(self, key: str, found: str) -> InputError:
+        return InputError(f"run: {self.path} is damaged (serving.{key}: {found}); run the recipe again")
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
+
+
+def _check_config(config: dict[str, Any]) -> None:
+    """Raise TypeError or KeyError unless a stored configuration has the types that are read of it."""
+    if not isinstance(config, dict):
+        raise TypeError("config is no mapping")
+    if not isinstance(config["seeds"], list) or not all(type(seed) is int for seed in config["seeds"]):
+        raise TypeError("config.seeds is no list of whole numbers")
+    if "data" in config and not (
+        isinstance(config["data"], dict) and isinstance(config["data"].get("class_path"), str)
+    ):
+        raise TypeError("config.data has no class_path")
+    if not isinstance(config.get("baselines") or {}, dict):
+        raise TypeError("config.baselines is no mapping")
 
 
 def _check_advice(advice: dict[str, Any]) -> None:

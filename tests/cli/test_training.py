@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers.command_line import EXPERTS, TWO_BATCHES, merged, prepare, read, refused, small, write_yaml
+from helpers.command_line import EXPERTS, TWO_BATCHES, merged, parse, prepare, read, refused, small, write_yaml
 from PIL import Image
 
 from lightning_fusion.cli.main import main
@@ -113,3 +113,10 @@ class TestNewSamples:
         monkeypatch.setattr(SyntheticTextDataModule, "read", lambda data: pytest.fail("it read the labeled texts"))
         rows = predict(*files, new="new.csv")
         assert [(row["file"], row["line"]) for row in rows] == [("new.csv", "2"), ("new.csv", "3")]
+
+
+@pytest.mark.parametrize(("domain", "name"), [("0.0", "domain_0"), ("2.5", "domain_2.5"), ("x", "domain_x")])
+def test_a_checkpoint_is_named_by_the_canonical_form_of_its_domain(domain, name):
+    config = parse(["fit", "-c", "experts/digits.yaml", f"--data.init_args.domain={domain}"])
+    (found,) = [each for each in config["trainer"]["callbacks"] if "filename" in each["init_args"]]
+    assert found["init_args"]["filename"] == name

@@ -445,6 +445,18 @@ class TestRawInput:
         (other,) = tiny.trainer().test(served, datamodule=OutputsDataModule(outputs), verbose=False)
         assert one == pytest.approx(other, abs=1e-6)
 
+    def test_a_saved_policy_gives_its_order_of_classes_to_experts_that_answer_new_samples(
+        self, experts, data, tmp_path
+    ):
+        outputs = collect(ExpertPool(experts, CLASSES), data, tmp_path / "store", trainer=tiny.trainer())
+        fit(module(outputs, policy(neighbors=20), folder=str(tmp_path / "policy")), outputs)
+        turned = FrugalFoEModule(experts=experts, classes=CLASSES[::-1], folder=str(tmp_path / "policy"))
+        data.setup("test")
+        batches = tiny.trainer().predict(turned, dataloaders=data.test_dataloader())
+        wanted = by_hand(outputs, given=policy(costs=COSTS, neighbors=20)).probabilities
+        assert turned.classes == CLASSES
+        torch.testing.assert_close(torch.cat([batch["probabilities"] for batch in batches]), wanted)
+
     def test_forward_answers_a_batch(self, experts, data):
         served = FrugalFoEModule(policy(neighbors=20), experts, CLASSES)
         tiny.trainer().fit(served, datamodule=data)

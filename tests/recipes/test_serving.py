@@ -169,6 +169,10 @@ class TestRefusal:
             ({"serving": content["serving"] | {"format": 99}}, "was written by another version of lightning-fusion"),
             ({"recipe": "generative"}, "is a run of the recipe generative, which does not predict new files"),
             ({"recipe": ["foe"]}, "which does not predict new files"),
+            ({"serving": content["serving"] | {"experts": 3}}, "is damaged (serving.experts: found 3)"),
+            ({"serving": {"format": content["serving"]["format"]}}, "is damaged (serving.classes: found none)"),
+            ({"config": content["config"] | {"seeds": "all"}}, "is damaged (config.seeds is no list of whole numbers)"),
+            ({"config": content["config"] | {"data": None}}, "is damaged (config.data has no class_path)"),
         ):
             (copied / "results.json").write_text(json.dumps(content | change))
             assert message in self.of(copied, away)

@@ -72,7 +72,10 @@ class ImageFiles:
             Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, round(max_megapixels * 1e6))
 
     def __getitem__(self, rows: Tensor) -> Tensor | list[Tensor]:
-        images = [self._decode(self.paths[row]) for row in rows.tolist()]
+        try:
+            images = [self._decode(self.paths[row]) for row in rows.tolist()]
+        except InputError as error:
+            raise InputError(f"an image cannot be decoded: {error}; remove it or set skip_unreadable: true") from error
         self._name_series()
         if self.size == ORIGINAL:
             return images

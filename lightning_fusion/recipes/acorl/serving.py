@@ -8,6 +8,7 @@ import torch
 from lightning_fusion.acorl.fusion import LinearHead, fit_output_weights
 from lightning_fusion.baselines import SoftmaxAverage
 from lightning_fusion.checkpoints import read_checkpoint
+from lightning_fusion.errors import InputError
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.recipes.acorl.classification import late_file
@@ -25,7 +26,9 @@ def answer(run: FinishedRun, method: str, seed: int, target: None) -> Any:
         seed: Seed whose models answer.
         target: None.
     """
-    folder, members = run.seed_folder(seed), run.serving["members"][method]
+    folder, members = run.seed_folder(seed), run.serving["members"].get(method)
+    if members is None:
+        raise InputError(f"run: {run.folder / 'results.json'} names no members of {method}; run the recipe again")
     pool = ExpertPool(run.load_experts(folder / "members", members), run.serving["classes"])
     if run.serving["verification"]:
         return ChainTrialsModule(pool, run.serving["parameters"][str(seed)].get(method))

@@ -108,6 +108,12 @@ class TestDamage:
         assert [row["prediction"] in ("cat", "dog") for row in rows] == [True, False, True, True]
         assert "cannot identify image file" in rows[1]["note"] and not rows[1]["cat"]
 
+    def test_is_named_where_images_are_decoded_batch_by_batch(self, new):
+        (new / "cut.png").write_bytes((new / "top.png").read_bytes()[:40])
+        data = ImageDataModule("gone", image_size="original", predict_root=str(new))
+        with pytest.raises(InputError, match=r"an image cannot be decoded: .*cut.png .*set skip_unreadable: true"):
+            list(data.predict_dataloader())
+
     def test_of_all_files_is_an_error(self, tmp_path):
         (tmp_path / "bad.png").write_text("no image")
         data = DigitsDataModule(predict_root=str(tmp_path))
