@@ -88,7 +88,6 @@ test-wheel: build  ## install the wheel into an empty environment, outside of th
 	rm -rf runs/wheel
 
 docs: $(VENV)/.installed  ## build the documentation site into site/, to be opened at site/index.html
-	$(BIN)/python -m pip install --quiet --editable '.[docs]' --constraint constraints.txt
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:  ## remove caches and runs, keep .venv and .venv-min
