@@ -86,3 +86,18 @@ def test_named_configs_exist():
             assert (ROOT / "configs" / name.removeprefix("configs/")).exists() or (ROOT / name).exists(), (
                 f"{page}: {name}"
             )
+
+
+def test_the_readme_stays_short():
+    lines = PAGES["README.md"].splitlines()
+    assert len(lines) <= 150
+    first = [line.partition(" #")[0].strip() for line in lines[:15]]
+    assert {"make demo", "make test"} <= set(first) and any(line.startswith("![") for line in first)
+
+
+def test_the_architecture_page_names_every_package_and_recipe_file():
+    package, text = ROOT / "lightning_fusion", PAGES["docs/architecture.md"]
+    packages = [path.parent.name for path in package.glob("*/__init__.py")]
+    files = [path.name for path in (package / "recipes").glob("*.py") if path.name != "__init__.py"]
+    assert [name for name in packages if f"{name}/" not in text and f"lightning_fusion/{name}`" not in text] == []
+    assert [name for name in files if f"`{name}`" not in text] == []
