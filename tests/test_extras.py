@@ -22,6 +22,8 @@ EXTRAS = {
     "fast": ["numba"],
     "lightgbm": ["lightgbm"],
     "mlflow": ["mlflow"],
+    "optuna": ["optuna"],
+    "report": ["plotly"],
     "onnx": ["onnx", "onnxscript", "onnxruntime"],
     "skops": ["skops"],
     "speechbrain": ["speechbrain"],

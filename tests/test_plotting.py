@@ -127,6 +127,20 @@ FIGURES = {
         against="local model, few labels",
     ),
     "traffic": partial(plotting.traffic, STAGES, 2.6e7),
+    "sweep_trials": partial(
+        plotting.sweep_trials,
+        range(12),
+        np.linspace(0.8, 0.9, 12),
+        {
+            "model.init_args.optimizer.init_args.lr": np.geomspace(1e-4, 1e-2, 12).tolist(),
+            "model.init_args.optimizer.init_args.weight_decay": [0.0, 0.0001, 0.01] * 4,
+            "model.init_args.target": ["label", "expert"] * 6,
+            "data.init_args.batch_size": [32, 64, 128] * 4,
+            "seed": [0] * 12,
+        },
+        metric="val_accuracy",
+        maximize=True,
+    ),
     "det_curves": partial(
         plotting.det_curves,
         {
@@ -402,6 +416,15 @@ def test_many_groups_are_rows_with_horizontal_names():
     boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
     assert all(one.y0 > other.y1 - 1 for one, other in itertools.pairwise(boxes))
     assert axes.get_xlim() == (0, 1) and axes.get_xlabel() == "test accuracy" and legend(figure) == list(values)
+
+
+def test_a_sweep_shows_its_best_trial_and_the_parameters_that_vary():
+    axes = FIGURES["sweep_trials"]().axes
+    assert [part.get_xlabel() for part in axes[1:]] == [
+        *("model.optimizer.lr", "model.optimizer.weight_decay", "model.target", "data.batch_size")
+    ]
+    assert [part.lines[-1].get_ydata()[0] for part in axes[1:]] == pytest.approx([0.9] * 4)
+    np.testing.assert_allclose(axes[0].lines[1].get_ydata(), np.linspace(0.8, 0.9, 12))
 
 
 def test_traffic_stacks_the_stages():

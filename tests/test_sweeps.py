@@ -13,10 +13,12 @@ from helpers.command_line import CONFIGS, TWO_BATCHES, look_up, merged, parse, p
 from wandb import wandb_agent
 
 from lightning_fusion.cli.main import main
+from lightning_fusion.cli.sweep_files import read_sweep
 
 pytestmark = pytest.mark.slow
 
 SWEEPS = shipped("sweeps")
+FITS = [name for name in SWEEPS if read(name)["command"][1] == "fit"]
 
 
 def extremes(parameter: dict[str, Any]) -> list[Any]:
@@ -77,14 +79,16 @@ class TestSweep:
         sweep = read(name)
         for key, parameter in sweep["parameters"].items():
             assert "parameters" not in parameter, f"{key}: nested parameters would replace their whole parent"
-            assert "." in key and "[" not in key
+            assert ("." in key or name not in FITS) and "[" not in key
             assert all(value is not None and not isinstance(value, (dict, list)) for value in extremes(parameter))
 
     def test_configs_come_first_and_args_last(self, name):
         words = read(name)["command"]
-        assert words[:2] == ["${program}", "fit"] and words[-1] == "${args}"
+        before = 2 if name in FITS else 3
+        assert words[:2] == ["${program}", "fit" if name in FITS else "recipe"] and words[-1] == "${args}"
         assert [word for word in words if str(word).startswith("${")] == ["${program}", "${args}"]
-        assert words[-2] == "--overwrite=true" and set(words[2:-2:2]) <= {"-c", "--config"}
+        assert words[-2] == "--overwrite=true" and words[before] == "-c" and words[before + 2] == "-c"
+        assert words[before + 3] == "trainer/wandb.yaml"
         assert read(name)["program"] == "lightning-fusion"
 
     def test_the_agent_passes_every_combination_of_extremes_on(self, name, monkeypatch):
@@ -101,6 +105,15 @@ class TestSweep:
             for key, value in sample.items():
                 assert look_up(config, key) == value and type(look_up(config, key)) is type(value)
 
+    def test_the_command_without_a_server_is_the_agents_without_its_logger(self, name, monkeypatch):
+        sweep, sample = read(name), samples(read(name))[0]
+        words = command(sweep, sample, monkeypatch)[1:]
+        place = words.index("trainer/wandb.yaml")
+        assert read_sweep(name).line(sample) == words[: place - 1] + words[place + 1 :]
+
+
+@pytest.mark.parametrize("name", FITS)
+class TestTrial:
     def test_a_sample_runs_and_logs_the_metric(self, name, monkeypatch, tmp_path, tmp_path_factory):
         prepare(tmp_path_factory, tmp_path, monkeypatch)
         monkeypatch.setenv("WANDB_MODE", "offline")

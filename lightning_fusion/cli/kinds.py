@@ -36,7 +36,7 @@ def check_kind(command: str, path: str, content: dict[str, Any]) -> None:
     if has_sections(content) and command in TRAINING:
         kind = f"; it has sections by command: give it before the command, as in --config {path} {command}"
     elif keys >= _SWEEP_KEYS:
-        kind = "; it is a sweep of Weights & Biases: wandb sweep FILE"
+        kind = "; it is a sweep of Weights & Biases: lightning-fusion sweep FILE, or wandb sweep FILE"
     else:
         others = [each for each in _commands() if keys <= (_keys(each) or set())]
         named = [each for each in others if path.rpartition("/")[2].startswith(f"{each.removeprefix('recipe ')}_")]

@@ -142,6 +142,8 @@ def _dispatch(args: list[str]) -> Any:
         raise InputError(f"found no command {command!r}{suggestion(command, known)}; there are {', '.join(known)}")
     if f"{command}{OF_RUN}" in COMMANDS and any(arg.partition("=")[0] == "--run" for arg in rest):
         command += OF_RUN
+    if command == "sweep" and rest and not rest[0].startswith("-"):
+        rest = ["--file", *rest]
     if command in COMMANDS and not set(rest).isdisjoint(_HELP) and show_help(command, rest):
         return None
     if command == "recipe" and (not rest or rest[0].startswith("-")):

@@ -17,6 +17,7 @@ from lightning_fusion.plotting.det import det_curves
 from lightning_fusion.plotting.maps import attribution_maps, confusion, diagnosis, heat_map
 from lightning_fusion.plotting.page import save
 from lightning_fusion.plotting.samples import pictures
+from lightning_fusion.plotting.sweeps import sweep_trials
 
 __all__ = [
     "attribution_maps",
@@ -34,6 +35,7 @@ __all__ = [
     "reversal_strengths",
     "risk_coverage_curves",
     "save",
+    "sweep_trials",
     "target_accuracies",
     "traffic",
 ]

@@ -91,6 +91,7 @@ class Report:
         metric: The metric of the table.
         title: Description of the metric, in the table's title.
         beside: Further metrics of the table.
+        main: The method whose gains are reported.
         text: Further lines of ``report.md``, in Markdown.
         validation: Results on validation samples of the methods that can answer new samples.
         advice: The method that answers new samples, if validation results exist.
@@ -106,6 +107,7 @@ class Report:
     metric: str = "accuracy"
     title: str = "test accuracy"
     beside: tuple[str, ...] = ()
+    main: str = ""
     text: list[str] = field(default_factory=list)
     validation: Validation = field(default_factory=Validation)
     advice: Advice | None = None
@@ -185,10 +187,10 @@ class Report:
     def metrics(self, main: str) -> dict[str, float]:
         """Return the means of a method over seeds, as ``<split>_<metric>``, on validation where it was measured."""
         found = {}
-        for metric in (self.metric, *self.beside):
+        for metric in dict.fromkeys((self.metric, *self.beside, self.validation.metric or self.metric)):
             for split in ("val", "test"):
                 if values := self.values(main, metric, split):
-                    found[f"{split}_{re.sub(r'[^a-z0-9]+', '_', metric.lower())}"] = float(np.mean(values))
+                    found[f"{split}_{re.sub(r'[^a-z0-9]+', '_', metric.lower()).strip('_')}"] = float(np.mean(values))
         return found
 
     def columns(self, main: str) -> tuple[list[str], list[list[Cell]]]:

@@ -165,7 +165,7 @@ def _run(recipe: Recipe, output: str | Path, seeds: Sequence[int], trainers: Tra
         trainers.meet()
         warn_of_missing_packages()
         report = Report(recipe.name, config | {"seeds": list(seeds)}, metric=recipe.metric, title=recipe.title)
-        report.beside = recipe.beside
+        report.beside, report.main = recipe.beside, recipe.main
         run = Run(folder, seeds, report, console, trainers)
         for notes.seed in seeds:
             recipe.run_seed(run, notes.seed)
