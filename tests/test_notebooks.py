@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import jupytext
+
 NOTEBOOKS = sorted(Path(__file__).parents[1].glob("notebooks/*.ipynb"))
 
 
@@ -31,3 +33,19 @@ def test_what_was_not_run_is_found():
         "cell 2: run as number None",
         "a cell failed with ValueError",
     ]
+
+
+def test_paired_with_the_text():
+    """``notebooks/NAME.md`` has the same cells, for reviews; ``jupytext --sync`` writes it."""
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        paired = jupytext.read(path.with_suffix(".md"))["cells"]
+        given = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+        assert [(cell["cell_type"], cell["source"]) for cell in paired] == given, f"jupytext --sync {path}"
+
+
+def test_the_first_cell_installs_the_package():
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        first = next("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        assert 'find_spec("lightning_fusion") is None:\n    %pip install' in first, path
