@@ -11,12 +11,22 @@ import lightning_fusion
 ROOT = Path(lightning_fusion.__file__).parent
 BELOW = [
     {"files", "store", "plotting", "terminal", "markdown"},
-    {"checkpoints", "described", "hooks", "hyperparameters", "optimization", "schedules", "costs", "trackers"},
+    {
+        "checkpoints",
+        "described",
+        "hooks",
+        "hyperparameters",
+        "optimization",
+        "schedules",
+        "costs",
+        "trackers",
+        "sharing",
+    },
     {"data", "baselines", "metrics", "callbacks"},
     {"experts"},
     {"registry", "verification"},
 ]
-ABOVE = [{"export"}, {"recipes"}, {"cli"}, {"__main__"}]
+ABOVE = [{"export", "hub"}, {"recipes"}, {"cli"}, {"__main__"}]
 FREE = {"errors", "extras", "encoders"}  # errors and extras: below everything; encoders: tied to nothing
 METHODS = {path.name for path in ROOT.iterdir() if (path / "module.py").is_file()} - set.union(*BELOW)
 FLOORS = [*BELOW, METHODS, *ABOVE]

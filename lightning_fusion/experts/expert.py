@@ -67,9 +67,10 @@ from lightning_fusion.experts.weights import (
     read_weights,
 )
 from lightning_fusion.files import digest
+from lightning_fusion.sharing import SharedModel
 
 
-class Expert(nn.Module):
+class Expert(SharedModel, nn.Module):
     """A frozen pre-trained model with its metadata.
 
     It maps an input batch to (B, C_k) float32 probabilities over its classes. Its weights have no gradients, and it

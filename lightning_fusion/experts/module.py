@@ -24,9 +24,10 @@ from lightning_fusion.hooks import CheckedHooks
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train
 from lightning_fusion.metrics.majority import MajorityAccuracy
 from lightning_fusion.optimization import TunableLearningRate, build_optimizer
+from lightning_fusion.sharing import SharedModel
 
 
-class ExpertModule(TunableLearningRate, CheckedHooks, CheckedLoading, LightningModule):
+class ExpertModule(SharedModel, TunableLearningRate, CheckedHooks, CheckedLoading, LightningModule):
     """Train a classifier with a checkpoint that is an expert: ``Expert(checkpoint=path)`` needs nothing else.
 
     Args:

@@ -43,9 +43,10 @@ from lightning_fusion.metrics.diversity import BestExpertAccuracy
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train, logs_step
 from lightning_fusion.metrics.majority import MajorityAccuracy
 from lightning_fusion.optimization import TunableLearningRate, build_optimizer
+from lightning_fusion.sharing import SharedModel
 
 
-class FoEFuserModule(TunableLearningRate, CheckedHooks, CheckedLoading, LightningModule):
+class FoEFuserModule(SharedModel, TunableLearningRate, CheckedHooks, CheckedLoading, LightningModule):
     """Fusion of Experts for classification (Wang et al., ICLR 2024, section 3).
 
     The fuser F reads the concatenated softmax outputs of the experts and minimizes

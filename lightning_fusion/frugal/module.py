@@ -34,11 +34,12 @@ from lightning_fusion.frugal.prediction import FrugalPrediction
 from lightning_fusion.frugal.state import ARGUMENTS
 from lightning_fusion.hooks import CheckedHooks
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics
+from lightning_fusion.sharing import SharedModel
 
 _POLICY = "policy."
 
 
-class FrugalFoEModule(CheckedHooks, CheckedLoading, LightningModule):
+class FrugalFoEModule(SharedModel, CheckedHooks, CheckedLoading, LightningModule):
     """Fits, tests and serves a :class:`~lightning_fusion.FrugalFoE` policy.
 
     ``fit`` is one epoch that gathers the training rows of all processes and fits the policy on them; there is no

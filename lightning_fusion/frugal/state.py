@@ -20,6 +20,7 @@ from lightning_fusion.frugal.inputs import check_labeled
 from lightning_fusion.frugal.risk import RiskEstimator
 from lightning_fusion.frugal.search import Calibration
 from lightning_fusion.frugal.subset_fusers import SubsetFuser
+from lightning_fusion.sharing import SharedModel
 from lightning_fusion.store import ArrayStore, StoreWriter
 
 FORMAT = 2
@@ -47,7 +48,7 @@ class Arguments:
 ARGUMENTS = tuple(Arguments.__annotations__)
 
 
-class PolicyState(Arguments, nn.Module):
+class PolicyState(SharedModel, Arguments, nn.Module):
     """Fitted state of :class:`~lightning_fusion.FrugalFoE`."""
 
     names: list[str]
