@@ -20,6 +20,7 @@ EXTRAS = {
     "completion": ["shtab"],
     "explain": ["captum"],
     "fast": ["numba"],
+    "hub": ["huggingface_hub"],
     "lightgbm": ["lightgbm"],
     "mlflow": ["mlflow"],
     "optuna": ["optuna"],
@@ -64,6 +65,7 @@ MISSING = {
     "torch.nn.Linear(2, 2).eval(), torch.zeros(1, 2), torch.zeros(1).long())": ("captum", "explain"),
     "from lightning_fusion.cli.completion import completion; completion('bash')": ("shtab", "completion"),
     "import lightning_fusion.frugal.kernels": ("numba", "fast"),
+    "lightning_fusion.Expert.from_pretrained('owner/model')": ("huggingface_hub", "hub"),
 }
 
 

@@ -107,6 +107,14 @@ def _write(
         ) from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths and source lines of this machine
+    for table in (program.state_dict, program.constants):
+        for name, value in table.items():
+            if not isinstance(value, torch.Tensor):
+                continue
+            if not value.is_contiguous() or value.untyped_storage().nbytes() != value.nbytes:
+                # written as it is, and not as a part of a larger one; torch warns of weights with channels last
+                whole = value.detach().clone(memory_format=torch.contiguous_format)
+                table[name] = nn.Parameter(whole, False) if isinstance(value, nn.Parameter) else whole
     torch.export.save(program, draft / PROGRAM)
     loaded = torch.export.load(draft / PROGRAM).module()
     parity = _largest_difference(network, loaded, input)
