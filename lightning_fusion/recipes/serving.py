@@ -219,8 +219,6 @@ def _check_config(config: dict[str, Any]) -> None:
         isinstance(config["data"], dict) and isinstance(config["data"].get("class_path"), str)
     ):
         raise TypeError("config.data has no class_path")
-    if not isinstance(config.get("baselines") or {}, dict):
-        raise TypeError("config.baselines is no mapping")
 
 
 def _check_advice(advice: dict[str, Any]) -> None:

@@ -26,7 +26,12 @@ def answer(run: FinishedRun, method: str, seed: int, target: None) -> Any:
         pool = ExpertPool({"centralized": load_expert(folder / "centralized.ckpt")}, classes)
         return BaselineModule(pool, SoftmaxAverage())
     pool = ExpertPool(run.load_experts(folder / "experts", run.serving["experts"]), classes)
-    own = (run.config.get("baselines") or {}).get(method)
+    named = run.config.get("baselines") or {}
+    if not isinstance(named, dict):
+        raise InputError(
+            f"run: {run.folder / 'results.json'} is damaged (config.baselines is no mapping); run the recipe again"
+        )
+    own = named.get(method)
     if own is None and method not in BASELINES:
         return load_fuser(folder / "fusers" / f"{fuser_file(method)}.ckpt", pool)
     build = BASELINES[method] if own is None else _own_baseline(method, own)
