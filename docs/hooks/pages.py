@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))  # the site describes this checkout
 
 COPIES = {
     "README.md": "index.md",
@@ -44,6 +43,7 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the generated pages, and put the pages that match a pattern of ``nav`` in its place."""
     from mkdocs.structure.files import File
 
+    sys.path.insert(0, str(ROOT))  # the site describes this checkout
     added: dict[str, str | bytes] = {target: (ROOT / source).read_text("utf-8") for source, target in COPIES.items()}
     added |= python_pages() | command_pages() | configuration_pages() | tutorial_pages()
     for name, content in added.items():
