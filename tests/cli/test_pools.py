@@ -1,15 +1,22 @@
 """Files that name experts: relative paths, and their place in a training command."""
 
+import hashlib
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
 from helpers import models
 from helpers.command_line import write_yaml
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from lightning_fusion import ExpertOutputs
+from lightning_fusion.cli.config import shipped_configs
 from lightning_fusion.cli.main import main
 from lightning_fusion.cli.pools import adapted
 
@@ -67,6 +74,66 @@ def test_a_pool_is_collected_trained_and_predicts_new_files(tmp_path, monkeypatc
     main(["predict", *fuse, "--data.predict_root=new", "--trainer.accelerator=cpu"])
     rows = Path("runs/pool/predictions.csv").read_text().splitlines()
     assert len(rows) == 4 and rows[0].startswith("index,file,prediction,confidence,cat,dog,owl")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript")
+def test_every_row_of_the_page_is_an_expert_of_one_pool(tmp_path, monkeypatch):
+    """docs/how-to/bring_your_models.md: models of all kinds with preprocessing of their own, from files to a table."""
+    lightgbm, xgboost, skops = (
+        pytest.importorskip("lightgbm"),
+        pytest.importorskip("xgboost"),
+        pytest.importorskip("skops.io"),
+    )
+    monkeypatch.chdir(tmp_path)
+    models.own_models(tmp_path / "models")
+    models.photos(tmp_path / "images", count=10)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 3))
+    torch.save(network.state_dict(), "models/linear.pth")
+    example = torch.rand(2, 3, 8, 8)
+    torch.jit.trace(network, example).save("models/program.pt")
+    torch.onnx.export(
+        network, (example,), "models/linear.onnx", dynamo=False, dynamic_axes={"x": {0: "n"}}, input_names=["x"]
+    )
+    rows = np.random.default_rng(0).normal(size=(60, 192))
+    numbers = np.arange(60) % 3
+    labels = np.array(CLASSES)[numbers]
+    skops.dump(make_pipeline(StandardScaler(), LogisticRegression(max_iter=20)).fit(rows, labels), "models/pipe.skops")
+    xgboost.XGBClassifier(n_estimators=2, max_depth=2, n_jobs=1).fit(rows, numbers).save_model("models/images.json")
+    few = {"n_estimators": 2, "min_child_samples": 2, "n_jobs": 1, "verbose": -1}
+    lightgbm.LGBMClassifier(**few).fit(rows, numbers).booster_.save_model("models/images.txt")
+    files = sorted(path.relative_to(tmp_path / "images").as_posix() for path in (tmp_path / "images").rglob("*.png"))
+    said = np.random.default_rng(1).dirichlet([1, 1, 1], len(files))
+    pd.DataFrame({"file": files, **dict(zip(CLASSES, said.T, strict=True))}).to_csv("models/service.csv", index=False)
+
+    prepare = {"class_path": "ImagePreprocessing", "init_args": {"image_size": 8, "fit": "pad"}}
+    shared = {"classes": CLASSES, "preprocess": prepare}
+    digest = hashlib.sha256(Path("models/program.pt").read_bytes()).hexdigest()
+    experts = yaml.safe_load((shipped_configs() / "experts/folders_pool.yaml").read_text())["experts"] | {
+        name: {"class_path": kind, "init_args": arguments}
+        for name, kind, arguments in [
+            ("onnx", "OnnxExpert", {"path": "models/linear.onnx", "output": "logits", **shared}),
+            ("program", "ProgramExpert", {"path": "models/program.pt", "sha256": digest, **shared}),
+            ("pipeline", "SklearnExpert", {"path": "models/pipe.skops", **shared}),
+            ("trees", "XGBoostExpert", {"path": "models/images.json", **shared}),
+            ("leaves", "LightGBMExpert", {"path": "models/images.txt", **shared}),
+            ("service", "RecordedExpert", {"path": "models/service.csv"}),
+        ]
+    }
+    Path("pool.yaml").write_text(yaml.safe_dump({"experts": experts}, sort_keys=False))
+    data = ["--data=lightning_fusion.ImageDataModule", "--data.root=images", "--data.image_size=original"]
+    store = main(["collect", "-c", "pool.yaml", *data, "--output=store", "--trainer.accelerator=cpu"])
+    assert store.names == list(experts) and store.classes == CLASSES
+    assert not any(part.missing.any() for part in store.splits.values())
+    test = store["test"].probabilities
+    np.testing.assert_allclose(test["onnx"], test["program"], atol=1e-5)  # the same weights
+    places = [files.index(file.split("images/")[1]) for file in store["test"].origins.columns()["file"]]
+    np.testing.assert_allclose(test["service"], said[places], atol=1e-6)
+    quick = ["--fuser_epochs", "1", "--trainer.enable_progress_bar", "false"]
+    report = main(["recipe", "foe", "--stores", "store", "--output", "fused", *quick])
+    average = store.scattered("test").mean(1).argmax(1) == store["test"].target
+    assert report.values("softmax average") == [pytest.approx(average.mean())]
 
 
 def test_a_pool_alone_is_no_training(tmp_path):
