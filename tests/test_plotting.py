@@ -450,6 +450,7 @@ def test_det_curves_are_marked_at_the_equal_error_rate():
 
 def test_det_axes_begin_where_the_trials_can_measure():
     def lowest(count: int, apart: float) -> float:
+        """Rate at which the axes begin, of scores that overlap by 1 - apart."""
         same = torch.arange(count) % 2
         axes = plotting.det_curves({"a": rates(same * apart + torch.rand(count), same)}).axes[0]
         assert all((np.asarray(line.get_xdata()) >= axes.get_xlim()[0]).all() for line in axes.lines[:2])
@@ -458,6 +459,7 @@ def test_det_axes_begin_where_the_trials_can_measure():
     assert lowest(100, 0.5) == pytest.approx(0.8 / 50)  # one of 50 trials of each kind
     assert lowest(100, 5.0) == pytest.approx(0.8 / 50)  # no error: rates of 0 lie on the edge
     assert lowest(2000, 0.9) == pytest.approx(0.8 / 1000)
+    assert 0.05 < lowest(2000, 0.2) < 0.4  # a weak system: no curve is where rates are small
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 8, 8), (4, 1, 8, 8), (4, 8, 40)])

@@ -21,7 +21,7 @@ def _deviate(rate: ArrayLike) -> np.ndarray:
 def det_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Figure:
     """Plot detection error trade-off curves on normal-deviate axes, with a mark at each equal error rate.
 
-    The axes begin below the smallest rate that the trials can measure; rates of 0 lie on their edge.
+    The axes begin below the smallest rate above 0 of a curve inside them; rates of 0 lie on their edge.
 
     Source: Martin et al., The DET Curve in Assessment of Detection Task Performance, Eurospeech 1997. (scikit-learn's
     display has fixed ticks, too few of them around the rates of a good system, and no mark.)
@@ -38,9 +38,10 @@ def det_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Figure:
     figure, axes = page(5.6, 5.6 + 0.18 * len(curves))
     both = {name: [np.asarray(part, float) for part in rates] for name, rates in curves.items()}
     equal = {name: float(np.interp(0, miss - alarm, miss)) for name, (alarm, miss) in both.items()}
-    smallest = min(part[part > 0].min() for parts in both.values() for part in parts)
-    lowest = 0.8 * min(0.1, max(smallest, 1e-4))
-    low, high = norm.ppf(lowest), norm.ppf(max(0.5, min(1.2 * max(equal.values()), 0.99)))
+    highest = max(0.5, min(1.2 * max(equal.values()), 0.99))
+    inside = np.concatenate([part[(np.array(parts) <= highest).all(0)] for parts in both.values() for part in parts])
+    lowest = 0.8 * max(inside[inside > 0].min(initial=0.1), 1e-4)
+    low, high = norm.ppf(lowest), norm.ppf(highest)
     for number, (name, parts) in enumerate(both.items()):
         rate = equal[name]
         place = int(np.searchsorted(parts[1] - parts[0], 0))  # the mark lies on the line

@@ -1,5 +1,6 @@
 """Single test samples of a run: what each expert predicted, its weight, and the fused answer."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -165,12 +166,16 @@ def of_classes(
 def sample_names(origins: Origins | None, index: np.ndarray) -> list[str]:
     """Return the files of samples, with line, row or start; their numbers where they come from no files.
 
+    Folders that contain all of these files are left out: a page may be given to people who need not know them.
+
     Args:
         origins: Where the samples come from.
         index: (N,) numbers of the samples.
 
     Example:
-        >>> sample_names(Origins(["a.csv"], np.array([0]), np.array([7]), "line"), np.array([3]))
+        >>> sample_names(Origins(["/home/me/x/a.csv", "/home/me/y/b.csv"], np.array([0, 1])), np.array([3, 8]))
+        ['x/a.csv', 'y/b.csv']
+        >>> sample_names(Origins(["/home/me/x/a.csv"], np.array([0]), np.array([7]), "line"), np.array([3]))
         ['a.csv, line 7']
         >>> sample_names(None, np.array([3]))
         ['sample 3']
@@ -178,10 +183,18 @@ def sample_names(origins: Origins | None, index: np.ndarray) -> list[str]:
     if origins is None:
         return [f"sample {number}" for number in index.tolist()]
     columns = origins.columns()
-    names = [str(name) for name in columns.pop("file")]
+    names = _below_common(columns.pop("file"))
     for unit, places in columns.items():
         names = [f"{name}, {unit} {place}" if place != "" else name for name, place in zip(names, places, strict=True)]
     return names
+
+
+def _below_common(files: Sequence[str]) -> list[str]:
+    """Return paths without the folders that all of them share."""
+    parents = {os.path.dirname(name) for name in files}
+    same_kind = len({os.path.isabs(name) for name in parents}) == 1  # commonpath compares no others
+    start = os.path.commonpath(parents) if same_kind else ""
+    return [os.path.relpath(name, start) if start else name for name in files]
 
 
 def domain_names(member: np.ndarray, domains: Sequence[str]) -> list[str]:

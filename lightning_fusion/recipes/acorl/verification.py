@@ -218,11 +218,11 @@ class SpeakerChains(ChainRun):
         accepted, truth = scores >= np.array(limits), same.bool().numpy()
         rows, drawn = draw(accepted[:, -1] == truth, self.seed, unit="test trials")
         answers = [[_ANSWERS[int(one)] for one in row] for row in accepted[rows]]
-        names = [named(self.data, pairs[rows, side].numpy()) for side in (0, 1)]
+        names = named(self.data, pairs[rows].flatten().numpy())
         return Inspection(
             title=title,
             drawn=drawn,
-            names=[f"{one} and {other}" for one, other in zip(*names, strict=True)],
+            names=[f"{one} and {other}" for one, other in zip(names[::2], names[1::2], strict=True)],
             domains=[""] * len(rows),
             targets=[_ANSWERS[int(one)] for one in truth[rows]],
             answers=[row[-1] for row in answers],
