@@ -82,7 +82,7 @@ def test_the_wheel_holds_nothing_else(wheel):
     tops = {name.partition("/")[0] for name in wheel.namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"lightning_fusion"}
     kinds = {Path(name).suffix for name in wheel.namelist() if ".dist-info/" not in name}
-    assert kinds == {".py", ".typed", ".yaml"}
+    assert kinds == {".py", ".typed", ".yaml", ".jinja", ".css", ".js"}  # the last three: the page of a report
 
 
 @pytest.mark.slow
