@@ -19,7 +19,8 @@ from lightning_fusion.acorl.diversity import Diversity, checked_diversity, diver
 from lightning_fusion.acorl.inner import InnerSteps
 from lightning_fusion.acorl.projection import Adversary
 from lightning_fusion.callbacks.early_parts import EarlyParts
-from lightning_fusion.data.batch import Batch, as_batch
+from lightning_fusion.data.batch import Batch, as_batch, check_targets
+from lightning_fusion.data.targets import UNLABELED
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.layers import as_vectors, catch_output
@@ -310,6 +311,8 @@ class ACoRLModule(ExpertModule):
         """Determine the sizes of all representations from one training batch, and create the projections."""
         self._connect("fit")
         self._probe = first_rows(self)
+        labeled = self._probe.target[self._probe.target != UNLABELED]
+        check_targets(labeled, len(self.classes), "the train loader")
         with undisturbed(self.network), torch.no_grad():
             self.network.eval()
             z = self.forward_with_representations(self._probe.input)[1]

@@ -175,7 +175,7 @@ class TestWords:
                 ["fit", "-c", "foe/digit.yaml"],
                 "config: found no file .*; did you mean foe/digits.yaml[?]",
             ),
-            (["recipe"], "recipe: found none; name one of acorl, foe"),
+            (["recipe"], "recipe: found none; name one of acorl, acorl_shift, foe"),
             (["recipe", "fooe"], "recipe: found 'fooe'; expected one of .*; did you mean foe[?]"),
             (["recipe", "nowhere.mine"], "recipe: nowhere.mine cannot be imported"),
             (["recipe", "math.pi"], "recipe: math.pi is a float; expected a function"),
