@@ -15,6 +15,7 @@ from helpers.command_line import (
     TWO_BATCHES,
     collect_outputs,
     merged,
+    parse,
     prepare,
     read,
     recipe_of,
@@ -109,6 +110,26 @@ def files_of(name: str, trainer: dict[str, Any]) -> list[str]:
     return [part for each in [*names, write_yaml(Path("override.yaml"), override)] for part in ("-c", each)]
 
 
+def alone_in_one_batch() -> list[Any]:
+    """Files that turn checkpoints off; all others train two batches, and are reloaded."""
+    return [
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in of_kind("fit", "part")
+        if read(name).get("trainer", {}).get("fast_dev_run") and name not in FAST
+    ]
+
+
+def recipes_of_each_kind() -> tuple[list[str], list[str]]:
+    """Recipes to be run, one for each recipe and kind of data and network, and the others, to be parsed."""
+    run: dict[tuple[Any, ...], str] = {}
+    for name in sorted(of_kind("recipe"), key=lambda name: (name not in PREDICTED, name not in FAST, name)):
+        found = read(name)
+        given = [found.get(key) for key in ("data", "network", "larger")]
+        parts = [part.get("class_path") if isinstance(part, dict) else part for part in given]
+        run.setdefault((recipe_of(name), "variants" in found, *parts), name)
+    return sorted(run.values()), sorted(set(of_kind("recipe")) - set(run.values()))
+
+
 def test_the_kind_of_every_file_is_known():
     kinds = {name: kind(name) for name in shipped()}
     assert set(kinds.values()) == {"fit", "part", "pool", "collect", "recipe", "sweep"}, kinds
@@ -124,7 +145,7 @@ def test_a_file_of_an_unknown_kind_is_not_passed_over(tmp_path, monkeypatch):
         kind("recipes/novel_digits.yaml")
 
 
-@pytest.mark.parametrize("name", fast_and_slow(of_kind("fit", "part")))
+@pytest.mark.parametrize("name", sorted(FAST & set(of_kind("fit", "part"))) + alone_in_one_batch())
 def test_one_batch_of_everything(name):
     before = {path for path in Path().rglob("*") if path.is_file()}
     keep = {"accelerator": "cpu", "devices": 1, "enable_model_summary": False, "fast_dev_run": True}
@@ -210,7 +231,13 @@ def test_a_collection_of_a_pool_gives_a_store(name):
     assert again.classes == outputs.classes and {"train", "val", "test"} <= set(again.splits)
 
 
-@pytest.mark.parametrize("name", fast_and_slow(of_kind("recipe"), {"recipes/foe_digits.yaml"}))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", recipes_of_each_kind()[1])
+def test_a_recipe_of_the_same_parts_is_parsed(name):
+    assert parse(["recipe", recipe_of(name), "-c", name])
+
+
+@pytest.mark.parametrize("name", fast_and_slow(recipes_of_each_kind()[0], {"recipes/foe_digits.yaml"}))
 def test_a_recipe_gives_a_report(name, monkeypatch):
     monkeypatch.setattr("lightning_fusion.recipes.acorl.classification._LATE_STEPS", 20)
     recipe = recipe_of(name)
@@ -221,6 +248,8 @@ def test_a_recipe_gives_a_report(name, monkeypatch):
         tiny["num_targets"] = 1  # a student of each variant
     if recipe == "hat" and "num_domains" in tiny["data"].get("init_args", {}):
         tiny["data"]["init_args"]["num_domains"] = 3  # one is new, two are sources
+    if (read(name).get("trainer") or {}).get("precision", "").startswith("bf16"):
+        tiny["trainer"] = {"precision": "32-true"}  # CPUs emulate the rest; test_precision.py has it
     override = write_yaml(Path("override.yaml"), tiny)
     stages = [] if recipe == "text_evaluation" else ["--trainer.accelerator=cpu", "--trainer.limit_train_batches=2"]
     report = main(["recipe", recipe, "-c", name, "-c", override, *stages])
