@@ -15,7 +15,7 @@ from lightning_fusion import plotting
 from lightning_fusion.acorl.dissimilarity import StandardizedResidualMSE
 from lightning_fusion.acorl.diversity import Diversity, ErrorDiversity, ErrorReweighting
 from lightning_fusion.acorl.module import ACoRLModule
-from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.base import SPLITS, FusionDataModule
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.outputs.store import ExpertOutputs
@@ -231,10 +231,12 @@ class _Shift(Recipe):
     def conclude(self, run: Run) -> None:
         """Compare all arms with the plain one, and select arms by validation samples."""
         report = run.report
+        self.data.setup("test")
         report.data = {
             "source": source_of(self.data),
             "shifted": source_of(self.shifted),
             "classes": len(self.data.classes),
+            "rows": ", ".join(f"{split} {len(self.data.rows(split))}" for split in SPLITS),
             "epochs": f"first member {self.first_epochs}, second members {self.epochs}",
         }
         gains = self._gains(report)
