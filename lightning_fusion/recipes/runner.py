@@ -192,8 +192,9 @@ def _log(report: Report, main: str, figures: Figures, run: Run) -> None:
             tracker.log_table("results", *report.columns(main))
             for name, (figure, _) in figures.items():
                 tracker.log_figure(name, figure)
-            for name in ("report.md", "results.json"):
-                tracker.log_file(name, run.folder / name, "report")
+            for name in ("report.md", "results.json", "report.html"):
+                if (run.folder / name).is_file():  # the page needs the extra report
+                    tracker.log_file(name, run.folder / name, "report")
 
 
 def check_seeds(seeds: Sequence[int]) -> None:

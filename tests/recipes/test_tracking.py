@@ -76,6 +76,7 @@ def run(tmp_path_factory) -> Path:
 
 
 pytestmark = pytest.mark.slow
+REPORT_FILES = ("report.md", "report.html", "results.json")
 STAGES = {"seed_0/experts/a", "seed_0/outputs", "report"}
 
 
@@ -116,7 +117,7 @@ def test_mlflow_nests_the_stages_in_a_run_with_the_results(run):
     assert "None" not in runs["seed_0/experts/a"]["params"].values()
     assert runs["seed_0/experts/a"]["files"] == ["checkpoint/a.ckpt"]
     assert runs["seed_0/outputs"]["files"] == ["store/outputs/values.bin"]
-    wanted = {"figures/bars.png", "tables/results.json", "report/report.md", "report/results.json"}
+    wanted = {"figures/bars.png", "tables/results.json", *(f"report/{name}" for name in REPORT_FILES)}
     assert set(runs[name]["files"]) == wanted and runs[name]["metrics"]["test_accuracy"] == 0.9
 
 
@@ -147,7 +148,7 @@ def test_comet_has_archives_of_the_stages(run):
     assert set(found) == STAGES and all({name, "one"} <= set(each["tags"]) for each in found.values())
     assert {"train_loss", "val_accuracy", "lr-AdamW"} <= found["seed_0/experts/a"]["metrics"]
     assert "checkpoint/a.ckpt" in found["seed_0/experts/a"]["files"]
-    assert {"results.csv", "report/report.md"} <= set(found["report"]["files"])
+    assert {"results.csv", *(f"report/{name}" for name in REPORT_FILES)} <= set(found["report"]["files"])
 
 
 def test_a_further_seed_is_logged_alone_with_a_new_report(run):
