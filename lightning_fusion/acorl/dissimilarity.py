@@ -203,9 +203,13 @@ class StandardizedResidualMSE(RunningMeans):
         self.conditional, self.bounded = conditional, bounded
         super().__init__(num_features, num_classes)
         self.register_buffer("squares", torch.zeros(num_features, dtype=torch.float64))
+        self._compared: tuple[Tensor, Tensor, Tensor, Tensor] | None = (
+            None  # of the last batch: several steps compare it
+        )
 
     def _add(self, representation: Tensor, fractions: Tensor) -> None:
         super()._add(representation, fractions)
+        self._compared = None
         counted = fractions.sum(1) > 0  # samples with a label
         self.squares = self.squares.to(torch.float64) + _over_processes(representation[counted].square().sum(0))
 
@@ -228,10 +232,12 @@ class StandardizedResidualMSE(RunningMeans):
 
     def _errors(self, projected: Tensor, representation: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) squared errors of the projection, and of the mean: r itself."""
-        r = self.standardized(representation, target)
-        varies = (self.deviation() > 0).float()
-        size = varies.sum().clamp_min(1)
-        return ((projected - r).square() @ varies) / size, (r.square() @ varies) / size
+        if self._compared is None or self._compared[0] is not representation or self._compared[1] is not target:
+            varies = (self.deviation() > 0).float()
+            r = self.standardized(representation, target)
+            self._compared = representation, target, r, varies / varies.sum().clamp_min(1)
+        _, _, r, mean = self._compared
+        return (projected - r).square() @ mean, r.square() @ mean
 
     def measure(self, projected: Tensor, representation: Tensor, target: Tensor) -> Tensor:
         """At least 0; 1 for the mean of the class."""
