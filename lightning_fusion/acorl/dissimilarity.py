@@ -203,9 +203,7 @@ class StandardizedResidualMSE(RunningMeans):
         self.conditional, self.bounded = conditional, bounded
         super().__init__(num_features, num_classes)
         self.register_buffer("squares", torch.zeros(num_features, dtype=torch.float64))
-        self._compared: tuple[Tensor, Tensor, Tensor, Tensor] | None = (
-            None  # of the last batch: several steps compare it
-        )
+        self._compared: tuple[Tensor, Tensor, Tensor, Tensor] | None = None  # of one batch, for several steps
 
     def _add(self, representation: Tensor, fractions: Tensor) -> None:
         super()._add(representation, fractions)
