@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from importlib import import_module
 from inspect import signature
-from pkgutil import walk_packages
+from pathlib import Path
+from pkgutil import resolve_name, walk_packages
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -122,6 +123,7 @@ def parse(parser: ArgumentParser, args: Sequence[str]) -> Namespace:
     Raises:
         InputError: If they are invalid.
     """
+    _import_named(args)
     short = _with_short_classes(args)
     try:
         config: Namespace = parser.parse_args(list(args))
@@ -161,6 +163,20 @@ def join_words(args: Sequence[str], lists: Set[str] = frozenset()) -> list[str]:
         found += [*words, arg]
         words = []
     return found[:-1]
+
+
+def _import_named(args: Sequence[str]) -> None:
+    """Import the library's classes that arguments and configuration files name without a module."""
+    texts = list(args)
+    for arg in args:
+        path = Path(arg.rpartition("=")[2])
+        if path.suffix in (".yaml", ".yml", ".json") and path.is_file():
+            texts.append(re.sub(r"#.*", "", path.read_text(encoding="utf-8", errors="replace")))
+    named = {name for text in texts for name in re.findall(r"(?<![\w.])[A-Z]\w+", text)}
+    for path_of_class in classes():
+        if path_of_class.rpartition(".")[2] in named:
+            with suppress(InputError):  # of an extra that is not installed; its error follows where it is used
+                resolve_name(path_of_class)
 
 
 def _with_short_classes(args: Sequence[str]) -> list[str]:

@@ -119,6 +119,13 @@ class TestShell:
         assert re.fullmatch(rf"lightning-fusion: error: {found}; .*\n", line)
         assert not list(tmp_path.iterdir())
 
+    def test_a_class_is_found_by_its_name_alone(self, tmp_path):
+        """In a fresh process, which has imported no data module that the file does not name."""
+        words = ["recipe", "foe", "--config", "recipes/foe_cifar100.yaml", "--data=ImageDataModule"]
+        done = shell(tmp_path, "lightning-fusion", *words, "--data.init_args.root=missing", "--output=run")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("lightning-fusion: error: root: found no folder missing")
+
 
 class TestWords:
     """What main() makes of its first words; a shell only adds the exit status."""
