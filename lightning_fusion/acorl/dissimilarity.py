@@ -111,8 +111,6 @@ class RunningMeans(Dissimilarity):
         """(B, G) weight of each of the G means for each sample; samples without a label get the mean of all."""
         if not self.conditional:
             return representation.new_ones(len(representation), 1)
-        if target.ndim > 1:
-            return target.to(representation.dtype)
         return class_fractions(target, self.num_classes, representation.dtype)
 
     def residual(self, representation: Tensor, target: Tensor) -> Tensor:
@@ -254,7 +252,15 @@ class StandardizedResidualMSE(RunningMeans):
 
 
 def class_fractions(target: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
-    """Return (B, C) fractions of classes: 1 for the class of each sample, 0 everywhere for one without a label."""
+    """Return (B, C) fractions of classes: 1 for the class of each sample, 0 everywhere for one without a label.
+
+    Args:
+        target: (B,) classes, or (B, C) fractions of mixed samples, which are returned.
+        num_classes: C.
+        dtype: Type of the result.
+    """
+    if target.ndim > 1:
+        return target.to(dtype)
     return F.one_hot(target.clamp_min(0), num_classes).to(dtype) * (target >= 0)[:, None]
 
 

@@ -59,7 +59,7 @@ class ErrorDiversity(Diversity):
     def penalty(self, probabilities: Tensor, pool: Tensor, target: Tensor) -> Tensor:
         """Return the weighted mean over the samples with a label."""
         known = target >= 0 if target.ndim == 1 else torch.ones(len(target), dtype=torch.bool, device=target.device)
-        wrong = 1 - _fractions(target, probabilities.shape[1])
+        wrong = 1 - class_fractions(target, probabilities.shape[1], torch.float32)
         shared = (wrong * pool * probabilities).sum(1)
         return self.weight * (shared * known).sum() / known.sum().clamp_min(1)
 
@@ -87,7 +87,7 @@ class ErrorReweighting(Diversity):
 
     def weights(self, pool: Tensor, target: Tensor) -> Tensor:
         """Return ``weight`` for the fraction of each target that the pool gets wrong, 1 for the rest."""
-        right = _fractions(target, pool.shape[1]).gather(1, pool.argmax(1, keepdim=True))[:, 0]
+        right = class_fractions(target, pool.shape[1], torch.float32).gather(1, pool.argmax(1, keepdim=True))[:, 0]
         if target.ndim == 1:
             right = torch.where(target >= 0, right, 1.0)
         return self.weight + (1 - self.weight) * right
@@ -140,10 +140,6 @@ def diverse_loss(
     if target.ndim == 1:
         weight = weight * (target >= 0)
     return (weight * each(logits, target)).sum() / weight.sum().clamp_min(1e-12), penalty
-
-
-def _fractions(target: Tensor, num_classes: int) -> Tensor:
-    return target.float() if target.ndim > 1 else class_fractions(target, num_classes, torch.float32)
 
 
 def _check(name: str, whose: Diversity, value: float, least: float) -> None:

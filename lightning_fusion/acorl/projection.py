@@ -139,8 +139,9 @@ class Adversary(nn.Module):
         """Compute d_k(z) of each member, (B, D_k); see :meth:`forward` for the arguments."""
         if self.layer_norm:
             z = F.layer_norm(z, z.shape[1:])
-        fractions = target if target.ndim > 1 else class_fractions(target, self.num_classes, z.dtype)
-        conditional = torch.cat([z, fractions.to(z.dtype)], 1)
+        conditional = z
+        if any(self.measure_of(name).conditional for name in self.sizes):
+            conditional = torch.cat([z, class_fractions(target, self.num_classes, z.dtype)], 1)
         result = {}
         for name, projection in self.projections.items():
             v = representations[name]
@@ -149,7 +150,7 @@ class Adversary(nn.Module):
                     f"experts: the representation of {name} has shape {tuple(v.shape)}; expected "
                     f"{(len(z), self.sizes[name])}: name a layer with one vector for each sample as its features"
                 )
-            result[name] = projection(conditional if self.dissimilarities[name].conditional else z)
+            result[name] = projection(conditional if self.measure_of(name).conditional else z)
             if result[name].shape != v.shape:
                 raise InputError(
                     f"projection: found an output of shape {tuple(result[name].shape)}; expected {tuple(v.shape)}"

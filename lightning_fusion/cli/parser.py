@@ -173,7 +173,7 @@ def _import_named(args: Sequence[str]) -> None:
         if path.suffix in (".yaml", ".yml", ".json") and path.is_file():
             texts.append(re.sub(r"#.*", "", path.read_text(encoding="utf-8", errors="replace")))
     named = {name for text in texts for name in re.findall(r"(?<![\w.])[A-Z]\w+", text)}
-    for path_of_class in classes():
+    for path_of_class in classes() if named else ():  # which reads the sources
         if path_of_class.rpartition(".")[2] in named:
             with suppress(InputError):  # of an extra that is not installed; its error follows where it is used
                 resolve_name(path_of_class)
