@@ -26,6 +26,7 @@ _OTHERS = {
     *("expert", "queried", "cost", "risk", "abstained", "ood"),
     *("label", "domain", "group", "split"),
 }
+_TEXTS = {"file", "label", "domain", "group", "split"}
 _ABSENT = 3  # names of samples without a prediction that a warning lists
 
 
@@ -69,7 +70,7 @@ class RecordedTable:
 
     def __init__(self, path: str, classes: Sequence[Any] | None = None) -> None:
         table = read_recorded(path)
-        columns = {canonical_label(name): name for name in table.columns}
+        columns = list(table.columns)
         keys = [name for name in ("file", *_POSITIONS) if name in columns]
         self.unit = next((name for name in _POSITIONS if name in columns), "")
         if not keys:
@@ -84,13 +85,19 @@ class RecordedTable:
             raise InputError(f"classes: {path} has no column {shorten(lacking)}, only {shorten(columns, 20)}")
         self.path, self.classes = path, listed
         try:
-            self.values = table[[columns[name] for name in listed]].to_numpy(np.float64)
+            self.values = table[listed].to_numpy(np.float64)
         except ValueError as error:
             raise InputError(
                 f"classes: {path} has values that are no numbers ({error}) in {shorten(listed)}"
             ) from error
-        files = table[columns["file"]].fillna("").tolist() if "file" in columns else [""] * len(table)
-        places = [""] * len(table) if not self.unit else table[columns[self.unit]].tolist()
+        absent = np.isnan(self.values)
+        if short := (np.flatnonzero(absent.any(1) & ~absent.all(1)) + 2).tolist():
+            raise InputError(
+                f"path: {path} lacks some of the {len(listed)} values in row(s) {shorten(short)}; expected one "
+                "for each class, or none for a missing answer: the file may be truncated"
+            )
+        files = table["file"].fillna("").tolist() if "file" in columns else [""] * len(table)
+        places = positions(table, self.unit, path) if self.unit else [""] * len(table)
         self.rows: dict[tuple[str, Any], list[tuple[list[str], int]]] = defaultdict(list)
         for row, (file, place) in enumerate(zip(files, places, strict=True)):
             parts = _parts(file)
@@ -137,17 +144,65 @@ def read_recorded(path: str, key: str = "path") -> "DataFrame":
         path: Path of the file.
         key: Argument that holds it, for messages.
 
+    Returns:
+        The table, whose columns have their names in canonical form; ``file``, ``label``, ``domain``, ``group`` and
+        ``split`` are texts.
+
     Raises:
-        InputError: If it cannot be read.
+        InputError: If it cannot be read, or its first line does not name each column once.
     """
     import pandas  # takes half a second, so it is imported only where tables are read
 
     check_format(path, ("a table",))
+    how: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
     try:
-        return pandas.read_csv(path, dtype={"file": str}, keep_default_na=False, na_values=[""])
+        written = pandas.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
+        names = [canonical_label(name) for name in written]
+        _check_names(f"{key}: {path}", names)
+        texts = dict.fromkeys(set(names) & _TEXTS, str)
+        table = pandas.read_csv(path, header=None, names=names, skiprows=1, dtype=texts, **how)
+    except InputError:
+        raise
     except (ValueError, OSError) as error:  # pandas' own errors are kinds of ValueError
         what = " ".join(str(error).split())[:200]
         raise InputError(f"{key}: {path} cannot be read as CSV ({what})") from error
+    if not isinstance(table.index, pandas.RangeIndex):  # pandas takes surplus values for names of rows
+        raise InputError(f"{key}: {path} has more values in its rows than names in its first line; name every column")
+    return table
+
+
+def _check_names(where: str, names: Sequence[str]) -> None:
+    """Check that the first line of a table names each column once."""
+    if len(names) == 1 and (other := next((sign for sign in ";\t|" if sign in names[0]), None)):
+        raise InputError(f"{where} separates its columns by {other!r}; expected commas")
+    if "" in names:
+        raise InputError(
+            f"{where} has no name for column {names.index('') + 1}; name it, or leave it out (index=False of pandas)"
+        )
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{where} has several columns {shorten(twice)}; rename or remove all but one")
+
+
+def positions(table: "DataFrame", unit: str, path: str) -> list[float]:
+    """Return the lines, rows or starts of samples.
+
+    Args:
+        table: Table with samples.
+        unit: Name of the column.
+        path: Path of its file, for the message.
+
+    Raises:
+        InputError: If one is no number.
+    """
+    import pandas
+
+    found = pandas.to_numeric(table[unit], errors="coerce").to_numpy(np.float64)
+    if wrong := (np.flatnonzero(~np.isfinite(found)) + 2).tolist():
+        raise InputError(
+            f"path: {path} has a {unit} that is no number in row(s) {shorten(wrong)}; repair or remove them"
+        )
+    result: list[float] = found.tolist()
+    return result
 
 
 def _parts(file: str) -> list[str]:

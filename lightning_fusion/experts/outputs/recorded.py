@@ -1,5 +1,6 @@
 """Predictions of several models, recorded in CSV files, as outputs of experts."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from lightning_fusion.data.names import as_labels, canonical_label
 from lightning_fusion.data.rows import Origins
 from lightning_fusion.data.splits import stratified_sessions
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.adapters.recorded import RecordedTable, read_recorded
+from lightning_fusion.experts.adapters.recorded import RecordedTable, positions, read_recorded
 from lightning_fusion.experts.outputs.divided import select_rows
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 
@@ -69,7 +70,7 @@ class RecordedPredictions:
         tables = {name: RecordedTable(path) for name, path in self._named.items()}
         source = self.labels or next(iter(self._named.values()))
         samples = read_recorded(source, "predictions.labels")
-        columns = {canonical_label(column): column for column in samples.columns}
+        columns = list(samples.columns)
         if "label" not in columns:
             raise InputError(
                 f"predictions.labels: {source} has the columns {shorten(columns, 20)}; expected label, the class of "
@@ -77,8 +78,10 @@ class RecordedPredictions:
             )
 
         def cells(column: str) -> list[Any] | None:
-            return samples[columns[column]].tolist() if column in columns else None
+            return samples[column].tolist() if column in columns else None
 
+        unit = next((name for name in ("line", "row", "start_s") if name in columns), "")
+        places = positions(samples, unit, source) if unit else None
         labels = as_labels(["" if _empty(value) else value for value in cells("label") or ()], "predictions.labels")
         classes = sorted({label for table in tables.values() for label in table.classes})
         if unknown := sorted(set(labels) - set(classes)):
@@ -86,31 +89,34 @@ class RecordedPredictions:
                 f"predictions.labels: {source} has the labels {shorten(map(repr, unknown))}, for which no file has a "
                 f"column; they have {shorten(classes, 20)}"
             )
-        unit = next((name for name in ("line", "row", "start_s") if name in columns), "")
         files = ["" if _empty(value) else str(value) for value in cells("file") or [""] * len(labels)]
-        places = cells(unit) if unit else None
         keys = list(zip(files, places or [""] * len(labels), strict=True))
+        if twice := [" ".join(map(str, key)).strip() for key, count in Counter(keys).items() if count > 1]:
+            raise InputError(
+                f"predictions.labels: {source} has several rows for {shorten(map(repr, twice))}; expected one for each "
+                "sample, named by file, line, row or start_s"
+            )
         said = {name: table(keys).numpy() for name, table in tables.items()}
         if unanswered := [name for name, values in said.items() if np.isnan(values).any(1).all()]:
             raise InputError(
                 f"predictions.files: {shorten(unanswered)} has no row for any sample of {source}; expected the same "
                 f"names of files, such as {keys[0][0] or keys[0][1]!r}"
             )
-        domains = None if (found := cells("domain")) is None else as_labels(found, "predictions.labels: domain")
-        names = sorted(set(domains or ()))
+        domains = ["" if _empty(value) else canonical_label(value) for value in cells("domain") or [""] * len(labels)]
+        names = sorted(set(domains) - {""})
         whole = {
             "probabilities": said,
             "target": labels,
-            "domain": np.array([[own == name for name in names] for own in domains or [""] * len(labels)], bool),
+            "domain": np.array([[own == name for name in names] for own in domains], bool),
             "missing": np.stack([np.isnan(values).any(1) for values in said.values()], 1),
         }
         expert_classes = {name: table.classes for name, table in tables.items()}
         made = ExpertOutputs.from_arrays({"all": whole}, expert_classes, classes, names, self.expert_domains)
         part = made["all"]
         known = list(dict.fromkeys(files))
-        position = None if places is None else np.array([float(place) for place in places])
+        position = None if places is None else np.array(places)
         part.origins = Origins(known, np.array([known.index(file) for file in files]), position, unit)
-        groups = cells("group") or (files if unit == "start_s" else None)
+        groups = _groups(cells("group"), source) or (files if unit == "start_s" else None)
         listed = cells("split")
         return {
             seed: ExpertOutputs(
@@ -159,6 +165,13 @@ def _listed(splits: list[Any], source: str) -> np.ndarray:
             f"predictions.labels: {source} has the splits {shorten(map(repr, unknown))}; expected train, val and test"
         )
     return np.array([_SPLITS.index(each) for each in found])
+
+
+def _groups(groups: list[Any] | None, source: str) -> list[Any] | None:
+    """Return the groups from the column of the labels; samples without one would be a group."""
+    if without := [row for row, group in enumerate(groups or (), 2) if _empty(group)]:
+        raise InputError(f"predictions.labels: {source} has no group in row(s) {shorten(without)}; fill them in")
+    return groups
 
 
 def _empty(value: Any) -> bool:

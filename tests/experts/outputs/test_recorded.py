@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -86,9 +88,44 @@ def test_what_is_wrong_is_named(tables, tmp_path):
         InputError, match=r"cow.csv has the labels 'cow', for which no file has a column; they have cat"
     ):
         RecordedPredictions(both, str(tmp_path / "cow.csv")).outputs([0])
-    labels.assign(file="x").to_csv(tmp_path / "x.csv", index=False)
+    labels.assign(file=[f"x{number}" for number in range(40)]).to_csv(tmp_path / "x.csv", index=False)
     with (
         pytest.warns(UserWarning, match="no prediction for 40 samples"),
         pytest.raises(InputError, match=r"one, two has no row for any sample of .*x.csv; expected the same names"),
     ):
         RecordedPredictions(both, str(tmp_path / "x.csv")).outputs([0])
+
+
+@pytest.mark.parametrize(
+    ("which", "changed", "message"),
+    [
+        ("labels", lambda text: text + text.splitlines()[4] + "\n", r"several rows for 'photos/3.jpg'; expected one"),
+        ("labels", lambda text: text.replace("file,label", "row,label", 1), r"a row that is no number in row\(s\) 2, 3"),
+        ("labels", lambda text: text.replace("file,label", "name,label", 1), r"several rows for ''; expected one"),
+        ("one", lambda text: text.replace("cat,dog", "cat,cat", 1), r"one.csv has several columns cat; rename"),
+        ("one", lambda text: text.replace("cat,dog", "cat, ", 1), r"no name for column 3; .*index=False of pandas"),
+        ("one", lambda text: text.replace(",", ";"), r"one.csv separates its columns by ';'; expected commas"),
+        ("one", lambda text: text.rstrip().rpartition(",")[0], r"lacks some of the 2 values in row\(s\) 41; expected"),
+        (
+            "one",
+            lambda text: text.replace("\n", ",\n").replace("dog,", "dog", 1),
+            r"more values in its rows than names",
+        ),
+    ],
+)
+def test_a_table_that_would_be_read_otherwise_than_it_is_written_is_rejected(tables, which, changed, message):
+    path = Path(tables[which])
+    path.write_text(changed(path.read_text()))
+    with pytest.raises(InputError, match=message):
+        RecordedPredictions([tables["one"], tables["two"]], tables["labels"]).outputs([0])
+
+
+def test_names_in_tables_are_texts_and_empty_domains_are_none(tables):
+    renamed = {"cat": "True", "dog": "007"}
+    for name in ("one", "two"):
+        pd.read_csv(tables[name]).rename(columns=renamed).to_csv(tables[name], index=False)
+    labels = pd.read_csv(tables["labels"]).replace({"label": renamed}).assign(domain=["", "a"] * 20)
+    labels.to_csv(tables["labels"], index=False)
+    made = RecordedPredictions([tables["one"], tables["two"]], tables["labels"]).outputs([0])[0]
+    assert made.classes == ["007", "True"] and made.domains == ["a"]
+    assert sum(int(part.domain.sum()) for part in made.splits.values()) == 20
