@@ -126,8 +126,18 @@ def like_weights(input: Any, network: Any) -> Any:
 
     Args:
         input: A batch.
-        network: The network; input of a callable or of a network without weights is not converted.
+        network: The network; input of a network without weights is not converted, and that of a callable only from
+            bfloat16, which NumPy does not have, to float32.
     """
-    weights = network.parameters() if isinstance(network, nn.Module) else ()
+    if not isinstance(network, nn.Module):
+        return _without_bfloat16(input)
+    weights = network.parameters()
     dtype = next((weight.dtype for weight in weights if weight.is_floating_point()), None)
     return input if dtype is None else floats_to(input, dtype)
+
+
+def _without_bfloat16(value: Any) -> Any:
+    """Convert the bfloat16 tensors of an input to float32."""
+    if isinstance(value, Mapping):
+        return type(value)({key: _without_bfloat16(part) for key, part in value.items()})
+    return value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value

@@ -21,6 +21,8 @@ _LEAST_VALUES = 32  # between 0 and 1, which are no coincidence
 def check_logits(raw: Tensor, classes: Sequence[str]) -> None:
     """Reject probabilities that are declared as logits, and warn about outputs that are like other scores.
 
+    The softmax of one class is 1 for every sample, which is a warning too.
+
     Args:
         raw: (B, C) outputs, B > 1.
         classes: Names of the C classes.
@@ -34,6 +36,12 @@ def check_logits(raw: Tensor, classes: Sequence[str]) -> None:
         ...
         lightning_fusion.errors.InputError: output is 'logits'; all 2 outputs of the expert of a, b are >= 0 and sum ...
     """
+    if raw.shape[1] == 1:
+        rank_zero_warn(
+            f"output is 'logits'; the expert of {classes[0]} has one class, and answers it with probability 1 for every "
+            "sample: for a network with one sigmoid output name both classes, and return (1 - p, p) with output "
+            "'probabilities'"
+        )
     if raw.shape[1] == 1 or not bool((raw >= 0).all()):
         return
     sums, whose = raw.sum(1), f"outputs of the expert of {shorten(classes)}"

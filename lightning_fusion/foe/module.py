@@ -432,10 +432,15 @@ class FoEFuserModule(SharedModel, TunableLearningRate, CheckedHooks, CheckedLoad
                     f"{count} of {len(part)} samples of {split} have no answer of any expert: their predictions do not "
                     "depend on the sample"
                 )
+        if self.pool is None:
+            try:
+                check_same_experts(self._expert_metadata or {}, self._stored_experts)
+            except InputError as error:
+                if stage != "fit":
+                    raise
+                rank_zero_warn(f"{error}; training continues on the outputs of these")
         if stage == "fit":
             self._expert_metadata = outputs.experts
-        elif self.pool is None:
-            check_same_experts(self._expert_metadata or {}, self._stored_experts)
         if self.expert_target == "best" and self.target == "expert":
             part = outputs["val"]
             answered = torch.from_numpy(~np.asarray(part.missing))

@@ -41,8 +41,13 @@ class TestAnswers:
         answer = expert(x)
         assert answer.dtype == torch.float32
         np.testing.assert_allclose(answer.numpy(), service(x), rtol=1e-6)
+        assert torch.equal(expert(x.bfloat16()), expert(x.bfloat16().float()))  # NumPy has no bfloat16
         assert expert.fingerprint == Expert(service, classes=TWO, output="probabilities", version="v1").fingerprint
         assert expert.fingerprint != Expert(service, classes=TWO, output="probabilities", version="v2").fingerprint
+
+    def test_logits_of_one_class_are_a_warning(self):
+        with pytest.warns(UserWarning, match="the expert of cat has one class, and answers it with probability 1"):
+            assert Expert(tiny.Net(1), classes=["cat"])(torch.randn(3, 4)).eq(1).all()
 
     def test_preprocessing_comes_first(self):
         net, x = tiny.Net(2), torch.randn(3, 2, 2)

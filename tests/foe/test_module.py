@@ -424,6 +424,9 @@ class TestFacts:
         with pytest.raises(InputError, match="was trained with expert a of fingerprint"):
             tiny.trainer().test(again, datamodule=OutputsDataModule(other), ckpt_path=path, verbose=False)
         assert tiny.trainer().test(again, datamodule=OutputsDataModule(one), ckpt_path=path, verbose=False)
+        loaded = FoEFuserModule.load_from_checkpoint(path, network=SMALL)
+        with pytest.warns(UserWarning, match="was trained with expert a of fingerprint .*; training continues on"):
+            tiny.trainer().fit(loaded, datamodule=OutputsDataModule(other))
 
 
 class TestCheckpoints:
