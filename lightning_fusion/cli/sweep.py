@@ -5,22 +5,25 @@ import itertools
 import json
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from lightning_fusion import plotting
 from lightning_fusion.cli.sweep_files import PROGRAM, Parameter, SweepFile, read_sweep
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.errors import InputError, chain, shorten
 from lightning_fusion.extras import require
 from lightning_fusion.files import atomic_write, digest, exclusive
 
-_DATABASE, _STUDY = "sweep.db", "sweep"
+_DATABASE, _STUDY, _LOCK = "sweep.db", "sweep", ".lock"
 _GIVEN_UP = 3  # trials that all failed, after which a sweep ends
 _INTERRUPTED = "interrupted"
 _END_S = 10.0  # that a trial has to end in after it is told to
@@ -62,7 +65,9 @@ def sweep(file: str, output: str, trials: int = 20, seed: int = 0, timeout: floa
     optuna = require("optuna", "optuna")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder = Path(output)
-    with exclusive(folder / ".lock", "output"), _ending_trials():
+    if folder.is_dir() and not (folder / _DATABASE).is_file() and any(each.name != _LOCK for each in folder.iterdir()):
+        raise InputError(f"output: {folder} has files, and no trials of a sweep ({_DATABASE}); name another folder")
+    with exclusive(folder / _LOCK, "output"), _ending_trials(), _database_errors(folder / _DATABASE):
         return _Sweep(optuna, found, folder, seed).run(trials, timeout)
 
 
@@ -79,7 +84,9 @@ class _Sweep:
     def __init__(self, optuna: Any, file: SweepFile, folder: Path, seed: int) -> None:
         self.optuna, self.file, self.folder, self.seed = optuna, file, folder, seed
         self.states = optuna.trial.TrialState
-        storage = optuna.storages.RDBStorage(f"sqlite:///{(folder / _DATABASE).resolve()}")
+        # the name of a folder is no part of a URL, in which some characters have a meaning
+        connect = partial(sqlite3.connect, (folder / _DATABASE).resolve(), check_same_thread=False)
+        storage = optuna.storages.RDBStorage(f"sqlite:///{_DATABASE}", engine_kwargs={"creator": connect})
         direction = file.goal
         self.study = optuna.create_study(storage=storage, study_name=_STUDY, direction=direction, load_if_exists=True)
         identity = digest(json.dumps({**asdict(file), "path": "", "most": None}), seed)
@@ -249,7 +256,8 @@ def _run(words: list[str], place: Path, left: float | None) -> tuple[dict[str, f
     result, log = place / "metrics.json", place / "log.txt"
     result.unlink(missing_ok=True)
     command = [sys.executable, "-m", "lightning_fusion.cli.trial", str(result), *words]
-    with open(log, "w", encoding="utf-8") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:
+    streams: Any = {"stdin": subprocess.PIPE, "stderr": subprocess.STDOUT}  # a trial ends with the other end of stdin
+    with open(log, "w", encoding="utf-8") as file, subprocess.Popen(command, stdout=file, **streams) as process:
         try:
             status = process.wait(left)
         except subprocess.TimeoutExpired:
@@ -294,3 +302,18 @@ def _ending_trials() -> Iterator[None]:
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _database_errors(path: Path) -> Iterator[None]:
+    """Context in which errors of the database become an error of one line."""
+    storage = import_module("optuna.exceptions").StorageInternalError
+    database = import_module("sqlalchemy.exc").SQLAlchemyError
+    try:
+        yield
+    except (storage, database) as error:
+        cause = next((each for each in chain(error) if isinstance(each, sqlite3.Error)), error)
+        what = " ".join(str(cause).split())[:100]
+        raise InputError(
+            f"output: {path} cannot be read or written ({what}); make space, or name another folder"
+        ) from error

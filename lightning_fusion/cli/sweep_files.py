@@ -119,6 +119,8 @@ def read_sweep(name: str) -> SweepFile:
         raise InputError(f"parameters: {path} has a {type(content['parameters']).__name__}; expected keys with values")
     parameters = {str(key): _parameter(f"parameters.{key}", one) for key, one in content["parameters"].items()}
     words, place = _command(path, content["command"])
+    if words[0] == "recipe" and "output" in parameters:
+        raise InputError(f"parameters.output: {path} draws it, and each trial writes to a folder of its own; remove it")
     most = content.get("run_cap")
     if most is not None and (type(most) is not int or most < 1):
         raise InputError(f"run_cap: {path} has {most!r}; expected a number of trials")
@@ -195,6 +197,10 @@ def _parameter(key: str, content: Any) -> Parameter:
             found = shorten(values) if isinstance(values, list) else repr(values)
             raise InputError(
                 f"{key}: found {found}; expected texts, numbers or truth values, which a command line can have"
+            )
+        if same := [value for place, value in enumerate(values) if value != value or value in values[:place]]:
+            raise InputError(
+                f"{key}: found {same[0]!r}, which equals another value or is no number; list each value once"
             )
         return Parameter(kind, tuple(values))
     return _range(key, kind, given)

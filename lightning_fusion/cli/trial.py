@@ -2,13 +2,32 @@
 
 import json
 import math
+import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 from lightning_fusion.cli.main import main
 from lightning_fusion.errors import InputError
 from lightning_fusion.files import write_text
+
+_END_S = 10.0  # that a training has to end in after its sweep was killed
+
+
+def end_with_sweep() -> None:
+    """End this process when the sweep that started it has ended, killed or not: when standard input is closed."""
+
+    def wait() -> None:
+        while os.read(0, 1):  # without the lock of sys.stdin, which forked workers close
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_END_S)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def logged_metrics(result: Any) -> dict[str, float]:
@@ -43,4 +62,5 @@ def run_trial(path: str, words: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    end_with_sweep()
     run_trial(sys.argv[1], sys.argv[2:])

@@ -38,8 +38,8 @@ def check_logits(raw: Tensor, classes: Sequence[str]) -> None:
     """
     if raw.shape[1] == 1:
         rank_zero_warn(
-            f"output is 'logits'; the expert of {classes[0]} has one class, and answers it with probability 1 for every "
-            "sample: for a network with one sigmoid output name both classes, and return (1 - p, p) with output "
+            f"output is 'logits'; the expert of {classes[0]} has one class, and answers it with probability 1 for "
+            "every sample: for a network with one sigmoid output name both classes, and return (1 - p, p) with output "
             "'probabilities'"
         )
     if raw.shape[1] == 1 or not bool((raw >= 0).all()):

@@ -1,5 +1,8 @@
 import csv
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,6 +86,11 @@ class TestFiles:
             ({"parameters": {"a": {**RATE, "min": 0}}}, "expected min below max, above 0"),
             ({"parameters": {"a": {"parameters": {"b": {"value": 1}}}}}, "found nested parameters"),
             ({"parameters": {"a": {"values": [1, None]}}}, "parameters.a: found 1, None; expected texts, numbers or"),
+            ({"parameters": {"a": {"values": [0, 1, True]}}}, "parameters.a: found True, which equals another value"),
+            (
+                {"parameters": {"output": {"value": "x"}}, "command": ["${program}", "recipe", "foe", "${args}"]},
+                "parameters.output: .* each trial writes to a folder of its own",
+            ),
         ],
     )
     def test_others_are_named_in_one_line(self, changes, message):
@@ -198,6 +206,17 @@ class TestTrials:
         with pytest.raises(InputError, match="trials is 0"):
             main(["sweep", written(), "--output=out", "--trials=0"])
 
+    def test_a_folder_of_any_name_has_its_own_database_and_one_of_other_files_is_left_alone(self, ran):
+        for name in ("a?b#c%20", "a?d"):
+            main(["sweep", written(), f"--output={name}", "--trials=1"])
+        assert not Path("a").exists() and len(ran) == 2
+        Path("a?d/sweep.db").write_bytes(b"no database" * 400)
+        with pytest.raises(InputError, match=r"output: a\?d/sweep.db cannot be read .* \(file is not a database\)"):
+            main(["sweep", written(), "--output=a?d"])
+        Path("a?d/sweep.db").unlink()
+        with pytest.raises(InputError, match=r"a\?d has files, and no trials of a sweep \(sweep.db\)"):
+            main(["sweep", written(), "--output=a?d"])
+
     def test_a_recipe_writes_to_the_folder_of_its_trial(self, ran):
         words = ["${program}", "recipe", "foe", "-c", "recipes/foe_digits.yaml", "${args}"]
         main(["sweep", written(command=words), "--output=out", "--trials=1"])
@@ -227,6 +246,13 @@ class TestProcesses:
         rows = table("out")
         assert [row["state"] for row in rows] == ["complete", "failed"] and "99" in rows[1]["error"]
         assert best.value == json.loads(Path("out/trials/0/metrics.json").read_text())["val_accuracy"]
+
+    def test_a_trial_ends_with_a_sweep_that_is_killed(self):
+        """A process whose standard input is closed by the end of the one that started it."""
+        script = "import time; from lightning_fusion.cli.trial import end_with_sweep; end_with_sweep(); time.sleep(60)"
+        process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE)
+        process.stdin.close()
+        assert process.wait(50) == -signal.SIGTERM
 
     def test_an_unknown_parameter_ends_it_before_the_first_trial(self):
         with pytest.raises(InputError, match=r"the command of the first trial is not valid: .*no_such"):

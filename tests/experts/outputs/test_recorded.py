@@ -100,7 +100,11 @@ def test_what_is_wrong_is_named(tables, tmp_path):
     ("which", "changed", "message"),
     [
         ("labels", lambda text: text + text.splitlines()[4] + "\n", r"several rows for 'photos/3.jpg'; expected one"),
-        ("labels", lambda text: text.replace("file,label", "row,label", 1), r"a row that is no number in row\(s\) 2, 3"),
+        (
+            "labels",
+            lambda text: text.replace("file,label", "row,label", 1),
+            r"has a row that is no number in row\(s\) 2",
+        ),
         ("labels", lambda text: text.replace("file,label", "name,label", 1), r"several rows for ''; expected one"),
         ("one", lambda text: text.replace("cat,dog", "cat,cat", 1), r"one.csv has several columns cat; rename"),
         ("one", lambda text: text.replace("cat,dog", "cat, ", 1), r"no name for column 3; .*index=False of pandas"),
