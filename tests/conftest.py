@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ["MATPLOTLIBRC"] = str(Path(__file__).parent)  # of figures with fewer pixels, in other processes too
+
 
 def pytest_collection() -> None:
     """Set up what all tests use; pytest-xdist does not call this where it only distributes tests to workers."""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ PREDICTED = {
 BASES = {"trainer": "foe/digits.yaml", "data": "experts/folders.yaml", "acorl": "acorl/digits.yaml"}
 
 
+@cache
 def kind(name: str) -> str:
     """How a file is to be run: as a recipe, a collection, a fit, a part of a fit, or by test_sweeps.py."""
     folder, keys = name.partition("/")[0], set(read(name))
@@ -136,7 +138,7 @@ def test_the_kind_of_every_file_is_known():
 
 
 def test_a_file_of_an_unknown_kind_is_not_passed_over(tmp_path, monkeypatch):
-    monkeypatch.setattr("helpers.command_line.CONFIGS", tmp_path)
+    monkeypatch.setattr("helpers.command_line.CONFIGS", tmp_path)  # kind() keeps no answer where it raises
     write_yaml(tmp_path / "novel/thing.yaml", {"model": {}})
     with pytest.raises(AssertionError, match="no test knows how to run novel/thing"):
         kind("novel/thing.yaml")

@@ -71,9 +71,10 @@ def _read_yaml(path: str) -> Any:
         if (size := Path(path).stat().st_size) > _MAX_BYTES:
             raise InputError(f"config: {path} has {size:,} bytes; a configuration has at most {_MAX_BYTES:,}")
         text = Path(path).read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
         _check_nodes(path, root)
-        content = yaml.safe_load(text)
+        content = None if root is None else loader.construct_document(root)
     except InputError:  # a ValueError too
         raise
     except RecursionError as error:
@@ -223,14 +224,16 @@ def with_found_configs(
         InputError: If a file does not exist, or cannot be read.
     """
     result = list(args)
-    for name in (arg.partition("=")[2] if arg.startswith("-") else arg for arg in args):
+    files = list(config_files(args))
+    named = {arg.partition("=")[2] if arg.startswith("-") else arg for arg in args} - {name for *_, name in files}
+    for name in sorted(named):
         if name.endswith((".yaml", ".yml")) and Path(name).is_file():  # of another option, such as --model
             _read_yaml(name)
-    files = list(config_files(args))
     has_model = len(files) > 1 or any(arg.startswith("--model") for arg in args)
     for position, size, name in reversed(files):
-        path = find_config(name)
-        path = adapted(path, read_config(path), training and has_model)
-        check(path, read_config(path))
+        found = find_config(name)
+        content = read_config(found)
+        path = adapted(found, content, training and has_model)
+        check(path, content if path == found else read_config(path))
         result[position : position + size] = ["--config", path]
     return result

@@ -22,6 +22,7 @@ from lightning_fusion.callbacks.termination import EndOnTermination
 from lightning_fusion.checkpoints import read_checkpoint
 from lightning_fusion.cli.checks import check_checkpoints, check_folder, check_trained, check_trains, warn_untrained
 from lightning_fusion.cli.config import config_files
+from lightning_fusion.cli.help import TRAINING
 from lightning_fusion.cli.messages import error_of_user
 from lightning_fusion.cli.parser import FusionArgumentParser, parse
 from lightning_fusion.described import check_arguments
@@ -68,7 +69,7 @@ class FusionSaveConfig(SaveConfigCallback):
             return
         config = self.config.clone()
         config.overwrite = False  # a run of the saved file is another run
-        text = self.parser.dump(config, skip_none=False)
+        text = self.parser.dump(config, skip_none=False, skip_validation=True)  # it was parsed
         if trainer.is_global_zero:
             for folder in self._folders(trainer):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -92,6 +93,7 @@ class FusionCLI(LightningCLI):
     """LightningCLI in subclass mode, with attributes linked from the data module to the model."""
 
     def __init__(self, args: Sequence[str]) -> None:
+        self._only = {args[0]} if args and args[0] in TRAINING else set(TRAINING)
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -105,6 +107,10 @@ class FusionCLI(LightningCLI):
             args=list(args),
             auto_configure_optimizers=False,
         )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # the parent's is static
+        """Return the command that is run: parsers of the others are needed only by files with their sections."""
+        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name in self._only}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add ``--overwrite``, of fit."""
@@ -212,8 +218,7 @@ class FusionCLI(LightningCLI):
             )
         before = flat(self.config[subcommand].get("model").as_dict())
         given = self.config[subcommand].model.init_args.clone()
-        written = yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False, skip_none=False))
-        own = written[subcommand]["model"].get("init_args") or {}
+        own = self._plain(self.config)[subcommand]["model"].get("init_args") or {}
         plain = check_arguments(resolve_name(chosen), recorded, f"ckpt_path: {path}", own)
         spec = {"class_path": chosen, "dict_kwargs": plain}
         self.config = self.parser.parse_object({subcommand: {"model": spec}}, self.config)
@@ -230,6 +235,16 @@ class FusionCLI(LightningCLI):
         ]
         if changed:
             print(f"ckpt_path: {path} sets {shorten(changed, 20)} (resuming keeps the checkpoint's values)")
+
+    def _plain(self, config: Namespace) -> dict[str, Any]:
+        """Return a parsed configuration as plain data."""
+        text = self.parser.dump(config, skip_link_targets=False, skip_none=False, skip_validation=True)
+        return dict(yaml.safe_load(text))
+
+    def _dump_config(self) -> None:
+        """Keep the configuration as plain data; Lightning's own would validate it once more."""
+        if not hasattr(self, "config_dump"):
+            self.config_dump = self._plain(self.config)[self.config.subcommand]
 
     def _restore(self, given: Namespace) -> None:
         """Keep the arguments that the user gave where the checkpoint has null, such as experts of a trained fuser."""

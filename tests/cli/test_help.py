@@ -10,12 +10,12 @@ import sys
 
 import pytest
 from lightning import LightningDataModule
+from lightning.pytorch.cli import LightningCLI
 from torch import nn
 
 import lightning_fusion
 from lightning_fusion.cli.help import COMMANDS, TRAINING, find_function, recipes, subclasses
 from lightning_fusion.cli.main import main
-from lightning_fusion.cli.training import FusionCLI
 from lightning_fusion.schedules import Schedule
 
 FUNCTIONS = {f"recipe {name}": path for name, path in recipes().items()} | {
@@ -106,4 +106,4 @@ def test_the_classes_of_the_source_are_those_that_python_sees(kind):
 
 
 def test_the_training_commands_are_lightnings():
-    assert list(TRAINING) == list(FusionCLI.subcommands())
+    assert list(TRAINING) == list(LightningCLI.subcommands())

@@ -34,8 +34,8 @@ from thirdparty.plain import Classifier, Encoder
 from thirdparty.text import write_lines
 
 from lightning_fusion import Expert, FoEFuserModule, OutputsDataModule, __version__
+from lightning_fusion.cli.help import TRAINING
 from lightning_fusion.cli.main import main
-from lightning_fusion.cli.training import FusionCLI
 from lightning_fusion.foe.fusers import MLPFuser
 
 
@@ -143,7 +143,7 @@ class TestWords:
     def test_help_lists_every_command(self, args, monkeypatch, capsys):
         assert self.run(monkeypatch, *args) == 0
         text = capsys.readouterr().out
-        for command in [*FusionCLI.subcommands(), "recipe", "collect", "diagnose", "export"]:
+        for command in [*TRAINING, "recipe", "collect", "diagnose", "export"]:
             assert re.search(rf"^  {command} ", text, flags=re.MULTILINE)
         assert str(CONFIGS) in text
 

@@ -1,5 +1,6 @@
 """The command line on problems that take a second: what the tests of the shipped YAMLs share."""
 
+import copy
 import os
 import shutil
 import subprocess
@@ -80,7 +81,12 @@ def shipped(*folders: str) -> list[str]:
 
 
 def read(name: str) -> dict[str, Any]:
-    return yaml.safe_load((CONFIGS / name).read_text())
+    return copy.deepcopy(_content(CONFIGS / name))
+
+
+@cache
+def _content(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text())
 
 
 def small(config: Any) -> dict[str, Any]:
