@@ -12,12 +12,13 @@ from lightning_fusion.data.audio.features import LogMel
 from lightning_fusion.data.image.files import ORIGINAL
 from lightning_fusion.data.normalization import Normalization, preprocessor
 from lightning_fusion.data.samples.images import ImagePreprocessing
+from lightning_fusion.data.samples.waveforms import WaveformPreprocessing
 from lightning_fusion.errors import InputError, shorten
 
 _LARGEST_DIGITS = 60  # of a value in a message
 _CLEAR, _LIKELY = 2.0, 0.5  # nats per channel
 _MOST_CHANNELS = 64
-_KINDS = ("frontend", "image_size")  # by which samples are raw
+_KINDS = ("frontend", "image_size", "sample_rate_hz")  # of raw samples, which are converted
 _NORMALIZED = ("mean", "std", "scale")
 
 
@@ -243,14 +244,11 @@ def sample_conversion(
         )
         return lambda images: way(images)  # no part of the expert's weights
     if found.get("frontend") == "waveform" and known.get("frontend") == "log_mel":
-        if found["sample_rate_hz"] != known["sample_rate_hz"]:
-            raise InputError(
-                f"the data module gives waveforms of {found['sample_rate_hz']} Hz, and the expert was trained on "
-                f"log-mel features of {known['sample_rate_hz']} Hz: set sample_rate_hz of the data module"
-            )
         mel = preprocessor(known)
         assert mel is not None
-        return lambda waveforms: mel.to(waveforms.device)(waveforms)
+        resample = WaveformPreprocessing(known["sample_rate_hz"])
+        resample.check(found)
+        return lambda waveforms: mel.to(waveforms.device)(resample(waveforms))
     return None
 
 

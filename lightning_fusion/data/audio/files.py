@@ -21,7 +21,8 @@ from lightning_fusion.data.patterns import FoundFile, find_files
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.extras import require
 
-AUDIO_SUFFIXES = {".flac", ".ogg", ".wav"}
+AUDIO_SUFFIXES = {".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"}
+"""Files that libsndfile 1.1 or newer decodes, the one in the wheels of soundfile 0.13."""
 MEMORY_LIMIT_GB = 4.0
 _LARGEST_FILTER = 20_000_000
 """Maximum number of resampling coefficients, 0.2 GB with intermediate arrays; usual rates take under 300,000."""
@@ -31,6 +32,7 @@ _CLIPPED = 1.25  # 2 dB above full scale; decoders of compressed audio exceed it
 _SILENT = 1e-3  # standard deviation of the samples: -60 dB of full scale
 _CANCELED = 1e-2  # power of the mean of all channels relative to theirs: -20 dB
 _BLOCK_S = 60.0
+_SKIPPED = 2**20  # frames decoded at once before a part
 _PROBE_S = 3.0  # examined part of recordings that stay on disk
 
 
@@ -224,8 +226,11 @@ def is_silent(waveform: Tensor) -> bool:
 class AudioFiles:
     """Reader of files as mono waveforms of one sample rate; reads any slice without decoding the rest.
 
+    MP3 and Ogg Vorbis are decoded from their start, an hour in a few seconds: libsndfile's seek is not exact in them
+    (https://github.com/libsndfile/libsndfile/issues/885; MP3 lacks the bits that earlier frames contain).
+
     Args:
-        paths: WAV, FLAC or Ogg files of any sample rate and number of channels.
+        paths: WAV, FLAC, MP3, Ogg or AIFF files of any sample rate and number of channels.
         sample_rate_hz: Sample rate to which they are resampled.
 
     Attributes:
@@ -245,6 +250,7 @@ class AudioFiles:
         self._stored = np.zeros(len(paths), np.int64)
         self.canceled, self.clipped = np.zeros(len(paths), bool), np.zeros(len(paths), bool)
         self._on_disk: list[tuple[int, int]] = [(0, 0)] * len(paths)
+        self._from_start = np.zeros(len(paths), bool)
         self._resamplers: dict[int, Any] = {}
         found = enumerate(_for_each(self._look, len(paths), "Looking at audio"))
         if problems := {number: problem for number, problem in found if problem}:
@@ -270,6 +276,7 @@ class AudioFiles:
             self._on_disk[number] = about.st_dev, about.st_ino
             with soundfile.SoundFile(path) as file:
                 self.rates[number], self._stored[number] = file.samplerate, file.frames
+                self._from_start[number] = file.format == "MP3" or file.subtype == "VORBIS"
                 if not file.frames:
                     return f"{path} (empty)"
                 common = math.gcd(file.samplerate, self.sample_rate_hz)
@@ -279,7 +286,7 @@ class AudioFiles:
                     cut = re.search(r"^ *data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
                     if cut and int(cut[2]) < int(cut[1]) < 2**31 - 2**16:  # a stream's header holds the largest number
                         return f"{path} (truncated: {cut[2]} of {cut[1]} bytes)"
-                else:
+                elif file.format != "MP3":
                     file.seek(file.frames - 1)
                     if len(file.read(1)) != 1:
                         return f"{path} (truncated)"
@@ -350,7 +357,11 @@ class AudioFiles:
         path = self.paths[number]
         try:
             with soundfile.SoundFile(path) as file:
-                file.seek(start)
+                if self._from_start[number]:
+                    for begin in range(0, start, _SKIPPED):
+                        file.read(min(_SKIPPED, start - begin), dtype="float32")
+                else:
+                    file.seek(start)
                 samples = torch.from_numpy(file.read(count, dtype="float32", always_2d=True))
         except Exception as error:  # of any decoder
             raise InputError(f"{path} cannot be decoded ({_reason(error)}); repair or remove it") from error

@@ -173,7 +173,7 @@ class BaseLabeledAudioDataModule(BaseAudioDataModule):
 
 
 class LabeledAudioDataModule(AudioFilesDataModule, BaseLabeledAudioDataModule):
-    """WAV, FLAC or Ogg files under a folder, with label and speaker in their paths.
+    """WAV, FLAC, MP3, Ogg or AIFF files under a folder, with label and speaker in their paths.
 
     Args:
         **shared: Arguments of :class:`~lightning_fusion.data.audio.datamodule.AudioFilesDataModule` (``root``,

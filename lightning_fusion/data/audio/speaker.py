@@ -84,7 +84,7 @@ class BaseSpeakerDataModule(BaseAudioDataModule):
 
 
 class SpeakerDataModule(AudioFilesDataModule, BaseSpeakerDataModule):
-    """WAV, FLAC or Ogg files of speakers under a folder, for speaker verification.
+    """WAV, FLAC, MP3, Ogg or AIFF files of speakers under a folder, for speaker verification.
 
     Validation and test speakers come from separate folders, from lists of names, from trial lists (all speakers in
     the list), or are drawn from ``root`` with the seed.

@@ -1,3 +1,4 @@
+import warnings
 from functools import partial
 
 import numpy as np
@@ -9,12 +10,14 @@ from torch import nn
 
 from lightning_fusion import Expert, ExpertModule, ExpertPool, collect
 from lightning_fusion.data.audio.labeled import LabeledAudioDataModule
+from lightning_fusion.data.normalization import preprocessor
 from lightning_fusion.data.samples.waveforms import WaveformPreprocessing
 from lightning_fusion.encoders import SmallSpeakerNet
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.adapters.transformers import TransformersExpert
 
 transformers = pytest.importorskip("transformers")
+torchaudio = pytest.importorskip("torchaudio")
 
 
 def quiet(**more) -> Trainer:
@@ -56,8 +59,6 @@ def test_a_model_of_waveforms_stands_beside_one_of_log_mel_features(tmp_path, da
     model = transformers.AutoModelForAudioClassification.from_pretrained(tmp_path / "speech").eval()
     resampled = [torch.from_numpy(wave) for wave in given]
     if extractor.sampling_rate != 8000:
-        import torchaudio
-
         resampled = [torchaudio.functional.resample(wave, 8000, extractor.sampling_rate) for wave in resampled]
     prepared = extractor(
         [wave.numpy() for wave in resampled], sampling_rate=extractor.sampling_rate, return_tensors="pt"
@@ -68,11 +69,15 @@ def test_a_model_of_waveforms_stands_beside_one_of_log_mel_features(tmp_path, da
     np.testing.assert_allclose(both["test"].probabilities["speech"], expected.numpy()[order], atol=1e-5)
 
 
-def test_a_rate_of_another_training_is_named(data, tmp_path):
-    expert = Expert(nn.Linear(3, 2), classes=["0", "1"])
-    expert.preprocessing = data.preprocessing | {"sample_rate_hz": 16000}
-    with pytest.raises(InputError, match=r"waveforms of 8000 Hz, .* log-mel features of 16000 Hz: set sample_rate_hz"):
+def test_log_mel_features_of_another_rate_are_those_of_the_resampled_waveforms(data):
+    expert = Expert(nn.Flatten(), classes=["0"], domains=None)
+    expert.preprocessing = data.preprocessing | {"sample_rate_hz": 4000}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         expert.convert_from(data.variant(frontend="waveform").preprocessing, "expert own")
+    waveforms = data.variant(frontend="waveform").rows("test")[torch.arange(3)].input
+    resampled = torchaudio.functional.resample(waveforms, 8000, 4000)
+    torch.testing.assert_close(expert._prepared(waveforms), preprocessor(expert.preprocessing)(resampled))
 
 
 class TestWaveforms:

@@ -211,11 +211,11 @@ class TestRecordings:
     def test_what_is_not_read_is_named(self, tmp_path, caplog):
         draw_recordings(tmp_path, names(7))
         draw_recordings(tmp_path / "#recycle", names(1))
-        for name in ("a.mp3", "b.m4a", "id001/words.txt"):
+        for name in ("a.wma", "b.m4a", "id001/words.txt"):
             (tmp_path / name).touch()
         with (
             caplog.at_level(logging.INFO),
-            pytest.warns(UserWarning, match=r"1 .m4a, 1 .mp3 file\(s\) under .* left out; .* end in .flac"),
+            pytest.warns(UserWarning, match=r"1 .m4a, 1 .wma file\(s\) under .* left out; .* end in .aif, "),
         ):
             assert len(folders(tmp_path).layout.speakers) == 7
         assert "1 .txt, 1 folder(s) #recycle" in caplog.text
