@@ -387,7 +387,7 @@ class BaseAudioDataModule(ModalityDataModule):
 
 
 class AudioFilesDataModule(BaseAudioDataModule):
-    """Source of WAV, FLAC, MP3, Ogg or AIFF files with fields in their paths; to be combined with the base class of a task.
+    """Source of audio files with fields in their paths; to be combined with the base class of a task.
 
     Args:
         root: Folder of the training recordings, and of all splits without a folder of their own.
