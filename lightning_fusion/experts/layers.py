@@ -139,5 +139,5 @@ def like_weights(input: Any, network: Any) -> Any:
 def _without_bfloat16(value: Any) -> Any:
     """Convert the bfloat16 tensors of an input to float32."""
     if isinstance(value, Mapping):
-        return type(value)({key: _without_bfloat16(part) for key, part in value.items()})
+        return {key: _without_bfloat16(part) for key, part in value.items()}
     return value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value

@@ -18,7 +18,7 @@ from rich.table import Table
 from scipy.stats import t
 
 from lightning_fusion import plotting
-from lightning_fusion.files import write_text
+from lightning_fusion.files import sealed, write_text
 from lightning_fusion.markdown import markdown_table
 from lightning_fusion.metrics import balanced_accuracy
 from lightning_fusion.recipes.advice import HEADINGS, Advice, Scores, Validation
@@ -32,7 +32,9 @@ MEANS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 """Metrics of correct predictions, from ``right`` (N,) in [0, 1] and ``targets`` (N,) classes."""
 Figures = dict[str, tuple[Figure, str]]
 """Figures and their captions, by the name of the file without its suffix."""
-SERVING_FORMAT = 1
+RESULTS = "results.json"
+"""Name of the file with the results; it contains a digest of its other entries."""
+SERVING_FORMAT = 2
 """Format of ``serving``; a run of another one is run again, which resumes it."""
 _PACKAGES = ("lightning-fusion", "torch", "torchvision", "lightning", "scikit-learn", "numpy")
 
@@ -219,7 +221,7 @@ class Report:
             main: The method whose gains are reported.
             figures: Figures and their captions by name.
         """
-        self.seconds = _longest(self.seconds, folder / "results.json")
+        self.seconds = _longest(self.seconds, folder / RESULTS)
         versions = {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()}
         results = {
             "recipe": self.recipe,
@@ -233,7 +235,7 @@ class Report:
             "advice": None if self.advice is None else self.advice.record(),
             "serving": None if self.serving is None else {"format": SERVING_FORMAT, **self.serving},
         }
-        write_text(folder / "results.json", json.dumps(results, indent=1))
+        write_text(folder / RESULTS, json.dumps(sealed(json.loads(json.dumps(results))), indent=1))
         figures = figures or {}
         for name, (figure, _) in figures.items():
             plotting.save(figure, folder / f"{name}.png")

@@ -16,18 +16,24 @@ from rich.console import Console
 
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.collect import first_process
-from lightning_fusion.files import digest, exclusive, undrafted, write_text
+from lightning_fusion.files import digest, exclusive, hash_files, undrafted, write_text
 from lightning_fusion.recipes.advice import advise
 from lightning_fusion.recipes.html_report import warn_of_missing_packages, write_page
 from lightning_fusion.recipes.notes import noting
-from lightning_fusion.recipes.report import Figures, Report
+from lightning_fusion.recipes.report import RESULTS, Figures, Report
 from lightning_fusion.recipes.trainers import Trainers
+from lightning_fusion.store import MANIFEST
 from lightning_fusion.terminal import open_console
 from lightning_fusion.trackers.base import REPORT, without_none
 
 _RUN = "run.json"
 _LOCK = ".lock"
-_WRITTEN = (_RUN, "results.json", "report.md", "report.html")  # written atomically
+_WRITTEN = (_RUN, RESULTS, "report.md", "report.html")  # written atomically
+_SERVED = (
+    *("*.ckpt", "*/*.ckpt", f"*/{MANIFEST}", f"baselines/*/{MANIFEST}"),
+    *("targets/*.json", "tokenizer/*"),
+)
+"""Files of a seed that answer for new samples; a manifest has the digests of the arrays of its store."""
 _MADE = re.compile(r"config\.yaml|\w+\.png|seed_\d+|logs|answers")
 
 
@@ -174,12 +180,20 @@ def _run(recipe: Recipe, output: str | Path, seeds: Sequence[int], trainers: Tra
         report.notes += notes.beyond(report.notes)
         report.advice = advise(report.validation, recipe.simplicity, report.metric)
     if first_process():
+        if report.serving is not None:
+            report.serving["files"] = _digests(folder, seeds)
         report.save(folder, recipe.main)  # the results are safe before anything is drawn
         report.save(folder, recipe.main, figures := recipe.figures(run))
         write_page(report, recipe.main, folder, figures, recipe.inspection(run))
         _log(report, recipe.main, figures, run)
         report.print(recipe.main, folder, console)
     return report
+
+
+def _digests(folder: Path, seeds: Sequence[int]) -> dict[str, str]:
+    """Return the digests of the files that answer for new samples, by their paths below the folder of the run."""
+    paths = {path for seed in seeds for pattern in _SERVED for path in (folder / f"seed_{seed}").glob(pattern)}
+    return {path.relative_to(folder).as_posix(): hash_files([path]) for path in sorted(paths) if path.is_file()}
 
 
 def _log(report: Report, main: str, figures: Figures, run: Run) -> None:

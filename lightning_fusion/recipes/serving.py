@@ -22,11 +22,11 @@ from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs.collect import first_process
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.experts.pool import ExpertPool
-from lightning_fusion.files import file_key
+from lightning_fusion.files import file_key, hash_files, is_sealed
 from lightning_fusion.foe.module import FoEFuserModule
 from lightning_fusion.hyperparameters import constructor_arguments
-from lightning_fusion.recipes.report import SERVING_FORMAT
-from lightning_fusion.store import ArrayStore, StoreWriter
+from lightning_fusion.recipes.report import RESULTS, SERVING_FORMAT
+from lightning_fusion.store import MANIFEST, ArrayStore, StoreWriter
 from lightning_fusion.terminal import open_console
 
 BASELINE = "fitted baseline"
@@ -67,12 +67,12 @@ class FinishedRun:
             raise InputError(f"run: found no folder {path}{nearest_path(path)}")
         if not (path / "run.json").is_file():
             raise InputError(f"run: {path} contains no run of a recipe (no run.json); name the --output of a recipe")
-        if not (path / "results.json").is_file():
+        if not (path / RESULTS).is_file():
             raise InputError(
                 f"run: {path} is not finished (no results.json); run the recipe again with this output: it resumes"
             )
         try:
-            content = json.loads((path / "results.json").read_text(encoding="utf-8"))
+            content = json.loads((path / RESULTS).read_text(encoding="utf-8"))
             recipe, serving, advice = content["recipe"], content.get("serving"), content.get("advice")
             config, found = content["config"], content["versions"]["lightning-fusion"]
             if advice is not None:
@@ -80,7 +80,7 @@ class FinishedRun:
             _check_config(config)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             what = f"found no {error}" if isinstance(error, KeyError) else error
-            raise InputError(f"run: {path / 'results.json'} is damaged ({what}); run the recipe again") from error
+            raise InputError(f"run: {path / RESULTS} is damaged ({what}); run the recipe again") from error
         if not isinstance(recipe, str) or recipe not in answering_recipes():
             raise InputError(
                 f"run: {path} is a run of the recipe {recipe}, which does not predict new files; predict --run takes "
@@ -96,7 +96,13 @@ class FinishedRun:
                 f"run: {path} was written by another version of lightning-fusion ({found}); run the recipe again with "
                 "this output: trained models are kept"
             )
-        return cls(path, recipe, config, advice, _Serving(path / "results.json", serving))
+        found_serving = _Serving(path / RESULTS, serving)
+        if not is_sealed(content):
+            raise InputError(
+                f"run: {path / RESULTS} is not what the run wrote (it has another digest); run the recipe again with "
+                "this output: trained models are kept"
+            )
+        return cls(path, recipe, config, advice, found_serving)
 
     @property
     def methods(self) -> list[str]:
@@ -128,17 +134,77 @@ class FinishedRun:
         """Return the folder of a seed."""
         return self.folder / f"seed_{seed}"
 
+    def own(self, path: Path) -> Path:
+        """Return the path of a file of the run, after a comparison with its digest in the results.
+
+        Args:
+            path: Path of a file, which may be missing.
+
+        Raises:
+            InputError: If it is not the file that the run wrote, such as that of another run or expert.
+        """
+        known = self.serving["files"].get(path.relative_to(self.folder).as_posix())
+        if path.is_file() and hash_files([path]) != known:
+            raise InputError(
+                f"run: {path} is not the file that this run wrote (its digest in {RESULTS} is {known or 'missing'}); "
+                "put it back, or run the recipe again"
+            )
+        return path
+
+    def load_expert(self, path: Path) -> Expert:
+        """Load an expert from its checkpoint, weights only.
+
+        Args:
+            path: Path of the checkpoint.
+
+        Raises:
+            InputError: If it is missing, damaged or of another run, or the class of its network is not imported.
+        """
+        with _of_run():
+            return Expert(checkpoint=str(self.own(path)))
+
     def load_experts(self, folder: Path, names: list[str]) -> dict[str, Expert]:
-        """Load experts from the checkpoints in a folder, weights only.
+        """Load experts from the checkpoints in a folder, as :meth:`load_expert` does.
 
         Args:
             folder: Folder of the checkpoints.
             names: Names of the experts.
+        """
+        return {name: self.load_expert(folder / f"{file_key(name)}.ckpt") for name in names}
+
+    def load_fuser(self, path: Path, pool: ExpertPool) -> FoEFuserModule:
+        """Load a fuser with its experts, whose fingerprints are compared.
+
+        Args:
+            path: Path of its checkpoint.
+            pool: The experts.
 
         Raises:
-            InputError: If a checkpoint is missing or damaged, or the class of its network is not imported.
+            InputError: If it is missing or damaged, was trained with other experts, or its network is not imported.
         """
-        return {name: load_expert(folder / f"{file_key(name)}.ckpt") for name in names}
+        with _of_run():
+            checkpoint = str(self.own(path))
+            return FoEFuserModule.load_from_checkpoint(checkpoint, map_location="cpu", experts=pool).eval()
+
+    def outputs(self, seed: int) -> ExpertOutputs:
+        """Open the cached outputs of a seed."""
+        return ExpertOutputs.open(self.own(self.seed_folder(seed) / "outputs" / MANIFEST).parent)
+
+    def load_baseline(self, seed: int, name: str, build: Callable[[], Baseline]) -> Baseline:
+        """Return a fitted baseline: from its stored parameters, or fitted again on the run's cached outputs.
+
+        Args:
+            seed: Seed of the run.
+            name: Name of the baseline.
+            build: Returns the baseline, not fitted.
+        """
+        if not (rule := build()).fits:
+            return rule
+        stored = self.seed_folder(seed) / "baselines" / file_key(name)
+        if stored.is_dir():
+            return rule.restore(ArrayStore(self.own(stored / MANIFEST).parent, BASELINE))
+        outputs = self.outputs(seed)
+        return rule.fit(outputs.scattered("train"), np.asarray(outputs["train"].target))
 
     def new_data(
         self, input: str, seed: int, experts: Mapping[str, Expert], trials: str | None = None
@@ -170,6 +236,8 @@ class FinishedRun:
             given["download"] = False
         tokenizer = self.seed_folder(seed) / "tokenizer"
         if tokenizer.is_dir():
+            for path in tokenizer.iterdir():
+                self.own(path)
             given["tokenizer"] = str(tokenizer)
         if trials is not None:
             given["predict_trials"] = trials
@@ -193,6 +261,7 @@ class _Serving(dict[str, Any]):
             right = {
                 "members": isinstance(value, dict) and all(map(_are_names, value.values())),
                 "parameters": isinstance(value, dict) and all(isinstance(each, dict) for each in value.values()),
+                "files": isinstance(value, dict) and all(isinstance(each, str) for each in value.values()),
                 **{name: _are_names(value) for name in ("experts", "classes", "targets")},
             }
             if not right.get(key, True):
@@ -253,33 +322,6 @@ def _of_run() -> Iterator[None]:
         raise InputError(f"run: {error}{hint}") from error
 
 
-def load_expert(path: Path) -> Expert:
-    """Load an expert of a run from its checkpoint.
-
-    Args:
-        path: Path of the checkpoint.
-
-    Raises:
-        InputError: If it is missing or damaged, or the class of its network is not imported.
-    """
-    with _of_run():
-        return Expert(checkpoint=str(path))
-
-
-def load_fuser(path: Path, pool: ExpertPool) -> FoEFuserModule:
-    """Load a fuser of a run with its experts, whose fingerprints are compared.
-
-    Args:
-        path: Path of its checkpoint.
-        pool: The experts.
-
-    Raises:
-        InputError: If it is missing or damaged, was trained with other experts, or its network is not imported.
-    """
-    with _of_run():
-        return FoEFuserModule.load_from_checkpoint(str(path), map_location="cpu", experts=pool).eval()
-
-
 def save_baseline(folder: Path, name: str, rule: Baseline) -> None:
     """Store the parameters of a fitted baseline that takes long to fit, as arrays.
 
@@ -293,23 +335,6 @@ def save_baseline(folder: Path, name: str, rule: Baseline) -> None:
             for key, values in state.items():
                 writer[key] = values
             writer.commit({"baseline": name})
-
-
-def load_baseline(folder: Path, name: str, build: Callable[[], Baseline]) -> Baseline:
-    """Return a fitted baseline: from its stored parameters, or fitted again on the run's cached outputs.
-
-    Args:
-        folder: Folder of the seed.
-        name: Name of the baseline.
-        build: Returns the baseline, not fitted.
-    """
-    if not (rule := build()).fits:
-        return rule
-    stored = folder / "baselines" / file_key(name)
-    if stored.is_dir():
-        return rule.restore(ArrayStore(stored, BASELINE))
-    outputs = ExpertOutputs.open(folder / "outputs")
-    return rule.fit(outputs.scattered("train"), np.asarray(outputs["train"].target))
 
 
 def load_run(
@@ -367,6 +392,8 @@ def predict(
     advised = finished.advice["method"]
     reason = "the advice of the run" if chosen == advised else f"the run advises {advised}"
     open_console(quiet=not first_process()).print(f"{chosen} answers ({reason}; models of seed {number})", markup=False)
+    if {Path(output).resolve()} & {Path(path).resolve() for path in (input, trials) if path is not None}:
+        raise InputError(f"output: {output} is the input, which it would replace; name another file")
     given = Trainer(logger=False, enable_checkpointing=False) if trainer is None else trainer
     given.callbacks.append(PredictionWriter(output))  # type: ignore[attr-defined]  # set by a connector
     given.predict(module, datamodule=data, return_predictions=False)

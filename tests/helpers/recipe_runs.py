@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-PARTS = {"recipe", "config", "data", "versions", "seconds", "rows", "summary", "notes", "advice", "serving"}
+PARTS = {"recipe", "config", "data", "versions", "seconds", "rows", "summary", "notes", "advice", "serving", "digest"}
 """Keys of results.json."""
 
 

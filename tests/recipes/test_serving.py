@@ -19,6 +19,7 @@ from lightning_fusion.baselines import BASELINES
 from lightning_fusion.cli.main import main
 from lightning_fusion.data.image.folders import DomainImageDataModule
 from lightning_fusion.encoders import SmallConvNet
+from lightning_fusion.files import hash_files, sealed
 from lightning_fusion.foe.fusers import MLPFuser
 from lightning_fusion.frugal.policy import FrugalFoE
 from lightning_fusion.recipes.foe.protocol import foe
@@ -174,8 +175,11 @@ class TestRefusal:
             ({"config": content["config"] | {"seeds": "all"}}, "is damaged (config.seeds is no list of whole numbers)"),
             ({"config": content["config"] | {"data": None}}, "is damaged (config.data has no class_path)"),
         ):
-            (copied / "results.json").write_text(json.dumps(content | change))
+            (copied / "results.json").write_text(json.dumps(sealed(content | change)))
             assert message in self.of(copied, away)
+        for change in ({"advice": content["advice"] | {"method": MAIN}}, {"seconds": {}}):
+            (copied / "results.json").write_text(json.dumps(content | change))
+            assert "results.json is not what the run wrote (it has another digest)" in self.of(copied, away)
         (copied / "results.json").write_text("{half")
         assert "results.json is damaged" in self.of(copied, away)
         (copied / "results.json").unlink()
@@ -184,7 +188,7 @@ class TestRefusal:
     def test_nothing_that_a_run_names_is_imported(self, away, copied):
         content = results(copied)
         content["config"]["data"]["class_path"] = "antigravity.Data"
-        (copied / "results.json").write_text(json.dumps(content))
+        (copied / "results.json").write_text(json.dumps(sealed(content)))
         shutil.copytree(away / "foe/seed_0", copied / "seed_0")
         message = self.of(copied, away, "--method=softmax average", "--seed=0")
         assert "names the data module antigravity.Data, which is not imported; name its package in --imports" in message
@@ -195,9 +199,37 @@ class TestRefusal:
         content = torch.load(path, weights_only=True)
         content["hyper_parameters"]["network"]["class_path"] = "antigravity.Net"
         torch.save(content, path)
+        written = results(copied)
+        written["serving"]["files"][f"seed_0/experts/{path.name}"] = hash_files([path])
+        (copied / "results.json").write_text(json.dumps(sealed(written)))
         message = self.of(copied, away, "--method=softmax average", "--seed=0")
         assert "names antigravity.Net, which is not an imported module" in message
         assert message.endswith("; name its package in --imports, if you trust the run")
+
+    @pytest.mark.parametrize(
+        ("method", "mixed"),
+        [
+            ("softmax average", "experts"),
+            (MAIN, "fusers"),
+            ("logistic stacking", "baselines"),
+            ("k-nearest neighbors", "outputs"),
+            (CENTRALIZED, "centralized.ckpt"),
+        ],
+    )
+    def test_files_of_another_seed_or_run_are_named(self, away, copied, method, mixed):
+        shutil.copytree(away / "foe/seed_0", copied / "seed_0")
+        other = away / "foe/seed_1" / mixed
+        if other.is_dir():
+            shutil.rmtree(copied / "seed_0" / mixed)
+            shutil.copytree(other, copied / "seed_0" / mixed)
+        else:
+            shutil.copy(other, copied / "seed_0" / mixed)
+        message = self.of(copied, away, f"--method={method}", "--seed=0")
+        assert f"seed_0/{mixed}" in message and "is not the file that this run wrote" in message
+
+    def test_the_input_is_not_replaced(self, away):
+        message = self.of(away / "foe", away, "--output", str(away / "new"))
+        assert "is the input, which it would replace" in message
 
     def test_models_that_are_missing(self, away, copied):
         assert "checkpoint: found no file" in self.of(copied, away, "--method=softmax average")

@@ -90,7 +90,8 @@ class RecordedPredictions:
                 f"column; they have {shorten(classes, 20)}"
             )
         files = ["" if _empty(value) else str(value) for value in cells("file") or [""] * len(labels)]
-        keys = list(zip(files, places or [""] * len(labels), strict=True))
+        where: list[Any] = places or [""] * len(labels)
+        keys = list(zip(files, where, strict=True))
         if twice := [" ".join(map(str, key)).strip() for key, count in Counter(keys).items() if count > 1]:
             raise InputError(
                 f"predictions.labels: {source} has several rows for {shorten(map(repr, twice))}; expected one for each "

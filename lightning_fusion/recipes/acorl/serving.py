@@ -9,7 +9,6 @@ from lightning_fusion.acorl.fusion import LinearHead, fit_output_weights
 from lightning_fusion.baselines import SoftmaxAverage
 from lightning_fusion.checkpoints import read_checkpoint
 from lightning_fusion.errors import InputError
-from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.recipes.acorl.classification import late_file
 from lightning_fusion.recipes.acorl.trials import ChainTrialsModule
@@ -33,10 +32,10 @@ def answer(run: FinishedRun, method: str, seed: int, target: None) -> Any:
     if run.serving["verification"]:
         return ChainTrialsModule(pool, run.serving["parameters"][str(seed)].get(method))
     if method.endswith("late fusion"):
-        return LateFusionModule(pool, _late_head(folder / "fusers" / f"{late_file(members)}.ckpt"))
+        return LateFusionModule(pool, _late_head(run.own(folder / "fusers" / f"{late_file(members)}.ckpt")))
     if not method.endswith("weighted output fusion"):
         return BaselineModule(pool, SoftmaxAverage())
-    outputs = ExpertOutputs.open(folder / "outputs")
+    outputs = run.outputs(seed)
     places = [outputs.names.index(name) for name in members]
     known = torch.from_numpy(outputs.scattered("val")[:, places].copy())
     weights = fit_output_weights(known, torch.from_numpy(np.array(outputs["val"].target)))

@@ -9,7 +9,7 @@ from lightning_fusion.errors import InputError
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.recipes.foe.rows import CENTRALIZED, fuser_file
 from lightning_fusion.recipes.pool_modules import BaselineModule
-from lightning_fusion.recipes.serving import IMPORTS, FinishedRun, load_baseline, load_expert, load_fuser
+from lightning_fusion.recipes.serving import IMPORTS, FinishedRun
 
 
 def answer(run: FinishedRun, method: str, seed: int, target: None) -> Any:
@@ -23,7 +23,7 @@ def answer(run: FinishedRun, method: str, seed: int, target: None) -> Any:
     """
     folder, classes = run.seed_folder(seed), run.serving["classes"]
     if method == CENTRALIZED:
-        pool = ExpertPool({"centralized": load_expert(folder / "centralized.ckpt")}, classes)
+        pool = ExpertPool({"centralized": run.load_expert(folder / "centralized.ckpt")}, classes)
         return BaselineModule(pool, SoftmaxAverage())
     pool = ExpertPool(run.load_experts(folder / "experts", run.serving["experts"]), classes)
     named = run.config.get("baselines") or {}
@@ -33,9 +33,9 @@ def answer(run: FinishedRun, method: str, seed: int, target: None) -> Any:
         )
     own = named.get(method)
     if own is None and method not in BASELINES:
-        return load_fuser(folder / "fusers" / f"{fuser_file(method)}.ckpt", pool)
+        return run.load_fuser(folder / "fusers" / f"{fuser_file(method)}.ckpt", pool)
     build = BASELINES[method] if own is None else _own_baseline(method, own)
-    return BaselineModule(pool, load_baseline(folder, method, build))
+    return BaselineModule(pool, run.load_baseline(seed, method, build))
 
 
 def _own_baseline(method: str, described: str | dict[str, Any]) -> Any:

@@ -8,7 +8,8 @@ from lightning_fusion.frugal.module import FrugalFoEModule
 from lightning_fusion.frugal.policy import FrugalFoE
 from lightning_fusion.recipes.frugal.rows import AVERAGE, BEST, CONFIDENT, MAIN, STACKING
 from lightning_fusion.recipes.pool_modules import BaselineModule
-from lightning_fusion.recipes.serving import FinishedRun, load_baseline
+from lightning_fusion.recipes.serving import FinishedRun
+from lightning_fusion.store import MANIFEST
 
 _RULES: dict[str, Any] = {
     AVERAGE: SoftmaxAverage,
@@ -30,5 +31,5 @@ def answer(run: FinishedRun, method: str, seed: int, target: None) -> Any:
     folder = run.seed_folder(seed)
     pool = ExpertPool(run.load_experts(folder / "experts", run.serving["experts"]), run.serving["classes"])
     if method == MAIN:
-        return FrugalFoEModule(FrugalFoE.load(folder / "policy"), pool)
-    return BaselineModule(pool, load_baseline(folder, method, _RULES[method]))
+        return FrugalFoEModule(FrugalFoE.load(run.own(folder / "policy" / MANIFEST).parent), pool)
+    return BaselineModule(pool, run.load_baseline(seed, method, _RULES[method]))

@@ -10,7 +10,7 @@ from lightning_fusion.recipes.hat.plan import AVERAGE, BEST, STUDENT
 from lightning_fusion.recipes.hat.report import LOCAL
 from lightning_fusion.recipes.hat.seed import read_answers
 from lightning_fusion.recipes.pool_modules import BaselineModule
-from lightning_fusion.recipes.serving import FinishedRun, load_expert
+from lightning_fusion.recipes.serving import FinishedRun
 
 
 def answer(run: FinishedRun, method: str, seed: int, target: str | None) -> Any:
@@ -32,13 +32,13 @@ def answer(run: FinishedRun, method: str, seed: int, target: str | None) -> Any:
             f"target: found {name or 'none'}; name the target whose models answer, one of {shorten(targets, 40)}"
             f"{suggestion(name or '', targets)}"
         )
-    found = read_answers(folder / "targets" / f"{file_key(name)}.json")
+    found = read_answers(run.own(folder / "targets" / f"{file_key(name)}.json"))
     if method in (AVERAGE, BEST):
         sources = found["sources"] if method == AVERAGE else [found["best_source"]]
-        experts = {source: load_expert(_source(folder, source)) for source in sources}
+        experts = {source: run.load_expert(_source(folder, source)) for source in sources}
     else:
         kind = "local" if method == LOCAL else "students"
-        experts = {name: load_expert(folder / kind / f"{file_key(name)}.ckpt")}
+        experts = {name: run.load_expert(folder / kind / f"{file_key(name)}.ckpt")}
     return BaselineModule(ExpertPool(experts, run.serving["classes"]), SoftmaxAverage())
 
 
