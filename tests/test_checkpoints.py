@@ -22,6 +22,7 @@ def saved_by_function(folder, **arguments) -> str:
     return str(folder / "m.ckpt")
 
 
+@pytest.mark.slow
 def test_only_what_a_checkpoint_cannot_hold_is_given_again(tmp_path):
     how = {"optimizer": partial(torch.optim.SGD, lr=0.25), "label_smoothing": 0.1, "features": "body"}
     path = saved_by_function(tmp_path, **how)

@@ -21,6 +21,7 @@ def table() -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", table())
 def test_a_run_logs_what_the_table_says(name, tmp_path):
     module, data = modules.made(name, tmp_path)

@@ -56,6 +56,7 @@ def test_the_sdist_holds_what_git_keeps(built):
     assert {name.partition("/")[0] for name in names} & {".venv", "runs", "data", "dist"} == set()
 
 
+@pytest.mark.slow
 def test_the_metadata_are_complete(wheel):
     (name,) = [name for name in wheel.namelist() if name.endswith("METADATA")]
     found = email.message_from_string(wheel.read(name).decode())

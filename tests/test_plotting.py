@@ -273,6 +273,7 @@ def test_confusion_is_normalized_by_the_true_class():
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("chosen", "own")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 13, *(pytest.param(many, marks=pytest.mark.slow) for many in (100, 300))])
 def test_any_number_of_classes_and_experts_can_be_drawn(count):
     names = [f"org/model-{number}-of-a-rather-long-name" for number in range(count)]
@@ -286,6 +287,7 @@ def test_any_number_of_classes_and_experts_can_be_drawn(count):
     assert [bar.get_width() for bar in axes.patches] == [100] * count
 
 
+@pytest.mark.slow
 def test_a_name_is_no_formula():
     names = ["$5_to_$10 {", "$a_b^{$"]
     figure = plotting.confusion([0, 1], [0, 1], names, title=names[0])
@@ -404,6 +406,7 @@ def test_targets_are_named_in_the_order_of_their_gain():
     assert ticks(left.yaxis) == ["b", "c", "a"] and left.yaxis_inverted()
 
 
+@pytest.mark.slow
 def test_many_groups_are_rows_with_horizontal_names():
     names = [f"person_{number:02d}_phone_left_pocket" for number in range(22)]
     values = {f"method {number}": RNG.random(22) for number in range(12)}

@@ -132,6 +132,7 @@ def slow(*makers: Callable[[], Made]) -> list:
     return [pytest.param(make, marks=pytest.mark.slow) for make in makers]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [expert, expert_on_foreign_data, fuser, fuser_on_raw_input, hat, *slow(expert_with_workers, speech_with_workers)],
@@ -148,6 +149,7 @@ def test_resumed_equals_uninterrupted(make, tmp_path):
         assert all(torch.equal(torch.as_tensor(ours[key]), torch.as_tensor(theirs[key])) for key in ours)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [expert, fuser])
 def test_two_runs_of_one_seed_are_equal_and_of_another_are_not(make, tmp_path):
     one, same, other = (run(make, tmp_path / str(number), seed)[0] for number, seed in enumerate((1, 1, 2)))

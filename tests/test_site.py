@@ -47,6 +47,7 @@ def test_patterns_of_the_navigation(hooks):
         hooks.pages._expanded(["gone/*"], pages)
 
 
+@pytest.mark.slow
 def test_every_public_name_has_a_page(hooks):
     from lightning_fusion import PUBLIC
 

@@ -62,6 +62,7 @@ class TestIntegratedGradients:
         assert difference.abs().mean() > 1
         torch.testing.assert_close(values.flatten(1).sum(1), difference, atol=0.01 * difference.abs().max(), rtol=0)
 
+    @pytest.mark.slow
     def test_equals_the_sum_written_out(self):
         net, (input, target) = network(), images(2)
         start = 0.1 * torch.randn(3, 8, 8)
@@ -74,6 +75,7 @@ class TestIntegratedGradients:
         found = integrated_gradients(net, input, target, steps=300, baseline=start)
         assert (found - expected).norm() < 0.02 * expected.norm()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("size", [1, 4, 7, 1000])
     def test_memory_is_bounded_and_the_result_the_same(self, size):
         net, (input, target) = network(), images()
@@ -161,6 +163,7 @@ class TestComparison:
         assert found.top.mean == pytest.approx((found.pair.top - 1).mean().item())
         assert found.top.low < found.top.mean < found.top.high < 0
 
+    @pytest.mark.slow
     def test_one_batch_is_as_good_as_a_loader_and_a_shared_member_is_asked_once(self):
         first, second, third = network(0), network(1), network(2)
         calls: list[int] = []

@@ -54,6 +54,7 @@ def test_average_is_weighted():
     torch.testing.assert_close(average_outputs(outputs), outputs.mean(1))
 
 
+@pytest.mark.slow
 def test_late_fusion_is_an_ordinary_expert_on_stored_features():
     pool = tiny.pool(features="body")
     rows = {"train": 200, "val": 30, "test": 100}

@@ -91,6 +91,7 @@ class TestStep:
             for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("clip", [None, 0.05])
     def test_a_strength_of_nothing_is_the_plain_training_bit_for_bit(self, clip):
         network = partial(tiny.Net, norm=True, dropout=0.3)
@@ -199,6 +200,7 @@ class TestStep:
             found, expected = dict(ours.network.named_parameters())[name], before[name] - 0.5 * weight.grad
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.slow
     def test_projections_steps_are_none_of_the_trainers(self):
         """Steps, clipping and accumulation concern the network; the projections learn what z tells."""
         made = module(schedule=Constant(0.0), **INNER)
@@ -222,6 +224,7 @@ class TestStep:
             torch.testing.assert_close(ours, theirs, atol=0.05, rtol=0)
         assert all(weight.dtype == torch.float32 for weight in half.adversary.parameters())
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
     def test_in_another_precision_throughout(self, precision):
         made = module(schedule=Constant(0.5), **INNER)
@@ -271,6 +274,7 @@ class TestSchedule:
         place = lines[0].split(",").index("train_lambda")
         assert [float(line.split(",")[place]) for line in lines[1:] if line.split(",")[place]] == list(range(8))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("training", [{}, INNER], ids=["joint", "inner"])
     def test_a_resumed_run_continues_it_bit_for_bit(self, training, tmp_path):
         network = partial(tiny.Net, norm=True, dropout=0.2)
@@ -590,6 +594,7 @@ class TestCheckpoint:
         with pytest.raises(InputError, match="experts: the model was trained against a; found a, b"):
             tiny.trainer(4).fit(module(), tiny.data(), ckpt_path=tmp_path / "m.ckpt", weights_only=True)
 
+    @pytest.mark.slow
     def test_of_the_other_kind_of_training_is_rejected(self, tmp_path):
         fit(module()).save_checkpoint(tmp_path / "joint.ckpt")
         fit(module(**INNER)).save_checkpoint(tmp_path / "inner.ckpt")
@@ -619,6 +624,7 @@ class TestCheckpoint:
         one_projection = 2 * 4 * (64 * 64 + 64)  # two float32 layers
         assert sizes[3] - sizes[1] < one_projection / 10
 
+    @pytest.mark.slow
     def test_weights_alone_are_loaded_with_and_without_projections_at_hand(self, tmp_path):
         made = module()
         fit(made).save_checkpoint(tmp_path / "m.ckpt", weights_only=True)

@@ -55,6 +55,7 @@ def test_the_fused_figures_are_those_of_mean_cosines(data):
         assert found[name] == pytest.approx(float(equal_error_rate(value, same)), abs=1e-6), name
 
 
+@pytest.mark.slow
 def test_a_strength_of_nothing_is_the_plain_training(data):
     torch.manual_seed(0)
     expert = Expert(SmallSpeakerNet(len(data.classes)), classes=data.classes, features="embedding")
@@ -77,6 +78,7 @@ def test_an_expert_of_other_input_warns(data):
         ACoRLVerificationModule(SmallSpeakerNet, {"a": expert}, classes=data.classes, preprocessing=data.preprocessing)
 
 
+@pytest.mark.slow
 def test_its_checkpoint_is_a_speaker_expert(data, tmp_path):
     torch.manual_seed(0)
     expert = Expert(SmallSpeakerNet(len(data.classes)), classes=data.classes, features="embedding")

@@ -418,6 +418,7 @@ def test_free_experts_do_not_break_the_default_trade_offs():
 # ---------------------------------------------------------------- the oracle
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(seeds, st.integers(1, 5))
 def test_the_oracle_asks_the_cheapest_right_expert(seed, experts):

@@ -34,6 +34,7 @@ def images(count: int = 60) -> TensorDataModule:
     return TensorDataModule(splits, tiny.CLASSES, batch_size=16)
 
 
+@pytest.mark.slow
 def test_a_test_writes_a_table_by_class_and_pictures_of_the_most_confident_errors(tmp_path):
     report = EvaluationReport(str(tmp_path / "report"), num_errors=5)
     module, data = ExpertModule(partial(SmallConvNet, width=4), classes=tiny.CLASSES), images()
@@ -74,6 +75,7 @@ def test_a_fit_draws_where_a_logger_shows_figures_and_writes_no_files(tmp_path, 
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 def test_errors_of_texts_have_file_line_and_text(tmp_path):
     data = SyntheticTextDataModule(batch_size=64)
     network = partial(TextTransformer, vocab_size=data.vocab_size, width=8, layers=1, heads=1)
@@ -98,6 +100,7 @@ class FirstExpert(nn.Module):
         return self.linear(outputs[:, :2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["label", "expert"])
 def test_weights_of_experts_sum_to_one_and_those_that_are_not_read_have_none(target, tmp_path):
     outputs = tiny.outputs()

@@ -67,6 +67,7 @@ def test_every_batch_is_trained_with_the_schedules_value():
     assert all(type(value) is float for value in values)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_continues_the_schedule(tmp_path):
     whole, trained = run()
     first, _ = run(path=tmp_path, stop=1)

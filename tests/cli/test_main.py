@@ -195,11 +195,13 @@ class TestWords:
         assert streams.out == "" and streams.err.count("\n") == 1
         assert re.match(f"lightning-fusion: error: {says}", streams.err)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["foe/digits.yaml", "configs/foe/digits.yaml", "foe/digits"])
     def test_a_shipped_file_has_three_spellings(self, name):
         assert parse(["fit", "-c", name])["model"]["class_path"].endswith("FoEFuserModule")
         assert parse(["fit", f"--config={name}"])["trainer"]["max_epochs"] == 50
 
+    @pytest.mark.slow
     def test_a_file_of_the_user_goes_before_a_shipped_one(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         write_yaml(Path("foe/digits.yaml"), merged(read("foe/digits.yaml"), {"trainer": {"max_epochs": 7}}))
@@ -207,6 +209,7 @@ class TestWords:
 
 
 class TestOverrides:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("option", "key", "value"),
         [
@@ -229,6 +232,7 @@ class TestOverrides:
         message = refused(["fit", "-c", "foe/digits.yaml", option])
         assert re.search(r"unrecognized arguments|not accepted|does not accept", message)
 
+    @pytest.mark.slow
     def test_interpolations_follow_the_command_line(self):
         config = parse(["fit", "-c", "experts/digits.yaml", "--data.init_args.domain=3"])
         assert look_up(config, "trainer.logger.init_args.name") == "domain_3"
@@ -236,6 +240,7 @@ class TestOverrides:
         config = parse(["fit", "-c", "foe/digits.yaml", "--model.init_args.target=expert"])
         assert config["trainer"]["callbacks"][0]["init_args"]["filename"] == "expert"
 
+    @pytest.mark.slow
     def test_a_second_file_overrides_key_by_key_and_may_refer_to_the_first(self):
         first, second = (str(TESTS / "conf/composed" / name) for name in ("base.yaml", "more.yaml"))
         config = parse(["fit", "-c", first, "-c", second])
@@ -245,6 +250,7 @@ class TestOverrides:
         again = parse(["fit", "-c", first, "-c", second, "--data.init_args.batch_size=6"])
         assert look_up(again, "trainer.default_root_dir") == "runs/batch_6"
 
+    @pytest.mark.slow
     def test_one_expert_of_a_file_is_changed_alone(self):
         key = "model.init_args.experts.domain_1.init_args.cost"
         config = parse(["fit", "-c", "foe/digits_raw.yaml", f"--{key}=2.5"])
@@ -254,28 +260,33 @@ class TestOverrides:
 
 
 class TestFacts:
+    @pytest.mark.slow
     def test_they_reach_the_model(self, folder):
         cli = main(["fit", *fuser_files(fast_dev_run=True)])
         model, data = cli.model, cli.datamodule
         assert (model.classes, model.expert_classes) == (data.classes, data.expert_classes)
         assert model.hparams.domains == data.domains and model.hparams.expert_domains == data.expert_domains
 
+    @pytest.mark.slow
     def test_the_experts_metadata_reach_its_checkpoint(self, folder):
         cli = train_expert(1)
         expert = Expert(checkpoint="runs/digits/experts/domain_1.ckpt")
         assert expert.domains == ["domain_1"] == cli.datamodule.own_domains
         assert expert.classes == cli.datamodule.classes and expert.preprocessing == cli.datamodule.preprocessing
 
+    @pytest.mark.slow
     def test_what_the_user_writes_as_the_data_say_it_is_taken(self, folder):
         classes = [str(digit) for digit in range(10)]
         cli = main(["fit", *fuser_files(fast_dev_run=True), f"--model.init_args.classes={classes}"])
         assert cli.model.classes == classes
 
+    @pytest.mark.slow
     def test_a_contradiction_is_rejected(self, folder):
         message = refused(["fit", *fuser_files(), "--model.init_args.classes=[cat,dog]"])
         says = "model.init_args.classes: the configuration or checkpoint has cat, dog, the data have 0, 1"
         assert message.startswith(says)
 
+    @pytest.mark.slow
     def test_data_without_metadata_leave_the_users_values(self, folder):
         cli = main(["fit", "-c", str(TESTS / "conf/foreign_data.yaml")])
         assert cli.model.classes == ["quiet", "loud"]
@@ -352,6 +363,7 @@ class TestOwnModules:
         assert any(key.startswith("test_") for key in tested.trainer.callback_metrics)
         main(["predict", "-c", str(path), "--ckpt_path", checkpoint])
 
+    @pytest.mark.slow
     def test_a_subclass_has_its_own_argument_and_step(self, folder):
         path = str(TESTS / "conf/subclass.yaml")
         cli = main(["fit", "-c", path])
@@ -360,6 +372,7 @@ class TestOwnModules:
         loaded = PenalizedFuser.load_from_checkpoint(cli.trainer.checkpoint_callback.best_model_path)
         assert loaded.penalty == 0.25 and loaded.classes == cli.datamodule.classes
 
+    @pytest.mark.slow
     def test_a_subclass_that_passes_everything_on_takes_the_metadata_too(self, folder):
         options = ["--model.class_path=thirdparty.fuser.ShortFuser", "--model.init_args.penalty=2"]
         cli = main(["fit", *fuser_files(), *options])
@@ -392,12 +405,14 @@ class TestOwnModules:
         assert loaded.half == 0.25 and equal(loaded.network.state_dict(), cli.model.network.state_dict())
         assert Expert(checkpoint=path).classes == cli.datamodule.classes and Expert(checkpoint=path).domains == ["all"]
 
+    @pytest.mark.slow
     def test_a_network_from_outside_becomes_an_expert(self, folder):
         network = "--model.init_args.network"
         train_expert(0, f"{network}.class_path=thirdparty.plain.Encoder", f"{network}.init_args.bias=false")
         expert = Expert(checkpoint="runs/digits/experts/domain_0.ckpt")
         assert isinstance(expert.network, Encoder) and expert.network.head.bias is None
 
+    @pytest.mark.slow
     def test_a_plain_module_needs_nothing_of_ours(self, folder):
         cli = main(["fit", "-c", str(TESTS / "conf/plain.yaml")])
         assert isinstance(cli.model, Classifier)

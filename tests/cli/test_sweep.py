@@ -128,6 +128,7 @@ def table(folder: str) -> list[dict[str, str]]:
 
 
 class TestTrials:
+    @pytest.mark.slow
     def test_the_best_one_is_printed_with_its_command(self, ran, capsys):
         best = main(["sweep", written(method="bayes"), "--output=out", "--trials=6"])
         rows = table("out")
@@ -140,12 +141,14 @@ class TestTrials:
         assert best.command == " ".join(["lightning-fusion", *ran[best.number]])
         assert best.command in capsys.readouterr().out
 
+    @pytest.mark.slow
     def test_a_continued_sweep_draws_what_one_without_a_break_draws(self, ran):
         main(["sweep", written(), "--output=whole", "--trials=5"])
         main(["sweep", written(), "--output=parts", "--trials=2"])
         main(["sweep", written(), "--output=parts", "--trials=5"])
         assert len(ran) == 10 and ran[:5] == ran[5:]
 
+    @pytest.mark.slow
     def test_a_trial_that_was_interrupted_is_run_again_and_finished_ones_are_not(self, ran, monkeypatch):
         main(["sweep", written(), "--output=out", "--trials=2"])
         run = sweeping._run
@@ -163,6 +166,7 @@ class TestTrials:
         main(["sweep", written(), "--output=out", "--trials=4"])
         assert len(ran) == 5 and ran[2] == ran[3] and len(table("out")) == 4
 
+    @pytest.mark.slow
     def test_the_time_ends_a_sweep_that_the_same_command_continues(self, ran, monkeypatch, capsys):
         main(["sweep", written(), "--output=out", "--trials=1"])
         run = sweeping._run
@@ -173,6 +177,7 @@ class TestTrials:
         main(["sweep", written(), "--output=out", "--trials=3"])
         assert len(table("out")) == 3
 
+    @pytest.mark.slow
     def test_a_grid_is_run_once(self, ran):
         grid = {"model.lr": {"values": [0.1, 0.2]}, "model.width": {"values": [4, 8]}}
         best = main(["sweep", written(method="grid", parameters=grid), "--output=out", "--trials=50"])
@@ -180,6 +185,7 @@ class TestTrials:
         main(["sweep", written(method="grid", parameters=grid), "--output=out", "--trials=50"])
         assert len(ran) == 4
 
+    @pytest.mark.slow
     def test_a_failed_trial_does_not_end_the_sweep_unless_all_fail(self, ran, monkeypatch):
         run = sweeping._run
 
@@ -199,6 +205,7 @@ class TestTrials:
         with pytest.raises(InputError, match="has val_f1, which trial 0 did not log; it logged val_accuracy"):
             main(["sweep", written(metric={"name": "val_f1", "goal": "maximize"}), "--output=out"])
 
+    @pytest.mark.slow
     def test_another_sweep_needs_another_folder(self, ran):
         main(["sweep", written(), "--output=out", "--trials=1"])
         with pytest.raises(InputError, match="output: out has trials of another sweep or seed"):

@@ -115,6 +115,7 @@ class TestNewSamples:
         assert [(row["file"], row["line"]) for row in rows] == [("new.csv", "2"), ("new.csv", "3")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("domain", "name"), [("0.0", "domain_0"), ("2.5", "domain_2.5"), ("x", "domain_x")])
 def test_a_checkpoint_is_named_by_the_canonical_form_of_its_domain(domain, name):
     config = parse(["fit", "-c", "experts/digits.yaml", f"--data.init_args.domain={domain}"])

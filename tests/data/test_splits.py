@@ -11,6 +11,7 @@ from lightning_fusion.errors import InputError
 
 
 class TestStratifiedSessions:
+    @pytest.mark.slow
     @settings(max_examples=60, deadline=None)
     @given(st.integers(1, 30), st.integers(1, 4), st.integers(1, 3), st.integers(0, 99))
     def test_every_scope_has_its_shares(self, count, num_classes, scopes, seed):

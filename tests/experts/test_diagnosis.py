@@ -139,6 +139,7 @@ class TestLeaks:
         with pytest.raises(InputError, match="unseen: the store has no split 'tset'"):
             diagnose(store({"train": {"a": 0.9}, "test": {"a": 0.9}}), unseen="tset")
 
+    @pytest.mark.slow
     def test_a_handful_of_unseen_rows_raises_no_alarm(self):
         generator = np.random.default_rng(0)
         draws = generator.binomial([[500], [8]], 0.99, size=(2, 4000))

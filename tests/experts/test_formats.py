@@ -6,6 +6,7 @@ from lightning_fusion.experts.formats import model_format
 from lightning_fusion.experts.weights import read_weights
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_of_the_directory_of_an_archive_is_named(tmp_path):
     """Names that are no UTF-8, methods that do not exist, offsets that lead nowhere: each has its own exception."""
     path = tmp_path / "a.ckpt"

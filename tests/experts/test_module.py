@@ -49,6 +49,7 @@ class TestTraining:
         for ours, theirs in zip(trained.network.parameters(), by_hand.parameters(), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
 
+    @pytest.mark.slow
     def test_metrics_are_those_of_all_rows(self):
         made, data = module(), tiny.data(batch_size=4)  # 9 validation rows: the last batch has one
         rows = data.rows("val")
@@ -178,6 +179,7 @@ def test_a_loader_of_other_batches_is_named():
         tiny.trainer().fit(module(), loader)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("learns", "count"), [(True, 0), (False, 1)])
 def test_a_validation_accuracy_at_chance_level_is_reported(learns, count):
     module = ExpertModule(tiny.Net, classes=tiny.CLASSES, optimizer=partial(torch.optim.Adam, lr=0.02))

@@ -177,6 +177,7 @@ class TestEveryMethod:
 
 
 class TestCheckpoints:
+    @pytest.mark.slow
     def test_a_complementary_expert_alone_and_beside_the_frozen_ones(self, tmp_path):
         pool = tiny.pool(features="body")
         module = complementary(pool)
@@ -196,6 +197,7 @@ class TestCheckpoints:
         with pytest.raises(InputError, match="fingerprint"):
             export_checkpoint(path, str(tmp_path / "other"), tiny.pool(seed=1, features="body"), [4])
 
+    @pytest.mark.slow
     def test_a_policy_needs_its_experts(self, tmp_path):
         path = saved(FrugalFoEModule(policy(), tiny.pool()), tmp_path / "policy.ckpt")
         with pytest.raises(InputError, match=r"is the checkpoint of a fuser or policy.*give them \(-c POOL"):
@@ -253,6 +255,7 @@ class TestRawSamples:
         way = ImagePreprocessing(8, mean=[0.4] * 3, std=[0.2] * 3, **how)
         return Expert(SmallConvNet(2, width=2), classes=["cat", "dog"], preprocess=way)
 
+    @pytest.mark.slow
     def test_images_of_the_size_of_the_network(self, tmp_path):
         expert = self.image_expert()
         found = export(expert, tmp_path / "out")

@@ -31,6 +31,7 @@ def sample_shape():
     return list(tiny.data().rows("test").inputs.shape[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["label", pytest.param("expert", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("onnx", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_program_answers_as_the_modules_do_for_any_batch(trained, tmp_path, target, onnx):
@@ -172,6 +173,7 @@ def test_a_subclass_that_is_not_imported_is_named(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("onnx", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_fusion_of_a_subclass_is_exported(tmp_path, onnx):
     pool = tiny.pool()
@@ -194,6 +196,7 @@ def test_an_overridden_forward_is_not_exported_as_another(tmp_path):
         export_checkpoint(str(tmp_path / "own.ckpt"), str(tmp_path / "out"), tiny.pool(), sample_shape())
 
 
+@pytest.mark.slow
 def test_only_an_earlier_export_is_replaced(trained, tmp_path):
     out, shape = tmp_path / "out", sample_shape()
     export_checkpoint(trained["label"], str(out), tiny.pool(), shape)

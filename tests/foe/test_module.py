@@ -121,6 +121,7 @@ class TestTrainingStep:
         close(half.network, full.network, atol=0.02, rtol=0)
         assert not tiny.same(full.network, half.network)
 
+    @pytest.mark.slow
     def test_more_training_fits_the_training_rows(self):
         outputs = tiny.outputs()
         module = fuser(optimizer=partial(torch.optim.Adam, lr=0.05))
@@ -302,6 +303,7 @@ class TestFeatures:
         right = stored.fuse(given).argmax(1).numpy() == outputs["test"].target
         assert metrics["test_accuracy"] == pytest.approx(right.mean())
 
+    @pytest.mark.slow
     def test_what_only_features_tell_is_learned(self):
         """Experts that say nothing, and representations that hold the class."""
         outputs = tiny.outputs(rows={"train": 90, "val": 30, "test": 60})

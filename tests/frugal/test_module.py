@@ -214,6 +214,7 @@ class TestFiles:
         fit(module(outputs, folder=str(tmp_path / "policy")), outputs, fast_dev_run=True)
         assert not (tmp_path / "policy").exists()
 
+    @pytest.mark.slow
     def test_a_checkpoint_serves_in_python_and_by_path(self, outputs, tmp_path):
         keeper = ModelCheckpoint(tmp_path, filename="kept")
         fit(module(outputs), outputs, enable_checkpointing=True, callbacks=[keeper])
@@ -317,6 +318,7 @@ class TestRefused:
         with pytest.raises(InputError, match=r"the policy was built for \['a', 'b'\]"):
             fit(module(tiny.outputs()), outputs)
 
+    @pytest.mark.slow
     def test_experts_of_other_weights(self):
         data, ours, theirs = tiny.data(rows=ROWS), tiny.pool(), tiny.pool(seed=1)
         outputs = collect(ours, data, None, trainer=tiny.trainer())
@@ -328,6 +330,7 @@ class TestRefused:
         with pytest.raises(InputError, match="experts: the model was trained with expert a of fingerprint"):
             tiny.trainer().test(FrugalFoEModule(fitted.policy, theirs), datamodule=tiny.data(rows=ROWS), verbose=False)
 
+    @pytest.mark.slow
     def test_a_checkpoint_for_other_experts(self, tmp_path):
         data, ours, theirs = tiny.data(rows=ROWS), tiny.pool(), tiny.pool(seed=1)
         outputs = collect(ours, data, None, trainer=tiny.trainer())
@@ -409,6 +412,7 @@ class TestRawInput:
             parts[split] = (numbers, target, torch.ones(count, 1, dtype=torch.bool))
         return TensorDataModule(parts, CLASSES, ["x"], batch_size=16)
 
+    @pytest.mark.slow
     def test_each_expert_sees_only_the_rows_that_need_it(self, experts, data):
         pool = ExpertPool(experts, CLASSES)
         outputs = collect(pool, data, None, trainer=tiny.trainer())
@@ -435,6 +439,7 @@ class TestRawInput:
             counts[name] = len(received)
         assert min(counts.values()) < 70 and sum(counts.values()) == int(expected.queried.sum()) < 4 * 70
 
+    @pytest.mark.slow
     def test_decisions_are_those_on_stored_outputs(self, experts, data, tmp_path):
         pool = ExpertPool(experts, CLASSES)
         outputs = collect(pool, data, tmp_path / "store", trainer=tiny.trainer())
@@ -445,6 +450,7 @@ class TestRawInput:
         (other,) = tiny.trainer().test(served, datamodule=OutputsDataModule(outputs), verbose=False)
         assert one == pytest.approx(other, abs=1e-6)
 
+    @pytest.mark.slow
     def test_a_saved_policy_gives_its_order_of_classes_to_experts_that_answer_new_samples(
         self, experts, data, tmp_path
     ):
@@ -457,6 +463,7 @@ class TestRawInput:
         assert turned.classes == CLASSES
         torch.testing.assert_close(torch.cat([batch["probabilities"] for batch in batches]), wanted)
 
+    @pytest.mark.slow
     def test_forward_answers_a_batch(self, experts, data):
         served = FrugalFoEModule(policy(neighbors=20), experts, CLASSES)
         tiny.trainer().fit(served, datamodule=data)

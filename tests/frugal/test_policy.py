@@ -153,11 +153,13 @@ class TestDecisions:
     def test_known_outputs_are_decided_as_defined(self, problem):
         check(problem, by_function=False)
 
+    @pytest.mark.slow
     @given(problems())
     @settings(max_examples=40, deadline=None)
     def test_each_expert_is_asked_once_for_just_the_rows_that_need_it(self, problem):
         check(problem, by_function=True)
 
+    @pytest.mark.slow
     @given(problems(most_experts=5, depth=5), st.booleans())
     @settings(max_examples=40, deadline=None)
     def test_planning_ahead_is_as_defined(self, problem, by_function):
@@ -312,6 +314,7 @@ class TestDecisions:
         assert same(expected, found._replace(risk=expected.risk))
         assert len(expected.queried.unique(dim=0)) > 2
 
+    @pytest.mark.slow
     def test_what_was_asked_before_does_not_matter(self):
         outputs, targets = specialists()
         policy = FrugalFoE().fit(outputs, targets)
@@ -1044,6 +1047,7 @@ class TestFailures:
 class TestServing:
     """What a policy in a server meets."""
 
+    @pytest.mark.slow
     def test_threads_get_the_answers_of_one(self):
         outputs, targets = specialists(300)
         queries, _ = specialists(300, seed=1)
@@ -1082,6 +1086,7 @@ class TestServing:
         FrugalFoE(fuser=shared).fit(others, answers)
         assert same(expected, policy.predict(outputs))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("neighbors", [10, 100])
     def test_answers_do_not_depend_on_the_batch_or_on_numba(self, neighbors, monkeypatch):
         generator = np.random.default_rng(0)

@@ -29,6 +29,7 @@ class TestCollecting:
                 np.testing.assert_allclose(found, network.embed(input, text)[0], atol=1e-5)
         assert store["val"].target.tolist() == [0, 1, 2] * 2
 
+    @pytest.mark.slow
     def test_a_store_is_opened_and_nobody_is_asked(self, tmp_path):
         collected(tmp_path)
         language_models.Counted.reset()

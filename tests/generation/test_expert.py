@@ -51,6 +51,7 @@ class TestTraining:
         (figures,) = trainer.test(made, datamodule=data, verbose=False)
         assert figures["test_rougeL"] > 0.8 and {"test_rouge1", "test_rouge2", "test_loss"} < set(figures)
 
+    @pytest.mark.slow
     def test_a_resumed_run_ends_in_the_same_weights(self, tmp_path):
         data = language_models.pairs(rows=8)
         whole = module()  # seeds, as do the next two
@@ -75,6 +76,7 @@ class TestTraining:
 
 
 class TestExpert:
+    @pytest.mark.slow
     def test_a_checkpoint_knows_its_network(self, tmp_path):
         path = saved(tmp_path)
         expert = GenerativeExpert(checkpoint=path, cost=2.0)

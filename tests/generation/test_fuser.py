@@ -56,6 +56,7 @@ class TestChoice:
         (figures,) = trainer.test(module, datamodule=data, verbose=False)
         assert figures["test_choice_accuracy"] > 0.6  # chance: 1/3; experts have random weights
 
+    @pytest.mark.slow
     def test_embeddings_are_brought_to_one_scale(self, store):
         data = EmbeddingsDataModule(store)
         module = generation_script.fuser(representation_dims=data.representation_dims)

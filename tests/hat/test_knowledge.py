@@ -46,6 +46,7 @@ def test_the_last_word_of_an_epoch_counts():
     assert knowledge(knowledge.rows(torch.tensor([3, 40])))[0].argmax(1).tolist() == [2, 1]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_equals_a_plain_dictionary(data):

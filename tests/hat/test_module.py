@@ -260,6 +260,7 @@ class TestStep:
 
 
 class TestCache:
+    @pytest.mark.slow
     def test_with_and_without_it_the_training_is_the_same(self):
         for heads in ("trained", "frozen"):
             kept, asked = module(cache=True, heads=heads), module(cache=False, heads=heads)
@@ -272,6 +273,7 @@ class TestCache:
             for ours, theirs in zip(kept.parameters(), asked.parameters(), strict=True):
                 torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.slow
     def test_every_row_is_asked_about_once(self):
         def counted(cache, epochs):
             experts = {"a": Expert(tiny.CountingNet(2), classes=["cat", "dog"], features="net.body")}
@@ -445,6 +447,7 @@ class TestOptimization:
         Trainer(accelerator="cpu", devices=1, max_epochs=2, barebones=True).fit(made, datamodule=target())
         assert int(made.batches_done) == 6
 
+    @pytest.mark.slow
     def test_a_run_without_end_needs_schedules(self):
         hold = partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0)
         with pytest.raises(InputError, match="the cosine schedule needs an end"):
@@ -638,6 +641,7 @@ class TestCheckpoints:
         tiny.trainer().test(other, target(), ckpt_path=tmp_path / "m.ckpt", weights_only=True, verbose=False)
         assert tiny.same(other.network, made.network) and tiny.same(other.teacher, teacher)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("procedure", ["joint", "two_step"])
     def test_a_resumed_run_equals_an_uninterrupted_one(self, procedure, tmp_path):
         how = {"training": procedure, "network": partial(tiny.Net, norm=True, dropout=0.2)}

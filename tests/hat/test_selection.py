@@ -292,6 +292,7 @@ class TestSimilarity:
         assert cosine(torch.zeros(2), torch.ones(2)) == 0
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=15)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=2, max_size=7), st.data())
 def test_the_best_are_kept_and_ties_go_by_name(written, draw):

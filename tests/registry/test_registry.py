@@ -371,6 +371,7 @@ class TestNothingIsHalfWritten:
         assert len(done) == 1
         assert json.loads(registry.files.fs.cat_file(f"{registry.files.root}/index.json"))["sources"] == ["a", "b"]
 
+    @pytest.mark.slow
     def test_two_processes_publish_at_once(self, tmp_path):
         context = multiprocessing.get_context("fork")  # they need not import everything again
         address, together = str(tmp_path / "shared"), context.Barrier(2)

@@ -46,6 +46,7 @@ def test_a_logger_of_another_project_has_scalars_in_the_name_and_folder_of_the_s
     assert tracker.log_table("a", ["b"], [[1]]) is tracker.log_file("a", tmp_path, "store") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TRACKERS, ids=lambda kind: kind.__name__)
 def test_names_of_the_user_come_before_that_of_the_stage(kind, stage, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
@@ -66,6 +67,7 @@ def test_group_job_type_and_project_of_the_user_are_kept(stage, monkeypatch):
     assert arguments(kind, {}, stage)["project"] == "of_the_sweep"
 
 
+@pytest.mark.slow
 def test_an_address_of_mlflow_is_kept(stage, tmp_path, monkeypatch):
     address = f"sqlite:///{tmp_path / 'own.db'}"
     (kind,) = [each for each in TRACKERS if each.__name__ == "MLFlowLogger"]

@@ -49,6 +49,7 @@ def naive_eer(curve: list[tuple[float, float, float]]) -> float:
 
 
 class TestErrorCurve:
+    @pytest.mark.slow
     @settings(max_examples=150, deadline=None)
     @given(TRIALS)
     def test_equals_counting_ties_included(self, trials):

@@ -85,6 +85,7 @@ class TestTraining:
             tiny.trainer(2, limit_val_batches=0).fit(made, datamodule=Voices())
         assert tiny.same(ours.network, plain.network)
 
+    @pytest.mark.slow
     def test_a_warm_up_of_the_margin_changes_the_result_and_ends_at_the_margin(self):
         found = []
         for callbacks in ([], [ScheduledAttribute("loss.margin", Linear(0.0, 0.2, until=0.5))]):
@@ -94,6 +95,7 @@ class TestTraining:
         assert found[1].loss.margin == 0.2
         assert not tiny.same(*(made.network for made in found))
 
+    @pytest.mark.slow
     def test_it_learns_voices(self):
         made, rows = module(optimizer=partial(torch.optim.AdamW, lr=2e-2)), Voices().rows("train")
         tiny.trainer(15, limit_val_batches=0).fit(made, datamodule=Voices())

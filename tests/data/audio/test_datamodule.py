@@ -263,6 +263,7 @@ class Negate(nn.Module):
 
 
 class TestOnTheDevice:
+    @pytest.mark.slow
     def test_log_mel_of_the_loaders_waveforms(self):
         data = synthetic(batch_size=32, num_mels=20)
         for split in ("train", "val"):
@@ -480,6 +481,7 @@ class TestForeignSource:
         assert data.variant(seed=1).recordings is data.recordings
         assert len(data.variant(speakers=9).classes) == 5
 
+    @pytest.mark.slow
     def test_it_trains_an_expert_through_its_class_path(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         cli = main(["fit", "-c", str(TESTS / "conf/audio_thirdparty.yaml"), "--data.init_args.val_speakers=3"])

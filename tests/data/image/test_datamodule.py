@@ -25,6 +25,7 @@ def digits(**arguments: Any) -> DigitsDataModule:
 
 
 class TestCleanProtocol:
+    @pytest.mark.slow
     @settings(max_examples=5, deadline=None)
     @given(st.integers(0, 1000))
     def test_no_fuser_row_is_an_experts_and_no_test_row_is_anybodys(self, seed):
@@ -262,6 +263,7 @@ class TestForeignSource:
         assert other.rows("train").inputs is data.rows("train").inputs
         assert len(data.variant(count=20).rows("test")) == 10
 
+    @pytest.mark.slow
     def test_it_trains_an_expert_through_its_class_path(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         cli = main(["fit", "-c", str(TESTS / "conf/images_thirdparty.yaml"), "--data.init_args.domain=day"])

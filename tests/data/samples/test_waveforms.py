@@ -38,6 +38,7 @@ def data(tmp_path) -> LabeledAudioDataModule:
     )
 
 
+@pytest.mark.slow
 def test_a_model_of_waveforms_stands_beside_one_of_log_mel_features(tmp_path, data):
     module = ExpertModule(network=partial(SmallSpeakerNet, width=2), classes=data.classes)
     trainer = quiet(max_epochs=1)

@@ -12,6 +12,7 @@ from lightning_fusion.errors import InputError
 
 
 class TestOwnSource:
+    @pytest.mark.slow
     def test_fits_from_a_yaml(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         cli = main(["fit", "-c", str(TESTS / "conf/sensor_thirdparty.yaml"), "--data.init_args.times=8"])

@@ -65,6 +65,7 @@ def takes(data, split):
 
 
 class TestSplits:
+    @pytest.mark.slow
     @pytest.mark.parametrize("seed", range(3))
     def test_no_recording_is_in_two_and_each_domain_has_its_shares(self, tree, seed):
         data = files(tree, seed=seed)
@@ -146,6 +147,7 @@ class TestFacts:
         assert odd._source is data._source  # nothing is read twice
         assert data.groups == {name: name for name in data.domains}
 
+    @pytest.mark.slow
     def test_labels_may_be_given_and_left_out(self, tree):
         data = files(tree, labels=["c", "b", "a"])
         assert data.classes == ["c", "b", "a"] and data.variant(domain="p1").classes == ["b", "a"]
@@ -207,6 +209,7 @@ class TestFacts:
         assert not torch.equal(data.statistics(), data.variant(domain="s07_sw").statistics())
         assert torch.equal(data.statistics(), data.variant(mean=[9.0] * 6).statistics())  # as recorded
 
+    @pytest.mark.slow
     def test_fingerprints(self, tree, tmp_path):
         data = files(tree)
         prints = [data.fingerprint(split) for split in SPLITS]

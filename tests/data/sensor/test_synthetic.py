@@ -17,6 +17,7 @@ class TestSynthetic:
         with pytest.raises(InputError, match="heterogeneity is -1; expected 0 or more"):
             SyntheticSensorDataModule(heterogeneity=-1)
 
+    @pytest.mark.slow
     def test_an_expert_knows_its_own_domain_and_is_poor_on_others(self):
         scale = {"mean": [0.0] * 6, "std": [5.0, 5, 5, 1.5, 1.5, 1.5]}
         data = SyntheticSensorDataModule(domain="p0_phone", **scale, batch_size=16)
@@ -37,6 +38,7 @@ class TestSynthetic:
         assert data.groups["p2_watch"] == "p2" and len(data.classes) == 4
         assert [len(data.variant(domain="p0_phone").rows(split)) for split in SPLITS] == [124, 31, 31]
 
+    @pytest.mark.slow
     def test_heterogeneity_is_a_dial(self):
         gaps = []
         for strength in (0.0, 0.5, 1.0):

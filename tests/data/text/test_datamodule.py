@@ -189,6 +189,7 @@ class TestASourceOfSomebodyElse:
         monkeypatch.chdir(tmp_path)
         return write_lines(tmp_path / "lines")
 
+    @pytest.mark.slow
     def test_works_by_class_path(self, folder):
         cli = main(["fit", "-c", str(Path(__file__).parents[2] / "conf/text_thirdparty.yaml")])
         assert cli.datamodule.domains == ["film", "shop"] and cli.model.classes == ["bad", "good"]

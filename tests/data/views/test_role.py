@@ -18,6 +18,7 @@ def numbers(data, split: str) -> set[int]:
     return set(data.rows(split)[torch.arange(len(data.rows(split)))].index.tolist())
 
 
+@pytest.mark.slow
 def test_a_fuser_learns_from_recordings_that_no_expert_was_trained_on():
     data = motion()
     experts = [data.variant(role="expert", domain=name) for name in data.domains]

@@ -78,6 +78,7 @@ MINE_FOLDER = "--trainer.default_root_dir=runs/mine"
 
 
 class TestRunsThatDied:
+    @pytest.mark.slow
     def test_an_argument_that_model_and_data_have_may_differ(self, folder):
         cli = main(["fit", *FUSER, "--data.init_args.seed=1"])
         assert (cli.model.seed, cli.datamodule.seed) == (0, 1)
@@ -94,6 +95,7 @@ class TestRunsThatDied:
     def test_the_progress_bar_of_a_shipped_file_can_be_turned_off(self, name):
         assert "RichProgressBar" not in str(read(name))  # Lightning's default; the Trainer raises where it is disabled
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "args",
         [
@@ -119,6 +121,7 @@ class TestRunsThatDied:
         says = "has the key fit, which fit does not take; it has sections by command: give it before the command"
         assert says in refused(["fit", "-c", file])
 
+    @pytest.mark.slow
     def test_data_of_the_user_replace_those_of_a_shipped_file(self, folder):
         cli = main(["fit", *expert_files(MINE_FOLDER)])
         assert cli.model.classes == tiny.CLASSES
@@ -132,6 +135,7 @@ class TestRunsThatDied:
         says = f"{key}: refers to data.init_args.vocab_size, which the configuration does not have; give {key} a value"
         assert message == says
 
+    @pytest.mark.slow
     def test_a_model_of_the_user_replaces_that_of_a_shipped_file(self, folder):
         options = ["--model=lightning_fusion.ExpertModule", "--model.init_args.network=mine.Net"]
         config = parse(["fit", "-c", "foe/digits.yaml", *options])
@@ -182,6 +186,7 @@ class TestNothingIsReplaced:
         assert "would replace runs/digits/policy of an earlier run" in refused(arguments)
         main([*arguments, "--overwrite=true"])
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "command", ["fit", *(pytest.param(each, marks=slow) for each in ("validate", "test", "predict"))]
     )
@@ -250,6 +255,7 @@ def _built(described: dict) -> dict:
 
 
 class TestTrainsNothing:
+    @pytest.mark.slow
     @pytest.mark.parametrize("key", ["limit_train_batches", "max_steps", "max_epochs"])
     def test_fit_says_so(self, key):
         message = refused(["fit", *FUSER, f"--trainer.{key}=0"])
@@ -272,6 +278,7 @@ class TestEntriesThatNoFileHas:
         given = [*f"{option}{self.CLASS}".split(), f"--experts.a.{argument}=x.ckpt"]
         assert refused(["collect", *given, *self.REST]) == "checkpoint: found no file x.ckpt"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("args", "key"),
         [
@@ -301,6 +308,7 @@ class TestEntriesThatNoFileHas:
 
 
 class TestProcesses:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("option", "says"),
         [
@@ -485,12 +493,14 @@ def test_nearest_names_and_wrong_values():
     assert message == "model: Option 'labl_smoothing' is not accepted; did you mean label_smoothing?"
 
 
+@pytest.mark.slow
 def test_an_error_of_the_users_constructor_is_raised_where_it_happens(folder):
     with pytest.raises(ValueError, match="the width is too large") as caught:
         main(["fit", *expert_files(MINE_FOLDER, "--model.init_args.network.init_args.width=7")])
     assert 'mine.py", line' in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.slow
 def test_data_without_experts_say_what_a_fuser_needs(folder):
     message = refused(["fit", *FUSER, "--data=mine.Data", MINE_FOLDER])
     assert message.startswith("expert_classes: found none; give experts=, or the stored outputs' **outputs.fuser_")

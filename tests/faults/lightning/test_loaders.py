@@ -104,6 +104,7 @@ def test_every_module_takes_pairs(name, shuffle):
     assert torch.cat([part["index"] for part in found]).tolist() == list(range(12))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:neighbors is", "ignore:the fuser of all experts")
 @pytest.mark.parametrize("name", ["hat", "frugal"])
 def test_what_needs_an_index_says_how_to_give_one(name):

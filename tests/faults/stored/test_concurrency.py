@@ -72,6 +72,7 @@ def test_outputs_that_are_replaced_while_they_are_read(tmp_path):
     beside(lambda number, round: stores[(number + round) % 2].save(tmp_path, overwrite=True), read, rounds=8)
 
 
+@pytest.mark.slow
 def test_two_writers_of_one_process_id_do_not_share_a_draft(tmp_path):
     """Containers on one volume have the process id 1 each."""
     texts = [f"{number}" * 5000 for number in range(4)]

@@ -36,6 +36,7 @@ def outputs(experts, tmp_path_factory):
     return collect(pool, tiny.data(), folder, keep_representations=True, trainer=tiny.trainer())
 
 
+@pytest.mark.slow
 def test_in_stores_diagnoses_and_policies(experts, outputs, tmp_path):
     assert outputs.names == NAMES
     diagnose(outputs, "train", "test").save(tmp_path / "d")

@@ -38,6 +38,7 @@ def fit(folder: Path, *callbacks: Callback, ckpt_path: Path | None = None) -> Ex
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_fit(tmp_path):
     expected = fit(tmp_path / "whole")

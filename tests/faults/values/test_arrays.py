@@ -25,6 +25,7 @@ def read(probabilities, target=(0, 1, 2), missing=None, **more):
 
 
 class TestTables:
+    @pytest.mark.slow
     @given(st.permutations(range(3)))
     @settings(max_examples=6, deadline=None)
     def test_columns_that_are_named_have_any_order(self, order):

@@ -50,6 +50,7 @@ class TestCanonicalForm:
     def test_of_a_label(self, written, label):
         assert canonical_label(written) == label
 
+    @pytest.mark.slow
     @given(st.text())
     def test_is_its_own_canonical_form(self, text):
         assert canonical_label(canonical_label(text)) == canonical_label(text)

@@ -445,6 +445,7 @@ class TestStatistics:
         with pytest.warns(UserWarning, match=r"the model was trained with .* \(mean \[.*\] against \[0.0, 0.0\]\)$"):
             tiny.trainer().test(module, datamodule=sensors(one, mean=[0, 0]), verbose=False)
 
+    @pytest.mark.slow
     def test_of_images(self, tmp_path):
         make = partial(SyntheticImageDataModule, image_size=8)
         network = partial(Flat, width=3 * 8 * 8)

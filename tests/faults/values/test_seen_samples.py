@@ -150,6 +150,7 @@ class TestStores:
         data = [TensorDataModule(one, tiny.CLASSES, tiny.DOMAINS) for one in own]
         return {name: trained(one, tmp_path / f"{name}.ckpt") for name, one in zip("abc", data, strict=True)}
 
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore")
     def test_everything_was_seen(self, experts, tmp_path):
         data, trainer = tiny.data(rows=self.ROWS), tiny.trainer()

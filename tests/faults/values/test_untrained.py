@@ -44,6 +44,7 @@ def test_by_collect(classes, tmp_path):
     assert said(lambda: main(given)) == [MESSAGE]
 
 
+@pytest.mark.slow
 def test_by_a_training_run(classes, tmp_path):
     given = ["fit", "--model=lightning_fusion.FoEFuserModule", *arguments(classes), "--trainer.fast_dev_run=true"]
     given = [arg.replace("--experts", "--model.init_args.experts") for arg in given]

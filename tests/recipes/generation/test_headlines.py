@@ -56,6 +56,7 @@ def test_texts_are_judged_whole_and_truncation_is_reported(run):
     assert shown and set(shown) <= set(data.texts.labels)
 
 
+@pytest.mark.slow
 def test_rows_agree_with_one_another(run):
     _, report, _ = run
     singles = [value(report, f"single expert {name}") for name in ("Sports", "World")]
@@ -75,6 +76,7 @@ def test_rows_agree_with_one_another(run):
     assert 0 <= value(report, "lead baseline (first words)") <= 1
 
 
+@pytest.mark.slow
 def test_files_and_going_on(run):
     start, report, folder = run
     text = (folder / "report.md").read_text()

@@ -38,6 +38,7 @@ def report(folder):
     return start(folder)
 
 
+@pytest.mark.slow
 def test_an_experts_answers_are_its_likeliest_letters(folder, report):
     network = TransformersGenerator(str(folder / "gpt2")).eval()
     tokenizer = TextTokenizer.load(str(folder / "gpt2"), download=False).backend
@@ -87,6 +88,7 @@ def test_a_second_run_asks_nobody(folder, report):
     assert files == {path: path.stat().st_mtime_ns for path in files}
 
 
+@pytest.mark.slow
 def test_likelihood_of_the_texts(folder):
     found = start(folder, options="texts", per_token=True, output=str(folder / "texts"), seeds=[0, 1])
     assert len(found.values(MAIN)) == 2
@@ -113,6 +115,7 @@ def test_an_answer_is_one_letter(folder, tmp_path, letter):
         read_choices(tmp_path, "val")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"cut", None])
 def test_what_an_expert_said_is_processed_again_where_it_is_damaged(folder, report, tmp_path, content):
     shutil.copytree(folder / "run", tmp_path / "run")

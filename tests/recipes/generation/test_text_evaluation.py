@@ -40,6 +40,7 @@ def test_correlation_is_pearsons():
     assert correlation(np.ones(5), np.arange(5.0)) == 0
 
 
+@pytest.mark.slow
 def test_fusing_finds_what_no_single_expert_says(tmp_path):
     path = tmp_path / "scores.jsonl"
     table(path)
@@ -55,6 +56,7 @@ def test_fusing_finds_what_no_single_expert_says(tmp_path):
     assert "](aspects.png)" in (tmp_path / "run/report.md").read_text()
 
 
+@pytest.mark.slow
 def test_too_few_rows_to_fit_are_reported(tmp_path):
     table(tmp_path / "few.jsonl", rows=44)
     report = text_evaluation(str(tmp_path / "few.jsonl"), EXPERTS, ASPECTS, str(tmp_path / "run"), "article", seeds=[0])
