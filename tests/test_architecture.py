@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,17 +45,25 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+MODULES = {module_of(file) for file in FILES}
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def imported(path: Path) -> set[str]:
     """Full names of the house's modules that a file imports anywhere, in functions too."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import in line {node.lineno}"
             names |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
-    modules = {module_of(file) for file in FILES}
-    return {name for name in names if name in modules}
+    return names & MODULES
 
 
 def rooms(path: Path) -> set[str]:
@@ -113,7 +122,7 @@ def test_the_mathematics_does_not_know_lightning():
     for path in FILES:
         if room_of(path) not in METHODS - {"generation"} or path.name in WITH_LIGHTNING:
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if any(name.partition(".")[0] == "lightning" for name in names):
@@ -140,7 +149,7 @@ def without_docstring(tree: ast.Module) -> list[str]:
 
 def test_everything_public_has_a_docstring():
     files = [ROOT / "__init__.py", *FILES]
-    found = {module_of(path): missing for path in files if (missing := without_docstring(ast.parse(path.read_text())))}
+    found = {module_of(path): missing for path in files if (missing := without_docstring(parsed(path)))}
     assert found == {}
 
 

@@ -195,6 +195,7 @@ class TestEpochSeed:
         assert other.state_dict() == state
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_prolonged(tmp_path):
     """Two epochs and two more equal four, where the schedule does not depend on the end."""
 

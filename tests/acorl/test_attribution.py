@@ -151,6 +151,7 @@ class TestOverlap:
 
 
 class TestComparison:
+    @pytest.mark.slow
     def test_a_pair_of_twins_looks_at_the_same_places(self):
         first, second = network(0), network(1)
         input, target = images(12)

@@ -215,6 +215,7 @@ class TestStep:
         assert 0.2 < float(trainer.callback_metrics["train_expert_a_r2"]) < 1
         assert not any(weight.requires_grad for weight in made.adversary.parameters())
 
+    @pytest.mark.slow
     def test_accumulated_and_in_bfloat16(self):
         full, half = (module(schedule=Constant(0.5), **INNER) for _ in range(2))
         fit(full, 2, accumulate_grad_batches=2)
@@ -420,6 +421,7 @@ class NoNumber(Dissimilarity):
 
 
 class TestChecks:
+    @pytest.mark.slow
     def test_the_check_at_the_start_leaves_no_trace(self, monkeypatch):
         network = partial(tiny.Net, norm=True, dropout=0.3)
         checked, unchecked = module(network=network, **INNER), module(network=network, **INNER)
@@ -447,6 +449,7 @@ class TestChecks:
         made = module(projection=lambda a, b: nn.Sequential(nn.Dropout(0.4), nn.Linear(a, b)))
         assert fit(made).global_step == 8
 
+    @pytest.mark.slow
     def test_a_resumed_run_whose_first_rows_are_of_one_class_passes(self, tmp_path):
         """The mean of all rows so far is not that of the rows that are looked at."""
         split = {name: list(parts) for name, parts in tiny.tensors(rows={"train": 200, "val": 9}).items()}
@@ -569,6 +572,7 @@ class TestCheckpoint:
             expert.forward_with_representations(input)[1], made.forward_with_representations(input)[1]
         )
 
+    @pytest.mark.slow
     def test_is_loaded_with_the_same_experts_alone(self, tmp_path):
         made = module()
         fit(made).save_checkpoint(tmp_path / "m.ckpt")
@@ -611,6 +615,7 @@ class TestCheckpoint:
         assert loaded.schedule == DANNRamp(0.3, steepness=5.0)
         assert all(isinstance(part, MeanSquaredError) for part in loaded.adversary.dissimilarities.values())
 
+    @pytest.mark.slow
     def test_a_chain_costs_as_much_for_each_member(self, tmp_path):
         sizes, experts = [], {}
         for number in range(4):

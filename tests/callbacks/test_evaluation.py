@@ -64,6 +64,7 @@ def test_a_test_writes_a_table_by_class_and_pictures_of_the_most_confident_error
     assert Image.open(tmp_path / "report/test_errors.png").size[0] > 800
 
 
+@pytest.mark.slow
 def test_a_fit_draws_where_a_logger_shows_figures_and_writes_no_files(tmp_path, monkeypatch):
     drawn: list[tuple[str, int | None]] = []
     monkeypatch.setattr(CSVTracker, "log_figure", lambda self, name, figure, step=None: drawn.append((name, step)))

@@ -224,6 +224,7 @@ class TestTrials:
         with pytest.raises(InputError, match=r"a\?d has files, and no trials of a sweep \(sweep.db\)"):
             main(["sweep", written(), "--output=a?d"])
 
+    @pytest.mark.slow
     def test_a_recipe_writes_to_the_folder_of_its_trial(self, ran):
         words = ["${program}", "recipe", "foe", "-c", "recipes/foe_digits.yaml", "${args}"]
         main(["sweep", written(command=words), "--output=out", "--trials=1"])

@@ -134,6 +134,7 @@ class TestTraining:
 
 
 class TestCheckpoint:
+    @pytest.mark.slow
     def test_holds_plain_data_alone_and_rebuilds_the_module(self, tmp_path):
         made = module(network=partial(tiny.Net, hidden=6), optimizer=partial(torch.optim.SGD, lr=0.1), trained_on=["x"])
         trainer = tiny.trainer()

@@ -114,6 +114,7 @@ def test_texts_of_any_length(kind, tmp_path):
             torch.testing.assert_close(program(batch), module(batch).softmax(-1), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{}, {"input_shape": [4], "max_tokens": 4}, {"max_tokens": 1}])
 def test_one_kind_of_input_is_named(trained, tmp_path, how):
     with pytest.raises(InputError, match="max_tokens"):

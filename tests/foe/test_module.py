@@ -282,6 +282,7 @@ class TestFeatures:
         pool, data = tiny.pool(features="body"), tiny.data(batch_size=8)
         return pool, data, collect(pool, data, keep_representations=True, trainer=tiny.trainer())
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("target", ["label", "expert"])
     def test_from_raw_input_as_from_the_store(self, asked, target):
         pool, raw_data, outputs = asked

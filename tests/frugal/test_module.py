@@ -112,6 +112,7 @@ class TestFit:
         assert fitted.policy.costs_ == [3.0, 1.0, 1.0, 1.0]
         assert fitted.policy.costs == {"a": 3.0, "b": 1.0, "c": 1.0, "d": 1.0}
 
+    @pytest.mark.slow
     def test_a_second_fit_or_epoch_forgets_the_first(self):
         outputs, other = stored(), stored(seed=5)
         fitted = module(outputs)
@@ -127,6 +128,7 @@ class TestFit:
         fit(fitted, outputs, limit_val_batches=0)
         check_same(predicted(fitted, OutputsDataModule(outputs)), by_hand(outputs))
 
+    @pytest.mark.slow
     def test_a_validation_within_the_epoch_loses_no_row(self):
         outputs = stored()
         fitted = module(outputs)
@@ -273,6 +275,7 @@ class TestFiles:
         with pytest.raises(InputError, match=message):
             tiny.trainer().test(served, datamodule=OutputsDataModule(outputs), verbose=False)
 
+    @pytest.mark.slow
     def test_arrays_of_another_policy_are_rejected(self, outputs, tmp_path):
         for seed in (0, 1):
             fit(module(outputs, folder=str(tmp_path / str(seed))), stored(seed))
@@ -494,6 +497,7 @@ class TestRawInput:
 
 
 class TestPredictions:
+    @pytest.mark.slow
     def test_columns(self, tmp_path):
         outputs = stored()
         fitted = module(outputs)

@@ -673,6 +673,7 @@ class TestFiles:
 
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 class TestRefit:
+    @pytest.mark.slow
     @pytest.mark.parametrize("family", FAMILIES)
     @pytest.mark.usefixtures("few_steps")
     def test_forgets_the_first_data(self, family):

@@ -156,6 +156,7 @@ class TestMaskedMLPFuser:
         with pytest.raises(InputError, match=r"found one class \(1\) among 20 rows"):
             FrugalFoE(fuser=SMALL()).fit({"a": torch.rand(30, 2)}, torch.ones(30, dtype=torch.int64))
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("few_steps")
     def test_no_weights_are_left_to_train(self):
         outputs, targets = problem(60)

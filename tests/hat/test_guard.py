@@ -75,6 +75,7 @@ def test_a_tie_within_the_error_keeps_the_student():
     assert Guard.of_rows(student=~one, local=one).choice == "student"  # a single row proves nothing
 
 
+@pytest.mark.slow
 def test_real_modules_have_their_own_trainers():
     make = lambda data: ExpertModule(tiny.Net, classes=data.classes)  # noqa: E731
     made = []

@@ -121,6 +121,7 @@ def test_in_half_precision_the_sums_are_in_float32(dtype):
     assert mixer.to(dtype)(z_t, features)[1].dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_a_poisoned_source_loses_its_weight():
     """Two sources read the class off their features; the head of one is permuted, and heads are fixed."""
     torch.manual_seed(0)

@@ -198,6 +198,7 @@ class TestStep:
             }
             assert reached == ({"teacher"} if player == "mixer" else {"network"})
 
+    @pytest.mark.slow
     def test_the_training_detaches(self):
         """Of a run whose mixer may not move the student is that of a run with another mixer's rate, without alpha."""
         results = []
@@ -627,6 +628,7 @@ class TestCheckpoints:
         tested = [tiny.trainer().test(m, target(), verbose=False)[0] for m in (made, loaded)]
         assert tested[0] == tested[1]
 
+    @pytest.mark.slow
     def test_a_student_alone_is_loaded_and_tested_without_a_mixer(self, tmp_path):
         made = module()
         fit(made).save_checkpoint(tmp_path / "m.ckpt", weights_only=True)
@@ -659,6 +661,7 @@ class TestCheckpoints:
             found = trainer.callback_metrics
             assert found == {name: whole.trainer.callback_metrics[name] for name in found} and "val_accuracy" in found
 
+    @pytest.mark.slow
     def test_other_sources_or_rows_are_rejected(self, tmp_path):
         trainer = fit(module())
         trainer.save_checkpoint(tmp_path / "m.ckpt")

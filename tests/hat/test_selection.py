@@ -214,6 +214,7 @@ class TestRanking:
             ("d", False, False),
         ]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("keep_fraction", "kept"), [(0.28, 7), (0.29, 8), (0.04, 2)])
     def test_the_share_is_rounded_up_and_not_by_its_binary_digits(self, keep_fraction, kept):
         registry = ExpertRegistry(address())

@@ -124,6 +124,7 @@ class TestPublished:
         registry.publish(registry.load("first"), tiny.data(), "second", statistics=[1.0])
         assert registry.load("second").fingerprint == given.fingerprint
 
+    @pytest.mark.slow
     def test_names_are_free_text(self, folder):
         names = ["../up", "CON", "a\nb", "org/model-v1.0", "東京 %2F"]
         for name in names:

@@ -103,6 +103,7 @@ class TestTraining:
 
 
 class TestEvaluation:
+    @pytest.mark.slow
     @pytest.mark.parametrize("batch_size", [1, 5, 64])
     def test_rates_equal_scikit_learns(self, batch_size):
         made, data = module(), Voices(batch_size=batch_size)

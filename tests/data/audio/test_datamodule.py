@@ -105,6 +105,7 @@ class TestCrops:
             for row, number, start in zip(batch.input, batch.index.tolist(), starts.long().tolist(), strict=True):
                 np.testing.assert_allclose(row, ramp(number, 8000)[start : start + 2000], atol=6e-8)
 
+    @pytest.mark.slow
     def test_epochs_differ_and_are_reproducible_whatever_the_workers_and_memory(self, tree):
         first, again, other = (self.epoch(folders(tree), epoch) for epoch in (0, 0, 1))
         assert torch.equal(first[0], again[0])

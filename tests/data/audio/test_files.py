@@ -108,6 +108,7 @@ class TestReading:
         part, whole = files.read(0, 31_234, 1000), files.read(0, 0, 40_000)
         torch.testing.assert_close(part, whole[31_234:32_234], rtol=0, atol=1e-6)
 
+    @pytest.mark.slow
     @settings(max_examples=40, deadline=None)
     @given(st.sampled_from([8000, 11_025, 22_050, 44_100, 48_000]), st.data())
     def test_a_slice_of_another_rate_is_a_slice_of_the_whole_resampled(self, tmp_path_factory, rate, data):

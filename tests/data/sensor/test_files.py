@@ -115,6 +115,7 @@ class TestResampling:
         assert len(one.samples) == len(one.labels) == 6
         assert self.stamped(tmp_path / "a.csv", times, [0] * 5, max_gap_s=2.0).gaps is None
 
+    @pytest.mark.slow
     @given(
         steps=st.lists(st.floats(0.001, 0.4), min_size=3, max_size=40),
         seed=st.integers(0, 1000),

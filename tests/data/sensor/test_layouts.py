@@ -97,6 +97,7 @@ class TestPositions:
 
 
 class TestPieces:
+    @pytest.mark.slow
     @given(
         st.lists(st.lists(st.sampled_from("ab"), min_size=1, max_size=30), min_size=1, max_size=4), st.integers(1, 9)
     )

@@ -105,6 +105,7 @@ class TestTokens:
         assert told == ["truncated 2 of 82 texts longer than max_length (16 tokens)"]
         assert max(len(everything(data, split).input["input_ids"][0]) for split in SPLITS) <= 16
 
+    @pytest.mark.slow
     def test_statistics_tell_domains_apart(self):
         data = SyntheticTextDataModule(overlap=0.0)
         one, other = (data.variant(domain=f"domain_{n}").statistics() for n in range(2))

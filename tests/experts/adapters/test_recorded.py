@@ -48,6 +48,7 @@ def write(path: Path, data: ImageDataModule, store, parts: int, splits=("train",
     return str(path)
 
 
+@pytest.mark.slow
 def test_recorded_predictions_equal_the_live_expert(tmp_path, data, live):
     store = collect(ExpertPool({"live": live}), data, trainer=quiet())
     expert = RecordedExpert(write(tmp_path / "p.csv", data, store, parts=3), CLASSES)

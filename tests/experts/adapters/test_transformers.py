@@ -31,6 +31,7 @@ def row(input: dict[str, torch.Tensor], number: int) -> dict[str, torch.Tensor]:
 
 
 class TestClassifiers:
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["bert", "gpt2"])
     def test_answers_are_the_models_and_padding_changes_nothing(self, tmp_path, kind):
         path = language_models.save_classifier(tmp_path, kind, ["POSITIVE", "NEGATIVE"])
@@ -123,6 +124,7 @@ class TestTokensOfOneSize:
         pool = ExpertPool({"a": Expert.from_transformers(model)}, ["bad", "good"])
         return collect(pool, data, splits=["test"])
 
+    @pytest.mark.slow
     def test_is_an_error_unless_the_texts_are_there(self, model, tmp_path):
         expected = self.ask(model, model, tmp_path)
         with pytest.raises(InputError, match=r"expert a: .* tokens of another tokenizer .* set keep_texts: true"):

@@ -129,6 +129,7 @@ class TestRunsThatDied:
         assert Path("runs/mine/experts/domain_all.ckpt").is_file()
         assert not Path("runs/digits/experts").exists()
 
+    @pytest.mark.slow
     def test_a_value_that_the_new_data_lack_is_named(self, folder):
         message = refused(["fit", "-c", "experts/text_synthetic.yaml", "--data=mine.Data", MINE_FOLDER])
         key = "model.init_args.network.init_args.vocab_size"

@@ -26,6 +26,7 @@ def doubled(data: Any, *splits: str) -> Any:
     return data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

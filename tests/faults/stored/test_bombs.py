@@ -136,6 +136,7 @@ class TestManifests:
 
 
 class TestImages:
+    @pytest.mark.slow
     def test_megapixels(self, large_image):
         with pytest.raises(InputError, match=r"1\.png \(169 megapixels; max_megapixels is 80\)"):
             ImageDataModule(str(large_image), image_size=8, channels=1).setup("fit")

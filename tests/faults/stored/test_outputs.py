@@ -33,6 +33,7 @@ def rewritten(folder, change):
         writer.commit(metadata)
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_found(stored):
     """Sampled positions of the manifest and of each array."""
     draw = random.Random(0)

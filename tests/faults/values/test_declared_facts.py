@@ -86,6 +86,7 @@ class TestAlignedByName:
         first, second = Expert(tiny.Net(2), classes=["owl", "dog"]), Expert(tiny.Net(2), classes=["cat", "dog"])
         return [ExpertPool({"a": first, "b": second}), ExpertPool({"a": first, "b": second}, tiny.CLASSES)]
 
+    @pytest.mark.slow
     def test_a_fuser_of_a_store_and_of_raw_data(self):
         results = []
         for pool in self.pools():

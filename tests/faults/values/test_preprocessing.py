@@ -321,6 +321,7 @@ class TestStatistics:
             assert data.preprocessing == make().preprocessing  # as before
         return results
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("how", ["ckpt_path", "load_from_checkpoint"])
     def test_of_a_trained_module(self, folders, how):
         def predict(data, path):
@@ -421,6 +422,7 @@ class TestStatistics:
             probabilities.append(expert(data.preprocess(raw)))
         torch.testing.assert_close(*probabilities)
 
+    @pytest.mark.slow
     def test_of_experts_below_a_fuser(self, folders):
         def fused(data, path):
             torch.manual_seed(0)

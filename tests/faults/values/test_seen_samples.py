@@ -247,6 +247,7 @@ class TestStatisticalCheck:
         assert not diagnose(outputs_of(0.75, 0.74, 50_000, 50_000)).experts[0].leaks
 
 
+@pytest.mark.slow
 def test_generative_experts_have_a_record_of_their_training_samples(tmp_path):
     data = language_models.pairs(20)
     module = GenerativeExpertModule(PointerGenerator, language_models.VOCABULARY, max_new_tokens=3)

@@ -82,6 +82,7 @@ def test_the_calibrated_expert_is_the_best_on_validation(folder, report):
     assert np.mean([sample["correct"] for sample in samples]) == pytest.approx(report.values(MAIN)[0])
 
 
+@pytest.mark.slow
 def test_a_second_run_asks_nobody(folder, report):
     files = {path: path.stat().st_mtime_ns for path in folder.rglob("answers/*/manifest.json")}
     assert len(files) == 2 and start(folder).rows == report.rows
