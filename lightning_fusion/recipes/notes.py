@@ -24,8 +24,19 @@ class Notes:
     seed: int | None = None
 
     def add(self, text: str) -> None:
-        """Add a warning."""
-        text = f"Seed {self.seed}: {text}" if self.seed is not None else text[0].upper() + text[1:]
+        """Add a warning.
+
+        Example:
+            >>> notes = Notes()
+            >>> notes.add("ten rows have no label"), notes.add("a.csv lacks 3 samples")
+            (None, None)
+            >>> notes.texts
+            ['Ten rows have no label.', 'a.csv lacks 3 samples.']
+        """
+        if self.seed is not None:
+            text = f"Seed {self.seed}: {text}"
+        elif text.split(maxsplit=1)[0].isalpha():  # no path
+            text = text[0].upper() + text[1:]
         text = text if text.endswith(".") else f"{text}."
         if text not in self.texts:
             self.texts.append(text)

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning_fusion.data.base import SPLITS
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.outputs.divided import with_fuser_splits
+from lightning_fusion.experts.outputs.divided import complete_samples, with_fuser_splits
 from lightning_fusion.experts.outputs.recorded import RecordedPredictions
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.files import digest
@@ -89,12 +89,13 @@ class StoredOutputs:
             raise InputError(f"stores: found {len(stores or ())} for {len(seeds)} seeds; expected one for each")
         else:
             opened = {seed: ExpertOutputs.open(store) for seed, store in zip(seeds, stores or (), strict=True)}
-        divided = {seed: with_fuser_splits(outputs, seed, needed) for seed, outputs in opened.items()}
-        return cls(
-            shorten(stores or (predictions.names if predictions else [])),
-            {seed: outputs for seed, (outputs, _) in divided.items()},
-            {seed: [f"Seed {seed}: {text}." for text in texts] for seed, (_, texts) in divided.items()},
-        )
+        found: dict[int, ExpertOutputs] = {}
+        notes: dict[int, list[str]] = {}
+        for seed, outputs in opened.items():
+            complete, left_out = complete_samples(outputs)
+            found[seed], texts = with_fuser_splits(complete, seed, needed)
+            notes[seed] = [f"Seed {seed}: {text}." for text in [*left_out, *texts]]
+        return cls(shorten(stores or (predictions.names if predictions else [])), found, notes)
 
     @property
     def has_representations(self) -> bool:

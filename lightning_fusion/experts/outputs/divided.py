@@ -40,6 +40,47 @@ def select_rows(part: OutputsSplit, rows: np.ndarray) -> OutputsSplit:
     )
 
 
+def complete_samples(outputs: ExpertOutputs) -> tuple[ExpertOutputs, list[str]]:
+    """Return the samples that every expert answered, so that all methods are compared on the same samples.
+
+    Args:
+        outputs: Outputs, of which answers may be missing.
+
+    Returns:
+        The outputs, and what was left out, as sentences.
+
+    Raises:
+        InputError: If a split has no such sample.
+
+    Example:
+        >>> nothing = [float("nan")] * 2
+        >>> values = {"probabilities": {"a": [nothing, [0.6, 0.4]], "b": [[0.5, 0.5]] * 2}, "target": [0, 1]}
+        >>> outputs = ExpertOutputs.from_arrays({"test": values}, dict.fromkeys("ab", ["no", "yes"]), missing="nan")
+        >>> complete_samples(outputs)
+        (ExpertOutputs(2 experts, 2 classes; rows: test 1), ['1 of 2 samples of test lack an answer (missing: a 1); \
+they are left out'])
+    """
+    parts, notes = {}, []
+    for split, part in outputs.splits.items():
+        missing = np.asarray(part.missing)
+        rows = np.flatnonzero(~missing.any(1))
+        lost = [f"{name} {int(own.sum())}" for name, own in zip(outputs.names, missing.T, strict=True) if own.any()]
+        if len(rows) == 0 and lost:
+            raise InputError(
+                f"{_place(outputs)}: no sample of {split} has an answer of every expert (missing: {shorten(lost)} of "
+                f"{len(part)}); query these experts again, or leave one out"
+            )
+        if lost:
+            count = len(part) - len(rows)
+            notes.append(
+                f"{count} of {len(part)} samples of {split} lack an answer (missing: {shorten(lost)}); they are left out"
+            )
+        parts[split] = select_rows(part, rows) if lost else part
+    if not notes:
+        return outputs, []
+    return ExpertOutputs(outputs.classes, outputs.domains, outputs.experts, parts, outputs.fingerprints), notes
+
+
 def with_fuser_splits(
     outputs: ExpertOutputs, seed: int, needed: Iterable[str] = ("train", "val", "test")
 ) -> tuple[ExpertOutputs, list[str]]:
