@@ -163,6 +163,8 @@ class FoEFuserModule(SharedModel, TunableLearningRate, CheckedHooks, CheckedLoad
             raise InputError(
                 "on_failure: a representation cannot be missing; set it to raise, or leave representation_dims out"
             )
+        if len(self.classes) < 2:
+            raise InputError(f"classes: found {len(self.classes)}, {shorten(self.classes)}; expected two at least")
         self.num_probabilities = sum(len(names) for names in self.expert_classes.values())
         num_inputs = self.num_probabilities + sum(self.representation_dims.values())
         num_outputs = len(self.classes) if target == "label" else len(self.expert_classes)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_fusion.errors import InputError, shorten, suggestion
 from lightning_fusion.extras import require
-from lightning_fusion.markdown import markdown_table
+from lightning_fusion.markdown import markdown_table, one_line
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -114,13 +114,13 @@ def _about(config: Mapping[str, Any], repo_id: str, license: str | None) -> list
     classes = _classes(config)
     lines = [f"# {repo_id.rpartition('/')[2]}", "", f"This is {what}, written by lightning_fusion.", ""]
     if classes:
-        lines += [f"- Classes, in the order of the outputs: {shorten(classes, 200)}"]
+        lines += [one_line(f"- Classes, in the order of the outputs: {shorten(classes, 200)}")]
     if names := list(
         config.get("experts") or config.get("metadata") or (config.get("policy") or {}).get("names") or ()
     ):
         brings = "in this repository" if config.get("experts") else "not in this repository; pass them as `experts`"
-        lines += [f"- Experts: {shorten(names, 200)} ({brings})"]
-    lines += [f"- License: {license or 'not given'}", "", "## Use", "", "```python"]
+        lines += [one_line(f"- Experts: {shorten(names, 200)} ({brings})")]
+    lines += [one_line(f"- License: {license or 'not given'}"), "", "## Use", "", "```python"]
     lines += [f"from lightning_fusion import {kind}", "", f'model = {kind}.from_pretrained("{repo_id}")', "```", ""]
     lines += ["`pip install 'lightning-fusion[hub]'`. The repository contains no code, and none is run.", ""]
     if config["kind"] == "expert" and not config["card"].get("network"):
@@ -131,7 +131,7 @@ def _about(config: Mapping[str, Any], repo_id: str, license: str | None) -> list
 def _results(results: Mapping[str, Any] | None, method: str) -> list[str]:
     if results is None:
         return ["## Results", "", "No results were given.", ""]
-    lines = ["## Data", "", *(f"- {name}: {value}" for name, value in results["data"].items()), ""]
+    lines = ["## Data", "", *(one_line(f"- {name}: {value}") for name, value in results["data"].items()), ""]
     summary = results["summary"]
     metrics = list(dict.fromkeys(row["metric"] for row in summary))
     gains = {(row["against"], row["metric"]): row for row in summary if row["against"]}
@@ -159,7 +159,7 @@ def _limits(config: Mapping[str, Any], results: Mapping[str, Any] | None) -> lis
         lines += [
             "- The results are those of the run on its own test data, over all of its seeds; this is one of its models."
         ]
-        lines += [f"- {note}" for note in results["notes"]]
+        lines += [one_line(f"- {note}") for note in results["notes"]]
     if "policy" in config:
         lines += ["- The repository contains the outputs of the experts on the calibration samples, and their labels."]
     if results is not None and results.get("versions"):

@@ -1,5 +1,6 @@
 """Content of a repository: a checkpoint in two parts, plain data as JSON and tensors as safetensors."""
 
+import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.pool import POOL, ExpertPool
 from lightning_fusion.experts.weights import CARD_KEY
-from lightning_fusion.files import digest
+from lightning_fusion.files import digest, sealed
 from lightning_fusion.foe.module import FoEFuserModule
 from lightning_fusion.frugal.module import FrugalFoEModule
 from lightning_fusion.frugal.policy import FrugalFoE
@@ -112,8 +113,11 @@ def model_of(content: Content, kind: type, where: str, **arguments: Any) -> Any:
             f"name: {where} is a repository of the kind {found!r}; load it with {KINDS[found][1]}.from_pretrained, not "
             f"{kind.__name__}"
         )
-    if config.get("digest") != _digest(content.tensors):
-        raise InputError(f"name: the weights of {where} are not those that its config.json describes; save it again")
+    if config.get("digest") != content_digest(config, content.tensors):
+        raise InputError(
+            f"name: config.json and weights of {where} are not those that were saved together (another digest); "
+            "save or download it again"
+        )
     try:
         if found == "expert":
             return _expert(content, where, **arguments)
@@ -236,12 +240,14 @@ def _content(kind: str, parts: dict[str, Any], tensors: Mapping[str, Tensor]) ->
     if not is_plain(parts):
         raise InputError(f"model: this {kind} has arguments that are no plain data, and cannot be saved as JSON")
     own = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    config = {"library": "lightning_fusion", "format": FORMAT, "kind": kind, **parts, "digest": _digest(own)}
-    return Content(config, own)
+    config = {"library": "lightning_fusion", "format": FORMAT, "kind": kind, **parts}
+    return Content(config | {"digest": content_digest(json.loads(json.dumps(config)), own)}, own)
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    return digest(*(part for name in sorted(tensors) for part in (name, tensors[name])))
+def content_digest(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Return the digest of a configuration as it is read from JSON, and of the tensors."""
+    described = sealed(config)["digest"]
+    return digest(described, *(part for name in sorted(tensors) for part in (name, tensors[name])))
 
 
 def _policy(policy: FrugalFoE) -> dict[str, Any]:

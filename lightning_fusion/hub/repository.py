@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,7 +50,12 @@ class Repository(
 
     def _save_pretrained(self, save_directory: Path) -> None:
         write_text(save_directory / CONFIG, json.dumps(self.content.config, indent=1))
-        safetensors.torch.save_file(self.content.tensors, save_directory / WEIGHTS, {"format": "pt"})
+        try:
+            safetensors.torch.save_file(self.content.tensors, save_directory / WEIGHTS, {"format": "pt"})
+        except SafetensorError as error:
+            raise InputError(
+                f"folder: {WEIGHTS} cannot be written ({error}); make space, or name another one"
+            ) from error
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> "ModelCard":
         """Return the model card."""
@@ -66,6 +72,7 @@ class Repository(
             paths = [folder / name for name in (CONFIG, WEIGHTS)]
         else:
             hub = require("huggingface_hub", "hub")
+            local_files_only = local_files_only or hub.constants.HF_HUB_OFFLINE
             if not local_files_only:
                 listed = HfApi(token=how.get("token")).list_repo_files(model_id, revision=how.get("revision"))
                 reject_code(model_id, listed)
@@ -82,8 +89,13 @@ def save(model: Any, folder: str | os.PathLike[str], with_experts: bool = True, 
     _check_options(card, _CARD, "save_pretrained")
     repository = Repository(content_of(model, with_experts), **card)
     repository.repo_id = path.name
-    with disk_errors(path):
-        repository.save_pretrained(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as draft, disk_errors(path):
+            repository.save_pretrained(Path(draft, path.name))
+            os.replace(Path(draft, path.name), path)  # whole, or not at all
+    except OSError as error:
+        raise InputError(f"folder: {path} cannot be written ({error.strerror}); name another folder") from error
 
 
 def push(model: Any, repo_id: str, with_experts: bool = True, **how: Any) -> str:
@@ -103,6 +115,8 @@ def load(kind: type, name: str | os.PathLike[str], **arguments: Any) -> Any:
         raise InputError(f"name: found no folder {where}; give a folder, or owner/name of a repository on the hub")
     how = {key: arguments.pop(key) for key in _OF_HUB if key in arguments}
     if Path(where).is_dir():
+        if how.get("revision") is not None:
+            raise InputError(f"revision: found {how['revision']!r}, and {where} is a folder, which has none; remove it")
         _read_config(Path(where, CONFIG), where)  # said in one line before the mixin reads it
     with _answers(where, "name"):
         repository: Repository = Repository.from_pretrained(where, **how)
@@ -119,7 +133,7 @@ def reject_code(where: str, files: Sequence[str]) -> None:
     Raises:
         InputError: If there are Python files, or no ``model.safetensors``.
     """
-    if code := sorted(name for name in files if name.endswith((".py", ".pyc", ".so"))):
+    if code := sorted(name for name in files if name.lower().endswith((".py", ".pyc", ".so"))):
         raise InputError(
             f"name: {where} contains code ({shorten(code, 3)}); a model of lightning_fusion has none, and nothing in a "
             "repository is run: remove it, or load the model with the library that it belongs to"

@@ -19,7 +19,7 @@ from scipy.stats import t
 
 from lightning_fusion import plotting
 from lightning_fusion.files import sealed, write_text
-from lightning_fusion.markdown import markdown_table
+from lightning_fusion.markdown import markdown_table, one_line
 from lightning_fusion.metrics import balanced_accuracy
 from lightning_fusion.recipes.advice import HEADINGS, Advice, Scores, Validation
 from lightning_fusion.terminal import open_console
@@ -285,7 +285,7 @@ class Report:
     def _markdown(self, main: str, figures: Figures, versions: Mapping[str, str]) -> str:
         seeds = len(self.values(main, self.metric))
         lines = [f"# Recipe `{self.recipe}`", ""]
-        lines += [f"- {name}: {value}" for name, value in self.data.items()]
+        lines += [one_line(f"- {name}: {value}") for name, value in self.data.items()]
         title = self.title[0].upper() + self.title[1:]
         how = (
             f"{title}, mean ± standard deviation of {seeds} seeds. Gains are in points, paired by seed, with a 95 % "
@@ -296,9 +296,16 @@ class Report:
         headings = ["method", self.metric, *self.beside, f"gain of {main}"]
         rows = [[f"**{cell}**" if cell and cells[0] == main else cell for cell in cells] for cells in self._cells(main)]
         lines += ["", how, "", *markdown_table(headings, rows)]
-        lines += ["", *(f"- {note}" for note in same_of_seeds(self.notes)), "", *self.advice_lines(), *self.text, ""]
+        lines += [
+            "",
+            *(one_line(f"- {note}") for note in same_of_seeds(self.notes)),
+            "",
+            *self.advice_lines(),
+            *self.text,
+            "",
+        ]
         for name, (_, caption) in figures.items():
-            lines += [f"![{caption}]({name}.png)", "", caption, ""]
+            lines += [f"![{one_line(caption)}]({name}.png)", "", one_line(caption), ""]
         took = ", ".join(f"{name} {value:.0f} s" for name, value in self.seconds.items())
         lines += [f"Duration: {took}.", "", "Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()) + ".", ""]
         return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", "\n".join(lines))  # names are free text, and no HTML
@@ -312,7 +319,7 @@ class Report:
         return [
             "## Advice",
             "",
-            f"{who} {self.advice.sentence()}.",
+            one_line(f"{who} {self.advice.sentence()}."),
             *self.advice.remarks(),
             "",
             *markdown_table(headings, self.advice.rows()),

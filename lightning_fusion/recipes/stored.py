@@ -89,12 +89,17 @@ class StoredOutputs:
             raise InputError(f"stores: found {len(stores or ())} for {len(seeds)} seeds; expected one for each")
         else:
             opened = {seed: ExpertOutputs.open(store) for seed, store in zip(seeds, stores or (), strict=True)}
+        _check_same_task(opened, stores or ())
         found: dict[int, ExpertOutputs] = {}
         notes: dict[int, list[str]] = {}
         for seed, outputs in opened.items():
             complete, left_out = complete_samples(outputs)
             found[seed], texts = with_fuser_splits(complete, seed, needed)
             notes[seed] = [f"Seed {seed}: {text}." for text in [*left_out, *texts]]
+        for seed, first in _repeated(found).items():
+            notes[seed].append(
+                f"Seed {seed}: the outputs are those of seed {first}; only the training of fusers differs."
+            )
         return cls(shorten(stores or (predictions.names if predictions else [])), found, notes)
 
     @property
@@ -104,11 +109,36 @@ class StoredOutputs:
 
     def record(self, seeds: Sequence[int]) -> dict[int, Any]:
         """Return what identifies the outputs of each seed, as plain data."""
-        found: dict[int, Any] = dict.fromkeys(seeds)
-        for seed, outputs in self.outputs.items():
-            parts = {
-                split: digest(part.target, part.domain, part.index, *part.probabilities.values())
-                for split, part in outputs.splits.items()
-            }
-            found[seed] = {**parts, "experts": outputs.experts}
-        return found
+        return dict.fromkeys(seeds) | {seed: _record(outputs) for seed, outputs in self.outputs.items()}
+
+
+def _record(outputs: ExpertOutputs) -> dict[str, Any]:
+    """Return what identifies outputs."""
+    parts = {
+        split: digest(part.target, part.domain, part.index, *part.probabilities.values())
+        for split, part in outputs.splits.items()
+    }
+    return {**parts, "experts": outputs.experts}
+
+
+def _repeated(outputs: Mapping[int, ExpertOutputs]) -> dict[int, int]:
+    """Return the first seed with the same outputs for each seed that repeats it."""
+    records = {seed: _record(each) for seed, each in outputs.items()}
+    first = {seed: next(other for other, known in records.items() if known == own) for seed, own in records.items()}
+    return {seed: other for seed, other in first.items() if other != seed}
+
+
+def _check_same_task(outputs: Mapping[int, ExpertOutputs], stores: Sequence[str]) -> None:
+    """Check that the stores of all seeds have the same classes and the same names of experts, in any order.
+
+    Raises:
+        InputError: If they do not: a mean over seeds would be one over tasks.
+    """
+    first, *others = outputs.values()
+    for store, each in zip(stores[1:], others, strict=False):
+        for what, own, known in (("classes", each.classes, first.classes), ("experts", each.names, first.names)):
+            if set(own) != set(known):
+                raise InputError(
+                    f"stores: {store} has the {what} {shorten(own, 10)}, and {stores[0]} {shorten(known, 10)}; the "
+                    "stores of a table are seeds of one task and pool: run the recipe on each alone"
+                )

@@ -1,11 +1,14 @@
 """Models in repositories: what is saved answers as before, and nothing that others wrote is run."""
 
 import json
+import resource
+import signal
 from functools import partial
 from pathlib import Path
 
 import huggingface_hub
 import pytest
+import safetensors.torch
 import torch
 from helpers import tiny
 from huggingface_hub import hub_mixin
@@ -21,6 +24,7 @@ from lightning_fusion import (
     HaTJointModule,
 )
 from lightning_fusion.errors import InputError
+from lightning_fusion.hub.content import content_digest
 
 ROWS = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
 NET = {"class_path": f"{tiny.Net.__module__}.Net", "init_args": {"norm": True}}
@@ -123,11 +127,29 @@ class TestWhatCannotBeShared:
             expert.save_pretrained(saved)
         with pytest.raises(InputError, match="found the arguments licence; expected run, method, license"):
             expert.save_pretrained(saved / "more", licence="mit")
+        with pytest.raises(InputError, match=r"folder: .*config.json/x cannot be written \(File exists\)"):
+            expert.save_pretrained(saved / "config.json/x")
+        with pytest.raises(InputError, match=r"revision: found 'main', and .* is a folder"):
+            Expert.from_pretrained(saved, revision="main")
+
+    def test_a_repository_is_written_whole_or_not_at_all(self, pool, tmp_path):
+        unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+        ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, unlimited[1]))
+        try:
+            with pytest.raises(InputError, match="a file has reached the largest size"):
+                pool.members["a"].save_pretrained(tmp_path / "full")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+            signal.signal(signal.SIGXFSZ, ignored)
+        assert not list(tmp_path.iterdir())
 
 
 def changed(folder: Path, **entries) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | entries))
+    """Change entries of a repository, as who writes one may do: with the digest of the new content."""
+    config = json.loads((folder / "config.json").read_text()) | entries
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config | {"digest": content_digest(config, tensors)}))
 
 
 class TestForeignContent:
@@ -171,7 +193,7 @@ class TestForeignContent:
         with pytest.raises(InputError, match=r"model\.safetensors of .* cannot be read"):
             Expert.from_pretrained(saved)
         weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-        with pytest.raises(InputError, match=r"are not those that its config\.json describes"):
+        with pytest.raises(InputError, match="are not those that were saved together"):
             Expert.from_pretrained(saved)
 
     @pytest.mark.parametrize(

@@ -100,6 +100,13 @@ class TestReport:
             assert part in text
         assert sorted(os.listdir(tmp_path)) == ["a.png", "report.md", "results.json"]
 
+    def test_names_with_line_breaks_begin_no_other_part(self, tmp_path):
+        hostile = report()
+        hostile.data, hostile.notes = {"class names": "a\n# b"}, ["Class a\n- b has no samples."]
+        hostile.save(tmp_path, "ours", {"a": (Figure(figsize=(1, 1)), "Class a\n# b")})
+        lines = (tmp_path / "report.md").read_text().splitlines()
+        assert "- class names: a # b" in lines and "- Class a - b has no samples." in lines and "# b" not in lines
+
     def test_the_table_says_how_many_seeds(self, tmp_path):
         console = Console(record=True, width=120, file=open(os.devnull, "w"))  # noqa: SIM115
         report().print("ours", tmp_path, console)

@@ -8,6 +8,7 @@ from lightning_fusion.cli.main import main
 from lightning_fusion.errors import InputError
 from lightning_fusion.recipes.foe.protocol import MAIN, foe
 from lightning_fusion.recipes.serving import FinishedRun
+from lightning_fusion.recipes.stored import StoredOutputs
 
 
 @pytest.mark.slow
@@ -36,6 +37,20 @@ def test_recorded_predictions_and_the_store_made_of_them_give_the_same_table(tmp
     pd.read_csv("0.csv").assign(file=files[::-1]).to_csv("0.csv", index=False)
     with pytest.raises(InputError, match=r"contains another run \(differs in seed 3\)"):
         main(["recipe", "foe", *from_files, "--seeds", "3", "--output", "runs/files", *few])
+
+
+def test_stores_of_a_table_are_of_one_task(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said, splits = [[0.6, 0.4]] * 10, ("train", "val", "test")
+    for name, classes, experts in (("one", "no yes", "ab"), ("other", "yes maybe", "ab"), ("more", "yes no", "abc")):
+        values = {"probabilities": dict.fromkeys(experts, said), "target": [0, 1] * 5}
+        given = dict.fromkeys(experts, classes.split())
+        ExpertOutputs.from_arrays(dict.fromkeys(splits, values), given).save(name)
+    with pytest.raises(InputError, match=r"stores: other has the classes yes, maybe, and one no, yes; the stores of a"):
+        StoredOutputs.open(["one", "other"], None, [0, 1])
+    with pytest.raises(InputError, match=r"stores: more has the experts a, b, c, and one a, b; the stores of a table"):
+        StoredOutputs.open(["one", "more"], None, [0, 1])
+    assert "Seed 4: the outputs are those of seed 3" in StoredOutputs.open(["one", "one"], None, [3, 4]).notes[4][0]
 
 
 @pytest.mark.parametrize(

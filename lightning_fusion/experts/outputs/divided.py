@@ -71,10 +71,8 @@ they are left out'])
                 f"{len(part)}); query these experts again, or leave one out"
             )
         if lost:
-            count = len(part) - len(rows)
-            notes.append(
-                f"{count} of {len(part)} samples of {split} lack an answer (missing: {shorten(lost)}); they are left out"
-            )
+            count = f"{len(part) - len(rows)} of {len(part)} samples of {split}"
+            notes.append(f"{count} lack an answer (missing: {shorten(lost)}); they are left out")
         parts[split] = select_rows(part, rows) if lost else part
     if not notes:
         return outputs, []
