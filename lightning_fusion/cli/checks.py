@@ -115,13 +115,14 @@ def warn_untrained(experts: Mapping[str, Any], config: Any) -> None:
     """Warn about experts whose network has neither a checkpoint nor an argument that names weights.
 
     Args:
-        experts: Instantiated experts by name; anything else than an Expert is left out.
+        experts: Instantiated experts by name; anything else than an Expert is left out, and so are its subclasses, whose
+            constructors read weights.
         config: Their configuration by name, as plain data.
     """
     found = [
         name
         for name, expert in experts.items()
-        if isinstance(expert, Expert) and isinstance(expert.network, nn.Module) and not expert.checkpoint
+        if type(expert) is Expert and isinstance(expert.network, nn.Module) and not expert.checkpoint
         if expert.network.state_dict() and not _names_weights(config, name)
     ]
     if found:

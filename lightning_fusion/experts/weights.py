@@ -187,12 +187,13 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], path: str, classe
     first = next(iter(wanted))
     prefixes = [key[: -len(first)] for key in state if key == first or key.endswith("." + first)]
     whole = [p for p in sorted(prefixes, key=len) if all(p + key in state for key in wanted)]
+    if not whole and prefixes:
+        prefix = min(prefixes, key=lambda p: sum(p + key not in state for key in wanted))
+        state = _with_single_layers(network, state, prefix, path)
+        whole = [prefix] if all(prefix + key in state for key in wanted) else []
     prefix = next(iter(whole), None)
     if prefix is None:
-        raise InputError(
-            f"checkpoint: {path} does not belong to {type(network).__name__}: the network has weights such as "
-            f"{shorten(wanted, 2)}, the file {shorten(state, 2)}"
-        )
+        raise InputError(_differing_names(network, state, path))
     found = {key: state[prefix + key] for key in wanted}
     differ = [key for key in wanted if found[key].shape != wanted[key].shape]
     if differ:
@@ -219,6 +220,63 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], path: str, classe
     except Exception as error:  # of networks with a loader of their own
         what = " ".join(f"{type(error).__name__}: {error}".split())[:400]
         raise InputError(f"checkpoint: {path} does not match {type(network).__name__} ({what})") from error
+
+
+def _with_single_layers(network: nn.Module, state: dict[str, Tensor], prefix: str, path: str) -> dict[str, Tensor]:
+    """Return weights with the names of linear layers in place of those of sequences that contain one layer.
+
+    ``model.fc = nn.Sequential(nn.Dropout(), nn.Linear(512, 4))`` is a usual head of a model that is trained further:
+    ``fc.1.weight``, where the published model has ``fc.weight``.
+
+    Args:
+        network: Network that receives the weights.
+        state: Weights by name.
+        prefix: Prefix of the names in the file.
+        path: Path of the file, for the warning.
+    """
+    state = dict(state)
+    for name, module in network.named_modules():
+        own = list(module.state_dict())
+        if not isinstance(module, nn.Linear) or prefix + f"{name}.weight" in state:
+            continue
+        start = f"{prefix}{name}."
+        given = [key for key in state if key.startswith(start)]
+        numbers = {key[len(start) :].split(".")[0] for key in given}
+        number = next(iter(numbers), "")
+        if (
+            len(numbers) == 1
+            and number.isdecimal()
+            and sorted(given) == sorted(f"{start}{number}.{key}" for key in own)
+        ):
+            for key in own:
+                state[start + key] = state.pop(f"{start}{number}.{key}")
+            rank_zero_warn(
+                f"checkpoint: {path} has a sequence with one layer of weights, {name}.{number}, in place of {name}: it is "
+                "loaded as that layer alone, without other layers of the sequence (dropout has no effect here); if it has "
+                "an activation, save the whole model as an ONNX file or a program of torch.export"
+            )
+    return state
+
+
+def _differing_names(network: nn.Module, state: dict[str, Tensor], path: str) -> str:
+    """Return the message for weights whose names are not those of a network."""
+    wanted = network.state_dict()
+    ends: dict[str, int] = {}
+    for key in state:
+        for name in wanted:
+            if key == name or key.endswith("." + name):
+                ends[key[: len(key) - len(name)]] = ends.get(key[: len(key) - len(name)], 0) + 1
+    start = f"checkpoint: {path} does not belong to {type(network).__name__}: the network has weights such as "
+    if not ends or max(ends.values()) <= len(wanted) / 2:
+        return f"{start}{shorten(wanted, 2)}, the file {shorten(state, 2)}"
+    prefix = max(ends, key=lambda p: ends[p])
+    lacking = [name for name in wanted if prefix + name not in state]
+    more = [key for key in state if key.startswith(prefix) and key[len(prefix) :] not in wanted]
+    return (
+        f"{start}{shorten(lacking, 3)}, the file {shorten(more, 3) if more else 'none of these'}; {ends[prefix]} of "
+        f"{len(wanted)} agree: give the network that was saved, or save the whole model as an ONNX file or a program of "
+        "torch.export (OnnxExpert, ProgramExpert)"
+    )
 
 
 def _is_quantized(weights: Tensor) -> bool:

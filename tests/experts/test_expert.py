@@ -263,7 +263,28 @@ class TestBadCheckpoints:
         torch.save(SmallConvNet(2, width=1).state_dict(), tmp_path / "w.pt")
         self.refuse(
             tmp_path / "w.pt",
-            r"does not belong to Net: the network has weights such as body.0.weight, .* the file body.0.weight",
+            r"does not belong to Net: the network has weights such as body.0.bias, the file body.1.weight, .* 3 of 4 agree",
+        )
+
+    def test_a_sequence_with_one_layer_in_place_of_a_head(self, tmp_path):
+        trained = tiny.Net(2)
+        plain = {f"module.{name}": value for name, value in trained.state_dict().items()}
+        trained.head = nn.Sequential(nn.Dropout(), trained.head)
+        torch.save(
+            {"model": {f"module.{name}": value for name, value in trained.state_dict().items()}}, tmp_path / "w.pt"
+        )
+        with pytest.warns(UserWarning, match=r"a sequence with one layer of weights, head.1, in place of head"):
+            expert = Expert(tiny.Net(2), str(tmp_path / "w.pt"), classes=["cat", "dog"])
+        assert all(torch.equal(value, plain[f"module.{name}"]) for name, value in expert.network.state_dict().items())
+
+    def test_another_head_is_named(self, tmp_path):
+        trained = tiny.Net(2, norm=True)
+        trained.head = nn.Sequential(nn.Linear(trained.head.in_features, 3), nn.ReLU(), nn.Linear(3, 2))
+        torch.save({f"net.{name}": value for name, value in trained.state_dict().items()}, tmp_path / "w.pt")
+        self.refuse(
+            tmp_path / "w.pt",
+            r"such as head.weight, head.bias, the file net.head.0.weight, .* 7 of 9 agree: .* \(OnnxExpert, ProgramExpert",
+            network=tiny.Net(2, norm=True),
         )
 
     def test_a_head_with_another_number_of_classes(self, tmp_path):

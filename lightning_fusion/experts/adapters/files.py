@@ -33,7 +33,7 @@ class FileExpert(Expert):
         raw_input: bool,
         **shared: Any,
     ) -> None:
-        shared.setdefault("version", digest)
+        shared["version"] = shared.get("version") or digest  # files of configurations give all arguments
         super().__init__(
             network=network,
             checkpoint=None,

@@ -38,12 +38,13 @@ def reject_code(folder: str, argument: str) -> None:
         )
 
 
-def reject_pickles(folder: str, argument: str) -> None:
+def reject_pickles(folder: str, argument: str, writer: str) -> None:
     """Reject a folder whose weights are pickled only.
 
     Args:
         folder: Folder of the model.
         argument: Argument that names it, for the message.
+        writer: Call that writes safetensors, for the message.
 
     Raises:
         InputError: If it contains no safetensors file.
@@ -54,8 +55,7 @@ def reject_pickles(folder: str, argument: str) -> None:
     if pickled:
         raise InputError(
             f"{argument}: {folder} contains pickled weights only ({shorten(pickled)}), which could run code when they "
-            "are read; where you trust them, convert once: load the model and save it again, which writes "
-            "model.safetensors"
+            f"are read; where you trust them, convert once: load the model and save it by {writer}"
         )
     raise InputError(f"{argument}: {folder} contains no weights; expected model.safetensors")
 
@@ -79,7 +79,7 @@ def weight_files(path: str) -> list[Path]:
     if found[0] != "a folder of transformers":
         raise InputError(f"path: {path} is {found[0]}; {found[1]}")
     reject_code(path, "path")
-    reject_pickles(path, "path")
+    reject_pickles(path, "path", "save_pretrained(FOLDER)")
     return sorted(folder.glob("*.safetensors"))
 
 

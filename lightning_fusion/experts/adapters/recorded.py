@@ -51,7 +51,7 @@ class RecordedExpert(Expert):
 
     def __init__(self, path: str, classes: list[str] | None = None, **shared: Any) -> None:
         table = RecordedTable(path, classes)
-        shared.setdefault("version", hash_files([Path(path)]))
+        shared["version"] = shared.get("version") or hash_files([Path(path)])
         super().__init__(
             network=table, checkpoint=None, classes=table.classes, output="probabilities", features=None, **shared
         )

@@ -23,7 +23,7 @@ class TimmExpert(Expert):
 
     Args:
         model: Name of the model, such as ``resnet18.a1_in1k`` or ``hf-hub:timm/resnet18.a1_in1k``, or a folder that
-            ``timm.models.save_for_hf`` wrote, with ``model.safetensors``.
+            ``timm.models.save_for_hf`` wrote with ``safe_serialization=True``.
         checkpoint: Weights of one's own for a named model: a state dict, a Lightning checkpoint, or safetensors, read
             weights-only.
         classes: Names of the classes, in the order of the outputs. ``None`` (default) uses the label names of the
@@ -52,7 +52,7 @@ class TimmExpert(Expert):
         if is_folder:
             check_format(folder, ("a folder of timm",), "model")
             reject_code(folder, "model")
-            reject_pickles(folder, "model")
+            reject_pickles(folder, "model", "timm.models.save_for_hf(model, FOLDER, safe_serialization=True)")
         else:
             _check_name(timm, model)
         if checkpoint is None and not is_folder and not download:

@@ -178,7 +178,9 @@ class TestFolders:
         path = language_models.save_classifier(tmp_path)
         (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
         for make in (Expert.from_transformers, TransformersGenerator):
-            with pytest.raises(InputError, match=r"pickled weights only \(pytorch_model.bin\).*convert once"):
+            with pytest.raises(
+                InputError, match=r"pickled weights only \(pytorch_model.bin\).*save it by save_pretrained"
+            ):
                 make(path)
 
     def test_others_are_named(self, tmp_path):

@@ -62,5 +62,7 @@ def test_weights_of_the_constructor_are_silent(classes, monkeypatch):
             network = {"class_path": "x.Net", "init_args": {key: value}}
             config = {"mine": {"class_path": "lightning_fusion.Expert", "init_args": {"network": network}}}
             assert len(said(lambda config=config: warn_untrained(experts, config))) == count
+    experts = {"mine": type("FolderExpert", (Expert,), {})(SmallConvNet(2), classes=["a", "b"])}
+    assert not said(lambda: warn_untrained(experts, {}))  # such as TimmExpert, which reads the weights itself
     callables = {"mine": Expert(lambda input: input, classes=["a", "b"])}
     assert not said(lambda: warn_untrained(callables, {}))
