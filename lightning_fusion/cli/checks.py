@@ -115,8 +115,8 @@ def warn_untrained(experts: Mapping[str, Any], config: Any) -> None:
     """Warn about experts whose network has neither a checkpoint nor an argument that names weights.
 
     Args:
-        experts: Instantiated experts by name; anything else than an Expert is left out, and so are its subclasses, whose
-            constructors read weights.
+        experts: Instantiated experts by name; anything else than an Expert is left out, and so are its subclasses,
+            whose constructors read weights.
         config: Their configuration by name, as plain data.
     """
     found = [

@@ -66,6 +66,8 @@ def condense(message: str) -> str:
         "a: Expected one of 'x', 1. Got value: y"
         >>> condense('Parser key "a":\n  - Expected a path but ReLu either not accessible or invalid\n')
         'a: found no class ReLu; did you mean torch.nn.ReLU?'
+        >>> condense('Parser key "domain_fields":\n  Expected a <class \'list\'>. Got value: site')
+        "domain_fields: Expected a <class 'list'>. Got value: site; write a list as [site]"
         >>> condense('Parser key "labels":\n  Expected a <class \'str\'>. Got value: [True]')[-40:]
         "put names in quotes, as in ['yes', 'no']"
     """
@@ -95,6 +97,8 @@ def condense(message: str) -> str:
         types = [f"<class '{found[1]}'>" for line in complaints if (found := _EXPECTED.match(line)) and found[1]]
         text = f"Expected one of {words}" if words else f"Expected a {' or '.join(dict.fromkeys(types)) or text}"
         text = f"{text}. Got value: {given[-1]}"
+    if "; write" not in text and (found := re.search(r"<class 'list'>.* Got value: ([^\[{\s][^\n]*)$", text)):
+        text += f"; write a list as [{found[1]}]"
     if "in quotes" not in text and (found := re.search(r"<class 'str'>.* Got value: (.+)", text)):  # once if nested
         text += _quoting(found[1])
     return f"{': '.join(keys)}: {text}"[:600] if keys else text[:600]

@@ -251,9 +251,9 @@ def _with_single_layers(network: nn.Module, state: dict[str, Tensor], prefix: st
             for key in own:
                 state[start + key] = state.pop(f"{start}{number}.{key}")
             rank_zero_warn(
-                f"checkpoint: {path} has a sequence with one layer of weights, {name}.{number}, in place of {name}: it is "
-                "loaded as that layer alone, without other layers of the sequence (dropout has no effect here); if it has "
-                "an activation, save the whole model as an ONNX file or a program of torch.export"
+                f"checkpoint: {path} has a sequence with one layer of weights, {name}.{number}, in place of {name}: it "
+                "is loaded as that layer alone, without other layers of the sequence (dropout has no effect here); if "
+                "it has an activation, save the whole model as an ONNX file or a program of torch.export"
             )
     return state
 
@@ -274,8 +274,8 @@ def _differing_names(network: nn.Module, state: dict[str, Tensor], path: str) ->
     more = [key for key in state if key.startswith(prefix) and key[len(prefix) :] not in wanted]
     return (
         f"{start}{shorten(lacking, 3)}, the file {shorten(more, 3) if more else 'none of these'}; {ends[prefix]} of "
-        f"{len(wanted)} agree: give the network that was saved, or save the whole model as an ONNX file or a program of "
-        "torch.export (OnnxExpert, ProgramExpert)"
+        f"{len(wanted)} agree: give the network that was saved, or save the whole model as an ONNX file or a program "
+        "of torch.export (OnnxExpert, ProgramExpert)"
     )
 
 

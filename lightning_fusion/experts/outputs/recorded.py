@@ -36,14 +36,15 @@ class RecordedPredictions:
         test_fraction: Fraction of the samples for testing.
     """
 
-    files: list[str] | dict[str, str]
+    files: list[str] | dict[str, str] | str
     labels: str | None = None
     expert_domains: dict[str, list[str]] | None = None
     val_fraction: float = 0.1
     test_fraction: float = 0.4
 
     def __post_init__(self) -> None:
-        named = self.files if isinstance(self.files, dict) else _by_stem(self.files)
+        files = [self.files] if isinstance(self.files, str) else self.files  # one file of a command line
+        named = files if isinstance(files, dict) else _by_stem(files)
         if len(named) < 2:
             raise InputError(f"predictions.files: found {shorten(named) or 'none'}; fusion needs two at least")
         if not (self.val_fraction > 0 and self.test_fraction > 0 and self.val_fraction + self.test_fraction < 1):

@@ -71,7 +71,7 @@ def test_a_sample_without_a_row_has_no_answer(tables):
 def test_what_is_wrong_is_named(tables, tmp_path):
     both = [tables["one"], tables["two"]]
     for arguments, message in [
-        ({"files": both[:1]}, r"predictions.files: found one; fusion needs two at least"),
+        ({"files": both[0]}, r"predictions.files: found one; fusion needs two at least"),
         ({"files": [both[0], both[0]]}, r"found several files named one; give them by name"),
         ({"files": both}, r"predictions.labels: .*one.csv has the columns file, cat, dog; expected label"),
         ({"files": both, "labels": str(tmp_path / "no.csv")}, r"no.csv"),
