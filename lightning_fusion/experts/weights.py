@@ -188,9 +188,9 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], path: str, classe
     prefixes = [key[: -len(first)] for key in state if key == first or key.endswith("." + first)]
     whole = [p for p in sorted(prefixes, key=len) if all(p + key in state for key in wanted)]
     if not whole and prefixes:
-        prefix = min(prefixes, key=lambda p: sum(p + key not in state for key in wanted))
-        state = _with_single_layers(network, state, prefix, path)
-        whole = [prefix] if all(prefix + key in state for key in wanted) else []
+        nearest = min(prefixes, key=lambda p: sum(p + key not in state for key in wanted))
+        state = _with_single_layers(network, state, nearest, path)
+        whole = [nearest] if all(nearest + key in state for key in wanted) else []
     prefix = next(iter(whole), None)
     if prefix is None:
         raise InputError(_differing_names(network, state, path))

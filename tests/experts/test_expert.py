@@ -283,7 +283,7 @@ class TestBadCheckpoints:
         torch.save({f"net.{name}": value for name, value in trained.state_dict().items()}, tmp_path / "w.pt")
         self.refuse(
             tmp_path / "w.pt",
-            r"such as head.weight, head.bias, the file net.head.0.weight, .* 7 of 9 agree: .* OnnxExpert",
+            r"such as head.weight, head.bias, the file net.head.0.weight, .*; 7 of 9 agree: .*OnnxExpert",
             network=tiny.Net(2, norm=True),
         )
 
