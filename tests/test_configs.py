@@ -128,6 +128,8 @@ def recipes_of_each_kind() -> tuple[list[str], list[str]]:
         found = read(name)
         given = [found.get(key) for key in ("data", "network", "larger")]
         parts = [part.get("class_path") if isinstance(part, dict) else part for part in given]
+        if recipe_of(name) == "acorl_shift":  # trains ten members; its data modules have tests of their own
+            parts = []
         run.setdefault((recipe_of(name), "variants" in found, *parts), name)
     return sorted(run.values()), sorted(set(of_kind("recipe")) - set(run.values()))
 

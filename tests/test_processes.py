@@ -44,7 +44,7 @@ def test_a_store_is_the_same_store(folders, split):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", ["module", "label", "expert", "complementary", "text"])
+@pytest.mark.parametrize("name", ["module", "label", "expert", "complementary", "inner_steps", "text"])
 def test_training_on_the_same_global_batches_gives_the_same_weights(folders, name):
     one, two = (torch.load(folder / f"{name}.pt", weights_only=True) for folder in folders)
     assert one["steps"] == two["steps"] == (63 if name == "text" else 12)  # 168 texts, of similar length in a batch

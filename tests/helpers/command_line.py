@@ -47,6 +47,7 @@ SMALL: dict[str, Any] = {
     "max_length": 48,
     "seeds": [0],
     "strengths": [0, 1.0],  # of the reversal: one of them is picked
+    "names": ["beaver", "ray"],  # classes
     "lr": 1e-3,  # a rate for long training on many images may diverge in a few steps on 48
 }
 TWO_BATCHES: dict[str, Any] = {
@@ -62,7 +63,10 @@ CIFAR = {"root": "data/cifar100", "classes_per_domain": 3}
 
 # recipe of the files that are not called after theirs
 RECIPE_OF = {
-    "recipes/acorl_shift_digits.yaml": "acorl_shift",
+    "recipes/acorl_forecast_digits.yaml": "acorl_forecast",
+    "recipes/acorl_shortcut_digits.yaml": "acorl_shift",
+    "recipes/acorl_shortcut_dominoes.yaml": "acorl_shift",
+    "recipes/acorl_shortcut_sensors.yaml": "acorl_shift",
     "recipes/foe_headlines.yaml": "generative",
     "recipes/foe_multiple_choice.yaml": "multiple_choice",
     "recipes/foe_text_evaluation.yaml": "text_evaluation",

@@ -24,12 +24,15 @@ from lightning_fusion import (
     OutputsDataModule,
     collect,
 )
+from lightning_fusion.acorl.dissimilarity import StandardizedResidualMSE
+from lightning_fusion.acorl.diversity import ErrorDiversity
 from lightning_fusion.callbacks import PredictionWriter
 from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.data.text.synthetic import SyntheticTextDataModule
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.encoders import SmallSpeakerNet, TextBag
 from lightning_fusion.foe.fusers import MLPFuser
+from lightning_fusion.schedules import Constant
 from lightning_fusion.verification.module import VerificationModule
 
 ROWS = {"train": 23, "val": 9, "test": 7}  # odd numbers: a distributed sampler repeats rows
@@ -93,6 +96,20 @@ def work(folder: Path, processes: int) -> None:
         optimizer=partial(torch.optim.SGD, lr=0.1),
     )
     train(unlike, tiny.data(rows=even, batch_size=8 // processes), "complementary")
+    torch.manual_seed(0)
+    apart = ACoRLModule(
+        tiny.Net,
+        tiny.experts(features="body"),
+        "body",
+        classes=tiny.CLASSES,
+        optimizer=partial(torch.optim.SGD, lr=0.1),
+        schedule=Constant(1.0),
+        adversary_steps=3,
+        layer_norm=True,
+        dissimilarity=StandardizedResidualMSE,
+        diversity=[ErrorDiversity(2.0)],
+    )
+    train(apart, tiny.data(rows=even, batch_size=8 // processes), "inner_steps")
     texts = SyntheticTextDataModule(domain="domain_0", vocab_size=300, test_fraction=0.2, batch_size=8 // processes)
     torch.manual_seed(0)
     reader = ExpertModule(partial(TextBag, vocab_size=300, width=8, dropout=0.0), classes=texts.classes)

@@ -23,14 +23,16 @@ class BaseSpeakerDataModule(BaseAudioDataModule):
 
     Args:
         max_trials: Maximum number of pairs that are drawn if there is no trial list.
+        test_seed: Seed of the draw of test speakers, and of their trials. ``None`` (default) means ``seed``; with a
+            number, all seeds of a recipe have one test split, and ± is over trainings alone.
         **shared: Arguments of :class:`~lightning_fusion.data.audio.datamodule.BaseAudioDataModule`.
     """
 
-    stage_of = BaseAudioDataModule.stage_of | {"max_trials": Stage.USING}
+    stage_of = BaseAudioDataModule.stage_of | {"max_trials": Stage.USING, "test_seed": Stage.SPLITTING}
 
-    def __init__(self, max_trials: int = 100_000, **shared: Any) -> None:
+    def __init__(self, max_trials: int = 100_000, test_seed: int | None = None, **shared: Any) -> None:
         super().__init__(**shared)
-        self.max_trials = max_trials
+        self.max_trials, self.test_seed = max_trials, test_seed
 
     def read_trial_lists(self) -> dict[str, Trials]:
         """Return the trials of ``val`` and ``test`` that are read from lists; those of other splits are drawn."""
@@ -54,15 +56,16 @@ class BaseSpeakerDataModule(BaseAudioDataModule):
         rows = self._row_numbers(split)
         if split not in self._trials:
             files = rows % len(self.layout.names)
+            drawn = self.test_seed if split == "test" and self.test_seed is not None else self.seed
             self._trials[split] = draw_trials(
-                rows, self.layout.speaker[files], files, self.max_trials, self.seed * 1009 + 3, split
+                rows, self.layout.speaker[files], files, self.max_trials, drawn * 1009 + 3, split
             )
         return self._trials[split]
 
     def cut(self) -> AudioSplit:
         """Assign speakers to splits; a trial list determines the speakers and files of its split."""
         wanted = {"val": self.val_speakers, "test": self.test_speakers}
-        return split_speakers(self.layout, wanted, self._lists, least=2, seed=self.seed)
+        return split_speakers(self.layout, wanted, self._lists, least=2, seed=self.seed, test_seed=self.test_seed)
 
     def targets(self) -> np.ndarray:
         """Return the (N,) int64 index among the training speakers; -100 for other speakers."""

@@ -71,7 +71,12 @@ def split_recordings(strata: np.ndarray, val_fraction: float, test_fraction: flo
 
 
 def split_speakers(
-    layout: AudioLayout, wanted: Mapping[str, Wanted], lists: Mapping[str, Trials], least: int, seed: int
+    layout: AudioLayout,
+    wanted: Mapping[str, Wanted],
+    lists: Mapping[str, Trials],
+    least: int,
+    seed: int,
+    test_seed: int | None = None,
 ) -> AudioSplit:
     """Assign speakers to disjoint splits.
 
@@ -84,6 +89,7 @@ def split_speakers(
         lists: Trial lists of these splits, if given.
         least: Minimum number of speakers of each split.
         seed: Seed of the draw.
+        test_seed: Seed of the draw of test speakers; ``None`` means ``seed``.
 
     Raises:
         InputError: If a speaker is in two splits or unknown, or too few speakers are left.
@@ -118,7 +124,8 @@ def split_speakers(
     for purpose, split in enumerate(("test", "val"), 1):
         if split not in held:
             rest = np.setdiff1d(pool, np.concatenate([np.empty(0, np.int64), *held.values()]))
-            held[split] = _draw(split, wanted[split], rest, len(pool), least, seed * 1009 + purpose)
+            drawn = test_seed if split == "test" and test_seed is not None else seed
+            held[split] = _draw(split, wanted[split], rest, len(pool), least, drawn * 1009 + purpose)
     train = np.setdiff1d(pool, np.concatenate(list(held.values())))
     if len(train) < least:
         raise InputError(

@@ -5,22 +5,29 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
 from lightning_fusion import plotting
-from lightning_fusion.acorl.dissimilarity import StandardizedResidualMSE
-from lightning_fusion.acorl.diversity import Diversity, ErrorDiversity, ErrorReweighting
-from lightning_fusion.acorl.module import ACoRLModule
+from lightning_fusion.acorl.attribution import attribute
+from lightning_fusion.acorl.forecast import Forecast
 from lightning_fusion.data.base import SPLITS, FusionDataModule
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.module import ExpertModule
+from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs.store import ExpertOutputs
-from lightning_fusion.markdown import markdown_table
-from lightning_fusion.recipes.report import Figures, Report, paired_gain
+from lightning_fusion.extras import installed
+from lightning_fusion.recipes.acorl import shift_tables as tables
+from lightning_fusion.recipes.acorl.arms import PLAIN, Arm, families, study_arms
+from lightning_fusion.recipes.acorl.classification import spread
+from lightning_fusion.recipes.acorl.forecasts import forecast_seed
+from lightning_fusion.recipes.acorl.selection import criteria, right_answers
+from lightning_fusion.recipes.acorl.shift_tables import FIRST, SHIFTED, Selected
+from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
 from lightning_fusion.recipes.seed_run import (
     SeedRun,
@@ -31,43 +38,8 @@ from lightning_fusion.recipes.seed_run import (
     source_of,
     stage_seed,
 )
-from lightning_fusion.schedules import Constant, DANNRamp, Schedule
 
-FIRST, PLAIN = "first member", "plain"
-SHIFTED = "shifted accuracy"
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to train the second member.
-
-    Attributes:
-        strength: Largest lambda; 0 turns the reversal off.
-        diversity: Terms that compare answers.
-        joint: Train the projections jointly, with the centered cosine: the paper as summarized.
-        longer: Factor of the number of epochs.
-    """
-
-    strength: float = 0.0
-    diversity: Sequence[Diversity] = ()
-    joint: bool = False
-    longer: float = 1.0
-
-
-def study_arms(strengths: Sequence[float], reweighting: float, error_diversity: float, longer: float) -> dict[str, Arm]:
-    """Return the arms of the study, by name: controls, the reversal at each strength, and both together."""
-    weigh, differ = ErrorReweighting(reweighting), ErrorDiversity(error_diversity)
-    arms = {PLAIN: Arm(), f"plain, {longer:g} x epochs": Arm(longer=longer)}
-    arms |= {"error reweighting": Arm(diversity=[weigh]), "error diversity": Arm(diversity=[differ])}
-    for strength in strengths:
-        name = f"ACoRL {strength:g}"
-        arms |= {
-            f"{name}, joint": Arm(strength, joint=True),
-            name: Arm(strength),
-            f"{name} + error diversity": Arm(strength, [differ]),
-            f"{name} + error reweighting": Arm(strength, [weigh]),
-        }
-    return arms
+_SHOWN = 4  # images whose maps are drawn
 
 
 def acorl_shift(
@@ -84,6 +56,7 @@ def acorl_shift(
     error_diversity: float = 10.0,
     longer: float = 1.6,
     shifted_samples: list[int] | None = None,
+    arms: list[str] | None = None,
     optimizer: OptimizerCallable | None = None,
     scheduler: LRSchedulerCallable | None = None,
     trainer: dict[str, Any] | None = None,
@@ -93,9 +66,12 @@ def acorl_shift(
 
     For each seed a first member is trained for ``first_epochs``: it learns what is learned first. Then second members
     are trained for ``epochs`` each, with the same initial weights, order of data and number of epochs: plainly, with
-    error reweighting, with error diversity, and with the reversal of :class:`~lightning_fusion.ACoRLModule` at each
-    strength, alone (with inner steps, and jointly as the paper is summarized) and with either. Members and pairs, the
-    mean of the probabilities of both members, are evaluated on the test split of ``data`` and on that of ``shifted``.
+    error reweighting, with error diversity, and with the reversal of :class:`~lightning_fusion.ACoRLModule`, with inner
+    steps, at each strength, alone and with reweighting; at the first one also with error diversity, and jointly as the
+    paper is summarized.
+    Members and pairs, the mean of the probabilities of both members, are evaluated on the test split of ``data`` and on
+    that of ``shifted``. Before the second members are trained, a forecast says whether the reversal is likely to pay
+    (:mod:`lightning_fusion.acorl.forecast`); the report compares it with the result.
 
     Args:
         data: The data of the training.
@@ -105,14 +81,16 @@ def acorl_shift(
         features: Submodule of the network whose output is the representation.
         output: Folder of the run.
         seeds: Random seeds, one run each; [0] by default.
-        first_epochs: Epochs of the first member.
+        first_epochs: Epochs of the first member, and of the probe of the forecast.
         epochs: Epochs of each second member.
         strengths: Largest lambdas to compare; [1.0, 3.0] by default.
         reweighting: Weight of :class:`~lightning_fusion.acorl.diversity.ErrorReweighting`.
         error_diversity: Weight of :class:`~lightning_fusion.acorl.diversity.ErrorDiversity`.
         longer: Factor of the epochs of a plain member that is trained as long in time as those of ACoRL.
-        shifted_samples: Numbers of shifted validation samples by which an arm is selected; 0 selects by the validation
-            split of ``data``. [0, 20, 100] by default.
+        shifted_samples: Numbers of shifted validation samples by which arms and weights of the pair are selected; 0
+            stands for criteria on the validation split of ``data``. The forecast sees the largest number. [0, 20, 100]
+            by default.
+        arms: Names of the second members to train beside the plain one, as in the report; all by default.
         optimizer: Optimizer of the members; AdamW, 1e-3, weight decay 1e-4 by default.
         scheduler: Schedule of the members, stepping each epoch; cosine annealing to 0 by default.
         trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` lists them.
@@ -135,6 +113,9 @@ def acorl_shift(
         raise InputError(f"strengths: found {strengths}; expected numbers above 0")
     if not shifted_samples or any(count < 0 for count in shifted_samples):
         raise InputError(f"shifted_samples: found {shifted_samples}; expected numbers of at least 0")
+    known = study_arms(strengths, reweighting, error_diversity, longer)
+    if unknown := [name for name in arms or [] if name not in known]:
+        raise InputError(f"arms: found {shorten(unknown)}; expected some of {shorten(known, 20)}")
     data, shifted = expert_data(data), expert_data(shifted)
     for each in (data, shifted):
         each.prepare_data()
@@ -143,7 +124,7 @@ def acorl_shift(
         raise InputError(f"shifted: its classes are {shorten(shifted.classes)}; those of data {shorten(data.classes)}")
     study = _Shift(
         name="acorl_shift",
-        main=f"pair, ACoRL {strengths[0]:g}",
+        main=f"pair, {PLAIN}",
         config=describe_data(data) | {"shifted": describe_data(shifted)} | recorded,
         metric=SHIFTED,
         title="test accuracy, shifted",
@@ -153,8 +134,9 @@ def acorl_shift(
         network=network,
         first_epochs=first_epochs,
         epochs=epochs,
-        arms=study_arms(strengths, reweighting, error_diversity, longer),
+        arms={name: arm for name, arm in known.items() if arms is None or name in (PLAIN, *arms)},
         shifted_samples=shifted_samples,
+        reweighting=reweighting,
         arguments={"optimizer": optimizer, "scheduler": scheduler, "features": features},
     )
     return run_recipe(study, output, seeds, trainer, overwrite)
@@ -169,67 +151,94 @@ class _Shift(Recipe):
     epochs: int
     arms: Mapping[str, Arm]
     shifted_samples: Sequence[int]
+    reweighting: float
     arguments: dict[str, Any]
-    validation: dict[str, dict[int, list[float]]] = field(default_factory=dict)
-    """Validation accuracy of the pair of each arm, by number of shifted samples, a value for each seed."""
+    forecasts: list[Forecast] = field(default_factory=list)
+    selected: dict[tuple[str, str], list[Selected]] = field(default_factory=dict)
+    """Selected arms by family and criterion, one for each seed."""
+    maps: tuple[Any, dict[str, Any]] | None = None
 
     def run_seed(self, run: Run, seed: int) -> None:
         """Train the members of one seed, and evaluate them and their pairs."""
         one = SeedRun(run, self.data.variant(seed=seed), seed)
+        shifted = self.shifted.variant(seed=seed)
         members = {FIRST: self._train(one, FIRST, Arm(), None)}
+        first = {"first": one.load_expert(members[FIRST], self.network)}
+        known = self._shared(one.data)
+        self.forecasts.append(
+            forecast_seed(one, first, known, shifted, max(self.shifted_samples), self.first_epochs, stage_seed(seed, 2))
+        )
         for name, arm in self.arms.items():
             members[name] = self._train(one, name, arm, members[FIRST])
         start = time.perf_counter()
         experts = {name: one.load_expert(path, self.network) for name, path in members.items()}
-        known = {
+        outputs_by = {
             "accuracy": one.outputs_of("as_trained", experts, one.data, ("val", "test")),
-            SHIFTED: one.outputs_of("shifted", experts, self.shifted.variant(seed=seed), ("val", "test")),
+            SHIFTED: one.outputs_of("shifted", experts, shifted, ("val", "test")),
         }
-        for metric, outputs in known.items():
-            run.report.add(FIRST, metric, float(_right(outputs, "test", [FIRST]).mean()), seed)
+        for metric, outputs in outputs_by.items():
+            run.report.add(FIRST, metric, float(right_answers(outputs, "test", [FIRST]).mean()), seed)
             for name in self.arms:
-                run.report.add(f"member, {name}", metric, float(_right(outputs, "test", [name]).mean()), seed)
-                run.report.add(f"pair, {name}", metric, float(_right(outputs, "test", [FIRST, name]).mean()), seed)
-        for name in self.arms:
-            as_trained, moved = (_right(outputs, "val", [FIRST, name]) for outputs in known.values())
-            for count in self.shifted_samples:
-                drawn = np.random.default_rng(seed).permutation(len(moved))[:count]
-                value = float(moved[drawn].mean() if count else as_trained.mean())
-                self.validation.setdefault(name, {}).setdefault(count, []).append(value)
+                for method, who in ((f"member, {name}", [name]), (f"pair, {name}", [FIRST, name])):
+                    run.report.add(method, metric, float(right_answers(outputs, "test", who).mean()), seed)
+        self._select(outputs_by["accuracy"], outputs_by[SHIFTED], seed)
+        self._look(one, experts, shifted)
         run.report.took("predicting", start)
 
-    def _train(self, one: SeedRun, name: str, arm: Arm, first: Any) -> Any:
+    def _shared(self, data: Any) -> dict[str, Any]:
+        """Arguments of all modules."""
+        known = {"classes": data.classes, "preprocessing": getattr(data, "preprocessing", None)}
+        return {"network": self.network, **known, **self.arguments}
+
+    def _train(self, one: SeedRun, name: str, arm: Arm, first: Path | None) -> Path:
         """Train a member, and return its checkpoint; second members share initial weights and the order of data."""
-        shared = {
-            "network": self.network,
-            "classes": one.data.classes,
-            "preprocessing": getattr(one.data, "preprocessing", None),
-            **self.arguments,
-        }
-        build: Callable[[], ExpertModule] = partial(ExpertModule, **shared)
-        if first is not None and (arm.strength or arm.diversity):
-            how: dict[str, Any] = {"diversity": list(arm.diversity)}
-            how["schedule"] = self._schedule(arm.strength)
-            if not arm.joint:
-                how |= {"adversary_steps": 5, "layer_norm": True, "dissimilarity": StandardizedResidualMSE}
-            build = partial(ACoRLModule, experts={"first": one.load_expert(first, self.network)}, **how, **shared)
+        shared, epochs = self._shared(one.data), self.first_epochs if first is None else self.epochs * arm.longer
+        frozen = None if first is None else one.load_expert(first, self.network)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the frozen member
             return one.train(
                 f"members/{_file_name(name)}",
-                build,
+                partial(arm.build, frozen, shared),
                 one.data,
                 seed=stage_seed(one.seed, 1 if first is None else 2),
-                epochs=self.first_epochs if first is None else round(self.epochs * arm.longer),
+                epochs=round(epochs),
                 label=f"seed {one.seed}  {name}",
             )
 
-    @staticmethod
-    def _schedule(strength: float) -> Schedule:
-        return DANNRamp(strength) if strength else Constant(0.0)
+    def _select(self, trained: ExpertOutputs, shifted: ExpertOutputs, seed: int) -> None:
+        """Select an arm of each family by each criterion, and evaluate its pair, also with fitted weights."""
+        by = criteria(trained, shifted, FIRST, self.shifted_samples, self.reweighting, seed)
+        for family, names in families(self.arms).items():
+            for criterion, rule in by.items():
+                best = max(names, key=lambda name: rule.value([FIRST, name]))
+                pair, weights = [FIRST, best], rule.weights([FIRST, best])
+                tested = [right_answers(each, "test", pair).mean() for each in (trained, shifted)]
+                weighted = [right_answers(each, "test", pair, weights).mean() for each in (trained, shifted)]
+                found = Selected(best, *map(float, (*tested, *weighted)))
+                self.selected.setdefault((family, criterion), []).append(found)
+
+    def _look(self, one: SeedRun, experts: Mapping[str, Expert], data: FusionDataModule) -> None:
+        """Compute maps of what members look at in shifted test images."""
+        if not installed("captum"):
+            return
+        rows: Any = data.rows("test")
+        with torch.no_grad():
+            batch = data.on_after_batch_transfer(rows[torch.arange(len(rows))], 0)
+        if not isinstance(batch.input, torch.Tensor) or batch.input.ndim != 4:
+            return
+        some = spread(len(batch.target), _SHOWN)
+        shown: dict[str, Any] = {name: experts[name].network for name in (FIRST, PLAIN, *self._main())}
+        target = batch.target[some]
+        found = {name: attribute(network, batch.input[some], target) for name, network in shown.items()}
+        self.maps = batch.input[some], found
+
+    def _main(self) -> list[str]:
+        """Names of the arms of reweighting, the reversal, and both, that are looked at; those that are trained."""
+        first = next((name for name, arm in self.arms.items() if arm.strength and not arm.joint), "")
+        return [name for name in ("error reweighting", first, f"{first} + error reweighting") if name in self.arms]
 
     def conclude(self, run: Run) -> None:
-        """Compare all arms with the plain one, and select arms by validation samples."""
+        """Compare all arms with the plain one, select arms by validation samples, and check the forecast."""
         report = run.report
         self.data.setup("test")
         report.data = {
@@ -239,72 +248,22 @@ class _Shift(Recipe):
             "rows": ", ".join(f"{split} {len(self.data.rows(split))}" for split in SPLITS),
             "epochs": f"first member {self.first_epochs}, second members {self.epochs}",
         }
-        gains = self._gains(report)
-        report.text = [
-            "Gain over the plain second member, in points, paired by seed, with 95 % interval:",
-            "",
-            *gains,
-            "",
-            "The arm whose pair is best on validation, by the number of shifted samples there; its pair on test:",
-            "",
-            *self._selected(report),
-        ]
-        report.notes += [*data_notes(self.data), *self._power(report)]
-
-    def _gains(self, report: Report) -> list[str]:
-        rows = []
-        for name in self.arms:
-            cells = [name]
-            for metric in ("accuracy", SHIFTED):
-                for who in ("member", "pair"):
-                    own, plain = (report.values(f"{who}, {each}", metric) for each in (name, PLAIN))
-                    gain = "" if name == PLAIN else f" ({paired_gain(own, plain).points()})"
-                    cells.append(f"{np.mean(own):.3f}{gain}")
-            rows.append(cells)
-        columns = [f"{who}, {how}" for how in ("as trained", "shifted") for who in ("member", "pair")]
-        return markdown_table(["second member", *columns], rows)
-
-    def _selected(self, report: Report) -> list[str]:
-        rows = []
-        for count in self.shifted_samples:
-            means = {name: float(np.mean(values[count])) for name, values in self.validation.items()}
-            best = max(means, key=lambda name: means[name])
-            own, plain = (report.values(f"pair, {name}", SHIFTED) for name in (best, PLAIN))
-            trained = np.mean(report.values(f"pair, {best}", "accuracy"))
-            tested = f"{np.mean(own):.3f} ({paired_gain(own, plain).points()})"
-            rows.append([str(count), best, f"{means[best]:.3f}", f"{trained:.3f}", tested])
-        return markdown_table(
-            ["shifted samples", "arm", "validation", "test, as trained", "test, shifted (gain)"], rows
-        )
-
-    def _power(self, report: Report) -> list[str]:
-        """Say how small a gain the study can see."""
-        plain = report.values(f"pair, {PLAIN}", SHIFTED)
-        if len(plain) < 2:
-            return ["One seed has no interval: set seeds."]
-        widths = []
-        for name in self.arms:
-            if name != PLAIN:
-                low, high = paired_gain(report.values(f"pair, {name}", SHIFTED), plain).interval or (0.0, 0.0)
-                widths.append((high - low) / 2)
-        return [f"A gain of a pair on shifted samples is seen from about {100 * float(np.median(widths)):.1f} points."]
+        report.text = tables.shift_text(report, self.arms, self.selected, self.forecasts)
+        report.notes += [*data_notes(self.data), *tables.power(report, self.arms)]
 
     def figures(self, run: Run) -> Figures:
-        """Plot the accuracies of all pairs, as trained and shifted."""
+        """Plot the accuracies of all pairs, as trained and shifted, and maps of images."""
         report = run.report
         values = {
             how: [float(np.mean(report.values(f"pair, {name}", metric))) for name in self.arms]
             for how, metric in (("as trained", "accuracy"), ("shifted", SHIFTED))
         }
         figure = plotting.grouped_bars(values, list(self.arms), label="test accuracy", title="Pairs of members")
-        return {"pairs": (figure, "Test accuracy of the first member with each second one, mean over seeds.")}
-
-
-def _right(outputs: ExpertOutputs, split: str, names: Sequence[str]) -> np.ndarray:
-    """Return whether the mean probabilities of members are right, (N,)."""
-    places = [outputs.names.index(name) for name in names]
-    right: np.ndarray = outputs.scattered(split)[:, places].mean(1).argmax(1) == np.asarray(outputs[split].target)
-    return right
+        found = {"pairs": (figure, "Test accuracy of the first member with each second one, mean over seeds.")}
+        if self.maps is not None:
+            caption = f"Integrated gradients of the true class on {_SHOWN} shifted test images, last seed."
+            found["attributions"] = (plotting.attribution_maps(*self.maps), caption)
+        return found
 
 
 def _file_name(name: str) -> str:

@@ -29,6 +29,15 @@ class TestTrials:
         assert torch.equal(trials.pairs, folders(tree).trials("test").pairs)
         assert len(folders(tree, max_trials=4).trials("val").same) == 4
 
+    def test_all_seeds_may_have_one_test_split(self, tree):
+        fixed, other = (folders(tree, test_seed=3, seed=seed, max_trials=4) for seed in (0, 1))
+        assert heard(fixed, "test") == heard(other, "test")
+        assert torch.equal(fixed.trials("test").pairs, other.trials("test").pairs)
+        assert heard(fixed, "val") != heard(other, "val")
+        own = folders(tree, seed=3, max_trials=4)
+        assert heard(own, "test") == heard(fixed, "test")
+        assert torch.equal(own.trials("test").pairs, fixed.trials("test").pairs)
+
     def test_a_list_gives_speakers_files_and_pairs(self, tree, tmp_path):
         lines = ["1 id003/v0/000.wav id003/v1/002.wav", "0 id003/v0/000.wav id007/v0/001.wav"]
         data = folders(tree, test_trials=self.write(tmp_path / "list.txt", lines))

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from functools import partial
 
@@ -8,12 +9,15 @@ from helpers import tiny
 from helpers.recipe_runs import results
 
 from lightning_fusion import Expert
+from lightning_fusion.acorl.forecast import Forecast
 from lightning_fusion.data.image.shortcuts import ColoredDigitsDataModule
 from lightning_fusion.encoders import SmallConvNet
 from lightning_fusion.errors import InputError
+from lightning_fusion.recipes.acorl.forecasts import acorl_forecast
 from lightning_fusion.recipes.acorl.shift import acorl_shift
 
 DATA = partial(ColoredDigitsDataModule, batch_size=256, test_fraction=0.3, val_fraction=0.2)
+ARMS = ["error reweighting", "error diversity", "ACoRL 1", "ACoRL 1 + error diversity", "ACoRL 1 + error reweighting"]
 
 
 def run(output, **given):
@@ -33,12 +37,9 @@ def run(output, **given):
 
 @pytest.mark.slow
 def test_members_and_pairs_are_evaluated_on_both_kinds_of_samples(tmp_path):
-    run(tmp_path)
+    run(tmp_path, arms=ARMS)
     found = results(tmp_path)
-    arms = {
-        *("plain", "plain, 1.6 x epochs", "error reweighting", "error diversity", "ACoRL 1, joint", "ACoRL 1"),
-        *("ACoRL 1 + error diversity", "ACoRL 1 + error reweighting"),
-    }
+    arms = {"plain", *ARMS}
     methods = {"first member"} | {f"{who}, {arm}" for who in ("member", "pair") for arm in arms}
     for metric in ("accuracy", "shifted accuracy"):
         rows = [row for row in found["rows"] if row["metric"] == metric]
@@ -59,14 +60,20 @@ def test_members_and_pairs_are_evaluated_on_both_kinds_of_samples(tmp_path):
     )
     assert row["value"] == pytest.approx(expected, abs=1e-6)
     report = (tmp_path / "report.md").read_text()
-    assert "| shifted samples | arm |" in report and "A gain of a pair on shifted samples is seen from about" in report
+    assert "A gain of a pair on shifted samples is seen from about" in report
+    for criterion in ("as trained", "errors of the first member weigh 20", "worse of its errors", "30 shifted samples"):
+        assert f"| reversal alone | {criterion}" in report and f"| all arms | {criterion}" in report
+    assert "Gain of ACoRL 1 + error reweighting over error reweighting: member " in report
+    assert "Result: " in report and (tmp_path / "attributions.png").is_file()
+    forecast = json.loads((tmp_path / "seed_1/forecast.json").read_text())
+    assert forecast["samples"] == 30 and set(forecast) == {field.name for field in dataclasses.fields(Forecast)}
     weights = [
         torch.load(tmp_path / f"seed_0/members/{name}.ckpt", weights_only=True)["state_dict"]["network.head.weight"]
         for name in ("plain", "error_diversity", "ACoRL_1")
     ]
     assert not any(torch.equal(weights[0], other) for other in weights[1:])
     again = json.dumps(found["rows"])
-    run(tmp_path)  # resumed: nothing is trained again, and the results are the same
+    run(tmp_path, arms=ARMS)  # resumed: nothing is trained again, and the results are the same
     assert json.dumps(results(tmp_path)["rows"]) == again
     assert np.isfinite([row["value"] for row in found["rows"]]).all()
 
@@ -76,6 +83,7 @@ def test_members_and_pairs_are_evaluated_on_both_kinds_of_samples(tmp_path):
     [
         ({"epochs": 0}, "first_epochs is 1, epochs 0, longer 1.6; expected at least 1"),
         ({"strengths": [0.0]}, r"strengths: found \[0.0\]; expected numbers above 0"),
+        ({"arms": ["ACoRL 2"]}, "arms: found ACoRL 2; expected some of plain, plain, 1.6 x epochs, error reweighting"),
         ({"shifted_samples": [-1]}, r"shifted_samples: found \[-1\]"),
         ({"shifted": tiny.data()}, "shifted: its classes are cat, dog, owl; those of data 0, 1"),
     ],
@@ -83,3 +91,16 @@ def test_members_and_pairs_are_evaluated_on_both_kinds_of_samples(tmp_path):
 def test_rejected(given, message, tmp_path):
     with pytest.raises(InputError, match=message):
         run(tmp_path / "run", **given)
+
+
+@pytest.mark.slow
+def test_a_forecast_says_why_for_given_experts(tmp_path):
+    torch.manual_seed(0)
+    network = partial(SmallConvNet, width=2)
+    experts = {"first": Expert(network(10), classes=[str(digit) for digit in range(10)], features="pool")}
+    given = {"experts": experts, "network": network, "features": "pool", "epochs": 1, "shifted_samples": 20}
+    acorl_forecast(DATA(0.9), shifted=DATA(0.1), output=str(tmp_path), **given)
+    report = (tmp_path / "report.md").read_text()
+    assert "forecast: the reversal is " in report and "trained on 10 shifted samples" in report
+    with pytest.raises(InputError, match="epochs is 0, shifted_samples 20; expected at least 1 and 4"):
+        acorl_forecast(DATA(0.9), output=str(tmp_path), **given | {"epochs": 0})

@@ -1,0 +1,193 @@
+"""A forecast, before a complementary model is trained, of whether the reversal is likely to pay."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_fusion.acorl.dissimilarity import StandardizedResidualMSE
+from lightning_fusion.acorl.module import ACoRLModule
+from lightning_fusion.acorl.projection import Adversary
+from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.errors import InputError
+from lightning_fusion.experts.outputs.store import ExpertOutputs, OutputsSplit
+from lightning_fusion.schedules import Constant
+
+LEAST_R2 = 0.05
+"""R2 of the projections below which they find nothing that could be removed."""
+MOST_KEPT = 0.5
+"""Fraction of their accuracy above chance that experts which live on a broken cue keep at most on shifted samples."""
+LEAST_OTHER = 0.1
+"""Accuracy above chance that other cues must give to a network trained on few shifted samples."""
+_LEAST = 4  # samples: two in each half, for batch norm
+_STEPS = 100  # of that network, on all of its samples
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a briefly trained network and the experts tell about the reversal.
+
+    ACoRL pays where three conditions hold together: the experts live on a cue that breaks, the projections predict from
+    a new network what the experts know beyond the class, and another cue is nearly as easy to learn.
+
+    Attributes:
+        r2: Fraction of the variance of the experts' residuals that the projections predict on validation samples, of
+            the expert that is predicted best.
+        accuracy: Validation accuracy of the experts' mean, as trained.
+        shifted: Its accuracy on the shifted samples; NaN without any.
+        other: Accuracy of new networks that are trained on a half of the shifted samples, on the other half: the broken
+            cue tells nothing there; NaN without any.
+        chance: Frequency of the most frequent class among the shifted samples, else one over the number of classes.
+        samples: Number of shifted samples.
+
+    Example:
+        >>> Forecast(r2=0.3, accuracy=0.9, shifted=0.1, other=0.5, chance=0.1, samples=100).pays
+        True
+        >>> print(*Forecast(r2=0.0, accuracy=0.9, shifted=0.1, other=0.5, chance=0.1, samples=100).reasons, sep="; ")
+        the projections explain 0% of what the experts know beyond the class: there is nothing to remove; ...
+    """
+
+    r2: float
+    accuracy: float
+    shifted: float
+    other: float
+    chance: float
+    samples: int
+
+    @property
+    def pays(self) -> bool:
+        """Whether all conditions that can be seen hold; without shifted samples that is R2 alone."""
+        return all(self._conditions().values())
+
+    @property
+    def reasons(self) -> list[str]:
+        """A sentence for each condition, and for each that cannot be seen."""
+        holds = self._conditions()
+        removable = "there is something to remove" if holds["r2"] else "there is nothing to remove"
+        found = [
+            f"the projections explain {max(self.r2, 0):.0%} of what the experts know beyond the class: {removable}"
+        ]
+        if "shifted" in holds:
+            lives = "they live on a cue that breaks" if holds["shifted"] else "they do not live on a cue that breaks"
+            found.append(f"experts {self.accuracy:.2f} as trained, {self.shifted:.2f} shifted: {lives}")
+        if "other" in holds:
+            easy = "another cue is at hand" if holds["other"] else "no other cue is easy to learn"
+            few = f"a network trained on {self.samples // 2} shifted samples"
+            found.append(f"{few} {self.other:.2f} on others, chance {self.chance:.2f}: {easy}")
+        if len(holds) < 3:
+            found.append("without shifted samples nothing is known of the experts' cue, or of others")
+        return found
+
+    def _conditions(self) -> dict[str, bool]:
+        conditions = {"r2": self.r2 >= LEAST_R2}
+        if not math.isnan(self.shifted):
+            conditions["shifted"] = self.shifted - self.chance <= MOST_KEPT * (self.accuracy - self.chance)
+        if not math.isnan(self.other):
+            conditions["other"] = self.other - self.chance >= LEAST_OTHER
+        return conditions
+
+
+def build_probe(**arguments: Any) -> ACoRLModule:
+    """Return the module of a plain network beside which projections learn what they can predict from it.
+
+    The network is trained as by :class:`~lightning_fusion.ExpertModule`, for a few epochs: the strength is 0.
+
+    Args:
+        **arguments: ``network``, ``experts``, ``features`` and others of :class:`~lightning_fusion.ACoRLModule`.
+    """
+    watching: dict[str, Any] = {"adversary_steps": 5, "layer_norm": True, "dissimilarity": StandardizedResidualMSE}
+    return ACoRLModule(schedule=Constant(0.0), **watching, **arguments)
+
+
+def forecast(
+    adversary: Adversary,
+    probe: str,
+    outputs: ExpertOutputs,
+    shifted: ExpertOutputs | None = None,
+    rows: np.ndarray | None = None,
+    other: float = math.nan,
+) -> Forecast:
+    """Forecast whether the reversal pays, from the validation split.
+
+    Args:
+        adversary: The projections of a module of :func:`build_probe`, after its training.
+        probe: Name of the probe's network in the stores; all others are the experts.
+        outputs: Outputs and representations of probe and experts on the validation split, as trained.
+        shifted: Outputs of the experts on a validation split of the shifted kind; ``None`` without one.
+        rows: (n,) positions of the shifted samples that are used; ``None`` uses all.
+        other: Result of :func:`learned_from` on them.
+
+    Raises:
+        InputError: If the first store has no representations.
+    """
+    experts = [name for name in outputs.names if name != probe]
+    part = outputs["val"]
+    if missing := [name for name in outputs.names if name not in part.representations]:
+        raise InputError(f"the store has no representations of {missing[0]}; collect with keep_representations=True")
+    r2 = max(_explained(adversary, probe, part).values())
+    chance = 1 / len(outputs.classes)
+    if shifted is None:
+        return Forecast(r2, _accuracy(outputs, experts), math.nan, math.nan, chance, 0)
+    drawn = np.arange(len(shifted["val"].target)) if rows is None else rows
+    truth = np.asarray(shifted["val"].target)[drawn]
+    chance = float(np.bincount(truth).max() / len(truth))
+    return Forecast(r2, _accuracy(outputs, experts), _accuracy(shifted, experts, drawn), other, chance, len(drawn))
+
+
+@torch.no_grad()
+def _explained(adversary: Adversary, probe: str, part: OutputsSplit) -> dict[str, float]:
+    """R2 of each projection on some samples."""
+    known = {name: torch.tensor(np.asarray(values)) for name, values in part.representations.items()}
+    target = torch.tensor(np.asarray(part.target))
+    return {name: 1 - float(loss) for name, loss in adversary.cpu().losses(known[probe], known, target).items()}
+
+
+def _accuracy(outputs: ExpertOutputs, names: Sequence[str], rows: np.ndarray | None = None) -> float:
+    """Validation accuracy of the mean of some members."""
+    places = [outputs.names.index(name) for name in names]
+    right = outputs.scattered("val")[:, places].mean(1).argmax(1) == np.asarray(outputs["val"].target)
+    return float((right if rows is None else right[rows]).mean())
+
+
+def learned_from(
+    network: Callable[[int], nn.Module],
+    data: FusionDataModule,
+    rows: Tensor,
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
+    seed: int = 0,
+) -> float:
+    """Return the accuracy of new networks, trained on a half of few validation samples, on the other half.
+
+    Args:
+        network: Factory, called with the number of classes.
+        data: Data module of the shifted kind.
+        rows: (n,) positions in its validation split.
+        optimizer: Called with the weights; AdamW, 1e-3 by default.
+        seed: Seed of the weights.
+
+    Returns:
+        The accuracy; NaN with fewer than four samples.
+    """
+    if len(rows) < _LEAST:
+        return math.nan
+    samples: Any = data.rows("val")
+    halves = [data.on_after_batch_transfer(samples[part], 0) for part in (rows[::2].sort()[0], rows[1::2].sort()[0])]
+    right = 0
+    with torch.random.fork_rng(), torch.enable_grad():
+        for trained, tested in (halves, halves[::-1]):
+            torch.manual_seed(seed)
+            made = network(len(data.classes))
+            update = (optimizer or partial(torch.optim.AdamW, lr=1e-3))(made.parameters())
+            for _ in range(_STEPS):
+                update.zero_grad()
+                functional.cross_entropy(made(trained.input), trained.target).backward()
+                update.step()
+            with torch.no_grad():
+                right += int((made.eval()(tested.input).argmax(1) == tested.target).sum())
+    return right / len(rows)

@@ -1,0 +1,68 @@
+"""Ways to train a second member beside a first one, as compared by the recipe acorl_shift."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_fusion.acorl.dissimilarity import StandardizedResidualMSE
+from lightning_fusion.acorl.diversity import Diversity, ErrorDiversity, ErrorReweighting
+from lightning_fusion.acorl.module import ACoRLModule
+from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.module import ExpertModule
+from lightning_fusion.schedules import Constant, DANNRamp
+
+PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train the second member.
+
+    Attributes:
+        strength: Largest lambda; 0 turns the reversal off.
+        diversity: Terms that compare answers.
+        joint: Train the projections jointly, with the centered cosine: the paper as summarized.
+        longer: Factor of the number of epochs.
+    """
+
+    strength: float = 0.0
+    diversity: Sequence[Diversity] = ()
+    joint: bool = False
+    longer: float = 1.0
+
+    def build(self, first: Expert | None, shared: Mapping[str, Any]) -> ExpertModule:
+        """Return the module that trains the member.
+
+        Args:
+            first: The first member, frozen; ``None`` for the first member itself.
+            shared: Arguments of :class:`~lightning_fusion.ExpertModule` that all members share.
+        """
+        if first is None or not (self.strength or self.diversity):
+            return ExpertModule(**shared)
+        how: dict[str, Any] = {"diversity": list(self.diversity)}
+        how["schedule"] = DANNRamp(self.strength) if self.strength else Constant(0.0)
+        if not self.joint:
+            how |= {"adversary_steps": 5, "layer_norm": True, "dissimilarity": StandardizedResidualMSE}
+        return ACoRLModule(experts={"first": first}, **how, **shared)
+
+
+def study_arms(strengths: Sequence[float], reweighting: float, error_diversity: float, longer: float) -> dict[str, Arm]:
+    """Return the arms of the study, by name: controls, the reversal at each strength, alone and with reweighting.
+
+    The first strength has the arms of the joint training and of error diversity.
+    """
+    weigh, differ = ErrorReweighting(reweighting), ErrorDiversity(error_diversity)
+    arms = {PLAIN: Arm(), f"plain, {longer:g} x epochs": Arm(longer=longer)}
+    arms |= {"error reweighting": Arm(diversity=[weigh]), "error diversity": Arm(diversity=[differ])}
+    first = f"ACoRL {strengths[0]:g}"
+    arms |= {f"{first}, joint": Arm(strengths[0], joint=True)}
+    for strength in strengths:
+        name = f"ACoRL {strength:g}"
+        arms |= {name: Arm(strength), f"{name} + error reweighting": Arm(strength, [weigh])}
+    return arms | {f"{first} + error diversity": Arm(strengths[0], [differ])}
+
+
+def families(arms: Mapping[str, Arm]) -> dict[str, list[str]]:
+    """Return names of arms among which one may be selected: the reversal alone, and all of equal epochs."""
+    equal = {name: arm for name, arm in arms.items() if arm.longer == 1 and not arm.joint}
+    return {"reversal alone": [name for name, arm in equal.items() if not arm.diversity], "all arms": list(equal)}

@@ -1,0 +1,89 @@
+"""Criteria on validation samples that select a second member, and see what it adds to the first one or do not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lightning_fusion.acorl.fusion import fit_output_weights
+from lightning_fusion.experts.outputs.store import ExpertOutputs
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """The accuracy of a pair on some validation samples.
+
+    Attributes:
+        outputs: Outputs of all members.
+        rows: (n,) positions in the validation split; samples of a larger weight occur several times.
+        groups: (n,) groups, of which the worst counts; ``None`` means the mean over all.
+    """
+
+    outputs: ExpertOutputs
+    rows: np.ndarray
+    groups: np.ndarray | None = None
+
+    def value(self, pair: Sequence[str]) -> float:
+        """Return the accuracy of the mean of a pair's probabilities."""
+        right = right_answers(self.outputs, "val", pair)[self.rows]
+        if self.groups is None:
+            return float(right.mean())
+        return min(float(right[self.groups == group].mean()) for group in np.unique(self.groups))
+
+    def weights(self, pair: Sequence[str]) -> np.ndarray:
+        """Return the weights (2,) of the pair that maximize the likelihood of these samples."""
+        places = [self.outputs.names.index(name) for name in pair]
+        known = torch.from_numpy(self.outputs.scattered("val")[self.rows][:, places])
+        target = torch.from_numpy(np.asarray(self.outputs["val"].target)[self.rows]).long()
+        found: np.ndarray = fit_output_weights(known, target).numpy()
+        return found
+
+
+def criteria(
+    trained: ExpertOutputs, shifted: ExpertOutputs, first: str, counts: Sequence[int], weight: float, seed: int
+) -> dict[str, Criterion]:
+    """Return criteria by name.
+
+    Args:
+        trained: Outputs on the validation split as trained.
+        shifted: Outputs on the shifted validation split.
+        first: Name of the first member, whose errors have a weight, or are a group.
+        counts: Numbers of shifted samples; 0 stands for the criteria without any.
+        weight: Weight of the errors of the first member.
+        seed: Seed of the draw of shifted samples.
+    """
+    right = right_answers(trained, "val", [first])
+    every = np.arange(len(right))
+    found = {}
+    if 0 in counts:
+        found["as trained"] = Criterion(trained, every)
+        found[f"errors of the first member weigh {weight:g}"] = Criterion(
+            trained, np.repeat(every, np.where(right, 1, round(weight)))
+        )
+        found["worse of its errors and the rest"] = Criterion(trained, every, right)
+    total = len(shifted["val"].target)
+    return found | {
+        f"{count} shifted samples": Criterion(shifted, draw_rows(total, count, seed)) for count in counts if count
+    }
+
+
+def draw_rows(total: int, count: int, seed: int) -> np.ndarray:
+    """Draw positions of samples; those of a smaller count are among those of a larger one.
+
+    Example:
+        >>> len(draw_rows(50, 20, 0)), len(draw_rows(50, 100, 0))
+        (20, 50)
+    """
+    drawn: np.ndarray = np.random.default_rng(seed).permutation(total)[:count]
+    return drawn
+
+
+def right_answers(
+    outputs: ExpertOutputs, split: str, names: Sequence[str], weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Return whether the mean probabilities of members, weighted where weights are given, are right, (N,) bool."""
+    places = [outputs.names.index(name) for name in names]
+    mean = np.average(outputs.scattered(split)[:, places], axis=1, weights=weights)
+    right: np.ndarray = mean.argmax(1) == np.asarray(outputs[split].target)
+    return right

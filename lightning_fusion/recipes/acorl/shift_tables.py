@@ -1,0 +1,160 @@
+"""Tables of the report of the recipe acorl_shift."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lightning_fusion.acorl.forecast import Forecast
+from lightning_fusion.markdown import markdown_table
+from lightning_fusion.recipes.acorl.arms import PLAIN, Arm
+from lightning_fusion.recipes.report import Gain, Report, paired_gain
+
+FIRST, SHIFTED, REWEIGHTING = "first member", "shifted accuracy", "error reweighting"
+LEAST_GAIN = 0.02
+"""Gain of a member on shifted samples from which the reversal is said to have paid, if its interval is above 0."""
+
+
+class Selected(NamedTuple):
+    """An arm that a criterion selected in one seed, and the test accuracy of its pair.
+
+    Attributes:
+        arm: Name of the arm.
+        trained: Accuracy as trained.
+        shifted: Accuracy on the shifted test split.
+        weighted: As trained, with weights fitted on the samples of the criterion.
+        weighted_shifted: Shifted, with these weights.
+    """
+
+    arm: str
+    trained: float
+    shifted: float
+    weighted: float
+    weighted_shifted: float
+
+
+def shift_text(
+    report: Report,
+    arms: Mapping[str, Arm],
+    selected: Mapping[tuple[str, str], Sequence[Selected]],
+    forecasts: Sequence[Forecast],
+) -> list[str]:
+    """Return the sections of the report.
+
+    Args:
+        report: Report with the rows of all seeds.
+        arms: All arms by name.
+        selected: Selected arms by family and criterion, one for each seed.
+        forecasts: One for each seed.
+    """
+    both = [name for name, arm in arms.items() if arm.strength and name.endswith(f"+ {REWEIGHTING}")]
+    reversals = [name for name, arm in arms.items() if arm.strength and not arm.joint and not arm.diversity]
+    text = [
+        "Gain over the plain second member, in points, paired by seed, with 95 % interval:",
+        "",
+        *_gains(report, arms),
+        "",
+    ]
+    if REWEIGHTING in arms:
+        text += [f"Gain of {name} over {REWEIGHTING}: {_against(report, name, REWEIGHTING)}." for name in both]
+    return [
+        *text,
+        "",
+        "The arm of each seed whose pair is best by a criterion on validation samples. Its pair on test: the mean of "
+        "both members, and their mean with weights that are fitted on the same samples.",
+        "",
+        *_selected(report, selected),
+        "",
+        "Forecast before the second members were trained, and what came of it:",
+        "",
+        *_forecasts(report, reversals, forecasts),
+    ]
+
+
+def gain(report: Report, who: str, name: str, metric: str, against: str = PLAIN) -> Gain:
+    """Return the paired gain of an arm's ``member`` or ``pair`` over that of another arm."""
+    own, other = (report.values(f"{who}, {each}", metric) for each in (name, against))
+    return paired_gain(own, other)
+
+
+def power(report: Report, arms: Mapping[str, Arm]) -> list[str]:
+    """Say how small a gain the study can see."""
+    found = [gain(report, "pair", name, SHIFTED).interval for name in arms if name != PLAIN]
+    widths = [(interval[1] - interval[0]) / 2 for interval in found if interval is not None]
+    if not widths:
+        return ["One seed has no interval: set seeds."]
+    return [f"A gain of a pair on shifted samples is seen from about {100 * float(np.median(widths)):.1f} points."]
+
+
+def paid(found: Gain) -> bool:
+    """Return whether a gain counts as such: at least :data:`LEAST_GAIN`, with an interval above 0 if there is one."""
+    return found.mean >= LEAST_GAIN and (found.low is None or found.low > 0)
+
+
+def _gains(report: Report, arms: Mapping[str, Arm]) -> list[str]:
+    rows = []
+    for name in arms:
+        cells = [name]
+        for metric in ("accuracy", SHIFTED):
+            for who in ("member", "pair"):
+                more = "" if name == PLAIN else f" ({gain(report, who, name, metric).points()})"
+                cells.append(f"{np.mean(report.values(f'{who}, {name}', metric)):.3f}{more}")
+        rows.append(cells)
+    columns = [f"{who}, {how}" for how in ("as trained", "shifted") for who in ("member", "pair")]
+    return markdown_table(["second member", *columns], rows)
+
+
+def _against(report: Report, name: str, other: str) -> str:
+    parts = [f"{who} {gain(report, who, name, SHIFTED, other).points()}" for who in ("member", "pair")]
+    trained = gain(report, "member", name, "accuracy", other).points()
+    return f"{', '.join(parts)} shifted; member {trained} as trained"
+
+
+def _selected(report: Report, selected: Mapping[tuple[str, str], Sequence[Selected]]) -> list[str]:
+    plain = report.values(f"pair, {PLAIN}", SHIFTED)
+    rows = []
+    for (family, criterion), found in selected.items():
+        counts = Counter(each.arm for each in found).most_common()
+        names = ", ".join(name if count == 1 else f"{name} ({count})" for name, count in counts)
+        mean, weighted = ([getattr(each, key) for each in found] for key in ("shifted", "weighted_shifted"))
+        rows.append(
+            [
+                family,
+                criterion,
+                names,
+                f"{np.mean([each.trained for each in found]):.3f}",
+                f"{np.mean(mean):.3f} ({paired_gain(mean, plain).points()})",
+                f"{np.mean([each.weighted for each in found]):.3f}",
+                f"{np.mean(weighted):.3f} ({paired_gain(weighted, plain).points()})",
+            ]
+        )
+    tested = ["as trained", "shifted (gain)", "weighted, as trained", "weighted, shifted (gain)"]
+    return markdown_table(["among", "criterion", "arms (seeds)", *tested], rows)
+
+
+def _forecasts(report: Report, reversals: Sequence[str], forecasts: Sequence[Forecast]) -> list[str]:
+    rows = [
+        [
+            str(seed),
+            f"{found.r2:.2f}",
+            f"{found.accuracy:.2f}",
+            f"{found.shifted:.2f}",
+            f"{found.other:.2f} ({found.chance:.2f})",
+            "pays" if found.pays else "does not pay",
+        ]
+        for seed, found in zip(report.config["seeds"], forecasts, strict=True)
+    ]
+    likely = sum(found.pays for found in forecasts) > len(forecasts) / 2
+    says = "pays" if likely else "does not pay"
+    columns = ["seed", "R2", "first member", "shifted", "few-sample network (chance)", "the reversal"]
+    results = [(name, gain(report, "member", name, SHIFTED)) for name in reversals]
+    return [
+        *markdown_table(columns, rows),
+        "",
+        *(
+            f"Forecast: {says}. Result: {'paid' if paid(found) else 'did not pay'}, {name}, member, shifted: "
+            f"{found.points()}."
+            for name, found in results
+        ),
+    ]

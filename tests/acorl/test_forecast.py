@@ -1,0 +1,90 @@
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from helpers import tiny
+
+from lightning_fusion import Expert, ExpertModule, ExpertPool, collect
+from lightning_fusion.acorl.forecast import Forecast, build_probe, forecast, learned_from
+from lightning_fusion.data.tensors import TensorDataModule
+from lightning_fusion.errors import InputError
+
+ROWS = {"train": 48, "val": 24, "test": 3}
+
+
+def made_forecast(**changed) -> Forecast:
+    given = {"r2": 0.3, "accuracy": 0.9, "shifted": 0.1, "other": 0.4, "chance": 0.1, "samples": 100}
+    return Forecast(**given | changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"r2": 0.01}, "explain 1% of what the experts know beyond the class: there is nothing to remove"),
+        ({"r2": -0.4}, "explain 0% of what the experts know beyond the class: there is nothing to remove"),
+        ({"shifted": 0.55}, "experts 0.90 as trained, 0.55 shifted: they do not live on a cue that breaks"),
+        ({"other": 0.15}, "trained on 50 shifted samples 0.15 on others, chance 0.10: no other cue is easy to learn"),
+    ],
+)
+def test_each_condition_can_fail_alone(changed, says):
+    assert made_forecast().pays and len(made_forecast().reasons) == 3
+    found = made_forecast(**changed)
+    assert not found.pays and any(says in reason for reason in found.reasons)
+
+
+def test_without_shifted_samples_r2_decides_and_the_rest_is_said_to_be_unknown():
+    unknown = {"shifted": math.nan, "other": math.nan, "samples": 0}
+    assert made_forecast(**unknown).pays and not made_forecast(r2=0.0, **unknown).pays
+    assert "nothing is known" in made_forecast(**unknown).reasons[-1]
+
+
+@pytest.fixture(scope="module")
+def probed():
+    """Data, a trained probe, and what it and the experts answer for the validation split."""
+    torch.manual_seed(0)
+    data, experts = tiny.data(rows=ROWS, batch_size=8), tiny.experts(features="body")
+    probe = build_probe(network=tiny.Net, experts=experts, features="body", classes=tiny.CLASSES)
+    tiny.trainer(2).fit(probe, datamodule=data)
+    members = {**experts, "probe": Expert(probe.network, classes=tiny.CLASSES, features="body")}
+    pool = ExpertPool(members, tiny.CLASSES)
+    how = {"splits": ("val",), "trainer": tiny.trainer()}
+    return data, probe, members, [collect(pool, data, keep_representations=kept, **how) for kept in (True, False)]
+
+
+def test_r2_and_accuracies_are_those_of_the_validation_split(probed):
+    data, probe, members, (outputs, bare) = probed
+    batch = data.rows("val")[torch.arange(24)]
+    with torch.no_grad():
+        v = {name: expert.network.body(batch.input) for name, expert in members.items()}
+        losses = probe.adversary.losses(v["probe"], v, batch.target)
+    rows = np.arange(5, 15)
+    found = forecast(probe.adversary, "probe", outputs, bare, rows, other=0.5)
+    assert found.r2 == pytest.approx(1 - min(map(float, losses.values())), abs=1e-5)
+    right = outputs.scattered("val")[:, :2].mean(1).argmax(1) == batch.target.numpy()
+    assert (found.accuracy, found.shifted) == (right.mean(), right[rows].mean())
+    assert (found.other, found.samples) == (0.5, 10)
+    assert found.chance == np.bincount(batch.target.numpy()[rows]).max() / 10
+    with pytest.raises(InputError, match="the store has no representations of a; collect with keep_representations"):
+        forecast(probe.adversary, "probe", bare)
+
+
+def test_a_probe_is_trained_as_a_plain_expert(probed):
+    probe = probed[1]
+    torch.manual_seed(0)
+    tiny.experts(features="body")
+    plain = ExpertModule(tiny.Net, classes=tiny.CLASSES, features="body")
+    tiny.trainer(2).fit(plain, datamodule=tiny.data(rows=ROWS, batch_size=8))
+    assert tiny.same(plain.network, probe.network)
+
+
+def test_a_network_of_few_samples_learns_an_easy_cue_and_nothing_from_noise():
+    rows, target = torch.arange(60), torch.arange(60) % 3
+    noise = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    found = []
+    for input in (noise + 4 * torch.eye(4)[target], noise):
+        data = TensorDataModule(dict.fromkeys(("train", "val", "test"), (input, target)), tiny.CLASSES)
+        found.append(learned_from(tiny.Net, data, rows, partial(torch.optim.Adam, lr=0.05)))
+    assert found[0] > 0.9 and found[1] < 0.5
+    assert math.isnan(learned_from(tiny.Net, data, rows[:3]))
